@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from pseudoris.cli.options import argument
 from pseudoris.schemas.config import PriorConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, PseudorisError
+from pseudoris.schemas.machine_limits import SHARED, check_limits
 from pseudoris.schemas.untrusted import printable
 from pseudoris.schemas.uris import writable
 
@@ -88,6 +90,7 @@ def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Ite
     yield _attempt("python and packages", _versions)
     yield _attempt("device", lambda: _device(config))
     yield _attempt("memory", _memory)
+    yield _attempt("limits", _limits)
     yield from _weights(config)
     if config.masks.prior.kind != "none":
         yield _attempt("instance prior", lambda: _prior(config))
@@ -128,7 +131,14 @@ def _versions() -> str:
             "such as torch==2.14.1 torchvision==0.29.1."
         ) from None
     del torchvision
-    return f"Python {sys.version.split()[0]}, {found}"
+    found = f"Python {sys.version.split()[0]}, {found}"
+    if shlex.quote(sys.executable) != sys.executable:
+        # Local runs work: so it is no problem of each run.
+        found += (
+            f". A Ray started from {sys.prefix!r} runs no submitted jobs: they stay PENDING, because its agent cannot "
+            "start from a path with a space. For `ray job submit`, make the environment in another folder"
+        )
+    return found
 
 
 def _device(config: RunConfig) -> str:
@@ -160,6 +170,12 @@ def _memory() -> str:
             f"{format_bytes(_MIN_MEMORY_BYTES)}."
         )
     return f"{format_bytes(memory.available)} available of {format_bytes(memory.total)}"
+
+
+def _limits() -> str:
+    from pseudoris.pipeline.cluster import temporary_folder
+
+    return check_limits(temporary=temporary_folder(), shared=SHARED)
 
 
 def _weights(config: RunConfig) -> Iterator[Check]:

@@ -45,6 +45,7 @@ from pseudoris.cli.progress import INTERRUPTED
 from pseudoris.pipeline.interrupts import interruptible
 from pseudoris.schemas.errors import ConfigError, PseudorisError
 from pseudoris.schemas.extras import require_extra
+from pseudoris.schemas.machine_limits import told_by_limit
 
 EXIT_CODES: Final = "Exit codes: 0 done; 1 problem found; 2 error to fix; 3 incomplete, 130 interrupted: run it again"
 USER_MUST_MEND = 2
@@ -212,7 +213,7 @@ def main() -> None:
     degrade_output()
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
-        # Both signals end as an exception: what is half written is removed on the way out.
+        # The signals end as an exception: what is half written is removed on the way out.
         with interruptible():
             app(prog_name="pseudoris")
     except ConfigError as error:
@@ -222,6 +223,11 @@ def main() -> None:
         says_so = "same command again" in str(error)
         report("stopped", str(error) if says_so else f"{error}\nRun the same command again to continue.", "red")
         sys.exit(annotate.INCOMPLETE)
+    except (OSError, RuntimeError, MemoryError) as error:
+        if (told := told_by_limit(error)) is None:
+            raise
+        report("error", told, "red")
+        sys.exit(USER_MUST_MEND)
 
 
 if __name__ == "__main__":

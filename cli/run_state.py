@@ -117,7 +117,7 @@ def _driver(found: RunStatus) -> str:
         return f"{driver.name} is running{ago}"
     if driver.state == DRIVER_SILENT:
         return f"{driver.name} holds the lock but is silent{ago}. It died, or cannot reach the storage"
-    return "no driver is running"
+    return "no driver is running" if driver.death is None else f"no driver is running: {driver.death}"
 
 
 def _speed(found: RunStatus) -> str:

@@ -123,9 +123,9 @@ def annotate(
 ) -> RunSummary:
     """Annotate SOURCE into OUT, or continue the run in OUT where an earlier session ended.
 
-    Ctrl-C or SIGTERM while shards are processed ends the session cleanly: the summary says `interrupted`, and the same
-    call continues. Before the first shard, KeyboardInterrupt is raised and nothing has begun. `on_event` gets the plan,
-    each commit as it lands, and notices for the user.
+    Ctrl-C, SIGTERM or SIGHUP while shards are processed ends the session cleanly: the summary says `interrupted`, and
+    the same call continues. Before the first shard, KeyboardInterrupt is raised and nothing has begun. `on_event` gets
+    the plan, each commit as it lands, and notices for the user.
 
     Raises:
         ConfigError: The user must correct something. Nothing was reserved or computed, unless the message says that a

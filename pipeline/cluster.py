@@ -20,6 +20,7 @@ from ray.exceptions import AuthenticationError, OutOfMemoryError, RayError
 
 from pseudoris.pipeline.interrupts import handlers_kept, signals_deferred
 from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
+from pseudoris.schemas.machine_limits import check_limits
 from pseudoris.schemas.uris import secret_in
 
 logger = logging.getLogger(__name__)
@@ -57,9 +58,12 @@ def original_error(error: BaseException) -> BaseException:
             return error
     remedy = "run the same command again to continue"
     if isinstance(error, OutOfMemoryError):
+        used = _MEMORY_USED.search(str(error))
+        limit = f" ({used[1]} in use, its limit is {used[2]} of it)" if used else ""
         return TransientError(
-            "Ray ended a worker to protect the node's memory: lower shards.max_images or the number of actors; "
-            f"{remedy}"
+            f"Ray's memory monitor ended workers again and again to protect the node's memory{limit}: end what else "
+            "uses the memory, use fewer actors (placement.fused.max_actors), lower shards.max_images in a new run, or "
+            f"raise RAY_memory_usage_threshold; {remedy}"
         )
     first_line = str(error).strip().partition("\n")[0] or type(error).__name__
     return TransientError(f"Ray gave up ({type(error).__name__}: {first_line}); {remedy}")
@@ -98,7 +102,14 @@ RAY_TMPDIR = "RAY_TMPDIR"
 # the CPU of all processes 156 s become 81 s.
 # By default Ray adds 15 to the niceness of its workers: beside other work on two CPUs models got 3 % of a core.
 # Source: measured, the demo's scenes had no shard after 400 s, and were done in 120 s at the driver's own priority.
-RAY_SETTINGS: Final = {"RAY_idle_worker_killing_time_threshold_ms": "60000", "RAY_worker_niceness": "0"}
+# By default Ray tries a task that its memory monitor ended again without end: a run stands still without a word.
+RAY_SETTINGS: Final = {
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
+    "RAY_worker_niceness": "0",
+    "RAY_task_oom_retries": "5",
+}
+# Ray's words: "was 22.76GB / 23.54GB (0.967), which exceeds the memory usage threshold of 0.95".
+_MEMORY_USED: Final = re.compile(r"was (\S+ ?/ ?\S+) \(\S+\), which exceeds the memory usage threshold of ([\d.]+\d)")
 # How long Ray waits for its GCS and for its raylet.
 _START_LIMITS: Final = ("RAY_gcs_server_port_wait_time_s", "RAY_raylet_start_wait_time_s")
 # Many times the time that a cluster across the internet needs to accept a connection, or to answer.
@@ -156,14 +167,14 @@ def _connection(address: str, start_timeout_s: int) -> Iterator[bool]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _temp_folder() -> str:
+def temporary_folder() -> str:
     """Return the folder in which Ray makes its own, by Ray's rule."""
     return os.environ.get(RAY_TMPDIR) or os.environ.get("TMPDIR") or "/tmp"
 
 
 def _new_folder() -> str:
     """Return a new folder for a Ray of this run alone. The name is short: it counts in the path of a socket."""
-    parent = _temp_folder()
+    parent = temporary_folder()
     try:
         Path(parent).mkdir(parents=True, exist_ok=True)
         return tempfile.mkdtemp(prefix="ray-", dir=parent)
@@ -172,7 +183,7 @@ def _new_folder() -> str:
 
 
 def _folder_error(error: OSError) -> ConfigError:
-    parent, found = _temp_folder(), _LONG_SOCKET.search(str(error))
+    parent, found = temporary_folder(), _LONG_SOCKET.search(str(error))
     reason = error.strerror
     if found is not None:
         length, limit = len(os.fsencode(parent)), int(found[1])
@@ -298,6 +309,8 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
     named = named_cluster(address)
     if named is not None:
         _check_answers(named)
+    else:
+        check_limits(temporary=temporary_folder())
     # Read by a Ray that is started; one that runs has its own setting.
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -346,7 +359,7 @@ def _start_error(error: Exception, address: str, start_timeout_s: int) -> Pseudo
                 "into ~/.ray/auth_token or RAY_AUTH_TOKEN"
             )
         return ConfigError(_no_cluster(address, error))
-    if isinstance(error, OSError) and _temp_folder() in str(error):
+    if isinstance(error, OSError) and temporary_folder() in str(error):
         return _folder_error(error)
     # Ray raises a bare Exception if its processes do not start in time.
     return TransientError(

@@ -1,4 +1,4 @@
-"""Turns Ctrl-C and SIGTERM into KeyboardInterrupt in the main thread, only where an exception is safe."""
+"""Turns Ctrl-C, SIGTERM and SIGHUP into KeyboardInterrupt in the main thread, only where an exception is safe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any, Final
 
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP: a terminal closes. Under `nohup` it is ignored, and stays so.
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE_S: Final = 0.05
 # A module whose import never ends is interrupted after this long. Torch takes seconds, and aborts if interrupted.
 _IMPORT_PATIENCE_S: Final = 30.0
@@ -39,6 +40,11 @@ class Interrupts:
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Handle the signal: raise KeyboardInterrupt at once, or as soon as it is safe."""
+        if number == signal.SIGHUP and self._is_raised:
+            # A shell and the kernel send one each, the second into what the first one cleans up.
+            return
+        if number == signal.SIGHUP:
+            _leave_dead_terminal()
         if not self._is_requested:
             self._requested_s = time.monotonic()
         self._is_requested = True
@@ -64,7 +70,7 @@ class Interrupts:
 
 @contextmanager
 def interruptible() -> Iterator[Interrupts]:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt inside the block, where that is safe.
+    """Let the signals raise KeyboardInterrupt inside the block, where that is safe.
 
     Outside of the main thread the handlers are not changed.
     """
@@ -75,7 +81,7 @@ def interruptible() -> Iterator[Interrupts]:
 
 @contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Hold back SIGINT and SIGTERM until the end of the block, then pass them to the earlier handlers.
+    """Hold back the signals until the end of the block, then pass them to the earlier handlers.
 
     For steps that leave processes behind if they are interrupted halfway. The block cannot install handlers for them:
     Ray's would end the process at once. Processes that the block starts get process groups of their own.
@@ -94,14 +100,16 @@ def handlers_kept() -> AbstractContextManager[None]:
 
 @contextmanager
 def _handled(handler: _Handler | None) -> Iterator[None]:
-    """Handle both signals by `handler` inside the block, None for as before; afterwards they are handled as before."""
+    """Handle the signals by `handler` inside the block, None for as before; afterwards they are handled as before."""
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread receives signals, and only it may install handlers.
         yield
         return
     previous = {number: signal.getsignal(number) for number in _SIGNALS}
+    if previous[signal.SIGHUP] is signal.SIG_IGN:
+        del previous[signal.SIGHUP]
     try:
-        for number in _SIGNALS if handler is not None else ():
+        for number in previous if handler is not None else ():
             signal.signal(number, handler)
         yield
     finally:
@@ -111,7 +119,7 @@ def _handled(handler: _Handler | None) -> Iterator[None]:
 
 @contextmanager
 def _handlers_locked() -> Iterator[None]:
-    """Ignore what the block asks `signal.signal` for, as far as SIGINT and SIGTERM are concerned."""
+    """Ignore what the block asks `signal.signal` for, as far as these signals are concerned."""
     install = signal.signal
 
     def install_others(number: int, handler: Any) -> Any:
@@ -144,6 +152,17 @@ def _leave_group() -> None:
 
 
 os.register_at_fork(after_in_child=_leave_group)
+
+
+def _leave_dead_terminal() -> None:
+    """Let output go nowhere where the terminal is gone: each write would raise, in the middle of what ends cleanly."""
+    for stream in (1, 2):
+        try:
+            os.write(stream, b"")
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream)
+            os.close(null)
 
 
 def _holds_logging_lock() -> bool:

@@ -133,7 +133,7 @@ class RunSummary:
         num_images_now: Images of shards that this session committed or repaired.
         wall_s: Seconds from the start of the graph to its end.
         tables: By table, the glob that reads it when the run is complete.
-        interrupted: Whether Ctrl-C or SIGTERM ended this session.
+        interrupted: Whether Ctrl-C, SIGTERM or SIGHUP ended this session.
         retry: The result of a retry; None if shards were computed for the first time.
         domain: Whether the models know such images, by a sample when the run was planned; None if it was not asked.
         left_out: What the listing passed over, and the remedies; empty if this session did not list SOURCE.

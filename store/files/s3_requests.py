@@ -30,11 +30,14 @@ from pseudoris.schemas.uris import secret_in
 from pseudoris.store.files.s3_answers import Answer, Course, ask_region_once, etag_of
 from pseudoris.store.files.storage import ArchivedError, ChangedError, NoBucketError, NotImplementedByStoreError
 
+# A token that expired is renewed before a retry, where that is possible.
+_EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
 _CODES_TO_RETRY: Final = frozenset(
     {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
     | {"TooManyRequests", "BandwidthLimitExceeded", "OperationAborted", "ConditionalRequestConflict"}
-    # The body was damaged in transit; or a token expired, which is renewed before a retry.
-    | {"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "ExpiredToken"}
+    # The body was damaged in transit.
+    | {"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}
+    | _EXPIRED
 )
 # Connections that break, time out, or end in the middle of a body.
 _BROKEN: Final = (
@@ -217,9 +220,10 @@ class S3Requests:
             return self.retrying(action, key, is_transient)(attempt)
         except Exception as error:
             if is_transient(error):
+                renew = "renew the credentials, then " if code_of(error) in _EXPIRED else ""
                 raise TransientError(
                     f"cannot {action} {uri}: {reason_of(error)}, retried for {patience_s:g} s "
-                    "(placement.storage.patience_s); run the same command again to continue"
+                    f"(placement.storage.patience_s); {renew}run the same command again to continue"
                 ) from error
             final = explained(error, action, uri)
             if final is error:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar, Final, Literal, Protocol
 
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, RefusedError, TransientError
+from pseudoris.schemas.machine_limits import told_by_limit
 
 OTHER_ETAG: Final = "the etag differs from the plan"
 
@@ -366,5 +367,7 @@ def _explained(error: OSError, action: str, uri: str) -> ConfigError | Transient
     number = _number_of(error)
     if number in _REMEDIES and not isinstance(error, UnansweredError):
         return ConfigError(f"cannot {action} {uri}: {_REMEDIES[number]}")
+    if number in (errno.EMFILE, errno.ENFILE) and (told := told_by_limit(error)):
+        return ConfigError(f"cannot {action} {uri}: {told}")
     reason = error.strerror or type(error).__name__
     return TransientError(f"cannot {action} {uri}: {reason}; run the same command again to continue")

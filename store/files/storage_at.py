@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
 from pseudoris.schemas.config import StorageConfig
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.extras import require_extra
 from pseudoris.schemas.uris import named_path
 from pseudoris.store.files.local_storage import LocalStorage
@@ -13,6 +15,8 @@ from pseudoris.store.files.storage import Storage
 
 LOCAL_PROTOCOLS: Final = ("file", "local")
 S3_PROTOCOLS: Final = ("s3", "s3a")
+# Ray sets it for the entry point of a submitted job.
+_RAY_JOB: Final = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def storage_at(
@@ -59,8 +63,18 @@ def local_path(uri: str) -> Path | None:
     """Return the absolute path of a local `uri` (`pseudoris.schemas.uris.named_path`); None if it names another store.
 
     Percent signs of a `file://` url stand for themselves too.
+
+    Raises:
+        ConfigError: It is relative in a Ray job: Ray deletes that job's working directory.
     """
     protocol, separator, rest = uri.partition("://")
     if separator and protocol not in LOCAL_PROTOCOLS:
         return None
-    return named_path(rest or uri)
+    named = rest or uri
+    path = named_path(named)
+    if _RAY_JOB in os.environ and not named.startswith(("/", "~")):
+        raise ConfigError(
+            f"{named} is a relative path: in this Ray job it would be {path}, in a folder that Ray deletes. Give an "
+            "absolute path that all nodes share, or a url (s3://bucket/prefix)"
+        )
+    return path

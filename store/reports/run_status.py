@@ -94,11 +94,13 @@ class Driver:
             began.
         name: Process and machine; empty if there never was one.
         beaten_s_ago: Seconds since its claim was written, by the clocks of the storage and of this machine.
+        death: That it was killed, when, and the limits in force; None if it was not, or if that is not known.
     """
 
     state: str
     name: str = ""
     beaten_s_ago: float | None = None
+    death: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +224,7 @@ class StatusReader:
         self._beat = holder.beat
         ago_s = max(0.0, now_s - max(holder.beaten_s, self._has_moved_s))
         if holder.is_gone:
-            return Driver(DRIVER_NONE, holder.name, ago_s)
+            return Driver(DRIVER_NONE, holder.name, ago_s, holder.death)
         is_alive = holder.is_here or ago_s <= WATCH_S
         return Driver(DRIVER_ALIVE if is_alive else DRIVER_SILENT, holder.name, ago_s)
 

@@ -20,11 +20,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import EIGHT_DIGITS
+from pseudoris.schemas.machine_limits import machine_limits
 from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.schemas.untrusted import parse_json
 from pseudoris.store.location import RunLocation
@@ -45,6 +47,7 @@ class Claim:
         host: The owner's machine and process namespace.
         pid: The owner's process number.
         is_released: Whether the owner has released the lock.
+        limits: The limits that were in force for the owner, for a person; empty in claims up to version 0.5.0.
     """
 
     owner: str
@@ -52,6 +55,7 @@ class Claim:
     host: str
     pid: int
     is_released: bool = False
+    limits: str = ""
 
 
 def claim_to_bytes(claim: Claim) -> bytes:
@@ -65,7 +69,7 @@ def claim_from_bytes(data: bytes) -> Claim | None:
         claim = Claim(**parse_json(data))
     except (ValueError, TypeError):
         return None
-    kinds = {"owner": str, "counter": int, "host": str, "pid": int, "is_released": bool}
+    kinds = {"owner": str, "counter": int, "host": str, "pid": int, "is_released": bool, "limits": str}
     is_typed = all(type(getattr(claim, name)) is kind for name, kind in kinds.items())
     # For 0 and below, the system would check groups of processes, our own among them.
     return claim if is_typed and 0 < claim.pid <= _MAX_PID else None
@@ -113,21 +117,25 @@ class RunLock:
 
         Args:
             location: The run's folder.
-            on_wait: Called before a wait, with a text that names the owner, and before a takeover.
+            on_wait: Called before a wait, with a text that names the owner, before a takeover, and after the owner's
+                death.
             times: Clock and times.
 
         Raises:
             ConfigError: Another driver is alive and holds it.
         """
         times = times or LockTimes()
-        own = Claim(secrets.token_hex(8), 0, _host(), os.getpid())
+        own = Claim(secrets.token_hex(8), 0, _host(), os.getpid(), limits=", ".join(map(str, machine_limits())))
         while True:
             number, holder = _highest(location)
             if holder is not None and not _is_gone(holder):
                 _watch(location, number, holder, on_wait=on_wait, times=times)
+            last = current_holder(location)
             location.create_once(_path(number + 1), claim_to_bytes(own))
             # Check the files, not the return value: others may have claimed, released and cleaned up since we looked.
             if _highest(location) == (number + 1, own):
+                if last is not None and last.death is not None:
+                    on_wait(last.death)
                 _tidy(location, number + 1)
                 return cls(location, number + 1, own)
 
@@ -222,6 +230,7 @@ class Holder:
         is_gone: Whether the lock is certainly free: released, or the process died on this machine.
         is_here: Whether its process is alive on this machine.
         beaten_s: When the claim was last written, epoch seconds by the storage's clock.
+        death: A sentence on a driver that certainly ended without releasing the lock; None for any other.
     """
 
     name: str
@@ -229,6 +238,7 @@ class Holder:
     is_gone: bool
     is_here: bool
     beaten_s: float
+    death: str | None = None
 
 
 def current_holder(location: RunLocation) -> Holder | None:
@@ -242,7 +252,18 @@ def current_holder(location: RunLocation) -> Holder | None:
         return None
     is_gone = _is_gone(claim)
     is_here = not is_gone and claim.host == _host()
-    return Holder(_name(claim), (claim.owner, claim.counter), is_gone, is_here, file.modified_s)
+    death = None if claim.is_released or not is_gone else _death(claim, file.modified_s)
+    return Holder(_name(claim), (claim.owner, claim.counter), is_gone, is_here, file.modified_s, death)
+
+
+def _death(claim: Claim, beaten_s: float) -> str:
+    """Return that a driver ended without a word, when, and the limits that were in force."""
+    first, last = (f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}" for at in (beaten_s, beaten_s + HEARTBEAT_S))
+    limits = f". Limits then: {claim.limits}" if claim.limits else ""
+    return (
+        f"{_name(claim)} was killed from outside (out of memory, a scheduler, kill -9) or crashed: it ended without a "
+        f"word between {first} and {last.partition(' ')[2]} UTC{limits}. No committed shard is lost"
+    )
 
 
 def _watch(

@@ -1,5 +1,9 @@
 """`pseudoris doctor` says what would stop a run, and its exit code says whether something would."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from pseudoris.cli.doctor import run_checks
@@ -65,3 +69,23 @@ def test_images_that_the_models_do_not_know_are_off_unless_they_are_accepted(tmp
     assert (refused.name, refused.is_ok, accepted.is_ok) == ("domain", False, True)
     assert "--accept-domain" in refused.detail
     assert accepted.detail.startswith("Do not trust")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("doctor",), ("annotate", "photos", "out", "--address", "local")])
+def test_too_few_open_files_are_told_before_anything_starts(words, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(png())
+    limited = ["bash", "-c", 'ulimit -n 64; exec "$@"', "bash", sys.executable, "-m", "pseudoris.cli.main", *words]
+    ended = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "COLUMNS": "400"})
+    assert ended.returncode == (1 if words[0] == "doctor" else 2)
+    told = "open files: 64 is too low for Ray on this machine: raise it to 256 or more (ulimit -n)"
+    assert told in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_environment_in_a_folder_with_a_space_is_told_what_ray_does_there(monkeypatch):
+    monkeypatch.setattr("sys.executable", "/opt/my env/bin/python")
+    found = {check.name: check for check in run_checks(load_config("tiny"), source=None, out=None)}
+    assert "they stay PENDING" in found["python and packages"].detail
+    assert found["python and packages"].is_ok

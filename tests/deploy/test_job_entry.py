@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from pseudoris.cli import main as cli_main
 from pseudoris.deploy.job_entry import main
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.files.storage_at import local_path
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,3 +55,20 @@ def test_exit_codes_of_the_command_pass_through(tmp_path):
     )
     assert ended.returncode == 2
     assert "nowhere" in ended.stderr
+
+
+@pytest.mark.parametrize("word", ["photos", "./out", "file://out"])
+def test_a_relative_path_in_a_ray_job_is_refused_with_what_it_would_be(word, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(
+        ConfigError, match=rf"is a relative path: in this Ray job it would be {re.escape(str(tmp_path))}/.*s3://"
+    ):
+        local_path(word)
+    assert (local_path("/shared/out"), local_path("s3://bucket/out")) == (Path("/shared/out"), None)
+
+
+def test_elsewhere_a_relative_path_is_one_below_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    assert local_path("photos") == tmp_path / "photos"

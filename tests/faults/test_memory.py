@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from pseudoris.store.location import RunLocation
+from tests.builders.command import pseudoris
+from tests.builders.runs import STUBS
 from tests.faults.conftest import SLOW
 from tests.faults.harness import local_cluster, prove, receipts, start_driver
 
@@ -47,6 +50,15 @@ def test_rays_memory_monitor_ends_a_hoarder_and_nobody_is_blamed(source, undistu
     prove(tmp_path / "out", undisturbed, fault="Ray's memory monitor", how=how)
     assert (tmp_path / "tally").stat().st_size >= 1
     assert max(receipt.attempts["fused"] for receipt in receipts(RunLocation.open(str(tmp_path / "out")))) >= 2
+
+
+def test_a_machine_without_memory_ends_the_run_and_says_what_is_in_use(source, tmp_path, monkeypatch):
+    # Below what is used before the run: the monitor ends each worker that it finds, again and again.
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.02")
+    options = [word for assignment in STUBS for word in ("--set", assignment)]
+    ended = pseudoris("annotate", str(source), str(tmp_path / "out"), "--address", "local", *options)
+    assert ended.returncode == 3
+    assert re.search(r"Ray's memory monitor ended workers .* in use, its limit is 0\.02 of it", ended.stderr)
 
 
 def memory_bytes(name: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -32,6 +33,15 @@ def _with_the_logging_lock(steps):
     steps.append("too late")
 
 
+def _hung_up_twice(steps):
+    try:
+        _signal_and_wait(signal.SIGHUP)
+    finally:
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(0.1)
+        steps.append("cleaned up")
+
+
 def _deferring(steps):
     with signals_deferred():
         # As Ray does, whose handler ends the process.
@@ -41,12 +51,53 @@ def _deferring(steps):
     steps.append("too late")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_either_signal_raises_inside_the_block_and_the_handlers_of_before_come_back(number):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_each_signal_raises_inside_the_block_and_the_handlers_of_before_come_back(number):
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), interruptible():
         _signal_and_wait(number)
     assert signal.getsignal(number) is before
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible():
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_hangup_does_not_interrupt_what_the_first_one_ends():
+    steps = []
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        _hung_up_twice(steps)
+    assert steps == ["cleaned up"]
+
+
+CLOSED = """
+import sys, time
+from pseudoris.pipeline.interrupts import interruptible
+try:
+    with interruptible():
+        print("ready", flush=True)
+        time.sleep(60)
+except KeyboardInterrupt:
+    print("nobody reads this", flush=True)
+    sys.exit(130)
+"""
+
+
+def test_a_terminal_that_closes_ends_a_command_as_a_signal_does():
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", CLOSED])
+    seen = b""
+    while b"ready" not in seen:
+        seen += os.read(terminal, 1024)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
 
 
 def test_a_signal_while_the_logging_lock_is_taken_waits_until_it_is_given_back():

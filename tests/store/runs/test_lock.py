@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ import pytest
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import lock as lock_module
-from pseudoris.store.runs.lock import LOCK_FOLDER, Claim, LockTimes, RunLock, _host, current_holder
+from pseudoris.store.runs.lock import LOCK_FOLDER, Claim, LockTimes, RunLock, _host, claim_from_bytes, current_holder
 
 ELSEWHERE = Claim(owner="abc", counter=3, host="another-machine boot ns", pid=4711)
 
@@ -78,8 +79,26 @@ def test_an_owner_killed_on_this_machine_is_succeeded_at_once(disk, clock):
         owner.kill()
         owner.wait()
         owner.stdout.close()
-    acquire(disk, clock)
+    said = []
+    acquire(disk, clock, said)
     assert clock.now_s == 0.0
+    death = (
+        rf"^process {owner.pid} on .* was killed from outside .* between \d{{4}}-.* UTC\. Limits then: open files: \d"
+    )
+    (text,) = said
+    assert re.match(death, text)
+
+
+def test_an_owner_that_released_the_lock_is_not_called_killed(disk, clock):
+    acquire(disk, clock).release()
+    said = []
+    acquire(disk, clock, said)
+    assert said == []
+
+
+def test_a_claim_of_version_0_5_0_is_read_without_limits():
+    claim = {"owner": "abc", "counter": 3, "host": "a-host", "pid": 4711, "is_released": False}
+    assert claim_from_bytes(json.dumps(claim).encode()) == Claim("abc", 3, "a-host", 4711)
 
 
 def test_a_living_owner_on_this_machine_is_not_taken_for_dead(location, clock):
