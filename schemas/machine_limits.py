@@ -10,17 +10,22 @@ import errno
 import os
 import resource
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from pseudoris.schemas.errors import ConfigError
 
 _GIB: Final = 2**30
-# Source: measured, 63 images with one actor: with 64 open files Ray ends the driver without a word, with 128 it works.
-_MIN_FILES: Final = 256
-# Source: measured, a Ray of two CPUs has 700 threads.
-_MIN_PROCESSES: Final = 1_024
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+_MEMORY_GROUPS: Final = ("memory.max", "memory/memory.limit_in_bytes")
+# Name, limit, files of cgroup v2 and v1, the least for a Ray on this machine, and what raises it. Source: measured, 63
+# images with one actor: with 64 open files Ray ends the driver without a word, with 128 it works. A Ray of two CPUs has
+# 700 threads.
+_COUNTS: Final = (
+    ("open files", resource.RLIMIT_NOFILE, (), 256, "ulimit -n"),
+    ("processes", resource.RLIMIT_NPROC, ("pids.max", "pids/pids.max"), 1_024, "ulimit -u, or the container's pids"),
+)
 # By folder: the bytes that must be free, and what to do. With less shared memory Ray keeps blocks on the disk, which is
 # slow: containers have 64 MiB by default. In the temporary folder are Ray's logs and sockets.
 SHARED: Final = "/dev/shm"
@@ -28,13 +33,9 @@ _FOLDERS: Final = {
     "temporary": (_GIB // 4, "free space, or set RAY_TMPDIR to a folder of another disk"),
     "shared": (_GIB // 2, "give the container more (docker run --shm-size=4g)"),
 }
-_CGROUPS: Final = Path("/sys/fs/cgroup")
-# cgroup v1 writes no limit as the largest number of pages.
-_NO_LIMIT: Final = 2**60
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(NamedTuple):
     """A limit: its name, its value for a person, what to do if it is too low, and whether it is."""
 
     name: str
@@ -51,20 +52,16 @@ def machine_limits(**folders: str) -> list[Limit]:
 
     Keywords of folders: `temporary`, Ray's folder for temporary files, and `shared`, that of its object store.
     """
-    files, processes = _soft(resource.RLIMIT_NOFILE), _least(_soft(resource.RLIMIT_NPROC), _cgroup("pids", "pids.max"))
-    memory = _least(_cgroup("memory", "memory.max"), _cgroup("memory", "memory.limit_in_bytes"))
+    found = []
+    for name, number, groups, least, remedy in _COUNTS:
+        value = _lowest(resource.getrlimit(number)[0], groups)
+        is_low = value is not None and value < least
+        text = "unlimited" if value is None else f"{value:,}"
+        found.append(Limit(name, text, f"raise it ({remedy}), at least to {least:,}", is_low))
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    whose = " of the container" if memory is not None and memory < total else ""
-    found = [
-        _limit("open files", files, _MIN_FILES, "raise it to {least:,} or more (ulimit -n)"),
-        _limit(
-            "processes",
-            processes,
-            _MIN_PROCESSES,
-            "raise it to {least:,} or more (ulimit -u, or the container's pids limit)",
-        ),
-        Limit("memory", f"{(_least(memory, total) or 0) / _GIB:.1f} GiB{whose}", "give more, or use fewer actors"),
-    ]
+    memory = _lowest(total, _MEMORY_GROUPS) or total
+    whose = " of the container" if memory < total else ""
+    found.append(Limit("memory", f"{memory / _GIB:.1f} GiB{whose}", "give more, or use fewer actors"))
     for name, folder in folders.items():
         if Path(folder).is_dir():
             least, remedy = _FOLDERS[name]
@@ -98,34 +95,10 @@ def told_by_limit(error: BaseException) -> str | None:
     return f"{error}: this machine's limit is reached. {limit}: {limit.remedy}, then run the same command again"
 
 
-def _limit(name: str, value: int | None, least: int, remedy: str) -> Limit:
-    is_low = value is not None and value < least
-    return Limit(name, "unlimited" if value is None else f"{value:,}", remedy.format(least=least), is_low)
-
-
-def _soft(number: int) -> int | None:
-    soft, _ = resource.getrlimit(number)
-    return None if soft == resource.RLIM_INFINITY else soft
-
-
-def _least(*values: int | None) -> int | None:
-    return min((value for value in values if value is not None), default=None)
-
-
-def _cgroup(controller: str, name: str) -> int | None:
-    """Return the lowest limit of this process's groups, of cgroup v2 or v1; None if there is none."""
-    lowest = None
-    try:
-        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers and controller not in controllers.split(","):
-                continue
-            base = _CGROUPS / controller if controllers else _CGROUPS
-            folder = base / path.lstrip("/")
-            for each in (folder, *folder.parents):
-                if (file := each / name).is_file() and (text := file.read_text().strip()).isdecimal():
-                    lowest = _least(lowest, int(text) if int(text) < _NO_LIMIT else None)
-    except (OSError, ValueError):
-        # Another system, or a container that hides them.
-        return lowest
-    return lowest
+def _lowest(limit: int, groups: Sequence[str]) -> int | None:
+    """Return the lower of a limit and of what the control groups of a container allow; None if there is none."""
+    files = (_CGROUPS / group for group in groups)
+    texts = [file.read_text(encoding="ascii").strip() for file in files if file.is_file()]
+    values = [limit, *(int(text) for text in texts if text.isdecimal())]
+    # cgroup v1 writes no limit as the largest number of pages, and `getrlimit` as -1.
+    return min((value for value in values if 0 <= value < 2**60), default=None)

@@ -94,7 +94,7 @@ class Driver:
             began.
         name: Process and machine; empty if there never was one.
         beaten_s_ago: Seconds since its claim was written, by the clocks of the storage and of this machine.
-        death: That it was killed, when, and the limits in force; None if it was not, or if that is not known.
+        death: That it was killed, when, and the limits in force; of a silent one, if it was. Else None.
     """
 
     state: str
@@ -223,10 +223,11 @@ class StatusReader:
             self._has_moved_s = now_s
         self._beat = holder.beat
         ago_s = max(0.0, now_s - max(holder.beaten_s, self._has_moved_s))
+        dead = Driver(DRIVER_NONE, holder.name, ago_s, holder.death)
         if holder.is_gone:
-            return Driver(DRIVER_NONE, holder.name, ago_s, holder.death)
+            return dead
         is_alive = holder.is_here or ago_s <= WATCH_S
-        return Driver(DRIVER_ALIVE if is_alive else DRIVER_SILENT, holder.name, ago_s)
+        return Driver(DRIVER_ALIVE, holder.name, ago_s) if is_alive else replace(dead, state=DRIVER_SILENT)
 
 
 def find_bottleneck(seconds: Mapping[str, float], config: RunConfig) -> Bottleneck | None:

@@ -230,7 +230,7 @@ class Holder:
         is_gone: Whether the lock is certainly free: released, or the process died on this machine.
         is_here: Whether its process is alive on this machine.
         beaten_s: When the claim was last written, epoch seconds by the storage's clock.
-        death: A sentence on a driver that certainly ended without releasing the lock; None for any other.
+        death: What to say of it if it is dead; None if it released the lock.
     """
 
     name: str
@@ -252,7 +252,7 @@ def current_holder(location: RunLocation) -> Holder | None:
         return None
     is_gone = _is_gone(claim)
     is_here = not is_gone and claim.host == _host()
-    death = None if claim.is_released or not is_gone else _death(claim, file.modified_s)
+    death = None if claim.is_released else _death(claim, file.modified_s)
     return Holder(_name(claim), (claim.owner, claim.counter), is_gone, is_here, file.modified_s, death)
 
 

@@ -79,7 +79,7 @@ def test_too_few_open_files_are_told_before_anything_starts(words, tmp_path):
     limited = ["bash", "-c", 'ulimit -n 64; exec "$@"', "bash", sys.executable, "-m", "pseudoris.cli.main", *words]
     ended = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "COLUMNS": "400"})
     assert ended.returncode == (1 if words[0] == "doctor" else 2)
-    told = "open files: 64 is too low for Ray on this machine: raise it to 256 or more (ulimit -n)"
+    told = "open files: 64 is too low for Ray on this machine: raise it (ulimit -n), at least to 256"
     assert told in ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
 

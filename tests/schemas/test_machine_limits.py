@@ -17,7 +17,7 @@ from pseudoris.schemas.machine_limits import check_limits, told_by_limit
     [
         (
             OSError(errno.EMFILE, "Too many open files"),
-            r"Too many open files.* open files: [\d,]+: raise it to 256 or more",
+            r"Too many open files.* open files: [\d,]+: raise it .ulimit -n., at least to 256",
         ),
         (OSError(errno.ENFILE, "Too many open files in system"), r"open files: .*raise it"),
         (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), r"processes: .*\(ulimit -u"),

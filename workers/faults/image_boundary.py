@@ -54,14 +54,13 @@ class ImageBoundary:
     """A stage in which each image fails alone.
 
     An image on which the engine raises, also outside of `apply_to_images`, is found by trying each one alone; the
-    others then run together without it, as they do without an image that is quarantined before. Of what the engine
-    returns, only masks, expressions and failures of the images that it was given count, and each is checked.
+    others then run together. Of what the engine returns, only masks, expressions and failures of the images that it was
+    given count, and each is checked.
     """
 
     def __init__(self, engine: Callable[[Shard], Shard], name: str, *, is_scored: bool = False) -> None:
         """Put the boundary around an engine of the stage `name`; `is_scored`: its expressions must have scores."""
-        self.engine = engine
-        self._name, self._is_scored = name, is_scored
+        self.engine, self._name, self._is_scored = engine, name, is_scored
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard after the stage.
@@ -78,9 +77,6 @@ class ImageBoundary:
             blamed = self._blamed(shard)
             if not blamed:
                 raise
-            logger.exception(
-                "stage %s raised on shard %d: %d images are at fault", self._name, shard.shard, len(blamed)
-            )
             shard = shard.with_images(tuple(blamed.get(image.position, image) for image in shard.images))
             done = self.engine(shard)
         return self._accepted(shard, done)
@@ -104,10 +100,10 @@ class ImageBoundary:
                 if isinstance(image, ShardImage) and (key := str(image.image_id)) in found:
                     found[key].append(image)
         except _OUTPUT_ERRORS as error:
-            raise ConfigError(
-                f"the engine of the {self._name} stage returned no shard ({_told(error)}): an engine returns "
-                "`shard.with_images(...)`, see docs/guides/plugins.md"
-            ) from error
+            text = (
+                f"the engine of the {self._name} stage returned no shard ({_told(error)}): see docs/guides/plugins.md"
+            )
+            raise ConfigError(text) from error
         images = tuple(self._image(image, found[image.image_id]) for image in before.images)
         return replace(before, images=images, **vars(figures))
 
@@ -142,11 +138,9 @@ def _check_masks(image: ShardImage) -> None:
         at = f"masks.{number}"
         _require(mask.index > last, f"{at}.index {mask.index} after {last}: they must ascend from 0")
         last = mask.index
-        due = mask_id(image.image_id, mask.index)
-        _require(mask.mask_id == due, f"{at}.mask_id {mask.mask_id!r}, which must be {due!r}")
+        _require(mask.mask_id == mask_id(image.image_id, last), f"{at}.mask_id {mask.mask_id!r}, not by `ids.mask_id`")
         _require(mask.rle_size == size, f"{at}.rle_size {mask.rle_size}, while the upright image has {size}")
-        found = summarise_rle(*size, mask.rle_counts)
-        got = (mask.area_px, mask.box_xyxy_px)
+        found, got = summarise_rle(*size, mask.rle_counts), (mask.area_px, mask.box_xyxy_px)
         _require(found.area_px > 0, f"{at} without a pixel")
         _require(got == (found.area_px, found.box_xyxy_px), f"{at} with another area or box than its pixels have")
 
@@ -154,24 +148,22 @@ def _check_masks(image: ShardImage) -> None:
 def _check_expressions(image: ShardImage, *, is_scored: bool) -> None:
     known, seen = {mask.mask_id for mask in image.masks}, set()
     for number, each in enumerate(image.expressions):
-        at, targets = f"expressions.{number}", set(each.target_mask_ids)
+        at, text, targets = f"expressions.{number}", each.text, set(each.target_mask_ids)
         is_known = targets <= known and len(targets) == len(each.target_mask_ids)
         _require(is_known, f"{at}.target_mask_ids that are no masks of the image, or repeated")
         rivals = {each.rival_mask_id, each.grounding_rival} - {None}
         _require(rivals <= known - targets, f"{at} with a rival that is no other mask of the image")
-        _require(len(each.text) <= MAX_TEXT_LENGTH, f"{at}.text of {len(each.text):,} letters; {MAX_TEXT_LENGTH:,} fit")
-        is_clean = not is_blank(each.text) and each.text == each.text.strip().lower()
-        _require(is_clean, f"{at}.text {each.text[:60]!r}, which is blank, not stripped or not lower case")
-        key = (each.target_mask_ids, each.text)
-        _require(key not in seen, f"{at}.text {each.text[:60]!r} twice for one mask: merge their samples")
-        seen.add(key)
-        _require(each.source in SOURCES, f"{at}.source {each.source!r}")
+        _require(len(text) <= MAX_TEXT_LENGTH, f"{at}.text of {len(text):,} letters; {MAX_TEXT_LENGTH:,} fit")
+        is_clean = not is_blank(text) and text == text.strip().lower()
+        _require(is_clean, f"{at}.text {text[:60]!r}, which is blank, not stripped or not lower case")
+        _require((each.target_mask_ids, text) not in seen, f"{at}.text {text[:60]!r} again: merge their samples")
+        seen.add((each.target_mask_ids, text))
         is_drawn = each.source == SOURCE_MODEL
-        _require(is_drawn == bool(each.samples), f"{at}.samples of {len(each.samples)} draws, source {each.source!r}")
+        is_sound = each.source in SOURCES and is_drawn == bool(each.samples)
+        _require(is_sound, f"{at}.samples of {len(each.samples)} draws with the source {each.source!r}")
         if is_scored and is_drawn and len(targets) == 1:
-            lacks = [getattr(each, name) is None for name in _AGAINST_OTHERS]
-            text = f"{at} whose {', '.join(_AGAINST_OTHERS)} must be None exactly if its image has one mask"
-            _require(lacks == [len(known) == 1] * len(lacks), text)
+            lacks = {getattr(each, name) is None for name in _AGAINST_OTHERS}
+            _require(lacks == {len(known) == 1}, f"{at}: {', '.join(_AGAINST_OTHERS)} are None only for a lone mask")
 
 
 def _require(holds: bool, found: str) -> None:

@@ -210,7 +210,7 @@ def test_patience_ends_and_says_so(bucket, proxy, kind):
 
 @pytest.mark.slow
 def test_credentials_that_stay_expired_are_to_be_renewed(bucket, proxy):
-    limits = LIMITS.model_copy(update={"patience_s": 0.5})
+    limits = LIMITS.model_copy(update={"patience_s": 3.0})
     proxy.set_faults([Fault("expired")])
     with pytest.raises(TransientError, match=r"ExpiredToken .*renew the credentials, then run the same command again"):
         S3Storage(bucket.name, proxy.endpoint_url, limits).get("key")

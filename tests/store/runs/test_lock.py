@@ -56,6 +56,7 @@ def test_a_silent_owner_elsewhere_is_watched_for_a_minute_named_and_succeeded(lo
     assert clock.now_s == 60.0
     assert "process 4711 on another-machine holds" in said[0]
     assert "gave no sign of life for 60 s" in said[1]
+    assert said[2].startswith("process 4711 on another-machine was killed from outside")
 
 
 def test_an_owner_who_shows_a_sign_of_life_keeps_the_run(location, clock):

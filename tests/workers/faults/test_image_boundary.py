@@ -176,7 +176,7 @@ def test_nothing_else_of_a_shard_or_image_is_an_engines_to_change(stages_done):
 
 @pytest.mark.parametrize("returned", [None, 7, [], replace(shard_of("a"), seconds=None)])
 def test_an_engine_that_returns_no_shard_is_named_in_one_sentence(returned):
-    with pytest.raises(ConfigError, match=r"^the engine of the propose stage returned no shard .*with_images"):
+    with pytest.raises(ConfigError, match=r"^the engine of the propose stage returned no shard .*plugins.md"):
         _boundary(0, lambda shard: returned)(shard_of("a", "b"))
 
 
