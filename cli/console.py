@@ -24,7 +24,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from pseudoris.schemas.untrusted import printable, printable_json, spelled
+from pseudoris.schemas.untrusted import printable, printable_json, spelled, without_secrets
 
 if TYPE_CHECKING:
     from pseudoris.schemas.run_records import DomainRecord
@@ -162,7 +162,16 @@ def echo_json(value: object) -> None:
     """Print a value as one line of JSON; control characters, and what the encoding lacks, as JSON's escapes."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     is_utf = codecs.lookup(encoding).name.startswith("utf")
-    typer.echo(printable_json(value, ensure_ascii=not is_utf))
+    typer.echo(printable_json(_masked(value), ensure_ascii=not is_utf))
+
+
+def _masked(value: object) -> object:
+    """Return JSON values with their texts `without_secrets`."""
+    if isinstance(value, Mapping):
+        return {name: _masked(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(each) for each in value]
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 def degrade_output() -> None:

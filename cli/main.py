@@ -46,9 +46,12 @@ from pseudoris.pipeline.interrupts import interruptible
 from pseudoris.schemas.errors import ConfigError, PseudorisError
 from pseudoris.schemas.extras import require_extra
 from pseudoris.schemas.machine_limits import told_by_limit
+from pseudoris.schemas.untrusted import mask_logs, without_secrets
 
 EXIT_CODES: Final = "Exit codes: 0 done; 1 problem found; 2 error to fix; 3 incomplete, 130 interrupted: run it again"
 USER_MUST_MEND = 2
+# Click's, or that of Typer's own copy of it.
+UsageError: Any = typer.BadParameter.__base__
 
 
 class HelpPage(TyperGroup):
@@ -67,7 +70,11 @@ class HelpPage(TyperGroup):
         if not args and not ctx.resilient_parsing:
             typer.echo(ctx.get_help())
             ctx.exit(USER_MUST_MEND)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except UsageError as error:
+            error.message = without_secrets(error.message)
+            raise
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; say how an interrupted one goes on. Typer would end without a word."""
@@ -76,9 +83,9 @@ class HelpPage(TyperGroup):
         except KeyboardInterrupt:
             report_stopped("interrupted")
             ctx.exit(INTERRUPTED)
-        except typer.BadParameter as error:
+        except UsageError as error:
             # Pydantic's prefix, which Typer prints with the message.
-            error.message = error.message.removeprefix("Value error, ")
+            error.message = without_secrets(error.message.removeprefix("Value error, "))
             raise
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -211,6 +218,7 @@ def main() -> None:
     handler = RichHandler(console=stderr, show_path=False)
     handler.setFormatter(PrintableFormatter("%(message)s"))
     degrade_output()
+    mask_logs()
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         # The signals end as an exception: what is half written is removed on the way out.

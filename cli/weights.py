@@ -21,7 +21,7 @@ from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config, preset_names
 from pseudoris.schemas.errors import ConfigError, TransientError, gather
 from pseudoris.schemas.untrusted import printable
-from pseudoris.schemas.uris import named_path
+from pseudoris.schemas.uris import named_path, secret_in
 
 if TYPE_CHECKING:
     from pseudoris.workers.checkpoints.weight_cache import WeightCache
@@ -108,6 +108,8 @@ def _weights_of(preset: str, config_file: Path | None, assignments: list[str] | 
     if ":" in preset or "/" in preset:
         if config_file is not None or assignments:
             raise ConfigError(f"{preset!r} is a weights uri: --config and --set need a preset")
+        if secret := secret_in(preset, None):
+            raise ConfigError(secret)
         return {"weights": WeightsConfig(uri=preset)}
     from pseudoris.workers.stages import STAGES, with_check
 

@@ -34,7 +34,7 @@ from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, exclusio
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import parse_attempts
 from pseudoris.store.runs.extension import ExtensionTally, extend_plan, extension_notices, new_entries
-from pseudoris.store.runs.header import check_identity, planned_source
+from pseudoris.store.runs.header import check_identity, planned_source, refuse_queries
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.pending_work import (
@@ -103,7 +103,10 @@ def opened(
     check_scored(config, config.filtering.keep, location.root)
     if header is not None and not options.is_extension:
         source = planned_source(header, source)
-    listing = open_source(source, config.source, exclude=location.root, limits=config.placement.storage)
+    recorded, limits = None if header is None else header.source, config.placement.storage
+    listing = open_source(source, config.source, exclude=location.root, limits=limits, recorded=recorded)
+    if header is None:
+        refuse_queries(config, listing.name)
     on_event(Step("checking weights and packages"))
     parent = masks_parent(config, location, header, options)
     if parent is not None:

@@ -102,7 +102,7 @@ def main() -> None:
     found: DomainRecord | PseudorisError | None
     try:
         import_plugins(config.images.decoder_plugins)
-        listing = open_source(source, config.source, exclude=exclude, limits=config.placement.storage)
+        listing = open_source(source, config.source, exclude=exclude, limits=config.placement.storage, recorded=source)
         found = judge_sample(config, listing, exclusions)
     except PseudorisError as error:
         found = error

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from pseudoris.schemas.fitted import FittedConfig, FittedValues
 from pseudoris.schemas.frozen import FrozenModel, NonNegative
@@ -31,7 +31,7 @@ from pseudoris.schemas.stage_settings import SamplingConfig as SamplingConfig
 from pseudoris.schemas.stage_settings import SourceConfig as SourceConfig
 from pseudoris.schemas.stage_settings import WeightsConfig as WeightsConfig
 from pseudoris.schemas.untrusted import EXTENSIONS, HEIF_EXTENSIONS, HEIF_PLUGIN
-from pseudoris.schemas.uris import secrets_in
+from pseudoris.schemas.uris import RECORDED, secrets_in
 
 
 class TaskPoolConfig(FrozenModel):
@@ -196,7 +196,7 @@ class ShardsConfig(FrozenModel):
 class RunConfig(FrozenModel):
     """All settings of a run, resolved: preset, then YAML, then `--set`.
 
-    It is written to the run's header, so no text in it may hold a uri with credentials or a signature.
+    It is written to the run's header, so no text in it may hold a secret. Queries of uris: `store.runs.header`.
     """
 
     # Name of the preset that it started from; a label that no code reads.
@@ -218,9 +218,12 @@ class RunConfig(FrozenModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _holds_no_secret(cls, tree: Any) -> Any:
+    def _holds_no_secret(cls, tree: Any, info: ValidationInfo) -> Any:
         # Before any field is validated, because the error about a value repeats the value.
-        found = "; ".join(secrets_in(tree))
+        if info.context == RECORDED:
+            return tree
+        # Queries are refused before a header is written (`refuse_queries`): a run that holds one goes on.
+        found = "; ".join(secrets_in(tree, allowed=None))
         if found:
             raise ValueError(found)
         return tree
@@ -277,5 +280,8 @@ class RunConfig(FrozenModel):
         """Return the part of the tree that decides the tables' bytes, as plain JSON values."""
         # Where the bucket is and who pays, not what is in it: the same bucket may have another address later. Of a text
         # bank its digest, not thousands of texts.
-        left_out: Any = {"source": {"endpoint_url", "requester_pays"}, "composing": {"bank": {"values"}}}
+        left_out: Any = {
+            "source": {"endpoint_url", "requester_pays", "allowed_query"},
+            "composing": {"bank": {"values"}},
+        }
         return self.model_dump(mode="json", exclude={"preset": True, "placement": True, "domain": True, **left_out})

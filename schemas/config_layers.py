@@ -130,7 +130,7 @@ def _named_file(tree: Mapping[str, Any], section: str, name: str) -> tuple[Mappi
     """
     part = tree[section].get(name) if isinstance(tree.get(section), Mapping) else None
     uri = part.get("uri") if isinstance(part, Mapping) and "values" not in part else None
-    if isinstance(part, Mapping) and isinstance(uri, str) and secret_in(uri) is None:
+    if isinstance(part, Mapping) and isinstance(uri, str) and secret_in(uri, None) is None:
         return part, uri
     return {}, ""
 
@@ -208,11 +208,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist. Check the path.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        fault = str(error)
-        # The error's own text repeats the lines around the fault, which may hold a secret.
-        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-            fault = f"{error.problem} in line {error.problem_mark.line + 1}"
-        raise ConfigError(f"{path} cannot be read as YAML: {fault}") from error
+        raise ConfigError(f"{path} cannot be read as YAML: {_problem(error)}") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -223,7 +219,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _parse_assignment(assignment: str) -> dict[str, Any]:
     key, equals, text = assignment.partition("=")
     # First, because the messages below repeat the word.
-    secret = next(secrets_in({key.strip(): text}), None) or secret_in(assignment)
+    secret = next(secrets_in({key.strip(): text}, allowed=None), None) or secret_in(assignment, None)
     if secret is not None:
         raise ConfigError(f"--set {secret}")
     if not equals or not key.strip():
@@ -234,13 +230,20 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
     try:
         value = text.strip() if is_literal else parse_yaml(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {key}: the value {_cut(text)!r} cannot be read as YAML: {error}") from error
+        raise ConfigError(f"--set {key}: the value {_cut(text)!r} cannot be read as YAML: {_problem(error)}") from None
     if len(names) > MAX_LEVELS:
         raise ConfigError(f"--set {key[:_SHOWN_LETTERS]}…: a key has at most {MAX_LEVELS} names")
     tree: Any = value
     for name in reversed(names):
         tree = {name: tree}
     return dict(tree)
+
+
+def _problem(error: Exception) -> str:
+    # The error's own text repeats what stands around the fault, which may hold a secret.
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem} in line {error.problem_mark.line + 1}"
+    return str(error)
 
 
 def _cut(text: str) -> str:

@@ -159,7 +159,7 @@ class RunHeader(SealedRecord):
     sees one plan.
 
     Attributes:
-        source: SOURCE; an absolute path if local. A uri with credentials is rejected before it gets here.
+        source: SOURCE; an absolute path if local. Userinfo and queries are rejected before they get here.
         plan_parts: The plan's files in order of their shards; names relative to `_plan/`.
         num_images: Images planned; a repeated key counts once.
         num_repeated: Listed entries whose key was listed before.

@@ -48,6 +48,9 @@ class SourceConfig(FrozenModel):
     endpoint_url: str | None = Field(default=None, pattern=r"^https?://")
     # S3: you pay for the requests and the traffic. A requester-pays bucket refuses all other requests.
     requester_pays: bool = False
+    # Names of fields that urls may have in their queries: the urls are written to the run's header. Only names whose
+    # values are no secret. Which version it is, and `download`, may always stand there.
+    allowed_query: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
 
     @model_validator(mode="after")
     def _has_absolute_root(self) -> Self:

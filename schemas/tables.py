@@ -31,7 +31,7 @@ FAILURE_REASONS: Final[dict[str, str]] = {
     "empty_file": "The file has no bytes.",
     "too_many_bytes": "The file is larger than images.max_bytes.",
     "too_many_pixels": "The image has more pixels than images.max_pixels.",
-    "refused_uri": "The table's uri leaves its root, carries a secret, or names a place that is not allowed.",
+    "refused_uri": "The table's uri leaves its root, carries credentials, or names a place that is not allowed.",
     "not_an_image": "No decoder recognises the bytes.",
     "corrupt": "A decoder recognises the format but cannot decode the whole file.",
     "unsupported_pixels": "The samples have a layout that is not read; the message names it (layouts.md).",

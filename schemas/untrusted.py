@@ -10,10 +10,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import math
 import os
 import re
 import stat
+import traceback
 import unicodedata
 from collections.abc import Mapping
 from io import BufferedReader
@@ -155,12 +157,72 @@ def _whole(digits: str) -> int:
     return value
 
 
+# A link from its slashes on: a path of this machine keeps one of them. Of a path, two slashes in a row are no link.
+_LINK: Final = re.compile(r"""(?:(?<=[A-Za-z0-9+.-]:)/|(?<![\w/.:])//)[^\s'"<>`]+""")
+_USERINFO: Final = re.compile(r"//(?:[^/]*@|[^/:]+:(?!\d*/)[^@]*@)")
+# Without slashes, or with one: clients read it all the same. Before a host, which a port or a path follows.
+_BARE_USERINFO: Final = re.compile(
+    r"""(?<![\w.+])(?:(?i:https?|s3a?|gcs|gs|az|abfs|hf|ftp):/?(?!/)[^\s'"@/]{1,512}@"""
+    r"""|[A-Za-z][\w.+-]{0,64}:[^\s'"@/]{1,512}@(?=[\w.-]+[:/]))"""
+)
+# Where a query, a fragment or parameters begin, encoded or not. A number after `#` is the row of a table.
+_QUERY: Final = re.compile(r"(?:\?|#(?!\d+\W*$)|%(?:25)*(?:3[fF]|23)|;(?=[\w.-]+=)).*", re.DOTALL)
+_END: Final = re.compile(r"[:;,.)\]!]*$")
+
+
+def without_secrets(text: str) -> str:
+    """Return a text for a message or a log: each link without its userinfo, and with `?…` as its query and fragment.
+
+    All of them, whatever their names: a list of those that hold secrets would always be one service short.
+    """
+    if "/" in text:
+        text = _LINK.sub(_bare_link, text)
+    return _BARE_USERINFO.sub("…@", text) if "@" in text else text
+
+
+def _bare_link(found: re.Match[str]) -> str:
+    link = _QUERY.sub(lambda query: f"?…{_end(query[0])}", found[0])
+    return _USERINFO.sub("//…@", link) if "@" in link else link
+
+
+def _end(query: str) -> str:
+    # What ends the sentence, not the link.
+    found = _END.search(query)
+    return found[0] if found else ""
+
+
+def told(error: BaseException) -> BaseException:
+    """Return what to raise another error from: `error`, or its text if it, or what it comes from, has secrets."""
+    whole = "".join(traceback.format_exception(error))
+    if without_secrets(whole) == whole:
+        return error
+    return OSError(getattr(error, "errno", None) or 0, without_secrets(f"{type(error).__name__}: {error}"))
+
+
+def mask_logs() -> None:
+    """Make this process write all its log records `without_secrets`, also those of others' libraries."""
+    make = logging.getLogRecordFactory()
+    if getattr(make, "masks", False):
+        return
+
+    def masked(*arguments: Any, **named: Any) -> logging.LogRecord:
+        record = make(*arguments, **named)
+        record.msg, record.args = without_secrets(record.getMessage()), ()
+        if record.exc_info:
+            record.exc_text = without_secrets(logging.Formatter().formatException(record.exc_info))
+        return record
+
+    masked.masks = True  # type: ignore[attr-defined]  # so that it is set once
+    logging.setLogRecordFactory(masked)
+
+
 # Control characters, signs of direction and the like, lone surrogates (which no terminal can be sent), line ends.
 _CONTROL_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def printable(text: str) -> str:
-    """Return a text with control characters spelled out in ASCII; line ends and tabs stay."""
+    """Return a text `without_secrets`, with control characters spelled out in ASCII; line ends and tabs stay."""
+    text = without_secrets(text)
     if text.isprintable():
         return text
     return "".join(letter if letter in "\n\t" or not _is_control(letter) else spelled(letter) for letter in text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from pseudoris.schemas.errors import ConfigError
 
 # Begins the name of a file that is shipped in the package.
 BUILTIN_PREFIX: Final = "builtin:"
-# Names of secrets, lower case, letters and digits alone: as settings (those of fsspec's file systems among them) ...
+# Names of secrets, lower case, letters and digits alone: as settings (those of fsspec's file systems among them).
 _SECRET_SETTINGS: Final = frozenset(
     {"key", "secret", "token", "password", "passwd", "pwd", "passphrase", "signature", "authorization", "bearer"}
     | {"credential", "credentials", "privatekey", "connectionstring", "apikey", "xapikey", "clientsecret"}
@@ -24,17 +24,29 @@ _SECRET_SETTINGS: Final = frozenset(
     | {"accesskey", "accesskeyid", "secretkey", "secretaccesskey", "authtoken", "apitoken", "refreshtoken", "hftoken"}
     | {"accountkey", "sharedkey", "sharedaccesskey", "sharedaccesssignature", "sastoken"}
 )
-# ... and in a query: presigned links of S3 (v2 and v4), GCS, Azure and Aliyun. Not `key`: `?key=` may name an image.
-_SECRET_FIELDS: Final = (_SECRET_SETTINGS - {"key"}) | frozenset(
-    {"sig", "googleaccessid", "ossaccesskeyid", "xamzsignature", "xamzcredential", "xamzsecuritytoken"}
-    | {"xgoogsignature", "xgoogcredential", "xosssignature", "xosscredential", "xosssecuritytoken"}
+# The fields of a query that may be written: which version, and in which form.
+_HARMLESS: Final = frozenset(
+    {"versionid", "version", "revision", "generation", "snapshot", "download", "dl", "raw", "alt"}
 )
+_FIELD: Final = re.compile(r"([A-Za-z][\w.-]{0,30})=.+")
 # Secrets in texts that are not uris: connection strings, headers, private keys, tokens of known shape.
 _SECRET_TEXT: Final = re.compile(
     r"(?i)\b(?:account_?key|shared_?access_?(?:key|signature)|aws_secret_access_key|aws_session_token|client_?secret"
     r"|api[-_]?key)\s*[=:]\s*\S|\bauthorization\s*:\s*\S|\bbearer\s+[\w.~+/-]{16}|-----begin [a-z ]*private key"
-    r"|\b(?:hf_|gh[pousr]_)[a-z0-9]{30}|\baiza[\w-]{35}"
+    r"|\b(?:hf_|gh[pousr]_|npm_)[a-z0-9]{30}|\baiza[\w-]{35}|\bya29\.[\w-]{20}|\beyj[\w-]{8,}\.eyj[\w-]{8,}\."
+    # Words in front of a long random part: github_pat_…, glpat-…, sk-proj-…, xoxb-…, pypi-…
+    r"|\b(?:github_pat_|[a-z]{2}pat-|xox[a-z]-|pypi-age|dop_v1_)[\w-]{16}|\bsk-(?:[a-z]{2,8}\d*-)*\w{20}"
 )
+# Of any other service, as the whole text: a word or three, then twenty letters and digits in which all kinds mix.
+_TOKEN: Final = re.compile(
+    r"(?:[A-Za-z]{2,12}[_-]){1,3}(?=\w*[a-z])(?=\w*[A-Z])(?=(?:[A-Za-z]*\d){3})[A-Za-z0-9]{20,}[\w-]*"
+)
+# Without its scheme: a host follows, then a port or a path.
+_BARE_USERINFO: Final = re.compile(r"(?i)[a-z][\w.+-]*:[^\s@/]+@[\w.-]+[:/]|(?:https?|s3a?|ftp):/?(?!/)[^\s@/]+@")
+# An encoded query may have been encoded again.
+_MAX_ENCODED: Final = 4
+# The context of a validation: what a run holds already is read, whatever it holds.
+RECORDED: Final = "recorded"
 _REMEDY: Final = (
     "it would be written into the run file and logs. Give the bare uri (s3://bucket/prefix) and the credentials in the "
     "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE or an instance role)"
@@ -63,16 +75,21 @@ def make_folder(path: Path) -> None:
         raise ConfigError(f"{path} cannot be made: {error.strerror or error}. Name another folder") from error
 
 
-def refuse_secrets(uri: str) -> str:
-    """Return `uri` unchanged if it holds no secret.
+def refuse_secrets(uri: str, allowed: Collection[str] = ()) -> str:
+    """Return `uri` unchanged if it may be written to files.
 
     A local path is never rejected: `@` and `?` are ordinary characters there.
 
+    Args:
+        uri: A path or uri.
+        allowed: Names of a query's fields that hold no secret, or `uri` itself: it is written already.
+
     Raises:
-        ConfigError: The uri holds userinfo (`s3://key:secret@bucket`) or a signature (`?X-Amz-Signature=`).
-            The message names the scheme and the kind of secret, never the uri itself.
+        ConfigError: The uri holds userinfo (`s3://key:secret@bucket`), or a query or fragment with a field that is
+            neither harmless (`?versionId=`) nor allowed. The message names the scheme and the kind of secret, never the
+            uri itself.
     """
-    secret = secret_in(uri)
+    secret = secret_in(uri, allowed)
     if secret is not None:
         raise ConfigError(secret)
     return uri
@@ -92,38 +109,59 @@ def writable(uri: str) -> str:
     return uri
 
 
-def secrets_in(tree: Any, key: str = "") -> Iterator[str]:
+def secrets_in(tree: Any, key: str = "", allowed: Collection[str] | None = ()) -> Iterator[str]:
     """Yield a line for each text of a tree of mappings, sequences and models that holds a secret uri.
 
-    Each line has the text's dotted key and what `secret_in` returns for it. A setting with the name of a secret counts
-    as one whatever its value, for example in a plug-in's options for a client.
+    `allowed` is as for `secret_in`. Each line has the text's dotted key and what `secret_in` returns for it. A setting
+    with the name of a secret counts as one whatever its value, for example in a plug-in's options for a client.
     """
     if isinstance(tree, BaseModel):
         tree = tree.model_dump()
     if isinstance(tree, str):
-        secret = secret_in(tree)
+        secret = secret_in(tree, allowed)
         if secret is not None:
             yield f"{key}: {secret}"
         elif tree and _letters(key.rpartition(".")[2]) in _SECRET_SETTINGS:
             yield f"{key}: a setting with this name holds a secret: {_REMEDY}"
     elif isinstance(tree, Mapping):
         for name, value in tree.items():
-            yield from secrets_in(value, f"{key}.{name}" if key else str(name))
+            yield from secrets_in(value, f"{key}.{name}" if key else str(name), allowed)
     elif isinstance(tree, Sequence):
         for value in tree:
-            yield from secrets_in(value, key)
+            yield from secrets_in(value, key, allowed)
 
 
-def secret_in(uri: str) -> str | None:
-    """Return what is wrong with a uri that holds a secret, and the remedy, without the uri; None if it holds none."""
+def texts_in(tree: Any) -> Iterator[str]:
+    """Yield the texts of a tree of mappings, sequences and models."""
+    tree = tree.model_dump() if isinstance(tree, BaseModel) else tree
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, Mapping | Sequence):
+        for value in tree.values() if isinstance(tree, Mapping) else tree:
+            yield from texts_in(value)
+
+
+def secret_in(uri: str, allowed: Collection[str] | None = ()) -> str | None:
+    """Return why a uri must not be written, and the remedy, without the uri; None if it may.
+
+    Of the fields of a query, `allowed` are the names that hold no secret. It may hold whole uris too; None: all may.
+    """
     # A text may hold several uris, each checked alone: `simplecache::s3://…`, `https://host/?from=https://…`.
     starts = link_starts(uri)
     for start, end in zip(starts, [*starts[1:], None], strict=False):
         if _has_userinfo(uri[start:end]):
             return _message(uri[start:end], "credentials before an @")
-    if starts and _has_secret_field(uri[starts[0] :]):
-        return _message(uri[starts[0] :], "a signature in its query")
-    return f"this text holds a secret: {_REMEDY}" if _SECRET_TEXT.search(uri) else None
+    if _BARE_USERINFO.match(uri) or (uri.startswith("//") and _has_userinfo(f"x:{uri}")):
+        return f"this text holds credentials before an @: {_REMEDY}. A file of this name is written ./name"
+    if starts and allowed is not None and uri not in allowed:
+        fields = _unknown_fields(uri[starts[0] :], allowed)
+        if fields:
+            found = filter(None, map(_FIELD.fullmatch, fields))
+            names = ", ".join(dict.fromkeys(match[1] for match in found))
+            hint = f". If no secret is in it, allow it by name: --set source.allowed_query=[{names}]" if names else ""
+            return _message(uri[starts[0] :], "a query that may be a secret") + hint
+    is_token = _SECRET_TEXT.search(uri) or _TOKEN.fullmatch(uri)
+    return f"this text holds a secret: {_REMEDY}" if is_token else None
 
 
 def link_starts(text: str) -> list[int]:
@@ -142,7 +180,8 @@ def link_starts(text: str) -> list[int]:
 
 
 def _has_userinfo(link: str) -> bool:
-    rest = link.partition("://")[2]
+    scheme, _, rest = link.partition("://")
+    rest = rest if scheme in ("file", "local") else rest.lstrip("/")
     authority, slash, _ = rest.partition("/")
     name, colon, port = authority.partition(":")
     # A secret key is base64 and may contain a `/`, which looks like the end of the authority.
@@ -150,10 +189,19 @@ def _has_userinfo(link: str) -> bool:
     return "@" in authority or is_cut_secret
 
 
-def _has_secret_field(uri: str) -> bool:
-    # Some services separate fields by `;`, and a token may follow a `#`.
-    fields = re.split(r"[?#&;]", uri)[1:]
-    return any(_letters(unquote(field.partition("=")[0])) in _SECRET_FIELDS for field in fields if "=" in field)
+def _unknown_fields(link: str, allowed: Collection[str]) -> list[str]:
+    """Return the fields of a link's query, fragment and parameters whose names are not known to be harmless.
+
+    In a bucket a `?` is a wildcard, and a `#` a letter: a field counts there if it has a value.
+    """
+    for _ in range(_MAX_ENCODED):
+        link = unquote(link)
+    _, *fields = re.split(r"[?#&]|;(?=[\w.-]+=)", link)
+    known = _HARMLESS | {_letters(name) for name in allowed}
+    is_web = link.startswith(("http:", "https:"))
+    return [
+        each for each in fields if each and (is_web or "=" in each) and _letters(each.partition("=")[0]) not in known
+    ]
 
 
 def _letters(name: str) -> str:

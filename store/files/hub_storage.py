@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
 
 from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.untrusted import told
 from pseudoris.schemas.uris import secret_in, writable
 from pseudoris.store.files.fsspec_storage import FsspecStorage
 from pseudoris.store.files.storage import StoredFile, refuse_change, storage_errors
@@ -50,11 +51,11 @@ def hub_errors() -> Iterator[None]:
         if isinstance(cause, FileNotFoundError):
             raise
         if not isinstance(cause, HfHubHTTPError):
-            raise OSError(errno.EIO, f"the Hub cannot be reached ({type(cause).__name__})") from cause
+            raise OSError(errno.EIO, f"the Hub cannot be reached ({type(cause).__name__})") from told(cause)
         status = cause.response.status_code
         number = errno.ENOKEY if status in (401, 403, 404) else errno.EIO
         is_missing = isinstance(cause, EntryNotFoundError)
-        raise OSError(errno.ENOENT if is_missing else number, f"the Hub answers {status}") from cause
+        raise OSError(errno.ENOENT if is_missing else number, f"the Hub answers {status}") from told(cause)
 
 
 class HubStorage(FsspecStorage):

@@ -19,6 +19,7 @@ from typing import BinaryIO, ClassVar, Final, Literal, Protocol
 
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, RefusedError, TransientError
 from pseudoris.schemas.machine_limits import told_by_limit
+from pseudoris.schemas.untrusted import told, without_secrets
 
 OTHER_ETAG: Final = "the etag differs from the plan"
 
@@ -285,7 +286,7 @@ def storage_errors(action: str, uri: str) -> Iterator[None]:
     except (FileNotFoundError, FileExistsError):
         raise
     except OSError as error:
-        raise _explained(error, action, uri) from error
+        raise _explained(error, action, uri) from told(error)
 
 
 @contextmanager
@@ -315,12 +316,14 @@ def transient_faults(action: str, uri: str, *, faults: tuple[type[Exception], ..
     except faults as error:
         verdict = verdict_of(error)
         if verdict == "missing":
-            raise FileNotFoundError(str(error)) from error
+            raise FileNotFoundError(without_secrets(str(error))) from told(error)
         if verdict == "unreadable":
             raise ImageError(verdict, _UNREADABLE[_number_of(error)]) from error
         reason = (isinstance(error, OSError) and error.strerror) or type(error).__name__
         kind = RefusedError if verdict == "denied" else TransientError
-        raise kind(f"cannot {action} {uri}: {reason}; fix this if needed, then run the same command again") from error
+        raise kind(f"cannot {action} {uri}: {reason}; fix this if needed, then run the same command again") from told(
+            error
+        )
 
 
 def verdict_of(error: Exception) -> Verdict:
@@ -342,11 +345,11 @@ def listing_errors(action: str, uri: str, *, faults: tuple[type[Exception], ...]
             yield
         except PermissionError as error:
             if isinstance(error, UnansweredError):
-                raise _explained(error, action, uri) from error
+                raise _explained(error, action, uri) from told(error)
             raise ConfigError(
                 f"access to {uri} is denied: grant these credentials, or this user, the rights to list and read"
                 + (", or set source.requester_pays=true if its readers pay" if uri.startswith(("s3:", "s3a:")) else "")
-            ) from error
+            ) from told(error)
 
 
 def printable(uri: str) -> str:

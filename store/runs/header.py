@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
+from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError, refuse_other_version
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import (
@@ -29,6 +30,7 @@ from pseudoris.schemas.run_records import (
     SealedRecord,
 )
 from pseudoris.schemas.untrusted import parse_json
+from pseudoris.schemas.uris import RECORDED, refuse_secrets, secrets_in, texts_in
 from pseudoris.store.exclusions.exclusion_rules import extended_exclusions
 from pseudoris.store.location import RunLocation
 
@@ -82,6 +84,19 @@ _Header = TypeVar("_Header", RunHeader, PlanExtension)
 # Another preset differs in dozens.
 _SHOWN_DIFFERENCES: Final = 24
 _RESTORE: Final = "Restore the file from a copy, or name another output"
+
+
+def refuse_queries(config: RunConfig, source: str, parent: RunHeader | None = None) -> None:
+    """Refuse to write a url with a query whose names are neither harmless nor in `source.allowed_query`.
+
+    Raises:
+        ConfigError: SOURCE or a setting is such a url, and the header of the `parent` does not hold it already.
+    """
+    held = [] if parent is None else [parent.source, *texts_in(parent.config)]
+    allowed = {*config.source.allowed_query, *held}
+    refuse_secrets(source, allowed)
+    if found := "; ".join(secrets_in(config, allowed=allowed)):
+        raise ConfigError(found)
 
 
 def create_header(location: RunLocation, header: RunHeader) -> RunHeader:
@@ -295,7 +310,7 @@ def _parse(location: RunLocation, data: bytes, path: str, model: type[_Header]) 
     except ValueError:
         raise ConfigError(f"{uri} is not the header of a run ({len(data)} bytes): name another output") from None
     try:
-        return model.model_validate_json(data)
+        return model.model_validate_json(data, context=RECORDED)
     except ValidationError as error:
         places = sorted({".".join(str(part) for part in item["loc"]) for item in error.errors()})
         raise ConfigError(

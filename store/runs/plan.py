@@ -41,7 +41,7 @@ from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, excluded
 from pseudoris.store.files.key_order import file_of
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import refuse_unexpected_files
-from pseudoris.store.runs.header import create_header
+from pseudoris.store.runs.header import create_header, refuse_queries
 from pseudoris.store.sources.items import SourceItem
 from pseudoris.store.tables.parquet_files import damaged, open_parquet, parquet_bytes
 
@@ -305,6 +305,7 @@ def plan_run(
         ConfigError: The listing raises it, the location cannot be written, its table folders hold files, or every
             image is excluded.
     """
+    refuse_queries(config, source)
     refuse_unexpected_files(location)
     tally = PlanTally()
     excluded = ExcludedItems(exclusions)

@@ -29,7 +29,14 @@ from pseudoris.store.exclusions.exclusion_rules import Exclusions, exclusions_of
 from pseudoris.store.exclusions.stored_exclusions import check_exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import refuse_unexpected_files
-from pseudoris.store.runs.header import check_identity, check_origin, create_header, read_header, require_header
+from pseudoris.store.runs.header import (
+    check_identity,
+    check_origin,
+    create_header,
+    read_header,
+    refuse_queries,
+    require_header,
+)
 from pseudoris.store.runs.manifest import latest_snapshot, read_snapshot, snapshot_path, snapshot_sha256
 from pseudoris.store.runs.plan import plan_run
 from pseudoris.store.runs.receipts import list_receipts, of_this_run
@@ -255,6 +262,7 @@ def plan_as_parent(location: RunLocation, parent: Parent, request: RunRequest) -
 
 def _copied_plan(location: RunLocation, parent: Parent, request: RunRequest) -> RunHeader:
     """Copy the plan, then create the header. If this is killed in between, the next session starts again."""
+    refuse_queries(request.config, request.source, parent.header)
     refuse_unexpected_files(location)
     pinned = parent.pin()
     parent.copy_plan(location)

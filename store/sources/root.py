@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 
 from pseudoris.schemas.config import SourceConfig, StorageConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, TransientError
-from pseudoris.schemas.uris import refuse_secrets
+from pseudoris.schemas.untrusted import without_secrets
+from pseudoris.schemas.uris import secret_in
 from pseudoris.store.files.storage import Kind, Storage, StoredFile, listing_errors, printable, transient_faults
 from pseudoris.store.files.storage_at import local_path, storage_at
 
@@ -42,7 +43,9 @@ class SourceRoot:
 
     def describe(self, path: str = "") -> str:
         """Return the full path or uri, for messages."""
-        return printable(self.storage.uri(path))
+        uri = printable(self.storage.uri(path))
+        # A space would end the link.
+        return without_secrets(uri.replace(" ", "%20")) if "://" in uri else uri
 
     def kind(self, path: str) -> Kind:
         """Return what stands at `path`."""
@@ -154,10 +157,9 @@ def resolve_uri(
         raise ImageError("refused_uri", "the uri is not UTF-8") from None
     if size_bytes > _MAX_URI_BYTES:
         raise ImageError("refused_uri", f"the uri has {size_bytes:,} bytes; at most {_MAX_URI_BYTES:,} are allowed")
-    try:
-        refuse_secrets(uri)
-    except ConfigError:
-        raise ImageError("refused_uri", "the uri carries credentials or a signature, which would expire") from None
+    # A query may stand here: a row's uri is not written, and shown without it.
+    if secret_in(uri, None):
+        raise ImageError("refused_uri", "the uri carries credentials")
     scheme, separator, rest = uri.partition("://")
     if "://" in rest or (separator and "::" in uri):
         # `file://file:///etc/…` would keep one prefix; `tar://…::file:///etc/…` reaches all that fsspec can open.

@@ -18,7 +18,7 @@ from pseudoris.schemas.config import SourceConfig, StorageConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, RefusedError
 from pseudoris.schemas.run_records import HEADER_NAME, is_header
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.schemas.uris import refuse_secrets
+from pseudoris.schemas.uris import refuse_secrets, secret_in
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.storage import Mark, StoredFile
 from pseudoris.store.files.storage_at import LOCAL_PROTOCOLS, local_path, storage_at
@@ -175,7 +175,12 @@ class Source:
 
 
 def open_source(
-    source: str, config: SourceConfig, *, exclude: str | None = None, limits: StorageConfig | None = None
+    source: str,
+    config: SourceConfig,
+    *,
+    exclude: str | None = None,
+    limits: StorageConfig | None = None,
+    recorded: str | None = None,
 ) -> Source:
     """Return SOURCE, ready to be listed; braces are expanded, nothing is listed yet.
 
@@ -189,11 +194,12 @@ def open_source(
         config: How it is read.
         exclude: OUT, which may be below SOURCE.
         limits: Time-outs and patience of an S3 store.
+        recorded: SOURCE of the run in OUT, which may have any query: it is written already.
 
     Raises:
         ConfigError: It does not exist, contains a secret, is a run, or is inside OUT.
     """
-    source = absolute_source(refuse_secrets(source))
+    source = absolute_source(refuse_secrets(source, [*config.allowed_query, *filter(None, [recorded])]))
     if source.startswith("hf://"):
         source = storage_at(source).pinned()
     root, rest, is_pattern = _split(source, config, limits)
@@ -231,7 +237,9 @@ def _holds_run(root: SourceRoot, folder: str) -> bool:
 
 def open_root(source: str, config: SourceConfig, limits: StorageConfig | None = None) -> SourceRoot:
     """Return the root that the keys of SOURCE are relative to; braces are not expanded. Raises as `open_source`."""
-    return _split(absolute_source(refuse_secrets(source)), config, limits)[0]
+    if secret := secret_in(source, None):
+        raise ConfigError(secret)
+    return _split(absolute_source(source), config, limits)[0]
 
 
 def open_recorded_root(source: str, config: SourceConfig, limits: StorageConfig | None = None) -> SourceRoot:

@@ -15,6 +15,18 @@ from pseudoris.schemas.config_layers import load_config
 SECRET = "hunter2"
 USERINFO = f"s3://AKIA:{SECRET}@bucket/prefix"
 SIGNED = f"https://account.blob.core.windows.net/c/x?sv=2024&sig={SECRET}"
+# Names that no list had.
+QUERIES = [
+    f"https://bucket.cos.myqcloud.com/x.tar?q-signature={SECRET}&q-ak=AKIA{SECRET}",
+    *(f"https://host/x.tar?{name}={SECRET}" for name in ("jwt", "auth", "code", "pass", "session", "any")),
+    f"https://host/x.tar?hdnea=exp=1~hmac={SECRET}",
+    f"https://host/x.tar?sig%3D{SECRET}",
+    f"https://host/x.tar%3Fsig%3D{SECRET}",
+    f"https://host/x.tar#{SECRET}",
+    f"//user:{SECRET}@host/x.tar",
+    f"https:/user:{SECRET}@host/x.tar",
+    f"user:{SECRET}@host/x.tar",
+]
 
 
 @pytest.fixture
@@ -36,29 +48,63 @@ def shown(monkeypatch, capsys, caplog, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("uri", [USERINFO, SIGNED])
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("annotate", "{uri}", "out"),
-        ("annotate", ".", "{uri}"),
-        ("annotate", ".", "out", "--dry-run", "--set", "masks.weights.uri={uri}"),
-        ("annotate", ".", "out", "--set", "{uri}"),
-        ("annotate", ".", "out", "--set", "masks.options.place=[{uri}"),
-        ("annotate", ".", "out", "--address", "{uri}"),
-        ("annotate", ".", "out", "--preset", "tiny", "--set", "source.endpoint_url={uri}"),
-        ("annotate", ".", "out", "--dry-run", "--set", "masks.prior.path={uri}", "--set", "masks.prior.kind=table"),
-        ("status", "{uri}"),
-        ("verify", "{uri}"),
-        ("gallery", "{uri}"),
-        ("gc", "{uri}"),
-        ("parts", "{uri}"),
-        ("export", "{uri}", "there"),
-        ("export", "out", "{uri}"),
-        ("estimate", ".", "--address", "{uri}"),
-    ],
-    ids=" ".join,
-)
+# Every command that takes a url, in each place that takes one.
+COMMANDS = [
+    *(("annotate", "{uri}", "out"), ("annotate", ".", "{uri}"), ("annotate", ".", "out", "--masks-from", "{uri}")),
+    ("annotate", ".", "out", "--dry-run", "--set", "masks.weights.uri={uri}"),
+    ("annotate", ".", "out", "--address", "{uri}"),
+    ("annotate", ".", "out", "--preset", "tiny", "--set", "source.endpoint_url={uri}"),
+    ("annotate", ".", "out", "--dry-run", "--set", "masks.prior.path={uri}", "--set", "masks.prior.kind=table"),
+    *(("annotate", "{uri}", "out", "--dry-run"), ("annotate", ".", "out", "--set", "source.uri_root={uri}")),
+    ("estimate", "{uri}"),
+    ("estimate", ".", "--scratch", "{uri}"),
+    *((command, "{uri}") for command in ("status", "verify", "gc", "gallery", "stats", "sample", "parts")),
+    *(("status", "{uri}", "--json"), ("stats", "{uri}", "--json"), ("verify", "{uri}", "--json")),
+    *(("export", "{uri}", "there", "--format", "coco"), ("export", "out", "{uri}", "--format", "coco")),
+    *(("refilter", "{uri}", "new", "--tau", "2"), ("refilter", "out", "{uri}", "--tau", "2")),
+    *(
+        ("evaluate", "{uri}", "--truth", "out"),
+        ("calibrate", "{uri}"),
+        ("audit", "draw", "{uri}", "audit"),
+    ),
+    *(("import", "{uri}", ".", "new", "--format", "coco"), ("import", "a.json", "{uri}", "new", "--format", "coco")),
+    ("import", "a.json", ".", "{uri}", "--format", "coco"),
+    *(("ppt", "pairs", "{uri}", "new"), ("ppt", "pairs", "out", "{uri}")),
+    ("train", "student", "{uri}", "--out", "new"),
+]
+# What is not refused as a url, but repeated in an error.
+MISTAKES = [
+    ("annotate", ".", "out", "{uri}"),
+    ("annotate", ".", "out", "--limit", "{uri}"),
+    ("annotate", ".", "out", "--no-such={uri}"),
+    ("annotate", ".", "out", "--config", "{uri}"),
+    ("annotate", ".", "out", "--preset", "{uri}"),
+    ("annotate", ".", "out", "--set", "{uri}"),
+    ("annotate", ".", "out", "--set", "masks.options.place=[{uri}"),
+    ("annotate", ".", "out", "--set", "masks.points_per_side={uri}"),
+    ("annotate", ".", "out", "--exclude", "{uri}"),
+    ("annotate", ".", "out", "--only", "{uri}"),
+    ("estimate", ".", "--address", "{uri}"),
+    ("evaluate", "out", "--truth", "{uri}"),
+    *(("weights", "get", "{uri}"), ("config", "diff", "tiny", "{uri}")),
+    ("{uri}",),
+    ("--{uri}",),
+    ("predict", "{uri}", "the star", "--model", "{uri}"),
+    ("train", "student", "out", "--val", "{uri}"),
+]
+
+
+@pytest.mark.parametrize("uri", [*QUERIES, USERINFO])
+@pytest.mark.parametrize("words", [*COMMANDS[:2], *MISTAKES], ids=" ".join)
+def test_no_query_and_no_userinfo_of_any_name_comes_back(shown, words, uri):
+    code, printed, everything = shown(*(word.format(uri=uri) for word in words))
+    assert code == 2, printed
+    assert SECRET not in everything
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("uri", [USERINFO, SIGNED, QUERIES[0], QUERIES[-3]])
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_a_uri_with_a_secret_is_refused_and_comes_back_nowhere(shown, words, uri):
     code, printed, everything = shown(*(word.format(uri=uri) for word in words))
     assert code == 2, printed

@@ -21,10 +21,14 @@ def test_cuda_without_gpus_for_a_model_pool_is_refused():
         config.RunConfig.model_validate(tree)
 
 
-def test_the_method_leaves_out_placement_endpoint_payer_and_preset():
+def test_the_method_leaves_out_placement_endpoint_payer_queries_and_preset():
     method = load_config("tiny").method()
     assert set(method) == {"source", "images", "masks", "captions", "filtering", "composing", "compute", "shards"}
-    assert set(config.SourceConfig.model_fields) - set(method["source"]) == {"endpoint_url", "requester_pays"}
+    assert set(config.SourceConfig.model_fields) - set(method["source"]) == {
+        "endpoint_url",
+        "requester_pays",
+        "allowed_query",
+    }
     assert load_config("tiny", assignments=["source.requester_pays=true"]).method() == method
 
 

@@ -10,7 +10,9 @@ import pyarrow.dataset as ds
 import pytest
 
 from pseudoris import RisDataset, SampleSpec
+from pseudoris.store.location import RunLocation
 from tests.builders.command import pseudoris_here
+from tests.builders.seals import forge_header
 from tests.versions.__main__ import annotation, put_images
 
 VERSIONS = sorted(path.parent for path in Path(__file__).parent.glob("*/config.yaml"))
@@ -44,6 +46,20 @@ def test_there_is_a_run_of_each_release():
 
 def test_it_is_whole(kept):
     says("verify", "finished", at=kept)
+
+
+def test_it_is_whole_with_what_no_header_may_hold_now_and_shows_none_of_it(kept):
+    url, token = "https://host/set.tar?q-signature=hunter2", "github_pat_hunter2hunter2hunter2"
+
+    def plant(tree: dict) -> None:
+        tree["source"] = url
+        tree["config"]["masks"]["weights"]["uri"] = url
+        tree["config"]["captions"]["options"]["place"] = token
+
+    forge_header(RunLocation.open(str(kept / "finished")), plant)
+    for command in ("verify", "status", "stats", "sample", "parts"):
+        assert "hunter2" not in says(command, "finished", at=kept)
+    assert "https://host/set.tar?…" in says("status", "finished", at=kept)
 
 
 def test_its_half_is_opened(kept):

@@ -99,7 +99,7 @@ def relative_path(file_name: Any, *, where: str) -> str:
     """Return the path of an image below the folder of images; one that leads out is refused: the file is untrusted."""
     if not isinstance(file_name, str) or not file_name:
         raise ConfigError(f"{where} has the file_name {shown(file_name)}. The path of an image is needed.")
-    secret = secret_in(file_name)
+    secret = secret_in(file_name) if "://" in file_name else None
     if secret is not None:
         raise ConfigError(f"{where}: file_name: {secret}")
     path = PurePosixPath(file_name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import shutil
 import tempfile
 from importlib.resources import as_file, files
@@ -227,7 +228,8 @@ def _remote_file(weights: WeightsConfig) -> Path:
 
 def _url_copy(weights: WeightsConfig, version: str) -> Path:
     """Where the copy of one version of the file behind a url lies, or would lie."""
-    name = hashlib.sha256(f"{weights.uri} {version}".encode()).hexdigest()[:24] + Path(weights.uri).suffix
+    suffix = Path(re.split("[?#]", weights.uri)[0]).suffix
+    name = hashlib.sha256(f"{weights.uri} {version}".encode()).hexdigest()[:24] + suffix
     return user_cache().path(f"{_URLS_FOLDER}/{name}")
 
 

@@ -19,6 +19,7 @@ from pseudoris.images.pixels import import_plugins
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import PseudorisError
 from pseudoris.schemas.shard import Shard
+from pseudoris.schemas.uris import RECORDED
 from pseudoris.workers.faults.quarantine import is_broken_device, is_out_of_memory
 from pseudoris.workers.stages import Stage, StageKind, stages_named
 
@@ -31,7 +32,7 @@ def main() -> None:
     # No core files: this process is expected to die, and each would take gigabytes.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     kinds = stages_named(tuple(sys.argv[1].split(",")))
-    config = RunConfig.model_validate_json(sys.argv[2])
+    config = RunConfig.model_validate_json(sys.argv[2], context=RECORDED)
     stages: list[Stage] = []
     while True:
         try:

@@ -112,7 +112,7 @@ ASTRAY = (
     *("nope://bucket/a.jpg", "github://org:repo@main/a.jpg", "://etc/passwd"),
     # Without a key, with a secret, or longer than any file's name.
     *("s3://bucket", "s3://bucket/", "s3:///passwd", "s3://key:hush@bucket/a.jpg"),
-    *("https://host/a.jpg?X-Amz-Signature=hush", f"{'a' * 256}.jpg", f"file:///data/meta/{'a' * 256}.jpg"),
+    *("https://user:hush@host/a.jpg", f"{'a' * 256}.jpg", f"file:///data/meta/{'a' * 256}.jpg"),
     *("a/" * 2048 + "a.jpg", f"s3://bucket/{'a/' * 2048}a.jpg"),
 )
 
@@ -124,6 +124,12 @@ def test_a_uri_that_leads_astray_is_refused_and_not_echoed(uri):
     assert caught.value.reason == "refused_uri"
     assert "hush" not in caught.value.message
     assert "passwd" not in caught.value.message
+
+
+def test_a_rows_query_is_read_and_never_shown():
+    root, path = resolve_uri("https://host/x/a b.jpg?sig=hu sh#hush", "/data/t.parquet", SourceConfig())
+    assert root.storage.uri(path) == "https://host/x/a b.jpg?sig=hu sh#hush"
+    assert root.describe(path) == "https://host/x/a%20b.jpg?…"
 
 
 INNER_HOSTS = (
