@@ -94,7 +94,9 @@ _CLASSES: Final = {
     **dict.fromkeys(_PATTERNS, "pattern"),
 }
 # Things that are still themselves after "red" or "left". A brown bear is a kind of bear, a left hand is one of a pair.
-_THINGS: Final = frozenset({"square", "cross"}) | lexicon.KNOWN_NOUNS - _words(
+# The first are what drawn scenes show beside nouns of photographs.
+_DRAWN: Final = _words("circle square triangle star heart diamond cross ring arrow moon drop mushroom bolt crown key")
+_THINGS: Final = _DRAWN | lexicon.KNOWN_NOUNS - _words(
     "bear bull light batter catcher pitcher hand arm leg head shoe shoes pants window door wall building food people "
     "men women children kids someone somebody something anything animal bread broccoli glass orange"
 )
