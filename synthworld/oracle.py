@@ -28,6 +28,8 @@ ROW_MARGIN_PX = 10.0
 MIN_STEP_PX = 16.0
 TOUCH_PX = 4.0
 MAX_SLANT = 2.0
+# Of the picture, from an edge: what lies at that side.
+SIDE_SHARE = 1 / 3
 # The least ratio of a row's longer extent to its shorter one at which three objects have a clear middle.
 MIN_ROW_SHAPE = 1.5
 
@@ -91,7 +93,8 @@ def fits(description: Description, item: SceneObject) -> bool:
 
 def _is_at(position: str, item: SceneObject) -> bool:
     x, y = (c / SCENE_SIZE_PX for c in item.centre_xy_px)
-    return {"left": x < 1 / 3, "right": x > 2 / 3, "top": y < 1 / 3, "bottom": y > 2 / 3}[position]
+    far = 1 - SIDE_SHARE
+    return {"left": x < SIDE_SHARE, "right": x > far, "top": y < SIDE_SHARE, "bottom": y > far}[position]
 
 
 def _end(reference: Extreme, row: Mapping[int, SceneObject]) -> frozenset[int] | None:

@@ -30,7 +30,8 @@ from experiments.ppt.ablation_rows import QUICK, TRAININGS, WHOLE, make_runs
 from experiments.ppt.ablation_table import BEGIN, END, as_json, as_markdown, trials
 from experiments.process_pool import run_jobs
 from experiments.quality.markdown_cells import put_into
-from pseudoris.synthworld.scenes import Split, make_scene
+from experiments.touching_scenes import make_scene
+from pseudoris.synthworld.scenes import Split
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
 
 _DOCS = Path(__file__).parents[2] / "docs"
@@ -42,7 +43,7 @@ def main(
     processes: Annotated[int | None, typer.Option(min=1, help="Of one thread each; one a CPU by default.")] = None,
     epochs_factor: Annotated[float | None, typer.Option(help="Of the paper's 50 epochs.", show_default=False)] = None,
     world: Annotated[
-        str, typer.Option(help="Of the scenes that are trained on and asked: one of synthworld's.")
+        str, typer.Option(help="Of the scenes that are trained on and asked: synthworld's, or touching.")
     ] = DEFAULT_WORLD,
     is_pseudo: Annotated[
         bool, typer.Option("--pseudo/--no-pseudo", help="Also PPT and the student on the pipeline's annotation.")
@@ -50,6 +51,7 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="Names of trainings, such as full, or floor.")] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
     page: Annotated[Path | None, typer.Option(help="Put the table into this page, between its marks.")] = None,
+    is_report_only: Annotated[bool, typer.Option("--report-only", help="Measure nothing: what has a record.")] = False,
 ) -> None:
     """Measure what is missing, and print the table."""
     sizes = QUICK if is_quick else WHOLE
@@ -67,6 +69,7 @@ def main(
     jobs = jobs_of(sizes, folder / "trainings", records, is_pseudo=is_pseudo)
     # Seeds in turn: what stands when it is stopped is whole tables of fewer seeds.
     wanted = sorted((job for job in jobs if not only or job.name in only), key=lambda job: job.seed)
+    wanted = [job for job in wanted if job.is_finished or not is_report_only]
     left = [job for job in wanted if not job.is_finished]
     if left:
         console.print(f"{len(left)} of {len(wanted)} jobs have no record in {records}", highlight=False)

@@ -151,7 +151,8 @@ def jobs_of(sizes: Sizes, folder: Path, records: Path, *, is_pseudo: bool) -> li
             continue
         # By the pipeline's whole method too, weights included.
         made = [annotation_digest()] if "annotated" in training.sources else []
-        for seed in range(sizes.num_seeds if training.is_paper or training.has_seeds else 1):
+        usual = sizes.num_seeds if training.is_paper else 1
+        for seed in range(1 if sizes.num_seeds == 1 else training.num_seeds or usual):
             add("ppt", training.name, seed, training.sources, config_of(training, sizes, seed).decisive(), *made)
     if is_pseudo:
         add("student", "student-pseudo", 0, student_config(sizes).decisive(), annotation_digest())

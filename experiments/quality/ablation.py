@@ -24,10 +24,11 @@ from experiments.quality.ladder import (
     on_true_masks,
     square,
 )
-from experiments.quality.markdown_cells import as_json, is_above_zero, is_below_zero, is_reversed_beside
+from experiments.quality.markdown_cells import as_json, is_reversed_beside
 from experiments.quality.page import template
 from experiments.quality.parts import Options, Part, Result
 from experiments.quality.svg_chart import Axis, Line, axis_of, line_chart, whisker
+from experiments.verdicts import verdict
 from pseudoris.synthworld.scene_truth import HELD_OUT, SEEN
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.evaluation.bootstrap import RESAMPLES, ImageBootstrap
@@ -212,13 +213,10 @@ def _difficulty_plot(systems: Mapping[str, Any]) -> str:
     return line_chart("Referring accuracy by difficulty", x, Axis("referring accuracy", 0.0, 1.0), lines)
 
 
-def verdict(difference: dict[str, Any]) -> str:
-    """Return whether a claimed order holds: the interval lies above zero, below it, or on both sides."""
-    if difference["low"] is None:
-        return "–"
-    if is_above_zero(difference):
-        return "holds"
-    return "is reversed" if is_below_zero(difference) else "undecided"
+def order(difference: dict[str, Any]) -> str:
+    """Return whether a claimed order of answers of the same models holds."""
+    found = verdict(difference["low"], difference["high"], None)
+    return {"above": "holds", "below": "is reversed", "no verdict": "–"}.get(found, found)
 
 
 def step_title(name: str) -> str:
@@ -235,6 +233,6 @@ def easy_share(system: Mapping[str, Any]) -> str:
 
 _WORDS: Final = {
     "difficulties": _DIFFICULTY_TITLES,
-    **{each.__name__: each for each in (step_title, verdict, easy_share, is_reversed_beside)},
+    **{each.__name__: each for each in (step_title, order, easy_share, is_reversed_beside)},
 }
 PART: Final = Part("ablation", run, template("ablation", lambda _: _WORDS), plots, is_appendix=True)

@@ -24,7 +24,7 @@ from pseudoris.training.calibration.confidence_fit import fit_pair_weight, judge
 NUM_SCENES, QUICK_SCENES = 300, 20
 # The last was written after every choice but those of the best preset's captioner and bounds, made without it.
 WORLDS: Final = (DEFAULT_WORLD, "second", "shifted", "fourth")
-_FIGURES: Final = ("accuracy", "yield", "coverage")
+FIGURES: Final = ("accuracy", "yield", "coverage")
 _KEPT, _ALL = "kept", "all"
 # An accuracy and a yield that are aimed at.
 _AIM: Final = 0.95
@@ -39,11 +39,11 @@ def run(options: Options) -> Result:
     count = options.scenes(NUM_SCENES, QUICK_SCENES)
     runs = {
         BEST_PRESET: {
-            world: pseudo_run(options, _fresh(count, world), preset=BEST_PRESET, composing=OF_ONE_MASK)
+            world: pseudo_run(options, fresh(count, world), preset=BEST_PRESET, composing=OF_ONE_MASK)
             for world in WORLDS
         },
         LISTENER_COMPOSER: {
-            world: pseudo_run(options, _fresh(count, world), example=LISTENER_COMPOSER) for world in WORLDS
+            world: pseudo_run(options, fresh(count, world), example=LISTENER_COMPOSER) for world in WORLDS
         },
     }
     configurations: dict[str, dict[str, dict[str, Any]]] = {
@@ -53,7 +53,7 @@ def run(options: Options) -> Result:
         }
         for name, of_worlds in runs.items()
     }
-    configurations[_SHIPPED] = {DEFAULT_WORLD: _figures(pseudo_run(options, _fresh(count)))}
+    configurations[_SHIPPED] = {DEFAULT_WORLD: _figures(pseudo_run(options, fresh(count)))}
     return {"scenes": count, "configurations": configurations}
 
 
@@ -62,7 +62,7 @@ def headline(result: Result) -> Mapping[str, Any]:
     found = {}
     for world, sets in result["configurations"][BEST_PRESET].items():
         kept = sets[_KEPT]
-        found[world] = {figure: kept[figure]["value"] for figure in _FIGURES} | {"low": kept["accuracy"]["low"]}
+        found[world] = {figure: kept[figure]["value"] for figure in FIGURES} | {"low": kept["accuracy"]["low"]}
     return {"expressions": found}
 
 
@@ -76,13 +76,14 @@ def settings(options: Options) -> Mapping[str, Any]:
     }
 
 
-def _fresh(count: int, world: str = DEFAULT_WORLD) -> SceneRun:
+def fresh(count: int, world: str = DEFAULT_WORLD) -> SceneRun:
+    """Return scenes of a world that no choice was made on."""
     return SceneRun(Split.TEST, count, FIRST_FRESH, world)
 
 
 def _figures(run_folder: str) -> dict[str, dict[str, Any]]:
     found = judged_sets(run_folder)
-    return {name: {figure: as_json(found[name][figure]) for figure in _FIGURES} for name in (_KEPT, _ALL)}
+    return {name: {figure: as_json(found[name][figure]) for figure in FIGURES} for name in (_KEPT, _ALL)}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import jinja2
 
+from experiments.verdicts import verdict
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.evaluation.bootstrap import Estimate
 
@@ -49,35 +50,20 @@ def triple(figures: Mapping[str, Figure]) -> str:
     return " / ".join(value(figures[name], 2) for name in TRIPLE)
 
 
-def is_above_zero(difference: Figure) -> bool:
-    """Return whether the whole interval of a difference is above zero."""
-    return difference["low"] is not None and difference["low"] > 0
-
-
-def is_below_zero(difference: Figure) -> bool:
-    """Return whether the whole interval of a difference is below zero."""
-    return difference["high"] is not None and difference["high"] < 0
-
-
 def is_reversed_beside(parts: Mapping[str, Figure]) -> bool:
     """Return whether an order, told apart by difficulty, is reversed wherever an object has others of its category."""
     beside = [difference for part, difference in parts.items() if part not in ("0", "no object")]
-    return bool(beside) and all(is_below_zero(difference) for difference in beside)
-
-
-def is_decided(difference: Mapping[str, Any]) -> bool:
-    """Return whether a difference is clear of zero: over scenes, and of one sign in every seed."""
-    seeds = difference["seeds"]
-    if is_above_zero(difference):
-        return all(seed > 0 for seed in seeds)
-    return is_below_zero(difference) and all(seed < 0 for seed in seeds)
+    return bool(beside) and all(verdict(each["low"], each["high"], None) == "below" for each in beside)
 
 
 def said_difference(difference: Mapping[str, Any]) -> str:
-    """Return a difference as a sentence has it: interval over scenes, range over seeds, and whether it is decided."""
-    seeds = difference["seeds"]
-    spread = f", {min(seeds):+.3f} to {max(seeds):+.3f} by seed" if len(seeds) > 1 else ", one seed"
-    return f"{cell(difference, sign='+')}{spread}{'' if is_decided(difference) else ': not told apart'}"
+    """Return a difference as a sentence has it: its interval, the range over seeds, and whether there is a verdict."""
+    seeds, trainings = difference["seeds"], difference["trainings"]
+    spread = f", {min(seeds):+.3f} to {max(seeds):+.3f} by seed" if len(seeds) > 1 else ""
+    found = verdict(difference["low"], difference["high"], trainings)
+    few = f": no verdict, {trainings} training{'s' if trainings > 1 else ''}"
+    ending = {"not told apart": ": not told apart", "no verdict": few}.get(found, "")
+    return f"{cell(difference, sign='+')}{spread}{ending}"
 
 
 def mean_and_deviation(figures: Mapping[str, Any], name: str = "miou") -> str:
@@ -124,6 +110,6 @@ def _texts() -> jinja2.Environment:
     texts = jinja2.Environment(
         loader=loader, undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
     )
-    cells = (cell, value, percent, triple, said_difference, mean_and_deviation, is_above_zero)
+    cells = (cell, value, percent, triple, said_difference, mean_and_deviation)
     texts.globals |= {each.__name__: each for each in (*cells, plot_name)}
     return texts

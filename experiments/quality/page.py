@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from experiments.quality.markdown_cells import is_reversed_beside, plot_name, render, value
+from experiments.quality.markdown_cells import cell, is_reversed_beside, plot_name, render
 from experiments.quality.parts import Options, Part, Record, Result, WholeRun, fingerprint, record_path
 
 PAGE, APPENDIX, DATA = "quality.md", "quality-appendix.md", "quality.json"
@@ -93,7 +93,7 @@ def template(name: str, values: Callable[[Result], Mapping[str, Any]] = lambda r
 
 def head(results: Mapping[str, Result]) -> str:
     """Return what stands above all parts; what speaks of a part is left out where it has no result."""
-    parts = {name: results.get(name) for name in ("expressions", "ablation", "listening", "students")}
+    parts = {name: results.get(name) for name in ("expressions", "judge", "ablation", "listening", "students")}
     ablation, listening, students = (parts[name] or {} for name in ("ablation", "listening", "students"))
 
     def rule(coverage: float, name: str, world: str = "test") -> Mapping[str, Any]:
@@ -102,7 +102,7 @@ def head(results: Mapping[str, Result]) -> str:
         return found
 
     def miou(name: str) -> str:
-        return value(students["kinds"][name]["all"])
+        return cell(students["kinds"][name]["all"])
 
     values = {
         **parts,

@@ -23,8 +23,10 @@ Result = dict[str, Any]
 # Modules of this package: first those of the page, then those of its appendix.
 MODULES: Final[tuple[str, ...]] = (
     "expressions",
+    "judge",
     "students",
     "paper_chain",
+    "paper_numbers",
     "semi",
     "ablation",
     "sweeps",

@@ -25,6 +25,7 @@ from PIL import Image
 
 from experiments.quality.parts import Options
 from experiments.second_voice.expressions import second_voice_expressions
+from experiments.touching_scenes import make_scene, render
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
@@ -32,9 +33,9 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import is_manifest_complete
 from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.synthworld.demo import scene_truth
-from pseudoris.synthworld.renderer import RenderedScene, render
+from pseudoris.synthworld.renderer import RenderedScene
 from pseudoris.synthworld.scene_truth import SceneTruth
-from pseudoris.synthworld.scenes import Scene, Split, make_scene
+from pseudoris.synthworld.scenes import Scene, Split
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
 from pseudoris.training.evaluation.bootstrap import Estimate
 from pseudoris.training.evaluation.human_truth import open_truth
@@ -116,6 +117,7 @@ def pseudo_run(
     preset: str = "tiny",
     composing: str | None = None,
     example: str | None = None,
+    filtering: Sequence[str] = (),
 ) -> str:
     """Return the run that `pseudoris annotate` makes of the same images, and goes on with what stands.
 
@@ -125,13 +127,14 @@ def pseudo_run(
         preset: Of the tiny models.
         composing: How expressions with positions and relations are composed too, as `--set` takes it; None without.
         example: A file of examples/ with more of the method; None without.
+        filtering: Settings of the filter, as `--set` takes them.
 
     Raises:
         RuntimeError: The command failed; its last lines are in the message.
     """
     true_run(options, scenes)
     folder = _folder(options, scenes)
-    method = [] if composing is None else [composing]
+    method = [*filtering, *([] if composing is None else [composing])]
     file = None if example is None else EXAMPLES / example
     # By the whole method, weights included: another one never takes its figures from these tables.
     config = load_config(preset, file, method)
@@ -253,7 +256,7 @@ def main(
     split: Annotated[Split, typer.Option(help="Which scenes.")] = Split.TEST,
     scenes: Annotated[int, typer.Option(min=1, help="How many.")] = 150,
     first: Annotated[int, typer.Option(min=0, help="The position of the first.")] = 0,
-    world: Annotated[str, typer.Option(help="One of synthworld's.")] = DEFAULT_WORLD,
+    world: Annotated[str, typer.Option(help="One of synthworld's, or touching.")] = DEFAULT_WORLD,
     voice: Annotated[Voice, typer.Option(help="Who speaks of the objects.")] = "first",
 ) -> None:
     """Write scenes as a run of human annotation."""

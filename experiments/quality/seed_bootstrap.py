@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,44 +64,3 @@ def _mean_of_drawn_seeds(sums: Floats, weights: Floats, rng: np.random.Generator
 def _ratios(sums: Floats) -> Floats:
     """(…,) of (…, 2)."""
     return np.asarray(sums[..., 0] / sums[..., 1])
-
-
-class PairedSeedBootstrap(_Drawn):
-    """mIoU of rows: all are drawn alike, image for image and seed for seed, so that differences are paired.
-
-    A row of one seed has no seeds to draw: its interval tells how much the images decide, and nothing of its training.
-    """
-
-    def __init__(
-        self,
-        iou_sums: Mapping[str, Sequence[Sequence[float]]],
-        num_expressions: Sequence[int],
-        *,
-        seed: int = 0,
-        num_resamples: int = RESAMPLES,
-    ) -> None:
-        """Draw the resamples.
-
-        Args:
-            iou_sums: By row, (S, I): of each seed and image, the sum of its expressions' IoU. S is 1 or the same for
-                all rows.
-            num_expressions: (I,), of each image.
-            seed: Of the resamples.
-            num_resamples: How many.
-        """
-        counts = np.asarray(num_expressions, np.float64)
-        sums = {row: np.asarray(each, np.float64) for row, each in iou_sums.items()}
-        num_seeds = max(len(each) for each in sums.values())
-        rng = np.random.default_rng(seed)
-        # How often each was drawn, (R, I) and (R, S).
-        images = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), num_resamples)
-        seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), num_resamples)
-        values: dict[str, float] = {}
-        drawn: dict[str, Floats] = {}
-        for row, each in sums.items():
-            if each.shape not in {(num_seeds, len(counts)), (1, len(counts))}:
-                raise ValueError(f"Row {row} has sums of {each.shape}, not of 1 or {num_seeds} seeds by {len(counts)}.")
-            values[row] = float(each.mean(0).sum() / counts.sum())
-            of_seeds = np.broadcast_to(each, (num_seeds, len(counts)))
-            drawn[row] = np.einsum("rs,si,ri->r", seeds, of_seeds, images) / (num_seeds * (images @ counts))
-        super().__init__(values, drawn)

@@ -24,6 +24,7 @@ from experiments.quality.seed_bootstrap import SeedBootstrap
 from experiments.segmenter.segmenter_config import SegmenterConfig, load_segmenter_config
 from experiments.segmenter.segmenter_learner import SegmenterLearner
 from experiments.segmenter.segmenter_training import load_segmenter, train_segmenter
+from experiments.verdicts import interval, variance_over_images
 from pseudoris.schemas.config_layers import config_hash
 from pseudoris.training.chooser.chooser_config import ChooserConfig, load_chooser_config
 from pseudoris.training.chooser.chooser_training import ChooserLearner, StudentRequest, load_student, train_student
@@ -95,10 +96,12 @@ class Answered:
         figures: By group, `summarise` of its seeds.
         scenes: By group, for each of `ALL_KINDS`: sum of IoU and number of expressions by seed and scene, (seeds,
             scenes, 2) float64.
+        untrained: Groups that need no training.
     """
 
     figures: dict[str, dict[str, Any]]
     scenes: Mapping[str, Mapping[str, NDArray[np.float64]]]
+    untrained: frozenset[str] = frozenset()
 
     def bootstrap(self, kind: str = "all") -> SeedBootstrap:
         """Return the mIoU of every group in questions of one of `ALL_KINDS`, with intervals over scenes and seeds."""
@@ -111,19 +114,26 @@ class Answered:
         return {}
 
     def difference(self, more: str, less: str, kind: str = "all") -> dict[str, Any]:
-        """Return by how much the mIoU of a group exceeds that of another.
+        """Return by how much the mIoU of a group exceeds that of another, which is trained independently.
 
-        `value`, `low` and `high` are of the mean over seeds and resample scenes and seeds; `seeds` are the differences
-        of seeds that are paired by their number.
+        `low` and `high` are those of `verdicts.interval`; `seeds` are the differences of seeds that are paired by their
+        number, and `trainings` are those of the side that has fewer, what needs no training aside.
         """
-        found = as_json(self.bootstrap(kind).difference(more, less))
-        by_seed = [self.scenes[name][kind].sum(1) for name in (more, less)]
-        values = ((sums[:, 0] / sums[:, 1]).tolist() for sums in by_seed)
-        return {**found, "seeds": [round(one - other, 5) for one, other in zip(*values, strict=False)]}
+        sides = [self.scenes[name][kind] for name in (more, less)]
+        by_seed = [(own := side.sum(1))[:, 0] / own[:, 1] for side in sides]
+        sums, counts = sides[0].mean(0) - sides[1].mean(0), sides[0][0, :, 1]
+        value = float(by_seed[0].mean() - by_seed[1].mean())
+        found = interval(
+            value, [own.tolist() for own in by_seed], variance_over_images(sums[:, 0], counts), len(counts)
+        )
+        seeds = [round(float(one - other), 5) for one, other in zip(*by_seed, strict=False)]
+        trained = [len(own) for name, own in zip((more, less), by_seed, strict=True) if name not in self.untrained]
+        return {**as_json(found), "seeds": seeds, "trainings": min(trained)}
 
     def with_others(self, others: Answered) -> Answered:
-        """Return both, asked the same."""
-        return Answered({**self.figures, **others.figures}, {**self.scenes, **others.scenes})
+        """Return both, asked the same; the others need no training."""
+        both = {**self.figures, **others.figures}, {**self.scenes, **others.scenes}
+        return Answered(*both, untrained=frozenset(others.figures))
 
 
 class _KindsOfQuestions:

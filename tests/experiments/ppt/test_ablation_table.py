@@ -57,10 +57,11 @@ def test_the_rows_differ_in_data_and_phases_as_the_paper_says() -> None:
     assert kept[:-5] == with_all[:-5]
 
 
-def test_every_row_of_the_papers_table_and_what_explains_it_has_three_seeds_and_the_others_one(tmp_path) -> None:
+def test_a_step_with_a_verdict_has_six_seeds_the_other_rows_of_the_paper_three_and_the_rest_one(tmp_path) -> None:
     jobs = jobs_of(WHOLE, tmp_path, tmp_path, is_pseudo=True)
-    papers = ("full", "plain", "no-curriculum", "no-augmented", "no-free", "no-objects")
+    papers = ("plain", "no-curriculum", "no-augmented", "no-free", "no-objects")
     assert {job.name: sum(other.name == job.name for other in jobs) for job in jobs} == {
+        "full": 6,
         **dict.fromkeys((*papers, "kept-composed"), 3),
         **dict.fromkeys(("order", "no-anchors", "regression", "pseudo", "with-pseudo"), 1),
         **dict.fromkeys(("student-pseudo", "floor"), 1),
@@ -99,15 +100,15 @@ def test_the_result_has_means_and_intervals_and_stands_in_the_page_between_its_m
     rows = {row["row"]: row for row in result["ablation"]}
     names = ("miou_mean", "miou_low", "miou_high", "miou_std", "seeds", "miou_by_seed")
     assert [rows["1"][name] for name in names] == [0.3, 0.3, 0.3, 0.0, 1, [0.3]]
-    # Every scene is alike: the interval is that of drawing three seeds.
-    assert [rows["5"][name] for name in names] == [0.5, 0.4, 0.6, 0.1, 3, [0.4, 0.5, 0.6]]
+    # Every scene is alike: the interval is t's of three seeds, 4.303 standard errors.
+    assert [rows["5"][name] for name in names] == [0.5, 0.25159, 0.74841, 0.1, 3, [0.4, 0.5, 0.6]]
     assert json.loads(json.dumps(result)) == result
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     put_into(page, as_markdown(result), marks=(BEGIN, END))
     text = page.read_text()
     assert "old" not in text
-    assert "| 5 | 4 + Domain Refine (Full) | 3 | 70.0 | 60.0 | 40.0 | 50.0 (40.0 to 60.0) | 46.76 |" in text
+    assert "| 5 | 4 + Domain Refine (Full) | 3 | 70.0 | 60.0 | 40.0 | 50.0 (25.2 to 74.8) | 46.76 |" in text
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "of 1,083 pairs of H_ref; 85.3 % of them" in text

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from experiments.quality import __main__ as command
 from experiments.quality import page
-from experiments.quality.ablation import verdict
+from experiments.quality.ablation import order
 from experiments.quality.markdown_cells import plot_name
 from experiments.quality.parts import (
     RECORDS,
@@ -125,7 +125,8 @@ def test_an_unknown_part_is_refused_with_those_that_there_are(invoke):
 
 
 def test_the_page_and_its_data_are_what_the_records_say():
-    known = [(each, read_record(record_path(RECORDS, each.name))) for each in load_parts()]
+    records = [(each, read_record(record_path(RECORDS, each.name))) for each in load_parts()]
+    known = [(each, record) for each, record in records if record is not None]
     whole = read_whole(RECORDS)
     assert page.markdown(known, Options(RECORDS)) == (DOCS / "quality.md").read_text()
     assert page.appendix(known, Options(RECORDS), whole) == (DOCS / "quality-appendix.md").read_text()
@@ -141,7 +142,7 @@ def test_the_page_and_its_data_are_what_the_records_say():
 
 @pytest.mark.parametrize(
     ("low", "high", "said"),
-    [(0.01, 0.2, "holds"), (-0.2, -0.01, "is reversed"), (-0.1, 0.1, "undecided"), (None, None, "–")],
+    [(0.01, 0.2, "holds"), (-0.2, -0.01, "is reversed"), (-0.1, 0.1, "not told apart"), (None, None, "–")],
 )
 def test_an_order_holds_where_its_interval_is_clear_of_zero(low, high, said):
-    assert verdict({"value": 0.0, "low": low, "high": high}) == said
+    assert order({"value": 0.0, "low": low, "high": high}) == said

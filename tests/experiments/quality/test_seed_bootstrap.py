@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.quality.seed_bootstrap import PairedSeedBootstrap, SeedBootstrap
+from experiments.quality.seed_bootstrap import SeedBootstrap
 
 
 def _sums(miou_by_seed: list[float], *, spread: float = 0.0, scenes: int = 200) -> np.ndarray:
@@ -43,9 +43,3 @@ def test_a_share_is_of_the_way_from_one_arm_to_another() -> None:
     assert found.value == pytest.approx(0.75)
     assert found.low == pytest.approx(0.5)
     assert found.high == pytest.approx(1.0)
-
-
-def test_a_row_of_other_images_or_seeds_is_refused() -> None:
-    three = [[1.0] * 40] * 3
-    with pytest.raises(ValueError, match=r"Row b has sums of \(2, 40\), not of 1 or 3 seeds by 40"):
-        PairedSeedBootstrap({"a": three, "b": three[:2]}, [2] * 40)
