@@ -59,7 +59,8 @@ def original_error(error: BaseException) -> BaseException:
     remedy = "run the same command again to continue"
     if isinstance(error, OutOfMemoryError):
         used = _MEMORY_USED.search(str(error))
-        limit = f" ({used[1]} in use, its limit is {used[2]} of it)" if used else ""
+        gib = [f"{int(each) / 2**30:.1f} GiB" for each in used.groups()] if used else []
+        limit = f" ({gib[0]} in use, its limit is {gib[1]})" if gib else ""
         return TransientError(
             f"Ray's memory monitor ended workers again and again to protect the node's memory{limit}: end what else "
             "uses the memory, use fewer actors (placement.fused.max_actors), lower shards.max_images in a new run, or "
@@ -108,8 +109,8 @@ RAY_SETTINGS: Final = {
     "RAY_worker_niceness": "0",
     "RAY_task_oom_retries": "5",
 }
-# Ray's words: "was 22.76GB / 23.54GB (0.967), which exceeds the memory usage threshold of 0.95".
-_MEMORY_USED: Final = re.compile(r"was (\S+ ?/ ?\S+) \(\S+\), which exceeds the memory usage threshold of ([\d.]+\d)")
+# Ray's words, in bytes.
+_MEMORY_USED: Final = re.compile(r"[Mm]emory usage (\d+)B exceeded threshold of (\d+)B")
 # How long Ray waits for its GCS and for its raylet.
 _START_LIMITS: Final = ("RAY_gcs_server_port_wait_time_s", "RAY_raylet_start_wait_time_s")
 # Many times the time that a cluster across the internet needs to accept a connection, or to answer.
