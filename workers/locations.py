@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pseudoris.schemas.client_errors import client_error
+from pseudoris.schemas.errors import PseudorisError
 from pseudoris.schemas.untrusted import open_linked
 
 
@@ -40,4 +44,16 @@ def open_at(filesystem: Any, path: str) -> Any:
     """
     if isinstance(filesystem, LocalFileSystem):
         return open_linked(Path(filesystem._strip_protocol(path)))
-    return filesystem.open(path, "rb")
+    with client_errors(filesystem.unstrip_protocol(path)):
+        return filesystem.open(path, "rb")
+
+
+@contextmanager
+def client_errors(uri: str) -> Iterator[None]:
+    """Convert what the client of a store raises of its own, before it asks, to a `ConfigError`."""
+    try:
+        yield
+    except (PseudorisError, OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise client_error(error, uri) from error

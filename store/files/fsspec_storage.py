@@ -15,10 +15,12 @@ from typing import Any, BinaryIO, Final, Self, cast
 
 import fsspec
 
+from pseudoris.schemas.client_errors import client_error
 from pseudoris.schemas.config import StorageConfig
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, PseudorisError
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.storage import (
+    InsecureError,
     Kind,
     ListedFile,
     Mark,
@@ -71,6 +73,10 @@ class FsspecStorage(Storage):
                 filesystem, root = fsspec.url_to_fs(uri, use_listings_cache=False, **options)
         except (ValueError, ImportError) as error:
             raise ConfigError(f"cannot open {uri!r}: {error}. Give a local path or s3://bucket/prefix") from None
+        except (PseudorisError, MemoryError):
+            raise
+        except Exception as error:
+            raise client_error(error, uri) from error
         return cls(filesystem, root)
 
     def uri(self, path: str = "") -> str:
@@ -218,6 +224,8 @@ def _web_failure(error: OSError) -> OSError | None:
     if aiohttp is None or not isinstance(cause, aiohttp.ClientError | TimeoutError) or status in (404, 410):
         return None
     name = type(cause).__name__
+    if isinstance(cause, aiohttp.ClientSSLError):
+        return InsecureError(errno.EACCES, f"it is not served as https ({name}): check the url and the certificates")
     if isinstance(cause, aiohttp.TooManyRedirects | aiohttp.InvalidURL):
         return OSError(errno.ELOOP, f"its url leads nowhere ({name})")
     if 400 <= status < 500:

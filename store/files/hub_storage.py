@@ -7,6 +7,7 @@ The Hub's client reads and retries. It lists each folder once a process, then ma
 from __future__ import annotations
 
 import errno
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from pseudoris.schemas.client_errors import client_error
 from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import told
@@ -45,12 +47,17 @@ def hub_errors() -> Iterator[None]:
         raise ConfigError("HF_TOKEN is not a token: set it anew, or run `hf auth login`")
     try:
         yield
+    except (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, httpx2.InvalidURL, ValueError) as error:
+        raise client_error(error, "hf://") from told(error)
     except (httpx2.HTTPError, FileNotFoundError, OfflineModeIsEnabled) as error:
         # The client's file system says "not found" of a dataset that it is not shown.
         cause = error.__cause__ if isinstance(error.__cause__, HfHubHTTPError) else error
         if isinstance(cause, FileNotFoundError):
             raise
         if not isinstance(cause, HfHubHTTPError):
+            below = getattr(cause.__cause__, "__context__", None)
+            if isinstance(below, ssl.SSLError):
+                raise client_error(below, "hf://") from told(cause)
             raise OSError(errno.EIO, f"the Hub cannot be reached ({type(cause).__name__})") from told(cause)
         status = cause.response.status_code
         number = errno.ENOKEY if status in (401, 403, 404) else errno.EIO

@@ -23,11 +23,13 @@ from botocore.parsers import ResponseParserError
 from fsspec.asyn import sync
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
+from pseudoris.schemas.client_errors import client_error
 from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.measures import STORAGE_RETRIES, count
 from pseudoris.schemas.uris import secret_in
 from pseudoris.store.files.s3_answers import Answer, Course, ask_region_once, etag_of
+from pseudoris.store.files.s3_setup import with_client
 from pseudoris.store.files.storage import ArchivedError, ChangedError, NoBucketError, NotImplementedByStoreError
 
 # A token that expired is renewed before a retry, where that is possible.
@@ -62,13 +64,6 @@ _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,60}")
 # `400` is the code of an answer to HEAD, which has no body.
 _BAD_BUCKETS: Final = frozenset({"InvalidBucketName", "AuthorizationHeaderMalformed", "400"})
 _BAD_PLACE: Final = re.compile(r"Location|Region|Redirect|Endpoint")
-_TO_MEND: Final = (
-    boto.NoCredentialsError,
-    boto.PartialCredentialsError,
-    boto.ProfileNotFound,
-    boto.ParamValidationError,
-    boto.NoRegionError,
-)
 
 # A page of a listing, one request: at most 1,000 objects as the store describes them (`Key`, `Size`, `ETag` in quotes,
 # `LastModified`, `StorageClass`), and the common prefixes.
@@ -111,14 +106,8 @@ def explained(error: Exception, action: str, uri: str) -> Exception:
     FileNotFoundError, PermissionError, ArchivedError and ChangedError are answers; ConfigError is for the user to
     correct; an OSError with a number is any other error of the store.
     """
-    if isinstance(error, _TO_MEND):
-        kind = NoBucketError if isinstance(error, boto.ParamValidationError) else ConfigError
-        return kind(
-            f"cannot {action} {uri}: {type(error).__name__}. Provide credentials (AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or an instance role), and check the bucket's name and the endpoint"
-        )
     if not isinstance(error, boto.ClientError):
-        return error
+        return _unsent(error, action, uri)
     status, code = status_of(error), code_of(error)
     if code == "NoSuchBucket":
         return NoBucketError(
@@ -147,6 +136,17 @@ def explained(error: Exception, action: str, uri: str) -> Exception:
 
 def _changed(uri: str) -> ChangedError:
     return ChangedError(f"cannot read {uri}: it changed, or its store gives wrong etags; run the command again")
+
+
+def _unsent(error: Exception, action: str, uri: str) -> Exception:
+    """Return the exception to raise if the client sent no request."""
+    if isinstance(error, boto.NoCredentialsError | boto.ParamValidationError):
+        kind = NoBucketError if isinstance(error, boto.ParamValidationError) else ConfigError
+        return kind(
+            f"cannot {action} {uri}: {type(error).__name__}. Provide credentials (AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or an instance role), and check the bucket's name and the endpoint"
+        )
+    return client_error(error, uri) if isinstance(error, boto.BotoCoreError | ValueError) else error
 
 
 def _response(error: BaseException) -> dict[str, dict[str, object]]:
@@ -254,13 +254,14 @@ class S3Requests:
 
     async def call(self, method: str, **arguments: Any) -> Any:
         """Return the answer of a method of botocore's client."""
-        filesystem = self._filesystem()
-        await filesystem.set_session()
-        client = await filesystem.get_s3(self.name)
         if self.requester_pays:
             arguments["RequestPayer"] = "requester"
-        ask_region_once(client)
-        return Answer(await getattr(client, method)(Bucket=self.name, **arguments))
+
+        async def ask(client: Any) -> Answer:
+            ask_region_once(client)
+            return Answer(await getattr(client, method)(Bucket=self.name, **arguments))
+
+        return await with_client(self._filesystem(), self.name, is_transient, ask)
 
     def get(self, key: str, *, etag: str | None = None, start: int = 0, length: int | None = None) -> Fetched:
         """Return bytes of the object, from one request unless it breaks; fewer if the object ends earlier.

@@ -99,6 +99,10 @@ class UnansweredError(PermissionError):
     """A web server that gives no answer; its image counts as refused (docs/records/reliability.md)."""
 
 
+class InsecureError(UnansweredError):
+    """A web server whose certificate, or whose protocol, is not that of the url: waiting does not help."""
+
+
 class Storage(Protocol):
     """Files below a root. Every path is relative to the root, with `/`. Can be pickled.
 
@@ -367,6 +371,8 @@ def _number_of(error: Exception) -> int:
 def _explained(error: OSError, action: str, uri: str) -> ConfigError | TransientError:
     if isinstance(error, ArchivedError):
         return ConfigError(f"cannot {action} {uri}: {_ARCHIVED}")
+    if isinstance(error, InsecureError):
+        return ConfigError(f"cannot {action} {uri}: {error.strerror}")
     number = _number_of(error)
     if number in _REMEDIES and not isinstance(error, UnansweredError):
         return ConfigError(f"cannot {action} {uri}: {_REMEDIES[number]}")

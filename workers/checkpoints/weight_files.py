@@ -33,6 +33,7 @@ from pseudoris.workers.checkpoints.weight_cache import (
     published_file,
     user_cache,
 )
+from pseudoris.workers.locations import client_errors
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +214,8 @@ def _remote_file(weights: WeightsConfig) -> Path:
         version = weights.sha256
         if version is None:
             filesystem, path = fsspec.url_to_fs(weights.uri)
-            info = filesystem.info(path)
+            with client_errors(weights.uri):
+                info = filesystem.info(path)
             version = " ".join(f"{key}={info[key]}" for key in _VERSION_KEYS if info.get(key) is not None)
         target = _url_copy(weights, version)
         if not target.is_file():
@@ -237,7 +239,7 @@ def _fetch(weights: WeightsConfig, target: Path) -> None:
     with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as out:
         partial = Path(out.name)
         try:
-            with fsspec.open(weights.uri, "rb") as source:
+            with client_errors(weights.uri), fsspec.open(weights.uri, "rb") as source:
                 shutil.copyfileobj(source, out, _COPY_BLOCK_BYTES)
             out.close()
             verified_digest(weights, partial)

@@ -1,0 +1,157 @@
+"""What the client of a storage gets wrong before it sends a request: for every command one message, exit code 2."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from PIL import Image
+from s3fs import S3FileSystem
+
+from tests.builders.command import pseudoris_here
+from tests.builders.s3 import FORBIDDEN
+
+KEYS = {"AWS_ACCESS_KEY_ID": "testing-key", "AWS_SECRET_ACCESS_KEY": "hunter2hunter2"}
+PROFILE = {"AWS_PROFILE": "lab"}
+# Of a set-up: what the environment says, the profile's text, and what the message must name.
+SETUPS = {
+    "endpoint without http": ({**KEYS, "AWS_ENDPOINT_URL": "127.0.0.1:9000"}, "", "AWS_ENDPOINT_URL='127.0.0.1:9000'"),
+    "port too large": ({**KEYS, "AWS_ENDPOINT_URL": "http://h:99999999"}, "", "AWS_ENDPOINT_URL='http://h:99999999'"),
+    "profile that is missing": ({"AWS_PROFILE": "nope"}, "", "AWS_PROFILE='nope'"),
+    "role without its source": (PROFILE, "role_arn=arn:aws:iam::1:role/r", "source_profile"),
+    "source profile missing": (PROFILE, "role_arn=arn:aws:iam::1:role/r\nsource_profile=other", "other"),
+    "sso not logged in": (
+        PROFILE,
+        "sso_start_url=https://x.awsapps.com/start\nsso_region=eu-west-1\nsso_account_id=1\nsso_role_name=r",
+        "`aws sso login --profile lab`",
+    ),
+    "process that fails": (PROFILE, "credential_process=/bin/false", "CredentialRetrievalError"),
+    "process without a program": (PROFILE, "credential_process=/no/such/program", "/no/such/program"),
+    "process without json": (PROFILE, "credential_process=/bin/echo hunter2hunter2", "JSONDecodeError"),
+    "token file missing": (
+        PROFILE,
+        "role_arn=arn:aws:iam::1:role/r\nweb_identity_token_file=/no/such/token",
+        "/no/such",
+    ),
+    "half a key": (PROFILE, "aws_access_key_id=AKIA", "aws_secret_access_key"),
+    "no config file": (PROFILE, "[[[", "AWS_CONFIG_FILE="),
+    "region that is none": ({**KEYS, "AWS_DEFAULT_REGION": "us east 1"}, "", "AWS_DEFAULT_REGION='us east 1'"),
+    "certificates missing": (
+        {**KEYS, "AWS_CA_BUNDLE": "/no/such.pem", "AWS_ENDPOINT_URL": "https://127.0.0.1:9"},
+        "",
+        "AWS_CA_BUNDLE='/no/such.pem'",
+    ),
+}
+COMMANDS = (
+    *("annotate s3://bucket/in out --dry-run", "annotate s3://bucket/in/*.png out --dry-run"),
+    *("annotate photos s3://bucket/out", "annotate photos out --dry-run --set masks.weights.uri=s3://bucket/w.pt"),
+    "annotate photos out --dry-run --set masks.prior.kind=table --set masks.prior.path=s3://bucket/t.parquet",
+    *("estimate s3://bucket/in", "status s3://bucket/run", "verify s3://bucket/run", "gc s3://bucket/run"),
+    *("gallery s3://bucket/run", "stats s3://bucket/run", "sample s3://bucket/run", "parts s3://bucket/run"),
+    *("evaluate s3://bucket/run --truth synthworld", "calibrate s3://bucket/run --truth synthworld"),
+    *("export s3://bucket/run there", "refilter s3://bucket/run new", "audit draw s3://bucket/run audit"),
+    *("import coco.json photos s3://bucket/run", "ppt pairs s3://bucket/run out"),
+    *("ppt objects s3://bucket/classes out", "ppt compose s3://bucket/run out", "weights get s3://bucket/w.pt"),
+    "train student s3://bucket/run --out trained",
+)
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """Return a function that runs a command under a set-up, and returns its message; it ends with 2."""
+    for name in (*FORBIDDEN, *KEYS, "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "a.png")
+    (tmp_path / "coco.json").write_text('{"images": [], "annotations": []}')
+
+    def run(command: str, variables: dict[str, str], profile: str = "") -> str:
+        config = tmp_path / "aws"
+        config.write_text(f"[profile lab]\n{profile}\n")
+        with monkeypatch.context() as patch:
+            for name, value in {**variables, "AWS_CONFIG_FILE": str(config)}.items():
+                patch.setenv(name, value)
+            # One of an earlier set-up would be found again.
+            S3FileSystem.clear_instance_cache()
+            ended = pseudoris_here(*command.split(), cwd=tmp_path)
+        assert ended.returncode == 2, (ended.returncode, ended.stdout, ended.stderr)
+        assert "Traceback" not in ended.stderr
+        assert "hunter2" not in ended.stdout + ended.stderr
+        return ended.stderr
+
+    yield run
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize("setup", SETUPS)
+def test_what_a_client_cannot_be_set_up_with_is_named(told, setup):
+    variables, profile, named = SETUPS[setup]
+    message = told("status s3://bucket/run", variables, profile)
+    assert named in message
+    assert "cannot be set up" in message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("setup", ["endpoint without http", "profile that is missing", "sso not logged in"])
+def test_every_command_says_it(told, command, setup):
+    variables, profile, named = SETUPS[setup]
+    assert named in told(command, variables, profile)
+
+
+class Silent(BaseHTTPRequestHandler):
+    """Answers 404."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    do_HEAD = do_GET  # noqa: N815 - the name that the server asks for
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Return the port of an http server of this machine."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def test_https_asked_of_an_http_port_is_told_at_once(told, server):
+    endpoint = f"https://127.0.0.1:{server}"
+    assert "SSLError" in told("status s3://bucket/run", {**KEYS, "AWS_ENDPOINT_URL": endpoint})
+    assert "not served as https" in told(f"annotate {endpoint}/x.tar out --dry-run", {})
+
+
+@pytest.mark.slow
+def test_a_hub_that_is_no_address_is_told_at_once(server):
+    # The Hub's client reads its address when it is imported.
+    for endpoint, named in (("127.0.0.1:9", "UnsupportedProtocol"), (f"https://127.0.0.1:{server}", "SSLError")):
+        words = ["-m", "pseudoris", "annotate", "hf://datasets/a/b", "out", "--dry-run"]
+        environment = {**os.environ, "HF_ENDPOINT": endpoint, "COLUMNS": "400"}
+        ended = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, env=environment)
+        assert (ended.returncode, named in ended.stderr, endpoint in ended.stderr) == (2, True, True), ended.stderr
+
+
+class Unready(MemoryFileSystem):
+    """The client of a store that finds no credentials."""
+
+    protocol = "unready"
+
+    def __init__(self, *_: object, **__: object) -> None:
+        raise RuntimeError("no project is set")
+
+
+def test_a_client_of_any_other_store_that_cannot_be_made_is_told(told):
+    fsspec.register_implementation("unready", Unready, clobber=True)
+    for command in ("status unready://bucket/run", "annotate unready://bucket/in out --dry-run"):
+        assert "RuntimeError: no project is set" in told(command, {})
