@@ -84,13 +84,16 @@ def signals_deferred() -> Iterator[None]:
     """Hold back the signals until the end of the block, then pass them to the earlier handlers.
 
     For steps that leave processes behind if they are interrupted halfway. The block cannot install handlers for them:
-    Ray's would end the process at once. Processes that the block starts get process groups of their own.
+    Ray's would end the process at once. Processes that the block starts get process groups of their own. Where the
+    block fails after a signal, the signal counts: it may be why.
     """
     kept: list[int] = []
-    with _handled(lambda number, _frame: kept.append(number)), _handlers_locked(), _children_apart():
-        yield
-    for number in dict.fromkeys(kept):
-        signal.raise_signal(number)
+    try:
+        with _handled(lambda number, _frame: kept.append(number)), _handlers_locked(), _children_apart():
+            yield
+    finally:
+        for number in dict.fromkeys(kept):
+            signal.raise_signal(number)
 
 
 def handlers_kept() -> AbstractContextManager[None]:

@@ -20,7 +20,9 @@ def executed(name, folder, *further):
     notebook.cells += [nbformat.v4.new_code_cell(source) for source in further]
     search_path = os.pathsep.join(filter(None, [str(EXAMPLES.parent), os.environ.get("PYTHONPATH")]))
     resources = {"metadata": {"path": str(folder)}}
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources)
+    # A busy machine takes its time, and its kernel sends what one cell prints in several pieces.
+    patience = {"timeout": 1800, "startup_timeout": 600, "coalesce_streams": True}
+    client = NotebookClient(notebook, kernel_name="python3", resources=resources, **patience)
     client.execute(env={**os.environ, "PYTHONPATH": search_path})
     return stored, notebook
 

@@ -26,8 +26,18 @@ from tests.builders.images import encode
 from tests.builders.layouts import HEIGHT, WIDTH, bmp, cells, noise, ramps
 
 LIMITS = ImagesConfig()
-# The stand-in of a sandbox's own tools may come first on the path; it passes these calls on.
-CONVERT = shutil.which("magick") or shutil.which("convert")
+
+
+def imagemagick() -> str | None:
+    """Return the program that says of itself that it is ImageMagick: others are named `convert` too."""
+    for path in filter(None, map(shutil.which, ("magick", "convert"))):
+        asked = subprocess.run([path, "-version"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        if asked.stdout.startswith(b"Version: ImageMagick"):
+            return path
+    return None
+
+
+CONVERT = imagemagick()
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "layouts.md"
 SHOWN = ("-colorspace", "sRGB", "-background", "white", "-flatten", "-depth", "8", "rgb:-")
@@ -73,7 +83,8 @@ def is_read_otherwise_by_imagemagick(layout: Layout) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    CONVERT is None and "CI" not in os.environ, reason="ImageMagick is missing: apt-get install imagemagick"
+    CONVERT is None and "CI" not in os.environ,
+    reason="no `magick` or `convert` here is ImageMagick: apt-get install imagemagick",
 )
 @pytest.mark.parametrize(
     "layout", [layout for layout in sorted(LAYOUTS) if not is_read_otherwise_by_imagemagick(layout)], ids=str

@@ -143,6 +143,16 @@ def test_deferred_signals_come_at_the_end_of_the_block_whatever_handlers_it_inst
     assert steps == ["goes on"]
 
 
+def test_a_deferred_signal_counts_where_the_block_fails_after_it():
+    def start() -> None:
+        with signals_deferred():
+            signal.raise_signal(signal.SIGTERM)
+            raise RuntimeError("Ray did not start")
+
+    with interruptible(), pytest.raises(KeyboardInterrupt):
+        start()
+
+
 def test_processes_that_a_deferring_block_starts_do_not_hear_signals_to_this_process_group():
     def group():
         # A `preexec_fn`, as Ray gives one.
