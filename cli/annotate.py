@@ -23,7 +23,7 @@ from pseudoris.cli.console import (
 )
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import INTERRUPTED, bar, resumable, run_progress
-from pseudoris.cli.summaries import plan_view, summary_view
+from pseudoris.cli.summaries import plan_view, quarantined_lines, summary_view
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
@@ -58,7 +58,9 @@ def annotate(
     assignments: options.Assignments = None,
     shard_size: ShardSize = None,
     address: options.Address = None,
-    limit: Annotated[int | None, option("Annotate the first N images only.", min=1)] = None,
+    limit: Annotated[
+        int | None, option("Plan only the first N images; with --extend, the first N that the run lacks.", min=1)
+    ] = None,
     extend: Annotated[bool, option("--extend", "List SOURCE again and add its new images to the run.")] = False,
     retry_failed: Annotated[bool, option("--retry-failed", "Compute only the quarantined images again.")] = False,
     retry_reasons: RetryReasons = None,
@@ -126,6 +128,8 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
         report_stopped("interrupted before the first shard was committed")
         return INTERRUPTED
     stdout.print(summary_view(summary), soft_wrap=True)
+    if summary.totals.quarantined:
+        stdout.print("", quarantined_lines(out), sep="\n", soft_wrap=True)
     if summary.interrupted:
         report_stopped(f"{summary.totals.shards} of {summary.num_planned_shards} shards are committed.")
         return INTERRUPTED

@@ -37,6 +37,11 @@ class SafeConsole(Console):
         # Without markup and emoji: square brackets in keys, paths and captions are no styles, `:smile:` is no picture.
         super().__init__(**options, highlight=False, markup=False, emoji=False)
 
+    def on_broken_pipe(self) -> None:
+        """End as programs do whose reader has gone (`| head`): without a word, and with the code of SIGPIPE."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(READER_GONE)
+
     def render_str(self, text: str, **options: Any) -> Text:
         """Return plain text as Rich shows it; escaped here, it gets the width that its escapes need."""
         return super().render_str(printable(text), **options)
@@ -48,6 +53,7 @@ class SafeConsole(Console):
             yield segment if control else Segment(printable(text), style)
 
 
+READER_GONE: Final = 141
 stdout = SafeConsole()
 stderr = SafeConsole(stderr=True)
 
@@ -96,7 +102,7 @@ def facts_table(title: str, rows: Iterable[tuple[str, str]] = ()) -> Table:
         padding=(0, 2, 0, 0),
         min_width=len(title),
     )
-    table.add_column(style="dim", no_wrap=True)
+    table.add_column(style="dim", overflow="fold")
     # A path longer than the terminal is wrapped, not cut: its end matters.
     table.add_column(overflow="fold")
     for row in rows:

@@ -32,6 +32,7 @@ _FIGURES: Final = {
     "coverage": ("objects with a right one", 3),
 }
 _NUM_SAMPLE_ROWS = 3
+_ABSENCE: Final = "kind none is an absence: no object of its image fits the text, so that a model learns to say so"
 # What fits a terminal of 80 columns beside the text; the table has many more. By whether a composer wrote some of them.
 _SAMPLE_COLUMNS: Final = {
     False: ("text", "uniqueness", "correctness", "distinctiveness"),
@@ -102,4 +103,6 @@ def _sample_rows(location: RunLocation, config: RunConfig) -> Table:
         best_of.setdefault(str(row[apart]), row)
     for row in list(best_of.values())[:_NUM_SAMPLE_ROWS]:
         table.add_row(*(f"{row[each]:.3f}" if isinstance(row[each], float) else str(row[each]) for each in columns))
+    if is_composed:
+        table.caption, table.caption_justify = _ABSENCE, "left"
     return table

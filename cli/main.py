@@ -79,13 +79,20 @@ class HelpPage(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command; say how an interrupted one goes on. Typer would end without a word."""
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
         except KeyboardInterrupt:
             report_stopped("interrupted")
             ctx.exit(INTERRUPTED)
+        except BrokenPipeError:
+            stdout.on_broken_pipe()
         except UsageError as error:
             # Pydantic's prefix, which Typer prints with the message.
             error.message = without_secrets(error.message.removeprefix("Value error, "))
+            if "extra argument" in error.message:
+                error.message += ". If the shell opened a pattern, quote it: 'folder/*.jpg'"
             raise
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

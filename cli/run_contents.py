@@ -126,14 +126,17 @@ def _tree(found: RunStatistics) -> dict[str, Any]:
 
 DEFAULT_ROWS = 20
 _MAX_HEADER = 15
-DEFAULT_COLUMNS = "key,text,distinctiveness,correctness,decoder,crop"
+DEFAULT_COLUMNS = "key,text,kind,confidence,distinctiveness,correctness,decoder,crop"
 
 
 def sample(
     out: options.Out,
     rows: Annotated[int, option("-n", "--rows", "Number of rows.", min=1)] = DEFAULT_ROWS,
     seed: Annotated[int, option("The same seed gives the same rows.", min=0)] = 0,
-    columns: Annotated[str, option(f"Columns to show, separated by commas: {', '.join(COLUMNS)}.")] = DEFAULT_COLUMNS,
+    columns: Annotated[
+        str | None,
+        option(f"Columns to show, separated by commas: {', '.join(COLUMNS)}. Default: {DEFAULT_COLUMNS}, where set."),
+    ] = None,
     all_candidates: Annotated[
         bool, option("--all", "Draw from all candidates, not only from kept expressions.")
     ] = False,
@@ -146,7 +149,7 @@ def sample(
     """
     if as_json and as_csv:
         raise ConfigError("--json and --csv exclude each other. Give one.")
-    names = [name.strip() for name in columns.split(",")]
+    names = [name.strip() for name in (DEFAULT_COLUMNS if columns is None else columns).split(",")]
     location = RunLocation.open_to_read(out)
     table = sample_expressions(location, rows, columns=names, seed=seed, kept_only=not all_candidates)
     found = table.to_pylist()
@@ -156,7 +159,11 @@ def sample(
     elif as_csv:
         _write_csv(names, found)
     else:
-        stdout.print(_sample_view(names, found))
+        # What no row has would be columns of dashes: a run of human or composed expressions has no scores.
+        has = [
+            name for name in names if columns is not None or not found or any(row[name] is not None for row in found)
+        ]
+        stdout.print(_sample_view(has, found))
         if not all_candidates and (whole := run_status(location)).kept_lone:
             kept = kept_text(whole.kept, whole.kept_lone, num_candidates=whole.expressions)
             stdout.print(f"\nThe run keeps {kept}.", soft_wrap=True)

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
@@ -38,6 +38,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import DRIVER_ALIVE, DRIVER_SILENT, RunStatus, StatusReader
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.header import read_header, require_header
+from pseudoris.store.tables.committed_tables import quarantined
 
 DEFAULT_EVERY_S = 5.0
 # More lines than a person reads; the count says how many there are.
@@ -52,21 +53,24 @@ def status(
     watch: Annotated[bool, option("--watch", "Refresh until the run is complete. Waits for it to begin.")] = False,
     every_s: Annotated[float, option("--every", "Seconds between two refreshes.", min=0.5)] = DEFAULT_EVERY_S,
     as_json: Annotated[bool, option("--json", "Print one JSON object; with --watch one per line.")] = False,
+    names_quarantined: Annotated[
+        bool, option("--quarantined", "List only the quarantined images: key, reason and message, with tabs between.")
+    ] = False,
 ) -> None:
     """Show the progress of a run, from its files alone. The run may be stopped."""
     location = RunLocation.open_to_read(out)
+    if names_quarantined:
+        require_header(location)
+        for row in quarantined(location):
+            echo("\t".join(row))
+        return
     try:
-        if watch and read_header(location) is None:
-            report("waiting", f"No run has begun at {location.root} yet. Ctrl-C ends.", "yellow")
-            while read_header(location) is None:
-                time.sleep(every_s)
+        if watch:
+            _wait_for_run(location, every_s)
         states = _states(StatusReader(location), every_s if watch else None)
         if as_json:
             for found in states:
-                fields = dataclasses.asdict(found)
-                names = {"num_done": "shards", "num_images_done": "images", "size_bytes": "output_bytes"}
-                renamed = {name: fields.pop(field) for name, field in names.items()}
-                echo_json({"is_complete": found.is_complete, **renamed, **fields, "eta_s": found.eta_s})
+                echo_json(_tree(found))
             return
         if not watch:
             stdout.print(status_view(out, next(states)))
@@ -79,6 +83,20 @@ def status(
         # The last view stays on the screen. The run goes on: this only looked.
         if not watch:
             raise
+
+
+def _wait_for_run(location: RunLocation, every_s: float) -> None:
+    if read_header(location) is None:
+        report("waiting", f"No run has begun at {location.root} yet. Ctrl-C ends.", "yellow")
+        while read_header(location) is None:
+            time.sleep(every_s)
+
+
+def _tree(found: RunStatus) -> dict[str, Any]:
+    fields = dataclasses.asdict(found)
+    names = {"num_done": "shards", "num_images_done": "images", "size_bytes": "output_bytes"}
+    renamed = {name: fields.pop(field) for name, field in names.items()}
+    return {"is_complete": found.is_complete, **renamed, **fields, "eta_s": found.eta_s}
 
 
 def _states(reader: StatusReader, every_s: float | None) -> Iterator[RunStatus]:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Group, RenderableType
 
-from pseudoris.cli.console import domain_lines, facts_table, format_bytes, format_seconds, kept_text, path_lines
+from pseudoris.cli.console import (
+    command,
+    domain_lines,
+    facts_table,
+    format_bytes,
+    format_seconds,
+    kept_text,
+    path_lines,
+)
 from pseudoris.cli.progress import actors_text
 from pseudoris.pipeline.run_contract import RunPlan, RunSummary, table_globs
 from pseudoris.schemas.tables import FAILURE_REASONS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import RunTotals
+from pseudoris.store.tables.committed_tables import quarantined
+
+_NUM_QUARANTINED: Final = 3
 
 if TYPE_CHECKING:
     from pseudoris.store.checks.verification import VerifyReport
@@ -66,6 +78,15 @@ def reasons_views(totals: RunTotals) -> list[RenderableType]:
     """Return the quarantined images by reason, the most frequent first; empty if there are none."""
     rows = ((f"{count:>5,}  {reason}", FAILURE_REASONS.get(reason, "")) for reason, count in totals.reasons.items())
     return ["", facts_table("quarantined", rows)] if totals.reasons else []
+
+
+def quarantined_lines(out: str) -> RenderableType:
+    """Return the first quarantined images of a run, and the command that lists all; print with `soft_wrap=True`."""
+    first = islice(quarantined(RunLocation.open(out)), _NUM_QUARANTINED)
+    return path_lines(
+        "quarantined images",
+        {**{key: reason for key, reason, _ in first}, "all": command("status", out, "--quarantined")},
+    )
 
 
 def plan_view(plan: RunPlan) -> RenderableType:

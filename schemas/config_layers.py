@@ -212,7 +212,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds a {type(tree).__name__}; it needs keys such as `masks:`")
+        raise ConfigError(f"{path} holds no keys. Give settings with their keys, such as `masks:`")
     return tree
 
 

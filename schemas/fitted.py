@@ -165,7 +165,7 @@ def read_fitted(uri: str, sha256: object = None) -> dict[str, Any]:
     data, digest = read_named("filtering.fitted", uri, sha256, remedy)
     try:
         values = parse_yaml(data.decode())
-        fault = "" if isinstance(values, dict) else f"holds a {type(values).__name__}, no keys such as `confidence:`"
+        fault = "" if isinstance(values, dict) else "holds no keys such as `confidence:`"
     except (UnicodeDecodeError, yaml.YAMLError):
         fault = "is not YAML"
     if fault:

@@ -7,6 +7,7 @@ and `store/tables` writes them, so a new field needs a column or a type there.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,8 @@ SOURCES: Final = (SOURCE_MODEL, SOURCE_HUMAN, SOURCE_COMPOSER, SOURCE_RECIPE)
 # Letters and signs that no font draws: Hangul fillers and the empty Braille pattern.
 _FILLERS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
 
 def crop_context(scale: float) -> str:
     """Return the name of a context crop, `context_1.2`; a whole number keeps its decimal, `context_1.0`."""
@@ -40,14 +43,20 @@ def crop_context(scale: float) -> str:
 
 
 def clean_text(text: str) -> str:
-    """Return `text` lower-cased, white space collapsed, without a trailing full stop; "" if nothing visible is left."""
-    cleaned = " ".join(text.lower().split()).rstrip(". ")
+    """Return `text` lower-cased, white space collapsed, without a trailing full stop; "" if it is no expression.
+
+    Control characters count as white space.
+    """
+    cleaned = " ".join(_CONTROL.sub(" ", text.lower()).split()).rstrip(". ")
     return "" if is_blank(cleaned) else cleaned
 
 
 def is_blank(text: str) -> bool:
-    """Return whether a text shows nothing: only white space, control and format characters, lone marks or fillers."""
-    return all(letter in _FILLERS or unicodedata.category(letter)[0] in "CMZ" for letter in text)
+    """Return whether a text is no expression: it holds no letter, digit or symbol that is drawn, such as an emoji.
+
+    White space, control characters, lone marks and punctuation say nothing.
+    """
+    return all(letter in _FILLERS or unicodedata.category(letter)[0] in "CMZP" for letter in text)
 
 
 class Proof(NamedTuple):

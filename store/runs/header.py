@@ -81,7 +81,7 @@ EXTENSION_NAME: Final = re.compile(r"^g([0-9]{4})\.json$")
 _HUB_COMMIT: Final = re.compile(r"^(hf://datasets/[^/@]+/[^/@]+)@[0-9a-f]{40}")
 _SUMMED: Final = ("num_images", "num_repeated", "num_shards")
 _Header = TypeVar("_Header", RunHeader, PlanExtension)
-# Another preset differs in dozens.
+# Versions of another time differ in many.
 _SHOWN_DIFFERENCES: Final = 24
 _RESTORE: Final = "Restore the file from a copy, or name another output"
 
@@ -178,7 +178,7 @@ def check_identity(
         header: Of the existing run.
         identity: Accepted if no field differs, or if `allow_mixed` accepts all that differ.
         source: As for `check_source`; None is not checked.
-        preset: The preset given now; a refusal names it first if it is another one.
+        preset: The preset given now; if it is another one, a refusal names it in place of all that follows from it.
         allow_mixed: Accept another device and other package versions.
 
     Returns:
@@ -203,10 +203,14 @@ def check_identity(
     if refused == acceptable:
         remedies.append("or accept other devices and package versions with --allow-mixed")
     if preset not in (None, header.config.preset):
-        refused.insert(0, f"preset: {header.config.preset!r} in the run, {preset!r} now")
+        # What follows from it would be dozens of lines.
+        differing = refused
+        refused = [f"preset: {header.config.preset!r} in the run, {preset!r} now, and with it {len(refused)} settings"]
+        refused += [each for each in differing if each.startswith("SOURCE: ")]
+        remedies[0] = f"Use --preset {header.config.preset} and the settings that the run was started with"
     lines = "\n".join(f"  {line}" for line in refused[:_SHOWN_DIFFERENCES])
     if len(refused) > _SHOWN_DIFFERENCES:
-        lines += f"\n  and {len(refused) - _SHOWN_DIFFERENCES} more, as of another preset"
+        lines += f"\n  and {len(refused) - _SHOWN_DIFFERENCES} more"
     raise ConfigError(
         f"this output holds a run with another identity, so the tables would not match:\n{lines}\n"
         + ", ".join(remedies)

@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 from pseudoris.images.parquet_pages import BorrowedFile
 from pseudoris.schemas.errors import refuse_other_version
 from pseudoris.schemas.run_records import Receipt
-from pseudoris.schemas.tables import SCHEMAS, TABLES_VERSION
+from pseudoris.schemas.tables import FAILURES, IMAGES, SCHEMAS, TABLES_VERSION
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.runs.repair import lost_part
@@ -54,6 +54,18 @@ def read_table(
     """Return all that `iter_table` yields as one table in memory; it is empty if nothing is committed."""
     schema = chosen_schema(table, columns)
     return pa.concat_tables([schema.empty_table(), *iter_table(location, table, columns, receipts)])
+
+
+def quarantined(location: RunLocation) -> Iterator[tuple[str, str, str]]:
+    """Yield key, reason and message of each quarantined image, in the order of the plan; raises like `iter_table`."""
+    for receipt in latest_receipts(location):
+        if not receipt.parts[FAILURES].rows:
+            continue
+        images = read_selected(location, IMAGES, receipt.parts[IMAGES].name, ("image_id", "key"))
+        keys = dict(zip(*(column.to_pylist() for column in images.columns), strict=True))
+        failures = read_selected(location, FAILURES, receipt.parts[FAILURES].name, ("image_id", "reason", "message"))
+        for row in failures.to_pylist():
+            yield keys[row["image_id"]], row["reason"], row["message"]
 
 
 def read_part(file: BinaryIO, schema: pa.Schema, name: str, keep: RowFilter | None = None) -> pa.Table:

@@ -3,7 +3,16 @@
 
 def test_the_demo_prints_summaries_tables_rows_the_comparison_and_the_pages(tiny_run):
     shown = tiny_run.printed.stdout
-    for words in ("summary", "quarantined", "tables", "3 rows of expressions", "both against the truth", "page"):
+    for words in (
+        "summary",
+        "quarantined",
+        "tables",
+        "3 rows of expressions",
+        "both against the truth",
+        "page",
+        "is an absence",
+        "--quarantined",
+    ):
         assert words in shown
     (composed,) = tiny_run.out.parent.glob("tiny-composed-*")
     for out in (tiny_run.out, composed):

@@ -54,7 +54,10 @@ def test_an_output_with_a_run_of_other_settings_is_off(tmp_path):
     for config, is_ok in ((same, True), (load_config("tiny-composed"), False)):
         (check,) = [each for each in run_checks(config, source=None, out=str(tmp_path)) if each.name == "output"]
         assert check.is_ok == is_ok, check.detail
-    assert "preset: 'tiny' in the run, 'tiny-composed' now" in check.detail
+    # Not every setting that follows from it.
+    assert "preset: 'tiny' in the run, 'tiny-composed' now, and with it " in check.detail
+    assert "Use --preset tiny" in check.detail
+    assert "captions" not in check.detail
     assert "continues a run of these settings" in next(
         each.detail for each in run_checks(same, source=None, out=str(tmp_path)) if each.name == "output"
     )

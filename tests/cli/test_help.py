@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from pseudoris.cli.export import ExportFormat
 from pseudoris.cli.main import app
 from pseudoris.training.exports import EXPORTS
+from tests.builders.command import pseudoris_here
 
 GROUPS = ["Start", "Run", "Look", "Data", "Learn"]
 
@@ -114,3 +115,8 @@ def test_in_a_clone_a_bare_name_is_no_second_copy_of_ours():
     assert ended.stdout.splitlines() == [
         f"{room!r} is not a package of its own: import pseudoris.{room}" for room in ROOMS
     ]
+
+
+def test_a_pattern_that_the_shell_opened_is_to_be_quoted():
+    ended = pseudoris_here("annotate", "a.jpg", "b.jpg", "c.jpg", "out")
+    assert (ended.returncode, "quote it: 'folder/*.jpg'" in " ".join(ended.stderr.split())) == (2, True), ended.stderr

@@ -11,7 +11,7 @@ import pytest
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from tests.builders.command import invoke
+from tests.builders.command import invoke, start_pseudoris
 from tests.builders.scored_runs import scored_run
 from tests.store.builders import commit, start_run
 
@@ -74,6 +74,22 @@ def test_csv_reads_back_and_holds_lists_as_json(out):
     assert len(rows) == 5
     assert all(isinstance(json.loads(row["target_mask_ids"]), list) for row in rows)
     assert json.loads(rows[0]["segmentation"])["size"] == [12, 20]
+
+
+def test_a_table_shows_by_default_the_columns_that_have_values(out, tmp_path):
+    named = printed("sample", out, "-n", "3", "--columns", "text,confidence").splitlines()[0].split()
+    assert named == ["text", "confidence"]
+    headers = printed("sample", out).splitlines()[0].split()
+    assert headers == ["key", "text", "kind", "distinctiveness", "correctness", "decoder", "crop"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [["--csv"], ["--json"], []])
+def test_a_reader_that_goes_away_ends_it_without_a_word(out, form):
+    process = start_pseudoris("sample", out, "-n", "20000", *form)
+    # Its first write finds no reader, as after `| head`.
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(timeout=600)) == ("", 141)
 
 
 def test_mistakes_say_what_is_allowed(out, tmp_path):

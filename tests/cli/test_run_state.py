@@ -53,6 +53,23 @@ def test_json_has_every_figure(tmp_path):
     assert found["driver"]["state"] == "none"
 
 
+def test_quarantined_images_are_listed_with_key_reason_and_message(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    commit(location, start_run(location), 0, 1, 2)
+    rows = [line.split("\t") for line in shown(str(tmp_path), "--quarantined").splitlines()]
+    assert [row[1] for row in rows] == ["corrupt"] * 3
+    assert all(key.endswith("/3.png") and message for key, _, message in rows), rows
+
+
+def test_a_narrow_terminal_shows_every_value(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    commit(location, start_run(location), 0, 1, 2)
+    rows = invoke("status", tmp_path, columns=20).output.splitlines()
+    assert all(len(row) <= 20 for row in rows)
+    # The right half holds the values.
+    assert {"3 of 3", "all", "shards"} <= {row[9:].strip() for row in rows}, rows
+
+
 @pytest.mark.slow
 def test_watch_ends_when_the_run_is_complete(tmp_path):
     location = RunLocation.open(str(tmp_path))

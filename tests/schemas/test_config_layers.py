@@ -93,7 +93,7 @@ def test_a_text_may_be_quoted_or_null(word, path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "cannot be read as YAML"), ("- a", "holds a list"), (None, "^/.*run.yaml does not exist")],
+    [("a: [", "cannot be read as YAML"), ("- a", "run.yaml holds no keys"), (None, "^/.*run.yaml does not exist")],
 )
 def test_a_bad_yaml_file_is_refused_by_name(tmp_path, text, message):
     path = tmp_path / "run.yaml"

@@ -21,10 +21,28 @@ def test_a_quarantined_image_keeps_its_name_and_nothing_of_its_content():
     ("text", "cleaned"),
     [
         *(("A Dog . ", "a dog"), ("  a   dog.. ", "a dog"), ("u.s. flag", "u.s. flag")),
-        *(("a\u200b dog", "a\u200b dog"), ("\u72d7", "\u72d7")),
+        *(
+            ("a\u200b dog", "a\u200b dog"),
+            ("\u72d7", "\u72d7"),
+            ("a\x00dog\x7f", "a dog"),
+            ("7", "7"),
+            ("\u2764", "\u2764"),
+        ),
         *(
             (blank, "")
-            for blank in (" . ", "", "\u200b", " \ufeff\u2060.", "\u0301\ufe0f", "\u3164 \u2800", "\x00\x1b")
+            for blank in (
+                " . ",
+                "",
+                "\u200b",
+                " \ufeff\u2060.",
+                "\u0301\ufe0f",
+                "\u3164 \u2800",
+                "\x00\x1b",
+                "!!!",
+                "...",
+                "?",
+                "\u2014",
+            )
         ),
     ],
 )
