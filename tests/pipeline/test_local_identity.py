@@ -98,6 +98,16 @@ def test_a_dry_run_of_a_source_on_this_disk_starts_no_ray(measured, source, tmp_
         )
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_home_folder_that_cannot_be_written_is_named_and_is_no_busy_machine(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    refused = pseudoris("annotate", source, str(tmp_path / "out"), "--accept-domain", "--address", "local")
+    assert refused.returncode == 2, refused.stderr
+    assert "home folder: '/proc/nowhere" in refused.stderr
+    assert "Set HOME to a folder" in refused.stderr
+
+
 @pytest.mark.slow
 def test_a_dry_run_plans_where_ray_cannot_start(source, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")
