@@ -353,10 +353,7 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
 def _start_error(error: Exception, address: str, start_timeout_s: int) -> PseudorisError:
     """Return the error to raise for what `ray.init` raised."""
     if (home := _home_fault(error)) is not None:
-        return ConfigError(
-            f"Ray keeps files in the home folder: {home}. Set HOME to a folder that this user can write, such as "
-            f"HOME={_temp_folder()}"
-        )
+        return ConfigError(f"Ray keeps files in the home folder: {home}. Set HOME to a folder that can be written")
     if isinstance(error, (ConnectionError, ValueError, RuntimeError)):
         # Ray gives its own error only as text.
         if any(AuthenticationError.__name__ in str(link) for link in causes(error)):
@@ -375,15 +372,12 @@ def _start_error(error: Exception, address: str, start_timeout_s: int) -> Pseudo
 
 
 def _home_fault(error: Exception) -> str | None:
-    """Return why the home folder cannot be used; None if the error is another one. A user may have none."""
-    home = os.environ.get("HOME")
+    """Return why the home folder cannot be used, None if the error is another one; the temporary one may be below."""
     if isinstance(error, RuntimeError) and "home directory" in str(error):
-        return f"this user has none (HOME={home or ''})"
-    if home is None or not isinstance(error, OSError):
-        return None
-    # The temporary folder may be below it.
-    roots = [root for root in (home, _temp_folder()) if str(error.filename).startswith(root)]
-    return f"{error.filename!r}: {error.strerror}" if max(roots, key=len, default="") == home else None
+        return "this user has none"
+    home, path = os.environ.get("HOME", ""), str(getattr(error, "filename", ""))
+    roots = [root for root in (home, _temp_folder()) if root and path.startswith(root)]
+    return str(error) if roots and max(roots, key=len) == home else None
 
 
 @contextmanager

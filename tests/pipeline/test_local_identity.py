@@ -104,7 +104,7 @@ def test_a_home_folder_that_cannot_be_written_is_named_and_is_no_busy_machine(so
     monkeypatch.setenv("HOME", "/proc/nowhere")
     refused = pseudoris("annotate", source, str(tmp_path / "out"), "--accept-domain", "--address", "local")
     assert refused.returncode == 2, refused.stderr
-    assert "home folder: '/proc/nowhere" in refused.stderr
+    assert "No such file or directory: '/proc/nowhere" in refused.stderr
     assert "Set HOME to a folder" in refused.stderr
 
 
