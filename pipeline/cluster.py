@@ -313,8 +313,7 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
     else:
         check_limits(temporary=temporary_folder())
     # Read by a Ray that is started; one that runs has its own setting.
-    for name, value in RAY_SETTINGS.items():
-        os.environ.setdefault(name, value)
+    os.environ.update({name: value for name, value in RAY_SETTINGS.items() if name not in os.environ})
     os.environ.update(dict.fromkeys(_START_LIMITS, str(start_timeout_s)))
     # This process has read its settings when Ray was imported. Ray has no public name that reads them again.
     raylet: Any = ray._raylet
@@ -335,7 +334,7 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
             ray.init(**options)
     except Exception as error:
         raise _start_error(error, address, start_timeout_s) from error
-    # Ray has no public name that tells whether `auto` found a cluster or started one.
+    # No public name tells whether `auto` found a cluster or started one.
     node: Any = ray._private.worker._global_node
     is_joined = node is None or not node.is_head()
     if is_joined and named is None:
@@ -352,7 +351,7 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
 
 def _start_error(error: Exception, address: str, start_timeout_s: int) -> PseudorisError:
     """Return the error to raise for what `ray.init` raised."""
-    if (home := _home_fault(error)) is not None:
+    if home := _home_fault(error):
         return ConfigError(f"Ray keeps files in the home folder: {home}. Set HOME to a folder that can be written")
     if isinstance(error, (ConnectionError, ValueError, RuntimeError)):
         # Ray gives its own error only as text.
@@ -371,13 +370,13 @@ def _start_error(error: Exception, address: str, start_timeout_s: int) -> Pseudo
     )
 
 
-def _home_fault(error: Exception) -> str | None:
-    """Return why the home folder cannot be used, None if the error is another one; the temporary one may be below."""
+def _home_fault(error: Exception) -> str:
+    """Return why the home folder cannot be used, "" if the error is another one; the temporary one may be below."""
     if isinstance(error, RuntimeError) and "home directory" in str(error):
         return "this user has none"
     home, path = os.environ.get("HOME", ""), str(getattr(error, "filename", ""))
     roots = [root for root in (home, _temp_folder()) if root and path.startswith(root)]
-    return str(error) if roots and max(roots, key=len) == home else None
+    return str(error) if roots and max(roots, key=len) == home else ""
 
 
 @contextmanager
