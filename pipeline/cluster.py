@@ -20,7 +20,7 @@ from ray.exceptions import AuthenticationError, OutOfMemoryError, RayError
 
 from pseudoris.pipeline.interrupts import handlers_kept, signals_deferred
 from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
-from pseudoris.schemas.machine_limits import check_limits
+from pseudoris.schemas.machine_limits import check_limits, refuse_home
 from pseudoris.schemas.uris import secret_in
 
 logger = logging.getLogger(__name__)
@@ -334,8 +334,7 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
             ray.init(**options)
     except Exception as error:
         raise _start_error(error, address, start_timeout_s) from error
-    # No public name tells whether `auto` found a cluster or started one.
-    node: Any = ray._private.worker._global_node
+    node: Any = ray._private.worker._global_node  # no public name tells whether `auto` found a cluster
     is_joined = node is None or not node.is_head()
     if is_joined and named is None:
         logger.warning(
@@ -344,17 +343,15 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
     free = ray.available_resources().get("CPU", 0.0) if is_joined else 1.0  # type: ignore[no-untyped-call]  # Ray's own
     if free < 1:
         existing = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]  # Ray's own
-        remedy = "Work waits for a free CPU; `ray status` shows what is in use"
-        logger.warning("The Ray cluster has %g of its %g CPUs free. %s", free, existing, remedy)
+        told = "The Ray cluster has %g of its %g CPUs free. Work waits for one; `ray status` shows what is in use"
+        logger.warning(told, free, existing)
     return is_joined
 
 
 def _start_error(error: Exception, address: str, start_timeout_s: int) -> PseudorisError:
-    """Return the error to raise for what `ray.init` raised."""
-    if home := _home_fault(error):
-        return ConfigError(f"Ray keeps files in the home folder: {home}. Set HOME to a folder that can be written")
+    """Return what to raise for an error of `ray.init`, a bare Exception if its processes do not start in time."""
+    refuse_home(error, temporary_folder())
     if isinstance(error, (ConnectionError, ValueError, RuntimeError)):
-        # Ray gives its own error only as text.
         if any(AuthenticationError.__name__ in str(link) for link in causes(error)):
             return ConfigError(
                 f"the Ray cluster at address {address!r} requires a token: set RAY_AUTH_MODE=token, and put the token "
@@ -363,20 +360,10 @@ def _start_error(error: Exception, address: str, start_timeout_s: int) -> Pseudo
         return ConfigError(_no_cluster(address, error))
     if isinstance(error, OSError) and temporary_folder() in str(error):
         return _folder_error(error)
-    # Ray raises a bare Exception if its processes do not start in time.
     return TransientError(
         f"Ray did not start: {error} The machine may be busy or short of memory: check what else runs on it, or raise "
         f"the time limit (--set placement.start_timeout_s=…; it is {start_timeout_s} s)"
     )
-
-
-def _home_fault(error: Exception) -> str:
-    """Return why the home folder cannot be used, "" if the error is another one; the temporary one may be below."""
-    if isinstance(error, RuntimeError) and "home directory" in str(error):
-        return "this user has none"
-    home, path = os.environ.get("HOME", ""), str(getattr(error, "filename", ""))
-    roots = [root for root in (home, _temp_folder()) if root and path.startswith(root)]
-    return str(error) if roots and max(roots, key=len) == home else ""
 
 
 @contextmanager
