@@ -1,7 +1,5 @@
 """A world that synthworld does not have: objects that touch, with parts of another colour and holes, on a loud ground.
 
-    python -m experiments.touching_scenes sheet.png [--scenes 12]
-
 A scene of `make_scene` is pushed together until its objects touch, and painted anew: its words, and what annotators say
 of the places that its objects have then, stay true. Every object is drawn by synthworld's renderer, alone; then
 
@@ -14,11 +12,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import numpy as np
-import typer
 from PIL import Image, ImageFilter
 
 from pseudoris.synthworld import renderer
@@ -128,23 +124,3 @@ def _painted(scene: Scene, item: SceneObject, rng: np.random.Generator) -> tuple
         row, column = places[int(rng.integers(len(places)))]
         mask = mask & (np.hypot(xs - column, ys - row) > radius)
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8), mask
-
-
-def main(
-    path: Annotated[Path, typer.Argument(help="The picture, PNG.")],
-    scenes: Annotated[int, typer.Option(min=1, help="How many, development scenes.")] = 12,
-) -> None:
-    """Draw scenes, and their masks below them."""
-    columns, side = min(scenes, 6), SCENE_SIZE_PX
-    sheet = np.zeros((-(-scenes // columns) * 2 * side, columns * side, 3), dtype=np.uint8)
-    for position in range(scenes):
-        drawn = render(make_scene(Split.DEVELOPMENT, position, world=TOUCHING))
-        top, left = position // columns * 2 * side, position % columns * side
-        sheet[top : top + side, left : left + side] = drawn.image
-        for number, mask in enumerate(drawn.masks):
-            sheet[top + side : top + 2 * side, left : left + side][mask] = list(COLOURS.values())[number % len(COLOURS)]
-    Image.fromarray(sheet).save(path)
-
-
-if __name__ == "__main__":
-    typer.run(main)

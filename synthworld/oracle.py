@@ -28,8 +28,8 @@ ROW_MARGIN_PX = 10.0
 MIN_STEP_PX = 16.0
 TOUCH_PX = 4.0
 MAX_SLANT = 2.0
-# Of the picture, from an edge: what lies at that side.
-SIDE_SHARE = 1 / 3
+# The share of the picture, from an edge, that lies at that side.
+SIDE = 1 / 3
 # The least ratio of a row's longer extent to its shorter one at which three objects have a clear middle.
 MIN_ROW_SHAPE = 1.5
 
@@ -93,8 +93,7 @@ def fits(description: Description, item: SceneObject) -> bool:
 
 def _is_at(position: str, item: SceneObject) -> bool:
     x, y = (c / SCENE_SIZE_PX for c in item.centre_xy_px)
-    far = 1 - SIDE_SHARE
-    return {"left": x < SIDE_SHARE, "right": x > far, "top": y < SIDE_SHARE, "bottom": y > far}[position]
+    return {"left": x < SIDE, "right": x > 1 - SIDE, "top": y < SIDE, "bottom": y > 1 - SIDE}[position]
 
 
 def _end(reference: Extreme, row: Mapping[int, SceneObject]) -> frozenset[int] | None:
@@ -152,8 +151,7 @@ def along(side: str, item: SceneObject) -> float:
 
 def across(side: str, item: SceneObject) -> float:
     """Return an object's place on the other axis, in pixels."""
-    x, y = item.centre_xy_px
-    return y if side in ("left", "right") else x
+    return item.centre_xy_px[1 if side in ("left", "right") else 0]
 
 
 def at_place(side: str, rank: int, row: Mapping[int, SceneObject]) -> frozenset[int]:

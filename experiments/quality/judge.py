@@ -43,12 +43,12 @@ def run(options: Options) -> Result:
 @contextmanager
 def conventions(side_share: float, max_slant: float) -> Iterator[None]:
     """Let the oracle judge by other conventions for a while."""
-    before = oracle.SIDE_SHARE, oracle.MAX_SLANT
-    oracle.SIDE_SHARE, oracle.MAX_SLANT = side_share, max_slant
+    before = oracle.SIDE, oracle.MAX_SLANT
+    oracle.SIDE, oracle.MAX_SLANT = side_share, max_slant
     try:
         yield
     finally:
-        oracle.SIDE_SHARE, oracle.MAX_SLANT = before
+        oracle.SIDE, oracle.MAX_SLANT = before
 
 
 def headline(result: Result) -> Mapping[str, Any]:

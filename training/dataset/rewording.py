@@ -87,14 +87,12 @@ _ENDS: Final = _words(
 _SIZES: Final = _words("small large big tiny huge")
 # Colours that are nothing else: "small orange tree" is a kind of tree.
 _COLOURS: Final = _words("red yellow green blue purple pink brown black white grey gray aqua teal turquoise")
-_PATTERNS: Final = _words("striped dotted spotted checked checkered plain")
 _CLASSES: Final = {
     **dict.fromkeys(_SIZES, "size"),
     **dict.fromkeys(_COLOURS, "colour"),
-    **dict.fromkeys(_PATTERNS, "pattern"),
+    **dict.fromkeys(_words("striped dotted spotted checked checkered plain"), "pattern"),
 }
 # Things that are still themselves after "red" or "left". A brown bear is a kind of bear, a left hand is one of a pair.
-# The first are what drawn scenes show beside nouns of photographs.
 _DRAWN: Final = _words("circle square triangle star heart diamond cross ring arrow moon drop mushroom bolt crown key")
 _THINGS: Final = _DRAWN | lexicon.KNOWN_NOUNS - _words(
     "bear bull light batter catcher pitcher hand arm leg head shoe shoes pants window door wall building food people "

@@ -36,4 +36,4 @@ def test_a_stricter_judge_finds_nothing_where_the_usual_one_may(text: str, scene
         assert oracle.referents(text, scene) == frozenset()
     with conventions(*usual):
         assert oracle.referents(text, scene) != frozenset()
-    assert usual == (oracle.SIDE_SHARE, oracle.MAX_SLANT)
+    assert usual == (oracle.SIDE, oracle.MAX_SLANT)
