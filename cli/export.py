@@ -79,13 +79,14 @@ def export(
     merge_images: _MergeImages = None,
     target_mb: Annotated[int, _option("target_mb")] = int(DEFAULTS.target_mb),
     distinctive_only: Annotated[bool, _option("distinctive_only")] = False,
-    masks: Annotated[str | None, _option("masks", show_default="rle")] = None,
+    masks: Annotated[str | None, _option("masks", show_default="polygon")] = None,
     layout: Annotated[str | None, _option("layout", show_default="masks")] = None,
     license: Annotated[str | None, _option("license")] = None,
     coordinates: Annotated[str | None, _option("coordinates", show_default="norm1000")] = None,
     resize_factor: Annotated[int | None, _option("resize_factor")] = None,
     min_pixels: Annotated[int | None, _option("min_pixels")] = None,
     max_pixels: Annotated[int | None, _option("max_pixels")] = None,
+    any_targets: Annotated[bool, _option("any_targets")] = False,
     source: options.MovedSource = None,
     partial: Annotated[bool, option("--partial", "Export the committed shards of an unfinished run.")] = False,
     overwrite: Annotated[bool, option("--overwrite", "Replace an earlier export in DEST.")] = False,
@@ -101,6 +102,7 @@ def export(
     chosen = ExportOptions(
         *(max_tokens, dataset, split, split_by, human, target_mb, distinctive_only),
         *(masks, layout, license, coordinates, resize_factor, min_pixels, max_pixels),
+        any_targets=any_targets,
     )
     flags = {"is_partial": partial, "is_overwriting": overwrite}
     excluded = options.read_exclude(exclude, exclude_distance)

@@ -115,8 +115,8 @@ __all__ = [
 
 
 def annotate(
-    source: str,
-    out: str,
+    source: str | Path,
+    out: str | Path,
     config: RunConfig | str = "tiny",
     *,
     limit: int | None = None,
@@ -124,9 +124,9 @@ def annotate(
     retry_failed: bool = False,
     retry_reasons: str | Sequence[str] = (),
     repair: bool = False,
-    exclude: str | Sequence[str] = (),
+    exclude: str | Path | Sequence[str | Path] = (),
     exclude_distance: int | None = None,
-    only: str | Sequence[str] = (),
+    only: str | Path | Sequence[str | Path] = (),
     on_event: Callable[[RunEvent], None] | None = None,
 ) -> RunSummary:
     """Annotate the images of `source` into the run at `out`; the same call again continues.
@@ -160,17 +160,22 @@ def annotate(
     from pseudoris.pipeline.annotation import annotate as run_pipeline
     from pseudoris.pipeline.run_contract import RunOptions
     from pseudoris.schemas.config_layers import load_config
+    from pseudoris.schemas.uris import one_or_several, place
     from pseudoris.store.runs.pending_work import parse_reasons
 
+    source, out = place(source, "source"), place(out, "out")
     settings = load_config(config) if isinstance(config, str) else config
     if repair:
         settings = settings.model_copy(update={"placement": settings.placement.model_copy(update={"repair": True})})
-    reasons, excluded = parse_reasons(_listed(retry_reasons) or None), _exclusions(exclude, exclude_distance, only)
+    reasons, excluded = (
+        parse_reasons(one_or_several(retry_reasons) or None),
+        _exclusions(exclude, exclude_distance, only),
+    )
     options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=excluded)
     return run_pipeline(source, out, settings, options=options, on_event=on_event or notebook_progress())
 
 
-def open_run(out: str, *, source: str | None = None) -> Run:
+def open_run(out: str | Path, *, source: str | Path | None = None) -> Run:
     """Open the run at `out`, finished or not.
 
     Args:
@@ -184,13 +189,15 @@ def open_run(out: str, *, source: str | None = None) -> Run:
         ConfigError: There is no run at `out`, or another version of the package wrote it.
         TransientError: Storage failed.
     """
+    from pseudoris.schemas.uris import place
     from pseudoris.store.location import RunLocation
     from pseudoris.store.tables.run_reader import Run
 
-    return Run(RunLocation.open(out), source=source)
+    moved = None if source is None else place(source, "source")
+    return Run(RunLocation.open(place(out, "out")), source=moved)
 
 
-def verify(out: str, *, quick: bool = False, sample: int | None = None, root: str | None = None) -> VerifyReport:
+def verify(out: str | Path, *, quick: bool = False, sample: int | None = None, root: str | None = None) -> VerifyReport:
     """Check that every planned image is accounted for once, and every file against the digests that lead to it.
 
     Args:
@@ -206,15 +213,16 @@ def verify(out: str, *, quick: bool = False, sample: int | None = None, root: st
         ConfigError: There is no run at `out`, or its header cannot be used.
         TransientError: Storage failed.
     """
+    from pseudoris.schemas.uris import place
     from pseudoris.store.checks.verification import verify_run
     from pseudoris.store.location import RunLocation
 
-    return verify_run(RunLocation.open(out), quick=quick, sample=sample, root=root)
+    return verify_run(RunLocation.open(place(out, "out")), quick=quick, sample=sample, root=root)
 
 
 def refilter(
-    out: str,
-    new: str,
+    out: str | Path,
+    new: str | Path,
     *,
     tau: float | None = None,
     keep: str | Sequence[str] | None = None,
@@ -241,17 +249,19 @@ def refilter(
         TransientError: Storage failed; the same call continues.
     """
     from pseudoris.schemas.keep_rule import parse_conditions
+    from pseudoris.schemas.uris import one_or_several, place
     from pseudoris.store.location import RunLocation
     from pseudoris.store.runs.refiltered_run import RuleChange
     from pseudoris.store.runs.refiltered_run import refilter as refilter_run
 
-    parent, conditions = RunLocation.open(out), None if keep is None else parse_conditions(_listed(keep))
-    return refilter_run(parent, RunLocation.open(new), RuleChange(tau, conditions, lone_masks), allow_mixed=allow_mixed)
+    parent, written = RunLocation.open(place(out, "out")), RunLocation.open(place(new, "new"))
+    conditions = None if keep is None else parse_conditions(one_or_several(keep))
+    return refilter_run(parent, written, RuleChange(tau, conditions, lone_masks), allow_mixed=allow_mixed)
 
 
 def export(
-    out: str,
-    destination: str,
+    out: str | Path,
+    destination: str | Path,
     export_format: str = "parquet",
     *,
     max_tokens: int | None = None,
@@ -268,16 +278,17 @@ def export(
     resize_factor: int | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
-    source: str | None = None,
+    any_targets: bool = False,
+    source: str | Path | None = None,
     partial: bool = False,
     overwrite: bool = False,
-    exclude: str | Sequence[str] = (),
+    exclude: str | Path | Sequence[str | Path] = (),
     exclude_distance: int | None = None,
 ) -> ExportReport:
     """Write the run at `out` in another format, and read it back.
 
     `destination` is an empty folder or url, `export_format` a name as of `pseudoris export --format`: parquet, refer, …
-    From `max_tokens` to `max_pixels` they are the fields of `pseudoris.training.exports.ExportOptions`. What `source`,
+    From `max_tokens` to `any_targets` they are the fields of `pseudoris.training.exports.ExportOptions`. What `source`,
     `partial`, `overwrite`, `exclude` (a path, or several) and `exclude_distance` do, the command's help says.
 
     Returns:
@@ -287,18 +298,22 @@ def export(
         ConfigError: No such format or finished run, an argument that the format does not use, or a wrong `destination`.
         TransientError: Storage failed, or a part of the run cannot be read.
     """
+    from pseudoris.schemas.uris import place
     from pseudoris.training.exports import ExportOptions, export_request, find_export
 
+    out, destination = place(out, "out"), place(destination, "destination")
+    source = None if source is None else place(source, "source")
     options = ExportOptions(
         *(max_tokens, dataset, split, split_by, human, target_mb, distinctive_only),
         *(masks, layout, license, coordinates, resize_factor, min_pixels, max_pixels),
+        any_targets=any_targets,
     )
     flags, excluded = {"is_partial": partial, "is_overwriting": overwrite}, _exclusions(exclude, exclude_distance)
     request = export_request(out, destination, export_format, options, source=source, exclusions=excluded, **flags)
     return find_export(export_format).write(request, lambda done, total, /, stage="": None)
 
 
-def evaluate(out: str, truth: str | Truth, *, sample: int | None = None) -> Evaluation:
+def evaluate(out: str | Path, truth: str | Path | Truth, *, sample: int | None = None) -> Evaluation:
     """Compare the run at `out` with a truth, from its tables alone.
 
     Args:
@@ -315,26 +330,28 @@ def evaluate(out: str, truth: str | Truth, *, sample: int | None = None) -> Eval
             part is missing or damaged.
         TransientError: Storage failed, or a part does not read.
     """
+    from pseudoris.schemas.uris import place
     from pseudoris.store.location import RunLocation
     from pseudoris.store.runs.header import require_header
     from pseudoris.synthworld.scene_truth import SceneTruth
     from pseudoris.training.evaluation import evaluate_run
     from pseudoris.training.evaluation.human_truth import open_truth
 
-    location = RunLocation.open(out)
-    known = open_truth(truth, require_header(location), SceneTruth) if isinstance(truth, str) else truth
-    return evaluate_run(location, known, sample=sample)
+    location = RunLocation.open(place(out, "out"))
+    if isinstance(truth, str | Path) or not hasattr(truth, "judges_texts"):
+        truth = open_truth(place(truth, "truth"), require_header(location), SceneTruth)
+    return evaluate_run(location, truth, sample=sample)
 
 
-def _exclusions(exclude: str | Sequence[str], max_distance: int | None, only: str | Sequence[str] = ()) -> Exclusions:
+def _exclusions(
+    exclude: str | Path | Sequence[str | Path], max_distance: int | None, only: str | Path | Sequence[str | Path] = ()
+) -> Exclusions:
+    from pseudoris.schemas.uris import one_or_several, place
     from pseudoris.training.exclusions import read_exclusions
 
-    return read_exclusions(_listed(exclude), max_distance, _listed(only))
-
-
-def _listed(words: str | Sequence[str]) -> Sequence[str]:
-    # A string is one item: its letters are items for whoever iterates over it.
-    return [words] if isinstance(words, str) else words
+    left_out, taken = one_or_several(exclude), one_or_several(only)
+    paths, wanted = ([place(each, name) for each in given] for name, given in (("exclude", left_out), ("only", taken)))
+    return read_exclusions(paths, max_distance, wanted)
 
 
 def __getattr__(name: str) -> object:

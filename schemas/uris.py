@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import operator
+import os
 import re
 import string
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
@@ -53,6 +56,38 @@ _REMEDY: Final = (
 )
 _NOT_FIRST: Final = string.digits + "+.-"
 _SCHEME: Final = string.ascii_letters + _NOT_FIRST
+
+
+def place(given: object, name: str) -> str:
+    """Return the path or url that was given to the argument `name` of the Python API; ConfigError if it is neither."""
+    if isinstance(given, str):
+        return given
+    if not isinstance(given, PathLike):
+        kind = type(given)
+        raise ConfigError(
+            f"{name} takes a path or a url, not a {kind.__module__}.{kind.__qualname__}: save images as files in a "
+            "folder, and give the path of the folder."
+        )
+    text = os.fsdecode(given)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
+        raise ConfigError(f"{name} is {given!r}, a url that lost a slash in pathlib: give it as a text.")
+    return text
+
+
+def whole_number(given: object, name: str) -> int:
+    """Return the number in `name[…]` of the Python API; ConfigError if it is a slice or the like."""
+    try:
+        return operator.index(given)  # type: ignore[arg-type]  # which is asked
+    except TypeError:
+        raise ConfigError(
+            f"{name}[…] takes a whole number, not a {type(given).__name__}: for several, write "
+            f"[{name}[i] for i in range(start, stop)]."
+        ) from None
+
+
+def one_or_several(given: object) -> list[Any]:
+    """Return what an argument was given, which takes one thing or several; a text or a path is one."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, str | PathLike) else [given]
 
 
 def named_path(path: str | Path) -> Path:

@@ -14,6 +14,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_lengths import summarise_rle
 from pseudoris.schemas.shard import is_blank
 from pseudoris.schemas.untrusted import parse_json, read_regular
+from pseudoris.schemas.uris import place
 from pseudoris.store.exclusions.exclusion_rules import Exclusions, exclusion, name_value
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.training.untrusted_pickle import read_refs
@@ -43,6 +44,12 @@ class HumanAnnotation:
     instances: str
     splits: tuple[str, ...] = ("val", "test", "testA", "testB")
     images: str | None = None
+
+    def __post_init__(self) -> None:
+        # Paths become texts: the record of an export is JSON.
+        for name in ("refs", "instances", "images"):
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, place(given, name))
 
 
 class RecordIds(defaultdict[str, Iterator[int]]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import random
 import sys
 from bisect import bisect_right
@@ -22,6 +21,7 @@ from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.notebook import html_text
 from pseudoris.schemas.run_records import PartRecord, Receipt, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
+from pseudoris.schemas.uris import whole_number
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import LatestReceipts, cached_receipts
@@ -182,7 +182,7 @@ class Run:
 
     def __getitem__(self, index: int) -> RunImage:
         """Return an image; negative indices count from the end. Reads one shard, and keeps it for the next image."""
-        place, size = operator.index(index), len(self)
+        place, size = whole_number(index, "run"), len(self)
         if not -size <= place < size:
             raise IndexError(f"there is no image {place}: {self.out} has {size} that are not quarantined")
         place %= size

@@ -8,10 +8,13 @@ import subprocess
 import sys
 from dataclasses import fields
 from importlib.metadata import version
+from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pyarrow.compute as pc
 import pytest
+from PIL import Image
 
 import pseudoris
 from pseudoris.store.location import RunLocation
@@ -177,3 +180,58 @@ def test_a_run_that_is_not_there_is_a_config_error(tmp_path):
     for call in (pseudoris.open_run, pseudoris.verify):
         with pytest.raises(pseudoris.ConfigError, match="no run"):
             call(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("place", [Path, str])
+def test_each_place_is_a_path_or_a_text(place, tmp_path):
+    out, folder = place(tmp_path / "out"), place(tmp_path)
+    scored_run(RunLocation.open(str(out)))
+    assert pseudoris.verify(out).is_clean
+    assert len(pseudoris.open_run(out, source=folder)) > 0
+    assert pseudoris.refilter(out, place(tmp_path / "new"), tau=1.2).totals.kept > 0
+    names = tmp_path / "names.txt"
+    names.write_text("nothing-of-it.jpg\n", "utf-8")
+    assert pseudoris.export(out, place(tmp_path / "tables"), source=folder, exclude=place(names)).rows
+    spec = pseudoris.SampleSpec(parts=("mask", "text"), source=folder, exclude=[place(names)])
+    assert spec.exclude
+    assert len(pseudoris.RisDataset(out, spec)) > 0
+    assert next(iter(pseudoris.RisIterableDataset(out, spec)))
+    assert pseudoris.HumanAnnotation(place(names), place(names)).refs == str(names)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda given: pseudoris.annotate(given, "out"),
+        lambda given: pseudoris.annotate("in", "out", exclude=given),
+        lambda given: pseudoris.annotate("in", "out", only=[given]),
+        pseudoris.open_run,
+        pseudoris.verify,
+        lambda given: pseudoris.refilter("in", given),
+        lambda given: pseudoris.export("out", given),
+        lambda given: pseudoris.evaluate(given, "synthworld"),
+        pseudoris.RisDataset,
+        pseudoris.RisIterableDataset,
+        pseudoris.Snapshot.shared,
+        lambda given: pseudoris.SampleSpec(exclude=given),
+    ],
+)
+@pytest.mark.parametrize("given", [np.zeros((2, 2, 3), np.uint8), Image.new("RGB", (2, 2)), b"out"])
+def test_pixels_in_place_of_a_path_are_refused_in_a_sentence_that_names_the_way(call, given):
+    with pytest.raises(pseudoris.ConfigError, match=r"takes a path or a url, not a .*: save images as files"):
+        call(given)
+
+
+def test_a_url_that_pathlib_has_cut_is_refused():
+    with pytest.raises(pseudoris.ConfigError, match=r"out is .*, a url that lost a slash in pathlib: give it"):
+        pseudoris.open_run(Path("s3://bucket/run"))
+
+
+def test_a_slice_is_refused_with_what_to_write(tmp_path):
+    out = str(tmp_path / "out")
+    scored_run(RunLocation.open(out))
+    dataset = pseudoris.RisDataset(out, pseudoris.SampleSpec(parts=("mask", "text")))
+    for name, each in (("run", pseudoris.open_run(out)), ("dataset", dataset)):
+        told = rf"{name}\[…\] takes a whole number, not a slice: for several, write \[{name}\[i\] for i in range"
+        with pytest.raises(pseudoris.ConfigError, match=told):
+            each[0:2]

@@ -135,7 +135,7 @@ def test_an_option_changes_what_is_written(pictures, tmp_path):
     for name in ("llamafactory", "qwen"):
         found = [written("--format", name, *each) for each in ((), ("--coordinates", "real"), RESIZED)]
         assert found[0] != found[1] != found[2] != found[0]
-    assert written("--format", "refer") != written("--format", "refer", "--masks", "polygon")
+    assert written("--format", "refer") != written("--format", "refer", "--masks", "rle")
     invoke("export", pictures, tmp_path / "objects", "--format", "hf", "--layout", "objects")
     assert "objects" in pq.read_schema(tmp_path / "objects/data/train-00000.parquet").names
 
@@ -150,7 +150,7 @@ def test_an_option_changes_what_is_written(pictures, tmp_path):
             "does not use --distinctive-only, which belongs to pseudo-ris-csv",
         ),
         (("--format", "coco", "--masks", "polygon"), "does not use --masks, which belongs to refer"),
-        (("--format", "refer", "--masks", "bitmap"), "--masks 'bitmap' is neither rle nor polygon"),
+        (("--format", "refer", "--masks", "bitmap"), "--masks 'bitmap' is neither polygon nor rle"),
         (("--format", "hf", "--layout", "rows"), "--layout 'rows' is not masks or objects"),
         (("--format", "ms-swift", "--coordinates", "real"), "which belongs to llamafactory, qwen"),
         (("--format", "ms-swift", "--coordinates", "norm1000"), "which belongs to llamafactory, qwen"),

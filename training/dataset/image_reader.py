@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow as pa
 from pseudoris.images.pixels import decode_upright, import_plugins, is_plain_jpeg, loaded_plugins
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.run_records import RunHeader
+from pseudoris.schemas.uris import place
 from pseudoris.store.location import RunLocation
 from pseudoris.store.sources.planned_images import Outcome, PlannedImages, as_annotated
 from pseudoris.training.dataset.arrays import HAS_TORCH, Tensor, as_tensor
@@ -51,7 +53,7 @@ class ImageBytes:
         location: RunLocation,
         header: RunHeader,
         *,
-        source: str | Mapping[str, str] | None = None,
+        source: str | Path | Mapping[str, str | Path] | None = None,
         endpoint_url: str | None = None,
         is_random_access: bool = False,
     ) -> None:
@@ -60,7 +62,8 @@ class ImageBytes:
         `endpoint_url` is the S3 store of the images, if the run names none. With random access, images of SOURCE are
         read one by one, as they are decoded, and the plans of all shards are kept.
         """
-        moved = source.get(header.source) if isinstance(source, Mapping) else source
+        given = source.get(header.source) if isinstance(source, Mapping) else source
+        moved = None if given is None else place(given, "source")
         config = header.config
         if endpoint_url is not None and config.source.endpoint_url is None:
             own = config.source.model_copy(update={"endpoint_url": endpoint_url})

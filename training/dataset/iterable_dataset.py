@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -48,7 +49,7 @@ class RisIterableDataset(StreamedDataset):
 
     def __init__(
         self,
-        run: str | RunLocation,
+        run: str | Path | RunLocation,
         spec: SampleSpec | None = None,
         *,
         order: StreamOrder | None = None,

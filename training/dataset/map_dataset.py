@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.schemas.uris import whole_number
 from pseudoris.store.location import RunLocation
 from pseudoris.training.dataset.arrays import Dataset, Tensor
 from pseudoris.training.dataset.process_group import SharedNumbers
@@ -37,6 +39,7 @@ class ConcatIndex:
 
     def of(self, index: int, *, noun: str) -> tuple[int, int]:
         """Return the part of an item, and its index there; a negative index counts from the end, `noun` names it."""
+        index = whole_number(index, "dataset")
         if not -len(self) <= index < len(self):
             raise IndexError(f"{noun} {index} of {len(self)}")
         at = index % len(self)
@@ -115,7 +118,7 @@ class RisDataset(MapDataset):
 
     def __init__(
         self,
-        run: str | RunLocation,
+        run: str | Path | RunLocation,
         spec: SampleSpec | None = None,
         *,
         snapshot: Snapshot | None = None,
@@ -238,7 +241,7 @@ class RisDataset(MapDataset):
             self._read(location, self._run.spec, Snapshot.from_state(location, saved["snapshot"]))
         self.set_epoch(state["epoch"])
 
-    def _read(self, run: str | RunLocation, spec: SampleSpec, snapshot: Snapshot | None) -> None:
+    def _read(self, run: str | Path | RunLocation, spec: SampleSpec, snapshot: Snapshot | None) -> None:
         opened = OpenedRun.open(run, spec, snapshot, endpoint_url=self._endpoint_url, is_random_access=True)
         size_bytes = opened.snapshot.images_bytes
         if (

@@ -9,6 +9,7 @@ import functools
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Final, Literal, TypedDict, get_args
 
 import pyarrow as pa
@@ -283,8 +284,8 @@ class SampleSpec:
     none: float = 0.0
     seed: int = 0
     on_bad_image: Literal["raise", "skip"] = "raise"
-    source: str | Mapping[str, str] | None = None
-    exclude: Exclusions | str | Sequence[str] = ()
+    source: str | Path | Mapping[str, str | Path] | None = None
+    exclude: Exclusions | str | Path | Sequence[str | Path] = ()
 
     def __post_init__(self) -> None:
         unknown = [part for part in self.parts if part not in PARTS]

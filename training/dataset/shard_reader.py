@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
@@ -20,6 +21,7 @@ from pseudoris.schemas.keep_rule import is_lone, lone_draws
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
+from pseudoris.schemas.uris import place
 from pseudoris.store.exclusions.exclusion_rules import ExclusionMatcher, beyond, planned_rules
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
@@ -222,7 +224,7 @@ class OpenedRun:
     @classmethod
     def open(
         cls,
-        run: str | RunLocation,
+        run: str | Path | RunLocation,
         spec: SampleSpec,
         snapshot: Snapshot | None = None,
         *,
@@ -230,7 +232,7 @@ class OpenedRun:
         is_random_access: bool = False,
     ) -> Self:
         """Open a run; the arguments are those of `RisDataset` and `ImageBytes`."""
-        location = run if isinstance(run, RunLocation) else RunLocation.open(run, endpoint_url)
+        location = run if isinstance(run, RunLocation) else RunLocation.open(place(run, "run"), endpoint_url)
         header = require_header(location)
         chosen = Snapshot.shared(location) if snapshot is None else snapshot
         images = None

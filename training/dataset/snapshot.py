@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final, Self
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.schemas.untrusted import parse_json
+from pseudoris.schemas.uris import place
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import header_digests
 from pseudoris.store.runs.manifest import manifest_numbers, read_manifest, receipts_table, snapshot_path
@@ -88,7 +90,7 @@ class Snapshot:
         return snapshot._with_retried(location, retried)
 
     @classmethod
-    def shared(cls, location: RunLocation | str, turn: str | int = 0) -> Self:
+    def shared(cls, location: RunLocation | str | Path, turn: str | int = 0) -> Self:
         """Return the snapshot that the processes of the torch.distributed group agree on; without a group, `take`.
 
         The first process of a turn takes it, and the others read the same. No process waits for another. So all ranks
@@ -123,13 +125,13 @@ class Snapshot:
         return cls._of(location, number, table.select(_COLUMNS))
 
     @classmethod
-    def of_receipts(cls, location: RunLocation | str) -> Self:
+    def of_receipts(cls, location: RunLocation | str | Path) -> Self:
         """Return everything that is committed now: a listing, and a request a shard."""
         location = _opened(location)
         return cls._of_commits(location, list_receipts(location))
 
     @classmethod
-    def from_state(cls, location: RunLocation | str, state: dict[str, Any]) -> Self:
+    def from_state(cls, location: RunLocation | str | Path, state: dict[str, Any]) -> Self:
         """Return the snapshot that `state` describes, as it was; a ConfigError if the run no longer has it."""
         location = _opened(location)
         packed = state["commits"] or []
@@ -198,8 +200,8 @@ class Snapshot:
         return cls(number, table, digest.hexdigest())
 
 
-def _opened(location: RunLocation | str) -> RunLocation:
-    return RunLocation.open(location) if isinstance(location, str) else location
+def _opened(location: RunLocation | str | Path) -> RunLocation:
+    return location if isinstance(location, RunLocation) else RunLocation.open(place(location, "location"))
 
 
 def _commits(table: pa.Table) -> Iterable[tuple[int, int]]:

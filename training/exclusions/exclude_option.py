@@ -23,7 +23,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.untrusted import parse_json, read_regular
-from pseudoris.schemas.uris import named_path
+from pseudoris.schemas.uris import named_path, one_or_several, place
 from pseudoris.store.exclusions.exclusion_rules import (
     SHARED_DATASETS,
     ExclusionRule,
@@ -83,10 +83,10 @@ def read_exclusions(values: Sequence[str], max_distance: int | None = None, only
     return found
 
 
-def as_exclusions(exclude: Exclusions | str | Sequence[str]) -> Exclusions:
+def as_exclusions(exclude: Exclusions | str | Path | Sequence[str | Path]) -> Exclusions:
     """Return what an argument `exclude` of the Python API names, paths or rules."""
-    given = [exclude] if isinstance(exclude, str) else exclude
-    paths = [each for each in given if isinstance(each, str)]
+    given = one_or_several(exclude)
+    paths = [place(each, "exclude") for each in given if not isinstance(each, ExclusionRule)]
     return tuple(each for each in given if isinstance(each, ExclusionRule)) + (read_exclusions(paths) if paths else ())
 
 

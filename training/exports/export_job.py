@@ -179,6 +179,8 @@ class ExportJob:
         self.name, takes, limit = export_format.name, export_format.takes, request.options.max_tokens
         self.rule = replace(
             takes,
+            with_groups=takes.with_groups or request.options.any_targets,
+            with_none=takes.with_none or request.options.any_targets,
             max_tokens=takes.max_tokens if limit is None else limit or None,
             mask_tau=request.header.config.filtering.tau if self.options.distinctive_only else None,
         )

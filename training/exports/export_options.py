@@ -39,7 +39,7 @@ class ExportOptions:
         "candidate.",
     )
     masks: str | None = _option(
-        None, "refer: form of the masks: rle, or polygon (one each, which pycocotools fills exactly)."
+        None, "refer: form of the masks: polygon (one each, which pycocotools fills exactly), or rle."
     )
     layout: str | None = _option(
         None, "hf: masks (a list of structs), or objects (a struct of lists, as detectors read)."
@@ -49,6 +49,9 @@ class ExportOptions:
     resize_factor: int | None = _option(None, "--coordinates resized: multiple of the sides, 28 or 32.", min=1)
     min_pixels: int | None = _option(None, "--coordinates resized: smallest area that the trainer is given.", min=1)
     max_pixels: int | None = _option(None, "--coordinates resized: largest area that the trainer is given.", min=1)
+    any_targets: bool = _option(
+        False, "odvg: also expressions of several objects and of none, which Open-GroundingDINO misreads."
+    )
 
     @property
     def target_bytes(self) -> int:

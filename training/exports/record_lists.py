@@ -80,16 +80,16 @@ def write_records(
 def _write_odvg(job: ExportJob) -> ExportReport:
     notes = (
         'Give the trainer ann_file="annotations.jsonl" and data_prefix=dict(img="images/"), and no label_map_file.',
-        "Boxes alone: masks are left out. An expression of no object has no region. The model reads 256 tokens.",
+        "Boxes alone: masks are left out. The model reads 256 tokens.",
     )
     return write_records(job, "annotations.jsonl", _odvg_records, _read_odvg, notes=notes)
 
 
-# The loader makes captions small, and the model reads 256 tokens.
-_ODVG_TAKES: Final = TextRule(is_lower_case=True, with_groups=True, with_none=True)
-ODVG: Final = ExportFormat(
-    "odvg", "a line an expression with its boxes, for MM-Grounding-DINO", _write_odvg, _ODVG_TAKES
-)
+# The loader makes captions small. Open-GroundingDINO stops at a line without a region, and takes several boxes of a
+# region for as many regions, with one label (longzw1997/Open-GroundingDINO, datasets/odvg.py).
+_ODVG_TAKES: Final = TextRule(is_lower_case=True)
+_ODVG_SUMMARY: Final = "a line an expression with its box, for MM-Grounding-DINO and Open-GroundingDINO"
+ODVG: Final = ExportFormat("odvg", _ODVG_SUMMARY, _write_odvg, _ODVG_TAKES, ("max_tokens", "any_targets"))
 
 
 def _odvg_records(image: ExportImage) -> Iterator[tuple[dict[str, Any], Content]]:

@@ -98,10 +98,10 @@ def _add_run(
         files.write(IMAGES_FOLDER, image.name, image.data)
         arrays[IMAGES_ARRAY].append(image_record(image.number, image))
         for mask, said in image.masks_with_texts():
-            # In a list: REFER checks the first element to distinguish an encoding from polygons, and fails on a bare
-            # dict.
+            # Every loader takes polygons, only some an encoding: MaskRIS and Sa2VA stop, ReLA keeps no reference. In a
+            # list: REFER checks the first element to tell the two apart, and fails on a bare dict.
             code: Any = mask.rle
-            if job.options.masks == "polygon":
+            if job.options.masks != "rle":
                 code, _ = mask.corner_polygon()
                 resized.add(code, mask.pixels())
             record = annotation_of(image, mask, [code], category_id=category_id)
@@ -111,7 +111,7 @@ def _add_run(
             job.add(Content.of_mask(image.name, image.size, _canonical(annotation), _texts(refs[-1:])))
     for shown in human.exclusions:
         job.dropped[SHOWN_TO_HUMANS] += job.dropped.pop(shown.dropped_phrase, 0)
-    return [resized.note()] if job.options.masks == "polygon" else []
+    return [] if job.options.masks == "rle" else [resized.note()]
 
 
 def _add_human(job: ExportJob, human: HumanRefs, refs: _Refs, files: ManyFiles, arrays: dict[str, JsonArray]) -> None:
@@ -141,8 +141,8 @@ def _checked_dataset(job: ExportJob) -> str:
             f"--dataset {dataset!r} is not known to REFER. Choose from {', '.join(_DATASETS)}, and tell exports apart "
             "by --split-by."
         )
-    if options.masks not in (None, "rle", "polygon"):
-        raise ConfigError(f"--masks {options.masks!r} is neither rle nor polygon.")
+    if options.masks not in (None, "polygon", "rle"):
+        raise ConfigError(f"--masks {options.masks!r} is neither polygon nor rle.")
     if options.split not in REFER_SPLITS:
         raise ConfigError(f"--split {options.split!r} is not a split of REFER. Choose from {', '.join(REFER_SPLITS)}.")
     if not _SPLIT_BY.fullmatch(options.split_by):

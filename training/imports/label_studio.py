@@ -5,8 +5,10 @@
 A region's mask and its texts are results with one id. What is said under the name `absent` means nothing that is in the
 image. `audit add` reads the same file (`cli/studio_verdicts.py`).
 
-An image that the person changed has the person's masks and expressions. A mask whose pixels were left keeps its row; a
-changed or a new one gets an id that no mask had. Rows of all other images stay the same, byte for byte.
+A mask whose pixels were left keeps its row; a changed or a new one gets an id that no mask had. Where all masks of an
+image were left, so are the expressions of each whose texts were. Otherwise scores, which compare it with the other
+masks, hold no more: what is said of the image becomes the person's. What refers to several masks stays if these do.
+Rows of all other images stay the same, byte for byte.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -29,7 +31,7 @@ from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Receipt, RunHeader, ShardCounts
-from pseudoris.schemas.shard import Shard, ShardImage, clean_text
+from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage, clean_text
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import in_plan_order, without
@@ -184,10 +186,19 @@ def _counts(result: _Result, size: tuple[int, int], place: str) -> str:
 
 
 class Correction(NamedTuple):
-    """An image with a person's masks and expressions, and whether its masks are those of the run."""
+    """An image with a person's masks, and their expressions in place of those that go.
+
+    `same` are the masks of which the pixels were left, `left` those that keep their expressions too; "" stands for
+    expressions that mean no mask.
+    """
 
     image: ShardImage
-    has_same_masks: bool
+    same: frozenset[str]
+    left: frozenset[str]
+
+    def keeps(self, targets: Sequence[str]) -> bool:
+        """Return whether an expression of the run that refers to these masks stays."""
+        return self.same.issuperset(targets) if len(targets) > 1 else "".join(targets) in self.left
 
 
 def correct_run(
@@ -243,7 +254,7 @@ def _images_of(parent: Parent, tasks: Mapping[str, Annotation]) -> Iterator[Anno
     for receipt in parent.receipts(parent.pin()):
         held = read_table(parent.location, IMAGES, ("image_id",), [receipt])["image_id"].to_pylist()
         if not tasks.keys().isdisjoint(held):
-            images = iter_annotations(parent.location, [receipt], kept_only=True)
+            images = iter_annotations(parent.location, [receipt])
             yield from (image for image in images if image.image_id in tasks)
 
 
@@ -265,12 +276,39 @@ def _correction(
     made = annotate_image(bare, human, orientation="upright", limits=limits)
     rows = {mask.mask_id: mask for mask in same.values()}
     made = replace(made, masks=tuple(rows.get(each.mask_id, each) for each in made.masks))
-    has_same_masks = len(same) == len(regions) == len(image.masks)
-    before = [each for mask in image.masks for each in mask.expressions if len(each.target_mask_ids) == 1]
-    texts = {(each.target_mask_ids, clean_text(each.text)) for each in (*before, *image.untargeted)}
-    if has_same_masks and texts == {(each.target_mask_ids, each.text) for each in made.expressions}:
-        return None
-    return Correction(made, has_same_masks)
+    of_masks = [each for mask in image.masks for each in mask.expressions if each.target_mask_ids[0] == mask.mask_id]
+    stated, unchanged = (*of_masks, *image.untargeted), frozenset(rows)
+    left = frozenset[str]()
+    if len(same) == len(regions) == len(image.masks):
+        before = _texts(each for each in stated if each.kept)
+        after = _texts(made.expressions)
+        left = frozenset(each for each in (*unchanged, "") if before[each] == after[each])
+        if len(left) > len(unchanged):
+            return None
+    anew = tuple(each for each in made.expressions if "".join(each.target_mask_ids) not in left)
+    correction = Correction(replace(made, expressions=anew), unchanged, left)
+    _count_gone([each for each in stated if not correction.keeps(each.target_mask_ids)], anew, left_out)
+    return correction
+
+
+def _texts(said: Iterable[ExpressionRecord]) -> defaultdict[str, set[str]]:
+    """Return what is said of each mask alone, and under "" of none."""
+    found = defaultdict[str, set[str]](set)
+    for each in said:
+        if len(each.target_mask_ids) < 2:
+            found["".join(each.target_mask_ids)].add(clean_text(each.text))
+    return found
+
+
+def _count_gone(gone: Sequence[ExpressionRecord], anew: Sequence[ExpressionRecord], left_out: Counter[str]) -> None:
+    shown_to_person = Counter(clean_text(each.text) for each in gone if each.kept and len(each.target_mask_ids) < 2)
+    stay = shown_to_person & Counter(each.text for each in anew)
+    left_out["expressions of several masks, one of which was changed"] += sum(
+        len(each.target_mask_ids) > 1 for each in gone
+    )
+    left_out["candidates of corrected masks that were not kept"] += sum(not each.kept for each in gone)
+    left_out["expressions that were deleted or reworded"] += (shown_to_person - stay).total()
+    left_out["scores of expressions that stay, in corrected images"] += stay.total()
 
 
 def _rewritten(
@@ -283,12 +321,18 @@ def _rewritten(
     old = {table: read_part(io.BytesIO(data), SCHEMAS[table], table) for table, data in contents.items()}
     made = shard_tables(Shard(before.shard, 0, tuple(each.image for each in chosen)), embed_images=False)
     changed, order = (each[IMAGES]["image_id"].combine_chunks() for each in (made, old))
-    said = old[EXPRESSIONS]
-    same = pa.array([each.image.image_id for each in chosen if each.has_same_masks], pa.string())
-    of_several = pc.greater(pc.list_value_length(said["target_mask_ids"]), 1)
-    groups = said.filter(pc.and_(of_several, pc.is_in(said["image_id"], same)))
     masks = in_plan_order([without(old[MASKS], changed), made[MASKS]], order)
-    expressions = in_plan_order([without(said, changed), groups, made[EXPRESSIONS]], order)
+    said, by_image = old[EXPRESSIONS], {each.image.image_id: each for each in chosen}
+    targets = zip(said["image_id"].to_pylist(), said["target_mask_ids"].to_pylist(), strict=True)
+    stays = [image not in by_image or by_image[image].keeps(of) for image, of in targets]
+    said = said.filter(pa.array(stays, pa.bool_()))
+    # What a second opinion says of an expression of several masks is against all others.
+    is_gone = pc.invert(pc.is_in(said["grounding_rival"], masks["mask_id"].combine_chunks(), skip_nulls=False))
+    is_gone = pc.and_(pc.is_valid(said["grounding_rival"]), is_gone)
+    for name in ("grounding_choice", "grounding_share", "grounding_rival"):
+        at, kind = said.schema.get_field_index(name), said.schema.field(name)
+        said = said.set_column(at, kind, pc.if_else(is_gone, pa.scalar(None, kind.type), said[name]))
+    expressions = in_plan_order([said, made[EXPRESSIONS]], order)
     # The first mask of an image may have been drawn, or its last one deleted.
     images, status = old[IMAGES], made[IMAGES]["status"].combine_chunks()
     status = pc.replace_with_mask(images["status"].combine_chunks(), pc.is_in(order, changed), status)

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch.utils.data import Dataset
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
+from pseudoris.schemas.uris import place
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.receipts import read_receipts
@@ -195,9 +197,9 @@ class _Row:
 class PairDataset(Dataset[Pair]):
     """The pairs of one run, by index; masks are held in memory as the tables encode them, images are read on demand."""
 
-    def __init__(self, run: str | RunLocation, spec: PairSpec, *, snapshot: Snapshot | None = None) -> None:
+    def __init__(self, run: str | Path | RunLocation, spec: PairSpec, *, snapshot: Snapshot | None = None) -> None:
         """Read the masks and expressions of a run (folder, url or location); see `RisDataset` for `snapshot`."""
-        self._spec, self._location = spec, run if isinstance(run, RunLocation) else RunLocation.open(run)
+        self._spec, self._location = spec, run if isinstance(run, RunLocation) else RunLocation.open(place(run, "run"))
         header = require_header(self._location)
         self._images = ImageBytes(self._location, header, source=spec.source, is_random_access=True)
         self._images_bytes = self._num_cut = self.epoch = 0

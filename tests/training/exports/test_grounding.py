@@ -161,11 +161,16 @@ def test_the_registry_of_llamafactory_has_the_name_that_was_given(exported, run_
     assert any("dataset: mine" in note for note in report.notes)
 
 
-def test_a_line_of_odvg_has_the_boxes_of_its_caption(exported, run_of_several):
-    root, report = exported("odvg")
+@pytest.mark.parametrize("any_targets", [False, True])
+def test_a_line_of_odvg_has_the_box_of_its_caption_and_others_where_asked(any_targets, exported, run_of_several):
+    root, report = exported("odvg", any_targets=any_targets)
     found = Counter((shown(path), text, str(boxes)) for path, text, boxes in read_odvg(root))
-    assert found == due_boxes(run_of_several, "odvg", lambda box: box)
+    due = [each for each in true_expressions(run_of_several) if any_targets or len(each.masks) == 1]
+    assert found == Counter((each.image_id, each.text.lower(), str(each.boxes)) for each in due)
     assert report.rows["records"] == found.total()
+    left_out = {"expressions that refer to several masks": 3, "expressions that refer to no mask": 3}
+    assert report.dropped.items() >= ({} if any_targets else left_out).items()
+    assert any_targets != (report.dropped.keys() >= left_out.keys())
 
 
 def key_of(image_id: str, text: str, masks) -> tuple[str, str, bytes]:
@@ -235,9 +240,9 @@ def test_what_relas_resizing_makes_of_the_polygons_is_told(exported, run_of_seve
     assert f"Of {len(ious)} masks" in note
     assert f"mean IoU of {np.mean(ious):.4f}" in note
     assert f"the worst has {min(ious):.4f}." in note
-    _, report = exported("refer", masks="polygon")
-    assert any(note.startswith("ReLA resizes polygons") for note in report.notes)
     _, report = exported("refer")
+    assert any(note.startswith("ReLA resizes polygons") for note in report.notes)
+    _, report = exported("refer", masks="rle")
     assert not any("ReLA" in note for note in report.notes)
 
 

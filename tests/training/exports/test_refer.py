@@ -128,12 +128,12 @@ def test_another_dataset_and_splitter_are_found_under_their_names(built_run, pla
     assert len(LavtDataset(Path(place.root), "val", "refcocog", "umd")) > 0
 
 
-def test_masks_are_polygons_where_asked_which_fill_to_the_same_pixels(run_of_several, place, tmp_path):
-    export("refer", run_of_several, place, masks="polygon")
+def test_masks_are_polygons_which_fill_to_the_same_pixels_as_encodings_where_asked(run_of_several, place, tmp_path):
+    export("refer", run_of_several, place)
     codes = [each["segmentation"] for each in instances_of(Path(place.root))["annotations"]]
     assert {(len(code), type(code[0])) for code in codes} == {(1, list)}
     encoded = RunLocation.open(str(tmp_path / "encoded"))
-    export("refer", run_of_several, encoded)
+    export("refer", run_of_several, encoded, masks="rle")
     found, due = load_refer(Path(place.root)), load_refer(Path(encoded.root))
     assert [mask.texts for mask in found] == [mask.texts for mask in due]
     assert all(np.array_equal(one.mask, other.mask) for one, other in zip(found, due, strict=True))

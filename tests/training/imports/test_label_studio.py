@@ -118,7 +118,8 @@ def test_rows_of_corrected_images_are_the_persons_and_all_others_stay(parent, ta
     said = [each for mask in masks for each in mask.expressions] + list(after[THREE].untargeted)
     due = ["a new text", "a thing", "a thing", 'the "middle" thing', "the corner", "a blue fork"]
     assert [each.text for each in said] == due
-    # Expressions of several masks, of which one is gone, are gone too.
+    # Expressions of several masks, of which one is gone, are gone too, and counted.
+    assert summary.left_out["expressions of several masks, one of which was changed"] == 2
     assert {(each.source, each.kept, len(each.target_mask_ids)) for each in said} == {
         ("human", True, 1),
         ("human", True, 0),
@@ -157,6 +158,48 @@ def test_expressions_of_several_masks_stay_where_only_texts_were_changed(tasks, 
     _, out = correct([submitted(tasks[PAIR], reword)])
     said = {(len(each.target_mask_ids), each.text) for mask in images_of(out)[PAIR].masks for each in mask.expressions}
     assert said == {(2, "the pair"), (1, "another")}
+
+
+def expressions_of(location: RunLocation, image: str) -> list:
+    """Return each once, by its first mask."""
+    found = images_of(location)[image]
+    of_masks = [(each, mask.mask_id) for mask in found.masks for each in mask.expressions]
+    return [each for each, mask in of_masks if each.target_mask_ids[0] == mask] + list(found.untargeted)
+
+
+def test_a_text_that_is_changed_takes_the_expressions_of_its_mask_alone(parent, tasks, correct):
+    def reword(results) -> None:
+        texts_of(results, mask_of(results, 0)["id"])[:] = ["a thing", "another"]
+
+    summary, out = correct([submitted(tasks[THREE], reword)])
+    before, after = (expressions_of(location, THREE) for location in (parent.location, out))
+    first = before[0].target_mask_ids
+    assert [each for each in after if each.target_mask_ids != first] == [
+        each for each in before if each.target_mask_ids != first
+    ]
+    assert {(each.text, each.source) for each in after if each.target_mask_ids == first} == {
+        ("a thing", "human"),
+        ("another", "human"),
+    }
+    gone = {"expressions that were deleted or reworded": 1, "scores of expressions that stay, in corrected images": 1}
+    assert summary.left_out == gone
+    assert problems(out) <= problems(parent.location)
+
+
+def test_a_mask_that_is_changed_takes_the_expressions_of_several_that_refer_to_it_alone(parent, tasks, correct):
+    """Of "both things", "all of them" and what each mask is called, which the person saw, the first stays too."""
+
+    def draw(results) -> None:
+        mask_of(results, 2)["value"]["rle"] = spelt_strokes(square(1, 1, 5))
+
+    summary, out = correct([submitted(tasks[THREE], draw)])
+    before, after = (expressions_of(location, THREE) for location in (parent.location, out))
+    gone = {each.text for each in before} - {each.text for each in after}
+    assert gone == {"all of them"}
+    (pair,) = [each for each in before if each.text == "both things"]
+    assert pair in after
+    assert summary.left_out["expressions of several masks, one of which was changed"] == 1
+    assert problems(out) <= problems(parent.location)
 
 
 def test_an_image_whose_masks_were_all_deleted_is_empty(parent, tasks, correct):
