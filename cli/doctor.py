@@ -203,12 +203,14 @@ def _prior(config: RunConfig) -> str:
 
 def _digest(stage: StageKind, config: RunConfig) -> str:
     from pseudoris.workers.checkpoints.weight_cache import published_file
-    from pseudoris.workers.checkpoints.weight_files import found_file, missing
+    from pseudoris.workers.checkpoints.weight_files import found_file, is_unfetched, missing
 
     weights = stage.settings(config).weights
     # A run would download it. A check of a machine does not: the file may have gigabytes.
     if published_file(weights) is not None and found_file(weights) is None:
         raise ConfigError(missing(weights, "there is no such file", config.preset))
+    if is_unfetched(weights):
+        return f"{weights.uri} exists: a run fetches it"
     return f"{weights.uri}  sha256 {stage.weights_digest(config)[:12]}…"
 
 
@@ -246,11 +248,13 @@ def _domain(source: str, config: RunConfig, out: str | None) -> str:
 def _output(out: str, config: RunConfig) -> str:
     from pseudoris.store.location import RunLocation
     from pseudoris.store.runs.header import check_identity, check_origin, read_header
+    from pseudoris.store.runs.planned_run import may_give_way
 
     location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage)
     header = read_header(location)
     if header is not None:
         check_origin(location, header, "annotate")
+    if header is not None and not may_give_way(location):
         # Weights and the device have checks of their own: here the settings are compared.
         now = header.identity.model_copy(update={"method": config.method()})
         check_identity(header, now, preset=config.preset)
@@ -263,7 +267,8 @@ def _output(out: str, config: RunConfig) -> str:
         folder = folder.parent
     found = f"{location.root} can be written"
     if header is not None:
-        found += " and continues a run of these settings"
+        continues = "holds a run without results" if may_give_way(location) else "continues a run of these settings"
+        found += f" and {continues}"
     if "://" in location.root:
         return f"{found}, and refuses to create a file twice"
     free = shutil.disk_usage(existing).free

@@ -356,7 +356,8 @@ def import_plugins(plugins: Sequence[str]) -> None:
     for name in plugins:
         try:
             importlib.import_module(name)
-        except ImportError as error:
+        # The latter two: an empty name, and a relative one.
+        except (ImportError, ValueError, TypeError) as error:
             command = f" ({install('heif')})" if name == HEIF_PLUGIN else ""
             raise ConfigError(
                 f"images.decoder_plugins names {name!r}, which cannot be imported ({error}): "

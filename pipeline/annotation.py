@@ -4,37 +4,39 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from typing import Final
 
 from pseudoris.pipeline.cluster import connected, lone_node, node_resources
-from pseudoris.pipeline.domain_sample import accepted_domain, sampled
+from pseudoris.pipeline.domain_sample import accepted_domain
 from pseudoris.pipeline.fan_out import list_on_cluster
-from pseudoris.pipeline.identity import identity_before_ray, identity_on_cluster
 from pseudoris.pipeline.interrupts import Interrupts, interruptible
 from pseudoris.pipeline.meters import Meter
+from pseudoris.pipeline.opened_run import Opened, opened
 from pseudoris.pipeline.resources import check_object_store, plan_actors
 from pseudoris.pipeline.run_contract import (
     RetryTally,
     RunOptions,
     RunPlan,
     RunSummary,
-    check_options,
-    sampled_without,
     table_globs,
 )
 from pseudoris.pipeline.shard_tasks import Job, Retry
-from pseudoris.pipeline.stored_masks import StoredMasks, masks_parent, plan_with_masks, stored_digests, with_masks_of
+from pseudoris.pipeline.stored_masks import StoredMasks, plan_with_masks
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import DomainRecord, Identity, RunHeader
 from pseudoris.schemas.uris import writable
-from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, exclusion_notices, nothing_is_left
+from pseudoris.store.exclusions.stored_exclusions import (
+    ExcludedItems,
+    exclusion_notices,
+    nothing_is_left,
+)
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import parse_attempts
 from pseudoris.store.runs.extension import ExtensionTally, extend_plan, extension_notices, new_entries
-from pseudoris.store.runs.header import check_identity, planned_source, refuse_queries
+from pseudoris.store.runs.header import check_identity
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.pending_work import (
@@ -51,11 +53,10 @@ from pseudoris.store.runs.pending_work import (
     quarantined_shards,
 )
 from pseudoris.store.runs.plan import PlanTally, assign_shards, iter_plan
-from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_or_continue
+from pseudoris.store.runs.planned_run import RunRequest, may_give_way, plan_or_continue
 from pseudoris.store.runs.receipts import Totals
 from pseudoris.store.runs.session import RunSession, trim_memory
-from pseudoris.store.sources import Source, SourceItem, open_source
-from pseudoris.store.tables.judged_expressions import check_scored
+from pseudoris.store.sources import Source, SourceItem
 from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, StageKind, with_check
 
 # Source: measured, all four tables, on the demonstration run (69 images, 321 masks, 14,124 draws, `tiny`): the bytes of
@@ -66,59 +67,6 @@ BYTES_PER_MASK: Final = 150
 BYTES_PER_DRAW: Final = 30
 # The true number is unknown before the models run; the scenes of the demonstration have 4.6.
 ASSUMED_MASKS_PER_IMAGE: Final = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """SOURCE and OUT of a session, checked as far as they can be before Ray starts, which takes seconds.
-
-    Attributes:
-        listing: SOURCE.
-        header: Of the run in OUT; None if there is none.
-        here: The identity of this machine; None if an existing cluster, or a GPU, does the work.
-        domain_found: Waits for what a child process finds in a sample of SOURCE.
-        config: Of this session; with a `parent`, its settings of masks, SOURCE, images and shards.
-        parent: The run that the masks are taken from; None if they are proposed.
-    """
-
-    listing: Source
-    header: RunHeader | None
-    here: Identity | None
-    domain_found: Callable[[], DomainRecord | None]
-    config: RunConfig
-    parent: Parent | None
-
-    def identity(self) -> Identity:
-        """Return the identity, which a node of the cluster measures if this machine does not do the work."""
-        return self.here or identity_on_cluster(self.config, stored_digests(self.parent))
-
-
-@contextmanager
-def opened(
-    source: str, location: RunLocation, config: RunConfig, options: RunOptions, on_event: OnEvent = ignore
-) -> Iterator[Opened]:
-    """Open SOURCE and OUT for `annotate`, its dry run or an estimate; the sample is judged during the block."""
-    on_event(Step("opening SOURCE and OUT"))
-    header = check_options(location, options, is_repair=config.placement.repair)
-    check_scored(config, config.filtering.keep, location.root)
-    if header is not None and not options.is_extension:
-        source = planned_source(header, source)
-    recorded, limits = None if header is None else header.source, config.placement.storage
-    listing = open_source(source, config.source, exclude=location.root, limits=limits, recorded=recorded)
-    if header is None:
-        refuse_queries(config, listing.name)
-    on_event(Step("checking weights and packages"))
-    parent = masks_parent(config, location, header, options)
-    if parent is not None:
-        config = with_masks_of(parent, config, listing.name)
-    elif header is None:
-        listing.check_not_empty()
-    # With a parent no image is planned that it did not plan.
-    left_out = sampled_without(location, header, options) if parent is None else None
-    with sampled(config, listing, left_out) as domain_found:
-        stored = stored_digests(parent)
-        here = identity_before_ray(config, header, listing.name, location=location, stored=stored)
-        yield Opened(listing, header, here, domain_found, config, parent)
 
 
 def annotate(
@@ -158,7 +106,7 @@ def annotate(
         # Of a new run not before: if its images are refused, it leaves nothing in OUT.
         lock = lock or locks.enter_context(held)
         on_event(Step("listing and planning"))
-        header, masks = _planned_run(start, location, identity, options, on_event=on_event, domain=domain)
+        header, masks = _planned_run(start, location, identity, options, lock=lock, on_event=on_event, domain=domain)
         listing = start.listing
         left_out = tuple(listing.left_out.notices())
         for text in left_out:
@@ -177,13 +125,17 @@ def _planned_run(
     identity: Identity,
     options: RunOptions,
     *,
+    lock: RunLock,
     on_event: OnEvent,
     domain: DomainRecord | None,
 ) -> tuple[RunHeader, StoredMasks | None]:
     if start.parent is not None:
-        return plan_with_masks(start.parent, location, start.config, identity, on_event=on_event)
+        return plan_with_masks(start.parent, location, start.config, identity, lock=lock, on_event=on_event)
     listing, config = start.listing, start.config
-    return plan_or_resume(listing, location, config, identity, options=options, domain=domain, on_event=on_event), None
+    header = plan_or_resume(
+        listing, location, config, identity, options=options, lock=lock, domain=domain, on_event=on_event
+    )
+    return header, None
 
 
 def plan_or_resume(
@@ -193,6 +145,7 @@ def plan_or_resume(
     identity: Identity,
     *,
     options: RunOptions,
+    lock: RunLock,
     domain: DomainRecord | None = None,
     on_event: OnEvent,
 ) -> RunHeader:
@@ -201,13 +154,20 @@ def plan_or_resume(
     An existing plan is neither listed again nor changed, except by `--extend`, which adds the new images of SOURCE.
     """
     pool = config.placement.read
-    allow_mixed, exclusions = config.placement.allow_mixed, options.exclusions
     request = RunRequest(
-        "annotate", source.name, identity, config, allow_mixed=allow_mixed, exclusions=exclusions, domain=domain
+        "annotate",
+        source.name,
+        identity,
+        config,
+        allow_mixed=config.placement.allow_mixed,
+        exclusions=options.exclusions,
+        domain=domain,
+        lock=lock,
+        is_repair=config.placement.repair,
     )
     planned = plan_or_continue(location, request, lambda: list_on_cluster(source, pool), limit=options.limit)
     header = planned.header
-    of_exclusions = exclusion_notices(header, is_new=planned.is_new, is_given=bool(exclusions))
+    of_exclusions = exclusion_notices(header, is_new=planned.is_new, is_given=bool(options.exclusions))
     for text in (*planned.notices(), *of_exclusions):
         on_event(Notice(text))
     if planned.is_new:
@@ -297,7 +257,7 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
     Raises:
         ConfigError: `annotate` would refuse to start: weights, identity, resources or SOURCE are wrong.
     """
-    options = options or RunOptions()
+    options = replace(options or RunOptions(), is_dry=True)
     location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage)
     with opened(source, location, config, options) as start:
         domain = accepted_domain(start.domain_found(), start.config)
@@ -307,7 +267,7 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
     with connected(config.placement.address, config.placement.start_timeout_s) if needs_ray else nullcontext():
         actors = plan_actors(node_resources() if needs_ray else [lone_node()], config)
         identity = start.identity()
-        if header is not None:
+        if header is not None and not may_give_way(location):
             check_identity(header, identity, preset=config.preset, allow_mixed=config.placement.allow_mixed)
         items = list_on_cluster(listing, config.placement.read) if needs_ray else listing.list()
         excluded = ExcludedItems(options.exclusions)

@@ -10,7 +10,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import DomainRecord, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
-from pseudoris.store.exclusions.stored_exclusions import check_exclusions, stored_exclusions
+from pseudoris.store.exclusions.stored_exclusions import stored_exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.extension import ExtensionTally
 from pseudoris.store.runs.header import check_origin, read_header, require_header
@@ -27,6 +27,7 @@ class RunOptions:
         is_retry: Compute the quarantined images again, and nothing else.
         reasons: With `is_retry`, only images quarantined for one of these reasons; None for all.
         exclusions: Images that a new run leaves out; of an existing run they must be the same, or none.
+        is_dry: Weights behind urls are not fetched; their stores are asked whether they exist.
     """
 
     limit: int | None = None
@@ -34,10 +35,14 @@ class RunOptions:
     is_retry: bool = False
     reasons: frozenset[str] | None = None
     exclusions: Exclusions = ()
+    is_dry: bool = False
 
 
 def check_options(location: RunLocation, options: RunOptions, *, is_repair: bool = False) -> RunHeader | None:
-    """Accept `options` if they fit the run in `location`; return its header, None if there is no run."""
+    """Accept `options` if they fit the run in `location`; return its header, None if there is no run.
+
+    Exclusions are compared when the run is opened.
+    """
     if is_repair and (options.is_extension or options.is_retry):
         raise ConfigError("--repair excludes --extend and --retry-failed: run the command once with each")
     if options.is_extension and options.is_retry:
@@ -50,7 +55,6 @@ def check_options(location: RunLocation, options: RunOptions, *, is_repair: bool
     header = require_header(location) if is_old else read_header(location)
     if header is not None:
         check_origin(location, header, "annotate")
-        check_exclusions(header, options.exclusions)
     return header
 
 

@@ -14,11 +14,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pseudoris.pipeline.annotation import opened
 from pseudoris.pipeline.cluster import connected, node_resources
 from pseudoris.pipeline.domain_sample import accepted_domain
 from pseudoris.pipeline.executor import run_shards
 from pseudoris.pipeline.fan_out import list_on_cluster
+from pseudoris.pipeline.opened_run import opened
 from pseudoris.pipeline.resources import plan_actors
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.pipeline.shard_tasks import Job

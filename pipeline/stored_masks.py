@@ -21,6 +21,7 @@ from pseudoris.schemas.shard import Failure, MaskRecord, Shard, ShardImage
 from pseudoris.schemas.tables import FAILURES, IMAGES, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import is_same_source
+from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.pending_work import Notice, OnEvent
 from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_as_parent
 from pseudoris.store.runs.receipts import part_path, read_receipt
@@ -95,7 +96,7 @@ def with_masks_of(parent: Parent, config: RunConfig, source: str) -> RunConfig:
 
 
 def plan_with_masks(
-    parent: Parent, location: RunLocation, config: RunConfig, identity: Identity, *, on_event: OnEvent
+    parent: Parent, location: RunLocation, config: RunConfig, identity: Identity, *, lock: RunLock, on_event: OnEvent
 ) -> tuple[RunHeader, StoredMasks]:
     """Return the header of the run at `location`, which has the parent's plan, and the parent's masks.
 
@@ -103,7 +104,7 @@ def plan_with_masks(
         ConfigError: The parent is not complete, or the run at `location` has another parent or identity.
     """
     mixed = config.placement.allow_mixed
-    request = RunRequest("annotate", parent.header.source, identity, config, allow_mixed=mixed)
+    request = RunRequest("annotate", parent.header.source, identity, config, allow_mixed=mixed, lock=lock)
     planned = plan_as_parent(location, parent, request)
     for text in planned.notices():
         on_event(Notice(text))

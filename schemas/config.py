@@ -11,7 +11,9 @@ between two sessions of one run. `domain` is neither: it is asked once, before a
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
@@ -33,23 +35,35 @@ from pseudoris.schemas.stage_settings import WeightsConfig as WeightsConfig
 from pseudoris.schemas.untrusted import EXTENSIONS, HEIF_EXTENSIONS, HEIF_PLUGIN
 from pseudoris.schemas.uris import RECORDED, secrets_in
 
+# NUL, and halves of a pair of UTF-16.
+UNWRITABLE: Final = re.compile("[\\0\ud800-\udfff]")
+# More than any cluster has.
+MAX_RESOURCE: Final = 1e6
+
 
 class TaskPoolConfig(FrozenModel):
     """A pool of identical tasks or actors, and what each of them needs."""
 
     # CPUs of the cluster that each one takes; a share lets several run on one.
-    num_cpus: float = Field(default=1.0, ge=0)
+    num_cpus: float = Field(default=1.0, ge=0, le=MAX_RESOURCE)
     # None: as many as the cluster's resources allow when the run starts.
     max_actors: int | None = Field(default=None, ge=1)
     # Custom Ray resources, such as spot labels.
-    resources: dict[str, float] = Field(default_factory=dict)
+    resources: dict[str, Annotated[float, Field(ge=0, le=MAX_RESOURCE)]] = Field(default_factory=dict)
+
+    @field_validator("resources")
+    @classmethod
+    def _are_custom(cls, resources: dict[str, float]) -> dict[str, float]:
+        if taken := {"CPU", "GPU", "memory", "object_store_memory", ""} & resources.keys():
+            raise ValueError(f"{taken.pop()!r} is no custom resource of Ray: set num_cpus or num_gpus, or name another")
+        return resources
 
 
 class PoolConfig(TaskPoolConfig):
     """A pool of actors that hold models."""
 
     # GPUs that each one takes; a share lets several run on one.
-    num_gpus: float = Field(default=0.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0, le=MAX_RESOURCE)
 
 
 class StorageConfig(FrozenModel):
@@ -226,6 +240,20 @@ class RunConfig(FrozenModel):
         found = "; ".join(secrets_in(tree, allowed=None))
         if found:
             raise ValueError(found)
+        return tree
+
+    @model_validator(mode="before")
+    @classmethod
+    def _holds_letters_that_can_be_written(cls, tree: Any) -> Any:
+        left = [tree]
+        while left:
+            each = left.pop()
+            if isinstance(each, Mapping):
+                left += (*each, *each.values())
+            elif isinstance(each, list | tuple):
+                left += each
+            elif isinstance(each, str) and (letter := UNWRITABLE.search(each)):
+                raise ValueError(f"a text holds {letter[0]!r}, which neither a path nor JSON can hold: remove it")
         return tree
 
     @model_validator(mode="after")

@@ -207,7 +207,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             tree = parse_yaml(file.read(MAX_LETTERS + 1))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist. Check the path.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {_problem(error)}") from error
     if tree is None:
         return {}

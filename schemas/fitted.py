@@ -30,7 +30,6 @@ from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.schemas.yaml_text import MAX_LETTERS, parse_yaml
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_Weight = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class ConfidenceConfig(FrozenModel):
@@ -40,20 +39,20 @@ class ConfidenceConfig(FrozenModel):
     models that they were fitted with. For other models fit them with `pseudoris calibrate` (`docs/guides/listener.md`).
     """
 
-    bias: _Weight = 0.0
+    bias: float = 0.0
     # These four need `captions.listening`.
-    listener: _Weight = 0.0
-    truth: _Weight = 0.0
-    relative_truth: _Weight = 0.0
-    consensus: _Weight = 0.0
-    vote: _Weight = 0.0
-    log_uniqueness: _Weight = 0.0
-    log_distinctiveness: _Weight = 0.0
-    correctness: _Weight = 0.0
-    log_count: _Weight = 0.0
-    num_words: _Weight = 0.0
+    listener: float = 0.0
+    truth: float = 0.0
+    relative_truth: float = 0.0
+    consensus: float = 0.0
+    vote: float = 0.0
+    log_uniqueness: float = 0.0
+    log_distinctiveness: float = 0.0
+    correctness: float = 0.0
+    log_count: float = 0.0
+    num_words: float = 0.0
     # It needs `grounding_check`. Left out of a run's header where it is 0, so that older runs keep their hash.
-    grounding: _Weight = Field(default=0.0, exclude_if=lambda weight: weight == 0.0)
+    grounding: float = Field(default=0.0, exclude_if=lambda weight: weight == 0.0)
     # What a caption of a mask alone in its image has in place of log uniqueness and log distinctiveness, which compare
     # with a rival. 0 is neither for nor against it; 1 is the best possible.
     lone_log_ratio: float = Field(default=1.0, ge=-1, le=1)
@@ -67,9 +66,9 @@ class ConfidenceConfig(FrozenModel):
 class WeightLine(FrozenModel):
     """The probability is logistic(bias + slope · log-odds of confidence); the defaults leave confidence as it is."""
 
-    bias: float = Field(default=0.0, allow_inf_nan=False)
+    bias: float = 0.0
     # Below 1 confidence was too sure of itself, above 1 not sure enough. 0: all expressions weigh the same.
-    slope: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    slope: float = Field(default=1.0, ge=0)
 
 
 class PairWeightConfig(FrozenModel):
@@ -103,15 +102,15 @@ class PosteriorConfig(FrozenModel):
     noun_correctness: NonNegative
     # Log-odds of P(word). Weights of log(the word's share / the share of the words that replace it), and of the log of
     # both together.
-    word_bias: _Weight
+    word_bias: float
     word_against: NonNegative
     word_share: NonNegative
     # Log-odds of P(object): the mask is one object. Weights of SAM's two scores as log-odds, and of the mask's share
     # inside another mask.
-    object_bias: _Weight
-    object_predicted_iou: _Weight
-    object_stability: _Weight
-    object_overlap: _Weight
+    object_bias: float
+    object_predicted_iou: float
+    object_stability: float
+    object_overlap: float
     # A bare noun may also mean an object without a mask or with a wrong noun: `unseen` weighs that risk.
     unseen: UnitInterval
 

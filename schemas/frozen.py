@@ -6,11 +6,12 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0.0)]
 UnitInterval = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class FrozenModel(BaseModel):
     """A frozen model that rejects unknown keys. Every model in the configuration tree is one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    # JSON, in which a run keeps it, has no number that is not finite.
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Final
 
 import yaml
+
+from pseudoris.schemas.untrusted import MAX_BITS
 
 # The presets have 4 levels and 200 values. The parser, the merge and the validation recurse: they end near 200 levels.
 MAX_LEVELS: Final = 64
 # Values after every alias is replaced by what it stands for, as the configuration is written to the run.
 MAX_VALUES: Final = 50_000
 MAX_LETTERS: Final = 4 * 2**20
+# Letters of a number: 64 binary digits with their signs are fewer.
+_MAX_DIGITS: Final = 100
+_SHOWN_LETTERS: Final = 24
 
 
 class YamlRefusedError(yaml.YAMLError):
@@ -26,12 +32,47 @@ def parse_yaml(text: str) -> Any:
     """
     if len(text) > MAX_LETTERS:
         raise YamlRefusedError(f"it has more than {MAX_LETTERS:,} letters: give a smaller file")
-    _check_bounds(text)
     try:
-        return yaml.safe_load(text)
+        _check_bounds(text)
+        return yaml.load(text, _Loader)  # it is the safe one, with bounds of numbers
     except (ValueError, OverflowError) as error:
         # Of YAML's own types, such as the date 2020-13-45.
         raise YamlRefusedError(f"{error}; quote a value that is text") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses keys that stand twice, and numbers that no JSON holds, in which a run keeps its configuration."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Return the values by key; of equal ones, PyYAML keeps the last in silence."""
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            shown = f"the key {twice[:_SHOWN_LETTERS]} stands twice in the mapping of line {node.start_mark.line + 1}"
+            raise YamlRefusedError(f"{shown}: keep one of both")
+        return super().construct_mapping(node, deep)
+
+
+def _whole(loader: yaml.SafeLoader, node: Any) -> int:
+    # In base 60 (1:30), time and memory grow with the square of the digits.
+    value: int | None = loader.construct_yaml_int(node) if len(node.value) <= _MAX_DIGITS else None
+    if value is None or value.bit_length() > MAX_BITS:
+        raise YamlRefusedError(f"{_place(node)} has more than {MAX_BITS} bits; quote a value that is text")
+    return value
+
+
+def _finite(loader: yaml.SafeLoader, node: Any) -> float:
+    value: float = loader.construct_yaml_float(node)
+    if not math.isfinite(value):
+        raise YamlRefusedError(f"{_place(node)} is not finite: give another, or quote a value that is text")
+    return value
+
+
+def _place(node: Any) -> str:
+    return f"the number {node.value[:_SHOWN_LETTERS]} in line {node.start_mark.line + 1}"
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole)
+_Loader.add_constructor("tag:yaml.org,2002:float", _finite)
 
 
 def _check_bounds(text: str) -> None:

@@ -52,10 +52,16 @@ ALLOWED = {
     ("training/ppt/point_generator.py", "self.read_text"): "a layer",
     ("training/ppt/recipes/grounded_runs.py", "names.read_bytes"): "a table that the user names, or a pipe",
     ("viewer/pages.py", "template.read_text"): "templates of the package",
-    ("workers/checkpoints/openclip.py", "path.read_text"): "a model config that the user names, of bounded size",
-    ("workers/checkpoints/openclip.py", "text.read_text"): "a model config of open_clip's package",
+    (
+        "workers/checkpoints/model_configs.py",
+        "(folder / f'{architecture}.json').read_text",
+    ): "a model config of open_clip's package",
+    ("workers/checkpoints/model_configs.py", "path.read_text"): "a model config that the user names, of bounded size",
+    ("workers/checkpoints/model_configs.py", "text.read_text"): "a model config of this package",
     ("workers/checkpoints/tensor_files.py", "load_file"): "a file that is open as a regular one meanwhile",
     ("workers/checkpoints/tensor_files.py", "torch.load"): "the same",
+    ("workers/checkpoints/weight_headers.py", "archive.open"): "a member of a file that is open",
+    ("workers/checkpoints/weight_headers.py", "safe_open"): "a file that is open as a regular one meanwhile",
     ("workers/locations.py", "filesystem.open"): "a store that is no disk",
 }
 

@@ -45,9 +45,11 @@ from pseudoris.schemas.measures import LOAD_SECONDS, record
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.untrusted import file_sha256
 from pseudoris.schemas.uris import BUILTIN_PREFIX
+from pseudoris.workers.checkpoints.model_configs import read_model_config
 from pseudoris.workers.checkpoints.model_folder import ModelFolder, names_folder
 from pseudoris.workers.checkpoints.sam_architectures import architecture_digest
-from pseudoris.workers.checkpoints.weight_files import MissingWeightsError, weights_digest
+from pseudoris.workers.checkpoints.weight_files import MissingWeightsError, tensors_digest
+from pseudoris.workers.checkpoints.weight_headers import check_header
 from pseudoris.workers.faults.image_boundary import ImageBoundary
 from pseudoris.workers.locations import open_location
 
@@ -145,6 +147,8 @@ class StageKind:
             return str(digest(self.settings(config)))
         except MissingWeightsError as error:
             raise error.of_preset(config.preset) from error
+        except OSError as error:
+            raise ConfigError(f"{self.section}: {error.filename} cannot be read: {error.strerror}") from error
 
     def folder(self, config: RunConfig) -> ModelFolder | None:
         """Return the model folder that the stage's engine reads; None if it reads none, or is not one of ours."""
@@ -190,7 +194,7 @@ def stages_named(names: tuple[str, ...]) -> tuple[StageKind, ...]:
 def sam_digest(config: MasksConfig) -> str:
     """Return the sha256 of SAM's weights, with those of an instance prior and of an architecture from a file."""
     return combined(
-        partial(weights_digest, config.weights),
+        partial(tensors_digest, config.weights),
         partial(prior_digest, config.prior),
         partial(architecture_digest, config.architecture),
     )
@@ -198,30 +202,28 @@ def sam_digest(config: MasksConfig) -> str:
 
 def open_clip_digest(config: CaptionsConfig | GroundingCheckConfig) -> str:
     """Return the sha256 of the weights of CoCa, or of the CLIP that checks, with that of a model config from a file."""
-    return combined(partial(weights_digest, config.weights), partial(_model_config_digest, config.architecture))
+    is_captioner = isinstance(config, CaptionsConfig)
+    own = partial(_model_config_digest, config.architecture, is_captioner=is_captioner)
+    return combined(partial(tensors_digest, config.weights), own)
 
 
 def clip_digest(config: FilterConfig) -> str:
     """Return the sha256 of CLIP's weights, with those of a spaCy pipeline and of a model config from a file."""
-    parts: list[Callable[[], str | None]] = [partial(weights_digest, config.weights)]
+    parts: list[Callable[[], str | None]] = [partial(tensors_digest, config.weights)]
     if config.nouns != "rules":
         # Imported here: most runs find nouns by rules.
         from pseudoris.workers.filtering.spacy_nouns import pipeline_digest
 
         parts.append(partial(pipeline_digest, config))
-    return combined(*parts, partial(_model_config_digest, config.architecture))
+    return combined(*parts, partial(_model_config_digest, config.architecture, is_captioner=False))
 
 
-def _model_config_digest(architecture: str | None) -> str | None:
+def _model_config_digest(architecture: str | None, *, is_captioner: bool) -> str | None:
     """Return the sha256 of the user's own file with a model config; None for a name or a file of ours."""
+    read_model_config(architecture, is_captioner=is_captioner)
     if architecture is None or architecture.startswith(BUILTIN_PREFIX) or not architecture.endswith(".json"):
         return None
-    try:
-        return file_sha256(Path(architecture))
-    except OSError as error:
-        raise ConfigError(
-            f"architecture '{architecture}' cannot be read ({error.strerror}): give the path of a JSON model config"
-        ) from None
+    return file_sha256(Path(architecture))
 
 
 def prior_digest(config: PriorConfig) -> str | None:
@@ -229,6 +231,8 @@ def prior_digest(config: PriorConfig) -> str | None:
     config.check_is_set()
     if config.kind == "none" or config.path is None:
         return None
+    if config.kind == "torchvision" and "://" not in config.path:
+        check_header(Path(config.path), f"prior.path={config.path}")
     try:
         with open_location(config.path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

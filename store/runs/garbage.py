@@ -28,10 +28,10 @@ from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOL
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.files.storage import Upload, printable, storage_errors
 from pseudoris.store.location import PROBE_NAME, RunLocation
-from pseudoris.store.runs.attempts import ATTEMPTS_FOLDER, attempts_of
-from pseudoris.store.runs.header import read_header
+from pseudoris.store.runs.attempts import ATTEMPT_NAME, ATTEMPTS_FOLDER, attempts_of
+from pseudoris.store.runs.header import EXTENSION_NAME, read_header
 from pseudoris.store.runs.lock import LOCK_FOLDER, current_holder
-from pseudoris.store.runs.manifest import is_manifest_complete
+from pseudoris.store.runs.manifest import has_results, is_manifest_complete
 from pseudoris.store.runs.receipts import list_receipts, read_receipts
 from pseudoris.store.runs.repair import part_sizes
 
@@ -208,6 +208,19 @@ def remove_run(location: RunLocation) -> None:
             location.delete(f"{folder}/{file.name}" if folder else file.name)
     for upload in abandoned_uploads(location):
         location.abort_upload(upload)
+
+
+def remove_leftovers(location: RunLocation) -> None:
+    """Delete what a run without header and receipts left: extensions of its plan, attempts, and parts; under its lock.
+
+    Parts of its plan stay: no header names them, and an equal plan has them again.
+    """
+    if has_results(location):
+        return
+    left = {PLAN_FOLDER: EXTENSION_NAME, ATTEMPTS_FOLDER: ATTEMPT_NAME, **dict.fromkeys(SCHEMAS, PART_NAME)}
+    for folder, name in left.items():
+        for file in [file for file in location.list(folder) if name.fullmatch(file.name)]:
+            location.delete(f"{folder}/{file.name}")
 
 
 class NamedParts:

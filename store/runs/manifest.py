@@ -145,6 +145,11 @@ def is_manifest_complete(location: RunLocation, latest: Mapping[int, int]) -> bo
     return all(left.pop(each.shard, None) == each.generation for each in iter_manifest(location)) and not left
 
 
+def has_results(location: RunLocation) -> bool:
+    """Return whether a shard of the run is committed, or was: a repair takes receipts away, and no manifest."""
+    return bool(list_receipts(location)) or latest_snapshot(location) is not None
+
+
 def latest_snapshot(location: RunLocation) -> int | None:
     """Return the number of the latest snapshot, usable or not; None if there is none."""
     return max(manifest_numbers(location), default=None)

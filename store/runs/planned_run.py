@@ -16,6 +16,7 @@ from pseudoris.schemas.config_layers import config_hash
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.header_sections import AuditRecord
 from pseudoris.schemas.run_records import (
+    HEADER_NAME,
     PLAN_FOLDER,
     DomainRecord,
     Identity,
@@ -28,7 +29,7 @@ from pseudoris.schemas.run_records import (
 from pseudoris.store.exclusions.exclusion_rules import Exclusions, exclusions_of
 from pseudoris.store.exclusions.stored_exclusions import check_exclusions
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.garbage import refuse_unexpected_files
+from pseudoris.store.runs.garbage import refuse_unexpected_files, remove_leftovers
 from pseudoris.store.runs.header import (
     check_identity,
     check_origin,
@@ -37,7 +38,8 @@ from pseudoris.store.runs.header import (
     refuse_queries,
     require_header,
 )
-from pseudoris.store.runs.manifest import latest_snapshot, read_snapshot, snapshot_path, snapshot_sha256
+from pseudoris.store.runs.lock import RunLock, current_holder
+from pseudoris.store.runs.manifest import has_results, latest_snapshot, read_snapshot, snapshot_path, snapshot_sha256
 from pseudoris.store.runs.plan import plan_run
 from pseudoris.store.runs.receipts import list_receipts, of_this_run
 from pseudoris.store.runs.repair import read_whole
@@ -163,6 +165,7 @@ class RunRequest:
         exclusions: Images to leave out of a new run; without a rule, an existing run keeps its own.
         domain: What a sample of SOURCE said, for the header of a new run.
         audit: What chose the configuration, for the header of a new run that has the plan of `parent`.
+        lock: Held on the run. With it, a run of this origin that has no receipt gives way to another request.
     """
 
     origin: Origin
@@ -175,6 +178,7 @@ class RunRequest:
     exclusions: Exclusions = ()
     domain: DomainRecord | None = None
     audit: AuditRecord | None = None
+    lock: RunLock | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +229,7 @@ def plan_or_continue(
         ConfigError: The listing raises it, or the existing run has another origin, parent, identity or source, or
             excludes other images.
     """
-    header = require_header(location) if request.is_repair else read_header(location)
+    header = _standing(location, request)
     is_new = header is None
     if header is None:
         # First: an incomplete parent is reported before it is listed.
@@ -255,7 +259,7 @@ def plan_as_parent(location: RunLocation, parent: Parent, request: RunRequest) -
     held = {"source": before.source, "images": before.images, "shards": before.shards}
     config = request.config.model_copy(update=held)
     request = replace(request, source=parent.header.source, config=config, parent=parent)
-    existing = require_header(location) if request.is_repair else read_header(location)
+    existing = _standing(location, request)
     header = existing or _copied_plan(location, parent, request)
     return PlannedRun(header, _check(location, header, request), existing is None, request.is_repair)
 
@@ -276,6 +280,39 @@ def _copied_plan(location: RunLocation, parent: Parent, request: RunRequest) -> 
         "audits": None if request.audit is None else request.audit.model_dump(mode="json"),
     }
     return create_header(location, parent.header.model_copy(update=made))
+
+
+def may_give_way(location: RunLocation) -> bool:
+    """Return whether the run in `location` has no receipt, and no living driver here; its lock tells of others."""
+    holder = current_holder(location)
+    return not has_results(location) and (holder is None or not holder.is_here)
+
+
+def _standing(location: RunLocation, request: RunRequest) -> RunHeader | None:
+    """Return the header of the run in `location`; None if there is none, or if it gave way to the request.
+
+    The header alone makes a run. Killed before it is deleted, the old run stands; killed after it, none does.
+    """
+    if request.is_repair:
+        return require_header(location)
+    header, lock = read_header(location), request.lock
+    if header is not None:
+        check_origin(location, header, request.origin)
+        try:
+            _check(location, header, request)
+        except ConfigError:
+            if lock is None:
+                raise
+            # It proves that the lock is still held; after it, no other driver commits.
+            lock.heartbeat()
+            if has_results(location):
+                raise
+            location.delete(HEADER_NAME)
+        else:
+            return header
+    if lock is not None:
+        remove_leftovers(location)
+    return None
 
 
 def _check(location: RunLocation, header: RunHeader, request: RunRequest) -> tuple[str, ...]:

@@ -177,3 +177,15 @@ def test_an_interrupt_before_the_first_commit_shows_no_summary_of_nothing(monkey
     assert ended.returncode == 130
     assert "summary" not in ended.stdout
     assert "to resume run the same command again" in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["annotate", "dry run", "doctor"])
+def test_weights_that_cannot_be_read_are_refused_before_there_is_a_plan(ray_session, tmp_path, command):
+    source, out, weights = write_source(tmp_path / "in", num_images=1), tmp_path / "out", tmp_path / "sam.safetensors"
+    weights.write_bytes(b"\xff" * 100)
+    words = (str(source), str(out), "--set", f"masks.weights.uri={weights}", "--accept-domain")
+    shown = {"annotate": ("annotate", *OPTIONS), "dry run": ("annotate", "--dry-run"), "doctor": ("doctor",)}[command]
+    failed = pseudoris_here(shown[0], *words, *shown[1:], cwd=tmp_path)
+    assert failed.returncode == (1 if command == "doctor" else 2), failed.stdout + failed.stderr
+    assert "cannot be read as tensors: it is cut or damaged" in failed.stdout + failed.stderr
+    assert not [*out.glob("_*")]

@@ -7,9 +7,11 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+import fsspec
 import pytest
 
-from pseudoris.pipeline import annotation, identity, sample_estimate
+from pseudoris.cli.doctor import run_checks
+from pseudoris.pipeline import annotation, identity, opened_run, sample_estimate
 from pseudoris.pipeline.domain_sample import sampled
 from pseudoris.pipeline.identity import identity_before_ray, measure_identity
 from pseudoris.pipeline.run_contract import RunOptions, check_options, sampled_without
@@ -19,13 +21,14 @@ from pseudoris.schemas.run_records import DomainRecord
 from pseudoris.store.exclusions.exclusion_rules import exclusion
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import read_header
+from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from pseudoris.store.sources import open_source
 from tests.builders.command import pseudoris
 from tests.builders.images import png
 from tests.builders.scored_runs import scored_run
 from tests.builders.sources import parquet_bytes, tar_bytes
-from tests.store.builders import make_entries, make_identity, start_run
+from tests.store.builders import commit, make_entries, make_identity, start_run
 
 HERE = make_identity()
 
@@ -47,7 +50,7 @@ def measured(monkeypatch):
         return HERE.model_copy(update={"method": config.method(), "device_kind": "another", **answer})
 
     monkeypatch.setattr(identity, "measure_identity", measure)
-    monkeypatch.setattr(annotation, "sampled", lambda *_: nullcontext(lambda: None))
+    monkeypatch.setattr(opened_run, "sampled", lambda *_: nullcontext(lambda: None))
     return answer
 
 
@@ -60,7 +63,8 @@ def source(tmp_path):
 
 @pytest.fixture
 def out(tmp_path, source):
-    start_run(RunLocation.open(str(tmp_path / "out")), make_entries(1), source=source)
+    location = RunLocation.open(str(tmp_path / "out"))
+    commit(location, start_run(location, make_entries(1), source=source), 0)
     return str(tmp_path / "out")
 
 
@@ -80,6 +84,34 @@ def test_a_run_begun_with_another_shard_size_and_source_names_all_that_differs(c
     for words in ("shards.max_images: ", "compute.seed: ", "weights.propose: ", f"SOURCE: '{tmp_path}/in' in the run"):
         assert words in text
     assert "device_kind" not in text
+
+
+def test_a_run_without_results_is_planned_anew_for_another_identity(measured, source, tmp_path):
+    location = RunLocation.open(str(tmp_path / "begun"))
+    start_run(location, make_entries(1), source="/elsewhere")
+    measured["weights"] = dict.fromkeys(("propose", "caption", "filter"), "b" * 64)
+    words = ["shards.max_images=3", "compute.seed=9"]
+    assert annotation.dry_run(source, location.root, load_config("tiny", None, words)).num_images == 1
+    with RunLock.held(location), pytest.raises(ConfigError, match="holds a run with another identity"):
+        annotation.dry_run(source, location.root, load_config("tiny", None, words))
+
+
+@pytest.mark.slow
+def test_a_dry_run_asks_only_whether_weights_behind_a_url_exist(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("PSEUDORIS_WEIGHTS", str(tmp_path / "cache"))
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/far/sam.pth", b"never read")
+    words = ["masks.weights.uri=memory://far/sam.pth"]
+    plan = annotation.dry_run(source, str(tmp_path / "new"), load_config("tiny", None, words))
+    assert plan.weights["propose"] == ("memory://far/sam.pth", "not fetched")
+    (check,) = [
+        each for each in run_checks(load_config("tiny", None, words), source=None, out=None) if "propose" in each.name
+    ]
+    assert (check.is_ok, check.detail) == (True, "memory://far/sam.pth exists: a run fetches it")
+    assert not (tmp_path / "cache").exists()
+    memory.rm("/far/sam.pth")
+    with pytest.raises(ConfigError, match=r"weights 'memory://far/sam.pth' are not available"):
+        annotation.dry_run(source, str(tmp_path / "new"), load_config("tiny", None, words))
 
 
 @pytest.mark.parametrize("name", ["", "more.tar", "more.parquet"])
@@ -151,7 +183,7 @@ def test_of_a_gpu_all_but_the_device_is_asked_before_ray(source, tmp_path):
 @pytest.fixture(params=["annotate", "dry run", "estimate"])
 def refusal(request, monkeypatch, source, tmp_path):
     """Return a function from a config to what the command says."""
-    monkeypatch.setattr(annotation, "sampled", lambda *_: nullcontext(lambda: None))
+    monkeypatch.setattr(opened_run, "sampled", lambda *_: nullcontext(lambda: None))
     out = str(tmp_path / "out")
     calls = {
         "annotate": lambda config: annotation.annotate(source, out, config),

@@ -210,3 +210,51 @@ def test_only_an_engine_that_needs_an_architecture_has_one(section, said, other)
         load_config("tiny", assignments=[f"{section}.architecture=null"])
     config = load_config("tiny", assignments=[f"{section}.architecture=null", f"{section}.engine={other}"])
     assert "architecture" not in config.method()[section]
+
+
+HEX = f"0x{'f' * 5_000}"
+BROKEN = {
+    "compute.seed=0x": (f"compute.seed={HEX}", "the number 0xf+ in line 1 has more than 64 bits"),
+    "base 60": (f"compute.seed=1{':1' * 3_000}", "the number 1:1.* has more than 64 bits"),
+    "binary digits": (f"masks.options={{a: 0b{'1' * 65}}}", "has more than 64 bits"),
+    "octal digits": (f"masks.options={{a: 0{'7' * 30}}}", "has more than 64 bits"),
+    "a long key": (f"masks.options={{? {HEX} : 1}}", "has more than 64 bits"),
+    "base 60 with a point": (f"filtering.tau=1{':1' * 3_000}.5", "too large"),
+    "no number among options": ("masks.options={a: .nan}", "the number .nan in line 1 is not finite"),
+    "no end": ("masks.pred_iou_thresh=-.inf", "is not finite"),
+    "too large for a float": ("masks.pred_iou_thresh=1e400", "pred_iou_thresh: Input should be a finite number"),
+    "a quoted infinity": ("captions.beam.length_penalty='inf'", "length_penalty: Input should be a finite number"),
+    "the temperature": ("captions.sampling.temperature=infinity", "temperature: Input should be a finite number"),
+    "seconds without end": ("images.decoder_timeout_s=inf", "decoder_timeout_s: Input should be a finite number"),
+    "more CPUs than there are": ("placement.read.num_cpus=1e308", "num_cpus: Input should be less than or equal to"),
+    "more GPUs than there are": ("placement.fused.num_gpus=1e9", "num_gpus: Input should be less than or equal to"),
+    "a negative resource": ("placement.fused.resources={spot: -1}", "resources.spot: .* greater than or equal to 0"),
+    "a resource of Ray's": ("placement.fused.resources={CPU: 1}", "'CPU' is no custom resource of Ray: set num_cpus"),
+    "a resource without a name": ("placement.fused.resources={'': 1}", "'' is no custom resource"),
+    "NUL in a path": ('masks.prior.path="a\\0b"', r"a text holds '\\x00', which neither a path nor JSON can hold"),
+    "NUL among options": ('masks.options={a: ["\\0"]}', r"a text holds '\\x00'"),
+    "half a letter": ('masks.engine="\\ud800"', r"a text holds '\\ud800'"),
+    "a word that is not UTF-8": ("masks.prior.path=\udcff", r"a text holds '\\udcff'"),
+    "a number that is not UTF-8": ("masks.points_per_side=\udcff", "--set masks.points_per_side: .*codec can't encode"),
+    "a key twice": ("masks.options={a: 1, b: 2, a: 3}", "the key a stands twice in the mapping of line 1: keep one"),
+    "a section twice": ("masks: {points_per_side: 8}\nmasks: {crop_n_layers: 1}\n", "the key masks stands twice"),
+    "a number as a file": (f"compute: {{seed: {HEX}}}\n", "run.yaml cannot be read as YAML: the number 0xf+ in line 1"),
+}
+
+
+@pytest.mark.parametrize("way", BROKEN)
+def test_a_configuration_that_no_run_could_keep_is_refused_in_one_sentence(tmp_path, way):
+    text, message = BROKEN[way]
+    path = tmp_path / "run.yaml"
+    path.write_text(text if text.endswith("\n") else "", encoding="utf-8")
+    with pytest.raises(ConfigError, match=message) as refused:
+        load_config("tiny", path, [] if text.endswith("\n") else [text])
+    said = str(refused.value).removeprefix("the configuration is not valid:\n")
+    assert "\n" not in said
+    assert len(said) < 400
+    said.encode()
+
+
+def test_the_path_of_a_configuration_may_hold_any_letter_that_a_system_takes():
+    with pytest.raises(ConfigError, match="cannot be read as YAML: embedded null byte"):
+        load_config("tiny", "a\0b")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -13,10 +15,11 @@ import torch
 
 from pseudoris.schemas.config import ComputeConfig, PriorConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, gather
 from pseudoris.workers import stages
 from pseudoris.workers import stages as module
 from pseudoris.workers.captions import CocaCaptioner
+from pseudoris.workers.checkpoints.model_configs import read_model_config
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from pseudoris.workers.filtering import ClipCheck, ClipScorer
 from pseudoris.workers.masks import SamProposer
@@ -153,10 +156,34 @@ def test_a_model_config_from_a_file_counts_with_its_content(tmp_path, digest, se
     stage = getattr(load_config("tiny"), section)
     path = tmp_path / "model.json"
     from_file = stage.model_copy(update={"architecture": str(path)})
-    with pytest.raises(ConfigError, match=r"model\.json' cannot be read \(No such file or directory\)"):
+    with pytest.raises(ConfigError, match=r"model\.json': no such file; give the path of an open_clip model config"):
         digest(from_file)
-    digests = {digest(stage)}
-    for content in ("{}", "[]"):
+    digests, config = {digest(stage)}, json.dumps(read_model_config(stage.architecture))
+    for content in (config, f"{config} "):
         path.write_text(content)
         digests.add(digest(from_file))
     assert len(digests) == 3
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        (f"masks.weights.uri={'x' * 5_000}", "^masks: x+ cannot be read: File name too long$"),
+        (f"masks.weights.uri=random:{'9' * 5_000}", "needs a whole number, of at most 18 digits"),
+        ("captions.architecture=coca_ViT-B-33", "'coca_ViT-B-33' is not in open_clip's registry: give one"),
+        ("captions.architecture=RN50", "'RN50' has no multimodal_cfg: a captioner must be a CoCa"),
+        ("filtering.architecture=coca_ViT-L-14", "has multimodal_cfg, but a scorer must be a CLIP"),
+    ],
+    ids=["a long name", "a long seed", "no such model", "no captioner", "no scorer"],
+)
+def test_a_model_that_no_actor_could_build_is_refused_before_a_plan(word, message):
+    config = load_config("tiny", None, [word])
+    with pytest.raises(ConfigError, match=message):
+        gather(*(partial(stage.weights_digest, config) for stage in module.STAGES))
+
+
+def test_a_detector_that_cannot_be_read_is_refused_before_a_plan(tmp_path):
+    (tmp_path / "prior.pth").write_bytes(b"<html>")
+    words = ["masks.prior.kind=torchvision", f"masks.prior.path={tmp_path}/prior.pth"]
+    with pytest.raises(ConfigError, match=r"prior\.pth cannot be read as tensors: it is a web page"):
+        module.STAGES[0].weights_digest(load_config("tiny", None, words))

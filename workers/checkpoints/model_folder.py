@@ -25,6 +25,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.extras import install
 from pseudoris.schemas.untrusted import file_sha256, open_linked, parse_json
 from pseudoris.workers.checkpoints.weight_cache import WeightCache, user_cache
+from pseudoris.workers.checkpoints.weight_headers import check_header
 
 CONFIG_NAME: Final = "config.json"
 INDEX_NAME: Final = "model.safetensors.index.json"
@@ -43,8 +44,6 @@ NAMES: Final[Mapping[str, tuple[str, ...]]] = {
 # The largest known tokenizer.json has 33 MB, the largest shard on the hub 50 GB.
 _MAX_FILE_BYTES: Final = 2**27
 _MAX_SHARD_BYTES: Final = 2**38
-# Source: the format's limit, in the README of safetensors.
-_MAX_HEADER_BYTES: Final = 100_000_000
 _NUM_SHOWN: Final = 4
 # Flash attention takes no mask of four dimensions, which the tree of prefixes needs; eager is slower.
 ATTENTION: Final = "sdpa"
@@ -252,20 +251,13 @@ def _has_key(tree: Any, key: str) -> bool:
 
 def _num_elements(path: Path, uri: str) -> int:
     """Return the elements of the tensors in a shard by its header, which must account for every byte of the file."""
+    check_header(path, f"model '{uri}': {path}")
     with open_linked(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size
-        num_header = int.from_bytes(file.read(8), "little")
-        try:
-            if not 0 < num_header <= min(_MAX_HEADER_BYTES, size_bytes - 8):
-                raise ValueError("its header is longer than the file")
-            tensors = {name: each for name, each in parse_json(file.read(num_header)).items() if name != "__metadata__"}
-            end = 8 + num_header + max(int(each["data_offsets"][1]) for each in tensors.values())
-            num_elements = sum(prod(map(int, each["shape"])) for each in tensors.values())
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise ConfigError(f"model '{uri}': {path} is not safetensors ({error}): get it again") from error
-    if end != size_bytes or size_bytes > _MAX_SHARD_BYTES:
-        raise ConfigError(f"model '{uri}': {path} has {size_bytes:,} bytes, {end:,} by its header: get it again")
-    return num_elements
+        tensors = parse_json(file.read(int.from_bytes(file.read(8), "little")))
+    if size_bytes > _MAX_SHARD_BYTES:
+        raise ConfigError(f"model '{uri}': {path} has {size_bytes:,} bytes, at most {_MAX_SHARD_BYTES:,} are read")
+    return sum(prod(each["shape"]) for name, each in tensors.items() if name != "__metadata__")
 
 
 def _over(digests: Mapping[str, str]) -> str:

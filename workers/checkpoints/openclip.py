@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Final, cast
 
-import open_clip
 import torch
 from open_clip import tokenizer
 from open_clip.coca_model import CoCa
@@ -20,73 +17,9 @@ from torch import nn
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.untrusted import parse_json
-from pseudoris.schemas.uris import BUILTIN_PREFIX
+from pseudoris.workers.checkpoints.model_configs import read_model_config as read_model_config
 from pseudoris.workers.checkpoints.tensor_files import loaded
 from pseudoris.workers.checkpoints.weight_cache import OPEN_CLIP_PREFIX, split_tag
-
-# Configs in open_clip's registry are about a kilobyte, and their largest number is a vocabulary of 901,629 tokens.
-_MAX_FILE_BYTES = 2**20
-_MAX_NUMBER = 2**20
-
-
-def read_model_config(architecture: str | None) -> dict[str, Any]:
-    """Return an open_clip model config, by registry name, JSON file, or `builtin:` file of this package."""
-    if architecture is None:
-        raise ConfigError("no architecture is set: give the name of one, such as coca_ViT-L-14")
-    if architecture.startswith(BUILTIN_PREFIX):
-        text = files("pseudoris.workers.checkpoints").joinpath(architecture.removeprefix(BUILTIN_PREFIX))
-        if not text.is_file():
-            raise ConfigError(f"architecture '{architecture}': no such file is shipped in workers/checkpoints")
-        return _parse(text.read_text(encoding="utf-8"), architecture)
-    if architecture.endswith(".json"):
-        path = Path(architecture)
-        if not path.is_file():
-            raise ConfigError(
-                f"architecture '{architecture}': no such file; give the path of an open_clip model config"
-            )
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise ConfigError(
-                f"architecture '{architecture}' is a file of {path.stat().st_size:,} bytes, a model config has at most "
-                f"{_MAX_FILE_BYTES:,}: give the path of one"
-            )
-        return _parse(path.read_text(encoding="utf-8", errors="replace"), architecture)
-    config: dict[str, Any] | None = open_clip.get_model_config(architecture)
-    if config is None:
-        raise ConfigError(
-            f"architecture '{architecture}' is not in open_clip's registry: give one of open_clip.list_models(), "
-            "such as coca_ViT-L-14 or RN50-quickgelu, or the path of a JSON model config"
-        )
-    return config
-
-
-def _parse(text: str, architecture: str) -> dict[str, Any]:
-    try:
-        config = parse_json(text)
-    except ValueError as error:
-        raise ConfigError(f"architecture '{architecture}' is not JSON: {error}") from error
-    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
-        raise ConfigError(
-            f"architecture '{architecture}' is not an open_clip model config: "
-            "it needs embed_dim, vision_cfg and text_cfg"
-        )
-    for key, number in _numbers(config):
-        if not abs(number) <= _MAX_NUMBER:
-            raise ConfigError(
-                f"architecture '{architecture}': {key} is {number}; the numbers of a model are at most {_MAX_NUMBER:,}"
-            )
-    return config
-
-
-def _numbers(tree: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    if isinstance(tree, dict):
-        for name, value in tree.items():
-            yield from _numbers(value, f"{key}.{name}" if key else name)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _numbers(value, key)
-    elif isinstance(tree, int | float):
-        yield key, tree
 
 
 def build_from_config(config: dict[str, Any]) -> nn.Module:
@@ -112,18 +45,14 @@ def build_from_config(config: dict[str, Any]) -> nn.Module:
 
 def load_coca(architecture: str | None, weights: WeightsConfig) -> CoCa:
     """Return a CoCa in eval mode, float32, on the CPU; `architecture` as in `captions.architecture`."""
-    config = read_model_config(architecture)
-    if "multimodal_cfg" not in config:
-        raise ConfigError(f"architecture '{architecture}' has no multimodal_cfg: a captioner must be a CoCa")
+    config = read_model_config(architecture, is_captioner=True)
     check_activation(architecture, config, weights)
     return cast("CoCa", loaded(partial(build_from_config, config), weights))
 
 
 def load_clip(architecture: str, weights: WeightsConfig) -> CLIP | CustomTextCLIP:
     """Return a CLIP in eval mode, float32, on the CPU; `architecture` as in `filtering.architecture`."""
-    config = read_model_config(architecture)
-    if "multimodal_cfg" in config:
-        raise ConfigError(f"architecture '{architecture}' has multimodal_cfg, but a scorer must be a CLIP")
+    config = read_model_config(architecture, is_captioner=False)
     check_activation(architecture, config, weights)
     return cast("CLIP | CustomTextCLIP", loaded(partial(build_from_config, config), weights))
 

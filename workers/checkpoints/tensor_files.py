@@ -24,6 +24,7 @@ from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import open_linked
 from pseudoris.workers.checkpoints.weight_files import local_file, random_seed, verified_digest
+from pseudoris.workers.checkpoints.weight_headers import more_than_tensors
 
 # torch names what it refuses in several forms: `unsupported GLOBAL posix.system`, `GLOBAL numpy.dtype was not allowed`.
 _REFUSED: Final = re.compile(r"GLOBAL ([\w.]+)")
@@ -134,11 +135,7 @@ def _explained(error: Exception) -> str:
     if not isinstance(error, pickle.UnpicklingError):
         return f"{type(error).__name__}: {error}"[:_SHOWN_LETTERS]
     refused = _REFUSED.search(str(error))
-    what = f" ({refused[1]})" if refused else ""
-    return (
-        f"it is a pickle that holds more than tensors and plain values{what}, and loading that can run any program. "
-        "Get the weights as safetensors, or as a state dict"
-    )
+    return more_than_tensors(refused[1] if refused else "")
 
 
 def expand_vocabulary(state: Mapping[str, torch.Tensor], *, where: str) -> dict[str, torch.Tensor]:

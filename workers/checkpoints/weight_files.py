@@ -33,6 +33,7 @@ from pseudoris.workers.checkpoints.weight_cache import (
     published_file,
     user_cache,
 )
+from pseudoris.workers.checkpoints.weight_headers import check_header
 from pseudoris.workers.locations import client_errors
 
 logger = logging.getLogger(__name__)
@@ -124,8 +125,11 @@ def random_seed(weights: WeightsConfig) -> int | None:
     if not weights.uri.startswith(RANDOM_PREFIX):
         return None
     text = weights.uri.removeprefix(RANDOM_PREFIX)
-    if not text.isdecimal():
-        raise ConfigError(f"weights '{weights.uri}': '{RANDOM_PREFIX}' needs a whole number, got '{text}'")
+    # Of torch's seeds, those that any Python reads.
+    if not text.isdecimal() or len(text) > 18:
+        raise ConfigError(
+            f"weights '{RANDOM_PREFIX}{text[:24]}': '{RANDOM_PREFIX}' needs a whole number, of at most 18 digits"
+        )
     return int(text)
 
 
@@ -191,6 +195,15 @@ def weights_digest(weights: WeightsConfig) -> str:
     return verified_digest(weights, local_file(weights))
 
 
+def tensors_digest(weights: WeightsConfig) -> str:
+    """Return the digest of weights that our loaders read; a file in which they could find no tensors is refused."""
+    if random_seed(weights) is not None:
+        return weights_digest(weights)
+    path = local_file(weights)
+    check_header(path, f"weights '{weights.uri}'")
+    return verified_digest(weights, path)
+
+
 def folder_digest(weights: WeightsConfig) -> str:
     """Return the sha256 of the model folder that the weights name, for the digest of an engine that reads folders.
 
@@ -207,25 +220,40 @@ def folder_digest(weights: WeightsConfig) -> str:
     return found
 
 
+def is_unfetched(weights: WeightsConfig) -> bool:
+    """Return whether the file behind a url has no copy here. Its store is asked; one without the file is an error."""
+    return "://" in weights.uri and not _asked(weights).is_file()
+
+
+def _asked(weights: WeightsConfig) -> Path:
+    """Where the copy of the file behind a url lies, or would lie, after asking the store whether there is the file."""
+    try:
+        filesystem, path = fsspec.url_to_fs(weights.uri)
+        with client_errors(weights.uri):
+            info = filesystem.info(path)
+    except (OSError, ValueError, ImportError) as error:
+        raise _unfetchable(weights, error) from error
+    version = " ".join(f"{key}={info[key]}" for key in _VERSION_KEYS if info.get(key) is not None)
+    return _url_copy(weights, weights.sha256 or version)
+
+
 def _remote_file(weights: WeightsConfig) -> Path:
     """Downloads an fsspec url once, into the cache of weights; again if the file behind the url changes."""
-    try:
-        # With a digest, no request to the store is needed: a file under this name was verified when it was downloaded.
-        version = weights.sha256
-        if version is None:
-            filesystem, path = fsspec.url_to_fs(weights.uri)
-            with client_errors(weights.uri):
-                info = filesystem.info(path)
-            version = " ".join(f"{key}={info[key]}" for key in _VERSION_KEYS if info.get(key) is not None)
-        target = _url_copy(weights, version)
-        if not target.is_file():
-            user_cache().make_folder(f"{_URLS_FOLDER}/{target.name}")
+    # With a digest, no request to the store is needed: a file under this name was verified when it was downloaded.
+    target = _url_copy(weights, weights.sha256) if weights.sha256 else _asked(weights)
+    if not target.is_file():
+        user_cache().make_folder(f"{_URLS_FOLDER}/{target.name}")
+        try:
             _fetch(weights, target)
-    except (OSError, ValueError, ImportError) as error:
-        # A web client says "not found" of a server that is down, and keeps the reason.
-        reason = error.__cause__ or error
-        raise MissingWeightsError(weights, f"it cannot be fetched: {type(reason).__name__}: {reason}") from error
+        except (OSError, ValueError, ImportError) as error:
+            raise _unfetchable(weights, error) from error
     return target
+
+
+def _unfetchable(weights: WeightsConfig, error: Exception) -> MissingWeightsError:
+    # A web client says "not found" of a server that is down, and keeps the reason.
+    reason = error.__cause__ or error
+    return MissingWeightsError(weights, f"it cannot be fetched: {type(reason).__name__}: {reason}")
 
 
 def _url_copy(weights: WeightsConfig, version: str) -> Path:

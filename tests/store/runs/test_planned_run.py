@@ -7,13 +7,15 @@ import pytest
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.attempts import begin_attempt
 from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.lock import Claim, RunLock, claim_to_bytes
 from pseudoris.store.runs.plan import iter_plan
 from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_as_parent, plan_or_continue
 from pseudoris.store.sources import SourceItem
 from tests.builders.scored_runs import begin, scored_run
 from tests.builders.seals import edit_sealed
-from tests.store.builders import make_identity
+from tests.store.builders import commit, extend_run, make_entries, make_identity, start_run
 
 CONFIG = load_config("tiny", None, ["shards.max_images=2"])
 
@@ -63,6 +65,52 @@ def test_another_request_is_refused_by_what_differs(disk, changes, message):
     plan_or_continue(disk, request(), items())
     with pytest.raises(ConfigError, match=message):
         plan_or_continue(disk, request(**changes), unlisted)
+
+
+def requested(disk, lock, **changes):
+    return plan_or_continue(disk, request(**changes, lock=lock), items()).header
+
+
+def test_a_run_without_receipts_gives_way_to_another_identity_and_leaves_nothing(disk):
+    header = start_run(disk, make_entries(2), origin="import")
+    extend_run(disk, header, make_entries(1, first_shard=2))
+    begin_attempt(disk, 1, 0, pool="fused", session_nonce="a", node="b")
+    disk.put_part("images/shard-00000001.g0-51d20b6e.parquet", b"lost")
+    with RunLock.held(disk) as lock:
+        made = requested(disk, lock, source="/other")
+        assert (made.source, made.num_images) == ("/other", 5)
+        assert requested(disk, lock, source="/other") == made == require_header(disk)
+    assert not [*disk.list("images"), *disk.list("_attempts"), *disk.list("_plan")]
+
+
+def test_a_run_that_was_killed_while_it_gave_way_is_planned_anew(disk):
+    header = start_run(disk, make_entries(2), origin="import")
+    extend_run(disk, header, make_entries(1, first_shard=2))
+    disk.delete("_run.json")
+    with RunLock.held(disk) as lock:
+        assert requested(disk, lock) == require_header(disk)
+
+
+@pytest.mark.parametrize("guard", ["no lock", "a receipt", "a lost lock", "another command"])
+def test_no_run_gives_way_that_may_have_results(disk, guard):
+    header = start_run(disk, make_entries(2), origin="ppt" if guard == "another command" else "import")
+    with RunLock.held(disk) as lock:
+        if guard == "a receipt":
+            commit(disk, header, 1)
+        if guard == "a lost lock":
+            disk.create_once("_lock/claim-00000002.json", claim_to_bytes(Claim("another", 0, "elsewhere", 1)))
+        with pytest.raises(ConfigError):
+            requested(disk, None if guard == "no lock" else lock, source="/other")
+    assert require_header(disk) == header
+
+
+def test_the_tables_of_a_run_that_lost_its_header_are_kept(disk):
+    header = start_run(disk, make_entries(2), origin="import")
+    (receipt,) = commit(disk, header, 1)
+    disk.delete("_run.json")
+    with RunLock.held(disk) as lock:
+        requested(disk, lock)
+    assert disk.exists(f"images/{receipt.parts['images'].name}")
 
 
 def test_another_device_goes_on_only_where_that_is_asked_for(disk):

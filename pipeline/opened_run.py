@@ -1,0 +1,114 @@
+"""SOURCE and OUT of a run or of its dry run, opened and checked as far as they can be before Ray starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from pseudoris.pipeline.domain_sample import sampled
+from pseudoris.pipeline.identity import identity_before_ray, identity_on_cluster
+from pseudoris.pipeline.run_contract import RunOptions, check_options, sampled_without
+from pseudoris.pipeline.stored_masks import masks_parent, stored_digests, with_masks_of
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import DomainRecord, Identity, RunHeader
+from pseudoris.store.exclusions.stored_exclusions import check_exclusions
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import planned_source, refuse_queries
+from pseudoris.store.runs.pending_work import Notice, OnEvent, Step, ignore
+from pseudoris.store.runs.planned_run import Parent, may_give_way
+from pseudoris.store.sources import Source, open_source
+from pseudoris.store.tables.judged_expressions import check_scored
+from pseudoris.workers.checkpoints.weight_files import is_unfetched
+from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, with_check
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """SOURCE and OUT of a session, checked as far as they can be before Ray starts, which takes seconds.
+
+    Attributes:
+        listing: SOURCE.
+        header: Of the run in OUT; None if there is none.
+        here: The identity of this machine; None if an existing cluster, or a GPU, does the work.
+        domain_found: Waits for what a child process finds in a sample of SOURCE.
+        config: Of this session; with a `parent`, its settings of masks, SOURCE, images and shards.
+        parent: The run that the masks are taken from; None if they are proposed.
+        stored: By stage, digests that are not measured: of a parent, or not known before weights are fetched.
+    """
+
+    listing: Source
+    header: RunHeader | None
+    here: Identity | None
+    domain_found: Callable[[], DomainRecord | None]
+    config: RunConfig
+    parent: Parent | None
+    stored: Mapping[str, str]
+
+    def identity(self) -> Identity:
+        """Return the identity, which a node of the cluster measures if this machine does not do the work."""
+        return self.here or identity_on_cluster(self.config, self.stored)
+
+
+@contextmanager
+def opened(
+    source: str, location: RunLocation, config: RunConfig, options: RunOptions, on_event: OnEvent = ignore
+) -> Iterator[Opened]:
+    """Open SOURCE and OUT for `annotate`, its dry run or an estimate; the sample is judged during the block.
+
+    A run in OUT that does not fit is refused, unless it has no receipt and no driver: another may be planned there.
+    """
+    on_event(Step("opening SOURCE and OUT"))
+    header = check_options(location, options, is_repair=config.placement.repair)
+    with ExitStack() as stack:
+        try:
+            start = stack.enter_context(_opened(source, location, config, options, header, on_event=on_event))
+        except ConfigError:
+            is_old = options.is_extension or options.is_retry or config.placement.repair
+            if header is None or is_old or not may_give_way(location):
+                raise
+            start = stack.enter_context(_opened(source, location, config, options, None, on_event=on_event))
+            on_event(Notice(f"{location.root} holds a run with other settings and no results: it is planned anew"))
+        yield start
+
+
+@contextmanager
+def _opened(
+    source: str,
+    location: RunLocation,
+    config: RunConfig,
+    options: RunOptions,
+    header: RunHeader | None,
+    *,
+    on_event: OnEvent,
+) -> Iterator[Opened]:
+    if header is not None:
+        check_exclusions(header, options.exclusions)
+    check_scored(config, config.filtering.keep, location.root)
+    if header is not None and not options.is_extension:
+        source = planned_source(header, source)
+    recorded, limits = None if header is None else header.source, config.placement.storage
+    listing = open_source(source, config.source, exclude=location.root, limits=limits, recorded=recorded)
+    if header is None:
+        refuse_queries(config, listing.name)
+    on_event(Step("checking weights and packages"))
+    parent = masks_parent(config, location, header, options)
+    if parent is not None:
+        config = with_masks_of(parent, config, listing.name)
+    elif header is None:
+        listing.check_not_empty()
+    # With a parent no image is planned that it did not plan.
+    left_out = sampled_without(location, header, options) if parent is None else None
+    stored = {**stored_digests(parent), **(_unfetched(config, header) if options.is_dry else {})}
+    # The sample needs the weights of SAM.
+    with sampled(config, listing, None if STAGE_PROPOSE in stored else left_out) as domain_found:
+        here = identity_before_ray(config, header, listing.name, location=location, stored=stored)
+        yield Opened(listing, header, here, domain_found, config, parent, stored)
+
+
+def _unfetched(config: RunConfig, header: RunHeader | None) -> dict[str, str]:
+    """Return what stands for the digests of stages whose weights are behind urls and not here yet."""
+    stages = (stage for stage in with_check(STAGES, config) if hasattr(stage.settings(config), "weights"))
+    names = [stage.name for stage in stages if is_unfetched(stage.settings(config).weights)]
+    return {name: header.identity.weights.get(name, "") if header else "not fetched" for name in names}
