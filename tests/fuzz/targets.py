@@ -47,8 +47,7 @@ from pseudoris.store.sources import open_source
 from pseudoris.store.sources.planned_images import read_entries
 from pseudoris.store.tables.run_reader import Run
 from pseudoris.training.brush_strokes import brush_strokes
-from pseudoris.training.exports.export_job import HumanAnnotation
-from pseudoris.training.human_refs import RecordIds, read_human
+from pseudoris.training.human_refs import HumanAnnotation, RecordIds, read_human
 from pseudoris.training.imports import label_studio
 from pseudoris.training.imports.annotation_files import read_gref, read_refer
 from pseudoris.training.imports.coco_annotation import read_coco
