@@ -23,6 +23,7 @@ from pseudoris.training.exports import ExportOptions
 from tests.builders.runs import stub_config, write_source
 from tests.builders.scene_runs import scene_run, scenes, truth_bytes
 from tests.builders.scored_runs import scored_run
+from tests.training.exports.builders import PICTURES, build_run
 
 
 def in_new_process(code: str) -> str:
@@ -143,6 +144,14 @@ def test_export_writes_a_format_and_refuses_what_it_does_not_read(tmp_path):
         pseudoris.export(out, str(tmp_path / "other"), split="val")
     with pytest.raises(pseudoris.ConfigError, match="no export format 'coca'"):
         pseudoris.export(out, str(tmp_path / "other"), "coca")
+
+
+def test_export_reads_the_images_where_they_are_now(tmp_path):
+    out, photos, moved = str(tmp_path / "out"), tmp_path / "photos", tmp_path / "moved"
+    build_run(RunLocation.open(out), PICTURES[:2], embed=False, source=photos)
+    photos.rename(moved)
+    report = pseudoris.export(out, str(tmp_path / "odvg"), "odvg", source=str(moved))
+    assert report.rows["images"] == 2
 
 
 def test_annotate_and_export_take_one_path_to_exclude_or_several(tmp_path, monkeypatch):

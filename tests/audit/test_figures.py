@@ -70,6 +70,13 @@ def test_what_a_rater_cannot_say_moves_the_bounds_and_not_the_estimate(whole):
     assert found.worst.estimate < found.value.estimate < found.best.estimate
 
 
+def test_masks_whose_kept_expressions_are_not_all_judged_widen_the_interval_to_both_ends(whole):
+    found = figures(judge(whole, lambda row: None if row["position"] % 3 else by_text(row))).masks
+    assert found.num_undecided > 0
+    assert (found.value.low, found.value.high) == (found.worst.low, found.best.high)
+    assert found.worst.estimate < found.value.estimate < found.best.estimate
+
+
 def test_unanswered_pairs_are_stood_for_by_the_others_of_their_stratum(location, tmp_path):
     audit = drawn(location, tmp_path / "audit", num_pairs=60)
     found = figures(judge(audit, lambda row: by_text(row) if row["position"] < 40 else None))

@@ -40,6 +40,13 @@ def test_the_schema_has_every_key_with_its_reason_and_refuses_others():
             jsonschema.validate(wrong, schema)
 
 
+@pytest.mark.parametrize("words", ["--set masks.points_per_side=3", "--set images.max_pixels=3", "--shard-size 3"])
+def test_what_the_run_decides_that_gives_the_masks_is_refused_beside_it(tmp_path, words):
+    failed = command("annotate", "in", str(tmp_path / "out"), "--masks-from", "run", *words.split())
+    assert failed.returncode == 2
+    assert "=3: with --masks-from it is as in that run. Leave it out" in failed.stderr
+
+
 @pytest.mark.parametrize("preset", preset_names())
 def test_init_writes_a_file_that_changes_nothing_until_a_line_is_uncommented(tmp_path, preset):
     path = tmp_path / "run.yaml"

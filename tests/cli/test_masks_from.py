@@ -84,8 +84,6 @@ def test_the_dry_run_names_the_run_and_its_plan(parent, tmp_path):
     ("words", "message"),
     [
         (("--limit", "3"), "leave out --limit, --extend, --exclude and --only"),
-        (("--set", "masks.points_per_side=3"), "masks.points_per_side=3: with --masks-from it is as in that run"),
-        (("--shard-size", "3"), "shards.max_images=3: with --masks-from"),
         (("--masks-from", "nowhere"), "nowhere"),
     ],
 )

@@ -126,6 +126,11 @@ def test_a_flood_of_markers_is_corrupt_in_time(name):
     assert time.process_time() - start < 5
 
 
+def test_a_jpeg_that_its_exif_turns_is_exported_anew():
+    turned = FILES["turned"]
+    assert (common_suffix(turned), is_plain_jpeg(turned, LIMITS)) == (None, False)
+
+
 def test_a_jpeg_without_its_end_marker_is_exported_anew():
     whole = jpeg()
     assert has_end_marker(whole + b"behind the image")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pseudoris.images.child_process import start_child
 from pseudoris.images.perceptual_hash import perceptual_hash, require_imagehash
+from pseudoris.images.pixels import decode_upright
 from pseudoris.images.prover import Prover, shared_prover
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
@@ -179,6 +180,14 @@ def test_a_kept_child_is_not_used_after_an_error_or_under_other_limits():
         prover.prove(build.png(3, 4))
     assert first != second
     assert not _is_running(second)
+
+
+def test_a_kept_child_that_computes_no_hashes_is_not_used_where_they_are_asked_for():
+    image, found = build.png(3, 4), []
+    for has_hash in (False, True):
+        with shared_prover(ImagesConfig(), has_hash=has_hash) as prover:
+            found.append(prover.prove(image).phash)
+    assert found == [None, perceptual_hash(decode_upright(image, ImagesConfig()))]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.schemas.tables import EXPRESSIONS, MASKS
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.statistics import Distribution, TopTexts, run_statistics
 from pseudoris.store.tables.committed_tables import read_table
@@ -36,6 +36,16 @@ def test_kept_a_mask_counts_masks_without_any(run, rows):
     assert found.num_values == len(per_mask)
     assert found.mean == pytest.approx(np.mean(per_mask))
     assert found.quantile(1) == max(per_mask)
+
+
+def test_masks_an_image_count_images_without_any(run):
+    found = run_statistics(run).masks_an_image
+    masks = Counter(read_table(run, MASKS)["image_id"].to_pylist())
+    images = read_table(run, IMAGES).to_pylist()
+    per_image = [masks[row["image_id"]] for row in images if row["status"] != STATUS_QUARANTINED]
+    assert 0 in per_image
+    assert found.num_values == len(per_image)
+    assert found.mean == pytest.approx(np.mean(per_image))
 
 
 @pytest.mark.parametrize("name", ["uniqueness", "correctness", "distinctiveness", "log_prob", "count"])

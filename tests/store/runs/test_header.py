@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
@@ -66,12 +68,20 @@ def test_other_devices_and_versions_can_be_accepted_and_are_named(location):
     ]
 
 
-def test_other_weights_or_another_method_are_never_accepted(location):
+@pytest.mark.parametrize(
+    ("field", "changed"),
+    [
+        ("weights.propose", {"weights": {"propose": "b" * 64}}),
+        ("compute.seed", {"method": {**make_identity().method, "compute": {"seed": 7}}}),
+        # Of a model folder: its weights are the same.
+        ("folders.caption.tokenizer", {"folders": {"caption": {"tokenizer": "c" * 64}}}),
+    ],
+)
+def test_other_weights_folders_or_another_method_are_never_accepted(location, field, changed):
     header = start_run(location)
-    other = make_identity(device_kind="NVIDIA H200", weights={"propose": "b" * 64})
-    with pytest.raises(ConfigError, match=r"weights\.propose: .*\n.*or name another output$") as refusal:
+    other = make_identity(device_kind="NVIDIA H200", **changed)
+    with pytest.raises(ConfigError, match=rf"{re.escape(field)}: (?s:.*)or name another output$") as refusal:
         check_identity(header, other, allow_mixed=True)
-    assert "weights.propose" in str(refusal.value)
     assert "device_kind" not in str(refusal.value)
     assert "--allow-mixed" not in str(refusal.value)
 

@@ -240,6 +240,14 @@ def test_a_run_that_is_not_complete_is_no_parent(disk, new):
     assert refilter(disk, new, HIGHER).totals.shards == 4
 
 
+def test_a_parent_whose_retry_no_manifest_holds_is_refused(disk, new):
+    header = scored_run(disk)
+    commit_scored(disk, header, 2, generation=1)
+    with pytest.raises(ConfigError, match=r"the last manifest of .* lacks some commits"):
+        refilter(disk, new, HIGHER)
+    assert read_header(new) is None
+
+
 def test_a_retried_parent_is_taken_as_it_stands(disk, new, tmp_path):
     header = scored_run(disk)
     commit_scored(disk, header, 2, generation=1)

@@ -24,7 +24,8 @@ NUM_IMAGES = 9
 def run(location):
     """Return the location, the plan of its one shard, and the ids of the quarantined images (at 3 and 7)."""
     header = start_run(location, make_entries(num_shards=1, per_shard=NUM_IMAGES))
-    commit(location, header, 0, provenance=Provenance(attempts={"fused": 2}, mixed=("versions.x: …",)))
+    provenance = Provenance(attempts={"fused": 2}, degraded={"y": 2}, mixed=("versions.x: …",))
+    commit(location, header, 0, provenance=provenance)
     entries = read_shard_plan(location, header, 0)
     return location, entries, [entries[3], entries[7]]
 
@@ -103,7 +104,7 @@ def test_the_receipt_carries_what_both_generations_took(run):
     assert receipt.nodes == ("node-a", "node-b")
     assert (receipt.attempts, receipt.num_repeats) == ({"fused": 4}, 3)
     assert receipt.mixed == ("versions.x: …", "device_kind: …")
-    assert receipt.degraded == {"x": 1}
+    assert receipt.degraded == {"y": 2, "x": 1}
 
 
 def test_a_late_writer_gets_the_generation_that_stands_even_when_its_base_was_collected(run):

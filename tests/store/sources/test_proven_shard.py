@@ -231,6 +231,16 @@ def test_rows_of_a_table_are_read_and_refused_one_by_one(tmp_path, read):
     assert set(reasons(shard).values()) - {None} <= set(FAILURE_REASONS)
 
 
+def test_an_image_by_uri_that_is_a_byte_too_large_is_refused_and_never_cut(tmp_path, read):
+    data = build.png(7, 7)
+    # What is cut off does not show: half a file may decode.
+    for name, content in {"fits.png": data, "large.png": data + b"\0"}.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "t.parquet").write_bytes(parquet_bytes({"uri": ["fits.png", "large.png"]}))
+    shard = read(tmp_path / "t.parquet", configuration=config(max_bytes=len(data)))
+    assert list(reasons(shard).values()) == [None, "too_many_bytes"]
+
+
 @pytest.mark.slow
 def test_a_bomb_in_a_table_costs_its_row_group_and_no_other(tmp_path, prover):
     rows = [build.png(1, 5), b"\0" * (65 * 2**20), build.png(2, 5), build.png(3, 5)]

@@ -74,7 +74,8 @@ def test_what_the_folder_keeps_is_what_is_made_anew(tmp_path, pixels, towers):
     ],
 )
 def test_candidates_of_other_settings_are_never_taken(tmp_path, towers, word):
-    first, other = small_config(tmp_path), small_config(tmp_path, [word])
+    # The word is the only difference: it would replace the assignments of a small config, which are of masks.
+    first, other = (small_config(tmp_path, ["candidates.assignments=[]", *words]) for words in ((), (word,)))
     digests = {CandidateStore(each, towers).digest for each in (first, other)}
     assert len(digests) == 2
 

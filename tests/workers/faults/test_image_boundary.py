@@ -107,6 +107,7 @@ SCORED = {
     "no rival": _expression(rival_mask_id=None),
     "a rival of another image": _expression(rival_mask_id="other-0000"),
     "itself as its rival": lambda image: _expression(rival_mask_id=image.expressions[0].target_mask_ids[0])(image),
+    "a second opinion's rival of another image": _expression(grounding_rival="other-0000"),
     "a share above one": _expression(grounding_share=1.5),
     "a listener below zero": _expression(listener=-0.5),
     "a weight that is not a number": _expression(weight=float("nan")),

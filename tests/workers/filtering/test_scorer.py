@@ -8,6 +8,7 @@ from PIL import Image
 
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from pseudoris.schemas.fitted import line_weights, read_fitted
+from pseudoris.schemas.keep_rule import parse_conditions
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
 from pseudoris.workers.crops.crops import make_crops
 from pseudoris.workers.filtering import ClipScorer
@@ -163,6 +164,17 @@ def test_expressions_of_several_targets_or_none_pass_through_unscored(scorer):
 
     assert (got.expressions[0], got.expressions[-1]) == (both, nobody)
     assert got.expressions[1:-1] == scorer(build_shard(image)).images[0].expressions
+
+
+def test_a_bound_on_the_log_probability_reads_the_first_draw_as_the_table_does():
+    rule = {"tau": 0.0, "keep": parse_conditions(["log_prob > -2"])}
+    bounded = ClipScorer(CONFIG.model_copy(update=rule), ComputeConfig(device="cpu"))
+    image = build_image(num_masks=1, texts=TEXTS[:2])
+    likely, unlikely = SAMPLE, replace(SAMPLE, log_prob=-3.0)
+    draws = [(likely, unlikely), (unlikely, likely)]
+    said = tuple(replace(each, samples=two) for each, two in zip(image.expressions, draws, strict=True))
+    scored = bounded(build_shard(replace(image, expressions=said))).images[0]
+    assert [each.kept for each in scored.expressions] == [True, False]
 
 
 def test_tau_decides_what_is_kept_and_changes_no_score(scorer):

@@ -20,6 +20,7 @@ from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.masks import generator as generator_module
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.generator import MaskGenerator, remove_small_regions
+from pseudoris.workers.masks.promptable import EncodedCrop
 from pseudoris.workers.masks.sam_model import PromptableSam, load_sam
 from recipes.scene_shards import scene_image
 
@@ -165,6 +166,36 @@ def test_crop_layers_are_sams(sam, masks_config, draw_image, size, layers, downs
     assert len(annotations) >= 30
     assert len(crops) > 2, "masks of several crops survive, so both the edge filter and the NMS across them count"
     assert_equal(sam, image, MaskGenerator(PromptableSam(sam), config)(image), annotations)
+
+
+class White:
+    """A model that answers each point with the white pixels of its crop, surer of them in the whole image."""
+
+    side = 64
+
+    def encode(self, crops):
+        for pixels in crops:
+            logits = torch.from_numpy(np.where(pixels[..., 0] == 255, 9.0, -9.0).astype(np.float32))
+            yield EncodedCrop((logits,), logits.shape, logits.shape)
+
+    def share(self, crop):
+        return crop.embedding
+
+    def decode(self, shared, points_xy, *, min_predicted_iou):
+        found = shared[None][: int((shared > 0).any())]
+        return found, torch.full((len(found),), 0.9 if shared.shape == (64, 64) else 0.8)
+
+    def upsample(self, logits, crop):
+        return logits
+
+
+def test_of_an_object_in_two_crops_the_mask_of_the_smaller_crop_stays():
+    config = load_config("tiny").masks.model_copy(update={"crop_n_layers": 1, "min_mask_region_area": 0})
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[2:12, 3:15] = 255
+    found = MaskGenerator(White(), config)(image)
+    assert found.boxes_px == ((3, 2, 15, 12),)
+    np.testing.assert_allclose(found.predicted_iou, [0.8])
 
 
 @pytest.mark.parametrize(
