@@ -141,9 +141,9 @@ def test_each_name_that_torch_loads_is_accepted(tmp_path):
 
 def test_a_pickle_without_end_is_refused_within_two_seconds(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
-        archive.writestr("x/data.pkl", b"\x80\x02" + b"N0" * 2**25)
+        archive.writestr("x/data.pkl", b"\x80\x02" + b"N" * 2**25)
     began_s = time.process_time()
-    with pytest.raises(ConfigError, match="cannot be read as tensors"):
+    with pytest.raises(ConfigError, match=r"more than tensors and plain values \(NONE\)"):
         check_header(tmp_path / "x.pth", "weights")
     assert time.process_time() - began_s < 2
 
