@@ -9,6 +9,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tarfile
 import time
@@ -31,7 +32,13 @@ Row = dict[str, Any]
 _MANY: Final = 100_000
 # ext4 allows 65,000 links to a file.
 _LINKS: Final = 10_000
-_TAR_IMAGES: Final = 1_000
+_TAR_IMAGES: Final = 20_000
+# Children of the process inherit it.
+_ON_ONE_PROCESSOR: Final = """
+import os, runpy
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+runpy.run_module("pseudoris", run_name="__main__", alter_sys=True)
+"""
 
 
 def _row(tried: str, outcome: str, problems: Iterable[str] = (), times: int = 1) -> Row:
@@ -41,34 +48,75 @@ def _row(tried: str, outcome: str, problems: Iterable[str] = (), times: int = 1)
 
 def many_files(at: Path) -> Row:
     """Plan 100,000 files of one folder."""
-    (at / "images").mkdir()
-    for number in range(_MANY):
-        first = at / "images" / f"{number - number % _LINKS:06d}.png"
-        if number % _LINKS:
-            os.link(first, first.with_name(f"{number:06d}.png"))
-        else:
-            first.write_bytes(png(seed=number))
+    _link_many(at / "images")
     said = finish(start(annotation("--dry-run"), at))
     is_planned = re.search(rf"images +{_MANY:,} ", said) and not (at / "run").exists()
     return _row("100,000 files in one folder, `--dry-run`", "all planned", [] if is_planned else [said])
 
 
+def _link_many(folder: Path) -> None:
+    folder.mkdir()
+    for number in range(_MANY):
+        first = folder / f"{number - number % _LINKS:06d}.png"
+        if number % _LINKS:
+            os.link(first, first.with_name(f"{number:06d}.png"))
+        else:
+            first.write_bytes(png(seed=number))
+
+
+def killed_plan(at: Path) -> Row:
+    """Plan 100,000 images, and kill the driver once the plan stands; the next one takes the plan as it is."""
+    _link_many(at / "images")
+    words = annotation("--shard-size", "1000", options="masks.options={}")
+    _kill_once_there(words, at, "_run.json")
+    plan = files_result(at / "run" / "_plan")
+    _kill_once_there(words, at, "_receipts/shard-*.json")
+    told = finish(start(["status", "run"], at))
+    problems = [] if files_result(at / "run" / "_plan") == plan and "100,000" in told else [told]
+    return _row(f"a plan of {_MANY:,} keys, its driver killed", "the next driver works by the same plan", problems)
+
+
+def _kill_once_there(words: list[str], at: Path, pattern: str) -> None:
+    process = start(words, at)
+    while process.poll() is None and not list((at / "run").glob(pattern)):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
 def large_tar(at: Path) -> Row:
-    """Annotate a tar of 1 GB: 1,000 images that do not compress."""
-    data = png(590, 590)
+    """Plan a tar of 1 GB with 20,000 images that do not compress, annotate 200 of them, then all, with a kill."""
+    data = png(130, 130)
     with tarfile.open(at / "images.tar", "w") as tar:
         for number in range(_TAR_IMAGES):
-            member = tarfile.TarInfo(f"{number:04d}.png")
+            member = tarfile.TarInfo(f"{number:05d}.png")
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
-    words = annotation("--shard-size", "50", source="images.tar", options="masks.options={}")
+    words = annotation("--shard-size", "200", source="images.tar", options="masks.options={}")
+    planned = finish(start([*words, "--dry-run"], at))
+    problems = [] if f"{_TAR_IMAGES:,}" in planned and not (at / "run").exists() else [f"--dry-run: {planned}"]
+    finish(start([*words, "--limit", "200"], at))
+    rows = Counter(what.partition(" ")[0] for what in run_result(at / "run"))["image"]
+    problems += [] if rows == 200 else [f"--limit 200 left {rows} rows"]
+    shutil.rmtree(at / "run")
+    _kill_once_there(words, at, "_receipts/shard-0000002*.json")
     finish(start(words, at))
     result = run_result(at / "run")
     rows = sum(value == 1 for what, value in result.items() if what.startswith("image "))
-    is_whole = rows == _TAR_IMAGES and not result["verify"]
+    problems += [] if rows == _TAR_IMAGES and not result["verify"] else [f"{rows} rows, {result['verify']}"]
     mb = (at / "images.tar").stat().st_size // 10**6
-    tried = f"a tar of {mb:,} MB, {_TAR_IMAGES:,} images"
-    return _row(tried, "each has its row, `verify` clean", [] if is_whole else [f"{rows} rows, {result['verify']}"])
+    tried = f"a tar of {mb:,} MB, {_TAR_IMAGES:,} images: `--dry-run`, `--limit 200`, a kill, the same command again"
+    return _row(tried, "each image has one row, `verify` clean", problems)
+
+
+def one_processor(at: Path) -> Row:
+    """Annotate on one processor."""
+    write_source(at / "images", 40)
+    finish(start(annotation(), at))
+    expected = run_result(at / "run")
+    shutil.rmtree(at / "run")
+    finish(start(annotation(), at, ("-c", _ON_ONE_PROCESSOR)))
+    return _row("`annotate` on one processor", "as undisturbed", differences(expected, run_result(at / "run")))
 
 
 def changing_source(at: Path) -> Row:
@@ -119,7 +167,17 @@ def _wait_for_a_commit(process: subprocess.Popen[str], at: Path) -> None:
 
 def read_only_output(at: Path) -> Row:
     """Turn the output's disk read-only after the first commit, then back."""
-    tried = "output on a disk that is read-only in the middle, then writable"
+    return _remounted(at, "read-only in the middle, then writable", "ro", "rw", told="mounted read-only")
+
+
+def used_up_inodes(at: Path) -> Row:
+    """Take the inodes of the output's disk after the first commit, then give it more."""
+    few, many = "nr_inodes={used}", "nr_inodes=100k"
+    return _remounted(at, "without inodes in the middle, then with", few, many, told="No space left on device")
+
+
+def _remounted(at: Path, what: str, broken: str, mended: str, *, told: str) -> Row:
+    tried = f"output on a disk that is {what}"
     if os.geteuid():
         return _row(tried, "SKIPPED: only root may mount a file system", times=0)
     write_source(at / "images", 40)
@@ -131,12 +189,19 @@ def read_only_output(at: Path) -> Row:
     try:
         process = start(annotation(), at)
         _wait_for_a_commit(process, at)
-        # Refused while a file is open for writing.
-        while subprocess.run(["mount", "-o", "remount,ro", out], stderr=subprocess.DEVNULL, check=False).returncode:
+        # Refused while a file is open for writing, or if one was made since the inodes were counted.
+        while (
+            process.poll() is None
+            and subprocess.run(
+                ["mount", "-o", f"remount,{broken.format(used=_used_inodes(out))}", out],
+                stderr=subprocess.DEVNULL,
+                check=False,
+            ).returncode
+        ):
             time.sleep(0.005)
         said = process.communicate()[0]
-        subprocess.run(["mount", "-o", "remount,rw", out], check=True)
-        problems = [] if process.returncode and "mounted read-only" in said else [f"{process.returncode}: {said}"]
+        subprocess.run(["mount", "-o", f"remount,{mended}", out], check=True)
+        problems = [] if process.returncode and told in said else [f"{process.returncode}: {said}"]
         finish(start(annotation(), at))
         problems += differences(expected, run_result(at / "run"))
     finally:
@@ -144,6 +209,11 @@ def read_only_output(at: Path) -> Row:
     return _row(
         tried, f"exit code {process.returncode} with the remedy; the same command ends as undisturbed", problems
     )
+
+
+def _used_inodes(folder: str) -> int:
+    found = os.statvfs(folder)
+    return found.f_files - found.f_ffree
 
 
 def hostile_files(at: Path) -> Row:
@@ -166,7 +236,10 @@ def hostile_files(at: Path) -> Row:
 SINGLE_TRIALS: Final[dict[str, Callable[[Path], Row]]] = {
     "hostile files": hostile_files,
     "many files": many_files,
+    "killed plan": killed_plan,
     "large tar": large_tar,
+    "one processor": one_processor,
     "changing source": changing_source,
     "read-only output": read_only_output,
+    "used-up inodes": used_up_inodes,
 }

@@ -32,11 +32,13 @@ from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.files.local_storage import TEMPORARY_PREFIX
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import TEMPORARY_AGE_S
+from pseudoris.training.learning import TrainingFolder
 from tests.builders.images import png
 from tests.builders.plain_runs import work_off
 from tests.builders.runs import SMALL, STUBS, part_digests, stub_config, write_source
 from tests.faults.harness import ROOT, image_ids
 from tests.faults.report import read_record, trial_table
+from tests.training.chooser.builders import chooser_words, imported_run
 
 RECORD: Final = Path(__file__).with_name("trials.jsonl")
 PLUGINS: Final = ROOT / "tests" / "plugins"
@@ -46,6 +48,7 @@ _DEADLINE_S: Final = 300.0
 _BEFORE_THE_FIRST_WRITE: Final = 0.2
 _TRIES_A_KILL: Final = 4
 _NUM_IMAGES: Final = 40
+_STEPS: Final = ("training.num_steps=40", "training.num_warmup_steps=2", "training.checkpoint_every=4")
 _SLEEP: Final = "masks.options={sleep_s: 0.05}"
 # One image fails as often as it is tried while the run is made, and never again.
 _FAILS: Final = "masks.options={sleep_s: 0.05, raises_on: a/image-012.png, raises_times: 2, tally: tally}"
@@ -63,6 +66,8 @@ class Command:
         writes: What it writes to.
         result: Returns what it has left there.
         program: What of Python takes the words.
+        aim: A pattern of paths below `writes`. It is killed once one more of them is there, each time at a later one,
+            instead of at moments of its time.
     """
 
     tried: str
@@ -71,6 +76,7 @@ class Command:
     writes: str
     result: Callable[[Path], Result]
     program: Sequence[str] = ("-m", "pseudoris")
+    aim: str = ""
 
 
 def start(
@@ -158,6 +164,16 @@ def _littered(at: Path) -> None:
             os.utime(temporary, (long_ago_s, long_ago_s))
 
 
+def _annotated(at: Path) -> None:
+    shutil.move(imported_run(at, 2), at / "run")
+
+
+def training_result(out: Path) -> Result:
+    """Return the digest of each tensor that was trained."""
+    module = TrainingFolder(out).load()["module"]
+    return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in module.items()}
+
+
 def commands() -> Iterator[Command]:
     """Yield the commands that write, the dear ones last."""
     yield Command("`gc`", ["gc", "run"], _littered, "run", partial(files_result, is_run=True))
@@ -174,6 +190,14 @@ def commands() -> Iterator[Command]:
     }
     for name, (words, prepare) in annotations.items():
         yield Command(name, words, prepare, "run", run_result)
+    # Parts of the new generation are there, and its receipt is not, or has just been written.
+    retry, prepare = annotations["`annotate --retry-failed`"]
+    for aim in ("masks/*.g1-*", "failures/*.g1-*", "_receipts/*.g1.json"):
+        name = f"`annotate --retry-failed`, at {aim.partition('/')[0]}"
+        yield Command(name, retry, prepare, "run", run_result, aim=aim)
+    words = [word for each in (*chooser_words(Path("candidates")), *_STEPS) for word in ("--set", each)]
+    training = ["train", "student", "run", "--out", "out", "--resume", *words]
+    yield Command("`train student --resume`", training, _annotated, "out", training_result)
 
 
 def try_command(command: Command, folder: Path, times: int, draw: random.Random) -> dict[str, Any]:
@@ -194,13 +218,17 @@ def try_command(command: Command, folder: Path, times: int, draw: random.Random)
         with _emptied(at):
             shutil.copytree(ready, at, dirs_exist_ok=True)
             # A start that ended before its moment came does not count, and its moment is drawn again.
-            struck += _kill(command, at, (struck + draw.random()) / times, first_s, end_s - first_s)
+            if command.aim:
+                struck += _kill_at(command, at, struck + 1)
+            else:
+                struck += _kill(command, at, (struck + draw.random()) / times, first_s, end_s - first_s)
             said = finish(start(command.words, at, command.program))
             found = command.result(at / command.writes)
         problems.update(differences(expected, found))
         if differences(expected, found):
             print(said, file=sys.stderr)
-    how = f"SIGKILL within {end_s:.1f} s, first write after {first_s:.1f} s"
+    when = f"at each of {command.aim}" if command.aim else f"within {end_s:.1f} s, first write after {first_s:.1f} s"
+    how = f"SIGKILL {when}"
     outcome = f"as undisturbed: {_count(expected)}" if not problems else "; ".join(sorted(problems)[:3])
     return {"tried": f"{command.tried} killed", "how": how, "times": struck, "outcome": outcome, "ok": not problems}
 
@@ -256,6 +284,18 @@ def _kill(command: Command, at: Path, moment: float, first_s: float, work_s: flo
         while process.poll() is None and _names(at / command.writes) == before:
             time.sleep(0.001)
         time.sleep((moment - _BEFORE_THE_FIRST_WRITE) / (1 - _BEFORE_THE_FIRST_WRITE) * work_s)
+    return _struck(process)
+
+
+def _kill_at(command: Command, at: Path, number: int) -> bool:
+    """Kill it as soon as `number` files are there that it aims at; return whether it still ran."""
+    process = start(command.words, at, command.program)
+    while process.poll() is None and len(list((at / command.writes).glob(command.aim))) < number:
+        time.sleep(0.001)
+    return _struck(process)
+
+
+def _struck(process: subprocess.Popen[str]) -> bool:
     is_alive = process.poll() is None
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
