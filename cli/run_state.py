@@ -134,7 +134,7 @@ def _driver(found: RunStatus) -> str:
     if driver.state == DRIVER_ALIVE:
         return f"{driver.name} is running{ago}"
     if driver.state == DRIVER_SILENT:
-        return f"{driver.name} holds the lock but is silent{ago}. It cannot reach the storage, or {driver.death}"
+        return f"the lock is held{ago}, but {driver.death}"
     return "no driver is running" if driver.death is None else f"no driver is running: {driver.death}"
 
 

@@ -29,7 +29,7 @@ from pseudoris.schemas.ids import EIGHT_DIGITS
 from pseudoris.schemas.machine_limits import machine_limits
 from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.schemas.untrusted import parse_json
-from pseudoris.store.location import RunLocation
+from pseudoris.store.location import ListedFile, RunLocation
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +42,12 @@ class Claim:
     """The content of a claim's file.
 
     Attributes:
-        owner: The owner's nonce.
+        owner: The owner's nonce, a space, and the limits that were in force for the owner, for a person. The limits
+            have no field of their own, because version 0.5.0 takes a claim with another field for none.
         counter: Raised by every heartbeat.
         host: The owner's machine and process namespace.
         pid: The owner's process number.
         is_released: Whether the owner has released the lock.
-        limits: The limits that were in force for the owner, for a person; empty in claims up to version 0.5.0.
     """
 
     owner: str
@@ -55,7 +55,9 @@ class Claim:
     host: str
     pid: int
     is_released: bool = False
-    limits: str = ""
+
+
+_KINDS: Final = {"owner": str, "counter": int, "host": str, "pid": int, "is_released": bool}
 
 
 def claim_to_bytes(claim: Claim) -> bytes:
@@ -64,13 +66,12 @@ def claim_to_bytes(claim: Claim) -> bytes:
 
 
 def claim_from_bytes(data: bytes) -> Claim | None:
-    """Return the claim in a file; None if pseudoris did not write it."""
+    """Return the claim in a file, without fields of later versions; None if pseudoris did not write it."""
     try:
-        claim = Claim(**parse_json(data))
-    except (ValueError, TypeError):
+        claim = Claim(**{name: value for name, value in parse_json(data).items() if name in _KINDS})
+    except (ValueError, TypeError, AttributeError):
         return None
-    kinds = {"owner": str, "counter": int, "host": str, "pid": int, "is_released": bool, "limits": str}
-    is_typed = all(type(getattr(claim, name)) is kind for name, kind in kinds.items())
+    is_typed = all(type(getattr(claim, name)) is kind for name, kind in _KINDS.items())
     # For 0 and below, the system would check groups of processes, our own among them.
     return claim if is_typed and 0 < claim.pid <= _MAX_PID else None
 
@@ -125,7 +126,8 @@ class RunLock:
             ConfigError: Another driver is alive and holds it.
         """
         times = times or LockTimes()
-        own = Claim(secrets.token_hex(8), 0, _host(), os.getpid(), limits=", ".join(map(str, machine_limits())))
+        owner = f"{secrets.token_hex(8)} {', '.join(map(str, machine_limits()))}"
+        own = Claim(owner, 0, _host(), os.getpid())
         while True:
             number, holder = _highest(location)
             if holder is not None and not _is_gone(holder):
@@ -230,7 +232,7 @@ class Holder:
         is_gone: Whether the lock is certainly free: released, or the process died on this machine.
         is_here: Whether its process is alive on this machine.
         beaten_s: When the claim was last written, epoch seconds by the storage's clock.
-        death: What to say of it if it is dead; None if it released the lock.
+        death: What to say of it if it is dead, or silent; None if it released the lock.
     """
 
     name: str
@@ -243,27 +245,26 @@ class Holder:
 
 def current_holder(location: RunLocation) -> Holder | None:
     """Return the holder of the run, None if it never had one. Writes nothing and does not wait."""
-    claims = [(int(match[1]), file) for file in location.list(LOCK_FOLDER) if (match := CLAIM_NAME.match(file.name))]
-    if not claims:
-        return None
-    number, file = max(claims, key=lambda claim: claim[0])
-    claim = _read(location, number)
+    claims = _claims(location)
+    claim = _read(location, max(claims)) if claims else None
     if claim is None:
         return None
-    is_gone = _is_gone(claim)
+    is_gone, beaten_s = _is_gone(claim), claims[max(claims)].modified_s
     is_here = not is_gone and claim.host == _host()
-    death = None if claim.is_released else _death(claim, file.modified_s)
-    return Holder(_name(claim), (claim.owner, claim.counter), is_gone, is_here, file.modified_s, death)
+    death = None if claim.is_released else _death(claim, beaten_s)
+    return Holder(_name(claim), (claim.owner, claim.counter), is_gone, is_here, beaten_s, death)
 
 
 def _death(claim: Claim, beaten_s: float) -> str:
-    """Return that a driver ended without a word, when, and the limits that were in force."""
+    """Return that a driver ended or fell silent without a word, when, and the limits that were in force."""
     first, last = (f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}" for at in (beaten_s, beaten_s + HEARTBEAT_S))
-    limits = f". Limits then: {claim.limits}" if claim.limits else ""
-    return (
-        f"{_name(claim)} was killed from outside (out of memory, a scheduler, kill -9) or crashed: it ended without a "
-        f"word between {first} and {last.partition(' ')[2]} UTC{limits}. No committed shard is lost"
-    )
+    limits = claim.owner.partition(" ")[2]
+    killed = "was killed from outside (out of memory, a scheduler, kill -9) or crashed"
+    if _is_gone(claim):
+        said = f"{killed}: it ended without a word between {first} and {last.partition(' ')[2]} UTC"
+    else:
+        said = f"gave no sign of life since {first} UTC: it cannot reach the storage, or {killed}"
+    return f"{_name(claim)} {said}{limits and f'. Limits then: {limits}'}. No committed shard is lost"
 
 
 def _watch(
@@ -286,9 +287,12 @@ def _watch(
     on_wait(f"{_name(holder)} gave no sign of life for {times.watch_s:.0f} s. Taking over {location.root}")
 
 
+def _claims(location: RunLocation) -> dict[int, ListedFile]:
+    return {int(match[1]): file for file in location.list(LOCK_FOLDER) if (match := CLAIM_NAME.match(file.name))}
+
+
 def _highest(location: RunLocation) -> tuple[int, Claim | None]:
-    numbers = [int(match[1]) for file in location.list(LOCK_FOLDER) if (match := CLAIM_NAME.match(file.name))]
-    number = max(numbers, default=0)
+    number = max(_claims(location), default=0)
     return number, _read(location, number) if number else None
 
 
@@ -302,10 +306,8 @@ def _read(location: RunLocation, number: int) -> Claim | None:
 
 def _tidy(location: RunLocation, number: int) -> None:
     """Delete the claims below `number`: they are replaced."""
-    for file in list(location.list(LOCK_FOLDER)):
-        match = CLAIM_NAME.match(file.name)
-        if match and int(match[1]) < number:
-            location.delete(f"{LOCK_FOLDER}/{file.name}")
+    for lower in (each for each in _claims(location) if each < number):
+        location.delete(_path(lower))
 
 
 def _is_gone(holder: Claim) -> bool:
@@ -316,10 +318,8 @@ def _is_gone(holder: Claim) -> bool:
         return False
     try:
         os.kill(holder.pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
+    except (ProcessLookupError, PermissionError) as error:
+        return isinstance(error, ProcessLookupError)
     return False
 
 
