@@ -15,8 +15,8 @@ from pseudoris.store.files.storage import Storage
 
 LOCAL_PROTOCOLS: Final = ("file", "local")
 S3_PROTOCOLS: Final = ("s3", "s3a")
-# Ray sets it for the entry point of a submitted job.
-_RAY_JOB: Final = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+# Below it Ray unpacks the working directory of a job, and deletes it after the job.
+_RAY_FOLDER: Final = "/runtime_resources/working_dir_files/"
 
 
 def storage_at(
@@ -65,14 +65,14 @@ def local_path(uri: str) -> Path | None:
     Percent signs of a `file://` url stand for themselves too.
 
     Raises:
-        ConfigError: It is relative in a Ray job: Ray deletes that job's working directory.
+        ConfigError: It is relative to the working directory that Ray made for a job, and deletes.
     """
     protocol, separator, rest = uri.partition("://")
     if separator and protocol not in LOCAL_PROTOCOLS:
         return None
     named = rest or uri
     path = named_path(named)
-    if _RAY_JOB in os.environ and not named.startswith(("/", "~")):
+    if not named.startswith(("/", "~")) and _RAY_FOLDER in f"{os.path.realpath(path)}/":
         raise ConfigError(
             f"{named} is a relative path: in this Ray job it would be {path}, in a folder that Ray deletes. Give an "
             "absolute path that all nodes share, or a url (s3://bucket/prefix)"

@@ -59,16 +59,19 @@ def test_exit_codes_of_the_command_pass_through(tmp_path):
 
 @pytest.mark.parametrize("word", ["photos", "./out", "file://out"])
 def test_a_relative_path_in_a_ray_job_is_refused_with_what_it_would_be(word, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    folder = tmp_path / "session_1" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
     with pytest.raises(
-        ConfigError, match=rf"is a relative path: in this Ray job it would be {re.escape(str(tmp_path))}/.*s3://"
+        ConfigError, match=rf"is a relative path: in this Ray job it would be {re.escape(str(folder))}/.*s3://"
     ):
         local_path(word)
+    (folder / "shared").symlink_to(tmp_path)
+    assert local_path("shared/out") == folder / "shared" / "out"
     assert (local_path("/shared/out"), local_path("s3://bucket/out")) == (Path("/shared/out"), None)
 
 
-def test_elsewhere_a_relative_path_is_one_below_the_working_folder(tmp_path, monkeypatch):
+def test_elsewhere_a_relative_path_is_one_below_the_working_folder_in_a_ray_job_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert local_path("photos") == tmp_path / "photos"
