@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -132,7 +131,7 @@ def _versions() -> str:
         ) from None
     del torchvision
     found = f"Python {sys.version.split()[0]}, {found}"
-    if shlex.quote(sys.executable) != sys.executable:
+    if any(map(str.isspace, sys.executable)):
         # Local runs work: so it is no problem of each run.
         found += (
             f". A Ray started from {sys.prefix!r} runs no submitted jobs: they stay PENDING, because its agent cannot "

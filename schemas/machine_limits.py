@@ -10,7 +10,9 @@ import errno
 import os
 import resource
 import shutil
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -26,8 +28,9 @@ _COUNTS: Final = (
     ("open files", resource.RLIMIT_NOFILE, (), 256, "ulimit -n"),
     ("processes", resource.RLIMIT_NPROC, ("pids.max", "pids/pids.max"), 1_024, "ulimit -u, or the container's pids"),
 )
-# By folder: the bytes that must be free, and what to do. With less shared memory Ray keeps blocks on the disk, which is
-# slow: containers have 64 MiB by default. In the temporary folder are Ray's logs and sockets.
+# The functions of the standard library that fork. A full pipe or terminal has the error number of a failed fork.
+_FORKS: Final = frozenset({"_execute_child", "_posix_spawn", "_launch", "spawnv_passfds"})
+# By folder: the bytes that should be free, and what to do. In the temporary folder are Ray's logs and sockets.
 SHARED: Final = "/dev/shm"
 _FOLDERS: Final = {
     "temporary": (_GIB // 4, "free space, or set RAY_TMPDIR to a folder of another disk"),
@@ -73,9 +76,12 @@ def machine_limits(**folders: str) -> list[Limit]:
 def check_limits(**folders: str) -> str:
     """Return the limits in force as text; ConfigError if one is too low for a Ray on this machine."""
     found = machine_limits(**folders)
-    if low := [limit for limit in found if limit.is_low]:
+    # Runs work with the 64 MiB of a container.
+    slow = [limit for limit in found if limit.is_low and limit.name == f"free in {folders.get('shared')}"]
+    if low := [limit for limit in found if limit.is_low and limit not in slow]:
         raise ConfigError("; ".join(f"{limit} is too low for Ray on this machine: {limit.remedy}" for limit in low))
-    return ", ".join(map(str, found))
+    hints = [f". With so little, Ray keeps blocks on the disk, which is slow: {limit.remedy}" for limit in slow]
+    return ", ".join(map(str, found)) + "".join(hints)
 
 
 def told_by_limit(error: BaseException) -> str | None:
@@ -84,9 +90,10 @@ def told_by_limit(error: BaseException) -> str | None:
     if number in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({error}): free space, then run the same command again"
     files, processes, memory = machine_limits()
+    calls = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
     if number in (errno.EMFILE, errno.ENFILE):
         limit = files
-    elif number == errno.EAGAIN or "start new thread" in str(error):
+    elif (number == errno.EAGAIN and not _FORKS.isdisjoint(calls[-1:])) or "start new thread" in str(error):
         limit = processes
     elif number == errno.ENOMEM or isinstance(error, MemoryError):
         limit = memory
@@ -97,9 +104,11 @@ def told_by_limit(error: BaseException) -> str | None:
 
 def _lowest(limit: int, groups: Sequence[str]) -> int | None:
     """Return the lower of a limit and of what the control groups of a container allow; None if there is none."""
-    files = (_CGROUPS / group for group in groups)
-    texts = [file.read_text(encoding="ascii").strip() for file in files if file.is_file()]
-    values = [limit, *(int(text) for text in texts if text.isdecimal())]
+    values = [limit]
+    for group in groups:
+        # None can be read where the descriptors are used up; most are not there or have no number.
+        with suppress(OSError, ValueError):
+            values.append(int((_CGROUPS / group).read_bytes()))
     # cgroup v1 writes no limit as the largest number of pages, and `getrlimit` as -1.
     return min((value for value in values if 0 <= value < 2**60), default=None)
 

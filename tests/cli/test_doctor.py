@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -87,8 +88,25 @@ def test_too_few_open_files_are_told_before_anything_starts(words, tmp_path):
     assert "Traceback" not in ended.stderr
 
 
-def test_an_environment_in_a_folder_with_a_space_is_told_what_ray_does_there(monkeypatch):
-    monkeypatch.setattr("sys.executable", "/opt/my env/bin/python")
-    found = {check.name: check for check in run_checks(load_config("tiny"), source=None, out=None)}
-    assert "they stay PENDING" in found["python and packages"].detail
-    assert found["python and packages"].is_ok
+def found_of(name):
+    (found,) = [check for check in run_checks(load_config("tiny"), source=None, out=None) if check.name == name]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("prefix", "is_told"), [("/opt/my env", True), ("/home/jörg/env", False), ("/opt/py(3)", False)]
+)
+def test_an_environment_in_a_folder_with_a_space_is_told_what_ray_does_there(prefix, is_told, monkeypatch):
+    monkeypatch.setattr("sys.executable", f"{prefix}/bin/python")
+    found = found_of("python and packages")
+    assert ("they stay PENDING" in found.detail) == is_told
+    assert found.is_ok
+
+
+def test_the_shared_memory_of_a_container_is_a_note_because_runs_work_there(monkeypatch):
+    free = {"/dev/shm": 64 * 2**20}
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free.get(str(folder), 2**40)))
+    found = found_of("limits")
+    assert found.is_ok
+    assert "free in /dev/shm: 0.06 GiB. With so little, Ray keeps" in found.detail
+    assert "--shm-size" in found.detail

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -20,7 +22,6 @@ from pseudoris.schemas.machine_limits import check_limits, told_by_limit
             r"Too many open files.* open files: [\d,]+: raise it .ulimit -n., at least to 256",
         ),
         (OSError(errno.ENFILE, "Too many open files in system"), r"open files: .*raise it"),
-        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), r"processes: .*\(ulimit -u"),
         (RuntimeError("can't start new thread"), r"processes: .*\(ulimit -u"),
         (MemoryError(), r"memory: [\d.]+ GiB.*give more"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), r"memory: [\d.]+ GiB"),
@@ -32,9 +33,49 @@ def test_an_error_of_a_limit_is_one_sentence(error, told):
     assert re.search(told, told_by_limit(error) or "")
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), RuntimeError("a bug"), KeyError("x")])
+_FULL_PIPE = BlockingIOError(errno.EAGAIN, "write could not complete without blocking")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), RuntimeError("a bug"), KeyError("x"), _FULL_PIPE])
 def test_any_other_error_is_not_a_limits(error):
     assert told_by_limit(error) is None
+
+
+_USED_UP = {
+    "descriptors": """
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        while True:
+            files.append(open(os.devnull))""",
+    "processes, by a fork": """
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+        subprocess.Popen(["true"])""",
+    "processes, by a worker": """
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+        multiprocessing.get_context("fork").Process().start()""",
+    "processes, by a thread": """
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+        threading.Thread(target=print).start()""",
+}
+
+
+@pytest.mark.parametrize("use_up", _USED_UP.values(), ids=_USED_UP)
+def test_a_limit_is_told_while_nothing_of_it_is_left(use_up):
+    code = f"""if True:
+    import multiprocessing.popen_fork, os, resource, subprocess, threading
+    from pseudoris.schemas.machine_limits import told_by_limit
+    files = []
+    # Root has as many processes as it likes.
+    if os.getuid() == 0:
+        os.setuid(65534)
+    try:{use_up}
+    except (OSError, RuntimeError) as error:
+        told = told_by_limit(error)
+    del files
+    print(told)
+    """
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    limit = "open files: 64: raise it" if "files.append" in use_up else "processes: 0: raise it (ulimit -u"
+    assert f"this machine's limit is reached. {limit}" in ended.stdout
 
 
 def test_what_is_in_force_is_told_with_the_free_space_of_folders(tmp_path):
