@@ -27,6 +27,7 @@ from pseudoris.cli.summaries import plan_view, quarantined_lines, summary_view
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.untrusted import without_secrets
 from pseudoris.store.runs.pending_work import Planned, RunEvent
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def estimate(
         )
     if as_json:
         domain = None if found.domain is None else found.domain.model_dump()
-        echo_json({**dataclasses.asdict(found), "domain": domain})
+        echo_json({**dataclasses.asdict(found), "source": without_secrets(found.source), "domain": domain})
     else:
         stdout.print(estimate_view(found))
 

@@ -24,7 +24,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from pseudoris.schemas.untrusted import printable, printable_json, spelled, without_secrets
+from pseudoris.schemas.untrusted import printable, printable_json, spelled, without_controls
 
 if TYPE_CHECKING:
     from pseudoris.schemas.run_records import DomainRecord
@@ -159,25 +159,16 @@ def report(word: str, text: str, style: str) -> None:
     stderr.print(Text.assemble((word, style), " ", printable(text)), soft_wrap=True)
 
 
-def echo(text: str, *, nl: bool = True) -> None:
-    """Print plain text on stdout, for another program to read."""
-    typer.echo(printable(text), nl=nl)
+def echo(text: str, *, nl: bool = True, is_data: bool = False) -> None:
+    """Print plain text on stdout, for another program to read; of data the links are whole."""
+    typer.echo((without_controls if is_data else printable)(text), nl=nl)
 
 
 def echo_json(value: object) -> None:
     """Print a value as one line of JSON; control characters, and what the encoding lacks, as JSON's escapes."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     is_utf = codecs.lookup(encoding).name.startswith("utf")
-    typer.echo(printable_json(_masked(value), ensure_ascii=not is_utf))
-
-
-def _masked(value: object) -> object:
-    """Return JSON values with their texts `without_secrets`."""
-    if isinstance(value, Mapping):
-        return {name: _masked(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_masked(each) for each in value]
-    return without_secrets(value) if isinstance(value, str) else value
+    typer.echo(printable_json(value, ensure_ascii=not is_utf))
 
 
 def degrade_output() -> None:

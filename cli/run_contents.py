@@ -222,7 +222,7 @@ def parts(
             refuse_lost(location, name, part, sizes[name])
             uri = location.uri(part_path(name, part))
             if not as_json:
-                echo(uri)
+                echo(uri, is_data=True)
                 continue
             place = {"path": uri, "table": name, "shard": receipt.shard, "generation": receipt.generation}
             echo_json({**place, **part.model_dump(exclude={"name"})})

@@ -33,6 +33,7 @@ from pseudoris.cli.progress import bar
 from pseudoris.cli.summaries import counts_text, reasons_views, totals_rows
 from pseudoris.schemas.config import PlacementConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.untrusted import without_secrets
 from pseudoris.store.checks.verification import CheckShards, Problem, VerifyReport, check_shards, verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import DRIVER_ALIVE, DRIVER_SILENT, RunStatus, StatusReader
@@ -93,7 +94,7 @@ def _wait_for_run(location: RunLocation, every_s: float) -> None:
 
 
 def _tree(found: RunStatus) -> dict[str, Any]:
-    fields = dataclasses.asdict(found)
+    fields = dataclasses.asdict(found) | {"source": without_secrets(found.source)}
     names = {"num_done": "shards", "num_images_done": "images", "size_bytes": "output_bytes"}
     renamed = {name: fields.pop(field) for name, field in names.items()}
     return {"is_complete": found.is_complete, **renamed, **fields, "eta_s": found.eta_s}

@@ -18,6 +18,7 @@ import stat
 import traceback
 import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, Literal, TextIO, overload
@@ -207,7 +208,8 @@ def mask_logs() -> None:
 
     def masked(*arguments: Any, **named: Any) -> logging.LogRecord:
         record = make(*arguments, **named)
-        record.msg, record.args = without_secrets(record.getMessage()), ()
+        with suppress(Exception):  # of a faulty call, which `logging` reports
+            record.msg, record.args = without_secrets(record.getMessage()), ()
         if record.exc_info:
             record.exc_text = without_secrets(logging.Formatter().formatException(record.exc_info))
         return record
@@ -221,8 +223,12 @@ _CONTROL_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def printable(text: str) -> str:
-    """Return a text `without_secrets`, with control characters spelled out in ASCII; line ends and tabs stay."""
-    text = without_secrets(text)
+    """Return a text `without_secrets` and `without_controls`."""
+    return without_controls(without_secrets(text))
+
+
+def without_controls(text: str) -> str:
+    """Return a text with control characters spelled out in ASCII; line ends and tabs stay."""
     if text.isprintable():
         return text
     return "".join(letter if letter in "\n\t" or not _is_control(letter) else spelled(letter) for letter in text)

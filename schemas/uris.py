@@ -31,7 +31,8 @@ _SECRET_SETTINGS: Final = frozenset(
 _HARMLESS: Final = frozenset(
     {"versionid", "version", "revision", "generation", "snapshot", "download", "dl", "raw", "alt"}
 )
-_FIELD: Final = re.compile(r"([A-Za-z][\w.-]{0,30})=.+")
+# Written out, and not the padding of a secret in base64.
+_FIELD: Final = re.compile(r"[?#&;]([A-Za-z][\w.-]{0,30})=(?!%(?:25)*3[dD])[^=&#]")
 # Secrets in texts that are not uris: connection strings, headers, private keys, tokens of known shape.
 _SECRET_TEXT: Final = re.compile(
     r"(?i)\b(?:account_?key|shared_?access_?(?:key|signature)|aws_secret_access_key|aws_session_token|client_?secret"
@@ -40,7 +41,7 @@ _SECRET_TEXT: Final = re.compile(
     # Words in front of a long random part: github_pat_…, glpat-…, sk-proj-…, xoxb-…, pypi-…
     r"|\b(?:github_pat_|[a-z]{2}pat-|xox[a-z]-|pypi-age|dop_v1_)[\w-]{16}|\bsk-(?:[a-z]{2,8}\d*-)*\w{20}"
 )
-# Of any other service, as the whole text: a word or three, then twenty letters and digits in which all kinds mix.
+# Of any other service, as a whole setting (folders have such names): a word or three, then twenty letters and digits.
 _TOKEN: Final = re.compile(
     r"(?:[A-Za-z]{2,12}[_-]){1,3}(?=\w*[a-z])(?=\w*[A-Z])(?=(?:[A-Za-z]*\d){3})[A-Za-z0-9]{20,}[\w-]*"
 )
@@ -54,6 +55,7 @@ _REMEDY: Final = (
     "it would be written into the run file and logs. Give the bare uri (s3://bucket/prefix) and the credentials in the "
     "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE or an instance role)"
 )
+_SECRET: Final = f"this text holds a secret: {_REMEDY}"
 _NOT_FIRST: Final = string.digits + "+.-"
 _SCHEME: Final = string.ascii_letters + _NOT_FIRST
 
@@ -153,7 +155,7 @@ def secrets_in(tree: Any, key: str = "", allowed: Collection[str] | None = ()) -
     if isinstance(tree, BaseModel):
         tree = tree.model_dump()
     if isinstance(tree, str):
-        secret = secret_in(tree, allowed)
+        secret = secret_in(tree, allowed) or (_SECRET if _TOKEN.fullmatch(tree) else None)
         if secret is not None:
             yield f"{key}: {secret}"
         elif tree and _letters(key.rpartition(".")[2]) in _SECRET_SETTINGS:
@@ -189,14 +191,12 @@ def secret_in(uri: str, allowed: Collection[str] | None = ()) -> str | None:
     if _BARE_USERINFO.match(uri) or (uri.startswith("//") and _has_userinfo(f"x:{uri}")):
         return f"this text holds credentials before an @: {_REMEDY}. A file of this name is written ./name"
     if starts and allowed is not None and uri not in allowed:
-        fields = _unknown_fields(uri[starts[0] :], allowed)
+        fields = {each.partition("=")[0] for each in _unknown_fields(uri[starts[0] :], allowed)}
         if fields:
-            found = filter(None, map(_FIELD.fullmatch, fields))
-            names = ", ".join(dict.fromkeys(match[1] for match in found))
+            names = ", ".join(name for name in dict.fromkeys(_FIELD.findall(uri)) if name in fields)
             hint = f". If no secret is in it, allow it by name: --set source.allowed_query=[{names}]" if names else ""
             return _message(uri[starts[0] :], "a query that may be a secret") + hint
-    is_token = _SECRET_TEXT.search(uri) or _TOKEN.fullmatch(uri)
-    return f"this text holds a secret: {_REMEDY}" if is_token else None
+    return _SECRET if _SECRET_TEXT.search(uri) else None
 
 
 def link_starts(text: str) -> list[int]:

@@ -136,7 +136,8 @@ def _read_table(
     stream: BinaryIO, root: SourceRoot, *, entries: Sequence[PlanEntry], config: RunConfig
 ) -> list[Reading]:
     """Return what comes of rows of a Parquet file, all from one row group."""
-    table, store = root.describe(file_path(entries[0].key)), root.store
+    # The true place: its rows begin there.
+    table, store = root.storage.uri(file_path(entries[0].key)), root.store
     positions = {entry.row: entry.position for entry in entries if entry.row is not None}
     readings: dict[int, Reading] = {}
     rest = ImageError("changed", "the Parquet file has no such row")

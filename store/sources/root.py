@@ -42,7 +42,7 @@ class SourceRoot:
         return ("web" if protocol in ("http", "https") else protocol) if separator else "disk"
 
     def describe(self, path: str = "") -> str:
-        """Return the full path or uri, for messages."""
+        """Return the full path or uri for messages, not to read from: links are masked."""
         uri = printable(self.storage.uri(path))
         # A space would end the link.
         return without_secrets(uri.replace(" ", "%20")) if "://" in uri else uri
@@ -170,12 +170,14 @@ def resolve_uri(
 
 
 def _resolve_local(path: str, table: str, config: SourceConfig, limits: StorageConfig | None) -> tuple[SourceRoot, str]:
-    root = root_at(config.uri_root or posixpath.dirname(table), config, limits)
+    # On the web a query may have slashes; in a bucket a `?` is a letter.
+    place = re.split("[?#]", table)[0] if table.startswith(("http://", "https://")) else table
+    root = root_at(config.uri_root or posixpath.dirname(place), config, limits)
     if any(len(name.encode("utf-8")) > _MAX_NAME_BYTES for name in path.split("/")):
         raise ImageError("refused_uri", f"the uri holds a name of more than {_MAX_NAME_BYTES} bytes")
     path = posixpath.normpath(path)
     if path.startswith("/"):
-        path = posixpath.relpath(path, root.describe())
+        path = posixpath.relpath(path, root.storage.uri())
     if path == ".." or path.startswith("../") or "\0" in path:
         raise ImageError("refused_uri", "the uri leaves source.uri_root (default: the table's folder); set it")
     return root, path

@@ -18,6 +18,7 @@ from pseudoris.schemas.config import SourceConfig, StorageConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, RefusedError
 from pseudoris.schemas.run_records import HEADER_NAME, is_header
 from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.schemas.untrusted import without_secrets
 from pseudoris.schemas.uris import refuse_secrets, secret_in
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.storage import Mark, StoredFile
@@ -86,9 +87,10 @@ class Source:
         """Return the error of a listing without an image."""
         left_out = "".join(f"\n{text}" for text in self.left_out.notices())
         return ConfigError(
-            f"SOURCE {self.name!r} lists no image. Listed are files {' '.join(self.config.extensions)} "
-            "(source.extensions), .tar and .parquet, except hidden ones. A glob must match files, not folders: "
-            f"folder/**/*.jpg. Check the path, or set the format with --set source.format=…{left_out}"
+            f"SOURCE {without_secrets(self.name)!r} lists no image. Listed are files "
+            f"{' '.join(self.config.extensions)} (source.extensions), .tar and .parquet, except hidden ones. A glob "
+            f"must match files, not folders: folder/**/*.jpg. Check the path, or set the format with --set "
+            f"source.format=…{left_out}"
         )
 
     def check_not_empty(self) -> None:
@@ -152,7 +154,8 @@ class Source:
                 yield self.root.stat(path)
             except FileNotFoundError:
                 raise ConfigError(
-                    f"SOURCE {self.name!r} names {self.root.describe(path)}, which does not exist: check the path"
+                    f"SOURCE {without_secrets(self.name)!r} names {self.root.describe(path)}, which does not "
+                    "exist: check the path"
                 ) from None
             except (ImageError, RefusedError):
                 # One of many: it is planned, and quarantined when it is read.
@@ -203,11 +206,12 @@ def open_source(
     if source.startswith("hf://"):
         source = storage_at(source).pinned()
     root, rest, is_pattern = _split(source, config, limits)
+    shown = without_secrets(source)
     if not rest and _holds_run(root, ""):
         raise ConfigError(
-            f"SOURCE {source!r} is the folder of a run, not a folder of images. To continue that run, name its own "
-            f"SOURCE first: pseudoris annotate SOURCE {shlex.quote(source)}. To look at it: pseudoris status "
-            f"{shlex.quote(source)}"
+            f"SOURCE {shown!r} is the folder of a run, not a folder of images. To continue that run, name its own "
+            f"SOURCE first: pseudoris annotate SOURCE {shlex.quote(shown)}. To look at it: pseudoris status "
+            f"{shlex.quote(shown)}"
         )
     words = {rest: False} if rest else {}
     if is_pattern:
@@ -219,7 +223,7 @@ def open_source(
         return Source(source, root, config, named, patterns)
     inner, outer = root.storage.uri().rstrip("/"), output.uri().rstrip("/")
     if inner == outer or (inner.startswith(f"{outer}/") and inner[len(outer) + 1 :].split("/")[0] in _RUN_FOLDERS):
-        raise ConfigError(f"SOURCE {source!r} is a folder where OUT writes its tables: name another OUT")
+        raise ConfigError(f"SOURCE {shown!r} is a folder where OUT writes its tables: name another OUT")
     return Source(source, root, config, named, patterns, exclude=output.uri())
 
 
@@ -254,7 +258,7 @@ def open_recorded_root(source: str, config: SourceConfig, limits: StorageConfig 
     protocol, separator, rest = source.partition("://")
     if separator and (protocol not in {*LOCAL_PROTOCOLS, *_RECORDED_SCHEMES} or "::" in source or "://" in rest):
         raise ConfigError(
-            f"the run's header names SOURCE {source!r}. A header may name a local path, or a url of "
+            f"the run's header names SOURCE {without_secrets(source)!r}. A header may name a local path, or a url of "
             f"{', '.join(sorted(_RECORDED_SCHEMES))}; name the place yourself where the command takes it (--source)"
         )
     _check_answers(source, config, limits or StorageConfig())
@@ -297,8 +301,8 @@ def _split(source: str, config: SourceConfig, limits: StorageConfig | None) -> t
 
 
 def _missing(source: str, name: str) -> ConfigError:
-    local = local_path(name)
-    begins = f"To match all names that begin with it, write {shlex.quote(f'{name}*')}."
+    local, source = local_path(name), without_secrets(source)
+    begins = f"To match all names that begin with it, write {shlex.quote(f'{without_secrets(name)}*')}."
     if local is None:
         return ConfigError(f"SOURCE {source!r} does not exist. Check the url and the credentials. {begins}")
     parent = next(folder for folder in local.parents if folder.is_dir())

@@ -5,12 +5,21 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from pathlib import Path
 
+import fsspec
 import pytest
 
 from pseudoris.cli.doctor import run_checks
 from pseudoris.cli.main import main
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.untrusted import mask_logs
+from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.data_card import card_text
+from pseudoris.store.runs.receipts import RunTotals
+from tests.builders.scored_runs import begin
+from tests.store.builders import start_run
+from tests.viewer.builders import annotated, write_run
 
 SECRET = "hunter2"
 USERINFO = f"s3://AKIA:{SECRET}@bucket/prefix"
@@ -27,6 +36,11 @@ QUERIES = [
     f"https:/user:{SECRET}@host/x.tar",
     f"user:{SECRET}@host/x.tar",
 ]
+
+
+class Unwritable:
+    def __str__(self):
+        raise RuntimeError
 
 
 @pytest.fixture
@@ -130,6 +144,48 @@ def test_an_endpoint_of_the_environment_with_a_secret_is_named_by_its_variable(s
         assert code == 2, printed
         assert f"{name}: a http:// uri holds credentials" in printed
         assert SECRET not in everything
+
+
+def test_a_secret_that_a_run_has_recorded_is_neither_shown_nor_written_anew(shown, tmp_path):
+    uri = f"https://host/x.tar?token-name={SECRET}"
+    location = RunLocation.open(str(tmp_path / "run"))
+    header = begin(location)
+    weights = header.config.masks.weights.model_copy(update={"uri": uri})
+    masks = header.config.masks.model_copy(update={"weights": weights})
+    changed = header.model_copy(update={"source": uri, "config": header.config.model_copy(update={"masks": masks})})
+    card = card_text(changed, RunTotals(), tables_sha256="", root_sha256="", excluded={}, cited=None)
+    assert "https://host/x.tar?…" in card
+    assert SECRET not in card
+    recorded = RunLocation.open(str(tmp_path / "recorded"))
+    start_run(recorded, source=uri)
+    for words in (("status",), ("status", "--json")):
+        code, printed, _ = shown(words[0], recorded.root, *words[1:])
+        assert (code, "https://host/x.tar?…" in printed, SECRET in printed) == (0, True, False)
+
+
+def test_data_for_another_program_is_true_whatever_links_it_has(shown, tmp_path):
+    text = f"see https://host/x?a={SECRET} now"
+    location = write_run(tmp_path / "run", ("a.png", lambda entry: annotated(entry, 1, [(0, text, 1.5, None)])))
+    for words in (("sample", "--json", "--columns", "text"), ("stats", "--json")):
+        _, printed, _ = shown(words[0], location.root, *words[1:])
+        assert text in printed
+    files = fsspec.filesystem("memory")
+    for path in filter(Path.is_file, (tmp_path / "run").rglob("*")):
+        files.pipe(f"memory://true/set#one/{path.relative_to(tmp_path / 'run')}", path.read_bytes())
+    for form in ((), ("--json",)):
+        _, printed, _ = shown("parts", "memory://true/set#one", *form)
+        assert "true/set#one/expressions/" in printed
+
+
+@pytest.mark.parametrize("arguments", [("%d items", "three"), ("%s %s", "one"), ("%s", Unwritable())])
+def test_a_faulty_call_of_the_log_does_not_end_its_caller(monkeypatch, arguments):
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    make = logging.getLogRecordFactory()
+    mask_logs()
+    try:
+        logging.getLogger("lib").error(*arguments)
+    finally:
+        logging.setLogRecordFactory(make)
 
 
 def test_doctor_repeats_no_secret():

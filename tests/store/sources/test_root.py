@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import uuid
 
+import fsspec
 import pytest
 
 from pseudoris.schemas.config import SourceConfig
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
 from pseudoris.store.files.local_storage import LocalStorage
+from pseudoris.store.sources import open_source
 from pseudoris.store.sources.patterns import ALL_FILES
+from pseudoris.store.sources.planned_images import read_entries
 from pseudoris.store.sources.root import resolve_uri, root_at
+from tests.builders.sources import parquet_bytes, plan_of
 
 
 @pytest.fixture
@@ -90,6 +96,20 @@ def test_in_the_midst_of_a_run_every_fault_of_the_storage_is_transient(root, mon
 def test_a_uri_names_a_place_below_its_root_or_in_a_store(uri, uri_root, full):
     root, path = resolve_uri(uri, "/data/meta/t.parquet", SourceConfig(uri_root=uri_root))
     assert root.describe(path).replace("memory:///", "memory://") == full.replace("memory:///", "memory://")
+
+
+@pytest.mark.parametrize("folder", ["my data", "set#one", "set?one", "set?x=1", "set;v=1"])
+def test_a_tables_rows_begin_in_its_own_folder_whatever_letters_it_has(folder):
+    files, config = fsspec.filesystem("memory"), SourceConfig(allowed_query=("x", "v"))
+    bucket = f"memory://rows-{uuid.uuid4().hex}"
+    place = f"{bucket}/{folder}"
+    table = parquet_bytes({"url": ["a.png"]})
+    for path, data in {f"{place}/t.parquet": table, f"{place}/a.png": b"right", f"{bucket}/a.png": b"wrong"}.items():
+        files.pipe(path, data)
+    source = open_source(place, config)
+    entries = [entry for entry in plan_of(source.list()) if entry.row is not None]
+    run = load_config("tiny").model_copy(update={"source": config})
+    assert [outcome for _, outcome in read_entries(source.root, entries, run)] == [b"right"]
 
 
 ASTRAY = (
