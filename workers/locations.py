@@ -31,8 +31,13 @@ def filesystem_at(location: str) -> tuple[Any, str]:
 
 
 def open_location(location: str) -> Any:
-    """Return the file at a path or fsspec url, opened for reading bytes. Raises also what `open_at` raises."""
-    return open_at(*filesystem_at(location))
+    """Return the file at a path or fsspec url, opened for reading bytes, before a run: a client may fail to start.
+
+    Raises also what `open_at` raises.
+    """
+    filesystem, path = filesystem_at(location)
+    with client_errors(location):
+        return open_at(filesystem, path)
 
 
 def open_at(filesystem: Any, path: str) -> Any:
@@ -44,8 +49,7 @@ def open_at(filesystem: Any, path: str) -> Any:
     """
     if isinstance(filesystem, LocalFileSystem):
         return open_linked(Path(filesystem._strip_protocol(path)))
-    with client_errors(filesystem.unstrip_protocol(path)):
-        return filesystem.open(path, "rb")
+    return filesystem.open(path, "rb")
 
 
 @contextmanager

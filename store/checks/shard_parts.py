@@ -75,8 +75,9 @@ def _open_part(location: RunLocation, receipt: Receipt, table: str, *, quick: bo
         size = None
     if size is None:
         what = location.obstacle(path)
-        found = f"is {what}, not the file that" if what else "is missing, although"
-        return Problem(receipt.shard, "part_missing", f"{path} {found} the receipt names{'' if what else ' it'}")
+        found = f"is {what}, not the file that the receipt names. Move it out"
+        text = found if what else "is missing, although the receipt names it"
+        return Problem(receipt.shard, "part_missing", f"{path} {text}")
     if size != part.size_bytes:
         return Problem(receipt.shard, "part_size", f"{path} has {size} bytes, its receipt says {part.size_bytes}")
     if quick:

@@ -30,7 +30,7 @@ from pseudoris.store.runs.garbage import NamedParts, stray_files
 from pseudoris.store.runs.header import header_digests, require_header
 from pseudoris.store.runs.plan import iter_plan_part, shards_of_parts
 from pseudoris.store.runs.receipts import RootDigest, foreign_receipt, list_receipts, spread_evenly, try_read_receipts
-from pseudoris.store.runs.repair import remedy
+from pseudoris.store.runs.repair import REPAIRED, remedy
 from pseudoris.store.tables.judged_expressions import SOME_TAU, rule_of
 
 __all__ = ["OutsideBytes", "Problem", "VerifyReport", "verify_run", "verify_shard"]
@@ -165,10 +165,11 @@ class VerifyWalk:
         self._problems += examples(shard, "plan_id", forged)
 
     def add(self, problems: Iterable[Problem]) -> None:
-        """Add the problems that were found in a shard's parts, with the remedy of those of the files themselves."""
+        """Add the problems that were found in a shard's parts, with the remedy of those that a repair ends."""
         for each in problems:
-            is_file = each.what.startswith("part_")
-            self._problems.append(replace(each, detail=f"{each.detail}. {remedy(self._header)}") if is_file else each)
+            if each.what in REPAIRED:
+                each = replace(each, detail=f"{each.detail}. {remedy(self._header)}")
+            self._problems.append(each)
 
     def strays(self) -> Iterator[str]:
         """Yield unexpected files in the table folders."""

@@ -269,7 +269,7 @@ _REMEDIES: Final[dict[int, str]] = {
     errno.EKEYREJECTED: "the store does not accept these credentials: renew or correct them",
     errno.ELOOP: "a link in the path leads to itself: correct it, or name another location",
     errno.ENOTDIR: "a part of the path is a file, not a folder: name another location",
-    errno.EISDIR: "it is a folder, but must be a file: name another location",
+    errno.EISDIR: "it is a folder, but must be a file. Move it out, or name another location",
     errno.ENAMETOOLONG: "the path is too long for the file system: name a shorter one",
     errno.ENOTSUP: "the file system does not support hard links, which a safe commit needs: name another location",
 }

@@ -255,7 +255,7 @@ _NOT_READ: Final = ("missing", "changed", "unreadable", "archived", "denied")
 def as_quarantined(location: RunLocation, shard: Shard, receipt: Receipt) -> Shard:
     """Return a shard that was read again for a repair, with the quarantine that its receipt counts.
 
-    An image that can be read by now is still for a retry. If the part that lists them is damaged, nothing is known.
+    An image that can be read by now is still for a retry. If the part that lists them is damaged, the number counts.
 
     Raises:
         ConfigError: An image that was annotated cannot be read now.
@@ -263,18 +263,20 @@ def as_quarantined(location: RunLocation, shard: Shard, receipt: Receipt) -> Sha
     try:
         rows = {row.pop("image_id"): row for row in _stored(location, FAILURES, receipt).to_pylist()}
     except ConfigError:
-        return shard
+        if sum(image.failure is not None for image in shard.images) <= receipt.parts[FAILURES].rows:
+            return shard
+        rows = {}
+    failed = ((image, image.failure) for image in shard.images if image.failure and image.image_id not in rows)
+    if lost := [f"image {image.key} is {now.reason} ({now.message})" for image, now in failed]:
+        raise ConfigError(
+            f"shard {shard.shard} cannot be repaired: {'; '.join(lost[:3])}, so its rows cannot be computed again, and "
+            "nothing is written. Restore images with their times (`cp -p`), or the parts, from a copy"
+        )
     images = []
     for image in shard.images:
-        before, now = rows.get(image.image_id), image.failure
-        if before is not None and now is None:
-            if before["reason"] in _NOT_READ:
-                image = ShardImage(image.position, image.image_id, image.key)
-        elif before is None and now is not None:
-            raise ConfigError(
-                f"shard {shard.shard} cannot be repaired: image {image.key} is {now.reason} ({now.message}), so its "
-                "rows cannot be computed again, and nothing is written. Restore the image, or the parts, from a copy"
-            )
+        before = rows.get(image.image_id)
+        if before is not None and image.failure is None and before["reason"] in _NOT_READ:
+            image = ShardImage(image.position, image.image_id, image.key)
         images.append(image if before is None else image.quarantined(Failure(**before)))
     return shard.with_images(tuple(images))
 

@@ -20,6 +20,8 @@ from pseudoris.store.threads import map_in_threads
 
 # Each holds a part, with embedded images of up to `shards.max_bytes`.
 _THREADS: Final = 4
+# What `verify` calls damage of a file; other problems of a part are in the bytes that its receipt names.
+REPAIRED: Final = ("part_missing", "part_size", "part_sha256", "part_unreadable")
 _MISSING: Final = "is missing, although a receipt names it"
 _SNAPSHOT: Final = "take a new snapshot of the run (refresh() of the dataset, or Snapshot.shared with another turn)"
 
@@ -105,11 +107,12 @@ def restore_parts(location: RunLocation, receipt: Receipt, contents: Mapping[str
     damaged = damaged_tables(location, receipt)
     if other := [table for table in damaged if sha256_hex(contents[table]) != receipt.parts[table].sha256]:
         paths = ", ".join(location.uri(part_path(table, receipt.parts[table])) for table in other)
+        receipts = location.uri(receipt_path(receipt.shard, receipt.generation)).rpartition(".g")[0]
         raise ConfigError(
             f"shard {receipt.shard} cannot be repaired: its images, models or packages give other bytes now than its "
             f"receipt names, so nothing is written. Restore {paths} from a copy. Or delete all receipts of the shard "
-            f"({location.uri(receipt_path(receipt.shard, receipt.generation)).rpartition('.g')[0]}.g*.json) and run "
-            "the command without --repair: it computes the shard anew, and the root digest changes"
+            f"({receipts}.g*.json) and run the command without --repair: the root digest changes, and each image that "
+            "is not as planned, if only in its time of change, is lost to quarantine; first restore times: `cp -p`"
         )
     for table in damaged:
         location.replace(part_path(table, receipt.parts[table]), contents[table])

@@ -107,7 +107,7 @@ def test_a_damaged_row_group_of_the_plan_costs_its_shard_alone(job):
 def test_a_folder_in_the_place_of_a_receipt_costs_its_shard_alone(job, tmp_path):
     (tmp_path / "out" / receipt_path(1, 0)).mkdir(parents=True)
     found = outcomes(job)
-    assert found[1].endswith("it is a folder, but must be a file: name another location")
+    assert found[1].endswith("it is a folder, but must be a file. Move it out, or name another location")
     assert [text for text in found if text == "committed"] == ["committed"] * 4
 
 

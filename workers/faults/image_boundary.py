@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -34,6 +35,10 @@ logger = logging.getLogger(__name__)
 # Far longer than an expression: a text model reads a few hundred letters, and takes minutes to split a megabyte.
 MAX_TEXT_LENGTH: Final = 10_000
 _MAX_MESSAGE: Final = 300
+# A fault of all of so many images is the engine's. The last shard of a plan may have fewer, all of them bad.
+_SEVERAL: Final = 3
+# What differs between two messages of one fault: quoted values and numbers.
+_VALUES: Final = re.compile(r"""'[^']*'|"[^"]*"|\d[\d,.]*""")
 # What Arrow and pydantic raise for a value, and a record for an attribute that it lacks.
 _OUTPUT_ERRORS: Final = (ValueError, TypeError, AttributeError, OverflowError)
 _AGAINST_OTHERS: Final = ("uniqueness", "distinctiveness", "rival_mask_id")
@@ -66,7 +71,7 @@ class ImageBoundary:
         """Return the shard after the stage.
 
         Raises:
-            ConfigError: The engine does not return a shard.
+            ConfigError: The engine returns no shard, or one with the same fault for each of several images.
             Exception: Of the engine, if it may not be blamed on an image, or if each of several images raises it alone.
         """
         try:
@@ -86,7 +91,7 @@ class ImageBoundary:
         tried = [image for image in shard.images if not image.failure]
         alone = (guarded(image, self._name, lambda one: self._alone(shard, one)) for image in tried)
         blamed = {image.position: image for image in alone if image.failure}
-        return blamed if len(tried) == 1 or len(blamed) < len(tried) else {}
+        return blamed if len(tried) < _SEVERAL or len(blamed) < len(tried) else {}
 
     def _alone(self, shard: Shard, image: ShardImage) -> ShardImage:
         lone = shard.with_images((image,))
@@ -105,7 +110,18 @@ class ImageBoundary:
             )
             raise ConfigError(text) from error
         images = tuple(self._image(image, found[image.image_id]) for image in before.images)
+        self._refuse_one_fault(before, images)
         return replace(before, images=images, **vars(figures))
+
+    def _refuse_one_fault(self, before: Shard, images: tuple[ShardImage, ...]) -> None:
+        """Raise if all images for which the engine has returned anything have one fault: every shard's would."""
+        failures = [after.failure for image, after in zip(before.images, images, strict=True) if after != image]
+        faults = {each and each.reason == BAD_OUTPUT and _VALUES.sub("", each.message) for each in failures}
+        if len(failures) >= _SEVERAL and len(faults) == 1 and failures[0] and any(faults):
+            raise ConfigError(
+                f"{failures[0].message}, and the like for each of {len(failures)} images: correct the engine, "
+                "docs/guides/plugins.md has the rules"
+            )
 
     def _image(self, before: ShardImage, found: list[ShardImage]) -> ShardImage:
         if before.failure is not None:

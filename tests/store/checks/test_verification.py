@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow.dataset as ds
 import pytest
 
-from pseudoris.store.checks.verification import verify_run
+from pseudoris.store.checks.verification import Problem, verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance
 from pseudoris.store.runs.garbage import run_gc
@@ -287,3 +287,12 @@ def test_an_id_that_is_planned_twice_is_found(location):
     start_run(location, entries)
     report = verify_run(location)
     assert f"image {entries[0].image_id} is planned 2 times" in [problem.detail for problem in report.problems]
+
+
+def test_repair_is_offered_only_for_what_it_can_bring_back(run):
+    kinds = ("part_missing", "part_size", "part_sha256", "part_unreadable", "part_rows", "part_schema")
+    found = [Problem(0, what, "it") for what in kinds]
+    report = verify_run(
+        run[0], check=lambda location, shards, quick: ([] if each.receipt.shard else found for each in shards)
+    )
+    assert [each.what for each in report.problems if "--repair" in each.detail] == list(kinds[:4])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import commit_retry
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
-from pseudoris.store.runs.repair import damaged_tables, restore_parts
+from pseudoris.store.runs.repair import damaged_tables, lost_part, restore_parts
 from tests.builders.scored_runs import commit_scored, scored_run
 from tests.store.builders import commit, make_shard, quarantined, start_run
 
@@ -66,6 +69,20 @@ def test_other_bytes_than_the_receipt_names_are_never_written(shard, lost):
         restore_parts(location, receipt, {**contents, lost: contents[lost] + b"?"})
     # Nor the part that would fit: half of a shard from another version helps nobody.
     assert parts(location) == left
+
+
+def test_a_folder_in_the_place_of_a_part_has_one_remedy(shard):
+    location, receipt, contents = shard
+    if not location.root.startswith("/"):
+        pytest.skip("a bucket has no folders")
+    path = f"masks/{receipt.parts['masks'].name}"
+    location.delete(path)
+    Path(location.root, path).mkdir()
+    with pytest.raises(ConfigError, match="Move it out"):
+        restore_parts(location, receipt, contents)
+    (found,) = (each.detail for each in verify_run(location).problems if each.what == "part_missing")
+    assert "Move it out" in found
+    assert "Move it out" in str(lost_part(location, path))
 
 
 def test_a_repair_that_wakes_up_after_a_retry_and_its_collection_leaves_no_part_behind(location):

@@ -195,8 +195,10 @@ def test_an_image_on_which_an_engine_raises_outside_of_the_boundary_fails_alone(
     assert [image.failure and image.failure.reason for image in done.images] == [None, "stage_error", None]
 
 
-def test_a_lone_image_on_which_an_engine_raises_is_quarantined():
-    assert _boundary(0, _raising_on("bad"))(shard_of("bad")).images[0].failure.reason == "stage_error"
+@pytest.mark.parametrize("names", ["a", "ab"])
+def test_the_bad_images_of_a_shard_of_one_or_two_are_quarantined(names):
+    done = _boundary(0, _raising_on(*names))(shard_of(*names))
+    assert {image.failure.reason for image in done.images} == {"stage_error"}
 
 
 @pytest.mark.parametrize("error", [OSError("disk"), MemoryError(), TransientError("bucket")])
@@ -214,7 +216,32 @@ def test_what_is_never_an_images_fault_passes_the_boundary(error):
 
 def test_an_engine_that_raises_on_each_of_several_images_is_at_fault_itself():
     with pytest.raises(IndexError, match="out of range"):
-        _boundary(0, _raising_on("one", "two"))(shard_of("one", "two"))
+        _boundary(0, _raising_on("one", "two", "three"))(shard_of("one", "two", "three"))
+
+
+def _capital(image):
+    texts = (replace(each, text=f"{each.text} {image.key}".upper()) for each in image.expressions)
+    return replace(image, expressions=tuple(texts))
+
+
+def test_an_engine_whose_results_all_have_one_fault_is_named_with_it(stages_done):
+    before, due = stages_done[1:3]
+    assert sum(bool(image.expressions) for image in due.images) >= 3
+    done = due.with_images(tuple(map(_capital, due.images)))
+    with pytest.raises(
+        ConfigError, match=r"^the caption stage returned expressions.0.text '.*', which is .*plugins.md"
+    ):
+        _boundary(1, lambda shard: done)(before)
+
+
+def test_one_sound_image_among_those_of_one_fault_proves_the_engine(stages_done):
+    before, due = stages_done[1:3]
+    sound = max(image.position for image in due.images if image.expressions)
+    images = tuple(image if image.position == sound else _capital(image) for image in due.images)
+    done = _boundary(1, lambda shard: due.with_images(images))(before)
+    assert [bool(image.failure) for image in done.images] == [
+        image != due.images[at] for at, image in enumerate(images)
+    ]
 
 
 def test_an_expression_of_numpys_numbers_is_as_good_as_pythons(stages_done):
