@@ -101,7 +101,8 @@ class OurChain:
         stages: list[Any] = [stage.build(config) for stage in STAGES]
         self._propose, self._caption, self._score = stages
         self._generate = Sides(config, num_images=1, kept_share=kept_share, is_remembering=False).generator("ours")
-        self._propose._generate = self._remembered
+        # Behind the boundary of an image.
+        self._propose.engine._generate = self._remembered
         self._proposals: list[tuple[str, ...]] = []
 
     def run(self, shard: Shard) -> Chained:
