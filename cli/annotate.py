@@ -11,7 +11,6 @@ from rich.console import Group, RenderableType
 
 from pseudoris.cli import options
 from pseudoris.cli.console import (
-    columns_table,
     domain_lines,
     echo_json,
     facts_table,
@@ -21,10 +20,9 @@ from pseudoris.cli.console import (
     report_stopped,
     stdout,
 )
-from pseudoris.cli.options import argument, option
+from pseudoris.cli.options import option
 from pseudoris.cli.progress import INTERRUPTED, bar, resumable, run_progress
 from pseudoris.cli.summaries import plan_view, quarantined_lines, summary_view
-from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import without_secrets
@@ -33,6 +31,7 @@ from pseudoris.store.runs.pending_work import Planned, RunEvent
 if TYPE_CHECKING:
     from pseudoris.pipeline.run_contract import RunOptions
     from pseudoris.pipeline.sample_estimate import Estimate, Interval
+    from pseudoris.schemas.config import RunConfig
 
 INCOMPLETE = 3
 FRUITLESS = 1
@@ -154,9 +153,7 @@ DEFAULT_SAMPLE = 200
 
 
 def estimate(
-    source: Annotated[
-        str | None, argument("SOURCE", "As of annotate. Without it, what a VLM's captions cost, on paper.")
-    ] = None,
+    source: options.Source,
     preset: options.Preset = "tiny",
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
@@ -178,9 +175,6 @@ def estimate(
     """
     short = {"placement.address": address, "placement.accept_domain": accept_domain}
     config = load_config(preset, config_file, options.words(assignments, short))
-    if source is None:
-        show_paper_costs(config, as_json=as_json)
-        return
     # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
     from pseudoris.pipeline.sample_estimate import estimate as run_sample
 
@@ -200,33 +194,6 @@ def estimate(
         echo_json({**dataclasses.asdict(found), "source": without_secrets(found.source), "domain": domain})
     else:
         stdout.print(estimate_view(found))
-
-
-def show_paper_costs(config: RunConfig, *, as_json: bool) -> None:
-    """Print what the configuration's captions cost an image with published models, by arithmetic alone."""
-    if config.captions.engine != "vlm":
-        raise ConfigError(
-            f"give SOURCE: without it only captions of the engine vlm have a cost, on paper, and captions.engine is "
-            f"{config.captions.engine}"
-        )
-    from pseudoris.workers.captions.paper_cost import NUM_MASKS, PUBLISHED, configured_work, paper_cost
-
-    works = [configured_work(config.captions, num_masks) for num_masks in NUM_MASKS]
-    costs = [(shape.name, work, paper_cost(shape, work)) for shape in PUBLISHED for work in works]
-    if as_json:
-        echo_json(
-            [{"model": name, **dataclasses.asdict(work), **dataclasses.asdict(cost)} for name, work, cost in costs]
-        )
-        return
-    headers = ("model", "masks", "others", "tokens", "GPU s", "cache", "weights")
-    table = columns_table(headers, title="captions of an image, on paper")
-    for name, work, cost in costs:
-        counts = (str(work.num_masks), str(work.num_others), f"{cost.tokens:,}", f"{cost.gpu_s:.2f}")
-        table.add_row(name, *counts, format_bytes(cost.cache_bytes), format_bytes(cost.weight_bytes))
-    note = (
-        "By arithmetic from published shapes, for an H100 at 30 % of its peak: docs/records/scale.md. Nothing was run."
-    )
-    stdout.print(Group(table, note))
 
 
 # Of images: below it a few odd ones decide, and an interval would go from nothing to a thousand times the figure.

@@ -4,14 +4,12 @@ import dataclasses
 import io
 import json
 
-import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
 from pseudoris.cli.annotate import estimate_view
 from pseudoris.cli.main import app
 from pseudoris.pipeline.sample_estimate import Estimate, Interval
-from pseudoris.schemas.errors import ConfigError
 
 
 def found(**changes):
@@ -85,23 +83,3 @@ def test_options_reach_the_sample_and_json_is_one_object(monkeypatch, tmp_path):
     printed = json.loads(result.stdout)
     assert printed["hours"] == {"value": 6.75, "low": 6.2, "high": 7.6}
     assert printed["source"] == "/photos"
-
-
-def test_without_source_captions_of_a_vlm_are_counted_on_paper():
-    words = ["--set", "captions.engine=vlm", "--set", "captions.sampling.max_others=6"]
-    result = CliRunner().invoke(app, ["estimate", *words, "--json"], catch_exceptions=False)
-    rows = json.loads(result.stdout)
-    assert [(row["model"][9:11], row["num_masks"], row["num_others"]) for row in rows] == [
-        ("2B", 8, 6),
-        ("2B", 30, 6),
-        ("8B", 8, 6),
-        ("8B", 30, 6),
-    ]
-    shown = CliRunner().invoke(app, ["estimate", *words], catch_exceptions=False).stdout
-    assert all(f"{row['tokens']:,}" in shown for row in rows)
-    assert "Nothing was run" in shown
-
-
-def test_without_source_and_a_vlm_there_is_nothing_to_estimate():
-    with pytest.raises(ConfigError, match=r"give SOURCE: .* captions\.engine is coca"):
-        CliRunner().invoke(app, ["estimate"], catch_exceptions=False)

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
+from benchmarks.paper_cost import PUBLISHED, Work, configured_work, paper_cost
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.workers.captions.paper_cost import PUBLISHED, Work, configured_work, paper_cost
 
 # Of the checkpoints on the hub.
 PARAMETERS = {"Qwen3-VL-2B-Instruct": 2_127_532_032, "Qwen3-VL-8B-Instruct": 8_767_123_696}
