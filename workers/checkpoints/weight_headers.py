@@ -13,7 +13,9 @@ import pickletools
 import re
 import zipfile
 from collections.abc import Iterable
-from io import BytesIO
+from functools import partial
+from io import BufferedReader, BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -44,6 +46,8 @@ _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _ARCHIVE: Final = b"PK\x03\x04"
 # SAM's ViT-H has 20,000 instructions; so many take a second.
 _MAX_PICKLE_BYTES: Final = 2**26
+# A member takes 46 bytes and its name: 40,000 or so, where SAM's ViT-H has 600. They are listed in half a second.
+_MAX_READ_BYTES: Final = 2**22
 _MAX_INSTRUCTIONS: Final = 500_000
 _SHOWN_LETTERS: Final = 500
 _GET_AGAIN: Final = "it is cut or damaged: get it again"
@@ -93,14 +97,24 @@ def _mistaken(start: bytes) -> str:
     return "it is a web page: download the file itself" if start.lstrip().startswith(b"<") else ""
 
 
-def _check_archive(file: IO[bytes]) -> None:
-    with zipfile.ZipFile(file) as archive:
+class _BoundedReads(BufferedReader):
+    """A file as `zipfile` reads it, which takes the whole list of members at once before it knows their number."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MAX_READ_BYTES:
+            raise _UnreadableError(f"its list of members has {size:,} bytes, at most {_MAX_READ_BYTES:,} are read")
+        return super().read(size)
+
+
+def _check_archive(file: BufferedReader) -> None:
+    with zipfile.ZipFile(_BoundedReads(file.raw)) as archive:
         members = {member.filename: member for member in archive.infolist()}
         root = next(iter(members), "").partition("/")[0]
         if f"{root}/data.pkl" not in members or f"{root}/constants.pkl" in members:
             raise _UnreadableError("it is an archive, but no checkpoint that torch.save wrote: give one")
         with archive.open(f"{root}/data.pkl") as member:
-            storages, _ = _walk(BytesIO(member.read(_MAX_PICKLE_BYTES)))
+            blocks = islice(iter(partial(member.read, _MAX_READ_BYTES), b""), _MAX_PICKLE_BYTES // _MAX_READ_BYTES)
+            storages, _ = _walk(BytesIO(b"".join(blocks)))
     for key, size_bytes in storages.items():
         found = members.get(f"{root}/data/{key}")
         if found is None or found.file_size < size_bytes:

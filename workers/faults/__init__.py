@@ -4,6 +4,7 @@
 |---|---|---|
 | a stage raises `ImageError` | none: the image is bad | quarantined, with the error's reason |
 | a stage raises on an image | one more try, in a fresh subprocess | saved, or `stage_error` |
+| ... and so it does on all images of a shard, 3 or more | 3 of them retried | raises again: `ConfigError` |
 | ... the subprocess dies of it | one more subprocess | dies again: `process_killed` |
 | ... no subprocess, or no memory for it | `NoSubprocessError`: the process exits | none; the shard is retried |
 | a stage returns for an image what no table holds | one more try, in a fresh subprocess | saved, or `bad_output` |

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -110,18 +110,9 @@ class ImageBoundary:
             )
             raise ConfigError(text) from error
         images = tuple(self._image(image, found[image.image_id]) for image in before.images)
-        self._refuse_one_fault(before, images)
+        returned = [after.failure for image, after in zip(before.images, images, strict=True) if after != image]
+        refuse_one_fault(returned, BAD_OUTPUT)
         return replace(before, images=images, **vars(figures))
-
-    def _refuse_one_fault(self, before: Shard, images: tuple[ShardImage, ...]) -> None:
-        """Raise if all images for which the engine has returned anything have one fault: every shard's would."""
-        failures = [after.failure for image, after in zip(before.images, images, strict=True) if after != image]
-        faults = {each and each.reason == BAD_OUTPUT and _VALUES.sub("", each.message) for each in failures}
-        if len(failures) >= _SEVERAL and len(faults) == 1 and failures[0] and any(faults):
-            raise ConfigError(
-                f"{failures[0].message}, and the like for each of {len(failures)} images: correct the engine, "
-                "docs/guides/plugins.md has the rules"
-            )
 
     def _image(self, before: ShardImage, found: list[ShardImage]) -> ShardImage:
         if before.failure is not None:
@@ -146,6 +137,16 @@ class ImageBoundary:
         # What the tables' types refuse: lone surrogates, numbers beyond their width.
         shard_to_block(Shard(0, 0, (replace(done, data=b""),)))
         return done
+
+
+def refuse_one_fault(failures: Sequence[Failure | None], reason: str) -> None:
+    """Raise a ConfigError if several images all have one failure for `reason`: it is the engine's, of every shard."""
+    faults = {each and each.reason == reason and _VALUES.sub("", each.message) for each in failures}
+    if len(failures) >= _SEVERAL and len(faults) == 1 and failures[0] and any(faults):
+        raise ConfigError(
+            f"{failures[0].message}, and the like for each of {len(failures)} images: correct the engine, "
+            "docs/guides/plugins.md has the rules"
+        )
 
 
 def _check_masks(image: ShardImage) -> None:

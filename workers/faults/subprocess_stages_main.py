@@ -19,6 +19,7 @@ from pseudoris.images.pixels import import_plugins
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import PseudorisError
 from pseudoris.schemas.shard import Shard
+from pseudoris.schemas.untrusted import mask_logs
 from pseudoris.schemas.uris import RECORDED
 from pseudoris.workers.faults.quarantine import is_broken_device, is_out_of_memory
 from pseudoris.workers.stages import Stage, StageKind, stages_named
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     """Answer requests until the standard input ends, or until this process is in an uncertain state."""
+    mask_logs()
     requests, answers = reserve_stdout()
     # No core files: this process is expected to die, and each would take gigabytes.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

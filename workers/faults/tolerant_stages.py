@@ -15,6 +15,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
 from pseudoris.schemas.shard import Failure, Shard, ShardImage
 from pseudoris.workers import stages
+from pseudoris.workers.faults.image_boundary import refuse_one_fault
 from pseudoris.workers.faults.quarantine import BAD_OUTPUT, STAGE_ERROR, is_broken_device, is_out_of_memory
 from pseudoris.workers.faults.subprocess_stages import ChildDiedError, ChildOutOfMemoryError, SubprocessStages
 from pseudoris.workers.stages import Stage, StageKind, stages_named
@@ -114,10 +115,16 @@ class FaultTolerantStages:
             logger.warning("shard %d continues with %s", shard.shard, lowered)
 
     def _retry_raised(self, kind: StageKind, before: Shard, after: Shard) -> Shard:
-        """Return `after`, with each image on which the stage raised replaced by a fresh subprocess's result."""
-        failed = ((image.position, image.failure) for image in after.images if image.failure)
+        """Return `after`, with each image on which the stage raised replaced by a fresh subprocess's result.
+
+        Raises:
+            ConfigError: The stage raised on all images, and in the first fresh subprocesses the same error each time.
+        """
+        returned = [now for image, now in zip(before.images, after.images, strict=True) if now != image]
         raised = {
-            at for at, failure in failed if failure.stage == kind.name and failure.reason in (STAGE_ERROR, BAD_OUTPUT)
+            image.position
+            for image in returned
+            if (failure := image.failure) and failure.stage == kind.name and failure.reason in (STAGE_ERROR, BAD_OUTPUT)
         }
         if not raised:
             return after
@@ -130,6 +137,8 @@ class FaultTolerantStages:
                 # A new subprocess for each image, because a stage that raised may have damaged its process.
                 with SubprocessStages((kind.name,), self._config) as child:
                     again[image.position] = retry_in_subprocess(before, image, child)
+                if len(raised) == len(returned):
+                    refuse_one_fault([each.failure for each in again.values()], STAGE_ERROR)
         images = tuple(again.get(image.position, image) for image in after.images)
         return after.with_images(images).with_seconds(kind.name, time.perf_counter() - started)
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import time
@@ -144,6 +145,20 @@ def test_a_pickle_without_end_is_refused_within_two_seconds(tmp_path):
         archive.writestr("x/data.pkl", b"\x80\x02" + b"N" * 2**25)
     began_s = time.process_time()
     with pytest.raises(ConfigError, match=r"more than tensors and plain values \(NONE\)"):
+        check_header(tmp_path / "x.pth", "weights")
+    assert time.process_time() - began_s < 2
+
+
+def test_an_archive_of_a_million_members_is_refused_before_they_are_listed(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("x", b"")
+    data = (tmp_path / "x.pth").read_bytes()
+    start, end = data.index(b"PK\x01\x02"), data.index(b"PK\x05\x06")
+    members = data[start:end] * 1_000_000
+    ending = data[end : end + 12] + struct.pack("<L", len(members)) + data[end + 16 :]
+    (tmp_path / "x.pth").write_bytes(data[:start] + members + ending)
+    began_s = time.process_time()
+    with pytest.raises(ConfigError, match=r"its list of members has 47,000,000 bytes, at most 4,194,304 are read"):
         check_header(tmp_path / "x.pth", "weights")
     assert time.process_time() - began_s < 2
 

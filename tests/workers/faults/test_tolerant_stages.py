@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -50,6 +51,30 @@ def test_an_image_that_raises_in_a_fresh_process_too_is_quarantined_alone(tmp_pa
     done = FaultTolerantStages(ALL, faulty_config(tmp_path, raises_on="bad"))(shard).images
     assert (done[1].failure.stage, done[1].failure.reason) == ("propose", "stage_error")
     assert (done[0], done[2]) == (undisturbed(shard)[0], undisturbed(shard)[2])
+
+
+def of_one_key(names):
+    """Return a shard of images that have ids of their own, and keys that need not differ."""
+    shard = shard_of(*names)
+    return shard.with_images(tuple(replace(image, image_id=f"{image.position}") for image in shard.images))
+
+
+@pytest.mark.slow
+def test_an_engine_that_raises_on_all_of_several_images_here_and_in_fresh_processes_ends_the_run(tmp_path):
+    stages = FaultTolerantStages(ALL, faulty_config(tmp_path, raises_on="b"))
+    message = r"^the propose stage raised ZeroDivisionError; .* each of 3 images: correct the engine, .*plugins.md"
+    with pytest.raises(ConfigError, match=message):
+        stages(of_one_key("bbbb"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("names", "times", "failed"), [("bb", 9, "bb"), ("bbbg", 9, "bbb"), ("bbb", 4, "b")], ids=["two", "sound", "saved"]
+)
+def test_an_engine_that_one_image_proves_costs_the_others_alone(tmp_path, names, times, failed):
+    stages = FaultTolerantStages(ALL, faulty_config(tmp_path, raises_on="b", raises_times=times))
+    done = stages(of_one_key(names)).images
+    assert "".join(image.key for image in done if image.failure) == failed
 
 
 @pytest.mark.slow
