@@ -14,7 +14,6 @@ import ray
 
 from pseudoris.pipeline.cluster import task_result
 from pseudoris.schemas.config import TaskPoolConfig
-from pseudoris.schemas.untrusted import mask_logs
 from pseudoris.store.checks.content import Problem
 from pseudoris.store.checks.verification import CheckShards, ShardToCheck, check_shards
 from pseudoris.store.files.storage import StoredFile
@@ -77,7 +76,6 @@ def _indexed(source: Source, pool: TaskPoolConfig) -> Iterator[_Bundle]:
 
 
 def _index(source: Source, files: _Files) -> _Indices:
-    mask_logs()
     source.left_out.clear()
     indices: list[_Index] = [
         source.row_groups(file, format_) if format_ in _TABLES else list(source.items(file, format_))

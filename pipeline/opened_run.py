@@ -86,12 +86,12 @@ def _opened(
     if header is not None:
         check_exclusions(header, options.exclusions)
     check_scored(config, config.filtering.keep, location.root)
-    if header is not None and not options.is_extension:
+    if header is None:
+        refuse_queries(config, source)
+    elif not options.is_extension:
         source = planned_source(header, source)
     recorded, limits = None if header is None else header.source, config.placement.storage
     listing = open_source(source, config.source, exclude=location.root, limits=limits, recorded=recorded)
-    if header is None:
-        refuse_queries(config, listing.name)
     on_event(Step("checking weights and packages"))
     parent = masks_parent(config, location, header, options)
     if parent is not None:

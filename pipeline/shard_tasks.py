@@ -27,7 +27,6 @@ from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, Tr
 from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader
 from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.shard_blocks import FAULT, block_to_shard, shard_to_block
-from pseudoris.schemas.untrusted import mask_logs
 from pseudoris.store.exclusions.stored_exclusions import content_matcher
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import clear_attempts, read_attempts
@@ -231,7 +230,6 @@ def read_block(job: Job, shard: int) -> pa.Table:
     The block of a committed shard holds no images and is marked as committed. That of a shard that cannot be read,
     while others can, holds none and says why.
     """
-    mask_logs()
     mixed = _checked_packages(job)
     try:
         shard_read = _read(job, shard)
@@ -245,7 +243,6 @@ def read_block(job: Job, shard: int) -> pa.Table:
 
 def commit_block(block: pa.Table, job: Job) -> pa.Table:
     """Commit the block's shard; return one row of `OUTCOME_SCHEMA`, with its receipt or with why it is set aside."""
-    mask_logs()
     shard = block_to_shard(block)
     outcome = shard.fault or _commit(job, shard)
     if isinstance(outcome, ShardFault):

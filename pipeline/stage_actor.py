@@ -19,7 +19,6 @@ from pseudoris.pipeline.shard_tasks import Job, on_this_node, set_aside, stage_f
 from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, PseudorisError, TransientError
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
-from pseudoris.schemas.untrusted import mask_logs
 from pseudoris.store.runs.attempts import begin_attempt, end_attempt
 from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages
 from pseudoris.workers.stages import STAGES, stages_named, stages_of
@@ -39,7 +38,6 @@ class StageActor:
 
     def __init__(self, job: Job, pool: str) -> None:
         """Load the models of the stages of `pool`, and check that this process has the run's identity."""
-        mask_logs()
         names = stages_of(pool, job.config)
         self._job = job
         self._pool = pool

@@ -12,7 +12,6 @@ between two sessions of one run. `domain` is neither: it is asked once, before a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
@@ -33,7 +32,7 @@ from pseudoris.schemas.stage_settings import SamplingConfig as SamplingConfig
 from pseudoris.schemas.stage_settings import SourceConfig as SourceConfig
 from pseudoris.schemas.stage_settings import WeightsConfig as WeightsConfig
 from pseudoris.schemas.untrusted import EXTENSIONS, HEIF_EXTENSIONS, HEIF_PLUGIN
-from pseudoris.schemas.uris import RECORDED, secrets_in
+from pseudoris.schemas.uris import RECORDED, secrets_in, texts_in
 
 # NUL, and halves of a pair of UTF-16.
 UNWRITABLE: Final = re.compile("[\\0\ud800-\udfff]")
@@ -232,28 +231,14 @@ class RunConfig(FrozenModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _holds_no_secret(cls, tree: Any, info: ValidationInfo) -> Any:
+    def _can_be_written(cls, tree: Any, info: ValidationInfo) -> Any:
         # Before any field is validated, because the error about a value repeats the value.
-        if info.context == RECORDED:
-            return tree
-        # Queries are refused before a header is written (`refuse_queries`): a run that holds one goes on.
-        found = "; ".join(secrets_in(tree, allowed=None))
-        if found:
-            raise ValueError(found)
-        return tree
-
-    @model_validator(mode="before")
-    @classmethod
-    def _holds_letters_that_can_be_written(cls, tree: Any) -> Any:
-        left = [tree]
-        while left:
-            each = left.pop()
-            if isinstance(each, Mapping):
-                left += (*each, *each.values())
-            elif isinstance(each, list | tuple):
-                left += each
-            elif isinstance(each, str) and (letter := UNWRITABLE.search(each)):
+        for key, text in texts_in(tree):
+            if letter := UNWRITABLE.search(key + text):
                 raise ValueError(f"a text holds {letter[0]!r}, which neither a path nor JSON can hold: remove it")
+        # Queries are refused before a header is written (`refuse_queries`): a run that holds one goes on.
+        if info.context != RECORDED and (found := "; ".join(secrets_in(tree, None))):
+            raise ValueError(found)
         return tree
 
     @model_validator(mode="after")

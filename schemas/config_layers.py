@@ -219,7 +219,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _parse_assignment(assignment: str) -> dict[str, Any]:
     key, equals, text = assignment.partition("=")
     # First, because the messages below repeat the word.
-    secret = next(secrets_in({key.strip(): text}, allowed=None), None) or secret_in(assignment, None)
+    secret = next(secrets_in({key.strip(): text}, None), None) or secret_in(assignment, None)
     if secret is not None:
         raise ConfigError(f"--set {secret}")
     if not equals or not key.strip():

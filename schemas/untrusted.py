@@ -158,17 +158,22 @@ def _whole(digits: str) -> int:
     return value
 
 
-# A link from its slashes on: a path of this machine keeps one of them. Of a path, two slashes in a row are no link.
-_LINK: Final = re.compile(r"""(?:(?<=[A-Za-z0-9+.-]:)/|(?<![\w/.:])//)[^\s'"<>`]+""")
-_USERINFO: Final = re.compile(r"//(?:[^/]*@|[^/:]+:(?!\d*/)[^@]*@)")
+# A link from its slashes on, to the next white space: a path of this machine keeps one of them. Of a path, two slashes
+# in a row are no link, nor are those of `file:///`.
+_LINK: Final = re.compile(r"(?:(?<=[A-Za-z0-9+.-]:)(?!(?:(?<=file:)|(?<=local:))///)/|(?<![\w/.:])//)\S+")
+# A secret key is base64 and may contain a `/`, which looks like the end of the authority.
+_USERINFO: Final = re.compile(r"//(?:[^/]*@|[^/:\[]+:(?!\d*/)[^@]*@)")
 # Without slashes, or with one: clients read it all the same. Before a host, which a port or a path follows.
 _BARE_USERINFO: Final = re.compile(
-    r"""(?<![\w.+])(?:(?i:https?|s3a?|gcs|gs|az|abfs|hf|ftp):/?(?!/)[^\s'"@/]{1,512}@"""
-    r"""|[A-Za-z][\w.+-]{0,64}:[^\s'"@/]{1,512}@(?=[\w.-]+[:/]))"""
+    r"(?<![\w.+])(?:(?i:https?|s3a?|gcs|gs|az|abfs|hf|ftp):/?(?!/)[^\s@/]{1,512}@"
+    r"|[A-Za-z][\w.+-]{0,64}:[^\s@/]{1,512}@(?=[\w.-]+[:/]))"
 )
 # Where a query, a fragment or parameters begin, encoded or not. A number after `#` is the row of a table.
 _QUERY: Final = re.compile(r"(?:\?|#(?!\d+\W*$)|%(?:25)*(?:3[fF]|23)|;(?=[\w.-]+=)).*", re.DOTALL)
-_END: Final = re.compile(r"[:;,.)\]!]*$")
+# Of a link without its scheme, or behind a space of one; an absolute path keeps it.
+_BARE_QUERY: Final = re.compile(r"(?<!\S)(?![\"'(\[]?(?:/|file:/|local:/))([^\s?]+)\?[\w.~%-]+=\S*")
+# What ends a sentence, not its link.
+_END: Final = "\"'<>`:;,.)]!"
 
 
 def without_secrets(text: str) -> str:
@@ -177,19 +182,20 @@ def without_secrets(text: str) -> str:
     All of them, whatever their names: a list of those that hold secrets would always be one service short.
     """
     if "/" in text:
-        text = _LINK.sub(_bare_link, text)
+        text = _LINK.sub(lambda link: _USERINFO.sub("//…@", _QUERY.sub(_hidden, link[0])), text)
+    if "?" in text:
+        text = _BARE_QUERY.sub(lambda word: f"{word[1]}{_hidden(word)}", text)
     return _BARE_USERINFO.sub("…@", text) if "@" in text else text
 
 
-def _bare_link(found: re.Match[str]) -> str:
-    link = _QUERY.sub(lambda query: f"?…{_end(query[0])}", found[0])
-    return _USERINFO.sub("//…@", link) if "@" in link else link
+def has_userinfo(text: str) -> bool:
+    """Return whether a text begins with credentials before an `@`, or has such a link, with blanks too."""
+    links = _LINK.findall(re.sub(r"\s", "_", text)) if "@" in text else []
+    return any(map(_USERINFO.search, links)) or _BARE_USERINFO.match(text) is not None
 
 
-def _end(query: str) -> str:
-    # What ends the sentence, not the link.
-    found = _END.search(query)
-    return found[0] if found else ""
+def _hidden(query: re.Match[str]) -> str:
+    return f"?…{query[0][len(query[0].rstrip(_END)) :]}"
 
 
 def told(error: BaseException) -> BaseException:

@@ -6,7 +6,7 @@ import operator
 import os
 import re
 import string
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from pydantic import BaseModel
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.untrusted import has_userinfo
 
 # Begins the name of a file that is shipped in the package.
 BUILTIN_PREFIX: Final = "builtin:"
@@ -39,14 +40,13 @@ _SECRET_TEXT: Final = re.compile(
     r"|api[-_]?key)\s*[=:]\s*\S|\bauthorization\s*:\s*\S|\bbearer\s+[\w.~+/-]{16}|-----begin [a-z ]*private key"
     r"|\b(?:hf_|gh[pousr]_|npm_)[a-z0-9]{30}|\baiza[\w-]{35}|\bya29\.[\w-]{20}|\beyj[\w-]{8,}\.eyj[\w-]{8,}\."
     # Words in front of a long random part: github_pat_…, glpat-…, sk-proj-…, xoxb-…, pypi-…
-    r"|\b(?:github_pat_|[a-z]{2}pat-|xox[a-z]-|pypi-age|dop_v1_)[\w-]{16}|\bsk-(?:[a-z]{2,8}\d*-)*\w{20}"
+    r"|\b(?:github_pat_|[a-z]{2}pat-|xox[a-z]-|pypi-age|dop_v1_|[sr]k_(?:live|test)_)[\w-]{16}"
+    r"|\bsk-(?:[a-z]{2,8}\d*-)*\w{20}|(?-i:\bA[KS]IA[A-Z0-9]{16}\b)"
 )
 # Of any other service, as a whole setting (folders have such names): a word or three, then twenty letters and digits.
 _TOKEN: Final = re.compile(
     r"(?:[A-Za-z]{2,12}[_-]){1,3}(?=\w*[a-z])(?=\w*[A-Z])(?=(?:[A-Za-z]*\d){3})[A-Za-z0-9]{20,}[\w-]*"
 )
-# Without its scheme: a host follows, then a port or a path.
-_BARE_USERINFO: Final = re.compile(r"(?i)[a-z][\w.+-]*:[^\s@/]+@[\w.-]+[:/]|(?:https?|s3a?|ftp):/?(?!/)[^\s@/]+@")
 # An encoded query may have been encoded again.
 _MAX_ENCODED: Final = 4
 # The context of a validation: what a run holds already is read, whatever it holds.
@@ -58,6 +58,8 @@ _REMEDY: Final = (
 _SECRET: Final = f"this text holds a secret: {_REMEDY}"
 _NOT_FIRST: Final = string.digits + "+.-"
 _SCHEME: Final = string.ascii_letters + _NOT_FIRST
+# No field of a query may be written, and the command has no option to allow one.
+NO_FIELDS: Final = frozenset[str]()
 
 
 def place(given: object, name: str) -> str:
@@ -112,7 +114,7 @@ def make_folder(path: Path) -> None:
         raise ConfigError(f"{path} cannot be made: {error.strerror or error}. Name another folder") from error
 
 
-def refuse_secrets(uri: str, allowed: Collection[str] = ()) -> str:
+def refuse_secrets(uri: str, allowed: Collection[str] = NO_FIELDS) -> str:
     """Return `uri` unchanged if it may be written to files.
 
     A local path is never rejected: `@` and `?` are ordinary characters there.
@@ -146,82 +148,57 @@ def writable(uri: str) -> str:
     return uri
 
 
-def secrets_in(tree: Any, key: str = "", allowed: Collection[str] | None = ()) -> Iterator[str]:
-    """Yield a line for each text of a tree of mappings, sequences and models that holds a secret uri.
+def secrets_in(tree: Any, allowed: Collection[str] | None = NO_FIELDS) -> Iterator[str]:
+    """Yield a line for each text of a tree (`texts_in`) that holds a secret uri.
 
     `allowed` is as for `secret_in`. Each line has the text's dotted key and what `secret_in` returns for it. A setting
     with the name of a secret counts as one whatever its value, for example in a plug-in's options for a client.
     """
-    if isinstance(tree, BaseModel):
-        tree = tree.model_dump()
-    if isinstance(tree, str):
-        secret = secret_in(tree, allowed) or (_SECRET if _TOKEN.fullmatch(tree) else None)
+    for key, text in texts_in(tree):
+        secret = secret_in(text, allowed) or (_SECRET if _TOKEN.fullmatch(text) else None)
         if secret is not None:
             yield f"{key}: {secret}"
-        elif tree and _letters(key.rpartition(".")[2]) in _SECRET_SETTINGS:
+        elif text and _letters(key.rpartition(".")[2]) in _SECRET_SETTINGS:
             yield f"{key}: a setting with this name holds a secret: {_REMEDY}"
-    elif isinstance(tree, Mapping):
-        for name, value in tree.items():
-            yield from secrets_in(value, f"{key}.{name}" if key else str(name), allowed)
-    elif isinstance(tree, Sequence):
-        for value in tree:
-            yield from secrets_in(value, key, allowed)
 
 
-def texts_in(tree: Any) -> Iterator[str]:
-    """Yield the texts of a tree of mappings, sequences and models."""
-    tree = tree.model_dump() if isinstance(tree, BaseModel) else tree
-    if isinstance(tree, str):
-        yield tree
-    elif isinstance(tree, Mapping | Sequence):
-        for value in tree.values() if isinstance(tree, Mapping) else tree:
-            yield from texts_in(value)
+def texts_in(tree: Any) -> Iterator[tuple[str, str]]:
+    """Yield the dotted key and the text of each value of mappings, sequences and models; "" of what is no text."""
+    left = [("", tree)]
+    while left:
+        key, each = left.pop()
+        each = each.model_dump() if isinstance(each, BaseModel) else each
+        yield key, each if isinstance(each, str) else ""
+        below: list[tuple[str, Any]] = []
+        if isinstance(each, Mapping):
+            below = [(f"{key}.{name}" if key else str(name), value) for name, value in each.items()]
+        elif isinstance(each, list | tuple):
+            below = [(key, value) for value in each]
+        left += reversed(below)
 
 
-def secret_in(uri: str, allowed: Collection[str] | None = ()) -> str | None:
+def secret_in(uri: str, allowed: Collection[str] | None = NO_FIELDS) -> str | None:
     """Return why a uri must not be written, and the remedy, without the uri; None if it may.
 
     Of the fields of a query, `allowed` are the names that hold no secret. It may hold whole uris too; None: all may.
+    The remedy says how a user adds to it, unless it is `NO_FIELDS`.
     """
-    # A text may hold several uris, each checked alone: `simplecache::s3://…`, `https://host/?from=https://…`.
-    starts = link_starts(uri)
-    for start, end in zip(starts, [*starts[1:], None], strict=False):
-        if _has_userinfo(uri[start:end]):
-            return _message(uri[start:end], "credentials before an @")
-    if _BARE_USERINFO.match(uri) or (uri.startswith("//") and _has_userinfo(f"x:{uri}")):
+    # A text may hold several uris: `simplecache::s3://…`, `https://host/?from=https://…`.
+    before, separator, rest = uri.partition("://")
+    scheme = before[len(before.rstrip(_SCHEME)) :].lstrip(_NOT_FIRST)
+    if has_userinfo(uri):
+        if separator:
+            return f"a {scheme}:// uri holds credentials before an @: {_REMEDY}"
         return f"this text holds credentials before an @: {_REMEDY}. A file of this name is written ./name"
-    if starts and allowed is not None and uri not in allowed:
-        fields = {each.partition("=")[0] for each in _unknown_fields(uri[starts[0] :], allowed)}
+    # The path of a local file has no query.
+    if separator and scheme not in ("file", "local") and allowed is not None and uri not in allowed:
+        fields = {each.partition("=")[0] for each in _unknown_fields(f"{scheme}://{rest}", allowed)}
         if fields:
             names = ", ".join(name for name in dict.fromkeys(_FIELD.findall(uri)) if name in fields)
-            hint = f". If no secret is in it, allow it by name: --set source.allowed_query=[{names}]" if names else ""
-            return _message(uri[starts[0] :], "a query that may be a secret") + hint
+            hint = f". If no secret is in it, allow it by name: --set source.allowed_query=[{names}]"
+            is_told = names and allowed is not NO_FIELDS
+            return f"a {scheme}:// uri holds a query that may be a secret: {_REMEDY}{hint if is_told else ''}"
     return _SECRET if _SECRET_TEXT.search(uri) else None
-
-
-def link_starts(text: str) -> list[int]:
-    """Return where links begin: a letter, then letters, digits, `+`, `.` and `-`, then `://`.
-
-    From each `://` backwards: a regular expression would try every letter of a long text to its end.
-    """
-    starts, searched = [], 0
-    for separator in re.finditer("://", text):
-        before = text[searched : separator.start()]
-        scheme = before[len(before.rstrip(_SCHEME)) :].lstrip(_NOT_FIRST)
-        if scheme:
-            starts.append(separator.start() - len(scheme))
-        searched = separator.end()
-    return starts
-
-
-def _has_userinfo(link: str) -> bool:
-    scheme, _, rest = link.partition("://")
-    rest = rest if scheme in ("file", "local") else rest.lstrip("/")
-    authority, slash, _ = rest.partition("/")
-    name, colon, port = authority.partition(":")
-    # A secret key is base64 and may contain a `/`, which looks like the end of the authority.
-    is_cut_secret = bool(slash and colon) and not port.isdecimal() and "@" in rest and not name.startswith("[")
-    return "@" in authority or is_cut_secret
 
 
 def _unknown_fields(link: str, allowed: Collection[str]) -> list[str]:
@@ -233,7 +210,7 @@ def _unknown_fields(link: str, allowed: Collection[str]) -> list[str]:
         link = unquote(link)
     _, *fields = re.split(r"[?#&]|;(?=[\w.-]+=)", link)
     known = _HARMLESS | {_letters(name) for name in allowed}
-    is_web = link.startswith(("http:", "https:"))
+    is_web = "http://" in link or "https://" in link
     return [
         each for each in fields if each and (is_web or "=" in each) and _letters(each.partition("=")[0]) not in known
     ]
@@ -241,7 +218,3 @@ def _unknown_fields(link: str, allowed: Collection[str]) -> list[str]:
 
 def _letters(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
-
-
-def _message(link: str, secret: str) -> str:
-    return f"a {link.partition('://')[0]}:// uri holds {secret}: {_REMEDY}"

@@ -92,10 +92,10 @@ def refuse_queries(config: RunConfig, source: str, parent: RunHeader | None = No
     Raises:
         ConfigError: SOURCE or a setting is such a url, and the header of the `parent` does not hold it already.
     """
-    held = [] if parent is None else [parent.source, *texts_in(parent.config)]
+    held = [] if parent is None else [parent.source, *(text for _, text in texts_in(parent.config) if text)]
     allowed = {*config.source.allowed_query, *held}
     refuse_secrets(source, allowed)
-    if found := "; ".join(secrets_in(config, allowed=allowed)):
+    if found := "; ".join(secrets_in(config, allowed)):
         raise ConfigError(found)
 
 

@@ -19,7 +19,7 @@ from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, Re
 from pseudoris.schemas.run_records import HEADER_NAME, is_header
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.untrusted import without_secrets
-from pseudoris.schemas.uris import refuse_secrets, secret_in
+from pseudoris.schemas.uris import NO_FIELDS, refuse_secrets, secret_in
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.storage import Mark, StoredFile
 from pseudoris.store.files.storage_at import LOCAL_PROTOCOLS, local_path, storage_at
@@ -202,7 +202,8 @@ def open_source(
     Raises:
         ConfigError: It does not exist, contains a secret, is a run, or is inside OUT.
     """
-    source = absolute_source(refuse_secrets(source, [*config.allowed_query, *filter(None, [recorded])]))
+    allowed = [*config.allowed_query, *filter(None, [recorded])]
+    source = absolute_source(refuse_secrets(source, allowed or NO_FIELDS))
     if source.startswith("hf://"):
         source = storage_at(source).pinned()
     root, rest, is_pattern = _split(source, config, limits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -186,6 +187,14 @@ def test_a_faulty_call_of_the_log_does_not_end_its_caller(monkeypatch, arguments
         logging.getLogger("lib").error(*arguments)
     finally:
         logging.setLogRecordFactory(make)
+
+
+@pytest.mark.parametrize("room", ["pipeline.fan_out", "pipeline.stage_actor", "pipeline.annotation"])
+def test_whatever_process_works_on_ray_logs_no_secret(room):
+    code = f"import logging, pseudoris.{room}; logging.getLogger('lib').error('GET https://host/x?sig={SECRET}')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "https://host/x?…" in ended.stderr
+    assert SECRET not in ended.stderr
 
 
 def test_doctor_repeats_no_secret():
