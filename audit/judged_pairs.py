@@ -24,11 +24,11 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.keep_rule import Flags
 from pseudoris.schemas.run_records import Receipt
-from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
+from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import cached_receipts
-from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.committed_tables import read_table, shown_images
 from pseudoris.store.tables.judged_expressions import stated_rule
 
 KINDS: Final = tuple(VERDICTS)
@@ -244,8 +244,7 @@ def _kept_of_shard(
     totals: Counter[str],
 ) -> dict[str, tuple[bool, int]]:
     """Add a shard to `totals`; return its pairs of the same images, of which `known` has the digests, and masks."""
-    images = read_table(location, IMAGES, ("image_id", "status", "sha256"), [receipt])
-    images = images.filter(pc.not_equal(images["status"], STATUS_QUARANTINED))
+    images = shown_images(location, receipt, ("image_id", "sha256"))
     digests = zip(images["image_id"].to_pylist(), images["sha256"].to_pylist(), strict=True)
     same_images = sorted(image for image, sha256 in digests if known.get(image) == sha256)
     table = read_table(location, MASKS, ("image_id", "mask_id", "segmentation"), [receipt])

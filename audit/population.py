@@ -17,12 +17,12 @@ from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Floats, Rated, features
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags
 from pseudoris.schemas.run_records import Receipt, RunHeader
-from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
+from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import RootDigest
 from pseudoris.store.sources.planned_images import as_annotated
-from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.committed_tables import read_table, shown_images
 from pseudoris.store.tables.judged_expressions import flags_of, judged, scores_of
 
 Ints = npt.NDArray[np.int64]
@@ -59,7 +59,7 @@ class RunPairs:
         score: (P,) float64, NaN if it has none: composed and human expressions, groups.
         num_kept_of_mask: (P,) kept pairs of its mask alone; 0 for a group.
         image_shard: (I,) place of the image's shard.
-        image_row: (I,) row of the image in its shard's table of images.
+        image_row: (I,) place of the image among those of its shard that are not quarantined.
         image_masks: (I,) masks of the image.
         num_masks_with_kept: Masks with a kept pair of their own.
         num_without_target: Expressions that refer to no mask: no pairs.
@@ -103,11 +103,9 @@ def read_pairs(location: RunLocation, header: RunHeader, on_shard: OnShard) -> R
 
 def _read_shard(location: RunLocation, receipt: Receipt, place: int, *, first_image: int) -> dict[str, Any]:
     """Return a shard's part of `RunPairs` as arrays, the totals as arrays of one."""
-    images = read_table(location, IMAGES, ("image_id", "status"), [receipt])
+    ids = shown_images(location, receipt, ("image_id",))["image_id"].to_pylist()
     masks = Counter(read_table(location, MASKS, ("image_id",), [receipt])["image_id"].to_pylist())
     table = read_table(location, EXPRESSIONS, _COLUMNS, [receipt])
-    image_row = np.flatnonzero(~flags_of(pc.equal(images["status"], STATUS_QUARANTINED)))
-    ids = images["image_id"].take(pa.array(image_row)).to_pylist()
     number = {image: first_image + at for at, image in enumerate(ids)}
     rows, kept = _distinct(table)
     targets = [masks_of[0] if len(masks_of) == 1 else None for masks_of in _taken(table, "target_mask_ids", rows)]
@@ -124,7 +122,7 @@ def _read_shard(location: RunLocation, receipt: Receipt, place: int, *, first_im
         "heard": _features(table, rows, is_judged),
         "num_kept_of_mask": np.array([kept_of[target] if target else 0 for target in targets], np.int64),
         "image_shard": np.full(len(ids), place),
-        "image_row": image_row,
+        "image_row": np.arange(len(ids)),
         "image_masks": np.array([masks[image] for image in ids], np.int64),
         "num_masks_with_kept": np.array([len(kept_of)]),
         "num_without_target": flags_of(pc.equal(pc.list_value_length(table["target_mask_ids"]), 0)),
@@ -267,7 +265,7 @@ def _follow_ups(pairs: RunPairs, chosen: Ints, table: pa.Table) -> dict[int, int
 def _read_images(
     rows: SampleRows, location: RunLocation, receipt: Receipt, pairs: RunPairs, pictures: Ints, load_bytes: LoadBytes
 ) -> None:
-    table = read_table(location, IMAGES, _IMAGE_COLUMNS, [receipt]).take(pa.array(pairs.image_row[pictures]))
+    table = shown_images(location, receipt, _IMAGE_COLUMNS).take(pa.array(pairs.image_row[pictures]))
     masks = read_table(location, MASKS, ("image_id", "mask_id", "segmentation"), [receipt])
     of_image: defaultdict[str, list[Row]] = defaultdict(list)
     for mask in masks.filter(pc.is_in(masks["image_id"], value_set=table["image_id"].combine_chunks())).to_pylist():

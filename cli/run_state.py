@@ -63,7 +63,7 @@ def status(
     if names_quarantined:
         require_header(location)
         for row in quarantined(location):
-            echo("\t".join(row))
+            echo("\t".join((row.key, row.reason, row.message)))
         return
     try:
         if watch:

@@ -85,7 +85,7 @@ def quarantined_lines(out: str) -> RenderableType:
     first = islice(quarantined(RunLocation.open(out)), _NUM_QUARANTINED)
     return path_lines(
         "quarantined images",
-        {**{key: reason for key, reason, _ in first}, "all": command("status", out, "--quarantined")},
+        {**{each.key: each.reason for each in first}, "all": command("status", out, "--quarantined")},
     )
 
 
@@ -109,6 +109,8 @@ def plan_view(plan: RunPlan) -> RenderableType:
         )
     if plan.num_to_retry is not None:
         table.add_row("to retry", f"{plan.num_to_retry:,} quarantined images")
+    if plan.num_to_repair is not None:
+        table.add_row("to repair", f"{plan.num_to_repair:,} shards with missing or damaged parts")
     table.add_row("actors", actors_text(plan.actors))
     table.add_row("device", plan.device_kind)
     for stage, (uri, digest) in plan.weights.items():

@@ -54,7 +54,8 @@ from pseudoris.store.runs.pending_work import (
 )
 from pseudoris.store.runs.plan import PlanTally, assign_shards, iter_plan
 from pseudoris.store.runs.planned_run import RunRequest, may_give_way, plan_or_continue
-from pseudoris.store.runs.receipts import Totals
+from pseudoris.store.runs.receipts import Totals, latest_receipts
+from pseudoris.store.runs.repair import damaged_receipts
 from pseudoris.store.runs.session import RunSession, trim_memory
 from pseudoris.store.sources import Source, SourceItem
 from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, StageKind, with_check
@@ -159,11 +160,9 @@ def plan_or_resume(
         source.name,
         identity,
         config,
-        allow_mixed=config.placement.allow_mixed,
         exclusions=options.exclusions,
         domain=domain,
         lock=lock,
-        is_repair=config.placement.repair,
     )
     planned = plan_or_continue(location, request, lambda: list_on_cluster(source, pool), limit=options.limit)
     header = planned.header
@@ -277,6 +276,7 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         extension = _extended(tally, items, location, header, options)
     output_bytes, basis, num_done = _estimate(location, tally, config)
     receipts = cached_receipts(location) if options.is_retry else ()
+    damaged = damaged_receipts(location, latest_receipts(location)) if config.placement.repair else None
     return RunPlan(
         source=listing.name,
         out=location.root,
@@ -292,6 +292,7 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         output_basis=basis,
         extension=extension,
         num_to_retry=quarantined_shards(receipts, options.reasons).num_images if options.is_retry else None,
+        num_to_repair=None if damaged is None else sum(1 for _ in damaged),
         num_excluded=excluded.total,
         domain=domain,
         left_out=(*(excluded.notices() if header is None else ()), *listing.left_out.notices()),

@@ -16,7 +16,7 @@ from pseudoris.schemas.run_records import DomainRecord, Identity, RunHeader
 from pseudoris.store.exclusions.stored_exclusions import check_exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import planned_source, refuse_queries
-from pseudoris.store.runs.pending_work import Notice, OnEvent, Step, ignore
+from pseudoris.store.runs.pending_work import OnEvent, Step, ignore
 from pseudoris.store.runs.planned_run import Parent, may_give_way
 from pseudoris.store.sources import Source, open_source
 from pseudoris.store.tables.judged_expressions import check_scored
@@ -69,7 +69,6 @@ def opened(
             if header is None or is_old or not may_give_way(location):
                 raise
             start = stack.enter_context(_opened(source, location, config, options, None, on_event=on_event))
-            on_event(Notice(f"{location.root} holds a run with other settings and no results: it is planned anew"))
         yield start
 
 

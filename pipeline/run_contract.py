@@ -80,6 +80,7 @@ class RunPlan:
         output_basis: What the estimate of `output_bytes`, the size of the tables, stands on.
         extension: With `--extend`, the result of listing SOURCE again; the figures above then include the extension.
         num_to_retry: With `--retry-failed`, how many images would be computed again.
+        num_to_repair: With `--repair`, how many shards have missing or damaged parts.
         num_excluded: Listed images of a new run that its exclusions by name leave out.
         domain: Whether the models know such images, by a sample; None if it was not asked.
         left_out: What the listing passed over, and the remedies: a sentence each.
@@ -99,6 +100,7 @@ class RunPlan:
     output_basis: str
     extension: ExtensionTally | None = None
     num_to_retry: int | None = None
+    num_to_repair: int | None = None
     num_excluded: int = 0
     domain: DomainRecord | None = None
     left_out: tuple[str, ...] = ()

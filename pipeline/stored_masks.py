@@ -103,9 +103,9 @@ def plan_with_masks(
     Raises:
         ConfigError: The parent is not complete, or the run at `location` has another parent or identity.
     """
-    mixed = config.placement.allow_mixed
-    request = RunRequest("annotate", parent.header.source, identity, config, allow_mixed=mixed, lock=lock)
-    planned = plan_as_parent(location, parent, request)
+    planned = plan_as_parent(
+        location, parent, RunRequest("annotate", parent.header.source, identity, config, lock=lock)
+    )
     for text in planned.notices():
         on_event(Notice(text))
     return planned.header, StoredMasks.pinned(parent, planned.parent)

@@ -11,7 +11,8 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, NamedTuple, Self
+from itertools import islice
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +22,16 @@ import pyarrow.compute as pc
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, KeepCondition, KeepRule, meets
-from pseudoris.schemas.run_records import Receipt, RunHeader
-from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, STATUS_QUARANTINED
+from pseudoris.schemas.run_records import RunHeader
+from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.manifest import cached_receipts
-from pseudoris.store.runs.receipts import RunTotals, read_receipts
+from pseudoris.store.runs.manifest import LatestReceipts
+from pseudoris.store.runs.receipts import RunTotals
 from pseudoris.store.sources.planned_images import as_annotated
-from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.annotations import by_image
+from pseudoris.store.tables.committed_tables import QuarantinedImage, quarantined, read_table, shown_images
 from pseudoris.store.tables.judged_expressions import judged, scores_of, stated_rule
 
 logger = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ Ints = npt.NDArray[np.int64]
 MAX_QUARANTINED: Final = 200
 # If SOURCE was moved, all pictures are missing: the first few are logged with the reason.
 _MAX_WARNINGS: Final = 3
-_IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "status", "sha256", "bytes")
+_IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256", "bytes")
 _EXPRESSION_COLUMNS: Final = (
     *("image_id", "target_mask_ids", "rival_mask_id", "samples", "log_prob", "text", "head_noun", "count"),
     *("uniqueness", "correctness", "distinctiveness", "kept", "weight", "source", *OPTIONAL_COLUMNS),
@@ -70,15 +72,6 @@ class GalleryImage:
     data: bytes | None = None
     masks: tuple[Row, ...] = ()
     expressions: tuple[Row, ...] = ()
-
-
-class QuarantinedImage(NamedTuple):
-    """One quarantined image with its reason; `reason` is a code of `tables.FAILURE_REASONS`."""
-
-    key: str
-    stage: str
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,42 +131,6 @@ class Gallery:
     verdicts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class CommittedShards:
-    """Five numbers of each of S committed shards, in order: the receipts of a large run would fill the memory.
-
-    Attributes:
-        numbers: (S,) numbers of the shards.
-        generations: (S,) the latest generation of each shard.
-        shown: (S,) images that are not quarantined.
-        quarantined: (S,) images that are.
-        expressions: (S,) candidate rows.
-    """
-
-    numbers: Ints
-    generations: Ints
-    shown: Ints
-    quarantined: Ints
-    expressions: Ints
-
-    @classmethod
-    def of(cls, location: RunLocation) -> Self:
-        """Return those of a run; reads the latest manifest and the receipts that it lacks."""
-        rows = (
-            (each.shard, each.generation, count.annotated + count.empty, count.quarantined, count.expressions)
-            for each in cached_receipts(location)
-            for count in (each.counts,)
-        )
-        return cls(*np.fromiter(rows, np.dtype((np.int64, 5))).T)
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def receipts(self, location: RunLocation, places: Iterable[int]) -> Iterator[Receipt]:
-        """Yield the receipts of the shards at `places`, places in this order and not the shards' numbers."""
-        return read_receipts(location, ((int(self.numbers[at]), int(self.generations[at])) for at in places))
-
-
 def choose_images(counts: Ints, sample: int) -> dict[int, list[int]]:
     """Return which of `counts[s]` images of each shard s are shown: at most `sample`, evenly spaced over all shards."""
     ends, num_shown = np.cumsum(counts), min(sample, int(np.sum(counts)))
@@ -211,12 +168,12 @@ def gallery_from_run(
             counted in a warning.
     """
     summary = read_summary(location)
-    shards = CommittedShards.of(location)
-    chosen = {place: set(some) for place, some in choose_images(shards.shown, sample).items()}
+    receipts = LatestReceipts.listed(location)
+    counts = np.array([each.counts.annotated + each.counts.empty for each in receipts], np.int64)
+    chosen = {place: set(some) for place, some in choose_images(counts, sample).items()}
     num_left = len(frozenset(besides))
-    for place, receipt in enumerate(shards.receipts(location, range(len(shards) if num_left else 0))):
-        images = read_table(location, IMAGES, ("image_id", "status"), [receipt])
-        shown = images.filter(pc.not_equal(images["status"], STATUS_QUARANTINED))["image_id"].to_pylist()
+    for place, receipt in enumerate(receipts if num_left else ()):
+        shown = shown_images(location, receipt, ("image_id",))["image_id"].to_pylist()
         if found := {position for position, image in enumerate(shown) if image in besides}:
             chosen[place] = chosen.get(place, set()) | found
             num_left -= len(found)
@@ -227,9 +184,9 @@ def gallery_from_run(
         logger.warning("%d of %d images asked for are not in the run, or are quarantined", num_left, all_)
     return Gallery(
         summary=summary,
-        images=_iter_images(location, shards, {place: sorted(chosen[place]) for place in sorted(chosen)}, load_bytes),
+        images=_iter_images(location, receipts, {at: sorted(chosen[at]) for at in sorted(chosen)}, load_bytes),
         num_images=sum(len(positions) for positions in chosen.values()),
-        quarantined=_iter_quarantined(location, shards),
+        quarantined=islice(quarantined(location), MAX_QUARANTINED),
     )
 
 
@@ -258,16 +215,16 @@ def _pairs_digest(header: RunHeader) -> str:
 
 
 def _iter_images(
-    location: RunLocation, shards: CommittedShards, chosen: Mapping[int, Sequence[int]], load_bytes: LoadBytes
+    location: RunLocation, receipts: LatestReceipts, chosen: Mapping[int, Sequence[int]], load_bytes: LoadBytes
 ) -> Iterator[GalleryImage]:
     rule, pictures = stated_rule(require_header(location)), _SourceImages(load_bytes)
-    for receipt, positions in zip(shards.receipts(location, chosen), chosen.values(), strict=True):
-        images = read_table(location, IMAGES, _IMAGE_COLUMNS, [receipt])
-        images = images.filter(pc.not_equal(images["status"], STATUS_QUARANTINED)).take(positions)
+    for place, positions in chosen.items():
+        receipt = receipts[place]
+        images = shown_images(location, receipt, _IMAGE_COLUMNS).take(positions)
         ids = images["image_id"].combine_chunks()
-        masks = _by_image(read_table(location, MASKS, receipts=[receipt]), ids)
+        masks = _of_images(read_table(location, MASKS, receipts=[receipt]), ids)
         candidates = read_table(location, EXPRESSIONS, _EXPRESSION_COLUMNS, [receipt])
-        expressions = _by_image(_decided(candidates, rule.conditions if rule else ()), ids)
+        expressions = _of_images(_decided(candidates, rule.conditions if rule else ()), ids)
         for row in images.to_pylist():
             image = row["image_id"]
             yield GalleryImage(
@@ -282,11 +239,8 @@ def _iter_images(
     pictures.finish()
 
 
-def _by_image(table: pa.Table, image_ids: pa.Array) -> defaultdict[str, list[Row]]:
-    found: defaultdict[str, list[Row]] = defaultdict(list)
-    for row in table.filter(pc.is_in(table["image_id"], value_set=image_ids)).to_pylist():
-        found[row["image_id"]].append(row)
-    return found
+def _of_images(table: pa.Table, image_ids: pa.Array) -> Mapping[str, Sequence[Row]]:
+    return by_image(table.filter(pc.is_in(table["image_id"], value_set=image_ids)))
 
 
 def _decided(table: pa.Table, conditions: Sequence[KeepCondition]) -> pa.Table:
@@ -330,16 +284,3 @@ class _SourceImages:
         if self._num_blank > _MAX_WARNINGS or self._is_gone:
             remedy = "If they have moved, give --source"
             logger.warning("%d of %d images are not shown. %s", self._num_blank, self._num_asked, remedy)
-
-
-def _iter_quarantined(location: RunLocation, shards: CommittedShards) -> Iterator[QuarantinedImage]:
-    num_left = MAX_QUARANTINED
-    for place in np.flatnonzero(shards.quarantined).tolist():
-        if num_left <= 0:
-            return
-        (receipt,) = shards.receipts(location, [place])
-        images = read_table(location, IMAGES, ("image_id", "key"), [receipt])
-        key_of = dict(zip(images["image_id"].to_pylist(), images["key"].to_pylist(), strict=True))
-        for row in read_table(location, FAILURES, receipts=[receipt]).slice(0, num_left).to_pylist():
-            yield QuarantinedImage(key_of[row["image_id"]], row["stage"], row["reason"], row["message"])
-            num_left -= 1

@@ -23,11 +23,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.schemas.run_records import Receipt
-from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
+from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.statistics import DrawKind, KeptCount, count_draws, num_words
-from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.viewer.gallery_sample import CommittedShards, GallerySummary, choose_shards
+from pseudoris.store.runs.manifest import LatestReceipts
+from pseudoris.store.tables.committed_tables import read_table, shown_images
+from pseudoris.viewer.gallery_sample import GallerySummary, choose_shards
 
 # Candidate expressions read at most: 1,500 images of ten masks under the paper's settings, half a minute on one core
 # (measured on the demo's run: 7,125 in 0.3 s). Their distinct texts and scores are held in memory, some hundred bytes
@@ -203,8 +204,7 @@ class RunQuality:
 
     def add(self, location: RunLocation, receipt: Receipt) -> pa.Table:
         """Count a shard, all but its scores; return its table of expressions."""
-        images = read_table(location, IMAGES, ("image_id", "status"), [receipt])
-        shown = images.filter(pc.not_equal(images["status"], STATUS_QUARANTINED))["image_id"].to_pylist()
+        shown = shown_images(location, receipt, ("image_id",))["image_id"].to_pylist()
         masks_of = Counter(read_table(location, MASKS, ("image_id",), [receipt])["image_id"].to_pylist())
         self.masks_per_image.update(masks_of[image] for image in shown)
         table = read_table(location, EXPRESSIONS, _COLUMNS, [receipt])
@@ -241,13 +241,13 @@ def quality_of_run(
 
     `summary` is the gallery's, so that both pages agree; at most `max_rows` candidate expressions are read.
     """
-    shards = CommittedShards.of(location)
-    chosen = choose_shards(shards.expressions, max_rows)
-    quality = RunQuality(summary, len(shards), len(chosen))
+    receipts = LatestReceipts.listed(location)
+    chosen = choose_shards(np.array([each.counts.expressions for each in receipts], np.int64), max_rows)
+    quality = RunQuality(summary, len(receipts), len(chosen))
     scores = {name: [np.zeros(0, np.float32)] for name in SCORES}
     is_kept = {name: [np.zeros(0, np.bool_)] for name in SCORES}
-    for done, receipt in enumerate(shards.receipts(location, chosen), start=1):
-        table = quality.add(location, receipt)
+    for done, place in enumerate(chosen, start=1):
+        table = quality.add(location, receipts[place])
         for name in SCORES:
             has_score = pc.is_valid(table[name])
             found = pc.filter(table[name], has_score).to_numpy().astype(np.float32)

@@ -9,7 +9,7 @@ from typing import Final
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt, RunHeader
 from pseudoris.store.checks.content import Problem
-from pseudoris.store.exclusions.exclusion_rules import exclusions_of
+from pseudoris.store.exclusions.exclusion_rules import plan_files
 from pseudoris.store.files.storage import printable
 from pseudoris.store.location import PROBE_NAME, RunLocation
 from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, CITATION_NAME, is_generated
@@ -127,8 +127,7 @@ def junk_notices(location: RunLocation, header: RunHeader) -> Iterator[str]:
         f"{_shown('', path)} is of a killed writer. gc deletes it when it is an hour old"
         for path, _ in list_unfinished(location)
     ]
-    excluded = exclusions_of(header)
-    planned = {part.name for part in (*header.plan_parts, *([excluded.part] if excluded else []))}
+    planned = {part.name for part in plan_files(header)}
     for generation, _ in location.list_obstacles(PLAN_FOLDER):
         if _PLAN_GENERATION.fullmatch(generation):
             late += [

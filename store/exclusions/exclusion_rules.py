@@ -157,6 +157,12 @@ def exclusions_of(header: RunHeader) -> ExclusionRecord | None:
         ) from None
 
 
+def plan_files(header: RunHeader) -> tuple[PartRecord, ...]:
+    """Return the parts of the plan of `header`, and the file of what the run excludes."""
+    excluded = exclusions_of(header)
+    return (*header.plan_parts, *([excluded.part] if excluded else []))
+
+
 def planned_rules(header: RunHeader) -> Exclusions:
     """Return the rules that the run was planned with, without their values."""
     record = exclusions_of(header)

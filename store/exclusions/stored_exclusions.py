@@ -30,6 +30,7 @@ from pseudoris.store.exclusions.exclusion_rules import (
 )
 from pseudoris.store.files.key_order import file_of
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.repair import read_whole
 from pseudoris.store.sources.items import SourceItem
 from pseudoris.store.tables.parquet_files import open_parquet, parquet_bytes
 
@@ -117,14 +118,8 @@ def stored_exclusions(location: RunLocation, header: RunHeader) -> Exclusions:
     record = exclusions_of(header)
     if record is None:
         return ()
-    path = f"{PLAN_FOLDER}/{record.part.name}"
-    try:
-        data = location.read_bytes(path)
-    except FileNotFoundError:
-        raise ConfigError(_not_the_part(location, path, "it is missing")) from None
-    if sha256_hex(data) != record.part.sha256:
-        raise ConfigError(_not_the_part(location, path, f"its sha256 is {sha256_hex(data)}"))
-    table = open_parquet(pa.BufferReader(data), location.uri(path)).read(use_threads=False)
+    data = read_whole(location, PLAN_FOLDER, record.part)
+    table = open_parquet(pa.BufferReader(data), record.part.name).read(use_threads=False)
     values: list[set[str]] = [set() for _ in record.rules]
     for number, value in zip(table["rule"].to_pylist(), table["value"].to_pylist(), strict=True):
         values[number].add(value)
@@ -204,10 +199,3 @@ def _notice(rule: ExclusionRule) -> str:
             "a folder of images, or their hashes"
         )
     return f"{rule.title} excludes {rule.num_excluded:,} of the listed images: they are not planned"
-
-
-def _not_the_part(location: RunLocation, path: str, found: str) -> str:
-    return (
-        f"{location.uri(path)} is not the list of exclusions that _run.json names: {found}. Restore the file from a "
-        "copy, or start again with another output"
-    )

@@ -39,27 +39,27 @@ class Course:
         """Begin after the key `last`, below `uri`."""
         self._uri = uri
         self._last = last
-        self._seen: set[tuple[str, ...]] = set()
         self._num_empty = 0
 
-    def keys(self, found: list[str], prefix: str) -> None:
-        """Accept the keys of a page, each after those of the page before; ConfigError otherwise."""
-        if not all(each > self._last and each.startswith(prefix) for each in found):
+    def take(self, keys: list[str], prefixes: list[str], below: str) -> list[str]:
+        """Accept a page and return its new prefixes: a store may give the last one again, for keys that are left of it.
+
+        Raises:
+            ConfigError: Something is not after all of the page before, or not `below` the listed prefix.
+        """
+        new = [each for each in prefixes if each != self._last]
+        found = [*keys, *new]
+        if not all(each > self._last and each.startswith(below) for each in found):
             self._refuse("repeats keys, or has keys of another folder")
         self._last = max([self._last, *found])
         self.count(len(found))
+        return new
 
-    def count(self, num_found: int) -> None:
-        """Accept a page of so many entries; ConfigError if too many pages had none."""
-        self._num_empty = 0 if num_found else self._num_empty + 1
+    def count(self, num_new: int) -> None:
+        """Accept a page with so many new entries; ConfigError if too many pages had none."""
+        self._num_empty = 0 if num_new else self._num_empty + 1
         if self._num_empty > _MAX_EMPTY_PAGES:
-            self._refuse(f"goes on after {_MAX_EMPTY_PAGES} empty pages")
-
-    def once(self, *marks: str) -> None:
-        """Accept what must not come again in this listing, such as the mark of its next page; ConfigError if it did."""
-        if marks in self._seen:
-            self._refuse("repeats itself")
-        self._seen.add(marks)
+            self._refuse(f"goes on after {_MAX_EMPTY_PAGES} pages with nothing new")
 
     def _refuse(self, what: str) -> NoReturn:
         raise ConfigError(f"cannot list {self._uri}: the store's listing {what}. {_REMEDY}")

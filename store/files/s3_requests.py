@@ -318,12 +318,10 @@ class S3Requests:
         while True:
             answer = self.request("list", prefix, "list_objects_v2", Prefix=prefix, **where)
             objects, prefixes = answer.all("Contents"), [each["Prefix"] for each in answer.all("CommonPrefixes")]
-            course.keys([*(each["Key"] for each in objects), *prefixes], prefix)
-            yield objects, prefixes
+            yield objects, course.take([each["Key"] for each in objects], prefixes, prefix)
             if not answer.get("IsTruncated"):
                 return
             where["ContinuationToken"] = answer["NextContinuationToken"]
-            course.once(where["ContinuationToken"])
 
     def _synced(self, request: Callable[[], Awaitable[Any]]) -> Any:
         # The limit also applies to a body that arrives slowly, where no single read times out.

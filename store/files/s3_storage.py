@@ -148,19 +148,18 @@ class S3Storage(S3Requests, Storage):
     def list_uploads(self, paths: re.Pattern[str]) -> Iterator[Upload]:
         """Yield the incomplete multipart uploads of files whose whole path matches `paths`."""
         below = self._prefix("")
-        course, where = Course(self.address(below)), {"Prefix": below}
+        course, where, known = Course(self.address(below)), {"Prefix": below}, set[str]()
         while True:
             answer = self.request("list uploads of", below, "list_multipart_uploads", **where)
-            found = answer.all("Uploads")
+            found = {entry["UploadId"]: entry for entry in answer.all("Uploads") if entry["UploadId"] not in known}
+            known.update(found)
             course.count(len(found))
-            for entry in found:
-                course.once("upload", entry["Key"], entry["UploadId"])
+            for name, entry in found.items():
                 if paths.fullmatch(entry["Key"][len(below) :]):
-                    yield Upload(entry["Key"], entry["UploadId"], entry["Initiated"].timestamp())
+                    yield Upload(entry["Key"], name, entry["Initiated"].timestamp())
             if not answer.get("IsTruncated"):
                 return
             where |= {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
-            course.once(where["KeyMarker"], where["UploadIdMarker"])
 
     def abort_upload(self, upload: Upload) -> None:
         """Abort the upload; do nothing if it is gone."""

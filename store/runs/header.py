@@ -22,6 +22,7 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import (
     HEADER_NAME,
     PLAN_FOLDER,
+    RECEIPTS_FOLDER,
     RECORDS_VERSION,
     DomainRecord,
     Identity,
@@ -83,7 +84,7 @@ _SUMMED: Final = ("num_images", "num_repeated", "num_shards")
 _Header = TypeVar("_Header", RunHeader, PlanExtension)
 # Versions of another time differ in many.
 _SHOWN_DIFFERENCES: Final = 24
-_RESTORE: Final = "Restore the file from a copy, or name another output"
+RESTORE: Final = "Restore the file from a copy, or name another output"
 
 
 def refuse_queries(config: RunConfig, source: str, parent: RunHeader | None = None) -> None:
@@ -157,7 +158,9 @@ def require_header(location: RunLocation) -> RunHeader:
     header = read_header(location)
     if header is None:
         if what := location.obstacle(HEADER_NAME):
-            raise ConfigError(f"{location.uri(HEADER_NAME)} is {what}, not the header of a run. {_RESTORE}")
+            raise ConfigError(f"{location.uri(HEADER_NAME)} is {what}, not the header of a run. {RESTORE}")
+        if next(location.list(RECEIPTS_FOLDER), None) is not None:
+            raise ConfigError(f"{location.uri(HEADER_NAME)} is gone, but receipts of its run are there. {RESTORE}")
         below = [] if "://" in location.root else sorted(Path(location.root).glob(f"*/{HEADER_NAME}"))
         remedy = f"did you mean {below[0].parent}?" if below else "start one with `pseudoris annotate SOURCE OUT`"
         raise ConfigError(f"there is no run at {location.root}: {remedy}")
@@ -265,7 +268,7 @@ def _extended(location: RunLocation, header: RunHeader) -> RunHeader:
         if extension.header_sha256 != header.sha256:
             raise ConfigError(
                 f"{location.uri(extension_path(extension.number))} extends another plan than the one that stands: it, "
-                f"or the header before it, was replaced. {_RESTORE}"
+                f"or the header before it, was replaced. {RESTORE}"
             )
         update = {
             "plan_parts": header.plan_parts + extension.plan_parts,
@@ -310,9 +313,9 @@ def _extensions(location: RunLocation) -> Iterator[PlanExtension]:
 def _parse(location: RunLocation, data: bytes, path: str, model: type[_Header]) -> _Header:
     uri = location.uri(path)
     try:
-        check_record(data, uri, remedy=_RESTORE)
+        check_record(data, uri, remedy=RESTORE)
     except ValueError:
-        raise ConfigError(f"{uri} is not the header of a run ({len(data)} bytes): name another output") from None
+        raise ConfigError(f"{uri} is not the header of a run ({len(data)} bytes). {RESTORE}") from None
     try:
         return model.model_validate_json(data, context=RECORDED)
     except ValidationError as error:

@@ -42,6 +42,8 @@ from pseudoris.store.files.key_order import file_of
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import refuse_unexpected_files
 from pseudoris.store.runs.header import create_header, refuse_queries
+from pseudoris.store.runs.receipts import part_path
+from pseudoris.store.runs.repair import read_whole, refuse_lost
 from pseudoris.store.sources.items import SourceItem
 from pseudoris.store.tables.parquet_files import damaged, open_parquet, parquet_bytes
 
@@ -121,14 +123,8 @@ def iter_plan(location: RunLocation, header: RunHeader) -> Iterator[tuple[int, l
 
 def iter_plan_part(location: RunLocation, record: PartRecord) -> Iterator[tuple[int, list[PlanEntry]]]:
     """Yield the shards of one part as `iter_plan` does. Its bytes are checked before the first one."""
-    path = f"{PLAN_FOLDER}/{record.name}"
-    try:
-        data = location.read_bytes(path)
-    except FileNotFoundError:
-        raise ConfigError(_not_the_part(location, path, "a file", location.obstacle(path) or "none")) from None
-    if sha256_hex(data) != record.sha256:
-        raise ConfigError(_not_the_part(location, path, f"sha256 {record.sha256}", sha256_hex(data)))
-    parquet = open_parquet(pa.BufferReader(data), location.uri(path))
+    data = read_whole(location, PLAN_FOLDER, record)
+    parquet = open_parquet(pa.BufferReader(data), location.uri(part_path(PLAN_FOLDER, record)))
     for row_group in range(parquet.num_row_groups):
         entries = _entries(parquet.read_row_group(row_group, use_threads=False))
         yield entries[0].shard, entries
@@ -188,9 +184,8 @@ def _first_shard(part: PartRecord) -> int:
 
 @contextmanager
 def _opened_part(location: RunLocation, record: PartRecord) -> Iterator[pq.ParquetFile]:
-    path = f"{PLAN_FOLDER}/{record.name}"
-    if location.size(path) != record.size_bytes:
-        raise ConfigError(_not_the_part(location, path, f"{record.size_bytes} bytes", f"{location.size(path)}"))
+    refuse_lost(location, PLAN_FOLDER, record, {})
+    path = part_path(PLAN_FOLDER, record)
     key = (location.uri(path), record.sha256)
     with location.open_input(path) as file:
         parquet = open_parquet(file, key[0], _FOOTERS.get(key))
@@ -210,13 +205,6 @@ def _read_shard(location: RunLocation, record: PartRecord, parquet: pq.ParquetFi
 
 def _entries(table: pa.Table) -> list[PlanEntry]:
     return [PlanEntry(**row) for row in table.to_pylist()]
-
-
-def _not_the_part(location: RunLocation, path: str, expected: str, got: str) -> str:
-    return (
-        f"{location.uri(path)} is not the plan that _run.json names: expected {expected}, got {got}. "
-        "Restore the file from a copy, or start again with another output"
-    )
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ A run may be made from a parent: a complete run, pinned by the bytes of its last
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ from pseudoris.schemas.run_records import (
     Receipt,
     RunHeader,
 )
-from pseudoris.store.exclusions.exclusion_rules import Exclusions, exclusions_of
+from pseudoris.store.exclusions.exclusion_rules import Exclusions, plan_files
 from pseudoris.store.exclusions.stored_exclusions import check_exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import refuse_unexpected_files, remove_leftovers
@@ -41,9 +42,11 @@ from pseudoris.store.runs.header import (
 from pseudoris.store.runs.lock import RunLock, current_holder
 from pseudoris.store.runs.manifest import has_results, latest_snapshot, read_snapshot, snapshot_path, snapshot_sha256
 from pseudoris.store.runs.plan import plan_run
-from pseudoris.store.runs.receipts import list_receipts, of_this_run
+from pseudoris.store.runs.receipts import list_receipts, of_this_run, part_path
 from pseudoris.store.runs.repair import read_whole
 from pseudoris.store.sources import SourceItem
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +147,8 @@ class Parent:
         Raises:
             ConfigError: A part of it is missing or damaged, or `target` cannot be written.
         """
-        for part in self.header.plan_parts:
-            target.put_part(f"{PLAN_FOLDER}/{part.name}", self.read_part(PLAN_FOLDER, part))
-        if record := exclusions_of(self.header):
-            target.put_part(f"{PLAN_FOLDER}/{record.part.name}", self.read_part(PLAN_FOLDER, record.part))
+        for part in plan_files(self.header):
+            target.put_part(part_path(PLAN_FOLDER, part), self.read_part(PLAN_FOLDER, part))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +159,8 @@ class RunRequest:
         origin: The command that writes the tables.
         source: A `Source.name`, or the parent's location.
         identity: What must be equal for two sessions to belong to one run.
-        config: The configuration; its `shards` bound the shards.
+        config: The configuration of this session; its `shards` bound the shards.
         parent: The run that this one is made from, if any.
-        allow_mixed: Accept another device or other package versions than those that the run started with.
-        is_repair: Write parts again that are missing or damaged. There must be a run.
         exclusions: Images to leave out of a new run; without a rule, an existing run keeps its own.
         domain: What a sample of SOURCE said, for the header of a new run.
         audit: What chose the configuration, for the header of a new run that has the plan of `parent`.
@@ -173,8 +172,6 @@ class RunRequest:
     identity: Identity
     config: RunConfig
     parent: Parent | None = None
-    allow_mixed: bool = False
-    is_repair: bool = False
     exclusions: Exclusions = ()
     domain: DomainRecord | None = None
     audit: AuditRecord | None = None
@@ -189,7 +186,7 @@ class PlannedRun:
         header: The run's header.
         mixed: Lines of `Identity.mixed_differences` that `allow_mixed` accepts.
         is_new: Whether this call wrote the plan.
-        is_repair: As of the request.
+        is_repair: Whether parts that are missing or damaged are written again.
     """
 
     header: RunHeader
@@ -229,12 +226,11 @@ def plan_or_continue(
         ConfigError: The listing raises it, or the existing run has another origin, parent, identity or source, or
             excludes other images.
     """
-    header = _standing(location, request)
-    is_new = header is None
-    if header is None:
+
+    def plan() -> RunHeader:
         # First: an incomplete parent is reported before it is listed.
         pinned = None if request.parent is None else request.parent.pin()
-        header = plan_run(
+        return plan_run(
             location,
             items(),
             source=request.source,
@@ -246,7 +242,8 @@ def plan_or_continue(
             exclusions=request.exclusions,
             domain=request.domain,
         )
-    return PlannedRun(header, _check(location, header, request), is_new, request.is_repair)
+
+    return _planned(location, request, plan)
 
 
 def plan_as_parent(location: RunLocation, parent: Parent, request: RunRequest) -> PlannedRun:
@@ -259,9 +256,13 @@ def plan_as_parent(location: RunLocation, parent: Parent, request: RunRequest) -
     held = {"source": before.source, "images": before.images, "shards": before.shards}
     config = request.config.model_copy(update=held)
     request = replace(request, source=parent.header.source, config=config, parent=parent)
+    return _planned(location, request, lambda: _copied_plan(location, parent, request))
+
+
+def _planned(location: RunLocation, request: RunRequest, plan: Callable[[], RunHeader]) -> PlannedRun:
     existing = _standing(location, request)
-    header = existing or _copied_plan(location, parent, request)
-    return PlannedRun(header, _check(location, header, request), existing is None, request.is_repair)
+    header = existing or plan()
+    return PlannedRun(header, _check(location, header, request), existing is None, request.config.placement.repair)
 
 
 def _copied_plan(location: RunLocation, parent: Parent, request: RunRequest) -> RunHeader:
@@ -293,7 +294,7 @@ def _standing(location: RunLocation, request: RunRequest) -> RunHeader | None:
 
     The header alone makes a run. Killed before it is deleted, the old run stands; killed after it, none does.
     """
-    if request.is_repair:
+    if request.config.placement.repair:
         return require_header(location)
     header, lock = read_header(location), request.lock
     if header is not None:
@@ -308,8 +309,12 @@ def _standing(location: RunLocation, request: RunRequest) -> RunHeader | None:
             if has_results(location):
                 raise
             location.delete(HEADER_NAME)
+            logger.warning("%s holds a run with other settings and no results: it is planned anew.", location.root)
         else:
             return header
+    elif list_receipts(location):
+        # Tables that another plan would take for garbage: its error says what to restore.
+        require_header(location)
     if lock is not None:
         remove_leftovers(location)
     return None
@@ -323,7 +328,7 @@ def _check(location: RunLocation, header: RunHeader, request: RunRequest) -> tup
             raise ConfigError(f"the header of {location.root} names no parent: it was edited; name another output")
         request.parent.check(header.parent)
     check_exclusions(header, request.exclusions)
-    preset, allow_mixed = request.config.preset, request.allow_mixed
+    preset, allow_mixed = request.config.preset, request.config.placement.allow_mixed
     return tuple(check_identity(header, request.identity, request.source, preset=preset, allow_mixed=allow_mixed))
 
 

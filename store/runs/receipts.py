@@ -27,7 +27,9 @@ from pseudoris.store.threads import map_in_threads
 _NAME: Final = re.compile(rf"{SHARD_NAME}\.json")
 # A receipt is a kilobyte: reading one from a bucket is mostly latency, which threads hide.
 _READERS: Final = 16
-_ANEW: Final = "Delete all receipts of the shard ({}.g*.json): annotate then computes the shard again"
+_ANEW: Final = (
+    "Restore it from a copy, or delete all receipts of the shard ({}.g*.json): the run's command then computes it again"
+)
 
 
 def receipt_path(shard: int, generation: int) -> str:

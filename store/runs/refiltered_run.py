@@ -113,15 +113,10 @@ def refilter(
     """
     source = Parent.open(parent, target)
     config = _changed(parent, source.header.config, change)
-    request = RunRequest(
-        ORIGIN,
-        source.header.source,
-        _identity(source.header, config),
-        config,
-        allow_mixed=allow_mixed,
-        is_repair=is_repair,
-        audit=change.audit,
-    )
+    identity = _identity(source.header, config)
+    placement = config.placement.model_copy(update={"allow_mixed": allow_mixed, "repair": is_repair})
+    config = config.model_copy(update={"placement": placement})
+    request = RunRequest(ORIGIN, source.header.source, identity, config, audit=change.audit)
     rewrite = partial(_rewritten, source)
     planned, written = derive_run(
         target, source, request, rewrite, num_workers=num_threads, on_progress=on_progress, on_wait=on_notice

@@ -11,10 +11,10 @@ from typing import Final
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import PART_NAME, sha256_hex
-from pseudoris.schemas.run_records import PartRecord, Receipt, RunHeader
+from pseudoris.schemas.run_records import HEADER_NAME, PartRecord, Receipt, RunHeader
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import read_header
+from pseudoris.store.runs.header import RESTORE, read_header
 from pseudoris.store.runs.receipts import part_path, read_receipt, receipt_path
 from pseudoris.store.threads import map_in_threads
 
@@ -22,7 +22,6 @@ from pseudoris.store.threads import map_in_threads
 _THREADS: Final = 4
 # What `verify` calls damage of a file; other problems of a part are in the bytes that its receipt names.
 REPAIRED: Final = ("part_missing", "part_size", "part_sha256", "part_unreadable")
-_MISSING: Final = "is missing, although a receipt names it"
 _SNAPSHOT: Final = "take a new snapshot of the run (refresh() of the dataset, or Snapshot.shared with another turn)"
 
 
@@ -31,27 +30,38 @@ def remedy(header: RunHeader) -> str:
     return f"Run the `pseudoris {header.origin}` command of this run again with --repair"
 
 
-def lost_part(location: RunLocation, path: str, found: str = _MISSING, *, replaced: str = _SNAPSHOT) -> ConfigError:
-    """Return the error for a part that is not as its receipt says; `replaced` is the remedy if a retry replaced it."""
-    uri, table = location.uri(path), path.partition("/")[0]
+def _witness(path: str) -> str:
+    return "a receipt" if path.partition("/")[0] in SCHEMAS else HEADER_NAME
+
+
+def lost_part(location: RunLocation, path: str, found: str | None = None, *, replaced: str = _SNAPSHOT) -> ConfigError:
+    """Return the error for a part of a table, or of the plan, that is not as its receipt, or the header, says.
+
+    `found` says how it is, by default that it is missing; `replaced` is the remedy if a retry replaced it.
+    """
+    uri, witness = location.uri(path), _witness(path)
+    missing = "is missing, although a receipt names it"
+    found = found or (missing if witness != HEADER_NAME else f"is missing, although {witness} names it")
     name = PART_NAME.fullmatch(path.rpartition("/")[2])
     if name and read_receipt(location, int(name[1]), int(name[2]) + 1) is not None:
         return ConfigError(f"{uri} was replaced by a retry of quarantined images: {replaced}")
     if what := location.obstacle(path):
-        found = f"is {what}, not the file that a receipt names. Move it out"
-    header = read_header(location) if table in SCHEMAS else None
+        found = f"is {what}, not the file that {witness} names. Move it out"
+    if witness == HEADER_NAME:
+        return ConfigError(f"{uri} {found}. {RESTORE}")
+    header = read_header(location)
     return ConfigError(f"{uri} {found}. {remedy(header) if header else 'Run `pseudoris verify` to find all damage'}")
 
 
 def read_whole(location: RunLocation, table: str, part: PartRecord, *, replaced: str = _SNAPSHOT) -> bytes:
-    """Return the bytes of a part, checked against its receipt; ConfigError if it is missing or changed."""
+    """Return the bytes of a part of a table or of the plan (`PLAN_FOLDER`); ConfigError if it is missing or changed."""
     path = part_path(table, part)
     try:
         data = location.read_bytes(path)
     except FileNotFoundError:
         raise lost_part(location, path, replaced=replaced) from None
     if sha256_hex(data) != part.sha256:
-        raise lost_part(location, path, "is damaged: its sha256 is not the one that its receipt names")
+        raise lost_part(location, path, f"is damaged: its sha256 is not the one that {_witness(path)} names")
     return data
 
 
@@ -76,7 +86,7 @@ def refuse_lost(location: RunLocation, table: str, part: PartRecord, sizes: Mapp
     if size is None:
         raise lost_part(location, path)
     if size != part.size_bytes:
-        raise lost_part(location, path, f"has {size} bytes, its receipt says {part.size_bytes}")
+        raise lost_part(location, path, f"has {size} bytes, {_witness(path)} says {part.size_bytes}")
 
 
 def damaged_tables(location: RunLocation, receipt: Receipt) -> list[str]:

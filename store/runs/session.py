@@ -18,16 +18,18 @@ from typing import Final
 import pyarrow as pa
 
 from pseudoris.schemas.errors import TransientError
-from pseudoris.schemas.run_records import Receipt
+from pseudoris.schemas.run_records import PLAN_FOLDER, Receipt
 from pseudoris.schemas.shard import ShardFault
+from pseudoris.store.exclusions.exclusion_rules import plan_files
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, write_datacard
 from pseudoris.store.runs.garbage import run_gc
+from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import cached_receipts, is_manifest_complete, write_manifest
 from pseudoris.store.runs.pending_work import Committed, Notice, OnEvent, PendingWork, SetAside, ignore
 from pseudoris.store.runs.receipts import RunTotals, Totals, list_receipts, read_receipts
-from pseudoris.store.runs.repair import damaged_receipts, part_sizes, refuse_lost
+from pseudoris.store.runs.repair import damaged_receipts, part_sizes, read_whole, refuse_lost
 
 # A shard's receipt, or why it is set aside.
 Outcome = Receipt | ShardFault
@@ -127,8 +129,11 @@ class RunSession:
         """Return `pending` and the committed shards that have a damaged part, which no longer count; reads every part.
 
         Raises:
-            ConfigError: A receipt cannot be used.
+            ConfigError: A receipt, or a part of the plan, cannot be used.
         """
+        # The plan comes from nowhere but a copy.
+        for part in plan_files(require_header(self._location)):
+            read_whole(self._location, PLAN_FOLDER, part)
         generations: dict[int, int] = {}
         num_shards = len(self._latest)
         # From the receipts themselves: a snapshot is a cache.

@@ -6,21 +6,23 @@ A derived run is written out of the tables of a complete one, shard by shard: a 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader, ShardCounts
-from pseudoris.schemas.shard import Shard
+from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import Provenance, commit_parts, commit_shard, make_receipt
+from pseudoris.store.runs.commit import Provenance, as_quarantined, commit_parts, commit_shard, make_receipt
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.pending_work import Committed, Notice, PendingWork, RunEvent, missing_shards
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.planned_run import Parent, PlannedRun, RunRequest, plan_as_parent
-from pseudoris.store.runs.receipts import RunTotals
-from pseudoris.store.runs.session import Executor, RunSession
+from pseudoris.store.runs.receipts import RunTotals, read_receipt
+from pseudoris.store.runs.session import Outcome, RunSession
 from pseudoris.store.threads import map_in_threads
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ OnProgress = Callable[[int, int], None]
 MakeShard = Callable[[Sequence[PlanEntry]], Shard]
 # The new run's header, the parent's receipt of a shard, and the bytes of its parts by table: what the new run has.
 Rewrite = Callable[[RunHeader, Receipt, dict[str, bytes]], tuple[Mapping[str, bytes], ShardCounts]]
+# The number of each pending shard, and what makes and commits it.
+_Work = Callable[[PendingWork], Iterable[tuple[int, Callable[[], Receipt]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +66,11 @@ def write_run(
 
     def commit(number: int) -> Receipt:
         entries = read_shard_plan(location, header, number)
+        shard = make(entries)
+        before = read_receipt(location, number, 0) if planned.is_repair else None
         outcome = commit_shard(
             location,
-            make(entries),
+            shard if before is None else as_quarantined(location, shard, before),
             planned_ids=[entry.image_id for entry in entries],
             embed_images=header.config.shards.embed_images,
             provenance=Provenance(mixed=planned.mixed, header_sha256=header.sha256),
@@ -72,10 +78,10 @@ def write_run(
         )
         return outcome.receipt
 
-    def execute(pending: PendingWork) -> Generator[Receipt]:
-        return map_in_threads(commit, pending.shards, num_workers)
+    def work(pending: PendingWork) -> Iterable[tuple[int, Callable[[], Receipt]]]:
+        return ((number, partial(commit, number)) for number in pending.shards)
 
-    return _written(location, planned, lock, execute, on_progress, logger.warning)
+    return _written(location, planned, lock, work, num_workers, on_progress=on_progress, on_notice=logger.warning)
 
 
 def derive_run(
@@ -99,7 +105,7 @@ def derive_run(
     """
     location.probe()
     with RunLock.held(location, on_wait=on_wait) as lock:
-        planned = plan_as_parent(location, parent, request)
+        planned = plan_as_parent(location, parent, replace(request, lock=lock))
         header = planned.header
 
         def commit(before: Receipt) -> Receipt:
@@ -111,24 +117,38 @@ def derive_run(
             receipt = make_receipt(Shard(before.shard, 0, ()), written, counts, provenance)
             return commit_parts(location, written, receipt, is_repair=planned.is_repair).receipt
 
-        def execute(pending: PendingWork) -> Generator[Receipt]:
-            lacking = frozenset(pending.shards)
-            before = (receipt for receipt in parent.receipts(planned.parent) if receipt.shard in lacking)
-            return map_in_threads(commit, before, num_workers)
+        def work(pending: PendingWork) -> Iterable[tuple[int, Callable[[], Receipt]]]:
+            lacking, held = frozenset(pending.shards), parent.receipts(planned.parent)
+            return ((before.shard, partial(commit, before)) for before in held if before.shard in lacking)
 
-        return planned, _written(location, planned, lock, execute, on_progress, on_wait)
+        written = _written(location, planned, lock, work, num_workers, on_progress=on_progress, on_notice=on_wait)
+        return planned, written
 
 
 def _written(
     location: RunLocation,
     planned: PlannedRun,
     lock: RunLock,
-    execute: Executor,
+    work: _Work,
+    num_workers: int,
+    *,
     on_progress: OnProgress,
     on_notice: Callable[[str], None],
 ) -> WrittenRun:
     """Commit the missing shards, and repair the damaged ones if asked, in one session; raises an interrupt again."""
     header = planned.header
+
+    def commit(pending: PendingWork, item: tuple[int, Callable[[], Receipt]]) -> Outcome:
+        try:
+            return item[1]()
+        except ConfigError as error:
+            if item[0] not in pending.base_generations:
+                raise
+            # Of a damaged shard: what cannot come back keeps no other from it.
+            return ShardFault(item[0], str(error), is_config=True, is_proven=True)
+
+    def execute(pending: PendingWork) -> Generator[Outcome]:
+        return map_in_threads(partial(commit, pending), work(pending), num_workers)
 
     def tell(event: RunEvent) -> None:
         if isinstance(event, Committed):

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pseudoris.schemas.ids import mask_index
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord
-from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
+from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.committed_tables import read_table, shown_images
 
-_IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "status", "sha256")
+_IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256")
 
 
 # What readers use of an expression; the other fields of a record keep their defaults.
@@ -75,13 +74,13 @@ def iter_annotations(
     columns = (*_IMAGE_COLUMNS, "bytes") if with_bytes else _IMAGE_COLUMNS
     names = (*_EXPRESSION_COLUMNS, "samples") if with_samples else _EXPRESSION_COLUMNS
     for receipt in receipts:
-        images = read_table(location, IMAGES, columns, [receipt])
+        images = shown_images(location, receipt, columns)
         masks = by_image(read_table(location, MASKS, receipts=[receipt]))
         table = read_table(location, EXPRESSIONS, names, [receipt])
         if kept_only:
             table = table.filter(table["kept"])
         expressions = by_image(table)
-        for row in images.filter(pc.not_equal(images["status"], STATUS_QUARANTINED)).to_pylist():
+        for row in images.to_pylist():
             image = row["image_id"]
             said = [_expression(each) for each in expressions[image]]
             of_mask: defaultdict[str, list[ExpressionRecord]] = defaultdict(list)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.acero as acero
@@ -17,8 +17,9 @@ import pyarrow.dataset as ds
 from pseudoris.images.parquet_pages import BorrowedFile
 from pseudoris.schemas.errors import refuse_other_version
 from pseudoris.schemas.run_records import Receipt
-from pseudoris.schemas.tables import FAILURES, IMAGES, SCHEMAS, TABLES_VERSION
+from pseudoris.schemas.tables import FAILURES, IMAGES, SCHEMAS, STATUS_QUARANTINED, TABLES_VERSION
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.runs.repair import lost_part
 from pseudoris.store.tables.parquet_files import DamagedError, damaged, open_parquet
@@ -56,16 +57,32 @@ def read_table(
     return pa.concat_tables([schema.empty_table(), *iter_table(location, table, columns, receipts)])
 
 
-def quarantined(location: RunLocation) -> Iterator[tuple[str, str, str]]:
-    """Yield key, reason and message of each quarantined image, in the order of the plan; raises like `iter_table`."""
-    for receipt in latest_receipts(location):
-        if not receipt.parts[FAILURES].rows:
-            continue
-        images = read_selected(location, IMAGES, receipt.parts[IMAGES].name, ("image_id", "key"))
-        keys = dict(zip(*(column.to_pylist() for column in images.columns), strict=True))
-        failures = read_selected(location, FAILURES, receipt.parts[FAILURES].name, ("image_id", "reason", "message"))
-        for row in failures.to_pylist():
-            yield keys[row["image_id"]], row["reason"], row["message"]
+class QuarantinedImage(NamedTuple):
+    """One quarantined image with its reason; `reason` is a code of `tables.FAILURE_REASONS`."""
+
+    key: str
+    stage: str
+    reason: str
+    message: str
+
+
+def quarantined(location: RunLocation) -> Iterator[QuarantinedImage]:
+    """Yield each quarantined image, in the order of the plan; raises like `iter_table`."""
+    for receipt in cached_receipts(location):
+        if receipt.parts[FAILURES].rows:
+            images = read_table(location, IMAGES, ("image_id", "key"), [receipt])
+            keys = dict(zip(*(column.to_pylist() for column in images.columns), strict=True))
+            for row in read_table(location, FAILURES, receipts=[receipt]).to_pylist():
+                yield QuarantinedImage(keys[row["image_id"]], row["stage"], row["reason"], row["message"])
+
+
+def shown_images(location: RunLocation, receipt: Receipt, columns: Sequence[str]) -> pa.Table:
+    """Return columns of a shard's images that are not quarantined, in the order of the plan; raises like `iter_table`.
+
+    Their bytes are null unless the run embeds them.
+    """
+    is_shown = RowFilter(ds.field("status") != STATUS_QUARANTINED, ("status",))
+    return read_selected(location, IMAGES, receipt.parts[IMAGES].name, columns, is_shown)
 
 
 def read_part(file: BinaryIO, schema: pa.Schema, name: str, keep: RowFilter | None = None) -> pa.Table:

@@ -6,7 +6,7 @@ import random
 import sys
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from importlib.util import find_spec
 from itertools import accumulate
@@ -24,9 +24,9 @@ from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEM
 from pseudoris.schemas.uris import whole_number
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.manifest import LatestReceipts, cached_receipts
-from pseudoris.store.runs.receipts import RunTotals, Totals, part_path, read_receipts
-from pseudoris.store.runs.repair import part_sizes, refuse_lost
+from pseudoris.store.runs.manifest import LatestReceipts
+from pseudoris.store.runs.receipts import RunTotals, Totals, part_path
+from pseudoris.store.runs.repair import read_whole, refuse_lost
 from pseudoris.store.sources.planned_images import PlannedImages, as_annotated
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.committed_tables import RowFilter, read_selected, read_table
@@ -48,7 +48,7 @@ def sample_expressions(
     columns: Sequence[str],
     seed: int = 0,
     kept_only: bool = True,
-    receipts: Iterable[Receipt] | None = None,
+    receipts: LatestReceipts | None = None,
 ) -> pa.Table:
     """Return expressions drawn as `Run.sample` says, from the shards of `receipts`; None means all that are committed.
 
@@ -62,16 +62,10 @@ def sample_expressions(
     if repeated:
         raise ConfigError(f"the column {repeated[0]!r} is asked for twice: give it once")
     require_header(location)
-    commits, counts = [], []
-    for receipt in cached_receipts(location) if receipts is None else receipts:
-        commits.append((receipt.shard, receipt.generation))
-        counts.append(receipt.counts.kept if kept_only else receipt.counts.expressions)
+    receipts = LatestReceipts.listed(location) if receipts is None else receipts
+    counts = [each.counts.kept if kept_only else each.counts.expressions for each in receipts]
     rows = draw_rows(counts, size, seed)
-    read = read_receipts(location, (commits[index] for index in rows))
-    drawn = [
-        _rows(location, receipt, rows[index], columns, kept_only=kept_only)
-        for index, receipt in zip(rows, read, strict=True)
-    ]
+    drawn = [_rows(location, receipts[at], chosen, columns, kept_only=kept_only) for at, chosen in rows.items()]
     schema = pa.schema([_field(name) for name in columns])
     return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in drawn)])
 
@@ -274,18 +268,15 @@ class Run:
 
     def _dataset(self, table: str) -> ds.Dataset:
         # Parts by name: a listing of the folder would also find files that were never committed, or were replaced.
-        parts = self._contents.parts[table]
-        sizes = part_sizes(self._location, [table])[table]
-        for part in parts:
-            # Arrow would name no remedy, and wait forever for the writer of a pipe.
-            refuse_lost(self._location, table, part, sizes)
+        parts = {self._location.uri(part_path(table, part)): part for part in self._contents.parts[table]}
+        is_large = table == IMAGES and self.header.config.shards.embed_images
         return ds.FileSystemDataset.from_paths(
-            [self._location.uri(part_path(table, part)) for part in parts],
+            list(parts),
             schema=SCHEMAS[table],
             format=ds.ParquetFileFormat(
                 default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
             ),
-            filesystem=arrow_filesystem(self._location),
+            filesystem=fs.PyFileSystem(_PartFiles(self._location, table, parts, is_large=is_large)),
         )
 
     @cached_property
@@ -308,22 +299,17 @@ class _Contents(NamedTuple):
     image_ends: list[int]
 
 
-def arrow_filesystem(location: RunLocation) -> fs.FileSystem:
-    """Return a filesystem that reads paths of the form `location.uri(path)`. On a disk it is pyarrow's own, faster one.
+class _PartFiles(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
+    """Reads the parts of a table by their full paths or uris, each checked against its receipt. Can be pickled.
 
-    It can be pickled, so that the workers of a data loader can receive a dataset that uses it.
+    Arrow itself would name no remedy. Of large parts, with embedded images, only the sizes are checked.
     """
-    return fs.PyFileSystem(_RunFiles(location)) if "://" in location.root else fs.LocalFileSystem()
 
-
-class _RunFiles(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
-    """Reads the files of one run by their full paths or uris."""
-
-    def __init__(self, location: RunLocation) -> None:
-        self._location = location
+    def __init__(self, location: RunLocation, table: str, parts: Mapping[str, PartRecord], *, is_large: bool) -> None:
+        self._location, self._table, self._parts, self._is_large = location, table, parts, is_large
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _RunFiles) and other._location.root == self._location.root
+        return isinstance(other, _PartFiles) and other._location.root == self._location.root
 
     def __hash__(self) -> int:
         return hash(self._location.root)
@@ -335,20 +321,17 @@ class _RunFiles(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
         return path
 
     def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
-        sizes = [self._location.size(self._relative(path)) for path in paths]
-        return [
-            fs.FileInfo(path, fs.FileType.NotFound if size is None else fs.FileType.File, size=size)
-            for path, size in zip(paths, sizes, strict=True)
-        ]
+        return [fs.FileInfo(path, fs.FileType.File, size=self._parts[path].size_bytes) for path in paths]
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        return pa.PythonFile(self._location.open_input(self._relative(path)), mode="r")
+        part = self._parts[path]
+        if not self._is_large:
+            return pa.BufferReader(read_whole(self._location, self._table, part))
+        refuse_lost(self._location, self._table, part, {})
+        return pa.PythonFile(self._location.open_input(part_path(self._table, part)), mode="r")
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
         return self.open_input_file(path)
-
-    def _relative(self, path: str) -> str:
-        return path.removeprefix(self._location.uri("x").removesuffix("x"))
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise NotImplementedError("this filesystem is read-only: it does not change the files of a run")

@@ -104,9 +104,10 @@ def test_the_public_api_gives_no_row_of_a_damaged_part(tmp_path, kind):
     assert run[0].masks.any()
     with pytest.raises(ConfigError, match=REMEDY):
         _ = run[-2]
-    # Of a dataset, reading is Arrow's: it refuses what its checksums show.
-    with pytest.raises(OSError if kind == "flipped" else ConfigError, match=None if kind == "flipped" else REMEDY):
-        run.masks().to_table()
+    for read in (lambda: run.masks().to_table(columns=["area_px"]), lambda: list(run.masks().to_batches())):
+        with pytest.raises(ConfigError, match=REMEDY):
+            read()
+    assert run.expressions().to_table().num_rows
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +144,9 @@ def test_damage_of_each_kind_comes_back_and_sound_parts_are_not_written(damaged)
     sound = [path for path, data in contents(location).items() if before.get(path) == data]
     for path in sound:
         os.utime(out / path, (1, 1))
+    left = contents(location)
+    assert "4 shards with missing or damaged parts" in annotated(source, out, "--repair", "--dry-run")
+    assert contents(location) == left
     told = annotated(source, out, "--repair")
     assert "4 of 6 shards have missing or damaged parts: they are written again" in told
     assert "continuing: 2 of 6 shards are already committed" in told
@@ -260,6 +264,53 @@ def test_an_import_comes_back(tmp_path):
     told = pseudoris_here(*words, "--repair")
     assert told.returncode == 0, told.stderr
     assert contents(location) == before
+    # Of five images in three shards one is another now.
+    (images / "train2014" / "0.png").write_bytes(png(seed=77))
+    damage(location, "missing", "masks", 0, 1, 2)
+    told = pseudoris_here(*words, "--repair")
+    assert (told.returncode, "Traceback" in told.stderr) == (2, False)
+    assert "shard 0 cannot be repaired: image train2014/0.png is changed" in told.stderr
+    (lost,) = before.keys() - contents(location).keys()
+    assert lost.startswith("masks/shard-00000000.")
+
+
+@pytest.mark.slow
+def test_an_import_without_results_gives_way_to_another(tmp_path):
+    annotation, images = write_small_refer(tmp_path)
+    out = tmp_path / "out"
+    words = [str(word) for word in ("import", annotation, images, out, "--shard-size")]
+    assert pseudoris_here(*words, "2").returncode == 0
+    assert "shards" in pseudoris_here(*words, "3").stderr
+    for folder in ("_receipts", "_manifest"):
+        shutil.rmtree(out / folder)
+    told = pseudoris_here(*words, "3")
+    assert told.returncode == 0, told.stderr
+    assert require_header(RunLocation.open(str(out))).config.shards.max_images == 3
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_of_two_that_race_for_the_output_of_a_killed_run_one_plans_it_anew(stub_engines, tmp_path):
+    source, out = write_source(tmp_path / "in"), tmp_path / "out"
+    location = RunLocation.open(str(out))
+
+    def start(seed: int, sleep_s: float):
+        settings = ("--set", f"compute.seed={seed}", "--set", f"masks.options={{sleep_s: {sleep_s}}}")
+        return start_pseudoris("annotate", str(source), str(out), *SETTINGS, *settings, *OPTIONS)
+
+    killed = start(1, 60)
+    wait_for(lambda: location.exists("_run.json"), timeout_s=400)
+    killed.kill()
+    killed.wait()
+    assert not list(location.list("_receipts"))
+    racing = {seed: start(seed, 0.2) for seed in (2, 3)}
+    ended = {seed: (process.communicate()[1], process.returncode) for seed, process in racing.items()}
+    (won,) = (seed for seed, (_, code) in ended.items() if code == 0)
+    told, code = ended[5 - won]
+    assert code == 2, told
+    assert "is working on" in told or "another identity" in told
+    assert require_header(location).config.compute.seed == won
+    assert pseudoris_here("verify", str(out)).returncode == 0
 
 
 def test_a_live_run_and_what_else_does_not_fit_is_refused(damaged, tmp_path):

@@ -114,7 +114,7 @@ def test_a_folder_in_the_place_of_a_receipt_costs_its_shard_alone(job, tmp_path)
 def test_a_plan_that_is_gone_stops_the_run(job):
     (record,) = job.header.plan_parts
     job.location.delete(f"_plan/{record.name}")
-    with pytest.raises(ConfigError, match="is not the plan that _run"):
+    with pytest.raises(ConfigError, match=r"is missing, although _run\.json names it"):
         read_block(job, 0)
 
 

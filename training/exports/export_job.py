@@ -26,6 +26,7 @@ from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.schemas.untrusted import file_sha256
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.manifest import LatestReceipts
 from pseudoris.store.runs.receipts import RootDigest
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
@@ -73,7 +74,7 @@ class ExportRequest:
 
     run: RunLocation
     header: RunHeader
-    receipts: Sequence[Receipt]
+    receipts: LatestReceipts | Sequence[Receipt]
     destination: RunLocation
     options: ExportOptions = field(default_factory=ExportOptions)
     is_overwriting: bool = False

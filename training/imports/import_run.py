@@ -136,7 +136,7 @@ def import_annotation(
     num_without_pixels: list[int] = []
     location.probe()
     with RunLock.held(location, on_wait=on_wait) as lock:
-        run, humans = _plan(request, annotation, source, location)
+        run, humans = _plan(request, annotation, source, location, lock)
         exclusions = content_matcher(location, run.header)
         has_hash = exclusions is not None and exclusions.has_hashes
         # Images are decoded in this process too, once they are proven.
@@ -180,7 +180,7 @@ def _annotated(shard: Shard, humans: Mapping[str, HumanImage], request: ImportRe
 
 
 def _plan(
-    request: ImportRequest, annotation: Annotation, source: Source, location: RunLocation
+    request: ImportRequest, annotation: Annotation, source: Source, location: RunLocation, lock: RunLock
 ) -> tuple[PlannedRun, dict[str, HumanImage]]:
     """Return the plan in `location`, and what its images are annotated with, by id; write it first if there is none.
 
@@ -192,13 +192,7 @@ def _plan(
     if not humans:
         raise ConfigError(f"ANNOTATION {request.annotation!r} lists no images, so there is nothing to import.")
     identity = request.identity(annotation.digests)
-    allow_mixed = request.config.placement.allow_mixed
-    wanted = RunRequest(
-        *("import", source.name, identity, request.config),
-        allow_mixed=allow_mixed,
-        is_repair=request.config.placement.repair,
-        exclusions=request.exclusions,
-    )
+    wanted = RunRequest("import", source.name, identity, request.config, exclusions=request.exclusions, lock=lock)
     run = plan_or_continue(location, wanted, lambda: _listed(request, source, humans))
     return run, {image_id(key): human for key, human in humans.items()}
 

@@ -219,8 +219,8 @@ def correct_run(
     method = {**header.identity.method, "corrections": {name: sha256_hex(data)}}
     versions = {**header.identity.versions, **package_versions(PACKAGES)}
     identity = header.identity.model_copy(update={"method": method, "versions": versions})
-    mixed, repair = config.placement.allow_mixed, config.placement.repair
-    wanted = RunRequest("import", header.source, identity, header.config, allow_mixed=mixed, is_repair=repair)
+    held = header.config.model_copy(update={"placement": config.placement})
+    wanted = RunRequest("import", header.source, identity, held)
     rewrite, workers = partial(_rewritten, corrections), request.num_workers
     _, written = derive_run(
         location, parent, wanted, rewrite, num_workers=workers, on_progress=on_progress, on_wait=on_wait

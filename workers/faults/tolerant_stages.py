@@ -82,6 +82,11 @@ class FaultTolerantStages:
             return shard
 
     def _run(self, kind: StageKind, stage: Stage, shard: Shard) -> Shard:
+        section = f"{kind.section}."
+        lowered = {name.removeprefix(section): n for name, n in shard.degraded.items() if name.startswith(section)}
+        if lowered:
+            # A repair: what was made with less memory has its bytes with the same tiles alone.
+            return self._retry_raised(kind, shard, self._run_with_less_memory(kind, shard, lowered))
         try:
             done = stage(shard)
         except Exception as error:
@@ -93,26 +98,25 @@ class FaultTolerantStages:
             done = None
         # Outside the handler, because the error's frames keep memory in use.
         if done is None:
-            done = self._run_with_less_memory(kind, shard)
+            done = self._run_with_less_memory(kind, shard, {})
         return self._retry_raised(kind, shard, done)
 
-    def _run_with_less_memory(self, kind: StageKind, shard: Shard) -> Shard:
+    def _run_with_less_memory(self, kind: StageKind, shard: Shard, halved: Mapping[str, int]) -> Shard:
         _drop_caches()
-        config, lowered = self._config, dict[str, int]()
+        config, lowered = self._config, dict(shard.degraded)
         while True:
+            lowered |= {f"{kind.section}.{name}": value for name, value in halved.items()}
+            config = config.model_copy(update={kind.section: kind.settings(config).model_copy(update=halved)})
             try:
                 with SubprocessStages((kind.name,), config) as child:
-                    return replace(child(shard), degraded={**shard.degraded, **lowered})
+                    return replace(child(shard), degraded=lowered)
             except ChildDiedError as death:
                 raise TransientError(f"{death}, on shard {shard.shard}, after memory had run out") from death
             except ChildOutOfMemoryError as error:
                 halved = _halved(config, kind)
                 if not self._config.placement.allow_degraded or not halved:
                     raise ConfigError(_memory_message(kind, shard, config, can_halve=bool(halved))) from error
-            lowered |= {f"{kind.section}.{name}": value for name, value in halved.items()}
-            section = kind.settings(config).model_copy(update=halved)
-            config = config.model_copy(update={kind.section: section})
-            logger.warning("shard %d continues with %s", shard.shard, lowered)
+            logger.warning("shard %d continues with %s", shard.shard, halved)
 
     def _retry_raised(self, kind: StageKind, before: Shard, after: Shard) -> Shard:
         """Return `after`, with each image on which the stage raised replaced by a fresh subprocess's result.

@@ -156,7 +156,7 @@ def test_readers_refuse_a_changed_receipt_and_name_the_remedy(folder):
 
     readers = (lambda: Run(location).counts, lambda: Snapshot.take(location), resume)
     for read in readers:
-        with pytest.raises(ConfigError, match=r"g0\.json was changed after it was written.*annotate then computes"):
+        with pytest.raises(ConfigError, match=r"g0\.json was changed after it was written.*command then computes"):
             read()
 
 

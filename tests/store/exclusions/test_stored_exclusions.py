@@ -137,7 +137,7 @@ def test_a_damaged_or_missing_list_is_told_and_verify_finds_it(disk):
     disk.replace(path, b"other")
     assert "exclusions" in {problem.what for problem in verify_run(disk).problems}
     disk.delete(path)
-    with pytest.raises(ConfigError, match=r"it is missing\. Restore the file from a copy"):
+    with pytest.raises(ConfigError, match=r"is missing, although _run\.json names it\. Restore the file"):
         stored_exclusions(disk, header)
 
 

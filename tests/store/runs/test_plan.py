@@ -60,7 +60,7 @@ def test_a_part_of_another_content_is_refused(location):
     data = bytearray(location.read_bytes(path))
     data[200] ^= 1
     location.replace(path, bytes(data))
-    with pytest.raises(ConfigError, match=r"is not the plan that _run\.json names: expected sha256"):
+    with pytest.raises(ConfigError, match=r"its sha256 is not the one that _run\.json names. Restore the file"):
         list(iter_plan(location, header))
 
 
@@ -80,12 +80,12 @@ def test_a_missing_or_cut_part_is_refused(location):
     header = start_run(location)
     path = f"_plan/{header.plan_parts[0].name}"
     location.replace(path, location.read_bytes(path)[:-1])
-    with pytest.raises(ConfigError, match=r"expected \d+ bytes, got \d+"):
+    with pytest.raises(ConfigError, match=r"has \d+ bytes, _run\.json says \d+"):
         read_shard_plan(location, header, 0)
-    with pytest.raises(ConfigError, match=r"expected \d+ bytes, got \d+"):
+    with pytest.raises(ConfigError, match=r"has \d+ bytes, _run\.json says \d+"):
         list(stream_plan(location, header.plan_parts))
     location.delete(path)
-    with pytest.raises(ConfigError, match="expected a file, got none"):
+    with pytest.raises(ConfigError, match=r"is missing, although _run\.json names it"):
         list(iter_plan(location, header))
 
 

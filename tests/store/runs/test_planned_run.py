@@ -108,14 +108,16 @@ def test_the_tables_of_a_run_that_lost_its_header_are_kept(disk):
     header = start_run(disk, make_entries(2), origin="import")
     (receipt,) = commit(disk, header, 1)
     disk.delete("_run.json")
-    with RunLock.held(disk) as lock:
+    with RunLock.held(disk) as lock, pytest.raises(ConfigError, match=r"_run\.json is gone, .* Restore the file"):
         requested(disk, lock)
+    assert not disk.exists("_run.json")
     assert disk.exists(f"images/{receipt.parts['images'].name}")
 
 
 def test_another_device_goes_on_only_where_that_is_asked_for(disk):
     plan_or_continue(disk, request(), items())
-    other = request(identity=make_identity(device_kind="cuda"), allow_mixed=True)
+    mixed = load_config("tiny", None, ["shards.max_images=2", "placement.allow_mixed=true"])
+    other = request(identity=make_identity(device_kind="cuda"), config=mixed)
     assert plan_or_continue(disk, other, unlisted).mixed == ("device_kind: 'cpu' in the run, 'cuda' now",)
 
 

@@ -126,3 +126,69 @@ def test_a_refilter_says_what_it_lacks_and_brings_it_back(location, request, mon
     assert parts(new) == before
     with pytest.raises(ConfigError, match="there is no run at"):
         refilter(location, RunLocation.open(f"{location.root}-none"), HIGHER, is_repair=True)
+
+
+def test_a_shard_that_no_parent_gives_back_keeps_no_other_from_it(tmp_path):
+    parent, new = (RunLocation.open(str(tmp_path / name)) for name in ("parent", "new"))
+    scored_run(parent)
+    refilter(parent, new, HIGHER)
+    before = parts(new)
+    for receipt in latest_receipts(new):
+        new.delete(f"masks/{receipt.parts['masks'].name}")
+    first = next(latest_receipts(parent)).parts["images"].name
+    parent.delete(f"images/{first}")
+    with pytest.raises(ConfigError, match=rf"(?s)shard 0.*All other shards are.*{first} is missing") as told:
+        refilter(parent, new, HIGHER, is_repair=True)
+    assert len(str(told.value).splitlines()) == 2
+    (lost,) = before.keys() - parts(new).keys()
+    assert lost.startswith("masks/shard-00000000.")
+
+
+LOST = {
+    "missing": lambda path: path.unlink(),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:100]),
+    "flipped": lambda path: path.write_bytes(path.read_bytes()[:100] + b"????" + path.read_bytes()[104:]),
+}
+
+
+@pytest.mark.parametrize("place", ["_plan/g0001", "_receipts", "_run.json"])
+@pytest.mark.parametrize("kind", LOST)
+def test_a_repair_and_verify_say_what_only_a_copy_gives_back(tmp_path, kind, place):
+    parent, new = (RunLocation.open(str(tmp_path / name)) for name in ("parent", "new"))
+    scored_run(parent)
+    refilter(parent, new, HIGHER)
+    path = Path(new.root, place)
+    path = path if path.suffix else min(path.iterdir())
+    LOST[kind](path)
+    told = []
+    if place == "_run.json":
+        with pytest.raises(ConfigError) as caught:
+            verify_run(new)
+        told.append(str(caught.value))
+    else:
+        told += [each.detail for each in verify_run(new).problems]
+    if (place, kind) == ("_receipts", "missing"):
+        # It is computed again.
+        assert "run the same command again" in told[0]
+        refilter(parent, new, HIGHER, is_repair=True)
+        assert verify_run(new).is_clean
+        return
+    with pytest.raises(ConfigError) as caught:
+        refilter(parent, new, HIGHER, is_repair=True)
+    for text in (*told, str(caught.value)):
+        assert path.name in text
+        assert "Restore " in text
+
+
+def test_a_refilter_without_results_gives_way_to_another_rule(tmp_path, caplog):
+    parent, new = (RunLocation.open(str(tmp_path / name)) for name in ("parent", "new"))
+    scored_run(parent)
+    refilter(parent, new, HIGHER)
+    with pytest.raises(ConfigError, match="another identity"):
+        refilter(parent, new, RuleChange(tau=1.3))
+    for folder in ("_receipts", "_manifest"):
+        for file in list(new.list(folder)):
+            new.delete(f"{folder}/{file.name}")
+    assert refilter(parent, new, RuleChange(tau=1.3)).rule.tau == 1.3
+    assert "no results: it is planned anew" in caplog.text
+    assert verify_run(new).is_clean

@@ -67,7 +67,7 @@ def test_a_pipe_in_the_place_of_a_part_is_refused_by_name(tmp_path):
     part.unlink()
     os.mkfifo(part)
     with pytest.raises(ConfigError, match=rf"{part.name} is a pipe"):
-        Run(location).images()
+        Run(location).images().to_table()
 
 
 @pytest.fixture(scope="module")

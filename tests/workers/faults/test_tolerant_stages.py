@@ -161,6 +161,10 @@ def test_degraded_halves_the_tiles_until_they_fit_and_says_so(tmp_path, monkeypa
     done = FaultTolerantStages(ALL, settings)(shard)
     assert done.degraded == {"masks.points_per_batch": 8}
     assert done.images == undisturbed(shard)
+    # A repair begins with the tiles that fitted then, whatever fits now.
+    again = FaultTolerantStages(ALL, faulty_config(tmp_path))(replace(shard, degraded={"masks.points_per_batch": 16}))
+    assert again.degraded == {"masks.points_per_batch": 16}
+    assert again.images == undisturbed(shard)
 
 
 def test_a_device_that_fails_is_no_image_s_fault_and_ends_the_process(tmp_path):

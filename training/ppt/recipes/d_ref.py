@@ -221,10 +221,7 @@ def compose_objects(
     suffix = ".jpg" if config.compose.image_format == "jpeg" else ".png"
     count = max(1, round(len(pieces.names) * config.compose.images_per_source))
     with recipe.held(location, on_wait) as (identity, lock):
-        placement = config.run.placement
-        request = RunRequest(
-            *(ORIGIN, parent.location.root, identity, config.run, parent), placement.allow_mixed, placement.repair
-        )
+        request = RunRequest(ORIGIN, parent.location.root, identity, config.run, parent, lock=lock)
         items = (SourceItem(f"composed-{number:08d}{suffix}") for number in range(count))
         planned = plan_or_continue(location, request, lambda: items)
 

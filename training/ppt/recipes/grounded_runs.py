@@ -88,7 +88,7 @@ def make_objects(
     recipe = Recipe(_OBJECTS, config, {"names": digest, "classes": every, **drawn}, has_models=True)
     import_plugins(run.images.decoder_plugins)
     with Prover(run.images) as prover, recipe.held(location, on_wait) as (identity, lock):
-        request = RunRequest(ORIGIN, source.name, identity, run, None, run.placement.allow_mixed, run.placement.repair)
+        request = RunRequest(ORIGIN, source.name, identity, run, lock=lock)
         planned = plan_or_continue(location, request, lambda: _sampled(source, sample, run.compute.seed))
         grounder = Grounder(config.grounding, run)
 
@@ -198,8 +198,7 @@ def pair_masks(
     nouns = frequent_nouns(parent.location, config.pairs.num_redundant)
     recipe = Recipe(_PAIRS, config, config.pairs.model_dump(mode="json"), has_models=True)
     with recipe.held(location, on_wait) as (identity, lock):
-        mixed, repair = config.run.placement.allow_mixed, config.run.placement.repair
-        request = RunRequest(ORIGIN, parent.header.source, identity, config.run, allow_mixed=mixed, is_repair=repair)
+        request = RunRequest(ORIGIN, parent.header.source, identity, config.run, lock=lock)
         planned = plan_as_parent(location, parent, request)
         receipts = {receipt.shard: receipt for receipt in parent.receipts(planned.parent)}
         grounder = Grounder(config.grounding, config.run)
