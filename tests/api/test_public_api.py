@@ -115,6 +115,21 @@ def test_the_name_of_a_preset_is_a_configuration(monkeypatch, tmp_path):
     assert (seen[2][2].filtering.tau, seen[2][2].masks.points_per_side) == (3.0, 4)
 
 
+def test_what_annotate_is_asked_for_reaches_the_run(monkeypatch):
+    seen = []
+
+    def noted(source, out, config, *, options, on_event):
+        seen.append((options.limit, options.is_extension, options.is_retry, options.reasons, config.placement.repair))
+
+    monkeypatch.setattr("pseudoris.pipeline.annotation.annotate", noted)
+    pseudoris.annotate("in", "out", limit=5, extend=True)
+    pseudoris.annotate("in", "out", retry_failed=True, retry_reasons=["missing", "changed"])
+    pseudoris.annotate("in", "out", repair=True)
+    assert seen[0] == (5, True, False, None, False)
+    assert seen[1] == (None, False, True, {"missing", "changed"}, False)
+    assert seen[2] == (None, False, False, None, True)
+
+
 def test_refilter_writes_another_run_under_another_rule(tmp_path):
     out, new = str(tmp_path / "out"), str(tmp_path / "new")
     scored_run(RunLocation.open(out))

@@ -94,6 +94,17 @@ def test_missed_objects_are_a_mean_over_all_images_those_without_masks_too(whole
     assert found.with_missed.value.estimate == pytest.approx(empty)
 
 
+def test_images_without_an_answer_are_stood_for_by_the_others_of_their_stratum(whole):
+    rows = whole.images.to_pylist()
+    with VerdictFile.open(whole.path, "ana", whole.known) as file:
+        for row in rows:
+            # Of the images without a mask, in all of which an object is missed, one is answered.
+            if row["masks"] or row["image_id"] == next(each["image_id"] for each in rows if not each["masks"]):
+                file.append(MissedLine(image=row["image_id"], clicks=((1, 1),) * (not row["masks"])))
+    empty = np.mean([not row["masks"] for row in rows])
+    assert figures(whole).with_missed.value.estimate == pytest.approx(empty)
+
+
 def test_two_raters_who_differ_are_averaged_and_corrected_for(whole):
     judge(whole, by_text)
     judge(whole, lambda row: "untrue" if row["position"] % 10 == 0 else by_text(row), rater="bob")

@@ -23,7 +23,8 @@ class WeightServer:
         self.url = url
         self.files: dict[str, bytes] = {}
         # Each applies to one GET: a status, the number of bytes after which the connection breaks off, or the length of
-        # a page that is sent instead ("page", or "chunked": without a Content-Length).
+        # a page that is sent instead ("page", or "chunked": without a Content-Length), or by how many bytes a range
+        # begins before what was asked for ("early").
         # "circle" applies to all requests from then on.
         self.faults: list[tuple[str, int]] = []
         self.ignores_ranges = False
@@ -80,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         is_same = version in (None, self._etag(content))
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and is_same else 0
-        start = 0 if self.weights.ignores_ranges else start
+        start = 0 if self.weights.ignores_ranges else start - (number if fault == "early" else 0)
         if start >= len(content):
             self._refuse(416, f"bytes */{len(content)}")
             return

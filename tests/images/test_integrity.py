@@ -98,6 +98,8 @@ STRIPS = {
     "raw of less": (GREY.tobytes(), 1, 0.9),
     "Deflate": (zlib.compress(GREY.tobytes()), 8, 1),
     "Deflate without its checksum": (zlib.compress(GREY.tobytes()), 8, 0.9995),
+    "Deflate by its old number": (zlib.compress(GREY.tobytes()), 32946, 1),
+    "that without its checksum": (zlib.compress(GREY.tobytes()), 32946, 0.9995),
     "JPEG": (JPEG, 7, 1),
     "half a JPEG": (JPEG, 7, 0.5),
     "a JPEG without its end marker": (JPEG, 7, 0.9999),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -71,6 +72,15 @@ def test_a_shard_goes_through_the_stages_and_its_attempt_is_recorded(job):
     begun, ended = parse_attempts(job.location)
     assert len(begun) == 1
     assert begun == ended
+
+
+def test_images_that_the_run_embeds_keep_their_bytes(job):
+    shards = job.config.shards.model_copy(update={"embed_images": True})
+    embedding = replace(job, config=job.config.model_copy(update={"shards": shards}))
+    shard = SHARD.with_images(tuple(replace(image, data=b"encoded") for image in SHARD.images))
+    for run, kept in ((job, b""), (embedding, b"encoded")):
+        done = block_to_shard(StageActor(run, "fused")(shard_to_block(shard)))
+        assert {image.data for image in done.images} == {kept}
 
 
 def test_a_committed_shard_passes_without_work_and_without_an_attempt(job):

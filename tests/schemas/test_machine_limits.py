@@ -26,6 +26,7 @@ from pseudoris.schemas.machine_limits import check_limits, told_by_limit
         (MemoryError(), r"memory: [\d.]+ GiB.*give more"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), r"memory: [\d.]+ GiB"),
         (OSError(errno.ENOSPC, "No space left on device", "/out/part"), r"disk is full .*/out/part.*free space"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "/out/part"), r"disk is full .*/out/part.*free space"),
     ],
     ids=lambda value: type(value).__name__,
 )

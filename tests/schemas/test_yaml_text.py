@@ -67,6 +67,13 @@ def test_a_bomb_in_a_block_is_refused_as_well():
         parse_yaml("#" * 2**23)
 
 
+def test_an_alias_counts_as_all_that_it_stands_for():
+    lists = f"[&a [{', '.join('x' * 1_000)}], "
+    assert len(parse_yaml(f"{lists}{', '.join(['*a'] * 48)}]")) == 49
+    with pytest.raises(yaml.YAMLError, match="more than 50,000 values"):
+        parse_yaml(f"{lists}{', '.join(['*a'] * 49)}]")
+
+
 def test_a_key_of_many_names_is_refused():
     with pytest.raises(ConfigError, match="a key has at most 64 names"):
         load_config("tiny", None, [".".join("a" * 2_000) + "=1"])

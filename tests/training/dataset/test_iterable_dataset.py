@@ -289,6 +289,17 @@ def test_a_spec_that_makes_no_sense_is_refused(options, message):
         SampleSpec(**options)
 
 
+def test_a_transform_that_writes_into_an_image_spoils_it_for_no_other_mask(run):
+    def blank(sample):
+        before = sample["image"].clone()
+        sample["image"].zero_()
+        return before
+
+    images = list(RisIterableDataset(run.location, transform=blank))
+    assert len(images) > 1
+    assert all(image.any() for image in images)
+
+
 def test_what_a_transform_returns_is_yielded_whatever_it_is(run):
     dataset = RisIterableDataset(run.location, SampleSpec(parts=("text",)), transform=lambda sample: None)
     assert list(dataset) == [None] * 24

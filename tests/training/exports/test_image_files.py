@@ -61,6 +61,7 @@ def test_what_every_reader_sees_alike_keeps_its_bytes(data, suffix):
         build.encode(Image.fromarray(PIXELS).convert("CMYK"), "JPEG"),
         build.encode(Image.fromarray(np.dstack([PIXELS, np.full(PIXELS.shape[:2], 128, np.uint8)]), "RGBA")),
         build.png_16_bit(np.tile(np.arange(PIXELS.shape[1], dtype=np.uint16) * 2_000, (PIXELS.shape[0], 1))),
+        build.png_16_bit(PIXELS.astype(np.uint16) * 257),
         build.animation("GIF", [PIXELS, PIXELS[::-1]]),
         build.animation("PNG", [PIXELS, PIXELS[::-1]]),
     ],

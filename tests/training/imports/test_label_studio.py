@@ -209,7 +209,7 @@ def test_an_image_whose_masks_were_all_deleted_is_empty(parent, tasks, correct):
     assert problems(out) <= problems(parent.location)
 
 
-REWORDED = "by the one that counts"
+REWORDED, OTHERS = "by the one that counts", "by the other one"
 SUBMITTED = ("2026-11-27T10:00:00Z", "2026-11-28T10:00:00Z")
 
 
@@ -226,12 +226,14 @@ def test_of_several_annotations_a_ground_truth_counts_then_the_latest_and_no_ski
     ours, other, is_ours, tasks, correct
 ):
     task = submitted(tasks[ONE])
-    results = json.loads(json.dumps(task["annotations"][0]["result"]))
-    texts_of(results, mask_of(results, 0)["id"])[:] = [REWORDED]
-    task["annotations"] = [annotation(results, 1, **ours), annotation(task["annotations"][0]["result"], 2, **other)]
-    _, out = correct([task])
+    given = []
+    for number, (text, fields) in enumerate(((REWORDED, ours), (OTHERS, other)), start=1):
+        results = json.loads(json.dumps(task["annotations"][0]["result"]))
+        texts_of(results, mask_of(results, 0)["id"])[:] = [text]
+        given.append(annotation(results, number, **fields))
+    _, out = correct([{**task, "annotations": given}])
     texts = [each.text for each in images_of(out)[ONE].masks[0].expressions]
-    assert (texts == [REWORDED]) == is_ours
+    assert texts == [REWORDED if is_ours else OTHERS]
 
 
 def of_first(**changes):

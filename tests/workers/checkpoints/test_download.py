@@ -159,6 +159,14 @@ def test_a_page_that_does_not_tell_its_length_leaves_nothing_that_is_continued(s
     assert ranges(server) == [None, None]
 
 
+def test_no_other_range_than_was_asked_for_is_put_behind_the_part(server, target):
+    server.faults = [("cut", 100_000), ("early", 500)]
+    # Neither a digest nor a length would tell: the host of a url gives none.
+    fetched(server, target, sha256=None, size_bytes=None)
+    assert target.read_bytes() == CONTENT
+    assert ranges(server) == [None, "bytes=100000-", None]
+
+
 def test_no_rest_of_a_longer_file_is_put_behind_the_part(server, target):
     server.is_version_sent = False
     target.with_name("weights.bin.part").write_bytes(CONTENT[:1_000])

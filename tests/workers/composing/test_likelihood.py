@@ -83,6 +83,12 @@ def test_what_has_no_mask_counts_less_with_each_word_and_once_more_for_each_pres
     assert [view.log_unseen(STAR), view.log_unseen(red), view.log_unseen(STAR, 2)] == pytest.approx([-0.1, -0.03, -0.2])
 
 
+def test_a_counted_row_carries_the_risk_of_what_has_no_mask_once_more_for_each_member():
+    at, places = np.array([1, 2]), np.array([0.8, 0.9])
+    counted = [view_of_stars([0.9, 0.8, 0.7], unseen=each).log_counted(0, STAR, at, places) for each in (0.0, 0.1)]
+    assert counted[0] - counted[1] == pytest.approx(0.1 * (1 + len(at)))
+
+
 def test_only_draws_of_one_mask_are_evidence():
     image = make_image(((20, 50), {"a circle": 8}), ((80, 50), {"a star": 10}))
     drawn = image.expressions[0]

@@ -176,14 +176,14 @@ def test_a_device_that_fails_is_no_image_s_fault_and_ends_the_process(tmp_path):
 class FakeChild:
     """A child that dies of one image, so often; it notes with which images it was called."""
 
-    def __init__(self, dies_of: str, *, times: int) -> None:
-        self.dies_of, self.left, self.calls = dies_of, times, list[list[str]]()
+    def __init__(self, dies_of: str, *, times: int, by: int = signal.SIGSEGV) -> None:
+        self.dies_of, self.left, self.by, self.calls = dies_of, times, by, list[list[str]]()
 
     def __call__(self, shard: Shard) -> Shard:
         self.calls.append([image.key for image in shard.images])
         if self.dies_of in self.calls[-1] and self.left:
             self.left -= 1
-            raise ChildDiedError("propose", -signal.SIGSEGV)
+            raise ChildDiedError("propose", -self.by)
         return shard
 
 
@@ -193,3 +193,11 @@ def test_images_are_tried_alone_and_one_is_blamed_at_the_second_death(times, bla
     done = quarantine_crashing_images(shard_of("good", "bad", "fine"), child)
     assert [image.key for image in done.images if image.failure] == blamed
     assert child.calls == [["good"], *[["bad"]] * min(times + 1, 2), ["fine"]]
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_that_no_image_causes_blames_none(by):
+    two, three = (FakeChild("bad", times=times, by=by) for times in (2, 3))
+    assert not any(image.failure for image in quarantine_crashing_images(shard_of("bad"), two).images)
+    with pytest.raises(TransientError, match="was killed from outside 3 times while it worked on image bad"):
+        quarantine_crashing_images(shard_of("bad"), three)

@@ -198,6 +198,16 @@ def test_of_an_object_in_two_crops_the_mask_of_the_smaller_crop_stays():
     np.testing.assert_allclose(found.predicted_iou, [0.8])
 
 
+@pytest.mark.parametrize("size", [(64, 128), (128, 64)])
+def test_a_mask_at_the_border_of_the_image_is_not_cut_off_whatever_the_images_shape(size):
+    config = load_config("tiny").masks.model_copy(update={"crop_n_layers": 1, "min_mask_region_area": 0})
+    height, width = size
+    image = np.zeros((*size, 3), np.uint8)
+    image[height - 12 :, width - 14 :] = 255
+    found = MaskGenerator(White(), config)(image)
+    assert found.boxes_px == ((width - 14, height - 12, width, height),)
+
+
 @pytest.mark.parametrize(
     ("name", "bound"),
     [
