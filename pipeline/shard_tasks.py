@@ -308,7 +308,7 @@ def _commit(job: Job, shard: Shard) -> Receipt | ShardFault:
                 planned_ids=shard.planned_ids,
                 embed_images=job.config.shards.embed_images,
                 provenance=Provenance(history.begun_by_pool(), shard.degraded, shard.mixed, job.header.sha256),
-            ).receipt
+            )
         if receipt is None:
             raise TransientError(
                 f"the receipt of shard {shard.shard}, generation {shard.generation}, was deleted during the run. "

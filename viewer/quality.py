@@ -20,14 +20,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.statistics import DrawKind, KeptCount, count_draws, num_words
 from pseudoris.store.runs.manifest import LatestReceipts
-from pseudoris.store.tables.committed_tables import read_table, shown_images
+from pseudoris.store.tables.committed_tables import chosen_schema, read_table, shown_images
+from pseudoris.store.tables.judged_expressions import flags_of, floats_of
 from pseudoris.viewer.gallery_sample import GallerySummary, choose_shards
 
 # Candidate expressions read at most: 1,500 images of ten masks under the paper's settings, half a minute on one core
@@ -244,16 +244,14 @@ def quality_of_run(
     receipts = LatestReceipts.listed(location)
     chosen = choose_shards(np.array([each.counts.expressions for each in receipts], np.int64), max_rows)
     quality = RunQuality(summary, len(receipts), len(chosen))
-    scores = {name: [np.zeros(0, np.float32)] for name in SCORES}
-    is_kept = {name: [np.zeros(0, np.bool_)] for name in SCORES}
+    columns = ("kept", *SCORES)
+    tables = [chosen_schema(EXPRESSIONS, columns).empty_table()]
     for done, place in enumerate(chosen, start=1):
-        table = quality.add(location, receipts[place])
-        for name in SCORES:
-            has_score = pc.is_valid(table[name])
-            found = pc.filter(table[name], has_score).to_numpy().astype(np.float32)
-            scores[name].append(found[np.isfinite(found)])
-            is_kept[name].append(pc.filter(table["kept"], has_score).to_numpy()[np.isfinite(found)])
+        tables.append(quality.add(location, receipts[place]).select(columns))
         on_shard(done, len(chosen))
-    quality.scores = {name: np.concatenate(parts) for name, parts in scores.items()}
-    quality.is_kept = {name: np.concatenate(parts) for name, parts in is_kept.items()}
+    scored = pa.concat_tables(tables)
+    for name in SCORES:
+        found = floats_of(scored[name]).astype(np.float32)
+        quality.scores[name] = found[np.isfinite(found)]
+        quality.is_kept[name] = flags_of(scored["kept"])[np.isfinite(found)]
     return quality

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +28,17 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import NamedParts, stray_files
 from pseudoris.store.runs.header import header_digests, require_header
 from pseudoris.store.runs.plan import iter_plan_part, shards_of_parts
-from pseudoris.store.runs.receipts import RootDigest, foreign_receipt, list_receipts, spread_evenly, try_read_receipts
+from pseudoris.store.runs.receipts import (
+    READERS,
+    RootDigest,
+    foreign_receipt,
+    list_receipts,
+    spread_evenly,
+    try_read_receipt,
+)
 from pseudoris.store.runs.repair import REPAIRED, remedy
 from pseudoris.store.tables.judged_expressions import SOME_TAU, rule_of
+from pseudoris.store.threads import map_in_threads
 
 __all__ = ["OutsideBytes", "Problem", "VerifyReport", "verify_run", "verify_shard"]
 
@@ -112,9 +119,9 @@ class VerifyWalk:
         self._num_checked = 0
         self._outside: dict[tuple[str, str], list[int]] = {}
 
-    def take(self, shards: Iterable[int]) -> dict[int, int]:
-        """Return the latest generation of each of these shards that is committed. Pass each planned shard only once."""
-        return {shard: self._unplanned.pop(shard) for shard in shards if shard in self._unplanned}
+    def take(self, shard: int) -> int | None:
+        """Return the latest generation of a planned shard; None if none is committed, or if it was taken before."""
+        return self._unplanned.pop(shard, None)
 
     def lose_plan(self, error: ConfigError) -> None:
         """Account for a part of the plan that cannot be used."""
@@ -229,11 +236,6 @@ def _ranges(shards: Iterable[int]) -> Iterator[tuple[int, int]]:
         yield numbers[0], numbers[-1]
 
 
-# Most planned shards and images to hold while the receipts of the shards are read: 6 KB and half a kilobyte each.
-_SHARDS_AT_ONCE: Final = 256
-_IMAGES_AT_ONCE: Final = 65_536
-
-
 @dataclass(frozen=True, slots=True)
 class ShardToCheck:
     """A committed shard to check: its latest receipt, its plan entries by position, and the run's keep rule.
@@ -298,15 +300,17 @@ def _visited(
 ) -> Iterator[ShardToCheck]:
     """Lead `walk` through the plan, and yield the shards to check."""
     rule = rule_of(header)
-    for planned in _batches(_planned(walk, location, header)):
-        commits = walk.take([shard for shard, _ in planned])
-        found = dict(zip(commits, try_read_receipts(location, commits.items()), strict=True))
-        for shard, entries in planned:
-            receipt = walk.visit(shard, entries, found.pop(shard, None))
-            if receipt is not None:
-                yield ShardToCheck(receipt, entries, rule)
-            if progress is not None:
-                progress(walk.num_shards, header.num_shards)
+
+    def read(planned: _Planned) -> tuple[int, list[PlanEntry] | None, Receipt | ConfigError | None]:
+        generation = walk.take(planned[0])
+        return (*planned, None if generation is None else try_read_receipt(location, planned[0], generation))
+
+    for shard, entries, found in map_in_threads(read, _planned(walk, location, header), READERS):
+        receipt = walk.visit(shard, entries, found)
+        if receipt is not None:
+            yield ShardToCheck(receipt, entries, rule)
+        if progress is not None:
+            progress(walk.num_shards, header.num_shards)
 
 
 def _planned(walk: VerifyWalk, location: RunLocation, header: RunHeader) -> Iterator[_Planned]:
@@ -317,17 +321,3 @@ def _planned(walk: VerifyWalk, location: RunLocation, header: RunHeader) -> Iter
         except ConfigError as error:
             walk.lose_plan(error)
             yield from ((shard, None) for shard in shards)
-
-
-def _batches(planned: Iterable[_Planned]) -> Iterator[list[_Planned]]:
-    """Yield planned shards in batches whose receipts are read in parallel."""
-    batch: list[_Planned] = []
-    num_images = 0
-    for shard, entries in planned:
-        batch.append((shard, entries))
-        num_images += len(entries or ())
-        if len(batch) == _SHARDS_AT_ONCE or num_images >= _IMAGES_AT_ONCE:
-            yield batch
-            batch, num_images = [], 0
-    if batch:
-        yield batch

@@ -96,8 +96,7 @@ def write_datacard(location: RunLocation) -> str:
         return BESIDE_NAME
     if existing != card:
         location.replace(CARD_NAME, card)
-    if location.exists(BESIDE_NAME):
-        location.delete(BESIDE_NAME)
+    location.delete(BESIDE_NAME)
     return CARD_NAME
 
 

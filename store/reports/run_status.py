@@ -15,7 +15,7 @@ from pseudoris.schemas.run_records import Receipt
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import WATCH_S, Holder, current_holder
-from pseudoris.store.runs.manifest import iter_manifest
+from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import RunTotals, Totals, list_commits, read_receipt, read_receipts
 
 # The window of `now`; longer if a shard takes so long that the window would hold fewer than three shards.
@@ -154,7 +154,6 @@ class StatusReader:
         self._totals = Totals()
         self._generations: dict[int, int] = {}
         self._images: dict[int, int] = {}
-        self._is_first = True
         self._beat: tuple[str, int] | None = None
         self._has_moved_s = 0.0
 
@@ -196,13 +195,10 @@ class StatusReader:
             # A receipt was deleted, so that its shard is computed again: sum everything again.
             self._totals, self._generations, self._images = Totals(), {}, {}
         new = {shard: generation for shard, generation in highest.items() if self._generations.get(shard) != generation}
-        if self._is_first:
-            self._is_first = False
-            for receipt in iter_manifest(self._location):
-                if new.get(receipt.shard) == receipt.generation:
-                    del new[receipt.shard]
-                    self._take(receipt)
-        for receipt in read_receipts(self._location, sorted(new.items())):
+        wanted = sorted(new.items())
+        is_first = not self._generations
+        found = cached_receipts(self._location, commits=wanted) if is_first else read_receipts(self._location, wanted)
+        for receipt in found:
             self._take(receipt)
 
     def _take(self, receipt: Receipt) -> None:

@@ -46,19 +46,6 @@ class Provenance:
 NOWHERE: Final = Provenance()
 
 
-@dataclass(frozen=True, slots=True)
-class CommitOutcome:
-    """The committed receipt of the shard's generation.
-
-    Attributes:
-        receipt: Ours, or that of the writer that committed first.
-        is_winner: Whether it names the parts of this call. Also true for a repeated call.
-    """
-
-    receipt: Receipt
-    is_winner: bool
-
-
 def commit_shard(
     location: RunLocation,
     shard: Shard,
@@ -67,8 +54,10 @@ def commit_shard(
     embed_images: bool,
     provenance: Provenance = NOWHERE,
     is_repair: bool = False,
-) -> CommitOutcome:
-    """Write the shard's parts and create its receipt. Safe to repeat, to kill, and to run twice at once.
+) -> Receipt:
+    """Write the shard's parts and create its receipt; return it, or that of the writer that committed first.
+
+    Safe to repeat, to kill, and to run twice at once.
 
     Args:
         location: The run's folder.
@@ -90,8 +79,8 @@ def commit_shard(
 
 def commit_parts(
     location: RunLocation, contents: Mapping[str, bytes], receipt: Receipt, *, is_repair: bool = False
-) -> CommitOutcome:
-    """Write the parts of `contents` by table, then create the `receipt` that names them.
+) -> Receipt:
+    """Write the parts of `contents` by table, then create the `receipt` that names them; return as `commit_shard`.
 
     With `is_repair`, the damaged parts of a receipt that stands are written again (`restore_parts`).
     """
@@ -105,33 +94,26 @@ def commit_parts(
             location.put_part(part_path(table, receipt.parts[table]), data)
         receipt, data = sealed(receipt)
         if location.create_once(receipt_path(receipt.shard, receipt.generation), data):
-            return CommitOutcome(receipt, is_winner=True)
+            return receipt
         # Refused: another writer committed first, or our own request arrived twice. The content tells which.
         existing = read_receipt(location, receipt.shard, receipt.generation)
     if existing is None:
         uri = location.uri(receipt_path(receipt.shard, receipt.generation))
         raise TransientError(f"cannot create {uri}: it exists already, but cannot be read back. Commit it again")
-    outcome = _outcome(existing, receipt)
+    if others := [table for table, part in receipt.parts.items() if part != existing.parts[table]]:
+        logger.warning(
+            "Another writer committed shard %d generation %d first, with other bytes in %s. Its parts are used.",
+            receipt.shard,
+            receipt.generation,
+            ", ".join(others),
+        )
     # Delete parts that do not count: the run's last garbage collection may be over. The collection after a retry
     # deleted the parts of earlier generations, and this writer may have written them again.
     is_superseded = read_receipt(location, receipt.shard, receipt.generation + 1) is not None
     for table, part in receipt.parts.items():
         if is_superseded or part != existing.parts[table]:
             location.delete(part_path(table, part))
-    return outcome
-
-
-def _outcome(existing: Receipt, own: Receipt) -> CommitOutcome:
-    is_winner = existing.parts == own.parts
-    if not is_winner:
-        tables = [name for name in own.parts if own.parts[name] != existing.parts[name]]
-        logger.warning(
-            "Another writer committed shard %d generation %d first, with other bytes in %s. Its parts are used.",
-            own.shard,
-            own.generation,
-            ", ".join(tables),
-        )
-    return CommitOutcome(existing, is_winner)
+    return existing
 
 
 def _check_ids(shard: Shard, planned_ids: Sequence[str]) -> None:
@@ -199,7 +181,7 @@ def commit_retry(
     planned_ids: Sequence[str],
     embed_images: bool,
     provenance: Provenance = NOWHERE,
-) -> CommitOutcome:
+) -> Receipt:
     """Commit a retry on top of the previous generation; if no row changes, write nothing and return its receipt.
 
     `shard` holds only the retried images, after the last stage; its generation is the one to write. `planned_ids` are
@@ -212,7 +194,7 @@ def commit_retry(
     """
     existing = read_receipt(location, shard.shard, shard.generation)
     if existing is not None:
-        return CommitOutcome(existing, is_winner=False)
+        return existing
     base = read_receipt(location, shard.shard, shard.generation - 1)
     if base is None:
         raise ConfigError(
@@ -226,10 +208,10 @@ def commit_retry(
         existing = read_receipt(location, shard.shard, shard.generation)
         if existing is None:
             raise
-        return CommitOutcome(existing, is_winner=False)
+        return existing
     merged = _merge(before, shard, planned_ids, embed_images=embed_images)
     if all(merged[table].equals(before[table]) for table in SCHEMAS):
-        return CommitOutcome(base, is_winner=True)
+        return base
     contents = {name: table_bytes(table) for name, table in merged.items()}
     names = dict.fromkeys((*base.seconds, *shard.seconds))
     worked = replace(

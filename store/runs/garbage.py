@@ -31,7 +31,7 @@ from pseudoris.store.location import PROBE_NAME, RunLocation
 from pseudoris.store.runs.attempts import ATTEMPT_NAME, ATTEMPTS_FOLDER, attempts_of
 from pseudoris.store.runs.header import EXTENSION_NAME, read_header
 from pseudoris.store.runs.lock import LOCK_FOLDER, current_holder
-from pseudoris.store.runs.manifest import has_results, is_manifest_complete
+from pseudoris.store.runs.manifest import is_manifest_complete
 from pseudoris.store.runs.receipts import list_receipts, read_receipts
 from pseudoris.store.runs.repair import part_sizes
 
@@ -211,12 +211,10 @@ def remove_run(location: RunLocation) -> None:
 
 
 def remove_leftovers(location: RunLocation) -> None:
-    """Delete what a run without header and receipts left: extensions of its plan, attempts, and parts; under its lock.
+    """Delete what a run without header and results left: extensions of its plan, attempts, and parts; under its lock.
 
     Parts of its plan stay: no header names them, and an equal plan has them again.
     """
-    if has_results(location):
-        return
     left = {PLAN_FOLDER: EXTENSION_NAME, ATTEMPTS_FOLDER: ATTEMPT_NAME, **dict.fromkeys(SCHEMAS, PART_NAME)}
     for folder, name in left.items():
         for file in [file for file in location.list(folder) if name.fullmatch(file.name)]:

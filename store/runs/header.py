@@ -21,6 +21,7 @@ from pseudoris.schemas.errors import ConfigError, refuse_other_version
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import (
     HEADER_NAME,
+    MANIFEST_FOLDER,
     PLAN_FOLDER,
     RECEIPTS_FOLDER,
     RECORDS_VERSION,
@@ -159,8 +160,8 @@ def require_header(location: RunLocation) -> RunHeader:
     if header is None:
         if what := location.obstacle(HEADER_NAME):
             raise ConfigError(f"{location.uri(HEADER_NAME)} is {what}, not the header of a run. {RESTORE}")
-        if next(location.list(RECEIPTS_FOLDER), None) is not None:
-            raise ConfigError(f"{location.uri(HEADER_NAME)} is gone, but receipts of its run are there. {RESTORE}")
+        if any(next(location.list(folder), None) for folder in (RECEIPTS_FOLDER, MANIFEST_FOLDER)):
+            raise ConfigError(f"{location.uri(HEADER_NAME)} is gone, but the results of its run are there. {RESTORE}")
         below = [] if "://" in location.root else sorted(Path(location.root).glob(f"*/{HEADER_NAME}"))
         remedy = f"did you mean {below[0].parent}?" if below else "start one with `pseudoris annotate SOURCE OUT`"
         raise ConfigError(f"there is no run at {location.root}: {remedy}")

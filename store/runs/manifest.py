@@ -100,7 +100,12 @@ def iter_manifest(location: RunLocation) -> Iterator[Receipt]:
     A damaged snapshot ends with a warning where the damage begins, and one of another version yields nothing: the
     receipts themselves are complete.
     """
-    yield from _ignoring_damage(_snapshot(location))
+    try:
+        number = latest_snapshot(location)
+        if number is not None:
+            yield from read_snapshot(location, number)
+    except _UNUSABLE as error:
+        logger.warning(_PASSED_OVER, error)
 
 
 def manifest_numbers(location: RunLocation) -> list[int]:
@@ -222,7 +227,7 @@ def cached_receipts(
 
 def _cached(location: RunLocation, anew: Container[int], commits: Iterable[tuple[int, int]]) -> Iterator[Receipt]:
     remaining = iter(commits)
-    snapshot = _ignoring_damage(_snapshot(location))
+    snapshot = iter_manifest(location)
     ahead = next(snapshot, None)
     while some := list(islice(remaining, _ROWS_AT_ONCE)):
         cached: dict[tuple[int, int], Receipt] = {}
@@ -249,20 +254,6 @@ def _tables(receipts: Iterable[Receipt]) -> Iterator[pa.Table]:
             held = []
     if held:
         yield pa.concat_tables(held).combine_chunks()
-
-
-def _snapshot(location: RunLocation) -> Iterator[Receipt]:
-    """Yield the receipts of the latest snapshot; raises one of `_UNUSABLE` if it is damaged."""
-    number = latest_snapshot(location)
-    if number is not None:
-        yield from read_snapshot(location, number)
-
-
-def _ignoring_damage(receipts: Iterator[Receipt]) -> Iterator[Receipt]:
-    try:
-        yield from receipts
-    except _UNUSABLE as error:
-        logger.warning(_PASSED_OVER, error)
 
 
 @contextmanager

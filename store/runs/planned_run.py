@@ -312,7 +312,7 @@ def _standing(location: RunLocation, request: RunRequest) -> RunHeader | None:
             logger.warning("%s holds a run with other settings and no results: it is planned anew.", location.root)
         else:
             return header
-    elif list_receipts(location):
+    elif has_results(location):
         # Tables that another plan would take for garbage: its error says what to restore.
         require_header(location)
     if lock is not None:

@@ -26,7 +26,7 @@ from pseudoris.store.threads import map_in_threads
 
 _NAME: Final = re.compile(rf"{SHARD_NAME}\.json")
 # A receipt is a kilobyte: reading one from a bucket is mostly latency, which threads hide.
-_READERS: Final = 16
+READERS: Final = 16
 _ANEW: Final = (
     "Restore it from a copy, or delete all receipts of the shard ({}.g*.json): the run's command then computes it again"
 )
@@ -139,10 +139,11 @@ def try_read_receipts(
     location: RunLocation, commits: Iterable[tuple[int, int]]
 ) -> Iterator[Receipt | ConfigError | None]:
     """Yield what `read_receipt` returns or raises for each (shard, generation) pair, in their order."""
-    yield from map_in_threads(lambda commit: _try_read(location, *commit), commits, _READERS)
+    yield from map_in_threads(lambda commit: try_read_receipt(location, *commit), commits, READERS)
 
 
-def _try_read(location: RunLocation, shard: int, generation: int) -> Receipt | ConfigError | None:
+def try_read_receipt(location: RunLocation, shard: int, generation: int) -> Receipt | ConfigError | None:
+    """Return what `read_receipt` returns, or the error that it raises."""
     try:
         return read_receipt(location, shard, generation)
     except ConfigError as error:

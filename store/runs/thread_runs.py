@@ -68,7 +68,7 @@ def write_run(
         entries = read_shard_plan(location, header, number)
         shard = make(entries)
         before = read_receipt(location, number, 0) if planned.is_repair else None
-        outcome = commit_shard(
+        return commit_shard(
             location,
             shard if before is None else as_quarantined(location, shard, before),
             planned_ids=[entry.image_id for entry in entries],
@@ -76,7 +76,6 @@ def write_run(
             provenance=Provenance(mixed=planned.mixed, header_sha256=header.sha256),
             is_repair=planned.is_repair,
         )
-        return outcome.receipt
 
     def work(pending: PendingWork) -> Iterable[tuple[int, Callable[[], Receipt]]]:
         return ((number, partial(commit, number)) for number in pending.shards)
@@ -115,7 +114,7 @@ def derive_run(
             mixed = tuple(dict.fromkeys((*before.mixed, *planned.mixed)))
             provenance = Provenance(degraded=before.degraded, mixed=mixed, header_sha256=header.sha256)
             receipt = make_receipt(Shard(before.shard, 0, ()), written, counts, provenance)
-            return commit_parts(location, written, receipt, is_repair=planned.is_repair).receipt
+            return commit_parts(location, written, receipt, is_repair=planned.is_repair)
 
         def work(pending: PendingWork) -> Iterable[tuple[int, Callable[[], Receipt]]]:
             lacking, held = frozenset(pending.shards), parent.receipts(planned.parent)

@@ -7,6 +7,7 @@ import sys
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from importlib.util import find_spec
 from itertools import accumulate
@@ -26,7 +27,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import LatestReceipts
 from pseudoris.store.runs.receipts import RunTotals, Totals, part_path
-from pseudoris.store.runs.repair import read_whole, refuse_lost
+from pseudoris.store.runs.repair import part_sizes, read_whole, refuse_lost
 from pseudoris.store.sources.planned_images import PlannedImages, as_annotated
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.committed_tables import RowFilter, read_selected, read_table
@@ -268,16 +269,13 @@ class Run:
 
     def _dataset(self, table: str) -> ds.Dataset:
         # Parts by name: a listing of the folder would also find files that were never committed, or were replaced.
-        parts = {self._location.uri(part_path(table, part)): part for part in self._contents.parts[table]}
-        is_large = table == IMAGES and self.header.config.shards.embed_images
-        return ds.FileSystemDataset.from_paths(
-            list(parts),
-            schema=SCHEMAS[table],
-            format=ds.ParquetFileFormat(
-                default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-            ),
-            filesystem=fs.PyFileSystem(_PartFiles(self._location, table, parts, is_large=is_large)),
-        )
+        parts = self._contents.parts[table]
+        if "://" not in self._location.root:
+            sizes = part_sizes(self._location, [table])[table]
+            for part in parts:
+                # Arrow would wait forever for the writer of a pipe.
+                refuse_lost(self._location, table, part, sizes)
+        return _PartsDataset(self._location, table, parts)
 
     @cached_property
     def _contents(self) -> _Contents:
@@ -299,17 +297,68 @@ class _Contents(NamedTuple):
     image_ends: list[int]
 
 
-class _PartFiles(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
-    """Reads the parts of a table by their full paths or uris, each checked against its receipt. Can be pickled.
+class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has no types
+    """The parts of a table. What Arrow cannot read of one is told as every reader tells it, with the remedy."""
 
-    Arrow itself would name no remedy. Of large parts, with embedded images, only the sizes are checked.
+    def __init__(self, location: RunLocation, table: str, parts: Sequence[PartRecord]) -> None:
+        checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+        form, files = ds.ParquetFileFormat(default_fragment_scan_options=checked), arrow_filesystem(location)
+        fragments = [form.make_fragment(location.uri(part_path(table, part)), files) for part in parts]
+        super().__init__(fragments, SCHEMAS[table], form, files)
+        self._made_of = (location, table, parts)
+
+    def __reduce__(self) -> Any:
+        # Arrow's refuses a filtered one: the filter would be lost.
+        return super().__reduce__() if self._scan_options else (_PartsDataset, self._made_of)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError):
+            location, table, parts = self._made_of
+            for part in parts:
+                read_whole(location, table, part)
+            raise
+
+    def to_batches(self, **options: Any) -> Iterator[pa.RecordBatch]:
+        with self._told():
+            yield from super().to_batches(**options)
+
+    def to_table(self, **options: Any) -> pa.Table:
+        with self._told():
+            return super().to_table(**options)
+
+    def head(self, num_rows: int, **options: Any) -> pa.Table:
+        with self._told():
+            return super().head(num_rows, **options)
+
+    def take(self, indices: object, **options: Any) -> pa.Table:
+        with self._told():
+            return super().take(indices, **options)
+
+    def filter(self, expression: pc.Expression) -> _PartsDataset:
+        found: _PartsDataset = super().filter(expression)
+        found._made_of = self._made_of
+        return found
+
+
+def arrow_filesystem(location: RunLocation) -> fs.FileSystem:
+    """Return a filesystem that reads paths of the form `location.uri(path)`. On a disk it is pyarrow's own, faster one.
+
+    It can be pickled, so that the workers of a data loader can receive a dataset that uses it.
     """
+    return fs.PyFileSystem(_RunFiles(location)) if "://" in location.root else fs.LocalFileSystem()
 
-    def __init__(self, location: RunLocation, table: str, parts: Mapping[str, PartRecord], *, is_large: bool) -> None:
-        self._location, self._table, self._parts, self._is_large = location, table, parts, is_large
+
+class _RunFiles(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
+    """Reads the files of one run by their full paths or uris."""
+
+    def __init__(self, location: RunLocation) -> None:
+        self._location = location
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _PartFiles) and other._location.root == self._location.root
+        return isinstance(other, _RunFiles) and other._location.root == self._location.root
 
     def __hash__(self) -> int:
         return hash(self._location.root)
@@ -321,17 +370,20 @@ class _PartFiles(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no 
         return path
 
     def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
-        return [fs.FileInfo(path, fs.FileType.File, size=self._parts[path].size_bytes) for path in paths]
+        sizes = [self._location.size(self._relative(path)) for path in paths]
+        return [
+            fs.FileInfo(path, fs.FileType.NotFound if size is None else fs.FileType.File, size=size)
+            for path, size in zip(paths, sizes, strict=True)
+        ]
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        part = self._parts[path]
-        if not self._is_large:
-            return pa.BufferReader(read_whole(self._location, self._table, part))
-        refuse_lost(self._location, self._table, part, {})
-        return pa.PythonFile(self._location.open_input(part_path(self._table, part)), mode="r")
+        return pa.PythonFile(self._location.open_input(self._relative(path)), mode="r")
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
         return self.open_input_file(path)
+
+    def _relative(self, path: str) -> str:
+        return path.removeprefix(self._location.uri("x").removesuffix("x"))
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise NotImplementedError("this filesystem is read-only: it does not change the files of a run")

@@ -51,7 +51,7 @@ def commit_scored(
     ids = [entry.image_id for entry in entries]
     provenance = Provenance(header_sha256=header.sha256)
     options = {"embed_images": True, "provenance": provenance, "is_repair": is_repair}
-    return commit_shard(location, finished, planned_ids=ids, **options).receipt
+    return commit_shard(location, finished, planned_ids=ids, **options)
 
 
 def scored_shard(config: RunConfig, entries: Sequence[PlanEntry], **kinds) -> Shard:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from contextlib import ExitStack
 from functools import reduce
 from operator import getitem
 from pathlib import Path
 
+import pyarrow.dataset as ds
 import pytest
 
 import pseudoris
@@ -19,6 +21,7 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import LockTimes, RunLock
 from pseudoris.store.runs.receipts import RootDigest, latest_receipts
 from tests.builders.command import OPTIONS, pseudoris_here, start_pseudoris, wait_for
+from tests.builders.command import pseudoris as command_line
 from tests.builders.human import write_small_refer
 from tests.builders.images import png
 from tests.builders.plain_runs import work_off
@@ -104,9 +107,16 @@ def test_the_public_api_gives_no_row_of_a_damaged_part(tmp_path, kind):
     assert run[0].masks.any()
     with pytest.raises(ConfigError, match=REMEDY):
         _ = run[-2]
-    for read in (lambda: run.masks().to_table(columns=["area_px"]), lambda: list(run.masks().to_batches())):
+    masks = {
+        "to_table": lambda table: table.to_table(columns=["area_px"]),
+        "to_batches": lambda table: list(table.to_batches()),
+        "filter": lambda table: table.filter(ds.field("area_px") > 0).to_table(),
+        "pickled": lambda table: pickle.loads(pickle.dumps(table)).to_table(),
+        "head": lambda table: table.head(1_000),
+    }
+    for read in masks.values():
         with pytest.raises(ConfigError, match=REMEDY):
-            read()
+            read(run.masks())
     assert run.expressions().to_table().num_rows
 
 
@@ -347,4 +357,23 @@ def test_a_repair_that_is_killed_goes_on_with_what_is_left(stub_engines, tmp_pat
     assert pseudoris_here("gc", str(out)).returncode == 0
     again = pseudoris_here(*words)
     assert again.returncode == 0, again.stderr
+    assert contents(location) == before
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_degraded_shard_comes_back_with_its_own_tiles(stub_engines, tmp_path):
+    source, out = write_source(tmp_path / "in", num_images=4), tmp_path / "out"
+    # 64 points of 8 MB where 400 MB are allowed: half of them fit.
+    short = ("masks.points_per_batch=64", "masks.options={mb_per_point: 8, allowed_mb: 400}")
+    settings = (*SETTINGS, *(word for assignment in short for word in ("--set", assignment)))
+    words = ("annotate", str(source), str(out), *settings, *OPTIONS)
+    told = command_line(*words, "--allow-degraded")
+    assert told.returncode == 0, told.stderr
+    location = RunLocation.open(str(out))
+    before, (receipt, *_) = contents(location), latest_receipts(location)
+    assert receipt.degraded == {"masks.points_per_batch": 32}
+    damage(location, "missing", "masks", receipt.shard)
+    told = command_line(*words, "--repair")
+    assert told.returncode == 0, told.stderr
     assert contents(location) == before

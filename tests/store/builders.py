@@ -135,7 +135,7 @@ def commit_images(
         entries = read_shard_plan(location, header, number)
         shard, ids = Shard(number, generation, tuple(map(image_of, entries))), [entry.image_id for entry in entries]
         options = {"embed_images": embed_images, "provenance": Provenance(header_sha256=header.sha256)}
-        receipts.append(commit_shard(location, shard, planned_ids=ids, **options).receipt)
+        receipts.append(commit_shard(location, shard, planned_ids=ids, **options))
     return receipts
 
 
@@ -155,5 +155,5 @@ def commit(
         ids = [entry.image_id for entry in entries]
         shard = make_shard(entries, generation)
         options = {"embed_images": True, "provenance": provenance, **options}
-        receipts.append(commit_shard(location, shard, planned_ids=ids, **options).receipt)
+        receipts.append(commit_shard(location, shard, planned_ids=ids, **options))
     return receipts

@@ -15,7 +15,7 @@ from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.garbage import TEMPORARY_AGE_S, remove_run, run_gc
 from pseudoris.store.runs.manifest import cached_receipts, write_manifest
 from pseudoris.store.runs.plan import read_shard_plan
-from pseudoris.store.runs.receipts import list_receipts
+from pseudoris.store.runs.receipts import list_receipts, read_receipt
 from tests.builders.fault_proxy import Fault
 from tests.store.builders import commit, make_shard, start_run
 
@@ -63,11 +63,11 @@ def test_a_bucket_that_is_not_there_is_told_before_work_starts(proxy):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["conflict_done", "reset_done", "slow_down"])
-def test_a_commit_that_meets_a_fault_at_its_receipt_has_won(bucket_run, proxy, kind):
+def test_a_commit_that_meets_a_fault_at_its_receipt_has_won(bucket_run, proxy, kind, caplog):
     header = start_run(bucket_run)
     proxy.set_faults([Fault(kind, times=1, operation="PutObject", key="_receipts/")])
     entries = read_shard_plan(bucket_run, header, 0)
-    outcome = commit_shard(
+    won = commit_shard(
         bucket_run,
         make_shard(entries),
         planned_ids=[entry.image_id for entry in entries],
@@ -75,7 +75,8 @@ def test_a_commit_that_meets_a_fault_at_its_receipt_has_won(bucket_run, proxy, k
         provenance=Provenance(header_sha256=header.sha256),
     )
     assert proxy.hits[kind] == 1
-    assert outcome.is_winner
+    assert won == read_receipt(bucket_run, 0, 0)
+    assert "Another writer" not in caplog.text
     assert list_receipts(bucket_run) == {0: 0}
 
 

@@ -35,9 +35,8 @@ def names(location):
 
 def test_the_receipt_names_every_part_with_its_rows_size_and_digest(location):
     outcome = commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True, provenance=THRICE)
-    assert outcome.is_winner
     receipt = read_receipt(location, 0, 0)
-    assert receipt == outcome.receipt
+    assert receipt == outcome
     assert (receipt.attempts, receipt.nodes, receipt.seconds) == (
         {"fused": 3},
         ("node-a",),
@@ -69,8 +68,7 @@ def test_a_repeated_commit_wins_again_and_writes_nothing(location):
     again = commit_shard(
         location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True, provenance=Provenance({"fused": 2})
     )
-    assert again.is_winner
-    assert again.receipt == first.receipt
+    assert again == first
     assert names(location) == before
 
 
@@ -80,8 +78,7 @@ def test_a_late_writer_loses_and_writes_no_parts(location, caplog, monkeypatch):
     monkeypatch.setattr(RunLocation, "put_part", lambda *_: pytest.fail("a part was written"))
     with caplog.at_level(logging.WARNING):
         late = commit_shard(location, other_shard(), planned_ids=IDS, embed_images=True)
-    assert not late.is_winner
-    assert late.receipt == first.receipt
+    assert late == first
     assert names(location) == before
     assert "other bytes in expressions" in caplog.text
 
@@ -97,13 +94,11 @@ def test_a_writer_overtaken_between_its_parts_and_its_receipt_loses(location, mo
 
     monkeypatch.setattr(RunLocation, "create_once", overtake)
     late = commit_shard(location, other_shard(), planned_ids=IDS, embed_images=True)
-    assert winners[0].is_winner
-    assert not late.is_winner
-    assert late.receipt == winners[0].receipt == read_receipt(location, 0, 0)
-    assert names(location) == sorted(part.name for part in late.receipt.parts.values())
+    assert late == winners[0] == read_receipt(location, 0, 0)
+    assert names(location) == sorted(part.name for part in late.parts.values())
 
 
-def test_a_refusal_of_ones_own_receipt_is_a_win(location, monkeypatch):
+def test_a_refusal_of_ones_own_receipt_is_a_win(location, monkeypatch, caplog):
     create = RunLocation.create_once
 
     def answer_lost(self, path, data):
@@ -111,16 +106,17 @@ def test_a_refusal_of_ones_own_receipt_is_a_win(location, monkeypatch):
         return False
 
     monkeypatch.setattr(RunLocation, "create_once", answer_lost)
-    assert commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True).is_winner
+    won = commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True)
+    assert names(location) == sorted(part.name for part in won.parts.values())
+    assert "Another writer" not in caplog.text
 
 
 def test_of_many_writers_of_different_bytes_one_wins_and_its_parts_stand(disk):
     candidates = [make_shard(ENTRIES), other_shard()] * 4
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(lambda each: commit_shard(disk, each, planned_ids=IDS, embed_images=True), candidates))
-    assert len({outcome.receipt.model_dump_json() for outcome in outcomes}) == 1
-    parts = outcomes[0].receipt.parts
-    assert {outcome.is_winner for outcome in outcomes} == {True, False}
+    assert len({outcome.model_dump_json() for outcome in outcomes}) == 1
+    parts = outcomes[0].parts
     assert all(sha256_hex(disk.read_bytes(part_path(table, part))) == part.sha256 for table, part in parts.items())
 
 

@@ -70,12 +70,13 @@ def test_an_intact_snapshot_of_another_version_is_refused_by_it_and_passed_over(
 
 
 def test_a_snapshot_damaged_in_its_midst_gives_what_came_before_and_receipts_the_rest(run, monkeypatch, caplog):
-    def damaged_after_one(location):
+    def damaged_after_one(location, number):
         yield receipts[0]
         raise OSError("a page's checksum")
 
     location, _, receipts = run
-    monkeypatch.setattr(manifest_module, "_snapshot", damaged_after_one)
+    write_manifest(location)
+    monkeypatch.setattr(manifest_module, "read_snapshot", damaged_after_one)
     with caplog.at_level(logging.WARNING):
         assert list(cached_receipts(location)) == receipts
     assert "Cannot use the manifest" in caplog.text

@@ -55,7 +55,7 @@ def test_the_other_images_rows_stay_as_they_were_and_the_retried_stand_in_plan_o
     location, entries, failed = run
     before = {table: rows(location, table) for table in SCHEMAS}
     outcome = retry(run, [annotated, empty])
-    assert (outcome.receipt.generation, list_receipts(location)) == (1, {0: 1})
+    assert (outcome.generation, list_receipts(location)) == (1, {0: 1})
     retried = {entry.image_id for entry in failed}
     for table in SCHEMAS:
         others = [row for row in rows(location, table) if row["image_id"] not in retried]
@@ -73,8 +73,8 @@ def test_a_retry_gives_the_bytes_of_a_shard_that_never_failed(run):
     whole = Shard(0, 1, tuple(kinds[n % 4](entry) for n, entry in enumerate(entries)))
     elsewhere = RunLocation.open(f"memory://undisturbed-{id(location)}")
     ids = [entry.image_id for entry in entries]
-    undisturbed = commit_shard(elsewhere, whole, planned_ids=ids, embed_images=True).receipt
-    receipt = retry(run, [annotated, annotated]).receipt
+    undisturbed = commit_shard(elsewhere, whole, planned_ids=ids, embed_images=True)
+    receipt = retry(run, [annotated, annotated])
     assert receipt.parts == undisturbed.parts
     assert receipt.counts == undisturbed.counts
 
@@ -82,7 +82,7 @@ def test_a_retry_gives_the_bytes_of_a_shard_that_never_failed(run):
 def test_a_retry_that_fails_in_the_same_way_commits_nothing(run):
     location, _, _ = run
     outcome = retry(run, [quarantined, quarantined])
-    assert outcome.receipt.generation == 0
+    assert outcome.generation == 0
     assert list_receipts(location) == {0: 0}
     assert len(list(location.list("masks"))) == 1
 
@@ -91,7 +91,7 @@ def test_some_of_the_quarantined_images_can_be_retried_and_the_rest_later(run):
     location, entries, failed = run
     retry(run, [annotated])
     assert quarantined_ids(location, read_receipt(location, 0, 1)) == {failed[1].image_id}
-    receipt = retry((location, entries, failed[1:]), [annotated], generation=2).receipt
+    receipt = retry((location, entries, failed[1:]), [annotated], generation=2)
     assert (receipt.generation, receipt.counts.quarantined) == (2, 0)
     run_gc(location)
     assert verify_run(location).is_clean
@@ -99,7 +99,7 @@ def test_some_of_the_quarantined_images_can_be_retried_and_the_rest_later(run):
 
 def test_the_receipt_carries_what_both_generations_took(run):
     provenance = Provenance(attempts={"fused": 3}, degraded={"x": 1}, mixed=("device_kind: …", "versions.x: …"))
-    receipt = retry(run, [annotated, annotated], provenance=provenance).receipt
+    receipt = retry(run, [annotated, annotated], provenance=provenance)
     assert receipt.seconds == {"propose": 2.5, "caption": 2.0, "read": 0.5}
     assert receipt.nodes == ("node-a", "node-b")
     assert (receipt.attempts, receipt.num_repeats) == ({"fused": 4}, 3)
@@ -109,10 +109,10 @@ def test_the_receipt_carries_what_both_generations_took(run):
 
 def test_a_late_writer_gets_the_generation_that_stands_even_when_its_base_was_collected(run):
     location = run[0]
-    first = retry(run, [annotated, annotated]).receipt
+    first = retry(run, [annotated, annotated])
     run_gc(location)
     late = retry(run, [empty, empty])
-    assert (late.receipt, late.is_winner) == (first, False)
+    assert late == first
     assert verify_run(location).is_clean
 
 

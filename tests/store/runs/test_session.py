@@ -88,7 +88,7 @@ def recovering(location, reasons):
             ids = [entry.image_id for entry in entries]
             retried = Shard(shard, base + 1, images)
             options = {"embed_images": True, "provenance": Provenance(header_sha256=header.sha256)}
-            yield commit_retry(location, retried, planned_ids=ids, **options).receipt
+            yield commit_retry(location, retried, planned_ids=ids, **options)
 
     return executor
 
@@ -236,7 +236,7 @@ def test_a_shard_that_another_driver_committed_meanwhile_counts_once(run):
             late = Shard(shard, 0, tuple(quarantined(entry) for entry in entries))
             ids = [entry.image_id for entry in entries]
             provenance = Provenance(header_sha256=header.sha256)
-            yield commit_shard(run, late, planned_ids=ids, embed_images=True, provenance=provenance).receipt
+            yield commit_shard(run, late, planned_ids=ids, embed_images=True, provenance=provenance)
 
     outcome = execute(run, executor)
     assert (outcome.totals.shards, outcome.totals.quarantined) == (NUM_SHARDS, NUM_SHARDS)

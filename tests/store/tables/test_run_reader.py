@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 from collections import Counter
 
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,7 +70,7 @@ def test_a_pipe_in_the_place_of_a_part_is_refused_by_name(tmp_path):
     part.unlink()
     os.mkfifo(part)
     with pytest.raises(ConfigError, match=rf"{part.name} is a pipe"):
-        Run(location).images().to_table()
+        Run(location).images()
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +133,17 @@ def test_every_stretch_gives_one_row(counts, size, seed):
     assert len(places) == num_rows
     for number, place in enumerate(places):
         assert number * total // num_rows <= place < (number + 1) * total // num_rows
+
+
+def test_a_filtered_dataset_is_not_sent_to_another_process_without_its_filter(run):
+    filtered = Run(run).masks().filter(ds.field("area_px") > 0)
+    with pytest.raises(ValueError, match="filtered"):
+        pickle.dumps(filtered)
+
+
+@pytest.mark.slow
+def test_a_process_that_reads_a_part_of_a_dataset_ends(tmp_path):
+    # Python files that Arrow's threads still read would hang it, or abort.
+    scored_run(RunLocation.open(str(tmp_path)), num_shards=20)
+    read = f"import pseudoris; tables = pseudoris.open_run({str(tmp_path)!r}).masks(); b = tables.to_batches(); next(b)"
+    assert subprocess.run([sys.executable, "-c", read], check=False, timeout=100).returncode == 0
