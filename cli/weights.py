@@ -121,8 +121,8 @@ def _weights_of(preset: str, config_file: Path | None, assignments: list[str] | 
 def _get(weights: WeightsConfig, cache: WeightCache, *, is_carried: bool) -> Path | str:
     """Return where a file or folder of weights lies, or why it needs no place."""
     from pseudoris.workers.checkpoints.model_folder import ModelFolder, hub_model, names_folder
-    from pseudoris.workers.checkpoints.weight_cache import published_file
-    from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, copies_elsewhere, fetch, fetch_folder
+    from pseudoris.workers.checkpoints.weight_cache import found_files, published_file
+    from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, fetch, fetch_folder
     from pseudoris.workers.checkpoints.weight_files import (
         is_shipped,
         local_file,
@@ -146,7 +146,7 @@ def _get(weights: WeightsConfig, cache: WeightCache, *, is_carried: bool) -> Pat
     with _progress() as show:
         on_progress = show.named(published.name)
         try:
-            path = fetch(published, cache, copies=copies_elsewhere(weights, cache), on_progress=on_progress)
+            path = fetch(published, cache, copies=found_files(weights), on_progress=on_progress)
         except UnreachableError as error:
             raise ConfigError(unreachable(weights, str(error), cache)) from error
     if weights.sha256 is not None:

@@ -13,6 +13,7 @@ be damaged, so every run is checked here. Only `decode_mask` builds a mask: of a
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +64,32 @@ def summarise_rle(height: int, width: int, counts: str) -> RleSummary:
     else:
         y0, y1 = int((first % height).min()), int((last % height).max()) + 1
     return RleSummary(int(lengths.sum()), (x0, y0, x1, y1))
+
+
+def mask_faults(
+    size: tuple[int, int], claimed: Sequence[int], counts: str, *, area_px: int, box_xyxy_px: Sequence[int]
+) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with a mask's record in an image of `size` (H, W): the name of the kind, and what was found.
+
+    Args:
+        size: Of the upright image.
+        claimed: The mask's own size.
+        counts: As of `summarise_rle`.
+        area_px: What the record says.
+        box_xyxy_px: What the record says.
+    """
+    if list(claimed) != list(size):
+        yield "mask_rle", f"has size {list(claimed)}, its image {list(size)}"
+        return
+    try:
+        found = summarise_rle(*size, counts)
+    except ValueError as error:
+        yield "mask_rle", f"does not decode: {error}"
+        return
+    if found.area_px != area_px or found.area_px < 1:
+        yield "mask_area", f"says {area_px} pixels and decodes to {found.area_px}"
+    if list(found.box_xyxy_px) != list(box_xyxy_px):
+        yield "mask_box", f"says box {list(box_xyxy_px)} and decodes to {list(found.box_xyxy_px)}"
 
 
 def decode_image_runs(height: int, width: int, counts: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

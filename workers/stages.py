@@ -51,6 +51,7 @@ from pseudoris.workers.checkpoints.sam_architectures import architecture_digest
 from pseudoris.workers.checkpoints.weight_files import MissingWeightsError, tensors_digest
 from pseudoris.workers.checkpoints.weight_headers import check_header
 from pseudoris.workers.faults.image_boundary import ImageBoundary
+from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.locations import open_location
 
 Stage = Callable[[Shard], Shard]
@@ -134,9 +135,10 @@ class StageKind:
         if self.name == STAGE_FILTER and config.composing is not None:
             # Imported here, because readers and committers import this module too, and the composer imports torch and
             # all models.
-            from pseudoris.workers.composing.composer import ComposingStage, composer_of
+            from pseudoris.workers.composing.composer import composer_of
 
-            stage = ImageBoundary(ComposingStage(stage, composer_of(config)), self.name, is_scored=True)
+            composing = partial(apply_to_images, stage=STAGE_FILTER, work=composer_of(config))
+            stage = partial(_one_after_another, stage, composing)
         record(LOAD_SECONDS, time.perf_counter() - started, of=self.name)
         return stage
 

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 
-from pseudoris.schemas.run_lengths import summarise_rle
+from pseudoris.schemas.run_lengths import mask_faults
 from pseudoris.schemas.run_records import PlanEntry, ShardCounts
 from pseudoris.schemas.tables import (
     EXPRESSIONS,
@@ -121,8 +121,10 @@ def mask_problems(tables: Tables) -> Iterator[Finding]:
         if image not in sizes:
             found["mask_image"].append(f"mask {mask} names image {image}, which is not in the shard")
             continue
-        for what, detail in _shape_problems(row, sizes[image]):
-            found[what].append(detail)
+        counts, claimed = row["segmentation"]["counts"], row["segmentation"]["size"]
+        area, box = row["area_px"], row["box_xyxy_px"]
+        for what, detail in mask_faults(sizes[image], claimed, counts, area_px=area, box_xyxy_px=box):
+            found[what].append(f"mask {mask} {detail}")
     yield from found.items()
 
 
@@ -144,22 +146,6 @@ def count_problems(tables: Tables, counts: ShardCounts) -> Iterator[Finding]:
     got, due = table_counts(tables), counts.model_dump()
     wrong = (name for name in due if got[name] != due[name])
     yield "counts", (f"{name}: the receipt says {due[name]}, the tables {got[name]}" for name in wrong)
-
-
-def _shape_problems(row: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple[str, str]]:
-    mask, segmentation = row["mask_id"], row["segmentation"]
-    if tuple(segmentation["size"]) != size:
-        yield "mask_rle", f"mask {mask} has size {segmentation['size']}, its image {list(size)}"
-        return
-    try:
-        summary = summarise_rle(*size, segmentation["counts"])
-    except ValueError as error:
-        yield "mask_rle", f"mask {mask} does not decode: {error}"
-        return
-    if summary.area_px != row["area_px"] or summary.area_px < 1:
-        yield "mask_area", f"mask {mask} says {row['area_px']} pixels and decodes to {summary.area_px}"
-    if list(summary.box_xyxy_px) != row["box_xyxy_px"]:
-        yield "mask_box", f"mask {mask} says box {row['box_xyxy_px']} and decodes to {list(summary.box_xyxy_px)}"
 
 
 def _index(mask: str) -> int:

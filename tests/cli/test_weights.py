@@ -116,6 +116,23 @@ def test_without_a_network_a_run_is_told_all_files_within_ten_seconds(offline, t
         assert f"By hand: download {url} and put it at " in told
 
 
+def test_a_dry_run_asks_the_hub_for_the_weights_of_a_tag_and_fetches_nothing(server, cache, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"")
+    tag = "open_clip:coca_ViT-B-32/laion2b_s13b_b90k"
+    words = [f"captions.weights.uri={tag}", "captions.architecture=coca_ViT-B-32", "placement.address=local"]
+    command = ("annotate", "images", "out", "--dry-run", *(part for word in words for part in ("--set", word)))
+    planned = pseudoris_here(*command)
+    assert planned.returncode == 0, planned.stderr
+    assert "not fetched" in planned.stdout
+    assert not server.requests
+    assert not cache.exists()
+    del server.files[f"/{COCA_NAME}"]
+    refused = pseudoris_here(*command)
+    assert refused.returncode == 2
+    assert "laion/CoCa-ViT-B-32-laion2B-s13B-b90k has none of the files" in refused.stderr
+
+
 def test_check_tells_what_is_missing_and_what_is_wrong(server, cache):
     pseudoris_here("weights", "get", "base")
     (cache / SAM_NAME).unlink()

@@ -21,14 +21,13 @@ from safetensors.torch import save
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import MaskRecord, Shard, ShardImage
 from pseudoris.schemas.untrusted import open_regular, parse_json
 from pseudoris.training.chooser.chooser_config import ChooserConfig
 from pseudoris.training.chooser.mask_refinement import views_of
 from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers, Placement
 from pseudoris.workers.checkpoints.weight_files import weights_digest
-from pseudoris.workers.crops.crops import make_crops
+from pseudoris.workers.crops.crops import mask_crops
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.masks import SamProposer, rle
 from pseudoris.workers.stages import clip_digest, sam_digest
@@ -233,15 +232,8 @@ class CandidateStore:
 def embedded_masks(
     clip: ClipEmbedder, pixels: NDArray[np.uint8], masks: Sequence[MaskRecord], scales: Sequence[float | None]
 ) -> torch.Tensor:
-    """Return embeddings (K, N, D) of crops at K scales, as `make_crops` has them, of an image's N masks."""
-    crops = make_crops(
-        pixels,
-        [mask.box_xyxy_px for mask in masks],
-        runs=[decode_runs(mask.rle_counts) for mask in masks],
-        scales=scales,
-        crop_format=clip.crop_format,
-        device=clip.device,
-    )
+    """Return embeddings (K, N, D) of crops at K scales, as `mask_crops` has them, of an image's N masks."""
+    crops = mask_crops(pixels, masks, scales, clip.crop_format, clip.device)
     return clip.embed_crops([crops.flatten(0, 1)]).view(len(scales), len(masks), -1)
 
 

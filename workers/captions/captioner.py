@@ -15,14 +15,13 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.schemas.measures import BATCH_FILL, record
-from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage, clean_text
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
 from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
 from pseudoris.workers.checkpoints.openclip import byte_pair_encoder, load_coca
-from pseudoris.workers.crops.crops import CropFormat, Decode, make_crops, prefetched_pixels
+from pseudoris.workers.crops.crops import CropFormat, Decode, mask_crops, prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.faults.quarantine import apply_to_groups
 from pseudoris.workers.forward_passes import compile_tower, padded
@@ -123,6 +122,7 @@ class TreeCaptioner:
 
             self._listener = Listener(engine, config, config.listening, encode)
         self._scales = config.crop_kinds()
+        self._num_kinds = len(self._scales)
         self._crops_together = config.crops_together
         self._device, self._dtype = device, dtype
 
@@ -133,7 +133,7 @@ class TreeCaptioner:
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with `expressions` set, unscored, on every image that is not quarantined."""
-        most_masks = self._crops_together // len(self._scales)
+        most_masks = self._crops_together // self._num_kinds
         with_masks = [image for image in shard.images if image.masks and not image.failure]
         with prefetched_pixels(with_masks, self._device) as decode:
             return apply_to_groups(
@@ -162,14 +162,7 @@ class TreeCaptioner:
 
     def image_crops(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ImageCrops:
         """Return the crops of an image's masks (at least one mask) for the engine; `pixels` (H, W, 3) are RGB."""
-        crops = make_crops(
-            pixels,
-            [mask.box_xyxy_px for mask in image.masks],
-            runs=[decode_runs(mask.rle_counts) for mask in image.masks],
-            scales=tuple(self._scales.values()),
-            crop_format=self._format,
-            device=self._device,
-        )
+        crops = mask_crops(pixels, image.masks, tuple(self._scales.values()), self._format, self._device)
         indices = tuple(mask.index for mask in image.masks)
         return ImageCrops(image.image_id, tuple(self._scales), indices, crops.to(self._dtype))
 

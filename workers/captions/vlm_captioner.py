@@ -25,7 +25,7 @@ from pseudoris.workers.captions.vlm_texts import spoken_part
 from pseudoris.workers.captions.vlm_towers import Inputs, VlmTowers
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.checkpoints.openclip import num_clip_tokens, read_model_config
-from pseudoris.workers.crops.crops import CropFormat, make_crops, outlined
+from pseudoris.workers.crops.crops import CropFormat, make_crops, mask_crops, outlined
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 
@@ -72,8 +72,7 @@ class VlmCaptioner(TreeCaptioner):
             text_of=lambda tokens: spoken_part(str(tokenizer.decode(tokens, skip_special_tokens=True))),
             encode=lambda text: [int(token) for token in tokenizer.encode(text, add_special_tokens=False)],
         )
-        if vlm.options.has_marked_crop:
-            self._scales = {**self._scales, CROP_MARKED: None}
+        self._num_kinds += vlm.options.has_marked_crop
         self._context_length, self._clip = _CONTEXT_LENGTH, None
         if filtering is not None and filtering.engine == "clip":
             text = read_model_config(filtering.architecture)["text_cfg"]
@@ -109,22 +108,15 @@ class VlmCaptioner(TreeCaptioner):
 
     def image_crops(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ImageCrops:
         """As of `TreeCaptioner`, with the marked crops and with embeddings of the masks, if they are asked for."""
-        scales = {kind: scale for kind, scale in self._scales.items() if kind != CROP_MARKED}
-        runs = [decode_runs(mask.rle_counts) for mask in image.masks]
-        boxes = [mask.box_xyxy_px for mask in image.masks]
-
-        def crops_of(crop_format: CropFormat, kinds: Sequence[float | None]) -> torch.Tensor:
-            return make_crops(pixels, boxes, runs=runs, scales=kinds, crop_format=crop_format, device=self._device)
-
-        crops = crops_of(self._format, tuple(scales.values()))
-        if CROP_MARKED in self._scales:
-            crops = torch.cat((crops, self._marked(pixels, image.masks)[None]))
-        embeddings = None
+        found = super().image_crops(image, pixels)
+        if self._options.has_marked_crop:
+            crops = torch.cat((found.pixels, self._marked(pixels, image.masks)[None]))
+            found = replace(found, kinds=(*found.kinds, CROP_MARKED), pixels=crops)
         if self._clip is not None:
-            (context,) = crops_of(self._clip.crop_format, (self._context_scale,))
-            embeddings = self._clip.embed_crops([context]).to(self._device)
-        indices = tuple(mask.index for mask in image.masks)
-        return ImageCrops(image.image_id, tuple(self._scales), indices, crops, embeddings)
+            scales = (self._context_scale,)
+            (context,) = mask_crops(pixels, image.masks, scales, self._clip.crop_format, self._device)
+            found = replace(found, embeddings=self._clip.embed_crops([context]).to(self._device))
+        return found
 
     def _marked(self, pixels: NDArray[np.uint8], masks: Sequence[MaskRecord]) -> torch.Tensor:
         """Return the whole image as a crop (N, 3, S, S), each mask outlined in its own."""

@@ -61,7 +61,7 @@ def load_into(module: nn.Module, weights: WeightsConfig) -> str:
     """Load a weights file into a module and return the file's sha256. The tensors of both must match exactly."""
     path = local_file(weights)
     digest = verified_digest(weights, path)
-    state = expand_vocabulary(_read_state(path, weights), where=weights.uri)
+    state = expand_vocabulary(read_state(path, f"weights '{weights.uri}'"), where=weights.uri)
     own = module.state_dict()
     # A trainer's prefix is on every tensor, and the module has no such part.
     if all(key.startswith("model.") for key in state) and not any(key.startswith("model.") for key in own):
@@ -83,12 +83,12 @@ def load_into(module: nn.Module, weights: WeightsConfig) -> str:
     return digest
 
 
-def _read_state(path: Path, weights: WeightsConfig) -> dict[str, torch.Tensor]:
-    """Tensors by name, from safetensors or from a pickle that may only hold tensors."""
+def read_state(file: Path | IO[bytes], what: str) -> dict[str, torch.Tensor]:
+    """Return tensors by name, as `load_tensors` reads them; `what` names the file in a ConfigError."""
     try:
-        state = load_tensors(path)
+        state = load_tensors(file)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"weights '{weights.uri}' cannot be read as tensors: {error}") from error
+        raise ConfigError(f"{what} cannot be read as tensors: {error}") from error
     # Trainers store the weights beside the optimiser's state: open_clip's under `state_dict`, others under `model`.
     for nested in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(nested), dict):
@@ -96,7 +96,7 @@ def _read_state(path: Path, weights: WeightsConfig) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
     ):
-        raise ConfigError(f"weights '{weights.uri}' are not a table of tensors: give a state dict")
+        raise ConfigError(f"{what} is no table of tensors: give a state dict")
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 

@@ -55,6 +55,27 @@ class PublishedFile:
         """The first of its paths relative to the cache."""
         return next(iter(self.files))
 
+    @property
+    def url(self) -> str:
+        """From where a person can download the first of its files."""
+        first = self.files[self.name]
+        if not self.repo:
+            return first
+        # Imported here and below: it loads a client of the web, which only a missing file needs.
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(self.repo, first, revision=self.revision)
+
+    def hub_copy(self) -> Path | None:
+        """Return the file in the cache of the hub's own library, None if it is not there."""
+        from huggingface_hub import try_to_load_from_cache
+
+        for filename in self.files.values() if self.repo else ():
+            found = try_to_load_from_cache(self.repo, filename, revision=self.revision)
+            if isinstance(found, str):
+                return Path(found)
+        return None
+
     def name_at(self, path: Path) -> str:
         """Return which of its paths relative to the cache a file found at `path` has; by default the first."""
         return next((name for name in self.files if Path(name).name == path.name), self.name)
@@ -110,7 +131,7 @@ def published_file(weights: WeightsConfig) -> PublishedFile | None:
     Nothing is known of a path or url of the user's own, of shipped files and of `random:<seed>`.
     """
     if weights.uri.startswith(OPEN_CLIP_PREFIX):
-        return _open_clip_file(weights)
+        return open_clip_file(weights)
     return next(map(_CHECKPOINTS.get, _checkpoint_names(weights.uri)), None)
 
 
@@ -141,7 +162,7 @@ def split_tag(weights: WeightsConfig) -> tuple[str, str]:
     return name, tag
 
 
-def _open_clip_file(weights: WeightsConfig) -> PublishedFile:
+def open_clip_file(weights: WeightsConfig) -> PublishedFile:
     """The hub's file of a tag, chosen as open_clip does: safetensors, if the repository has it, before a pickle."""
     known = TAG_REPOS.get(weights.uri.removeprefix(OPEN_CLIP_PREFIX))
     repo, filename = known or "", _DEFAULT_NAME
@@ -295,3 +316,16 @@ def user_cache() -> WeightCache:
     except RuntimeError:
         raise ConfigError(f"this user has no home folder: set {FOLDER_VARIABLE} to a folder for weights") from None
     return WeightCache(base / "pseudoris" / "weights", is_named=False)
+
+
+def found_files(weights: WeightsConfig) -> Iterator[tuple[str, Path]]:
+    """Yield the files of a path or hub tag that this machine has, the one to use first, by their names in a cache.
+
+    They lie where the path says, in the user's cache, and in that of the hub's own library. Nothing is downloaded.
+    """
+    names, published = cached_names(weights), published_file(weights)
+    if not weights.uri.startswith(OPEN_CLIP_PREFIX) and Path(weights.uri).is_file():
+        yield (names[0] if names else weights.uri), Path(weights.uri)
+    yield from ((name, path) for name in names if (path := user_cache().path(name)).is_file())
+    if published is not None and (copy := published.hub_copy()) is not None:
+        yield published.name_at(copy), copy

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -48,11 +48,10 @@ from pseudoris.workers.checkpoints.weight_cache import (
     Pin,
     PublishedFile,
     WeightCache,
-    cached_names,
+    found_files,
     published_file,
     user_cache,
 )
-from pseudoris.workers.checkpoints.weight_files import found_file, source_url
 
 # A name server that does not answer is waited for by the system, without regard to a timeout of ours.
 DEADLINE_S: Final = 4.0
@@ -98,9 +97,9 @@ def _unreachable(origin: str, now: int) -> str | None:
 
 def ask_early(weights: Iterable[WeightsConfig]) -> None:
     """Ask the servers of all files that are missing here, at the same time: `fetch` then knows their answers."""
-    missing = (published_file(each) for each in weights if found_file(each) is None)
+    missing = (published_file(each) for each in weights if not any(found_files(each)))
     with ThreadPoolExecutor() as pool:
-        list(pool.map(unreachable_reason, {source_url(each) for each in missing if each is not None}))
+        list(pool.map(unreachable_reason, {each.url for each in missing if each is not None}))
 
 
 def remote_file(published: PublishedFile) -> tuple[str, RemoteFile, str]:
@@ -151,15 +150,6 @@ def _asked(what: str, repo: str, ask: Callable[[], T]) -> T:
         raise ConfigError(f"{summary.removesuffix('.')}. {remedy}") from error
 
 
-def hub_cached_file(published: PublishedFile) -> Path | None:
-    """Return the file in the cache of the hub's own library, None if it is not there."""
-    for filename in published.files.values():
-        found = try_to_load_from_cache(published.repo, filename, revision=published.revision)
-        if isinstance(found, str):
-            return Path(found)
-    return None
-
-
 def _is_transient(error: BaseException) -> bool:
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in _SERVER_ERRORS
@@ -204,19 +194,19 @@ def fetch(
         known = cache.known_sha256(published, name) or (blob if _SHA256.fullmatch(blob) else None)
         if known is not None and file_sha256(copy) == known:
             return _copied(copy, name, cache, Pin(known, copy.stat().st_size))
-    reason = _unreachable_hub() if published.repo else unreachable_reason(source_url(published))
-    if reason is None:
-        name, remote, commit = _remote(published, cache)
-        target = cache.make_folder(name)
-        with cache.lock(name):
-            # Another process, or a person, may have put it there.
-            if not target.is_file() or remote.sha256 not in (None, file_sha256(target)):
-                download(remote, target, on_progress=on_progress)
-            cache.add_pin(name, Pin(remote.sha256 or file_sha256(target), target.stat().st_size, commit))
-        return target
-    if unproved is not None:
+    try:
+        name, remote, commit = located(published, cache)
+    except UnreachableError:
+        if unproved is None:
+            raise
         return unproved
-    raise UnreachableError(f"{httpx2.URL(source_url(published)).host} cannot be reached ({reason})")
+    target = cache.make_folder(name)
+    with cache.lock(name):
+        # Another process, or a person, may have put it there.
+        if not target.is_file() or remote.sha256 not in (None, file_sha256(target)):
+            download(remote, target, on_progress=on_progress)
+        cache.add_pin(name, Pin(remote.sha256 or file_sha256(target), target.stat().st_size, commit))
+    return target
 
 
 def _unreachable_hub() -> str | None:
@@ -239,7 +229,7 @@ def fetch_folder(
 
     def get(name: str) -> Path:
         published = PublishedFile({f"{uri}/{name}": name}, repo, revision=commit)
-        places = (user_cache().path(published.name), hub_cached_file(published))
+        places = (user_cache().path(published.name), published.hub_copy())
         copies = [(published.name, copy) for copy in places if copy is not None and copy.is_file()]
         return fetch(published, cache, copies=copies, on_progress=on_progress(published.name))
 
@@ -263,21 +253,6 @@ def fetch_folder(
     return cache.path(uri)
 
 
-def copies_elsewhere(weights: WeightsConfig, cache: WeightCache) -> list[tuple[str, Path]]:
-    """Return files outside of `cache` that may be the same, by the name that each would have there.
-
-    They lie in the working folder, in the user's cache, and in that of the hub's own library.
-    """
-    names = cached_names(weights)
-    places = [(name, user_cache().path(name)) for name in names]
-    places += [(names[0], Path(weights.uri))] if names else []
-    published = published_file(weights)
-    hub_copy = hub_cached_file(published) if published is not None and published.repo else None
-    if hub_copy is not None:
-        places += [(name, hub_copy) for name in names if Path(name).name == hub_copy.name]
-    return [(name, path) for name, path in places if path.is_file() and path != cache.path(name)]
-
-
 def _copied(copy: Path, name: str, cache: WeightCache, pin: Pin) -> Path:
     target = cache.make_folder(name)
     with cache.lock(name):
@@ -293,8 +268,14 @@ def _copied(copy: Path, name: str, cache: WeightCache, pin: Pin) -> Path:
     return target
 
 
-def _remote(published: PublishedFile, cache: WeightCache) -> tuple[str, RemoteFile, str]:
-    """Return a file's name in the cache, what to ask its server for, and its commit."""
+def located(published: PublishedFile, cache: WeightCache) -> tuple[str, RemoteFile, str]:
+    """Return a file's name in the cache, what to ask its server for, and its commit, after asking the hub for it.
+
+    Raises as `fetch`.
+    """
+    reason = _unreachable_hub() if published.repo else unreachable_reason(published.url)
+    if reason is not None:
+        raise UnreachableError(f"{httpx2.URL(published.url).host} cannot be reached ({reason})")
     if not published.repo:
         ((name, url),) = published.files.items()
         return name, RemoteFile(url, published.sha256, published.size_bytes), ""

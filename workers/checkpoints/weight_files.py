@@ -11,9 +11,10 @@ import logging
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import fsspec
 
@@ -30,6 +31,8 @@ from pseudoris.workers.checkpoints.weight_cache import (
     PublishedFile,
     WeightCache,
     cached_names,
+    found_files,
+    open_clip_file,
     published_file,
     user_cache,
 )
@@ -38,6 +41,7 @@ from pseudoris.workers.locations import client_errors
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 _COPY_BLOCK_BYTES: Final = 2**20
 # Of the cache: copies of urls.
 _URLS_FOLDER: Final = "urls"
@@ -78,17 +82,6 @@ def unreachable(weights: WeightsConfig, why: str, cache: WeightCache) -> str:
     return f"weights '{weights.uri}' are not available: {why}{_by_hand(weights, cache)}"
 
 
-def source_url(published: PublishedFile) -> str:
-    """Return the url from which a person can download the file."""
-    first = published.files[published.name]
-    if not published.repo:
-        return first
-    # Imported here: it loads a client of the web, which only a missing file needs.
-    from huggingface_hub import hf_hub_url
-
-    return hf_hub_url(published.repo, first, revision=published.revision)
-
-
 def _command(weights: WeightsConfig, preset: str) -> str:
     if weights.uri.startswith(BUILTIN_PREFIX):
         return "reinstall the package, or train them in a clone: make weights"
@@ -117,7 +110,7 @@ def _by_hand(weights: WeightsConfig, cache: WeightCache | None = None) -> str:
     if len(published.files) > 1:
         *_, other = published.files.values()
         or_else = f"; if the repository has no such file, take {other} instead, and keep its name"
-    return f". By hand: download {source_url(published)} and put it at {target}{known}{or_else}"
+    return f". By hand: download {published.url} and put it at {target}{known}{or_else}"
 
 
 def random_seed(weights: WeightsConfig) -> int | None:
@@ -155,18 +148,24 @@ def local_file(weights: WeightsConfig) -> Path:
     found = found_file(weights)
     if found is not None:
         return found
-    published = published_file(weights)
-    if weights.uri.startswith(OPEN_CLIP_PREFIX) and published is not None:
-        # Imported here: only a download needs a client of the web.
-        from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, fetch
+    if not weights.uri.startswith(OPEN_CLIP_PREFIX):
+        raise MissingWeightsError(weights, "there is no such file")
+    # Imported here and below: only a download needs a client of the web.
+    from pseudoris.workers.checkpoints.weight_fetch import fetch
 
-        # A run says nothing for minutes otherwise.
-        logger.warning("downloading the weights '%s' to %s", weights.uri, user_cache().folder)
-        try:
-            return fetch(published, user_cache())
-        except UnreachableError as error:
-            raise MissingWeightsError(weights, str(error)) from error
-    raise MissingWeightsError(weights, "there is no such file")
+    # A run says nothing for minutes otherwise.
+    logger.warning("downloading the weights '%s' to %s", weights.uri, user_cache().folder)
+    return _of_tag(weights, fetch)
+
+
+def _of_tag(weights: WeightsConfig, ask: Callable[[PublishedFile, WeightCache], T]) -> T:
+    """Return what `ask` says of the file behind a hub tag."""
+    from pseudoris.workers.checkpoints.weight_fetch import UnreachableError
+
+    try:
+        return ask(open_clip_file(weights), user_cache())
+    except UnreachableError as error:
+        raise MissingWeightsError(weights, str(error)) from error
 
 
 def found_file(weights: WeightsConfig) -> Path | None:
@@ -175,17 +174,7 @@ def found_file(weights: WeightsConfig) -> Path | None:
         # Without a digest, only the store knows which version of the file is the present one.
         copy = _url_copy(weights, weights.sha256) if weights.sha256 else None
         return copy if copy is not None and copy.is_file() else None
-    path = Path(weights.uri)
-    if not weights.uri.startswith(OPEN_CLIP_PREFIX) and path.is_file():
-        return path
-    cached = next(filter(Path.is_file, map(user_cache().path, cached_names(weights))), None)
-    published = published_file(weights)
-    if cached is not None or published is None or not published.repo:
-        return cached
-    # The hub's own library may have it.
-    from pseudoris.workers.checkpoints.weight_fetch import hub_cached_file
-
-    return hub_cached_file(published)
+    return next((path for _, path in found_files(weights)), None)
 
 
 def weights_digest(weights: WeightsConfig) -> str:
@@ -221,8 +210,12 @@ def folder_digest(weights: WeightsConfig) -> str:
 
 
 def is_unfetched(weights: WeightsConfig) -> bool:
-    """Return whether the file behind a url has no copy here. Its store is asked; one without the file is an error."""
-    return "://" in weights.uri and not _asked(weights).is_file()
+    """Return whether the file behind a url or hub tag is not here. Its store is asked; one without it is an error."""
+    if not weights.uri.startswith(OPEN_CLIP_PREFIX):
+        return "://" in weights.uri and not _asked(weights).is_file()
+    from pseudoris.workers.checkpoints.weight_fetch import located
+
+    return found_file(weights) is None and bool(_of_tag(weights, located))
 
 
 def _asked(weights: WeightsConfig) -> Path:
@@ -338,7 +331,7 @@ def weight_facts(weights: WeightsConfig) -> tuple[str, dict[str, str], Path | No
         facts = (SEE_SOURCE, shown_size, sha256 or "not given", "your own file")
     else:
         name = published.name_at(found) if found else published.name
-        facts = (published.licence, shown_size, sha256 or _UNKNOWN, source_url(published))
+        facts = (published.licence, shown_size, sha256 or _UNKNOWN, published.url)
     return name, dict(zip(keys, facts, strict=True)), found
 
 

@@ -1,4 +1,4 @@
-"""Adds composed expressions to annotated images, the likeliest of any form; also the filter stage that does so.
+"""Adds composed expressions to annotated images, the likeliest of any form, after the filter stage's scorer.
 
 The result depends on masks, candidates and scores, never on `kept`: another keep rule (`refilter`) does not change it.
 """
@@ -17,15 +17,13 @@ import numpy as np
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.fitted import PosteriorConfig, WeightLine, line_weights
-from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, Shard, ShardImage
+from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposedKind, ComposingConfig
 from pseudoris.workers import english
 from pseudoris.workers.composing.likelihood import IS_MEMBER, SIDES, Likelihood, likelihood_of
 from pseudoris.workers.counter_rng import key_of, permutation
 from pseudoris.workers.english import NounPhrase
-from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.filtering.head_nouns import head_noun
-from pseudoris.workers.stages import STAGE_FILTER
 
 FormName = Literal["words", "end", "end of so many", "side", "rank", "relation"]
 _FORMS: Final[tuple[FormName, ...]] = get_args(FormName)
@@ -315,15 +313,3 @@ def composer_of(config: RunConfig) -> Composer:
         raise ValueError("composing, or the posterior that it needs, is not set")
     line = None if lines is None else lines.composed
     return Composer(config.composing, filtering.fitted_values.posterior, line, seed=config.compute.seed)
-
-
-class ComposingStage:
-    """Scores a shard, then composes image by image. An error quarantines the image under the filter stage."""
-
-    def __init__(self, scorer: Callable[[Shard], Shard], composer: Composer) -> None:
-        """Take a scorer with its model loaded, and the composer."""
-        self._scorer, self._composer = scorer, composer
-
-    def __call__(self, shard: Shard) -> Shard:
-        """Return the shard scored, with the composed expressions of each image last."""
-        return apply_to_images(self._scorer(shard), STAGE_FILTER, self._composer)

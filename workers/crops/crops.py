@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, binary_erosion
 
 from pseudoris.images.pixels import decode_proven
-from pseudoris.schemas.shard import Box, ShardImage
+from pseudoris.schemas.run_lengths import decode_runs
+from pseudoris.schemas.shard import Box, MaskRecord, ShardImage
 from pseudoris.workers.crops.crop_resampling import CropAccumulator
 from pseudoris.workers.crops.crop_tiles import CropTile, TiledImage, tile_batches
 from pseudoris.workers.device import to_device
@@ -93,6 +94,18 @@ def make_crops(
     fill, mean, std = (to_device(torch.tensor(rgb), device) for rgb in (FILL_RGB, crop_format.mean, crop_format.std))
     crops = sums.scaled(1 / (255 * std), (fill / 255 - mean) / std)
     return crops.view(len(scales), len(boxes), *crops.shape[1:])
+
+
+def mask_crops(
+    pixels: NDArray[np.uint8],
+    masks: Sequence[MaskRecord],
+    scales: Sequence[float | None],
+    crop_format: CropFormat,
+    device: torch.device,
+) -> torch.Tensor:
+    """Return the crops (K, N, 3, size, size) of an image's masks, as `make_crops` has them."""
+    boxes, runs = [mask.box_xyxy_px for mask in masks], [decode_runs(mask.rle_counts) for mask in masks]
+    return make_crops(pixels, boxes, runs=runs, scales=scales, crop_format=crop_format, device=device)
 
 
 def _whole_crops(

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import mask_id
-from pseudoris.schemas.run_lengths import summarise_rle
+from pseudoris.schemas.run_lengths import mask_faults
 from pseudoris.schemas.shard import (
     SOURCE_MODEL,
     SOURCES,
@@ -156,10 +156,9 @@ def _check_masks(image: ShardImage) -> None:
         _require(mask.index > last, f"{at}.index {mask.index} after {last}: they must ascend from 0")
         last = mask.index
         _require(mask.mask_id == mask_id(image.image_id, last), f"{at}.mask_id {mask.mask_id!r}, not by `ids.mask_id`")
-        _require(mask.rle_size == size, f"{at}.rle_size {mask.rle_size}, while the upright image has {size}")
-        found, got = summarise_rle(*size, mask.rle_counts), (mask.area_px, mask.box_xyxy_px)
-        _require(found.area_px > 0, f"{at} without a pixel")
-        _require(got == (found.area_px, found.box_xyxy_px), f"{at} with another area or box than its pixels have")
+        said = mask_faults(size, mask.rle_size, mask.rle_counts, area_px=mask.area_px, box_xyxy_px=mask.box_xyxy_px)
+        for _, fault in said:
+            raise ValueError(f"{at}: it {fault}")
 
 
 def _check_expressions(image: ShardImage, *, is_scored: bool) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pickle
 import subprocess
-from typing import IO, Any, Final, Self, cast
+from typing import IO, Final, Self, cast
 
 from pseudoris.images.child_process import end_child, start_child
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.errors import BrokenDeviceError, NoSubprocessError, TransientError
+from pseudoris.schemas.errors import NoSubprocessError
 from pseudoris.schemas.shard import Shard
 
 _MAIN: Final = "pseudoris.workers.faults.subprocess_stages_main"
@@ -68,26 +68,16 @@ class SubprocessStages:
             _send(child, shard)
             while True:
                 # From our own child.
-                word, value = pickle.load(cast("IO[bytes]", child.stdout))
-                if word != "begun":
-                    return self._result(word, value, stage)
-                stage = value
+                answer: str | Shard | Exception = pickle.load(cast("IO[bytes]", child.stdout))
+                if isinstance(answer, Shard):
+                    return answer
+                if isinstance(answer, Exception):
+                    break
+                stage = answer
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
             raise ChildDiedError(stage, self._reap()) from None
-
-    def _result(self, word: str, value: Any, stage: str | None) -> Shard:
-        if word == "done":
-            done: Shard = value
-            return done
         self._reap()
-        if word == "memory":
-            raise ChildOutOfMemoryError(value)
-        if word == "device":
-            raise BrokenDeviceError(value)
-        if word == "raised":
-            raise TransientError(f"in a subprocess the {stage or 'loading'} stage raised {value}")
-        error: BaseException = value
-        raise error
+        raise answer
 
     def _running_child(self) -> subprocess.Popen[bytes]:
         if self._child is None:

@@ -1,8 +1,8 @@
 """The child process that may die: it loads stages and runs pickled shards through them, one after the other.
 
 `python -m pseudoris.workers.faults.subprocess_stages_main propose,caption <RunConfig as JSON>`. Requests are pickled
-shards; answers are pickled pairs: ("begun", stage) before each stage, then one of ("done", shard), ("memory", text),
-("device", text), ("raised", text) and ("error", a PseudorisError). The process ends when its standard input ends.
+shards; answers are pickled: the name of each stage when it begins, then the shard, or the exception that the parent
+raises. The process ends with an exception, and when its standard input ends.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import pickle
 import resource
 import sys
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from pseudoris.images.child_process import reserve_stdout
 from pseudoris.images.pixels import import_plugins
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.errors import PseudorisError
+from pseudoris.schemas.errors import BrokenDeviceError, PseudorisError, TransientError
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.untrusted import mask_logs
 from pseudoris.schemas.uris import RECORDED
 from pseudoris.workers.faults.quarantine import is_broken_device, is_out_of_memory
+from pseudoris.workers.faults.subprocess_stages import ChildOutOfMemoryError
 from pseudoris.workers.stages import Stage, StageKind, stages_named
 
 logger = logging.getLogger(__name__)
@@ -42,36 +43,40 @@ def main() -> None:
         except EOFError:
             return
         # Stages are loaded with the first shard, so that an error in loading is answered like any other.
-        word, value = _answer(shard, kinds, stages, config=config, answers=answers)
-        _send(answers, word, value)
-        if word != "done":
+        answer = _answer(shard, kinds, stages, config=config, answers=answers)
+        _send(answers, answer)
+        if isinstance(answer, Exception):
             return
 
 
 def _answer(
     shard: Shard, kinds: Sequence[StageKind], stages: list[Stage], *, config: RunConfig, answers: BinaryIO
-) -> tuple[str, Any]:
+) -> Shard | Exception:
+    name = "loading"
     try:
         if not stages:
             import_plugins(config.images.decoder_plugins)
             stages += [kind.build(config) for kind in kinds]
-        for kind, stage in zip(kinds, stages, strict=True):
-            _send(answers, "begun", kind.name)
+        for name, stage in zip((kind.name for kind in kinds), stages, strict=True):
+            _send(answers, name)
             shard = stage(shard)
     except PseudorisError as error:
-        return "error", error
+        return error
     except Exception as error:
         # Answer instead of dying: an error that passed the image boundary, or a bug outside of it, is not an image's
         # fault.
         logger.exception("the stages raised")
         if is_out_of_memory(error):
-            return "memory", str(error)
-        return ("device" if is_broken_device(error) else "raised"), f"{type(error).__name__}: {error}"
-    return "done", shard
+            return ChildOutOfMemoryError(str(error))
+        told = f"{type(error).__name__}: {error}"
+        if is_broken_device(error):
+            return BrokenDeviceError(told)
+        return TransientError(f"in a subprocess the {name} stage raised {told}")
+    return shard
 
 
-def _send(answers: BinaryIO, word: str, value: Any) -> None:
-    pickle.dump((word, value), answers)
+def _send(answers: BinaryIO, answer: str | Shard | Exception) -> None:
+    pickle.dump(answer, answers)
     answers.flush()
 
 

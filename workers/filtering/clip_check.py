@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +22,17 @@ import torch
 
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, GroundingCheckConfig
 from pseudoris.schemas.fitted import Floats
-from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
+from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
-from pseudoris.workers.filtering.scorer import Vectors, embed_crops, first_twins, is_candidate
+from pseudoris.workers.filtering.scorer import (
+    Vectors,
+    candidates_of,
+    embed_crops,
+    first_twins,
+    is_candidate,
+    with_candidates,
+)
 from pseudoris.workers.stages import STAGE_FILTER, open_clip_digest
 
 
@@ -46,18 +52,16 @@ class Choices:
 
     def onto(self, image: ShardImage) -> ShardImage:
         """Return the image with its T candidates told, in order."""
-        rows = count()
-
-        def told(expression: ExpressionRecord) -> ExpressionRecord:
-            row = next(rows)
-            return replace(
-                expression,
+        told = (
+            replace(
+                each,
                 grounding_choice=float(self.is_target[row]),
                 grounding_share=float(self.share[row]),
                 grounding_rival=None if self.rival is None else image.masks[int(self.rival[row])].mask_id,
             )
-
-        return replace(image, expressions=tuple(told(e) if is_candidate(e) else e for e in image.expressions))
+            for row, each in enumerate(candidates_of(image)[0])
+        )
+        return with_candidates(image, told)
 
 
 def choices(logits: npt.ArrayLike, targets: npt.ArrayLike) -> Choices:
@@ -110,9 +114,7 @@ class ClipCheck:
     ) -> ShardImage:
         if image.image_id not in vectors:
             return image
-        index_of = {mask.mask_id: index for index, mask in enumerate(image.masks)}
-        candidates = [each for each in image.expressions if is_candidate(each)]
+        candidates, targets = candidates_of(image)
         context, masked = vectors[image.image_id]
         cosines = (context + masked) @ texts[[rows[each.text] for each in candidates]].T / 2
-        targets = [index_of[each.target_mask_ids[0]] for each in candidates]
         return choices(cosines[first_twins(image)] / self._temperature, targets).onto(image)

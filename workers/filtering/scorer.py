@@ -17,7 +17,7 @@ ranks its candidates.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -29,9 +29,8 @@ import torch
 from pseudoris.schemas.config import ComputeConfig, FilterConfig
 from pseudoris.schemas.fitted import ConfidenceConfig, Floats, Rated, confidences, line_weights, ranks
 from pseudoris.schemas.keep_rule import KeepRule, keeps
-from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
-from pseudoris.workers.crops.crops import make_crops, prefetched_pixels
+from pseudoris.workers.crops.crops import mask_crops, prefetched_pixels
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.filtering.head_nouns import noun_finder, noun_prompt
@@ -115,14 +114,7 @@ def embed_crops(
     scored = [image for image in sound if any(is_candidate(each) for each in image.expressions)]
 
     def cut(image: ShardImage) -> ShardImage:
-        crops = make_crops(
-            decode(image),
-            [mask.box_xyxy_px for mask in image.masks],
-            runs=[decode_runs(mask.rle_counts) for mask in image.masks],
-            scales=(context_scale, None),
-            crop_format=embedder.crop_format,
-            device=embedder.device,
-        )
+        crops = mask_crops(decode(image), image.masks, (context_scale, None), embedder.crop_format, embedder.device)
         # (2N, 3, S, S): the N context crops, then the N masked ones.
         made.append(crops.flatten(0, 1))
         return image
@@ -208,14 +200,13 @@ class ClipScorer:
     ) -> ShardImage:
         if image.image_id not in vectors:
             return image
-        index_of = {mask.mask_id: index for index, mask in enumerate(image.masks)}
-        candidates = [e for e in image.expressions if is_candidate(e)]
+        candidates, targets = candidates_of(image)
         firsts = first_twins(image)
         context, masked = vectors[image.image_id]
         scores = score_candidates(
             (context @ texts[[rows[e.text] for e in candidates]].T)[firsts],
             (masked @ texts[[rows[prompts[e.text]] for e in candidates]].T)[firsts],
-            targets=[index_of[e.target_mask_ids[0]] for e in candidates],
+            targets=targets,
             min_cosine=self._config.min_cosine,
         )
         columns = _columns(candidates, scores, self._confidence)
@@ -227,7 +218,7 @@ class ClipScorer:
             name: [None if np.isnan(value) else value for value in columns[name].tolist()]
             for name in ("uniqueness", "correctness", "distinctiveness", "confidence")
         }
-        scored = iter(
+        scored = (
             replace(
                 e,
                 **{name: values[row] for name, values in known.items()},
@@ -239,12 +230,25 @@ class ClipScorer:
             )
             for row, e in enumerate(candidates)
         )
-        return replace(image, expressions=tuple(next(scored) if is_candidate(e) else e for e in image.expressions))
+        return with_candidates(image, scored)
 
 
 def is_candidate(expression: ExpressionRecord) -> bool:
     """Return whether an expression is scored: it refers to one mask."""
     return len(expression.target_mask_ids) == 1
+
+
+def candidates_of(image: ShardImage) -> tuple[list[ExpressionRecord], list[int]]:
+    """Return the expressions of an image that are scored, and the number of each one's mask."""
+    number_of = {mask.mask_id: number for number, mask in enumerate(image.masks)}
+    candidates = [each for each in image.expressions if is_candidate(each)]
+    return candidates, [number_of[each.target_mask_ids[0]] for each in candidates]
+
+
+def with_candidates(image: ShardImage, candidates: Iterable[ExpressionRecord]) -> ShardImage:
+    """Return the image with other records of the expressions that are scored, in order."""
+    left = iter(candidates)
+    return replace(image, expressions=tuple(next(left) if is_candidate(e) else e for e in image.expressions))
 
 
 def _columns(

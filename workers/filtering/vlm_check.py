@@ -39,7 +39,7 @@ from pseudoris.workers.crops.crops import outlined, prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device, to_host
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.filtering.clip_check import choices
-from pseudoris.workers.filtering.scorer import is_candidate
+from pseudoris.workers.filtering.scorer import candidates_of, is_candidate
 from pseudoris.workers.masks import rle
 from pseudoris.workers.stages import STAGE_FILTER
 
@@ -122,9 +122,7 @@ class VlmCheck:
         return done.with_seconds(STAGE_FILTER, time.perf_counter() - started)
 
     def _told(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ShardImage:
-        candidates = [each for each in image.expressions if is_candidate(each)]
-        index_of = {mask.mask_id: index for index, mask in enumerate(image.masks)}
-        targets = [index_of[each.target_mask_ids[0]] for each in candidates]
+        candidates, targets = candidates_of(image)
         texts = list(dict.fromkeys(each.text for each in candidates))
         masks = rle.decode([mask.rle_counts for mask in image.masks], pixels.shape[:2])
         shares = self._asker.shares(*reduced(pixels, masks, self._max_size), texts)

@@ -24,7 +24,7 @@ from torch import nn
 
 from pseudoris.schemas.config import PriorConfig
 from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.workers.checkpoints.tensor_files import load_tensors
+from pseudoris.workers.checkpoints.tensor_files import read_state
 from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.locations import open_location
 from pseudoris.workers.masks import rle
@@ -201,7 +201,6 @@ _V1_KEY = "roi_heads.box_head.fc6.weight"
 _V2_KEY = "roi_heads.box_head.0.0.weight"
 # Mask probability of a pixel. Source: torchvision's Mask R-CNN reference.
 _MIN_MASK_PROBABILITY = 0.5
-_SHOWN_LETTERS = 500
 
 
 class InstanceDetector:
@@ -232,14 +231,16 @@ def load_detector(path: str) -> nn.Module:
     # Imported here: most runs have no detector.
     from torchvision.models import detection
 
-    state = _read_state(path)
-    if _V1_KEY in state:
-        build = detection.maskrcnn_resnet50_fpn
-    elif _V2_KEY in state:
-        build = detection.maskrcnn_resnet50_fpn_v2
-    else:
+    try:
+        with open_location(path) as file:
+            state = read_state(file, f"prior.path={path}")
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"prior.path={path} cannot be read as tensors: {error}") from error
+    build = detection.maskrcnn_resnet50_fpn_v2 if _V2_KEY in state else detection.maskrcnn_resnet50_fpn
+    if _CLASSES_KEY not in state or not {_V1_KEY, _V2_KEY} & state.keys():
         raise ConfigError(
-            f"prior.path={path} has neither {_V1_KEY} nor {_V2_KEY}: give a checkpoint of torchvision's Mask R-CNN"
+            f"prior.path={path} has not {_CLASSES_KEY} and one of {_V1_KEY} and {_V2_KEY}: give a checkpoint of "
+            "torchvision's Mask R-CNN"
         )
     model: nn.Module = build(weights=None, weights_backbone=None, num_classes=len(state[_CLASSES_KEY]))
     try:
@@ -247,21 +248,3 @@ def load_detector(path: str) -> nn.Module:
     except RuntimeError as error:
         raise ConfigError(f"prior.path={path} does not fit torchvision's {build.__name__}: {error}") from error
     return model
-
-
-def _read_state(path: str) -> dict[str, torch.Tensor]:
-    try:
-        with open_location(path) as file:
-            state = load_tensors(file)
-    except MemoryError:
-        raise
-    except Exception as error:  # on hostile bytes the unpickler may raise any type
-        raise ConfigError(f"prior.path={path} cannot be read as a checkpoint: {str(error)[:_SHOWN_LETTERS]}") from error
-    # torchvision's reference training stores the weights under "model", beside the optimiser's state.
-    if isinstance(state, dict) and isinstance(state.get("model"), dict):
-        state = state["model"]
-    if not isinstance(state, dict) or _CLASSES_KEY not in state:
-        raise ConfigError(
-            f"prior.path={path} is not a state dict of a torchvision Mask R-CNN: it has no {_CLASSES_KEY}"
-        )
-    return state
