@@ -161,9 +161,9 @@ def test_degraded_halves_the_tiles_until_they_fit_and_says_so(tmp_path, monkeypa
     done = FaultTolerantStages(ALL, settings)(shard)
     assert done.degraded == {"masks.points_per_batch": 8}
     assert done.images == undisturbed(shard)
-    # A repair begins with the tiles that fitted then, whatever fits now.
-    again = FaultTolerantStages(ALL, faulty_config(tmp_path))(replace(shard, degraded={"masks.points_per_batch": 16}))
-    assert again.degraded == {"masks.points_per_batch": 16}
+    # A repair begins with the tiles that fitted then: all of them would not.
+    repaired = replace(shard, degraded={"masks.points_per_batch": 8})
+    again = FaultTolerantStages(ALL, faulty_config(tmp_path, mb_per_point=8, allowed_mb=100))(repaired)
     assert again.images == undisturbed(shard)
 
 
