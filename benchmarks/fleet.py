@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from pseudoris.pipeline.executor import WINDOWS, WindowRule, WindowTimes
+from pseudoris.pipeline.executor import window_size
 
 _WARM_UP_ROUNDS: Final = 5
 _ROUNDS: Final = 25
@@ -128,7 +128,6 @@ class Fleet:
         driver_return_s: Until somebody has started it again.
         resume_s_per_shard: What a start takes for every shard that is committed: to list it, mostly.
         held_shards: Finished work, in shards, that lies on a node beside the shard at work and is lost with it.
-        rule: Sizes of the windows.
     """
 
     gpus: int
@@ -143,7 +142,6 @@ class Fleet:
     driver_return_s: float = 300.0
     resume_s_per_shard: float = 0.0
     held_shards: float = 0.0
-    rule: WindowRule = WINDOWS
 
 
 @dataclass(slots=True)
@@ -217,17 +215,14 @@ class _Run:
         self.spent.planning += self.fleet.gpus * self.fleet.plan_s
         self.spent.starts += self.fleet.gpus * self.fleet.pool_start_s
         driver_dies = self._next(self.fleet.driver_deaths_per_h)
-        times: WindowTimes | None = None
         while self.num_done < self.fleet.num_shards:
-            window = self.fleet.rule.size(self.fleet.num_shards - self.num_done, times)
+            window = window_size(self.fleet.num_shards - self.num_done)
             self.spent.num_windows += 1
-            began, target = self.now, self.num_done + window
+            target = self.num_done + window
             if self._work_off(target, driver_dies):
-                times = self._timed(began, window)
                 self._end_window(target)
             else:
                 self._lose_driver()
-                times = None
                 driver_dies = self._next(self.fleet.driver_deaths_per_h)
         self.spent.hours = self.now / _HOUR_S
         return self.spent
@@ -340,10 +335,6 @@ class _Run:
             heapq.heappop(self.returns)
         away = {gpu for _, gpu in self.returns}
         self.since = np.array([math.inf if gpu in away else self.now for gpu in range(self.fleet.gpus)])
-
-    def _timed(self, began: float, num_shards: int) -> WindowTimes:
-        first = began + self.fleet.cycle_s
-        return WindowTimes(began - self.fleet.pool_start_s, first, max(self.now, first), num_shards)
 
     def _num_alive(self) -> int:
         return int(np.isfinite(self.since).sum())

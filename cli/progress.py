@@ -26,7 +26,7 @@ from rich.text import Text
 
 from pseudoris.cli.console import report, report_stopped, stderr, stdout
 from pseudoris.schemas.errors import TransientError
-from pseudoris.schemas.notebook import html_text, notebook_display
+from pseudoris.schemas.templates import html_text, notebook_display
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.pending_work import Committed, Notice, OnEvent, Planned, Retried, RunEvent, Step
 

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from pseudoris.pipeline.cluster import connected, lone_node, node_resources
@@ -24,9 +25,9 @@ from pseudoris.pipeline.run_contract import (
     table_globs,
 )
 from pseudoris.pipeline.shard_tasks import Job, Retry
-from pseudoris.pipeline.stored_masks import StoredMasks, plan_with_masks
+from pseudoris.pipeline.stored_masks import StoredMasks
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.run_records import DomainRecord, Identity, RunHeader
+from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.uris import writable
 from pseudoris.store.exclusions.stored_exclusions import (
     ExcludedItems,
@@ -53,11 +54,11 @@ from pseudoris.store.runs.pending_work import (
     quarantined_shards,
 )
 from pseudoris.store.runs.plan import PlanTally, assign_shards, iter_plan
-from pseudoris.store.runs.planned_run import RunRequest, may_give_way, plan_or_continue
+from pseudoris.store.runs.planned_run import RunRequest, may_give_way, plan_as_parent, plan_or_continue
 from pseudoris.store.runs.receipts import Totals, latest_receipts
 from pseudoris.store.runs.repair import damaged_receipts
 from pseudoris.store.runs.session import RunSession, trim_memory
-from pseudoris.store.sources import Source, SourceItem
+from pseudoris.store.sources import SourceItem
 from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, StageKind, with_check
 
 # Source: measured, all four tables, on the demonstration run (69 images, 321 masks, 14,124 draws, `tiny`): the bytes of
@@ -107,78 +108,48 @@ def annotate(
         # Of a new run not before: if its images are refused, it leaves nothing in OUT.
         lock = lock or locks.enter_context(held)
         on_event(Step("listing and planning"))
-        header, masks = _planned_run(start, location, identity, options, lock=lock, on_event=on_event, domain=domain)
-        listing = start.listing
-        left_out = tuple(listing.left_out.notices())
+        request = RunRequest(
+            "annotate", start.listing.name, identity, config, exclusions=options.exclusions, domain=domain, lock=lock
+        )
+        header, masks = _planned_run(start, location, request, options, on_event)
+        left_out = tuple(start.listing.left_out.notices())
         for text in left_out:
             on_event(Notice(text))
         trim_memory()
         check_object_store(node_resources(), config, actors, header.max_shard_bytes)
         interrupts.check()
-        job = Job(listing.name, location, header, config, may_grow=may_grow, masks=masks)
+        job = Job(start.listing.name, location, header, config, may_grow=may_grow, masks=masks)
         summary = _execute(job, actors, options, lock=lock, on_event=on_event, interrupts=interrupts)
         return replace(summary, left_out=left_out)
 
 
 def _planned_run(
-    start: Opened,
-    location: RunLocation,
-    identity: Identity,
-    options: RunOptions,
-    *,
-    lock: RunLock,
-    on_event: OnEvent,
-    domain: DomainRecord | None,
+    start: Opened, location: RunLocation, request: RunRequest, options: RunOptions, on_event: OnEvent
 ) -> tuple[RunHeader, StoredMasks | None]:
-    if start.parent is not None:
-        return plan_with_masks(start.parent, location, start.config, identity, lock=lock, on_event=on_event)
-    listing, config = start.listing, start.config
-    header = plan_or_resume(
-        listing, location, config, identity, options=options, lock=lock, domain=domain, on_event=on_event
-    )
-    return header, None
-
-
-def plan_or_resume(
-    source: Source,
-    location: RunLocation,
-    config: RunConfig,
-    identity: Identity,
-    *,
-    options: RunOptions,
-    lock: RunLock,
-    domain: DomainRecord | None = None,
-    on_event: OnEvent,
-) -> RunHeader:
-    """Return the header of the run in `location`. If there is no run, list SOURCE and write the plan first.
+    """Return the header of the run in `location`, and a parent's masks. If there is no run, the plan is written first.
 
     An existing plan is neither listed again nor changed, except by `--extend`, which adds the new images of SOURCE.
     """
-    pool = config.placement.read
-    request = RunRequest(
-        "annotate",
-        source.name,
-        identity,
-        config,
-        exclusions=options.exclusions,
-        domain=domain,
-        lock=lock,
-    )
-    planned = plan_or_continue(location, request, lambda: list_on_cluster(source, pool), limit=options.limit)
+    masks: StoredMasks | None = None
+    listed = partial(list_on_cluster, start.listing, request.config.placement.read)
+    if start.parent is not None:
+        planned = plan_as_parent(location, start.parent, request)
+        masks = StoredMasks.pinned(start.parent, planned.parent)
+    else:
+        planned = plan_or_continue(location, request, listed, limit=options.limit)
     header = planned.header
-    of_exclusions = exclusion_notices(header, is_new=planned.is_new, is_given=bool(options.exclusions))
-    for text in (*planned.notices(), *of_exclusions):
+    is_given = bool(options.exclusions)
+    notices = [*planned.notices(), *exclusion_notices(header, is_new=planned.is_new, is_given=is_given)]
+    if options.is_extension and not planned.is_new:
+        header, tally = extend_plan(location, header, listed(), limit=options.limit, domain=request.domain)
+        notices += extension_notices(tally)
+    elif not planned.is_new and options.limit not in (None, header.num_images):
+        notices.append(
+            f"the run already has a plan of {header.num_images} images; --limit {options.limit} does not change it"
+        )
+    for text in notices:
         on_event(Notice(text))
-    if planned.is_new:
-        return header
-    if options.is_extension:
-        header, tally = extend_plan(location, header, list_on_cluster(source, pool), limit=options.limit, domain=domain)
-        for text in extension_notices(tally):
-            on_event(Notice(text))
-    elif options.limit not in (None, header.num_images):
-        text = f"the run already has a plan of {header.num_images} images; --limit {options.limit} does not change it"
-        on_event(Notice(text))
-    return header
+    return header, masks
 
 
 def _execute(

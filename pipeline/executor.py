@@ -14,10 +14,8 @@ import functools
 import logging
 import shlex
 import sys
-import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
@@ -32,7 +30,6 @@ from pseudoris.pipeline.resources import busy_actors, num_committers, num_reader
 from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block, read_block
 from pseudoris.pipeline.stage_actor import StageActor
 from pseudoris.schemas.config import ComputeConfig, TaskPoolConfig
-from pseudoris.schemas.shard import ShardFault
 from pseudoris.store.runs.pending_work import PendingWork
 from pseudoris.store.runs.session import Executor, Outcome
 from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
@@ -165,80 +162,22 @@ def configure_ray_data() -> None:
     context.memory_usage_poll_interval_s = None
 
 
-@dataclass(slots=True)
-class WindowTimes:
-    """The clock times of one execution.
-
-    Attributes:
-        began_s: When it began.
-        first_s: When its first shard was committed; None before that.
-        last_s: When its latest shard was committed; None before that.
-        num_shards: How many shards were committed.
-    """
-
-    began_s: float
-    first_s: float | None = None
-    last_s: float | None = None
-    num_shards: int = 0
-
-    def add(self, now_s: float) -> None:
-        """Count a commit."""
-        self.first_s = now_s if self.first_s is None else self.first_s
-        self.last_s = now_s
-        self.num_shards += 1
-
-    def shards_in_starts(self, num_starts: int) -> int | None:
-        """Return how many shards are committed in the time of `num_starts` pool starts; None if it cannot tell.
-
-        The time of a start is the time to the first commit. It includes the time of one shard, which is what actors
-        lose at the end of an execution while they wait for its last shard.
-        """
-        if self.first_s is None or self.last_s is None or self.last_s <= self.first_s:
-            return None
-        shards_per_s = (self.num_shards - 1) / (self.last_s - self.first_s)
-        return int(num_starts * (self.first_s - self.began_s) * shards_per_s)
+# What one execution keeps on the driver, in GCS and in the raylet is then 2 GB. Fewer would start the pools more often.
+MAX_SHARDS: Final = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class WindowRule:
-    """The sizes of a run's executions.
-
-    Attributes:
-        max_shards: Most shards of one execution. A run of at most this many is one execution.
-        min_shards: Fewest shards of one execution in a longer run. The first execution has this many: it measures how
-            long a start takes.
-        num_starts: In a longer run, an execution should last as long as this many starts of the pools, if `max_shards`
-            allows it.
-    """
-
-    max_shards: int = 100_000
-    min_shards: int = 10_000
-    num_starts: int = 100
-
-    def size(self, num_pending: int, last: WindowTimes | None = None) -> int:
-        """Return how many of `num_pending` shards come next, at least one.
-
-        A remainder is spread over the windows that follow, so that no window holds only a few shards. `last` is the
-        previous execution, None for the first.
-        """
-        if last is None:
-            return num_pending if num_pending <= self.max_shards else self.min_shards
-        wanted = last.shards_in_starts(self.num_starts) or self.min_shards
-        size = min(max(wanted, self.min_shards), self.max_shards)
-        num_windows = max(num_pending // size, -(-num_pending // self.max_shards))
-        return -(-num_pending // num_windows)
-
-
-WINDOWS: Final = WindowRule()
+def window_size(num_pending: int, max_shards: int = MAX_SHARDS) -> int:
+    """Return how many of `num_pending` shards the next execution has: all are equal, and as few as may be."""
+    return -(-num_pending // -(-num_pending // max_shards))
 
 
 def ray_executor(
-    job: Job, actors: Mapping[str, int], interrupts: Interrupts, *, rule: WindowRule = WINDOWS
+    job: Job, actors: Mapping[str, int], interrupts: Interrupts, *, max_shards: int = MAX_SHARDS
 ) -> Executor:
     """Return an executor that computes and commits shards of `job` on Ray. A requested stop ends it between commits."""
 
     def execute(pending: PendingWork) -> Generator[Outcome]:
-        with closing(run_shards(job, pending.shards, actors, rule=rule)) as outcomes:
+        with closing(run_shards(job, pending.shards, actors, max_shards=max_shards)) as outcomes:
             for outcome in outcomes:
                 yield outcome
                 interrupts.check()
@@ -247,7 +186,7 @@ def ray_executor(
 
 
 def run_shards(
-    job: Job, shards: Sequence[int], actors: Mapping[str, int], *, rule: WindowRule = WINDOWS
+    job: Job, shards: Sequence[int], actors: Mapping[str, int], *, max_shards: int = MAX_SHARDS
 ) -> Generator[Outcome]:
     """Yield the receipt of each of `shards` as its commit lands, or why it is set aside; only the windows are in order.
 
@@ -259,7 +198,7 @@ def run_shards(
     """
     ours: BaseException | None = None
     try:
-        with closing(_run_windows(job, shards, actors, rule)) as outcomes:
+        with closing(_run_windows(job, shards, actors, max_shards)) as outcomes:
             yield from outcomes
     except RayError as error:
         logger.debug("Ray raised:", exc_info=True)
@@ -269,17 +208,11 @@ def run_shards(
         raise strip_traceback(ours)
 
 
-def _run_windows(job: Job, shards: Sequence[int], actors: Mapping[str, int], rule: WindowRule) -> Generator[Outcome]:
-    num_begun, times = 0, None
-    while num_begun < len(shards):
-        window = shards[num_begun : num_begun + rule.size(len(shards) - num_begun, times)]
-        num_begun += len(window)
-        times = WindowTimes(time.monotonic())
-        with closing(_run_window(job, window, actors)) as outcomes:
-            for outcome in outcomes:
-                if not isinstance(outcome, ShardFault):
-                    times.add(time.monotonic())
-                yield outcome
+def _run_windows(job: Job, shards: Sequence[int], actors: Mapping[str, int], max_shards: int) -> Generator[Outcome]:
+    size = window_size(len(shards), max_shards) if shards else 1
+    for start in range(0, len(shards), size):
+        with closing(_run_window(job, shards[start : start + size], actors)) as outcomes:
+            yield from outcomes
 
 
 def _run_window(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Generator[Outcome]:

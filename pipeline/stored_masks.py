@@ -16,14 +16,12 @@ from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import validate_as
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import Identity, ParentRun, Receipt, RunHeader
+from pseudoris.schemas.run_records import ParentRun, Receipt, RunHeader
 from pseudoris.schemas.shard import Failure, MaskRecord, Shard, ShardImage
 from pseudoris.schemas.tables import FAILURES, IMAGES, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import is_same_source
-from pseudoris.store.runs.lock import RunLock
-from pseudoris.store.runs.pending_work import Notice, OnEvent
-from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_as_parent
+from pseudoris.store.runs.planned_run import Parent
 from pseudoris.store.runs.receipts import part_path, read_receipt
 from pseudoris.store.sources.proven_shard import STAGE_READ
 from pseudoris.store.tables.annotations import by_image, mask_fields
@@ -93,22 +91,6 @@ def with_masks_of(parent: Parent, config: RunConfig, source: str) -> RunConfig:
         )
     tree, held = config.model_dump(), before.config.model_dump()
     return validate_as(RunConfig, {**tree, **{name: held[name] for name in _SECTIONS}})
-
-
-def plan_with_masks(
-    parent: Parent, location: RunLocation, config: RunConfig, identity: Identity, *, lock: RunLock, on_event: OnEvent
-) -> tuple[RunHeader, StoredMasks]:
-    """Return the header of the run at `location`, which has the parent's plan, and the parent's masks.
-
-    Raises:
-        ConfigError: The parent is not complete, or the run at `location` has another parent or identity.
-    """
-    planned = plan_as_parent(
-        location, parent, RunRequest("annotate", parent.header.source, identity, config, lock=lock)
-    )
-    for text in planned.notices():
-        on_event(Notice(text))
-    return planned.header, StoredMasks.pinned(parent, planned.parent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_va
 from pseudoris.schemas.fitted import FittedConfig, FittedValues
 from pseudoris.schemas.frozen import FrozenModel, NonNegative
 from pseudoris.schemas.keep_rule import KeepCondition, LoneMasks
+from pseudoris.schemas.stage_settings import MAX_BATCH, ComposingConfig
 from pseudoris.schemas.stage_settings import BeamConfig as BeamConfig
 from pseudoris.schemas.stage_settings import CaptionsConfig as CaptionsConfig
-from pseudoris.schemas.stage_settings import ComposingConfig
 from pseudoris.schemas.stage_settings import DomainConfig as DomainConfig
 from pseudoris.schemas.stage_settings import GroundingCheckConfig as GroundingCheckConfig
 from pseudoris.schemas.stage_settings import ImagesConfig as ImagesConfig
@@ -46,7 +46,7 @@ class TaskPoolConfig(FrozenModel):
     # CPUs of the cluster that each one takes; a share lets several run on one.
     num_cpus: float = Field(default=1.0, ge=0, le=MAX_RESOURCE)
     # None: as many as the cluster's resources allow when the run starts.
-    max_actors: int | None = Field(default=None, ge=1)
+    max_actors: int | None = Field(default=None, ge=1, le=1_000_000)
     # Custom Ray resources, such as spot labels.
     resources: dict[str, Annotated[float, Field(ge=0, le=MAX_RESOURCE)]] = Field(default_factory=dict)
 
@@ -69,10 +69,10 @@ class StorageConfig(FrozenModel):
     """How an S3 store is accessed, for SOURCE and OUT alike. Its address is `source.endpoint_url`."""
 
     # The longest silence during a request. If a busy store answers more slowly, requests are sent twice.
-    read_timeout_s: float = Field(default=60.0, gt=0)
+    read_timeout_s: float = Field(default=60.0, gt=0, le=86_400)
     # An operation is retried, with growing pauses, up to this long; then the run stops and can be resumed. The limit
     # covers the whole operation: raise it if one part takes minutes to transfer.
-    patience_s: float = Field(default=300.0, gt=0)
+    patience_s: float = Field(default=300.0, gt=0, le=604_800)
 
     @property
     def connect_timeout_s(self) -> float:
@@ -103,9 +103,9 @@ class PlacementConfig(FrozenModel):
     caption: PoolConfig = PoolConfig()
     filter: PoolConfig = PoolConfig()
     # Shards assigned to an actor, including the one it works on. More than two only fill the object store.
-    max_tasks_in_flight_per_actor: int = Field(default=2, ge=1)
+    max_tasks_in_flight_per_actor: int = Field(default=2, ge=1, le=1_000)
     # A shard is set aside after this many deaths of a process on it, on nodes that live: no single image causes them.
-    max_deaths_per_shard: int = Field(default=6, ge=3)
+    max_deaths_per_shard: int = Field(default=6, ge=3, le=1_000)
     # If a shard runs out of memory twice with the same tiles, halve the tiles for that shard instead of stopping the
     # run. Its tables may then differ in the last bits from a run with more memory; its receipt and `verify` report
     # this.
@@ -158,7 +158,7 @@ class FilterConfig(FrozenModel):
     spacy_model: str = Field(default="en_core_web_lg", min_length=1)
     # Crops in a forward pass, on a CPU at most 8; of texts, 16 prefixes for each. The last batch is padded to its size,
     # because rounding depends on the shape.
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=64, ge=1, le=MAX_BATCH)
     # A file of what was fitted for these models: weights of the columns `confidence` and `rank`, which `keep` may
     # bound; lines of the column `weight`; the composer's posterior. None: `confidence` and `rank` are null, and every
     # weight is 1.
@@ -187,7 +187,7 @@ class ComputeConfig(FrozenModel):
     # Of the models. On a GPU, bfloat16 is faster and changes the last digits of scores.
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     # Threads of one stage process on a CPU. Part of the identity, because another number may round differently.
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=1_024)
     # torch.compile for towers and decoder blocks, over a few fixed shapes. Each actor then takes minutes to start,
     # which pays off in GPU runs that last hours. It needs a C++ compiler on every node.
     is_compiled: bool = False
@@ -199,9 +199,9 @@ class ShardsConfig(FrozenModel):
     """The size of a shard. A crash loses the shards in flight, and a stage should take under five minutes a shard."""
 
     # Images of a shard. Raised, a crash loses more work; lowered, there are more files.
-    max_images: int = Field(default=256, ge=1)
+    max_images: int = Field(default=256, ge=1, le=1_000_000)
     # Bytes of the encoded images, as listed. The object store holds about this many for each shard in flight.
-    max_bytes: int = Field(default=256 * 2**20, ge=1)
+    max_bytes: int = Field(default=256 * 2**20, ge=1, le=2**40)
     # Writes the encoded images into the images table, so that a trainer does not need SOURCE.
     embed_images: bool = False
 
@@ -242,7 +242,14 @@ class RunConfig(FrozenModel):
         return tree
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _fits_together(self, info: ValidationInfo) -> Self:
+        for section, engine in (("masks", "sam"), ("captions", "coca"), ("filtering", "clip")):
+            part = getattr(self, section)
+            if part.engine == engine and part.options and info.context != RECORDED:
+                raise ValueError(
+                    f"{section}.options has {', '.join(part.options)}, but {section}.engine={engine} takes none: "
+                    "remove them, or name the engine that takes them"
+                )
         without = [name for name, pool in self.model_pools().items() if pool.num_gpus == 0]
         if self.compute.device == "cuda" and without:
             raise ValueError(

@@ -23,8 +23,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.fitted import read_fitted
-from pseudoris.schemas.text_bank import read_bank
+from pseudoris.schemas.fitted import read_bank, read_fitted
 from pseudoris.schemas.uris import secret_in, secrets_in
 from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, parse_yaml
 
@@ -243,7 +242,7 @@ def _problem(error: Exception) -> str:
     # The error's own text repeats what stands around the fault, which may hold a secret.
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem} in line {error.problem_mark.line + 1}"
-    return str(error)
+    return " ".join(str(error).split())
 
 
 def _cut(text: str) -> str:

@@ -1,7 +1,7 @@
-"""What was fitted for a set of models, and the columns `confidence` and `weight` that follow from it.
+"""Files that a setting names: what was fitted for a set of models, with the columns that follow, and banks of texts.
 
-Fitted values stand in a YAML file that `filtering.fitted.uri` names, as `pseudoris calibrate --to` writes it. The file
-is read once, when a config is resolved. A run's header holds the values: nothing that reads a run needs or opens it.
+Fitted values stand in a YAML file that `filtering.fitted.uri` names, as `pseudoris calibrate --to` writes it. A file is
+read once, when a config is resolved. A run's header holds its values: nothing that reads a run needs or opens it.
 
 `confidence` says how likely a candidate is right. It ranks well but may be too sure of itself, or not sure enough.
 `weight` corrects that by a line in its log-odds, fitted to labels; the composer and `refilter` use it too.
@@ -25,6 +25,7 @@ from pydantic.dataclasses import dataclass as validated_dataclass
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
+from pseudoris.schemas.shard import clean_text
 from pseudoris.schemas.untrusted import open_linked
 from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.schemas.yaml_text import MAX_LETTERS, parse_yaml
@@ -170,6 +171,45 @@ def read_fitted(uri: str, sha256: object = None) -> dict[str, Any]:
     if fault:
         raise ConfigError(f"filtering.fitted: {uri} {fault}: `pseudoris calibrate --to` writes such a file")
     return {"uri": uri, "sha256": digest, "values": values}
+
+
+# Texts of a bank stand in the header of every run, which each command parses.
+MAX_TEXTS: Final = 5_000
+_BANK_REMEDY: Final = "name a file with one text a line, such as `the red boat`"
+
+
+@validated_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class TextBank:
+    """The content of a file of one text a line, which `composing.bank` names: easy absences are drawn from it.
+
+    Attributes:
+        texts: Its lines, as `clean_text` returns them, each once. Lines that are no noun phrase are never drawn.
+    """
+
+    texts: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(max_length=MAX_TEXTS)]
+
+
+class TextBankConfig(NamedFile):
+    """A file of texts. Its digest is part of the run's identity."""
+
+    values: TextBank
+
+
+def read_bank(uri: str, sha256: object = None) -> dict[str, Any]:
+    """Return the tree of a `TextBankConfig`, not validated: the file's digest and its texts.
+
+    Raises:
+        ConfigError: The file cannot be read, is not UTF-8, holds no text or too many, or has another digest.
+    """
+    data, digest = read_named("composing.bank", uri, sha256, _BANK_REMEDY)
+    try:
+        lines = [clean_text(line) for line in data.decode().splitlines()]
+    except UnicodeDecodeError:
+        raise ConfigError(f"composing.bank: {uri} is not UTF-8: {_BANK_REMEDY}") from None
+    texts = list(dict.fromkeys(line for line in lines if line))
+    if not 0 < len(texts) <= MAX_TEXTS:
+        raise ConfigError(f"composing.bank: {uri} holds {len(texts)} texts, and 1 to {MAX_TEXTS} are allowed")
+    return {"uri": uri, "sha256": digest, "values": {"texts": texts}}
 
 
 def read_named(key: str, uri: str, sha256: object, remedy: str) -> tuple[bytes, str]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Final, Literal, Self, TypeVar
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.fitted import TextBankConfig
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
 from pseudoris.schemas.shard import CROP_MASKED, crop_context
-from pseudoris.schemas.text_bank import TextBankConfig
 from pseudoris.schemas.untrusted import EXTENSIONS
 
 Options = TypeVar("Options", bound=FrozenModel)
+# Beyond what any machine holds or any caption has: a slip of the finger is refused before models load.
+MAX_BATCH: Final = 65_536
+MAX_TOKENS: Final = 4_096
 
 
 class WeightsConfig(FrozenModel):
@@ -66,14 +69,14 @@ class ImagesConfig(FrozenModel):
     # A 12,000 x 8,000 photograph passes. Raised, memory grows: every stage holds 3 bytes a pixel, and decoding and
     # cropping briefly a few more. Proposing peaks near 35 bytes a pixel (measured: 24 megapixels, `tiny`), plus an
     # eighth for each candidate.
-    max_pixels: int = Field(default=100_000_000, ge=1)
+    max_pixels: int = Field(default=100_000_000, ge=1, le=2**34)
     # Bounds the share of the object store that one image can take.
-    max_bytes: int = Field(default=256 * 2**20, ge=1)
+    max_bytes: int = Field(default=256 * 2**20, ge=1, le=2**40)
     # A decoder that takes longer is killed. Raise it for gigapixel TIFFs on slow disks.
-    decoder_timeout_s: float = Field(default=60.0, gt=0)
+    decoder_timeout_s: float = Field(default=60.0, gt=0, le=86_400)
     # Address space that the proving process may add after its start. Below about 4 bytes for each of `max_pixels`,
     # large valid images are quarantined.
-    decoder_memory_bytes: int = Field(default=4 * 2**30, ge=2**28)
+    decoder_memory_bytes: int = Field(default=4 * 2**30, ge=2**28, le=2**44)
     # Modules that register further formats with Pillow when imported. `pillow_heif.HeifImagePlugin` (of the extra
     # `pseudoris[heif]`) reads HEIC, and adds its names to the default of `source.extensions`. Install them on every
     # node. None by default, because each is more code that reads untrusted bytes.
@@ -144,10 +147,10 @@ class MasksConfig(FrozenModel):
     architecture: str | None = Field(default=None, min_length=1, exclude_if=lambda name: name is None)
     weights: WeightsConfig
     # Prompts: a grid of so many by so many points on each crop.
-    points_per_side: int = Field(default=32, ge=1)
+    points_per_side: int = Field(default=32, ge=1, le=1_024)
     # Prompts in a forward pass of the mask decoder. Part of the identity, because rounding depends on the batch's
     # shape.
-    points_per_batch: int = Field(default=64, ge=1)
+    points_per_batch: int = Field(default=64, ge=1, le=MAX_BATCH)
     # A mask is kept if the model's own estimate of its IoU is above this; of sam3_concepts, its score.
     pred_iou_thresh: float = 0.5
     # A mask is kept if its stability is at least this: the IoU of the masks above a higher and a lower logit.
@@ -163,9 +166,9 @@ class MasksConfig(FrozenModel):
     # Share of the image by which crops of the first layer overlap.
     crop_overlap_ratio: UnitInterval = 512 / 1500
     # Layer l has `points_per_side` divided by this to the power of l.
-    crop_n_points_downscale_factor: int = Field(default=1, ge=1)
+    crop_n_points_downscale_factor: int = Field(default=1, ge=1, le=1_024)
     # Holes and islands up to this many pixels are removed; 0 leaves masks as they are.
-    min_mask_region_area: int = Field(default=0, ge=0)
+    min_mask_region_area: int = Field(default=0, ge=0, le=2**34)
     reduction: ReductionConfig = ReductionConfig()
     prior: PriorConfig = PriorConfig()
     # Settings of another engine: those of ready and sam3_concepts are in docs/guides/masks.md.
@@ -198,16 +201,16 @@ class ListeningConfig(FrozenModel):
     crops: tuple[str, ...] = Field(default=("context_1.2",), min_length=1)
     # The most other masks that score a candidate. If an image has more, the most similar ones do. Raised, crowded
     # images cost more.
-    max_others: int = Field(default=30, ge=1)
+    max_others: int = Field(default=30, ge=1, le=100_000)
 
 
 class BeamConfig(FrozenModel):
     """Group beam search as open_clip does it: groups without a diversity term, so one group is computed."""
 
     # Captions that are kept at each step, of all groups together. 0: no beam search.
-    num_beams: int = Field(default=6, ge=0)
+    num_beams: int = Field(default=6, ge=0, le=1_000)
     # Groups of the search; all but the first repeat it.
-    num_groups: int = Field(default=3, ge=1)
+    num_groups: int = Field(default=3, ge=1, le=1_000)
     # logit (the authors' setting) sums raw logits; logprob sums log-probabilities.
     beam_score: Literal["logit", "logprob"] = "logit"
     # A sum is divided by the length to this power. Raised, captions get longer.
@@ -237,7 +240,7 @@ class SamplingConfig(FrozenModel):
     # Divides the logits before a draw. Raised, captions vary more.
     temperature: float = Field(default=1.0, gt=0)
     # The most other masks that a caption is contrasted with.
-    max_others: int = Field(default=30, ge=1)
+    max_others: int = Field(default=30, ge=1, le=100_000)
     # What happens above it. no_contrast: in an image with more masks, captions are drawn from the target alone (the
     # paper, at 30 masks). nearest: the most similar other masks are averaged.
     above_max_others: Literal["no_contrast", "nearest"] = "nearest"
@@ -268,18 +271,18 @@ class CaptionsConfig(FrozenModel):
     # texture of large objects becomes noise.
     has_antialiasing: bool = True
     # In tokens, with SOT: a caption does not end before.
-    min_length: int = Field(default=5, ge=1)
+    min_length: int = Field(default=5, ge=1, le=MAX_TOKENS)
     # In tokens, with SOT and EOS.
-    max_length: int = Field(default=30, ge=3)
+    max_length: int = Field(default=30, ge=3, le=MAX_TOKENS)
     beam: BeamConfig = BeamConfig()
     sampling: SamplingConfig = SamplingConfig()
     # Bound on the cached keys and values of image tokens and prefixes. An eighth is kept for temporaries; prefixes are
     # decoded in chunks that fit. A lower bound costs time. It changes results by float rounding only, so it is part of
     # the identity. The bound is exceeded if the image tokens of one crop kind alone need more.
-    cache_bytes: int = Field(default=2 * 2**30, ge=2**20)
+    cache_bytes: int = Field(default=2 * 2**30, ge=2**20, le=2**44)
     # Successive images of a shard are captioned together up to this number of crops. At 1 each image is captioned
     # alone. Above 1 the last bits of a probability depend on the neighbours in the shard.
-    crops_together: int = Field(default=1, ge=1)
+    crops_together: int = Field(default=1, ge=1, le=MAX_BATCH)
     # None: no listener; the columns `caption_score`, `listener` and `truth` are null.
     listening: ListeningConfig | None = None
     # Settings of another engine: those of vlm are in docs/guides/vlm.md.
@@ -325,13 +328,13 @@ class ComposingConfig(FrozenModel):
     # without a position, where it suffices.
     kinds: tuple[ComposedKind, ...] = Field(default=("position", "relation"), min_length=1)
     # Expressions of one mask, positions and relations together.
-    max_per_mask: int = Field(default=2, ge=1)
+    max_per_mask: int = Field(default=2, ge=1, le=1_000)
     # Least probability of a mask's likeliest expression. Lower it to describe more objects.
     min_first: UnitInterval = 0.63
     # The same of every further one, and of groups and no-target expressions. Lower it for more expressions of each.
     min_further: UnitInterval = 0.9
     # Expressions of one mask in one form: words alone, an end of a row, a side, a rank, a relation.
-    max_per_form: int = Field(default=2, ge=1)
+    max_per_form: int = Field(default=2, ge=1, le=1_000)
     # Texts of what may be absent, for easy absences: up to two an image, which share no word with what was drawn for
     # it. The seed and the image's id decide which. None: only near absences, which differ in a word from what is true.
     # A method without a bank keeps its hash.

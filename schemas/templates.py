@@ -1,12 +1,17 @@
-"""Jinja environments over the templates of our packages, for pages and for Markdown. A name without a value raises."""
+"""Jinja environments over the templates of our packages, for pages and for Markdown, and what a notebook shows.
+
+A name without a value raises.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from pseudoris.schemas.untrusted import visible
+from pseudoris.schemas.untrusted import printable, visible
 
 if TYPE_CHECKING:
     import jinja2
@@ -32,3 +37,15 @@ def _templates(packages: Sequence[str], **options: Any) -> jinja2.Environment:
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader(each) for each in packages])
     options |= {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     return jinja2.Environment(loader=loader, **options)
+
+
+def notebook_display() -> Callable[..., Any] | None:
+    """Return IPython's `display` if this process is a notebook's kernel, else None."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython and ipython.get_ipython()
+    return ipython.display.display if ipython is not None and hasattr(shell, "kernel") else None
+
+
+def html_text(value: object) -> str:
+    """Return text for a page: escaped, its control characters spelled."""
+    return escape(printable(str(value)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, Final
 
 import yaml
@@ -33,7 +32,6 @@ def parse_yaml(text: str) -> Any:
     if len(text) > MAX_LETTERS:
         raise YamlRefusedError(f"it has more than {MAX_LETTERS:,} letters: give a smaller file")
     try:
-        _check_bounds(text)
         return yaml.load(text, _Loader)  # it is the safe one, with bounds of numbers
     except (ValueError, OverflowError) as error:
         # Of YAML's own types, such as the date 2020-13-45.
@@ -41,7 +39,38 @@ def parse_yaml(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses keys that stand twice, and numbers that no JSON holds, in which a run keeps its configuration."""
+    """Refuses what is too deep or too large, keys that stand twice, and numbers that no JSON holds, as a run's must."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._level = self._num_values = 0
+        # Values that a node stands for; absent while they are still being read.
+        self._values_of: dict[int, int] = {}
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Return the next node, read within the bounds; nothing is built from it yet."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML's own
+        before, mark = self._num_values, event.start_mark
+        if isinstance(event, yaml.CollectionStartEvent) and self._level == MAX_LEVELS:
+            raise YamlRefusedError(
+                f"values are nested more than {MAX_LEVELS} levels deep in line {mark.line + 1}: remove the "
+                "extra brackets or indents"
+            )
+        self._level += 1
+        node: Any = super().compose_node(parent, index)
+        self._level -= 1
+        if not isinstance(event, yaml.AliasEvent):
+            self._num_values += 1
+            self._values_of[id(node)] = self._num_values - before
+        elif id(node) in self._values_of:
+            self._num_values += self._values_of[id(node)]
+        else:
+            raise YamlRefusedError(f"the alias *{event.anchor} stands for itself: write the value out")
+        if self._num_values > MAX_VALUES:
+            raise YamlRefusedError(
+                f"it has more than {MAX_VALUES:,} values, aliases (*name) written out: give fewer, or remove aliases"
+            )
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Return the values by key; of equal ones, PyYAML keeps the last in silence."""
@@ -73,51 +102,3 @@ def _place(node: Any) -> str:
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole)
 _Loader.add_constructor("tag:yaml.org,2002:float", _finite)
-
-
-def _check_bounds(text: str) -> None:
-    """Refuse what is too deep or too large, from the parser's events: nothing is built from them."""
-    num_values = 0
-    # Each open list or mapping: its anchor, and the values before it.
-    opened: list[tuple[str | None, int]] = []
-    # Values that an anchor stands for; absent while they are still being read.
-    values_of: dict[str | None, int] = {}
-    for event in _events(text):
-        if isinstance(event, yaml.AliasEvent):
-            if any(anchor == event.anchor for anchor, _ in opened):
-                raise YamlRefusedError(f"the alias *{event.anchor} stands for itself: write the value out")
-            num_values += values_of.get(event.anchor, 0)
-        elif isinstance(event, yaml.ScalarEvent):
-            num_values += 1
-            values_of[event.anchor] = 1
-        elif isinstance(event, yaml.CollectionStartEvent):
-            opened.append((event.anchor, num_values))
-            num_values += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, num_before = opened.pop()
-            values_of[anchor] = num_values - num_before
-        if len(opened) > MAX_LEVELS:
-            raise _too_deep(event.start_mark)
-        if num_values > MAX_VALUES:
-            raise YamlRefusedError(
-                f"it has more than {MAX_VALUES:,} values, aliases (*name) written out: give fewer, or remove aliases"
-            )
-
-
-def _events(text: str) -> Iterator[Any]:
-    """Yield the events up to the first fault, which the loader reports; libyaml's are there in a tenth of the time."""
-    try:
-        yield from yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.MarkedYAMLError as error:
-        # libyaml of PyYAML 6.0.4 looks ahead, and stops at 1,000 brackets before it has told of the first.
-        if "nesting depth" in str(error.problem):
-            raise _too_deep(error.problem_mark) from None
-    except yaml.YAMLError:
-        return
-
-
-def _too_deep(mark: Any) -> YamlRefusedError:
-    return YamlRefusedError(
-        f"values are nested more than {MAX_LEVELS} levels deep in line {mark.line + 1}: remove the extra brackets or "
-        "indents"
-    )

@@ -15,9 +15,9 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from pseudoris.images.pixels import decode_upright, loaded_plugins
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError
-from pseudoris.schemas.notebook import html_text, notebook_display
 from pseudoris.schemas.run_lengths import decode_mask
 from pseudoris.schemas.stage_settings import ImagesConfig
+from pseudoris.schemas.templates import html_text, notebook_display
 
 if TYPE_CHECKING:
     from pseudoris.store.tables.annotations import AnnotatedImage

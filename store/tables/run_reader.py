@@ -19,9 +19,9 @@ import pyarrow.dataset as ds
 from pyarrow import fs
 
 from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.schemas.notebook import html_text
 from pseudoris.schemas.run_records import PartRecord, Receipt, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
+from pseudoris.schemas.templates import html_text
 from pseudoris.schemas.uris import whole_number
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tests.builders.scored_runs import begin
 from tests.store.builders import start_run
 from tests.viewer.builders import annotated, write_run
 
+ROOT = Path(__file__).parents[2]
 SECRET = "hunter2"
 USERINFO = f"s3://AKIA:{SECRET}@bucket/prefix"
 SIGNED = f"https://account.blob.core.windows.net/c/x?sv=2024&sig={SECRET}"
@@ -126,6 +128,37 @@ def test_a_uri_with_a_secret_is_refused_and_comes_back_nowhere(shown, words, uri
     assert "in the environment" in printed
     assert SECRET not in everything
     assert "Traceback" not in printed
+
+
+# Of a run that is there: what else takes a place.
+PLACES = [
+    *(
+        ("gallery", "out", "--source", "{uri}"),
+        ("gallery", "out", "--to", "{uri}"),
+        ("calibrate", "out", "--to", "{uri}"),
+    ),
+    ("export", "out", "there", "--format", "coco", "--source", "{uri}"),
+    *(("audit", "draw", "out", "audit", "--source", "{uri}"), ("audit", "page", "out", "--to", "{uri}")),
+    ("evaluate", "out", "--truth", "out", "--report", "{uri}"),
+    ("evaluate", "--model", "none.json", "--truth", "out", "--images", "{uri}"),
+    ("weights", "get", "tiny", "--to", "{uri}"),
+]
+
+
+@pytest.mark.parametrize("uri", [USERINFO, QUERIES[1], f"//u:{SECRET}@host/it's?sig={SECRET}", f"host/x?sig={SECRET}"])
+@pytest.mark.parametrize("words", PLACES, ids=" ".join)
+def test_no_option_that_takes_a_place_repeats_its_secret(shown, tmp_path, words, uri):
+    shutil.copytree(ROOT / "tests/versions/0.5.0/finished", tmp_path / "out")
+    _, printed, _ = shown(*(word.format(uri=uri) for word in words))
+    assert SECRET not in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_a_run_in_a_folder_whose_name_looks_like_a_query_is_opened(shown, tmp_path, form):
+    folder = shutil.copytree(ROOT / "tests/versions/0.5.0/finished", tmp_path / "a?b=c")
+    code, printed, _ = shown("status", form.format(folder))
+    assert code == 0, printed
 
 
 @pytest.mark.parametrize(

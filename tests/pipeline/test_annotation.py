@@ -9,7 +9,7 @@ import pytest
 
 from pseudoris.pipeline import executor
 from pseudoris.pipeline.annotation import annotate, dry_run
-from pseudoris.pipeline.executor import WindowRule, ray_executor
+from pseudoris.pipeline.executor import ray_executor
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import sha256_hex
@@ -161,8 +161,7 @@ def test_a_run_interrupted_in_its_second_window_continues_and_ends_as_an_undistu
     # Slow enough for the interrupt to come before the last shard.
     options = "masks.options={raises_on: b/image-004.png, sleep_s: 0.4}"
     config = stub_config(options, "placement.fused.max_actors=2", "placement.max_tasks_in_flight_per_actor=1")
-    rule = WindowRule(max_shards=4, min_shards=2)
-    monkeypatch.setattr(executor, "ray_executor", functools.partial(ray_executor, rule=rule))
+    monkeypatch.setattr(executor, "ray_executor", functools.partial(ray_executor, max_shards=2))
     seen = []
 
     def interrupt_at_the_third(event):

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from pseudoris.pipeline import executor
-from pseudoris.pipeline.executor import WindowRule, actor_environment, actor_runtime, build_dataset, run_shards
+from pseudoris.pipeline.executor import actor_environment, actor_runtime, build_dataset, run_shards
 from pseudoris.pipeline.identity import identity_on_cluster
 from pseudoris.pipeline.shard_tasks import Job
 from pseudoris.schemas.config import ComputeConfig, RunConfig
@@ -85,13 +85,10 @@ def test_windows_lose_no_shard_at_their_edges_double_none_and_do_not_change_a_by
         lambda job, shards, actors: windows.append(list(shards)) or built(job, shards, actors),
     )
     job = planned_job(source, tmp_path, stub_config(SEEDED), identity)
-    rule = WindowRule(max_shards=3, min_shards=2)
-    receipts = list(run_shards(job, range(6), {"fused": 1}, rule=rule))
-    # The first measures; then as long as may be, evenly.
-    assert windows[0] == [0, 1]
-    assert [shard for window in windows for shard in window] == list(range(6))
+    receipts = list(run_shards(job, range(6), {"fused": 1}, max_shards=4))
+    assert windows == [[0, 1, 2], [3, 4, 5]]
     assert sorted(receipt.shard for receipt in receipts) == list(range(6))
-    assert [receipt.shard in windows[0] for receipt in receipts] == [True] * 2 + [False] * 4
+    assert [receipt.shard in windows[0] for receipt in receipts] == [True] * 3 + [False] * 3
     assert part_digests(tmp_path) == reference
 
 

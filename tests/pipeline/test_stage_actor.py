@@ -6,12 +6,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from ray.exceptions import RayError
 
 from pseudoris.pipeline import executor, stage_actor
-from pseudoris.pipeline.executor import WINDOWS, WindowRule, WindowTimes, ray_executor, run_shards
+from pseudoris.pipeline.executor import ray_executor, run_shards, window_size
 from pseudoris.pipeline.interrupts import Interrupts
 from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block
 from pseudoris.pipeline.stage_actor import EXIT_UNUSABLE, StageActor
@@ -162,33 +160,11 @@ def test_a_user_s_mistake_is_raised_by_the_first_call_and_not_by_the_constructor
         actor(shard_to_block(SHARD))
 
 
-def times(*, start_s: float, shards_per_s: float, num_shards: int = 101) -> WindowTimes:
-    first_s = 50.0 + start_s
-    last_s = first_s + (num_shards - 1) / shards_per_s
-    return WindowTimes(began_s=50.0, first_s=first_s, last_s=last_s, num_shards=num_shards)
-
-
-def test_a_run_of_a_hundred_thousand_shards_is_one_execution_and_one_more_is_not():
-    assert WINDOWS.size(100_000) == 100_000
-    assert WINDOWS.size(100_001) == 10_000
-
-
-@given(
-    num_pending=st.integers(1, 5_000),
-    bounds=st.tuples(st.integers(1, 200), st.integers(1, 200)).map(sorted),
-    start_s=st.floats(0.01, 100),
-    shards_per_s=st.floats(0.01, 100),
+@pytest.mark.parametrize(
+    ("num_pending", "size"), [(1, 1), (100_000, 100_000), (100_001, 50_001), (50_000, 50_000), (300_001, 75_001)]
 )
-def test_windows_of_any_rule_add_up_to_the_run_and_respect_the_most(num_pending, bounds, start_s, shards_per_s):
-    rule = WindowRule(max_shards=bounds[1], min_shards=bounds[0], num_starts=10)
-    sizes, last = [], None
-    while (left := num_pending - sum(sizes)) > 0:
-        sizes.append(rule.size(left, last))
-        last = times(start_s=start_s, shards_per_s=shards_per_s)
-    assert sum(sizes) == num_pending
-    assert all(1 <= size <= rule.max_shards for size in sizes)
-    # Where the most is close to the least, what is left over may come as two halves.
-    assert all(2 * size >= min(rule.min_shards, num_pending - sizes[0]) for size in sizes[1:])
+def test_the_executions_of_a_run_are_equal_and_as_few_as_may_be(num_pending, size):
+    assert window_size(num_pending) == size
 
 
 def no_job(monkeypatch, build_dataset):

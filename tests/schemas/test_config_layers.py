@@ -235,7 +235,10 @@ BROKEN = {
     "NUL among options": ('masks.options={a: ["\\0"]}', r"a text holds '\\x00'"),
     "half a letter": ('masks.engine="\\ud800"', r"a text holds '\\ud800'"),
     "a word that is not UTF-8": ("masks.prior.path=\udcff", r"a text holds '\\udcff'"),
-    "a number that is not UTF-8": ("masks.points_per_side=\udcff", "--set masks.points_per_side: .*codec can't encode"),
+    "a number that is not UTF-8": (
+        "masks.points_per_side=\udcff",
+        "points_per_side: .*unacceptable character",
+    ),
     "a key twice": ("masks.options={a: 1, b: 2, a: 3}", "the key a stands twice in the mapping of line 1: keep one"),
     "a section twice": ("masks: {points_per_side: 8}\nmasks: {crop_n_layers: 1}\n", "the key masks stands twice"),
     "a number as a file": (f"compute: {{seed: {HEX}}}\n", "run.yaml cannot be read as YAML: the number 0xf+ in line 1"),

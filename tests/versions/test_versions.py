@@ -96,3 +96,16 @@ def test_its_half_is_resumed(kept, ray_session, s3_server):
     for table in ("images", "failures"):
         names = [[row["image_id"] for row in rows(kept / run, table)] for run in ("half", "finished")]
         assert sorted(names[0]) == sorted(names[1])
+
+
+@pytest.mark.ray
+def test_its_half_is_resumed_whose_header_holds_a_query_and_shows_none_of_it(kept, ray_session, s3_server):
+    url = "s3://versions/images?sig=hunter2"
+    for path in (kept / "images").iterdir():
+        s3_server.client().put_object(Bucket="versions", Key=f"images?sig=hunter2/{path.name}", Body=path.read_bytes())
+    forge_header(RunLocation.open(str(kept / "half")), lambda tree: tree.update(source=url))
+    settings = ("--config", "config.yaml", "--set", f"source.endpoint_url={s3_server.endpoint_url}")
+    ended = pseudoris_here("annotate", url, "half", "--allow-mixed", *settings, cwd=kept)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "hunter2" not in ended.stdout + ended.stderr
+    says("verify", "half", at=kept)
