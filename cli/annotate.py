@@ -87,6 +87,7 @@ def annotate(
         "placement.masks_from": masks_from,
         "placement.repair": repair,
     }
+    options.refuse_second_match(source, out)
     words = options.words(assignments, short)
     if masks_from is not None:
         refuse_parents_settings(words)

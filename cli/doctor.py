@@ -103,7 +103,7 @@ def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Ite
         if listed.is_ok and config.domain is not None:
             yield _attempt("domain", lambda: _domain(source, config, out))
     if out is not None:
-        yield _attempt("output", lambda: _output(out, config))
+        yield _attempt("output", lambda: _output(source, out, config))
 
 
 def _attempt(name: str, look: Callable[[], str]) -> Check:
@@ -244,11 +244,12 @@ def _domain(source: str, config: RunConfig, out: str | None) -> str:
     return found.warning or f"{found.num_sampled} sampled images are like those that the models know"
 
 
-def _output(out: str, config: RunConfig) -> str:
+def _output(source: str | None, out: str, config: RunConfig) -> str:
     from pseudoris.store.location import RunLocation
     from pseudoris.store.runs.header import check_identity, check_origin, read_header
     from pseudoris.store.runs.planned_run import may_give_way
 
+    options.refuse_second_match(source or out, out)
     location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage)
     header = read_header(location)
     if header is not None:

@@ -41,6 +41,7 @@ from pseudoris.cli import (
     weights,
 )
 from pseudoris.cli.console import PrintableFormatter, degrade_output, report, report_stopped, stderr, stdout
+from pseudoris.cli.options import QUOTE
 from pseudoris.cli.progress import INTERRUPTED
 from pseudoris.pipeline.interrupts import interruptible
 from pseudoris.schemas.errors import ConfigError, PseudorisError
@@ -92,7 +93,7 @@ class HelpPage(TyperGroup):
             # Pydantic's prefix, which Typer prints with the message.
             error.message = without_secrets(error.message.removeprefix("Value error, "))
             if "extra argument" in error.message:
-                error.message += ". If the shell opened a pattern, quote it: 'folder/*.jpg'"
+                error.message += f". {QUOTE}"
             raise
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
+from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.uris import writable
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
@@ -116,6 +116,21 @@ ExcludeDistance = Annotated[
 Repair = Annotated[
     bool, option("--repair", "Read every file of the run, and write missing or damaged ones again, the same bytes.")
 ]
+
+
+# Where the shell may have opened a pattern, whose matches then stand for other arguments.
+QUOTE: Final = "If the shell opened a pattern, quote it: 'folder/*.jpg'"
+_PICTURES: Final = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def refuse_second_match(source: str, out: str) -> None:
+    """Refuse what a shell makes of a pattern with two matches: the second, of images, is no place for a run."""
+    first, second = Path(source).absolute(), Path(out).absolute()
+    is_beside = first.parent == second.parent and first.exists() and second.is_dir() and first != second
+    holds_images = is_beside and any(each.suffix.lower() in _PICTURES for each in second.iterdir())
+    if second.is_file() or (holds_images and not (second / HEADER_NAME).exists()):
+        kind = "a folder of images" if holds_images else "a file"
+        raise ConfigError(f"OUT {out!r} is {kind}, not of a run. {QUOTE}.")
 
 
 def words(assignments: list[str] | None, short: Mapping[str, object]) -> list[str]:

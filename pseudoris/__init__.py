@@ -117,7 +117,7 @@ __all__ = [
 def annotate(
     source: str | Path,
     out: str | Path,
-    config: RunConfig | str = "tiny",
+    config: RunConfig | str | Path = "tiny",
     *,
     limit: int | None = None,
     extend: bool = False,
@@ -134,7 +134,7 @@ def annotate(
     Args:
         source: Folder, file, glob, url or prefix, WebDataset tars, or Parquet.
         out: Folder or url of the run.
-        config: What `load_config` returns, or the name of a preset.
+        config: What `load_config` returns, the name of a preset, or the `Path` of a YAML file that is laid over `tiny`.
         limit: Plan the first `limit` images only.
         extend: List `source` again and add its new images to the run.
         retry_failed: Compute the quarantined images again, and nothing else.
@@ -159,20 +159,22 @@ def annotate(
     from pseudoris.cli.progress import notebook_progress
     from pseudoris.pipeline.annotation import annotate as run_pipeline
     from pseudoris.pipeline.run_contract import RunOptions
+    from pseudoris.schemas.config import RunConfig
     from pseudoris.schemas.config_layers import load_config
     from pseudoris.schemas.uris import one_or_several, place
     from pseudoris.store.runs.pending_work import parse_reasons
 
     source, out = place(source, "source"), place(out, "out")
-    settings = load_config(config) if isinstance(config, str) else config
+    if not isinstance(config, RunConfig):
+        config = load_config(config) if isinstance(config, str) else load_config("tiny", place(config, "config"))
     if repair:
-        settings = settings.model_copy(update={"placement": settings.placement.model_copy(update={"repair": True})})
+        config = config.model_copy(update={"placement": config.placement.model_copy(update={"repair": True})})
     reasons, excluded = (
         parse_reasons(one_or_several(retry_reasons) or None),
         _exclusions(exclude, exclude_distance, only),
     )
     options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=excluded)
-    return run_pipeline(source, out, settings, options=options, on_event=on_event or notebook_progress())
+    return run_pipeline(source, out, config, options=options, on_event=on_event or notebook_progress())
 
 
 def open_run(out: str | Path, *, source: str | Path | None = None) -> Run:

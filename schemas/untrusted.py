@@ -27,6 +27,7 @@ from pseudoris.schemas.errors import ConfigError
 
 # Several times the largest known annotation file (LVIS, 1.1 GB); what is read whole must fit into memory.
 MAX_BYTES: Final = 4 * 2**30
+_KINDS: Final[Mapping[type, str]] = {dict: "an object", list: "a list", tuple: "a list", str: "a text", bytes: "bytes"}
 
 
 @overload
@@ -55,6 +56,11 @@ def refuse_links(folder: Path, path: str) -> None:
 def open_linked(path: Path) -> BufferedReader:
     """Return a file of the user's own folder, opened for reading bytes. Links and errors as of `read_regular`."""
     return open(path, "rb", opener=_checked)
+
+
+def kind_of(value: object) -> str:
+    """Return what a value of a foreign file is, in plain words."""
+    return "nothing" if value is None else _KINDS.get(type(value), "a number")
 
 
 def file_sha256(path: Path) -> str:

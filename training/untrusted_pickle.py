@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.untrusted import MAX_BITS, read_regular
+from pseudoris.schemas.untrusted import MAX_BITS, kind_of, read_regular
 from pseudoris.store.files.storage import storage_errors
 
 _OPCODES: Final = {each.code: each for each in pickletools.opcodes}
@@ -34,7 +34,7 @@ def read_refs(path: Path) -> list[dict[str, Any]]:
         raise ConfigError(f"There is no file {path}. Name the folder of a REFER dataset, and its splitBy.") from None
     refs = load_plain(data, str(path))
     if not isinstance(refs, list):
-        raise ConfigError(f"{path} has a {type(refs).__name__}, not REFER's list of references")
+        raise ConfigError(f"{path} has {kind_of(refs)}, not REFER's list of references")
     for number, ref in enumerate(refs):
         missing = [key for key in _KEYS if key not in ref] if isinstance(ref, dict) else list(_KEYS)
         if missing:
@@ -42,8 +42,8 @@ def read_refs(path: Path) -> list[dict[str, Any]]:
         for key in ("ref_id", "ann_id", "image_id", "split"):
             # Anything else may be a list, or shared pieces that a message would multiply.
             if not isinstance(ref[key], str if key == "split" else int | str):
-                kind = type(ref[key]).__name__
-                raise ConfigError(f"{path}: reference number {number} has a {kind} as {key!r}, not a number or text")
+                kind = kind_of(ref[key])
+                raise ConfigError(f"{path}: reference number {number} has {kind} as {key!r}, not a number or text")
     return refs
 
 
@@ -70,7 +70,7 @@ def load_plain(data: bytes, where: str, *, with_bytes: bool = False) -> Any:
         raise
     except Exception as error:  # hostile bytes raise any type
         raise ConfigError(
-            f"{where} cannot be read as a pickle ({type(error).__name__}). Download the file again."
+            f"{where} cannot be read as a pickle: it is damaged or cut short. Download the file again."
         ) from error
     return value
 

@@ -28,6 +28,7 @@ from pseudoris.store.files.storage import (
     Storage,
     StoredFile,
     UnansweredError,
+    is_unknown_host,
     listing_errors,
     storage_errors,
 )
@@ -226,6 +227,8 @@ def _web_failure(error: OSError) -> OSError | None:
     name = type(cause).__name__
     if isinstance(cause, aiohttp.ClientSSLError):
         return InsecureError(errno.EACCES, f"it is not served as https ({name}): check the url and the certificates")
+    if is_unknown_host(cause):
+        return InsecureError(errno.EACCES, f"there is no host of this name ({name}): check the url")
     if isinstance(cause, aiohttp.TooManyRedirects | aiohttp.InvalidURL):
         return OSError(errno.ELOOP, f"its url leads nowhere ({name})")
     if 400 <= status < 500:

@@ -11,6 +11,7 @@ from weakref import WeakSet
 import botocore.exceptions as boto
 
 from pseudoris.schemas.client_errors import client_error
+from pseudoris.store.files.storage import is_unknown_host
 
 # They log each failed renewal of credentials with a traceback, and raise the error besides.
 for _name in ("botocore", "aiobotocore"):
@@ -65,5 +66,7 @@ def _is_local(error: BaseException) -> bool:
     cause = getattr(error, "kwargs", {}).get("error")
     if isinstance(error, boto.SSLError):
         return not isinstance(getattr(cause, "os_error", cause), _BROKEN_HANDSHAKE)
+    if isinstance(error, boto.EndpointConnectionError):
+        return is_unknown_host(cause)
     # Certificates that are named and cannot be read.
     return isinstance(error, boto.HTTPClientError) and isinstance(cause, (*_OF_A_PATH, ssl.SSLError, ValueError))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import re
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,7 +101,12 @@ class UnansweredError(PermissionError):
 
 
 class InsecureError(UnansweredError):
-    """A web server whose certificate, or whose protocol, is not that of the url: waiting does not help."""
+    """A web server whose name, certificate or protocol is not that of the url: waiting does not help."""
+
+
+def is_unknown_host(error: object) -> bool:
+    """Return whether a client's error says that a host's name is none; a resolver that is down says something else."""
+    return getattr(getattr(error, "os_error", None), "errno", None) == socket.EAI_NONAME
 
 
 class Storage(Protocol):

@@ -220,6 +220,8 @@ def test_each_place_is_a_path_or_a_text(place, tmp_path):
     assert spec.exclude
     assert len(pseudoris.RisDataset(out, spec)) > 0
     assert next(iter(pseudoris.RisIterableDataset(out, spec)))
+    latest = pseudoris.Snapshot.take(out)
+    assert pseudoris.Snapshot.of_receipts(out).digest == latest.digest
     assert pseudoris.HumanAnnotation(place(names), place(names)).refs == str(names)
 
 
@@ -236,7 +238,8 @@ def test_each_place_is_a_path_or_a_text(place, tmp_path):
         lambda given: pseudoris.evaluate(given, "synthworld"),
         pseudoris.RisDataset,
         pseudoris.RisIterableDataset,
-        pseudoris.Snapshot.shared,
+        *(pseudoris.Snapshot.shared, pseudoris.Snapshot.take, lambda given: pseudoris.Snapshot.of_manifest(given, 1)),
+        lambda given: pseudoris.annotate("in", "out", given),
         lambda given: pseudoris.SampleSpec(exclude=given),
     ],
 )
@@ -244,6 +247,13 @@ def test_each_place_is_a_path_or_a_text(place, tmp_path):
 def test_pixels_in_place_of_a_path_are_refused_in_a_sentence_that_names_the_way(call, given):
     with pytest.raises(pseudoris.ConfigError, match=r"takes a path or a url, not a .*: save images as files"):
         call(given)
+
+
+def test_the_path_of_a_settings_file_is_read_as_config(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("filtering:\n  tow: 1.2\n", encoding="utf-8")
+    with pytest.raises(pseudoris.ConfigError, match="tow"):
+        pseudoris.annotate(tmp_path / "in", tmp_path / "out", file)
 
 
 def test_a_url_that_pathlib_has_cut_is_refused():

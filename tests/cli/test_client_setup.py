@@ -22,6 +22,7 @@ PROFILE = {"AWS_PROFILE": "lab"}
 # Of a set-up: what the environment says, the profile's text, and what the message must name.
 SETUPS = {
     "endpoint without http": ({**KEYS, "AWS_ENDPOINT_URL": "127.0.0.1:9000"}, "", "AWS_ENDPOINT_URL='127.0.0.1:9000'"),
+    "host without an address": ({**KEYS, "AWS_ENDPOINT_URL": "http://no.such.invalid:9"}, "", "//no.such.invalid:9'"),
     "port too large": ({**KEYS, "AWS_ENDPOINT_URL": "http://h:99999999"}, "", "AWS_ENDPOINT_URL='http://h:99999999'"),
     "profile that is missing": ({"AWS_PROFILE": "nope"}, "", "AWS_PROFILE='nope'"),
     "role without its source": (PROFILE, "role_arn=arn:aws:iam::1:role/r", "source_profile"),
@@ -130,6 +131,10 @@ def test_https_asked_of_an_http_port_is_told_at_once(told, server):
     endpoint = f"https://127.0.0.1:{server}"
     assert "SSLError" in told("status s3://bucket/run", {**KEYS, "AWS_ENDPOINT_URL": endpoint})
     assert "not served as https" in told(f"annotate {endpoint}/x.tar out --dry-run", {})
+
+
+def test_a_web_host_without_an_address_is_told_at_once(told):
+    assert "there is no host of this name" in told("annotate http://no.such.invalid/x.tar out --dry-run", {})
 
 
 @pytest.mark.slow

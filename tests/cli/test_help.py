@@ -117,6 +117,10 @@ def test_in_a_clone_a_bare_name_is_no_second_copy_of_ours():
     ]
 
 
-def test_a_pattern_that_the_shell_opened_is_to_be_quoted():
-    ended = pseudoris_here("annotate", "a.jpg", "b.jpg", "c.jpg", "out")
+@pytest.mark.parametrize("words", ["a.jpg b.jpg c.jpg out", "a.jpg b.jpg", "cats dogs"])
+def test_a_pattern_that_the_shell_opened_is_to_be_quoted(tmp_path, words):
+    for name in ("a.jpg", "b.jpg", "cats/a.jpg", "dogs/b.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    ended = pseudoris_here("annotate", *words.split(), cwd=tmp_path)
     assert (ended.returncode, "quote it: 'folder/*.jpg'" in " ".join(ended.stderr.split())) == (2, True), ended.stderr

@@ -119,12 +119,12 @@ def test_a_number_under_which_no_file_of_its_size_stores_a_value_takes_no_memory
 @pytest.mark.parametrize("key", [2**61 - 1, -1, 1.5, (1, -2), None], ids=repr)
 def test_keys_that_a_file_could_choose_to_be_alike_are_refused(key):
     # A dict of 60,000 such keys, of one hash, takes minutes.
-    with pytest.raises(ConfigError, match=r"cannot be read as a pickle \(TypeError\)"):
+    with pytest.raises(ConfigError, match=r"cannot be read as a pickle"):
         load_plain(pickle.dumps([{key: 1}], 2), "refs(unc).p")
 
 
 def test_whole_numbers_beyond_64_bits_are_refused():
-    with pytest.raises(ConfigError, match=r"cannot be read as a pickle \(OverflowError\)"):
+    with pytest.raises(ConfigError, match=r"cannot be read as a pickle"):
         load_plain(pickle.dumps([2**64], 2), "refs(unc).p")
 
 
@@ -151,7 +151,7 @@ def test_references_read_as_they_were_written(tmp_path, protocol):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (pickle.dumps({"ref_id": 1}), "has a dict, not REFER's list of references"),
+        (pickle.dumps({"ref_id": 1}), "has an object, not REFER's list of references"),
         (pickle.dumps([REF, {"ref_id": 1}]), "reference number 1 has no 'ann_id'"),
         (pickle.dumps([REF, 5]), "reference number 1 has no 'ref_id'"),
         (pickle.dumps([{**REF, "ref_id": np.int64(1)}]), "has numpy numbers"),

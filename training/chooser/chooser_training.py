@@ -274,7 +274,7 @@ def train_student(
     begin_together(folder, settings, fabric)
     runs = (*request.runs, *filter(None, [request.human]))
     frozen = {*digests_of(learner.store.run), settings["towers_sha256"]}
-    shared = begin_validation(data.image_keys(), runs, frozen, held_out, folder, fabric)
+    shared = begin_validation(images.all_images(), runs, frozen, held_out, folder, fabric)
     trainer = Trainer(fabric, config.training, folder, json.dumps(settings), on_step, circularity=shared)
     summary = trainer.fit(learner, feed)
     if config.answers_none and held_out is not None and fabric.is_global_zero:

@@ -85,7 +85,7 @@ def collate_questions(groups: Sequence[Sequence[Question]]) -> QuestionBatch:
 class QuestionDataset(Dataset[list[Question]]):
     """The masks of runs: each gives its expressions of the epoch, or none if no candidate resembles it.
 
-    Candidates of all images are prepared when it is made, so that later epochs read no image.
+    Candidates of an epoch's images are prepared when it begins: only an epoch with other human masks reads images.
     """
 
     def __init__(
@@ -107,12 +107,8 @@ class QuestionDataset(Dataset[list[Question]]):
         self._refinement, self._answers_none = store.refinement, config.answers_none
         self._num_human = targets.num_human if isinstance(targets, MixedDataset) else 0
         self._compared: dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor | None]] = {}
-        self._keys = images.image_digests()
-        first = {key: at for at, key in reversed(list(enumerate(self._keys)))}
-        missing = [at for key, at in first.items() if store.held(key) is None]
-        for done, at in enumerate(missing, 1):
-            store.of(self._keys[at], images[at]["image"])
-            on_image(done, len(missing))
+        self._on_image = on_image
+        self.set_epoch(0)
 
     def __len__(self) -> int:
         return len(self._targets)
@@ -123,6 +119,11 @@ class QuestionDataset(Dataset[list[Question]]):
         self._targets.set_epoch(epoch)
         self._images.set_epoch(epoch)
         self._keys = self._images.image_digests()
+        first = {key: at for at, key in reversed(list(enumerate(self._keys)))}
+        missing = [at for key, at in first.items() if self._store.held(key) is None]
+        for done, at in enumerate(missing, 1):
+            self._store.of(self._keys[at], self._images[at]["image"])
+            self._on_image(done, len(missing))
 
     def image_keys(self) -> list[str]:
         """Return the image of every item of the epoch."""

@@ -94,6 +94,10 @@ class MapDataset(Dataset[Any]):
         """Return for every item the sha256 of its image's bytes, as annotated: ids are unique only within one run."""
         return [digest for part in self._parts for digest in part.image_digests()]
 
+    def all_images(self) -> frozenset[str]:
+        """Return the sha256 of the images of every epoch's items."""
+        return frozenset(self.image_digests())
+
     def __getitem__(self, index: int) -> Any:
         """Return a sample, or the transform's result.
 

@@ -101,6 +101,11 @@ class MixedDataset(JoinedDataset):
         """Return the sha256 of the image of every item of the epoch."""
         return [*self._pseudo.image_digests(), *self._repeated(self._human.image_digests())]
 
+    def all_images(self) -> frozenset[str]:
+        """Return those of the machine's masks, and of all human ones that may come."""
+        human = self._human.image_digests()
+        return self._pseudo.all_images().union(human[at] for at in self._chosen)
+
     def _repeated(self, human: Sequence[str]) -> list[str]:
         """Return for each human item of the epoch what `human` returns for its mask."""
         order = self._order(self.epoch)

@@ -60,8 +60,8 @@ class Snapshot:
     retried: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
-    def take(cls, location: RunLocation) -> Self:
-        """Return the latest manifest; if there is none, the current receipts.
+    def take(cls, location: RunLocation | str | Path) -> Self:
+        """Return the latest manifest of a run; if there is none, the current receipts.
 
         A finished run's last manifest holds all of it. A growing run writes one every 1,000 commits, so the latest may
         be behind. The number of missing shards is logged. Reading the receipts of a large run takes a request for each
@@ -74,6 +74,7 @@ class Snapshot:
             ConfigError: Nothing is committed yet, or a manifest is of another version.
             TransientError: Storage failed, or the manifest is damaged: `of_receipts` does without.
         """
+        location = _opened(location)
         numbers = manifest_numbers(location)
         if not numbers:
             return cls.of_receipts(location)
@@ -114,8 +115,9 @@ class Snapshot:
         return cls.from_state(location, state)
 
     @classmethod
-    def of_manifest(cls, location: RunLocation, number: int) -> Self:
+    def of_manifest(cls, location: RunLocation | str | Path, number: int) -> Self:
         """Return a manifest by its number."""
+        location = _opened(location)
         table = read_manifest(location, number, (*_COLUMNS, _HEADER))
         if not set(table[_HEADER].to_pylist()) <= header_digests(location):
             raise ConfigError(

@@ -161,6 +161,7 @@ class ExportJob:
         dropped: What was left out, by reason.
         written: What was added.
         num_images: Images that `images` yielded.
+        lacking: Ids of those that it left out because they cannot be read.
         num_files: Files that were written by `files`.
         size_bytes: Of all files that were written.
         single_files: sha256 by path of those that were not written by `files`.
@@ -175,6 +176,7 @@ class ExportJob:
         self.written = Fingerprint()
         self.num_images = self.num_files = self.size_bytes = self._num_encoded_anew = 0
         self.single_files: dict[str, str] = {}
+        self.lacking: set[str] = set()
         self.patterns: set[str] = set()
         self._mask_numbers, self._text_numbers = count(1), count(1)
         self.name, takes, limit = export_format.name, export_format.takes, request.options.max_tokens
@@ -217,18 +219,12 @@ class ExportJob:
 
     @contextmanager
     def new_file(self, path: str) -> Iterator[Path]:
-        """Give a path on this disk for one large file; see `new_file`. `*` in `path` becomes digits of its sha256."""
-
-        def final_path(local: Path) -> str:
+        """Give a path on this disk for one large file; see `new_file`."""
+        with new_file(self.destination, path) as local:
+            yield local
             self.size_bytes += local.stat().st_size
             # While its bytes are still in memory: nothing is read again for its description.
-            sha256 = file_sha256(local)
-            final = path.replace("*", sha256[:16])
-            self.single_files[final] = sha256
-            return final
-
-        with new_file(self.destination, path, final_path) as local:
-            yield local
+            self.single_files[path] = file_sha256(local)
 
     @contextmanager
     def arrays(self, path: str, *names: str) -> Iterator[dict[str, JsonArray]]:
@@ -285,6 +281,7 @@ class ExportJob:
             # Filtered before their bytes are read: images without a remaining mask are not read.
             wanted = [found for each in annotated if each.image_id not in left_out and (found := take.image(each))]
             num_done += receipt.counts.annotated + receipt.counts.empty
+            self.lacking.update(image.image_id for image in wanted)
             sound = with_source_bytes(planned, wanted, self.dropped)
             for number, image in enumerate(sound, num_done - len(wanted) + 1):
                 yield from self._with_file(image)
@@ -306,6 +303,7 @@ class ExportJob:
             self.dropped[UNREADABLE] += 1
             return
         self.num_images += 1
+        self.lacking.discard(image.image_id)
         self._num_encoded_anew += image_file.is_encoded_anew
         places = {mask.mask_id: place for place, mask in enumerate(image.masks)}
         said = [each for mask in image.masks for each in mask.expressions if each.target_mask_ids[0] == mask.mask_id]

@@ -224,6 +224,7 @@ def card(
         title=title,
         header=header,
         split=split,
+        objects="objects" if request.options.layout == "objects" else "",
         counts=counts,
         stages=[(stage, engine, weights.get(stage, "none")) for stage, engine in engines.items()],
         tau=config.filtering.tau,

@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
@@ -28,12 +28,12 @@ _READERS: Final = 8
 
 
 @contextmanager
-def new_file(destination: RunLocation, path: str, final_path: Callable[[Path], str] | None = None) -> Iterator[Path]:
+def new_file(destination: RunLocation, path: str) -> Iterator[Path]:
     """Give a path on this disk to write to; the file is at `path` of the destination once the block ends.
 
-    `final_path` may give another one in that folder, from the written file. Where the block raises, nothing appears.
-    On a disk the file is written next to its final name; for a bucket it is written to this machine's temporary folder
-    (TMPDIR), which must have room for it, and sent in parts: memory holds a few of them, for files of any size.
+    Where the block raises, nothing appears. On a disk the file is written next to its final name; for a bucket it is
+    written to this machine's temporary folder (TMPDIR), which must have room for it, and sent in parts: memory holds a
+    few of them, for files of any size.
 
     Raises:
         ConfigError: It cannot be written there.
@@ -45,13 +45,11 @@ def new_file(destination: RunLocation, path: str, final_path: Callable[[Path], s
             local = Path(folder) / "file"
             with storage_errors("write", str(local)):
                 yield local
-                path = final_path(local) if final_path else path
             destination.replace_by(path, local)
         return
     try:
         with storage_errors("write", destination.uri(path)):
             yield beside
-            path = final_path(beside) if final_path else path
         destination.replace_by(path, beside)
     finally:
         beside.unlink(missing_ok=True)

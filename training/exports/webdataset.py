@@ -1,7 +1,9 @@
 """WebDataset tars with their index: a sample an image, under the image's id.
 
-DEST/data-000000-<sha256>.tar      <image id>.jpg (or .png), <image id>.json, the next sample, …
+DEST/data-<sha256>-000000.tar      <image id>.jpg (or .png), <image id>.json, the next sample, …
 DEST/index.json           the tars with sizes, digests and numbers of samples, as wids describes shards
+
+All tars have the digest of what the export holds in their names: readers keep a tar by its name.
 
 The webdataset package 1.x streams the tars and reads no index. The indexed reader, a package of its own (wids), and
 scripts that split shards by hand read it. The tars are read back as streams, in the index's order.
@@ -13,10 +15,11 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Final, cast
 
+from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
@@ -37,10 +40,24 @@ _BLOCK_BYTES: Final = tarfile.BLOCKSIZE
 _END_BYTES: Final = 2 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE
 
 
-def _write(job: ExportJob) -> ExportReport:
-    """Write one tar after the other and then the index; read every tar back."""
+# Rises when a sample of the same image gets other bytes.
+_VERSION: Final = 1
+
+
+def _write(job: ExportJob, lacking: Collection[str] = ()) -> ExportReport:
+    """Write one tar after the other and then the index; read every tar back.
+
+    The names say what is in the tars, so images that cannot be read (`lacking`, by id) are to be known before: where
+    others turn out to lack, all is written again.
+    """
     job.claim()
-    tars = list(_tars(job))
+    parts = [part.sha256 for receipt in job.request.receipts for part in receipt.parts.values()]
+    rules = [(rule.kind, rule.settings, rule.values_sha256) for rule in job.request.exclusions]
+    content = [_VERSION, parts, rules, job.options.max_tokens, job.options.target_mb, sorted(lacking)]
+    stem = f"data-{sha256_hex(json.dumps(content).encode())[:16]}"
+    tars = list(_tars(job, stem))
+    if job.lacking != set(lacking):
+        return _write(ExportJob(WEBDATASET, job.request, job.on_progress), job.lacking)
     tree = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": "pseudoris", "shardlist": tars}
     index = json.dumps(tree, indent=2).encode() + b"\n"
     job.add_file(_INDEX_NAME, index)
@@ -48,7 +65,7 @@ def _write(job: ExportJob) -> ExportReport:
     return job.report(
         {"samples": job.num_images, "masks": job.written.num_masks, "expressions": job.written.num_texts},
         {"samples": len(tars)},
-        notes=("The index names the tars relative to itself. Give the webdataset package the list of their paths.",),
+        notes=(f"The webdataset package takes {stem}-{{000000..{len(tars) - 1:06d}}}.tar; wids takes {_INDEX_NAME}.",),
         checked="every tar has the size, digest and samples of the index; every image has the size of its masks",
     )
 
@@ -57,13 +74,14 @@ _SUMMARY: Final = "tars with an index, one sample per image, for webdataset and 
 WEBDATASET: Final = ExportFormat("webdataset", _SUMMARY, _write, reads=("max_tokens", "target_mb"))
 
 
-def _tars(job: ExportJob) -> Iterator[dict[str, Any]]:
+def _tars(job: ExportJob, stem: str) -> Iterator[dict[str, Any]]:
     """Write tars of at most `target_bytes`, unless a sample is larger; yield what the index says of each."""
     samples = _new_samples(job)
     sample = next(samples, None)
     number = 0
     while sample is not None:
-        with job.new_file(f"data-{number:06d}-*.tar") as path:
+        url = f"{stem}-{number:06d}.tar"
+        with job.new_file(url) as path:
             num_samples = 0
             # The oldest form that holds these names: plain blocks, which every reader of tars understands.
             with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -81,7 +99,7 @@ def _tars(job: ExportJob) -> Iterator[dict[str, Any]]:
             with path.open("rb") as whole:
                 md5 = hashlib.file_digest(whole, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
             size_bytes = path.stat().st_size
-        yield {"url": next(reversed(job.single_files)), "md5sum": md5, "nsamples": num_samples, "filesize": size_bytes}
+        yield {"url": url, "md5sum": md5, "nsamples": num_samples, "filesize": size_bytes}
         number += 1
 
 

@@ -15,7 +15,7 @@ from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.run_lengths import RleSummary, decode_mask, summarise_rle
 from pseudoris.schemas.shard import SOURCE_HUMAN, ExpressionRecord, Failure, MaskRecord, ShardImage, clean_text
-from pseudoris.schemas.untrusted import parse_json
+from pseudoris.schemas.untrusted import kind_of, parse_json
 from pseudoris.schemas.uris import secret_in
 from pseudoris.workers.masks.rle import MaskSizeError, canonical_counts, compressed_counts
 
@@ -123,9 +123,7 @@ def read_json(data: bytes, where: str) -> Any:
     try:
         return parse_json(data)
     except ValueError as error:
-        raise ConfigError(
-            f"{where} cannot be read as JSON ({type(error).__name__}). Download the file again."
-        ) from error
+        raise ConfigError(f"{where} cannot be read as JSON ({error}). Download the file again.") from error
 
 
 def clean_texts(texts: Iterable[Any], left_out: Counter[str], *, where: str) -> tuple[str, ...]:
@@ -148,10 +146,10 @@ def clean_texts(texts: Iterable[Any], left_out: Counter[str], *, where: str) -> 
 
 def shown(value: Any) -> str:
     """Return an untrusted value for a message: short, and never what shared pieces add up to."""
-    if isinstance(value, str | int | float | bool) or value is None:
-        text = repr(value) if isinstance(value, str) else str(value)
-        return text if len(text) <= _SHOWN_LETTERS else f"{text[:_SHOWN_LETTERS]}…"
-    return f"a {type(value).__name__}"
+    if not isinstance(value, str | int | float):
+        return kind_of(value)
+    text = repr(value) if isinstance(value, str) else str(value).lower()
+    return text if len(text) <= _SHOWN_LETTERS else f"{text[:_SHOWN_LETTERS]}…"
 
 
 def is_utf8(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from pseudoris.training.chooser.chooser_training import ChooserLearner, StudentR
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, held_out_figures
 from pseudoris.training.learning import open_fabric
 from tests.training.checkpoints import KilledError, assert_equal_weights
-from tests.training.chooser.builders import small_config
+from tests.training.chooser.builders import imported_run, small_config
 
 
 def train(request, *, until: int | None = None):
@@ -47,6 +48,16 @@ def test_weights_of_one_draw_other_texts_and_learn_all_the_same(tmp_path, cache,
     assert summary.num_steps > 0
     config = load_student(request.out)._config
     assert config.data.weighting == "both"
+
+
+@pytest.mark.slow
+def test_a_small_share_of_human_masks_brings_others_in_each_epoch_and_all_of_them_are_said(tmp_path, run):
+    human = imported_run(tmp_path / "human", 4)
+    words = ["data.human_share=0.05", "data.images_per_batch=16"]
+    request = StudentRequest(small_config(tmp_path / "masks", words, steps=6), [run], tmp_path / "out", human=human)
+    train(request)
+    origin = json.loads((request.out / "trained_on.json").read_text())
+    assert HeldOutExpressions(human).image_digests() <= set(origin["images"])
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def test_names_of_other_forms_are_read_from_instances(tmp_path):
     ("data", "message"),
     [
         (b"not a pickle", r"refs\(unc\).p cannot be read as a pickle"),
-        (pickle.dumps({"a": 1}, 2), "has a dict, not REFER's list"),
+        (pickle.dumps({"a": 1}, 2), "has an object, not REFER's list"),
         (pickle.dumps([{"split": "val"}], 2), "reference number 0 has no 'ref_id'"),
         (pickle.dumps(refs(train=[1, 2]), 2), r"no reference of a split that is held out.*Their splits are: train"),
         (pickle.dumps([], 2), r"Their splits are: none"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
@@ -134,6 +135,18 @@ def test_the_card_tells_the_hub_what_it_is_and_leaves_the_licence_open(built_run
     assert built_run.header.identity.weights["propose"] in text
     assert "To be filled in" in text
     assert "made by models" in found["pretty_name"]
+
+
+@pytest.mark.parametrize("layout", ["masks", "objects"])
+def test_the_card_names_the_fields_of_its_layout(built_run, place, layout):
+    export("hf", built_run, place, layout=layout)
+    text = (Path(place.root) / "README.md").read_text("utf-8")
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    (row,) = open_folder(Path(place.root)).select([0])
+    inner, before = (row[layout], layout) if layout == "objects" else (row[layout][0], "masks[]")
+    wanted = {*(row.keys() - {layout}), *(f"{before}.{name}" for name in inner)}
+    assert {name for each in rows for name in re.findall("`([^`]+)`", each)} == wanted
+    assert f'row["{layout}"]' in text
 
 
 def test_the_card_does_not_tell_where_the_images_were(built_run, place):

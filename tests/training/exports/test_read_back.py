@@ -25,7 +25,7 @@ from tests.training.exports.builders import UPRIGHT, export
 Damage = Callable[[RunLocation], None]
 COCO_INSTANCES, COCO_CAPTIONS = "annotations/instances_train.json", "annotations/captions_train.json"
 PSEUDO_CSV = "pseudo_supervision/cutler_sam/distinctive_captions_cc3m.csv"
-TAR, ROWS, RECORD = "data-000000-*.tar", "data/train-00000.parquet", "sa_000000/sa_1.json"
+TAR, ROWS, RECORD = "data-*-000000.tar", "data/train-00000.parquet", "sa_000000/sa_1.json"
 LIST, LINES, TASKS = "annotations.json", "annotations.jsonl", "tasks.json"
 GREFS, GREF_INSTANCES = "grefcoco/grefs(unc).json", "grefcoco/instances.json"
 REASON = "reason_seg/ReasonSeg/train/000000001.json"

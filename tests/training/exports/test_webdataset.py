@@ -12,7 +12,7 @@ import webdataset
 from pycocotools import mask as coco
 
 from pseudoris.store.location import RunLocation
-from tests.training.exports.builders import UPRIGHT, export
+from tests.training.exports.builders import UPRIGHT, build_run, export, jpeg
 from tests.training.exports.readers_webdataset import read_index, read_samples
 
 SMALL = 20_000
@@ -51,6 +51,25 @@ def test_each_export_gives_its_own_samples_out_of_one_cache(built_run, run_of_se
             samples = webdataset.WebDataset(urls, shardshuffle=False, cache_dir=cache)
             assert [sample["__key__"] for sample in samples] == list(run.with_texts())
         server.shutdown()
+
+
+def test_the_tars_are_one_pattern_whose_digest_tells_what_they_hold(tmp_path_factory):
+    """The package expands braces; a tar without an image that has gone is another one, and so is each beside it."""
+    photos, folder = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("exports")
+    pictures = tuple((key, jpeg(), (("the red square",),)) for key in ("a.jpg", "b.jpg", "c.jpg"))
+    run = build_run(RunLocation.open(str(folder / "run")), pictures, embed=False, source=photos)
+
+    def read(name: str) -> tuple[list[str], int]:
+        report = export("webdataset", run, RunLocation.open(str(folder / name)), target_bytes=1)
+        (pattern,) = (each.split()[4].rstrip(";") for each in report.notes)
+        samples = webdataset.WebDataset(str(folder / name / pattern), shardshuffle=False)
+        return [path.name for path in tars(folder / name)], len(list(samples))
+
+    whole, again = read("whole"), read("again")
+    (photos / "c.jpg").unlink()
+    less = read("less")
+    assert (whole, whole[1], less[1], len(whole[0])) == (again, 3, 2, 3)
+    assert not {name[:21] for name in whole[0]} & {name[:21] for name in less[0]}
 
 
 def test_tars_stay_below_the_target_size_and_the_index_adds_up(built_run, place):

@@ -148,7 +148,7 @@ def test_masks_stand_in_the_order_of_the_instances_whatever_the_order_of_referen
 @pytest.mark.parametrize(
     ("refs", "message"),
     [
-        ({"train": []}, "has a dict. A list of references"),
+        ({"train": []}, "has an object. A list of references"),
         (["a reference"], "reference 0 has no split"),
         ([{"ref_id": 1}], "reference 0 has no split"),
         ([], r"no reference of split 'train'. Its splits are none"),
@@ -165,9 +165,9 @@ def test_masks_stand_in_the_order_of_the_instances_whatever_the_order_of_referen
         ([reference(1, 70, 7, sentences=["the cat"])], "has the sentences a list"),
         (
             [reference(1, 70, 7, sentences=[{"sent": None}])],
-            "annotation 70 has the expression None. An expression must be a UTF-8 text",
+            "annotation 70 has the expression nothing. An expression must be a UTF-8 text",
         ),
-        ([reference(1, 70, 7, sentences=[{}])], "annotation 70 has the expression None"),
+        ([reference(1, 70, 7, sentences=[{}])], "annotation 70 has the expression nothing"),
         ([reference(1, 70, 7, sentences=[{"sent": 5}])], "annotation 70 has the expression 5"),
     ],
 )

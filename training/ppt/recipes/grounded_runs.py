@@ -126,9 +126,7 @@ def read_names(data: bytes) -> dict[str, str]:
     try:
         rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(
-            f"the table of class names is not readable as CSV in UTF-8 ({type(error).__name__})"
-        ) from None
+        raise ConfigError(f"the table of class names is not readable as CSV in UTF-8 ({error})") from None
     names: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):
         folder, name = row.get("folder"), row.get("name")
