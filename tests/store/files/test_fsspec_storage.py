@@ -135,7 +135,7 @@ def web():
     ("url", "expected", "said"),
     [
         ("http://127.0.0.1:1/a.jpg", TransientError, r"it cannot be reached \(ClientConnectorError\)"),
-        ("http://no-such-host.invalid/a.jpg", TransientError, r"it cannot be reached \(ClientConnectorDNSError\)"),
+        ("http://no-such-host.invalid/a.jpg", ConfigError, "there is no host of this name"),
         ("{web}/silence", TransientError, r"it cannot be reached \((SocketTimeout|ServerTimeout|Timeout)Error\)"),
         ("{web}/503", TransientError, "its server answers 503"),
         ("{web}/404", ConfigError, "does not exist"),
