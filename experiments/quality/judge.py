@@ -20,7 +20,7 @@ from pseudoris.synthworld import oracle
 
 # Nothing was chosen on it.
 WORLD: Final = "fourth"
-NUM_SCENES, QUICK_SCENES = 100, 20
+NUM_SCENES, QUICK_SCENES = 300, 20
 # The share of the picture that is a side, and the largest slant that some viewer would still call that side.
 JUDGES: Final[Mapping[str, tuple[float, float]]] = {
     "a third, slant 2.0": (1 / 3, 2.0),
