@@ -22,6 +22,8 @@ pytestmark = pytest.mark.slow
 
 # Only so that a hang ends: what is waited for is an event, however busy the machine is.
 PATIENCE_S = 600
+# Beside other work a server of Ray may take minutes to start.
+PATIENT = ("--set", f"placement.start_timeout_s={PATIENCE_S}")
 
 BEFORE = "stopped before anything was done\n"
 AFTER = r"stopped interrupted( before the first step: nothing is kept)?\nto resume run the same command again\n"
@@ -72,8 +74,8 @@ def signalled_at(module: str, number: int, *words: str) -> tuple[int, str]:
         ("gallery OUT", "jinja2.environment", AFTER, signal.SIGTERM),
         ("train student OUT --out OUT-student", "torch._C", AFTER, signal.SIGINT),
         # Its modules are imported while it waits for a child process.
-        ("annotate IN OUT-new --address local", "ray._raylet", AFTER, signal.SIGINT),
-        ("annotate IN OUT-new --address local", "ray._raylet", AFTER, signal.SIGTERM),
+        ("annotate --preset=tiny IN OUT-new --address local", "ray._raylet", AFTER, signal.SIGINT),
+        ("annotate --preset=tiny IN OUT-new --address local", "ray._raylet", AFTER, signal.SIGTERM),
     ],
 )
 def test_an_interrupt_during_imports_ends_in_one_line(out, words, module, expected, number):
@@ -98,9 +100,11 @@ def has_child(process: psutil.Process, name: str) -> bool:
 @pytest.mark.parametrize("process_name", ["gcs_server", "raylet"])
 def test_a_signal_to_the_group_while_ray_starts_ends_in_one_line(out, process_name):
     """As `timeout` and Slurm send it. If Ray's processes ended first, the command would end without a word."""
-    process = started("annotate", f"{Path(out).parent}/in", f"{out}-new", "--address", "local")
+    words = (f"{Path(out).parent}/in", f"{out}-new", "--address", "local", *PATIENT)
+    process = started("annotate", "--preset=tiny", *words)
     ours = psutil.Process(process.pid)
-    wait_for(lambda: has_child(ours, process_name), timeout_s=PATIENCE_S)
+    wait_for(lambda: has_child(ours, process_name) or process.poll() is not None, timeout_s=PATIENCE_S)
+    assert process.poll() is None, process.communicate()[1]
     os.killpg(process.pid, signal.SIGTERM)
     _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130

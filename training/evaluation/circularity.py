@@ -20,7 +20,6 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder
-from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.stages import STAGE_FILTER, STAGE_PROPOSE, clip_digest, sam_digest
 
 TRAINED_ON_NAME: Final = "trained_on.json"
@@ -77,16 +76,14 @@ def begin_validation(
 def digests_of(run: RunConfig) -> frozenset[str]:
     """Return the sha256 of the SAM and the CLIP of a run's settings, as runs of the same models have them."""
     masks = run.masks.model_copy(update={"prior": type(run.masks.prior)()})
-    filtering = run.filtering.model_copy(update={"nouns": "rules"})
-    plain = (weights_digest(masks.weights), weights_digest(filtering.weights))
-    return frozenset((*plain, sam_digest(masks), clip_digest(filtering)))
+    return frozenset((sam_digest(masks), clip_digest(run.filtering.model_copy(update={"nouns": "rules"}))))
 
 
 def models_of(location: RunLocation) -> dict[str, str] | None:
     """Return the sha256 of the models that made a run, by stage; {} of human annotation, None where it is not known.
 
-    A recipe of PPT has those of its parent too. A digest that is over more than the weights (an instance prior, a
-    parser of nouns) ends in "+", where the settings do not name theirs.
+    A recipe of PPT has those of its parent too. "" stands for a digest that is over more than the weights, with an
+    instance prior or a parser of nouns.
     """
     try:
         header = require_header(location)
@@ -96,32 +93,25 @@ def models_of(location: RunLocation) -> dict[str, str] | None:
         found = {} if above is None else models_of(RunLocation.open_to_read(above.location))
     except (ConfigError, TransientError):
         return None
-    if found is None:
-        return None
-    found |= header.identity.weights
-    masks, filtering = header.config.masks, header.config.filtering
-    if masks.prior.path is not None and STAGE_PROPOSE in found:
-        found[STAGE_PROPOSE] = masks.weights.sha256 or f"{found[STAGE_PROPOSE]}+"
-    if filtering.nouns != "rules" and STAGE_FILTER in found:
-        found[STAGE_FILTER] = filtering.weights.sha256 or f"{found[STAGE_FILTER]}+"
-    return found or None
+    config = header.config
+    is_more = {STAGE_PROPOSE: config.masks.prior.path is not None, STAGE_FILTER: config.filtering.nouns != "rules"}
+    own = {stage: "" if is_more.get(stage) else digest for stage, digest in header.identity.weights.items()}
+    return None if found is None else {**found, **own} or None
 
 
 def circularity(origin: Origin, truth: HeldOutExpressions) -> list[str]:
     """Return what must be said before any figure of answers; empty where it is known that they share nothing."""
     asked, made_by = truth.image_digests(), models_of(RunLocation.open(truth.root))
     seen, ours = len(asked & (origin.images or frozenset())), origin.models
-    shared = [stage for stage, digest in (made_by or {}).items() if digest in (ours or ())]
+    shared = [stage for stage, digest in (made_by or {}).items() if digest and digest in (ours or ())]
     notes, unknown = [], ["images"] if origin.images is None else []
     if seen:
         counted = f"{seen:,} of the {len(asked):,} images of the truth were learnt from (equal sha256)"
         notes.append(f"Circular: {counted}. The figures say nothing of unseen images.")
     if shared:
-        models = (
-            f"models that made the truth answer here, or made what was learnt from ({', '.join(shared)}; equal sha256)"
-        )
-        notes.append(f"Circular: {models}. The figures say how far they agree, not how right they are.")
-    elif made_by is None or (made_by and (ours is None or any("+" in each for each in (*made_by.values(), *ours)))):
+        models = f"models that made the truth answer here, or made what was learnt from ({', '.join(shared)}; equal"
+        notes.append(f"Circular: {models} sha256). The figures say how far they agree, not how right they are.")
+    elif made_by is None or (made_by and (ours is None or "" in (*made_by.values(), *ours))):
         unknown.append("models")
     if unknown:
         rest = f"no record says which {' and '.join(unknown)} the answers rest on"

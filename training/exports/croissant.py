@@ -131,7 +131,6 @@ def _claims(request: ExportRequest, rows: Mapping[str, int], dropped: Mapping[st
     left_out = {**dropped, "images that could not be annotated": num_quarantined}
     counts = [", ".join(f"{number:,} {name}" for name, number in each.items() if number) for each in (rows, left_out)]
     use = "Training of models for referring image segmentation and grounding"
-    warning = header.domain.warning if header.domain else None
     yield "dataCollection", f"How the images were collected: {_TO_FILL}"
     yield "dataCollectionMissingData", counts[1] and f"Left out, counted while it was written: {counts[1]}"
     yield "dataAnnotationProtocol", list(_protocol(request))
@@ -139,7 +138,10 @@ def _claims(request: ExportRequest, rows: Mapping[str, int], dropped: Mapping[st
     yield "annotationsPerItem", f"Counted while it was written: {counts[0]}"
     yield "dataUseCases", use if header.is_human else f"{use}. Not for tests with texts of models"
     yield "dataBiases", tools and "Expressions repeat what the models learnt, also mistakes and prejudice. Not measured"
-    yield "dataLimitations", list(filter(None, dict.fromkeys([warning, *(known for _, known in tools)])))
+    yield (
+        "dataLimitations",
+        list(filter(None, dict.fromkeys([header.domain and header.warning, *(known for _, known in tools)]))),
+    )
     yield "personalSensitiveInformation", f"Not looked for; names of files come from those of the images: {_TO_FILL}"
 
 

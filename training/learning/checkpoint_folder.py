@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, BinaryIO, Final, Generic, TypeVar
 
 import torch
 from pydantic import BaseModel
@@ -87,17 +87,8 @@ class TrainingFolder:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the checkpoint: a reader finds the former or this one, never a partial file."""
-        handle, name = tempfile.mkstemp(dir=self.path, prefix=f".{CHECKPOINT_NAME}-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save(dict(state), file)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(self.path / CHECKPOINT_NAME)
-        except (OSError, RuntimeError) as error:
-            raise ConfigError(f"{self.path / CHECKPOINT_NAME} cannot be written: {error}. Free some space.") from error
-        finally:
-            Path(name).unlink(missing_ok=True)
+        with self._replaced(CHECKPOINT_NAME) as file:
+            torch.save(dict(state), file)
 
     def load(self) -> dict[str, Any] | None:
         """Return the checkpoint, on the CPU; None if none was written yet."""
@@ -106,15 +97,23 @@ class TrainingFolder:
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Write a file of the folder, whole or not at all: a summary means that a training is done."""
+        with self._replaced(name) as file:
+            file.write(f"{json.dumps(values, indent=1)}\n".encode())
+
+    @contextmanager
+    def _replaced(self, name: str) -> Iterator[BinaryIO]:
+        """Give a file to write, which takes the place of the one of that name once it is on the disk."""
         unfinished = self.path / f".{name}-unfinished"
         try:
-            with open_regular(unfinished, "w") as file:
-                file.write(json.dumps(values, indent=1) + "\n")
+            with open_regular(unfinished, "wb") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(self.path / name)
-        except OSError as error:
-            raise ConfigError(f"{self.path / name} cannot be written: {error}") from error
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(f"{self.path / name} cannot be written: {error}. Free some space.") from error
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

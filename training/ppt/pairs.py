@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from torch.utils.data import Dataset
 
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.run_records import Receipt
-from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
+from pseudoris.schemas.tables import IMAGES
 from pseudoris.schemas.uris import place
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
@@ -34,6 +35,7 @@ from pseudoris.training.dataset.image_reader import ImageBytes, ShardImages
 from pseudoris.training.dataset.map_dataset import DEFAULT_MAX_MEMORY_BYTES, ConcatIndex
 from pseudoris.training.dataset.process_group import SharedNumbers
 from pseudoris.training.dataset.snapshot import Snapshot
+from pseudoris.training.evaluation.run_images import RunImage, read_shard
 from pseudoris.training.ppt.recipes.recipe_texts import names_a_side
 from pseudoris.workers.counter_rng import key_of
 from pseudoris.workers.device import to_device
@@ -281,16 +283,12 @@ class PairDataset(Dataset[Pair]):
 
     def _read(self, receipt: Receipt) -> None:
         """Take the pairs of a shard, their masks, and where their images are."""
-        columns = ["image_id", "target_mask_ids", "text", "kept"]
-        which, most = self._spec.which, self._spec.max_pseudo_masks
-        groups = _grouped(read_table(self._location, EXPRESSIONS, columns, [receipt]).to_pylist())
-        groups = {key: kept for key, kept in groups.items() if which in ("all", _DECIDED[any(kept.values())])}
-        if not groups:
+        shard = read_shard(self._location, receipt, "target_mask_ids", "text", "kept")
+        found = [(image, pairs) for image in shard if (pairs := self._pairs_of(image))]
+        if not found:
             return
-        self._num_cut += sum(len(kept) > most and not any(kept.values()) for kept in groups.values())
-        images = read_table(self._location, IMAGES, self._images.columns, [receipt])
-        wanted = {image_id for image_id, _ in groups}
-        images = images.filter(pa.array([each in wanted for each in images["image_id"].to_pylist()], pa.bool_()))
+        images, most = read_table(self._location, IMAGES, self._images.columns, [receipt]), self._spec.max_pseudo_masks
+        images = images.filter(pc.is_in(images["image_id"], value_set=pa.array([each.image_id for each, _ in found])))
         if "bytes" in images.column_names:
             self._images_bytes += images["bytes"].nbytes
         if self._images_bytes > self._spec.max_memory_bytes:
@@ -299,28 +297,25 @@ class PairDataset(Dataset[Pair]):
                 "and all are held in memory. Raise max_memory_bytes, or write the run with "
                 "shards.embed_images=false."
             )
-        places = {each: at for at, each in enumerate(images["image_id"].to_pylist())}
         encoded = self._images.of_shard(receipt.shard, images)
-        used: set[str] = set()
-        for (image_id, text), kept in groups.items():
-            # Python's sort is stable: kept rows come first, otherwise in the tables' order.
-            mask_ids = sorted(kept, key=lambda mask: not kept[mask])[:most]
-            used.update(mask_ids)
-            confidences = np.array([kept[mask] for mask in mask_ids], np.float32)
-            self._rows.append(_Row(image_id, text, mask_ids, confidences, (encoded, places[image_id])))
-        for mask in read_table(self._location, MASKS, ["mask_id", "segmentation"], [receipt]).to_pylist():
-            if mask["mask_id"] in used:
-                height, width = mask["segmentation"]["size"]
-                self._counts[mask["mask_id"]] = (mask["segmentation"]["counts"], (height, width))
+        for at, (image, pairs) in enumerate(found):
+            counts = dict(zip(image.mask_ids, image.mask_counts, strict=True))
+            for text, kept in pairs.items():
+                self._num_cut += len(kept) > most and not any(kept.values())
+                # Kept rows come first, otherwise in the order of the tables.
+                mask_ids = [each for flag in (True, False) for each in kept if kept[each] is flag][:most]
+                self._counts.update((mask, (counts[mask], image.size)) for mask in mask_ids)
+                confidences = np.array([kept[mask] for mask in mask_ids], np.float32)
+                self._rows.append(_Row(image.image_id, text, mask_ids, confidences, (encoded, at)))
 
-
-def _grouped(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], dict[str, bool]]:
-    """Whether each mask is kept, by image and text; rows with several masks or none are skipped."""
-    groups: defaultdict[tuple[str, str], dict[str, bool]] = defaultdict(dict)
-    for row in rows:
-        if len(row["target_mask_ids"]) == 1:
-            groups[row["image_id"], row["text"]][row["target_mask_ids"][0]] = bool(row["kept"])
-    return groups
+    def _pairs_of(self, image: RunImage) -> dict[str, dict[str, bool]]:
+        """Whether each mask is kept, by text, of the pairs asked for; rows of several masks or none are skipped."""
+        pairs: defaultdict[str, dict[str, bool]] = defaultdict(dict)
+        for row in image.expressions.to_pylist():
+            if len(row["target_mask_ids"]) == 1:
+                pairs[row["text"]][row["target_mask_ids"][0]] = bool(row["kept"])
+        which = self._spec.which
+        return {text: kept for text, kept in pairs.items() if which in ("all", _DECIDED[any(kept.values())])}
 
 
 class PromptedPairs(Dataset[Pair]):
