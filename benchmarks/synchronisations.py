@@ -122,7 +122,7 @@ class _FixedDetections(torch.nn.Module):
 
 def _caption_rows(gpu: PretendedGpu, captioner: CocaCaptioner, shard: Shard) -> Iterator[SyncRow]:
     with (
-        waits_of(gpu, captioner_module, "make_crops") as crops,
+        waits_of(gpu, captioner_module, "mask_crops") as crops,
         _caption_steps(gpu) as steps,
         waits_of(gpu, CocaCaptioner, "_caption") as images,
     ):

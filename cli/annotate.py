@@ -11,7 +11,6 @@ from rich.console import Group, RenderableType
 
 from pseudoris.cli import options
 from pseudoris.cli.console import (
-    domain_lines,
     echo_json,
     facts_table,
     format_bytes,
@@ -53,7 +52,7 @@ RetryReasons = Annotated[str | None, option("With --retry-failed: only these rea
 def annotate(
     source: options.Source,
     out: options.ConfiguredOut,
-    preset: options.Preset = "tiny",
+    preset: options.Preset = None,
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
     shard_size: ShardSize = None,
@@ -83,7 +82,6 @@ def annotate(
         "placement.address": address,
         "placement.allow_mixed": allow_mixed,
         "placement.allow_degraded": allow_degraded,
-        "placement.accept_domain": accept_domain,
         "placement.masks_from": masks_from,
         "placement.repair": repair,
     }
@@ -91,11 +89,11 @@ def annotate(
     words = options.words(assignments, short)
     if masks_from is not None:
         refuse_parents_settings(words)
-    config = load_config(preset, config_file, words)
     # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
-    from pseudoris.pipeline.run_contract import RunOptions
+    from pseudoris.pipeline.run_contract import RunOptions, asked_preset
     from pseudoris.store.runs.pending_work import parse_reasons
 
+    config = load_config(asked_preset(preset, config_file, words, out=out, masks_from=masks_from), config_file, words)
     reasons = parse_reasons(None if retry_reasons is None else retry_reasons.split(","))
     exclusions = options.read_exclude(exclude, exclude_distance, only)
     run_options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=exclusions)
@@ -155,7 +153,7 @@ DEFAULT_SAMPLE = 200
 
 def estimate(
     source: options.Source,
-    preset: options.Preset = "tiny",
+    preset: options.Preset = None,
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
     sample: Annotated[int, option("Number of images, drawn uniformly.", min=2)] = DEFAULT_SAMPLE,
@@ -174,8 +172,11 @@ def estimate(
 
     It also predicts the share of images that would be quarantined.
     """
-    short = {"placement.address": address, "placement.accept_domain": accept_domain}
-    config = load_config(preset, config_file, options.words(assignments, short))
+    short = {"placement.address": address}
+    from pseudoris.pipeline.run_contract import asked_preset
+
+    words = options.words(assignments, short)
+    config = load_config(asked_preset(preset, config_file, words), config_file, words)
     # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
     from pseudoris.pipeline.sample_estimate import estimate as run_sample
 
@@ -191,8 +192,7 @@ def estimate(
             on_progress=show.named("running the sample"),
         )
     if as_json:
-        domain = None if found.domain is None else found.domain.model_dump()
-        echo_json({**dataclasses.asdict(found), "source": without_secrets(found.source), "domain": domain})
+        echo_json({**dataclasses.asdict(found), "source": without_secrets(found.source)})
     else:
         stdout.print(estimate_view(found))
 
@@ -233,4 +233,4 @@ def estimate_view(found: Estimate) -> RenderableType:
             f"Only {found.num_sampled} images were measured: too few for intervals, which take {_LEAST_SAMPLE}. "
             "Raise --sample, or give a SOURCE with more images."
         )
-    return Group(*domain_lines(found.domain), table, note)
+    return Group(table, note)

@@ -70,7 +70,7 @@ _SIDE: Final = "A preset, a YAML file for --config, or a run."
 def diff(
     before: Annotated[str, typer.Argument(metavar="A", help=_SIDE)],
     after: Annotated[str, typer.Argument(metavar="B", help=_SIDE)],
-    preset: options.Preset = "tiny",
+    preset: options.Preset = None,
 ) -> None:
     """Print each key that differs, with its value in A and in B.
 
@@ -91,12 +91,13 @@ def diff(
 
 def init(
     path: Annotated[Path, typer.Argument(metavar="[PATH]", help="The file to write.")] = Path("run.yaml"),
-    preset: options.Preset = "tiny",
+    preset: options.Preset = None,
 ) -> None:
     """Write a commented settings file for `annotate --config`.
 
     Its schema for editors is written beside it, over an earlier one. An existing settings file is never replaced.
     """
+    preset = preset or "tiny"
     text = "".join(f"{line}\n" for line in _starting_lines(preset))
     schema_path = path.with_name(SCHEMA_NAME)
     options.check_file(path)
@@ -124,7 +125,7 @@ def _starting_lines(preset: str) -> Iterator[str]:
             yield f"{start}{each.path[-1]}:"
 
 
-def _settings_of(word: str, preset: str) -> dict[str, Any]:
+def _settings_of(word: str, preset: str | None) -> dict[str, Any]:
     from pseudoris.schemas.config_layers import load_config, preset_names
     from pseudoris.store.location import RunLocation
     from pseudoris.store.runs.header import require_header

@@ -27,7 +27,7 @@ from rich.text import Text
 from pseudoris.schemas.untrusted import printable, printable_json, spelled, without_controls
 
 if TYPE_CHECKING:
-    from pseudoris.schemas.run_records import DomainRecord
+    pass
 
 
 class SafeConsole(Console):
@@ -132,9 +132,8 @@ def columns_table(
     return table
 
 
-def domain_lines(record: DomainRecord | None) -> list[RenderableType]:
-    """Return what stands above the figures of a run whose models do not know its images; empty if they do."""
-    warning = None if record is None else record.warning
+def warning_lines(warning: str | None) -> list[RenderableType]:
+    """Return what stands above the figures of a run whose models may not know its images; empty without a warning."""
     return [] if warning is None else [Text(warning, "bold yellow"), ""]
 
 

@@ -61,7 +61,7 @@ def doctor(
         str | None, argument("SOURCE", "Images of the planned run. Checks that they can be listed.")
     ] = None,
     out: Annotated[str | None, argument("OUT", "Output of the planned run. Checks that it can be written.")] = None,
-    preset: options.Preset = "tiny",
+    preset: options.Preset = None,
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
     accept_domain: options.AcceptDomain = False,
@@ -70,11 +70,11 @@ def doctor(
 
     Exit code 1 if there is a problem.
     """
-    config = load_config(preset, config_file, options.words(assignments, {"placement.accept_domain": accept_domain}))
+    config = load_config(preset, config_file, assignments or ())
     checks = list(run_checks(config, source=source, out=out))
     words = {True: Text("ok", "green"), False: Text("off", "red")}
     rows = ((words[each.is_ok], each.name, each.detail if each.is_ok else each.summary) for each in checks)
-    stdout.print(columns_table(("", "check", "found"), rows, title=f"doctor, preset {preset}", num_texts=3))
+    stdout.print(columns_table(("", "check", "found"), rows, title=f"doctor, preset {config.preset}", num_texts=3))
     for check in checks:
         if not check.is_ok and check.summary != check.detail:
             # Not in the table, which would break commands and urls across lines.
@@ -98,10 +98,7 @@ def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Ite
 
         yield _attempt("head nouns", lambda: check_spacy(config.filtering))
     if source is not None:
-        listed = _attempt("source", lambda: _source(source, config, out))
-        yield listed
-        if listed.is_ok and config.domain is not None:
-            yield _attempt("domain", lambda: _domain(source, config, out))
+        yield _attempt("source", lambda: _source(source, config, out))
     if out is not None:
         yield _attempt("output", lambda: _output(source, out, config))
 
@@ -230,18 +227,6 @@ def _source(source: str, config: RunConfig, out: str | None) -> str:
     if num_files == _MAX_LISTED:
         texts.append(f"only the first {num_files:,} files were looked at")
     return "\n".join(texts)
-
-
-def _domain(source: str, config: RunConfig, out: str | None) -> str:
-    from pseudoris.pipeline.domain_sample import accepted_domain, sampled
-    from pseudoris.store.sources import open_source
-
-    listing = open_source(source, config.source, exclude=out, limits=config.placement.storage)
-    with sampled(config, listing, ()) as domain_found:
-        found = accepted_domain(domain_found(), config)
-    if found is None:
-        return "not asked: SAM is not the preset's own, or no image of the sample can be decoded"
-    return found.warning or f"{found.num_sampled} sampled images are like those that the models know"
 
 
 def _output(source: str | None, out: str, config: RunConfig) -> str:

@@ -53,10 +53,10 @@ ConfiguredOut = Annotated[
 ]
 Audit = Annotated[str, argument("AUDIT", "Local folder of the audit.")]
 Preset = Annotated[
-    str,
+    str | None,
     option(
         "--preset",
-        "Settings by name: tiny, tiny-composed (own models, CPU), base, paper, open (never run with trained weights).",
+        "Settings by name: tiny, tiny-composed (drawn scenes alone, CPU), base, paper, open (see `pseudoris config`).",
     ),
 ]
 ConfigFile = Annotated[Path | None, option("--config", "YAML file that overrides the preset.")]
@@ -89,7 +89,8 @@ Address = Annotated[
         "cluster of RAY_ADDRESS or of this machine, else a new one.",
     ),
 ]
-AcceptDomain = Annotated[bool, option("--accept-domain", "Go on although the models do not know such images.")]
+# It does nothing: 0.5 had it.
+AcceptDomain = Annotated[bool, option("--accept-domain", "No longer needed.", hidden=True)]
 
 Exclude = Annotated[
     list[str] | None,

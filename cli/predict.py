@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pseudoris.cli.console import facts_table, report, stdout
 from pseudoris.cli.options import argument, check_file, option
-from pseudoris.schemas.config import ImagesConfig, WeightsConfig
-from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import clean_text
@@ -47,9 +46,6 @@ def predict(
 
     pixels, image_id = _read(image)
     answer = _answered(model, image_id, pixels, expression)
-    if answer.is_unknown:
-        told = f"Do not trust this mask: {image.name} is unlike the images that the model's SAM knows."
-        report("warning", told, "bold yellow")
     mask = answer.mask
     _save(answer.picture, out)
     if mask_out is not None:
@@ -72,14 +68,13 @@ def predict(
 class _Answer:
     """What a learner says: a mask (H, W) bool, how sure it is, its picture, and rows of its own for the table.
 
-    `is_unknown` tells that its SAM does not know such images, `absence` why the mask is empty where it is on purpose.
+    `absence` tells why the mask is empty where it is on purpose.
     """
 
     mask: torch.Tensor
     certainty: str
     picture: Image
     facts: Sequence[tuple[str, str]]
-    is_unknown: bool
     absence: str = ""
 
 
@@ -94,8 +89,7 @@ def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str)
     file, _, settings = read_settings(model)
     if settings.get("learner") == PPT:
         found = load_ppt(model).predict(image_id, pixels, [expression])
-        is_unknown = _is_unknown(pixels, WeightsConfig.model_validate(settings["config"]["sam"]["weights"]))
-        return _of_points(found, pixels, expression, is_unknown=is_unknown)
+        return _of_points(found, pixels, expression)
     if settings.get("learner") != CHOOSER:
         raise ConfigError(f"{file} is not a checkpoint of a known model. Give the --out of `pseudoris train`.")
     student = load_student(model)
@@ -114,24 +108,10 @@ def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str)
         before = choice.masks[choice.numbers[0]].any(0)
         iou = float((mask & before).sum() / (mask | before).sum())
         facts.append(("outline", f"redrawn: IoU {iou:.2f} with SAM's"))
-    is_unknown = _is_unknown(pixels, student.store.run.masks.weights)
-    return _Answer(mask, certainty, draw_overlay(pixels, mask, expression), facts, is_unknown, absence)
+    return _Answer(mask, certainty, draw_overlay(pixels, mask, expression), facts, absence)
 
 
-def _is_unknown(pixels: torch.Tensor, sam: WeightsConfig) -> bool:
-    """Return whether an image (3, H, W) uint8 lies outside of what a SAM knows; False for one that was not measured."""
-    from pseudoris.workers.domain_scorer import load_scorer
-
-    # The one preset with statistics of a domain; they count for its own SAM alone. Another file is not digested: it may
-    # have gigabytes.
-    run = load_config("tiny")
-    if sam.uri != run.masks.weights.uri:
-        return False
-    score = load_scorer(run.model_copy(update={"masks": run.masks.model_copy(update={"weights": sam})}))
-    return score is not None and score(pixels.permute(1, 2, 0).numpy()) > score.statistics.max_score
-
-
-def _of_points(answer: PointAnswer, pixels: torch.Tensor, expression: str, *, is_unknown: bool) -> _Answer:
+def _of_points(answer: PointAnswer, pixels: torch.Tensor, expression: str) -> _Answer:
     from pseudoris.training.ppt.ppt_learner import draw_answer
 
     size = (pixels.shape[2], pixels.shape[1])
@@ -146,7 +126,7 @@ def _of_points(answer: PointAnswer, pixels: torch.Tensor, expression: str, *, is
     logits = answer.logits[0]
     mask = logits > 0
     inside = f"{float(logits.sigmoid()[mask].mean()) if mask.any() else 0:.2f}, mean probability inside"
-    return _Answer(mask, inside, draw_answer(pixels, answer, expression), facts, is_unknown)
+    return _Answer(mask, inside, draw_answer(pixels, answer, expression), facts)
 
 
 def _read(path: Path) -> tuple[torch.Tensor, str]:

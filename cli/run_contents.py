@@ -14,13 +14,13 @@ from rich.table import Table
 from pseudoris.cli import options
 from pseudoris.cli.console import (
     columns_table,
-    domain_lines,
     echo,
     echo_json,
     facts_table,
     format_bytes,
     kept_text,
     stdout,
+    warning_lines,
 )
 from pseudoris.cli.options import option
 from pseudoris.cli.progress import bar
@@ -77,7 +77,7 @@ def stats_view(out: str, found: RunStatistics) -> RenderableType:
     for name, distribution in _distributions(found).items():
         values = (distribution.mean, *(distribution.quantile(share) for share in QUANTILES))
         spreads.add_row(name, *("–" if value is None else f"{value:.4g}" for value in values))
-    parts: list[RenderableType] = [*domain_lines(found.domain), counts, "", spreads]
+    parts: list[RenderableType] = [*warning_lines(found.warning), counts, "", spreads]
     for name, groups in found.groups.items():
         rows = ((value, f"{each.counted:,}", f"{each.kept:,}", f"{each.share:.1%}") for value, each in groups.items())
         parts += ["", columns_table(("", GROUPS[name], "kept", "share"), rows, title=f"by {name}")]
@@ -110,7 +110,7 @@ def _tree(found: RunStatistics) -> dict[str, Any]:
         "num_planned_images": found.num_planned_images,
         "num_shards_read": found.num_shards_read,
         "totals": dataclasses.asdict(found.totals),
-        "domain": None if found.domain is None else found.domain.model_dump(),
+        "warning": found.warning,
         "distributions": distributions,
         "groups": {
             name: {

@@ -10,12 +10,12 @@ from rich.console import Group, RenderableType
 
 from pseudoris.cli.console import (
     command,
-    domain_lines,
     facts_table,
     format_bytes,
     format_seconds,
     kept_text,
     path_lines,
+    warning_lines,
 )
 from pseudoris.cli.progress import actors_text
 from pseudoris.pipeline.run_contract import RunPlan, RunSummary, table_globs
@@ -63,7 +63,7 @@ def summary_view(summary: RunSummary) -> RenderableType:
         changed = f"{retry.num_shards_changed:,} of {retry.num_shards:,} shards have a new generation"
         counts.add_row("retried", f"{retry.num_images:,} images, {retry.num_recovered:,} recovered; {changed}")
     after = [*reasons_views(summary.totals), "", path_lines("tables", summary.tables)]
-    return Group(*domain_lines(summary.domain), counts, *after)
+    return Group(*warning_lines(summary.warning), counts, *after)
 
 
 def _speed(summary: RunSummary) -> str:
@@ -116,7 +116,7 @@ def plan_view(plan: RunPlan) -> RenderableType:
     for stage, (uri, digest) in plan.weights.items():
         table.add_row(f"weights: {stage}", f"{uri}  sha256 {digest[:12]}…")
     table.add_row("estimated output", f"{format_bytes(plan.output_bytes)} ({plan.output_basis})")
-    return Group(*domain_lines(plan.domain), table)
+    return table
 
 
 def written_view(

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Final
 
 from pseudoris.pipeline.cluster import connected, lone_node, node_resources
-from pseudoris.pipeline.domain_sample import accepted_domain
 from pseudoris.pipeline.fan_out import list_on_cluster
 from pseudoris.pipeline.interrupts import Interrupts, interruptible
 from pseudoris.pipeline.meters import Meter
@@ -87,9 +86,9 @@ def annotate(
     options = options or RunOptions()
     location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage)
     with interruptible() as interrupts, ExitStack() as stack:
-        start = stack.enter_context(opened(source, location, config, options, on_event))
+        start = opened(source, location, config, options, on_event)
         config = start.config
-        # Seconds, which the sample takes too: so it is not among the imports above.
+        # Seconds, which a mistake in SOURCE or OUT does not wait for: so it is not among the imports above.
         importlib.import_module("pseudoris.pipeline.executor")
         location.probe()
         # Given back after Ray has ended.
@@ -104,13 +103,10 @@ def annotate(
         on_event(Step("checking the device"))
         # Before the listing, which may take an hour: missing weights on a node are reported first.
         identity = start.identity()
-        domain = accepted_domain(start.domain_found(), config, lambda text: on_event(Notice(text)))
         # Of a new run not before: if its images are refused, it leaves nothing in OUT.
         lock = lock or locks.enter_context(held)
         on_event(Step("listing and planning"))
-        request = RunRequest(
-            "annotate", start.listing.name, identity, config, exclusions=options.exclusions, domain=domain, lock=lock
-        )
+        request = RunRequest("annotate", start.listing.name, identity, config, exclusions=options.exclusions, lock=lock)
         header, masks = _planned_run(start, location, request, options, on_event)
         left_out = tuple(start.listing.left_out.notices())
         for text in left_out:
@@ -141,7 +137,7 @@ def _planned_run(
     is_given = bool(options.exclusions)
     notices = [*planned.notices(), *exclusion_notices(header, is_new=planned.is_new, is_given=is_given)]
     if options.is_extension and not planned.is_new:
-        header, tally = extend_plan(location, header, listed(), limit=options.limit, domain=request.domain)
+        header, tally = extend_plan(location, header, listed(), limit=options.limit)
         notices += extension_notices(tally)
     elif not planned.is_new and options.limit not in (None, header.num_images):
         notices.append(
@@ -195,7 +191,7 @@ def _execute(
         tables=table_globs(job.location.uri),
         interrupted=outcome.is_interrupted,
         retry=events.retried if options.is_retry else None,
-        domain=job.header.domain,
+        warning=job.header.warning,
     )
 
 
@@ -229,8 +225,7 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
     """
     options = replace(options or RunOptions(), is_dry=True)
     location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage)
-    with opened(source, location, config, options) as start:
-        domain = accepted_domain(start.domain_found(), start.config)
+    start = opened(source, location, config, options)
     config, listing, header = start.config, start.listing, start.header
     has_gpus = any(pool.num_gpus for pool in config.model_pools().values())
     needs_ray = start.here is None or listing.root.store != "disk" or has_gpus
@@ -265,7 +260,6 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         num_to_retry=quarantined_shards(receipts, options.reasons).num_images if options.is_retry else None,
         num_to_repair=None if damaged is None else sum(1 for _ in damaged),
         num_excluded=excluded.total,
-        domain=domain,
         left_out=(*(excluded.notices() if header is None else ()), *listing.left_out.notices()),
     )
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pseudoris.pipeline.domain_sample import sampled
 from pseudoris.pipeline.identity import identity_before_ray, identity_on_cluster
-from pseudoris.pipeline.run_contract import RunOptions, check_options, sampled_without
+from pseudoris.pipeline.run_contract import RunOptions, check_options
 from pseudoris.pipeline.stored_masks import masks_parent, stored_digests, with_masks_of
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import DomainRecord, Identity, RunHeader
+from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.exclusions.stored_exclusions import check_exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import planned_source, refuse_queries
@@ -21,7 +19,7 @@ from pseudoris.store.runs.planned_run import Parent, may_give_way
 from pseudoris.store.sources import Source, open_source
 from pseudoris.store.tables.judged_expressions import check_scored
 from pseudoris.workers.checkpoints.weight_files import is_unfetched
-from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, with_check
+from pseudoris.workers.stages import STAGES, with_check
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,6 @@ class Opened:
         listing: SOURCE.
         header: Of the run in OUT; None if there is none.
         here: The identity of this machine; None if an existing cluster, or a GPU, does the work.
-        domain_found: Waits for what a child process finds in a sample of SOURCE.
         config: Of this session; with a `parent`, its settings of masks, SOURCE, images and shards.
         parent: The run that the masks are taken from; None if they are proposed.
         stored: By stage, digests that are not measured: of a parent, or not known before weights are fetched.
@@ -41,7 +38,6 @@ class Opened:
     listing: Source
     header: RunHeader | None
     here: Identity | None
-    domain_found: Callable[[], DomainRecord | None]
     config: RunConfig
     parent: Parent | None
     stored: Mapping[str, str]
@@ -51,28 +47,24 @@ class Opened:
         return self.here or identity_on_cluster(self.config, self.stored)
 
 
-@contextmanager
 def opened(
     source: str, location: RunLocation, config: RunConfig, options: RunOptions, on_event: OnEvent = ignore
-) -> Iterator[Opened]:
-    """Open SOURCE and OUT for `annotate`, its dry run or an estimate; the sample is judged during the block.
+) -> Opened:
+    """Open SOURCE and OUT for `annotate`, its dry run or an estimate.
 
     A run in OUT that does not fit is refused, unless it has no receipt and no driver: another may be planned there.
     """
     on_event(Step("opening SOURCE and OUT"))
     header = check_options(location, options, is_repair=config.placement.repair)
-    with ExitStack() as stack:
-        try:
-            start = stack.enter_context(_opened(source, location, config, options, header, on_event=on_event))
-        except ConfigError:
-            is_old = options.is_extension or options.is_retry or config.placement.repair
-            if header is None or is_old or not may_give_way(location):
-                raise
-            start = stack.enter_context(_opened(source, location, config, options, None, on_event=on_event))
-        yield start
+    try:
+        return _opened(source, location, config, options, header, on_event=on_event)
+    except ConfigError:
+        is_old = options.is_extension or options.is_retry or config.placement.repair
+        if header is None or is_old or not may_give_way(location):
+            raise
+    return _opened(source, location, config, options, None, on_event=on_event)
 
 
-@contextmanager
 def _opened(
     source: str,
     location: RunLocation,
@@ -81,7 +73,7 @@ def _opened(
     header: RunHeader | None,
     *,
     on_event: OnEvent,
-) -> Iterator[Opened]:
+) -> Opened:
     if header is not None:
         check_exclusions(header, options.exclusions)
     check_scored(config, config.filtering.keep, location.root)
@@ -97,13 +89,9 @@ def _opened(
         config = with_masks_of(parent, config, listing.name)
     elif header is None:
         listing.check_not_empty()
-    # With a parent no image is planned that it did not plan.
-    left_out = sampled_without(location, header, options) if parent is None else None
     stored = {**stored_digests(parent), **(_unfetched(config, header) if options.is_dry else {})}
-    # The sample needs the weights of SAM.
-    with sampled(config, listing, None if STAGE_PROPOSE in stored else left_out) as domain_found:
-        here = identity_before_ray(config, header, listing.name, location=location, stored=stored)
-        yield Opened(listing, header, here, domain_found, config, parent, stored)
+    here = identity_before_ray(config, header, listing.name, location=location, stored=stored)
+    return Opened(listing, header, here, config, parent, stored)
 
 
 def _unfetched(config: RunConfig, header: RunHeader | None) -> dict[str, str]:

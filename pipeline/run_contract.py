@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from operator import add
+from pathlib import Path
 
+from pseudoris.schemas.config_layers import PRESETS_KNOW, laid, named_preset, own_layers, preset_names
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import DomainRecord, RunHeader
+from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
-from pseudoris.store.exclusions.stored_exclusions import stored_exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.extension import ExtensionTally
 from pseudoris.store.runs.header import check_origin, read_header, require_header
@@ -38,6 +39,32 @@ class RunOptions:
     is_dry: bool = False
 
 
+def asked_preset(
+    preset: str | None,
+    path: str | Path | None = None,
+    assignments: Sequence[str] = (),
+    *,
+    out: str | None = None,
+    masks_from: str | None = None,
+) -> str:
+    """Return the preset that is named: by `preset`, the YAML at `path`, or the run in `out` or `masks_from`.
+
+    Raises:
+        ConfigError: None is named. The message says what the models of each know.
+    """
+    layers = own_layers(None if path is None else Path(path), assignments)
+    if named := preset or named_preset(layers):
+        return named
+    endpoint = dict(laid(layers).get("source") or {}).get("endpoint_url")
+    for run, read in ((out, read_header), (masks_from, require_header)):
+        header = None if run is None else read(RunLocation.open(run, endpoint))
+        if header is not None and header.config.preset in preset_names():
+            return header.config.preset
+    raise ConfigError(
+        f"no preset is named: which images do you have? Give --preset (in Python: config=) with one of\n{PRESETS_KNOW}"
+    )
+
+
 def check_options(location: RunLocation, options: RunOptions, *, is_repair: bool = False) -> RunHeader | None:
     """Accept `options` if they fit the run in `location`; return its header, None if there is no run.
 
@@ -58,17 +85,6 @@ def check_options(location: RunLocation, options: RunOptions, *, is_repair: bool
     return header
 
 
-def sampled_without(location: RunLocation, header: RunHeader | None, options: RunOptions) -> Exclusions | None:
-    """Return what a sample of SOURCE leaves out; None if none is asked: this session plans no images.
-
-    A run that went on with `--accept-domain` before is not asked again.
-    """
-    if header is None:
-        return options.exclusions
-    is_accepted = header.domain is not None and header.domain.is_accepted
-    return stored_exclusions(location, header) if options.is_extension and not is_accepted else None
-
-
 @dataclass(frozen=True, slots=True)
 class RunPlan:
     """What `annotate` would do: the result of a dry run. Nothing was written.
@@ -82,7 +98,6 @@ class RunPlan:
         num_to_retry: With `--retry-failed`, how many images would be computed again.
         num_to_repair: With `--repair`, how many shards have missing or damaged parts.
         num_excluded: Listed images of a new run that its exclusions by name leave out.
-        domain: Whether the models know such images, by a sample; None if it was not asked.
         left_out: What the listing passed over, and the remedies: a sentence each.
     """
 
@@ -102,7 +117,6 @@ class RunPlan:
     num_to_retry: int | None = None
     num_to_repair: int | None = None
     num_excluded: int = 0
-    domain: DomainRecord | None = None
     left_out: tuple[str, ...] = ()
 
 
@@ -141,7 +155,7 @@ class RunSummary:
         tables: By table, the glob that reads it when the run is complete.
         interrupted: Whether Ctrl-C, SIGTERM or SIGHUP ended this session.
         retry: The result of a retry; None if shards were computed for the first time.
-        domain: Whether the models know such images, by a sample when the run was planned; None if it was not asked.
+        warning: What must stand above figures of the run: `RunHeader.warning`.
         left_out: What the listing passed over, and the remedies; empty if this session did not list SOURCE.
     """
 
@@ -155,7 +169,7 @@ class RunSummary:
     tables: Mapping[str, str]
     interrupted: bool = False
     retry: RetryTally | None = None
-    domain: DomainRecord | None = None
+    warning: str | None = None
     left_out: tuple[str, ...] = ()
 
     @property

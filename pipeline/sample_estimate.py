@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pseudoris.pipeline.cluster import connected, node_resources
-from pseudoris.pipeline.domain_sample import accepted_domain
 from pseudoris.pipeline.executor import run_shards
 from pseudoris.pipeline.fan_out import list_on_cluster
 from pseudoris.pipeline.opened_run import opened
@@ -24,7 +23,7 @@ from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.pipeline.shard_tasks import Job
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import DomainRecord, Receipt
+from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
@@ -108,8 +107,7 @@ def estimate(
         raise ConfigError("an estimate proposes its own masks: leave placement.masks_from out")
     with ExitStack() as stack:
         location = stack.enter_context(_temporary_output(scratch, config))
-        with opened(source, location, config, RunOptions(exclusions=exclusions)) as start:
-            domain = accepted_domain(start.domain_found(), config)
+        start = opened(source, location, config, RunOptions(exclusions=exclusions))
         stack.enter_context(connected(config.placement.address, config.placement.start_timeout_s))
         nodes = node_resources()
         if scratch is None and len(nodes) > 1:
@@ -128,7 +126,7 @@ def estimate(
         load_s, receipts = _run(Job(name, location, header, small), actors, on_progress)
     figures = summarise(sample.tally, receipts, config, actors=actors, num_gpus=num_gpus)
     kind, num_excluded = identity.device_kind, excluded.total
-    return replace(figures, source=name, device_kind=kind, load_s=load_s, domain=domain, num_excluded=num_excluded)
+    return replace(figures, source=name, device_kind=kind, load_s=load_s, num_excluded=num_excluded)
 
 
 def _run(job: Job, actors: Mapping[str, int], on_progress: OnProgress) -> tuple[float, list[Receipt]]:
@@ -185,7 +183,6 @@ class Estimate:
         device_kind: The device that computed.
         load_s: Seconds from the start of the graph to the first commit, minus the seconds of that shard's stages:
             processes, weights, compilation. Paid once per actor; not included in the other figures.
-        domain: Whether the models know such images, by a sample; None if it was not asked.
         num_excluded: Listed images that exclusions by name leave out; `num_images` does not count them.
         num_images: Images of SOURCE; repeated keys count once.
         num_shards: Shards that a run would plan.
@@ -207,7 +204,6 @@ class Estimate:
     source: str = ""
     device_kind: str = ""
     load_s: float = 0.0
-    domain: DomainRecord | None = None
     num_excluded: int = 0
     num_images: int
     num_shards: int

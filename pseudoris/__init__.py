@@ -117,7 +117,7 @@ __all__ = [
 def annotate(
     source: str | Path,
     out: str | Path,
-    config: RunConfig | str | Path = "tiny",
+    config: RunConfig | str | Path | None = None,
     *,
     limit: int | None = None,
     extend: bool = False,
@@ -134,7 +134,8 @@ def annotate(
     Args:
         source: Folder, file, glob, url or prefix, WebDataset tars, or Parquet.
         out: Folder or url of the run.
-        config: What `load_config` returns, the name of a preset, or the `Path` of a YAML file that is laid over `tiny`.
+        config: What `load_config` returns, the name of a preset, or the `Path` of a YAML file that names one; None
+            continues the run at `out` with its own.
         limit: Plan the first `limit` images only.
         extend: List `source` again and add its new images to the run.
         retry_failed: Compute the quarantined images again, and nothing else.
@@ -149,8 +150,8 @@ def annotate(
         The state of the run: `is_complete` if every shard is committed, `interrupted` if Ctrl-C ended the call.
 
     Raises:
-        ConfigError: An argument or a setting is wrong, `source` has nothing to plan, `out` holds another run, or the
-            preset does not know such images (`placement.accept_domain` goes on all the same).
+        ConfigError: An argument or a setting is wrong, `source` has nothing to plan, `out` holds another run, or no
+            preset is named.
         TransientError: Storage or the cluster failed; the same call continues.
     """
     from pseudoris.schemas.extras import require_extra
@@ -158,7 +159,7 @@ def annotate(
     require_extra("run", "pseudoris.annotate")
     from pseudoris.cli.progress import notebook_progress
     from pseudoris.pipeline.annotation import annotate as run_pipeline
-    from pseudoris.pipeline.run_contract import RunOptions
+    from pseudoris.pipeline.run_contract import RunOptions, asked_preset
     from pseudoris.schemas.config import RunConfig
     from pseudoris.schemas.config_layers import load_config
     from pseudoris.schemas.uris import one_or_several, place
@@ -166,7 +167,9 @@ def annotate(
 
     source, out = place(source, "source"), place(out, "out")
     if not isinstance(config, RunConfig):
-        config = load_config(config) if isinstance(config, str) else load_config("tiny", place(config, "config"))
+        name = config if isinstance(config, str) else None
+        file = None if config is None or name else place(config, "config")
+        config = load_config(asked_preset(name, file, out=out), file)
     if repair:
         config = config.model_copy(update={"placement": config.placement.model_copy(update={"repair": True})})
     reasons, excluded = (

@@ -1,11 +1,10 @@
 """Trains the tiny models from scratch: `python -m recipes [--out DIR] [--only MODEL]`.
 
-Seeded; 75 minutes on two cores, and 134 of one for the last four. First SAM trains in parallel with captioner and CLIP.
-In the second phase these two train on crops of SAM's masks, while SAM continues. The last phase trains the scene CLIP,
-which starts from SAM and CLIP, in parallel with a SAM for prompts of several points, a captioner that is trained for
-longer, and the domain: how far an image may lie from known scenes. A model whose weights file is in the folder is not
-trained again, and an interrupted training continues from its last checkpoint. To ship new weights:
-`python -m recipes.shipped_weights OUT`.
+Seeded; 75 minutes on two cores, and 130 of one for the last three. First SAM trains beside captioner and CLIP. In the
+second phase these two train on crops of SAM's masks, while SAM continues. The last phase trains the scene CLIP,
+which starts from SAM and CLIP, in parallel with a SAM for prompts of several points and a captioner that is trained for
+longer. A model whose weights file is in the folder is not trained again, and an interrupted training continues from its
+last checkpoint. To ship new weights: `python -m recipes.shipped_weights OUT`.
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ class Model(StrEnum):
     """What can be trained.
 
     Captioner and CLIP need SAM's masks, CLIP the captioner's image tower; the scene CLIP starts from SAM and CLIP, the
-    SAM for prompts of several points and the domain from SAM. The captioner that is trained for longer needs SAM's
-    masks.
+    SAM for prompts of several points from SAM. The captioner that is trained for longer needs SAM's masks.
     """
 
     SAM = "sam"
@@ -42,7 +40,6 @@ class Model(StrEnum):
     CLIP = "clip"
     SCENE_CLIP = "scene-clip"
     SAM_PROMPTS = "sam-prompts"
-    DOMAIN = "domain"
     COCA_LONGER = "coca-longer"
 
     @property
@@ -55,7 +52,6 @@ class Model(StrEnum):
 _STARTS_FROM: Final = {
     Model.SCENE_CLIP: (Model.SAM, Model.CLIP),
     Model.SAM_PROMPTS: (Model.SAM,),
-    Model.DOMAIN: (Model.SAM,),
     Model.COCA_LONGER: (Model.SAM,),
 }
 
@@ -67,7 +63,7 @@ def train(plan: TrainingPlan, models: frozenset[Model]) -> None:
     if not wanted:
         return
     plan.work.mkdir(parents=True, exist_ok=True)
-    if wanted - {Model.DOMAIN, Model.COCA_LONGER}:
+    if wanted - {Model.COCA_LONGER}:
         training_plan.scenes_of(plan)
     if wanted - _STARTS_FROM.keys():
         _first_phases(plan, wanted)
@@ -80,7 +76,6 @@ def train(plan: TrainingPlan, models: frozenset[Model]) -> None:
     last = {
         Model.SCENE_CLIP: training_plan.train_scenes,
         Model.SAM_PROMPTS: training_plan.train_prompts,
-        Model.DOMAIN: training_plan.measure_scenes,
         Model.COCA_LONGER: training_plan.train_longer_captioner,
     }
     _side_by_side([(job, (plan,)) for model, job in last.items() if model in wanted])
@@ -127,7 +122,6 @@ def shortened(plan: TrainingPlan, steps: int) -> TrainingPlan:
             num_scenes=min(longer.num_scenes, plan.num_scenes),
             num_proposed_scenes=min(longer.num_proposed_scenes, plan.num_proposed_scenes),
         ),
-        domain=replace(plan.domain, num_known=4 * steps, num_development=steps),
     )
 
 
@@ -144,7 +138,7 @@ def main(
         int, typer.Option(min=20, help="Training scenes; the longer captioner has 9,900 of its own.")
     ] = 6000,
 ) -> None:
-    """Trains the tiny SAM, CoCas, CLIP, scene CLIP and SAM for prompts of several points, and measures their domain."""
+    """Trains the tiny SAM, CoCas, CLIP, scene CLIP and SAM for prompts of several points."""
     training_plan.start_logging()
     plan = TrainingPlan(out=out, seed=seed, num_scenes=scenes, num_proposed_scenes=min(1200, scenes))
     if max_steps is not None:

@@ -28,10 +28,9 @@ DESCRIPTIONS: Final = {
     "scene_clip": "frozen towers of learners: CLIP, 5 + 2 layers, whole scenes of 192 px",
     "sam_prompts": "masks from several points: the same SAM, its prompt encoder and mask decoder trained on",
     "coca_longer": "captions of `tiny-composed`: the same CoCa, trained for longer",
-    "domain": "how far an image lies from known scenes: SAM's embeddings of them, and a threshold",
 }
 # By preset. No stage of a run uses the others: only the card has their digests.
-_PRESET_MODELS: Final = {"tiny": ("sam", "coca", "clip", "domain"), "tiny-composed": ("coca_longer",)}
+_PRESET_MODELS: Final = {"tiny": ("sam", "coca", "clip"), "tiny-composed": ("coca_longer",)}
 ROOT: Final = Path(__file__).parents[1]
 _CARD_HEAD: Final = "| --- | --- | --: | --: | --- |\n"
 

@@ -19,7 +19,6 @@ from pseudoris.workers.masks.sam_model import load_sam
 from recipes.caption_crops import CaptionSampler, TrainingCrops, cut_crops, proposed_tasks, truth_tasks
 from recipes.caption_recipe import CaptionRecipe, CaptionTrainee, ClipTrainee, CocaTrainee, LongerRecipe, train_captions
 from recipes.caption_vocabulary import CompactVocabulary, caption_vocabulary, expression_vocabulary
-from recipes.domain_recipe import DomainRecipe, measure_domain, write_statistics
 from recipes.sam_recipe import PromptRecipe, SamRecipe, train_sam, train_sam_prompts
 from recipes.scene_clip_recipe import SceneRecipe, train_scene_clip
 from recipes.scene_shards import RenderedScenes, rendered_scenes
@@ -56,7 +55,6 @@ class TrainingPlan:
     scene_clip: SceneRecipe = field(default_factory=SceneRecipe)
     sam_prompts: PromptRecipe = field(default_factory=PromptRecipe)
     coca_longer: LongerRecipe = field(default_factory=LongerRecipe)
-    domain: DomainRecipe = field(default_factory=DomainRecipe)
 
     @property
     def work(self) -> Path:
@@ -185,15 +183,6 @@ def train_longer_captioner(plan: TrainingPlan) -> None:
         CocaTrainee, vocabulary, mixed_sampler(own), recipe.captions, seed=plan.seed, checkpoint=checkpoint
     )
     _ship(plan, "coca_longer", trainee.model, vocabulary)
-
-
-def measure_scenes(plan: TrainingPlan) -> None:
-    """Measures which scenes the finished SAM knows, and writes the statistics."""
-    statistics = measure_domain(plan.weights("sam"), plan.domain, seed=plan.seed)
-    unfinished = plan.weights("domain").with_suffix(".unfinished")
-    write_statistics(unfinished, statistics)
-    unfinished.rename(plan.weights("domain"))
-    logger.info("domain: highest score that is inside %.3f", statistics.max_score)
 
 
 def train_scenes(plan: TrainingPlan) -> None:

@@ -6,7 +6,7 @@ For a resume there are two groups of settings. *Method* (`source`, `images`, `ma
 `composing`, `grounding_check`, `compute`, `shards`) decides the bytes of the tables and is part of the run's identity:
 it must not change.
 *Placement* (`placement`, `source.endpoint_url` and `source.requester_pays`) says where the work happens: it may change
-between two sessions of one run. `domain` is neither: it is asked once, before a run is planned.
+between two sessions of one run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from pseudoris.schemas.keep_rule import KeepCondition, LoneMasks
 from pseudoris.schemas.stage_settings import MAX_BATCH, ComposingConfig
 from pseudoris.schemas.stage_settings import BeamConfig as BeamConfig
 from pseudoris.schemas.stage_settings import CaptionsConfig as CaptionsConfig
-from pseudoris.schemas.stage_settings import DomainConfig as DomainConfig
 from pseudoris.schemas.stage_settings import GroundingCheckConfig as GroundingCheckConfig
 from pseudoris.schemas.stage_settings import ImagesConfig as ImagesConfig
 from pseudoris.schemas.stage_settings import MasksConfig as MasksConfig
@@ -115,9 +114,6 @@ class PlacementConfig(FrozenModel):
     # those shards may differ in the last bits; their receipts and `verify` report this. Method and weights must still
     # be equal.
     allow_mixed: bool = False
-    # Go on although most of a sample of SOURCE is unlike what the models know (`domain`). The run then says so wherever
-    # it shows figures.
-    accept_domain: bool = False
     # A finished run of the same SOURCE: its masks, and its settings of masks, images and shards, are taken as they are,
     # and only captions and scores are computed (`annotate --masks-from`).
     masks_from: str | None = Field(default=None, min_length=1, exclude_if=lambda run: run is None)
@@ -206,6 +202,19 @@ class ShardsConfig(FrozenModel):
     embed_images: bool = False
 
 
+def without_gone(tree: Any) -> tuple[Any, list[str]]:
+    """Return a tree of settings without those that 0.5 had and that do nothing any more, and their keys."""
+    if not isinstance(tree, dict):
+        return tree, []
+    found, left = [], dict(tree)
+    if left.pop("domain", None) is not None:
+        found.append("domain")
+    if isinstance(placement := left.get("placement"), dict) and "accept_domain" in placement:
+        found.append("placement.accept_domain")
+        left["placement"] = {key: value for key, value in placement.items() if key != "accept_domain"}
+    return left, found
+
+
 class RunConfig(FrozenModel):
     """All settings of a run, resolved: preset, then YAML, then `--set`.
 
@@ -223,8 +232,6 @@ class RunConfig(FrozenModel):
     composing: ComposingConfig | None = None
     # None: no second opinion; the columns `grounding_*` are null. A method without one keeps its hash.
     grounding_check: GroundingCheckConfig | None = Field(default=None, exclude_if=lambda check: check is None)
-    # None: images are not asked whether the models know their kind.
-    domain: DomainConfig | None = None
     compute: ComputeConfig = ComputeConfig()
     shards: ShardsConfig = ShardsConfig()
     placement: PlacementConfig = PlacementConfig()
@@ -240,6 +247,11 @@ class RunConfig(FrozenModel):
         if info.context != RECORDED and (found := "; ".join(secrets_in(tree, None))):
             raise ValueError(found)
         return tree
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_without_gone_settings(cls, tree: Any) -> Any:
+        return without_gone(tree)[0]
 
     @model_validator(mode="after")
     def _fits_together(self, info: ValidationInfo) -> Self:
@@ -304,4 +316,4 @@ class RunConfig(FrozenModel):
             "source": {"endpoint_url", "requester_pays", "allowed_query"},
             "composing": {"bank": {"values"}},
         }
-        return self.model_dump(mode="json", exclude={"preset": True, "placement": True, "domain": True, **left_out})
+        return self.model_dump(mode="json", exclude={"preset": True, "placement": True, **left_out})

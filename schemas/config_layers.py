@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import inspect
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
@@ -21,11 +22,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config import RunConfig, without_gone
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import read_bank, read_fitted
 from pseudoris.schemas.uris import secret_in, secrets_in
 from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, parse_yaml
+
+logger = logging.getLogger(__name__)
 
 _NULLS: Final = ("", "null", "~")
 
@@ -42,6 +45,20 @@ _SHOWN_KEYS: Final = 3
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
+# What the models of each preset know, for who must choose one.
+PRESETS_KNOW: Final = """\
+  tiny, tiny-composed: drawn scenes alone. The models are in the package and need no GPU
+  base, paper: photographs. Published SAM, CoCa and CLIP (`pseudoris weights`), on a GPU
+  open: photographs. SAM 2.1, Qwen3-VL and CLIP (`pip install 'pseudoris[hf]'`); never run with trained weights"""
+_DRAWN: Final = ("tiny", "tiny-composed")
+
+
+def drawn_note(preset: str) -> str | None:
+    """Return what must stand above figures of the preset if its models know drawn scenes alone; else None."""
+    return (
+        f"The preset {preset} knows drawn scenes alone: of photographs it makes nonsense." if preset in _DRAWN else None
+    )
+
 
 def preset_names() -> list[str]:
     """Return the names of the presets shipped in the package, sorted."""
@@ -50,15 +67,19 @@ def preset_names() -> list[str]:
     return sorted(name for name in names if not name.endswith(".fitted"))
 
 
-def load_config(preset: str = "tiny", path: str | Path | None = None, assignments: Sequence[str] = ()) -> RunConfig:
+def load_config(
+    preset: str | None = None, path: str | Path | None = None, assignments: Sequence[str] = ()
+) -> RunConfig:
     """Return the resolved configuration: `assignments` over the YAML at `path` over the shipped preset.
 
-    An assignment is `masks.points_per_side=16`; the right-hand side is YAML, but a text stands for itself.
+    Without `preset` it is the one that `path` or an assignment names (`preset: base`), else tiny. An assignment is
+    `masks.points_per_side=16`; the right-hand side is YAML, but a text stands for itself.
 
     Raises:
         ConfigError: An unknown preset, file, key or value; the message suggests the nearest known name.
     """
-    return validate(laid([*preset_layers(preset), *own_layers(None if path is None else Path(path), assignments)]))
+    own = own_layers(None if path is None else Path(path), assignments)
+    return validate(laid([*preset_layers(preset or named_preset(own) or "tiny"), *own]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +114,12 @@ def own_layers(path: Path | None = None, assignments: Sequence[str] = ()) -> lis
     return [*layers, Layer("--set", assigned)] if assigned else layers
 
 
+def named_preset(layers: Iterable[Layer]) -> str | None:
+    """Return the preset that the last of some layers names, None if none does."""
+    named = laid(layers).get("preset")
+    return None if named is None else str(named)
+
+
 def laid(layers: Iterable[Layer]) -> dict[str, Any]:
     """Return the tree that the layers make, each over those before it."""
     tree: dict[str, Any] = {}
@@ -112,6 +139,9 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: With one line for each mistake: the key, the value given, what is allowed, the nearest known key.
     """
+    tree, gone = without_gone(tree)
+    if gone:
+        logger.warning("%s: left out. No sample of SOURCE is asked any more what it shows", " and ".join(gone))
     bank, _ = _named_file(tree, "composing", "bank")
     if bank:
         tree = merge(tree, {"composing": {"bank": {**bank, **read_bank(bank["uri"], bank.get("sha256"))}}})
@@ -146,9 +176,10 @@ def validate_as(model: type[_Model], tree: Mapping[str, Any], *, fitted: str = "
 def config_hash(config: RunConfig) -> str:
     """Return the sha256 of the tree as canonical JSON, 64 hex digits.
 
-    Without `domain`: it decides whether a run begins, and a preset keeps its hash when it learns to tell.
+    A preset keeps the hash that it had in 0.5, whose setting `placement.accept_domain` was off.
     """
-    tree = config.model_dump(mode="json", exclude={"domain"})
+    tree = config.model_dump(mode="json")
+    tree["placement"]["accept_domain"] = False
     canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 

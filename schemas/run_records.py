@@ -8,53 +8,10 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, JsonValue, model_validator
 
 from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import drawn_note
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.untrusted import parse_json
-
-
-class DomainRecord(FrozenModel):
-    """What a sample of SOURCE said when images were planned.
-
-    Attributes:
-        num_sampled: Images of the sample that could be decoded.
-        num_outside: Of these, images with a score above `max_score`.
-        max_score: The highest score that is inside; 1 is usual for an image that the models know.
-        median_score: Of the sampled images.
-        is_accepted: Whether the user went on although most of the sample is outside.
-    """
-
-    num_sampled: int = Field(ge=1)
-    num_outside: int = Field(ge=0)
-    max_score: float
-    median_score: float
-    is_accepted: bool = False
-
-    @property
-    def is_mostly_outside(self) -> bool:
-        """Whether more than half of the sample is outside."""
-        return 2 * self.num_outside > self.num_sampled
-
-    @property
-    def finding(self) -> str:
-        """The finding in one clause, for a message."""
-        return (
-            f"{self.num_outside} of {self.num_sampled} sampled images are unlike all that its models know "
-            f"(score above {self.max_score:.3g}; the sample's median is {self.median_score:.3g})"
-        )
-
-    @property
-    def warning(self) -> str | None:
-        """What must stand above every figure of the run; None if the whole sample is inside."""
-        if not self.num_outside:
-            return None
-        if self.is_mostly_outside:
-            return (
-                f"Do not trust these masks and expressions: the preset does not know such images. {self.finding}, "
-                f"and --accept-domain was given."
-            )
-        return f"Some of these images are not for the preset: {self.finding}."
-
 
 # Of all JSON records of runs and audits. Pseudoris 0.4 wrote version 2.
 RECORDS_VERSION: Final = 3
@@ -170,7 +127,7 @@ class RunHeader(SealedRecord):
         origin: What made the tables: `annotate` (models), `refilter` (a parent run's scores), `import` (human
             annotation, or a person's corrections of the parent), or `ppt` (one of its data recipes).
         parent: The run whose results this one reuses; else None.
-        domain: Whether its models know such images, by a sample; None if the sample was not asked.
+        domain: What a sample of SOURCE said when 0.5 planned the run; else None.
         audits: `header_sections.AuditRecord`: the audit that its rule was chosen by; None without one.
         exclusions: `store.exclusions.ExclusionRecord`: what was left out of the plan; None without a rule.
     """
@@ -187,9 +144,17 @@ class RunHeader(SealedRecord):
     config_sha256: str
     origin: Origin = "annotate"
     parent: ParentRun | None = None
-    domain: DomainRecord | None = None
+    domain: _Section = Field(default=None, exclude_if=lambda domain: domain is None)
     audits: _Section = None
     exclusions: _Section = None
+
+    @property
+    def warning(self) -> str | None:
+        """What must stand above figures of the run: that its models do not know its images, or drawn scenes alone."""
+        if self.domain and self.domain.get("num_outside"):
+            found = f"{self.domain['num_outside']} of {self.domain.get('num_sampled')} sampled images"
+            return f"Do not trust masks and expressions: {found} are unlike all that the models know."
+        return drawn_note(self.config.preset) if self.origin in ("annotate", "refilter") else None
 
     @property
     def is_human(self) -> bool:
@@ -215,7 +180,7 @@ class PlanExtension(SealedRecord):
         num_shards: Shards that it plans.
         max_shard_bytes: As in the header.
         header_sha256: `sha256` of the extension before it, or of the header.
-        domain: What a sample of SOURCE said then; None if it was not asked.
+        domain: As in the header.
         exclusions: As in the header, of the images that it plans.
     """
 
@@ -227,7 +192,7 @@ class PlanExtension(SealedRecord):
     num_shards: int = Field(ge=1)
     max_shard_bytes: int = Field(default=0, ge=0)
     header_sha256: Sha256
-    domain: DomainRecord | None = None
+    domain: _Section = Field(default=None, exclude_if=lambda domain: domain is None)
     exclusions: _Section = None
 
 

@@ -379,14 +379,3 @@ class GroundingCheckConfig(FrozenModel):
         if self.engine == "clip" and self.architecture is None:
             raise ValueError("the engine clip needs an architecture: a model name of open_clip's, or a JSON file")
         return self
-
-
-class DomainConfig(FrozenModel):
-    """How far an image may lie from what the preset's models know. Asked of a sample, before images are planned.
-
-    It decides about the start alone, never about the bytes of a table, so it is no part of a run's identity.
-    """
-
-    # SAM's embeddings of images that it knows, and the highest score that is inside. The file names the SAM that it
-    # belongs to: a run with another SAM is not asked.
-    weights: WeightsConfig

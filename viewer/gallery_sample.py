@@ -204,7 +204,7 @@ def read_summary(location: RunLocation) -> GallerySummary:
         pairs_digest=_pairs_digest(header),
         preset=header.config.preset if header.origin in ("annotate", "refilter") else None,
         parent=header.parent.location if header.parent else None,
-        warning=None if header.domain is None else header.domain.warning,
+        warning=header.warning,
     )
 
 

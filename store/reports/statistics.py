@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, SCORE_COLUMNS
-from pseudoris.schemas.run_records import DomainRecord, Receipt, ShardCounts
+from pseudoris.schemas.run_records import Receipt, ShardCounts
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
@@ -159,7 +159,7 @@ class RunStatistics:
     """Statistics of a run. The totals cover all committed shards, the other figures only the shards that were read.
 
     Attributes:
-        domain: Whether the models know such images; None if it was not asked.
+        warning: `RunHeader.warning`.
         masks_an_image: Over images that are not quarantined, including empty ones.
         kept_a_mask: Kept expressions, over all masks.
         words: Words (separated by blanks) of kept expressions.
@@ -171,7 +171,7 @@ class RunStatistics:
 
     num_planned_images: int
     num_shards_read: int
-    domain: DomainRecord | None
+    warning: str | None
     totals: RunTotals = field(default_factory=RunTotals)
     masks_an_image: Distribution = field(default_factory=Distribution)
     kept_a_mask: Distribution = field(default_factory=Distribution)
@@ -208,7 +208,7 @@ def run_statistics(
         images = read_table(location, MASKS, ("image_id",), [receipt])["image_id"]
         return receipt.counts, images, read_table(location, EXPRESSIONS, _COLUMNS, [receipt])
 
-    found = RunStatistics(header.num_images, len(chosen), header.domain)
+    found = RunStatistics(header.num_images, len(chosen), header.warning)
     tables = map_in_threads(read, receipts(), _THREADS)
     for number, (counts, images, table) in enumerate(tables, start=1):
         kept = table.filter(table["kept"])

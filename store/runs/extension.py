@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import DomainRecord, PartRecord, PlanEntry, PlanExtension, RunHeader
+from pseudoris.schemas.run_records import PartRecord, PlanEntry, PlanExtension, RunHeader
 from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, stored_exclusions
 from pseudoris.store.files.key_order import file_of
 from pseudoris.store.location import RunLocation
@@ -57,7 +57,6 @@ def extend_plan(
     items: Iterable[SourceItem],
     *,
     limit: int | None = None,
-    domain: DomainRecord | None = None,
 ) -> tuple[RunHeader, ExtensionTally]:
     """Plan the items that `header` does not have, and return the header with this extension.
 
@@ -69,7 +68,6 @@ def extend_plan(
         header: The present header.
         items: SOURCE, listed again.
         limit: Plan only the first `limit` new images; the listing is still read to its end.
-        domain: What a sample of SOURCE says now; None if it was not asked.
 
     Raises:
         ConfigError: The listing raises it, the listing's order differs from the plan's, or the location cannot be
@@ -91,7 +89,6 @@ def extend_plan(
         max_shard_bytes=tally.max_shard_bytes,
         header_sha256=header.digest,
         exclusions=tally.excluded.counts().model_dump(mode="json") if tally.excluded.num_excluded else None,
-        domain=domain,
     )
     return create_extension(location, extension), tally
 

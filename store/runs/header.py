@@ -25,7 +25,6 @@ from pseudoris.schemas.run_records import (
     PLAN_FOLDER,
     RECEIPTS_FOLDER,
     RECORDS_VERSION,
-    DomainRecord,
     Identity,
     PlanExtension,
     RunHeader,
@@ -275,18 +274,12 @@ def _extended(location: RunLocation, header: RunHeader) -> RunHeader:
             "plan_parts": header.plan_parts + extension.plan_parts,
             "max_shard_bytes": max(header.max_shard_bytes, extension.max_shard_bytes),
             "exclusions": extended_exclusions(header, extension),
-            "domain": _farthest(header.domain, extension.domain),
+            "domain": extension.domain or header.domain,
             "sha256": extension.sha256,
         }
         sums = {name: getattr(header, name) + getattr(extension, name) for name in _SUMMED}
         header = header.model_copy(update={**update, **sums})
     return header
-
-
-def _farthest(*found: DomainRecord | None) -> DomainRecord | None:
-    """Return the sample of which most is outside."""
-    asked = [each for each in found if each is not None]
-    return max(asked, key=lambda each: each.num_outside / each.num_sampled, default=None)
 
 
 def _read_first(location: RunLocation) -> RunHeader | None:

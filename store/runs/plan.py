@@ -27,7 +27,6 @@ from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import CONTENT_HASH_HEX_DIGITS, EIGHT_DIGITS, image_id, sha256_hex
 from pseudoris.schemas.run_records import (
     PLAN_FOLDER,
-    DomainRecord,
     Identity,
     Origin,
     ParentRun,
@@ -279,7 +278,6 @@ def plan_run(
     origin: Origin = "annotate",
     parent: ParentRun | None = None,
     exclusions: Exclusions = (),
-    domain: DomainRecord | None = None,
 ) -> RunHeader:
     """Write the listing as the plan under `location`, then create the header, and return it.
 
@@ -315,7 +313,6 @@ def plan_run(
         origin=origin,
         parent=parent,
         exclusions=excluded_section(location, exclusions, excluded),
-        domain=domain,
     )
     return create_header(location, header)
 

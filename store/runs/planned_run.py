@@ -19,7 +19,6 @@ from pseudoris.schemas.header_sections import AuditRecord
 from pseudoris.schemas.run_records import (
     HEADER_NAME,
     PLAN_FOLDER,
-    DomainRecord,
     Identity,
     Origin,
     ParentRun,
@@ -162,7 +161,6 @@ class RunRequest:
         config: The configuration of this session; its `shards` bound the shards.
         parent: The run that this one is made from, if any.
         exclusions: Images to leave out of a new run; without a rule, an existing run keeps its own.
-        domain: What a sample of SOURCE said, for the header of a new run.
         audit: What chose the configuration, for the header of a new run that has the plan of `parent`.
         lock: Held on the run. With it, a run of this origin that has no receipt gives way to another request.
     """
@@ -173,7 +171,6 @@ class RunRequest:
     config: RunConfig
     parent: Parent | None = None
     exclusions: Exclusions = ()
-    domain: DomainRecord | None = None
     audit: AuditRecord | None = None
     lock: RunLock | None = None
 
@@ -240,7 +237,6 @@ def plan_or_continue(
             origin=request.origin,
             parent=pinned,
             exclusions=request.exclusions,
-            domain=request.domain,
         )
 
     return _planned(location, request, plan)

@@ -17,12 +17,14 @@ import pytest
 from PIL import Image
 
 import pseudoris
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.scene_truth import SceneTruth
 from pseudoris.training.exports import ExportOptions
 from tests.builders.runs import stub_config, write_source
 from tests.builders.scene_runs import scene_run, scenes, truth_bytes
 from tests.builders.scored_runs import scored_run
+from tests.store.builders import start_run
 from tests.training.exports.builders import PICTURES, build_run
 
 
@@ -106,12 +108,16 @@ def test_a_run_from_images_to_tables_with_its_failures_retried(tmp_path, ray_ses
 def test_the_name_of_a_preset_is_a_configuration(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr("pseudoris.pipeline.annotation.annotate", lambda *given, **_: seen.append(given))
-    pseudoris.annotate("in", "out")
+    with pytest.raises(ConfigError, match=r"(?s)no preset is named.*tiny-composed: drawn.*base, paper: photo.*open: "):
+        pseudoris.annotate("in", str(tmp_path / "none"))
+    begun = RunLocation.open(str(tmp_path / "begun"))
+    start_run(begun, config=pseudoris.load_config("tiny-composed"))
+    pseudoris.annotate("in", begun.root)
     pseudoris.annotate("in", "out", "paper")
     path = tmp_path / "mine.yaml"
     path.write_text("filtering: {tau: 3.0}")
     pseudoris.annotate("in", "out", pseudoris.load_config("tiny", str(path), ["masks.points_per_side=4"]))
-    assert [given[2].preset for given in seen] == ["tiny", "paper", "tiny"]
+    assert [given[2].preset for given in seen] == ["tiny-composed", "paper", "tiny"]
     assert (seen[2][2].filtering.tau, seen[2][2].masks.points_per_side) == (3.0, 4)
 
 
@@ -122,9 +128,9 @@ def test_what_annotate_is_asked_for_reaches_the_run(monkeypatch):
         seen.append((options.limit, options.is_extension, options.is_retry, options.reasons, config.placement.repair))
 
     monkeypatch.setattr("pseudoris.pipeline.annotation.annotate", noted)
-    pseudoris.annotate("in", "out", limit=5, extend=True)
-    pseudoris.annotate("in", "out", retry_failed=True, retry_reasons=["missing", "changed"])
-    pseudoris.annotate("in", "out", repair=True)
+    pseudoris.annotate("in", "out", "tiny", limit=5, extend=True)
+    pseudoris.annotate("in", "out", "tiny", retry_failed=True, retry_reasons=["missing", "changed"])
+    pseudoris.annotate("in", "out", "tiny", repair=True)
     assert seen[0] == (5, True, False, None, False)
     assert seen[1] == (None, False, True, {"missing", "changed"}, False)
     assert seen[2] == (None, False, False, None, True)
@@ -175,9 +181,9 @@ def test_annotate_and_export_take_one_path_to_exclude_or_several(tmp_path, monke
     table.write_text(f"phash\n{'ab' * 8}\n")
     seen = []
     monkeypatch.setattr("pseudoris.pipeline.annotation.annotate", lambda *_, options, **__: seen.append(options))
-    pseudoris.annotate("in", "out", exclude=str(names))
-    pseudoris.annotate("in", "out", exclude=[str(names), str(table)], exclude_distance=3)
-    pseudoris.annotate("in", "out")
+    pseudoris.annotate("in", "out", "tiny", exclude=str(names))
+    pseudoris.annotate("in", "out", "tiny", exclude=[str(names), str(table)], exclude_distance=3)
+    pseudoris.annotate("in", "out", "tiny")
     assert [[rule.kind for rule in each.exclusions] for each in seen] == [["names"], ["names", "phash"], []]
     assert seen[1].exclusions[1].settings == {"max_distance": 3}
     out = str(tmp_path / "out")
@@ -229,8 +235,8 @@ def test_each_place_is_a_path_or_a_text(place, tmp_path):
     "call",
     [
         lambda given: pseudoris.annotate(given, "out"),
-        lambda given: pseudoris.annotate("in", "out", exclude=given),
-        lambda given: pseudoris.annotate("in", "out", only=[given]),
+        lambda given: pseudoris.annotate("in", "out", "tiny", exclude=given),
+        lambda given: pseudoris.annotate("in", "out", "tiny", only=[given]),
         pseudoris.open_run,
         pseudoris.verify,
         lambda given: pseudoris.refilter("in", given),
@@ -251,7 +257,7 @@ def test_pixels_in_place_of_a_path_are_refused_in_a_sentence_that_names_the_way(
 
 def test_the_path_of_a_settings_file_is_read_as_config(tmp_path):
     file = tmp_path / "run.yaml"
-    file.write_text("filtering:\n  tow: 1.2\n", encoding="utf-8")
+    file.write_text("preset: tiny\nfiltering:\n  tow: 1.2\n", encoding="utf-8")
     with pytest.raises(pseudoris.ConfigError, match="tow"):
         pseudoris.annotate(tmp_path / "in", tmp_path / "out", file)
 

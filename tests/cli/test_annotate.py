@@ -53,14 +53,14 @@ def test_the_tables_read_with_pyarrow_alone_and_join(tiny_run):
 
 def test_the_same_command_again_touches_nothing(ray_session, tiny_run):
     before = digests(tiny_run.out)
-    again = pseudoris_here("annotate", str(tiny_run.source), str(tiny_run.out), *OPTIONS)
+    again = pseudoris_here("annotate", "--preset=tiny", str(tiny_run.source), str(tiny_run.out), *OPTIONS)
     assert again.returncode == 0, again.stderr
     assert digests(tiny_run.out) == before
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(ray_session, tiny_run, tmp_path):
     out = tmp_path / "new"
-    dry = pseudoris_here("annotate", str(tiny_run.source), str(out), *OPTIONS, "--dry-run")
+    dry = pseudoris_here("annotate", "--preset=tiny", str(tiny_run.source), str(out), *OPTIONS, "--dry-run")
     assert dry.returncode == 0, dry.stderr
     assert all(word in dry.stdout for word in ("shards", "actors", "sha256", "estimated output"))
     assert not out.exists()
@@ -83,7 +83,7 @@ def test_a_users_mistake_is_one_message_without_a_traceback(ray_session, tiny_ru
     source = write_source(tmp_path / "in", num_images=1)
     words = [word.format(source=source, run=tiny_run.out) for word in arguments]
     options = () if "--address" in words else OPTIONS
-    failed = pseudoris_here("annotate", *words, *options, cwd=tmp_path)
+    failed = pseudoris_here("annotate", "--preset=tiny", *words, *options, cwd=tmp_path)
     assert failed.returncode == 2, failed.stdout + failed.stderr
     assert message in failed.stderr
     assert "Traceback" not in failed.stderr
@@ -95,14 +95,14 @@ def test_a_run_whose_images_are_all_quarantined_is_a_problem_and_says_how_to_beg
     broken.mkdir()
     (broken / "a.png").write_bytes(b"no image")
     options = (*OPTIONS, *(f"--set={each}" for each in STUBS))
-    failed = pseudoris_here("annotate", str(broken), str(out), *options)
+    failed = pseudoris_here("annotate", "--preset=tiny", str(broken), str(out), *options)
     assert failed.returncode == 1, failed.stdout + failed.stderr
     assert "problem no image could be annotated. The reasons are above" in failed.stderr
-    again = pseudoris_here("annotate", str(right), str(out), *options)
+    again = pseudoris_here("annotate", "--preset=tiny", str(right), str(out), *options)
     assert again.returncode == 2, again.stdout + again.stderr
     assert f"That run annotated no image: delete {out} to begin anew there" in again.stderr
     shutil.rmtree(out)
-    assert pseudoris_here("annotate", str(right), str(out), *options).returncode == 0
+    assert pseudoris_here("annotate", "--preset=tiny", str(right), str(out), *options).returncode == 0
 
 
 @pytest.mark.parametrize("arguments", [("{empty}", "out"), ("{source}", "out", "--set=source.extensions=[.nothing]")])
@@ -111,7 +111,9 @@ def test_a_source_that_is_refused_leaves_no_lock(ray_session, tmp_path, argument
     (tmp_path / "in" / "deep").mkdir(parents=True)
     (tmp_path / "in" / "table.parquet").write_bytes(b"no table")
     words = [word.format(empty=tmp_path / "empty", source=tmp_path / "in") for word in arguments]
-    failed = pseudoris_here("annotate", *words, *OPTIONS, *(f"--set={each}" for each in STUBS), cwd=tmp_path)
+    failed = pseudoris_here(
+        "annotate", "--preset=tiny", *words, *OPTIONS, *(f"--set={each}" for each in STUBS), cwd=tmp_path
+    )
     assert failed.returncode == 2, failed.stdout + failed.stderr
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
@@ -130,7 +132,7 @@ def test_a_signal_stops_cleanly_says_how_to_resume_and_the_same_command_finishes
     else:
         source = write_demo(tmp_path / "in", num_scenes=NUM_SCENES)
         options = [*OPTIONS, "--limit=4", "--shard-size=3"]
-    arguments = ("annotate", str(source), str(out), *options)
+    arguments = ("annotate", "--preset=tiny", str(source), str(out), *options)
     process = start_pseudoris(*arguments)
     # The header stands, so Ray runs and shards are about to start; before it, `to resume` holds as well.
     wait_for(lambda: (out / "_run.json").exists())
@@ -146,7 +148,9 @@ def test_a_signal_stops_cleanly_says_how_to_resume_and_the_same_command_finishes
 
 def test_ctrl_c_before_the_plan_says_how_to_resume_as_well(stub_engines, tmp_path):
     source, out = write_source(tmp_path / "in", num_images=1), tmp_path / "out"
-    process = start_pseudoris("annotate", str(source), str(out), *OPTIONS, *(f"--set={each}" for each in STUBS))
+    process = start_pseudoris(
+        "annotate", "--preset=tiny", str(source), str(out), *OPTIONS, *(f"--set={each}" for each in STUBS)
+    )
     wait_for(lambda: (out / "_lock").exists())
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=120)
@@ -165,7 +169,7 @@ def test_committed_shards_are_spoken_of_only_where_a_run_exists(monkeypatch, tmp
         raise error
 
     monkeypatch.setattr("pseudoris.pipeline.annotation.annotate", pipeline)
-    ended = pseudoris_here("annotate", str(tmp_path), str(tmp_path / "out"))
+    ended = pseudoris_here("annotate", "--preset=tiny", str(tmp_path), str(tmp_path / "out"))
     assert ended.returncode == (130 if isinstance(error, KeyboardInterrupt) else 3)
     assert ("committed shard" in ended.stderr) == is_planned
 
@@ -173,7 +177,7 @@ def test_committed_shards_are_spoken_of_only_where_a_run_exists(monkeypatch, tmp
 def test_an_interrupt_before_the_first_commit_shows_no_summary_of_nothing(monkeypatch, tmp_path):
     stopped = RunSummary("out", RunTotals(), 3, 1, 0, 0, 1.0, {"masks": "out/masks"}, interrupted=True)
     monkeypatch.setattr("pseudoris.pipeline.annotation.annotate", lambda *_, **__: stopped)
-    ended = pseudoris_here("annotate", str(tmp_path), str(tmp_path / "out"))
+    ended = pseudoris_here("annotate", "--preset=tiny", str(tmp_path), str(tmp_path / "out"))
     assert ended.returncode == 130
     assert "summary" not in ended.stdout
     assert "to resume run the same command again" in ended.stderr
@@ -183,8 +187,12 @@ def test_an_interrupt_before_the_first_commit_shows_no_summary_of_nothing(monkey
 def test_weights_that_cannot_be_read_are_refused_before_there_is_a_plan(ray_session, tmp_path, command):
     source, out, weights = write_source(tmp_path / "in", num_images=1), tmp_path / "out", tmp_path / "sam.safetensors"
     weights.write_bytes(b"\xff" * 100)
-    words = (str(source), str(out), "--set", f"masks.weights.uri={weights}", "--accept-domain")
-    shown = {"annotate": ("annotate", *OPTIONS), "dry run": ("annotate", "--dry-run"), "doctor": ("doctor",)}[command]
+    words = (str(source), str(out), "--set", f"masks.weights.uri={weights}")
+    shown = {
+        "annotate": ("annotate", "--preset=tiny", *OPTIONS),
+        "dry run": ("annotate", "--preset=tiny", "--dry-run"),
+        "doctor": ("doctor",),
+    }[command]
     failed = pseudoris_here(shown[0], *words, *shown[1:], cwd=tmp_path)
     assert failed.returncode == (1 if command == "doctor" else 2), failed.stdout + failed.stderr
     assert "cannot be read as tensors: it is cut or damaged" in failed.stdout + failed.stderr

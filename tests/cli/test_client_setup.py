@@ -50,10 +50,21 @@ SETUPS = {
     ),
 }
 COMMANDS = (
-    *("annotate s3://bucket/in out --dry-run", "annotate s3://bucket/in/*.png out --dry-run"),
-    *("annotate photos s3://bucket/out", "annotate photos out --dry-run --set masks.weights.uri=s3://bucket/w.pt"),
-    "annotate photos out --dry-run --set masks.prior.kind=table --set masks.prior.path=s3://bucket/t.parquet",
-    *("estimate s3://bucket/in", "status s3://bucket/run", "verify s3://bucket/run", "gc s3://bucket/run"),
+    *(
+        "annotate --preset=tiny s3://bucket/in out --dry-run",
+        "annotate --preset=tiny s3://bucket/in/*.png out --dry-run",
+    ),
+    *(
+        "annotate --preset=tiny photos s3://bucket/out",
+        "annotate --preset=tiny photos out --dry-run --set masks.weights.uri=s3://bucket/w.pt",
+    ),
+    "annotate --preset=tiny photos out --dry-run --set masks.prior.kind=table --set masks.prior.path=s3://bucket/t.parquet",
+    *(
+        "estimate --preset=tiny s3://bucket/in",
+        "status s3://bucket/run",
+        "verify s3://bucket/run",
+        "gc s3://bucket/run",
+    ),
     *("gallery s3://bucket/run", "stats s3://bucket/run", "sample s3://bucket/run", "parts s3://bucket/run"),
     *("evaluate s3://bucket/run --truth synthworld", "calibrate s3://bucket/run --truth synthworld"),
     *("export s3://bucket/run there", "refilter s3://bucket/run new", "audit draw s3://bucket/run audit"),
@@ -130,18 +141,20 @@ def server():
 def test_https_asked_of_an_http_port_is_told_at_once(told, server):
     endpoint = f"https://127.0.0.1:{server}"
     assert "SSLError" in told("status s3://bucket/run", {**KEYS, "AWS_ENDPOINT_URL": endpoint})
-    assert "not served as https" in told(f"annotate {endpoint}/x.tar out --dry-run", {})
+    assert "not served as https" in told(f"annotate --preset=tiny {endpoint}/x.tar out --dry-run", {})
 
 
 def test_a_web_host_without_an_address_is_told_at_once(told):
-    assert "there is no host of this name" in told("annotate http://no.such.invalid/x.tar out --dry-run", {})
+    assert "there is no host of this name" in told(
+        "annotate --preset=tiny http://no.such.invalid/x.tar out --dry-run", {}
+    )
 
 
 @pytest.mark.slow
 def test_a_hub_that_is_no_address_is_told_at_once(server):
     # The Hub's client reads its address when it is imported.
     for endpoint, named in (("127.0.0.1:9", "UnsupportedProtocol"), (f"https://127.0.0.1:{server}", "SSLError")):
-        words = ["-m", "pseudoris", "annotate", "hf://datasets/a/b", "out", "--dry-run"]
+        words = ["-m", "pseudoris", "annotate", "--preset=tiny", "hf://datasets/a/b", "out", "--dry-run"]
         environment = {**os.environ, "HF_ENDPOINT": endpoint, "COLUMNS": "400"}
         ended = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, env=environment)
         assert (ended.returncode, named in ended.stderr, endpoint in ended.stderr) == (2, True, True), ended.stderr
@@ -158,5 +171,5 @@ class Unready(MemoryFileSystem):
 
 def test_a_client_of_any_other_store_that_cannot_be_made_is_told(told):
     fsspec.register_implementation("unready", Unready, clobber=True)
-    for command in ("status unready://bucket/run", "annotate unready://bucket/in out --dry-run"):
+    for command in ("status unready://bucket/run", "annotate --preset=tiny unready://bucket/in out --dry-run"):
         assert "RuntimeError: no project is set" in told(command, {})

@@ -65,18 +65,7 @@ def test_an_output_with_a_run_of_other_settings_is_off(tmp_path):
 
 
 @pytest.mark.slow
-def test_images_that_the_models_do_not_know_are_off_unless_they_are_accepted(tmp_path):
-    (tmp_path / "noise.png").write_bytes(png(192, 192))
-    words = [[], ["placement.accept_domain=true"]]
-    configs = [load_config("tiny", assignments=each) for each in words]
-    refused, accepted = (list(run_checks(each, source=str(tmp_path), out=None))[-1] for each in configs)
-    assert (refused.name, refused.is_ok, accepted.is_ok) == ("domain", False, True)
-    assert "--accept-domain" in refused.detail
-    assert accepted.detail.startswith("Do not trust")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("words", [("doctor",), ("annotate", "photos", "out", "--address", "local")])
+@pytest.mark.parametrize("words", [("doctor",), ("annotate", "--preset=tiny", "photos", "out", "--address", "local")])
 def test_too_few_open_files_are_told_before_anything_starts(words, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(png())

@@ -51,7 +51,7 @@ def last_line(ended) -> tuple[int, str]:
         ("audit", "draw", "out", "audit"),
         pytest.param(("train", "student", "out", "--out", "student"), marks=pytest.mark.slow),
         ("ppt", "pairs", "out", "pairs"),
-        ("annotate", "images", "out", "--dry-run"),
+        ("annotate", "--preset=tiny", "images", "out", "--dry-run"),
     ],
     ids=lambda words: words[0],
 )

@@ -77,7 +77,7 @@ def test_options_reach_the_sample_and_json_is_one_object(monkeypatch, tmp_path):
     monkeypatch.setattr("pseudoris.pipeline.sample_estimate.estimate", run_sample)
     options = ["--sample", "24", "--gpus", "0.5", "--scratch", "s3://b/x", "--set", "masks.points_per_side=5", "--json"]
     options += ["--exclude", str(tmp_path / "names.txt"), "--only", str(tmp_path / "names.txt")]
-    result = CliRunner().invoke(app, ["estimate", "photos", *options], catch_exceptions=False)
+    result = CliRunner().invoke(app, ["estimate", "--preset=tiny", "photos", *options], catch_exceptions=False)
     expected = {"source": "photos", "points": 5, "size": 24, "num_gpus": 0.5, "scratch": "s3://b/x"}
     assert asked == {**expected, "excluded": [["a.png"], ["a.png"]]}
     printed = json.loads(result.stdout)

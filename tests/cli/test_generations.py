@@ -19,7 +19,7 @@ SETTINGS = [word for assignment in (*STUBS, *SMALL) for word in ("--set", assign
 
 
 def annotated(source: Path, out: Path, *words: str) -> str:
-    return invoke("annotate", source, out, *words, *SETTINGS, columns=300).output
+    return invoke("annotate", "--preset=tiny", source, out, *words, *SETTINGS, columns=300).output
 
 
 @pytest.fixture

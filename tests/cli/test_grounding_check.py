@@ -34,7 +34,7 @@ def test_a_run_is_checked_verified_and_filtered_by_the_second_opinion(tiny_run, 
     checked, bounded, again = (tmp_path / name for name in ("checked", "bounded", "again"))
     source = str(tiny_run.source)
     for out, words in ((checked, ()), (bounded, ("--set", f"filtering.keep=['{SHARE}']"))):
-        done = pseudoris_here("annotate", source, str(out), *OPTIONS, *ANOTHER, *words)
+        done = pseudoris_here("annotate", "--preset=tiny", source, str(out), *OPTIONS, *ANOTHER, *words)
         assert done.returncode == 0, done.stderr
     # Nothing but the second opinion differs from a run without one.
     before, now = rows_of(tiny_run.out), rows_of(checked)
@@ -63,7 +63,7 @@ def test_a_vision_language_model_checks_a_run_and_its_folder_is_in_the_identity(
     write_source(source, num_images=4)
     settings = (*STUBS[:3], f"grounding_check={{engine: vlm, weights: {{uri: '{folder}'}}}}")
     words = [word for each in settings for word in ("--set", each)]
-    done = pseudoris_here("annotate", str(source), str(out), *OPTIONS, *words)
+    done = pseudoris_here("annotate", "--preset=tiny", str(source), str(out), *OPTIONS, *words)
     assert done.returncode == 0, done.stderr
     rows = rows_of(out)
     assert len({row["grounding_share"] for row in rows}) > 5
@@ -105,7 +105,7 @@ def test_what_cannot_be_a_second_opinion_is_refused_before_ray(monkeypatch, tmp_
     (tmp_path / "in" / "a.png").write_bytes(png())
     settings = [word for each in words for word in ("--set", each)]
     with pytest.raises(ConfigError, match=message):
-        invoke("annotate", tmp_path / "in", tmp_path / "out", "--address", "local", *settings)
+        invoke("annotate", "--preset=tiny", tmp_path / "in", tmp_path / "out", "--address", "local", *settings)
     assert not (tmp_path / "out").exists()
 
 
@@ -115,7 +115,7 @@ def test_a_vision_language_model_without_letters_is_refused_before_ray(monkeypat
     (tmp_path / "a.png").write_bytes(png())
     words = ("--set", f"grounding_check={{engine: vlm, weights: {{uri: '{folder}'}}}}")
     with pytest.raises(ConfigError, match="no token of its own for the letter B"):
-        invoke("annotate", tmp_path, tmp_path / "out", "--address", "local", *words)
+        invoke("annotate", "--preset=tiny", tmp_path, tmp_path / "out", "--address", "local", *words)
 
 
 def test_a_method_without_a_second_opinion_says_nothing_of_it():

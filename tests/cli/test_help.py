@@ -64,7 +64,11 @@ def test_no_help_loses_a_word_to_markup(path):
 
     command = COMMANDS[path]
     page = bare(shown(*path, "--help", columns=1_000))
-    texts = [command.help, command.epilog, *(getattr(each, "help", None) for each in command.params)]
+    texts = [
+        command.help,
+        command.epilog,
+        *(getattr(each, "help", None) for each in command.params if not getattr(each, "hidden", False)),
+    ]
     texts += [each.help.partition("\n\n")[0] for each in getattr(command, "commands", {}).values()]
     for text in filter(None, texts):
         assert bare(text.replace("\\[", "[")) in page, text

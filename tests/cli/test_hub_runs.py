@@ -21,7 +21,7 @@ def test_a_private_dataset_is_annotated_and_resumed_at_the_commit_of_the_plan(tm
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         dataset = hub.add("me/photos", {f"{n}.png": png(96, 96, seed=n) for n in range(3)}, is_private=True)
         planned = dataset.sha()
-        command = ("annotate", "hf://datasets/me/photos", str(out), "--address", "local", "--accept-domain")
+        command = ("annotate", "--preset=tiny", "hf://datasets/me/photos", str(out), "--address", "local")
         first = pseudoris(*command)
         assert first.returncode == 0, first.stderr
         images = ds.dataset(out / "images").to_table(columns=["key", "status"]).to_pylist()
@@ -31,7 +31,7 @@ def test_a_private_dataset_is_annotated_and_resumed_at_the_commit_of_the_plan(tm
         hub.add("me/photos", {"0.png": png(96, 96, seed=9)})
         again = pseudoris(*command)
         assert again.returncode == 0, again.stderr
-        later = pseudoris("annotate", "hf://datasets/me/photos@main", *command[2:])
+        later = pseudoris("annotate", "--preset=tiny", "hf://datasets/me/photos@main", *command[2:])
         assert later.returncode == 2
         assert f"planned from SOURCE 'hf://datasets/me/photos@{planned}', but SOURCE is" in later.stderr
         printed = "".join(each.stdout + each.stderr for each in (first, again, later))

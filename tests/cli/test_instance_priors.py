@@ -22,7 +22,7 @@ def test_the_instances_choose_their_masks_and_each_says_which_row_chose_it(tiny_
     pq.write_table(ds.dataset(tiny_run.out / "masks").to_table(), path)
     prior = ("kind=table", f"path={path}", "match=iou")
     options = [word for each in prior for word in ("--set", f"masks.prior.{each}")]
-    done = pseudoris("annotate", str(tiny_run.source), str(out), *OPTIONS, *options)
+    done = pseudoris("annotate", "--preset=tiny", str(tiny_run.source), str(out), *OPTIONS, *options)
     assert done.returncode == 0, done.stderr
     chosen, before = masks_of(out), masks_of(tiny_run.out)
     # SAM proposes the same again, so each instance finds its own mask.
@@ -40,7 +40,7 @@ def test_in_paper_a_mask_that_two_instances_choose_is_there_twice_and_says_nothi
     pq.write_table(pa.concat_tables([masks, masks]), path)
     prior = ("kind=table", f"path={path}", "match=iou", "duplicates=keep", "untouched=first_mask")
     options = [word for each in prior for word in ("--set", f"masks.prior.{each}")]
-    done = pseudoris("annotate", str(tiny_run.source), str(out), *OPTIONS, *options)
+    done = pseudoris("annotate", "--preset=tiny", str(tiny_run.source), str(out), *OPTIONS, *options)
     assert done.returncode == 0, done.stderr
     chosen = masks_of(out)
     assert len({row["mask_id"] for row in chosen}) == len(chosen) == 2 * len(masks)

@@ -23,7 +23,15 @@ LOOSE = (
 def _words(source, out, folder, engine):
     concepts = [f"masks.options={{concepts: [{', '.join(CONCEPTS)}]}}"] if engine == "sam3_concepts" else []
     chosen = [f"masks.engine={engine}", f"masks.weights.uri={folder}", *LOOSE, *concepts]
-    return ("annotate", str(source), str(out), *OPTIONS, *(word for each in chosen for word in ("--set", each)))
+    return (
+        "annotate",
+        "--preset",
+        "tiny",
+        str(source),
+        str(out),
+        *OPTIONS,
+        *(word for each in chosen for word in ("--set", each)),
+    )
 
 
 @pytest.mark.ray

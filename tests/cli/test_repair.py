@@ -48,7 +48,7 @@ def damage(location: RunLocation, kind: str, table: str, *shards: int) -> None:
 
 
 def annotated(source: Path, out: object, *words: str, code: int = 0) -> str:
-    ended = pseudoris_here("annotate", str(source), str(out), *SETTINGS, *words)
+    ended = pseudoris_here("annotate", "--preset=tiny", str(source), str(out), *SETTINGS, *words)
     assert ended.returncode == code, ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
     return ended.stdout + ended.stderr
@@ -241,7 +241,7 @@ def test_a_run_with_the_masks_of_another_and_a_refilter_come_back_from_their_par
     kept = (word for word in (*STUBS, *SMALL) if not word.startswith(("masks.", "shards.")))
     without_masks = [word for assignment in kept for word in ("--set", assignment)]
     for name, words in {
-        "masks": ("annotate", str(source), "NEW", *without_masks, "--masks-from", str(parent)),
+        "masks": ("annotate", "--preset=tiny", str(source), "NEW", *without_masks, "--masks-from", str(parent)),
         "kept": ("refilter", str(parent), "NEW", "--tau", "1.2"),
     }.items():
         out = tmp_path / name
@@ -306,7 +306,7 @@ def test_of_two_that_race_for_the_output_of_a_killed_run_one_plans_it_anew(stub_
 
     def start(seed: int, sleep_s: float):
         settings = ("--set", f"compute.seed={seed}", "--set", f"masks.options={{sleep_s: {sleep_s}}}")
-        return start_pseudoris("annotate", str(source), str(out), *SETTINGS, *settings, *OPTIONS)
+        return start_pseudoris("annotate", "--preset=tiny", str(source), str(out), *SETTINGS, *settings, *OPTIONS)
 
     killed = start(1, 60)
     wait_for(lambda: location.exists("_run.json"), timeout_s=400)
@@ -345,7 +345,7 @@ def test_a_repair_that_is_killed_goes_on_with_what_is_left(stub_engines, tmp_pat
     before = contents(location)
     damage(location, "missing", "masks", *range(6))
     damage(location, "cut", "images", *range(6))
-    words = ("annotate", str(source), str(out), *SETTINGS, "--set", slow, "--repair", *OPTIONS)
+    words = ("annotate", "--preset=tiny", str(source), str(out), *SETTINGS, "--set", slow, "--repair", *OPTIONS)
     killed = start_pseudoris(*words)
     wait_for(lambda: len(list(location.list("masks"))) > 0)
     killed.kill()
@@ -367,7 +367,7 @@ def test_a_degraded_shard_comes_back_with_its_own_tiles(stub_engines, tmp_path):
     # 64 points of 8 MB where 400 MB are allowed: half of them fit.
     short = ("masks.points_per_batch=64", "masks.options={mb_per_point: 8, allowed_mb: 400}")
     settings = (*SETTINGS, *(word for assignment in short for word in ("--set", assignment)))
-    words = ("annotate", str(source), str(out), *settings, *OPTIONS)
+    words = ("annotate", "--preset=tiny", str(source), str(out), *settings, *OPTIONS)
     told = command_line(*words, "--allow-degraded")
     assert told.returncode == 0, told.stderr
     location = RunLocation.open(str(out))

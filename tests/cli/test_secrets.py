@@ -67,14 +67,32 @@ def shown(monkeypatch, capsys, caplog, tmp_path):
 
 # Every command that takes a url, in each place that takes one.
 COMMANDS = [
-    *(("annotate", "{uri}", "out"), ("annotate", ".", "{uri}"), ("annotate", ".", "out", "--masks-from", "{uri}")),
-    ("annotate", ".", "out", "--dry-run", "--set", "masks.weights.uri={uri}"),
-    ("annotate", ".", "out", "--address", "{uri}"),
+    *(
+        ("annotate", "--preset=tiny", "{uri}", "out"),
+        ("annotate", "--preset=tiny", ".", "{uri}"),
+        ("annotate", "--preset=tiny", ".", "out", "--masks-from", "{uri}"),
+    ),
+    ("annotate", "--preset=tiny", ".", "out", "--dry-run", "--set", "masks.weights.uri={uri}"),
+    ("annotate", "--preset=tiny", ".", "out", "--address", "{uri}"),
     ("annotate", ".", "out", "--preset", "tiny", "--set", "source.endpoint_url={uri}"),
-    ("annotate", ".", "out", "--dry-run", "--set", "masks.prior.path={uri}", "--set", "masks.prior.kind=table"),
-    *(("annotate", "{uri}", "out", "--dry-run"), ("annotate", ".", "out", "--set", "source.uri_root={uri}")),
-    ("estimate", "{uri}"),
-    ("estimate", ".", "--scratch", "{uri}"),
+    (
+        "annotate",
+        "--preset",
+        "tiny",
+        ".",
+        "out",
+        "--dry-run",
+        "--set",
+        "masks.prior.path={uri}",
+        "--set",
+        "masks.prior.kind=table",
+    ),
+    *(
+        ("annotate", "--preset=tiny", "{uri}", "out", "--dry-run"),
+        ("annotate", "--preset=tiny", ".", "out", "--set", "source.uri_root={uri}"),
+    ),
+    ("estimate", "--preset=tiny", "{uri}"),
+    ("estimate", "--preset=tiny", ".", "--scratch", "{uri}"),
     *((command, "{uri}") for command in ("status", "verify", "gc", "gallery", "stats", "sample", "parts")),
     *(("status", "{uri}", "--json"), ("stats", "{uri}", "--json"), ("verify", "{uri}", "--json")),
     *(("export", "{uri}", "there", "--format", "coco"), ("export", "out", "{uri}", "--format", "coco")),
@@ -91,17 +109,17 @@ COMMANDS = [
 ]
 # What is not refused as a url, but repeated in an error.
 MISTAKES = [
-    ("annotate", ".", "out", "{uri}"),
-    ("annotate", ".", "out", "--limit", "{uri}"),
-    ("annotate", ".", "out", "--no-such={uri}"),
-    ("annotate", ".", "out", "--config", "{uri}"),
+    ("annotate", "--preset=tiny", ".", "out", "{uri}"),
+    ("annotate", "--preset=tiny", ".", "out", "--limit", "{uri}"),
+    ("annotate", "--preset=tiny", ".", "out", "--no-such={uri}"),
+    ("annotate", "--preset=tiny", ".", "out", "--config", "{uri}"),
     ("annotate", ".", "out", "--preset", "{uri}"),
-    ("annotate", ".", "out", "--set", "{uri}"),
-    ("annotate", ".", "out", "--set", "masks.options.place=[{uri}"),
-    ("annotate", ".", "out", "--set", "masks.points_per_side={uri}"),
-    ("annotate", ".", "out", "--exclude", "{uri}"),
-    ("annotate", ".", "out", "--only", "{uri}"),
-    ("estimate", ".", "--address", "{uri}"),
+    ("annotate", "--preset=tiny", ".", "out", "--set", "{uri}"),
+    ("annotate", "--preset=tiny", ".", "out", "--set", "masks.options.place=[{uri}"),
+    ("annotate", "--preset=tiny", ".", "out", "--set", "masks.points_per_side={uri}"),
+    ("annotate", "--preset=tiny", ".", "out", "--exclude", "{uri}"),
+    ("annotate", "--preset=tiny", ".", "out", "--only", "{uri}"),
+    ("estimate", "--preset=tiny", ".", "--address", "{uri}"),
     ("evaluate", "out", "--truth", "{uri}"),
     *(("weights", "get", "{uri}"), ("config", "diff", "tiny", "{uri}")),
     ("{uri}",),
@@ -165,7 +183,7 @@ def test_a_run_in_a_folder_whose_name_looks_like_a_query_is_opened(shown, tmp_pa
     "setting", [f"secret={SECRET}", f"client.api_key={SECRET}", f"headers={{Authorization: Bearer {SECRET}}}"]
 )
 def test_a_secret_among_the_options_of_a_plug_in_comes_back_nowhere(shown, setting):
-    code, printed, everything = shown("annotate", ".", "out", "--set", f"captions.options.{setting}")
+    code, printed, everything = shown("annotate", "--preset=tiny", ".", "out", "--set", f"captions.options.{setting}")
     assert (code, "captions.options" in printed) == (2, True)
     assert SECRET not in everything
 
@@ -173,7 +191,10 @@ def test_a_secret_among_the_options_of_a_plug_in_comes_back_nowhere(shown, setti
 @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
 def test_an_endpoint_of_the_environment_with_a_secret_is_named_by_its_variable(shown, monkeypatch, name):
     monkeypatch.setenv(name, f"http://AKIA:{SECRET}@localhost:1")
-    for words in (("status", "s3://bucket/run"), ("annotate", "s3://bucket/images", "out", "--dry-run")):
+    for words in (
+        ("status", "s3://bucket/run"),
+        ("annotate", "--preset=tiny", "s3://bucket/images", "out", "--dry-run"),
+    ):
         code, printed, everything = shown(*words)
         assert code == 2, printed
         assert f"{name}: a http:// uri holds credentials" in printed

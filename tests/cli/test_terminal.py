@@ -69,7 +69,9 @@ def printed(encoding: str, *arguments: str) -> tuple[int, str, str]:
 
 @pytest.mark.slow
 def test_annotate_shows_its_spinner_on_a_terminal_of_another_encoding(tmp_path):
-    code, sent = in_terminal("annotate", str(tmp_path / "none"), str(tmp_path / "out"), PYTHONIOENCODING="latin-1")
+    code, sent = in_terminal(
+        "annotate", "--preset=tiny", str(tmp_path / "none"), str(tmp_path / "out"), PYTHONIOENCODING="latin-1"
+    )
     assert code == 2, sent
     assert b"opening SOURCE and OUT" in sent
     assert b"does not exist" in sent

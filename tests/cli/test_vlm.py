@@ -24,7 +24,7 @@ OWN = (
 def command(source, out, *, folder=FOLDER, **options):
     settings = json.dumps({"crop_size": 48, **options})
     model = ("--set", f"captions.weights.uri={folder}", "--set", f"captions.options={settings}")
-    return ("annotate", str(source), str(out), *OPTIONS, *OWN, *model)
+    return ("annotate", "--preset=tiny", str(source), str(out), *OPTIONS, *OWN, *model)
 
 
 @pytest.mark.ray

@@ -47,7 +47,13 @@ def test_without_the_package_it_says_what_to_install_and_where(tmp_path):
 @pytest.mark.slow
 def test_exit_codes_of_the_command_pass_through(tmp_path):
     ended = subprocess.run(
-        [sys.executable, str(ROOT / "deploy" / "job_entry.py"), str(tmp_path / "nowhere"), str(tmp_path / "out")],
+        [
+            sys.executable,
+            str(ROOT / "deploy" / "job_entry.py"),
+            "--preset=tiny",
+            str(tmp_path / "nowhere"),
+            str(tmp_path / "out"),
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -120,7 +120,19 @@ def test_it_runs_among_decoys_and_no_process_asks_for_a_bare_name(elsewhere):
     python, command = elsewhere.python, elsewhere.python.with_name("pseudoris")
     # By `-m`: Python then looks into the working directory first, here and in Ray's workers.
     shown = elsewhere.run(
-        python, "-m", "pseudoris", "annotate", "images", "out", "--address", "local", "--shard-size", "3", *settings
+        python,
+        "-m",
+        "pseudoris",
+        "annotate",
+        "images",
+        "out",
+        "--preset",
+        "tiny",
+        "--address",
+        "local",
+        "--shard-size",
+        "3",
+        *settings,
     )
     assert "6 of 6: " in shown
     assert "1 quarantined" in shown

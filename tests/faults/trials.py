@@ -110,7 +110,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 def annotation(*words: str, source: str = "images", options: str = _SLEEP) -> list[str]:
     """Return the words of `annotate` with stub engines, on a Ray of its own."""
     settings = [word for each in (*STUBS, *SMALL, options) for word in ("--set", each)]
-    return ["annotate", source, "run", "--address", "local", *settings, *words]
+    return ["annotate", "--preset=tiny", source, "run", "--address", "local", *settings, *words]
 
 
 def run_result(out: Path) -> Result:

@@ -104,7 +104,7 @@ def ready_masks(at: Path) -> Digests:
         )
     words = ("masks.engine=ready", "masks.weights.uri=/nowhere/sam.pth", f"masks.options.folder={at / 'ready'}")
     settings = [part for word in words for part in ("--set", word)]
-    run(("annotate", "demo/images", "out-ready", *_LOCAL, *settings), at)
+    run(("annotate", "--preset=tiny", "demo/images", "out-ready", *_LOCAL, *settings), at)
     return run_digests("ready masks", at / "out-ready")
 
 
@@ -114,7 +114,7 @@ def large(at: Path) -> Digests:
     shipped.mkdir()
     found = demo(shipped, 64)
     write_demo(many, num_scenes=200)
-    run(("annotate", "many/images", "many/run", *_LOCAL, "--set", "shards.max_images=16"), at)
+    run(("annotate", "--preset=tiny", "many/images", "many/run", *_LOCAL, "--set", "shards.max_images=16"), at)
     return found | run_digests("200 scenes", many / "run")
 
 
@@ -156,7 +156,7 @@ def on_s3(at: Path) -> Digests:
         images = at / "demo" / "images"
         for path in (path for path in images.rglob("*") if path.is_file()):
             client.put_object(Bucket=bucket, Key=f"in/{path.relative_to(images).as_posix()}", Body=path.read_bytes())
-        run(("annotate", f"s3://{bucket}/in", f"s3://{bucket}/out", *_LOCAL), at)
+        run(("annotate", "--preset=tiny", f"s3://{bucket}/in", f"s3://{bucket}/out", *_LOCAL), at)
         return {f"tiny on S3/{table}": digest_of(_objects(server, bucket, f"out/{table}/")) for table in SCHEMAS}
 
 

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import re
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from pseudoris.cli.doctor import run_checks
-from pseudoris.pipeline import annotation, identity, opened_run, sample_estimate
-from pseudoris.pipeline.domain_sample import sampled
+from pseudoris.pipeline import annotation, identity, sample_estimate
 from pseudoris.pipeline.identity import identity_before_ray, measure_identity
-from pseudoris.pipeline.run_contract import RunOptions, check_options, sampled_without
+from pseudoris.pipeline.run_contract import RunOptions, check_options
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import DomainRecord
-from pseudoris.store.exclusions.exclusion_rules import exclusion
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
-from pseudoris.store.sources import open_source
 from tests.builders.command import pseudoris
 from tests.builders.images import png
 from tests.builders.scored_runs import scored_run
@@ -43,14 +38,13 @@ def without_ray(monkeypatch):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Measure the identity of the run, with the method of the configuration; ask no sample."""
+    """Measure the identity of the run, with the method of the configuration."""
     answer = {}
 
     def measure(config, *, sees_device, stored):
         return HERE.model_copy(update={"method": config.method(), "device_kind": "another", **answer})
 
     monkeypatch.setattr(identity, "measure_identity", measure)
-    monkeypatch.setattr(opened_run, "sampled", lambda *_: nullcontext(lambda: None))
     return answer
 
 
@@ -134,7 +128,7 @@ def test_a_dry_run_of_a_source_on_this_disk_starts_no_ray(measured, source, tmp_
 @pytest.mark.slow
 def test_a_home_folder_that_cannot_be_written_is_named_and_is_no_busy_machine(source, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/proc/nowhere")
-    refused = pseudoris("annotate", source, str(tmp_path / "out"), "--accept-domain", "--address", "local")
+    refused = pseudoris("annotate", "--preset=tiny", source, str(tmp_path / "out"), "--address", "local")
     assert refused.returncode == 2, refused.stderr
     assert "No such file or directory: '/proc/nowhere" in refused.stderr
     assert "Set HOME to a folder" in refused.stderr
@@ -143,10 +137,14 @@ def test_a_home_folder_that_cannot_be_written_is_named_and_is_no_busy_machine(so
 @pytest.mark.slow
 def test_a_dry_run_plans_where_ray_cannot_start(source, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")
-    words = (source, str(tmp_path / "out"), "--accept-domain", "--address", "local")
-    assert re.search(r"images +1 \(.*\n.*actors +\d", pseudoris("annotate", *words, "--dry-run").stdout, re.DOTALL)
+    words = (source, str(tmp_path / "out"), "--address", "local")
+    assert re.search(
+        r"images +1 \(.*\n.*actors +\d",
+        pseudoris("annotate", "--preset=tiny", *words, "--dry-run").stdout,
+        re.DOTALL,
+    )
     assert not (tmp_path / "out").exists()
-    refused = pseudoris("annotate", *words)
+    refused = pseudoris("annotate", "--preset=tiny", *words)
     assert refused.returncode == 2
     assert "Ray cannot use the temporary folder '/proc/nowhere'" in refused.stderr
 
@@ -183,7 +181,6 @@ def test_of_a_gpu_all_but_the_device_is_asked_before_ray(source, tmp_path):
 @pytest.fixture(params=["annotate", "dry run", "estimate"])
 def refusal(request, monkeypatch, source, tmp_path):
     """Return a function from a config to what the command says."""
-    monkeypatch.setattr(opened_run, "sampled", lambda *_: nullcontext(lambda: None))
     out = str(tmp_path / "out")
     calls = {
         "annotate": lambda config: annotation.annotate(source, out, config),
@@ -226,63 +223,6 @@ def test_all_missing_parts_of_paper_are_told_in_one_message_before_ray(refusal, 
     for number, (part, remedy) in enumerate(zip(parts, remedies, strict=True), start=1):
         assert part.startswith(f"  {number}. ")
         assert remedy in part
-
-
-def asked(source, exclusions=None, *words):
-    config = load_config("tiny", None, words)
-    return sampled(config, open_source(source, config.source), exclusions)
-
-
-@pytest.mark.slow
-def test_an_excluded_image_is_not_in_the_sample(source, caplog):
-    # More than a pipe holds.
-    names = [*(path.name for path in Path(source).iterdir()), *(f"{number:012d}.jpg" for number in range(20_000))]
-    with asked(source, exclusion("names", "bench", names)) as answer:
-        assert answer() is None
-    assert "ended with status" not in caplog.text
-
-
-@pytest.mark.slow
-def test_an_image_on_which_a_decoder_hangs_costs_the_sample_alone(source, caplog):
-    with asked(source, (), "images.decoder_timeout_s=0.000001") as answer:
-        assert answer() is None
-    assert "The check of a sample of SOURCE ended with status -14" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("is_extension", "is_accepted", "is_asked"),
-    [(False, False, False), (True, False, True), (True, True, False)],
-    ids=["going on", "extended", "extended, accepted before"],
-)
-def test_a_run_is_asked_again_where_it_is_extended(tmp_path, is_extension, is_accepted, is_asked):
-    location = RunLocation.open(str(tmp_path / "out"))
-    found = DomainRecord(num_sampled=16, num_outside=16, max_score=2.5, median_score=5.0, is_accepted=is_accepted)
-    header = start_run(location, make_entries(1), domain=found)
-    options = RunOptions(is_extension=is_extension)
-    assert (sampled_without(location, header, options) is not None) == is_asked
-
-
-def extended(source, out):
-    """Extend a run of this machine by images that it does not know."""
-    config = load_config("tiny")
-    start_run(RunLocation.open(out), make_entries(1), source=source, identity=measure_identity(config))
-    annotation.dry_run(source, out, config, options=RunOptions(is_extension=True))
-
-
-UNKNOWN = {
-    "extension": extended,
-    "dry run": lambda source, out: annotation.dry_run(source, out, load_config("tiny")),
-    "estimate": lambda source, out: sample_estimate.estimate(source, load_config("tiny"), size=1),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", UNKNOWN)
-def test_unknown_images_are_refused_before_ray(command, source, tmp_path):
-    with pytest.raises(ConfigError, match=r"1 of 1 sampled images .*--accept-domain"):
-        UNKNOWN[command](source, str(tmp_path / "out"))
-    assert (tmp_path / "out").exists() == (command == "extension")
-    assert not list(tmp_path.glob("out/_plan/g0002*"))
 
 
 OPTIONS = {"anew": RunOptions(), "--extend": RunOptions(is_extension=True), "--retry-failed": RunOptions(is_retry=True)}
@@ -330,8 +270,5 @@ def test_an_unset_prior_is_refused_even_if_a_cluster_does_the_work(monkeypatch, 
 )
 def test_a_bound_on_a_score_that_no_stage_computes_is_refused_before_anything_is_read(tmp_path, settings, message):
     config, out = load_config("tiny", None, settings), RunLocation.open(str(tmp_path))
-    with (
-        pytest.raises(ConfigError, match=message),
-        annotation.opened("nowhere", out, config, RunOptions()),
-    ):
-        pass
+    with pytest.raises(ConfigError, match=message):
+        annotation.opened("nowhere", out, config, RunOptions())

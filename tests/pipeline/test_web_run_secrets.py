@@ -40,7 +40,17 @@ def test_a_run_repeats_no_query_of_its_source_whatever_its_server_does(ray_sessi
     for number, (failure, after) in enumerate(((0, None), (403, 1), (0, 2), (503, 3))):
         web.served, web.failure, web.fails_after = itertools.count(), failure, after
         out = str(tmp_path / f"out{number}")
-        words = ("annotate", url, out, *SETTINGS, "--set", "placement.storage.patience_s=2", *OPTIONS)
+        words = (
+            "annotate",
+            "--preset",
+            "tiny",
+            url,
+            out,
+            *SETTINGS,
+            "--set",
+            "placement.storage.patience_s=2",
+            *OPTIONS,
+        )
         ended = pseudoris_here(*words)
         assert after is not None or ended.returncode == 0, ended.stderr
         for command in ("status", "stats", "verify", "gallery"):

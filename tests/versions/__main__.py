@@ -46,7 +46,7 @@ def put_images(folder: Path, server: S3Server) -> None:
 
 def annotation(out: str, *words: str) -> tuple[str, ...]:
     """Return the words that annotate `SOURCE` into `out`, a folder beside the settings."""
-    return ("annotate", SOURCE, out, "--config", "config.yaml", *words)
+    return ("annotate", "--preset=tiny", SOURCE, out, "--config", "config.yaml", *words)
 
 
 def record(folder: Path) -> None:

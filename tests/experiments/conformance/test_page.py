@@ -29,7 +29,6 @@ NO_ROWS = {
         "masks.prior.path",
         "*.weights.how_to_get",
     ),
-    "whether a run begins, never what it holds": ("domain",),
     "a second opinion, which the paper has not and no preset asks": ("grounding_check",),
     "the digest that a file of weights must have": ("*.weights.sha256",),
     "what follows from SAM's architecture on the page: its published weights": (

@@ -134,7 +134,10 @@ def test_a_token_that_no_header_can_hold_is_named(hub, monkeypatch):
 
 def test_an_address_of_the_hub_with_credentials_is_refused_and_not_repeated(hub, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", hub.url.replace("//", "//user:pw@"))
-    for words in (("status", "hf://datasets/me/photos"), ("annotate", "hf://datasets/me/photos", "out", "--dry-run")):
+    for words in (
+        ("status", "hf://datasets/me/photos"),
+        ("annotate", "--preset=tiny", "hf://datasets/me/photos", "out", "--dry-run"),
+    ):
         ended = pseudoris_here(*words)
         assert "HF_ENDPOINT holds a secret" in ended.stderr
         assert "pw@" not in ended.stdout + ended.stderr
@@ -205,7 +208,7 @@ def test_nothing_is_written_to_a_dataset(hub, caplog):
         RunLocation.open("hf://datasets/me/photos/out").probe()
 
 
-@pytest.mark.parametrize("words", [("annotate", "photos"), ("export", "out")])
+@pytest.mark.parametrize("words", [("annotate", "--preset=tiny", "photos"), ("export", "out")])
 def test_a_command_that_would_write_to_a_dataset_is_refused_before_a_request(hub, words):
     ended = pseudoris_here(*words, "hf://datasets/me/none")
     assert re.search(ONLY_READ, ended.stdout + ended.stderr)

@@ -13,7 +13,6 @@ import pytest
 
 from pseudoris.schemas.config import ComposingConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import DomainRecord
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports import EXPORTS, HumanAnnotation
 from pseudoris.training.exports.export_job import ExportJob
@@ -191,7 +190,7 @@ def one_human_reference(folder: Path) -> HumanAnnotation:
 
 
 def test_images_unlike_what_the_models_know_are_a_limitation(built_run, place):
-    domain = DomainRecord(num_sampled=9, num_outside=8, max_score=1, median_score=2, is_accepted=True)
+    domain = {"num_sampled": 9, "num_outside": 8}
     export("coco", with_header(built_run, domain=domain), place)
     assert "8 of 9 sampled images are unlike" in claims(place, "dataLimitations")
 
