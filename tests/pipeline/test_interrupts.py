@@ -16,6 +16,14 @@ import pytest
 from pseudoris.pipeline.interrupts import interruptible, signals_deferred
 
 
+@pytest.fixture(autouse=True)
+def hangups_are_heard():
+    """Under `nohup` this process ignores them, and the product keeps that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def _signal_and_wait(number):
     os.kill(os.getpid(), number)
     time.sleep(5)
