@@ -172,10 +172,9 @@ def estimate(
 
     It also predicts the share of images that would be quarantined.
     """
-    short = {"placement.address": address}
     from pseudoris.pipeline.run_contract import asked_preset
 
-    words = options.words(assignments, short)
+    words = options.words(assignments, {"placement.address": address})
     config = load_config(asked_preset(preset, config_file, words), config_file, words)
     # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
     from pseudoris.pipeline.sample_estimate import estimate as run_sample

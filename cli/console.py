@@ -16,7 +16,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -25,9 +25,6 @@ from rich.table import Table
 from rich.text import Text
 
 from pseudoris.schemas.untrusted import printable, printable_json, spelled, without_controls
-
-if TYPE_CHECKING:
-    pass
 
 
 class SafeConsole(Console):

@@ -7,7 +7,8 @@ from dataclasses import astuple, dataclass
 from operator import add
 from pathlib import Path
 
-from pseudoris.schemas.config_layers import PRESETS_KNOW, laid, named_preset, own_layers, preset_names
+from pseudoris.schemas.config import PRESETS_KNOW
+from pseudoris.schemas.config_layers import laid, named_preset, own_layers, preset_names
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS

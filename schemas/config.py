@@ -202,6 +202,21 @@ class ShardsConfig(FrozenModel):
     embed_images: bool = False
 
 
+# What the models of each preset know, for who must choose one.
+PRESETS_KNOW: Final = """\
+  tiny, tiny-composed: drawn scenes alone. The models are in the package and need no GPU
+  base, paper: photographs. Published SAM, CoCa and CLIP (`pseudoris weights`), on a GPU
+  open: photographs. SAM 2.1, Qwen3-VL and CLIP (`pip install 'pseudoris[hf]'`); never run with trained weights"""
+_DRAWN: Final = ("tiny", "tiny-composed")
+
+
+def drawn_note(preset: str) -> str | None:
+    """Return what must stand above figures of the preset if its models know drawn scenes alone; else None."""
+    return (
+        f"The preset {preset} knows drawn scenes alone: of photographs it makes nonsense." if preset in _DRAWN else None
+    )
+
+
 def without_gone(tree: Any) -> tuple[Any, list[str]]:
     """Return a tree of settings without those that 0.5 had and that do nothing any more, and their keys."""
     if not isinstance(tree, dict):

@@ -45,20 +45,6 @@ _SHOWN_KEYS: Final = 3
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
-# What the models of each preset know, for who must choose one.
-PRESETS_KNOW: Final = """\
-  tiny, tiny-composed: drawn scenes alone. The models are in the package and need no GPU
-  base, paper: photographs. Published SAM, CoCa and CLIP (`pseudoris weights`), on a GPU
-  open: photographs. SAM 2.1, Qwen3-VL and CLIP (`pip install 'pseudoris[hf]'`); never run with trained weights"""
-_DRAWN: Final = ("tiny", "tiny-composed")
-
-
-def drawn_note(preset: str) -> str | None:
-    """Return what must stand above figures of the preset if its models know drawn scenes alone; else None."""
-    return (
-        f"The preset {preset} knows drawn scenes alone: of photographs it makes nonsense." if preset in _DRAWN else None
-    )
-
 
 def preset_names() -> list[str]:
     """Return the names of the presets shipped in the package, sorted."""

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.config_layers import drawn_note
+from pseudoris.schemas.config import RunConfig, drawn_note
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.untrusted import parse_json
