@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,10 @@ time.sleep(2)
 
 
 def test_a_killed_command_that_is_given_again_ends_as_undisturbed(stub_engines, tmp_path):
-    command = next(commands())
-    row = try_command(command, tmp_path, 1, random.Random(5))
-    assert (row["tried"], row["times"], row["ok"]) == ("`gc` killed", 1, True), row
+    refilter = next(each for each in commands() if each.tried == "`refilter`")
+    # At its first receipt of 30, an event: of a command this short a moment is easily missed.
+    row = try_command(replace(refilter, aim="_receipts/*"), tmp_path, 1, random.Random(5))
+    assert (row["tried"], row["times"], row["ok"]) == ("`refilter` killed", 1, True), row
     assert row["outcome"].startswith("as undisturbed: ")
 
 
