@@ -21,7 +21,6 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import LockTimes, RunLock
 from pseudoris.store.runs.receipts import RootDigest, latest_receipts
 from tests.builders.command import OPTIONS, pseudoris_here, start_pseudoris, wait_for
-from tests.builders.command import pseudoris as command_line
 from tests.builders.human import write_small_refer
 from tests.builders.images import png
 from tests.builders.plain_runs import work_off
@@ -298,7 +297,7 @@ def test_an_import_without_results_gives_way_to_another(tmp_path):
     assert require_header(RunLocation.open(str(out))).config.shards.max_images == 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_of_two_that_race_for_the_output_of_a_killed_run_one_plans_it_anew(stub_engines, tmp_path):
     source, out = write_source(tmp_path / "in"), tmp_path / "out"
@@ -361,19 +360,15 @@ def test_a_repair_that_is_killed_goes_on_with_what_is_left(stub_engines, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.ray
-def test_a_degraded_shard_comes_back_with_its_own_tiles(stub_engines, tmp_path):
+def test_a_degraded_shard_comes_back_with_its_own_tiles(ray_session, tmp_path):
     source, out = write_source(tmp_path / "in", num_images=4), tmp_path / "out"
     # 64 points of 8 MB where 400 MB are allowed: half of them fit.
     short = ("masks.points_per_batch=64", "masks.options={mb_per_point: 8, allowed_mb: 400}")
-    settings = (*SETTINGS, *(word for assignment in short for word in ("--set", assignment)))
-    words = ("annotate", "--preset=tiny", str(source), str(out), *settings, *OPTIONS)
-    told = command_line(*words, "--allow-degraded")
-    assert told.returncode == 0, told.stderr
+    settings = [word for assignment in short for word in ("--set", assignment)]
+    annotated(source, out, *settings, "--allow-degraded")
     location = RunLocation.open(str(out))
     before, (receipt, *_) = contents(location), latest_receipts(location)
     assert receipt.degraded == {"masks.points_per_batch": 32}
     damage(location, "missing", "masks", receipt.shard)
-    told = command_line(*words, "--repair")
-    assert told.returncode == 0, told.stderr
+    annotated(source, out, *settings, "--repair")
     assert contents(location) == before

@@ -42,6 +42,7 @@ def pseudo_ris(table: str, made: Miniature, *words: str) -> subprocess.Completed
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_model_of_one_annotation_is_asked_phrasecut(tmp_path):
     made = write_miniature(tmp_path, num_train=4, num_held_out=2)
     given = (*TRAINING, "--phrasecut", str(made.phrasecut), "--row", "main")
