@@ -170,6 +170,8 @@ class TreeCaptioner:
 class CocaCaptioner(TreeCaptioner):
     """Captions by CoCa."""
 
+    weights_digest = staticmethod(open_clip_digest)
+
     def __init__(self, config: CaptionsConfig, compute: ComputeConfig) -> None:
         """Load CoCa and its tokenizer."""
         device, dtype = prepare_device(compute), compute_dtype(compute)
@@ -182,8 +184,3 @@ class CocaCaptioner(TreeCaptioner):
         super().__init__(
             engine, config, crop_format, device=device, dtype=dtype, text_of=coca_text, encode=tokenizer.encode
         )
-
-    @classmethod
-    def weights_digest(cls, config: CaptionsConfig) -> str:
-        """Return the sha256 of the weights that `config` names, without loading the model."""
-        return open_clip_digest(config)

@@ -55,6 +55,8 @@ def vlm_engine(vlm: Vlm, config: CaptionsConfig, *, seed: int) -> CachedEngine:
 class VlmCaptioner(TreeCaptioner):
     """Captions by a vision-language model."""
 
+    weights_digest = staticmethod(folder_digest)
+
     def __init__(self, config: CaptionsConfig, compute: ComputeConfig, filtering: FilterConfig | None = None) -> None:
         """Load the model; `filtering` is the run's, whose CLIP says how similar masks are. Without it s_ij is 1."""
         device, dtype = prepare_device(compute), compute_dtype(compute)
@@ -85,11 +87,6 @@ class VlmCaptioner(TreeCaptioner):
     def of_run(cls, config: RunConfig) -> Self:
         """Load the model of a run, and the CLIP of its filter if the similarities are by it."""
         return cls(config.captions, config.compute, config.filtering)
-
-    @classmethod
-    def weights_digest(cls, config: CaptionsConfig) -> str:
-        """Return the sha256 of the model folder, without loading the model."""
-        return folder_digest(config)
 
     def __call__(self, shard: Shard) -> Shard:
         """As of `TreeCaptioner`; counts the draws that are too long for the run's filter, and are no candidates."""

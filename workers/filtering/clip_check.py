@@ -86,17 +86,14 @@ def choices(logits: npt.ArrayLike, targets: npt.ArrayLike) -> Choices:
 class ClipCheck:
     """Sets choice, share and rival of every expression of one mask."""
 
+    weights_digest = staticmethod(open_clip_digest)
+
     def __init__(self, config: GroundingCheckConfig, compute: ComputeConfig) -> None:
         """Load CLIP."""
         scorer = FilterConfig(architecture=config.architecture or "", weights=config.weights)
         self._temperature = config.temperature
         self._context_scale = scorer.context_scale
         self._embedder = ClipEmbedder(scorer, compute)
-
-    @classmethod
-    def weights_digest(cls, config: GroundingCheckConfig) -> str:
-        """Return the sha256 of CLIP's weights."""
-        return open_clip_digest(config)
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with every candidate of one mask told; see `apply_to_images` for errors."""

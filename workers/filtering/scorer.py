@@ -159,6 +159,8 @@ class ClipScorer:
     Which images share a shard changes scores at most in the last bits of an embedding.
     """
 
+    weights_digest = staticmethod(clip_digest)
+
     def __init__(self, config: FilterConfig, compute: ComputeConfig) -> None:
         """Load CLIP and the noun finder."""
         self._config = config
@@ -167,11 +169,6 @@ class ClipScorer:
         self._find_noun = noun_finder(config)
         self._prompt = partial(noun_prompt, nouns=config.nouns)
         self._embedder = ClipEmbedder(config, compute)
-
-    @classmethod
-    def weights_digest(cls, config: FilterConfig) -> str:
-        """Return the sha256 of CLIP's weights; with a spaCy pipeline of choice, the sha256 of both digests."""
-        return clip_digest(config)
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with every candidate of one target scored; see `apply_to_images` for errors."""

@@ -297,6 +297,8 @@ class SamProposer:
     id under another reduction or prior.
     """
 
+    weights_digest = staticmethod(sam_digest)
+
     def __init__(self, config: MasksConfig, compute: ComputeConfig) -> None:
         """Load the model and the instance prior."""
         self._device = prepare_device(compute)
@@ -308,11 +310,6 @@ class SamProposer:
         if compute.is_compiled:
             compile_tower(sam.image_encoder)
         return PromptableSam(sam, dtype=compute_dtype(compute))
-
-    @classmethod
-    def weights_digest(cls, config: MasksConfig) -> str:
-        """Return the sha256 of the weights; with an instance prior, the sha256 of both files' digests."""
-        return sam_digest(config)
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with `masks` set on every image that is not quarantined; () if no mask survives."""
