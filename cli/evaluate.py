@@ -195,31 +195,21 @@ def model_view(found: ModelEvaluation) -> RenderableType:
         figures = zip(named, percents(part, named), strict=True)
         cells = (_cell(each, 2) if name in ("oiou", "miou") else value_text(each, 1) for name, each in figures)
         table.add_row(part_name(part), f"{part.num_expressions:,}", *cells)
-    first = (line for note in found.circularity for line in (note, ""))
-    return Group(*first, lines, "", table, *(line for note in found.notes for line in ("", note)), "", caption(found))
+    return _parts(*found.circularity, lines, table, *found.notes, caption(found))
 
 
 def evaluation_view(found: Evaluation) -> RenderableType:
     """Return an evaluation as tables of at most 80 columns; intervals stand below their figures."""
-    from pseudoris.training.evaluation.evaluation_report import caption, figure_text, image_lines, part_titles
-    from pseudoris.training.evaluation.run_evaluation import FIGURES, MASK_FIGURES, SET_TITLES
+    from pseudoris.training.evaluation.evaluation_report import caption, image_lines, tables
 
-    expressions = columns_table(("", *SET_TITLES.values()), title="expressions")
-    differences = columns_table(("", *found.differences), title="paired differences")
-    for name, figure in FIGURES.items():
-        sets = (found.sets[each][name] for each in SET_TITLES)
-        expressions.add_row(figure.title, *(_cell(each, figure.digits) for each in sets))
-        steps = (step[name] for step in found.differences.values())
-        differences.add_row(figure.title, *(figure_text(each, figure.digits, sign="+") for each in steps))
-    quality = ((each.title, figure_text(found.mask_quality[name], each.digits)) for name, each in MASK_FIGURES.items())
-    masks = columns_table(("", ""), quality, title="masks")
-    parts = part_titles(found).items()
-    rows = ((title, figure_text(part.accuracy, 3), f"{part.expressions:,}") for title, (_, part) in parts)
-    targets = columns_table(("", "referring accuracy", "expressions"), rows, title="kept expressions by their target")
-    notes = [line for note in found.notes for line in ("", note)]
+    shown = [columns_table(headers, rows, title=title) for title, headers, rows in tables(found, _cell)]
     facts = facts_table("evaluation", image_lines(found).items())
-    first = (line for note in found.circularity for line in (note, ""))
-    return Group(*first, facts, "", expressions, "", differences, "", masks, "", targets, *notes, "", caption(found))
+    return _parts(*found.circularity, facts, *shown, *found.notes, caption(found))
+
+
+def _parts(first: RenderableType, *others: RenderableType) -> Group:
+    """Return tables and sentences with an empty line between two of them."""
+    return Group(first, *(each for other in others for each in ("", other)))
 
 
 def _cell(estimate: Estimate, digits: int) -> str:

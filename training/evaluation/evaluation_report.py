@@ -6,7 +6,7 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from html import escape as escape_html
 from importlib.resources import files
@@ -52,24 +52,10 @@ def markdown(found: Evaluation) -> str:
     parts.append("\n".join(f"- {name}: {_escaped(text)}" for name, text in image_lines(found).items()))
     parts += [_escaped(note) for note in found.notes]
     parts.append(caption(found))
-    sets = [
-        [figure.title, *(figure_text(found.sets[each][name], figure.digits) for each in SET_TITLES)]
-        for name, figure in FIGURES.items()
-    ]
-    parts += ["## Expressions", _table(["", *SET_TITLES.values()], sets)]
-    parts.append("\n".join(f"- *{figure.title}*: {figure.meaning}" for figure in FIGURES.values()))
-    steps = [
-        [figure.title, *(figure_text(step[name], figure.digits, sign="+") for step in found.differences.values())]
-        for name, figure in FIGURES.items()
-    ]
-    parts += ["## Paired differences", _table(["", *found.differences], steps)]
-    quality = [[each.title, figure_text(found.mask_quality[name], each.digits)] for name, each in MASK_FIGURES.items()]
-    parts += ["## Masks", _table(["", ""], quality)]
-    rows = [
-        [title, figure_text(part.accuracy, 3), f"{part.expressions:,}"]
-        for title, (_, part) in part_titles(found).items()
-    ]
-    parts += ["## Kept expressions by their target", _table(["", "referring accuracy", "expressions"], rows)]
+    for number, (title, headers, rows) in enumerate(tables(found)):
+        parts += [f"## {title.capitalize()}", _table(headers, rows)]
+        if not number:
+            parts.append("\n".join(f"- *{figure.title}*: {figure.meaning}" for figure in FIGURES.values()))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -177,3 +163,20 @@ def part_titles(found: Evaluation) -> dict[str, tuple[str, Part]]:
     named += [(GROUP_TITLES.get(name, name), "attribute pair", part) for name, part in found.groups.items()]
     named += [(KIND_TITLES.get(name, name), "kind", part) for name, part in found.kinds.items()]
     return {title: (kind, part) for title, kind, part in named if part.expressions}
+
+
+def tables(
+    found: Evaluation, of_set: Callable[[Estimate, int], str] = figure_text
+) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Yield title, headers and rows of the tables; `of_set` writes the figures of the first, of sets of expressions."""
+    every = [(name, each.title, each.digits) for name, each in FIGURES.items()]
+    sets = [[title, *(of_set(found.sets[each][name], digits) for each in SET_TITLES)] for name, title, digits in every]
+    yield "expressions", ["", *SET_TITLES.values()], sets
+    steps = found.differences.values()
+    rows = [[title, *(figure_text(step[name], digits, sign="+") for step in steps)] for name, title, digits in every]
+    yield "paired differences", ["", *found.differences], rows
+    masks = [[each.title, figure_text(found.mask_quality[name], each.digits)] for name, each in MASK_FIGURES.items()]
+    yield "masks", ["", ""], masks
+    parts = part_titles(found).items()
+    targets = [[title, figure_text(part.accuracy, 3), f"{part.expressions:,}"] for title, (_, part) in parts]
+    yield "kept expressions by their target", ["", "referring accuracy", "expressions"], targets
