@@ -23,31 +23,39 @@ if not (Path(__file__).parent / "schemas").is_dir():
     )
 
 if TYPE_CHECKING:
-    from pseudoris.pipeline.run_contract import RunSummary
-    from pseudoris.schemas.config import RunConfig
-    from pseudoris.schemas.config_layers import load_config
-    from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
+    # For type checkers `as` makes a name public.
+    from pseudoris.pipeline.run_contract import RunSummary as RunSummary
+    from pseudoris.schemas.config import RunConfig as RunConfig
+    from pseudoris.schemas.config_layers import load_config as load_config
+    from pseudoris.schemas.errors import ConfigError as ConfigError
+    from pseudoris.schemas.errors import PseudorisError as PseudorisError
+    from pseudoris.schemas.errors import TransientError as TransientError
     from pseudoris.schemas.keep_rule import LoneMasks
-    from pseudoris.store.checks.verification import VerifyReport
+    from pseudoris.store.checks.verification import VerifyReport as VerifyReport
     from pseudoris.store.exclusions.exclusion_rules import Exclusions
-    from pseudoris.store.runs.pending_work import Committed, Notice, Planned, Retried, RunEvent, Step
-    from pseudoris.store.runs.refiltered_run import RefilterSummary
-    from pseudoris.store.tables.run_reader import Run
-    from pseudoris.training.dataset import (
-        ExpressionFilter,
-        JoinedDataset,
-        MixedDataset,
-        MixedIterableDataset,
-        ResumableLoader,
-        RisDataset,
-        RisIterableDataset,
-        SampleSpec,
-        Snapshot,
-        StreamOrder,
-        collate_lists,
-    )
-    from pseudoris.training.evaluation import Evaluation, Truth
-    from pseudoris.training.exports import ExportReport, HumanAnnotation
+    from pseudoris.store.runs.pending_work import Committed as Committed
+    from pseudoris.store.runs.pending_work import Notice as Notice
+    from pseudoris.store.runs.pending_work import Planned as Planned
+    from pseudoris.store.runs.pending_work import Retried as Retried
+    from pseudoris.store.runs.pending_work import RunEvent as RunEvent
+    from pseudoris.store.runs.pending_work import Step as Step
+    from pseudoris.store.runs.refiltered_run import RefilterSummary as RefilterSummary
+    from pseudoris.store.tables.run_reader import Run as Run
+    from pseudoris.training.dataset import ExpressionFilter as ExpressionFilter
+    from pseudoris.training.dataset import JoinedDataset as JoinedDataset
+    from pseudoris.training.dataset import MixedDataset as MixedDataset
+    from pseudoris.training.dataset import MixedIterableDataset as MixedIterableDataset
+    from pseudoris.training.dataset import ResumableLoader as ResumableLoader
+    from pseudoris.training.dataset import RisDataset as RisDataset
+    from pseudoris.training.dataset import RisIterableDataset as RisIterableDataset
+    from pseudoris.training.dataset import SampleSpec as SampleSpec
+    from pseudoris.training.dataset import Snapshot as Snapshot
+    from pseudoris.training.dataset import StreamOrder as StreamOrder
+    from pseudoris.training.dataset import collate_lists as collate_lists
+    from pseudoris.training.evaluation import Evaluation as Evaluation
+    from pseudoris.training.evaluation import Truth as Truth
+    from pseudoris.training.exports import ExportReport as ExportReport
+    from pseudoris.training.exports import HumanAnnotation as HumanAnnotation
 
     __version__: str
 
@@ -73,45 +81,7 @@ _HOMES = {
     for name in names.split()
 }
 
-__all__ = [
-    "Committed",
-    "ConfigError",
-    "Evaluation",
-    "ExportReport",
-    "ExpressionFilter",
-    "HumanAnnotation",
-    "JoinedDataset",
-    "MixedDataset",
-    "MixedIterableDataset",
-    "Notice",
-    "Planned",
-    "PseudorisError",
-    "RefilterSummary",
-    "ResumableLoader",
-    "Retried",
-    "RisDataset",
-    "RisIterableDataset",
-    "Run",
-    "RunConfig",
-    "RunEvent",
-    "RunSummary",
-    "SampleSpec",
-    "Snapshot",
-    "Step",
-    "StreamOrder",
-    "TransientError",
-    "Truth",
-    "VerifyReport",
-    "__version__",
-    "annotate",
-    "collate_lists",
-    "evaluate",
-    "export",
-    "load_config",
-    "open_run",
-    "refilter",
-    "verify",
-]
+__all__ = sorted([*_HOMES, "__version__", "annotate", "evaluate", "export", "open_run", "refilter", "verify"])
 
 
 def annotate(
