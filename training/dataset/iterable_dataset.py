@@ -135,7 +135,7 @@ class RisIterableDataset(StreamedDataset):
                 if drawn <= start:
                     continue
                 if sample is _NO_SAMPLE:
-                    self._shared.count_skipped()
+                    self._count_skipped()
                     continue
                 num_yielded += 1
                 yield sample, {"drawn": drawn, "yielded": num_yielded}

@@ -113,7 +113,7 @@ class MapDataset(Dataset[Any]):
         return [self.draw(index, self.epoch, decoded) for index in indices]
 
 
-class RisDataset(MapDataset):
+class RisDataset(SharedNumbers, MapDataset):
     """All masks of a small run that keep an expression, in plan order, for torch's samplers.
 
     The tables are held in memory, and so are the encoded images if the run embeds them; images of SOURCE are read one
@@ -146,27 +146,13 @@ class RisDataset(MapDataset):
         self._endpoint_url = endpoint_url
         self._max_memory_bytes = max_memory_bytes
         self._transform = transform
-        self._shared = SharedNumbers()
+        super().__init__()
         self._read(run, spec or SampleSpec(), snapshot)
 
     @property
     def snapshot(self) -> Snapshot:
         """Which commits are read."""
         return self._run.snapshot
-
-    @property
-    def epoch(self) -> int:
-        """Which draw of expressions is given."""
-        return self._shared.epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the draw of expressions."""
-        self._shared.epoch = epoch
-
-    @property
-    def num_skipped(self) -> int:
-        """How often another mask was returned."""
-        return self._shared.num_skipped
 
     def draw(self, index: int, epoch: int, decoded: Decoded, *, among: NDArray[np.int64] | None = None) -> Any:
         """Return the sample of a mask with the expressions of an epoch; raises as `[]` does.
@@ -189,7 +175,7 @@ class RisDataset(MapDataset):
                     if self._run.images is None or images is None:
                         raise
                     raise self._run.images.explained(images.keys[image], error) from error
-                self._shared.count_skipped()
+                self._count_skipped()
                 continue
             return sample if self._transform is None else self._transform(sample)
         raise ConfigError(

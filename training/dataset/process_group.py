@@ -49,7 +49,7 @@ def _has_group() -> bool:
 
 
 class SharedNumbers:
-    """The epoch and the number of skipped masks, in shared memory: persistent workers see and update them too."""
+    """A dataset's epoch and number of skipped masks, in shared memory: persistent workers see and update them too."""
 
     def __init__(self) -> None:
         """Begin at epoch 0 with nothing skipped."""
@@ -58,19 +58,18 @@ class SharedNumbers:
 
     @property
     def epoch(self) -> int:
-        """The epoch that is set."""
+        """The epoch that is read next."""
         return int(self._epoch)
 
-    @epoch.setter
-    def epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch: its draws, and of a stream its shuffle. Call it on every rank before each iteration."""
         self._epoch[...] = epoch
 
     @property
     def num_skipped(self) -> int:
-        """Masks that all workers have skipped."""
+        """How often all workers left a mask out, or took another, because its image could not be used."""
         return int(self._skipped.sum())
 
-    def count_skipped(self) -> None:
-        """Add one."""
+    def _count_skipped(self) -> None:
         info = get_worker_info()
         self._skipped[(info.id if info else 0) % _SLOTS] += 1

@@ -37,7 +37,7 @@ class Reached:
     first: int = 0
 
 
-class StreamedDataset(IterableDataset[Any]):
+class StreamedDataset(SharedNumbers, IterableDataset[Any]):
     """An iterable dataset that is split over ranks and workers, and that can be stopped and resumed.
 
     `set_epoch` reaches persistent workers, because the number is in shared memory. A loaded state applies only to its
@@ -53,7 +53,7 @@ class StreamedDataset(IterableDataset[Any]):
             raise ConfigError(
                 f"rank is {self.rank}, world_size {self.world_size}. Give a rank from 0 to world_size - 1."
             )
-        self._shared = SharedNumbers()
+        super().__init__()
         self._loaded: dict[str, Any] | None = None
         # How often a refresh or a loaded state replaced the data to read. Copies in workers do not see this.
         self.num_replaced = 0
@@ -61,23 +61,9 @@ class StreamedDataset(IterableDataset[Any]):
         self.reached: Reached | None = None
 
     @property
-    def epoch(self) -> int:
-        """The epoch that the next iteration reads."""
-        return self._shared.epoch
-
-    @property
     def sequence(self) -> tuple[int, int]:
         """Which sequence the next iteration reads: another one after `set_epoch`, a refresh, a loaded state."""
         return self.epoch, self.num_replaced
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch: its shuffle and its draws. Call it on every rank before each iteration."""
-        self._shared.epoch = epoch
-
-    @property
-    def num_skipped(self) -> int:
-        """Masks that were left out since the dataset was made because their image could not be used, by all workers."""
-        return self._shared.num_skipped
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the samples of this worker's stream, from the position of a loaded state of this epoch."""

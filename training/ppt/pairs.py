@@ -318,7 +318,7 @@ class PairDataset(Dataset[Pair]):
         return {text: kept for text, kept in pairs.items() if which in ("all", _DECIDED[any(kept.values())])}
 
 
-class PromptedPairs(Dataset[Pair]):
+class PromptedPairs(SharedNumbers, Dataset[Pair]):
     """The pairs of several data sets, one after the other: a union of equations 5 to 7 (section 3.3)."""
 
     def __init__(
@@ -332,9 +332,9 @@ class PromptedPairs(Dataset[Pair]):
 
         `epochs_before` are those of earlier rounds; `is_held` says of which images, by key, pixels are not needed.
         """
+        super().__init__()
         self._parts, self._epochs_before, self._is_held = list(parts), epochs_before, is_held
         self._concat = ConcatIndex([len(part) for part in parts])
-        self._shared = SharedNumbers()
         self.set_epoch(0)
 
     def __len__(self) -> int:
@@ -342,17 +342,13 @@ class PromptedPairs(Dataset[Pair]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the draw of points and flips."""
+        super().set_epoch(epoch)
         for part in self._parts:
             part.set_epoch(self._epochs_before + epoch)
 
     def image_keys(self) -> list[str]:
         """Return the image of every pair, mirrored or not."""
         return [each for part in self._parts for each in part.image_digests()]
-
-    @property
-    def num_skipped(self) -> int:
-        """How often another pair was returned because the image of the requested one cannot be used."""
-        return self._shared.num_skipped
 
     def __getitem__(self, index: int) -> Pair:
         return self.__getitems__([index])[0]
@@ -372,7 +368,7 @@ class PromptedPairs(Dataset[Pair]):
             found = self._draw((index + stand_in) % len(self), seen)
             if found is not None:
                 return found
-            self._shared.count_skipped()
+            self._count_skipped()
         raise ConfigError(f"No image of the {len(self)} pairs can be used. Put the annotated files back.")
 
     def _draw(self, index: int, seen: _Seen) -> Pair | None:
