@@ -134,8 +134,7 @@ def _evaluate_model(
     questions = HeldOutExpressions(
         truth, images, splits=splits, has_groups=True, reads_images=not answerers.is_predictions(model)
     )
-    answerer = answerers.open_answerer(model, questions, preset=preset, assignments=assignments)
-    shared = circularity(answerers.origin_of(model, preset=preset, assignments=assignments), questions)
+    answerer, origin = answerers.open_answerer(model, questions, preset=preset, assignments=assignments)
     notes = answerer.notes() if isinstance(answerer, answerers.Predictions) else []
     if answerers.is_unfinished(model):
         notes.append(f"The training in {model} is not finished: this is its last checkpoint.")
@@ -148,7 +147,7 @@ def _evaluate_model(
             settings={"preset": preset, "set": assignments, "splits": splits},
             on_progress=show,
         )
-    found = replace(found, circularity=shared)
+    found = replace(found, circularity=circularity(origin, questions))
     if as_json:
         echo_json(found.as_json())
     else:

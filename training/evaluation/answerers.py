@@ -226,10 +226,11 @@ def is_predictions(model: str) -> bool:
 
 def open_answerer(
     model: str, questions: HeldOutExpressions, *, preset: str | None = None, assignments: Sequence[str] = ()
-) -> Answerer:
-    """Return a model: the folder or checkpoint of a training, one of `ZERO_SHOT`, or a file of predictions.
+) -> tuple[Answerer, Origin]:
+    """Return a model, and what its answers rest on, which of a file of predictions is not known.
 
-    Those of `ZERO_SHOT` need a preset: an annotation's, or of CLIP and SAM a recipe's (`load_recipe_config`).
+    It is the folder or checkpoint of a training, one of `ZERO_SHOT`, or a file of predictions. `ZERO_SHOT` needs a
+    preset: an annotation's, or of CLIP and SAM a recipe's (`load_recipe_config`).
     """
     if model in ZERO_SHOT:
         if preset is None:
@@ -237,17 +238,19 @@ def open_answerer(
                 f"{model} needs a --preset: tiny for drawn scenes, base (or for clip+sam paper) for photographs."
             )
         if model == CLIP_AND_SAM:
-            return ClipAndSam(load_recipe_config(preset, None, assignments))
+            recipe = load_recipe_config(preset, None, assignments)
+            return ClipAndSam(recipe), Origin(frozenset(), digests_of(recipe.run))
         config = load_config(preset, None, assignments)
 
         def first_noun_phrase(text: str) -> str:
             return next(iter(noun_phrases(text)), text)
 
-        return ClipChoice(SamProposals(config), config, asked=first_noun_phrase if model == NOUN else str)
+        choice = ClipChoice(SamProposals(config), config, asked=first_noun_phrase if model == NOUN else str)
+        return choice, Origin(frozenset(), digests_of(config))
     if preset is not None or assignments:
         raise ConfigError(f"--preset and --set belong to {', '.join(ZERO_SHOT)}. Leave them out: {model} has its own.")
     if is_predictions(model):
-        return Predictions(Path(model), questions)
+        return Predictions(Path(model), questions), Origin()
     path = Path(model)
     if not path.exists():
         raise ConfigError(
@@ -258,22 +261,13 @@ def open_answerer(
     file, _, settings = read_settings(path)
     learner = settings.get("learner")
     if learner == PPT:
-        return load_ppt(path, device)
+        return load_ppt(path, device), Origin.read(path)
     if learner == CHOOSER:
-        return load_student(path, device)
+        return load_student(path, device), Origin.read(path)
     raise ConfigError(
         f"{file} is a checkpoint of {learner!r}, which is no model of `pseudoris train`. Write its masks to a file of "
         f"predictions ({' or '.join(SUFFIXES)}) and give that."
     )
-
-
-def origin_of(model: str, *, preset: str | None = None, assignments: Sequence[str] = ()) -> Origin:
-    """Return what the answers of a model that `open_answerer` opened rest on; of a file of predictions, unknown."""
-    if model in ZERO_SHOT and preset is not None:
-        is_recipe = model == CLIP_AND_SAM
-        run = load_recipe_config(preset, None, assignments).run if is_recipe else load_config(preset, None, assignments)
-        return Origin(frozenset(), digests_of(run))
-    return Origin() if is_predictions(model) else Origin.read(Path(model))
 
 
 def is_unfinished(model: str) -> bool:
