@@ -16,7 +16,6 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
-import jinja2
 from markupsafe import Markup
 
 from pseudoris.images.pixels import loaded_plugins
@@ -29,17 +28,13 @@ from pseudoris.schemas.untrusted import visible
 GENERATOR: Final = "pseudoris"
 # Its templates are every page's base.
 ROOM: Final = "pseudoris.viewer"
+_TEMPLATES: Final = cache(page_templates)
 _STREAM_PIECES: Final = 64
 # Hues in degrees of OKLCH, ordered so that neighbours in the list differ most; then once more, darker.
 _HUES: Final = (28, 250, 142, 85, 320, 200, 55, 285, 115, 0, 225, 170)
 _LIGHTNESSES: Final = (0.74, 0.62, 0.86)
 # CSS colours of the masks of a picture, in order; then they repeat.
 MASK_COLOURS: Final = tuple(f"oklch({light} 0.17 {hue})" for light in _LIGHTNESSES for hue in _HUES)
-
-
-@cache
-def _environment(room: str) -> jinja2.Environment:
-    return page_templates(room, ROOM)
 
 
 def iter_page(
@@ -82,7 +77,7 @@ def iter_page(
         "script": Markup(script),
         "policy": "; ".join(policy),
     }
-    stream = _environment(room).get_template(template).stream({**content, **page})
+    stream = _TEMPLATES(room, ROOM).get_template(template).stream({**content, **page})
     stream.enable_buffering(_STREAM_PIECES)
     yield from stream
 

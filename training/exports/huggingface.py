@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import pyarrow as pa
@@ -74,7 +74,8 @@ def _write(job: ExportJob) -> ExportReport:
     job.claim(_DATA_FOLDER)
     schema = arrow_schema(layout)
     paths = [path for path, *_ in job.parquet_files(f"{_DATA_FOLDER}/{split}", schema, _row_groups(job, schema))]
-    job.check(_read_back(destination, paths), destination.root)
+    read = (_content_of(row, destination.uri(path)) for path in paths for row in _rows(destination, path))
+    job.check(read, destination.root)
     rows = {split: job.num_images, "masks": job.written.num_masks, "expressions": job.written.num_texts}
     text = card(job.request, split, rows, job.dropped, sha256=content_sha256(job)).encode()
     job.add_file(_CARD_NAME, text)
@@ -156,12 +157,6 @@ def _new_rows(job: ExportJob) -> Iterator[tuple[dict[str, Any], int]]:
             "objects": {name: [mask[name] for mask in masks] for name in masks[0]},
         }
         yield row, len(image.data) + sum(len(png) for png, _ in files)
-
-
-def _read_back(destination: RunLocation, paths: Sequence[str]) -> Iterator[Content]:
-    """Read every row: images by their headers, masks by their pixels."""
-    for path in paths:
-        yield from (_content_of(row, destination.uri(path)) for row in _rows(destination, path))
 
 
 def _rows(destination: RunLocation, path: str) -> Iterator[dict[str, Any]]:

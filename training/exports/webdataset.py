@@ -27,7 +27,6 @@ from pseudoris.training.exports.image_files import check_size
 from pseudoris.training.exports.record import (
     Content,
     ExportExpression,
-    ExportImage,
     ExportMask,
     broken,
     check_mask,
@@ -107,15 +106,12 @@ def _new_samples(job: ExportJob) -> Iterator[dict[str, bytes]]:
     """Yield the files of each sample by their names."""
     for image in job.images():
         job.add(image.content(image.image_id))
+        (height, width), masks = image.size, [_mask_record(mask, said) for mask, said in image.masks_with_texts()]
+        record = {"image_id": image.image_id, "key": image.key, "height": height, "width": width, "masks": masks}
         yield {
             f"{image.image_id}{PurePosixPath(image.name).suffix}": image.data,
-            f"{image.image_id}.json": printable_json(_sample_record(image)).encode(),
+            f"{image.image_id}.json": printable_json(record).encode(),
         }
-
-
-def _sample_record(image: ExportImage) -> dict[str, Any]:
-    (height, width), masks = image.size, [_mask_record(mask, said) for mask, said in image.masks_with_texts()]
-    return {"image_id": image.image_id, "key": image.key, "height": height, "width": width, "masks": masks}
 
 
 def _mask_record(mask: ExportMask, said: Sequence[ExportExpression]) -> dict[str, Any]:
