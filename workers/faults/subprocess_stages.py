@@ -65,7 +65,7 @@ class SubprocessStages:
         child = self._running_child()
         stage: str | None = None
         try:
-            _send(child, shard)
+            send(cast("IO[bytes]", child.stdin), shard)
             while True:
                 # From our own child.
                 answer: str | Shard | Exception = pickle.load(cast("IO[bytes]", child.stdout))
@@ -92,7 +92,7 @@ class SubprocessStages:
         return 0 if child is None else end_child(child, timeout_s=_END_TIMEOUT_S)
 
 
-def _send(child: subprocess.Popen[bytes], shard: Shard) -> None:
-    stream = cast("IO[bytes]", child.stdin)
-    pickle.dump(shard, stream)
+def send(stream: IO[bytes], message: str | Shard | Exception) -> None:
+    """Write a message between parent and child."""
+    pickle.dump(message, stream)
     stream.flush()

@@ -22,7 +22,7 @@ from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.untrusted import mask_logs
 from pseudoris.schemas.uris import RECORDED
 from pseudoris.workers.faults.quarantine import is_broken_device, is_out_of_memory
-from pseudoris.workers.faults.subprocess_stages import ChildOutOfMemoryError
+from pseudoris.workers.faults.subprocess_stages import ChildOutOfMemoryError, send
 from pseudoris.workers.stages import Stage, StageKind, stages_named
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def main() -> None:
             return
         # Stages are loaded with the first shard, so that an error in loading is answered like any other.
         answer = _answer(shard, kinds, stages, config=config, answers=answers)
-        _send(answers, answer)
+        send(answers, answer)
         if isinstance(answer, Exception):
             return
 
@@ -58,7 +58,7 @@ def _answer(
             import_plugins(config.images.decoder_plugins)
             stages += [kind.build(config) for kind in kinds]
         for name, stage in zip((kind.name for kind in kinds), stages, strict=True):
-            _send(answers, name)
+            send(answers, name)
             shard = stage(shard)
     except PseudorisError as error:
         return error
@@ -73,11 +73,6 @@ def _answer(
             return BrokenDeviceError(told)
         return TransientError(f"in a subprocess the {name} stage raised {told}")
     return shard
-
-
-def _send(answers: BinaryIO, answer: str | Shard | Exception) -> None:
-    pickle.dump(answer, answers)
-    answers.flush()
 
 
 if __name__ == "__main__":
