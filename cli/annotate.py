@@ -89,7 +89,6 @@ def annotate(
     words = options.words(assignments, short)
     if masks_from is not None:
         refuse_parents_settings(words)
-    # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
     from pseudoris.pipeline.run_contract import RunOptions, asked_preset
     from pseudoris.store.runs.pending_work import parse_reasons
 
@@ -176,7 +175,6 @@ def estimate(
 
     words = options.words(assignments, {"placement.address": address})
     config = load_config(asked_preset(preset, config_file, words), config_file, words)
-    # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
     from pseudoris.pipeline.sample_estimate import estimate as run_sample
 
     exclusions = options.read_exclude(exclude, exclude_distance, only)

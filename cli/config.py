@@ -51,7 +51,6 @@ def show(
 
     The output is a file that --config takes. A section that is off is a comment.
     """
-    # Only here: other commands need not wait for what this one imports.
     from pseudoris.schemas.config_layers import own_layers, preset_layers, shown_config
 
     echo(shown_config([*preset_layers(preset), *own_layers(config, assignments or ())]), nl=False)

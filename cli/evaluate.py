@@ -93,7 +93,6 @@ def evaluate(
 
 
 def _evaluate_run(out: str, truth: str, sample: int | None, report_to: str | None, *, as_json: bool) -> None:
-    # Only here: other commands need not wait for what this one imports.
     from pseudoris.synthworld.scene_truth import SceneTruth
     from pseudoris.training.evaluation.evaluation_report import write_report
     from pseudoris.training.evaluation.human_truth import open_truth
@@ -263,7 +262,6 @@ def calibrate(
         raise ConfigError(f"--coverage {coverage:g} needs --truth. Give --truth, or leave --coverage out.")
     if to is not None:
         check_file(to)
-    # Only here: other commands need not wait for what this one imports.
     from pseudoris.synthworld.scene_truth import SceneTruth
     from pseudoris.training.calibration import calibrated_run
     from pseudoris.training.evaluation.human_truth import open_truth

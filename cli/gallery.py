@@ -48,7 +48,6 @@ def gallery(
 ) -> None:
     """Write HTML pages: images, masks, expressions, and the quality of the run."""
     load_plugins(plugins)
-    # Here: the pages' reader imports what no other command needs.
     from pseudoris.viewer.gallery_page import INDEX_NAME, QUALITY_NAME
 
     folder = None if audit is None else options.local_folder(audit)

@@ -40,7 +40,6 @@ def objects(
 
     CLIP and SAM find the mask.
     """
-    # Only here: other commands need not wait for what this one imports.
     from pseudoris.training.ppt.recipes.grounded_runs import make_objects
 
     words = options.words(assignments, {"shards.embed_images": embed_images, "placement.repair": repair})

@@ -40,7 +40,6 @@ def predict(
     if not expression:
         raise ConfigError("The expression is empty. Describe the object to find.")
     _check_pictures(image, out, mask_out)
-    # Only here: other commands need not wait for what these import.
     from PIL import Image as Pictures
     from torchvision.ops import masks_to_boxes
 

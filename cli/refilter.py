@@ -102,7 +102,6 @@ def _audited(parent: RunLocation, change: RuleChange, accuracy: float | None, au
         )
     if change != RuleChange():
         raise ConfigError("--accuracy chooses the rule: leave --tau, --keep and --lone-masks out.")
-    # Only here: other commands need not wait for what this imports.
     from pseudoris.cli.audit_report import audited_change
 
     return audited_change(parent, audit, accuracy)

@@ -64,7 +64,6 @@ def ppt(
     Give at least one of --d-sem, --d-ref, --h and --annotated. Each can be repeated. A phase uses
     only the data that is given.
     """
-    # Only here: other commands need not wait for what this one imports.
     from pseudoris.training.learning import open_fabric
     from pseudoris.training.ppt.curriculum import SourceRuns
     from pseudoris.training.ppt.ppt_config import load_ppt_config
