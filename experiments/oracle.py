@@ -27,7 +27,7 @@ from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap
 from pseudoris.training.evaluation.evaluation_report import figure_text
-from pseudoris.training.evaluation.truth import DECODERS, CandidateTable, Counts, count_image
+from pseudoris.training.evaluation.truth import DECODERS, CandidateTable, count_image
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer
@@ -117,38 +117,40 @@ class Annotator:
         true_scenes = _scene_counts(images, self._score(self._caption(given)), self._nucleus(given), taus)
         seconds = sum(whole.seconds.values()) / len(images)
         for counts, true_counts in zip(scenes, true_scenes, strict=True):
-            counts.add("seconds_per_image", seconds, 1)
-            counts.merge({f"{name}{TRUTH_SUFFIX}": pair for name, pair in true_counts.sums.items()})
-        return [counts.sums for counts in scenes]
+            counts["seconds_per_image"] = seconds, 1.0
+            counts |= {f"{name}{TRUTH_SUFFIX}": pair for name, pair in true_counts.items()}
+        return scenes
 
 
-def _scene_counts(images: Sequence[SceneImage], scored: Shard, nucleus: Shard, taus: Sequence[float]) -> list[Counts]:
+def _scene_counts(
+    images: Sequence[SceneImage], scored: Shard, nucleus: Shard, taus: Sequence[float]
+) -> list[SceneSums]:
     result = []
     for truth, image, plain in zip(images, scored.images, nucleus.images, strict=True):
         counts = count_scene(truth, image)
-        counts.merge(count_nucleus(truth, plain).sums)
+        counts |= count_nucleus(truth, plain)
         for tau in taus:
-            counts.merge(count_at(truth, image, tau).sums)
+            counts |= count_at(truth, image, tau)
         result.append(counts)
     return result
 
 
-def count_scene(truth: SceneImage, image: ShardImage) -> Counts:
+def count_scene(truth: SceneImage, image: ShardImage) -> SceneSums:
     """Return the figures of a scene annotated end to end."""
     found = _count(truth, image, lambda expression: expression.kept)
-    return Counts({name: found[figure] for figure, name in _FIGURES.items() if figure in found})
+    return {name: found[figure] for figure, name in _FIGURES.items() if figure in found}
 
 
-def count_nucleus(truth: SceneImage, image: ShardImage) -> Counts:
+def count_nucleus(truth: SceneImage, image: ShardImage) -> SceneSums:
     """Return the accuracy of the sampling decoders alone, as that of the nucleus baseline."""
-    return Counts({NUCLEUS: _count(truth, image, lambda expression: expression.kept)["sampling.accuracy"]})
+    return {NUCLEUS: _count(truth, image, lambda expression: expression.kept)["sampling.accuracy"]}
 
 
-def count_at(truth: SceneImage, image: ShardImage, tau: float) -> Counts:
+def count_at(truth: SceneImage, image: ShardImage, tau: float) -> SceneSums:
     """Return accuracy and yield of what another threshold would keep; a lone mask keeps all."""
     found = _count(truth, image, lambda each: each.distinctiveness is None or each.distinctiveness > tau)
     names = {"kept.accuracy": "accuracy_filtered", "kept.yield": "yield_filtered"}
-    return Counts({f"{name}@{tau:g}": found[figure] for figure, name in names.items()})
+    return {f"{name}@{tau:g}": found[figure] for figure, name in names.items()}
 
 
 def candidates_of(image: ShardImage, keeps: Rule) -> CandidateTable:
@@ -173,8 +175,8 @@ def candidates_of(image: ShardImage, keeps: Rule) -> CandidateTable:
     )
 
 
-def _count(truth: SceneImage, image: ShardImage, keeps: Rule) -> dict[str, tuple[float, float]]:
-    return count_image(SceneImageTruth(truth.scene, truth.masks), candidates_of(image, keeps)).sums
+def _count(truth: SceneImage, image: ShardImage, keeps: Rule) -> SceneSums:
+    return count_image(SceneImageTruth(truth.scene, truth.masks), candidates_of(image, keeps))
 
 
 def figures(bootstrap: ImageBootstrap) -> dict[str, float | list[float]]:

@@ -30,7 +30,7 @@ from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap
 from pseudoris.training.evaluation.evaluation_report import figure_text
-from pseudoris.training.evaluation.truth import Counts, count_image
+from pseudoris.training.evaluation.truth import count_image
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer
 from pseudoris.workers.stages import STAGE_CAPTION, stages_named
@@ -108,15 +108,15 @@ class Annotator:
         given = {"sam": self._propose(scene_shard(images))}
         if with_truth:
             given["truth"] = scene_shard(images, with_true_masks=True)
-        counts = [Counts() for _ in images]
+        counts: list[dict[str, tuple[float, float]]] = [{} for _ in images]
         for masks, shard in given.items():
             for name, caption in self._captioners.items():
                 scored: Shard = self._score(caption(shard))
                 for count, item, image in zip(counts, images, scored.images, strict=True):
                     truth = SceneImageTruth(item.scene, item.masks)
-                    found = count_image(truth, candidates_of(image, lambda expression: expression.kept)).sums
-                    count.merge({f"{name}/{masks}/{figure}": found[figure] for figure in FIGURES})
-        return [count.sums for count in counts]
+                    found = count_image(truth, candidates_of(image, lambda expression: expression.kept))
+                    count |= {f"{name}/{masks}/{figure}": found[figure] for figure in FIGURES}
+        return list(counts)
 
 
 def evaluate(arms: Sequence[Arm], split: Split, num_scenes: int, processes: int) -> ImageBootstrap:

@@ -118,14 +118,14 @@ def _sums(scene: Scene, image: ShardImage) -> dict[str, tuple[float, float]]:
         (AFTER, lambda each: each.kept and _is_of_one(each)),
         (COMPOSED, lambda each: _is_composed(each) and _is_of_one(each)),
     ):
-        sums = count_image(truth, candidates_of(image, keeps)).sums
+        sums = count_image(truth, candidates_of(image, keeps))
         found |= {f"{part}.{figure}": sums[f"kept.{figure}"] for figure in _FIGURES}
-    return found | dict(_kinds(count_image(truth, candidates_of(image, _is_composed)).sums))
+    return found | dict(_kinds(count_image(truth, candidates_of(image, _is_composed))))
 
 
 def _negatives(scene: Scene, image: ShardImage) -> dict[str, tuple[float, float]]:
     """How many rejected expressions a mask has that a rival fits better, and how often they mean something else."""
-    sums = count_image(SceneImageTruth(scene), candidates_of(image, _is_negative)).sums
+    sums = count_image(SceneImageTruth(scene), candidates_of(image, _is_negative))
     right, number = sums["kept.accuracy"]
     return {f"{NEGATIVE}.accuracy": (number - right, number), f"{NEGATIVE}.yield": sums["kept.yield"]}
 

@@ -32,7 +32,7 @@ from experiments.quality.annotated_scenes import (
 from experiments.quality.parts import Options, draw_generator
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
-from pseudoris.training.evaluation.truth import CandidateTable, Counts, count_image, match_image
+from pseudoris.training.evaluation.truth import CandidateTable, count_image, match_image
 
 Flags = npt.NDArray[np.bool_]
 Column = Literal["uniqueness", "correctness", "distinctiveness"]
@@ -317,7 +317,7 @@ def count_systems(options: Options, scenes: SceneSet, systems: Sequence[System])
 
 def _count_chunk(out: Path, scenes: SceneSet, systems: tuple[System, ...], chunk: range) -> list[Sums]:
     truths = [SceneImageTruth(scenes.scene(position)) for position in chunk]
-    counts = [Counts() for _ in truths]
+    counts: list[dict[str, tuple[float, float]]] = [{} for _ in truths]
     by_file: dict[tuple[Setting, str], list[System]] = defaultdict(list)
     for system in systems:
         by_file[system.setting, system.bound].append(system)
@@ -326,11 +326,11 @@ def _count_chunk(out: Path, scenes: SceneSet, systems: tuple[System, ...], chunk
         images = annotated_chunk(out, scenes, chunk, setting, bound)
         for truth, image, found in zip(truths, images, counts, strict=True):
             if setting.name not in seen:
-                found.merge(_setting_sums(truth, image, setting.name))
+                found.update(_setting_sums(truth, image, setting.name))
             for system in own:
-                found.merge(count_system(truth, image, system))
+                found.update(count_system(truth, image, system))
         seen.add(setting.name)
-    return [found.sums for found in counts]
+    return list(counts)
 
 
 def count_system(truth: SceneImageTruth, image: ShardImage, system: System) -> Sums:
@@ -339,7 +339,7 @@ def count_system(truth: SceneImageTruth, image: ShardImage, system: System) -> S
     # The others of its candidates count for no figure of what is said.
     said = replace(said, expressions=tuple(each for each in said.expressions if each.kept))
     candidates = candidates_of(said, lambda each: True)
-    found = count_image(truth, candidates).sums
+    found = count_image(truth, candidates)
     own = {name.removeprefix(_KEPT): pair for name, pair in found.items() if name.startswith((_KEPT, *_APART))}
     return {f"{system.name}/{name}": pair for name, pair in (own | count_reasons(truth, candidates)).items()}
 
@@ -363,5 +363,5 @@ def count_reasons(truth: SceneImageTruth, said: CandidateTable) -> Sums:
 
 
 def _setting_sums(truth: SceneImageTruth, image: ShardImage, name: str) -> Sums:
-    found = count_image(truth, candidates_of(image, lambda each: True)).sums
+    found = count_image(truth, candidates_of(image, lambda each: True))
     return {f"{name}:{figure}": pair for figure, pair in found.items() if figure.startswith(_SETTING_FIGURES)}

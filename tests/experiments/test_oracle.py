@@ -47,14 +47,14 @@ def annotated(*said):
 
 
 def test_true_masks_reach_full_recall():
-    counts = count_scene(TRUTH, annotated()).sums
+    counts = count_scene(TRUTH, annotated())
     assert counts["mask_recall_75"] == counts["mask_recall_50"] == (3.0, 3.0)
     assert counts["proposals_per_object"] == (3.0, 3.0)
 
 
 @pytest.mark.parametrize("text", ["a circle", "a blue circle", "an orange", "a green circle"])
 def test_ambiguous_untrue_and_unparsable_captions_are_wrong(text):
-    assert count_scene(TRUTH, annotated((0, text, {}))).sums["accuracy_filtered"] == (0.0, 1.0)
+    assert count_scene(TRUTH, annotated((0, text, {})))["accuracy_filtered"] == (0.0, 1.0)
 
 
 def test_only_what_is_kept_counts_and_a_threshold_may_be_moved():
@@ -64,10 +64,10 @@ def test_only_what_is_kept_counts_and_a_threshold_may_be_moved():
         (1, "a circle", {"distinctiveness": 0.9, "kept": False}),
         (1, "the blue circle", {"distinctiveness": None}),
     )
-    counts = count_scene(TRUTH, image).sums
+    counts = count_scene(TRUTH, image)
     assert counts["accuracy_filtered"] == (3.0, 3.0)
     assert counts["yield_filtered"] == (3.0, 3.0)
-    assert count_at(TRUTH, image, 1.2).sums == {
+    assert count_at(TRUTH, image, 1.2) == {
         "accuracy_filtered@1.2": (2.0, 2.0),
         "yield_filtered@1.2": (2.0, 3.0),
     }

@@ -238,7 +238,7 @@ def evaluate_run(
                     candidates = image.candidates
                     judged = candidates.without(truth.unjudged_kinds)
                     num_not_judged += int(candidates.is_kept.sum() - judged.is_kept.sum())
-                    yield count_image(known, judged).sums
+                    yield count_image(known, judged)
             on_progress(number, len(chosen))
 
     bootstrap = ImageBootstrap(sums(), seed=seed)

@@ -7,14 +7,14 @@ sets there are `masks.…`, `difficulty.…` and `group.…`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pseudoris.schemas.shard import SOURCE_COMPOSER
-from pseudoris.training.evaluation.bootstrap import Floats, Sums
+from pseudoris.training.evaluation.bootstrap import Floats
 from pseudoris.workers.masks import rle
 
 GOOD_IOU: Final = 0.75
@@ -96,23 +96,6 @@ class Truth(Protocol):
         """Return the objects of an image, by its id; None if the truth does not have the image."""
 
 
-@dataclass(slots=True)
-class Counts:
-    """Numerator and denominator by figure name, of one image or of many."""
-
-    sums: dict[str, tuple[float, float]] = field(default_factory=dict)
-
-    def add(self, name: str, numerator: float, denominator: float) -> None:
-        """Add to a figure."""
-        before = self.sums.get(name, (0.0, 0.0))
-        self.sums[name] = (before[0] + numerator, before[1] + denominator)
-
-    def merge(self, other: Sums) -> None:
-        """Add all figures of another count."""
-        for name, (numerator, denominator) in other.items():
-            self.add(name, numerator, denominator)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class CandidateTable:
     """An annotated image of `size` (H, W), upright: its M masks, COCO compressed RLE, and the R rows of its candidates.
@@ -182,35 +165,37 @@ def match_image(truth: ImageTruth, candidates: CandidateTable) -> MatchedMasks:
     return MatchedMasks({candidates.mask_ids[mask]: number for mask, number in pairs.items()}, reached, is_visible)
 
 
-def count_image(truth: ImageTruth, candidates: CandidateTable) -> Counts:
-    """Return all figures of one image.
+def count_image(truth: ImageTruth, candidates: CandidateTable) -> dict[str, tuple[float, float]]:
+    """Return numerator and denominator of all figures of one image, by name.
 
     An expression is right if it refers to its targets and to nothing else. A mask without an object has no right
     expression. A text that cannot be judged is wrong.
     """
-    counts = Counts()
     matched = match_image(truth, candidates)
-    num_masks, num_visible = len(candidates.mask_ids), int(matched.is_visible.sum())
-    counts.add("masks.recall_50", float((matched.reached > 0).sum()), num_visible)
-    counts.add("masks.recall_75", float((matched.reached >= GOOD_IOU).sum()), num_visible)
-    counts.add("masks.mean_iou", float(matched.reached.sum()), num_visible)
-    counts.add("masks.proposals", num_masks, num_visible)
-    counts.add("masks.objects", len(matched.object_of_mask), num_masks)
+    num_masks, num_visible = float(len(candidates.mask_ids)), float(matched.is_visible.sum())
     verdicts = judge(truth, candidates, matched.object_of_mask)
-    _count_sets(counts, verdicts, candidates.weights(), num_masks, num_visible)
+    counts = {
+        "masks.recall_50": (float((matched.reached > 0).sum()), num_visible),
+        "masks.recall_75": (float((matched.reached >= GOOD_IOU).sum()), num_visible),
+        "masks.mean_iou": (float(matched.reached.sum()), num_visible),
+        "masks.proposals": (num_masks, num_visible),
+        "masks.objects": (float(len(matched.object_of_mask)), num_masks),
+        **_of_sets(verdicts, candidates.weights(), num_masks, num_visible),
+    }
     # Kept expressions of one target, by how hard it is to tell apart and by its group.
     is_counted = candidates.is_kept & verdicts.is_single
     for number in np.unique(verdicts.target[is_counted]).tolist():
         rows = is_counted & (verdicts.target == number)
-        is_object, counted = number != _NO_OBJECT, (float(verdicts.is_right[rows].sum()), float(rows.sum()))
+        is_object = number != _NO_OBJECT
         alike = min(truth.num_alike(number), _HARDEST) if is_object else -1
-        counts.add(f"difficulty.{DIFFICULTIES[alike]}", *counted)
-        if is_object and (group := truth.group(number)) is not None:
-            counts.add(f"group.{group}", *counted)
+        group = truth.group(number) if is_object else None
+        for name in (f"difficulty.{DIFFICULTIES[alike]}", *([] if group is None else [f"group.{group}"])):
+            right, total = counts.get(name, (0.0, 0.0))
+            counts[name] = right + float(verdicts.is_right[rows].sum()), total + float(rows.sum())
     kinds = np.array(candidates.kinds, dtype=np.str_)
     for kind in np.unique(kinds[candidates.is_kept]).tolist():
         rows = candidates.is_kept & (kinds == kind)
-        counts.add(f"kind.{kind}", float(verdicts.is_right[rows].sum()), float(rows.sum()))
+        counts[f"kind.{kind}"] = float(verdicts.is_right[rows].sum()), float(rows.sum())
     return counts
 
 
@@ -253,12 +238,15 @@ def judge(truth: ImageTruth, candidates: CandidateTable, object_of_mask: Mapping
     return Verdicts(is_right, target, is_single, attributes, words)
 
 
-def _count_sets(counts: Counts, verdicts: Verdicts, weights: Floats, num_masks: int, num_visible: int) -> None:
+def _of_sets(
+    verdicts: Verdicts, weights: Floats, num_masks: float, num_visible: float
+) -> dict[str, tuple[float, float]]:
     is_object = verdicts.target != _NO_OBJECT
     totals, right = weights.sum(0), verdicts.is_right @ weights
     right_on_objects, of_objects = (verdicts.is_right & is_object) @ weights, is_object @ weights
     stated, true, known = verdicts.attributes.T @ weights
     words, distinct = verdicts.words @ weights, (weights > 0).sum(0)
+    counts: dict[str, tuple[float, float]] = {}
     for place, name in enumerate(SETS):
         is_covering = verdicts.is_right & is_object & (weights[:, place] > 0)
         covered = len(np.unique(verdicts.target[is_covering]))
@@ -272,5 +260,5 @@ def _count_sets(counts: Counts, verdicts: Verdicts, weights: Floats, num_masks: 
             "words": (words[place], totals[place]),
             "coverage": (covered, num_visible),
         }
-        for figure, (numerator, denominator) in figures.items():
-            counts.add(f"{name}.{figure}", float(numerator), float(denominator))
+        counts |= {f"{name}.{figure}": (float(part), float(whole)) for figure, (part, whole) in figures.items()}
+    return counts

@@ -67,7 +67,7 @@ def candidates(*rows, masks=None, kept=True, draws=(0, 0, 1, 0)) -> CandidateTab
 
 def test_what_was_composed_is_no_candidate_whatever_its_kind_and_what_a_human_wrote_is_one():
     said = candidates((0, "0"), (1, "1"), (1, "2"), draws=(0, 0, 0, 0))
-    sums = count_image(Known(), replace(said, sources=["composer", "human", "human"])).sums
+    sums = count_image(Known(), replace(said, sources=["composer", "human", "human"]))
     assert sums["all.accuracy"] == (1.0, 2.0)
     assert sums["kept.accuracy"] == (2.0, 3.0)
 
@@ -75,7 +75,7 @@ def test_what_was_composed_is_no_candidate_whatever_its_kind_and_what_a_human_wr
 def test_kinds_are_counted_apart_and_what_has_not_one_target_covers_no_object():
     said = candidates((0, "0"), ((0, 1), "0 1"), ((), ""), ((), "2"), draws=(0, 0, 0, 0))
     said = replace(said, kinds=["position", "group", "none", "none"], sources=["composer"] * 4)
-    sums = count_image(Known(), said).sums
+    sums = count_image(Known(), said)
     assert {name: pair for name, pair in sums.items() if name.startswith("kind.")} == {
         "kind.position": (1.0, 1.0),
         "kind.group": (1.0, 1.0),
@@ -90,7 +90,7 @@ def test_kinds_are_counted_apart_and_what_has_not_one_target_covers_no_object():
 
 
 def count(*rows, truth=None, **options):
-    return count_image(truth or Known(), candidates(*rows, **options)).sums
+    return count_image(truth or Known(), candidates(*rows, **options))
 
 
 def test_an_expression_is_right_where_it_refers_to_its_target_and_to_nothing_else():
