@@ -22,13 +22,13 @@ from pseudoris.cli.console import (
 from pseudoris.cli.options import option
 from pseudoris.cli.progress import INTERRUPTED, bar, resumable, run_progress
 from pseudoris.cli.summaries import plan_view, quarantined_lines, summary_view
+from pseudoris.pipeline.run_contract import RunOptions, asked_preset
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import without_secrets
-from pseudoris.store.runs.pending_work import Planned, RunEvent
+from pseudoris.store.runs.pending_work import Planned, RunEvent, parse_reasons
 
 if TYPE_CHECKING:
-    from pseudoris.pipeline.run_contract import RunOptions
     from pseudoris.pipeline.sample_estimate import Estimate, Interval
     from pseudoris.schemas.config import RunConfig
 
@@ -89,9 +89,6 @@ def annotate(
     words = options.words(assignments, short)
     if masks_from is not None:
         refuse_parents_settings(words)
-    from pseudoris.pipeline.run_contract import RunOptions, asked_preset
-    from pseudoris.store.runs.pending_work import parse_reasons
-
     config = load_config(asked_preset(preset, config_file, words, out=out, masks_from=masks_from), config_file, words)
     reasons = parse_reasons(None if retry_reasons is None else retry_reasons.split(","))
     exclusions = options.read_exclude(exclude, exclude_distance, only)
@@ -171,8 +168,6 @@ def estimate(
 
     It also predicts the share of images that would be quarantined.
     """
-    from pseudoris.pipeline.run_contract import asked_preset
-
     words = options.words(assignments, {"placement.address": address})
     config = load_config(asked_preset(preset, config_file, words), config_file, words)
     from pseudoris.pipeline.sample_estimate import estimate as run_sample

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
 from pseudoris.cli import options
 from pseudoris.cli.console import echo
+from pseudoris.schemas import config_layers as layers
 from pseudoris.schemas.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
 
 app = typer.Typer(help="Show the settings of a preset, compare two, or print their schema.", no_args_is_help=True)
 
@@ -51,9 +52,8 @@ def show(
 
     The output is a file that --config takes. A section that is off is a comment.
     """
-    from pseudoris.schemas.config_layers import own_layers, preset_layers, shown_config
-
-    echo(shown_config([*preset_layers(preset), *own_layers(config, assignments or ())]), nl=False)
+    found = [*layers.preset_layers(preset), *layers.own_layers(config, assignments or ())]
+    echo(layers.shown_config(found), nl=False)
 
 
 @app.command()
@@ -75,11 +75,9 @@ def diff(
 
     --preset is what YAML files are laid over. The exit code is 1 if a key differs.
     """
-    from pseudoris.schemas.config_layers import settings
-
     first, second = (_settings_of(each, preset) for each in (before, after))
     # The preset's name is a label that no code reads.
-    keys = [each for each in settings() if each.section is None and each.key != "preset"]
+    keys = [each for each in layers.settings() if each.section is None and each.key != "preset"]
     pairs = [(each.key, each.value(first), each.value(second)) for each in keys]
     differing = [pair for pair in pairs if pair[1] != pair[2]]
     for key, old, new in differing:
@@ -112,10 +110,8 @@ def init(
 
 
 def _starting_lines(preset: str) -> Iterator[str]:
-    from pseudoris.schemas.config_layers import load_config, settings
-
-    tree = load_config(preset).model_dump(mode="json")
-    for each in settings():
+    tree = layers.load_config(preset).model_dump(mode="json")
+    for each in layers.settings():
         start = "#" + "  " * (len(each.path) - 1)
         if each.key in _COMMON:
             yield from (f"{start}# {line}" for line in textwrap.wrap(each.reason, 100))
@@ -125,16 +121,12 @@ def _starting_lines(preset: str) -> Iterator[str]:
 
 
 def _settings_of(word: str, preset: str | None) -> dict[str, Any]:
-    from pseudoris.schemas.config_layers import load_config, preset_names
-    from pseudoris.store.location import RunLocation
-    from pseudoris.store.runs.header import require_header
-
-    if word in preset_names():
-        return load_config(word).model_dump(mode="json")
+    if word in layers.preset_names():
+        return layers.load_config(word).model_dump(mode="json")
     if Path(word).suffix in (".yaml", ".yml"):
-        return load_config(preset, word).model_dump(mode="json")
+        return layers.load_config(preset, word).model_dump(mode="json")
     if "://" not in word and not Path(word).exists():
-        raise ConfigError(f"{word!r} is no preset ({', '.join(preset_names())}), no .yaml file, and no run")
+        raise ConfigError(f"{word!r} is no preset ({', '.join(layers.preset_names())}), no .yaml file, and no run")
     return require_header(RunLocation.open_to_read(word)).config.model_dump(mode="json")
 
 
@@ -144,6 +136,4 @@ def _json(value: Any) -> str:
 
 def schema_text() -> str:
     """Return what `config schema` prints."""
-    from pseudoris.schemas.config_layers import config_schema
-
-    return json.dumps(config_schema(), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(layers.config_schema(), indent=1, ensure_ascii=False) + "\n"

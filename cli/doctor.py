@@ -25,6 +25,11 @@ from pseudoris.schemas.errors import ConfigError, PseudorisError
 from pseudoris.schemas.machine_limits import SHARED, check_limits
 from pseudoris.schemas.untrusted import printable
 from pseudoris.schemas.uris import writable
+from pseudoris.store.exclusions.exclusion_rules import key_path
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import check_identity, check_origin, read_header
+from pseudoris.store.runs.planned_run import may_give_way
+from pseudoris.store.sources import open_source
 
 if TYPE_CHECKING:
     from pseudoris.workers.stages import StageKind
@@ -211,9 +216,6 @@ def _digest(stage: StageKind, config: RunConfig) -> str:
 
 
 def _source(source: str, config: RunConfig, out: str | None) -> str:
-    from pseudoris.store.exclusions.exclusion_rules import key_path
-    from pseudoris.store.sources import open_source
-
     listing = open_source(source, config.source, exclude=out, limits=config.placement.storage)
     first: list[str] = []
     num_files = 0
@@ -230,10 +232,6 @@ def _source(source: str, config: RunConfig, out: str | None) -> str:
 
 
 def _output(source: str | None, out: str, config: RunConfig) -> str:
-    from pseudoris.store.location import RunLocation
-    from pseudoris.store.runs.header import check_identity, check_origin, read_header
-    from pseudoris.store.runs.planned_run import may_give_way
-
     options.refuse_second_match(source or out, out)
     location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage)
     header = read_header(location)
