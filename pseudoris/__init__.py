@@ -142,10 +142,8 @@ def annotate(
         config = load_config(asked_preset(name, file, out=out), file)
     if repair:
         config = config.model_copy(update={"placement": config.placement.model_copy(update={"repair": True})})
-    reasons, excluded = (
-        parse_reasons(one_or_several(retry_reasons) or None),
-        _exclusions(exclude, exclude_distance, only),
-    )
+    reasons = parse_reasons(one_or_several(retry_reasons) or None)
+    excluded = _exclusions(exclude, exclude_distance, only)
     options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=excluded)
     return run_pipeline(source, out, config, options=options, on_event=on_event or notebook_progress())
 

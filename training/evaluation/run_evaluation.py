@@ -243,14 +243,7 @@ def evaluate_run(
 
     bootstrap = ImageBootstrap(sums(), seed=seed)
     if not counts.judged:
-        key = counts.unknown_key
-        of_run = f"an image of the run is {key!r}" if key else "the run quarantined all it read"
-        of_truth = f"one of the truth is {truth.example_key!r}" if truth.example_key else "the truth has none"
-        raise ConfigError(
-            f"{location.root} and the truth ({truth.title}) have no image in common: {of_run}, {of_truth}. Image keys "
-            "are relative to SOURCE and must be equal. Annotate and import the same folder of images, or name another "
-            "--truth."
-        )
+        raise _nothing_shared(location.root, counts.unknown_key, truth)
     left_out = f"{num_not_judged:,} kept expressions of kind {' or '.join(truth.unjudged_kinds)} are left out"
     notes = [f"{left_out} of all figures: this truth cannot judge them."] if num_not_judged else []
     masks = f"{num_same:,} masks of the run are masks of the truth, pixel for pixel"
@@ -259,3 +252,12 @@ def evaluate_run(
     circular = [f"Circular: {masks}. The figures of masks say nothing."] if is_same else []
     circular += [_FITTED] if header.config.filtering.fitted_values.confidence is not None else []
     return replace(summarise(bootstrap, counts, truth, run=location.root, notes=notes), circularity=tuple(circular))
+
+
+def _nothing_shared(run: str, key: str | None, truth: Truth) -> ConfigError:
+    of_run = f"an image of the run is {key!r}" if key else "the run quarantined all it read"
+    of_truth = f"one of the truth is {truth.example_key!r}" if truth.example_key else "the truth has none"
+    return ConfigError(
+        f"{run} and the truth ({truth.title}) have no image in common: {of_run}, {of_truth}. Image keys are relative "
+        "to SOURCE and must be equal. Annotate and import the same folder of images, or name another --truth."
+    )
