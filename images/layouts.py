@@ -238,10 +238,6 @@ def _tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
     return tags
 
 
-def _webp(data: bytes, image: Image.Image) -> Layout:
-    return Layout("WEBP", "rgb", 8, TOGETHER, _of_mode(image))
-
-
 _READERS: Final[dict[str | None, Callable[[bytes, Any], Layout]]] = {
     "AVIF": _avif,
     "BMP": _bmp,
@@ -251,7 +247,7 @@ _READERS: Final[dict[str | None, Callable[[bytes, Any], Layout]]] = {
     "MPO": _jpeg,
     "PNG": _png,
     "TIFF": _tiff,
-    "WEBP": _webp,
+    "WEBP": lambda data, image: Layout("WEBP", "rgb", 8, TOGETHER, _of_mode(image)),
 }
 # How a file begins whose layout can be told where Pillow does not open it.
 _STARTS: Final = (
