@@ -34,13 +34,14 @@ _DIGITS = 4
 
 def print_report(audit: AuditFolder, figures: AuditFigures) -> None:
     """Print all figures of an audit, and notes on what they leave open."""
-    table = _table("figure")
-    for each in (figures.accuracy, figures.masks, figures.unkept, figures.missed, figures.with_missed):
-        table.add_row(*_cells(each))
-        if each is figures.accuracy and figures.corrected is not None:
-            table.add_row(*_interval("  corrected for raters' errors", figures.corrected.share), "", "")
-    stdout.print(f"{figures.num_judged:,} of {figures.num_drawn:,} pairs judged; 95 % intervals", table, sep="\n")
-    stdout.print(_parts("right, by stratum", figures.strata), _parts("verdicts on the kept", figures.kinds), sep="\n")
+    rows = [*map(_cells, (figures.accuracy, figures.masks, figures.unkept, figures.missed, figures.with_missed))]
+    if figures.corrected is not None:
+        rows.insert(1, (*_interval("  corrected for raters' errors", figures.corrected.share), "", ""))
+    tables = {"figure": rows, "right, by stratum": map(_cells, figures.strata)}
+    tables["verdicts on the kept"] = map(_cells, figures.kinds)
+    stdout.print(f"{figures.num_judged:,} of {figures.num_drawn:,} pairs judged; 95 % intervals")
+    for name, cells in tables.items():
+        stdout.print(columns_table((name, "estimate", "interval", "if undecided are\nwrong … right", "from"), cells))
     for note in notes(audit, figures):
         report("note", note, "yellow")
 
@@ -126,15 +127,6 @@ def _left_out(figures: AuditFigures) -> Iterable[str]:
         )
 
 
-def _table(name: str) -> Table:
-    """A table in which a narrow terminal folds names, and no figure."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column(name)
-    for column in ("estimate", "interval", "if undecided are\nwrong … right", "from"):
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
-
-
 def _cells(figure: BoundedFigure) -> tuple[str, ...]:
     bounds = ""
     if figure.num_undecided and figure.worst.estimate is not None and figure.best.estimate is not None:
@@ -146,13 +138,6 @@ def _interval(name: str, value: Interval) -> tuple[str, str, str]:
     if value.estimate is None:
         return name, _NONE, _NONE
     return name, f"{value.estimate:.3f}", f"{value.low:.3f} to {value.high:.3f}"
-
-
-def _parts(title: str, figures: Iterable[BoundedFigure]) -> Table:
-    table = _table(title)
-    for figure in figures:
-        table.add_row(*_cells(figure))
-    return table
 
 
 def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChange:
