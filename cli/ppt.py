@@ -97,9 +97,10 @@ def _run(
     location = RunLocation.open(out, config.run.source.endpoint_url, config.run.placement.storage)
     written = write_with_bar(location, partial(recipe, location, config), before="planning", during="images")
     pairs = count_pairs(location)
+    a_text = pairs.pseudo_masks / max(1, pairs.decided + pairs.undecided)
     texts = [
         ("texts", f"{pairs.decided:,} with a referent, {pairs.undecided:,} undecided"),
-        ("pseudo-masks", f"{written.totals.expressions:,}, {pairs.a_text:.2f} per text"),
+        ("pseudo-masks", f"{written.totals.expressions:,}, {a_text:.2f} per text"),
     ]
     words = ("with masks", "without")
     stdout.print(written_view(location, written, title, texts=texts, words=words), soft_wrap=True)

@@ -122,11 +122,6 @@ class PairCounts:
     undecided: int
     pseudo_masks: int
 
-    @property
-    def a_text(self) -> float:
-        """Pseudo-masks per pair; 0 without pairs."""
-        return self.pseudo_masks / max(1, self.decided + self.undecided)
-
 
 def count_pairs(location: RunLocation) -> PairCounts:
     """Return the counts of a run; memory is bounded by one shard, for a pair never leaves its image's."""
