@@ -34,7 +34,8 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.pending_work import Committed, RunEvent
-from pseudoris.store.runs.plan import plan_run, read_shard_plan
+from pseudoris.store.runs.plan import read_shard_plan
+from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.synthworld.scenes import Split, make_scene
@@ -110,7 +111,8 @@ def work_off(source: str, out: str, config: RunConfig) -> tuple[float, list[floa
     started = time.perf_counter()
     location = RunLocation.open(out)
     listing = open_source(source, config.source, exclude=location.root)
-    header = plan_run(location, listing.list(), source=listing.name, identity=measure_identity(config), config=config)
+    request = RunRequest("annotate", listing.name, measure_identity(config), config)
+    header = plan_run(location, listing.list(), request)
     stages = [stage.build(config) for stage in STAGES]
     commits = []
     for number in range(header.num_shards):

@@ -28,7 +28,7 @@ from pseudoris.pipeline.identity import identity_on_cluster
 from pseudoris.schemas.config import ComputeConfig, PoolConfig, RunConfig
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.pending_work import Committed, Planned, RunEvent
-from pseudoris.store.runs.plan import plan_run
+from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sources import open_source
 
 
@@ -51,7 +51,7 @@ def run(work_s: float, source: str, out: str, config: RunConfig) -> dict[str, An
         phases["start_s"] = time.monotonic()
         location = RunLocation.open(out)
         listing = open_source(source, config.source, exclude=location.root)
-        header = plan_run(location, listing.list(), source=listing.name, identity=identity, config=config)
+        header = plan_run(location, listing.list(), RunRequest("annotate", listing.name, identity, config))
         phases["planned_s"] = time.monotonic()
         summary = annotate(source, out, config, on_event=on_event)
         phases["end_s"] = time.monotonic()

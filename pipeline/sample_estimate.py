@@ -31,7 +31,8 @@ from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, nothing_
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import remove_run
 from pseudoris.store.runs.pending_work import fault_error
-from pseudoris.store.runs.plan import PlanTally, assign_shards, plan_run
+from pseudoris.store.runs.plan import PlanTally, assign_shards
+from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sources import SourceItem
 from pseudoris.store.tables.shard_tables import table_bytes
 from pseudoris.workers.stages import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE
@@ -122,7 +123,8 @@ def estimate(
         # A single shard would use one actor and give no interval.
         shards = config.shards.model_copy(update={"max_images": max(1, -(-len(sample.items) // NUM_SHARDS))})
         small, name = config.model_copy(update={"shards": shards}), start.listing.name
-        header = plan_run(location, sample.items, source=name, identity=identity, config=small, exclusions=exclusions)
+        request = RunRequest("annotate", name, identity, small, exclusions=exclusions)
+        header = plan_run(location, sample.items, request)
         load_s, receipts = _run(Job(name, location, header, small), actors, on_progress)
     figures = summarise(sample.tally, receipts, config, actors=actors, num_gpus=num_gpus)
     kind, num_excluded = identity.device_kind, excluded.total

@@ -8,39 +8,24 @@ the header's list of names is enough to find a shard, and its rows are one row g
 
 from __future__ import annotations
 
-import itertools
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import groupby
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pseudoris.schemas.config import RunConfig, ShardsConfig
-from pseudoris.schemas.config_layers import config_hash
+from pseudoris.schemas.config import ShardsConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import CONTENT_HASH_HEX_DIGITS, EIGHT_DIGITS, image_id, sha256_hex
-from pseudoris.schemas.run_records import (
-    PLAN_FOLDER,
-    Identity,
-    Origin,
-    ParentRun,
-    PartRecord,
-    PlanEntry,
-    RunHeader,
-)
+from pseudoris.schemas.run_records import PLAN_FOLDER, PartRecord, PlanEntry, RunHeader
 from pseudoris.schemas.tables import PLAN_SCHEMA
-from pseudoris.store.exclusions.exclusion_rules import Exclusions
-from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, excluded_section, nothing_is_left
 from pseudoris.store.files.key_order import file_of
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.garbage import refuse_unexpected_files
-from pseudoris.store.runs.header import create_header, refuse_queries
 from pseudoris.store.runs.receipts import part_path
 from pseudoris.store.runs.repair import read_whole, refuse_lost
 from pseudoris.store.sources.items import SourceItem
@@ -265,56 +250,6 @@ def assign_shards(
         tally.size_bytes += item.expected_bytes
         tally.max_shard_bytes = max(tally.max_shard_bytes, filling.size_bytes)
         yield entry
-
-
-def plan_run(
-    location: RunLocation,
-    items: Iterable[SourceItem],
-    *,
-    source: str,
-    identity: Identity,
-    config: RunConfig,
-    limit: int | None = None,
-    origin: Origin = "annotate",
-    parent: ParentRun | None = None,
-    exclusions: Exclusions = (),
-) -> RunHeader:
-    """Write the listing as the plan under `location`, then create the header, and return it.
-
-    If this is killed before the header exists, the next session lists and plans again. If another driver creates the
-    header first, that header is returned.
-
-    `config.shards` bounds the shards, and `limit` the images. What `exclusions` names is not planned, or quarantined
-    when it is read; they are stored beside the plan. All other arguments are for the header.
-
-    Raises:
-        ConfigError: The listing raises it, the location cannot be written, its table folders hold files, or every
-            image is excluded.
-    """
-    refuse_queries(config, source)
-    refuse_unexpected_files(location)
-    tally = PlanTally()
-    excluded = ExcludedItems(exclusions)
-    entries = itertools.islice(assign_shards(excluded.kept(items), config.shards, tally=tally), limit)
-    parts = write_plan(location, entries)
-    if excluded.total and not parts:
-        raise nothing_is_left(exclusions, excluded)
-    header = RunHeader(
-        source=source,
-        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-        plan_parts=parts,
-        num_images=tally.num_images,
-        num_repeated=tally.num_repeated,
-        num_shards=tally.num_shards,
-        max_shard_bytes=tally.max_shard_bytes,
-        identity=identity,
-        config=config,
-        config_sha256=config_hash(config),
-        origin=origin,
-        parent=parent,
-        exclusions=excluded_section(location, exclusions, excluded),
-    )
-    return create_header(location, header)
 
 
 class _Seen:

@@ -5,12 +5,13 @@ A run may be made from a parent: a complete run, pinned by the bytes of its last
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Self
+from typing import Any, Self
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash
@@ -27,7 +28,12 @@ from pseudoris.schemas.run_records import (
     RunHeader,
 )
 from pseudoris.store.exclusions.exclusion_rules import Exclusions, plan_files
-from pseudoris.store.exclusions.stored_exclusions import check_exclusions
+from pseudoris.store.exclusions.stored_exclusions import (
+    ExcludedItems,
+    check_exclusions,
+    excluded_section,
+    nothing_is_left,
+)
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import refuse_unexpected_files, remove_leftovers
 from pseudoris.store.runs.header import (
@@ -40,7 +46,7 @@ from pseudoris.store.runs.header import (
 )
 from pseudoris.store.runs.lock import RunLock, current_holder
 from pseudoris.store.runs.manifest import has_results, latest_snapshot, read_snapshot, snapshot_path, snapshot_sha256
-from pseudoris.store.runs.plan import plan_run
+from pseudoris.store.runs.plan import PlanTally, assign_shards, write_plan
 from pseudoris.store.runs.receipts import list_receipts, of_this_run, part_path
 from pseudoris.store.runs.repair import read_whole
 from pseudoris.store.sources import SourceItem
@@ -223,23 +229,45 @@ def plan_or_continue(
         ConfigError: The listing raises it, or the existing run has another origin, parent, identity or source, or
             excludes other images.
     """
+    return _planned(location, request, lambda pinned: plan_run(location, items(), request, pinned, limit=limit))
 
-    def plan() -> RunHeader:
-        # First: an incomplete parent is reported before it is listed.
-        pinned = None if request.parent is None else request.parent.pin()
-        return plan_run(
-            location,
-            items(),
-            source=request.source,
-            identity=request.identity,
-            config=request.config,
-            limit=limit,
-            origin=request.origin,
-            parent=pinned,
-            exclusions=request.exclusions,
-        )
 
-    return _planned(location, request, plan)
+def plan_run(
+    location: RunLocation,
+    items: Iterable[SourceItem],
+    request: RunRequest,
+    pinned: ParentRun | None = None,
+    *,
+    limit: int | None = None,
+) -> RunHeader:
+    """Write the listing as the plan under `location`, then create the header, and return it.
+
+    If this is killed before the header exists, the next session lists and plans again. If another driver creates the
+    header first, that header is returned. `limit` bounds the images.
+
+    Raises:
+        ConfigError: The listing raises it, the location cannot be written, its table folders hold files, or every
+            image is excluded.
+    """
+    refuse_queries(request.config, request.source)
+    refuse_unexpected_files(location)
+    tally = PlanTally()
+    excluded = ExcludedItems(request.exclusions)
+    entries = itertools.islice(assign_shards(excluded.kept(items), request.config.shards, tally=tally), limit)
+    parts = write_plan(location, entries)
+    if excluded.total and not parts:
+        raise nothing_is_left(request.exclusions, excluded)
+    header = RunHeader(
+        source=request.source,
+        plan_parts=parts,
+        num_images=tally.num_images,
+        num_repeated=tally.num_repeated,
+        num_shards=tally.num_shards,
+        max_shard_bytes=tally.max_shard_bytes,
+        exclusions=excluded_section(location, request.exclusions, excluded),
+        **_made(request, pinned),
+    )
+    return create_header(location, header)
 
 
 def plan_as_parent(location: RunLocation, parent: Parent, request: RunRequest) -> PlannedRun:
@@ -252,22 +280,27 @@ def plan_as_parent(location: RunLocation, parent: Parent, request: RunRequest) -
     held = {"source": before.source, "images": before.images, "shards": before.shards}
     config = request.config.model_copy(update=held)
     request = replace(request, source=parent.header.source, config=config, parent=parent)
-    return _planned(location, request, lambda: _copied_plan(location, parent, request))
+    return _planned(location, request, lambda pinned: _copied_plan(location, parent, request, pinned))
 
 
-def _planned(location: RunLocation, request: RunRequest, plan: Callable[[], RunHeader]) -> PlannedRun:
+def _planned(location: RunLocation, request: RunRequest, plan: Callable[[ParentRun | None], RunHeader]) -> PlannedRun:
     existing = _standing(location, request)
-    header = existing or plan()
+    # Pinned first: an incomplete parent is reported before anything is listed.
+    header = existing or plan(None if request.parent is None else request.parent.pin())
     return PlannedRun(header, _check(location, header, request), existing is None, request.config.placement.repair)
 
 
-def _copied_plan(location: RunLocation, parent: Parent, request: RunRequest) -> RunHeader:
+def _copied_plan(location: RunLocation, parent: Parent, request: RunRequest, pinned: ParentRun | None) -> RunHeader:
     """Copy the plan, then create the header. If this is killed in between, the next session starts again."""
     refuse_queries(request.config, request.source, parent.header)
     refuse_unexpected_files(location)
-    pinned = parent.pin()
     parent.copy_plan(location)
-    made = {
+    return create_header(location, parent.header.model_copy(update=_made(request, pinned)))
+
+
+def _made(request: RunRequest, pinned: ParentRun | None) -> dict[str, Any]:
+    """Return the fields of a new header that do not depend on its plan."""
+    return {
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "identity": request.identity,
         "config": request.config,
@@ -276,7 +309,6 @@ def _copied_plan(location: RunLocation, parent: Parent, request: RunRequest) -> 
         "parent": pinned,
         "audits": None if request.audit is None else request.audit.model_dump(mode="json"),
     }
-    return create_header(location, parent.header.model_copy(update=made))
 
 
 def may_give_way(location: RunLocation) -> bool:

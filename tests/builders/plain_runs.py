@@ -14,7 +14,8 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.manifest import write_manifest
-from pseudoris.store.runs.plan import plan_run, read_shard_plan
+from pseudoris.store.runs.plan import read_shard_plan
+from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.workers.stages import STAGES
@@ -33,7 +34,7 @@ def work_off(
     location.probe()
     listing = open_source(str(source), config.source, exclude=location.root, limits=config.placement.storage)
     items = list(itertools.islice(listing.list(), limit))
-    header = plan_run(location, items, source=listing.name, identity=measure_identity(config), config=config)
+    header = plan_run(location, items, RunRequest("annotate", listing.name, measure_identity(config), config))
     on_planned()
     stages = [stage.build(config) for stage in STAGES]
     with Prover(config.images) as prover:

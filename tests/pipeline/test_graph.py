@@ -18,7 +18,7 @@ from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.plan import plan_run
+from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sources import open_source
 from pseudoris.synthworld.demo import write_demo
 from tests.builders.plain_runs import work_off
@@ -42,7 +42,7 @@ def identity(ray_session):
 def planned_job(source: Path, out: Path, config: RunConfig, identity) -> Job:
     location = RunLocation.open(str(out))
     items = open_source(str(source), config.source).list()
-    header = plan_run(location, items, source=str(source), identity=identity, config=config)
+    header = plan_run(location, items, RunRequest("annotate", str(source), identity, config))
     return Job(str(source), location, header, config)
 
 

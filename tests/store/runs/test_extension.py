@@ -13,7 +13,8 @@ from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.extension import ExtensionTally, extend_plan, new_entries
 from pseudoris.store.runs.header import read_header
-from pseudoris.store.runs.plan import iter_plan, plan_run
+from pseudoris.store.runs.plan import iter_plan
+from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.items import SourceItem
 from tests.builders.images import png
@@ -33,7 +34,7 @@ def items(*numbers: int, **values) -> list[SourceItem]:
 
 
 def plan(location: RunLocation, listing, *assignments: str) -> RunHeader:
-    return plan_run(location, listing, source="in", identity=IDENTITY, config=stub_config(*assignments))
+    return plan_run(location, listing, RunRequest("annotate", "in", IDENTITY, stub_config(*assignments)))
 
 
 def planned_keys(location: RunLocation) -> list[str]:

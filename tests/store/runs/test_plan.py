@@ -17,11 +17,11 @@ from pseudoris.store.runs.plan import (
     PlanTally,
     assign_shards,
     iter_plan,
-    plan_run,
     read_shard_plan,
     stream_plan,
     write_plan,
 )
+from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sources.items import SourceItem
 from tests.builders.runs import stub_config
 from tests.store.builders import make_entries, start_run
@@ -147,9 +147,8 @@ def test_the_largest_shard_is_told_and_rows_count_with_their_mean():
     assert (tally.max_shard_bytes, tally.size_bytes) == (80, 190)
 
 
-def plan(location, listing, **values):
-    config = stub_config("shards.max_images=2")
-    return plan_run(location, listing, **{"source": "in", "identity": IDENTITY, "config": config, **values})
+def plan(location, listing):
+    return plan_run(location, listing, RunRequest("annotate", "in", IDENTITY, stub_config("shards.max_images=2")))
 
 
 def test_no_header_stands_while_the_plan_is_being_written(tmp_path):
