@@ -21,14 +21,14 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Literal, Self
 
 import pyarrow as pa
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.ids import mask_index, sha256_hex
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
 from pseudoris.schemas.run_records import PartRecord, RunHeader, SealedRecord, Sha256
-from pseudoris.store.runs.header import check_record
+from pseudoris.store.runs.header import parse_record
 from pseudoris.store.tables.parquet_files import open_parquet, parquet_bytes
 
 DRAW_NAME: Final = "draw.json"
@@ -224,15 +224,7 @@ class DrawRecord(SealedRecord):
 
 def parse_draw(data: bytes, name: str) -> DrawRecord:
     """Return the record in the bytes of a file; a `ConfigError` shows `name` if it is no draw, or was changed."""
-    try:
-        check_record(data, name, remedy=_RESTORE, again="draw again")
-    except ValueError:
-        raise ConfigError(f"{name} is not the draw of an audit ({len(data)} bytes). {_RESTORE}") from None
-    try:
-        return DrawRecord.model_validate_json(data)
-    except ValidationError as error:
-        places = sorted({".".join(map(str, item["loc"])) for item in error.errors()})
-        raise ConfigError(f"{name} is not a valid draw, see {', '.join(places)}. {_RESTORE}") from None
+    return parse_record(data, name, DrawRecord, "the draw of an audit", remedy=_RESTORE, again="draw again")
 
 
 def undrawn_strata(draw: DrawRecord) -> tuple[Stratum, ...]:

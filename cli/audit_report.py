@@ -18,8 +18,7 @@ from pseudoris.audit.rule_search import RuleChoice, SequencedRule, choose_rule, 
 from pseudoris.cli.console import columns_table, report, stdout
 from pseudoris.cli.options import local_folder
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.header_sections import AuditRecord, CitedAudit, JudgedShare
-from pseudoris.schemas.run_records import RunHeader
+from pseudoris.schemas.run_records import AuditRecord, CitedAudit, JudgedShare, RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import root_of, write_citation, write_datacard
 from pseudoris.store.runs.header import require_header

@@ -1,14 +1,15 @@
-"""What `store/runs` writes beside the tables and every reader parses: header, rows of the plan, receipts of shards."""
+"""What a run holds beside its tables and every reader parses: header, rows of the plan, receipts, audits of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from pseudoris.schemas.config import RunConfig, drawn_note
-from pseudoris.schemas.frozen import FrozenModel
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.frozen import FrozenModel, UnitInterval
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.untrusted import parse_json
 
@@ -23,6 +24,7 @@ HEADER_NAME: Final = "_run.json"
 Origin = Literal["annotate", "refilter", "import", "ppt"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Section = dict[str, JsonValue] | None
+_Model = TypeVar("_Model", bound=FrozenModel)
 
 
 class PartRecord(FrozenModel):
@@ -127,7 +129,7 @@ class RunHeader(SealedRecord):
             annotation, or a person's corrections of the parent), or `ppt` (one of its data recipes).
         parent: The run whose results this one reuses; else None.
         domain: What a sample of SOURCE said when 0.5 planned the run; else None.
-        audits: `header_sections.AuditRecord`: the audit that its rule was chosen by; None without one.
+        audits: `AuditRecord`: the audit that its rule was chosen by; None without one.
         exclusions: `store.exclusions.ExclusionRecord`: what was left out of the plan; None without a rule.
     """
 
@@ -146,6 +148,18 @@ class RunHeader(SealedRecord):
     domain: _Section = Field(default=None, exclude_if=lambda domain: domain is None)
     audits: _Section = None
     exclusions: _Section = None
+
+    def section(self, name: Literal["audits", "exclusions"], model: type[_Model]) -> _Model | None:
+        """Return a section, None if the header has none; ConfigError if it was edited, or another version wrote it."""
+        found = getattr(self, name)
+        try:
+            return None if found is None else model.model_validate(found)
+        except ValidationError as error:
+            places = ", ".join(sorted({".".join(map(str, item["loc"])) for item in error.errors()}))
+            raise ConfigError(
+                f"the section {name} of the run's header is not what this version writes, see {places}: use the "
+                "version of pseudoris that wrote it, or name another output"
+            ) from None
 
     @property
     def warning(self) -> str | None:
@@ -273,6 +287,64 @@ class Receipt(SealedRecord):
         if set(self.parts) != set(SCHEMAS):
             raise ValueError(f"a receipt names one part of each of {sorted(SCHEMAS)}, got {sorted(self.parts)}")
         return self
+
+
+class AuditRecord(FrozenModel):
+    """The audit of a `refilter --accuracy`, the section `audits` of the header.
+
+    Attributes:
+        run_root: Root digest of the run that was drawn from.
+        verdicts: Verdicts on pairs that the chosen rule keeps.
+        target: Accuracy that was asked for.
+        rule: The bound that was chosen, in words.
+        accuracy: Share of right pairs, as estimated; corrected for raters' errors if that is known.
+        at_least: Its lower limit, one-sided.
+        level: Of that limit.
+    """
+
+    draw: Sha256
+    run_root: Sha256
+    raters: int = Field(ge=1)
+    verdicts: int = Field(ge=1)
+    target: UnitInterval
+    rule: str
+    accuracy: UnitInterval
+    at_least: UnitInterval
+    level: UnitInterval = 0.95
+
+
+class JudgedShare(FrozenModel):
+    """A share with its 95 % interval."""
+
+    value: UnitInterval
+    low: UnitInterval
+    high: UnitInterval
+
+
+class CitedAudit(SealedRecord):
+    """What the data card says of an audit of the run: `_audit.json`, beside the header.
+
+    Attributes:
+        run_root: Root digest of the run when it was cited.
+        num_judged: Drawn pairs with a verdict.
+        accuracy: Share of right pairs among the kept.
+        undecided: Verdicts `cannot_say` that `accuracy` leaves out.
+        worst, best: The share if all of these were wrong, or right.
+        corrected: The accuracy, corrected for raters' errors; None where too little was judged twice.
+        masks: Share of masks with a right expression.
+    """
+
+    draw: Sha256
+    run_root: Sha256
+    raters: int = Field(ge=1)
+    num_judged: int = Field(ge=1)
+    num_drawn: int = Field(ge=1)
+    accuracy: JudgedShare
+    undecided: int = Field(ge=0)
+    worst: UnitInterval
+    best: UnitInterval
+    corrected: JudgedShare | None
+    masks: JudgedShare
 
 
 def is_header(data: bytes) -> bool:

@@ -6,6 +6,7 @@ import io
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Self
@@ -104,6 +105,12 @@ class RunLocation:
         """Return the whole file; FileNotFoundError if there is none."""
         with storage_errors("read", self.uri(path)):
             return self._storage.read(path)
+
+    def read_if_there(self, path: str) -> bytes | None:
+        """Return the whole file; None if there is none."""
+        with suppress(FileNotFoundError):
+            return self.read_bytes(path)
+        return None
 
     def open_input(self, path: str) -> BinaryIO:
         """Return the file opened for reading, seekable; FileNotFoundError if there is none."""

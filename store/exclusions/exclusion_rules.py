@@ -16,9 +16,9 @@ from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
-from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.ids import IMAGE_ID_HEX_DIGITS, image_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord, PlanExtension, RunHeader, Sha256
@@ -141,20 +141,8 @@ def missing_phrase(rules: Exclusions) -> str | None:
 
 
 def exclusions_of(header: RunHeader) -> ExclusionRecord | None:
-    """Return what the run of `header` excludes; None if nothing.
-
-    Raises:
-        ConfigError: The section was edited, or another version wrote it.
-    """
-    if header.exclusions is None:
-        return None
-    try:
-        return ExclusionRecord.model_validate(header.exclusions)
-    except ValidationError as error:
-        raise ConfigError(
-            f"the section `exclusions` of _run.json cannot be read ({error.error_count()} problems): it was edited, or "
-            "another version of pseudoris wrote it. Use that version, or name another output"
-        ) from None
+    """Return what the run of `header` excludes; None if nothing. Raises as `RunHeader.section`."""
+    return header.section("exclusions", ExclusionRecord)
 
 
 def plan_files(header: RunHeader) -> tuple[PartRecord, ...]:

@@ -1,6 +1,6 @@
 """A run's header: creates and reads `_run.json` and the plan's extensions, and checks that a resume fits them.
 
-Each JSON record of a run carries the digest of its own bytes (`sealed`, `check_record`): a change after it was written
+Each JSON record of a run carries the digest of its own bytes (`sealed`, `parse_record`): a change after it was written
 is found. That detects accidents. Against a person who writes a matching digest, compare the run's root digest
 (`receipts.RootDigest`).
 
@@ -52,18 +52,21 @@ def sealed(record: _Record) -> tuple[_Record, bytes]:
     return record.model_copy(update={"sha256": digest}), data
 
 
-def check_record(data: bytes, uri: str, *, remedy: str, again: str = "annotate again") -> None:
-    """Accept the bytes of a record that is of this version and as it was written.
+def parse_record(
+    data: bytes, uri: str, model: type[_Record], what: str, *, remedy: str, again: str = "annotate again"
+) -> _Record:
+    """Return the record in the bytes of a file, which is of this version and as it was written.
 
     Args:
         data: Bytes of the file.
         uri: Its address, for errors.
+        model: Of the record.
+        what: Its name for errors, with its article: `a receipt`, `the header of a run`.
         remedy: What to do about a record that was changed.
         again: How to make one of another version anew.
 
     Raises:
-        ValueError: It is not a record.
-        ConfigError: It was changed after it was written, or another version of the package wrote it.
+        ConfigError: It is not a record, was changed after it was written, or another version of the package wrote it.
     """
     seal = _SEAL.search(data)
     if seal is not None and sha256_hex(data[: seal.start()] + b"\n}") != seal[1].decode():
@@ -71,20 +74,28 @@ def check_record(data: bytes, uri: str, *, remedy: str, again: str = "annotate a
     try:
         version = parse_json(data)["version"]
     except (ValueError, TypeError, KeyError):
-        raise ValueError(f"{uri} is not a record") from None
+        raise ConfigError(f"{uri} ({len(data)} bytes) is not {what}. {remedy}") from None
     # Before the fields: those of another version would only show as unknown keys.
     refuse_other_version(uri, version, RECORDS_VERSION, again=again)
     if seal is None:
         raise ConfigError(f"{uri} was changed after it was written: its sha256 is missing or misplaced. {remedy}")
+    try:
+        return model.model_validate_json(data, context=RECORDED)
+    except ValidationError as error:
+        places = sorted({".".join(map(str, item["loc"])) for item in error.errors()})
+        raise ConfigError(
+            f"{uri} is not a valid {what.split()[1]}, see {', '.join(places)}: it was edited, or another version of "
+            f"pseudoris wrote it. {remedy}"
+        ) from None
 
 
 EXTENSION_NAME: Final = re.compile(r"^g([0-9]{4})\.json$")
 _HUB_COMMIT: Final = re.compile(r"^(hf://datasets/[^/@]+/[^/@]+)@[0-9a-f]{40}")
 _SUMMED: Final = ("num_images", "num_repeated", "num_shards")
-_Header = TypeVar("_Header", RunHeader, PlanExtension)
 # Versions of another time differ in many.
 _SHOWN_DIFFERENCES: Final = 24
 RESTORE: Final = "Restore the file from a copy, or name another output"
+_WHAT: Final = "the header of a run"
 
 
 def refuse_queries(config: RunConfig, source: str, parent: RunHeader | None = None) -> None:
@@ -283,11 +294,10 @@ def _extended(location: RunLocation, header: RunHeader) -> RunHeader:
 
 
 def _read_first(location: RunLocation) -> RunHeader | None:
-    try:
-        data = location.read_bytes(HEADER_NAME)
-    except FileNotFoundError:
+    data = location.read_if_there(HEADER_NAME)
+    if data is None:
         return None
-    return _parse(location, data, HEADER_NAME, RunHeader)
+    return parse_record(data, location.uri(HEADER_NAME), RunHeader, _WHAT, remedy=RESTORE)
 
 
 def _extensions(location: RunLocation) -> Iterator[PlanExtension]:
@@ -301,23 +311,7 @@ def _extensions(location: RunLocation) -> Iterator[PlanExtension]:
         )
     for number in numbers:
         path = extension_path(number)
-        yield _parse(location, location.read_bytes(path), path, PlanExtension)
-
-
-def _parse(location: RunLocation, data: bytes, path: str, model: type[_Header]) -> _Header:
-    uri = location.uri(path)
-    try:
-        check_record(data, uri, remedy=RESTORE)
-    except ValueError:
-        raise ConfigError(f"{uri} is not the header of a run ({len(data)} bytes). {RESTORE}") from None
-    try:
-        return model.model_validate_json(data, context=RECORDED)
-    except ValidationError as error:
-        places = sorted({".".join(str(part) for part in item["loc"]) for item in error.errors()})
-        raise ConfigError(
-            f"{uri} is not a valid header, see {', '.join(places)}: it was edited, or another version of pseudoris "
-            "wrote it. Use that version, or name another output"
-        ) from None
+        yield parse_record(location.read_bytes(path), location.uri(path), PlanExtension, _WHAT, remedy=RESTORE)
 
 
 def _place(source: str) -> str:

@@ -298,10 +298,8 @@ def _highest(location: RunLocation) -> tuple[int, Claim | None]:
 
 def _read(location: RunLocation, number: int) -> Claim | None:
     """Return the claim; None if its file is gone or is not a claim."""
-    try:
-        return claim_from_bytes(location.read_bytes(_path(number)))
-    except FileNotFoundError:
-        return None
+    data = location.read_if_there(_path(number))
+    return None if data is None else claim_from_bytes(data)
 
 
 def _tidy(location: RunLocation, number: int) -> None:

@@ -16,10 +16,10 @@ from typing import Any, Self
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.header_sections import AuditRecord
 from pseudoris.schemas.run_records import (
     HEADER_NAME,
     PLAN_FOLDER,
+    AuditRecord,
     Identity,
     Origin,
     ParentRun,

@@ -15,13 +15,11 @@ from dataclasses import dataclass, field
 from itertools import tee
 from typing import Any, Final
 
-from pydantic import ValidationError
-
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import SHARD_NAME, shard_name
 from pseudoris.schemas.run_records import HEADER_NAME, RECEIPTS_FOLDER, PartRecord, Receipt, RunHeader
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import check_record, header_digests
+from pseudoris.store.runs.header import header_digests, parse_record
 from pseudoris.store.threads import map_in_threads
 
 _NAME: Final = re.compile(rf"{SHARD_NAME}\.json")
@@ -77,15 +75,14 @@ def read_receipt(location: RunLocation, shard: int, generation: int) -> Receipt 
         ConfigError: Another version wrote it, or it is not a receipt of this shard and generation.
     """
     path = receipt_path(shard, generation)
-    try:
-        data = location.read_bytes(path)
-    except FileNotFoundError:
+    uri, data = location.uri(path), location.read_if_there(path)
+    if data is None:
         return None
-    receipt = _parse(data, location.uri(path))
+    receipt = parse_record(data, uri, Receipt, "a receipt", remedy=_ANEW.format(f"shard-{shard:08d}"))
     if (receipt.shard, receipt.generation) != (shard, generation):
         raise ConfigError(
-            f"{location.uri(path)} is the receipt of shard {receipt.shard}, generation {receipt.generation}: "
-            "the file was copied or renamed; restore the original"
+            f"{uri} is the receipt of shard {receipt.shard}, generation {receipt.generation}: the file was copied or "
+            "renamed; restore the original"
         )
     return receipt
 
@@ -148,18 +145,6 @@ def try_read_receipt(location: RunLocation, shard: int, generation: int) -> Rece
         return read_receipt(location, shard, generation)
     except ConfigError as error:
         return error
-
-
-def _parse(data: bytes, uri: str) -> Receipt:
-    remedy = _ANEW.format(uri.rpartition("/")[2].partition(".")[0])
-    try:
-        check_record(data, uri, remedy=remedy)
-    except ValueError:
-        raise ConfigError(f"{uri} is not a receipt ({len(data)} bytes). {remedy}") from None
-    try:
-        return Receipt.model_validate_json(data)
-    except ValidationError:
-        raise ConfigError(f"{uri} is not a valid receipt. {remedy}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,8 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import validate
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import FittedConfig
-from pseudoris.schemas.header_sections import AuditRecord
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule, LoneMasks
-from pseudoris.schemas.run_records import Identity, Receipt, RunHeader, ShardCounts
+from pseudoris.schemas.run_records import AuditRecord, Identity, Receipt, RunHeader, ShardCounts
 from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.planned_run import Parent, RunRequest, package_versions

@@ -91,15 +91,9 @@ def refuse_lost(location: RunLocation, table: str, part: PartRecord, sizes: Mapp
 
 def damaged_tables(location: RunLocation, receipt: Receipt) -> list[str]:
     """Return the tables whose part of this shard is not the one that the receipt names, byte for byte."""
-
-    def is_sound(table: str) -> bool:
-        part = receipt.parts[table]
-        try:
-            return sha256_hex(location.read_bytes(part_path(table, part))) == part.sha256
-        except FileNotFoundError:
-            return False
-
-    return [table for table in SCHEMAS if not is_sound(table)]
+    paths = ((table, part_path(table, receipt.parts[table])) for table in SCHEMAS)
+    found = ((table, sha256_hex(location.read_if_there(path) or b"")) for table, path in paths)
+    return [table for table, digest in found if digest != receipt.parts[table].sha256]
 
 
 def damaged_receipts(location: RunLocation, receipts: Iterable[Receipt]) -> Iterator[Receipt]:

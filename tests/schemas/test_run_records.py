@@ -6,8 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.header_sections import AuditRecord, audit_of
-from pseudoris.schemas.run_records import Identity, PartRecord, Receipt, ShardCounts
+from pseudoris.schemas.run_records import AuditRecord, Identity, PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
 from tests.builders.scored_runs import begin
@@ -58,8 +57,8 @@ RECORD = AuditRecord(
 
 def test_a_header_gives_its_audit_back_and_refuses_what_a_later_version_wrote(tmp_path):
     header = begin(RunLocation.open(str(tmp_path)))
-    assert audit_of(header) is None
+    assert header.section("audits", AuditRecord) is None
     section = RECORD.model_dump(mode="json")
-    assert audit_of(header.model_copy(update={"audits": section})) == RECORD
+    assert header.model_copy(update={"audits": section}).section("audits", AuditRecord) == RECORD
     with pytest.raises(ConfigError, match="see novel: use the version"):
-        audit_of(header.model_copy(update={"audits": {**section, "novel": 1}}))
+        header.model_copy(update={"audits": {**section, "novel": 1}}).section("audits", AuditRecord)
