@@ -19,6 +19,7 @@ import ray
 from ray.exceptions import AuthenticationError, OutOfMemoryError, RayError
 
 from pseudoris.pipeline.interrupts import handlers_kept, signals_deferred
+from pseudoris.pipeline.memory_monitor import memory_advice, memory_watched
 from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
 from pseudoris.schemas.machine_limits import check_limits, refuse_home
 from pseudoris.schemas.uris import secret_in
@@ -58,13 +59,8 @@ def original_error(error: BaseException) -> BaseException:
             return error
     remedy = "run the same command again to continue"
     if isinstance(error, OutOfMemoryError):
-        used = _MEMORY_USED.search(str(error))
-        gib = [f"{int(each) / 2**30:.1f} GiB" for each in used.groups()] if used else []
-        limit = f" ({gib[0]} in use, its limit is {gib[1]})" if gib else ""
         return TransientError(
-            f"Ray's memory monitor ended workers again and again to protect the node's memory{limit}: end what else "
-            "uses the memory, use fewer actors (placement.fused.max_actors), lower shards.max_images in a new run, or "
-            f"raise RAY_memory_usage_threshold; {remedy}"
+            f"Ray's memory monitor ended workers again and again {memory_advice(str(error))}; {remedy}"
         )
     first_line = str(error).strip().partition("\n")[0] or type(error).__name__
     return TransientError(f"Ray gave up ({type(error).__name__}: {first_line}); {remedy}")
@@ -109,8 +105,6 @@ RAY_SETTINGS: Final = {
     "RAY_worker_niceness": "0",
     "RAY_task_oom_retries": "5",
 }
-# Ray's words, in bytes.
-_MEMORY_USED: Final = re.compile(r"[Mm]emory usage (\d+)B exceeded threshold of (\d+)B")
 # How long Ray waits for its GCS and for its raylet.
 _START_LIMITS: Final = ("RAY_gcs_server_port_wait_time_s", "RAY_raylet_start_wait_time_s")
 # Many times the time that a cluster across the internet needs to accept a connection, or to answer.
@@ -141,7 +135,7 @@ def connected(address: str, start_timeout_s: int = 30) -> Iterator[bool]:
     """
     _refuse_client(address)
     try:
-        with _connection(address, start_timeout_s) as may_grow:
+        with _connection(address, start_timeout_s) as may_grow, memory_watched():
             yield may_grow
     except ray.exceptions.RayError as error:
         # Such as a cluster of somebody else that ends.

@@ -13,12 +13,13 @@ from tests.builders.runs import STUBS
 from tests.faults.conftest import SLOW
 from tests.faults.harness import local_cluster, prove, receipts, start_driver
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 # 64 points of 8 MB where 400 MB are allowed: half of them fit, after one halving.
 SHORT = ("masks.points_per_batch=64", "masks.options={sleep_s: 0.12, mb_per_point: 8, allowed_mb: 400}")
 
 
+@pytest.mark.long
 def test_memory_that_runs_out_stops_the_run_and_more_of_it_continues(cluster, source, tmp_path, tmp_path_factory):
     ended = start_driver(source, tmp_path, cluster.address, *SLOW, *SHORT).finish(code=1)
     assert "the propose stage ran out of memory on shard" in ended["text"]
@@ -34,6 +35,7 @@ def test_memory_that_runs_out_stops_the_run_and_more_of_it_continues(cluster, so
     assert lowered == [{"masks.points_per_batch": 32}] * 8
 
 
+@pytest.mark.long
 def test_rays_memory_monitor_ends_a_hoarder_and_nobody_is_blamed(source, undisturbed, tmp_path, monkeypatch):
     total, available = memory_bytes("MemTotal"), memory_bytes("MemAvailable")
     room = 3 * 2**30
@@ -52,6 +54,7 @@ def test_rays_memory_monitor_ends_a_hoarder_and_nobody_is_blamed(source, undistu
     assert max(receipt.attempts["fused"] for receipt in receipts(RunLocation.open(str(tmp_path / "out")))) >= 2
 
 
+@pytest.mark.long
 def test_a_machine_without_memory_ends_the_run_and_says_what_is_in_use(source, tmp_path, monkeypatch):
     # Below what is used before the run: the monitor ends each worker that it finds, again and again.
     monkeypatch.setenv("RAY_memory_usage_threshold", "0.02")
@@ -59,6 +62,23 @@ def test_a_machine_without_memory_ends_the_run_and_says_what_is_in_use(source, t
     ended = pseudoris("annotate", "--preset=tiny", str(source), str(tmp_path / "out"), "--address", "local", *options)
     assert ended.returncode == 3
     assert re.search(r"Ray's memory monitor ended workers .* in use, its limit is [\d.]+ GiB.* use fewer", ended.stderr)
+
+
+def test_workers_that_the_monitor_ends_on_a_cluster_of_others_are_told_while_the_run_goes_on(
+    source, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.02")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "250")
+    with local_cluster(1) as cluster:
+        driver = start_driver(source, tmp_path / "out", cluster.address)
+        assert driver.process.stdout is not None
+        said = next(line for line in driver.process.stdout if "memory monitor" in line)
+        is_alive = driver.process.poll() is None
+        driver.process.terminate()
+        driver.process.communicate()
+    told = r"has ended \d+ workers? so far .* in use, its limit is [\d.]+ GiB\): .*placement\.fused\.max_actors.*larger"
+    assert re.search(told, said), said
+    assert is_alive
 
 
 def memory_bytes(name: str) -> int:

@@ -1,0 +1,77 @@
+"""Ray's memory monitor, which ends workers to protect a node's memory: says so while Ray works, and in an error."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import ray
+from ray.core.generated import common_pb2, gcs_pb2
+from ray.exceptions import RayError
+
+logger = logging.getLogger(__name__)
+
+_INTERVAL_S: Final = 10.0
+# A cluster keeps the records of all its dead workers. Reading them takes a hundredth of a core at most.
+_INTERVAL_READS: Final = 100
+# Their names are made when they are imported.
+_common: Any = common_pb2
+_gcs: Any = gcs_pb2
+# Ray's words, in bytes.
+_MEMORY_USED: Final = re.compile(r"[Mm]emory usage (\d+)B exceeded threshold of (\d+)B")
+
+
+def memory_advice(said: str) -> str:
+    """Return why workers were ended, with the figures of what Ray `said`, and the remedy."""
+    used = _MEMORY_USED.search(said)
+    gib = [f"{int(each) / 2**30:.1f} GiB" for each in used.groups()] if used else []
+    limit = f" ({gib[0]} in use, its limit is {gib[1]})" if gib else ""
+    return (
+        f"to protect the node's memory{limit}: end what else uses the memory, use fewer actors "
+        "(placement.fused.max_actors), lower shards.max_images in a new run, take a larger machine, or raise "
+        "RAY_memory_usage_threshold where Ray is started"
+    )
+
+
+@contextmanager
+def memory_watched() -> Iterator[None]:
+    """Warn within seconds when the monitor ends workers of this process, and at each doubling of their number."""
+    is_over = threading.Event()
+    watch = threading.Thread(target=_watch, args=(is_over,), daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        # Before Ray is left, whose client it uses.
+        watch.join()
+
+
+def _watch(is_over: threading.Event) -> None:
+    wait_s, next_told = _INTERVAL_S, 1
+    while not is_over.wait(wait_s):
+        began_s = time.monotonic()
+        try:
+            killed = _killed_workers()
+        except RayError:
+            # The run itself meets it too.
+            return
+        if len(killed) >= next_told:
+            next_told = 2 * len(killed)
+            many = f"{len(killed)} worker{'s' * (len(killed) > 1)}"
+            logger.warning("Ray's memory monitor has ended %s so far %s", many, memory_advice(killed[-1].exit_detail))
+        wait_s = max(_INTERVAL_S, _INTERVAL_READS * (time.monotonic() - began_s))
+
+
+def _killed_workers() -> list[Any]:
+    """Return Ray's records of the workers of this job that were ended, oldest first. Ray has no public name for it."""
+    accessor = ray._private.state.state._connect_and_get_accessor()
+    records = [_gcs.WorkerTableData.FromString(each) for each in accessor.get_worker_table()]
+    job = ray.get_runtime_context().get_job_id()
+    ours = (each for each in records if each.exit_type == _common.NODE_OUT_OF_MEMORY and each.job_id.hex() == job)
+    return sorted(ours, key=lambda each: each.end_time_ms)
