@@ -296,7 +296,7 @@ def _split(source: str, config: SourceConfig, limits: StorageConfig | None) -> t
         folder = f"{folder.rstrip('/')}/{name}"
         root = root_at(f"{protocol}{separator}{folder}", config, limits)
     missing, rest = split_root(rest) if has_magic(rest) else (rest, "")
-    if missing:
+    if missing or (root.store == "disk" and root.kind("") != "folder"):
         raise _missing(source, root.storage.uri(missing) if rest else source)
     return root, rest, True
 
@@ -306,6 +306,8 @@ def _missing(source: str, name: str) -> ConfigError:
     begins = f"To match all names that begin with it, write {shlex.quote(f'{without_secrets(name)}*')}."
     if local is None:
         return ConfigError(f"SOURCE {source!r} does not exist. Check the url and the credentials. {begins}")
+    # A url without its scheme is taken for a path, with its query.
+    source = f"/{without_secrets(source[1:])}"
     parent = next(folder for folder in local.parents if folder.is_dir())
     wanted = local.relative_to(parent).parts[0]
     names = [path.name for path in islice(parent.iterdir(), _MAX_COMPARED)] if os.access(parent, os.R_OK) else []

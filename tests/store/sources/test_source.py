@@ -146,6 +146,16 @@ def test_a_missing_path_is_told_the_nearest_name_that_exists(tmp_path, missing, 
     assert str(found.value) == f"SOURCE '{tmp_path}/{missing}' does not exist.\n{wanted}"
 
 
+@pytest.mark.parametrize("missing", ["host/*.jpg", "host/x?sig=hunter2", "host/x*?sig=hunter2", "a.jpg/*.jpg"])
+def test_a_pattern_in_no_folder_is_told_without_what_may_be_a_query(tmp_path_factory, missing):
+    # `tmp_path` has special characters here.
+    folder = tmp_path_factory.mktemp("plain")
+    fill(folder, "a.jpg")
+    with pytest.raises(ConfigError, match="does not exist") as found:
+        open_source(f"{folder}/{missing}", AUTO)
+    assert "hunter2" not in str(found.value)
+
+
 def test_a_source_without_images_is_the_users_to_mend(tmp_path):
     fill(tmp_path, "notes.txt")
     with pytest.raises(ConfigError, match=r"lists no image\. Listed are files \.jpg"):
