@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, Final
 
 from pseudoris.store.files.key_order import path_key, sorted_externally
-from pseudoris.store.files.s3_answers import etag_of
+from pseudoris.store.files.s3_client import etag_of
 from pseudoris.store.files.s3_requests import Page, S3Requests
 from pseudoris.store.files.storage import Mark, MayDescend, StoredFile
 

@@ -28,8 +28,7 @@ from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.measures import STORAGE_RETRIES, count
 from pseudoris.schemas.uris import secret_in
-from pseudoris.store.files.s3_answers import Answer, Course, ask_region_once, etag_of
-from pseudoris.store.files.s3_setup import with_client
+from pseudoris.store.files.s3_client import Answer, Course, etag_of, with_client
 from pseudoris.store.files.storage import ArchivedError, ChangedError, NoBucketError, NotImplementedByStoreError
 
 # A token that expired is renewed before a retry, where that is possible.
@@ -257,11 +256,10 @@ class S3Requests:
         if self.requester_pays:
             arguments["RequestPayer"] = "requester"
 
-        async def ask(client: Any) -> Answer:
-            ask_region_once(client)
-            return Answer(await getattr(client, method)(Bucket=self.name, **arguments))
+        def ask(client: Any) -> Any:
+            return getattr(client, method)(Bucket=self.name, **arguments)
 
-        return await with_client(self._filesystem(), self.name, is_transient, ask)
+        return Answer(await with_client(self._filesystem(), self.name, is_transient, ask))
 
     def get(self, key: str, *, etag: str | None = None, start: int = 0, length: int | None = None) -> Fetched:
         """Return bytes of the object, from one request unless it breaks; fewer if the object ends earlier.

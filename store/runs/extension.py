@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Final, TypeVar
 
 from pseudoris.schemas.errors import ConfigError
@@ -25,6 +26,8 @@ from pseudoris.store.sources.items import SourceItem
 
 _MAX_EXAMPLES: Final = 5
 
+# The offset too: within one tar, a name may now belong to other bytes of the same size.
+_version: Final = attrgetter("etag", "size_bytes", "mtime_ns", "offset_bytes", "row_group")
 # The place of an image in a listing: its file's key, and its row in a table (-1 elsewhere).
 _Place = tuple[str, int]
 _Image = TypeVar("_Image", SourceItem, PlanEntry)
@@ -126,7 +129,9 @@ def unplanned_items(
 ) -> Iterator[SourceItem]:
     """Yield the items whose keys `header` does not plan, in their order; `tally` counts the others."""
     generations = itertools.groupby(header.plan_parts, key=_generation)
-    streams = [_planned(location, tuple(parts)) for _, parts in generations]
+    # `iter_plan` would hold a whole part, 100 MB per generation.
+    shards = (stream_plan(location, tuple(parts)) for _, parts in generations)
+    streams = [itertools.chain.from_iterable(entries for _, entries in each) for each in shards]
     planned = _grouped(heapq.merge(*streams, key=_place), "the plan")
     listed = _grouped(items, "the listing")
     ours = next(planned, None)
@@ -142,12 +147,6 @@ def unplanned_items(
     while ours is not None:
         _count_vanished(ours[1], tally)
         ours = next(planned, None)
-
-
-def _planned(location: RunLocation, parts: tuple[PartRecord, ...]) -> Iterator[PlanEntry]:
-    # `iter_plan` would hold a whole part, 100 MB per generation.
-    for _, entries in stream_plan(location, parts):
-        yield from entries
 
 
 def _grouped(images: Iterable[_Image], what: str) -> Iterator[tuple[_Place, list[_Image]]]:
@@ -178,20 +177,12 @@ def _compare(found: list[SourceItem], ours: list[PlanEntry], tally: ExtensionTal
             yield item
         elif item.key not in seen:
             seen.add(item.key)
-            if _is_same(item, entry):
+            if _version(item) == _version(entry):
                 tally.num_known += 1
             else:
                 tally.num_changed += 1
                 tally.changed += [item.key] if len(tally.changed) < _MAX_EXAMPLES else []
     _count_vanished([entry for entry in ours if entry.key not in seen], tally)
-
-
-def _is_same(item: SourceItem, entry: PlanEntry) -> bool:
-    # The offset too: within one tar, a name may now belong to other bytes of the same size.
-    return (item.etag, item.size_bytes, item.mtime_ns, item.offset_bytes, item.row_group) == (
-        *(entry.etag, entry.size_bytes, entry.mtime_ns, entry.offset_bytes),
-        entry.row_group,
-    )
 
 
 def _count_vanished(entries: list[PlanEntry], tally: ExtensionTally) -> None:

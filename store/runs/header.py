@@ -33,7 +33,7 @@ from pseudoris.schemas.run_records import (
 from pseudoris.schemas.untrusted import parse_json
 from pseudoris.schemas.uris import RECORDED, refuse_secrets, secrets_in, texts_in
 from pseudoris.store.exclusions.exclusion_rules import extended_exclusions
-from pseudoris.store.location import RunLocation
+from pseudoris.store.location import RunLocation, resolved
 
 _Record = TypeVar("_Record", bound=SealedRecord)
 
@@ -191,7 +191,7 @@ def check_identity(
     Args:
         header: Of the existing run.
         identity: Accepted if no field differs, or if `allow_mixed` accepts all that differ.
-        source: As for `check_source`; None is not checked.
+        source: A `Source.name`, which must be that of the run; None is not checked.
         preset: The preset given now; if it is another one, a refusal names it in place of all that follows from it.
         allow_mixed: Accept another device and other package versions.
 
@@ -205,7 +205,7 @@ def check_identity(
     refused = header.identity.method_differences(identity) + ([] if allow_mixed else acceptable)
     if not refused:
         if source is not None:
-            check_source(header, source)
+            _check_source(header, source)
         return acceptable
     if source is not None and not is_same_source(header, source):
         refused.append(f"SOURCE: {header.source!r} in the run, {source!r} now")
@@ -247,15 +247,9 @@ def check_origin(location: RunLocation, header: RunHeader, origin: str) -> None:
     )
 
 
-def check_source(header: RunHeader, source: str) -> None:
-    """Accept `source`, a `Source.name`, if the run was planned from it.
-
-    A copy in another place is refused too. Its ids would be the same, as they are relative to SOURCE. But its files may
-    have other times or etags, and their images would be quarantined as changed.
-
-    Raises:
-        ConfigError: The run was planned from another SOURCE.
-    """
+def _check_source(header: RunHeader, source: str) -> None:
+    # A copy in another place is refused too. Its ids would be the same, as they are relative to SOURCE. But its files
+    # may have other times or etags, and their images would be quarantined as changed.
     if not is_same_source(header, source):
         raise ConfigError(
             f"this output was planned from SOURCE {header.source!r}, but SOURCE is {source!r} now. Give the first one "
@@ -265,7 +259,8 @@ def check_source(header: RunHeader, source: str) -> None:
 
 def is_same_source(header: RunHeader, source: str) -> bool:
     """Return whether `source`, a `Source.name`, is the place that the run was planned from."""
-    return _place(header.source) == _place(source)
+    # Resolved here, not in the header: from two folders, `../photos` may name the same third one.
+    return resolved(header.source) == resolved(source)
 
 
 def planned_source(header: RunHeader, source: str) -> str:
@@ -312,8 +307,3 @@ def _extensions(location: RunLocation) -> Iterator[PlanExtension]:
     for number in numbers:
         path = extension_path(number)
         yield parse_record(location.read_bytes(path), location.uri(path), PlanExtension, _WHAT, remedy=RESTORE)
-
-
-def _place(source: str) -> str:
-    # Resolved here, not in the header: from two folders, `../photos` may name the same third one.
-    return source.rstrip("/") if "://" in source else str(Path(source).resolve())

@@ -21,7 +21,7 @@ from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, Tran
 from pseudoris.schemas.untrusted import without_secrets
 from pseudoris.schemas.uris import secret_in
 from pseudoris.store.files.storage import Kind, Storage, StoredFile, listing_errors, printable, transient_faults
-from pseudoris.store.files.storage_at import local_path, storage_at
+from pseudoris.store.location import local_path, storage_at
 
 
 @dataclass(frozen=True, slots=True)

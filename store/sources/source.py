@@ -22,7 +22,7 @@ from pseudoris.schemas.untrusted import without_secrets
 from pseudoris.schemas.uris import NO_FIELDS, refuse_secrets, secret_in
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.storage import Mark, StoredFile
-from pseudoris.store.files.storage_at import LOCAL_PROTOCOLS, local_path, storage_at
+from pseudoris.store.location import LOCAL_PROTOCOLS, local_path, storage_at
 from pseudoris.store.sources.image_tables import RowGroup, count_rows, rows_of
 from pseudoris.store.sources.items import LeftOut, SourceItem
 from pseudoris.store.sources.patterns import ALL_FILES, GlobPattern, expand_braces, has_magic, is_glob, split_root

@@ -42,35 +42,6 @@ _OF_MASK: Final = ("mask_id", "segmentation", "box_xyxy_px", "area_px", "predict
 COLUMNS: Final = (*SCHEMAS[EXPRESSIONS].names, *_OF_IMAGE, *_OF_MASK)
 
 
-def sample_expressions(
-    location: RunLocation,
-    size: int,
-    *,
-    columns: Sequence[str],
-    seed: int = 0,
-    kept_only: bool = True,
-    receipts: LatestReceipts | None = None,
-) -> pa.Table:
-    """Return expressions drawn as `Run.sample` says, from the shards of `receipts`; None means all that are committed.
-
-    Raises:
-        ConfigError: A column does not exist or is given twice, or a part is missing or too short.
-    """
-    unknown = [name for name in columns if name not in COLUMNS]
-    if unknown or not columns:
-        raise ConfigError(f"there is no column {' '.join(unknown[:1])!r}: give some of {', '.join(COLUMNS)}")
-    repeated = [name for number, name in enumerate(columns) if name in columns[:number]]
-    if repeated:
-        raise ConfigError(f"the column {repeated[0]!r} is asked for twice: give it once")
-    require_header(location)
-    receipts = LatestReceipts.listed(location) if receipts is None else receipts
-    counts = [each.counts.kept if kept_only else each.counts.expressions for each in receipts]
-    rows = draw_rows(counts, size, seed)
-    drawn = [_rows(location, receipts[at], chosen, columns, kept_only=kept_only) for at, chosen in rows.items()]
-    schema = pa.schema([_field(name) for name in columns])
-    return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in drawn)])
-
-
 def draw_rows(counts: Sequence[int], size: int, seed: int) -> dict[int, list[int]]:
     """Return the drawn row numbers by shard: one row of each of `size` equal stretches. Shard s has `counts[s]` rows.
 
@@ -261,11 +232,22 @@ class Run:
             kept_only: True draws from kept expressions, False from all candidates.
 
         Raises:
-            ConfigError: There is no such column, or a part is missing.
+            ConfigError: A column does not exist or is given twice, or a part is missing or too short.
         """
-        return sample_expressions(
-            self._location, num_rows, columns=columns, seed=seed, kept_only=kept_only, receipts=self._receipts
+        unknown = [name for name in columns if name not in COLUMNS]
+        if unknown or not columns:
+            raise ConfigError(f"there is no column {' '.join(unknown[:1])!r}: give some of {', '.join(COLUMNS)}")
+        repeated = [name for number, name in enumerate(columns) if name in columns[:number]]
+        if repeated:
+            raise ConfigError(f"the column {repeated[0]!r} is asked for twice: give it once")
+        counts = [each.counts.kept if kept_only else each.counts.expressions for each in self._receipts]
+        drawn = draw_rows(counts, num_rows, seed).items()
+        schema = pa.schema([_field(name) for name in columns])
+        found = (
+            _rows(self._location, self._receipts[at], rows, columns, kept_only=kept_only).cast(schema)
+            for at, rows in drawn
         )
+        return pa.concat_tables([schema.empty_table(), *found])
 
     def _dataset(self, table: str) -> ds.Dataset:
         # Parts by name: a listing of the folder would also find files that were never committed, or were replaced.

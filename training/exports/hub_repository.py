@@ -21,7 +21,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import printable_json
 from pseudoris.store.files.hub_storage import HubStorage, hub_errors
 from pseudoris.store.files.storage import storage_errors
-from pseudoris.store.files.storage_at import local_path
+from pseudoris.store.location import local_path
 from pseudoris.training.exports.destination import EXPORT_NAME, earlier_record, has_earlier
 from pseudoris.training.exports.export_job import ExportRequest
 

@@ -14,7 +14,7 @@ import pytest
 from pseudoris.schemas.errors import ImageError
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.storage import StoredFile
-from pseudoris.store.files.storage_at import storage_at
+from pseudoris.store.location import storage_at
 from pseudoris.store.sources.patterns import ALL_FILES
 from tests.store.conftest import IMPATIENT
 
@@ -187,7 +187,7 @@ def test_a_storage_travels_by_pickle(storage):
 
 def test_a_disk_loads_no_client_of_buckets_or_of_the_web(tmp_path):
     code = (
-        "import sys; from pseudoris.store.files.storage_at import storage_at; storage_at('.'); "
+        "import sys; from pseudoris.store.location import storage_at; storage_at('.'); "
         "print({'aiohttp', 'botocore'} & set(sys.modules))"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)

@@ -10,7 +10,7 @@ from pseudoris.images.prover import Prover
 from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.files.storage_at import storage_at
+from pseudoris.store.location import storage_at
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.patterns import GlobPattern, expand_braces
 from pseudoris.store.sources.proven_shard import read_shard

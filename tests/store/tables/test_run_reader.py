@@ -19,7 +19,7 @@ from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts, part_path
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.store.tables.run_reader import COLUMNS, Run, draw_rows, sample_expressions
+from pseudoris.store.tables.run_reader import COLUMNS, Run, draw_rows
 from tests.builders.scored_runs import begin, commit_scored, scored_run
 
 
@@ -89,7 +89,7 @@ def test_rows_are_those_of_the_table_in_its_order_and_none_twice(run, kept_only)
     whole = read_table(run, EXPRESSIONS)
     whole = whole.filter(whole["kept"]) if kept_only else whole
     order = {identity_of(row): number for number, row in enumerate(whole.to_pylist())}
-    rows = sample_expressions(run, 25, columns=whole.schema.names, kept_only=kept_only).to_pylist()
+    rows = Run(run).sample(25, columns=whole.schema.names, kept_only=kept_only).to_pylist()
     places = [order[identity_of(row)] for row in rows]
     assert places == sorted(set(places))
     assert len(places) == 25
@@ -98,7 +98,7 @@ def test_rows_are_those_of_the_table_in_its_order_and_none_twice(run, kept_only)
 
 def test_columns_of_image_and_mask_are_those_of_the_rows_own(run):
     columns = ["text", "key", "width", "mask_id", "segmentation", "area_px", "target_mask_ids", "image_id"]
-    table = sample_expressions(run, 10**9, columns=columns, kept_only=False)
+    table = Run(run).sample(10**9, columns=columns, kept_only=False)
     assert table.schema.names == columns
     keys = {row["image_id"]: row["key"] for row in read_table(run, IMAGES).to_pylist()}
     masks = {row["mask_id"]: row for row in read_table(run, MASKS).to_pylist()}
@@ -119,7 +119,7 @@ def test_columns_of_image_and_mask_are_those_of_the_rows_own(run):
 @pytest.mark.parametrize("columns", [["text", "bytes"], ["nonsense"], []])
 def test_a_column_that_is_none_is_refused_with_those_that_are(run, columns):
     with pytest.raises(ConfigError, match=f"there is no column .* give some of {', '.join(COLUMNS[:3])}"):
-        sample_expressions(run, 2, columns=columns)
+        Run(run).sample(2, columns=columns)
 
 
 @given(counts=st.lists(st.integers(0, 30), max_size=12), size=st.integers(1, 80), seed=st.integers(0, 5))

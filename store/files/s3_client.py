@@ -1,0 +1,143 @@
+"""Botocore's client of a bucket and what a store may answer it, for `s3_requests`, which sends the requests.
+
+What its set-up got wrong is not retried: the user corrects it. An answer without a field that must be there, and a
+listing or a redirect that would not end, ends the command with the store's fault by name.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, Final, NoReturn
+from weakref import WeakSet
+
+import botocore.exceptions as boto
+
+from pseudoris.schemas.client_errors import client_error
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.files.storage import is_unknown_host
+
+# They log each failed renewal of credentials with a traceback, and raise the error besides.
+for _name in ("botocore", "aiobotocore"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+
+# Clients whose store has answered, with data or a refusal: their set-up is right.
+_ANSWERED: Final[WeakSet[Any]] = WeakSet()
+# What a set-up that reads files gets wrong. Other OSErrors are the machine's or the network's.
+_OF_A_PATH: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+# The connection broke during the handshake.
+_BROKEN_HANDSHAKE: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+
+
+async def with_client(
+    filesystem: Any, bucket: str, is_transient: Callable[[BaseException], bool], use: Callable[[Any], Awaitable[Any]]
+) -> Any:
+    """Return what `use` returns for botocore's client, once its credentials are there.
+
+    Raises:
+        ConfigError: The client's set-up is wrong.
+        Exception: As the client; also of the servers that it asks for credentials.
+    """
+    try:
+        await filesystem.set_session()
+        credentials = None if filesystem.anon else await filesystem.session.get_credentials()
+        if credentials is not None:
+            await credentials.get_frozen_credentials()
+        client = await filesystem.get_s3(bucket)
+    except Exception as error:
+        may_pass = is_transient(error) and (filesystem in _ANSWERED or not _is_local(error))
+        if may_pass or (isinstance(error, MemoryError | OSError) and not isinstance(error, _OF_A_PATH)):
+            raise
+        raise client_error(error, f"s3://{bucket}", filesystem.endpoint_url) from error
+    # A client that is redirected asks for the bucket's region; redirected again, it would ask without end.
+    client.meta.events.register("before-call.s3.HeadBucket", _refuse_second, unique_id="pseudoris-region")
+    try:
+        answer = await use(client)
+    except boto.ClientError:
+        _ANSWERED.add(filesystem)
+        raise
+    except Exception as error:
+        if filesystem not in _ANSWERED and _is_local(error):
+            raise client_error(error, f"s3://{bucket}", filesystem.endpoint_url) from error
+        raise
+    _ANSWERED.add(filesystem)
+    return answer
+
+
+def _is_local(error: BaseException) -> bool:
+    """Return whether an error that looks like one of the network is of this machine's settings."""
+    if isinstance(error, boto.CredentialRetrievalError):
+        # Of a program that the profile names, unless a server of credentials was asked.
+        return not isinstance(error.__context__, boto.MetadataRetrievalError)
+    cause = getattr(error, "kwargs", {}).get("error")
+    if isinstance(error, boto.SSLError):
+        return not isinstance(getattr(cause, "os_error", cause), _BROKEN_HANDSHAKE)
+    if isinstance(error, boto.EndpointConnectionError):
+        return is_unknown_host(cause)
+    # Certificates that are named and cannot be read.
+    return isinstance(error, boto.HTTPClientError) and isinstance(cause, (*_OF_A_PATH, ssl.SSLError, ValueError))
+
+
+_REMEDY: Final = "Check the endpoint, update the store, or use another one"
+# A bucket with many deleted versions may list nothing in a page, and go on.
+_MAX_EMPTY_PAGES: Final = 100
+# Whether the client has asked for the bucket's region, in the request that is under way.
+_ASKED_REGION: Final = ContextVar("_ASKED_REGION", default=False)
+
+
+class Answer(dict[str, Any]):
+    """What the store said. A field that it left out raises a ConfigError."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        """Tell the store's fault."""
+        raise ConfigError(f"the store's answer has no {name}, against S3's rules. {_REMEDY}")
+
+    def all(self, name: str) -> list[Answer]:
+        """Return the entries of a list, which is left out if it is empty."""
+        return [Answer(each) for each in self.get(name, ())]
+
+
+class Course:
+    """The course of one listing: each page goes on after the one before, so that the listing ends."""
+
+    def __init__(self, uri: str, last: str = "") -> None:
+        """Begin after the key `last`, below `uri`."""
+        self._uri = uri
+        self._last = last
+        self._num_empty = 0
+
+    def take(self, keys: list[str], prefixes: list[str], below: str) -> list[str]:
+        """Accept a page and return its new prefixes: a store may give the last one again, for keys that are left of it.
+
+        Raises:
+            ConfigError: Something is not after all of the page before, or not `below` the listed prefix.
+        """
+        new = [each for each in prefixes if each != self._last]
+        found = [*keys, *new]
+        if not all(each > self._last and each.startswith(below) for each in found):
+            self._refuse("repeats keys, or has keys of another folder")
+        self._last = max([self._last, *found])
+        self.count(len(found))
+        return new
+
+    def count(self, num_new: int) -> None:
+        """Accept a page with so many new entries; ConfigError if too many pages had none."""
+        self._num_empty = 0 if num_new else self._num_empty + 1
+        if self._num_empty > _MAX_EMPTY_PAGES:
+            self._refuse(f"goes on after {_MAX_EMPTY_PAGES} pages with nothing new")
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise ConfigError(f"cannot list {self._uri}: the store's listing {what}. {_REMEDY}")
+
+
+def etag_of(described: Mapping[str, Any]) -> str:
+    """Return the etag of an object as a store describes it, without quotes."""
+    return str(described["ETag"]).removeprefix("W/").strip('"')
+
+
+def _refuse_second(**_: Any) -> None:
+    if _ASKED_REGION.get():
+        raise boto.ClientError({"ResponseMetadata": {"HTTPHeaders": {}}}, "HeadBucket")
+    _ASKED_REGION.set(True)
