@@ -222,7 +222,8 @@ def joins_cluster(address: str) -> bool:
     recorded = _recorded_cluster()
     if address == "local" or recorded is None:
         return False
-    _gone[recorded] = _is_gone(recorded)
+    # A Ray that was killed leaves its address there.
+    _gone[recorded] = _silent(recorded) is not None
     return not _gone[recorded]
 
 
@@ -236,18 +237,9 @@ def _recorded_cluster() -> str | None:
     return recorded
 
 
-def _is_gone(recorded: str) -> bool:
-    """Return whether nothing answers at the address that Ray has on record: a Ray that was killed leaves it there."""
-    try:
-        _check_answers(recorded)
-    except ConfigError:
-        return True
-    return False
-
-
 def _refuse_client(address: str) -> None:
     """Raise ConfigError for an address with a protocol, also in RAY_ADDRESS: Ray would use Ray Client for it."""
-    named = os.environ.get(RAY_ADDRESS, "") if address == "auto" else address
+    named = named_cluster(address) or ""
     secret = secret_in(named)
     if secret is not None:
         raise ConfigError(f"{RAY_ADDRESS if address == 'auto' else 'address'}: {secret}")
@@ -260,15 +252,15 @@ def _refuse_client(address: str) -> None:
     )
 
 
-def _check_answers(named: str) -> None:
-    """Raise ConfigError if nothing at HOST:PORT answers as a Ray does; Ray itself would try for minutes.
+def _silent(named: str) -> ConfigError | None:
+    """Return the error if nothing at HOST:PORT answers as a Ray does; Ray itself would try for minutes.
 
     Ray itself refuses any other form at once.
     """
     host, _, port = named.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdecimal():
-        return
+        return None
     try:
         try:
             _greet(host, int(port))
@@ -278,7 +270,8 @@ def _check_answers(named: str) -> None:
                 raise
             _greet(ray.util.get_node_ip_address(), int(port))  # type: ignore[no-untyped-call]  # Ray's own
     except (OSError, OverflowError, UnicodeError) as error:
-        raise ConfigError(_no_cluster(named, error)) from error
+        return _no_cluster(named, error)
+    return None
 
 
 def _greet(host: str, port: int) -> None:
@@ -292,8 +285,8 @@ def _greet(host: str, port: int) -> None:
         raise ConnectionError("what listens there is not a Ray cluster")
 
 
-def _no_cluster(address: str, error: Exception) -> str:
-    return (
+def _no_cluster(address: str, error: Exception) -> ConfigError:
+    return ConfigError(
         f"no Ray cluster at address {address!r}: {error}. Start one (ray start --head), name another with "
         "--address HOST:PORT, or use --address local"
     )
@@ -302,10 +295,10 @@ def _no_cluster(address: str, error: Exception) -> str:
 def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
     """Connect, and return whether the cluster existed before."""
     named = named_cluster(address)
-    if named is not None:
-        _check_answers(named)
-    else:
+    if named is None:
         check_limits(temporary=temporary_folder())
+    elif (refusal := _silent(named)) is not None:
+        raise refusal
     # Read by a Ray that is started; one that runs has its own setting.
     os.environ.update({name: value for name, value in RAY_SETTINGS.items() if name not in os.environ})
     os.environ.update(dict.fromkeys(_START_LIMITS, str(start_timeout_s)))
@@ -318,7 +311,7 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
     elif address != "auto":
         options |= {"address": address}
     elif named is None and (recorded := _recorded_cluster()) is not None:
-        is_gone = _gone.pop(recorded) if recorded in _gone else _is_gone(recorded)
+        is_gone = _gone.pop(recorded) if recorded in _gone else _silent(recorded) is not None
         # Ray itself would try for a quarter of an hour to join one that is gone.
         options |= {"address": "local"} if is_gone else {}
     try:
@@ -351,7 +344,7 @@ def _start_error(error: Exception, address: str, start_timeout_s: int) -> Pseudo
                 f"the Ray cluster at address {address!r} requires a token: set RAY_AUTH_MODE=token, and put the token "
                 "into ~/.ray/auth_token or RAY_AUTH_TOKEN"
             )
-        return ConfigError(_no_cluster(address, error))
+        return _no_cluster(address, error)
     if isinstance(error, OSError) and temporary_folder() in str(error):
         return _folder_error(error)
     return TransientError(

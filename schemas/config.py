@@ -11,6 +11,7 @@ between two sessions of one run.
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -32,6 +33,8 @@ from pseudoris.schemas.stage_settings import SourceConfig as SourceConfig
 from pseudoris.schemas.stage_settings import WeightsConfig as WeightsConfig
 from pseudoris.schemas.untrusted import EXTENSIONS, HEIF_EXTENSIONS, HEIF_PLUGIN
 from pseudoris.schemas.uris import RECORDED, secrets_in, texts_in
+
+logger = logging.getLogger(__name__)
 
 # NUL, and halves of a pair of UTF-16.
 UNWRITABLE: Final = re.compile("[\\0\ud800-\udfff]")
@@ -217,19 +220,6 @@ def drawn_note(preset: str) -> str | None:
     )
 
 
-def without_gone(tree: Any) -> tuple[Any, list[str]]:
-    """Return a tree of settings without those that 0.5 had and that do nothing any more, and their keys."""
-    if not isinstance(tree, dict):
-        return tree, []
-    found, left = [], dict(tree)
-    if left.pop("domain", None) is not None:
-        found.append("domain")
-    if isinstance(placement := left.get("placement"), dict) and "accept_domain" in placement:
-        found.append("placement.accept_domain")
-        left["placement"] = {key: value for key, value in placement.items() if key != "accept_domain"}
-    return left, found
-
-
 class RunConfig(FrozenModel):
     """All settings of a run, resolved: preset, then YAML, then `--set`.
 
@@ -265,8 +255,18 @@ class RunConfig(FrozenModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _is_without_gone_settings(cls, tree: Any) -> Any:
-        return without_gone(tree)[0]
+    def _is_without_gone_settings(cls, tree: Any, info: ValidationInfo) -> Any:
+        # Of 0.5; they do nothing any more.
+        if not isinstance(tree, dict):
+            return tree
+        left = dict(tree)
+        found = [] if left.pop("domain", None) is None else ["domain"]
+        if isinstance(placement := left.get("placement"), dict) and "accept_domain" in placement:
+            found.append("placement.accept_domain")
+            left["placement"] = {key: value for key, value in placement.items() if key != "accept_domain"}
+        if found and info.context != RECORDED:
+            logger.warning("%s: left out. No sample of SOURCE is asked any more what it shows", " and ".join(found))
+        return left
 
     @model_validator(mode="after")
     def _fits_together(self, info: ValidationInfo) -> Self:

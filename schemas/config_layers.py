@@ -9,7 +9,6 @@ import difflib
 import hashlib
 import inspect
 import json
-import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
@@ -22,13 +21,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from pseudoris.schemas.config import RunConfig, without_gone
+from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import read_bank, read_fitted
 from pseudoris.schemas.uris import secret_in, secrets_in
 from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, parse_yaml
-
-logger = logging.getLogger(__name__)
 
 _NULLS: Final = ("", "null", "~")
 
@@ -125,9 +122,6 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: With one line for each mistake: the key, the value given, what is allowed, the nearest known key.
     """
-    tree, gone = without_gone(tree)
-    if gone:
-        logger.warning("%s: left out. No sample of SOURCE is asked any more what it shows", " and ".join(gone))
     bank, _ = _named_file(tree, "composing", "bank")
     if bank:
         tree = merge(tree, {"composing": {"bank": {**bank, **read_bank(bank["uri"], bank.get("sha256"))}}})

@@ -21,7 +21,7 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import AuditRecord, CitedAudit, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, SCHEMAS
 from pseudoris.schemas.templates import markdown_templates
-from pseudoris.schemas.untrusted import without_secrets
+from pseudoris.schemas.untrusted import spelled, without_secrets
 from pseudoris.store.exclusions.exclusion_rules import EXCLUDED, exclusions_of
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import parse_record, require_header, sealed
@@ -173,10 +173,8 @@ def _template() -> jinja2.Template:
 
 def _code(text: str) -> str:
     """Return the user's text as code for a table cell, without secrets, markup and control characters."""
-    plain = "".join(
-        letter if unicodedata.category(letter)[0] != "C" else letter.encode("unicode_escape").decode("ascii")
-        for letter in without_secrets(text)
-    )
+    letters = without_secrets(text)
+    plain = "".join(spelled(each) if unicodedata.category(each)[0] == "C" else each for each in letters)
     return "`" + plain.replace("`", "'").replace("|", "¦") + "`"
 
 

@@ -72,15 +72,15 @@ class GcReport:
         return (*self.lost, *self.superseded, *self.abandoned)
 
 
-def plan_gc(parts: Mapping[str, Iterable[str]], latest: Mapping[int, Receipt]) -> list[str]:
-    """Return the paths of the parts that can be deleted.
+def _doomed(parts: Mapping[str, Iterable[str]], latest: Mapping[int, Receipt]) -> tuple[list[str], list[str]]:
+    """Return the paths of the parts that can be deleted: those that lost, and those of superseded generations.
 
     Args:
         parts: File names by table. Names that are not part names are ignored.
         latest: The latest receipt by shard. A shard that is not in it keeps all parts, and so does a generation above
             the latest one: both may be in progress.
     """
-    doomed = []
+    lost, superseded = list[str](), list[str]()
     for table, listed in parts.items():
         names = set(listed)
         for name in sorted(names):
@@ -91,9 +91,9 @@ def plan_gc(parts: Mapping[str, Iterable[str]], latest: Mapping[int, Receipt]) -
                 continue
             is_superseded = commit[1] < receipt.generation
             has_lost = commit[1] == receipt.generation and name != receipt.parts[table].name
-            if is_superseded or has_lost:
-                doomed.append(f"{table}/{name}")
-    return doomed
+            lost += [f"{table}/{name}"] if has_lost else []
+            superseded += [f"{table}/{name}"] if is_superseded else []
+    return lost, superseded
 
 
 def run_gc(
@@ -104,7 +104,7 @@ def run_gc(
     now_s: float | None = None,
     sizes: Mapping[str, Mapping[str, int]] | None = None,
 ) -> GcReport:
-    """Delete what `plan_gc` returns, and temporary files and uploads older than `temporary_age_s`; report it.
+    """Delete parts that no reader needs, and temporary files and uploads older than `temporary_age_s`; report it.
 
     Args:
         location: The run's folder.
@@ -122,8 +122,8 @@ def run_gc(
     highest = list_receipts(location)
     suspects = _suspects(sizes, highest)
     latest = {each.shard: each for each in read_receipts(location, ((s, highest[s]) for s in suspects))}
-    doomed = plan_gc(sizes, latest)
-    freed = sum(sizes[path.partition("/")[0]][path.partition("/")[2]] for path in doomed)
+    lost, superseded = _doomed(sizes, latest)
+    freed = sum(sizes[path.partition("/")[0]][path.partition("/")[2]] for path in (*lost, *superseded))
     unfinished, uploads = list(list_unfinished(location)), abandoned_uploads(location)
     if now_s is None and (unfinished or uploads):
         now_s = time.time() if is_dry else location.clock_s()
@@ -131,14 +131,7 @@ def run_gc(
     leftovers = [path for path, modified_s in unfinished if modified_s < limit_s]
     leftovers += attempts_of(location, highest.items())
     uploads = [upload for upload in uploads if upload.started_s < limit_s]
-    is_old = [_is_superseded(path, highest) for path in doomed]
-    report = GcReport(
-        lost=tuple(path for path, old in zip(doomed, is_old, strict=True) if not old),
-        superseded=tuple(path for path, old in zip(doomed, is_old, strict=True) if old),
-        abandoned=tuple(leftovers),
-        freed_bytes=freed,
-        num_uploads=len(uploads),
-    )
+    report = GcReport(tuple(lost), tuple(superseded), tuple(leftovers), freed, len(uploads))
     for path in () if is_dry else report.deleted:
         location.delete(path)
     for upload in () if is_dry else uploads:
@@ -172,11 +165,6 @@ def abandoned_uploads(location: RunLocation) -> list[Upload]:
             "Abandoned uploads are not deleted: listing them needs the right s3:ListBucketMultipartUploads: %s", error
         )
         return []
-
-
-def _is_superseded(path: str, highest: Mapping[int, int]) -> bool:
-    commit = _commit_of(path.rpartition("/")[2])
-    return commit is not None and commit[1] < highest[commit[0]]
 
 
 def _suspects(parts: Mapping[str, Iterable[str]], highest: Mapping[int, int]) -> list[int]:
