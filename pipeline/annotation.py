@@ -28,11 +28,7 @@ from pseudoris.pipeline.stored_masks import StoredMasks
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.uris import writable
-from pseudoris.store.exclusions.stored_exclusions import (
-    ExcludedItems,
-    exclusion_notices,
-    nothing_is_left,
-)
+from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, exclusion_notices
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import parse_attempts
 from pseudoris.store.runs.extension import ExtensionTally, extend_plan, extension_notices, new_entries
@@ -237,8 +233,6 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         items = list_on_cluster(listing, config.placement.read) if needs_ray else listing.list()
         excluded = ExcludedItems(options.exclusions)
         tally = _planned(start, location) or _listed(items, config, options.limit, excluded)
-        if excluded.total and not tally.num_images:
-            raise nothing_is_left(options.exclusions, excluded)
         extension = _extended(tally, items, location, header, options)
     output_bytes, basis, num_done = _estimate(location, tally, config)
     receipts = cached_receipts(location) if options.is_retry else ()
@@ -275,6 +269,7 @@ def _listed(items: Iterator[SourceItem], config: RunConfig, limit: int | None, e
     tally = PlanTally()
     for _ in itertools.islice(assign_shards(excluded.kept(items), config.shards, tally=tally), limit):
         pass
+    excluded.check_left(tally.num_images)
     return tally
 
 

@@ -27,7 +27,7 @@ from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
-from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, nothing_is_left
+from pseudoris.store.exclusions.stored_exclusions import ExcludedItems
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import remove_run
 from pseudoris.store.runs.pending_work import fault_error
@@ -118,8 +118,7 @@ def estimate(
         excluded = ExcludedItems(exclusions)
         items = excluded.kept(list_on_cluster(start.listing, config.placement.read))
         sample = draw_sample(items, config, size=size, seed=config.compute.seed)
-        if excluded.total and not sample.items:
-            raise nothing_is_left(exclusions, excluded)
+        excluded.check_left(len(sample.items))
         # A single shard would use one actor and give no interval.
         shards = config.shards.model_copy(update={"max_images": max(1, -(-len(sample.items) // NUM_SHARDS))})
         small, name = config.model_copy(update={"shards": shards}), start.listing.name

@@ -10,9 +10,9 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pseudoris.schemas.client_errors import client_error
 from pseudoris.schemas.errors import PseudorisError
 from pseudoris.schemas.untrusted import open_linked
+from pseudoris.schemas.uris import client_error
 
 
 def filesystem_at(location: str) -> tuple[Any, str]:

@@ -71,6 +71,28 @@ class ExcludedItems:
         """Return what the user should know about each rule, once the listing has ended."""
         return [_notice(rule) for rule in counted(self._rules, self.counts())]
 
+    def check_left(self, num_left: int) -> None:
+        """Accept a listing of which `num_left` images are left; ConfigError if rules leave out all of it."""
+        if self.total and not num_left:
+            options = ", ".join(dict.fromkeys(rule.option for rule in self._rules))
+            raise ConfigError(
+                f"all {self.total:,} listed images are left out by {options}: there is nothing to plan. {_MATCHING}. "
+                "Correct the option, or give another SOURCE"
+            )
+
+    def written(self, location: RunLocation) -> dict[str, JsonValue] | None:
+        """Write the values, and return the section `exclusions` of a header; None without a rule."""
+        if not self._rules:
+            return None
+        rows = [(number, value) for number, rule in enumerate(self._rules) for value in sorted(rule.values)]
+        table = pa.table([list(column) for column in zip(*rows, strict=True)], schema=_SCHEMA)
+        data = parquet_bytes([table], _SCHEMA)
+        digest = sha256_hex(data)
+        name = f"g0001/exclusions-{digest[:CONTENT_HASH_HEX_DIGITS]}.parquet"
+        location.put_part(f"{PLAN_FOLDER}/{name}", data)
+        part = PartRecord(name=name, rows=len(rows), size_bytes=len(data), sha256=digest)
+        return as_section(counted(self._rules, self.counts()), part)
+
     def kept(self, items: Iterable[SourceItem]) -> Iterator[SourceItem]:
         """Yield the other items, in their order; an image that is listed several times counts once."""
         if not self._matcher.has_names:
@@ -91,22 +113,6 @@ class ExcludedItems:
                 seen.add(name)
                 self.num_excluded[number] = (self.num_excluded[number] or 0) + 1
         self._is_complete = True
-
-
-def excluded_section(
-    location: RunLocation, exclusions: Exclusions, excluded: ExcludedItems
-) -> dict[str, JsonValue] | None:
-    """Write the values, and return the section `exclusions` of a header; None without a rule."""
-    if not exclusions:
-        return None
-    rows = [(number, value) for number, rule in enumerate(exclusions) for value in sorted(rule.values)]
-    table = pa.table([list(column) for column in zip(*rows, strict=True)], schema=_SCHEMA)
-    data = parquet_bytes([table], _SCHEMA)
-    digest = sha256_hex(data)
-    name = f"g0001/exclusions-{digest[:CONTENT_HASH_HEX_DIGITS]}.parquet"
-    location.put_part(f"{PLAN_FOLDER}/{name}", data)
-    part = PartRecord(name=name, rows=len(rows), size_bytes=len(data), sha256=digest)
-    return as_section(counted(exclusions, excluded.counts()), part)
 
 
 def stored_exclusions(location: RunLocation, header: RunHeader) -> Exclusions:
@@ -158,15 +164,6 @@ def check_exclusions(header: RunHeader, given: Exclusions) -> None:
         "this output holds a run that excludes other images:\n"
         + "\n".join(sorted(lines))
         + "\nThe plan of a run is frozen. Leave --exclude and --only out to keep its rules, or name another output"
-    )
-
-
-def nothing_is_left(exclusions: Exclusions, excluded: ExcludedItems) -> ConfigError:
-    """Return the error for a listing of which every image is excluded."""
-    options = ", ".join(dict.fromkeys(rule.option for rule in exclusions))
-    return ConfigError(
-        f"all {excluded.total:,} listed images are left out by {options}: there is nothing to plan. {_MATCHING}. "
-        "Correct the option, or give another SOURCE"
     )
 
 

@@ -15,8 +15,8 @@ from weakref import WeakSet
 
 import botocore.exceptions as boto
 
-from pseudoris.schemas.client_errors import client_error
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.uris import client_error
 from pseudoris.store.files.storage import is_unknown_host
 
 # They log each failed renewal of credentials with a traceback, and raise the error besides.

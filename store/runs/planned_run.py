@@ -28,12 +28,7 @@ from pseudoris.schemas.run_records import (
     RunHeader,
 )
 from pseudoris.store.exclusions.exclusion_rules import Exclusions, plan_files
-from pseudoris.store.exclusions.stored_exclusions import (
-    ExcludedItems,
-    check_exclusions,
-    excluded_section,
-    nothing_is_left,
-)
+from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, check_exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import refuse_unexpected_files, remove_leftovers
 from pseudoris.store.runs.header import (
@@ -255,8 +250,7 @@ def plan_run(
     excluded = ExcludedItems(request.exclusions)
     entries = itertools.islice(assign_shards(excluded.kept(items), request.config.shards, tally=tally), limit)
     parts = write_plan(location, entries)
-    if excluded.total and not parts:
-        raise nothing_is_left(request.exclusions, excluded)
+    excluded.check_left(len(parts))
     header = RunHeader(
         source=request.source,
         plan_parts=parts,
@@ -264,7 +258,7 @@ def plan_run(
         num_repeated=tally.num_repeated,
         num_shards=tally.num_shards,
         max_shard_bytes=tally.max_shard_bytes,
-        exclusions=excluded_section(location, request.exclusions, excluded),
+        exclusions=excluded.written(location),
         **_made(request, pinned),
     )
     return create_header(location, header)
