@@ -141,15 +141,6 @@ class Parent:
         again = "to start again from the parent as it is now, name another output"
         return read_whole(self.location, table, part, replaced=again)
 
-    def copy_plan(self, target: RunLocation) -> None:
-        """Copy the plan of this run, and what it excludes, into the run at `target`, byte for byte.
-
-        Raises:
-            ConfigError: A part of it is missing or damaged, or `target` cannot be written.
-        """
-        for part in plan_files(self.header):
-            target.put_part(part_path(PLAN_FOLDER, part), self.read_part(PLAN_FOLDER, part))
-
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
@@ -285,10 +276,11 @@ def _planned(location: RunLocation, request: RunRequest, plan: Callable[[ParentR
 
 
 def _copied_plan(location: RunLocation, parent: Parent, request: RunRequest, pinned: ParentRun | None) -> RunHeader:
-    """Copy the plan, then create the header. If this is killed in between, the next session starts again."""
+    """Copy plan and exclusions, then create the header. If killed in between, the next session starts again."""
     refuse_queries(request.config, request.source, parent.header)
     refuse_unexpected_files(location)
-    parent.copy_plan(location)
+    for part in plan_files(parent.header):
+        location.put_part(part_path(PLAN_FOLDER, part), parent.read_part(PLAN_FOLDER, part))
     return create_header(location, parent.header.model_copy(update=_made(request, pinned)))
 
 
