@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from hashlib import sha1
+
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
@@ -150,6 +152,7 @@ def test_secrets_of_a_tree_are_told_by_their_keys():
         {"pem": "-----BEGIN RSA PRIVATE KEY-----\nhunter2"},
         {"token_": "hunter2"},
         {"client": "newservice_live_hunter2hUnter2hUnter2"},
+        {"client": "wJalrXUtnFEMI/hunter2/bPxRfiCYEXAMPLEKEY"},
     ],
 )
 def test_a_secret_in_the_options_of_a_plug_in_is_told_by_its_key(options):
@@ -161,7 +164,8 @@ def test_a_secret_in_the_options_of_a_plug_in_is_told_by_its_key(options):
 
 def test_options_that_only_sound_like_secrets_pass():
     options = {"num_tokens": 3, "eos_token": "</s>", "keys": ["a"], "token": None, "password": "", "monkey": "x"}
-    assert list(secrets_in(options)) == []
+    forty = ["photos/Fleet2024/Camera7/Night/Batch0012", sha1(b"").hexdigest(), sha1(b"").hexdigest().upper()]
+    assert list(secrets_in({**options, "forty": forty})) == []
 
 
 def test_a_long_text_is_searched_once():
