@@ -76,6 +76,8 @@ class Engine(Protocol):
 
     Loading and the digest raise a `ConfigError` with the remedy if weights, another file, a package or a GPU is missing
     or does not fit the rest of `config`; the digest's names all that are missing.
+
+    Where the class has a set of names `OPTIONS`, other `options` are refused before a run is planned.
     """
 
     def __init__(self, config: Any, compute: ComputeConfig) -> None:
@@ -144,7 +146,16 @@ class StageKind:
 
     def weights_digest(self, config: RunConfig) -> str:
         """Return the sha256 of the stage's weights."""
-        digest = DIGESTS.get(self.entry(config).value) or self.engine(config).weights_digest
+        digest = DIGESTS.get(self.entry(config).value)
+        if digest is None:
+            engine, given = self.engine(config), self.settings(config)
+            known = getattr(engine, "OPTIONS", given.options)
+            if unknown := [name for name in given.options if name not in known]:
+                raise ConfigError(
+                    f"{self.section}.options has {', '.join(unknown)}, but {self.section}.engine={given.engine} takes "
+                    f"{', '.join(sorted(known)) or 'none'}: remove them, or name the engine that takes them"
+                )
+            digest = engine.weights_digest
         try:
             return str(digest(self.settings(config)))
         except MissingWeightsError as error:

@@ -75,7 +75,7 @@ def test_a_run_is_whole_and_names_its_model(ray_session, tmp_path, class_name, e
         ("Sam3TrackerModel", "sam2", "is of type sam3_tracker: --set masks.engine=sam3"),
         ("Sam3TrackerModel", "sam3_concepts", "is of type sam3_tracker: --set masks.engine=sam3"),
         ("Sam2Model", "sam", "are a model folder, and this engine reads one file"),
-        ("Sam3TrackerModel", "sam3", "takes no masks.options, and here are concepts: leave them out"),
+        ("Sam3TrackerModel", "sam3", "masks.options has concepts, but masks.engine=sam3 takes none: remove them"),
     ],
 )
 def test_the_wrong_engine_is_refused_before_a_run_begins(tmp_path, class_name, engine, message):

@@ -132,6 +132,8 @@ class StubProposer:
 class StubCaptioner:
     """Five draws a mask, of which equal texts are one candidate."""
 
+    OPTIONS = frozenset({"blank_on"})
+
     def __init__(self, config: CaptionsConfig, compute: ComputeConfig) -> None:
         self._seed = compute.seed
         self._blank_on = config.options.get("blank_on")

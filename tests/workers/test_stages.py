@@ -50,6 +50,13 @@ def test_a_plug_in_package_is_found_without_a_change_here(stage):
     assert stage.engine(config).__module__ == "stub_engines"
 
 
+@pytest.mark.usefixtures("stub_engines")
+def test_an_option_that_a_plug_in_does_not_list_is_refused_with_those_that_it_does():
+    set_ = ["captions.engine=stub", "captions.options={blank_on: a.jpg, blnk_on: b.jpg}"]
+    with pytest.raises(ConfigError, match=r"captions\.options has blnk_on, but captions\.engine=stub takes blank_on: "):
+        stages.STAGES[1].weights_digest(load_config("tiny", assignments=set_))
+
+
 @EACH
 def test_an_unknown_engine_is_refused_with_the_known_ones(stage):
     config = load_config("tiny", assignments=[f"{stage.section}.engine=blip"])

@@ -162,15 +162,12 @@ class PromptableSam2:
 class Sam2Proposer(SamProposer):
     """Proposes masks from a grid of points, as `SamProposer` does, with SAM 2, EdgeTAM or SAM 3's tracker."""
 
+    OPTIONS: Final = frozenset[str]()
+
     def _load(self, config: MasksConfig, compute: ComputeConfig) -> PromptableSam2:
         return PromptableSam2(loaded(config, compute, self._device), dtype=compute_dtype(compute))
 
     @classmethod
     def weights_digest(cls, config: MasksConfig) -> str:
         """Return the sha256 of the model folder; with an instance prior, the sha256 of both digests."""
-        if config.options:
-            raise ConfigError(
-                f"masks.engine={config.engine} takes no masks.options, and here are {', '.join(config.options)}: leave "
-                "them out. Concepts are for masks.engine=sam3_concepts"
-            )
         return sam2_digest(config)
