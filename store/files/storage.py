@@ -269,7 +269,8 @@ _REMEDIES: Final[dict[int, str]] = {
     errno.EDQUOT: "the quota is used up: free space or name another output, then run the same command again",
     errno.EFBIG: "the file system does not allow files this large: lower shards.max_bytes or name another output",
     errno.EROFS: "it is mounted read-only: mount it writable or name another output",
-    errno.EACCES: "access is denied: grant this user (or these credentials) read and write, or name another location",
+    errno.EACCES: "access is denied: grant this user (or these credentials) read and write, or name another location; "
+    "renew credentials that expired",
     errno.ENOKEY: "the Hub does not show it to you: check the name, and run `hf auth login` or set HF_TOKEN",
     errno.EPERM: "the operation is not permitted there: grant the right, or name another location",
     errno.EKEYREJECTED: "the store does not accept these credentials: renew or correct them",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from tests.builders.fault_proxy import Fault, injecting
@@ -51,23 +54,30 @@ def test_a_bucket_that_fails_for_a_while_costs_time_alone(cluster, source, undis
 
 
 @pytest.mark.long
-def test_a_bucket_that_becomes_read_only_ends_the_run_with_the_remedy(
-    cluster, source, undisturbed, s3_server, s3_bucket, monkeypatch
+@pytest.mark.parametrize(
+    ("denied", "fault", "how"),
+    [
+        ("PutObject|DeleteObject|CreateMultipartUpload", "read-only", "403 to all writes"),
+        ("", "no rights", "403 to every request, those to SOURCE too,"),
+    ],
+)
+def test_rights_that_end_in_the_midst_of_a_run_end_it_with_the_remedy(
+    cluster, source, undisturbed, s3_server, s3_bucket, monkeypatch, denied, fault, how
 ):
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint_url)
-    out = f"s3://{s3_bucket}/out"
+    client, out = s3_server.client(), f"s3://{s3_bucket}/out"
+    for path in filter(Path.is_file, source.rglob("*")):
+        client.put_object(Bucket=s3_bucket, Key=f"in/{path.relative_to(source)}", Body=path.read_bytes())
     with injecting(s3_server.endpoint_url) as proxy:
-        endpoint = f"source.endpoint_url={proxy.endpoint_url}"
-        driver = start_driver(source, out, cluster.address, *SLOWER, endpoint)
+        words = (f"s3://{s3_bucket}/in", out, cluster.address, *SLOWER, f"source.endpoint_url={proxy.endpoint_url}")
+        driver = start_driver(*words)
         driver.wait_for_commits(2)
-        writes = "PutObject|DeleteObject|CreateMultipartUpload"
-        proxy.set_faults([Fault("denied", operation=writes)])
+        proxy.set_faults([Fault("denied", operation=denied)])
         ended = driver.finish(code=1)
         before = num_receipts(RunLocation.open(out))
         assert 2 <= before < 8
-        assert "access is denied: grant this user" in ended["text"]
+        assert re.search("ConfigError: .* access is denied: grant this user .*; renew credentials", ended["text"])
         proxy.set_faults([])
-        left = start_driver(source, out, cluster.address, *SLOWER, endpoint).finish()
+        left = start_driver(*words).finish()
     assert left["shards_before"] == before
-    how = "403 to all writes in the midst of a run, then rights again"
-    prove(out, undisturbed, fault="the bucket: read-only", how=how)
+    prove(out, undisturbed, fault=f"the bucket: {fault}", how=f"{how} in the midst of a run, then rights again")
