@@ -7,6 +7,7 @@ The Hub's client reads and retries. It lists each folder once a process, then ma
 from __future__ import annotations
 
 import errno
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -55,7 +56,8 @@ def hub_errors() -> Iterator[None]:
             raise
         if not isinstance(cause, HfHubHTTPError):
             below = getattr(cause.__cause__, "__context__", None)
-            if isinstance(below, ssl.SSLError):
+            # A resolver that is down says something else.
+            if isinstance(below, ssl.SSLError | socket.gaierror) and below.errno != socket.EAI_AGAIN:
                 raise client_error(below, "hf://") from told(cause)
             raise OSError(errno.EIO, f"the Hub cannot be reached ({type(cause).__name__})") from told(cause)
         status = cause.response.status_code

@@ -153,7 +153,11 @@ def test_a_web_host_without_an_address_is_told_at_once(told):
 @pytest.mark.slow
 def test_a_hub_that_is_no_address_is_told_at_once(server):
     # The Hub's client reads its address when it is imported.
-    for endpoint, named in (("127.0.0.1:9", "UnsupportedProtocol"), (f"https://127.0.0.1:{server}", "SSLError")):
+    for endpoint, named in (
+        ("127.0.0.1:9", "UnsupportedProtocol"),
+        (f"https://127.0.0.1:{server}", "SSLError"),
+        ("https://no.such.invalid", "gaierror"),
+    ):
         words = ["-m", "pseudoris", "annotate", "--preset=tiny", "hf://datasets/a/b", "out", "--dry-run"]
         environment = {**os.environ, "HF_ENDPOINT": endpoint, "COLUMNS": "400"}
         ended = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, env=environment)
