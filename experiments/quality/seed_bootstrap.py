@@ -13,26 +13,11 @@ from pseudoris.training.evaluation.bootstrap import RESAMPLES, Estimate, estimat
 Floats = NDArray[np.float64]
 
 
-class _Drawn:
-    """Figures by name, and (R,) what they come to in R resamples; intervals are the central 95 % of these."""
-
-    def __init__(self, values: Mapping[str, float], drawn: Mapping[str, Floats]) -> None:
-        self._values, self._drawn = values, drawn
-
-    def mean(self, name: str) -> Estimate:
-        """Return a figure, a mean over seeds."""
-        return estimate_of(self._values[name], self._drawn[name])
-
-    def difference(self, name: str, baseline: str) -> Estimate:
-        """Return by how much a figure exceeds another."""
-        return estimate_of(self._values[name] - self._values[baseline], self._drawn[name] - self._drawn[baseline])
-
-
-class SeedBootstrap(_Drawn):
+class SeedBootstrap:
     """A ratio of sums over scenes for each arm, as a mean over its seeds.
 
     Seeds of two arms have nothing in common but a number, so each arm draws its own. With S seeds the spread of seeds
-    is understated by the factor (S - 1) / S, as of any bootstrap.
+    is understated by the factor (S - 1) / S, as of any bootstrap: a difference has `Answered.difference`.
 
     Source: percentile intervals, 2.5 % to 97.5 % of `RESAMPLES` draws.
     """
@@ -42,10 +27,12 @@ class SeedBootstrap(_Drawn):
         (num_scenes,) = {sums.shape[1] for sums in arms.values()}
         rng = draw_generator(seed, num_scenes)
         weights = rng.multinomial(num_scenes, np.full(num_scenes, 1 / num_scenes), RESAMPLES).astype(np.float64)
-        super().__init__(
-            {name: float(_ratios(sums.sum(1)).mean()) for name, sums in arms.items()},
-            {name: _mean_of_drawn_seeds(sums, weights, rng) for name, sums in arms.items()},
-        )
+        self._values = {name: float(_ratios(sums.sum(1)).mean()) for name, sums in arms.items()}
+        self._drawn = {name: _mean_of_drawn_seeds(sums, weights, rng) for name, sums in arms.items()}
+
+    def mean(self, name: str) -> Estimate:
+        """Return a figure, a mean over seeds."""
+        return estimate_of(self._values[name], self._drawn[name])
 
     def share(self, name: str, *, floor: str, top: str) -> Estimate:
         """Return how much of the way from `floor` to `top` an arm has come: 0 at the one, 1 at the other."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from experiments.quality.markdown_cells import as_json
 from experiments.quality.page import template
 from experiments.quality.parts import Options, Part, Result
 from experiments.quality.scene_runs import training_scenes, true_run
@@ -46,7 +45,7 @@ def run(options: Options) -> Result:
                 "annotated": count,
                 "mixed": by_kind(found, _mixed(share)),
                 "alone": by_kind(found, _alone(share)) if count else None,
-                "mixed_minus_simulated_people": as_json(found.bootstrap().difference(_mixed(share), _alone(_WHOLE))),
+                "mixed_minus_simulated_people": found.difference(_mixed(share), _alone(_WHOLE)),
             }
             for share, count in counts.items()
         ],

@@ -25,16 +25,6 @@ def test_seeds_widen_an_interval_that_scenes_alone_would_not() -> None:
     assert found.high > 0.54
 
 
-def test_a_difference_is_paired_by_scenes() -> None:
-    arms = {"one": _sums([0.5], spread=0.2), "other": _sums([0.45], spread=0.2)}
-    bootstrap = SeedBootstrap(arms)
-
-    difference, mean = bootstrap.difference("one", "other"), bootstrap.mean("one")
-
-    assert (difference.low, difference.high) == pytest.approx((0.05, 0.05))
-    assert mean.high - mean.low > 0.04
-
-
 def test_a_share_is_of_the_way_from_one_arm_to_another() -> None:
     arms = {"floor": _sums([0.5], spread=0.1), "arm": _sums([0.6, 0.7], spread=0.1), "top": _sums([0.7], spread=0.1)}
 
