@@ -7,10 +7,12 @@ listing or a redirect that would not end, ends the command with the store's faul
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, NoReturn
+from urllib.parse import urlsplit
 from weakref import WeakSet
 
 import botocore.exceptions as boto
@@ -25,6 +27,7 @@ for _name in ("botocore", "aiobotocore"):
 
 # Clients whose store has answered, with data or a refusal: their set-up is right.
 _ANSWERED: Final[WeakSet[Any]] = WeakSet()
+_TLS_TIMEOUT_S: Final = 2.0
 # What a set-up that reads files gets wrong. Other OSErrors are the machine's or the network's.
 _OF_A_PATH: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 # The connection broke during the handshake.
@@ -59,11 +62,33 @@ async def with_client(
         _ANSWERED.add(filesystem)
         raise
     except Exception as error:
-        if filesystem not in _ANSWERED and _is_local(error):
-            raise client_error(error, f"s3://{bucket}", filesystem.endpoint_url) from error
+        endpoint = filesystem.endpoint_url
+        if filesystem not in _ANSWERED and (_is_local(error) or (_is_closed(error) and _speaks_tls(endpoint))):
+            raise client_error(error, f"s3://{bucket}", endpoint) from error
         raise
     _ANSWERED.add(filesystem)
     return answer
+
+
+def _is_closed(error: BaseException) -> bool:
+    return isinstance(error, boto.EndpointConnectionError | boto.ConnectionClosedError)
+
+
+def _speaks_tls(endpoint: str | None) -> bool:
+    """Return whether an address that is given with `http://` answers as one of `https://` does."""
+    at, unchecked = urlsplit(endpoint or ""), ssl.create_default_context()
+    unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+    if at.scheme != "http":
+        return False
+    try:
+        plain = socket.create_connection((at.hostname or "", at.port or 80), timeout=_TLS_TIMEOUT_S)
+        with plain, unchecked.wrap_socket(plain):
+            return True
+    except ssl.SSLError as error:
+        # An alert is TLS too.
+        return "ALERT" in str(error.reason)
+    except (OSError, ValueError):
+        return False
 
 
 def _is_local(error: BaseException) -> bool:

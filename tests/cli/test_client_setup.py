@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -144,6 +145,20 @@ def test_https_asked_of_an_http_port_is_told_at_once(told, server):
     endpoint = f"https://127.0.0.1:{server}"
     assert "SSLError" in told("status s3://bucket/run", {**KEYS, "AWS_ENDPOINT_URL": endpoint})
     assert "not served as https" in told(f"annotate --preset=tiny {endpoint}/x.tar out --dry-run", {})
+
+
+def test_http_asked_of_an_https_port_is_told_at_once(told):
+    # Without a certificate it refuses each client, in TLS.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        for command in ("status s3://bucket/run", "annotate --preset=tiny s3://bucket/in out --dry-run"):
+            message = told(command, {**KEYS, "AWS_ENDPOINT_URL": endpoint})
+            assert f"AWS_ENDPOINT_URL='{endpoint}'. Correct it" in message
+            assert "https://HOST" in message
+        server.shutdown()
 
 
 def test_a_web_host_without_an_address_is_told_at_once(told):
