@@ -23,7 +23,7 @@ from pseudoris.store.tables.committed_tables import read_table
 if TYPE_CHECKING:
     from pseudoris.training.evaluation.bootstrap import Estimate
 
-# The paper's method, and what a student learns most from.
+# The paper's method, and what a student learns more from.
 PRESETS: Final = ("tiny", "tiny-composed")
 # Each figure of `pseudoris evaluate` with its digits, as a row of the comparison.
 _FIGURES: Final = {
@@ -46,7 +46,7 @@ def demo(
 ) -> None:
     """Annotate bundled scenes with the embedded models, offline, in two minutes.
 
-    With two presets: one is the paper's method; the other listens and composes too, and is what models learn most from.
+    With two presets: one is the paper's method; the other listens and composes too, and models learn more from it.
     Some files are broken on purpose, to show how they are quarantined.
     """
     from pseudoris.synthworld.demo import write_demo

@@ -21,7 +21,7 @@ from ray.exceptions import AuthenticationError, OutOfMemoryError, RayError
 from pseudoris.pipeline.interrupts import handlers_kept, signals_deferred
 from pseudoris.pipeline.memory_monitor import memory_advice, memory_watched
 from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
-from pseudoris.schemas.machine_limits import check_limits, refuse_home
+from pseudoris.schemas.machine_limits import check_limits
 from pseudoris.schemas.uris import secret_in
 
 logger = logging.getLogger(__name__)
@@ -337,7 +337,7 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
 
 def _start_error(error: Exception, address: str, start_timeout_s: int) -> PseudorisError:
     """Return what to raise for an error of `ray.init`, a bare Exception if its processes do not start in time."""
-    refuse_home(error, temporary_folder())
+    _refuse_home(error, temporary_folder())
     if isinstance(error, (ConnectionError, ValueError, RuntimeError)):
         if any(AuthenticationError.__name__ in str(link) for link in causes(error)):
             return ConfigError(
@@ -351,6 +351,16 @@ def _start_error(error: Exception, address: str, start_timeout_s: int) -> Pseudo
         f"Ray did not start: {error} The machine may be busy or short of memory: check what else runs on it, or raise "
         f"the time limit (--set placement.start_timeout_s=…; it is {start_timeout_s} s)"
     )
+
+
+def _refuse_home(error: Exception, temporary_folder: str) -> None:
+    """Raise a `ConfigError` if an error is of the home folder, where Ray keeps files, not of the temporary one."""
+    home, path = os.environ.get("HOME", ""), str(getattr(error, "filename", ""))
+    roots = [root for root in (home, temporary_folder) if root and path.startswith(root)]
+    has_none = isinstance(error, RuntimeError) and "home directory" in str(error)
+    if has_none or (roots and max(roots, key=len) == home):
+        reason = "this user has none" if has_none else error
+        raise ConfigError(f"Ray keeps files in the home folder: {reason}. Set HOME to a folder that can be written")
 
 
 @contextmanager

@@ -111,13 +111,3 @@ def _lowest(limit: int, groups: Sequence[str]) -> int | None:
             values.append(int((_CGROUPS / group).read_bytes()))
     # cgroup v1 writes no limit as the largest number of pages, and `getrlimit` as -1.
     return min((value for value in values if 0 <= value < 2**60), default=None)
-
-
-def refuse_home(error: Exception, temporary_folder: str) -> None:
-    """Raise a `ConfigError` if an error is of the home folder, where Ray keeps files, not of the temporary one."""
-    home, path = os.environ.get("HOME", ""), str(getattr(error, "filename", ""))
-    roots = [root for root in (home, temporary_folder) if root and path.startswith(root)]
-    has_none = isinstance(error, RuntimeError) and "home directory" in str(error)
-    if has_none or (roots and max(roots, key=len) == home):
-        reason = "this user has none" if has_none else error
-        raise ConfigError(f"Ray keeps files in the home folder: {reason}. Set HOME to a folder that can be written")

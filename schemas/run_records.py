@@ -166,7 +166,7 @@ class RunHeader(SealedRecord):
         """What must stand above figures of the run: that its models do not know its images, or drawn scenes alone."""
         if self.domain and self.domain.get("num_outside"):
             found = f"{self.domain['num_outside']} of {self.domain.get('num_sampled')} sampled images"
-            return f"Do not trust masks and expressions: {found} are unlike all that the models know."
+            return f"{found} are unlike all that the models know. Do not trust masks and expressions of such images."
         return drawn_note(self.config.preset) if self.origin in ("annotate", "refilter") else None
 
     @property

@@ -64,7 +64,7 @@ def text_of(header, **totals) -> str:
 def test_a_run_whose_models_do_not_know_its_images_says_so_on_top(tmp_path):
     unknown = {"num_sampled": 16, "num_outside": 16}
     card = text_of(header_of(tmp_path, preset="tiny", domain=unknown))
-    assert card.index("> **Do not trust masks and expressions: 16 of 16 sampled") < card.index("## Sources")
+    assert card.index("> **16 of 16 sampled images are unlike") < card.index("## Sources")
     assert "Do not trust" not in text_of(header_of(tmp_path / "known", preset="tiny"))
 
 
