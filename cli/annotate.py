@@ -35,9 +35,7 @@ if TYPE_CHECKING:
 INCOMPLETE = 3
 FRUITLESS = 1
 
-ShardSize = Annotated[
-    int | None, option("Images per shard (same as --set shards.max_images=…). A run keeps its first value.")
-]
+ShardSize = Annotated[int | None, option("Images per shard (same as --set shards.max_images=…).")]
 AllowMixed = Annotated[bool, option("--allow-mixed", "Continue with another kind of device or other package versions.")]
 AllowDegraded = Annotated[
     bool, option("--allow-degraded", "Use smaller batches for a shard that has run out of memory twice.")

@@ -209,7 +209,8 @@ class ShardsConfig(FrozenModel):
 PRESETS_KNOW: Final = """\
   tiny, tiny-composed: drawn scenes alone. The models are in the package and need no GPU
   base, paper: photographs. Published SAM, CoCa and CLIP (`pseudoris weights`), on a GPU
-  open: photographs. SAM 2.1, Qwen3-VL and CLIP (`pip install 'pseudoris[hf]'`); never run with trained weights"""
+  open: photographs. SAM 2.1, Qwen3-VL and CLIP (`pip install 'pseudoris[hf]'`)
+Of those for photographs no quality was measured: they were never run here with trained weights"""
 _DRAWN: Final = ("tiny", "tiny-composed")
 
 

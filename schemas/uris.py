@@ -54,7 +54,7 @@ _MAX_ENCODED: Final = 4
 # The context of a validation: what a run holds already is read, whatever it holds.
 RECORDED: Final = "recorded"
 _REMEDY: Final = (
-    "it would be written into the run file and logs. Give the bare uri (s3://bucket/prefix) and the credentials in the "
+    "it would be written into the run file and logs. Give the bare uri and the credentials in the "
     "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE or an instance role)"
 )
 _SECRET: Final = f"this text holds a secret: {_REMEDY}"
@@ -196,8 +196,8 @@ def secret_in(uri: str, allowed: Collection[str] | None = NO_FIELDS) -> str | No
     if separator and scheme not in ("file", "local") and allowed is not None and uri not in allowed:
         fields = {each.partition("=")[0] for each in _unknown_fields(f"{scheme}://{rest}", allowed)}
         if fields:
-            names = ", ".join(name for name in dict.fromkeys(_FIELD.findall(uri)) if name in fields)
-            hint = f". If no secret is in it, allow it by name: --set source.allowed_query=[{names}]"
+            names = ",".join(name for name in dict.fromkeys(_FIELD.findall(uri)) if name in fields)
+            hint = f". If no secret is in it, allow it by name: --set 'source.allowed_query=[{names}]'"
             is_told = names and allowed is not NO_FIELDS
             return f"a {scheme}:// uri holds a query that may be a secret: {_REMEDY}{hint if is_told else ''}"
     return _SECRET if _SECRET_TEXT.search(uri) else None

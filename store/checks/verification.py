@@ -193,7 +193,7 @@ class VerifyWalk:
         self._problems += _plan_problems(self._header, ids, self.num_shards if self._is_plan_whole else None)
         for first, last in _ranges(self._missing):
             missing = f"shard {first} has" if first == last else f"shards {first} to {last} have"
-            detail = f"{missing} no receipt: run the same command again"
+            detail = f"{missing} no receipt: run the `pseudoris {self._header.origin}` command of this run again"
             self._problems.append(Problem(first, "not_committed", detail))
         self._problems += examples(
             None,

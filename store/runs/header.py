@@ -173,7 +173,11 @@ def require_header(location: RunLocation) -> RunHeader:
         if any(next(location.list(folder), None) for folder in (RECEIPTS_FOLDER, MANIFEST_FOLDER)):
             raise ConfigError(f"{location.uri(HEADER_NAME)} is gone, but the results of its run are there. {RESTORE}")
         below = [] if "://" in location.root else sorted(Path(location.root).glob(f"*/{HEADER_NAME}"))
-        remedy = f"did you mean {below[0].parent}?" if below else "start one with `pseudoris annotate SOURCE OUT`"
+        remedy = (
+            f"did you mean {below[0].parent}?"
+            if below
+            else "start one with `pseudoris annotate SOURCE OUT --preset NAME`"
+        )
         raise ConfigError(f"there is no run at {location.root}: {remedy}")
     return header
 

@@ -95,7 +95,7 @@ def test_a_place_without_a_secret_passes_unchanged(uri):
 
 def test_a_query_is_allowed_by_its_names_which_the_refusal_tells():
     uri = "https://host/picture?id=4711&size=2"
-    with pytest.raises(ConfigError, match=r"--set source\.allowed_query=\[id, size\]"):
+    with pytest.raises(ConfigError, match=r"--set 'source\.allowed_query=\[id,size\]'"):
         refuse_secrets(uri, ())
     with pytest.raises(ConfigError, match=r"instance role\)$"):  # where no option can allow it
         refuse_secrets(uri)

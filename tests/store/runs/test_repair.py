@@ -169,7 +169,7 @@ def test_a_repair_and_verify_say_what_only_a_copy_gives_back(tmp_path, kind, pla
         told += [each.detail for each in verify_run(new).problems]
     if (place, kind) == ("_receipts", "missing"):
         # It is computed again.
-        assert "run the same command again" in told[0]
+        assert "run the `pseudoris refilter` command of this run again" in told[0]
         refilter(parent, new, HIGHER, is_repair=True)
         assert verify_run(new).is_clean
         return
