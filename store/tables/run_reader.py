@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cached_property, partial
 from importlib.util import find_spec
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,6 +31,7 @@ from pseudoris.store.runs.repair import part_sizes, read_whole, refuse_lost
 from pseudoris.store.sources.planned_images import PlannedImages, as_annotated
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.committed_tables import RowFilter, read_selected, read_table
+from pseudoris.store.tables.parquet_files import DamagedError, open_parquet
 from pseudoris.store.tables.run_image import RunImage
 
 if TYPE_CHECKING:
@@ -284,7 +285,8 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
 
     def __init__(self, location: RunLocation, table: str, parts: Sequence[PartRecord]) -> None:
         checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-        form, files = ds.ParquetFileFormat(default_fragment_scan_options=checked), arrow_filesystem(location)
+        form = ds.ParquetFileFormat(default_fragment_scan_options=checked)
+        files = fs.PyFileSystem(_ProvenParts(location, table, parts))
         fragments = [form.make_fragment(location.uri(part_path(table, part)), files) for part in parts]
         super().__init__(fragments, SCHEMAS[table], form, files)
         self._made_of = (location, table, parts)
@@ -325,25 +327,26 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
         return found
 
 
-def arrow_filesystem(location: RunLocation) -> fs.FileSystem:
-    """Return a filesystem that reads paths of the form `location.uri(path)`. On a disk it is pyarrow's own, faster one.
+# Larger are parts with embedded images: whoever wants another column need not read the images.
+_MAX_PROVEN_BYTES: Final = 32 * 2**20
 
+
+class _ProvenParts(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
+    """Opens the parts of a table by their full paths or uris, each proven by its receipt before a byte is used.
+
+    The checksums of pages prove no footer: one that is changed names other columns, rows or pages in silence.
     It can be pickled, so that the workers of a data loader can receive a dataset that uses it.
     """
-    return fs.PyFileSystem(_RunFiles(location)) if "://" in location.root else fs.LocalFileSystem()
 
-
-class _RunFiles(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
-    """Reads the files of one run by their full paths or uris."""
-
-    def __init__(self, location: RunLocation) -> None:
-        self._location = location
+    def __init__(self, location: RunLocation, table: str, parts: Sequence[PartRecord]) -> None:
+        self._location, self._table = location, table
+        self._parts = {location.uri(part_path(table, part)): part for part in parts}
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _RunFiles) and other._location.root == self._location.root
+        return isinstance(other, _ProvenParts) and other._parts == self._parts
 
     def __hash__(self) -> int:
-        return hash(self._location.root)
+        return hash((self._location.root, self._table))
 
     def get_type_name(self) -> str:
         return "pseudoris"
@@ -352,23 +355,44 @@ class _RunFiles(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
         return path
 
     def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
-        sizes = [self._location.size(self._relative(path)) for path in paths]
-        return [
-            fs.FileInfo(path, fs.FileType.NotFound if size is None else fs.FileType.File, size=size)
-            for path, size in zip(paths, sizes, strict=True)
-        ]
+        return [fs.FileInfo(path, fs.FileType.File, size=self._parts[path].size_bytes) for path in paths]
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        return pa.PythonFile(self._location.open_input(self._relative(path)), mode="r")
+        part = self._parts[path]
+        if part.size_bytes <= _MAX_PROVEN_BYTES:
+            return pa.BufferReader(read_whole(self._location, self._table, part))
+        file = self._location.open_input(part_path(self._table, part))
+        if not _is_consistent(file, self._table, part):
+            read_whole(self._location, self._table, part)
+        return pa.PythonFile(file, mode="r")
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
         return self.open_input_file(path)
-
-    def _relative(self, path: str) -> str:
-        return path.removeprefix(self._location.uri("x").removesuffix("x"))
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise NotImplementedError("this filesystem is read-only: it does not change the files of a run")
 
     get_file_info_selector = create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = _refuse
     delete_file = move = copy_file = open_output_stream = open_append_stream = _refuse
+
+
+def _is_consistent(file: BinaryIO, table: str, part: PartRecord) -> bool:
+    """Return whether a part's footer has the columns and rows of its table, and chunks from end to end, in order."""
+    try:
+        footer = open_parquet(file, part.name).metadata
+        groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+        chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+        ends = [(each.dictionary_page_offset or each.data_page_offset, each.total_compressed_size) for each in chunks]
+        schema = footer.schema.to_arrow_schema()
+    except (DamagedError, pa.ArrowException, OSError, ValueError):
+        return False
+    start = 4
+    for at, size in ends:
+        if at != start:
+            return False
+        start += size
+    return bool(
+        start + footer.serialized_size + 8 == part.size_bytes
+        and footer.num_rows == part.rows == sum(group.num_rows for group in groups)
+        and schema.equals(SCHEMAS[table])
+    )

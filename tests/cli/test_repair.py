@@ -33,7 +33,7 @@ REMEDY = "Run the `pseudoris annotate` command of this run again with --repair"
 
 
 def damage(location: RunLocation, kind: str, table: str, *shards: int) -> None:
-    """Take, cut or flip the part of a table of some shards; a flip is in every page, for readers of any column."""
+    """Take, cut or change the part of a table of some shards: every page, or the name of a column in the footer."""
     for receipt in latest_receipts(location):
         if receipt.shard in shards:
             path = f"{table}/{receipt.parts[table].name}"
@@ -42,8 +42,12 @@ def damage(location: RunLocation, kind: str, table: str, *shards: int) -> None:
                 location.delete(path)
                 continue
             end = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
-            flipped = data[:4] + bytes(byte ^ 4 for byte in data[4:end]) + data[end:]
-            location.replace(path, data[:60] if kind == "cut" else flipped)
+            changed = {
+                "cut": data[:60],
+                "flipped": data[:4] + bytes(byte ^ 4 for byte in data[4:end]) + data[end:],
+                "renamed": data[:end] + data[end:].replace(b"area_px", b"area_qx"),
+            }
+            location.replace(path, changed[kind])
 
 
 def annotated(source: Path, out: object, *words: str, code: int = 0) -> str:
@@ -97,7 +101,7 @@ def test_every_reader_names_the_remedy(tmp_path, kind, words):
     assert "Traceback" not in told.stderr
 
 
-@pytest.mark.parametrize("kind", ["missing", "cut", "flipped"])
+@pytest.mark.parametrize("kind", ["missing", "cut", "flipped", "renamed"])
 def test_the_public_api_gives_no_row_of_a_damaged_part(tmp_path, kind):
     out = tmp_path / "out"
     scored_run(RunLocation.open(str(out)), num_shards=2)

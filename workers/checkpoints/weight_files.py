@@ -210,9 +210,11 @@ def folder_digest(weights: WeightsConfig) -> str:
 
 
 def is_unfetched(weights: WeightsConfig) -> bool:
-    """Return whether the file behind a url or hub tag is not here. Its store is asked; one without it is an error."""
+    """Return whether the file behind a url or hub tag is not here. If not, its store must have it."""
+    if "://" in weights.uri:
+        return found_file(weights) is None and not _asked(weights).is_file()
     if not weights.uri.startswith(OPEN_CLIP_PREFIX):
-        return "://" in weights.uri and not _asked(weights).is_file()
+        return False
     from pseudoris.workers.checkpoints.weight_fetch import located
 
     return found_file(weights) is None and bool(_of_tag(weights, located))
