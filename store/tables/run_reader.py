@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cached_property, partial
 from importlib.util import find_spec
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,7 +31,6 @@ from pseudoris.store.runs.repair import part_sizes, read_whole, refuse_lost
 from pseudoris.store.sources.planned_images import PlannedImages, as_annotated
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.committed_tables import RowFilter, read_selected, read_table
-from pseudoris.store.tables.parquet_files import DamagedError, open_parquet
 from pseudoris.store.tables.run_image import RunImage
 
 if TYPE_CHECKING:
@@ -285,11 +284,10 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
 
     def __init__(self, location: RunLocation, table: str, parts: Sequence[PartRecord]) -> None:
         checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-        form = ds.ParquetFileFormat(default_fragment_scan_options=checked)
-        files = fs.PyFileSystem(_ProvenParts(location, table, parts))
+        form, files = ds.ParquetFileFormat(default_fragment_scan_options=checked), arrow_filesystem(location)
         fragments = [form.make_fragment(location.uri(part_path(table, part)), files) for part in parts]
         super().__init__(fragments, SCHEMAS[table], form, files)
-        self._made_of = (location, table, parts)
+        self._made_of, self._unproven = (location, table, parts), dict(enumerate(fragments))
 
     def __reduce__(self) -> Any:
         # Arrow's refuses a filtered one: the filter would be lost.
@@ -298,12 +296,26 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
     @contextmanager
     def _told(self) -> Iterator[None]:
         try:
+            self._prove()
             yield
         except (pa.ArrowException, OSError):
             location, table, parts = self._made_of
             for part in parts:
                 read_whole(location, table, part)
             raise
+
+    def _prove(self) -> None:
+        """Compare each footer, once, with what its part must hold: pages have checksums, and footers none.
+
+        Of a column with another name Arrow would make nulls. Footers are read on this thread and kept for the scan.
+        """
+        location, table, parts = self._made_of
+        for number, fragment in tuple(self._unproven.items()):
+            part = parts[number]
+            if fragment.physical_schema.equals(SCHEMAS[table]) and fragment.metadata.num_rows == part.rows:
+                self._unproven.pop(number, None)
+            else:
+                read_whole(location, table, part)
 
     def to_batches(self, **options: Any) -> Iterator[pa.RecordBatch]:
         with self._told():
@@ -323,30 +335,29 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
 
     def filter(self, expression: pc.Expression) -> _PartsDataset:
         found: _PartsDataset = super().filter(expression)
-        found._made_of = self._made_of
+        found._made_of, found._unproven = self._made_of, self._unproven
         return found
 
 
-# Larger are parts with embedded images: whoever wants another column need not read the images.
-_MAX_PROVEN_BYTES: Final = 32 * 2**20
+def arrow_filesystem(location: RunLocation) -> fs.FileSystem:
+    """Return a filesystem that reads paths of the form `location.uri(path)`. On a disk it is pyarrow's own, faster one.
 
-
-class _ProvenParts(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
-    """Opens the parts of a table by their full paths or uris, each proven by its receipt before a byte is used.
-
-    The checksums of pages prove no footer: one that is changed names other columns, rows or pages in silence.
     It can be pickled, so that the workers of a data loader can receive a dataset that uses it.
     """
+    return fs.PyFileSystem(_RunFiles(location)) if "://" in location.root else fs.LocalFileSystem()
 
-    def __init__(self, location: RunLocation, table: str, parts: Sequence[PartRecord]) -> None:
-        self._location, self._table = location, table
-        self._parts = {location.uri(part_path(table, part)): part for part in parts}
+
+class _RunFiles(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
+    """Reads the files of one run by their full paths or uris."""
+
+    def __init__(self, location: RunLocation) -> None:
+        self._location = location
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ProvenParts) and other._parts == self._parts
+        return isinstance(other, _RunFiles) and other._location.root == self._location.root
 
     def __hash__(self) -> int:
-        return hash((self._location.root, self._table))
+        return hash(self._location.root)
 
     def get_type_name(self) -> str:
         return "pseudoris"
@@ -355,44 +366,23 @@ class _ProvenParts(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has n
         return path
 
     def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
-        return [fs.FileInfo(path, fs.FileType.File, size=self._parts[path].size_bytes) for path in paths]
+        sizes = [self._location.size(self._relative(path)) for path in paths]
+        return [
+            fs.FileInfo(path, fs.FileType.NotFound if size is None else fs.FileType.File, size=size)
+            for path, size in zip(paths, sizes, strict=True)
+        ]
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        part = self._parts[path]
-        if part.size_bytes <= _MAX_PROVEN_BYTES:
-            return pa.BufferReader(read_whole(self._location, self._table, part))
-        file = self._location.open_input(part_path(self._table, part))
-        if not _is_consistent(file, self._table, part):
-            read_whole(self._location, self._table, part)
-        return pa.PythonFile(file, mode="r")
+        return pa.PythonFile(self._location.open_input(self._relative(path)), mode="r")
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
         return self.open_input_file(path)
+
+    def _relative(self, path: str) -> str:
+        return path.removeprefix(self._location.uri("x").removesuffix("x"))
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise NotImplementedError("this filesystem is read-only: it does not change the files of a run")
 
     get_file_info_selector = create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = _refuse
     delete_file = move = copy_file = open_output_stream = open_append_stream = _refuse
-
-
-def _is_consistent(file: BinaryIO, table: str, part: PartRecord) -> bool:
-    """Return whether a part's footer has the columns and rows of its table, and chunks from end to end, in order."""
-    try:
-        footer = open_parquet(file, part.name).metadata
-        groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-        chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
-        ends = [(each.dictionary_page_offset or each.data_page_offset, each.total_compressed_size) for each in chunks]
-        schema = footer.schema.to_arrow_schema()
-    except (DamagedError, pa.ArrowException, OSError, ValueError):
-        return False
-    start = 4
-    for at, size in ends:
-        if at != start:
-            return False
-        start += size
-    return bool(
-        start + footer.serialized_size + 8 == part.size_bytes
-        and footer.num_rows == part.rows == sum(group.num_rows for group in groups)
-        and schema.equals(SCHEMAS[table])
-    )
