@@ -42,6 +42,7 @@ from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import Flags
 from pseudoris.schemas.run_records import PartRecord, RunHeader
+from pseudoris.schemas.untrusted import without_secrets
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import sealed
 from pseudoris.store.tables.judged_expressions import stated_rule
@@ -305,7 +306,7 @@ def _record(
             created_utc=header.created_utc,
             header_sha256=header.digest,
             root_sha256=pairs.root_sha256,
-            source=header.source,
+            source=without_secrets(header.source),
             origin=header.origin,
             is_complete=len(pairs.receipts) == header.num_shards,
             rule=None if rule is None else str(rule),

@@ -56,7 +56,8 @@ def annotate(
     shard_size: ShardSize = None,
     address: options.Address = None,
     limit: Annotated[
-        int | None, option("Plan only the first N images; with --extend, the first N that the run lacks.", min=1)
+        int | None,
+        option("Plan only the first N images; with --extend, the first N that the run lacks.", min=1, max=10**9),
     ] = None,
     extend: Annotated[bool, option("--extend", "List SOURCE again and add its new images to the run.")] = False,
     retry_failed: Annotated[bool, option("--retry-failed", "Compute only the quarantined images again.")] = False,

@@ -76,7 +76,7 @@ def diff(
     --preset is what YAML files are laid over. The exit code is 1 if a key differs.
     """
     first, second = (_settings_of(each, preset) for each in (before, after))
-    # The preset's name is a label that no code reads.
+    # The preset's name decides no table.
     keys = [each for each in layers.settings() if each.section is None and each.key != "preset"]
     pairs = [(each.key, each.value(first), each.value(second)) for each in keys]
     differing = [pair for pair in pairs if pair[1] != pair[2]]

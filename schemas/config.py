@@ -227,7 +227,7 @@ class RunConfig(FrozenModel):
     It is written to the run's header, so no text in it may hold a secret. Queries of uris: `store.runs.header`.
     """
 
-    # Name of the preset that it started from; a label that no code reads.
+    # Name of the preset that it started from; a resume without --preset takes it.
     preset: str
     source: SourceConfig = SourceConfig()
     images: ImagesConfig = ImagesConfig()

@@ -30,7 +30,7 @@ from pseudoris.schemas.run_records import (
     RunHeader,
     SealedRecord,
 )
-from pseudoris.schemas.untrusted import parse_json
+from pseudoris.schemas.untrusted import parse_json, without_secrets
 from pseudoris.schemas.uris import RECORDED, refuse_secrets, secrets_in, texts_in
 from pseudoris.store.exclusions.exclusion_rules import extended_exclusions
 from pseudoris.store.location import RunLocation, resolved
@@ -212,7 +212,7 @@ def check_identity(
             _check_source(header, source)
         return acceptable
     if source is not None and not is_same_source(header, source):
-        refused.append(f"SOURCE: {header.source!r} in the run, {source!r} now")
+        refused.append(f"SOURCE: {without_secrets(header.source)!r} in the run, {source!r} now")
     remedies = ["Use the settings that the run was started with"]
     version = header.identity.versions.get("pseudoris")
     if version is not None and version != identity.versions.get("pseudoris"):
@@ -256,8 +256,8 @@ def _check_source(header: RunHeader, source: str) -> None:
     # may have other times or etags, and their images would be quarantined as changed.
     if not is_same_source(header, source):
         raise ConfigError(
-            f"this output was planned from SOURCE {header.source!r}, but SOURCE is {source!r} now. Give the first one "
-            "to continue, or name another output"
+            f"this output was planned from SOURCE {without_secrets(header.source)!r}, but SOURCE is {source!r} now. "
+            "Give the first one to continue, or name another output"
         )
 
 

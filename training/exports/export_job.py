@@ -23,7 +23,7 @@ from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.extras import require_extra
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Receipt, RunHeader
-from pseudoris.schemas.untrusted import file_sha256
+from pseudoris.schemas.untrusted import file_sha256, without_secrets
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.manifest import LatestReceipts
@@ -353,7 +353,7 @@ class ExportJob:
         describe(self, rows, self.dropped, tables or {})
         if number := self._num_encoded_anew:
             notes = [*notes, f"{number:,} image(s) were encoded again, upright and with three channels."]
-        begins = {"format": self.name, "state": "whole", "source": self.request.header.source}
+        begins = {"format": self.name, "state": "whole", "source": without_secrets(self.request.header.source)}
         counts = {"rows": dict(rows), "dropped": dict(self.dropped)}
         mark(self.destination, {**begins, "num_images": self.request.num_images, **facts, **counts})
         return ExportReport(rows, files, self.size_bytes, self.dropped, notes, tuple(filter(None, (_CHECKED, checked))))

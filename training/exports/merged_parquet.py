@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.tables import MASKS, SCHEMAS
+from pseudoris.schemas.untrusted import without_secrets
 from pseudoris.store.tables.committed_tables import iter_table
 from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, open_parquet
 from pseudoris.training.exports.croissant import describe
@@ -164,7 +165,7 @@ def _description(request: ExportRequest, tables: dict[str, list[dict[str, Any]]]
     generations = sum(receipt.generation > 0 for receipt in request.receipts)
     tree = {
         "format": "parquet",
-        "source": request.header.source,
+        "source": without_secrets(request.header.source),
         "num_images": sum(receipt.counts.images for receipt in request.receipts),
         "num_planned_images": request.header.num_images,
         "num_shards": len(request.receipts),
