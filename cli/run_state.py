@@ -58,7 +58,7 @@ def status(
         bool, option("--quarantined", "List only the quarantined images: key, reason and message, with tabs between.")
     ] = False,
 ) -> None:
-    """Show the progress of a run, from its files alone; `verify` checks its parts. The run may be stopped."""
+    """Show a run's progress from its files. It may be stopped. Checks no part."""
     location = RunLocation.open_to_read(out)
     if names_quarantined:
         require_header(location)
