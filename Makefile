@@ -22,8 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@# Metadata of an earlier install in the working directory would win over the new one.
 	@rm -rf pseudoris.egg-info
 	$(PYTHON) -m venv .venv
-	@# Of pip's hundreds of lines those that say why it takes minutes.
-	set -o pipefail; $(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' \
+	@# A module is compiled when it is first imported: most of 25,000 never are. Of pip's hundreds of lines those that
+	@# say why it takes minutes.
+	set -o pipefail; $(RUN) -m pip install --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' \
 		| sed -unE 's/^ *(Downloading .* MB\)|Installing collected packages).*/  \1/p'
 	@touch $(STAMP)
 

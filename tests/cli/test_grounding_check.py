@@ -56,6 +56,7 @@ def test_a_run_is_checked_verified_and_filtered_by_the_second_opinion(tiny_run, 
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_vision_language_model_checks_a_run_and_its_folder_is_in_the_identity(ray_session, tmp_path):
     folder, source, out = (tmp_path / name for name in ("model", "in", "out"))
     for part in small_vlm("llava", dtype=torch.float32):

@@ -75,7 +75,13 @@ def signalled_at(module: str, number: int, *words: str) -> tuple[int, str]:
         ("train student OUT --out OUT-student", "torch._C", AFTER, signal.SIGINT),
         # Its modules are imported while it waits for a child process.
         ("annotate --preset=tiny IN OUT-new --address local", "ray._raylet", AFTER, signal.SIGINT),
-        ("annotate --preset=tiny IN OUT-new --address local", "ray._raylet", AFTER, signal.SIGTERM),
+        pytest.param(
+            "annotate --preset=tiny IN OUT-new --address local",
+            "ray._raylet",
+            AFTER,
+            signal.SIGTERM,
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_an_interrupt_during_imports_ends_in_one_line(out, words, module, expected, number):

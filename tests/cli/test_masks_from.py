@@ -32,7 +32,7 @@ def taking(run, *assignments):
     return stub_config(f"placement.masks_from={run}", *assignments)
 
 
-@pytest.mark.parametrize("mode", ["fused", "staged"])
+@pytest.mark.parametrize("mode", ["fused", pytest.param("staged", marks=pytest.mark.long)])
 def test_the_tables_equal_those_of_a_run_from_scratch_and_no_proposer_is_loaded(parent, tmp_path, mode):
     source, run = parent
     rest = ("filtering.tau=1.2", f"placement.mode={mode}")

@@ -41,7 +41,7 @@ def _words(source, out, folder, engine):
         ("Sam2Model", "sam2"),
         pytest.param("EdgeTamModel", "sam2", marks=pytest.mark.long),
         pytest.param("Sam3TrackerModel", "sam3", marks=pytest.mark.long),
-        ("Sam3VideoModel", "sam3"),
+        pytest.param("Sam3VideoModel", "sam3", marks=pytest.mark.long),
         ("Sam3Model", "sam3_concepts"),
     ],
 )

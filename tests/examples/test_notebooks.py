@@ -45,7 +45,7 @@ def test_reading_a_run_needs_the_core_alone_and_shows_what_is_stored():
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_first_run_annotates_filters_and_exports(tmp_path):
     stored, notebook = executed("first_run.ipynb", tmp_path)
     for old, new in zip(stored.cells, notebook.cells, strict=True):

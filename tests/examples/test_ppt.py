@@ -39,7 +39,7 @@ def ppt(command: str, places: Sequence[Path], *words: str) -> subprocess.Complet
     return subprocess.run(shown, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_figure_is_made_of_raw_data_and_shows_every_query(tmp_path, capsys):
     places = write_inputs(tmp_path, num_train=2, num_held_out=2)
     given = {"preset": "tiny", "sample": NUM_OBJECTS, "count": 2}
