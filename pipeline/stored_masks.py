@@ -19,6 +19,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import ParentRun, Receipt, RunHeader
 from pseudoris.schemas.shard import Failure, MaskRecord, Shard, ShardImage
 from pseudoris.schemas.tables import FAILURES, IMAGES, MASKS
+from pseudoris.schemas.untrusted import without_secrets
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import is_same_source
 from pseudoris.store.runs.planned_run import Parent
@@ -68,7 +69,7 @@ def masks_parent(
             "--only"
         )
     endpoint, storage = config.source.endpoint_url, config.placement.storage
-    parent = Parent.open(RunLocation.open(given, endpoint, storage), location)
+    parent = Parent.open(RunLocation.open(given, endpoint, storage), location, config.source.allowed_query)
     if parent.header.origin not in _ORIGINS:
         raise ConfigError(
             f"--masks-from {given} is a run of `pseudoris {parent.header.origin}`, whose masks no proposer made: give "
@@ -86,8 +87,8 @@ def with_masks_of(parent: Parent, config: RunConfig, source: str) -> RunConfig:
     before = parent.header
     if not is_same_source(before, source):
         raise ConfigError(
-            f"--masks-from {parent.location.root} holds masks of the images in {before.source!r}, but SOURCE is "
-            f"{source!r}: give the first one"
+            f"--masks-from {parent.location.root} holds masks of the images in {without_secrets(before.source)!r}, "
+            f"but SOURCE is {without_secrets(source)!r}: give the first one"
         )
     tree, held = config.model_dump(), before.config.model_dump()
     return validate_as(RunConfig, {**tree, **{name: held[name] for name in _SECTIONS}})

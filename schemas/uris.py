@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from pydantic import BaseModel
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.untrusted import has_userinfo
+from pseudoris.schemas.untrusted import has_userinfo, without_secrets
 
 # Begins the name of a file that is shipped in the package.
 BUILTIN_PREFIX: Final = "builtin:"
@@ -162,6 +162,18 @@ def secrets_in(tree: Any, allowed: Collection[str] | None = NO_FIELDS) -> Iterat
             yield f"{key}: {secret}"
         elif text and _letters(key.rpartition(".")[2]) in _SECRET_SETTINGS:
             yield f"{key}: a setting with this name holds a secret: {_REMEDY}"
+
+
+def masked(tree: Any, allowed: Collection[str], name: str = "") -> Any:
+    """Return a JSON tree, the value of `name`, with `?…` as the query, or "", of each text that `secrets_in` tells."""
+    if isinstance(tree, Mapping):
+        return {key: masked(value, allowed, key) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [masked(value, allowed, name) for value in tree]
+    if not isinstance(tree, str) or tree in allowed or not any(secrets_in({name: tree}, allowed)):
+        return tree
+    shown = without_secrets(tree)
+    return "" if any(secrets_in({name: shown}, None)) else shown
 
 
 def texts_in(tree: Any) -> Iterator[tuple[str, str]]:

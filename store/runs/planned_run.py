@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +27,7 @@ from pseudoris.schemas.run_records import (
     Receipt,
     RunHeader,
 )
+from pseudoris.schemas.uris import NO_FIELDS
 from pseudoris.store.exclusions.exclusion_rules import Exclusions, plan_files
 from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, check_exclusions
 from pseudoris.store.location import RunLocation
@@ -35,6 +36,7 @@ from pseudoris.store.runs.header import (
     check_identity,
     check_origin,
     create_header,
+    inherited,
     read_header,
     refuse_queries,
     require_header,
@@ -51,14 +53,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """A run that another run is made from; it is only read."""
+    """A run that another run is made from; it is only read.
+
+    Attributes:
+        location: Its folder.
+        header: Its header, as `inherited`.
+    """
 
     location: RunLocation
     header: RunHeader
 
     @classmethod
-    def open(cls, location: RunLocation, target: RunLocation) -> Self:
-        """Open the run at `location`, from which the run at `target` is made.
+    def open(cls, location: RunLocation, target: RunLocation, allowed: Collection[str] = NO_FIELDS) -> Self:
+        """Open the run at `location`, from which the run at `target` is made; `allowed` is as for `inherited`.
 
         Raises:
             ConfigError: There is no run, or one of the two folders contains the other.
@@ -68,7 +75,15 @@ class Parent:
                 f"the new run at {target.root} would be inside its parent {location.root}, or contain it: name another "
                 "output"
             )
-        return cls(location, require_header(location))
+        own = require_header(location)
+        header = inherited(target, own, allowed)
+        if header != own:
+            logger.warning(
+                "The header of %s holds a secret, or a query that may be one: %s gets it without. "
+                "Where a command reads its images, name their place (--source).",
+                *(location.root, target.root),
+            )
+        return cls(location, header)
 
     def pin(self) -> ParentRun:
         """Return the present state of the run, pinned: a later retry or extension does not affect the child run.

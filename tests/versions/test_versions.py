@@ -11,6 +11,7 @@ import pytest
 
 from pseudoris import RisDataset, SampleSpec
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.manifest import write_manifest
 from tests.builders.command import pseudoris_here
 from tests.builders.seals import forge_header
 from tests.versions.__main__ import annotation, put_images
@@ -67,6 +68,34 @@ def test_it_is_whole_with_what_no_header_may_hold_now_and_shows_none_of_it(kept)
     assert b"hunter2" not in b"".join(written)
 
 
+def test_what_is_made_of_it_repeats_no_secret_and_what_0_5_made_of_it_goes_on(kept, caplog):
+    url, token = "s3://versions/images?sig=hunter2", "github_pat_hunter2hunter2hunter2"
+
+    def plant(tree: dict) -> None:
+        tree["source"] = tree["config"]["masks"]["weights"]["uri"] = url
+
+    def plant_all(tree: dict) -> None:
+        plant(tree)
+        for method in (tree["config"], tree["identity"]["method"]):
+            method["captions"] |= {"engine": "another", "options": {"place": token}}
+
+    parent = RunLocation.open(str(kept / "finished"))
+    forge_header(parent, plant_all)
+    write_manifest(parent)
+    command = ("refilter", "finished", "stricter", "--tau", "2")
+    told = says(*command, at=kept) + caplog.text
+    assert "name their place (--source)" in told
+    written = [path.read_bytes() for path in (kept / "stricter").rglob("*") if path.is_file()]
+    assert b"s3://versions/images?\xe2\x80\xa6" in b"".join(written)
+    assert not any(b"hunter2" in data for data in (*written, told.encode()))
+    for edit in (lambda tree: None, plant):
+        forge_header(RunLocation.open(str(kept / "stricter")), edit)
+        (part, *_) = (kept / "stricter" / "masks").iterdir()
+        part.unlink()
+        assert "hunter2" not in says(*command, "--repair", at=kept)
+        says("verify", "stricter", at=kept)
+
+
 def test_its_half_is_opened(kept):
     assert "shards 1 to 3 have no receipt" in says("verify", "half", at=kept, code=1)
 
@@ -101,6 +130,31 @@ def test_its_half_is_resumed(kept, ray_session, s3_server):
     for table in ("images", "failures"):
         names = [[row["image_id"] for row in rows(kept / run, table)] for run in ("half", "finished")]
         assert sorted(names[0]) == sorted(names[1])
+
+
+@pytest.mark.ray
+def test_new_captions_for_its_masks_repeat_no_secret_that_is_not_allowed(kept, ray_session, s3_server):
+    url = "s3://versions/images?sig=hunter2"
+    for path in (kept / "images").iterdir():
+        s3_server.client().put_object(Bucket="versions", Key=f"images?sig=hunter2/{path.name}", Body=path.read_bytes())
+
+    def plant(tree: dict) -> None:
+        tree["source"] = url
+        tree["config"]["masks"]["weights"]["uri"] = "https://host/sam.pth?code=hunter3"
+        tree["config"]["source"]["endpoint_url"] = s3_server.endpoint_url
+
+    parent = RunLocation.open(str(kept / "finished"))
+    forge_header(parent, plant)
+    write_manifest(parent)
+    settings = ("--config", "config.yaml", "--set", f"source.endpoint_url={s3_server.endpoint_url}", "--allow-mixed")
+    command = ("annotate", url, "new", "--masks-from", "finished", *settings)
+    refused = pseudoris_here(*command, cwd=kept)
+    assert (refused.returncode, "source.allowed_query=[sig]" in refused.stderr) == (2, True), refused.stderr
+    for _ in range(2):
+        says(*command, "--set", "source.allowed_query=[sig]", at=kept)
+    says("verify", "new", at=kept)
+    header = (kept / "new" / "_run.json").read_text(encoding="utf-8")
+    assert ("sig=hunter2" in header, "hunter3" in header) == (True, False)
 
 
 @pytest.mark.ray

@@ -28,6 +28,7 @@ from pseudoris.schemas.shard import ExpressionRecord, Failure, Shard, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES
 from pseudoris.store.files.key_order import file_path
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_as_parent, plan_or_continue
 from pseudoris.store.runs.thread_runs import OnProgress, WrittenRun, write_run
 from pseudoris.store.sources import Source, SourceItem, open_source
@@ -247,7 +248,7 @@ def _shard(
     config: RecipeConfig,
 ) -> Shard:
     started = time.perf_counter()
-    location, header = parent.location, parent.header
+    location, header = parent.location, require_header(parent.location)
     is_embedded = header.config.shards.embed_images
     annotated = list(iter_annotations(location, [receipt], kept_only=True, with_bytes=is_embedded))
     planned = PlannedImages(location, header)
