@@ -224,18 +224,23 @@ def test_a_retried_shard_comes_back_as_its_retry_left_it(ray_session, tmp_path):
         for path in hidden:
             path.rename(path.with_suffix(".hidden"))
 
-    work_off(source, out, stub_config(), on_planned=hide)
+    # A fault that is over before the repair: of the first run, and of the retry in both of its processes.
+    fault = ["masks.options.raises_on=c/image-002.png", "masks.options.raises_times=3"]
+    fault.append(f"masks.options.tally={tmp_path / 'tally'}")
+    words = [word for setting in fault for word in ("--set", setting)]
+    work_off(source, out, stub_config(*fault), on_planned=hide)
     hidden[0].with_suffix(".hidden").rename(hidden[0])
-    annotated(source, out, "--retry-failed")
+    annotated(source, out, "--retry-failed", *words)
+    assert (tmp_path / "tally").read_bytes() == b"..."
     location = RunLocation.open(str(out))
     before = contents(location)
     generations = {receipt.shard: receipt.generation for receipt in latest_receipts(location)}
     assert set(generations.values()) == {0, 1}
-    # This one could be read by now, but only a retry may say so.
+    # This one could be read by now, and the other computed, but only a retry may say so.
     hidden[1].with_suffix(".hidden").rename(hidden[1])
     for table in ("images", "masks", "expressions"):
         damage(location, "missing", table, *generations)
-    annotated(source, out, "--repair")
+    annotated(source, out, "--repair", *words)
     assert contents(location) == before
 
 
