@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Final, cast
 
+from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
@@ -47,7 +48,10 @@ def _write(job: ExportJob, lacking: Collection[str] = ()) -> ExportReport:
     """Write one tar after the other and then the index; read every tar back.
 
     The names say what is in the tars, so images that cannot be read (`lacking`, by id) are to be known before: where
-    others turn out to lack, all is written again.
+    others turn out to lack, all is written again, once.
+
+    Raises:
+        TransientError: Others lack again.
     """
     job.claim()
     parts = [part.sha256 for receipt in job.request.receipts for part in receipt.parts.values()]
@@ -56,6 +60,8 @@ def _write(job: ExportJob, lacking: Collection[str] = ()) -> ExportReport:
     stem = f"data-{sha256_hex(json.dumps(content).encode())[:16]}"
     tars = list(_tars(job, stem))
     if job.lacking != set(lacking):
+        if lacking:
+            raise TransientError("images of SOURCE come and go while they are read: export again once it is at rest")
         return _write(ExportJob(WEBDATASET, job.request, job.on_progress), job.lacking)
     tree = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": "pseudoris", "shardlist": tars}
     index = json.dumps(tree, indent=2).encode() + b"\n"

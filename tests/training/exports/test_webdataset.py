@@ -11,8 +11,10 @@ import pytest
 import webdataset
 from pycocotools import mask as coco
 
+from pseudoris.schemas.errors import TransientError
 from pseudoris.store.location import RunLocation
-from tests.training.exports.builders import UPRIGHT, build_run, export, jpeg
+from pseudoris.training.exports import find_export
+from tests.training.exports.builders import UPRIGHT, build_run, export, jpeg, request_for
 from tests.training.exports.readers_webdataset import read_index, read_samples
 
 SMALL = 20_000
@@ -70,6 +72,21 @@ def test_the_tars_are_one_pattern_whose_digest_tells_what_they_hold(tmp_path_fac
     less = read("less")
     assert (whole, whole[1], less[1], len(whole[0])) == (again, 3, 2, 3)
     assert not {name[:21] for name in whole[0]} & {name[:21] for name in less[0]}
+
+
+def test_images_that_come_and_go_end_an_export(tmp_path, place):
+    pictures = tuple((key, jpeg(), (("the red square",),)) for key in ("a.jpg", "b.jpg"))
+    run = build_run(RunLocation.open(str(tmp_path / "run")), pictures, embed=False, source=tmp_path / "photos")
+    there, gone = tmp_path / "photos" / "a.jpg", tmp_path / "photos" / "a.gone"
+    there.rename(gone)
+
+    def comes_or_goes(done: int, total: int, stage: str = "") -> None:
+        # Behind the first image that could be read: once each time.
+        if done == total - 1:
+            gone.rename(there) if gone.exists() else there.rename(gone)
+
+    with pytest.raises(TransientError, match="images of SOURCE come and go"):
+        find_export("webdataset").write(request_for(run, place), comes_or_goes)
 
 
 def test_tars_stay_below_the_target_size_and_the_index_adds_up(built_run, place):
