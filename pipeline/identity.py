@@ -24,7 +24,7 @@ from pseudoris.store.runs.header import check_identity
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.planned_run import package_versions
 from pseudoris.store.runs.receipts import Totals
-from pseudoris.workers.checkpoints.weight_files import weights_digest
+from pseudoris.workers.checkpoints.weight_files import is_awaited, weights_digest
 from pseudoris.workers.stages import (
     NAME_CHECK,
     STAGE_CAPTION,
@@ -137,7 +137,7 @@ def measure_identity(
     announce_endpoint(config)
     stored = stored or {}
     stages = [stage for stage in with_check(stages, config) if stage.name not in stored]
-    digests = (partial(stage.weights_digest, config) for stage in stages)
+    digests = (partial(stage.weights_digest, config, downloads=may_download(config, stages)) for stage in stages)
     *digest_of, device = gather(*digests, partial(device_kind, config.compute) if sees_device else str)
     weights = {**stored, **dict(zip((stage.name for stage in stages), digest_of, strict=True))}
     _check_is_another(config, weights)
@@ -158,6 +158,17 @@ def measure_identity(
         versions=package_versions((*PACKAGES, *_further_packages(config))),
         folders=folders,
     )
+
+
+def may_download(config: RunConfig, stages: Sequence[StageKind]) -> bool:
+    """Return whether to fetch weights of `stages`: not while a file is missing that no run fetches."""
+    awaited = [stage for stage in stages if is_awaited(stage.settings(config).weights)]
+    try:
+        # Without a download no file is read twice.
+        gather(*(partial(stage.weights_digest, config) for stage in stages if awaited and stage not in awaited))
+    except ConfigError:
+        return False
+    return True
 
 
 def _check_is_another(config: RunConfig, weights: Mapping[str, str]) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
-from pseudoris.pipeline.identity import identity_before_ray, identity_on_cluster
+from pseudoris.pipeline.cluster import joins_cluster
+from pseudoris.pipeline.identity import identity_before_ray, identity_on_cluster, may_download
 from pseudoris.pipeline.run_contract import RunOptions, check_options
 from pseudoris.pipeline.stored_masks import masks_parent, stored_digests, with_masks_of
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, gather
 from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.exclusions.stored_exclusions import check_exclusions
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.garbage import refuse_unexpected_files
 from pseudoris.store.runs.header import planned_source, refuse_queries
 from pseudoris.store.runs.pending_work import OnEvent, Step, ignore
 from pseudoris.store.runs.planned_run import Parent, may_give_way
@@ -78,6 +81,7 @@ def _opened(
         check_exclusions(header, options.exclusions)
     check_scored(config, config.filtering.keep, location.root)
     if header is None:
+        refuse_unexpected_files(location)
         refuse_queries(config, source)
     elif not options.is_extension:
         source = planned_source(header, source)
@@ -89,13 +93,19 @@ def _opened(
         config = with_masks_of(parent, config, listing.name)
     elif header is None:
         listing.check_not_empty()
-    stored = {**stored_digests(parent), **(_unfetched(config, header) if options.is_dry else {})}
+    stored = stored_digests(parent)
+    if options.is_dry:
+        stored = {**stored, **_unfetched(config, header, stored)}
     here = identity_before_ray(config, header, listing.name, location=location, stored=stored)
     return Opened(listing, header, here, config, parent, stored)
 
 
-def _unfetched(config: RunConfig, header: RunHeader | None) -> dict[str, str]:
+def _unfetched(config: RunConfig, header: RunHeader | None, stored: Mapping[str, str]) -> dict[str, str]:
     """Return what stands for the digests of stages whose weights are behind urls and not here yet."""
-    stages = (stage for stage in with_check(STAGES, config) if hasattr(stage.settings(config), "weights"))
-    names = [stage.name for stage in stages if is_unfetched(stage.settings(config).weights)]
+    stages = [stage for stage in with_check(STAGES, config) if stage.name not in stored]
+    if not joins_cluster(config.placement.address) and not may_download(config, stages):
+        # The identity of this machine names what is missing, and with it what would be fetched.
+        return {}
+    found = gather(*(partial(is_unfetched, stage.settings(config).weights) for stage in stages))
+    names = [stage.name for stage, is_missing in zip(stages, found, strict=True) if is_missing]
     return {name: header.identity.weights.get(name, "") if header else "not fetched" for name in names}

@@ -48,7 +48,7 @@ from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.workers.checkpoints.model_configs import read_model_config
 from pseudoris.workers.checkpoints.model_folder import ModelFolder, names_folder
 from pseudoris.workers.checkpoints.sam_architectures import architecture_digest
-from pseudoris.workers.checkpoints.weight_files import MissingWeightsError, tensors_digest
+from pseudoris.workers.checkpoints.weight_files import MissingWeightsError, refuse_download, tensors_digest
 from pseudoris.workers.checkpoints.weight_headers import check_header
 from pseudoris.workers.faults.image_boundary import ImageBoundary
 from pseudoris.workers.faults.quarantine import apply_to_images
@@ -144,8 +144,8 @@ class StageKind:
         record(LOAD_SECONDS, time.perf_counter() - started, of=self.name)
         return stage
 
-    def weights_digest(self, config: RunConfig) -> str:
-        """Return the sha256 of the stage's weights."""
+    def weights_digest(self, config: RunConfig, *, downloads: bool = True) -> str:
+        """Return the sha256 of the stage's weights; without `downloads`, what is not here is refused."""
         digest = DIGESTS.get(self.entry(config).value)
         if digest is None:
             engine, given = self.engine(config), self.settings(config)
@@ -157,6 +157,8 @@ class StageKind:
                 )
             digest = engine.weights_digest
         try:
+            if not downloads:
+                refuse_download(self.settings(config).weights)
             return str(digest(self.settings(config)))
         except MissingWeightsError as error:
             raise error.of_preset(config.preset) from error

@@ -105,6 +105,17 @@ def test_a_run_whose_images_are_all_quarantined_is_a_problem_and_says_how_to_beg
     assert pseudoris_here("annotate", "--preset=tiny", str(right), str(out), *options).returncode == 0
 
 
+def test_a_folder_of_other_files_is_refused_before_ray_starts_and_stays_as_it_is(tiny_run, tmp_path):
+    own = tmp_path / "mine" / "images" / "own.jpg"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"own")
+    refused = pseudoris_here("annotate", "--preset=tiny", str(tiny_run.source), str(tmp_path / "mine"), *OPTIONS)
+    assert refused.returncode == 2
+    assert "is an unexpected file" in refused.stderr
+    assert "Ray" not in refused.stderr
+    assert [path for path in (tmp_path / "mine").rglob("*") if path.name != "images"] == [own]
+
+
 @pytest.mark.parametrize("arguments", [("{empty}", "out"), ("{source}", "out", "--set=source.extensions=[.nothing]")])
 def test_a_source_that_is_refused_leaves_no_lock(ray_session, tmp_path, arguments):
     (tmp_path / "empty").mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import fields
 from inspect import signature
 from pathlib import Path
@@ -73,6 +74,17 @@ def pictures(tmp_path_factory):
     location = RunLocation.open(str(tmp_path_factory.mktemp("pictures") / "run"))
     build_run(location)
     return Path(location.root)
+
+
+def test_an_export_refused_before_its_first_file_leaves_the_place_to_another_format(pictures, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(pictures, run)
+    for part in (run / "masks").iterdir():
+        part.unlink()
+    with pytest.raises(ConfigError):
+        invoke("export", run, tmp_path / "export", "--format", "refer")
+    assert not (tmp_path / "export" / "_export.json").exists()
+    invoke("export", pictures, tmp_path / "export", "--format", "hf")
 
 
 @pytest.fixture

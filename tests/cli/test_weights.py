@@ -94,7 +94,13 @@ def test_get_refuses_other_bytes_and_still_gets_the_rest(server, cache):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "command", [["doctor"], ["annotate", "--preset=tiny", "images", "out"]], ids=["doctor", "annotate"]
+    "command",
+    [
+        ["doctor"],
+        ["annotate", "--preset=tiny", "images", "out"],
+        ["annotate", "--preset=tiny", "images", "out", "--dry-run"],
+    ],
+    ids=["doctor", "annotate", "dry run"],
 )
 def test_without_a_network_a_run_is_told_all_files_within_ten_seconds(offline, tmp_path, monkeypatch, command):
     (tmp_path / "images").mkdir()
@@ -108,6 +114,7 @@ def test_without_a_network_a_run_is_told_all_files_within_ten_seconds(offline, t
     shown = pseudoris_here(*command, "--preset", "base", *words)
     assert time.monotonic() - begun < 10
     told = shown.stdout + shown.stderr
+    assert "downloading" not in told
     # One command, although another preset has one of the files too.
     assert told.count("To get them: pseudoris weights get ") == told.count("pseudoris weights get base") == 3
     for url in (
@@ -118,11 +125,27 @@ def test_without_a_network_a_run_is_told_all_files_within_ten_seconds(offline, t
         assert f"By hand: download {url} and put it at " in told
 
 
-def test_a_dry_run_asks_the_hub_for_the_weights_of_a_tag_and_fetches_nothing(server, cache, tmp_path):
+# An engine whose own weights are missing, and are not read.
+READY = ["masks.engine=ready", "masks.options.folder=/", "masks.weights.uri=gone.pth"]
+
+
+def test_a_url_is_not_fetched_while_another_file_is_missing(server, cache, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"")
+    words = ("--set", "masks.weights.uri=gone.pth", "--set", f"filtering.weights.uri={server.url}/{SAM_NAME}")
+    refused = pseudoris_here("annotate", "--preset=tiny", "images", "out", *words, "--address", "local")
+    assert refused.returncode == 2
+    assert "weights 'gone.pth' are not available: there is no such file" in refused.stderr
+    assert f"{SAM_NAME}' are not available: not downloaded yet, and another part is missing" in refused.stderr
+    assert not list(cache.rglob("*"))
+
+
+@pytest.mark.parametrize("engine", [[], READY], ids=["sam", "ready"])
+def test_a_dry_run_asks_the_hub_for_the_weights_of_a_tag_and_fetches_nothing(server, cache, tmp_path, engine):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(b"")
     tag = "open_clip:coca_ViT-B-32/laion2b_s13b_b90k"
-    words = [f"captions.weights.uri={tag}", "captions.architecture=coca_ViT-B-32", "placement.address=local"]
+    words = [f"captions.weights.uri={tag}", "captions.architecture=coca_ViT-B-32", "placement.address=local", *engine]
     command = (
         "annotate",
         "--preset=tiny",

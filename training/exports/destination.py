@@ -74,6 +74,15 @@ def mark(destination: RunLocation, record: Mapping[str, Any]) -> None:
     destination.replace(EXPORT_NAME, printable_json(record, indent=2).encode() + b"\n")
 
 
+def unmark_empty(
+    destination: RunLocation, folders: Sequence[str], numbered: Callable[[int], str] | None = None
+) -> None:
+    """Delete the record of an export that failed before its first file: another format may take the place."""
+    has_files = any(True for folder in ("", *folders) for _ in _files(destination, folder))
+    if not has_files and (numbered is None or not _num_folders(destination, numbered)):
+        destination.delete(EXPORT_NAME)
+
+
 def earlier_record(destination: RunLocation) -> Mapping[str, Any] | None:
     """Return the record of the export at the destination, None if there is none; ConfigError if it is not one."""
     if not destination.exists(EXPORT_NAME):

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Final, Protocol
@@ -32,7 +33,7 @@ from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.parquet_files import open_writer
 from pseudoris.training.exports.croissant import Tables, describe
-from pseudoris.training.exports.destination import EXPORT_NAME, claim_destination, mark
+from pseudoris.training.exports.destination import claim_destination, mark, unmark_empty
 from pseudoris.training.exports.export_options import ExportOptions
 from pseudoris.training.exports.image_files import image_file_of
 from pseudoris.training.exports.output_files import JsonArray, ManyFiles, json_arrays, json_list, new_file
@@ -149,7 +150,12 @@ class ExportFormat:
             ConfigError: The destination holds something else, or cannot be written; an option is not possible.
             TransientError: What was read back is not what was written.
         """
-        return self.writer(ExportJob(self, request, on_progress))
+        job = ExportJob(self, request, on_progress)
+        try:
+            return self.writer(job)
+        except ConfigError:
+            job.give_back()
+            raise
 
 
 class ExportJob:
@@ -166,6 +172,7 @@ class ExportJob:
         size_bytes: Of all files that were written.
         single_files: sha256 by path of those that were not written by `files`.
         patterns: Of the paths of those that were.
+        give_back: Leaves the destination to others if no file was written; nothing before `claim`.
     """
 
     def __init__(self, export_format: ExportFormat, request: ExportRequest, on_progress: OnProgress) -> None:
@@ -176,6 +183,7 @@ class ExportJob:
         self.written = Fingerprint()
         self.num_images = self.num_files = self.size_bytes = self._num_encoded_anew = 0
         self.single_files: dict[str, str] = {}
+        self.give_back: Callable[[], None] = lambda: None
         self.lacking: set[str] = set()
         self.patterns: set[str] = set()
         self._mask_numbers, self._text_numbers = count(1), count(1)
@@ -206,6 +214,7 @@ class ExportJob:
         """Empty the destination's folders of an earlier export, and mark it as begun; see `claim_destination`."""
         is_overwriting = self.request.is_overwriting
         claim_destination(self.destination, self.name, folders, numbered=numbered, is_overwriting=is_overwriting)
+        self.give_back = partial(unmark_empty, self.destination, folders, numbered)
 
     @contextmanager
     def files(self) -> Iterator[ManyFiles]:
@@ -289,8 +298,6 @@ class ExportJob:
             self.on_progress(num_done, total)
         if not self.num_images:
             reasons = "; ".join(f"{num:,} {reason}" for reason, num in self.dropped.items() if num)
-            # No file stands beside it; another format may take the place.
-            self.destination.delete(EXPORT_NAME)
             raise ConfigError(
                 f"Nothing of {request.run.root} is left to export: {reasons or 'the run has no image with a mask'}"
             )

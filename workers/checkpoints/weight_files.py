@@ -209,6 +209,17 @@ def folder_digest(weights: WeightsConfig) -> str:
     return found
 
 
+def is_awaited(weights: WeightsConfig) -> bool:
+    """Return whether a run may have to download the file: only the store of a url without a digest knows."""
+    return ("://" in weights.uri or weights.uri.startswith(OPEN_CLIP_PREFIX)) and found_file(weights) is None
+
+
+def refuse_download(weights: WeightsConfig) -> None:
+    """Refuse weights that would be downloaded: in vain while another file is missing."""
+    if is_awaited(weights) and not ("://" in weights.uri and _asked(weights).is_file()):
+        raise MissingWeightsError(weights, "not downloaded yet, and another part is missing")
+
+
 def is_unfetched(weights: WeightsConfig) -> bool:
     """Return whether the file behind a url or hub tag is not here. If not, its store must have it."""
     if "://" in weights.uri:

@@ -12,6 +12,7 @@ from pseudoris.training.exports.destination import (
     EXPORT_NAME,
     claim_destination,
     mark,
+    unmark_empty,
 )
 from tests.training.exports.builders import stored
 
@@ -68,6 +69,15 @@ def fill(location: RunLocation, numbers) -> None:
 
 def begun(location: RunLocation) -> None:
     location.replace(EXPORT_NAME, b'{"format": "numbered", "state": "begun"}')
+
+
+@pytest.mark.parametrize("path", ["a.json", "masks/a.png", "folder-7/a.png", None])
+def test_the_record_of_a_failed_export_stays_while_any_of_its_files_does(place, path):
+    begun(place)
+    if path:
+        place.replace(path, b"x")
+    unmark_empty(place, FOLDERS, folder)
+    assert place.exists(EXPORT_NAME) == (path is not None)
 
 
 @given(last=st.integers(0, 150), gap=st.sets(st.integers(0, 63)))
