@@ -10,7 +10,7 @@ Every reader of a run begins with `require_header` (`cli`, `viewer`, `training`,
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -31,7 +31,7 @@ from pseudoris.schemas.run_records import (
     SealedRecord,
 )
 from pseudoris.schemas.untrusted import parse_json, without_secrets
-from pseudoris.schemas.uris import NO_FIELDS, RECORDED, masked, refuse_secrets, secrets_in, texts_in
+from pseudoris.schemas.uris import RECORDED, refuse_secrets, secrets_in, texts_in
 from pseudoris.store.exclusions.exclusion_rules import extended_exclusions
 from pseudoris.store.location import RunLocation, resolved
 
@@ -104,35 +104,15 @@ def refuse_queries(config: RunConfig, source: str, parent: RunHeader | None = No
     Raises:
         ConfigError: SOURCE or a setting is such a url, and the header of the `parent` does not hold it already.
     """
-    allowed = {*config.source.allowed_query, *([] if parent is None else _texts_of(parent))}
+    allowed = {*config.source.allowed_query, *held_texts(parent)}
     refuse_secrets(source, allowed)
     if found := "; ".join(secrets_in(config, allowed)):
         raise ConfigError(found)
 
 
-def inherited(location: RunLocation, parent: RunHeader, allowed: Collection[str] = NO_FIELDS) -> RunHeader:
-    """Return the header of a `parent` as a run in `location` may repeat it; a run of 0.5.0 may hold secrets.
-
-    What the run in `location` holds already stays, and so do queries of `allowed` names.
-    """
-    try:
-        refuse_queries(parent.config, parent.source)
-    except ConfigError:
-        made = read_header(location)
-    else:
-        return parent
-    allowed = {*allowed, *parent.config.source.allowed_query, *([] if made is None else _texts_of(made))}
-    config, method = (masked(tree, allowed) for tree in (parent.config.model_dump(mode="json"), parent.identity.method))
-    update = {
-        "source": masked(parent.source, allowed),
-        "config": RunConfig.model_validate(config, context=RECORDED),
-        "identity": parent.identity.model_copy(update={"method": method}),
-    }
-    return parent.model_copy(update=update)
-
-
-def _texts_of(header: RunHeader) -> list[str]:
-    return [header.source, *(text for _, text in texts_in(header.config) if text)]
+def held_texts(header: RunHeader | None) -> list[str]:
+    """Return what a header holds that may be a secret: SOURCE and the texts of its settings; [] without a header."""
+    return [] if header is None else [header.source, *(text for _, text in texts_in(header.config) if text)]
 
 
 def create_header(location: RunLocation, header: RunHeader) -> RunHeader:

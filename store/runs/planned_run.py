@@ -27,7 +27,7 @@ from pseudoris.schemas.run_records import (
     Receipt,
     RunHeader,
 )
-from pseudoris.schemas.uris import NO_FIELDS
+from pseudoris.schemas.uris import NO_FIELDS, RECORDED, masked
 from pseudoris.store.exclusions.exclusion_rules import Exclusions, plan_files
 from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, check_exclusions
 from pseudoris.store.location import RunLocation
@@ -36,7 +36,7 @@ from pseudoris.store.runs.header import (
     check_identity,
     check_origin,
     create_header,
-    inherited,
+    held_texts,
     read_header,
     refuse_queries,
     require_header,
@@ -53,19 +53,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """A run that another run is made from; it is only read.
-
-    Attributes:
-        location: Its folder.
-        header: Its header, as `inherited`.
-    """
+    """A run that another run is made from; it is only read."""
 
     location: RunLocation
     header: RunHeader
 
     @classmethod
     def open(cls, location: RunLocation, target: RunLocation, allowed: Collection[str] = NO_FIELDS) -> Self:
-        """Open the run at `location`, from which the run at `target` is made; `allowed` is as for `inherited`.
+        """Open the run at `location`, from which the run at `target` is made.
+
+        A run of 0.5.0 may hold secrets. They are left out, unless `target` holds them already or they are queries of
+        `allowed` names.
 
         Raises:
             ConfigError: There is no run, or one of the two folders contains the other.
@@ -76,14 +74,16 @@ class Parent:
                 "output"
             )
         own = require_header(location)
-        header = inherited(target, own, allowed)
-        if header != own:
-            logger.warning(
-                "The header of %s holds a secret, or a query that may be one: %s gets it without. "
-                "Where a command reads its images, name their place (--source).",
-                *(location.root, target.root),
-            )
-        return cls(location, header)
+        kept = {*allowed, *own.config.source.allowed_query, *held_texts(read_header(target))}
+        tree = own.model_dump(mode="json", include={"source", "config", "identity"})
+        if (clean := masked(tree, kept)) == tree:
+            return cls(location, own)
+        logger.warning(
+            "The header of %s holds a secret, or a query that may be one, which the new run does not get. Where a "
+            "command reads its images, name their place (--source).",
+            location.root,
+        )
+        return cls(location, RunHeader.model_validate(own.model_dump(mode="json") | clean, context=RECORDED))
 
     def pin(self) -> ParentRun:
         """Return the present state of the run, pinned: a later retry or extension does not affect the child run.
