@@ -23,7 +23,14 @@ from pseudoris.store.location import RunLocation
 def option(*words: str, **rules: Any) -> Any:
     """Return an option of a command: its names (by default its parameter's), then its help; rules as Typer has them."""
     *names, text = words
-    return typer.Option(*names, help=text, **rules)
+    return typer.Option(*names, help=text, **{"callback": _in_64_bits, **rules})
+
+
+def _in_64_bits(value: Any) -> Any:
+    """Refuse nan, and what no counter holds: an option with a lower bound alone takes them."""
+    if isinstance(value, int | float) and not abs(value) < 2**63:
+        raise typer.BadParameter(f"{value!s:.40} is not possible: give a number of at most 63 bits.")
+    return value
 
 
 def argument(metavar: str, text: str, **rules: Any) -> Any:

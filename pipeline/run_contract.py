@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pseudoris.schemas.config import PRESETS_KNOW
 from pseudoris.schemas.config_layers import laid, named_preset, own_layers, preset_names
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, check_number
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
@@ -71,6 +71,7 @@ def check_options(location: RunLocation, options: RunOptions, *, is_repair: bool
 
     Exclusions are compared when the run is opened.
     """
+    check_number("limit", options.limit, 1, 10**9)
     if is_repair and (options.is_extension or options.is_retry):
         raise ConfigError("--repair excludes --extend and --retry-failed: run the command once with each")
     if options.is_extension and options.is_retry:

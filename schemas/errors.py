@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -19,6 +19,15 @@ class ConfigError(PseudorisError):
     Raised before any accelerator is taken. The command line prints the message without a traceback. Whatever reads what
     a user gave may raise it: docstrings name it only where a caller tells it from another error.
     """
+
+
+def check_number(name: str, value: Any, low: float, high: float = 2**63 - 1, *, is_whole: bool = True) -> None:
+    """Accept what an option or argument was given: None, or a number from `low` to `high`; else a `ConfigError`."""
+    is_number = isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
+    if value is not None and not (is_number and low <= value <= high):
+        shown = f"{value!r:.40}" if not is_number or abs(value) < 2**64 else "of more than 64 bits"
+        kind = "whole number" if is_whole else "number"
+        raise ConfigError(f"{name} {shown} is not possible: give a {kind} from {low} to {high}")
 
 
 def refuse_other_version(name: str, found: object, known: int, *, again: str = "annotate again") -> None:

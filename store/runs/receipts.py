@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import tee
 from typing import Any, Final
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, check_number
 from pseudoris.schemas.ids import SHARD_NAME, shard_name
 from pseudoris.schemas.run_records import HEADER_NAME, RECEIPTS_FOLDER, PartRecord, Receipt, RunHeader
 from pseudoris.store.location import RunLocation
@@ -50,6 +50,7 @@ def list_receipts(location: RunLocation) -> dict[int, int]:
 
 def spread_evenly(shards: Sequence[int], sample: int | None) -> frozenset[int]:
     """Return `sample` of the shards, evenly spaced, always the same ones; all shards if it is None or too large."""
+    check_number("sample", sample, 0)
     if sample is None or sample >= len(shards):
         return frozenset(shards)
     return frozenset(shards[n * len(shards) // sample] for n in range(sample))

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
@@ -193,6 +194,28 @@ def test_annotate_and_export_take_one_path_to_exclude_or_several(tmp_path, monke
     report = pseudoris.export(out, str(tmp_path / "tables"), exclude=str(names))
     assert report.dropped == {"images excluded by names.txt (names)": 1}
     assert report.rows["images"] == len(keys) - 1
+
+
+@pytest.mark.parametrize(
+    "number", [-1, 10**23, 10**5000, float("nan"), True, "3"], ids=["-1", "10^23", "10^5000", "nan", "True", "text"]
+)
+def test_a_number_that_means_nothing_is_refused_by_name_before_anything_is_written(number, tmp_path):
+    out, new = tmp_path / "run", tmp_path / "new"
+    scored_run(RunLocation.open(str(out)))
+    truth = SceneTruth.from_json(truth_bytes(scenes(1)), "truth.json")
+    pixels = {"coordinates": "resized", "resize_factor": 28, "min_pixels": 1}
+    calls = [
+        ("limit", partial(pseudoris.annotate, out, new, "tiny", limit=number)),
+        ("sample", partial(pseudoris.verify, out, sample=number)),
+        ("sample", partial(pseudoris.evaluate, out, truth, sample=number)),
+        ("--target-mb", partial(pseudoris.export, out, new, target_mb=number)),
+        ("--max-tokens", partial(pseudoris.export, out, new, "refer", max_tokens=number)),
+        ("--max-pixels", partial(pseudoris.export, out, new, "qwen", **pixels, max_pixels=number)),
+    ]
+    for name, call in calls:
+        with pytest.raises(ConfigError, match=f"^{name} .{{1,50}} is not possible: give a (whole )?number from "):
+            call()
+    assert not new.exists()
 
 
 def test_evaluate_takes_a_truth_by_name_or_as_an_object(tmp_path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Final
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, check_number
 from pseudoris.schemas.uris import writable
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.location import RunLocation
@@ -96,9 +96,12 @@ def export_request(
 
 
 def _check_options(chosen: ExportFormat, options: ExportOptions) -> None:
-    """Refuse an option that the format does not read."""
-    for name, default in ((option.name, option.default) for option in fields(options)):
-        if name not in chosen.reads and getattr(options, name) != default:
-            flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
+    """Refuse an option that the format does not read, and a number out of its bounds."""
+    for option in fields(options):
+        name, value, bounds = option.name, getattr(options, option.name), option.metadata
+        flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
+        if "min" in bounds:
+            check_number(flag, value, bounds["min"], bounds.get("max", 2**63 - 1), is_whole=option.type != "float")
+        if name not in chosen.reads and value != option.default:
             known = ", ".join(each.name for each in EXPORTS.values() if name in each.reads)
             raise ConfigError(f"--format {chosen.name} does not use {flag}, which belongs to {known}. Leave it out.")
