@@ -16,7 +16,7 @@ import ray
 
 from pseudoris.images.pixels import import_plugins
 from pseudoris.pipeline.cluster import joins_cluster, task_result
-from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError, gather
 from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.location import RunLocation
@@ -72,6 +72,9 @@ def identity_before_ray(
     of the nodes. `source` is `Source.name` now.
     """
     here, needs_cluster = None, config.compute.device == "cuda"
+    if header is not None and _weights(config) != _weights(header.config):
+        # Of other weights first what can be told without them: they may be missing here, or gigabytes to fetch.
+        _check_run(location, header, header.identity, config, source)
     if joins_cluster(config.placement.address):
         config.masks.prior.check_is_set()
     else:
@@ -82,18 +85,26 @@ def identity_before_ray(
             _check_memory(config)
         here = None if needs_cluster else measured
     if header is not None:
-        known = header.identity if here is None else here
-        # Only a process of the cluster knows its device.
-        now = known.model_copy(update={"method": config.method(), "device_kind": header.identity.device_kind})
-        try:
-            check_identity(header, now, source, preset=config.preset, allow_mixed=config.placement.allow_mixed)
-        except ConfigError as error:
-            if not Totals(cached_receipts(location)).sum().is_fruitless:
-                raise
-            # Nothing of it is worth keeping.
-            remedy = f"That run annotated no image: delete {location.root} to begin anew there"
-            raise ConfigError(f"{error}\n{remedy}") from error
+        _check_run(location, header, here or header.identity, config, source)
     return here
+
+
+def _weights(config: RunConfig) -> list[WeightsConfig]:
+    return [stage.settings(config).weights for stage in with_check(STAGES, config)]
+
+
+def _check_run(location: RunLocation, header: RunHeader, now: Identity, config: RunConfig, source: str) -> None:
+    """Accept the settings of `config`, and what else `now` has, for the run of `header`."""
+    # Only a process of the cluster knows its device.
+    now = now.model_copy(update={"method": config.method(), "device_kind": header.identity.device_kind})
+    try:
+        check_identity(header, now, source, preset=config.preset, allow_mixed=config.placement.allow_mixed)
+    except ConfigError as error:
+        if not Totals(cached_receipts(location)).sum().is_fruitless:
+            raise
+        # Nothing of it is worth keeping.
+        remedy = f"That run annotated no image: delete {location.root} to begin anew there"
+        raise ConfigError(f"{error}\n{remedy}") from error
 
 
 def _check_memory(config: RunConfig) -> None:

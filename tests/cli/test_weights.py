@@ -12,11 +12,13 @@ import pytest
 from huggingface_hub import constants
 
 from pseudoris.schemas.config import WeightsConfig
+from pseudoris.store.location import RunLocation
 from pseudoris.workers.checkpoints import weight_cache, weight_fetch
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from tests.builders.command import pseudoris, pseudoris_here
 from tests.builders.model_folders import save_llava
 from tests.builders.weight_server import COMMIT, serving_weights, use_as_hub
+from tests.training.exports.builders import build_run, jpeg
 
 SAM, COCA, CLIP = b"sam" * 1_000, b"coca" * 1_000, b"clip" * 1_000
 SAM_NAME = "sam_vit_b_01ec64.pth"
@@ -164,6 +166,23 @@ def test_a_dry_run_asks_the_hub_for_the_weights_of_a_tag_and_fetches_nothing(ser
     refused = pseudoris_here(*command)
     assert refused.returncode == 2
     assert "laion/CoCa-ViT-B-32-laion2B-s13B-b90k has none of the files" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["--preset=base"], ["--preset=open", "--dry-run"], ["--set", "masks.weights.uri=gone.pth"]]
+)
+def test_other_settings_than_those_of_a_run_are_refused_without_their_weights(server, cache, tmp_path, words):
+    run = RunLocation.open(str(tmp_path / "run"))
+    build_run(run, (("a.jpg", jpeg(), (("a circle",),)),), embed=False, source=tmp_path / "photos")
+    words = [*words, "--set", "compute.device=cpu", "--address", "local", "--set", "masks.prior.kind=none"]
+    refused = pseudoris_here("annotate", str(tmp_path / "photos"), run.root, *words)
+    assert refused.returncode == 2
+    assert "this output holds a run with another identity" in refused.stderr
+    if words[0] != "--set":
+        name = words[0].partition("=")[2]
+        assert f"preset: 'tiny' in the run, '{name}' now, and with it " in refused.stderr
+    assert "not available" not in refused.stderr
+    assert not server.requests
 
 
 def test_check_tells_what_is_missing_and_what_is_wrong(server, cache):
