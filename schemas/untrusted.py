@@ -165,8 +165,10 @@ def _whole(digits: str) -> int:
 
 
 # A link from its slashes on, to the next white space: a path of this machine keeps one of them. Of a path, two slashes
-# in a row are no link, nor are those of `file:///`.
-_LINK: Final = re.compile(r"(?:(?<=[A-Za-z0-9+.-]:)(?!(?:(?<=file:)|(?<=local:))///)/|(?<![\w/.:])//)\S+")
+# in a row are no link, nor are those of `file:///`. A link may be encoded, as a field of another one.
+_LINK: Final = re.compile(
+    r"(?:(?<=[A-Za-z0-9+.-]:)(?!(?:(?<=file:)|(?<=local:))///)/|(?<![\w/.:])//|(?<=\w)(?i:%(?:25)*3a(?:%(?:25)*2f){2}))\S+"
+)
 # A secret key is base64 and may contain a `/`, which looks like the end of the authority.
 _USERINFO: Final = re.compile(r"//(?:[^/]*@|[^/:\[]+:(?!\d*/)[^@]*@)")
 # Without slashes, or with one: clients read it all the same. Before a host, which a port or a path follows.
@@ -176,8 +178,11 @@ _BARE_USERINFO: Final = re.compile(
 )
 # Where a query, a fragment or parameters begin, encoded or not. A number after `#` is the row of a table.
 _QUERY: Final = re.compile(r"(?:\?|#(?!\d+\W*$)|%(?:25)*(?:3[fF]|23)|;(?=[\w.-]+=)).*", re.DOTALL)
-# Of a link without its scheme, or behind a space of one; an absolute path keeps it.
-_BARE_QUERY: Final = re.compile(r"(?<!\S)(?![\"'(\[]?(?:/|file:/|local:/))([^\s?]+)\?[\w.~%-]+=\S*")
+# Of a link without its scheme, or behind a space of one; an absolute path keeps it, unless a request names it.
+_BARE_QUERY: Final = re.compile(
+    r"(?<!\S)(?:(?<=GET )|(?<=HEAD )|(?<=PUT )|(?<=POST )|(?![\"'(\[]?(?:/|file:/|local:/))(?=[^\s?]*\?[\w.~%-]+=))"
+    r"([^\s?]*)\?\S+"
+)
 # What ends a sentence, not its link.
 _END: Final = "\"'<>`:;,.)]!"
 
@@ -187,7 +192,7 @@ def without_secrets(text: str) -> str:
 
     All of them, whatever their names: a list of those that hold secrets would always be one service short.
     """
-    if "/" in text:
+    if "/" in text or "%2" in text:
         text = _LINK.sub(lambda link: _USERINFO.sub("//…@", _QUERY.sub(_hidden, link[0])), text)
     if "?" in text:
         text = _BARE_QUERY.sub(lambda word: f"{word[1]}{_hidden(word)}", text)

@@ -73,6 +73,7 @@ def test_what_is_shown_has_neither_query_nor_userinfo(uri, around):
         "https://host/a.tar, then s3://bucket/b@2x.png: done",
         *("s3://bucket/a:b@c.png", "http://host:9000/a@2x.png", "/data/me@work/a?sig=b", "12:30@cam/a.jpg", "what? #1"),
         *("s3://bucket/t.parquet#12 cannot be read", "/data//set/a?b.jpg", "file:///data/a@b/c.png?a=b", "set/a?.jpg"),
+        *("GET /a.tar HTTP/1.1", "50%2F50 ? yes", "https%3A%2F%2Fhost%2Fa.jpg", "is it x? y=2"),
     ],
 )
 def test_what_holds_no_query_is_shown_as_it_is(text):
@@ -116,6 +117,20 @@ def test_a_secret_in_base64_is_not_told_as_the_name_of_a_field(query):
 @pytest.mark.parametrize("link", ["host/x?sig=hunter2", "//host/x?sig=hunter2", "user:hunter2@host/x?sig=hunter2"])
 def test_a_link_without_its_scheme_is_shown_without_its_query(link):
     assert SECRET not in without_secrets(f"weights {link!r} are not here")
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ('host:443 "GET /a.tar?sig=hunter2 HTTP/1.1" 200 5', 'host:443 "GET /a.tar?… HTTP/1.1" 200 5'),
+        ("HEAD /a.tar?hunter2", "HEAD /a.tar?…"),
+        ("https://host/a.tar ?sig=hunter2, then", "https://host/a.tar ?…, then"),
+        ("next=https%3A%2F%2Fhost%2Fa%3Fsig%3Dhunter2 now", "next=https%3A%2F%2Fhost%2Fa?… now"),
+        ("https%253a%252f%252fhost%252Fa%253Fhunter2", "https%253a%252f%252fhost%252Fa?…"),
+    ],
+)
+def test_a_line_of_a_log_is_shown_without_the_query_of_its_request(line, shown):
+    assert without_secrets(line) == shown
 
 
 def test_an_error_is_raised_from_a_clients_text_without_its_query():
@@ -172,4 +187,5 @@ def test_a_long_text_is_searched_once():
     # Once for each of its letters, it would take an hour.
     assert secret_in("a" * 3_000_000) is None
     assert without_secrets("a/" * 1_500_000) == "a/" * 1_500_000
-    assert len(without_secrets("//a" * 300_000)) > 0
+    for text in ("//a" * 300_000, "a%3A%2F%2F" * 100_000, "?a=" * 300_000, "GET /?" * 100_000):
+        assert len(without_secrets(text)) > 0
