@@ -37,8 +37,9 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT, child_environment
+from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
 from pseudoris.workers.stages import STAGES, StageKind
+from recipes.child_environment import child_environment
 from recipes.scene_shards import SceneImage, encode_png, scene_image, scene_shard
 
 Part = Literal["masks", "image size", "shard size"]

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import psutil
 
-from pseudoris.workers.process_memory import child_environment
+from recipes.child_environment import child_environment
 
 _PERIOD_S: Final = 0.1
 _PERIOD_WITH_WORKERS_S: Final = 0.5

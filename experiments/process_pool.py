@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT, child_environment
+from recipes.child_environment import MEMORY_ENVIRONMENT, child_environment
 
 GivenT = TypeVar("GivenT")
 FoundT = TypeVar("FoundT")

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.synthworld.grammar import Description
-from pseudoris.synthworld.oracle import refers_to
+from pseudoris.synthworld.oracle import referents
 from pseudoris.synthworld.renderer import RenderedScene, render
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
@@ -59,7 +59,7 @@ def questions(scene: Scene) -> list[Question]:
         alone = categories.count(truth.category) == 1
         full = Description(truth.category, truth.colour, truth.pattern, truth.size, truth.part)
         caption = realise(Description(truth.category) if alone else full, opening="a photo of")
-        if refers_to(caption, scene, number):
+        if referents(caption, scene) == frozenset((number,)):
             asked.append(Question(NAMED if alone else DESCRIBED, caption, number))
     return asked
 

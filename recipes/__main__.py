@@ -19,8 +19,8 @@ from typing import Annotated, Final, TypeVar
 
 import typer
 
-from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT, child_environment
 from recipes import training_plan
+from recipes.child_environment import MEMORY_ENVIRONMENT, child_environment
 from recipes.optimiser import Recipe
 from recipes.training_plan import TrainingPlan
 

@@ -43,11 +43,6 @@ def referents(caption: str, scene: Scene) -> frozenset[int] | None:
     return None if reference is None else meant(reference, scene)
 
 
-def refers_to(caption: str, scene: Scene, number: int) -> bool:
-    """Return whether a caption refers to this object alone; False if it cannot be decided."""
-    return referents(caption, scene) == frozenset((number,))
-
-
 def meant(reference: Reference, scene: Scene) -> frozenset[int] | None:
     """Return the objects that a reference means; None if it cannot be decided."""
     return meant_among(row_of(reference.noun, scene), reference, scene)

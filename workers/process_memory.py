@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Final
 
 # Environment that glibc reads when a process starts. It then keeps freed memory: without, half of SAM's time on a CPU
@@ -20,17 +17,3 @@ _MALLOC: Final = {
 # 740 and flat; with 64 kernels 690, and 2 % slower.
 _KERNELS: Final = {name: "128" for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")}
 MEMORY_ENVIRONMENT: Final = {**_MALLOC, **_KERNELS}
-
-
-@contextmanager
-def child_environment(given: Mapping[str, str]) -> Iterator[None]:
-    """Start new processes inside the block with `given` as their only memory settings; then restore the old ones."""
-    before = dict(os.environ)
-    for name in MEMORY_ENVIRONMENT:
-        os.environ.pop(name, None)
-    os.environ.update(given)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

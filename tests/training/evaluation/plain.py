@@ -12,7 +12,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.synthworld.attributes import is_held_out
 from pseudoris.synthworld.grammar import parse_reference
-from pseudoris.synthworld.oracle import refers_to
+from pseudoris.synthworld.oracle import referents
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene
 
@@ -56,7 +56,7 @@ def _add_image(add, scene, masks, expressions):
         for row in expressions:
             times = _times(name, row)
             number = numbers.get(row["target_mask_ids"][0])
-            is_right = number is not None and refers_to(row["text"], scene, number)
+            is_right = number is not None and referents(row["text"], scene) == {number}
             add(f"{name}.accuracy", times * is_right, times)
             add(f"{name}.words", times * len(row["text"].split()), times)
             add(f"{name}.yield", times, 0)
@@ -78,7 +78,7 @@ def _add_image(add, scene, masks, expressions):
     for row in expressions:
         if row["kept"]:
             number = numbers.get(row["target_mask_ids"][0])
-            is_right = number is not None and refers_to(row["text"], scene, number)
+            is_right = number is not None and referents(row["text"], scene) == {number}
             add(f"difficulty.{_difficulty(scene, number)}", is_right, 1)
             if number is not None:
                 item = scene.objects[number].attributes

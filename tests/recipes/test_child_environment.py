@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT, child_environment
+from recipes.child_environment import MEMORY_ENVIRONMENT, child_environment
 
 
 def test_children_have_the_settings_of_malloc_that_they_were_given_and_no_others(monkeypatch):
