@@ -82,7 +82,7 @@ def page(
     with bar("images") as show:
         missing = write_judging_page(opened, destination, plugins or (), show)
     _report_missing(missing)
-    report("page", destination.uri(INDEX_NAME), "green")
+    report("page", destination.uri(INDEX_NAME), "green", console=stdout)
     report("note", "Open it in a browser and judge. Whoever can open it sees its pictures and texts.", "dim")
     report("note", "Answers stay in the rater's browser until they are downloaded.", "dim")
     report("then", _adding(audit), "dim")

@@ -150,9 +150,9 @@ def command(*arguments: str) -> str:
     return shlex.join([program, *arguments])
 
 
-def report(word: str, text: str, style: str) -> None:
-    """Print a coloured word and a plain message on stderr, unwrapped so that commands can be copied."""
-    stderr.print(Text.assemble((word, style), " ", printable(text)), soft_wrap=True)
+def report(word: str, text: str, style: str, *, console: Console = stderr) -> None:
+    """Print a coloured word and a plain message, unwrapped so that commands can be copied; results go to `stdout`."""
+    console.print(Text.assemble((word, style), " ", printable(text)), soft_wrap=True)
 
 
 def echo(text: str, *, nl: bool = True, is_data: bool = False) -> None:

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Group, RenderableType
 
 from pseudoris.cli import options
-from pseudoris.cli.console import columns_table, echo, echo_json, facts_table, report, stdout
+from pseudoris.cli.console import columns_table, echo, echo_json, facts_table, report, stderr, stdout
 from pseudoris.cli.options import argument, check_apart, check_file, option
 from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
@@ -109,7 +109,7 @@ def _evaluate_run(out: str, truth: str, sample: int | None, report_to: str | Non
     else:
         stdout.print(evaluation_view(found))
     if destination is not None:
-        report("report", write_report(found, destination), "green")
+        report("report", write_report(found, destination), "green", console=stderr if as_json else stdout)
 
 
 def _evaluate_model(
@@ -152,7 +152,8 @@ def _evaluate_model(
     else:
         stdout.print(model_view(found))
     if destination is not None:
-        report("report", write_model_report(found, questions, destination), "green")
+        address = write_model_report(found, questions, destination)
+        report("report", address, "green", console=stderr if as_json else stdout)
 
 
 def _splits(given: str | None) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pseudoris.cli import options
-from pseudoris.cli.console import report
+from pseudoris.cli.console import report, stdout
 from pseudoris.cli.options import check_apart, load_plugins, option
 from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
@@ -52,8 +52,8 @@ def gallery(
 
     folder = None if audit is None else options.local_folder(audit)
     page = write_pages(out, sample=sample, to=to, audit=folder, besides=images or (), source=source)
-    report("gallery", page, "green")
-    report("quality", f"{page.removesuffix(INDEX_NAME)}{QUALITY_NAME}", "green")
+    report("gallery", page, "green", console=stdout)
+    report("quality", f"{page.removesuffix(INDEX_NAME)}{QUALITY_NAME}", "green", console=stdout)
 
 
 def write_pages(

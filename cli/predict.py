@@ -60,7 +60,7 @@ def predict(
     for name, value in answer.facts:
         table.add_row(name, value)
     stdout.print(table)
-    report("picture", str(out), "green")
+    report("picture", str(out), "green", console=stdout)
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,7 @@ def test_a_signal_stops_cleanly_says_how_to_resume_and_the_same_command_finishes
         options = ["--address", ray.get_runtime_context().gcs_address, *(f"--set={each}" for each in slow)]
     else:
         source = write_demo(tmp_path / "in", num_scenes=NUM_SCENES)
-        options = [*OPTIONS, "--limit=4", "--shard-size=3"]
+        options = [*OPTIONS, "--limit=7", "--shard-size=3"]
     arguments = ("annotate", "--preset=tiny", str(source), str(out), *options)
     process = start_pseudoris(*arguments)
     # The header stands, so Ray runs and shards are about to start; before it, `to resume` holds as well.

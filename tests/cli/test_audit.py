@@ -22,6 +22,7 @@ from tests.builders.audits import VerdictFile, small_audit
 from tests.builders.command import invoke
 from tests.builders.scored_runs import begin, commit_scored, scored_run
 from tests.builders.studio import read_tasks, submitted, write_project
+from tests.training.exports.builders import build_run
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,14 @@ def test_draw_says_which_questions_it_will_answer_how_precisely(out, tmp_path):
     # Of masks not more are foretold than the run keeps something of.
     foretold = ran("draw", out, tmp_path / "all", "-n", 5_000)
     assert f" {audit.draw.population.masks_with_kept} masks of kept pairs" in foretold
+
+
+def test_the_address_of_the_page_is_the_result(tmp_path):
+    source = tmp_path / "photos"
+    run = build_run(RunLocation.open(str(tmp_path / "run")), source=source)
+    ran("draw", run.location.root, tmp_path / "audit", "-n", 60)
+    shown = invoke("audit", "page", tmp_path / "audit", "--to", tmp_path / "page")
+    assert shown.stdout.splitlines() == [f"page {tmp_path / 'page' / 'index.html'}"]
 
 
 def test_report_prints_figures_with_intervals_and_what_they_lack(out, tmp_path):

@@ -30,7 +30,7 @@ def test_the_folder_holds_every_picture_and_both_pages(tiny_run, tmp_path):
     folder = tmp_path / "pages"
     shown = pseudoris_here("gallery", str(tiny_run.out), "--to", str(folder))
     assert shown.returncode == 0, shown.stderr
-    assert str(folder / "index.html") in shown.stderr
+    assert shown.stdout.splitlines() == [f"gallery {folder / 'index.html'}", f"quality {folder / 'quality.html'}"]
     text = (folder / "index.html").read_text(encoding="utf-8")
     assert len(list((folder / "pictures").iterdir())) >= NUM_SCENES
     assert "scene-000" in text
