@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import chain
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -23,7 +24,7 @@ class ConfigError(PseudorisError):
 
 def check_number(name: str, value: Any, low: float, high: float = 2**63 - 1, *, is_whole: bool = True) -> None:
     """Accept what an option or argument was given: None, or a number from `low` to `high`; else a `ConfigError`."""
-    is_number = isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, Integral if is_whole else Real) and not isinstance(value, bool)
     if value is not None and not (is_number and low <= value <= high):
         shown = f"{value!r:.40}" if not is_number or abs(value) < 2**64 else "of more than 64 bits"
         kind = "whole number" if is_whole else "number"

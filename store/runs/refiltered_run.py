@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import validate
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, check_number
 from pseudoris.schemas.fitted import FittedConfig
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule, LoneMasks
 from pseudoris.schemas.run_records import AuditRecord, Identity, Receipt, RunHeader, ShardCounts
@@ -163,6 +163,7 @@ def _rewritten(
 
 def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunConfig:
     check_scored(config, change.keep or (), parent.root)
+    check_number("tau", change.tau, 0, is_whole=False)
     before = config.filtering
     tau = before.tau if change.tau is None else change.tau
     keep = before.keep if change.keep is None else tuple(change.keep)

@@ -208,6 +208,8 @@ def test_a_number_that_means_nothing_is_refused_by_name_before_anything_is_writt
         ("limit", partial(pseudoris.annotate, out, new, "tiny", limit=number)),
         ("sample", partial(pseudoris.verify, out, sample=number)),
         ("sample", partial(pseudoris.evaluate, out, truth, sample=number)),
+        ("tau", partial(pseudoris.refilter, out, new, tau=number)),
+        ("--exclude-distance", partial(pseudoris.export, out, new, exclude_distance=number)),
         ("--target-mb", partial(pseudoris.export, out, new, target_mb=number)),
         ("--max-tokens", partial(pseudoris.export, out, new, "refer", max_tokens=number)),
         ("--max-pixels", partial(pseudoris.export, out, new, "qwen", **pixels, max_pixels=number)),
@@ -216,6 +218,7 @@ def test_a_number_that_means_nothing_is_refused_by_name_before_anything_is_writt
         with pytest.raises(ConfigError, match=f"^{name} .{{1,50}} is not possible: give a (whole )?number from "):
             call()
     assert not new.exists()
+    pseudoris.verify(out, sample=np.int64(1))
 
 
 def test_evaluate_takes_a_truth_by_name_or_as_an_object(tmp_path):

@@ -20,7 +20,7 @@ from pseudoris.images.parquet_pages import read_columns
 from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE, HASH_BITS, HASH_HEX_DIGITS, require_imagehash
 from pseudoris.images.prover import Prover
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.schemas.errors import ConfigError, ImageError, check_number
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.untrusted import parse_json, read_regular
 from pseudoris.schemas.uris import named_path, one_or_several, place
@@ -57,12 +57,9 @@ def read_exclusions(values: Sequence[str], max_distance: int | None = None, only
     The images that the paths of `only` name together are taken, all others left out. `max_distance` is the most bits in
     which the perceptual hashes of two copies differ; None is `DEFAULT_MAX_DISTANCE`.
     """
-    distance = DEFAULT_MAX_DISTANCE if max_distance is None else max_distance
     # Of two unrelated images half of the bits differ.
-    if not 0 <= distance < HASH_BITS // 2:
-        raise ConfigError(
-            f"--exclude-distance {distance} is not possible: give 0 (equal hashes) to {HASH_BITS // 2 - 1}"
-        )
+    check_number("--exclude-distance", max_distance, 0, HASH_BITS // 2 - 1)
+    distance = DEFAULT_MAX_DISTANCE if max_distance is None else max_distance
     taken: Exclusions = ()
     if wanted := [rule for value in dict.fromkeys(only) for rule in _read_wanted(value)]:
         files = {name: digest for rule in wanted for name, digest in rule.files.items()}
