@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -19,6 +20,7 @@ from rich.text import Text
 from pseudoris.cli import options
 from pseudoris.cli.console import columns_table, format_bytes, stdout
 from pseudoris.cli.options import argument
+from pseudoris.pipeline.run_contract import asked_preset
 from pseudoris.schemas.config import PriorConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, PseudorisError
@@ -73,13 +75,19 @@ def doctor(
 ) -> None:
     """Check versions, weights, devices, memory and access rights before a run.
 
-    Exit code 1 if there is a problem.
+    The preset is the one that is named, or that of the run in OUT, else tiny; the first line says which. Exit code 1 if
+    there is a problem.
     """
-    config = load_config(preset, config_file, assignments or ())
+    named, given = None, assignments or ()
+    # What is wrong with OUT is a line of the report, and with settings the next error.
+    with contextlib.suppress(PseudorisError):
+        named = asked_preset(preset, config_file, given, out=out)
+    config = load_config(named, config_file, given)
+    title = f"doctor, preset {config.preset}{'' if named else ', as none is named. annotate asks for one'}"
     checks = list(run_checks(config, source=source, out=out))
     words = {True: Text("ok", "green"), False: Text("off", "red")}
     rows = ((words[each.is_ok], each.name, each.detail if each.is_ok else each.summary) for each in checks)
-    stdout.print(columns_table(("", "check", "found"), rows, title=f"doctor, preset {config.preset}", num_texts=3))
+    stdout.print(columns_table(("", "check", "found"), rows, title=title, num_texts=3))
     for check in checks:
         if not check.is_ok and check.summary != check.detail:
             # Not in the table, which would break commands and urls across lines.

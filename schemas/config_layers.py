@@ -55,8 +55,9 @@ def load_config(
 ) -> RunConfig:
     """Return the resolved configuration: `assignments` over the YAML at `path` over the shipped preset.
 
-    Without `preset` it is the one that `path` or an assignment names (`preset: base`), else tiny. An assignment is
-    `masks.points_per_side=16`; the right-hand side is YAML, but a text stands for itself.
+    Without `preset` it is the one that `path` or an assignment names (`preset: base`), else `tiny`, which knows drawn
+    scenes alone: for other images name one. An assignment is `masks.points_per_side=16`; the right-hand side is YAML,
+    but a text stands for itself.
 
     Raises:
         ConfigError: An unknown preset, file, key or value; the message suggests the nearest known name.

@@ -11,9 +11,10 @@ from pseudoris.cli.doctor import run_checks
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.demo import write_demo
-from tests.builders.command import pseudoris
+from tests.builders.command import invoke, pseudoris
 from tests.builders.images import png
 from tests.builders.scored_runs import scored_run
+from tests.store.builders import make_entries, start_run
 
 
 @pytest.mark.slow
@@ -47,6 +48,24 @@ def test_the_check_of_source_counts_what_would_not_be_listed(tmp_path):
     ]
     assert check.is_ok
     assert "The first are a.png\nnot listed: 2 .heic, 1 without an extension\nto read HEIC files: pip" in check.detail
+
+
+def test_the_preset_is_named_or_that_of_the_run_or_tiny_and_the_first_line_says_which(tmp_path, monkeypatch):
+    monkeypatch.setattr("pseudoris.cli.doctor.run_checks", lambda config, *, source, out: iter(()))
+
+    def first_line(*words: object) -> str:
+        return invoke("doctor", *words).stdout.splitlines()[0].strip()
+
+    run, new, config = RunLocation.open(str(tmp_path / "run")), tmp_path / "new", tmp_path / "mine.yaml"
+    start_run(run, make_entries(1), config=load_config("tiny-composed"))
+    config.write_text("preset: base\n")
+    assert first_line(tmp_path, run.root) == "doctor, preset tiny-composed"
+    assert first_line(tmp_path, run.root, "--preset", "paper") == "doctor, preset paper"
+    assert first_line("--config", config) == "doctor, preset base"
+    for words in ((), (tmp_path, new), (tmp_path, new, "--set", "compute.seed=1")):
+        assert first_line(*words) == "doctor, preset tiny, as none is named. annotate asks for one"
+    (tmp_path / "run" / "_run.json").write_text("{")
+    assert first_line(tmp_path, run.root) == "doctor, preset tiny, as none is named. annotate asks for one"
 
 
 def test_an_output_with_a_run_of_other_settings_is_off(tmp_path):
