@@ -94,8 +94,7 @@ def _opened(
     elif header is None:
         listing.check_not_empty()
     stored = stored_digests(parent)
-    if options.is_dry:
-        stored = {**stored, **_unfetched(config, header, stored)}
+    stored |= _unfetched(config, header, stored) if options.is_dry else {}
     here = identity_before_ray(config, header, listing.name, location=location, stored=stored)
     return Opened(listing, header, here, config, parent, stored)
 

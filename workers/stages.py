@@ -48,7 +48,7 @@ from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.workers.checkpoints.model_configs import read_model_config
 from pseudoris.workers.checkpoints.model_folder import ModelFolder, names_folder
 from pseudoris.workers.checkpoints.sam_architectures import architecture_digest
-from pseudoris.workers.checkpoints.weight_files import MissingWeightsError, refuse_download, tensors_digest
+from pseudoris.workers.checkpoints.weight_files import MissingWeightsError, is_unfetched, tensors_digest
 from pseudoris.workers.checkpoints.weight_headers import check_header
 from pseudoris.workers.faults.image_boundary import ImageBoundary
 from pseudoris.workers.faults.quarantine import apply_to_images
@@ -157,8 +157,8 @@ class StageKind:
                 )
             digest = engine.weights_digest
         try:
-            if not downloads:
-                refuse_download(self.settings(config).weights)
+            if not downloads and is_unfetched(weights := self.settings(config).weights):
+                raise MissingWeightsError(weights, "not downloaded yet, and another part is missing")
             return str(digest(self.settings(config)))
         except MissingWeightsError as error:
             raise error.of_preset(config.preset) from error

@@ -74,13 +74,11 @@ def mark(destination: RunLocation, record: Mapping[str, Any]) -> None:
     destination.replace(EXPORT_NAME, printable_json(record, indent=2).encode() + b"\n")
 
 
-def unmark_empty(
-    destination: RunLocation, folders: Sequence[str], numbered: Callable[[int], str] | None = None
-) -> None:
+def unmark_empty(place: RunLocation, folders: Sequence[str], numbered: Callable[[int], str] | None) -> None:
     """Delete the record of an export that failed before its first file: another format may take the place."""
-    has_files = any(True for folder in ("", *folders) for _ in _files(destination, folder))
-    if not has_files and (numbered is None or not _num_folders(destination, numbered)):
-        destination.delete(EXPORT_NAME)
+    has_files = any(True for folder in ("", *folders) for _ in _files(place, folder))
+    if not has_files and (numbered is None or not _num_folders(place, numbered)):
+        place.delete(EXPORT_NAME)
 
 
 def earlier_record(destination: RunLocation) -> Mapping[str, Any] | None:

@@ -214,21 +214,15 @@ def is_awaited(weights: WeightsConfig) -> bool:
     return ("://" in weights.uri or weights.uri.startswith(OPEN_CLIP_PREFIX)) and found_file(weights) is None
 
 
-def refuse_download(weights: WeightsConfig) -> None:
-    """Refuse weights that would be downloaded: in vain while another file is missing."""
-    if is_awaited(weights) and not ("://" in weights.uri and _asked(weights).is_file()):
-        raise MissingWeightsError(weights, "not downloaded yet, and another part is missing")
-
-
 def is_unfetched(weights: WeightsConfig) -> bool:
     """Return whether the file behind a url or hub tag is not here. If not, its store must have it."""
-    if "://" in weights.uri:
-        return found_file(weights) is None and not _asked(weights).is_file()
-    if not weights.uri.startswith(OPEN_CLIP_PREFIX):
+    if not is_awaited(weights):
         return False
+    if "://" in weights.uri:
+        return not _asked(weights).is_file()
     from pseudoris.workers.checkpoints.weight_fetch import located
 
-    return found_file(weights) is None and bool(_of_tag(weights, located))
+    return bool(_of_tag(weights, located))
 
 
 def _asked(weights: WeightsConfig) -> Path:
