@@ -6,6 +6,7 @@ images is imported inside its function, so that `--help` stays quick.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -27,8 +28,10 @@ def option(*words: str, **rules: Any) -> Any:
 
 
 def _in_64_bits(value: Any) -> Any:
-    """Refuse nan, and what no counter holds: an option with a lower bound alone takes them."""
-    if isinstance(value, int | float) and not abs(value) < 2**63:
+    """Refuse nan, infinity and what no counter holds: an option with a lower bound alone takes them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not possible: give a finite number.")
+    if isinstance(value, int) and abs(value) >= 2**63:
         raise typer.BadParameter(f"{value!s:.40} is not possible: give a number of at most 63 bits.")
     return value
 

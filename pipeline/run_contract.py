@@ -71,7 +71,7 @@ def check_options(location: RunLocation, options: RunOptions, *, is_repair: bool
 
     Exclusions are compared when the run is opened.
     """
-    check_number("limit", options.limit, 1, 10**9)
+    check_number("limit", options.limit, 1)
     if is_repair and (options.is_extension or options.is_retry):
         raise ConfigError("--repair excludes --extend and --retry-failed: run the command once with each")
     if options.is_extension and options.is_retry:

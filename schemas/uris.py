@@ -46,8 +46,8 @@ _SECRET_TEXT: Final = re.compile(
 # Of any other service, as a whole setting (folders have such names): a word or three, then twenty letters and digits.
 _TOKEN: Final = re.compile(
     r"(?:[A-Za-z]{2,12}[_-]){1,3}(?=\w*[a-z])(?=\w*[A-Z])(?=(?:[A-Za-z]*\d){3})[A-Za-z0-9]{20,}[\w-]*"
-    # A secret key of AWS: no path and no hexadecimal digest changes so often between small, capital and digit.
-    r"|(?=[A-Za-z0-9+/]{40}$)(?=.*[a-z])(?=.*[A-Z])(?:.*?(?:(?<=[a-z])[A-Z0-9]|(?<=\d)[A-Za-z])){6}.*"
+    # A secret key of AWS: no hexadecimal digest and few paths change so often between small, capital and digit.
+    r"|(?!/)(?=[A-Za-z0-9+/]{40}$)(?=.*[a-z])(?=.*[A-Z])(?:.*?(?:(?<=[a-z])[A-Z0-9]|(?<=\d)[A-Za-z])){7}.*"
 )
 # An encoded query may have been encoded again.
 _MAX_ENCODED: Final = 4

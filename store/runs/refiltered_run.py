@@ -163,7 +163,7 @@ def _rewritten(
 
 def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunConfig:
     check_scored(config, change.keep or (), parent.root)
-    check_number("tau", change.tau, 0, is_whole=False)
+    check_number("tau", change.tau, 0, 1e308, is_whole=False)
     before = config.filtering
     tau = before.tau if change.tau is None else change.tau
     keep = before.keep if change.keep is None else tuple(change.keep)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyarrow import fs
 
-from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.schemas.errors import ConfigError, ImageError, check_number
 from pseudoris.schemas.run_records import PartRecord, Receipt, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
 from pseudoris.schemas.templates import html_text
@@ -232,8 +232,9 @@ class Run:
             kept_only: True draws from kept expressions, False from all candidates.
 
         Raises:
-            ConfigError: A column does not exist or is given twice, or a part is missing or too short.
+            ConfigError: A column or number of rows makes no sense, or a part is missing or too short.
         """
+        check_number("num_rows", num_rows, 0)
         unknown = [name for name in columns if name not in COLUMNS]
         if unknown or not columns:
             raise ConfigError(f"there is no column {' '.join(unknown[:1])!r}: give some of {', '.join(COLUMNS)}")

@@ -197,9 +197,15 @@ def test_annotate_and_export_take_one_path_to_exclude_or_several(tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    "number", [-1, 10**23, 10**5000, float("nan"), True, "3"], ids=["-1", "10^23", "10^5000", "nan", "True", "text"]
+    ("number", "shown"),
+    [
+        *((each, repr(each)) for each in (-1, float("nan"), float("inf"), True, "3")),
+        (10**23, "of more than 64 bits"),
+        (10**5000, "of more than 64 bits"),
+    ],
+    ids=["-1", "nan", "inf", "True", "text", "10^23", "10^5000"],
 )
-def test_a_number_that_means_nothing_is_refused_by_name_before_anything_is_written(number, tmp_path):
+def test_a_number_that_means_nothing_is_refused_by_name_before_anything_is_written(number, shown, tmp_path):
     out, new = tmp_path / "run", tmp_path / "new"
     scored_run(RunLocation.open(str(out)))
     truth = SceneTruth.from_json(truth_bytes(scenes(1)), "truth.json")
@@ -215,10 +221,22 @@ def test_a_number_that_means_nothing_is_refused_by_name_before_anything_is_writt
         ("--max-pixels", partial(pseudoris.export, out, new, "qwen", **pixels, max_pixels=number)),
     ]
     for name, call in calls:
-        with pytest.raises(ConfigError, match=f"^{name} .{{1,50}} is not possible: give a (whole )?number from "):
-            call()
+        if (name, number) != ("tau", 10**23):
+            with pytest.raises(
+                ConfigError, match=f"^{name} {shown} is not possible: give a (whole|finite) number from "
+            ):
+                call()
     assert not new.exists()
     pseudoris.verify(out, sample=np.int64(1))
+
+
+def test_a_large_number_that_means_something_is_taken(tmp_path):
+    out = tmp_path / "run"
+    scored_run(RunLocation.open(str(out)))
+    pseudoris.refilter(out, tmp_path / "none", tau=1e30)
+    assert pseudoris.open_run(tmp_path / "none").header.config.filtering.tau == 1e30
+    with pytest.raises(ConfigError, match="no_images"):  # as without a limit
+        pseudoris.annotate(tmp_path / "no_images", tmp_path / "all", "tiny", limit=sys.maxsize)
 
 
 def test_evaluate_takes_a_truth_by_name_or_as_an_object(tmp_path):

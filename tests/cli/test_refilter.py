@@ -56,6 +56,12 @@ def test_mistakes_say_what_is_allowed(out, tmp_path, arguments, message):
     assert not (tmp_path / "new").exists()
 
 
+def test_an_infinite_tau_is_told_as_that(out, tmp_path):
+    assert (
+        "inf is not possible: give a finite number" in invoke("refilter", out, tmp_path, "--tau", "inf", code=2).output
+    )
+
+
 def test_an_accuracy_needs_an_audit_of_the_run_and_chooses_a_rule_that_is_shown_to_reach_it(tmp_path):
     out = str(tmp_path / "out")
     location = RunLocation.open(out)

@@ -11,6 +11,7 @@ import pytest
 
 from pseudoris import RisDataset, SampleSpec
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
 from tests.builders.command import pseudoris_here
 from tests.builders.seals import forge_header
@@ -94,6 +95,15 @@ def test_what_is_made_of_it_repeats_no_secret_and_what_0_5_made_of_it_goes_on(ke
         part.unlink()
         assert "hunter2" not in says(*command, "--repair", at=kept)
         says("verify", "stricter", at=kept)
+
+
+def test_what_is_made_of_it_has_its_source_also_where_its_folders_have_capitals_and_digits(kept):
+    source = "/mnt/leftImg8bit/trainX2/cityScapes2x/AB"
+    parent = RunLocation.open(str(kept / "finished"))
+    forge_header(parent, lambda tree: tree.update(source=source))
+    write_manifest(parent)
+    says("refilter", "finished", "of_folder", "--tau", "2", at=kept)
+    assert require_header(RunLocation.open(str(kept / "of_folder"))).source == source
 
 
 def test_its_half_is_opened(kept):

@@ -212,7 +212,7 @@ def test_what_would_change_nothing_is_refused(on_disk, new):
         ConfigError, match=r"keeps distinctiveness > 1: give another --tau, --keep, --lone-masks or --weights"
     ):
         refilter(on_disk, new, RuleChange(tau=1.0))
-    with pytest.raises(ConfigError, match=r"tau -1\.0 is not possible: give a number from 0"):
+    with pytest.raises(ConfigError, match=r"tau -1\.0 is not possible: give a finite number from 0"):
         refilter(on_disk, new, RuleChange(tau=-1.0))
     assert not Path(new.root).exists()
 

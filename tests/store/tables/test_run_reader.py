@@ -122,6 +122,12 @@ def test_a_column_that_is_none_is_refused_with_those_that_are(run, columns):
         Run(run).sample(2, columns=columns)
 
 
+@pytest.mark.parametrize("number", [-1, "3", float("nan")])
+def test_a_number_of_rows_that_is_none_is_refused(run, number):
+    with pytest.raises(ConfigError, match=f"num_rows {number!r} is not possible: give a whole number from 0"):
+        Run(run).sample(number)
+
+
 @given(counts=st.lists(st.integers(0, 30), max_size=12), size=st.integers(1, 80), seed=st.integers(0, 5))
 def test_every_stretch_gives_one_row(counts, size, seed):
     drawn = draw_rows(counts, size, seed)
