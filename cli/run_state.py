@@ -58,7 +58,7 @@ def status(
         bool, option("--quarantined", "List only the quarantined images: key, reason and message, with tabs between.")
     ] = False,
 ) -> None:
-    """Show a run's progress from its files. It may be stopped. Checks no part."""
+    """Show a run's progress from its files. The run may be stopped. No table is checked."""
     location = RunLocation.open_to_read(out)
     if names_quarantined:
         require_header(location)

@@ -214,9 +214,8 @@ def summary_view(summary: FitSummary) -> RenderableType:
 
 
 def _trained(summary: FitSummary | PptSummary, time: str, sizes: str = "") -> Table:
-    # Said in full before the first step.
     kinds = dict.fromkeys(note.partition(":")[0] for note in summary.circularity)
-    first = [("validation", f"{kind}: see the warning above") for kind in kinds]
+    first = [("validation", f"{kind}: in full in summary.json (circularity)") for kind in kinds]
     steps = ("steps", f"{summary.num_steps:,}, {summary.num_steps_now:,} of them now")
     parameters = ("parameters", f"{summary.num_parameters:,} trained{sizes}")
     return facts_table("trained", [*first, steps, ("time", time), parameters])

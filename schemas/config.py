@@ -210,7 +210,7 @@ PRESETS_KNOW: Final = """\
   tiny, tiny-composed: drawn scenes alone. The models are in the package and need no GPU
   base, paper: photographs. Published SAM, CoCa and CLIP (`pseudoris weights`), on a GPU
   open: photographs. SAM 2.1, Qwen3-VL and CLIP (`pip install 'pseudoris[hf]'`)
-Of those for photographs no quality was measured: they were never run here with trained weights"""
+Of those for photographs no quality was measured: the authors never ran them with trained weights"""
 _DRAWN: Final = ("tiny", "tiny-composed")
 
 

@@ -170,7 +170,9 @@ _LINK: Final = re.compile(
     r"(?:(?<=[A-Za-z0-9+.-]:)(?!(?:(?<=file:)|(?<=local:))///)/|(?<![\w/.:])//|(?<=\w)(?i:%(?:25)*3a(?:%(?:25)*2f){2}))\S+"
 )
 # A secret key is base64 and may contain a `/`, which looks like the end of the authority.
-_USERINFO: Final = re.compile(r"//(?:[^/]*@|[^/:\[]+:(?!\d*/)[^@]*@)")
+_USERINFO: Final = re.compile(
+    r"//(?:[^/]*(?:@|%(?:25)*40)|[^/:\[]+:(?!\d*/)[^@]*@)|(%(?:25)*2[fF])\1(?:(?!\1)[^/@])*(?:@|%(?:25)*40)"
+)
 # Without slashes, or with one: clients read it all the same. Before a host, which a port or a path follows.
 _BARE_USERINFO: Final = re.compile(
     r"(?<![\w.+])(?:(?i:https?|s3a?|gcs|gs|az|abfs|hf|ftp):/?(?!/)[^\s@/]{1,512}@"
@@ -180,8 +182,8 @@ _BARE_USERINFO: Final = re.compile(
 _QUERY: Final = re.compile(r"(?:\?|#(?!\d+\W*$)|%(?:25)*(?:3[fF]|23)|;(?=[\w.-]+=)).*", re.DOTALL)
 # Of a link without its scheme, or behind a space of one; an absolute path keeps it, unless a request names it.
 _BARE_QUERY: Final = re.compile(
-    r"(?<!\S)(?:(?<=GET )|(?<=HEAD )|(?<=PUT )|(?<=POST )|(?![\"'(\[]?(?:/|file:/|local:/))(?=[^\s?]*\?[\w.~%-]+=))"
-    r"([^\s?]*)\?\S+"
+    r"((?:(?<![A-Za-z])[A-Z]{3,7}[ \t]+(?=/)"
+    r"|(?<!\S)(?![\"'(\[]?(?:/|file:/|local:/))(?=[^\s?]*\?[\w.~%-]+=))[^\s?]*)\?\S+"
 )
 # What ends a sentence, not its link.
 _END: Final = "\"'<>`:;,.)]!"
@@ -201,7 +203,7 @@ def without_secrets(text: str) -> str:
 
 def has_userinfo(text: str) -> bool:
     """Return whether a text begins with credentials before an `@`, or has such a link, with blanks too."""
-    links = _LINK.findall(re.sub(r"\s", "_", text)) if "@" in text else []
+    links = _LINK.findall(re.sub(r"\s", "_", text)) if "@" in text or "%" in text else []
     return any(map(_USERINFO.search, links)) or _BARE_USERINFO.match(text) is not None
 
 

@@ -149,7 +149,8 @@ class StageKind:
         digest = DIGESTS.get(self.entry(config).value)
         if digest is None:
             engine, given = self.engine(config), self.settings(config)
-            known = getattr(engine, "OPTIONS", given.options)
+            # Its own: a class that it extends may take fewer.
+            known = vars(engine).get("OPTIONS", given.options)
             if unknown := [name for name in given.options if name not in known]:
                 raise ConfigError(
                     f"{self.section}.options has {', '.join(unknown)}, but {self.section}.engine={given.engine} takes "

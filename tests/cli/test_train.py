@@ -87,7 +87,7 @@ def test_a_validation_on_images_that_were_learnt_from_is_said_first_and_once(tra
     folder, _, result = trained
     note = "Circular: 2 of the 2 images of the truth were learnt from (equal sha256). The figures say nothing of unseen"
     table = " ".join(result.stdout.split())
-    assert table.index("validation Circular: see the warning above") < table.index("mIoU")
+    assert table.index("validation Circular: in full in summary.json (circularity)") < table.index("mIoU")
     summary = json.loads((folder / "out" / "summary.json").read_text())
     assert [each.startswith(note) for each in summary["circularity"]] == [True]
     asked = invoke("evaluate", "--model", folder / "out", "--truth", folder / "run", "--json")
@@ -200,7 +200,7 @@ def test_refer_data_go_from_import_to_a_trained_model(trained_ppt) -> None:
         assert words in result.output
     settings = json.loads((folder / "out" / "config.json").read_text())
     assert "undecided pairs now have a referent" in result.stderr
-    assert "validation Circular: see the warning above" in " ".join(result.stdout.split())
+    assert "validation Circular: in full in summary.json (circularity)" in " ".join(result.stdout.split())
     assert json.loads((folder / "out" / "summary.json").read_text())["circularity"]
     # Of the import the images and sentences alone, through `ppt pairs`: no human mask is trained on.
     assert {name for name, runs in settings["runs"].items() if runs} == {"h"}
