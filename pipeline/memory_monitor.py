@@ -16,7 +16,6 @@ from ray.exceptions import RayError
 
 logger = logging.getLogger(__name__)
 
-_INTERVAL_S: Final = 10.0
 # A cluster keeps the records of all its dead workers. Reading them takes a hundredth of a core at most.
 _INTERVAL_READS: Final = 100
 # Their names are made when they are imported.
@@ -39,21 +38,21 @@ def memory_advice(said: str) -> str:
 
 
 @contextmanager
-def memory_watched() -> Iterator[None]:
+def memory_watched(interval_s: float = 10.0) -> Iterator[None]:
     """Warn within seconds when the monitor ends workers of this process, and at each doubling of their number."""
     is_over = threading.Event()
-    watch = threading.Thread(target=_watch, args=(is_over,), daemon=True)
+    watch = threading.Thread(target=_watch, args=(is_over, interval_s), daemon=True)
     watch.start()
     try:
         yield
     finally:
         is_over.set()
-        # Before Ray is left, whose client it uses.
-        watch.join()
+        # Before Ray is left, whose client it uses, and which may not answer.
+        watch.join(timeout=1)
 
 
-def _watch(is_over: threading.Event) -> None:
-    wait_s, next_told = _INTERVAL_S, 1
+def _watch(is_over: threading.Event, interval_s: float) -> None:
+    wait_s, next_told = interval_s, 1
     while not is_over.wait(wait_s):
         began_s = time.monotonic()
         try:
@@ -65,7 +64,7 @@ def _watch(is_over: threading.Event) -> None:
             next_told = 2 * len(killed)
             many = f"{len(killed)} worker{'s' * (len(killed) > 1)}"
             logger.warning("Ray's memory monitor has ended %s so far %s", many, memory_advice(killed[-1].exit_detail))
-        wait_s = max(_INTERVAL_S, _INTERVAL_READS * (time.monotonic() - began_s))
+        wait_s = max(interval_s, _INTERVAL_READS * (time.monotonic() - began_s))
 
 
 def _killed_workers() -> list[Any]:

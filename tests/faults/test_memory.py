@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -72,8 +73,11 @@ def test_workers_that_the_monitor_ends_on_a_cluster_of_others_are_told_while_the
     with local_cluster(1) as cluster:
         driver = start_driver(source, tmp_path / "out", cluster.address)
         assert driver.process.stdout is not None
-        said = next(line for line in driver.process.stdout if "memory monitor" in line)
+        deadline = threading.Timer(240, driver.process.kill)
+        deadline.start()
+        said = next((line for line in driver.process.stdout if "memory monitor" in line), "nothing of it")
         is_alive = driver.process.poll() is None
+        deadline.cancel()
         driver.process.terminate()
         driver.process.communicate()
     told = r"has ended \d+ workers? so far .* in use, its limit is [\d.]+ GiB\): .*placement\.fused\.max_actors.*larger"

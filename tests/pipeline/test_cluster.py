@@ -16,9 +16,10 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError, NodeDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, NodeDiedError, RaySystemError, RayTaskError
 
 from pseudoris.pipeline.cluster import RAY_SETTINGS, connected, joins_cluster, node_resources, original_error
+from pseudoris.pipeline.memory_monitor import memory_watched
 from pseudoris.schemas.errors import ConfigError, TransientError
 
 
@@ -280,3 +281,20 @@ def test_a_lost_process_or_node_is_transient_and_says_how_to_continue(error):
     assert isinstance(found, TransientError)
     assert "run the same command again" in str(found)
     assert "\n" not in str(found)
+
+
+def test_an_interrupt_is_not_held_up_by_a_question_that_ray_does_not_answer(monkeypatch):
+    asked, is_over = threading.Event(), threading.Event()
+
+    def accessor():
+        asked.set()
+        is_over.wait(60)
+        raise RaySystemError("Ray is gone")
+
+    monkeypatch.setattr("ray._private.state.state._connect_and_get_accessor", accessor)
+    with suppress(KeyboardInterrupt), memory_watched(interval_s=0.01):
+        assert asked.wait(30)
+        began = time.monotonic()
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 10
+    is_over.set()
