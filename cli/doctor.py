@@ -45,6 +45,7 @@ _MIN_GPU_MEMORY_BYTES = 8 * 2**30
 # A bucket of millions is not counted to the end by a check that takes seconds.
 _MAX_LISTED = 100_000
 _NUM_SHOWN = 3
+_HASTY = ("placement.storage.patience_s=6", "placement.storage.read_timeout_s=6")
 _SEE_BELOW = "see below"
 
 
@@ -81,7 +82,7 @@ def doctor(
     named, given = None, assignments or ()
     # What is wrong with OUT is a line of the report, and with settings the next error.
     with contextlib.suppress(PseudorisError):
-        named = asked_preset(preset, config_file, given, out=out)
+        named = asked_preset(preset, config_file, [*given, *_HASTY], out=out)
     config = load_config(named, config_file, given)
     title = f"doctor, preset {config.preset}{'' if named else ', as none is named. annotate asks for one'}"
     checks = list(run_checks(config, source=source, out=out))
@@ -241,7 +242,7 @@ def _source(source: str, config: RunConfig, out: str | None) -> str:
 
 def _output(source: str | None, out: str, config: RunConfig) -> str:
     options.refuse_second_match(source or out, out)
-    location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage)
+    location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage.hasty())
     header = read_header(location)
     if header is not None:
         check_origin(location, header, "annotate")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from operator import add
 from pathlib import Path
 
 from pseudoris.schemas.config import PRESETS_KNOW
-from pseudoris.schemas.config_layers import laid, named_preset, own_layers, preset_names
+from pseudoris.schemas.config_layers import load_config, named_preset, own_layers, preset_names
 from pseudoris.schemas.errors import ConfigError, check_number
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
@@ -51,14 +52,20 @@ def asked_preset(
     """Return the preset that is named: by `preset`, the YAML at `path`, or the run in `out` or `masks_from`.
 
     Raises:
-        ConfigError: None is named. The message says what the models of each know.
+        ConfigError: None is named: the message says what the models of each know. Or the settings fit no preset.
     """
-    layers = own_layers(None if path is None else Path(path), assignments)
-    if named := preset or named_preset(layers):
+    if named := preset or named_preset(own_layers(None if path is None else Path(path), assignments)):
         return named
-    endpoint = dict(laid(layers).get("source") or {}).get("endpoint_url")
+    for name in preset_names():
+        # Over each that they fit, the settings say the same of where the run is.
+        with suppress(ConfigError):
+            config = load_config(name, path, assignments)
+            break
+    else:
+        config = load_config(None, path, assignments)
+    endpoint, limits = config.source.endpoint_url, config.placement.storage
     for run, read in ((out, read_header), (masks_from, require_header)):
-        header = None if run is None else read(RunLocation.open(run, endpoint))
+        header = None if run is None else read(RunLocation.open(run, endpoint, limits))
         if header is not None and header.config.preset in preset_names():
             return header.config.preset
     raise ConfigError(
@@ -72,16 +79,11 @@ def check_options(location: RunLocation, options: RunOptions, *, is_repair: bool
     Exclusions are compared when the run is opened.
     """
     check_number("limit", options.limit, 1)
-    if is_repair and (options.is_extension or options.is_retry):
-        raise ConfigError("--repair excludes --extend and --retry-failed: run the command once with each")
-    if options.is_extension and options.is_retry:
-        raise ConfigError(
-            "--retry-failed only computes quarantined images, so it excludes --extend: run the command once with each"
-        )
+    if (num_modes := is_repair + options.is_extension + options.is_retry) > 1:
+        raise ConfigError("--repair, --extend and --retry-failed exclude each other: run the command once with each")
     if options.reasons is not None and not options.is_retry:
         raise ConfigError("--retry-reasons selects what --retry-failed retries: give both, or neither")
-    is_old = options.is_extension or options.is_retry or is_repair
-    header = require_header(location) if is_old else read_header(location)
+    header = require_header(location) if num_modes else read_header(location)
     if header is not None:
         check_origin(location, header, "annotate")
     return header

@@ -338,7 +338,7 @@ def test_a_live_run_and_what_else_does_not_fit_is_refused(damaged, tmp_path):
     with ExitStack() as stack:
         stack.enter_context(RunLock.held(location, times=LockTimes(heartbeat_s=0.2)))
         assert "is working on" in annotated(source, out, "--repair", code=2)
-    assert "--repair excludes --extend and --retry-failed" in annotated(source, out, "--repair", "--extend", code=2)
+    assert "--extend and --retry-failed exclude each other" in annotated(source, out, "--repair", "--extend", code=2)
     assert "there is no run at" in annotated(source, tmp_path / "none", "--repair", code=2)
     assert contents(location) == kept
 
