@@ -7,6 +7,7 @@ The Hub's client reads and retries. It lists each folder once a process, then ma
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import ssl
 import threading
@@ -35,6 +36,7 @@ from pseudoris.store.files.storage import StoredFile, refuse_change, storage_err
 
 # The client lists a file's folder before it reads the file. Of the readers of a process one lists, the others wait.
 _LISTING: Final = threading.Lock()
+_ANSWERED: Final = threading.Event()
 _LOG_IN: Final = "run `hf auth login`, or set HF_TOKEN, on each machine that reads it"
 
 
@@ -47,6 +49,7 @@ def hub_errors() -> Iterator[None]:
         raise ConfigError("HF_TOKEN is not a token: set it anew, or run `hf auth login`")
     try:
         yield
+        _ANSWERED.set()
     except (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, httpx2.InvalidURL, ValueError) as error:
         raise client_error(error, "hf://") from told(error)
     except (httpx2.HTTPError, FileNotFoundError, OfflineModeIsEnabled) as error:
@@ -55,9 +58,10 @@ def hub_errors() -> Iterator[None]:
         if isinstance(cause, FileNotFoundError):
             raise
         if not isinstance(cause, HfHubHTTPError):
-            below = getattr(cause.__cause__, "__context__", None)
-            # A resolver that is down says something else.
-            if isinstance(below, ssl.SSLError | socket.gaierror) and below.errno != socket.EAI_AGAIN:
+            below: Any = getattr(cause.__cause__, "__context__", None)
+            # The Hub itself has no address only where there is no network; one that has answered is set up right.
+            is_no_host = getattr(below, "errno", None) == socket.EAI_NONAME and "HF_ENDPOINT" in os.environ
+            if not _ANSWERED.is_set() and (is_no_host or isinstance(below, ssl.SSLError)):
                 raise client_error(below, "hf://") from told(cause)
             raise OSError(errno.EIO, f"the Hub cannot be reached ({type(cause).__name__})") from told(cause)
         status = cause.response.status_code
@@ -100,8 +104,7 @@ class HubStorage(FsspecStorage):
             except GatedRepoError:
                 raise ConfigError(f"{name} asks for consent: give it on {page}, then {_LOG_IN}") from None
             except RevisionNotFoundError:
-                told = f"{page} has no revision {found.revision!r}: name a branch, a tag or a commit"
-                raise ConfigError(told) from None
+                raise ConfigError(f"{page} has no revision {found.revision!r}: name a branch, tag or commit") from None
             except RepositoryNotFoundError:
                 told = f"the Hub shows no dataset {found.id} to you. Check the name; if it is private, {_LOG_IN}"
                 raise ConfigError(told) from None

@@ -6,6 +6,7 @@ listing or a redirect that would not end, ends the command with the store's faul
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import ssl
@@ -62,8 +63,8 @@ async def with_client(
         _ANSWERED.add(filesystem)
         raise
     except Exception as error:
-        endpoint = filesystem.endpoint_url
-        if filesystem not in _ANSWERED and (_is_local(error) or (_is_closed(error) and _speaks_tls(endpoint))):
+        is_new, endpoint = filesystem not in _ANSWERED, filesystem.endpoint_url
+        if is_new and (_is_local(error) or (_is_closed(error) and await asyncio.to_thread(_speaks_tls, endpoint))):
             raise client_error(error, f"s3://{bucket}", endpoint) from error
         raise
     _ANSWERED.add(filesystem)

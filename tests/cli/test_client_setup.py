@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
@@ -179,6 +181,47 @@ def test_a_hub_that_is_no_address_is_told_at_once(server):
         environment = {**os.environ, "HF_ENDPOINT": endpoint, "COLUMNS": "400"}
         ended = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, env=environment)
         assert (ended.returncode, named in ended.stderr, endpoint in ended.stderr) == (2, True, True), ended.stderr
+
+
+WITHOUT_NAMES = """
+import runpy, socket, sys
+
+def refuse(*_, **__):
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+socket.getaddrinfo = refuse
+sys.argv = sys.argv[:1] + "annotate --preset=tiny hf://datasets/a/b out --dry-run".split()
+runpy.run_module("pseudoris", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_without_a_network_the_hub_itself_is_no_mistake_of_the_set_up():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    script = [sys.executable, "-c", WITHOUT_NAMES]
+    ended = subprocess.run(script, capture_output=True, text=True, check=False, env=environment)
+    assert ended.returncode == 3, ended.stderr
+    assert "the Hub cannot be reached (ConnectError)" in ended.stderr
+
+
+def test_a_mistyped_setting_is_told_before_out_is_asked_for_its_preset(told, server):
+    words = f"--set source.endpoint_url=http://127.0.0.1:{server} --set masks.point_per_side=4"
+    assert "did you mean masks.points_per_side?" in told(f"annotate photos s3://bucket/out {words}", KEYS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "code"), [(["annotate", "--set", "placement.storage.patience_s=1"], 3), (["doctor"], 1)]
+)
+def test_a_store_of_out_that_is_down_is_asked_for_the_preset_as_long_as_is_set(command, code, tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    for name, value in {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}.items():
+        monkeypatch.setenv(name, value)
+    began = time.monotonic()
+    ended = pseudoris_here(*command, "photos", "s3://bucket/out", cwd=tmp_path)
+    assert ended.returncode == code, ended.stderr
+    assert time.monotonic() - began < 100
 
 
 class Unready(MemoryFileSystem):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import re
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -110,6 +111,17 @@ def test_a_later_commit_changes_nothing_for_the_run_that_named_a_branch(hub):
     moved = open_root(opened("hf://datasets/me/photos/photos/3.png").name, SourceConfig())
     with pytest.raises(ImageError, match="the etag differs"), moved.open_version("3.png", planned) as stream:
         stream.read()
+
+
+def test_a_network_that_ends_after_the_hub_has_answered_may_come_back(hub, monkeypatch):
+    def refuse(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    opened("hf://datasets/me/photos")
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    with pytest.raises(TransientError, match="the Hub cannot be reached"):
+        opened("hf://datasets/me/photos")
 
 
 @pytest.fixture
