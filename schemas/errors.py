@@ -45,11 +45,11 @@ def refuse_other_version(name: str, found: object, known: int, *, again: str = "
 
 
 class MissingPartsError(ConfigError):
-    """Several parts that a run needs are missing; its arguments name each with the command or key that provides it."""
+    """Several parts that a run needs are missing or damaged; its arguments name each, with what provides it."""
 
     def __str__(self) -> str:
         lines = "\n".join(f"  {number}. {part}" for number, part in enumerate(self.args, start=1))
-        return f"{len(self.args)} parts that this run needs are missing:\n{lines}"
+        return f"{len(self.args)} parts that this run needs are not ready:\n{lines}"
 
 
 def gather(*reads: Callable[[], T]) -> list[T]:

@@ -159,7 +159,7 @@ class StageKind:
             digest = engine.weights_digest
         try:
             if not downloads and is_unfetched(weights := self.settings(config).weights):
-                raise MissingWeightsError(weights, "not downloaded yet, and another part is missing")
+                raise ConfigError(f"weights '{weights.uri}' are not downloaded, because another part cannot be used")
             return str(digest(self.settings(config)))
         except MissingWeightsError as error:
             raise error.of_preset(config.preset) from error

@@ -138,7 +138,7 @@ def test_a_url_is_not_fetched_while_another_file_is_missing(server, cache, tmp_p
     refused = pseudoris_here("annotate", "--preset=tiny", "images", "out", *words, "--address", "local")
     assert refused.returncode == 2
     assert "weights 'gone.pth' are not available: there is no such file" in refused.stderr
-    assert f"{SAM_NAME}' are not available: not downloaded yet, and another part is missing" in refused.stderr
+    assert f"{SAM_NAME}' are not downloaded, because another part cannot be used\n" in refused.stderr
     assert not list(cache.rglob("*"))
 
 

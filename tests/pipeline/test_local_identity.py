@@ -212,7 +212,7 @@ def test_all_missing_parts_of_paper_are_told_in_one_message_before_ray(refusal, 
     clip = "filtering.weights={uri: clip.pt, how_to_get: copy it}"
     told = refusal(load_config("paper", assignments=["compute.device=cpu", clip]))
     first, *parts = told.splitlines()
-    assert first == "5 parts that this run needs are missing:"
+    assert first == "5 parts that this run needs are not ready:"
     remedies = (
         "curl -L --create-dirs -o checkpoints/sam_vit_h_4b8939.pth",
         "--set masks.prior.kind=none",

@@ -27,9 +27,9 @@ def test_one_missing_part_is_told_as_it_is():
 
 
 def test_missing_parts_are_told_all_at_once_each_of_them_once():
-    with pytest.raises(ConfigError, match="3 parts that this run needs are missing") as told:
+    with pytest.raises(ConfigError, match="3 parts that this run needs are not ready") as told:
         gather(refuse("no prior"), lambda: 1, refuse("no weights", "no parser"), refuse("no prior"))
     assert str(told.value) == (
-        "3 parts that this run needs are missing:\n  1. no prior\n  2. no weights\n  3. no parser"
+        "3 parts that this run needs are not ready:\n  1. no prior\n  2. no weights\n  3. no parser"
     )
     assert str(pickle.loads(pickle.dumps(told.value))) == str(told.value)

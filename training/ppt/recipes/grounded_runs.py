@@ -200,10 +200,11 @@ def pair_masks(
         request = RunRequest(ORIGIN, parent.header.source, identity, config.run, lock=lock)
         planned = plan_as_parent(location, parent, request)
         receipts = {receipt.shard: receipt for receipt in parent.receipts(planned.parent)}
+        unmasked = Parent(parent.location, require_header(parent.location))
         grounder = Grounder(config.grounding, config.run)
 
         def make(entries: Sequence[PlanEntry]) -> Shard:
-            return _shard(entries, parent, receipts[entries[0].shard], grounder, nouns, config)
+            return _shard(entries, unmasked, receipts[entries[0].shard], grounder, nouns, config)
 
         return write_run(location, planned, make, lock=lock, on_progress=on_progress)
 
@@ -248,14 +249,13 @@ def _shard(
     config: RecipeConfig,
 ) -> Shard:
     started = time.perf_counter()
-    location, header = parent.location, require_header(parent.location)
-    is_embedded = header.config.shards.embed_images
-    annotated = list(iter_annotations(location, [receipt], kept_only=True, with_bytes=is_embedded))
-    planned = PlannedImages(location, header)
+    is_embedded = parent.header.config.shards.embed_images
+    annotated = list(iter_annotations(parent.location, [receipt], kept_only=True, with_bytes=is_embedded))
+    planned = PlannedImages(parent.location, parent.header)
     readable = {each.image_id: each for each in with_source_bytes(planned, annotated, Counter())}
     failures = {
         row["image_id"]: Failure(row["stage"], row["reason"], row["message"])
-        for row in read_table(location, FAILURES, receipts=[receipt]).to_pylist()
+        for row in read_table(parent.location, FAILURES, receipts=[receipt]).to_pylist()
     }
     images = []
     for entry in entries:
