@@ -6,7 +6,6 @@ images is imported inside its function, so that `--help` stays quick.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -29,10 +28,9 @@ def option(*words: str, **rules: Any) -> Any:
 
 def _in_64_bits(value: Any) -> Any:
     """Refuse nan, infinity and what no counter holds: an option with a lower bound alone takes them."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is not possible: give a finite number.")
-    if isinstance(value, int) and abs(value) >= 2**63:
-        raise typer.BadParameter(f"{value!s:.40} is not possible: give a number of at most 63 bits.")
+    high, kind = (float("inf"), "finite number") if isinstance(value, float) else (2**63, "number of at most 63 bits")
+    if isinstance(value, int | float) and not abs(value) < high:
+        raise typer.BadParameter(f"{value!s:.40} is not possible: give a {kind}.")
     return value
 
 

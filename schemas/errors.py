@@ -26,7 +26,6 @@ def check_number(name: str, value: Any, low: float, high: float = 2**63 - 1, *, 
     """Accept what an option or argument was given: None, or a number from `low` to `high`; else a `ConfigError`."""
     is_number = isinstance(value, Integral if is_whole else Real) and not isinstance(value, bool)
     if value is not None and not (is_number and low <= value <= high):
-        # Python refuses to write one of thousands of digits.
         is_long = isinstance(value, int) and value.bit_length() > 64
         shown = "of more than 64 bits" if is_long else f"{value!r:.40}"
         kind = "whole number" if is_whole else "finite number"

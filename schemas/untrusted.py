@@ -170,9 +170,7 @@ _LINK: Final = re.compile(
     r"(?:(?<=[A-Za-z0-9+.-]:)(?!(?:(?<=file:)|(?<=local:))///)/|(?<![\w/.:])//|(?<=\w)(?i:%(?:25)*3a(?:%(?:25)*2f){2}))\S+"
 )
 # A secret key is base64 and may contain a `/`, which looks like the end of the authority.
-_USERINFO: Final = re.compile(
-    r"//(?:[^/]*(?:@|%(?:25)*40)|[^/:\[]+:(?!\d*/)[^@]*@)|(%(?:25)*2[fF])\1(?:(?!\1)[^/@])*(?:@|%(?:25)*40)"
-)
+_USERINFO: Final = re.compile(r"(/|%(?:25)*2[fF])\1(?:(?!\1)[^/])*(?:@|%(?:25)*40)|//[^/:\[]+:(?!\d*/)[^@]*@")
 # Without slashes, or with one: clients read it all the same. Before a host, which a port or a path follows.
 _BARE_USERINFO: Final = re.compile(
     r"(?<![\w.+])(?:(?i:https?|s3a?|gcs|gs|az|abfs|hf|ftp):/?(?!/)[^\s@/]{1,512}@"

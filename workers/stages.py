@@ -149,8 +149,7 @@ class StageKind:
         digest = DIGESTS.get(self.entry(config).value)
         if digest is None:
             engine, given = self.engine(config), self.settings(config)
-            # Its own: a class that it extends may take fewer.
-            known = vars(engine).get("OPTIONS", given.options)
+            known = vars(engine).get("OPTIONS", given.options)  # not those of a class that it extends
             if unknown := [name for name in given.options if name not in known]:
                 raise ConfigError(
                     f"{self.section}.options has {', '.join(unknown)}, but {self.section}.engine={given.engine} takes "
