@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
@@ -64,27 +63,20 @@ async def with_client(
         raise
     except Exception as error:
         is_new, endpoint = filesystem not in _ANSWERED, filesystem.endpoint_url
-        if is_new and (_is_local(error) or (_is_closed(error) and await asyncio.to_thread(_speaks_tls, endpoint))):
+        is_closed = isinstance(error, boto.EndpointConnectionError | boto.ConnectionClosedError)
+        if is_new and (_is_local(error) or (is_closed and await asyncio.to_thread(_speaks_tls, endpoint))):
             raise client_error(error, f"s3://{bucket}", endpoint) from error
         raise
     _ANSWERED.add(filesystem)
     return answer
 
 
-def _is_closed(error: BaseException) -> bool:
-    return isinstance(error, boto.EndpointConnectionError | boto.ConnectionClosedError)
-
-
 def _speaks_tls(endpoint: str | None) -> bool:
     """Return whether an address that is given with `http://` answers as one of `https://` does."""
-    at, unchecked = urlsplit(endpoint or ""), ssl.create_default_context()
-    unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
-    if at.scheme != "http":
-        return False
     try:
-        plain = socket.create_connection((at.hostname or "", at.port or 80), timeout=_TLS_TIMEOUT_S)
-        with plain, unchecked.wrap_socket(plain):
-            return True
+        at = urlsplit(endpoint or "")
+        place = at.hostname or "", at.port or 80
+        return at.scheme == "http" and bool(ssl.get_server_certificate(place, timeout=_TLS_TIMEOUT_S))
     except ssl.SSLError as error:
         # An alert is TLS too.
         return "ALERT" in str(error.reason)
@@ -130,9 +122,7 @@ class Course:
 
     def __init__(self, uri: str, last: str = "") -> None:
         """Begin after the key `last`, below `uri`."""
-        self._uri = uri
-        self._last = last
-        self._num_empty = 0
+        self._uri, self._last, self._num_empty = uri, last, 0
 
     def take(self, keys: list[str], prefixes: list[str], below: str) -> list[str]:
         """Accept a page and return its new prefixes: a store may give the last one again, for keys that are left of it.

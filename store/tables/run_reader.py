@@ -32,6 +32,7 @@ from pseudoris.store.sources.planned_images import PlannedImages, as_annotated
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.committed_tables import RowFilter, read_selected, read_table
 from pseudoris.store.tables.run_image import RunImage
+from pseudoris.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     import pandas
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 _OF_IMAGE: Final = ("key", "height", "width", "sha256")
 _OF_MASK: Final = ("mask_id", "segmentation", "box_xyxy_px", "area_px", "predicted_iou", "stability_score", "prior")
 COLUMNS: Final = (*SCHEMAS[EXPRESSIONS].names, *_OF_IMAGE, *_OF_MASK)
+_FOOTERS_AT_ONCE: Final = 16
 
 
 def draw_rows(counts: Sequence[int], size: int, seed: int) -> dict[int, list[int]]:
@@ -280,6 +282,14 @@ class _Contents(NamedTuple):
     image_ends: list[int]
 
 
+def _proven(name: str) -> Any:
+    def read(dataset: _PartsDataset, *arguments: Any, **options: Any) -> Any:
+        with dataset._told():
+            return getattr(ds.FileSystemDataset, name)(dataset, *arguments, **options)
+
+    return read
+
+
 class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has no types
     """The parts of a table. What Arrow cannot read of one is told as every reader tells it, with the remedy."""
 
@@ -295,9 +305,9 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
         return super().__reduce__() if self._scan_options else (_PartsDataset, self._made_of)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _told(self, end: int = sys.maxsize) -> Iterator[None]:
         try:
-            self._prove()
+            self._prove(end)
             yield
         except (pa.ArrowException, OSError):
             location, table, parts = self._made_of
@@ -305,34 +315,37 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
                 read_whole(location, table, part)
             raise
 
-    def _prove(self) -> None:
-        """Compare each footer, once, with what its part must hold: pages have checksums, and footers none.
+    def _prove(self, end: int = sys.maxsize) -> None:
+        """Compare the footers before `end`, once, with what their parts must hold: pages have checksums, footers none.
 
-        Of a column with another name Arrow would make nulls. Footers are read on this thread and kept for the scan.
+        Of a column with another name Arrow would make nulls. Footers are read ahead of the scan and kept for it.
         """
         location, table, parts = self._made_of
-        for number, fragment in tuple(self._unproven.items()):
-            part = parts[number]
-            if fragment.physical_schema.equals(SCHEMAS[table]) and fragment.metadata.num_rows == part.rows:
+        some = {number: each for number, each in tuple(self._unproven.items()) if number < end}
+        read = map_in_threads(lambda each: (each.physical_schema, each.metadata), some.values(), _FOOTERS_AT_ONCE)
+        for number, (schema, metadata) in zip(some, read, strict=True):
+            if schema.equals(SCHEMAS[table]) and metadata.num_rows == parts[number].rows:
                 self._unproven.pop(number, None)
             else:
-                read_whole(location, table, part)
+                read_whole(location, table, parts[number])
+
+    count_rows, get_fragments, scanner, sort_by, take, to_table = map(
+        _proven, ("count_rows", "get_fragments", "scanner", "sort_by", "take", "to_table")
+    )
 
     def to_batches(self, **options: Any) -> Iterator[pa.RecordBatch]:
         with self._told():
             yield from super().to_batches(**options)
 
-    def to_table(self, **options: Any) -> pa.Table:
-        with self._told():
-            return super().to_table(**options)
-
     def head(self, num_rows: int, **options: Any) -> pa.Table:
-        with self._told():
-            return super().head(num_rows, **options)
-
-    def take(self, indices: object, **options: Any) -> pa.Table:
-        with self._told():
-            return super().take(indices, **options)
+        # Part by part: no other footer is waited for, and no reading ahead aborts a script that ends.
+        found = [super().scanner(**options).projected_schema.empty_table()]
+        for number, fragment in enumerate(super().get_fragments()):
+            with self._told(number + 1):
+                found.append(fragment.head(num_rows - sum(map(len, found)), **self._scanner_options(options)))
+            if sum(map(len, found)) >= num_rows:
+                break
+        return pa.concat_tables(found)
 
     def filter(self, expression: pc.Expression) -> _PartsDataset:
         found: _PartsDataset = super().filter(expression)

@@ -105,10 +105,9 @@ class ImageBoundary:
                 if isinstance(image, ShardImage) and (key := str(image.image_id)) in found:
                     found[key].append(image)
         except _OUTPUT_ERRORS as error:
-            text = (
+            raise ConfigError(
                 f"the engine of the {self._name} stage returned no shard ({_told(error)}): see docs/guides/plugins.md"
-            )
-            raise ConfigError(text) from error
+            ) from error
         images = tuple(self._image(image, found[image.image_id]) for image in before.images)
         returned = [after.failure for image, after in zip(before.images, images, strict=True) if after != image]
         refuse_one_fault(returned, BAD_OUTPUT)
