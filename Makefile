@@ -1,6 +1,6 @@
 # Relative paths only, so that a folder with a space in its name works. Every target makes .venv if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-all test-oldest coverage soak mutants lint format bench quality conformance weights docs site wheel release clean
+.PHONY: help install demo check test test-all test-oldest coverage soak mutants lint format bench gpu quality conformance weights docs site wheel release clean
 SHELL := /bin/bash
 # The first of the supported versions that this machine has.
 PYTHON ?= $(shell for each in python3.11 python3.12 python3.13; do type $$each && break; done &>/dev/null; echo $$each)
@@ -81,6 +81,9 @@ format: $(STAMP) ## Format and sort imports
 
 bench: $(STAMP) ## Every benchmark on the embedded models; JSON in bench-out/
 	$(RUN) -m benchmarks
+
+gpu: $(STAMP) ## Ten minutes of a GPU, on from where it was cut off; a line a measurement in bench-out/gpu.jsonl (GPU_ARGS)
+	$(RUN) -m benchmarks.gpu_session --out bench-out/gpu.jsonl $(GPU_ARGS)
 
 quality: $(STAMP) ## Measure every figure of docs/records/quality.md again (QUALITY_ARGS=--quick for a trial)
 	$(RUN) -m experiments.quality $(QUALITY_ARGS)

@@ -267,6 +267,7 @@ def pretended_gpu() -> Iterator[PretendedGpu]:
         stack.enter_context(mock.patch.object(torch, "autocast", partial(_autocast, torch.autocast)))
         for module, name, answer in (
             (torch.cuda, "is_available", True),
+            (torch.cuda, "synchronize", None),
             (torch.cuda, "current_stream", _Stream(gpu)),
             (torch.accelerator, "current_stream", _Stream(gpu)),
         ):
