@@ -15,6 +15,7 @@
 | `python -m benchmarks.roofline` | each stage against the machine's peaks |
 | `python -m benchmarks.gpu` | the engines on one GPU |
 | `python -m benchmarks.gpu_session` | the first ten minutes of a GPU, its profile first; `make gpu` |
+| `python -m benchmarks.gpu_limits` | what stages ask of a GPU, counted without one, and the limit, modelled |
 | `python -m benchmarks.pipeline` | a run on Ray, against the same work in one process |
 | `python -m benchmarks.bucket_listing` | how long a source takes to list |
 | `python -m benchmarks.scale` | what a shard costs the driver |

@@ -41,15 +41,21 @@ class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run the operation and count what it moved."""
         result = function(*args, **(kwargs or {}))
-        name: str = function.overloadpacket.__name__
-        read, made = _tensors((args, kwargs)), _tensors(result)
-        memory = {_memory(tensor) for tensor in read}
-        new = [tensor for tensor in made if _memory(tensor) not in memory]
-        if name in _GATHERS:
-            self.num_bytes += sum(_size(one) for one in read if not one.is_floating_point()) + 2 * sum(map(_size, new))
-        elif not name.startswith(("empty", "new_empty")) and (new or name.endswith("_") or "out" in (kwargs or {})):
-            self.num_bytes += sum(map(_size, read)) + sum(map(_size, new))
+        self.num_bytes += bytes_moved(function, (args, kwargs), result)
         return result
+
+
+def bytes_moved(function: Any, given: tuple[tuple[Any, ...], dict[str, Any] | None], result: Any) -> int:
+    """Return what an operation read and wrote; 0 where it made a view, or room alone."""
+    name: str = function.overloadpacket.__name__
+    read, made = _tensors(given), _tensors(result)
+    memory = {_memory(tensor) for tensor in read}
+    new = [tensor for tensor in made if _memory(tensor) not in memory]
+    if name in _GATHERS:
+        return sum(_size(one) for one in read if not one.is_floating_point()) + 2 * sum(map(_size, new))
+    if name.startswith(("empty", "new_empty")) or not (new or name.endswith("_") or "out" in (given[1] or {})):
+        return 0
+    return sum(map(_size, read)) + sum(map(_size, new))
 
 
 def _tensors(tree: object) -> list[torch.Tensor]:
@@ -63,7 +69,7 @@ def _is_packed(tensor: torch.Tensor) -> bool:
 
 def _memory(tensor: torch.Tensor) -> int:
     """Return what tells whether two tensors are views of one memory."""
-    return id(tensor) if _is_packed(tensor) else tensor.untyped_storage().data_ptr()
+    return id(tensor) if _is_packed(tensor) or tensor.is_meta else tensor.untyped_storage().data_ptr()
 
 
 def _size(tensor: torch.Tensor) -> int:
@@ -77,12 +83,14 @@ def _packed_linear(x: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> 
     return _PER_MULTIPLY * math.prod(out_shape) * x[-1]
 
 
-def _attention(queries: torch.Size, keys: torch.Size, values: torch.Size, *_: Any, **__: Any) -> int:
+def attention(queries: torch.Size, keys: torch.Size, values: torch.Size, *_: Any, **__: Any) -> int:
+    """Return the operations of scores and mixing, of the shapes of queries, keys and values."""
     pairs = math.prod(queries[:-1]) * keys[-2]
     return _PER_MULTIPLY * pairs * (queries[-1] + values[-1])
 
 
-def _added_product(_total: torch.Size, a: torch.Size, b: torch.Size, *_: Any, **__: Any) -> int:
+def added_product(_total: torch.Size, a: torch.Size, b: torch.Size, *_: Any, **__: Any) -> int:
+    """Return the operations of a product that is added to a tensor, of the three shapes."""
     return _PER_MULTIPLY * math.prod(a) * b[-1]
 
 
@@ -91,9 +99,9 @@ def counting() -> Iterator[Callable[[], tuple[int, int]]]:
     """Yield what returns the floating-point operations and the bytes of the block so far."""
     unknown_to_torch = {
         torch.ops.mkldnn._linear_pointwise: _packed_linear,
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
         # torch counts it only where it makes a new tensor.
-        torch.ops.aten.baddbmm_: _added_product,
+        torch.ops.aten.baddbmm_: added_product,
     }
     with FlopCounterMode(display=False, custom_mapping=unknown_to_torch) as operations, Traffic() as traffic:
         yield lambda: (int(operations.get_total_flops()), traffic.num_bytes)

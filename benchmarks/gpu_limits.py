@@ -1,0 +1,231 @@
+"""A compass for speed that needs no GPU: what each stage asks of one, the seconds that this models, and the limit.
+
+    python -m benchmarks.gpu_limits [--preset base] [--images 16] [--masks 10] [--stages NAME …]
+    [--precision bfloat16|float16|float32] [--set KEY=VALUE …] [--json FILE]
+
+Counted on the pretended GPU (`benchmarks.pretended_gpu`) at true depth, width and vocabulary, an image, with random
+weights. `kernels` write memory; `reads` wait for a value, a size, or memory that is not pinned; `host_s` are CPU
+seconds of Python and numpy; `useful` is what attention needs, `tiles` what FlashAttention computes. `launch_s`, `gpu_s`
+and `limit_s` are modelled for an H200, as docs/records/performance.md says: nothing here was timed on a GPU.
+
+In half precision products, attention, norms and gathers of captions and filter are counted by their shapes, and random
+numbers stand for their results: the vocabulary, in float32, decides what is drawn. Masks are computed, of one image,
+and so is all of `tiny`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any, Final
+from unittest import mock
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import flop_registry
+
+from benchmarks.gpu import scenes_with
+from benchmarks.gpu_agreement import sure_captioner
+from benchmarks.mask_sides import Sides
+from benchmarks.measurement import options, print_table, random_weights, write_json
+from benchmarks.operation_counts import added_product, attention, bytes_moved
+from benchmarks.pretended_gpu import PretendedGpu, pretended_gpu
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.workers.captions import captioner, engine, prefix_tree_decoder
+from pseudoris.workers.checkpoints.openclip import ClipTokenizer
+from pseudoris.workers.crops import crops
+from pseudoris.workers.filtering import ClipScorer
+
+# An H200. Source: its data sheet, and what products and copies reach of it; seconds of a launch and of the shortest
+# kernel; operations a second of FlashAttention's tiles, which are 128 x 128.
+_PEAKS: Final = {"bfloat16": 0.6 * 989e12, "float16": 0.6 * 989e12, "float32": 0.7 * 67e12, "float64": 0.5 * 34e12}
+_BYTES_A_S, _LAUNCH_S, _SHORTEST_S, _TILES_A_S, _TILE = 0.75 * 4.8e12, 5e-6, 2.5e-6, 370e12, 128
+_ATTENTION: Final = "scaled_dot_product_attention"
+# One kernel each on CUDA, though a CPU may compose them.
+_WHOLE: Final = frozenset({_ATTENTION, "upsample_bicubic2d", "upsample_bilinear2d"})
+_HOLLOW: Final = frozenset(
+    {"mm", "addmm", "bmm", "baddbmm", "convolution", "native_layer_norm", "gelu", "index_select", "copy_", _ATTENTION}
+)
+_HALVES: Final = {torch.bfloat16, torch.float16}
+_POOL: Final = 2**24
+_COUNTED: Final = ("aten", "kernels", "copies", "reads", "bytes", "useful", "tiles")
+_STAGES: Final = ("masks", "captions", "filter")
+_CACHE_BYTES: Final = 64 * 2**20
+# Work of the host that no GPU takes: of the tree, the draws, the texts and decoding.
+_HOST: Final[tuple[tuple[Any, str], ...]] = (
+    (prefix_tree_decoder, "extend"),
+    (engine, "draws"),
+    (captioner, "to_expressions"),
+    (ClipTokenizer, "__call__"),
+    (crops, "decode_proven"),
+)
+
+
+class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is open, counts what operations ask for; a hollow one does not compute the large ones."""
+
+    def __init__(self, *, is_hollow: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counts, self.flops, self.gpu_s = Counter[str](), Counter[str](), 0.0
+        numbers = torch.randn(_POOL, generator=torch.Generator().manual_seed(0))
+        self._pools = {dtype: numbers.to(dtype) for dtype in _HALVES} if is_hollow else {}
+        self._memory = {pool.data_ptr() for pool in self._pools.values()}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run or replace an operation, and count it."""
+        name, kwargs = function.overloadpacket.__name__, kwargs or {}
+        is_composed = torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), "CompositeImplicitAutograd")
+        if is_composed and name not in _WHOLE:
+            with self:
+                if name == "einsum":
+                    # What autocast does, which a mode below it does not see.
+                    half = next((x.dtype for x in args[1] if x.dtype in _HALVES), args[1][0].dtype)
+                    args = (args[0], [x.to(half) for x in args[1]])
+                result = function.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        first = args[0] if args else None
+        is_hollow = name in _HOLLOW and isinstance(first, torch.Tensor) and first.dtype in self._pools
+        if isinstance(first, torch.Tensor) and is_hollow and name == "copy_":
+            # Of caches alone, which are read by gathers: what stands elsewhere is read as numbers.
+            is_hollow = first.untyped_storage().nbytes() > _CACHE_BYTES
+        given = tree_map(self._shape_of, (args, kwargs)) if self._pools else (args, kwargs)
+        made = function(*tree_map(_on_meta, args), **kwargs) if is_hollow else function(*args, **kwargs)
+        self.counts["aten"] += 1
+        is_view = isinstance(made, torch.Tensor) and not is_hollow and self._is_pooled(made)
+        if not is_view and (moved := bytes_moved(function, given, made)):
+            self._count(function, args, made, moved)
+        if not is_hollow:
+            return made
+        return first if name == "copy_" else tree_map(self._filled, made)
+
+    def _shape_of(self, leaf: Any) -> Any:
+        """Return a stand-in that knows how many bytes random numbers stand for."""
+        return _on_meta(leaf) if isinstance(leaf, torch.Tensor) and self._is_pooled(leaf) else leaf
+
+    def _is_pooled(self, tensor: torch.Tensor) -> bool:
+        is_in_host = not tensor.is_meta and tensor.layout == torch.strided
+        return is_in_host and tensor.untyped_storage().data_ptr() in self._memory
+
+    def _filled(self, like: Any) -> Any:
+        """Return random numbers of a shape; those of leading axes repeat where they are many."""
+        if not isinstance(like, torch.Tensor):
+            return like
+        shape, pool = like.shape, self._pools.get(like.dtype)
+        if pool is None:
+            return torch.zeros(shape, dtype=like.dtype)
+        kept = next(at for at in range(len(shape) + 1) if math.prod(shape[at:]) <= _POOL // 2)
+        size = math.prod(shape[kept:])
+        start = (7919 * self.counts["aten"]) % (_POOL - size)
+        return pool[start : start + size].view(shape[kept:]).expand(shape)
+
+    def _count(self, function: Any, args: Any, result: Any, moved: int) -> None:
+        packet, name = function.overloadpacket, function.overloadpacket.__name__
+        tensor = next((x for x in args if isinstance(x, torch.Tensor)), None)
+        dtype = str(tensor.dtype)[6:] if tensor is not None else "float32"
+        flops, seconds = 0.0, 0.0
+        if name == _ATTENTION:
+            (*batch, queries, width), keys = args[0].shape, args[1].shape[-2]
+            flops = attention(*(x.shape for x in args[:3]))
+            tiles = math.prod(batch) * math.ceil(queries / _TILE) * math.ceil(keys / _TILE) * 4 * _TILE**2 * width
+            self.counts["useful"], self.counts["tiles"] = self.counts["useful"] + flops, self.counts["tiles"] + tiles
+            seconds = tiles / _TILES_A_S if dtype in {"bfloat16", "float16"} else flops / _PEAKS[dtype]
+        elif packet in flop_registry or name == "baddbmm_":
+            is_in_place = name == "baddbmm_"
+            shapes = [x.shape for x in args[:3]] if is_in_place else args
+            flops = added_product(*shapes) if is_in_place else flop_registry[packet](*shapes, out_val=result)
+            seconds = flops / _PEAKS[dtype]
+        self.flops[dtype] += int(flops)
+        self.counts["kernels"] += 1
+        self.counts["bytes"] += moved
+        self.gpu_s += max(seconds, moved / _BYTES_A_S, _SHORTEST_S)
+
+
+def _on_meta(leaf: Any) -> Any:
+    return torch.empty(leaf.shape, dtype=leaf.dtype, device="meta") if isinstance(leaf, torch.Tensor) else leaf
+
+
+def limits_of(
+    stage: str, work: Callable[[], Any], gpu: PretendedGpu, *, images: int, is_hollow: bool
+) -> tuple[dict[str, Any], Any]:
+    """Return what a call of `work` asks for an image, and what it returned."""
+    meter, host = Meter(is_hollow=is_hollow), [0.0]
+
+    def timed(run: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            started = time.thread_time()
+            try:
+                return run(*given, **named)
+            finally:
+                host[0] += time.thread_time() - started
+
+        return call
+
+    before = len(gpu.waits), gpu.num_copies
+    with ExitStack() as stack:
+        for owner, name in _HOST:
+            stack.enter_context(mock.patch.object(owner, name, timed(getattr(owner, name))))
+        stack.enter_context(meter)
+        result = work()
+    if failures := [image.failure for image in getattr(result, "images", ()) if image.failure]:
+        raise RuntimeError(f"{stage}: {len(failures)} images failed, the first by {failures[0]}")
+    counts, flops = meter.counts, {dtype: each / images for dtype, each in meter.flops.items() if each}
+    launch_s, gpu_s, host_s = counts["kernels"] * _LAUNCH_S / images, meter.gpu_s / images, host[0] / images
+    modelled_s, limit_s = max(launch_s, gpu_s) + host_s, sum(each / _PEAKS[dtype] for dtype, each in flops.items())
+    counts["copies"], counts["reads"] = gpu.num_copies - before[1], len(gpu.waits) - before[0]
+    counted = {name: counts[name] / images for name in _COUNTED}
+    modelled = {"launch_s": launch_s, "gpu_s": gpu_s, "modelled_s": modelled_s, "limit_s": limit_s}
+    row = {"stage": stage, **counted, "host_s": host_s, "flops": flops, **modelled, "ratio": modelled_s / limit_s}
+    return row, result
+
+
+def measure(
+    preset: str, stages: Sequence[str], words: Sequence[str], *, images: int, masks: int
+) -> Iterator[dict[str, Any]]:
+    """Yield the row of each stage."""
+    words = [*words, "compute.device=cuda", "placement.fused.num_gpus=1"]
+    words += (random := random_weights(preset, ("masks", "captions", "filtering")))
+    config, shard = load_config(preset, assignments=words), scenes_with(masks, images)
+    with pretended_gpu() as gpu:
+        if "masks" in stages:
+            sides = Sides(config, num_images=1, kept_share=0.4, is_remembering=False)
+            yield limits_of("masks", lambda: sides.run("ours, coarse"), gpu, images=1, is_hollow=False)[0]
+            del sides
+        if {"captions", "filter"} & {*stages}:
+            caption = sure_captioner(config)
+            row, captioned = limits_of("captions", lambda: caption(shard), gpu, images=images, is_hollow=bool(random))
+            if "captions" in stages:
+                yield row
+            del caption
+        if "filter" in stages:
+            score = ClipScorer(config.filtering, config.compute)
+            yield limits_of("filter", lambda: score(captioned), gpu, images=images, is_hollow=bool(random))[0]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Count what the command line asks for, print the table, write the JSON."""
+    given, rows = options(__doc__, arguments), []
+    words = [f"compute.precision={given.precision}", *given.assignments]
+    for row in measure(given.preset, given.stages or list(_STAGES), words, images=given.images, masks=given.masks):
+        rows.append(row)
+        write_json(rows, given.json)
+    cells = [
+        {"an image": name, **{row["stage"]: _cell(row[name]) for row in rows}} for name in rows[0] if name != "stage"
+    ]
+    print_table(
+        f"{given.preset}, {given.masks} masks, of {given.images} an image; seconds are modelled", cells, width=240
+    )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {each:.3g}" for name, each in value.items())
+    return f"{value:,.0f}" if 100 <= value < 1e6 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    main()
