@@ -1,6 +1,6 @@
 """A compass for speed that needs no GPU: what each stage asks of one, the seconds that this models, and the limit.
 
-    python -m benchmarks.gpu_limits [--preset base] [--images 16] [--masks 10] [--stages NAME …]
+    python -m benchmarks.gpu_limits [--preset base] [--images 16] [--masks 10] [--stages masks|captions|filter …]
     [--precision bfloat16|float16|float32] [--set KEY=VALUE …] [--json FILE]
 
 Counted on the pretended GPU (`benchmarks.pretended_gpu`) at true depth, width and vocabulary, an image, with random
@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Final
 from unittest import mock
 
@@ -29,8 +30,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.gpu import scenes_with
-from benchmarks.gpu_agreement import sure_captioner
-from benchmarks.mask_sides import Sides
+from benchmarks.gpu_session_work import engine_of
 from benchmarks.measurement import options, print_table, random_weights, write_json
 from benchmarks.operation_counts import added_product, attention, bytes_moved
 from benchmarks.pretended_gpu import PretendedGpu, pretended_gpu
@@ -38,7 +38,6 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions import captioner, engine, prefix_tree_decoder
 from pseudoris.workers.checkpoints.openclip import ClipTokenizer
 from pseudoris.workers.crops import crops
-from pseudoris.workers.filtering import ClipScorer
 
 # An H200. Source: its data sheet, and what products and copies reach of it; seconds of a launch and of the shortest
 # kernel; operations a second of FlashAttention's tiles, which are 128 x 128.
@@ -48,7 +47,7 @@ _ATTENTION: Final = "scaled_dot_product_attention"
 # One kernel each on CUDA, though a CPU may compose them.
 _WHOLE: Final = frozenset({_ATTENTION, "upsample_bicubic2d", "upsample_bilinear2d"})
 _HOLLOW: Final = frozenset(
-    {"mm", "addmm", "bmm", "baddbmm", "convolution", "native_layer_norm", "gelu", "index_select", "copy_", _ATTENTION}
+    {"mm", "addmm", "bmm", "baddbmm", "convolution", "native_layer_norm", "gelu", "index_select", _ATTENTION}
 )
 _HALVES: Final = {torch.bfloat16, torch.float16}
 _POOL: Final = 2**24
@@ -88,20 +87,24 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 result = function.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        first = args[0] if args else None
-        is_hollow = name in _HOLLOW and isinstance(first, torch.Tensor) and first.dtype in self._pools
-        if isinstance(first, torch.Tensor) and is_hollow and name == "copy_":
-            # Of caches alone, which are read by gathers: what stands elsewhere is read as numbers.
-            is_hollow = first.untyped_storage().nbytes() > _CACHE_BYTES
+        first: Any = args[0] if args else None
+        is_half = isinstance(first, torch.Tensor) and first.dtype in self._pools
         given = tree_map(self._shape_of, (args, kwargs)) if self._pools else (args, kwargs)
-        made = function(*tree_map(_on_meta, args), **kwargs) if is_hollow else function(*args, **kwargs)
+        is_kept = is_half and name.endswith("_") and self._stays(name, first)
+        is_hollow = is_half and name in _HOLLOW
+        made = () if is_kept else function(*tree_map(_on_meta, args) if is_hollow else args, **kwargs)
         self.counts["aten"] += 1
-        is_view = isinstance(made, torch.Tensor) and not is_hollow and self._is_pooled(made)
+        is_view = isinstance(made, torch.Tensor) and self._is_pooled(made)
         if not is_view and (moved := bytes_moved(function, given, made)):
             self._count(function, args, made, moved)
-        if not is_hollow:
-            return made
-        return first if name == "copy_" else tree_map(self._filled, made)
+        if is_kept:
+            return first
+        return tree_map(self._filled, made) if is_hollow else made
+
+    def _stays(self, name: str, target: torch.Tensor) -> bool:
+        """Return whether what is written in place need not be: random numbers, and caches, which gathers read."""
+        is_cache = name == "copy_" and target.untyped_storage().nbytes() > _CACHE_BYTES
+        return is_cache or self._is_pooled(target)
 
     def _shape_of(self, leaf: Any) -> Any:
         """Return a stand-in that knows how many bytes random numbers stand for."""
@@ -171,8 +174,6 @@ def limits_of(
             stack.enter_context(mock.patch.object(owner, name, timed(getattr(owner, name))))
         stack.enter_context(meter)
         result = work()
-    if failures := [image.failure for image in getattr(result, "images", ()) if image.failure]:
-        raise RuntimeError(f"{stage}: {len(failures)} images failed, the first by {failures[0]}")
     counts, flops = meter.counts, {dtype: each / images for dtype, each in meter.flops.items() if each}
     launch_s, gpu_s, host_s = counts["kernels"] * _LAUNCH_S / images, meter.gpu_s / images, host[0] / images
     modelled_s, limit_s = max(launch_s, gpu_s) + host_s, sum(each / _PEAKS[dtype] for dtype, each in flops.items())
@@ -191,19 +192,15 @@ def measure(
     words += (random := random_weights(preset, ("masks", "captions", "filtering")))
     config, shard = load_config(preset, assignments=words), scenes_with(masks, images)
     with pretended_gpu() as gpu:
-        if "masks" in stages:
-            sides = Sides(config, num_images=1, kept_share=0.4, is_remembering=False)
-            yield limits_of("masks", lambda: sides.run("ours, coarse"), gpu, images=1, is_hollow=False)[0]
-            del sides
-        if {"captions", "filter"} & {*stages}:
-            caption = sure_captioner(config)
-            row, captioned = limits_of("captions", lambda: caption(shard), gpu, images=images, is_hollow=bool(random))
-            if "captions" in stages:
-                yield row
-            del caption
-        if "filter" in stages:
-            score = ClipScorer(config.filtering, config.compute)
-            yield limits_of("filter", lambda: score(captioned), gpu, images=images, is_hollow=bool(random))[0]
+        for stage in _STAGES:
+            # The filter needs what was captioned.
+            if stage in stages or (stage == "captions" and "filter" in stages):
+                num_images, is_hollow = (1, False) if stage == "masks" else (images, bool(random))
+                engine = partial(engine_of(stage, config, 1), shard)
+                row, found = limits_of(stage, engine, gpu, images=num_images, is_hollow=is_hollow)
+                shard = found if stage == "captions" else shard
+                if stage in stages:
+                    yield row
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

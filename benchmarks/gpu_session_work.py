@@ -51,8 +51,8 @@ def _config(preset: str, *, is_together: int = 0, is_full: int = 0) -> RunConfig
     return load_config(preset, assignments=[*words, *(["captions.max_length=8"] if preset == "tiny" else [])])
 
 
-def _engine(stage: str, config: RunConfig, num_images: int) -> Callable[[Shard], Any]:
-    """Return a stage, which raises where an image fails: a failure is no work done."""
+def engine_of(stage: str, config: RunConfig, num_images: int) -> Callable[[Shard], Any]:
+    """Return a stage on random weights, which raises where an image fails: a failure is no work done."""
     if stage == "masks":
         sides = Sides(config, num_images=num_images, kept_share=0.4, is_remembering=False)
         return lambda _: sides.run("ours, coarse")
@@ -75,8 +75,8 @@ def stage(
     gc.collect()
     config, shard = _config(preset, **given), scenes_with(masks, images)
     if stage == "filter":
-        shard = _engine("captions", config, images)(shard)
-    engine = _engine(stage, config, images)
+        shard = engine_of("captions", config, images)(shard)
+    engine = engine_of(stage, config, images)
     engine(shard if images <= _SMALL_SHARD else shard.with_images(shard.images[:1]))
     if not gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -166,7 +166,7 @@ def operators(gpu: Gpu) -> Figures:
 
 def bits(gpu: Gpu, preset: str, images: int = 3, masks: int = 10, **given: int) -> Figures:
     """Count the images whose captions are equal to the last bit: alone, beside others, and in another order."""
-    caption, shard = _engine("captions", _config(preset, **given), images), scenes_with(masks, images)
+    caption, shard = engine_of("captions", _config(preset, **given), images), scenes_with(masks, images)
     alone = [_digests(caption(shard.with_images((image,))))[0] for image in shard.images]
     beside = {"in_a_batch": _digests(caption(shard))}
     beside["permuted"] = _digests(caption(shard.with_images(shard.images[::-1])))[::-1]
@@ -200,7 +200,7 @@ def _stages_of_process(
 ) -> tuple[float, list[str]]:
     _die_with_parent()
     with pretended_gpu() if is_pretended else nullcontext():
-        propose, caption, score = (_engine(stage, _config(preset), images) for stage in _STAGES)
+        propose, caption, score = (engine_of(stage, _config(preset), images) for stage in _STAGES)
         shard, num_done = scenes_with(masks, images), 0
         found = _digests(score(caption(shard)))
         propose(shard)
