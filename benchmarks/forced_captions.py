@@ -82,8 +82,8 @@ class _NotedDecoding(PrefixTreeDecoding):
             for search, key in zip(self.searches, _first_of_each_crop(self._keys, self._target), strict=True)
         ]
 
-    def run(self) -> None:
-        super().run()
+    def run(self, searched: Sequence[int] | None = None) -> None:
+        super().run(searched)
         self._drawn.tokens.update(zip(self._keys, self._tokens, strict=True))
 
 

@@ -27,6 +27,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from benchmarks.pretended_graph import PretendedGraph, recording
+
 _ROOT: Final = Path(__file__).parents[1].resolve()
 # Their callers are what waits.
 _PASSED_OVER: Final = frozenset({_ROOT / "workers" / "device.py", Path(__file__).resolve()})
@@ -267,11 +269,14 @@ def pretended_gpu() -> Iterator[PretendedGpu]:
         stack.enter_context(mock.patch.object(torch, "autocast", partial(_autocast, torch.autocast)))
         for module, name, answer in (
             (torch.cuda, "is_available", True),
+            (torch.cuda, "graph_pool_handle", None),
             (torch.cuda, "synchronize", None),
             (torch.cuda, "current_stream", _Stream(gpu)),
             (torch.accelerator, "current_stream", _Stream(gpu)),
         ):
             stack.enter_context(mock.patch.object(module, name, return_value=answer))
+        stack.enter_context(mock.patch.object(torch.cuda, "CUDAGraph", PretendedGraph))
+        stack.enter_context(mock.patch.object(torch.cuda, "graph", partial(recording, gpu)))
         stack.enter_context(gpu)
         # Else a module keeps its parameters, which are of another class, and takes over the data alone.
         torch.__future__.set_overwrite_module_params_on_conversion(True)

@@ -149,8 +149,8 @@ def _caption_steps(gpu: PretendedGpu) -> Iterator[list[list[Wait]]]:
         starts.append(len(gpu.waits))
         return step(towers, *args)
 
-    def watched_run(decoding: PrefixTreeDecoding) -> None:
-        run(decoding)
+    def watched_run(decoding: PrefixTreeDecoding, *searched: Any) -> None:
+        run(decoding, *searched)
         steps.extend(gpu.waits[first:end] for first, end in pairwise([*starts, len(gpu.waits)]))
         starts.clear()
 

@@ -2,8 +2,7 @@
 
 The text tower and the decoder's first self-attention see no image; their keys and values are cached per prefix. All
 layers after the first cross-attention are cached per (prefix, crop). The keys and values of the image tokens are
-computed once per crop and layer. `nn.MultiheadAttention` cannot take past keys and values, so the attention is our own.
-The result equals open_clip's full forward up to rounding.
+computed once per crop and layer. The result equals open_clip's full forward up to rounding.
 """
 
 from __future__ import annotations
@@ -15,12 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from open_clip.coca_model import CoCa
-from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.captions.coca_blocks import CocaBlocks, CrossAttention, SelfAttention
 from pseudoris.workers.captions.decoding_rules import Ints, PrefixLevel
 from pseudoris.workers.device import to_device
-from pseudoris.workers.forward_passes import Block, Finish, compile_rows, finish_block
 
 # A step computes its rows in parts whose temporaries stay below this.
 _TEMPORARY_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
@@ -108,82 +105,6 @@ class NodeCache:
         return keys, values
 
 
-class SelfAttention(Block):
-    """A causal self-attention block, one position at a time."""
-
-    def __init__(self, block: ResidualAttentionBlock, *, finish: Finish = finish_block) -> None:
-        super().__init__(block, finish=finish)
-        self.queries_keys_values = self.linear(block.attn.in_proj_weight, block.attn.in_proj_bias)
-
-    def step(
-        self,
-        x: torch.Tensor,
-        cache: NodeCache,
-        *,
-        layer: int,
-        first: int,
-        nodes: torch.Tensor,
-        is_hidden: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Return the block's output (P, D) at the newest position of each row; write the keys and values to its node.
-
-        `x` (P, D) is the block's input at the newest position; `cache` holds the older positions' keys and values.
-        `first` is the node of the first row's newest position, and those of the other rows follow. `nodes` (P, T) int64
-        are the nodes of each row's positions, padding where `is_hidden` (P, T) is set.
-        """
-        queries, keys, values = self.queries_keys_values(self.ln_1(x)).chunk(3, dim=-1)
-        past_keys, past_values = cache.extend(layer, first, newest=(keys, values), nodes=nodes)
-        queries = queries.reshape(len(x), self.num_heads, 1, -1).transpose(0, 1)
-        hidden = None if is_hidden is None else is_hidden[None, :, None, :]
-        mixed = attend(queries, past_keys, past_values, hidden)
-        return self.finish(self, x, mixed[:, :, 0].transpose(0, 1).reshape(len(x), -1))
-
-
-class CrossAttention(Block):
-    """A block that attends to image tokens, the same for all rows of a crop."""
-
-    def __init__(self, block: ResidualAttentionBlock, *, finish: Finish = finish_block) -> None:
-        super().__init__(block, finish=finish)
-        weight, bias, width = block.attn.in_proj_weight, block.attn.in_proj_bias, block.attn.embed_dim
-        self.ln_1_kv = block.ln_1_kv
-        # Of the block's input after `ln_1`, (P, D) to (P, D).
-        self.queries = self.linear(weight[:width], None if bias is None else bias[:width])
-        self._keys_values = self.linear(weight[width:], None if bias is None else bias[width:])
-
-    def keys_values(self, image_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values (C, heads, T, head width) of image tokens (C, T, D)."""
-        both = self._keys_values(self.ln_1_kv(image_tokens))
-        keys, values = both.view(*both.shape[:2], 2, self.num_heads, -1).permute(2, 0, 3, 1, 4).contiguous()
-        return keys, values
-
-    def step(
-        self,
-        x: torch.Tensor,
-        queries: torch.Tensor,
-        *,
-        keys_values: tuple[torch.Tensor, torch.Tensor],
-        slots: torch.Tensor,
-        rows_a_crop: int,
-    ) -> torch.Tensor:
-        """Return the block's output (P, D), each row attending to the image tokens of its crop.
-
-        Args:
-            x: (P, D), its input.
-            queries: (P, D).
-            keys_values: Of all C crops.
-            slots: (P,) int64, crop · rows_a_crop + number of the row within its crop. So padded, a crop's image tokens
-                are read once for all its rows.
-            rows_a_crop: The largest number of rows of a crop.
-        """
-        keys, values = keys_values
-        num_crops, num_heads, _, head_width = keys.shape
-        padded = queries.new_zeros(num_crops * rows_a_crop, queries.shape[1])
-        padded[slots] = queries
-        grouped = padded.view(num_crops, rows_a_crop, num_heads, head_width).transpose(1, 2)
-        mixed = F.scaled_dot_product_attention(grouped, keys, values).transpose(1, 2).reshape(padded.shape)
-        return self.finish(self, x, mixed[slots])
-
-
 @dataclass(frozen=True, slots=True)
 class CacheIndex:
     """The cache nodes of the positions of each prefix and pair.
@@ -210,20 +131,14 @@ class CachedCocaTowers:
 
     def __init__(self, model: CoCa, *, is_compiled: bool = False) -> None:
         """Share the weights of `model`, in eval mode on its device; what follows a block's heads may be compiled."""
-        self._text = text = _checked_text(model.text)
+        self.blocks = blocks = CocaBlocks(model, is_compiled=is_compiled)
+        text, like = blocks.text, blocks.like
         self.max_prefix_length = int(text.context_length)
-        finish = compile_rows(finish_block) if is_compiled else finish_block
-        decoder = model.text_decoder
-        self._layers = [SelfAttention(block, finish=finish) for block in decoder.resblocks]
-        self._cross = [CrossAttention(block, finish=finish) for block in decoder.cross_attn]
-        self._ln_final = decoder.ln_final
-        self._text_layers = [SelfAttention(block, finish=finish) for block in text.transformer.resblocks]
-        like = text.token_embedding.weight
         self._device = like.device
-        heads, self._width = self._layers[0].num_heads, int(decoder.resblocks[0].attn.embed_dim)
-        self._text_cache = NodeCache(len(self._text_layers), text.heads, text.width, like=like)
-        self._first_cache = NodeCache(1, heads, self._width, like=like)
-        self._pair_cache = NodeCache(len(self._layers) - 1, heads, self._width, like=like)
+        heads, width = blocks.layers[0].num_heads, blocks.width
+        self._text_cache = NodeCache(len(blocks.text_layers), text.heads, text.width, like=like)
+        self._first_cache = NodeCache(1, heads, width, like=like)
+        self._pair_cache = NodeCache(len(blocks.layers) - 1, heads, width, like=like)
         self._itemsize: int = like.dtype.itemsize
         self._prefix_bytes = self._text_cache.node_bytes + self._first_cache.node_bytes
         # Bytes of one (prefix, crop) in the caches.
@@ -233,7 +148,7 @@ class CachedCocaTowers:
 
     def image_bytes(self, encodings: Sequence[torch.Tensor]) -> int:
         """Return the bytes of the cross-attention keys and values."""
-        return len(encodings) * len(encodings[0]) * 2 * len(self._cross) * self._width * self._itemsize
+        return len(encodings) * len(encodings[0]) * 2 * len(self.blocks.cross) * self.blocks.width * self._itemsize
 
     def attend_to(self, encodings: Sequence[torch.Tensor]) -> None:
         """Compute the cross-attention keys and values."""
@@ -241,7 +156,7 @@ class CachedCocaTowers:
         # Free the earlier images' tokens first: both may not fit in memory.
         self._image = []
         image_tokens = torch.stack(tuple(encodings))
-        self._image = [block.keys_values(image_tokens) for block in self._cross]
+        self._image = [block.keys_values(image_tokens) for block in self.blocks.cross]
 
     def mark(self) -> tuple[int, int]:
         """Return the sizes of the caches of prefixes and pairs."""
@@ -276,18 +191,19 @@ class CachedCocaTowers:
         self.num_pairs += len(level.pair_prefix)
         cache_index = self._extend_index(level, before)
         # The part without images: states (U, D) after the decoder's first self-attention, and their queries.
-        text, all_states, all_queries = self._text, [], []
+        blocks, all_states, all_queries = self.blocks, [], []
+        text = blocks.text
         for rows in self._parts(len(cache_index.prefixes), cache_index.prefixes.shape[1]):
             nodes, first = cache_index.prefixes[rows], cache_index.first_prefix + rows.start
             is_hidden = None if cache_index.is_padding is None else cache_index.is_padding[rows]
             tokens = to_device(cache_index.tokens[rows], self._device)
             x: torch.Tensor = text.token_embedding(tokens) + text.positional_embedding[nodes.shape[1] - 1]
-            for layer, block in enumerate(self._text_layers):
-                x = block.step(x, self._text_cache, layer=layer, first=first, nodes=nodes, is_hidden=is_hidden)
+            for layer, block in enumerate(blocks.text_layers):
+                x = _self_step(block, x, self._text_cache, layer=layer, first=first, nodes=nodes, is_hidden=is_hidden)
             # With a CLS token (every CoCa has one), the tower returns tokens before its last norm.
-            states = self._layers[0].step(x, self._first_cache, layer=0, first=first, nodes=nodes)
+            states = _self_step(blocks.layers[0], x, self._first_cache, layer=0, first=first, nodes=nodes)
             all_states.append(states)
-            all_queries.append(self._cross[0].queries(self._cross[0].ln_1(states)))
+            all_queries.append(blocks.cross[0].queries(blocks.cross[0].ln_1(states)))
         first_states, queries = torch.cat(all_states), torch.cat(all_queries)
         hidden = first_states.new_empty(len(level.pair_prefix), first_states.shape[1])
         for rows in self._parts(len(hidden), cache_index.pairs.shape[1]):
@@ -306,19 +222,20 @@ class CachedCocaTowers:
         numbers = crops * rows_a_crop + np.arange(len(crops)) - (np.cumsum(counts) - counts)[crops]
         slots, prefix = (to_device(each, self._device) for each in (numbers, level.pair_prefix[rows]))
         image = [(keys[present], values[present]) for keys, values in self._image]
-        x = self._cross[0].step(
-            first[prefix], queries[prefix], keys_values=image[0], slots=slots, rows_a_crop=rows_a_crop
+        layers, crosses = self.blocks.layers, self.blocks.cross
+        x = _cross_step(
+            crosses[0], first[prefix], queries[prefix], keys_values=image[0], slots=slots, rows_a_crop=rows_a_crop
         )
-        for layer, (block, cross) in enumerate(zip(self._layers[1:], self._cross[1:], strict=True)):
-            x = block.step(x, self._pair_cache, layer=layer, first=node, nodes=cache_index.pairs[rows])
+        for layer, (block, cross) in enumerate(zip(layers[1:], crosses[1:], strict=True)):
+            x = _self_step(block, x, self._pair_cache, layer=layer, first=node, nodes=cache_index.pairs[rows])
             asked = cross.queries(cross.ln_1(x))
-            x = cross.step(x, asked, keys_values=image[layer + 1], slots=slots, rows_a_crop=rows_a_crop)
-        return self._ln_final(x)  # type: ignore[no-any-return]
+            x = _cross_step(cross, x, asked, keys_values=image[layer + 1], slots=slots, rows_a_crop=rows_a_crop)
+        return self.blocks.ln_final(x)  # type: ignore[no-any-return]
 
     def _parts(self, num_rows: int, num_positions: int) -> Iterator[slice]:
         """Slices of rows that are computed together, so that a layer's temporaries stay below their bound."""
         # The gathered keys and values of all positions, the MLP before and after its activation, and some states.
-        row_bytes = max(self._width, self._text.width) * self._itemsize * (2 * num_positions + 8 + 4)
+        row_bytes = max(self.blocks.width, self.blocks.text.width) * self._itemsize * (2 * num_positions + 8 + 4)
         allowed = _TEMPORARY_BYTES[self._device.type] // row_bytes
         num_together = min(max(_LEAST_ROWS, allowed), _MOST_ROWS)
         for first in range(0, num_rows, num_together):
@@ -339,8 +256,8 @@ class CachedCocaTowers:
         if before is None:
             return CacheIndex(first_prefix, first_pair, prefixes, pairs, None, level.tokens)
         parents, pair_parents = (to_device(each, device) for each in (level.parents, level.pair_parent))
-        masked_tokens = level.tokens if self._text.correct_cls_mask else before.tokens[level.parents]
-        is_newest, is_padding = masked_tokens == self._text.pad_id, None
+        masked_tokens = level.tokens if self.blocks.text.correct_cls_mask else before.tokens[level.parents]
+        is_newest, is_padding = masked_tokens == self.blocks.text.pad_id, None
         if before.is_padding is not None:
             is_padding = torch.cat((before.is_padding[parents], to_device(is_newest[:, None], device)), dim=1)
         elif is_newest.any():
@@ -355,24 +272,54 @@ class CachedCocaTowers:
         )
 
 
-def _checked_text(text: torch.nn.Module) -> TextTransformer:
-    if not isinstance(text, TextTransformer):
-        wrong = (
-            f"is a {type(text).__name__}; cached decoding knows open_clip's TextTransformer: "
-            "choose a CoCa architecture without hf_model_name"
-        )
-    elif text.attn_mask is None:
-        wrong = "has no_causal_mask=true and cannot decode: choose a causal one"
-    elif text.cls_emb is None:
-        wrong = (
-            "has embed_cls=false, which open_clip 3.3 cannot run on a prefix: choose a CoCa architecture with "
-            "embed_cls=true"
-        )
-    elif not all(isinstance(block, ResidualAttentionBlock) for block in text.transformer.resblocks):
-        wrong = (
-            "has custom attention blocks (qk_norm, scale_heads, ...); cached decoding knows open_clip's default block: "
-            "choose an architecture without them"
-        )
-    else:
-        return text
-    raise ConfigError(f"captions: the text tower {wrong}")
+def _self_step(
+    block: SelfAttention,
+    x: torch.Tensor,
+    cache: NodeCache,
+    *,
+    layer: int,
+    first: int,
+    nodes: torch.Tensor,
+    is_hidden: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the block's output (P, D) at the newest position of each row; write the keys and values to its node.
+
+    `x` (P, D) is the block's input at the newest position; `cache` holds the older positions' keys and values.
+    `first` is the node of the first row's newest position, and those of the other rows follow. `nodes` (P, T) int64
+    are the nodes of each row's positions, padding where `is_hidden` (P, T) is set.
+    """
+    queries, keys, values = block.queries_keys_values(block.ln_1(x)).chunk(3, dim=-1)
+    past_keys, past_values = cache.extend(layer, first, newest=(keys, values), nodes=nodes)
+    queries = queries.reshape(len(x), block.num_heads, 1, -1).transpose(0, 1)
+    hidden = None if is_hidden is None else is_hidden[None, :, None, :]
+    mixed = attend(queries, past_keys, past_values, hidden)
+    return block.finish(block, x, mixed[:, :, 0].transpose(0, 1).reshape(len(x), -1))
+
+
+def _cross_step(
+    block: CrossAttention,
+    x: torch.Tensor,
+    queries: torch.Tensor,
+    *,
+    keys_values: tuple[torch.Tensor, torch.Tensor],
+    slots: torch.Tensor,
+    rows_a_crop: int,
+) -> torch.Tensor:
+    """Return the block's output (P, D), each row attending to the image tokens of its crop.
+
+    Args:
+        block: The block.
+        x: (P, D), its input.
+        queries: (P, D).
+        keys_values: Of all C crops.
+        slots: (P,) int64, crop · rows_a_crop + number of the row within its crop. So padded, a crop's image tokens
+            are read once for all its rows.
+        rows_a_crop: The largest number of rows of a crop.
+    """
+    keys, values = keys_values
+    num_crops, num_heads, _, head_width = keys.shape
+    padded = queries.new_zeros(num_crops * rows_a_crop, queries.shape[1])
+    padded[slots] = queries
+    grouped = padded.view(num_crops, rows_a_crop, num_heads, head_width).transpose(1, 2)
+    mixed = F.scaled_dot_product_attention(grouped, keys, values).transpose(1, 2).reshape(padded.shape)
+    return block.finish(block, x, mixed[slots])

@@ -19,6 +19,7 @@ from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord,
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
 from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
+from pseudoris.workers.captions.static_engine import StaticEngine
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
 from pseudoris.workers.checkpoints.openclip import byte_pair_encoder, load_coca
 from pseudoris.workers.crops.crops import CropFormat, Decode, mask_crops, prefetched_pixels
@@ -31,30 +32,40 @@ from pseudoris.workers.stages import STAGE_CAPTION, open_clip_digest
 _CROPS_A_PASS = 64
 
 
-def encode_crops(model: CoCa, crops: torch.Tensor, *, is_compiled: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_crops(model: CoCa, crops: torch.Tensor, *, is_padded: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """Return `EncodedImage.embeddings` and `tokens` of normalised crops (C, 3, S, S), in passes of a fixed size.
 
-    With a compiled tower the last pass is padded to that size, because every new size would be compiled.
+    With `is_padded` the last pass has that size too: a compiler makes a program for each size, and bits depend on it.
     """
     passes = torch.split(crops, _CROPS_A_PASS)
     for part in passes:
         record(BATCH_FILL, len(part) / _CROPS_A_PASS, of="caption crops")
-    parts = [model(padded(part, _CROPS_A_PASS) if is_compiled else part) for part in passes]
+    parts = [model(padded(part, _CROPS_A_PASS) if is_padded else part) for part in passes]
     features = torch.cat([part["image_features"] for part in parts])[: len(crops)]
     embeddings = F.normalize(features.to(score_dtype(features.dtype)), dim=-1)
     return embeddings, torch.cat([part["image_embs"] for part in parts])[: len(crops)]
 
 
 def coca_engine(
-    model: CoCa, special: SpecialTokens, config: CaptionsConfig, *, seed: int, is_compiled: bool = False
+    model: CoCa,
+    special: SpecialTokens,
+    config: CaptionsConfig,
+    *,
+    seed: int,
+    is_compiled: bool = False,
+    is_static: bool = False,
 ) -> CachedEngine:
-    """Return the engine of a CoCa in eval mode, on its device, in its dtype; `is_compiled` as in the configuration."""
+    """Return the engine of a CoCa in eval mode, on its device, in its dtype; `is_compiled` as in the configuration.
+
+    `is_static` asks for fixed shapes in place of a prefix tree.
+    """
     if is_compiled:
         compile_tower(model.visual)
     towers = CachedCocaTowers(model, is_compiled=is_compiled)
-    encode = partial(encode_crops, model, is_compiled=is_compiled)
+    encode = partial(encode_crops, model, is_padded=is_compiled or is_static)
     projection = model.text_decoder.text_projection.detach()
-    return CachedEngine(towers, encode, projection, special=special, config=config, seed=seed)
+    kind = StaticEngine if is_static else CachedEngine
+    return kind(towers, encode, projection, special=special, config=config, seed=seed)
 
 
 def coca_text(tokens: Sequence[int]) -> str:
@@ -123,7 +134,7 @@ class TreeCaptioner:
             self._listener = Listener(engine, config, config.listening, encode)
         self._scales = config.crop_kinds()
         self._num_kinds = len(self._scales)
-        self._crops_together = config.crops_together
+        self._crops_together = max(config.crops_together, engine.crops_together)
         self._device, self._dtype = device, dtype
 
     @property

@@ -200,7 +200,7 @@ class Towers(Protocol):
 
 
 # transformers starts all beams except the first with this score, so that the first step extends only one beam.
-_INACTIVE = -1e9
+INACTIVE = -1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +248,7 @@ class BeamSearch:
     is_done: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        self.beams = [Beam(0.0 if index == 0 else _INACTIVE) for index in range(self.num_beams)]
+        self.beams = [Beam(0.0 if index == 0 else INACTIVE) for index in range(self.num_beams)]
 
     def advance(self, extensions: Sequence[BeamExtension]) -> list[int]:
         """Apply the best extensions of a step; return for each new beam the index of the beam that it extends.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pseudoris.schemas.config import SamplingConfig
 from pseudoris.workers.captions.decoding_rules import Ints
-from pseudoris.workers.captions.vocabulary_logits import TopLogits, Vocabulary, all_finite, check_finite
+from pseudoris.workers.captions.vocabulary_logits import Vocabulary, all_finite, check_finite
 from pseudoris.workers.device import to_device, to_host
 
 # Number of rows whose whole vocabulary is sorted at a time.
@@ -247,7 +247,7 @@ class Sampler:
             to_device(column[rows], device) for column in (fixed.top_k, fixed.top_p, fixed.uniform[:, prefix_length])
         )
         top = self.vocabulary.top_logits(own, is_eos_allowed=is_eos_allowed)
-        top = TopLogits(top.logits[line], top.ids[line], top.log_total[line], top.max_outside[line])
+        top = top.part(line)
         num_kept = count_kept(top.logits, top.log_total, top_k, top_p)
         most_kept, is_settled, is_finite = to_host(
             num_kept.max(), top.contains_kept_set(num_kept), all_finite(top.log_total, others)

@@ -18,6 +18,7 @@ from pseudoris.schemas.config import CaptionsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import CACHE_BYTES, record
 from pseudoris.workers.captions.decoding_rules import (
+    Beam,
     DecodingRule,
     GeneratedCaption,
     ImageCrops,
@@ -128,7 +129,13 @@ def check_length(config: CaptionsConfig, positions: int) -> None:
 
 
 class CachedEngine:
-    """Distinctive caption sampling and beam search that compute nothing twice (method page section 3)."""
+    """Distinctive caption sampling and beam search that compute nothing twice (method page section 3).
+
+    Attributes:
+        crops_together: Crops of successive images that this engine wants together, whatever the configuration says.
+    """
+
+    crops_together = 1
 
     def __init__(
         self,
@@ -159,10 +166,9 @@ class CachedEngine:
         """Return the encodings of the images' crops, every unique crop encoded once; at least one image."""
         firsts, unique_crops_of, pixels = [], [], []
         for image in images:
-            flat = image.pixels.flatten(0, 1)
-            first, unique_crop_of = find_unique_crops(flat)
-            pixels.append(flat[first])
-            firsts.append(len(first))
+            unique, unique_crop_of = self._unique_crops(image.pixels.flatten(0, 1))
+            pixels.append(unique)
+            firsts.append(len(unique))
             unique_crops_of.append(unique_crop_of.reshape(len(image.kinds), len(image.mask_indices)))
         embeddings, tokens = self._encode(torch.cat(pixels))
         ends = np.cumsum(firsts).tolist()
@@ -175,6 +181,10 @@ class CachedEngine:
             )
             for image, count, end, unique_crop_of in zip(images, firsts, ends, unique_crops_of, strict=True)
         ]
+
+    def _unique_crops(self, crops: torch.Tensor) -> tuple[torch.Tensor, Ints]:
+        first, unique_crop_of = find_unique_crops(crops)
+        return crops[first], unique_crop_of
 
     @torch.inference_mode()
     def generate_together(
@@ -196,22 +206,40 @@ class CachedEngine:
     def _decode(
         self, images: Sequence[ImageCrops], encoded: Sequence[EncodedImage], crop_sets: Sequence[CropSet]
     ) -> list[list[GeneratedCaption]]:
-        unique_crop_of, tokens = gather(encoded, crop_sets)
+        others, rows = self._others(encoded, crop_sets), self._sampler_rows(images, crop_sets)
+        decoding = self._in_tree(encoded, crop_sets, others, rows)
+        return self._collect(images, crop_sets, others, decoding.sampled, lambda crop: decoding.searches[crop].result())
+
+    def _others(self, encoded: Sequence[EncodedImage], crop_sets: Sequence[CropSet]) -> list[Others]:
         embeddings = [encoded[image].embeddings_of(kind) for image, kind in crop_sets]
-        others = [choose_others(part @ part.t(), self._config.sampling) for part in embeddings]
+        return [choose_others(part @ part.t(), self._config.sampling) for part in embeddings]
+
+    def _sampler_rows(self, images: Sequence[ImageCrops], crop_sets: Sequence[CropSet]) -> SamplerRows:
+        """Return the sampling rows of all crops of the sets, by crop, then rule."""
         keys = [
             (self._seed, images[image].image_id, mask_index, images[image].kinds[kind], rule.label)
             for image, kind in crop_sets
             for mask_index in images[image].mask_indices
             for rule in self._samplers
         ]
-        num_crops = len(unique_crop_of)
-        rows = SamplerRows(
+        num_crops = sum(len(images[image].mask_indices) for image, _ in crop_sets)
+        return SamplerRows(
             target=np.repeat(np.arange(num_crops), len(self._samplers)),
             top_k=np.tile(np.array([rule.top_k or 0 for rule in self._samplers], dtype=np.int64), num_crops),
             top_p=np.tile(np.array([rule.top_p or 1.0 for rule in self._samplers], dtype=np.float64), num_crops),
             uniform=draws(keys, self._config.max_length),
         )
+
+    def _in_tree(
+        self,
+        encoded: Sequence[EncodedImage],
+        crop_sets: Sequence[CropSet],
+        others: Sequence[Others],
+        rows: SamplerRows,
+        searched: Sequence[int] | None = None,
+    ) -> PrefixTreeDecoding:
+        """Return the decoding of rows, and of the beams of the crops `searched` (default: all), over one tree."""
+        unique_crop_of, tokens = gather(encoded, crop_sets)
         image_bytes = self.towers.image_bytes(tokens)
         self.towers.attend_to(tokens)
         decoding = PrefixTreeDecoding(
@@ -224,16 +252,17 @@ class CachedEngine:
             budget_bytes=prefix_budget(self._config, image_bytes=image_bytes),
             unique_crop_of=unique_crop_of,
         )
-        decoding.run()
+        decoding.run(searched)
         record(CACHE_BYTES, decoding.peak_cache_bytes + image_bytes)
-        return self._collect(images, crop_sets, decoding, others)
+        return decoding
 
     def _collect(
         self,
         images: Sequence[ImageCrops],
         crop_sets: Sequence[CropSet],
-        decoding: PrefixTreeDecoding,
         others: Sequence[Others],
+        sampled: Callable[[int], tuple[tuple[int, ...], float]],
+        searched: Callable[[int], Beam],
     ) -> list[list[GeneratedCaption]]:
         captions: list[list[GeneratedCaption]] = []
         crop = 0
@@ -245,10 +274,10 @@ class CachedEngine:
             for number, named_of in enumerate(named):
                 other_masks = tuple(image.mask_indices[other] for other in named_of)
                 if self._config.beam.num_beams:
-                    best = decoding.searches[crop].result()
+                    best = searched(crop)
                     part.append(GeneratedCaption(number, kind, DecodingRule("beam"), best.tokens, best.log_prob))
                 for row, rule in enumerate(self._samplers, start=crop * len(self._samplers)):
-                    tokens, log_prob = decoding.sampled(row)
+                    tokens, log_prob = sampled(row)
                     part.append(
                         GeneratedCaption(
                             number, kind, rule, tokens, log_prob, chosen.how, chosen.indices.shape[1], other_masks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,12 +119,17 @@ class PrefixTreeDecoding:
         tokens = self._tokens[row].tolist()
         return tuple(tokens[: tokens.index(self._special.eos)]), float(self._log_probs[row])
 
-    def run(self) -> None:
-        """Decode all rows and beams; `searches` and `sampled` hold the results."""
+    def row(self, row: int) -> tuple[Ints, float]:
+        """Return a finished row's tokens (max_length,), EOS behind the last, and its log-probability."""
+        return self._tokens[row], float(self._log_probs[row])
+
+    def run(self, searched: Sequence[int] | None = None) -> None:
+        """Decode all rows, and the beams of the crops `searched` (all); `searches` and `sampled` hold the results."""
         num_rows = len(self._target)
         zeros = np.zeros(num_rows, dtype=np.int64)
         root = (0,) * self._num_beams
-        beams = tuple(ActiveBeams(crop, search, root) for crop, search in enumerate(self.searches) if root)
+        crops = range(len(self.searches)) if searched is None else searched
+        beams = tuple(ActiveBeams(crop, self.searches[crop], root) for crop in crops if root)
         active = ActiveRows(np.arange(num_rows), self._target, zeros, zeros + self._special.sot, beams)
         self._descend(active, None, None, length=1)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,6 +85,10 @@ class TopLogits:
     log_total: torch.Tensor
     max_outside: torch.Tensor
 
+    def part(self, rows: Any) -> TopLogits:
+        """Return some rows, by an index of their number."""
+        return TopLogits(self.logits[rows], self.ids[rows], self.log_total[rows], self.max_outside[rows])
+
     def contains_kept_set(self, num_kept: torch.Tensor) -> torch.Tensor:
         """Return (R,) bool: whether the first `num_kept` tokens are certain to be the kept set."""
         last = self.logits.gather(1, (num_kept - 1)[:, None])[:, 0]
@@ -110,8 +115,9 @@ class Vocabulary:
         # The row of each token; dead tokens share a row of zeros after the live ones.
         self._row_of = torch.full((projection.shape[1],), len(self._live), device=projection.device)
         self._row_of[self._live] = torch.arange(len(self._live), device=projection.device)
-        # Number of tokens, dead ones included.
+        # Number of tokens, dead ones included, and of columns of `TopLogits`.
         self.size = len(self._row_of)
+        self.top_width = min(_TOP_WIDTH, len(self._live))
         self._eos = torch.tensor([eos, *further_eos], device=projection.device)
         self._eos_columns = self._row_of[self._eos]
         self._forbidden_columns = self._row_of[list(forbidden)]
@@ -120,12 +126,13 @@ class Vocabulary:
         """Return which tokens `ids`, of any shape, end a caption, bool."""
         return torch.isin(ids, self._eos)
 
-    def top_logits(self, hidden: torch.Tensor, *, is_eos_allowed: bool) -> TopLogits:
-        """Return the likeliest tokens of hidden states (R, D)."""
-        parts = []
-        for part in torch.split(hidden, _ROWS_A_PROJECTION):
+    def top_logits(
+        self, hidden: torch.Tensor, *, is_eos_allowed: bool, rows_together: int = _ROWS_A_PROJECTION
+    ) -> TopLogits:
+        """Return the likeliest tokens of hidden states (R, D), projected a number of rows at a time."""
+        parts, width = [], self.top_width
+        for part in torch.split(hidden, rows_together):
             scores, log_total = self._scores(part, is_eos_allowed)
-            width = min(_TOP_WIDTH, scores.shape[1])
             # topk does not define the order of equal values: sort by token id first, then stably by value.
             columns = scores.topk(width, dim=1, sorted=False).indices.sort(dim=1).values
             values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)

@@ -1,4 +1,4 @@
-"""The cached engine against the plain definition: token for token, in double precision."""
+"""The engines, over a prefix tree and in fixed shapes, against the plain definition: token for token, in float64."""
 
 import dataclasses
 
@@ -14,6 +14,17 @@ from pseudoris.workers.captions import engine as engine_module
 from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.captions.engine import find_unique_crops
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
+
+
+def static(model, special, config, **named):
+    # Few groups a batch: those that are empty are computed too.
+    few = config.model_copy(update={"cache_bytes": min(config.cache_bytes, 2**22)})
+    return coca_engine(model, special, few, is_static=True, **named)
+
+
+@pytest.fixture(params=[coca_engine, static], ids=["tree", "static"])
+def engine(request):
+    return request.param
 
 
 def captions_of(engine, image, model=None, *, seed=3, special=SPECIAL, **changes):
@@ -32,8 +43,8 @@ def assert_equal(captions, expected):
     )
 
 
-def assert_engines_agree(image, model=None, **changes):
-    captions = captions_of(coca_engine, image, model, **changes)
+def assert_engines_agree(engine, image, model=None, **changes):
+    captions = captions_of(engine, image, model, **changes)
     assert_equal(captions, captions_of(ReferenceEngine, image, model, **changes))
     return captions
 
@@ -42,11 +53,11 @@ def assert_engines_agree(image, model=None, **changes):
 @pytest.mark.parametrize("num_masks", [1, 2, 7])
 @pytest.mark.parametrize("above_max_others", ["no_contrast", "nearest"])
 @pytest.mark.parametrize("lengths", [(1, 7), (4, 9)], ids=["early_eos", "late_eos"])
-def test_every_rule_draws_the_tokens_of_the_plain_definition(num_masks, above_max_others, lengths):
+def test_every_rule_draws_the_tokens_of_the_plain_definition(engine, num_masks, above_max_others, lengths):
     sampling = {"max_others": 4, "above_max_others": above_max_others}
     min_length, max_length = lengths
     captions = assert_engines_agree(
-        image_crops(num_masks=num_masks), sampling=sampling, min_length=min_length, max_length=max_length
+        engine, image_crops(num_masks=num_masks), sampling=sampling, min_length=min_length, max_length=max_length
     )
     assert len(captions) == 11 * num_masks
     assert {len(caption.tokens) for caption in captions} - {0, max_length - 2, max_length - 1}
@@ -55,7 +66,7 @@ def test_every_rule_draws_the_tokens_of_the_plain_definition(num_masks, above_ma
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("preset", "counts"), [("base", ("all", 30)), ("paper", ("no_contrast", 0))])
-def test_at_31_masks_the_tokens_are_those_of_the_plain_definition(preset, counts):
+def test_at_31_masks_the_tokens_are_those_of_the_plain_definition(engine, preset, counts):
     model = small_coca(text={"layers": 1}, decoder={"layers": 2})
     bounds = load_config(preset).captions.sampling.model_dump(include={"max_others", "above_max_others"})
     settings = {"sampling": {"top_k": (5, 13), "top_p": (0.4, 0.8), **bounds}, "min_length": 3, "max_length": 6}
@@ -63,21 +74,21 @@ def test_at_31_masks_the_tokens_are_those_of_the_plain_definition(preset, counts
     def counted(captions):
         return {(caption.others, caption.num_others) for caption in captions if caption.rule.name != "beam"}
 
-    captions = assert_engines_agree(image_crops(num_masks=31), model, **settings)
+    captions = assert_engines_agree(engine, image_crops(num_masks=31), model, **settings)
     assert counted(captions) == {counts}
     # 30 masks are not more than 30.
-    assert counted(captions_of(coca_engine, image_crops(num_masks=30), model, **settings)) == {("all", 29)}
-    assert counted(captions_of(coca_engine, image_crops(num_masks=1), model, **settings)) == {("no_contrast", 0)}
+    assert counted(captions_of(engine, image_crops(num_masks=30), model, **settings)) == {("all", 29)}
+    assert counted(captions_of(engine, image_crops(num_masks=1), model, **settings)) == {("no_contrast", 0)}
 
 
 @pytest.mark.parametrize(("eos_bonus", "drawn", "searched"), [(60.0, 4, 4), (-60.0, 28, 29)])
-def test_in_paper_eos_may_be_token_6_and_is_token_30_where_sot_is_the_first(eos_bonus, drawn, searched):
+def test_in_paper_eos_may_be_token_6_and_is_token_30_where_sot_is_the_first(engine, eos_bonus, drawn, searched):
     paper = load_config("paper").captions
     # Positions for that many tokens.
     longer = {"context_length": 30}
     model = small_coca(text=longer, decoder=longer, eos_bonus=eos_bonus)
     lengths = {"min_length": paper.min_length, "max_length": paper.max_length}
-    captions = assert_engines_agree(image_crops(num_masks=1), model, sampling={"top_p": (0.8,)}, **lengths)
+    captions = assert_engines_agree(engine, image_crops(num_masks=1), model, sampling={"top_p": (0.8,)}, **lengths)
     # A beam goes on to the end without EOS.
     assert [len(caption.tokens) for caption in captions] == [searched, *[drawn] * (len(captions) - 1)]
 
@@ -96,28 +107,28 @@ def test_in_paper_eos_may_be_token_6_and_is_token_30_where_sot_is_the_first(eos_
     ],
     ids=["nucleus", "weighted", "hard_distractors", "extreme_sets", "beam_alone", "logprob", "greedy", "authors_beam"],
 )
-def test_other_settings_follow_the_plain_definition(changes):
-    assert_engines_agree(image_crops(num_masks=3), max_length=7, min_length=2, **changes)
+def test_other_settings_follow_the_plain_definition(engine, changes):
+    assert_engines_agree(engine, image_crops(num_masks=3), max_length=7, min_length=2, **changes)
 
 
-def test_in_paper_the_best_beam_has_the_highest_sum_of_raw_logits():
+def test_in_paper_the_best_beam_has_the_highest_sum_of_raw_logits(engine):
     beam = load_config("paper").captions.beam.model_dump()
     image, lengths = image_crops(num_masks=3), {"max_length": 7, "min_length": 2}
     beams = [
         [caption.tokens for caption in found if caption.rule.name == "beam"]
         for found in (
-            assert_engines_agree(image, beam=beam, **lengths),
-            captions_of(coca_engine, image, beam={**beam, "beam_score": "logprob"}, **lengths),
+            assert_engines_agree(engine, image, beam=beam, **lengths),
+            captions_of(engine, image, beam={**beam, "beam_score": "logprob"}, **lengths),
         )
     ]
     assert beams[0] != beams[1], "the seed tells the two scores not apart"
 
 
-def test_others_weigh_by_the_cosine_of_open_clips_embeddings_also_below_zero(monkeypatch):
+def test_others_weigh_by_the_cosine_of_open_clips_embeddings_also_below_zero(engine, monkeypatch):
     image, model, chosen, choose = image_crops(num_masks=4), small_coca(), [], engine_module.choose_others
     monkeypatch.setattr(engine_module, "choose_others", lambda *given: chosen.append(choose(*given)) or chosen[-1])
 
-    captions_of(coca_engine, image, model, max_length=5)
+    captions_of(engine, image, model, max_length=5)
 
     embeddings = model.encode_image(image.pixels[0], normalize=False)
     assert (embeddings.norm(dim=1) - 1).abs().min() > 0.1
@@ -127,57 +138,57 @@ def test_others_weigh_by_the_cosine_of_open_clips_embeddings_also_below_zero(mon
     assert (others.weights < 0).any()
 
 
-def test_in_paper_a_drawn_token_0_ends_a_caption_as_the_plain_definition_ends_it():
+def test_in_paper_a_drawn_token_0_ends_a_caption_as_the_plain_definition_ends_it(engine):
     image, model = image_crops(num_masks=3), small_coca()
     model.text_decoder.text_projection[:, SPECIAL.pad] += 9.0 / 16
     settings = {"max_length": 8, "min_length": 5}
     rules = {"top_k": (13,), "top_p": (0.8,)}
-    free = captions_of(coca_engine, image, model, sampling=rules, **settings)
+    free = captions_of(engine, image, model, sampling=rules, **settings)
     drawn = [caption for caption in free if caption.rule.name != "beam" and SPECIAL.pad in caption.tokens]
     assert drawn, "no caption draws token 0: the seed shows nothing"
     paper = {"pad_ends_caption": load_config("paper").captions.sampling.pad_ends_caption}
-    ended = assert_engines_agree(image, model, sampling={**rules, **paper}, **settings)
+    ended = assert_engines_agree(engine, image, model, sampling={**rules, **paper}, **settings)
     for before, after in zip(free, ended, strict=True):
         # The same draws up to there, also below the least length; the token itself is no word. Beams go on.
         end = before.tokens.index(SPECIAL.pad) if before in drawn else len(before.tokens)
         assert after.tokens == before.tokens[:end]
 
 
-def test_no_rule_draws_a_forbidden_token_or_a_second_eos_and_captions_end_at_any():
+def test_no_rule_draws_a_forbidden_token_or_a_second_eos_and_captions_end_at_any(engine):
     image, settings = image_crops(num_masks=3), {"max_length": 8, "min_length": 2}
-    free = captions_of(coca_engine, image, **settings)
+    free = captions_of(engine, image, **settings)
     drawn = [token for caption in free for token in caption.tokens]
     ends, forbidden = drawn[0], next(token for token in drawn if token != drawn[0])
     special = dataclasses.replace(SPECIAL, further_eos=(ends,), forbidden=(forbidden,))
-    found = assert_engines_agree(image, special=special, **settings)
+    found = assert_engines_agree(engine, image, special=special, **settings)
     assert not {ends, forbidden} & {token for caption in found for token in caption.tokens}
     assert sum(len(each.tokens) for each in found) < sum(len(each.tokens) for each in free)
 
 
-def test_without_beams_the_draws_are_the_same():
+def test_without_beams_the_draws_are_the_same(engine):
     image, settings = image_crops(num_masks=3, num_kinds=2), {"max_length": 7, "sampling": {"top_p": (0.8,)}}
-    drawn = [caption for caption in captions_of(coca_engine, image, **settings) if caption.rule.name != "beam"]
-    assert_equal(captions_of(coca_engine, image, beam={"num_beams": 0}, **settings), drawn)
+    drawn = [caption for caption in captions_of(engine, image, **settings) if caption.rule.name != "beam"]
+    assert_equal(captions_of(engine, image, beam={"num_beams": 0}, **settings), drawn)
 
 
 @pytest.mark.slow
-def test_several_crop_kinds_keep_to_their_own_others():
-    captions = assert_engines_agree(image_crops(num_masks=3, num_kinds=3), max_length=6)
+def test_several_crop_kinds_keep_to_their_own_others(engine):
+    captions = assert_engines_agree(engine, image_crops(num_masks=3, num_kinds=3), max_length=6)
     assert [caption.crop for caption in captions[:33:11]] == ["masked", "context_1", "context_2"]
     assert [caption.mask_number for caption in captions[::33]] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("num_dead", [20, 33])
-def test_a_vocabulary_with_dead_tokens_is_sampled_as_if_they_were_multiplied(num_dead):
-    captions = assert_engines_agree(image_crops(num_masks=3), small_coca(num_dead=num_dead), max_length=8)
+def test_a_vocabulary_with_dead_tokens_is_sampled_as_if_they_were_multiplied(engine, num_dead):
+    captions = assert_engines_agree(engine, image_crops(num_masks=3), small_coca(num_dead=num_dead), max_length=8)
     dead = set(range(5, 5 + num_dead))
     assert any(dead & set(caption.tokens) for caption in captions)
 
 
-def test_in_single_precision_the_engine_draws_what_double_precision_draws():
+def test_in_single_precision_the_engine_draws_what_double_precision_draws(engine):
     # Near ties aside: the share that rounding flips is below one in a hundred.
     model, image = small_coca(), image_crops(num_masks=5, num_kinds=2)
-    double = captions_of(coca_engine, image, model)
+    double = captions_of(engine, image, model)
     single = captions_of(
         coca_engine, image_crops(num_masks=5, num_kinds=2, dtype=torch.float32), small_coca(dtype=torch.float32)
     )
@@ -186,59 +197,59 @@ def test_in_single_precision_the_engine_draws_what_double_precision_draws():
 
 
 @pytest.mark.slow
-def test_images_that_come_together_keep_to_their_own_others():
+def test_images_that_come_together_keep_to_their_own_others(engine):
     # Ragged: of 1, 5 and 3 masks, of which one set has more than max_others allows.
     images = [
         image_crops(num_masks=num_masks, num_kinds=2, seed=num_masks, image_id=f"{num_masks:04}")
         for num_masks in (1, 5, 3)
     ]
     config = captions_config(sampling={"max_others": 2}, max_length=7)
-    together = coca_engine(small_coca(), SPECIAL, config, seed=3).generate_together(images)
+    together = engine(small_coca(), SPECIAL, config, seed=3).generate_together(images)
     plain = ReferenceEngine(small_coca(), SPECIAL, config, seed=3)
     for captions, image in zip(together, images, strict=True):
         assert_equal(captions, plain.generate(image))
 
 
 @pytest.mark.slow
-def test_equal_crops_are_decoded_once_and_change_no_caption():
+def test_equal_crops_are_decoded_once_and_change_no_caption(engine):
     image = image_crops(num_masks=4, num_kinds=3)
     pixels = image.pixels.clone()
     pixels[2, 1], pixels[1, 3], pixels[2, 2] = pixels[1, 1], pixels[1, 1], pixels[0, 2]
-    assert_engines_agree(dataclasses.replace(image, pixels=pixels), max_length=7)
+    assert_engines_agree(engine, dataclasses.replace(image, pixels=pixels), max_length=7)
 
 
-def test_the_nearest_others_are_named_by_their_indices():
+def test_the_nearest_others_are_named_by_their_indices(engine):
     image = dataclasses.replace(image_crops(num_masks=4), mask_indices=(0, 2, 3, 7))
-    captions = assert_engines_agree(image, max_length=5, sampling={"max_others": 2})
+    captions = assert_engines_agree(engine, image, max_length=5, sampling={"max_others": 2})
     beam, *sampled = captions[:11]
     assert beam.other_masks == ()
     assert {caption.other_masks for caption in sampled} <= {(2, 3), (2, 7), (3, 7)}
-    assert not any(caption.other_masks for caption in captions_of(coca_engine, image, max_length=5))
+    assert not any(caption.other_masks for caption in captions_of(engine, image, max_length=5))
 
 
-def test_an_image_gives_the_same_captions_after_any_other():
-    engine = coca_engine(small_coca(dtype=torch.float32), SPECIAL, captions_config(), seed=3)
+def test_an_image_gives_the_same_captions_after_any_other(engine):
+    engine = engine(small_coca(dtype=torch.float32), SPECIAL, captions_config(), seed=3)
     image = image_crops(num_masks=4, dtype=torch.float32)
     alone = engine.generate(image)
     engine.generate(image_crops(num_masks=6, seed=9, dtype=torch.float32, image_id="ffff"))
     assert engine.generate(image) == alone
 
 
-def test_draws_are_keyed_by_the_masks_index_and_not_by_its_place():
+def test_draws_are_keyed_by_the_masks_index_and_not_by_its_place(engine):
     image = image_crops(num_masks=2)
     moved = dataclasses.replace(image, mask_indices=(0, 5))
-    before, after = captions_of(coca_engine, image), captions_of(coca_engine, moved)
+    before, after = captions_of(engine, image), captions_of(engine, moved)
     assert [caption.tokens for caption in before[:11]] == [caption.tokens for caption in after[:11]]
     assert [caption.tokens for caption in before[11:]] != [caption.tokens for caption in after[11:]]
 
 
-def test_a_small_budget_splits_the_tree_and_changes_no_caption():
+def test_a_small_budget_splits_the_tree_and_changes_no_caption(engine):
     image = image_crops(num_masks=9, num_kinds=2)
-    assert_equal(captions_of(coca_engine, image, cache_bytes=2**20), captions_of(coca_engine, image, cache_bytes=2**26))
+    assert_equal(captions_of(engine, image, cache_bytes=2**20), captions_of(engine, image, cache_bytes=2**26))
 
 
-def test_the_peak_of_the_caches_and_the_fill_of_passes_are_recorded():
-    engine = coca_engine(small_coca(), SPECIAL, captions_config(), seed=3)
+def test_the_peak_of_the_caches_and_the_fill_of_passes_are_recorded(engine):
+    engine = engine(small_coca(), SPECIAL, captions_config(), seed=3)
     with collecting() as measures:
         engine.generate(image_crops(num_masks=2))
     # At least the keys and values of the image tokens of the one tree, and some of prefixes.
@@ -246,9 +257,9 @@ def test_the_peak_of_the_caches_and_the_fill_of_passes_are_recorded():
     assert all(0 < fill <= 1 for fill in measures[BATCH_FILL, "caption crops"])
 
 
-def test_an_architecture_with_too_few_positions_is_refused_with_the_remedy():
+def test_an_architecture_with_too_few_positions_is_refused_with_the_remedy(engine):
     with pytest.raises(ConfigError, match=r"set captions\.max_length=13"):
-        coca_engine(small_coca(), SPECIAL, captions_config(max_length=14), seed=0)
+        engine(small_coca(), SPECIAL, captions_config(max_length=14), seed=0)
 
 
 def test_crops_of_equal_sums_are_not_taken_for_equal():

@@ -1,0 +1,101 @@
+"""Decoding in fixed shapes: what its batches may not change, and what a GPU is asked for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.plain_captioner import ReferenceEngine
+from benchmarks.pretended_gpu import pretended_gpu
+from pseudoris.workers.captions.captioner import coca_engine
+from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
+
+# Two groups a batch, so that images share batches in many ways.
+FEW = {"cache_bytes": 2**21}
+
+
+def static(model=None, **changes):
+    return coca_engine(model or small_coca(), SPECIAL, captions_config(**{**FEW, **changes}), seed=3, is_static=True)
+
+
+def ragged(counts, dtype=torch.float64):
+    return [
+        image_crops(num_masks=count, num_kinds=2, seed=number, image_id=f"{number:04}", dtype=dtype)
+        for number, count in enumerate(counts)
+    ]
+
+
+def words(captions):
+    return [replace(caption, log_prob=0.0) for caption in captions]
+
+
+def plain(images, model=None, **changes):
+    reference = ReferenceEngine(model or small_coca(), SPECIAL, captions_config(**changes), seed=3)
+    return [words(reference.generate(image)) for image in images]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"top_k": (5,), "top_p": (0.4, 0.9), "above_max_others": "nearest"},
+        {"top_k": (), "top_p": (0.8,), "above_max_others": "no_contrast", "pad_ends_caption": True},
+    ],
+    ids=["as in base", "as in paper"],
+)
+def test_images_of_any_number_of_masks_have_the_captions_of_the_plain_definition(sampling):
+    images = ragged((1, 3, 12, 2, 30, 31))
+    settings = {"sampling": {"max_others": 20, **sampling}, "max_length": 6, "min_length": 3}
+    model = small_coca(text={"layers": 1}, decoder={"layers": 2})
+    found = static(model, **settings).generate_together(images)
+    assert [words(captions) for captions in found] == plain(images, model, **settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_bits_do_not_depend_on_what_is_decoded_beside_an_image(dtype):
+    engine, images = static(small_coca(dtype=dtype)), ragged((4, 3, 4, 5, 2, 7, 1, 6), dtype)
+    alone = [engine.generate(image) for image in images]
+    assert engine.generate_together(images) == alone
+    assert engine.generate_together(images[::-1]) == alone[::-1]
+
+
+@pytest.mark.slow
+def test_an_image_of_150_masks_is_decoded_in_parts():
+    (image,) = ragged((150,))
+    few = {
+        "sampling": {"top_k": (3,), "top_p": ()},
+        "beam": {"num_beams": 2, "num_groups": 1},
+        "max_length": 4,
+        "min_length": 2,
+    }
+    model = small_coca(text={"layers": 1}, decoder={"layers": 2})
+    every = {**few, "sampling": {**few["sampling"], "max_others": 149}}
+    for settings in (few, every):
+        captions = static(model, **settings).generate(image)
+        assert words(captions) == plain([image], model, **settings)[0]
+
+
+@pytest.mark.slow
+def test_a_kept_set_that_is_wider_than_the_top_logits_is_drawn_as_the_plain_definition_draws_it():
+    wide = {"vocab_size": 120}
+    model, (image,) = small_coca(text=wide, decoder=wide), ragged((3,))
+    settings = {"sampling": {"top_k": (2, 90), "top_p": (0.999,)}, "max_length": 6, "min_length": 4}
+    assert words(static(model, **settings).generate(image)) == plain([image], model, **settings)[0]
+
+
+def test_a_gpu_records_a_step_once_and_is_read_each_eight_steps_alone():
+    images, plainly = ragged((4, 3, 4)), static(min_length=4)
+    expected = [words(plainly.generate(image)) for image in images]
+    waits = []
+    with pretended_gpu() as gpu:
+        config = captions_config(**FEW, min_length=4)
+        engine = coca_engine(small_coca().to("cuda"), SPECIAL, config, seed=3, is_static=True)
+        for image, captions in zip(images, expected, strict=True):
+            image = replace(image, pixels=image.pixels.to("cuda"))
+            before = len(gpu.waits)
+            # Its later steps are replays: of recorded addresses, which the second image must not change.
+            assert words(engine.generate(image)) == captions
+            waits.append(len(gpu.waits) - before)
+    assert waits == [2] * 3

@@ -1,0 +1,91 @@
+"""CoCa's text tower and multimodal decoder as blocks that compute one position of many prefixes, over its own weights.
+
+`nn.MultiheadAttention` cannot take past keys and values, so the attention between a block's two halves is that of the
+towers that hold the caches: over a prefix tree (`cached_towers`), or in fixed shapes (`static_towers`).
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from open_clip.coca_model import CoCa
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.forward_passes import Block, Finish, compile_rows, finish_block
+
+
+class SelfAttention(Block):
+    """A causal self-attention block."""
+
+    def __init__(self, block: ResidualAttentionBlock, *, finish: Finish = finish_block) -> None:
+        super().__init__(block, finish=finish)
+        self.queries_keys_values = self.linear(block.attn.in_proj_weight, block.attn.in_proj_bias)
+
+
+class CrossAttention(Block):
+    """A block that attends to image tokens, the same for all rows of a crop."""
+
+    def __init__(self, block: ResidualAttentionBlock, *, finish: Finish = finish_block) -> None:
+        super().__init__(block, finish=finish)
+        weight, bias, width = block.attn.in_proj_weight, block.attn.in_proj_bias, block.attn.embed_dim
+        self.ln_1_kv = block.ln_1_kv
+        # Of the block's input after `ln_1`, (P, D) to (P, D).
+        self.queries = self.linear(weight[:width], None if bias is None else bias[:width])
+        self._keys_values = self.linear(weight[width:], None if bias is None else bias[width:])
+
+    def keys_values(self, image_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values (C, heads, T, head width) of image tokens (C, T, D)."""
+        both = self._keys_values(self.ln_1_kv(image_tokens))
+        keys, values = both.view(*both.shape[:2], 2, self.num_heads, -1).permute(2, 0, 3, 1, 4).contiguous()
+        return keys, values
+
+
+class CocaBlocks:
+    """The blocks of a CoCa, in the order in which a position goes through them.
+
+    Attributes:
+        text: The text tower, for its embeddings.
+        text_layers: Its blocks.
+        layers: The decoder's self-attention blocks.
+        cross: Its cross-attention blocks, one after each of `layers`.
+        ln_final: The norm before the vocabulary.
+        width: Of the decoder.
+        like: A weight, of the dtype and on the device of all.
+    """
+
+    def __init__(self, model: CoCa, *, is_compiled: bool = False) -> None:
+        """Share the weights of `model`, in eval mode on its device; what follows a block's heads may be compiled."""
+        self.text = text = _checked_text(model.text)
+        finish = compile_rows(finish_block) if is_compiled else finish_block
+        decoder = model.text_decoder
+        self.text_layers = [SelfAttention(block, finish=finish) for block in text.transformer.resblocks]
+        self.layers = [SelfAttention(block, finish=finish) for block in decoder.resblocks]
+        self.cross = [CrossAttention(block, finish=finish) for block in decoder.cross_attn]
+        self.ln_final = decoder.ln_final
+        self.width = int(decoder.resblocks[0].attn.embed_dim)
+        self.like = cast(torch.Tensor, text.token_embedding.weight)
+
+
+def _checked_text(text: torch.nn.Module) -> TextTransformer:
+    if not isinstance(text, TextTransformer):
+        wrong = (
+            f"is a {type(text).__name__}; cached decoding knows open_clip's TextTransformer: "
+            "choose a CoCa architecture without hf_model_name"
+        )
+    elif text.attn_mask is None:
+        wrong = "has no_causal_mask=true and cannot decode: choose a causal one"
+    elif text.cls_emb is None:
+        wrong = (
+            "has embed_cls=false, which open_clip 3.3 cannot run on a prefix: choose a CoCa architecture with "
+            "embed_cls=true"
+        )
+    elif not all(isinstance(block, ResidualAttentionBlock) for block in text.transformer.resblocks):
+        wrong = (
+            "has custom attention blocks (qk_norm, scale_heads, ...); cached decoding knows open_clip's default block: "
+            "choose an architecture without them"
+        )
+    else:
+        return text
+    raise ConfigError(f"captions: the text tower {wrong}")

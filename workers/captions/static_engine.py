@@ -1,0 +1,218 @@
+"""The engine of captioners on a GPU: batches of fixed shapes over the crops of many images.
+
+Bits depend on the number of rows of a product. So a group's shape follows from the number of its own crops, a batch
+always has as many groups, some of them empty, and what is decoded beside an image does not change its captions.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pseudoris.schemas.measures import CACHE_BYTES, record
+from pseudoris.workers.captions.cached_towers import CachedCocaTowers
+from pseudoris.workers.captions.decoding_rules import Beam, GeneratedCaption, ImageCrops, Ints
+from pseudoris.workers.captions.distinctive import Others, SamplerRows
+from pseudoris.workers.captions.engine import CachedEngine, CropSet, EncodedImage
+from pseudoris.workers.captions.static_decoder import CropGroup, Drawn, StaticDecoder
+from pseudoris.workers.captions.static_towers import GroupShape, group_bytes
+from pseudoris.workers.device import to_host
+
+# Crops of a group are padded to the next of these, then to a multiple of the last step.
+_BUCKETS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 31)
+_FURTHER = 8
+_MOST_GROUPS = 64
+
+
+def bucket_of(num_crops: int) -> int:
+    """Return the number of crops that a group of `num_crops` is padded to."""
+    return next((size for size in _BUCKETS if num_crops <= size), -(-num_crops // _FURTHER) * _FURTHER)
+
+
+@dataclass(frozen=True, slots=True)
+class _PlacedGroup:
+    """A group, and the numbers of its targets among all crops."""
+
+    group: CropGroup
+    targets: Ints
+
+
+class StaticEngine(CachedEngine):
+    """Distinctive caption sampling and beam search in fixed shapes (method page section 3)."""
+
+    towers: CachedCocaTowers
+    # Sixteen images of ten masks and four kinds. Their pixels and encodings take 1.4 GB in float32.
+    crops_together = 640
+
+    def __init__(self, towers: CachedCocaTowers, *arguments: Any, **named: Any) -> None:
+        """As `CachedEngine`; rows that the fixed shapes cannot decide are decoded over `towers`."""
+        super().__init__(towers, *arguments, **named)
+        self._decoder: tuple[GroupShape, StaticDecoder] | None = None
+
+    def _unique_crops(self, crops: torch.Tensor) -> tuple[torch.Tensor, Ints]:
+        # To find equal crops the host would wait for the GPU twice an image.
+        return crops, np.arange(len(crops))
+
+    @torch.inference_mode()
+    def generate_together(
+        self, images: Sequence[ImageCrops], encoded: Sequence[EncodedImage] | None = None
+    ) -> list[list[GeneratedCaption]]:
+        """Return the captions of several images, each in the order of `generate`; `encoded` as by `encode`."""
+        encoded = self.encode(images) if encoded is None else encoded
+        crop_sets = [(number, kind) for number, image in enumerate(images) for kind in range(len(image.kinds))]
+        others, rows = self._others(encoded, crop_sets), self._sampler_rows(images, crop_sets)
+        tokens = torch.cat([image.tokens for image in encoded])
+        by_shape: dict[GroupShape, list[_PlacedGroup]] = defaultdict(list)
+        for shape, placed in self._groups(encoded, crop_sets, others, rows, num_image_tokens=tokens.shape[1]):
+            by_shape[shape].append(placed)
+        found = _Captions(len(rows.target), self._config.max_length, sum(len(part.indices) for part in others))
+        for shape, groups in by_shape.items():
+            decoder = self._decoder_of(shape, num_image_tokens=tokens.shape[1])
+            for first in range(0, len(groups), decoder.num_groups):
+                part = groups[first : first + decoder.num_groups]
+                drawn = decoder.decode([each.group for each in part], tokens)
+                for placed, of_group in zip(part, drawn, strict=True):
+                    found.put(placed, of_group)
+        self._decide_in_tree(encoded, crop_sets, others, rows, found)
+        captions: list[list[GeneratedCaption]] = [[] for _ in images]
+        parts = self._collect(images, crop_sets, others, partial(found.sampled, eos=self.special.eos), found.searched)
+        for (image, _), of_set in zip(crop_sets, parts, strict=True):
+            captions[image] += of_set
+        # Stable: the captions of a mask keep the order of crop kinds and rules.
+        return [sorted(each, key=lambda caption: caption.mask_number) for each in captions]
+
+    def _groups(
+        self,
+        encoded: Sequence[EncodedImage],
+        crop_sets: Sequence[CropSet],
+        others: Sequence[Others],
+        rows: SamplerRows,
+        *,
+        num_image_tokens: int,
+    ) -> Iterator[tuple[GroupShape, _PlacedGroup]]:
+        """Yield the groups that describe each crop once, with their shapes."""
+        before = np.cumsum([0, *(len(image.tokens) for image in encoded)])
+        chosen = [each.indices for each in others if each.how == "nearest"]
+        named = iter(to_host(*chosen) if chosen else ())
+        first_crop = 0
+        for (image, kind), part in zip(crop_sets, others, strict=True):
+            encodings = before[image] + encoded[image].unique_crop_of[kind]
+            for shape, crops, weights in self._members(part, named, num_image_tokens):
+                targets = first_crop + crops[: len(weights)]
+                of_targets = (targets[:, None] * len(self._samplers) + np.arange(len(self._samplers))).reshape(-1)
+                group = CropGroup(encodings[crops], weights, rows.uniform[of_targets])
+                yield shape, _PlacedGroup(group, targets)
+            first_crop += len(encodings)
+
+    def _members(
+        self, others: Others, named: Iterator[Ints], num_image_tokens: int
+    ) -> Iterator[tuple[GroupShape, Ints, torch.Tensor]]:
+        """Yield the groups of one kind of one image: shape, crops with the targets first, and weights."""
+        num_crops, num_others = others.indices.shape
+        if others.how == "all":
+            shape = self._shape(bucket_of(num_crops), num_image_tokens)
+            weights = others.weights.new_zeros(num_crops, num_crops).scatter_(1, others.indices, others.weights)
+            for first in range(0, num_crops, shape.targets):
+                num_targets = min(shape.targets, num_crops - first)
+                yield shape, np.roll(np.arange(num_crops), -first), weights.roll((-first, -first), (0, 1))[:num_targets]
+            return
+        shape = replace(self._shape(bucket_of(1 + num_others), num_image_tokens), targets=1)
+        members = next(named) if num_others else np.zeros((num_crops, 0), dtype=np.int64)
+        for crop, of_crop in enumerate(members):
+            yield shape, np.array([crop, *of_crop]), F.pad(others.weights[crop : crop + 1], (1, 0))
+
+    def _shape(self, num_crops: int, num_image_tokens: int) -> GroupShape:
+        """Return the shape of groups of crops: as many targets as fit into the budget, at least one."""
+        rules, beams = len(self._samplers), self._config.beam.num_beams // self._config.beam.num_groups
+        shape = GroupShape(num_crops, num_crops, rules, beams, self._config.max_length - 1)
+        while shape.targets > 1 and self._bytes(shape, num_image_tokens) > self._budget:
+            shape = replace(shape, targets=shape.targets - 1)
+        return shape
+
+    def _bytes(self, shape: GroupShape, num_image_tokens: int) -> int:
+        return group_bytes(self.towers.blocks, shape, num_image_tokens)
+
+    @property
+    def _budget(self) -> int:
+        # An eighth is kept for temporaries.
+        return self._config.cache_bytes * 7 // 8
+
+    def _decoder_of(self, shape: GroupShape, num_image_tokens: int) -> StaticDecoder:
+        if self._decoder is None or self._decoder[0] != shape:
+            # Free the earlier caches first: both may not fit.
+            self._decoder = None
+            each = self._bytes(shape, num_image_tokens)
+            num_groups = min(max(self._budget // each, 1), _MOST_GROUPS)
+            record(CACHE_BYTES, num_groups * each)
+            decoder = StaticDecoder(
+                self.towers.blocks,
+                self.vocabulary,
+                self.special,
+                self._config,
+                samplers=self._samplers,
+                shape=shape,
+                num_groups=num_groups,
+                num_image_tokens=num_image_tokens,
+            )
+            self._decoder = shape, decoder
+        return self._decoder[1]
+
+    def _decide_in_tree(
+        self,
+        encoded: Sequence[EncodedImage],
+        crop_sets: Sequence[CropSet],
+        others: Sequence[Others],
+        rows: SamplerRows,
+        found: _Captions,
+    ) -> None:
+        """Decode over a prefix tree, one crop set at a time, what the top logits could not decide."""
+        first = 0
+        for crop_set, part in zip(crop_sets, others, strict=True):
+            crops = np.arange(first, first + len(part.indices))
+            first += len(crops)
+            of_set = np.flatnonzero(np.isin(rows.target, crops) & ~found.is_settled)
+            searched = [crop for crop in crops.tolist() if self._config.beam.num_beams and found.beams[crop] is None]
+            if not len(of_set) and not searched:
+                continue
+            some = SamplerRows(
+                rows.target[of_set] - crops[0], rows.top_k[of_set], rows.top_p[of_set], rows.uniform[of_set]
+            )
+            decoding = self._in_tree(encoded, [crop_set], [part], some, [crop - int(crops[0]) for crop in searched])
+            for number, row in enumerate(of_set):
+                found.tokens[row], found.log_probs[row] = decoding.row(number)
+            for crop in searched:
+                found.beams[crop] = decoding.searches[crop - int(crops[0])].result()
+
+
+class _Captions:
+    """The captions of all rows and crops; a row that is not settled, or a crop without a beam, is still to decode."""
+
+    def __init__(self, num_rows: int, max_length: int, num_crops: int) -> None:
+        self.tokens = np.zeros((num_rows, max_length), dtype=np.int64)
+        self.log_probs = np.zeros(num_rows)
+        self.is_settled = np.zeros(num_rows, dtype=np.bool_)
+        self.beams: list[Beam | None] = [None] * num_crops
+
+    def put(self, placed: _PlacedGroup, drawn: Drawn) -> None:
+        """Take the captions of a group."""
+        rules = len(drawn.tokens) // len(placed.targets)
+        rows = (placed.targets[:, None] * rules + np.arange(rules)).reshape(-1)
+        self.tokens[rows], self.log_probs[rows], self.is_settled[rows] = drawn.tokens, drawn.log_probs, drawn.is_settled
+        for crop, beam in zip(placed.targets, drawn.beams, strict=bool(drawn.beams)):
+            self.beams[crop] = beam
+
+    def sampled(self, row: int, *, eos: int) -> tuple[tuple[int, ...], float]:
+        """Return a row's tokens without SOT and EOS, and its log-probability."""
+        tokens = self.tokens[row].tolist()
+        return tuple(tokens[: tokens.index(eos)]), float(self.log_probs[row])
+
+    def searched(self, crop: int) -> Beam:
+        """Return a crop's best beam."""
+        return cast(Beam, self.beams[crop])
