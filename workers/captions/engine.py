@@ -211,8 +211,11 @@ class CachedEngine:
         return self._collect(images, crop_sets, others, decoding.sampled, lambda crop: decoding.searches[crop].result())
 
     def _others(self, encoded: Sequence[EncodedImage], crop_sets: Sequence[CropSet]) -> list[Others]:
-        embeddings = [encoded[image].embeddings_of(kind) for image, kind in crop_sets]
+        embeddings = [self._embeddings(encoded[image], kind) for image, kind in crop_sets]
         return [choose_others(part @ part.t(), self._config.sampling) for part in embeddings]
+
+    def _embeddings(self, image: EncodedImage, kind: int) -> torch.Tensor:
+        return image.embeddings_of(kind)
 
     def _sampler_rows(self, images: Sequence[ImageCrops], crop_sets: Sequence[CropSet]) -> SamplerRows:
         """Return the sampling rows of all crops of the sets, by crop, then rule."""

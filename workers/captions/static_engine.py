@@ -60,6 +60,11 @@ class StaticEngine(CachedEngine):
         # To find equal crops the host would wait for the GPU twice an image.
         return crops, np.arange(len(crops))
 
+    def _embeddings(self, image: EncodedImage, kind: int) -> torch.Tensor:
+        # No two crops are one here, so those of a kind are a slice, and no index is copied to the GPU.
+        num_masks = image.unique_crop_of.shape[1]
+        return image.embeddings if image.is_of_masks else image.embeddings[kind * num_masks :][:num_masks]
+
     @torch.inference_mode()
     def generate_together(
         self, images: Sequence[ImageCrops], encoded: Sequence[EncodedImage] | None = None
