@@ -101,6 +101,8 @@ class GeneratedCaption:
     other_masks: tuple[int, ...] = ()
 
 
+# Tokens without SOT and EOS, and their log-probability.
+SampledCaption = tuple[tuple[int, ...], float]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
@@ -156,6 +158,12 @@ def extend(before: PrefixLevel | None, parents: Ints, tokens: Ints, needs: Bools
         pair_parent=pair_prefix[:0] if before is None else before.pair_of[prefix_parents[pair_prefix], pair_crop],
         pair_of=pair_of,
     )
+
+
+def until_eos(tokens: Ints, eos: int) -> tuple[int, ...]:
+    """Return the tokens (L,) before the first EOS, of which there is one."""
+    every = tokens.tolist()
+    return tuple(every[: every.index(eos)])
 
 
 class Towers(Protocol):

@@ -10,7 +10,16 @@ import numpy as np
 import torch
 
 from pseudoris.schemas.config import CaptionsConfig
-from pseudoris.workers.captions.decoding_rules import BeamExtension, BeamSearch, Ints, PrefixLevel, Towers, extend
+from pseudoris.workers.captions.decoding_rules import (
+    BeamExtension,
+    BeamSearch,
+    Ints,
+    PrefixLevel,
+    SampledCaption,
+    Towers,
+    extend,
+    until_eos,
+)
 from pseudoris.workers.captions.distinctive import Others, Sampler, SamplerRows
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, Vocabulary, all_finite, check_finite
 from pseudoris.workers.device import to_device, to_host
@@ -114,14 +123,9 @@ class PrefixTreeDecoding:
             for _ in range(num_crops)
         ]
 
-    def sampled(self, row: int) -> tuple[tuple[int, ...], float]:
-        """Return a finished row's tokens without SOT and EOS, and its log-probability."""
-        tokens = self._tokens[row].tolist()
-        return tuple(tokens[: tokens.index(self._special.eos)]), float(self._log_probs[row])
-
-    def row(self, row: int) -> tuple[Ints, float]:
-        """Return a finished row's tokens (max_length,), EOS behind the last, and its log-probability."""
-        return self._tokens[row], float(self._log_probs[row])
+    def sampled(self, row: int) -> SampledCaption:
+        """Return what a finished row has drawn."""
+        return until_eos(self._tokens[row], self._special.eos), float(self._log_probs[row])
 
     def run(self, searched: Sequence[int] | None = None) -> None:
         """Decode all rows, and the beams of the crops `searched` (all); `searches` and `sampled` hold the results."""

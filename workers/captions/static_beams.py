@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from pseudoris.schemas.config import CaptionsConfig
-from pseudoris.workers.captions.decoding_rules import INACTIVE, Beam, BeamSearch
+from pseudoris.workers.captions.decoding_rules import INACTIVE, Beam, BeamSearch, until_eos
 from pseudoris.workers.device import to_device
 
 _SCORE, _LOG_PROB, _TOKENS = 0, 1, 2
@@ -90,14 +90,14 @@ class StaticBeams:
     def result(self, beams: NDArray[np.float64], finished: NDArray[np.float64], is_done: np.bool_) -> Beam:
         """Return the best caption of one crop, from its rows in host memory."""
         search = BeamSearch(self._num_beams, self._eos, self._config.length_penalty, self._config.counts_eos)
-        search.beams = [self._beam(row) for row in beams.tolist()]
-        search.finished = [self._beam(row) for row in finished.tolist() if row[_SCORE] != -math.inf]
+        search.beams = [self._beam(row) for row in beams]
+        search.finished = [self._beam(row) for row in finished if row[_SCORE] != -math.inf]
         search.is_done = bool(is_done)
         return search.result()
 
-    def _beam(self, row: Sequence[float]) -> Beam:
-        tokens = [int(token) for token in row[_TOKENS:]]
-        return Beam(row[_SCORE], row[_LOG_PROB], tuple(tokens[: tokens.index(self._eos)]))
+    def _beam(self, row: NDArray[np.float64]) -> Beam:
+        tokens = until_eos(row[_TOKENS:].astype(np.int64), self._eos)
+        return Beam(float(row[_SCORE]), float(row[_LOG_PROB]), tokens)
 
     def _extended(self, columns: torch.Tensor, parents: torch.Tensor, some: slice) -> torch.Tensor:
         """Return rows of score, log-probability and the parents' tokens."""

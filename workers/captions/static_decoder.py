@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pseudoris.schemas.config import CaptionsConfig
 from pseudoris.workers.captions.coca_blocks import CocaBlocks
-from pseudoris.workers.captions.decoding_rules import Beam, DecodingRule
+from pseudoris.workers.captions.decoding_rules import Beam, DecodingRule, SampledCaption, until_eos
 from pseudoris.workers.captions.distinctive import count_kept, distinctive_weights, draw
 from pseudoris.workers.captions.static_beams import StaticBeams
 from pseudoris.workers.captions.static_towers import GroupShape, StaticTowers, split_axis
@@ -55,15 +55,11 @@ class Drawn:
     """The captions of a group, by target, then rule.
 
     Attributes:
-        tokens: (R, max_length) int64, EOS behind the last.
-        log_probs: (R,) float64.
-        is_settled: (R,) bool: whether the top logits decided every draw.
-        beams: The best beam of each crop, None where the top logits did not decide.
+        rows: Tokens without SOT and EOS, and log-probability, of R rows; None where the top logits did not decide.
+        beams: The best beam of each crop; None as for `rows`.
     """
 
-    tokens: NDArray[np.int64]
-    log_probs: NDArray[np.float64]
-    is_settled: NDArray[np.bool_]
+    rows: Sequence[SampledCaption | None]
     beams: Sequence[Beam | None]
 
 
@@ -81,7 +77,7 @@ class _State:
         tokens: (G, R, max_length) int64.
         log_probs: (G, R) float64.
         is_open: (G, R) bool, rows that are not ended.
-        is_settled: (G, R) bool, as of `Drawn`.
+        is_settled: (G, R) bool: whether the top logits decided every draw.
         is_decided: (G, C) bool: whether the top logits decided every step of the crop's beams.
         is_finite: () bool.
     """
@@ -189,7 +185,6 @@ class StaticDecoder:
         self._top_p = to_device(np.array([rule.top_p or 1.0 for rule in samplers] * targets), device)
         pad = [special.pad] if config.sampling.pad_ends_caption else []
         self._ends = to_device(np.array([special.eos, *special.further_eos, *pad]), device)
-        self._eos = self._ends[: 1 + len(special.further_eos)]
         self._columns = torch.arange(vocabulary.top_width, device=device)
         pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         self._steps = [
@@ -279,7 +274,7 @@ class StaticDecoder:
             logits,
             vocabulary.logits_at(others, ids),
             is_kept=is_kept,
-            is_eos=torch.isin(ids, self._eos),
+            is_eos=vocabulary.is_eos(ids),
             temperature=config.sampling.temperature,
         )
         uniform = state.uniform.index_select(2, state.position + 1).flatten()
@@ -300,7 +295,7 @@ class StaticDecoder:
     def _search(self, top: TopLogits) -> tuple[torch.Tensor, torch.Tensor]:
         """Advance all beams; return the parent and the newest token of each, (G, C, B)."""
         beams, state, shape = self._beams, self._state, (self.num_groups, self._shape.crops, self._shape.beams, -1)
-        wanted = min((1 + len(self._eos)) * self._shape.beams, self._vocabulary.size)
+        wanted = min((2 + len(self._special.further_eos)) * self._shape.beams, self._vocabulary.size)
         logits = top.logits[:, :wanted].double()
         log_probs = logits - top.log_total.double()[:, None]
         is_certain = top.contains_kept_set(torch.full_like(top.ids[:, 0], wanted)).view(shape[:3]).all(dim=-1)
@@ -308,7 +303,7 @@ class StaticDecoder:
         is_finite = top.log_total.isfinite().view(shape[:3]).all(dim=-1)
         state.is_finite.logical_and_((is_finite | beams.is_done).all())
         ids = top.ids[:, :wanted]
-        ids = ids.where(~torch.isin(ids, self._eos), self._special.eos).view(shape)
+        ids = ids.where(~self._vocabulary.is_eos(ids), self._special.eos).view(shape)
         scores = log_probs if self._config.beam.beam_score == "logprob" else logits
         return beams.advance(scores.view(shape), log_probs.view(shape), ids, state.position)
 
@@ -327,10 +322,15 @@ class StaticDecoder:
         check_finite(is_finite)
         drawn = []
         for number, group in enumerate(groups):
-            rows = slice(len(group.uniform))
+            rows = [
+                (until_eos(tokens[number, row], self._special.eos), float(log_probs[number, row]))
+                if is_settled[number, row]
+                else None
+                for row in range(len(group.uniform))
+            ]
             found = [
                 beams.result(*(each[number, crop] for each in searched)) if is_decided[number, crop] else None
                 for crop in range(len(group.weights) if self._shape.beams else 0)
             ]
-            drawn.append(Drawn(tokens[number, rows], log_probs[number, rows], is_settled[number, rows], found))
+            drawn.append(Drawn(rows, found))
         return drawn

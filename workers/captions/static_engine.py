@@ -7,9 +7,8 @@ always has as many groups, some of them empty, and what is decoded beside an ima
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 
 from pseudoris.schemas.measures import CACHE_BYTES, record
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
-from pseudoris.workers.captions.decoding_rules import Beam, GeneratedCaption, ImageCrops, Ints
+from pseudoris.workers.captions.decoding_rules import Beam, GeneratedCaption, ImageCrops, Ints, SampledCaption
 from pseudoris.workers.captions.distinctive import Others, SamplerRows
 from pseudoris.workers.captions.engine import CachedEngine, CropSet, EncodedImage
 from pseudoris.workers.captions.static_decoder import CropGroup, Drawn, StaticDecoder
@@ -77,7 +76,7 @@ class StaticEngine(CachedEngine):
         by_shape: dict[GroupShape, list[_PlacedGroup]] = defaultdict(list)
         for shape, placed in self._groups(encoded, crop_sets, others, rows, num_image_tokens=tokens.shape[1]):
             by_shape[shape].append(placed)
-        found = _Captions(len(rows.target), self._config.max_length, sum(len(part.indices) for part in others))
+        found = _Captions(len(rows.target), sum(len(part.indices) for part in others))
         for shape, groups in by_shape.items():
             decoder = self._decoder_of(shape, num_image_tokens=tokens.shape[1])
             for first in range(0, len(groups), decoder.num_groups):
@@ -87,7 +86,8 @@ class StaticEngine(CachedEngine):
                     found.put(placed, of_group)
         self._decide_in_tree(encoded, crop_sets, others, rows, found)
         captions: list[list[GeneratedCaption]] = [[] for _ in images]
-        parts = self._collect(images, crop_sets, others, partial(found.sampled, eos=self.special.eos), found.searched)
+        sampled, searched = (cast(Callable[[int], Any], each.__getitem__) for each in (found.rows, found.beams))
+        parts = self._collect(images, crop_sets, others, sampled, searched)
         for (image, _), of_set in zip(crop_sets, parts, strict=True):
             captions[image] += of_set
         # Stable: the captions of a mask keep the order of crop kinds and rules.
@@ -182,42 +182,31 @@ class StaticEngine(CachedEngine):
         for crop_set, part in zip(crop_sets, others, strict=True):
             crops = np.arange(first, first + len(part.indices))
             first += len(crops)
-            of_set = np.flatnonzero(np.isin(rows.target, crops) & ~found.is_settled)
+            of_set = [row for row in np.flatnonzero(np.isin(rows.target, crops)).tolist() if found.rows[row] is None]
             searched = [crop for crop in crops.tolist() if self._config.beam.num_beams and found.beams[crop] is None]
-            if not len(of_set) and not searched:
+            if not of_set and not searched:
                 continue
             some = SamplerRows(
                 rows.target[of_set] - crops[0], rows.top_k[of_set], rows.top_p[of_set], rows.uniform[of_set]
             )
             decoding = self._in_tree(encoded, [crop_set], [part], some, [crop - int(crops[0]) for crop in searched])
             for number, row in enumerate(of_set):
-                found.tokens[row], found.log_probs[row] = decoding.row(number)
+                found.rows[row] = decoding.sampled(number)
             for crop in searched:
                 found.beams[crop] = decoding.searches[crop - int(crops[0])].result()
 
 
 class _Captions:
-    """The captions of all rows and crops; a row that is not settled, or a crop without a beam, is still to decode."""
+    """The captions of all rows and crops; None is still to decode."""
 
-    def __init__(self, num_rows: int, max_length: int, num_crops: int) -> None:
-        self.tokens = np.zeros((num_rows, max_length), dtype=np.int64)
-        self.log_probs = np.zeros(num_rows)
-        self.is_settled = np.zeros(num_rows, dtype=np.bool_)
+    def __init__(self, num_rows: int, num_crops: int) -> None:
+        self.rows: list[SampledCaption | None] = [None] * num_rows
         self.beams: list[Beam | None] = [None] * num_crops
 
     def put(self, placed: _PlacedGroup, drawn: Drawn) -> None:
         """Take the captions of a group."""
-        rules = len(drawn.tokens) // len(placed.targets)
-        rows = (placed.targets[:, None] * rules + np.arange(rules)).reshape(-1)
-        self.tokens[rows], self.log_probs[rows], self.is_settled[rows] = drawn.tokens, drawn.log_probs, drawn.is_settled
+        rules = len(drawn.rows) // len(placed.targets)
+        for number, crop in enumerate(placed.targets.tolist()):
+            self.rows[crop * rules : (crop + 1) * rules] = drawn.rows[number * rules : (number + 1) * rules]
         for crop, beam in zip(placed.targets, drawn.beams, strict=bool(drawn.beams)):
             self.beams[crop] = beam
-
-    def sampled(self, row: int, *, eos: int) -> tuple[tuple[int, ...], float]:
-        """Return a row's tokens without SOT and EOS, and its log-probability."""
-        tokens = self.tokens[row].tolist()
-        return tuple(tokens[: tokens.index(eos)]), float(self.log_probs[row])
-
-    def searched(self, crop: int) -> Beam:
-        """Return a crop's best beam."""
-        return cast(Beam, self.beams[crop])
