@@ -26,7 +26,7 @@ from pseudoris.schemas.uris import whole_number
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import LatestReceipts
-from pseudoris.store.runs.receipts import RunTotals, Totals, part_path
+from pseudoris.store.runs.receipts import READERS, RunTotals, Totals, part_path
 from pseudoris.store.runs.repair import part_sizes, read_whole, refuse_lost
 from pseudoris.store.sources.planned_images import PlannedImages, as_annotated
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 _OF_IMAGE: Final = ("key", "height", "width", "sha256")
 _OF_MASK: Final = ("mask_id", "segmentation", "box_xyxy_px", "area_px", "predicted_iou", "stability_score", "prior")
 COLUMNS: Final = (*SCHEMAS[EXPRESSIONS].names, *_OF_IMAGE, *_OF_MASK)
-_FOOTERS_AT_ONCE: Final = 16
 
 
 def draw_rows(counts: Sequence[int], size: int, seed: int) -> dict[int, list[int]]:
@@ -310,9 +309,8 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
             self._prove(end)
             yield
         except (pa.ArrowException, OSError):
-            location, table, parts = self._made_of
-            for part in parts:
-                read_whole(location, table, part)
+            for part in self._made_of[2]:
+                read_whole(*self._made_of[:2], part)
             raise
 
     def _prove(self, end: int = sys.maxsize) -> None:
@@ -322,7 +320,7 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
         """
         location, table, parts = self._made_of
         some = {number: each for number, each in tuple(self._unproven.items()) if number < end}
-        read = map_in_threads(lambda each: (each.physical_schema, each.metadata), some.values(), _FOOTERS_AT_ONCE)
+        read = map_in_threads(lambda each: (each.physical_schema, each.metadata), some.values(), READERS)
         for number, (schema, metadata) in zip(some, read, strict=True):
             if schema.equals(SCHEMAS[table]) and metadata.num_rows == parts[number].rows:
                 self._unproven.pop(number, None)
