@@ -33,6 +33,7 @@ from pseudoris.workers.captions import captioner as captioner_module
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
 from pseudoris.workers.captions.listener import Listener, TeacherForcing
 from pseudoris.workers.captions.prefix_tree_decoder import PrefixTreeDecoding
+from pseudoris.workers.captions.static_decoder import StaticDecoder
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks.generator import MaskGenerator, SamProposer
 from pseudoris.workers.masks.instances import InstanceDetector
@@ -123,19 +124,19 @@ class _FixedDetections(torch.nn.Module):
 def _caption_rows(gpu: PretendedGpu, captioner: CocaCaptioner, shard: Shard) -> Iterator[SyncRow]:
     with (
         waits_of(gpu, captioner_module, "mask_crops") as crops,
-        _caption_steps(gpu) as steps,
+        waits_of(gpu, StaticDecoder, "decode") as batches,
         waits_of(gpu, CocaCaptioner, "_caption") as images,
     ):
         captioner(shard)
     yield SyncRow.of("crops, an image", crops)
-    yield SyncRow.of("captions, a step", steps)
-    yield SyncRow.of("captions, all else of the images", [_beside(images, [*crops, *steps])])
+    yield SyncRow.of("captions, a batch", batches)
+    yield SyncRow.of("captions, all else of the images", [_beside(images, [*crops, *batches])])
 
 
 def _wide_row(gpu: PretendedGpu, captioner: CocaCaptioner, shard: Shard) -> SyncRow:
     with _caption_steps(gpu) as steps:
         captioner(shard)
-    return SyncRow.of("captions, a step with wide kept sets", steps)
+    return SyncRow.of("captions, a step of the tree with wide kept sets", steps)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from pseudoris.workers.stages import (
     STAGES,
     StageKind,
     device_kind,
+    device_versions,
     stages_named,
     with_check,
 )
@@ -166,7 +167,7 @@ def measure_identity(
         method=config.method(),
         weights=weights,
         device_kind=device,
-        versions=package_versions((*PACKAGES, *_further_packages(config))),
+        versions=package_versions((*PACKAGES, *_further_packages(config))) | device_versions(config.compute),
         folders=folders,
     )
 

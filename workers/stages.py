@@ -270,6 +270,15 @@ DIGESTS: Final[Mapping[str, Callable[[Any], str]]] = {
 }
 
 
+# Raised with every change of the bits that a GPU gives. 1: captions are decoded in fixed shapes.
+_CUDA_REVISION: Final = "1"
+
+
+def device_versions(compute: ComputeConfig) -> dict[str, str]:
+    """Return what decides the bits of a GPU's captions beside the packages, by name; nothing on a CPU."""
+    return {"pseudoris.cuda": _CUDA_REVISION} if compute.device == "cuda" else {}
+
+
 def device_kind(compute: ComputeConfig) -> str:
     """Return the GPU's name, the CPU's architecture and vector capability, or `none` if no engine needs torch."""
     if compute.device == "none":

@@ -53,17 +53,19 @@ def coca_engine(
     *,
     seed: int,
     is_compiled: bool = False,
-    is_static: bool = False,
+    is_static: bool | None = None,
 ) -> CachedEngine:
     """Return the engine of a CoCa in eval mode, on its device, in its dtype; `is_compiled` as in the configuration.
 
-    `is_static` asks for fixed shapes in place of a prefix tree.
+    `is_static` asks for fixed shapes in place of a prefix tree; by default a GPU decodes in them, and a CPU does not.
     """
     if is_compiled:
         compile_tower(model.visual)
     towers = CachedCocaTowers(model, is_compiled=is_compiled)
-    encode = partial(encode_crops, model, is_padded=is_compiled or is_static)
     projection = model.text_decoder.text_projection.detach()
+    if is_static is None:
+        is_static = projection.device.type == "cuda"
+    encode = partial(encode_crops, model, is_padded=is_compiled or is_static)
     kind = StaticEngine if is_static else CachedEngine
     return kind(towers, encode, projection, special=special, config=config, seed=seed)
 
