@@ -37,7 +37,7 @@ from benchmarks.pretended_gpu import PretendedGpu, pretended_gpu
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions import captioner, engine, prefix_tree_decoder
 from pseudoris.workers.checkpoints.openclip import ClipTokenizer
-from pseudoris.workers.crops import crops
+from pseudoris.workers.crops import shard_pixels
 
 # An H200. Source: its data sheet, and what products and copies reach of it; seconds of a launch and of the shortest
 # kernel; operations a second of FlashAttention's tiles, which are 128 x 128.
@@ -60,7 +60,7 @@ _HOST: Final[tuple[tuple[Any, str], ...]] = (
     (engine, "draws"),
     (captioner, "to_expressions"),
     (ClipTokenizer, "__call__"),
-    (crops, "decode_proven"),
+    (shard_pixels, "decode_proven"),
 )
 
 

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _EXIF_ORIENTATION: Final = 0x0112
-_TIFF_PHOTOMETRIC: Final = 262
 _TIFF_WHITE_IS_ZERO: Final = 0
 # 0..65535 to 0..255, rounded to nearest. Pillow's own conversion would clip everything above 255 to white.
 _TO_8_BIT: Final = ((np.arange(65536, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
@@ -108,9 +107,7 @@ def decode_proven(data: bytes) -> np.ndarray:
 
     A plugin's formats are known only after this process has imported it (`import_plugins`).
 
-    Raises:
-        ImageError: The bytes do not decode this time.
-        MemoryError: The machine ran out of memory.
+    Raises: ImageError: The bytes do not decode this time. MemoryError: The machine ran out of memory.
     """
     with _open_as(data, registered_formats()) as image:
         return _decode(image, data, is_proven=True)[0]
@@ -132,12 +129,14 @@ def exif_orientation(data: bytes, plugins: Sequence[str] = ()) -> int:
 
 
 def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation, 1 to 8 (Exif 2.32, tag 0x0112); the result is contiguous and owns its memory.
+    """Undo an EXIF orientation, 1 to 8 (Exif 2.32, 0x0112); the result, maybe `pixels`, is contiguous, owns its memory.
 
     Args:
         pixels: (H, W) or (H, W, C), as stored in the file.
         orientation: As `exif_orientation` returns it.
     """
+    if orientation == 1 and pixels.flags.owndata and pixels.flags.c_contiguous:
+        return pixels
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     flips_rows, flips_columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
@@ -163,10 +162,7 @@ def common_suffix(data: bytes, plugins: Sequence[str] = ()) -> str | None:
 
 
 def is_plain_jpeg(data: bytes, limits: ImagesConfig) -> bool:
-    """Return whether the bytes are an upright JPEG of grey or RGB samples within the limits, with an end marker.
-
-    Raises like `decode_upright`.
-    """
+    """Return whether it is a whole, upright JPEG of grey or RGB within the limits. Raises like `decode_upright`."""
     with _open(data, limits.decoder_plugins) as image:
         is_within = len(data) <= limits.max_bytes and image.size[0] * image.size[1] <= limits.max_pixels
         is_plain = image.format == "JPEG" and image.mode in ("L", "RGB") and has_end_marker(data)
@@ -285,7 +281,7 @@ def _pixels(image: Image.Image, layout: Layout | None) -> np.ndarray:
         white = Image.new("RGB", image.size, (255, 255, 255))
         white.paste(layer, mask=layer.getchannel("A"))
         return np.asarray(white)
-    rgb = np.asarray(image.convert("RGB"))
+    rgb = _from_rgb(image if image.mode == "RGB" else image.convert("RGB"))
     if tile is None or tile.extents is None:
         return rgb
     x0, y0, x1, y1 = tile.extents
@@ -294,12 +290,22 @@ def _pixels(image: Image.Image, layout: Layout | None) -> np.ndarray:
     return screen
 
 
+def _from_rgb(image: Image.Image) -> np.ndarray:
+    """Return (H, W, 3) uint8, by bands of 2**16 pixels, which a cache holds: Pillow's export makes several copies."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    step = max(1, 2**16 // image.width)
+    for top in range(0, image.height, step):
+        rows = pixels[top : top + step]
+        rows[:] = np.asarray(image.crop((0, top, image.width, top + len(rows))))
+    return pixels
+
+
 def _grey_16_to_rgb(image: Image.Image) -> np.ndarray:
     levels = np.asarray(image)
     grey = _TO_8_BIT[levels]
     # Pillow inverts this TIFF convention only for 8 bits.
     tags = getattr(image, "tag_v2", None)
-    if tags is not None and tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:
+    if tags is not None and tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _TIFF_WHITE_IS_ZERO:
         grey = 255 - grey
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):

@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from pseudoris.images.pixels import (
     allowed_formats,
@@ -181,7 +181,7 @@ def test_running_out_of_memory_is_not_the_fault_of_the_image(monkeypatch):
     def fails(*_args, **_kwargs):
         raise OSError("out of memory error when reading image file")
 
-    monkeypatch.setattr(Image.Image, "convert", fails)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fails)
     with pytest.raises(MemoryError, match="out of memory"):
         decode_upright(build.jpeg(), LIMITS)
 

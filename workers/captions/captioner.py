@@ -22,7 +22,8 @@ from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.static_engine import StaticEngine
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
 from pseudoris.workers.checkpoints.openclip import byte_pair_encoder, load_coca
-from pseudoris.workers.crops.crops import CropFormat, Decode, mask_crops, prefetched_pixels
+from pseudoris.workers.crops.crops import CropFormat, mask_crops
+from pseudoris.workers.crops.shard_pixels import Decode, prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.faults.quarantine import apply_to_groups
 from pseudoris.workers.forward_passes import compile_tower, padded

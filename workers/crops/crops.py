@@ -3,18 +3,13 @@
 A crop is cut, filled outside its mask, padded to a square, resized in float32, then normalised; tests hold `make_crops`
 against that definition. It computes all crops of an image at once: `crop_tiles` defines what a batch reads and writes,
 `crop_resampling` computes it. A crop depends only on the image, its mask and its box.
-
-`prefetched_pixels` decodes the next image of a shard in a thread while the GPU computes on the current one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -22,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.run_lengths import decode_runs
-from pseudoris.schemas.shard import Box, MaskRecord, ShardImage
+from pseudoris.schemas.shard import Box, MaskRecord
 from pseudoris.workers.crops.crop_resampling import CropAccumulator
 from pseudoris.workers.crops.crop_tiles import CropTile, TiledImage, tile_batches
 from pseudoris.workers.device import to_device
@@ -164,33 +158,3 @@ def outlined(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.u
     # A mask of the whole image has no outside.
     line = (grown & ~mask) if not grown.all() else mask & ~binary_erosion(mask, iterations=width)
     return np.where(line[..., None], np.array(_OUTLINE_RGB, dtype=np.uint8), pixels)
-
-
-Decode = Callable[[ShardImage], NDArray[np.uint8]]
-
-
-@contextmanager
-def prefetched_pixels(images: Sequence[ShardImage], device: torch.device) -> Iterator[Decode]:
-    """Yield a function that returns the pixels of one of `images` and starts decoding the next one in a thread.
-
-    Pixels are (H, W, 3) uint8 RGB. On a CPU nothing is prefetched, because decoding would take cores from the models.
-    If an image fails to decode, the function raises when that image is requested, like `decode_proven`. A second
-    request decodes it again.
-    """
-    if device.type == "cpu":
-        yield lambda image: decode_proven(image.data)
-        return
-    next_of = {image.position: after for image, after in pairwise(images)}
-    pending: dict[int, Future[NDArray[np.uint8]]] = {}
-
-    def decode(image: ShardImage) -> NDArray[np.uint8]:
-        started = pending.pop(image.position, None)
-        pixels = decode_proven(image.data) if started is None else started.result()
-        after = next_of.get(image.position)
-        if after is not None:
-            pending.clear()
-            pending[after.position] = pool.submit(decode_proven, after.data)
-        return pixels
-
-    with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
-        yield decode

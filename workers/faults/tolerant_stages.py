@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
 from pseudoris.schemas.shard import Failure, Shard, ShardImage
 from pseudoris.workers import stages
+from pseudoris.workers.crops.shard_pixels import drop_held_pixels, held_pixels
 from pseudoris.workers.faults.image_boundary import refuse_one_fault
 from pseudoris.workers.faults.quarantine import BAD_OUTPUT, STAGE_ERROR, is_broken_device, is_out_of_memory
 from pseudoris.workers.faults.subprocess_stages import ChildDiedError, ChildOutOfMemoryError, SubprocessStages
@@ -65,8 +67,9 @@ class FaultTolerantStages:
         """
         if num_deaths >= CRASHES_BEFORE_SEARCH:
             shard = self._without_crashing_images(shard)
-        for kind, stage in zip(self._kinds, self._stages, strict=True):
-            shard = self._run(kind, stage, shard)
+        with held_pixels() if len(self._kinds) > 1 else nullcontext():
+            for kind, stage in zip(self._kinds, self._stages, strict=True):
+                shard = self._run(kind, stage, shard)
         return shard
 
     def _without_crashing_images(self, shard: Shard) -> Shard:
@@ -224,6 +227,7 @@ def _memory_message(kind: StageKind, shard: Shard, config: RunConfig, *, can_hal
 
 
 def _drop_caches() -> None:
+    drop_held_pixels()
     gc.collect()
     # If torch is not loaded, it has no caches.
     torch = sys.modules.get("torch")

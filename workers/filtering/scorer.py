@@ -30,7 +30,8 @@ from pseudoris.schemas.config import ComputeConfig, FilterConfig
 from pseudoris.schemas.fitted import ConfidenceConfig, Floats, Rated, confidences, line_weights, ranks
 from pseudoris.schemas.keep_rule import KeepRule, keeps
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
-from pseudoris.workers.crops.crops import mask_crops, prefetched_pixels
+from pseudoris.workers.crops.crops import mask_crops
+from pseudoris.workers.crops.shard_pixels import prefetched_pixels
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.filtering.head_nouns import noun_finder, noun_prompt

@@ -35,7 +35,8 @@ from pseudoris.workers.captions.vlm_towers import Inputs, VlmTowers, shortened
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.checkpoints.hf_models import load_processor
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
-from pseudoris.workers.crops.crops import outlined, prefetched_pixels
+from pseudoris.workers.crops.crops import outlined
+from pseudoris.workers.crops.shard_pixels import prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device, to_host
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.filtering.clip_check import choices

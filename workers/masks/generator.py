@@ -25,7 +25,7 @@ from torchvision.ops import nms
 
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
 from pseudoris.schemas.shard import Box, Shard, ShardImage
-from pseudoris.workers.crops.crops import prefetched_pixels
+from pseudoris.workers.crops.shard_pixels import prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.forward_passes import compile_tower

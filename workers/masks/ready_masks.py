@@ -23,14 +23,15 @@ from typing import Any, Final, Self
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError, gather
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.schemas.untrusted import parse_json
+from pseudoris.workers.crops.shard_pixels import prefetched_pixels
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.locations import filesystem_at, open_at
@@ -72,7 +73,8 @@ class ReadyProposer:
     def __init__(self, config: MasksConfig, compute: ComputeConfig) -> None:
         """Find the folder, and load the instance prior."""
         self._masks = ReadyMasks(_options(config))
-        self._prior = build_prior(config, prepare_device(compute))
+        self._device = prepare_device(compute)
+        self._prior = build_prior(config, self._device)
 
     @classmethod
     def weights_digest(cls, config: MasksConfig) -> str:
@@ -86,10 +88,11 @@ class ReadyProposer:
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with `masks` set on every image that is not quarantined; () where none survives."""
-        return apply_to_images(shard, STAGE_PROPOSE, self._propose)
+        sound = [image for image in shard.images if not image.failure]
+        with prefetched_pixels(sound, self._device) as decode:
+            return apply_to_images(shard, STAGE_PROPOSE, lambda image: self._propose(image, decode(image)))
 
-    def _propose(self, image: ShardImage) -> ShardImage:
-        pixels = decode_proven(image.data)
+    def _propose(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ShardImage:
         proposals = self._masks.proposals(image.key, (pixels.shape[0], pixels.shape[1]))
         kept = self._prior(image, pixels, proposals)
         return replace(image, masks=mask_records(image.image_id, proposals, kept))

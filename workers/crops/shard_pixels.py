@@ -1,0 +1,123 @@
+"""Pixels of a shard's images, decoded by threads ahead of the GPU and once for all stages of a process.
+
+A stage asks within `prefetched_pixels`; what opens `held_pixels` around several stages lets them share. What the bounds
+below leave out is decoded again for each stage. No bit depends on bounds or threads. Does not import torch, because a
+driver imports what opens the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pseudoris.images.pixels import decode_proven
+from pseudoris.schemas.shard import ShardImage
+
+if TYPE_CHECKING:
+    import torch
+
+Decode = Callable[[ShardImage], NDArray[np.uint8]]
+
+# Bytes of pixels that stay for later stages, and of those that threads decode ahead: 85 and 28 photographs of 12
+# megapixels; a shard of 256 MiB has about 64. On a CPU, memory and cores are the models', which take far longer.
+HELD_BYTES: Final = 3 * 2**30
+AHEAD_BYTES: Final = 2**30
+HELD_BYTES_ON_CPU: Final = 64 * 2**20
+# One decodes 12 images of 12 megapixels a second.
+_NUM_THREADS: Final = 4
+
+
+class _ShardPixels:
+    """What is decoded of one shard, by image id."""
+
+    def __init__(self, pool: ThreadPoolExecutor, *, is_shared: bool) -> None:
+        self._pool, self._is_shared = pool, is_shared
+        self._held: dict[str, NDArray[np.uint8]] = {}
+        self._ahead: dict[str, tuple[int, Future[NDArray[np.uint8]]]] = {}
+
+    def __call__(self, image: ShardImage, following: Iterator[ShardImage], *, is_on_cpu: bool) -> NDArray[np.uint8]:
+        """Return an image's pixels; start with those of the `following` images."""
+        pixels = self._held.get(image.image_id)
+        _, begun = self._ahead.pop(image.image_id, (0, None))
+        if not is_on_cpu:
+            self._begin(following)
+        if pixels is None:
+            pixels = decode_proven(image.data) if begun is None else begun.result()
+            most = HELD_BYTES_ON_CPU if is_on_cpu else HELD_BYTES
+            if self._is_shared and pixels.nbytes + sum(each.nbytes for each in self._held.values()) <= most:
+                self._held[image.image_id] = pixels
+        return pixels
+
+    def drop(self) -> None:
+        """Forget what is decoded."""
+        self._held.clear()
+        self._ahead.clear()
+
+    def _begin(self, following: Iterator[ShardImage]) -> None:
+        taken = sum(size for size, _ in self._ahead.values())
+        for image in following:
+            if image.image_id in self._held or image.image_id in self._ahead:
+                continue
+            taken += (size := 3 * (image.height or 1) * (image.width or 1))
+            if taken > AHEAD_BYTES:
+                return
+            self._ahead[image.image_id] = size, self._pool.submit(decode_proven, image.data)
+
+
+# Of the shard that this process works on, at most one.
+_SHARED: Final[list[_ShardPixels]] = []
+
+
+@contextmanager
+def held_pixels() -> Iterator[None]:
+    """Let the stages that run inside the block, on one shard, share what they decode."""
+    with _opened(is_shared=True) as pixels:
+        _SHARED[:] = [pixels]
+        try:
+            yield
+        finally:
+            _SHARED.clear()
+
+
+def drop_held_pixels() -> None:
+    """Free what the stages share, where memory runs out; they decode it again."""
+    for pixels in _SHARED:
+        pixels.drop()
+
+
+@contextmanager
+def prefetched_pixels(images: Sequence[ShardImage], device: torch.device) -> Iterator[Decode]:
+    """Yield a function that returns the pixels of one of `images`, and starts decoding the next ones in threads.
+
+    Pixels are (H, W, 3) uint8 RGB; other stages may get the same array, so nobody writes into it. On a CPU nothing is
+    decoded before it is requested, because it would take cores from the models. If an image fails to decode, the
+    function raises when that image is requested, like `decode_proven`; a second request decodes it again.
+    """
+    place_of = {image.image_id: place for place, image in enumerate(images)}
+
+    def decode_with(pixels: _ShardPixels, image: ShardImage) -> NDArray[np.uint8]:
+        following = islice(images, place_of.get(image.image_id, len(images)) + 1, None)
+        return pixels(image, following, is_on_cpu=device.type == "cpu")
+
+    if _SHARED:
+        yield lambda image: decode_with(_SHARED[0], image)
+        return
+    with _opened(is_shared=False) as own:
+        yield lambda image: decode_with(own, image)
+
+
+@contextmanager
+def _opened(*, is_shared: bool) -> Iterator[_ShardPixels]:
+    with ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="decode") as pool:
+        pixels = _ShardPixels(pool, is_shared=is_shared)
+        try:
+            yield pixels
+        finally:
+            pixels.drop()
+            pool.shutdown(cancel_futures=True)
