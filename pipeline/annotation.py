@@ -15,7 +15,7 @@ from pseudoris.pipeline.fan_out import list_on_cluster
 from pseudoris.pipeline.interrupts import Interrupts, interruptible
 from pseudoris.pipeline.meters import Meter
 from pseudoris.pipeline.opened_run import Opened, opened
-from pseudoris.pipeline.resources import check_object_store, plan_actors
+from pseudoris.pipeline.resources import check_object_store, plan_actors, with_readers
 from pseudoris.pipeline.run_contract import (
     RetryTally,
     RunOptions,
@@ -108,7 +108,9 @@ def annotate(
         for text in left_out:
             on_event(Notice(text))
         trim_memory()
-        check_object_store(node_resources(), config, actors, header.max_shard_bytes)
+        nodes = node_resources()
+        config = with_readers(nodes, config, actors, header, may_grow=may_grow)
+        check_object_store(nodes, config, actors, header.max_shard_bytes)
         interrupts.check()
         job = Job(start.listing.name, location, header, config, may_grow=may_grow, masks=masks)
         summary = _execute(job, actors, options, lock=lock, on_event=on_event, interrupts=interrupts)

@@ -48,7 +48,7 @@ def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) ->
         ShardDatasource(job, shards),
         # As many blocks as read tasks: otherwise Ray Data would split blocks to reach its own number.
         override_num_blocks=len(shards),
-        concurrency=num_readers(actors, job.config),
+        concurrency=num_readers(job.config),
         **_task_arguments(placement.read),
     )
     for name in job.config.model_pools():
@@ -58,7 +58,7 @@ def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) ->
         batch_size=None,
         batch_format="pyarrow",
         # Ray Data knows this bound: it leaves the resources that the tasks cannot use to the pools.
-        compute=TaskPoolStrategy(size=num_committers(actors, job.config)),
+        compute=TaskPoolStrategy(size=num_committers(job.config)),
         **_task_arguments(placement.commit),
     )
     return committed

@@ -9,16 +9,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Final
 
 from pseudoris.schemas.config import PoolConfig, RunConfig, TaskPoolConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import RunHeader
 
 # Ray counts resources in ten-thousandths; floats would not add up (3 x 0.1 > 0.3).
 UNITS: Final = 10_000
-# One reader and one committer keep up with this many actors: reading and checking an image takes a CPU tens of
-# milliseconds, and a model takes at least several times as long.
+# Beside so many actors the plan leaves the CPUs of one reader and one committer free.
 ACTORS_PER_READER: Final = 8
+# A cluster that may grow reads for so many times the actors that it starts with.
+_GROWTH: Final = 8
+_MIN_READERS: Final = 2
+# The most images a second that an actor takes, by kind of device: an H200's limit for `base`; `tiny` on a core. Then
+# what a reader takes for an image: three times what a quiet core was measured to need for JPEGs of 0.1 to 4 MB.
+_IMAGES_PER_S: Final = {"cuda": 13, "cpu": 2, "none": 100}
+_READ_S, _READ_S_PER_BYTE = 0.004, 6e-8
 
 # Ray Data's own default share of the object store. Source: ray.data.DataContext, Ray 2.60.
 RAY_DATA_SHARE: Final = 0.5
@@ -63,18 +71,39 @@ def busy_actors(actors: Mapping[str, int], num_shards: int) -> dict[str, int]:
     return {name: min(number, max(num_shards, 1)) for name, number in actors.items()}
 
 
-def num_readers(actors: Mapping[str, int], config: RunConfig) -> int:
-    """Return how many shards are read at a time: `placement.read.max_actors`, else one per actor of the first pool.
+def with_readers(
+    nodes: Sequence[Mapping[str, float]],
+    config: RunConfig,
+    actors: Mapping[str, int],
+    header: RunHeader,
+    *,
+    may_grow: bool = False,
+) -> RunConfig:
+    """Return `config` with a number of readers, if it names none: as many as carry what the actors take at most.
 
-    More would only fill the object store: a model takes at least several times as long for an image as a reader. If the
-    cluster grows, the readers that a run starts with serve `ACTORS_PER_READER` times its actors.
+    By the plan's bytes an image; where it knows none (uris in tables), one an actor of the first pool. More would only
+    fill the object store, so there are never more than fit into it.
     """
-    return config.placement.read.max_actors or max(2, next(iter(actors.values()), 0))
+    asked, shard_bytes = next(iter(actors.values())), _shard_bytes(config, header.max_shard_bytes)
+    if shard_bytes:
+        image_s = _READ_S + _READ_S_PER_BYTE * shard_bytes * header.num_shards / max(1, header.num_images)
+        carried = asked * _IMAGES_PER_S[config.compute.device] * image_s * (_GROWTH if may_grow else 1)
+        waiting = config.placement.max_tasks_in_flight_per_actor * sum(actors.values())
+        asked = min(ceil(carried), sum(_stores(nodes)) // shard_bytes - waiting)
+    placement = config.placement
+    most = placement.read.max_actors or max(_MIN_READERS, asked)
+    read = placement.read.model_copy(update={"max_actors": most})
+    return config.model_copy(update={"placement": placement.model_copy(update={"read": read})})
 
 
-def num_committers(actors: Mapping[str, int], config: RunConfig) -> int:
+def num_readers(config: RunConfig) -> int:
+    """Return how many shards are read at a time."""
+    return config.placement.read.max_actors or _MIN_READERS
+
+
+def num_committers(config: RunConfig) -> int:
     """Return how many shards are committed at a time: `placement.commit.max_actors`, else as many as are read."""
-    return config.placement.commit.max_actors or num_readers(actors, config)
+    return config.placement.commit.max_actors or num_readers(config)
 
 
 def check_object_store(
@@ -86,16 +115,13 @@ def check_object_store(
     makes readers wait if that is full. If even the shards in flight do not fit, waiting does not help. The plan's
     largest shard has `max_shard_bytes` encoded bytes.
     """
-    stores = [int(node["object_store_memory"]) for node in nodes if node.get("object_store_memory")]
-    # An image above its own limit has a shard of its own, and is not read.
-    max_shard_bytes = min(max_shard_bytes, max(config.shards.max_bytes, config.images.max_bytes))
+    stores, max_shard_bytes = _stores(nodes), _shard_bytes(config, max_shard_bytes)
     per_actor = config.placement.max_tasks_in_flight_per_actor
-    being_read = num_readers(actors, config)
+    being_read = num_readers(config)
     in_flight = being_read + per_actor * sum(actors.values())
-    asked, given = in_flight * max_shard_bytes, int(sum(stores) * RAY_DATA_SHARE)
+    asked, given = in_flight * max_shard_bytes, sum(stores)
     # A whole block is on one node, next to the block that an actor there processes.
-    largest_store = int(max(stores, default=0) * RAY_DATA_SHARE)
-    if asked <= given and 2 * max_shard_bytes <= largest_store:
+    if asked <= given and 2 * max_shard_bytes <= max(stores, default=0):
         return
     raise ConfigError(
         f"the shards in flight do not fit into the object store: {in_flight} of up to {max_shard_bytes / 2**20:,.0f} "
@@ -104,6 +130,16 @@ def check_object_store(
         "number of actors. In a new run, lower shards.max_bytes or shards.max_images. Or give Ray a larger store "
         "(ray start --object-store-memory)"
     )
+
+
+def _stores(nodes: Sequence[Mapping[str, float]]) -> list[int]:
+    """Return what Ray Data may use of each object store, in bytes."""
+    return [int(node["object_store_memory"] * RAY_DATA_SHARE) for node in nodes if node.get("object_store_memory")]
+
+
+def _shard_bytes(config: RunConfig, planned: int) -> int:
+    # An image above its own limit has a shard of its own, and is not read.
+    return min(planned, max(config.shards.max_bytes, config.images.max_bytes))
 
 
 def _place_minimum(

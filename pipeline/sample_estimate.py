@@ -18,7 +18,7 @@ from pseudoris.pipeline.cluster import connected, node_resources
 from pseudoris.pipeline.executor import run_shards
 from pseudoris.pipeline.fan_out import list_on_cluster
 from pseudoris.pipeline.opened_run import opened
-from pseudoris.pipeline.resources import plan_actors
+from pseudoris.pipeline.resources import plan_actors, with_readers
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.pipeline.shard_tasks import Job
 from pseudoris.schemas.config import RunConfig
@@ -124,7 +124,9 @@ def estimate(
         small, name = config.model_copy(update={"shards": shards}), start.listing.name
         request = RunRequest("annotate", name, identity, small, exclusions=exclusions)
         header = plan_run(location, sample.items, request)
-        load_s, receipts = _run(Job(name, location, header, small), actors, on_progress)
+        load_s, receipts = _run(
+            Job(name, location, header, with_readers(nodes, small, actors, header)), actors, on_progress
+        )
     figures = summarise(sample.tally, receipts, config, actors=actors, num_gpus=num_gpus)
     kind, num_excluded = identity.device_kind, excluded.total
     return replace(figures, source=name, device_kind=kind, load_s=load_s, num_excluded=num_excluded)

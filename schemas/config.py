@@ -96,8 +96,8 @@ class PlacementConfig(FrozenModel):
     # The longest start of each of Ray's two servers on this machine. A busy machine may need more than 30 s, which are
     # Ray's own limit and cannot be lowered. If they never start, the error comes this late.
     start_timeout_s: int = Field(default=30, ge=30, le=3600)
-    # At most `max_actors` shards are read, and as many committed, at a time; by default one for each actor that the run
-    # starts with. This serves up to eight times that many actors: set it if the cluster may grow beyond.
+    # At most `max_actors` shards are read, and as many committed, at a time; by default as many as the bytes of the
+    # images ask for, and for eight times the actors if the cluster may grow: set it if it grows beyond.
     read: TaskPoolConfig = TaskPoolConfig(num_cpus=0.25)
     commit: TaskPoolConfig = TaskPoolConfig(num_cpus=0.25)
     fused: PoolConfig = PoolConfig()

@@ -8,10 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pseudoris.pipeline.resources import busy_actors, check_object_store, num_committers, num_readers, plan_actors
+from pseudoris.pipeline.resources import (
+    busy_actors,
+    check_object_store,
+    num_committers,
+    num_readers,
+    plan_actors,
+    with_readers,
+)
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import RunHeader
 
 
 def config(*assignments: str) -> RunConfig:
@@ -82,8 +90,45 @@ def test_shards_in_flight_beyond_it_are_refused_with_what_to_lower():
 
 def test_a_cluster_that_grows_is_given_its_readers_and_committers_by_number():
     named = config("read.max_actors=16", "commit.max_actors=4")
-    assert (num_readers({"fused": 1}, named), num_committers({"fused": 1}, named)) == (16, 4)
-    assert num_committers({"fused": 1}, config("read.max_actors=16")) == 16
+    assert (num_readers(named), num_committers(named)) == (16, 4)
+    assert num_committers(config("read.max_actors=16")) == 16
+    assert num_readers(readers_for(named, 500, MB)) == 16
+
+
+MB = 10**6
+
+
+def readers_for(asked, num_actors, image_bytes, *, store_bytes=10**15, may_grow=False):
+    a_shard = min(256, 256 * 2**20 // max(1, image_bytes))
+    header = RunHeader.model_construct(
+        num_images=1_000 * a_shard, num_shards=1_000, max_shard_bytes=a_shard * image_bytes
+    )
+    nodes = [{"CPU": 8.0, "object_store_memory": float(store_bytes)}]
+    return with_readers(nodes, asked, {"fused": num_actors}, header, may_grow=may_grow)
+
+
+@pytest.mark.parametrize(
+    ("preset", "num_actors", "image_bytes", "num"),
+    [
+        ("base", 1, MB, 2),
+        ("base", 8, 4 * MB, 26),
+        ("base", 8, MB // 10, 2),
+        ("base", 500, MB // 10, 65),
+        ("tiny", 8, MB // 10, 2),
+        ("base", 8, 0, 8),
+    ],
+)
+def test_readers_are_as_many_as_the_bytes_of_the_images_ask_for(preset, num_actors, image_bytes, num):
+    assert num_readers(readers_for(load_config(preset), num_actors, image_bytes)) == num
+
+
+def test_a_cluster_that_grows_reads_ahead_of_it_and_never_more_than_its_object_store_holds():
+    asked = load_config("base")
+    assert num_readers(readers_for(asked, 8, MB, may_grow=True)) == 54
+    # Half of the store holds 20 shards, and 8 actors have two each.
+    small = readers_for(asked, 8, 4 * MB, store_bytes=2 * 20 * asked.shards.max_bytes)
+    assert num_readers(small) == 4
+    check_object_store([{"object_store_memory": 40.0 * asked.shards.max_bytes}], small, {"fused": 8}, 67 * 4 * MB)
 
 
 def test_no_actor_is_started_without_a_shard():
