@@ -3,9 +3,10 @@
     python -m benchmarks.filter [--preset tiny] [--images 16] [--masks 8] [--repeats 5] [--caption-repeats 5]
     [--captions-of PRESET] [--agreement N] [--set KEY=VALUE …] [--json FILE]
 
-Two rows. The first puts the captioner on the left: its ratio is how many times longer captioning takes than filtering
+Three rows. The first puts the captioner on the left: its ratio is how many times longer captioning takes than filtering
 the same shard, and the note gives the share. The second is a filter that cuts each crop alone and embeds every
-candidate's texts over the whole context, equal strings again and again, timed once; both must give the same scores.
+candidate's texts over the whole context, equal strings again and again, timed once; both must give the same scores. The
+third is what head nouns, prompts and tokens cost a GPU's thread: as 0.5.0 made them, and now.
 
 Without trained weights at hand `base` runs on random ones: `--set captions.weights.uri=random:0 --set
 filtering.weights.uri=random:0`. Its random captions are of random words, nearly all distinct and of full length, and
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -32,15 +34,17 @@ from benchmarks.crops import Case, in_float32, one_by_one
 from benchmarks.forced_captions import draw, forced
 from benchmarks.measurement import Row, median_seconds, options, peak_rss_bytes, report, write_json
 from pseudoris.images.pixels import decode_proven
-from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config import FilterConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.keep_rule import KeepRule, keeps
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.checkpoints.openclip import load_clip
+from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip
+from pseudoris.workers.filtering.caption_texts import TextMaker
 from pseudoris.workers.filtering.clip_embedder import crop_format
-from pseudoris.workers.filtering.head_nouns import noun_finder, noun_prompt
+from pseudoris.workers.filtering.head_nouns import head_noun, noun_finder, noun_prompt
 from pseudoris.workers.filtering.scorer import score_candidates
+from pseudoris.workers.filtering.spacy_nouns import first_child_head
 from pseudoris.workers.stages import STAGES
 from recipes.scene_shards import scene_image, scene_shard
 
@@ -95,7 +99,31 @@ def measure(
     return [
         Row(f"captioner against filter, {case}", caption_s, ours_s, peak_rss_bytes(), share),
         Row(f"plain filter against ours, {case}", plain_s, ours_s, peak_rss_bytes(), equal),
+        text_row(config.filtering, [[each.text for each in image.expressions] for image in captioned.images]),
     ]
+
+
+def text_row(config: FilterConfig, images: Sequence[Sequence[str]]) -> Row:
+    """Return the thread's seconds for the captions of images: as 0.5.0 read them, and with processes beside it."""
+    tokenise, find = ClipTokenizer(77), head_noun
+    if config.nouns == "spacy_first_child":
+        parse = import_module("spacy").load(config.spacy_model)
+        find = lambda text: first_child_head(parse(text))  # noqa: E731 -- by all of the pipeline, one caption a call
+
+    def read(captions: list[str]) -> object:
+        prompts = {text: noun_prompt(text, find(text), nouns=config.nouns) for text in captions}
+        return tokenise(list(dict.fromkeys(text for both in prompts.items() for text in both)))
+
+    make = TextMaker(config, ClipTokenizer(77), is_ahead=True)
+    make(["a dog"])
+    seconds: dict[Callable[[list[str]], object], float] = {read: 0.0, make: 0.0}
+    for captions in images:
+        for work in seconds:
+            started = time.thread_time()
+            work(list(dict.fromkeys(captions)))
+            seconds[work] += time.thread_time() - started
+    case = f"texts, 0.5.0 against ours, nouns by {config.nouns}"
+    return Row(case, seconds[read], seconds[make], peak_rss_bytes(), f"thread's seconds; {len(images)} images")
 
 
 def compare_kept(config: RunConfig, *, num_images: int, max_masks: int) -> Iterator[dict[str, Any]]:
@@ -165,7 +193,7 @@ class PlainFilter:
         self._model = load_clip(config.filtering.architecture, config.filtering.weights)
         self._format = crop_format(self._model, config.filtering.weights)
         self._tokenise = open_clip.SimpleTokenizer(context_length=int(self._model.context_length))
-        self._find_noun = noun_finder(config.filtering)
+        self._find_nouns = noun_finder(config.filtering)
         self._prompt = partial(noun_prompt, nouns=config.filtering.nouns)
 
     @torch.inference_mode()
@@ -186,7 +214,7 @@ class PlainFilter:
         resize = partial(in_float32, has_antialiasing=self._config.has_antialiasing)
         crops = one_by_one(case, self._format, resize, scales=scales)
         captions = [expression.text for expression in image.expressions]
-        prompts = [self._prompt(text, self._find_noun(text)) for text in captions]
+        prompts = [self._prompt(text, *self._find_nouns([text])) for text in captions]
         index_of = {mask.mask_id: index for index, mask in enumerate(image.masks)}
         scores = score_candidates(
             *(cosines(kind, texts) for kind, texts in zip(crops, (captions, prompts), strict=True)),

@@ -36,8 +36,8 @@ from benchmarks.operation_counts import added_product, attention, bytes_moved
 from benchmarks.pretended_gpu import PretendedGpu, pretended_gpu
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions import captioner, engine, prefix_tree_decoder
-from pseudoris.workers.checkpoints.openclip import ClipTokenizer
 from pseudoris.workers.crops import shard_pixels
+from pseudoris.workers.filtering.caption_texts import TextMaker
 
 # An H200. Source: its data sheet, and what products and copies reach of it; seconds of a launch and of the shortest
 # kernel; operations a second of FlashAttention's tiles, which are 128 x 128.
@@ -59,7 +59,8 @@ _HOST: Final[tuple[tuple[Any, str], ...]] = (
     (prefix_tree_decoder, "extend"),
     (engine, "draws"),
     (captioner, "to_expressions"),
-    (ClipTokenizer, "__call__"),
+    (captioner, "announce"),
+    (TextMaker, "__call__"),
     (shard_pixels, "decode_proven"),
 )
 

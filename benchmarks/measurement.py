@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -132,11 +133,12 @@ def wait_for(device: torch.device) -> None:
 def random_weights(preset: str, stages: Sequence[str]) -> list[str]:
     """Return the assignments that give `stages` random weights; none for `tiny`, whose weights are in the package.
 
-    What else a run of `paper` must bring, an instance prior and a parser, is left out.
+    What else a run of `paper` must bring, an instance prior and a parser, is left out; not a parser that is installed.
     """
     if preset == "tiny":
         return []
-    without = {"masks": ["masks.prior.kind=none"], "filtering": ["filtering.nouns=rules"]}
+    has_parser = find_spec("spacy") and find_spec("en_core_web_lg")
+    without = {"masks": ["masks.prior.kind=none"], "filtering": [] if has_parser else ["filtering.nouns=rules"]}
     return [word for stage in stages for word in (f"{stage}.weights={{uri: 'random:0'}}", *without.get(stage, ()))]
 
 

@@ -12,7 +12,7 @@ CONFIG = load_config("tiny", assignments=["captions.context_scales=[1.0]", "capt
 
 @pytest.mark.slow
 def test_both_filters_score_alike_and_the_note_gives_the_share():
-    share, plain = filter_benchmark.measure(CONFIG, num_images=1, max_masks=2, repeats=1, caption_repeats=1)
+    share, plain, _ = filter_benchmark.measure(CONFIG, num_images=1, max_masks=2, repeats=1, caption_repeats=1)
     assert "% of the captioner" in share.note
     assert share.ours_s == plain.ours_s
     assert "candidates within" in plain.note
@@ -26,8 +26,8 @@ def test_scores_that_differ_are_not_timed(monkeypatch):
 
 
 @pytest.mark.long
-def test_the_command_line_writes_two_rows(tmp_path):
+def test_the_command_line_writes_three_rows(tmp_path):
     path = tmp_path / "rows.json"
     arguments = ["--images", "1", "--masks", "2", "--repeats", "1", "--caption-repeats", "1", "--json", str(path)]
     filter_benchmark.main([*arguments, "--set", "captions.max_length=6"])
-    assert len(json.loads(path.read_text(encoding="utf-8"))) == 2
+    assert len(json.loads(path.read_text(encoding="utf-8"))) == 3

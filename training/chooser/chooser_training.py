@@ -53,7 +53,7 @@ class ChooserLearner:
         """Draw fresh weights from the seed of the training alone, not from torch's global generator."""
         self.store, self.towers, self.held_out, self._config = store, store.towers, held_out, config
         filtering = store.run.filtering
-        self._noun, self._prompt = noun_finder(filtering), partial(noun_prompt, nouns=filtering.nouns)
+        self._nouns, self._prompt = noun_finder(filtering), partial(noun_prompt, nouns=filtering.nouns)
         self._sentences = FeatureCache[torch.Tensor](_TEXT_BYTES, lambda seen: seen.nbytes)
         self._num_texts = 2 if config.model.has_head_noun else 1
         width = self._embedded(["a"]).shape[-1]
@@ -185,10 +185,10 @@ class ChooserLearner:
 
     def _embedded(self, texts: Sequence[str]) -> torch.Tensor:
         """Embeddings (T, Q, D) of each sentence, and of the prompt of its head noun."""
-        asked = ([text, self._prompt(text, self._noun(text))][: self._num_texts] for text in texts)
+        both = zip(texts, map(self._prompt, texts, self._nouns(texts)), strict=True)
         # Copies: a row of a batch would keep the whole batch in memory.
         found = self._sentences.read(
-            [text for both in asked for text in both],
+            [text for each in both for text in each[: self._num_texts]],
             lambda texts: (row.clone() for row in self.store.clip.embed_texts(texts)),
         )
         return torch.stack(found).view(len(texts), self._num_texts, -1)

@@ -26,6 +26,7 @@ from pseudoris.workers.crops.crops import CropFormat, mask_crops
 from pseudoris.workers.crops.shard_pixels import Decode, prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.faults.quarantine import apply_to_groups
+from pseudoris.workers.filtering.caption_texts import announce
 from pseudoris.workers.forward_passes import compile_tower, padded
 from pseudoris.workers.stages import STAGE_CAPTION, open_clip_digest
 
@@ -165,6 +166,7 @@ class TreeCaptioner:
         expressions = {}
         for image, image_crops, image_encoded, found in zip(with_masks, crops, encoded, captions, strict=True):
             candidates = self.candidates(image, found)
+            announce([each.text for each in candidates])
             if self._listener:
                 candidates = self._listener.listen(image_crops, image_encoded, image.masks, candidates)
             expressions[image.position] = candidates

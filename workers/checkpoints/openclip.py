@@ -94,18 +94,22 @@ class ClipTokenizer:
 
     def __init__(self, context_length: int) -> None:
         self._tokeniser = byte_pair_encoder()
-        self._context_length = context_length
+        self.context_length = context_length
         self._encode_word = functools.lru_cache(_MAX_WORDS)(self._tokeniser.encode)
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """Return (T, context_length) int64: start, tokens, end, zeros; a text that is too long is cut."""
+        return self.padded([self.tokens(text) for text in texts])
+
+    def tokens(self, text: str) -> list[int]:
+        """Return start, tokens and end of a text, at most `context_length` in all."""
         start, end = self._tokeniser.sot_token_id, self._tokeniser.eot_token_id
-        rows = []
-        for text in texts:
-            tokens = self._encode(text)[: self._context_length - 2]
-            padding = [0] * (self._context_length - 2 - len(tokens))
-            rows.append([start, *tokens, end, *padding])
-        return torch.tensor(rows, dtype=torch.int64).view(len(rows), self._context_length)
+        return [start, *self._encode(text)[: self.context_length - 2], end]
+
+    def padded(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return the tokens of texts as (T, context_length) int64, zeros behind them."""
+        rows = [[*tokens, *[0] * (self.context_length - len(tokens))] for tokens in texts]
+        return torch.tensor(rows, dtype=torch.int64).view(len(rows), self.context_length)
 
     def num_tokens(self, text: str) -> int:
         """Return how many tokens the whole text takes, start and end included, whatever the context's length."""

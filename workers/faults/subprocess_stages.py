@@ -92,7 +92,7 @@ class SubprocessStages:
         return 0 if child is None else end_child(child, timeout_s=_END_TIMEOUT_S)
 
 
-def send(stream: IO[bytes], message: str | Shard | Exception) -> None:
+def send(stream: IO[bytes], message: object) -> None:
     """Write a message between parent and child."""
     pickle.dump(message, stream)
     stream.flush()

@@ -269,6 +269,7 @@ class ClipEmbedder:
     Attributes:
         device: The device that computes.
         crop_format: The input of its image tower.
+        tokeniser: Of its text tower.
     """
 
     def __init__(self, config: FilterConfig, compute: ComputeConfig) -> None:
@@ -294,7 +295,7 @@ class ClipEmbedder:
             # Crops arrive in tiles of one size.
             compile_tower(self._model.visual)
         self._text = TextTower(self._model)
-        self._tokenise = ClipTokenizer(int(model.context_length))
+        self.tokeniser = ClipTokenizer(int(model.context_length))
         self.crop_format = replace(crop_format(model, config.weights), has_antialiasing=config.has_antialiasing)
 
     def embed_crops(self, crops: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -309,19 +310,22 @@ class ClipEmbedder:
 
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Return (T, D) float32, a row per text; a text is cut to the model's context length."""
+        return self.embed_tokens([self.tokeniser.tokens(text) for text in texts])
+
+    def embed_tokens(self, texts: Sequence[list[int]]) -> torch.Tensor:
+        """Return `embed_texts` of texts whose tokens are known."""
         if not texts:
             return torch.zeros(0, 0)
-        contexts = self._tokenise(texts)
         # The longest text must fit.
         num_nodes = max(self._nodes_a_tile, self._text.context_length)
         if not self._text.is_tree:
             num_texts = num_nodes // self._text.context_length
+            contexts = self.tokeniser.padded(texts)
             embedded = embed_in_tiles([contexts], self._encode_contexts, tile=num_texts, of="filter texts")
             return torch.from_numpy(to_host(embedded)[0])
         parts, numbers = [], []
         # Up to EOS, which has the highest id, as open_clip finds it.
-        ends = contexts.argmax(dim=1).tolist()
-        tokens = [row[: end + 1] for row, end in zip(contexts.tolist(), ends, strict=True)]
+        tokens = [text[: text.index(max(text)) + 1] for text in texts]
         for tile in cut_into_tiles(tokens, num_nodes):
             record(BATCH_FILL, tile.num_used / num_nodes, of="filter texts")
             parts.append(self._text.encode_tile(tile))

@@ -18,7 +18,7 @@ A table of hand-checked expressions in the tests lists the known errors of the r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pseudoris.schemas.config import FilterConfig, NounRule
@@ -242,13 +242,13 @@ def _at(words: list[str], i: int) -> str:
     return words[i] if i < len(words) else ""
 
 
-NounFinder = Callable[[str], str | None]
+NounFinder = Callable[[Iterable[str]], list[str | None]]
 
 
 def noun_finder(config: FilterConfig) -> NounFinder:
-    """Return the function that `filtering.nouns` names. It maps an expression to its head noun, or to None."""
+    """Return the function that `filtering.nouns` names. It maps each expression to its head noun, or to None."""
     if config.nouns == "rules":
-        return head_noun
+        return lambda texts: [head_noun(text) for text in texts]
     # Imported here: most runs find nouns by rules.
     from pseudoris.workers.filtering.spacy_nouns import SpacyNouns, first_child_head, head_of_parse
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -33,8 +34,8 @@ from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
 from pseudoris.workers.crops.crops import mask_crops
 from pseudoris.workers.crops.shard_pixels import prefetched_pixels
 from pseudoris.workers.faults.quarantine import apply_to_images
+from pseudoris.workers.filtering.caption_texts import TextMaker, Texts
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
-from pseudoris.workers.filtering.head_nouns import noun_finder, noun_prompt
 from pseudoris.workers.stages import STAGE_FILTER, clip_digest
 
 
@@ -167,22 +168,23 @@ class ClipScorer:
         self._config = config
         self._confidence, lines = config.fitted_values.confidence, config.fitted_values.pair_weight
         self._weight_line = None if lines is None else lines.drawn
-        self._find_noun = noun_finder(config)
-        self._prompt = partial(noun_prompt, nouns=config.nouns)
         self._embedder = ClipEmbedder(config, compute)
+        is_on_gpu = self._embedder.device.type == "cuda"
+        self._texts_of = TextMaker(config, self._embedder.tokeniser, is_ahead=is_on_gpu)
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with every candidate of one target scored; see `apply_to_images` for errors."""
         started = time.perf_counter()
+        for image in shard.images:
+            self._texts_of.begin(_captions([image]))
         images, vectors = embed_crops(shard, self._embedder, self._config.context_scale)
-        captions = dict.fromkeys(each.text for image in images for each in image.expressions if is_candidate(each))
-        nouns = {text: self._find_noun(text) for text in captions}
-        prompts = {text: self._prompt(text, noun) for text, noun in nouns.items()}
+        made = self._texts_of(_captions(images))
         # Captions and prompts, each once.
-        texts = list(dict.fromkeys(text for caption in captions for text in (caption, prompts[caption])))
-        rows = {text: row for row, text in enumerate(texts)}
-        embedded = self._embedder.embed_texts(texts)
-        score = partial(self._scored, vectors=vectors, nouns=nouns, prompts=prompts, texts=embedded, rows=rows)
+        pairs = (zip((caption, prompt), both, strict=True) for caption, (_, prompt, *both) in made.items())
+        tokens = dict(chain.from_iterable(pairs))
+        rows = {text: row for row, text in enumerate(tokens)}
+        embedded = self._embedder.embed_tokens(list(tokens.values()))
+        score = partial(self._scored, vectors=vectors, made=made, texts=embedded, rows=rows)
         scored = apply_to_images(shard.with_images(images), STAGE_FILTER, score).images
         return shard.with_images(scored).with_seconds(STAGE_FILTER, time.perf_counter() - started)
 
@@ -191,8 +193,7 @@ class ClipScorer:
         image: ShardImage,
         *,
         vectors: Mapping[str, Vectors],
-        nouns: Mapping[str, str | None],
-        prompts: Mapping[str, str],
+        made: Texts,
         texts: torch.Tensor,
         rows: Mapping[str, int],
     ) -> ShardImage:
@@ -201,9 +202,10 @@ class ClipScorer:
         candidates, targets = candidates_of(image)
         firsts = first_twins(image)
         context, masked = vectors[image.image_id]
+        nouns, prompts, *_ = zip(*(made[e.text] for e in candidates), strict=True)
         scores = score_candidates(
             (context @ texts[[rows[e.text] for e in candidates]].T)[firsts],
-            (masked @ texts[[rows[prompts[e.text]] for e in candidates]].T)[firsts],
+            (masked @ texts[[rows[prompt] for prompt in prompts]].T)[firsts],
             targets=targets,
             min_cosine=self._config.min_cosine,
         )
@@ -220,7 +222,7 @@ class ClipScorer:
             replace(
                 e,
                 **{name: values[row] for name, values in known.items()},
-                head_noun=nouns[e.text],
+                head_noun=nouns[row],
                 rival_mask_id=None if scores.rival is None else image.masks[int(scores.rival[row])].mask_id,
                 rank=None if np.isnan(columns["rank"][row]) else int(columns["rank"][row]),
                 kept=bool(kept[row]),
@@ -229,6 +231,10 @@ class ClipScorer:
             for row, e in enumerate(candidates)
         )
         return with_candidates(image, scored)
+
+
+def _captions(images: Iterable[ShardImage]) -> list[str]:
+    return list(dict.fromkeys(each.text for image in images for each in image.expressions if is_candidate(each)))
 
 
 def is_candidate(expression: ExpressionRecord) -> bool:

@@ -7,7 +7,7 @@ folder that `nlp.to_disk` wrote. The digest of its files is part of a run's iden
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,8 @@ from pseudoris.workers.english import PARTS, PICTURES, QUANTITIES
 
 # The pipeline of `filtering.nouns=spacy`.
 SPACY_MODEL: Final = "en_core_web_sm"
+# Parts of English pipelines that no parse reads, and that take most of the time.
+_UNUSED: Final = ("ner", "lemmatizer")
 
 
 def check_spacy(config: FilterConfig) -> str:
@@ -50,7 +52,7 @@ def pipeline_digest(config: FilterConfig) -> str | None:
 
 
 class SpacyNouns:
-    """Expression → head noun, by a rule on its parse."""
+    """Expressions → head nouns, by a rule on their parses."""
 
     def __init__(self, config: FilterConfig, rule: Callable[[Any], str | None]) -> None:
         """Load the parser; `rule` takes a parsed `spacy.tokens.Doc`."""
@@ -59,14 +61,14 @@ class SpacyNouns:
 
         self._rule = rule
         try:
-            self._parse = spacy.load(_model(config))
-            self("a dog")  # fails if the pipeline has no parser
+            self._pipeline = spacy.load(_model(config), exclude=_UNUSED)
+            self(["a dog"])  # fails if the pipeline has no parser
         except (OSError, ValueError) as error:
             raise ConfigError(f"filtering.nouns={config.nouns}: {_model(config)} cannot be used: {error}") from error
 
-    def __call__(self, text: str) -> str | None:
-        """Return the head noun, or None if the rule finds none."""
-        return self._rule(self._parse(text))
+    def __call__(self, texts: Iterable[str]) -> list[str | None]:
+        """Return the head noun of each text, or None if the rule finds none."""
+        return [self._rule(parsed) for parsed in self._pipeline.pipe(texts)]
 
 
 def head_of_parse(parsed: Any) -> str | None:

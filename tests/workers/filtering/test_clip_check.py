@@ -37,7 +37,7 @@ def test_share_choice_and_rival_equal_the_definition_on_open_clips_own_forward(c
     for expression in got.expressions:
         i = [mask.mask_id for mask in image.masks].index(expression.target_mask_ids[0])
         with torch.inference_mode():
-            text = model.encode_text(check._embedder._tokenise([expression.text]), normalize=True)[0]
+            text = model.encode_text(check._embedder.tokeniser([expression.text]), normalize=True)[0]
             context, masked = (model.encode_image(each, normalize=True) @ text for each in crops)
         share = ((context + masked) / 2 / 0.05).softmax(0)
         rival = max((k for k in range(3) if k != i), key=lambda k, share=share: float(share[k]))

@@ -90,7 +90,7 @@ def test_texts_of_a_tower_that_reads_its_padding_are_embedded_as_open_clip_does(
     # More than a pass holds.
     texts = [f"a red circle and {number} stars" for number in range(20)]
     with torch.inference_mode():
-        expected = model.encode_text(embedder._tokenise(texts), normalize=True)
+        expected = model.encode_text(embedder.tokeniser(texts), normalize=True)
     torch.testing.assert_close(embedder.embed_texts(texts), expected, rtol=1e-5, atol=1e-6)
 
 

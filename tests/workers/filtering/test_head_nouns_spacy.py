@@ -4,15 +4,19 @@ A pipeline of these parses stands for the authors' `en_core_web_lg`.
 """
 
 import functools
+from dataclasses import replace
 
 import pytest
 
-from pseudoris.schemas.config import FilterConfig, WeightsConfig
+from benchmarks.pretended_gpu import pretended_gpu
+from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.faults.image_boundary import ImageBoundary
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.filtering.head_nouns import noun_finder, noun_prompt
 from pseudoris.workers.filtering.spacy_nouns import check_spacy, head_of_parse
+from tests.workers.filtering.test_scorer import build_image, build_shard
 
 spacy = pytest.importorskip("spacy", reason="the spacy extra is not installed: pip install 'spacy>=3.8,<4'")
 
@@ -87,7 +91,7 @@ PARSES = (A_DOG_RUNS, A_PHOTO, NOW_A_DOG_RUNS, TWO_SENTENCES, TWO_RED)
 )
 def test_in_paper_the_head_is_of_the_roots_chunk_or_of_its_first_childs_alone(pipeline, tokens, authors, ours):
     paper = load_config("paper").filtering.model_copy(update={"spacy_model": str(pipeline)})
-    assert noun_finder(paper)(" ".join(word for word, *_ in tokens)) == authors
+    assert noun_finder(paper)([" ".join(word for word, *_ in tokens)]) == [authors]
     assert head_of_parse(parsed(*tokens)) == ours
 
 
@@ -97,7 +101,15 @@ def written_parses(doc):
     for tokens in PARSES:
         if [token.text for token in doc] == [word for word, *_ in tokens]:
             return parsed(*tokens)
+    if doc.text == "no parse":
+        raise ValueError("no parse")
     return parsed(*((token.text, "X", token.i, "ROOT") for token in doc))
+
+
+@spacy.language.Language.component("never_read")
+def never_read(doc):
+    """Stand for parts of a pipeline that no head noun depends on."""
+    raise AssertionError("it was run")
 
 
 @pytest.fixture
@@ -105,6 +117,8 @@ def pipeline(tmp_path):
     """The folder of a pipeline that knows the parses above."""
     nlp = spacy.blank("en")
     nlp.add_pipe("written_parses")
+    for name in ("ner", "lemmatizer"):
+        nlp.add_pipe("never_read", name=name)
     nlp.to_disk(tmp_path / "pipeline")
     return tmp_path / "pipeline"
 
@@ -119,6 +133,19 @@ def config(pipeline, **changes):
     )
 
 
+@pytest.mark.slow
+def test_in_paper_an_image_whose_caption_raises_fails_alone_also_without_its_process_for_texts(pipeline):
+    # The process does not know this pipeline's component, and ends.
+    images = [build_image(position, num_masks=2, texts=("a dog runs",)) for position in range(3)]
+    bad = replace(images[1].expressions[0], text="no parse")
+    images[1] = replace(images[1], expressions=(bad, *images[1].expressions[1:]))
+    with pretended_gpu():
+        scorer = ClipScorer(config(pipeline), ComputeConfig())
+        done = ImageBoundary(scorer, "filter", is_scored=True)(build_shard(*images))
+    assert [image.failure and image.failure.reason for image in done.images] == [None, "stage_error", None]
+    assert {each.head_noun for image in done.images for each in image.expressions} == {"dog"}
+
+
 @pytest.mark.parametrize(
     ("text", "prompt"),
     [
@@ -131,7 +158,7 @@ def config(pipeline, **changes):
 )
 def test_in_paper_the_prompt_names_what_the_pipeline_finds_else_the_whole_caption(pipeline, text, prompt):
     settings = config(pipeline)
-    assert noun_prompt(text, noun_finder(settings)(text), nouns=settings.nouns) == prompt
+    assert noun_prompt(text, *noun_finder(settings)([text]), nouns=settings.nouns) == prompt
 
 
 def test_the_pipelines_files_are_part_of_the_identity(pipeline):

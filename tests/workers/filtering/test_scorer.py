@@ -80,7 +80,7 @@ def test_scores_equal_the_definition_computed_on_open_clips_own_forward(scorer):
     prompts = {"a red circle with a tail": "circle", "left": "left", "two dogs": "dogs"}
     for expression in got.expressions:
         i = [mask.mask_id for mask in image.masks].index(expression.target_mask_ids[0])
-        tokens = scorer._embedder._tokenise([expression.text, f"a photo of a {prompts[expression.text]}"])
+        tokens = scorer._embedder.tokeniser([expression.text, f"a photo of a {prompts[expression.text]}"])
         with torch.inference_mode():
             caption, prompt = model.encode_text(tokens, normalize=True)
             c = (model.encode_image(context, normalize=True) @ caption).clamp(min=1e-4)

@@ -1,0 +1,51 @@
+"""Head nouns, prompts and tokens of captions: what is made beside a GPU's thread is what is made on it."""
+
+import open_clip
+import psutil
+import pytest
+
+from pseudoris.schemas.config import FilterConfig, WeightsConfig
+from pseudoris.workers.checkpoints.openclip import ClipTokenizer
+from pseudoris.workers.filtering.caption_texts import TextMaker, announce
+
+CONFIG = FilterConfig(architecture="builtin:tiny/clip.json", weights=WeightsConfig(uri="random:0"))
+NOUNS = {"a red fire truck": "truck", "the dog's tail": "tail", "left": None, "r &amp; <end_of_text> 2": "r"}
+CAPTIONS = [*NOUNS, "very " * 90]
+
+
+def maker(*, is_ahead=True):
+    return TextMaker(CONFIG, ClipTokenizer(77), is_ahead=is_ahead)
+
+
+def text_processes():
+    children = psutil.Process().children()
+    return [child for child in children if "pseudoris.workers.filtering.caption_texts" in child.cmdline()]
+
+
+def kill():
+    for process in text_processes():
+        process.kill()
+
+
+def test_nouns_are_the_rules_and_tokens_are_open_clips():
+    tokenise, made = open_clip.SimpleTokenizer(context_length=77), maker(is_ahead=False)(CAPTIONS)
+    assert list(made) == CAPTIONS
+    assert {text: made[text][0] for text in NOUNS} == NOUNS
+    for caption, (_, prompt, *both) in made.items():
+        assert [row + [0] * (77 - len(row)) for row in both] == tokenise([caption, prompt]).tolist()
+
+
+@pytest.mark.slow
+def test_texts_of_a_process_are_those_made_here_also_when_it_is_killed():
+    make, here = maker(), maker(is_ahead=False)(CAPTIONS)
+    announce(CAPTIONS[:2])
+    assert make(CAPTIONS) == here
+    kill()
+    announce(CAPTIONS[:2])
+    assert make(CAPTIONS) == here
+    announce(CAPTIONS)
+    kill()
+    # One that ended after its answer is missed, and replaced, when it is asked again.
+    for _ in range(3):
+        assert make(CAPTIONS) == here
+    assert text_processes()
