@@ -142,8 +142,8 @@ def measure_identity(
 ) -> Identity:
     """Return the identity of a run of `config` in this process, with the weights of `stages`.
 
-    Without `sees_device` its device stays empty. `stored` has the digests of stages whose results are taken from
-    another run.
+    Without `sees_device` its device stays empty, and what is measured there is absent. `stored` has the digests of
+    stages whose results are taken from another run.
     """
     # Every process that loads weights calls this first.
     announce_endpoint(config)
@@ -167,7 +167,8 @@ def measure_identity(
         method=config.method(),
         weights=weights,
         device_kind=device,
-        versions=package_versions((*PACKAGES, *_further_packages(config))) | device_versions(config.compute),
+        versions=package_versions((*PACKAGES, *_further_packages(config)))
+        | (device_versions(config.compute) if sees_device else {}),
         folders=folders,
     )
 

@@ -276,7 +276,11 @@ _CUDA_REVISION: Final = "1"
 
 def device_versions(compute: ComputeConfig) -> dict[str, str]:
     """Return what decides the bits of a GPU's captions beside the packages, by name; nothing on a CPU."""
-    return {"pseudoris.cuda": _CUDA_REVISION} if compute.device == "cuda" else {}
+    if compute.device != "cuda":
+        return {}
+    from pseudoris.workers.captions.row_kernels import triton_version
+
+    return {"pseudoris.cuda": _CUDA_REVISION, "triton": triton_version()}
 
 
 def device_kind(compute: ComputeConfig) -> str:

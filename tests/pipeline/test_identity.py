@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from pseudoris.workers.stages import device_versions
 from pseudoris.pipeline import identity
 from pseudoris.pipeline.identity import (
     PACKAGES,
@@ -107,13 +108,11 @@ def of_folder(tmp_path, stub_engines):
     return stub_config(*folder, "compute.device=cpu")
 
 
-def test_on_a_gpu_it_holds_the_revision_of_what_a_gpu_computes():
-    words = ["compute.device=cuda", "placement.fused.num_gpus=1"]
-    on_gpu, on_cpu = (
-        measure_identity(load_config("tiny", assignments=given), sees_device=False) for given in (words, [])
-    )
-    assert on_gpu.versions == {**on_cpu.versions, "pseudoris.cuda": "1"}
-    assert on_cpu.mixed_differences(on_gpu) == ["versions.pseudoris.cuda: 'absent' in the run, '1' now"]
+def test_on_a_gpu_it_holds_what_decides_the_bits_there():
+    compute = load_config("tiny", assignments=["compute.device=cuda", "placement.fused.num_gpus=1"]).compute
+    assert device_versions(load_config("tiny").compute) == {}
+    # Triton's kernels run on no GPU here.
+    assert device_versions(compute) == {"pseudoris.cuda": "1", "triton": "absent"}
 
 
 def test_of_a_model_folder_it_has_the_digest_of_each_part_its_attention_and_versions(of_folder, measured, tmp_path):

@@ -41,6 +41,7 @@ class StaticBeams:
             for lengths in counted
         )
         self._numbers = torch.arange(self._num_beams, device=device)
+        self._nowhere = torch.full((), self._num_beams, device=device)
 
     def restart(self) -> None:
         """Begin all searches anew."""
@@ -108,7 +109,7 @@ class StaticBeams:
         """Append the caption `row` (G, C, 2 + positions) of each search that `ends`, and drop its worst."""
         # Of equal ones the first.
         worst, place = (each[..., 0] for each in self.finished[..., _SCORE].sort(dim=-1, stable=True))
-        place = place.where(ends & (row[..., _SCORE] > worst), self._num_beams)
+        place = place.where(ends & (row[..., _SCORE] > worst), self._nowhere)
         kept = self._numbers + (self._numbers >= place[..., None])
         both = torch.cat((self.finished, row[..., None, :]), dim=2)
         self.finished.copy_(both.gather(2, kept[..., None].expand_as(self.finished)))

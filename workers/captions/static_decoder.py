@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 
 from pseudoris.schemas.config import CaptionsConfig
-from pseudoris.workers.captions.coca_blocks import CocaBlocks
 from pseudoris.workers.captions.decoding_rules import Beam, DecodingRule, SampledCaption, until_eos
 from pseudoris.workers.captions.distinctive import count_kept, distinctive_weights, draw
 from pseudoris.workers.captions.static_beams import StaticBeams
@@ -71,7 +70,6 @@ class _State:
         position: (1,) int64, of the newest tokens.
         newest: (G, N) int64, the newest token of each prefix.
         before: (G, N) int64, the token before it.
-        is_padding: (G, N, positions) bool, as of `StaticTowers.step`.
         weights: (G, T, C) float, of the others.
         uniform: (G, R, max_length) float64, the draws.
         tokens: (G, R, max_length) int64.
@@ -79,13 +77,12 @@ class _State:
         is_open: (G, R) bool, rows that are not ended.
         is_settled: (G, R) bool: whether the top logits decided every draw.
         is_decided: (G, C) bool: whether the top logits decided every step of the crop's beams.
-        is_finite: () bool.
+        totals: (G, N) float, sums of all scores of a prefix, which are finite if every score is.
     """
 
     position: torch.Tensor
     newest: torch.Tensor
     before: torch.Tensor
-    is_padding: torch.Tensor
     weights: torch.Tensor
     uniform: torch.Tensor
     tokens: torch.Tensor
@@ -93,7 +90,7 @@ class _State:
     is_open: torch.Tensor
     is_settled: torch.Tensor
     is_decided: torch.Tensor
-    is_finite: torch.Tensor
+    totals: torch.Tensor
 
     @classmethod
     def empty(cls, shape: GroupShape, num_groups: int, max_length: int, like: torch.Tensor) -> Self:
@@ -104,7 +101,6 @@ class _State:
             position=new(1, dtype=torch.int64),
             newest=new(prefixes, dtype=torch.int64),
             before=new(prefixes, dtype=torch.int64),
-            is_padding=new((*prefixes, shape.positions), dtype=torch.bool),
             weights=new((num_groups, shape.targets, shape.crops), dtype=score_dtype(like.dtype)),
             uniform=new((*rows, max_length), dtype=torch.float64),
             tokens=new((*rows, max_length), dtype=torch.int64),
@@ -112,7 +108,7 @@ class _State:
             is_open=new(rows, dtype=torch.bool),
             is_settled=new(rows, dtype=torch.bool),
             is_decided=new(crops, dtype=torch.bool),
-            is_finite=new((), dtype=torch.bool),
+            totals=new(prefixes, dtype=score_dtype(like.dtype)),
         )
 
     def restart(self, special: SpecialTokens) -> None:
@@ -121,13 +117,12 @@ class _State:
             (self.position, 0),
             (self.newest, special.sot),
             (self.before, -1),
-            (self.is_padding, False),
             (self.weights, 0.0),
             (self.tokens, special.eos),
             (self.log_probs, 0.0),
             (self.is_settled, True),
             (self.is_decided, True),
-            (self.is_finite, True),
+            (self.totals, 0.0),
         ):
             each.fill_(value)
 
@@ -138,22 +133,22 @@ class RecordedStep:
     The first run is not recorded: libraries allocate their workspaces in it.
     """
 
-    def __init__(self, step: Callable[[], None], device: torch.device, pool: Any) -> None:
-        """Take the memory of the recording, which steps that do not run at once share, from `pool`."""
-        self._step, self._is_on_gpu, self._pool = step, device.type == "cuda", pool
+    def __init__(self, step: Callable[[], None], recordings: Any) -> None:
+        """Take the recording's memory from `recordings`, which steps that do not run at once share; None on a CPU."""
+        self._step, self._recordings = step, recordings
         self._graph: torch.cuda.CUDAGraph | None = None
         self._has_run = False
 
     def __call__(self) -> None:
         """Run it."""
-        if not self._has_run or not self._is_on_gpu:
+        if not self._has_run or self._recordings is None:
             self._has_run = True
             self._step()
             return
         if self._graph is None:
             self._graph = torch.cuda.CUDAGraph()
             # What is recorded does not run.
-            with torch.cuda.graph(self._graph, pool=self._pool):
+            with torch.cuda.graph(self._graph, pool=self._recordings):
                 self._step()
         self._graph.replay()
 
@@ -163,32 +158,33 @@ class StaticDecoder:
 
     def __init__(
         self,
-        blocks: CocaBlocks,
+        towers: StaticTowers,
         vocabulary: Vocabulary,
         special: SpecialTokens,
         config: CaptionsConfig,
         *,
         samplers: Sequence[DecodingRule],
-        shape: GroupShape,
-        num_groups: int,
-        num_image_tokens: int,
+        recordings: Any,
     ) -> None:
-        """Allocate the caches and the state of a batch."""
-        self._vocabulary, self._special, self._config = vocabulary, special, config
-        self._shape, self.num_groups, self._blocks = shape, num_groups, blocks
-        self._towers = StaticTowers(blocks, shape, num_groups, num_image_tokens)
-        self._device = device = blocks.like.device
-        self._state = _State.empty(shape, num_groups, config.max_length, blocks.like)
+        """Allocate the state of a batch of `towers`; `recordings` as of `RecordedStep`."""
+        self._towers, self._vocabulary, self._special, self._config = towers, vocabulary, special, config
+        self._shape, self.num_groups, self._text = towers.shape, towers.num_groups, towers.blocks.text
+        shape, num_groups, like = towers.shape, towers.num_groups, towers.blocks.like
+        self._device = device = like.device
+        self._state = _State.empty(shape, num_groups, config.max_length, like)
         self._beams = StaticBeams((num_groups, shape.crops, shape.beams), config, special.eos, device=device)
         targets = num_groups * shape.targets
         self._top_k = to_device(np.array([rule.top_k or 0 for rule in samplers] * targets, dtype=np.int64), device)
         self._top_p = to_device(np.array([rule.top_p or 1.0 for rule in samplers] * targets), device)
         pad = [special.pad] if config.sampling.pad_ends_caption else []
         self._ends = to_device(np.array([special.eos, *special.further_eos, *pad]), device)
+        self._eos, self._zero = torch.full((), special.eos, device=device), torch.zeros((), device=device)
         self._columns = torch.arange(vocabulary.top_width, device=device)
-        pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        # Tokens of each beam that a search considers.
+        self._wanted = min((2 + len(special.further_eos)) * shape.beams, vocabulary.size)
+        self._wanted_rows = torch.full((num_groups * shape.crops * shape.beams,), self._wanted, device=device)
         self._steps = [
-            RecordedStep(partial(self._step, is_eos_allowed=is_allowed), device, pool) for is_allowed in (False, True)
+            RecordedStep(partial(self._step, is_eos_allowed=is_allowed), recordings) for is_allowed in (False, True)
         ]
 
     @torch.inference_mode()
@@ -228,25 +224,25 @@ class StaticDecoder:
         return self._state.is_open.any() | ~self._beams.is_done.all()
 
     def _step(self, *, is_eos_allowed: bool) -> None:
-        state, shape, text = self._state, self._shape, self._blocks.text
-        hides = state.newest if text.correct_cls_mask else state.before
-        state.is_padding.index_copy_(2, state.position, (hides == text.pad_id)[..., None])
-        hidden = self._towers.step(state.newest, state.position, state.is_padding)
+        state, shape = self._state, self._shape
+        hides = state.newest if self._text.correct_cls_mask else state.before
+        hidden = self._towers.step(state.newest, state.position, hides == self._text.pad_id)
         state.before.copy_(state.newest)
-        groups, rows = self.num_groups, shape.rows
-        own = self._of_targets(hidden)
-        states = torch.cat((own.flatten(0, 1), hidden[:, :, rows:].flatten(0, 2)))
+        rows, num_rows = shape.rows, self.num_groups * shape.rows
+        states = torch.cat((self._of_targets(hidden).flatten(0, 1), hidden[:, :, rows:].flatten(0, 2)))
         top = self._vocabulary.top_logits(states, is_eos_allowed=is_eos_allowed, rows_together=len(states))
+        sampled, searched = top.part(slice(num_rows)), top.part(slice(num_rows, None))
+        num_kept = count_kept(sampled.logits, sampled.log_total, self._top_k, self._top_p)
+        is_certain = top.contains_kept_set(torch.cat((num_kept, self._wanted_rows)))
         if rows:
-            state.newest[:, :rows] = self._draw(top.part(slice(groups * rows)), self._of_others(hidden))
+            is_kept, others = self._columns < num_kept[:, None], self._of_others(hidden)
+            state.newest[:, :rows] = self._draw(sampled, others, is_kept=is_kept, is_certain=is_certain[:num_rows])
         if shape.beams:
-            parents, tokens = self._search(top.part(slice(groups * rows, None)))
+            parents, tokens = self._search(searched, is_certain=is_certain[num_rows:])
             state.newest[:, rows:] = tokens.flatten(1)
-            self._towers.reorder(parents)
-            index = parents[..., None].expand(*parents.shape, shape.positions)
-            for each in (state.before[:, rows:, None], state.is_padding[:, rows:]):
-                of_beams = split_axis(each, 1, shape.crops, shape.beams)
-                of_beams.copy_(of_beams.gather(2, index[..., : of_beams.shape[-1]]))
+            self._towers.reorder(parents, state.position)
+            before = split_axis(state.before[:, rows:], 1, shape.crops, shape.beams)
+            before.copy_(before.gather(2, parents))
         state.position.add_(1)
 
     def _of_targets(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -261,12 +257,12 @@ class StaticDecoder:
         under = split_axis(hidden[:, :, : self._shape.rows].to(self._state.weights.dtype), 2, targets, rules)
         return torch.einsum("gtc,gctrd->gtrd", self._state.weights, under).flatten(0, 2)
 
-    def _draw(self, top: TopLogits, others: torch.Tensor) -> torch.Tensor:
+    def _draw(
+        self, top: TopLogits, others: torch.Tensor, *, is_kept: torch.Tensor, is_certain: torch.Tensor
+    ) -> torch.Tensor:
         """Draw the next token (G, R) of each sampling row, as `Sampler.next_tokens`."""
         vocabulary, config, state = self._vocabulary, self._config, self._state
-        shape = state.is_open.shape
-        num_kept = count_kept(top.logits, top.log_total, self._top_k, self._top_p)
-        is_kept = self._columns < num_kept[:, None]
+        shape, is_open = state.is_open.shape, state.is_open
         # In token-id order, as the draw needs; tokens that are not kept go to the end, with weight 0.
         order = top.ids.masked_fill(~is_kept, vocabulary.size).argsort(dim=1)
         ids, logits, is_kept = top.ids.gather(1, order), top.logits.gather(1, order), is_kept.gather(1, order)
@@ -281,45 +277,42 @@ class StaticDecoder:
         column = draw(weights, uniform)[:, None]
         log_probs = (weights.gather(1, column)[:, 0] / weights.sum(dim=1)).log().view(shape)
         tokens = ids.gather(1, column).view(shape)
-        is_open = state.is_open
-        state.is_settled.logical_and_(top.contains_kept_set(num_kept).view(shape) | ~is_open)
-        is_finite = (top.log_total.isfinite() & others.isfinite().all(dim=1)).view(shape)
-        state.is_finite.logical_and_((is_finite | ~is_open).all())
-        tokens = tokens.where(is_open & ~torch.isin(tokens, self._ends), self._special.eos)
-        state.log_probs.add_(log_probs.where(is_open, 0.0))
+        state.is_settled.logical_and_(is_certain.view(shape) | ~is_open)
+        totals = (top.log_total + others.sum(dim=1)).view(shape)
+        state.totals[:, : self._shape.rows].add_(totals.where(is_open, self._zero))
+        tokens = tokens.where(is_open & ~torch.isin(tokens, self._ends), self._eos)
+        state.log_probs.add_(log_probs.where(is_open, self._zero))
         state.tokens.index_copy_(2, state.position, tokens[..., None])
         # The last token is always EOS and needs no hidden state.
-        is_open.logical_and_((tokens != self._special.eos) & (state.position + 3 < config.max_length))
+        is_open.logical_and_((tokens != self._eos) & (state.position + 3 < config.max_length))
         return tokens
 
-    def _search(self, top: TopLogits) -> tuple[torch.Tensor, torch.Tensor]:
+    def _search(self, top: TopLogits, *, is_certain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Advance all beams; return the parent and the newest token of each, (G, C, B)."""
         beams, state, shape = self._beams, self._state, (self.num_groups, self._shape.crops, self._shape.beams, -1)
-        wanted = min((2 + len(self._special.further_eos)) * self._shape.beams, self._vocabulary.size)
-        logits = top.logits[:, :wanted].double()
+        logits = top.logits[:, : self._wanted].double()
         log_probs = logits - top.log_total.double()[:, None]
-        is_certain = top.contains_kept_set(torch.full_like(top.ids[:, 0], wanted)).view(shape[:3]).all(dim=-1)
-        state.is_decided.logical_and_(is_certain | beams.is_done)
-        is_finite = top.log_total.isfinite().view(shape[:3]).all(dim=-1)
-        state.is_finite.logical_and_((is_finite | beams.is_done).all())
-        ids = top.ids[:, :wanted]
-        ids = ids.where(~self._vocabulary.is_eos(ids), self._special.eos).view(shape)
+        state.is_decided.logical_and_(is_certain.view(shape[:3]).all(dim=-1) | beams.is_done)
+        totals = split_axis(state.totals[:, self._shape.rows :], 1, *shape[1:3])
+        totals.add_(top.log_total.view(shape[:3]).where(~beams.is_done[..., None], self._zero))
+        ids = top.ids[:, : self._wanted]
+        ids = ids.where(~self._vocabulary.is_eos(ids), self._eos).view(shape)
         scores = log_probs if self._config.beam.beam_score == "logprob" else logits
         return beams.advance(scores.view(shape), log_probs.view(shape), ids, state.position)
 
     def _read(self, groups: Sequence[CropGroup]) -> list[Drawn]:
         beams, state = self._beams, self._state
-        tokens, log_probs, is_settled, is_decided, is_finite, *searched = to_host(
+        tokens, log_probs, is_settled, is_decided, totals, *searched = to_host(
             state.tokens,
             state.log_probs,
             state.is_settled,
             state.is_decided,
-            state.is_finite,
+            state.totals,
             beams.beams,
             beams.finished,
             beams.is_done,
         )
-        check_finite(is_finite)
+        check_finite(np.isfinite(totals).all())
         drawn = []
         for number, group in enumerate(groups):
             rows = [

@@ -21,7 +21,8 @@ from pseudoris.workers.captions.decoding_rules import Beam, GeneratedCaption, Im
 from pseudoris.workers.captions.distinctive import Others, SamplerRows
 from pseudoris.workers.captions.engine import CachedEngine, CropSet, EncodedImage
 from pseudoris.workers.captions.static_decoder import CropGroup, Drawn, StaticDecoder
-from pseudoris.workers.captions.static_towers import GroupShape, group_bytes
+from pseudoris.workers.captions.static_towers import CacheMemory, GroupShape, StaticTowers, group_bytes
+from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.device import to_host
 
 # Crops of a group are padded to the next of these, then to a multiple of the last step.
@@ -53,7 +54,9 @@ class StaticEngine(CachedEngine):
     def __init__(self, towers: CachedCocaTowers, *arguments: Any, **named: Any) -> None:
         """As `CachedEngine`; rows that the fixed shapes cannot decide are decoded over `towers`."""
         super().__init__(towers, *arguments, **named)
-        self._decoder: tuple[GroupShape, StaticDecoder] | None = None
+        # Of all shapes: they share the memory, so what a GPU has recorded of one stays right.
+        self._decoders: dict[GroupShape, StaticDecoder] = {}
+        self._memory: CacheMemory | None = None
 
     def _unique_crops(self, crops: torch.Tensor) -> tuple[torch.Tensor, Ints]:
         # To find equal crops the host would wait for the GPU twice an image.
@@ -142,32 +145,38 @@ class StaticEngine(CachedEngine):
         return shape
 
     def _bytes(self, shape: GroupShape, num_image_tokens: int) -> int:
-        return group_bytes(self.towers.blocks, shape, num_image_tokens)
+        """Return the bytes of a group: its caches, and what a step makes of them, which a recording keeps."""
+        blocks = self.towers.blocks
+        # The MLP of all pairs, before and after its activation, and some states; the logits, and their order.
+        of_pairs = shape.pairs * 14 * blocks.width * blocks.like.element_size()
+        of_vocabulary = shape.prefixes * self.vocabulary.size * 2 * score_dtype(blocks.like.dtype).itemsize
+        return group_bytes(blocks, shape, num_image_tokens) + of_pairs + of_vocabulary
 
     @property
     def _budget(self) -> int:
-        # An eighth is kept for temporaries.
+        # An eighth is kept for other temporaries.
         return self._config.cache_bytes * 7 // 8
 
     def _decoder_of(self, shape: GroupShape, num_image_tokens: int) -> StaticDecoder:
-        if self._decoder is None or self._decoder[0] != shape:
-            # Free the earlier caches first: both may not fit.
-            self._decoder = None
-            each = self._bytes(shape, num_image_tokens)
+        if shape not in self._decoders:
+            blocks = self.towers.blocks
+            each, caches = self._bytes(shape, num_image_tokens), group_bytes(blocks, shape, num_image_tokens)
             num_groups = min(max(self._budget // each, 1), _MOST_GROUPS)
+            if self._memory is None or self._memory.num_bytes < num_groups * caches:
+                # Free the earlier memory first: both may not fit.
+                self._decoders.clear()
+                self._memory = None
+                self._memory = CacheMemory(blocks.like, num_groups * caches)
             record(CACHE_BYTES, num_groups * each)
-            decoder = StaticDecoder(
-                self.towers.blocks,
+            self._decoders[shape] = StaticDecoder(
+                StaticTowers(blocks, shape, num_groups, num_image_tokens, self._memory),
                 self.vocabulary,
                 self.special,
                 self._config,
                 samplers=self._samplers,
-                shape=shape,
-                num_groups=num_groups,
-                num_image_tokens=num_image_tokens,
+                recordings=self._memory.recordings,
             )
-            self._decoder = shape, decoder
-        return self._decoder[1]
+        return self._decoders[shape]
 
     def _decide_in_tree(
         self,

@@ -8,13 +8,16 @@ of a step are those of every other: on a GPU it is recorded once and replayed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from pseudoris.workers.captions.coca_blocks import CocaBlocks, CrossAttention, SelfAttention
+from pseudoris.workers.captions.row_kernels import add_norm, attend_newest
+from pseudoris.workers.forward_passes import Block
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,69 +54,84 @@ class GroupShape:
         return self.crops * (self.rows + self.beams)
 
 
-@dataclass(frozen=True, slots=True)
-class StaticCaches:
-    """Keys and values, keys first.
+class CacheMemory:
+    """Keys and values of one batch at a time: batches of other shapes take the same memory, at addresses that stay.
 
     Attributes:
-        text: (layers, 2, G · N, heads, positions, head width).
-        first: (1, 2, G · N, ...), of the decoder's first self-attention.
-        pairs: (layers - 1, 2, G · C · Q, ...), of the others.
-        image: (layers, 2, G · C, heads, T, head width), of T image tokens.
+        num_bytes: Of all.
+        recordings: Memory of what a GPU records of steps over it; None on a CPU.
     """
 
-    text: torch.Tensor
-    first: torch.Tensor
-    pairs: torch.Tensor
-    image: torch.Tensor
+    def __init__(self, like: torch.Tensor, num_bytes: int) -> None:
+        """Allocate memory in the dtype and on the device of `like`."""
+        self._all, self.num_bytes = like.new_empty(num_bytes // like.element_size()), num_bytes
+        self.recordings: Any = torch.cuda.graph_pool_handle() if like.device.type == "cuda" else None
 
-    @classmethod
-    def empty(cls, blocks: CocaBlocks, shape: GroupShape, num_groups: int, num_image_tokens: int) -> Self:
-        """Allocate the caches of a batch."""
-        prefixes, length = num_groups * shape.prefixes, shape.positions
-        layers, heads, width = (
-            len(blocks.layers),
-            blocks.layers[0].num_heads,
-            blocks.width // blocks.layers[0].num_heads,
-        )
-        text_heads = blocks.text.heads
-        of_text = (len(blocks.text_layers), 2, prefixes, text_heads, length, blocks.text.width // text_heads)
-        new = blocks.like.new_zeros
-        return cls(
-            new(of_text),
-            new(1, 2, prefixes, heads, length, width),
-            new(layers - 1, 2, num_groups * shape.pairs, heads, length, width),
-            new(layers, 2, num_groups * shape.crops, heads, num_image_tokens, width),
-        )
-
-    def clear(self) -> None:
-        """Forget earlier prefixes: a position ahead has weight 0, and 0 times a value that is not finite is NaN."""
-        for each in (self.text, self.first, self.pairs):
-            each.zero_()
+    def split(self, *shapes: tuple[int, ...]) -> list[torch.Tensor]:
+        """Return tensors of some shapes, one behind the other."""
+        sizes = [math.prod(shape) for shape in shapes]
+        parts = torch.split(self._all[: sum(sizes)], sizes)
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def group_bytes(blocks: CocaBlocks, shape: GroupShape, num_image_tokens: int) -> int:
-    """Return the bytes of the caches of one group."""
-    decoder = 2 * blocks.width * blocks.like.element_size()
-    prefix = len(blocks.text_layers) * 2 * int(blocks.text.width) * blocks.like.element_size() + decoder
-    pair = (len(blocks.layers) - 1) * decoder
-    image = len(blocks.layers) * decoder * num_image_tokens
-    return shape.positions * (shape.prefixes * prefix + shape.pairs * pair) + shape.crops * image
+    """Return the bytes of the keys and values of one group."""
+    shapes = _cache_shapes(blocks, shape, 1, num_image_tokens)
+    return blocks.like.element_size() * sum(math.prod(each) for each in shapes)
+
+
+def _cache_shapes(
+    blocks: CocaBlocks, shape: GroupShape, num_groups: int, num_image_tokens: int
+) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of keys and values, keys first, of G groups.
+
+    They are of the text tower, (layers, 2, G · N, heads, positions, head width); of the decoder's first self-attention,
+    the same of one layer; of the others, (layers - 1, 2, G · C · Q, ...); and of T image tokens, (layers, 2, G · C,
+    heads, T, head width).
+    """
+    prefixes, length, layers = num_groups * shape.prefixes, shape.positions, len(blocks.layers)
+    heads, text_heads = blocks.layers[0].num_heads, blocks.text.heads
+    width, text_width = blocks.width // heads, int(blocks.text.width) // text_heads
+    return (
+        (len(blocks.text_layers), 2, prefixes, text_heads, length, text_width),
+        (1, 2, prefixes, heads, length, width),
+        (layers - 1, 2, num_groups * shape.pairs, heads, length, width),
+        (layers, 2, num_groups * shape.crops, heads, num_image_tokens, width),
+    )
 
 
 class StaticTowers:
-    """The towers over the caches of one batch of G groups."""
+    """The towers over the caches of one batch of G groups.
 
-    def __init__(self, blocks: CocaBlocks, shape: GroupShape, num_groups: int, num_image_tokens: int) -> None:
-        """Allocate the caches."""
-        self._blocks, self._shape, self._num_groups = blocks, shape, num_groups
-        self._caches = StaticCaches.empty(blocks, shape, num_groups, num_image_tokens)
+    A beam takes earlier positions from other beams: `_Sources` has the row of each. So no step copies keys or values.
+    """
+
+    def __init__(
+        self, blocks: CocaBlocks, shape: GroupShape, num_groups: int, num_image_tokens: int, memory: CacheMemory
+    ) -> None:
+        """Take the caches from `memory`, which has room for them."""
+        self.blocks, self.shape, self.num_groups = blocks, shape, num_groups
+        shapes = _cache_shapes(blocks, shape, num_groups, num_image_tokens)
+        self._text, self._first, self._pairs, self._image = memory.split(*shapes)
         self._numbers = torch.arange(shape.positions, device=blocks.like.device)
+        # (rows, positions) int32, as of `attend_newest`; a token that the text tower masks as padding is not read.
+        self._own, self._own_pairs = (
+            torch.arange(len(each), dtype=torch.int32, device=blocks.like.device)[:, None]
+            for each in (self._first[0, 0], self._pairs[0, 0])
+        )
+        self._text_sources, self._sources, self._pair_sources = (
+            own.expand(-1, shape.positions).clone() for own in (self._own, self._own, self._own_pairs)
+        )
 
     def attend_to(self, image_tokens: torch.Tensor) -> None:
         """Drop all prefixes, and attend to the crops of image tokens (G · C, T, D) from now on."""
-        self._caches.clear()
-        for block, cache in zip(self._blocks.cross, self._caches.image, strict=True):
+        for sources, own in (
+            (self._text_sources, self._own),
+            (self._sources, self._own),
+            (self._pair_sources, self._own_pairs),
+        ):
+            sources.copy_(own.expand_as(sources))
+        for block, cache in zip(self.blocks.cross, self._image, strict=True):
             keys, values = block.keys_values(image_tokens)
             cache[0].copy_(keys)
             cache[1].copy_(values)
@@ -124,72 +142,85 @@ class StaticTowers:
         Args:
             tokens: (G, N) int64, the newest token of each prefix.
             position: (1,) int64, theirs.
-            is_padding: (G, N, positions) bool, positions that the text tower masks as padding.
+            is_padding: (G, N) bool, whether the text tower masks the newest position as padding.
         """
-        blocks, shape, caches = self._blocks, self._shape, self._caches
-        is_past = self._numbers <= position
-        is_read = (is_past & ~is_padding).flatten(0, 1)[:, None, None]
-        is_past = is_past[None, None, None]
-        x: torch.Tensor = blocks.text.token_embedding(tokens.flatten())
-        x = x + blocks.text.positional_embedding.index_select(0, position)
-        for block, cache in zip(blocks.text_layers, caches.text, strict=True):
-            x = _attended(block, x, cache, position, is_read)
+        blocks, shape, text = self.blocks, self.shape, self.blocks.text
+        self._text_sources.index_copy_(1, position, self._own.masked_fill(is_padding.flatten()[:, None], -1))
+        x: torch.Tensor = text.token_embedding(tokens.flatten())
+        addend = text.positional_embedding.index_select(0, position).expand_as(x)
+        for block, cache in zip(blocks.text_layers, self._text, strict=True):
+            x, addend = _attended(block, x, addend, cache, position, self._text_sources)
         # With a CLS token (every CoCa has one), the tower returns tokens before its last norm.
-        x = _attended(blocks.layers[0], x, caches.first[0], position, is_past)
-        queries = blocks.cross[0].queries(blocks.cross[0].ln_1(x))
-        x, queries = self._under_crops(x), self._under_crops(queries)
-        x = self._crossed(blocks.cross[0], x, queries, caches.image[0])
-        for number, (block, cross) in enumerate(zip(blocks.layers[1:], blocks.cross[1:], strict=True)):
-            x = _attended(block, x, caches.pairs[number], position, is_past)
-            x = self._crossed(cross, x, cross.queries(cross.ln_1(x)), caches.image[number + 1])
-        states: torch.Tensor = blocks.ln_final(x)
-        return states.view(self._num_groups, shape.crops, shape.rows + shape.beams, -1)
+        x, addend = _attended(blocks.layers[0], x, addend, self._first[0], position, self._sources)
+        first, *crosses = blocks.cross
+        x, normed = _normed(first.ln_1, x, addend)
+        x, queries = self._under_crops(x), self._under_crops(first.queries(normed))
+        x, addend = self._crossed(first, x, queries, self._image[0])
+        for number, (block, cross) in enumerate(zip(blocks.layers[1:], crosses, strict=True)):
+            x, addend = _attended(block, x, addend, self._pairs[number], position, self._pair_sources)
+            x, normed = _normed(cross.ln_1, x, addend)
+            x, addend = self._crossed(cross, x, cross.queries(normed), self._image[number + 1])
+        states = _normed(blocks.ln_final, x, addend)[1]
+        return states.view(self.num_groups, shape.crops, shape.rows + shape.beams, -1)
 
-    def reorder(self, parents: torch.Tensor) -> None:
-        """Give each beam (G, C, B) the prefixes of its parent, the number of a beam of the same crop."""
-        shape, groups = self._shape, self._num_groups
-        for cache in (self._caches.text, self._caches.first):
-            rows = cache.view(*cache.shape[:2], groups, shape.prefixes, *cache.shape[3:])[:, :, :, shape.rows :]
-            _reorder(split_axis(rows, 3, shape.crops, shape.beams), parents)
-        pairs = self._caches.pairs
-        _reorder(
-            pairs.view(*pairs.shape[:2], groups, shape.crops, -1, *pairs.shape[3:])[..., shape.rows :, :, :, :], parents
-        )
+    def reorder(self, parents: torch.Tensor, position: torch.Tensor) -> None:
+        """Give each beam the prefix of its parent up to `position`; `parents` (G, C, B) number those of a crop."""
+        shape = self.shape
+        index = parents[..., None].expand(*parents.shape, shape.positions)
+        is_past = self._numbers <= position
+        of_pairs = self._pair_sources.view(self.num_groups, shape.crops, -1, shape.positions)[:, :, shape.rows :]
+        for beams in (self._beams_of(self._text_sources), self._beams_of(self._sources), of_pairs):
+            beams.copy_(beams.gather(2, index).where(is_past, beams))
+
+    def _beams_of(self, sources: torch.Tensor) -> torch.Tensor:
+        shape = self.shape
+        of_groups = sources.view(self.num_groups, shape.prefixes, shape.positions)
+        return split_axis(of_groups[:, shape.rows :], 1, shape.crops, shape.beams)
 
     def _under_crops(self, x: torch.Tensor) -> torch.Tensor:
         """Return the states (G · C · Q, D) of pairs from those of prefixes (G · N, D)."""
-        shape, width = self._shape, x.shape[1]
-        of_group = x.view(self._num_groups, shape.prefixes, width)
+        shape, width = self.shape, x.shape[1]
+        of_group = x.view(self.num_groups, shape.prefixes, width)
         rows = of_group[:, None, : shape.rows].expand(-1, shape.crops, -1, -1)
         beams = split_axis(of_group[:, shape.rows :], 1, shape.crops, shape.beams)
         return torch.cat((rows, beams), dim=2).view(-1, width)
 
     def _crossed(
         self, block: CrossAttention, x: torch.Tensor, queries: torch.Tensor, image: torch.Tensor
-    ) -> torch.Tensor:
-        crops = self._num_groups * self._shape.crops
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        crops = self.num_groups * self.shape.crops
         queries = queries.view(crops, -1, block.num_heads, image.shape[-1]).transpose(1, 2)
         mixed = F.scaled_dot_product_attention(queries, image[0], image[1])
-        return block.finish(block, x, mixed.transpose(1, 2).reshape(x.shape))
+        return _finished(block, x, mixed.transpose(1, 2).reshape(x.shape))
 
 
 def _attended(
-    block: SelfAttention, x: torch.Tensor, cache: torch.Tensor, position: torch.Tensor, is_seen: torch.Tensor
-) -> torch.Tensor:
-    """Return the block's output (P, D) at `position`; write its keys and values there."""
-    all_three = block.queries_keys_values(block.ln_1(x)).view(len(x), 3, block.num_heads, -1)
-    cache.index_copy_(3, position, all_three[:, 1:].transpose(0, 1).unsqueeze(3))
-    mixed = F.scaled_dot_product_attention(all_three[:, 0].unsqueeze(2), cache[0], cache[1], attn_mask=is_seen)
-    return block.finish(block, x, mixed.reshape(len(x), -1))
+    block: SelfAttention,
+    x: torch.Tensor,
+    addend: torch.Tensor,
+    cache: torch.Tensor,
+    position: torch.Tensor,
+    sources: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what adds up to the block's output (P, D) at `position`, from what adds up to its input."""
+    x, normed = _normed(block.ln_1, x, addend)
+    projected = block.queries_keys_values(normed).view(len(x), 3, block.num_heads, -1)
+    return _finished(block, x, attend_newest(projected, cache, position, sources))
+
+
+def _finished(block: Block, x: torch.Tensor, mixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what adds up to a block's output, as of `finish_block`: the next norm adds it."""
+    x, normed = _normed(block.ln_2, x, block.ls_1(block.out(mixed)))
+    return x, block.ls_2(block.narrow(block.activate(block.widen(normed))))
+
+
+def _normed(norm: torch.nn.LayerNorm, x: torch.Tensor, addend: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the sum (P, D) and its norm."""
+    total, normed = add_norm(x, addend, norm.weight, norm.bias, norm.eps)
+    return total, normed
 
 
 def split_axis(tensor: torch.Tensor, axis: int, *sizes: int) -> torch.Tensor:
     """Return a view with several axes in place of one."""
     view: torch.Tensor = tensor.unflatten(axis, sizes)  # type: ignore[no-untyped-call]
     return view
-
-
-def _reorder(beams: torch.Tensor, parents: torch.Tensor) -> None:
-    """Take from the beams (layers, 2, G, C, B, heads, positions, width) the parents (G, C, B), in place."""
-    index = parents[None, None, ..., None, None, None].expand(beams.shape)
-    beams.copy_(beams.gather(4, index))

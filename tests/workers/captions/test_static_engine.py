@@ -12,8 +12,8 @@ from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.workers.captions.captioner import coca_engine
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
 
-# Two groups a batch, so that images share batches in many ways.
-FEW = {"cache_bytes": 2**21}
+# A few groups a batch, so that images share batches in many ways.
+FEW = {"cache_bytes": 2**22}
 
 
 def static(model=None, **changes):

@@ -1,0 +1,106 @@
+"""What a step in fixed shapes does for each row beside products, as one kernel each on a GPU.
+
+The functions below are plain torch: the definition, and what runs on a CPU. On a GPU Triton's kernels of the same
+results run in their place, where it can compile them (`triton_version`). In both a row's bits depend on that row alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+# What `triton_version` says where plain torch runs.
+PLAIN = "absent"
+
+
+@cache
+def triton_version() -> str:
+    """Return the version of Triton whose kernels this process runs on its GPU, or `PLAIN`: none, or no compiler."""
+    try:
+        import triton
+
+        from pseudoris.workers.captions import triton_kernels
+
+        triton_kernels.try_all(torch.device("cuda"))
+    # Of a compiler, a linker, a driver: whatever fails, plain torch does not need it.
+    except Exception:  # noqa: BLE001
+        return PLAIN
+    return str(triton.__version__)
+
+
+def plain_attend_newest(
+    projected: torch.Tensor, cache: torch.Tensor, position: torch.Tensor, sources: torch.Tensor
+) -> torch.Tensor:
+    """Write the newest keys and values of P rows, and return what their queries attend to, (P, heads · width).
+
+    Sums are in float32 at least. No row reads a position of another that is written by this call.
+
+    Args:
+        projected: (P, 3, heads, width), the newest queries, keys and values.
+        cache: (2, P, heads, T, width), keys and values.
+        position: (1,) int64, of the newest.
+        sources: (P, T) int32, the row that holds each position of a row; -1 for one that is not read. Positions
+            behind the newest are not read.
+    """
+    queries, keys, values = projected.unbind(1)
+    cache.index_copy_(3, position, torch.stack((keys, values)).unsqueeze(3))
+    numbers = torch.ones_like(sources[0], dtype=torch.int64).cumsum(dim=0) - 1
+    is_read = ((numbers <= position) & (sources >= 0))[:, None, :]
+    # What was never written may not be finite, and 0 times that is not 0.
+    rows = sources.clamp(min=0)
+    dtype = torch.float64 if projected.dtype == torch.float64 else torch.float32
+    past_keys, past_values = (part.transpose(1, 2)[rows, numbers].transpose(1, 2).to(dtype) for part in cache)
+    scores = torch.einsum("phw,phtw->pht", queries.to(dtype), past_keys) * queries.shape[-1] ** -0.5
+    weights = scores.masked_fill(~is_read, -torch.inf).softmax(dim=-1)
+    mixed = torch.einsum("pht,phtw->phw", weights, past_values.masked_fill(~is_read[..., None], 0.0))
+    return mixed.flatten(1).to(projected.dtype)
+
+
+def plain_add_norm(
+    x: torch.Tensor, addend: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return x + addend, rows (P, D) each, and its layer norm by `weight` and `bias`, (D,)."""
+    total = x + addend
+    return total, F.layer_norm(total, weight.shape, weight, bias, eps)
+
+
+attend_newest = torch.library.custom_op("pseudoris::attend_newest", plain_attend_newest, mutates_args=("cache",))
+add_norm = torch.library.custom_op("pseudoris::add_norm", plain_add_norm, mutates_args=())
+
+
+@attend_newest.register_kernel("cuda")
+def _(projected: torch.Tensor, cache: torch.Tensor, position: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
+    return _on_gpu("attend_newest", plain_attend_newest)(projected, cache, position, sources)
+
+
+@add_norm.register_kernel("cuda")
+def _(
+    x: torch.Tensor, addend: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _on_gpu("add_norm", plain_add_norm)(x, addend, weight, bias, eps)
+
+
+def _on_gpu(name: str, plain: FunctionT) -> FunctionT:
+    if triton_version() == PLAIN:
+        return plain
+    from pseudoris.workers.captions import triton_kernels
+
+    return cast(FunctionT, getattr(triton_kernels, name))
+
+
+@attend_newest.register_fake
+def _(projected: torch.Tensor, cache: torch.Tensor, position: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
+    return projected.new_empty(len(projected), cache.shape[2] * cache.shape[4])
+
+
+@add_norm.register_fake
+def _(
+    x: torch.Tensor, addend: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.empty_like(x), torch.empty_like(x)

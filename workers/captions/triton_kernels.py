@@ -1,0 +1,143 @@
+"""The functions of `row_kernels` in Triton. Imported where a GPU runs them, and compiled at the first call.
+
+Sizes are fixed, not tuned: timing must not choose bits. A program has one row (and one head) for itself.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+
+def attend_newest(
+    projected: torch.Tensor, cache: torch.Tensor, position: torch.Tensor, sources: torch.Tensor
+) -> torch.Tensor:
+    """As `row_kernels.attend_newest`; contiguous tensors."""
+    _, num_rows, heads, length, width = cache.shape
+    mixed = projected.new_empty(num_rows, heads * width)
+    sizes = {"padded_length": triton.next_power_of_2(length), "padded_width": triton.next_power_of_2(width)}
+    attend_newest_kernel[num_rows * heads,](
+        projected.contiguous(),
+        cache,
+        cache[1],
+        position,
+        sources,
+        mixed,
+        heads,
+        length,
+        width,
+        **sizes,
+        scale=width**-0.5,
+        sums=_sums(projected.dtype),
+        num_warps=1,
+    )
+    return mixed
+
+
+@triton.jit
+def attend_newest_kernel(
+    projected,
+    all_keys,
+    all_values,
+    position,
+    sources,
+    mixed,
+    heads,
+    length,
+    width,
+    padded_length: tl.constexpr,
+    padded_width: tl.constexpr,
+    scale: tl.constexpr,
+    sums: tl.constexpr,
+):
+    """Of a row and head."""
+    program = tl.program_id(0).to(tl.int64)
+    row, head = program // heads, program % heads
+    column, time = tl.arange(0, padded_width), tl.arange(0, padded_length)
+    is_column, newest = column < width, tl.load(position)
+    own = projected + (row * 3 * heads + head) * width + column
+    query = tl.load(own, mask=is_column, other=0.0).to(sums)
+    key = tl.load(own + heads * width, mask=is_column, other=0.0)
+    value = tl.load(own + 2 * heads * width, mask=is_column, other=0.0)
+    place = (program * length + newest) * width + column
+    tl.store(all_keys + place, key, mask=is_column)
+    tl.store(all_values + place, value, mask=is_column)
+    source = tl.load(sources + row * length + time, mask=time < length, other=-1).to(tl.int64)
+    # The newest is taken from registers: it may not have been written yet.
+    is_past, is_read = (time < newest) & (source >= 0), (time <= newest) & (source >= 0)
+    past = ((source * heads + head) * length + time)[:, None] * width + column[None, :]
+    is_loaded, is_newest = is_past[:, None] & is_column[None, :], (time == newest)[:, None]
+    keys = tl.load(all_keys + past, mask=is_loaded, other=0.0).to(sums)
+    keys = tl.where(is_newest, key.to(sums)[None, :], keys)
+    scores = tl.where(is_read, tl.sum(query[None, :] * keys, axis=1) * scale, -float("inf"))
+    weights = tl.exp(scores - tl.max(scores, axis=0))
+    values = tl.load(all_values + past, mask=is_loaded, other=0.0).to(sums)
+    values = tl.where(is_newest, value.to(sums)[None, :], values)
+    result = tl.sum(weights[:, None] * values, axis=0) / tl.sum(weights, axis=0)
+    tl.store(mixed + program * width + column, result.to(mixed.dtype.element_ty), mask=is_column)
+
+
+def add_norm(
+    x: torch.Tensor, addend: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `row_kernels.add_norm`."""
+    total, normed, width = torch.empty_like(x), torch.empty_like(x), x.shape[1]
+    # An addend that is the same for all rows has a stride of 0.
+    add_norm_kernel[len(x),](
+        x,
+        addend,
+        weight,
+        bias,
+        total,
+        normed,
+        addend.stride(0),
+        width,
+        padded_width=triton.next_power_of_2(width),
+        eps=eps,
+        sums=_sums(x.dtype),
+        num_warps=4,
+    )
+    return total, normed
+
+
+@triton.jit
+def add_norm_kernel(
+    x,
+    addend,
+    weight,
+    bias,
+    all_totals,
+    normed,
+    stride,
+    width,
+    padded_width: tl.constexpr,
+    eps: tl.constexpr,
+    sums: tl.constexpr,
+):
+    """Of a row."""
+    row, column = tl.program_id(0).to(tl.int64), tl.arange(0, padded_width)
+    is_column, own = column < width, row * width + column
+    total = tl.load(x + own, mask=is_column, other=0.0).to(sums)
+    total += tl.load(addend + row * stride + column, mask=is_column, other=0.0).to(sums)
+    # Rounded as it is kept.
+    total = total.to(all_totals.dtype.element_ty)
+    tl.store(all_totals + own, total, mask=is_column)
+    total = total.to(sums)
+    centred = tl.where(is_column, total - tl.sum(total, axis=0) / width, 0.0)
+    scale = tl.load(weight + column, mask=is_column, other=0.0).to(sums)
+    shift = tl.load(bias + column, mask=is_column, other=0.0).to(sums)
+    result = centred / tl.sqrt(tl.sum(centred * centred, axis=0) / width + eps) * scale + shift
+    tl.store(normed + own, result.to(normed.dtype.element_ty), mask=is_column)
+
+
+def try_all(device: torch.device) -> None:
+    """Compile and run each kernel once; what raises is Triton's, the compiler's or the driver's."""
+    row = torch.ones(1, 8, device=device)
+    add_norm(row, row, row[0], row[0], 1e-5)
+    at, sources = torch.zeros(1, dtype=torch.int64, device=device), torch.zeros(1, 1, dtype=torch.int32, device=device)
+    attend_newest(row.expand(3, 8).reshape(1, 3, 1, 8), torch.zeros(2, 1, 1, 1, 8, device=device), at, sources)
+
+
+def _sums(dtype: torch.dtype) -> tl.dtype:
+    return tl.float64 if dtype == torch.float64 else tl.float32
