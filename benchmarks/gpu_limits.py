@@ -48,6 +48,8 @@ _ATTENTION: Final = "scaled_dot_product_attention"
 _WHOLE: Final = frozenset({_ATTENTION, "upsample_bicubic2d", "upsample_bilinear2d"})
 _HOLLOW: Final = frozenset(
     {"mm", "addmm", "bmm", "baddbmm", "convolution", "native_layer_norm", "gelu", "index_select", _ATTENTION}
+    # Of `workers/captions/row_kernels.py`.
+    | {"attend_newest", "add_norm"}
 )
 _HALVES: Final = {torch.bfloat16, torch.float16}
 _POOL: Final = 2**24
@@ -138,6 +140,11 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             tiles = math.prod(batch) * math.ceil(queries / _TILE) * math.ceil(keys / _TILE) * 4 * _TILE**2 * width
             self.counts["useful"], self.counts["tiles"] = self.counts["useful"] + flops, self.counts["tiles"] + tiles
             seconds = tiles / _TILES_A_S if dtype in {"bfloat16", "float16"} else flops / _PEAKS[dtype]
+        elif name == "attend_newest":
+            # No tile is wasted: a program has one query.
+            flops = 4 * args[1][0].numel()
+            self.counts["useful"], self.counts["tiles"] = self.counts["useful"] + flops, self.counts["tiles"] + flops
+            seconds = flops / _PEAKS["float64" if dtype == "float64" else "float32"]
         elif packet in flop_registry or name == "baddbmm_":
             is_in_place = name == "baddbmm_"
             shapes = [x.shape for x in args[:3]] if is_in_place else args

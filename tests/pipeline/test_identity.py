@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from pseudoris.workers.stages import device_versions
 from pseudoris.pipeline import identity
 from pseudoris.pipeline.identity import (
     PACKAGES,
@@ -29,7 +28,7 @@ from pseudoris.schemas.run_records import Identity
 from pseudoris.store.location import RunLocation
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from pseudoris.workers.checkpoints.weight_files import folder_digest, weights_digest
-from pseudoris.workers.stages import STAGES
+from pseudoris.workers.stages import STAGES, device_versions
 from recipes.llava_recipe import FOLDER
 from tests.builders.head import ROOT
 from tests.builders.promptable_models import save_model
