@@ -9,8 +9,8 @@ seconds of Python and numpy; `useful` is what attention needs, `tiles` what Flas
 and `limit_s` are modelled for an H200, as docs/records/performance.md says: nothing here was timed on a GPU.
 
 In half precision products, attention, norms and gathers of captions and filter are counted by their shapes, and random
-numbers stand for their results: the vocabulary, in float32, decides what is drawn. Masks are computed, of one image,
-and so is all of `tiny`.
+numbers stand for their results: the vocabulary, in float32, decides what is drawn. Masks are computed, of four images
+at most, and so is all of `tiny`.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ _HALVES: Final = {torch.bfloat16, torch.float16}
 _POOL: Final = 2**24
 _COUNTED: Final = ("aten", "kernels", "copies", "reads", "bytes", "useful", "tiles")
 _STAGES: Final = ("masks", "captions", "filter")
+# As many as a GPU encodes at once: further ones ask for the same again, and masks are computed.
+_MASK_IMAGES: Final = 4
 _CACHE_BYTES: Final = 64 * 2**20
 # Work of the host that no GPU takes: of the tree, the draws, the texts and decoding.
 _HOST: Final[tuple[tuple[Any, str], ...]] = (
@@ -203,8 +205,9 @@ def measure(
         for stage in _STAGES:
             # The filter needs what was captioned.
             if stage in stages or (stage == "captions" and "filter" in stages):
-                num_images, is_hollow = (1, False) if stage == "masks" else (images, bool(random))
-                engine = partial(engine_of(stage, config, 1), shard)
+                num_images = min(images, _MASK_IMAGES) if stage == "masks" else images
+                is_hollow = bool(random) and stage != "masks"
+                engine = partial(engine_of(stage, config, num_images), shard)
                 row, found = limits_of(stage, engine, gpu, images=num_images, is_hollow=is_hollow)
                 shard = found if stage == "captions" else shard
                 if stage in stages:

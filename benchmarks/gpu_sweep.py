@@ -168,7 +168,7 @@ class Sweep:
         masks = config.masks.model_copy(update=self._thresholds)
         generate = MaskGenerator(PromptableSam(sam, dtype=compute_dtype(config.compute)), masks)
         images = scene_pixels(len(self.shard.images))
-        return lambda: [generate(image) for image in images]
+        return lambda: generate.together(images)
 
     def _yaml(self, gain: str) -> str:
         compute = self._config({}).compute

@@ -37,7 +37,6 @@ from pseudoris.workers.captions.static_decoder import StaticDecoder
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks.generator import MaskGenerator, SamProposer
 from pseudoris.workers.masks.instances import InstanceDetector
-from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder
 
 _MASKS, _IMAGES = 6, 2
 # Words of random weights are nearly alike likely: more than the top logits are kept. Each step then takes a second.
@@ -98,10 +97,9 @@ def measure(precision: str) -> Iterator[SyncRow]:
 
 def _mask_rows(gpu: PretendedGpu, config: RunConfig, shard: Shard) -> Iterator[SyncRow]:
     proposer = SamProposer(config.masks, config.compute)
-    with waits_of(gpu, SamPromptDecoder, "__call__") as passes, waits_of(gpu, MaskGenerator, "__call__") as images:
+    with waits_of(gpu, MaskGenerator, "together") as batches:
         proposer(shard)
-    yield SyncRow.of("masks, a pass of prompts", passes)
-    yield SyncRow.of("masks, an image", images)
+    yield SyncRow.of("masks, a batch of images", batches)
 
 
 def _instance_row(gpu: PretendedGpu) -> SyncRow:

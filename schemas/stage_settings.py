@@ -148,8 +148,9 @@ class MasksConfig(FrozenModel):
     weights: WeightsConfig
     # Prompts: a grid of so many by so many points on each crop.
     points_per_side: int = Field(default=32, ge=1, le=1_024)
-    # Prompts in a forward pass of the mask decoder. Part of the identity, because rounding depends on the batch's
-    # shape.
+    # Prompts in a forward pass of the mask decoder; on a GPU, where SAM answers several images at once, up to 16 times
+    # as many, and a crop in a pass of the encoder for each 16. Lower it if memory is short. Part of the identity,
+    # because rounding depends on the batch's shape.
     points_per_batch: int = Field(default=64, ge=1, le=MAX_BATCH)
     # A mask is kept if the model's own estimate of its IoU is above this; of sam3_concepts, its score.
     pred_iou_thresh: float = 0.5

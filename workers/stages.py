@@ -270,12 +270,12 @@ DIGESTS: Final[Mapping[str, Callable[[Any], str]]] = {
 }
 
 
-# Raised with every change of the bits that a GPU gives. 1: captions are decoded in fixed shapes.
-_CUDA_REVISION: Final = "1"
+# Raised with every change of the bits that a GPU gives. 1: captions are decoded in fixed shapes. 2: masks are too.
+_CUDA_REVISION: Final = "2"
 
 
 def device_versions(compute: ComputeConfig) -> dict[str, str]:
-    """Return what decides the bits of a GPU's captions beside the packages, by name; nothing on a CPU."""
+    """Return what decides the bits of a GPU beside the packages, by name; nothing on a CPU."""
     if compute.device != "cuda":
         return {}
     from pseudoris.workers.captions.row_kernels import triton_version

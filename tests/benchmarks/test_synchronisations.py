@@ -9,13 +9,13 @@ from benchmarks.synchronisations import measure
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.filtering import ClipScorer
+from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.generator import SamProposer
 
 ON_GPU = ["compute.device=cuda", "placement.fused.num_gpus=1"]
 # A wait that is added here is one in every step of every image: find another way first.
 BOUNDS = {
-    "masks, a pass of prompts": 1,
-    "masks, an image": 22,
+    "masks, a batch of images": 3,
     "instances, an image beside the detector": 3,
     "crops, an image": 0,
     "captions, a batch": 3,
@@ -71,5 +71,10 @@ def test_cuda_finds_the_masks_that_a_cpu_finds(precision):
     with pretended_gpu():
         config = load_config("tiny", assignments=[*ON_GPU, f"compute.precision={precision}"])
         on_gpu = SamProposer(config.masks, config.compute)(shard)
-    codes = [[mask.rle_counts for image in found.images for mask in image.masks] for found in (on_cpu, on_gpu)]
-    assert codes[0] == codes[1]
+    for one, other in zip(on_cpu.images, on_gpu.images, strict=True):
+        expected, found = ([mask.rle_counts for mask in image.masks] for image in (one, other))
+        if precision == "float32":
+            assert found == expected
+        # In half precision the upscaling computes in it too.
+        assert len(found) == len(expected) >= 7
+        assert rle.ious(found, expected, one.masks[0].rle_size).max(axis=1).mean() >= 0.99

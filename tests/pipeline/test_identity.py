@@ -111,7 +111,7 @@ def test_on_a_gpu_it_holds_what_decides_the_bits_there():
     compute = load_config("tiny", assignments=["compute.device=cuda", "placement.fused.num_gpus=1"]).compute
     assert device_versions(load_config("tiny").compute) == {}
     # Triton's kernels run on no GPU here.
-    assert device_versions(compute) == {"pseudoris.cuda": "1", "triton": "absent"}
+    assert device_versions(compute) == {"pseudoris.cuda": "2", "triton": "absent"}
 
 
 def test_of_a_model_folder_it_has_the_digest_of_each_part_its_attention_and_versions(of_folder, measured, tmp_path):

@@ -8,6 +8,7 @@ Source: Carion et al., SAM 3: Segment Anything with Concepts; transformers 5.24,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -164,10 +165,14 @@ class ConceptProposer(SamProposer):
         concept_options(config)
         return sam2_digest(config)
 
-    def _propose(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ShardImage:
-        proposals, concepts = self._detect(pixels)
+    def _fits(self, images: Sequence[ShardImage]) -> bool:
+        return len(images) == 1
+
+    def _propose(self, images: Sequence[ShardImage], pixels: Sequence[NDArray[np.uint8]]) -> list[ShardImage]:
+        (image,) = images
+        proposals, concepts = self._detect(*pixels)
         rows = np.sort(without_doubles(proposals, np.arange(len(proposals)), self._max_iou))
         # A score says that the concept is there, not how well the mask fits.
         unknown = replace(proposals, predicted_iou=np.full(len(proposals), np.nan))
         kept = [Kept(int(row), prior=f"concept:{concepts[row]}") for row in rows]
-        return replace(image, masks=mask_records(image.image_id, unknown, kept))
+        return [replace(image, masks=mask_records(image.image_id, unknown, kept))]

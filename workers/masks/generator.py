@@ -13,6 +13,7 @@ Source: Kirillov et al., Segment Anything, appendix B; segment-anything 1.0, aut
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -27,9 +28,11 @@ from pseudoris.schemas.config import ComputeConfig, MasksConfig
 from pseudoris.schemas.shard import Box, Shard, ShardImage
 from pseudoris.workers.crops.shard_pixels import prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
-from pseudoris.workers.faults.quarantine import apply_to_images
+from pseudoris.workers.faults.quarantine import apply_to_groups, is_out_of_memory
 from pseudoris.workers.forward_passes import compile_tower
 from pseudoris.workers.masks import rle
+from pseudoris.workers.masks.mask_batches import BatchCrop, MaskBatch, MeasuredMasks
+from pseudoris.workers.masks.packed_masks import MASK_THRESHOLD, inclusive_boxes, pack_bits, unpack_bits
 from pseudoris.workers.masks.promptable import (
     EncodedCrop,
     PointGrid,
@@ -42,15 +45,10 @@ from pseudoris.workers.masks.proposals import Proposals, build_prior, mask_recor
 from pseudoris.workers.masks.sam_model import PromptableSam, load_sam
 from pseudoris.workers.stages import STAGE_PROPOSE, sam_digest
 
-MASK_THRESHOLD = 0.0
+logger = logging.getLogger(__name__)
+
 # Pixels of masks that are unpacked at once. Bounds memory; results do not depend on it.
 _CHUNK_PIXELS = 32 * 2**20
-_PIXELS_A_BYTE = 8
-# Eight pixels (bytes of 0 or 1) form one little-endian word. Multiplied by this, its highest byte holds the eight bits.
-_GATHER = 0x8040201008040201 - 2**64
-# A byte times this is eight copies of it. Pixel 0 takes the highest bit, pixel 7 the lowest.
-_COPY = 0x0101010101010101
-_SCATTER = 0x0102040810204080
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,8 @@ class MaskCandidates:
 
     Attributes:
         size: (H, W) of the frame in pixels.
-        bits: (N, ceil(H·W / 8)) uint8, the masks row by row, most significant bit first.
+        bits: (N, ceil(H·W / 8)) uint8, the masks row by row, most significant bit first. Of masks that are still on a
+            GPU, their numbers (N, 1) int64 in a `MaskBatch`.
         boxes_px: (N, 4) int64, SAM's own boxes x0, y0, x1, y1 with x1, y1 INCLUSIVE; zeros where empty.
         predicted_iou: (N,) float32.
         stability: (N,) float32 in [0, 1]; NaN where no logit reaches the lower threshold.
@@ -148,38 +147,12 @@ def measured(
         yield measure(upsample(few), iou, config)
 
 
-def inclusive_boxes(masks: torch.Tensor) -> torch.Tensor:
-    """Return SAM's boxes of masks (N, H, W) bool: (N, 4) int64 x0, y0, x1, y1, x1 and y1 INCLUSIVE, 0 if empty.
-
-    They are one pixel smaller than the tables' boxes. SAM's NMS is defined on them.
-    """
-    # `max` over bytes is fifty times as fast as `any` over bools.
-    numbers = masks.view(torch.uint8)
-    columns, rows = numbers.amax(dim=1), numbers.amax(dim=2)
-    x0, y0 = columns.argmax(dim=1), rows.argmax(dim=1)
-    x1, y1 = (is_set.shape[1] - 1 - is_set.flip(1).argmax(dim=1) for is_set in (columns, rows))
-    return torch.stack([x0, y0, x1, y1], dim=1) * columns.amax(dim=1)[:, None]
-
-
-def pack_bits(masks: torch.Tensor) -> torch.Tensor:
-    """Return masks (N, H, W) bool as (N, ceil(H·W / 8)) uint8, row by row, most significant bit first."""
-    flat = masks.flatten(1).view(torch.uint8)
-    words = F.pad(flat, (0, -flat.shape[1] % _PIXELS_A_BYTE)).view(torch.int64)
-    # No two products of a pixel and a bit of the factor overlap, so nothing is carried into the highest byte.
-    return (words * _GATHER >> 56).to(torch.uint8)
-
-
-def unpack_bits(bits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Return the masks (N, H, W) bool that `pack_bits` packed."""
-    words = (bits.long() * _COPY & _SCATTER).flatten()
-    pixels: torch.Tensor = (words.view(torch.uint8) != 0).view(len(bits), _PIXELS_A_BYTE * bits.shape[1])
-    return pixels[:, : size[0] * size[1]].reshape(len(bits), *size)
-
-
 # A box this close to an edge of its crop counts as cut off. Source: amg.py, is_box_near_crop_edge.
 _EDGE_TOLERANCE_PX = 20
 # Bytes of logits that are upsampled at once. On a CPU they fit into its caches. Results do not depend on it.
 _UPSAMPLE_BYTES = {"cpu": 8 * 2**20, "cuda": 2**30}
+# Images of a GPU's batch, and bytes of what it holds of them.
+_MOST_IMAGES, _HELD_BYTES = 16, 6 * 2**30
 # Pixels that share an edge or a corner belong to one region.
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 
@@ -187,15 +160,79 @@ Mask = NDArray[np.bool_]
 
 
 class MaskGenerator:
-    """A callable image -> `Proposals` over one promptable model."""
+    """A callable image -> `Proposals` over one promptable model.
+
+    Attributes:
+        images_together: How many images to hand over at once, at most.
+    """
 
     def __init__(self, model: PromptableModel, config: MasksConfig) -> None:
         self._model, self._config = model, config
         self._grids = layer_grids(config)
+        self.images_together = 1
+        # A CPU gains nothing by it: it has caches to fill, and nothing that launches kernels.
+        self._sam = model if isinstance(model, PromptableSam) and model.device.type == "cuda" else None
+        if self._sam is not None:
+            num_points = sum(4**layer * len(grid) for layer, grid in enumerate(self._grids))
+            self.images_together = min(max(_HELD_BYTES // self._sam.num_bytes(num_points), 1), _MOST_IMAGES)
+
+    @torch.inference_mode()
+    def together(self, images: Sequence[NDArray[np.uint8]]) -> list[Proposals]:
+        """Return the masks of several images, each as it has them alone. If memory runs out, fewer are together."""
+        if self._sam is None:
+            return [self(image) for image in images]
+        done: list[Proposals] = []
+        while len(done) < len(images):
+            few = images[len(done) : len(done) + self.images_together]
+            try:
+                done += self._of_batch(self._sam, few)
+                continue
+            except Exception as error:
+                if len(few) == 1 or not is_out_of_memory(error):
+                    raise
+            # Outside the handler, because the error's frames keep memory in use.
+            self.images_together = len(few) // 2
+            logger.warning(
+                "%d images do not fit into the GPU's memory together: continuing with %d, which changes no mask; to "
+                "make room, lower masks.points_per_batch (now %d) in a new run",
+                *(len(few), self.images_together, self._config.points_per_batch),
+            )
+        return done
+
+    def _of_batch(self, sam: PromptableSam, images: Sequence[NDArray[np.uint8]]) -> list[Proposals]:
+        boxes = [crop_boxes((image.shape[0], image.shape[1]), self._config) for image in images]
+        crops = [
+            BatchCrop(image, box, self._grids[layer])
+            for image, of_image in zip(images, boxes, strict=True)
+            for box, layer in of_image
+        ]
+        batch = MaskBatch(sam, crops, self._config)
+        measured = map(self._survivors_in_host, crops, batch.measured())
+        found = [self._merged([next(measured) for _ in of_image], of_image) for of_image in boxes]
+        are_packed = self._config.min_mask_region_area > 0
+        masks = batch.masks(np.concatenate([each.bits[:, 0] for each in found]), are_packed=are_packed)
+        proposals = []
+        for each in found:
+            chosen = [masks[row] for row in each.bits[:, 0].tolist()]
+            if are_packed and chosen:
+                proposals.append(self._encoded(replace(each, bits=torch.from_numpy(np.stack(chosen)))))
+            else:
+                scores = each.predicted_iou.numpy(), each.stability.numpy()
+                proposals.append(Proposals.of_masks(each.size, chosen, *scores))
+        return proposals
+
+    def _survivors_in_host(self, crop: BatchCrop, found: MeasuredMasks) -> MaskCandidates:
+        """Return the mask candidates of a crop that survive there, in the frame of its image; `bits` are their rows."""
+        size, start = (crop.image.shape[0], crop.image.shape[1]), torch.tensor(crop.box[:2] * 2)
+        every = MaskCandidates(size, found.rows[:, None], found.boxes_px, found.predicted_iou, found.stability)
+        survivors = self._survivors(every, crop.box, size)
+        return replace(survivors, boxes_px=survivors.boxes_px + start)
 
     @torch.inference_mode()
     def __call__(self, image: NDArray[np.uint8]) -> Proposals:
         """Return the masks of an upright image (H, W, 3) uint8 RGB, in NMS order; N may be 0."""
+        if self._sam is not None:
+            return self.together([image])[0]
         size = (image.shape[0], image.shape[1])
         crops = crop_boxes(size, self._config)
         pixels = [np.ascontiguousarray(image[y0:y1, x0:x1]) for (x0, y0, x1, y1), _ in crops]
@@ -204,6 +241,10 @@ class MaskGenerator:
             self._process_crop(crop, self._grids[layer], box, size)
             for crop, (box, layer) in zip(encoded, crops, strict=True)
         ]
+        return self._encoded(self._merged(parts, crops))
+
+    def _merged(self, parts: Sequence[MaskCandidates], crops: Sequence[tuple[Box, int]]) -> MaskCandidates:
+        """Return the mask candidates of an image's crops, all in its frame, after the NMS between crops."""
         found = concatenate(parts)
         if len(crops) > 1:
             # NMS between crops: masks of smaller crops win.
@@ -211,6 +252,10 @@ class MaskGenerator:
             scores = (1 / areas).repeat_interleave(torch.tensor([len(part.bits) for part in parts]))
             boxes = found.boxes_px.float()
             found = found.take(nms(boxes, to_device(scores, boxes.device), self._config.crop_nms_thresh))
+        return found
+
+    def _encoded(self, found: MaskCandidates) -> Proposals:
+        """Return the mask candidates of an image as proposals, without small regions where these are to go."""
         if not self._config.min_mask_region_area or not len(found.bits):
             return encode_proposals(found)
         # Holes and islands go, then the doubles that result; unchanged masks win.
@@ -227,8 +272,11 @@ class MaskGenerator:
         for some in torch.split(points, self._config.points_per_batch):
             low, predicted_iou = self._model.decode(image, some, min_predicted_iou=self._config.pred_iou_thresh)
             parts += measured(low, predicted_iou, lambda few: self._model.upsample(few, crop), num_pixels, self._config)
-        found = concatenate(parts)
-        # Masks that end at a crop's edge inside the image are cut off.
+        return self._survivors(concatenate(parts), box, size).placed(box, size)
+
+    def _survivors(self, found: MaskCandidates, box: Box, size: tuple[int, int]) -> MaskCandidates:
+        """Return the mask candidates of a crop that are not cut off at its edge inside the image, after its NMS."""
+        device = found.boxes_px.device
         x0, y0, _, _ = box
         frame = torch.tensor([[x0, y0, x0, y0], box, [0, 0, size[1], size[0]]])
         start, edges, borders = to_device(frame, device).unbind()
@@ -236,8 +284,7 @@ class MaskGenerator:
             (found.boxes_px + start - each).abs() <= _EDGE_TOLERANCE_PX for each in (edges, borders)
         )
         found = found.take(~(is_at_edge & ~is_at_border).any(dim=1))
-        found = found.take(nms(found.boxes_px.float(), found.predicted_iou, self._config.box_nms_thresh))
-        return found.placed(box, size)
+        return found.take(nms(found.boxes_px.float(), found.predicted_iou, self._config.box_nms_thresh))
 
 
 def without_small_regions(found: MaskCandidates, min_area_px: int) -> tuple[MaskCandidates, torch.Tensor]:
@@ -315,9 +362,19 @@ class SamProposer:
         """Return the shard with `masks` set on every image that is not quarantined; () if no mask survives."""
         sound = [image for image in shard.images if not image.failure]
         with prefetched_pixels(sound, self._device) as decode:
-            return apply_to_images(shard, STAGE_PROPOSE, lambda image: self._propose(image, decode(image)))
+            return apply_to_groups(
+                shard,
+                STAGE_PROPOSE,
+                lambda images: self._propose(images, [decode(image) for image in images]),
+                fits=self._fits,
+            )
 
-    def _propose(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ShardImage:
-        proposals = self._generate(pixels)
-        kept = self._prior(image, pixels, proposals)
-        return replace(image, masks=mask_records(image.image_id, proposals, kept))
+    def _fits(self, images: Sequence[ShardImage]) -> bool:
+        return len(images) <= self._generate.images_together
+
+    def _propose(self, images: Sequence[ShardImage], pixels: Sequence[NDArray[np.uint8]]) -> list[ShardImage]:
+        done = []
+        for image, of_image, proposals in zip(images, pixels, self._generate.together(pixels), strict=True):
+            kept = self._prior(image, of_image, proposals)
+            done.append(replace(image, masks=mask_records(image.image_id, proposals, kept)))
+        return done

@@ -26,17 +26,19 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from segment_anything.modeling import MaskDecoder, Sam
+from numpy.typing import NDArray
+from segment_anything.modeling import Sam
 from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock, TwoWayTransformer
 from torch import nn
-from torch.nn import functional as F
 
 from pseudoris.workers.device import to_device, to_host
+from pseudoris.workers.masks.mask_upscaling import Upscaling
 
 
 class CrossAttention:
@@ -134,11 +136,10 @@ _FIRST_MASK_TOKEN = 1
 _FOREGROUND = 1
 # Bytes of one pass over some prompts. On a CPU about a last-level cache, because a pass reads the same image tokens ten
 # times. An estimate, not tuned by measurement.
-_PASS_BYTES = {"cpu": 24 * 2**20, "cuda": 4 * 2**30}
-# Bytes of the upscaled features of one step. On a CPU about a core's own cache. An estimate, not tuned by measurement.
-_STEP_BYTES = {"cpu": 2 * 2**20, "cuda": 2**30}
-# Two convolutions; each makes 2 × 2 pixels from one.
-_PIXELS_A_TOKEN = 16
+_PASS_BYTES = {"cpu": 24 * 2**20, "cuda": 8 * 2**30}
+# Prompts that a GPU decodes at once, of several images, for each one of `points_per_batch`.
+_PROMPTS_A_POINT = 16
+_TILE_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,8 @@ class SamPromptDecoder:
         self._prompts = sam.prompt_encoder
         self._heads = sam.mask_decoder
         self._upscaling = Upscaling(sam.mask_decoder)
+        is_full = dtype == torch.float32
+        self._coarse_upscaling = self._upscaling if is_full else Upscaling(sam.mask_decoder, dtype=dtype)
         self._dtype = dtype
         transformer: TwoWayTransformer = sam.mask_decoder.transformer
         if dtype != torch.float32:
@@ -249,21 +252,8 @@ class SamPromptDecoder:
             points_xy: (P, 2) float64, one prompt a row, in the frame of the encoder's input.
             min_predicted_iou: Keeps masks strictly above; 0 or less keeps all, as in SAM.
         """
-        # Points stay in float64 until SAM's positional encoding, which turns coordinates into phases of hundreds of
-        # radians: bfloat16 would be too coarse.
-        prompts = self._prompts
-        # Without a box SAM appends a point that is none. Its own forward finds both kinds of point by indices of bools,
-        # for each of which the CPU waits for a GPU.
-        points = torch.stack([points_xy + 0.5, torch.zeros_like(points_xy)], dim=1)
-        place = prompts.pe_layer.forward_with_coords(points, prompts.input_image_size)
-        point = place[:, :1] + prompts.point_embeddings[_FOREGROUND].weight
-        own, none = (each.expand(len(point), -1, -1) for each in (self._own, prompts.not_a_point_embed.weight))
-        # The decoder's own tokens followed by the prompts', (P, T, C).
-        prompt = torch.cat([own, point, none], dim=1).to(self._dtype)
-        # As many prompts a pass as fit in with their images, attentions and logits; at least 1.
-        (length, width), num_heads = image.tokens.shape, len(image.keys)
-        held = image.tokens.element_size() * length * (3 * width + 2 * num_heads * prompt.shape[1])
-        step = max(1, _PASS_BYTES[image.tokens.device.type] // held)
+        prompt = self._prompt(points_xy)
+        step = self._num_fitting
         # The first layer updates the tokens of all prompts; the image is unchanged.
         first = self._layers[0]
         tokens = first.attend_to_tokens(prompt, prompt)
@@ -277,6 +267,77 @@ class SamPromptDecoder:
         ]
         logits, predicted_iou = zip(*parts, strict=True)
         return torch.cat(logits), torch.cat(predicted_iou)
+
+    def _prompt(self, points_xy: torch.Tensor) -> torch.Tensor:
+        """Return the decoder's own tokens followed by the prompts', (P, T, C)."""
+        # Points stay in float64 until SAM's positional encoding, which turns coordinates into phases of hundreds of
+        # radians: bfloat16 would be too coarse.
+        prompts = self._prompts
+        # Without a box SAM appends a point that is none. Its own forward finds both kinds of point by indices of bools,
+        # for each of which the CPU waits for a GPU.
+        points = torch.stack([points_xy + 0.5, torch.zeros_like(points_xy)], dim=1)
+        place = prompts.pe_layer.forward_with_coords(points, prompts.input_image_size)
+        point = place[:, :1] + prompts.point_embeddings[_FOREGROUND].weight
+        own, none = (each.expand(len(point), -1, -1) for each in (self._own, prompts.not_a_point_embed.weight))
+        return torch.cat([own, point, none], dim=1).to(self._dtype)
+
+    @property
+    def _num_fitting(self) -> int:
+        """As many prompts a pass as fit in with their images, attentions and logits; at least 1."""
+        (length, width), num_tokens = self._position.shape, len(self._own) + 2
+        num_heads = len(self._final_keys)
+        held = self._position.element_size() * length * (3 * width + 2 * num_heads * num_tokens)
+        return max(1, int(_PASS_BYTES[self._position.device.type] // held))
+
+    def decode_together(
+        self, embeddings: torch.Tensor, points_xy: Sequence[NDArray[np.float64]], points_per_batch: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the masks of the points of several images, whatever their predicted IoU, without a wait for a GPU.
+
+        Each pass has the same number of rows, padded, so what an image gives does not depend on the others.
+
+        Args:
+            embeddings: (U, C, h, w) float32.
+            points_xy: For each image, as in `__call__`.
+            points_per_batch: Decides the rows of a pass.
+
+        Returns:
+            Logits (P, 3, 4h, 4w) in the dtype of the transformer, and predicted IoU (P, 3). P is padded at the end.
+        """
+        rows = min(self._num_fitting, _PROMPTS_A_POINT * points_per_batch)
+        # A product's bits may depend on a row's place in a tile.
+        rows -= rows % _TILE_ROWS if rows > _TILE_ROWS else 0
+        counts = [len(each) for each in points_xy]
+        num_padding = -sum(counts) % rows
+        owner = np.pad(np.repeat(np.arange(len(counts)), counts), (0, num_padding))
+        xy = np.pad(np.concatenate(points_xy), ((0, num_padding), (0, 0)))
+        images = embeddings.flatten(2).transpose(1, 2) + self._prompts.no_mask_embed.weight
+        images = images.to(self._dtype).contiguous()
+        owner_of, xy_of = (torch.split(to_device(each, images.device), rows) for each in (owner, xy))
+        logits = images.new_empty((len(owner), self._heads.num_multimask_outputs, *self._logit_size))
+        predicted_iou = []
+        for number, (some, points) in enumerate(zip(owner_of, xy_of, strict=True)):
+            low, iou = self._decode_all(images[some], self._prompt(points))
+            logits[number * rows : (number + 1) * rows] = low
+            predicted_iou.append(iou)
+        return logits, torch.cat(predicted_iou)
+
+    def _decode_all(self, image: torch.Tensor, prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens = prompt
+        for layer in self._layers:
+            tokens = layer.attend_to_tokens(tokens, prompt)
+            taken = layer.read_image.read(tokens + prompt, image, layer.position_keys)
+            tokens = layer.update_tokens(tokens, taken)
+            image = layer.update_image(image, tokens, prompt)
+        finished = self._finish(tokens, prompt, image, slice(0, len(self._own)))
+        weights = self._mask_weights(finished[:, _FIRST_MASK_TOKEN + _FIRST_MULTIMASK :])
+        logits = self._coarse_upscaling(image, weights.to(self._dtype))
+        return logits, self._heads.iou_prediction_head(finished[:, 0])[:, _FIRST_MULTIMASK:]
+
+    def _mask_weights(self, masks: torch.Tensor) -> torch.Tensor:
+        """Return the weights of the upscaled features for each mask token, (n, 3, C / 8)."""
+        heads = self._heads.output_hypernetworks_mlps[_FIRST_MULTIMASK:]
+        return torch.stack([head(masks[:, number]) for number, head in enumerate(heads)], dim=1)
 
     def _decode(
         self, tokens: torch.Tensor, prompt: torch.Tensor, shared: SharedImage, min_predicted_iou: float
@@ -301,10 +362,7 @@ class SamPromptDecoder:
         )
         asked = slice(_FIRST_MASK_TOKEN + _FIRST_MULTIMASK, len(self._own))
         needed_image = image[rows]
-        masks = self._finish(tokens[rows], prompt[rows], needed_image, asked)
-        # The weights of the upscaled features for each mask token, (n, 3, C / 8).
-        heads = self._heads.output_hypernetworks_mlps[_FIRST_MULTIMASK:]
-        weights = torch.stack([head(masks[:, number]) for number, head in enumerate(heads)], dim=1)
+        weights = self._mask_weights(self._finish(tokens[rows], prompt[rows], needed_image, asked))
         logits = self._upscaling(needed_image.to(self._own.dtype), weights)
         return logits.flatten(0, 1)[of_rows], predicted_iou.flatten()[of_all]
 
@@ -313,40 +371,3 @@ class SamPromptDecoder:
         tokens, prompt = tokens[:, asked], prompt[:, asked]
         finished: torch.Tensor = self._final_norm(tokens + self._final.read(tokens + prompt, image, self._final_keys))
         return finished.to(self._own.dtype)
-
-
-class Upscaling:
-    """`MaskDecoder.output_upscaling` and its product with the masks' weights, as matrix products.
-
-    Both transposed convolutions have a stride equal to their kernel: each pixel becomes 2 × 2 pixels independently of
-    its neighbours, so a few pixels can be computed at a time.
-    """
-
-    def __init__(self, decoder: MaskDecoder) -> None:
-        """Share the weights, which must not change afterwards."""
-        first, norm, self._activate, second, self._activate_again = decoder.output_upscaling
-        self._norm_weight, self._norm_bias, self._norm_eps = norm.weight, norm.bias, norm.eps
-        # As weight (4·out, in) and bias (4·out,) of a 2 × 2 transposed convolution of stride 2, channels innermost.
-        self._first, self._second = (
-            each.weight.detach().permute(2, 3, 1, 0).flatten(0, 2).contiguous() for each in (first, second)
-        )
-        self._first_bias, self._second_bias = (each.bias.detach().repeat(4) for each in (first, second))
-
-    def __call__(self, image: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Return logits (n, M, 4h, 4w) from square images (n, h·w, C) and mask weights (n, M, C / 8)."""
-        num_prompts, length, width = image.shape
-        side = round(length**0.5)
-        held = num_prompts * _PIXELS_A_TOKEN * (width // 8) * image.element_size()
-        step = max(1, _STEP_BYTES[image.device.type] // held)
-        columns = weights.transpose(1, 2)
-        parts = []
-        for part in torch.split(image, step, dim=1):
-            pixels = F.linear(part, self._first, self._first_bias).reshape(-1, len(self._norm_weight))
-            pixels = F.layer_norm(pixels, pixels.shape[1:], self._norm_weight, self._norm_bias, self._norm_eps)
-            pixels = F.linear(self._activate(pixels), self._second, self._second_bias)
-            # (n, 16·l, C / 8), the 16 of each pixel adjacent.
-            features = self._activate_again(pixels).view(num_prompts, part.shape[1] * _PIXELS_A_TOKEN, -1)
-            parts.append(torch.bmm(features, columns))
-        # Row and column of the token, then within it those of the first convolution, then those of the second.
-        logits = torch.cat(parts, dim=1).view(num_prompts, side, side, 2, 2, 2, 2, -1)
-        return logits.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(num_prompts, -1, 4 * side, 4 * side)

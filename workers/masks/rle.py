@@ -39,17 +39,29 @@ def encode(masks: torch.Tensor) -> list[str]:
     num_masks, height, width = masks.shape
     if num_masks == 0:
         return []
-    flat = masks.transpose(1, 2).reshape(num_masks, height * width)
-    # Runs start with background, so a mask that starts with foreground has a first run of length 0.
-    changes = flat.clone()
-    changes[:, 1:] ^= flat[:, :-1]
-    changes = changes.flatten()
+    flags = changes(masks).flatten()
     # On a CPU numpy is five times as fast as torch. From a GPU only the positions are copied.
-    is_on_cpu = changes.device.type == "cpu"
-    positions = np.flatnonzero(changes.numpy()) if is_on_cpu else changes.nonzero()[:, 0].cpu().numpy()
-    rows, starts = np.divmod(positions, height * width)
+    is_on_cpu = flags.device.type == "cpu"
+    positions = np.flatnonzero(flags.numpy()) if is_on_cpu else flags.nonzero()[:, 0].cpu().numpy()
+    return encode_changes(positions, num_masks, height * width)
+
+
+def changes(masks: torch.Tensor) -> torch.Tensor:
+    """Return which pixels of masks (N, H, W) bool, column by column, differ from the one before, (N, H·W) bool.
+
+    Runs start with background, so a mask that starts with foreground has a first run of length 0.
+    """
+    flat = masks.transpose(1, 2).reshape(len(masks), -1)
+    flags = flat.clone()
+    flags[:, 1:] ^= flat[:, :-1]
+    return flags
+
+
+def encode_changes(positions: NDArray[np.int64], num_masks: int, num_pixels: int) -> list[str]:
+    """Return the codes of masks from the positions where `changes`, flattened, is true."""
+    rows, starts = np.divmod(positions, num_pixels)
     runs_a_mask = np.bincount(rows, minlength=num_masks) + 1
-    ends = np.full(len(rows) + num_masks, height * width, dtype=np.int64)
+    ends = np.full(len(rows) + num_masks, num_pixels, dtype=np.int64)
     # The change number c of row r ends run c + r: each row before adds one run, its last.
     ends[np.arange(len(rows)) + rows] = starts
     runs = np.diff(ends, prepend=0)

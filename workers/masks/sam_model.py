@@ -6,6 +6,7 @@ Source: segment-anything 1.0, utils/transforms.py and modeling/sam.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -21,11 +22,11 @@ from pseudoris.workers.checkpoints.sam_architectures import SamArchitecture, sam
 from pseudoris.workers.checkpoints.tensor_files import loaded
 from pseudoris.workers.device import to_device
 from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder, SharedImage
-from pseudoris.workers.masks.promptable import EncodedCrop
+from pseudoris.workers.masks.promptable import EncodedCrop, PointGrid, to_input_frame
 
 # Source: segment-anything 1.0, build_sam.py: for RGB in [0, 255].
 _PIXEL_MEAN, _PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-_MASK_IN_CHANNELS = 16
+_MASK_IN_CHANNELS, _MASKS_A_POINT = 16, 3
 
 
 def build_sam(architecture: SamArchitecture) -> Sam:
@@ -52,8 +53,7 @@ def build_sam(architecture: SamArchitecture) -> Sam:
         mask_in_chans=_MASK_IN_CHANNELS,
     )
     decoder = MaskDecoder(
-        # As published.
-        num_multimask_outputs=3,
+        num_multimask_outputs=_MASKS_A_POINT,
         transformer=TwoWayTransformer(
             depth=architecture.decoder_depth,
             embedding_dim=architecture.prompt_width,
@@ -76,6 +76,8 @@ def load_sam(architecture: str | None, weights: WeightsConfig) -> Sam:
 # Bytes of the attention maps of the crops that are encoded at once; a single crop may take more. Not a setting, because
 # it decides the last bits of the results.
 _ENCODER_BYTES = {"cpu": 2 * 2**30, "cuda": 16 * 2**30}
+# A GPU encodes one crop at once for so many of `points_per_batch`, which bounds this memory too.
+_POINTS_A_CROP = 16
 
 
 def resized_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
@@ -88,10 +90,13 @@ def resized_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def encode_crops(sam: Sam, crops: Sequence[NDArray[np.uint8]], dtype: torch.dtype) -> Iterator[EncodedCrop]:
+def encode_crops(
+    sam: Sam, crops: Sequence[NDArray[np.uint8]], dtype: torch.dtype, *, crops_a_pass: int | None = None
+) -> Iterator[EncodedCrop]:
     """Yield the encodings of crops (H, W, 3) uint8 RGB in order; the image encoder computes in `dtype`.
 
-    Padded to SAM's square, crops have one shape; as many as memory allows are encoded in one pass.
+    Padded to SAM's square, crops have one shape; as many as memory allows are encoded in one pass. With `crops_a_pass`
+    at most so many, and the last pass is filled up: each has one number of rows, on which bits depend.
     """
     encoder = sam.image_encoder
     # For so many crops the attention maps of a block without windows, scores and softmax in at most float32, stay below
@@ -99,6 +104,7 @@ def encode_crops(sam: Sam, crops: Sequence[NDArray[np.uint8]], dtype: torch.dtyp
     height, width = sam.prompt_encoder.image_embedding_size
     num_heads = max(block.attn.num_heads for block in encoder.blocks)
     step = max(1, _ENCODER_BYTES[sam.device.type] // (2 * 4 * num_heads * (height * width) ** 2))
+    step = min(step, crops_a_pass or step)
     for first in range(0, len(crops), step):
         several = crops[first : first + step]
         # Bilinearly by Pillow, as in the training of SAM's published weights.
@@ -108,10 +114,12 @@ def encode_crops(sam: Sam, crops: Sequence[NDArray[np.uint8]], dtype: torch.dtyp
             for pixels, (height, width) in zip(several, sizes, strict=True)
         ]
         planes = [sam.preprocess(to_device(one, sam.device).permute(2, 0, 1)) for one in resized]
+        if crops_a_pass:
+            planes += planes[:1] * (step - len(planes))
         # SAM makes an index of relative positions in every block; on its device, it is not copied there.
         with sam.device, torch.autocast(sam.device.type, dtype=dtype, enabled=dtype != torch.float32):
             embeddings = encoder(torch.stack(planes))
-        for pixels, one, embedding in zip(several, resized, embeddings.float(), strict=True):
+        for pixels, one, embedding in zip(several, resized, embeddings.float(), strict=False):
             yield EncodedCrop((embedding,), (pixels.shape[0], pixels.shape[1]), (one.shape[0], one.shape[1]))
 
 
@@ -150,6 +158,31 @@ class PromptableSam:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return three masks a point; those below the threshold are never upscaled."""
         return self._decode(shared, points_xy, min_predicted_iou=min_predicted_iou)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self._sam.device
+        return device
+
+    def num_bytes(self, num_points: int) -> int:
+        """Return what the answers to so many points take until they are measured."""
+        length: int = math.prod(self._sam.prompt_encoder.mask_input_size)
+        return num_points * _MASKS_A_POINT * length * self._dtype.itemsize
+
+    def answer_together(
+        self, crops: Sequence[NDArray[np.uint8]], grids: Sequence[PointGrid], points_per_batch: int
+    ) -> tuple[list[EncodedCrop], torch.Tensor, torch.Tensor]:
+        """Return the encodings of crops, and three masks for each point of their grids, all in passes of fixed size.
+
+        Returns:
+            Encodings, logits (P, 3, h, w), and predicted IoU (P, 3), by crop, then point; P is padded at the end.
+        """
+        crops_a_pass = max(1, points_per_batch // _POINTS_A_CROP)
+        encoded = list(encode_crops(self._sam, crops, self._dtype, crops_a_pass=crops_a_pass))
+        points = [to_input_frame(grid, crop) for grid, crop in zip(grids, encoded, strict=True)]
+        embeddings = torch.stack([crop.embedding for crop in encoded])
+        return encoded, *self._decode.decode_together(embeddings, points, points_per_batch)
 
     def upsample(self, logits: torch.Tensor, crop: EncodedCrop) -> torch.Tensor:
         """Return the logits at the crop's size, by SAM's two steps."""

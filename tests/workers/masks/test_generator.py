@@ -1,5 +1,6 @@
 """The automatic generator equals `SamAutomaticMaskGenerator`; small regions equal a plain flood fill."""
 
+import copy
 import inspect
 import sys
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from PIL import Image
 from scipy import ndimage
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
+from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split, make_scene
@@ -96,6 +98,22 @@ def test_masks_order_boxes_and_codes_are_sams(sam, masks_config, draw_image, siz
     annotations = reference(sam, config, image)
     assert len(annotations) >= 10
     assert_equal(sam, image, MaskGenerator(PromptableSam(sam), config)(image), annotations)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [{"crop_n_layers": 1}, {"pred_iou_thresh": 0.72}, {"stability_score_thresh": 0.7}, {"pred_iou_thresh": 0}],
+)
+def test_masks_of_images_that_share_a_batch_on_a_gpu_are_sams(sam, masks_config, draw_image, overrides):
+    images, config = [draw_image(64, 64), draw_image(70, 150), draw_image(150, 71)], masks_config(**overrides)
+    with pretended_gpu():
+        on_gpu = PromptableSam(copy.deepcopy(sam).to("cuda"))
+        found = MaskGenerator(on_gpu, config).together(images)
+    for image, proposals in zip(images, found, strict=True):
+        annotations = reference(sam, config, image)
+        assert annotations
+        assert_equal(sam, image, proposals, annotations)
 
 
 @pytest.fixture(scope="module")
