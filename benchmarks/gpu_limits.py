@@ -26,7 +26,7 @@ from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.gpu import scenes_with
@@ -99,7 +99,8 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         is_hollow = is_half and name in _HOLLOW
         made = () if is_kept else function(*tree_map(_on_meta, args) if is_hollow else args, **kwargs)
         self.counts["aten"] += 1
-        is_view = isinstance(made, torch.Tensor) and self._is_pooled(made)
+        leaves = tree_leaves(made)
+        is_view = bool(leaves) and all(isinstance(leaf, torch.Tensor) and self._is_pooled(leaf) for leaf in leaves)
         if not is_view and (moved := bytes_moved(function, given, made)):
             self._count(function, args, made, moved)
         if is_kept:

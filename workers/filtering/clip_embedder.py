@@ -108,13 +108,15 @@ def _tile(nodes: Sequence[tuple[int, int, int]], ends: Sequence[tuple[int, int]]
 
 # A prefix's length is rounded up to this, and by itself alone: the rounding of its attention depends on it.
 _LENGTH_STEP: Final = 4
-# Positions of prefixes whose keys and values are gathered at a time. Bounds memory for long texts.
-_POSITIONS_A_PART: Final = {"cpu": 2**14, "cuda": 2**19}
+# Positions of prefixes that attend together: bounds memory for long texts. And of those whose keys and values are
+# gathered together: a launch on a GPU costs more than its work, and a CPU's cache holds one group.
+_POSITIONS_A_GROUP: Final = {"cpu": 2**14, "cuda": 2**19}
+_POSITIONS_A_GATHER: Final = {"cpu": 0, "cuda": 2**19}
 
 
-# Neighbouring nodes whose prefixes have the same length P, rounded up: which; the nodes of their positions one after
-# another, (n · P,) int64; and the positions up to the prefix's own, (n, 1, P) bool.
-_NodesOfLength = tuple[slice, torch.Tensor, torch.Tensor]
+# The nodes of the positions of neighbouring nodes, one after another, int64; and for each group of them whose prefixes
+# have the same length P, rounded up, the positions up to the prefix's own, (n, 1, P) bool.
+_Gather = tuple[torch.Tensor, list[torch.Tensor]]
 
 
 class TreeBlock(Block):
@@ -125,20 +127,28 @@ class TreeBlock(Block):
         super().__init__(block, finish=finish_block)
         self._queries_keys_values = self.linear(block.attn.in_proj_weight, block.attn.in_proj_bias)
 
-    def forward(self, x: torch.Tensor, lengths: Sequence[_NodesOfLength]) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, gathers: Sequence[_Gather]) -> torch.Tensor:
         """Return the block's output (R, D) for its input (R, D)."""
         together = self._queries_keys_values(self.ln_1(x)).view(len(x), 3, self.num_heads, -1)
         queries, *rest = together.permute(1, 2, 0, 3)
         keys_values = torch.cat(rest, dim=2)
-        mixed = torch.empty_like(queries)
-        for nodes, paths, is_seen in lengths:
-            num_nodes, _, length = is_seen.shape
-            gathered = keys_values.index_select(1, paths).view(self.num_heads, num_nodes, length, -1)
-            keys, values = gathered.chunk(2, dim=3)
-            mixed[:, nodes] = F.scaled_dot_product_attention(queries[:, nodes, None], keys, values, attn_mask=is_seen)[
-                :, :, 0
-            ]
-        return self.finish(self, x, mixed.transpose(0, 1).reshape(x.shape))
+        sizes = [len(is_seen) for _, seen in gathers for is_seen in seen]
+        mixed, waiting = [], iter(torch.split(queries[:, :, None], sizes, dim=1))
+        for paths, seen in gathers:
+            gathered = torch.split(keys_values.index_select(1, paths), [each.numel() for each in seen], dim=1)
+            for group, is_seen in zip(gathered, seen, strict=True):
+                keys, values = group.view(self.num_heads, len(is_seen), is_seen.shape[2], -1).chunk(2, dim=3)
+                mixed.append(F.scaled_dot_product_attention(next(waiting), keys, values, attn_mask=is_seen)[:, :, 0])
+        return self.finish(self, x, torch.cat(mixed, dim=1).transpose(0, 1).reshape(x.shape))
+
+
+def _gather(groups: Sequence[tuple[Ints, NDArray[np.bool_]]], device: torch.device) -> _Gather:
+    """Return groups of paths (n, P) and the positions that are seen (n, P) on the device, each by one copy."""
+    paths, seen = (
+        to_device(np.concatenate([each.ravel() for each in both]), device) for both in zip(*groups, strict=True)
+    )
+    of_group = torch.split(seen, [each.size for each, _ in groups])
+    return paths, [own.view(len(each), 1, -1) for own, (each, _) in zip(of_group, groups, strict=True)]
 
 
 class TextTower:
@@ -166,22 +176,25 @@ class TextTower:
         tokens, depths, ends = (to_device(column, device) for column in (tile.tokens, tile.depths, tile.ends))
         hidden = model.token_embedding(tokens).to(dtype) + model.positional_embedding[depths].to(dtype)
         # Neighbouring nodes whose prefixes have the same rounded length attend together.
-        lengths = []
+        gathers: list[list[tuple[Ints, NDArray[np.bool_]]]] = [[]]
         rounded = tile.depths // _LENGTH_STEP
         starts = np.flatnonzero(np.diff(rounded, prepend=-1))
         for start, end in zip(starts, [*starts[1:], len(rounded)], strict=True):
             length = int(rounded[start] + 1) * _LENGTH_STEP
             paths = np.zeros((end - start, length), dtype=np.int64)
-            known = tile.paths[start:end, :length]
-            paths[:, : known.shape[1]] = known
+            given = tile.paths[start:end, :length]
+            paths[:, : given.shape[1]] = given
             is_seen = np.arange(length) <= tile.depths[start:end, None]
-            step = max(1, _POSITIONS_A_PART[device.type] // length)
+            step = max(1, _POSITIONS_A_GROUP[device.type] // length)
             for first in range(0, end - start, step):
-                part = slice(first, min(first + step, end - start))
-                nodes = slice(start + part.start, start + part.stop)
-                lengths.append((nodes, to_device(paths[part].ravel(), device), to_device(is_seen[part, None], device)))
+                group = paths[first : first + step], is_seen[first : first + step]
+                together = sum(each.size for each, _ in gathers[-1]) + group[0].size
+                if gathers[-1] and together > _POSITIONS_A_GATHER[device.type]:
+                    gathers.append([])
+                gathers[-1].append(group)
+        known = [_gather(groups, device) for groups in gathers]
         for block in self._blocks:
-            hidden = block(hidden, lengths)
+            hidden = block(hidden, known)
         # Of all nodes, because rounding depends on the number of rows.
         pooled: torch.Tensor = model.ln_final(hidden)
         projection: nn.Linear | torch.Tensor | None = model.text_projection
