@@ -148,6 +148,9 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             flops = 4 * args[1][0].numel()
             self.counts["useful"], self.counts["tiles"] = self.counts["useful"] + flops, self.counts["tiles"] + flops
             seconds = flops / _PEAKS["float64" if dtype == "float64" else "float32"]
+        elif name == "project":
+            flops = 2 * result.numel() * args[0].shape[1]
+            seconds = flops / _PEAKS[dtype]
         elif packet in flop_registry or name == "baddbmm_":
             is_in_place = name == "baddbmm_"
             shapes = [x.shape for x in args[:3]] if is_in_place else args

@@ -189,8 +189,8 @@ class ComputeConfig(FrozenModel):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     # Threads of one stage process on a CPU. Part of the identity, because another number may round differently.
     threads: int = Field(default=1, ge=1, le=1_024)
-    # torch.compile for towers and decoder blocks, over a few fixed shapes. Each actor then takes minutes to start,
-    # which pays off in GPU runs that last hours. It needs a C++ compiler on every node.
+    # torch.compile for the towers of images, in passes of fixed shapes. Each actor then takes minutes to start, which
+    # pays off in GPU runs that last hours. It needs a C++ compiler on every node.
     is_compiled: bool = False
     # Of every draw: another seed gives other captions.
     seed: int = Field(default=0, ge=0, lt=2**63)

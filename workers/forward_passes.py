@@ -1,8 +1,4 @@
-"""Faster forward passes of models: compiled for a fixed set of shapes, and open_clip's blocks over their own weights.
-
-A compiler makes one program per shape (`compute.is_compiled`). Where the number of rows depends on the image, it is
-rounded up to one of a few *buckets*, so that there are few programs, soon all compiled. Results for the added rows are
-dropped.
+"""Faster forward passes of models: compiled towers (`compute.is_compiled`), and open_clip's blocks.
 
 A `Block` shares the norms, layer scales, activation and weights of one of open_clip's attention blocks. Its linear
 layers use the fastest product on the device; subclasses do the attention that open_clip does not offer.
@@ -12,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +16,7 @@ from torch import nn
 
 from pseudoris.schemas.errors import ConfigError
 
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-# Smaller batches are not faster.
-_LEAST_ROWS = 64
-# Programs of one function: enough for buckets up to millions of rows, for each kind of block.
+# Of one function, a program for each shape.
 _MAX_PROGRAMS = 128
 
 
@@ -52,37 +43,10 @@ def _set_up() -> None:
     torch._inductor.config.deterministic = True
 
 
-def bucket(count: int) -> int:
-    """Return the smallest bucket that holds `count` rows: 64, 96, 128, 192, 256, ..."""
-    size = _LEAST_ROWS
-    while size < count:
-        size *= 2
-    between = size * 3 // 4
-    return between if count <= between and between > _LEAST_ROWS else size
-
-
 def padded(rows: torch.Tensor, count: int) -> torch.Tensor:
     """Return rows (R, ...) followed by zeros, (count, ...)."""
     missing = count - len(rows)
     return F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, missing)) if missing else rows
-
-
-def compile_rows(
-    function: Callable[[ModuleT, torch.Tensor, torch.Tensor], torch.Tensor],
-) -> Callable[[ModuleT, torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Return `function` compiled for each bucket of rows; it must be pure and take a module and twice rows (P, D).
-
-    Modules of one kind and size share programs, because the weights are arguments of a program.
-    """
-    _set_up()
-    program = torch.compile(function, dynamic=False)
-
-    def run(module: ModuleT, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        count = bucket(len(x))
-        result: torch.Tensor = program(module, padded(x, count), padded(other, count))
-        return result[: len(x)]
-
-    return run
 
 
 def compile_tower(tower: nn.Module) -> None:
@@ -93,19 +57,6 @@ def compile_tower(tower: nn.Module) -> None:
 
 # Narrower layers spend more time on calls than on arithmetic, so packing gains nothing.
 _LEAST_INPUTS = 256
-
-
-class SharedLinear(nn.Module):
-    """`F.linear` with the weights of another module, which a compiler takes as arguments of its program."""
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        """Share `weight` (out, in) and `bias` (out,)."""
-        super().__init__()
-        self._weight, self._bias = weight, bias
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return x · weightᵀ + bias."""
-        return F.linear(x, self._weight, self._bias)
 
 
 def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -134,26 +85,18 @@ def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Callable[[torch.T
 class Block(nn.Module):
     """The part that self-attention and cross-attention blocks share: everything after the heads."""
 
-    def __init__(self, block: ResidualAttentionBlock, *, finish: Finish) -> None:
-        """Share the weights of `block`, which must not change; `finish` is `finish_block` or its compiled form."""
+    def __init__(self, block: ResidualAttentionBlock) -> None:
+        """Share the weights of `block`, which must not change."""
         super().__init__()
         self.num_heads = int(block.attn.num_heads)
         self.ln_1, self.ln_2, self.ls_1, self.ls_2 = block.ln_1, block.ln_2, block.ls_1, block.ls_2
-        # The compiler chooses the layout of weights and the operators itself.
-        self.linear = linear if finish is finish_block else SharedLinear
-        self.out = self.linear(block.attn.out_proj.weight, block.attn.out_proj.bias)
-        self.widen = self.linear(block.mlp.c_fc.weight, block.mlp.c_fc.bias)
+        self.out = linear(block.attn.out_proj.weight, block.attn.out_proj.bias)
+        self.widen = linear(block.mlp.c_fc.weight, block.mlp.c_fc.bias)
         self.activate = block.mlp.gelu
-        self.narrow = self.linear(block.mlp.c_proj.weight, block.mlp.c_proj.bias)
-        # From the block, its input and its heads' output, (P, D) each, to its output.
-        self.finish = finish
+        self.narrow = linear(block.mlp.c_proj.weight, block.mlp.c_proj.bias)
 
-
-Finish = Callable[[Block, torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def finish_block(block: Block, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
-    """Return the block's output from its input and its heads' output, (P, D) each: projection, residuals, MLP."""
-    x = x + block.ls_1(block.out(mixed))
-    result: torch.Tensor = x + block.ls_2(block.narrow(block.activate(block.widen(block.ln_2(x)))))
-    return result
+    def finish(self, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        """Return the block's output from its input and its heads' output, (P, D) each: projection, residuals, MLP."""
+        x = x + self.ls_1(self.out(mixed))
+        result: torch.Tensor = x + self.ls_2(self.narrow(self.activate(self.widen(self.ln_2(x)))))
+        return result

@@ -7,45 +7,12 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from pseudoris.workers.captions.captioner import coca_engine
-from pseudoris.workers.forward_passes import bucket, compile_rows, linear
+from pseudoris.workers.forward_passes import linear
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: no g++")
-
-
-@pytest.mark.parametrize(
-    ("count", "size"), [(1, 64), (64, 64), (65, 96), (97, 128), (129, 192), (200, 256), (3000, 3072)]
-)
-def test_rows_are_rounded_up_to_a_bucket(count, size):
-    assert bucket(count) == size
-
-
-@pytest.mark.slow
-def test_rows_of_one_bucket_and_layers_of_one_kind_share_a_program(monkeypatch):
-    torch.compiler.reset()
-    programs = []
-    real = torch.compile
-
-    def backend(graph, _):
-        programs.append(graph)
-        return graph.forward
-
-    def add(module, x, other):
-        return module(x) + other
-
-    monkeypatch.setattr(torch, "compile", lambda function, **options: real(function, backend=backend, **options))
-    run, layers = compile_rows(add), [nn.Linear(4, 4), nn.Linear(4, 4)]
-    with torch.inference_mode():
-        for layer in layers:
-            for rows in (3, 50, 64):
-                x, other = torch.rand(rows, 4), torch.rand(rows, 4)
-                torch.testing.assert_close(run(layer, x, other), add(layer, x, other))
-        assert len(programs) == 1
-        run(layers[0], torch.rand(65, 4), torch.rand(65, 4))
-        assert len(programs) == 2
 
 
 @needs_compiler

@@ -129,9 +129,9 @@ class CacheIndex:
 class CachedCocaTowers:
     """CoCa's text tower and multimodal decoder, as `Towers`; an encoding is a crop's image tokens (T, D)."""
 
-    def __init__(self, model: CoCa, *, is_compiled: bool = False) -> None:
-        """Share the weights of `model`, in eval mode on its device; what follows a block's heads may be compiled."""
-        self.blocks = blocks = CocaBlocks(model, is_compiled=is_compiled)
+    def __init__(self, model: CoCa) -> None:
+        """Share the weights of `model`, in eval mode on its device."""
+        self.blocks = blocks = CocaBlocks(model)
         text, like = blocks.text, blocks.like
         self.max_prefix_length = int(text.context_length)
         self._device = like.device
@@ -293,7 +293,7 @@ def _self_step(
     queries = queries.reshape(len(x), block.num_heads, 1, -1).transpose(0, 1)
     hidden = None if is_hidden is None else is_hidden[None, :, None, :]
     mixed = attend(queries, past_keys, past_values, hidden)
-    return block.finish(block, x, mixed[:, :, 0].transpose(0, 1).reshape(len(x), -1))
+    return block.finish(x, mixed[:, :, 0].transpose(0, 1).reshape(len(x), -1))
 
 
 def _cross_step(
@@ -322,4 +322,4 @@ def _cross_step(
     padded[slots] = queries
     grouped = padded.view(num_crops, rows_a_crop, num_heads, head_width).transpose(1, 2)
     mixed = F.scaled_dot_product_attention(grouped, keys, values).transpose(1, 2).reshape(padded.shape)
-    return block.finish(block, x, mixed[slots])
+    return block.finish(x, mixed[slots])

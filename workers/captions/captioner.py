@@ -63,7 +63,7 @@ def coca_engine(
     """
     if is_compiled:
         compile_tower(model.visual)
-    towers = CachedCocaTowers(model, is_compiled=is_compiled)
+    towers = CachedCocaTowers(model)
     projection = model.text_decoder.text_projection.detach()
     if is_static is None:
         is_static = projection.device.type == "cuda"

@@ -13,27 +13,27 @@ from open_clip.coca_model import CoCa
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.forward_passes import Block, Finish, compile_rows, finish_block
+from pseudoris.workers.forward_passes import Block, linear
 
 
 class SelfAttention(Block):
     """A causal self-attention block."""
 
-    def __init__(self, block: ResidualAttentionBlock, *, finish: Finish = finish_block) -> None:
-        super().__init__(block, finish=finish)
-        self.queries_keys_values = self.linear(block.attn.in_proj_weight, block.attn.in_proj_bias)
+    def __init__(self, block: ResidualAttentionBlock) -> None:
+        super().__init__(block)
+        self.queries_keys_values = linear(block.attn.in_proj_weight, block.attn.in_proj_bias)
 
 
 class CrossAttention(Block):
     """A block that attends to image tokens, the same for all rows of a crop."""
 
-    def __init__(self, block: ResidualAttentionBlock, *, finish: Finish = finish_block) -> None:
-        super().__init__(block, finish=finish)
+    def __init__(self, block: ResidualAttentionBlock) -> None:
+        super().__init__(block)
         weight, bias, width = block.attn.in_proj_weight, block.attn.in_proj_bias, block.attn.embed_dim
         self.ln_1_kv = block.ln_1_kv
         # Of the block's input after `ln_1`, (P, D) to (P, D).
-        self.queries = self.linear(weight[:width], None if bias is None else bias[:width])
-        self._keys_values = self.linear(weight[width:], None if bias is None else bias[width:])
+        self.queries = linear(weight[:width], None if bias is None else bias[:width])
+        self._keys_values = linear(weight[width:], None if bias is None else bias[width:])
 
     def keys_values(self, image_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values (C, heads, T, head width) of image tokens (C, T, D)."""
@@ -55,14 +55,13 @@ class CocaBlocks:
         like: A weight, of the dtype and on the device of all.
     """
 
-    def __init__(self, model: CoCa, *, is_compiled: bool = False) -> None:
-        """Share the weights of `model`, in eval mode on its device; what follows a block's heads may be compiled."""
+    def __init__(self, model: CoCa) -> None:
+        """Share the weights of `model`, in eval mode on its device."""
         self.text = text = _checked_text(model.text)
-        finish = compile_rows(finish_block) if is_compiled else finish_block
         decoder = model.text_decoder
-        self.text_layers = [SelfAttention(block, finish=finish) for block in text.transformer.resblocks]
-        self.layers = [SelfAttention(block, finish=finish) for block in decoder.resblocks]
-        self.cross = [CrossAttention(block, finish=finish) for block in decoder.cross_attn]
+        self.text_layers = [SelfAttention(block) for block in text.transformer.resblocks]
+        self.layers = [SelfAttention(block) for block in decoder.resblocks]
+        self.cross = [CrossAttention(block) for block in decoder.cross_attn]
         self.ln_final = decoder.ln_final
         self.width = int(decoder.resblocks[0].attn.embed_dim)
         self.like = cast(torch.Tensor, text.token_embedding.weight)

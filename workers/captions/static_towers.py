@@ -209,7 +209,7 @@ def _attended(
 
 
 def _finished(block: Block, x: torch.Tensor, mixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what adds up to a block's output, as of `finish_block`: the next norm adds it."""
+    """Return what adds up to a block's output, as of `Block.finish`: the next norm adds it."""
     x, normed = _normed(block.ln_2, x, block.ls_1(block.out(mixed)))
     return x, block.ls_2(block.narrow(block.activate(block.widen(normed))))
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from pseudoris.schemas.errors import ImageError
@@ -49,6 +50,25 @@ class SpecialTokens:
 def score_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of scores under a model of `dtype`: float32, or float64 for a float64 model."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@torch.library.custom_op("pseudoris::project", mutates_args=())
+def project(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return the products (R, V) of states (R, D) and rows (V, D), both in half precision, in float32.
+
+    No product of two such numbers is rounded, so only the order of the sums differs from that of float32 operands.
+    """
+    return F.linear(states.float(), rows.float())
+
+
+@project.register_kernel("cuda")
+def _(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return torch.mm(states, rows.t(), out_dtype=torch.float32)
+
+
+@project.register_fake
+def _(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return states.new_empty(len(states), len(rows), dtype=torch.float32)
 
 
 def all_finite(*scores: torch.Tensor) -> torch.Tensor:
@@ -111,6 +131,9 @@ class Vocabulary:
         # At least float32: in half precision scores would tie, and the contrast is a difference of two scores.
         self._rows = projection.t()[self._live].to(score_dtype(projection.dtype)).contiguous()
         self._linear = linear(self._rows, None)
+        # A GPU multiplies in half precision eight times as fast as in float32.
+        is_half = projection.is_cuda and self._rows.dtype != projection.dtype
+        self._half_rows = projection.t()[self._live].contiguous() if is_half else None
         self._num_dead = projection.shape[1] - len(self._live)
         # The row of each token; dead tokens share a row of zeros after the live ones.
         self._row_of = torch.full((projection.shape[1],), len(self._live), device=projection.device)
@@ -173,7 +196,12 @@ class Vocabulary:
         return found.masked_fill(is_dead, 0.0)
 
     def _scores(self, hidden: torch.Tensor, is_eos_allowed: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        scores: torch.Tensor = self._linear(hidden.to(self._rows.dtype))
+        half = self._half_rows
+        scores: torch.Tensor = (
+            project(hidden, half)
+            if half is not None and hidden.dtype == half.dtype
+            else self._linear(hidden.to(self._rows.dtype))
+        )
         # Not by an assignment, for which a GPU waits.
         if len(self._forbidden_columns):
             scores.index_fill_(1, self._forbidden_columns, -torch.inf)

@@ -33,7 +33,7 @@ from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip, rea
 from pseudoris.workers.checkpoints.weight_cache import OPEN_CLIP_PREFIX
 from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
-from pseudoris.workers.forward_passes import Block, compile_tower, finish_block
+from pseudoris.workers.forward_passes import Block, compile_tower, linear
 
 Ints = NDArray[np.int64]
 
@@ -124,8 +124,8 @@ class TreeBlock(Block):
 
     def __init__(self, block: ResidualAttentionBlock) -> None:
         """Share the weights of `block`, which must not change."""
-        super().__init__(block, finish=finish_block)
-        self._queries_keys_values = self.linear(block.attn.in_proj_weight, block.attn.in_proj_bias)
+        super().__init__(block)
+        self._queries_keys_values = linear(block.attn.in_proj_weight, block.attn.in_proj_bias)
 
     def forward(self, x: torch.Tensor, gathers: Sequence[_Gather]) -> torch.Tensor:
         """Return the block's output (R, D) for its input (R, D)."""
@@ -139,7 +139,7 @@ class TreeBlock(Block):
             for group, is_seen in zip(gathered, seen, strict=True):
                 keys, values = group.view(self.num_heads, len(is_seen), is_seen.shape[2], -1).chunk(2, dim=3)
                 mixed.append(F.scaled_dot_product_attention(next(waiting), keys, values, attn_mask=is_seen)[:, :, 0])
-        return self.finish(self, x, torch.cat(mixed, dim=1).transpose(0, 1).reshape(x.shape))
+        return self.finish(x, torch.cat(mixed, dim=1).transpose(0, 1).reshape(x.shape))
 
 
 def _gather(groups: Sequence[tuple[Ints, NDArray[np.bool_]]], device: torch.device) -> _Gather:
