@@ -1,27 +1,37 @@
 """Measures what the pipeline adds to its stages: a run on Ray against the same work in one process.
 
     python -m benchmarks.pipeline [--preset tiny] [--images 64] [--shard-images 16] [--actors 1 …] [--set KEY=VALUE …]
-    [--bare SOURCE OUT CONFIG] [--json FILE]
+    [--megapixels NUMBER …] [--before FOLDER] [--side KIND SOURCE OUT CONFIG] [--json FILE]
 
 Both sides read and prove, take every shard through the three stages and commit it; with one actor both have the same
 threads and the same environment. The bare side is a process of its own, `--bare`, and does one shard after another.
 Each is timed from its first commit to its last, so over all shards but one: what lies before is start-up (Ray,
 processes, models, the first shard), and is given in the note. A run of no shards would not do for it: actors start with
-the first. Images come in two halves, run in the order Ray, bare, bare, Ray. The two sides must have written the same
-bytes, else there is no figure. 512 images take half an hour on two cores.
+the first. Sides run in the order Ray, bare, bare, Ray. They must have written the same bytes, else there is no figure.
+256 images take half an hour on two cores.
+
+With `--megapixels` instead: JPEGs of such sizes through an actor alone, and through a run of one actor, whose stages
+only take the pixels, as on a GPU. The numbers of images are those of 12 megapixels; of smaller ones there are as many
+more. With `--before`, the checkout of an earlier version is the other side. Images a second, before and now.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
 
 from benchmarks.measurement import Row, options, peak_rss_bytes, report
 from pseudoris.images.prover import shared_prover
@@ -30,17 +40,26 @@ from pseudoris.pipeline.executor import actor_environment
 from pseudoris.pipeline.identity import measure_identity
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.ids import image_id
+from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.pending_work import Committed, RunEvent
 from pseudoris.store.runs.plan import read_shard_plan
-from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.stages import STAGES
+from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages
+from pseudoris.workers.stages import POOL_STAGES, STAGES
 from recipes.scene_shards import scene_image
+
+_ROOT: Final = Path(__file__).resolve().parents[1]
+_ENGINES: Final = [
+    f"{stage.section}.{each}" for stage in STAGES for each in ("engine=timed", "options={decodes: true}")
+]
+# When it began, when each shard was done, and what else is told.
+Answer = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +79,73 @@ class Timed:
 
 def measure(config: RunConfig, *, num_images: int, folder: Path) -> Row:
     """Return the row of `num_images` scenes; ValueError where the two sides differ in a byte."""
-    sources = [write_scenes(folder / f"images-{half}", half, num_images // 2) for half in range(2)]
-    on_ray: dict[int, Timed] = {}
-    bare: dict[int, Timed] = {}
-    for half, side in ((0, on_ray), (0, bare), (1, bare), (1, on_ray)):
-        out = folder / f"{'ray' if side is on_ray else 'bare'}-{half}"
-        run = run_on_ray if side is on_ray else run_bare
-        started, commits = run(sources[half], out, config)
-        side[half] = Timed.of(started, commits)
-    for half in range(2):
-        check_equal(folder / f"ray-{half}", folder / f"bare-{half}")
-    ours_s, bare_s = (sum(timed.work_s for timed in side.values()) for side in (on_ray, bare))
-    starts = [sum(timed.start_s for timed in side.values()) / 2 for side in (on_ray, bare)]
+    source = write_scenes(folder / "images", num_images)
+    runs = in_turn(folder, *(lambda out, run=run: run(source, out, config) for run in (run_on_ray, run_bare)))
+    check_equal(folder / "0", folder / "1")
+    on_ray, bare = ([Timed.of(*answer) for answer in side] for side in runs)
+    ours_s, bare_s = (sum(timed.work_s for timed in side) / 2 for side in (on_ray, bare))
+    starts = [sum(timed.start_s for timed in side) / 2 for side in (on_ray, bare)]
     case = f"pipeline, {config.preset}, {num_images} images, {config.placement.fused.max_actors} actor(s)"
     note = (
         f"Ray takes {ours_s / bare_s:.3f} of the bare stages' time, same bytes; before the first commit "
         f"{starts[0]:.1f} s against {starts[1]:.1f} s"
     )
     return Row(case, bare_s, ours_s, peak_rss_bytes(), note)
+
+
+def in_turn(folder: Path, *sides: Callable[[Path], Answer]) -> list[list[Answer]]:
+    """Run each side into a folder of its own, then again in the other order; return the answers of each."""
+    answers: list[list[Answer]] = [[] for _ in sides]
+    for turn, side in enumerate([*range(len(sides)), *reversed(range(len(sides)))]):
+        answers[side].append(sides[side](folder / str(turn)))
+    return answers
+
+
+def measure_photos(
+    megapixels: float, num_shards: int, shard_images: int, before: Path | None, folder: Path
+) -> Iterator[Row]:
+    """Yield the rows of an actor alone and of a run."""
+    a_shard = max(1, round(shard_images * 12 / megapixels))
+    source = write_photos(folder / "photos", megapixels, a_shard * num_shards)
+    limits = [f"shards.max_images={a_shard}", "shards.max_bytes=268435456"]
+    settings = [*_ENGINES, *limits, "placement.fused.max_actors=1", "placement.address=local"]
+    roots = [_ROOT] if before is None else [before, _ROOT]
+    for kind, case in (("actor", "an actor alone"), ("ray", "a run")):
+        run = partial(run_side, kind, source=source, config=json.dumps(settings))
+        sides = in_turn(folder / kind, *(partial(run, root) for root in roots))
+        # A run's first shard waits for models.
+        num, begin = (num_shards, 0) if kind == "actor" else (num_shards - 1, 1)
+        image_s = [sum(one[1][-1] - [one[0], *one[1]][begin] for one in side) / 2 / num / a_shard for side in sides]
+        told = ", ".join(f"{1 / each:.1f} images/s" for each in image_s)
+        told += "".join(f"; {one[2]:g} decodes an image, {one[3]:.4f} CPU s" for (one, _) in sides if kind == "actor")
+        yield Row(f"{case}, {megapixels:g} MP", image_s[0] if before else None, image_s[-1], peak_rss_bytes(), told)
+
+
+def write_photos(folder: Path, megapixels: float, count: int) -> Path:
+    """Write a JPEG that has as many bytes as a photograph `count` times, and return their folder."""
+    folder.mkdir(parents=True)
+    height = round((megapixels * 0.75e6) ** 0.5)
+    pixels = np.random.default_rng(0).normal(128, 5, (height, height * 4 // 3, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(folder / "0.jpg", quality=90)
+    for number in range(1, count):
+        (folder / f"{number}.jpg").write_bytes((folder / "0.jpg").read_bytes())
+    return folder
+
+
+def through_actor(source: str, config: RunConfig) -> Answer:
+    """Pass proven images through an actor's stages; tell the decodes of an image, the proof included, and CPU time."""
+    images, size = [], config.shards.max_images
+    with shared_prover(config.images) as prover:
+        for position, path in enumerate(Path(source).iterdir()):
+            height, width = prover.prove(data := path.read_bytes()).size
+            images.append(ShardImage(position, image_id(path.name), path.name, data, height=height, width=width))
+    stages = FaultTolerantStages(POOL_STAGES["fused"], config)
+    started, ends, began_s = time.perf_counter(), [], time.process_time()
+    for first in range(0, len(images), size):
+        stages(Shard(0, 0, tuple(images[first : first + size])))
+        ends.append(time.perf_counter())
+    num_decodes = prover.num_proofs + len(importlib.import_module("scale_engines").DECODED)
+    return started, ends, num_decodes / len(images), (time.process_time() - began_s) / len(images)
 
 
 def run_on_ray(source: Path, out: Path, config: RunConfig) -> tuple[float, list[float]]:
@@ -95,19 +163,34 @@ def run_on_ray(source: Path, out: Path, config: RunConfig) -> tuple[float, list[
 
 def run_bare(source: Path, out: Path, config: RunConfig) -> tuple[float, list[float]]:
     """Run `source` into `out` in a child process with an actor's environment; return as `work_off` does."""
+    environment = actor_environment(config.compute)
+    started, commits = run_side(
+        "bare", _ROOT, out, source=source, config=config.model_dump_json(), environment=environment
+    )
+    return started, commits
+
+
+def run_side(
+    kind: str, root: Path, out: Path, *, source: Path, config: str, environment: Mapping[str, str] | None = None
+) -> Answer:
+    """Return what this module answers as `--side`, in a process that takes all else from the checkout `root`."""
+    code = f"import runpy; runpy.run_path({__file__!r}, run_name='__main__')"
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.pipeline", "--bare", str(source), str(out), config.model_dump_json()],
-        env={**os.environ, **actor_environment(config.compute)},
+        [sys.executable, "-c", code, "--side", kind, str(source), str(out), config],
+        env={**os.environ, **(environment or {}), "PYTHONPATH": f"{root}:{_ROOT / 'benchmarks' / 'plugins'}"},
+        cwd=root,
         stdout=subprocess.PIPE,
         check=True,
         text=True,
     )
-    started, commits = json.loads(done.stdout.splitlines()[-1])
-    return started, commits
+    return tuple(json.loads(done.stdout.splitlines()[-1]))
 
 
 def work_off(source: str, out: str, config: RunConfig) -> tuple[float, list[float]]:
     """Plan, load the models, work every shard off; return when that began and when each commit stood, by one clock."""
+    # Here, because an earlier version lacks it.
+    from pseudoris.store.runs.planned_run import RunRequest, plan_run
+
     started = time.perf_counter()
     location = RunLocation.open(out)
     listing = open_source(source, config.source, exclude=location.root)
@@ -129,10 +212,10 @@ def work_off(source: str, out: str, config: RunConfig) -> tuple[float, list[floa
     return started, commits
 
 
-def write_scenes(folder: Path, half: int, count: int) -> Path:
-    """Write a half of the scenes as PNG files, and return their folder."""
+def write_scenes(folder: Path, count: int) -> Path:
+    """Write scenes as PNG files, and return their folder."""
     folder.mkdir(parents=True)
-    for position in range(half * count, (half + 1) * count):
+    for position in range(count):
         scene = scene_image(make_scene(Split.DEMO, position))
         (folder / scene.key).write_bytes(scene.data)
     return folder
@@ -152,11 +235,25 @@ def check_equal(one: Path, other: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, print the table, write the JSON."""
     given = options(__doc__, arguments)
-    if given.bare:
-        source, out, config_json = given.bare
-        sys.stdout.write(json.dumps(work_off(source, out, RunConfig.model_validate_json(config_json))) + "\n")
+    if given.side:
+        kind, source, out, settings = given.side
+        if kind == "bare":
+            answer: Answer = work_off(source, out, RunConfig.model_validate_json(settings))
+        else:
+            config = load_config("tiny", assignments=json.loads(settings))
+            is_alone = kind == "actor"
+            answer = through_actor(source, config) if is_alone else run_on_ray(Path(source), Path(out), config)
+        sys.stdout.write(json.dumps(answer) + "\n")
         return
-    rows = []
+    rows: list[Row] = []
+    for megapixels in map(float, given.megapixels):
+        with tempfile.TemporaryDirectory() as folder:
+            rows += measure_photos(
+                megapixels, given.images // given.shard_images, given.shard_images, given.before, Path(folder)
+            )
+    if rows:
+        report("pipeline: stages that only take the pixels, before and now", rows, given.json)
+        return
     for actors in given.actors:
         assignments = [
             f"shards.max_images={given.shard_images}",

@@ -11,7 +11,8 @@ A plug-in package declares, for instance
     blip = "my_package.blip:BlipCaptioner"
 
 and a run selects it with `--set captions.engine=blip`. Its own settings are in `captions.options`. It does its work on
-an image through `pseudoris.workers.faults.quarantine.apply_to_images`, which quarantines an image on which it raises.
+an image through `pseudoris.workers.faults.quarantine.apply_to_images`, which quarantines an image on which it raises,
+and may take pixels, decoded once for all stages, from `pseudoris.workers.crops.shard_pixels.prefetched_pixels`.
 
 The digests of what our engines load are here, with the errors of `Engine.weights_digest`: importing an engine loads
 torch and open_clip, which takes seconds. So is the kind of device, which alone may load torch.

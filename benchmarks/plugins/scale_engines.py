@@ -1,13 +1,18 @@
 """Stages without a model, for commits that are real: a fixed wait per shard, one mask and one expression per image.
 
-Option of each (`masks.options`, `captions.options`, `filtering.options`): `shard_s`, seconds of work a shard.
+Options of each (`masks.options`, `captions.options`, `filtering.options`): `shard_s`, seconds of work a shard;
+`decodes`, whether it takes each image's pixels as an engine on a GPU does.
 """
 
 from __future__ import annotations
 
 import functools
 import time
+from collections import deque
 from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,15 +25,38 @@ from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord,
 _SAMPLES = (CaptionSample("masked", "top_k", 5, None, -0.5),)
 
 
+# Bytes of each image that the stages of this process have decoded.
+DECODED: list[int] = []
+
+
+@functools.cache
+def decoding() -> Any:
+    """Return the module by which the stages of this version, or of 0.5.0, decode; it counts in `DECODED`."""
+    rooms = "pseudoris.workers.crops"
+    module: Any = import_module(f"{rooms}.{'shard_pixels' if find_spec(f'{rooms}.shard_pixels') else 'crops'}")
+    decode = module.decode_proven
+
+    def counted(data: bytes) -> Any:
+        DECODED.append(len(data))
+        return decode(data)
+
+    module.decode_proven = counted
+    return module
+
+
 class _Timed:
     """Waits as long as its options say, then does `_work` to every sound image."""
 
     def __init__(self, config: MasksConfig | CaptionsConfig | FilterConfig, compute: ComputeConfig) -> None:
         seconds: Any = config.options.get("shard_s", 0.0)
-        self._shard_s = float(seconds)
+        self._shard_s, self._pixels = float(seconds), decoding() if config.options.get("decodes") else None
 
     def __call__(self, shard: Shard) -> Shard:
         time.sleep(self._shard_s)
+        if self._pixels:
+            sound = [image for image in shard.images if not image.failure]
+            with self._pixels.prefetched_pixels(sound, SimpleNamespace(type="cuda")) as decode:
+                deque(map(decode, sound), maxlen=0)
         return shard.with_images(tuple(image if image.failure else self._work(image) for image in shard.images))
 
     @classmethod

@@ -19,7 +19,7 @@ def quick_config(**captions):
 
 @pytest.mark.long
 def test_a_bare_run_is_a_whole_one_and_another_configs_is_told_from_it(tmp_path):
-    source = pipeline.write_scenes(tmp_path / "images", 0, 3)
+    source = pipeline.write_scenes(tmp_path / "images", 3)
     for out, max_length in (("a", 6), ("b", 5)):
         started, commits = run_bare(source, tmp_path / out, quick_config(max_length=max_length))
         assert [started, *commits] == sorted([started, *commits])
