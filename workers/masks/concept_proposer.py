@@ -25,14 +25,8 @@ from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.workers.checkpoints.openclip import ClipTokenizer
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
-from pseudoris.workers.masks.generator import (
-    MaskCandidates,
-    SamProposer,
-    concatenate,
-    encode_proposals,
-    measured,
-    without_small_regions,
-)
+from pseudoris.workers.masks.generator import SamProposer, encode_proposals, measured, without_small_regions
+from pseudoris.workers.masks.mask_candidates import MaskCandidates, concatenate
 from pseudoris.workers.masks.proposals import Kept, Proposals, mask_records, without_doubles
 from pseudoris.workers.masks.sam2_model import in_dtype, loaded, model_input, sam2_digest, upsample
 

@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage
 from torchvision.ops import nms
@@ -31,8 +30,15 @@ from pseudoris.workers.device import compute_dtype, prepare_device, to_device, t
 from pseudoris.workers.faults.quarantine import apply_to_groups, is_out_of_memory
 from pseudoris.workers.forward_passes import compile_tower
 from pseudoris.workers.masks import rle
-from pseudoris.workers.masks.mask_batches import BatchCrop, MaskBatch, MeasuredMasks
-from pseudoris.workers.masks.packed_masks import MASK_THRESHOLD, inclusive_boxes, pack_bits, unpack_bits
+from pseudoris.workers.masks.mask_batches import MaskBatch
+from pseudoris.workers.masks.mask_candidates import (
+    MASK_THRESHOLD,
+    MaskCandidates,
+    concatenate,
+    inclusive_boxes,
+    pack_bits,
+    unpack_bits,
+)
 from pseudoris.workers.masks.promptable import (
     EncodedCrop,
     PointGrid,
@@ -46,72 +52,6 @@ from pseudoris.workers.masks.sam_model import PromptableSam, load_sam
 from pseudoris.workers.stages import STAGE_PROPOSE, sam_digest
 
 logger = logging.getLogger(__name__)
-
-# Pixels of masks that are unpacked at once. Bounds memory; results do not depend on it.
-_CHUNK_PIXELS = 32 * 2**20
-
-
-@dataclass(frozen=True)
-class MaskCandidates:
-    """Masks in the frame of a crop or of the image, in the order of points, then masks, until NMS reorders them.
-
-    Attributes:
-        size: (H, W) of the frame in pixels.
-        bits: (N, ceil(H·W / 8)) uint8, the masks row by row, most significant bit first. Of masks that are still on a
-            GPU, their numbers (N, 1) int64 in a `MaskBatch`.
-        boxes_px: (N, 4) int64, SAM's own boxes x0, y0, x1, y1 with x1, y1 INCLUSIVE; zeros where empty.
-        predicted_iou: (N,) float32.
-        stability: (N,) float32 in [0, 1]; NaN where no logit reaches the lower threshold.
-    """
-
-    size: tuple[int, int]
-    bits: torch.Tensor
-    boxes_px: torch.Tensor
-    predicted_iou: torch.Tensor
-    stability: torch.Tensor
-
-    def take(self, rows: torch.Tensor) -> MaskCandidates:
-        """Return the mask candidates at `rows` (indices in a new order, or a bool mask)."""
-        # An index of bools selects the same, but the CPU waits for a GPU at each use of it.
-        rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
-        return MaskCandidates(
-            self.size, self.bits[rows], self.boxes_px[rows], self.predicted_iou[rows], self.stability[rows]
-        )
-
-    def with_masks(self, masks: torch.Tensor) -> MaskCandidates:
-        """Return the mask candidates with other masks (N, H, W) bool and new boxes; scores stay."""
-        size = (masks.shape[1], masks.shape[2])
-        return replace(self, size=size, bits=pack_bits(masks), boxes_px=inclusive_boxes(masks))
-
-    def placed(self, crop: Box, size: tuple[int, int]) -> MaskCandidates:
-        """Return a crop's mask candidates in the frame of its image (H, W), with background around the crop."""
-        (x0, y0, x1, y1), (height, width) = crop, size
-        if self.size == size:
-            return self
-        margins = (x0, width - x1, y0, height - y1)
-        return concatenate(
-            [chunk.with_masks(F.pad(unpack_bits(chunk.bits, chunk.size), margins)) for chunk in self.chunks(size)]
-        )
-
-    def chunks(self, size: tuple[int, int]) -> Iterator[MaskCandidates]:
-        """Yield the mask candidates in order, in parts whose masks at `size` (H, W) fit in memory; at least one part.
-
-        If there are no mask candidates, yield one empty part.
-        """
-        step = max(1, _CHUNK_PIXELS // (size[0] * size[1]))
-        for first in range(0, max(1, len(self.bits)), step):
-            yield self.take(torch.arange(first, min(first + step, len(self.bits)), device=self.bits.device))
-
-
-def concatenate(parts: Sequence[MaskCandidates]) -> MaskCandidates:
-    """Return the mask candidates of at least one part, all in one frame, as one table in the order of the parts."""
-    return MaskCandidates(
-        parts[0].size,
-        torch.cat([part.bits for part in parts]),
-        torch.cat([part.boxes_px for part in parts]),
-        torch.cat([part.predicted_iou for part in parts]),
-        torch.cat([part.stability for part in parts]),
-    )
 
 
 def measure(logits: torch.Tensor, predicted_iou: torch.Tensor, config: MasksConfig) -> MaskCandidates:
@@ -170,11 +110,11 @@ class MaskGenerator:
         self._model, self._config = model, config
         self._grids = layer_grids(config)
         self.images_together = 1
-        # A CPU gains nothing by it: it has caches to fill, and nothing that launches kernels.
-        self._sam = model if isinstance(model, PromptableSam) and model.device.type == "cuda" else None
+        # A CPU, which fills its caches with less, gains nothing by it.
+        self._sam = model if isinstance(model, PromptableSam) and model.is_on_gpu else None
         if self._sam is not None:
             num_points = sum(4**layer * len(grid) for layer, grid in enumerate(self._grids))
-            self.images_together = min(max(_HELD_BYTES // self._sam.num_bytes(num_points), 1), _MOST_IMAGES)
+            self.images_together = min(max(_HELD_BYTES // (num_points * self._sam.bytes_a_point), 1), _MOST_IMAGES)
 
     @torch.inference_mode()
     def together(self, images: Sequence[NDArray[np.uint8]]) -> list[Proposals]:
@@ -200,33 +140,23 @@ class MaskGenerator:
         return done
 
     def _of_batch(self, sam: PromptableSam, images: Sequence[NDArray[np.uint8]]) -> list[Proposals]:
-        boxes = [crop_boxes((image.shape[0], image.shape[1]), self._config) for image in images]
-        crops = [
-            BatchCrop(image, box, self._grids[layer])
-            for image, of_image in zip(images, boxes, strict=True)
-            for box, layer in of_image
-        ]
-        batch = MaskBatch(sam, crops, self._config)
-        measured = map(self._survivors_in_host, crops, batch.measured())
-        found = [self._merged([next(measured) for _ in of_image], of_image) for of_image in boxes]
-        are_packed = self._config.min_mask_region_area > 0
-        masks = batch.masks(np.concatenate([each.bits[:, 0] for each in found]), are_packed=are_packed)
-        proposals = []
-        for each in found:
-            chosen = [masks[row] for row in each.bits[:, 0].tolist()]
-            if are_packed and chosen:
-                proposals.append(self._encoded(replace(each, bits=torch.from_numpy(np.stack(chosen)))))
-            else:
-                scores = each.predicted_iou.numpy(), each.stability.numpy()
-                proposals.append(Proposals.of_masks(each.size, chosen, *scores))
-        return proposals
+        crops = [crop_boxes((image.shape[0], image.shape[1]), self._config) for image in images]
+        batch = MaskBatch(sam, images, crops, self._grids, self._config)
+        measured, found = iter(batch.measured()), []
+        for image, of_image in zip(images, crops, strict=True):
+            size, parts = (image.shape[0], image.shape[1]), []
+            for box, _ in of_image:
+                part = self._survivors(next(measured), box, size)
+                parts.append(replace(part, size=size, boxes_px=part.boxes_px + torch.tensor(box[:2] * 2)))
+            found.append(self._merged(parts, of_image))
+        codes = batch.codes(np.concatenate([each.bits[:, 0] for each in found]))
+        return [self._of_codes(each, [codes[row] for row in each.bits[:, 0].tolist()]) for each in found]
 
-    def _survivors_in_host(self, crop: BatchCrop, found: MeasuredMasks) -> MaskCandidates:
-        """Return the mask candidates of a crop that survive there, in the frame of its image; `bits` are their rows."""
-        size, start = (crop.image.shape[0], crop.image.shape[1]), torch.tensor(crop.box[:2] * 2)
-        every = MaskCandidates(size, found.rows[:, None], found.boxes_px, found.predicted_iou, found.stability)
-        survivors = self._survivors(every, crop.box, size)
-        return replace(survivors, boxes_px=survivors.boxes_px + start)
+    def _of_codes(self, found: MaskCandidates, counts: Sequence[str]) -> Proposals:
+        if not self._config.min_mask_region_area or not counts:
+            return Proposals.of_masks(found.size, counts, found.predicted_iou.numpy(), found.stability.numpy())
+        bits = [pack_bits(torch.from_numpy(rle.decode([one], found.size))) for one in counts]
+        return self._encoded(replace(found, bits=torch.cat(bits)))
 
     @torch.inference_mode()
     def __call__(self, image: NDArray[np.uint8]) -> Proposals:

@@ -7,9 +7,7 @@ survive the rules of the generator. Until then masks stay on the GPU, as SAM's l
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +18,7 @@ from pseudoris.schemas.config import MasksConfig
 from pseudoris.schemas.shard import Box
 from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.masks import rle
-from pseudoris.workers.masks.packed_masks import MASK_THRESHOLD, inclusive_boxes, pack_bits
+from pseudoris.workers.masks.mask_candidates import MASK_THRESHOLD, MaskCandidates, inclusive_boxes
 from pseudoris.workers.masks.promptable import PointGrid
 from pseudoris.workers.masks.sam_model import PromptableSam
 
@@ -30,60 +28,45 @@ _UPSAMPLE_BYTES = 2 * 2**30
 Int64Array = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class BatchCrop:
-    """A crop: the image (H, W, 3) uint8 RGB that it is cut from, where, and the grid of points on it."""
-
-    image: NDArray[np.uint8]
-    box: Box
-    grid: PointGrid
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredMasks:
-    """Masks of a crop that are stable enough, in host memory, in its frame; the fields are those of `MaskCandidates`.
-
-    Attributes:
-        rows: (N,) int64, their numbers in the batch.
-    """
-
-    rows: torch.Tensor
-    boxes_px: torch.Tensor
-    predicted_iou: torch.Tensor
-    stability: torch.Tensor
-
-
 class MaskBatch:
-    """What SAM answers to the points on some crops."""
+    """What SAM answers to the points on the crops of some images."""
 
-    def __init__(self, model: PromptableSam, crops: Sequence[BatchCrop], config: MasksConfig) -> None:
-        """Ask it, and choose the masks whose predicted IoU is above the threshold."""
-        self._model, self._crops, self._config = model, crops, config
-        pixels = [np.ascontiguousarray(crop.image[y0:y1, x0:x1]) for crop in crops for x0, y0, x1, y1 in [crop.box]]
-        grids = [crop.grid for crop in crops]
-        self._encoded, logits, predicted_iou = model.answer_together(pixels, grids, config.points_per_batch)
+    def __init__(
+        self,
+        model: PromptableSam,
+        images: Sequence[NDArray[np.uint8]],
+        crops: Sequence[Sequence[tuple[Box, int]]],
+        grids: Sequence[PointGrid],
+        config: MasksConfig,
+    ) -> None:
+        """Ask it, and choose the masks whose predicted IoU is above the threshold; arguments as of `crop_boxes`."""
+        self._model, self._config = model, config
+        self._places = [(image, *crop) for image, of_image in zip(images, crops, strict=True) for crop in of_image]
+        pixels = [np.ascontiguousarray(image[y0:y1, x0:x1]) for image, (x0, y0, x1, y1), _ in self._places]
+        points = [grids[layer] for *_, layer in self._places]
+        self._encoded, logits, predicted_iou = model.answer_together(pixels, points, config.points_per_batch)
         self._low = logits.flatten(0, 1)
         (predicted,) = to_host(predicted_iou.flatten())
-        self._predicted_iou: NDArray[np.float32] = predicted
+        self._predicted_iou = torch.from_numpy(predicted)
         least = config.pred_iou_thresh
         is_kept = predicted > least if least > 0 else np.ones_like(predicted, dtype=np.bool_)
-        ends = predicted_iou.shape[1] * np.cumsum([0, *map(len, grids)])
+        ends = predicted_iou.shape[1] * np.cumsum([0, *map(len, points)])
         self._rows = [start + np.flatnonzero(is_kept[start:end]) for start, end in pairwise(ends.tolist())]
         self._num_changes: dict[int, int] = {}
 
-    def measured(self) -> list[MeasuredMasks]:
-        """Return the masks of each crop; none is empty."""
+    def measured(self) -> list[MaskCandidates]:
+        """Return the masks of each crop that are stable enough, in host memory; none is empty."""
         parts = [self._figures(logits) for _, _, logits in self._upsampled(self._rows)]
         figures = torch.from_numpy(to_host(torch.cat(parts))[0] if parts else np.zeros((0, 7), dtype=np.int64))
         self._num_changes = dict(zip(np.concatenate(self._rows).tolist(), figures[:, 2].tolist(), strict=True))
         found = []
         of_crops = torch.split(figures, [len(rows) for rows in self._rows])
-        for rows, of_crop in zip(map(torch.from_numpy, self._rows), of_crops, strict=True):
+        for crop, rows, of_crop in zip(self._encoded, map(torch.from_numpy, self._rows), of_crops, strict=True):
             stability, is_kept = of_crop[:, 0] / of_crop[:, 1], of_crop[:, 2] > 0
             if self._config.stability_score_thresh > 0:
                 is_kept &= stability >= self._config.stability_score_thresh
-            predicted_iou = torch.from_numpy(self._predicted_iou)[rows[is_kept]]
-            found.append(MeasuredMasks(rows[is_kept], of_crop[is_kept, 3:], predicted_iou, stability[is_kept]))
+            every = MaskCandidates(crop.size, rows[:, None], of_crop[:, 3:], self._predicted_iou[rows], stability)
+            found.append(every.take(is_kept))
         return found
 
     def _figures(self, logits: torch.Tensor) -> torch.Tensor:
@@ -103,23 +86,20 @@ class MaskBatch:
                 first += len(some)
                 yield number, some, self._model.upsample(low, crop)
 
-    def masks(self, rows: Int64Array, *, are_packed: bool) -> dict[int, Any]:
-        """Return masks by their rows, in the frames of their images: as run-length codes, or as packed bits."""
+    def codes(self, rows: Int64Array) -> dict[int, str]:
+        """Return the run-length codes of masks by their rows, in the frames of their images."""
         sent, parts = [], []
         chosen = [of_crop[np.isin(of_crop, rows)] for of_crop in self._rows]
         for number, some, logits in self._upsampled(chosen):
-            (x0, y0, x1, y1), (height, width) = self._crops[number].box, self._crops[number].image.shape[:2]
-            masks = F.pad(logits > MASK_THRESHOLD, (x0, width - x1, y0, height - y1))
-            parts.append((some, height * width))
-            if are_packed:
-                sent.append(pack_bits(masks))
-                continue
+            image, (x0, y0, x1, y1), _ = self._places[number]
+            masks = F.pad(logits > MASK_THRESHOLD, (x0, image.shape[1] - x1, y0, image.shape[0] - y1))
             # In a larger frame each column of a mask may begin and end a run more.
             further = 2 * (x1 - x0) * len(some) if masks.shape != logits.shape else 0
             most = further + sum(self._num_changes[row] for row in some.tolist())
             sent.append(torch.nonzero_static(rle.changes(masks).flatten(), size=most, fill_value=-1)[:, 0])
-        found: dict[int, Any] = {}
-        for (some, num_pixels), got in zip(parts, to_host(*sent) if sent else (), strict=True):
-            of_some = got if are_packed else rle.encode_changes(got[got >= 0], len(some), num_pixels)
+            parts.append((some, masks[0].numel()))
+        found: dict[int, str] = {}
+        for (some, num_pixels), positions in zip(parts, to_host(*sent) if sent else (), strict=True):
+            of_some = rle.encode_changes(positions[positions >= 0], len(some), num_pixels)
             found.update(zip(some.tolist(), of_some, strict=True))
         return found

@@ -292,17 +292,10 @@ class SamPromptDecoder:
     def decode_together(
         self, embeddings: torch.Tensor, points_xy: Sequence[NDArray[np.float64]], points_per_batch: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the masks of the points of several images, whatever their predicted IoU, without a wait for a GPU.
+        """Return the logits (P, 3, 4h, 4w), in the transformer's dtype, and predicted IoU (P, 3) of all masks.
 
-        Each pass has the same number of rows, padded, so what an image gives does not depend on the others.
-
-        Args:
-            embeddings: (U, C, h, w) float32.
-            points_xy: For each image, as in `__call__`.
-            points_per_batch: Decides the rows of a pass.
-
-        Returns:
-            Logits (P, 3, 4h, 4w) in the dtype of the transformer, and predicted IoU (P, 3). P is padded at the end.
+        They are those of the points on each encoding of (U, C, h, w), in this order, then of padding: each pass has as
+        many rows, so none depends on what another row is asked. Nothing waits for a GPU.
         """
         rows = min(self._num_fitting, _PROMPTS_A_POINT * points_per_batch)
         # A product's bits may depend on a row's place in a tile.

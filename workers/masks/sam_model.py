@@ -144,6 +144,9 @@ class PromptableSam:
         self._sam, self._dtype = sam, dtype
         self._decode = SamPromptDecoder(sam, dtype=dtype)
         self.side: int = sam.image_encoder.img_size
+        self.is_on_gpu = sam.device.type == "cuda"
+        # Of the logits that `answer_together` returns.
+        self.bytes_a_point: int = _MASKS_A_POINT * math.prod(sam.prompt_encoder.mask_input_size) * dtype.itemsize
 
     def encode(self, crops: Sequence[NDArray[np.uint8]]) -> Iterator[EncodedCrop]:
         """Yield the encodings of the crops; crops padded to SAM's square are encoded together."""
@@ -159,25 +162,10 @@ class PromptableSam:
         """Return three masks a point; those below the threshold are never upscaled."""
         return self._decode(shared, points_xy, min_predicted_iou=min_predicted_iou)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        device: torch.device = self._sam.device
-        return device
-
-    def num_bytes(self, num_points: int) -> int:
-        """Return what the answers to so many points take until they are measured."""
-        length: int = math.prod(self._sam.prompt_encoder.mask_input_size)
-        return num_points * _MASKS_A_POINT * length * self._dtype.itemsize
-
     def answer_together(
         self, crops: Sequence[NDArray[np.uint8]], grids: Sequence[PointGrid], points_per_batch: int
     ) -> tuple[list[EncodedCrop], torch.Tensor, torch.Tensor]:
-        """Return the encodings of crops, and three masks for each point of their grids, all in passes of fixed size.
-
-        Returns:
-            Encodings, logits (P, 3, h, w), and predicted IoU (P, 3), by crop, then point; P is padded at the end.
-        """
+        """Return the encodings of crops, and all masks of the points of their grids, as `decode_together` does."""
         crops_a_pass = max(1, points_per_batch // _POINTS_A_CROP)
         encoded = list(encode_crops(self._sam, crops, self._dtype, crops_a_pass=crops_a_pass))
         points = [to_input_frame(grid, crop) for grid, crop in zip(grids, encoded, strict=True)]

@@ -20,7 +20,7 @@ from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.masks import generator as generator_module
-from pseudoris.workers.masks import rle
+from pseudoris.workers.masks import mask_candidates, rle
 from pseudoris.workers.masks.generator import MaskGenerator, remove_small_regions
 from pseudoris.workers.masks.promptable import EncodedCrop
 from pseudoris.workers.masks.sam_model import PromptableSam, load_sam
@@ -279,11 +279,10 @@ def test_masks_of_a_photograph_are_unpacked_one_at_a_time(sam, masks_config, dra
     image = draw_image(70, 150)
     whole = MaskGenerator(PromptableSam(sam), config)(image)
     unpacked = []
-    unpack = generator_module.unpack_bits
-    monkeypatch.setattr(generator_module, "_CHUNK_PIXELS", 1)
-    monkeypatch.setattr(
-        generator_module, "unpack_bits", lambda bits, size: unpacked.append(len(bits)) or unpack(bits, size)
-    )
+    unpack = mask_candidates.unpack_bits
+    monkeypatch.setattr(mask_candidates, "_CHUNK_PIXELS", 1)
+    for module in (mask_candidates, generator_module):
+        monkeypatch.setattr(module, "unpack_bits", lambda bits, size: unpacked.append(len(bits)) or unpack(bits, size))
     in_chunks = MaskGenerator(PromptableSam(sam), config)(image)
     assert set(unpacked) == {1}
     assert (in_chunks.counts, in_chunks.boxes_px) == (whole.counts, whole.boxes_px)

@@ -1,0 +1,112 @@
+"""The mask candidates of a generator: their masks as packed bits, eight pixels a byte, their boxes and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+from pseudoris.schemas.shard import Box
+
+MASK_THRESHOLD = 0.0
+_PIXELS_A_BYTE = 8
+# Eight pixels (bytes of 0 or 1) form one little-endian word. Multiplied by this, its highest byte holds the eight bits.
+_GATHER = 0x8040201008040201 - 2**64
+# A byte times this is eight copies of it. Pixel 0 takes the highest bit, pixel 7 the lowest.
+_COPY = 0x0101010101010101
+_SCATTER = 0x0102040810204080
+# Pixels of masks that are unpacked at once. Bounds memory; results do not depend on it.
+_CHUNK_PIXELS = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class MaskCandidates:
+    """Masks in the frame of a crop or of the image, in the order of points, then masks, until NMS reorders them.
+
+    Attributes:
+        size: (H, W) of the frame in pixels.
+        bits: (N, ceil(H·W / 8)) uint8, the masks row by row, most significant bit first. Of a `MaskBatch`,
+            whose masks are on a GPU, their rows (N, 1) int64 there.
+        boxes_px: (N, 4) int64, SAM's own boxes x0, y0, x1, y1 with x1, y1 INCLUSIVE; zeros where empty.
+        predicted_iou: (N,) float32.
+        stability: (N,) float32 in [0, 1]; NaN where no logit reaches the lower threshold.
+    """
+
+    size: tuple[int, int]
+    bits: torch.Tensor
+    boxes_px: torch.Tensor
+    predicted_iou: torch.Tensor
+    stability: torch.Tensor
+
+    def take(self, rows: torch.Tensor) -> MaskCandidates:
+        """Return the mask candidates at `rows` (indices in a new order, or a bool mask)."""
+        # An index of bools selects the same, but the CPU waits for a GPU at each use of it.
+        rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
+        return MaskCandidates(
+            self.size, self.bits[rows], self.boxes_px[rows], self.predicted_iou[rows], self.stability[rows]
+        )
+
+    def with_masks(self, masks: torch.Tensor) -> MaskCandidates:
+        """Return the mask candidates with other masks (N, H, W) bool and new boxes; scores stay."""
+        size = (masks.shape[1], masks.shape[2])
+        return replace(self, size=size, bits=pack_bits(masks), boxes_px=inclusive_boxes(masks))
+
+    def placed(self, crop: Box, size: tuple[int, int]) -> MaskCandidates:
+        """Return a crop's mask candidates in the frame of its image (H, W), with background around the crop."""
+        (x0, y0, x1, y1), (height, width) = crop, size
+        if self.size == size:
+            return self
+        margins = (x0, width - x1, y0, height - y1)
+        return concatenate(
+            [chunk.with_masks(F.pad(unpack_bits(chunk.bits, chunk.size), margins)) for chunk in self.chunks(size)]
+        )
+
+    def chunks(self, size: tuple[int, int]) -> Iterator[MaskCandidates]:
+        """Yield the mask candidates in order, in parts whose masks at `size` (H, W) fit in memory; at least one part.
+
+        If there are no mask candidates, yield one empty part.
+        """
+        step = max(1, _CHUNK_PIXELS // (size[0] * size[1]))
+        for first in range(0, max(1, len(self.bits)), step):
+            yield self.take(torch.arange(first, min(first + step, len(self.bits)), device=self.bits.device))
+
+
+def concatenate(parts: Sequence[MaskCandidates]) -> MaskCandidates:
+    """Return the mask candidates of at least one part, all in one frame, as one table in the order of the parts."""
+    return MaskCandidates(
+        parts[0].size,
+        torch.cat([part.bits for part in parts]),
+        torch.cat([part.boxes_px for part in parts]),
+        torch.cat([part.predicted_iou for part in parts]),
+        torch.cat([part.stability for part in parts]),
+    )
+
+
+def inclusive_boxes(masks: torch.Tensor) -> torch.Tensor:
+    """Return SAM's boxes of masks (N, H, W) bool: (N, 4) int64 x0, y0, x1, y1, x1 and y1 INCLUSIVE, 0 if empty.
+
+    They are one pixel smaller than the tables' boxes. SAM's NMS is defined on them.
+    """
+    # `max` over bytes is fifty times as fast as `any` over bools.
+    numbers = masks.view(torch.uint8)
+    columns, rows = numbers.amax(dim=1), numbers.amax(dim=2)
+    x0, y0 = columns.argmax(dim=1), rows.argmax(dim=1)
+    x1, y1 = (is_set.shape[1] - 1 - is_set.flip(1).argmax(dim=1) for is_set in (columns, rows))
+    return torch.stack([x0, y0, x1, y1], dim=1) * columns.amax(dim=1)[:, None]
+
+
+def pack_bits(masks: torch.Tensor) -> torch.Tensor:
+    """Return masks (N, H, W) bool as (N, ceil(H·W / 8)) uint8, row by row, most significant bit first."""
+    flat = masks.flatten(1).view(torch.uint8)
+    words = F.pad(flat, (0, -flat.shape[1] % _PIXELS_A_BYTE)).view(torch.int64)
+    # No two products of a pixel and a bit of the factor overlap, so nothing is carried into the highest byte.
+    return (words * _GATHER >> 56).to(torch.uint8)
+
+
+def unpack_bits(bits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Return the masks (N, H, W) bool that `pack_bits` packed."""
+    words = (bits.long() * _COPY & _SCATTER).flatten()
+    pixels: torch.Tensor = (words.view(torch.uint8) != 0).view(len(bits), _PIXELS_A_BYTE * bits.shape[1])
+    return pixels[:, : size[0] * size[1]].reshape(len(bits), *size)
