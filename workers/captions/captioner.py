@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,10 +26,12 @@ from pseudoris.workers.checkpoints.openclip import byte_pair_encoder, load_coca
 from pseudoris.workers.crops.crops import CropFormat, mask_crops
 from pseudoris.workers.crops.shard_pixels import Decode, prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device
-from pseudoris.workers.faults.quarantine import apply_to_groups
+from pseudoris.workers.faults.quarantine import apply_to_groups, is_out_of_memory
 from pseudoris.workers.filtering.caption_texts import announce
 from pseudoris.workers.forward_passes import compile_tower, padded
 from pseudoris.workers.stages import STAGE_CAPTION, open_clip_digest
+
+logger = logging.getLogger(__name__)
 
 # Crops per forward pass of the image tower. Bounds the activations for images with many masks.
 _CROPS_A_PASS = 64
@@ -139,6 +142,7 @@ class TreeCaptioner:
         self._scales = config.crop_kinds()
         self._num_kinds = len(self._scales)
         self._crops_together = max(config.crops_together, engine.crops_together)
+        self._cache_bytes = config.cache_bytes
         self._device, self._dtype = device, dtype
 
     @property
@@ -154,9 +158,26 @@ class TreeCaptioner:
             return apply_to_groups(
                 shard,
                 STAGE_CAPTION,
-                partial(self._caption, decode=decode),
+                partial(self._caption_together, decode=decode),
                 fits=lambda images: sum(len(image.masks) for image in images) <= most_masks,
             )
+
+    def _caption_together(self, images: Sequence[ShardImage], decode: Decode) -> list[ShardImage]:
+        """As `_caption`; in fixed shapes, fewer images together where memory runs out, which changes no bit."""
+        try:
+            return self._caption(images, decode)
+        except Exception as error:
+            if len(images) == 1 or not (self._engine.crops_together > 1 and is_out_of_memory(error)):
+                raise
+        # Outside the handler, because the error's frames keep memory in use.
+        half = len(images) // 2
+        self._crops_together = self._num_kinds * sum(len(image.masks) for image in images[:half])
+        logger.warning(
+            "the crops of %d images do not fit into the GPU's memory together: continuing with %d, which changes no "
+            "caption; to make room, lower captions.cache_bytes (now %d) in a new run",
+            *(len(images), half, self._cache_bytes),
+        )
+        return [*self._caption_together(images[:half], decode), *self._caption_together(images[half:], decode)]
 
     def _caption(self, images: Sequence[ShardImage], decode: Decode) -> list[ShardImage]:
         with_masks = [image for image in images if image.masks]

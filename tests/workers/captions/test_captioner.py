@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import Counter
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -15,7 +16,8 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id, mask_id
 from pseudoris.schemas.shard import Failure, MaskRecord, Shard, ShardImage
 from pseudoris.workers.captions import CocaCaptioner
-from pseudoris.workers.captions.captioner import to_expressions
+from pseudoris.workers.captions import captioner as captioner_module
+from pseudoris.workers.captions.captioner import coca_engine, encode_crops, to_expressions
 from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption
 from pseudoris.workers.checkpoints.openclip import load_clip
 from pseudoris.workers.crops.crops import grow_box
@@ -203,3 +205,61 @@ def test_images_that_are_captioned_together_get_the_captions_they_get_alone(run,
     alone, found = ([[e.text for e in image.expressions] for image in s(shard).images] for s in (captioner, together))
     assert all(alone)
     assert found == alone
+
+
+@pytest.fixture
+def fixed(run, monkeypatch):
+    """Return what builds the captioner of a GPU, whose image tower is `encode`, in bfloat16."""
+
+    def build(encode):
+        monkeypatch.setattr(captioner_module, "encode_crops", encode)
+        monkeypatch.setattr(captioner_module, "coca_engine", partial(coca_engine, is_static=True))
+        return CocaCaptioner(run.captions, run.compute.model_copy(update={"precision": "bfloat16"}))
+
+    return build
+
+
+def all_expressions(shard):
+    return [image.expressions for image in shard.images]
+
+
+@pytest.mark.slow
+def test_a_gpu_without_memory_for_all_crops_takes_fewer_images_together_and_equal_bits(fixed, run, caplog):
+    shard, most = Shard(0, 0, tuple(shard_image(n, num_masks=2) for n in range(5))), [10**6]
+
+    def encode(model, crops, **named):
+        if len(crops) > most[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode_crops(model, crops, **named)
+
+    expected = all_expressions(fixed(encode)(shard))
+    kinds = len(run.captions.crop_kinds())
+    most[0] = 4 * kinds
+    captioner = fixed(encode)
+    assert all_expressions(captioner(shard)) == expected
+    assert "lower captions.cache_bytes (now 268435456)" in caplog.text
+    caplog.clear()
+    # It has learnt.
+    assert all_expressions(captioner(shard)) == expected
+    assert caplog.text == ""
+    most[0] = kinds
+    with pytest.raises(torch.OutOfMemoryError):
+        captioner(shard)
+
+
+@pytest.mark.slow
+def test_an_image_that_raises_in_fixed_shapes_costs_itself_alone(fixed, run):
+    shard = Shard(0, 0, tuple(shard_image(n, num_masks=n + 1) for n in range(3)))
+    kinds = len(run.captions.crop_kinds())
+
+    def encode(model, crops, **named):
+        embeddings, tokens = encode_crops(model, crops, **named)
+        # The second image, together with the others and alone: a sum that leaves the range of half precision.
+        if len(crops) in {6 * kinds, 2 * kinds}:
+            tokens[kinds if len(crops) > 2 * kinds else 0] = torch.inf
+        return embeddings, tokens
+
+    expected = fixed(encode_crops)(shard)
+    found = fixed(encode)(shard)
+    assert [image.failure and image.failure.reason for image in found.images] == [None, "not_finite", None]
+    assert all_expressions(found)[::2] == all_expressions(expected)[::2]
