@@ -31,7 +31,7 @@ from pseudoris.schemas.shard import Shard
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.captions import captioner as captioner_module
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
-from pseudoris.workers.captions.listener import Listener, TeacherForcing
+from pseudoris.workers.captions.listener import Listener
 from pseudoris.workers.captions.prefix_tree_decoder import PrefixTreeDecoding
 from pseudoris.workers.captions.static_decoder import StaticDecoder
 from pseudoris.workers.filtering import ClipScorer
@@ -167,10 +167,9 @@ def _beside(calls: Sequence[Sequence[Wait]], counted: Sequence[Sequence[Wait]]) 
 
 
 def _listener_rows(gpu: PretendedGpu, captioner: CocaCaptioner, shard: Shard) -> Iterator[SyncRow]:
-    with waits_of(gpu, TeacherForcing, "_step") as steps, waits_of(gpu, Listener, "listen") as images:
+    with waits_of(gpu, Listener, "listen") as images:
         captioner(shard)
-    yield SyncRow.of("listener, a step", steps)
-    yield SyncRow.of("listener, all else of the images", [_beside(images, steps)])
+    yield SyncRow.of("listener, an image", images)
 
 
 def _training_row(gpu: PretendedGpu) -> SyncRow:

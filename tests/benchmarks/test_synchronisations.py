@@ -21,8 +21,7 @@ BOUNDS = {
     "captions, a batch": 3,
     "captions, all else of the images": 0,
     "captions, a step of the tree with wide kept sets": 3,
-    "listener, a step": 1,
-    "listener, all else of the images": 2,
+    "listener, an image": 2,
     "filter, a shard": 2,
     "PPT, a step of the trainer": 6,
 }

@@ -8,8 +8,8 @@ A mask alone in its image has listener 1, because there is no other mask to conf
 log p is the mean over the kinds.
 
 `TeacherForcing` computes log p over one prefix tree of the texts: texts of several masks share their prefixes, and the
-text tower computes a prefix once for all crops. The softmax is over the whole vocabulary, without a kept set, and EOS
-may follow any token.
+text tower computes a prefix once for all crops. A GPU computes it in fixed shapes (`static_reader`). The softmax is
+over the whole vocabulary, without a kept set, and EOS may follow any token.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pseudoris.workers.captions.decoding_rules import Bools, ImageCrops, Ints, P
 from pseudoris.workers.captions.distinctive import choose_others
 from pseudoris.workers.captions.engine import CachedEngine, CropSet, EncodedImage, crop_batches, gather
 from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget
+from pseudoris.workers.captions.static_engine import StaticEngine
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, all_finite, check_finite
 from pseudoris.workers.device import to_device, to_host
 
@@ -56,6 +57,11 @@ class TokenRows:
         for row, text in enumerate(cut):
             tokens[row, : len(text)] = text
         return cls(tokens, lengths)
+
+    @property
+    def rows(self) -> list[Ints]:
+        """The tokens of each text, EOS included."""
+        return [text[:length] for text, length in zip(self.tokens, self.lengths.tolist(), strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,12 +233,15 @@ class Listener:
         engine = self._engine
         unique_crop_of, encodings = gather([encoded], crop_sets)
         unique_crop_of = unique_crop_of.reshape(len(crop_sets), -1)
-        engine.towers.attend_to(encodings)
-        budget = prefix_budget(self._config, image_bytes=engine.towers.image_bytes(encodings))
-        forcing = TeacherForcing(engine.towers, engine.vocabulary, engine.special, budget_bytes=budget)
-        shows = np.zeros((sums.shape[1], len(encodings)), np.bool_)
-        for unique_crops_of_kind in unique_crop_of:
-            shows[np.arange(len(shows)), unique_crops_of_kind] = True
-        log_probs = forcing.read(texts, (asked @ shows) > 0)
+        if isinstance(engine, StaticEngine):
+            log_probs = engine.read(encodings, texts.rows)
+        else:
+            engine.towers.attend_to(encodings)
+            budget = prefix_budget(self._config, image_bytes=engine.towers.image_bytes(encodings))
+            forcing = TeacherForcing(engine.towers, engine.vocabulary, engine.special, budget_bytes=budget)
+            shows = np.zeros((sums.shape[1], len(encodings)), np.bool_)
+            for unique_crops_of_kind in unique_crop_of:
+                shows[np.arange(len(shows)), unique_crops_of_kind] = True
+            log_probs = forcing.read(texts, (asked @ shows) > 0)
         for unique_crops_of_kind in unique_crop_of:
             sums += log_probs[:, unique_crops_of_kind]

@@ -7,10 +7,10 @@ the top logits, or a beam that they cannot decide, is told; the prefix tree deco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from pseudoris.schemas.config import CaptionsConfig
 from pseudoris.workers.captions.decoding_rules import Beam, DecodingRule, SampledCaption, until_eos
 from pseudoris.workers.captions.distinctive import count_kept, distinctive_weights, draw
 from pseudoris.workers.captions.static_beams import StaticBeams
-from pseudoris.workers.captions.static_towers import GroupShape, StaticTowers, split_axis
+from pseudoris.workers.captions.static_towers import GroupShape, RecordedStep, StaticTowers, split_axis
 from pseudoris.workers.captions.vocabulary_logits import (
     SpecialTokens,
     TopLogits,
@@ -127,32 +127,6 @@ class _State:
             each.fill_(value)
 
 
-class RecordedStep:
-    """A function of fixed addresses, which a GPU records at its second run and replays from then on.
-
-    The first run is not recorded: libraries allocate their workspaces in it.
-    """
-
-    def __init__(self, step: Callable[[], None], recordings: Any) -> None:
-        """Take the recording's memory from `recordings`, which steps that do not run at once share; None on a CPU."""
-        self._step, self._recordings = step, recordings
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._has_run = False
-
-    def __call__(self) -> None:
-        """Run it."""
-        if not self._has_run or self._recordings is None:
-            self._has_run = True
-            self._step()
-            return
-        if self._graph is None:
-            self._graph = torch.cuda.CUDAGraph()
-            # What is recorded does not run.
-            with torch.cuda.graph(self._graph, pool=self._recordings):
-                self._step()
-        self._graph.replay()
-
-
 class StaticDecoder:
     """Decodes batches of one shape, of up to G groups each."""
 
@@ -164,9 +138,8 @@ class StaticDecoder:
         config: CaptionsConfig,
         *,
         samplers: Sequence[DecodingRule],
-        recordings: Any,
     ) -> None:
-        """Allocate the state of a batch of `towers`; `recordings` as of `RecordedStep`."""
+        """Allocate the state of a batch of `towers`."""
         self._towers, self._vocabulary, self._special, self._config = towers, vocabulary, special, config
         self._shape, self.num_groups, self._text = towers.shape, towers.num_groups, towers.blocks.text
         shape, num_groups, like = towers.shape, towers.num_groups, towers.blocks.like
@@ -184,7 +157,8 @@ class StaticDecoder:
         self._wanted = min((2 + len(special.further_eos)) * shape.beams, vocabulary.size)
         self._wanted_rows = torch.full((num_groups * shape.crops * shape.beams,), self._wanted, device=device)
         self._steps = [
-            RecordedStep(partial(self._step, is_eos_allowed=is_allowed), recordings) for is_allowed in (False, True)
+            RecordedStep(partial(self._step, is_eos_allowed=is_allowed), towers.recordings)
+            for is_allowed in (False, True)
         ]
 
     @torch.inference_mode()

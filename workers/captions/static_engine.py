@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from pseudoris.schemas.measures import CACHE_BYTES, record
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
@@ -21,6 +22,7 @@ from pseudoris.workers.captions.decoding_rules import Beam, GeneratedCaption, Im
 from pseudoris.workers.captions.distinctive import Others, SamplerRows
 from pseudoris.workers.captions.engine import CachedEngine, CropSet, EncodedImage
 from pseudoris.workers.captions.static_decoder import CropGroup, Drawn, StaticDecoder
+from pseudoris.workers.captions.static_reader import StaticReader
 from pseudoris.workers.captions.static_towers import CacheMemory, GroupShape, StaticTowers, group_bytes
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.device import to_host
@@ -29,6 +31,8 @@ from pseudoris.workers.device import to_host
 _BUCKETS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 31)
 _FURTHER = 8
 _MOST_GROUPS = 64
+# A listener's groups have up to so many texts and crops, and its batches so many groups.
+_TEXTS_A_READ, _CROPS_A_READ, _MOST_READS = 32, 16, 8
 
 
 def bucket_of(num_crops: int) -> int:
@@ -56,6 +60,7 @@ class StaticEngine(CachedEngine):
         super().__init__(towers, *arguments, **named)
         # Of all shapes: they share the memory, so what a GPU has recorded of one stays right.
         self._decoders: dict[GroupShape, StaticDecoder] = {}
+        self._readers: dict[GroupShape, StaticReader] = {}
         self._memory: CacheMemory | None = None
 
     def _unique_crops(self, crops: torch.Tensor) -> tuple[torch.Tensor, Ints]:
@@ -159,24 +164,47 @@ class StaticEngine(CachedEngine):
 
     def _decoder_of(self, shape: GroupShape, num_image_tokens: int) -> StaticDecoder:
         if shape not in self._decoders:
-            blocks = self.towers.blocks
-            each, caches = self._bytes(shape, num_image_tokens), group_bytes(blocks, shape, num_image_tokens)
-            num_groups = min(max(self._budget // each, 1), _MOST_GROUPS)
-            if self._memory is None or self._memory.num_bytes < num_groups * caches:
-                # Free the earlier memory first: both may not fit.
-                self._decoders.clear()
-                self._memory = None
-                self._memory = CacheMemory(blocks.like, num_groups * caches)
-            record(CACHE_BYTES, num_groups * each)
+            towers = self._towers_of(shape, num_image_tokens, _MOST_GROUPS)
             self._decoders[shape] = StaticDecoder(
-                StaticTowers(blocks, shape, num_groups, num_image_tokens, self._memory),
-                self.vocabulary,
-                self.special,
-                self._config,
-                samplers=self._samplers,
-                recordings=self._memory.recordings,
+                towers, self.vocabulary, self.special, self._config, samplers=self._samplers
             )
         return self._decoders[shape]
+
+    def _towers_of(self, shape: GroupShape, num_image_tokens: int, most_groups: int) -> StaticTowers:
+        """Return towers over as many groups as the budget has room for, at least one."""
+        blocks = self.towers.blocks
+        each, caches = self._bytes(shape, num_image_tokens), group_bytes(blocks, shape, num_image_tokens)
+        num_groups = min(max(self._budget // each, 1), most_groups)
+        if self._memory is None or self._memory.num_bytes < num_groups * caches:
+            # Free the earlier memory first: both may not fit.
+            self._decoders.clear()
+            self._readers.clear()
+            self._memory = None
+            self._memory = CacheMemory(blocks.like, num_groups * caches)
+        record(CACHE_BYTES, num_groups * each)
+        return StaticTowers(blocks, shape, num_groups, num_image_tokens, self._memory)
+
+    def read(self, encodings: Sequence[torch.Tensor], texts: Sequence[Ints]) -> NDArray[np.float64]:
+        """Return Σ log p(token | prefix, crop) of R texts, EOS included, under U encoded crops, (R, U)."""
+        image_tokens = torch.stack(tuple(encodings))
+        num_crops, longest = len(image_tokens), max(map(len, texts))
+        num_positions = -(-longest // _FURTHER) * _FURTHER
+        shape = GroupShape(bucket_of(min(num_crops, _CROPS_A_READ)), _TEXTS_A_READ, 1, 0, num_positions)
+        if shape not in self._readers:
+            towers = self._towers_of(shape, image_tokens.shape[1], _MOST_READS)
+            self._readers[shape] = StaticReader(towers, self.vocabulary, self.special)
+        places = [
+            (slice(row, row + _TEXTS_A_READ), slice(crop, crop + shape.crops))
+            for row in range(0, len(texts), _TEXTS_A_READ)
+            for crop in range(0, num_crops, shape.crops)
+        ]
+        reader, numbers, sums = self._readers[shape], np.arange(num_crops), np.zeros((len(texts), num_crops))
+        for first in range(0, len(places), reader.num_groups):
+            part = places[first : first + reader.num_groups]
+            found = reader.read([(texts[rows], numbers[crops]) for rows, crops in part], image_tokens)
+            for place, of_group in zip(part, found, strict=True):
+                sums[place] = of_group
+        return sums
 
     def _decide_in_tree(
         self,

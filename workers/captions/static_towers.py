@@ -9,6 +9,7 @@ of a step are those of every other: on a GPU it is recorded once and replayed.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +101,32 @@ def _cache_shapes(
     )
 
 
+class RecordedStep:
+    """A function of fixed addresses, which a GPU records at its second run and replays from then on.
+
+    The first run is not recorded: libraries allocate their workspaces in it.
+    """
+
+    def __init__(self, step: Callable[[], None], recordings: Any) -> None:
+        """Take the recording's memory from `recordings`, which steps that do not run at once share; None on a CPU."""
+        self._step, self._recordings = step, recordings
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._has_run = False
+
+    def __call__(self) -> None:
+        """Run it."""
+        if not self._has_run or self._recordings is None:
+            self._has_run = True
+            self._step()
+            return
+        if self._graph is None:
+            self._graph = torch.cuda.CUDAGraph()
+            # What is recorded does not run.
+            with torch.cuda.graph(self._graph, pool=self._recordings):
+                self._step()
+        self._graph.replay()
+
+
 class StaticTowers:
     """The towers over the caches of one batch of G groups.
 
@@ -110,7 +137,7 @@ class StaticTowers:
         self, blocks: CocaBlocks, shape: GroupShape, num_groups: int, num_image_tokens: int, memory: CacheMemory
     ) -> None:
         """Take the caches from `memory`, which has room for them."""
-        self.blocks, self.shape, self.num_groups = blocks, shape, num_groups
+        self.blocks, self.shape, self.num_groups, self.recordings = blocks, shape, num_groups, memory.recordings
         shapes = _cache_shapes(blocks, shape, num_groups, num_image_tokens)
         self._text, self._first, self._pairs, self._image = memory.split(*shapes)
         self._numbers = torch.arange(shape.positions, device=blocks.like.device)

@@ -179,9 +179,9 @@ class Vocabulary:
         logits[:, self._live] = live
         return logits, log_total
 
-    def log_totals(self, hidden: torch.Tensor) -> torch.Tensor:
+    def log_totals(self, hidden: torch.Tensor, *, rows_together: int = _ROWS_A_PROJECTION) -> torch.Tensor:
         """Return the log of the sum of exp(logit) over the whole vocabulary, EOS included, of states (R, D): (R,)."""
-        parts = torch.split(hidden, _ROWS_A_PROJECTION)
+        parts = torch.split(hidden, rows_together)
         return torch.cat([self._scores(part, is_eos_allowed=True)[1] for part in parts])
 
     def logits_at(self, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

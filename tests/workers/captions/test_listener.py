@@ -27,11 +27,11 @@ def encode(text):
     return [ord(letter) - ord("a") + 1 for letter in text]
 
 
-def heard_scores(image, *, model=None, **changes):
+def heard_scores(image, *, model=None, is_static=False, **changes):
     listening = ListeningConfig(**{"crops": ("masked",), **changes})
     model = model or small_coca()
     config = captions_config()
-    engine = coca_engine(model, SPECIAL, config, seed=0)
+    engine = coca_engine(model, SPECIAL, config, seed=0, is_static=is_static)
     listener = Listener(engine, config, listening, encode)
     return listener.scores(image, engine.encode([image])[0], TARGETS, TEXTS)
 
@@ -42,10 +42,11 @@ def plain_scores(image, kind):
     return np.array([[plain_sum(model, crop, encode(text)) for crop in image.pixels[kind]] for text in TEXTS])
 
 
-def test_the_scores_are_those_of_their_definition():
+@pytest.mark.parametrize("is_static", [False, True], ids=["tree", "fixed shapes"])
+def test_the_scores_are_those_of_their_definition(is_static):
     image = image_crops(num_masks=3, num_kinds=2)
     crops = ("masked", "context_1")
-    heard = heard_scores(image, crops=crops)
+    heard = heard_scores(image, crops=crops, is_static=is_static)
     scores = (plain_scores(image, 0) + plain_scores(image, 1)) / 2
     rows, lengths = np.arange(len(TEXTS)), np.array([len(text) + 1 for text in TEXTS])
     share = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
