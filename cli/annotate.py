@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,6 +24,7 @@ from pseudoris.cli.options import option
 from pseudoris.cli.progress import INTERRUPTED, bar, resumable, run_progress
 from pseudoris.cli.summaries import plan_view, quarantined_lines, summary_view
 from pseudoris.pipeline.run_contract import RunOptions, asked_preset
+from pseudoris.schemas.card_settings import card_config
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import without_secrets
@@ -186,6 +188,8 @@ def estimate(
         echo_json({**dataclasses.asdict(found), "source": without_secrets(found.source)})
     else:
         stdout.print(estimate_view(found))
+        with suppress(ConfigError):
+            stdout.print("", card_config(config, found.card_bytes), sep="\n", soft_wrap=True)
 
 
 # Of images: below it a few odd ones decide, and an interval would go from nothing to a thousand times the figure.

@@ -19,8 +19,9 @@ from rich.text import Text
 
 from pseudoris.cli import options
 from pseudoris.cli.console import columns_table, format_bytes, stdout
-from pseudoris.cli.options import argument
+from pseudoris.cli.options import argument, option
 from pseudoris.pipeline.run_contract import asked_preset
+from pseudoris.schemas.card_settings import card_config
 from pseudoris.schemas.config import PriorConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, PseudorisError
@@ -73,6 +74,9 @@ def doctor(
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
     accept_domain: options.AcceptDomain = False,
+    card_memory: Annotated[
+        float | None, option("Print what a GPU of this memory should set, for --config.", metavar="GIB", min=1, max=999)
+    ] = None,
 ) -> None:
     """Check versions, weights, devices, memory and access rights before a run.
 
@@ -84,6 +88,9 @@ def doctor(
     with contextlib.suppress(PseudorisError):
         named = asked_preset(preset, config_file, [*given, *_HASTY], out=out)
     config = load_config(named, config_file, given)
+    if card_memory is not None:
+        stdout.print(card_config(config, int(card_memory * 2**30)), end="", soft_wrap=True)
+        return
     title = f"doctor, preset {config.preset}{'' if named else ', as none is named. annotate asks for one'}"
     checks = list(run_checks(config, source=source, out=out))
     words = {True: Text("ok", "green"), False: Text("off", "red")}
@@ -94,6 +101,10 @@ def doctor(
             # Not in the table, which would break commands and urls across lines.
             rest = check.detail.removeprefix(check.summary).removeprefix(". ")
             stdout.print("", Text.assemble((check.name, "bold"), "  ", printable(rest)), sep="\n", soft_wrap=True)
+    if config.compute.device == "cuda" and any(check.name == "device" and check.is_ok for check in checks):
+        from pseudoris.workers.stages import card_bytes
+
+        stdout.print("", _attempt("", lambda: card_config(config, card_bytes())).detail, sep="\n", soft_wrap=True)
     if not all(check.is_ok for check in checks):
         raise typer.Exit(1)
 
@@ -167,7 +178,16 @@ def _device(config: RunConfig) -> str:
             f"{kind}: only {format_bytes(free)} of {format_bytes(total)} is free. End the other "
             "processes that use the GPU."
         )
-    return f"{kind}, {format_bytes(free)} of {format_bytes(total)} free"
+    pipes = os.environ.get("CUDA_MPS_PIPE_DIRECTORY")
+    # The daemon's sockets stay when it ends, this file does not.
+    if pipes is not None and not Path(pipes, "nvidia-cuda-mps-control.pid").exists():
+        remedy = "start one (nvidia-cuda-mps-control -d), or unset the variable"
+        raise ConfigError(f"CUDA_MPS_PIPE_DIRECTORY is {pipes!r}, but no daemon of NVIDIA's MPS runs there: {remedy}")
+    from pseudoris.workers.captions.row_kernels import triton_version
+
+    version, why = triton_version()
+    attention = f"plain torch, slower than Triton's kernels ({why})" if why else f"Triton {version}"
+    return f"{kind}, {format_bytes(free)} of {format_bytes(total)} free, attention by {attention}"
 
 
 def _memory() -> str:

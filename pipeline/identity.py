@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import entry_points, packages_distributions
 from typing import Final
@@ -15,7 +15,7 @@ from typing import Final
 import ray
 
 from pseudoris.images.pixels import import_plugins
-from pseudoris.pipeline.cluster import joins_cluster, task_result
+from pseudoris.pipeline.cluster import T, joins_cluster, task_result
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError, gather
 from pseudoris.schemas.run_records import Identity, RunHeader
@@ -122,15 +122,16 @@ def _check_memory(config: RunConfig) -> None:
 
 def identity_on_cluster(config: RunConfig, stored: Mapping[str, str] | None = None) -> Identity:
     """Return the identity, measured on a node that could run the first model pool; `stored` as there."""
+    return on_model_node(config, partial(measure_identity, config, stored=stored))
+
+
+def on_model_node(config: RunConfig, measure: Callable[[], T]) -> T:
+    """Return what `measure` returns on a node that could run the first model pool."""
     pool = next(iter(config.model_pools().values()))
-    measure = ray.remote(_measured).options(
+    task = ray.remote(lambda: measure()).options(
         num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, resources=dict(pool.resources), max_retries=1
     )
-    return task_result(measure.remote(config, stored))
-
-
-def _measured(config: RunConfig, stored: Mapping[str, str] | None) -> Identity:
-    return measure_identity(config, stored=stored)
+    return task_result(task.remote())
 
 
 def measure_identity(

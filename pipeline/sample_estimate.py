@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pseudoris.pipeline.cluster import connected, node_resources
 from pseudoris.pipeline.executor import run_shards
 from pseudoris.pipeline.fan_out import list_on_cluster
+from pseudoris.pipeline.identity import on_model_node
 from pseudoris.pipeline.opened_run import opened
 from pseudoris.pipeline.resources import plan_actors, with_readers
 from pseudoris.pipeline.run_contract import RunOptions
@@ -35,7 +36,7 @@ from pseudoris.store.runs.plan import PlanTally, assign_shards
 from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sources import SourceItem
 from pseudoris.store.tables.shard_tables import table_bytes
-from pseudoris.workers.stages import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE
+from pseudoris.workers.stages import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE, card_bytes
 
 # Enough shards for resampling and for every actor of a small cluster; each shard still fills a few tiles of a batch.
 NUM_SHARDS: Final = 16
@@ -115,6 +116,7 @@ def estimate(
             raise ConfigError(_NO_REACH.format(num_nodes=len(nodes)))
         actors = plan_actors(nodes, config)
         identity = start.identity()
+        card = on_model_node(config, card_bytes) if config.compute.device == "cuda" else 0
         excluded = ExcludedItems(exclusions)
         items = excluded.kept(list_on_cluster(start.listing, config.placement.read))
         sample = draw_sample(items, config, size=size, seed=config.compute.seed)
@@ -128,8 +130,8 @@ def estimate(
             Job(name, location, header, with_readers(nodes, small, actors, header)), actors, on_progress
         )
     figures = summarise(sample.tally, receipts, config, actors=actors, num_gpus=num_gpus)
-    kind, num_excluded = identity.device_kind, excluded.total
-    return replace(figures, source=name, device_kind=kind, load_s=load_s, num_excluded=num_excluded)
+    figures = replace(figures, source=name, load_s=load_s, num_excluded=excluded.total)
+    return replace(figures, device_kind=identity.device_kind, card_bytes=card)
 
 
 def _run(job: Job, actors: Mapping[str, int], on_progress: OnProgress) -> tuple[float, list[Receipt]]:
@@ -184,6 +186,7 @@ class Estimate:
     Attributes:
         source: SOURCE, a local one as an absolute path.
         device_kind: The device that computed.
+        card_bytes: Memory of the GPU that computed; 0 if it was none.
         load_s: Seconds from the start of the graph to the first commit, minus the seconds of that shard's stages:
             processes, weights, compilation. Paid once per actor; not included in the other figures.
         num_excluded: Listed images that exclusions by name leave out; `num_images` does not count them.
@@ -206,6 +209,7 @@ class Estimate:
 
     source: str = ""
     device_kind: str = ""
+    card_bytes: int = 0
     load_s: float = 0.0
     num_excluded: int = 0
     num_images: int

@@ -5,6 +5,7 @@ Every engine of `workers` and the frozen CLIP and SAM of `training` use it. Its 
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,12 @@ def prepare_device(compute: ComputeConfig) -> torch.device:
         raise ConfigError("compute.device=none is for engines without torch, and this one needs torch: set cpu or cuda")
     torch.set_num_threads(compute.threads)
     if compute.device == "cuda":
-        if not torch.cuda.is_available():
+        with warnings.catch_warnings(record=True, action="always") as told:
+            sees_one = torch.cuda.is_available()
+        if not sees_one:
+            why = "".join(f" ({str(each.message).partition('. ')[0]})" for each in told[:1])
             raise ConfigError(
-                "compute.device=cuda, but torch sees no GPU: fix the driver, or compute on CPUs, slowly: "
+                f"compute.device=cuda, but torch sees no GPU{why}: fix the driver, or compute on CPUs, slowly: "
                 "--set compute.device=cpu --set placement.fused.num_gpus=0 --set placement.fused.num_cpus=1"
             )
         # Off: benchmark chooses kernels by timing, and the same run would not give the same bytes.

@@ -281,7 +281,14 @@ def device_versions(compute: ComputeConfig) -> dict[str, str]:
         return {}
     from pseudoris.workers.captions.row_kernels import triton_version
 
-    return {"pseudoris.cuda": _CUDA_REVISION, "triton": triton_version()}
+    return {"pseudoris.cuda": _CUDA_REVISION, "triton": triton_version()[0]}
+
+
+def card_bytes() -> int:
+    """Return the memory of the GPU of this process."""
+    import torch
+
+    return int(torch.cuda.mem_get_info()[1])
 
 
 def device_kind(compute: ComputeConfig) -> str:

@@ -202,6 +202,8 @@ class PlannedRun:
         """Yield what a user must know of the run before work begins, a sentence each."""
         if self.mixed:
             yield f"not byte-reproducible (accepted by --allow-mixed): {'; '.join(self.mixed)}"
+        if self.header.identity.versions.get("triton") == "absent":
+            yield "plain torch attends on this GPU, slower than Triton's kernels: `pseudoris doctor` there says why"
 
     @property
     def parent(self) -> ParentRun:

@@ -1,6 +1,7 @@
 """`pseudoris doctor` says what would stop a run, and its exit code says whether something would."""
 
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -94,6 +95,48 @@ def test_too_few_open_files_are_told_before_anything_starts(words, tmp_path):
     told = "open files: 64 is too low for Ray on this machine: raise it (ulimit -n), at least to 256"
     assert told in ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+CARD = ("--card-memory", 24, "--preset", "base")
+
+
+def test_the_settings_of_a_card_that_is_not_here_are_printed_as_a_file_and_nothing_is_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr("pseudoris.cli.doctor.run_checks", lambda config, *, source, out: pytest.fail("checked"))
+    (tmp_path / "card.yaml").write_text(invoke("doctor", *CARD, columns=60).stdout)
+    settings = load_config(None, tmp_path / "card.yaml")
+    assert (settings.preset, settings.captions.cache_bytes) == ("base", 8 * 2**30)
+
+
+@pytest.mark.parametrize("gib", ["0", "-24", "nan", "inf", "24GB", "1e9"])
+def test_a_card_memory_without_sense_is_refused_in_one_sentence(gib):
+    refused = invoke("doctor", "--preset", "base", f"--card-memory={gib}", code=2)
+    assert "Invalid value for '--card-memory'" in refused.output
+
+
+@pytest.fixture
+def a_gpu(monkeypatch):
+    """A GPU of 80 GiB, as torch would name it."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "NVIDIA H100")
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (79 * 2**30, 80 * 2**30))
+    monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
+
+
+def test_on_a_gpu_one_line_says_which_attention_runs_and_why_and_settings_for_the_card_follow(a_gpu, tmp_path):
+    shown = invoke("doctor", "--preset", "base", columns=400, code=1).stdout
+    (line,) = [line for line in shown.splitlines() if "NVIDIA H100" in line]
+    assert re.search(r"79.0 GiB of 80.0 GiB free, attention by plain torch, slower .* \(\w+Error: .*\)", line)
+    (tmp_path / "card.yaml").write_text(shown[shown.index("# For a GPU of 80 GiB") :])
+    assert load_config(None, tmp_path / "card.yaml").captions.cache_bytes == 31 * 2**30
+
+
+def test_mps_that_is_asked_for_without_its_daemon_is_one_sentence(a_gpu, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    config = load_config("base")
+    device = next(each for each in run_checks(config, source=None, out=None) if each.name == "device")
+    assert (device.is_ok, "no daemon of NVIDIA's MPS runs there: start one" in device.detail) == (False, True)
+    (tmp_path / "nvidia-cuda-mps-control.pid").write_text("1")
+    assert next(each for each in run_checks(config, source=None, out=None) if each.name == "device").is_ok
 
 
 def found_of(name):

@@ -57,6 +57,15 @@ def test_each_figure_is_shown_with_its_interval_and_unit():
         assert line in shown
 
 
+def test_settings_for_the_gpu_that_computed_follow(monkeypatch):
+    for size, settings in ((24 * 2**30, "cache_bytes: 8589934592"), (0, None)):
+        estimate = found(card_bytes=size)
+        monkeypatch.setattr("pseudoris.pipeline.sample_estimate.estimate", lambda *_, at=estimate, **__: at)
+        shown = CliRunner().invoke(app, ["estimate", "photos", "--preset", "base"]).stdout
+        assert ("# For a GPU of" in shown) == (settings is not None)
+        assert settings is None or settings in shown
+
+
 def test_too_few_images_give_figures_and_no_interval():
     shown = lines(found(num_sampled=3, num_sample_shards=3, hours=Interval(1.34, 0.2, 3.5e3)))
     assert "hours 1.34 on 4 GPUs" in shown

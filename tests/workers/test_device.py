@@ -1,5 +1,7 @@
 """The device comes from the config alone."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,17 @@ from pseudoris.workers.device import prepare_device, to_device, to_host
 def test_cuda_without_a_gpu_is_refused_and_never_falls_back():
     with pytest.raises(ConfigError, match="torch sees no GPU"):
         prepare_device(ComputeConfig(device="cuda"))
+
+
+def test_a_driver_that_is_too_old_is_told_in_the_one_sentence(monkeypatch, recwarn):
+    def warns():
+        warnings.warn("The NVIDIA driver is too old (found version 11040). Please update it: https://…", stacklevel=2)
+        return False
+
+    monkeypatch.setattr("torch.cuda.is_available", warns)
+    with pytest.raises(ConfigError, match=r"no GPU \(The NVIDIA driver is too old \(found version 11040\)\): fix"):
+        prepare_device(ComputeConfig(device="cuda"))
+    assert not recwarn
 
 
 def test_an_engine_with_torch_is_refused_where_none_is_expected():

@@ -17,11 +17,12 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 # What `triton_version` says where plain torch runs.
 PLAIN = "absent"
+_SHOWN_LETTERS = 200
 
 
 @cache
-def triton_version() -> str:
-    """Return the version of Triton whose kernels this process runs on its GPU, or `PLAIN`: none, or no compiler."""
+def triton_version() -> tuple[str, str]:
+    """Return the version of Triton whose kernels this process runs on its GPU, or `PLAIN` and why, in one line."""
     try:
         import triton
 
@@ -29,9 +30,9 @@ def triton_version() -> str:
 
         triton_kernels.try_all(torch.device("cuda"))
     # Of a compiler, a linker, a driver: whatever fails, plain torch does not need it.
-    except Exception:  # noqa: BLE001
-        return PLAIN
-    return str(triton.__version__)
+    except Exception as error:  # noqa: BLE001
+        return PLAIN, " ".join(f"{type(error).__name__}: {error}".split())[:_SHOWN_LETTERS]
+    return str(triton.__version__), ""
 
 
 def plain_attend_newest(
@@ -87,7 +88,7 @@ def _(
 
 
 def _on_gpu(name: str, plain: FunctionT) -> FunctionT:
-    if triton_version() == PLAIN:
+    if triton_version()[0] == PLAIN:
         return plain
     from pseudoris.workers.captions import triton_kernels
 

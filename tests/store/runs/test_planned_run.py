@@ -121,6 +121,12 @@ def test_another_device_goes_on_only_where_that_is_asked_for(disk):
     assert plan_or_continue(disk, other, unlisted).mixed == ("device_kind: 'cpu' in the run, 'cuda' now",)
 
 
+@pytest.mark.parametrize(("triton", "told"), [("absent", ["plain torch attends on this GPU"]), ("3.5.0", [])])
+def test_plain_attention_on_a_gpu_is_told_before_work_begins(disk, triton, told):
+    planned = plan_or_continue(disk, request(identity=make_identity(versions={"triton": triton})), items())
+    assert [text.partition(",")[0] for text in planned.notices()] == told
+
+
 def test_a_parent_is_pinned_before_anything_is_listed(disk, tmp_path):
     location = RunLocation.open(str(tmp_path / "unfinished"))
     begin(location)

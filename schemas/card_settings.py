@@ -1,0 +1,46 @@
+"""What the memory of a GPU lets a run set, as text for `--config`: `doctor` and `estimate` print it. Needs no torch."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.errors import ConfigError
+
+# By models and GiB of a card: `masks.points_per_batch`, and GiB of `captions.cache_bytes`, for 1, 2, 4, 8 or 16 images
+# of ten masks, or a part of one. Source: tests/schemas/test_card_settings.py adds up weights, caches and passes.
+_CARDS: Final = {
+    ("vit_b", "coca_ViT-B-32"): {12: (32, 4), 16: (32, 8), 24: (64, 8), 48: (64, 16), 80: (64, 31), 141: (64, 61)},
+    ("vit_h", "coca_ViT-L-14"): {12: (32, 1), 16: (32, 5), 24: (32, 12), 48: (64, 23), 80: (64, 45), 141: (64, 89)},
+}
+_MODELLED: Final = "modelled, not measured on such a card"
+
+
+def card_config(config: RunConfig, card_bytes: float) -> str:
+    """Return YAML for `--config` over the preset of `config`; ConfigError if models do not fit, or are others."""
+    masks, captions, gib = config.masks, config.captions, card_bytes / 2**30
+    cards = _CARDS.get((masks.architecture or "", captions.architecture or ""))
+    if cards is None or (masks.engine, captions.engine, config.filtering.engine) != ("sam", "coca", "clip"):
+        raise ConfigError(
+            f"settings for a card are known for the models of base and paper, not for those of {config.preset} here: "
+            "give --preset base or paper, or measure (python -m benchmarks.gpu --sweep FOLDER in a clone)"
+        )
+    # A card gives a program a little less than its name says.
+    fitting = [size for size in cards if 0.95 * size <= gib]
+    if not fitting:
+        raise ConfigError(
+            f"a GPU of {gib:.3g} GiB is too small for the models of {config.preset}, which take {min(cards)} GiB "
+            f"({_MODELLED}): take a larger one, or a CPU (--set compute.device=cpu --set placement.fused.num_gpus=0)"
+        )
+    points, cache = cards[fitting[-1]]
+    return f"""\
+# For a GPU of {gib:.4g} GiB. Choose before a run: all but placement is part of its identity.
+preset: {config.preset}
+compute: {{device: cuda, precision: bfloat16}}  # {_MODELLED}. For GPUs since 2020 (docs/records/conformance.md)
+masks: {{points_per_batch: {points}}}  # {_MODELLED}. SAM answers 16 times as many points in a pass
+captions:
+  cache_bytes: {cache * 2**30}  # {_MODELLED}. {cache} GiB
+  crops_together: {640 if fitting[-1] < 141 else 1280}  # {_MODELLED}. 40 an image of ten masks; at least 640
+filtering: {{batch_size: 256}}  # {_MODELLED}. On an H200, before 0.6, more gained nothing
+placement: {{fused: {{num_gpus: 1}}}}  # {_MODELLED}. One actor a GPU: no GPU has shown that several help
+"""

@@ -1,0 +1,87 @@
+"""What is proposed for a card loads as it is printed, and fits into the card by the sizes of models and passes."""
+
+from functools import cache
+
+import pytest
+import torch
+import yaml
+
+from pseudoris.schemas.card_settings import card_config
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.captions.coca_blocks import CocaBlocks
+from pseudoris.workers.captions.static_towers import GroupShape, group_bytes
+from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
+from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
+from pseudoris.workers.masks.sam_model import PromptableSam, build_sam
+
+GIB = 2**30
+MASKS, KINDS, VOCABULARY, IMAGE_TOKENS = 10, 4, 49_408, 255
+# What `workers/masks` holds of a batch, and upsamples at once, twice. A prompt in a pass: three copies of the image's
+# tokens, and what they and seven tokens weigh for each other in eight heads.
+HELD, UPSAMPLED, PROMPT = 6 * GIB, 4 * GIB, 2 * 4_096 * (3 * 256 + 2 * 8 * 7)
+
+
+@cache
+def sizes(preset):
+    """Return the bytes of weights, of a crop's attention maps, of an image's masks and of an image's captions."""
+    config = load_config(preset)
+    with torch.device("meta"):
+        numbers = sam_architecture(config.masks.architecture)
+        sam, coca, clip = build_sam(numbers), *map(build_of, (config.captions, config.filtering))
+    weights = sum(p.nbytes for model in (sam, coca, clip) for p in model.parameters())
+    answers = PromptableSam(sam, dtype=torch.bfloat16).num_bytes(config.masks.points_per_side**2)
+    shape, width = GroupShape(MASKS, MASKS, rules=10, beams=2, positions=29), coca.text_decoder.width
+    # Keys and values, states, logits in float32 and their order.
+    group = group_bytes(CocaBlocks(coca), shape, IMAGE_TOKENS)
+    group += shape.pairs * 14 * width * 2 + shape.prefixes * VOCABULARY * 2 * 4
+    return weights, 2 * 4 * numbers.encoder_heads * 4_096**2, answers, KINDS * group
+
+
+def build_of(part):
+    return build_from_config(read_model_config(part.architecture)).to(torch.bfloat16)
+
+
+@pytest.mark.parametrize("gib", [12, 16, 24, 31.5, 48, 79.1, 80, 139.7, 141])
+@pytest.mark.parametrize("preset", ["base", "paper"])
+def test_settings_of_a_card_load_as_printed_and_fit_by_the_memory_model(preset, gib, tmp_path):
+    text = card_config(load_config(preset), gib * GIB)
+    (tmp_path / "card.yaml").write_text(text)
+    config = load_config(None, tmp_path / "card.yaml")
+    weights, maps, answers, captions = sizes(preset)
+    points, cache_bytes = config.masks.points_per_batch, config.captions.cache_bytes
+    few = answers if gib < 48 else HELD
+    masks = max(points // 16 * maps, few + max(16 * points * PROMPT, UPSAMPLED))
+    assert GIB + weights + masks + cache_bytes <= 0.9 * gib * GIB
+    # An eighth is for temporaries. An image fits, but on the smallest cards of `paper`.
+    assert (cache_bytes * 7 // 8 >= captions) == (preset == "base" or gib >= 24)
+    assert (config.preset, config.compute.device, config.placement.fused.num_gpus) == (preset, "cuda", 1)
+    preset_only = load_config(preset)
+    assert config.shards == preset_only.shards
+    assert config.captions.weights == preset_only.captions.weights
+
+
+def test_each_proposed_figure_says_that_no_such_card_was_measured():
+    text = card_config(load_config("base"), 80 * GIB)
+    settings = [line for line in text.splitlines() if any(letter.isdigit() for letter in line.partition("#")[0])]
+    assert len(settings) == 6
+    assert all("modelled, not measured on such a card" in line for line in settings)
+    assert set(yaml.safe_load(text)) == {"preset", "compute", "masks", "captions", "filtering", "placement"}
+
+
+@pytest.mark.parametrize(
+    ("preset", "words", "gib", "told"),
+    [
+        (
+            "paper",
+            (),
+            8,
+            r"a GPU of 8 GiB is too small for the models of paper, which take 12 GiB .*: take a larger one",
+        ),
+        ("tiny", (), 24, "not for those of tiny here: give --preset base or paper"),
+        ("base", ("masks.engine=sam2",), 24, "not for those of base here"),
+    ],
+)
+def test_a_card_that_is_too_small_and_other_models_are_one_sentence(preset, words, gib, told):
+    with pytest.raises(ConfigError, match=told):
+        card_config(load_config(preset, assignments=words), gib * GIB)
