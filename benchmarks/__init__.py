@@ -13,7 +13,6 @@
 | `python -m benchmarks.stage_throughput` | images a second of each stage, in one process |
 | `python -m benchmarks.profile` | which operations the time goes to |
 | `python -m benchmarks.roofline` | each stage against the machine's peaks |
-| `python -m benchmarks.gpu` | the engines on one GPU |
 | `python -m benchmarks.gpu_session` | the first ten minutes of a GPU, its profile first; `make gpu` |
 | `python -m benchmarks.gpu_limits` | what stages ask of a GPU, counted without one, and the limit, modelled |
 | `python -m benchmarks.pipeline` | a run on Ray, against the same work in one process |

@@ -30,7 +30,6 @@ PARTS: Final[dict[str, list[str]]] = {
     "paper_cost": [],
     "roofline": [],
     "profile": ["--preset", "tiny"],
-    "gpu": ["--device", "cpu", "--tiny"],
     "pipeline": [],
     "first_result": ["--repeats", "1"],
     "dataset": ["--samples", "320", "--repeats", "1"],

@@ -22,6 +22,7 @@ from benchmarks.operation_counts import sampling_operations
 from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config import CaptionsConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner, distinctive
@@ -255,6 +256,22 @@ def noise_crops(num_masks: int, size: int, *, seed: int = 0) -> ImageCrops:
     coarse = torch.randn(num_masks, 3, 8, 8, generator=generator)
     pixels = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
     return ImageCrops("0" * 16, ("context_1.0",), tuple(range(num_masks)), pixels[None])
+
+
+def scenes_with(num_masks: int, num_images: int) -> Shard:
+    """Return scenes as a shard, their first true masks repeated up to `num_masks` where they have fewer objects."""
+    positions = range(SCENES_LOOKED_AT)
+    richest = sorted(positions, key=lambda at: -len(make_scene(Split.DEMO, at).objects))[:num_images]
+    shard = scene_shard([scene_image(make_scene(Split.DEMO, at)) for at in richest], with_true_masks=True)
+    images = []
+    for image in shard.images:
+        repeats = -(-num_masks // len(image.masks))
+        masks = [
+            replace(mask, index=number, mask_id=f"{mask.mask_id[:-2]}{number:02d}")
+            for number, mask in enumerate((image.masks * repeats)[:num_masks])
+        ]
+        images.append(replace(image, masks=tuple(masks)))
+    return shard.with_images(tuple(images))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

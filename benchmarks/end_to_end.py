@@ -29,9 +29,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.captioner import scenes_with
 from benchmarks.chain_sides import AuthorsChain, Chained, OurChain, Spent
 from benchmarks.filter import MAX_SCORE_DIFFERENCE, largest_difference
-from benchmarks.gpu import scenes_with
 from benchmarks.mask_sides import MIN_IOU, best_ious
 from benchmarks.measurement import machine, options, random_weights, write_json
 from benchmarks.process_watch import SideProcess

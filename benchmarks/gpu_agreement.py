@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from unittest import mock
 
 import open_clip
@@ -11,18 +13,12 @@ import torch
 from open_clip.coca_model import CoCa
 
 from benchmarks.captioner import AuthorsLoop, noise_crops, one_crop_kind, special_tokens
-from benchmarks.mask_sides import scene_pixels
 from pseudoris.schemas.config import RunConfig, WeightsConfig
-from pseudoris.workers.captions import CocaCaptioner
-from pseudoris.workers.captions import captioner as captioner_module
-from pseudoris.workers.captions.captioner import coca_engine
-from pseudoris.workers.captions.decoding_rules import ImageCrops
+from pseudoris.workers.captions import CocaCaptioner, captioner
 from pseudoris.workers.checkpoints.openclip import load_clip, load_coca
 from pseudoris.workers.checkpoints.weight_files import random_seed
-from pseudoris.workers.device import compute_dtype, prepare_device
+from pseudoris.workers.device import prepare_device
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
-from pseudoris.workers.forward_passes import compile_tower
-from pseudoris.workers.masks.sam_model import encode_crops, load_sam
 
 # Tokens and masks for which captions are compared in float64, where no rounding can flip a draw.
 CHECKED_STEPS, CHECKED_MASKS = 6, 3
@@ -49,22 +45,35 @@ def load_sure_coca(architecture: str | None, weights: WeightsConfig) -> CoCa:
 
 def sure_captioner(config: RunConfig) -> CocaCaptioner:
     """Return the caption stage over `load_sure_coca`."""
-    with mock.patch.object(captioner_module, "load_coca", load_sure_coca):
+    with mock.patch.object(captioner, "load_coca", load_sure_coca):
         return CocaCaptioner(config.captions, config.compute)
+
+
+def caption_sides(
+    config: RunConfig, *, num_masks: int, num_steps: int, dtype: torch.dtype
+) -> tuple[Callable[[], list[tuple[int, ...]]], Callable[[], list[tuple[int, ...]]]]:
+    """Return what samples captions of the same noise with the same draws: the authors' loop, and the engine."""
+    device = prepare_device(config.compute)
+    captions, seed = one_crop_kind(config.captions, num_steps=num_steps), config.compute.seed
+    model = load_sure_coca(captions.architecture, captions.weights).to(device, dtype)
+    # The engine compiles parts of its model.
+    plain = copy.deepcopy(model) if config.compute.is_compiled else model
+    noise = noise_crops(num_masks, model.visual.image_size[0])
+    image = replace(noise, pixels=noise.pixels.to(device, dtype))
+    special = special_tokens(model)
+    authors = AuthorsLoop(plain, special, captions, seed=seed)
+    engine = captioner.coca_engine(model, special, captions, seed=seed, is_compiled=config.compute.is_compiled)
+
+    def ours() -> list[tuple[int, ...]]:
+        return [caption.tokens for caption in engine.generate(image) if caption.rule.name != "beam"]
+
+    return partial(authors.sample, image, 0), ours
 
 
 def check_captions(config: RunConfig) -> None:
     """Accept engines that draw the same captions as the authors' loop in float64; ValueError names the first other."""
-    device = prepare_device(config.compute)
-    captions = one_crop_kind(config.captions, num_steps=CHECKED_STEPS)
-    model = load_coca(captions.architecture, captions.weights).requires_grad_(False).to(device, torch.float64)
-    # The engine compiles parts of its model.
-    plain = copy.deepcopy(model) if config.compute.is_compiled else model
-    image = on_device(noise_crops(CHECKED_MASKS, model.visual.image_size[0]), device, torch.float64)
-    special, seed = special_tokens(model), config.compute.seed
-    theirs = AuthorsLoop(plain, special, captions, seed=seed).sample(image, 0)
-    engine = coca_engine(model, special, captions, seed=seed, is_compiled=config.compute.is_compiled)
-    ours = [caption.tokens for caption in engine.generate(image) if caption.rule.name != "beam"]
+    sides = caption_sides(config, num_masks=CHECKED_MASKS, num_steps=CHECKED_STEPS, dtype=torch.float64)
+    theirs, ours = (sample() for sample in sides)
     differing = [number for number, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1]]
     if differing:
         raise ValueError(
@@ -94,42 +103,8 @@ def check_embeddings(config: RunConfig) -> None:
         found = {"crops": embedder.embed_crops([crops]), "texts": embedder.embed_texts(_CHECKED_TEXTS)}
         for name, rows in found.items():
             difference = float((rows - expected[name].cpu()).norm(dim=1).max())
-            _accept(f"embeddings of {name}, {precision},", difference, _MAX_DIFFERENCE[precision])
-
-
-def check_compiled(config: RunConfig) -> None:
-    """Accept engines that, compiled as `config` says, give what references give; ValueError names the first other."""
-    check_compiled_encoder(config)
-    check_captions(config)
-    check_embeddings(config)
-
-
-def check_compiled_encoder(config: RunConfig) -> None:
-    """Accept a compiled image encoder of SAM that encodes a scene as the plain one does in float32.
-
-    It is asked in float32 and in the config's precision; ValueError gives the difference.
-    """
-    device = prepare_device(config.compute)
-    sam = load_sam(config.masks.architecture, config.masks.weights).requires_grad_(False).to(device)
-    pixels = scene_pixels(1)
-    with torch.inference_mode():
-        (expected,) = encode_crops(sam, pixels, torch.float32)
-        compile_tower(sam.image_encoder)
-        for precision in dict.fromkeys(("float32", config.compute.precision)):
-            dtype = compute_dtype(config.compute.model_copy(update={"precision": precision}))
-            (found,) = encode_crops(sam, pixels, dtype)
-            difference = float((found.embedding - expected.embedding).norm() / expected.embedding.norm())
-            _accept(f"the image encoding, compiled, {precision},", difference, _MAX_DIFFERENCE[precision])
-
-
-def _accept(what: str, difference: float, limit: float) -> None:
-    if not difference <= limit:
-        raise ValueError(
-            f"{what} is {difference:g} of its length away from open_clip's or Meta's in float32, at most {limit:g} is "
-            "allowed: compare no times before this is mended"
-        )
-
-
-def on_device(image: ImageCrops, device: torch.device, dtype: torch.dtype) -> ImageCrops:
-    """Return the crops of an image on a device, of a dtype."""
-    return replace(image, pixels=image.pixels.to(device, dtype))
+            if not difference <= (limit := _MAX_DIFFERENCE[precision]):
+                raise ValueError(
+                    f"embeddings of {name}, {precision}, are {difference:g} of their length away from open_clip's in "
+                    f"float32, at most {limit:g} is allowed: compare no times before this is mended"
+                )

@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
-from benchmarks.gpu import scenes_with
+from benchmarks.captioner import scenes_with
 from benchmarks.gpu_session_work import engine_of
 from benchmarks.measurement import options, print_table, random_weights, write_json
 from benchmarks.operation_counts import added_product, attention, bytes_moved

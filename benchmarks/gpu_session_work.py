@@ -8,6 +8,7 @@ import json
 import signal
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,16 +21,15 @@ from unittest import mock
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu import scenes_with
-from benchmarks.gpu_agreement import check_captions, sure_captioner
-from benchmarks.gpu_report import count_waits
-from benchmarks.mask_sides import Sides
+from benchmarks.captioner import scenes_with
+from benchmarks.gpu_agreement import caption_sides, check_captions, check_embeddings, sure_captioner
+from benchmarks.mask_sides import Side, Sides
 from benchmarks.measurement import digest_of, median_seconds, random_weights, wait_for
 from benchmarks.pretended_gpu import PretendedGpu, pretended_gpu
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
-from pseudoris.workers.captions import captioner
+from pseudoris.workers.captions import captioner, row_kernels
 from pseudoris.workers.captions.cached_towers import attend
 from pseudoris.workers.captions.vocabulary_logits import Vocabulary
 from pseudoris.workers.device import prepare_device
@@ -55,9 +55,9 @@ def _config(preset: str, *, is_together: int = 0, is_full: int = 0) -> RunConfig
 
 
 @contextmanager
-def _fixed_shapes(is_static: int) -> Iterator[None]:
-    """Let captioners that are made inside decode in fixed shapes, which no setting asks for yet."""
-    made = partial(captioner.coca_engine, is_static=bool(is_static))
+def _decoding(is_tree: int) -> Iterator[None]:
+    """Let captioners that are made inside decode in a prefix tree, where asked, in place of fixed shapes."""
+    made = partial(captioner.coca_engine, is_static=not is_tree)
     with mock.patch.object(captioner, "coca_engine", made):
         yield
 
@@ -85,7 +85,7 @@ def stage(
     images: int = 1,
     masks: int = 10,
     has_trace: int = 0,
-    is_static: int = 0,
+    is_tree: int = 0,
     **given: int,
 ) -> Figures:
     """Measure a stage on scenes with so many masks."""
@@ -94,7 +94,7 @@ def stage(
     config, shard = _config(preset, **given), scenes_with(masks, images)
     if stage == "filter":
         shard = engine_of("captions", config, images)(shard)
-    with _fixed_shapes(is_static):
+    with _decoding(is_tree):
         engine = engine_of(stage, config, images)
     engine(shard if images <= _SMALL_SHARD else shard.with_images(shard.images[:1]))
     if not gpu:
@@ -119,7 +119,7 @@ def _traced(run: Callable[[], object], gpu: Gpu) -> Figures:
     if gpu:
         before = len(gpu.waits)
         run()
-    waits = len(gpu.waits) - before if gpu else count_waits(run)
+    waits = len(gpu.waits) - before if gpu else _count_waits(run)
     activities = [ProfilerActivity.CPU, *([] if gpu else [ProfilerActivity.CUDA])]
     with profile(activities=activities) as profiled:
         run()
@@ -129,6 +129,18 @@ def _traced(run: Callable[[], object], gpu: Gpu) -> Figures:
         path = Path(folder, "trace.json")
         profiled.export_chrome_trace(str(path))
         return {"waits": waits, **summary(json.loads(path.read_bytes())["traceEvents"])}
+
+
+def _count_waits(work: Callable[[], object]) -> int:
+    """Return how often the CPU waits for the GPU in a call, as far as torch tells."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            work()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(each.message) for each in caught)
 
 
 def summary(events: Sequence[Mapping[str, Any]]) -> Figures:
@@ -163,10 +175,15 @@ def operators(gpu: Gpu) -> Figures:
     rows, side, words = (64, 256, 512) if gpu else (2000, 8192, 49408)
     random = partial(torch.randn, device=_GPU, dtype=torch.bfloat16)
     query, past, hidden, square = random(8, rows, 1, 64), random(8, rows, 28, 64), random(256, 512), random(side, side)
+    newest, caches = random(rows, 3, 8, 64), random(2, rows, 8, 28, 64)
+    position, sources = torch.tensor([27], device=_GPU), torch.randint(rows, (rows, 28), device=_GPU).int()
     store, nodes = random(8, rows * 28, 128), torch.randint(rows * 28, (rows * 28,), device=_GPU)
     vocabulary, scores = Vocabulary(random(512, words), words - 1), random(256, words).float()
     works: dict[str, Callable[[], object]] = {
         f"attention, 8 heads, {rows} queries of 28 keys": lambda: attend(query, past, past),
+        f"the same by one kernel, through an index, {row_kernels.triton_version()}": lambda: row_kernels.attend_newest(
+            newest, caches, position, sources
+        ),
         f"index_select, 8 heads, {rows} rows of 28 nodes": lambda: store.index_select(1, nodes),
         f"vocabulary of {words}, 256 rows": lambda: vocabulary.top_logits(hidden, is_eos_allowed=True),
         f"topk of {words}, 256 rows": lambda: scores.topk(64, sorted=False),
@@ -183,9 +200,9 @@ def operators(gpu: Gpu) -> Figures:
         return {name: median_seconds(partial(many, work), repeats=3) / 20 for name, work in works.items()}
 
 
-def bits(gpu: Gpu, preset: str, images: int = 3, masks: int = 10, is_static: int = 0, **given: int) -> Figures:
+def bits(gpu: Gpu, preset: str, images: int = 3, masks: int = 10, is_tree: int = 0, **given: int) -> Figures:
     """Count the images whose captions are equal to the last bit: alone, beside others, and in another order."""
-    with _fixed_shapes(is_static):
+    with _decoding(is_tree):
         caption, shard = engine_of("captions", _config(preset, **given), images), scenes_with(masks, images)
     alone = [_digests(caption(shard.with_images((image,))))[0] for image in shard.images]
     beside = {"in_a_batch": _digests(caption(shard))}
@@ -197,14 +214,46 @@ def _digests(shard: Shard) -> list[str]:
     return [digest_of([repr(each) for each in image.expressions]) for image in shard.images]
 
 
-def authors(gpu: Gpu, preset: str, is_static: int = 0) -> Figures:
-    """Compare captions with those of the authors' loop in float64."""
+def authors(gpu: Gpu, preset: str, is_tree: int = 0, masks: int = 10, steps: int = 24) -> Figures:
+    """Compare captions with those of the authors' loop in float64, then time one crop kind of both in bfloat16."""
+    config = _config(preset)
+    with _decoding(is_tree):
+        if figures := _differs(lambda: check_captions(config)):
+            return figures
+        sides = caption_sides(config, num_masks=masks, num_steps=steps, dtype=torch.bfloat16)
+    return {"agrees": True, **_seconds_of(zip(("authors_s", "ours_s"), sides, strict=True))}
+
+
+def meta(gpu: Gpu, preset: str, images: int = 1) -> Figures:
+    """Compare masks with those of Meta's generator in float32, then time it, it under autocast, and ours."""
+    sides = Sides(_config(preset), num_images=images, kept_share=0.4, is_remembering=False)
+    if figures := _differs(sides.agree):
+        return figures
+    timed: dict[str, Side] = {"meta_s": "meta", "autocast_s": "meta, autocast", "ours_s": "ours, coarse"}
+    works = ((name, partial(sides.run, side)) for name, side in timed.items())
+    return {"agrees": True, "found": str(sides.compare("ours, coarse")), **_seconds_of(works)}
+
+
+def embeddings(gpu: Gpu, preset: str) -> Figures:
+    """Compare embeddings with those of open_clip, in float32 and in bfloat16."""
+    return _differs(lambda: check_embeddings(_config(preset))) or {"agrees": True}
+
+
+def _differs(check: Callable[[], object]) -> Figures:
+    """Return what a check says where it fails."""
     try:
-        with _fixed_shapes(is_static):
-            check_captions(_config(preset))
+        check()
     except ValueError as error:
-        return {"is_equal": False, "differs": str(error)}
-    return {"is_equal": True}
+        return {"agrees": False, "differs": str(error)}
+    return {}
+
+
+def _seconds_of(works: Iterable[tuple[str, Callable[[], object]]]) -> Figures:
+    def waited(work: Callable[[], object]) -> None:
+        work()
+        wait_for(_GPU)
+
+    return {name: median_seconds(partial(waited, work), repeats=3, limit_s=_TIMED_S) for name, work in works}
 
 
 def processes(gpu: Gpu, preset: str, count: int, images: int = 2, masks: int = 10) -> Figures:

@@ -140,7 +140,8 @@ class PretendedGpu(TorchFunctionMode):
         given, named = tree_map(_in_host_terms, (tuple(rest), dict(kwargs)))
         moved = source.cpu() if function.__name__ == "cuda" else function(source, *given, **named)
         if is_here != is_to_gpu:
-            self._copied(tensor, is_to_gpu=is_to_gpu, is_blocking=True not in [*rest, kwargs.get("non_blocking")])
+            is_asynchronous = any(each is True for each in [*rest, kwargs.get("non_blocking")])
+            self._copied(tensor, is_to_gpu=is_to_gpu, is_blocking=not is_asynchronous)
             moved = moved.clone() if moved is source else moved
         return _on_gpu(moved) if is_to_gpu else moved
 

@@ -25,7 +25,7 @@ from unittest import mock
 import torch
 from segment_anything.modeling import ImageEncoderViT
 
-from benchmarks.gpu import scenes_with
+from benchmarks.captioner import scenes_with
 from benchmarks.mask_sides import Sides
 from benchmarks.measurement import machine, median_seconds, options, random_weights, write_json
 from benchmarks.operation_counts import counting

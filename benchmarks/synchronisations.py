@@ -22,7 +22,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from benchmarks.gpu import scenes_with
+from benchmarks.captioner import scenes_with
 from benchmarks.measurement import options, write_json
 from benchmarks.pretended_gpu import PretendedGpu, Wait, pretended_gpu, waits_of
 from pseudoris.schemas.config import RunConfig

@@ -2,14 +2,16 @@
 
     python -m examples.photographs SOURCE OUT [--preset base] [--images 200] [--set KEY=VALUE ...]
 
-The command gets the weights, copies a random sample of SOURCE to OUT/sample, annotates it, runs `benchmarks.gpu` where
-torch sees a GPU, draws an audit, and writes the page on which a person judges. Put the file that this page downloads
-into OUT/judged and give the same command again: OUT/photographs.json and the page OUT/photographs.html then have the
-accuracy, with its interval. Interrupted, the same command goes on. Other settings for the same OUT are refused by name.
+The command gets the weights, copies a random sample of SOURCE to OUT/sample, annotates it, runs
+`benchmarks.gpu_session` where torch sees a GPU, draws an audit, and writes the page on which a person judges. Put the
+file that this page downloads into OUT/judged and give the same command again: OUT/photographs.json and the page
+OUT/photographs.html then have the accuracy, with its interval. Interrupted, the same command goes on. Other settings
+for the same OUT are refused by name.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from typing import Annotated, Any, Final
 import psutil
 import typer
 
-from examples.step_log import StepLog, read_record, record_path, run_pseudoris, write_record
+from examples.step_log import StepLog, read_record, run_pseudoris, write_record
 from pseudoris.audit.draw_files import DRAW_NAME
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
@@ -38,6 +40,8 @@ from pseudoris.store.sources.source import absolute_source
 # As `estimate` has them: in one or two shards, reading and models would not work side by side.
 _NUM_SHARDS: Final = 16
 _MEBIBYTE: Final = 2**20
+# By `benchmarks.gpu_session`.
+_MEASURED: Final = ("base", "paper")
 
 
 def main(
@@ -61,7 +65,7 @@ def main(
         log.step("weights", lambda: _get_weights(preset, given))
         log.step("sample", lambda: copy_sample(source, out, config, size=images))
         log.step("annotate", lambda: _annotate(out, ["--preset", preset, *given]))
-        log.step("benchmark", lambda: measure_gpu(out, preset, config))
+        log.step("benchmark", lambda: measure_gpu(out, preset))
         log.step("audit", lambda: _audit(out, pairs))
         judged.mkdir(exist_ok=True)
         if files := sorted(judged.glob("*.jsonl")):
@@ -162,21 +166,23 @@ def watched_gpus() -> Iterator[list[int]]:
             used_mib += [int(line) for line in samples if line.strip().isdigit()]
 
 
-def measure_gpu(out: Path, preset: str, config: RunConfig) -> None:
-    """Keep the rows of `benchmarks.gpu`, and why some or all are missing."""
+def measure_gpu(out: Path, preset: str) -> None:
+    """Keep what `benchmarks.gpu_session` measures of the stages of a preset, and why some or all is missing."""
     # Imported here: its memory would count as the annotation's.
     import torch
 
-    note = "no GPU on this machine"
-    if (config.masks.engine, config.captions.engine) != ("sam", "coca"):
-        note = "it measures the engines sam and coca alone"
+    path, note = out / "records" / "gpu.jsonl", "no GPU on this machine"
+    if torch.cuda.is_available() and preset not in _MEASURED:
+        note = f"it measures the presets {' and '.join(_MEASURED)} alone"
     elif torch.cuda.is_available():
-        command = [sys.executable, "-m", "benchmarks.gpu", "--presets", preset, "--json", str(record_path(out, "rows"))]
+        command = [sys.executable, "-m", "benchmarks.gpu_session", "--items", "profile", "--out", str(path)]
         ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
         # What fails is told on the page. It does not stop the audit.
-        said = ended.stderr.rpartition("not measured: ")[2].strip() or f"exit code {ended.returncode}"
+        said = ended.stderr.strip() or f"exit code {ended.returncode}"
         note = said.splitlines()[-1] if ended.returncode else ""
-    write_record(out, "benchmark", {"not_measured": note, "rows": read_record(out, "rows") or []})
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+    rows = [line for line in lines if "figures" in line and f" preset={preset} " in line["case"]]
+    write_record(out, "benchmark", {"not_measured": note, "rows": rows})
 
 
 def _audit(out: Path, pairs: int) -> None:

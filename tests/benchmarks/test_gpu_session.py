@@ -64,15 +64,26 @@ def test_a_session_that_is_killed_goes_on_with_what_it_lacks(tmp_path):
 
 @pytest.mark.slow
 def test_what_is_out_of_time_or_not_there_yet_says_so_and_has_no_figures(tmp_path):
-    with started(tmp_path, "--items", "operators", "--seconds", "0.1") as late:
+    with started(tmp_path, "--items", "operators", "processes", "--seconds", "0.1") as late:
         shown, errors = late.communicate(timeout=600)
     assert late.returncode == 1
     assert "not measured, and tried again by the same command: operators" in errors
     lines = {line["case"]: line for line in gpu_session.read(tmp_path / "out.jsonl")}
     assert lines["operators"]["not_measured"] == "its 0 s were over"
-    assert lines["attention through the index: not there yet"]["not_measured"] == "not there yet"
+    assert lines["under NVIDIA's MPS: not there yet"]["not_measured"] == "not there yet"
     assert not any("figures" in line for line in lines.values())
     assert "operators: operators; its 0 s were over" in shown
+
+
+@pytest.mark.long
+def test_captions_masks_and_embeddings_are_compared_with_their_references_and_timed_beside_them(tmp_path):
+    with started(tmp_path, "--items", "authors") as session:
+        _, errors = session.communicate(timeout=600)
+    assert session.returncode == 0, errors
+    figures = {line["case"]: line["figures"] for line in gpu_session.read(tmp_path / "out.jsonl")}
+    assert all(each["agrees"] for each in figures.values())
+    timed = {case.split()[0]: {name for name in each if name.endswith("_s")} for case, each in figures.items()}
+    assert timed == {"authors": {"authors_s", "ours_s"}, "meta": {"meta_s", "autocast_s", "ours_s"}, "embeddings": set()}
 
 
 @pytest.mark.parametrize(("item", "case"), [(item, case) for item, case in CASES if ":" not in case])

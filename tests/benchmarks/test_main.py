@@ -23,7 +23,7 @@ def test_every_part_writes_its_json_beside_the_others_and_a_failure_is_told_at_t
 
 def test_all_benchmarks_of_the_folder_are_parts():
     assert all(find_spec(f"benchmarks.{name}") for name in everything.PARTS)
-    assert {"captioner", "masks", "crops", "filter", "pipeline", "gpu", "roofline"} <= everything.PARTS.keys()
+    assert {"captioner", "masks", "crops", "filter", "pipeline", "roofline"} <= everything.PARTS.keys()
 
 
 @pytest.mark.long

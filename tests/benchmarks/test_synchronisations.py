@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks import gpu, gpu_agreement
+from benchmarks import gpu_agreement
+from benchmarks.captioner import scenes_with
 from benchmarks.filter import largest_difference
 from benchmarks.pretended_gpu import pretended_gpu
 from benchmarks.synchronisations import measure
@@ -51,7 +52,7 @@ def test_cuda_draws_the_captions_of_the_authors_loop_in_float64():
 @pytest.mark.slow
 def test_cuda_scores_as_a_cpu_does():
     config = load_config("tiny")
-    captioned = CocaCaptioner(config.captions, config.compute)(gpu.scenes_with(3, 2))
+    captioned = CocaCaptioner(config.captions, config.compute)(scenes_with(3, 2))
     on_cpu = ClipScorer(config.filtering, config.compute)(captioned)
     with pretended_gpu():
         config = load_config("tiny", assignments=ON_GPU)
@@ -64,7 +65,7 @@ def test_cuda_scores_as_a_cpu_does():
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_cuda_finds_the_masks_that_a_cpu_finds(precision):
-    shard = gpu.scenes_with(1, 2)
+    shard = scenes_with(1, 2)
     config = load_config("tiny", assignments=[f"compute.precision={precision}"])
     on_cpu = SamProposer(config.masks, config.compute)(shard)
     with pretended_gpu():

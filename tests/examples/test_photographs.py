@@ -132,7 +132,7 @@ def test_a_benchmark_that_fails_leaves_its_reason_and_no_figure(tmp_path, monkey
     # Here only: in the benchmark's own process there is none.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    measure_gpu(tmp_path, "tiny", load_config("tiny"))
+    measure_gpu(tmp_path, "base")
     found = read_record(tmp_path, "benchmark")
     assert "torch sees no GPU" in found["not_measured"]
     assert found["rows"] == []
