@@ -33,19 +33,21 @@ from pseudoris.workers.stages import STAGE_CAPTION, open_clip_digest
 
 logger = logging.getLogger(__name__)
 
-# Crops per forward pass of the image tower. Bounds the activations for images with many masks.
-_CROPS_A_PASS = 64
+# Crops per forward pass of the image tower, and in fixed shapes. Bounds the activations for images with many masks.
+_CROPS_A_PASS, _CROPS_A_FIXED_PASS = 64, 128
 
 
-def encode_crops(model: CoCa, crops: torch.Tensor, *, is_padded: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_crops(
+    model: CoCa, crops: torch.Tensor, *, is_padded: bool = False, crops_a_pass: int = _CROPS_A_PASS
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return `EncodedImage.embeddings` and `tokens` of normalised crops (C, 3, S, S), in passes of a fixed size.
 
     With `is_padded` the last pass has that size too: a compiler makes a program for each size, and bits depend on it.
     """
-    passes = torch.split(crops, _CROPS_A_PASS)
+    passes = torch.split(crops, crops_a_pass)
     for part in passes:
-        record(BATCH_FILL, len(part) / _CROPS_A_PASS, of="caption crops")
-    parts = [model(padded(part, _CROPS_A_PASS) if is_padded else part) for part in passes]
+        record(BATCH_FILL, len(part) / crops_a_pass, of="caption crops")
+    parts = [model(padded(part, crops_a_pass) if is_padded else part) for part in passes]
     features = torch.cat([part["image_features"] for part in parts])[: len(crops)]
     embeddings = F.normalize(features.to(score_dtype(features.dtype)), dim=-1)
     return embeddings, torch.cat([part["image_embs"] for part in parts])[: len(crops)]
@@ -70,7 +72,8 @@ def coca_engine(
     projection = model.text_decoder.text_projection.detach()
     if is_static is None:
         is_static = projection.device.type == "cuda"
-    encode = partial(encode_crops, model, is_padded=is_compiled or is_static)
+    size = _CROPS_A_FIXED_PASS if is_static else _CROPS_A_PASS
+    encode = partial(encode_crops, model, is_padded=is_compiled or is_static, crops_a_pass=size)
     kind = StaticEngine if is_static else CachedEngine
     return kind(towers, encode, projection, special=special, config=config, seed=seed)
 

@@ -134,7 +134,8 @@ class StaticEngine(CachedEngine):
             weights = others.weights.new_zeros(num_crops, num_crops).scatter_(1, others.indices, others.weights)
             for first in range(0, num_crops, shape.targets):
                 num_targets = min(shape.targets, num_crops - first)
-                yield shape, np.roll(np.arange(num_crops), -first), weights.roll((-first, -first), (0, 1))[:num_targets]
+                rolled = weights.roll((-first, -first), (0, 1)) if first else weights
+                yield shape, np.roll(np.arange(num_crops), -first), rolled[:num_targets]
             return
         shape = replace(self._shape(bucket_of(1 + num_others), num_image_tokens), targets=1)
         members = next(named) if num_others else np.zeros((num_crops, 0), dtype=np.int64)
