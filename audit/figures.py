@@ -175,11 +175,9 @@ def _accuracy(name: str, judged: JudgedPairs, domain: Flags) -> BoundedFigure:
 
 
 def _masks(judged: JudgedPairs, share_with_kept: float) -> BoundedFigure:
-    """Each kept pair stands for its mask, divided by the mask's kept pairs: any of them could have been drawn.
-
-    Source: P. Lavallée, "Indirect Sampling" (2007), the generalised weight share method. Masks without a kept
-    expression are counted in the run: they have no right one.
-    """
+    """Each kept pair stands for its mask, divided by the mask's kept pairs: any of them could have been drawn."""
+    # Source: P. Lavallée, "Indirect Sampling" (2007), the generalised weight share method. Masks without a kept
+    # expression are counted in the run: they have no right one.
     inside = judged.is_kept & (judged.num_kept_of_mask > 0) & (judged.weights > 0)
     under = np.where(inside, 1 / np.maximum(judged.num_kept_of_mask, 1), 0.0)
     least, most = mask_outcomes(judged)

@@ -182,11 +182,9 @@ def _least_size(target: float, errors: int) -> int:
 
 
 def _more(tests: Sequence[TestedRule], sizes: Sequence[float], target: float, total: int) -> int | None:
-    """Return about how many verdicts, beside `total`, it takes until the first tested rule passes as accurate as it is.
-
-    Its lower limit comes closer with the square root of their number. With more verdicts the sequence starts at a
-    stricter rule.
-    """
+    """Return about how many verdicts, beside `total`, it takes until the first rule passes as accurate as it is."""
+    # Its lower limit comes closer with the square root of their number. With more verdicts the sequence starts at a
+    # stricter rule.
     for factor in map(float, np.geomspace(1, max(_MAX_VERDICTS / max(total, 1), 1), _NUM_TRIED)):
         first = tests[first_rule([size * factor for size in sizes], target)]
         if first.num and first.estimate - (first.estimate - first.low) / math.sqrt(factor) >= target:

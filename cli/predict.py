@@ -65,16 +65,13 @@ def predict(
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a learner says: a mask (H, W) bool, how sure it is, its picture, and rows of its own for the table.
-
-    `absence` tells why the mask is empty where it is on purpose.
-    """
+    """What a learner says: a mask (H, W) bool, how sure it is, its picture, and rows of its own for the table."""
 
     mask: torch.Tensor
     certainty: str
     picture: Image
     facts: Sequence[tuple[str, str]]
-    absence: str = ""
+    absence: str = ""  # why the mask is empty, where it is on purpose
 
 
 def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str) -> _Answer:

@@ -223,11 +223,7 @@ _COMPRESSIONS: Final = (1, 5, 7, 8, 32773, 32946, 34925, 50000, 50001)
 
 
 def _tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
-    """Return the tags of a TIFF. Of a directory that is cut short Pillow returns those that are left.
-
-    Raises:
-        ValueError: The directory is cut short, or no directory.
-    """
+    """Return the tags of a TIFF; ValueError if its directory is cut short, of which Pillow returns what is left."""
     tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if 43 in data[2:4] else 8])
     file = io.BytesIO(data)
     start = tags.next

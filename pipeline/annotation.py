@@ -120,10 +120,8 @@ def annotate(
 def _planned_run(
     start: Opened, location: RunLocation, request: RunRequest, options: RunOptions, on_event: OnEvent
 ) -> tuple[RunHeader, StoredMasks | None]:
-    """Return the header of the run in `location`, and a parent's masks. If there is no run, the plan is written first.
-
-    An existing plan is neither listed again nor changed, except by `--extend`, which adds the new images of SOURCE.
-    """
+    """Return the header of the run in `location`, and a parent's masks. Without a run the plan is written first."""
+    # An existing plan is neither listed again nor changed, except by `--extend`, which adds the new images of SOURCE.
     masks: StoredMasks | None = None
     listed = partial(list_on_cluster, start.listing, request.config.placement.read)
     if start.parent is not None:

@@ -253,10 +253,8 @@ def _refuse_client(address: str) -> None:
 
 
 def _silent(named: str) -> ConfigError | None:
-    """Return the error if nothing at HOST:PORT answers as a Ray does; Ray itself would try for minutes.
-
-    Ray itself refuses any other form at once.
-    """
+    """Return the error if nothing at HOST:PORT answers as a Ray does; Ray itself would try for minutes."""
+    # Ray itself refuses any other form at once.
     host, _, port = named.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdecimal():

@@ -137,10 +137,8 @@ def _handlers_locked() -> Iterator[None]:
 
 @contextmanager
 def _children_apart() -> Iterator[None]:
-    """Keep signals to this process's group (a terminal's Ctrl-C, `timeout`, Slurm) from children of the block.
-
-    If Ray's processes end while it starts, its C++ code ends this process without a word, with exit code 1.
-    """
+    """Keep signals to this process's group (a terminal's Ctrl-C, `timeout`, Slurm) from children of the block."""
+    # If Ray's processes end while it starts, its C++ code ends this process without a word, with exit code 1.
     _is_apart.set()
     try:
         yield

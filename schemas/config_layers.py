@@ -133,11 +133,9 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
 
 
 def _named_file(tree: Mapping[str, Any], section: str, name: str) -> tuple[Mapping[str, Any], str]:
-    """Return a part of the tree whose `uri` names a file that was not read yet, and the uri; else nothing.
-
-    Files are read here, not in the model: a run's header, which is a stranger's, never names a file that is opened. A
-    uri with a secret is left to the model, which refuses it without repeating it.
-    """
+    """Return a part of the tree whose `uri` names a file that was not read yet, and the uri; else nothing."""
+    # Files are read here, not in the model: a run's header, which is a stranger's, never names a file that is opened. A
+    # uri with a secret is left to the model, which refuses it without repeating it.
     part = tree[section].get(name) if isinstance(tree.get(section), Mapping) else None
     uri = part.get("uri") if isinstance(part, Mapping) and "values" not in part else None
     if isinstance(part, Mapping) and isinstance(uri, str) and secret_in(uri, None) is None:

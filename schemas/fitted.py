@@ -341,12 +341,10 @@ def ranks(confidence: Floats, groups: Sequence[str]) -> Floats:
 
 
 def _among_candidates(rated: Rated) -> dict[str, Floats]:
-    """Return the features that depend on the other candidates of the same mask.
-
-    Two are the log of a share, for the word of the candidate with the smallest share: the share of the mask's draws
-    that have the word (`vote`), and the share of its candidates' probability that has it (`consensus`). A word that few
-    of a mask's captions have is wrong more often than one that all of them have.
-    """
+    """Return the features that depend on the other candidates of the same mask."""
+    # Two are the log of a share, for the word of the candidate with the smallest share: the share of the mask's draws
+    # that have the word (`vote`), and the share of its candidates' probability that has it (`consensus`). A word that
+    # few of a mask's captions have is wrong more often than one that all of them have.
     found = {name: np.full(len(rated.groups), np.nan) for name in ("relative_truth", "consensus", "vote")}
     of_group: defaultdict[str, list[int]] = defaultdict(list)
     for row, group in enumerate(rated.groups):

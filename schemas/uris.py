@@ -216,10 +216,8 @@ def secret_in(uri: str, allowed: Collection[str] | None = NO_FIELDS) -> str | No
 
 
 def _unknown_fields(link: str, allowed: Collection[str]) -> list[str]:
-    """Return the fields of a link's query, fragment and parameters whose names are not known to be harmless.
-
-    In a bucket a `?` is a wildcard, and a `#` a letter: a field counts there if it has a value.
-    """
+    """Return the fields of a link's query, fragment and parameters whose names are not known to be harmless."""
+    # In a bucket a `?` is a wildcard, and a `#` a letter: a field counts there if it has a value.
     for _ in range(_MAX_ENCODED):
         link = unquote(link)
     _, *fields = re.split(r"[?#&]|;(?=[\w.-]+=)", link)

@@ -21,14 +21,9 @@ _MAX_PROGRAMS = 128
 
 
 def _set_up() -> None:
-    """Make the compiled programs depend on the shapes alone, not on the order in which a process sees them.
-
-    By default torch compiles eight shapes of a function and runs all others uncompiled, so the order of the work would
-    decide which eight. It may also choose kernels by timing.
-
-    Raises:
-        ConfigError: This torch has no setting against it.
-    """
+    """Make the compiled programs depend on the shapes alone, not on the order in which a process sees them."""
+    # By default torch compiles eight shapes of a function and runs all others uncompiled, so the order of the work
+    # would decide which eight. It may also choose kernels by timing.
     # Imported here: it takes as long to import as torch itself, and most processes compile nothing.
     import torch._dynamo
     import torch._inductor.config

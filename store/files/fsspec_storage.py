@@ -214,10 +214,8 @@ def _web_refusals() -> Iterator[None]:
 
 
 def _web_failure(error: OSError) -> OSError | None:
-    """Return why a web client has no answer about a file; None if the server says that there is no such file.
-
-    The client says "not found" of a server that is down, slow or refuses as well.
-    """
+    """Return why a web client has no answer about a file; None if the server says that there is no such file."""
+    # The client says "not found" of a server that is down, slow or refuses as well.
     cause = error.__cause__
     # Without it no web client has run.
     aiohttp: Any = sys.modules.get("aiohttp")

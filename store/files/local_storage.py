@@ -272,10 +272,8 @@ def _link_once(temporary: Path, target: Path) -> bool:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Convert FileNotFoundError to PermissionError: some existing folders refuse new files that way, such as /proc.
-
-    To the callers FileNotFoundError means that the file they asked for is missing.
-    """
+    """Convert FileNotFoundError to PermissionError: some existing folders refuse new files that way, such as /proc."""
+    # To the callers FileNotFoundError means that the file they asked for is missing.
     try:
         yield
     except FileNotFoundError as error:

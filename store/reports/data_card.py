@@ -176,22 +176,15 @@ def _code(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _UsedModel:
-    """A model or file that a run used (`thing`: weights, masks, instances), and what the card says of it.
+    """A model or file that a run used (`thing`: weights, masks, instances), and what the card says of it."""
 
-    Attributes:
-        title: What it was used for.
-        uri: Where it was read; None if only the engine knows.
-        digest: As text for the card; None if neither the identity nor the configuration has one.
-        known: Which statements of the template apply to it; empty for the user's own files.
-    """
-
-    title: str
+    title: str  # what it was used for
     engine: str
     thing: str = "weights"
     architecture: str = ""
-    uri: str | None = None
-    digest: str | None = None
-    known: str = ""
+    uri: str | None = None  # None if only the engine knows
+    digest: str | None = None  # None if neither the identity nor the configuration has one
+    known: str = ""  # which statements of the template apply to it; empty for the user's own files
 
 
 def _used_models(header: RunHeader) -> Iterator[_UsedModel]:

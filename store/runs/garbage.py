@@ -73,13 +73,8 @@ class GcReport:
 
 
 def _doomed(parts: Mapping[str, Iterable[str]], latest: Mapping[int, Receipt]) -> tuple[list[str], list[str]]:
-    """Return the paths of the parts that can be deleted: those that lost, and those of superseded generations.
-
-    Args:
-        parts: File names by table. Names that are not part names are ignored.
-        latest: The latest receipt by shard. A shard that is not in it keeps all parts, and so does a generation above
-            the latest one: both may be in progress.
-    """
+    """Return the paths of the parts that can be deleted: those that lost, and those of superseded generations."""
+    # A shard without a receipt keeps all parts, and so does a generation above its latest: both may be in progress.
     lost, superseded = list[str](), list[str]()
     for table, listed in parts.items():
         names = set(listed)

@@ -321,10 +321,8 @@ def may_give_way(location: RunLocation) -> bool:
 
 
 def _standing(location: RunLocation, request: RunRequest) -> RunHeader | None:
-    """Return the header of the run in `location`; None if there is none, or if it gave way to the request.
-
-    The header alone makes a run. Killed before it is deleted, the old run stands; killed after it, none does.
-    """
+    """Return the header of the run in `location`; None if there is none, or if it gave way to the request."""
+    # The header alone makes a run. Killed before it is deleted, the old run stands; killed after it, none does.
     if request.config.placement.repair:
         return require_header(location)
     header, lock = read_header(location), request.lock

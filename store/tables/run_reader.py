@@ -314,10 +314,8 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
             raise
 
     def _prove(self, end: int = sys.maxsize) -> None:
-        """Compare the footers before `end`, once, with what their parts must hold: pages have checksums, footers none.
-
-        Of a column with another name Arrow would make nulls. Footers are read ahead of the scan and kept for it.
-        """
+        """Compare the footers before `end`, once, with what their parts must hold: footers have no checksums."""
+        # Of a column with another name Arrow would make nulls. Footers are read ahead of the scan and kept for it.
         location, table, parts = self._made_of
         some = {number: each for number, each in tuple(self._unproven.items()) if number < end}
         read = map_in_threads(lambda each: (each.physical_schema, each.metadata), some.values(), READERS)

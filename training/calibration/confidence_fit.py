@@ -383,10 +383,9 @@ def _ranked(image: JudgedImage, config: ConfidenceConfig) -> tuple[Floats, Float
 
 
 def _objects(images: Sequence[JudgedImage]) -> tuple[np.ndarray, Flags, int, int]:
-    """Number the objects of all images.
+    """Number the objects of all images; return the object of each candidate, (T,) int64, 0 where it has none.
 
-    Returns the object of each candidate, (T,) int64, 0 where it has none; of each object, whether an expression that is
-    always kept is right for it; the number of expressions that are always kept, and how many of them are right.
+    And whether an expression that is always kept is right for an object; and how many such there are, and right ones.
     """
     first, numbers = 1, [np.zeros(0, np.int64)]
     covered: list[int] = []

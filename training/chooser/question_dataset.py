@@ -158,11 +158,8 @@ class QuestionDataset(Dataset[list[Question]]):
         return [replace(questions[0], outline=seen if words is None else seen.flip(-1)), *questions[1:]]
 
     def _compare(self, key: str, mask: torch.Tensor, num_masks: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return a mask's IoU with every candidate, and its outline in the view of the best, (S, S) uint8.
-
-        Of the union of several masks it is the IoU with the most like of the candidates that make it up, and there is
-        no outline.
-        """
+        """Return a mask's IoU with every candidate, and its outline in the view of the best, (S, S) uint8."""
+        # Of a union of several masks: with the most like of the candidates that make it up, and without an outline.
         named = key, sha256_hex(mask.numpy().tobytes())
         if named not in self._compared:
             found, config, outline = self._store[key], self._refinement, None

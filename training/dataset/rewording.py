@@ -245,10 +245,8 @@ def _side_first(noun_phrase: str) -> str | None:
 
 
 def _adjectives(words: list[str]) -> tuple[int, int] | None:
-    """Return where the adjectives before the noun begin and end; None unless they and the noun are known words.
-
-    At most one of each class: among several colours the order may matter.
-    """
+    """Return where the adjectives before the noun begin and end; None unless they and the noun are known words."""
+    # At most one of each class: among several colours the order may matter.
     begin = 1 if words[0] in _ENDS | _ORDINALS else 0
     end = begin
     while end < len(words) and words[end] in _CLASSES:

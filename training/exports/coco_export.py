@@ -226,10 +226,8 @@ SAM3: Final = ExportFormat("sam3", _SAM3_SUMMARY, _write_sam3, _SAM3_TAKES)
 
 
 def _add_queries(image: ExportImage, arrays: dict[str, JsonArray], texts: dict[str, int]) -> Content:
-    """Add an image, its annotations, and its texts, numbered from 1; return what is kept of it.
-
-    SAM 3 takes every query as exhaustive: a text has the targets of all expressions that have it.
-    """
+    """Add an image, its annotations, and its texts, numbered from 1; return what is kept of it."""
+    # SAM 3 takes every query as exhaustive: a text has the targets of all expressions that have it.
     targets: dict[str, list[int]] = {}
     for each in image.expressions:
         found = targets.setdefault(each.text, [])

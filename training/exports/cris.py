@@ -182,13 +182,8 @@ LMDB: Final = ExportFormat("lmdb", _LMDB_SUMMARY, _write_lmdb, _TAKES, _READS, "
 
 
 def _fill(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write records of plain values to a new LMDB file of this disk, then their keys and their number.
-
-    Memory holds all keys for a moment, some 60 bytes a record, as in the trainers' loaders.
-
-    Raises:
-        ConfigError: The disk does not take the file.
-    """
+    """Write records of plain values to a new LMDB file of this disk, then their keys and their number."""
+    # Memory holds all keys for a moment, some 60 bytes a record, as in the trainers' loaders.
     import lmdb
 
     # One process writes, and syncs once, at the end: no lock file, and nothing to recover to before that.

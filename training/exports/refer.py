@@ -46,10 +46,8 @@ _Refs: TypeAlias = list[dict[str, Any]]
 
 
 def _write(job: ExportJob) -> ExportReport:
-    """Write images and instances as they come, the references at the end; then read all of it back.
-
-    Memory holds all references while they are written and read back, as every trainer does that loads them.
-    """
+    """Write images and instances as they come, the references at the end; then read all of it back."""
+    # Memory holds all references meanwhile, as that of every trainer does that loads them.
     dataset = _checked_dataset(job)
     human, destination = read_human(job.options.human), job.destination
     job.request = replace(job.request, exclusions=job.request.exclusions + human.exclusions)
@@ -87,11 +85,9 @@ REFER: Final = ExportFormat("refer", _SUMMARY, _write, _TAKES, _READS)
 def _add_run(
     job: ExportJob, human: HumanRefs, refs: _Refs, files: ManyFiles, arrays: dict[str, JsonArray]
 ) -> list[str]:
-    """Add the run's images, masks and expressions; return the notes on its polygons.
-
-    Records hold only plain Python values. `loadRefs` and similar loaders test `type(x) == int`, so a numpy number would
-    give None there, and a pickle with a numpy number needs a matching version of numpy.
-    """
+    """Add the run's images, masks and expressions; return the notes on its polygons."""
+    # Records hold only plain Python values. `loadRefs` and similar loaders test `type(x) == int`, so a numpy number
+    # would give None there, and a pickle with a numpy number needs a matching version of numpy.
     category_id, resized = human.free_category_id, ResizedPolygons()
     arrays["categories"].append({**CATEGORY, "id": category_id})
     for image in job.images():

@@ -45,14 +45,9 @@ _VERSION: Final = 1
 
 
 def _write(job: ExportJob, lacking: Collection[str] = ()) -> ExportReport:
-    """Write one tar after the other and then the index; read every tar back.
-
-    The names say what is in the tars, so images that cannot be read (`lacking`, by id) are to be known before: where
-    others turn out to lack, all is written again, once.
-
-    Raises:
-        TransientError: Others lack again.
-    """
+    """Write one tar after the other and then the index; read every tar back."""
+    # The names say what is in the tars, so images that cannot be read (`lacking`, by id) are to be known before: where
+    # others turn out to lack, all is written again, once.
     job.claim()
     parts = [part.sha256 for receipt in job.request.receipts for part in receipt.parts.values()]
     rules = [(rule.kind, rule.settings, rule.values_sha256) for rule in job.request.exclusions]

@@ -182,10 +182,8 @@ def _annotated(shard: Shard, humans: Mapping[str, HumanImage], request: ImportRe
 def _plan(
     request: ImportRequest, annotation: Annotation, source: Source, location: RunLocation, lock: RunLock
 ) -> tuple[PlannedRun, dict[str, HumanImage]]:
-    """Return the plan in `location`, and what its images are annotated with, by id; write it first if there is none.
-
-    An image that is not there, where others are, is planned all the same, and quarantined when it is read.
-    """
+    """Return the plan in `location`, and what its images are annotated with, by id; write it first if there is none."""
+    # An image that is not there, where others are, is planned all the same, and quarantined when it is read.
     below = _prefix(request.prefix)
     keyed = {path_key(f"{below}{human.path}"): human for human in annotation.images}
     humans = dict(sorted(keyed.items()))

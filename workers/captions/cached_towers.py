@@ -242,11 +242,7 @@ class CachedCocaTowers:
             yield slice(first, min(first + num_together, num_rows))
 
     def _extend_index(self, level: PrefixLevel, before: CacheIndex | None) -> CacheIndex:
-        """Reserve the nodes of a level, and return its index.
-
-        open_clip's padding mask is built as if the CLS token came first, but it comes last: a token `pad_id` hides the
-        position after it. With `correct_cls_mask` it hides its own.
-        """
+        """Reserve the nodes of a level, and return its index."""
         num_prefixes, num_pairs, device = len(level.tokens), len(level.pair_prefix), self._device
         first_prefix = self._text_cache.reserve(num_prefixes)
         self._first_cache.reserve(num_prefixes)
@@ -256,6 +252,8 @@ class CachedCocaTowers:
         if before is None:
             return CacheIndex(first_prefix, first_pair, prefixes, pairs, None, level.tokens)
         parents, pair_parents = (to_device(each, device) for each in (level.parents, level.pair_parent))
+        # open_clip's padding mask is built as if the CLS token came first, but it comes last: a token `pad_id` hides
+        # the position after it. With `correct_cls_mask` it hides its own.
         masked_tokens = level.tokens if self.blocks.text.correct_cls_mask else before.tokens[level.parents]
         is_newest, is_padding = masked_tokens == self.blocks.text.pad_id, None
         if before.is_padding is not None:
@@ -282,11 +280,9 @@ def _self_step(
     nodes: torch.Tensor,
     is_hidden: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the block's output (P, D) at the newest position of each row; write the keys and values to its node.
+    """Return the block's output (P, D) for its input x (P, D), at the newest position of each row.
 
-    `x` (P, D) is the block's input at the newest position; `cache` holds the older positions' keys and values.
-    `first` is the node of the first row's newest position, and those of the other rows follow. `nodes` (P, T) int64
-    are the nodes of each row's positions, padding where `is_hidden` (P, T) is set.
+    Keys and values are written to the nodes from `first` on, and read at `nodes` (P, T) that are not `is_hidden`.
     """
     queries, keys, values = block.queries_keys_values(block.ln_1(x)).chunk(3, dim=-1)
     past_keys, past_values = cache.extend(layer, first, newest=(keys, values), nodes=nodes)
@@ -305,16 +301,10 @@ def _cross_step(
     slots: torch.Tensor,
     rows_a_crop: int,
 ) -> torch.Tensor:
-    """Return the block's output (P, D), each row attending to the image tokens of its crop.
+    """Return the block's output (P, D) for its input x (P, D), each row attending to the image tokens of its crop.
 
-    Args:
-        block: The block.
-        x: (P, D), its input.
-        queries: (P, D).
-        keys_values: Of all C crops.
-        slots: (P,) int64, crop · rows_a_crop + number of the row within its crop. So padded, a crop's image tokens
-            are read once for all its rows.
-        rows_a_crop: The largest number of rows of a crop.
+    `slots` (P,) int64 are crop · rows_a_crop + number of the row within its crop, of at most `rows_a_crop`. So padded,
+    a crop's image tokens are read once for all its rows.
     """
     keys, values = keys_values
     num_crops, num_heads, _, head_width = keys.shape

@@ -197,11 +197,14 @@ class CachedEngine:
         """
         encoded = self.encode(images) if encoded is None else encoded
         captions: list[list[GeneratedCaption]] = [[] for _ in images]
-        for crop_sets in crop_batches(encoded, self.towers.image_bytes, budget_bytes=self._config.cache_bytes // 2):
+        for crop_sets in self._batches(encoded):
             for (image, _), part in zip(crop_sets, self._decode(images, encoded, crop_sets), strict=True):
                 captions[image] += part
         # Stable: the captions of a mask keep the order of crop kinds and rules.
         return [sorted(part, key=lambda caption: caption.mask_number) for part in captions]
+
+    def _batches(self, encoded: Sequence[EncodedImage]) -> Iterator[list[CropSet]]:
+        return crop_batches(encoded, self.towers.image_bytes, budget_bytes=self._config.cache_bytes // 2)
 
     def _decode(
         self, images: Sequence[ImageCrops], encoded: Sequence[EncodedImage], crop_sets: Sequence[CropSet]

@@ -64,33 +64,19 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What a batch of G groups reads and writes while it is decoded; the addresses do not change.
+    """What a batch of G groups reads and writes while it is decoded; the addresses do not change."""
 
-    Attributes:
-        position: (1,) int64, of the newest tokens.
-        newest: (G, N) int64, the newest token of each prefix.
-        before: (G, N) int64, the token before it.
-        weights: (G, T, C) float, of the others.
-        uniform: (G, R, max_length) float64, the draws.
-        tokens: (G, R, max_length) int64.
-        log_probs: (G, R) float64.
-        is_open: (G, R) bool, rows that are not ended.
-        is_settled: (G, R) bool: whether the top logits decided every draw.
-        is_decided: (G, C) bool: whether the top logits decided every step of the crop's beams.
-        totals: (G, N) float, sums of all scores of a prefix, which are finite if every score is.
-    """
-
-    position: torch.Tensor
-    newest: torch.Tensor
-    before: torch.Tensor
-    weights: torch.Tensor
-    uniform: torch.Tensor
-    tokens: torch.Tensor
-    log_probs: torch.Tensor
-    is_open: torch.Tensor
-    is_settled: torch.Tensor
-    is_decided: torch.Tensor
-    totals: torch.Tensor
+    position: torch.Tensor  # (1,) int64, of the newest tokens
+    newest: torch.Tensor  # (G, N) int64, the newest token of each prefix
+    before: torch.Tensor  # (G, N) int64, the token before it
+    weights: torch.Tensor  # (G, T, C) float, of the others
+    uniform: torch.Tensor  # (G, R, max_length) float64, the draws
+    tokens: torch.Tensor  # (G, R, max_length) int64
+    log_probs: torch.Tensor  # (G, R) float64
+    is_open: torch.Tensor  # (G, R) bool, rows that are not ended
+    is_settled: torch.Tensor  # (G, R) bool: whether the top logits decided every draw
+    is_decided: torch.Tensor  # (G, C) bool: whether the top logits decided every step of the crop's beams
+    totals: torch.Tensor  # (G, N) float, sums of all scores of a prefix, which are finite if every score is
 
     @classmethod
     def empty(cls, shape: GroupShape, num_groups: int, max_length: int, like: torch.Tensor) -> Self:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -21,7 +21,7 @@ from pseudoris.workers.captions.cached_towers import CachedCocaTowers
 from pseudoris.workers.captions.decoding_rules import Beam, GeneratedCaption, ImageCrops, Ints, SampledCaption
 from pseudoris.workers.captions.distinctive import Others, SamplerRows
 from pseudoris.workers.captions.engine import CachedEngine, CropSet, EncodedImage
-from pseudoris.workers.captions.static_decoder import CropGroup, Drawn, StaticDecoder
+from pseudoris.workers.captions.static_decoder import CropGroup, StaticDecoder
 from pseudoris.workers.captions.static_reader import StaticReader
 from pseudoris.workers.captions.static_towers import CacheMemory, GroupShape, StaticTowers, group_bytes
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
@@ -40,12 +40,8 @@ def bucket_of(num_crops: int) -> int:
     return next((size for size in _BUCKETS if num_crops <= size), -(-num_crops // _FURTHER) * _FURTHER)
 
 
-@dataclass(frozen=True, slots=True)
-class _PlacedGroup:
-    """A group, and the numbers of its targets among all crops."""
-
-    group: CropGroup
-    targets: Ints
+# A group, the numbers of its targets among all crops, and those of their sampling rows.
+_PlacedGroup = tuple[CropGroup, Ints, Ints]
 
 
 class StaticEngine(CachedEngine):
@@ -72,34 +68,31 @@ class StaticEngine(CachedEngine):
         num_masks = image.unique_crop_of.shape[1]
         return image.embeddings if image.is_of_masks else image.embeddings[kind * num_masks :][:num_masks]
 
-    @torch.inference_mode()
-    def generate_together(
-        self, images: Sequence[ImageCrops], encoded: Sequence[EncodedImage] | None = None
+    def _batches(self, encoded: Sequence[EncodedImage]) -> Iterator[list[CropSet]]:
+        yield [(number, kind) for number, image in enumerate(encoded) for kind in range(len(image.unique_crop_of))]
+
+    def _decode(
+        self, images: Sequence[ImageCrops], encoded: Sequence[EncodedImage], crop_sets: Sequence[CropSet]
     ) -> list[list[GeneratedCaption]]:
-        """Return the captions of several images, each in the order of `generate`; `encoded` as by `encode`."""
-        encoded = self.encode(images) if encoded is None else encoded
-        crop_sets = [(number, kind) for number, image in enumerate(images) for kind in range(len(image.kinds))]
         others, rows = self._others(encoded, crop_sets), self._sampler_rows(images, crop_sets)
         tokens = torch.cat([image.tokens for image in encoded])
         by_shape: dict[GroupShape, list[_PlacedGroup]] = defaultdict(list)
         for shape, placed in self._groups(encoded, crop_sets, others, rows, num_image_tokens=tokens.shape[1]):
             by_shape[shape].append(placed)
-        found = _Captions(len(rows.target), sum(len(part.indices) for part in others))
+        # Of all rows and crops, by number; None is still to decode.
+        sampled: dict[int, SampledCaption | None] = {}
+        searched: dict[int, Beam | None] = {}
         for shape, groups in by_shape.items():
             decoder = self._decoder_of(shape, num_image_tokens=tokens.shape[1])
             for first in range(0, len(groups), decoder.num_groups):
                 part = groups[first : first + decoder.num_groups]
-                drawn = decoder.decode([each.group for each in part], tokens)
-                for placed, of_group in zip(part, drawn, strict=True):
-                    found.put(placed, of_group)
-        self._decide_in_tree(encoded, crop_sets, others, rows, found)
-        captions: list[list[GeneratedCaption]] = [[] for _ in images]
-        sampled, searched = (cast(Callable[[int], Any], each.__getitem__) for each in (found.rows, found.beams))
-        parts = self._collect(images, crop_sets, others, sampled, searched)
-        for (image, _), of_set in zip(crop_sets, parts, strict=True):
-            captions[image] += of_set
-        # Stable: the captions of a mask keep the order of crop kinds and rules.
-        return [sorted(each, key=lambda caption: caption.mask_number) for each in captions]
+                drawn = decoder.decode([group for group, _, _ in part], tokens)
+                for (_, targets, of_targets), found in zip(part, drawn, strict=True):
+                    sampled |= zip(of_targets.tolist(), found.rows, strict=True)
+                    searched |= zip(targets.tolist(), found.beams, strict=bool(found.beams))
+        self._decide_in_tree(encoded, crop_sets, others, rows, sampled, searched)
+        of_row, of_crop = (cast(Callable[[int], Any], each.__getitem__) for each in (sampled, searched))
+        return self._collect(images, crop_sets, others, of_row, of_crop)
 
     def _groups(
         self,
@@ -120,8 +113,7 @@ class StaticEngine(CachedEngine):
             for shape, crops, weights in self._members(part, named, num_image_tokens):
                 targets = first_crop + crops[: len(weights)]
                 of_targets = (targets[:, None] * len(self._samplers) + np.arange(len(self._samplers))).reshape(-1)
-                group = CropGroup(encodings[crops], weights, rows.uniform[of_targets])
-                yield shape, _PlacedGroup(group, targets)
+                yield shape, (CropGroup(encodings[crops], weights, rows.uniform[of_targets]), targets, of_targets)
             first_crop += len(encodings)
 
     def _members(
@@ -213,38 +205,21 @@ class StaticEngine(CachedEngine):
         crop_sets: Sequence[CropSet],
         others: Sequence[Others],
         rows: SamplerRows,
-        found: _Captions,
+        sampled: dict[int, SampledCaption | None],
+        searched: dict[int, Beam | None],
     ) -> None:
         """Decode over a prefix tree, one crop set at a time, what the top logits could not decide."""
         first = 0
         for crop_set, part in zip(crop_sets, others, strict=True):
-            crops = np.arange(first, first + len(part.indices))
-            first += len(crops)
-            of_set = [row for row in np.flatnonzero(np.isin(rows.target, crops)).tolist() if found.rows[row] is None]
-            searched = [crop for crop in crops.tolist() if self._config.beam.num_beams and found.beams[crop] is None]
-            if not of_set and not searched:
+            crops = range(first, first + len(part.indices))
+            first = crops.stop
+            of_set = [row for row in np.flatnonzero(np.isin(rows.target, crops)).tolist() if sampled[row] is None]
+            of_crops = [crop for crop in crops if searched and searched[crop] is None]
+            if not of_set and not of_crops:
                 continue
             some = SamplerRows(
-                rows.target[of_set] - crops[0], rows.top_k[of_set], rows.top_p[of_set], rows.uniform[of_set]
+                rows.target[of_set] - crops.start, rows.top_k[of_set], rows.top_p[of_set], rows.uniform[of_set]
             )
-            decoding = self._in_tree(encoded, [crop_set], [part], some, [crop - int(crops[0]) for crop in searched])
-            for number, row in enumerate(of_set):
-                found.rows[row] = decoding.sampled(number)
-            for crop in searched:
-                found.beams[crop] = decoding.searches[crop - int(crops[0])].result()
-
-
-class _Captions:
-    """The captions of all rows and crops; None is still to decode."""
-
-    def __init__(self, num_rows: int, num_crops: int) -> None:
-        self.rows: list[SampledCaption | None] = [None] * num_rows
-        self.beams: list[Beam | None] = [None] * num_crops
-
-    def put(self, placed: _PlacedGroup, drawn: Drawn) -> None:
-        """Take the captions of a group."""
-        rules = len(drawn.rows) // len(placed.targets)
-        for number, crop in enumerate(placed.targets.tolist()):
-            self.rows[crop * rules : (crop + 1) * rules] = drawn.rows[number * rules : (number + 1) * rules]
-        for crop, beam in zip(placed.targets, drawn.beams, strict=bool(drawn.beams)):
-            self.beams[crop] = beam
+            decoding = self._in_tree(encoded, [crop_set], [part], some, [crop - crops.start for crop in of_crops])
+            sampled |= {row: decoding.sampled(number) for number, row in enumerate(of_set)}
+            searched |= {crop: decoding.searches[crop - crops.start].result() for crop in of_crops}

@@ -135,10 +135,8 @@ def _check_pickles(file: IO[bytes]) -> None:
 
 
 def _walk(data: BytesIO) -> tuple[dict[str, int], list[Any]]:
-    """Checks the instructions up to the end of a pickle; returns the bytes of each storage, and its last plain values.
-
-    A storage is named by `storage`, its type, key, device and number of elements behind a mark.
-    """
+    """Checks the instructions of a pickle to its end; returns the bytes of each storage, and its last plain values."""
+    # A storage is named by `storage`, its type, key, device and number of elements behind a mark.
     storages: dict[str, int] = {}
     memo: dict[int, Any] = {}
     values: list[Any] = []

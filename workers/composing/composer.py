@@ -57,19 +57,13 @@ class ComposedExpression:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """One expression of a mask, before its words are made.
+    """One expression of a mask, before its words are made."""
 
-    Attributes:
-        name: Its form; a mask gets at most `max_per_form` of each.
-        log_right: Log of the probability that it is right.
-        text: Returns the words; None if the language has none.
-    """
-
-    name: FormName
+    name: FormName  # a mask gets at most `max_per_form` of each
     kind: ComposedKind
-    log_right: float
+    log_right: float  # log of the probability that it is right
     noun: str
-    text: Callable[[], str | None]
+    text: Callable[[], str | None]  # returns the words; None if the language has none
 
 
 def ranked_expressions(view: Likelihood, mask: int, mask_id: str) -> list[ComposedExpression]:
@@ -150,10 +144,8 @@ def _slot(phrase: NounPhrase, word: str) -> str:
 
 
 def _swaps(view: Likelihood, phrase: NounPhrase, slots: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
-    """Yield a word of a phrase, and one in its place that contradicts it: another noun, or a word that replaces it.
-
-    The word stands so in a likely phrase of the image: "red" in place of "small" is said, "hat" in its place is not.
-    """
+    """Yield a word of a phrase, and one in its place that contradicts it: another noun, or a word that replaces it."""
+    # The word stands so in a likely phrase of the image: "red" in place of "small" is said, "hat" in its place is not.
     if phrase.words:
         yield from ((phrase.noun, noun) for noun in slots[_GAP] if noun != phrase.noun)
     for word in sorted(phrase.words):

@@ -157,25 +157,15 @@ class CropAccumulator:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What a batch sums. A band is `BAND_ROWS` output rows of a tile.
+    """What a batch sums. A band is `BAND_ROWS` output rows of a tile."""
 
-    Attributes:
-        windows: The parts of the image that the tiles read.
-        tile_window: (C,), the window of each tile.
-        strips: (C, 2), the image's strips that each tile reads.
-        band: (G,), number of each band in its crop; the bands of a tile are consecutive.
-        band_tile: (G,), tile of each band.
-        band_strips: (G,), how many strips each band reads.
-        strip_px: Columns of a strip.
-    """
-
-    windows: Windows
-    tile_window: Ints
-    strips: Ints
-    band: Ints
-    band_tile: Ints
-    band_strips: Ints
-    strip_px: int
+    windows: Windows  # the parts of the image that the tiles read
+    tile_window: Ints  # (C,), the window of each tile
+    strips: Ints  # (C, 2), the image's strips that each tile reads
+    band: Ints  # (G,), number of each band in its crop; the bands of a tile are consecutive
+    band_tile: Ints  # (G,)
+    band_strips: Ints  # (G,), how many strips each band reads
+    strip_px: int  # columns of a strip
 
     @classmethod
     def of(cls, tiles: Sequence[CropTile], y: AxisTaps, x: AxisTaps, *, strip_px: int) -> _Plan:

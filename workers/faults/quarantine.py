@@ -55,10 +55,8 @@ def is_broken_device(error: BaseException) -> bool:
 
 
 def _torch_error(name: str) -> type[BaseException] | tuple[()]:
-    """Return torch's exception of that name; if torch is not loaded, an empty tuple, of which no error is an instance.
-
-    Torch is not imported for this: it takes seconds, and without it no exception is torch's.
-    """
+    """Return torch's exception of that name; if torch is not loaded, (), of which no error is an instance."""
+    # Torch is not imported for this: it takes seconds, and without it no exception is torch's.
     found: type[BaseException] | tuple[()] = getattr(sys.modules.get("torch"), name, ())
     return found
 

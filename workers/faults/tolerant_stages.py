@@ -122,11 +122,7 @@ class FaultTolerantStages:
             logger.warning("shard %d continues with %s", shard.shard, halved)
 
     def _retry_raised(self, kind: StageKind, before: Shard, after: Shard) -> Shard:
-        """Return `after`, with each image on which the stage raised replaced by a fresh subprocess's result.
-
-        Raises:
-            ConfigError: The stage raised on all images, and in the first fresh subprocesses the same error each time.
-        """
+        """Return `after`, with each image on which the stage raised replaced by a fresh subprocess's result."""
         returned = [now for image, now in zip(before.images, after.images, strict=True) if now != image]
         raised = {
             image.position

@@ -140,12 +140,7 @@ def _names(
 
 
 def _compressed(segmentation: Any, image: Entry, upright: tuple[int, int], where: str) -> dict[str, Any] | None:
-    """Return any of COCO's forms as compressed RLE, or None if there is no segmentation.
-
-    Raises:
-        ConfigError: It has none of these forms.
-        ImageError: Its size differs from the upright image's.
-    """
+    """Return any of COCO's forms as compressed RLE, or None if there is no segmentation; other forms are refused."""
     segmentation = unwrapped(segmentation)
     if not segmentation:
         return None

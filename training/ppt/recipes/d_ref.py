@@ -155,10 +155,8 @@ def _canvas(pieces: Sequence[Piece], side: int) -> Pixels:
 
 
 def _window(piece: Piece, cell: tuple[int, int], rng: np.random.Generator) -> Piece:
-    """The largest part of the piece that has the cell's shape (width, height) and holds the whole object.
-
-    Where the object itself is of another shape the window follows the object: it may then fill its cell less.
-    """
+    """The largest part of the piece that has the cell's shape (width, height) and holds the whole object."""
+    # Where the object itself is of another shape the window follows the object: it may then fill its cell less.
     if not piece.mask.any():
         return piece
     height, width = piece.mask.shape
@@ -317,10 +315,8 @@ def _drawn(pieces: _Pieces, config: ComposeConfig, rng: np.random.Generator) -> 
 
 
 def _chosen(names: Sequence[str], count: int, same_class_share: float, rng: np.random.Generator) -> list[int]:
-    """Positions of pieces; each but the first is, with a probability of `same_class_share`, of a class that is there.
-
-    With a share of 0 their classes differ, where there are as many: two of a fusion always, tiles of a mosaic perhaps.
-    """
+    """Positions of pieces; each but the first is of a class that is there with probability `same_class_share`."""
+    # With a share of 0 classes differ, where there are as many: two of a fusion always, tiles of a mosaic perhaps.
     chosen = [int(rng.integers(len(names)))]
     while len(chosen) < count:
         there = {names[at] for at in chosen}

@@ -143,10 +143,8 @@ def read_names(data: bytes) -> dict[str, str]:
 def _classes(
     names: Mapping[str, str] | None, folders: Collection[str], option: str, on_note: Callable[[str], None]
 ) -> dict[str, str]:
-    """The class of each folder, by default its own name with underscores as spaces.
-
-    A folder that the names lack is refused, for texts would say "the n01532829".
-    """
+    """The class of each folder, by default its own name with underscores as spaces."""
+    # A folder that the names lack is refused, for texts would say "the n01532829".
     if names is None:
         names = {folder: folder.replace("_", " ").replace("-", " ") for folder in folders}
     missing, unknown = sorted(set(folders) - set(names)), sorted(set(names) - set(folders))
