@@ -95,3 +95,12 @@ class Block(nn.Module):
         x = x + self.ls_1(self.out(mixed))
         result: torch.Tensor = x + self.ls_2(self.narrow(self.activate(self.widen(self.ln_2(x)))))
         return result
+
+
+class SelfAttention(Block):
+    """A causal self-attention block."""
+
+    def __init__(self, block: ResidualAttentionBlock) -> None:
+        """Share the weights of `block`, which must not change."""
+        super().__init__(block)
+        self.queries_keys_values = linear(block.attn.in_proj_weight, block.attn.in_proj_bias)

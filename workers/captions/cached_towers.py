@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from open_clip.coca_model import CoCa
 
-from pseudoris.workers.captions.coca_blocks import CocaBlocks, CrossAttention, SelfAttention
+from pseudoris.workers.captions.coca_blocks import CocaBlocks, CrossAttention
 from pseudoris.workers.captions.decoding_rules import Ints, PrefixLevel
 from pseudoris.workers.device import to_device
+from pseudoris.workers.forward_passes import SelfAttention
 
 # A step computes its rows in parts whose temporaries stay below this.
 _TEMPORARY_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}

@@ -13,15 +13,7 @@ from open_clip.coca_model import CoCa
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.forward_passes import Block, linear
-
-
-class SelfAttention(Block):
-    """A causal self-attention block."""
-
-    def __init__(self, block: ResidualAttentionBlock) -> None:
-        super().__init__(block)
-        self.queries_keys_values = linear(block.attn.in_proj_weight, block.attn.in_proj_bias)
+from pseudoris.workers.forward_passes import Block, SelfAttention, linear
 
 
 class CrossAttention(Block):

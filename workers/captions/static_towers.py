@@ -16,9 +16,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from pseudoris.workers.captions.coca_blocks import CocaBlocks, CrossAttention, SelfAttention
+from pseudoris.workers.captions.coca_blocks import CocaBlocks, CrossAttention
 from pseudoris.workers.captions.row_kernels import add_norm, attend_newest
-from pseudoris.workers.forward_passes import Block
+from pseudoris.workers.forward_passes import Block, SelfAttention
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -101,16 +101,13 @@ def prefetched_pixels(images: Sequence[ShardImage], device: torch.device) -> Ite
     function raises when that image is requested, like `decode_proven`; a second request decodes it again.
     """
     place_of = {image.image_id: place for place, image in enumerate(images)}
+    with nullcontext(_SHARED[0]) if _SHARED else _opened(is_shared=False) as pixels:
 
-    def decode_with(pixels: _ShardPixels, image: ShardImage) -> NDArray[np.uint8]:
-        following = islice(images, place_of.get(image.image_id, len(images)) + 1, None)
-        return pixels(image, following, is_on_cpu=device.type == "cpu")
+        def decode(image: ShardImage) -> NDArray[np.uint8]:
+            following = islice(images, place_of.get(image.image_id, len(images)) + 1, None)
+            return pixels(image, following, is_on_cpu=device.type == "cpu")
 
-    if _SHARED:
-        yield lambda image: decode_with(_SHARED[0], image)
-        return
-    with _opened(is_shared=False) as own:
-        yield lambda image: decode_with(own, image)
+        yield decode
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip, rea
 from pseudoris.workers.checkpoints.weight_cache import OPEN_CLIP_PREFIX
 from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
-from pseudoris.workers.forward_passes import Block, compile_tower, linear
+from pseudoris.workers.forward_passes import SelfAttention, compile_tower
 
 Ints = NDArray[np.int64]
 
@@ -119,17 +119,12 @@ _POSITIONS_A_GATHER: Final = {"cpu": 0, "cuda": 2**19}
 _Gather = tuple[torch.Tensor, list[torch.Tensor]]
 
 
-class TreeBlock(Block):
+class TreeBlock(SelfAttention):
     """A block of a causal tower, over the nodes of a tile."""
-
-    def __init__(self, block: ResidualAttentionBlock) -> None:
-        """Share the weights of `block`, which must not change."""
-        super().__init__(block)
-        self._queries_keys_values = linear(block.attn.in_proj_weight, block.attn.in_proj_bias)
 
     def forward(self, x: torch.Tensor, gathers: Sequence[_Gather]) -> torch.Tensor:
         """Return the block's output (R, D) for its input (R, D)."""
-        together = self._queries_keys_values(self.ln_1(x)).view(len(x), 3, self.num_heads, -1)
+        together = self.queries_keys_values(self.ln_1(x)).view(len(x), 3, self.num_heads, -1)
         queries, *rest = together.permute(1, 2, 0, 3)
         keys_values = torch.cat(rest, dim=2)
         sizes = [len(is_seen) for _, seen in gathers for is_seen in seen]
