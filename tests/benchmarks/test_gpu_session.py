@@ -83,7 +83,11 @@ def test_captions_masks_and_embeddings_are_compared_with_their_references_and_ti
     figures = {line["case"]: line["figures"] for line in gpu_session.read(tmp_path / "out.jsonl")}
     assert all(each["agrees"] for each in figures.values())
     timed = {case.split()[0]: {name for name in each if name.endswith("_s")} for case, each in figures.items()}
-    assert timed == {"authors": {"authors_s", "ours_s"}, "meta": {"meta_s", "autocast_s", "ours_s"}, "embeddings": set()}
+    assert timed == {
+        "authors": {"authors_s", "ours_s"},
+        "meta": {"meta_s", "autocast_s", "ours_s"},
+        "embeddings": set(),
+    }
 
 
 @pytest.mark.parametrize(("item", "case"), [(item, case) for item, case in CASES if ":" not in case])

@@ -30,7 +30,7 @@ def sizes(preset):
         numbers = sam_architecture(config.masks.architecture)
         sam, coca, clip = build_sam(numbers), *map(build_of, (config.captions, config.filtering))
     weights = sum(p.nbytes for model in (sam, coca, clip) for p in model.parameters())
-    answers = PromptableSam(sam, dtype=torch.bfloat16).num_bytes(config.masks.points_per_side**2)
+    answers = PromptableSam(sam, dtype=torch.bfloat16).bytes_a_point * config.masks.points_per_side**2
     shape, width = GroupShape(MASKS, MASKS, rules=10, beams=2, positions=29), coca.text_decoder.width
     # Keys and values, states, logits in float32 and their order.
     group = group_bytes(CocaBlocks(coca), shape, IMAGE_TOKENS)
