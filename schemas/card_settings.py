@@ -23,7 +23,7 @@ def card_config(config: RunConfig, card_bytes: float) -> str:
     if cards is None or (masks.engine, captions.engine, config.filtering.engine) != ("sam", "coca", "clip"):
         raise ConfigError(
             f"settings for a card are known for the models of base and paper, not for those of {config.preset} here: "
-            "give --preset base or paper, or measure (python -m benchmarks.gpu --sweep FOLDER in a clone)"
+            "give --preset base or paper, or keep the settings of the preset"
         )
     # A card gives a program a little less than its name says.
     fitting = [size for size in cards if 0.95 * size <= gib]

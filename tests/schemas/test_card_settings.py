@@ -11,6 +11,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.captions.coca_blocks import CocaBlocks
 from pseudoris.workers.captions.static_towers import GroupShape, group_bytes
+from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from pseudoris.workers.masks.sam_model import PromptableSam, build_sam
@@ -34,7 +35,7 @@ def sizes(preset):
     shape, width = GroupShape(MASKS, MASKS, rules=10, beams=2, positions=29), coca.text_decoder.width
     # Keys and values, states, logits in float32 and their order.
     group = group_bytes(CocaBlocks(coca), shape, IMAGE_TOKENS)
-    group += shape.pairs * 14 * width * 2 + shape.prefixes * VOCABULARY * 2 * 4
+    group += shape.pairs * 14 * width * 2 + shape.prefixes * VOCABULARY * 2 * score_dtype(torch.bfloat16).itemsize
     return weights, 2 * 4 * numbers.encoder_heads * 4_096**2, answers, KINDS * group
 
 
