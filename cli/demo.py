@@ -70,7 +70,6 @@ def demo(
 
 
 def _comparison(runs: dict[str, str], folder: str) -> Table:
-    """Return what the runs' expressions are worth, against the truth of the scenes."""
     from pseudoris.synthworld.demo import TRUTH_FILE
     from pseudoris.synthworld.scene_truth import SceneTruth
     from pseudoris.training.evaluation.human_truth import open_truth

@@ -75,7 +75,6 @@ class _Answer:
 
 
 def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str) -> _Answer:
-    """Ask whichever learner wrote the checkpoint."""
     from pseudoris.training.chooser.chooser_training import CHOOSER, load_student
     from pseudoris.training.learning.checkpoint_folder import read_settings
     from pseudoris.training.learning.mask_overlay import draw_overlay

@@ -155,7 +155,6 @@ def _get(weights: WeightsConfig, cache: WeightCache, *, is_carried: bool) -> Pat
 
 
 def _progress() -> AbstractContextManager[Bar]:
-    """Return a bar of bytes."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -190,7 +190,8 @@ def _open_as(data: bytes, formats: Sequence[str]) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=tuple(formats))
     except Exception as error:  # the image boundary: on hostile bytes plugins may raise any type
         is_unknown = isinstance(error, UnidentifiedImageError)
-        if _has_known_signature(data, formats):
+        accepts = [Image.OPEN[name][1] for name in formats if name in Image.OPEN]
+        if any(accept is not None and accept(data[:16]) is True for accept in accepts):
             with suppress(*_HEADER_FAULTS):
                 check_layout(data, None)
         elif is_unknown:
@@ -201,11 +202,6 @@ def _open_as(data: bytes, formats: Sequence[str]) -> Image.Image:
     if min(image.size) < 1:
         raise ImageError("corrupt", f"the header says {image.size[0]} x {image.size[1]} pixels")
     return image
-
-
-def _has_known_signature(data: bytes, formats: Sequence[str]) -> bool:
-    accepts = [Image.OPEN[name][1] for name in formats if name in Image.OPEN]
-    return any(accept is not None and accept(data[:16]) is True for accept in accepts)
 
 
 def _decode(image: Image.Image, data: bytes, *, is_proven: bool = False) -> tuple[np.ndarray, str | None]:

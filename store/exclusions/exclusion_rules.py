@@ -255,7 +255,6 @@ class _NameIndex:
                 self._image_ids.setdefault(match[1], number)
 
     def numbers(self, key: str) -> list[int]:
-        """Return the numbers of the values that name a key."""
         folders = key_path(key).split("/")
         found = [self._names.get("/".join(folders[start:])) for start in range(len(folders))] if self._names else []
         number = coco_id(folders[-1]) if self._coco_ids else None

@@ -304,7 +304,6 @@ def _read_first(location: RunLocation) -> RunHeader | None:
 
 
 def _extensions(location: RunLocation) -> Iterator[PlanExtension]:
-    """Yield the extensions of the plan in their order."""
     matches = (EXTENSION_NAME.match(file.name) for file in location.list(PLAN_FOLDER))
     numbers = sorted(int(match[1]) for match in matches if match)
     if numbers != list(range(2, 2 + len(numbers))):

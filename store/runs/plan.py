@@ -261,7 +261,6 @@ class _Seen:
         self._ids: set[int] = set()
 
     def has_or_adds(self, item: SourceItem, name: str) -> bool:
-        """Return whether the item was listed before, and remember it."""
         file = file_of(item.key)
         if file != self._file:
             if self._file is not None and file < self._file:

@@ -151,7 +151,6 @@ def writer_versions() -> dict[str, str]:
 def _rewritten(
     parent: Parent, header: RunHeader, before: Receipt, contents: dict[str, bytes]
 ) -> tuple[Mapping[str, bytes], ShardCounts]:
-    """Return a shard of the parent under the rule of the new run's `header`."""
     rule, fitted = rule_of(header), parent.header.config.filtering.fitted_values
     # Weights by the same rule are copied: another machine's would differ in the last digit.
     rule = replace(rule, pair_weight=None) if rule.pair_weight == fitted.pair_weight else rule

@@ -385,8 +385,7 @@ class _RunFiles(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
     def open_input_file(self, path: str) -> pa.NativeFile:
         return pa.PythonFile(self._location.open_input(self._relative(path)), mode="r")
 
-    def open_input_stream(self, path: str) -> pa.NativeFile:
-        return self.open_input_file(path)
+    open_input_stream = open_input_file
 
     def _relative(self, path: str) -> str:
         return path.removeprefix(self._location.uri("x").removesuffix("x"))

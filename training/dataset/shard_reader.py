@@ -132,7 +132,6 @@ def _sizes(index: ShardIndex, images: pa.Table) -> Int64Array:
 
 
 def _rows_of(ids: Sequence[str], table: pa.Table, column: str, parts: ShardParts) -> pa.Table:
-    """Return the rows of some ids, in their order."""
     at = pc.index_in(pa.array(ids, pa.string()), value_set=table[column].combine_chunks())
     if at.null_count:
         lost = ids[at.to_pylist().index(None)]

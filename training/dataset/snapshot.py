@@ -207,7 +207,6 @@ def _opened(location: RunLocation | str | Path) -> RunLocation:
 
 
 def _commits(table: pa.Table) -> Iterable[tuple[int, int]]:
-    """Return the (shard, generation) pairs of a snapshot's table."""
     return zip(table["shard"].to_pylist(), table["generation"].to_pylist(), strict=True)
 
 

@@ -125,7 +125,6 @@ def _record(digest: str, state: str) -> bytes:
 
 @contextmanager
 def _explained(page: str, action: str) -> Iterator[None]:
-    """Convert errors of the Hub's client to the project's."""
     with storage_errors(action, page), hub_errors():
         try:
             yield

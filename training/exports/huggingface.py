@@ -65,7 +65,6 @@ FEATURES: Final[dict[str, dict[str, Any]]] = {
 
 
 def _write(job: ExportJob) -> ExportReport:
-    """Write one file after the other and then the card; read every row back."""
     split, layout, destination = job.options.split, job.options.layout or "masks", job.destination
     if not _SPLIT.fullmatch(split):
         raise ConfigError(f"--split {split!r}: `datasets` allows only letters, digits and _ in the name of a split.")
@@ -128,7 +127,6 @@ def _row_groups(job: ExportJob, schema: pa.Schema) -> Iterator[pa.Table]:
 
 
 def _new_rows(job: ExportJob) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield each row, and the bytes of its images."""
     for image in job.images():
         files = [mask_png(mask) for mask in image.masks]
         job.add(image.content(image.image_id, (counts for _, counts in files)))

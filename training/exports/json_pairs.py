@@ -30,7 +30,6 @@ IMAGES_A_FOLDER: Final = 10_000
 
 
 def _write_sa1b(job: ExportJob) -> ExportReport:
-    """Write image by image, then read every JSON back."""
     job.claim(numbered=_folder_name)
     num_unscored = 0
     with job.files() as files:

@@ -47,7 +47,6 @@ Draw: TypeAlias = tuple[str, str, int | None, float | None]
 
 
 def _write(job: ExportJob) -> ExportReport:
-    """Write images, masks and the CSV, then read CSV and masks back."""
     destination, csv_path = job.destination, f"{CSV_FOLDER}/{CSV_NAME}"
     job.claim(CSV_FOLDER, IMAGES_FOLDER, numbered=_masks_folder)
     draws, seen = draw_places(job.request.header.config.captions), Counter[str]()
@@ -83,7 +82,6 @@ def _masks_folder(number: int) -> str:
 
 
 def _write_masks(job: ExportJob, image: ExportImage, draws: Mapping[Draw, int], seen: Counter[str]) -> Iterator[Any]:
-    """Write the masks of an image, and yield their rows."""
     tau, img_id = job.request.header.config.filtering.tau, image.number
     # What is written is remembered by folder: an image's own object is forgotten with the image.
     with job.files() as files:
@@ -101,7 +99,6 @@ def _write_masks(job: ExportJob, image: ExportImage, draws: Mapping[Draw, int], 
 
 
 def _notes(job: ExportJob, seen: Counter[str]) -> list[str]:
-    """Return the settings that the trainer needs, as notes for the user."""
     notes = [
         f"Give the trainer doc_mode=True, doc_value={job.request.header.config.filtering.tau!r} (the run's tau), "
         f"image_dir={IMAGES_FOLDER} and mask_dir={MASKS_FOLDER}."
@@ -159,7 +156,6 @@ def _doc(expression: ExpressionRecord, is_alone: bool) -> float:
 
 
 def _read_back(destination: RunLocation, csv_path: str) -> Iterator[Content]:
-    """Read every row and the mask that it names."""
     where = destination.uri(csv_path)
     with destination.open_input(csv_path) as again, destination.open_input(csv_path) as file:
         paths = (f"{_masks_folder(int(row['img_id']) - 1)}/{row['seg_id']}.png" for row in _rows(again))

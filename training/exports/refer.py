@@ -111,7 +111,6 @@ def _add_run(
 
 
 def _add_human(job: ExportJob, human: HumanRefs, refs: _Refs, files: ManyFiles, arrays: dict[str, JsonArray]) -> None:
-    """Add the human's, numbered on."""
     for category in human.categories:
         arrays["categories"].append(category)
     num_masks, num_texts = job.written.num_masks, job.written.num_texts

@@ -45,7 +45,6 @@ _VERSION: Final = 1
 
 
 def _write(job: ExportJob, lacking: Collection[str] = ()) -> ExportReport:
-    """Write one tar after the other and then the index; read every tar back."""
     # The names say what is in the tars, so images that cannot be read (`lacking`, by id) are to be known before: where
     # others turn out to lack, all is written again, once.
     job.claim()
@@ -104,7 +103,6 @@ def _tars(job: ExportJob, stem: str) -> Iterator[dict[str, Any]]:
 
 
 def _new_samples(job: ExportJob) -> Iterator[dict[str, bytes]]:
-    """Yield the files of each sample by their names."""
     for image in job.images():
         job.add(image.content(image.image_id))
         (height, width), masks = image.size, [_mask_record(mask, said) for mask, said in image.masks_with_texts()]
@@ -130,7 +128,6 @@ def _size_in_tar(sample: dict[str, bytes]) -> int:
 
 
 def _read_back(destination: RunLocation) -> Iterator[Content]:
-    """Read the tars that the index names, and compare them with it."""
     try:
         tars = {
             str(shard["url"]): (shard["nsamples"], shard["filesize"], shard["md5sum"])

@@ -242,7 +242,6 @@ def _refs_in(folder: SourceRoot, split_by: str | None, *, is_gref: bool) -> str:
 
 
 def _reason_files(folder: SourceRoot, splits: Sequence[str]) -> dict[str, bytes]:
-    """Return ReasonSeg's JSON files of some splits, by path below the folder."""
     paths = [file.path for file in folder.storage.walk(lambda parts: len(parts) == 1 and parts[0] in splits)]
     chosen = [
         path for path in paths if path.endswith(".json") and path.partition("/")[0] in splits and path.count("/") == 1

@@ -231,7 +231,6 @@ def correct_run(
 def _corrections(
     parent: Parent, tasks: Mapping[str, Annotation], name: str, num_tasks: Counter[str], left_out: Counter[str]
 ) -> dict[int, list[Correction]]:
-    """Return the corrected images by shard."""
     found: defaultdict[int, list[Correction]] = defaultdict(list)
     left = dict(tasks)
     for image in _images_of(parent, tasks):
@@ -314,7 +313,6 @@ def _count_gone(gone: Sequence[ExpressionRecord], anew: Sequence[ExpressionRecor
 def _rewritten(
     corrections: Mapping[int, Sequence[Correction]], _: RunHeader, before: Receipt, contents: dict[str, bytes]
 ) -> tuple[Mapping[str, bytes], ShardCounts]:
-    """Return a shard of the run with the corrected images in place of its own."""
     chosen = corrections.get(before.shard)
     if not chosen:
         return contents, before.counts

@@ -224,7 +224,6 @@ class ResumableFeed:
             epoch += 1
 
     def _epoch(self, epoch: int) -> list[list[int]]:
-        """Return the items of each batch of this rank."""
         units = self._units(epoch)
         order = permutation(key_of("units", self._seed, epoch), len(units)).tolist()
         size = self._units_per_batch

@@ -142,7 +142,6 @@ class _Curriculum:
     circularity: Sequence[str]
 
     def run(self, folder: TrainingFolder) -> tuple[PointLearner, PptSummary]:
-        """Train all rounds, from the first that is not done."""
         phases: dict[str, Mapping[str, float]] = {}
         state: dict[str, Any] | None = None
         before = folder

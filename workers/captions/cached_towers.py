@@ -243,7 +243,6 @@ class CachedCocaTowers:
             yield slice(first, min(first + num_together, num_rows))
 
     def _extend_index(self, level: PrefixLevel, before: CacheIndex | None) -> CacheIndex:
-        """Reserve the nodes of a level, and return its index."""
         num_prefixes, num_pairs, device = len(level.tokens), len(level.pair_prefix), self._device
         first_prefix = self._text_cache.reserve(num_prefixes)
         self._first_cache.reserve(num_prefixes)

@@ -246,8 +246,7 @@ class Sampler:
         top_k, top_p, uniform = (
             to_device(column[rows], device) for column in (fixed.top_k, fixed.top_p, fixed.uniform[:, prefix_length])
         )
-        top = self.vocabulary.top_logits(own, is_eos_allowed=is_eos_allowed)
-        top = top.part(line)
+        top = self.vocabulary.top_logits(own, is_eos_allowed=is_eos_allowed).part(line)
         num_kept = count_kept(top.logits, top.log_total, top_k, top_p)
         most_kept, is_settled, is_finite = to_host(
             num_kept.max(), top.contains_kept_set(num_kept), all_finite(top.log_total, others)

@@ -99,18 +99,13 @@ class _State:
 
     def restart(self, special: SpecialTokens) -> None:
         """Forget the batch before; `weights`, `uniform` and `is_open` are the next one's."""
-        for each, value in (
-            (self.position, 0),
-            (self.newest, special.sot),
-            (self.before, -1),
-            (self.weights, 0.0),
-            (self.tokens, special.eos),
-            (self.log_probs, 0.0),
-            (self.is_settled, True),
-            (self.is_decided, True),
-            (self.totals, 0.0),
-        ):
-            each.fill_(value)
+        for each in (self.position, self.weights, self.log_probs, self.totals):
+            each.zero_()
+        for each in (self.is_settled, self.is_decided):
+            each.fill_(True)
+        self.newest.fill_(special.sot)
+        self.before.fill_(-1)
+        self.tokens.fill_(special.eos)
 
 
 class StaticDecoder:
@@ -158,7 +153,7 @@ class StaticDecoder:
         last = self._config.max_length - (1 if self._shape.beams else 2)
         for length in range(1, max(last, 1) + 1):
             self._steps[length >= self._config.min_length]()
-            if length % _STEPS_A_READ == 0 and not to_host(self._is_any_open())[0]:
+            if length % _STEPS_A_READ == 0 and not to_host(self._state.is_open.any() | ~self._beams.is_done.all())[0]:
                 break
         return self._read(groups)
 
@@ -179,9 +174,6 @@ class StaticDecoder:
         state.is_open.copy_(to_device(is_open, self._device))
         self._beams.is_done.copy_(to_device(~is_searched, self._device))
         self._towers.attend_to(image_tokens[to_device(crops.reshape(-1), self._device)])
-
-    def _is_any_open(self) -> torch.Tensor:
-        return self._state.is_open.any() | ~self._beams.is_done.all()
 
     def _step(self, *, is_eos_allowed: bool) -> None:
         state, shape = self._state, self._shape

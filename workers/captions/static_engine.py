@@ -83,7 +83,10 @@ class StaticEngine(CachedEngine):
         sampled: dict[int, SampledCaption | None] = {}
         searched: dict[int, Beam | None] = {}
         for shape, groups in by_shape.items():
-            decoder = self._decoder_of(shape, num_image_tokens=tokens.shape[1])
+            if shape not in self._decoders:
+                towers, kept = self._towers_of(shape, tokens.shape[1], _MOST_GROUPS), (self.vocabulary, self.special)
+                self._decoders[shape] = StaticDecoder(towers, *kept, self._config, samplers=self._samplers)
+            decoder = self._decoders[shape]
             for first in range(0, len(groups), decoder.num_groups):
                 part = groups[first : first + decoder.num_groups]
                 drawn = decoder.decode([group for group, _, _ in part], tokens)
@@ -154,14 +157,6 @@ class StaticEngine(CachedEngine):
     def _budget(self) -> int:
         # An eighth is kept for other temporaries.
         return self._config.cache_bytes * 7 // 8
-
-    def _decoder_of(self, shape: GroupShape, num_image_tokens: int) -> StaticDecoder:
-        if shape not in self._decoders:
-            towers = self._towers_of(shape, num_image_tokens, _MOST_GROUPS)
-            self._decoders[shape] = StaticDecoder(
-                towers, self.vocabulary, self.special, self._config, samplers=self._samplers
-            )
-        return self._decoders[shape]
 
     def _towers_of(self, shape: GroupShape, num_image_tokens: int, most_groups: int) -> StaticTowers:
         """Return towers over as many groups as the budget has room for, at least one."""

@@ -242,7 +242,6 @@ def _finished(block: Block, x: torch.Tensor, mixed: torch.Tensor) -> tuple[torch
 
 
 def _normed(norm: torch.nn.LayerNorm, x: torch.Tensor, addend: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the sum (P, D) and its norm."""
     total, normed = add_norm(x, addend, norm.weight, norm.bias, norm.eps)
     return total, normed
 

@@ -238,7 +238,6 @@ def _chain(token: int, *, is_root: bool) -> PrefixLevel:
 
 
 def _longer(part: torch.Tensor, token: int, name: str) -> torch.Tensor:
-    """Return a processor's output with one more token of text."""
     if name not in _BY_TOKEN:
         return part
     value = {"input_ids": token, "attention_mask": 1}.get(name, 0)

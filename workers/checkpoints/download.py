@@ -108,7 +108,6 @@ class _Transfer:
 
     @property
     def offset(self) -> int:
-        """Bytes that are here."""
         return self._part.stat().st_size if self._part.is_file() else 0
 
     def is_given_up(self, state: RetryCallState) -> bool:

@@ -159,7 +159,6 @@ def local_file(weights: WeightsConfig) -> Path:
 
 
 def _of_tag(weights: WeightsConfig, ask: Callable[[PublishedFile, WeightCache], T]) -> T:
-    """Return what `ask` says of the file behind a hub tag."""
     from pseudoris.workers.checkpoints.weight_fetch import UnreachableError
 
     try:

@@ -56,7 +56,6 @@ class _ShardPixels:
         return pixels
 
     def drop(self) -> None:
-        """Forget what is decoded."""
         self._held.clear()
         self._ahead.clear()
 

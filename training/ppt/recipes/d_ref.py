@@ -255,7 +255,6 @@ class _Pieces:
             )
 
     def drawn(self, at: int, rng: np.random.Generator) -> Piece:
-        """Return a piece, mirrored or not."""
         sample = self._dataset[at]
         pixels, mask = sample["image"].permute(1, 2, 0).numpy(), sample["mask"].numpy()
         if rng.random() < 0.5:
