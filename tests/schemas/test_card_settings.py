@@ -43,7 +43,7 @@ def build_of(part):
     return build_from_config(read_model_config(part.architecture)).to(torch.bfloat16)
 
 
-@pytest.mark.parametrize("gib", [12, 16, 24, 31.5, 48, 79.1, 80, 139.7, 141])
+@pytest.mark.parametrize("gib", [12, 16, 21, 24, 31.5, 48, 79.1, 80, 139.7, 141])
 @pytest.mark.parametrize("preset", ["base", "paper"])
 def test_settings_of_a_card_load_as_printed_and_fit_by_the_memory_model(preset, gib, tmp_path):
     text = card_config(load_config(preset), gib * GIB)
