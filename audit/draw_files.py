@@ -208,7 +208,6 @@ class DrawRecord(SealedRecord):
     Attributes:
         seed: The same run, options and seed give the same pairs.
         score: What the strata are made by: the run's `confidence`, or `label_free`, computed from its other scores.
-        strata: Of the pairs.
         image_strata: Of the images that are asked for missed objects.
     """
 

@@ -61,7 +61,6 @@ class Job:
 
     Attributes:
         source: The SOURCE that the run was planned from; a local one as an absolute path.
-        location: The run's folder.
         header: Names the run's plan and identity.
         config: The configuration of this session: the header's method with this session's placement.
         may_grow: Whether nodes may join the cluster during the run.
@@ -177,7 +176,6 @@ class ShardWork:
     """The work to do for a shard.
 
     Attributes:
-        generation: The generation to write.
         planned: The plan of the whole shard, in order; empty if the generation is already committed.
         entries: The images to compute, in plan order; empty if the generation is already committed.
         receipt: In a repair, that of the shard.

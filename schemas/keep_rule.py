@@ -84,7 +84,6 @@ class KeepCondition(BaseModel):
     """A bound on one score of a candidate, written `correctness > 0.2`.
 
     Attributes:
-        column: A column of the expressions table.
         comparison: Compares the value, on the left, with the bound.
         bound: Finite.
     """

@@ -41,7 +41,6 @@ class SealedRecord(FrozenModel):
     """A JSON record of a run that ends with the digest of its own content.
 
     Attributes:
-        version: Of the record's format.
         sha256: Digest of the file's bytes without this field, its last one; None before it is written.
     """
 
@@ -121,7 +120,6 @@ class RunHeader(SealedRecord):
         plan_parts: The plan's files in order of their shards; names relative to `_plan/`.
         num_images: Images planned; a repeated key counts once.
         num_repeated: Listed entries whose key was listed before.
-        num_shards: Shards planned.
         max_shard_bytes: Expected bytes of the largest shard's images, encoded; uris in tables count as 0.
         config: The configuration that the run was created with.
         config_sha256: `config_hash` of it.
@@ -188,9 +186,7 @@ class PlanExtension(SealedRecord):
     Attributes:
         number: Generation of the plan, from 2.
         plan_parts: Its files in order; names relative to `_plan/`.
-        num_images: Images that it plans.
         num_repeated: Listed entries of a new key that was listed before.
-        num_shards: Shards that it plans.
         max_shard_bytes: As in the header.
         header_sha256: `sha256` of the extension before it, or of the header.
         domain: As in the header.

@@ -88,7 +88,6 @@ class ShardFault:
     """Why a shard is set aside: it is not committed, and the run goes on with the others.
 
     Attributes:
-        shard: Its number in the plan.
         message: For the user, with the remedy.
         is_config: Whether the user must correct something; otherwise another try may succeed.
         is_proven: Whether what failed for this shard was seen to work for another one.

@@ -30,7 +30,6 @@ class PatternStyle:
         stripe_width: Width of the dark stripe, along x.
         check: Side of a field.
         dot_period: From one dot to the next, along x and y.
-        dot_radius: Radius of a dot.
     """
 
     stripe_slope: int = 1

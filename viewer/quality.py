@@ -171,7 +171,6 @@ class RunQuality:
     """What the quality page shows.
 
     Attributes:
-        summary: Summary of the whole run.
         num_shards: Committed.
         num_read: Shards that the rest was counted in.
         masks_per_image: Images by their number of masks; without quarantined ones.

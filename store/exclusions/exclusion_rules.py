@@ -44,7 +44,6 @@ class ExclusionRule(FrozenModel):
         name: Last name of the path that was given: of a moved file the same, so that it can stand in tables.
         files: sha256 by name of the files that were read; empty for a folder of images.
         settings: `splits` of `refer`, all that are held out; `max_distance` of `phash`, in bits, inclusive.
-        num_values: Number of values.
         values_sha256: sha256 of the values, sorted, a line each.
         num_excluded: By name: images of the last listing that are not planned because of it, each counted for the first
             rule that applies. None by content: the images are planned, and quarantined as `excluded`.

@@ -30,8 +30,6 @@ class Attempt:
     """One attempt of a pool to process a shard.
 
     Attributes:
-        shard: Number in the plan.
-        generation: Generation of the shard.
         pool: `fused`, or the stage's name.
         session_nonce: Identifies the session, which is one driver's work on the run.
         node: Ray's id of the node.
@@ -57,7 +55,6 @@ class AttemptHistory:
 
     Attributes:
         begun: All attempts.
-        ended: The attempts that ended.
     """
 
     begun: frozenset[Attempt]

@@ -46,7 +46,6 @@ class Claim:
             have no field of their own, because version 0.5.0 takes a claim with another field for none.
         counter: Raised by every heartbeat.
         host: The owner's machine and process namespace.
-        pid: The owner's process number.
         is_released: Whether the owner has released the lock.
     """
 

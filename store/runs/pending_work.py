@@ -34,11 +34,8 @@ class Planned:
     """The plan exists and work begins. In a retry, all figures count only what is retried.
 
     Attributes:
-        num_images: Images in the plan.
         num_images_done: Images of the shards that earlier sessions committed.
-        num_shards: Shards in the plan.
         num_shards_done: Shards that earlier sessions committed.
-        actors: Actors by pool.
         is_retry: Whether only quarantined images are computed.
     """
 

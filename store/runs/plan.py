@@ -196,7 +196,6 @@ class PlanTally:
     """Counts of `assign_shards`, up to the last row that it yielded.
 
     Attributes:
-        num_images: Images planned.
         num_shards: Shards begun.
         num_repeated: Listed images whose key was already listed; they are not planned again.
         size_bytes: Sum of the expected sizes.

@@ -187,7 +187,6 @@ class PlannedRun:
     """A run with a plan, ready for work.
 
     Attributes:
-        header: The run's header.
         mixed: Lines of `Identity.mixed_differences` that `allow_mixed` accepts.
         is_new: Whether this call wrote the plan.
         is_repair: Whether parts that are missing or damaged are written again.

@@ -72,7 +72,6 @@ class RefilterSummary:
 
     Attributes:
         out: Path or url of the new run's folder.
-        rule: The rule of what it keeps.
         num_kept_before: Expressions that the parent keeps.
         num_shards_before: Shards that an earlier call committed.
         totals: Sums over all of its shards.

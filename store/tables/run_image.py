@@ -39,7 +39,6 @@ class RunImage:
     """An image of a run; in a notebook it draws itself.
 
     Attributes:
-        image_id: As in the tables.
         key: Name relative to SOURCE, percent-encoded as in the tables.
         height: Upright height in pixels.
         width: Upright width in pixels.

@@ -94,7 +94,6 @@ class JudgedImage:
         rated: As the filter stage has them; groups are mask ids.
         is_right: (T,) bool, refers to its mask's object and to nothing else.
         targets: (T,) int64, its mask's object; -1 where that is none.
-        num_masks: Masks of the image.
         num_visible: Objects of the truth with a pixel.
         beside: Expressions that are always kept.
     """

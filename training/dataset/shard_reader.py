@@ -94,7 +94,6 @@ class ShardContent:
     """What samples are made of; the arrays run along the masks, or the expressions, of the shard's index.
 
     Attributes:
-        index: The shard's index.
         first_targets: (M+1,) int64, where the encodings of each begin; None if each is one mask.
         counts: COCO run-length encodings, (M,), or as `first_targets` says; empty if masks were not requested.
         rle_sizes: (M, 2) int64, height and width.
@@ -205,7 +204,6 @@ class OpenedRun:
     """What every dataset of a run is built on. It can be pickled and sent to loader workers.
 
     Attributes:
-        location: Where the run lives.
         header: The header when the run was opened, extensions of its plan included.
         snapshot: Which commits are read.
         spec: What of them.

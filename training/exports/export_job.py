@@ -64,10 +64,8 @@ class ExportRequest:
 
     Attributes:
         run: Where the run lives.
-        header: Its header.
         receipts: The latest receipts, ordered by shard; the parts that they name are the run.
         destination: Where the export goes; another place than the run.
-        options: Of the format.
         is_overwriting: Whether an existing export is replaced.
         source: Where the images are now, if they are not embedded; None uses the header's SOURCE.
         exclusions: Images to leave out, with all that belongs to them.

@@ -40,7 +40,6 @@ class HubRepository:
 
     Attributes:
         name: OWNER/NAME.
-        page: Its address.
         digest: Of the export that is to stand there (`ExportRequest.digest`).
         state: `empty`, `begun` (a push of this export was killed), or `whole` (nothing is left to do).
         folder: DEST.

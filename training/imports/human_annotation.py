@@ -39,7 +39,6 @@ class HumanMask:
     Attributes:
         index: Its position among all annotations of its image, in the file's order, so that ids do not depend on the
             chosen splits.
-        annotation_id: Its id in the file.
         segmentation: In any of COCO's forms, unchecked; or what has its `counts` in an image of a size.
     """
 

@@ -61,7 +61,6 @@ class ImportRequest:
         images: Folder or url that file names are relative to; with it, keys and ids are those of a run over it. Of
             `label-studio` the corrected run.
         config: Only its limits of images, size of shards, storage and endpoint are read.
-        format: One of `Format`.
         splits: REFER, gRefCOCO, ReasonSeg, and PhraseCut if `annotation` is a folder: what to import into one run;
             `train` if empty.
         split_by: REFER and gRefCOCO only, if `annotation` is a folder: which `refs(<split_by>).p` or

@@ -83,12 +83,8 @@ class GeneratedCaption:
     Attributes:
         mask_number: Number of the mask among the image's masks, from 0.
         crop: Name of the crop kind.
-        rule: The rule that made it.
         tokens: Token ids without SOT and EOS.
-        log_prob: As `CaptionSample.log_prob`.
-        others: As `CaptionSample.others`.
-        num_others: As `CaptionSample.num_others`.
-        other_masks: As `CaptionSample.other_masks`.
+        log_prob, others, num_others, other_masks: As of `CaptionSample`.
     """
 
     mask_number: int
@@ -218,7 +214,6 @@ class BeamExtension:
     Attributes:
         score: Sum of logits or log-probabilities, including this token's.
         log_prob: Sum of natural log-probabilities under the full softmax, including this token's.
-        token: The token appended.
         beam: Index of the beam that is extended.
     """
 

@@ -54,7 +54,6 @@ class ActiveRows:
         targets: (r,) their crops.
         parents: (r,) their prefixes in the previous level.
         tokens: (r,) the tokens that they append.
-        beams: The beam searches.
     """
 
     rows: Ints

@@ -59,7 +59,6 @@ class CacheMemory:
     """Keys and values of one batch at a time: batches of other shapes take the same memory, at addresses that stay.
 
     Attributes:
-        num_bytes: Of all.
         recordings: Memory of what a GPU records of steps over it; None on a CPU.
     """
 

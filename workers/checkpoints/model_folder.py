@@ -104,7 +104,6 @@ class ModelFolder:
 
     Attributes:
         uri: As the user names it.
-        path: Where it lies.
         files: Names by part: `weights`, and the parts of `NAMES` of which the folder has a file.
         config: The content of `config.json`.
         num_parameters: Elements of all tensors.

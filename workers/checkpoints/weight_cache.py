@@ -38,7 +38,6 @@ class PublishedFile:
             used.
         repo: `owner/name` on the Hugging Face hub; empty for a url.
         revision: Branch, or commit, of `repo`.
-        licence: Of the weights.
         size_bytes: None if not known before it is fetched.
         sha256: None if not known before it is fetched.
     """
@@ -197,7 +196,6 @@ class Pin:
 
     Attributes:
         sha256: Of its bytes.
-        size_bytes: Its length.
         revision: Commit of its repository, empty if it has none.
     """
 

@@ -42,7 +42,6 @@ class ComposedExpression:
 
     Attributes:
         targets: Numbers of its masks; empty for a no-target expression.
-        noun: Its head noun.
         confidence: The probability that it is right.
         rival: Of a near absence: the number of the mask that it describes but for one word. Else None.
     """

@@ -145,7 +145,6 @@ class Posterior:
     """What the N masks of an image probably are.
 
     Attributes:
-        config: The weights.
         evidence: The captions of each mask.
         is_object: (N,) float64, the probability that a mask is one object and not part or twin of another mask.
     """

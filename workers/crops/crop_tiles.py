@@ -38,7 +38,6 @@ class CropTile:
 
     Attributes:
         crop: Number of the crop among all of the image's.
-        mask: Number of its mask.
         is_masked: Whether pixels outside the mask are filled.
         box: (x0, y0, x1, y1) in upright image pixels, x1 and y1 exclusive, not empty.
         rows: First and end (exclusive) of the output rows that this tile computes.

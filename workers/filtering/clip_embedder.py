@@ -275,9 +275,7 @@ class ClipEmbedder:
     a Linear differ between 125 rows and 62).
 
     Attributes:
-        device: The device that computes.
         crop_format: The input of its image tower.
-        tokeniser: Of its text tower.
     """
 
     def __init__(self, config: FilterConfig, compute: ComputeConfig) -> None:
