@@ -4,13 +4,15 @@
     [--precision bfloat16|float16|float32] [--set KEY=VALUE …] [--json FILE]
 
 Counted on the pretended GPU (`benchmarks.pretended_gpu`) at true depth, width and vocabulary, an image, with random
-weights. `kernels` write memory; `reads` wait for a value, a size, or memory that is not pinned; `host_s` are CPU
-seconds of Python and numpy; `useful` is what attention needs, `tiles` what FlashAttention computes. `launch_s`, `gpu_s`
-and `limit_s` are modelled for an H200, as docs/records/performance.md says: nothing here was timed on a GPU.
+weights. `kernels` write memory; `reads` wait for a value, a size, or memory that is not pinned; `decodes` are those of
+an actor, beside the prover's one; `useful` is what attention needs, `tiles` what FlashAttention computes. `host_s` are
+CPU seconds of the actor's thread outside torch, without what counting takes a call: at most what a GPU's host spends
+there, because Python that only pretends counts. `launch_s`, `gpu_s` and `limit_s` are modelled for an H200, as
+docs/records/performance.md says: nothing here was timed on a GPU.
 
 In half precision products, attention, norms and gathers of captions and filter are counted by their shapes, and random
-numbers stand for their results: the vocabulary, in float32, decides what is drawn. Masks are computed, of four images
-at most, and so is all of `tiny`.
+numbers stand for their results: the vocabulary, in float32, decides what is drawn. Masks are computed, two minutes an
+image of `base`, and so is all of `tiny`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any, Final
 from unittest import mock
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
@@ -34,10 +37,11 @@ from benchmarks.gpu_session_work import engine_of
 from benchmarks.measurement import options, print_table, random_weights, write_json
 from benchmarks.operation_counts import added_product, attention, bytes_moved
 from benchmarks.pretended_gpu import PretendedGpu, pretended_gpu
+from benchmarks.pretended_graph import PretendedGraph
+from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.workers.captions import captioner, engine, prefix_tree_decoder
 from pseudoris.workers.crops import shard_pixels
-from pseudoris.workers.filtering.caption_texts import TextMaker
+from pseudoris.workers.crops.shard_pixels import held_pixels
 
 # An H200. Source: its data sheet, and what products and copies reach of it; seconds of a launch and of the shortest
 # kernel; operations a second of FlashAttention's tiles, which are 128 x 128.
@@ -53,20 +57,49 @@ _HOLLOW: Final = frozenset(
 )
 _HALVES: Final = {torch.bfloat16, torch.float16}
 _POOL: Final = 2**24
-_COUNTED: Final = ("aten", "kernels", "copies", "reads", "bytes", "useful", "tiles")
+_COUNTED: Final = ("aten", "kernels", "copies", "reads", "decodes", "bytes", "useful", "tiles")
 _STAGES: Final = ("masks", "captions", "filter")
-# As many as a GPU encodes at once: further ones ask for the same again, and masks are computed.
-_MASK_IMAGES: Final = 4
 _CACHE_BYTES: Final = 64 * 2**20
-# Work of the host that no GPU takes: of the tree, the draws, the texts and decoding.
-_HOST: Final[tuple[tuple[Any, str], ...]] = (
-    (prefix_tree_decoder, "extend"),
-    (engine, "draws"),
-    (captioner, "to_expressions"),
-    (captioner, "announce"),
-    (TextMaker, "__call__"),
-    (shard_pixels, "decode_proven"),
-)
+
+
+class TorchClock(TorchFunctionMode):
+    """While it is open, adds up the CPU seconds of this thread inside torch, and inside what is pretended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seconds, self._num_calls, self._is_inside = 0.0, 0, False
+
+    def outside(self, work: Callable[[], Any]) -> tuple[float, Any]:
+        """Return the CPU seconds of a call outside torch, without those that counting takes, and what it returned."""
+        probe = torch.zeros(1, device="cuda")
+
+        def calls() -> None:
+            for _ in range(1000):
+                probe.dim()
+
+        (a_thousand, num, _), (seconds, num_calls, result) = (self._outside(run) for run in (calls, work))
+        return max(seconds - a_thousand * num_calls / num, 0.0), result
+
+    def _outside(self, work: Callable[[], Any]) -> tuple[float, int, Any]:
+        before = time.thread_time(), self._seconds, self._num_calls
+        with self:
+            result = work()
+        return time.thread_time() - before[0] - self._seconds + before[1], self._num_calls - before[2], result
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run a function of torch."""
+        return self.timed(function, *args, **(kwargs or {}))
+
+    def timed(self, function: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        """Run a function, and count its seconds once."""
+        if self._is_inside:
+            return function(*given, **named)
+        self._is_inside, started = True, time.thread_time()
+        try:
+            return function(*given, **named)
+        finally:
+            self._is_inside, self._num_calls = False, self._num_calls + 1
+            self._seconds += time.thread_time() - started
 
 
 class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -171,32 +204,33 @@ def limits_of(
     stage: str, work: Callable[[], Any], gpu: PretendedGpu, *, images: int, is_hollow: bool
 ) -> tuple[dict[str, Any], Any]:
     """Return what a call of `work` asks for an image, and what it returned."""
-    meter, host = Meter(is_hollow=is_hollow), [0.0]
+    meter, clock = Meter(is_hollow=is_hollow), TorchClock()
+    decoded: list[None] = []
 
-    def timed(run: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*given: Any, **named: Any) -> Any:
-            started = time.thread_time()
-            try:
-                return run(*given, **named)
-            finally:
-                host[0] += time.thread_time() - started
-
-        return call
+    def decode(data: bytes) -> Any:
+        decoded.append(None)
+        return decode_proven(data)
 
     before = len(gpu.waits), gpu.num_copies
     with ExitStack() as stack:
-        for owner, name in _HOST:
-            stack.enter_context(mock.patch.object(owner, name, timed(getattr(owner, name))))
+        stack.enter_context(mock.patch.object(shard_pixels, "decode_proven", decode))
+        for name in ("replay", "__torch_function__"):
+            stack.enter_context(mock.patch.object(PretendedGraph, name, _clocked(clock, getattr(PretendedGraph, name))))
         stack.enter_context(meter)
-        result = work()
+        host_s, result = clock.outside(work)
     counts, flops = meter.counts, {dtype: each / images for dtype, each in meter.flops.items() if each}
-    launch_s, gpu_s, host_s = counts["kernels"] * _LAUNCH_S / images, meter.gpu_s / images, host[0] / images
+    launch_s, gpu_s, host_s = counts["kernels"] * _LAUNCH_S / images, meter.gpu_s / images, host_s / images
     modelled_s, limit_s = max(launch_s, gpu_s) + host_s, sum(each / _PEAKS[dtype] for dtype, each in flops.items())
     counts["copies"], counts["reads"] = gpu.num_copies - before[1], len(gpu.waits) - before[0]
+    counts["decodes"] = len(decoded)
     counted = {name: counts[name] / images for name in _COUNTED}
     modelled = {"launch_s": launch_s, "gpu_s": gpu_s, "modelled_s": modelled_s, "limit_s": limit_s}
     row = {"stage": stage, **counted, "host_s": host_s, "flops": flops, **modelled, "ratio": modelled_s / limit_s}
     return row, result
+
+
+def _clocked(clock: TorchClock, function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *given, **named: clock.timed(function, *given, **named)
 
 
 def measure(
@@ -205,16 +239,20 @@ def measure(
     """Yield the row of each stage."""
     words = [*words, "compute.device=cuda", "placement.fused.num_gpus=1"]
     words += (random := random_weights(preset, ("masks", "captions", "filtering")))
-    config, shard = load_config(preset, assignments=words), scenes_with(masks, images)
-    with pretended_gpu() as gpu:
+    config, scenes = load_config(preset, assignments=words), scenes_with(masks, images + 1)
+    shard, first = scenes.with_images(scenes.images[:-1]), scenes.with_images(scenes.images[-1:])
+    with pretended_gpu() as gpu, held_pixels():
         for stage in _STAGES:
             # The filter needs what was captioned.
             if stage in stages or (stage == "captions" and "filter" in stages):
-                num_images = min(images, _MASK_IMAGES) if stage == "masks" else images
+                engine = engine_of(stage, config)
                 is_hollow = bool(random) and stage != "masks"
-                engine = partial(engine_of(stage, config, num_images), shard)
-                row, found = limits_of(stage, engine, gpu, images=num_images, is_hollow=is_hollow)
-                shard = found if stage == "captions" else shard
+                # What a process does once is no part of a shard's host seconds.
+                with Meter(is_hollow=is_hollow):
+                    warmed = engine(first)
+                row, found = limits_of(stage, partial(engine, shard), gpu, images=images, is_hollow=is_hollow)
+                if stage == "captions":
+                    shard, first = found, warmed
                 if stage in stages:
                     yield row
 

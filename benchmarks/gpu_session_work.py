@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 from unittest import mock
 
 import torch
@@ -34,6 +34,9 @@ from pseudoris.workers.captions.cached_towers import attend
 from pseudoris.workers.captions.vocabulary_logits import Vocabulary
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.filtering import ClipScorer
+from pseudoris.workers.masks import SamProposer
+from pseudoris.workers.masks.generator import MaskGenerator
+from pseudoris.workers.masks.proposals import build_prior
 
 _STAGES: Final = ("masks", "captions", "filter")
 _TOGETHER: Final = ("captions.crops_together=2048", "captions.cache_bytes=34359738368")
@@ -62,12 +65,26 @@ def _decoding(is_tree: int) -> Iterator[None]:
         yield
 
 
-def engine_of(stage: str, config: RunConfig, num_images: int) -> Callable[[Shard], Any]:
+class _SmoothProposer(SamProposer):
+    """The stage that proposes masks; if weights are random they are smooth, and thresholds leave masks."""
+
+    def __init__(self, config: RunConfig) -> None:
+        sides = Sides(config, num_images=1, kept_share=0.4, is_remembering=False)
+        self._device, self._generate = (
+            prepare_device(config.compute),
+            cast(MaskGenerator, sides.generator("ours, coarse")),
+        )
+        self._prior = build_prior(config.masks, self._device)
+
+
+def engine_of(stage: str, config: RunConfig) -> Callable[[Shard], Shard]:
     """Return a stage on random weights, which raises where an image fails: a failure is no work done."""
-    if stage == "masks":
-        sides = Sides(config, num_images=num_images, kept_share=0.4, is_remembering=False)
-        return lambda _: sides.run("ours, coarse")
-    run = sure_captioner(config) if stage == "captions" else ClipScorer(config.filtering, config.compute)
+    builders: dict[str, Callable[[RunConfig], Callable[[Shard], Shard]]] = {
+        "masks": _SmoothProposer,
+        "captions": sure_captioner,
+        "filter": lambda config: ClipScorer(config.filtering, config.compute),
+    }
+    run = builders[stage](config)
 
     def checked(shard: Shard) -> Shard:
         done = run(shard)
@@ -93,9 +110,9 @@ def stage(
     gc.collect()
     config, shard = _config(preset, **given), scenes_with(masks, images)
     if stage == "filter":
-        shard = engine_of("captions", config, images)(shard)
+        shard = engine_of("captions", config)(shard)
     with _decoding(is_tree):
-        engine = engine_of(stage, config, images)
+        engine = engine_of(stage, config)
     engine(shard if images <= _SMALL_SHARD else shard.with_images(shard.images[:1]))
     if not gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -203,7 +220,7 @@ def operators(gpu: Gpu) -> Figures:
 def bits(gpu: Gpu, preset: str, images: int = 3, masks: int = 10, is_tree: int = 0, **given: int) -> Figures:
     """Count the images whose captions are equal to the last bit: alone, beside others, and in another order."""
     with _decoding(is_tree):
-        caption, shard = engine_of("captions", _config(preset, **given), images), scenes_with(masks, images)
+        caption, shard = engine_of("captions", _config(preset, **given)), scenes_with(masks, images)
     alone = [_digests(caption(shard.with_images((image,))))[0] for image in shard.images]
     beside = {"in_a_batch": _digests(caption(shard))}
     beside["permuted"] = _digests(caption(shard.with_images(shard.images[::-1])))[::-1]
@@ -270,7 +287,7 @@ def _stages_of_process(
 ) -> tuple[float, list[str]]:
     _die_with_parent()
     with pretended_gpu() if is_pretended else nullcontext():
-        propose, caption, score = (engine_of(stage, _config(preset), images) for stage in _STAGES)
+        propose, caption, score = (engine_of(stage, _config(preset)) for stage in _STAGES)
         shard, num_done = scenes_with(masks, images), 0
         found = _digests(score(caption(shard)))
         propose(shard)
