@@ -107,10 +107,14 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, *, is_hollow: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.counts, self.flops, self.gpu_s = Counter[str](), Counter[str](), 0.0
+        self.clear()
         numbers = torch.randn(_POOL, generator=torch.Generator().manual_seed(0))
         self._pools = {dtype: numbers.to(dtype) for dtype in _HALVES} if is_hollow else {}
         self._memory = {pool.data_ptr() for pool in self._pools.values()}
+
+    def clear(self) -> None:
+        """Begin again with nothing counted."""
+        self.counts, self.flops, self.gpu_s = Counter[str](), Counter[str](), 0.0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run or replace an operation, and count it."""
@@ -201,11 +205,11 @@ def _on_meta(leaf: Any) -> Any:
 
 
 def limits_of(
-    stage: str, work: Callable[[], Any], gpu: PretendedGpu, *, images: int, is_hollow: bool
+    stage: str, work: Callable[[], Any], gpu: PretendedGpu, meter: Meter, *, images: int
 ) -> tuple[dict[str, Any], Any]:
     """Return what a call of `work` asks for an image, and what it returned."""
-    meter, clock = Meter(is_hollow=is_hollow), TorchClock()
-    decoded: list[None] = []
+    clock, decoded = TorchClock(), list[None]()
+    meter.clear()
 
     def decode(data: bytes) -> Any:
         decoded.append(None)
@@ -246,11 +250,11 @@ def measure(
             # The filter needs what was captioned.
             if stage in stages or (stage == "captions" and "filter" in stages):
                 engine = engine_of(stage, config)
-                is_hollow = bool(random) and stage != "masks"
+                meter = Meter(is_hollow=bool(random) and stage != "masks")
                 # What a process does once is no part of a shard's host seconds.
-                with Meter(is_hollow=is_hollow):
+                with meter:
                     warmed = engine(first)
-                row, found = limits_of(stage, partial(engine, shard), gpu, images=images, is_hollow=is_hollow)
+                row, found = limits_of(stage, partial(engine, shard), gpu, meter, images=images)
                 if stage == "captions":
                     shard, first = found, warmed
                 if stage in stages:
