@@ -11,8 +11,8 @@ there, because Python that only pretends counts. `launch_s`, `gpu_s` and `limit_
 docs/records/performance.md says: nothing here was timed on a GPU.
 
 In half precision products, attention, norms and gathers of captions and filter are counted by their shapes, and random
-numbers stand for their results: the vocabulary, in float32, decides what is drawn. Masks are computed, two minutes an
-image of `base`, and so is all of `tiny`.
+numbers stand for their results: the vocabulary, in float32, decides what is drawn. Masks are computed, ten minutes for
+four images of `base`, and so is all of `tiny`.
 """
 
 from __future__ import annotations
