@@ -107,7 +107,9 @@ def decode_proven(data: bytes) -> np.ndarray:
 
     A plugin's formats are known only after this process has imported it (`import_plugins`).
 
-    Raises: ImageError: The bytes do not decode this time. MemoryError: The machine ran out of memory.
+    Raises:
+        ImageError: The bytes do not decode this time.
+        MemoryError: The machine ran out of memory.
     """
     with _open_as(data, registered_formats()) as image:
         return _decode(image, data, is_proven=True)[0]
