@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,7 @@ class OurChain:
         self._propose, self._caption, self._score = stages
         self._generate = Sides(config, num_images=1, kept_share=kept_share, is_remembering=False).generator("ours")
         # Behind the boundary of an image.
-        self._propose.engine._generate = self._remembered
+        self._propose.engine._generate = SimpleNamespace(images_together=1, together=self._remembered)
         self._proposals: list[tuple[str, ...]] = []
 
     def run(self, shard: Shard) -> Chained:
@@ -121,9 +122,9 @@ class OurChain:
             raise ValueError(f"{len(failures)} images were quarantined, the first for {failures[0]}")
         return Chained(scored, tuple(self._proposals), clock.spent)
 
-    def _remembered(self, pixels: NDArray[np.uint8]) -> Proposals:
-        proposals: Proposals = self._generate(pixels)
-        self._proposals.append(proposals.counts)
+    def _remembered(self, images: Sequence[NDArray[np.uint8]]) -> list[Proposals]:
+        proposals: list[Proposals] = [self._generate(pixels) for pixels in images]
+        self._proposals += [each.counts for each in proposals]
         return proposals
 
 

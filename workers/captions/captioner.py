@@ -155,15 +155,17 @@ class TreeCaptioner:
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with `expressions` set, unscored, on every image that is not quarantined."""
-        most_masks = self._crops_together // self._num_kinds
         with_masks = [image for image in shard.images if image.masks and not image.failure]
         with prefetched_pixels(with_masks, self._device) as decode:
             return apply_to_groups(
                 shard,
                 STAGE_CAPTION,
                 partial(self._caption_together, decode=decode),
-                fits=lambda images: sum(len(image.masks) for image in images) <= most_masks,
+                fits=lambda images: self._num_crops(images) <= self._crops_together,
             )
+
+    def _num_crops(self, images: Sequence[ShardImage]) -> int:
+        return self._num_kinds * sum(len(image.masks) for image in images)
 
     def _caption_together(self, images: Sequence[ShardImage], decode: Decode) -> list[ShardImage]:
         """As `_caption`; in fixed shapes, fewer images together where memory runs out, which changes no bit."""
@@ -174,7 +176,8 @@ class TreeCaptioner:
                 raise
         # Outside the handler, because the error's frames keep memory in use.
         half = len(images) // 2
-        self._crops_together = self._num_kinds * sum(len(image.masks) for image in images[:half])
+        self._engine.free_memory()
+        self._crops_together = min(self._crops_together, self._num_crops(images) // 2)
         logger.warning(
             "the crops of %d images do not fit into the GPU's memory together: continuing with %d, which changes no "
             "caption; to make room, lower captions.cache_bytes (now %d) in a new run",

@@ -58,11 +58,6 @@ class TokenRows:
             tokens[row, : len(text)] = text
         return cls(tokens, lengths)
 
-    @property
-    def rows(self) -> list[Ints]:
-        """The tokens of each text, EOS included."""
-        return [text[:length] for text, length in zip(self.tokens, self.lengths.tolist(), strict=True)]
-
 
 @dataclass(frozen=True, slots=True)
 class _Branch:
@@ -234,7 +229,8 @@ class Listener:
         unique_crop_of, encodings = gather([encoded], crop_sets)
         unique_crop_of = unique_crop_of.reshape(len(crop_sets), -1)
         if isinstance(engine, StaticEngine):
-            log_probs = engine.read(encodings, texts.rows)
+            rows = zip(texts.tokens, texts.lengths.tolist(), strict=True)
+            log_probs = engine.read(encodings, [text[:length] for text, length in rows])
         else:
             engine.towers.attend_to(encodings)
             budget = prefix_budget(self._config, image_bytes=engine.towers.image_bytes(encodings))

@@ -49,17 +49,9 @@ class CropGroup:
     uniform: NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """The captions of a group, by target, then rule.
-
-    Attributes:
-        rows: Tokens without SOT and EOS, and log-probability, of R rows; None where the top logits did not decide.
-        beams: The best beam of each crop; None as for `rows`.
-    """
-
-    rows: Sequence[SampledCaption | None]
-    beams: Sequence[Beam | None]
+# The captions of a group: tokens without SOT and EOS, and log-probability, by target, then rule; and the best beam of
+# each target. None is what the top logits did not decide.
+Drawn = tuple[Sequence[SampledCaption | None], Sequence[Beam | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +126,8 @@ class StaticDecoder:
         self._ends = to_device(np.array([special.eos, *special.further_eos, *pad]), device)
         self._eos, self._zero = torch.full((), special.eos, device=device), torch.zeros((), device=device)
         self._columns = torch.arange(vocabulary.top_width, device=device)
-        # Tokens of each beam that a search considers.
-        self._wanted = min((2 + len(special.further_eos)) * shape.beams, vocabulary.size)
+        # Tokens of each beam that a search considers; of more than the top ones the tree decides.
+        self._wanted = min((2 + len(special.further_eos)) * shape.beams, vocabulary.top_width)
         self._wanted_rows = torch.full((num_groups * shape.crops * shape.beams,), self._wanted, device=device)
         self._steps = [
             RecordedStep(partial(self._step, is_eos_allowed=is_allowed), towers.recordings)
@@ -265,7 +257,7 @@ class StaticDecoder:
             beams.is_done,
         )
         check_finite(np.isfinite(totals).all())
-        drawn = []
+        drawn: list[Drawn] = []
         for number, group in enumerate(groups):
             rows = [
                 (until_eos(tokens[number, row], self._special.eos), float(log_probs[number, row]))
@@ -277,5 +269,5 @@ class StaticDecoder:
                 beams.result(*(each[number, crop] for each in searched)) if is_decided[number, crop] else None
                 for crop in range(len(group.weights) if self._shape.beams else 0)
             ]
-            drawn.append(Drawn(rows, found))
+            drawn.append((rows, found))
         return drawn

@@ -6,6 +6,7 @@ always has as many groups, some of them empty, and what is decoded beside an ima
 
 from __future__ import annotations
 
+import gc
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -59,6 +60,14 @@ class StaticEngine(CachedEngine):
         self._readers: dict[GroupShape, StaticReader] = {}
         self._memory: CacheMemory | None = None
 
+    def free_memory(self) -> None:
+        """Free the caches and all that is recorded over them."""
+        self._decoders.clear()
+        self._readers.clear()
+        self._memory = None
+        # Steps and their decoders refer to each other.
+        gc.collect()
+
     def _unique_crops(self, crops: torch.Tensor) -> tuple[torch.Tensor, Ints]:
         # To find equal crops the host would wait for the GPU twice an image.
         return crops, np.arange(len(crops))
@@ -90,9 +99,11 @@ class StaticEngine(CachedEngine):
             for first in range(0, len(groups), decoder.num_groups):
                 part = groups[first : first + decoder.num_groups]
                 drawn = decoder.decode([group for group, _, _ in part], tokens)
-                for (_, targets, of_targets), found in zip(part, drawn, strict=True):
-                    sampled |= zip(of_targets.tolist(), found.rows, strict=True)
-                    searched |= zip(targets.tolist(), found.beams, strict=bool(found.beams))
+                for (_, targets, of_targets), (captions, beams) in zip(part, drawn, strict=True):
+                    sampled |= zip(of_targets.tolist(), captions, strict=True)
+                    searched |= zip(targets.tolist(), beams, strict=bool(beams))
+            # The next may free what this one holds.
+            del decoder
         self._decide_in_tree(encoded, crop_sets, others, rows, sampled, searched)
         of_row, of_crop = (cast(Callable[[int], Any], each.__getitem__) for each in (sampled, searched))
         return self._collect(images, crop_sets, others, of_row, of_crop)
@@ -164,11 +175,9 @@ class StaticEngine(CachedEngine):
         each, caches = self._bytes(shape, num_image_tokens), group_bytes(blocks, shape, num_image_tokens)
         num_groups = min(max(self._budget // each, 1), most_groups)
         if self._memory is None or self._memory.num_bytes < num_groups * caches:
-            # Free the earlier memory first: both may not fit.
-            self._decoders.clear()
-            self._readers.clear()
-            self._memory = None
-            self._memory = CacheMemory(blocks.like, num_groups * caches)
+            # All of it at once: what is recorded stays right until a group is larger.
+            self.free_memory()
+            self._memory = CacheMemory(blocks.like, max(num_groups * caches, self._budget))
         record(CACHE_BYTES, num_groups * each)
         return StaticTowers(blocks, shape, num_groups, num_image_tokens, self._memory)
 
@@ -178,12 +187,14 @@ class StaticEngine(CachedEngine):
         num_crops, longest = len(image_tokens), max(map(len, texts))
         num_positions = -(-longest // _FURTHER) * _FURTHER
         shape = GroupShape(bucket_of(min(num_crops, _CROPS_A_READ)), _TEXTS_A_READ, 1, 0, num_positions)
+        while shape.targets > 1 and self._bytes(shape, image_tokens.shape[1]) > self._budget:
+            shape = replace(shape, targets=shape.targets // 2)
         if shape not in self._readers:
             towers = self._towers_of(shape, image_tokens.shape[1], _MOST_READS)
             self._readers[shape] = StaticReader(towers, self.vocabulary, self.special)
         places = [
-            (slice(row, row + _TEXTS_A_READ), slice(crop, crop + shape.crops))
-            for row in range(0, len(texts), _TEXTS_A_READ)
+            (slice(row, row + shape.targets), slice(crop, crop + shape.crops))
+            for row in range(0, len(texts), shape.targets)
             for crop in range(0, num_crops, shape.crops)
         ]
         reader, numbers, sums = self._readers[shape], np.arange(num_crops), np.zeros((len(texts), num_crops))

@@ -119,10 +119,12 @@ class RecordedStep:
             self._step()
             return
         if self._graph is None:
-            self._graph = torch.cuda.CUDAGraph()
+            graph = torch.cuda.CUDAGraph()
             # What is recorded does not run.
-            with torch.cuda.graph(self._graph, pool=self._recordings):
+            with torch.cuda.graph(graph, pool=self._recordings):
                 self._step()
+            # Not before: a step that raised is recorded in part.
+            self._graph = graph
         self._graph.replay()
 
 

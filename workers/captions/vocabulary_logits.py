@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from pseudoris.schemas.errors import ImageError
-from pseudoris.workers.forward_passes import linear
+from pseudoris.workers.forward_passes import linear, padded
 
 # Width of `TopLogits`: enough for the top-k and most top-p sets, so that a step need not sort the whole vocabulary.
 _TOP_WIDTH = 64
@@ -64,11 +64,6 @@ def project(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 @project.register_kernel("cuda")
 def _(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return torch.mm(states, rows.t(), out_dtype=torch.float32)
-
-
-@project.register_fake
-def _(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return states.new_empty(len(states), len(rows), dtype=torch.float32)
 
 
 def all_finite(*scores: torch.Tensor) -> torch.Tensor:
@@ -192,8 +187,11 @@ class Vocabulary:
         states = hidden.to(self._rows.dtype)
         together = max(1, _GATHERED_BYTES // (ids.shape[1] * states.shape[1] * states.element_size()))
         parts = zip(torch.split(rows, together), torch.split(states, together), strict=True)
+        if rows.is_cuda and len(rows) > together:
+            # Bits may depend on the number of rows.
+            parts = ((padded(some, together), padded(state, together)) for some, state in parts)  # type: ignore[assignment]
         found = torch.cat([torch.einsum("rkd,rd->rk", self._rows[some], state) for some, state in parts])
-        return found.masked_fill(is_dead, 0.0)
+        return found[: len(rows)].masked_fill(is_dead, 0.0)
 
     def _scores(self, hidden: torch.Tensor, is_eos_allowed: bool) -> tuple[torch.Tensor, torch.Tensor]:
         half = self._half_rows

@@ -11,6 +11,7 @@ from benchmarks.gpu_limits import Meter
 from benchmarks.plain_captioner import ReferenceEngine
 from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.workers.captions.captioner import coca_engine
+from pseudoris.workers.captions.static_towers import RecordedStep
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
 
 # A few groups a batch, so that images share batches in many ways.
@@ -132,3 +133,30 @@ def test_16_images_ask_a_gpu_for_few_kernels_reads_and_copies(beams):
         assert (fewer + 24 * a_step) / num_images <= 1_000
         assert reads <= 6
         assert copies <= 20
+
+
+def test_a_step_that_raises_while_it_is_recorded_is_recorded_anew():
+    runs, fails = [], [True]
+
+    def step():
+        runs.append("first half")
+        if len(runs) == 3 and fails.pop():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        runs.append("second half")
+
+    with pretended_gpu():
+        recorded = RecordedStep(step, recordings=1)
+        recorded()
+        with pytest.raises(torch.OutOfMemoryError):
+            recorded()
+        runs.clear()
+        recorded()
+    assert runs == ["first half", "second half"]
+
+
+@pytest.mark.slow
+def test_of_more_beams_than_the_top_logits_tell_the_tree_decides():
+    wide = {"vocab_size": 120}
+    model, (image,) = small_coca(text=wide, decoder=wide), ragged((2,))
+    settings = {"beam": {"num_beams": 34, "num_groups": 1}, "max_length": 5, "min_length": 3, "cache_bytes": 2**25}
+    assert words(static(model, **settings).generate(image)) == plain([image], model, **settings)[0]

@@ -19,7 +19,9 @@ def maker(*, is_ahead=True):
 
 def text_processes():
     children = psutil.Process().children()
-    return [child for child in children if "pseudoris.workers.filtering.caption_texts" in child.cmdline()]
+    # One that was killed is a zombie until its maker asks it again.
+    living = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in living if "pseudoris.workers.filtering.caption_texts" in child.cmdline()]
 
 
 def kill():
