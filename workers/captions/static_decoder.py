@@ -114,7 +114,7 @@ class StaticDecoder:
     ) -> None:
         """Allocate the state of a batch of `towers`."""
         self._towers, self._vocabulary, self._special, self._config = towers, vocabulary, special, config
-        self._shape, self.num_groups, self._text = towers.shape, towers.num_groups, towers.blocks.text
+        self._shape, self.num_groups = towers.shape, towers.num_groups
         shape, num_groups, like = towers.shape, towers.num_groups, towers.blocks.like
         self._device = device = like.device
         self._state = _State.empty(shape, num_groups, config.max_length, like)
@@ -169,8 +169,7 @@ class StaticDecoder:
 
     def _step(self, *, is_eos_allowed: bool) -> None:
         state, shape = self._state, self._shape
-        hides = state.newest if self._text.correct_cls_mask else state.before
-        hidden = self._towers.step(state.newest, state.position, hides == self._text.pad_id)
+        hidden = self._towers.step(state.newest, state.before, state.position)
         state.before.copy_(state.newest)
         rows, num_rows = shape.rows, self.num_groups * shape.rows
         states = torch.cat((self._of_targets(hidden).flatten(0, 1), hidden[:, :, rows:].flatten(0, 2)))

@@ -93,8 +93,10 @@ class StaticEngine(CachedEngine):
         searched: dict[int, Beam | None] = {}
         for shape, groups in by_shape.items():
             if shape not in self._decoders:
-                towers, kept = self._towers_of(shape, tokens.shape[1], _MOST_GROUPS), (self.vocabulary, self.special)
-                self._decoders[shape] = StaticDecoder(towers, *kept, self._config, samplers=self._samplers)
+                towers = self._towers_of(shape, tokens.shape[1], _MOST_GROUPS)
+                self._decoders[shape] = StaticDecoder(
+                    towers, self.vocabulary, self.special, self._config, samplers=self._samplers
+                )
             decoder = self._decoders[shape]
             for first in range(0, len(groups), decoder.num_groups):
                 part = groups[first : first + decoder.num_groups]

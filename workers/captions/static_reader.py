@@ -67,10 +67,9 @@ class StaticReader:
         return [sums[number, : len(of_group), : len(texts)].T for number, (texts, of_group) in enumerate(groups)]
 
     def _one_step(self) -> None:
-        text, position = self._towers.blocks.text, self._position
+        position = self._position
         before, newest, following = (self._tokens.index_select(2, position + ahead)[..., 0] for ahead in range(3))
-        hides = newest if text.correct_cls_mask else before
-        hidden = self._towers.step(newest, position, hides == text.pad_id).flatten(0, 2)
+        hidden = self._towers.step(newest, before, position).flatten(0, 2)
         totals = self._vocabulary.log_totals(hidden, rows_together=_ROWS_A_PROJECTION)
         following = following[:, None].expand(self._sums.shape).flatten()
         logits = self._vocabulary.logits_at(hidden, following[:, None])[:, 0]

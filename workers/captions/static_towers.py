@@ -164,16 +164,18 @@ class StaticTowers:
             cache[0].copy_(keys)
             cache[1].copy_(values)
 
-    def step(self, tokens: torch.Tensor, position: torch.Tensor, is_padding: torch.Tensor) -> torch.Tensor:
+    def step(self, tokens: torch.Tensor, before: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         """Return the last hidden states (G, C, Q, D) of the pairs at `position`, ready for the vocabulary.
 
         Args:
             tokens: (G, N) int64, the newest token of each prefix.
-            position: (1,) int64, theirs.
-            is_padding: (G, N) bool, whether the text tower masks the newest position as padding.
+            before: (G, N) int64, the token before it; -1 before SOT.
+            position: (1,) int64, of the newest.
         """
         blocks, shape, text = self.blocks, self.shape, self.blocks.text
-        self._text_sources.index_copy_(1, position, self._own.masked_fill(is_padding.flatten()[:, None], -1))
+        # As in `CachedCocaTowers`: `pad_id` hides the position after it, with `correct_cls_mask` its own.
+        is_padding = (tokens if text.correct_cls_mask else before).flatten() == text.pad_id
+        self._text_sources.index_copy_(1, position, self._own.masked_fill(is_padding[:, None], -1))
         x: torch.Tensor = text.token_embedding(tokens.flatten())
         addend = text.positional_embedding.index_select(0, position).expand_as(x)
         for block, cache in zip(blocks.text_layers, self._text, strict=True):

@@ -186,12 +186,13 @@ class Vocabulary:
         rows = rows.masked_fill(is_dead, 0)
         states = hidden.to(self._rows.dtype)
         together = max(1, _GATHERED_BYTES // (ids.shape[1] * states.shape[1] * states.element_size()))
-        parts = zip(torch.split(rows, together), torch.split(states, together), strict=True)
         if rows.is_cuda and len(rows) > together:
-            # Bits may depend on the number of rows.
-            parts = ((padded(some, together), padded(state, together)) for some, state in parts)  # type: ignore[assignment]
+            # Bits may depend on the number of rows of a part.
+            whole = -(-len(rows) // together) * together
+            rows, states = padded(rows, whole), padded(states, whole)
+        parts = zip(torch.split(rows, together), torch.split(states, together), strict=True)
         found = torch.cat([torch.einsum("rkd,rd->rk", self._rows[some], state) for some, state in parts])
-        return found[: len(rows)].masked_fill(is_dead, 0.0)
+        return found[: len(ids)].masked_fill(is_dead, 0.0)
 
     def _scores(self, hidden: torch.Tensor, is_eos_allowed: bool) -> tuple[torch.Tensor, torch.Tensor]:
         half = self._half_rows
