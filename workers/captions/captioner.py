@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,12 +25,10 @@ from pseudoris.workers.checkpoints.openclip import byte_pair_encoder, load_coca
 from pseudoris.workers.crops.crops import CropFormat, mask_crops
 from pseudoris.workers.crops.shard_pixels import Decode, prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device
-from pseudoris.workers.faults.quarantine import apply_to_groups, is_out_of_memory
+from pseudoris.workers.faults.quarantine import apply_to_groups, together_or_fewer
 from pseudoris.workers.filtering.caption_texts import announce
 from pseudoris.workers.forward_passes import compile_tower, padded
 from pseudoris.workers.stages import STAGE_CAPTION, open_clip_digest
-
-logger = logging.getLogger(__name__)
 
 # Crops per forward pass of the image tower, and in fixed shapes. Bounds the activations for images with many masks.
 _CROPS_A_PASS, _CROPS_A_FIXED_PASS = 64, 128
@@ -169,21 +166,15 @@ class TreeCaptioner:
 
     def _caption_together(self, images: Sequence[ShardImage], decode: Decode) -> list[ShardImage]:
         """As `_caption`; in fixed shapes, fewer images together where memory runs out, which changes no bit."""
-        try:
-            return self._caption(images, decode)
-        except Exception as error:
-            if len(images) == 1 or not (self._engine.crops_together > 1 and is_out_of_memory(error)):
-                raise
-        # Outside the handler, because the error's frames keep memory in use.
-        half = len(images) // 2
-        self._engine.free_memory()
-        self._crops_together = min(self._crops_together, self._num_crops(images) // 2)
-        logger.warning(
-            "the crops of %d images do not fit into the GPU's memory together: continuing with %d, which changes no "
-            "caption; to make room, lower captions.cache_bytes (now %d) in a new run",
-            *(len(images), half, self._cache_bytes),
-        )
-        return [*self._caption_together(images[:half], decode), *self._caption_together(images[half:], decode)]
+        work = partial(self._caption, decode=decode)
+        if self._engine.crops_together == 1:
+            return work(images)
+
+        def remember(num_images: int) -> None:
+            self._crops_together = min(self._crops_together, self._num_crops(images[:num_images]))
+
+        lower = f"captions.cache_bytes (now {self._cache_bytes})"
+        return together_or_fewer(images, work, remember=remember, lower=lower)
 
     def _caption(self, images: Sequence[ShardImage], decode: Decode) -> list[ShardImage]:
         with_masks = [image for image in images if image.masks]

@@ -161,9 +161,6 @@ class CachedEngine:
         """Return one caption per mask, crop kind and rule, in this order."""
         return self.generate_together([image])[0]
 
-    def free_memory(self) -> None:
-        """Free what is kept from image to image, where memory ran out."""
-
     @torch.inference_mode()
     def encode(self, images: Sequence[ImageCrops]) -> list[EncodedImage]:
         """Return the encodings of the images' crops, every unique crop encoded once; at least one image."""

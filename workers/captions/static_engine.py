@@ -27,6 +27,7 @@ from pseudoris.workers.captions.static_reader import StaticReader
 from pseudoris.workers.captions.static_towers import CacheMemory, GroupShape, StaticTowers, group_bytes
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.device import to_host
+from pseudoris.workers.faults.freed_memory import OWNERS
 
 # Crops of a group are padded to the next of these, then to a multiple of the last step.
 _BUCKETS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 31)
@@ -59,6 +60,7 @@ class StaticEngine(CachedEngine):
         self._decoders: dict[GroupShape, StaticDecoder] = {}
         self._readers: dict[GroupShape, StaticReader] = {}
         self._memory: CacheMemory | None = None
+        OWNERS.add(self)
 
     def free_memory(self) -> None:
         """Free the caches and all that is recorded over them."""
@@ -153,7 +155,11 @@ class StaticEngine(CachedEngine):
     def _shape(self, num_crops: int, num_image_tokens: int) -> GroupShape:
         """Return the shape of groups of crops: as many targets as fit into the budget, at least one."""
         rules, beams = len(self._samplers), self._config.beam.num_beams // self._config.beam.num_groups
-        shape = GroupShape(num_crops, num_crops, rules, beams, self._config.max_length - 1)
+        return self._fitting(
+            GroupShape(num_crops, num_crops, rules, beams, self._config.max_length - 1), num_image_tokens
+        )
+
+    def _fitting(self, shape: GroupShape, num_image_tokens: int) -> GroupShape:
         while shape.targets > 1 and self._bytes(shape, num_image_tokens) > self._budget:
             shape = replace(shape, targets=shape.targets - 1)
         return shape
@@ -189,8 +195,7 @@ class StaticEngine(CachedEngine):
         num_crops, longest = len(image_tokens), max(map(len, texts))
         num_positions = -(-longest // _FURTHER) * _FURTHER
         shape = GroupShape(bucket_of(min(num_crops, _CROPS_A_READ)), _TEXTS_A_READ, 1, 0, num_positions)
-        while shape.targets > 1 and self._bytes(shape, image_tokens.shape[1]) > self._budget:
-            shape = replace(shape, targets=shape.targets // 2)
+        shape = self._fitting(shape, image_tokens.shape[1])
         if shape not in self._readers:
             towers = self._towers_of(shape, image_tokens.shape[1], _MOST_READS)
             self._readers[shape] = StaticReader(towers, self.vocabulary, self.special)
@@ -225,6 +230,8 @@ class StaticEngine(CachedEngine):
             of_crops = [crop for crop in crops if searched and searched[crop] is None]
             if not of_set and not of_crops:
                 continue
+            # The tree's caches take their place.
+            self.free_memory()
             some = SamplerRows(
                 rows.target[of_set] - crops.start, rows.top_k[of_set], rows.top_p[of_set], rows.uniform[of_set]
             )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.shard import ShardImage
+from pseudoris.workers.faults.freed_memory import OWNERS
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +42,7 @@ class _ShardPixels:
         self._pool, self._is_shared = pool, is_shared
         self._held: dict[str, NDArray[np.uint8]] = {}
         self._ahead: dict[str, tuple[int, Future[NDArray[np.uint8]]]] = {}
+        OWNERS.add(self)
 
     def __call__(self, image: ShardImage, following: Iterator[ShardImage], *, is_on_cpu: bool) -> NDArray[np.uint8]:
         """Return an image's pixels; start with those of the `following` images."""
@@ -55,7 +57,8 @@ class _ShardPixels:
                 self._held[image.image_id] = pixels
         return pixels
 
-    def drop(self) -> None:
+    def free_memory(self) -> None:
+        """Forget what is decoded; a stage that asks for it decodes it again."""
         self._held.clear()
         self._ahead.clear()
 
@@ -85,12 +88,6 @@ def held_pixels() -> Iterator[None]:
             _SHARED.clear()
 
 
-def drop_held_pixels() -> None:
-    """Free what the stages share, where memory runs out; they decode it again."""
-    for pixels in _SHARED:
-        pixels.drop()
-
-
 @contextmanager
 def prefetched_pixels(images: Sequence[ShardImage], device: torch.device) -> Iterator[Decode]:
     """Yield a function that returns the pixels of one of `images`, and starts decoding the next ones in threads.
@@ -116,5 +113,5 @@ def _opened(*, is_shared: bool) -> Iterator[_ShardPixels]:
         try:
             yield pixels
         finally:
-            pixels.drop()
+            pixels.free_memory()
             pool.shutdown(cancel_futures=True)

@@ -11,10 +11,11 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 from pseudoris.schemas.errors import ImageError, PseudorisError
 from pseudoris.schemas.shard import Failure, Shard, ShardImage
+from pseudoris.workers.faults.freed_memory import free_memory
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +108,37 @@ def apply_to_groups(
     }
     images = tuple(done.get(image.position, image) for image in shard.images)
     return shard.with_images(images).with_seconds(stage, time.perf_counter() - started)
+
+
+def together_or_fewer(
+    images: Sequence[Any],
+    work: Callable[[Sequence[Any]], list[Any]],
+    *,
+    remember: Callable[[int], object],
+    lower: str,
+) -> list[Any]:
+    """Return `work` of all images together; of fewer at a time where a GPU's memory runs out.
+
+    For work whose results do not depend on what is together. `remember` is told each new number of images, and
+    `lower` names for the log the setting to lower, with its value.
+    """
+    done: list[Any] = []
+    most = len(images)
+    while len(done) < len(images):
+        few = images[len(done) : len(done) + most]
+        try:
+            done += work(few)
+            continue
+        except Exception as error:
+            if len(few) == 1 or not is_out_of_memory(error):
+                raise
+        # Outside the handler, because the error's frames keep memory in use.
+        most = len(few) // 2
+        free_memory()
+        remember(most)
+        message = "%d images do not fit into the GPU's memory together: continuing with %d, which changes no result"
+        logger.warning(f"{message}; to make room, lower %s in a new run", len(few), most, lower)
+    return done
 
 
 def _groups(

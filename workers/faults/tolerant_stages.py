@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import logging
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -16,7 +14,8 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
 from pseudoris.schemas.shard import Failure, Shard, ShardImage
 from pseudoris.workers import stages
-from pseudoris.workers.crops.shard_pixels import drop_held_pixels, held_pixels
+from pseudoris.workers.crops.shard_pixels import held_pixels
+from pseudoris.workers.faults.freed_memory import free_memory
 from pseudoris.workers.faults.image_boundary import refuse_one_fault
 from pseudoris.workers.faults.quarantine import BAD_OUTPUT, STAGE_ERROR, is_broken_device, is_out_of_memory
 from pseudoris.workers.faults.subprocess_stages import ChildDiedError, ChildOutOfMemoryError, SubprocessStages
@@ -75,7 +74,7 @@ class FaultTolerantStages:
     def _without_crashing_images(self, shard: Shard) -> Shard:
         logger.warning("Shard %d crashed its workers. Testing its images one by one in a subprocess.", shard.shard)
         names = tuple(kind.name for kind in self._kinds)
-        _drop_caches()
+        free_memory()
         try:
             with SubprocessStages(names, self._config) as child:
                 return quarantine_crashing_images(shard, child)
@@ -105,7 +104,7 @@ class FaultTolerantStages:
         return self._retry_raised(kind, shard, done)
 
     def _run_with_less_memory(self, kind: StageKind, shard: Shard, halved: Mapping[str, int]) -> Shard:
-        _drop_caches()
+        free_memory()
         config, lowered = self._config, dict(shard.degraded)
         while True:
             lowered |= {f"{kind.section}.{name}": value for name, value in halved.items()}
@@ -133,7 +132,7 @@ class FaultTolerantStages:
             return after
         started = time.perf_counter()
         # Make room: the subprocess loads a second copy of the model.
-        _drop_caches()
+        free_memory()
         again: dict[int, ShardImage] = {}
         for image in before.images:
             if image.position in raised:
@@ -220,12 +219,3 @@ def _memory_message(kind: StageKind, shard: Shard, config: RunConfig, *, can_hal
         f"the {kind.name} stage ran out of memory on shard {shard.shard}, and again in a fresh process: give its actor "
         f"more memory, or lower {tiles} in a new run{remedy}"
     )
-
-
-def _drop_caches() -> None:
-    drop_held_pixels()
-    gc.collect()
-    # If torch is not loaded, it has no caches.
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()

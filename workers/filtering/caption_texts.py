@@ -30,13 +30,16 @@ Texts = dict[str, tuple[str | None, str, list[int], list[int]]]
 class TextMaker:
     """Makes the texts of captions; with `is_ahead` in processes, as soon as captions are announced."""
 
-    def __init__(self, config: FilterConfig, tokeniser: ClipTokenizer, *, is_ahead: bool = False) -> None:
-        """Load the noun finder; `ConfigError` if it is missing."""
+    def __init__(
+        self, config: FilterConfig, tokeniser: ClipTokenizer, *, is_ahead: bool = False, timeout_s: float = 120.0
+    ) -> None:
+        """Load the noun finder; `ConfigError` if it is missing. A process without an answer in `timeout_s` is ended."""
         self._find_nouns, self._config, self._tokeniser = noun_finder(config), config, tokeniser
         # Each thread waits for a process of its own, of 0.5 GB. The captions of an image take spaCy 0.3 s.
         num_processes = 1 if config.nouns == "rules" else 2
         self._threads = ThreadPoolExecutor(num_processes, "texts") if is_ahead else None
         self._own, self._num_starts, self._begun = threading.local(), 0, dict[str, Future[Texts]]()
+        self._timeout_s = timeout_s
         if is_ahead:
             _AHEAD.add(self)
 
@@ -69,8 +72,13 @@ class TextMaker:
                 send(child.stdin, (self._config, self._tokeniser.context_length))
             if child is None:
                 return {}
-            send(child.stdin, captions)
-            made: Texts = pickle.load(child.stdout)  # from our own child
+            watch = threading.Timer(self._timeout_s, child.kill)
+            watch.start()
+            try:
+                send(child.stdin, captions)
+                made: Texts = pickle.load(child.stdout)  # from our own child
+            finally:
+                watch.cancel()
             return made
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             logger.warning("A process for the filter's texts ended (%r). This process makes them.", error)

@@ -13,9 +13,9 @@ Source: Kirillov et al., Segment Anything, appendix B; segment-anything 1.0, aut
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from pseudoris.schemas.config import ComputeConfig, MasksConfig
 from pseudoris.schemas.shard import Box, Shard, ShardImage
 from pseudoris.workers.crops.shard_pixels import prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
-from pseudoris.workers.faults.quarantine import apply_to_groups, is_out_of_memory
+from pseudoris.workers.faults.quarantine import apply_to_groups, together_or_fewer
 from pseudoris.workers.forward_passes import compile_tower
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.mask_batches import MaskBatch
@@ -50,8 +50,6 @@ from pseudoris.workers.masks.promptable import (
 from pseudoris.workers.masks.proposals import Proposals, build_prior, mask_records
 from pseudoris.workers.masks.sam_model import PromptableSam, load_sam
 from pseudoris.workers.stages import STAGE_PROPOSE, sam_digest
-
-logger = logging.getLogger(__name__)
 
 
 def measure(logits: torch.Tensor, predicted_iou: torch.Tensor, config: MasksConfig) -> MaskCandidates:
@@ -121,23 +119,9 @@ class MaskGenerator:
         """Return the masks of several images, each as it has them alone. If memory runs out, fewer are together."""
         if self._sam is None:
             return [self(image) for image in images]
-        done: list[Proposals] = []
-        while len(done) < len(images):
-            few = images[len(done) : len(done) + self.images_together]
-            try:
-                done += self._of_batch(self._sam, few)
-                continue
-            except Exception as error:
-                if len(few) == 1 or not is_out_of_memory(error):
-                    raise
-            # Outside the handler, because the error's frames keep memory in use.
-            self.images_together = len(few) // 2
-            logger.warning(
-                "%d images do not fit into the GPU's memory together: continuing with %d, which changes no mask; to "
-                "make room, lower masks.points_per_batch (now %d) in a new run",
-                *(len(few), self.images_together, self._config.points_per_batch),
-            )
-        return done
+        work = partial(self._of_batch, self._sam)
+        lower = f"masks.points_per_batch (now {self._config.points_per_batch})"
+        return together_or_fewer(images, work, remember=partial(setattr, self, "images_together"), lower=lower)
 
     def _of_batch(self, sam: PromptableSam, images: Sequence[NDArray[np.uint8]]) -> list[Proposals]:
         crops = [crop_boxes((image.shape[0], image.shape[1]), self._config) for image in images]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from benchmarks.plain_captioner import ReferenceEngine
 from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.captions.static_towers import RecordedStep
+from pseudoris.workers.faults.freed_memory import free_memory
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
 
 # A few groups a batch, so that images share batches in many ways.
@@ -84,7 +86,25 @@ def test_a_kept_set_that_is_wider_than_the_top_logits_is_drawn_as_the_plain_defi
     wide = {"vocab_size": 120}
     model, (image,) = small_coca(text=wide, decoder=wide), ragged((3,))
     settings = {"sampling": {"top_k": (2, 90), "top_p": (0.999,)}, "max_length": 6, "min_length": 4}
-    assert words(static(model, **settings).generate(image)) == plain([image], model, **settings)[0]
+    engine = static(model, **settings, cache_bytes=2**25)
+    assert words(engine.generate(image)) == plain([image], model, **settings)[0]
+    # The tree's caches took the place of the fixed ones.
+    assert largest_tensor() < 2**24
+
+
+def largest_tensor():
+    """Return the bytes of the largest tensor that lives."""
+    gc.collect()
+    return max(each.nbytes for each in gc.get_objects() if isinstance(each, torch.Tensor))
+
+
+def test_where_memory_runs_out_the_caches_are_freed_and_captions_stay():
+    engine, (image,) = static(cache_bytes=2**25), ragged((3,))
+    expected = engine.generate(image)
+    assert largest_tensor() > 2**24
+    free_memory()
+    assert largest_tensor() < 2**24
+    assert engine.generate(image) == expected
 
 
 def test_a_gpu_records_a_step_once_and_is_read_each_eight_steps_alone():

@@ -15,7 +15,8 @@ from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.crops import shard_pixels
-from pseudoris.workers.crops.shard_pixels import drop_held_pixels, held_pixels, prefetched_pixels
+from pseudoris.workers.crops.shard_pixels import held_pixels, prefetched_pixels
+from pseudoris.workers.faults.freed_memory import free_memory
 from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages
 from pseudoris.workers.stages import POOL_STAGES
 from recipes.scene_shards import scene_image, scene_shard
@@ -127,7 +128,7 @@ def test_where_memory_runs_out_what_is_held_is_freed_and_decoded_again(decoded):
     shard = images(2)
     for at, _ in enumerate(use_in_stages(shard, CPU)):
         if at == 2:
-            drop_held_pixels()
+            free_memory()
     assert decoded.counts(shard) == [2, 2]
 
 

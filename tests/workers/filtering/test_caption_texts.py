@@ -13,8 +13,8 @@ NOUNS = {"a red fire truck": "truck", "the dog's tail": "tail", "left": None, "r
 CAPTIONS = [*NOUNS, "very " * 90]
 
 
-def maker(*, is_ahead=True):
-    return TextMaker(CONFIG, ClipTokenizer(77), is_ahead=is_ahead)
+def maker(*, is_ahead=True, **named):
+    return TextMaker(CONFIG, ClipTokenizer(77), is_ahead=is_ahead, **named)
 
 
 def text_processes():
@@ -51,3 +51,14 @@ def test_texts_of_a_process_are_those_made_here_also_when_it_is_killed():
     for _ in range(3):
         assert make(CAPTIONS) == here
     assert text_processes()
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_ended_and_its_texts_are_made_here(caplog):
+    others, make, here = text_processes(), maker(timeout_s=20), maker(is_ahead=False)(CAPTIONS)
+    assert make(CAPTIONS) == here
+    (process,) = set(text_processes()) - set(others)
+    process.suspend()
+    assert make(CAPTIONS) == here
+    assert "ended (EOFError" in caplog.text
+    assert not process.is_running()

@@ -106,7 +106,7 @@ def test_without_memory_for_all_images_it_goes_on_with_fewer_and_says_so_once(ge
     assert found == expected
     (record,) = caplog.records
     assert record.getMessage() == (
-        "5 images do not fit into the GPU's memory together: continuing with 2, which changes no mask; to make room, "
+        "5 images do not fit into the GPU's memory together: continuing with 2, which changes no result; to make room, "
         "lower masks.points_per_batch (now 24) in a new run"
     )
 

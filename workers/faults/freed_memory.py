@@ -1,0 +1,29 @@
+"""Frees what a process keeps from shard to shard, where its memory runs out. Does not import torch."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from typing import Final, Protocol
+from weakref import WeakSet
+
+
+class Owner(Protocol):
+    """An object that keeps memory it can do without."""
+
+    def free_memory(self) -> None:
+        """Free it."""
+
+
+OWNERS: Final[WeakSet[Owner]] = WeakSet()
+
+
+def free_memory() -> None:
+    """Free the memory of all owners, and torch's caches."""
+    for owner in tuple(OWNERS):
+        owner.free_memory()
+    gc.collect()
+    # If torch is not loaded, it has no caches.
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
