@@ -14,12 +14,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
 import typer
 
 from recipes import training_plan
+from recipes.caption_recipe import LongerRecipe
 from recipes.child_environment import MEMORY_ENVIRONMENT, child_environment
 from recipes.optimiser import Recipe
 from recipes.training_plan import TrainingPlan
@@ -32,7 +34,8 @@ class Model(StrEnum):
     """What can be trained.
 
     Captioner and CLIP need SAM's masks, CLIP the captioner's image tower; the scene CLIP starts from SAM and CLIP, the
-    SAM for prompts of several points from SAM. The captioner that is trained for longer needs SAM's masks.
+    SAM for prompts of several points from SAM. The captioners that are trained for longer need SAM's masks; those of
+    other words, and the CLIP of other names with its captioner, are for experiments, and trained with `--only`.
     """
 
     SAM = "sam"
@@ -41,6 +44,9 @@ class Model(StrEnum):
     SCENE_CLIP = "scene-clip"
     SAM_PROMPTS = "sam-prompts"
     COCA_LONGER = "coca-longer"
+    COCA_BRIEF = "coca-brief"
+    COCA_CLAUSES = "coca-clauses"
+    CLIP_NAMES = "clip-names"
 
     @property
     def stem(self) -> str:
@@ -53,7 +59,13 @@ _STARTS_FROM: Final = {
     Model.SCENE_CLIP: (Model.SAM, Model.CLIP),
     Model.SAM_PROMPTS: (Model.SAM,),
     Model.COCA_LONGER: (Model.SAM,),
+    Model.COCA_BRIEF: (Model.SAM,),
+    Model.COCA_CLAUSES: (Model.SAM,),
+    Model.CLIP_NAMES: (Model.SAM,),
 }
+# No preset has them: experiments do.
+EXPERIMENTAL: Final = frozenset((Model.COCA_BRIEF, Model.COCA_CLAUSES, Model.CLIP_NAMES))
+_LONGER: Final = EXPERIMENTAL | {Model.COCA_LONGER}
 
 
 def train(plan: TrainingPlan, models: frozenset[Model]) -> None:
@@ -63,7 +75,7 @@ def train(plan: TrainingPlan, models: frozenset[Model]) -> None:
     if not wanted:
         return
     plan.work.mkdir(parents=True, exist_ok=True)
-    if wanted - {Model.COCA_LONGER}:
+    if wanted - _LONGER:
         training_plan.scenes_of(plan)
     if wanted - _STARTS_FROM.keys():
         _first_phases(plan, wanted)
@@ -73,11 +85,17 @@ def train(plan: TrainingPlan, models: frozenset[Model]) -> None:
         Model.CLIP: training_plan.finish_clip,
     }
     _side_by_side([(finish, (plan,)) for model, finish in finishing.items() if model in wanted])
-    last = {
+    last: dict[Model, Callable[[TrainingPlan], None]] = {
         Model.SCENE_CLIP: training_plan.train_scenes,
         Model.SAM_PROMPTS: training_plan.train_prompts,
         Model.COCA_LONGER: training_plan.train_longer_captioner,
+        Model.COCA_BRIEF: partial(training_plan.train_longer_captioner, name="coca_brief"),
+        Model.COCA_CLAUSES: partial(training_plan.train_longer_captioner, name="coca_clauses"),
+        Model.CLIP_NAMES: training_plan.train_names,
     }
+    if wanted & _LONGER:
+        # Once, before several processes ask for them.
+        training_plan.longer_sampler(plan, plan.coca_longer)
     _side_by_side([(job, (plan,)) for model, job in last.items() if model in wanted])
 
 
@@ -110,18 +128,20 @@ def shortened(plan: TrainingPlan, steps: int) -> TrainingPlan:
     def cut(recipe: RecipeT) -> RecipeT:
         return replace(recipe, steps=min(recipe.steps, steps))
 
-    longer = plan.coca_longer
-    phases = ("sam", "coca", "clip", "coca_on_masks", "clip_on_masks", "scene_clip", "sam_prompts")
+    def less(longer: LongerRecipe) -> LongerRecipe:
+        num_scenes, num_proposed = min(longer.num_scenes, plan.num_scenes), plan.num_proposed_scenes
+        proposed = min(longer.num_proposed_scenes, num_proposed)
+        return replace(longer, captions=cut(longer.captions), num_scenes=num_scenes, num_proposed_scenes=proposed)
+
+    phases = ("sam", "coca", "clip", "coca_on_masks", "clip_on_masks", "scene_clip", "sam_prompts", "clip_names")
     return replace(
         plan,
         **{phase: cut(getattr(plan, phase)) for phase in phases},
         sam_further=tuple(map(cut, plan.sam_further)),
-        coca_longer=replace(
-            longer,
-            captions=cut(longer.captions),
-            num_scenes=min(longer.num_scenes, plan.num_scenes),
-            num_proposed_scenes=min(longer.num_proposed_scenes, plan.num_proposed_scenes),
-        ),
+        coca_longer=less(plan.coca_longer),
+        coca_brief=less(plan.coca_brief),
+        coca_clauses=less(plan.coca_clauses),
+        coca_names=less(plan.coca_names),
     )
 
 
@@ -143,7 +163,7 @@ def main(
     plan = TrainingPlan(out=out, seed=seed, num_scenes=scenes, num_proposed_scenes=min(1200, scenes))
     if max_steps is not None:
         plan = shortened(plan, max_steps)
-    train(plan, frozenset((only,)) if only else frozenset(Model))
+    train(plan, frozenset((only,)) if only else frozenset(Model) - EXPERIMENTAL)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pseudoris.synthworld.scenes import Scene
 from pseudoris.workers.crops.crops import CropFormat, make_crops
 from pseudoris.workers.masks import SamProposer, rle
 from pseudoris.workers.masks.rle import match_masks
+from recipes.caption_styles import Say
 from recipes.scene_shards import RenderedScenes, scene_image, scene_shard
 from recipes.scene_texts import noisy_caption
 
@@ -177,9 +178,9 @@ class CaptionBatch:
 class CaptionSampler:
     """Draws batches from one or several crop sets (true masks, SAM's masks), each set with its share."""
 
-    def __init__(self, sets: list[TrainingCrops], shares: list[float]) -> None:
-        """Indexes the crops by scene."""
-        self._sets, self._shares = sets, shares
+    def __init__(self, sets: list[TrainingCrops], shares: list[float], *, say: Say = noisy_caption) -> None:
+        """Indexes the crops by scene; `say` captions an object."""
+        self._sets, self._shares, self._say = sets, shares, say
         self._bounds = [_scene_bounds(crops.scenes) for crops in sets]
 
     def draw(self, num_crops: int, rng: np.random.Generator, *, masked_share: float) -> CaptionBatch:
@@ -193,7 +194,7 @@ class CaptionSampler:
                 kind = MASKED if rng.random() < masked_share else CONTEXT
                 crop = torch.from_numpy(np.array(crops.pixels[row, kind]))
                 pixels.append(crop.flip(-1) if rng.random() < 0.5 else crop)
-                captions.append(noisy_caption(crops.attributes[row], rng))
+                captions.append(self._say(crops.attributes[row], rng))
         return CaptionBatch(normalise(torch.stack(pixels)), captions)
 
 

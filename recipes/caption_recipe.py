@@ -19,8 +19,10 @@ from torch import nn
 
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from recipes.caption_crops import CaptionBatch, CaptionSampler
-from recipes.caption_vocabulary import CONTENT_WORDS, CompactVocabulary
+from recipes.caption_styles import Say
+from recipes.caption_vocabulary import CompactVocabulary
 from recipes.optimiser import Recipe, fast_cpu_arithmetic, fit, load_module
+from recipes.scene_texts import noisy_caption
 
 
 def text_relations(content: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -164,6 +166,8 @@ class LongerRecipe:
     captions: CaptionRecipe = field(default_factory=lambda: CaptionRecipe(steps=10_000))
     # The experiments' students learn from scenes from 10,000 on, which no model of the package has seen.
     num_scenes: int = 9_900
+    say: Say = noisy_caption
+    seed: int = 0
     num_proposed_scenes: int = 3_000
     proposed_share: float = 0.6
 
@@ -194,7 +198,7 @@ class CaptionTrainee(nn.Module):
         self.model = model
         grid = model.visual.grid_size
         width = model.visual.positional_embedding.shape[1]
-        self.words = WordHead(grid[0] * grid[1], width, len(CONTENT_WORDS))
+        self.words = WordHead(grid[0] * grid[1], width, len(vocabulary.content_words))
         self.tap = TokenTap(model.visual)
         self.vocabulary = vocabulary
 

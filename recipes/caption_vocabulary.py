@@ -8,14 +8,15 @@ stays the largest, by which CLIP finds it, and token 0 stays the padding.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 from open_clip import get_tokenizer
 
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES
-from recipes.scene_texts import expression_words
+from recipes.caption_styles import Say, words_beyond
+from recipes.scene_texts import expression_words, noisy_caption
 
 FULL_SIZE = 49408
 PAD, START, END = 0, 49406, 49407
@@ -37,9 +38,13 @@ def word_ids(word: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class CompactVocabulary:
-    """ids: the used BPE ids in ascending order; a compact token is a position in it."""
+    """ids: the used BPE ids in ascending order; a compact token is a position in it.
+
+    `content_words` are those that a word head learns.
+    """
 
     ids: tuple[int, ...]
+    content_words: tuple[str, ...] = CONTENT_WORDS
 
     @property
     def unused_logit(self) -> float:
@@ -68,12 +73,15 @@ class CompactVocabulary:
 
     def content(self, captions: list[str]) -> torch.Tensor:
         """Return which content words each caption holds, (B, number of content words) float of 0 and 1."""
-        return torch.tensor([[float(w in caption.split()) for w in CONTENT_WORDS] for caption in captions])
+        return torch.tensor([[float(w in caption.split()) for w in self.content_words] for caption in captions])
 
 
-def caption_vocabulary() -> CompactVocabulary:
-    """Return the vocabulary of the training captions, which the shipped captioner and CLIP use."""
-    return _vocabulary((*FUNCTION_WORDS, *CONTENT_WORDS))
+def caption_vocabulary(say: Say = noisy_caption) -> CompactVocabulary:
+    """Return the vocabulary of the training captions; that of the default the shipped captioner and CLIP use."""
+    function, content = words_beyond(say)
+    return replace(
+        _vocabulary((*FUNCTION_WORDS, *CONTENT_WORDS, *function, *content)), content_words=(*CONTENT_WORDS, *content)
+    )
 
 
 def expression_vocabulary() -> CompactVocabulary:

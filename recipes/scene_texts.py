@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -94,18 +94,29 @@ def _plural(noun: Description) -> tuple[str, ...]:
     return tuple(words)
 
 
+def _maybe_wrong(word: str, alternatives: Sequence[str], rng: np.random.Generator) -> str:
+    """The word, or, with a probability of 3 %, one of its alternatives."""
+    if rng.random() >= WRONG_WORD_SHARE:
+        return word
+    return alternatives[int(rng.integers(len(alternatives)))]
+
+
+# Returns a word, or one of its alternatives in its place.
+Wrong = Callable[[str, Sequence[str], np.random.Generator], str]
+
+
 def noisy_caption(truth: Attributes, rng: np.random.Generator) -> str:
     """Return one caption: 45 % of them name only the category, and 3 % of the words are wrong."""
-    description = _noisy_description(truth, rng)
+    description = noisy_description(truth, rng)
     is_definite = bool(rng.random() < _DEFINITE_SHARE)
     is_bare = rng.random() < _BARE_SHARE and len(words_of(description)) >= _MIN_BARE_WORDS
     opening = "" if is_bare else _OPENINGS[int(rng.choice(len(_OPENINGS), p=_OPENING_SHARES))]
     return realise(description, opening=opening, is_definite=is_definite)
 
 
-def _noisy_description(truth: Attributes, rng: np.random.Generator) -> Description:
-    """Chooses the words: the category alone, or with at least one other word."""
-    category = _maybe_wrong(truth.category, CATEGORIES, rng)
+def noisy_description(truth: Attributes, rng: np.random.Generator, *, wrong: Wrong = _maybe_wrong) -> Description:
+    """Return the words of a caption: the category alone, or with at least one other word; some are `wrong`."""
+    category = wrong(truth.category, CATEGORIES, rng)
     if rng.random() < CATEGORY_ALONE_SHARE:
         return Description(category)
     while True:
@@ -115,18 +126,11 @@ def _noisy_description(truth: Attributes, rng: np.random.Generator) -> Descripti
             break
     return Description(
         category,
-        colour=_maybe_wrong(truth.colour, tuple(COLOURS), rng) if said["colour"] else None,
-        pattern=_maybe_wrong(truth.pattern, PATTERNS, rng) if said["pattern"] else None,
-        size=_maybe_wrong(truth.size, SIZES, rng) if said["size"] else None,
-        part=_maybe_wrong(truth.part, PARTS, rng) if said["part"] and truth.part else None,
+        colour=wrong(truth.colour, tuple(COLOURS), rng) if said["colour"] else None,
+        pattern=wrong(truth.pattern, PATTERNS, rng) if said["pattern"] else None,
+        size=wrong(truth.size, SIZES, rng) if said["size"] else None,
+        part=wrong(truth.part, PARTS, rng) if said["part"] and truth.part else None,
     )
-
-
-def _maybe_wrong(word: str, alternatives: Sequence[str], rng: np.random.Generator) -> str:
-    """The word, or, with a probability of 3 %, one of its alternatives."""
-    if rng.random() >= WRONG_WORD_SHARE:
-        return word
-    return alternatives[int(rng.integers(len(alternatives)))]
 
 
 def expression_words() -> tuple[str, ...]:

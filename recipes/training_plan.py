@@ -18,10 +18,12 @@ from pseudoris.workers.checkpoints.openclip import load_clip
 from pseudoris.workers.masks.sam_model import load_sam
 from recipes.caption_crops import CaptionSampler, TrainingCrops, cut_crops, proposed_tasks, truth_tasks
 from recipes.caption_recipe import CaptionRecipe, CaptionTrainee, ClipTrainee, CocaTrainee, LongerRecipe, train_captions
+from recipes.caption_styles import Say, caption_with_clauses, caption_with_names
 from recipes.caption_vocabulary import CompactVocabulary, caption_vocabulary, expression_vocabulary
 from recipes.sam_recipe import PromptRecipe, SamRecipe, train_sam, train_sam_prompts
 from recipes.scene_clip_recipe import SceneRecipe, train_scene_clip
 from recipes.scene_shards import RenderedScenes, rendered_scenes
+from recipes.scene_texts import noisy_caption
 from recipes.shipped_weights import shipped_state, write_weights
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,15 @@ class TrainingPlan:
     scene_clip: SceneRecipe = field(default_factory=SceneRecipe)
     sam_prompts: PromptRecipe = field(default_factory=PromptRecipe)
     coca_longer: LongerRecipe = field(default_factory=LongerRecipe)
+    # No preset has these: experiments ask what weights that were fitted to other captioners are worth.
+    coca_brief: LongerRecipe = field(default_factory=lambda: LongerRecipe(CaptionRecipe(steps=5_000), seed=1))
+    coca_clauses: LongerRecipe = field(
+        default_factory=lambda: LongerRecipe(CaptionRecipe(steps=7_000), seed=2, say=caption_with_clauses)
+    )
+    coca_names: LongerRecipe = field(default_factory=lambda: LongerRecipe(seed=3, say=caption_with_names))
+    clip_names: CaptionRecipe = field(
+        default_factory=lambda: CaptionRecipe(steps=2_300, peak_rate=5e-4, masked_share=0.4)
+    )
 
     @property
     def work(self) -> Path:
@@ -138,12 +149,12 @@ def first_captioner_and_clip(plan: TrainingPlan, with_clip: bool) -> None:
         train_captions(ClipTrainee, vocabulary, sampler, plan.clip, seed=plan.seed, checkpoint=clip, warm_start=coca)
 
 
-def mixed_sampler(plan: TrainingPlan) -> CaptionSampler:
+def mixed_sampler(plan: TrainingPlan, *, say: Say = noisy_caption) -> CaptionSampler:
     """Return batches of both kinds of crop."""
     true, proposed = true_crops(plan), proposed_crops(plan)
     if proposed is None:
-        return CaptionSampler([true], [1.0])
-    return CaptionSampler([true, proposed], [1.0 - plan.proposed_share, plan.proposed_share])
+        return CaptionSampler([true], [1.0], say=say)
+    return CaptionSampler([true, proposed], [1.0 - plan.proposed_share, plan.proposed_share], say=say)
 
 
 def finish_captioner(plan: TrainingPlan) -> None:
@@ -165,9 +176,35 @@ def train_prompts(plan: TrainingPlan) -> None:
     _ship(plan, "sam_prompts", trained)
 
 
-def train_longer_captioner(plan: TrainingPlan) -> None:
-    """Trains a captioner from nothing, longer and on more scenes, also on crops of the finished SAM's masks."""
-    recipe, vocabulary = plan.coca_longer, caption_vocabulary()
+def train_longer_captioner(plan: TrainingPlan, name: str = "coca_longer") -> None:
+    """Trains the captioner of that field of the plan from nothing, longer, and on crops of the finished SAM's masks."""
+    recipe: LongerRecipe = getattr(plan, name)
+    vocabulary, sampler = caption_vocabulary(recipe.say), longer_sampler(plan, recipe)
+    checkpoint, seed = plan.checkpoint(name.replace("_", "-")), plan.seed + recipe.seed
+    trainee = train_captions(CocaTrainee, vocabulary, sampler, recipe.captions, seed=seed, checkpoint=checkpoint)
+    _ship(plan, name, trainee.model, vocabulary)
+
+
+def train_names(plan: TrainingPlan) -> None:
+    """Trains a captioner with three names a category, and then, from its image tower, a CLIP that knows them."""
+    recipe = plan.coca_names
+    if not plan.weights("coca_names").exists():
+        train_longer_captioner(plan, "coca_names")
+    vocabulary, sampler = caption_vocabulary(recipe.say), longer_sampler(plan, recipe)
+    trainee = train_captions(
+        ClipTrainee,
+        vocabulary,
+        sampler,
+        plan.clip_names,
+        seed=plan.seed + recipe.seed,
+        checkpoint=plan.checkpoint("clip-names"),
+        warm_start=plan.checkpoint("coca-names"),
+    )
+    _ship(plan, "clip_names", trainee.model, vocabulary)
+
+
+def longer_sampler(plan: TrainingPlan, recipe: LongerRecipe) -> CaptionSampler:
+    """Return batches of both kinds of crop of a longer training."""
     # A folder of its own, for its scenes and crops are others.
     own = replace(
         plan,
@@ -177,12 +214,9 @@ def train_longer_captioner(plan: TrainingPlan) -> None:
         proposed_share=recipe.proposed_share,
     )
     own.work.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(plan.weights("sam"), own.proposing_sam)
-    checkpoint = plan.checkpoint("coca-longer")
-    trainee = train_captions(
-        CocaTrainee, vocabulary, mixed_sampler(own), recipe.captions, seed=plan.seed, checkpoint=checkpoint
-    )
-    _ship(plan, "coca_longer", trainee.model, vocabulary)
+    if not own.proposing_sam.exists():
+        shutil.copyfile(plan.weights("sam"), own.proposing_sam)
+    return mixed_sampler(own, say=recipe.say)
 
 
 def train_scenes(plan: TrainingPlan) -> None:

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers import checkpoints
+from recipes.caption_styles import caption_with_clauses, caption_with_names
 from recipes.caption_vocabulary import MAX_TOKENS, caption_vocabulary, expression_vocabulary
 from recipes.scene_texts import noisy_caption
 
@@ -20,10 +21,12 @@ def test_compact_tokens_are_the_tokenizers_renumbered():
     assert np.array(VOCABULARY.ids)[VOCABULARY.encode(captions).numpy()].tolist() == full.tolist()
 
 
-def test_every_noisy_caption_fits():
+@pytest.mark.parametrize("say", [noisy_caption, caption_with_names, caption_with_clauses])
+def test_every_caption_of_a_style_fits_and_is_long_enough_to_end(say):
     rng = np.random.default_rng(0)
-    captions = [noisy_caption(item.attributes, rng) for p in range(40) for item in make_scene(Split.TRAIN, p).objects]
-    assert VOCABULARY.encode(captions).shape == (len(captions), MAX_TOKENS)
+    captions = [say(item.attributes, rng) for p in range(400) for item in make_scene(Split.TRAIN, p).objects]
+    assert caption_vocabulary(say).encode(captions).shape == (len(captions), MAX_TOKENS)
+    assert min(len(caption.split()) for caption in captions) == 4
 
 
 def test_expressions_have_words_that_captions_lack_and_the_same_tokens_for_the_others():
