@@ -36,15 +36,16 @@ from pseudoris.audit.draw_files import (
     Stratum,
     sample_bytes,
 )
-from pseudoris.audit.population import Ints, LoadBytes, OnShard, Row, RunPairs, SampleRows, read_pairs, read_rows
+from pseudoris.audit.population import OnShard, Row, RunPairs, SampleRows, read_pairs, read_rows
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.keep_rule import Flags
+from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.run_records import PartRecord, RunHeader
 from pseudoris.schemas.untrusted import without_secrets
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import sealed
+from pseudoris.store.sources.planned_images import LoadBytes
 from pseudoris.store.tables.judged_expressions import stated_rule
 
 DEFAULT_PAIRS: Final = 200

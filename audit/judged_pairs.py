@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw_files import DRAWN, keeps_no_others, pair_id
 from pseudoris.audit.intervals import RaterChecks, RatioEstimate, ratio
-from pseudoris.audit.population import Ints, OnShard
+from pseudoris.audit.population import OnShard
 from pseudoris.audit.verdicts import CANNOT_SAY, RIGHT, VERDICTS, RaterAnswers
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import Floats
-from pseudoris.schemas.keep_rule import Flags
+from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.location import RunLocation

@@ -8,26 +8,22 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.audit.draw_files import DRAWN, FOLLOW_UP, STORED_SCORES, pair_id
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Floats, Rated, features
-from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags
+from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, Ints
 from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import RootDigest
-from pseudoris.store.sources.planned_images import as_annotated
+from pseudoris.store.sources.planned_images import LoadBytes, as_annotated
 from pseudoris.store.tables.committed_tables import read_table, shown_images
 from pseudoris.store.tables.judged_expressions import flags_of, judged, scores_of
 
-Ints = npt.NDArray[np.int64]
-# From a shard's number and an image's key to its encoded bytes.
-LoadBytes = Callable[[int, str], bytes]
 Row = dict[str, Any]
 # Shards read so far, shards in all.
 OnShard = Callable[[int, int], None]
@@ -208,20 +204,15 @@ def read_rows(
         pictures = images[pairs.image_shard[images] == place]
         if not len(chosen) and not len(pictures):
             continue
-        _read_pairs(rows, location, receipt, pairs, chosen)
+        table = read_table(location, EXPRESSIONS, _PAIR_COLUMNS, [receipt])
+        rows.drawn |= {number: {**row, "role": DRAWN} for number, row in _pair_rows(table, pairs, chosen)}
+        follow = _follow_ups(pairs, chosen, table)
+        rows.follow_ups |= {
+            number: {**row, "role": FOLLOW_UP, "follows": rows.drawn[follow[number]]["pair_id"]}
+            for number, row in _pair_rows(table, pairs, np.array(list(follow), np.int64))
+        }
         _read_images(rows, location, receipt, pairs, pictures, load_bytes)
     return rows
-
-
-def _read_pairs(rows: SampleRows, location: RunLocation, receipt: Receipt, pairs: RunPairs, chosen: Ints) -> None:
-    table = read_table(location, EXPRESSIONS, _PAIR_COLUMNS, [receipt])
-    rows.drawn |= {number: {**row, "role": DRAWN} for number, row in _pair_rows(table, pairs, chosen)}
-    follow = _follow_ups(pairs, chosen, table)
-    found = dict(_pair_rows(table, pairs, np.array(list(follow), np.int64)))
-    rows.follow_ups |= {
-        number: {**row, "role": FOLLOW_UP, "follows": rows.drawn[follow[number]]["pair_id"]}
-        for number, row in found.items()
-    }
 
 
 def _pair_rows(table: pa.Table, pairs: RunPairs, numbers: Ints) -> Iterator[tuple[int, Row]]:

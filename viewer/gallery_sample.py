@@ -9,19 +9,18 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, KeepCondition, KeepRule, meets
+from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, Ints, KeepCondition, KeepRule, meets
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.location import RunLocation
@@ -29,17 +28,14 @@ from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import LatestReceipts
 from pseudoris.store.runs.receipts import RunTotals
-from pseudoris.store.sources.planned_images import as_annotated
+from pseudoris.store.sources.planned_images import LoadBytes, as_annotated
 from pseudoris.store.tables.annotations import by_image
 from pseudoris.store.tables.committed_tables import QuarantinedImage, quarantined, read_table, shown_images
 from pseudoris.store.tables.judged_expressions import judged, scores_of, stated_rule
 
 logger = logging.getLogger(__name__)
 
-# From a shard's number and an image's key to its encoded bytes.
-LoadBytes = Callable[[int, str], bytes]
 Row = Mapping[str, Any]
-Ints = npt.NDArray[np.int64]
 # What a person reads; `pseudoris status` has the counts by reason.
 MAX_QUARANTINED: Final = 200
 # If SOURCE was moved, all pictures are missing: the first few are logged with the reason.

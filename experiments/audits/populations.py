@@ -7,9 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from pseudoris.audit.population import Ints
 from pseudoris.schemas.fitted import Floats
-from pseudoris.schemas.keep_rule import Flags
+from pseudoris.schemas.keep_rule import Flags, Ints
 
 _KEPT_SHARE: Final = 0.3
 _MASKS: Final = 4.0

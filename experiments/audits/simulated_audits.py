@@ -26,11 +26,10 @@ from pseudoris.audit.intervals import (
     share_interval,
 )
 from pseudoris.audit.judged_pairs import KINDS, JudgedPairs
-from pseudoris.audit.population import Ints
 from pseudoris.audit.rule_search import BOUND_QUANTILES, choose_rule
 from pseudoris.audit.verdicts import RIGHT
 from pseudoris.schemas.fitted import Floats
-from pseudoris.schemas.keep_rule import Flags
+from pseudoris.schemas.keep_rule import Flags, Ints
 
 ACCURACIES: Final = (0.75, 0.90, 0.97)
 RATER_ERRORS: Final = (0.0, 0.05)

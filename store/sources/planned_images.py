@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Final
 
@@ -35,6 +35,8 @@ _TABLE_WINDOW_BYTES: Final = 8 * 2**20
 
 # An image's encoded bytes, or why there are none.
 Outcome = bytes | ImageError
+# From a shard's number and an image's key to its encoded bytes.
+LoadBytes = Callable[[int, str], bytes]
 
 
 @dataclass(frozen=True, slots=True)

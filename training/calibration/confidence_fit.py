@@ -26,7 +26,7 @@ from pseudoris.schemas.fitted import (
     log_odds,
     ranks,
 )
-from pseudoris.schemas.keep_rule import Flags
+from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
@@ -34,7 +34,7 @@ from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.training.evaluation.bootstrap import Sums
 from pseudoris.training.evaluation.human_truth import HumanImageTruth
 from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, read_shard
-from pseudoris.training.evaluation.truth import CandidateTable, ImageTruth, Ints, Truth, judge, match_image
+from pseudoris.training.evaluation.truth import CandidateTable, ImageTruth, Truth, judge, match_image
 
 # Against weights without bound; in units of standardised features.
 _RIDGE: Final = 1e-3

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
+
+from pseudoris.schemas.fitted import Floats
 
 RESAMPLES: Final = 2000
 _BOUNDS: Final = (0.025, 0.975)
 # Images drawn at a time, over all resamples of a block: 32 MB of numbers and as much of counts.
 _MAX_DRAWS: Final = 2**22
-Floats = npt.NDArray[np.float64]
 # Numerator and denominator by figure, of one image or of many.
 Sums = Mapping[str, tuple[float, float]]
 

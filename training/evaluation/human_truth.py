@@ -17,15 +17,16 @@ from typing import Final, Protocol, Self
 import numpy as np
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.fitted import Floats
+from pseudoris.schemas.keep_rule import Ints
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import read_header, require_header
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts
 from pseudoris.store.threads import map_in_threads
-from pseudoris.training.evaluation.bootstrap import Floats
 from pseudoris.training.evaluation.run_images import ShardTables, read_shard
-from pseudoris.training.evaluation.truth import Ints, Truth
+from pseudoris.training.evaluation.truth import Truth
 from pseudoris.workers.filtering.head_nouns import head_noun
 
 SYNTHWORLD: Final = "synthworld"

@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.keep_rule import Ints
 from pseudoris.schemas.run_lengths import summarise_rle
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.training.evaluation.truth import DECODERS, CandidateTable, ImageTruth, Ints, Truth
+from pseudoris.training.evaluation.truth import DECODERS, CandidateTable, ImageTruth, Truth
 
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "status")
 _MASK_COLUMNS: Final = ("image_id", "mask_id", "segmentation")

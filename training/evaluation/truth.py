@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from pseudoris.schemas.fitted import Floats
+from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.shard import SOURCE_COMPOSER
-from pseudoris.training.evaluation.bootstrap import Floats
 from pseudoris.workers.masks import rle
 
 GOOD_IOU: Final = 0.75
@@ -30,8 +30,6 @@ DIFFICULTIES: Final = ("0", "1", "2", "3+", "no object")
 KINDS: Final = ("attribute", "position", "relation", "group", "none")
 _HARDEST: Final = 3
 _NO_OBJECT: Final = -1
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 
 class ImageTruth(Protocol):
@@ -113,7 +111,7 @@ class CandidateTable:
     texts: Sequence[str]
     targets: Sequence[Sequence[str]]
     draws: Ints
-    is_kept: Bools
+    is_kept: Flags
     kinds: Sequence[str]
     sources: Sequence[str]
 
@@ -151,7 +149,7 @@ class MatchedMasks:
 
     object_of_mask: Mapping[str, int]
     reached: Floats
-    is_visible: Bools
+    is_visible: Flags
 
 
 def match_image(truth: ImageTruth, candidates: CandidateTable) -> MatchedMasks:
@@ -208,9 +206,9 @@ class Verdicts:
         attributes: (R, 3) int64, stated, stated and true, true of the target; 0 if the target is not an object.
     """
 
-    is_right: Bools
+    is_right: Flags
     target: Ints
-    is_single: Bools
+    is_single: Flags
     attributes: Ints
     words: Ints
 

@@ -20,9 +20,9 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pseudoris.schemas.config import CaptionsConfig, SamplingConfig
+from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord
 from pseudoris.schemas.stage_settings import ListeningConfig
 from pseudoris.workers.captions.decoding_rules import Bools, ImageCrops, Ints, PrefixLevel, Towers, extend
@@ -32,8 +32,6 @@ from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget
 from pseudoris.workers.captions.static_engine import StaticEngine
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, all_finite, check_finite
 from pseudoris.workers.device import to_device, to_host
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from pseudoris.workers.captions.cached_towers import CachedCocaTowers
 from pseudoris.workers.captions.decoding_rules import Beam, GeneratedCaption, ImageCrops, Ints, SampledCaption
 from pseudoris.workers.captions.distinctive import Others, SamplerRows
 from pseudoris.workers.captions.engine import CachedEngine, CropSet, EncodedImage
+from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget
 from pseudoris.workers.captions.static_decoder import CropGroup, StaticDecoder
 from pseudoris.workers.captions.static_reader import StaticReader
 from pseudoris.workers.captions.static_towers import CacheMemory, GroupShape, StaticTowers, group_bytes
@@ -60,6 +61,7 @@ class StaticEngine(CachedEngine):
         self._decoders: dict[GroupShape, StaticDecoder] = {}
         self._readers: dict[GroupShape, StaticReader] = {}
         self._memory: CacheMemory | None = None
+        self._budget = prefix_budget(self._config, image_bytes=0)
         OWNERS.add(self)
 
     def free_memory(self) -> None:
@@ -171,11 +173,6 @@ class StaticEngine(CachedEngine):
         of_pairs = shape.pairs * 14 * blocks.width * blocks.like.element_size()
         of_vocabulary = shape.prefixes * self.vocabulary.size * 2 * score_dtype(blocks.like.dtype).itemsize
         return group_bytes(blocks, shape, num_image_tokens) + of_pairs + of_vocabulary
-
-    @property
-    def _budget(self) -> int:
-        # An eighth is kept for other temporaries.
-        return self._config.cache_bytes * 7 // 8
 
     def _towers_of(self, shape: GroupShape, num_image_tokens: int, most_groups: int) -> StaticTowers:
         """Return towers over as many groups as the budget has room for, at least one."""

@@ -243,7 +243,16 @@ def _remote_file(weights: WeightsConfig) -> Path:
     if not target.is_file():
         user_cache().make_folder(f"{_URLS_FOLDER}/{target.name}")
         try:
-            _fetch(weights, target)
+            with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as out:
+                partial = Path(out.name)
+                try:
+                    with client_errors(weights.uri), fsspec.open(weights.uri, "rb") as source:
+                        shutil.copyfileobj(source, out, _COPY_BLOCK_BYTES)
+                    out.close()
+                    verified_digest(weights, partial)
+                    partial.replace(target)
+                finally:
+                    partial.unlink(missing_ok=True)
         except (OSError, ValueError, ImportError) as error:
             raise _unfetchable(weights, error) from error
     return target
@@ -260,19 +269,6 @@ def _url_copy(weights: WeightsConfig, version: str) -> Path:
     suffix = Path(re.split("[?#]", weights.uri)[0]).suffix
     name = hashlib.sha256(f"{weights.uri} {version}".encode()).hexdigest()[:24] + suffix
     return user_cache().path(f"{_URLS_FOLDER}/{name}")
-
-
-def _fetch(weights: WeightsConfig, target: Path) -> None:
-    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as out:
-        partial = Path(out.name)
-        try:
-            with client_errors(weights.uri), fsspec.open(weights.uri, "rb") as source:
-                shutil.copyfileobj(source, out, _COPY_BLOCK_BYTES)
-            out.close()
-            verified_digest(weights, partial)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def verified_digest(weights: WeightsConfig, path: Path) -> str:

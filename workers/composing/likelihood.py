@@ -22,10 +22,9 @@ from itertools import product
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from pseudoris.schemas.fitted import Floats, PosteriorConfig
-from pseudoris.schemas.keep_rule import Flags
+from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import MaskRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposingConfig
@@ -120,8 +119,6 @@ MAX_RIVAL: Final = 0.999
 IS_MEMBER: Final = 0.5
 # Each word of a phrase beside its noun multiplies the risk that it means something unseen. Set by hand.
 _UNSEEN_WORD: Final = 0.3
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,10 +16,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from pseudoris.workers.crops.crop_tiles import BAND_ROWS, CropTile, TiledImage, Windows, segmented_arange
+from pseudoris.workers.crops.crop_tiles import BAND_ROWS, CropTile, Ints, TiledImage, Windows, segmented_arange
 from pseudoris.workers.device import to_device
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,9 @@ from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.filtering.scorer import (
     Vectors,
     candidates_of,
+    captions_of,
     embed_crops,
     first_twins,
-    is_candidate,
     with_candidates,
 )
 from pseudoris.workers.stages import STAGE_FILTER, open_clip_digest
@@ -99,12 +99,12 @@ class ClipCheck:
         """Return the shard with every candidate of one mask told; see `apply_to_images` for errors."""
         started = time.perf_counter()
         images, vectors = embed_crops(shard, self._embedder, self._context_scale)
-        texts = list(dict.fromkeys(each.text for image in images for each in image.expressions if is_candidate(each)))
+        texts = captions_of(images)
         rows = {text: row for row, text in enumerate(texts)}
         embedded = self._embedder.embed_texts(texts)
         told = partial(self._told, vectors=vectors, texts=embedded, rows=rows)
-        shard = apply_to_images(shard.with_images(images), STAGE_FILTER, told)
-        return shard.with_seconds(STAGE_FILTER, time.perf_counter() - started)
+        done = apply_to_images(shard.with_images(images), STAGE_FILTER, told).images
+        return shard.with_images(done).with_seconds(STAGE_FILTER, time.perf_counter() - started)
 
     def _told(
         self, image: ShardImage, *, vectors: Mapping[str, Vectors], texts: torch.Tensor, rows: Mapping[str, int]

@@ -176,9 +176,9 @@ class ClipScorer:
         """Return the shard with every candidate of one target scored; see `apply_to_images` for errors."""
         started = time.perf_counter()
         for image in shard.images:
-            self._texts_of.begin(_captions([image]))
+            self._texts_of.begin(captions_of([image]))
         images, vectors = embed_crops(shard, self._embedder, self._config.context_scale)
-        made = self._texts_of(_captions(images))
+        made = self._texts_of(captions_of(images))
         # Captions and prompts, each once.
         pairs = (zip((caption, prompt), both, strict=True) for caption, (_, prompt, *both) in made.items())
         tokens = dict(chain.from_iterable(pairs))
@@ -233,7 +233,8 @@ class ClipScorer:
         return with_candidates(image, scored)
 
 
-def _captions(images: Iterable[ShardImage]) -> list[str]:
+def captions_of(images: Iterable[ShardImage]) -> list[str]:
+    """Return the texts of all candidates, each once."""
     return list(dict.fromkeys(each.text for image in images for each in image.expressions if is_candidate(each)))
 
 

@@ -10,7 +10,6 @@ caption is in the captioner's tree (`vlm_towers`).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from string import ascii_uppercase
@@ -112,15 +111,13 @@ class VlmCheck:
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with every candidate of one mask told; see `apply_to_images` for errors."""
-        started = time.perf_counter()
         asked = [each for each in shard.images if not each.failure and any(map(is_candidate, each.expressions))]
         with prefetched_pixels(asked, self._device) as decode:
-            done = apply_to_images(
+            return apply_to_images(
                 shard,
                 STAGE_FILTER,
                 lambda image: self._told(image, decode(image)) if any(map(is_candidate, image.expressions)) else image,
             )
-        return done.with_seconds(STAGE_FILTER, time.perf_counter() - started)
 
     def _told(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ShardImage:
         candidates, targets = candidates_of(image)
