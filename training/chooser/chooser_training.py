@@ -152,7 +152,12 @@ class ChooserLearner:
             own[: len(each.pairs), : len(each.pairs)] = each.pairs
         counts = torch.tensor([len(each.counts) for each in found])
         is_mask = torch.arange(num_masks) < counts[:, None]
-        cosines, levels = self._cosines(crops, is_mask, texts, owners)
+        # CLIP's cosines (T, N, S) of texts with crops, less their mean over an image's masks, about 1 in spread; and
+        # what that leaves out: the highest and the mean (T, 2 · S), in the same scale.
+        cosines = torch.einsum("tnkd,tqd->tnkq", crops[owners], self._embedded(texts)).flatten(2)
+        own_masks = is_mask[owners][..., None]
+        mean = (cosines * own_masks).sum(1, keepdim=True) / own_masks.sum(1, keepdim=True)
+        highest = cosines.masked_fill(~own_masks, -1).amax(1)
         given = ChooserInput(
             crops=crops.flatten(2),
             pooled=pad_sequence([each.pooled for each in found], batch_first=True).float(),
@@ -161,27 +166,13 @@ class ChooserLearner:
             is_mask=is_mask,
             owners=owners,
             texts=self.towers.encode_texts(texts),
-            cosines=cosines,
-            levels=levels,
+            cosines=(cosines - mean) * own_masks * _COSINE_SCALE,
+            levels=torch.cat([highest, mean[:, 0]], 1) * _COSINE_SCALE,
         )
         # Texts are there already.
         for name in ("crops", "pooled", "geometry", "pairs", "is_mask", "owners", "cosines", "levels"):
             setattr(given, name, getattr(given, name).to(self.towers.device))
         return given
-
-    def _cosines(
-        self, crops: torch.Tensor, is_mask: torch.Tensor, texts: Sequence[str], owners: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """CLIP's cosines (T, N, S) of texts with crops, less their mean over an image's masks, about 1 in spread.
-
-        And what that leaves out: the highest and the mean (T, 2 · S), in the same scale.
-        """
-        cosines = torch.einsum("tnkd,tqd->tnkq", crops[owners], self._embedded(texts)).flatten(2)
-        own = is_mask[owners][..., None]
-        mean = (cosines * own).sum(1, keepdim=True) / own.sum(1, keepdim=True)
-        highest = cosines.masked_fill(~own, -1).amax(1)
-        levels = torch.cat([highest, mean[:, 0]], 1) * _COSINE_SCALE
-        return (cosines - mean) * own * _COSINE_SCALE, levels
 
     def _embedded(self, texts: Sequence[str]) -> torch.Tensor:
         """Embeddings (T, Q, D) of each sentence, and of the prompt of its head noun."""

@@ -160,7 +160,12 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
     with job.files() as files, job.new_file(path) as local:
         _fill(local, records(files))
         job.check(_read_records(local, destination.uri(path)), destination.uri(path))
-    _check_copy(destination, path, job.single_files[path])
+    with destination.open_input(path) as file:
+        digest = file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # a BinaryIO serves
+    if digest != job.single_files[path]:
+        raise TransientError(
+            f"{destination.uri(path)} differs from the file that was sent. Run the same command again."
+        )
     num_records = job.written.num_masks
     report = job.report(
         {f"records of {split}": num_records, "expressions": job.written.num_texts},
@@ -236,13 +241,3 @@ def _loads(value: bytes | None, name: str) -> Any:
         return load_plain(value or b"", name, with_bytes=True)
     except ConfigError as error:
         raise TransientError(f"{error}. Run the same command again.") from error
-
-
-def _check_copy(destination: RunLocation, path: str, due: str) -> None:
-    """Raise unless the destination holds the same bytes as the local file that was read back."""
-    with destination.open_input(path) as file:
-        digest = file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # a BinaryIO serves
-    if digest != due:
-        raise TransientError(
-            f"{destination.uri(path)} differs from the file that was sent. Run the same command again."
-        )

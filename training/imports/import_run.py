@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal
 
 from pseudoris.images.pixels import import_plugins
@@ -151,9 +152,12 @@ def import_annotation(
                     read = read_shard(run.header.source, config, entries, prover=prover, exclusions=exclusions)
                 finally:
                     provers.put(prover)
-                shard, number = _annotated(read, humans, request)
-                num_without_pixels.append(number)
-                return shard
+                started = time.perf_counter()
+                annotate = partial(annotate_image, orientation=request.orientation, limits=config.images)
+                done = tuple(annotate(each, humans[each.image_id]) for each in read.images)
+                sound = [each for each in done if each.failure is None]
+                num_without_pixels.append(sum(len(humans[each.image_id].masks) - len(each.masks) for each in sound))
+                return read.with_images(done).with_seconds(STAGE_IMPORT, time.perf_counter() - started)
 
             written = write_run(
                 location, run, make, lock=lock, on_progress=on_progress, num_workers=request.num_workers
@@ -162,20 +166,6 @@ def import_annotation(
     left_out = Counter({WITHOUT_PIXELS: sum(num_without_pixels), **annotation.left_out})
     left_out.update({rule.dropped_phrase: rule.num_excluded or 0 for rule in rules})
     return ImportSummary(written.header, written.totals, written.num_shards_before, +left_out)
-
-
-def _annotated(shard: Shard, humans: Mapping[str, HumanImage], request: ImportRequest) -> tuple[Shard, int]:
-    """Return the shard with what humans said of it, and the number of masks without a pixel."""
-    started = time.perf_counter()
-    images, num_without_pixels = [], 0
-    for image in shard.images:
-        human = humans[image.image_id]
-        done = annotate_image(image, human, orientation=request.orientation, limits=request.config.images)
-        if done.failure is None:
-            num_without_pixels += len(human.masks) - len(done.masks)
-        images.append(done)
-    seconds = time.perf_counter() - started
-    return shard.with_images(tuple(images)).with_seconds(STAGE_IMPORT, seconds), num_without_pixels
 
 
 def _plan(

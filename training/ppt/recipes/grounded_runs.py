@@ -23,7 +23,7 @@ from pseudoris.images.pixels import decode_upright, import_plugins
 from pseudoris.images.prover import Prover
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.run_records import PlanEntry, Receipt
+from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import ExpressionRecord, Failure, Shard, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES
 from pseudoris.store.files.key_order import file_path
@@ -47,6 +47,8 @@ _OBJECTS: Final = "objects"
 _PAIRS: Final = "pairs"
 # Folders that a message names; the others it counts.
 _NAMED: Final = 5
+_GONE: Final = "The image that was annotated is not there any more, or is another one."
+_MISSING: Final = Failure(STAGE_RECIPE, "missing", _GONE)
 
 logger = logging.getLogger(__name__)
 
@@ -198,11 +200,27 @@ def pair_masks(
         request = RunRequest(ORIGIN, parent.header.source, identity, config.run, lock=lock)
         planned = plan_as_parent(location, parent, request)
         receipts = {receipt.shard: receipt for receipt in parent.receipts(planned.parent)}
-        unmasked = Parent(parent.location, require_header(parent.location))
+        header = require_header(parent.location)
+        is_embedded = header.config.shards.embed_images
         grounder = Grounder(config.grounding, config.run)
 
         def make(entries: Sequence[PlanEntry]) -> Shard:
-            return _shard(entries, unmasked, receipts[entries[0].shard], grounder, nouns, config)
+            started, receipt = time.perf_counter(), receipts[entries[0].shard]
+            planned_images = PlannedImages(parent.location, header)
+            annotated = list(iter_annotations(parent.location, [receipt], kept_only=True, with_bytes=is_embedded))
+            readable = {each.image_id: each for each in with_source_bytes(planned_images, annotated, Counter())}
+            failures = {
+                row["image_id"]: Failure(row["stage"], row["reason"], row["message"])
+                for row in read_table(parent.location, FAILURES, receipts=[receipt]).to_pylist()
+            }
+            made = []
+            for entry in entries:
+                image = ShardImage(entry.position, entry.image_id, entry.key)
+                if found := readable.get(entry.image_id):
+                    made.append(_paired(image, found, grounder, nouns, config))
+                else:
+                    made.append(image.quarantined(failures.get(entry.image_id, _MISSING)))
+            return Shard(entries[0].shard, 0, tuple(made)).with_seconds(STAGE_RECIPE, time.perf_counter() - started)
 
         return write_run(location, planned, make, lock=lock, on_progress=on_progress)
 
@@ -236,37 +254,6 @@ def merged(found: Sequence[GroundedMask], min_iou: float) -> list[GroundedMask]:
 
 def _iou(one: np.ndarray, other: np.ndarray) -> float:
     return float((one & other).sum()) / float((one | other).sum())
-
-
-def _shard(
-    entries: Sequence[PlanEntry],
-    parent: Parent,
-    receipt: Receipt,
-    grounder: Grounder,
-    nouns: Sequence[str],
-    config: RecipeConfig,
-) -> Shard:
-    started = time.perf_counter()
-    is_embedded = parent.header.config.shards.embed_images
-    annotated = list(iter_annotations(parent.location, [receipt], kept_only=True, with_bytes=is_embedded))
-    planned = PlannedImages(parent.location, parent.header)
-    readable = {each.image_id: each for each in with_source_bytes(planned, annotated, Counter())}
-    failures = {
-        row["image_id"]: Failure(row["stage"], row["reason"], row["message"])
-        for row in read_table(parent.location, FAILURES, receipts=[receipt]).to_pylist()
-    }
-    images = []
-    for entry in entries:
-        image = ShardImage(entry.position, entry.image_id, entry.key)
-        found = readable.get(entry.image_id)
-        if found is None:
-            failure = failures.get(entry.image_id) or Failure(
-                STAGE_RECIPE, "missing", "The image that was annotated is not there any more, or is another one."
-            )
-            images.append(image.quarantined(failure))
-            continue
-        images.append(_paired(image, found, grounder, nouns, config))
-    return Shard(entries[0].shard, 0, tuple(images)).with_seconds(STAGE_RECIPE, time.perf_counter() - started)
 
 
 def _paired(

@@ -227,30 +227,25 @@ class Grounder:
         xy, labels = response_points(share, count, high=config.high, low=config.low)
         if config.prompts == "peak":
             xy, labels = xy[:1], labels[:1]
-        logits, scores = self._decode(crop, xy, labels)
-        masks = (logits > 0).cpu().numpy()
-        agreements = [agreement(mask, share) for mask in masks]
-        best = int(np.argmax(agreements if config.choice == "agreement" else scores))
-        return masks[best], float(scores[best]), agreements[best]
-
-    def _decode(
-        self, crop: EncodedCrop, xy: NDArray[np.float64], labels: NDArray[np.int64]
-    ) -> tuple[torch.Tensor, NDArray[np.float32]]:
-        """Logits (K, H, W) at the image's size and predicted IoUs (K,): three masks for a peak, one for points."""
         height, width = crop.size
         points = to_input_frame(xy / np.array([width, height]), crop)
         prompt = torch.from_numpy(points).float(), torch.from_numpy(labels)
         given = tuple(each[None].to(self._device) for each in prompt)
         sparse, dense = self._sam.prompt_encoder(points=given, boxes=None, masks=None)
-        logits, scores = self._sam.mask_decoder(
+        # Three masks for a peak, one for points.
+        low, predicted = self._sam.mask_decoder(
             image_embeddings=crop.embedding[None],
             image_pe=self._sam.prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
-            multimask_output=self._config.prompts == "peak",
+            multimask_output=config.prompts == "peak",
         )
-        side = int(self._sam.image_encoder.img_size)
-        return upsample(logits[0].float(), crop, side), scores[0].float().cpu().numpy()
+        logits = upsample(low[0].float(), crop, int(self._sam.image_encoder.img_size))
+        scores = predicted[0].float().cpu().numpy()
+        masks = (logits > 0).cpu().numpy()
+        agreements = [agreement(mask, share) for mask in masks]
+        best = int(np.argmax(agreements if config.choice == "agreement" else scores))
+        return masks[best], float(scores[best]), agreements[best]
 
 
 def agreement(mask: NDArray[np.bool_], share: FloatArray) -> float:
