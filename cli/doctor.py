@@ -114,10 +114,14 @@ def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Ite
     yield _attempt("python and packages", _versions)
     yield _attempt("device", lambda: _device(config))
     yield _attempt("memory", _memory)
-    yield _attempt("limits", _limits)
+    from pseudoris.pipeline.cluster import temporary_folder
+
+    yield _attempt("limits", lambda: check_limits(temporary=temporary_folder(), shared=SHARED))
     yield from _weights(config)
-    if config.masks.prior.kind != "none":
-        yield _attempt("instance prior", lambda: _prior(config))
+    if (prior := config.masks.prior).kind != "none":
+        from pseudoris.workers.stages import prior_digest
+
+        yield _attempt("instance prior", lambda: f"{prior.path}  sha256 {(prior_digest(prior) or '')[:12]}…")
     if config.filtering.nouns != "rules":
         from pseudoris.workers.filtering.spacy_nouns import check_spacy
 
@@ -202,12 +206,6 @@ def _memory() -> str:
     return f"{format_bytes(memory.available)} available of {format_bytes(memory.total)}"
 
 
-def _limits() -> str:
-    from pseudoris.pipeline.cluster import temporary_folder
-
-    return check_limits(temporary=temporary_folder(), shared=SHARED)
-
-
 def _weights(config: RunConfig) -> Iterator[Check]:
     from pseudoris.pipeline.identity import announce_endpoint
     from pseudoris.workers.stages import STAGES, with_check
@@ -222,13 +220,6 @@ def _weights(config: RunConfig) -> Iterator[Check]:
     )
     for stage in with_check(STAGES, config):
         yield _attempt(f"weights: {stage.name}", functools.partial(_digest, stage, alone))
-
-
-def _prior(config: RunConfig) -> str:
-    from pseudoris.workers.stages import prior_digest
-
-    prior = config.masks.prior
-    return f"{prior.path}  sha256 {(prior_digest(prior) or '')[:12]}…"
 
 
 def _digest(stage: StageKind, config: RunConfig) -> str:

@@ -234,16 +234,13 @@ def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageK
     folders = {name: parts for name, parts in identity.folders.items() if name in names}
     # The method is taken from the run. What is checked is what this process has itself.
     here = measure_identity(config, stages).model_copy(update={"method": identity.method})
-    if STAGE_CAPTION in names and STAGE_FILTER not in names and _asks_the_filter(config):
+    # The captioner may load the filter's CLIP too, for the similarity of masks.
+    is_asked = config.captions.engine == "vlm" and config.captions.options.get("similarity", "clip") == "clip"
+    if STAGE_CAPTION in names and STAGE_FILTER not in names and is_asked:
         (scorer,) = stages_named((STAGE_FILTER,))
         held[STAGE_FILTER] = identity.weights[STAGE_FILTER]
         here = here.model_copy(update={"weights": {**here.weights, STAGE_FILTER: scorer.weights_digest(config)}})
     return _check(identity.model_copy(update={"weights": held, "folders": folders}), here, config)
-
-
-def _asks_the_filter(config: RunConfig) -> bool:
-    """Whether the captioner loads the filter's CLIP too, for the similarity of masks."""
-    return config.captions.engine == "vlm" and config.captions.options.get("similarity", "clip") == "clip"
 
 
 def check_packages(identity: Identity, config: RunConfig) -> tuple[str, ...]:

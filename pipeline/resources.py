@@ -50,8 +50,11 @@ def plan_actors(nodes: Sequence[Mapping[str, float]], config: RunConfig) -> dict
     """
     pools = config.model_pools()
     free = [_units(node) for node in nodes]
-    actors = {name: 0 for name in pools}
-    _place_minimum(free, actors, pools, config=config, nodes=nodes)
+    minimum: list[TaskPoolConfig] = [*pools.values(), config.placement.read, config.placement.commit]
+    # Largest first: a small task that is placed first may take the only gap that the large one fits.
+    if not all(_place(free, _demand(pool)) for pool in sorted(minimum, key=_weight, reverse=True)):
+        raise ConfigError(_refusal(nodes, pools, config))
+    actors = dict.fromkeys(pools, 1)
     growing = set(pools)
     while growing:
         name = min(growing, key=lambda pool: (actors[pool], -_weight(pools[pool]), list(pools).index(pool)))
@@ -142,32 +145,13 @@ def _shard_bytes(config: RunConfig, planned: int) -> int:
     return min(planned, max(config.shards.max_bytes, config.images.max_bytes))
 
 
-def _place_minimum(
-    free: list[_Amounts],
-    actors: dict[str, int],
-    pools: Mapping[str, PoolConfig],
-    *,
-    config: RunConfig,
-    nodes: Sequence[Mapping[str, float]],
-) -> None:
-    tasks = {"read": config.placement.read, "commit": config.placement.commit}
-    demands: list[tuple[str, TaskPoolConfig]] = [*pools.items(), *tasks.items()]
-    # Largest first: a small task that is placed first may take the only gap that the large one fits.
-    for name, pool in sorted(demands, key=lambda demand: -_weight(demand[1])):
-        if not _place(free, _demand(pool)):
-            raise ConfigError(_refusal(nodes, pools, config))
-        if name in actors:
-            actors[name] += 1
-
-
 def _grow(free: list[_Amounts], actors: dict[str, int], name: str, *, config: RunConfig) -> bool:
     """Place one more actor of `name`, with its readers; change nothing if that does not fit."""
-    trial = [dict(node) for node in free] if sum(actors.values()) % ACTORS_PER_READER == 0 else free
-    if trial is not free:
-        tasks = (config.placement.read, config.placement.commit)
-        if not all(_place(trial, _demand(task)) for task in tasks):
-            return False
-    if not _place(trial, _demand(config.model_pools()[name])):
+    asked: list[TaskPoolConfig] = [config.model_pools()[name]]
+    if sum(actors.values()) % ACTORS_PER_READER == 0:
+        asked = [config.placement.read, config.placement.commit, *asked]
+    trial = [dict(node) for node in free] if len(asked) > 1 else free
+    if not all(_place(trial, _demand(pool)) for pool in asked):
         return False
     free[:] = trial
     actors[name] += 1

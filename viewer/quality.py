@@ -213,10 +213,6 @@ class RunQuality:
         for kind, count in count_draws(table).items():
             self.draws[kind] = self.draws.get(kind, KeptCount()) + count
         self.all_words.add(table["text"].to_pylist())
-        self._add_kept(kept)
-        return table
-
-    def _add_kept(self, kept: pa.Table) -> None:
         texts = kept["text"].to_pylist()
         self.kept_words.add(texts)
         self.texts.update(texts)
@@ -227,6 +223,7 @@ class RunQuality:
             of_image[image].append((tuple(targets), text))
         for spoken in of_image.values():
             self.duplicates.add_image(spoken)
+        return table
 
 
 def quality_of_run(

@@ -177,7 +177,8 @@ class FsspecStorage(Storage):
             named = self._below(folder)
         if mark is not None and parts and mark.name in dict(named) and mark.closes(folder):
             return
-        for name, entry in sorted(named, key=_order):
+        # A folder's name is compared with the slash behind it.
+        for name, entry in sorted(named, key=lambda each: path_key(each[0]) + "/" * (each[1]["type"] != "file")):
             path = (*parts, name)
             if entry["type"] == "file":
                 yield StoredFile("/".join(path), entry["size"], etag=_version(entry))
@@ -233,11 +234,6 @@ def _web_failure(error: OSError) -> OSError | None:
         return PermissionError(errno.EACCES, f"its server does not give it ({status})")
     failure = f"its server answers {status}" if status else f"it cannot be reached ({name})"
     return UnansweredError(errno.EACCES, f"{failure}: check the host's name and the network")
-
-
-def _order(named: tuple[str, Mapping[str, Any]]) -> str:
-    name, entry = named
-    return path_key(name) + ("" if entry["type"] == "file" else "/")
 
 
 def _version(entry: Mapping[str, Any]) -> str | None:

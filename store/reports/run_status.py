@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.run_records import Receipt
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import WATCH_S, Holder, current_holder
@@ -199,17 +198,13 @@ class StatusReader:
         is_first = not self._generations
         found = cached_receipts(self._location, commits=wanted) if is_first else read_receipts(self._location, wanted)
         for receipt in found:
-            self._take(receipt)
-
-    def _take(self, receipt: Receipt) -> None:
-        before = self._generations.get(receipt.shard)
-        if before is not None:
-            superseded = read_receipt(self._location, receipt.shard, before)
+            before = self._generations.get(receipt.shard)
+            superseded = None if before is None else read_receipt(self._location, receipt.shard, before)
             if superseded is not None:
                 self._totals.remove(superseded)
-        self._generations[receipt.shard] = receipt.generation
-        self._images[receipt.shard] = receipt.counts.images
-        self._totals.add(receipt)
+            self._generations[receipt.shard] = receipt.generation
+            self._images[receipt.shard] = receipt.counts.images
+            self._totals.add(receipt)
 
     def _driver(self, holder: Holder | None, now_s: float) -> Driver:
         if holder is None:

@@ -21,7 +21,7 @@ from pseudoris.schemas.config_layers import validate
 from pseudoris.schemas.errors import ConfigError, check_number
 from pseudoris.schemas.fitted import FittedConfig
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule, LoneMasks
-from pseudoris.schemas.run_records import AuditRecord, Identity, Receipt, RunHeader, ShardCounts
+from pseudoris.schemas.run_records import AuditRecord, Receipt, RunHeader, ShardCounts
 from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.planned_run import Parent, RunRequest, package_versions
@@ -111,7 +111,10 @@ def refilter(
     """
     source = Parent.open(parent, target)
     config = _changed(parent, source.header.config, change)
-    identity = _identity(source.header, config)
+    before = source.header.identity
+    method = {**before.method, "filtering": config.method()["filtering"]}
+    versions = {**before.versions, **writer_versions()}
+    identity = before.model_copy(update={"method": method, "versions": versions})
     placement = config.placement.model_copy(update={"allow_mixed": allow_mixed, "repair": is_repair})
     config = config.model_copy(update={"placement": placement})
     request = RunRequest(ORIGIN, source.header.source, identity, config, audit=change.audit)
@@ -176,9 +179,3 @@ def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunC
             "give another --tau, --keep, --lone-masks or --weights"
         )
     return changed
-
-
-def _identity(source: RunHeader, config: RunConfig) -> Identity:
-    before = source.identity
-    method = {**before.method, "filtering": config.method()["filtering"]}
-    return before.model_copy(update={"method": method, "versions": {**before.versions, **writer_versions()}})

@@ -81,7 +81,9 @@ def _choices(inside: str) -> Iterator[str] | None:
     """Return the choices of a brace; None if it is not a brace expression."""
     match = _RANGE.fullmatch(inside)
     if match:
-        return _count(match[1], match[2])
+        first, last = int(match[1]), int(match[2])
+        step = 1 if first <= last else -1
+        return (f"{number:0{len(match[1])}d}" for number in range(first, last + step, step))
     cuts = [-1]
     depth = 0
     for at, sign in enumerate(inside):
@@ -91,11 +93,6 @@ def _choices(inside: str) -> Iterator[str] | None:
     if len(cuts) == 1:
         return None
     return (inside[a + 1 : b] for a, b in zip(cuts, [*cuts[1:], len(inside)], strict=True))
-
-
-def _count(first: str, last: str) -> Iterator[str]:
-    step = 1 if int(first) <= int(last) else -1
-    return (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + step, step))
 
 
 @dataclass(frozen=True, slots=True)
