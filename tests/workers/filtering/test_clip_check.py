@@ -1,5 +1,7 @@
 """A second opinion by another CLIP, against open_clip's own forward and a plain softmax."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,12 @@ def test_a_lone_mask_is_chosen_and_has_no_rival(check):
     for expression in check(build_shard(build_image(num_masks=1))).images[0].expressions:
         told = (expression.grounding_choice, expression.grounding_share, expression.grounding_rival)
         assert told == (1.0, 1.0, None)
+
+
+def test_the_time_of_a_check_counts_once(check):
+    shard, started = build_shard(build_image(num_masks=3)), time.perf_counter()
+    seconds = check(shard).seconds["filter"]
+    assert 0 < seconds <= time.perf_counter() - started
 
 
 def test_twins_are_both_chosen_and_share_equally():
