@@ -75,7 +75,13 @@ def doctor(
     assignments: options.Assignments = None,
     accept_domain: options.AcceptDomain = False,
     card_memory: Annotated[
-        float | None, option("Print what a GPU of this memory should set, for --config.", metavar="GIB", min=1, max=999)
+        float | None,
+        option(
+            "Print what a GPU of this memory should set over the preset, for --config; nothing is checked.",
+            metavar="GIB",
+            min=1,
+            max=999,
+        ),
     ] = None,
 ) -> None:
     """Check versions, weights, devices, memory and access rights before a run.
@@ -88,6 +94,8 @@ def doctor(
     with contextlib.suppress(PseudorisError):
         named = asked_preset(preset, config_file, [*given, *_HASTY], out=out)
     config = load_config(named, config_file, given)
+    if card_memory is not None and (source or out):
+        raise typer.BadParameter("it checks nothing: leave out SOURCE and OUT", param_hint="--card-memory")
     if card_memory is not None:
         stdout.print(card_config(config, int(card_memory * 2**30)), end="", soft_wrap=True)
         return

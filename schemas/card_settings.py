@@ -19,24 +19,27 @@ _MODELLED: Final = "modelled, not measured on such a card"
 def card_config(config: RunConfig, card_bytes: float) -> str:
     """Return YAML for `--config` over the preset of `config`; ConfigError if models do not fit, or are others."""
     masks, captions, gib = config.masks, config.captions, card_bytes / 2**30
+    models = (masks.engine, masks.architecture, captions.engine, captions.architecture, config.filtering.engine)
     cards = _CARDS.get((masks.architecture or "", captions.architecture or ""))
     if cards is None or (masks.engine, captions.engine, config.filtering.engine) != ("sam", "coca", "clip"):
         raise ConfigError(
-            f"settings for a card are known for the models of base and paper, not for those of {config.preset} here: "
-            "give --preset base or paper, or keep the settings of the preset"
+            "settings for a card are known for the engines and models of base and paper, not for "
+            f"{', '.join(each or 'no architecture' for each in models)}: give --preset base or paper, or keep "
+            "the settings of the preset"
         )
     # A card gives a program a little less than its name says.
     fitting = [size for size in cards if 0.95 * size <= gib]
     if not fitting:
         raise ConfigError(
-            f"a GPU of {gib:.3g} GiB is too small for the models of {config.preset}, which take {min(cards)} GiB "
-            f"({_MODELLED}): take a larger one, or a CPU (--set compute.device=cpu --set placement.fused.num_gpus=0)"
+            f"a GPU of {gib:.3g} GiB is smaller than the smallest for which settings of {config.preset} are known, "
+            f"{min(cards)} GiB ({_MODELLED}): take a larger one, or a CPU (--set compute.device=cpu --set "
+            "placement.fused.num_gpus=0)"
         )
     points, cache = cards[fitting[-1]]
     return f"""\
 # For a GPU of {gib:.4g} GiB. Choose before a run: all but placement is part of its identity.
 preset: {config.preset}
-compute: {{device: cuda, precision: bfloat16}}  # {_MODELLED}. For GPUs since 2020 (docs/records/conformance.md)
+compute: {{device: cuda, precision: bfloat16}}  # {_MODELLED}. GPUs since 2020 compute in it; masks and captions change
 masks: {{points_per_batch: {points}}}  # {_MODELLED}. SAM answers 16 times as many points in a pass
 captions:
   cache_bytes: {cache * 2**30}  # {_MODELLED}. {cache} GiB

@@ -183,12 +183,13 @@ class ComputeConfig(FrozenModel):
     # none: engines of your own that compute without torch, such as clients of a service. Their processes then neither
     # load torch nor depend on the kind of CPU.
     device: Literal["cpu", "cuda", "none"] = "cuda"
-    # Of the models. On a GPU, bfloat16 is faster and changes the last digits of scores. There SAM's upscaling computes
-    # in it too: masks of trained `tiny` have a mean IoU of 0.9985 with those that float32 upscales (119 of 24 scenes
-    # on both sides, none below 0.96), and their stability differs by at most 0.006. CoCa's projection to the vocabulary
-    # multiplies in it and sums in float32: 1,564 captions of 12 scenes, 406 kept, are the same in another order of the
-    # sums, their log-probabilities to 1e-5. `base` and `paper` ship float32, in which an H200's operations end at 2.1
-    # and 0.85 images/s, against 13 and 8 in bfloat16 (modelled).
+    # Of the models. On a GPU, bfloat16 is faster; it rounds, so most masks and one caption in ten have other bits
+    # (measured with 0.5.0). SAM's upscaling computes in it there too: on a CPU, masks of trained `tiny` have a mean
+    # IoU of 0.9985 with those that float32 upscales (119 of 24 scenes on both sides, none below 0.96), and their
+    # stability differs by at most 0.006. CoCa's projection to the vocabulary multiplies in it and sums in float32:
+    # 1,564 captions of 12 scenes, 406 kept, are the same in another order of the sums, their log-probabilities to
+    # 1e-5. `base` and `paper` ship float32, in which an H200's operations end at 2.1 and 0.85 images/s, against 13
+    # and 8 in bfloat16 (modelled).
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     # Threads of one stage process on a CPU. Part of the identity, because another number may round differently.
     threads: int = Field(default=1, ge=1, le=1_024)

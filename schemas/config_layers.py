@@ -60,9 +60,14 @@ def load_config(
     but a text stands for itself.
 
     Raises:
-        ConfigError: An unknown preset, file, key or value; the message suggests the nearest known name.
+        ConfigError: An unknown preset, file, key or value; the message suggests the nearest known name. Or `path` or an
+            assignment names another preset than `preset`.
     """
     own = own_layers(None if path is None else Path(path), assignments)
+    said = named_preset(own)
+    if preset is not None and said not in (None, preset):
+        where = next(layer.name for layer in reversed(own) if "preset" in layer.tree)
+        raise ConfigError(f"the preset is {preset!r}, but {where} says 'preset: {said}': name one of them alone")
     return validate(laid([*preset_layers(preset or named_preset(own) or "tiny"), *own]))
 
 

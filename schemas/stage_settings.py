@@ -283,7 +283,7 @@ class CaptionsConfig(FrozenModel):
     cache_bytes: int = Field(default=2 * 2**30, ge=2**20, le=2**44)
     # Successive images of a shard are captioned together up to this number of crops. At 1 a CPU captions each image
     # alone; above 1 the last bits of a probability depend there on the neighbours in the shard. A GPU takes at least
-    # 640 together, in fixed shapes, by which no neighbour changes a bit.
+    # 640 together, in fixed shapes, by which no neighbour changes a bit (not yet run on a GPU).
     crops_together: int = Field(default=1, ge=1, le=MAX_BATCH)
     # None: no listener; the columns `caption_score`, `listener` and `truth` are null.
     listening: ListeningConfig | None = None

@@ -113,6 +113,11 @@ def test_a_card_memory_without_sense_is_refused_in_one_sentence(gib):
     assert "Invalid value for '--card-memory'" in refused.output
 
 
+def test_a_card_memory_beside_what_is_to_be_checked_is_refused(tmp_path):
+    refused = invoke("doctor", str(tmp_path), *CARD, code=2)
+    assert "it checks nothing: leave out SOURCE and OUT" in refused.output
+
+
 @pytest.fixture
 def a_gpu(monkeypatch):
     """A GPU of 80 GiB, as torch would name it."""

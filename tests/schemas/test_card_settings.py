@@ -77,10 +77,10 @@ def test_each_proposed_figure_says_that_no_such_card_was_measured():
             "paper",
             (),
             8,
-            r"a GPU of 8 GiB is too small for the models of paper, which take 12 GiB .*: take a larger one",
+            r"a GPU of 8 GiB is smaller than the smallest for which settings of paper are known, 12 GiB",
         ),
-        ("tiny", (), 24, "not for those of tiny here: give --preset base or paper"),
-        ("base", ("masks.engine=sam2",), 24, "not for those of base here"),
+        ("tiny", (), 24, "not for sam, tiny, coca, .*: give --preset base or paper"),
+        ("base", ("masks.engine=sam2",), 24, "not for sam2, vit_b, coca, coca_ViT-B-32, clip: give"),
     ],
 )
 def test_a_card_that_is_too_small_and_other_models_are_one_sentence(preset, words, gib, told):

@@ -7,12 +7,14 @@ import yaml
 
 from pseudoris.schemas.config_layers import (
     config_hash,
+    laid,
     load_config,
     own_layers,
     preset_layers,
     preset_names,
     settings,
     shown_config,
+    validate,
 )
 from pseudoris.schemas.errors import ConfigError
 
@@ -69,6 +71,16 @@ def test_numbers_of_an_architecture_are_refused_with_where_they_stand_now():
     said = r"masks\.architecture\.encoder_width: unknown key; masks\.architecture is a name or the path of a JSON file"
     with pytest.raises(ConfigError, match=said):
         load_config("tiny", assignments=["masks.architecture.encoder_width=64"])
+
+
+def test_two_different_presets_are_refused(tmp_path):
+    path = tmp_path / "card.yaml"
+    path.write_text("preset: base\n")
+    with pytest.raises(ConfigError, match=re.escape(f"the preset is 'paper', but --config {path} says 'preset: base'")):
+        load_config("paper", path)
+    with pytest.raises(ConfigError, match="but --set says 'preset: tiny'"):
+        load_config("base", path, ["preset=tiny"])
+    assert load_config("base", path).preset == "base"
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest_known_one():
@@ -188,7 +200,8 @@ def test_every_key_has_a_reason_and_there_are_at_most_150():
 def test_what_is_shown_is_the_configuration(preset, tmp_path):
     shown = shown_config(preset_layers(preset))
     (tmp_path / "shown.yaml").write_text(shown)
-    assert load_config("tiny", tmp_path / "shown.yaml") == load_config(preset)
+    # Over any preset.
+    assert validate(laid([*preset_layers("tiny"), *own_layers(tmp_path / "shown.yaml")])) == load_config(preset)
     assert all(re.search(rf"\b{each.key.rpartition('.')[2]}:", shown) for each in settings())
 
 
