@@ -61,14 +61,16 @@ def load_config(
 
     Raises:
         ConfigError: An unknown preset, file, key or value; the message suggests the nearest known name. Or `path` or an
-            assignment names another preset than `preset`.
+            assignment names another preset than `preset`, and the two differ in what it leaves open.
     """
     own = own_layers(None if path is None else Path(path), assignments)
     said = named_preset(own)
-    if preset is not None and said not in (None, preset):
+    config = validate(laid([*preset_layers(preset or said or "tiny"), *own]))
+    # A file with every setting written out means the same over any preset.
+    if said not in (None, preset) and config != validate(laid([*preset_layers(said), *own])):
         where = next(layer.name for layer in reversed(own) if "preset" in layer.tree)
         raise ConfigError(f"the preset is {preset!r}, but {where} says 'preset: {said}': name one of them alone")
-    return validate(laid([*preset_layers(preset or named_preset(own) or "tiny"), *own]))
+    return config
 
 
 @dataclass(frozen=True, slots=True)
