@@ -1,16 +1,15 @@
-"""The English that the rules know: word classes for head nouns, phrases of captions, and templates of expressions.
+"""The English that the rules know: classes of words, for head nouns and for what describes them, and plurals.
 
 Every word outside these sets counts as a noun, because most unknown words of a caption are nouns. So an adjective must
 be listed only if it may end a noun phrase ("the cat asleep"), be used alone ("the red"), or follow a comma ("a small,
-red hat"). A template returns None if English has no such form of a phrase.
+red hat").
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 
 def _words(text: str) -> frozenset[str]:
@@ -21,10 +20,11 @@ ARTICLES = _words("a an the")
 # Words that open a noun phrase; after a noun they open a new one.
 DETERMINERS = ARTICLES | _words(
     "this these those some any each every another other both all no my your his her its our their either neither "
-    "several many few most more much various multiple"
+    "several many few most more much various multiple numerous"
 )
+POSSESSIVES = _words("my your his her its our their")
 DEMONSTRATIVES = _words("this that these those")
-PLURAL_DETERMINERS = _words("these those some both all several many few most various multiple")
+PLURAL_DETERMINERS = _words("these those some both all several many few most various multiple numerous")
 NUMERALS = _words(
     "one two three four five six seven eight nine ten eleven twelve dozen half first second third fourth fifth sixth "
     "last next-to-last single double triple"
@@ -62,6 +62,7 @@ ADJECTIVES = (
         "loose tight ornate elegant modern classic vintage antique rustic"
     )
 )
+SIZES = _words("big small large little tiny huge tall short long wide giant gigantic mini")
 ADJECTIVE_SUFFIXES = ("ful", "ous", "less", "ish")
 SUPERLATIVE_PATTERN = re.compile(r"[a-z]{3,}est")
 NOUNS_IN_EST = _words(
@@ -111,7 +112,7 @@ PREPOSITIONS = _words(
     "through from to into onto inside outside around against for about up down off toward towards next during like "
     "than as per via w beneath underneath atop upon past beyond amid alongside within except out away back-to-back "
     "besides indoors outdoors nearby together apart upside-down overhead downstairs upstairs sideways ahead opposite "
-    "because while when if but so not also just only still then"
+    "because while when if but so not also just only still then infront"
 )
 RELATIVES = _words("that which who whom whose where whos what whatever why how")
 # Pronouns for a noun that the caption never names: there is no head, and the whole caption is used.
@@ -128,7 +129,9 @@ VERBS = _words(
     "hold wear sit stand ride look eat run walk play fly drive carry jump swim smile lie lay hang show see sleep watch "
     "pull push throw kick hit catch reach lean rest graze drink read talk move go come get take give make use keep "
     "surf ski skate swing pose wait work try prepare perform enjoy stare point touch bite chew lick cross climb feed "
-    "cook serve fill cover contain feature depict blow display grow float travel pass enter leave follow chase slide"
+    "cook serve fill cover contain feature depict blow display grow float travel pass enter leave follow chase slide "
+    "shine put adorn indicate balance hit do kiss hug approach attempt wrap brush cut dig gather kneel crouch squat "
+    "race speak sell snowboard steer toss wade wash wave pick poke glide"
 )
 THIRD_PERSON = _words("has does goes flies carries lies tries catches reaches watches touches pushes crosses passes")
 ADVERB_PATTERN = re.compile(r"[a-z]{3,}ly")
@@ -146,7 +149,8 @@ QUANTITIES = _words(
     "pair pairs group groups bunch bunches couple number lot lots row rows pile piles stack stacks set sets herd flock "
     "crowd pack school swarm slice slices piece pieces bit bits chunk scoop kind kinds type types sort variety array "
     "assortment selection collection series trio dozen dozens handful mix mixture line loaf sheet strip strips cluster "
-    "team cup-full plenty hundreds majority gang batch heap clump spoonful family quarter portion portions serving"
+    "team bouquet amount cup-full plenty "
+    "hundreds majority gang batch heap clump spoonful family quarter portion portions serving"
 )
 PARTS = _words("top bottom front back side sides middle center centre half part parts section end edge rest corner")
 SHOWING = _words("showing depicting featuring containing shows depicts features contains")
@@ -166,42 +170,61 @@ KNOWN_NOUNS = _words(
     "head"
 )
 
-
-Side = Literal["left", "right", "top", "bottom"]
-
-# Openings before the noun phrase of a caption; there may be several ("this is a photo of a dog").
-_OPENINGS: Final = re.compile(
-    r"(?:there (?:is|are)|this is|these are|it is|here is|"
-    rf"(?:an? |the )?(?:close ?up )?(?:{'|'.join(sorted(PICTURES))}) (?:of|showing)) "
+# What is worn: "in a red shirt" describes, "in a red room" does not.
+CLOTHES = _words(
+    "shirt shirts t-shirt tshirt tee-shirt tee jacket jackets coat coats suit suits dress dresses hat hats cap caps "
+    "helmet helmets tie ties uniform uniforms jersey jerseys shorts pants jeans trousers skirt vest vests sweater "
+    "sweatshirt hoodie clothes clothing outfit outfits costume costumes gear attire wetsuit swimsuit bikini trunks "
+    "tuxedo robe apron scarf gown blouse overalls tank top glasses sunglasses goggles shoes boots sandals heels "
+    "pajamas kimono raincoat wet-suit red white black blue green yellow orange pink purple brown grey gray"
 )
-_CLOSED_WORDS: Final = ARTICLES | PREPOSITIONS | CONJUNCTIONS | RELATIVES
-# Clauses, pronouns, and phrases that already state a position are not composed.
-_UNFIT_WORDS: Final = AUXILIARIES | PERSONAL_PRONOUNS | EMPTY_PRONOUNS | CONJUNCTIONS | PLACES | {"other"}
-_OF_ONE: Final = ARTICLES | {"one"}
-_OF_OTHER_NUMBERS: Final = DETERMINERS | NUMERALS
-_MAX_WORDS: Final = 9
+# One thing, or one pair, that has a plural name.
+PAIRS = _words(
+    "scissors jeans pants trousers shorts glasses sunglasses goggles binoculars tweezers pliers headphones pajamas "
+    "overalls skis tongs shears earphones"
+)
+# What is not counted.
+STUFF = _words(
+    "snow water food grass sand dirt traffic furniture rice bread meat fruit pasta soup cheese broccoli luggage "
+    "clothing hair milk coffee beer wine juice ice mud gravel smoke fog rain bacon salad sauce jewelry equipment "
+    "silverware graffiti concrete asphalt sky ocean sea foliage vegetation greenery produce trash garbage hay wood"
+)
+BODY = _words(
+    "hand hands arm arms head mouth back shoulder shoulders lap neck face foot feet ear ears nose hair wrist leg legs "
+    "trunk beak tail fingers knees chest waist"
+)
+PEOPLE = _words(
+    "man woman girl boy lady kid person child baby player people men women children guy kids girls boys players "
+    "persons ladies guys babies"
+)
+POSSESSIONS = _words("has have had having")
+# "With trees in the background" is about what is near.
+SURROUNDINGS = _words("background distance behind around nearby foreground surrounding")
+# What a verb needs to say anything: "looking at the camera". Past participles need these prepositions.
+VERBS_WITH_PREPOSITIONS = frozenset(
+    {
+        *("looking at", "looking out", "looking down", "looking up", "looking over", "looking for", "looking into"),
+        *("looking like", "looking through", "staring at", "talking on", "talking to", "playing with", "covered in"),
+        *("dressed in", "dressed as", "leaning on", "leaning against", "waiting for", "reaching for", "working on"),
+        *("posing with", "posing for", "pointing at", "getting on", "getting off", "working at", "riding on"),
+        *(
+            "holding onto",
+            "pointing to",
+            "pointing toward",
+            "cutting through",
+            "reaching into",
+            "mounted on",
+            "cut into",
+        ),
+        *("preparing for", "going down", "going up", "eating from", "drinking from", "caught in"),
+    }
+)
+PREPOSITIONS_OF_PARTICIPLES = _words("with by to of from")
+# They say that the picture shows it.
+VERBS_OF_PICTURES = _words("shown seen displayed featured pictured taken depicted showing displaying")
+# What follows them is about something else.
+ENDS_OF_DESCRIPTIONS = _words("while when because but if so whilst ; : .")
 
-_EXTREMES: Final[Mapping[Side, str]] = {
-    "left": "leftmost",
-    "right": "rightmost",
-    "top": "topmost",
-    "bottom": "bottommost",
-}
-_OF_TWO: Final[Mapping[Side, str]] = {"left": "left", "right": "right", "top": "upper", "bottom": "lower"}
-_THIRDS: Final[Mapping[Side, str]] = {
-    "left": "on the left",
-    "right": "on the right",
-    "top": "at the top",
-    "bottom": "at the bottom",
-}
-_RELATIONS: Final[Mapping[Side, str]] = {
-    "left": "to the left of",
-    "right": "to the right of",
-    "top": "above",
-    "bottom": "below",
-}
-_NUMBERS: Final = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
-_ORDINALS: Final = {2: "second", 3: "third", 4: "fourth"}
 _IRREGULAR_PLURALS: Final[Mapping[str, str]] = {
     **{"person": "people", "child": "children", "foot": "feet", "tooth": "teeth", "mouse": "mice", "goose": "geese"},
     **{"ox": "oxen", "knife": "knives", "leaf": "leaves", "loaf": "loaves", "shelf": "shelves", "wolf": "wolves"},
@@ -212,94 +235,8 @@ _PLURALS: Final = IRREGULAR_PLURALS - _IRREGULAR_PLURALS.keys()
 _SINGULARS_IN_S: Final = frozenset({"lens", "bus", "gas", "series", "iris"})
 
 
-@dataclass(frozen=True, slots=True)
-class NounPhrase:
-    """A caption's noun phrase, without opening and article.
-
-    Attributes:
-        text: Its words, lower case.
-        noun: Its head, a part of the text.
-        words: Its words beside the noun: adjectives, and nouns for what the object has or does.
-    """
-
-    text: str
-    noun: str
-    words: frozenset[str]
-
-
-def noun_phrase(caption: str, noun: str | None) -> NounPhrase | None:
-    """Return a caption's noun phrase for the templates; None if it is a clause, a list, a plural or a quantity."""
-    text = caption
-    while opening := _OPENINGS.match(text):
-        text = text[opening.end() :]
-    words = text.split()
-    if words and words[0] in _OF_ONE:
-        words = words[1:]
-    if noun is None or not 0 < len(words) <= _MAX_WORDS or _is_plural(noun) or _find_noun(noun, words) is None:
-        return None
-    if words[0] in _OF_OTHER_NUMBERS:
-        return None
-    if any(word in _UNFIT_WORDS or not word.replace("-", "").isalpha() for word in words):
-        return None
-    return NounPhrase(" ".join(words), noun, frozenset(words) - frozenset(noun.split()) - _CLOSED_WORDS)
-
-
-def definite(phrase: NounPhrase) -> str:
-    """Return "the circle"."""
-    return f"the {phrase.text}"
-
-
-def extreme(side: Side, phrase: NounPhrase) -> str:
-    """Return "the leftmost circle"."""
-    return f"the {_EXTREMES[side]} {phrase.text}"
-
-
-def extreme_of(side: Side, number: int, phrase: NounPhrase) -> str | None:
-    """Return "the left of the two circles"; None for a number that people would not count."""
-    if number not in _NUMBERS:
-        return None
-    word = _OF_TWO[side] if number == 2 else _EXTREMES[side]
-    return f"the {word} of the {_NUMBERS[number]} {_plural(phrase)}"
-
-
-def ordinal(side: Side, rank: int, phrase: NounPhrase) -> str | None:
-    """Return "the second circle from the left"; None if the rank has no word, or for the same reason as `at_side`."""
-    if rank not in _ORDINALS or not _takes_suffix(phrase):
-        return None
-    return f"the {_ORDINALS[rank]} {phrase.text} from the {side}"
-
-
-def at_side(side: Side, phrase: NounPhrase) -> str | None:
-    """Return "the circle on the left"; None if the suffix would describe a part of the circle."""
-    return f"the {phrase.text} {_THIRDS[side]}" if _takes_suffix(phrase) else None
-
-
-def related(side: Side, phrase: NounPhrase, anchor: NounPhrase) -> str | None:
-    """Return "the circle above the star"; None if the suffix would describe a part of the circle."""
-    return f"the {phrase.text} {_RELATIONS[side]} the {anchor.text}" if _takes_suffix(phrase) else None
-
-
-def group(number: int, phrase: NounPhrase) -> str:
-    """Return "the two circles", or "all circles" for a number that people would not count."""
-    return f"the {_NUMBERS[number]} {_plural(phrase)}" if number in _NUMBERS else f"all {_plural(phrase)}"
-
-
-def _plural(phrase: NounPhrase) -> str:
-    words = phrase.text.split()
-    begin = _find_noun(phrase.noun, words)
-    if begin is None:
-        raise ValueError(f"the noun {phrase.noun!r} is not in {phrase.text!r}")
-    last = begin + len(phrase.noun.split()) - 1
-    words[last] = _plural_of(words[last])
-    return " ".join(words)
-
-
-def _find_noun(noun: str, words: list[str]) -> int | None:
-    head = noun.split()
-    return next((n for n in range(len(words)) if words[n : n + len(head)] == head), None)
-
-
-def _plural_of(noun: str) -> str:
+def plural_of(noun: str) -> str:
+    """Return the plural of a noun of one word."""
     if noun in _IRREGULAR_PLURALS:
         return _IRREGULAR_PLURALS[noun]
     if noun.endswith("man"):
@@ -311,12 +248,8 @@ def _plural_of(noun: str) -> str:
     return f"{noun}s"
 
 
-def _is_plural(noun: str) -> bool:
+def is_plural(noun: str) -> bool:
+    """Return whether a noun names several things."""
     last = noun.split()[-1]
     is_regular = last.endswith("s") and not last.endswith("ss") and last not in _SINGULARS_IN_S
     return is_regular or last in _PLURALS
-
-
-def _takes_suffix(phrase: NounPhrase) -> bool:
-    """Whether a suffix would describe the head: after one preposition ("with a tail") it does, after two it may not."""
-    return sum(word in PREPOSITIONS for word in phrase.text.split()) <= 1

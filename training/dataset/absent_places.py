@@ -10,7 +10,7 @@ gives a text that means nothing wherever the absence itself does, in every pictu
     relation    the red circle above the star
     anchor      the star above the red circle
 
-A text that is no noun phrase of the templates (`pseudoris.workers.english.noun_phrase`), or has a place, stays.
+A text that is no noun phrase of the templates (`pseudoris.workers.noun_phrases`), or has a place, stays.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, get_args
 
-from pseudoris.workers import english
+from pseudoris.workers.composing import templates
 from pseudoris.workers.counter_rng import draw_below
+from pseudoris.workers.english import PLACES
 from pseudoris.workers.filtering.head_nouns import head_noun
+from pseudoris.workers.noun_phrases import NounPhrase, noun_phrase
 
-_SIDES: Final[tuple[english.Side, ...]] = get_args(english.Side)
+_SIDES: Final[tuple[templates.Side, ...]] = get_args(templates.Side)
 _FORMS: Final = ("side", "end", "rank", "relation", "anchor")
 # A half stays as it is: other expressions have a place about as often.
 _NUM_PLAIN: Final = len(_FORMS)
@@ -49,21 +51,21 @@ def placed_absence(text: str, others: Sequence[str], *, key: int, turn: int) -> 
     return _said(_FORMS[form], phrase, side, rank, next(filter(None, tried), None)) or text
 
 
-def _said(
-    form: str, phrase: english.NounPhrase, side: english.Side, rank: int, other: english.NounPhrase | None
-) -> str | None:
+def _said(form: str, phrase: NounPhrase, side: templates.Side, rank: int, other: NounPhrase | None) -> str | None:
     if form == "side":
-        return english.at_side(side, phrase)
+        return templates.at_side(side, phrase)
     if form == "end":
-        return english.extreme(side, phrase)
+        return templates.extreme(side, phrase)
     if form == "rank":
-        return english.extreme_of(side, 2, phrase) if rank == 1 else english.ordinal(side, rank, phrase)
+        return templates.extreme_of(side, 2, phrase) if rank == 1 else templates.ordinal(side, rank, phrase)
     if other is None:
         return None
-    return english.related(side, phrase, other) if form == "relation" else english.related(side, other, phrase)
+    return templates.related(side, phrase, other) if form == "relation" else templates.related(side, other, phrase)
 
 
-def _phrase(text: str) -> english.NounPhrase | None:
-    """Return the noun phrase of a text without a place; of a second one, after "above the", there is none."""
-    found = english.noun_phrase(text, head_noun(text))
-    return None if found is None or "the" in found.text.split() else found
+def _phrase(text: str) -> NounPhrase | None:
+    """Return the noun phrase of a text that says no more; None where it has a place or names another thing."""
+    found = noun_phrase(text, head_noun(text))
+    if found is None or found.number == "several" or not text.endswith(found.text):
+        return None
+    return None if "the" in found.text.split() or not PLACES.isdisjoint(text.split()) else found

@@ -19,11 +19,11 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.fitted import PosteriorConfig, WeightLine, line_weights
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposedKind, ComposingConfig
-from pseudoris.workers import english
+from pseudoris.workers.composing import templates
 from pseudoris.workers.composing.likelihood import IS_MEMBER, SIDES, Likelihood, likelihood_of
 from pseudoris.workers.counter_rng import key_of, permutation
-from pseudoris.workers.english import NounPhrase
 from pseudoris.workers.filtering.head_nouns import head_noun
+from pseudoris.workers.noun_phrases import NounPhrase, content_of, noun_phrase
 
 FormName = Literal["words", "end", "end of so many", "side", "rank", "relation"]
 _FORMS: Final[tuple[FormName, ...]] = get_args(FormName)
@@ -96,7 +96,7 @@ def ranked_groups(view: Likelihood) -> Iterator[ComposedExpression]:
         rivals = view.rivals(phrase)
         is_member = rivals > IS_MEMBER
         masks = tuple(np.flatnonzero(is_member).tolist())
-        text = english.group(len(masks), phrase) if len(masks) > 1 else None
+        text = templates.group(len(masks), phrase) if len(masks) > 1 else None
         if text is None:
             continue
         log_right = np.log(rivals[is_member]).sum() + np.log1p(-rivals[~is_member]).sum()
@@ -118,38 +118,51 @@ def near_absences(view: Likelihood, keys: Sequence[int]) -> Iterator[ComposedExp
     for mask, (phrases, key) in enumerate(zip(view.phrases, keys, strict=True)):
         swaps = [(phrase, *swap) for phrase in phrases for swap in _swaps(view, phrase, slots)]
         for place in permutation(key, len(swaps))[:_MAX_TRIES].tolist():
-            phrase, old, new = swaps[place]
-            words = [new if word == old else word for word in phrase.text.split()]
-            noun = new if old == phrase.noun else phrase.noun
-            found = _absence(view, english.noun_phrase(" ".join(words), noun))
+            found = _absence(view, _swapped(*swaps[place]))
             if found is not None and found.text not in said:
                 said.add(found.text)
                 yield replace(found, rival=mask)
                 break
 
 
-def _slots(phrases: Iterable[NounPhrase]) -> Mapping[str, Sequence[str]]:
-    """Return the words that stand in one place of likely phrases: "small _ #" has red and blue; "_" has all nouns."""
-    found: defaultdict[str, dict[str, None]] = defaultdict(dict)
+def _swapped(phrase: NounPhrase, old: str, new: str) -> NounPhrase:
+    """Return the phrase with another noun, or with another attribute in the place of the one whose words are `old`."""
+    if old == phrase.noun:
+        return replace(phrase, noun=new)
+    before, after = (
+        tuple(new if content_of(each) == old else each for each in part) for part in (phrase.before, phrase.after)
+    )
+    return replace(phrase, before=before, after=after)
+
+
+def _slots(phrases: Iterable[NounPhrase]) -> Mapping[str, Mapping[str, str]]:
+    """Return the attributes in one place of likely phrases by their words: "small _ #" has red and blue.
+
+    "_" has all nouns.
+    """
+    found: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for phrase in phrases:
-        found[_GAP][phrase.noun] = None
-        for word in sorted(phrase.words):
-            found[_slot(phrase, word)][word] = None
-    return {slot: tuple(words) for slot, words in found.items()}
+        found[_GAP].setdefault(phrase.noun, phrase.noun)
+        for attribute in sorted((*phrase.before, *phrase.after), key=content_of):
+            found[_slot(phrase, content_of(attribute))].setdefault(content_of(attribute), attribute)
+    return found
 
 
-def _slot(phrase: NounPhrase, word: str) -> str:
-    return " ".join({word: _GAP, phrase.noun: "#"}.get(each, each) for each in phrase.text.split())
+def _slot(phrase: NounPhrase, words: str) -> str:
+    before, after = (
+        [_GAP if content_of(each) == words else each for each in part] for part in (phrase.before, phrase.after)
+    )
+    return " ".join((*before, "#", *after))
 
 
-def _swaps(view: Likelihood, phrase: NounPhrase, slots: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
+def _swaps(view: Likelihood, phrase: NounPhrase, slots: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
     """Yield a word of a phrase, and one in its place that contradicts it: another noun, or a word that replaces it."""
     # The word stands so in a likely phrase of the image: "red" in place of "small" is said, "hat" in its place is not.
     if phrase.words:
         yield from ((phrase.noun, noun) for noun in slots[_GAP] if noun != phrase.noun)
     for word in sorted(phrase.words):
         instead = view.posterior.replaced_by.get(word, frozenset())
-        yield from ((word, other) for other in slots[_slot(phrase, word)] if other in instead)
+        yield from ((word, said) for other, said in slots[_slot(phrase, word)].items() if other in instead)
 
 
 def easy_absences(view: Likelihood, bank: Sequence[NounPhrase], key: int) -> Iterator[ComposedExpression]:
@@ -173,14 +186,14 @@ def _absence(view: Likelihood, phrase: NounPhrase | None) -> ComposedExpression 
     right = float(np.exp(np.log1p(-view.rivals(phrase)).sum() + view.log_unseen(phrase)))
     if right <= view.config.min_further:
         return None
-    return ComposedExpression(english.definite(phrase), "none", (), phrase.noun, right)
+    return ComposedExpression(templates.definite(phrase), "none", (), phrase.noun, right)
 
 
 def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:
     for phrase in view.phrases[mask]:
         if "attribute" in view.config.kinds:
             log_right = view.log_right(mask, phrase, np.ones(len(view.positions)))
-            yield _Form("words", "attribute", log_right, phrase.noun, partial(english.definite, phrase))
+            yield _Form("words", "attribute", log_right, phrase.noun, partial(templates.definite, phrase))
         if "position" in view.config.kinds:
             yield from _ends(view, mask, phrase)
             yield from _sides(view, mask, phrase)
@@ -193,7 +206,7 @@ def _ends(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
     # "The leftmost circle" implies that there are other circles.
     for side in SIDES if len(view.members(phrase, mask)) else ():
         log_right = view.log_right(mask, phrase, 1.0 - view.lead[side][mask])
-        yield _Form("end", "position", log_right, phrase.noun, partial(english.extreme, side, phrase))
+        yield _Form("end", "position", log_right, phrase.noun, partial(templates.extreme, side, phrase))
 
 
 def _sides(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
@@ -201,7 +214,7 @@ def _sides(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
         inside = view.inside[side]
         if inside[mask] > IS_MEMBER:
             log_right = view.log_right(mask, phrase, inside) + float(np.log(inside[mask]))
-            yield _Form("side", "position", log_right, phrase.noun, partial(english.at_side, side, phrase))
+            yield _Form("side", "position", log_right, phrase.noun, partial(templates.at_side, side, phrase))
 
 
 def _rows(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
@@ -217,10 +230,10 @@ def _rows(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
             continue
         log_right = view.log_counted(mask, phrase, row, np.maximum(ahead, behind))
         if rank == 1:
-            say = partial(english.extreme_of, side, 1 + len(row), phrase)
+            say = partial(templates.extreme_of, side, 1 + len(row), phrase)
             yield _Form("end of so many", "position", log_right, phrase.noun, say)
         else:
-            say = partial(english.ordinal, side, rank, phrase)
+            say = partial(templates.ordinal, side, rank, phrase)
             yield _Form("rank", "position", log_right, phrase.noun, say)
 
 
@@ -232,7 +245,7 @@ def _relations(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_For
             surely, maybe = view.beside[anchor][side]
             if surely[mask]:
                 log_right = view.log_right(mask, phrase, maybe) + log_named
-                say = partial(english.related, side, phrase, named)
+                say = partial(templates.related, side, phrase, named)
                 yield _Form("relation", "relation", log_right, phrase.noun, say)
 
 
@@ -248,8 +261,8 @@ class Composer:
         """
         self.config, self.posterior, self._line, self._seed = config, posterior, line, seed
         texts = () if config.bank is None else config.bank.values.texts
-        phrases = (english.noun_phrase(text, head_noun(text)) for text in texts)
-        self._bank = tuple(phrase for phrase in phrases if phrase is not None)
+        phrases = (noun_phrase(text, head_noun(text)) for text in texts)
+        self._bank = tuple(phrase for phrase in phrases if phrase is not None and phrase.number != "several")
 
     def __call__(self, image: ShardImage) -> ShardImage:
         """Return the image with composed expressions added last: those of one mask, then of several, then of none.

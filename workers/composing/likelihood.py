@@ -28,9 +28,9 @@ from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import MaskRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposingConfig
-from pseudoris.workers import english
 from pseudoris.workers.composing.posterior import Posterior, drawn_by_mask, evidence_of, is_object
-from pseudoris.workers.english import NounPhrase, Side
+from pseudoris.workers.composing.templates import Side
+from pseudoris.workers.noun_phrases import NounPhrase, noun_phrase, shorter
 
 SIDES: Final[tuple[Side, ...]] = ("left", "right", "top", "bottom")
 # A side of the picture is its outer third.
@@ -220,11 +220,14 @@ class Likelihood:
         noun = self.posterior.noun(mask)
         if noun is None:
             return []
-        alone = english.noun_phrase(noun, noun)
+        alone = noun_phrase(noun, noun)
         drawn = [each for each in self.posterior.evidence[mask].phrases if each.noun == noun]
         longer = [each for each in drawn if 0 < len(each.words) <= _MAX_WORDS]
+        if not longer:
+            # A captioner that says much at once.
+            longer = [part for each in drawn for part in shorter(each, _MAX_WORDS)]
         distinct: dict[frozenset[str], NounPhrase] = {}
-        for phrase in (*([alone] if alone is not None else []), *longer):
+        for phrase in (*([] if alone is None or alone.number == "several" else [alone]), *longer):
             distinct.setdefault(phrase.words, phrase)
         # An upper bound: no expression that contains the phrase is likelier than the phrase itself.
         return [each for each in distinct.values() if self.is_likely(math.log(self.rivals(each)[mask]))]

@@ -29,9 +29,8 @@ import numpy as np
 
 from pseudoris.schemas.fitted import Counted, Floats, PosteriorConfig
 from pseudoris.schemas.shard import SOURCE_MODEL, ExpressionRecord, MaskRecord, ShardImage
-from pseudoris.workers import english
-from pseudoris.workers.english import NounPhrase
 from pseudoris.workers.masks import rle
+from pseudoris.workers.noun_phrases import NounPhrase, is_english, noun_phrase
 
 # Added to shares, because 0 has no logarithm; smaller shares mean nothing.
 MIN_SHARE: Final = 1e-4
@@ -84,13 +83,13 @@ def evidence_of(candidates: Sequence[ExpressionRecord], counts: Counted) -> Evid
     correctness: dict[str, float] = {}
     for candidate, weight in zip(candidates, _weights(candidates, counts), strict=True):
         noun = candidate.head_noun
-        if noun is None or not weight:
+        if noun is None or not weight or not is_english(candidate.text):
             continue
         nouns[noun] += weight
         # For one mask, correctness depends only on the noun.
         correctness[noun] = candidate.correctness or 0.0
-        phrase = english.noun_phrase(candidate.text, noun)
-        if phrase is None:
+        phrase = noun_phrase(candidate.text, noun)
+        if phrase is None or phrase.number == "several":
             continue
         phrases[phrase] += weight
         for word in phrase.words:

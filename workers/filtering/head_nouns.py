@@ -118,7 +118,7 @@ def read_chunk(words: list[str], start: int) -> Chunk:
         elif words[i] in _CLOSED or (_ends(words, i, chunk) if chunk.nouns else _is_leading_verb(words, i, chunk)):
             chunk.end = i
             break
-        elif chunk.nouns and _describes(words[i]):
+        elif chunk.nouns and describes(words[i]):
             # The word before was not a noun but describes one: "vintage blue car", "hand painted wooden sign".
             chunk.modifiers, chunk.nouns = [*chunk.modifiers, *chunk.nouns, i], []
         else:
@@ -135,19 +135,19 @@ def _modifies(words: list[str], i: int, chunk: Chunk) -> bool:
         return True
     if word in lexicon.CONJUNCTIONS or word == ",":
         return bool(chunk.modifiers) and _continues_list(words, i, chunk)
-    if word in lexicon.PARTICLES and i and _is_past_participle(words[i - 1]):
+    if word in lexicon.PARTICLES and i and is_past_participle(words[i - 1]):
         return noun_follows(words, i + 1)  # "a rolled up towel"
     if word in lexicon.SHADES and _at(words, i + 1) in lexicon.COLOURS:
         return True
-    if _is_progressive(word):
+    if is_progressive(word):
         # Without a determiner before it, "riding a horse" and "sitting on" are verbs, "smiling woman" is not.
         return bool(chunk.modifiers) or noun_follows(words, i + 1) or i + 1 == len(words)
-    return _describes(word)
+    return describes(word)
 
 
 def _is_leading_verb(words: list[str], i: int, chunk: Chunk) -> bool:
     """Whether word i, where a noun could come first, is a verb: "riding a horse", "i see two dogs"."""
-    if _is_progressive(words[i]):
+    if is_progressive(words[i]):
         return True
     if chunk.modifiers:
         return False
@@ -181,12 +181,14 @@ def _ends(words: list[str], i: int, chunk: Chunk) -> bool:
         return True
     if word in lexicon.LINKING_PARTICIPLES:
         return not noun_follows(words, i + 1)
-    if _is_progressive(word) or _is_adverb(word):
+    if is_progressive(word) or is_adverb(word):
         return True
-    if _describes(word):
+    if describes(word):
         return last in lexicon.KNOWN_NOUNS or not noun_follows(words, i + 1)
     counts = lexicon.PLURAL_DETERMINERS | lexicon.PLURAL_NUMERALS
     is_plural = last in lexicon.IRREGULAR_PLURALS or (last.endswith("s") and not last.endswith(("ss", "us")))
+    if last in lexicon.IRREGULAR_PLURALS and _is_finite_verb(word, is_plural=False):  # "a women sits"
+        return True
     return _is_finite_verb(word, is_plural=is_plural or any(words[at] in counts for at in chunk.modifiers))
 
 
@@ -197,35 +199,70 @@ def noun_follows(words: list[str], i: int) -> bool:
             return False
         if words[j] in lexicon.ADJECTIVES_OR_NOUNS:
             return True
-        if not _describes(words[j]) and not _is_progressive(words[j]) and words[j] not in lexicon.CONJUNCTIONS:
+        if not describes(words[j]) and not is_progressive(words[j]) and words[j] not in lexicon.CONJUNCTIONS:
             return words[j] not in lexicon.DETERMINERS
     return False
 
 
-def _describes(word: str) -> bool:
+def is_verb(words: list[str], i: int) -> bool:
+    """Return whether word i, after a noun phrase, is a verb that goes on about it."""
+    return i < len(words) and (
+        is_progressive(words[i]) or is_past_participle(words[i]) or finite_stem(words[i]) is not None
+    )
+
+
+def progressive(verb: str) -> str:
+    """Return "riding" of "rides" and "ride"; a participle as it is."""
+    stem = finite_stem(verb)
+    if stem is None or is_progressive(verb):
+        return verb
+    if stem.endswith("ie"):
+        return f"{stem[:-2]}ying"
+    if stem.endswith("e") and not stem.endswith("ee"):
+        return f"{stem[:-1]}ing"
+    is_short = len(stem) > 2 and stem[-1] in "bdgmnpt" and stem[-2] in "aeiou" and stem[-3] not in "aeiou"
+    return f"{stem}{stem[-1] if is_short and stem not in _UNSTRESSED else ''}ing"
+
+
+_UNSTRESSED = frozenset(("open", "enter", "travel", "cover", "happen", "listen"))
+
+
+def finite_stem(word: str) -> str | None:
+    """Return the base form of a verb that `english` lists: "ride" of "rides"; None of another word."""
+    if word in lexicon.VERBS:
+        return word
+    stems = (word.removesuffix("s"), word.removesuffix("es"), f"{word.removesuffix('ies')}y")
+    return next((stem for stem in stems if word.endswith("s") and stem in lexicon.VERBS), None)
+
+
+def describes(word: str) -> bool:
+    """Return whether a word is a numeral, an adjective, a past participle or an adverb."""
     is_numeral = word in lexicon.NUMERALS or word == "ones" or lexicon.NUMERAL_PATTERN.fullmatch(word) is not None
-    return is_numeral or _is_adjective(word) or _is_past_participle(word) or _is_adverb(word)
+    return is_numeral or _is_adjective(word) or is_past_participle(word) or is_adverb(word)
 
 
 def _is_adjective(word: str) -> bool:
-    if word in lexicon.ADJECTIVES or ("-" in word.strip("-") and _is_past_participle(word.rsplit("-", 1)[1])):
+    if word in lexicon.ADJECTIVES or ("-" in word.strip("-") and is_past_participle(word.rsplit("-", 1)[1])):
         return True
     if lexicon.SUPERLATIVE_PATTERN.fullmatch(word):
         return word not in lexicon.NOUNS_IN_EST
     return len(word) > 5 and word.endswith(lexicon.ADJECTIVE_SUFFIXES) and word not in lexicon.NOUNS_LIKE_ADJECTIVES
 
 
-def _is_past_participle(word: str) -> bool:
+def is_past_participle(word: str) -> bool:
+    """Return whether a word is a participle such as "parked" and "worn"."""
     if word in lexicon.IRREGULAR_PARTICIPLES or word in lexicon.LINKING_PARTICIPLES:
         return True
     return len(word) > 3 and word.endswith("ed") and word not in lexicon.NOUNS_IN_ED
 
 
-def _is_progressive(word: str) -> bool:
+def is_progressive(word: str) -> bool:
+    """Return whether a word is a participle in -ing."""
     return len(word) > 4 and word.endswith("ing") and word not in lexicon.NOUNS_IN_ING
 
 
-def _is_adverb(word: str) -> bool:
+def is_adverb(word: str) -> bool:
+    """Return whether a word says how much or in which way."""
     if word in lexicon.DEGREES:
         return True
     return lexicon.ADVERB_PATTERN.fullmatch(word) is not None and word not in lexicon.NOUNS_IN_LY

@@ -24,8 +24,9 @@ from pseudoris.training.dataset import (
     SampleSpec,
 )
 from pseudoris.training.dataset.rewording import drawn_forms, forms_of
-from pseudoris.workers import english
+from pseudoris.workers.composing import templates
 from pseudoris.workers.composing.likelihood import SIDES
+from pseudoris.workers.noun_phrases import noun_phrase
 from recipes.scene_texts import realise, to_text
 from tests.builders.references import nouns, openings, placed, related
 from tests.training.dataset.builders import build_run
@@ -95,10 +96,14 @@ def test_a_side_means_the_one_object_of_its_third_unless_another_lies_at_the_bor
 @settings(max_examples=30)
 @given(nouns, nouns, st.sampled_from(SIDES), st.integers(2, 4))
 def test_forms_of_what_is_composed_mean_what_it_means(noun, anchor, side, number):
-    phrase, other = (english.noun_phrase(realise(each), each.category) for each in (noun, anchor))
+    phrase, other = (noun_phrase(realise(each), each.category) for each in (noun, anchor))
     texts = [
-        *(english.definite(phrase), english.extreme(side, phrase), english.extreme_of(side, number, phrase)),
-        *(english.ordinal(side, number, phrase), english.related(side, phrase, other), english.group(number, phrase)),
+        *(templates.definite(phrase), templates.extreme(side, phrase), templates.extreme_of(side, number, phrase)),
+        *(
+            templates.ordinal(side, number, phrase),
+            templates.related(side, phrase, other),
+            templates.group(number, phrase),
+        ),
     ]
     for text in filter(None, texts):
         assert_sound(text)

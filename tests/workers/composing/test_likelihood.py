@@ -27,12 +27,12 @@ from pseudoris.workers.composing.likelihood import (
     surely_lies,
 )
 from pseudoris.workers.composing.posterior import Evidence, Posterior, drawn_by_mask
-from pseudoris.workers.english import NounPhrase
 from pseudoris.workers.masks import rle
+from pseudoris.workers.noun_phrases import NounPhrase
 from tests.builders.fitted import POSTERIOR
 from tests.workers.composing.builders import make_image
 
-STAR = NounPhrase("star", "star", frozenset())
+STAR = NounPhrase("star")
 SHARES = st.lists(st.floats(0.01, 0.99), min_size=2, max_size=5)
 
 
@@ -79,7 +79,7 @@ def test_a_counted_row_is_the_sum_over_just_that_row(shares):
 
 def test_what_has_no_mask_counts_less_with_each_word_and_once_more_for_each_presupposed():
     view = view_of_stars([0.9, 0.1], unseen=0.1)
-    red = NounPhrase("red star", "star", frozenset({"red"}))
+    red = NounPhrase("star", ("red",))
     assert [view.log_unseen(STAR), view.log_unseen(red), view.log_unseen(STAR, 2)] == pytest.approx([-0.1, -0.03, -0.2])
 
 

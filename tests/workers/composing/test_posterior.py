@@ -17,14 +17,14 @@ from pseudoris.workers.composing.posterior import (
     substitutes,
     words_of,
 )
-from pseudoris.workers.english import NounPhrase
+from pseudoris.workers.noun_phrases import NounPhrase
 from tests.builders.fitted import POSTERIOR
 from tests.workers.composing.builders import make_mask
 
 PLAIN = POSTERIOR.model_copy(
     update={"noun_share": 1.0, "noun_correctness": 0.0, "word_bias": 0.0, "word_against": 1.0, "word_share": 0.0}
 )
-STAR, RED_STAR = NounPhrase("star", "star", frozenset()), NounPhrase("red star", "star", frozenset({"red"}))
+STAR, RED_STAR = NounPhrase("star"), NounPhrase("star", ("red",))
 
 
 def evidence(nouns, words=(), correctness=()):
@@ -51,7 +51,7 @@ def test_a_word_is_held_against_what_replaces_it():
 
 def test_a_phrase_fits_by_its_noun_and_all_its_words():
     star = evidence({"star": 1.0}, {"red": 0.5, "blue": 0.5})
-    phrases = tuple(NounPhrase(f"{word} star", "star", frozenset({word})) for word in ("red", "blue"))
+    phrases = tuple(NounPhrase("star", (word,)) for word in ("red", "blue"))
     blue = evidence({"star": 1.0}, {"blue": 0.5})
     found = Posterior(
         PLAIN,
@@ -89,7 +89,7 @@ def said(text, count, noun=None, *, score=None, correctness=None):
 
 def phrase(text):
     *words, noun = text.split()
-    return NounPhrase(text, noun, frozenset(words))
+    return NounPhrase(noun, tuple(words))
 
 
 def test_nouns_are_shares_of_what_names_one_and_words_of_what_is_a_noun_phrase():
@@ -103,9 +103,9 @@ def test_nouns_are_shares_of_what_names_one_and_words_of_what_is_a_noun_phrase()
         "draws",
     )
     assert found.nouns == {"cat": 0.2, "dog": 0.8}
-    assert found.words == {"red": 0.75}
+    assert found.words == {"red": 0.6, "running": 0.2}
     assert found.correctness == {"dog": 0.8, "cat": 0.0}
-    assert [each.text for each in found.phrases] == ["red dog", "cat"]
+    assert [each.text for each in found.phrases] == ["red dog", "cat", "running dog"]
 
 
 def test_probabilities_count_in_place_of_draws():

@@ -1,0 +1,123 @@
+"""What a caption says of the thing that it is about. All captions are our own."""
+
+import pytest
+
+from pseudoris.workers.filtering.head_nouns import head_noun
+from pseudoris.workers.noun_phrases import content_of, is_english, noun_phrase
+
+
+def phrase(caption):
+    return noun_phrase(caption, head_noun(caption))
+
+
+def attributes(caption):
+    found = phrase(caption)
+    return (found.before, found.noun, found.after)
+
+
+@pytest.mark.parametrize(
+    ("caption", "before", "noun", "after"),
+    [
+        ("a photo of a small dotted circle with a tail", ("small", "dotted"), "circle", ("with a tail",)),
+        ("a close up of a brown dog", ("brown",), "dog", ()),
+        ("there is a fire truck parked near a wall", ("parked", "fire"), "truck", ()),
+        ("an image of a hot dog on a plate", (), "hot dog", ()),
+        ("an old man in a red shirt feeding a horse", ("old",), "man", ("in a red shirt", "feeding a horse")),
+        ("a woman who is wearing a blue coat and a hat", (), "woman", ("wearing a blue coat", "wearing a hat")),
+        ("a circle that is red and has a tail", ("red",), "circle", ("with a tail",)),
+        ("a red circle that is small", ("small", "red"), "circle", ()),
+        ("the nurse's left hand", ("nurse's",), "hand", ()),
+        ("a girl rides a pony through a gate", (), "girl", ("riding a pony",)),
+        ("a boy looking at the clouds", (), "boy", ("looking at the clouds",)),
+        ("a basket filled with lemons on a shelf", (), "basket", ("filled with lemons",)),
+        ("a bowl of cherries sitting on a mat", ("sitting",), "bowl", ("of cherries",)),
+        ("a black and white goat", ("black and white",), "goat", ()),
+        ("a light blue scooter", ("light blue",), "scooter", ()),
+        ("a strange looking bird", ("strange looking",), "bird", ()),
+        ("a meadow with mountains in the background", (), "meadow", ()),
+        ("a man holding a drill while a woman watches him", (), "man", ("holding a drill",)),
+        ("a goose standing in a pond next to a boat with a flag", ("standing",), "goose", ()),
+        ("the man on the left", (), "man", ()),
+        ("a girl with a kite in her hand", (), "girl", ("with a kite in her hand",)),
+    ],
+)
+def test_what_describes_the_head_is_one_attribute_each_and_scenery_is_left_out(caption, before, noun, after):
+    assert attributes(caption) == (before, noun, after)
+
+
+@pytest.mark.parametrize(
+    ("caption", "number"),
+    [
+        ("a dog", "one"),
+        ("two dogs", "several"),
+        ("a group of nurses", "several"),
+        ("a herd of sheep", "several"),
+        ("a sheep", "one"),
+        ("a nurse and a doctor", "several"),
+        ("a lamp, a clock and a vase", "several"),
+        ("people", "several"),
+        ("a pair of scissors", "pair"),
+        ("blue jeans", "pair"),
+        ("fresh snow", "stuff"),
+        ("some grass", "stuff"),
+    ],
+)
+def test_one_thing_several_things_pairs_and_stuff_are_told_apart(caption, number):
+    assert phrase(caption).number == number
+
+
+def test_worn_and_wearing_are_one_attribute():
+    assert {content_of(each) for each in ("in a red shirt", "wearing a red shirt", "with the red shirt")} == {
+        "red shirt"
+    }
+    assert phrase("a man in a red shirt").words == phrase("a man wearing a red shirt").words == {"red shirt"}
+
+
+@pytest.mark.parametrize("caption", ["", "he", "on the left", "a dog with a tail tail"])
+def test_without_a_head_or_with_a_loop_there_is_no_phrase(caption):
+    assert phrase(caption) is None
+
+
+# By language, eight beginnings and five ends of captions.
+FOREIGN = {
+    "Spanish": (
+        "un perro negro|una mujer mayor|dos niños pequeños|un coche azul|una foto de un caballo|la casa blanca|"
+        "un hombre con camisa roja|un grupo de personas",
+        "|en la calle|junto a un árbol|sobre la mesa|a la izquierda",
+    ),
+    "French": (
+        "un chien noir|une vieille femme|deux petits garçons|une voiture bleue|une photo d'un cheval|la maison blanche|"
+        "un homme avec une chemise rouge|un groupe de personnes",
+        "|dans la rue|à côté d'un arbre|sur la table|à gauche",
+    ),
+    "German": (
+        "ein schwarzer hund|eine alte frau|zwei kleine jungen|ein blaues auto|ein foto von einem pferd|das weiße haus|"
+        "ein mann in einem roten hemd|eine gruppe von menschen",
+        "|auf der straße|neben einem baum|auf dem tisch|auf der linken seite",
+    ),
+    "Italian": (
+        "un cane nero|una donna anziana|due bambini piccoli|una macchina blu|una foto di un cavallo|la casa bianca|"
+        "un uomo con una camicia rossa|un gruppo di persone",
+        "|per strada|accanto a un albero|sul tavolo|a sinistra",
+    ),
+    "Portuguese": (
+        "um cachorro preto|uma mulher idosa|dois meninos pequenos|um carro azul|uma foto de um cavalo|a casa branca|"
+        "um homem com uma camisa vermelha|um grupo de pessoas",
+        "|na rua|ao lado de uma árvore|sobre a mesa|à esquerda",
+    ),
+}
+
+
+@pytest.mark.parametrize("language", FOREIGN)
+def test_captions_of_other_languages_are_no_english(language):
+    beginnings, ends = (each.split("|") for each in FOREIGN[language])
+    captions = [f"{beginning} {end}".strip() for beginning in beginnings for end in ends]
+    assert len(captions) == 40
+    assert sum(map(is_english, captions)) <= 2
+
+
+@pytest.mark.parametrize(
+    "caption", ["a dotted mushroom", "red car", "two giraffes near a fence", "the nurse's left hand"]
+)
+def test_short_captions_are_english(caption):
+    assert is_english(caption)

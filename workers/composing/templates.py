@@ -1,0 +1,105 @@
+"""Templates of expressions: a noun phrase as people say it, with a place, a rank, a relation, or a number.
+
+A template returns None if English has no such form of a phrase: stuff is not counted, and nothing is on the left of a
+list of things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from pseudoris.workers import english as lexicon
+from pseudoris.workers.noun_phrases import NounPhrase
+
+Side = Literal["left", "right", "top", "bottom"]
+
+_EXTREMES: Final[Mapping[Side, str]] = {
+    "left": "leftmost",
+    "right": "rightmost",
+    "top": "topmost",
+    "bottom": "bottommost",
+}
+_OF_TWO: Final[Mapping[Side, str]] = {"left": "left", "right": "right", "top": "upper", "bottom": "lower"}
+_THIRDS: Final[Mapping[Side, str]] = {
+    "left": "on the left",
+    "right": "on the right",
+    "top": "at the top",
+    "bottom": "at the bottom",
+}
+_RELATIONS: Final[Mapping[Side, str]] = {
+    "left": "to the left of",
+    "right": "to the right of",
+    "top": "above",
+    "bottom": "below",
+}
+_NUMBERS: Final = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
+_ORDINALS: Final = {2: "second", 3: "third", 4: "fourth"}
+
+
+def definite(phrase: NounPhrase) -> str:
+    """Return "the circle"."""
+    return f"the {phrase.text}"
+
+
+def extreme(side: Side, phrase: NounPhrase) -> str | None:
+    """Return "the leftmost circle"; None of stuff."""
+    return None if phrase.number == "stuff" else f"the {_EXTREMES[side]} {_counted(phrase)}"
+
+
+def extreme_of(side: Side, number: int, phrase: NounPhrase) -> str | None:
+    """Return "the left of the two circles"; None for a number that people would not count."""
+    if number not in _NUMBERS or phrase.number == "stuff":
+        return None
+    word = _OF_TWO[side] if number == 2 else _EXTREMES[side]
+    return f"the {word} of the {_NUMBERS[number]} {_plural(phrase)}"
+
+
+def ordinal(side: Side, rank: int, phrase: NounPhrase) -> str | None:
+    """Return "the second circle from the left"; None if the rank has no word, or for the same reason as `at_side`."""
+    if rank not in _ORDINALS or phrase.number == "stuff" or not _takes_suffix(phrase):
+        return None
+    return f"the {_ORDINALS[rank]} {_counted(phrase)} from the {side}"
+
+
+def at_side(side: Side, phrase: NounPhrase) -> str | None:
+    """Return "the circle on the left"; None if the suffix would describe a part of the circle."""
+    return f"the {phrase.text} {_THIRDS[side]}" if _takes_suffix(phrase) else None
+
+
+def related(side: Side, phrase: NounPhrase, anchor: NounPhrase) -> str | None:
+    """Return "the circle above the star"; None if the suffix would describe a part of the circle."""
+    return f"the {phrase.text} {_RELATIONS[side]} the {anchor.text}" if _takes_suffix(phrase) else None
+
+
+def group(number: int, phrase: NounPhrase) -> str | None:
+    """Return "the two circles", or "all circles" for a number that people would not count; None of stuff."""
+    if phrase.number == "stuff":
+        return None
+    return f"the {_NUMBERS[number]} {_plural(phrase)}" if number in _NUMBERS else f"all {_plural(phrase)}"
+
+
+def _counted(phrase: NounPhrase) -> str:
+    """The phrase as one thing: "blue pair of jeans"."""
+    return " ".join(
+        (*phrase.before, f"pair of {phrase.noun}" if phrase.number == "pair" else phrase.noun, *phrase.after)
+    )
+
+
+def _plural(phrase: NounPhrase) -> str:
+    *first, last = phrase.noun.split()
+    nouns = ["pairs of", phrase.noun] if phrase.number == "pair" else [*first, lexicon.plural_of(last)]
+    return " ".join((*phrase.before, *nouns, *map(_worn_by_several, phrase.after)))
+
+
+def _worn_by_several(attribute: str) -> str:
+    """Return "in red shirts" of "in a red shirt"; any other attribute as it is."""
+    words = attribute.split()
+    if words[0] not in ("in", "wearing") or words[1] not in ("a", "an"):
+        return attribute
+    return " ".join((words[0], *words[2:-1], lexicon.plural_of(words[-1])))
+
+
+def _takes_suffix(phrase: NounPhrase) -> bool:
+    """Whether a suffix would describe the head: after one preposition ("with a tail") it does, after two it may not."""
+    return sum(word in lexicon.PREPOSITIONS for word in phrase.text.split()) <= 1
