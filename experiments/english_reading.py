@@ -1,4 +1,4 @@
-"""How well captions are read: heads, what describes them, and whether they are one thing, against a reader's labels.
+"""How well captions are read: heads, what describes them, and whether they are one thing, against labels of a reader.
 
     python -m experiments.english_reading LABELS [--json FILE] [--show]
 
