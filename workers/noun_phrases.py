@@ -76,7 +76,9 @@ def noun_phrase(caption: str, noun: str | None) -> NounPhrase | None:
     start = 0
     # A captioner that loops says "with a handle handle".
     is_loop = any(first == second for first, second in pairwise(words))
-    while noun is not None and start < len(words) and not is_loop:
+    # "Does not have a tail" says nothing that can be composed.
+    is_denied = any(word in ("not", "never") or word.endswith(("n't", "cannot")) for word in words)
+    while noun is not None and noun.split() and start < len(words) and not is_loop and not is_denied:
         chunk = rules.read_chunk(words, start)
         last = chunk.nouns[-1] + 1 if chunk.nouns else chunk.end
         if chunk.head(words) == noun or words[last - len(noun.split()) : last] == noun.split():

@@ -174,7 +174,7 @@ def easy_absences(view: Likelihood, bank: Sequence[NounPhrase], key: int) -> Ite
     unlike = (
         phrase
         for phrase in (bank[place] for place in permutation(key, len(bank)).tolist())
-        if drawn.isdisjoint((*phrase.noun.split(), *phrase.words))
+        if drawn.isdisjoint(" ".join((phrase.noun, *phrase.words)).split())
     )
     found = (_absence(view, phrase) for phrase in islice(unlike, _MAX_TRIES))
     yield from (each for each in found if each is not None)
