@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
 from pseudoris.workers import english as lexicon
@@ -39,9 +41,14 @@ def content(attributes: Sequence[str]) -> set[str]:
     return {progressive(word) for word in words if word not in _SILENT and word[0].isalnum()}
 
 
+@cache
+def _composing() -> RunConfig:
+    return load_config("tiny-composed")
+
+
 def reached(caption: str, noun: str | None) -> Sequence[NounPhrase]:
     """Return what a composer may say of a mask, all of whose draws are a caption."""
-    config = load_config("tiny-composed")
+    config = _composing()
     if config.composing is None or config.filtering.fitted_values.posterior is None:
         raise ValueError("tiny-composed has no composer")
     sample = CaptionSample(crop="masked", decoder="beam", top_k=None, top_p=None, log_prob=0.0)

@@ -227,8 +227,9 @@ class StaticEngine(CachedEngine):
             of_crops = [crop for crop in crops if searched and searched[crop] is None]
             if not of_set and not of_crops:
                 continue
-            # The tree's caches take their place.
-            self.free_memory()
+            if self._memory is not None:
+                # The tree's caches take their place.
+                self.free_memory()
             some = SamplerRows(
                 rows.target[of_set] - crops.start, rows.top_k[of_set], rows.top_p[of_set], rows.uniform[of_set]
             )

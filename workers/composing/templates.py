@@ -1,7 +1,6 @@
 """Templates of expressions: a noun phrase as people say it, with a place, a rank, a relation, or a number.
 
-A template returns None if English has no such form of a phrase: stuff is not counted, and nothing is on the left of a
-list of things.
+A template returns None if English has no such form of a phrase: stuff, for instance, is not counted.
 """
 
 from __future__ import annotations
