@@ -11,6 +11,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, is_dataclass, replace
 from functools import cache
 from importlib import resources
@@ -67,10 +68,16 @@ def load_config(
     said = named_preset(own)
     config = validate(laid([*preset_layers(preset or said or "tiny"), *own]))
     # A file with every setting written out means the same over any preset.
-    if said not in (None, preset) and config != validate(laid([*preset_layers(said), *own])):
+    if said not in (None, preset) and config != _validated_or_none([*preset_layers(said), *own]):
         where = next(layer.name for layer in reversed(own) if "preset" in layer.tree)
         raise ConfigError(f"the preset is {preset!r}, but {where} says 'preset: {said}': name one of them alone")
     return config
+
+
+def _validated_or_none(layers: Iterable[Layer]) -> RunConfig | None:
+    with suppress(ConfigError):
+        return validate(laid(layers))
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,13 +232,13 @@ _IRREGULAR_PLURALS: Final[Mapping[str, str]] = {
     **{word: word for word in ("fish", "sheep", "deer", "aircraft", "bison", "series")},
 }
 _PLURALS: Final = IRREGULAR_PLURALS - _IRREGULAR_PLURALS.keys()
-_SINGULARS_IN_S: Final = frozenset({"lens", "bus", "gas", "series", "iris"})
+_SINGULARS_IN_S: Final = frozenset({"lens", "gas", "series", "iris"})
 
 
 def plural_of(noun: str) -> str:
-    """Return the plural of a noun of one word."""
-    if noun in _IRREGULAR_PLURALS:
-        return _IRREGULAR_PLURALS[noun]
+    """Return the plural of a noun of one word; a plural as it is."""
+    if noun in _IRREGULAR_PLURALS or is_plural(noun):
+        return _IRREGULAR_PLURALS.get(noun, noun)
     if noun.endswith("man"):
         return f"{noun.removesuffix('man')}men"
     if noun.endswith(("s", "x", "z", "ch", "sh")):
@@ -251,5 +251,5 @@ def plural_of(noun: str) -> str:
 def is_plural(noun: str) -> bool:
     """Return whether a noun names several things."""
     last = noun.split()[-1]
-    is_regular = last.endswith("s") and not last.endswith("ss") and last not in _SINGULARS_IN_S
+    is_regular = last.endswith("s") and not last.endswith(("ss", "us")) and last not in _SINGULARS_IN_S
     return is_regular or last in _PLURALS

@@ -7,8 +7,9 @@ and has a tail" is a red circle with a tail. What the rules cannot place is left
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import combinations, pairwise
 from typing import Final, Literal
 
@@ -61,42 +62,70 @@ def shorter(phrase: NounPhrase, most: int) -> Iterator[NounPhrase]:
 
 def content_of(attribute: str) -> str:
     """Return the words of an attribute that tell it from others: "red shirt" of "in a red shirt"."""
-    words = attribute.split()
+    words = ("without" if word == "no" else word for word in attribute.split())
     return " ".join(word for word in words if word not in _LIGHT) or attribute
 
 
-_LIGHT: Final = (
-    lexicon.DETERMINERS | lexicon.PREPOSITIONS | lexicon.CONJUNCTIONS | {"wearing", "wears", "having", "has", "have"}
-)
+_CLOSED: Final = lexicon.DETERMINERS | lexicon.PREPOSITIONS | lexicon.CONJUNCTIONS
+# Of these small words the sense depends on them: "turned on" and "turned off".
+_LIGHT: Final = (_CLOSED | lexicon.POSSESSIONS | {"wearing", "wears"}) - {"without", "on", "off", "up", "down"}
+
+
+@lru_cache(maxsize=1 << 16)
+def implies(words: str, fewer: str) -> bool:
+    """Return whether what has an attribute has another one too, both as of `content_of`: "long tail" and "tail"."""
+    more, less = words.split(), fewer.split()
+    # Who has a red shirt is not red.
+    is_of_same = more[-1] == less[-1] or rules.is_progressive(less[0])
+    return is_of_same and set(less) <= set(more) and ("without" in more) == ("without" in less)
+
+
+def says_more(words: str, fewer: str) -> bool:
+    """Return whether an attribute has all words of another one, both as of `content_of`: "red shirt" and "red"."""
+    more, less = set(words.split()), set(fewer.split())
+    return less <= more and ("without" in more) == ("without" in less)
 
 
 def noun_phrase(caption: str, noun: str | None) -> NounPhrase | None:
     """Return what a caption says of `noun`, its head as a noun finder has it; None if the caption has no such head."""
-    words = rules.tokenise(caption)
+    words, named = rules.tokenise(caption), (noun or "").lower().split()
     start = 0
     # A captioner that loops says "with a handle handle".
-    is_loop = any(first == second for first, second in pairwise(words))
+    is_loop = any(each == following and each not in _REPEATED for each, following in pairwise(words))
     # "Does not have a tail" says nothing that can be composed.
-    is_denied = any(word in ("not", "never") or word.endswith(("n't", "cannot")) for word in words)
-    while noun is not None and noun.split() and start < len(words) and not is_loop and not is_denied:
+    is_denied = any(word in _DENIALS or word.endswith("n't") for word in words)
+    while named and start < len(words) and not is_loop and not is_denied:
         chunk = rules.read_chunk(words, start)
         last = chunk.nouns[-1] + 1 if chunk.nouns else chunk.end
-        if chunk.head(words) == noun or words[last - len(noun.split()) : last] == noun.split():
-            return _Reading(words, chunk, noun, start).phrase()
+        if words[last - len(named) : last] == named or chunk.head(words) == " ".join(named):
+            return _Reading(words, chunk, " ".join(named), start).phrase()
         start = max(chunk.end, start) + 1
     return None
 
 
-def is_english(caption: str) -> bool:
-    """Return whether enough of a caption's words are known as English: words of closed classes above all.
+_DENIALS: Final = frozenset(("not", "never", "cannot", "cant", "wont", "isnt", "doesnt"))
+_REPEATED: Final = lexicon.DEGREES | rules.PUNCTUATION
 
-    Source: of 1,000 captions by models and 25,014 by people none and 0.1 % have fewer, and all of 200 in Spanish,
-    French, German, Italian and Portuguese.
+
+def english_among(captions: Iterable[str]) -> frozenset[str]:
+    """Return those of a mask's captions that are English.
+
+    Enough of their words are known, of closed classes above all. One or two words ("fire hydrant") say too little: they
+    are what most of the longer captions are, and English without any. Source: of 1,000 captions by models and 25,014 by
+    people none and 0.1 % have fewer known words, and all of 200 in Spanish, French, German, Italian and Portuguese.
     """
-    words = [word for word in rules.tokenise(caption) if word[0].isalnum()]
-    return sum(_is_known(word) for word in words) >= _MIN_KNOWN_SHARE * max(len(words), 1)
+    short, longer = set[str](), dict[str, bool]()
+    for caption in captions:
+        words = [word for word in rules.tokenise(caption) if word[0].isalnum()]
+        if len(words) <= _MAX_SHORT:
+            short.add(caption)
+        else:
+            longer[caption] = sum(map(_is_known, words)) >= _MIN_KNOWN_SHARE * len(words)
+    found = {caption for caption, is_english in longer.items() if is_english}
+    return frozenset(found | short if 2 * len(found) >= len(longer) else found)
 
 
+_MAX_SHORT: Final = 2
 _MIN_KNOWN_SHARE: Final = 0.4
 _KNOWN: Final = (
     *(lexicon.DETERMINERS, lexicon.PREPOSITIONS, lexicon.RELATIVES, lexicon.PERSONAL_PRONOUNS, lexicon.EMPTY_PRONOUNS),
@@ -161,7 +190,7 @@ class _Reading:
             return self._joined(at)
         if word in lexicon.POSSESSIONS or (word in ("do", "does") and self._object_end(at + 1)):
             return self._attribute(at + 1, "with" if word in lexicon.POSSESSIONS else "doing")
-        if word in lexicon.RELATIVES | lexicon.AUXILIARIES or word == "well":
+        if word in lexicon.RELATIVES or word in lexicon.AUXILIARIES or word == "well":
             # Its subject is the head.
             self._is_elsewhere = self._is_elsewhere and word not in lexicon.AUXILIARIES
             return at + 1
@@ -171,10 +200,10 @@ class _Reading:
 
     def _adjective(self, at: int) -> int | None:
         word, before = self._words[at], self._at(at - 1)
-        is_said = before in lexicon.AUXILIARIES | lexicon.CONJUNCTIONS or at == self._chunk.end
+        is_said = before in lexicon.AUXILIARIES or before in lexicon.CONJUNCTIONS or at == self._chunk.end
         if not is_said or not rules.describes(word):
             return None
-        if not rules.is_adverb(word):
+        if not rules.is_adverb(word) and not _is_no_attribute(word):
             later = (place for place, each in enumerate(self._before) if _rank(each) > _rank(word))
             self._before.insert(next(later, len(self._before)), word)
         return at + 1
@@ -243,19 +272,25 @@ class _Reading:
         following = end + (self._at(end) == ",")
         following += self._at(following) == "and"
         is_listed = following > end and self._object_end(following) is not None
+        if is_listed and opening == "of" and self._at(following) in lexicon.DETERMINERS:
+            # "A cup of coffee and a spoon" is two things.
+            self._is_list = self._is_elsewhere = True
+            return self._object_end(following)
         is_verb = rules.is_verb(self._words, following) and not rules.noun_follows(self._words, following)
         return self._attribute(following, opening) if is_listed and not is_verb else end
 
     def _object_end(self, at: int) -> int | None:
         """Return where the noun phrase that begins at a word ends, "of …" included; None if none does."""
-        if self._at(at) in lexicon.PREPOSITIONS | lexicon.AUXILIARIES | lexicon.RELATIVES | {"", ","}:
-            return None
-        chunk = rules.read_chunk(self._words, at)
-        modifiers = (self._words[place] for place in chunk.modifiers)
-        if not chunk.nouns and all(each in lexicon.DETERMINERS or rules.is_adverb(each) for each in modifiers):
-            return None
-        further = self._object_end(chunk.end + 1) if self._at(chunk.end) == "of" else None
-        return chunk.end if further is None else further
+        end = None
+        while end is None or self._at(end) == "of":
+            begins = at if end is None else end + 1
+            chunk = rules.read_chunk(self._words, begins)
+            modifiers = (self._words[place] for place in chunk.modifiers)
+            is_empty = all(each in lexicon.DETERMINERS or rules.is_adverb(each) for each in modifiers)
+            if self._at(begins) in _NO_OBJECTS or (is_empty and not chunk.nouns):
+                break
+            end = chunk.end
+        return end
 
 
 def _attributes_before(words: Sequence[str], chunk: rules.Chunk, noun: str) -> list[str]:
@@ -270,10 +305,10 @@ def _attributes_before(words: Sequence[str], chunk: rules.Chunk, noun: str) -> l
             found, joins = [f"{word}'s"], False
         elif word in lexicon.CONJUNCTIONS or word in (",", "-"):
             joins = joins or bool(found)
-        elif word not in _NO_ATTRIBUTES and not lexicon.NUMERAL_PATTERN.fullmatch(word) and word != noun:
+        elif not _is_no_attribute(word) and word not in (noun, *found[-1:]):
             if joins and found:
                 found[-1] = f"{found[-1]} and {word}"
-            elif found and (word in lexicon.LINKING_PARTICIPLES or found[-1] in lexicon.SHADES | lexicon.DEGREES):
+            elif found and (word in _JOINED or found[-1] in _JOINING):
                 found[-1] = f"{found[-1]} {word}"
             else:
                 found.append(word)
@@ -281,7 +316,15 @@ def _attributes_before(words: Sequence[str], chunk: rules.Chunk, noun: str) -> l
     return [each for each in found if each not in lexicon.DEGREES]
 
 
-_NO_ATTRIBUTES: Final = lexicon.DETERMINERS | lexicon.NUMERALS | lexicon.PLACES | {"couple"}
+def _is_no_attribute(word: str) -> bool:
+    return word in _NO_ATTRIBUTES or lexicon.NUMERAL_PATTERN.fullmatch(word) is not None
+
+
+_NO_ATTRIBUTES: Final = (lexicon.DETERMINERS | lexicon.NUMERALS | lexicon.PLACES | {"couple"}) - {"single", "double"}
+_NO_OBJECTS: Final = lexicon.PREPOSITIONS | lexicon.AUXILIARIES | lexicon.RELATIVES | {"", ","}
+# They belong to the word before them: "a strange looking bird", "a rolled up towel", "a double decker bus".
+_JOINING: Final = lexicon.SHADES | lexicon.DEGREES
+_JOINED: Final = lexicon.LINKING_PARTICIPLES | lexicon.PARTICLES | {"decker"}
 
 
 def _rank(attribute: str) -> int:

@@ -78,6 +78,9 @@ def test_two_different_presets_are_refused(tmp_path):
         load_config("paper", path)
     with pytest.raises(ConfigError, match="but --set says 'preset: tiny'"):
         load_config("base", path, ["preset=tiny"])
+    # With `base` alone, these settings are not valid.
+    with pytest.raises(ConfigError, match="but --set says 'preset: base'"):
+        load_config("tiny", None, ["preset=base", "composing={}"])
     assert load_config("base", path).preset == "base"
     # All written out, it says the same over each.
     path.write_text(shown_config(preset_layers("base")))

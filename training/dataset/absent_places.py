@@ -20,7 +20,7 @@ from typing import Final, get_args
 
 from pseudoris.workers.composing import templates
 from pseudoris.workers.counter_rng import draw_below
-from pseudoris.workers.english import PLACES
+from pseudoris.workers.english import ARTICLES, PICTURES, PLACES
 from pseudoris.workers.filtering.head_nouns import head_noun
 from pseudoris.workers.noun_phrases import NounPhrase, noun_phrase
 
@@ -32,6 +32,8 @@ _NUM_PLAIN: Final = len(_FORMS)
 _NUM_TRIED: Final = 6
 # Draws of one text use so many numbers of a key.
 _NUMBERS_A_DRAW: Final = 3 + _NUM_TRIED
+# What may stand before the noun phrase of a text: "a photo of the".
+_OPENINGS: Final = ARTICLES | PICTURES | {"of"}
 
 
 def placed_absence(text: str, others: Sequence[str], *, key: int, turn: int) -> str:
@@ -66,6 +68,8 @@ def _said(form: str, phrase: NounPhrase, side: templates.Side, rank: int, other:
 def _phrase(text: str) -> NounPhrase | None:
     """Return the noun phrase of a text that says no more; None where it has a place or names another thing."""
     found = noun_phrase(text, head_noun(text))
-    if found is None or found.number == "several" or not text.endswith(found.text):
+    if found is None or found.number == "several" or not f" {text}".endswith(f" {found.text}"):
+        return None
+    if not _OPENINGS.issuperset(text.removesuffix(found.text).split()):
         return None
     return None if "the" in found.text.split() or not PLACES.isdisjoint(text.split()) else found

@@ -171,7 +171,9 @@ class TreeCaptioner:
             return work(images)
 
         def remember(num_images: int) -> None:
-            self._crops_together = max(1, min(self._crops_together, self._num_crops(images) // 2))
+            self._crops_together = max(
+                1, min(self._crops_together, self._num_crops(images) * num_images // len(images))
+            )
 
         lower = f"captions.cache_bytes (now {self._cache_bytes})"
         return together_or_fewer(images, work, remember=remember, lower=lower)

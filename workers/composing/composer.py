@@ -43,7 +43,7 @@ class ComposedExpression:
     Attributes:
         targets: Numbers of its masks; empty for a no-target expression.
         confidence: The probability that it is right.
-        rival: Of a near absence: the number of the mask that it describes but for one word. Else None.
+        rival: Of a near absence: the number of the mask that it describes but for the noun or one attribute. Else None.
     """
 
     text: str
@@ -108,17 +108,17 @@ def ranked_groups(view: Likelihood) -> Iterator[ComposedExpression]:
 
 
 def near_absences(view: Likelihood, keys: Sequence[int]) -> Iterator[ComposedExpression]:
-    """Yield at most one no-target expression a mask, above `min_further`: what is true of the mask, but for one word.
+    """Yield at most one no-target expression a mask, above `min_further`: what is true of the mask, but for one part.
 
     "The red circle" in an image of a red star and a blue circle, or "the blue star" there: a trainer that looks for one
-    of the words finds a mask, and is wrong. `keys` (one a mask) decide which of a mask's expressions are tried first.
+    of the parts finds a mask, and is wrong. `keys` (one a mask) decide which of a mask's expressions are tried first.
     """
     said: set[str] = set()
     slots = _slots(phrase for phrases in view.phrases for phrase in phrases)
     for mask, (phrases, key) in enumerate(zip(view.phrases, keys, strict=True)):
-        swaps = [(phrase, *swap) for phrase in phrases for swap in _swaps(view, phrase, slots)]
+        swaps = [swap for phrase in phrases for swap in _swaps(view, phrase, slots)]
         for place in permutation(key, len(swaps))[:_MAX_TRIES].tolist():
-            found = _absence(view, _swapped(*swaps[place]))
+            found = _absence(view, swaps[place]())
             if found is not None and found.text not in said:
                 said.add(found.text)
                 yield replace(found, rival=mask)
@@ -126,9 +126,7 @@ def near_absences(view: Likelihood, keys: Sequence[int]) -> Iterator[ComposedExp
 
 
 def _swapped(phrase: NounPhrase, old: str, new: str) -> NounPhrase:
-    """Return the phrase with another noun, or with another attribute in the place of the one whose words are `old`."""
-    if old == phrase.noun:
-        return replace(phrase, noun=new)
+    """Return the phrase with another attribute in the place of the one whose words are `old`."""
     before, after = (
         tuple(new if content_of(each) == old else each for each in part) for part in (phrase.before, phrase.after)
     )
@@ -155,14 +153,17 @@ def _slot(phrase: NounPhrase, words: str) -> str:
     return " ".join((*before, "#", *after))
 
 
-def _swaps(view: Likelihood, phrase: NounPhrase, slots: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yield a word of a phrase, and one in its place that contradicts it: another noun, or a word that replaces it."""
-    # The word stands so in a likely phrase of the image: "red" in place of "small" is said, "hat" in its place is not.
+def _swaps(
+    view: Likelihood, phrase: NounPhrase, slots: Mapping[str, Mapping[str, str]]
+) -> Iterator[Callable[[], NounPhrase]]:
+    """Yield what makes the phrase with another noun, or with an attribute that replaces one of its own."""
+    # It stands so in a likely phrase of the image: "red" in place of "small" is said, "hat" in its place is not.
     if phrase.words:
-        yield from ((phrase.noun, noun) for noun in slots[_GAP] if noun != phrase.noun)
+        yield from (partial(replace, phrase, noun=noun) for noun in slots[_GAP] if noun != phrase.noun)
     for word in sorted(phrase.words):
         instead = view.posterior.replaced_by.get(word, frozenset())
-        yield from ((word, said) for other, said in slots[_slot(phrase, word)].items() if other in instead)
+        here = slots[_slot(phrase, word)].items()
+        yield from (partial(_swapped, phrase, word, said) for other, said in here if other in instead)
 
 
 def easy_absences(view: Likelihood, bank: Sequence[NounPhrase], key: int) -> Iterator[ComposedExpression]:
@@ -180,9 +181,7 @@ def easy_absences(view: Likelihood, bank: Sequence[NounPhrase], key: int) -> Ite
     yield from (each for each in found if each is not None)
 
 
-def _absence(view: Likelihood, phrase: NounPhrase | None) -> ComposedExpression | None:
-    if phrase is None:
-        return None
+def _absence(view: Likelihood, phrase: NounPhrase) -> ComposedExpression | None:
     right = float(np.exp(np.log1p(-view.rivals(phrase)).sum() + view.log_unseen(phrase)))
     if right <= view.config.min_further:
         return None

@@ -30,7 +30,7 @@ import numpy as np
 from pseudoris.schemas.fitted import Counted, Floats, PosteriorConfig
 from pseudoris.schemas.shard import SOURCE_MODEL, ExpressionRecord, MaskRecord, ShardImage
 from pseudoris.workers.masks import rle
-from pseudoris.workers.noun_phrases import NounPhrase, is_english, noun_phrase
+from pseudoris.workers.noun_phrases import NounPhrase, english_among, implies, noun_phrase, says_more
 
 # Added to shares, because 0 has no logarithm; smaller shares mean nothing.
 MIN_SHARE: Final = 1e-4
@@ -81,9 +81,10 @@ def evidence_of(candidates: Sequence[ExpressionRecord], counts: Counted) -> Evid
     words: defaultdict[str, float] = defaultdict(float)
     phrases: defaultdict[NounPhrase, float] = defaultdict(float)
     correctness: dict[str, float] = {}
+    english = english_among(candidate.text for candidate in candidates)
     for candidate, weight in zip(candidates, _weights(candidates, counts), strict=True):
-        noun = candidate.head_noun
-        if noun is None or not weight or not is_english(candidate.text):
+        noun = (candidate.head_noun or "").lower()
+        if not noun or not weight or candidate.text not in english:
             continue
         nouns[noun] += weight
         # For one mask, correctness depends only on the noun.
@@ -133,7 +134,9 @@ def substitutes(phrases: Iterable[NounPhrase]) -> Mapping[str, frozenset[str]]:
     found: defaultdict[str, set[str]] = defaultdict(set)
     for rivals in in_context.values():
         for first, second in combinations(sorted(rivals), 2):
-            if (first, second) not in together:
+            # "In red" and "in a red shirt" may be said of one man.
+            is_finer = says_more(first, second) or says_more(second, first)
+            if (first, second) not in together and not is_finer:
                 found[first].add(second)
                 found[second].add(first)
     return {word: frozenset(found[word]) for word in sorted(found)}
@@ -187,8 +190,10 @@ class Posterior:
 
     def _word(self, word: str, mask: int) -> float:
         said = self.words[mask]
-        if word in said:
-            return said[word]
+        # "Long tail" says "tail" too.
+        found = max((said[other] for other in said if implies(other, word)), default=None)
+        if found is not None:
+            return found
         is_replaced = any(other in said for other in self.replaced_by.get(word, ()))
         return _UNSAID_WORD if is_replaced else _SILENT_WORD
 

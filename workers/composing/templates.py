@@ -88,15 +88,18 @@ def _counted(phrase: NounPhrase) -> str:
 def _plural(phrase: NounPhrase) -> str:
     *first, last = phrase.noun.split()
     nouns = ["pairs of", phrase.noun] if phrase.number == "pair" else [*first, lexicon.plural_of(last)]
-    return " ".join((*phrase.before, *nouns, *map(_worn_by_several, phrase.after)))
+    return " ".join((*phrase.before, *nouns, *map(_of_several, phrase.after)))
 
 
-def _worn_by_several(attribute: str) -> str:
-    """Return "in red shirts" of "in a red shirt"; any other attribute as it is."""
-    words = attribute.split()
-    if words[0] not in ("in", "wearing") or words[1] not in ("a", "an"):
-        return attribute
-    return " ".join((words[0], *words[2:-1], lexicon.plural_of(words[-1])))
+def _of_several(attribute: str) -> str:
+    """Return "in red shirts" of "in a red shirt", "on their heads" of "on his head"."""
+    words = ["their" if word in ("his", "her", "its") else word for word in attribute.split()]
+    if "their" in words and words[-1] in lexicon.BODY:
+        words[-1] = lexicon.plural_of(words[-1])
+    if words[0] in ("in", "wearing") and words[1] in ("a", "an"):
+        end = next((at for at, word in enumerate(words[2:], 2) if word in lexicon.PREPOSITIONS), len(words))
+        words[1:end] = [*words[2 : end - 1], lexicon.plural_of(words[end - 1])]
+    return " ".join(words)
 
 
 def _takes_suffix(phrase: NounPhrase) -> bool:

@@ -20,21 +20,26 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from pseudoris.schemas.config import FilterConfig, NounRule
 from pseudoris.workers import english as lexicon
 
 _TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|'s?(?=\s|$)|[&]|[,;:.()/!?\"-]")
-_PUNCTUATION = frozenset(',;:.()/!?"-')
+PUNCTUATION = frozenset(',;:.()/!?"-')
 _CLITIC = "'s"
+# Some captioners write "black - haired".
+_SPACED = re.compile(rf" - (?=(?:{'|'.join(sorted(lexicon.LINKING_PARTICIPLES))}|shirt|decker)\b)")
 # Heads that are never things, and heads that are not things if `of` follows.
 _NO_THINGS = lexicon.PICTURES | lexicon.PLACES | lexicon.COLOURS | lexicon.NUMERALS
 _OF_OTHERS = lexicon.QUANTITIES | lexicon.PARTS
 _NOT_SEEN = lexicon.DETERMINERS | lexicon.PLACES | lexicon.NUMERALS
 # Words that can be neither a noun nor a word before one.
-_CLOSED = (_PUNCTUATION | lexicon.DETERMINERS | lexicon.PREPOSITIONS | lexicon.RELATIVES | lexicon.CONJUNCTIONS) | (
+_CLOSED = (PUNCTUATION | lexicon.DETERMINERS | lexicon.PREPOSITIONS | lexicon.RELATIVES | lexicon.CONJUNCTIONS) | (
     lexicon.AUXILIARIES | lexicon.PERSONAL_PRONOUNS | lexicon.EMPTY_PRONOUNS
 )
+_WITH_IS = lexicon.EMPTY_PRONOUNS | lexicon.PERSONAL_PRONOUNS | lexicon.RELATIVES | {"this"}
+_PLURAL = lexicon.PLURAL_DETERMINERS | lexicon.PLURAL_NUMERALS
 # Words before which no article can stand.
 _WITHOUT_ARTICLE = lexicon.DETERMINERS | lexicon.PLURAL_NUMERALS | {"one"}
 
@@ -89,9 +94,11 @@ def noun_phrases(text: str) -> list[str]:
     return [phrase for phrase in found if phrase]
 
 
+@lru_cache(maxsize=1 << 14)
 def tokenise(text: str) -> list[str]:
-    """Return lower-case words; punctuation marks and the possessive `'s` are separate words."""
+    """Return lower-case words, shared by all callers; punctuation marks and the possessive `'s` are separate words."""
     text = text.lower().replace("’", "'").replace("w/o", "without").replace("w/", "with ")
+    text = _SPACED.sub("-", text)
     text = re.sub(r"\bclose[ -]?ups?\b|\bup[ -]close\b", "closeup", text)
     words: list[str] = []
     for token in _TOKEN.findall(text):
@@ -99,7 +106,7 @@ def tokenise(text: str) -> list[str]:
             words.append(_CLITIC)
         elif token.endswith(_CLITIC) and token != _CLITIC:
             stem = token[: -len(_CLITIC)]
-            is_contraction = stem in lexicon.EMPTY_PRONOUNS | lexicon.PERSONAL_PRONOUNS | lexicon.RELATIVES | {"this"}
+            is_contraction = stem in _WITH_IS
             words += [stem, "is" if is_contraction else _CLITIC]
         else:
             words.append(token)
@@ -185,11 +192,10 @@ def _ends(words: list[str], i: int, chunk: Chunk) -> bool:
         return True
     if describes(word):
         return last in lexicon.KNOWN_NOUNS or not noun_follows(words, i + 1)
-    counts = lexicon.PLURAL_DETERMINERS | lexicon.PLURAL_NUMERALS
     is_plural = last in lexicon.IRREGULAR_PLURALS or (last.endswith("s") and not last.endswith(("ss", "us")))
     if last in lexicon.IRREGULAR_PLURALS and _is_finite_verb(word, is_plural=False):  # "a women sits"
         return True
-    return _is_finite_verb(word, is_plural=is_plural or any(words[at] in counts for at in chunk.modifiers))
+    return _is_finite_verb(word, is_plural=is_plural or any(words[at] in _PLURAL for at in chunk.modifiers))
 
 
 def noun_follows(words: list[str], i: int) -> bool:

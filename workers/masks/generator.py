@@ -101,7 +101,7 @@ class MaskGenerator:
     """A callable image -> `Proposals` over one promptable model.
 
     Attributes:
-        images_together: How many images to hand over at once, at most.
+        images_together: How many images to hand over at once, at most; fewer once memory ran out.
     """
 
     def __init__(self, model: PromptableModel, config: MasksConfig) -> None:
@@ -116,7 +116,7 @@ class MaskGenerator:
 
     @torch.inference_mode()
     def together(self, images: Sequence[NDArray[np.uint8]]) -> list[Proposals]:
-        """Return the masks of several images, each as it has them alone. If memory runs out, fewer are together."""
+        """Return the masks of several images, each as it has them alone; if memory runs out, of fewer at a time."""
         if self._sam is None:
             return [self(image) for image in images]
         work = partial(self._of_batch, self._sam)

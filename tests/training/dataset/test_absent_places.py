@@ -40,7 +40,11 @@ def test_the_other_side_of_a_relation_is_a_text_of_the_image_without_a_place():
 
 
 @pytest.mark.parametrize(
-    "text", ["the red circle on the left", "the circle above the star", "the dog is red", "two dogs", "no dog here", ""]
+    "text",
+    [
+        *("the red circle on the left", "the circle above the star", "the dog is red", "two dogs", "no dog here", ""),
+        *("near a dog", "riding a horse", "the half circle", "the second red circle"),
+    ],
 )
 def test_a_text_with_a_place_or_that_is_no_noun_phrase_stays(text):
     assert set(placed(text)) == {text}

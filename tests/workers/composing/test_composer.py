@@ -82,6 +82,30 @@ def test_an_easy_absence_shares_no_word_with_what_was_drawn_and_has_no_rival():
     assert easy == {"the boat", "the small key"}
 
 
+def test_a_word_of_an_attribute_is_no_easy_absence():
+    image = make_image(((20, 30), {"a ring with a red flag": 40}))
+    assert "the red key" not in absences(image, "the red key", "the small key")
+
+
+def test_what_has_the_noun_for_an_attribute_changes_in_one_of_both():
+    dog, cat = "a dog with a dog", "a dog with a cat"
+    image = make_image(((20, 30), {dog: 20, cat: 20}), ((80, 30), {cat: 40}), ((50, 80), {"a man with a dog": 40}))
+    found = {text for seed in range(30) for text in absences(image, seed=seed)}
+    assert found <= {f"the {one} with a {two}" for one in ("dog", "man") for two in ("dog", "cat")}
+
+
+def test_a_long_tail_is_a_tail():
+    image = make_image(((20, 30), {"a ring with a tail": 40}), ((80, 30), {"a star with a long tail": 40}))
+    tails = make_image(((20, 30), {"a star with a tail": 40}), ((80, 30), {"a star with a long tail": 40}))
+    assert "the star with a tail" not in {text for seed in range(30) for text in absences(image, seed=seed)}
+    assert texts(tails, 0, kinds=["attribute"], posterior=LENIENT) == set()
+
+
+def test_a_mask_of_short_unknown_nouns_gets_a_text_and_one_of_another_language_none():
+    image = make_image(((20, 30), {"teapot": 40}), ((80, 30), {"un perro negro": 40}))
+    assert texts(image, kinds=["attribute"], posterior=LENIENT) == {"the teapot"}
+
+
 def test_the_seed_and_the_images_id_alone_decide_which_absences_are_said():
     texts = tuple(f"the {word}" for word in ("boat", "key", "tree", "house", "moon", "ring", "drop", "heart"))
     easy = [absences(FOUR, *texts, seed=seed).keys() for seed in range(8)]

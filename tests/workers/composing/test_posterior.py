@@ -125,6 +125,13 @@ def test_words_said_in_one_place_and_never_together_replace_each_other():
     assert more == {"red": {"blue"}, "blue": {"red"}}
 
 
+def test_a_word_does_not_replace_one_that_says_more():
+    shirts = [NounPhrase("man", (), (each,)) for each in ("in red", "in a red shirt", "with a hat", "without a hat")]
+    found = substitutes(shirts)
+    assert "red shirt" not in found["red"]
+    assert "without hat" in found["hat"]
+
+
 def test_words_of_different_nouns_do_not_replace_each_other():
     assert substitutes(map(phrase, ["red star", "blue heart"])) == {}
     # But in the same place of longer phrases.

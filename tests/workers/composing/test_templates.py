@@ -44,10 +44,25 @@ def test_stuff_is_not_counted_and_pairs_are():
 
 
 @pytest.mark.parametrize(
+    ("caption", "several"),
+    [
+        ("a clerk wearing a hat on his head", "clerks wearing hats on their heads"),
+        ("a clerk in a pair of jeans", "clerks in pairs of jeans"),
+        ("a clerk in a blue shorts", "clerks in blue shorts"),
+        ("a clerk holding a cup in her hand", "clerks holding a cup in their hands"),
+        ("a women in a red shirt", "women in red shirts"),
+    ],
+)
+def test_what_several_wear_and_hold_is_theirs(caption, several):
+    assert templates.group(2, phrase(caption)) == f"the two {several}"
+
+
+@pytest.mark.parametrize(
     ("noun", "plural"),
     [
         *(("cross", "crosses"), ("fish", "fish"), ("boy", "boys"), ("lady", "ladies"), ("woman", "women")),
         *(("person", "people"), ("bench", "benches"), ("bus", "buses"), ("fire truck", "fire trucks")),
+        ("octopus", "octopuses"),
     ],
 )
 def test_plurals(noun, plural):
