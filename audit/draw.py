@@ -2,9 +2,9 @@
 
 The design, and why:
 
-- **Strata are bins of the pairs' own scores, kept and not kept apart.** Scores tell where errors are, so bins differ in
-  accuracy, and an interval gets narrower. Pairs that the run does not keep have strata as well, so that the audit can
-  answer for other rules of what is kept.
+- **Strata are bins of the pairs' own scores, by kind, kept and not kept apart.** Scores tell where errors are, so bins
+  differ in accuracy, and an interval gets narrower. Pairs that the run does not keep have strata as well, so that the
+  audit can answer for other rules of what is kept.
 - **In a stratum, images are drawn, then pairs of the image.** Images are drawn with a probability proportional to the
   number of their pairs in the stratum, without replacement, systematically in a random order; of a drawn image one pair
   is drawn at random. An image that would be drawn more than once gives that many of its pairs. So every pair of a
@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pseudoris.audit.draw_files import (
     DRAW_NAME,
+    DRAWN,
     IMAGES_NAME,
     PAIRS_NAME,
     SAMPLE_SCHEMAS,
@@ -140,7 +142,7 @@ def draw_audit(
             f"the folder {audit} holds other files, such as {strange[0]!r}. Name a new folder for the audit"
         )
     pairs = read_pairs(location, header, on_shard)
-    parts: dict[str, Any] = {"score": pairs.score, "is_kept": pairs.is_kept, "is_lone": pairs.is_lone}
+    parts: dict[str, Any] = {name: getattr(pairs, name) for name in ("score", "kind", "is_kept", "is_lone")}
     strata = make_strata(**parts, num_drawn=options.num_pairs, unkept_share=options.unkept_share)
     drawn = [
         draw_pairs(each.pairs, pairs.image[each.pairs], each.num_drawn, options.rng(number))
@@ -158,12 +160,19 @@ def draw_audit(
 
 
 def make_strata(
-    *, score: Floats, is_kept: Flags, is_lone: Flags, num_drawn: int, unkept_share: float
+    *,
+    score: Floats,
+    kind: npt.NDArray[np.str_],
+    is_kept: Flags,
+    is_lone: Flags,
+    num_drawn: int,
+    unkept_share: float,
 ) -> list[PairStratum]:
     """Return the strata of P pairs; together `num_drawn` are drawn of them, or all pairs if there are fewer.
 
     Args:
         score: (P,) NaN where a pair has none.
+        kind: (P,) as of `kind_of`; each has strata of its own.
         is_kept: (P,)
         is_lone: (P,) of masks alone in their image; they have strata of their own.
         num_drawn: Pairs to draw.
@@ -176,16 +185,18 @@ def make_strata(
     strata: list[PairStratum] = []
     for word, pairs, number in (("kept", kept, for_kept), ("not kept", unkept, for_unkept)):
         has_score, lone = ~np.isnan(score[pairs]), is_lone[pairs]
-        parts = {"score": has_score & ~lone, "mask alone in its image": lone, WITHOUT_SCORE: ~has_score & ~lone}
+        of_kind = {name: (kind[pairs] == name) & has_score & ~lone for name in sorted(set(kind[pairs].tolist()))}
+        parts = {**of_kind, "mask alone in its image": lone, WITHOUT_SCORE: ~has_score & ~lone}
         groups = [(name, pairs[chosen]) for name, chosen in parts.items() if chosen.any()]
         for (name, members), share in zip(groups, allocate([len(m) for _, m in groups], number), strict=True):
             bins = [(name, members)]
-            if name == "score":
+            if name in of_kind:
                 # Bins of equal size, ascending; equal scores may fall into two of them.
                 number_of_bins = max(1, min(_MAX_BINS, share // _DRAWN_PER_BIN))
                 cut = np.array_split(members[np.argsort(score[members], kind="stable")], number_of_bins)
                 filled = [each for each in cut if len(each)]
-                bins = [(f"score {score[each[0]]:.2f} to {score[each[-1]]:.2f}", each) for each in filled]
+                word_of = "score" if name == DRAWN else f"{name}, confidence"
+                bins = [(f"{word_of} {score[each[0]]:.2f} to {score[each[-1]]:.2f}", each) for each in filled]
             counts = allocate([len(each) for _, each in bins], share)
             strata += [
                 PairStratum(f"{word}, {label}", word == "kept", each, count)
@@ -318,7 +329,6 @@ def _record(
             masks_with_kept=pairs.num_masks_with_kept,
             pairs=len(pairs.row),
             kept=int(pairs.is_kept.sum()),
-            without_target=pairs.num_without_target,
         ),
         seed=options.seed,
         score=pairs.score_kind,

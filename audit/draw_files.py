@@ -28,6 +28,7 @@ from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.ids import mask_index, sha256_hex
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
 from pseudoris.schemas.run_records import PartRecord, RunHeader, SealedRecord, Sha256
+from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_MODEL
 from pseudoris.store.runs.header import parse_record
 from pseudoris.store.tables.parquet_files import open_parquet, parquet_bytes
 
@@ -77,9 +78,13 @@ PAIRS_SCHEMA: Final = pa.schema(
         ),
         _field("follows", pa.string(), "Of a follow-up: the pair that it is asked after; else null.", nullable=True),
         _field("image_id", pa.string(), "Row of `images` that holds the picture and the masks."),
-        _field("mask_ids", _list(pa.string()), "The masks that the expression refers to: one, or several of a group."),
+        _field(
+            "mask_ids",
+            _list(pa.string()),
+            "The masks that the expression refers to: one, several of a group, none of an absence.",
+        ),
         _field("text", pa.string(), "The expression. Untrusted: escape it."),
-        _field("kind", pa.string(), "`attribute`, `position`, `relation` or `group`."),
+        _field("kind", pa.string(), "`attribute`, `position`, `relation`, `group` or `none`."),
         _field("source", pa.string(), "What wrote it: `model`, `composer`, `human` or `recipe`."),
         _field("is_kept", pa.bool_(), "Whether the run keeps it."),
         _field("num_kept_of_mask", pa.int32(), "Kept expressions of its mask alone; 0 for a group."),
@@ -111,10 +116,16 @@ IMAGES_SCHEMA: Final = pa.schema(
 SAMPLE_SCHEMAS: Final = {PAIRS_NAME: PAIRS_SCHEMA, IMAGES_NAME: IMAGES_SCHEMA}
 
 
+def kind_of(source: str, kind: str) -> str:
+    """Return the kind by which pairs are told apart: `drawn`, that of a composed expression, `human` or `recipe`."""
+    return {SOURCE_MODEL: DRAWN, SOURCE_COMPOSER: kind}.get(source, source)
+
+
 def pair_id(image: str, masks: Sequence[str], text: str) -> str:
     """Return the id of a pair, `<image id>-0007-9f3a1c07`; of a group `<image id>-0007+0009-9f3a1c07`.
 
-    It has the numbers of the masks that the text refers to, and ends with the first 32 bits of the text's sha256.
+    That of an absence is `<image id>--9f3a1c07`. It has the numbers of the masks that the text refers to, and ends with
+    the first 32 bits of the text's sha256.
     """
     targets = "+".join(f"{index:04d}" for index in sorted(map(mask_index, masks)))
     return f"{image}-{targets}-{sha256_hex(text.encode())[:_TEXT_DIGITS]}"
@@ -166,7 +177,7 @@ class Population(FrozenModel):
     Attributes:
         masks_with_kept: Masks with at least one kept expression of their own.
         pairs: Different expressions of different targets, kept or not.
-        without_target: Expressions that refer to no mask. They are left out, and are no pairs.
+        without_target: Absences that a draw of version 0.5.0 left out; 0 where they are pairs.
     """
 
     images: int = Field(ge=0)
@@ -234,7 +245,7 @@ def undrawn_strata(draw: DrawRecord) -> tuple[Stratum, ...]:
 def num_unseen(draw: DrawRecord, *, keeps_no_others: bool) -> int:
     """Return how many pairs a run or a rule keeps, or may keep, of strata without a draw.
 
-    What the drawn run does not keep, and has no score, no other rule keeps: composed and human expressions, groups.
+    What the drawn run does not keep, and has no score, no other rule keeps: human expressions, drawn groups.
     With `keeps_no_others` it keeps nothing that the drawn run does not keep; see the function of that name.
     """
     return sum(

@@ -84,6 +84,7 @@ class AuditFigures:
         unkept: Share of right pairs among those that are not kept.
         missed: Missed objects an image.
         with_missed: Share of images with a missed object.
+        by_kind: Share of the kept pairs of each kind that are right: `drawn`, or as composed.
         kinds: Share of each verdict among the kept pairs.
         checks: What was judged twice.
         error: The raters' error rate; None if nothing was checked.
@@ -104,6 +105,7 @@ class AuditFigures:
     missed: BoundedFigure
     with_missed: BoundedFigure
     strata: tuple[BoundedFigure, ...]
+    by_kind: tuple[BoundedFigure, ...]
     kinds: tuple[BoundedFigure, ...]
     checks: RaterChecks
     error: Interval | None
@@ -149,6 +151,10 @@ def audit_figures(
         with_missed=_missed(audit, answers, "images with a missed object", lambda clicks: float(clicks > 0)),
         strata=tuple(
             _accuracy(stratum.name, judged, judged.stratum == stratum.number) for stratum in audit.draw.strata
+        ),
+        by_kind=tuple(
+            _accuracy(kind, judged, judged.is_kept & (judged.kind == kind))
+            for kind in sorted(set(judged.kind[judged.is_kept & judged.is_drawn].tolist()))
         ),
         kinds=tuple(kinds),
         checks=checks,
@@ -302,6 +308,7 @@ def report_chart(figures: AuditFigures) -> str:
     if figures.corrected is not None:
         rows.append(ChartRow("corrected for raters' errors", figures.corrected.share))
     rows += rows_of(each for each in (figures.masks, figures.unkept, figures.with_missed) if each.num)
-    for heading, parts in (("right, by stratum", figures.strata), ("verdicts on the kept", figures.kinds)):
+    parts_of = {"right, by kind": figures.by_kind, "right, by stratum": figures.strata}
+    for heading, parts in {**parts_of, "verdicts on the kept": figures.kinds}.items():
         rows += [ChartRow(heading, Interval(None, 0.0, 1.0), is_heading=True), *rows_of(parts)]
     return interval_chart(rows, title=f"{figures.num_judged} of {figures.num_drawn} pairs judged; 95 % intervals")

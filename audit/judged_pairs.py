@@ -12,11 +12,12 @@ from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.draw_files import DRAWN, keeps_no_others, pair_id
+from pseudoris.audit.draw_files import DRAWN, keeps_no_others, kind_of, pair_id
 from pseudoris.audit.intervals import RaterChecks, RatioEstimate, ratio
 from pseudoris.audit.population import OnShard
 from pseudoris.audit.verdicts import CANNOT_SAY, RIGHT, VERDICTS, RaterAnswers
@@ -47,7 +48,8 @@ class JudgedPairs:
         stratum: (R,) int64, -1 unless drawn.
         inclusion: (R,) float64, NaN unless drawn.
         image: (R,) int64, a number for its image.
-        mask: (R,) int64, a number for its mask; -1 for a group.
+        mask: (R,) int64, a number for its mask; -1 for a group or an absence.
+        kind: (R,) str, as of `kind_of`.
         is_kept: (R,) bool, by the run, or by the rule that the audit is applied to.
         num_kept_of_mask: (R,) int64, by the same.
     """
@@ -59,6 +61,7 @@ class JudgedPairs:
     inclusion: Floats
     image: Ints
     mask: Ints
+    kind: npt.NDArray[np.str_]
     is_kept: Flags
     num_kept_of_mask: Ints
 
@@ -123,6 +126,7 @@ def join_answers(audit: AuditFolder, answers: Sequence[RaterAnswers]) -> JudgedP
         inclusion=np.array(pairs["inclusion"].to_pylist(), np.float64),
         image=_numbers(pairs["image_id"].to_pylist()),
         mask=np.where([len(each) == 1 for each in masks], _numbers(["+".join(each) for each in masks]), -1),
+        kind=np.array([*map(kind_of, pairs["source"].to_pylist(), pairs["kind"].to_pylist())], np.str_),
         is_kept=np.array(pairs["is_kept"].to_pylist(), np.bool_),
         num_kept_of_mask=np.array(pairs["num_kept_of_mask"].to_pylist(), np.int64),
     )
@@ -222,7 +226,8 @@ def apply_to(location: RunLocation, audit: AuditFolder, on_shard: OnShard = lamb
             f"or has other masks. The audit was drawn from {audit.draw.run.location}"
         )
     before = audit.draw.population
-    has_same = (totals["images"], totals["masks"], totals["pairs"]) == (before.images, before.masks, before.pairs)
+    num_pairs = totals["pairs"] - (totals["absences"] if before.without_target else 0)
+    has_same = (totals["images"], totals["masks"], num_pairs) == (before.images, before.masks, before.pairs)
     return AppliedRun(
         location=location.root,
         num_asked=len(rows),
@@ -246,24 +251,24 @@ def _kept_of_shard(
     """Add a shard to `totals`; return its pairs of the same images, of which `known` has the digests, and masks."""
     images = shown_images(location, receipt, ("image_id", "sha256"))
     digests = zip(images["image_id"].to_pylist(), images["sha256"].to_pylist(), strict=True)
-    same_images = sorted(image for image, sha256 in digests if known.get(image) == sha256)
+    same_images = {image for image, sha256 in digests if known.get(image) == sha256}
     table = read_table(location, MASKS, ("image_id", "mask_id", "segmentation"), [receipt])
     same_masks = set()
-    for row in table.filter(pc.is_in(table["image_id"], value_set=pa.array(same_images, pa.string()))).to_pylist():
+    for row in table.filter(
+        pc.is_in(table["image_id"], value_set=pa.array(sorted(same_images), pa.string()))
+    ).to_pylist():
         mine = masks[row["image_id"]].get(row["mask_id"])
         if mine is not None and mine["counts"] == row["segmentation"]["counts"]:
             same_masks.add(row["mask_id"])
-    flags: defaultdict[tuple[tuple[str, ...], str], bool] = defaultdict(bool)
-    for row in read_table(location, EXPRESSIONS, ("target_mask_ids", "text", "kept"), [receipt]).to_pylist():
-        if row["target_mask_ids"]:
-            flags[tuple(sorted(row["target_mask_ids"])), row["text"]] |= row["kept"]
-    of_mask = Counter(targets[0] for (targets, _), is_kept in flags.items() if is_kept and len(targets) == 1)
+    flags: defaultdict[tuple[str, tuple[str, ...], str], bool] = defaultdict(bool)
+    columns = ("image_id", "target_mask_ids", "text", "kept")
+    for row in read_table(location, EXPRESSIONS, columns, [receipt]).to_pylist():
+        flags[row["image_id"], tuple(sorted(row["target_mask_ids"])), row["text"]] |= row["kept"]
+    of_mask = Counter(targets[0] for (_, targets, _), is_kept in flags.items() if is_kept and len(targets) == 1)
     totals.update(images=images.num_rows, masks=table.num_rows, pairs=len(flags), masks_with_kept=len(of_mask))
+    totals["absences"] += sum(not targets for _, targets, _ in flags)
     return {
-        pair_id(targets[0].rpartition("-")[0], targets, text): (
-            is_kept,
-            of_mask[targets[0]] if len(targets) == 1 else 0,
-        )
-        for (targets, text), is_kept in flags.items()
-        if set(targets) <= same_masks
+        pair_id(image, targets, text): (is_kept, of_mask[targets[0]] if len(targets) == 1 else 0)
+        for (image, targets, text), is_kept in flags.items()
+        if image in same_images and set(targets) <= same_masks
     }

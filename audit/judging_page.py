@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.verdicts import MAX_COMMENT, RATER_NAME, VERDICTS, VERDICTS_VERSION
+from pseudoris.audit.verdicts import ABSENCE_VERDICTS, MAX_COMMENT, RATER_NAME, VERDICTS, VERDICTS_VERSION
 from pseudoris.images.prover import PictureForm
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
@@ -61,6 +61,12 @@ def write_judging_page(
     return missing
 
 
+def _asked(text: str) -> str:
+    """Return the question about an absence, such as `the red star`."""
+    thing = text.removeprefix("the ")
+    return f"Is there {'an' if thing[:1] in 'aeiou' else 'a'} {thing} in the picture?"
+
+
 def _plan(audit: AuditFolder) -> dict[str, Any]:
     """Return the questions in their order, as JSON for the page; `outlines` are SVG paths by pair or image."""
     pairs = audit.pairs.select(["pair_id", "position", "follows", "image_id", "mask_ids", "text"]).to_pylist()
@@ -88,7 +94,8 @@ def _plan(audit: AuditFolder) -> dict[str, Any]:
     questions = []
     for row in sorted(pairs, key=lambda row: row["position"]):
         follows = {} if row["follows"] is None else {"follows": row["follows"]}
-        questions.append({"id": row["pair_id"], "image": row["image_id"], "text": row["text"], **follows})
+        absence = {} if row["mask_ids"] else {"absence": _asked(row["text"])}
+        questions.append({"id": row["pair_id"], "image": row["image_id"], "text": row["text"], **follows, **absence})
     return {
         "draw": draw,
         "version": VERDICTS_VERSION,
@@ -96,6 +103,7 @@ def _plan(audit: AuditFolder) -> dict[str, Any]:
         "maxComment": MAX_COMMENT,
         "colours": len(MASK_COLOURS),
         "verdicts": VERDICTS,
+        "absenceVerdicts": ABSENCE_VERDICTS,
         "images": sizes,
         "missed": missed,
         "pairs": questions,

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pseudoris.audit.draw_files import DRAWN, FOLLOW_UP, STORED_SCORES, pair_id
+from pseudoris.audit.draw_files import DRAWN, FOLLOW_UP, STORED_SCORES, kind_of, pair_id
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Floats, Rated, features
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, Ints
@@ -22,12 +23,12 @@ from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import RootDigest
 from pseudoris.store.sources.planned_images import LoadBytes, as_annotated
 from pseudoris.store.tables.committed_tables import read_table, shown_images
-from pseudoris.store.tables.judged_expressions import flags_of, judged, scores_of
+from pseudoris.store.tables.judged_expressions import judged, scores_of
 
 Row = dict[str, Any]
 # Shards read so far, shards in all.
 OnShard = Callable[[int, int], None]
-_COLUMNS: Final = ("image_id", "target_mask_ids", "text", "source", "kept", *SCORE_COLUMNS)
+_COLUMNS: Final = ("image_id", "target_mask_ids", "text", "kind", "source", "kept", *SCORE_COLUMNS)
 # More is better, for any models. Source: `calibrate` without a truth, training/calibration/confidence_fit.py.
 _LABEL_FREE: Final = ("log_uniqueness", "correctness", "vote")
 _LABEL_FREE_HEARD: Final = (*_LABEL_FREE, "listener", "truth")
@@ -46,19 +47,19 @@ class RunPairs:
     Attributes:
         receipts: The S committed shards.
         root_sha256: The run's root digest over these shards.
-        score_kind: What `score` is: the run's confidence, or computed from its other scores.
+        score_kind: What `score` is of drawn pairs: the run's confidence, or computed from its other scores.
         shard: (P,) place of the pair's shard among `receipts`.
         row: (P,) row of the pair in its shard's table of expressions.
         image: (P,) number of its image.
+        kind: (P,) str, as of `kind_of`.
         is_kept: (P,) bool.
         is_lone: (P,) bool, its mask is alone in its image, so that no filter compared it.
-        score: (P,) float64, NaN if it has none: composed and human expressions, groups.
-        num_kept_of_mask: (P,) kept pairs of its mask alone; 0 for a group.
+        score: (P,) float64, of composed pairs the composer's confidence; NaN if it has none, such as a human's.
+        num_kept_of_mask: (P,) kept pairs of its mask alone; 0 for a group or an absence.
         image_shard: (I,) place of the image's shard.
         image_row: (I,) place of the image among those of its shard that are not quarantined.
         image_masks: (I,) masks of the image.
         num_masks_with_kept: Masks with a kept pair of their own.
-        num_without_target: Expressions that refer to no mask: no pairs.
     """
 
     receipts: tuple[Receipt, ...]
@@ -67,6 +68,7 @@ class RunPairs:
     shard: Ints
     row: Ints
     image: Ints
+    kind: npt.NDArray[np.str_]
     is_kept: Flags
     is_lone: Flags
     score: Floats
@@ -75,7 +77,6 @@ class RunPairs:
     image_row: Ints
     image_masks: Ints
     num_masks_with_kept: int
-    num_without_target: int
 
 
 def read_pairs(location: RunLocation, header: RunHeader, on_shard: OnShard) -> RunPairs:
@@ -90,11 +91,11 @@ def read_pairs(location: RunLocation, header: RunHeader, on_shard: OnShard) -> R
     if not sum(len(shard["row"]) for shard in shards):
         raise ConfigError(f"{location.root} holds no committed image with an expression: there is nothing to judge")
     joined: dict[str, Any] = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
-    totals: dict[str, Any] = {
-        name: int(joined.pop(name).sum()) for name in ("num_masks_with_kept", "num_without_target")
-    }
-    kind, score = _score(joined.pop("confidence"), joined.pop("heard"))
-    return RunPairs(tuple(receipts), digest.hexdigest(), kind, score=score, **joined, **totals)
+    num_masks = int(joined.pop("num_masks_with_kept").sum())
+    score_kind, score = _score(joined.pop("confidence"), joined.pop("heard"))
+    return RunPairs(
+        tuple(receipts), digest.hexdigest(), score_kind, score=score, num_masks_with_kept=num_masks, **joined
+    )
 
 
 def _read_shard(location: RunLocation, receipt: Receipt, place: int, *, first_image: int) -> dict[str, Any]:
@@ -112,6 +113,7 @@ def _read_shard(location: RunLocation, receipt: Receipt, place: int, *, first_im
         "shard": np.full(len(rows), place),
         "row": rows,
         "image": np.array([number[image] for image in _taken(table, "image_id", rows)], np.int64),
+        "kind": np.array([*map(kind_of, _taken(table, "source", rows), _taken(table, "kind", rows))], np.str_),
         "is_kept": kept,
         "is_lone": is_judged & np.isnan(scores["distinctiveness"][rows]),
         "confidence": scores["confidence"][rows],
@@ -121,7 +123,6 @@ def _read_shard(location: RunLocation, receipt: Receipt, place: int, *, first_im
         "image_row": np.arange(len(ids)),
         "image_masks": np.array([masks[image] for image in ids], np.int64),
         "num_masks_with_kept": np.array([len(kept_of)]),
-        "num_without_target": flags_of(pc.equal(pc.list_value_length(table["target_mask_ids"]), 0)),
     }
 
 
@@ -130,15 +131,13 @@ def _taken(table: pa.Table, column: str, rows: Ints) -> list[Any]:
 
 
 def _distinct(table: pa.Table) -> tuple[Ints, Flags]:
-    """Return the first row of each pair with a target, ascending, and whether any row of the pair is kept."""
+    """Return the first row of each pair, ascending, and whether any row of the pair is kept."""
     first: dict[tuple[str, ...], int] = {}
     rows: list[int] = []
     kept: list[bool] = []
-    columns = (table[name].to_pylist() for name in ("target_mask_ids", "text", "kept"))
-    for row, (targets, text, is_kept) in enumerate(zip(*columns, strict=True)):
-        if not targets:
-            continue
-        place = first.setdefault((*sorted(targets), text), len(rows))
+    columns = (table[name].to_pylist() for name in ("image_id", "target_mask_ids", "text", "kept"))
+    for row, (image, targets, text, is_kept) in enumerate(zip(*columns, strict=True)):
+        place = first.setdefault((image, *sorted(targets), text), len(rows))
         if place == len(rows):
             rows.append(row)
             kept.append(is_kept)
@@ -162,7 +161,10 @@ def _features(table: pa.Table, rows: Ints, is_judged: Flags) -> Floats:
 
 
 def _score(confidence: Floats, heard: Floats) -> tuple[Literal["confidence", "label_free"], Floats]:
-    """Return the score of every pair: the confidence where the run has one, else equal weights of its features."""
+    """Return the score of every pair: the confidence where the run has one, else equal weights of its features.
+
+    A composed pair, which no model drew, has its confidence.
+    """
     is_drawn = ~np.isnan(heard[:, 1])
     if is_drawn.any() and (~np.isnan(confidence[is_drawn])).mean() > 0.5:
         return "confidence", confidence
@@ -171,7 +173,8 @@ def _score(confidence: Floats, heard: Floats) -> tuple[Literal["confidence", "la
     table = heard[:, :names]
     spread = np.nanstd(table, axis=0) if is_drawn.any() else np.ones(names)
     # A feature that all pairs share orders nothing: it counts 0.
-    return "label_free", np.asarray((table / np.where(spread > _LEAST_SPREAD, spread, np.inf)).sum(axis=1))
+    label_free = (table / np.where(spread > _LEAST_SPREAD, spread, np.inf)).sum(axis=1)
+    return "label_free", np.where(is_drawn, label_free, confidence)
 
 
 @dataclass(slots=True)

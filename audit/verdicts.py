@@ -47,6 +47,12 @@ VERDICTS: Final[dict[str, str]] = {
     "not_an_object": "The outline holds background, or less than half of an object. A group counts as one.",
     CANNOT_SAY: "The picture does not tell.",
 }
+# What the rater may answer to the question whether an absence is in the picture, as a verdict on the absence.
+ABSENCE_VERDICTS: Final[dict[str, tuple[str, str]]] = {
+    RIGHT: ("No", "Nothing in the picture is that."),
+    "untrue": ("Yes", "There is one or more, outlined or not."),
+    CANNOT_SAY: ("Cannot say", VERDICTS[CANNOT_SAY]),
+}
 Verdict = Literal["right", "several", "untrue", "not_an_object", "cannot_say"]
 
 _DIGEST_DIGITS: Final = 16

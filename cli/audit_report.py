@@ -36,7 +36,8 @@ def print_report(audit: AuditFolder, figures: AuditFigures) -> None:
     rows = [*map(_cells, (figures.accuracy, figures.masks, figures.unkept, figures.missed, figures.with_missed))]
     if figures.corrected is not None:
         rows.insert(1, (*_interval("  corrected for raters' errors", figures.corrected.share), "", ""))
-    tables = {"figure": rows, "right, by stratum": map(_cells, figures.strata)}
+    tables = {"figure": rows, "right, by kind": map(_cells, figures.by_kind)}
+    tables["right, by stratum"] = map(_cells, figures.strata)
     tables["verdicts on the kept"] = map(_cells, figures.kinds)
     stdout.print(f"{figures.num_judged:,} of {figures.num_drawn:,} pairs judged; 95 % intervals")
     for name, cells in tables.items():

@@ -15,7 +15,7 @@ from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.schemas.config_layers import validate
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.fitted import FittedConfig, FittedValues
+from pseudoris.schemas.fitted import FittedConfig
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, LoneMasks, parse_conditions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
@@ -54,8 +54,16 @@ def refilter(
     weights: Annotated[
         Path | None,
         option(
-            "Fitted file with a `pair_weight`, as `pseudoris calibrate --to` writes it: set the column weight by it. "
-            "Default: as in OUT."
+            "Fitted file, as `pseudoris calibrate --to` writes it: set the column weight by its `pair_weight`, and "
+            "compose anew by its `posterior`. Default: as in OUT."
+        ),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        option(
+            "--set",
+            "Compose anew with a setting of composing, such as composing.min_further=0.95. Can be repeated.",
+            metavar="KEY=VALUE",
         ),
     ] = None,
     accuracy: Annotated[
@@ -75,7 +83,9 @@ def refilter(
     ] = False,
     repair: options.Repair = False,
 ) -> None:
-    """Write a new run with another keep rule, from the stored scores. No model runs."""
+    """Write a new run with another keep rule or other composed expressions, from the stored scores. No model runs."""
+    from pseudoris.workers.composing.composer import composer_of
+
     parent, target = RunLocation.open(out), RunLocation.open(new)
     conditions = None if keep is None else () if keep == [NO_CONDITION] else parse_conditions(keep)
     change = RuleChange(tau, conditions, lone_masks)
@@ -83,8 +93,16 @@ def refilter(
         change = _audited(parent, change, accuracy, audit)
     if weights is not None:
         change = replace(change, fitted=_fitted(parent, weights))
+    change = replace(change, composing=assignments or ())
     write = partial(
-        run_refilter, parent, target, change, num_threads=threads, allow_mixed=allow_mixed, is_repair=repair
+        run_refilter,
+        parent,
+        target,
+        change,
+        composer_of=composer_of,
+        num_threads=threads,
+        allow_mixed=allow_mixed,
+        is_repair=repair,
     )
     found = write_with_bar(
         target,
@@ -108,22 +126,25 @@ def _audited(parent: RunLocation, change: RuleChange, accuracy: float | None, au
 
 
 def _fitted(parent: RunLocation, file: Path) -> FittedConfig:
-    tree = require_header(parent).config.model_dump(mode="json")
-    before = validate(tree).filtering.fitted
+    header = require_header(parent)
+    tree = header.config.model_dump(mode="json")
+    before = header.config.filtering.fitted_values
     tree["filtering"]["fitted"] = {"uri": str(file)}
     found = validate(tree).filtering.fitted
-    if found is None or found.values.pair_weight is None:
-        raise ConfigError(f"--weights {file} holds no pair_weight. `pseudoris calibrate` writes it")
-    if before is None or _unweighed(found.values) != _unweighed(before.values):
+    if found is None or (found.values.pair_weight, found.values.posterior) in ((None, None), (None, before.posterior)):
         raise ConfigError(
-            f"--weights {file} was fitted with another confidence or posterior than {parent.root} has. Annotate with "
+            f"--weights {file} holds no pair_weight and no other posterior. `pseudoris calibrate` writes it"
+        )
+    others = [
+        name for name, digest in found.values.models.items() if header.identity.weights.get(name, digest) != digest
+    ]
+    if others or found.values.confidence != before.confidence:
+        what = f"other models ({', '.join(others)})" if others else "another confidence"
+        raise ConfigError(
+            f"--weights {file} was fitted with {what} than {parent.root} has. Annotate with "
             f"--set filtering.fitted.uri={file}"
         )
     return found
-
-
-def _unweighed(values: FittedValues) -> FittedValues:
-    return replace(values, pair_weight=None, models={})
 
 
 def _print(new: str, found: RefilterSummary) -> None:

@@ -57,8 +57,8 @@ def _implied(pair: Mapping[str, Any], left: Mapping[str, Collection[str]] | None
     """Return a verdict and why; why a person changed a text is not known, so it counts as untrue."""
     if left is None:
         return "cannot_say", "the task was skipped"
-    if len(pair["mask_ids"]) > 1:
-        return "cannot_say", "tasks do not show expressions of several masks"
+    if len(pair["mask_ids"]) != 1:
+        return "cannot_say", "tasks do not show expressions of several masks or none"
     texts = left.get(pair["mask_ids"][0])
     if texts is None:
         return "not_an_object", "the mask was deleted or drawn anew"

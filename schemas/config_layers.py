@@ -187,14 +187,16 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _lay_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `merge`, without the digest and remedy of a weights file that `over` replaces."""
+    """Return `merge`, without the digest, values and remedy of a file that `over` replaces."""
     merged = merge(base, over)
     for key, above in over.items():
         below = base.get(key)
         if isinstance(above, Mapping) and isinstance(below, Mapping):
             merged[key] = _lay_over(below, above)
     if over.get("uri", base.get("uri")) != base.get("uri"):
-        merged = {key: value for key, value in merged.items() if key in over or key not in {"sha256", "how_to_get"}}
+        merged = {
+            key: value for key, value in merged.items() if key in over or key not in {"sha256", "values", "how_to_get"}
+        }
     return merged
 
 

@@ -152,10 +152,12 @@ async function ask(question) {
 function showWords({ pair }) {
   const isMissed = pair === undefined;
   if (isMissed) byId("task").textContent = "Click each object that has no outline";
+  else if (pair.absence !== undefined) byId("task").textContent = "Look at the whole picture: no outline belongs to this question";
   else byId("task").textContent = pair.follows === undefined ? "Does the text fit what is outlined?" : "Another text for the same outline: does it fit?";
   byId("hint").textContent = isMissed ? HINT : "";
   byId("hint").hidden = !isMissed;
-  byId("text").textContent = pair?.text ?? "";
+  byId("text").textContent = pair?.absence ?? pair?.text ?? "";
+  showAnswers(answersTo(pair));
   byId("text").hidden = isMissed;
   byId("text").scrollTop = 0;
   byId("answers").hidden = isMissed;
@@ -203,17 +205,28 @@ function closeComment() {
   byId("comment-button").setAttribute("aria-expanded", "false");
 }
 
-function listenToPanel() {
-  const texts = Object.entries(plan.verdicts);
-  byId("answers").replaceChildren(...texts.map(([verdict, meaning], number) => {
-    const button = make("button", "answer", make("kbd", "", String(number + 1)), make("b", "", NAMES[verdict]), make("small", "", meaning));
+// Verdict, name and meaning of each answer.
+const ANSWERS = Object.entries(plan.verdicts).map(([verdict, meaning]) => [verdict, NAMES[verdict], meaning]);
+const ABSENCE_ANSWERS = Object.entries(plan.absenceVerdicts).map(([verdict, words]) => [verdict, ...words]);
+const answersTo = (pair) => (pair?.absence === undefined ? ANSWERS : ABSENCE_ANSWERS);
+
+let shownAnswers = null;
+
+function showAnswers(answers) {
+  // A button that has the focus keeps it.
+  if (answers === shownAnswers) return;
+  shownAnswers = answers;
+  byId("answers").replaceChildren(...answers.map(([verdict, name, meaning], number) => {
+    const button = make("button", "answer", make("kbd", "", String(number + 1)), make("b", "", name), make("small", "", meaning));
     button.type = "button";
+    button.disabled = isBusy;
     button.addEventListener("click", () => giveVerdict(verdict));
     return button;
   }));
-  byId("meanings").replaceChildren(...texts.map(([verdict, meaning]) => (
-    make("div", "", make("dt", "", NAMES[verdict]), make("dd", "", meaning))
-  )));
+}
+
+function listenToPanel() {
+  byId("meanings").replaceChildren(...ANSWERS.map(([, name, meaning]) => make("div", "", make("dt", "", name), make("dd", "", meaning))));
   byId("confirm").addEventListener("click", giveMissed);
   byId("undo").addEventListener("click", undo);
   byId("undo-last").addEventListener("click", undo);
@@ -253,7 +266,7 @@ function actionOf(event) {
   if (event.key === "Enter" && !isOnButton && marks.isAsked) return giveMissed;
   if (event.key === " " && !isOnButton && marks.isAsked) return () => setMark({ x: cursor.x, y: cursor.y });
   if (event.key.length > 1 || document.documentElement.dataset.keys === "off") return null;
-  const verdict = Object.keys(plan.verdicts)[Number(event.key) - 1];
+  const [verdict] = answersTo(current.pair)[Number(event.key) - 1] ?? [];
   if (verdict !== undefined) return () => giveVerdict(verdict);
   const letters = {
     u: undo, c: openComment, z: toggleZoom, o: toggleOutlines, "?": () => byId("help").showModal(),

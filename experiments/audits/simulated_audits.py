@@ -15,6 +15,7 @@ import numpy as np
 
 from experiments.audits.populations import POPULATIONS, PairPopulation, make_population
 from pseudoris.audit.draw import DEFAULT_PAIRS, DrawOptions, PairStratum, draw_images, draw_pairs, make_strata
+from pseudoris.audit.draw_files import DRAWN
 from pseudoris.audit.intervals import (
     Interval,
     RaterChecks,
@@ -204,6 +205,7 @@ def _as_pairs(population: PairPopulation, sample: tuple[Ints, Floats, Ints], ver
         inclusion=1 / weights,
         image=population.image[rows],
         mask=population.mask[rows],
+        kind=np.full(len(rows), DRAWN),
         is_kept=population.is_kept[rows],
         num_kept_of_mask=population.num_kept_of_mask[rows],
     )
@@ -213,6 +215,7 @@ def _strata(population: PairPopulation) -> list[PairStratum]:
     options = DrawOptions()
     return make_strata(
         score=population.score,
+        kind=np.full(len(population.score), DRAWN),
         is_kept=population.is_kept,
         is_lone=np.zeros(len(population.score), np.bool_),
         num_drawn=options.num_pairs,

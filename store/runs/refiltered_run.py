@@ -1,7 +1,8 @@
 """`refilter`: makes another run from the stored scores of a complete run; it uses no model and reads no image.
 
 The plan and the tables of images, masks and failures equal the parent's, byte for byte. In the expressions table the
-column `kept` is computed again, and `weight` if its rule changes.
+column `kept` is computed again, and `weight` if its rule changes. If the composer's settings or weights change, its
+rows are written anew, from the stored masks, candidates and scores.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ import numpy as np
 import pyarrow as pa
 
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.config_layers import validate
+from pseudoris.schemas.config_layers import lay_over, validate
 from pseudoris.schemas.errors import ConfigError, check_number
 from pseudoris.schemas.fitted import FittedConfig
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule, LoneMasks
 from pseudoris.schemas.run_records import AuditRecord, Receipt, RunHeader, ShardCounts
-from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA
+from pseudoris.schemas.shard import SOURCE_COMPOSER, Shard, ShardImage
+from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, IMAGES, MASKS, SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.planned_run import Parent, RunRequest, package_versions
 from pseudoris.store.runs.receipts import RunTotals, part_path
 from pseudoris.store.runs.thread_runs import DEFAULT_THREADS, OnProgress, derive_run
+from pseudoris.store.tables.annotations import shard_images
 from pseudoris.store.tables.committed_tables import read_part
 from pseudoris.store.tables.judged_expressions import (
     check_scored,
@@ -37,13 +40,15 @@ from pseudoris.store.tables.judged_expressions import (
     rule_of,
     weights_by,
 )
-from pseudoris.store.tables.shard_tables import table_bytes
+from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
 
 logger = logging.getLogger(__name__)
 
 ORIGIN: Final = "refilter"
 # The packages that write the new tables; the rest of the identity is that of the run that computed the scores.
 _WRITERS: Final = ("pseudoris", "pyarrow")
+# Composes for an image, whose composed expressions are replaced.
+Compose = Callable[[ShardImage], ShardImage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +59,9 @@ class RuleChange:
         tau: An expression is kept if its distinctiveness is strictly above it.
         keep: Further conditions; an empty sequence removes the parent's conditions.
         lone_masks: What is kept of a mask alone in its image, see `pseudoris.schemas.keep_rule`.
-        fitted: With lines from `confidence` to `weight`, and else equal to the parent's: what is kept does not
-            depend on it.
+        fitted: With the parent's weights of confidence. It may have other lines from `confidence` to `weight`, and
+            another posterior.
+        composing: Settings of `composing` as `--set` takes them.
         audit: What chose the rule, for the header; None if a person named it.
     """
 
@@ -63,6 +69,7 @@ class RuleChange:
     keep: Sequence[KeepCondition] | None = None
     lone_masks: LoneMasks | None = None
     fitted: FittedConfig | None = None
+    composing: Sequence[str] = ()
     audit: AuditRecord | None = None
 
 
@@ -91,6 +98,7 @@ def refilter(
     target: RunLocation,
     change: RuleChange,
     *,
+    composer_of: Callable[[RunConfig], Compose] | None = None,
     num_threads: int = DEFAULT_THREADS,
     allow_mixed: bool = False,
     is_repair: bool = False,
@@ -100,10 +108,10 @@ def refilter(
     """Write a copy of the run at `parent` to `target` with another rule of what is kept; or continue such a copy.
 
     If it is killed, the same call continues. The tables equal those of a run that was annotated with that rule, even
-    if two processes refilter at the same time. `parent` is complete and only read. `num_threads` shards are in memory
-    at once. `allow_mixed` goes on with other versions of the writing packages. `is_repair` writes missing or damaged
-    parts again, with the same bytes. `on_notice` is told who holds the new
-    run, before a wait, and of a data card that was edited.
+    if two processes refilter at the same time. `parent` is complete and only read. `composer_of` makes the composer,
+    which a change of what is composed needs. `num_threads` shards are in memory at once. `allow_mixed` goes on with
+    other versions of the writing packages. `is_repair` writes missing or damaged parts again, with the same bytes.
+    `on_notice` is told who holds the new run, before a wait, and of a data card that was edited.
 
     Raises:
         ConfigError: The parent is not complete; the target holds another run, parent or rule; or nothing would change.
@@ -114,11 +122,18 @@ def refilter(
     before = source.header.identity
     method = {**before.method, "filtering": config.method()["filtering"]}
     versions = {**before.versions, **writer_versions()}
+    compose = None
+    if _composes_anew(source.header.config, config):
+        if composer_of is None:
+            raise ValueError("composing changes, and composer_of is not given")
+        method["composing"] = config.method()["composing"]
+        versions |= package_versions(("numpy",))
+        compose = _without_composed if config.composing is None else composer_of(config)
     identity = before.model_copy(update={"method": method, "versions": versions})
     placement = config.placement.model_copy(update={"allow_mixed": allow_mixed, "repair": is_repair})
     config = config.model_copy(update={"placement": placement})
     request = RunRequest(ORIGIN, source.header.source, identity, config, audit=change.audit)
-    rewrite = partial(_rewritten, source)
+    rewrite = partial(_rewritten, source, compose)
     planned, written = derive_run(
         target, source, request, rewrite, num_workers=num_threads, on_progress=on_progress, on_wait=on_notice
     )
@@ -151,15 +166,33 @@ def writer_versions() -> dict[str, str]:
 
 
 def _rewritten(
-    parent: Parent, header: RunHeader, before: Receipt, contents: dict[str, bytes]
+    parent: Parent, compose: Compose | None, header: RunHeader, before: Receipt, contents: dict[str, bytes]
 ) -> tuple[Mapping[str, bytes], ShardCounts]:
     rule, fitted = rule_of(header), parent.header.config.filtering.fitted_values
     # Weights by the same rule are copied: another machine's would differ in the last digit.
     rule = replace(rule, pair_weight=None) if rule.pair_weight == fitted.pair_weight else rule
-    name = parent.location.uri(part_path(EXPRESSIONS, before.parts[EXPRESSIONS]))
-    table = refiltered(read_part(io.BytesIO(contents[EXPRESSIONS]), EXPRESSIONS_SCHEMA, name), rule)
+
+    def read(name: str) -> pa.Table:
+        address = parent.location.uri(part_path(name, before.parts[name]))
+        return read_part(io.BytesIO(contents[name]), SCHEMAS[name], address)
+
+    table = read(EXPRESSIONS)
+    if compose is not None:
+        composed = tuple(map(compose, shard_images(read(IMAGES), read(MASKS), table)))
+        table = shard_tables(Shard(before.shard, 0, composed), embed_images=False)[EXPRESSIONS]
+    table = refiltered(table, rule)
     kept = {"kept": int(flags_of(table["kept"]).sum()), "kept_lone": num_kept_lone(table)}
-    return {**contents, EXPRESSIONS: table_bytes(table)}, before.counts.model_copy(update=kept)
+    counts = before.counts.model_copy(update={"expressions": table.num_rows, **kept})
+    return {**contents, EXPRESSIONS: table_bytes(table)}, counts
+
+
+def _without_composed(image: ShardImage) -> ShardImage:
+    return replace(image, expressions=tuple(each for each in image.expressions if each.source != SOURCE_COMPOSER))
+
+
+def _composes_anew(before: RunConfig, config: RunConfig) -> bool:
+    posteriors = [each.filtering.fitted_values.posterior for each in (before, config)]
+    return before.composing != config.composing or (config.composing is not None and posteriors[0] != posteriors[1])
 
 
 def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunConfig:
@@ -172,10 +205,13 @@ def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunC
     tree["filtering"] |= {"tau": tau, "keep": keep, "lone_masks": change.lone_masks or before.lone_masks}
     if change.fitted is not None:
         tree["filtering"]["fitted"] = change.fitted.model_dump()
-    changed = validate(tree)
+    laid = lay_over(tree, assignments=change.composing)
+    if other := [key for key in laid if key != "composing" and laid[key] != tree.get(key)]:
+        raise ConfigError(f"--set {other[0]}: refilter changes composing alone, such as composing.min_further=0.95")
+    changed = validate(laid)
     if changed == config:
         raise ConfigError(
             f"the parent already keeps {KeepRule(before.tau, before.keep, lone_masks=before.lone_masks)}: "
-            "give another --tau, --keep, --lone-masks or --weights"
+            "give another --tau, --keep, --lone-masks, --weights or --set"
         )
     return changed

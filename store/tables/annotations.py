@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pseudoris.schemas.ids import mask_index
 from pseudoris.schemas.run_records import Receipt
-from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord
-from pseudoris.schemas.tables import EXPRESSIONS, MASKS
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, ShardImage
+from pseudoris.schemas.tables import EXPRESSIONS, MASKS, STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table, shown_images
 
@@ -24,6 +25,7 @@ _EXPRESSION_COLUMNS: Final = (
     *("image_id", "target_mask_ids", "text", "kind", "head_noun", "source", "kept", "weight"),
     *("uniqueness", "correctness", "distinctiveness"),
 )
+_RECORD_COLUMNS: Final = ("image_id", *(field.name for field in fields(ExpressionRecord)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,20 @@ def by_image(table: pa.Table) -> defaultdict[str, list[dict[str, Any]]]:
     for row in table.to_pylist():
         found[row.pop("image_id")].append(row)
     return found
+
+
+def shard_images(images: pa.Table, masks: pa.Table, expressions: pa.Table) -> Iterator[ShardImage]:
+    """Yield the images of a shard's whole tables as the filter stage left them, without bytes, none quarantined."""
+    masks_of, said = by_image(masks), by_image(expressions.select(_RECORD_COLUMNS))
+    shown = images.filter(pc.not_equal(images["status"], STATUS_QUARANTINED)).select(_IMAGE_COLUMNS)
+    for position, row in enumerate(shown.to_pylist()):
+        image = row["image_id"]
+        yield ShardImage(
+            position,
+            **row,
+            masks=tuple(MaskRecord(**mask_fields(each)) for each in masks_of[image]),
+            expressions=tuple(map(_expression, said[image])),
+        )
 
 
 def _expression(row: dict[str, Any]) -> ExpressionRecord:

@@ -96,6 +96,23 @@ def test_follow_ups_are_asked_until_one_is_right_and_an_undo_takes_each_answer_b
     assert kinds == ["verdict", "undo", "undo", "verdict"]
 
 
+def test_an_absence_is_asked_without_outlines_and_no_means_that_it_is_right(open_page, tmp_path):
+    audit = small_audit(tmp_path, num_pairs=100, absences=("the red star", "the aqua star"))
+    write_judging_page(audit, RunLocation.open(str(tmp_path / "page")))
+    page = open_page(f"{(tmp_path / 'page' / 'index.html').as_uri()}?rater=ana", accept_downloads=True)
+    asked = []
+    ready(page)
+    while len(set(asked)) < 2:
+        is_absence = page.locator("#outlines path").count() == 0
+        assert page.locator("#answers button").count() == (3 if is_absence else 5)
+        text = give_verdict(page, "right")
+        asked += [text] if is_absence else []
+    assert set(asked) == {"Is there a red star in the picture?", "Is there an aqua star in the picture?"}
+    verdicts = {line["pair"]: line["verdict"] for line in lines_of(downloaded(page, tmp_path))}
+    absences = [row["pair_id"] for row in audit.pairs.to_pylist() if not row["mask_ids"]]
+    assert [verdicts[pair] for pair in absences if pair in verdicts] == ["right"] * len(asked)
+
+
 def test_a_static_page_stores_in_the_browser_and_gives_the_file_that_add_reads(open_page, audit, tmp_path):
     write_judging_page(audit, RunLocation.open(str(tmp_path / "page")))
     with serving(tmp_path / "page") as address:

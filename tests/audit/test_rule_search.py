@@ -25,6 +25,7 @@ def judged(right, inclusion=0.01):
         inclusion=np.broadcast_to(inclusion, size),
         image=np.arange(size),
         mask=np.arange(size),
+        kind=np.full(size, "drawn"),
         is_kept=ones,
         num_kept_of_mask=zeros + 1,
     )

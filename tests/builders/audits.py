@@ -1,24 +1,29 @@
 """Drawn audits of a small run, with pictures that a browser shows; and files of verdicts as the page writes them."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw import DrawOptions, draw_audit
 from pseudoris.audit.verdicts import HeaderLine, Line
+from pseudoris.schemas.shard import ExpressionRecord
 from pseudoris.store.runs.header import require_header
 from tests.viewer.builders import annotated, picture, write_run
 
 _TEXTS = ("the red circle", "<img src=x onerror=alert(1)> left", "the small dotted square", "a circle")
 
 
-def small_audit(folder: Path, **options) -> AuditFolder:
-    """Draw an audit of a small run: 24 pairs, and 3 images to search."""
+def small_audit(folder: Path, *, absences=(), **options) -> AuditFolder:
+    """Draw an audit of a small run: 24 pairs, and 3 images to search; each image has the given `absences`."""
 
     def make(entry):
         # The last text of each mask is not kept.
         texts = [(mask, f"{text} {mask}", 1.6 - at / 10, 1 - mask) for mask in (0, 1) for at, text in enumerate(_TEXTS)]
-        return annotated(entry, 2, texts)
+        image = annotated(entry, 2, texts)
+        nothing = {"kind": "none", "confidence": 0.9, "kept": True, "source": "composer"}
+        said = tuple(ExpressionRecord((), text, (), **nothing) for text in absences)
+        return replace(image, expressions=(*image.expressions, *said))
 
     location = write_run(folder / "run", *((f"{number}.png", make) for number in range(8)))
     chosen = DrawOptions(**{"num_pairs": 24, "num_images": 3, "seed": 1, **options})

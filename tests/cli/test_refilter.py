@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw import DrawOptions, draw_audit
@@ -40,8 +41,9 @@ def test_a_new_run_is_written_and_summed_up(out, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tau", "1.0"], "give another --tau, --keep, --lone-masks or --weights"),
-        ([], "give another --tau, --keep, --lone-masks or --weights"),
+        (["--tau", "1.0"], "give another --tau, --keep, --lone-masks, --weights or --set"),
+        ([], "give another --tau, --keep, --lone-masks, --weights or --set"),
+        (["--set", "captions.min_length=4"], "--set captions: refilter changes composing alone"),
         (["--keep", "kept > 1"], "--keep: 'kept > 1' is not a condition such as 'correctness > 0.2'"),
         (["--keep", "corectness > 0.2"], "such as 'correctness > 0.2': did you mean correctness?"),
         (["--keep", "count > many"], "--keep: Input should be a valid number"),
@@ -89,6 +91,32 @@ def test_an_accuracy_needs_an_audit_of_the_run_and_chooses_a_rule_that_is_shown_
         invoke("refilter", out, tmp_path / "other", "--accuracy", "0.999", *words[2:])
 
 
+def expressions(run):
+    return {file.name: file.read_bytes() for file in (run / "expressions").iterdir()}
+
+
+@pytest.mark.slow
+def test_another_bound_or_posterior_composes_anew_and_the_old_ones_give_the_bytes_of_annotate(tiny_run, tmp_path):
+    (out,) = tiny_run.out.parent.glob("tiny-composed-*")
+    header = require_header(RunLocation.open(str(out)))
+    annotated = header.config.filtering.fitted_values
+    file = tmp_path / "fitted.yaml"
+    unsure = annotated.posterior.model_copy(update={"unseen": 0.5})
+    file.write_text(yaml.safe_dump({"confidence": annotated.confidence.model_dump(), "posterior": unsure.model_dump()}))
+    invoke("refilter", out, tmp_path / "fewer", "--set", "composing.min_further=0.95", "--weights", file)
+    fewer = read_table(RunLocation.open(str(tmp_path / "fewer")), "expressions").to_pylist()
+    composed = [row["confidence"] for row in fewer if row["source"] == "composer" and row["kind"] == "none"]
+    assert 0.95 < min(composed) < 0.97
+    assert invoke("verify", tmp_path / "fewer")
+    file.write_text(
+        yaml.safe_dump({"confidence": annotated.confidence.model_dump(), "posterior": annotated.posterior.model_dump()})
+    )
+    back = ["--set", "composing.min_further=0.9", "--weights", file]
+    invoke("refilter", tmp_path / "fewer", tmp_path / "back", *back)
+    assert expressions(tmp_path / "back") == expressions(out)
+    assert expressions(tmp_path / "fewer") != expressions(out)
+
+
 def test_weights_come_from_a_file_that_was_fitted_with_the_runs_confidence(tmp_path):
     out, file = tmp_path / "out", tmp_path / "weights.yaml"
     scored_run(RunLocation.open(str(out)), fitted(confidence={"correctness": 2.0}))
@@ -104,7 +132,7 @@ def test_weights_come_from_a_file_that_was_fitted_with_the_runs_confidence(tmp_p
     ("text", "message"),
     [
         ("{confidence: {vote: 1.0}}", "holds no pair_weight"),
-        ("{confidence: {vote: 1.0}, pair_weight: {drawn: {}}}", "another confidence or posterior than"),
+        ("{confidence: {vote: 1.0}, pair_weight: {drawn: {}}}", "another confidence than"),
         ("{pair_weight: {drawn: {}}}", "pair_weight.drawn needs the weights of confidence"),
     ],
 )

@@ -209,7 +209,7 @@ def test_drawn_and_composed_weights_follow_their_lines_and_a_humans_is_one(disk)
 
 def test_what_would_change_nothing_is_refused(on_disk, new):
     with pytest.raises(
-        ConfigError, match=r"keeps distinctiveness > 1: give another --tau, --keep, --lone-masks or --weights"
+        ConfigError, match=r"keeps distinctiveness > 1: give another --tau, --keep, --lone-masks, --weights or --set"
     ):
         refilter(on_disk, new, RuleChange(tau=1.0))
     with pytest.raises(ConfigError, match=r"tau -1\.0 is not possible: give a finite number from 0"):
