@@ -1,9 +1,10 @@
 """Finds the loosest keep rule that an audit shows to reach an accuracy, for `refilter --accuracy`.
 
-Rules differ in one bound. They are tested one after another, from strict to loose; the first one that is not shown to
-reach the target ends the search, and the one before it is chosen. Each test may err with 5 %, and a wrong choice needs
-the first rule that misses the target to pass its own: so the chosen rule misses it with 5 % at most, however many rules
-are tried. Picking the best of all rules would flatter it.
+What is drawn, and each kind of composed expressions with enough verdicts, gets a bound of its own; the other kinds
+share one. For each, rules differ in that bound. They are tested one after another, from strict to loose; the first one
+that is not shown to reach the target ends the search, and the one before it is chosen. Each test may err with 5 %, and
+a wrong choice needs the first rule that misses the target to pass its own: so the chosen rule misses it with 5 % at
+most, however many rules are tried. Picking the best of all rules would flatter it.
 
 Source: P. H. Westfall, A. Krishen, "Optimally weighted, fixed sequence and gatekeeper multiple testing procedures",
 Journal of Statistical Planning and Inference 99 (2001); the order of rules must not depend on a verdict.
@@ -20,12 +21,13 @@ from typing import Final
 import numpy as np
 
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.draw_files import STORED_SCORES
+from pseudoris.audit.draw_files import DRAWN, STORED_SCORES
 from pseudoris.audit.intervals import RaterChecks, corrected_share, exact_share, share_interval
 from pseudoris.audit.judged_pairs import JudgedPairs
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.keep_rule import Flags, KeepCondition, KeepRule, meets
-from pseudoris.schemas.shard import SOURCE_MODEL
+from pseudoris.schemas.fitted import Floats
+from pseudoris.schemas.keep_rule import COMPOSED_KINDS, Flags, KeepCondition, KeepRule, ScoreColumn, meets
+from pseudoris.schemas.stage_settings import ComposedKind
 
 # Bounds are these quantiles of the drawn pairs' scores.
 BOUND_QUANTILES: Final = np.linspace(0.95, 0.0, 20)
@@ -42,18 +44,58 @@ _NUM_TRIED: Final = 300
 
 @dataclass(frozen=True, eq=False)
 class SequencedRule:
-    """A rule of the sequence, named by what differs: `confidence > 0.62`; and what it keeps of the audit's R pairs."""
+    """A rule of the sequence, named by what differs: `confidence > 0.62`; and what it keeps of the audit's R pairs.
+
+    `bounds` are the conditions that it has in place of the run's on the same columns.
+    """
 
     name: str
     rule: KeepRule
     keeps: Flags
+    bounds: tuple[KeepCondition, ...] = ()
+
+
+def composed_groups(judged: JudgedPairs, target: float) -> list[tuple[ComposedKind, ...]]:
+    """Return the kinds of composed expressions that share a bound: those with too few verdicts for their own."""
+    is_counted = judged.is_kept & (judged.weights > 0)
+    kinds = [kind for kind in COMPOSED_KINDS if (is_counted & (judged.kind == kind)).any()]
+    least = _least_size(target, _START_ERRORS)
+    own = [kind for kind in kinds if int((is_counted & (judged.kind == kind)).sum()) >= least]
+    others = tuple(kind for kind in kinds if kind not in own)
+    return [*((kind,) for kind in own), *([others] if others else [])]
+
+
+def composed_sequence(
+    judged: JudgedPairs, confidence: Floats, rule: KeepRule, kinds: Sequence[ComposedKind]
+) -> list[SequencedRule]:
+    """Return rules with one bound on the (R,) confidence of some kinds, as `rule_sequence`; they keep nothing else."""
+    is_meant = np.isin(judged.kind, kinds) & judged.is_kept
+    found = []
+    for value in _bounds(confidence[is_meant & judged.is_drawn]):
+        bounds = tuple(KeepCondition(column=kind, comparison=">", bound=value) for kind in kinds)
+        changed = replace(rule, conditions=with_bounds(rule.conditions, bounds))
+        name = " and ".join(map(str, bounds))
+        found.append(SequencedRule(name, changed, is_meant & ~(confidence <= value), bounds))
+    return found
+
+
+def with_bounds(conditions: Sequence[KeepCondition], bounds: Sequence[KeepCondition]) -> tuple[KeepCondition, ...]:
+    """Return the conditions with `bounds` in place of those on the same columns."""
+    columns = {each.column for each in bounds}
+    return (*(each for each in conditions if each.column not in columns), *bounds)
+
+
+def _bounds(known: Floats) -> list[float]:
+    """Return quantiles of scores, from strict to loose."""
+    found = np.maximum(np.floor(np.quantile(known, BOUND_QUANTILES) * 10**_DIGITS) / 10**_DIGITS, 0.0)
+    return sorted(set(found.tolist()), reverse=True)
 
 
 def rule_sequence(audit: AuditFolder, judged: JudgedPairs, rule: KeepRule) -> list[SequencedRule]:
     """Return rules that differ from `rule` in one bound, from strict to loose; no verdict has a part in them.
 
-    The bound is on `confidence` if the run has one, else tau. Composed, human and group expressions have no score, so
-    the bound does not touch them.
+    The bound is on `confidence` if the run has one, else tau. What is composed is left out. Human expressions and drawn
+    groups have no score, so the bound does not touch them.
     """
     if rule.tau is None:
         raise ConfigError("the run's scorer is another package's, whose tau is not known: give --tau or --keep instead")
@@ -63,26 +105,22 @@ def rule_sequence(audit: AuditFolder, judged: JudgedPairs, rule: KeepRule) -> li
             "--lone-masks keep or drop first"
         )
     scores = {name: np.array(audit.pairs[name].to_pylist(), np.float64) for name in STORED_SCORES}
-    sources, targets = (audit.pairs[name].to_pylist() for name in ("source", "mask_ids"))
-    is_scored = np.array(
-        [source == SOURCE_MODEL and len(masks) == 1 for source, masks in zip(sources, targets, strict=True)], np.bool_
-    )
-    column = "distinctiveness" if rule.confidence is None else "confidence"
+    is_single = np.array([len(masks) == 1 for masks in audit.pairs["mask_ids"].to_pylist()], np.bool_)
+    is_scored = is_single & (judged.kind == DRAWN)
+    column: ScoreColumn = "distinctiveness" if rule.confidence is None else "confidence"
     known = scores[column][is_scored & judged.is_drawn & ~np.isnan(scores[column])]
     if not len(known):
         raise ConfigError(f"no pair of the audit has a {column} to bound")
-    bounds = np.maximum(np.floor(np.quantile(known, BOUND_QUANTILES) * 10**_DIGITS) / 10**_DIGITS, 0.0)
-    others = tuple(each for each in rule.conditions if each.column != "confidence")
     distinctiveness, found = scores["distinctiveness"], []
-    for value in sorted(set(bounds.tolist()), reverse=True):
-        if column == "confidence":
-            bound = KeepCondition(column="confidence", comparison=">", bound=value)
-            name, changed = str(bound), replace(rule, conditions=(*others, bound))
-        else:
-            name, changed = f"distinctiveness > {value:g}", replace(rule, tau=value)
+    others = judged.is_kept & ~np.isin(judged.kind, COMPOSED_KINDS)
+    for value in _bounds(known):
+        bound = KeepCondition(column=column, comparison=">", bound=value)
+        bounds = () if rule.confidence is None else (bound,)
+        changed = replace(rule, conditions=with_bounds(rule.conditions, bounds))
+        changed = changed if bounds else replace(changed, tau=value)
         passing = (distinctiveness > (changed.tau or 0.0)) | (np.isnan(distinctiveness) & (rule.lone_masks == "keep"))
         passing &= meets(changed.conditions, scores, len(passing))
-        found.append(SequencedRule(name, changed, np.where(is_scored, passing, judged.is_kept)))
+        found.append(SequencedRule(str(bound), changed, np.where(is_scored, passing, others), bounds))
     return found
 
 
@@ -138,11 +176,7 @@ def choose_rule(
     """
 
     def test(place: int) -> TestedRule:
-        # What a rater cannot say counts as wrong: a target that is only reached without such pairs is not reached.
-        found = judged.share_right(keeps[place], judged.bounded(0.0))
-        corrected = corrected_share(found, checks, level=_LEVEL)
-        share = share_interval(found, level=_LEVEL) if corrected is None else corrected.share
-        return TestedRule(names[place], found.num, share.estimate or 0.0, share.low, share.low >= target)
+        return tested_rule(judged, keeps[place], names[place], target=target, checks=checks)
 
     # Kish's effective numbers of verdicts on what each rule keeps: they depend on no verdict.
     weights = [judged.weights[flags] for flags in keeps]
@@ -158,6 +192,15 @@ def choose_rule(
         total = int((judged.is_drawn & judged.is_judged).sum())
         more = _more([test(place) for place in range(len(keeps))], sizes, target, total)
     return RuleChoice(target, tuple(tested), chosen, more, math.ceil(math.log(1 - _LEVEL_ONE_SIDED) / math.log(target)))
+
+
+def tested_rule(judged: JudgedPairs, keeps: Flags, name: str, *, target: float, checks: RaterChecks) -> TestedRule:
+    """Return what the verdicts say of a rule that keeps these R pairs, (R,) bool."""
+    # What a rater cannot say counts as wrong: a target that is only reached without such pairs is not reached.
+    found = judged.share_right(keeps, judged.bounded(0.0))
+    corrected = corrected_share(found, checks, level=_LEVEL)
+    share = share_interval(found, level=_LEVEL) if corrected is None else corrected.share
+    return TestedRule(name, found.num, share.estimate or 0.0, share.low, share.low >= target)
 
 
 def first_rule(sizes: Sequence[float], target: float) -> int:

@@ -5,19 +5,33 @@ That is the loosest rule that the audit shows to be accurate enough.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 from rich.table import Table
 
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.draw_files import keeps_no_others, num_unseen
+from pseudoris.audit.draw_files import DRAWN, keeps_no_others, num_unseen
 from pseudoris.audit.figures import AuditFigures, BoundedFigure
-from pseudoris.audit.intervals import LEAST_CHECKED, Interval
-from pseudoris.audit.judged_pairs import apply_to, join_answers, rater_checks
-from pseudoris.audit.rule_search import RuleChoice, SequencedRule, choose_rule, rule_sequence
+from pseudoris.audit.intervals import LEAST_CHECKED, Interval, error_interval
+from pseudoris.audit.judged_lines import judged_lines
+from pseudoris.audit.judged_pairs import JudgedPairs, apply_to, join_answers, rater_checks
+from pseudoris.audit.rule_search import (
+    RuleChoice,
+    SequencedRule,
+    choose_rule,
+    composed_groups,
+    composed_sequence,
+    rule_sequence,
+    tested_rule,
+    with_bounds,
+)
+from pseudoris.audit.verdicts import RaterAnswers
 from pseudoris.cli.console import columns_table, report, stdout
 from pseudoris.cli.options import local_folder
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.fitted import PairWeightConfig
+from pseudoris.schemas.keep_rule import COMPOSED_KINDS, KeepCondition
 from pseudoris.schemas.run_records import AuditRecord, CitedAudit, JudgedShare, RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import root_of, write_citation, write_datacard
@@ -147,39 +161,79 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
     rule = stated_rule(header)
     if rule is None:
         raise ConfigError(f"no score decides what {parent.root} keeps: there is no rule to choose")
-    applied = apply_to(parent, folder)
-    if not applied.has_same_pairs:
-        raise ConfigError(
-            f"{parent.root} has other pairs than the run that {audit} was drawn from ({applied.num_same:,} of "
-            f"{applied.num_asked:,} are the same): draw and judge an audit of it"
-        )
     answers = folder.answers()
-    judged = applied.judged(join_answers(folder, answers))
-    rules = _seen(folder, header, rule_sequence(folder, judged, rule))
-    choice = choose_rule(
-        judged,
-        [each.keeps for each in rules],
-        [each.name for each in rules],
-        target=accuracy,
-        checks=rater_checks(judged, answers),
-    )
-    stdout.print(_choice_view(choice))
-    if choice.chosen is None:
-        raise ConfigError(_why_not(choice, is_judged=bool(judged.is_judged[judged.is_drawn].all())))
-    chosen = rules[choice.chosen]
-    report("chosen", f"{chosen.name}: accuracy of at least {accuracy:g}, shown at 95 %", "green")
-    (tested,) = (each for each in choice.tested if each.name == chosen.name)
+    judged = _judged_of(parent, folder, answers)
+    checks = rater_checks(judged, answers)
+    sequences = [rule_sequence(folder, judged, rule)] if (judged.kind == DRAWN).any() else []
+    confidence = np.array(folder.pairs["confidence"].to_pylist(), np.float64)
+    sequences += [composed_sequence(judged, confidence, rule, kinds) for kinds in composed_groups(judged, accuracy)]
+    chosen, refused, lows = list[SequencedRule](), list[RuleChoice](), list[float]()
+    for sequence in sequences:
+        rules = _seen(folder, header, sequence)
+        keeps, names = [each.keeps for each in rules], [each.name for each in rules]
+        choice = choose_rule(judged, keeps, names, target=accuracy, checks=checks)
+        stdout.print(_choice_view(choice))
+        if choice.chosen is None:
+            refused.append(choice)
+            chosen.append(_keeping_none(rules[0]))
+        else:
+            chosen.append(rules[choice.chosen])
+            lows += [each.low for each in choice.tested if each.name == chosen[-1].name]
+    # What no score decides about stays, whatever is chosen.
+    others = judged.is_kept & ~np.isin(judged.kind, (DRAWN, *COMPOSED_KINDS))
+    if not lows or (refused and others.any()):
+        raise ConfigError(_why_not(refused[0], is_judged=bool(judged.is_judged[judged.is_drawn].all())))
+    named = "; ".join(each.name for each in chosen)
+    report("chosen", f"{named}: accuracy of at least {accuracy:g}, shown at 95 %", "green")
+    for choice in refused:
+        report("note", f"Nothing is kept by {choice.tested[0].name}: {_why_not(choice, is_judged=False)}.", "yellow")
+    tested = tested_rule(judged, np.any([each.keeps for each in chosen], axis=0), named, target=accuracy, checks=checks)
     record = AuditRecord(
         draw=folder.draw.digest,
         run_root=folder.draw.run.root_sha256,
         raters=len(answers),
         verdicts=tested.num,
         target=accuracy,
-        rule=chosen.name,
+        rule=named,
         accuracy=round(tested.estimate, _DIGITS),
-        at_least=round(tested.low, _DIGITS),
+        at_least=round(min(*lows, tested.low), _DIGITS),
     )
-    return RuleChange(chosen.rule.tau, chosen.rule.conditions, audit=record)
+    bounds = with_bounds(rule.conditions, [bound for each in chosen for bound in each.bounds])
+    return RuleChange(chosen[0].rule.tau, bounds, audit=record)
+
+
+def _judged_of(run: RunLocation, audit: AuditFolder, answers: Sequence[RaterAnswers]) -> JudgedPairs:
+    """Return the verdicts as a run sees them; ConfigError if it has other pairs than the drawn one."""
+    applied = apply_to(run, audit)
+    if not applied.has_same_pairs:
+        drawn = audit.draw.run
+        raise ConfigError(
+            f"{run.root} has other pairs than the run that {audit.path} was drawn from ({drawn.location}, "
+            f"{drawn.header_sha256[:12]}…; {applied.num_same:,} of {applied.num_asked:,} are the same): draw and judge "
+            "an audit of it"
+        )
+    return applied.judged(join_answers(audit, answers))
+
+
+def lines_of_audit(run: RunLocation, audit: str) -> PairWeightConfig:
+    """Return the lines from confidence to the column weight that an audit's verdicts give; prints them."""
+    folder = AuditFolder.open(local_folder(audit))
+    answers = folder.answers()
+    judged = _judged_of(run, folder, answers)
+    checks = rater_checks(judged, answers)
+    error = (error_interval(checks).estimate or 0.0) if checks.num_twice >= LEAST_CHECKED else 0.0
+    lines = judged_lines(judged, np.array(folder.pairs["confidence"].to_pylist(), np.float64), error)
+    for name, line in (("drawn", lines.drawn), ("composed", lines.composed)):
+        if line is not None:
+            report("fitted", f"{name}: bias {line.bias:g}, slope {line.slope:g}", "green")
+    return lines
+
+
+def _keeping_none(rule: SequencedRule) -> SequencedRule:
+    """Return a rule that keeps nothing of what `rule` bounds."""
+    words = [f"{each.column} > 1" for each in rule.bounds if each.column in COMPOSED_KINDS] or ["count < 0"]
+    bounds = tuple(KeepCondition.model_validate(each) for each in words)
+    return SequencedRule(" and ".join(words), rule.rule, np.zeros_like(rule.keeps), bounds)
 
 
 def _seen(audit: AuditFolder, header: RunHeader, rules: list[SequencedRule]) -> list[SequencedRule]:

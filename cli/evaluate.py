@@ -17,6 +17,7 @@ from pseudoris.cli.options import argument, check_apart, check_file, option
 from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.extras import require_extra
+from pseudoris.schemas.fitted import ConfidenceConfig, PairWeightConfig
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.uris import writable
 from pseudoris.store.location import RunLocation
@@ -252,12 +253,20 @@ def calibrate(
     coverage: _Coverage = None,
     least_yield: _LeastYield = 2.0,
     images: Annotated[int | None, option("Use the first N images; all by default.", min=1)] = None,
+    audit: Annotated[
+        str | None,
+        option(
+            "--audit",
+            "Judged audit of OUT: fit the lines of the column weight to its verdicts. The rest stays as in OUT.",
+            metavar="AUDIT",
+        ),
+    ] = None,
     to: Annotated[Path | None, option("Write what was fitted to this file, and print settings that name it.")] = None,
 ) -> None:
     """Fit a run's confidence and keep rule, and print them as YAML.
 
     What was fitted (confidence, with labels also the lines of the column weight) is a file of its own, which
-    `filtering.fitted.uri` names. It reads the tables only.
+    `filtering.fitted.uri` names, or `refilter --weights`. It reads the tables only.
     """
     if coverage is not None and truth is None:
         raise ConfigError(f"--coverage {coverage:g} needs --truth. Give --truth, or leave --coverage out.")
@@ -270,6 +279,13 @@ def calibrate(
     aim = DEFAULT_COVERAGE if coverage is None else coverage
     location = RunLocation.open_to_read(out)
     header = require_header(location)
+    if audit is not None:
+        if truth is not None or images is not None:
+            raise ConfigError("--audit has its own verdicts: leave --truth, --coverage and --images out.")
+        from pseudoris.cli.audit_report import lines_of_audit
+
+        text = _fitted_yaml(header, header.config.filtering.fitted_values.confidence, lines_of_audit(location, audit))
+        return echo(text, nl=False) if to is None else options.write_text(to, text, option="--to")
     with bar() as show:
         reading = show.named("reading the truth")
         known = None if truth is None else open_truth(truth, header, SceneTruth, reading)
@@ -310,10 +326,15 @@ def _why_not(reached: BoundsFigures, wanted: float) -> str:
 
 def fitted_text(found: Calibration, header: RunHeader) -> str:
     """Return the file that `filtering.fitted.uri` names: of a run's composer, with the posterior that it has."""
+    return _fitted_yaml(header, found.weights, found.pair_weight)
+
+
+def _fitted_yaml(header: RunHeader, confidence: ConfidenceConfig | None, lines: PairWeightConfig | None) -> str:
     tree: dict[str, Any] = {"models": {name: each for name, each in header.identity.weights.items() if name in _FITTED}}
-    tree["confidence"] = found.weights.model_dump(exclude_defaults=True)
-    if found.pair_weight is not None:
-        tree["pair_weight"] = found.pair_weight.model_dump(exclude_none=True)
+    if confidence is not None:
+        tree["confidence"] = confidence.model_dump(exclude_defaults=True)
+    if lines is not None:
+        tree["pair_weight"] = lines.model_dump(exclude_none=True)
     if header.config.filtering.fitted_values.posterior is not None:
         tree["posterior"] = header.config.filtering.fitted_values.posterior.model_dump()
     return yaml.safe_dump(tree, sort_keys=False)

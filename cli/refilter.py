@@ -16,7 +16,7 @@ from pseudoris.cli.progress import write_with_bar
 from pseudoris.schemas.config_layers import validate
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import FittedConfig
-from pseudoris.schemas.keep_rule import SCORE_COLUMNS, LoneMasks, parse_conditions
+from pseudoris.schemas.keep_rule import COMPOSED_KINDS, SCORE_COLUMNS, LoneMasks, parse_conditions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.refiltered_run import RefilterSummary, RuleChange
@@ -30,8 +30,9 @@ Keep = Annotated[
     option(
         "--keep",
         "Keep only expressions that also meet this condition, for example 'correctness > 0.2'. Can be "
-        f"repeated. Columns: {', '.join(SCORE_COLUMNS)}. Default: the conditions of OUT; '{NO_CONDITION}' "
-        "removes them.",
+        f"repeated. Columns: {', '.join(SCORE_COLUMNS)}; of composed expressions, their kind stands for the "
+        f"confidence, as in 'position > 0.9': {', '.join(COMPOSED_KINDS)}. Default: the conditions of OUT; "
+        f"'{NO_CONDITION}' removes them.",
     ),
 ]
 Lone = Annotated[

@@ -3,7 +3,9 @@
 The filter stage, `refilter`, `verify` and the audit's search for a rule share it; `viewer/templates/rules.js`
 repeats it for the gallery's slider.
 
-An undefined score passes every bound. A mask alone in its image has no distinctiveness: `lone_masks` decides about it.
+An undefined score passes every bound. A kind of composed expressions, such as `position`, stands for their confidence:
+`position > 0.9` decides about these alone, and the other bounds do not touch them. A mask alone in its image has no
+distinctiveness: `lone_masks` decides about it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serial
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import ConfidenceConfig, Floats, PairWeightConfig
+from pseudoris.schemas.stage_settings import ComposedKind
 
 LoneMasks = Literal["keep", "drop", "better_half"]
 LONE_MASKS: Final[tuple[LoneMasks, ...]] = get_args(LoneMasks)
@@ -68,6 +71,9 @@ ScoreColumn = Literal["uniqueness", "correctness", "distinctiveness", "log_prob"
 Comparison = Literal[">", ">=", "<", "<="]
 SCORE_COLUMNS: Final[tuple[ScoreColumn, ...]] = get_args(ScoreColumn)
 OPTIONAL_COLUMNS: Final[tuple[ScoreColumn, ...]] = get_args(OptionalColumn)
+COMPOSED_KINDS: Final[tuple[ComposedKind, ...]] = get_args(ComposedKind)
+# What a condition may bound.
+BOUNDED: Final = (*SCORE_COLUMNS, *COMPOSED_KINDS)
 
 Flags = npt.NDArray[np.bool_]
 
@@ -90,7 +96,7 @@ class KeepCondition(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    column: ScoreColumn
+    column: ScoreColumn | ComposedKind
     comparison: Comparison
     bound: float = Field(allow_inf_nan=False)
 
@@ -100,7 +106,7 @@ class KeepCondition(BaseModel):
         if not isinstance(value, str):
             return value
         match = _WRITTEN.fullmatch(value)
-        if match is None or match[1] not in SCORE_COLUMNS:
+        if match is None or match[1] not in BOUNDED:
             raise ValueError(f"{value!r} is not a condition such as 'correctness > 0.2'{_score_hint(value)}")
         return {"column": match[1], "comparison": match[2], "bound": match[3]}
 
@@ -149,9 +155,9 @@ def parse_conditions(words: Iterable[str]) -> tuple[KeepCondition, ...]:
 
 def _score_hint(condition: str) -> str:
     words = re.findall(r"\w+", condition)
-    near = difflib.get_close_matches(words[0], SCORE_COLUMNS, n=1) if words else []
+    near = difflib.get_close_matches(words[0], BOUNDED, n=1) if words else []
     hint = f": did you mean {near[0]}?" if near and near[0] != words[0] else "."
-    return f"{hint} Write a score ({', '.join(SCORE_COLUMNS)}), then {', '.join(_COMPARE)}, then a number"
+    return f"{hint} Write a score ({', '.join(BOUNDED)}), then {', '.join(_COMPARE)}, then a number"
 
 
 def keeps(rule: KeepRule, scores: Mapping[str, Floats], masks: npt.ArrayLike) -> Flags:
@@ -186,11 +192,14 @@ def meets(conditions: Sequence[KeepCondition], scores: Mapping[str, Floats], num
 
     Args:
         conditions: Any number.
-        scores: By column, (T,) float64, NaN where undefined; at least the columns that the conditions name.
+        scores: By column, (T,) float64, NaN where undefined; at least the columns that the conditions name. Without
+            those of composed kinds, conditions on these are left out.
         num_candidates: T.
     """
     met = np.ones(num_candidates, np.bool_)
     for condition in conditions:
+        if condition.column in COMPOSED_KINDS and condition.column not in scores:
+            continue
         values = scores[condition.column]
         met &= np.isnan(values) | _COMPARE[condition.comparison](values, condition.bound)
     return met

@@ -23,6 +23,7 @@ from pseudoris.store.tables.judged_expressions import (
     flags_of,
     is_from,
     judged,
+    keeps_composed,
     passes,
     scores_of,
     target_masks,
@@ -108,7 +109,7 @@ def expression_problems(shard: int, tables: Tables, rule: KeepRule = SOME_TAU) -
     """Check every expression: its masks and text, and according to its source its draws, scores and `kept`.
 
     A model's expression has draws and scores, and `rule` decides whether it is kept. Other sources have neither draws
-    nor scores. A human's and the composer's expressions are always kept; a recipe's may be kept or not.
+    nor scores. A human's expressions are always kept; a recipe's may be kept or not.
     """
     for what, details in _findings(tables[EXPRESSIONS], tables[MASKS], rule):
         yield from examples(shard, what, details)
@@ -128,7 +129,10 @@ def _findings(table: pa.Table, masks: pa.Table, rule: KeepRule) -> Iterator[Find
     yield from _draw_problems(table, is_undrawn)
     yield from _undrawn_problems(table, is_human, "human", "a human's expression")
     composed = ("composed", "a composed expression", _NULL_OF_COMPOSED)
-    yield from _undrawn_problems(table, is_composed, *composed, is_weighed=rule.pair_weight is not None)
+    is_weighed = rule.pair_weight is not None
+    yield from _undrawn_problems(table, is_composed, *composed, is_kept=False, is_weighed=is_weighed)
+    differs = is_composed & (flags_of(table["kept"]) != keeps_composed(rule, table))
+    yield "expression_composed", _at(differs, f"kept of a composed expression does not follow the rule: {rule}")
     yield from _undrawn_problems(table, is_recipe, "recipe", "a recipe's expression", is_kept=False)
     yield from _composed_problems(table, is_composed)
     if rule.pair_weight is not None:

@@ -34,7 +34,9 @@ from pseudoris.store.tables.committed_tables import read_part
 from pseudoris.store.tables.judged_expressions import (
     check_scored,
     flags_of,
+    is_from,
     judged,
+    keeps_composed,
     num_kept_lone,
     passes,
     rule_of,
@@ -150,10 +152,11 @@ def refilter(
 def refiltered(table: pa.Table, rule: KeepRule) -> pa.Table:
     """Return an expressions table with `kept` set by `rule`, in the present schema; rows and order stay the same.
 
-    Expressions written by a human, and those of several masks or none, are not changed. `weight` is set if the rule
+    Expressions written by a human, and drawn ones of several masks, are not changed. `weight` is set if the rule
     says how.
     """
     kept = np.where(judged(table), passes(rule, table), flags_of(table["kept"]))
+    kept = np.where(is_from(table, SOURCE_COMPOSER), keeps_composed(rule, table), kept)
     changed = {"kept": pa.array(kept, pa.bool_())}
     if rule.pair_weight is not None:
         changed["weight"] = pa.array(weights_by(rule.pair_weight, table), pa.float64())

@@ -13,7 +13,15 @@ import pyarrow.compute as pc
 from pseudoris.schemas.config import FilterConfig, RunConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import Floats, PairWeightConfig, line_weights
-from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, KeepCondition, KeepRule, keeps
+from pseudoris.schemas.keep_rule import (
+    COMPOSED_KINDS,
+    SCORE_COLUMNS,
+    Flags,
+    KeepCondition,
+    KeepRule,
+    keeps,
+    meets,
+)
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_MODEL
 
@@ -59,6 +67,8 @@ def check_scored(config: RunConfig, conditions: Sequence[KeepCondition], where: 
         lacking |= dict.fromkeys(("caption_score", "listener", "truth"), "captions.listening")
     if config.grounding_check is None:
         lacking |= dict.fromkeys(("grounding_choice", "grounding_share"), "grounding_check")
+    composed = () if config.composing is None else config.composing.kinds
+    lacking |= {kind: f"{kind} in composing.kinds" for kind in COMPOSED_KINDS if kind not in composed}
     for condition in conditions:
         if setting := lacking.get(condition.column):
             others = ", ".join(name for name in SCORE_COLUMNS if name not in lacking)
@@ -89,6 +99,17 @@ def passes(rule: KeepRule, table: pa.Table) -> Flags:
     scores = {name: values[rows] for name, values in scores_of(table).items()}
     passing[rows] = keeps(rule, scores, target_masks(table, rows))
     return passing
+
+
+def keeps_composed(rule: KeepRule, table: pa.Table) -> Flags:
+    """Return (rows,) bool: whether `rule` keeps each row of the composer; False for the others."""
+    is_composed, confidence = is_from(table, SOURCE_COMPOSER), floats_of(table["confidence"])
+    kinds = np.array(table["kind"].to_pylist(), np.str_)
+    scores: dict[str, Floats] = {
+        kind: np.where(is_composed & (kinds == kind), confidence, np.nan) for kind in COMPOSED_KINDS
+    }
+    bounds = [each for each in rule.conditions if each.column in COMPOSED_KINDS]
+    return is_composed & meets(bounds, scores, table.num_rows)
 
 
 def weights_by(config: PairWeightConfig, table: pa.Table) -> Floats:

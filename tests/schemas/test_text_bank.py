@@ -39,10 +39,11 @@ def test_the_identity_has_the_digest_and_a_header_is_read_without_the_file(tmp_p
     ("data", "digest", "expected"),
     [
         (b"\n \n", None, r"holds 0 texts, and 1 to 5000 are allowed"),
-        (b"\xff", None, r"is not UTF-8: name a file with one text a line"),
+        (b"a key\n\xff", None, r"texts\.txt, line 2 is not UTF-8: name a file with one text a line"),
+        (b"a key\n\na \0 key", None, r"texts\.txt, line 3 holds a control character"),
         (b"".join(b"a key %d\n" % n for n in range(5001)), None, "holds 5001 texts"),
         (b"a key", "0" * 64, "composing.bank: .* expected 0000"),
-        (b"a" * 201, None, r"composing\.bank\.values\.texts\.0: String should have at most 200"),
+        (b"a" * 201, None, r"texts\.txt, line 1 has more than 200 letters"),
     ],
 )
 def test_another_file_is_refused_by_name(tmp_path, data, digest, expected):

@@ -1,6 +1,6 @@
 """Adds composed expressions to annotated images, the likeliest of any form, after the filter stage's scorer.
 
-The result depends on masks, candidates and scores, never on `kept`: another keep rule (`refilter`) does not change it.
+What is composed depends on masks, candidates and scores, never on `kept`: `refilter` composes anew from the tables.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.fitted import PosteriorConfig, WeightLine, line_weights
+from pseudoris.schemas.keep_rule import COMPOSED_KINDS, KeepCondition, meets
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposedKind, ComposingConfig
 from pseudoris.workers.composing import templates
@@ -252,12 +253,19 @@ class Composer:
     """Composes expressions image by image. The same image gives the same expressions."""
 
     def __init__(
-        self, config: ComposingConfig, posterior: PosteriorConfig, line: WeightLine | None = None, *, seed: int = 0
+        self,
+        config: ComposingConfig,
+        posterior: PosteriorConfig,
+        line: WeightLine | None = None,
+        *,
+        seed: int = 0,
+        keep: Sequence[KeepCondition] = (),
     ) -> None:
         """Take the settings, the weights, and the line from confidence to weight; None: every weight is 1.
 
-        `seed` and the image's id decide which absences are drawn.
+        `seed` and the image's id decide which absences are drawn. What does not meet `keep` is not kept.
         """
+        self._keep = [each for each in keep if each.column in COMPOSED_KINDS]
         self.config, self.posterior, self._line, self._seed = config, posterior, line, seed
         texts = () if config.bank is None else config.bank.values.texts
         phrases = (noun_phrase(text, head_noun(text)) for text in texts)
@@ -266,7 +274,7 @@ class Composer:
     def __call__(self, image: ShardImage) -> ShardImage:
         """Return the image with composed expressions added last: those of one mask, then of several, then of none.
 
-        All of them are kept. Composed expressions that the image already had are replaced.
+        Those that meet the rule are kept. Composed expressions that the image already had are replaced.
         """
         given = tuple(each for each in image.expressions if each.source != SOURCE_COMPOSER)
         plain = replace(image, expressions=given)
@@ -274,7 +282,8 @@ class Composer:
         taken = {(each.target_mask_ids, each.text) for each in given}
         composed = []
         for each in self._composed(plain):
-            record = _record(each, image)
+            met = meets(self._keep, {each.kind: np.array([each.confidence])}, 1)
+            record = replace(_record(each, image), kept=bool(met[0]))
             if (record.target_mask_ids, record.text) not in taken:
                 taken.add((record.target_mask_ids, record.text))
                 composed.append(record)
@@ -315,4 +324,5 @@ def composer_of(config: RunConfig) -> Composer:
     if config.composing is None or filtering.fitted_values.posterior is None:
         raise ValueError("composing, or the posterior that it needs, is not set")
     line = None if lines is None else lines.composed
-    return Composer(config.composing, filtering.fitted_values.posterior, line, seed=config.compute.seed)
+    posterior, seed = filtering.fitted_values.posterior, config.compute.seed
+    return Composer(config.composing, posterior, line, seed=seed, keep=filtering.keep)
