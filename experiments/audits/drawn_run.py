@@ -1,0 +1,211 @@
+"""Audits of a composed run of drawn scenes, whose oracle gives the verdicts: what they promise, and what they fit.
+
+    python -m experiments.audits.drawn_run --out CACHE --json experiments/results/audits-drawn.json
+
+The verdicts are simulated: the oracle's, 5 % of them wrong, 70 pairs judged twice. The run is `tiny-composed` with
+`min_further` 0.6, which says more and errs more than the preset, so that there is something to choose.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import numpy as np
+import typer
+from scipy.optimize import minimize
+
+from experiments.audits.populations import PairPopulation
+from experiments.audits.simulated_audits import as_pairs, draw_sample, strata_of, verdicts_of
+from experiments.composing.groups_and_absences import PRESET, SETTING
+from experiments.oracle import candidates_of
+from experiments.quality.annotated_scenes import SceneSet, annotated_scenes
+from experiments.quality.parts import Options
+from pseudoris.audit.draw_files import DRAWN, kind_of
+from pseudoris.audit.intervals import RaterChecks, error_interval
+from pseudoris.audit.judged_lines import fit_line_to_verdicts
+from pseudoris.audit.judged_pairs import JudgedPairs
+from pseudoris.audit.rule_search import BOUND_QUANTILES, choose_rule, composed_groups, composed_sequence
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Floats, Rated, confidences, log_odds, logistic, ranks
+from pseudoris.schemas.keep_rule import COMPOSED_KINDS, Flags, Ints, KeepRule
+from pseudoris.schemas.shard import SOURCE_MODEL, ExpressionRecord, ShardImage
+from pseudoris.synthworld.scene_truth import SceneImageTruth
+from pseudoris.synthworld.scenes import Scene, Split
+from pseudoris.training.evaluation.truth import judge, match_image
+from pseudoris.workers.composing.composer import composer_of
+
+NUM_AUDITS: Final = 200
+RATER_ERROR: Final = 0.05
+TARGETS: Final = (0.93, 0.95, 0.97)
+_MIN_FURTHER: Final = 0.6
+_BINS: Final = 10
+# Of what is composed, so much is kept at equal yield.
+_YIELD: Final = 0.8
+ALONE, LINE, ABSENCES, KINDS = "weights left alone", "a line", "a line, absences apart", "a line, each kind apart"
+
+
+def population_of(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> PairPopulation:
+    """Return the pairs of a run of scenes: what the preset draws, with its confidence and rule, and composes."""
+    words = [f"composing.min_further={_MIN_FURTHER}"]
+    config = load_config(PRESET, assignments=words)
+    composer, weights = composer_of(config), config.filtering.fitted_values.confidence
+    if weights is None:
+        raise ValueError(f"the preset {PRESET} has no weights of confidence")
+    rows: list[tuple[int, str, str, float, bool, bool]] = []
+    for number, (scene, image) in enumerate(zip(scenes, map(composer, images), strict=True)):
+        truth, candidates = SceneImageTruth(scene), candidates_of(image, lambda each: True)
+        is_right = judge(truth, candidates, match_image(truth, candidates).object_of_mask).is_right.tolist()
+        drawn = [each for each in image.expressions if each.source == SOURCE_MODEL]
+        groups = [each.target_mask_ids[0] for each in drawn]
+        scores = {name: np.array([_score(each, name) for each in drawn], np.float64) for name in CONFIDENCE_COLUMNS}
+        confidence = confidences(Rated(groups, [each.text for each in drawn], scores), weights)
+        is_kept = (confidence > 0.94) & (ranks(confidence, groups) <= 3)
+        of_drawn = iter(zip(confidence.tolist(), is_kept.tolist(), strict=True))
+        for each, right in zip(image.expressions, is_right, strict=True):
+            known, kept = next(of_drawn) if each.source == SOURCE_MODEL else (each.confidence or 0.0, True)
+            target = each.target_mask_ids[0] if len(each.target_mask_ids) == 1 else f"{image.image_id}-none"
+            rows.append((number, target, kind_of(each.source, each.kind), known, kept, right))
+    image_of, targets, kinds, confidence_of, kept_of, right_of = zip(*rows, strict=True)
+    masks = {target: place for place, target in enumerate(dict.fromkeys(targets))}
+    return PairPopulation(
+        image=np.array(image_of, np.int64),
+        mask=np.array([masks[target] for target in targets], np.int64),
+        score=np.array(confidence_of, np.float64),
+        is_kept=np.array(kept_of, np.bool_),
+        is_right=np.array(right_of, np.bool_),
+        num_masks=len(masks),
+        missed=np.zeros(len(images), np.int64),
+        kind=np.array(kinds, np.str_),
+    )
+
+
+def _score(each: ExpressionRecord, name: str) -> float:
+    value = len(each.samples) if name == "count" else getattr(each, name)
+    return float("nan") if value is None else float(value)
+
+
+def audited(population: PairPopulation, fresh: PairPopulation, num_audits: int) -> list[dict[str, Any]]:
+    """Return a row for each target, and for each correction of the composer, which is asked of fresh scenes."""
+    rng = np.random.default_rng(0)
+    outcomes: dict[float, list[tuple[bool, float, float]]] = {target: [] for target in TARGETS}
+    figures: dict[str, list[dict[str, float]]] = {ALONE: [], LINE: [], ABSENCES: [], KINDS: []}
+    strata = strata_of(population)
+    for _ in range(num_audits):
+        sample = draw_sample(population, strata, rng)
+        verdicts, checks = verdicts_of(population.is_right[sample.rows], RATER_ERROR, rng)
+        judged = as_pairs(population, (sample.rows, sample.weights, sample.strata), verdicts)
+        for target in TARGETS:
+            outcomes[target].append(_promise(population, judged, sample.rows, target, checks))
+        for name, lines in _corrections(judged, population.score[sample.rows], checks).items():
+            figures[name].append(_quality(fresh, lines))
+    shared = {"question": "drawn run", "audits": num_audits, "rater_error": RATER_ERROR, "verdicts": 200}
+    rows: list[dict[str, Any]] = []
+    for target, found in outcomes.items():
+        chosen, reached, kept = (np.array([each[part] for each in found], np.float64) for part in range(3))
+        missed = chosen.astype(np.bool_) & (reached < target)
+        told = {"target": target, "accuracy": round(population.accuracy, 4), "missed": round(float(missed.mean()), 4)}
+        told["chosen"], told["kept"] = round(float(chosen.mean()), 4), round(float(kept.mean()), 4)
+        rows.append({**shared, "design": "promise", **told})
+    for name, parts in figures.items():
+        means = {key: round(float(np.nanmean([each[key] for each in parts])), 4) for key in parts[0]}
+        rows.append({**shared, "design": name, **means})
+    return rows
+
+
+def _promise(
+    population: PairPopulation, judged: JudgedPairs, rows: Ints, target: float, checks: RaterChecks
+) -> tuple[bool, float, float]:
+    """Return whether a rule was chosen, the true accuracy of what it keeps, and its share of what the run keeps."""
+    score, is_drawn = population.score[rows], judged.kind == DRAWN
+    known = np.floor(np.quantile(score[is_drawn & judged.is_kept], BOUND_QUANTILES) * 1_000) / 1_000
+    bounds = sorted(set(known.tolist()), reverse=True)
+    sequences: list[tuple[tuple[str, ...], list[float], list[Flags]]] = [
+        ((DRAWN,), bounds, [is_drawn & judged.is_kept & (score > bound) for bound in bounds])
+    ]
+    for kinds in composed_groups(judged, target):
+        found = composed_sequence(judged, score, KeepRule(0.0), kinds)
+        sequences.append((kinds, [each.bounds[0].bound for each in found], [each.keeps for each in found]))
+    kept = np.zeros(len(population.score), np.bool_)
+    for meant, of_rules, keeps in sequences:
+        choice = choose_rule(judged, keeps, [""] * len(keeps), target=target, checks=checks)
+        if choice.chosen is not None:
+            is_meant = np.isin(population.kinds, meant) & population.is_kept
+            kept |= is_meant & (population.score > of_rules[choice.chosen])
+    accuracy = float(population.is_right[kept].mean()) if kept.any() else 1.0
+    return bool(kept.any()), accuracy, float(kept.sum() / population.is_kept.sum())
+
+
+def _corrections(judged: JudgedPairs, score: Floats, checks: RaterChecks) -> Mapping[str, Mapping[str, Floats]]:
+    """Return by correction, then kind, its bias and slope, (2,) float64."""
+    error = error_interval(checks).estimate or 0.0
+    rows = np.isin(judged.kind, COMPOSED_KINDS) & judged.is_kept
+    score, right, kind = score[rows], judged.right[rows], judged.kind[rows]
+    line = fit_line_to_verdicts(score, right, error)
+    apart: dict[str, Flags] = {"none": kind == "none"}
+    each_kind: dict[str, Flags] = {name: kind == name for name in COMPOSED_KINDS[1:]}
+    shared = np.array([line.bias, line.slope])
+    return {
+        ALONE: {name: np.array([0.0, 1.0]) for name in COMPOSED_KINDS},
+        LINE: {name: shared for name in COMPOSED_KINDS},
+        ABSENCES: _with_biases(score, right, apart, error),
+        KINDS: _with_biases(score, right, each_kind, error),
+    }
+
+
+def _with_biases(score: Floats, right: Floats, own: Mapping[str, Flags], error: float) -> Mapping[str, Floats]:
+    """Fit a line, and a bias for each of `own`, with the spreads beforehand of `fit_line_to_verdicts`."""
+    odds, flags = log_odds(score), np.array(list(own.values()), np.float64)
+
+    def loss(found: Floats) -> float:
+        right_odds = found[0] + found[1] * odds + found[2:] @ flags
+        said = error + (1 - 2 * error) * np.clip(logistic(right_odds), 1e-6, 1 - 1e-6)
+        surprise = -(right * np.log(said) + (1 - right) * np.log(1 - said)).sum()
+        return float(surprise + (found[0] ** 2 + ((found[1] - 1) / 0.5) ** 2 + (found[2:] ** 2).sum()) / 2)
+
+    found = minimize(loss, np.array([0.0, 1.0, *(0.0 for _ in own)]), method="L-BFGS-B").x
+    extra = dict(zip(own, found[2:], strict=True))
+    return {name: np.array([found[0] + extra.get(name, 0.0), found[1]]) for name in COMPOSED_KINDS}
+
+
+def _quality(population: PairPopulation, lines: Mapping[str, Floats]) -> dict[str, float]:
+    """Return calibration error of what is composed, and accuracy by kind of the likeliest, at a fixed yield."""
+    rows = np.isin(population.kinds, COMPOSED_KINDS) & population.is_kept
+    kind, right = population.kinds[rows], population.is_right[rows].astype(np.float64)
+    line = np.array([lines[name] for name in kind.tolist()])
+    likely = logistic(line[:, 0] + line[:, 1] * log_odds(population.score[rows]))
+    order = np.argsort(-likely, kind="stable")
+    bins = np.array_split(order, _BINS)
+    error = sum(len(each) * abs(likely[each].mean() - right[each].mean()) for each in bins) / len(order)
+    kept = order[: round(_YIELD * len(order))]
+    by_kind: dict[str, float] = {
+        name: float(right[kept][kind[kept] == name].mean()) for name in COMPOSED_KINDS if name in kind[kept]
+    }
+    return {"calibration_error": float(error), "all": float(right[kept].mean()), **by_kind}
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder of annotated scenes, which are used again.")],
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+    audits: Annotated[int, typer.Option(min=1)] = NUM_AUDITS,
+    scenes: Annotated[int, typer.Option(min=2, help="Of the audited run, and of the fresh one.")] = 200,
+    setting: Annotated[str, typer.Option(help="Name of the annotation in OUT.")] = SETTING.name,
+) -> None:
+    """Simulate the audits, and print the rows."""
+    found = []
+    for first in (0, 400):
+        asked = SceneSet(Split.DEVELOPMENT, scenes, first=first)
+        images = annotated_scenes(Options(out, processes=1), asked, replace(SETTING, name=setting))
+        found.append(population_of(asked.all(), images))
+    rows = audited(found[0], found[1], audits)
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    if json_path is not None:
+        json_path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    typer.echo(lines)
+
+
+if __name__ == "__main__":
+    typer.run(main)
