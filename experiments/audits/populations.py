@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
+from pseudoris.audit.draw_files import DRAWN
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.keep_rule import Flags, Ints
 
@@ -29,6 +31,7 @@ class PairPopulation:
         is_right: (P,) bool.
         num_masks: M.
         missed: (I,) int64, objects of the image that no mask has.
+        kind: (P,) str; None if all are drawn.
     """
 
     image: Ints
@@ -38,6 +41,12 @@ class PairPopulation:
     is_right: Flags
     num_masks: int
     missed: Ints
+    kind: npt.NDArray[np.str_] | None = None
+
+    @property
+    def kinds(self) -> npt.NDArray[np.str_]:
+        """(P,) str, as an audit tells pairs apart."""
+        return np.full(len(self.score), DRAWN) if self.kind is None else self.kind
 
     @property
     def accuracy(self) -> float:

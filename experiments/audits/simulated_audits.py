@@ -15,7 +15,6 @@ import numpy as np
 
 from experiments.audits.populations import POPULATIONS, PairPopulation, make_population
 from pseudoris.audit.draw import DEFAULT_PAIRS, DrawOptions, PairStratum, draw_images, draw_pairs, make_strata
-from pseudoris.audit.draw_files import DRAWN
 from pseudoris.audit.intervals import (
     Interval,
     RaterChecks,
@@ -72,8 +71,8 @@ def simulate(job: Job) -> list[Row]:
     """Return the rows of a job: coverage and mean width by question, design and raters' error."""
     population = make_population(POPULATIONS[job.population], job.accuracy, job.seed)
     rng = np.random.default_rng([job.seed, 1])
-    strata = _strata(population)
-    samples = [_draw(population, strata, rng) for _ in range(job.num_audits)]
+    strata = strata_of(population)
+    samples = [draw_sample(population, strata, rng) for _ in range(job.num_audits)]
     baseline = float(np.mean([_simple(population, rng).width for _ in range(job.num_audits)]))
     rows = [
         _row(job, "accuracy", _SRS, found, population.accuracy, baseline)
@@ -97,8 +96,8 @@ def search(job: Job) -> list[Row]:
     """Return the rows of a job for rules that are chosen; with raters' errors from fewer audits."""
     population = make_population(POPULATIONS[job.population], job.accuracy, job.seed)
     rng = np.random.default_rng([job.seed, 2])
-    strata = _strata(population)
-    samples = [_draw(population, strata, rng) for _ in range(job.num_audits)]
+    strata = strata_of(population)
+    samples = [draw_sample(population, strata, rng) for _ in range(job.num_audits)]
     rows = []
     for error in RATER_ERRORS:
         # A correction takes ten times as long.
@@ -142,8 +141,8 @@ def _searched_rules(
     loosest = np.flatnonzero(accuracies >= target).max(initial=-1) + 1
     outcomes: dict[str, list[tuple[bool, bool, float]]] = {"fixed sequence": [], "best look": []}
     for rows, weights, strata in samples:
-        verdicts, checks = _verdicts_of(population.is_right[rows], error, rng)
-        judged = _as_pairs(population, (rows, weights, strata), verdicts)
+        verdicts, checks = verdicts_of(population.is_right[rows], error, rng)
+        judged = as_pairs(population, (rows, weights, strata), verdicts)
         bounds = np.unique(np.quantile(population.score[rows], BOUND_QUANTILES))[::-1]
         keeps = [population.score[rows] > bound for bound in bounds]
         choice = choose_rule(judged, keeps, [""] * len(keeps), target=target, checks=checks)
@@ -157,7 +156,7 @@ def _searched_rules(
     return {name: _summary(found) for name, found in outcomes.items()}
 
 
-def _verdicts_of(is_right: Flags, error: float, rng: np.random.Generator) -> tuple[Floats, RaterChecks]:
+def verdicts_of(is_right: Flags, error: float, rng: np.random.Generator) -> tuple[Floats, RaterChecks]:
     """Return what raters say, (2, n) float64: 1 for right, NaN where the second was not asked; and what that tells.
 
     Args:
@@ -191,7 +190,8 @@ def _summary(found: Sequence[tuple[bool, bool, float]]) -> dict[str, Any]:
     }
 
 
-def _as_pairs(population: PairPopulation, sample: tuple[Ints, Floats, Ints], verdicts: Floats) -> JudgedPairs:
+def as_pairs(population: PairPopulation, sample: tuple[Ints, Floats, Ints], verdicts: Floats) -> JudgedPairs:
+    """Return an audit's verdicts, as of `verdicts_of`, on its rows, weights and strata."""
     rows, weights, strata = sample
     none = np.zeros(len(rows), np.bool_)
     counts = np.zeros((len(rows), len(KINDS)), np.int64)
@@ -205,17 +205,18 @@ def _as_pairs(population: PairPopulation, sample: tuple[Ints, Floats, Ints], ver
         inclusion=1 / weights,
         image=population.image[rows],
         mask=population.mask[rows],
-        kind=np.full(len(rows), DRAWN),
+        kind=population.kinds[rows],
         is_kept=population.is_kept[rows],
         num_kept_of_mask=population.num_kept_of_mask[rows],
     )
 
 
-def _strata(population: PairPopulation) -> list[PairStratum]:
+def strata_of(population: PairPopulation) -> list[PairStratum]:
+    """Return the strata of an audit with the default options."""
     options = DrawOptions()
     return make_strata(
         score=population.score,
-        kind=np.full(len(population.score), DRAWN),
+        kind=population.kinds,
         is_kept=population.is_kept,
         is_lone=np.zeros(len(population.score), np.bool_),
         num_drawn=options.num_pairs,
@@ -223,7 +224,8 @@ def _strata(population: PairPopulation) -> list[PairStratum]:
     )
 
 
-def _draw(population: PairPopulation, strata: Sequence[PairStratum], rng: np.random.Generator) -> _Drawn:
+def draw_sample(population: PairPopulation, strata: Sequence[PairStratum], rng: np.random.Generator) -> _Drawn:
+    """Return the rows that one audit draws."""
     drawn = [draw_pairs(each.pairs, population.image[each.pairs], each.num_drawn, rng) for each in strata]
     return _Drawn(
         np.concatenate([each.pairs for each in drawn]),
@@ -253,7 +255,7 @@ def _judged(
     population: PairPopulation, sample: _Drawn, error: float, rng: np.random.Generator
 ) -> tuple[Interval, Interval | None]:
     """Return the interval of one audit as it is, and the one that is corrected; each verdict is wrong with `error`."""
-    verdicts, checks = _verdicts_of(population.is_right[sample.rows], error, rng)
+    verdicts, checks = verdicts_of(population.is_right[sample.rows], error, rng)
     right = np.nanmean(verdicts, axis=0)
     kept = population.is_kept[sample.rows].astype(np.float64)
     found = _ratio(population, sample, right * kept, kept)
