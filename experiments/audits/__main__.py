@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.audits.page import BEGIN, END, as_markdown, coverage_chart
+from experiments.audits.page import BEGIN, DRAWN_RUN, END, as_markdown, coverage_chart
 from experiments.audits.populations import POPULATIONS
 from experiments.audits.simulated_audits import ACCURACIES, NUM_AUDITS, Job, failures, search, simulate
 from experiments.process_pool import run_jobs
@@ -37,6 +37,9 @@ def main(
     jobs = [Job(name, accuracy, audits) for name in POPULATIONS for accuracy in ACCURACIES]
     parts = [(simulate, "populations"), (search, "populations, searched")]
     rows = [row for work, shown in parts for found in run_jobs(work, jobs, processes, shown=shown) for row in found]
+    if json_path is not None and json_path.exists():
+        # Those of another command stay.
+        rows += [row for row in json.loads(json_path.read_text()) if row["question"] == DRAWN_RUN]
     if json_path is not None:
         lines = ",\n".join(json.dumps(row) for row in rows)
         json_path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """Audits of a composed run of drawn scenes, whose oracle gives the verdicts: what they promise, and what they fit.
 
-    python -m experiments.audits.drawn_run --out CACHE --json experiments/results/audits-drawn.json
+    python -m experiments.audits.drawn_run --out CACHE --json RESULTS/audits.json --page docs/records/audits.md
 
 The verdicts are simulated: the oracle's, 5 % of them wrong, 70 pairs judged twice. The run is `tiny-composed` with
 `min_further` 0.6, which says more and errs more than the preset, so that there is something to choose.
@@ -18,11 +18,13 @@ import numpy as np
 import typer
 from scipy.optimize import minimize
 
+from experiments.audits.page import BEGIN, DRAWN_RUN, END, as_markdown
 from experiments.audits.populations import PairPopulation
 from experiments.audits.simulated_audits import as_pairs, draw_sample, strata_of, verdicts_of
 from experiments.composing.groups_and_absences import PRESET, SETTING
 from experiments.oracle import candidates_of
 from experiments.quality.annotated_scenes import SceneSet, annotated_scenes
+from experiments.quality.markdown_cells import put_into
 from experiments.quality.parts import Options
 from pseudoris.audit.draw_files import DRAWN, kind_of
 from pseudoris.audit.intervals import RaterChecks, error_interval
@@ -102,7 +104,7 @@ def audited(population: PairPopulation, fresh: PairPopulation, num_audits: int) 
             outcomes[target].append(_promise(population, judged, sample.rows, target, checks))
         for name, lines in _corrections(judged, population.score[sample.rows], checks).items():
             figures[name].append(_quality(fresh, lines))
-    shared = {"question": "drawn run", "audits": num_audits, "rater_error": RATER_ERROR, "verdicts": 200}
+    shared = {"question": DRAWN_RUN, "audits": num_audits, "rater_error": RATER_ERROR, "verdicts": 200}
     rows: list[dict[str, Any]] = []
     for target, found in outcomes.items():
         chosen, reached, kept = (np.array([each[part] for each in found], np.float64) for part in range(3))
@@ -189,7 +191,8 @@ def _quality(population: PairPopulation, lines: Mapping[str, Floats]) -> dict[st
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder of annotated scenes, which are used again.")],
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Put the rows into this file of rows.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Put all tables of that file into this page.")] = None,
     audits: Annotated[int, typer.Option(min=1)] = NUM_AUDITS,
     scenes: Annotated[int, typer.Option(min=2, help="Of the audited run, and of the fresh one.")] = 200,
     setting: Annotated[str, typer.Option(help="Name of the annotation in OUT.")] = SETTING.name,
@@ -201,10 +204,13 @@ def main(
         images = annotated_scenes(Options(out, processes=1), asked, replace(SETTING, name=setting))
         found.append(population_of(asked.all(), images))
     rows = audited(found[0], found[1], audits)
-    lines = ",\n".join(json.dumps(row) for row in rows)
+    typer.echo(json.dumps(rows, indent=1))
     if json_path is not None:
+        every = [*(row for row in json.loads(json_path.read_text()) if row["question"] != DRAWN_RUN), *rows]
+        lines = ",\n".join(json.dumps(row) for row in every)
         json_path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    typer.echo(lines)
+        if page is not None:
+            put_into(page, as_markdown(every), marks=(BEGIN, END))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from pseudoris.audit.intervals import Interval, exact_share
 
 BEGIN: Final = "<!-- audits: written by `python -m experiments.audits` -->"
 END: Final = "<!-- end of audits -->"
+# Rows of `experiments.audits.drawn_run`.
+DRAWN_RUN: Final = "drawn run"
 _LEAST_SHOWN: Final = 0.9
 
 Row = Mapping[str, Any]
@@ -26,12 +28,13 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
     values = {
         "rows": rows,
-        "others": [row for row in rows if row["question"] not in ("accuracy", SEARCHED)],
+        "others": [row for row in rows if row["question"] not in ("accuracy", SEARCHED, DRAWN_RUN)],
         "chosen": _chosen,
         "beside": beside,
         "greatest_bias": lambda found: max((row["bias"] for row in found), key=abs),
         "populations": POPULATIONS,
         "searched": SEARCHED,
+        "drawn_run": [row for row in rows if row["question"] == DRAWN_RUN],
     }
     return render("audits/tables", values)
 
