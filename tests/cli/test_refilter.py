@@ -130,14 +130,16 @@ def test_an_audit_bounds_each_kind_and_fits_the_weights_and_refuses_another_runs
         invoke("calibrate", out, "--audit", audit.path)
     with VerdictFile.open(audit.path, "ana", audit.known) as file:
         for row in pairs:
-            is_wrong = row["source"] == "composer" and row["confidence"] <= 0.93
+            is_wrong = row["source"] == "composer" and row["confidence"] <= 0.94
             file.append(VerdictLine(pair=row["pair_id"], verdict="untrue" if is_wrong else "right"))
     printed = invoke("refilter", out, tmp_path / "new", "--accuracy", "0.8", "--audit", audit.path).output
     kept = read_table(RunLocation.open(str(tmp_path / "new")), "expressions").to_pylist()
     composed = [row for row in kept if row["source"] == "composer"]
-    assert min(row["confidence"] for row in composed if row["kept"] and row["kind"] == "position") > 0.9
+    keep = require_header(RunLocation.open(str(tmp_path / "new"))).config.filtering.keep
+    bounds = {each.column: each.bound for each in keep}
+    assert all(row["kept"] == (row["confidence"] > bounds[row["kind"]]) for row in composed)
     assert not all(row["kept"] for row in composed)
-    assert "position > 0.9" in printed
+    assert f"position > {bounds['position']}" in printed
     assert invoke("verify", tmp_path / "new")
     invoke("calibrate", out, "--audit", audit.path, "--to", tmp_path / "fitted.yaml")
     invoke("refilter", out, tmp_path / "weighed", "--weights", tmp_path / "fitted.yaml")
