@@ -58,7 +58,8 @@ class AuditFolder:
         columns = [name for name in IMAGES_SCHEMA.names if name != "bytes"]
         images = read_sample(data[IMAGES_NAME], IMAGES_NAME, shown=str(path / IMAGES_NAME), columns=columns)
         asked = images.filter(images["is_asked_missed"])["image_id"].to_pylist()
-        known = Known(draw.digest, frozenset(pairs["pair_id"].to_pylist()), frozenset(asked))
+        run = f"the run {draw.run.header_sha256[:12]}… at {draw.run.location}"
+        known = Known(draw.digest, frozenset(pairs["pair_id"].to_pylist()), frozenset(asked), run)
         return cls(path, draw, pairs, images, known)
 
     def pictures(self) -> dict[str, bytes | None]:

@@ -223,7 +223,8 @@ def apply_to(location: RunLocation, audit: AuditFolder, on_shard: OnShard = lamb
     if not same:
         raise ConfigError(
             f"{location.root} has none of the {len(rows):,} pairs of the audit at {audit.path}: it shows other images, "
-            f"or has other masks. The audit was drawn from {audit.draw.run.location}"
+            f"or has other masks. The audit was drawn from the run {audit.draw.run.header_sha256[:12]}… at "
+            f"{audit.draw.run.location}"
         )
     before = audit.draw.population
     num_pairs = totals["pairs"] - (totals["absences"] if before.without_target else 0)

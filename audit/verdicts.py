@@ -132,6 +132,7 @@ class Known:
 
     Attributes:
         draw: Digest of the draw.
+        run: Of the drawn run, for messages.
         pairs: Ids of all pairs.
         images: Ids of the images that are asked for missed objects.
     """
@@ -139,6 +140,7 @@ class Known:
     draw: str
     pairs: Collection[str]
     images: Collection[str]
+    run: str = "another run"
 
 
 @dataclass(slots=True)
@@ -188,8 +190,8 @@ def read_answers(data: bytes, name: str, known: Known, *, rater: str | None = No
     refuse_other_version(name, header.version, VERDICTS_VERSION, again="judge again")
     if header.draw != known.draw:
         raise ConfigError(
-            f"{name} answers the draw {header.draw[:12]}…, and this audit is the draw {known.draw[:12]}…: its pairs "
-            "were drawn from another run, or another time. Add it to the audit that it was made for"
+            f"{name} answers the draw {header.draw[:12]}…, and this audit is the draw {known.draw[:12]}… of "
+            f"{known.run}: its pairs were drawn from another run, or at another time. Add it to its own audit"
         )
     if rater is not None and header.rater != rater:
         raise ConfigError(

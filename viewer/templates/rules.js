@@ -41,7 +41,7 @@ const rivalOf = (e) => (e.rival === null ? null : e.image.masks[e.rival]);
 // A short reason for a list, and a sentence for who asks.
 function reason(e) {
   if (e.human) return isKept[e.id] ? ["written by a human", "A human wrote it. Human expressions are always kept."] : ["by the run's rule", "A human wrote it, but the run did not keep it."];
-  if (e.composed) return ["composed", `It was composed from the captions of the masks and their positions. ${isKept[e.id] ? "Composed expressions are always kept." : "The run did not keep it."}`];
+  if (e.composed) return ["composed", `It was composed from the captions of the masks and their positions. ${isKept[e.id] ? "The run keeps it." : "The run does not keep it: its probability is too low."}`];
   if (!e.judged) {
     const what = e.targets.length ? "of several masks" : "refers to nothing";
     return [what, `It refers to ${e.targets.length ? "several masks" : "nothing in the image"}, so no threshold applies. The run ${isKept[e.id] ? "kept it" : "did not keep it"}.`];

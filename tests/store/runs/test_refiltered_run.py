@@ -207,6 +207,16 @@ def test_drawn_and_composed_weights_follow_their_lines_and_a_humans_is_one(disk)
         assert row["weight"] == (line_weights(line, np.array([0.8]))[0] if line else 1.0)
 
 
+def test_a_bound_on_a_kind_decides_about_its_composed_expressions_alone():
+    rows = (table := _tables(["filtering.tau=0.95"])[EXPRESSIONS]).to_pylist()[:4]
+    found = (("position", 0.9), ("position", 0.8), ("relation", 0.8))
+    for row, (kind, confidence) in zip(rows, found, strict=False):
+        row.update(source="composer", kind=kind, confidence=confidence, kept=True)
+    changed = pa.Table.from_pylist(rows, schema=table.schema)
+    for bounds, kept in (((condition("position > 0.85"),), [True, False, True]), ((), [True, True, True])):
+        assert refiltered(changed, KeepRule(0.95, bounds))["kept"].to_pylist()[:3] == kept
+
+
 def test_what_would_change_nothing_is_refused(on_disk, new):
     with pytest.raises(
         ConfigError, match=r"keeps distinctiveness > 1: give another --tau, --keep, --lone-masks, --weights or --set"
