@@ -1,6 +1,6 @@
 """How well captions are read: heads, what describes them, and whether they are one thing, against labels of a reader.
 
-    python -m experiments.english_reading LABELS [--json FILE] [--show]
+    python -m experiments.english_reading LABELS [--json FILE] [--show] [--nouns spacy]
 
 LABELS has a JSON object a line: `source`, `caption`, `head`, `describing` (texts, one an attribute), and `kind` (`one`,
 `several`, `stuff` or `none`; a pair of scissors is `one`). Describing words are compared without articles, prepositions
@@ -27,8 +27,8 @@ from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
 from pseudoris.workers import english as lexicon
 from pseudoris.workers.composing.likelihood import Likelihood, MaskPosition
 from pseudoris.workers.composing.posterior import Posterior, evidence_of
-from pseudoris.workers.filtering.head_nouns import head_noun, progressive, tokenise
-from pseudoris.workers.noun_phrases import NounPhrase, noun_phrase
+from pseudoris.workers.filtering.head_nouns import NounFinder, noun_finder, progressive, tokenise
+from pseudoris.workers.noun_phrases import NounPhrase, PhraseReader, phrase_reader
 
 _NO_CONTENT = lexicon.DETERMINERS | lexicon.PREPOSITIONS | lexicon.CONJUNCTIONS | lexicon.NUMERALS | lexicon.POSSESSIONS
 _SILENT = _NO_CONTENT | lexicon.PERSONAL_PRONOUNS | lexicon.EMPTY_PRONOUNS | {"'s", "wearing", "wears"}
@@ -46,27 +46,37 @@ def _composing() -> RunConfig:
     return load_config("tiny-composed")
 
 
-def reached(caption: str, noun: str | None) -> Sequence[NounPhrase]:
+def reached(caption: str, noun: str | None, read: PhraseReader) -> Sequence[NounPhrase]:
     """Return what a composer may say of a mask, all of whose draws are a caption."""
     config = _composing()
     if config.composing is None or config.filtering.fitted_values.posterior is None:
         raise ValueError("tiny-composed has no composer")
     sample = CaptionSample(crop="masked", decoder="beam", top_k=None, top_p=None, log_prob=0.0)
     drawn = ExpressionRecord(target_mask_ids=("m",), text=caption, samples=(sample,) * 40, head_noun=noun)
-    posterior = Posterior(config.filtering.fitted_values.posterior, [evidence_of([drawn], "draws")], np.ones(1))
+    posterior = Posterior(config.filtering.fitted_values.posterior, [evidence_of([drawn], "draws", read)], np.ones(1))
     return Likelihood(posterior, [MaskPosition(0.5, 0.5)], config.composing).phrases[0]
 
 
-def judged(label: Mapping[str, Any]) -> dict[str, Any]:
+@cache
+def _reader(nouns: str) -> tuple[NounFinder, PhraseReader]:
+    config = load_config("tiny", assignments=(f"filtering.nouns={nouns}",)).filtering
+    return noun_finder(config), phrase_reader(config)
+
+
+def judged(label: Mapping[str, Any], nouns: str = "rules") -> dict[str, Any]:
     """Return the counts of one caption, and what was read."""
-    noun = head_noun(label["caption"])
-    phrase = noun_phrase(label["caption"], noun)
+    find, read = _reader(nouns)
+    (noun,) = find([label["caption"]])
+    (phrase,) = read([label["caption"]], [noun or ""])
     said = content((*phrase.before, *phrase.after)) if phrase else set()
     # "Fire" is a part of the head "fire hydrant", or describes the head "hydrant".
     said -= set(label["head"].split())
     true, number = content(label["describing"]), phrase.number if phrase else "none"
     is_head = (noun or "").split()[-1:] == label["head"].split()[-1:]
-    is_described, may_be_said = label["kind"] == "one" and bool(label["describing"]), reached(label["caption"], noun)
+    is_described, may_be_said = (
+        label["kind"] == "one" and bool(label["describing"]),
+        reached(label["caption"], noun, read),
+    )
     bare = any(not each.words for each in may_be_said)
     return {
         "head": is_head,
@@ -107,9 +117,11 @@ def interval(rows: Sequence[Mapping[str, Any]], column: str, *, draws: int = 100
     return float(low), float(high)
 
 
-def measure(labels: Sequence[Mapping[str, Any]], *, show: bool = False) -> Iterator[dict[str, Any]]:
+def measure(
+    labels: Sequence[Mapping[str, Any]], *, show: bool = False, nouns: str = "rules"
+) -> Iterator[dict[str, Any]]:
     """Yield a row for each source, and one for all."""
-    rows = [(label["source"], judged(label)) for label in labels]
+    rows = [(label["source"], judged(label, nouns)) for label in labels]
     for label, (_, row) in zip(labels, rows, strict=True) if show else ():
         if not row["head"] or not row["kind"] or row["missed"] or row["wrong"]:
             print(label["caption"], row["read"], row["missed"], row["wrong"], sep=" | ")
@@ -117,6 +129,7 @@ def measure(labels: Sequence[Mapping[str, Any]], *, show: bool = False) -> Itera
         some = [row for each, row in rows if source in (each, "all")]
         yield {
             "source": source,
+            "nouns": nouns,
             **figures(some),
             "intervals": {name: interval(some, name) for name in _COLUMNS[1:]} if source == "all" else {},
         }
@@ -128,12 +141,13 @@ def main() -> None:
     parser.add_argument("labels", type=Path)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--show", action="store_true", help="print the captions that were not read as labelled")
+    parser.add_argument("--nouns", action="append", choices=("rules", "spacy"), help="may be repeated")
     given = parser.parse_args()
     labels = [json.loads(line) for line in given.labels.read_text(encoding="utf-8").splitlines()]
-    found = list(measure(labels, show=given.show))
-    table = Table("source", *_COLUMNS)
+    found = [row for nouns in given.nouns or ["rules"] for row in measure(labels, show=given.show, nouns=nouns)]
+    table = Table("source", "by", *_COLUMNS)
     for row in found:
-        table.add_row(row["source"], *(f"{row[name]:.3g}" for name in _COLUMNS))
+        table.add_row(row["source"], row["nouns"], *(f"{row[name]:.3g}" for name in _COLUMNS))
     Console().print(table)
     if given.json is not None:
         given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

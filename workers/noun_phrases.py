@@ -7,12 +7,13 @@ and has a tail" is a red circle with a tail. What the rules cannot place is left
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import combinations, pairwise
 from typing import Final, Literal
 
+from pseudoris.schemas.config import FilterConfig
 from pseudoris.workers import english as lexicon
 from pseudoris.workers.filtering import head_nouns as rules
 
@@ -101,6 +102,25 @@ def noun_phrase(caption: str, noun: str | None) -> NounPhrase | None:
             return _Reading(words, chunk, " ".join(named), start).phrase()
         start = max(chunk.end, start) + 1
     return None
+
+
+# Captions and their head nouns → what each says of its head; None where it says nothing.
+PhraseReader = Callable[[Sequence[str], Sequence[str]], list[NounPhrase | None]]
+
+
+def phrases_by_rules(captions: Sequence[str], nouns: Sequence[str]) -> list[NounPhrase | None]:
+    """Return `noun_phrase` of each caption."""
+    return [noun_phrase(caption, noun) for caption, noun in zip(captions, nouns, strict=True)]
+
+
+def phrase_reader(config: FilterConfig) -> PhraseReader:
+    """Return what reads captions as `filtering.nouns` says: the parser for `spacy`, else the rules."""
+    if config.nouns != "spacy":
+        return phrases_by_rules
+    # Imported here: most runs read by rules.
+    from pseudoris.workers.filtering.spacy_nouns import SpacyPhrases
+
+    return SpacyPhrases(config).phrases
 
 
 _DENIALS: Final = frozenset(("not", "never", "cannot", "cant", "wont", "isnt", "doesnt"))
@@ -203,9 +223,8 @@ class _Reading:
         is_said = before in lexicon.AUXILIARIES or before in lexicon.CONJUNCTIONS or at == self._chunk.end
         if not is_said or not rules.describes(word):
             return None
-        if not rules.is_adverb(word) and not _is_no_attribute(word):
-            later = (place for place, each in enumerate(self._before) if _rank(each) > _rank(word))
-            self._before.insert(next(later, len(self._before)), word)
+        if not rules.is_adverb(word) and not is_no_attribute(word):
+            insert_adjective(self._before, word)
         return at + 1
 
     def _joined(self, at: int) -> int | None:
@@ -305,7 +324,7 @@ def _attributes_before(words: Sequence[str], chunk: rules.Chunk, noun: str) -> l
             found, joins = [f"{word}'s"], False
         elif word in lexicon.CONJUNCTIONS or word in (",", "-"):
             joins = joins or bool(found)
-        elif not _is_no_attribute(word) and word not in (noun, *found[-1:]):
+        elif not is_no_attribute(word) and word not in (noun, *found[-1:]):
             if joins and found:
                 found[-1] = f"{found[-1]} and {word}"
             elif found and (word in _JOINED or found[-1] in _JOINING):
@@ -316,7 +335,8 @@ def _attributes_before(words: Sequence[str], chunk: rules.Chunk, noun: str) -> l
     return [each for each in found if each not in lexicon.DEGREES]
 
 
-def _is_no_attribute(word: str) -> bool:
+def is_no_attribute(word: str) -> bool:
+    """Return whether a word before a noun says which or how many, or where in the picture."""
     return word in _NO_ATTRIBUTES or lexicon.NUMERAL_PATTERN.fullmatch(word) is not None
 
 
@@ -325,6 +345,12 @@ _NO_OBJECTS: Final = lexicon.PREPOSITIONS | lexicon.AUXILIARIES | lexicon.RELATI
 # They belong to the word before them: "a strange looking bird", "a rolled up towel", "a double decker bus".
 _JOINING: Final = lexicon.SHADES | lexicon.DEGREES
 _JOINED: Final = lexicon.LINKING_PARTICIPLES | lexicon.PARTICLES | {"decker"}
+
+
+def insert_adjective(before: list[str], adjective: str) -> None:
+    """Put what a clause says of a noun ("that is small") to its place before the noun."""
+    later = (place for place, each in enumerate(before) if _rank(each) > _rank(adjective))
+    before.insert(next(later, len(before)), adjective)
 
 
 def _rank(attribute: str) -> int:

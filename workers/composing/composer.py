@@ -24,7 +24,14 @@ from pseudoris.workers.composing import templates
 from pseudoris.workers.composing.likelihood import IS_MEMBER, SIDES, Likelihood, likelihood_of
 from pseudoris.workers.counter_rng import key_of, permutation
 from pseudoris.workers.filtering.head_nouns import head_noun
-from pseudoris.workers.noun_phrases import NounPhrase, content_of, noun_phrase
+from pseudoris.workers.noun_phrases import (
+    NounPhrase,
+    PhraseReader,
+    content_of,
+    noun_phrase,
+    phrase_reader,
+    phrases_by_rules,
+)
 
 FormName = Literal["words", "end", "end of so many", "side", "rank", "relation"]
 _FORMS: Final[tuple[FormName, ...]] = get_args(FormName)
@@ -260,13 +267,15 @@ class Composer:
         *,
         seed: int = 0,
         keep: Sequence[KeepCondition] = (),
+        read: PhraseReader = phrases_by_rules,
     ) -> None:
         """Take the settings, the weights, and the line from confidence to weight; None: every weight is 1.
 
-        `seed` and the image's id decide which absences are drawn. What does not meet `keep` is not kept.
+        `read` reads captions. `seed` and the image's id decide which absences are drawn. What does not meet `keep` is
+        not kept.
         """
         self._keep = [each for each in keep if each.column in COMPOSED_KINDS]
-        self.config, self.posterior, self._line, self._seed = config, posterior, line, seed
+        self.config, self.posterior, self._line, self._seed, self._read = config, posterior, line, seed, read
         texts = () if config.bank is None else config.bank.values.texts
         phrases = (noun_phrase(text, head_noun(text)) for text in texts)
         self._bank = tuple(phrase for phrase in phrases if phrase is not None and phrase.number != "several")
@@ -292,7 +301,7 @@ class Composer:
         return replace(image, expressions=(*given, *weighed))
 
     def _composed(self, image: ShardImage) -> Iterator[ComposedExpression]:
-        view = likelihood_of(image, self.config, self.posterior)
+        view = likelihood_of(image, self.config, self.posterior, self._read)
         for number, mask in enumerate(image.masks):
             yield from ranked_expressions(view, number, mask.mask_id)
         if "group" in self.config.kinds:
@@ -324,5 +333,5 @@ def composer_of(config: RunConfig) -> Composer:
     if config.composing is None or filtering.fitted_values.posterior is None:
         raise ValueError("composing, or the posterior that it needs, is not set")
     line = None if lines is None else lines.composed
-    posterior, seed = filtering.fitted_values.posterior, config.compute.seed
-    return Composer(config.composing, posterior, line, seed=seed, keep=filtering.keep)
+    posterior, seed, read = filtering.fitted_values.posterior, config.compute.seed, phrase_reader(filtering)
+    return Composer(config.composing, posterior, line, seed=seed, keep=filtering.keep, read=read)

@@ -30,7 +30,7 @@ from pseudoris.schemas.shard import MaskRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposingConfig
 from pseudoris.workers.composing.posterior import Posterior, drawn_by_mask, evidence_of, is_object
 from pseudoris.workers.composing.templates import Side
-from pseudoris.workers.noun_phrases import NounPhrase, noun_phrase, shorter
+from pseudoris.workers.noun_phrases import NounPhrase, PhraseReader, noun_phrase, phrases_by_rules, shorter
 
 SIDES: Final[tuple[Side, ...]] = ("left", "right", "top", "bottom")
 # A side of the picture is its outer third.
@@ -233,13 +233,15 @@ class Likelihood:
         return [each for each in distinct.values() if self.is_likely(math.log(self.rivals(each)[mask]))]
 
 
-def likelihood_of(image: ShardImage, config: ComposingConfig, weights: PosteriorConfig) -> Likelihood:
+def likelihood_of(
+    image: ShardImage, config: ComposingConfig, weights: PosteriorConfig, read: PhraseReader = phrases_by_rules
+) -> Likelihood:
     """Return the likelihood of an image after the filter stage; expressions of other sources are ignored.
 
     Raises:
         ValueError: `counts` is "probability", and a candidate has no caption score.
     """
     drawn = drawn_by_mask(image)
-    evidence = [evidence_of(drawn.get(mask.mask_id, ()), weights.counts) for mask in image.masks]
+    evidence = [evidence_of(drawn.get(mask.mask_id, ()), weights.counts, read) for mask in image.masks]
     posterior = Posterior(weights, evidence, is_object(image.masks, weights))
     return Likelihood(posterior, [position_of(mask) for mask in image.masks], config)

@@ -30,7 +30,7 @@ import numpy as np
 from pseudoris.schemas.fitted import Counted, Floats, PosteriorConfig
 from pseudoris.schemas.shard import SOURCE_MODEL, ExpressionRecord, MaskRecord, ShardImage
 from pseudoris.workers.masks import rle
-from pseudoris.workers.noun_phrases import NounPhrase, english_among, implies, noun_phrase, says_more
+from pseudoris.workers.noun_phrases import NounPhrase, PhraseReader, english_among, implies, phrases_by_rules, says_more
 
 # Added to shares, because 0 has no logarithm; smaller shares mean nothing.
 MIN_SHARE: Final = 1e-4
@@ -71,8 +71,10 @@ def drawn_by_mask(image: ShardImage) -> Mapping[str, Sequence[ExpressionRecord]]
     return drawn
 
 
-def evidence_of(candidates: Sequence[ExpressionRecord], counts: Counted) -> Evidence:
-    """Return the evidence of the candidates of one mask.
+def evidence_of(
+    candidates: Sequence[ExpressionRecord], counts: Counted, read: PhraseReader = phrases_by_rules
+) -> Evidence:
+    """Return the evidence of the candidates of one mask, whose captions `read` reads.
 
     Raises:
         ValueError: `counts` is "probability", and a candidate has no caption score.
@@ -82,14 +84,16 @@ def evidence_of(candidates: Sequence[ExpressionRecord], counts: Counted) -> Evid
     phrases: defaultdict[NounPhrase, float] = defaultdict(float)
     correctness: dict[str, float] = {}
     english = english_among(candidate.text for candidate in candidates)
-    for candidate, weight in zip(candidates, _weights(candidates, counts), strict=True):
-        noun = (candidate.head_noun or "").lower()
-        if not noun or not weight or candidate.text not in english:
-            continue
+    weighed = [
+        (candidate, candidate.head_noun.lower(), weight)
+        for candidate, weight in zip(candidates, _weights(candidates, counts), strict=True)
+        if candidate.head_noun and weight and candidate.text in english
+    ]
+    found = read([candidate.text for candidate, _, _ in weighed], [noun for _, noun, _ in weighed])
+    for (candidate, noun, weight), phrase in zip(weighed, found, strict=True):
         nouns[noun] += weight
         # For one mask, correctness depends only on the noun.
         correctness[noun] = candidate.correctness or 0.0
-        phrase = noun_phrase(candidate.text, noun)
         if phrase is None or phrase.number == "several":
             continue
         phrases[phrase] += weight

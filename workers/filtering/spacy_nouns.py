@@ -7,7 +7,7 @@ folder that `nlp.to_disk` wrote. The digest of its files is part of a run's iden
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,23 @@ from pseudoris.schemas.config import FilterConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.extras import install
 from pseudoris.schemas.untrusted import file_sha256
-from pseudoris.workers.english import PARTS, PICTURES, QUANTITIES
+from pseudoris.workers.english import (
+    CLOTHES,
+    PAIRS,
+    PARTS,
+    PICTURES,
+    PLURAL_NUMERALS,
+    POSSESSIONS,
+    PREPOSITIONS_OF_PARTICIPLES,
+    QUANTITIES,
+    STUFF,
+    SURROUNDINGS,
+    VERBS_OF_PICTURES,
+    VERBS_WITH_PREPOSITIONS,
+    is_plural,
+)
+from pseudoris.workers.filtering.head_nouns import progressive
+from pseudoris.workers.noun_phrases import NounPhrase, Number, insert_adjective, is_no_attribute
 
 # The pipeline of `filtering.nouns=spacy`.
 SPACY_MODEL: Final = "en_core_web_sm"
@@ -69,6 +85,81 @@ class SpacyNouns:
     def __call__(self, texts: Iterable[str]) -> list[str | None]:
         """Return the head noun of each text, or None if the rule finds none."""
         return [self._rule(parsed) for parsed in self._pipeline.pipe(texts)]
+
+
+class SpacyPhrases(SpacyNouns):
+    """Captions and their head nouns → what each parse says of its head, as `noun_phrases` does by rules."""
+
+    def __init__(self, config: FilterConfig) -> None:
+        """Load the parser."""
+        super().__init__(config, head_of_parse)
+
+    def phrases(self, captions: Sequence[str], nouns: Sequence[str]) -> list[NounPhrase | None]:
+        """Return a phrase for each caption; None if it has no such head, or denies something."""
+        return list(map(phrase_of_parse, self._pipeline.pipe(captions), nouns))
+
+
+def phrase_of_parse(parsed: Any, noun: str) -> NounPhrase | None:
+    """Return what a parse says of its head, if that is `noun`: modifiers, verbs and their objects, what it is with."""
+    root = _chunk_root(parsed, max_children=None)
+    head = None if root is None else _skip_quantities(root)
+    if head is None or head.lower_ != noun.lower() or any(token.dep_ == "neg" for token in parsed):
+        return None
+    # Of "a group of cows grazing" the clause may be about the group.
+    around = [child for token in dict.fromkeys((head, root)) for child in token.children]
+    before = [_words(each) for each in head.lefts if each.dep_ in _BEFORE and not is_no_attribute(each.lower_)]
+    after = [each for child in head.children for each in _with(child)]
+    verbs = [each for each in around if each.dep_ in ("acl", "relcl")]
+    verbs += [root.head] if root.dep_ in ("nsubj", "nsubjpass") else []
+    for verb in verbs:
+        further = (each for each in verb.children if each.dep_ in ("conj", "xcomp", "advcl") and each.pos_ == "VERB")
+        verbs += [each for each in further if not _objects(each, "nsubj")]
+        said = [f"{_opening(verb)} {_words(each)}" for each in _objects(verb, "dobj")]
+        said = said or [each for child in verb.children for each in _with(child, _opening(verb))]
+        for adjective in _objects(verb, "acomp"):
+            insert_adjective(before, adjective.lower_)
+        if verb.pos_ == "VERB" and not said and verb.lower_ not in VERBS_OF_PICTURES:
+            before.insert(0, progressive(verb.lower_))
+        after += said
+    return NounPhrase(head.lower_, tuple(dict.fromkeys(before)), tuple(dict.fromkeys(after)), _number(head))
+
+
+_BEFORE: Final = frozenset(("amod", "compound", "nmod", "poss"))
+
+
+def _words(token: Any) -> str:
+    """The words of a noun or adjective: all before it, and those that `and` or `of` adds."""
+    last = max([token.i, *(each.right_edge.i for each in token.rights if each.lower_ == "of" or each.dep_ == "conj")])
+    return " ".join(each.lower_ for each in token.doc[token.left_edge.i : last + 1]).replace(" 's", "'s")
+
+
+def _objects(token: Any, relation: str) -> list[Any]:
+    return [each for each in token.children if each.dep_ == relation]
+
+
+def _opening(verb: Any) -> str:
+    return "with" if verb.lower_ in POSSESSIONS else progressive(verb.lower_)
+
+
+def _with(preposition: Any, verb: str = "") -> Iterator[str]:
+    """Yield "with a hat" of a noun, or "filled with lemons" of a verb, if the preposition says what it has."""
+    for each in _objects(preposition, "pobj"):
+        word = preposition.lower_
+        is_participle = not verb.endswith("ing") and word in PREPOSITIONS_OF_PARTICIPLES
+        is_of_verb = f"{verb} {word}" in VERBS_WITH_PREPOSITIONS or is_participle
+        is_of_noun = word in ("with", "without", "of") or (word == "in" and each.lower_ in CLOTHES)
+        near = SURROUNDINGS.intersection(token.lower_ for token in preposition.subtree)
+        if is_of_verb if verb else is_of_noun and not near:
+            yield f"{verb} {word} {_words(each)}".strip()
+
+
+def _number(head: Any) -> Number:
+    counted = {each.lower_ for each in head.lefts}
+    if _objects(head, "conj") or not counted.isdisjoint(PLURAL_NUMERALS):
+        return "several"
+    if head.lower_ in PAIRS | STUFF:
+        return "pair" if head.lower_ in PAIRS else "stuff"
+    return "several" if head.tag_ in ("NNS", "NNPS") or is_plural(head.lower_) else "one"
 
 
 def head_of_parse(parsed: Any) -> str | None:

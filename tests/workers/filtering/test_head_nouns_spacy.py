@@ -15,7 +15,8 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.faults.image_boundary import ImageBoundary
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.filtering.head_nouns import noun_finder, noun_prompt
-from pseudoris.workers.filtering.spacy_nouns import check_spacy, head_of_parse
+from pseudoris.workers.filtering.spacy_nouns import check_spacy, head_of_parse, phrase_of_parse
+from pseudoris.workers.noun_phrases import NounPhrase
 from tests.workers.filtering.test_scorer import build_image, build_shard
 
 spacy = pytest.importorskip("spacy", reason="the spacy extra is not installed: pip install 'spacy>=3.8,<4'")
@@ -55,6 +56,25 @@ def test_pictures_and_quantities_are_passed_over():
     )
 
     assert head_of_parse(doc) == "shoes"
+
+
+def test_a_parse_says_what_describes_its_head():
+    doc = parsed(
+        ("two", "NUM", 2, "nummod"),
+        ("old", "ADJ", 2, "amod"),
+        ("men", "NOUN", 2, "ROOT"),
+        ("in", "ADP", 2, "prep"),
+        ("red", "ADJ", 5, "amod"),
+        ("shirts", "NOUN", 3, "pobj"),
+        ("riding", "VERB", 2, "acl"),
+        ("a", "DET", 8, "det"),
+        ("horse", "NOUN", 6, "dobj"),
+        ("on", "ADP", 6, "prep"),
+        ("sand", "NOUN", 9, "pobj"),
+    )
+
+    assert phrase_of_parse(doc, "Men") == NounPhrase("men", ("old",), ("in red shirts", "riding a horse"), "several")
+    assert phrase_of_parse(doc, "horse") is None
 
 
 A_DOG_RUNS = (("a", "DET", 1, "det"), ("dog", "NOUN", 2, "nsubj"), ("runs", "VERB", 2, "ROOT"))
