@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib
 import itertools
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
+from threading import Thread
 from typing import Final
+
+from ray.exceptions import RayError
+from ray.util.queue import Queue
 
 from pseudoris.pipeline.cluster import connected, lone_node, node_resources
 from pseudoris.pipeline.fan_out import list_on_cluster
@@ -112,9 +116,32 @@ def annotate(
         config = with_readers(nodes, config, actors, header, may_grow=may_grow)
         check_object_store(nodes, config, actors, header.max_shard_bytes)
         interrupts.check()
-        job = Job(start.listing.name, location, header, config, may_grow=may_grow, masks=masks)
+        notices = stack.enter_context(_notices_of_actors(config, on_event))
+        job = Job(start.listing.name, location, header, config, may_grow=may_grow, masks=masks, notices=notices)
         summary = _execute(job, actors, options, lock=lock, on_event=on_event, interrupts=interrupts)
         return replace(summary, left_out=left_out)
+
+
+@contextmanager
+def _notices_of_actors(config: RunConfig, on_event: OnEvent) -> Iterator[Queue | None]:
+    """Yield what hands a notice of a stage actor on at once; its log stays on its node. None if nothing is composed."""
+    if config.composing is None:
+        yield None
+        return
+    queue = Queue(actor_options={"num_cpus": 0})
+    told = Thread(target=_hand_on, args=(queue, on_event), daemon=True)
+    told.start()
+    try:
+        yield queue
+    finally:
+        queue.shutdown(force=True)
+        told.join()
+
+
+def _hand_on(queue: Queue, on_event: OnEvent) -> None:
+    # Every actor may have one: the first is told. Without one, the end of the queue's process ends the wait.
+    with suppress(RayError):
+        on_event(Notice(queue.get()))
 
 
 def _planned_run(

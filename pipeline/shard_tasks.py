@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 
 import pyarrow as pa
 import ray
+from ray.util.queue import Queue
 
 from pseudoris.images.prover import shared_prover
 from pseudoris.pipeline.identity import check_packages
@@ -68,6 +69,7 @@ class Job:
         retry: None if shards are computed for the first time.
         repairs: The generations of the committed shards whose damaged parts are written again.
         masks: The run that the masks are taken from; None if they are proposed.
+        notices: Where a stage actor puts what the user must know before a shard is written; None without composing.
     """
 
     source: str
@@ -79,6 +81,7 @@ class Job:
     retry: Retry | None = field(default=None, kw_only=True)
     repairs: Mapping[int, int] = field(default_factory=dict, kw_only=True)
     masks: StoredMasks | None = field(default=None, kw_only=True)
+    notices: Queue | None = field(default=None, kw_only=True)
 
 
 # What reading may raise for a damaged plan or input.

@@ -17,6 +17,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import is_generated
 from pseudoris.store.runs.pending_work import Committed, Notice, Planned, Step
 from pseudoris.store.runs.receipts import list_receipts
+from tests.builders.fitted import POSTERIOR, fitted
 from tests.builders.plain_runs import work_off
 from tests.builders.runs import BROKEN, part_digests, stub_config, write_source
 
@@ -214,3 +215,20 @@ def test_a_dry_run_of_a_run_tells_its_plan_and_estimates_from_what_is_committed(
     assert "the 5 images committed so far" in plan.output_basis
     with pytest.raises(ConfigError, match=r"compute\.seed"):
         dry_run(str(source), str(out), stub_config("compute.seed=3"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("end", "num_told"), [(" junto al muro verde de la casa", 1), (" near a wall", 0)])
+def test_captions_that_are_not_english_are_told_before_the_first_shard_is_written(ray_session, tmp_path, end, num_told):
+    source, events = write_source(tmp_path / "in", num_images=8), []
+
+    def on_event(event):
+        events.append((event, bool(list((tmp_path / "out/_receipts").glob("*.json")))))
+
+    config = stub_config(
+        f"captions.options={{ends_with: '{end}'}}", "composing={}", fitted(posterior=POSTERIOR.model_dump())
+    )
+    summary = annotate(str(source), str(tmp_path / "out"), config, on_event=on_event)
+    assert summary.is_complete
+    told = [is_late for event, is_late in events if isinstance(event, Notice) and "not in English" in event.text]
+    assert told == [False] * num_told

@@ -132,10 +132,10 @@ class StubProposer:
 class StubCaptioner:
     """Five draws a mask, of which equal texts are one candidate."""
 
-    OPTIONS = frozenset({"blank_on"})
+    OPTIONS = frozenset({"blank_on", "ends_with"})
 
     def __init__(self, config: CaptionsConfig, compute: ComputeConfig) -> None:
-        self._seed = compute.seed
+        self._seed, self._end = compute.seed, config.options.get("ends_with", "")
         self._blank_on = config.options.get("blank_on")
 
     def __call__(self, shard: Shard) -> Shard:
@@ -155,7 +155,7 @@ class StubCaptioner:
         draw = _draws(mask.mask_id.encode(), self._seed)
         samples: dict[str, list[CaptionSample]] = {}
         for k in range(1, 6):
-            text = f"{_ADJECTIVES[next(draw) % 3]} {_NOUNS[next(draw) % 3]}"
+            text = f"{_ADJECTIVES[next(draw) % 3]} {_NOUNS[next(draw) % 3]}{self._end}"
             samples.setdefault(text, []).append(CaptionSample("masked", "top_k", k, None, -0.25 * k))
         for text, drawn in samples.items():
             yield ExpressionRecord(target_mask_ids=(mask.mask_id,), text=text, samples=tuple(drawn))

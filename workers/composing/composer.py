@@ -22,12 +22,14 @@ from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImag
 from pseudoris.schemas.stage_settings import ComposedKind, ComposingConfig
 from pseudoris.workers.composing import templates
 from pseudoris.workers.composing.likelihood import IS_MEMBER, SIDES, Likelihood, likelihood_of
+from pseudoris.workers.composing.posterior import drawn_by_mask
 from pseudoris.workers.counter_rng import key_of, permutation
 from pseudoris.workers.filtering.head_nouns import head_noun
 from pseudoris.workers.noun_phrases import (
     NounPhrase,
     PhraseReader,
     content_of,
+    english_among,
     noun_phrase,
     phrase_reader,
     phrases_by_rules,
@@ -324,6 +326,19 @@ def _record(composed: ComposedExpression, image: ShardImage) -> ExpressionRecord
         confidence=composed.confidence,
         kept=True,
         source=SOURCE_COMPOSER,
+    )
+
+
+def refusal(images: Iterable[ShardImage]) -> str | None:
+    """Return what a user must know if the composer refuses more than half of the captions of some images; else None."""
+    drawn = [[each.text for each in of_mask] for image in images for of_mask in drawn_by_mask(image).values()]
+    num_refused = sum(len(texts) - sum(map(english_among(texts).__contains__, texts)) for texts in drawn)
+    total = sum(map(len, drawn))
+    if 2 * num_refused <= total:
+        return None
+    return (
+        f"of {total} captions of the first shard {num_refused} are not in English, and composing leaves them out: "
+        "use a captioner that writes English, or remove the section composing"
     )
 
 
