@@ -17,7 +17,7 @@ from pseudoris.cli.options import argument, check_apart, check_file, option
 from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.extras import require_extra
-from pseudoris.schemas.fitted import ConfidenceConfig, PairWeightConfig
+from pseudoris.schemas.fitted import FittedValues
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.uris import writable
 from pseudoris.store.location import RunLocation
@@ -261,6 +261,14 @@ def calibrate(
             metavar="AUDIT",
         ),
     ] = None,
+    composer: Annotated[
+        bool,
+        option(
+            "--composer",
+            "Of the composer's weights for any captioner: write them in the units of OUT's scores, without labels. The "
+            "rest stays as in OUT.",
+        ),
+    ] = False,
     to: Annotated[Path | None, option("Write what was fitted to this file, and print settings that name it.")] = None,
 ) -> None:
     """Fit a run's confidence and keep rule, and print them as YAML.
@@ -279,12 +287,11 @@ def calibrate(
     aim = DEFAULT_COVERAGE if coverage is None else coverage
     location = RunLocation.open_to_read(out)
     header = require_header(location)
-    if audit is not None:
-        if truth is not None or images is not None:
-            raise ConfigError("--audit has its own verdicts: leave --truth, --coverage and --images out.")
-        from pseudoris.cli.audit_report import lines_of_audit
-
-        text = _fitted_yaml(header, header.config.filtering.fitted_values.confidence, lines_of_audit(location, audit))
+    if audit is not None or composer:
+        if truth is not None or images is not None or (audit is not None and composer):
+            said = "--composer needs no labels" if composer else "--audit has its own verdicts"
+            raise ConfigError(f"{said}: leave --truth, --coverage, --images and the other of --audit, --composer out.")
+        text = _fitted_yaml(header, _with_units(location) if audit is None else _with_lines(location, audit))
         return echo(text, nl=False) if to is None else options.write_text(to, text, option="--to")
     with bar() as show:
         reading = show.named("reading the truth")
@@ -297,6 +304,22 @@ def calibrate(
         options.write_text(to, text, option="--to")
     echo(settings_text(found, to), nl=False)
     _report_fit(found, aim if truth is not None else None, least_yield)
+
+
+def _with_units(location: RunLocation) -> FittedValues:
+    from pseudoris.training.calibration.run_units import posterior_of_run
+
+    fitted = require_header(location).config.filtering.fitted_values
+    # A line holds for the confidences that it was fitted to.
+    lines = None if fitted.pair_weight is None else fitted.pair_weight.model_copy(update={"composed": None})
+    return replace(fitted, pair_weight=lines, posterior=posterior_of_run(location))
+
+
+def _with_lines(location: RunLocation, audit: str) -> FittedValues:
+    from pseudoris.cli.audit_report import lines_of_audit
+
+    fitted = require_header(location).config.filtering.fitted_values
+    return replace(fitted, pair_weight=lines_of_audit(location, audit))
 
 
 def _report_fit(found: Calibration, coverage: float | None, least_yield: float) -> None:
@@ -326,17 +349,18 @@ def _why_not(reached: BoundsFigures, wanted: float) -> str:
 
 def fitted_text(found: Calibration, header: RunHeader) -> str:
     """Return the file that `filtering.fitted.uri` names: of a run's composer, with the posterior that it has."""
-    return _fitted_yaml(header, found.weights, found.pair_weight)
+    fitted = header.config.filtering.fitted_values
+    return _fitted_yaml(header, replace(fitted, confidence=found.weights, pair_weight=found.pair_weight))
 
 
-def _fitted_yaml(header: RunHeader, confidence: ConfidenceConfig | None, lines: PairWeightConfig | None) -> str:
+def _fitted_yaml(header: RunHeader, fitted: FittedValues) -> str:
     tree: dict[str, Any] = {"models": {name: each for name, each in header.identity.weights.items() if name in _FITTED}}
-    if confidence is not None:
-        tree["confidence"] = confidence.model_dump(exclude_defaults=True)
-    if lines is not None:
-        tree["pair_weight"] = lines.model_dump(exclude_none=True)
-    if header.config.filtering.fitted_values.posterior is not None:
-        tree["posterior"] = header.config.filtering.fitted_values.posterior.model_dump()
+    if fitted.confidence is not None:
+        tree["confidence"] = fitted.confidence.model_dump(exclude_defaults=True)
+    if fitted.pair_weight is not None:
+        tree["pair_weight"] = fitted.pair_weight.model_dump(exclude_none=True)
+    if fitted.posterior is not None:
+        tree["posterior"] = fitted.posterior.model_dump()
     return yaml.safe_dump(tree, sort_keys=False)
 
 

@@ -161,7 +161,7 @@ def measure_identity(
             raise ConfigError(
                 f"filtering.fitted.uri={fitted.uri} was fitted with other models than this run has "
                 f"({', '.join(other)}): name a file that was fitted with them (`pseudoris calibrate`, "
-                "docs/guides/listener.md), or set filtering.fitted=null and leave composing out"
+                "docs/guides/listener.md), or set filtering.fitted=null, which composes with weights for any captioner"
             )
     folders = {stage.name: folder.identity for stage in stages if (folder := stage.folder(config)) is not None}
     return Identity(

@@ -306,11 +306,6 @@ class RunConfig(FrozenModel):
                 "composing with a posterior that counts probabilities needs a listener, but captions.listening is not "
                 "set: set it, or name a file of filtering.fitted that was fitted for draws"
             )
-        if self.composing is not None and posterior is None:
-            raise ValueError(
-                "composing needs a posterior that was fitted for these models: name a file that has one by "
-                "filtering.fitted.uri (docs/guides/composing.md), or leave composing out"
-            )
         return self
 
     @model_validator(mode="before")

@@ -24,7 +24,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.fitted import read_bank, read_fitted
+from pseudoris.schemas.fitted import for_any_captioner, read_bank, read_fitted
 from pseudoris.schemas.uris import secret_in, secrets_in
 from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, parse_yaml
 
@@ -143,7 +143,23 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
     fitted, uri = _named_file(tree, "filtering", "fitted")
     if fitted:
         tree = merge(tree, {"filtering": {"fitted": {**fitted, **read_fitted(uri, fitted.get("sha256"))}}})
-    return validate_as(RunConfig, tree, fitted=uri)
+    return validate_as(RunConfig, _with_posterior(tree), fitted=uri)
+
+
+def _with_posterior(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a tree that composes with a posterior: where none was fitted, the one of drawn scenes that transfers."""
+    if not isinstance(tree.get("composing"), Mapping):
+        return tree
+    captions, filtering = (
+        tree[name] if isinstance(tree.get(name), Mapping) else {} for name in ("captions", "filtering")
+    )
+    fitted = filtering.get("fitted") or {}
+    values = fitted.get("values") if isinstance(fitted, Mapping) else None
+    if fitted and (not isinstance(values, Mapping) or values.get("posterior") is not None):
+        return tree
+    shipped = for_any_captioner(is_heard=captions.get("listening") is not None)
+    part = {"values": {"posterior": shipped["values"]["posterior"]}} if fitted else shipped
+    return merge(tree, {"filtering": {"fitted": part}})
 
 
 def _named_file(tree: Mapping[str, Any], section: str, name: str) -> tuple[Mapping[str, Any], str]:

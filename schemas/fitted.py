@@ -113,6 +113,10 @@ class PosteriorConfig(FrozenModel):
     object_predicted_iou: float
     object_stability: float
     object_overlap: float
+    # By how much a mask inside a larger one of the same noun, its part or twin, is less likely an object: 1 rules it
+    # out. Unlike `object_overlap` it leaves a shirt on a man an object. Left out of a run's header where it is 0, so
+    # that older runs keep their hash.
+    object_nested: UnitInterval = Field(default=0.0, exclude_if=lambda weight: weight == 0.0)
     # A bare noun may also mean an object without a mask or with a wrong noun: `unseen` weighs that risk.
     unseen: UnitInterval
 
@@ -172,6 +176,15 @@ def read_fitted(uri: str, sha256: object = None) -> dict[str, Any]:
     if fault:
         raise ConfigError(f"filtering.fitted: {uri} {fault}: `pseudoris calibrate --to` writes such a file")
     return {"uri": uri, "sha256": digest, "values": values}
+
+
+def for_any_captioner(*, is_heard: bool) -> dict[str, Any]:
+    """Return the tree of the shipped `FittedConfig` for models that nothing was fitted to, with or without a listener.
+
+    It holds a posterior alone, fitted to drawn scenes of four captioners.
+    """
+    uri = f"builtin:any-{'probability' if is_heard else 'draws'}.fitted.yaml"
+    return read_fitted(uri)
 
 
 # Texts of a bank stand in the header of every run, which each command parses.

@@ -3,8 +3,8 @@
 `default` is what the tiny models were trained on. `second` draws the same objects at the same places by another
 renderer: the two differ only in pixels, scene by scene. `shifted` looks like `second` and holds other things: half of
 the categories are six times as frequent as the other half. `crowded` looks like `default` and holds more objects, most
-of them small, that share more words. `fourth` has a look and a mix of its own: it was written after every choice was
-made, and is for the one report.
+of them small, that share more words. `fourth` and `fifth` each have a look and a mix of their own: each was written
+after every choice was made that it reports, and is for the one report.
 """
 
 from __future__ import annotations
@@ -155,8 +155,35 @@ _FOURTH: Final = World(
     same_category_share=0.6,
     same_word_share=0.45,
 )
+_FIFTH: Final = World(
+    name="fifth",
+    palette={
+        "red": (214, 52, 44),
+        "orange": (250, 130, 40),
+        "yellow": (232, 214, 58),
+        "green": (66, 168, 82),
+        "aqua": (40, 182, 188),
+        "blue": (52, 66, 178),
+        "purple": (136, 60, 190),
+        "white": (240, 246, 242),
+    },
+    textures=("bricks", "weave", "cells"),
+    tones=(55, 145),
+    chroma=30,
+    grain_std=5.0,
+    noise_std=6.0,
+    lighting=0.1,
+    pattern_shade=0.45,
+    part_shade=0.6,
+    patterns=PatternStyle(stripe_slope=1, stripe_period=19, stripe_width=9, check=12, dot_period=18, dot_radius=6),
+    category_weights=tuple(_FREQUENT if number % 4 == 1 else 1.0 for number in range(len(CATEGORIES))),
+    count_weights=(1, 3, 4, 5, 5, 4, 3, 2, 1),
+    small_share=0.35,
+    same_category_share=0.6,
+    same_word_share=0.5,
+)
 WORLDS: Final[Mapping[str, World]] = {
-    world.name: world for world in (_DEFAULT, _SECOND_LOOK, _SHIFTED, _CROWDED, _FOURTH)
+    world.name: world for world in (_DEFAULT, _SECOND_LOOK, _SHIFTED, _CROWDED, _FOURTH, _FIFTH)
 }
 
 

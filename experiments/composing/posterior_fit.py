@@ -35,6 +35,7 @@ from pseudoris.workers.composing.posterior import (
     Evidence,
     drawn_by_mask,
     evidence_of,
+    nested_shares,
     object_features,
     substitutes,
     word_features,
@@ -55,12 +56,17 @@ class _Mask:
 
     evidence: Evidence
     scores: Floats
+    nested: float
     truth: Attributes | None
     replaced_by: Mapping[str, frozenset[str]]
 
 
-def fitted_weights(scenes: Sequence[Scene], images: Sequence[ShardImage], counts: Counted) -> PosteriorConfig:
+def fitted_weights(
+    scenes: Sequence[Scene], images: Sequence[ShardImage], counts: Counted, *, is_nested: bool = False
+) -> PosteriorConfig:
     """Return the weights that fit annotated scenes; what is no weight is as of `tiny`.
+
+    `is_nested` sets `object_nested` in the place of `object_overlap`.
 
     So do weights that a few scenes say nothing of: where each mask is an object, none tells which are.
     """
@@ -68,8 +74,10 @@ def fitted_weights(scenes: Sequence[Scene], images: Sequence[ShardImage], counts
     share, correctness = _fit_nouns(masks)
     word_bias, *slopes = _fit_words(masks)
     against, word_share = (max(slope, 0.0) for slope in slopes)
-    object_bias, *scores = _fit_objects(masks)
+    object_bias, *scores = _fit_objects(masks, is_nested=is_nested)
     iou, stability = (max(score, 0.0) for score in scores[:2])
+    # What is nested is ruled out; its weight only keeps it out of the other two.
+    inside = {"object_overlap": 0.0, "object_nested": 1.0} if is_nested else {"object_overlap": min(scores[2], 0.0)}
     return PosteriorConfig(
         counts=counts,
         noun_share=share,
@@ -80,8 +88,8 @@ def fitted_weights(scenes: Sequence[Scene], images: Sequence[ShardImage], counts
         object_bias=object_bias,
         object_predicted_iou=iou,
         object_stability=stability,
-        object_overlap=min(scores[2], 0.0),
         unseen=KNOWN.unseen,
+        **inside,
     )
 
 
@@ -90,9 +98,10 @@ def _masks(scene: Scene, image: ShardImage, counts: Counted) -> Iterator[_Mask]:
     evidence = [evidence_of(drawn.get(mask.mask_id, ()), counts) for mask in image.masks]
     replaced_by = substitutes(phrase for each in evidence for phrase in each.phrases)
     object_of = match_image(SceneImageTruth(scene), candidates_of(image, lambda each: True)).object_of_mask
-    for mask, said, scores in zip(image.masks, evidence, object_features(image.masks), strict=True):
+    nested = nested_shares(image.masks, evidence).tolist() if image.masks else []
+    for mask, said, scores, inside in zip(image.masks, evidence, object_features(image.masks), nested, strict=True):
         number = object_of.get(mask.mask_id)
-        yield _Mask(said, scores, None if number is None else scene.objects[number].attributes, replaced_by)
+        yield _Mask(said, scores, inside, None if number is None else scene.objects[number].attributes, replaced_by)
 
 
 def _fit_nouns(masks: Sequence[_Mask]) -> list[float]:
@@ -136,8 +145,10 @@ def _fit_words(masks: Sequence[_Mask]) -> list[float]:
     return _logistic(np.array(rows), np.array(right, np.bool_), (known.word_bias, known.word_against, known.word_share))
 
 
-def _fit_objects(masks: Sequence[_Mask]) -> list[float]:
+def _fit_objects(masks: Sequence[_Mask], *, is_nested: bool) -> list[float]:
     known, scores = KNOWN, np.stack([mask.scores for mask in masks])
+    if is_nested:
+        scores[:, 2] = [mask.nested for mask in masks]
     slopes = (known.object_predicted_iou, known.object_stability, known.object_overlap)
     return _logistic(scores, np.array([mask.truth is not None for mask in masks]), (known.object_bias, *slopes))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.manifest import write_manifest
+from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.workers.filtering.head_nouns import head_noun
 from tests.builders.command import invoke
 from tests.builders.human import write_small_refer
 from tests.builders.imports import import_small
@@ -139,6 +143,30 @@ def test_the_settings_are_laid_over_a_preset_and_name_what_was_fitted(demo_calib
     shown = invoke("calibrate", demo_calibrate / "run", *truth, "--yield", 1).stdout
     assert fitted.read_text() in shown
     assert "uri: FILE" in shown
+
+
+def with_nouns(image):
+    named = (replace(each, head_noun=head_noun(each.text)) for each in scored(image).expressions)
+    return replace(image, expressions=tuple(named))
+
+
+def test_weights_for_any_captioner_get_a_runs_units_and_it_is_composed_anew_with_them(tmp_path):
+    config = load_config("tiny", None, ["filtering.fitted=null"])
+    scene_run(run := RunLocation.open(str(tmp_path / "run")), KNOWN_CALIBRATE, change=with_nouns, config=config)
+    write_manifest(run)
+    file, new = tmp_path / "units.yaml", tmp_path / "new"
+    invoke("calibrate", tmp_path / "run", "--composer", "--to", file)
+    found = load_config("tiny", None, [f"filtering.fitted.uri={file}"]).filtering.fitted_values
+    shipped = load_config("base", None, ["composing={}"]).filtering.fitted_values.posterior
+    assert found.posterior.noun_share == shipped.noun_share
+    assert found.posterior.noun_correctness != shipped.noun_correctness
+    invoke(
+        "refilter", tmp_path / "run", new, "--weights", file, "--set", "composing={min_first: 0.1, min_further: 0.1}"
+    )
+    sources = read_table(RunLocation.open(str(new)), "expressions", ["source"])["source"].to_pylist()
+    assert {"model", "composer"} <= set(sources)
+    with pytest.raises(ConfigError, match="--composer needs no labels: leave --truth"):
+        invoke("calibrate", tmp_path / "run", "--composer", "--truth", "synthworld")
 
 
 @pytest.mark.parametrize(

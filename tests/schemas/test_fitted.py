@@ -104,11 +104,27 @@ def test_a_file_of_something_else_is_named_with_the_remedy_and_not_repeated(tmp_
     assert "did you mean" not in told
 
 
-def test_composing_needs_a_posterior_and_one_of_probabilities_a_listener():
-    assert load_config("tiny", None, ["composing={}"]).filtering.fitted_values.posterior.counts == "draws"
-    for preset, words in (("base", ()), ("tiny", ("filtering.fitted=null",))):
-        with pytest.raises(ConfigError, match=r"composing needs a posterior .* by filtering\.fitted\.uri"):
-            load_config(preset, None, ["composing={}", *words])
+@pytest.mark.parametrize(
+    ("preset", "words", "counts"),
+    [
+        ("base", (), "draws"),
+        ("tiny", ("filtering.fitted=null",), "draws"),
+        ("tiny", ("filtering.fitted=null", "captions.listening={}"), "probability"),
+        ("tiny", (fitted(confidence=CONFIDENCE),), "draws"),
+    ],
+)
+def test_composing_without_a_fit_has_weights_for_any_captioner(preset, words, counts):
+    values = load_config(preset, None, ["composing={}", *words]).filtering.fitted_values
+    assert values.posterior.counts == counts
+    assert values.models == {}
+    assert values.posterior != POSTERIOR
+    assert (values.confidence is None) == ("fitted=null" in "".join(words) or not words)
+    # Without composing nothing is added: the hash of a method stays.
+    assert load_config(preset, None, words).filtering.fitted_values.posterior is None
+
+
+def test_what_was_fitted_is_kept_and_one_of_probabilities_needs_a_listener():
+    assert load_config("tiny", None, ["composing={}"]).filtering.fitted_values.posterior == POSTERIOR
     counting = ["composing={}", fitted(posterior={**POSTERIOR.model_dump(), "counts": "probability"})]
     with pytest.raises(ConfigError, match=r"counts probabilities needs a listener, but captions\.listening"):
         load_config("tiny", None, counting)

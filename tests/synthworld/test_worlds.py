@@ -41,6 +41,7 @@ def test_what_the_default_world_holds_is_what_it_was():
         ("shifted", "5b7b8cb6179bc8eb"),
         ("crowded", "82cd31fbcfc2bb68"),
         ("fourth", "1b9ff3137e1a21bf"),
+        ("fifth", "e964ba61849d7392"),
     ],
 )
 def test_the_pixels_of_a_world_are_the_published_ones(world, expected):
@@ -66,7 +67,7 @@ def test_the_oracle_finds_each_object_by_all_of_its_words(world):
 def test_an_unknown_world_is_refused_with_those_that_there_are(tmp_path):
     for ask in (lambda: world_named("third"), lambda: make_scene(Split.TEST, 0, world="third")):
         with pytest.raises(
-            ConfigError, match=r"no world 'third'\. The worlds are default, second, shifted, crowded, fourth"
+            ConfigError, match=r"no world 'third'\. The worlds are default, second, shifted, crowded, fourth, fifth"
         ):
             ask()
     with pytest.raises(ConfigError, match="no world 'third'"):

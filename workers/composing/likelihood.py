@@ -243,5 +243,5 @@ def likelihood_of(
     """
     drawn = drawn_by_mask(image)
     evidence = [evidence_of(drawn.get(mask.mask_id, ()), weights.counts, read) for mask in image.masks]
-    posterior = Posterior(weights, evidence, is_object(image.masks, weights))
+    posterior = Posterior(weights, evidence, is_object(image.masks, weights, evidence))
     return Likelihood(posterior, [position_of(mask) for mask in image.masks], config)

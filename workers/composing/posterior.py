@@ -41,6 +41,8 @@ _UNSAID_WORD: Final = 0.01
 _SILENT_WORD: Final = 0.1
 # Log-odds of SAM's scores are cut here: beyond it a mask is almost certain.
 _MAX_LOG_ODDS: Final = 9.21
+# What is ruled out is this likely all the same, because 0 has no logarithm.
+_LEAST: Final = 1e-3
 # Overlaps are cut here: half of a mask inside another one tells as much as all of it.
 _MAX_OVERLAP: Final = 0.5
 
@@ -232,8 +234,12 @@ def word_features(evidence: Evidence, word: str, replaced_by: Mapping[str, froze
     return math.log((share + MIN_SHARE) / (against + MIN_RIVAL_SHARE)), math.log(share + against + MIN_SHARE)
 
 
-def is_object(masks: Sequence[MaskRecord], config: PosteriorConfig) -> Floats:
-    """Return the probability that each of N masks is an object, (N,) float64; 1 for masks without SAM's scores."""
+def is_object(masks: Sequence[MaskRecord], config: PosteriorConfig, evidence: Sequence[Evidence] = ()) -> Floats:
+    """Return the probability that each of N masks is an object, (N,) float64; 1 for masks without SAM's scores.
+
+    Only `object_nested` reads the evidence of each.
+    """
+    nested = nested_shares(masks, evidence) if config.object_nested and masks else np.zeros(len(masks))
     found = []
     for mask, (iou, stability, overlap) in zip(masks, object_features(masks), strict=True):
         if mask.predicted_iou is None or mask.stability_score is None:
@@ -241,7 +247,22 @@ def is_object(masks: Sequence[MaskRecord], config: PosteriorConfig) -> Floats:
             continue
         scores = config.object_predicted_iou * iou + config.object_stability * stability
         found.append(_logistic(config.object_bias + scores + config.object_overlap * overlap))
-    return np.array(found, np.float64)
+    return np.array(found, np.float64) * np.maximum(1.0 - config.object_nested * nested, _LEAST)
+
+
+def nested_shares(masks: Sequence[MaskRecord], evidence: Sequence[Evidence]) -> Floats:
+    """Return how far each of N masks is part of a larger one of the same noun, (N,) float64 in [0, 1]; N at least 1.
+
+    It is 0 where half of its pixels or less are inside, 1 where all are, times the share of captions that the two have
+    in common by their nouns. Of masks of equal area the later one is the smaller.
+    """
+    counts = [mask.rle_counts for mask in masks]
+    inside = np.maximum(2.0 * rle.shares_inside(counts, counts, masks[0].rle_size) - 1.0, 0.0)
+    places = np.argsort(np.argsort([-mask.area_px for mask in masks], kind="stable"))
+    nouns = sorted({noun for each in evidence for noun in each.nouns})
+    shares = np.array([[each.nouns.get(noun, 0.0) for noun in nouns] for each in evidence])
+    common = np.minimum(shares[:, None], shares[None, :]).sum(axis=2)
+    return np.asarray((inside * common * (places[:, None] > places[None, :])).max(axis=1))
 
 
 def object_features(masks: Sequence[MaskRecord]) -> Floats:

@@ -12,6 +12,7 @@ from pseudoris.workers.composing.posterior import (
     Posterior,
     evidence_of,
     is_object,
+    nested_shares,
     nouns_of,
     object_features,
     substitutes,
@@ -78,6 +79,17 @@ def test_a_mask_inside_another_one_or_of_poor_scores_is_less_likely_an_object():
     assert is_object([], POSTERIOR).shape == (0,)
     # A score of 1, or one that numbers above 1, has log-odds all the same.
     assert np.isfinite(object_features([replace(alone, predicted_iou=1.02, stability_score=1.0)])).all()
+
+
+def test_a_part_of_a_mask_of_another_noun_stays_an_object():
+    good = {"predicted_iou": 0.9, "stability_score": 0.9}
+    whole, part, twin = (replace(make_mask(n, (30, 30), size), **good) for n, size in enumerate((40, 10, 40)))
+    weights = POSTERIOR.model_copy(update={"object_overlap": 0.0, "object_nested": 1.0})
+    star, heart = evidence({"star": 1.0}), evidence({"heart": 1.0})
+    assert nested_shares([whole, part, twin], [star, star, star]).tolist() == [0.0, 1.0, 1.0]
+    both, own = (is_object([whole, part], weights, [star, each]) for each in (star, heart))
+    assert both[0] == own[0] == own[1] > 0.9
+    assert both[1] < 0.01
 
 
 DRAW = CaptionSample("masked", "top_p", None, 0.9, -2.0)
