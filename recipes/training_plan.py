@@ -58,7 +58,7 @@ class TrainingPlan:
     sam_prompts: PromptRecipe = field(default_factory=PromptRecipe)
     coca_longer: LongerRecipe = field(default_factory=LongerRecipe)
     # No preset has these: experiments ask what weights that were fitted to other captioners are worth.
-    coca_brief: LongerRecipe = field(default_factory=lambda: LongerRecipe(CaptionRecipe(steps=5_000), seed=1))
+    coca_brief: LongerRecipe = field(default_factory=lambda: LongerRecipe(CaptionRecipe(steps=3_000), seed=1))
     coca_clauses: LongerRecipe = field(
         default_factory=lambda: LongerRecipe(CaptionRecipe(steps=7_000), seed=2, say=caption_with_clauses)
     )
