@@ -86,6 +86,7 @@ def export(
     resize_factor: Annotated[int | None, _option("resize_factor")] = None,
     min_pixels: Annotated[int | None, _option("min_pixels")] = None,
     max_pixels: Annotated[int | None, _option("max_pixels")] = None,
+    rewording: Annotated[int, _option("rewording")] = DEFAULTS.rewording,
     any_targets: Annotated[bool, _option("any_targets")] = False,
     source: options.MovedSource = None,
     partial: Annotated[bool, option("--partial", "Export the committed shards of an unfinished run.")] = False,
@@ -102,6 +103,7 @@ def export(
     chosen = ExportOptions(
         *(max_tokens, dataset, split, split_by, human, target_mb, distinctive_only),
         *(masks, layout, license, coordinates, resize_factor, min_pixels, max_pixels),
+        rewording=rewording,
         any_targets=any_targets,
     )
     flags = {"is_partial": partial, "is_overwriting": overwrite}

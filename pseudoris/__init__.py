@@ -251,6 +251,7 @@ def export(
     resize_factor: int | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
+    rewording: int = 0,
     any_targets: bool = False,
     source: str | Path | None = None,
     partial: bool = False,
@@ -279,6 +280,7 @@ def export(
     options = ExportOptions(
         *(max_tokens, dataset, split, split_by, human, target_mb, distinctive_only),
         *(masks, layout, license, coordinates, resize_factor, min_pixels, max_pixels),
+        rewording=rewording,
         any_targets=any_targets,
     )
     flags, excluded = {"is_partial": partial, "is_overwriting": overwrite}, _exclusions(exclude, exclude_distance)

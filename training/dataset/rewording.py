@@ -9,13 +9,9 @@ text, but for half of the absences, which get a place (`absent_places`). The rul
     relation   "below the box" becomes "under the box", "to the left of" becomes "left of"
     side       "star on the left" becomes "left star", of text whose noun phrase has nothing else behind it
 
-All rules but two give forms that mean the same in every picture. "Under" takes "below" as said of the picture: a bowl
-that stands before a cup is below it there, and not under it. A side needs a text that is right of one object: the only
-star in the left third is the leftmost star, unless another one lies hardly further right. Never the other way: a "left
-star" may lie anywhere, "leftmost" says more than "on the left", and what is "under" a sheet need not be below it.
-
-Rules know closed lists of words. A text that they do not know, or where one may matter ("light", "red fox", "a picture
-on a wall"), keeps its words.
+The last two may change the meaning: a bowl that stands before a cup is below it in the picture, and not under it; and
+beside the star on the left another may lie hardly further right. Never the other way: a "left star" may be anywhere.
+A text that the lists of words do not know, or where a word may matter ("light", "red fox"), keeps its words.
 """
 
 from __future__ import annotations
@@ -26,11 +22,11 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 
-from pseudoris.schemas.shard import SOURCE_HUMAN
+from pseudoris.schemas.shard import SOURCE_HUMAN, ExpressionRecord
 from pseudoris.training.dataset.absent_places import placed_absence
 from pseudoris.workers import english as lexicon
 from pseudoris.workers.counter_rng import draw_below, key_of
-from pseudoris.workers.filtering.head_nouns import head_noun
+from pseudoris.workers.filtering.head_nouns import finite_stem, head_noun, read_chunk
 
 
 def _words(text: str) -> frozenset[str]:
@@ -42,7 +38,8 @@ SOURCE_REWORDED: Final = "reworded"
 
 # Photographs alone: a painting, a drawing, or "the picture of a dog" may be the object that is meant.
 _PHOTO: Final = re.compile(
-    r"(?:this is )?(?:an? )?(?:close[ -]?up of|(?:close[ -]?up )?(?:photo|photograph|picture|pic|image|shot) of) "
+    r"(?:this is )?(?:(?:an? )?close[ -]?up of )*(?:an? )?(?:close[ -]?up of|(?:(?:close[ -]?up|\w+ and white|blurry|"
+    r"full|side|aerial|overhead) )?(?:photo|photograph|picture|pic|image|shot|view) of) "
 )
 _THERE: Final = re.compile(
     r"(?:there is|there are|here is|here are|this is|these are|it is) "
@@ -98,6 +95,9 @@ _THINGS: Final = _DRAWN | lexicon.KNOWN_NOUNS - _words(
     "bear bull light batter catcher pitcher hand arm leg head shoe shoes pants window door wall building food people "
     "men women children kids someone somebody something anything animal bread broccoli glass orange"
 )
+# In an export forms have no more of these than their texts: "under", "the left star", "red small star".
+_LATE_SIZE: Final = rf"\b(?:{'|'.join(_CLASSES.keys() - _SIZES)}) (?:{'|'.join(_SIZES)})\b"
+_UNSAID: Final = re.compile(rf"\bunder\b|\b(?:left|right|top|bottom) (?!of\b)|{_LATE_SIZE}")
 # Before an article: "the shelf below" and "below average" stay. "Closest to the left of" is about the side of a thing.
 _RELATIONS: Final = (
     (re.compile(r"\b(\w+) below(?= (?:an?|the) )"), r"\1 under"),
@@ -149,6 +149,33 @@ def drawn_forms(
     return said
 
 
+def sentences(image_id: str, said: Sequence[ExpressionRecord], number: int) -> Iterator[tuple[str, ...]]:
+    """Yield what an export says for each of an image's expressions; with a `number` of 0 its text alone.
+
+    The first sentence is the text, without its opening. Of what is kept up to `number` forms follow that people say and
+    that mean the same in every picture; which, follows from mask and text. None equals another sentence of the image.
+    A human's texts stay as they are.
+    """
+    if number == 0:
+        yield from ((each.text,) for each in said)
+        return
+    taken = {each.text for each in said if each.kept}
+    found: list[tuple[str, list[str]]] = []
+    for each in said:
+        phrase = each.text if each.source == SOURCE_HUMAN else _without_opening(each.text)
+        usual = len(_UNSAID.findall(phrase))
+        forms = [form for form in forms_of(phrase) if len(_UNSAID.findall(form)) <= usual]
+        # "A photo of a dog" and "a picture of a dog" become "a dog" and "the dog".
+        first = phrase if phrase == each.text else next((form for form in forms if form not in taken), phrase)
+        taken.update((first,) if each.kept else ())
+        found.append((first, forms if each.kept and each.source != SOURCE_HUMAN else []))
+    for each, (first, forms) in zip(said, found, strict=True):
+        key = ("sentence", (*each.target_mask_ids, image_id)[0], each.text)
+        further = sorted((key_of(*key, form), form) for form in forms if form not in taken)[:number]
+        taken.update(form for _, form in further)
+        yield (first, *(form for _, form in further))
+
+
 # Bounded, because a run may have millions of texts; an epoch repeats those of the one before.
 @lru_cache(maxsize=2**16)
 def forms_of(text: str) -> tuple[str, ...]:
@@ -173,7 +200,7 @@ def _without_opening(text: str) -> str:
     photo = _PHOTO.match(text)
     if photo is not None:
         phrase = text[photo.end() :]
-        return text if _IS_SHOWN.search(phrase) else phrase
+        return text if _IS_SHOWN.search(phrase) and "close" not in photo[0] else phrase
     there = _THERE.match(text)
     # "There is a photo of a dog" may be said of the photo.
     is_opened = there is not None and _PHOTO.match(text, there.end()) is None
@@ -186,6 +213,10 @@ def _is_phrase(text: str) -> bool:
     if " ".join(words) != text or text != text.lower() or head_noun(text) is None:
         return False
     if any(word in _CLAUSES or not re.sub("['-]", "", word).isalpha() for word in words):
+        return False
+    chunks = (read_chunk(words, start) for start in range(len(words)))
+    # "A dog sits on a mat".
+    if any(each.nouns and finite_stem("".join(words[each.end : each.end + 1])) for each in chunks):
         return False
     return not any(
         word in lexicon.CONJUNCTIONS and following in lexicon.DETERMINERS for word, following in pairwise(words)

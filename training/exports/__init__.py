@@ -102,6 +102,9 @@ def _check_options(chosen: ExportFormat, options: ExportOptions) -> None:
         flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
         if "min" in bounds:
             check_number(flag, value, bounds["min"], bounds.get("max", 2**63 - 1), is_whole=option.type != "float")
-        if name not in chosen.reads and value != option.default:
-            known = ", ".join(each.name for each in EXPORTS.values() if name in each.reads)
+        # People correct the run's own texts, and the import compares what comes back with those.
+        of_all = {*EXPORTS} - {LABEL_STUDIO.name} if name == "rewording" else set[str]()
+        readers = [each.name for each in EXPORTS.values() if name in each.reads or each.name in of_all]
+        if chosen.name not in readers and value != option.default:
+            known = ", ".join(readers)
             raise ConfigError(f"--format {chosen.name} does not use {flag}, which belongs to {known}. Leave it out.")

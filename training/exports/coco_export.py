@@ -147,7 +147,7 @@ def _write_coco(job: ExportJob) -> ExportReport:
                 instances[ANNOTATIONS].append(annotation_of(image, mask, mask.rle, **keys))
                 for each in said:
                     ids = {"id": each.number, "image_id": image.number, "instance_id": mask.number}
-                    captions[ANNOTATIONS].append({**ids, "caption": each.text})
+                    captions[ANNOTATIONS].append({**ids, "caption": each.text, **each.origin})
             job.add(image.content(image.name))
     job.check(_read_coco(job.destination, *paths), job.destination.uri(paths[0]))
     return job.report(
@@ -324,7 +324,8 @@ def ref_of(
         "split": split,
         "sent_ids": [each.number for each in said],
         "sentences": [
-            {"sent_id": each.number, "sent": each.text, "raw": each.text, "tokens": each.text.split()} for each in said
+            {"sent_id": each.number, "sent": each.text, "raw": each.text, "tokens": each.text.split(), **each.origin}
+            for each in said
         ],
         "file_name": image.name,
     }

@@ -169,5 +169,7 @@ def _protocol(request: ExportRequest) -> Iterator[str]:
     if header.config.composing is not None:
         kinds = ", ".join(header.config.composing.kinds)
         yield f"A program composed expressions out of words of the captions: {kinds} (settings of the run)"
+    if rewording := request.options.rewording:
+        yield f"A program says each in up to {rewording} other ways too, and without openings (--rewording)"
     if human is not None:
         yield f"Of a REFER data set by people: the splits {', '.join(human.splits)} (--merge-human)"

@@ -32,6 +32,7 @@ from pseudoris.store.runs.receipts import RootDigest
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.parquet_files import open_writer
+from pseudoris.training.dataset.rewording import sentences
 from pseudoris.training.exports.croissant import Tables, describe
 from pseudoris.training.exports.destination import claim_destination, mark, unmark_empty
 from pseudoris.training.exports.export_options import ExportOptions
@@ -90,7 +91,9 @@ class ExportRequest:
         """sha256 of the run's content and the options: equal for two exports with the same rows."""
         root = RootDigest(self.header, self.receipts)
         rules = [(rule.kind, rule.settings, rule.values_sha256) for rule in self.exclusions]
-        return sha256_hex(json.dumps([root.hexdigest(), asdict(self.options), rules], sort_keys=True).encode())
+        # Without rewordings as it was before there were any: a push recognises what it began.
+        options = {name: value for name, value in asdict(self.options).items() if name != "rewording" or value}
+        return sha256_hex(json.dumps([root.hexdigest(), options, rules], sort_keys=True).encode())
 
     @property
     def excluded_images(self) -> ExcludedImages:
@@ -166,6 +169,7 @@ class ExportJob:
         written: What was added.
         num_images: Images that `images` yielded.
         lacking: Ids of those that it left out because they cannot be read.
+        num_further: Sentences that say an expression in other words.
         num_files: Files that were written by `files`.
         size_bytes: Of all files that were written.
         single_files: sha256 by path of those that were not written by `files`.
@@ -179,7 +183,7 @@ class ExportJob:
         self.on_progress = on_progress
         self.dropped: Counter[str] = Counter()
         self.written = Fingerprint()
-        self.num_images = self.num_files = self.size_bytes = self._num_encoded_anew = 0
+        self.num_images = self.num_files = self.size_bytes = self.num_further = self._num_encoded_anew = 0
         self.single_files: dict[str, str] = {}
         self.give_back: Callable[[], None] = lambda: None
         self.lacking: set[str] = set()
@@ -310,8 +314,6 @@ class ExportJob:
         self.num_images += 1
         self.lacking.discard(image.image_id)
         self._num_encoded_anew += image_file.is_encoded_anew
-        places = {mask.mask_id: place for place, mask in enumerate(image.masks)}
-        said = [each for mask in image.masks for each in mask.expressions if each.target_mask_ids[0] == mask.mask_id]
         yield ExportImage(
             self.num_images,
             image.image_id,
@@ -320,11 +322,21 @@ class ExportJob:
             image_file.data,
             (int(image.height), int(image.width)),
             tuple(ExportMask(next(self._mask_numbers), mask) for mask in image.masks),
-            tuple(
-                ExportExpression(next(self._text_numbers), each, tuple(places[mask] for mask in each.target_mask_ids))
-                for each in (*said, *image.untargeted)
-            ),
+            tuple(self._expressions(image)),
         )
+
+    def _expressions(self, image: AnnotatedImage) -> Iterator[ExportExpression]:
+        places = {mask.mask_id: place for place, mask in enumerate(image.masks)}
+        said = [each for mask in image.masks for each in mask.expressions if each.target_mask_ids[0] == mask.mask_id]
+        said += image.untargeted
+        for own, (first, *forms) in zip(said, sentences(image.image_id, said, self.options.rewording), strict=True):
+            targets = tuple(places[mask] for mask in own.target_mask_ids)
+            self.num_further += len(forms)
+            for text in (first, *forms):
+                # No draw gave a form.
+                record = replace(own, text=text, samples=own.samples if text == first else ())
+                origin = {} if text == own.text else {"rewording_of": own.text}
+                yield ExportExpression(next(self._text_numbers), record, targets, origin)
 
     def add(self, content: Content) -> None:
         """Count what a format keeps of an image, or of one of its masks, as written."""
@@ -356,6 +368,8 @@ class ExportJob:
         `checked` is what was compared beyond the masks, the expressions and the files.
         """
         describe(self, rows, self.dropped, tables or {})
+        if self.options.rewording:
+            notes = [*notes, f"{self.num_further:,} further sentences by --rewording. Openings are left out."]
         if number := self._num_encoded_anew:
             notes = [*notes, f"{number:,} image(s) were encoded again, upright and with three channels."]
         begins = {"format": self.name, "state": "whole", "source": without_secrets(self.request.header.source)}

@@ -49,6 +49,9 @@ class ExportOptions:
     resize_factor: int | None = _option(None, "--coordinates resized: multiple of the sides, 28 or 32.", min=1)
     min_pixels: int | None = _option(None, "--coordinates resized: smallest area that the trainer is given.", min=1)
     max_pixels: int | None = _option(None, "--coordinates resized: largest area that the trainer is given.", min=1)
+    rewording: int = _option(
+        0, 'All but label-studio: up to N other forms of each expression, and no "a photo of".', min=0, max=10
+    )
     any_targets: bool = _option(
         False, "odvg: also expressions of several objects and of none, which Open-GroundingDINO misreads."
     )

@@ -13,20 +13,25 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Final, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.schemas.errors import TransientError
-from pseudoris.schemas.tables import MASKS, SCHEMAS
+from pseudoris.schemas.shard import ExpressionRecord
+from pseudoris.schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
 from pseudoris.schemas.untrusted import without_secrets
 from pseudoris.store.tables.committed_tables import iter_table
 from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, open_parquet
+from pseudoris.training.dataset.rewording import sentences
 from pseudoris.training.exports.croissant import describe
 from pseudoris.training.exports.destination import EXPORT_NAME
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ExportRequest
 
+_OF: Final = "Text that the row says in other words; all other columns are of that text. Null of the run's own texts."
+_REWORDING_OF: Final = pa.field("rewording_of", pa.string(), metadata={"doc": _OF})
 # In memory, before encoding: what one row group, and so a reader of it, holds at once.
 _ROW_GROUP_BYTES: Final = 64 * 2**20
 
@@ -36,19 +41,21 @@ def _write(job: ExportJob) -> ExportReport:
     request = job.request
     job.claim(*SCHEMAS)
     num_rows = sum(part.rows for receipt in request.receipts for part in receipt.parts.values())
-    num_done, left_out = 0, _LeftOut.of(request)
+    num_done, left_out, schemas = 0, _LeftOut.of(request), dict(SCHEMAS)
+    if request.options.rewording:
+        schemas[EXPRESSIONS] = SCHEMAS[EXPRESSIONS].append(_REWORDING_OF)
     written: dict[str, list[dict[str, Any]]] = {}
-    for table in SCHEMAS:
+    for table in schemas:
         written[table], ids = [], _Ids(table)
         groups = _row_groups(request, ids, left_out)
-        for path, rows, size_bytes in job.parquet_files(f"{table}/part", SCHEMAS[table], groups):
+        for path, rows, size_bytes in job.parquet_files(f"{table}/part", schemas[table], groups):
             facts = {"rows": rows, "size_bytes": size_bytes, "sha256": job.single_files[path]}
             written[table].append({"name": path.removeprefix(f"{table}/"), **facts})
             num_done += rows
             job.on_progress(num_done, num_rows)
         _check_table(request, written[table], ids, num_left_out=left_out.rows[table])
     num_written = {table: sum(file["rows"] for file in files) for table, files in written.items()}
-    tables = {table: (f"{table}/*.parquet", schema) for table, schema in SCHEMAS.items()}
+    tables = {table: (f"{table}/*.parquet", schema) for table, schema in schemas.items()}
     describe(job, num_written, left_out.images, tables)
     request.destination.replace(EXPORT_NAME, _description(request, written, left_out))
     return ExportReport(
@@ -80,13 +87,9 @@ class _LeftOut:
         found = [pair for receipt in request.receipts for pair in images.of_shard(receipt).items()] if images else []
         return cls(pa.array([each for each, _ in found], pa.string()), Counter(phrase for _, phrase in found))
 
-    def without(self, part: pa.Table, table: str) -> pa.Table:
-        """Return the part without their rows, which are counted."""
-        if not len(self.ids):
-            return part
-        kept = part.filter(pc.invert(pc.is_in(part["image_id"], value_set=self.ids)))
-        self.rows[table] += part.num_rows - kept.num_rows
-        return kept
+    def without(self, part: pa.Table) -> pa.Table:
+        """Return the part without their rows."""
+        return part.filter(pc.invert(pc.is_in(part["image_id"], value_set=self.ids))) if len(self.ids) else part
 
 
 @dataclass(slots=True)
@@ -135,10 +138,27 @@ def _parts(request: ExportRequest, table: str, left_out: _LeftOut) -> Iterator[p
     """Yield the parts that have rows; one of more than a row group in pieces."""
     chosen = (receipt for receipt in request.receipts if receipt.parts[table].rows)
     for found in iter_table(request.run, table, receipts=chosen):
-        part = left_out.without(found, table)
+        part = left_out.without(found)
+        if table == EXPRESSIONS and request.options.rewording:
+            part = _reworded(part, request.options.rewording)
+        # Further sentences are rows that no receipt names.
+        left_out.rows[table] += found.num_rows - part.num_rows
         for start in range(0, part.num_rows, ROW_GROUP_SIZE):
             # A copy: pieces of a table still weigh, and are counted, as parts of the whole.
             yield part.slice(start, ROW_GROUP_SIZE).combine_chunks()
+
+
+def _reworded(part: pa.Table, number: int) -> pa.Table:
+    """Return expressions with the rows of their further sentences behind each."""
+    rows = part.select(["image_id", "target_mask_ids", "text", "source", "kept"]).to_pylist()
+    found: list[tuple[str, ...]] = []
+    for image_id, of_image in groupby(rows, key=lambda row: row.pop("image_id")):
+        found += sentences(image_id, [ExpressionRecord(**row, samples=()) for row in of_image], number)
+    whole = part.take([place for place, said in enumerate(found) for _ in said])
+    texts = pa.array([text for said in found for text in said], pa.string())
+    origins = pc.if_else(pc.equal(whole["text"], texts), pa.scalar(None, pa.string()), whole["text"])
+    at = whole.schema.get_field_index("text")
+    return whole.set_column(at, whole.schema.field(at), texts).append_column(_REWORDING_OF, origins)
 
 
 def _check_table(request: ExportRequest, files: Sequence[dict[str, Any]], due: _Ids, *, num_left_out: int) -> None:

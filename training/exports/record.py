@@ -131,11 +131,13 @@ class ExportExpression:
         number: From 1, rising over the export.
         record: As the tables hold it, its text in the form that the format takes.
         targets: Places of its masks among those of the image; () where it was verified that none fits.
+        origin: Text of the run that it says in other words, as `rewording_of`; empty if it is that text.
     """
 
     number: int
     record: ExpressionRecord
     targets: tuple[int, ...]
+    origin: Mapping[str, str]
 
     @property
     def text(self) -> str:

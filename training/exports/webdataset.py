@@ -51,6 +51,7 @@ def _write(job: ExportJob, lacking: Collection[str] = ()) -> ExportReport:
     parts = [part.sha256 for receipt in job.request.receipts for part in receipt.parts.values()]
     rules = [(rule.kind, rule.settings, rule.values_sha256) for rule in job.request.exclusions]
     content = [_VERSION, parts, rules, job.options.max_tokens, job.options.target_mb, sorted(lacking)]
+    content += [job.options.rewording] if job.options.rewording else []
     stem = f"data-{sha256_hex(json.dumps(content).encode())[:16]}"
     tars = list(_tars(job, stem))
     if job.lacking != set(lacking):
@@ -119,7 +120,9 @@ def _mask_record(mask: ExportMask, said: Sequence[ExportExpression]) -> dict[str
         "mask_id": mask.record.mask_id,
         "segmentation": mask.rle,
         **mask.measures,
-        "expressions": [{"text": each.text, **{name: getattr(each.record, name) for name in scores}} for each in said],
+        "expressions": [
+            {"text": each.text, **{name: getattr(each.record, name) for name in scores}, **each.origin} for each in said
+        ],
     }
 
 
