@@ -42,7 +42,8 @@ def show(
     preset: Annotated[
         str,
         typer.Argument(
-            metavar="[PRESET]", help="tiny, tiny-composed, base, paper, or open (never run with trained weights)."
+            metavar="[PRESET]",
+            help="One of those that `annotate --preset` takes; open was never run with trained weights.",
         ),
     ] = "tiny",
     config: options.ConfigFile = None,

@@ -64,7 +64,7 @@ Preset = Annotated[
     str | None,
     option(
         "--preset",
-        "Settings by name: tiny, tiny-composed (drawn scenes alone, CPU), base, paper, open (see `pseudoris config`).",
+        "Settings by name: tiny, tiny-composed (drawn scenes alone), base, base-composed, paper, open, open-composed.",
     ),
 ]
 ConfigFile = Annotated[Path | None, option("--config", "YAML file that overrides the preset.")]

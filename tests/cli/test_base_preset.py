@@ -1,4 +1,4 @@
-"""The `base` preset on checkpoints of the real architectures, saved with random weights: real files, real loading."""
+"""The presets `base` and `base-composed` on checkpoints of the real architectures, saved with random weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def checkpoints(tmp_path_factory):
     return folder
 
 
-def test_one_small_image_goes_through_base_with_a_coarse_grid(checkpoints, tmp_path):
+@pytest.mark.parametrize("preset", ["base", "base-composed"])
+def test_one_small_image_goes_through_base_with_a_coarse_grid(checkpoints, tmp_path, preset):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "one.png").write_bytes(png(height=48, width=64, seed=1))
     settings = {
@@ -53,11 +54,15 @@ def test_one_small_image_goes_through_base_with_a_coarse_grid(checkpoints, tmp_p
     }
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     out = tmp_path / "out"
-    shown = pseudoris("annotate", str(tmp_path / "images"), str(out), "--preset", "base", "--address", "local", *words)
+    shown = pseudoris("annotate", str(tmp_path / "images"), str(out), "--preset", preset, "--address", "local", *words)
     assert shown.returncode == 0, shown.stdout + shown.stderr
     masks = ds.dataset(out / "masks").to_table().to_pylist()
     expressions = ds.dataset(out / "expressions").to_table().to_pylist()
     assert len(masks) >= 2
-    assert {row["target_mask_ids"][0] for row in expressions} == {row["mask_id"] for row in masks}
-    assert all(row["distinctiveness"] is not None for row in expressions)
+    drawn = [row for row in expressions if row["source"] == "model"]
+    assert {row["target_mask_ids"][0] for row in drawn} == {row["mask_id"] for row in masks}
+    assert all(row["distinctiveness"] is not None for row in drawn)
+    # Of a captioner that knows no word of English nothing is composed, and nothing else is kept.
+    assert all((row["caption_score"] is None) == (preset == "base") for row in drawn)
+    assert [row["text"] for row in drawn if row["kept"]] == [] or preset == "base"
     assert pseudoris("verify", str(out)).returncode == 0

@@ -92,4 +92,4 @@ def test_diff_shows_what_differs_in_presets_files_and_runs(tmp_path):
     assert "shards.max_images: 16 -> 2\n" in run.stdout
     unknown = command("config", "diff", "tinny", "tiny")
     assert unknown.returncode == 2
-    assert "'tinny' is no preset (base, open" in unknown.stderr
+    assert "'tinny' is no preset (base, base-composed, open" in unknown.stderr

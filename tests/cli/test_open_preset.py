@@ -1,4 +1,4 @@
-"""The preset `open`: complete but for the weights, and whole with random weights of its own classes at small sizes."""
+"""The presets `open` and `open-composed`: whole with random weights of their own classes at small sizes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def test_what_is_missing_is_named_with_the_command_that_gets_it(tmp_path, monkey
 
 
 @pytest.mark.ray
-def test_small_models_of_its_classes_go_from_images_to_verified_tables(models, tmp_path, ray_session):
+@pytest.mark.parametrize("preset", ["open", "open-composed"])
+def test_small_models_of_its_classes_go_from_images_to_verified_tables(models, tmp_path, ray_session, preset):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "one.png").write_bytes(png(height=48, width=64, seed=1))
     settings = {
@@ -55,11 +56,14 @@ def test_small_models_of_its_classes_go_from_images_to_verified_tables(models, t
         "placement.fused": "{num_cpus: 1, num_gpus: 0, max_actors: 1}",
     }
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    ended = pseudoris_here("annotate", "images", "out", "--preset", "open", *words, cwd=tmp_path)
+    ended = pseudoris_here("annotate", "images", "out", "--preset", preset, *words, cwd=tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     masks = ds.dataset(tmp_path / "out" / "masks").to_table().to_pylist()
     expressions = ds.dataset(tmp_path / "out" / "expressions").to_table().to_pylist()
     assert len(masks) >= 2
     assert expressions
-    assert {row["target_mask_ids"][0] for row in expressions} <= {row["mask_id"] for row in masks}
+    drawn = [row for row in expressions if row["source"] == "model"]
+    assert {row["target_mask_ids"][0] for row in drawn} <= {row["mask_id"] for row in masks}
+    assert all((row["caption_score"] is None) == (preset == "open") for row in drawn)
+    assert [row["text"] for row in drawn if row["kept"]] == [] or preset == "open"
     assert pseudoris_here("verify", "out", cwd=tmp_path).returncode == 0

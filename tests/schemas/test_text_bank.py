@@ -1,12 +1,19 @@
 """The bank of texts that easy absences are drawn from: read once, by its digest, and never from a header."""
 
 import hashlib
+from pathlib import Path
 
 import pytest
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.filtering.head_nouns import head_noun
+from pseudoris.workers.noun_phrases import noun_phrase
+
+BANKS = sorted((Path(__file__).parents[2] / "schemas/presets").glob("*.bank.txt"))
+# Names that are true of many things: "no animal" is seldom right where no caption says "animal".
+WIDER = "animal bird vehicle food fruit furniture person man woman child clothing tool toy plant building thing object"
 
 
 def bank_file(folder, data: bytes):
@@ -55,3 +62,12 @@ def test_another_file_is_refused_by_name(tmp_path, data, digest, expected):
 def test_a_missing_file_is_refused_with_the_remedy(tmp_path):
     with pytest.raises(ConfigError, match=r"composing.bank: uri .*none.txt' cannot be read .*one text a line"):
         banked(tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize("path", BANKS, ids=lambda path: path.name)
+def test_each_text_of_a_shipped_bank_is_read_whole_as_one_thing_and_is_no_wider_name(path):
+    texts = path.read_text(encoding="utf-8").splitlines()
+    found = {text: noun_phrase(text, head_noun(text)) for text in texts}
+    assert len(found) == len(texts)
+    assert [text for text, phrase in found.items() if phrase is None or f"the {phrase.text}" != text] == []
+    assert [text for text, phrase in found.items() if phrase.number == "several" or phrase.noun in WIDER.split()] == []

@@ -87,14 +87,13 @@ def _command(weights: WeightsConfig, preset: str) -> str:
         return "reinstall the package, or train them in a clone: make weights"
     if published_file(weights) is None:
         return ""
-    configs = {name: load_config(name) for name in preset_names()}
-    presets = [
-        name
-        for name, config in configs.items()
-        if weights.uri in {stage.weights.uri for stage in (config.masks, config.captions, config.filtering)}
-    ]
+    uris = dict[str, frozenset[str]]()
+    for name in preset_names():
+        config = load_config(name)
+        uris[name] = frozenset(stage.weights.uri for stage in (config.masks, config.captions, config.filtering))
+    presets = [name for name, found in uris.items() if weights.uri in found]
     # Two presets may have a file in common, and not the others.
-    alone = presets[0] if len(presets) == 1 else weights.uri
+    alone = presets[0] if len({uris[name] for name in presets}) == 1 else weights.uri
     return f"pseudoris weights get {preset if preset in presets else alone}"
 
 

@@ -179,13 +179,13 @@ def _swaps(
 def easy_absences(view: Likelihood, bank: Sequence[NounPhrase], key: int) -> Iterator[ComposedExpression]:
     """Yield phrases of a bank above `min_further` that share no word with what was drawn for the image's masks.
 
-    `key` decides their order.
+    `key` decides their order. What nothing was read of may hold anything.
     """
     drawn = {word for each in view.posterior.evidence for name in (*each.nouns, *each.words) for word in name.split()}
     unlike = (
         phrase
         for phrase in (bank[place] for place in permutation(key, len(bank)).tolist())
-        if drawn.isdisjoint(" ".join((phrase.noun, *phrase.words)).split())
+        if drawn and drawn.isdisjoint(" ".join((phrase.noun, *phrase.words)).split())
     )
     found = (_absence(view, phrase) for phrase in islice(unlike, _MAX_TRIES))
     yield from (each for each in found if each is not None)

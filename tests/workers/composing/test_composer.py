@@ -82,6 +82,10 @@ def test_an_easy_absence_shares_no_word_with_what_was_drawn_and_has_no_rival():
     assert easy == {"the boat", "the small key"}
 
 
+def test_where_nothing_was_read_nothing_is_absent():
+    assert absences(make_image(((20, 30), {"un perro negro": 40})), "the boat") == {}
+
+
 def test_a_word_of_an_attribute_is_no_easy_absence():
     image = make_image(((20, 30), {"a ring with a red flag": 40}))
     assert "the red key" not in absences(image, "the red key", "the small key")
