@@ -53,7 +53,7 @@ def test_a_plug_in_package_is_found_without_a_change_here(stage):
 @pytest.mark.usefixtures("stub_engines")
 def test_an_option_that_a_plug_in_does_not_list_is_refused_with_those_that_it_does():
     set_ = ["captions.engine=stub", "captions.options={blank_on: a.jpg, blnk_on: b.jpg}"]
-    with pytest.raises(ConfigError, match=r"captions\.options has blnk_on, but captions\.engine=stub takes blank_on, ends_with: "):
+    with pytest.raises(ConfigError, match=r"has blnk_on, but captions\.engine=stub takes blank_on, ends_with: "):
         stages.STAGES[1].weights_digest(load_config("tiny", assignments=set_))
 
 
