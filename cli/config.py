@@ -39,13 +39,7 @@ _HEAD: Final = """\
 
 @app.command()
 def show(
-    preset: Annotated[
-        str,
-        typer.Argument(
-            metavar="[PRESET]",
-            help="One of those that `annotate --preset` takes; open was never run with trained weights.",
-        ),
-    ] = "tiny",
+    preset: Annotated[str, typer.Argument(metavar="[PRESET]", help="As `--preset` of annotate.")] = "tiny",
     config: options.ConfigFile = None,
     assignments: options.Assignments = None,
 ) -> None:

@@ -214,9 +214,8 @@ class ShardsConfig(FrozenModel):
 # What the models of each preset know, for who must choose one.
 PRESETS_KNOW: Final = """\
   tiny, tiny-composed: drawn scenes alone. The models are in the package and need no GPU
-  base, paper: photographs, by the paper's filter. Published SAM, CoCa and CLIP (`pseudoris weights`), on a GPU
-  base-composed: as base, by a listener and a composer, which are right more often on drawings
-  open, open-composed: as base, base-composed. SAM 2.1, Qwen3-VL and CLIP (`pip install 'pseudoris[hf]'`)
+  base, paper, open: photographs, by the paper's filter. Published models (`pseudoris weights`), on a GPU
+  base-composed, open-composed: photographs, by a listener and a composer, which are right more often on drawings
 Of those for photographs no quality was measured: the authors never ran them with trained weights"""
 _DRAWN: Final = ("tiny", "tiny-composed")
 

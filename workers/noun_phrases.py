@@ -261,9 +261,11 @@ class _Reading:
         return bool(lexicon.SURROUNDINGS.intersection(self._words[at : at + 3]))
 
     def _verb(self, at: int) -> int | None:
-        verb, following = rules.progressive(self._words[at]), self._at(at + 1)
+        word, following = self._words[at], self._at(at + 1)
+        # "Cut into slices" was done to it.
+        verb = word if following == "into" and rules.is_past_participle(word) else rules.progressive(word)
         is_complement = following in lexicon.PREPOSITIONS_OF_PARTICIPLES and not verb.endswith("ing")
-        if not rules.is_progressive(self._words[at]) and not rules.is_past_participle(self._words[at]):
+        if not rules.is_progressive(word) and not rules.is_past_participle(word):
             # Its subject is the head.
             self._is_elsewhere, self._nearest = False, ""
         is_needed = is_complement or f"{verb} {following}" in lexicon.VERBS_WITH_PREPOSITIONS
@@ -281,7 +283,9 @@ class _Reading:
         end = self._object_end(at)
         if end is None:
             return at
-        if opening == "with" and rules.is_past_participle(self._at(end)) and self._at(end + 1) not in ("by", "with"):
+        is_state = self._at(end) in ("open", "closed", "up", "on", "off") and self._object_end(end + 1) is None
+        is_done = rules.is_past_participle(self._at(end)) and self._at(end + 1) not in ("by", "with")
+        if opening == "with" and (is_state or is_done):
             end += 1
         inside = self._words[at:end]
         self._after.append(" ".join((opening, *inside)))
@@ -345,6 +349,15 @@ _NO_OBJECTS: Final = lexicon.PREPOSITIONS | lexicon.AUXILIARIES | lexicon.RELATI
 # They belong to the word before them: "a strange looking bird", "a rolled up towel", "a double decker bus".
 _JOINING: Final = lexicon.SHADES | lexicon.DEGREES
 _JOINED: Final = lexicon.LINKING_PARTICIPLES | lexicon.PARTICLES | {"decker"}
+
+
+def may_be_called(phrase: NounPhrase, noun: str) -> bool:
+    """Return whether what a phrase says may be said of another noun: "red" of any, "sitting" of people alone."""
+    if lexicon.PEOPLE & {phrase.noun, noun}:
+        return {phrase.noun, noun} <= lexicon.PEOPLE
+    # "Traffic light" is a name; of an aqua star "aqua" is said.
+    named = (each for each in phrase.before if _rank(each) == 3 or rules.is_progressive(each))
+    return set(named) <= {"aqua", "leather", "glass"} and all(each.startswith("with") for each in phrase.after)
 
 
 def insert_adjective(before: list[str], adjective: str) -> None:

@@ -30,6 +30,7 @@ from pseudoris.workers.noun_phrases import (
     PhraseReader,
     content_of,
     english_among,
+    may_be_called,
     noun_phrase,
     phrase_reader,
     phrases_by_rules,
@@ -169,7 +170,8 @@ def _swaps(
     """Yield what makes the phrase with another noun, or with an attribute that replaces one of its own."""
     # It stands so in a likely phrase of the image: "red" in place of "small" is said, "hat" in its place is not.
     if phrase.words:
-        yield from (partial(replace, phrase, noun=noun) for noun in slots[_GAP] if noun != phrase.noun)
+        others = (noun for noun in slots[_GAP] if noun != phrase.noun and may_be_called(phrase, noun))
+        yield from (partial(replace, phrase, noun=noun) for noun in others)
     for word in sorted(phrase.words):
         instead = view.posterior.replaced_by.get(word, frozenset())
         here = slots[_slot(phrase, word)].items()
