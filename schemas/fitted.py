@@ -14,6 +14,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -89,6 +90,33 @@ class PairWeightConfig(FrozenModel):
 Counted = Literal["draws", "probability"]
 
 
+class NounRelations(FrozenModel):
+    """What a run's captions say of its nouns (`pseudoris calibrate --composer` learns it)."""
+
+    # Names of one thing, the most said first: that one is composed.
+    same: tuple[tuple[str, ...], ...] = ()
+    # The names that each wider name is true of.
+    wider: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+
+    @cached_property
+    def first(self) -> Mapping[str, str]:
+        """The most said name of the thing that each name names."""
+        return {name: names[0] for names in self.same for name in names}
+
+    @cached_property
+    def truth(self) -> Mapping[str, Mapping[str, float]]:
+        """How likely a name is true of a thing, by the name that the thing has; of other names only of their own.
+
+        A wider name is true of what it covers. What has the wider name alone may be each of these.
+        """
+        found: defaultdict[str, dict[str, float]] = defaultdict(dict)
+        for wide, names in self.wider.items():
+            found[wide] |= dict.fromkeys((wide, *names), 1.0)
+            for name in names:
+                found[name] |= {wide: 0.5, name: 1.0}
+        return {**found, **{name: {**found[first], first: 1.0} for name, first in self.first.items()}}
+
+
 class PosteriorConfig(FrozenModel):
     """How likely an expression is right, given the captions of all masks of its image.
 
@@ -117,6 +145,8 @@ class PosteriorConfig(FrozenModel):
     # out. Unlike `object_overlap` it leaves a shirt on a man an object. Left out of a run's header where it is 0, so
     # that older runs keep their hash.
     object_nested: UnitInterval = Field(default=0.0, exclude_if=lambda weight: weight == 0.0)
+    # None: each noun is a thing of its own. A method without them keeps its hash.
+    names: NounRelations | None = Field(default=None, exclude_if=lambda names: names is None)
     # A bare noun may also mean an object without a mask or with a wrong noun: `unseen` weighs that risk.
     unseen: UnitInterval
 

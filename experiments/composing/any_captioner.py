@@ -31,15 +31,14 @@ from experiments.quality.parts import Options
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.fitted import Counted, Floats, PosteriorConfig, line_weights
 from pseudoris.schemas.keep_rule import Flags, Ints
-from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_MODEL, ShardImage
+from pseudoris.schemas.shard import SOURCE_COMPOSER, ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene, Split
 from pseudoris.training.calibration.confidence_fit import fit_line
-from pseudoris.training.calibration.run_units import in_units_of
+from pseudoris.training.calibration.run_units import corrected
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
 from pseudoris.training.evaluation.truth import judge, match_image
 from pseudoris.workers.composing.composer import Composer, composer_of
-from pseudoris.workers.composing.posterior import object_features
 
 _FOLDER: Final = Path(__file__).parent / "captioners"
 CAPTIONERS: Final[Mapping[str, str]] = {
@@ -64,7 +63,9 @@ _UNSEEN: Final = 0.02
 _PROMISED: Final = 0.96
 # Below every bound that is compared.
 _LOW: Final = 0.2
-_WEIGHT: Final = {name: 1.0 for name in PosteriorConfig.model_fields if name not in ("counts", "unseen")}
+_WEIGHT: Final[dict[str, Any]] = dict.fromkeys(
+    set(PosteriorConfig.model_fields) - {"counts", "unseen", "names"}, 1.0
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,12 +182,6 @@ def fitted_to(options: Options, captioners: Sequence[str], counts: Counted) -> P
     return fitted_weights(scenes, images, counts, is_nested=True).model_copy(update={"unseen": _UNSEEN})
 
 
-def scores_of(images: Sequence[ShardImage]) -> tuple[Floats, Floats]:
-    """Return what `in_units_of` reads of a run: the candidates' correctness, and SAM's scores as log-odds."""
-    said = [each.correctness for image in images for each in image.expressions if each.source == SOURCE_MODEL]
-    return np.array(said, np.float64), np.concatenate([object_features(image.masks)[:, :2] for image in images])
-
-
 def rows_of(options: Options, captioner: str, asked: SceneSet, counts: Counted) -> dict[str, Any]:
     """Return the figures of a captioner that is left out, by the weights that compose its captions."""
     others = [each for each in CAPTIONERS if each != captioner]
@@ -195,7 +190,7 @@ def rows_of(options: Options, captioner: str, asked: SceneSet, counts: Counted) 
     weights = {
         OWN: fitted_to(options, [captioner], counts),
         ANY: transferred,
-        UNITS: in_units_of(transferred, *scores_of(images)),
+        UNITS: corrected(transferred, images),
         OTHER: fitted_to(options, others[:1], counts),
         ONES: PosteriorConfig(counts=counts, unseen=transferred.unseen, **{**_WEIGHT, "object_overlap": -1.0}),
     }
@@ -213,7 +208,7 @@ def rows_of(options: Options, captioner: str, asked: SceneSet, counts: Counted) 
     tree = {name: _row(found, name, each) for name, each in said.items()}
     for name, change in SQUEEZES.items():
         changed = [change(image) for image in images]
-        other = compose(asked.all(), changed, in_units_of(transferred, *scores_of(changed)))
+        other = compose(asked.all(), changed, corrected(transferred, changed))
         tree[name] = {
             **_plain(other),
             "yield beside unchanged": round(len(other.scene) / max(1, len(said[UNITS].scene)), 3),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 import typer
@@ -77,7 +77,9 @@ def fitted_weights(
     object_bias, *scores = _fit_objects(masks, is_nested=is_nested)
     iou, stability = (max(score, 0.0) for score in scores[:2])
     # What is nested is ruled out; its weight only keeps it out of the other two.
-    inside = {"object_overlap": 0.0, "object_nested": 1.0} if is_nested else {"object_overlap": min(scores[2], 0.0)}
+    inside: dict[str, Any] = (
+        {"object_overlap": 0.0, "object_nested": 1.0} if is_nested else {"object_overlap": min(scores[2], 0.0)}
+    )
     return PosteriorConfig(
         counts=counts,
         noun_share=share,

@@ -109,7 +109,9 @@ def test_a_run_from_images_to_tables_with_its_failures_retried(tmp_path, ray_ses
 def test_the_name_of_a_preset_is_a_configuration(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr("pseudoris.pipeline.annotation.annotate", lambda *given, **_: seen.append(given))
-    with pytest.raises(ConfigError, match=r"(?s)no preset is named.*tiny-composed: drawn.*base, paper: photo.*open: "):
+    with pytest.raises(
+        ConfigError, match=r"(?s)no preset is named.*tiny-composed: drawn.*paper, open: photo.*open-composed: "
+    ):
         pseudoris.annotate("in", str(tmp_path / "none"))
     begun = RunLocation.open(str(tmp_path / "begun"))
     start_run(begun, config=pseudoris.load_config("tiny-composed"))

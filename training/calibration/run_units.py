@@ -1,21 +1,28 @@
-"""The composer's weights for any captioner, in the units of a run: no label is needed.
+"""The composer's weights for any captioner, as a run corrects them: no label is needed.
 
 The weights were fitted where CLIP's cosines and SAM's scores have a spread of their own. Other models spread them
-otherwise, so each weight is stretched by the ratio of the two spreads; nothing else of a weight changes.
+otherwise, so each weight is stretched by the ratio of the two spreads. `noun_relations` learns which nouns name one
+thing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain, islice
 from typing import Final
 
 import numpy as np
 
-from pseudoris.schemas.fitted import Floats, PosteriorConfig, for_any_captioner, log_odds
-from pseudoris.schemas.shard import SOURCE_MODEL
-from pseudoris.schemas.tables import EXPRESSIONS, MASKS
+from pseudoris.schemas.fitted import Floats, PosteriorConfig, for_any_captioner
+from pseudoris.schemas.shard import ShardImage
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.manifest import cached_receipts
+from pseudoris.store.tables.annotations import shard_images
 from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.training.calibration.noun_relations import noun_relations
+from pseudoris.workers.composing.posterior import drawn_by_mask, evidence_of, object_features
 
 # Of the drawn scenes that the weights were fitted on (`experiments.composing.any_captioner`): the standard deviation of
 # correctness; mean and standard deviation of predicted IoU and stability score as log-odds.
@@ -23,23 +30,40 @@ CORRECTNESS_STD: Final = 0.0518
 SCORE_MEANS: Final = (1.834, 1.797)
 SCORE_STDS: Final = (0.696, 0.470)
 _DIGITS: Final = 4
+_MAX_IMAGES: Final = 5_000
 # A spread below it is rounding: such a score tells nothing apart.
 _LEAST_STD: Final = 1e-6
 
 
 def posterior_of_run(location: RunLocation) -> PosteriorConfig:
-    """Return the posterior of a run's composer, or what it would have; for any captioner, in the units of the run."""
+    """Return the posterior of a run's composer, or what it would have; for any captioner, as the run corrects it.
+
+    The first 5,000 images correct it.
+    """
     config = require_header(location).config
     fitted = config.filtering.fitted_values
     if fitted.posterior is not None and fitted.models:
         return fitted.posterior
     shipped = for_any_captioner(is_heard=config.captions.listening is not None)["values"]["posterior"]
-    weights = fitted.posterior or PosteriorConfig(**shipped)
-    said = read_table(location, EXPRESSIONS, ("source", "correctness"))
-    drawn = np.array(said["source"].to_pylist()) == SOURCE_MODEL
-    masks = read_table(location, MASKS, ("predicted_iou", "stability_score"))
-    scores = np.column_stack([log_odds(masks[name].to_numpy().astype(np.float64)) for name in masks.column_names])
-    return in_units_of(weights, said["correctness"].to_numpy().astype(np.float64)[drawn], scores)
+    shards = (
+        shard_images(*(read_table(location, name, receipts=[each]) for name in (IMAGES, MASKS, EXPRESSIONS)))
+        for each in cached_receipts(location)
+    )
+    return corrected(fitted.posterior or PosteriorConfig(**shipped), islice(chain.from_iterable(shards), _MAX_IMAGES))
+
+
+def corrected(weights: PosteriorConfig, images: Iterable[ShardImage]) -> PosteriorConfig:
+    """Return weights for any captioner in the units of some images, with what their captions say of their nouns."""
+    correctness: list[float | None] = []
+    scores, evidence = [np.zeros((0, 2))], []
+    for image in images:
+        drawn = drawn_by_mask(image)
+        correctness += [each.correctness for said in drawn.values() for each in said]
+        evidence += [evidence_of(said, "draws") for said in drawn.values()]
+        scores.append(object_features(image.masks)[:, :2])
+    names = noun_relations(evidence)
+    found = in_units_of(weights, np.array(correctness, np.float64), np.concatenate(scores))
+    return found.model_copy(update={"names": names if names.same or names.wider else None})
 
 
 def in_units_of(weights: PosteriorConfig, correctness: Floats, scores: Floats) -> PosteriorConfig:

@@ -28,7 +28,7 @@ from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import MaskRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposingConfig
-from pseudoris.workers.composing.posterior import Posterior, drawn_by_mask, evidence_of, is_object
+from pseudoris.workers.composing.posterior import Posterior, by_names, drawn_by_mask, evidence_of, is_object
 from pseudoris.workers.composing.templates import Side
 from pseudoris.workers.noun_phrases import NounPhrase, PhraseReader, noun_phrase, phrases_by_rules, shorter
 
@@ -243,5 +243,7 @@ def likelihood_of(
     """
     drawn = drawn_by_mask(image)
     evidence = [evidence_of(drawn.get(mask.mask_id, ()), weights.counts, read) for mask in image.masks]
+    if weights.names is not None:
+        evidence = [by_names(each, weights.names) for each in evidence]
     posterior = Posterior(weights, evidence, is_object(image.masks, weights, evidence))
     return Likelihood(posterior, [position_of(mask) for mask in image.masks], config)

@@ -20,14 +20,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Final
 
 import numpy as np
 
-from pseudoris.schemas.fitted import Counted, Floats, PosteriorConfig
+from pseudoris.schemas.fitted import Counted, Floats, NounRelations, PosteriorConfig
 from pseudoris.schemas.shard import SOURCE_MODEL, ExpressionRecord, MaskRecord, ShardImage
 from pseudoris.workers.masks import rle
 from pseudoris.workers.noun_phrases import NounPhrase, PhraseReader, english_among, implies, phrases_by_rules, says_more
@@ -105,6 +105,29 @@ def evidence_of(
     # Equal weights are ordered by length, then alphabetically.
     heaviest_first = sorted(phrases, key=lambda phrase: (-phrases[phrase], len(phrase.text), phrase.text))
     return Evidence(of_nouns, correctness, of_words, tuple(heaviest_first))
+
+
+def by_names(evidence: Evidence, names: NounRelations) -> Evidence:
+    """Return the evidence with one name for each thing.
+
+    A wider name counts only where no name that it covers was drawn: what a caption says of a "person" it says of the
+    likeliest of these.
+    """
+    nouns: defaultdict[str, float] = defaultdict(float)
+    correctness: dict[str, float] = {}
+    for noun, share in evidence.nouns.items():
+        name = names.first.get(noun, noun)
+        nouns[name] += share
+        correctness[name] = max(correctness.get(name, -math.inf), evidence.correctness[noun])
+    said = dict(names.first)
+    for wide, covered in names.wider.items():
+        drawn = [name for name in covered if name in nouns]
+        if wide in nouns and drawn:
+            said[wide] = max(drawn, key=lambda name: nouns[name])
+            del nouns[wide], correctness[wide]
+    phrases = (replace(each, noun=said.get(each.noun, each.noun)) for each in evidence.phrases)
+    shares = _shares(nouns, sum(nouns.values()))
+    return replace(evidence, nouns=shares, correctness=correctness, phrases=tuple(dict.fromkeys(phrases)))
 
 
 def _weights(candidates: Sequence[ExpressionRecord], counts: Counted) -> list[float]:
@@ -189,7 +212,10 @@ class Posterior:
         return substitutes(phrase for each in self.evidence for phrase in each.phrases)
 
     def _of_mask(self, phrase: NounPhrase, mask: int) -> float:
-        found = _UNSAID_NOUN + (1.0 - _UNSAID_NOUN) * self.nouns[mask].get(phrase.noun, 0.0)
+        nouns, names = self.nouns[mask], self.config.names
+        true_of = {} if names is None else names.truth.get(phrase.noun, {})
+        likely = sum(share * nouns.get(noun, 0.0) for noun, share in (true_of or {phrase.noun: 1.0}).items())
+        found = _UNSAID_NOUN + (1.0 - _UNSAID_NOUN) * likely
         for word in sorted(phrase.words):
             found *= self._word(word, mask)
         return found

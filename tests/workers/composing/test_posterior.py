@@ -6,10 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pseudoris.schemas.fitted import NounRelations
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
 from pseudoris.workers.composing.posterior import (
     Evidence,
     Posterior,
+    by_names,
     evidence_of,
     is_object,
     nested_shares,
@@ -90,6 +92,25 @@ def test_a_part_of_a_mask_of_another_noun_stays_an_object():
     both, own = (is_object([whole, part], weights, [star, each]) for each in (star, heart))
     assert both[0] == own[0] == own[1] > 0.9
     assert both[1] < 0.01
+
+
+NAMES = NounRelations(same=(("man", "guy"),), wider={"person": ("man", "woman")})
+
+
+def test_names_of_one_thing_support_each_other_and_a_wider_name_is_true_of_all():
+    said = evidence({"man": 0.3, "guy": 0.3, "person": 0.2, "dog": 0.2})
+    said = replace(said, phrases=(NounPhrase("person", ("tall",)), NounPhrase("guy", ("tall",)), NounPhrase("dog")))
+    found = by_names(said, NAMES)
+    assert found.nouns == pytest.approx({"man": 0.75, "dog": 0.25})
+    assert found.phrases == (NounPhrase("man", ("tall",)), NounPhrase("dog"))
+    weights = PLAIN.model_copy(update={"names": NAMES})
+    both = [by_names(each, NAMES) for each in (said, evidence({"woman": 1.0}), evidence({"person": 1.0}))]
+    view = Posterior(weights, both, np.ones(3))
+    person, guy, woman = (view.fits(NounPhrase(noun)) for noun in ("person", "guy", "woman"))
+    assert person[1] == person[2] == pytest.approx(1.0)
+    assert guy == pytest.approx(view.fits(NounPhrase("man")))
+    # Who is a "person" alone may be a woman: she is neither there nor absent.
+    assert 0.4 < woman[2] < 0.6
 
 
 DRAW = CaptionSample("masked", "top_p", None, 0.9, -2.0)

@@ -1,0 +1,60 @@
+"""Names of one thing and wider names are learnt from what is drawn together, and confused names are not merged."""
+
+import numpy as np
+
+from pseudoris.training.calibration.noun_relations import noun_relations
+from pseudoris.workers.composing.posterior import Evidence
+
+RNG = np.random.default_rng(0)
+
+
+def masks_of(number, shares, correctness):
+    """Masks of one thing: the shares of its names, jittered, and the scorer's mark of each."""
+    for _ in range(number):
+        drawn = {name: share * RNG.uniform(0.7, 1.3) for name, share in shares.items()}
+        total = sum(drawn.values())
+        marks = {name: correctness[name] + RNG.normal(0.0, 0.01) for name in drawn}
+        yield Evidence({name: share / total for name, share in drawn.items()}, marks, {}, ())
+
+
+def test_two_names_of_one_thing_are_one_and_a_wider_name_covers_what_it_is_drawn_beside():
+    found = noun_relations(
+        [
+            *masks_of(30, {"man": 0.6, "guy": 0.25, "person": 0.15}, {"man": 0.7, "guy": 0.69, "person": 0.68}),
+            *masks_of(30, {"woman": 0.8, "person": 0.2}, {"woman": 0.7, "person": 0.68}),
+            *masks_of(30, {"dog": 1.0}, {"dog": 0.5}),
+        ]
+    )
+    assert found.same == (("man", "guy"),)
+    assert {name: set(names) for name, names in found.wider.items()} == {"person": {"man", "woman"}}
+
+
+def test_names_that_the_scorer_tells_apart_are_confused_and_not_one():
+    # Each circle is called a ring now and then, and each ring a circle.
+    found = noun_relations(
+        [
+            *masks_of(30, {"circle": 0.85, "ring": 0.15}, {"circle": 0.7, "ring": 0.55}),
+            *masks_of(30, {"ring": 0.85, "circle": 0.15}, {"circle": 0.55, "ring": 0.7}),
+        ]
+    )
+    assert (found.same, dict(found.wider)) == ((), {})
+
+
+def test_names_that_meet_only_where_a_mask_is_unclear_are_not_one():
+    found = noun_relations(
+        [
+            *masks_of(30, {"boat": 1.0}, {"boat": 0.6}),
+            *masks_of(30, {"moon": 1.0}, {"moon": 0.6}),
+            *masks_of(6, {"boat": 0.5, "moon": 0.5}, {"boat": 0.6, "moon": 0.6}),
+        ]
+    )
+    assert (found.same, dict(found.wider)) == ((), {})
+
+
+def test_few_masks_and_a_name_beside_one_thing_alone_say_nothing():
+    few = noun_relations(list(masks_of(4, {"man": 0.6, "guy": 0.4}, {"man": 0.7, "guy": 0.7})))
+    alone = masks_of(30, {"tail": 1.0}, {"tail": 0.69})
+    part = noun_relations([*masks_of(30, {"dog": 0.85, "tail": 0.15}, {"dog": 0.7, "tail": 0.69}), *alone])
+    assert (few.same, few.wider) == ((), {})
+    assert part.wider == {}
+    assert noun_relations([]).same == ()
