@@ -84,7 +84,7 @@ def refilter(
     ] = False,
     repair: options.Repair = False,
 ) -> None:
-    """Write a new run with another keep rule or other composed expressions, from the stored scores. No model runs."""
+    """Write a new run by another keep rule or composer, from the stored scores. No model runs."""
     from pseudoris.workers.composing.composer import composer_of
 
     parent, target = RunLocation.open(out), RunLocation.open(new)
@@ -136,9 +136,7 @@ def _fitted(parent: RunLocation, file: Path) -> FittedConfig:
         raise ConfigError(
             f"--weights {file} holds no pair_weight and no other posterior. `pseudoris calibrate` writes it"
         )
-    others = [
-        name for name, digest in found.values.models.items() if header.identity.weights.get(name, digest) != digest
-    ]
+    others = found.values.other_models(header.identity.weights)
     if others or found.values.confidence != before.confidence:
         what = f"other models ({', '.join(others)})" if others else "another confidence"
         raise ConfigError(

@@ -156,7 +156,7 @@ def measure_identity(
     _check_is_another(config, weights)
     fitted = config.filtering.fitted
     if fitted is not None and (config.filtering.fitted_values.confidence is not None or config.composing is not None):
-        other = [name for name, digest in fitted.values.models.items() if weights.get(name, digest) != digest]
+        other = fitted.values.other_models(weights)
         if other:
             raise ConfigError(
                 f"filtering.fitted.uri={fitted.uri} was fitted with other models than this run has "

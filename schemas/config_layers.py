@@ -24,7 +24,8 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.fitted import for_any_captioner, read_bank, read_fitted
+from pseudoris.schemas.fitted import for_any_captioner, read_fitted
+from pseudoris.schemas.text_bank import read_bank
 from pseudoris.schemas.uris import secret_in, secrets_in
 from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, parse_yaml
 

@@ -1,4 +1,4 @@
-"""Files that a setting names: what was fitted for a set of models, with the columns that follow, and banks of texts.
+"""Files that a setting names; of these, what was fitted for a set of models, with the columns that follow.
 
 Fitted values stand in a YAML file that `filtering.fitted.uri` names, as `pseudoris calibrate --to` writes it. A file is
 read once, when a config is resolved. A run's header holds its values: nothing that reads a run needs or opens it.
@@ -10,7 +10,6 @@ read once, when a config is resolved. A run's header holds its values: nothing t
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,6 @@ from pydantic.dataclasses import dataclass as validated_dataclass
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
-from pseudoris.schemas.shard import clean_text
 from pseudoris.schemas.untrusted import open_linked
 from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.schemas.yaml_text import MAX_LETTERS, parse_yaml
@@ -168,6 +166,10 @@ class FittedValues:
     pair_weight: PairWeightConfig | None = None
     posterior: PosteriorConfig | None = None
 
+    def other_models(self, weights: Mapping[str, str]) -> list[str]:
+        """Return the stages that have other weights than it was fitted with; `weights` are a run's digests by stage."""
+        return [name for name, digest in self.models.items() if weights.get(name, digest) != digest]
+
     @model_validator(mode="after")
     def _weighs_what_has_a_confidence(self) -> Self:
         if self.pair_weight is not None and self.pair_weight.drawn is not None and self.confidence is None:
@@ -215,56 +217,6 @@ def for_any_captioner(*, is_heard: bool) -> dict[str, Any]:
     """
     uri = f"builtin:any-{'probability' if is_heard else 'draws'}.fitted.yaml"
     return read_fitted(uri)
-
-
-# Texts of a bank stand in the header of every run, which each command parses.
-MAX_TEXTS: Final = 5_000
-MAX_TEXT_LETTERS: Final = 200
-_BANK_REMEDY: Final = "name a file with one text a line, such as `the red boat`"
-
-
-@validated_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class TextBank:
-    """The content of a file of one text a line, which `composing.bank` names: easy absences are drawn from it.
-
-    Attributes:
-        texts: Its lines, as `clean_text` returns them, each once. Lines that are no noun phrase are never drawn.
-    """
-
-    texts: Annotated[
-        tuple[Annotated[str, Field(min_length=1, max_length=MAX_TEXT_LETTERS)], ...], Field(max_length=MAX_TEXTS)
-    ]
-
-
-class TextBankConfig(NamedFile):
-    """A file of texts. Its digest is part of the run's identity."""
-
-    values: TextBank
-
-
-def read_bank(uri: str, sha256: object = None) -> dict[str, Any]:
-    """Return the tree of a `TextBankConfig`, not validated: the file's digest and its texts.
-
-    Raises:
-        ConfigError: The file or a line of it cannot be read, it holds no text or too many, or has another digest.
-    """
-    data, digest = read_named("composing.bank", uri, sha256, _BANK_REMEDY)
-    found = dict[str, None]()
-    for number, line in enumerate(data.splitlines(), start=1):
-        text = line.decode(errors="surrogateescape")
-        categories = {unicodedata.category(letter) for letter in text if letter != "\t"}
-        faults = {
-            "is not UTF-8": "Cs" in categories,
-            "holds a control character": "Cc" in categories,
-            f"has more than {MAX_TEXT_LETTERS} letters": len(clean_text(text)) > MAX_TEXT_LETTERS,
-        }
-        if fault := next((fault for fault, is_found in faults.items() if is_found), ""):
-            raise ConfigError(f"composing.bank: {uri}, line {number} {fault}: {_BANK_REMEDY}")
-        found[clean_text(text)] = None
-    texts = [text for text in found if text]
-    if not 0 < len(texts) <= MAX_TEXTS:
-        raise ConfigError(f"composing.bank: {uri} holds {len(texts)} texts, and 1 to {MAX_TEXTS} are allowed")
-    return {"uri": uri, "sha256": digest, "values": {"texts": texts}}
 
 
 def read_named(key: str, uri: str, sha256: object, remedy: str) -> tuple[bytes, str]:

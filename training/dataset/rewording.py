@@ -150,15 +150,12 @@ def drawn_forms(
 
 
 def sentences(image_id: str, said: Sequence[ExpressionRecord], number: int) -> Iterator[tuple[str, ...]]:
-    """Yield what an export says for each of an image's expressions; with a `number` of 0 its text alone.
+    """Yield what an export says for each of an image's expressions, with up to `number` further forms, at least 1.
 
     The first sentence is the text, without its opening. Of what is kept up to `number` forms follow that people say and
     that mean the same in every picture; which, follows from mask and text. None equals another sentence of the image.
     A human's texts stay as they are.
     """
-    if number == 0:
-        yield from ((each.text,) for each in said)
-        return
     taken = {each.text for each in said if each.kept}
     found: list[tuple[str, list[str]]] = []
     for each in said:

@@ -24,6 +24,7 @@ from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.extras import require_extra
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Receipt, RunHeader
+from pseudoris.schemas.shard import ExpressionRecord
 from pseudoris.schemas.untrusted import file_sha256, without_secrets
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.location import RunLocation
@@ -32,7 +33,6 @@ from pseudoris.store.runs.receipts import RootDigest
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.parquet_files import open_writer
-from pseudoris.training.dataset.rewording import sentences
 from pseudoris.training.exports.croissant import Tables, describe
 from pseudoris.training.exports.destination import claim_destination, mark, unmark_empty
 from pseudoris.training.exports.export_options import ExportOptions
@@ -329,7 +329,7 @@ class ExportJob:
         places = {mask.mask_id: place for place, mask in enumerate(image.masks)}
         said = [each for mask in image.masks for each in mask.expressions if each.target_mask_ids[0] == mask.mask_id]
         said += image.untargeted
-        for own, (first, *forms) in zip(said, sentences(image.image_id, said, self.options.rewording), strict=True):
+        for own, (first, *forms) in zip(said, self._sentences(image.image_id, said), strict=True):
             targets = tuple(places[mask] for mask in own.target_mask_ids)
             self.num_further += len(forms)
             for text in (first, *forms):
@@ -337,6 +337,14 @@ class ExportJob:
                 record = replace(own, text=text, samples=own.samples if text == first else ())
                 origin = {} if text == own.text else {"rewording_of": own.text}
                 yield ExportExpression(next(self._text_numbers), record, targets, origin)
+
+    def _sentences(self, image_id: str, said: Sequence[ExpressionRecord]) -> Iterable[tuple[str, ...]]:
+        if not self.options.rewording:
+            return ((each.text,) for each in said)
+        # Here, because the package of datasets loads torch, and every command imports this module.
+        from pseudoris.training.dataset.rewording import sentences
+
+        return sentences(image_id, said, self.options.rewording)
 
     def add(self, content: Content) -> None:
         """Count what a format keeps of an image, or of one of its masks, as written."""

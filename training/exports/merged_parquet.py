@@ -25,7 +25,6 @@ from pseudoris.schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
 from pseudoris.schemas.untrusted import without_secrets
 from pseudoris.store.tables.committed_tables import iter_table
 from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, open_parquet
-from pseudoris.training.dataset.rewording import sentences
 from pseudoris.training.exports.croissant import describe
 from pseudoris.training.exports.destination import EXPORT_NAME
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ExportRequest
@@ -150,6 +149,9 @@ def _parts(request: ExportRequest, table: str, left_out: _LeftOut) -> Iterator[p
 
 def _reworded(part: pa.Table, number: int) -> pa.Table:
     """Return expressions with the rows of their further sentences behind each."""
+    # Here, because the package of datasets loads torch, and every command imports this module.
+    from pseudoris.training.dataset.rewording import sentences
+
     rows = part.select(["image_id", "target_mask_ids", "text", "source", "kept"]).to_pylist()
     found: list[tuple[str, ...]] = []
     for image_id, of_image in groupby(rows, key=lambda row: row.pop("image_id")):

@@ -1,0 +1,62 @@
+"""The file that `composing.bank` names: one text a line, of what may be absent from a picture."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Annotated, Any, Final
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as validated_dataclass
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.fitted import NamedFile, read_named
+from pseudoris.schemas.shard import clean_text
+
+# Texts of a bank stand in the header of every run, which each command parses.
+MAX_TEXTS: Final = 5_000
+MAX_TEXT_LETTERS: Final = 200
+_BANK_REMEDY: Final = "name a file with one text a line, such as `the red boat`"
+
+
+@validated_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class TextBank:
+    """The content of a file of one text a line, which `composing.bank` names: easy absences are drawn from it.
+
+    Attributes:
+        texts: Its lines, as `clean_text` returns them, each once. Lines that are no noun phrase are never drawn.
+    """
+
+    texts: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=MAX_TEXT_LETTERS)], ...], Field(max_length=MAX_TEXTS)
+    ]
+
+
+class TextBankConfig(NamedFile):
+    """A file of texts. Its digest is part of the run's identity."""
+
+    values: TextBank
+
+
+def read_bank(uri: str, sha256: object = None) -> dict[str, Any]:
+    """Return the tree of a `TextBankConfig`, not validated: the file's digest and its texts.
+
+    Raises:
+        ConfigError: The file or a line of it cannot be read, it holds no text or too many, or has another digest.
+    """
+    data, digest = read_named("composing.bank", uri, sha256, _BANK_REMEDY)
+    found = dict[str, None]()
+    for number, line in enumerate(data.splitlines(), start=1):
+        text = line.decode(errors="surrogateescape")
+        categories = {unicodedata.category(letter) for letter in text if letter != "\t"}
+        faults = {
+            "is not UTF-8": "Cs" in categories,
+            "holds a control character": "Cc" in categories,
+            f"has more than {MAX_TEXT_LETTERS} letters": len(clean_text(text)) > MAX_TEXT_LETTERS,
+        }
+        if fault := next((fault for fault, is_found in faults.items() if is_found), ""):
+            raise ConfigError(f"composing.bank: {uri}, line {number} {fault}: {_BANK_REMEDY}")
+        found[clean_text(text)] = None
+    texts = [text for text in found if text]
+    if not 0 < len(texts) <= MAX_TEXTS:
+        raise ConfigError(f"composing.bank: {uri} holds {len(texts)} texts, and 1 to {MAX_TEXTS} are allowed")
+    return {"uri": uri, "sha256": digest, "values": {"texts": texts}}
