@@ -84,7 +84,7 @@ def refilter(
     ] = False,
     repair: options.Repair = False,
 ) -> None:
-    """Write a new run by another keep rule or composer, from the stored scores. No model runs."""
+    """Write a new run by another keep rule or composer, of stored scores. No model runs."""
     from pseudoris.workers.composing.composer import composer_of
 
     parent, target = RunLocation.open(out), RunLocation.open(new)
