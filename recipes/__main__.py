@@ -35,7 +35,8 @@ class Model(StrEnum):
 
     Captioner and CLIP need SAM's masks, CLIP the captioner's image tower; the scene CLIP starts from SAM and CLIP, the
     SAM for prompts of several points from SAM. The captioners that are trained for longer need SAM's masks; those of
-    other words, and the CLIP of other names with its captioner, are for experiments, and trained with `--only`.
+    other words, and a captioner and a CLIP that learn further names from finished ones, are for experiments, and
+    trained with `--only`.
     """
 
     SAM = "sam"
@@ -61,7 +62,7 @@ _STARTS_FROM: Final = {
     Model.COCA_LONGER: (Model.SAM,),
     Model.COCA_BRIEF: (Model.SAM,),
     Model.COCA_CLAUSES: (Model.SAM,),
-    Model.CLIP_NAMES: (Model.SAM,),
+    Model.CLIP_NAMES: (Model.SAM, Model.CLIP, Model.COCA_LONGER),
 }
 # No preset has them: experiments do.
 EXPERIMENTAL: Final = frozenset((Model.COCA_BRIEF, Model.COCA_CLAUSES, Model.CLIP_NAMES))
@@ -91,12 +92,13 @@ def train(plan: TrainingPlan, models: frozenset[Model]) -> None:
         Model.COCA_LONGER: training_plan.train_longer_captioner,
         Model.COCA_BRIEF: partial(training_plan.train_longer_captioner, name="coca_brief"),
         Model.COCA_CLAUSES: partial(training_plan.train_longer_captioner, name="coca_clauses"),
-        Model.CLIP_NAMES: training_plan.train_names,
     }
-    if wanted & _LONGER:
+    if wanted & (_LONGER - {Model.CLIP_NAMES}):
         # Once, before several processes ask for them.
         training_plan.longer_sampler(plan, plan.coca_longer)
     _side_by_side([(job, (plan,)) for model, job in last.items() if model in wanted])
+    if Model.CLIP_NAMES in wanted:
+        _side_by_side([(training_plan.train_names, (plan,))])
 
 
 def _first_phases(plan: TrainingPlan, wanted: set[Model]) -> None:

@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP
+from safetensors.torch import load_file
 from torch import nn
 
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
+from pseudoris.workers.checkpoints.tensor_files import TOKEN_IDS
 from recipes.caption_crops import CaptionBatch, CaptionSampler
 from recipes.caption_styles import Say
 from recipes.caption_vocabulary import CompactVocabulary
@@ -202,6 +204,21 @@ class CaptionTrainee(nn.Module):
         self.tap = TokenTap(model.visual)
         self.vocabulary = vocabulary
 
+    @torch.no_grad()
+    def start_from_weights(self, path: Path) -> None:
+        """Copies a finished model's weights; a token that it does not know keeps drawn ones, of the same size."""
+        given, own = load_file(path), self.model.state_dict()
+        known = given.pop(TOKEN_IDS)
+        places = torch.tensor([self.vocabulary.ids.index(token) for token in known.tolist()])
+        for name, tensor in given.items():
+            drawn = own[name]
+            if drawn.shape == tensor.shape:
+                drawn.copy_(tensor)
+                continue
+            drawn *= tensor.float().std() / drawn.std()
+            axis = next(axis for axis, size in enumerate(tensor.shape) if size != drawn.shape[axis])
+            drawn.index_copy_(axis, places, tensor.to(drawn.dtype))
+
     def losses(self, batch: CaptionBatch) -> dict[str, torch.Tensor]:
         """Return the losses of a batch, by the names of `weights`."""
         raise NotImplementedError
@@ -277,12 +294,17 @@ def train_captions(
     start_from: Path | None = None,
     warm_start: Path | None = None,
 ) -> TraineeT:
-    """Return the trained model; `start_from` is an earlier phase's checkpoint, of a CLIP `warm_start` a captioner's."""
+    """Return the trained model.
+
+    `start_from` is an earlier phase's checkpoint, or finished weights; of a CLIP `warm_start` is a captioner's.
+    """
     torch.manual_seed(seed)
     trainee = kind(vocabulary).train()  # type: ignore[call-arg]
     if isinstance(trainee, ClipTrainee) and warm_start is not None:
         trainee.warm_start(warm_start)
-    if start_from is not None:
+    if start_from is not None and start_from.suffix == ".safetensors":
+        trainee.start_from_weights(start_from)
+    elif start_from is not None:
         load_module(start_from, trainee)
 
     def losses(step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

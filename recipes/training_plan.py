@@ -62,9 +62,17 @@ class TrainingPlan:
     coca_clauses: LongerRecipe = field(
         default_factory=lambda: LongerRecipe(CaptionRecipe(steps=7_000), seed=2, say=caption_with_clauses)
     )
-    coca_names: LongerRecipe = field(default_factory=lambda: LongerRecipe(seed=3, say=caption_with_names))
+    coca_names: LongerRecipe = field(
+        default_factory=lambda: LongerRecipe(
+            CaptionRecipe(steps=2_500, peak_rate=6e-4),
+            num_scenes=4_000,
+            num_proposed_scenes=1_000,
+            seed=3,
+            say=caption_with_names,
+        )
+    )
     clip_names: CaptionRecipe = field(
-        default_factory=lambda: CaptionRecipe(steps=2_300, peak_rate=5e-4, masked_share=0.4)
+        default_factory=lambda: CaptionRecipe(steps=1_500, peak_rate=4e-4, masked_share=0.4)
     )
 
     @property
@@ -186,21 +194,21 @@ def train_longer_captioner(plan: TrainingPlan, name: str = "coca_longer") -> Non
 
 
 def train_names(plan: TrainingPlan) -> None:
-    """Trains a captioner with three names a category, and then, from its image tower, a CLIP that knows them."""
+    """Continues the finished captioner, and the finished CLIP, on captions with three names a category."""
     recipe = plan.coca_names
-    if not plan.weights("coca_names").exists():
-        train_longer_captioner(plan, "coca_names")
     vocabulary, sampler = caption_vocabulary(recipe.say), longer_sampler(plan, recipe)
-    trainee = train_captions(
-        ClipTrainee,
-        vocabulary,
-        sampler,
-        plan.clip_names,
-        seed=plan.seed + recipe.seed,
-        checkpoint=plan.checkpoint("clip-names"),
-        warm_start=plan.checkpoint("coca-names"),
+    jobs = (
+        ("coca_names", CocaTrainee, recipe.captions, "coca_longer"),
+        ("clip_names", ClipTrainee, plan.clip_names, "clip"),
     )
-    _ship(plan, "clip_names", trainee.model, vocabulary)
+    for name, kind, captions, start in jobs:
+        if plan.weights(name).exists():
+            continue
+        checkpoint, seed = plan.checkpoint(name.replace("_", "-")), plan.seed + recipe.seed
+        trainee = train_captions(
+            kind, vocabulary, sampler, captions, seed=seed, checkpoint=checkpoint, start_from=plan.weights(start)
+        )
+        _ship(plan, name, trainee.model, vocabulary)
 
 
 def longer_sampler(plan: TrainingPlan, recipe: LongerRecipe) -> CaptionSampler:
@@ -208,7 +216,7 @@ def longer_sampler(plan: TrainingPlan, recipe: LongerRecipe) -> CaptionSampler:
     # A folder of its own, for its scenes and crops are others.
     own = replace(
         plan,
-        out=plan.work / "longer",
+        out=plan.work / f"longer-{recipe.num_scenes}",
         num_scenes=recipe.num_scenes,
         num_proposed_scenes=recipe.num_proposed_scenes,
         proposed_share=recipe.proposed_share,

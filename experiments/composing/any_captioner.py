@@ -63,9 +63,7 @@ _UNSEEN: Final = 0.02
 _PROMISED: Final = 0.96
 # Below every bound that is compared.
 _LOW: Final = 0.2
-_WEIGHT: Final[dict[str, Any]] = dict.fromkeys(
-    set(PosteriorConfig.model_fields) - {"counts", "unseen", "names"}, 1.0
-)
+_WEIGHT: Final[dict[str, Any]] = dict.fromkeys(set(PosteriorConfig.model_fields) - {"counts", "unseen", "names"}, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
