@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Final, get_args
 
@@ -24,16 +23,17 @@ from rich.table import Table
 
 from experiments.composing.posterior_fit import fitted_weights
 from experiments.composing.squeezed_tables import SQUEEZES
+from experiments.listener.judged_scenes import FIGURES
 from experiments.oracle import candidates_of
 from experiments.quality.annotated_scenes import LISTENED, SceneSet, Setting, annotated_scenes
 from experiments.quality.markdown_cells import as_json, cell
 from experiments.quality.parts import Options
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.fitted import Counted, Floats, PosteriorConfig, line_weights
+from pseudoris.schemas.fitted import Counted, Floats, PosteriorConfig, WeightLine, line_weights
 from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
-from pseudoris.synthworld.scenes import Scene, Split
+from pseudoris.synthworld.scenes import Split
 from pseudoris.training.calibration.confidence_fit import fit_line
 from pseudoris.training.calibration.run_units import corrected
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
@@ -108,45 +108,54 @@ class Said:
         gaps = [stated[bins == each].sum() - self.is_right[bins == each].sum() for each in range(_BINS)]
         return float(np.abs(gaps).sum() / max(len(stated), 1))
 
-    def after_verdicts(self) -> dict[str, float]:
+    def after_verdicts(self, prefix: str) -> tuple[float, list[Sums]]:
         """Return what a line that is fitted to 200 simulated verdicts gives; the mean of 50 draws.
 
-        Its calibration error, and accuracy, yield and coverage where the line promises `_PROMISED` on average.
+        Returns:
+            The expected calibration error; and `sums` at the bound where the line promises `_PROMISED` on average.
         """
-        rng, found = np.random.default_rng(0), []
-        order = np.argsort(-self.confidence, kind="stable")
+        rng, errors, sums = np.random.default_rng(0), [], []
+        falling = np.sort(self.confidence)[::-1]
         for _ in range(_DRAWS):
             rows = rng.permutation(len(self.scene))[:_NUM_VERDICTS]
             line = fit_line(self.confidence[rows], self.is_right[rows].astype(np.float64))
-            stated = line_weights(line, self.confidence) if line else self.confidence
-            promised = np.cumsum(stated[order]) / (1 + np.arange(len(order)))
-            kept = order[: int((promised >= _PROMISED).sum())]
-            covered = np.unique(np.stack([self.scene, self.target])[:, kept[self.is_right[kept]]], axis=1).shape[1]
-            masks, visible = self.sizes.sum(axis=0)
-            right = float(self.is_right[kept].mean()) if len(kept) else np.nan
-            found.append((self.calibration_error(stated), right, len(kept) / masks, covered / visible))
-        names = ("calibration error", "accuracy", "yield", "coverage")
-        return {
-            name: round(float(np.nanmean(each)), 4) for name, each in zip(names, zip(*found, strict=True), strict=True)
-        }
+
+            def stated(confidence: Floats, line: WeightLine | None = line) -> Floats:
+                return line_weights(line, confidence) if line else confidence
+
+            errors.append(self.calibration_error(stated(self.confidence)))
+            promised = np.cumsum(stated(falling)) / (1 + np.arange(len(falling)))
+            sums.append(self.sums(self.bound_at(int((promised >= _PROMISED).sum())), prefix))
+        means: list[Sums] = []
+        for of_scene in zip(*sums, strict=True):
+            pairs = {name: np.mean([each[name] for each in of_scene], axis=0).tolist() for name in of_scene[0]}
+            means.append({name: (top, whole) for name, (top, whole) in pairs.items()})
+        return float(np.mean(errors)), means
 
 
 def compose(
-    scenes: Sequence[Scene], images: Sequence[ShardImage], posterior: PosteriorConfig, bound: float | None = None
+    truths: Sequence[SceneImageTruth],
+    images: Sequence[ShardImage],
+    posterior: PosteriorConfig,
+    bound: float | None = None,
+    *,
+    num_targets: int = 1,
 ) -> Said:
-    """Return what the composer says of one mask each, as `tiny-composed` composes, or above another bound."""
+    """Return what the composer says, as `tiny-composed` composes, or above another bound.
+
+    Of one mask each; with no target what is in no mask.
+    """
     bounds = {} if bound is None else {"min_first": bound, "min_further": bound}
     composer = Composer(_COMPOSING.model_copy(update=bounds), posterior)
     columns: list[tuple[int, int, bool, float]] = []
     sizes = []
-    for number, (scene, image) in enumerate(zip(scenes, images, strict=True)):
-        truth = truth_of(scene)
+    for number, (truth, image) in enumerate(zip(truths, images, strict=True)):
         matched = match_image(truth, candidates_of(image, lambda each: True))
         sizes.append((len(image.masks), int(matched.is_visible.sum())))
         said = tuple(
             each
             for each in composer(image).expressions
-            if each.source == SOURCE_COMPOSER and len(each.target_mask_ids) == 1
+            if each.source == SOURCE_COMPOSER and len(each.target_mask_ids) == num_targets
         )
         found = judge(truth, candidates_of(replace(image, expressions=said), lambda each: True), matched.object_of_mask)
         columns += [
@@ -155,12 +164,6 @@ def compose(
         ]
     numbers, targets, rights, confidences = map(np.array, zip(*columns, strict=True))
     return Said(numbers, targets, rights, confidences, np.array(sizes, np.float64))
-
-
-@cache
-def truth_of(scene: Scene) -> SceneImageTruth:
-    """Return a scene's truth, which paints its masks once."""
-    return SceneImageTruth(scene)
 
 
 def setting_of(captioner: str) -> Setting:
@@ -192,12 +195,11 @@ def rows_of(options: Options, captioner: str, asked: SceneSet, counts: Counted) 
         OTHER: fitted_to(options, others[:1], counts),
         ONES: PosteriorConfig(counts=counts, unseen=transferred.unseen, **{**_WEIGHT, "object_overlap": -1.0}),
     }
-    said = {name: compose(asked.all(), images, each) for name, each in weights.items()}
+    truths = [SceneImageTruth(scene) for scene in asked.all()]
+    said = {name: compose(truths, images, each) for name, each in weights.items()}
     # At the bound where they say as much as its own weights.
-    number, many = (
-        len(said[OWN].scene),
-        {name: compose(asked.all(), images, each, _LOW) for name, each in weights.items()},
-    )
+    number = len(said[OWN].scene)
+    many = {name: compose(truths, images, each, _LOW) for name, each in weights.items()}
     parts = [each.sums(0.0, name) for name, each in said.items()]
     parts += [each.sums(each.bound_at(number), f"{name} at yield") for name, each in many.items()]
     found = ImageBootstrap(
@@ -206,7 +208,7 @@ def rows_of(options: Options, captioner: str, asked: SceneSet, counts: Counted) 
     tree = {name: _row(found, name, each) for name, each in said.items()}
     for name, change in SQUEEZES.items():
         changed = [change(image) for image in images]
-        other = compose(asked.all(), changed, corrected(transferred, changed))
+        other = compose(truths, changed, corrected(transferred, changed))
         tree[name] = {
             **_plain(other),
             "yield beside unchanged": round(len(other.scene) / max(1, len(said[UNITS].scene)), 3),
@@ -215,21 +217,23 @@ def rows_of(options: Options, captioner: str, asked: SceneSet, counts: Counted) 
 
 
 def _row(found: ImageBootstrap, name: str, said: Said) -> dict[str, Any]:
-    figures = ("accuracy", "yield", "coverage")
+    error, sums = said.after_verdicts("all")
+    judged = ImageBootstrap(sums)
+    after = {figure: round(judged.ratio(f"all.{figure}").value or 0.0, 4) for figure in FIGURES}
     return {
-        **{figure: as_json(found.ratio(f"{name}.{figure}")) for figure in figures},
+        **{figure: as_json(found.ratio(f"{name}.{figure}")) for figure in FIGURES},
         **{
             f"{figure} - own": as_json(found.difference(f"{name} at yield.{figure}", f"{OWN} at yield.{figure}"))
-            for figure in figures
+            for figure in FIGURES
         },
         "calibration error": round(said.calibration_error(), 4),
-        "after 200 verdicts": said.after_verdicts(),
+        "after 200 verdicts": {"calibration error": round(error, 4), **after},
     }
 
 
 def _plain(said: Said) -> dict[str, Any]:
     found = ImageBootstrap(said.sums(0.0, "all"))
-    return {figure: as_json(found.ratio(f"all.{figure}")) for figure in ("accuracy", "yield", "coverage")}
+    return {figure: as_json(found.ratio(f"all.{figure}")) for figure in FIGURES}
 
 
 def _table(title: str, tree: Mapping[str, Any]) -> Table:

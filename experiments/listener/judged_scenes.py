@@ -163,7 +163,7 @@ class Rule:
         return {**vars(self.bounds), "composer": self.composer}
 
 
-def by_tau(scene: SceneRows, tau: float) -> Flags:
+def by_tau(scene: JudgedImage, tau: float) -> Flags:
     """Return what the paper's filter keeps, (T,) bool."""
     return keeps(KeepRule(tau), scene.rated.scores, scene.rated.groups)
 

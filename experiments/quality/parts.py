@@ -27,6 +27,7 @@ MODULES: Final[tuple[str, ...]] = (
     "students",
     "paper_chain",
     "paper_numbers",
+    "parts_worth",
     "semi",
     "ablation",
     "sweeps",

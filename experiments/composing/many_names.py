@@ -1,0 +1,210 @@
+"""What composing is worth where a thing has several names: `python -m experiments.composing.many_names`.
+
+Drawn scenes are annotated twice: by a captioner and a CLIP with one name a category, and by the same two after they
+learnt three names each and four wider ones (`recipes.caption_styles`). The oracle reads each name as what it is true
+of. The weights are those for any captioner, corrected on the run, with what it says of its nouns and without.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from experiments.composing.any_captioner import compose, setting_of
+from experiments.quality.annotated_scenes import LISTENED, SceneSet, Setting, annotated_scenes
+from experiments.quality.markdown_cells import as_json, cell
+from experiments.quality.parts import Options, draw_generator
+from pseudoris.schemas.fitted import PosteriorConfig, for_any_captioner
+from pseudoris.schemas.shard import ShardImage
+from pseudoris.synthworld.attributes import CATEGORIES, PLURALS
+from pseudoris.synthworld.grammar import Description, Extreme, Ordinal, parse_reference
+from pseudoris.synthworld.oracle import meant_among, row_of
+from pseudoris.synthworld.scene_truth import SceneImageTruth
+from pseudoris.synthworld.scenes import Scene, Split
+from pseudoris.training.calibration.noun_relations import noun_relations
+from pseudoris.training.calibration.run_units import corrected
+from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
+from pseudoris.workers.composing.posterior import Evidence, drawn_by_mask, evidence_of
+from pseudoris.workers.english import plural_of
+from recipes.caption_styles import NAMES, WIDER_NAMES
+
+_FOLDER: Final = Path(__file__).parent / "captioners"
+ONE, MANY, UNLEARNT = "one name", "several names", "several, nothing learnt"
+_WEIGHTS: Final = {"captions": "coca_names", "filtering": "clip_names"}
+SETTINGS: Final[dict[str, Setting]] = {
+    ONE: setting_of("coca_longer"),
+    MANY: replace(
+        LISTENED,
+        name="names",
+        assignments=(
+            *LISTENED.assignments,
+            *(f"{stage}.weights={{uri: {_FOLDER / name}.safetensors}}" for stage, name in _WEIGHTS.items()),
+        ),
+    ),
+}
+_FIGURES: Final = ("accuracy", "yield", "coverage", "absences")
+_READ: Final = {
+    form: category
+    for first, names in NAMES.items()
+    for name in names
+    for form, category in ((name, first), (plural_of(name), PLURALS[first]))
+}
+# How often each of two confused nouns is drawn for the other's masks, and how many pairings are drawn.
+PLANTED: Final = (0.05, 0.1, 0.2, 0.3)
+_PAIRINGS: Final = 10
+# Below this share of a mask's draws a noun is taken to be wrong.
+_RARE: Final = 0.2
+
+
+class NamedTruth(SceneImageTruth):
+    """A scene's truth for texts with any of the names of its categories, and with wider ones."""
+
+    def __init__(self, scene: Scene) -> None:
+        """Takes a scene."""
+        super().__init__(scene)
+        self._drawn = scene
+
+    def referents(self, text: str) -> frozenset[int] | None:
+        """Return the objects that a text means; None if it cannot be decided."""
+        words = [_READ.get(word, word) for word in text.split()]
+        # A category that nothing has stands for a wider name, and has all that this is true of.
+        used = {*words, *(item.attributes.category for item in self._drawn.objects)}
+        free = [each for each in CATEGORIES if each not in used and PLURALS[each] not in used]
+        scenes = {}
+        for (wide, covered), category in zip(WIDER_NAMES.items(), free, strict=False):
+            forms = {wide: category, plural_of(wide): PLURALS[category]}
+            words = [forms.get(word, word) for word in words]
+            scenes[category] = self._with(covered, category)
+        said = parse_reference(" ".join(words))
+        if said is None:
+            return None
+        relation = None if isinstance(said, Extreme | Ordinal) else said.relation
+        row = row_of(said.noun, scenes.get(said.noun.category, self._drawn))
+        return meant_among(row, said, self._drawn if relation is None else self._for(relation.anchor, scenes))
+
+    def _for(self, noun: Description, scenes: dict[str, Scene]) -> Scene:
+        return scenes.get(noun.category, self._drawn)
+
+    def _with(self, covered: Sequence[str], category: str) -> Scene:
+        items = (
+            replace(each, attributes=replace(each.attributes, category=category))
+            if each.attributes.category in covered
+            else each
+            for each in self._drawn.objects
+        )
+        return replace(self._drawn, objects=tuple(items))
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Annotated images, and the posterior that composes for them."""
+
+    images: Sequence[ShardImage]
+    posterior: PosteriorConfig
+
+    def sums(self, truths: Sequence[SceneImageTruth], name: str) -> list[Sums]:
+        """Return numerator and denominator of each figure, scene by scene."""
+        of_one = compose(truths, self.images, self.posterior).sums(0.0, name)
+        absent = compose(truths, self.images, self.posterior, num_targets=0).sums(0.0, name)
+        return [{**one, f"{name}.absences": none[f"{name}.accuracy"]} for one, none in zip(of_one, absent, strict=True)]
+
+
+def measure(options: Options, asked: SceneSet) -> dict[str, Any]:
+    """Return the figures of both worlds, what several names cost, and which nouns were merged."""
+    shipped = PosteriorConfig(**for_any_captioner(is_heard=True)["values"]["posterior"])
+    arms: dict[str, Arm] = {}
+    for name, setting in SETTINGS.items():
+        images = annotated_scenes(options, asked, setting)
+        arms[name] = Arm(images, corrected(shipped, images))
+    learnt = arms[MANY].posterior
+    arms[UNLEARNT] = replace(arms[MANY], posterior=learnt.model_copy(update={"names": None}))
+    truths = [NamedTruth(scene) for scene in asked.all()]
+    parts = [arm.sums(truths, name) for name, arm in arms.items()]
+    found = ImageBootstrap(
+        {figure: pair for part in each for figure, pair in part.items()} for each in zip(*parts, strict=True)
+    )
+    tree = {
+        name: {
+            **{figure: as_json(found.ratio(f"{name}.{figure}")) for figure in _FIGURES},
+            **{
+                f"{figure} - {ONE}": as_json(found.difference(f"{name}.{figure}", f"{ONE}.{figure}"))
+                for figure in _FIGURES
+            },
+        }
+        for name in arms
+    }
+    evidence = [evidence_of(said, "draws") for image in arms[ONE].images for said in drawn_by_mask(image).values()]
+    return {
+        "figures": tree,
+        "learnt": None if learnt.names is None else learnt.names.model_dump(),
+        "planted": {str(share): planted(evidence, share) for share in PLANTED},
+    }
+
+
+def planted(masks: Sequence[Evidence], share: float) -> dict[str, int]:
+    """Return how many pairs of categories that were made to be confused are taken for names of one thing.
+
+    A share of the draws of each goes to the other, with a correctness that this noun has where it is drawn wrongly.
+    """
+    rng, pairs, merged = draw_generator(0, round(100 * share)), 0, 0
+    wrong = {
+        noun: [each.correctness[noun] for each in masks if 0 < each.nouns.get(noun, 0.0) < _RARE] for noun in CATEGORIES
+    }
+    for _ in range(_PAIRINGS):
+        order = rng.permutation(CATEGORIES).tolist()
+        planned = list(zip(order[::2], order[1::2], strict=True))
+        other = dict([*planned, *((second, first) for first, second in planned)])
+        same = noun_relations([_confused(each, other, wrong, share, rng) for each in masks]).same
+        pairs += len(planned)
+        merged += sum(any({*pair} <= {*names} for names in same) for pair in planned)
+    return {"pairs": pairs, "merged": merged}
+
+
+def _confused(
+    mask: Evidence,
+    other: Mapping[str, str],
+    wrong: Mapping[str, Sequence[float]],
+    share: float,
+    rng: np.random.Generator,
+) -> Evidence:
+    nouns, correctness = dict(mask.nouns), dict(mask.correctness)
+    for noun, weight in mask.nouns.items():
+        if noun in other:
+            nouns[noun] -= share * weight
+            nouns[other[noun]] = nouns.get(other[noun], 0.0) + share * weight
+            correctness.setdefault(other[noun], float(rng.choice(wrong[other[noun]])))
+    return replace(mask, nouns=nouns, correctness=correctness)
+
+
+def main(
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    split: Annotated[Split, typer.Option(help="Choose on development, report on test.")] = Split.DEVELOPMENT,
+    first: Annotated[int, typer.Option(min=0, help="Position of the first scene.")] = 0,
+    scenes: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 100,
+    cache: Annotated[Path, typer.Option(help="Where annotated scenes are kept.")] = Path("bench-out/composing"),
+    processes: Annotated[int, typer.Option(min=1, help="To annotate what the cache lacks.")] = 2,
+) -> None:
+    """Print the figures of both worlds, what was learnt, and how many planted pairs were merged."""
+    found = measure(Options(cache, processes=processes), SceneSet(split, scenes, first=first))
+    table = Table(title=f"{scenes} {split.value} scenes")
+    for column in ("composed from", *_FIGURES, *(f"{figure} - {ONE}" for figure in _FIGURES)):
+        table.add_column(column)
+    for name, row in found["figures"].items():
+        table.add_row(name, *map(cell, row.values()))
+    Console(width=220).print(table)
+    typer.echo(json.dumps({name: found[name] for name in ("learnt", "planted")}, indent=1))
+    if json_path is not None:
+        facts = {"split": split.value, "first": first, "scenes": scenes}
+        json_path.write_text(json.dumps({**facts, **found}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
