@@ -58,3 +58,16 @@ def test_few_masks_and_a_name_beside_one_thing_alone_say_nothing():
     assert (few.same, few.wider) == ((), {})
     assert part.wider == {}
     assert noun_relations([]).same == ()
+
+
+def test_a_wrong_noun_that_is_drawn_for_every_mask_of_another_is_not_one_with_it_even_without_a_scorer():
+    flat = dict.fromkeys(("man", "guy", "boy", "girl", "person"), 0.0)
+    found = noun_relations(
+        [
+            *masks_of(40, {"man": 0.65, "guy": 0.24, "boy": 0.06, "person": 0.05}, flat),
+            *masks_of(6, {"boy": 0.85, "man": 0.1, "person": 0.05}, flat),
+            *masks_of(20, {"girl": 0.95, "person": 0.05}, flat),
+        ]
+    )
+    assert found.same == (("man", "guy"),)
+    assert {name: set(names) for name, names in found.wider.items()} == {"person": {"man", "boy", "girl"}}
