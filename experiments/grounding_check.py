@@ -20,14 +20,12 @@ from typing import Annotated, Any, Final
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from experiments.listener.judged_scenes import FIGURES, judged_columns
+from experiments.listener.judged_scenes import judged_columns
 from experiments.oracle import candidates_of
 from experiments.process_pool import run_jobs
 from experiments.quality.annotated_scenes import SHIPPED, SceneSet, Setting, annotate, annotated_chunk
-from experiments.quality.markdown_cells import as_json, cell
+from experiments.quality.markdown_cells import TRIPLE, cell, differences, markdown_table, paired, ratios
 from experiments.quality.parts import Options
 from pseudoris.schemas.config import ComputeConfig, GroundingCheckConfig, WeightsConfig
 from pseudoris.schemas.keep_rule import Flags, KeepRule, keeps, parse_conditions
@@ -35,7 +33,6 @@ from pseudoris.schemas.shard import Shard
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.calibration.confidence_fit import CHECKED, VOTE, JudgedImage, calibrate, judge_image
-from pseudoris.training.evaluation.bootstrap import ImageBootstrap
 from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.filtering import ClipCheck
 from recipes.caption_crops import CaptionSampler
@@ -124,7 +121,7 @@ class TauRule:
 def reached(images: Sequence[JudgedImage], rule: TauRule) -> dict[str, float]:
     """Return accuracy, yield and coverage of a rule."""
     sums = [image.sums(rule.keeps(image)) for image in images]
-    totals = {name: np.sum([each[name] for each in sums], axis=0) for name in FIGURES}
+    totals = {name: np.sum([each[name] for each in sums], axis=0) for name in TRIPLE}
     return {name: float(above / below) if below else 0.0 for name, (above, below) in totals.items()}
 
 
@@ -185,32 +182,14 @@ def said(rule: Any) -> str:
 
 def report(rules: Mapping[str, Any], test: Sequence[JudgedImage]) -> dict[str, Any]:
     """Return the test figures of each rule, and what the check adds, paired over scenes, as JSON values."""
-    found = ImageBootstrap(
-        [
-            {
-                **{f"{name}.{key}": pair for name, rule in rules.items() for key, pair in figures(rule, image).items()},
-                **{f"choice.{name}": pair for name, pair in choice_sums(image).items()},
-            }
-            for image in test
-        ]
-    )
+    kept = {name: [image.sums(kept_by(rule, image)) for image in test] for name, rule in rules.items()}
+    found = paired({**kept, "choice": [choice_sums(image) for image in test]})
     return {
-        "rules": {
-            name: {"rule": said(rule), **{key: as_json(found.ratio(f"{name}.{key}")) for key in FIGURES}}
-            for name, rule in rules.items()
-        },
-        "added": {
-            name: {key: as_json(found.difference(f"{name}, check.{key}", f"{name}.{key}")) for key in FIGURES}
-            for name in ("tau", "vote")
-        },
-        "share_above_half": {name: as_json(found.ratio(f"choice.{name}")) for name in ("right", "wrong")},
+        "rules": {name: {"rule": said(rule), **ratios(found, name)} for name, rule in rules.items()},
+        "added": {name: differences(found, f"{name}, check", name) for name in ("tau", "vote")},
+        "share_above_half": ratios(found, "choice", ("right", "wrong")),
         "separation": round(separation(test), 4),
     }
-
-
-def figures(rule: Any, image: JudgedImage) -> Mapping[str, tuple[float, float]]:
-    """Return numerator and denominator of accuracy, yield and coverage of what a rule keeps of an image."""
-    return image.sums(kept_by(rule, image))
 
 
 def main(
@@ -228,20 +207,13 @@ def main(
         rules = dict(rules_of(judged, TauRule(tau)))
         judged = checked_scenes(options, TEST, weights) if test else judged
         result[name] = report(rules, judged)
-        Console(width=150).print(_table(name, result[name]))
+        rows = [(rule, row["rule"], *(cell(row[key]) for key in TRIPLE)) for rule, row in result[name]["rules"].items()]
+        for rule, row in result[name]["added"].items():
+            rows.append((f"{rule}: check adds", "", *(cell(row[key], sign="+") for key in TRIPLE)))
+        typer.echo(f"{name}, separation {result[name]['separation']}")
+        typer.echo(markdown_table(("rule", "keeps", *TRIPLE), rows))
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def _table(name: str, found: Mapping[str, Any]) -> Table:
-    table = Table(title=f"{name}, separation {found['separation']}")
-    for header in ("rule", "keeps", *FIGURES):
-        table.add_column(header)
-    for rule, row in found["rules"].items():
-        table.add_row(rule, row["rule"], *(cell(row[key]) for key in FIGURES))
-    for rule, row in found["added"].items():
-        table.add_row(f"{rule}: check adds", "", *(cell(row[key], sign="+") for key in FIGURES))
-    return table
 
 
 if __name__ == "__main__":

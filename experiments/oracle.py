@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Final
@@ -27,7 +27,16 @@ from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap
 from pseudoris.training.evaluation.evaluation_report import figure_text
-from pseudoris.training.evaluation.truth import DECODERS, CandidateTable, count_image
+from pseudoris.training.evaluation.truth import (
+    DECODERS,
+    CandidateTable,
+    ImageTruth,
+    MatchedMasks,
+    Verdicts,
+    count_image,
+    judge,
+    match_image,
+)
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer
@@ -173,6 +182,13 @@ def candidates_of(image: ShardImage, keeps: Rule) -> CandidateTable:
         kinds=[each.kind for each in image.expressions],
         sources=[each.source for each in image.expressions],
     )
+
+
+def judged(truth: ImageTruth, image: ShardImage, said: Sequence[ExpressionRecord]) -> tuple[MatchedMasks, Verdicts]:
+    """Return which mask of an image is which object, and the verdicts on expressions of it."""
+    candidates = candidates_of(replace(image, expressions=tuple(said)), lambda each: True)
+    matched = match_image(truth, candidates)
+    return matched, judge(truth, candidates, matched.object_of_mask)
 
 
 def _count(truth: SceneImage, image: ShardImage, keeps: Rule) -> SceneSums:

@@ -18,18 +18,16 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from experiments.oracle import candidates_of
 from experiments.process_pool import run_jobs
+from experiments.quality.markdown_cells import cell, markdown_table, value
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap
-from pseudoris.training.evaluation.evaluation_report import figure_text
 from pseudoris.training.evaluation.truth import count_image
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer
@@ -169,17 +167,15 @@ def chosen(development: dict[str, Any]) -> list[Arm]:
     return sorted(best, key=accuracy, reverse=True)
 
 
-def table(found: dict[str, Any], title: str) -> Table:
+def table(found: dict[str, Any]) -> str:
     """Return the printed table: each arm by sort of masks."""
-    printed = Table(title=title)
-    for heading in ("arm", "masks", "minus own", *FIGURES.values()):
-        printed.add_column(heading)
+    rows = []
     for name, by_masks in found.items():
         for masks, figures in by_masks.items():
-            step = "" if name == OWN.name else figure_text(Estimate(**figures["minus own"]), 3, sign="+")
-            first, *others = (Estimate(**figures[figure]) for figure in FIGURES)
-            printed.add_row(name, MASKS[masks], step, figure_text(first, 3), *(f"{each.value:.3f}" for each in others))
-    return printed
+            step = "" if name == OWN.name else cell(figures["minus own"], sign="+")
+            first, *others = (figures[figure] for figure in FIGURES)
+            rows.append((name, MASKS[masks], step, cell(first), *map(value, others)))
+    return markdown_table(("arm", "masks", "minus own", *FIGURES.values()), rows)
 
 
 def main(
@@ -196,8 +192,7 @@ def main(
         found = report(evaluate(arms, Split.DEVELOPMENT, dev, processes), arms)
         record = {"development scenes": dev, "development": found, "chosen": [arm.name for arm in chosen(found)]}
         _write(out, record)
-    console = Console(width=180)
-    console.print(table(record["development"], f"{record['development scenes']} development scenes"))
+    typer.echo(table(record["development"]))
     if on_dev:
         return
     best = chosen(record["development"])
@@ -209,7 +204,7 @@ def main(
         for one, other in (best, PAPER)
     }
     _write(out, record)
-    console.print(table(record["test"], f"{test} test scenes, 95 % intervals over scenes"))
+    typer.echo(table(record["test"]))
 
 
 def _write(out: Path, record: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ The verdicts are simulated: the oracle's, 5 % of them wrong, 70 pairs judged twi
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,8 @@ from experiments.audits.page import BEGIN, DRAWN_RUN, END, as_markdown
 from experiments.audits.populations import PairPopulation
 from experiments.audits.simulated_audits import as_pairs, draw_sample, strata_of, verdicts_of
 from experiments.composing.groups_and_absences import PRESET, SETTING
-from experiments.oracle import candidates_of
+from experiments.listener.judged_scenes import judged_columns
+from experiments.oracle import candidates_of, judged
 from experiments.quality.annotated_scenes import SceneSet, annotated_scenes
 from experiments.quality.markdown_cells import put_into
 from experiments.quality.parts import Options
@@ -32,12 +34,12 @@ from pseudoris.audit.judged_lines import fit_line_to_verdicts
 from pseudoris.audit.judged_pairs import JudgedPairs
 from pseudoris.audit.rule_search import BOUND_QUANTILES, choose_rule, composed_groups, composed_sequence
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Floats, Rated, confidences, log_odds, logistic, ranks
+from pseudoris.schemas.fitted import Floats, confidences, log_odds, logistic, ranks
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, Flags, Ints, KeepRule
-from pseudoris.schemas.shard import SOURCE_MODEL, ExpressionRecord, ShardImage
+from pseudoris.schemas.shard import SOURCE_MODEL, ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene, Split
-from pseudoris.training.evaluation.truth import judge, match_image
+from pseudoris.training.calibration.confidence_fit import judge_image
 from pseudoris.workers.composing.composer import composer_of
 
 NUM_AUDITS: Final = 200
@@ -47,26 +49,22 @@ _MIN_FURTHER: Final = 0.6
 _BINS: Final = 10
 # Of what is composed, so much is kept at equal yield.
 _YIELD: Final = 0.8
-ALONE, LINE, ABSENCES, KINDS = "weights left alone", "a line", "a line, absences apart", "a line, each kind apart"
 
 
 def population_of(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> PairPopulation:
     """Return the pairs of a run of scenes: what the preset draws, with its confidence and rule, and composes."""
-    words = [f"composing.min_further={_MIN_FURTHER}"]
-    config = load_config(PRESET, assignments=words)
+    config = load_config(PRESET, assignments=[f"composing.min_further={_MIN_FURTHER}"])
     composer, weights = composer_of(config), config.filtering.fitted_values.confidence
     if weights is None:
         raise ValueError(f"the preset {PRESET} has no weights of confidence")
     rows: list[tuple[int, str, str, float, bool, bool]] = []
     for number, (scene, image) in enumerate(zip(scenes, map(composer, images), strict=True)):
-        truth, candidates = SceneImageTruth(scene), candidates_of(image, lambda each: True)
-        is_right = judge(truth, candidates, match_image(truth, candidates).object_of_mask).is_right.tolist()
-        drawn = [each for each in image.expressions if each.source == SOURCE_MODEL]
-        groups = [each.target_mask_ids[0] for each in drawn]
-        scores = {name: np.array([_score(each, name) for each in drawn], np.float64) for name in CONFIDENCE_COLUMNS}
-        confidence = confidences(Rated(groups, [each.text for each in drawn], scores), weights)
-        is_kept = (confidence > 0.94) & (ranks(confidence, groups) <= 3)
+        truth = SceneImageTruth(scene)
+        rated = judge_image(truth, candidates_of(image, lambda each: False), judged_columns(image)).rated
+        confidence = confidences(rated, weights)
+        is_kept = (confidence > 0.94) & (ranks(confidence, rated.groups) <= 3)
         of_drawn = iter(zip(confidence.tolist(), is_kept.tolist(), strict=True))
+        is_right = judged(truth, image, image.expressions)[1].is_right.tolist()
         for each, right in zip(image.expressions, is_right, strict=True):
             known, kept = next(of_drawn) if each.source == SOURCE_MODEL else (each.confidence or 0.0, True)
             target = each.target_mask_ids[0] if len(each.target_mask_ids) == 1 else f"{image.image_id}-none"
@@ -85,55 +83,51 @@ def population_of(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> Pair
     )
 
 
-def _score(each: ExpressionRecord, name: str) -> float:
-    value = len(each.samples) if name == "count" else getattr(each, name)
-    return float("nan") if value is None else float(value)
-
-
 def audited(population: PairPopulation, fresh: PairPopulation, num_audits: int) -> list[dict[str, Any]]:
     """Return a row for each target, and for each correction of the composer, which is asked of fresh scenes."""
     rng = np.random.default_rng(0)
     outcomes: dict[float, list[tuple[bool, float, float]]] = {target: [] for target in TARGETS}
-    figures: dict[str, list[dict[str, float]]] = {ALONE: [], LINE: [], ABSENCES: [], KINDS: []}
+    figures: dict[str, list[dict[str, float]]] = defaultdict(list)
     strata = strata_of(population)
     for _ in range(num_audits):
         sample = draw_sample(population, strata, rng)
         verdicts, checks = verdicts_of(population.is_right[sample.rows], RATER_ERROR, rng)
-        judged = as_pairs(population, (sample.rows, sample.weights, sample.strata), verdicts)
+        pairs = as_pairs(population, sample, verdicts)
         for target in TARGETS:
-            outcomes[target].append(_promise(population, judged, sample.rows, target, checks))
-        for name, lines in _corrections(judged, population.score[sample.rows], checks).items():
+            outcomes[target].append(_promise(population, pairs, sample.rows, target, checks))
+        for name, lines in _corrections(pairs, population.score[sample.rows], checks).items():
             figures[name].append(_quality(fresh, lines))
     shared = {"question": DRAWN_RUN, "audits": num_audits, "rater_error": RATER_ERROR, "verdicts": 200}
     rows: list[dict[str, Any]] = []
     for target, found in outcomes.items():
-        chosen, reached, kept = (np.array([each[part] for each in found], np.float64) for part in range(3))
-        missed = chosen.astype(np.bool_) & (reached < target)
-        told = {"target": target, "accuracy": round(population.accuracy, 4), "missed": round(float(missed.mean()), 4)}
-        told["chosen"], told["kept"] = round(float(chosen.mean()), 4), round(float(kept.mean()), 4)
-        rows.append({**shared, "design": "promise", **told})
+        chosen, reached, kept = np.array(found, np.float64).T
+        missed = (chosen > 0) & (reached < target)
+        means = {"accuracy": population.accuracy, "missed": missed.mean(), "chosen": chosen.mean(), "kept": kept.mean()}
+        told = {name: round(float(mean), 4) for name, mean in means.items()}
+        rows.append({**shared, "design": "promise", "target": target, **told})
     for name, parts in figures.items():
-        means = {key: round(float(np.nanmean([each[key] for each in parts])), 4) for key in parts[0]}
-        rows.append({**shared, "design": name, **means})
+        told = {key: round(float(np.nanmean([each[key] for each in parts])), 4) for key in parts[0]}
+        rows.append({**shared, "design": name, **told})
     return rows
 
 
 def _promise(
-    population: PairPopulation, judged: JudgedPairs, rows: Ints, target: float, checks: RaterChecks
+    population: PairPopulation, pairs: JudgedPairs, rows: Ints, target: float, checks: RaterChecks
 ) -> tuple[bool, float, float]:
     """Return whether a rule was chosen, the true accuracy of what it keeps, and its share of what the run keeps."""
-    score, is_drawn = population.score[rows], judged.kind == DRAWN
-    known = np.floor(np.quantile(score[is_drawn & judged.is_kept], BOUND_QUANTILES) * 1_000) / 1_000
+    score = population.score[rows]
+    drawn = (pairs.kind == DRAWN) & pairs.is_kept
+    known = np.floor(np.quantile(score[drawn], BOUND_QUANTILES) * 1_000) / 1_000
     bounds = sorted(set(known.tolist()), reverse=True)
-    sequences: list[tuple[tuple[str, ...], list[float], list[Flags]]] = [
-        ((DRAWN,), bounds, [is_drawn & judged.is_kept & (score > bound) for bound in bounds])
+    sequences: list[tuple[Sequence[str], list[float], list[Flags]]] = [
+        ((DRAWN,), bounds, [drawn & (score > bound) for bound in bounds])
     ]
-    for kinds in composed_groups(judged, target):
-        found = composed_sequence(judged, score, KeepRule(0.0), kinds)
+    for kinds in composed_groups(pairs, target):
+        found = composed_sequence(pairs, score, KeepRule(0.0), kinds)
         sequences.append((kinds, [each.bounds[0].bound for each in found], [each.keeps for each in found]))
     kept = np.zeros(len(population.score), np.bool_)
     for meant, of_rules, keeps in sequences:
-        choice = choose_rule(judged, keeps, [""] * len(keeps), target=target, checks=checks)
+        choice = choose_rule(pairs, keeps, [""] * len(keeps), target=target, checks=checks)
         if choice.chosen is not None:
             is_meant = np.isin(population.kinds, meant) & population.is_kept
             kept |= is_meant & (population.score > of_rules[choice.chosen])
@@ -141,20 +135,21 @@ def _promise(
     return bool(kept.any()), accuracy, float(kept.sum() / population.is_kept.sum())
 
 
-def _corrections(judged: JudgedPairs, score: Floats, checks: RaterChecks) -> Mapping[str, Mapping[str, Floats]]:
+def _corrections(pairs: JudgedPairs, score: Floats, checks: RaterChecks) -> Mapping[str, Mapping[str, Floats]]:
     """Return by correction, then kind, its bias and slope, (2,) float64."""
     error = error_interval(checks).estimate or 0.0
-    rows = np.isin(judged.kind, COMPOSED_KINDS) & judged.is_kept
-    score, right, kind = score[rows], judged.right[rows], judged.kind[rows]
+    rows = np.isin(pairs.kind, COMPOSED_KINDS) & pairs.is_kept
+    score, right, kind = score[rows], pairs.right[rows], pairs.kind[rows]
     line = fit_line_to_verdicts(score, right, error)
-    apart: dict[str, Flags] = {"none": kind == "none"}
-    each_kind: dict[str, Flags] = {name: kind == name for name in COMPOSED_KINDS[1:]}
-    shared = np.array([line.bias, line.slope])
+
+    def with_biases(own: Sequence[str]) -> Mapping[str, Floats]:
+        return _with_biases(score, right, {name: kind == name for name in own}, error)
+
     return {
-        ALONE: {name: np.array([0.0, 1.0]) for name in COMPOSED_KINDS},
-        LINE: {name: shared for name in COMPOSED_KINDS},
-        ABSENCES: _with_biases(score, right, apart, error),
-        KINDS: _with_biases(score, right, each_kind, error),
+        "weights left alone": dict.fromkeys(COMPOSED_KINDS, np.array([0.0, 1.0])),
+        "a line": dict.fromkeys(COMPOSED_KINDS, np.array([line.bias, line.slope])),
+        "a line, absences apart": with_biases(["none"]),
+        "a line, each kind apart": with_biases(COMPOSED_KINDS[1:]),
     }
 
 

@@ -58,7 +58,9 @@ class Job:
 
 
 @dataclass(frozen=True, eq=False)
-class _Drawn:
+class Drawn:
+    """The rows of one audit, with their weights and strata."""
+
     rows: Ints
     weights: Floats
     strata: Ints
@@ -74,11 +76,9 @@ def simulate(job: Job) -> list[Row]:
     strata = strata_of(population)
     samples = [draw_sample(population, strata, rng) for _ in range(job.num_audits)]
     baseline = float(np.mean([_simple(population, rng).width for _ in range(job.num_audits)]))
-    rows = [
-        _row(job, "accuracy", _SRS, found, population.accuracy, baseline)
-        for found in ([_simple(population, rng) for _ in range(job.num_audits)],)
-    ]
+    simple = [_simple(population, rng) for _ in range(job.num_audits)]
     wald = [_wald(population, rng) for _ in range(job.num_audits)]
+    rows = [_row(job, "accuracy", _SRS, simple, population.accuracy, baseline)]
     rows.append(_row(job, "accuracy", f"{_SRS}, Wald", wald, population.accuracy, baseline))
     for error in RATER_ERRORS:
         found = [_judged(population, sample, error, rng) for sample in samples]
@@ -102,7 +102,6 @@ def search(job: Job) -> list[Row]:
     for error in RATER_ERRORS:
         # A correction takes ten times as long.
         used = samples[: len(samples) // _OF_CORRECTED if error else None]
-        drawn = [(each.rows, each.weights, each.strata) for each in used]
         shared = {
             "question": SEARCHED,
             "population": job.population,
@@ -113,46 +112,36 @@ def search(job: Job) -> list[Row]:
             "verdicts": DEFAULT_PAIRS,
             "mean_width_ratio": None,
         }
-        found = _searched_rules(population, drawn, TARGET, error=error, rng=rng)
+        found = _searched_rules(population, used, error, rng)
         rows += [{**shared, "design": name, **figures} for name, figures in found.items()]
     return rows
 
 
 def _searched_rules(
-    population: PairPopulation,
-    samples: Sequence[tuple[Ints, Floats, Ints]],
-    target: float,
-    *,
-    error: float,
-    rng: np.random.Generator,
+    population: PairPopulation, samples: Sequence[Drawn], error: float, rng: np.random.Generator
 ) -> dict[str, dict[str, Any]]:
-    """Return the figures of both ways to choose, by name.
+    """The figures of both ways to choose, by name: rules are bounds on the score that are to reach `TARGET`.
 
-    Args:
-        population: Whose pairs are kept above a bound on their score.
-        samples: Rows, weights and strata of each audit.
-        target: The accuracy to reach.
-        error: Share of wrong verdicts. Above 0, pairs that are judged twice tell of them, and accuracies are corrected.
-        rng: Draws which verdicts are wrong.
+    With a share `error` of wrong verdicts, pairs that are judged twice tell of them, and accuracies are corrected.
     """
     ordered = np.argsort(-population.score)
     scores = population.score[ordered]
     accuracies = np.cumsum(population.is_right[ordered]) / np.arange(1, len(ordered) + 1)
-    loosest = np.flatnonzero(accuracies >= target).max(initial=-1) + 1
+    loosest = np.flatnonzero(accuracies >= TARGET).max(initial=-1) + 1
     outcomes: dict[str, list[tuple[bool, bool, float]]] = {"fixed sequence": [], "best look": []}
-    for rows, weights, strata in samples:
-        verdicts, checks = verdicts_of(population.is_right[rows], error, rng)
-        judged = as_pairs(population, (rows, weights, strata), verdicts)
-        bounds = np.unique(np.quantile(population.score[rows], BOUND_QUANTILES))[::-1]
-        keeps = [population.score[rows] > bound for bound in bounds]
-        choice = choose_rule(judged, keeps, [""] * len(keeps), target=target, checks=checks)
+    for sample in samples:
+        verdicts, checks = verdicts_of(population.is_right[sample.rows], error, rng)
+        judged, score = as_pairs(population, sample, verdicts), population.score[sample.rows]
+        bounds = np.unique(np.quantile(score, BOUND_QUANTILES))[::-1]
+        keeps = [score > bound for bound in bounds]
+        choice = choose_rule(judged, keeps, [""] * len(keeps), target=TARGET, checks=checks)
         # Weighted means of what each rule keeps; the estimates that a search without tests compares.
-        kept = np.array(keeps) * weights
+        kept = np.array(keeps) * sample.weights
         right = np.nanmean(verdicts, axis=0)
         looks = (kept * right).sum(axis=1) / np.maximum(kept.sum(axis=1), 1e-9)
-        best = np.flatnonzero(looks >= target).tolist()
+        best = np.flatnonzero(looks >= TARGET).tolist()
         for name, chosen in (("fixed sequence", choice.chosen), ("best look", best[-1] if best else None)):
-            outcomes[name].append(_outcome(chosen, bounds, scores, accuracies, target=target, loosest=loosest))
+            outcomes[name].append(_outcome(chosen, bounds, scores, accuracies, loosest))
     return {name: _summary(found) for name, found in outcomes.items()}
 
 
@@ -172,13 +161,13 @@ def verdicts_of(is_right: Flags, error: float, rng: np.random.Generator) -> tupl
 
 
 def _outcome(
-    chosen: int | None, bounds: Floats, scores: Floats, accuracies: Floats, *, target: float, loosest: int
+    chosen: int | None, bounds: Floats, scores: Floats, accuracies: Floats, loosest: int
 ) -> tuple[bool, bool, float]:
     """Return whether a rule was chosen, whether it reaches the target, and its yield, of the loosest that does."""
     if chosen is None:
         return False, True, 0.0
     kept = int((scores > bounds[chosen]).sum())
-    return True, bool(accuracies[max(kept - 1, 0)] >= target), kept / loosest if loosest else 0.0
+    return True, bool(accuracies[max(kept - 1, 0)] >= TARGET), kept / loosest if loosest else 0.0
 
 
 def _summary(found: Sequence[tuple[bool, bool, float]]) -> dict[str, Any]:
@@ -190,19 +179,18 @@ def _summary(found: Sequence[tuple[bool, bool, float]]) -> dict[str, Any]:
     }
 
 
-def as_pairs(population: PairPopulation, sample: tuple[Ints, Floats, Ints], verdicts: Floats) -> JudgedPairs:
-    """Return an audit's verdicts, as of `verdicts_of`, on its rows, weights and strata."""
-    rows, weights, strata = sample
-    none = np.zeros(len(rows), np.bool_)
+def as_pairs(population: PairPopulation, sample: Drawn, verdicts: Floats) -> JudgedPairs:
+    """Return an audit's verdicts, as of `verdicts_of`, on its rows."""
+    rows = sample.rows
     counts = np.zeros((len(rows), len(KINDS)), np.int64)
     counts[:, KINDS.index(RIGHT)] = (verdicts == 1).sum(axis=0)
     counts[:, KINDS.index("untrue")] = (verdicts == 0).sum(axis=0)
     return JudgedPairs(
         ids=(),
         counts=counts,
-        is_drawn=~none,
-        stratum=strata,
-        inclusion=1 / weights,
+        is_drawn=np.ones(len(rows), np.bool_),
+        stratum=sample.strata,
+        inclusion=1 / sample.weights,
         image=population.image[rows],
         mask=population.mask[rows],
         kind=population.kinds[rows],
@@ -224,10 +212,10 @@ def strata_of(population: PairPopulation) -> list[PairStratum]:
     )
 
 
-def draw_sample(population: PairPopulation, strata: Sequence[PairStratum], rng: np.random.Generator) -> _Drawn:
+def draw_sample(population: PairPopulation, strata: Sequence[PairStratum], rng: np.random.Generator) -> Drawn:
     """Return the rows that one audit draws."""
     drawn = [draw_pairs(each.pairs, population.image[each.pairs], each.num_drawn, rng) for each in strata]
-    return _Drawn(
+    return Drawn(
         np.concatenate([each.pairs for each in drawn]),
         np.concatenate([1 / (each.first_stage * each.second_stage) for each in drawn]),
         np.repeat(np.arange(len(drawn)), [len(each.pairs) for each in drawn]),
@@ -252,7 +240,7 @@ def _simple_sample(population: PairPopulation, rng: np.random.Generator) -> tupl
 
 
 def _judged(
-    population: PairPopulation, sample: _Drawn, error: float, rng: np.random.Generator
+    population: PairPopulation, sample: Drawn, error: float, rng: np.random.Generator
 ) -> tuple[Interval, Interval | None]:
     """Return the interval of one audit as it is, and the one that is corrected; each verdict is wrong with `error`."""
     verdicts, checks = verdicts_of(population.is_right[sample.rows], error, rng)
@@ -265,12 +253,12 @@ def _judged(
     return share_interval(found), None if corrected is None else corrected.share
 
 
-def _ratio(population: PairPopulation, sample: _Drawn, over: Floats, under: Floats) -> RatioEstimate:
+def _ratio(population: PairPopulation, sample: Drawn, over: Floats, under: Floats) -> RatioEstimate:
     units = population.image[sample.rows]
     return ratio(over, under, weights=sample.weights, strata=sample.strata, units=units)
 
 
-def _other_questions(job: Job, population: PairPopulation, samples: Sequence[_Drawn]) -> Iterator[Row]:
+def _other_questions(job: Job, population: PairPopulation, samples: Sequence[Drawn]) -> Iterator[Row]:
     """Yield the rows of what else an audit is asked: other rules, masks, missed objects."""
     for name, share in _OTHER_RULES.items():
         keeps = population.score > np.quantile(population.score, 1 - share)
@@ -287,7 +275,7 @@ def _other_questions(job: Job, population: PairPopulation, samples: Sequence[_Dr
 
 
 def _asked(
-    population: PairPopulation, samples: Sequence[_Drawn], under: Floats, is_right: Flags
+    population: PairPopulation, samples: Sequence[Drawn], under: Floats, is_right: Flags
 ) -> tuple[list[Interval], float]:
     """Return the intervals of a share in all audits, and the truth."""
     over = under * is_right

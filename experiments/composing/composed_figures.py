@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from experiments.oracle import candidates_of
-from experiments.quality.annotated_scenes import DISTINCTIVE, Setting
+from experiments.oracle import candidates_of, judged
 from experiments.quality.markdown_cells import as_json
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposedKind
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene
-from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap, Sums
-from pseudoris.training.evaluation.truth import count_image, judge, match_image
+from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap
+from pseudoris.training.evaluation.truth import count_image
 from pseudoris.workers.composing.composer import Composer, composer_of
 
 BEFORE, AFTER, COMPOSED = "before", "after", "composed"
 # What was drawn of a mask and rejected, because a rival fits it better by so much: its accuracy is how often it does
 # not mean its mask.
 NEGATIVE, MAX_DISTINCTIVENESS = "negative", 0.8
-# What is composed from: the preset's candidates, with the preset's scores alone.
-CANDIDATES: Final[Setting] = DISTINCTIVE
 KINDS: tuple[ComposedKind, ...] = ("attribute", "position", "relation", "group", "none")
 COMPOSING: Final = composer_of(
     load_config("tiny", None, [f"composing={{kinds: [{', '.join(KINDS)}], max_per_mask: 4}}"])
@@ -70,19 +67,13 @@ def measure(scenes: Sequence[Scene], images: Sequence[ShardImage], composer: Com
     started = time.process_time()
     composed = [composer(image) for image in images]
     seconds = time.process_time() - started
-    bootstrap = ImageBootstrap(
-        _sums(scene, image) | _negatives(scene, image) for scene, image in zip(scenes, composed, strict=True)
-    )
+    bootstrap = ImageBootstrap(_sums(scene, image) for scene, image in zip(scenes, composed, strict=True))
     names = [f"{part}.{figure}" for part in (BEFORE, AFTER, COMPOSED) for figure in _FIGURES]
     kinds = [f"kind.{kind}" for kind in KINDS if f"kind.{kind}" in bootstrap.names]
     negatives = [f"{NEGATIVE}.{figure}" for figure in ("accuracy", "yield")]
     estimates = {name: bootstrap.ratio(name) for name in (*names, *kinds, *negatives)}
-    for more, less, figure in (
-        (AFTER, BEFORE, "coverage"),
-        (AFTER, BEFORE, "accuracy"),
-        (COMPOSED, BEFORE, "accuracy"),
-    ):
-        estimates[f"{more} - {less}.{figure}"] = bootstrap.difference(f"{more}.{figure}", f"{less}.{figure}")
+    for more, figure in ((AFTER, "coverage"), (AFTER, "accuracy"), (COMPOSED, "accuracy")):
+        estimates[f"{more} - {BEFORE}.{figure}"] = bootstrap.difference(f"{more}.{figure}", f"{BEFORE}.{figure}")
     counts: dict[str, int] = {kind: round(bootstrap.total(f"kind.{kind}")[1]) for kind in KINDS}
     counts |= {part: round(bootstrap.total(f"{part}.accuracy")[1]) for part in (BEFORE, AFTER, COMPOSED)}
     counts |= {"objects": round(bootstrap.total(f"{BEFORE}.coverage")[1])}
@@ -94,10 +85,8 @@ def _reliability(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> dict[
     numbers, right = np.zeros(len(BINS), np.int64), np.zeros(len(BINS), np.int64)
     for scene, image in zip(scenes, images, strict=True):
         said = [each for each in image.expressions if _is_composed(each) and _is_of_one(each)]
-        truth, alone = SceneImageTruth(scene), replace(image, expressions=tuple(said))
-        candidates = candidates_of(alone, lambda expression: True)
-        verdicts = judge(truth, candidates, match_image(truth, candidates).object_of_mask)
-        for each, is_right in zip(said, verdicts.is_right.tolist(), strict=True):
+        verdicts = judged(SceneImageTruth(scene), image, said)[1].is_right.tolist()
+        for each, is_right in zip(said, verdicts, strict=True):
             if each.confidence is not None:
                 place = int(np.searchsorted(BINS, each.confidence, side="right")) - 1
                 numbers[place] += 1
@@ -120,23 +109,17 @@ def _sums(scene: Scene, image: ShardImage) -> dict[str, tuple[float, float]]:
     ):
         sums = count_image(truth, candidates_of(image, keeps))
         found |= {f"{part}.{figure}": sums[f"kept.{figure}"] for figure in _FIGURES}
-    return found | dict(_kinds(count_image(truth, candidates_of(image, _is_composed))))
-
-
-def _negatives(scene: Scene, image: ShardImage) -> dict[str, tuple[float, float]]:
-    """How many rejected expressions a mask has that a rival fits better, and how often they mean something else."""
-    sums = count_image(SceneImageTruth(scene), candidates_of(image, _is_negative))
+    of_kinds = count_image(truth, candidates_of(image, _is_composed))
+    found |= {name: pair for name, pair in of_kinds.items() if name.startswith("kind.")}
+    # How many rejected expressions a mask has that a rival fits better, and how often they mean something else.
+    sums = count_image(truth, candidates_of(image, _is_negative))
     right, number = sums["kept.accuracy"]
-    return {f"{NEGATIVE}.accuracy": (number - right, number), f"{NEGATIVE}.yield": sums["kept.yield"]}
+    return {**found, f"{NEGATIVE}.accuracy": (number - right, number), f"{NEGATIVE}.yield": sums["kept.yield"]}
 
 
 def _is_negative(expression: ExpressionRecord) -> bool:
     score = expression.distinctiveness
     return not expression.kept and score is not None and score < MAX_DISTINCTIVENESS
-
-
-def _kinds(sums: Sums) -> Iterator[tuple[str, tuple[float, float]]]:
-    return ((name, pair) for name, pair in sums.items() if name.startswith("kind."))
 
 
 def _is_of_one(expression: ExpressionRecord) -> bool:

@@ -13,9 +13,9 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from experiments.composing.composed_figures import CANDIDATES, COMPOSING
+from experiments.composing.composed_figures import COMPOSING
 from experiments.oracle import candidates_of
-from experiments.quality.annotated_scenes import SceneSet, annotated_scenes
+from experiments.quality.annotated_scenes import DISTINCTIVE, SceneSet, annotated_scenes
 from experiments.quality.parts import Options
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
 from pseudoris.synthworld.renderer import render
@@ -41,7 +41,7 @@ def main(
 ) -> None:
     """Write a picture of a few scenes, side by side."""
     scene_set = SceneSet(Split.TEST, num_scenes)
-    images = annotated_scenes(Options(cache), scene_set, CANDIDATES)
+    images = annotated_scenes(Options(cache), scene_set, DISTINCTIVE)
     panels = [_panel(scene_set.scene(position), COMPOSING(images[position])) for position in scenes or (4, 5, 6, 7)]
     whole = Image.new("RGB", (sum(panel.width for panel in panels), max(panel.height for panel in panels)), _PAPER)
     left = 0

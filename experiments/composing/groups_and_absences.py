@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from experiments.oracle import candidates_of
+from experiments.oracle import judged
 from experiments.quality.annotated_scenes import LISTENED, SceneSet, annotated_scenes
-from experiments.quality.markdown_cells import as_json
+from experiments.quality.markdown_cells import as_json, cell, markdown_table, value
 from experiments.quality.parts import Options
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
@@ -27,7 +25,6 @@ from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene, Split
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap
-from pseudoris.training.evaluation.truth import judge, match_image
 from pseudoris.workers.composing.composer import Composer, composer_of
 
 PRESET: Final = "tiny-composed"
@@ -82,11 +79,9 @@ def _at(truths: Sequence[SceneImageTruth], images: Sequence[ShardImage], compose
 
 def _sums(truth: SceneImageTruth, image: ShardImage) -> Iterator[tuple[str, tuple[float, float]]]:
     said = [each for each in image.expressions if each.source == SOURCE_COMPOSER]
-    candidates = candidates_of(replace(image, expressions=tuple(said)), lambda expression: True)
-    verdicts = judge(truth, candidates, match_image(truth, candidates).object_of_mask)
-    of_kind = [kinds_of(each) for each in said]
+    verdicts = judged(truth, image, said)[1].is_right.tolist()
     for kind in KINDS:
-        right = [is_right for is_right, kinds in zip(verdicts.is_right.tolist(), of_kind, strict=True) if kind in kinds]
+        right = [is_right for is_right, each in zip(verdicts, said, strict=True) if kind in kinds_of(each)]
         yield f"{kind}.accuracy", (float(sum(right)), float(len(right)))
         yield f"{kind}.yield", (float(len(right)), 1.0 if kind == GROUP else float(len(image.masks)))
 
@@ -103,23 +98,10 @@ def as_tree(found: Curve) -> dict[str, Any]:
     return {**({} if found.bound < 0 else {"bound": found.bound}), "kinds": found.figures}
 
 
-def _table(title: str, curves: Sequence[Curve]) -> Table:
-    table = Table(title=title)
-    table.add_column("bound")
-    for kind in KINDS:
-        table.add_column(f"{kind}: accuracy", justify="right")
-        table.add_column("an image" if kind == GROUP else "a mask", justify="right")
-    for each in curves:
-        cells = []
-        for kind in KINDS:
-            accuracy, number = each.figures[kind]["accuracy"], each.figures[kind]["yield"]
-            cells += ["" if accuracy is None else _interval(accuracy), f"{number['value']:.2f}"]
-        table.add_row("preset" if each.bound < 0 else f"{each.bound:g}", *cells)
-    return table
-
-
-def _interval(figure: dict[str, float]) -> str:
-    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+def _row(found: Curve) -> list[str]:
+    parts = [(found.figures[kind]["accuracy"], found.figures[kind]["yield"]) for kind in KINDS]
+    said = (text for accuracy, number in parts for text in (cell(accuracy), value(number, 2)))
+    return ["preset" if found.bound < 0 else f"{found.bound:g}", *said]
 
 
 def main(
@@ -137,7 +119,8 @@ def main(
         asked = SceneSet(split, scenes, world, first=first)
         images = annotated_scenes(Options(cache, processes=processes), asked, SETTING)
         found = curve(asked.all(), images)
-        Console(width=200).print(_table(f"{world}, {scenes} {split.value} scenes from {first}", found))
+        header = (text for kind in KINDS for text in (f"{kind}: accuracy", "an image" if kind == GROUP else "a mask"))
+        typer.echo(markdown_table((world, *header), map(_row, found)))
         tree["worlds"][world] = [as_tree(each) for each in found]
     if json_path is not None:
         json_path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")

@@ -9,29 +9,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from experiments.composing.any_captioner import compose, setting_of
 from experiments.quality.annotated_scenes import LISTENED, SceneSet, Setting, annotated_scenes
-from experiments.quality.markdown_cells import as_json, cell
+from experiments.quality.markdown_cells import TRIPLE, cell, differences, markdown_table, paired, ratios
 from experiments.quality.parts import Options, draw_generator
 from pseudoris.schemas.fitted import PosteriorConfig, for_any_captioner
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.attributes import CATEGORIES, PLURALS
-from pseudoris.synthworld.grammar import Description, Extreme, Ordinal, parse_reference
+from pseudoris.synthworld.grammar import Extreme, Ordinal, parse_reference
 from pseudoris.synthworld.oracle import meant_among, row_of
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene, Split
 from pseudoris.training.calibration.noun_relations import noun_relations
 from pseudoris.training.calibration.run_units import corrected
-from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
+from pseudoris.training.evaluation.bootstrap import Sums
 from pseudoris.workers.composing.posterior import Evidence, drawn_by_mask, evidence_of
 from pseudoris.workers.english import plural_of
 from recipes.caption_styles import NAMES, WIDER_NAMES
@@ -50,7 +48,7 @@ SETTINGS: Final[dict[str, Setting]] = {
         ),
     ),
 }
-_FIGURES: Final = ("accuracy", "yield", "coverage", "absences")
+_FIGURES: Final = (*TRIPLE, "absences")
 _READ: Final = {
     form: category
     for first, names in NAMES.items()
@@ -88,10 +86,7 @@ class NamedTruth(SceneImageTruth):
             return None
         relation = None if isinstance(said, Extreme | Ordinal) else said.relation
         row = row_of(said.noun, scenes.get(said.noun.category, self._drawn))
-        return meant_among(row, said, self._drawn if relation is None else self._for(relation.anchor, scenes))
-
-    def _for(self, noun: Description, scenes: dict[str, Scene]) -> Scene:
-        return scenes.get(noun.category, self._drawn)
+        return meant_among(row, said, scenes.get(relation.anchor.category if relation else "", self._drawn))
 
     def _with(self, covered: Sequence[str], category: str) -> Scene:
         items = (
@@ -103,50 +98,31 @@ class NamedTruth(SceneImageTruth):
         return replace(self._drawn, objects=tuple(items))
 
 
-@dataclass(frozen=True)
-class Arm:
-    """Annotated images, and the posterior that composes for them."""
-
-    images: Sequence[ShardImage]
-    posterior: PosteriorConfig
-
-    def sums(self, truths: Sequence[SceneImageTruth], name: str) -> list[Sums]:
-        """Return numerator and denominator of each figure, scene by scene."""
-        of_one = compose(truths, self.images, self.posterior).sums(0.0, name)
-        absent = compose(truths, self.images, self.posterior, num_targets=0).sums(0.0, name)
-        return [{**one, f"{name}.absences": none[f"{name}.accuracy"]} for one, none in zip(of_one, absent, strict=True)]
-
-
 def measure(options: Options, asked: SceneSet) -> dict[str, Any]:
     """Return the figures of both worlds, what several names cost, and which nouns were merged."""
     shipped = PosteriorConfig(**for_any_captioner(is_heard=True)["values"]["posterior"])
-    arms: dict[str, Arm] = {}
-    for name, setting in SETTINGS.items():
-        images = annotated_scenes(options, asked, setting)
-        arms[name] = Arm(images, corrected(shipped, images))
-    learnt = arms[MANY].posterior
-    arms[UNLEARNT] = replace(arms[MANY], posterior=learnt.model_copy(update={"names": None}))
+    images = {name: annotated_scenes(options, asked, setting) for name, setting in SETTINGS.items()}
+    arms = {name: (each, corrected(shipped, each)) for name, each in images.items()}
+    learnt = arms[MANY][1]
+    arms[UNLEARNT] = (images[MANY], learnt.model_copy(update={"names": None}))
     truths = [NamedTruth(scene) for scene in asked.all()]
-    parts = [arm.sums(truths, name) for name, arm in arms.items()]
-    found = ImageBootstrap(
-        {figure: pair for part in each for figure, pair in part.items()} for each in zip(*parts, strict=True)
-    )
-    tree = {
-        name: {
-            **{figure: as_json(found.ratio(f"{name}.{figure}")) for figure in _FIGURES},
-            **{
-                f"{figure} - {ONE}": as_json(found.difference(f"{name}.{figure}", f"{ONE}.{figure}"))
-                for figure in _FIGURES
-            },
-        }
-        for name in arms
-    }
-    evidence = [evidence_of(said, "draws") for image in arms[ONE].images for said in drawn_by_mask(image).values()]
+    found = paired({name: _sums(truths, *arm) for name, arm in arms.items()})
+    tree = {}
+    for name in arms:
+        beside = differences(found, name, ONE, _FIGURES)
+        tree[name] = ratios(found, name, _FIGURES) | {f"{figure} - {ONE}": each for figure, each in beside.items()}
+    evidence = [evidence_of(said, "draws") for image in images[ONE] for said in drawn_by_mask(image).values()]
     return {
         "figures": tree,
         "learnt": None if learnt.names is None else learnt.names.model_dump(),
         "planted": {str(share): planted(evidence, share) for share in PLANTED},
     }
+
+
+def _sums(truths: Sequence[SceneImageTruth], images: Sequence[ShardImage], posterior: PosteriorConfig) -> list[Sums]:
+    of_one = compose(truths, images, posterior).sums()
+    absent = compose(truths, images, posterior, num_targets=0).sums()
+    return [{**one, "absences": none["accuracy"]} for one, none in zip(of_one, absent, strict=True)]
 
 
 def planted(masks: Sequence[Evidence], share: float) -> dict[str, int]:
@@ -194,12 +170,8 @@ def main(
 ) -> None:
     """Print the figures of both worlds, what was learnt, and how many planted pairs were merged."""
     found = measure(Options(cache, processes=processes), SceneSet(split, scenes, first=first))
-    table = Table(title=f"{scenes} {split.value} scenes")
-    for column in ("composed from", *_FIGURES, *(f"{figure} - {ONE}" for figure in _FIGURES)):
-        table.add_column(column)
-    for name, row in found["figures"].items():
-        table.add_row(name, *map(cell, row.values()))
-    Console(width=220).print(table)
+    rows = [(name, *map(cell, row.values())) for name, row in found["figures"].items()]
+    typer.echo(markdown_table(("composed from", *found["figures"][ONE]), rows))
     typer.echo(json.dumps({name: found[name] for name in ("learnt", "planted")}, indent=1))
     if json_path is not None:
         facts = {"split": split.value, "first": first, "scenes": scenes}

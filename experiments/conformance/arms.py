@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from experiments.quality.markdown_cells import paired
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap
+from pseudoris.training.evaluation.bootstrap import Estimate
 
 # bgr: SAM sees blue and red exchanged. grey: the fill of crops is CLIP's mean, taken for normalised colours.
 # short_boxes: a mask's box ends one pixel before its last one.
@@ -183,22 +184,20 @@ def difference(counted: Mapping[str, ArmCounts], arm: Arm) -> Difference | None:
     scenes = [each.scenes for each in both if each is not None and len(each.scenes) >= NUM_SCENES]
     if len(scenes) < len(both):
         return None
-    bootstrap = ImageBootstrap([_sums(*pair) for pair in zip(*scenes, strict=False)])
+    shared = min(map(len, scenes))
+    parts = dict(zip(("own", "other"), scenes, strict=True))
+    bootstrap = paired(
+        {
+            name: [{"accuracy": (right, kept), "yield": (kept, masks)} for right, kept, masks in of_arm[:shared]]
+            for name, of_arm in parts.items()
+        }
+    )
     own, other = (sum(masks for _, _, masks in each) for each in scenes)
     return Difference(
         (own, other),
-        bootstrap.difference("accuracy", "accuracy of the other"),
-        bootstrap.difference("yield", "yield of the other"),
+        bootstrap.difference("own.accuracy", "other.accuracy"),
+        bootstrap.difference("own.yield", "other.yield"),
     )
-
-
-def _sums(own: SceneCounts, other: SceneCounts) -> dict[str, tuple[float, float]]:
-    return {**_figures(own), **{f"{name} of the other": pair for name, pair in _figures(other).items()}}
-
-
-def _figures(scene: SceneCounts) -> dict[str, tuple[float, float]]:
-    right, kept, masks = scene
-    return {"accuracy": (right, kept), "yield": (kept, masks)}
 
 
 def missing(counted: Mapping[str, ArmCounts], arm: Arm, num_scenes: int) -> range:

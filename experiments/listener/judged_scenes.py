@@ -13,15 +13,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from experiments.oracle import candidates_of
+from experiments.oracle import candidates_of, judged
 from experiments.process_pool import run_jobs
 from experiments.quality.annotated_scenes import PAPER_TAU, SHIPPED, SceneSet, Setting, annotate, annotated_chunk
-from experiments.quality.markdown_cells import as_json
+from experiments.quality.markdown_cells import TRIPLE, paired
 from experiments.quality.parts import Options
 from experiments.quality.scene_runs import said_by_annotators
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.fitted import ConfidenceConfig, Rated
-from pseudoris.schemas.keep_rule import Flags, KeepRule, keeps
+from pseudoris.schemas.fitted import ConfidenceConfig, Floats, WeightLine, line_weights
+from pseudoris.schemas.keep_rule import Flags, Ints, KeepRule, keeps
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ShardImage
 from pseudoris.schemas.stage_settings import ComposedKind
 from pseudoris.synthworld.scene_truth import SceneImageTruth
@@ -35,11 +35,12 @@ from pseudoris.training.calibration.confidence_fit import (
     AlwaysKept,
     Bounds,
     JudgedImage,
+    fit_line,
     judge_image,
 )
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
 from pseudoris.training.evaluation.human_truth import HumanImageTruth
-from pseudoris.training.evaluation.truth import judge, match_image
+from pseudoris.training.evaluation.truth import MatchedMasks
 from pseudoris.workers.composing.composer import Composer, composer_of
 
 # Of one mask each.
@@ -51,9 +52,6 @@ FEATURE_SETS: Final[Mapping[str, tuple[str, ...]]] = {
     "clip+listener": (*CLIP, *LISTENER),
     "all": EVERYTHING,
 }
-FIGURES: Final = ("accuracy", "yield", "coverage")
-
-
 _EXAMPLE: Final = Path(__file__).parents[2] / "examples" / "listener-composer.yaml"
 # Of what a listener says, as examples/listener-composer.yaml sets it, or of draws alone.
 COMPOSERS: Final[Mapping[str, Composer]] = {
@@ -108,12 +106,11 @@ def scene_rows(scene: Scene, image: ShardImage) -> SceneRows:
     truth = SceneImageTruth(scene)
     columns = judged_columns(image)
     candidates = candidates_of(image, lambda expression: expression.kept)
-    judged = judge_image(truth, candidates, columns)
+    by_truth = judge_image(truth, candidates, columns)
     sentences = [said_by_annotators(scene, number) for number in range(len(scene.objects))]
     by_sentences = judge_image(HumanImageTruth(truth.size, truth.masks, sentences), candidates, columns)
-    object_of_mask = match_image(truth, candidates).object_of_mask
-    said = {name: _composed(image, truth, object_of_mask, config) for name, config in COMPOSERS.items()}
-    shared = {each.name: getattr(judged, each.name) for each in fields(judged)}
+    said = {name: _composed(truth, image, composer)[1] for name, composer in COMPOSERS.items()}
+    shared = {each.name: getattr(by_truth, each.name) for each in fields(by_truth)}
     return SceneRows(**shared, composed=said, is_right_by_sentences=by_sentences.is_right)
 
 
@@ -124,26 +121,97 @@ def judged_columns(image: ShardImage) -> dict[str, list[Any]]:
     return {**columns, "count": [len(each.samples) for each in image.expressions]}
 
 
-def composed_alone(scene: Scene, image: ShardImage, composer: Composer) -> Sums:
-    """Return numerator and denominator of accuracy, yield and coverage of what a composer says, and of nothing else."""
-    truth = SceneImageTruth(scene)
-    matched = match_image(truth, candidates_of(image, lambda expression: True))
-    said = _composed(image, truth, matched.object_of_mask, composer)
-    nothing = np.zeros(0, np.bool_)
-    num_visible = int(matched.is_visible.sum())
-    judged = JudgedImage(Rated((), (), {}), nothing, np.zeros(0, np.int64), len(image.masks), num_visible, beside=said)
-    return judged.sums(nothing)
-
-
 def _composed(
-    image: ShardImage, truth: SceneImageTruth, object_of_mask: Mapping[str, int], composer: Composer
-) -> AlwaysKept:
-    said = composer(image).expressions
-    alone = tuple(each for each in said if each.source == SOURCE_COMPOSER and len(each.target_mask_ids) == 1)
-    candidates = candidates_of(replace(image, expressions=alone), lambda expression: True)
-    verdicts = judge(truth, candidates, object_of_mask)
-    confidence = np.array([each.confidence for each in alone], np.float64)
-    return AlwaysKept(verdicts.is_right, verdicts.target, confidence)
+    truth: SceneImageTruth, image: ShardImage, composer: Composer, num_targets: int = 1
+) -> tuple[MatchedMasks, AlwaysKept]:
+    """Which mask is which object, and what a composer says of so many masks each."""
+    said = [each for each in composer(image).expressions if each.source == SOURCE_COMPOSER]
+    said = [each for each in said if len(each.target_mask_ids) == num_targets]
+    matched, verdicts = judged(truth, image, said)
+    confidence = np.array([each.confidence for each in said], np.float64)
+    return matched, AlwaysKept(verdicts.is_right, verdicts.target, confidence)
+
+
+_BINS: Final = 10
+_NUM_VERDICTS: Final = 200
+# Draws of the verdicts, each with a line of its own; their figures are averaged.
+_DRAWS: Final = 50
+# The accuracy that a bound promises which 200 verdicts choose.
+_PROMISED: Final = 0.96
+
+
+@dataclass(frozen=True, eq=False)
+class Composed:
+    """What was composed of so many masks each, over all scenes: E expressions of N scenes.
+
+    Attributes:
+        scene: (E,) int64. `target` (E,) int64: the mask's object, -1 for none. `confidence` (E,) float64.
+        sizes: (N, 2) float64, masks and visible objects of each scene.
+    """
+
+    scene: Ints
+    target: Ints
+    is_right: Flags
+    confidence: Floats
+    sizes: Floats
+
+    @classmethod
+    def of(
+        cls, truths: Sequence[SceneImageTruth], images: Sequence[ShardImage], composer: Composer, num_targets: int = 1
+    ) -> Composed:
+        """Compose for annotated scenes; with no target what is in no mask."""
+        found = [_composed(*each, composer, num_targets) for each in zip(truths, images, strict=True)]
+        said = [each for _, each in found]
+        visible = [each.is_visible.sum() for each, _ in found]
+        return cls(
+            np.repeat(np.arange(len(said)), [len(each.is_right) for each in said]),
+            np.concatenate([each.targets for each in said]),
+            np.concatenate([each.is_right for each in said]),
+            np.concatenate([each.confidence for each in said]),
+            np.array([[len(image.masks) for image in images], visible], np.float64).T,
+        )
+
+    def sums(self, bound: float = 0.0) -> list[Sums]:
+        """Return numerator and denominator of accuracy, yield and coverage of what is above a bound, scene by scene."""
+        found: list[Sums] = []
+        for number, (masks, visible) in enumerate(self.sizes.tolist()):
+            rows = (self.scene == number) & (self.confidence > bound)
+            right = rows & self.is_right
+            said, covered = float(rows.sum()), float(len(np.unique(self.target[right])))
+            found.append(
+                {"accuracy": (float(right.sum()), said), "yield": (said, masks), "coverage": (covered, visible)}
+            )
+        return found
+
+    def bound_at(self, number: int) -> float:
+        """Return the confidence that so many expressions are above."""
+        falling = np.sort(self.confidence)[::-1]
+        return float(falling[number]) if number < len(falling) else 0.0
+
+    def calibration_error(self, line: WeightLine | None = None) -> float:
+        """Return the expected calibration error in ten bins of equal width, of the confidence or of a line of it."""
+        stated = line_weights(line, self.confidence) if line else self.confidence
+        bins = np.minimum((stated * _BINS).astype(np.int64), _BINS - 1)
+        gaps = [stated[bins == each].sum() - self.is_right[bins == each].sum() for each in range(_BINS)]
+        return float(np.abs(gaps).sum() / max(len(stated), 1))
+
+    def after_verdicts(self) -> tuple[float, list[Sums]]:
+        """Return what a line that is fitted to 200 simulated verdicts gives; the mean of 50 draws.
+
+        Returns:
+            The expected calibration error; and `sums` at the bound where the line promises `_PROMISED` on average.
+        """
+        rng, errors, sums = np.random.default_rng(0), [], []
+        falling = np.sort(self.confidence)[::-1]
+        for _ in range(_DRAWS):
+            rows = rng.permutation(len(self.scene))[:_NUM_VERDICTS]
+            line = fit_line(self.confidence[rows], self.is_right[rows].astype(np.float64))
+            errors.append(self.calibration_error(line))
+            promised = np.cumsum(line_weights(line, falling) if line else falling) / (1 + np.arange(len(falling)))
+            sums.append(self.sums(self.bound_at(int((promised >= _PROMISED).sum()))))
+        # (draws, scenes, figures, 2)
+        pairs = np.mean([[list(each.values()) for each in of_draw] for of_draw in sums], axis=0).tolist()
+        return float(np.mean(errors)), [dict(zip(TRIPLE, map(tuple, each), strict=True)) for each in pairs]
 
 
 @dataclass(frozen=True)
@@ -176,24 +244,10 @@ def bootstrap(scenes: Sequence[SceneRows], tau: float, rules: Mapping[str, Rule]
         tau: Of the preset's own filter, the rule `preset`; beside it stand `paper`, and `right`: every right candidate.
         rules: By name.
     """
-
-    def sums(scene: SceneRows) -> dict[str, tuple[float, float]]:
-        found = {
-            "right": scene.sums(scene.is_right),
-            "paper": scene.sums(by_tau(scene, PAPER_TAU)),
-            "preset": scene.sums(by_tau(scene, tau)),
-            **{name: rule.sums(scene) for name, rule in rules.items()},
-        }
-        return {f"{name}.{key}": pair for name, each in found.items() for key, pair in each.items()}
-
-    return ImageBootstrap([sums(scene) for scene in scenes])
-
-
-def rule_tree(found: ImageBootstrap, name: str) -> dict[str, Any]:
-    """Return a rule's figures as JSON values, each with its interval."""
-    return {figure: as_json(found.ratio(f"{name}.{figure}")) for figure in FIGURES}
-
-
-def step_tree(found: ImageBootstrap, better: str, worse: str) -> dict[str, Any]:
-    """Return by how much a rule exceeds another, paired over scenes, as JSON values."""
-    return {figure: as_json(found.difference(f"{better}.{figure}", f"{worse}.{figure}")) for figure in FIGURES}
+    rules_of = {
+        "right": lambda scene: scene.sums(scene.is_right),
+        "paper": lambda scene: scene.sums(by_tau(scene, PAPER_TAU)),
+        "preset": lambda scene: scene.sums(by_tau(scene, tau)),
+        **{name: rule.sums for name, rule in rules.items()},
+    }
+    return paired({name: [sums(scene) for scene in scenes] for name, sums in rules_of.items()})

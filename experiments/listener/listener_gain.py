@@ -14,20 +14,19 @@ from experiments.composing.posterior_fit import fitted_weights
 from experiments.listener.judged_scenes import (
     COMPOSERS,
     FEATURE_SETS,
-    FIGURES,
+    Composed,
     Rule,
     SceneRows,
     bootstrap,
     collect,
-    composed_alone,
-    rule_tree,
-    step_tree,
 )
 from experiments.process_pool import run_jobs
 from experiments.quality.annotated_scenes import LISTENED, SHIPPED, SceneSet, annotated_chunk, annotated_scenes
+from experiments.quality.markdown_cells import TRIPLE, differences, ratios
 from experiments.quality.parts import Options, draw_generator
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import ShardImage
+from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene
 from pseudoris.training.calibration.confidence_fit import (
     NO_LABELS,
@@ -118,7 +117,7 @@ def draws_of(scenes: Sequence[SceneT], count: int, num_draws: int) -> Iterator[l
 
 def figures_of(sums: Sequence[Sums]) -> list[float]:
     """Return accuracy, yield and coverage of all images together."""
-    totals = np.sum([[each[name] for name in FIGURES] for each in sums], axis=0)
+    totals = np.sum([[each[name] for name in TRIPLE] for each in sums], axis=0)
     return [numerator / denominator if denominator else 0.0 for numerator, denominator in totals.tolist()]
 
 
@@ -132,7 +131,7 @@ def spread(figures: Sequence[Sequence[float]]) -> dict[str, Any]:
             "std": None if np.isnan(deviation[at]) else round(float(deviation[at]), 4),
             "least": round(float(table[:, at].min()), 4),
         }
-        for at, name in enumerate(FIGURES)
+        for at, name in enumerate(TRIPLE)
     }
 
 
@@ -178,8 +177,8 @@ def _composed_figures(options: Options, scenes: SceneSet, composers: tuple[Compo
 
 def _compose_chunk(out: Path, scenes: SceneSet, composers: tuple[Composer, ...], chunk: range) -> list[list[Sums]]:
     images = annotated_chunk(out, scenes, chunk, LISTENED, SHIPPED)
-    pairs = list(zip(map(scenes.scene, chunk), images, strict=True))
-    return [[composed_alone(scene, image, composer) for scene, image in pairs] for composer in composers]
+    truths = [SceneImageTruth(scenes.scene(at)) for at in chunk]
+    return [Composed.of(truths, images, composer).sums() for composer in composers]
 
 
 # Coverage aimed at on development scenes, with a yield of at least so many expressions a mask.
@@ -257,6 +256,6 @@ def _figures(scenes: Sequence[SceneRows], rules: Mapping[str, Rule]) -> dict[str
     found = bootstrap(scenes, load_config("tiny").filtering.tau, rules)
     steps = (*((name, "preset") for name in rules), ("all", "paper"), *_STEPS)
     return {
-        "rules": {name: rule_tree(found, name) for name in ("right", "paper", "preset", *rules)},
-        "steps": {f"{better} - {worse}": step_tree(found, better, worse) for better, worse in steps},
+        "rules": {name: ratios(found, name) for name in ("right", "paper", "preset", *rules)},
+        "steps": {f"{better} - {worse}": differences(found, better, worse) for better, worse in steps},
     }

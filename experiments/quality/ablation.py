@@ -24,7 +24,7 @@ from experiments.quality.ladder import (
     on_true_masks,
     square,
 )
-from experiments.quality.markdown_cells import as_json, is_reversed_beside
+from experiments.quality.markdown_cells import as_json, differences, is_reversed_beside, paired
 from experiments.quality.page import template
 from experiments.quality.parts import Options, Part, Result
 from experiments.quality.svg_chart import Axis, Line, axis_of, line_chart, whisker
@@ -168,13 +168,8 @@ def _between(
     options: Options, here: Sequence[Sums], there: Sequence[Sums], systems: Sequence[System]
 ) -> dict[str, Any]:
     """Paired differences of the two renderers: the same objects, painted twice."""
-    both = [
-        {f"here {name}": pair for name, pair in one.items()} | {f"there {name}": pair for name, pair in other.items()}
-        for one, other in zip(here, there, strict=True)
-    ]
-    bootstrap = ImageBootstrap(both, seed=options.seed)
     names = [f"{system.name}/accuracy" for system in systems] + [f"{DISTINCTIVE.name}:masks.recall_75"]
-    return {name: as_json(bootstrap.difference(f"here {name}", f"there {name}")) for name in names}
+    return differences(paired({"here": here, "there": there}, seed=options.seed), "here", "there", names)
 
 
 def plots(result: Result) -> Mapping[str, str]:

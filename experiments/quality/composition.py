@@ -6,20 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from benchmarks.measurement import digest_of
-from experiments.composing.composed_figures import (
-    COMPOSING,
-    MAX_DISTINCTIVENESS,
-    as_tree,
-    measure,
-)
-from experiments.listener.judged_scenes import composed_alone, settings_of
+from experiments.composing.composed_figures import COMPOSING, MAX_DISTINCTIVENESS, as_tree, measure
+from experiments.listener.judged_scenes import Composed, settings_of
 from experiments.quality.annotated_scenes import DISTINCTIVE, SceneSet, annotated_scenes
-from experiments.quality.markdown_cells import TRIPLE, as_json
+from experiments.quality.markdown_cells import differences, paired, ratios
 from experiments.quality.page import template
 from experiments.quality.parts import Options, Part, Result
 from pseudoris.schemas.shard import ShardImage
+from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene, Split
-from pseudoris.training.evaluation.bootstrap import ImageBootstrap
 from pseudoris.workers.composing.composer import Composer
 
 _WHOLE: Final = "whole"
@@ -50,23 +45,9 @@ def _without(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> dict[str,
     config, whole = COMPOSING.config, COMPOSING.posterior
     composers = {_WHOLE: COMPOSING}
     composers |= {name: Composer(config, whole.model_copy(update=dict(part))) for name, part in _PARTS.items()}
-    bootstrap = ImageBootstrap(
-        {
-            f"{name}.{figure}": pair
-            for name, composer in composers.items()
-            for figure, pair in composed_alone(scene, image, composer).items()
-        }
-        for scene, image in zip(scenes, images, strict=True)
-    )
-    return {
-        name: {
-            **{figure: as_json(bootstrap.ratio(f"{name}.{figure}")) for figure in TRIPLE},
-            "difference": {
-                figure: as_json(bootstrap.difference(f"{name}.{figure}", f"{_WHOLE}.{figure}")) for figure in TRIPLE
-            },
-        }
-        for name in composers
-    }
+    truths = [SceneImageTruth(scene) for scene in scenes]
+    found = paired({name: Composed.of(truths, images, composer).sums() for name, composer in composers.items()})
+    return {name: {**ratios(found, name), "difference": differences(found, name, _WHOLE)} for name in composers}
 
 
 def _settings(options: Options) -> Mapping[str, Any]:

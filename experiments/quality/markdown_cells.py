@@ -12,7 +12,7 @@ import jinja2
 
 from experiments.verdicts import verdict
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.evaluation.bootstrap import Estimate
+from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap, Sums
 
 TRIPLE: Final = ("accuracy", "yield", "coverage")
 # A figure with its interval, as JSON holds it: value, low and high, each None where nothing was counted.
@@ -23,6 +23,25 @@ def as_json(estimate: Estimate) -> dict[str, float | None]:
     """Return a figure and its interval as JSON values, to five digits: the sixth is far inside any interval."""
     parts = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
     return {name: round(part, 5) if math.isfinite(part) else None for name, part in parts.items()}
+
+
+def paired(parts: Mapping[str, Sequence[Sums]], *, seed: int = 0) -> ImageBootstrap:
+    """Return the figures `<part>.<figure>` of parts that have the same images, resampled together."""
+    images = (
+        {f"{name}.{figure}": pair for name, sums in zip(parts, image, strict=True) for figure, pair in sums.items()}
+        for image in zip(*parts.values(), strict=True)
+    )
+    return ImageBootstrap(images, seed=seed)
+
+
+def ratios(found: ImageBootstrap, part: str, figures: Sequence[str] = TRIPLE) -> dict[str, Any]:
+    """Return figures of a part of `paired` as JSON values."""
+    return {figure: as_json(found.ratio(f"{part}.{figure}")) for figure in figures}
+
+
+def differences(found: ImageBootstrap, more: str, less: str, figures: Sequence[str] = TRIPLE) -> dict[str, Any]:
+    """Return by how much a part of `paired` exceeds another, as JSON values."""
+    return {figure: as_json(found.difference(f"{more}.{figure}", f"{less}.{figure}")) for figure in figures}
 
 
 def cell(figure: Figure | None, digits: int = 3, *, sign: str = "") -> str:

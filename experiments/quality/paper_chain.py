@@ -11,18 +11,9 @@ from typing import Any, Final, Literal
 
 from experiments.quality.page import template
 from experiments.quality.parts import Options, Part, Result
-from experiments.quality.scene_runs import SceneRun, pseudo_run, training_scenes, true_run
-from experiments.quality.student_arms import (
-    Answered,
-    Arm,
-    by_kind,
-    num_steps,
-    paper_steps,
-    seeded,
-    train_arms,
-)
-from experiments.quality.students import NUM_FRESH, NUM_SCENES, QUICK_FRESH, QUICK_SCENES
-from pseudoris.synthworld.scenes import Split
+from experiments.quality.scene_runs import pseudo_run, training_scenes
+from experiments.quality.student_arms import Answered, Arm, by_kind, paper_steps
+from experiments.quality.students import NUM_SCENES, QUICK_SCENES, asked_fresh, settings_of
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 
 # Nothing else asks scenes from here on.
@@ -43,39 +34,36 @@ def run(options: Options) -> Result:
     distinct = steps.pop("filtered")
     drawn = replace(distinct, assignments=("data.draw=pseudo_ris",))
     arms = {**steps, "filtered_distinct": distinct, "filtered_pseudo_ris": drawn}
-    groups = {
-        f"{kind}/{name}": seeded(options, replace(arm, kind=kind)) for kind in _KINDS for name, arm in arms.items()
-    }
-    count = options.scenes(NUM_FRESH, QUICK_FRESH)
-    val = true_run(options, SceneRun(Split.TEST, count, FIRST_FRESH))
-    found = train_arms(options, groups, val, shown="students of the paper's chain")
-    return {
-        "scenes": scenes.count,
-        "test_scenes": count,
-        "seeds": len(groups["chooser/naive"]),
-        "arms": {name: {**by_kind(found, name), **found.figures[name]} for name in groups},
-        "differences": {kind: _differences(found, kind) for kind in _KINDS},
-    }
+    arms = {f"{kind}/{name}": replace(arm, kind=kind) for kind in _KINDS for name, arm in arms.items()}
+    found, result = answers(options, arms, shown="students of the paper's chain")
+    return {**result, "differences": {kind: _differences(found, kind) for kind in _KINDS}}
+
+
+def answers(options: Options, arms: Mapping[str, Arm], *, shown: str) -> tuple[Answered, Result]:
+    """Return what the arms answer to the fresh scenes of this part, and the result without differences."""
+    found, result = asked_fresh(options, arms, FIRST_FRESH, shown=shown)
+    return found, {**result, "arms": {name: {**by_kind(found, name), **found.figures[name]} for name in arms}}
 
 
 def _differences(found: Answered, kind: str) -> dict[str, Any]:
     return {f"{more} - {less}": found.difference(f"{kind}/{more}", f"{kind}/{less}") for more, less in _DIFFERENCES}
 
 
-def headline(result: Result) -> Mapping[str, Any]:
-    """Return `paper_chain`: mean and interval of mIoU by learner and arm."""
-    return {"paper_chain": {name: figures["all"] for name, figures in result["arms"].items()}}
+def miou(result: Result) -> Mapping[str, Any]:
+    """Return mean and interval of mIoU by arm."""
+    return {name: figures["all"] for name, figures in result["arms"].items()}
 
 
 def settings(options: Options) -> Mapping[str, Any]:
     """Return what the figures depend on beside the method."""
-    return {
-        "towers": {kind: weights_digest(Arm((), kind=kind).config().towers.weights)[:16] for kind in _KINDS},
-        "steps": num_steps(options),
-        "scenes": options.scenes(NUM_SCENES, QUICK_SCENES),
-        "test_scenes": options.scenes(NUM_FRESH, QUICK_FRESH),
-        "first_fresh": FIRST_FRESH,
-    }
+    towers = {kind: weights_digest(Arm((), kind=kind).config().towers.weights)[:16] for kind in _KINDS}
+    return {**settings_of(options, FIRST_FRESH), "towers": towers}
 
 
-PART = Part("paper_chain", run, template("paper_chain"), headline=headline, settings=settings)
+PART = Part(
+    "paper_chain",
+    run,
+    template("paper_chain"),
+    headline=lambda result: {"paper_chain": miou(result)},
+    settings=settings,
+)

@@ -5,18 +5,16 @@ What each outcome means was written before the first result: experiments/predict
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 import pseudoris
 from experiments.quality.page import template
-from experiments.quality.paper_chain import FIRST_FRESH
+from experiments.quality.paper_chain import FIRST_FRESH, answers, miou
 from experiments.quality.parts import Options, Part, Result
-from experiments.quality.scene_runs import SceneRun, pseudo_run, training_scenes, true_run
-from experiments.quality.student_arms import UNFILTERED, Arm, by_kind, num_steps, seeded, train_arms
-from experiments.quality.students import NUM_FRESH, NUM_SCENES, QUICK_FRESH, QUICK_SCENES
-from pseudoris.synthworld.scenes import Split
-from pseudoris.workers.checkpoints.weight_files import weights_digest
+from experiments.quality.scene_runs import pseudo_run, training_scenes
+from experiments.quality.student_arms import UNFILTERED, Arm
+from experiments.quality.students import NUM_SCENES, QUICK_SCENES, settings_of
 
 # Equation 6 has tau = 1, the authors' code the lower bound of a cosine.
 _PAPER: Final = ("filtering.tau=1", "filtering.min_cosine=1e-4")
@@ -42,33 +40,14 @@ def run(options: Options) -> Result:
         "tau_one": Arm((tau_one,), assignments=_DRAW),
         "paper_numbers": Arm((pseudo_run(options, scenes, filtering=_PAPER),), assignments=_DRAW),
     }
-    groups = {name: seeded(options, arm) for name, arm in arms.items()}
-    count = options.scenes(NUM_FRESH, QUICK_FRESH)
-    val = true_run(options, SceneRun(Split.TEST, count, FIRST_FRESH))
-    found = train_arms(options, groups, val, shown="students of the paper's numbers")
-    return {
-        "scenes": scenes.count,
-        "test_scenes": count,
-        "seeds": len(groups["shipped"]),
-        "arms": {name: {**by_kind(found, name), **found.figures[name]} for name in groups},
-        "differences": {f"{more} - {less}": found.difference(more, less) for more, less in _DIFFERENCES},
-    }
+    found, result = answers(options, arms, shown="students of the paper's numbers")
+    return {**result, "differences": {f"{more} - {less}": found.difference(more, less) for more, less in _DIFFERENCES}}
 
 
-def headline(result: Result) -> Mapping[str, Any]:
-    """Return `paper_numbers`: mean and interval of mIoU by arm."""
-    return {"paper_numbers": {name: figures["all"] for name, figures in result["arms"].items()}}
-
-
-def settings(options: Options) -> Mapping[str, Any]:
-    """Return what the figures depend on beside the method."""
-    return {
-        "towers": weights_digest(Arm(()).config().towers.weights)[:16],
-        "steps": num_steps(options),
-        "scenes": options.scenes(NUM_SCENES, QUICK_SCENES),
-        "test_scenes": options.scenes(NUM_FRESH, QUICK_FRESH),
-        "first_fresh": FIRST_FRESH,
-    }
-
-
-PART: Final = Part("paper_numbers", run, template("paper_numbers"), headline=headline, settings=settings)
+PART: Final = Part(
+    "paper_numbers",
+    run,
+    template("paper_numbers"),
+    headline=lambda result: {"paper_numbers": miou(result)},
+    settings=partial(settings_of, first=FIRST_FRESH),
+)

@@ -12,23 +12,23 @@ from typing import Any, Final
 import yaml
 
 from experiments.composing.any_captioner import CAPTIONERS, compose, fitted_to, setting_of
-from experiments.listener.judged_scenes import FEATURE_SETS, by_tau, judged_columns, rule_tree
+from experiments.listener.judged_scenes import FEATURE_SETS, by_tau, judged_columns
 from experiments.listener.listener_gain import COMPARED
 from experiments.oracle import candidates_of
 from experiments.quality.annotated_scenes import SceneSet, annotated_scenes
+from experiments.quality.markdown_cells import paired, ratios
 from experiments.quality.page import template
 from experiments.quality.parts import Options, Part, Result
-from experiments.quality.scene_runs import SceneRun, pseudo_run, training_scenes, true_run
-from experiments.quality.student_arms import Arm, by_kind, num_steps, seeded, train_arms
+from experiments.quality.scene_runs import pseudo_run, training_scenes
+from experiments.quality.student_arms import Arm, by_kind, num_steps
 from experiments.quality.students import (
     BEST_PRESET,
-    NUM_FRESH,
     NUM_SCENES,
     OF_ONE_MASK,
-    QUICK_FRESH,
     QUICK_SCENES,
     REWORDED,
     annotation_figures,
+    asked_fresh,
 )
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
@@ -38,7 +38,6 @@ from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.calibration.confidence_fit import JudgedImage, calibrate, judge_image
 from pseudoris.training.calibration.run_units import corrected
-from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 
 FILTER, LISTENER, COMPOSER, NO_LABELS, VERDICTS = "filter", "listener", "composer", "no labels", "verdicts"
@@ -49,7 +48,6 @@ TITLES: Final[Mapping[str, str]] = {
     NO_LABELS: "+ no labels",
     VERDICTS: "+ 200 verdicts",
 }
-ROWS: Final = tuple(TITLES)
 WORLDS: Final = ("default", "shifted", "fourth")
 # Nothing else asks scenes from here on, and of the second number students.
 FIRST, FIRST_OF_STUDENTS = 96_000, 98_000
@@ -64,7 +62,7 @@ def run(options: Options) -> Result:
 
 
 def _by_world(options: Options, captioner: str) -> dict[str, Any]:
-    """Return the figures of each of `ROWS` by world; `no labels` has weights that were fitted to the other three."""
+    """Return the figures of each of `TITLES` by world; `no labels` has weights that were fitted to the other three."""
     known = SceneSet(Split.DEVELOPMENT, options.scenes(100, 20))
     images = annotated_scenes(options, known, setting_of(captioner))
     judged = [_judged(SceneImageTruth(scene), image) for scene, image in zip(known.all(), images, strict=True)]
@@ -78,17 +76,15 @@ def _by_world(options: Options, captioner: str) -> dict[str, Any]:
         rows = [_judged(*each) for each in zip(truths, images, strict=True)]
         without = compose(truths, images, corrected(others, images))
         tau = load_config("tiny").filtering.tau
-        parts = [
-            [_named(FILTER, each.sums(by_tau(each, tau))) for each in rows],
-            [_named(LISTENER, each.sums(listener.reached.bounds.keeps(each, listener.weights))) for each in rows],
-            compose(truths, images, own).sums(0.0, COMPOSER),
-            without.sums(0.0, NO_LABELS),
-            without.after_verdicts(VERDICTS)[1],
-        ]
-        bootstrap = ImageBootstrap(
-            {name: pair for part in each for name, pair in part.items()} for each in zip(*parts, strict=True)
-        )
-        found[world] = {name: rule_tree(bootstrap, name) for name in ROWS}
+        parts = {
+            FILTER: [each.sums(by_tau(each, tau)) for each in rows],
+            LISTENER: [each.sums(listener.reached.bounds.keeps(each, listener.weights)) for each in rows],
+            COMPOSER: compose(truths, images, own).sums(),
+            NO_LABELS: without.sums(),
+            VERDICTS: without.after_verdicts()[1],
+        }
+        bootstrap = paired(parts)
+        found[world] = {name: ratios(bootstrap, name) for name in parts}
     return found
 
 
@@ -98,10 +94,6 @@ def _without_labels(options: Options, captioner: str) -> PosteriorConfig:
 
 def _judged(truth: SceneImageTruth, image: ShardImage) -> JudgedImage:
     return judge_image(truth, candidates_of(image, lambda each: each.kept), judged_columns(image))
-
-
-def _named(row: str, sums: Sums) -> Sums:
-    return {f"{row}.{figure}": pair for figure, pair in sums.items()}
 
 
 def _students(options: Options) -> dict[str, Any]:
@@ -118,15 +110,12 @@ def _students(options: Options) -> dict[str, Any]:
         NO_LABELS: Arm((pseudo_run(options, scenes, preset=BEST_PRESET, composing=OF_ONE_MASK, filtering=fitted),)),
     }
     arms = {name: replace(arm, assignments=REWORDED) for name, arm in arms.items()}
-    count = options.scenes(NUM_FRESH, QUICK_FRESH)
-    val = true_run(options, SceneRun(Split.TEST, count, FIRST_OF_STUDENTS))
-    groups = {name: seeded(options, arm) for name, arm in arms.items()}
-    found = train_arms(options, groups, val, shown=f"students of {UNKNOWN}")
+    found, asked = asked_fresh(options, arms, FIRST_OF_STUDENTS, shown=f"students of {UNKNOWN}")
     return {
-        "training_scenes": scenes.count,
-        "test_scenes": count,
-        "seeds": len(groups[FILTER]),
-        "students": {name: by_kind(found, name) for name in groups},
+        "training_scenes": asked["scenes"],
+        "test_scenes": asked["test_scenes"],
+        "seeds": asked["seeds"],
+        "students": {name: by_kind(found, name) for name in arms},
         "annotation": {name: annotation_figures(name, arm) for name, arm in arms.items()},
         "difference": found.difference(NO_LABELS, FILTER),
     }

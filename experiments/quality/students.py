@@ -189,16 +189,29 @@ def headline(result: Result) -> Mapping[str, Any]:
     return {"students": {name: {to: kinds[name]["all"][key] for to, key in named.items()} for name in _HEADLINE}}
 
 
-def settings(options: Options) -> Mapping[str, Any]:
-    """Return what figures of students depend on beside the method: their frozen towers, and how much they see."""
+def asked_fresh(options: Options, arms: Mapping[str, Arm], first: int, *, shown: str) -> tuple[Answered, Result]:
+    """Train all seeds of each arm, and ask fresh scenes; return the answers, and of how many scenes and seeds."""
+    groups = {name: seeded(options, arm) for name, arm in arms.items()}
+    count = options.scenes(NUM_FRESH, QUICK_FRESH)
+    found = train_arms(options, groups, true_run(options, SceneRun(Split.TEST, count, first)), shown=shown)
+    trained = {"scenes": options.scenes(NUM_SCENES, QUICK_SCENES), "test_scenes": count}
+    return found, {**trained, "seeds": max(map(len, groups.values()))}
+
+
+def settings_of(options: Options, first: int) -> dict[str, Any]:
+    """Return what figures of students depend on beside the method: their frozen towers, and what they see."""
     return {
         "towers": weights_digest(Arm(()).config().towers.weights)[:16],
         "steps": num_steps(options),
         "scenes": options.scenes(NUM_SCENES, QUICK_SCENES),
         "test_scenes": options.scenes(NUM_FRESH, QUICK_FRESH),
-        "first_fresh": FIRST_FRESH,
-        **methods(),
+        "first_fresh": first,
     }
+
+
+def settings(options: Options) -> Mapping[str, Any]:
+    """Return those of this part."""
+    return {**settings_of(options, FIRST_FRESH), **methods()}
 
 
 def methods() -> dict[str, str]:
