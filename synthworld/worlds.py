@@ -83,6 +83,12 @@ class World:
     same_word_share: float = 0.4
 
 
+def _palette(hexadecimal: str) -> Mapping[str, Rgb]:
+    """Return the colours of a world from red to white, in the order of `COLOURS`."""
+    colours = map(bytes.fromhex, hexadecimal.split())
+    return {word: (red, green, blue) for word, (red, green, blue) in zip(COLOURS, colours, strict=True)}
+
+
 _DEFAULT: Final = World(
     name=DEFAULT_WORLD,
     palette=COLOURS,
@@ -94,16 +100,7 @@ _DEFAULT: Final = World(
 )
 _SECOND_LOOK: Final = World(
     name="second",
-    palette={
-        "red": (192, 36, 66),
-        "orange": (240, 148, 62),
-        "yellow": (238, 240, 44),
-        "green": (84, 150, 48),
-        "aqua": (48, 196, 206),
-        "blue": (62, 82, 200),
-        "purple": (158, 72, 160),
-        "white": (236, 238, 246),
-    },
+    palette=_palette("c02442 f0943e eef02c 549630 30c4ce 3e52c8 9e48a0 eceef6"),
     textures=("cells", "rings", "bricks"),
     tones=(60, 140),
     chroma=34,
@@ -130,16 +127,7 @@ _CROWDED: Final = replace(
 )
 _FOURTH: Final = World(
     name="fourth",
-    palette={
-        "red": (226, 28, 30),
-        "orange": (236, 142, 12),
-        "yellow": (250, 226, 84),
-        "green": (32, 140, 88),
-        "aqua": (84, 216, 202),
-        "blue": (30, 84, 222),
-        "purple": (122, 44, 148),
-        "white": (250, 244, 238),
-    },
+    palette=_palette("e21c1e ec8e0c fae254 208c58 54d8ca 1e54de 7a2c94 faf4ee"),
     textures=("weave", "speckles", "slopes"),
     tones=(80, 160),
     chroma=28,
@@ -157,16 +145,7 @@ _FOURTH: Final = World(
 )
 _FIFTH: Final = World(
     name="fifth",
-    palette={
-        "red": (214, 52, 44),
-        "orange": (250, 130, 40),
-        "yellow": (232, 214, 58),
-        "green": (66, 168, 82),
-        "aqua": (40, 182, 188),
-        "blue": (52, 66, 178),
-        "purple": (136, 60, 190),
-        "white": (240, 246, 242),
-    },
+    palette=_palette("d6342c fa8228 e8d63a 42a852 28b6bc 3442b2 883cbe f0f6f2"),
     textures=("bricks", "weave", "cells"),
     tones=(55, 145),
     chroma=30,
