@@ -158,10 +158,7 @@ def _slots(phrases: Iterable[NounPhrase]) -> Mapping[str, Mapping[str, str]]:
 
 
 def _slot(phrase: NounPhrase, words: str) -> str:
-    before, after = (
-        [_GAP if content_of(each) == words else each for each in part] for part in (phrase.before, phrase.after)
-    )
-    return " ".join((*before, "#", *after))
+    return replace(_swapped(phrase, words, _GAP), noun="#").text
 
 
 def _swaps(
@@ -296,7 +293,7 @@ class Composer:
         composed = []
         for each in self._composed(plain):
             met = meets(self._keep, {each.kind: np.array([each.confidence])}, 1)
-            record = replace(_record(each, image), kept=bool(met[0]))
+            record = _record(each, image, is_kept=bool(met[0]))
             if (record.target_mask_ids, record.text) not in taken:
                 taken.add((record.target_mask_ids, record.text))
                 composed.append(record)
@@ -317,7 +314,7 @@ class Composer:
             yield from islice(easy_absences(view, self._bank, bank_key), _MAX_PER_IMAGE)
 
 
-def _record(composed: ComposedExpression, image: ShardImage) -> ExpressionRecord:
+def _record(composed: ComposedExpression, image: ShardImage, *, is_kept: bool) -> ExpressionRecord:
     return ExpressionRecord(
         target_mask_ids=tuple(image.masks[number].mask_id for number in composed.targets),
         text=composed.text,
@@ -326,7 +323,7 @@ def _record(composed: ComposedExpression, image: ShardImage) -> ExpressionRecord
         head_noun=composed.noun,
         rival_mask_id=None if composed.rival is None else image.masks[composed.rival].mask_id,
         confidence=composed.confidence,
-        kept=True,
+        kept=is_kept,
         source=SOURCE_COMPOSER,
     )
 

@@ -5,7 +5,7 @@ A template returns None if English has no such form of a phrase: stuff, for inst
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final, Literal
 
 from pseudoris.workers import english as lexicon
@@ -13,25 +13,9 @@ from pseudoris.workers.noun_phrases import NounPhrase
 
 Side = Literal["left", "right", "top", "bottom"]
 
-_EXTREMES: Final[Mapping[Side, str]] = {
-    "left": "leftmost",
-    "right": "rightmost",
-    "top": "topmost",
-    "bottom": "bottommost",
-}
-_OF_TWO: Final[Mapping[Side, str]] = {"left": "left", "right": "right", "top": "upper", "bottom": "lower"}
-_THIRDS: Final[Mapping[Side, str]] = {
-    "left": "on the left",
-    "right": "on the right",
-    "top": "at the top",
-    "bottom": "at the bottom",
-}
-_RELATIONS: Final[Mapping[Side, str]] = {
-    "left": "to the left of",
-    "right": "to the right of",
-    "top": "above",
-    "bottom": "below",
-}
+_OF_TWO: Final = {"left": "left", "right": "right", "top": "upper", "bottom": "lower"}
+_THIRDS: Final = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom"}
+_RELATIONS: Final = {"left": "to the left of", "right": "to the right of", "top": "above", "bottom": "below"}
 _NUMBERS: Final = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 _ORDINALS: Final = {2: "second", 3: "third", 4: "fourth"}
 
@@ -43,14 +27,14 @@ def definite(phrase: NounPhrase) -> str:
 
 def extreme(side: Side, phrase: NounPhrase) -> str | None:
     """Return "the leftmost circle"; None of stuff."""
-    return None if phrase.number == "stuff" else f"the {_EXTREMES[side]} {_counted(phrase)}"
+    return None if phrase.number == "stuff" else f"the {side}most {_counted(phrase)}"
 
 
 def extreme_of(side: Side, number: int, phrase: NounPhrase) -> str | None:
     """Return "the left of the two circles"; None for a number that people would not count."""
     if number not in _NUMBERS or phrase.number == "stuff":
         return None
-    word = _OF_TWO[side] if number == 2 else _EXTREMES[side]
+    word = _OF_TWO[side] if number == 2 else f"{side}most"
     return f"the {word} of the {_NUMBERS[number]} {_plural(phrase)}"
 
 
@@ -80,9 +64,7 @@ def group(number: int, phrase: NounPhrase) -> str | None:
 
 def _counted(phrase: NounPhrase) -> str:
     """The phrase as one thing: "blue pair of jeans"."""
-    return " ".join(
-        (*phrase.before, f"pair of {phrase.noun}" if phrase.number == "pair" else phrase.noun, *phrase.after)
-    )
+    return replace(phrase, noun=f"pair of {phrase.noun}").text if phrase.number == "pair" else phrase.text
 
 
 def _plural(phrase: NounPhrase) -> str:
