@@ -133,7 +133,6 @@ VERBS = _words(
     "shine put adorn indicate balance hit do kiss hug approach attempt wrap brush cut dig gather kneel crouch squat "
     "race speak sell snowboard steer toss wade wash wave pick poke glide"
 )
-THIRD_PERSON = _words("has does goes flies carries lies tries catches reaches watches touches pushes crosses passes")
 ADVERB_PATTERN = re.compile(r"[a-z]{3,}ly")
 DEGREES = _words("very too quite really almost so pretty super extra")
 NOUNS_IN_LY = _words("family butterfly dragonfly jelly belly lily bully assembly dolly fly ally supply holly firefly")
@@ -207,16 +206,8 @@ VERBS_WITH_PREPOSITIONS = frozenset(
         *("looking like", "looking through", "staring at", "talking on", "talking to", "playing with", "covered in"),
         *("dressed in", "dressed as", "leaning on", "leaning against", "waiting for", "reaching for", "working on"),
         *("posing with", "posing for", "pointing at", "getting on", "getting off", "working at", "riding on"),
-        *(
-            "holding onto",
-            "pointing to",
-            "pointing toward",
-            "cutting through",
-            "reaching into",
-            "mounted on",
-            "cut into",
-        ),
-        *("preparing for", "going down", "going up", "eating from", "drinking from", "caught in"),
+        *("holding onto", "pointing to", "pointing toward", "cutting through", "reaching into", "mounted on"),
+        *("cut into", "preparing for", "going down", "going up", "eating from", "drinking from", "caught in"),
     }
 )
 PREPOSITIONS_OF_PARTICIPLES = _words("with by to of from")

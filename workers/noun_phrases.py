@@ -7,7 +7,7 @@ and has a tail" is a red circle with a tail. What the rules cannot place is left
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import combinations, pairwise
@@ -52,13 +52,11 @@ class NounPhrase:
 
 def shorter(phrase: NounPhrase, most: int) -> Iterator[NounPhrase]:
     """Yield the phrase with each `most` of its attributes, then with each fewer, down to one."""
-    attributes, first = (*phrase.before, *phrase.after), len(phrase.before)
+    attributes = [*((each, True) for each in phrase.before), *((each, False) for each in phrase.after)]
     for count in range(most, 0, -1):
-        for kept in combinations(range(len(attributes)), count):
-            before, after = (
-                [attributes[at] for at in kept if (at < first) == is_before] for is_before in (True, False)
-            )
-            yield replace(phrase, before=tuple(before), after=tuple(after))
+        for kept in combinations(attributes, count):
+            before, after = (tuple(each for each, is_before in kept if is_before == side) for side in (True, False))
+            yield replace(phrase, before=before, after=after)
 
 
 def content_of(attribute: str) -> str:
@@ -77,8 +75,7 @@ def implies(words: str, fewer: str) -> bool:
     """Return whether what has an attribute has another one too, both as of `content_of`: "long tail" and "tail"."""
     more, less = words.split(), fewer.split()
     # Who has a red shirt is not red.
-    is_of_same = more[-1] == less[-1] or rules.is_progressive(less[0])
-    return is_of_same and set(less) <= set(more) and ("without" in more) == ("without" in less)
+    return (more[-1] == less[-1] or rules.is_progressive(less[0])) and says_more(words, fewer)
 
 
 def says_more(words: str, fewer: str) -> bool:
@@ -98,7 +95,7 @@ def noun_phrase(caption: str, noun: str | None) -> NounPhrase | None:
     while named and start < len(words) and not is_loop and not is_denied:
         chunk = rules.read_chunk(words, start)
         last = chunk.nouns[-1] + 1 if chunk.nouns else chunk.end
-        if words[last - len(named) : last] == named or chunk.head(words) == " ".join(named):
+        if words[last - len(named) : last] == named:
             return _Reading(words, chunk, " ".join(named), start).phrase()
         start = max(chunk.end, start) + 1
     return None
@@ -118,9 +115,10 @@ def phrase_reader(config: FilterConfig) -> PhraseReader:
     if config.nouns != "spacy":
         return phrases_by_rules
     # Imported here: most runs read by rules.
-    from pseudoris.workers.filtering.spacy_nouns import SpacyPhrases
+    from pseudoris.workers.filtering.spacy_nouns import phrase_of_parse, spacy_pipeline
 
-    return SpacyPhrases(config).phrases
+    pipeline = spacy_pipeline(config)
+    return lambda captions, nouns: list(map(phrase_of_parse, pipeline.pipe(captions), nouns))
 
 
 _DENIALS: Final = frozenset(("not", "never", "cannot", "cant", "wont", "isnt", "doesnt"))
@@ -134,30 +132,32 @@ def english_among(captions: Iterable[str]) -> frozenset[str]:
     are what most of the longer captions are, and English without any. Source: of 1,000 captions by models and 25,014 by
     people none and 0.1 % have fewer known words, and all of 200 in Spanish, French, German, Italian and Portuguese.
     """
-    short, longer = set[str](), dict[str, bool]()
-    for caption in captions:
-        words = [word for word in rules.tokenise(caption) if word[0].isalnum()]
-        if len(words) <= _MAX_SHORT:
-            short.add(caption)
-        else:
-            longer[caption] = sum(map(_is_known, words)) >= _MIN_KNOWN_SHARE * len(words)
-    found = {caption for caption, is_english in longer.items() if is_english}
-    return frozenset(found | short if 2 * len(found) >= len(longer) else found)
+    words = {caption: [word for word in rules.tokenise(caption) if word[0].isalnum()] for caption in captions}
+    longer = {caption for caption, said in words.items() if len(said) > _MAX_SHORT}
+    found = {each for each in longer if sum(map(_is_known, words[each])) >= _MIN_KNOWN_SHARE * len(words[each])}
+    return frozenset(found if 2 * len(found) < len(longer) else found | (words.keys() - longer))
 
 
 _MAX_SHORT: Final = 2
 _MIN_KNOWN_SHARE: Final = 0.4
-_KNOWN: Final = (
-    *(lexicon.DETERMINERS, lexicon.PREPOSITIONS, lexicon.RELATIVES, lexicon.PERSONAL_PRONOUNS, lexicon.EMPTY_PRONOUNS),
-    *(lexicon.CONJUNCTIONS, lexicon.AUXILIARIES, lexicon.KNOWN_NOUNS, lexicon.CLOTHES, lexicon.STUFF, lexicon.PAIRS),
-    *(lexicon.PICTURES, lexicon.QUANTITIES, lexicon.PARTS, lexicon.NOUNS_IN_ING, lexicon.IRREGULAR_PLURALS),
-)
-_KNOWN_WORDS: Final = frozenset().union(*_KNOWN)
+_KNOWN: Final = rules.CLOSED | lexicon.KNOWN_NOUNS | lexicon.QUANTITIES | lexicon.PICTURES | lexicon.STUFF
 
 
 def _is_known(word: str) -> bool:
-    is_listed = word in _KNOWN_WORDS or word.removesuffix("s") in _KNOWN_WORDS
+    is_listed = word in _KNOWN or word.removesuffix("s") in _KNOWN
     return is_listed or rules.describes(word) or rules.is_progressive(word) or rules.finite_stem(word) is not None
+
+
+def number_of(noun: str, counted: Set[str], *, is_list: bool, is_many: bool = False) -> Number:
+    """Return how many things a noun names, behind the words `counted`; `is_many` of "a herd of sheep"."""
+    last = noun.split()[-1]
+    if is_list or counted & lexicon.PLURAL_NUMERALS:
+        return "several"
+    if last in lexicon.PAIRS | lexicon.STUFF:
+        return "pair" if last in lexicon.PAIRS else "stuff"
+    is_plural = lexicon.is_plural(last) and not counted & {"a", "an"}
+    is_plural |= is_many and lexicon.plural_of(last) == last
+    return "several" if is_plural or counted & lexicon.PLURAL_DETERMINERS else "one"
 
 
 class _Reading:
@@ -167,8 +167,8 @@ class _Reading:
         self._words, self._chunk, self._noun, self._start = words, chunk, noun, start
         self._before, self._after = _attributes_before(words, chunk, noun), list[str]()
         self._is_list = False
-        # Whether another thing was named, and its noun: what follows without an object of its own is about that.
-        self._is_elsewhere, self._nearest = False, ""
+        # The other thing named last, "and" in a list: what follows without an object of its own is about that.
+        self._other = ""
 
     def phrase(self) -> NounPhrase:
         at = self._chunk.end
@@ -177,23 +177,11 @@ class _Reading:
             if following is None:
                 break
             at = following
-        return NounPhrase(
-            self._noun, tuple(dict.fromkeys(self._before)), tuple(dict.fromkeys(self._after)), self._number()
-        )
-
-    def _number(self) -> Number:
-        last, counted = self._noun.split()[-1], {self._at(at) for at in self._chunk.modifiers}
+        counted = {self._words[at] for at in self._chunk.modifiers}
         is_of_many = self._at(self._start - 1) == "of" and self._at(self._start - 2) in lexicon.QUANTITIES
-        if self._is_list or not counted.isdisjoint(lexicon.PLURAL_NUMERALS) or self._words[-2:] == ["each", "other"]:
-            return "several"
-        if last in lexicon.PAIRS:
-            return "pair"
-        if last in lexicon.STUFF:
-            return "stuff"
-        is_plural = (lexicon.is_plural(last) and counted.isdisjoint({"a", "an"})) or not counted.isdisjoint(
-            lexicon.PLURAL_DETERMINERS
-        )
-        return "several" if is_plural or (is_of_many and lexicon.plural_of(last) == last) else "one"
+        is_list = self._is_list or self._words[-2:] == ["each", "other"]
+        number = number_of(self._noun, counted, is_list=is_list, is_many=is_of_many)
+        return NounPhrase(self._noun, tuple(dict.fromkeys(self._before)), tuple(dict.fromkeys(self._after)), number)
 
     def _at(self, at: int) -> str:
         return self._words[at] if 0 <= at < len(self._words) else ""
@@ -201,18 +189,16 @@ class _Reading:
     def _read(self, at: int) -> int | None:
         """Read what begins at a word; return where the next begins, or None where the description ends."""
         word = self._words[at]
-        if word == "while" and rules.is_progressive(self._at(at + 1)):
-            self._is_elsewhere, self._nearest = False, ""
-            return at + 1
-        if word in lexicon.ENDS_OF_DESCRIPTIONS or (word in lexicon.RELATIVES and self._is_elsewhere):
+        if word in lexicon.AUXILIARIES or (word == "while" and rules.is_progressive(self._at(at + 1))):
+            # Its subject is the head.
+            self._other = ""
+            opening = "with" if word in lexicon.POSSESSIONS else "doing" if word in ("do", "does") else None
+            return at + 1 if opening is None else self._attribute(at + 1, opening)
+        if word in lexicon.ENDS_OF_DESCRIPTIONS or (word in lexicon.RELATIVES and self._other):
             return None
         if word == "," or word in lexicon.CONJUNCTIONS:
             return self._joined(at)
-        if word in lexicon.POSSESSIONS or (word in ("do", "does") and self._object_end(at + 1)):
-            return self._attribute(at + 1, "with" if word in lexicon.POSSESSIONS else "doing")
-        if word in lexicon.RELATIVES or word in lexicon.AUXILIARIES or word == "well":
-            # Its subject is the head.
-            self._is_elsewhere = self._is_elsewhere and word not in lexicon.AUXILIARIES
+        if word in lexicon.RELATIVES:
             return at + 1
         if word in lexicon.PREPOSITIONS:
             return self._verb(at + 1) if word == "to" and self._at(at + 1) in lexicon.VERBS else self._prepositional(at)
@@ -231,10 +217,9 @@ class _Reading:
         """Read on after "and" or a comma; right after the head, another thing makes it a list: "a man and a dog"."""
         further, is_and = self._at(at + 1), self._words[at] != ","
         is_thing = further in lexicon.DETERMINERS or rules.noun_follows(self._words, at + 1)
-        is_thing = is_thing and (is_and or not rules.describes(further))
-        is_list = is_thing and at == self._chunk.end and not rules.is_verb(self._words, at + 1)
-        if is_list and (is_and or "and" in self._words[at:]):
-            self._is_list = self._is_elsewhere = True
+        is_last = is_and or ("and" in self._words[at:] and not rules.describes(further))
+        if is_thing and is_last and at == self._chunk.end:
+            self._is_list, self._other = True, "and"
             return self._object_end(at + 1)
         return at + 1
 
@@ -249,34 +234,33 @@ class _Reading:
             self._after[-1] = " ".join((self._after[-1], word, *inside))
             return end
         is_worn = word == "in" and inside[-1] in lexicon.CLOTHES
-        is_part = word in ("with", "without") and not self._is_elsewhere and not self._is_scenery(end)
+        # "With trees in the background" is only near.
+        is_near = lexicon.SURROUNDINGS.intersection(self._words[end : end + 3])
+        is_part = word in ("with", "without") and not self._other and not is_near
         is_content = word == "of" and at == self._chunk.end
         if is_worn or is_part or is_content:
             return self._attribute(at + 1, word)
-        self._is_elsewhere, self._nearest = True, inside[-1]
+        self._other = inside[-1]
         return end
-
-    def _is_scenery(self, at: int) -> bool:
-        """Whether what ends before `at` is only near: "with trees in the background"."""
-        return bool(lexicon.SURROUNDINGS.intersection(self._words[at : at + 3]))
 
     def _verb(self, at: int) -> int | None:
         word, following = self._words[at], self._at(at + 1)
-        # "Cut into slices" was done to it.
-        verb = word if following == "into" and rules.is_past_participle(word) else rules.progressive(word)
-        is_complement = following in lexicon.PREPOSITIONS_OF_PARTICIPLES and not verb.endswith("ing")
-        if not rules.is_progressive(word) and not rules.is_past_participle(word):
+        is_done = rules.is_past_participle(word)
+        # A sandwich "cut in half" is cut, a bride who "cut a cake" is cutting.
+        verb = word if is_done and self._object_end(at + 1) is None else rules.progressive(word)
+        if not is_done and not rules.is_progressive(word):
             # Its subject is the head.
-            self._is_elsewhere, self._nearest = False, ""
-        is_needed = is_complement or f"{verb} {following}" in lexicon.VERBS_WITH_PREPOSITIONS
+            self._other = ""
+        is_needed = f"{verb} {following}" in lexicon.VERBS_WITH_PREPOSITIONS
+        is_needed |= following in lexicon.PREPOSITIONS_OF_PARTICIPLES and not verb.endswith("ing")
         if is_needed and self._object_end(at + 2) is not None:
             return self._attribute(at + 2, f"{verb} {following}")
         if following in lexicon.PREPOSITIONS or self._object_end(at + 1) is None:
-            if not self._is_elsewhere and verb not in lexicon.VERBS_OF_PICTURES:
+            if not self._other and verb not in lexicon.VERBS_OF_PICTURES:
                 # "The parked truck": behind the noun it would take what follows, "the truck parked on the left".
                 self._before.insert(0, verb)
             return at + 1
-        return self._object_end(at + 1) if self._nearest in lexicon.PEOPLE else self._attribute(at + 1, verb)
+        return self._object_end(at + 1) if self._other in lexicon.PEOPLE else self._attribute(at + 1, verb)
 
     def _attribute(self, at: int, opening: str) -> int | None:
         """Add "with a hat" and, after "and" or a comma, "with a tie"."""
@@ -291,13 +275,13 @@ class _Reading:
         self._after.append(" ".join((opening, *inside)))
         # What is worn or held in it is no other thing that could do something.
         if opening not in ("of", "wearing") and lexicon.CLOTHES.isdisjoint(inside):
-            self._is_elsewhere, self._nearest = True, inside[-1]
+            self._other = inside[-1]
         following = end + (self._at(end) == ",")
         following += self._at(following) == "and"
         is_listed = following > end and self._object_end(following) is not None
         if is_listed and opening == "of" and self._at(following) in lexicon.DETERMINERS:
             # "A cup of coffee and a spoon" is two things.
-            self._is_list = self._is_elsewhere = True
+            self._is_list, self._other = True, "and"
             return self._object_end(following)
         is_verb = rules.is_verb(self._words, following) and not rules.noun_follows(self._words, following)
         return self._attribute(following, opening) if is_listed and not is_verb else end
@@ -318,24 +302,19 @@ class _Reading:
 
 def _attributes_before(words: Sequence[str], chunk: rules.Chunk, noun: str) -> list[str]:
     first = chunk.nouns[-1] - len(noun.split()) + 1 if chunk.nouns else chunk.end - 1
-    places = [at for at in (*chunk.modifiers, *chunk.nouns) if at < first]
     found: list[str] = []
-    joins = False
-    for at in places:
+    for at in (place for place in (*chunk.modifiers, *chunk.nouns) if place < first):
         word = words[at]
         if words[at + 1 : at + 2] == ["'s"]:
             # What stands before an owner describes the owner.
-            found, joins = [f"{word}'s"], False
-        elif word in lexicon.CONJUNCTIONS or word in (",", "-"):
-            joins = joins or bool(found)
-        elif not is_no_attribute(word) and word not in (noun, *found[-1:]):
-            if joins and found:
+            found = [f"{word}'s"]
+        elif word not in (*_JOINS, noun, *found[-1:]) and not is_no_attribute(word):
+            if found and words[at - 1] in _JOINS:
                 found[-1] = f"{found[-1]} and {word}"
             elif found and (word in _JOINED or found[-1] in _JOINING):
                 found[-1] = f"{found[-1]} {word}"
             else:
                 found.append(word)
-            joins = False
     return [each for each in found if each not in lexicon.DEGREES]
 
 
@@ -346,6 +325,7 @@ def is_no_attribute(word: str) -> bool:
 
 _NO_ATTRIBUTES: Final = (lexicon.DETERMINERS | lexicon.NUMERALS | lexicon.PLACES | {"couple"}) - {"single", "double"}
 _NO_OBJECTS: Final = lexicon.PREPOSITIONS | lexicon.AUXILIARIES | lexicon.RELATIVES | {"", ","}
+_JOINS: Final = lexicon.CONJUNCTIONS | {",", "-"}
 # They belong to the word before them: "a strange looking bird", "a rolled up towel", "a double decker bus".
 _JOINING: Final = lexicon.SHADES | lexicon.DEGREES
 _JOINED: Final = lexicon.LINKING_PARTICIPLES | lexicon.PARTICLES | {"decker"}

@@ -45,6 +45,7 @@ def attributes(caption):
         ("a red double decker bus", ("red", "double decker"), "bus", ()),
         ("a black - haired nurse", ("black-haired",), "nurse", ()),
         ("a very very small teapot...", ("very small",), "teapot", ()),
+        ("a bagel that is cut in half", ("cut",), "bagel", ()),
     ],
 )
 def test_what_describes_the_head_is_one_attribute_each_and_scenery_is_left_out(caption, before, noun, after):
@@ -63,6 +64,7 @@ def test_what_describes_the_head_is_one_attribute_each_and_scenery_is_left_out(c
         ("a lamp, a clock and a vase", "several"),
         ("people", "several"),
         ("a jug of milk and a ladle", "several"),
+        ("a nurse and dancing children", "several"),
         ("the octopus", "one"),
         ("cactus", "one"),
         ("a pair of scissors", "pair"),

@@ -35,7 +35,7 @@ _NO_THINGS = lexicon.PICTURES | lexicon.PLACES | lexicon.COLOURS | lexicon.NUMER
 _OF_OTHERS = lexicon.QUANTITIES | lexicon.PARTS
 _NOT_SEEN = lexicon.DETERMINERS | lexicon.PLACES | lexicon.NUMERALS
 # Words that can be neither a noun nor a word before one.
-_CLOSED = (PUNCTUATION | lexicon.DETERMINERS | lexicon.PREPOSITIONS | lexicon.RELATIVES | lexicon.CONJUNCTIONS) | (
+CLOSED = (PUNCTUATION | lexicon.DETERMINERS | lexicon.PREPOSITIONS | lexicon.RELATIVES | lexicon.CONJUNCTIONS) | (
     lexicon.AUXILIARIES | lexicon.PERSONAL_PRONOUNS | lexicon.EMPTY_PRONOUNS
 )
 _WITH_IS = lexicon.EMPTY_PRONOUNS | lexicon.PERSONAL_PRONOUNS | lexicon.RELATIVES | {"this"}
@@ -122,7 +122,7 @@ def read_chunk(words: list[str], start: int) -> Chunk:
             chunk.modifiers, chunk.nouns = [*chunk.modifiers, *chunk.nouns], []
         elif not chunk.nouns and _modifies(words, i, chunk):
             chunk.modifiers.append(i)
-        elif words[i] in _CLOSED or (_ends(words, i, chunk) if chunk.nouns else _is_leading_verb(words, i, chunk)):
+        elif words[i] in CLOSED or (_ends(words, i, chunk) if chunk.nouns else _is_leading_verb(words, i, chunk)):
             chunk.end = i
             break
         elif chunk.nouns and describes(words[i]):
@@ -201,7 +201,7 @@ def _ends(words: list[str], i: int, chunk: Chunk) -> bool:
 def noun_follows(words: list[str], i: int) -> bool:
     """Return whether there is a noun at i, or after adjectives that start at i."""
     for j in range(i, len(words)):
-        if words[j] in _CLOSED and words[j] not in lexicon.CONJUNCTIONS:
+        if words[j] in CLOSED and words[j] not in lexicon.CONJUNCTIONS:
             return False
         if words[j] in lexicon.ADJECTIVES_OR_NOUNS:
             return True
@@ -227,10 +227,7 @@ def progressive(verb: str) -> str:
     if stem.endswith("e") and not stem.endswith("ee"):
         return f"{stem[:-1]}ing"
     is_short = len(stem) > 2 and stem[-1] in "bdgmnpt" and stem[-2] in "aeiou" and stem[-3] not in "aeiou"
-    return f"{stem}{stem[-1] if is_short and stem not in _UNSTRESSED else ''}ing"
-
-
-_UNSTRESSED = frozenset(("open", "enter", "travel", "cover", "happen", "listen"))
+    return f"{stem}{stem[-1] if is_short else ''}ing"
 
 
 def finite_stem(word: str) -> str | None:
@@ -276,9 +273,7 @@ def is_adverb(word: str) -> bool:
 
 def _is_finite_verb(word: str, *, is_plural: bool) -> bool:
     """Whether the word is a verb in agreement with the noun before: "dog runs", "dogs run", not "two fruit stands"."""
-    if is_plural:
-        return word in lexicon.VERBS
-    return word in lexicon.THIRD_PERSON or (word.endswith("s") and word[:-1] in lexicon.VERBS)
+    return word in lexicon.VERBS if is_plural else finite_stem(word) not in (None, word)
 
 
 def _at(words: list[str], i: int) -> str:
@@ -293,9 +288,10 @@ def noun_finder(config: FilterConfig) -> NounFinder:
     if config.nouns == "rules":
         return lambda texts: [head_noun(text) for text in texts]
     # Imported here: most runs find nouns by rules.
-    from pseudoris.workers.filtering.spacy_nouns import SpacyNouns, first_child_head, head_of_parse
+    from pseudoris.workers.filtering.spacy_nouns import first_child_head, head_of_parse, spacy_pipeline
 
-    return SpacyNouns(config, head_of_parse if config.nouns == "spacy" else first_child_head)
+    pipeline, rule = spacy_pipeline(config), head_of_parse if config.nouns == "spacy" else first_child_head
+    return lambda texts: list(map(rule, pipeline.pipe(texts)))
 
 
 def noun_prompt(text: str, noun: str | None, *, nouns: NounRule = "rules") -> str:

@@ -7,7 +7,7 @@ folder that `nlp.to_disk` wrote. The digest of its files is part of a run's iden
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,23 +17,9 @@ from pseudoris.schemas.config import FilterConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.extras import install
 from pseudoris.schemas.untrusted import file_sha256
-from pseudoris.workers.english import (
-    CLOTHES,
-    PAIRS,
-    PARTS,
-    PICTURES,
-    PLURAL_NUMERALS,
-    POSSESSIONS,
-    PREPOSITIONS_OF_PARTICIPLES,
-    QUANTITIES,
-    STUFF,
-    SURROUNDINGS,
-    VERBS_OF_PICTURES,
-    VERBS_WITH_PREPOSITIONS,
-    is_plural,
-)
+from pseudoris.workers import english as lexicon
 from pseudoris.workers.filtering.head_nouns import progressive
-from pseudoris.workers.noun_phrases import NounPhrase, Number, insert_adjective, is_no_attribute
+from pseudoris.workers.noun_phrases import NounPhrase, insert_adjective, is_no_attribute, number_of
 
 # The pipeline of `filtering.nouns=spacy`.
 SPACY_MODEL: Final = "en_core_web_sm"
@@ -67,36 +53,17 @@ def pipeline_digest(config: FilterConfig) -> str | None:
     return total.hexdigest()
 
 
-class SpacyNouns:
-    """Expressions → head nouns, by a rule on their parses."""
+def spacy_pipeline(config: FilterConfig) -> Any:
+    """Return the loaded parser, a `spacy.Language`; `ConfigError` if it is missing or parses nothing."""
+    check_spacy(config)
+    import spacy
 
-    def __init__(self, config: FilterConfig, rule: Callable[[Any], str | None]) -> None:
-        """Load the parser; `rule` takes a parsed `spacy.tokens.Doc`."""
-        check_spacy(config)
-        import spacy
-
-        self._rule = rule
-        try:
-            self._pipeline = spacy.load(_model(config), exclude=_UNUSED)
-            self(["a dog"])  # fails if the pipeline has no parser
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"filtering.nouns={config.nouns}: {_model(config)} cannot be used: {error}") from error
-
-    def __call__(self, texts: Iterable[str]) -> list[str | None]:
-        """Return the head noun of each text, or None if the rule finds none."""
-        return [self._rule(parsed) for parsed in self._pipeline.pipe(texts)]
-
-
-class SpacyPhrases(SpacyNouns):
-    """Captions and their head nouns → what each parse says of its head, as `noun_phrases` does by rules."""
-
-    def __init__(self, config: FilterConfig) -> None:
-        """Load the parser."""
-        super().__init__(config, head_of_parse)
-
-    def phrases(self, captions: Sequence[str], nouns: Sequence[str]) -> list[NounPhrase | None]:
-        """Return a phrase for each caption; None if it has no such head, or denies something."""
-        return list(map(phrase_of_parse, self._pipeline.pipe(captions), nouns))
+    try:
+        pipeline = spacy.load(_model(config), exclude=_UNUSED)
+        list(pipeline("a dog").noun_chunks)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"filtering.nouns={config.nouns}: {_model(config)} cannot be used: {error}") from error
+    return pipeline
 
 
 def phrase_of_parse(parsed: Any, noun: str) -> NounPhrase | None:
@@ -114,14 +81,17 @@ def phrase_of_parse(parsed: Any, noun: str) -> NounPhrase | None:
     for verb in verbs:
         further = (each for each in verb.children if each.dep_ in ("conj", "xcomp", "advcl") and each.pos_ == "VERB")
         verbs += [each for each in further if not _objects(each, "nsubj")]
-        said = [f"{_opening(verb)} {_words(each)}" for each in _objects(verb, "dobj")]
-        said = said or [each for child in verb.children for each in _with(child, _opening(verb))]
+        opening = "with" if verb.lower_ in lexicon.POSSESSIONS else progressive(verb.lower_)
+        said = [f"{opening} {_words(each)}" for each in _objects(verb, "dobj")]
+        said = said or [each for child in verb.children for each in _with(child, opening)]
         for adjective in _objects(verb, "acomp"):
             insert_adjective(before, adjective.lower_)
-        if verb.pos_ == "VERB" and not said and verb.lower_ not in VERBS_OF_PICTURES:
+        if verb.pos_ == "VERB" and not said and verb.lower_ not in lexicon.VERBS_OF_PICTURES:
             before.insert(0, progressive(verb.lower_))
         after += said
-    return NounPhrase(head.lower_, tuple(dict.fromkeys(before)), tuple(dict.fromkeys(after)), _number(head))
+    counted, is_many = {each.lower_ for each in head.lefts}, head.tag_ in ("NNS", "NNPS")
+    number = number_of(head.lower_, counted, is_list=bool(_objects(head, "conj")), is_many=is_many)
+    return NounPhrase(head.lower_, tuple(dict.fromkeys(before)), tuple(dict.fromkeys(after)), number)
 
 
 _BEFORE: Final = frozenset(("amod", "compound", "nmod", "poss"))
@@ -137,29 +107,16 @@ def _objects(token: Any, relation: str) -> list[Any]:
     return [each for each in token.children if each.dep_ == relation]
 
 
-def _opening(verb: Any) -> str:
-    return "with" if verb.lower_ in POSSESSIONS else progressive(verb.lower_)
-
-
 def _with(preposition: Any, verb: str = "") -> Iterator[str]:
     """Yield "with a hat" of a noun, or "filled with lemons" of a verb, if the preposition says what it has."""
     for each in _objects(preposition, "pobj"):
         word = preposition.lower_
-        is_participle = not verb.endswith("ing") and word in PREPOSITIONS_OF_PARTICIPLES
-        is_of_verb = f"{verb} {word}" in VERBS_WITH_PREPOSITIONS or is_participle
-        is_of_noun = word in ("with", "without", "of") or (word == "in" and each.lower_ in CLOTHES)
-        near = SURROUNDINGS.intersection(token.lower_ for token in preposition.subtree)
+        is_participle = not verb.endswith("ing") and word in lexicon.PREPOSITIONS_OF_PARTICIPLES
+        is_of_verb = f"{verb} {word}" in lexicon.VERBS_WITH_PREPOSITIONS or is_participle
+        is_of_noun = word in ("with", "without", "of") or (word == "in" and each.lower_ in lexicon.CLOTHES)
+        near = lexicon.SURROUNDINGS.intersection(token.lower_ for token in preposition.subtree)
         if is_of_verb if verb else is_of_noun and not near:
             yield f"{verb} {word} {_words(each)}".strip()
-
-
-def _number(head: Any) -> Number:
-    counted = {each.lower_ for each in head.lefts}
-    if _objects(head, "conj") or not counted.isdisjoint(PLURAL_NUMERALS):
-        return "several"
-    if head.lower_ in PAIRS | STUFF:
-        return "pair" if head.lower_ in PAIRS else "stuff"
-    return "several" if head.tag_ in ("NNS", "NNPS") or is_plural(head.lower_) else "one"
 
 
 def head_of_parse(parsed: Any) -> str | None:
@@ -194,7 +151,7 @@ def _chunk_root(parsed: Any, *, max_children: int | None) -> Any:
 
 def _skip_quantities(head: Any) -> Any:
     """Replace a picture, quantity or part by the object of its `of`, repeatedly."""
-    while head.lower_ in PICTURES | QUANTITIES | PARTS:
+    while head.lower_ in lexicon.PICTURES | lexicon.QUANTITIES | lexicon.PARTS:
         behind = next((c for of in head.children if of.lower_ == "of" for c in of.children if c.dep_ == "pobj"), None)
         if behind is None:
             break
