@@ -119,11 +119,12 @@ def by_names(evidence: Evidence, names: NounRelations) -> Evidence:
         name = names.first.get(noun, noun)
         nouns[name] += share
         correctness[name] = max(correctness.get(name, -math.inf), evidence.correctness[noun])
-    said = dict(names.first)
+    said = {noun: names.first.get(noun, noun) for noun in evidence.nouns}
     for wide, covered in names.wider.items():
         drawn = [name for name in covered if name in nouns]
         if wide in nouns and drawn:
-            said[wide] = max(drawn, key=lambda name: nouns[name])
+            likeliest = max(drawn, key=lambda name: nouns[name])
+            said = {noun: likeliest if name == wide else name for noun, name in said.items()}
             del nouns[wide], correctness[wide]
     phrases = (replace(each, noun=said.get(each.noun, each.noun)) for each in evidence.phrases)
     shares = _shares(nouns, sum(nouns.values()))

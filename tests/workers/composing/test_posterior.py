@@ -94,15 +94,15 @@ def test_a_part_of_a_mask_of_another_noun_stays_an_object():
     assert both[1] < 0.01
 
 
-NAMES = NounRelations(same=(("man", "guy"),), wider={"person": ("man", "woman")})
+NAMES = NounRelations(same=(("man", "guy"), ("person", "someone")), wider={"person": ("man", "woman")})
 
 
 def test_names_of_one_thing_support_each_other_and_a_wider_name_is_true_of_all():
-    said = evidence({"man": 0.3, "guy": 0.3, "person": 0.2, "dog": 0.2})
-    said = replace(said, phrases=(NounPhrase("person", ("tall",)), NounPhrase("guy", ("tall",)), NounPhrase("dog")))
-    found = by_names(said, NAMES)
+    said = evidence({"man": 0.3, "guy": 0.3, "person": 0.1, "someone": 0.1, "dog": 0.2})
+    phrases = (NounPhrase("person", ("tall",)), NounPhrase("guy", ("tall",)), NounPhrase("dog"))
+    found = by_names(replace(said, phrases=(*phrases, NounPhrase("someone", ("old",)))), NAMES)
     assert found.nouns == pytest.approx({"man": 0.75, "dog": 0.25})
-    assert found.phrases == (NounPhrase("man", ("tall",)), NounPhrase("dog"))
+    assert found.phrases == (NounPhrase("man", ("tall",)), NounPhrase("dog"), NounPhrase("man", ("old",)))
     weights = PLAIN.model_copy(update={"names": NAMES})
     both = [by_names(each, NAMES) for each in (said, evidence({"woman": 1.0}), evidence({"person": 1.0}))]
     view = Posterior(weights, both, np.ones(3))
