@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, is_dataclass, replace
 from functools import cache
@@ -42,6 +42,9 @@ _MOVED: Final = dict.fromkeys(
 # Of keys that may be meant.
 _SHOWN_KEYS: Final = 3
 
+# What a section says of the file at its `uri`: its digest, what it held, and its remedy.
+_OF_FILE: Final = ("sha256", "values", "how_to_get")
+
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -69,16 +72,13 @@ def load_config(
     said = named_preset(own)
     config = validate(laid([*preset_layers(preset or said or "tiny"), *own]))
     # A file with every setting written out means the same over any preset.
-    if said not in (None, preset) and config != _validated_or_none([*preset_layers(said), *own]):
+    if said not in (None, preset):
+        with suppress(ConfigError):
+            if config == validate(laid([*preset_layers(said), *own])):
+                return config
         where = next(layer.name for layer in reversed(own) if "preset" in layer.tree)
         raise ConfigError(f"the preset is {preset!r}, but {where} says 'preset: {said}': name one of them alone")
     return config
-
-
-def _validated_or_none(layers: Iterable[Layer]) -> RunConfig | None:
-    with suppress(ConfigError):
-        return validate(laid(layers))
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def laid(layers: Iterable[Layer]) -> dict[str, Any]:
     """Return the tree that the layers make, each over those before it."""
     tree: dict[str, Any] = {}
     for layer in layers:
-        tree = _lay_over(tree, layer.tree)
+        tree = merge(tree, layer.tree, _OF_FILE)
     return tree
 
 
@@ -138,40 +138,28 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: With one line for each mistake: the key, the value given, what is allowed, the nearest known key.
     """
-    bank, _ = _named_file(tree, "composing", "bank")
-    if bank:
-        tree = merge(tree, {"composing": {"bank": {**bank, **read_bank(bank["uri"], bank.get("sha256"))}}})
-    fitted, uri = _named_file(tree, "filtering", "fitted")
-    if fitted:
-        tree = merge(tree, {"filtering": {"fitted": {**fitted, **read_fitted(uri, fitted.get("sha256"))}}})
-    return validate_as(RunConfig, _with_posterior(tree), fitted=uri)
+    tree, _ = _with_file(tree, "composing", "bank", read_bank)
+    tree, uri = _with_file(tree, "filtering", "fitted", read_fitted)
+    config = validate_as(RunConfig, tree, fitted=uri)
+    if config.composing is None or config.filtering.fitted_values.posterior is not None:
+        return config
+    # None was fitted: the one of drawn scenes that transfers.
+    shipped = for_any_captioner(is_heard=config.captions.listening is not None)
+    part = shipped if config.filtering.fitted is None else {"values": {"posterior": shipped["values"]["posterior"]}}
+    return validate_as(RunConfig, merge(tree, {"filtering": {"fitted": part}}), fitted=uri)
 
 
-def _with_posterior(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a tree that composes with a posterior: where none was fitted, the one of drawn scenes that transfers."""
-    if not isinstance(tree.get("composing"), Mapping):
-        return tree
-    captions, filtering = (
-        tree[name] if isinstance(tree.get(name), Mapping) else {} for name in ("captions", "filtering")
-    )
-    fitted = filtering.get("fitted") or {}
-    values = fitted.get("values") if isinstance(fitted, Mapping) else None
-    if fitted and (not isinstance(values, Mapping) or values.get("posterior") is not None):
-        return tree
-    shipped = for_any_captioner(is_heard=captions.get("listening") is not None)
-    part = {"values": {"posterior": shipped["values"]["posterior"]}} if fitted else shipped
-    return merge(tree, {"filtering": {"fitted": part}})
-
-
-def _named_file(tree: Mapping[str, Any], section: str, name: str) -> tuple[Mapping[str, Any], str]:
-    """Return a part of the tree whose `uri` names a file that was not read yet, and the uri; else nothing."""
+def _with_file(
+    tree: Mapping[str, Any], section: str, name: str, read: Callable[[str, object], dict[str, Any]]
+) -> tuple[Mapping[str, Any], str]:
+    """Return the tree with what `read` finds in the file that a part names, if it was not read yet; and its uri."""
     # Files are read here, not in the model: a run's header, which is a stranger's, never names a file that is opened. A
     # uri with a secret is left to the model, which refuses it without repeating it.
     part = tree[section].get(name) if isinstance(tree.get(section), Mapping) else None
     uri = part.get("uri") if isinstance(part, Mapping) and "values" not in part else None
     if isinstance(part, Mapping) and isinstance(uri, str) and secret_in(uri, None) is None:
-        return part, uri
-    return {}, ""
+        return merge(tree, {section: {name: read(uri, part.get("sha256"))}}), uri
+    return tree, ""
 
 
 def validate_as(model: type[_Model], tree: Mapping[str, Any], *, fitted: str = "") -> _Model:
@@ -194,26 +182,17 @@ def config_hash(config: RunConfig) -> str:
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with `over` laid on top: mappings merge key by key, everything else replaces."""
-    merged = dict(base)
+def merge(base: Mapping[str, Any], over: Mapping[str, Any], of_file: Collection[str] = ()) -> dict[str, Any]:
+    """Return `base` with `over` laid on top: mappings merge key by key, everything else replaces.
+
+    Where `over` names another `uri`, the keys `of_file` of the file before go too.
+    """
+    is_same = over.get("uri", base.get("uri")) == base.get("uri")
+    merged = {key: value for key, value in base.items() if is_same or key not in of_file}
     for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def _lay_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `merge`, without the digest, values and remedy of a file that `over` replaces."""
-    merged = merge(base, over)
-    for key, above in over.items():
-        below = base.get(key)
-        if isinstance(above, Mapping) and isinstance(below, Mapping):
-            merged[key] = _lay_over(below, above)
-    if over.get("uri", base.get("uri")) != base.get("uri"):
-        merged = {
-            key: value for key, value in merged.items() if key in over or key not in {"sha256", "values", "how_to_get"}
-        }
+        if isinstance(below := merged.get(key), Mapping) and isinstance(value, Mapping):
+            value = merge(below, value, of_file)
+        merged[key] = value
     return merged
 
 

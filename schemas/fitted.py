@@ -215,8 +215,7 @@ def for_any_captioner(*, is_heard: bool) -> dict[str, Any]:
 
     It holds a posterior alone, fitted to drawn scenes of four captioners.
     """
-    uri = f"builtin:any-{'probability' if is_heard else 'draws'}.fitted.yaml"
-    return read_fitted(uri)
+    return read_fitted(f"builtin:any-{'probability' if is_heard else 'draws'}.fitted.yaml")
 
 
 def read_named(key: str, uri: str, sha256: object, remedy: str) -> tuple[bytes, str]:

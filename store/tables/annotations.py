@@ -91,12 +91,8 @@ def iter_annotations(
                     of_mask[mask_id].append(each)
             yield AnnotatedImage(
                 shard=receipt.shard,
-                image_id=image,
-                key=row["key"],
-                height=row["height"],
-                width=row["width"],
-                sha256=row["sha256"],
-                data=row.get("bytes"),
+                data=row.pop("bytes", None),
+                **row,
                 masks=tuple(
                     AnnotatedMask(**mask_fields(each), expressions=tuple(of_mask[each["mask_id"]]))
                     for each in masks[image]
