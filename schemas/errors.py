@@ -22,10 +22,16 @@ class ConfigError(PseudorisError):
     """
 
 
-def check_number(name: str, value: Any, low: float, high: float = 2**63 - 1, *, is_whole: bool = True) -> None:
-    """Accept what an option or argument was given: None, or a number from `low` to `high`; else a `ConfigError`."""
+def check_number(
+    name: str, value: Any, low: float, high: float = 2**63 - 1, *, is_whole: bool = True, is_needed: bool = False
+) -> None:
+    """Accept what an option or argument was given: a number from `low` to `high`, or None unless it is needed.
+
+    Raises:
+        ConfigError: It is anything else.
+    """
     is_number = isinstance(value, Integral if is_whole else Real) and not isinstance(value, bool)
-    if value is not None and not (is_number and low <= value <= high):
+    if (value is not None or is_needed) and not (is_number and low <= value <= high):
         is_long = isinstance(value, int) and value.bit_length() > 64
         shown = "of more than 64 bits" if is_long else f"{value!r:.40}"
         kind = "whole number" if is_whole else "finite number"

@@ -101,7 +101,8 @@ def _check_options(chosen: ExportFormat, options: ExportOptions) -> None:
         name, value, bounds = option.name, getattr(options, option.name), option.metadata
         flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
         if "min" in bounds:
-            check_number(flag, value, bounds["min"], bounds.get("max", 2**63 - 1), is_whole=option.type != "float")
+            kind = {"is_whole": option.type != "float", "is_needed": option.default is not None}
+            check_number(flag, value, bounds["min"], bounds.get("max", 2**63 - 1), **kind)
         # People correct the run's own texts, and the import compares what comes back with those.
         of_all = {*EXPORTS} - {LABEL_STUDIO.name} if name == "rewording" else set[str]()
         readers = [each.name for each in EXPORTS.values() if name in each.reads or each.name in of_all]

@@ -329,7 +329,7 @@ class ExportJob:
         places = {mask.mask_id: place for place, mask in enumerate(image.masks)}
         said = [each for mask in image.masks for each in mask.expressions if each.target_mask_ids[0] == mask.mask_id]
         said += image.untargeted
-        for own, (first, *forms) in zip(said, self._sentences(image.image_id, said), strict=True):
+        for own, (first, *forms) in zip(said, sentences_of(image.image_id, said, self.options.rewording), strict=True):
             targets = tuple(places[mask] for mask in own.target_mask_ids)
             self.num_further += len(forms)
             for text in (first, *forms):
@@ -337,14 +337,6 @@ class ExportJob:
                 record = replace(own, text=text, samples=own.samples if text == first else ())
                 origin = {} if text == own.text else {"rewording_of": own.text}
                 yield ExportExpression(next(self._text_numbers), record, targets, origin)
-
-    def _sentences(self, image_id: str, said: Sequence[ExpressionRecord]) -> Iterable[tuple[str, ...]]:
-        if not self.options.rewording:
-            return ((each.text,) for each in said)
-        # Here, because the package of datasets loads torch, and every command imports this module.
-        from pseudoris.training.dataset.rewording import sentences
-
-        return sentences(image_id, said, self.options.rewording)
 
     def add(self, content: Content) -> None:
         """Count what a format keeps of an image, or of one of its masks, as written."""
@@ -384,3 +376,13 @@ class ExportJob:
         counts = {"rows": dict(rows), "dropped": dict(self.dropped)}
         mark(self.destination, {**begins, "num_images": self.request.num_images, **facts, **counts})
         return ExportReport(rows, files, self.size_bytes, self.dropped, notes, tuple(filter(None, (_CHECKED, checked))))
+
+
+def sentences_of(image_id: str, said: Sequence[ExpressionRecord], rewording: int) -> Iterable[tuple[str, ...]]:
+    """Return what an export says for each of an image's expressions: its text, or its sentences by `--rewording`."""
+    if not rewording:
+        return ((each.text,) for each in said)
+    # Here, because the package of datasets loads torch, and every command imports this module.
+    from pseudoris.training.dataset.rewording import sentences
+
+    return sentences(image_id, said, rewording)

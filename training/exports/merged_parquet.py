@@ -27,7 +27,7 @@ from pseudoris.store.tables.committed_tables import iter_table
 from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, open_parquet
 from pseudoris.training.exports.croissant import describe
 from pseudoris.training.exports.destination import EXPORT_NAME
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ExportRequest
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ExportRequest, sentences_of
 
 _OF: Final = "Text that the row says in other words; all other columns are of that text. Null of the run's own texts."
 _REWORDING_OF: Final = pa.field("rewording_of", pa.string(), metadata={"doc": _OF})
@@ -149,13 +149,10 @@ def _parts(request: ExportRequest, table: str, left_out: _LeftOut) -> Iterator[p
 
 def _reworded(part: pa.Table, number: int) -> pa.Table:
     """Return expressions with the rows of their further sentences behind each."""
-    # Here, because the package of datasets loads torch, and every command imports this module.
-    from pseudoris.training.dataset.rewording import sentences
-
     rows = part.select(["image_id", "target_mask_ids", "text", "source", "kept"]).to_pylist()
     found: list[tuple[str, ...]] = []
     for image_id, of_image in groupby(rows, key=lambda row: row.pop("image_id")):
-        found += sentences(image_id, [ExpressionRecord(**row, samples=()) for row in of_image], number)
+        found += sentences_of(image_id, [ExpressionRecord(**row, samples=()) for row in of_image], number)
     whole = part.take([place for place, said in enumerate(found) for _ in said])
     texts = pa.array([text for said in found for text in said], pa.string())
     origins = pc.if_else(pc.equal(whole["text"], texts), pa.scalar(None, pa.string()), whole["text"])

@@ -129,6 +129,7 @@ def test_a_format_holds_absences_or_leaves_them_out_and_counts_them(run, tmp_pat
         ("refer", -1, "--rewording -1 is not possible: give a whole number from 0 to 10"),
         ("refer", 11, "--rewording 11 is not possible"),
         ("refer", "two", "--rewording 'two' is not possible"),
+        ("refer", None, "--rewording None is not possible: give a whole number from 0 to 10"),
         ("label-studio", 1, "--format label-studio does not use --rewording, which belongs to parquet, refer"),
     ],
 )
