@@ -245,6 +245,22 @@ _LeastYield = Annotated[
         min=0,
     ),
 ]
+_Audit = Annotated[
+    str | None,
+    option(
+        "--audit",
+        "Judged audit of OUT: fit the lines of the column weight to its verdicts. The rest stays as in OUT.",
+        metavar="AUDIT",
+    ),
+]
+_Composer = Annotated[
+    bool,
+    option(
+        "--composer",
+        "Of the composer's weights for any captioner: write them in the units of OUT's scores, without labels. The "
+        "rest stays as in OUT.",
+    ),
+]
 
 
 def calibrate(
@@ -253,22 +269,8 @@ def calibrate(
     coverage: _Coverage = None,
     least_yield: _LeastYield = 2.0,
     images: Annotated[int | None, option("Use the first N images; all by default.", min=1)] = None,
-    audit: Annotated[
-        str | None,
-        option(
-            "--audit",
-            "Judged audit of OUT: fit the lines of the column weight to its verdicts. The rest stays as in OUT.",
-            metavar="AUDIT",
-        ),
-    ] = None,
-    composer: Annotated[
-        bool,
-        option(
-            "--composer",
-            "Of the composer's weights for any captioner: write them in the units of OUT's scores, without labels. The "
-            "rest stays as in OUT.",
-        ),
-    ] = False,
+    audit: _Audit = None,
+    composer: _Composer = False,
     to: Annotated[Path | None, option("Write what was fitted to this file, and print settings that name it.")] = None,
 ) -> None:
     """Fit a run's confidence and keep rule, and print them as YAML.
@@ -287,17 +289,18 @@ def calibrate(
     aim = DEFAULT_COVERAGE if coverage is None else coverage
     location = RunLocation.open_to_read(out)
     header = require_header(location)
+    fitted = header.config.filtering.fitted_values
     if audit is not None or composer:
         if truth is not None or images is not None or (audit is not None and composer):
             said = "--composer needs no labels" if composer else "--audit has its own verdicts"
             raise ConfigError(f"{said}: leave --truth, --coverage, --images and the other of --audit, --composer out.")
-        text = _fitted_yaml(header, _with_units(location) if audit is None else _with_lines(location, audit))
+        text = fitted_text(header, _corrected(location, fitted, audit))
         return echo(text, nl=False) if to is None else options.write_text(to, text, option="--to")
     with bar() as show:
         reading = show.named("reading the truth")
         known = None if truth is None else open_truth(truth, header, SceneTruth, reading)
         found = calibrated_run(location, known, coverage=aim, least_yield=least_yield, max_images=images)
-    text = fitted_text(found, header)
+    text = fitted_text(header, replace(fitted, confidence=found.weights, pair_weight=found.pair_weight))
     if to is None:
         echo(f"# --to FILE writes this:\n{text}---\n# and these settings name it:")
     else:
@@ -306,20 +309,17 @@ def calibrate(
     _report_fit(found, aim if truth is not None else None, least_yield)
 
 
-def _with_units(location: RunLocation) -> FittedValues:
+def _corrected(location: RunLocation, fitted: FittedValues, audit: str | None) -> FittedValues:
+    """Return what a run has with the lines of an audit; without one, with the composer's weights in the run's units."""
+    if audit is not None:
+        from pseudoris.cli.audit_report import lines_of_audit
+
+        return replace(fitted, pair_weight=lines_of_audit(location, audit))
     from pseudoris.training.calibration.run_units import posterior_of_run
 
-    fitted = require_header(location).config.filtering.fitted_values
     # A line holds for the confidences that it was fitted to.
     lines = None if fitted.pair_weight is None else fitted.pair_weight.model_copy(update={"composed": None})
     return replace(fitted, pair_weight=lines, posterior=posterior_of_run(location))
-
-
-def _with_lines(location: RunLocation, audit: str) -> FittedValues:
-    from pseudoris.cli.audit_report import lines_of_audit
-
-    fitted = require_header(location).config.filtering.fitted_values
-    return replace(fitted, pair_weight=lines_of_audit(location, audit))
 
 
 def _report_fit(found: Calibration, coverage: float | None, least_yield: float) -> None:
@@ -347,13 +347,8 @@ def _why_not(reached: BoundsFigures, wanted: float) -> str:
     return f"{nearest}. Bounds change in steps. Composed and human expressions are always kept."
 
 
-def fitted_text(found: Calibration, header: RunHeader) -> str:
-    """Return the file that `filtering.fitted.uri` names: of a run's composer, with the posterior that it has."""
-    fitted = header.config.filtering.fitted_values
-    return _fitted_yaml(header, replace(fitted, confidence=found.weights, pair_weight=found.pair_weight))
-
-
-def _fitted_yaml(header: RunHeader, fitted: FittedValues) -> str:
+def fitted_text(header: RunHeader, fitted: FittedValues) -> str:
+    """Return the file that `filtering.fitted.uri` names, of values that were fitted for the models of a run."""
     tree: dict[str, Any] = {"models": {name: each for name, each in header.identity.weights.items() if name in _FITTED}}
     if fitted.confidence is not None:
         tree["confidence"] = fitted.confidence.model_dump(exclude_defaults=True)

@@ -8,9 +8,8 @@ the names of several things, each of which has large shares where the others hav
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Final
 
@@ -34,8 +33,8 @@ _MOST_TOLD_APART: Final = 1.2
 
 def noun_relations(masks: Sequence[Evidence]) -> NounRelations:
     """Return the relations of the nouns that were drawn for the masks of a run."""
-    same = NounRelations(same=_names(_Together.of(masks)))
-    merged = _Together.of(by_names(each, same) for each in masks)
+    same = NounRelations(same=_names(_Together(masks)))
+    merged = _Together(by_names(each, same) for each in masks)
     wider: defaultdict[str, list[str]] = defaultdict(list)
     for name, other in sorted(merged.both):
         if merged.share(name, other) >= _WIDER and merged.share(other, name) < _SAME:
@@ -62,52 +61,40 @@ def _names(together: _Together) -> tuple[tuple[str, ...], ...]:
     return tuple(sorted(tuple(sorted(names, key=lambda name: (-together.said[name], name))) for names in groups))
 
 
-@dataclass(frozen=True)
 class _Together:
     """Sums over masks of the shares that names have of their draws.
 
     Attributes:
         said: Of each name.
-        masks: How many have it in a share of `_SAID` or more.
         both: Of each pair the product of its shares; of a name with itself its square.
-        gaps: By how much the scorer prefers a name where it has the larger share.
-        std: Standard deviation of all scores.
     """
 
-    said: Mapping[str, float]
-    masks: Mapping[str, int]
-    both: Mapping[tuple[str, str], float]
-    gaps: Mapping[tuple[str, str], list[float]]
-    std: float
-
-    @classmethod
-    def of(cls, masks: Iterable[Evidence]) -> _Together:
-        said, number = defaultdict[str, float](float), defaultdict[str, int](int)
-        both = defaultdict[tuple[str, str], float](float)
-        gaps = defaultdict[tuple[str, str], list[float]](list)
+    def __init__(self, masks: Iterable[Evidence]) -> None:
+        self.said, self.both = defaultdict[str, float](float), defaultdict[tuple[str, str], float](float)
+        self._num_masks, self._gaps = Counter[str](), defaultdict[tuple[str, str], list[float]](list)
         known: list[float] = []
         for mask in masks:
             shares, correctness = mask.nouns, mask.correctness
             known += correctness.values()
             for name, share in shares.items():
-                said[name] += share
-                number[name] += share >= _SAID
+                self.said[name] += share
+                self._num_masks[name] += share >= _SAID
                 for other in shares:
-                    both[name, other] += share * shares[other]
+                    self.both[name, other] += share * shares[other]
                     if other != name and share >= shares[other]:
-                        gaps[name, other].append(correctness[name] - correctness[other])
-        return cls(said, number, both, gaps, float(np.std(known)) if known else 0.0)
+                        self._gaps[name, other].append(correctness[name] - correctness[other])
+        self._std = float(np.std(known)) if known else 0.0
 
     def share(self, name: str, other: str) -> float:
         """Return what share of the draws `other` has where `name` is drawn, of the share where it is drawn itself.
 
         0 if too few masks have `name`.
         """
-        if self.masks[name] < _LEAST_MASKS or (name, other) not in self.both:
+        if self._num_masks[name] < _LEAST_MASKS or (name, other) not in self.both:
             return 0.0
         return self.both[name, other] / self.said[name] * self.said[other] / self.both[other, other]
 
     def gap(self, name: str, other: str) -> float:
         """By how many standard deviations the scorer prefers a name where it is drawn more; 0 if it never is."""
-        found = self.gaps.get((name, other), ())
-        return float(np.mean(found)) / self.std if len(found) and self.std else 0.0
+        found = self._gaps.get((name, other), ())
+        return float(np.mean(found)) / self._std if found and self._std else 0.0

@@ -74,18 +74,19 @@ def in_units_of(weights: PosteriorConfig, correctness: Floats, scores: Floats) -
         correctness: (T,) float64 of the run's candidates, NaN where there is none.
         scores: (M, 2) float64, predicted IoU and stability score of its masks as log-odds, NaN where there is none.
     """
-    stretched = {"noun_correctness": weights.noun_correctness * _ratio(CORRECTNESS_STD, correctness)}
-    bias = weights.object_bias
-    for place, name in enumerate(("object_predicted_iou", "object_stability")):
-        known = scores[~np.isnan(scores[:, place]), place]
-        weight, ratio = getattr(weights, name), _ratio(SCORE_STDS[place], known)
-        stretched[name] = weight * ratio
-        bias += weight * (SCORE_MEANS[place] - ratio * (float(known.mean()) if len(known) else 0.0))
-    rounded = {name: round(value, _DIGITS) for name, value in (*stretched.items(), ("object_bias", bias))}
-    return weights.model_copy(update=rounded)
+    ratio, _ = _ratio_and_mean(CORRECTNESS_STD, correctness)
+    changed = {"noun_correctness": weights.noun_correctness * ratio, "object_bias": weights.object_bias}
+    named = ("object_predicted_iou", "object_stability")
+    for name, mean, std, values in zip(named, SCORE_MEANS, SCORE_STDS, scores.T, strict=True):
+        weight, (ratio, own_mean) = getattr(weights, name), _ratio_and_mean(std, values)
+        changed[name] = weight * ratio
+        changed["object_bias"] += weight * (mean - ratio * own_mean)
+    return weights.model_copy(update={name: round(value, _DIGITS) for name, value in changed.items()})
 
 
-def _ratio(std: float, values: Floats) -> float:
+def _ratio_and_mean(std: float, values: Floats) -> tuple[float, float]:
     known = values[~np.isnan(values)]
-    spread = float(known.std()) if len(known) else 0.0
-    return std / spread if spread > _LEAST_STD else 0.0
+    if not len(known):
+        return 0.0, 0.0
+    spread = float(known.std())
+    return std / spread if spread > _LEAST_STD else 0.0, float(known.mean())
