@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from threading import Thread
@@ -116,32 +116,28 @@ def annotate(
         config = with_readers(nodes, config, actors, header, may_grow=may_grow)
         check_object_store(nodes, config, actors, header.max_shard_bytes)
         interrupts.check()
-        notices = stack.enter_context(_notices_of_actors(config, on_event))
+        notices = _notices_of_actors(config, on_event, stack)
         job = Job(start.listing.name, location, header, config, may_grow=may_grow, masks=masks, notices=notices)
         summary = _execute(job, actors, options, lock=lock, on_event=on_event, interrupts=interrupts)
         return replace(summary, left_out=left_out)
 
 
-@contextmanager
-def _notices_of_actors(config: RunConfig, on_event: OnEvent) -> Iterator[Queue | None]:
-    """Yield what hands a notice of a stage actor on at once; its log stays on its node. None if nothing is composed."""
+def _notices_of_actors(config: RunConfig, on_event: OnEvent, stack: ExitStack) -> Queue | None:
+    """Return what hands a notice of a stage actor on at once, as its log stays on its node; None without composing."""
     if config.composing is None:
-        yield None
-        return
+        return None
     queue = Queue(actor_options={"num_cpus": 0})
-    told = Thread(target=_hand_on, args=(queue, on_event), daemon=True)
+
+    def hand_on() -> None:
+        # Every actor may have one: the first is told. Without one, the end of the queue's process ends the wait.
+        with suppress(RayError):
+            on_event(Notice(queue.get()))
+
+    told = Thread(target=hand_on, daemon=True)
     told.start()
-    try:
-        yield queue
-    finally:
-        queue.shutdown(force=True)
-        told.join()
-
-
-def _hand_on(queue: Queue, on_event: OnEvent) -> None:
-    # Every actor may have one: the first is told. Without one, the end of the queue's process ends the wait.
-    with suppress(RayError):
-        on_event(Notice(queue.get()))
+    stack.callback(told.join)
+    stack.callback(queue.shutdown, force=True)
+    return queue
 
 
 def _planned_run(
