@@ -62,7 +62,8 @@ A mask of the engine `sam3_concepts` has no predicted IoU; its `prior` is `conce
 `masks.options.concepts` of the run's header. The crop `marked` of `vlm` is the whole image, the mask outlined.
 
 The meanings are stored in the tables and change with their version alone. What a column calls `filtering.confidence`
-and `composing.posterior` stands in the file of `filtering.fitted.uri`.
+and `composing.posterior` stands in the file of `filtering.fitted.uri`. `kept` of an expression by `composer` is false
+where a condition of `filtering.keep` on its kind, such as `position > 0.9`, does not hold.
 """
 
 
