@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -117,7 +117,7 @@ def _read_shard(location: RunLocation, receipt: Receipt, place: int, *, first_im
         "is_kept": kept,
         "is_lone": is_judged & np.isnan(scores["distinctiveness"][rows]),
         "confidence": scores["confidence"][rows],
-        "heard": _features(table, rows, is_judged),
+        "heard": _features(table, scores, rows, is_judged),
         "num_kept_of_mask": np.array([kept_of[target] if target else 0 for target in targets], np.int64),
         "image_shard": np.full(len(ids), place),
         "image_row": np.arange(len(ids)),
@@ -146,12 +146,11 @@ def _distinct(table: pa.Table) -> tuple[Ints, Flags]:
     return np.array(rows, np.int64), np.array(kept, np.bool_)
 
 
-def _features(table: pa.Table, rows: Ints, is_judged: Flags) -> Floats:
+def _features(table: pa.Table, scores: Mapping[str, Floats], rows: Ints, is_judged: Flags) -> Floats:
     """Return (rows, features) float64 of `_LABEL_FREE_HEARD`; NaN for what no model drew."""
     found = np.full((len(rows), len(_LABEL_FREE_HEARD)), np.nan)
     chosen = rows[is_judged]
     groups = [masks[0] for masks in _taken(table, "target_mask_ids", chosen)]
-    scores = scores_of(table)
     rated = Rated(groups, _taken(table, "text", chosen), {name: scores[name][chosen] for name in CONFIDENCE_COLUMNS})
     with np.errstate(invalid="ignore"):
         # A lone mask has a stratum of its own: what stands for its missing ratios orders nothing.

@@ -58,11 +58,10 @@ class SequencedRule:
 def composed_groups(judged: JudgedPairs, target: float) -> list[tuple[ComposedKind, ...]]:
     """Return the kinds of composed expressions that share a bound: those with too few verdicts for their own."""
     is_counted = judged.is_kept & (judged.weights > 0)
-    kinds = [kind for kind in COMPOSED_KINDS if (is_counted & (judged.kind == kind)).any()]
+    numbers = {kind: int((is_counted & (judged.kind == kind)).sum()) for kind in COMPOSED_KINDS}
     least = _least_size(target, _START_ERRORS)
-    own = [kind for kind in kinds if int((is_counted & (judged.kind == kind)).sum()) >= least]
-    others = tuple(kind for kind in kinds if kind not in own)
-    return [*((kind,) for kind in own), *([others] if others else [])]
+    others = tuple(kind for kind, number in numbers.items() if 0 < number < least)
+    return [*((kind,) for kind, number in numbers.items() if number >= least), *([others] if others else [])]
 
 
 def composed_sequence(

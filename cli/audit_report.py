@@ -5,7 +5,7 @@ That is the loosest rule that the audit shows to be accurate enough.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from rich.table import Table
@@ -13,7 +13,7 @@ from rich.table import Table
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw_files import DRAWN, keeps_no_others, num_unseen
 from pseudoris.audit.figures import AuditFigures, BoundedFigure
-from pseudoris.audit.intervals import LEAST_CHECKED, Interval, error_interval
+from pseudoris.audit.intervals import LEAST_CHECKED, Interval, RaterChecks, error_interval
 from pseudoris.audit.judged_lines import judged_lines
 from pseudoris.audit.judged_pairs import JudgedPairs, apply_to, join_answers, rater_checks
 from pseudoris.audit.rule_search import (
@@ -26,7 +26,6 @@ from pseudoris.audit.rule_search import (
     tested_rule,
     with_bounds,
 )
-from pseudoris.audit.verdicts import RaterAnswers
 from pseudoris.cli.console import columns_table, report, stdout
 from pseudoris.cli.options import local_folder
 from pseudoris.schemas.errors import ConfigError
@@ -156,14 +155,11 @@ def _interval(name: str, value: Interval) -> tuple[str, str, str]:
 
 def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChange:
     """Return the change of rule that reaches an accuracy, by the verdicts of an audit; prints what was tested."""
-    folder = AuditFolder.open(local_folder(audit))
     header = require_header(parent)
     rule = stated_rule(header)
     if rule is None:
         raise ConfigError(f"no score decides what {parent.root} keeps: there is no rule to choose")
-    answers = folder.answers()
-    judged = _judged_of(parent, folder, answers)
-    checks = rater_checks(judged, answers)
+    folder, judged, checks, num_raters = _judged_of(parent, audit)
     sequences = [rule_sequence(folder, judged, rule)] if (judged.kind == DRAWN).any() else []
     confidence = np.array(folder.pairs["confidence"].to_pylist(), np.float64)
     sequences += [composed_sequence(judged, confidence, rule, kinds) for kinds in composed_groups(judged, accuracy)]
@@ -191,7 +187,7 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
     record = AuditRecord(
         draw=folder.draw.digest,
         run_root=folder.draw.run.root_sha256,
-        raters=len(answers),
+        raters=num_raters,
         verdicts=tested.num,
         target=accuracy,
         rule=named,
@@ -202,25 +198,28 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
     return RuleChange(chosen[0].rule.tau, bounds, audit=record)
 
 
-def _judged_of(run: RunLocation, audit: AuditFolder, answers: Sequence[RaterAnswers]) -> JudgedPairs:
-    """Return the verdicts as a run sees them; ConfigError if it has other pairs than the drawn one."""
-    applied = apply_to(run, audit)
+def _judged_of(run: RunLocation, audit: str) -> tuple[AuditFolder, JudgedPairs, RaterChecks, int]:
+    """Return an audit with its verdicts as a run sees them, what was judged twice, and the number of raters.
+
+    Raises:
+        ConfigError: The run has other pairs than the drawn one.
+    """
+    folder = AuditFolder.open(local_folder(audit))
+    answers, applied = folder.answers(), apply_to(run, folder)
     if not applied.has_same_pairs:
-        drawn = audit.draw.run
+        drawn = folder.draw.run
         raise ConfigError(
-            f"{run.root} has other pairs than the run that {audit.path} was drawn from ({drawn.location}, "
+            f"{run.root} has other pairs than the run that {folder.path} was drawn from ({drawn.location}, "
             f"{drawn.header_sha256[:12]}…; {applied.num_same:,} of {applied.num_asked:,} are the same): draw and judge "
             "an audit of it"
         )
-    return applied.judged(join_answers(audit, answers))
+    judged = applied.judged(join_answers(folder, answers))
+    return folder, judged, rater_checks(judged, answers), len(answers)
 
 
 def lines_of_audit(run: RunLocation, audit: str) -> PairWeightConfig:
     """Return the lines from confidence to the column weight that an audit's verdicts give; prints them."""
-    folder = AuditFolder.open(local_folder(audit))
-    answers = folder.answers()
-    judged = _judged_of(run, folder, answers)
-    checks = rater_checks(judged, answers)
+    folder, judged, checks, _ = _judged_of(run, audit)
     error = (error_interval(checks).estimate or 0.0) if checks.num_twice >= LEAST_CHECKED else 0.0
     lines = judged_lines(judged, np.array(folder.pairs["confidence"].to_pylist(), np.float64), error)
     for name, line in (("drawn", lines.drawn), ("composed", lines.composed)):
@@ -239,8 +238,7 @@ def _keeping_none(rule: SequencedRule) -> SequencedRule:
 def _seen(audit: AuditFolder, header: RunHeader, rules: list[SequencedRule]) -> list[SequencedRule]:
     """Return the rules that keep nothing of a stratum without a draw."""
     drawn = audit.draw.run
-    kept_no_others = [keeps_no_others(header, each.rule, drawn) for each in rules]
-    unseen = [num_unseen(audit.draw, keeps_no_others=each) for each in kept_no_others]
+    unseen = [num_unseen(audit.draw, keeps_no_others=keeps_no_others(header, each.rule, drawn)) for each in rules]
     found = [each for each, number in zip(rules, unseen, strict=True) if not number]
     if not found:
         raise ConfigError(
