@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from rich.table import Table
-
 from pseudoris.cli import options
 from pseudoris.cli.console import command, facts_table, format_bytes, kept_text, path_lines, report, stdout
 from pseudoris.cli.options import argument, option
@@ -42,6 +40,21 @@ Lone = Annotated[
         "the better half of its draws by correctness. Default: the rule of OUT."
     ),
 ]
+Weights = Annotated[
+    Path | None,
+    option(
+        "Fitted file, as `pseudoris calibrate --to` writes it: set the column weight by its `pair_weight`, and "
+        "compose anew by its `posterior`. Default: as in OUT."
+    ),
+]
+Composing = Annotated[
+    list[str] | None,
+    option(
+        "--set",
+        "Compose anew with a setting of composing, such as composing.min_further=0.95. Can be repeated.",
+        metavar="KEY=VALUE",
+    ),
+]
 
 
 def refilter(
@@ -52,21 +65,8 @@ def refilter(
     ] = None,
     keep: Keep = None,
     lone_masks: Lone = None,
-    weights: Annotated[
-        Path | None,
-        option(
-            "Fitted file, as `pseudoris calibrate --to` writes it: set the column weight by its `pair_weight`, and "
-            "compose anew by its `posterior`. Default: as in OUT."
-        ),
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        option(
-            "--set",
-            "Compose anew with a setting of composing, such as composing.min_further=0.95. Can be repeated.",
-            metavar="KEY=VALUE",
-        ),
-    ] = None,
+    weights: Weights = None,
+    assignments: Composing = None,
     accuracy: Annotated[
         float | None,
         option(
@@ -95,23 +95,9 @@ def refilter(
     if weights is not None:
         change = replace(change, fitted=_fitted(parent, weights))
     change = replace(change, composing=assignments or ())
-    write = partial(
-        run_refilter,
-        parent,
-        target,
-        change,
-        composer_of=composer_of,
-        num_threads=threads,
-        allow_mixed=allow_mixed,
-        is_repair=repair,
-    )
-    found = write_with_bar(
-        target,
-        lambda on_progress, on_wait: write(on_progress=on_progress, on_notice=on_wait),
-        before="reading the parent",
-        during="refiltering images",
-    )
-    _print(new, found)
+    write = partial(run_refilter, parent, target, change, composer_of=composer_of, num_threads=threads)
+    write = partial(write, allow_mixed=allow_mixed, is_repair=repair)
+    _print(new, write_with_bar(target, write, before="reading the parent", during="refiltering images"))
 
 
 def _audited(parent: RunLocation, change: RuleChange, accuracy: float | None, audit: str | None) -> RuleChange:
@@ -147,15 +133,6 @@ def _fitted(parent: RunLocation, file: Path) -> FittedConfig:
 
 
 def _print(new: str, found: RefilterSummary) -> None:
-    stdout.print(_view(new, found), soft_wrap=True)
-    for line in found.accepted:
-        report("note", f"not byte-reproducible (accepted by --allow-mixed): {line}", "yellow")
-    stdout.print(
-        path_lines("next", {"check": command("verify", new), "figures": command("stats", new)}), soft_wrap=True
-    )
-
-
-def _view(new: str, found: RefilterSummary) -> Table:
     totals = found.totals
     table = facts_table(f"{new}: complete")
     table.add_row("keeps", str(found.rule))
@@ -166,4 +143,8 @@ def _view(new: str, found: RefilterSummary) -> Table:
     earlier = f", {found.num_shards_before:,} of them by an earlier call" if found.num_shards_before else ""
     table.add_row("shards", f"{totals.shards:,}{earlier}")
     table.add_row("output", format_bytes(totals.output_bytes))
-    return table
+    stdout.print(table, soft_wrap=True)
+    for line in found.accepted:
+        report("note", f"not byte-reproducible (accepted by --allow-mixed): {line}", "yellow")
+    following = {"check": command("verify", new), "figures": command("stats", new)}
+    stdout.print(path_lines("next", following), soft_wrap=True)

@@ -105,7 +105,7 @@ def refilter(
     allow_mixed: bool = False,
     is_repair: bool = False,
     on_progress: OnProgress = lambda done, total: None,
-    on_notice: Callable[[str], None] = logger.warning,
+    on_wait: Callable[[str], None] = logger.warning,
 ) -> RefilterSummary:
     """Write a copy of the run at `parent` to `target` with another rule of what is kept; or continue such a copy.
 
@@ -113,7 +113,7 @@ def refilter(
     if two processes refilter at the same time. `parent` is complete and only read. `composer_of` makes the composer,
     which a change of what is composed needs. `num_threads` shards are in memory at once. `allow_mixed` goes on with
     other versions of the writing packages. `is_repair` writes missing or damaged parts again, with the same bytes.
-    `on_notice` is told who holds the new run, before a wait, and of a data card that was edited.
+    `on_wait` is told who holds the new run, before a wait, and of a data card that was edited.
 
     Raises:
         ConfigError: The parent is not complete; the target holds another run, parent or rule; or nothing would change.
@@ -137,7 +137,7 @@ def refilter(
     request = RunRequest(ORIGIN, source.header.source, identity, config, audit=change.audit)
     rewrite = partial(_rewritten, source, compose)
     planned, written = derive_run(
-        target, source, request, rewrite, num_workers=num_threads, on_progress=on_progress, on_wait=on_notice
+        target, source, request, rewrite, num_workers=num_threads, on_progress=on_progress, on_wait=on_wait
     )
     return RefilterSummary(
         out=target.root,

@@ -13,15 +13,7 @@ import pyarrow.compute as pc
 from pseudoris.schemas.config import FilterConfig, RunConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import Floats, PairWeightConfig, line_weights
-from pseudoris.schemas.keep_rule import (
-    COMPOSED_KINDS,
-    SCORE_COLUMNS,
-    Flags,
-    KeepCondition,
-    KeepRule,
-    keeps,
-    meets,
-)
+from pseudoris.schemas.keep_rule import COMPOSED_KINDS, SCORE_COLUMNS, Flags, KeepCondition, KeepRule, keeps, meets
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_MODEL
 
@@ -105,9 +97,7 @@ def keeps_composed(rule: KeepRule, table: pa.Table) -> Flags:
     """Return (rows,) bool: whether `rule` keeps each row of the composer; False for the others."""
     is_composed, confidence = is_from(table, SOURCE_COMPOSER), floats_of(table["confidence"])
     kinds = np.array(table["kind"].to_pylist(), np.str_)
-    scores: dict[str, Floats] = {
-        kind: np.where(is_composed & (kinds == kind), confidence, np.nan) for kind in COMPOSED_KINDS
-    }
+    scores: dict[str, Floats] = {kind: np.where(kinds == kind, confidence, np.nan) for kind in COMPOSED_KINDS}
     bounds = [each for each in rule.conditions if each.column in COMPOSED_KINDS]
     return is_composed & meets(bounds, scores, table.num_rows)
 

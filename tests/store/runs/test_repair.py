@@ -121,7 +121,7 @@ def test_a_refilter_says_what_it_lacks_and_brings_it_back(location, request, mon
             new.replace(f"expressions/{receipt.parts['expressions'].name}", b"PAR1")
     with pytest.raises(ConfigError, match="Run the `pseudoris refilter` command of this run again with --repair"):
         refilter(location, new, HIGHER)
-    refilter(location, new, HIGHER, is_repair=True, on_notice=notices.append)
+    refilter(location, new, HIGHER, is_repair=True, on_wait=notices.append)
     assert notices == ["2 of 4 shards have missing or damaged parts: they are written again"]
     assert parts(new) == before
     with pytest.raises(ConfigError, match="there is no run at"):
