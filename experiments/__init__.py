@@ -6,7 +6,6 @@
 | `python -m experiments.oracle` | masks and captions on fresh scenes: the model card's figures |
 | `python -m experiments.scene_clip` | where the scene CLIP points: the model card's figures |
 | `python -m experiments.composing.posterior_fit` | fits the weights of the composer's posterior on development scenes |
-| `python -m experiments.composing.composed_picture FILE` | draws docs/guides/composing.png |
 | `python -m experiments.quality.scene_runs OUT` | writes scenes as a run, as simulated annotators describe them |
 | `python -m experiments.ppt` | PPT's ablation in miniature: docs/records/ppt.json and the table of ppt.md |
 | `python -m experiments.ppt.prediction_picture FILE` | draws docs/records/ppt-predict.jpg |
@@ -15,5 +14,6 @@
 | `python -m experiments.vlm_contrast OUT` | distinctive minus own draws, tiny LLaVA: docs/records/engines.md |
 | `python -m experiments.loaders FOLDER` | others' loaders read the exports: a table of docs/records/exports.md |
 
-`listener/` has no command: it measures the part `listening` of the quality page.
+`listener/` has no command: it measures the part `listening` of the quality page. docs/guides/composing.png was drawn by
+`composing/composed_picture.py` of commit b51cbc1f.
 """
