@@ -12,7 +12,6 @@ experiments/results/absences.json.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -29,12 +28,12 @@ from experiments.quality.scene_runs import (
     RUN_FOLDER,
     SceneRun,
     image_name,
+    imported,
     pseudo_run,
     said_by_annotators,
     training_scenes,
     write_scenes,
 )
-from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import list_receipts
@@ -43,9 +42,8 @@ from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, Split
 from pseudoris.training.chooser.chooser_config import load_chooser_config
 from pseudoris.training.chooser.chooser_training import StudentRequest, load_student, train_student
-from pseudoris.training.evaluation.bootstrap import ImageBootstrap
+from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
-from pseudoris.training.imports import ImportRequest, import_annotation
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, TrainingFolder
 from pseudoris.training.metrics import figure_sums, pixel_counts
@@ -63,8 +61,6 @@ FIGURES: Final = {
     **{"giou": "gIoU", "no_target_accuracy": "N-acc.", "near": "near", "easy": "easy", "target_accuracy": "T-acc."},
     **{"miou": "mIoU", "oiou": "oIoU", "miou_without": "mIoU without", "oiou_without": "oIoU without"},
 }
-# What an image adds to each figure, a numerator and a denominator, by name.
-Sums = dict[str, tuple[float, float]]
 # Of a scene, half of each sort; it has about five objects, each with two or three expressions.
 NONE_A_SCENE: Final = 6
 # What may take the place of a word that describes.
@@ -113,25 +109,15 @@ def _changed(scene: Scene, at: int) -> Iterator[str]:
 
 def grefs_run(folder: Path, scenes: SceneRun) -> str:
     """Write scenes with expressions of their objects and of none as gRefCOCO, import them, and return the run."""
-    run = RunLocation.open(str(folder / RUN_FOLDER))
     drawn = scenes.all()
-    if not list_receipts(run):
+    if not list_receipts(RunLocation.open(str(folder / RUN_FOLDER))):
         write_scenes(folder, drawn, lambda scene, number: ())
         instances = json.loads((folder / "annotation.json").read_text())
         (folder / "instances.json").write_text(json.dumps(instances) + "\n")
         refs = list(_refs(drawn, instances["annotations"]))
         (folder / "grefs(unc).json").write_text(json.dumps(refs) + "\n")
-    config = load_config("tiny", None, ["shards.max_images=64", "shards.embed_images=true"])
-    request = ImportRequest(
-        str(folder),
-        str(folder / IMAGES_FOLDER),
-        config,
-        "grefcoco",
-        splits=("val",),
-        num_workers=len(os.sched_getaffinity(0)),
-    )
-    import_annotation(request, run, on_progress=lambda done, total: None, on_wait=lambda text: None)
-    return str(folder / RUN_FOLDER)
+    words = ("shards.max_images=64", "shards.embed_images=true")
+    return str(imported(folder, folder / IMAGES_FOLDER, folder / RUN_FOLDER, "grefcoco", words, ("val",)))
 
 
 def _refs(scenes: Sequence[Scene], rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -15,13 +15,10 @@ import typer
 
 import pseudoris
 from experiments.quality.parts import Options
-from experiments.quality.scene_runs import SceneRun, pseudo_run, training_scenes, true_run
+from experiments.quality.scene_runs import SceneRun, imported, pseudo_run, training_scenes, true_run
 from experiments.quality.student_arms import Arm, by_kind, train_arms
 from experiments.quality.students import BEST_PRESET, OF_ONE_MASK
-from pseudoris.schemas.config_layers import load_config
-from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.scenes import Split
-from pseudoris.training.imports import ImportRequest, import_annotation
 
 FIRST_FRESH = 90_000
 
@@ -30,11 +27,8 @@ def exported(run: str, folder: Path, number: int) -> str:
     """Return the run that an import makes of the REFER files of a run, written unless they stand."""
     if not (folder / "run").exists():
         pseudoris.export(run, folder / "refer", "refer", masks="rle", rewording=number, overwrite=True)
-    config, images = load_config("tiny", None, []), folder / "refer/images/mscoco/images/train2014"
-    request = ImportRequest(str(folder / "refer/refcoco"), str(images), config, "refer")
-    out = RunLocation.open(str(folder / "run"))
-    import_annotation(request, out, on_progress=lambda done, total: None, on_wait=lambda text: None)
-    return str(folder / "run")
+    images = folder / "refer/images/mscoco/images/train2014"
+    return str(imported(folder / "refer/refcoco", images, folder / "run", "refer"))
 
 
 def main(

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import torch
@@ -190,15 +190,24 @@ def imported_scenes(folder: Path, scenes: SceneRun) -> Path:
         write_scenes(folder, scenes.all(), speaker)
     if not (folder / KINDS_NAME).exists():
         write_kinds(folder, {image_name(at): kinds_of(scene, speaker) for at, scene in enumerate(scenes.all())})
-    request = ImportRequest(
-        str(folder / ANNOTATION_NAME),
-        str(folder / IMAGES_FOLDER),
-        load_config("tiny", None, ["shards.max_images=64", "shards.embed_images=true"]),
-        "coco",
-        num_workers=len(os.sched_getaffinity(0)),
-    )
+    words = ("shards.max_images=64", "shards.embed_images=true")
+    return imported(folder / ANNOTATION_NAME, folder / IMAGES_FOLDER, folder / RUN_FOLDER, "coco", words)
+
+
+def imported(
+    annotation: Path,
+    images: Path,
+    out: Path,
+    form: Literal["refer", "grefcoco", "coco"],
+    words: Sequence[str] = (),
+    splits: tuple[str, ...] = (),
+) -> Path:
+    """Import annotation into the run `out`, in silence, and return this; what is done stays done."""
+    config, workers = load_config("tiny", None, words), len(os.sched_getaffinity(0))
+    request = ImportRequest(str(annotation), str(images), config, form, splits=splits, num_workers=workers)
+    run = RunLocation.open(str(out))
     import_annotation(request, run, on_progress=lambda done, total: None, on_wait=lambda text: None)
-    return folder / RUN_FOLDER
+    return out
 
 
 def write_scenes(folder: Path, scenes: Sequence[Scene], speaker: Speaker) -> None:
