@@ -8,13 +8,12 @@ which writes nothing into docs or results. It ends with 1 if an interval misses 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from experiments.audits.page import BEGIN, DRAWN_RUN, END, as_markdown, coverage_chart
+from experiments.audits.page import BEGIN, END, Row, as_markdown, coverage_chart, put_rows
 from experiments.audits.populations import POPULATIONS
 from experiments.audits.simulated_audits import ACCURACIES, NUM_AUDITS, Job, failures, search, simulate
 from experiments.process_pool import run_jobs
@@ -36,13 +35,10 @@ def main(
             raise typer.BadParameter(f"{path} has the figures of {NUM_AUDITS:,} audits: leave --audits out")
     jobs = [Job(name, accuracy, audits) for name in POPULATIONS for accuracy in ACCURACIES]
     parts = [(simulate, "populations"), (search, "populations, searched")]
-    rows = [row for work, shown in parts for found in run_jobs(work, jobs, processes, shown=shown) for row in found]
-    if json_path is not None and json_path.exists():
-        # Those of another command stay.
-        rows += [row for row in json.loads(json_path.read_text()) if row["question"] == DRAWN_RUN]
+    found = [each for work, shown in parts for each in run_jobs(work, jobs, processes, shown=shown)]
+    rows: list[Row] = [row for each in found for row in each]
     if json_path is not None:
-        lines = ",\n".join(json.dumps(row) for row in rows)
-        json_path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+        rows = put_rows(json_path, rows, is_drawn=False)
     tables = as_markdown(rows)
     if page is not None:
         put_into(page, tables, marks=(BEGIN, END))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -19,12 +18,12 @@ import numpy as np
 import typer
 from scipy.optimize import minimize
 
-from experiments.audits.page import BEGIN, DRAWN_RUN, END, as_markdown
+from experiments.audits.page import BEGIN, DRAWN_RUN, END, as_markdown, put_rows
 from experiments.audits.populations import PairPopulation
 from experiments.audits.simulated_audits import as_pairs, draw_sample, strata_of, verdicts_of
 from experiments.composing.groups_and_absences import PRESET, SETTING
-from experiments.listener.judged_scenes import judged_columns
-from experiments.oracle import candidates_of, judged
+from experiments.listener.judged_scenes import judged_image
+from experiments.oracle import judged
 from experiments.quality.annotated_scenes import SceneSet, annotated_scenes
 from experiments.quality.markdown_cells import put_into
 from experiments.quality.parts import Options
@@ -39,7 +38,6 @@ from pseudoris.schemas.keep_rule import COMPOSED_KINDS, Flags, Ints, KeepRule
 from pseudoris.schemas.shard import SOURCE_MODEL, ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene, Split
-from pseudoris.training.calibration.confidence_fit import judge_image
 from pseudoris.workers.composing.composer import composer_of
 
 NUM_AUDITS: Final = 200
@@ -60,7 +58,7 @@ def population_of(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> Pair
     rows: list[tuple[int, str, str, float, bool, bool]] = []
     for number, (scene, image) in enumerate(zip(scenes, map(composer, images), strict=True)):
         truth = SceneImageTruth(scene)
-        rated = judge_image(truth, candidates_of(image, lambda each: False), judged_columns(image)).rated
+        rated = judged_image(truth, image).rated
         confidence = confidences(rated, weights)
         is_kept = (confidence > 0.94) & (ranks(confidence, rated.groups) <= 3)
         of_drawn = iter(zip(confidence.tolist(), is_kept.tolist(), strict=True))
@@ -190,20 +188,16 @@ def main(
     page: Annotated[Path | None, typer.Option(help="Put all tables of that file into this page.")] = None,
     audits: Annotated[int, typer.Option(min=1)] = NUM_AUDITS,
     scenes: Annotated[int, typer.Option(min=2, help="Of the audited run, and of the fresh one.")] = 200,
-    setting: Annotated[str, typer.Option(help="Name of the annotation in OUT.")] = SETTING.name,
 ) -> None:
     """Simulate the audits, and print the rows."""
     found = []
     for first in (0, 400):
         asked = SceneSet(Split.DEVELOPMENT, scenes, first=first)
-        images = annotated_scenes(Options(out, processes=1), asked, replace(SETTING, name=setting))
-        found.append(population_of(asked.all(), images))
+        found.append(population_of(asked.all(), annotated_scenes(Options(out, processes=1), asked, SETTING)))
     rows = audited(found[0], found[1], audits)
     typer.echo(json.dumps(rows, indent=1))
     if json_path is not None:
-        every = [*(row for row in json.loads(json_path.read_text()) if row["question"] != DRAWN_RUN), *rows]
-        lines = ",\n".join(json.dumps(row) for row in every)
-        json_path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+        every = put_rows(json_path, rows, is_drawn=True)
         if page is not None:
             put_into(page, as_markdown(every), marks=(BEGIN, END))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from experiments.audits.populations import POPULATIONS
@@ -18,6 +20,16 @@ DRAWN_RUN: Final = "drawn run"
 _LEAST_SHOWN: Final = 0.9
 
 Row = Mapping[str, Any]
+
+
+def put_rows(path: Path, rows: Sequence[Row], *, is_drawn: bool) -> list[Row]:
+    """Put rows, of the drawn run or all others, into a file in the place of earlier ones; return all of it."""
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    others = [row for row in before if (row["question"] == DRAWN_RUN) != is_drawn]
+    every = [*others, *rows] if is_drawn else [*rows, *others]
+    lines = ",\n".join(json.dumps(row) for row in every)
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    return every
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
