@@ -21,8 +21,7 @@ from typing import Annotated, Any, Final
 import numpy as np
 import typer
 
-from experiments.listener.judged_scenes import judged_columns
-from experiments.oracle import candidates_of
+from experiments.listener.judged_scenes import judged_image
 from experiments.process_pool import run_jobs
 from experiments.quality.annotated_scenes import SHIPPED, SceneSet, Setting, annotate, annotated_chunk
 from experiments.quality.markdown_cells import TRIPLE, cell, differences, markdown_table, paired, ratios
@@ -32,7 +31,7 @@ from pseudoris.schemas.keep_rule import Flags, KeepRule, keeps, parse_conditions
 from pseudoris.schemas.shard import Shard
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split
-from pseudoris.training.calibration.confidence_fit import CHECKED, VOTE, JudgedImage, calibrate, judge_image
+from pseudoris.training.calibration.confidence_fit import CHECKED, VOTE, JudgedImage, calibrate
 from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.filtering import ClipCheck
 from recipes.caption_crops import CaptionSampler
@@ -99,10 +98,7 @@ def _check_chunk(out: Path, scenes: SceneSet, weights: str, chunk: range) -> lis
     stored = annotated_chunk(out, scenes, chunk, ALL, SHIPPED)
     images = (replace(image, data=scene_image(scene).data) for image, scene in zip(stored, drawn, strict=True))
     checked = ClipCheck(config, ComputeConfig(device="cpu"))(Shard(0, 0, tuple(images))).images
-    return [
-        judge_image(SceneImageTruth(scene), candidates_of(image, lambda each: each.kept), judged_columns(image))
-        for scene, image in zip(drawn, checked, strict=True)
-    ]
+    return [judged_image(SceneImageTruth(scene), image) for scene, image in zip(drawn, checked, strict=True)]
 
 
 @dataclass(frozen=True)

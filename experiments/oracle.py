@@ -16,10 +16,9 @@ from typing import Annotated, Final
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from experiments.process_pool import run_jobs
+from experiments.quality.markdown_cells import markdown_table
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
@@ -212,27 +211,21 @@ def _add(report: dict[str, float | list[float]], name: str, estimate: Estimate) 
     report[f"{name}_interval"] = [estimate.low, estimate.high]
 
 
-def report_table(bootstrap: ImageBootstrap, options: EvaluationOptions) -> Table:
+def report_table(bootstrap: ImageBootstrap, options: EvaluationOptions) -> str:
     """Return the printed table: end to end beside the truth's masks, then the paired steps."""
-    table = Table(title=f"{options.num_scenes} {options.split} scenes, 95 % intervals over scenes")
-    table.add_column("figure")
-    table.add_column("SAM's masks", justify="right")
-    table.add_column("truth's masks", justify="right")
+
+    def both(name: str) -> list[str]:
+        known = (each in bootstrap.names and bootstrap.ratio(each) for each in (name, name + TRUTH_SUFFIX))
+        return [figure_text(each, 3) if each else "" for each in known]
+
     further = [n for n in bootstrap.names if n not in HEADLINE and not n.endswith(TRUTH_SUFFIX)]
-    for name in (*HEADLINE, *further):
-        table.add_row(name, *(_shown(bootstrap, name + suffix) for suffix in ("", TRUTH_SUFFIX)))
-    table.add_section()
+    rows = [(name, *both(name)) for name in (*HEADLINE, *further)]
     for better, worse in STEPS:
         steps = [bootstrap.difference(better + suffix, worse + suffix) for suffix in ("", TRUTH_SUFFIX)]
-        table.add_row(
-            f"{better} − {worse.removeprefix('accuracy_')}", *(figure_text(step, 3, sign="+") for step in steps)
-        )
-    return table
-
-
-def _shown(bootstrap: ImageBootstrap, name: str) -> str:
-    """A figure's cell, empty where it is not counted."""
-    return figure_text(bootstrap.ratio(name), 3) if name in bootstrap.names else ""
+        said = (figure_text(step, 3, sign="+") for step in steps)
+        rows.append((f"{better} − {worse.removeprefix('accuracy_')}", *said))
+    header = (f"{options.num_scenes} {options.split} scenes", "SAM's masks", "truth's masks")
+    return markdown_table(header, rows)
 
 
 def main(
@@ -247,7 +240,7 @@ def main(
     config = load_config("tiny", None, settings or [])
     options = EvaluationOptions(split=split, num_scenes=scenes, processes=processes, taus=tuple(taus or ()))
     bootstrap = ImageBootstrap(evaluate(config, options))
-    Console(width=120).print(report_table(bootstrap, options))
+    typer.echo(report_table(bootstrap, options))
     if json_path is not None:
         json_path.write_text(json.dumps(figures(bootstrap), indent=2) + "\n", encoding="utf-8")
 

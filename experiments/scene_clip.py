@@ -19,15 +19,14 @@ import typer
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
+from experiments.quality.markdown_cells import as_json, cell, markdown_table
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.synthworld.grammar import Description
 from pseudoris.synthworld.oracle import referents
 from pseudoris.synthworld.renderer import RenderedScene, render
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
-from pseudoris.training.evaluation.evaluation_report import interval_text, value_text
 from pseudoris.training.learning.clip_features import read_images, read_texts, response_map
 from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip
 from recipes.scene_texts import realise
@@ -120,21 +119,11 @@ def main(
     pointer = Pointer(ARCHITECTURE, weights)
     shown = track(range(scenes), description="scenes", console=Console(stderr=True))
     bootstrap = ImageBootstrap([point_at(pointer, make_scene(split, position)) for position in shown])
-    Console(width=100).print(_table(bootstrap, f"{scenes} {split} scenes, 95 % intervals over scenes"))
+    found = {name: (as_json(bootstrap.ratio(name)), bootstrap.total(name)[1]) for name in bootstrap.names}
+    rows = [(name, cell(share), f"{captions:,.0f}") for name, (share, captions) in found.items()]
+    typer.echo(markdown_table((f"{scenes} {split} scenes", "share", "captions"), rows))
     if json_path is not None:
         json_path.write_text(json.dumps(_figures(bootstrap, scenes, split), indent=2) + "\n", encoding="utf-8")
-
-
-def _table(bootstrap: ImageBootstrap, title: str) -> Table:
-    table = Table(title=title)
-    table.add_column("figure")
-    table.add_column("share", justify="right")
-    table.add_column("captions", justify="right")
-    for name in bootstrap.names:
-        estimate = bootstrap.ratio(name)
-        cell = f"{value_text(estimate, 3)}  {interval_text(estimate, 3)}"
-        table.add_row(name, cell, f"{bootstrap.total(name)[1]:,.0f}")
-    return table
 
 
 def _figures(bootstrap: ImageBootstrap, scenes: int, split: Split) -> dict[str, object]:

@@ -27,7 +27,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap
+from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap, Sums
 from pseudoris.training.evaluation.truth import count_image
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer
@@ -53,8 +53,6 @@ FIGURES: Final = {
 }
 _ACCURACY: Final = next(iter(FIGURES))
 _CHUNK = 5
-# What a scene adds to each figure, a numerator and a denominator, by `<arm>/<masks>/<figure>`.
-Sums = dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ class Annotator:
         self._captioners = {arm.name: captioning.build(arm.config()) for arm in arms}
 
     def evaluate(self, images: Sequence[SceneImage], *, with_truth: bool) -> list[Sums]:
-        """Return what each scene adds to the figures of each arm, on SAM's masks, and on the truth's if asked."""
+        """Return each scene's sums by `<arm>/<masks>/<figure>`, on SAM's masks, and on the truth's if asked."""
         given = {"sam": self._propose(scene_shard(images))}
         if with_truth:
             given["truth"] = scene_shard(images, with_true_masks=True)

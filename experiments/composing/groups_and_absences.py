@@ -8,8 +8,8 @@ development scenes (`--first 200`). `--split test --first 70000`, which no choic
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -37,20 +37,15 @@ _CAPTIONER: Final = f"captions.weights={{uri: {load_config(PRESET).captions.weig
 SETTING: Final = replace(LISTENED, assignments=(*LISTENED.assignments, _CAPTIONER))
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Figures at one bound: by kind of `KINDS`, its accuracy, and how many a mask (absences) or an image (groups)."""
+def curve(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> list[dict[str, Any]]:
+    """Return accuracy and yield as the preset composes, then at each `bound` of `BOUNDS`; scenes are resampled.
 
-    bound: float
-    figures: dict[str, dict[str, Any]]
-
-
-def curve(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> list[Curve]:
-    """Return accuracy and yield as the preset composes, then at each of `BOUNDS`; scenes are resampled."""
+    By kind of `KINDS`: its accuracy, and how many a mask (absences) or an image (groups).
+    """
     # One a scene: it paints its masks, and reads each text, once.
     truths = [SceneImageTruth(scene) for scene in scenes]
-    composers = {-1.0: composer_of(load_config(PRESET)), **{bound: _composer(bound) for bound in BOUNDS}}
-    return [_at(truths, images, composer, bound) for bound, composer in composers.items()]
+    rows = [{"bound": bound, "kinds": _figures(truths, images, _composer(bound))} for bound in BOUNDS]
+    return [{"kinds": _figures(truths, images, composer_of(load_config(PRESET)))}, *rows]
 
 
 def _composer(bound: float) -> Composer:
@@ -63,7 +58,9 @@ def _composer(bound: float) -> Composer:
     return Composer(config.composing.model_copy(update=bounds), whole.posterior, seed=config.compute.seed)
 
 
-def _at(truths: Sequence[SceneImageTruth], images: Sequence[ShardImage], composer: Composer, bound: float) -> Curve:
+def _figures(
+    truths: Sequence[SceneImageTruth], images: Sequence[ShardImage], composer: Composer
+) -> dict[str, dict[str, Any]]:
     bootstrap = ImageBootstrap(dict(_sums(truth, composer(image))) for truth, image in zip(truths, images, strict=True))
     figures = {}
     for kind in KINDS:
@@ -74,7 +71,7 @@ def _at(truths: Sequence[SceneImageTruth], images: Sequence[ShardImage], compose
             "accuracy": as_json(bootstrap.ratio(f"{kind}.accuracy")) if number else None,
             "yield": as_json(bootstrap.ratio(f"{kind}.yield")),
         }
-    return Curve(bound, figures)
+    return figures
 
 
 def _sums(truth: SceneImageTruth, image: ShardImage) -> Iterator[tuple[str, tuple[float, float]]]:
@@ -93,15 +90,10 @@ def kinds_of(expression: ExpressionRecord) -> tuple[str, ...]:
     return (GROUP,) if expression.kind == GROUP else ()
 
 
-def as_tree(found: Curve) -> dict[str, Any]:
-    """Return JSON values; the preset's own bounds have no number."""
-    return {**({} if found.bound < 0 else {"bound": found.bound}), "kinds": found.figures}
-
-
-def _row(found: Curve) -> list[str]:
-    parts = [(found.figures[kind]["accuracy"], found.figures[kind]["yield"]) for kind in KINDS]
-    said = (text for accuracy, number in parts for text in (cell(accuracy), value(number, 2)))
-    return ["preset" if found.bound < 0 else f"{found.bound:g}", *said]
+def _row(found: Mapping[str, Any]) -> list[str]:
+    figures = [found["kinds"][kind] for kind in KINDS]
+    said = (text for each in figures for text in (cell(each["accuracy"]), value(each["yield"], 2)))
+    return [f"{found['bound']:g}" if "bound" in found else "preset", *said]
 
 
 def main(
@@ -121,7 +113,7 @@ def main(
         found = curve(asked.all(), images)
         header = (text for kind in KINDS for text in (f"{kind}: accuracy", "an image" if kind == GROUP else "a mask"))
         typer.echo(markdown_table((world, *header), map(_row, found)))
-        tree["worlds"][world] = [as_tree(each) for each in found]
+        tree["worlds"][world] = found
     if json_path is not None:
         json_path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
-from pycocotools import mask as coco
+import torch
 
 from pseudoris.schemas.ids import mask_id
-from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, ShardImage
+from pseudoris.schemas.shard import MaskRecord, ShardImage
+from pseudoris.workers.masks import rle
 
 # Every third mask gets one of its part.
 _PARTS: Final = 3
@@ -18,11 +19,9 @@ _PARTS: Final = 3
 
 def squeezed_cosines(image: ShardImage) -> ShardImage:
     """Return the image with cosines in a fifth of their range, as a CLIP of photographs has them."""
-
-    def squeezed(each: ExpressionRecord) -> ExpressionRecord:
-        return each if each.correctness is None else replace(each, correctness=0.2 + 0.2 * each.correctness)
-
-    return replace(image, expressions=tuple(map(squeezed, image.expressions)))
+    said = ((each, each.correctness) for each in image.expressions)
+    squeezed = (each if cosine is None else replace(each, correctness=0.2 + 0.2 * cosine) for each, cosine in said)
+    return replace(image, expressions=tuple(squeezed))
 
 
 def squeezed_scores(image: ShardImage) -> ShardImage:
@@ -41,23 +40,16 @@ def with_parts(image: ShardImage) -> ShardImage:
     """Return the image with masks of parts: the upper half of every third mask, with the captions of the whole."""
     masks, said = list(image.masks), list(image.expressions)
     for whole in image.masks[::_PARTS]:
-        height, width = whole.rle_size
-        pixels = coco.decode({"size": [height, width], "counts": whole.rle_counts.encode()})
-        rows = np.flatnonzero(pixels.any(axis=1))
-        pixels[int(np.median(rows)) :] = 0
+        pixels = rle.decode([whole.rle_counts], whole.rle_size)[0]
+        pixels[int(np.median(np.flatnonzero(pixels.any(axis=1)))) :] = False
         if not pixels.any():
             continue
-        encoded = coco.encode(np.asfortranarray(pixels))
         index = 1 + max(each.index for each in masks)
         new = mask_id(image.image_id, index)
-        masks.append(
-            replace(whole, mask_id=new, index=index, rle_counts=encoded["counts"].decode(), area_px=int(pixels.sum()))
-        )
-        said += [
-            replace(each, target_mask_ids=(new,))
-            for each in image.expressions
-            if each.target_mask_ids == (whole.mask_id,)
-        ]
+        (counts,) = rle.encode(torch.from_numpy(pixels[None]))
+        masks.append(replace(whole, mask_id=new, index=index, rle_counts=counts, area_px=int(pixels.sum())))
+        captions = (each for each in image.expressions if each.target_mask_ids == (whole.mask_id,))
+        said += [replace(each, target_mask_ids=(new,)) for each in captions]
     return replace(image, masks=tuple(masks), expressions=tuple(said))
 
 

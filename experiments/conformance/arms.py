@@ -184,20 +184,14 @@ def difference(counted: Mapping[str, ArmCounts], arm: Arm) -> Difference | None:
     scenes = [each.scenes for each in both if each is not None and len(each.scenes) >= NUM_SCENES]
     if len(scenes) < len(both):
         return None
-    shared = min(map(len, scenes))
-    parts = dict(zip(("own", "other"), scenes, strict=True))
-    bootstrap = paired(
-        {
-            name: [{"accuracy": (right, kept), "yield": (kept, masks)} for right, kept, masks in of_arm[:shared]]
-            for name, of_arm in parts.items()
-        }
+    own, other = (
+        [{"accuracy": (right, kept), "yield": (kept, masks)} for right, kept, masks in each] for each in scenes
     )
-    own, other = (sum(masks for _, _, masks in each) for each in scenes)
-    return Difference(
-        (own, other),
-        bootstrap.difference("own.accuracy", "other.accuracy"),
-        bootstrap.difference("own.yield", "other.yield"),
-    )
+    shared = min(len(own), len(other))
+    found = paired({"own": own[:shared], "other": other[:shared]})
+    accuracy, yield_ = (found.difference(f"own.{name}", f"other.{name}") for name in ("accuracy", "yield"))
+    num_masks, num_other = (sum(masks for _, _, masks in each) for each in scenes)
+    return Difference((num_masks, num_other), accuracy, yield_)
 
 
 def missing(counted: Mapping[str, ArmCounts], arm: Arm, num_scenes: int) -> range:

@@ -40,7 +40,7 @@ from pseudoris.training.calibration.confidence_fit import (
 )
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
 from pseudoris.training.evaluation.human_truth import HumanImageTruth
-from pseudoris.training.evaluation.truth import MatchedMasks
+from pseudoris.training.evaluation.truth import ImageTruth, MatchedMasks
 from pseudoris.workers.composing.composer import Composer, composer_of
 
 # Of one mask each.
@@ -104,21 +104,20 @@ def _judge_chunk(out: Path, scenes: SceneSet, setting: Setting, chunk: range) ->
 def scene_rows(scene: Scene, image: ShardImage) -> SceneRows:
     """Return the candidates of a scene's annotation, each of one mask."""
     truth = SceneImageTruth(scene)
-    columns = judged_columns(image)
-    candidates = candidates_of(image, lambda expression: expression.kept)
-    by_truth = judge_image(truth, candidates, columns)
+    by_truth = judged_image(truth, image)
     sentences = [said_by_annotators(scene, number) for number in range(len(scene.objects))]
-    by_sentences = judge_image(HumanImageTruth(truth.size, truth.masks, sentences), candidates, columns)
+    by_sentences = judged_image(HumanImageTruth(truth.size, truth.masks, sentences), image)
     said = {name: _composed(truth, image, composer)[1] for name, composer in COMPOSERS.items()}
     shared = {each.name: getattr(by_truth, each.name) for each in fields(by_truth)}
     return SceneRows(**shared, composed=said, is_right_by_sentences=by_sentences.is_right)
 
 
-def judged_columns(image: ShardImage) -> dict[str, list[Any]]:
-    """Return what `judge_image` reads of an annotated image's expressions."""
+def judged_image(truth: ImageTruth, image: ShardImage) -> JudgedImage:
+    """Return the candidates of an annotated image with their scores and a truth's verdicts."""
     fields_of = [name for name in JUDGED_COLUMNS if name != "count"]
     columns: dict[str, list[Any]] = {name: [getattr(each, name) for each in image.expressions] for name in fields_of}
-    return {**columns, "count": [len(each.samples) for each in image.expressions]}
+    columns["count"] = [len(each.samples) for each in image.expressions]
+    return judge_image(truth, candidates_of(image, lambda each: each.kept), columns)
 
 
 def _composed(

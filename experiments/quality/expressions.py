@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.quality.markdown_cells import as_json
+from experiments.quality.markdown_cells import TRIPLE, as_json
 from experiments.quality.page import template
 from experiments.quality.parts import Options, Part, Result
 from experiments.quality.scene_runs import SceneRun, judged_run, judged_sets, pseudo_run
@@ -24,7 +24,6 @@ from pseudoris.training.calibration.confidence_fit import fit_pair_weight, judge
 NUM_SCENES, QUICK_SCENES = 300, 20
 # The last was written after every choice but those of the best preset's captioner and bounds, made without it.
 WORLDS: Final = (DEFAULT_WORLD, "second", "shifted", "fourth")
-FIGURES: Final = ("accuracy", "yield", "coverage")
 _KEPT, _ALL = "kept", "all"
 # An accuracy and a yield that are aimed at.
 _AIM: Final = 0.95
@@ -62,7 +61,7 @@ def headline(result: Result) -> Mapping[str, Any]:
     found = {}
     for world, sets in result["configurations"][BEST_PRESET].items():
         kept = sets[_KEPT]
-        found[world] = {figure: kept[figure]["value"] for figure in FIGURES} | {"low": kept["accuracy"]["low"]}
+        found[world] = {figure: kept[figure]["value"] for figure in TRIPLE} | {"low": kept["accuracy"]["low"]}
     return {"expressions": found}
 
 
@@ -83,7 +82,7 @@ def fresh(count: int, world: str = DEFAULT_WORLD) -> SceneRun:
 
 def _figures(run_folder: str) -> dict[str, dict[str, Any]]:
     found = judged_sets(run_folder)
-    return {name: {figure: as_json(found[name][figure]) for figure in FIGURES} for name in (_KEPT, _ALL)}
+    return {name: {figure: as_json(found[name][figure]) for figure in TRIPLE} for name in (_KEPT, _ALL)}
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-from experiments.quality.expressions import FIGURES, fresh
-from experiments.quality.markdown_cells import as_json
+from experiments.quality.expressions import fresh
+from experiments.quality.markdown_cells import TRIPLE, as_json
 from experiments.quality.page import template
 from experiments.quality.parts import Options, Part, Result
 from experiments.quality.scene_runs import judged_sets, pseudo_run
@@ -36,7 +36,7 @@ def run(options: Options) -> Result:
     for name, (side_share, max_slant) in JUDGES.items():
         with conventions(side_share, max_slant):
             kept = judged_sets(folder)["kept"]
-        judges[name] = {figure: as_json(kept[figure]) for figure in FIGURES}
+        judges[name] = {figure: as_json(kept[figure]) for figure in TRIPLE}
     return {"scenes": count, "world": WORLD, "judges": judges}
 
 

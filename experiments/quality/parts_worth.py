@@ -12,9 +12,8 @@ from typing import Any, Final
 import yaml
 
 from experiments.composing.any_captioner import CAPTIONERS, compose, fitted_to, setting_of
-from experiments.listener.judged_scenes import FEATURE_SETS, by_tau, judged_columns
+from experiments.listener.judged_scenes import FEATURE_SETS, by_tau, judged_image
 from experiments.listener.listener_gain import COMPARED
-from experiments.oracle import candidates_of
 from experiments.quality.annotated_scenes import SceneSet, annotated_scenes
 from experiments.quality.markdown_cells import paired, ratios
 from experiments.quality.page import template
@@ -33,10 +32,9 @@ from experiments.quality.students import (
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.fitted import PosteriorConfig
-from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split
-from pseudoris.training.calibration.confidence_fit import JudgedImage, calibrate, judge_image
+from pseudoris.training.calibration.confidence_fit import calibrate
 from pseudoris.training.calibration.run_units import corrected
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 
@@ -65,7 +63,7 @@ def _by_world(options: Options, captioner: str) -> dict[str, Any]:
     """Return the figures of each of `TITLES` by world; `no labels` has weights that were fitted to the other three."""
     known = SceneSet(Split.DEVELOPMENT, options.scenes(100, 20))
     images = annotated_scenes(options, known, setting_of(captioner))
-    judged = [_judged(SceneImageTruth(scene), image) for scene, image in zip(known.all(), images, strict=True)]
+    judged = [judged_image(SceneImageTruth(scene), image) for scene, image in zip(known.all(), images, strict=True)]
     listener = calibrate(judged, FEATURE_SETS["all"], coverage=COMPARED[0], least_yield=COMPARED[1])
     own, others = fitted_to(options, [captioner], "probability"), _without_labels(options, captioner)
     found: dict[str, Any] = {}
@@ -73,7 +71,7 @@ def _by_world(options: Options, captioner: str) -> dict[str, Any]:
         asked = SceneSet(Split.TEST, options.scenes(NUM_JUDGED, 20), world, first=FIRST)
         images = annotated_scenes(options, asked, setting_of(captioner))
         truths = [SceneImageTruth(scene) for scene in asked.all()]
-        rows = [_judged(*each) for each in zip(truths, images, strict=True)]
+        rows = [judged_image(*each) for each in zip(truths, images, strict=True)]
         without = compose(truths, images, corrected(others, images))
         tau = load_config("tiny").filtering.tau
         parts = {
@@ -90,10 +88,6 @@ def _by_world(options: Options, captioner: str) -> dict[str, Any]:
 
 def _without_labels(options: Options, captioner: str) -> PosteriorConfig:
     return fitted_to(options, [each for each in CAPTIONERS if each != captioner], "probability")
-
-
-def _judged(truth: SceneImageTruth, image: ShardImage) -> JudgedImage:
-    return judge_image(truth, candidates_of(image, lambda each: each.kept), judged_columns(image))
 
 
 def _students(options: Options) -> dict[str, Any]:

@@ -6,7 +6,7 @@ leaving one out does not change the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from experiments.quality.annotated_scenes import (
     filters,
 )
 from experiments.quality.ladder import ALL_DRAWS, Above, Draws, Everything, System, count_systems
-from experiments.quality.markdown_cells import as_json
+from experiments.quality.markdown_cells import TRIPLE, as_json
 from experiments.quality.page import template
 from experiments.quality.parts import Options, Part, Result
 from experiments.quality.svg_chart import Line, axis_of, line_chart, whisker
@@ -144,8 +144,7 @@ def _row(bootstrap: ImageBootstrap, sweep: str, point: Point) -> dict[str, Any]:
 
 
 def _figures(bootstrap: ImageBootstrap, system: str) -> dict[str, Any]:
-    names: Sequence[str] = ("accuracy", "yield", "coverage")
-    found: dict[str, Any] = {figure: as_json(bootstrap.ratio(f"{system}/{figure}")) for figure in names}
+    found: dict[str, Any] = {figure: as_json(bootstrap.ratio(f"{system}/{figure}")) for figure in TRIPLE}
     return found | {"expressions": round(bootstrap.total(f"{system}/accuracy")[1])}
 
 
