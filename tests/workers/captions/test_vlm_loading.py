@@ -3,8 +3,8 @@ import torch
 
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.captions.vlm_captioner import spoken_part
 from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions, check_vlm, folder_digest
-from pseudoris.workers.captions.vlm_texts import spoken_part
 from tests.builders.vlms import small_vlm
 
 # As docs/guides/vlm.md names them.
