@@ -169,6 +169,7 @@ def measure_identity(
         weights=weights,
         device_kind=device,
         versions=package_versions((*PACKAGES, *_further_packages(config)))
+        | _parser(config)
         | (device_versions(config.compute) if sees_device else {}),
         folders=folders,
     )
@@ -271,10 +272,6 @@ def _further_packages(config: RunConfig) -> list[str]:
     names = set(_decoder_packages(config.images.decoder_plugins))
     if config.filtering.nouns != "rules":
         names.add("spacy")
-    if config.filtering.nouns == "spacy":
-        from pseudoris.workers.filtering.spacy_nouns import SPACY_MODEL
-
-        names.add(SPACY_MODEL)
     for stage in with_check(STAGES, config):
         if (folder := stage.folder(config)) is not None:
             names.update(folder.packages)
@@ -282,6 +279,16 @@ def _further_packages(config: RunConfig) -> list[str]:
             if entry.dist is not None and entry.dist.name not in PACKAGES:
                 names.add(entry.dist.name)
     return sorted(names)
+
+
+def _parser(config: RunConfig) -> dict[str, str]:
+    """Return the version of the pipeline that `nouns: spacy` reads with, and the digest of its files: copies differ."""
+    if config.filtering.nouns != "spacy":
+        return {}
+    from pseudoris.workers.filtering.spacy_nouns import SPACY_MODEL, pipeline_digest
+
+    digest = pipeline_digest(config.filtering)[:16]
+    return {SPACY_MODEL: f"{package_versions([SPACY_MODEL])[SPACY_MODEL]} sha256:{digest}"}
 
 
 def _decoder_packages(plugins: Sequence[str]) -> Iterator[str]:

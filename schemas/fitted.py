@@ -14,7 +14,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -93,8 +95,30 @@ class NounRelations(FrozenModel):
 
     # Names of one thing, the most said first: that one is composed.
     same: tuple[tuple[str, ...], ...] = ()
-    # The names that each wider name is true of.
+    # The names that each wider name is true of; of one thing its first name, and of wider names the next.
     wider: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _make_sense(self) -> Self:
+        names = [name for group in self.same for name in group]
+        if len(set(names)) < len(names) or not all(self.wider.values()):
+            raise ValueError("a name is of one group of `same`, and a name of `wider` covers others")
+        if ({*names} - {*self.first.values()}) & {*self.wider, *chain.from_iterable(self.wider.values())}:
+            raise ValueError("`wider` names a thing by the first of its names in `same`")
+        try:
+            TopologicalSorter(self.wider).prepare()
+        except CycleError as error:
+            raise ValueError(f"names of `wider` cover each other: {', '.join(error.args[1])}") from error
+        return self
+
+    @cached_property
+    def covered(self) -> Mapping[str, frozenset[str]]:
+        """All names that each wider name is true of, through narrower ones too."""
+        found: dict[str, frozenset[str]] = {}
+        for name in TopologicalSorter(self.wider).static_order():
+            own = self.wider.get(name, ())
+            found[name] = frozenset(own).union(*(found[each] for each in own))
+        return {name: found[name] for name in self.wider}
 
     @cached_property
     def first(self) -> Mapping[str, str]:
@@ -108,7 +132,7 @@ class NounRelations(FrozenModel):
         A wider name is true of what it covers. What has the wider name alone may be each of these.
         """
         found: defaultdict[str, dict[str, float]] = defaultdict(dict)
-        for wide, names in self.wider.items():
+        for wide, names in self.covered.items():
             found[wide] |= dict.fromkeys((wide, *names), 1.0)
             for name in names:
                 found[name] |= {wide: 0.5, name: 1.0}

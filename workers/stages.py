@@ -224,9 +224,9 @@ def open_clip_digest(config: CaptionsConfig | GroundingCheckConfig) -> str:
 
 
 def clip_digest(config: FilterConfig) -> str:
-    """Return the sha256 of CLIP's weights, with those of a spaCy pipeline and of a model config from a file."""
+    """Return the sha256 of CLIP's weights, with those of `spacy_model` and of a model config from a file."""
     parts: list[Callable[[], str | None]] = [partial(tensors_digest, config.weights)]
-    if config.nouns != "rules":
+    if config.nouns == "spacy_first_child":
         # Imported here: most runs find nouns by rules.
         from pseudoris.workers.filtering.spacy_nouns import pipeline_digest
 

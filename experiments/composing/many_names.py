@@ -126,37 +126,41 @@ def _sums(truths: Sequence[SceneImageTruth], images: Sequence[ShardImage], poste
 
 
 def planted(masks: Sequence[Evidence], share: float) -> dict[str, int]:
-    """Return how many pairs of categories that were made to be confused are taken for names of one thing.
+    """Return how many pairs of categories that were made to be confused are taken for names of one thing, or for wider.
 
-    A share of the draws of each goes to the other, with a correctness that this noun has where it is drawn wrongly.
+    A share of the draws of each goes to the other, with a correctness that this noun has where it is drawn wrongly. Of
+    five categories two are confused with each other, and one with each of the last two.
     """
     rng, pairs, merged = draw_generator(0, round(100 * share)), 0, 0
     wrong = {
         noun: [each.correctness[noun] for each in masks if 0 < each.nouns.get(noun, 0.0) < _RARE] for noun in CATEGORIES
     }
     for _ in range(_PAIRINGS):
-        order = rng.permutation(CATEGORIES).tolist()
-        planned = list(zip(order[::2], order[1::2], strict=True))
-        other = dict([*planned, *((second, first) for first, second in planned)])
-        same = noun_relations([_confused(each, other, wrong, share, rng) for each in masks]).same
+        others: dict[str, list[str]] = {}
+        for one, other, middle, *ends in rng.permutation(CATEGORIES).reshape(-1, 5).tolist():
+            others |= {one: [other], other: [one], middle: ends, **{end: [middle] for end in ends}}
+        found = noun_relations([_confused(each, others, wrong, share, rng) for each in masks])
+        groups = [*found.same, *((wide, name) for wide, names in found.wider.items() for name in names)]
+        planned = {frozenset((noun, each)) for noun, those in others.items() for each in those}
         pairs += len(planned)
-        merged += sum(any({*pair} <= {*names} for names in same) for pair in planned)
+        merged += sum(any(pair <= {*names} for names in groups) for pair in planned)
     return {"pairs": pairs, "merged": merged}
 
 
 def _confused(
     mask: Evidence,
-    other: Mapping[str, str],
+    others: Mapping[str, Sequence[str]],
     wrong: Mapping[str, Sequence[float]],
     share: float,
     rng: np.random.Generator,
 ) -> Evidence:
     nouns, correctness = dict(mask.nouns), dict(mask.correctness)
     for noun, weight in mask.nouns.items():
-        if noun in other:
-            nouns[noun] -= share * weight
-            nouns[other[noun]] = nouns.get(other[noun], 0.0) + share * weight
-            correctness.setdefault(other[noun], float(rng.choice(wrong[other[noun]])))
+        for other in others.get(noun, ()):
+            moved = share * weight / len(others[noun])
+            nouns[noun] -= moved
+            nouns[other] = nouns.get(other, 0.0) + moved
+            correctness.setdefault(other, float(rng.choice(wrong[other])))
     return replace(mask, nouns=nouns, correctness=correctness)
 
 

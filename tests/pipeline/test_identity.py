@@ -49,6 +49,23 @@ def test_it_holds_the_versions_of_what_computes_and_of_the_plug_ins(measured):
     assert "absent" not in measured.versions.values()
 
 
+def test_of_the_parser_it_holds_the_version_and_the_digest_of_its_files(stub_engines, tmp_path, monkeypatch):
+    package, about = tmp_path / "en_core_web_sm", tmp_path / "en_core_web_sm-3.8.0.dist-info"
+    for folder, name, text in (
+        (package, "__init__.py", ""),
+        (about, "METADATA", "Name: en_core_web_sm\nVersion: 3.8.0"),
+    ):
+        folder.mkdir()
+        (folder / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = stub_config(*HERE, "filtering.nouns=spacy")
+    first = measure_identity(config)
+    (package / "__init__.py").write_text("# another copy of the same version")
+    (difference,) = first.mixed_differences(measure_identity(config))
+    assert first.versions["en_core_web_sm"].startswith("3.8.0 sha256:")
+    assert "en_core_web_sm" in difference
+
+
 @pytest.mark.slow
 def test_where_no_engine_needs_torch_none_is_loaded(stub_engines):
     code = """

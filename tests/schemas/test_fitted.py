@@ -16,6 +16,7 @@ from pseudoris.schemas.fitted import (
     CONFIDENCE_COLUMNS,
     ConfidenceConfig,
     FittedConfig,
+    NounRelations,
     Rated,
     WeightLine,
     confidences,
@@ -239,3 +240,23 @@ def test_a_weight_of_a_second_opinion_needs_one():
     with pytest.raises(ConfigError, match="has a weight for a second opinion, but grounding_check is not set"):
         load_config("tiny", None, [word])
     load_config("tiny", None, [word, "grounding_check={architecture: RN50, weights: {uri: 'random:1'}}"])
+
+
+@pytest.mark.parametrize(
+    ("relations", "said"),
+    [
+        ({"same": [["man", "guy"], ["guy", "bloke"]]}, "one group"),
+        ({"same": [["man", "guy"]], "wider": {"person": ["guy"]}}, "the first of its names"),
+        ({"wider": {"person": []}}, "covers others"),
+        ({"wider": {"person": ["man"], "man": ["person"]}}, "cover each other"),
+    ],
+)
+def test_relations_of_nouns_that_contradict_themselves_are_refused(relations, said):
+    with pytest.raises(ValueError, match=said):
+        NounRelations.model_validate(relations)
+
+
+def test_a_wider_name_is_true_of_what_a_narrower_one_covers():
+    found = NounRelations(same=(("dog", "hound"),), wider={"animal": ("dog", "cat"), "thing": ("animal",)})
+    assert found.truth["thing"] == dict.fromkeys(("thing", "animal", "dog", "cat"), 1.0)
+    assert found.truth["hound"] == {"dog": 1.0, "animal": 0.5, "thing": 0.5}

@@ -26,8 +26,8 @@ _LEAST_MASKS: Final = 5
 # name 0.22 to 1 of its own. What is wider by chance has more in a few dozen masks, hence the margin of the first.
 _SAME: Final = 0.62
 _WIDER: Final = 0.25
-# By how many standard deviations of correctness the scorer may tell two names of one thing apart: of confused names it
-# was 2.2 or more.
+# By how many standard deviations of correctness the scorer may tell two names of one thing apart, both ways together:
+# of confused names it was 1.5 or more. Where a wider name is drawn more, it may be preferred by half: it was 0.4.
 _MOST_TOLD_APART: Final = 1.2
 
 
@@ -37,10 +37,12 @@ def noun_relations(masks: Sequence[Evidence]) -> NounRelations:
     merged = _Together(by_names(each, same) for each in masks)
     wider: defaultdict[str, list[str]] = defaultdict(list)
     for name, other in sorted(merged.both):
-        if merged.share(name, other) >= _WIDER and merged.share(other, name) < _SAME:
+        is_covered = merged.share(name, other) > max(_WIDER, merged.share(other, name))
+        if is_covered and merged.gap(other, name) < _MOST_TOLD_APART / 2:
             wider[other].append(name)
     several = {name: tuple(each) for name, each in wider.items() if _are_several(each, merged)}
-    return same.model_copy(update={"wider": several})
+    # Anew: a copy would keep what was derived of it.
+    return NounRelations(same=same.same, wider=several)
 
 
 def _are_several(names: Sequence[str], together: _Together) -> bool:
@@ -52,9 +54,7 @@ def _names(together: _Together) -> tuple[tuple[str, ...], ...]:
     """Return the names of each thing that has several, the most said first."""
     group = {name: [name] for name in together.said}
     for name, other in sorted(together.both):
-        is_same = min(together.share(name, other), together.share(other, name)) >= _SAME
-        is_told_apart = together.gap(name, other) + together.gap(other, name) >= _MOST_TOLD_APART
-        if is_same and not is_told_apart and group[name] is not group[other]:
+        if group[name] is not group[other] and together.are_same(name, other):
             group[name] += group[other]
             group |= dict.fromkeys(group[other], group[name])
     groups = {id(names): names for names in group.values() if len(names) > 1}.values()
@@ -93,6 +93,17 @@ class _Together:
         if self._num_masks[name] < _LEAST_MASKS or (name, other) not in self.both:
             return 0.0
         return self.both[name, other] / self.said[name] * self.said[other] / self.both[other, other]
+
+    def are_same(self, name: str, other: str) -> bool:
+        """Return whether two names are of one thing: not "kid", which is drawn as usual where "boy" is, and "girl"."""
+        return (
+            min(self.share(name, other), self.share(other, name)) >= _SAME
+            and self.gap(name, other) + self.gap(other, name) < _MOST_TOLD_APART
+            and not any(
+                max(beside := (self.share(each, name), self.share(each, other))) >= _SAME and min(beside) < _WIDER
+                for each in self.said
+            )
+        )
 
     def gap(self, name: str, other: str) -> float:
         """By how many standard deviations the scorer prefers a name where it is drawn more; 0 if it never is."""

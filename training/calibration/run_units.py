@@ -60,7 +60,8 @@ def corrected(weights: PosteriorConfig, images: Iterable[ShardImage]) -> Posteri
         drawn = drawn_by_mask(image)
         correctness += [each.correctness for said in drawn.values() for each in said]
         evidence += [evidence_of(said, "draws") for said in drawn.values()]
-        scores.append(object_features(image.masks)[:, :2])
+        rated = [mask for mask in image.masks if mask.predicted_iou is not None and mask.stability_score is not None]
+        scores.append(object_features(rated)[:, :2])
     names = noun_relations(evidence)
     found = in_units_of(weights, np.array(correctness, np.float64), np.concatenate(scores))
     return found.model_copy(update={"names": names if names.same or names.wider else None})
@@ -72,7 +73,7 @@ def in_units_of(weights: PosteriorConfig, correctness: Floats, scores: Floats) -
     Args:
         weights: For any captioner.
         correctness: (T,) float64 of the run's candidates, NaN where there is none.
-        scores: (M, 2) float64, predicted IoU and stability score of its masks as log-odds, NaN where there is none.
+        scores: (M, 2) float64, predicted IoU and stability score as log-odds, of the masks that have both.
     """
     ratio, _ = _ratio_and_mean(CORRECTNESS_STD, correctness)
     changed = {"noun_correctness": weights.noun_correctness * ratio, "object_bias": weights.object_bias}

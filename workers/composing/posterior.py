@@ -41,6 +41,8 @@ _UNSAID_WORD: Final = 0.01
 _SILENT_WORD: Final = 0.1
 # Log-odds of SAM's scores are cut here: beyond it a mask is almost certain.
 _MAX_LOG_ODDS: Final = 9.21
+# Narrower names must have this share of a wider one's: one stray "boy" does not make each "person" a boy.
+_LEAST_TOLD: Final = 0.25
 # What is ruled out is this likely all the same, because 0 has no logarithm.
 _LEAST: Final = 1e-3
 # Overlaps are cut here: half of a mask inside another one tells as much as all of it.
@@ -110,8 +112,8 @@ def evidence_of(
 def by_names(evidence: Evidence, names: NounRelations) -> Evidence:
     """Return the evidence with one name for each thing.
 
-    A wider name counts only where no name that it covers was drawn: what a caption says of a "person" it says of the
-    likeliest of these.
+    Where names that a wider one covers were drawn often enough, what a caption says of a "person" it says of the
+    likeliest of these. Elsewhere the wider name stays.
     """
     nouns: defaultdict[str, float] = defaultdict(float)
     correctness: dict[str, float] = {}
@@ -120,9 +122,9 @@ def by_names(evidence: Evidence, names: NounRelations) -> Evidence:
         nouns[name] += share
         correctness[name] = max(correctness.get(name, -math.inf), evidence.correctness[noun])
     said = {noun: names.first.get(noun, noun) for noun in evidence.nouns}
-    for wide, covered in names.wider.items():
-        drawn = [name for name in covered if name in nouns]
-        if wide in nouns and drawn:
+    for wide, covered in names.covered.items():
+        drawn = sorted(name for name in covered if name in nouns)
+        if wide in nouns and sum(nouns[name] for name in drawn) > _LEAST_TOLD * nouns[wide]:
             likeliest = max(drawn, key=lambda name: nouns[name])
             said = {noun: likeliest if name == wide else name for noun, name in said.items()}
             del nouns[wide], correctness[wide]

@@ -1,7 +1,7 @@
 """Head nouns by spaCy's parser: our rule, and the authors' rule. spaCy is an extra, imported at its first use.
 
-The pipeline of our rule is a package of a known version. That of the authors' rule is a setting: a package, or a
-folder that `nlp.to_disk` wrote. The digest of its files is part of a run's identity.
+The pipeline of our rule is a package. That of the authors' rule is a setting: a package, or a folder that
+`nlp.to_disk` wrote. The digest of its files is part of a run's identity.
 """
 
 from __future__ import annotations
@@ -40,11 +40,9 @@ def check_spacy(config: FilterConfig) -> str:
         raise _no_model(config) from error
 
 
-def pipeline_digest(config: FilterConfig) -> str | None:
-    """Return the sha256 of the pipeline's files and their names if it is a setting, else None; not for `rules`."""
+def pipeline_digest(config: FilterConfig) -> str:
+    """Return the sha256 of the pipeline's files and their names; not for `rules`."""
     check_spacy(config)
-    if config.nouns != "spacy_first_child":
-        return None
     total, folder = hashlib.sha256(), _folder(config)
     for path in sorted(folder.rglob("*")):
         # Without what Python compiles beside them.
@@ -178,7 +176,7 @@ def _no_model(config: FilterConfig) -> ConfigError:
 
 def _folder(config: FilterConfig) -> Path:
     """Return the folder of the pipeline, found as `spacy.load` finds it: a package first, then a path."""
-    name = config.spacy_model
+    name = _model(config)
     spec = find_spec(name) if name.isidentifier() else None
     folder = Path(name) if spec is None or spec.origin is None else Path(spec.origin).parent
     if not folder.is_dir():

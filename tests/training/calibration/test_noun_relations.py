@@ -27,6 +27,7 @@ def test_two_names_of_one_thing_are_one_and_a_wider_name_covers_what_it_is_drawn
     )
     assert found.same == (("man", "guy"),)
     assert {name: set(names) for name, names in found.wider.items()} == {"person": {"man", "woman"}}
+    assert found.truth["person"] == dict.fromkeys(("man", "woman", "person"), 1.0)
 
 
 def test_names_that_the_scorer_tells_apart_are_confused_and_not_one():
@@ -71,3 +72,23 @@ def test_a_wrong_noun_that_is_drawn_for_every_mask_of_another_is_not_one_with_it
     )
     assert found.same == (("man", "guy"),)
     assert {name: set(names) for name, names in found.wider.items()} == {"person": {"man", "boy", "girl"}}
+
+
+def test_a_name_that_the_scorer_prefers_where_it_is_drawn_more_is_confused_with_two_things_and_not_wider():
+    marks = dict.fromkeys(("circle", "moon"), 0.55)
+    found = noun_relations(
+        [
+            *masks_of(30, {"circle": 0.8, "ring": 0.2}, {"circle": 0.7, "ring": 0.55}),
+            *masks_of(30, {"moon": 0.8, "ring": 0.2}, {"moon": 0.7, "ring": 0.55}),
+            *masks_of(30, {"ring": 0.8, "circle": 0.1, "moon": 0.1}, {"ring": 0.7, **marks}),
+        ]
+    )
+    assert (found.same, found.wider) == ((), {})
+
+
+def test_a_name_that_is_drawn_beside_two_things_is_wider_than_the_more_frequent_one():
+    flat = dict.fromkeys(("boy", "girl", "kid"), 0.6)
+    found = noun_relations(
+        [*masks_of(40, {"girl": 0.7, "kid": 0.3}, flat), *masks_of(8, {"boy": 0.7, "kid": 0.3}, flat)]
+    )
+    assert (found.same, {name: set(each) for name, each in found.wider.items()}) == ((), {"kid": {"boy", "girl"}})

@@ -113,6 +113,15 @@ def test_names_of_one_thing_support_each_other_and_a_wider_name_is_true_of_all()
     assert 0.4 < woman[2] < 0.6
 
 
+def test_a_stray_narrower_noun_names_no_mask_that_has_a_wider_name():
+    said = evidence({"person": 0.95, "man": 0.03, "woman": 0.02})
+    assert by_names(said, NAMES).nouns == pytest.approx(said.nouns)
+    view = Posterior(PLAIN.model_copy(update={"names": NAMES}), [by_names(said, NAMES)], np.ones(1))
+    person, man = (view.fits(NounPhrase(noun))[0] for noun in ("person", "man"))
+    assert person == pytest.approx(1.0)
+    assert man < 0.6
+
+
 DRAW = CaptionSample("masked", "top_p", None, 0.9, -2.0)
 
 
