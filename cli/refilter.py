@@ -29,8 +29,8 @@ Keep = Annotated[
         "--keep",
         "Keep only expressions that also meet this condition, for example 'correctness > 0.2'. Can be "
         f"repeated. Columns: {', '.join(SCORE_COLUMNS)}; of composed expressions, their kind stands for the "
-        f"confidence, as in 'position > 0.9': {', '.join(COMPOSED_KINDS)}. Default: the conditions of OUT; "
-        f"'{NO_CONDITION}' removes them.",
+        f"confidence, as in 'position > 0.9': {', '.join(COMPOSED_KINDS)}. Default: the conditions of OUT; those on "
+        f"scores and those on kinds are replaced apart. '{NO_CONDITION}' removes all.",
     ),
 ]
 Lone = Annotated[

@@ -21,7 +21,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import lay_over, validate
 from pseudoris.schemas.errors import ConfigError, check_number
 from pseudoris.schemas.fitted import FittedConfig
-from pseudoris.schemas.keep_rule import KeepCondition, KeepRule, LoneMasks
+from pseudoris.schemas.keep_rule import COMPOSED_KINDS, KeepCondition, KeepRule, LoneMasks
 from pseudoris.schemas.run_records import AuditRecord, Receipt, RunHeader, ShardCounts
 from pseudoris.schemas.shard import SOURCE_COMPOSER, Shard, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, IMAGES, MASKS, SCHEMAS
@@ -59,7 +59,8 @@ class RuleChange:
 
     Attributes:
         tau: An expression is kept if its distinctiveness is strictly above it.
-        keep: Further conditions; an empty sequence removes the parent's conditions.
+        keep: Further conditions. Those on composed kinds replace the parent's on such kinds alone, and those on scores
+            the parent's on scores; an empty sequence removes all.
         lone_masks: What is kept of a mask alone in its image, see `pseudoris.schemas.keep_rule`.
         fitted: With the parent's weights of confidence. It may have other lines from `confidence` to `weight`, and
             another posterior.
@@ -126,6 +127,11 @@ def refilter(
     versions = {**before.versions, **writer_versions()}
     compose = None
     if _composes_anew(source.header.config, config):
+        if change.audit is not None:
+            raise ConfigError(
+                "--accuracy holds for what was judged, and --set or --weights compose others: refilter with these "
+                "first, then draw and judge an audit of that run"
+            )
         if composer_of is None:
             raise ValueError("composing changes, and composer_of is not given")
         method["composing"] = config.method()["composing"]
@@ -199,11 +205,10 @@ def _composes_anew(before: RunConfig, config: RunConfig) -> bool:
 
 
 def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunConfig:
-    check_scored(config, change.keep or (), parent.root)
     check_number("tau", change.tau, 0, 1e308, is_whole=False)
     before = config.filtering
     tau = before.tau if change.tau is None else change.tau
-    keep = before.keep if change.keep is None else tuple(change.keep)
+    keep = before.keep if change.keep is None else _with_conditions(before.keep, change.keep)
     tree = config.model_dump()
     tree["filtering"] |= {"tau": tau, "keep": keep, "lone_masks": change.lone_masks or before.lone_masks}
     if change.fitted is not None:
@@ -212,9 +217,16 @@ def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunC
     if other := [key for key in laid if key != "composing" and laid[key] != tree.get(key)]:
         raise ConfigError(f"--set {other[0]}: refilter changes composing alone, such as composing.min_further=0.95")
     changed = validate(laid)
+    check_scored(changed, change.keep or (), parent.root)
     if changed == config:
         raise ConfigError(
             f"the parent already keeps {KeepRule(before.tau, before.keep, lone_masks=before.lone_masks)}: "
             "give another --tau, --keep, --lone-masks, --weights or --set"
         )
     return changed
+
+
+def _with_conditions(before: Sequence[KeepCondition], keep: Sequence[KeepCondition]) -> tuple[KeepCondition, ...]:
+    """Return new conditions and those of the other sort: what bounds composed kinds says nothing of what is drawn."""
+    sorts = {each.column in COMPOSED_KINDS for each in keep} or {True, False}
+    return (*(each for each in before if (each.column in COMPOSED_KINDS) not in sorts), *keep)

@@ -60,6 +60,21 @@ def test_mistakes_say_what_is_allowed(out, tmp_path, arguments, message):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_bound_on_a_kind_leaves_those_on_scores_and_needs_the_kind_in_the_new_run(tmp_path):
+    out = str(tmp_path / "out")
+    composing = "composing={kinds: [position, group]}"
+    scored_run(RunLocation.open(out), composing, "filtering.keep=['correctness > 1']", num_shards=1)
+    invoke("refilter", out, tmp_path / "surer", "--keep", "position > 0.95")
+    keep = require_header(RunLocation.open(str(tmp_path / "surer"))).config.filtering.keep
+    assert {*map(str, keep)} == {"correctness > 1", "position > 0.95"}
+    invoke("refilter", tmp_path / "surer", tmp_path / "drawn", "--keep", "correctness > 0.3")
+    keep = require_header(RunLocation.open(str(tmp_path / "drawn"))).config.filtering.keep
+    assert {*map(str, keep)} == {"position > 0.95", "correctness > 0.3"}
+    for other in ("composing.kinds=[position]", "composing=null"):
+        with pytest.raises(ConfigError, match=r" has no group: 'group > 0\.9' would keep all"):
+            invoke("refilter", out, tmp_path / "other", "--keep", "group > 0.9", "--set", other)
+
+
 def test_an_infinite_tau_is_told_as_that(out, tmp_path):
     assert (
         "inf is not possible: give a finite number" in invoke("refilter", out, tmp_path, "--tau", "inf", code=2).output
@@ -87,6 +102,9 @@ def test_an_accuracy_needs_an_audit_of_the_run_and_chooses_a_rule_that_is_shown_
     assert invoke("verify", tmp_path / "new")
     with pytest.raises(ConfigError, match="need each other"):
         invoke("refilter", out, tmp_path / "other", *words[:2])
+    with pytest.raises(ConfigError, match="compose others: refilter with these first, then draw and judge an audit"):
+        invoke("refilter", out, tmp_path / "other", *words, "--set", "composing={}")
+    assert not (tmp_path / "other").exists()
     with pytest.raises(ConfigError, match="leave --tau, --keep and --lone-masks out"):
         invoke("refilter", out, tmp_path / "other", *words, "--tau", "1")
     with pytest.raises(ConfigError, match=r"no rule is shown to reach an accuracy of 0.999.*: draw a larger audit"):
@@ -142,7 +160,10 @@ def test_an_audit_bounds_each_kind_and_fits_the_weights_and_refuses_another_runs
     assert f"position > {bounds['position']}" in printed
     assert invoke("verify", tmp_path / "new")
     invoke("calibrate", out, "--audit", audit.path, "--to", tmp_path / "fitted.yaml")
-    invoke("refilter", out, tmp_path / "weighed", "--weights", tmp_path / "fitted.yaml")
+    words = ["--accuracy", "0.8", "--audit", audit.path]
+    invoke("refilter", out, tmp_path / "weighed", *words, "--weights", tmp_path / "fitted.yaml")
+    with pytest.raises(ConfigError, match="compose others: refilter with these first"):
+        invoke("refilter", out, tmp_path / "none", *words, "--set", "composing=null")
     weighed = require_header(RunLocation.open(str(tmp_path / "weighed"))).config.filtering.fitted_values
     assert weighed.pair_weight.composed.bias < 0
     scored_run(RunLocation.open(str(tmp_path / "other")))
