@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pseudoris.training.evaluation.run_evaluation import Evaluation
 
 DEFAULT_COVERAGE: Final = 0.65
+DEFAULT_YIELD: Final = 2.0
 # Stages by whose models a fit is made; masks come from many places, and it holds for all of them.
 _FITTED: Final = ("caption", "filter")
 # Of the yield: so far apart lie the bounds of a small run. Larger, and a yield that is not there passes in silence.
@@ -238,10 +239,11 @@ _Coverage = Annotated[
     ),
 ]
 _LeastYield = Annotated[
-    float,
+    float | None,
     option(
         "--yield",
-        "Smallest number of kept expressions per mask, composed ones included. Without --truth: the number to aim for.",
+        f"Smallest number of kept expressions per mask, composed ones included, {DEFAULT_YIELD:g} by default. Without "
+        "--truth: the number to aim for.",
         min=0,
     ),
 ]
@@ -267,7 +269,7 @@ def calibrate(
     out: options.Out,
     truth: _FitTruth = None,
     coverage: _Coverage = None,
-    least_yield: _LeastYield = 2.0,
+    least_yield: _LeastYield = None,
     images: Annotated[int | None, option("Use the first N images; all by default.", min=1)] = None,
     audit: _Audit = None,
     composer: _Composer = False,
@@ -278,7 +280,12 @@ def calibrate(
     What was fitted (confidence, with labels also the lines of the column weight) is a file of its own, which
     `filtering.fitted.uri` names, or `refilter --weights`. It reads the tables only.
     """
-    if coverage is not None and truth is None:
+    if audit is not None or composer:
+        if any(each is not None for each in (truth, coverage, least_yield, images)) or (audit is not None and composer):
+            said = "--composer needs no labels" if composer else "--audit has its own verdicts"
+            others = "--truth, --coverage, --yield, --images and the other of --audit, --composer"
+            raise ConfigError(f"{said}: leave {others} out.")
+    elif coverage is not None and truth is None:
         raise ConfigError(f"--coverage {coverage:g} needs --truth. Give --truth, or leave --coverage out.")
     if to is not None:
         check_file(to)
@@ -287,26 +294,24 @@ def calibrate(
     from pseudoris.training.evaluation.human_truth import open_truth
 
     aim = DEFAULT_COVERAGE if coverage is None else coverage
+    least = DEFAULT_YIELD if least_yield is None else least_yield
     location = RunLocation.open_to_read(out)
     header = require_header(location)
     fitted = header.config.filtering.fitted_values
     if audit is not None or composer:
-        if truth is not None or images is not None or (audit is not None and composer):
-            said = "--composer needs no labels" if composer else "--audit has its own verdicts"
-            raise ConfigError(f"{said}: leave --truth, --coverage, --images and the other of --audit, --composer out.")
         text = fitted_text(header, _corrected(location, fitted, audit))
         return echo(text, nl=False) if to is None else options.write_text(to, text, option="--to")
     with bar() as show:
         reading = show.named("reading the truth")
         known = None if truth is None else open_truth(truth, header, SceneTruth, reading)
-        found = calibrated_run(location, known, coverage=aim, least_yield=least_yield, max_images=images)
+        found = calibrated_run(location, known, coverage=aim, least_yield=least, max_images=images)
     text = fitted_text(header, replace(fitted, confidence=found.weights, pair_weight=found.pair_weight))
     if to is None:
         echo(f"# --to FILE writes this:\n{text}---\n# and these settings name it:")
     else:
         options.write_text(to, text, option="--to")
     echo(settings_text(found, to), nl=False)
-    _report_fit(found, aim if truth is not None else None, least_yield)
+    _report_fit(found, aim if truth is not None else None, least)
 
 
 def _corrected(location: RunLocation, fitted: FittedValues, audit: str | None) -> FittedValues:
@@ -315,11 +320,23 @@ def _corrected(location: RunLocation, fitted: FittedValues, audit: str | None) -
         from pseudoris.cli.audit_report import lines_of_audit
 
         return replace(fitted, pair_weight=lines_of_audit(location, audit))
+    from pseudoris.store.runs.manifest import cached_receipts
     from pseudoris.training.calibration.run_units import posterior_of_run
 
-    # A line holds for the confidences that it was fitted to.
-    lines = None if fitted.pair_weight is None else fitted.pair_weight.model_copy(update={"composed": None})
-    return replace(fitted, pair_weight=lines, posterior=posterior_of_run(location))
+    done, header = sum(each.counts.images for each in cached_receipts(location)), require_header(location)
+    if done < header.num_images:
+        report("note", f"{location.root} is not finished: it holds {done:,} of {header.num_images:,} images", "yellow")
+    posterior = posterior_of_run(location)
+    if posterior == fitted.posterior:
+        why = "they were fitted to its models with labels, or are in the units of its scores already"
+        report("note", f"The composer's weights stay as in OUT, and so do the lines: {why}", "yellow")
+        return fitted
+    lines = fitted.pair_weight
+    if lines is not None and lines.composed is not None:
+        # A line holds for the confidences that it was fitted to.
+        lines = lines.model_copy(update={"composed": None})
+        report("note", "The line of composed weights is left out: judge an audit of what is composed anew", "yellow")
+    return replace(fitted, pair_weight=lines, posterior=posterior)
 
 
 def _report_fit(found: Calibration, coverage: float | None, least_yield: float) -> None:

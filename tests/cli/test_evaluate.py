@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from pseudoris.cli.evaluate import fitted_text
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.fitted import FittedValues, PairWeightConfig, WeightLine
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.workers.filtering.head_nouns import head_noun
@@ -165,8 +168,36 @@ def test_weights_for_any_captioner_get_a_runs_units_and_it_is_composed_anew_with
     )
     sources = read_table(RunLocation.open(str(new)), "expressions", ["source"])["source"].to_pylist()
     assert {"model", "composer"} <= set(sources)
-    with pytest.raises(ConfigError, match="--composer needs no labels: leave --truth"):
-        invoke("calibrate", tmp_path / "run", "--composer", "--truth", "synthworld")
+
+
+def test_an_audits_line_stays_unless_the_weights_that_it_was_fitted_to_are_corrected(tmp_path):
+    scene_run(run := RunLocation.open(str(tmp_path / "run")), KNOWN_CALIBRATE, change=scored)
+    identity = require_header(run).identity.model_copy(update={"weights": {"caption": "b" * 64, "filter": "c" * 64}})
+    header = require_header(run).model_copy(update={"identity": identity})
+    file, new = tmp_path / "audit.yaml", tmp_path / "new.yaml"
+    shipped, labelled = (load_config(each, None, ["composing={}"]).filtering.fitted_values for each in ("base", "tiny"))
+    lines, posterior = PairWeightConfig(composed=WeightLine(bias=1.0)), shipped.posterior
+    # Corrected, it stays when it is asked for again.
+    for number, is_learnt in enumerate((True, False, False)):
+        file.write_text(fitted_text(header, FittedValues(pair_weight=lines, posterior=posterior)))
+        config, out = load_config("tiny", None, [f"filtering.fitted.uri={file}"]), tmp_path / f"run-{number}"
+        scene_run(RunLocation.open(str(out)), KNOWN_CALIBRATE, change=scored, config=config, identity=identity)
+        printed = invoke("calibrate", out, "--composer", "--to", new).output
+        found = load_config("tiny", None, [f"filtering.fitted.uri={new}"]).filtering.fitted_values
+        assert (found.posterior != posterior, found.pair_weight != lines) == (is_learnt, is_learnt)
+        assert ("The composer's weights stay as in OUT" in printed) != is_learnt
+        assert ("The line of composed weights is left out" in printed) == is_learnt
+        assert "is not finished" not in printed
+        posterior = found.posterior if is_learnt else labelled.posterior
+
+
+def test_the_composers_weights_say_of_how_many_images_of_an_unfinished_run_they_are(tmp_path):
+    scene_run(RunLocation.open(str(tmp_path / "run")), KNOWN_CALIBRATE, change=with_nouns, committed=[0, 1])
+    printed = invoke("calibrate", tmp_path / "run", "--composer").output
+    assert "is not finished: it holds 4 of 8 images" in printed
+
+
+LABELS = (["--truth", "synthworld"], ["--coverage", "0.8"], ["--yield", "2"], ["--images", "3"])
 
 
 @pytest.mark.parametrize(
@@ -175,6 +206,9 @@ def test_weights_for_any_captioner_get_a_runs_units_and_it_is_composed_anew_with
         (["--to", "{tmp}/no/x.yaml"], "The folder .*/no for x.yaml does not exist. Create it first"),
         (["--to", "{tmp}"], "is a folder. Give a file name in it"),
         (["--coverage", "0.65"], "--coverage 0.65 needs --truth. Give --truth, or leave --coverage out"),
+        *((["--composer", *each], "--composer needs no labels: leave --truth, --coverage, --yield") for each in LABELS),
+        *((["--audit", "x", *each], "--audit has its own verdicts: leave --truth") for each in LABELS),
+        (["--audit", "x", "--composer"], "and the other of --audit, --composer out"),
     ],
 )
 def test_a_mistake_is_refused_before_anything_is_read(tmp_path, words, message):

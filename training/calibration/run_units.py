@@ -38,18 +38,23 @@ _LEAST_STD: Final = 1e-6
 def posterior_of_run(location: RunLocation) -> PosteriorConfig:
     """Return the posterior of a run's composer, or what it would have; for any captioner, as the run corrects it.
 
-    The first 5,000 images correct it.
+    The first 5,000 images correct it, and correct anew what a run corrected before. What labels were fitted to, for the
+    models of the run, stays.
     """
     config = require_header(location).config
     fitted = config.filtering.fitted_values
-    if fitted.posterior is not None and fitted.models:
-        return fitted.posterior
-    shipped = for_any_captioner(is_heard=config.captions.listening is not None)["values"]["posterior"]
+    own = fitted.posterior
+    # Every file of `calibrate` has models; only what transfers to any captioner has `object_nested`.
+    if own is not None and fitted.models and not own.object_nested:
+        return own
+    if own is None or fitted.models:
+        is_heard = config.captions.listening is not None if own is None else own.counts == "probability"
+        own = PosteriorConfig(**for_any_captioner(is_heard=is_heard)["values"]["posterior"])
     shards = (
         shard_images(*(read_table(location, name, receipts=[each]) for name in (IMAGES, MASKS, EXPRESSIONS)))
         for each in cached_receipts(location)
     )
-    return corrected(fitted.posterior or PosteriorConfig(**shipped), islice(chain.from_iterable(shards), _MAX_IMAGES))
+    return corrected(own, islice(chain.from_iterable(shards), _MAX_IMAGES))
 
 
 def corrected(weights: PosteriorConfig, images: Iterable[ShardImage]) -> PosteriorConfig:
