@@ -71,10 +71,10 @@ def write_pages(
     `source` says where the run's images are now, if they have moved.
     """
     from pseudoris.images.pixels import explain_missing
-    from pseudoris.viewer.gallery_page import check_destination, write_gallery
+    from pseudoris.viewer.gallery_page import QUALITY_NAME, check_destination, write_gallery
     from pseudoris.viewer.gallery_sample import gallery_from_run
     from pseudoris.viewer.quality import quality_of_run
-    from pseudoris.viewer.quality_page import write_quality
+    from pseudoris.viewer.quality_page import iter_quality
 
     location = RunLocation.open_to_read(out)
     header = require_header(location)
@@ -94,7 +94,7 @@ def write_pages(
     with bar() as show:
         quality = quality_of_run(location, content.summary, on_shard=show.named("counting shards"))
         # First what the gallery links to.
-        write_quality(quality, destination)
+        destination.replace(QUALITY_NAME, "".join(iter_quality(quality)).encode())
         return write_gallery(
             content,
             destination,

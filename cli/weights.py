@@ -114,8 +114,7 @@ def _weights_of(preset: str, config_file: Path | None, assignments: list[str] | 
     from pseudoris.workers.stages import STAGES, with_check
 
     config = load_config(preset, config_file, assignments or ())
-    found = {stage.name: stage.settings(config).weights for stage in with_check(STAGES, config)}
-    return {name: weights for name, weights in found.items() if weights is not None}
+    return {stage.name: stage.settings(config).weights for stage in with_check(STAGES, config)}
 
 
 def _get(weights: WeightsConfig, cache: WeightCache, *, is_carried: bool) -> Path | str:

@@ -53,10 +53,9 @@ def original_error(error: BaseException) -> BaseException:
         if isinstance(link, PseudorisError) and not isinstance(link, RayError):
             link.args = (str(link).partition(_ADVICE)[0], *link.args[1:])
             return link
-    for link in reversed(chain):
-        if not isinstance(link, RayError):
-            # A bug in a stage's code: its own exception, with the worker's traceback in the chain.
-            return error
+    if not all(isinstance(link, RayError) for link in chain):
+        # A bug in a stage's code: its own exception, with the worker's traceback in the chain.
+        return error
     remedy = "run the same command again to continue"
     if isinstance(error, OutOfMemoryError):
         return TransientError(

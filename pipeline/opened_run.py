@@ -9,7 +9,7 @@ from functools import partial
 from pseudoris.pipeline.cluster import joins_cluster
 from pseudoris.pipeline.identity import identity_before_ray, identity_on_cluster, may_download
 from pseudoris.pipeline.run_contract import RunOptions, check_options
-from pseudoris.pipeline.stored_masks import masks_parent, stored_digests, with_masks_of
+from pseudoris.pipeline.stored_masks import masks_parent, with_masks_of
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError, gather
 from pseudoris.schemas.run_records import Identity, RunHeader
@@ -22,7 +22,7 @@ from pseudoris.store.runs.planned_run import Parent, may_give_way
 from pseudoris.store.sources import Source, open_source
 from pseudoris.store.tables.judged_expressions import check_scored
 from pseudoris.workers.checkpoints.weight_files import is_unfetched
-from pseudoris.workers.stages import STAGES, with_check
+from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, with_check
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def _opened(
         config = with_masks_of(parent, config, listing.name)
     elif header is None:
         listing.check_not_empty()
-    stored = stored_digests(parent)
+    stored = {} if parent is None else {STAGE_PROPOSE: parent.header.identity.weights[STAGE_PROPOSE]}
     stored |= _unfetched(config, header, stored) if options.is_dry else {}
     here = identity_before_ray(config, header, listing.name, location=location, stored=stored)
     return Opened(listing, header, here, config, parent, stored)

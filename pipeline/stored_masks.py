@@ -27,7 +27,6 @@ from pseudoris.store.runs.receipts import part_path, read_receipt
 from pseudoris.store.sources.proven_shard import STAGE_READ
 from pseudoris.store.tables.annotations import by_image, mask_fields
 from pseudoris.store.tables.committed_tables import chosen_schema, read_part
-from pseudoris.workers.stages import STAGE_PROPOSE
 
 # What made masks by a proposer that the header describes; the other origins hold masks of people and recipes.
 _ORIGINS: Final = ("annotate", "refilter")
@@ -152,8 +151,3 @@ def _masked(image: ShardImage, images: _Rows, failures: _Rows, masks: _Rows) -> 
     if images[image.image_id][0]["sha256"] != image.sha256:
         return image.quarantined(Failure(STAGE_READ, "changed", "the bytes have changed since its masks were proposed"))
     return replace(image, masks=tuple(MaskRecord(**mask_fields(row)) for row in masks[image.image_id]))
-
-
-def stored_digests(parent: Parent | None) -> dict[str, str]:
-    """Return the digest of what proposed the parent's masks, by stage; {} without a parent."""
-    return {} if parent is None else {STAGE_PROPOSE: parent.header.identity.weights[STAGE_PROPOSE]}

@@ -15,7 +15,6 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from markupsafe import Markup
 
-from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.statistics import KeptCount
 from pseudoris.store.reports.svg import element, round_step
 from pseudoris.viewer.gallery_page import INDEX_NAME, QUALITY_NAME
@@ -37,12 +36,6 @@ _GAP: Final = 0.12
 _MAX_LABELS: Final = 9
 _MAX_TICKS: Final = 5
 _LABEL_DEPTH_PX: Final = 18
-
-
-def write_quality(quality: RunQuality, destination: RunLocation) -> str:
-    """Write the page and return its address. Raises `ConfigError` if the place cannot be written."""
-    destination.replace(QUALITY_NAME, "".join(iter_quality(quality)).encode())
-    return destination.uri(QUALITY_NAME)
 
 
 def iter_quality(quality: RunQuality) -> Iterator[str]:

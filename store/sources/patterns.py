@@ -10,26 +10,17 @@ from typing import Final
 
 from pseudoris.schemas.errors import ConfigError
 
-_MAGIC: Final = re.compile(r"[*?\[{]")
-_GLOB: Final = re.compile(r"[*?\[]")
+GLOB: Final = re.compile(r"[*?\[]")
+# A glob, or the beginning of a brace.
+MAGIC: Final = re.compile(r"[*?\[{]")
 _RANGE: Final = re.compile(r"(\d+)\.\.(\d+)")
 # Several times the tars of the largest public data sets; more is a typing error that would fill the memory.
 MAX_EXPANDED: Final = 200_000
 
 
-def has_magic(text: str) -> bool:
-    """Return whether `text` holds a glob or the beginning of a brace."""
-    return _MAGIC.search(text) is not None
-
-
-def is_glob(text: str) -> bool:
-    """Return whether `text` holds `*`, `?` or `[`."""
-    return _GLOB.search(text) is not None
-
-
 def split_root(pattern: str) -> tuple[str, str]:
     """Return the folder before the first special character, and the rest: `("a/b", "x-*.jpg")`."""
-    match = _MAGIC.search(pattern)
+    match = MAGIC.search(pattern)
     literal = pattern[: match.start()] if match else pattern
     folder, slash, _ = literal.rpartition("/")
     return folder or slash, pattern[len(folder) + len(slash) :]

@@ -25,7 +25,7 @@ from pseudoris.store.files.storage import Mark, StoredFile
 from pseudoris.store.location import LOCAL_PROTOCOLS, local_path, storage_at
 from pseudoris.store.sources.image_tables import RowGroup, count_rows, rows_of
 from pseudoris.store.sources.items import LeftOut, SourceItem
-from pseudoris.store.sources.patterns import ALL_FILES, GlobPattern, expand_braces, has_magic, is_glob, split_root
+from pseudoris.store.sources.patterns import ALL_FILES, GLOB, MAGIC, GlobPattern, expand_braces, split_root
 from pseudoris.store.sources.root import REMOTE_SCHEMES, SourceRoot, root_at
 from pseudoris.store.sources.tars import list_members
 
@@ -216,7 +216,7 @@ def open_source(
         )
     words = {rest: False} if rest else {}
     if is_pattern:
-        words = {word: is_glob(word) and root.kind(word) is None for word in expand_braces(rest)}
+        words = {word: bool(GLOB.search(word)) and root.kind(word) is None for word in expand_braces(rest)}
     named = tuple(word for word, matches in words.items() if not matches)
     patterns = tuple(GlobPattern.parse(word) for word, matches in words.items() if matches)
     output = None if exclude is None else root_at(exclude, config, limits).storage
@@ -295,7 +295,7 @@ def _split(source: str, config: SourceConfig, limits: StorageConfig | None) -> t
         name, _, rest = rest.partition("/")
         folder = f"{folder.rstrip('/')}/{name}"
         root = root_at(f"{protocol}{separator}{folder}", config, limits)
-    missing, rest = split_root(rest) if has_magic(rest) else (rest, "")
+    missing, rest = split_root(rest) if MAGIC.search(rest) else (rest, "")
     if missing or (root.store == "disk" and root.kind("") != "folder"):
         raise _missing(source, root.storage.uri(missing) if rest else source)
     return root, rest, True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, cast
 
 from pseudoris.schemas.errors import ConfigError, refuse_other_version
@@ -189,7 +190,7 @@ class ResumableLoader:
         require_extra("run", "ResumableLoader")
         self.dataset = dataset
         self._num_streams = max(1, options.get("num_workers", 0))
-        self._options = {"collate_fn": _PlacingCollate(dataset, collate_fn), **options}
+        self._options = {"collate_fn": partial(_placed, dataset=dataset, collate=collate_fn), **options}
         self._loader: DataLoader[Any] = DataLoader(dataset, **self._options)
         self._num_replaced = dataset.num_replaced
         self._reached: Reached | None = None
@@ -236,15 +237,9 @@ class ResumableLoader:
             raise error.with_traceback(None) from None
 
 
-class _PlacingCollate:
-    """Collates a batch, and returns it with its stream and the stream's position."""
-
-    def __init__(self, dataset: StreamedDataset, collate: Collate) -> None:
-        self._dataset = dataset
-        self._collate = collate
-
-    def __call__(self, samples: Any) -> tuple[Reached | None, Any]:
-        info = get_worker_info()
-        # A worker iterates over its own copy.
-        dataset = cast("StreamedDataset", info.dataset) if info else self._dataset
-        return dataset.reached, self._collate(samples)
+def _placed(samples: Any, *, dataset: StreamedDataset, collate: Collate) -> tuple[Reached | None, Any]:
+    """Collate a batch, and return it behind its stream's position."""
+    info = get_worker_info()
+    # A worker iterates over its own copy.
+    own = cast("StreamedDataset", info.dataset) if info else dataset
+    return own.reached, collate(samples)
