@@ -21,6 +21,7 @@ from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.runs.attempts import begin_attempt, end_attempt
 from pseudoris.workers.composing.composer import refusal
+from pseudoris.workers.composing.posterior import drawn_by_mask
 from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages
 from pseudoris.workers.stages import STAGES, stages_named, stages_of
 
@@ -46,7 +47,7 @@ class StageActor:
         self._error: ConfigError | None = None
         self._meter = StageMeter(job.location.root, pool)
         self._mixed: tuple[str, ...] = ()
-        # The first shard that is composed says what the others are like.
+        # The first shard with captions says what the others are like.
         self._notices = job.notices if names[-1] == STAGES[-1].name else None
         # Bytes that no later pool needs would only fill the object store.
         self._drops_bytes = names[-1] == STAGES[-1].name and not job.config.shards.embed_images
@@ -85,9 +86,10 @@ class StageActor:
             except (PseudorisError, OSError) as error:
                 logger.warning("Shard %d is set aside.", shard.shard, exc_info=True)
                 return shard_to_block(set_aside(stage_fault(shard.shard, error), shard.generation))
-        if self._notices is not None and (notice := refusal(shard.images)) is not None:
-            self._notices.put(notice)
-        self._notices = None
+        if self._notices is not None and any(map(drawn_by_mask, shard.images)):
+            if (notice := refusal(shard.images)) is not None:
+                self._notices.put(notice)
+            self._notices = None
         if self._drops_bytes:
             shard = shard.with_images(tuple(replace(image, data=b"") for image in shard.images))
         return stamp_enqueue_time(shard_to_block(on_this_node(shard)))

@@ -169,6 +169,12 @@ KNOWN_NOUNS = _words(
     "head"
 )
 
+# Words of other languages too: they tell nothing of the language of a caption.
+SHARED = _words(
+    "in no do me am as for so over van man hand arm ball bus taxi train pizza sandwich animal person image "
+    "table orange banana broccoli sofa vase photo portrait illustration scene kind water bed hat tv laptop computer"
+)
+
 # What is worn: "in a red shirt" describes, "in a red room" does not.
 CLOTHES = _words(
     "shirt shirts t-shirt tshirt tee-shirt tee jacket jackets coat coats suit suits dress dresses hat hats cap caps "

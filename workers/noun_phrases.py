@@ -128,19 +128,25 @@ _REPEATED: Final = lexicon.DEGREES | rules.PUNCTUATION
 def english_among(captions: Iterable[str]) -> frozenset[str]:
     """Return those of a mask's captions that are English.
 
-    Enough of their words are known, of closed classes above all. One or two words ("fire hydrant") say too little: they
-    are what most of the longer captions are, and English without any. Source: of 1,000 captions by models and 25,014 by
-    people none and 0.1 % have fewer known words, and all of 200 in Spanish, French, German, Italian and Portuguese.
+    Enough of their words are known, of closed classes above all, and all are in Latin letters; words that other
+    languages have too do not count. One or two words ("fire hydrant") say too little: they are what most of the longer
+    captions are, and English without any. Source: of 1,000 captions by models and 25,014 by people none and 0.1 % have
+    fewer known words, and all of 200 in Spanish, French, German, Italian and Portuguese.
     """
     words = {caption: [word for word in rules.tokenise(caption) if word[0].isalnum()] for caption in captions}
-    longer = {caption for caption, said in words.items() if len(said) > _MAX_SHORT}
-    found = {each for each in longer if sum(map(_is_known, words[each])) >= _MIN_KNOWN_SHARE * len(words[each])}
+    other = {caption for caption, said in words.items() if max(map(max, said), default="") > _LAST_LATIN}
+    longer = other | {caption for caption, said in words.items() if len(said) > _MAX_SHORT}
+    telling = {caption: [word for word in words[caption] if word not in lexicon.SHARED] for caption in longer - other}
+    found = {each for each, said in telling.items() if sum(map(_is_known, said)) >= _MIN_KNOWN_SHARE * len(said)}
     return frozenset(found if 2 * len(found) < len(longer) else found | (words.keys() - longer))
 
 
 _MAX_SHORT: Final = 2
+_LAST_LATIN: Final = "\u024f"
 _MIN_KNOWN_SHARE: Final = 0.4
-_KNOWN: Final = rules.CLOSED | lexicon.KNOWN_NOUNS | lexicon.QUANTITIES | lexicon.PICTURES | lexicon.STUFF
+_KNOWN: Final = (
+    rules.CLOSED | lexicon.KNOWN_NOUNS | lexicon.QUANTITIES | lexicon.PICTURES | lexicon.STUFF
+) - lexicon.SHARED
 
 
 def _is_known(word: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,11 +15,12 @@ from pseudoris.pipeline.interrupts import Interrupts
 from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block
 from pseudoris.pipeline.stage_actor import EXIT_UNUSABLE, StageActor
 from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
-from pseudoris.schemas.shard import Shard, ShardFault
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Shard, ShardFault
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import begin_attempt, parse_attempts
 from pseudoris.store.runs.pending_work import PendingWork
+from pseudoris.workers.composing.composer import refusal
 from tests.store.builders import annotated, make_entries, start_run
 
 ALL = ("propose", "caption", "filter")
@@ -99,6 +101,17 @@ def test_a_process_that_cannot_go_on_ends_so_that_another_takes_the_shard(job, m
     monkeypatch.setattr(Stages, "error", error)
     with pytest.raises(SystemExit, match=str(EXIT_UNUSABLE)):
         StageActor(job, "fused")(shard_to_block(SHARD))
+
+
+def test_the_first_shard_with_captions_says_that_they_are_not_in_english(job):
+    drawn = ExpressionRecord(("m",), "un perro negro en la calle", (CaptionSample("masked", "beam", None, None, 0.0),))
+    captioned = tuple(replace(image, expressions=(drawn,)) for image in SHARD.images)
+    notices = queue.Queue()
+    actor = StageActor(replace(job, notices=notices), "fused")
+    bare = SHARD.with_images(tuple(replace(image, expressions=()) for image in SHARD.images))
+    for shard in (bare, SHARD.with_images(captioned), SHARD.with_images(captioned)):
+        actor(shard_to_block(shard))
+    assert [notices.get_nowait() for _ in range(notices.qsize())] == [refusal(captioned)]
 
 
 def test_the_stages_are_told_how_many_processes_have_died_with_the_shard(job):

@@ -153,7 +153,34 @@ def test_captions_of_other_languages_are_no_english(language):
 
 
 @pytest.mark.parametrize(
-    "caption", ["a dotted mushroom", "red car", "two giraffes near a fence", "the nurse's left hand", "teapot"]
+    "caption",
+    [
+        *("一只灰色的猫", "赤い 傘", "серый кот", "γκρι γάτα στο χαλί", "a γάτα"),
+        *(
+            "een man in een groen jack",
+            "une orange dans une vase",
+            "un taxi en la mesa",
+            "um taxi do hotel",
+            "no me da",
+        ),
+    ],
+)
+def test_other_letters_and_words_that_languages_share_make_no_english(caption):
+    assert english_among([caption]) == english_among([caption, "teapot"]) - {"teapot"} == set()
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "man in orange hat",
+        "pizza on table",
+        "an orange sofa",
+        "a dotted mushroom",
+        "red car",
+        "two giraffes near a fence",
+        "the nurse's left hand",
+        "teapot",
+    ],
 )
 def test_short_captions_are_english(caption):
     assert english_among([caption]) == {caption}

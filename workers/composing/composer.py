@@ -24,7 +24,8 @@ from pseudoris.workers.composing import templates
 from pseudoris.workers.composing.likelihood import IS_MEMBER, SIDES, Likelihood, likelihood_of
 from pseudoris.workers.composing.posterior import drawn_by_mask
 from pseudoris.workers.counter_rng import key_of, permutation
-from pseudoris.workers.filtering.head_nouns import head_noun
+from pseudoris.workers.english import plural_of
+from pseudoris.workers.filtering.head_nouns import head_noun, tokenise
 from pseudoris.workers.noun_phrases import (
     NounPhrase,
     PhraseReader,
@@ -175,19 +176,28 @@ def _swaps(
         yield from (partial(_swapped, phrase, word, said) for other, said in here if other in instead)
 
 
-def easy_absences(view: Likelihood, bank: Sequence[NounPhrase], key: int) -> Iterator[ComposedExpression]:
-    """Yield phrases of a bank above `min_further` that share no word with what was drawn for the image's masks.
+def easy_absences(
+    view: Likelihood, bank: Sequence[NounPhrase], captions: Iterable[str], key: int
+) -> Iterator[ComposedExpression]:
+    """Yield phrases of a bank above `min_further` that share no word with `captions`, all those of the image.
 
-    `key` decides their order. What nothing was read of may hold anything.
+    A plural counts as its singular, a name as the others of its thing. `key` decides the order. What nothing was read
+    of may hold anything.
     """
-    drawn = {word for each in view.posterior.evidence for name in (*each.nouns, *each.words) for word in name.split()}
+    nouns = {noun for each in view.posterior.evidence for noun in each.nouns}
+    said, names = _plurals((*captions, *nouns)), view.posterior.config.names
+    truth = {} if names is None else names.truth
     unlike = (
         phrase
         for phrase in (bank[place] for place in permutation(key, len(bank)).tolist())
-        if drawn and drawn.isdisjoint(" ".join((phrase.noun, *phrase.words)).split())
+        if nouns and said.isdisjoint(_plurals((phrase.noun, *phrase.words, *truth.get(phrase.noun, ()))))
     )
     found = (_absence(view, phrase) for phrase in islice(unlike, _MAX_TRIES))
     yield from (each for each in found if each is not None)
+
+
+def _plurals(texts: Iterable[str]) -> set[str]:
+    return {plural_of(word) for text in texts for word in tokenise(text)}
 
 
 def _absence(view: Likelihood, phrase: NounPhrase) -> ComposedExpression | None:
@@ -311,7 +321,8 @@ class Composer:
             # Of the image alone, never of its neighbours in a shard: another division of the images changes nothing.
             yield from near_absences(view, [key_of(self._seed, mask.mask_id) for mask in image.masks])
             bank_key = key_of(self._seed, image.image_id)
-            yield from islice(easy_absences(view, self._bank, bank_key), _MAX_PER_IMAGE)
+            captions = (each.text for each in image.expressions)
+            yield from islice(easy_absences(view, self._bank, captions, bank_key), _MAX_PER_IMAGE)
 
 
 def _record(composed: ComposedExpression, image: ShardImage, *, is_kept: bool) -> ExpressionRecord:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.fitted import NounRelations
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.keep_rule import KeepRule
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN
@@ -45,7 +46,7 @@ def bank(*texts: str) -> dict:
 
 def absences(image, *texts: str, **settings):
     settings |= {"bank": bank(*texts)} if texts else {}
-    found = composed(image, kinds=["none"], posterior=LENIENT, **settings)
+    found = composed(image, **{"kinds": ["none"], "posterior": LENIENT, **settings})
     return {each.text: each.rival_mask_id for each in found}
 
 
@@ -80,6 +81,26 @@ def test_an_easy_absence_shares_no_word_with_what_was_drawn_and_has_no_rival():
     texts = ("the boat", "the red boat", "the circle", "the small key", "the boat is blue")
     easy = {text for text, rival in absences(FOUR, *texts).items() if rival is None}
     assert easy == {"the boat", "the small key"}
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        *("a nurse standing next to a boat", "two boats", "a row of boats lying still", "a nurse and a boat"),
+        *("un perro negro y un boat", "a nurse with boats"),
+    ],
+)
+def test_what_a_caption_says_beside_its_head_or_of_several_is_no_easy_absence(caption):
+    image = make_image(((20, 30), {"a nurse": 40}), ((80, 30), {caption: 40}))
+    assert absences(image, "the boat", "the kite").keys() == {"the kite"}
+
+
+def test_neither_a_wider_name_nor_another_name_of_what_was_said_is_an_easy_absence():
+    names = NounRelations(same=(("boat", "ship"),), wider={"craft": ("boat", "raft")})
+    for said in ("ship", "craft"):
+        image = make_image(((20, 30), {f"a nurse on a {said}": 40}), ((80, 30), {f"a {said}": 40}))
+        found = absences(image, "the boat", "the kite", posterior={**LENIENT, "names": names})
+        assert found.keys() == {"the kite"}
 
 
 def test_where_nothing_was_read_nothing_is_absent():
