@@ -353,6 +353,11 @@ class ExportJob:
         self.on_progress(found.num_masks, self.written.num_masks, CHECKING)
         self.written.check_equals(found, where)
 
+    def further_notes(self) -> list[str]:
+        """Return what a report says of `--rewording`."""
+        said = f"{self.num_further:,} further sentences by --rewording. Most openings are left out."
+        return [said] if self.options.rewording else []
+
     def report(
         self,
         rows: Mapping[str, int],
@@ -368,8 +373,7 @@ class ExportJob:
         `checked` is what was compared beyond the masks, the expressions and the files.
         """
         describe(self, rows, self.dropped, tables or {})
-        if self.options.rewording:
-            notes = [*notes, f"{self.num_further:,} further sentences by --rewording. Openings are left out."]
+        notes = [*notes, *self.further_notes()]
         if number := self._num_encoded_anew:
             notes = [*notes, f"{number:,} image(s) were encoded again, upright and with three channels."]
         begins = {"format": self.name, "state": "whole", "source": without_secrets(self.request.header.source)}

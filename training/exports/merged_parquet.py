@@ -46,7 +46,7 @@ def _write(job: ExportJob) -> ExportReport:
     written: dict[str, list[dict[str, Any]]] = {}
     for table in schemas:
         written[table], ids = [], _Ids(table)
-        groups = _row_groups(request, ids, left_out)
+        groups = _row_groups(job, ids, left_out)
         for path, rows, size_bytes in job.parquet_files(f"{table}/part", schemas[table], groups):
             facts = {"rows": rows, "size_bytes": size_bytes, "sha256": job.single_files[path]}
             written[table].append({"name": path.removeprefix(f"{table}/"), **facts})
@@ -62,6 +62,7 @@ def _write(job: ExportJob) -> ExportReport:
         files={table: len(files) for table, files in written.items()},
         size_bytes=job.size_bytes,
         dropped=left_out.images,
+        notes=job.further_notes(),
         checked=("every file reads back as written: its bytes, and the ids of its rows in order",),
     )
 
@@ -110,11 +111,11 @@ class _Ids:
         self.digest.update(",".join(map(str, column.to_pylist())).encode() + b",")
 
 
-def _row_groups(request: ExportRequest, ids: _Ids, left_out: _LeftOut) -> Iterator[pa.Table]:
+def _row_groups(job: ExportJob, ids: _Ids, left_out: _LeftOut) -> Iterator[pa.Table]:
     """Yield the table's rows in tables of one chunk a column, each a row group: whole parts, up to two bounds."""
     held: list[pa.Table] = []
     num_rows = num_bytes = 0
-    for part in _parts(request, ids.table, left_out):
+    for part in _parts(job, ids.table, left_out):
         ids.add(part)
         if held and (num_rows + part.num_rows > ROW_GROUP_SIZE or num_bytes + part.nbytes > _ROW_GROUP_BYTES):
             yield _taken(held)
@@ -133,13 +134,14 @@ def _taken(held: list[pa.Table]) -> pa.Table:
     return whole
 
 
-def _parts(request: ExportRequest, table: str, left_out: _LeftOut) -> Iterator[pa.Table]:
+def _parts(job: ExportJob, table: str, left_out: _LeftOut) -> Iterator[pa.Table]:
     """Yield the parts that have rows; one of more than a row group in pieces."""
-    chosen = (receipt for receipt in request.receipts if receipt.parts[table].rows)
-    for found in iter_table(request.run, table, receipts=chosen):
-        part = left_out.without(found)
-        if table == EXPRESSIONS and request.options.rewording:
-            part = _reworded(part, request.options.rewording)
+    chosen = (receipt for receipt in job.request.receipts if receipt.parts[table].rows)
+    number = job.options.rewording if table == EXPRESSIONS else 0
+    for found in iter_table(job.request.run, table, receipts=chosen):
+        own = left_out.without(found)
+        part = _reworded(own, number) if number else own
+        job.num_further += part.num_rows - own.num_rows
         # Further sentences are rows that no receipt names.
         left_out.rows[table] += found.num_rows - part.num_rows
         for start in range(0, part.num_rows, ROW_GROUP_SIZE):

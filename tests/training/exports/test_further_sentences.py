@@ -91,9 +91,11 @@ def test_the_same_sentences_come_again_and_from_shards_of_another_size(run, tmp_
 
 
 def test_rows_and_records_name_the_text_that_they_reword_and_keep_its_source(run, tmp_path):
-    for number in (0, 3):
-        pseudoris.export(run, tmp_path / f"parquet-{number}", rewording=number)
+    found = [pseudoris.export(run, tmp_path / f"parquet-{number}", rewording=number) for number in (0, 3)]
     plain, reworded = (pq.read_table(tmp_path / f"parquet-{number}/expressions") for number in (0, 3))
+    num_further = reworded.num_rows - plain.num_rows
+    assert [len(each.notes) for each in found] == [0, 1]
+    assert found[1].notes[0].startswith(f"{num_further} further sentences by --rewording")
     rows = reworded.to_pylist()
     assert reworded.schema.names == [*plain.schema.names, "rewording_of"]
     own = [{name: row[name] for name in plain.schema.names} for row in rows if row["rewording_of"] is None]
