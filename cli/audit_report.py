@@ -160,10 +160,20 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
     if rule is None:
         raise ConfigError(f"no score decides what {parent.root} keeps: there is no rule to choose")
     folder, judged, checks, num_raters = _judged_of(parent, audit)
-    sequences = [rule_sequence(folder, judged, rule)] if (judged.kind == DRAWN).any() else []
+    groups, chosen = composed_groups(judged, accuracy), list[SequencedRule]()
+    # What no score decides about stays, whatever is chosen.
+    others = judged.is_kept & ~np.isin(judged.kind, (DRAWN, *COMPOSED_KINDS))
+    sequences, refused, lows = list[list[SequencedRule]](), list[RuleChoice](), list[float]()
+    if (judged.kind == DRAWN).any():
+        try:
+            sequences.append(rule_sequence(folder, judged, rule))
+        except ConfigError as error:
+            if not groups or others.any():
+                raise
+            chosen.append(_keeping_none(SequencedRule("", rule, np.zeros_like(judged.is_kept))))
+            report("note", f"Nothing drawn is kept: {error}.", "yellow")
     confidence = np.array(folder.pairs["confidence"].to_pylist(), np.float64)
-    sequences += [composed_sequence(judged, confidence, rule, kinds) for kinds in composed_groups(judged, accuracy)]
-    chosen, refused, lows = list[SequencedRule](), list[RuleChoice](), list[float]()
+    sequences += [composed_sequence(judged, confidence, rule, kinds) for kinds in groups]
     for sequence in sequences:
         rules = _seen(folder, header, sequence)
         keeps, names = [each.keeps for each in rules], [each.name for each in rules]
@@ -175,8 +185,6 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
         else:
             chosen.append(rules[choice.chosen])
             lows += [each.low for each in choice.tested if each.name == chosen[-1].name]
-    # What no score decides about stays, whatever is chosen.
-    others = judged.is_kept & ~np.isin(judged.kind, (DRAWN, *COMPOSED_KINDS))
     if not lows or (refused and others.any()):
         raise ConfigError(_why_not(refused[0], is_judged=bool(judged.is_judged[judged.is_drawn].all())))
     named = "; ".join(each.name for each in chosen)

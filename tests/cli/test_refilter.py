@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import yaml
 
@@ -9,13 +11,16 @@ from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw import DrawOptions, draw_audit
 from pseudoris.audit.draw_files import kind_of
 from pseudoris.audit.verdicts import VerdictLine
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.audits import VerdictFile
 from tests.builders.command import invoke
 from tests.builders.fitted import fitted
+from tests.builders.scene_runs import scene_run, scenes
 from tests.builders.scored_runs import scored_run
 
 
@@ -109,6 +114,34 @@ def test_an_accuracy_needs_an_audit_of_the_run_and_chooses_a_rule_that_is_shown_
         invoke("refilter", out, tmp_path / "other", *words, "--tau", "1")
     with pytest.raises(ConfigError, match=r"no rule is shown to reach an accuracy of 0.999.*: draw a larger audit"):
         invoke("refilter", out, tmp_path / "other", "--accuracy", "0.999", *words[2:])
+
+
+def composed_beside_unscored(image):
+    """Return an image whose drawn captions have no distinctiveness, and a composed expression of each mask."""
+    drawn = tuple(replace(each, uniqueness=None, distinctiveness=None) for each in image.expressions)
+    of_mask = {each.target_mask_ids: each for each in drawn}.values()
+    facts = {"kind": "position", "source": "composer", "kept": True, "samples": ()}
+    said = (
+        replace(each, text=f"{each.text} on the left", confidence=0.9 + at / 100, **facts)
+        for at, each in enumerate(of_mask)
+    )
+    return replace(image, expressions=(*drawn, *said))
+
+
+def test_an_accuracy_is_reached_by_what_is_composed_where_nothing_drawn_can_be_bounded(tmp_path):
+    location, folder = RunLocation.open(str(tmp_path / "out")), tmp_path / "audit"
+    config = load_config("tiny", None, ["composing={}"])
+    header = scene_run(location, scenes(8), change=composed_beside_unscored, config=config)
+    write_manifest(location)
+    draw_audit(location, header, folder, DrawOptions(num_pairs=5_000), load_bytes=lambda shard, key: key.encode())
+    audit = AuditFolder.open(folder)
+    with VerdictFile.open(folder, "ana", audit.known) as file:
+        for row in audit.pairs.to_pylist():
+            file.append(VerdictLine(pair=row["pair_id"], verdict="right"))
+    printed = invoke("refilter", location.root, tmp_path / "new", "--accuracy", "0.8", "--audit", folder).output
+    assert "Nothing drawn is kept: no pair of the audit has a distinctiveness to bound" in printed
+    rows = read_table(RunLocation.open(str(tmp_path / "new")), "expressions").to_pylist()
+    assert {row["source"] for row in rows if row["kept"]} == {"composer"}
 
 
 def expressions(run):
