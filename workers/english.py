@@ -154,25 +154,27 @@ QUANTITIES = _words(
 PARTS = _words("top bottom front back side sides middle center centre half part parts section end edge rest corner")
 SHOWING = _words("showing depicting featuring containing shows depicts features contains")
 
+PEOPLE = _words(
+    "man woman guy girl boy lady kid person player dude child baby toddler batter catcher pitcher umpire skier surfer "
+    "rider skater bride groom chef cop officer mom dad mother father gentleman people men women children kids girls "
+    "boys players persons ladies guys babies snowboarder nurse doctor"
+)
 # Nouns that end a phrase if an adjective follows: "man blue shirt" is about the man, "vintage blue car" is not about
 # the vintage. The commonest nouns of referring expressions.
-KNOWN_NOUNS = _words(
-    "man woman guy girl boy lady kid person player dude child baby toddler batter catcher pitcher umpire skier surfer "
-    "rider skater bride groom chef cop officer mom dad mother father gentleman people men women children kids chick "
-    "fella male-player someone somebody something anything dog cat horse cow sheep elephant giraffe zebra bear bird "
-    "duck goat pig lamb puppy kitten pony bull calf animal fish monkey lion tiger car truck bus train bike bicycle "
-    "motorcycle boat plane airplane van taxi cab scooter chair table couch sofa bed bench desk stool laptop computer "
-    "tv phone monitor screen keyboard mouse remote bottle glass cup bowl plate mug vase book umbrella bag backpack "
-    "suitcase hat shirt jacket coat tie shoe shoes dress pants pizza sandwich cake donut banana apple orange carrot "
-    "broccoli bread food pillow toilet sink oven fridge refrigerator microwave clock kite frisbee skateboard surfboard "
-    "snowboard racket bat ball tree flower plant sign light building house wall window door dish tray box hand arm leg "
-    "head"
+KNOWN_NOUNS = PEOPLE | _words(
+    "chick fella male-player someone somebody something anything dog cat horse cow sheep elephant giraffe zebra bear "
+    "bird duck goat pig lamb puppy kitten pony bull calf animal fish monkey lion tiger car truck bus train bike "
+    "bicycle motorcycle boat plane airplane van taxi cab scooter chair table couch sofa bed bench desk stool laptop "
+    "computer tv phone monitor screen keyboard mouse remote bottle glass cup bowl plate mug vase book umbrella bag "
+    "backpack suitcase hat shirt jacket coat tie shoe shoes dress pants pizza sandwich cake donut banana apple orange "
+    "carrot broccoli bread food pillow toilet sink oven fridge refrigerator microwave clock kite frisbee skateboard "
+    "surfboard snowboard racket bat ball tree flower plant sign light building house wall window door dish tray box "
+    "hand arm leg head"
 )
 
 # Words of other languages too: they tell nothing of the language of a caption.
 SHARED = _words(
-    "in no do me am as for so over van man hand arm ball bus taxi train pizza sandwich animal person image "
-    "table orange banana broccoli sofa vase photo portrait illustration scene kind water bed hat tv laptop computer"
+    "in no do me am as for so over van man hand arm ball bus taxi train pizza table orange vase photo bed hat"
 )
 
 # What is worn: "in a red shirt" describes, "in a red room" does not.
@@ -198,10 +200,6 @@ BODY = _words(
     "hand hands arm arms head mouth back shoulder shoulders lap neck face foot feet ear ears nose hair wrist leg legs "
     "trunk beak tail fingers knees chest waist"
 )
-PEOPLE = _words(
-    "man woman girl boy lady kid person child baby player people men women children guy kids girls boys players "
-    "persons ladies guys babies"
-)
 POSSESSIONS = _words("has have had having")
 # "With trees in the background" is about what is near.
 SURROUNDINGS = _words("background distance behind around nearby foreground surrounding")
@@ -213,14 +211,18 @@ VERBS_WITH_PREPOSITIONS = frozenset(
         *("dressed in", "dressed as", "leaning on", "leaning against", "waiting for", "reaching for", "working on"),
         *("posing with", "posing for", "pointing at", "getting on", "getting off", "working at", "riding on"),
         *("holding onto", "pointing to", "pointing toward", "cutting through", "reaching into", "mounted on"),
+        *("taking off", "putting on", "trying on", "picking up", "holding up", "turning on", "turning off"),
         *("cut into", "preparing for", "going down", "going up", "eating from", "drinking from", "caught in"),
     }
 )
 PREPOSITIONS_OF_PARTICIPLES = _words("with by to of from")
-# They say that the picture shows it.
-VERBS_OF_PICTURES = _words("shown seen displayed featured pictured taken depicted showing displaying")
+# They say that the picture shows it, or nothing without more words.
+VERBS_OF_PICTURES = _words(
+    "shown seen displayed featured pictured taken depicted showing displaying taking putting trying getting making "
+    "giving going coming keeping using used picking looking turning shaped colored coloured sized"
+)
 # What follows them is about something else.
-ENDS_OF_DESCRIPTIONS = _words("while when because but if so whilst ; : .")
+ENDS_OF_DESCRIPTIONS = _words("half while when because but if so whilst ; : .")
 
 _IRREGULAR_PLURALS: Final[Mapping[str, str]] = {
     **{"person": "people", "child": "children", "foot": "feet", "tooth": "teeth", "mouse": "mice", "goose": "geese"},

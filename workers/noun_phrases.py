@@ -50,6 +50,12 @@ class NounPhrase:
         return " ".join((*self.before, self.noun, *self.after))
 
 
+def is_sayable(phrase: NounPhrase) -> bool:
+    """Return whether English says it in one phrase: neither two colours, nor "in a suit in a tie"."""
+    openings = {each.split()[0].replace("wearing", "in") for each in phrase.after}
+    return sum(_rank(each) == 2 for each in phrase.before) < 2 and len(openings) == len(phrase.after)
+
+
 def shorter(phrase: NounPhrase, most: int) -> Iterator[NounPhrase]:
     """Yield the phrase with each `most` of its attributes, then with each fewer, down to one."""
     attributes = [*((each, True) for each in phrase.before), *((each, False) for each in phrase.after)]
@@ -73,6 +79,9 @@ _LIGHT: Final = (_CLOSED | lexicon.POSSESSIONS | {"wearing", "wears"}) - {"witho
 @lru_cache(maxsize=1 << 16)
 def implies(words: str, fewer: str) -> bool:
     """Return whether what has an attribute has another one too, both as of `content_of`: "long tail" and "tail"."""
+    if "without" in words.split():
+        # Who is without a shirt is without a red shirt.
+        words, fewer = fewer, words
     more, less = words.split(), fewer.split()
     # Who has a red shirt is not red.
     return (more[-1] == less[-1] or rules.is_progressive(less[0])) and says_more(words, fewer)
@@ -96,7 +105,9 @@ def noun_phrase(caption: str, noun: str | None) -> NounPhrase | None:
         chunk = rules.read_chunk(words, start)
         last = chunk.nouns[-1] + 1 if chunk.nouns else chunk.end
         if words[last - len(named) : last] == named:
-            return _Reading(words, chunk, " ".join(named), start).phrase()
+            # "There is no dog", "a no parking sign".
+            is_absent = any(words[at] in ("no", "neither") for at in chunk.modifiers)
+            return None if is_absent else _Reading(words, chunk, " ".join(named), start).phrase()
         start = max(chunk.end, start) + 1
     return None
 
@@ -144,9 +155,7 @@ def english_among(captions: Iterable[str]) -> frozenset[str]:
 _MAX_SHORT: Final = 2
 _LAST_LATIN: Final = "\u024f"
 _MIN_KNOWN_SHARE: Final = 0.4
-_KNOWN: Final = (
-    rules.CLOSED | lexicon.KNOWN_NOUNS | lexicon.QUANTITIES | lexicon.PICTURES | lexicon.STUFF
-) - lexicon.SHARED
+_KNOWN: Final = rules.CLOSED | lexicon.KNOWN_NOUNS | lexicon.QUANTITIES | lexicon.PICTURES | lexicon.STUFF
 
 
 def _is_known(word: str) -> bool:
@@ -195,12 +204,16 @@ class _Reading:
     def _read(self, at: int) -> int | None:
         """Read what begins at a word; return where the next begins, or None where the description ends."""
         word = self._words[at]
-        if word in lexicon.AUXILIARIES or (word == "while" and rules.is_progressive(self._at(at + 1))):
+        # What "used to be" is no more.
+        is_now = word in lexicon.AUXILIARIES and (self._at(at - 1), word) != ("to", "be")
+        if is_now or (word == "while" and rules.is_progressive(self._at(at + 1))):
             # Its subject is the head.
             self._other = ""
             opening = "with" if word in lexicon.POSSESSIONS else "doing" if word in ("do", "does") else None
             return at + 1 if opening is None else self._attribute(at + 1, opening)
-        if word in lexicon.ENDS_OF_DESCRIPTIONS or (word in lexicon.RELATIVES and self._other):
+        # "Wearing a hat that is red" is about the hat, "a cup of tea that is red" about the cup.
+        is_of_object = self._other or (self._after and word != "who" and not self._after[-1].startswith("of "))
+        if word in lexicon.ENDS_OF_DESCRIPTIONS or (word in lexicon.RELATIVES and is_of_object):
             return None
         if word == "," or word in lexicon.CONJUNCTIONS:
             return self._joined(at)
@@ -240,6 +253,8 @@ class _Reading:
             self._after[-1] = " ".join((self._after[-1], word, *inside))
             return end
         is_worn = word == "in" and inside[-1] in lexicon.CLOTHES
+        if is_worn and self._other in lexicon.PEOPLE:
+            return end
         # "With trees in the background" is only near.
         is_near = lexicon.SURROUNDINGS.intersection(self._words[end : end + 3])
         is_part = word in ("with", "without") and not self._other and not is_near
@@ -260,11 +275,15 @@ class _Reading:
         is_needed = f"{verb} {following}" in lexicon.VERBS_WITH_PREPOSITIONS
         is_needed |= following in lexicon.PREPOSITIONS_OF_PARTICIPLES and not verb.endswith("ing")
         if is_needed and self._object_end(at + 2) is not None:
-            return self._attribute(at + 2, f"{verb} {following}")
+            is_other = self._other in lexicon.PEOPLE
+            return self._object_end(at + 2) if is_other else self._attribute(at + 2, f"{verb} {following}")
         if following in lexicon.PREPOSITIONS or self._object_end(at + 1) is None:
-            if not self._other and verb not in lexicon.VERBS_OF_PICTURES:
+            is_particle = following in lexicon.PARTICLES | {"on"} and self._object_end(at + 2) is None
+            if not self._other and is_particle and f"{verb} {following}" in lexicon.VERBS_WITH_PREPOSITIONS:
+                self._after.append(f"{verb} {following}")
+            elif not self._other and verb not in lexicon.VERBS_OF_PICTURES:
                 # "The parked truck": behind the noun it would take what follows, "the truck parked on the left".
-                self._before.insert(0, verb)
+                self._before.insert(0, f"{verb} {following}" if is_particle and is_done else verb)
             return at + 1
         return self._object_end(at + 1) if self._other in lexicon.PEOPLE else self._attribute(at + 1, verb)
 
@@ -273,22 +292,29 @@ class _Reading:
         end = self._object_end(at)
         if end is None:
             return at
-        is_state = self._at(end) in ("open", "closed", "up", "on", "off") and self._object_end(end + 1) is None
+        is_state = self._at(end) in ("open", "closed", "up", "down", "on", "off") and self._object_end(end + 1) is None
         is_done = rules.is_past_participle(self._at(end)) and self._at(end + 1) not in ("by", "with")
         if opening == "with" and (is_state or is_done):
             end += 1
         inside = self._words[at:end]
+        if "or" in (*inside, self._at(end)):
+            return self._object_end(end + 1) if self._at(end) == "or" else end
         self._after.append(" ".join((opening, *inside)))
         # What is worn or held in it is no other thing that could do something.
         if opening not in ("of", "wearing") and lexicon.CLOTHES.isdisjoint(inside):
             self._other = inside[-1]
         following = end + (self._at(end) == ",")
         following += self._at(following) == "and"
-        is_listed = following > end and self._object_end(following) is not None
-        if is_listed and opening == "of" and self._at(following) in lexicon.DETERMINERS:
-            # "A cup of coffee and a spoon" is two things.
+        listed = self._object_end(following) if following > end else None
+        last = "" if listed is None else self._words[listed - 1]
+        is_counted = self._at(following) in lexicon.DETERMINERS | lexicon.NUMERALS
+        # Of "in a suit and tie", "in tie" is no English.
+        is_listed = last and (opening not in ("in", "wearing") or is_counted or lexicon.is_plural(last))
+        is_person = last in lexicon.PEOPLE and inside[-1] not in lexicon.PEOPLE
+        if last and is_counted and (opening == "of" or is_person or (opening == "in" and last not in lexicon.CLOTHES)):
+            # "A cup of coffee and a spoon", "a man in blue and a woman": two things.
             self._is_list, self._other = True, "and"
-            return self._object_end(following)
+            return listed
         is_verb = rules.is_verb(self._words, following) and not rules.noun_follows(self._words, following)
         return self._attribute(following, opening) if is_listed and not is_verb else end
 
@@ -309,6 +335,8 @@ class _Reading:
 def _attributes_before(words: Sequence[str], chunk: rules.Chunk, noun: str) -> list[str]:
     first = chunk.nouns[-1] - len(noun.split()) + 1 if chunk.nouns else chunk.end - 1
     found: list[str] = []
+    if any(words[at] == "or" for at in chunk.modifiers):
+        return found
     for at in (place for place in (*chunk.modifiers, *chunk.nouns) if place < first):
         word = words[at]
         if words[at + 1 : at + 2] == ["'s"]:
@@ -329,11 +357,13 @@ def is_no_attribute(word: str) -> bool:
     return word in _NO_ATTRIBUTES or lexicon.NUMERAL_PATTERN.fullmatch(word) is not None
 
 
-_NO_ATTRIBUTES: Final = (lexicon.DETERMINERS | lexicon.NUMERALS | lexicon.PLACES | {"couple"}) - {"single", "double"}
+_NO_ATTRIBUTES: Final = (
+    lexicon.DETERMINERS | lexicon.PLACES | lexicon.NUMERALS - {"single", "double", "half"} | {"couple"}
+)
 _NO_OBJECTS: Final = lexicon.PREPOSITIONS | lexicon.AUXILIARIES | lexicon.RELATIVES | {"", ","}
 _JOINS: Final = lexicon.CONJUNCTIONS | {",", "-"}
 # They belong to the word before them: "a strange looking bird", "a rolled up towel", "a double decker bus".
-_JOINING: Final = lexicon.SHADES | lexicon.DEGREES
+_JOINING: Final = lexicon.SHADES | lexicon.DEGREES | {"half"}
 _JOINED: Final = lexicon.LINKING_PARTICIPLES | lexicon.PARTICLES | {"decker"}
 
 

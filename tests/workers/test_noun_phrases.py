@@ -3,7 +3,7 @@
 import pytest
 
 from pseudoris.workers.filtering.head_nouns import head_noun
-from pseudoris.workers.noun_phrases import content_of, english_among, implies, noun_phrase
+from pseudoris.workers.noun_phrases import NounPhrase, content_of, english_among, implies, is_sayable, noun_phrase
 
 
 def phrase(caption):
@@ -46,6 +46,27 @@ def attributes(caption):
         ("a black - haired nurse", ("black-haired",), "nurse", ()),
         ("a very very small teapot...", ("very small",), "teapot", ()),
         ("a bagel that is cut in half", ("cut",), "bagel", ()),
+        ("a half peeled lemon", ("half peeled",), "lemon", ()),
+        ("a half empty jug", ("half empty",), "jug", ()),
+        ("an old green or purple scooter", (), "scooter", ()),
+        ("a nurse with a cane or crutch", (), "nurse", ()),
+        ("a goat next to a girl in a yellow coat", (), "goat", ()),
+        ("a goat next to a girl looking at the clouds", (), "goat", ()),
+        ("the boy to the left of the man in green", (), "boy", ()),
+        ("a pony with a rider in a purple vest", (), "pony", ("with a rider",)),
+        ("a lady on a pony in a purple vest", (), "lady", ("in a purple vest",)),
+        ("a girl wearing a scarf that is purple", (), "girl", ("wearing a scarf",)),
+        ("a girl wearing a scarf who is tall", ("tall",), "girl", ("wearing a scarf",)),
+        ("a cup of tea that is hot", ("hot",), "cup", ("of tea",)),
+        ("a lamp turned off", ("turned off",), "lamp", ()),
+        ("a lamp turned on its side", ("turned",), "lamp", ()),
+        ("a nurse who used to be tall", (), "nurse", ()),
+        ("a lady taking off her scarf", (), "lady", ("taking off her scarf",)),
+        ("a jet taking off", (), "jet", ("taking off",)),
+        ("a girl trying to catch a beetle", (), "girl", ("catching a beetle",)),
+        ("a cookie shaped like a boot", (), "cookie", ()),
+        ("a goat with its tail down", (), "goat", ("with its tail down",)),
+        ("a nurse in a vest and scarf", (), "nurse", ("in a vest",)),
     ],
 )
 def test_what_describes_the_head_is_one_attribute_each_and_scenery_is_left_out(caption, before, noun, after):
@@ -64,6 +85,9 @@ def test_what_describes_the_head_is_one_attribute_each_and_scenery_is_left_out(c
         ("a lamp, a clock and a vase", "several"),
         ("people", "several"),
         ("a jug of milk and a ladle", "several"),
+        ("a jug of milk and two ladles", "several"),
+        ("a nurse with a cane and a child", "several"),
+        ("a nurse in green and a nurse in white", "several"),
         ("a nurse and dancing children", "several"),
         ("the octopus", "one"),
         ("cactus", "one"),
@@ -94,6 +118,8 @@ def test_what_is_there_and_what_is_not_are_different_attributes():
     assert not implies("tail", "long tail")
     assert not implies("red tail", "red")
     assert not implies("without tail", "tail")
+    assert implies("without tail", "without red tail")
+    assert not implies("without red tail", "without tail")
 
 
 def test_worn_and_wearing_are_one_attribute():
@@ -103,9 +129,18 @@ def test_worn_and_wearing_are_one_attribute():
     assert phrase("a man in a red shirt").words == phrase("a man wearing a red shirt").words == {"red shirt"}
 
 
+def test_neither_two_colours_nor_two_clothes_are_said_in_one_phrase():
+    said = [NounPhrase("coat", ("red", "blue")), NounPhrase("nurse", (), ("in a vest", "wearing a scarf"))]
+    assert not any(map(is_sayable, said))
+    assert is_sayable(NounPhrase("nurse", ("tall", "red"), ("in a vest", "with a cane")))
+
+
 @pytest.mark.parametrize(
     "caption",
-    ["", "he", "on the left", "a dog with a tail tail", "a ring that does not have a tail", "a lamp isn't red"],
+    [
+        *("", "he", "on the left", "a dog with a tail tail", "a ring that does not have a tail", "a lamp isn't red"),
+        *("there is no goat", "no nurses", "a no swimming sign", "neither lamp"),
+    ],
 )
 def test_without_a_head_or_with_a_loop_or_a_denial_there_is_no_phrase(caption):
     assert phrase(caption) is None

@@ -31,6 +31,7 @@ from pseudoris.workers.noun_phrases import (
     PhraseReader,
     content_of,
     english_among,
+    is_sayable,
     may_be_called,
     noun_phrase,
     phrase_reader,
@@ -201,8 +202,8 @@ def _plurals(texts: Iterable[str]) -> set[str]:
 
 
 def _absence(view: Likelihood, phrase: NounPhrase) -> ComposedExpression | None:
-    right = float(np.exp(np.log1p(-view.rivals(phrase)).sum() + view.log_unseen(phrase)))
-    if right <= view.config.min_further:
+    right = float(np.exp(np.log1p(-view.blurred(phrase)).sum() + view.log_unseen(phrase)))
+    if right <= view.config.min_further or not is_sayable(phrase):
         return None
     return ComposedExpression(templates.definite(phrase), "none", (), phrase.noun, right)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Final
@@ -30,7 +30,8 @@ from pseudoris.schemas.shard import MaskRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposingConfig
 from pseudoris.workers.composing.posterior import Posterior, by_names, drawn_by_mask, evidence_of, is_object
 from pseudoris.workers.composing.templates import Side
-from pseudoris.workers.noun_phrases import NounPhrase, PhraseReader, noun_phrase, phrases_by_rules, shorter
+from pseudoris.workers.english import plural_of
+from pseudoris.workers.noun_phrases import NounPhrase, PhraseReader, is_sayable, noun_phrase, phrases_by_rules, shorter
 
 SIDES: Final[tuple[Side, ...]] = ("left", "right", "top", "bottom")
 # A side of the picture is its outer third.
@@ -180,6 +181,11 @@ class Likelihood:
         """Return the probability that each mask is an object that a phrase is true of, (N,) float64, below 1."""
         return np.minimum(self.posterior.is_object * self.posterior.fits(phrase), MAX_RIVAL)
 
+    def blurred(self, phrase: NounPhrase) -> Floats:
+        """Return `rivals`, where several things are rivals of one: "two dogs" of "the dog"."""
+        several = replace(phrase, noun=plural_of(phrase.noun))
+        return np.maximum(self.rivals(phrase), self.rivals(several))
+
     def members(self, phrase: NounPhrase, mask: int) -> Ints:
         """Return the numbers of the other masks that a phrase is probably true of."""
         found = np.flatnonzero(self.rivals(phrase) > IS_MEMBER)
@@ -194,7 +200,7 @@ class Likelihood:
             is_rival: (N,) float64, the probability that the stated position fits each mask as well.
         """
         rivals = self.rivals(phrase)
-        against = rivals * is_rival
+        against = self.blurred(phrase) * is_rival
         against[mask] = 0.0
         return float(np.log(rivals[mask]) + np.log1p(-against).sum()) + self.log_unseen(phrase)
 
@@ -222,10 +228,10 @@ class Likelihood:
             return []
         alone = noun_phrase(noun, noun)
         drawn = [each for each in self.posterior.evidence[mask].phrases if each.noun == noun]
-        longer = [each for each in drawn if 0 < len(each.words) <= _MAX_WORDS]
+        longer = [each for each in drawn if 0 < len(each.words) <= _MAX_WORDS and is_sayable(each)]
         if not longer:
             # A captioner that says much at once.
-            longer = [part for each in drawn for part in shorter(each, _MAX_WORDS)]
+            longer = [part for each in drawn for part in shorter(each, _MAX_WORDS) if is_sayable(part)]
         distinct: dict[frozenset[str], NounPhrase] = {}
         for phrase in (*([] if alone is None or alone.number == "several" else [alone]), *longer):
             distinct.setdefault(phrase.words, phrase)

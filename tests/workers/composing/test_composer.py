@@ -95,6 +95,19 @@ def test_what_a_caption_says_beside_its_head_or_of_several_is_no_easy_absence(ca
     assert absences(image, "the boat", "the kite").keys() == {"the kite"}
 
 
+def test_what_several_things_are_is_no_name_of_one_alone():
+    image = make_image(((20, 30), {"a goat": 40}), ((80, 30), {"two goats": 40}))
+    assert texts(image, 0, kinds=["attribute"], posterior=LENIENT) == set()
+    alone = make_image(((20, 30), {"a goat": 40}), ((80, 30), {"two kites": 40}))
+    assert texts(alone, 0, kinds=["attribute"], posterior=LENIENT) == {"the goat"}
+
+
+def test_a_mask_in_two_clothes_is_said_to_wear_one_at_a_time():
+    image = make_image(((20, 30), {"a nurse in a green vest and a white scarf": 40}))
+    expected = {"the nurse", "the nurse in a green vest", "the nurse in a white scarf"}
+    assert texts(image, 0, kinds=["attribute"], posterior=LENIENT, max_per_form=9) == expected
+
+
 def test_neither_a_wider_name_nor_another_name_of_what_was_said_is_an_easy_absence():
     names = NounRelations(same=(("boat", "ship"),), wider={"craft": ("boat", "raft")})
     for said in ("ship", "craft"):
