@@ -348,7 +348,7 @@ def _attributes_before(words: Sequence[str], chunk: rules.Chunk, noun: str) -> l
             elif found and (word in _JOINED or found[-1] in _JOINING):
                 found[-1] = f"{found[-1]} {word}"
             else:
-                found.append(word)
+                found.append(f"half {word}" if words[at - 1 : at] == ["half"] else word)
     return [each for each in found if each not in lexicon.DEGREES]
 
 
@@ -357,13 +357,11 @@ def is_no_attribute(word: str) -> bool:
     return word in _NO_ATTRIBUTES or lexicon.NUMERAL_PATTERN.fullmatch(word) is not None
 
 
-_NO_ATTRIBUTES: Final = (
-    lexicon.DETERMINERS | lexicon.PLACES | lexicon.NUMERALS - {"single", "double", "half"} | {"couple"}
-)
+_NO_ATTRIBUTES: Final = (lexicon.DETERMINERS | lexicon.NUMERALS | lexicon.PLACES | {"couple"}) - {"single", "double"}
 _NO_OBJECTS: Final = lexicon.PREPOSITIONS | lexicon.AUXILIARIES | lexicon.RELATIVES | {"", ","}
 _JOINS: Final = lexicon.CONJUNCTIONS | {",", "-"}
 # They belong to the word before them: "a strange looking bird", "a rolled up towel", "a double decker bus".
-_JOINING: Final = lexicon.SHADES | lexicon.DEGREES | {"half"}
+_JOINING: Final = lexicon.SHADES | lexicon.DEGREES
 _JOINED: Final = lexicon.LINKING_PARTICIPLES | lexicon.PARTICLES | {"decker"}
 
 
