@@ -127,11 +127,6 @@ def refilter(
     versions = {**before.versions, **writer_versions()}
     compose = None
     if _composes_anew(source.header.config, config):
-        if change.audit is not None:
-            raise ConfigError(
-                "--accuracy holds for what was judged, and --set or --weights compose others: refilter with these "
-                "first, then draw and judge an audit of that run"
-            )
         if composer_of is None:
             raise ValueError("composing changes, and composer_of is not given")
         method["composing"] = config.method()["composing"]
@@ -217,6 +212,11 @@ def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunC
     if other := [key for key in laid if key != "composing" and laid[key] != tree.get(key)]:
         raise ConfigError(f"--set {other[0]}: refilter changes composing alone, such as composing.min_further=0.95")
     changed = validate(laid)
+    if change.audit is not None and _composes_anew(config, changed):
+        raise ConfigError(
+            "--accuracy holds for what was judged, and --set or --weights compose others: refilter with these first, "
+            "then draw and judge an audit of that run"
+        )
     check_scored(changed, change.keep or (), parent.root)
     if changed == config:
         raise ConfigError(
