@@ -328,8 +328,7 @@ def _corrected(location: RunLocation, fitted: FittedValues, audit: str | None) -
         report("note", f"{location.root} is not finished: it holds {done:,} of {header.num_images:,} images", "yellow")
     posterior = posterior_of_run(location)
     if posterior == fitted.posterior:
-        why = "they were fitted to its models with labels, or are in the units of its scores already"
-        report("note", f"The composer's weights stay as in OUT, and so do the lines: {why}", "yellow")
+        report("note", "The composer's weights stay as in OUT: labels taught them, or its own scores", "yellow")
         return fitted
     lines = fitted.pair_weight
     if lines is not None and lines.composed is not None:

@@ -203,7 +203,10 @@ def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunC
     check_number("tau", change.tau, 0, 1e308, is_whole=False)
     before = config.filtering
     tau = before.tau if change.tau is None else change.tau
-    keep = before.keep if change.keep is None else _with_conditions(before.keep, change.keep)
+    given = before.keep if change.keep is None else tuple(change.keep)
+    # Bounds on composed kinds say nothing of what is drawn.
+    sorts = {each.column in COMPOSED_KINDS for each in given} or {True, False}
+    keep = (*(each for each in before.keep if (each.column in COMPOSED_KINDS) not in sorts), *given)
     tree = config.model_dump()
     tree["filtering"] |= {"tau": tau, "keep": keep, "lone_masks": change.lone_masks or before.lone_masks}
     if change.fitted is not None:
@@ -224,9 +227,3 @@ def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunC
             "give another --tau, --keep, --lone-masks, --weights or --set"
         )
     return changed
-
-
-def _with_conditions(before: Sequence[KeepCondition], keep: Sequence[KeepCondition]) -> tuple[KeepCondition, ...]:
-    """Return new conditions and those of the other sort: what bounds composed kinds says nothing of what is drawn."""
-    sorts = {each.column in COMPOSED_KINDS for each in keep} or {True, False}
-    return (*(each for each in before if (each.column in COMPOSED_KINDS) not in sorts), *keep)

@@ -38,8 +38,7 @@ _LEAST_STD: Final = 1e-6
 def posterior_of_run(location: RunLocation) -> PosteriorConfig:
     """Return the posterior of a run's composer, or what it would have; for any captioner, as the run corrects it.
 
-    The first 5,000 images correct it, and correct anew what a run corrected before. What labels were fitted to, for the
-    models of the run, stays.
+    The first 5,000 images correct it. What was fitted to labels, with the models of the run, stays.
     """
     config = require_header(location).config
     fitted = config.filtering.fitted_values

@@ -153,7 +153,9 @@ class ExportFormat:
         """
         job = ExportJob(self, request, on_progress)
         try:
-            return self.writer(job)
+            found = self.writer(job)
+            said = f"{job.num_further:,} further sentences by --rewording. Most openings are left out."
+            return replace(found, notes=[*found.notes, said]) if job.options.rewording else found
         except ConfigError:
             job.give_back()
             raise
@@ -353,11 +355,6 @@ class ExportJob:
         self.on_progress(found.num_masks, self.written.num_masks, CHECKING)
         self.written.check_equals(found, where)
 
-    def further_notes(self) -> list[str]:
-        """Return what a report says of `--rewording`."""
-        said = f"{self.num_further:,} further sentences by --rewording. Most openings are left out."
-        return [said] if self.options.rewording else []
-
     def report(
         self,
         rows: Mapping[str, int],
@@ -373,7 +370,6 @@ class ExportJob:
         `checked` is what was compared beyond the masks, the expressions and the files.
         """
         describe(self, rows, self.dropped, tables or {})
-        notes = [*notes, *self.further_notes()]
         if number := self._num_encoded_anew:
             notes = [*notes, f"{number:,} image(s) were encoded again, upright and with three channels."]
         begins = {"format": self.name, "state": "whole", "source": without_secrets(self.request.header.source)}
