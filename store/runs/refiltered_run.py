@@ -220,6 +220,10 @@ def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunC
             "--accuracy holds for what was judged, and --set or --weights compose others: refilter with these first, "
             "then draw and judge an audit of that run"
         )
+    if changed.composing is None and change.fitted is not None and change.fitted.values.pair_weight is None:
+        raise ConfigError(
+            f"--weights holds a composer's weights alone, and {parent.root} composes nothing: add --set composing={{}}"
+        )
     check_scored(changed, change.keep or (), parent.root)
     if changed == config:
         raise ConfigError(

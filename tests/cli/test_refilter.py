@@ -13,6 +13,7 @@ from pseudoris.audit.draw_files import kind_of
 from pseudoris.audit.verdicts import VerdictLine
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.fitted import for_any_captioner
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
@@ -215,12 +216,17 @@ def test_weights_come_from_a_file_that_was_fitted_with_the_runs_confidence(tmp_p
     assert found.pair_weight.drawn.bias == 1.5
 
 
+ANY_CAPTIONER = yaml.safe_dump({"posterior": for_any_captioner(is_heard=False)["values"]["posterior"]})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{confidence: {vote: 1.0}}", "holds no pair_weight"),
         ("{confidence: {vote: 1.0}, pair_weight: {drawn: {}}}", "another confidence than"),
         ("{pair_weight: {drawn: {}}}", "pair_weight.drawn needs the weights of confidence"),
+        (ANY_CAPTIONER, "composes nothing: add --set composing="),
+        (f"models: {{filter: {'a' * 64}}}\n{ANY_CAPTIONER}", "other models .*Fit it anew: pseudoris calibrate "),
     ],
 )
 def test_weights_that_do_not_belong_to_the_run_are_refused(out, tmp_path, text, message):
