@@ -87,6 +87,7 @@ def evidence_of(
     words: defaultdict[str, float] = defaultdict(float)
     phrases: defaultdict[NounPhrase, float] = defaultdict(float)
     correctness: dict[str, float] = {}
+    num_read = 0.0
     english = english_among(candidate.text for candidate in candidates)
     weighed = [
         (candidate, candidate.head_noun.lower(), weight)
@@ -98,12 +99,15 @@ def evidence_of(
         nouns[noun] += weight
         # For one mask, correctness depends only on the noun.
         correctness[noun] = candidate.correctness or 0.0
-        if phrase is None or phrase.number == "several":
+        if phrase is None:
             continue
-        phrases[phrase] += weight
+        num_read += weight
         for word in phrase.words:
             words[word] += weight
-    of_nouns, of_words = _shares(nouns, sum(nouns.values())), _shares(words, sum(phrases.values()))
+        # "Two red dogs" are red, and no mask is called so.
+        if phrase.number != "several":
+            phrases[phrase] += weight
+    of_nouns, of_words = _shares(nouns, sum(nouns.values())), _shares(words, num_read)
     # Equal weights are ordered by length, then alphabetically.
     heaviest_first = sorted(phrases, key=lambda phrase: (-phrases[phrase], len(phrase.text), phrase.text))
     return Evidence(of_nouns, correctness, of_words, tuple(heaviest_first))

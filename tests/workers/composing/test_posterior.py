@@ -150,6 +150,11 @@ def test_nouns_are_shares_of_what_names_one_and_words_of_what_is_a_noun_phrase()
     assert [each.text for each in found.phrases] == ["red dog", "cat", "running dog"]
 
 
+def test_what_is_said_of_several_is_evidence_and_names_no_mask():
+    found = evidence_of([said("two red dogs", 4, "dogs"), said("dogs", 1, "dogs")], "draws")
+    assert (found.words, found.phrases) == ({"red": 0.8}, ())
+
+
 def test_probabilities_count_in_place_of_draws():
     rows = [said("dog", 1, "dog", score=math.log(0.3)), said("cat", 9, "cat", score=math.log(0.1))]
     assert evidence_of(rows, "probability").nouns == pytest.approx({"cat": 0.25, "dog": 0.75})
