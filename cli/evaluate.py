@@ -297,14 +297,14 @@ def calibrate(
     least = DEFAULT_YIELD if least_yield is None else least_yield
     location = RunLocation.open_to_read(out)
     header = require_header(location)
-    fitted = header.config.filtering.fitted_values
     if audit is not None or composer:
-        text = fitted_text(header, _corrected(location, fitted, audit))
+        text = fitted_text(header, _corrected(location, header, audit))
         return echo(text, nl=False) if to is None else options.write_text(to, text, option="--to")
     with bar() as show:
         reading = show.named("reading the truth")
         known = None if truth is None else open_truth(truth, header, SceneTruth, reading)
         found = calibrated_run(location, known, coverage=aim, least_yield=least, max_images=images)
+    fitted = header.config.filtering.fitted_values
     text = fitted_text(header, replace(fitted, confidence=found.weights, pair_weight=found.pair_weight))
     if to is None:
         echo(f"# --to FILE writes this:\n{text}---\n# and these settings name it:")
@@ -314,8 +314,9 @@ def calibrate(
     _report_fit(found, aim if truth is not None else None, least)
 
 
-def _corrected(location: RunLocation, fitted: FittedValues, audit: str | None) -> FittedValues:
+def _corrected(location: RunLocation, header: RunHeader, audit: str | None) -> FittedValues:
     """Return what a run has with the lines of an audit; without one, with the composer's weights in the run's units."""
+    fitted = header.config.filtering.fitted_values
     if audit is not None:
         from pseudoris.cli.audit_report import lines_of_audit
 
@@ -323,7 +324,7 @@ def _corrected(location: RunLocation, fitted: FittedValues, audit: str | None) -
     from pseudoris.store.runs.manifest import cached_receipts
     from pseudoris.training.calibration.run_units import posterior_of_run
 
-    done, header = sum(each.counts.images for each in cached_receipts(location)), require_header(location)
+    done = sum(each.counts.images for each in cached_receipts(location))
     if done < header.num_images:
         report("note", f"{location.root} is not finished: it holds {done:,} of {header.num_images:,} images", "yellow")
     posterior = posterior_of_run(location)

@@ -187,28 +187,37 @@ def train_prompts(plan: TrainingPlan) -> None:
 def train_longer_captioner(plan: TrainingPlan, name: str = "coca_longer") -> None:
     """Trains the captioner of that field of the plan from nothing, longer, and on crops of the finished SAM's masks."""
     recipe: LongerRecipe = getattr(plan, name)
-    vocabulary, sampler = caption_vocabulary(recipe.say), longer_sampler(plan, recipe)
-    checkpoint, seed = plan.checkpoint(name.replace("_", "-")), plan.seed + recipe.seed
-    trainee = train_captions(CocaTrainee, vocabulary, sampler, recipe.captions, seed=seed, checkpoint=checkpoint)
-    _ship(plan, name, trainee.model, vocabulary)
+    _train_longer(plan, name, CocaTrainee, recipe, recipe.captions)
 
 
 def train_names(plan: TrainingPlan) -> None:
     """Continues the finished captioner, and the finished CLIP, on captions with three names a category."""
     recipe = plan.coca_names
+    if not plan.weights("coca_names").exists():
+        _train_longer(plan, "coca_names", CocaTrainee, recipe, recipe.captions, start="coca_longer")
+    _train_longer(plan, "clip_names", ClipTrainee, recipe, plan.clip_names, start="clip")
+
+
+def _train_longer(
+    plan: TrainingPlan,
+    name: str,
+    kind: type[CaptionTrainee],
+    recipe: LongerRecipe,
+    captions: CaptionRecipe,
+    start: str | None = None,
+) -> None:
+    """Trains a model on the crops and captions of a longer recipe, from nothing or from the finished model `start`."""
     vocabulary, sampler = caption_vocabulary(recipe.say), longer_sampler(plan, recipe)
-    jobs = (
-        ("coca_names", CocaTrainee, recipe.captions, "coca_longer"),
-        ("clip_names", ClipTrainee, plan.clip_names, "clip"),
+    trainee = train_captions(
+        kind,
+        vocabulary,
+        sampler,
+        captions,
+        seed=plan.seed + recipe.seed,
+        checkpoint=plan.checkpoint(name.replace("_", "-")),
+        start_from=None if start is None else plan.weights(start),
     )
-    for name, kind, captions, start in jobs:
-        if plan.weights(name).exists():
-            continue
-        checkpoint, seed = plan.checkpoint(name.replace("_", "-")), plan.seed + recipe.seed
-        trainee = train_captions(
-            kind, vocabulary, sampler, captions, seed=seed, checkpoint=checkpoint, start_from=plan.weights(start)
-        )
-        _ship(plan, name, trainee.model, vocabulary)
+    _ship(plan, name, trainee.model, vocabulary)
 
 
 def longer_sampler(plan: TrainingPlan, recipe: LongerRecipe) -> CaptionSampler:

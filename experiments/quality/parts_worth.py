@@ -67,13 +67,13 @@ def _by_world(options: Options, captioner: str) -> dict[str, Any]:
     listener = calibrate(judged, FEATURE_SETS["all"], coverage=COMPARED[0], least_yield=COMPARED[1])
     own, others = fitted_to(options, [captioner], "probability"), _without_labels(options, captioner)
     found: dict[str, Any] = {}
+    tau = load_config("tiny").filtering.tau
     for world in WORLDS:
         asked = SceneSet(Split.TEST, options.scenes(NUM_JUDGED, 20), world, first=FIRST)
         images = annotated_scenes(options, asked, setting_of(captioner))
         truths = [SceneImageTruth(scene) for scene in asked.all()]
         rows = [judged_image(*each) for each in zip(truths, images, strict=True)]
         without = compose(truths, images, corrected(others, images))
-        tau = load_config("tiny").filtering.tau
         parts = {
             FILTER: [each.sums(by_tau(each, tau)) for each in rows],
             LISTENER: [each.sums(listener.reached.bounds.keeps(each, listener.weights)) for each in rows],
