@@ -42,9 +42,9 @@ from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip
 from pseudoris.workers.filtering.caption_texts import TextMaker
 from pseudoris.workers.filtering.clip_embedder import crop_format
-from pseudoris.workers.filtering.head_nouns import head_noun, noun_finder, noun_prompt
+from pseudoris.workers.filtering.head_nouns import head_noun, noun_prompt
 from pseudoris.workers.filtering.scorer import score_candidates
-from pseudoris.workers.filtering.spacy_nouns import first_child_head
+from pseudoris.workers.filtering.spacy_nouns import first_child_head, noun_finder
 from pseudoris.workers.stages import STAGES
 from recipes.scene_shards import scene_image, scene_shard
 

@@ -13,7 +13,6 @@ from functools import lru_cache
 from itertools import combinations, pairwise
 from typing import Final, Literal
 
-from pseudoris.schemas.config import FilterConfig
 from pseudoris.workers import english as lexicon
 from pseudoris.workers.filtering import head_nouns as rules
 
@@ -119,17 +118,6 @@ PhraseReader = Callable[[Sequence[str], Sequence[str]], list[NounPhrase | None]]
 def phrases_by_rules(captions: Sequence[str], nouns: Sequence[str]) -> list[NounPhrase | None]:
     """Return `noun_phrase` of each caption."""
     return [noun_phrase(caption, noun) for caption, noun in zip(captions, nouns, strict=True)]
-
-
-def phrase_reader(config: FilterConfig) -> PhraseReader:
-    """Return what reads captions as `filtering.nouns` says: the parser for `spacy`, else the rules."""
-    if config.nouns != "spacy":
-        return phrases_by_rules
-    # Imported here: most runs read by rules.
-    from pseudoris.workers.filtering.spacy_nouns import phrase_of_parse, spacy_pipeline
-
-    pipeline = spacy_pipeline(config)
-    return lambda captions, nouns: list(map(phrase_of_parse, pipeline.pipe(captions), nouns))
 
 
 _DENIALS: Final = frozenset(("not", "never", "cannot", "cant", "wont", "isnt", "doesnt"))

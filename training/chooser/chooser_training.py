@@ -32,7 +32,8 @@ from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
 from pseudoris.training.learning.trainer import begin_together, load_trained, trained_state
 from pseudoris.training.learning.training_data import open_feed, open_runs, weighted_mean
 from pseudoris.workers.checkpoints.weight_files import weights_digest
-from pseudoris.workers.filtering.head_nouns import noun_finder, noun_prompt
+from pseudoris.workers.filtering.head_nouns import noun_prompt
+from pseudoris.workers.filtering.spacy_nouns import noun_finder
 
 # Expressions of one image that are answered at once; an image with more takes several passes.
 _TEXTS_A_PASS = 64

@@ -26,6 +26,7 @@ from pseudoris.workers.composing.posterior import drawn_by_mask
 from pseudoris.workers.counter_rng import key_of, permutation
 from pseudoris.workers.english import plural_of
 from pseudoris.workers.filtering.head_nouns import head_noun, tokenise
+from pseudoris.workers.filtering.spacy_nouns import phrase_reader
 from pseudoris.workers.noun_phrases import (
     NounPhrase,
     PhraseReader,
@@ -34,7 +35,6 @@ from pseudoris.workers.noun_phrases import (
     is_sayable,
     may_be_called,
     noun_phrase,
-    phrase_reader,
     phrases_by_rules,
 )
 

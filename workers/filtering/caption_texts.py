@@ -19,7 +19,8 @@ from pseudoris.images.child_process import end_child, reserve_stdout, start_chil
 from pseudoris.schemas.config import FilterConfig
 from pseudoris.workers.checkpoints.openclip import ClipTokenizer
 from pseudoris.workers.faults.subprocess_stages import send
-from pseudoris.workers.filtering.head_nouns import noun_finder, noun_prompt
+from pseudoris.workers.filtering.head_nouns import noun_prompt
+from pseudoris.workers.filtering.spacy_nouns import noun_finder
 
 logger = logging.getLogger(__name__)
 

@@ -18,11 +18,10 @@ A table of hand-checked expressions in the tests lists the known errors of the r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from pseudoris.schemas.config import FilterConfig, NounRule
+from pseudoris.schemas.config import NounRule
 from pseudoris.workers import english as lexicon
 
 _TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|'s?(?=\s|$)|[&]|[,;:.()/!?\"-]")
@@ -278,20 +277,6 @@ def _is_finite_verb(word: str, *, is_plural: bool) -> bool:
 
 def _at(words: list[str], i: int) -> str:
     return words[i] if i < len(words) else ""
-
-
-NounFinder = Callable[[Iterable[str]], list[str | None]]
-
-
-def noun_finder(config: FilterConfig) -> NounFinder:
-    """Return the function that `filtering.nouns` names. It maps each expression to its head noun, or to None."""
-    if config.nouns == "rules":
-        return lambda texts: [head_noun(text) for text in texts]
-    # Imported here: most runs find nouns by rules.
-    from pseudoris.workers.filtering.spacy_nouns import first_child_head, head_of_parse, spacy_pipeline
-
-    pipeline, rule = spacy_pipeline(config), head_of_parse if config.nouns == "spacy" else first_child_head
-    return lambda texts: list(map(rule, pipeline.pipe(texts)))
 
 
 def noun_prompt(text: str, noun: str | None, *, nouns: NounRule = "rules") -> str:

@@ -1,4 +1,6 @@
-"""Head nouns by spaCy's parser: our rule, and the authors' rule. spaCy is an extra, imported at its first use.
+"""Head nouns and what is said of them, as `filtering.nouns` says: by rules, or by spaCy's parser.
+
+spaCy is an extra, imported at its first use. Its parse is read by our rule or by the authors'.
 
 The pipeline of our rule is a package. That of the authors' rule is a setting: a package, or a folder that
 `nlp.to_disk` wrote. The digest of its files is part of a run's identity.
@@ -7,7 +9,7 @@ The pipeline of our rule is a package. That of the authors' rule is a setting: a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,8 +20,15 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.extras import install
 from pseudoris.schemas.untrusted import file_sha256
 from pseudoris.workers import english as lexicon
-from pseudoris.workers.filtering.head_nouns import progressive
-from pseudoris.workers.noun_phrases import NounPhrase, insert_adjective, is_no_attribute, number_of
+from pseudoris.workers.filtering.head_nouns import head_noun, progressive
+from pseudoris.workers.noun_phrases import (
+    NounPhrase,
+    PhraseReader,
+    insert_adjective,
+    is_no_attribute,
+    number_of,
+    phrases_by_rules,
+)
 
 # The pipeline of `filtering.nouns=spacy`.
 SPACY_MODEL: Final = "en_core_web_sm"
@@ -62,6 +71,25 @@ def spacy_pipeline(config: FilterConfig) -> Any:
     except (OSError, ValueError) as error:
         raise ConfigError(f"filtering.nouns={config.nouns}: {_model(config)} cannot be used: {error}") from error
     return pipeline
+
+
+NounFinder = Callable[[Iterable[str]], list[str | None]]
+
+
+def noun_finder(config: FilterConfig) -> NounFinder:
+    """Return the function that `filtering.nouns` names. It maps each expression to its head noun, or to None."""
+    if config.nouns == "rules":
+        return lambda texts: [head_noun(text) for text in texts]
+    pipeline, rule = spacy_pipeline(config), head_of_parse if config.nouns == "spacy" else first_child_head
+    return lambda texts: list(map(rule, pipeline.pipe(texts)))
+
+
+def phrase_reader(config: FilterConfig) -> PhraseReader:
+    """Return what reads captions as `filtering.nouns` says: the parser for `spacy`, else the rules."""
+    if config.nouns != "spacy":
+        return phrases_by_rules
+    pipeline = spacy_pipeline(config)
+    return lambda captions, nouns: list(map(phrase_of_parse, pipeline.pipe(captions), nouns))
 
 
 def phrase_of_parse(parsed: Any, noun: str) -> NounPhrase | None:

@@ -21,7 +21,8 @@ from pseudoris.schemas.config import FilterConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES
 from pseudoris.synthworld.grammar import OPENINGS, POSITIONS, Description
-from pseudoris.workers.filtering.head_nouns import head_noun, noun_finder, noun_phrases, noun_prompt
+from pseudoris.workers.filtering.head_nouns import head_noun, noun_phrases, noun_prompt
+from pseudoris.workers.filtering.spacy_nouns import noun_finder
 from recipes.scene_texts import realise
 
 

@@ -14,8 +14,8 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.faults.image_boundary import ImageBoundary
 from pseudoris.workers.filtering import ClipScorer
-from pseudoris.workers.filtering.head_nouns import noun_finder, noun_prompt
-from pseudoris.workers.filtering.spacy_nouns import check_spacy, head_of_parse, phrase_of_parse
+from pseudoris.workers.filtering.head_nouns import noun_prompt
+from pseudoris.workers.filtering.spacy_nouns import check_spacy, head_of_parse, noun_finder, phrase_of_parse
 from pseudoris.workers.noun_phrases import NounPhrase
 from tests.workers.filtering.test_scorer import build_image, build_shard
 
