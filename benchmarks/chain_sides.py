@@ -35,7 +35,8 @@ from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.masks import rle
-from pseudoris.workers.masks.proposals import Proposals, build_prior, mask_records
+from pseudoris.workers.masks.instances import build_prior
+from pseudoris.workers.masks.proposals import Proposals, mask_records
 from pseudoris.workers.stages import STAGES
 
 

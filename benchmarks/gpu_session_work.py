@@ -36,7 +36,7 @@ from pseudoris.workers.device import prepare_device
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer
 from pseudoris.workers.masks.generator import MaskGenerator
-from pseudoris.workers.masks.proposals import build_prior
+from pseudoris.workers.masks.instances import build_prior
 
 _STAGES: Final = ("masks", "captions", "filter")
 _TOGETHER: Final = ("captions.crops_together=2048", "captions.cache_bytes=34359738368")

@@ -32,6 +32,7 @@ from pseudoris.workers.device import compute_dtype, prepare_device, to_device, t
 from pseudoris.workers.faults.quarantine import apply_to_groups, together_or_fewer
 from pseudoris.workers.forward_passes import compile_tower
 from pseudoris.workers.masks import rle
+from pseudoris.workers.masks.instances import build_prior
 from pseudoris.workers.masks.mask_candidates import (
     MASK_THRESHOLD,
     MaskCandidates,
@@ -48,7 +49,7 @@ from pseudoris.workers.masks.promptable import (
     layer_grids,
     to_input_frame,
 )
-from pseudoris.workers.masks.proposals import Proposals, build_prior, mask_records
+from pseudoris.workers.masks.proposals import Proposals, mask_records
 from pseudoris.workers.masks.sam_model import PromptableSam, load_sam
 from pseudoris.workers.stages import STAGE_PROPOSE, sam_digest
 

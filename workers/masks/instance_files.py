@@ -16,29 +16,59 @@ A run's own masks table is such a file.
 `instances.json`; else `bbox` as [x, y, w, h]; `score` optional). Crowd regions (`iscrowd`) are skipped, because they
 are not instances.
 
-Rows are numbered from 0 in the file's order. `InstanceTable` finds them by image.
+Rows are numbered from 0 in the file's order.
+
+In a table an image is found by its `image_id` or its key (percent-encoded or plain), else by file name,
+if one path ends in the other (`train/1.jpg` and `1.jpg`) and only one name in the table does so. Masks must have the
+upright image's size. An image without rows has no instances.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from pseudoris.images.parquet_pages import read_columns
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.untrusted import parse_json
 from pseudoris.workers.locations import open_location
-from pseudoris.workers.masks.instances import InstanceTable, check_size, encode_instance
+from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.rle import compressed_counts, is_coordinate, unwrapped
+
+logger = logging.getLogger(__name__)
 
 Entry = Mapping[str, Any]
 
 _PARQUET_MAGIC = b"PAR1"
 _NAME_COLUMNS = ("image_id", "key", "file_name")
 _MASK_COLUMNS = ("segmentation", "box_xyxy_px")
+
+
+# Turns a row number and the image's (H, W) into an RLE string.
+EncodeRow = Callable[[int, tuple[int, int]], str]
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The instances of one image.
+
+    Attributes:
+        counts: COCO compressed RLE strings, of the image's size; an empty instance is allowed and matches nothing.
+        rows: The number that a mask's `prior` names: the row in the table, or the number of the detection.
+    """
+
+    counts: tuple[str, ...]
+    rows: tuple[int, ...]
 
 
 def read_instance_table(path: str, min_score: float) -> InstanceTable:
@@ -163,3 +193,116 @@ def _to_xyxy(bbox: Any, where: str) -> list[float] | None:
         raise ConfigError(f"{where}: bbox is {bbox!r}, but must be four numbers [x, y, w, h]")
     x, y, width, height = bbox
     return [x, y, x + width, y + height]
+
+
+def encode_box(box_xyxy_px: tuple[float, float, float, float], size: tuple[int, int]) -> str:
+    """Return the RLE of an image's (H, W) pixels whose centres are in the box; empty if there are none."""
+    height, width = size
+    x0, y0, x1, y1 = (int(np.ceil(edge - 0.5)) for edge in np.clip(box_xyxy_px, 0, [width, height, width, height]))
+    mask = torch.zeros(1, height, width, dtype=torch.bool)
+    mask[:, y0:y1, x0:x1] = True
+    return rle.encode(mask)[0]
+
+
+def encode_instance(segmentation: Mapping[str, Any] | None, box: Any, size: tuple[int, int], *, where: str) -> str:
+    """Return the checked RLE of a user's instance in an image (H, W), from its segmentation, else from its box.
+
+    Args:
+        segmentation: `size` and `counts` (compressed RLE), or None.
+        box: x0, y0, x1, y1, x1 and y1 exclusive, or None.
+        size: (H, W) of the upright image.
+        where: File and row, for messages.
+
+    Raises:
+        ConfigError: It has neither, or the RLE is damaged.
+        ImageError: The segmentation has another size.
+    """
+    if segmentation is not None and not isinstance(segmentation, Mapping):
+        raise ConfigError(f"{where}: segmentation is a {type(segmentation).__name__}, but needs size and counts")
+    if segmentation is None or segmentation.get("counts") is None:
+        if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(is_coordinate, box)):
+            raise ConfigError(f"{where} has neither a segmentation nor a box of four numbers, got {box!r}")
+        return encode_box((box[0], box[1], box[2], box[3]), size)
+    check_size(segmentation.get("size"), size, where=where)
+    counts = segmentation["counts"]
+    text = counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts
+    if not isinstance(text, str) or not rle.is_valid(text, size):
+        raise ConfigError(f"{where}: counts is not a COCO compressed RLE of {size[0]} x {size[1]} pixels")
+    return text
+
+
+def check_size(claimed: Any, size: tuple[int, int], *, where: str) -> None:
+    """Check that a mask's stated size is the upright image's (H, W); call it before the mask is drawn.
+
+    Raises:
+        ImageError: It states another size.
+    """
+    if not isinstance(claimed, list | tuple) or list(claimed) != list(size):
+        raise ImageError(
+            "prior_mismatch",
+            f"{where} is a mask of size {claimed}, the upright image has {list(size)}: "
+            "make the table from images turned upright by their EXIF orientation, at full size",
+        )
+
+
+class InstanceTable:
+    """The instances of a table, by image."""
+
+    def __init__(self, names: Iterable[tuple[int, str]], encode_row: EncodeRow, *, path: str) -> None:
+        """Index rows by the image that they name.
+
+        Args:
+            names: Pairs of a row and its image's id, key or file name, by ascending row.
+            encode_row: Returns the mask of a row.
+            path: Path of the table, for messages.
+        """
+        self._rows: dict[str, list[int]] = defaultdict(list)
+        for row, name in names:
+            self._rows[name].append(row)
+        self._names_by_stem: dict[str, list[str]] = defaultdict(list)
+        for name in self._rows:
+            self._names_by_stem[_parts(name)[-1]].append(name)
+        self._encode_row = encode_row
+        self._path = path
+        self._has_warned = False
+
+    def instances(self, image_id: str, key: str, size: tuple[int, int]) -> Instances:
+        """Return the instances of an image (H, W), by ascending row.
+
+        Raises:
+            ConfigError: Several names in the table fit the image, or one of its rows is malformed.
+            ImageError: The table's masks have another size.
+        """
+        name = self._name_of(image_id, key)
+        if name is None:
+            if not self._has_warned:
+                logger.warning(
+                    "image %s has no row in prior.path=%s, so it gets no mask (logged once)", key, self._path
+                )
+                self._has_warned = True
+            return Instances((), ())
+        rows = tuple(self._rows[name])
+        return Instances(tuple(self._encode_row(row, size) for row in rows), rows)
+
+    def _name_of(self, image_id: str, key: str) -> str | None:
+        for name in (image_id, key, unquote(key)):
+            if name in self._rows:
+                return name
+        # A name fits if one path ends in the other.
+        fitting = {
+            name
+            for parts in (_parts(key), _parts(unquote(key)))
+            for name in self._names_by_stem.get(parts[-1], ())
+            if all(a == b for a, b in zip(reversed(_parts(name)), reversed(parts), strict=False))
+        }
+        if len(fitting) > 1:
+            raise ConfigError(
+                f"prior.path={self._path}: image {key} fits several names: {', '.join(sorted(fitting))}; "
+                f"name images by their key or image_id, as the images table does"
+            )
+        return next(iter(fitting), None)
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    # The key of a tar's member is `tar!member`. Tools on Windows write `train\1.jpg`.
+    return PurePosixPath(name.replace("!", "/").replace("\\", "/")).parts or ("",)

@@ -1,53 +1,27 @@
-"""Decides which proposals are objects by instances: those of a user's table, or of a detector.
-
-In a table an image is found by its `image_id` or its key (percent-encoded or plain), else by file name,
-if one path ends in the other (`train/1.jpg` and `1.jpg`) and only one name in the table does so. Masks must have the
-upright image's size. An image without rows has no instances.
+"""Decides which proposals are objects, as `masks.prior` says: by rules, a table of instances, or a detector.
 
 Source: method page, section 1; the authors' instances come from CutLER, score > 0.5.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any
-from urllib.parse import unquote
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pseudoris.schemas.config import PriorConfig
-from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.schemas.config import MasksConfig, PriorConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.shard import ShardImage
 from pseudoris.workers.checkpoints.tensor_files import read_state
 from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.locations import open_location
 from pseudoris.workers.masks import rle
-from pseudoris.workers.masks.proposals import Kept, Proposals
-from pseudoris.workers.masks.rle import is_coordinate
-
-logger = logging.getLogger(__name__)
-
-# Turns a row number and the image's (H, W) into an RLE string.
-EncodeRow = Callable[[int, tuple[int, int]], str]
-
-
-@dataclass(frozen=True)
-class Instances:
-    """The instances of one image.
-
-    Attributes:
-        counts: COCO compressed RLE strings, of the image's size; an empty instance is allowed and matches nothing.
-        rows: The number that a mask's `prior` names: the row in the table, or the number of the detection.
-    """
-
-    counts: tuple[str, ...]
-    rows: tuple[int, ...]
+from pseudoris.workers.masks.instance_files import Instances, read_instance_table
+from pseudoris.workers.masks.proposals import Kept, Proposals, reduce_proposals
 
 
 def match_instances(proposals: Proposals, instances: Instances, config: PriorConfig, *, name: str) -> list[Kept]:
@@ -80,119 +54,6 @@ def match_instances(proposals: Proposals, instances: Instances, config: PriorCon
         for row in sorted(choices)
         if copy < len(choices[row])
     ]
-
-
-def encode_box(box_xyxy_px: tuple[float, float, float, float], size: tuple[int, int]) -> str:
-    """Return the RLE of an image's (H, W) pixels whose centres are in the box; empty if there are none."""
-    height, width = size
-    x0, y0, x1, y1 = (int(np.ceil(edge - 0.5)) for edge in np.clip(box_xyxy_px, 0, [width, height, width, height]))
-    mask = torch.zeros(1, height, width, dtype=torch.bool)
-    mask[:, y0:y1, x0:x1] = True
-    return rle.encode(mask)[0]
-
-
-def encode_instance(segmentation: Mapping[str, Any] | None, box: Any, size: tuple[int, int], *, where: str) -> str:
-    """Return the checked RLE of a user's instance in an image (H, W), from its segmentation, else from its box.
-
-    Args:
-        segmentation: `size` and `counts` (compressed RLE), or None.
-        box: x0, y0, x1, y1, x1 and y1 exclusive, or None.
-        size: (H, W) of the upright image.
-        where: File and row, for messages.
-
-    Raises:
-        ConfigError: It has neither, or the RLE is damaged.
-        ImageError: The segmentation has another size.
-    """
-    if segmentation is not None and not isinstance(segmentation, Mapping):
-        raise ConfigError(f"{where}: segmentation is a {type(segmentation).__name__}, but needs size and counts")
-    if segmentation is None or segmentation.get("counts") is None:
-        if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(is_coordinate, box)):
-            raise ConfigError(f"{where} has neither a segmentation nor a box of four numbers, got {box!r}")
-        return encode_box((box[0], box[1], box[2], box[3]), size)
-    check_size(segmentation.get("size"), size, where=where)
-    counts = segmentation["counts"]
-    text = counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts
-    if not isinstance(text, str) or not rle.is_valid(text, size):
-        raise ConfigError(f"{where}: counts is not a COCO compressed RLE of {size[0]} x {size[1]} pixels")
-    return text
-
-
-def check_size(claimed: Any, size: tuple[int, int], *, where: str) -> None:
-    """Check that a mask's stated size is the upright image's (H, W); call it before the mask is drawn.
-
-    Raises:
-        ImageError: It states another size.
-    """
-    if not isinstance(claimed, list | tuple) or list(claimed) != list(size):
-        raise ImageError(
-            "prior_mismatch",
-            f"{where} is a mask of size {claimed}, the upright image has {list(size)}: "
-            "make the table from images turned upright by their EXIF orientation, at full size",
-        )
-
-
-class InstanceTable:
-    """The instances of a table, by image."""
-
-    def __init__(self, names: Iterable[tuple[int, str]], encode_row: EncodeRow, *, path: str) -> None:
-        """Index rows by the image that they name.
-
-        Args:
-            names: Pairs of a row and its image's id, key or file name, by ascending row.
-            encode_row: Returns the mask of a row.
-            path: Path of the table, for messages.
-        """
-        self._rows: dict[str, list[int]] = defaultdict(list)
-        for row, name in names:
-            self._rows[name].append(row)
-        self._names_by_stem: dict[str, list[str]] = defaultdict(list)
-        for name in self._rows:
-            self._names_by_stem[_parts(name)[-1]].append(name)
-        self._encode_row = encode_row
-        self._path = path
-        self._has_warned = False
-
-    def instances(self, image_id: str, key: str, size: tuple[int, int]) -> Instances:
-        """Return the instances of an image (H, W), by ascending row.
-
-        Raises:
-            ConfigError: Several names in the table fit the image, or one of its rows is malformed.
-            ImageError: The table's masks have another size.
-        """
-        name = self._name_of(image_id, key)
-        if name is None:
-            if not self._has_warned:
-                logger.warning(
-                    "image %s has no row in prior.path=%s, so it gets no mask (logged once)", key, self._path
-                )
-                self._has_warned = True
-            return Instances((), ())
-        rows = tuple(self._rows[name])
-        return Instances(tuple(self._encode_row(row, size) for row in rows), rows)
-
-    def _name_of(self, image_id: str, key: str) -> str | None:
-        for name in (image_id, key, unquote(key)):
-            if name in self._rows:
-                return name
-        # A name fits if one path ends in the other.
-        fitting = {
-            name
-            for parts in (_parts(key), _parts(unquote(key)))
-            for name in self._names_by_stem.get(parts[-1], ())
-            if all(a == b for a, b in zip(reversed(_parts(name)), reversed(parts), strict=False))
-        }
-        if len(fitting) > 1:
-            raise ConfigError(
-                f"prior.path={self._path}: image {key} fits several names: {', '.join(sorted(fitting))}; "
-                f"name images by their key or image_id, as the images table does"
-            )
-        return next(iter(fitting), None)
-
-
-def _parts(name: str) -> tuple[str, ...]:
-    # The key of a tar's member is `tar!member`. Tools on Windows write `train\1.jpg`.
-    return PurePosixPath(name.replace("!", "/").replace("\\", "/")).parts or ("",)
 
 
 _CLASSES_KEY = "roi_heads.box_predictor.cls_score.bias"
@@ -248,3 +109,25 @@ def load_detector(path: str) -> nn.Module:
     except RuntimeError as error:
         raise ConfigError(f"prior.path={path} does not fit torchvision's {build.__name__}: {error}") from error
     return model
+
+
+# Chooses which of an image's proposals are objects: from its id and key, from its pixels (H, W, 3) uint8 RGB, upright,
+# and from all of its masks, unreduced. In the generator's order, each once, unless copies are kept.
+InstancePrior = Callable[[ShardImage, NDArray[np.uint8], Proposals], list[Kept]]
+
+
+def build_prior(config: MasksConfig, device: torch.device) -> InstancePrior:
+    """Return the prior that `masks.prior` names; `none` is the reduction by rules."""
+    prior = config.prior
+    prior.check_is_set()
+    if prior.path is None or prior.kind == "none":
+        return lambda image, pixels, proposals: reduce_proposals(proposals, config.reduction)
+    if prior.kind == "table":
+        table = read_instance_table(prior.path, prior.min_score)
+        return lambda image, pixels, proposals: match_instances(
+            proposals, table.instances(image.image_id, image.key, proposals.size), prior, name="table"
+        )
+    detector = InstanceDetector(load_detector(prior.path), device, min_score=prior.min_score)
+    return lambda image, pixels, proposals: match_instances(
+        proposals, detector.instances(pixels), prior, name="torchvision"
+    )

@@ -7,17 +7,16 @@ Source: method page, section 1, prior `none`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from pseudoris.schemas.config import MasksConfig, ReductionConfig
+from pseudoris.schemas.config import ReductionConfig
 from pseudoris.schemas.ids import mask_id
-from pseudoris.schemas.shard import Box, MaskRecord, ShardImage
+from pseudoris.schemas.shard import Box, MaskRecord
 from pseudoris.workers.masks import rle
 
 
@@ -100,33 +99,6 @@ def without_doubles(proposals: Proposals, rows: NDArray[np.intp], max_iou: float
         if not kept or ious[number, kept].max() <= max_iou:
             kept.append(number)
     return rows[kept]
-
-
-# Chooses which of an image's proposals are objects: from its id and key, from its pixels (H, W, 3) uint8 RGB, upright,
-# and from all of its masks, unreduced. In the generator's order, each once, unless copies are kept.
-InstancePrior = Callable[[ShardImage, NDArray[np.uint8], Proposals], list[Kept]]
-
-
-def build_prior(config: MasksConfig, device: torch.device) -> InstancePrior:
-    """Return the prior that `masks.prior` names; `none` is the reduction by rules."""
-    prior = config.prior
-    prior.check_is_set()
-    if prior.path is None or prior.kind == "none":
-        return lambda image, pixels, proposals: reduce_proposals(proposals, config.reduction)
-    # Imported here: most runs ask no table and no detector, and a table needs pyarrow.
-    from pseudoris.workers.masks.instances import InstanceDetector, load_detector, match_instances
-
-    if prior.kind == "table":
-        from pseudoris.workers.masks.instance_files import read_instance_table
-
-        table = read_instance_table(prior.path, prior.min_score)
-        return lambda image, pixels, proposals: match_instances(
-            proposals, table.instances(image.image_id, image.key, proposals.size), prior, name="table"
-        )
-    detector = InstanceDetector(load_detector(prior.path), device, min_score=prior.min_score)
-    return lambda image, pixels, proposals: match_instances(
-        proposals, detector.instances(pixels), prior, name="torchvision"
-    )
 
 
 def mask_records(image_id: str, proposals: Proposals, kept: Iterable[Kept]) -> tuple[MaskRecord, ...]:

@@ -36,7 +36,8 @@ from pseudoris.workers.device import prepare_device
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.locations import filesystem_at, open_at
 from pseudoris.workers.masks import rle
-from pseudoris.workers.masks.proposals import Proposals, build_prior, mask_records
+from pseudoris.workers.masks.instances import build_prior
+from pseudoris.workers.masks.proposals import Proposals, mask_records
 from pseudoris.workers.masks.rle import MaskSizeError, compressed_counts
 from pseudoris.workers.stages import STAGE_PROPOSE, prior_digest
 

@@ -12,10 +12,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.workers.masks import instances
 from pseudoris.workers.masks.generator import MaskGenerator
-from pseudoris.workers.masks.instances import (
-    load_detector,
-)
-from pseudoris.workers.masks.proposals import build_prior
+from pseudoris.workers.masks.instances import build_prior, load_detector
 from pseudoris.workers.masks.sam_model import PromptableSam
 from pseudoris.workers.stages import prior_digest
 

@@ -12,12 +12,8 @@ from pseudoris.schemas.config import PriorConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.masks import rle
-from pseudoris.workers.masks.instances import (
-    Instances,
-    InstanceTable,
-    encode_box,
-    match_instances,
-)
+from pseudoris.workers.masks.instance_files import Instances, InstanceTable, encode_box
+from pseudoris.workers.masks.instances import match_instances
 from pseudoris.workers.masks.proposals import Kept, Proposals
 
 SIZE = (40, 50)
