@@ -1,4 +1,4 @@
-"""Finds and reads the annotation that `import_run` turns into a run: COCO's JSON, REFER and its kin, or PhraseCut.
+"""What an import is asked for, and its annotation: COCO's JSON, REFER and its kin, or PhraseCut.
 
 REFER, which RefCOCO and its kin have, is `refs(<splitBy>).p`, a pickle, next to `instances.json`. `sent` of a sentence
 is read, which most trainers use, or `raw` if it is missing. Only objects with a reference in the requested splits are
@@ -14,13 +14,17 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.run_records import Identity
 from pseudoris.schemas.shard import clean_text
 from pseudoris.schemas.uris import refuse_secrets
+from pseudoris.store.exclusions.exclusion_rules import Exclusions
+from pseudoris.store.runs.planned_run import package_versions
 from pseudoris.store.sources.root import SourceRoot, root_at
 from pseudoris.store.threads import map_in_threads
 from pseudoris.training.imports.coco_annotation import CocoTables, read_coco, read_coco_tables
@@ -29,6 +33,7 @@ from pseudoris.training.imports.human_annotation import (
     HumanImage,
     HumanMask,
     HumanPhrase,
+    Orientation,
     clean_texts,
     read_json,
     shown,
@@ -36,9 +41,14 @@ from pseudoris.training.imports.human_annotation import (
 from pseudoris.training.imports.reason_annotation import read_reason
 from pseudoris.training.untrusted_pickle import load_plain
 
-if TYPE_CHECKING:
-    from pseudoris.training.imports.import_run import ImportRequest
+Format = Literal["refer", "grefcoco", "coco", "phrasecut", "reasonseg", "label-studio"]
+# Of whose files the splits choose a part; of the others they choose the files.
+_SPLIT_INSIDE: Final = ("refer", "grefcoco")
 
+# What reads, draws and writes: another version may give other bytes.
+PACKAGES: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "pycocotools")
+# The parts of a configuration that an import reads; the models' are not among them.
+_SECTIONS: Final = ("images", "shards")
 INSTANCES_NAME: Final = "instances.json"
 # A sentence, unchecked, and the split of its reference.
 _Said = tuple[Any, str]
@@ -50,6 +60,58 @@ _GREF: Final = f"gRefCOCO has grefs(<splitBy>).json beside {INSTANCES_NAME}."
 _GREFS_NAME: Final = re.compile(r"^grefs\((.+)\)\.json$")
 # What gRefCOCO names where an expression refers to no object.
 _NO_OBJECT: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRequest:
+    """One import.
+
+    Attributes:
+        annotation: File or url of COCO JSON, of references (a pickle, or gRefCOCO's JSON) or of PhraseCut's tasks; of
+            REFER, gRefCOCO and PhraseCut also their folder, of ReasonSeg that alone; of Label Studio's export.
+        images: Folder or url that file names are relative to; with it, keys and ids are those of a run over it. Of
+            `label-studio` the corrected run.
+        config: Only its limits of images, size of shards, storage and endpoint are read.
+        splits: REFER, gRefCOCO, ReasonSeg, and PhraseCut if `annotation` is a folder: what to import into one run;
+            `train` if empty.
+        split_by: REFER and gRefCOCO only, if `annotation` is a folder: which `refs(<split_by>).p` or
+            `grefs(<split_by>).json`; None if there is only one.
+        captions: COCO only: file or url of captions by instance; None for none.
+        prefix: Folder below `images` that the file names start in, "" for `images` itself.
+        orientation: What masks and sizes refer to.
+        num_workers: Shards at work at a time; decides no byte.
+        exclusions: Images to leave out; of an existing run they must be the same, or none.
+    """
+
+    annotation: str
+    images: str
+    config: RunConfig
+    format: Format
+    splits: tuple[str, ...] = ()
+    split_by: str | None = None
+    captions: str | None = None
+    prefix: str = ""
+    orientation: Orientation = "upright"
+    num_workers: int = 1
+    exclusions: Exclusions = ()
+
+    @property
+    def chosen_splits(self) -> tuple[str, ...]:
+        """What to import: `splits`, or `train` if it is empty."""
+        return self.splits or ("train",)
+
+    def identity(self, digests: Mapping[str, str]) -> Identity:
+        """Return what must be equal for two calls to belong to one run; `digests` are the annotation's, by file."""
+        method: dict[str, Any] = {name: getattr(self.config, name).model_dump(mode="json") for name in _SECTIONS}
+        method["import"] = {
+            "format": self.format,
+            "files": dict(digests),
+            "prefix": self.prefix,
+            "orientation": self.orientation,
+            **({"splits": sorted(set(self.chosen_splits))} if self.format in _SPLIT_INSIDE else {}),
+        }
+        # No model computes; boxes and runs are whole numbers on every machine.
+        return Identity(method=method, weights={}, device_kind="none", versions=package_versions(PACKAGES))
 
 
 def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequence[str]) -> Annotation:

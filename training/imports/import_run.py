@@ -1,7 +1,4 @@
-"""An import: its request, its frozen plan of the annotated images in their folder, and the way to a finished run.
-
-`ImportRequest.identity` is the part of a request that decides the tables' bytes.
-"""
+"""An import: its frozen plan of the annotated images in their folder, and the way to a finished run."""
 
 from __future__ import annotations
 
@@ -12,96 +9,34 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Final
 
 from pseudoris.images.pixels import import_plugins
 from pseudoris.images.prover import Prover
-from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
-from pseudoris.schemas.run_records import Identity, PlanEntry
+from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import Shard
-from pseudoris.store.exclusions.exclusion_rules import Exclusions, planned_rules
+from pseudoris.store.exclusions.exclusion_rules import planned_rules
 from pseudoris.store.exclusions.stored_exclusions import content_matcher
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.lock import RunLock
-from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, package_versions, plan_or_continue
+from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, plan_or_continue
 from pseudoris.store.runs.thread_runs import OnProgress, WrittenRun, write_run
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.threads import map_in_threads
-from pseudoris.training.imports.annotation_files import read_annotation
+from pseudoris.training.imports.annotation_files import ImportRequest, read_annotation
 from pseudoris.training.imports.human_annotation import (
     STAGE_IMPORT,
     Annotation,
     HumanImage,
-    Orientation,
     annotate_image,
     relative_path,
 )
 
-Format = Literal["refer", "grefcoco", "coco", "phrasecut", "reasonseg", "label-studio"]
 WITHOUT_PIXELS: Final = "masks without pixels (in this call)"
-# Of whose files the splits choose a part; of the others they choose the files.
-_SPLIT_INSIDE: Final = ("refer", "grefcoco")
-
-# What reads, draws and writes: another version may give other bytes.
-PACKAGES: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "pycocotools")
-# The parts of a configuration that an import reads; the models' are not among them.
-_SECTIONS: Final = ("images", "shards")
-
-
-@dataclass(frozen=True, slots=True)
-class ImportRequest:
-    """One import.
-
-    Attributes:
-        annotation: File or url of COCO JSON, of references (a pickle, or gRefCOCO's JSON) or of PhraseCut's tasks; of
-            REFER, gRefCOCO and PhraseCut also their folder, of ReasonSeg that alone; of Label Studio's export.
-        images: Folder or url that file names are relative to; with it, keys and ids are those of a run over it. Of
-            `label-studio` the corrected run.
-        config: Only its limits of images, size of shards, storage and endpoint are read.
-        splits: REFER, gRefCOCO, ReasonSeg, and PhraseCut if `annotation` is a folder: what to import into one run;
-            `train` if empty.
-        split_by: REFER and gRefCOCO only, if `annotation` is a folder: which `refs(<split_by>).p` or
-            `grefs(<split_by>).json`; None if there is only one.
-        captions: COCO only: file or url of captions by instance; None for none.
-        prefix: Folder below `images` that the file names start in, "" for `images` itself.
-        orientation: What masks and sizes refer to.
-        num_workers: Shards at work at a time; decides no byte.
-        exclusions: Images to leave out; of an existing run they must be the same, or none.
-    """
-
-    annotation: str
-    images: str
-    config: RunConfig
-    format: Format
-    splits: tuple[str, ...] = ()
-    split_by: str | None = None
-    captions: str | None = None
-    prefix: str = ""
-    orientation: Orientation = "upright"
-    num_workers: int = 1
-    exclusions: Exclusions = ()
-
-    @property
-    def chosen_splits(self) -> tuple[str, ...]:
-        """What to import: `splits`, or `train` if it is empty."""
-        return self.splits or ("train",)
-
-    def identity(self, digests: Mapping[str, str]) -> Identity:
-        """Return what must be equal for two calls to belong to one run; `digests` are the annotation's, by file."""
-        method: dict[str, Any] = {name: getattr(self.config, name).model_dump(mode="json") for name in _SECTIONS}
-        method["import"] = {
-            "format": self.format,
-            "files": dict(digests),
-            "prefix": self.prefix,
-            "orientation": self.orientation,
-            **({"splits": sorted(set(self.chosen_splits))} if self.format in _SPLIT_INSIDE else {}),
-        }
-        # No model computes; boxes and runs are whole numbers on every machine.
-        return Identity(method=method, weights={}, device_kind="none", versions=package_versions(PACKAGES))
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.committed_tables import read_part, read_table
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
 from pseudoris.training.brush_strokes import values_of_strokes
-from pseudoris.training.imports.annotation_files import read_named
+from pseudoris.training.imports.annotation_files import PACKAGES, ImportRequest, read_named
 from pseudoris.training.imports.human_annotation import (
     HumanImage,
     HumanMask,
@@ -50,7 +50,7 @@ from pseudoris.training.imports.human_annotation import (
     clean_texts,
     shown,
 )
-from pseudoris.training.imports.import_run import PACKAGES, ImportRequest, ImportSummary
+from pseudoris.training.imports.import_run import ImportSummary
 from pseudoris.workers.masks.rle import areas, canonical_counts, compressed_counts, ious, match_masks
 
 _BRUSH: Final = ("brush", "brushlabels")
