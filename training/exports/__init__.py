@@ -18,8 +18,8 @@ from pseudoris.store.runs.manifest import LatestReceipts
 from pseudoris.training.exports.coco_export import COCO, GREFCOCO, SAM3
 from pseudoris.training.exports.conversations import FACTORY, QWEN, SWIFT
 from pseudoris.training.exports.cris import CRIS, LMDB
-from pseudoris.training.exports.export_job import WRITING, ExportFormat, ExportReport, ExportRequest
-from pseudoris.training.exports.export_options import ExportOptions
+from pseudoris.training.exports.export_job import WRITING, ExportFormat
+from pseudoris.training.exports.export_options import ExportOptions, ExportReport, ExportRequest
 from pseudoris.training.exports.huggingface import HF
 from pseudoris.training.exports.json_pairs import REASONSEG, SA1B
 from pseudoris.training.exports.merged_parquet import PARQUET

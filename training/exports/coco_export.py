@@ -27,7 +27,8 @@ from pycocotools import mask as coco
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob
+from pseudoris.training.exports.export_options import ExportReport
 from pseudoris.training.exports.image_files import CATEGORY, CATEGORY_ID
 from pseudoris.training.exports.output_files import IMAGES_ARRAY, ByImage, JsonArray, read_array, read_records
 from pseudoris.training.exports.record import (

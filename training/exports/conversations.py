@@ -19,8 +19,8 @@ from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import parse_json
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
-from pseudoris.training.exports.export_options import ExportOptions
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob
+from pseudoris.training.exports.export_options import ExportOptions, ExportReport
 from pseudoris.training.exports.record import Content, ExportImage
 from pseudoris.training.exports.record_lists import IMAGES_FOLDER, write_records
 from pseudoris.training.exports.selected_rows import TextRule

@@ -22,7 +22,8 @@ from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.location import RunLocation
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob
+from pseudoris.training.exports.export_options import ExportReport
 from pseudoris.training.exports.image_files import counts_of_png, mask_png
 from pseudoris.training.exports.output_files import ManyFiles, read_ahead, read_records
 from pseudoris.training.exports.record import Content, ExportExpression, ExportImage, ExportMask, broken

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pyarrow as pa
 
-from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.untrusted import printable_json
 from pseudoris.store.tables.judged_expressions import stated_rule
-
-if TYPE_CHECKING:
-    from pseudoris.training.exports.export_job import ExportJob, ExportRequest
+from pseudoris.training.exports.export_options import ExportReport, ExportRequest
 
 CROISSANT_NAME: Final = "croissant.json"
 # By their name in a record set: a pattern of the Parquet files, and their schema.
@@ -60,27 +57,37 @@ _KNOWN_WEIGHTS: Final = {
 _TO_FILL: Final = "to be filled in by the publisher"
 
 
-def content_sha256(job: ExportJob) -> str:
-    """Return the digest of what the job wrote so far, by which readers with a cache tell exports apart."""
-    return sha256_hex(printable_json([job.single_files, job.written.hexdigest()], sort_keys=True).encode())
+def description(
+    request: ExportRequest,
+    report: ExportReport,
+    *,
+    title: str,
+    name: str,
+    files: Mapping[str, str | None],
+    tables: Tables,
+) -> bytes:
+    """Return the content of `croissant.json`.
 
-
-def describe(job: ExportJob, rows: Mapping[str, int], dropped: Mapping[str, int], tables: Tables) -> None:
-    """Write the description of all that the job wrote; `tables` are the Parquet files of which rows can be read."""
-    sets = sorted(job.patterns | {path for path, _ in tables.values()})
+    Args:
+        request: What was exported.
+        report: What was written of it.
+        title: Of the data set.
+        name: Of the format.
+        files: sha256 by path; None for a pattern of many files.
+        tables: The Parquet files of which rows can be read.
+    """
     tree = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"],
-        # TensorFlow Datasets keeps what it has read under this name.
-        "name": f"pseudoris-{job.name}-{content_sha256(job)[:16]}",
-        "description": f"Images with masks, and expressions that refer to them, written by pseudoris ({job.name}).",
-        "license": job.options.license or "unknown",
-        "dateCreated": job.request.header.created_utc,
-        **{f"rai:{key}": value for key, value in _claims(job.request, rows, dropped) if value},
+        "name": title,
+        "description": f"Images with masks, and expressions that refer to them, written by pseudoris ({name}).",
+        "license": request.options.license or "unknown",
+        "dateCreated": request.header.created_utc,
+        **{f"rai:{key}": value for key, value in _claims(request, report.rows, report.dropped) if value},
         "distribution": [
-            *(_file("FileObject", path, contentUrl=path, sha256=sha) for path, sha in job.single_files.items()),
-            *(_file("FileSet", pattern, includes=pattern) for pattern in sets),
+            _file("FileObject", path, contentUrl=path, sha256=sha) if sha else _file("FileSet", path, includes=path)
+            for path, sha in files.items()
         ],
         "recordSet": [
             {
@@ -91,7 +98,7 @@ def describe(job: ExportJob, rows: Mapping[str, int], dropped: Mapping[str, int]
             for table, (path, schema) in tables.items()
         ],
     }
-    job.destination.replace(CROISSANT_NAME, printable_json(tree, indent=2).encode() + b"\n")
+    return printable_json(tree, indent=2).encode() + b"\n"
 
 
 def _file(kind: str, path: str, **further: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What all formats share: the request of an export, a line of the table of formats, the job of a writer, its report.
+"""What all formats share: a line of the table of formats, and the job of a writer.
 
 A writer takes images from its job, writes them, says of each mask that it wrote it, and gives back what it reads of
 them; the job counts, compares, and marks the export as whole.
@@ -6,13 +6,12 @@ them; the job counts, compares, and marks the export as whole.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -23,23 +22,18 @@ import pyarrow as pa
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.extras import require_extra
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.schemas.shard import ExpressionRecord
-from pseudoris.schemas.untrusted import file_sha256, without_secrets
-from pseudoris.store.exclusions.exclusion_rules import Exclusions
-from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.manifest import LatestReceipts
-from pseudoris.store.runs.receipts import RootDigest
+from pseudoris.schemas.untrusted import file_sha256, printable_json, without_secrets
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.parquet_files import open_writer
-from pseudoris.training.exports.croissant import Tables, describe
+from pseudoris.training.exports.croissant import CROISSANT_NAME, Tables, description
 from pseudoris.training.exports.destination import claim_destination, mark, unmark_empty
-from pseudoris.training.exports.export_options import ExportOptions
+from pseudoris.training.exports.export_options import ExportReport, ExportRequest
 from pseudoris.training.exports.image_files import image_file_of
 from pseudoris.training.exports.output_files import JsonArray, ManyFiles, json_arrays, json_list, new_file
 from pseudoris.training.exports.record import Content, ExportExpression, ExportImage, ExportMask, Fingerprint
-from pseudoris.training.exports.selected_rows import UNREADABLE, ExcludedImages, Selection, TextRule, with_source_bytes
+from pseudoris.training.exports.selected_rows import UNREADABLE, Selection, TextRule, with_source_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -57,71 +51,6 @@ class OnProgress(Protocol):
 
     def __call__(self, done: int, total: int, /, stage: str = WRITING) -> None:
         """Take how much of a stage is done, and the total: rows, images or masks."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExportRequest:
-    """What to export, and where to.
-
-    Attributes:
-        run: Where the run lives.
-        receipts: The latest receipts, ordered by shard; the parts that they name are the run.
-        destination: Where the export goes; another place than the run.
-        is_overwriting: Whether an existing export is replaced.
-        source: Where the images are now, if they are not embedded; None uses the header's SOURCE.
-        exclusions: Images to leave out, with all that belongs to them.
-    """
-
-    run: RunLocation
-    header: RunHeader
-    receipts: LatestReceipts | Sequence[Receipt]
-    destination: RunLocation
-    options: ExportOptions = field(default_factory=ExportOptions)
-    is_overwriting: bool = False
-    source: str | None = None
-    exclusions: Exclusions = ()
-
-    @property
-    def num_images(self) -> int:
-        """Images of the run that are not quarantined."""
-        return sum(receipt.counts.annotated + receipt.counts.empty for receipt in self.receipts)
-
-    @property
-    def digest(self) -> str:
-        """sha256 of the run's content and the options: equal for two exports with the same rows."""
-        root = RootDigest(self.header, self.receipts)
-        rules = [(rule.kind, rule.settings, rule.values_sha256) for rule in self.exclusions]
-        # Without rewordings as it was before there were any: a push recognises what it began.
-        options = {name: value for name, value in asdict(self.options).items() if name != "rewording" or value}
-        return sha256_hex(json.dumps([root.hexdigest(), options, rules], sort_keys=True).encode())
-
-    @property
-    def excluded_images(self) -> ExcludedImages:
-        """What finds the images to leave out."""
-        planned = PlannedImages(self.run, self.header, source=self.source)
-        return ExcludedImages(planned, self.run, self.header, self.exclusions)
-
-
-@dataclass(frozen=True, slots=True)
-class ExportReport:
-    """The contents of a written export, after reading it back.
-
-    Attributes:
-        rows: By table or split.
-        files: How many, by the same names.
-        size_bytes: Size of all files together, without `croissant.json` and `_export.json`.
-        dropped: How many items were left out, by a phrase that names them and the reason; nothing is dropped in
-            silence.
-        notes: Sentences that the user needs to put the export to use.
-        checked: Checks that passed when the export was read back, a phrase each.
-    """
-
-    rows: Mapping[str, int]
-    files: Mapping[str, int]
-    size_bytes: int
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    notes: Sequence[str] = ()
-    checked: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,13 +298,28 @@ class ExportJob:
 
         `checked` is what was compared beyond the masks, the expressions and the files.
         """
-        describe(self, rows, self.dropped, tables or {})
         if number := self._num_encoded_anew:
             notes = [*notes, f"{number:,} image(s) were encoded again, upright and with three channels."]
+        checks = tuple(filter(None, (_CHECKED, checked)))
+        report = ExportReport(rows, files, self.size_bytes, self.dropped, notes, checks)
+        self.describe(report, tables or {})
         begins = {"format": self.name, "state": "whole", "source": without_secrets(self.request.header.source)}
         counts = {"rows": dict(rows), "dropped": dict(self.dropped)}
         mark(self.destination, {**begins, "num_images": self.request.num_images, **facts, **counts})
-        return ExportReport(rows, files, self.size_bytes, self.dropped, notes, tuple(filter(None, (_CHECKED, checked))))
+        return report
+
+    @property
+    def content_sha256(self) -> str:
+        """The digest of what was written so far, by which readers with a cache tell exports apart."""
+        return sha256_hex(printable_json([self.single_files, self.written.hexdigest()], sort_keys=True).encode())
+
+    def describe(self, report: ExportReport, tables: Tables) -> None:
+        """Write the description of all that was written; `tables` are the Parquet files of which rows can be read."""
+        # TensorFlow Datasets keeps what it has read under this title.
+        title = f"pseudoris-{self.name}-{self.content_sha256[:16]}"
+        files = {**self.single_files, **dict.fromkeys(sorted(self.patterns | {path for path, _ in tables.values()}))}
+        tree = description(self.request, report, title=title, name=self.name, files=files, tables=tables)
+        self.destination.replace(CROISSANT_NAME, tree)
 
 
 def sentences_of(image_id: str, said: Sequence[ExpressionRecord], rewording: int) -> Iterable[tuple[str, ...]]:

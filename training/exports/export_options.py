@@ -1,10 +1,20 @@
-"""Options of the export formats, with their help and bounds as `cli/export.py` shows them."""
+"""What an export is asked for, with the options of the formats as `cli/export.py` shows them, and its report."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.run_records import Receipt, RunHeader
+from pseudoris.store.exclusions.exclusion_rules import Exclusions
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.manifest import LatestReceipts
+from pseudoris.store.runs.receipts import RootDigest
+from pseudoris.store.sources.planned_images import PlannedImages
+from pseudoris.training.exports.selected_rows import ExcludedImages
 from pseudoris.training.human_refs import HumanAnnotation
 
 
@@ -60,3 +70,68 @@ class ExportOptions:
     def target_bytes(self) -> int:
         """Size that files should have, where the format has files of a free size."""
         return int(self.target_mb * 10**6)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """What to export, and where to.
+
+    Attributes:
+        run: Where the run lives.
+        receipts: The latest receipts, ordered by shard; the parts that they name are the run.
+        destination: Where the export goes; another place than the run.
+        is_overwriting: Whether an existing export is replaced.
+        source: Where the images are now, if they are not embedded; None uses the header's SOURCE.
+        exclusions: Images to leave out, with all that belongs to them.
+    """
+
+    run: RunLocation
+    header: RunHeader
+    receipts: LatestReceipts | Sequence[Receipt]
+    destination: RunLocation
+    options: ExportOptions = field(default_factory=ExportOptions)
+    is_overwriting: bool = False
+    source: str | None = None
+    exclusions: Exclusions = ()
+
+    @property
+    def num_images(self) -> int:
+        """Images of the run that are not quarantined."""
+        return sum(receipt.counts.annotated + receipt.counts.empty for receipt in self.receipts)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the run's content and the options: equal for two exports with the same rows."""
+        root = RootDigest(self.header, self.receipts)
+        rules = [(rule.kind, rule.settings, rule.values_sha256) for rule in self.exclusions]
+        # Without rewordings as it was before there were any: a push recognises what it began.
+        options = {name: value for name, value in asdict(self.options).items() if name != "rewording" or value}
+        return sha256_hex(json.dumps([root.hexdigest(), options, rules], sort_keys=True).encode())
+
+    @property
+    def excluded_images(self) -> ExcludedImages:
+        """What finds the images to leave out."""
+        planned = PlannedImages(self.run, self.header, source=self.source)
+        return ExcludedImages(planned, self.run, self.header, self.exclusions)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """The contents of a written export, after reading it back.
+
+    Attributes:
+        rows: By table or split.
+        files: How many, by the same names.
+        size_bytes: Size of all files together, without `croissant.json` and `_export.json`.
+        dropped: How many items were left out, by a phrase that names them and the reason; nothing is dropped in
+            silence.
+        notes: Sentences that the user needs to put the export to use.
+        checked: Checks that passed when the export was read back, a phrase each.
+    """
+
+    rows: Mapping[str, int]
+    files: Mapping[str, int]
+    size_bytes: int
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    checked: Sequence[str] = ()

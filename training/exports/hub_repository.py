@@ -23,7 +23,7 @@ from pseudoris.store.files.hub_storage import HubStorage, hub_errors
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.location import local_path
 from pseudoris.training.exports.destination import EXPORT_NAME, earlier_record, has_earlier
-from pseudoris.training.exports.export_job import ExportRequest
+from pseudoris.training.exports.export_options import ExportRequest
 
 # What the format `hf` writes, without DEST's own record.
 _FILES: Final = ["README.md", "croissant.json", "data/*.parquet"]

@@ -21,8 +21,9 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.templates import markdown_templates
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.parquet_files import open_parquet
-from pseudoris.training.exports.croissant import CROISSANT_NAME, content_sha256
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ExportRequest
+from pseudoris.training.exports.croissant import CROISSANT_NAME
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob
+from pseudoris.training.exports.export_options import ExportReport, ExportRequest
 from pseudoris.training.exports.image_files import CATEGORY, check_size, counts_of_png, mask_png
 from pseudoris.training.exports.record import Content, broken, check_texts
 
@@ -76,7 +77,7 @@ def _write(job: ExportJob) -> ExportReport:
     read = (_content_of(row, destination.uri(path)) for path in paths for row in _rows(destination, path))
     job.check(read, destination.root)
     rows = {split: job.num_images, "masks": job.written.num_masks, "expressions": job.written.num_texts}
-    text = card(job.request, split, rows, job.dropped, sha256=content_sha256(job)).encode()
+    text = card(job.request, split, rows, job.dropped, sha256=job.content_sha256).encode()
     job.add_file(_CARD_NAME, text)
     to_fill = f"Fill in the licence of the images in {_CARD_NAME} and {CROISSANT_NAME} before you publish."
     return job.report(

@@ -19,7 +19,8 @@ from typing import Any, Final
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob
+from pseudoris.training.exports.export_options import ExportReport
 from pseudoris.training.exports.output_files import read_ahead
 from pseudoris.training.exports.record import Content, ExportImage, RisingIds, broken, check_mask, check_texts
 from pseudoris.training.exports.selected_rows import TextRule

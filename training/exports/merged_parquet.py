@@ -25,9 +25,9 @@ from pseudoris.schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
 from pseudoris.schemas.untrusted import without_secrets
 from pseudoris.store.tables.committed_tables import iter_table
 from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, open_parquet
-from pseudoris.training.exports.croissant import describe
 from pseudoris.training.exports.destination import EXPORT_NAME
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ExportRequest, sentences_of
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, sentences_of
+from pseudoris.training.exports.export_options import ExportReport, ExportRequest
 
 _OF: Final = "Text that the row says in other words; all other columns are of that text. Null of the run's own texts."
 _REWORDING_OF: Final = pa.field("rewording_of", pa.string(), metadata={"doc": _OF})
@@ -55,15 +55,16 @@ def _write(job: ExportJob) -> ExportReport:
         _check_table(request, written[table], ids, num_left_out=left_out.rows[table])
     num_written = {table: sum(file["rows"] for file in files) for table, files in written.items()}
     tables = {table: (f"{table}/*.parquet", schema) for table, schema in schemas.items()}
-    describe(job, num_written, left_out.images, tables)
-    request.destination.replace(EXPORT_NAME, _description(request, written, left_out))
-    return ExportReport(
+    report = ExportReport(
         rows=num_written,
         files={table: len(files) for table, files in written.items()},
         size_bytes=job.size_bytes,
         dropped=left_out.images,
         checked=("every file reads back as written: its bytes, and the ids of its rows in order",),
     )
+    job.describe(report, tables)
+    request.destination.replace(EXPORT_NAME, _description(request, written, left_out))
+    return report
 
 
 # The tables as they are, in files of `target_bytes`; a table's last file may be smaller.

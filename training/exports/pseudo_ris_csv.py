@@ -27,7 +27,8 @@ from pseudoris.schemas.config import CaptionsConfig
 from pseudoris.schemas.keep_rule import is_lone
 from pseudoris.schemas.shard import SOURCE_HUMAN, SOURCE_MODEL, ExpressionRecord
 from pseudoris.store.location import RunLocation
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob
+from pseudoris.training.exports.export_options import ExportReport
 from pseudoris.training.exports.image_files import counts_of_png, mask_png
 from pseudoris.training.exports.output_files import read_ahead
 from pseudoris.training.exports.record import Content, ExportImage, broken, check_texts

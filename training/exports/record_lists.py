@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.training.brush_strokes import brush_strokes, values_of_strokes
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob
+from pseudoris.training.exports.export_options import ExportReport
 from pseudoris.training.exports.output_files import read_records
 from pseudoris.training.exports.record import Content, ExportImage, broken
 from pseudoris.training.exports.selected_rows import TextRule

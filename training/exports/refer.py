@@ -27,7 +27,8 @@ from pseudoris.training.exports.coco_export import (
     ref_of,
 )
 from pseudoris.training.exports.coco_export import REFER_IMAGES_FOLDER as IMAGES_FOLDER
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob
+from pseudoris.training.exports.export_options import ExportReport
 from pseudoris.training.exports.image_files import CATEGORY
 from pseudoris.training.exports.output_files import IMAGES_ARRAY, JsonArray, ManyFiles, iter_json_arrays
 from pseudoris.training.exports.record import Content, broken

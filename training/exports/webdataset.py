@@ -23,7 +23,8 @@ from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob
+from pseudoris.training.exports.export_options import ExportReport
 from pseudoris.training.exports.image_files import check_size
 from pseudoris.training.exports.record import (
     Content,
