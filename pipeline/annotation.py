@@ -180,7 +180,7 @@ def _execute(
     from pseudoris.pipeline.executor import ray_executor
 
     events = _MeteredEvents(Meter(job.location.root), options.reasons, on_event)
-    session = RunSession(job.location, lock, on_event=events)
+    session = RunSession(job.location, job.header, lock, on_event=events)
     if options.is_retry:
         pending = quarantined_shards(session.receipts(), options.reasons)
         if not pending.shards:

@@ -129,6 +129,7 @@ class RunHeader(SealedRecord):
         domain: What a sample of SOURCE said when 0.5 planned the run; else None.
         audits: `AuditRecord`: the audit that its rule was chosen by; None without one.
         exclusions: `store.exclusions.ExclusionRecord`: what was left out of the plan; None without a rule.
+        earlier: Digests of the header before each extension of its plan; not in the file.
     """
 
     source: str
@@ -146,6 +147,12 @@ class RunHeader(SealedRecord):
     domain: _Section = Field(default=None, exclude_if=lambda domain: domain is None)
     audits: _Section = None
     exclusions: _Section = None
+    earlier: frozenset[Sha256] = Field(default=frozenset(), exclude=True)
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """What the receipts of the run name: the digest of the header, or of an extension of its plan."""
+        return self.earlier | {self.digest}
 
     def section(self, name: Literal["audits", "exclusions"], model: type[_Model]) -> _Model | None:
         """Return a section, None if the header has none; ConfigError if it was edited, or another version wrote it."""

@@ -53,11 +53,11 @@ def blocked_receipts(location: RunLocation) -> dict[int, Problem]:
 
 
 def replaced_receipt_problems(
-    location: RunLocation, latest: Mapping[int, int], known: frozenset[str | None]
+    location: RunLocation, latest: Mapping[int, int], known: frozenset[str]
 ) -> Iterator[Problem]:
     """Yield the problems of receipts that later generations of their shards replaced. They stay, as the run's history.
 
-    `latest` has the latest generation by shard, `known` the `header_digests` of the run.
+    `latest` has the latest generation by shard, `known` the `digests` of its header.
     """
     replaced = sorted(
         (shard, generation)

@@ -26,7 +26,7 @@ from pseudoris.store.checks.shard_parts import verify_shard
 from pseudoris.store.exclusions.stored_exclusions import stored_exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import NamedParts, stray_files
-from pseudoris.store.runs.header import header_digests, require_header
+from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.plan import iter_plan_part, shards_of_parts
 from pseudoris.store.runs.receipts import (
     READERS,
@@ -101,7 +101,6 @@ class VerifyWalk:
         self.num_shards = 0
         self._location = location
         self._header = header
-        self._headers = header_digests(location)
         self._blocked = blocked_receipts(location)
         self._root: RootDigest | None = RootDigest(header)
         self._is_plan_whole = True
@@ -113,7 +112,7 @@ class VerifyWalk:
         self._num_read = 0
         self._missing: list[int] = []
         self._problems: list[Problem] = [*self._blocked.values(), *self._manifests.problems]
-        self._problems += replaced_receipt_problems(location, committed, self._headers)
+        self._problems += replaced_receipt_problems(location, committed, header.digests)
         self._ids: list[npt.NDArray[np.uint64]] = []
         self._status = {"annotated": 0, "empty": 0, "quarantined": 0}
         self._num_checked = 0
@@ -135,7 +134,7 @@ class VerifyWalk:
         self.num_shards += 1
         if entries is not None:
             self._check_ids(shard, entries)
-        if isinstance(receipt, Receipt) and receipt.header_sha256 not in self._headers:
+        if isinstance(receipt, Receipt) and receipt.header_sha256 not in self._header.digests:
             receipt = ConfigError(foreign_receipt(self._location, shard, receipt.generation))
         if isinstance(receipt, ConfigError):
             self._problems.append(Problem(shard, "receipt", str(receipt)))

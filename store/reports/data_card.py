@@ -11,14 +11,14 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from pseudoris.schemas.config import FilterConfig, MasksConfig
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.run_records import AuditRecord, CitedAudit, RunHeader
+from pseudoris.schemas.run_records import AuditRecord, CitedAudit, Receipt, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, SCHEMAS
 from pseudoris.schemas.templates import markdown_templates
 from pseudoris.schemas.untrusted import spelled, without_secrets
@@ -56,8 +56,12 @@ _OWN: Final = frozenset({"sam", "coca", "clip"})
 _OF_FOLDERS: Final = frozenset({"sam2", "sam3", "sam3_concepts", "vlm"})
 
 
-def write_datacard(location: RunLocation) -> str:
+def write_datacard(
+    location: RunLocation, header: RunHeader | None = None, receipts: Iterable[Receipt] | None = None
+) -> str:
     """Write the card of the run's present state, and return its path, relative to the run.
+
+    `header`, and `receipts` with the latest ones in the order of their shards, are read now unless they are given.
 
     A run calls this after its last manifest. A card ends with the digest of its text, so an edited card is recognised.
     It is kept, and the new card is written next to it (`BESIDE_NAME`), to be merged by hand.
@@ -65,9 +69,9 @@ def write_datacard(location: RunLocation) -> str:
     Raises:
         ConfigError: No run was started there, its records cannot be used, or it cannot be written.
     """
-    header = require_header(location)
+    header = header or require_header(location)
     totals, digest, root, excluded = Totals(), hashlib.sha256(), RootDigest(header), Counter[str]()
-    for receipt in cached_receipts(location):
+    for receipt in cached_receipts(location, header=header) if receipts is None else receipts:
         totals.add(receipt)
         root.add(receipt)
         if EXCLUDED in receipt.counts.reasons:

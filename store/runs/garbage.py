@@ -112,7 +112,9 @@ def run_gc(
     Raises:
         ConfigError: The header or a receipt cannot be used, or the location cannot be written.
     """
-    read_header(location)  # refuses a damaged one, before anything is deleted
+    # Two guards against a second driver, whatever the caller has read: the header that stands now must be sound, and
+    # receipts are listed after the parts.
+    read_header(location)
     sizes = part_sizes(location) if sizes is None else sizes
     highest = list_receipts(location)
     suspects = _suspects(sizes, highest)

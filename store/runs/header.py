@@ -148,20 +148,33 @@ def read_header(location: RunLocation) -> RunHeader | None:
     Raises:
         ConfigError: Another version wrote it, it is not a header, or it was changed after it was written.
     """
-    header = _read_first(location)
-    return None if header is None else _extended(location, header)
+    data = location.read_if_there(HEADER_NAME)
+    if data is None:
+        return None
+    header = parse_record(data, location.uri(HEADER_NAME), RunHeader, _WHAT, remedy=RESTORE)
+    for extension in _extensions(location):
+        if extension.header_sha256 != header.sha256:
+            raise ConfigError(
+                f"{location.uri(extension_path(extension.number))} extends another plan than the one that stands: it, "
+                f"or the header before it, was replaced. {RESTORE}"
+            )
+        update = {
+            "plan_parts": header.plan_parts + extension.plan_parts,
+            "max_shard_bytes": max(header.max_shard_bytes, extension.max_shard_bytes),
+            "exclusions": extended_exclusions(header, extension),
+            "domain": extension.domain or header.domain,
+            "sha256": extension.sha256,
+            "earlier": header.digests,
+        }
+        sums = {name: getattr(header, name) + getattr(extension, name) for name in _SUMMED}
+        header = header.model_copy(update={**update, **sums})
+    return header
 
 
 def header_digests(location: RunLocation) -> frozenset[str]:
-    """Return the digests of the header and of the plan's extensions: what the receipts of the run name.
-
-    Empty if there is no run.
-
-    Raises:
-        ConfigError: As `read_header`.
-    """
-    header = _read_first(location)
-    return frozenset() if header is None else frozenset([header.digest, *(e.digest for e in _extensions(location))])
+    """Return `RunHeader.digests` of the run; empty if there is no run."""
+    header = read_header(location)
+    return frozenset() if header is None else header.digests
 
 
 def require_header(location: RunLocation) -> RunHeader:
@@ -275,32 +288,6 @@ def planned_source(header: RunHeader, source: str) -> str:
     """Return the SOURCE of the run if `source` is its dataset on the Hub, named without a revision; else `source`."""
     is_same = _HUB_COMMIT.sub(r"\1", header.source) == source.rstrip("/") != header.source
     return header.source if is_same else source
-
-
-def _extended(location: RunLocation, header: RunHeader) -> RunHeader:
-    for extension in _extensions(location):
-        if extension.header_sha256 != header.sha256:
-            raise ConfigError(
-                f"{location.uri(extension_path(extension.number))} extends another plan than the one that stands: it, "
-                f"or the header before it, was replaced. {RESTORE}"
-            )
-        update = {
-            "plan_parts": header.plan_parts + extension.plan_parts,
-            "max_shard_bytes": max(header.max_shard_bytes, extension.max_shard_bytes),
-            "exclusions": extended_exclusions(header, extension),
-            "domain": extension.domain or header.domain,
-            "sha256": extension.sha256,
-        }
-        sums = {name: getattr(header, name) + getattr(extension, name) for name in _SUMMED}
-        header = header.model_copy(update={**update, **sums})
-    return header
-
-
-def _read_first(location: RunLocation) -> RunHeader | None:
-    data = location.read_if_there(HEADER_NAME)
-    if data is None:
-        return None
-    return parse_record(data, location.uri(HEADER_NAME), RunHeader, _WHAT, remedy=RESTORE)
 
 
 def _extensions(location: RunLocation) -> Iterator[PlanExtension]:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pseudoris.schemas.errors import ConfigError, TransientError, refuse_other_version
-from pseudoris.schemas.run_records import MANIFEST_FOLDER, PartRecord, Receipt, ShardCounts
+from pseudoris.schemas.run_records import MANIFEST_FOLDER, PartRecord, Receipt, RunHeader, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.untrusted import parse_json
 from pseudoris.store.location import RunLocation
@@ -207,7 +207,10 @@ def snapshot_damage(location: RunLocation, number: int) -> str | None:
 
 
 def cached_receipts(
-    location: RunLocation, anew: Container[int] = (), commits: Iterable[tuple[int, int]] | None = None
+    location: RunLocation,
+    anew: Container[int] = (),
+    commits: Iterable[tuple[int, int]] | None = None,
+    header: RunHeader | None = None,
 ) -> Iterator[Receipt]:
     """Yield the latest receipts ordered by shard, from the latest snapshot if it has them; a few are held at once.
 
@@ -217,12 +220,13 @@ def cached_receipts(
         location: The run's folder.
         anew: Shards whose receipts are read even if the snapshot has them: those committed since it was written.
         commits: The (shard, generation) pairs wanted, ordered by shard; by default the latest ones, listed now.
+        header: Of the run; by default it is read now.
 
     Raises:
         ConfigError: A receipt cannot be used, or was deleted since it was listed.
     """
     wanted = list_receipts(location).items() if commits is None else commits
-    yield from of_this_run(location, _cached(location, anew, wanted))
+    yield from of_this_run(location, _cached(location, anew, wanted), header)
 
 
 def _cached(location: RunLocation, anew: Container[int], commits: Iterable[tuple[int, int]]) -> Iterator[Receipt]:

@@ -93,13 +93,17 @@ def latest_receipts(location: RunLocation) -> Iterator[Receipt]:
     yield from of_this_run(location, read_receipts(location, list_receipts(location).items()))
 
 
-def of_this_run(location: RunLocation, receipts: Iterable[Receipt]) -> Iterator[Receipt]:
-    """Yield `receipts`, listed before, while each names the header of the run or an extension of its plan.
+def of_this_run(
+    location: RunLocation, receipts: Iterable[Receipt], header: RunHeader | None = None
+) -> Iterator[Receipt]:
+    """Yield `receipts`, listed before, while each names `header`, that of the run, or an extension of its plan.
+
+    Without `header` it is read now.
 
     Raises:
         ConfigError: One was committed under another header.
     """
-    known = header_digests(location)
+    known = header_digests(location) if header is None else header.digests
     for receipt in receipts:
         # Without a header there is no run, and other checks say so.
         if known and receipt.header_sha256 not in known:

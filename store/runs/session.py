@@ -18,7 +18,7 @@ from typing import Final
 import pyarrow as pa
 
 from pseudoris.schemas.errors import TransientError
-from pseudoris.schemas.run_records import PLAN_FOLDER, Receipt
+from pseudoris.schemas.run_records import PLAN_FOLDER, Receipt, RunHeader
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.store.exclusions.exclusion_rules import plan_files
 from pseudoris.store.location import RunLocation
@@ -87,11 +87,12 @@ class SessionOutcome:
 class RunSession:
     """One driver's work on a planned run, under its lock."""
 
-    def __init__(self, location: RunLocation, lock: RunLock, *, on_event: OnEvent = ignore) -> None:
+    def __init__(self, location: RunLocation, header: RunHeader, lock: RunLock, *, on_event: OnEvent = ignore) -> None:
         """Read what is committed: one listing, one pass over the receipts.
 
         Args:
             location: The run's folder.
+            header: As it was read under the lock.
             lock: The lock that this process holds on the run.
             on_event: Called with each commit, and with notices for the user.
 
@@ -99,11 +100,12 @@ class RunSession:
             ConfigError: A receipt cannot be used.
         """
         self._location = location
+        self._header = header
         self._lock = lock
         self._on_event = on_event
         self._totals = Totals()
         self._latest: dict[int, int] = {}
-        for receipt in cached_receipts(location):
+        for receipt in cached_receipts(location, header=header):
             self._add(receipt)
         self._num_shards_before = len(self._latest)
         self._num_images_before = self._totals.images
@@ -123,7 +125,7 @@ class RunSession:
 
     def receipts(self) -> Iterator[Receipt]:
         """Yield the receipts of `latest`, ordered by shard. It does not list again, so it ignores later commits."""
-        return cached_receipts(self._location, commits=self._latest.items())
+        return cached_receipts(self._location, commits=self._latest.items(), header=self._header)
 
     def with_damaged(self, pending: PendingWork) -> PendingWork:
         """Return `pending` and the committed shards that have a damaged part, which no longer count; reads every part.
@@ -132,7 +134,7 @@ class RunSession:
             ConfigError: A receipt, or a part of the plan, cannot be used.
         """
         # The plan comes from nowhere but a copy.
-        for part in plan_files(require_header(self._location)):
+        for part in plan_files(self._header):
             read_whole(self._location, PLAN_FOLDER, part)
         generations: dict[int, int] = {}
         num_shards = len(self._latest)
@@ -165,15 +167,18 @@ class RunSession:
         wall_s = time.perf_counter() - began_s
         if not is_interrupted:
             sizes = part_sizes(self._location)
-            if pending.shards or not is_manifest_complete(self._location, self._latest):
+            is_changed = pending.shards or not is_manifest_complete(self._location, self._latest)
+            if is_changed:
                 # Garbage first: after the last manifest, a glob over a table's folder matches the committed parts.
                 run_gc(self._location, sizes=sizes)
-                self._write_manifest()
+            standing = self._standing()
+            if is_changed:
+                self._write_manifest(*standing)
             # Last of all: what is lost keeps nothing else from its end. Before the card, which reads tables.
             for receipt in self.receipts():
                 for table, part in receipt.parts.items():
                     refuse_lost(self._location, table, part, sizes[table])
-            self._write_card()
+            self._write_card(*standing)
         return SessionOutcome(
             totals=self._totals.sum(),
             num_shards_before=self._num_shards_before,
@@ -227,16 +232,25 @@ class RunSession:
         num_done = self._num_shards_before + num_commits
         # The last one is only written after gc: a session that finds it complete has nothing more to do.
         if num_done >= self._manifest_due and not is_last:
-            self._write_manifest()
+            self._write_manifest(*self._standing())
             self._manifest_due = next_manifest(num_done)
 
-    def _write_manifest(self) -> None:
-        write_manifest(self._location, cached_receipts(self._location, self._unwritten))
+    def _standing(self) -> tuple[RunHeader, Mapping[int, int]]:
+        """Return the header and the latest generation by shard as they stand in the storage.
+
+        A guard: a second driver may have taken over, extended the plan or committed since this session began. Its work
+        must not be missing from the manifest and the card.
+        """
+        return require_header(self._location), list_receipts(self._location)
+
+    def _write_manifest(self, header: RunHeader, latest: Mapping[int, int]) -> None:
+        write_manifest(self._location, cached_receipts(self._location, self._unwritten, latest.items(), header))
         self._unwritten.clear()
         trim_memory()
 
-    def _write_card(self) -> None:
-        if write_datacard(self._location) == BESIDE_NAME:
+    def _write_card(self, header: RunHeader, latest: Mapping[int, int]) -> None:
+        receipts = cached_receipts(self._location, commits=latest.items(), header=header)
+        if write_datacard(self._location, header, receipts) == BESIDE_NAME:
             self._on_event(
                 Notice(f"{CARD_NAME} was edited by hand, so it is not changed. The new card is {BESIDE_NAME}")
             )

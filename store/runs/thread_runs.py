@@ -155,7 +155,7 @@ def _written(
         elif isinstance(event, Notice):
             on_notice(event.text)
 
-    session = RunSession(location, lock, on_event=tell)
+    session = RunSession(location, header, lock, on_event=tell)
     on_progress(session.num_images, header.num_images)
     pending = missing_shards(header, session.latest)
     outcome = session.execute(session.with_damaged(pending) if planned.is_repair else pending, execute)

@@ -19,7 +19,7 @@ from pseudoris.store.checks.verification import VerifyReport, verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import CARD_NAME, write_datacard
 from pseudoris.store.runs.garbage import run_gc
-from pseudoris.store.runs.header import extension_path, read_header
+from pseudoris.store.runs.header import extension_path, read_header, require_header
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.receipts import latest_receipts, receipt_path
@@ -152,7 +152,7 @@ def test_readers_refuse_a_changed_receipt_and_name_the_remedy(folder):
 
     def resume() -> None:
         with RunLock.held(location) as lock:
-            RunSession(location, lock)
+            RunSession(location, require_header(location), lock)
 
     readers = (lambda: Run(location).counts, lambda: Snapshot.take(location), resume)
     for read in readers:

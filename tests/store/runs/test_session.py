@@ -11,7 +11,7 @@ from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.data_card import is_generated
+from pseudoris.store.reports.data_card import CARD_NAME, is_generated, write_datacard
 from pseudoris.store.runs import session as sessions
 from pseudoris.store.runs.commit import Provenance, commit_retry, commit_shard, quarantined_ids
 from pseudoris.store.runs.header import require_header
@@ -21,7 +21,7 @@ from pseudoris.store.runs.pending_work import Notice, PendingWork, missing_shard
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import list_receipts, read_receipt
 from pseudoris.store.runs.session import RunSession
-from tests.store.builders import annotated, commit, make_entries, quarantined, start_run
+from tests.store.builders import annotated, commit, extend_run, make_entries, quarantined, start_run
 
 NUM_SHARDS = 5
 
@@ -43,7 +43,7 @@ def undisturbed(tmp_path):
 @contextmanager
 def session_of(location, on_event=lambda event: None):
     with RunLock.held(location) as lock:
-        yield RunSession(location, lock, on_event=on_event)
+        yield RunSession(location, require_header(location), lock, on_event=on_event)
 
 
 def execute(location, executor, on_event=lambda event: None, reasons=None):
@@ -141,6 +141,20 @@ def test_a_run_killed_after_its_last_commit_is_finished_without_work(run):
     assert is_manifest_complete(run, list_receipts(run))
     assert len(parts(run)) == NUM_SHARDS * len(SCHEMAS)
     assert run.exists("DATACARD.md")
+
+
+def test_what_a_second_driver_adds_meanwhile_is_in_the_manifest_and_on_the_card(run):
+    def executor(pending):
+        yield from committing(run)(pending)
+        # It took the run over when the first one had no more to commit.
+        header = extend_run(run, require_header(run), make_entries(1, first_shard=NUM_SHARDS))
+        commit(run, header, NUM_SHARDS)
+
+    execute(run, executor)
+    assert is_manifest_complete(run, list_receipts(run))
+    card = run.read_bytes(CARD_NAME)
+    assert write_datacard(run) == CARD_NAME
+    assert run.read_bytes(CARD_NAME) == card
 
 
 @pytest.mark.slow
