@@ -231,7 +231,7 @@ def _weights(config: RunConfig) -> Iterator[Check]:
 
 
 def _digest(stage: StageKind, config: RunConfig) -> str:
-    from pseudoris.workers.checkpoints.weight_cache import published_file
+    from pseudoris.workers.checkpoints.published_weights import published_file
     from pseudoris.workers.checkpoints.weight_files import found_file, is_unfetched, missing
 
     weights = stage.settings(config).weights

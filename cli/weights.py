@@ -120,7 +120,8 @@ def _weights_of(preset: str, config_file: Path | None, assignments: list[str] | 
 def _get(weights: WeightsConfig, cache: WeightCache, *, is_carried: bool) -> Path | str:
     """Return where a file or folder of weights lies, or why it needs no place."""
     from pseudoris.workers.checkpoints.model_folder import ModelFolder, hub_model, names_folder
-    from pseudoris.workers.checkpoints.weight_cache import found_files, published_file
+    from pseudoris.workers.checkpoints.published_weights import published_file
+    from pseudoris.workers.checkpoints.weight_cache import found_files
     from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, fetch, fetch_folder
     from pseudoris.workers.checkpoints.weight_files import (
         is_shipped,

@@ -17,7 +17,8 @@ from pseudoris.training.exclusions.exclude_option import read_refer_folder
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder
 from pseudoris.training.ppt.curriculum import read_selected, write_selected
 from pseudoris.workers.checkpoints.download import RemoteFile, download
-from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, PublishedFile, WeightCache
+from pseudoris.workers.checkpoints.published_weights import PublishedFile
+from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, WeightCache
 from pseudoris.workers.checkpoints.weight_fetch import fetch
 from pseudoris.workers.locations import open_location
 from pseudoris.workers.masks.ready_masks import ReadyMasks, ReadyOptions

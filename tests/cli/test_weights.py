@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.store.location import RunLocation
-from pseudoris.workers.checkpoints import weight_cache, weight_fetch
+from pseudoris.workers.checkpoints import published_weights, weight_fetch
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from tests.builders.command import pseudoris, pseudoris_here
 from tests.builders.model_folders import save_llava
@@ -41,10 +41,10 @@ def server(cache, monkeypatch):
     """The files of `base` in miniature: SAM's site and the hub."""
     with serving_weights() as server:
         use_as_hub(server, monkeypatch)
-        published = weight_cache.published_file(WeightsConfig(uri=f"checkpoints/{SAM_NAME}"))
+        published = published_weights.published_file(WeightsConfig(uri=f"checkpoints/{SAM_NAME}"))
         files = {SAM_NAME: f"{server.url}/{SAM_NAME}"}
         sam = replace(published, files=files, size_bytes=len(SAM), sha256=hashlib.sha256(SAM).hexdigest())
-        monkeypatch.setattr(weight_cache, "_CHECKPOINTS", {SAM_NAME: sam})
+        monkeypatch.setattr(published_weights, "_CHECKPOINTS", {SAM_NAME: sam})
         server.files = {f"/{name}": content for name, content in FILES.items()}
         yield server
 

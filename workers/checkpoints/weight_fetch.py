@@ -43,15 +43,8 @@ from pseudoris.workers.checkpoints.model_folder import (
     hub_model,
     shard_names,
 )
-from pseudoris.workers.checkpoints.weight_cache import (
-    PINS_NAME,
-    Pin,
-    PublishedFile,
-    WeightCache,
-    found_files,
-    published_file,
-    user_cache,
-)
+from pseudoris.workers.checkpoints.published_weights import PublishedFile, published_file
+from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, WeightCache, found_files, user_cache
 
 # A name server that does not answer is waited for by the system, without regard to a timeout of ours.
 DEADLINE_S: Final = 4.0

@@ -24,18 +24,16 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import file_sha256
 from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.workers.checkpoints.model_folder import ModelFolder, check_installed, hub_model, names_folder
-from pseudoris.workers.checkpoints.weight_cache import (
+from pseudoris.workers.checkpoints.published_weights import (
     OPEN_CLIP_PREFIX,
     RANDOM_PREFIX,
     SEE_SOURCE,
     PublishedFile,
-    WeightCache,
     cached_names,
-    found_files,
     open_clip_file,
     published_file,
-    user_cache,
 )
+from pseudoris.workers.checkpoints.weight_cache import WeightCache, found_files, user_cache
 from pseudoris.workers.checkpoints.weight_headers import check_header
 from pseudoris.workers.locations import client_errors
 

@@ -30,7 +30,7 @@ from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import BATCH_FILL, record
 from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip, read_model_config
-from pseudoris.workers.checkpoints.weight_cache import OPEN_CLIP_PREFIX
+from pseudoris.workers.checkpoints.published_weights import OPEN_CLIP_PREFIX
 from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 from pseudoris.workers.forward_passes import SelfAttention, compile_tower

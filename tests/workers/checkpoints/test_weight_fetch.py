@@ -14,7 +14,8 @@ import pytest
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
-from pseudoris.workers.checkpoints.weight_cache import Pin, PublishedFile, WeightCache
+from pseudoris.workers.checkpoints.published_weights import PublishedFile
+from pseudoris.workers.checkpoints.weight_cache import Pin, WeightCache
 from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, fetch, fetch_folder, unreachable_reason
 from tests.builders.model_folders import save_llava
 from tests.builders.weight_server import COMMIT, serving_weights, use_as_hub

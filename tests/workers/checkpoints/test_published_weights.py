@@ -6,7 +6,7 @@ from open_clip.pretrained import get_pretrained_cfg
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.checkpoints.weight_cache import TAG_REPOS, published_file
+from pseudoris.workers.checkpoints.published_weights import TAG_REPOS, published_file
 
 
 @pytest.mark.parametrize("tag", TAG_REPOS)
