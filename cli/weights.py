@@ -69,8 +69,7 @@ def get(
     assignments: options.Assignments = None,
 ) -> None:
     """Download the files that are missing, and check their digests. Run again, it continues what broke off."""
-    from pseudoris.workers.checkpoints.weight_cache import WeightCache, user_cache
-    from pseudoris.workers.checkpoints.weight_fetch import ask_early
+    from pseudoris.workers.checkpoints.weight_cache import WeightCache, ask_early, user_cache
 
     cache = user_cache() if to is None else WeightCache(named_path(to), is_named=True)
     files = _weights_of(preset, config_file, assignments)
@@ -119,10 +118,9 @@ def _weights_of(preset: str, config_file: Path | None, assignments: list[str] | 
 
 def _get(weights: WeightsConfig, cache: WeightCache, *, is_carried: bool) -> Path | str:
     """Return where a file or folder of weights lies, or why it needs no place."""
-    from pseudoris.workers.checkpoints.model_folder import ModelFolder, hub_model, names_folder
+    from pseudoris.workers.checkpoints.model_folder import ModelFolder, fetch_folder, hub_model, names_folder
     from pseudoris.workers.checkpoints.published_weights import published_file
-    from pseudoris.workers.checkpoints.weight_cache import found_files
-    from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, fetch, fetch_folder
+    from pseudoris.workers.checkpoints.weight_cache import UnreachableError, fetch, found_files
     from pseudoris.workers.checkpoints.weight_files import (
         is_shipped,
         local_file,

@@ -18,8 +18,7 @@ from pseudoris.training.learning.checkpoint_folder import TrainingFolder
 from pseudoris.training.ppt.curriculum import read_selected, write_selected
 from pseudoris.workers.checkpoints.download import RemoteFile, download
 from pseudoris.workers.checkpoints.published_weights import PublishedFile
-from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, WeightCache
-from pseudoris.workers.checkpoints.weight_fetch import fetch
+from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, WeightCache, fetch
 from pseudoris.workers.locations import open_location
 from pseudoris.workers.masks.ready_masks import ReadyMasks, ReadyOptions
 from tests.builders.audits import VerdictFile, small_audit

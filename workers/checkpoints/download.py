@@ -1,4 +1,4 @@
-"""Downloads a file of weights for `weight_fetch`: resumed where it broke off, named only once its digest is right."""
+"""Downloads a file of weights for `weight_cache`: resumed where it broke off, named only once its digest is right."""
 
 from __future__ import annotations
 

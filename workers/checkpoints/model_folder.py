@@ -11,20 +11,32 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from math import prod
 from pathlib import Path
 from typing import Any, Final
 
-from huggingface_hub import try_to_load_from_cache
+import httpx2
+from huggingface_hub import constants, try_to_load_from_cache
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.extras import install
-from pseudoris.schemas.untrusted import file_sha256, open_linked, parse_json
-from pseudoris.workers.checkpoints.weight_cache import WeightCache, user_cache
+from pseudoris.schemas.untrusted import file_sha256, open_linked, parse_json, read_regular
+from pseudoris.workers.checkpoints.download import OnProgress
+from pseudoris.workers.checkpoints.published_weights import PublishedFile
+from pseudoris.workers.checkpoints.weight_cache import (
+    HUB_TIMEOUT_S,
+    UnreachableError,
+    WeightCache,
+    ask_hub,
+    fetch,
+    unreachable_hub,
+    user_cache,
+)
 from pseudoris.workers.checkpoints.weight_headers import check_header
 
 CONFIG_NAME: Final = "config.json"
@@ -194,6 +206,49 @@ class ModelFolder:
                 f"get it again: pseudoris weights get {self.uri}"
             )
         return found
+
+
+def fetch_folder(
+    uri: str, cache: WeightCache, *, on_progress: Callable[[str], OnProgress] = lambda _: lambda *_: None
+) -> Path:
+    """Return the folder of MODEL@COMMIT in `cache`, after downloading those of its files that are missing or changed.
+
+    `on_progress` gives, by a file's name in the cache, what is told of its download. `config.json` comes last: a folder
+    with it is whole.
+
+    Raises:
+        UnreachableError, ConfigError, TransientError: As `fetch`; or the repository has no such commit, is gated, or
+            has no weights as safetensors.
+    """
+    # Imported here: it loads all clients of the hub, which takes 0.2 s.
+    from huggingface_hub import HfApi
+
+    repo, commit = hub_model(uri) or ("", "")
+
+    def get(name: str) -> Path:
+        published = PublishedFile({f"{uri}/{name}": name}, repo, revision=commit)
+        places = (user_cache().path(published.name), published.hub_copy())
+        copies = [(published.name, copy) for copy in places if copy is not None and copy.is_file()]
+        return fetch(published, cache, copies=copies, on_progress=on_progress(published.name))
+
+    # Whole: then nothing is asked unless a file was changed.
+    pins = {**user_cache().pins(), **cache.pins()}
+    names = [name.removeprefix(f"{uri}/") for name in pins if name.startswith(f"{uri}/")]
+    if CONFIG_NAME not in names:
+        if reason := unreachable_hub():
+            raise UnreachableError(f"{httpx2.URL(constants.ENDPOINT).host} cannot be reached ({reason})")
+        ask = partial(HfApi().model_info, repo, revision=commit, timeout=HUB_TIMEOUT_S)
+        present = {each.rfilename for each in ask_hub(f"model '{uri}'", repo, ask).siblings or ()}
+        names = [name for part in NAMES.values() for name in part if name in present]
+        if SINGLE_NAME in present:
+            names.append(SINGLE_NAME)
+        elif INDEX_NAME in present:
+            names += shard_names(parse_json(read_regular(get(INDEX_NAME))), uri)
+        else:
+            raise ConfigError(f"model '{uri}' has no weights as safetensors, and pickles are not loaded: take another")
+    for name in sorted(names, key=lambda name: (name == CONFIG_NAME, name)):
+        get(name)
+    return cache.path(uri)
 
 
 def _located(uri: str, cache: WeightCache) -> tuple[Path, dict[str, str]]:

@@ -33,7 +33,14 @@ from pseudoris.workers.checkpoints.published_weights import (
     open_clip_file,
     published_file,
 )
-from pseudoris.workers.checkpoints.weight_cache import WeightCache, found_files, user_cache
+from pseudoris.workers.checkpoints.weight_cache import (
+    UnreachableError,
+    WeightCache,
+    fetch,
+    found_files,
+    located,
+    user_cache,
+)
 from pseudoris.workers.checkpoints.weight_headers import check_header
 from pseudoris.workers.locations import client_errors
 
@@ -147,17 +154,12 @@ def local_file(weights: WeightsConfig) -> Path:
         return found
     if not weights.uri.startswith(OPEN_CLIP_PREFIX):
         raise MissingWeightsError(weights, "there is no such file")
-    # Imported here and below: only a download needs a client of the web.
-    from pseudoris.workers.checkpoints.weight_fetch import fetch
-
     # A run says nothing for minutes otherwise.
     logger.warning("downloading the weights '%s' to %s", weights.uri, user_cache().folder)
     return _of_tag(weights, fetch)
 
 
 def _of_tag(weights: WeightsConfig, ask: Callable[[PublishedFile, WeightCache], T]) -> T:
-    from pseudoris.workers.checkpoints.weight_fetch import UnreachableError
-
     try:
         return ask(open_clip_file(weights), user_cache())
     except UnreachableError as error:
@@ -216,8 +218,6 @@ def is_unfetched(weights: WeightsConfig) -> bool:
         return False
     if "://" in weights.uri:
         return not _asked(weights).is_file()
-    from pseudoris.workers.checkpoints.weight_fetch import located
-
     return bool(_of_tag(weights, located))
 
 
