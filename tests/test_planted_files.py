@@ -16,7 +16,6 @@ from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.training.exclusions.exclude_option import read_refer_folder
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder
 from pseudoris.training.ppt.curriculum import read_selected, write_selected
-from pseudoris.workers.checkpoints.download import RemoteFile, download
 from pseudoris.workers.checkpoints.published_weights import PublishedFile
 from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, WeightCache, fetch
 from pseudoris.workers.locations import open_location
@@ -123,17 +122,14 @@ def test_a_planted_link_in_the_place_of_a_page_is_refused(folder, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe"])
-@pytest.mark.parametrize("name", ["x.pth.part", "x.pth.part.etag"])
-def test_a_planted_part_of_a_download_is_refused(tmp_path, kind, name):
+def test_a_planted_part_of_a_download_is_refused(tmp_path, kind):
     (tmp_path / "cache").mkdir()
-    plant(tmp_path / "cache" / name, kind, tmp_path / "outside")
+    plant(tmp_path / "cache" / "x.pth.part", kind, tmp_path / "outside")
     before = content(tmp_path / "outside")
-    if name.endswith(".etag"):
-        (tmp_path / "cache" / "x.pth.part").write_bytes(OUTSIDE)
     with serving_weights() as server:
         server.files["/x.pth"] = OUTSIDE + b" and the rest"
-        with pytest.raises(ConfigError, match=rf"{name} is a (link|pipe)"):
-            download(RemoteFile(f"{server.url}/x.pth"), tmp_path / "cache" / "x.pth")
+        with pytest.raises(ConfigError, match=r"x\.pth\.part is a (link|pipe)"):
+            fetch(PublishedFile({"x.pth": f"{server.url}/x.pth"}), WeightCache(tmp_path / "cache", is_named=True))
     assert content(tmp_path / "outside") == before
 
 
@@ -144,7 +140,7 @@ def test_a_second_name_of_another_file_is_not_written_through(tmp_path):
     with serving_weights() as server:
         server.files["/x.pth"] = OUTSIDE + b" and the rest"
         with pytest.raises(ConfigError, match=r"x\.pth\.part is a file with another name elsewhere"):
-            download(RemoteFile(f"{server.url}/x.pth"), tmp_path / "cache" / "x.pth")
+            fetch(PublishedFile({"x.pth": f"{server.url}/x.pth"}), WeightCache(tmp_path / "cache", is_named=True))
     assert (tmp_path / "mine").read_bytes() == OUTSIDE
 
 
@@ -163,10 +159,10 @@ def test_a_pipe_in_a_folder_of_references_is_named(tmp_path, name):
 def test_a_planted_link_does_not_redirect_the_record_of_digests(tmp_path):
     cache = WeightCache(tmp_path / "cache", is_named=True)
     (tmp_path / "cache").mkdir()
-    plant(tmp_path / "cache" / f"{PINS_NAME}.part", "link", tmp_path / "outside")
+    plant(tmp_path / "cache" / f"{PINS_NAME}.copy", "link", tmp_path / "outside")
     before = content(tmp_path / "outside")
-    cache.add_pin("x.pth", Pin("0" * 64, 3))
-    assert cache.pins()["x.pth"].sha256 == "0" * 64
+    with pytest.raises(ConfigError, match=r"pins\.json\.copy is a link"):
+        cache.add_pin("x.pth", Pin("0" * 64, 3))
     assert content(tmp_path / "outside") == before
 
 

@@ -10,19 +10,17 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import httpx2
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
-from tenacity.wait import wait_base, wait_exponential_jitter
+from tenacity.wait import wait_exponential_jitter
 
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.untrusted import open_regular
 
 # Called with the bytes that are here, and with the bytes of the whole file if they are known.
 OnProgress = Callable[[int, int | None], None]
-PART_SUFFIX: Final = ".part"
-_ETAG_SUFFIX: Final = ".part.etag"
 _CONNECT_TIMEOUT_S: Final = 5.0
 # A server that sends nothing for so long has broken off.
 _READ_TIMEOUT_S: Final = 30.0
@@ -30,8 +28,8 @@ _READ_TIMEOUT_S: Final = 30.0
 _MAX_IDLE_ATTEMPTS: Final = 6
 # Bounds a server that ignores ranges and always breaks off a little later.
 _MAX_ATTEMPTS: Final = 100
-_WAIT: Final = wait_exponential_jitter(initial=1, max=20)
-_RETRIED_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_SERVES_OTHER_BYTES: Final = "Run the command again; if it repeats, the server or a proxy serves other bytes"
+RETRIED_STATUSES: Final = frozenset({408, 425, 429, *range(500, 600)})
 logger = logging.getLogger(__name__)
 
 
@@ -40,21 +38,23 @@ class RemoteFile:
     """A file on a web server.
 
     Attributes:
+        name: Its path relative to the cache.
         url: Where it is; redirects are followed.
         sha256: What its bytes must be; None accepts any.
         size_bytes: Its length, None if not known.
+        revision: Its commit; empty if it is not of the hub.
         headers: Sent with each request; `Authorization` only to the url's own host.
     """
 
+    name: str
     url: str
     sha256: str | None = None
     size_bytes: int | None = None
+    revision: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def download(
-    remote: RemoteFile, target: Path, *, on_progress: OnProgress = lambda *_: None, wait: wait_base = _WAIT
-) -> str:
+def download(remote: RemoteFile, target: Path, on_progress: OnProgress) -> str:
     """Write a remote file to `target` and return its sha256. What broke off is continued, also by a later process.
 
     Until it is complete and its digest is right, the file is called `target` with `.part`. Only one process at a time
@@ -68,7 +68,7 @@ def download(
     retrying = Retrying(
         retry=retry_if_exception_type(_BrokenOffError),
         stop=transfer.is_given_up,
-        wait=wait,
+        wait=wait_exponential_jitter(initial=1, max=20),
         before_sleep=lambda state: logger.warning(
             "%s: next attempt in %.0f s",
             state.outcome.exception() if state.outcome else None,
@@ -94,15 +94,15 @@ class _BrokenOffError(Exception):
 
 
 class _Transfer:
-    """What is here of a file, and how the rest is asked for."""
+    """What is here of a file, and how the rest is asked for.
+
+    No version is sent along: a part of another version ends with a wrong digest, and the files of a commit stay.
+    """
 
     def __init__(self, remote: RemoteFile, target: Path, on_progress: OnProgress) -> None:
-        self._remote = remote
-        self._target = target
-        self._part = target.with_name(target.name + PART_SUFFIX)
-        self._etag = target.with_name(target.name + _ETAG_SUFFIX)
+        self._remote, self._target, self._on_progress = remote, target, on_progress
+        self._part = target.with_name(f"{target.name}.part")
         self._size_bytes = remote.size_bytes
-        self._on_progress = on_progress
         self._furthest = self.offset
         self._num_idle = 0
 
@@ -119,12 +119,14 @@ class _Transfer:
     def attempt(self) -> None:
         """Ask for what is missing, and write it. Raises: _BrokenOffError: Something is still missing."""
         if self._size_bytes is not None and self.offset > self._size_bytes:
-            self._restart()
+            self._part.unlink()
         if self.offset and self.offset == self._size_bytes:
             return
         timeout = httpx2.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
         # Compressed on the way, offsets would mean other bytes.
-        headers = {**self._remote.headers, "Accept-Encoding": "identity", **self._range()}
+        headers = {**self._remote.headers, "Accept-Encoding": "identity"}
+        if self.offset:
+            headers["Range"] = f"bytes={self.offset}-"
         try:
             with (
                 httpx2.Client(follow_redirects=True, timeout=timeout) as client,
@@ -148,28 +150,17 @@ class _Transfer:
             found = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
         if self._remote.sha256 not in (None, found):
-            self._restart()
+            self._part.unlink()
             raise ConfigError(
                 f"{self._remote.url} gave a file with sha256 {found}, expected {self._remote.sha256}: it was not kept. "
-                "Run the command again; if it repeats, the server or a proxy serves other bytes"
+                f"{_SERVES_OTHER_BYTES}"
             )
         self._part.replace(self._target)
-        self._etag.unlink(missing_ok=True)
         return found
-
-    def _range(self) -> dict[str, str]:
-        """Return the headers that ask for the rest only, if the file is still the one that the part is of."""
-        if not self.offset:
-            return {}
-        etag = ""
-        if self._etag.exists():
-            with open_regular(self._etag, "r") as file:
-                etag = file.read()
-        return {"Range": f"bytes={self.offset}-", **({"If-Range": etag} if etag else {})}
 
     def _receive(self, response: httpx2.Response) -> None:
         is_all_here = response.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE and self.offset > 0
-        if response.status_code in _RETRIED_STATUSES:
+        if response.status_code in RETRIED_STATUSES:
             raise _BrokenOffError(f"the server answers {response.status_code} {response.reason_phrase}")
         if response.is_error and not is_all_here:
             raise ConfigError(
@@ -182,61 +173,48 @@ class _Transfer:
             raise self._other_bytes(f"has {total:,} bytes")
         if is_all_here:
             if total != self.offset and (total is not None or self._size_bytes is not None):
-                self._restart()
+                self._part.unlink()
                 raise _BrokenOffError("the part is longer than the file")
             return
         is_rest = response.status_code == httpx2.codes.PARTIAL_CONTENT
         sent = response.headers.get("Content-Range", "")
         if is_rest and not sent.startswith(f"bytes {self.offset}-"):
-            self._restart()
+            self._part.unlink(missing_ok=True)
             raise _BrokenOffError(f"the server sent another range: {sent}")
-        self._expect(response, before=self.offset if is_rest else 0)
-        # A plain 200 is the whole file: the server ignores ranges, or the file is another by now.
-        self._write(response, "ab" if is_rest else "wb")
+        if self._remote.size_bytes is None:
+            # A range may come without the length of the whole.
+            self._size_bytes = total or self._size_bytes
+        # A plain 200 is the whole file: the server ignores ranges.
+        self._write(response, done=self.offset if is_rest else 0)
 
     def _other_bytes(self, found: str) -> ConfigError:
         return ConfigError(
-            f"{self._remote.url} {found}, expected {self._size_bytes:,}: they were not kept. Run the command again; if "
-            "it repeats, the server or a proxy serves other bytes"
+            f"{self._remote.url} {found}, expected {self._size_bytes:,}: they were not kept. {_SERVES_OTHER_BYTES}"
         )
 
-    def _expect(self, response: httpx2.Response, *, before: int) -> None:
-        """Note the length and the version of what follows, and that the disk has room for it."""
-        if self._remote.size_bytes is None:
-            # A range may come without the length of the whole.
-            self._size_bytes = _total(response) or self._size_bytes
-        needed = (self._size_bytes or 0) - before
-        free = shutil.disk_usage(self._part.parent).free + (self.offset - before)
+    def _write(self, response: httpx2.Response, *, done: int) -> None:
+        """Write what follows the first `done` bytes, if the disk has room for it."""
+        needed = (self._size_bytes or 0) - done
+        free = shutil.disk_usage(self._part.parent).free + (self.offset - done)
         if needed > free:
             raise ConfigError(
                 f"{self._remote.url} needs {needed:,} bytes, and {self._part.parent} has {free:,} free: free some, or "
                 "name another folder"
             )
-        etag = response.headers.get("ETag", "")
-        # A weak one must not be sent back with a range.
-        with open_regular(self._etag, "w") as file:
-            file.write("" if etag.startswith("W/") else etag)
-
-    def _write(self, response: httpx2.Response, mode: Literal["ab", "wb"]) -> None:
-        with open_regular(self._part, mode) as file:
-            done = file.tell() if mode == "ab" else 0
+        is_whole = done == 0
+        with open_regular(self._part, "wb" if is_whole else "ab") as file:
             # As it comes: blocks of a fixed size would be lost half full when the connection breaks off.
             for block in response.iter_bytes():
                 done += len(block)
                 if self._size_bytes is not None and done > self._size_bytes:
-                    self._restart()
+                    self._part.unlink()
                     raise self._other_bytes("sends more bytes")
                 file.write(block)
                 self._on_progress(done, self._size_bytes)
         # A chunked answer says where it ends: what is shorter did not break off.
-        is_whole = mode == "wb" and "Transfer-Encoding" in response.headers
-        if is_whole and self._size_bytes is not None and done < self._size_bytes:
-            self._restart()
+        if is_whole and "Transfer-Encoding" in response.headers and done < (self._size_bytes or 0):
+            self._part.unlink()
             raise self._other_bytes(f"has {done:,} bytes")
-
-    def _restart(self) -> None:
-        self._part.unlink(missing_ok=True)
-        self._etag.unlink(missing_ok=True)
 
 
 def _total(response: httpx2.Response) -> int | None:

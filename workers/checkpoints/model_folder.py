@@ -20,7 +20,6 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
-import httpx2
 from huggingface_hub import constants, try_to_load_from_cache
 
 from pseudoris.schemas.errors import ConfigError
@@ -30,11 +29,10 @@ from pseudoris.workers.checkpoints.download import OnProgress
 from pseudoris.workers.checkpoints.published_weights import PublishedFile
 from pseudoris.workers.checkpoints.weight_cache import (
     HUB_TIMEOUT_S,
-    UnreachableError,
     WeightCache,
     ask_hub,
+    check_reachable,
     fetch,
-    unreachable_hub,
     user_cache,
 )
 from pseudoris.workers.checkpoints.weight_headers import check_header
@@ -235,8 +233,7 @@ def fetch_folder(
     pins = {**user_cache().pins(), **cache.pins()}
     names = [name.removeprefix(f"{uri}/") for name in pins if name.startswith(f"{uri}/")]
     if CONFIG_NAME not in names:
-        if reason := unreachable_hub():
-            raise UnreachableError(f"{httpx2.URL(constants.ENDPOINT).host} cannot be reached ({reason})")
+        check_reachable(constants.ENDPOINT)
         ask = partial(HfApi().model_info, repo, revision=commit, timeout=HUB_TIMEOUT_S)
         present = {each.rfilename for each in ask_hub(f"model '{uri}'", repo, ask).siblings or ()}
         names = [name for part in NAMES.values() for name in part if name in present]

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import re
-import secrets
 import shutil
 import stat
 import threading
@@ -19,10 +18,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 import httpx2
 from filelock import FileLock, Timeout
@@ -42,7 +41,7 @@ from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.untrusted import file_sha256, open_linked, open_regular, parse_json
 from pseudoris.schemas.uris import named_path
-from pseudoris.workers.checkpoints.download import OnProgress, RemoteFile, download
+from pseudoris.workers.checkpoints.download import RETRIED_STATUSES, OnProgress, RemoteFile, download
 from pseudoris.workers.checkpoints.published_weights import (
     OPEN_CLIP_PREFIX,
     PublishedFile,
@@ -57,7 +56,6 @@ DEADLINE_S: Final = 4.0
 _MEMORY_S: Final = 30.0
 HUB_TIMEOUT_S: Final = 5.0
 _HUB_ATTEMPTS: Final = 5
-_SERVER_ERRORS: Final = frozenset({408, 429, *range(500, 600)})
 # The etag of a large file of the hub is its sha256; that of a small one is another hash.
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 T = TypeVar("T")
@@ -66,6 +64,10 @@ FOLDER_VARIABLE: Final = "PSEUDORIS_WEIGHTS"
 PINS_NAME: Final = "pins.json"
 _LOCKS_FOLDER: Final = ".locks"
 _NAME_ANOTHER: Final = f"Set {FOLDER_VARIABLE} to a folder that you can write to"
+
+
+class UnreachableError(ConfigError):
+    """The server of a file does not answer at all: there is no network, or none that leads there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,20 @@ class WeightCache:
         except OSError as error:
             raise ConfigError(f"weights cannot be stored in {self.folder}: {error}. {_NAME_ANOTHER}") from error
         return path
+
+    @contextmanager
+    def new_file(self, name: str) -> Iterator[BinaryIO]:
+        """Give a file to write, which has its name after the block unless that raises. Hold its lock meanwhile."""
+        target = self.make_folder(name)
+        partial = target.with_name(f"{target.name}.copy")
+        with open_regular(partial, "wb") as file:
+            try:
+                yield file
+                file.flush()
+                partial.replace(target)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -157,12 +173,9 @@ class WeightCache:
         """Record what a file is; a file that is recorded keeps its record."""
         with self.lock(PINS_NAME):
             pins = {**{name: pin}, **self.pins()}
-            path = self.path(PINS_NAME)
             text = json.dumps({each: asdict(pin) for each, pin in sorted(pins.items())}, indent=1)
-            partial = path.with_name(f"{PINS_NAME}.{secrets.token_hex(8)}")
-            with open_regular(partial, "x") as file:
-                file.write(f"{text}\n")
-            partial.replace(path)
+            with self.new_file(PINS_NAME) as file:
+                file.write(f"{text}\n".encode())
 
     def _check_owner(self) -> None:
         if self.is_named:
@@ -207,6 +220,13 @@ def found_files(weights: WeightsConfig) -> Iterator[tuple[str, Path]]:
         yield published.name_at(copy), copy
 
 
+def check_reachable(url: str) -> None:
+    """Raise an UnreachableError unless the server of a url answers anything at all."""
+    is_off = constants.is_offline_mode() and url.startswith(constants.ENDPOINT)
+    if reason := "HF_HUB_OFFLINE is set" if is_off else unreachable_reason(url):
+        raise UnreachableError(f"{httpx2.URL(url).host} cannot be reached ({reason})")
+
+
 def unreachable_reason(url: str) -> str | None:
     """Return why the server of a url cannot be reached, as a short text; None if it answers anything at all.
 
@@ -245,29 +265,41 @@ def ask_early(weights: Iterable[WeightsConfig]) -> None:
         list(pool.map(unreachable_reason, {each.url for each in missing if each is not None}))
 
 
-def remote_file(published: PublishedFile) -> tuple[str, RemoteFile, str]:
-    """Ask the hub for a file: its name in the cache, of those that exist, what and where it is, and the commit.
-
-    Raises:
-        ConfigError: The hub has no such file, or gives it only to those who are logged in.
-        TransientError: The hub does not answer.
-    """
-    repo = published.repo
-    for name, filename in published.files.items():
-        url = hf_hub_url(repo, filename, revision=published.revision)
+def located(published: PublishedFile, cache: WeightCache) -> RemoteFile:
+    """Return where a file is, and what it must be, after asking the hub for a file of it. Raises as `fetch`."""
+    check_reachable(published.url)
+    repo, files, revision = published.repo, published.files, published.revision
+    if not repo:
+        return RemoteFile(published.name, published.url, published.sha256, published.size_bytes)
+    name, pin = next(((name, pin) for name in files if (pin := cache.pin(name))), ("", None))
+    if pin:
+        # The same file of the same commit, whatever was published since.
+        files, revision = {name: files[name]}, pin.revision or revision
+    for name, filename in files.items():
+        ask = partial(get_hf_file_metadata, hf_hub_url(repo, filename, revision=revision), timeout=HUB_TIMEOUT_S)
         try:
-            found = ask_hub(f"{repo}/{filename}", repo, partial(get_hf_file_metadata, url, timeout=HUB_TIMEOUT_S))
+            found = ask_hub(f"{repo}/{filename}", repo, ask)
         except EntryNotFoundError:
             continue
         sha256 = found.etag if found.etag and _SHA256.fullmatch(found.etag) else None
         # By the commit, so that no other version is put behind a part of this one.
-        pinned = hf_hub_url(repo, filename, revision=found.commit_hash)
-        return name, RemoteFile(pinned, sha256, found.size, build_hf_headers()), found.commit_hash or ""
-    raise ConfigError(f"the hub's repository {repo} has none of the files {', '.join(published.files.values())}")
+        url = hf_hub_url(repo, filename, revision=found.commit_hash)
+        if pin and sha256 not in (None, pin.sha256):
+            raise ConfigError(
+                f"{url} has sha256 {sha256} now; at its first use it had {pin.sha256}, which {cache.path(PINS_NAME)} "
+                f"records. To take the new file, remove {name} from that record; a run that used the first one cannot "
+                "be continued with it"
+            )
+        sha256 = pin.sha256 if pin else sha256
+        return RemoteFile(name, url, sha256, found.size, found.commit_hash or "", build_hf_headers())
+    raise ConfigError(f"the hub's repository {repo} has none of the files {', '.join(files.values())}")
 
 
 def ask_hub(what: str, repo: str, ask: Callable[[], T]) -> T:
-    """Return the hub's answer; `what` is asked for, of `repo`. Raises as `remote_file`, with the hub's own message."""
+    """Return the hub's answer; `what` is asked for, of `repo`. Raises as `fetch`, with the hub's own message.
+
+    EntryNotFoundError: The repository has no such file.
+    """
     retrying = Retrying(
         retry=retry_if_exception(_is_transient),
         stop=stop_after_attempt(_HUB_ATTEMPTS),
@@ -295,12 +327,8 @@ def ask_hub(what: str, repo: str, ask: Callable[[], T]) -> T:
 
 def _is_transient(error: BaseException) -> bool:
     if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in _SERVER_ERRORS
+        return error.response.status_code in RETRIED_STATUSES
     return isinstance(error, httpx2.HTTPError) and not isinstance(error, httpx2.TooManyRedirects)
-
-
-class UnreachableError(ConfigError):
-    """The server of a file does not answer at all: there is no network, or none that leads there."""
 
 
 def fetch(
@@ -338,62 +366,26 @@ def fetch(
         if known is not None and file_sha256(copy) == known:
             return _copied(copy, name, cache, Pin(known, copy.stat().st_size))
     try:
-        name, remote, commit = located(published, cache)
+        remote = located(published, cache)
     except UnreachableError:
         if unproved is None:
             raise
         return unproved
-    target = cache.make_folder(name)
-    with cache.lock(name):
+    target = cache.make_folder(remote.name)
+    with cache.lock(remote.name):
         # Another process, or a person, may have put it there.
-        if not target.is_file() or remote.sha256 not in (None, file_sha256(target)):
-            download(remote, target, on_progress=on_progress)
-        cache.add_pin(name, Pin(remote.sha256 or file_sha256(target), target.stat().st_size, commit))
+        sha256 = file_sha256(target) if target.is_file() else ""
+        if not sha256 or remote.sha256 not in (None, sha256):
+            sha256 = download(remote, target, on_progress)
+        cache.add_pin(remote.name, Pin(sha256, target.stat().st_size, remote.revision))
     return target
-
-
-def unreachable_hub() -> str | None:
-    """Return why the hub cannot be reached, as a short text; None if it answers."""
-    return "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else unreachable_reason(constants.ENDPOINT)
 
 
 def _copied(copy: Path, name: str, cache: WeightCache, pin: Pin) -> Path:
-    target = cache.make_folder(name)
-    with cache.lock(name):
-        partial = target.with_name(f"{target.name}.copy")
-        try:
-            with open_linked(copy) as source, open_regular(partial, "wb") as file:
-                shutil.copyfileobj(source, file)
-            partial.replace(target)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise ConfigError(f"{copy} cannot be copied to {target}: {error.strerror}") from error
+    try:
+        with cache.lock(name), cache.new_file(name) as file, open_linked(copy) as source:
+            shutil.copyfileobj(source, file)
+    except OSError as error:
+        raise ConfigError(f"{copy} cannot be copied to {cache.path(name)}: {error.strerror}") from error
     cache.add_pin(name, cache.pin(name) or pin)
-    return target
-
-
-def located(published: PublishedFile, cache: WeightCache) -> tuple[str, RemoteFile, str]:
-    """Return a file's name in the cache, what to ask its server for, and its commit, after asking the hub for it.
-
-    Raises as `fetch`.
-    """
-    reason = unreachable_hub() if published.repo else unreachable_reason(published.url)
-    if reason is not None:
-        raise UnreachableError(f"{httpx2.URL(published.url).host} cannot be reached ({reason})")
-    if not published.repo:
-        ((name, url),) = published.files.items()
-        return name, RemoteFile(url, published.sha256, published.size_bytes), ""
-    pinned = next((name for name in published.files if cache.pin(name)), None)
-    pin = cache.pin(pinned) if pinned else None
-    if pinned and pin:
-        # The same file of the same commit, whatever was published since.
-        only = {pinned: published.files[pinned]}
-        published = replace(published, files=only, revision=pin.revision or published.revision)
-    name, remote, commit = remote_file(published)
-    if pin and remote.sha256 not in (None, pin.sha256):
-        raise ConfigError(
-            f"{remote.url} has sha256 {remote.sha256} now; at its first use it had {pin.sha256}, which "
-            f"{cache.path(PINS_NAME)} records. To take the new file, remove {pinned} from that record; a run that "
-            "used the first one cannot be continued with it"
-        )
-    return name, replace(remote, sha256=remote.sha256 or (pin.sha256 if pin else None)), commit
+    return cache.path(name)

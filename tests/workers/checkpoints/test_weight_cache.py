@@ -40,7 +40,7 @@ def cache(tmp_path, monkeypatch):
 
 def gets(server):
     # The hub's library may ask for other things of its own.
-    return [path for path, _, _ in server.requests if not path.startswith("/api/")]
+    return [path for path, _ in server.requests if not path.startswith("/api/")]
 
 
 def test_a_file_of_the_hub_is_fetched_by_its_commit_and_pinned(server, cache):
