@@ -10,11 +10,11 @@ import hashlib
 import logging
 import re
 import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import fsspec
 
@@ -28,7 +28,6 @@ from pseudoris.workers.checkpoints.published_weights import (
     OPEN_CLIP_PREFIX,
     RANDOM_PREFIX,
     SEE_SOURCE,
-    PublishedFile,
     cached_names,
     open_clip_file,
     published_file,
@@ -46,7 +45,6 @@ from pseudoris.workers.locations import client_errors
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 _COPY_BLOCK_BYTES: Final = 2**20
 # Of the cache: copies of urls.
 _URLS_FOLDER: Final = "urls"
@@ -156,18 +154,14 @@ def local_file(weights: WeightsConfig) -> Path:
         raise MissingWeightsError(weights, "there is no such file")
     # A run says nothing for minutes otherwise.
     logger.warning("downloading the weights '%s' to %s", weights.uri, user_cache().folder)
-    return _of_tag(weights, fetch)
-
-
-def _of_tag(weights: WeightsConfig, ask: Callable[[PublishedFile, WeightCache], T]) -> T:
-    try:
-        return ask(open_clip_file(weights), user_cache())
-    except UnreachableError as error:
-        raise MissingWeightsError(weights, str(error)) from error
+    with _asking(weights):
+        return fetch(open_clip_file(weights), user_cache())
 
 
 def found_file(weights: WeightsConfig) -> Path | None:
-    """Return the file of a path, url or hub tag that this machine has, None if it has none. Nothing is downloaded."""
+    """Return the file of weights that this machine has, None if it has none. Nothing is downloaded."""
+    if weights.uri.startswith(BUILTIN_PREFIX):
+        return local_file(weights)
     if "://" in weights.uri:
         # Without a digest, only the store knows which version of the file is the present one.
         copy = _url_copy(weights, weights.sha256) if weights.sha256 else None
@@ -217,18 +211,31 @@ def is_unfetched(weights: WeightsConfig) -> bool:
     if not is_awaited(weights):
         return False
     if "://" in weights.uri:
-        return not _asked(weights).is_file()
-    return bool(_of_tag(weights, located))
+        return not _present_copy(weights).is_file()
+    with _asking(weights):
+        located(open_clip_file(weights), user_cache())
+    return True
 
 
-def _asked(weights: WeightsConfig) -> Path:
-    """Where the copy of the file behind a url lies, or would lie, after asking the store whether there is the file."""
+@contextmanager
+def _asking(weights: WeightsConfig) -> Iterator[None]:
+    """Convert what the store of a url, or the hub, raises."""
     try:
+        yield
+    except UnreachableError as error:
+        raise MissingWeightsError(weights, str(error)) from error
+    except (OSError, ValueError, ImportError) as error:
+        # A web client says "not found" of a server that is down, and keeps the reason.
+        reason = error.__cause__ or error
+        raise MissingWeightsError(weights, f"it cannot be fetched: {type(reason).__name__}: {reason}") from error
+
+
+def _present_copy(weights: WeightsConfig) -> Path:
+    """Where the copy of the file behind a url lies, or would lie, after asking the store whether there is the file."""
+    with _asking(weights):
         filesystem, path = fsspec.url_to_fs(weights.uri)
         with client_errors(weights.uri):
             info = filesystem.info(path)
-    except (OSError, ValueError, ImportError) as error:
-        raise _unfetchable(weights, error) from error
     version = " ".join(f"{key}={info[key]}" for key in _VERSION_KEYS if info.get(key) is not None)
     return _url_copy(weights, weights.sha256 or version)
 
@@ -236,29 +243,19 @@ def _asked(weights: WeightsConfig) -> Path:
 def _remote_file(weights: WeightsConfig) -> Path:
     """Downloads an fsspec url once, into the cache of weights; again if the file behind the url changes."""
     # With a digest, no request to the store is needed: a file under this name was verified when it was downloaded.
-    target = _url_copy(weights, weights.sha256) if weights.sha256 else _asked(weights)
-    if not target.is_file():
-        user_cache().make_folder(f"{_URLS_FOLDER}/{target.name}")
-        try:
-            with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as out:
-                partial = Path(out.name)
-                try:
-                    with client_errors(weights.uri), fsspec.open(weights.uri, "rb") as source:
-                        shutil.copyfileobj(source, out, _COPY_BLOCK_BYTES)
-                    out.close()
-                    verified_digest(weights, partial)
-                    partial.replace(target)
-                finally:
-                    partial.unlink(missing_ok=True)
-        except (OSError, ValueError, ImportError) as error:
-            raise _unfetchable(weights, error) from error
+    target = _url_copy(weights, weights.sha256) if weights.sha256 else _present_copy(weights)
+    name, cache = f"{_URLS_FOLDER}/{target.name}", user_cache()
+    if target.is_file():
+        return target
+    with cache.lock(name), _asking(weights):
+        # Another process may have put it there.
+        if not target.is_file():
+            with cache.new_file(name) as file:
+                with client_errors(weights.uri), fsspec.open(weights.uri, "rb") as source:
+                    shutil.copyfileobj(source, file, _COPY_BLOCK_BYTES)
+                file.flush()
+                verified_digest(weights, Path(file.name))
     return target
-
-
-def _unfetchable(weights: WeightsConfig, error: Exception) -> MissingWeightsError:
-    # A web client says "not found" of a server that is down, and keeps the reason.
-    reason = error.__cause__ or error
-    return MissingWeightsError(weights, f"it cannot be fetched: {type(reason).__name__}: {reason}")
 
 
 def _url_copy(weights: WeightsConfig, version: str) -> Path:
@@ -317,7 +314,7 @@ def weight_facts(weights: WeightsConfig) -> tuple[str, dict[str, str], Path | No
         return weights.uri, dict(zip(keys, ("–", "–", "–", "drawn at random: untrained"), strict=True)), None
     if names_folder(weights.uri):
         return _folder_facts(weights)
-    found = _found(weights)
+    found = found_file(weights)
     published, pins = published_file(weights), map(user_cache().pin, cached_names(weights))
     pin = next(filter(None, pins), None)
     size = found.stat().st_size if found else (published.size_bytes if published else None) or (pin and pin.size_bytes)
@@ -363,7 +360,7 @@ def check_weights(weights: WeightsConfig, preset: str = "") -> tuple[bool, str]:
             folder = ModelFolder.open(weights.uri)
             is_known = "as it must be" if folder.recorded or weights.sha256 else "no digest to compare it with"
             return True, f"{folder.path}  sha256 {folder_digest(weights)}, {is_known}"
-        found = _found(weights)
+        found = found_file(weights)
     except ConfigError as error:
         return False, str(error)
     if found is None:
@@ -377,7 +374,3 @@ def check_weights(weights: WeightsConfig, preset: str = "") -> tuple[bool, str]:
         return True, f"{found}  sha256 {sha256}, as it must be"
     remedy = "a run in this folder uses it" if found == Path(weights.uri) else "get it again"
     return False, f"{found} has sha256 {sha256}, expected {known}: it is not the published file; {remedy}"
-
-
-def _found(weights: WeightsConfig) -> Path | None:
-    return local_file(weights) if is_shipped(weights) else found_file(weights)
