@@ -43,12 +43,13 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import Flags, Ints
-from pseudoris.schemas.run_records import PartRecord, RunHeader
+from pseudoris.schemas.run_records import PartRecord
 from pseudoris.schemas.untrusted import without_secrets
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import sealed
 from pseudoris.store.sources.planned_images import LoadBytes
 from pseudoris.store.tables.judged_expressions import stated_rule
+from pseudoris.store.tables.open_run import OpenRun
 
 DEFAULT_PAIRS: Final = 200
 _LEAST_IMAGES: Final = 20
@@ -123,8 +124,7 @@ class DrawnPairs:
 
 
 def draw_audit(
-    location: RunLocation,
-    header: RunHeader,
+    run: OpenRun,
     audit: Path,
     options: DrawOptions,
     *,
@@ -141,7 +141,7 @@ def draw_audit(
         raise ConfigError(
             f"the folder {audit} holds other files, such as {strange[0]!r}. Name a new folder for the audit"
         )
-    pairs = read_pairs(location, header, on_shard)
+    pairs = read_pairs(run, on_shard)
     parts: dict[str, Any] = {name: getattr(pairs, name) for name in ("score", "kind", "is_kept", "is_lone")}
     strata = make_strata(**parts, num_drawn=options.num_pairs, unkept_share=options.unkept_share)
     drawn = [
@@ -151,11 +151,11 @@ def draw_audit(
     numbers = np.concatenate([each.pairs for each in drawn])
     asked, image_strata = draw_images(pairs.image_masks, options)
     pictures = np.union1d(pairs.image[numbers], np.array(list(asked), np.int64))
-    rows = read_rows(location, pairs, drawn=numbers, images=pictures, load_bytes=load_bytes)
+    rows = read_rows(run, pairs, drawn=numbers, images=pictures, load_bytes=load_bytes)
     if len(rows.unreadable) == len(pictures):
         raise ConfigError(f"no picture of the run can be read. The first: {next(iter(rows.unreadable.values()))}")
     tables = {PAIRS_NAME: _pairs_table(rows, drawn, pairs, options), IMAGES_NAME: _images_table(rows, asked)}
-    record = _write(audit, _record(location, header, pairs, options, strata, image_strata), tables)
+    record = _write(audit, _record(run, pairs, options, strata, image_strata), tables)
     return Draw(record, len(rows.follow_ups), tuple(rows.unreadable.values()))
 
 
@@ -292,14 +292,13 @@ def _images_table(rows: SampleRows, asked: dict[int, tuple[int, float]]) -> pa.T
 
 
 def _record(
-    location: RunLocation,
-    header: RunHeader,
+    run: OpenRun,
     pairs: RunPairs,
     options: DrawOptions,
     strata: Sequence[PairStratum],
     image_strata: Sequence[Stratum],
 ) -> DrawRecord:
-    rule = stated_rule(header)
+    header, rule = run.header, stated_rule(run.header)
     of_pairs = [
         Stratum(
             number=number,
@@ -314,13 +313,13 @@ def _record(
     return DrawRecord(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         run=DrawnRun(
-            location=location.root,
+            location=run.location.root,
             created_utc=header.created_utc,
             header_sha256=header.digest,
             root_sha256=pairs.root_sha256,
             source=without_secrets(header.source),
             origin=header.origin,
-            is_complete=len(pairs.receipts) == header.num_shards,
+            is_complete=run.is_complete,
             rule=None if rule is None else str(rule),
         ),
         population=Population(

@@ -13,8 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw_files import DRAWN, keeps_no_others, kind_of, pair_id
@@ -24,13 +22,8 @@ from pseudoris.audit.verdicts import CANNOT_SAY, RIGHT, VERDICTS, RaterAnswers
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.keep_rule import Flags, Ints
-from pseudoris.schemas.run_records import Receipt
-from pseudoris.schemas.tables import EXPRESSIONS, MASKS
-from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.manifest import cached_receipts
-from pseudoris.store.tables.committed_tables import read_table, shown_images
 from pseudoris.store.tables.judged_expressions import stated_rule
+from pseudoris.store.tables.open_run import CommittedShard, OpenRun
 
 KINDS: Final = tuple(VERDICTS)
 _CANNOT: Final = KINDS.index(CANNOT_SAY)
@@ -208,34 +201,33 @@ class AppliedRun:
         )
 
 
-def apply_to(location: RunLocation, audit: AuditFolder, on_shard: OnShard = lambda done, total: None) -> AppliedRun:
-    """Return what the run at `location` keeps of an audit's pairs. Reads its tables once."""
-    header = require_header(location)
+def apply_to(run: OpenRun, audit: AuditFolder, on_shard: OnShard = lambda done, total: None) -> AppliedRun:
+    """Return what a run keeps of an audit's pairs. Reads its tables once."""
     totals: Counter[str] = Counter()
     kept: dict[str, tuple[bool, int]] = {}
     known = dict(zip(audit.images["image_id"].to_pylist(), audit.images["sha256"].to_pylist(), strict=True))
     masks = audit.masks()
-    for number, receipt in enumerate(cached_receipts(location), start=1):
-        kept |= _kept_of_shard(location, receipt, known, masks, totals)
-        on_shard(number, header.num_shards)
+    for number, shard in enumerate(run.shards(), start=1):
+        kept |= _kept_of_shard(shard, known, masks, totals)
+        on_shard(number, run.header.num_shards)
     rows = audit.pairs["pair_id"].to_pylist()
     same = {pair: kept[pair] for pair in rows if pair in kept}
     if not same:
         raise ConfigError(
-            f"{location.root} has none of the {len(rows):,} pairs of the audit at {audit.path}: it shows other images, "
-            f"or has other masks. The audit was drawn from the run {audit.draw.run.header_sha256[:12]}… at "
+            f"{run.location.root} has none of the {len(rows):,} pairs of the audit at {audit.path}: it shows other "
+            f"images, or has other masks. The audit was drawn from the run {audit.draw.run.header_sha256[:12]}… at "
             f"{audit.draw.run.location}"
         )
     before = audit.draw.population
     num_pairs = totals["pairs"] - (totals["absences"] if before.without_target else 0)
     has_same = (totals["images"], totals["masks"], num_pairs) == (before.images, before.masks, before.pairs)
     return AppliedRun(
-        location=location.root,
+        location=run.location.root,
         num_asked=len(rows),
         num_same=len(same),
         num_kept=sum(is_kept for is_kept, _ in same.values()),
         has_same_pairs=has_same and len(same) == len(rows),
-        keeps_no_others=keeps_no_others(header, stated_rule(header), audit.draw.run),
+        keeps_no_others=keeps_no_others(run.header, stated_rule(run.header), audit.draw.run),
         num_masks=totals["masks"],
         num_masks_with_kept=totals["masks_with_kept"],
         kept=same,
@@ -243,33 +235,30 @@ def apply_to(location: RunLocation, audit: AuditFolder, on_shard: OnShard = lamb
 
 
 def _kept_of_shard(
-    location: RunLocation,
-    receipt: Receipt,
+    shard: CommittedShard,
     known: Mapping[str, str],
     masks: Mapping[str, Mapping[str, Mapping[str, Any]]],
     totals: Counter[str],
 ) -> dict[str, tuple[bool, int]]:
     """Add a shard to `totals`; return its pairs of the same images, of which `known` has the digests, and masks."""
-    images = shown_images(location, receipt, ("image_id", "sha256"))
-    digests = zip(images["image_id"].to_pylist(), images["sha256"].to_pylist(), strict=True)
-    same_images = {image for image, sha256 in digests if known.get(image) == sha256}
-    table = read_table(location, MASKS, ("image_id", "mask_id", "segmentation"), [receipt])
-    same_masks = set()
-    for row in table.filter(
-        pc.is_in(table["image_id"], value_set=pa.array(sorted(same_images), pa.string()))
-    ).to_pylist():
-        mine = masks[row["image_id"]].get(row["mask_id"])
-        if mine is not None and mine["counts"] == row["segmentation"]["counts"]:
-            same_masks.add(row["mask_id"])
-    flags: defaultdict[tuple[str, tuple[str, ...], str], bool] = defaultdict(bool)
-    columns = ("image_id", "target_mask_ids", "text", "kept")
-    for row in read_table(location, EXPRESSIONS, columns, [receipt]).to_pylist():
-        flags[row["image_id"], tuple(sorted(row["target_mask_ids"])), row["text"]] |= row["kept"]
-    of_mask = Counter(targets[0] for (_, targets, _), is_kept in flags.items() if is_kept and len(targets) == 1)
-    totals.update(images=images.num_rows, masks=table.num_rows, pairs=len(flags), masks_with_kept=len(of_mask))
-    totals["absences"] += sum(not targets for _, targets, _ in flags)
-    return {
-        pair_id(image, targets, text): (is_kept, of_mask[targets[0]] if len(targets) == 1 else 0)
-        for (image, targets, text), is_kept in flags.items()
-        if image in same_images and set(targets) <= same_masks
-    }
+    found: dict[str, tuple[bool, int]] = {}
+    columns = ("target_mask_ids", "text", "kept")
+    for row, own, said in shard.joined(("sha256",), ("mask_id", "segmentation"), columns).rows():
+        image, same_masks = row["image_id"], set()
+        is_same = known.get(image) == row["sha256"]
+        for each in own if is_same else ():
+            mine = masks[image].get(each["mask_id"])
+            if mine is not None and mine["counts"] == each["segmentation"]["counts"]:
+                same_masks.add(each["mask_id"])
+        flags: defaultdict[tuple[tuple[str, ...], str], bool] = defaultdict(bool)
+        for each in said:
+            flags[tuple(sorted(each["target_mask_ids"])), each["text"]] |= each["kept"]
+        of_mask = Counter(targets[0] for (targets, _), is_kept in flags.items() if is_kept and len(targets) == 1)
+        totals.update(images=1, masks=len(own), pairs=len(flags), masks_with_kept=len(of_mask))
+        totals["absences"] += sum(not targets for targets, _ in flags)
+        found |= {
+            pair_id(image, targets, text): (is_kept, of_mask[targets[0]] if len(targets) == 1 else 0)
+            for (targets, text), is_kept in flags.items()
+            if is_same and same_masks.issuperset(targets)
+        }
+    return found

@@ -10,20 +10,16 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pseudoris.audit.draw_files import DRAWN, FOLLOW_UP, STORED_SCORES, kind_of, pair_id
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Floats, Rated, features
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, Ints
-from pseudoris.schemas.run_records import Receipt, RunHeader
-from pseudoris.schemas.tables import EXPRESSIONS, MASKS
-from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.manifest import cached_receipts
+from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.runs.receipts import RootDigest
-from pseudoris.store.sources.planned_images import LoadBytes, as_annotated
-from pseudoris.store.tables.committed_tables import read_table, shown_images
+from pseudoris.store.sources.planned_images import LoadBytes, annotated_bytes
 from pseudoris.store.tables.judged_expressions import judged, scores_of
+from pseudoris.store.tables.open_run import CommittedShard, OpenRun
 
 Row = dict[str, Any]
 # Shards read so far, shards in all.
@@ -45,10 +41,9 @@ class RunPairs:
     """The P pairs and I images of a run, in plan order.
 
     Attributes:
-        receipts: The S committed shards.
         root_sha256: The run's root digest over these shards.
         score_kind: What `score` is of drawn pairs: the run's confidence, or computed from its other scores.
-        shard: (P,) place of the pair's shard among `receipts`.
+        shard: (P,) place of the pair's shard among the committed ones.
         row: (P,) row of the pair in its shard's table of expressions.
         image: (P,) number of its image.
         kind: (P,) str, as of `kind_of`.
@@ -62,7 +57,6 @@ class RunPairs:
         num_masks_with_kept: Masks with a kept pair of their own.
     """
 
-    receipts: tuple[Receipt, ...]
     root_sha256: str
     score_kind: Literal["confidence", "label_free"]
     shard: Ints
@@ -79,31 +73,27 @@ class RunPairs:
     num_masks_with_kept: int
 
 
-def read_pairs(location: RunLocation, header: RunHeader, on_shard: OnShard) -> RunPairs:
+def read_pairs(run: OpenRun, on_shard: OnShard) -> RunPairs:
     """Return all pairs of the committed shards of a run; memory holds some 100 bytes a pair."""
-    digest, receipts, shards, num_images = RootDigest(header), [], [], 0
-    for place, receipt in enumerate(cached_receipts(location)):
-        digest.add(receipt)
-        receipts.append(receipt)
-        shards.append(_read_shard(location, receipt, place, first_image=num_images))
+    digest, shards, num_images = RootDigest(run.header), [], 0
+    for place, shard in enumerate(run.shards()):
+        digest.add(shard.receipt)
+        shards.append(_read_shard(shard, place, first_image=num_images))
         num_images += len(shards[-1]["image_row"])
-        on_shard(len(shards), header.num_shards)
+        on_shard(len(shards), run.header.num_shards)
     if not sum(len(shard["row"]) for shard in shards):
-        raise ConfigError(f"{location.root} holds no committed image with an expression: there is nothing to judge")
+        raise ConfigError(f"{run.location.root} holds no committed image with an expression: there is nothing to judge")
     joined: dict[str, Any] = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
     num_masks = int(joined.pop("num_masks_with_kept").sum())
     score_kind, score = _score(joined.pop("confidence"), joined.pop("heard"))
-    return RunPairs(
-        tuple(receipts), digest.hexdigest(), score_kind, score=score, num_masks_with_kept=num_masks, **joined
-    )
+    return RunPairs(digest.hexdigest(), score_kind, score=score, num_masks_with_kept=num_masks, **joined)
 
 
-def _read_shard(location: RunLocation, receipt: Receipt, place: int, *, first_image: int) -> dict[str, Any]:
+def _read_shard(shard: CommittedShard, place: int, *, first_image: int) -> dict[str, Any]:
     """Return a shard's part of `RunPairs` as arrays, the totals as arrays of one."""
-    ids = shown_images(location, receipt, ("image_id",))["image_id"].to_pylist()
-    masks = Counter(read_table(location, MASKS, ("image_id",), [receipt])["image_id"].to_pylist())
-    table = read_table(location, EXPRESSIONS, _COLUMNS, [receipt])
-    number = {image: first_image + at for at, image in enumerate(ids)}
+    tables = shard.joined((), (), _COLUMNS)
+    table, num_images = tables.expressions, tables.images.num_rows
+    image_of_row = first_image + np.repeat(np.arange(num_images), np.diff(tables.expression_starts))
     rows, kept = _distinct(table)
     targets = [masks_of[0] if len(masks_of) == 1 else None for masks_of in _taken(table, "target_mask_ids", rows)]
     kept_of = Counter(target for target, is_kept in zip(targets, kept.tolist(), strict=True) if is_kept and target)
@@ -112,16 +102,16 @@ def _read_shard(location: RunLocation, receipt: Receipt, place: int, *, first_im
     return {
         "shard": np.full(len(rows), place),
         "row": rows,
-        "image": np.array([number[image] for image in _taken(table, "image_id", rows)], np.int64),
+        "image": image_of_row[rows],
         "kind": np.array([*map(kind_of, _taken(table, "source", rows), _taken(table, "kind", rows))], np.str_),
         "is_kept": kept,
         "is_lone": is_judged & np.isnan(scores["distinctiveness"][rows]),
         "confidence": scores["confidence"][rows],
         "heard": _features(table, scores, rows, is_judged),
         "num_kept_of_mask": np.array([kept_of[target] if target else 0 for target in targets], np.int64),
-        "image_shard": np.full(len(ids), place),
-        "image_row": np.arange(len(ids)),
-        "image_masks": np.array([masks[image] for image in ids], np.int64),
+        "image_shard": np.full(num_images, place),
+        "image_row": np.arange(num_images),
+        "image_masks": np.diff(tables.mask_starts),
         "num_masks_with_kept": np.array([len(kept_of)]),
     }
 
@@ -193,27 +183,25 @@ class SampleRows:
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
-def read_rows(
-    location: RunLocation, pairs: RunPairs, *, drawn: Ints, images: Ints, load_bytes: LoadBytes
-) -> SampleRows:
+def read_rows(run: OpenRun, pairs: RunPairs, *, drawn: Ints, images: Ints, load_bytes: LoadBytes) -> SampleRows:
     """Return the rows of the pairs and images with these numbers; only the shards that hold them are read.
 
     `load_bytes` reads an image that the run does not embed. What is an image's fault leaves it without bytes.
     """
     rows = SampleRows()
-    for place, receipt in enumerate(pairs.receipts):
+    for place, shard in enumerate(run.shards()):
         chosen = drawn[pairs.shard[drawn] == place]
         pictures = images[pairs.image_shard[images] == place]
         if not len(chosen) and not len(pictures):
             continue
-        table = read_table(location, EXPRESSIONS, _PAIR_COLUMNS, [receipt])
+        table = shard.table(EXPRESSIONS, _PAIR_COLUMNS)
         rows.drawn |= {number: {**row, "role": DRAWN} for number, row in _pair_rows(table, pairs, chosen)}
         follow = _follow_ups(pairs, chosen, table)
         rows.follow_ups |= {
             number: {**row, "role": FOLLOW_UP, "follows": rows.drawn[follow[number]]["pair_id"]}
             for number, row in _pair_rows(table, pairs, np.array(list(follow), np.int64))
         }
-        _read_images(rows, location, receipt, pairs, pictures, load_bytes)
+        _read_images(rows, shard, pairs, pictures, load_bytes)
     return rows
 
 
@@ -256,23 +244,17 @@ def _follow_ups(pairs: RunPairs, chosen: Ints, table: pa.Table) -> dict[int, int
 
 
 def _read_images(
-    rows: SampleRows, location: RunLocation, receipt: Receipt, pairs: RunPairs, pictures: Ints, load_bytes: LoadBytes
+    rows: SampleRows, shard: CommittedShard, pairs: RunPairs, pictures: Ints, load_bytes: LoadBytes
 ) -> None:
-    table = shown_images(location, receipt, _IMAGE_COLUMNS).take(pa.array(pairs.image_row[pictures]))
-    masks = read_table(location, MASKS, ("image_id", "mask_id", "segmentation"), [receipt])
-    of_image: defaultdict[str, list[Row]] = defaultdict(list)
-    for mask in masks.filter(pc.is_in(masks["image_id"], value_set=table["image_id"].combine_chunks())).to_pylist():
-        (height, width), counts = mask["segmentation"]["size"], mask["segmentation"]["counts"]
-        found = {"mask_id": mask["mask_id"], "height": height, "width": width, "counts": counts}
-        of_image[mask["image_id"]].append(found)
-    for number, row in zip(pictures.tolist(), table.to_pylist(), strict=True):
-        image = row["image_id"]
-        if not row["bytes"]:
-            try:
-                data = as_annotated(load_bytes(receipt.shard, row["key"]), row["sha256"])
-                if isinstance(data, ImageError):
-                    raise data
-                row["bytes"] = data
-            except (OSError, ImageError) as error:
-                row["bytes"], rows.unreadable[image] = None, f"{row['key']}: {error}"
-        rows.images[number] = {**row, "shard": receipt.shard, "masks": of_image[image]}
+    joined = shard.joined(_IMAGE_COLUMNS, ("mask_id", "segmentation")).take(pairs.image_row[pictures])
+    for number, (row, masks, _) in zip(pictures.tolist(), joined.rows(), strict=True):
+        try:
+            row["bytes"] = annotated_bytes(load_bytes, shard.receipt.shard, row)
+        except (OSError, ImageError) as error:
+            row["bytes"], rows.unreadable[row["image_id"]] = None, f"{row['key']}: {error}"
+        rows.images[number] = {**row, "shard": shard.receipt.shard, "masks": [*map(_mask_row, masks)]}
+
+
+def _mask_row(mask: Row) -> Row:
+    (height, width), counts = mask["segmentation"]["size"], mask["segmentation"]["counts"]
+    return {"mask_id": mask["mask_id"], "height": height, "width": width, "counts": counts}

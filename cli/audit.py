@@ -16,8 +16,8 @@ from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.uris import writable
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
 from pseudoris.store.sources.planned_images import PlannedImages
+from pseudoris.store.tables.open_run import OpenRun
 
 if TYPE_CHECKING:
     from pseudoris.audit.draw import Draw
@@ -48,16 +48,15 @@ def draw(
     chosen = DrawOptions(num_pairs=pairs, seed=seed, unkept_share=unkept, num_images=images)
     folder = options.local_folder(audit)
     location = RunLocation.open_to_read(out)
-    header = require_header(location)
+    run = OpenRun.at(location)
     if location.holds(RunLocation.open(str(folder.absolute()))):
         raise ConfigError(f"AUDIT {audit!r} is inside the run. Choose a folder outside it.")
     with bar("reading shards") as show:
         found = draw_audit(
-            location,
-            header,
+            run,
             folder,
             chosen,
-            load_bytes=PlannedImages(location, header, source=source),
+            load_bytes=PlannedImages(location, run.header, source=source),
             on_shard=show,
         )
     _print_draw(audit, found)
@@ -145,7 +144,7 @@ def audit_report(
     applied = None
     if out_run is not None:
         with bar("reading shards") as show:
-            applied = apply_to(RunLocation.open_to_read(out_run), folder, show)
+            applied = apply_to(OpenRun.at(RunLocation.open_to_read(out_run)), folder, show)
     figures = audit_figures(folder, answers, applied)
     if plot is not None:
         options.write_text(plot, report_chart(figures), option="--plot")

@@ -37,6 +37,7 @@ from pseudoris.store.reports.data_card import root_of, write_citation, write_dat
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.refiltered_run import RuleChange
 from pseudoris.store.tables.judged_expressions import stated_rule
+from pseudoris.store.tables.open_run import OpenRun
 
 # Of pairs that a run keeps, or a rule would keep, and of which none was drawn.
 DRAW_AGAIN = "Draw another audit with a larger -n, or a larger --unkept"
@@ -213,7 +214,7 @@ def _judged_of(run: RunLocation, audit: str) -> tuple[AuditFolder, JudgedPairs, 
         ConfigError: The run has other pairs than the drawn one.
     """
     folder = AuditFolder.open(local_folder(audit))
-    answers, applied = folder.answers(), apply_to(run, folder)
+    answers, applied = folder.answers(), apply_to(OpenRun.at(run), folder)
     if not applied.has_same_pairs:
         drawn = folder.draw.run
         raise ConfigError(

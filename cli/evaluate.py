@@ -321,13 +321,14 @@ def _corrected(location: RunLocation, header: RunHeader, audit: str | None) -> F
         from pseudoris.cli.audit_report import lines_of_audit
 
         return replace(fitted, pair_weight=lines_of_audit(location, audit))
-    from pseudoris.store.runs.manifest import cached_receipts
+    from pseudoris.store.tables.open_run import OpenRun
     from pseudoris.training.calibration.run_units import posterior_of_run
 
-    done = sum(each.counts.images for each in cached_receipts(location))
+    run = OpenRun.at(location)
+    done = sum(each.counts.images for each in run.receipts)
     if done < header.num_images:
         report("note", f"{location.root} is not finished: it holds {done:,} of {header.num_images:,} images", "yellow")
-    posterior = posterior_of_run(location)
+    posterior = posterior_of_run(run)
     if posterior == fitted.posterior:
         report("note", "The composer's weights stay as in OUT: labels taught them, or its own scores", "yellow")
         return fitted

@@ -166,9 +166,9 @@ def _human(folder: Path | None, split_by: str | None, splits: str, images: Path 
 
 def _view(destination: str, report: ExportReport, request: ExportRequest) -> Table:
     table = facts_table(f"{destination}: written, and checked by reading it back")
-    images = sum(receipt.counts.images for receipt in request.receipts)
-    table.add_row("images of the run", f"{images:,} of {request.header.num_images:,} planned")
-    if quarantined := sum(receipt.counts.quarantined for receipt in request.receipts):
+    images = sum(receipt.counts.images for receipt in request.run.receipts)
+    table.add_row("images of the run", f"{images:,} of {request.run.header.num_images:,} planned")
+    if quarantined := sum(receipt.counts.quarantined for receipt in request.run.receipts):
         table.add_row("quarantined images", f"{quarantined:,}")
     for name, rows in report.rows.items():
         files = report.files.get(name)

@@ -14,8 +14,8 @@ from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.uris import writable
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
 from pseudoris.store.sources.planned_images import PlannedImages
+from pseudoris.store.tables.open_run import OpenRun
 
 FOLDER = "gallery"
 DEFAULT_SAMPLE = 200
@@ -77,40 +77,40 @@ def write_pages(
     from pseudoris.viewer.quality_page import iter_quality
 
     location = RunLocation.open_to_read(out)
-    header = require_header(location)
+    run = OpenRun.at(location)
     if to is None and (found := location.obstacle(FOLDER)) not in (None, "a folder"):
         raise ConfigError(f"{location.uri(FOLDER)} is {found}. Move it away, or name another folder with --to.")
-    missing = explain_missing(header.config.images.decoder_plugins)
+    missing = explain_missing(run.header.config.images.decoder_plugins)
     if missing is not None:
         report("note", f"Images of some formats are not shown: {missing}", "yellow")
     destination = RunLocation.open(f"{location.root}/{FOLDER}" if to is None else writable(to))
     check_apart(location, destination, option="--to")
     check_destination(destination)
-    verdicts = _verdicts(audit, location) if audit else {}
+    verdicts = _verdicts(audit, run) if audit else {}
     # A pair's id begins with that of its image.
     ids = {pair.partition("-")[0] for pair in (*besides, *verdicts)}
-    planned = PlannedImages(location, header, source=source)
-    content = replace(gallery_from_run(location, planned, sample=sample, besides=ids), verdicts=verdicts)
+    planned = PlannedImages(location, run.header, source=source)
+    content = replace(gallery_from_run(run, planned, sample=sample, besides=ids), verdicts=verdicts)
     with bar() as show:
-        quality = quality_of_run(location, content.summary, on_shard=show.named("counting shards"))
+        quality = quality_of_run(run, content.summary, on_shard=show.named("counting shards"))
         # First what the gallery links to.
         destination.replace(QUALITY_NAME, "".join(iter_quality(quality)).encode())
         return write_gallery(
             content,
             destination,
             lambda done: show(done, content.num_images, "images"),
-            plugins=header.config.images.decoder_plugins,
+            plugins=run.header.config.images.decoder_plugins,
         )
 
 
-def _verdicts(audit: Path, location: RunLocation) -> dict[str, dict[str, str]]:
+def _verdicts(audit: Path, run: OpenRun) -> dict[str, dict[str, str]]:
     """Return an audit's verdicts by pair and rater, on pairs whose picture, masks and text are the same in this run."""
     from pseudoris.audit.audit_folder import AuditFolder
     from pseudoris.audit.judged_pairs import apply_to
 
     folder = AuditFolder.open(audit)
     # Ids alone do not tell: a run of the same images with other masks has the same ones.
-    applied = apply_to(location, folder)
+    applied = apply_to(run, folder)
     if left_out := applied.num_asked - applied.num_same:
         report("note", f"{left_out:,} pairs of {audit} are not in this run. Their verdicts are not shown.", "yellow")
     found: dict[str, dict[str, str]] = {}

@@ -39,7 +39,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import DRIVER_ALIVE, DRIVER_SILENT, RunStatus, StatusReader
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.header import read_header, require_header
-from pseudoris.store.tables.committed_tables import quarantined
+from pseudoris.store.tables.open_run import OpenRun
 
 DEFAULT_EVERY_S = 5.0
 # More lines than a person reads; the count says how many there are.
@@ -61,8 +61,7 @@ def status(
     """Show a run's progress from its files. The run may be stopped. No table is checked."""
     location = RunLocation.open_to_read(out)
     if names_quarantined:
-        require_header(location)
-        for row in quarantined(location):
+        for row in OpenRun.at(location).quarantined():
             echo("\t".join((row.key, row.reason, row.message)))
         return
     try:

@@ -22,7 +22,7 @@ from pseudoris.pipeline.run_contract import RunPlan, RunSummary, table_globs
 from pseudoris.schemas.tables import FAILURE_REASONS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import RunTotals
-from pseudoris.store.tables.committed_tables import quarantined
+from pseudoris.store.tables.open_run import OpenRun
 
 _NUM_QUARANTINED: Final = 3
 
@@ -82,7 +82,7 @@ def reasons_views(totals: RunTotals) -> list[RenderableType]:
 
 def quarantined_lines(out: str) -> RenderableType:
     """Return the first quarantined images of a run, and the command that lists all; print with `soft_wrap=True`."""
-    first = islice(quarantined(RunLocation.open(out)), _NUM_QUARANTINED)
+    first = islice(OpenRun.at(RunLocation.open(out)).quarantined(), _NUM_QUARANTINED)
     return path_lines(
         "quarantined images",
         {**{each.key: each.reason for each in first}, "all": command("status", out, "--quarantined")},

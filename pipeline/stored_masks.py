@@ -7,6 +7,7 @@ bytes have changed is quarantined, and one that the parent quarantined keeps its
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -25,7 +26,7 @@ from pseudoris.store.runs.header import is_same_source
 from pseudoris.store.runs.planned_run import Parent
 from pseudoris.store.runs.receipts import part_path, read_receipt
 from pseudoris.store.sources.proven_shard import STAGE_READ
-from pseudoris.store.tables.annotations import by_image, mask_fields
+from pseudoris.store.tables.annotations import mask_fields
 from pseudoris.store.tables.committed_tables import chosen_schema, read_part
 
 # What made masks by a proposer that the header describes; the other origins hold masks of people and recipes.
@@ -136,7 +137,10 @@ class StoredMasks:
         name = self.parent.location.uri(part_path(table, part))
         # Not an image's bytes: SOURCE gives them.
         schema = chosen_schema(table, ("image_id", "sha256") if table == IMAGES else None)
-        return by_image(read_part(BytesIO(self.parent.read_part(table, part)), schema, name))
+        found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in read_part(BytesIO(self.parent.read_part(table, part)), schema, name).to_pylist():
+            found[row.pop("image_id")].append(row)
+        return found
 
 
 _Rows = Mapping[str, list[dict[str, Any]]]

@@ -10,28 +10,22 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, Ints, KeepCondition, KeepRule, meets
 from pseudoris.schemas.run_records import RunHeader
-from pseudoris.schemas.tables import EXPRESSIONS, MASKS
-from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import run_status
-from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.manifest import LatestReceipts
 from pseudoris.store.runs.receipts import RunTotals
-from pseudoris.store.sources.planned_images import LoadBytes, as_annotated
-from pseudoris.store.tables.annotations import by_image
-from pseudoris.store.tables.committed_tables import QuarantinedImage, quarantined, read_table, shown_images
+from pseudoris.store.sources.planned_images import LoadBytes, annotated_bytes
 from pseudoris.store.tables.judged_expressions import judged, scores_of, stated_rule
+from pseudoris.store.tables.open_run import OpenRun, QuarantinedImage
 
 logger = logging.getLogger(__name__)
 
@@ -151,25 +145,23 @@ def choose_shards(rows: Ints, max_rows: int) -> list[int]:
 
 
 def gallery_from_run(
-    location: RunLocation, load_bytes: LoadBytes, *, sample: int = 200, besides: Collection[str] = ()
+    run: OpenRun, load_bytes: LoadBytes, *, sample: int = 200, besides: Collection[str] = ()
 ) -> Gallery:
-    """Return a gallery of up to `sample` images of a run, which may still be going on, and of those of `besides`.
+    """Return a gallery of up to `sample` images of a run, and of those of `besides`.
 
     Args:
-        location: Where the run lives.
+        run: It may still be going on.
         load_bytes: Encoded bytes by shard and key, for runs without `shards.embed_images`. An `OSError`, an error of
             ours, or other bytes than were annotated leave that picture blank.
         sample: The most images to show, evenly spaced over those that are not quarantined, in plan order.
         besides: Ids of images that are shown whether the sample has them or not. Those that the run does not have are
             counted in a warning.
     """
-    summary = read_summary(location)
-    receipts = LatestReceipts.listed(location)
-    counts = np.array([each.counts.annotated + each.counts.empty for each in receipts], np.int64)
+    counts = np.array([shard.num_shown for shard in run.shards()], np.int64)
     chosen = {place: set(some) for place, some in choose_images(counts, sample).items()}
     num_left = len(frozenset(besides))
-    for place, receipt in enumerate(receipts if num_left else ()):
-        shown = shown_images(location, receipt, ("image_id",))["image_id"].to_pylist()
+    for place, shard in enumerate(run.shards() if num_left else ()):
+        shown = shard.shown(("image_id",))["image_id"].to_pylist()
         if found := {position for position, image in enumerate(shown) if image in besides}:
             chosen[place] = chosen.get(place, set()) | found
             num_left -= len(found)
@@ -179,17 +171,16 @@ def gallery_from_run(
         all_ = len(frozenset(besides))
         logger.warning("%d of %d images asked for are not in the run, or are quarantined", num_left, all_)
     return Gallery(
-        summary=summary,
-        images=_iter_images(location, receipts, {at: sorted(chosen[at]) for at in sorted(chosen)}, load_bytes),
+        summary=read_summary(run),
+        images=_iter_images(run, {at: sorted(chosen[at]) for at in sorted(chosen)}, load_bytes),
         num_images=sum(len(positions) for positions in chosen.values()),
-        quarantined=islice(quarantined(location), MAX_QUARANTINED),
+        quarantined=islice(run.quarantined(), MAX_QUARANTINED),
     )
 
 
-def read_summary(location: RunLocation) -> GallerySummary:
+def read_summary(run: OpenRun) -> GallerySummary:
     """Return the run in numbers."""
-    header = require_header(location)
-    status = run_status(location)
+    header, status = run.header, run_status(run.location)
     return GallerySummary(
         **{each.name: getattr(status, each.name) for each in fields(RunTotals)},
         source=status.source,
@@ -210,33 +201,23 @@ def _pairs_digest(header: RunHeader) -> str:
     return sha256_hex(json.dumps([header.source, header.identity.weights, method], sort_keys=True).encode())[:16]
 
 
-def _iter_images(
-    location: RunLocation, receipts: LatestReceipts, chosen: Mapping[int, Sequence[int]], load_bytes: LoadBytes
-) -> Iterator[GalleryImage]:
-    rule, pictures = stated_rule(require_header(location)), _SourceImages(load_bytes)
+def _iter_images(run: OpenRun, chosen: Mapping[int, Sequence[int]], load_bytes: LoadBytes) -> Iterator[GalleryImage]:
+    rule, pictures = stated_rule(run.header), _SourceImages(load_bytes)
     for place, positions in chosen.items():
-        receipt = receipts[place]
-        images = shown_images(location, receipt, _IMAGE_COLUMNS).take(positions)
-        ids = images["image_id"].combine_chunks()
-        masks = _of_images(read_table(location, MASKS, receipts=[receipt]), ids)
-        candidates = read_table(location, EXPRESSIONS, _EXPRESSION_COLUMNS, [receipt])
-        expressions = _of_images(_decided(candidates, rule.conditions if rule else ()), ids)
-        for row in images.to_pylist():
-            image = row["image_id"]
+        shard = run.shard(place)
+        joined = shard.joined(_IMAGE_COLUMNS, None, _EXPRESSION_COLUMNS).take(positions)
+        decided = _decided(joined.expressions, rule.conditions if rule else ())
+        for row, masks, expressions in replace(joined, expressions=decided).rows():
             yield GalleryImage(
-                image_id=image,
+                image_id=row["image_id"],
                 key=row["key"],
                 height=row["height"],
                 width=row["width"],
-                data=row["bytes"] or pictures.load(receipt.shard, row["key"], row["sha256"]),
-                masks=tuple(masks[image]),
-                expressions=tuple(expressions[image]),
+                data=pictures.load(shard.receipt.shard, row),
+                masks=tuple(masks),
+                expressions=tuple(expressions),
             )
     pictures.finish()
-
-
-def _of_images(table: pa.Table, image_ids: pa.Array) -> Mapping[str, Sequence[Row]]:
-    return by_image(table.filter(pc.is_in(table["image_id"], value_set=image_ids)))
 
 
 def _decided(table: pa.Table, conditions: Sequence[KeepCondition]) -> pa.Table:
@@ -258,21 +239,18 @@ class _SourceImages:
         self._num_asked = self._num_blank = 0
         self._is_gone = False
 
-    def load(self, shard: int, key: str, sha256: str) -> bytes | None:
-        self._num_asked += 1
+    def load(self, shard: int, row: Row) -> bytes | None:
+        self._num_asked += not row["bytes"]
         try:
             if not self._is_gone:
-                data = as_annotated(self._load_bytes(shard, key), sha256)
-                if isinstance(data, bytes):
-                    return data
-                raise data
+                return annotated_bytes(self._load_bytes, shard, row)
         except (OSError, ImageError) as error:
             level = logging.WARNING if self._num_blank < _MAX_WARNINGS else logging.DEBUG
-            logger.log(level, "The gallery does not show image %s: %s", key, error)
+            logger.log(level, "The gallery does not show image %s: %s", row["key"], error)
         except (ConfigError, TransientError) as error:
             # Not this picture's fault. A bucket that does not answer was retried already.
             self._is_gone = True
-            logger.warning("SOURCE cannot be read. No image after %s is tried: %s", key, error)
+            logger.warning("SOURCE cannot be read. No image after %s is tried: %s", row["key"], error)
         self._num_blank += 1
         return None
 

@@ -21,13 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pseudoris.schemas.run_records import Receipt
-from pseudoris.schemas.tables import EXPRESSIONS, MASKS
-from pseudoris.store.location import RunLocation
+from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.reports.statistics import DrawKind, KeptCount, count_draws, num_words
-from pseudoris.store.runs.manifest import LatestReceipts
-from pseudoris.store.tables.committed_tables import chosen_schema, read_table, shown_images
+from pseudoris.store.tables.committed_tables import chosen_schema
 from pseudoris.store.tables.judged_expressions import flags_of, floats_of
+from pseudoris.store.tables.open_run import CommittedShard, OpenRun
 from pseudoris.viewer.gallery_sample import GallerySummary, choose_shards
 
 # Candidate expressions read at most: 1,500 images of ten masks under the paper's settings, half a minute on one core
@@ -201,12 +199,10 @@ class RunQuality:
     nouns: Counter[str] = field(default_factory=Counter)
     duplicates: Duplicates = field(default_factory=Duplicates)
 
-    def add(self, location: RunLocation, receipt: Receipt) -> pa.Table:
+    def add(self, shard: CommittedShard) -> pa.Table:
         """Count a shard, all but its scores; return its table of expressions."""
-        shown = shown_images(location, receipt, ("image_id",))["image_id"].to_pylist()
-        masks_of = Counter(read_table(location, MASKS, ("image_id",), [receipt])["image_id"].to_pylist())
-        self.masks_per_image.update(masks_of[image] for image in shown)
-        table = read_table(location, EXPRESSIONS, _COLUMNS, [receipt])
+        self.masks_per_image.update(shard.num_masks().tolist())
+        table = shard.table(EXPRESSIONS, _COLUMNS)
         kept = table.filter(table["kept"])
         for of_length, rows in ((self.lengths, table), (self.kept_lengths, kept)):
             of_length.update(num_words(rows["text"]).to_pylist())
@@ -227,7 +223,7 @@ class RunQuality:
 
 
 def quality_of_run(
-    location: RunLocation,
+    run: OpenRun,
     summary: GallerySummary,
     *,
     max_rows: int = MAX_ROWS,
@@ -237,13 +233,12 @@ def quality_of_run(
 
     `summary` is the gallery's, so that both pages agree; at most `max_rows` candidate expressions are read.
     """
-    receipts = LatestReceipts.listed(location)
-    chosen = choose_shards(np.array([each.counts.expressions for each in receipts], np.int64), max_rows)
-    quality = RunQuality(summary, len(receipts), len(chosen))
+    chosen = choose_shards(np.array([each.counts.expressions for each in run.receipts], np.int64), max_rows)
+    quality = RunQuality(summary, len(run.receipts), len(chosen))
     columns = ("kept", *SCORES)
     tables = [chosen_schema(EXPRESSIONS, columns).empty_table()]
     for done, place in enumerate(chosen, start=1):
-        tables.append(quality.add(location, receipts[place]).select(columns))
+        tables.append(quality.add(run.shard(place)).select(columns))
         on_shard(done, len(chosen))
     scored = pa.concat_tables(tables)
     for name in SCORES:

@@ -21,7 +21,7 @@ from pseudoris.cli.audit_report import notes, print_report
 from pseudoris.cli.console import format_bytes, format_seconds
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import run_status
-from pseudoris.store.runs.header import require_header
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.viewer.gallery_page import THUMBNAIL
 from pseudoris.viewer.gallery_sample import read_summary
 from pseudoris.viewer.outlines import frame_size, outline_of
@@ -40,7 +40,8 @@ def write_results(out: Path, steps: Sequence[StepRecord]) -> Path:
         ConfigError: The run or the audit cannot be used, or a file of verdicts is refused.
     """
     location, audit = RunLocation.open(str(out / "annotation")), AuditFolder.open(out / "audit")
-    header, status, answers = require_header(location), run_status(location), audit.answers()
+    run, status, answers = OpenRun.at(location), run_status(location), audit.answers()
+    header = run.header
     figures = audit_figures(audit, answers)
     if answers:
         print_report(audit, figures)
@@ -65,7 +66,7 @@ def write_results(out: Path, steps: Sequence[StepRecord]) -> Path:
     }
     (out / "photographs.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     content = {
-        "summary": replace(read_summary(location), source=found["given"]["source"]),
+        "summary": replace(read_summary(run), source=found["given"]["source"]),
         "found": found,
         "tables": _tables(found),
         "chart": _data_url("image/svg+xml", report_chart(figures).encode()),

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.manifest import LatestReceipts
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.synthworld.demo import write_demo
 from pseudoris.training.exports.image_files import image_file_of
 from pseudoris.workers.masks.rle import decode
@@ -74,8 +73,9 @@ def figures_of(run: RunLocation, seen: Iterable[Seen]) -> dict[str, Any]:
     tables, read, wrong = dict.fromkeys(KINDS, 0), dict.fromkeys(KINDS, 0), 0
     pixels, pixels_read, pixels_wrong = 0, 0, None
     names, left = dict[str, str](), dict[tuple[str, str], list[_Said]]()
-    limits = require_header(run).config.images
-    for image in iter_annotations(run, LatestReceipts.listed(run), kept_only=True, with_bytes=True):
+    opened = OpenRun.at(run)
+    limits = opened.header.config.images
+    for image in iter_annotations(opened.shards(), kept_only=True, with_bytes=True):
         if of_image := list(_said(image)):
             names[image_file_of(image, limits).name] = image.image_id
         for text, said in of_image:

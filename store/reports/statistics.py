@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,14 +12,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, SCORE_COLUMNS
-from pseudoris.schemas.run_records import Receipt, ShardCounts
-from pseudoris.schemas.tables import EXPRESSIONS, MASKS
+from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, SCORE_COLUMNS, Ints
+from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.manifest import cached_receipts
-from pseudoris.store.runs.receipts import RunTotals, Totals, list_receipts, spread_evenly
-from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.runs.receipts import RunTotals, Totals
+from pseudoris.store.tables.open_run import CommittedShard, OpenRun, occurrences
 from pseudoris.store.threads import map_in_threads
 
 _DIGITS: Final = 4
@@ -193,35 +190,27 @@ def run_statistics(
 
     The run may be unfinished. The tables of `sample` shards are read, spread evenly; of all if it is None.
     """
-    header = require_header(location)
-    chosen = spread_evenly(list(list_receipts(location)), sample)
-    totals, texts = Totals(), TopTexts()
+    run, texts = OpenRun.at(location), TopTexts()
     groups: dict[str, dict[str, KeptCount]] = {name: {} for name in GROUPS}
 
-    def receipts() -> Iterator[Receipt]:
-        for receipt in cached_receipts(location):
-            totals.add(receipt)
-            if receipt.shard in chosen:
-                yield receipt
+    def read(shard: CommittedShard) -> tuple[int, Ints, pa.Table]:
+        return shard.receipt.counts.masks, shard.num_masks(), shard.table(EXPRESSIONS, _COLUMNS)
 
-    def read(receipt: Receipt) -> tuple[ShardCounts, pa.ChunkedArray, pa.Table]:
-        images = read_table(location, MASKS, ("image_id",), [receipt])["image_id"]
-        return receipt.counts, images, read_table(location, EXPRESSIONS, _COLUMNS, [receipt])
-
-    found = RunStatistics(header.num_images, len(chosen), header.warning)
-    tables = map_in_threads(read, receipts(), _THREADS)
-    for number, (counts, images, table) in enumerate(tables, start=1):
+    chosen = run.sample(sample)
+    num_shards = len(chosen.receipts)
+    found = RunStatistics(run.header.num_images, num_shards, run.header.warning, Totals(run.receipts).sum())
+    for number, (num_masks, of_images, table) in enumerate(map_in_threads(read, chosen.shards(), _THREADS), start=1):
         kept = table.filter(table["kept"])
-        found.masks_an_image.add(_occurrences(images, counts.annotated + counts.empty))
-        found.kept_a_mask.add(_occurrences(pc.list_flatten(kept["target_mask_ids"]), counts.masks))
+        found.masks_an_image.add(of_images)
+        found.kept_a_mask.add(occurrences(pc.list_flatten(kept["target_mask_ids"]), num_masks))
         found.words.add(num_words(kept["text"]).to_numpy())
         for name, scores in found.scores.items():
             scores.add(table[name].cast(pa.float64()).to_numpy())
         _count_groups(table, groups)
         said = kept["text"].value_counts()
         texts.add(dict(zip(said.field(0).to_pylist(), said.field(1).to_pylist(), strict=True)))
-        on_progress(number, len(chosen))
-    found.totals, found.top, found.top_error = totals.sum(), texts.top(num_top), texts.error
+        on_progress(number, num_shards)
+    found.top, found.top_error = texts.top(num_top), texts.error
     found.groups = {
         name: dict(sorted(counts.items(), key=lambda item: (-item[1].counted, item[0])))
         for name, counts in groups.items()
@@ -242,9 +231,3 @@ def _count_groups(table: pa.Table, groups: Mapping[str, dict[str, KeptCount]]) -
 def num_words(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return how many words, separated by blanks, each text has."""
     return pc.list_value_length(pc.utf8_split_whitespace(texts))
-
-
-def _occurrences(ids: pa.ChunkedArray, num_ids: int) -> list[int]:
-    """Return how often each of `num_ids` ids occurs in the column; 0 for ids that do not occur."""
-    found: list[int] = ids.value_counts().field(1).to_pylist()
-    return found + [0] * max(num_ids - len(found), 0)

@@ -29,7 +29,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.planned_run import Parent, RunRequest, package_versions
 from pseudoris.store.runs.receipts import RunTotals, part_path
 from pseudoris.store.runs.thread_runs import DEFAULT_THREADS, OnProgress, derive_run
-from pseudoris.store.tables.annotations import shard_images
+from pseudoris.store.tables.annotations import SHARD_COLUMNS, shard_images
 from pseudoris.store.tables.committed_tables import read_part
 from pseudoris.store.tables.judged_expressions import (
     check_scored,
@@ -42,6 +42,7 @@ from pseudoris.store.tables.judged_expressions import (
     rule_of,
     weights_by,
 )
+from pseudoris.store.tables.open_run import JoinedTables
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
 
 logger = logging.getLogger(__name__)
@@ -182,7 +183,9 @@ def _rewritten(
 
     table = read(EXPRESSIONS)
     if compose is not None:
-        composed = tuple(map(compose, shard_images(read(IMAGES), read(MASKS), table)))
+        images, said = read(IMAGES).select(SHARD_COLUMNS[IMAGES]), table.select(SHARD_COLUMNS[EXPRESSIONS])
+        joined = JoinedTables.of(images, read(MASKS), said, where=f"shard {before.shard} of {parent.location.root}")
+        composed = tuple(map(compose, shard_images(joined)))
         table = shard_tables(Shard(before.shard, 0, composed), embed_images=False)[EXPRESSIONS]
     table = refiltered(table, rule)
     kept = {"kept": int(flags_of(table["kept"]).sum()), "kept_lone": num_kept_lone(table)}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, TransientError, too_many_bytes
@@ -198,7 +198,18 @@ def _read_uri(root: SourceRoot, path: str, config: RunConfig) -> Outcome | Refus
     return ImageError("too_many_bytes", f"more bytes than images.max_bytes allows ({config.images.max_bytes:,})")
 
 
-def as_annotated(outcome: Outcome, sha256: str) -> Outcome:
+def annotated_bytes(load_bytes: LoadBytes, shard: int, row: Mapping[str, Any]) -> bytes:
+    """Return an image's embedded bytes, else those of SOURCE; raises as `load_bytes`, and `changed` for other bytes.
+
+    `row` is of the table `images`, with `key`, `sha256` and `bytes`.
+    """
+    outcome: Outcome = row["bytes"] or _as_annotated(load_bytes(shard, row["key"]), row["sha256"])
+    if isinstance(outcome, ImageError):
+        raise outcome
+    return outcome
+
+
+def _as_annotated(outcome: Outcome, sha256: str) -> Outcome:
     """Return `outcome`, or `changed` if its bytes do not have this sha256: the masks would not fit other bytes."""
     if isinstance(outcome, bytes) and sha256_hex(outcome) != sha256:
         return ImageError("changed", "the bytes have changed since the annotation")
@@ -242,6 +253,19 @@ class PlannedImages:
         keys_by_position = {entry.position: entry.key for entry in entries}
         for position, outcome in read_entries(self._root, entries, config):
             yield keys_by_position[position], outcome
+
+    def outcomes(self, shard: int, wanted: Sequence[tuple[str, str, bytes | None]]) -> Iterator[Outcome]:
+        """Yield what comes of images of a shard, given as key, sha256 and embedded bytes, in their order.
+
+        Embedded bytes are taken as they are: their pages have checksums. Other images are read as by `read`, and are
+        `changed` if they are not the annotated ones. One at a time is held if they are in the order of the plan.
+        """
+        absent = {key for key, _, data in wanted if data is None}
+        found, held = self.read(shard, absent) if absent else iter(()), dict[str, Outcome]()
+        for key, sha256, data in wanted:
+            while data is None and key not in held:
+                held.update([next(found)])
+            yield _as_annotated(held.pop(key), sha256) if data is None else data
 
     def _plan(self, shard: int) -> dict[str, PlanEntry]:
         plan = self._plans.get(shard)

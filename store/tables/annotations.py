@@ -7,25 +7,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from pseudoris.schemas.ids import mask_index
-from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, ShardImage
-from pseudoris.schemas.tables import EXPRESSIONS, MASKS, STATUS_QUARANTINED
-from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.committed_tables import read_table, shown_images
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, STATUS_QUARANTINED
+from pseudoris.store.tables.open_run import CommittedShard, JoinedTables
 
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256")
 
 
 # What readers use of an expression; the other fields of a record keep their defaults.
 _EXPRESSION_COLUMNS: Final = (
-    *("image_id", "target_mask_ids", "text", "kind", "head_noun", "source", "kept", "weight"),
+    *("target_mask_ids", "text", "kind", "head_noun", "source", "kept", "weight"),
     *("uniqueness", "correctness", "distinctiveness"),
 )
-_RECORD_COLUMNS: Final = ("image_id", *(field.name for field in fields(ExpressionRecord)))
+# What `shard_images` reads, by table.
+SHARD_COLUMNS: Final = {
+    IMAGES: (*_IMAGE_COLUMNS, "status"),
+    EXPRESSIONS: ("image_id", *(field.name for field in fields(ExpressionRecord))),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +56,7 @@ class AnnotatedImage:
 
 
 def iter_annotations(
-    location: RunLocation,
-    receipts: Iterable[Receipt],
+    shards: Iterable[CommittedShard],
     *,
     kept_only: bool = False,
     with_bytes: bool = False,
@@ -67,59 +65,43 @@ def iter_annotations(
     """Yield the images that are not quarantined, in plan order; memory is bounded by one shard.
 
     Args:
-        location: The run's folder.
-        receipts: The shards to read, in this order. `pseudoris.store.runs.receipts.latest_receipts` gives all.
+        shards: In this order, such as `OpenRun.shards()`.
         kept_only: Leave out expressions that were not kept; the masks stay.
         with_bytes: Read the embedded bytes too.
         with_samples: Read every draw of each expression too.
     """
     columns = (*_IMAGE_COLUMNS, "bytes") if with_bytes else _IMAGE_COLUMNS
     names = (*_EXPRESSION_COLUMNS, "samples") if with_samples else _EXPRESSION_COLUMNS
-    for receipt in receipts:
-        images = shown_images(location, receipt, columns)
-        masks = by_image(read_table(location, MASKS, receipts=[receipt]))
-        table = read_table(location, EXPRESSIONS, names, [receipt])
-        if kept_only:
-            table = table.filter(table["kept"])
-        expressions = by_image(table)
-        for row in images.to_pylist():
-            image = row["image_id"]
-            said = [_expression(each) for each in expressions[image]]
+    for shard in shards:
+        for row, masks, expressions in shard.joined(columns, None, names).rows():
+            said = [_expression(each) for each in expressions if each["kept"] or not kept_only]
             of_mask: defaultdict[str, list[ExpressionRecord]] = defaultdict(list)
             for each in said:
                 for mask_id in each.target_mask_ids:
                     of_mask[mask_id].append(each)
             yield AnnotatedImage(
-                shard=receipt.shard,
+                shard=shard.receipt.shard,
                 data=row.pop("bytes", None),
                 **row,
                 masks=tuple(
-                    AnnotatedMask(**mask_fields(each), expressions=tuple(of_mask[each["mask_id"]]))
-                    for each in masks[image]
+                    AnnotatedMask(**mask_fields(each), expressions=tuple(of_mask[each["mask_id"]])) for each in masks
                 ),
                 untargeted=tuple(each for each in said if not each.target_mask_ids),
             )
 
 
-def by_image(table: pa.Table) -> defaultdict[str, list[dict[str, Any]]]:
-    """Return the rows of a table by their `image_id`, which is taken out of them."""
-    found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in table.to_pylist():
-        found[row.pop("image_id")].append(row)
-    return found
+def shard_images(joined: JoinedTables) -> Iterator[ShardImage]:
+    """Yield the images that are not quarantined as the filter stage left them, without bytes.
 
-
-def shard_images(images: pa.Table, masks: pa.Table, expressions: pa.Table) -> Iterator[ShardImage]:
-    """Yield the images of a shard's whole tables as the filter stage left them, without bytes, none quarantined."""
-    masks_of, said = by_image(masks), by_image(expressions.select(_RECORD_COLUMNS))
-    shown = images.filter(pc.not_equal(images["status"], STATUS_QUARANTINED)).select(_IMAGE_COLUMNS)
-    for position, row in enumerate(shown.to_pylist()):
-        image = row["image_id"]
+    `joined` has `SHARD_COLUMNS`, and all columns of the masks.
+    """
+    shown = (each for each in joined.rows() if each[0]["status"] != STATUS_QUARANTINED)
+    for position, (row, masks, expressions) in enumerate(shown):
         yield ShardImage(
             position,
-            **row,
-            masks=tuple(MaskRecord(**mask_fields(each)) for each in masks_of[image]),
-            expressions=tuple(map(_expression, said[image])),
+            **{name: row[name] for name in _IMAGE_COLUMNS},
+            masks=tuple(MaskRecord(**mask_fields(each)) for each in masks),
+            expressions=tuple(map(_expression, expressions)),
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.acero as acero
@@ -17,9 +17,8 @@ import pyarrow.dataset as ds
 from pseudoris.images.parquet_pages import BorrowedFile
 from pseudoris.schemas.errors import refuse_other_version
 from pseudoris.schemas.run_records import Receipt
-from pseudoris.schemas.tables import FAILURES, IMAGES, SCHEMAS, STATUS_QUARANTINED, TABLES_VERSION
+from pseudoris.schemas.tables import SCHEMAS, TABLES_VERSION
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.runs.repair import lost_part
 from pseudoris.store.tables.parquet_files import DamagedError, damaged, open_parquet
@@ -55,34 +54,6 @@ def read_table(
     """Return all that `iter_table` yields as one table in memory; it is empty if nothing is committed."""
     schema = chosen_schema(table, columns)
     return pa.concat_tables([schema.empty_table(), *iter_table(location, table, columns, receipts)])
-
-
-class QuarantinedImage(NamedTuple):
-    """One quarantined image with its reason; `reason` is a code of `tables.FAILURE_REASONS`."""
-
-    key: str
-    stage: str
-    reason: str
-    message: str
-
-
-def quarantined(location: RunLocation) -> Iterator[QuarantinedImage]:
-    """Yield each quarantined image, in the order of the plan; raises like `iter_table`."""
-    for receipt in cached_receipts(location):
-        if receipt.parts[FAILURES].rows:
-            images = read_table(location, IMAGES, ("image_id", "key"), [receipt])
-            keys = dict(zip(*(column.to_pylist() for column in images.columns), strict=True))
-            for row in read_table(location, FAILURES, receipts=[receipt]).to_pylist():
-                yield QuarantinedImage(keys[row["image_id"]], row["stage"], row["reason"], row["message"])
-
-
-def shown_images(location: RunLocation, receipt: Receipt, columns: Sequence[str]) -> pa.Table:
-    """Return columns of a shard's images that are not quarantined, in the order of the plan; raises like `iter_table`.
-
-    Their bytes are null unless the run embeds them.
-    """
-    is_shown = RowFilter(ds.field("status") != STATUS_QUARANTINED, ("status",))
-    return read_selected(location, IMAGES, receipt.parts[IMAGES].name, columns, is_shown)
 
 
 def read_part(file: BinaryIO, schema: pa.Schema, name: str, keep: RowFilter | None = None) -> pa.Table:

@@ -18,19 +18,18 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyarrow import fs
 
-from pseudoris.schemas.errors import ConfigError, ImageError, check_number
-from pseudoris.schemas.run_records import PartRecord, Receipt, RunHeader
+from pseudoris.schemas.errors import ConfigError, check_number
+from pseudoris.schemas.run_records import PartRecord, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
 from pseudoris.schemas.templates import html_text
 from pseudoris.schemas.uris import whole_number
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.manifest import LatestReceipts
 from pseudoris.store.runs.receipts import READERS, RunTotals, Totals, part_path
 from pseudoris.store.runs.repair import part_sizes, read_whole, refuse_lost
-from pseudoris.store.sources.planned_images import PlannedImages, as_annotated
+from pseudoris.store.sources.planned_images import PlannedImages, annotated_bytes
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
-from pseudoris.store.tables.committed_tables import RowFilter, read_selected, read_table
+from pseudoris.store.tables.committed_tables import RowFilter
+from pseudoris.store.tables.open_run import DAMAGED_IMAGES, CommittedShard, OpenRun
 from pseudoris.store.tables.run_image import RunImage
 from pseudoris.store.threads import map_in_threads
 
@@ -38,9 +37,11 @@ if TYPE_CHECKING:
     import pandas
 
 # Columns beside those of the expressions table: of the row's image, and of its mask if it refers to exactly one.
-_OF_IMAGE: Final = ("key", "height", "width", "sha256")
-_OF_MASK: Final = ("mask_id", "segmentation", "box_xyxy_px", "area_px", "predicted_iou", "stability_score", "prior")
-COLUMNS: Final = (*SCHEMAS[EXPRESSIONS].names, *_OF_IMAGE, *_OF_MASK)
+_BESIDE: Final = {
+    IMAGES: ("key", "height", "width", "sha256"),
+    MASKS: ("mask_id", "segmentation", "box_xyxy_px", "area_px", "predicted_iou", "stability_score", "prior"),
+}
+COLUMNS: Final = (*SCHEMAS[EXPRESSIONS].names, *_BESIDE[IMAGES], *_BESIDE[MASKS])
 
 
 def draw_rows(counts: Sequence[int], size: int, seed: int) -> dict[int, list[int]]:
@@ -62,41 +63,23 @@ def draw_rows(counts: Sequence[int], size: int, seed: int) -> dict[int, list[int
     return dict(chosen)
 
 
-def _rows(
-    location: RunLocation, receipt: Receipt, rows: Sequence[int], columns: Sequence[str], *, kept_only: bool
-) -> pa.Table:
+def _rows(shard: CommittedShard, rows: Sequence[int], columns: Sequence[str], *, kept_only: bool) -> pa.Table:
     names = SCHEMAS[EXPRESSIONS].names
     needed = dict.fromkeys([*(name for name in columns if name in names), "image_id", "target_mask_ids", "kept"])
-    table = read_table(location, EXPRESSIONS, tuple(needed), [receipt])
+    table = shard.table(EXPRESSIONS, tuple(needed))
     if kept_only:
         table = table.filter(table["kept"])
     if rows[-1] >= table.num_rows:
-        raise ConfigError(f"shard {receipt.shard} has fewer expressions than its receipt says: run `pseudoris verify`")
+        number = shard.receipt.shard
+        raise ConfigError(f"shard {number} has fewer expressions than its receipt says: run `pseudoris verify`")
     table = table.take(list(rows))
-    found = dict(_joined(location, receipt, table, columns))
+    of = {name: [each for each in columns if each in known] for name, known in _BESIDE.items()}
+    found = dict(shard.beside(table, of))
     return pa.table({name: found[name] if name in found else table[name] for name in columns})
 
 
-def _joined(
-    location: RunLocation, receipt: Receipt, table: pa.Table, columns: Sequence[str]
-) -> Iterator[tuple[str, pa.ChunkedArray]]:
-    """Yield the chosen image and mask columns. A mask column is null unless the row refers to exactly one mask."""
-    targets = [each[0] if len(each) == 1 else None for each in table["target_mask_ids"].to_pylist()]
-    of: Mapping[str, tuple[str, tuple[str, ...], pa.Array]] = {
-        IMAGES: ("image_id", _OF_IMAGE, table["image_id"].combine_chunks()),
-        MASKS: ("mask_id", _OF_MASK, pa.array(targets, pa.string())),
-    }
-    for name, (key, known, wanted_ids) in of.items():
-        wanted = [column for column in columns if column in known]
-        if wanted:
-            other = read_table(location, name, tuple(dict.fromkeys([key, *wanted])), [receipt])
-            places = pc.index_in(wanted_ids, value_set=other[key].combine_chunks())
-            for column in wanted:
-                yield column, other[column].combine_chunks().take(places)
-
-
 def _field(name: str) -> pa.Field:
-    table = EXPRESSIONS if name in SCHEMAS[EXPRESSIONS].names else IMAGES if name in _OF_IMAGE else MASKS
+    table = EXPRESSIONS if name in SCHEMAS[EXPRESSIONS].names else IMAGES if name in _BESIDE[IMAGES] else MASKS
     field = SCHEMAS[table].field(name).with_nullable(True)
     if not pa.types.is_struct(field.type):
         return field
@@ -106,7 +89,6 @@ def _field(name: str) -> pa.Field:
 
 # That a notebook shows of a run.
 _NUM_SHOWN: Final = 3
-_DAMAGED: Final = "the table images of shard {} is damaged: run `pseudoris verify`"
 SAMPLE_COLUMNS: Final = ("key", "text", "distinctiveness", "correctness", "mask_id", "segmentation")
 
 
@@ -128,9 +110,8 @@ class Run:
         `source` says where the images are now.
         """
         self.out = location.root
-        self.header: RunHeader = require_header(location)
-        self._location = location
-        self._receipts = LatestReceipts.listed(location)
+        self._opened = OpenRun.at(location)
+        self.header: RunHeader = self._opened.header
         # A notebook does not wait minutes for a bucket that is gone.
         placement = self.header.config.placement
         placement = placement.model_copy(update={"storage": placement.storage.hasty()})
@@ -141,7 +122,7 @@ class Run:
         self._last: tuple[int, list[RunImage]] = (-1, [])
 
     def __repr__(self) -> str:
-        return f"Run({self.out!r}, {len(self._receipts)} of {self.header.num_shards} shards)"
+        return f"Run({self.out!r}, {len(self._opened.receipts)} of {self.header.num_shards} shards)"
 
     def __len__(self) -> int:
         """Return the number of committed images that are not quarantined."""
@@ -156,25 +137,19 @@ class Run:
         ends = self._contents.image_ends
         at = bisect_right(ends, place)
         if self._last[0] != at:
-            receipt, plugins = self._receipts[at], self.header.config.images.decoder_plugins
-            found = list(iter_annotations(self._location, [receipt]))
-            # An IndexError would end a loop over the run as if there were no more images.
-            if len(found) != receipt.counts.annotated + receipt.counts.empty:
-                raise ConfigError(_DAMAGED.format(receipt.shard))
-            self._last = (at, [RunImage(each, partial(self._load, receipt, each), plugins) for each in found])
+            shard, plugins = self._opened.shard(at), self.header.config.images.decoder_plugins
+            found = [RunImage(each, partial(self._load, shard, each), plugins) for each in iter_annotations([shard])]
+            self._last = (at, found)
         # Counted from the end of the shard.
         return self._last[1][place - ends[at]]
 
-    def _load(self, receipt: Receipt, image: AnnotatedImage) -> bytes:
-        """Return the encoded bytes of an image of a shard, from its table if they are embedded."""
+    def _load(self, shard: CommittedShard, image: AnnotatedImage) -> bytes:
+        """Return the encoded bytes of an image of a shard."""
         keep = RowFilter(ds.field("image_id") == image.image_id, ("image_id",))
-        found = read_selected(self._location, IMAGES, receipt.parts[IMAGES].name, ("bytes",), keep)["bytes"].to_pylist()
+        found = shard.table(IMAGES, ("key", "sha256", "bytes"), keep).to_pylist()
         if not found:
-            raise ConfigError(_DAMAGED.format(receipt.shard))
-        outcome = found[0] or as_annotated(self._pictures(receipt.shard, image.key), image.sha256)
-        if isinstance(outcome, ImageError):
-            raise outcome
-        return bytes(outcome)
+            raise ConfigError(DAMAGED_IMAGES.format(shard.receipt.shard))
+        return annotated_bytes(self._pictures, shard.receipt.shard, found[0])
 
     def _repr_html_(self) -> str:
         counts = self.counts
@@ -196,7 +171,7 @@ class Run:
     @property
     def is_complete(self) -> bool:
         """Whether every planned shard is committed."""
-        return len(self._receipts) == self.header.num_shards
+        return self._opened.is_complete
 
     @property
     def counts(self) -> RunTotals:
@@ -242,30 +217,27 @@ class Run:
         repeated = [name for number, name in enumerate(columns) if name in columns[:number]]
         if repeated:
             raise ConfigError(f"the column {repeated[0]!r} is asked for twice: give it once")
-        counts = [each.counts.kept if kept_only else each.counts.expressions for each in self._receipts]
+        counts = [each.counts.kept if kept_only else each.counts.expressions for each in self._opened.receipts]
         drawn = draw_rows(counts, num_rows, seed).items()
         schema = pa.schema([_field(name) for name in columns])
-        found = (
-            _rows(self._location, self._receipts[at], rows, columns, kept_only=kept_only).cast(schema)
-            for at, rows in drawn
-        )
+        found = (_rows(self._opened.shard(at), rows, columns, kept_only=kept_only).cast(schema) for at, rows in drawn)
         return pa.concat_tables([schema.empty_table(), *found])
 
     def _dataset(self, table: str) -> ds.Dataset:
         # Parts by name: a listing of the folder would also find files that were never committed, or were replaced.
-        parts = self._contents.parts[table]
-        if "://" not in self._location.root:
-            sizes = part_sizes(self._location, [table])[table]
+        location, parts = self._opened.location, self._contents.parts[table]
+        if "://" not in location.root:
+            sizes = part_sizes(location, [table])[table]
             for part in parts:
                 # Arrow would wait forever for the writer of a pipe.
-                refuse_lost(self._location, table, part, sizes)
-        return _PartsDataset(self._location, table, parts)
+                refuse_lost(location, table, part, sizes)
+        return _PartsDataset(location, table, parts)
 
     @cached_property
     def _contents(self) -> _Contents:
         totals, shown = Totals(), []
         parts: dict[str, list[PartRecord]] = {table: [] for table in SCHEMAS}
-        for receipt in self._receipts:
+        for receipt in self._opened.receipts:
             totals.add(receipt)
             shown.append(receipt.counts.annotated + receipt.counts.empty)
             for table in SCHEMAS:

@@ -13,6 +13,7 @@ from pseudoris.audit.draw_files import keeps_no_others, num_unseen
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import KeepRule, parse_conditions
 from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.run_reader import Run
 from tests.builders.scored_runs import scored_run
 
@@ -26,8 +27,8 @@ def run(tmp_path_factory):
 
 
 def drawn(run, folder, options=OPTIONS):
-    location, header = run
-    found = draw_audit(location, header, folder, options, load_bytes=lambda shard, key: b"")
+    location, _ = run
+    found = draw_audit(OpenRun.at(location), folder, options, load_bytes=lambda shard, key: b"")
     return found, AuditFolder.open(folder)
 
 

@@ -12,6 +12,7 @@ from pseudoris.audit.judged_pairs import apply_to
 from pseudoris.audit.verdicts import MissedLine, VerdictLine
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.run_reader import Run
 from tests.builders.audits import VerdictFile
 from tests.builders.scored_runs import scored_run
@@ -31,7 +32,7 @@ def whole(location, tmp_path):
 
 
 def drawn(location, path, **options):
-    draw_audit(location, Run(location).header, path, DrawOptions(**options), load_bytes=lambda shard, key: b"")
+    draw_audit(OpenRun.at(location), path, DrawOptions(**options), load_bytes=lambda shard, key: b"")
     return AuditFolder.open(path)
 
 
@@ -118,7 +119,7 @@ def test_after_a_refilter_the_audit_speaks_about_what_the_new_run_keeps(location
     judge(whole, by_text)
     new = RunLocation.open(str(tmp_path / "new"))
     refilter(location, new, RuleChange(tau=1.3))
-    applied = apply_to(new, whole)
+    applied = apply_to(OpenRun.at(new), whole)
     assert (applied.num_same, applied.has_same_pairs) == (whole.pairs.num_rows, True)
     kept = [row for row in Run(new).expressions().to_table().to_pylist() if row["kept"]]
     found = figures(whole, applied)

@@ -8,7 +8,7 @@ from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw import DrawOptions, draw_audit
 from pseudoris.audit.verdicts import HeaderLine, Line
 from pseudoris.schemas.shard import ExpressionRecord
-from pseudoris.store.runs.header import require_header
+from pseudoris.store.tables.open_run import OpenRun
 from tests.viewer.builders import annotated, picture, write_run
 
 _TEXTS = ("the red circle", "<img src=x onerror=alert(1)> left", "the small dotted square", "a circle")
@@ -27,8 +27,7 @@ def small_audit(folder: Path, *, absences=(), **options) -> AuditFolder:
 
     location = write_run(folder / "run", *((f"{number}.png", make) for number in range(8)))
     chosen = DrawOptions(**{"num_pairs": 24, "num_images": 3, "seed": 1, **options})
-    header = require_header(location)
-    draw_audit(location, header, folder / "audit", chosen, load_bytes=lambda shard, key: picture())
+    draw_audit(OpenRun.at(location), folder / "audit", chosen, load_bytes=lambda shard, key: picture())
     return AuditFolder.open(folder / "audit")
 
 

@@ -18,6 +18,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.audits import VerdictFile
 from tests.builders.command import invoke
 from tests.builders.fitted import fitted
@@ -90,8 +91,10 @@ def test_an_infinite_tau_is_told_as_that(out, tmp_path):
 def test_an_accuracy_needs_an_audit_of_the_run_and_chooses_a_rule_that_is_shown_to_reach_it(tmp_path):
     out = str(tmp_path / "out")
     location = RunLocation.open(out)
-    header = scored_run(location, "filtering.tau=1.4", num_shards=8)
-    draw_audit(location, header, tmp_path / "audit", DrawOptions(num_pairs=5_000), load_bytes=lambda shard, key: b"")
+    scored_run(location, "filtering.tau=1.4", num_shards=8)
+    draw_audit(
+        OpenRun.at(location), tmp_path / "audit", DrawOptions(num_pairs=5_000), load_bytes=lambda shard, key: b""
+    )
     audit = AuditFolder.open(tmp_path / "audit")
     words = ["--accuracy", "0.8", "--audit", str(audit.path)]
     with VerdictFile.open(audit.path, "ana", audit.known) as file:
@@ -132,9 +135,9 @@ def composed_beside_unscored(image):
 def test_an_accuracy_is_reached_by_what_is_composed_where_nothing_drawn_can_be_bounded(tmp_path):
     location, folder = RunLocation.open(str(tmp_path / "out")), tmp_path / "audit"
     config = load_config("tiny", None, ["composing={}"])
-    header = scene_run(location, scenes(8), change=composed_beside_unscored, config=config)
+    scene_run(location, scenes(8), change=composed_beside_unscored, config=config)
     write_manifest(location)
-    draw_audit(location, header, folder, DrawOptions(num_pairs=5_000), load_bytes=lambda shard, key: key.encode())
+    draw_audit(OpenRun.at(location), folder, DrawOptions(num_pairs=5_000), load_bytes=lambda shard, key: key.encode())
     audit = AuditFolder.open(folder)
     with VerdictFile.open(folder, "ana", audit.known) as file:
         for row in audit.pairs.to_pylist():

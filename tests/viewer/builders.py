@@ -17,7 +17,7 @@ from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
-from pseudoris.store.tables.committed_tables import QuarantinedImage
+from pseudoris.store.tables.open_run import QuarantinedImage
 from pseudoris.viewer.gallery_sample import Gallery, GalleryImage, GallerySummary
 from tests.store.builders import empty, quarantined, start_run
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.viewer import gallery_sample
 from pseudoris.viewer.gallery_sample import choose_images, choose_shards, read_summary
 from tests.builders.scored_runs import scored_run
@@ -16,7 +17,7 @@ from tests.store.builders import commit, make_entries, start_run
 
 
 def gallery_from_run(location, load_bytes=lambda shard, key: b"", **options):
-    return gallery_sample.gallery_from_run(location, load_bytes, **options)
+    return gallery_sample.gallery_from_run(OpenRun.at(location), load_bytes, **options)
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_a_refilter_has_the_pairs_digest_of_its_parent_and_a_run_of_other_masks_
     scored_run(out)
     refilter(out, new, RuleChange(tau=1.3))
     scored_run(other, "masks.points_per_side=9")
-    digests = [read_summary(each).pairs_digest for each in (out, new, other)]
+    digests = [read_summary(OpenRun.at(each)).pairs_digest for each in (out, new, other)]
     assert digests[0] == digests[1] != digests[2]
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.viewer.gallery_sample import read_summary
 from pseudoris.viewer.quality import MIN_JACCARD, Duplicates, Growth, quality_of_run, word_set
 from pseudoris.viewer.quality_page import (
@@ -20,7 +21,8 @@ SAID = [(0, "a red circle", 1.5, 1), (0, "the dotted circle", 1.2, 1), (1, HOSTI
 
 
 def page_of(location, **options):
-    text = "".join(iter_quality(quality_of_run(location, read_summary(location), **options)))
+    run = OpenRun.at(location)
+    text = "".join(iter_quality(quality_of_run(run, read_summary(run), **options)))
     return re.sub(r"\s+", " ", text)
 
 

@@ -29,11 +29,10 @@ from pseudoris.schemas.fitted import (
 from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.manifest import cached_receipts
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.evaluation.bootstrap import Sums
 from pseudoris.training.evaluation.human_truth import HumanImageTruth
-from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, read_shard
+from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, read_images
 from pseudoris.training.evaluation.truth import CandidateTable, ImageTruth, Truth, judge, match_image
 
 # Against weights without bound; in units of standardised features.
@@ -128,11 +127,11 @@ def judged_images(location: RunLocation, truth: Truth | None, *, max_images: int
     The run need not be finished, and at most `max_images` are read. Objects that were not annotated do not count as
     objects. Without a truth there is no object, and nothing is right.
     """
-    require_header(location)
+    run = OpenRun.at(location)
     columns = tuple(dict.fromkeys((*CANDIDATE_COLUMNS, *JUDGED_COLUMNS)))
 
     def judged() -> Iterator[JudgedImage]:
-        for image in chain.from_iterable(read_shard(location, each, *columns) for each in cached_receipts(location)):
+        for image in chain.from_iterable(read_images(each, *columns) for each in run.shards()):
             known = HumanImageTruth(image.size, [], []) if truth is None else image.known_to(truth)
             if known is not None and not image.is_quarantined:
                 told = {name: image.expressions[name].to_pylist() for name in JUDGED_COLUMNS}

@@ -15,12 +15,9 @@ import numpy as np
 
 from pseudoris.schemas.fitted import Floats, PosteriorConfig, for_any_captioner
 from pseudoris.schemas.shard import ShardImage
-from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
-from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.manifest import cached_receipts
-from pseudoris.store.tables.annotations import shard_images
-from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES
+from pseudoris.store.tables.annotations import SHARD_COLUMNS, shard_images
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.calibration.noun_relations import noun_relations
 from pseudoris.workers.composing.posterior import drawn_by_mask, evidence_of, object_features
 
@@ -35,12 +32,12 @@ _MAX_IMAGES: Final = 5_000
 _LEAST_STD: Final = 1e-6
 
 
-def posterior_of_run(location: RunLocation) -> PosteriorConfig:
+def posterior_of_run(run: OpenRun) -> PosteriorConfig:
     """Return the posterior of a run's composer, or what it would have; for any captioner, as the run corrects it.
 
     The first 5,000 images correct it. What was fitted to labels, with the models of the run, stays.
     """
-    config = require_header(location).config
+    config = run.header.config
     fitted = config.filtering.fitted_values
     own = fitted.posterior
     # Every file of `calibrate` has models; only what transfers to any captioner has `object_nested`.
@@ -49,11 +46,8 @@ def posterior_of_run(location: RunLocation) -> PosteriorConfig:
     if own is None or fitted.models:
         is_heard = config.captions.listening is not None if own is None else own.counts == "probability"
         own = PosteriorConfig(**for_any_captioner(is_heard=is_heard)["values"]["posterior"])
-    shards = (
-        shard_images(*(read_table(location, name, receipts=[each]) for name in (IMAGES, MASKS, EXPRESSIONS)))
-        for each in cached_receipts(location)
-    )
-    return corrected(own, islice(chain.from_iterable(shards), _MAX_IMAGES))
+    joined = (each.joined(SHARD_COLUMNS[IMAGES], None, SHARD_COLUMNS[EXPRESSIONS]) for each in run.shards())
+    return corrected(own, islice(chain.from_iterable(map(shard_images, joined)), _MAX_IMAGES))
 
 
 def corrected(weights: PosteriorConfig, images: Iterable[ShardImage]) -> PosteriorConfig:

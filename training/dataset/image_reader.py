@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.uris import place
 from pseudoris.store.location import RunLocation
-from pseudoris.store.sources.planned_images import Outcome, PlannedImages, as_annotated
+from pseudoris.store.sources.planned_images import Outcome, PlannedImages
 from pseudoris.training.dataset.arrays import HAS_TORCH, Tensor, as_tensor
 
 if TYPE_CHECKING:
@@ -89,13 +89,13 @@ class ImageBytes:
         """Return the encoded images of `rows` of a shard's images table, with `columns`."""
         keys = rows["key"].to_pylist()
         found: list[Outcome | None] = rows["bytes"].to_pylist() if "bytes" in rows.column_names else [None] * len(keys)
-        sizes = list(zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True))
-        images = ShardImages(shard, keys, rows["sha256"].to_pylist(), sizes, found)
-        places = [] if self._is_random_access else [at for at, data in enumerate(found) if data is None]
-        outcomes = self._from_source(shard, [keys[at] for at in places]) if places else {}
-        for at in places:
-            images.outcomes[at] = as_annotated(outcomes[keys[at]], images.sha256[at])
-        return images
+        sizes, sha256 = (
+            zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True),
+            rows["sha256"].to_pylist(),
+        )
+        if not self._is_random_access:
+            found = [*self._outcomes(shard, list(zip(keys, sha256, found, strict=True)))]
+        return ShardImages(shard, keys, sha256, list(sizes), found)
 
     def decode(self, images: ShardImages, at: int) -> Tensor:
         """Return the image at a position, (3, H, W) uint8 RGB, upright, contiguous.
@@ -106,8 +106,7 @@ class ImageBytes:
         """
         outcome = images.outcomes[at]
         if outcome is None:
-            key = images.keys[at]
-            outcome = as_annotated(self._from_source(images.shard, [key])[key], images.sha256[at])
+            (outcome,) = self._outcomes(images.shard, [(images.keys[at], images.sha256[at], None)])
         if isinstance(outcome, ImageError):
             raise outcome
         import_plugins(self._plugins)
@@ -129,9 +128,9 @@ class ImageBytes:
             f"back, {_MOVED}, or leave its masks out (on_bad_image='skip')."
         )
 
-    def _from_source(self, shard: int, keys: Sequence[str]) -> dict[str, Outcome]:
+    def _outcomes(self, shard: int, wanted: Sequence[tuple[str, str, Any]]) -> list[Outcome]:
         try:
-            return dict(self._planned.read(shard, keys))
+            return list(self._planned.outcomes(shard, wanted))
         except ConfigError as error:
             raise ConfigError(f"{error} If the images were moved, {_MOVED}.") from None
 

@@ -13,15 +13,12 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import IMAGES
-from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.manifest import cached_receipts
-from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.open_run import CommittedShard, OpenRun
 from pseudoris.training.dataset import SampleSpec
 from pseudoris.training.dataset.image_reader import ShardImages
 from pseudoris.training.dataset.shard_reader import OpenedRun
-from pseudoris.training.evaluation.run_images import read_shard
+from pseudoris.training.evaluation.run_images import read_images
 from pseudoris.training.metrics import PRECISION_AT, figures_of, ious_of, pixel_counts
 from pseudoris.workers.masks import rle
 
@@ -108,13 +105,14 @@ class HeldOutExpressions:
             raise ValueError("a spec with images opens them")
         self._bytes, self._reads_images = opened.images, reads_images
         self.root = opened.location.root
-        receipts = list(cached_receipts(opened.location, commits=opened.snapshot.commits()))
+        committed = OpenRun.at(opened.location, opened.snapshot.commits())
+        receipts = list(committed.receipts)
         there: Counter[str] = Counter()
 
         def is_asked(row: dict[str, Any]) -> bool:
             return (not splits or row["split"] in splits) and (has_groups or len(row["target_mask_ids"]) == 1)
 
-        self.images = [each for receipt in receipts for each in self._read(opened.location, receipt, there, is_asked)]
+        self.images = [each for shard in committed.shards() for each in self._read(shard, there, is_asked)]
         left_out = {
             "shards of the truth are not committed": opened.header.num_shards - len(receipts),
             "images of the truth are quarantined": sum(each.counts.quarantined for each in receipts),
@@ -158,11 +156,11 @@ class HeldOutExpressions:
             raise self._bytes.explained(image.key, error) from error
 
     def _read(
-        self, location: RunLocation, receipt: Receipt, there: Counter[str], is_asked: Callable[[dict[str, Any]], bool]
+        self, shard: CommittedShard, there: Counter[str], is_asked: Callable[[dict[str, Any]], bool]
     ) -> Iterator[AskedImage]:
         """Yield the images of a shard that are asked something; `there` gets the splits of all its kept rows."""
-        encoded = self._bytes.of_shard(receipt.shard, read_table(location, IMAGES, self._bytes.columns, [receipt]))
-        for number, image in enumerate(read_shard(location, receipt, *_COLUMNS)):
+        encoded = self._bytes.of_shard(shard.receipt.shard, shard.table(IMAGES, self._bytes.columns))
+        for number, image in enumerate(read_images(shard, *_COLUMNS)):
             kept = [{**row, "split": row["split"] or ""} for row in image.expressions.to_pylist() if row["kept"]]
             there.update(row["split"] for row in kept)
             asked = [row for row in kept if is_asked(row)]

@@ -22,10 +22,10 @@ from pseudoris.schemas.keep_rule import Ints
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import read_header, require_header
-from pseudoris.store.runs.receipts import latest_receipts, list_receipts
+from pseudoris.store.runs.header import read_header
+from pseudoris.store.tables.open_run import JoinedTables, OpenRun
 from pseudoris.store.threads import map_in_threads
-from pseudoris.training.evaluation.run_images import ShardTables, read_shard
+from pseudoris.training.evaluation.run_images import CommittedImage, joined_tables
 from pseudoris.training.evaluation.truth import Truth
 from pseudoris.workers.filtering.head_nouns import head_noun
 
@@ -112,7 +112,7 @@ class HumanTruth:
 
     title: str
     notes: tuple[str, ...]
-    _shards: list[ShardTables]
+    _shards: list[JoinedTables]
     # Of each image its shard among those read, and its number there.
     _places: dict[str, tuple[int, int]]
     groups: tuple[str, ...] = field(default=())
@@ -123,25 +123,23 @@ class HumanTruth:
     @classmethod
     def read(cls, location: RunLocation, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Self:
         """Read an OUT of `pseudoris import`; `on_progress` is called with the number of shards read, and of all."""
-        header = require_header(location)
+        run = OpenRun.at(location)
+        header = run.header
         if not header.is_human:
             made = "models, corrected" if header.origin == "import" else f"`pseudoris {header.origin}`"
             raise ConfigError(
                 f"--truth {location.root} is a run of {made}, not human annotation. Give the OUT of `pseudoris "
                 "import`, or `synthworld`."
             )
-        num_committed = len(list_receipts(location))
-        if num_committed < header.num_shards:
+        if not run.is_complete:
             raise ConfigError(
-                f"--truth {location.root} is not complete: {num_committed:,} of {header.num_shards:,} shards are "
+                f"--truth {location.root} is not complete: {len(run.receipts):,} of {header.num_shards:,} shards are "
                 "committed. Finish it with the same `pseudoris import` command."
             )
 
-        shards: list[ShardTables] = []
+        shards: list[JoinedTables] = []
         for tables in map_in_threads(
-            lambda receipt: read_shard(location, receipt, "target_mask_ids", "text"),
-            latest_receipts(location),
-            _THREADS,
+            lambda shard: joined_tables(shard, "target_mask_ids", "text"), run.shards(), _THREADS
         ):
             shards.append(tables)
             on_progress(len(shards), header.num_shards)
@@ -172,7 +170,7 @@ class HumanTruth:
         place = self._places.get(image_id)
         if place is None:
             return None
-        image = self._shards[place[0]].image(place[1])
+        image = CommittedImage.of(self._shards[place[0]], place[1], self.title)
         sentences: dict[str, list[str]] = {mask: [] for mask in image.mask_ids}
         for row in image.expressions.to_pylist():
             for target in row["target_mask_ids"]:

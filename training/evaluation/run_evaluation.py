@@ -9,12 +9,10 @@ from typing import Any, Final
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import without_nan
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.manifest import cached_receipts
-from pseudoris.store.runs.receipts import list_receipts, spread_evenly
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.threads import map_in_threads
 from pseudoris.training.evaluation.bootstrap import RESAMPLES, UNDEFINED, Estimate, ImageBootstrap, Sums
-from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, RunImage, read_shard
+from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, CommittedImage, read_images
 from pseudoris.training.evaluation.truth import ALL, DIFFICULTIES, KEPT, KINDS, SAMPLING, SETS, Truth, count_image
 
 
@@ -104,7 +102,7 @@ class ImageCounts:
     shards_read: int = 0
     shards: int = 0
 
-    def add(self, image: RunImage, *, is_known: bool) -> None:
+    def add(self, image: CommittedImage, *, is_known: bool) -> None:
         """Count an image that the truth knows, or not."""
         self.quarantined += image.is_quarantined
         if is_known:
@@ -215,20 +213,19 @@ def evaluate_run(
 
     The run need not be finished. `sample` is how many shards are read, spread evenly; `seed` that of the resampling.
     """
-    header = require_header(location)
-    committed = list(list_receipts(location))
-    if not committed:
+    run = OpenRun.at(location)
+    if not run.receipts:
         raise ConfigError(f"{location.root} has no committed shard yet. Wait for the first (see `pseudoris status`).")
-    chosen = spread_evenly(committed, sample)
+    chosen = run.sample(sample)
+    num_read = len(chosen.receipts)
     counts = ImageCounts(
-        in_truth=truth.num_images, in_plan=header.num_images, shards_read=len(chosen), shards=len(committed)
+        in_truth=truth.num_images, in_plan=run.header.num_images, shards_read=num_read, shards=len(run.receipts)
     )
     num_not_judged = num_same = 0
 
     def sums() -> Iterator[Sums]:
         nonlocal num_not_judged, num_same
-        receipts = (receipt for receipt in cached_receipts(location) if receipt.shard in chosen)
-        tables = map_in_threads(lambda each: list(read_shard(location, each, *CANDIDATE_COLUMNS)), receipts, _THREADS)
+        tables = map_in_threads(lambda each: list(read_images(each, *CANDIDATE_COLUMNS)), chosen.shards(), _THREADS)
         for number, images in enumerate(tables, start=1):
             for image in images:
                 known = image.known_to(truth)
@@ -239,7 +236,7 @@ def evaluate_run(
                     judged = candidates.without(truth.unjudged_kinds)
                     num_not_judged += int(candidates.is_kept.sum() - judged.is_kept.sum())
                     yield count_image(known, judged)
-            on_progress(number, len(chosen))
+            on_progress(number, num_read)
 
     bootstrap = ImageBootstrap(sums(), seed=seed)
     if not counts.judged:
@@ -250,7 +247,7 @@ def evaluate_run(
     # By chance a model meets that of a small object too.
     is_same = 2 * num_same > bootstrap.total("masks.proposals")[0]
     circular = [f"Circular: {masks}. The figures of masks say nothing."] if is_same else []
-    circular += [_FITTED] if header.config.filtering.fitted_values.confidence is not None else []
+    circular += [_FITTED] if run.header.config.filtering.fitted_values.confidence is not None else []
     return replace(summarise(bootstrap, counts, truth, run=location.root, notes=notes), circularity=tuple(circular))
 
 

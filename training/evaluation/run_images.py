@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 import pyarrow as pa
@@ -13,20 +13,18 @@ import pyarrow.compute as pc
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import Ints
 from pseudoris.schemas.run_lengths import summarise_rle
-from pseudoris.schemas.run_records import Receipt
-from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
-from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.schemas.tables import STATUS_QUARANTINED
+from pseudoris.store.tables.open_run import CommittedShard, JoinedTables
 from pseudoris.training.evaluation.truth import DECODERS, CandidateTable, ImageTruth, Truth
 
-_IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "status")
-_MASK_COLUMNS: Final = ("image_id", "mask_id", "segmentation")
-# Of the expressions table: what `RunImage.candidates` needs.
+_IMAGE_COLUMNS: Final = ("key", "height", "width", "status")
+_MASK_COLUMNS: Final = ("mask_id", "segmentation")
+# Of the expressions table: what `CommittedImage.candidates` needs.
 CANDIDATE_COLUMNS: Final = ("target_mask_ids", "text", "samples", "kept", "kind", "source")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RunImage:
+class CommittedImage:
     """A committed image with its masks, as COCO compressed RLE, and its expressions in the columns that were read.
 
     A quarantined one has neither, and no `size`, which is (H, W) in pixels.
@@ -39,6 +37,25 @@ class RunImage:
     mask_ids: list[str]
     mask_counts: list[str]
     expressions: pa.Table
+
+    @classmethod
+    def of(cls, joined: JoinedTables, place: int, where: str) -> Self:
+        """Return an image of `joined_tables`; ConfigError for a damaged mask: pycocotools would read past its buffers.
+
+        `where` names the run.
+        """
+        row, masks, said = joined.image(place)
+        counts = [each["counts"] for each in masks["segmentation"].to_pylist()]
+        size, is_quarantined = (row["height"], row["width"]), row["status"] == STATUS_QUARANTINED
+        for number, each in enumerate(counts):
+            try:
+                summarise_rle(*size, each)
+            except ValueError as error:
+                raise ConfigError(
+                    f"mask {number} of image {row['key']} of {where} is damaged: {error}. Run `pseudoris verify` to "
+                    "find all damage."
+                ) from error
+        return cls(row["image_id"], row["key"], is_quarantined, size, masks["mask_id"].to_pylist(), counts, said)
 
     @property
     def candidates(self) -> CandidateTable:
@@ -68,54 +85,15 @@ class RunImage:
         return known
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ShardTables:
-    """The tables of a shard of the run at `root`, in memory: N images in plan order; rows of one are consecutive.
-
-    Image n has the masks from `mask_starts[n]` to `mask_starts[n + 1]`, (N + 1,) int64; expressions likewise.
-    """
-
-    root: str
-    images: pa.Table
-    masks: pa.Table
-    expressions: pa.Table
-    mask_starts: Ints
-    expression_starts: Ints
-
-    def __iter__(self) -> Iterator[RunImage]:
-        """Yield the images in plan order."""
-        return map(self.image, range(len(self.images)))
-
-    def image(self, number: int) -> RunImage:
-        """Return an image; ConfigError for a damaged mask: pycocotools would read past its buffers."""
-        (row,) = self.images.slice(number, 1).to_pylist()
-        masks, said = (
-            table.slice(starts[number], starts[number + 1] - starts[number])
-            for table, starts in ((self.masks, self.mask_starts), (self.expressions, self.expression_starts))
-        )
-        counts = [each["counts"] for each in masks["segmentation"].to_pylist()]
-        size, is_quarantined = (row["height"], row["width"]), row["status"] == STATUS_QUARANTINED
-        for place, each in enumerate(counts):
-            try:
-                summarise_rle(*size, each)
-            except ValueError as error:
-                raise ConfigError(
-                    f"mask {place} of image {row['key']} of {self.root} is damaged: {error}. Run `pseudoris verify` to "
-                    "find all damage."
-                ) from error
-        mask_ids = masks["mask_id"].to_pylist()
-        return RunImage(row["image_id"], row["key"], is_quarantined, size, mask_ids, counts, said)
+def read_images(shard: CommittedShard, *expression_columns: str) -> Iterator[CommittedImage]:
+    """Yield the images of a shard in plan order, with columns of their expressions."""
+    joined = joined_tables(shard, *expression_columns)
+    return (CommittedImage.of(joined, place, shard.location.root) for place in range(joined.images.num_rows))
 
 
-def read_shard(location: RunLocation, receipt: Receipt, *expression_columns: str) -> ShardTables:
-    """Return a shard's tables, of the expressions `image_id` and the given columns."""
-    images = read_table(location, IMAGES, _IMAGE_COLUMNS, [receipt])
-    masks = read_table(location, MASKS, _MASK_COLUMNS, [receipt])
-    expressions = read_table(location, EXPRESSIONS, ("image_id", *expression_columns), [receipt])
-    where = f"shard {receipt.shard} of {location.root}"
-    mask_starts = _starts(masks, images["image_id"], f"the masks of {where}")
-    starts = _starts(expressions, images["image_id"], f"the expressions of {where}")
-    return ShardTables(location.root, images, masks, expressions, mask_starts, starts)
+def joined_tables(shard: CommittedShard, *expression_columns: str) -> JoinedTables:
+    """Return what `CommittedImage.of` reads: a shard's tables, with columns of its expressions."""
+    return shard.joined(_IMAGE_COLUMNS, _MASK_COLUMNS, expression_columns, with_quarantined=True)
 
 
 def _draws(samples: pa.ChunkedArray) -> Ints:
@@ -127,12 +105,3 @@ def _draws(samples: pa.ChunkedArray) -> Ints:
     width = len(DECODERS) + 1
     flat = np.bincount(rows * width + places, minlength=len(lists) * width)
     return flat.astype(np.int64).reshape(-1, width)
-
-
-def _starts(table: pa.Table, image_ids: pa.ChunkedArray, what: str) -> Ints:
-    """Return where each image's rows start, (N + 1,) int64; rows come by image, in the order of `image_ids`."""
-    places = pc.index_in(table["image_id"], value_set=pa.concat_arrays([pa.array([], pa.string()), *image_ids.chunks]))
-    numbers = pc.fill_null(places, -1).to_numpy().astype(np.int64)
-    if (np.diff(numbers, prepend=0) < 0).any():
-        raise ConfigError(f"{what} are not those of its images, in their order. Run `pseudoris verify`.")
-    return np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=len(image_ids)))]).astype(np.int64)

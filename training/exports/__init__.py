@@ -13,8 +13,7 @@ from pseudoris.schemas.errors import ConfigError, check_number
 from pseudoris.schemas.uris import writable
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.manifest import LatestReceipts
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.exports.coco_export import COCO, GREFCOCO, SAM3
 from pseudoris.training.exports.conversations import FACTORY, QWEN, SWIFT
 from pseudoris.training.exports.cris import CRIS, LMDB
@@ -83,16 +82,22 @@ def export_request(
     """
     _check_options(find_export(export_format), options)
     run, target = RunLocation.open_to_read(out), RunLocation.open(writable(destination))
-    header = require_header(run)
+    opened = OpenRun.at(run)
     if target.root == run.root or target.root.startswith(f"{run.root}/"):
         raise ConfigError(f"DEST {destination!r} is inside the run. Name a place outside it.")
-    receipts = LatestReceipts.listed(run)
-    if not receipts:
+    if not opened.receipts:
         raise ConfigError("The run has no committed shard yet, so there is nothing to export.")
-    if len(receipts) < header.num_shards and not is_partial:
-        done = f"{len(receipts):,} of {header.num_shards:,} shards are committed"
+    if not opened.is_complete and not is_partial:
+        done = f"{len(opened.receipts):,} of {opened.header.num_shards:,} shards are committed"
         raise ConfigError(f"{done}. Finish the run, or export the committed shards with --partial.")
-    return ExportRequest(run, header, receipts, target, options, is_overwriting, source, exclusions)
+    return ExportRequest(
+        opened,
+        target,
+        options,
+        is_overwriting=is_overwriting,
+        source=source,
+        exclusions=exclusions,
+    )
 
 
 def _check_options(chosen: ExportFormat, options: ExportOptions) -> None:

@@ -83,7 +83,7 @@ def description(
         "name": title,
         "description": f"Images with masks, and expressions that refer to them, written by pseudoris ({name}).",
         "license": request.options.license or "unknown",
-        "dateCreated": request.header.created_utc,
+        "dateCreated": request.run.header.created_utc,
         **{f"rai:{key}": value for key, value in _claims(request, report.rows, report.dropped) if value},
         "distribution": [
             _file("FileObject", path, contentUrl=path, sha256=sha) if sha else _file("FileSet", path, includes=path)
@@ -133,8 +133,8 @@ def _field(name: str, column: pa.Field, path: str, source: str, *steps: str) -> 
 
 def _claims(request: ExportRequest, rows: Mapping[str, int], dropped: Mapping[str, int]) -> Iterator[tuple[str, Any]]:
     """Yield each key on responsible AI with its text or texts; of an import those on models are empty."""
-    header, tools = request.header, list(_tools(request.header))
-    num_quarantined = sum(receipt.counts.quarantined for receipt in request.receipts)
+    header, tools = request.run.header, list(_tools(request.run.header))
+    num_quarantined = sum(receipt.counts.quarantined for receipt in request.run.receipts)
     left_out = {**dropped, "images that could not be annotated": num_quarantined}
     counts = [", ".join(f"{number:,} {name}" for name, number in each.items() if number) for each in (rows, left_out)]
     use = "Training of models for referring image segmentation and grounding"
@@ -165,7 +165,7 @@ def _tools(header: RunHeader) -> Iterator[tuple[str, str]]:
 
 
 def _protocol(request: ExportRequest) -> Iterator[str]:
-    header, human, rule = request.header, request.options.human, stated_rule(request.header)
+    header, human, rule = request.run.header, request.options.human, stated_rule(request.run.header)
     if header.is_human:
         yield f"An imported annotation (origin of the run). Who made it, and how: {_TO_FILL}"
     else:

@@ -126,7 +126,7 @@ class ExportJob:
             with_groups=takes.with_groups or request.options.any_targets,
             with_none=takes.with_none or request.options.any_targets,
             max_tokens=takes.max_tokens if limit is None else limit or None,
-            mask_tau=request.header.config.filtering.tau if self.options.distinctive_only else None,
+            mask_tau=request.run.header.config.filtering.tau if self.options.distinctive_only else None,
         )
         extra, what = export_format.extra, f"`--format {self.name}`"
         if self.rule.max_tokens is not None:
@@ -212,17 +212,18 @@ class ExportJob:
         """
         request, rule = self.request, self.rule
         take, excluded = Selection(rule, self.dropped), request.excluded_images
-        planned = PlannedImages(request.run, request.header, source=request.source)
+        planned = PlannedImages(request.run.location, request.run.header, source=request.source)
         # Once: it reads every receipt.
         num_done, total = 0, request.num_images
-        for receipt in request.receipts:
-            left_out = excluded.of_shard(receipt)
+        for shard in request.run.shards():
+            left_out = excluded.of_shard(shard)
             self.dropped.update(left_out.values())
-            options = {"kept_only": rule.is_kept_only, "with_bytes": True, "with_samples": rule.with_samples}
-            annotated = iter_annotations(request.run, [receipt], **options)
+            annotated = iter_annotations(
+                [shard], kept_only=rule.is_kept_only, with_bytes=True, with_samples=rule.with_samples
+            )
             # Filtered before their bytes are read: images without a remaining mask are not read.
             wanted = [found for each in annotated if each.image_id not in left_out and (found := take.image(each))]
-            num_done += receipt.counts.annotated + receipt.counts.empty
+            num_done += shard.num_shown
             self.lacking.update(image.image_id for image in wanted)
             sound = with_source_bytes(planned, wanted, self.dropped)
             for number, image in enumerate(sound, num_done - len(wanted) + 1):
@@ -232,12 +233,13 @@ class ExportJob:
         if not self.num_images:
             reasons = "; ".join(f"{num:,} {reason}" for reason, num in self.dropped.items() if num)
             raise ConfigError(
-                f"Nothing of {request.run.root} is left to export: {reasons or 'the run has no image with a mask'}"
+                f"Nothing of {request.run.location.root} is left to export: "
+                f"{reasons or 'the run has no image with a mask'}"
             )
 
     def _with_file(self, image: AnnotatedImage) -> Iterator[ExportImage]:
         try:
-            image_file = image_file_of(image, self.request.header.config.images)
+            image_file = image_file_of(image, self.request.run.header.config.images)
         except ImageError as error:
             logger.warning("%s is left out: %s", image.key, error)
             self.dropped[UNREADABLE] += 1
@@ -303,7 +305,7 @@ class ExportJob:
         checks = tuple(filter(None, (_CHECKED, checked)))
         report = ExportReport(rows, files, self.size_bytes, self.dropped, notes, checks)
         self.describe(report, tables or {})
-        begins = {"format": self.name, "state": "whole", "source": without_secrets(self.request.header.source)}
+        begins = {"format": self.name, "state": "whole", "source": without_secrets(self.request.run.header.source)}
         counts = {"rows": dict(rows), "dropped": dict(self.dropped)}
         mark(self.destination, {**begins, "num_images": self.request.num_images, **facts, **counts})
         return report

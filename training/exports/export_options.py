@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.manifest import LatestReceipts
 from pseudoris.store.runs.receipts import RootDigest
 from pseudoris.store.sources.planned_images import PlannedImages
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.exports.selected_rows import ExcludedImages
 from pseudoris.training.human_refs import HumanAnnotation
 
@@ -77,17 +76,14 @@ class ExportRequest:
     """What to export, and where to.
 
     Attributes:
-        run: Where the run lives.
-        receipts: The latest receipts, ordered by shard; the parts that they name are the run.
+        run: The parts that its receipts name are exported.
         destination: Where the export goes; another place than the run.
         is_overwriting: Whether an existing export is replaced.
         source: Where the images are now, if they are not embedded; None uses the header's SOURCE.
         exclusions: Images to leave out, with all that belongs to them.
     """
 
-    run: RunLocation
-    header: RunHeader
-    receipts: LatestReceipts | Sequence[Receipt]
+    run: OpenRun
     destination: RunLocation
     options: ExportOptions = field(default_factory=ExportOptions)
     is_overwriting: bool = False
@@ -97,12 +93,12 @@ class ExportRequest:
     @property
     def num_images(self) -> int:
         """Images of the run that are not quarantined."""
-        return sum(receipt.counts.annotated + receipt.counts.empty for receipt in self.receipts)
+        return sum(shard.num_shown for shard in self.run.shards())
 
     @property
     def digest(self) -> str:
         """sha256 of the run's content and the options: equal for two exports with the same rows."""
-        root = RootDigest(self.header, self.receipts)
+        root = RootDigest(self.run.header, self.run.receipts)
         rules = [(rule.kind, rule.settings, rule.values_sha256) for rule in self.exclusions]
         # Without rewordings as it was before there were any: a push recognises what it began.
         options = {name: value for name, value in asdict(self.options).items() if name != "rewording" or value}
@@ -111,8 +107,8 @@ class ExportRequest:
     @property
     def excluded_images(self) -> ExcludedImages:
         """What finds the images to leave out."""
-        planned = PlannedImages(self.run, self.header, source=self.source)
-        return ExcludedImages(planned, self.run, self.header, self.exclusions)
+        planned = PlannedImages(self.run.location, self.run.header, source=self.source)
+        return ExcludedImages(planned, self.run.header, self.exclusions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,10 +202,10 @@ def card(
     It does not name where the images came from: a path or a bucket's name is private.
     """
     counts = {"images": rows[split], **{name: number for name, number in rows.items() if name != split}}
-    if num_quarantined := sum(receipt.counts.quarantined for receipt in request.receipts):
+    if num_quarantined := sum(receipt.counts.quarantined for receipt in request.run.receipts):
         counts["quarantined images"] = num_quarantined
     counts |= {f"left out: {reason}": number for reason, number in dropped.items()}
-    header = request.header
+    header = request.run.header
     config, weights = header.config, header.identity.weights
     engines = {"propose": config.masks.engine, "caption": config.captions.engine, "filter": config.filtering.engine}
     title = _TITLE + ("written by people" if header.is_human else "made by models")

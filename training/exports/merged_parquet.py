@@ -39,7 +39,7 @@ def _write(job: ExportJob) -> ExportReport:
     """Write the files of a table one after the other, each whole or not at all; then read all of them back."""
     request = job.request
     job.claim(*SCHEMAS)
-    num_rows = sum(part.rows for receipt in request.receipts for part in receipt.parts.values())
+    num_rows = sum(part.rows for receipt in request.run.receipts for part in receipt.parts.values())
     num_done, left_out, schemas = 0, _LeftOut.of(request), dict(SCHEMAS)
     if request.options.rewording:
         schemas[EXPRESSIONS] = SCHEMAS[EXPRESSIONS].append(_REWORDING_OF)
@@ -84,7 +84,7 @@ class _LeftOut:
     @classmethod
     def of(cls, request: ExportRequest) -> Self:
         images = request.excluded_images
-        found = [pair for receipt in request.receipts for pair in images.of_shard(receipt).items()] if images else []
+        found = [pair for shard in request.run.shards() for pair in images.of_shard(shard).items()] if images else []
         return cls(pa.array([each for each, _ in found], pa.string()), Counter(phrase for _, phrase in found))
 
     def without(self, part: pa.Table) -> pa.Table:
@@ -136,9 +136,9 @@ def _taken(held: list[pa.Table]) -> pa.Table:
 
 def _parts(job: ExportJob, table: str, left_out: _LeftOut) -> Iterator[pa.Table]:
     """Yield the parts that have rows; one of more than a row group in pieces."""
-    chosen = (receipt for receipt in job.request.receipts if receipt.parts[table].rows)
+    chosen = (receipt for receipt in job.request.run.receipts if receipt.parts[table].rows)
     number = job.options.rewording if table == EXPRESSIONS else 0
-    for found in iter_table(job.request.run, table, receipts=chosen):
+    for found in iter_table(job.request.run.location, table, receipts=chosen):
         own = left_out.without(found)
         part = _reworded(own, number) if number else own
         job.num_further += part.num_rows - own.num_rows
@@ -178,18 +178,18 @@ def _check_table(request: ExportRequest, files: Sequence[dict[str, Any]], due: _
     uri = request.destination.uri(table)
     if ids.digest.digest() != due.digest.digest():
         raise TransientError(f"{uri} reads back differently. Run the same command again.")
-    if ids.rows != (named := sum(receipt.parts[table].rows for receipt in request.receipts) - num_left_out):
+    if ids.rows != (named := sum(receipt.parts[table].rows for receipt in request.run.receipts) - num_left_out):
         raise TransientError(f"{uri} has {ids.rows} rows, but the receipts name {named}. Run `pseudoris verify`.")
 
 
 def _description(request: ExportRequest, tables: dict[str, list[dict[str, Any]]], left_out: _LeftOut) -> bytes:
-    generations = sum(receipt.generation > 0 for receipt in request.receipts)
+    generations = sum(receipt.generation > 0 for receipt in request.run.receipts)
     tree = {
         "format": "parquet",
-        "source": without_secrets(request.header.source),
-        "num_images": sum(receipt.counts.images for receipt in request.receipts),
-        "num_planned_images": request.header.num_images,
-        "num_shards": len(request.receipts),
+        "source": without_secrets(request.run.header.source),
+        "num_images": sum(receipt.counts.images for receipt in request.run.receipts),
+        "num_planned_images": request.run.header.num_images,
+        "num_shards": len(request.run.receipts),
         "num_shards_retried": generations,
         "tables": tables,
         **({"dropped": dict(left_out.images)} if left_out.images else {}),

@@ -50,7 +50,7 @@ Draw: TypeAlias = tuple[str, str, int | None, float | None]
 def _write(job: ExportJob) -> ExportReport:
     destination, csv_path = job.destination, f"{CSV_FOLDER}/{CSV_NAME}"
     job.claim(CSV_FOLDER, IMAGES_FOLDER, numbered=_masks_folder)
-    draws, seen = draw_places(job.request.header.config.captions), Counter[str]()
+    draws, seen = draw_places(job.request.run.header.config.captions), Counter[str]()
     with (
         job.new_file(csv_path) as path,
         path.open("w", encoding="utf-8", newline="") as file,
@@ -83,7 +83,7 @@ def _masks_folder(number: int) -> str:
 
 
 def _write_masks(job: ExportJob, image: ExportImage, draws: Mapping[Draw, int], seen: Counter[str]) -> Iterator[Any]:
-    tau, img_id = job.request.header.config.filtering.tau, image.number
+    tau, img_id = job.request.run.header.config.filtering.tau, image.number
     # What is written is remembered by folder: an image's own object is forgotten with the image.
     with job.files() as files:
         # Numbered without a gap, even if images were left out: the authors' script counts the files of the folder.
@@ -101,7 +101,7 @@ def _write_masks(job: ExportJob, image: ExportImage, draws: Mapping[Draw, int], 
 
 def _notes(job: ExportJob, seen: Counter[str]) -> list[str]:
     notes = [
-        f"Give the trainer doc_mode=True, doc_value={job.request.header.config.filtering.tau!r} (the run's tau), "
+        f"Give the trainer doc_mode=True, doc_value={job.request.run.header.config.filtering.tau!r} (the run's tau), "
         f"image_dir={IMAGES_FOLDER} and mask_dir={MASKS_FOLDER}."
     ]
     if seen["unfiltered"]:

@@ -15,14 +15,13 @@ from typing import Final
 from pseudoris.images.perceptual_hash import perceptual_hash
 from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.errors import ImageError
-from pseudoris.schemas.run_records import Receipt, RunHeader
+from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import ExpressionRecord, is_blank
 from pseudoris.schemas.tables import IMAGES, STATUS_QUARANTINED
 from pseudoris.store.exclusions.exclusion_rules import ExclusionMatcher, Exclusions, beyond, planned_rules
-from pseudoris.store.location import RunLocation
-from pseudoris.store.sources.planned_images import PlannedImages, as_annotated
+from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
-from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.open_run import CommittedShard
 
 logger = logging.getLogger(__name__)
 
@@ -168,10 +167,8 @@ def with_source_bytes(
     still valid. Images that are not embedded are read as annotation reads them: neighbours in a tar together, objects
     of a bucket at once. A SOURCE that does not exist any more, or cannot be read, is a ConfigError.
     """
-    absent = {image.key for image in images if image.data is None}
-    outcomes = planned.read(images[0].shard, absent) if absent else iter(())
-    for image in images:
-        data = as_annotated(next(outcomes)[1] if image.data is None else image.data, image.sha256)
+    wanted = [(image.key, image.sha256, image.data) for image in images]
+    for image, data in zip(images, planned.outcomes(images[0].shard, wanted) if images else (), strict=True):
         if isinstance(data, ImageError):
             logger.warning("%s is left out: %s", image.key, data)
             dropped[UNREADABLE] += 1
@@ -186,8 +183,8 @@ _COLUMNS: Final = ("image_id", "key", "height", "width", "status", "sha256")
 class ExcludedImages:
     """Finds the images of a shard that rules exclude. Rules that the run was planned with are done already."""
 
-    def __init__(self, planned: PlannedImages, run: RunLocation, header: RunHeader, exclusions: Exclusions) -> None:
-        self._planned, self._run, self._header = planned, run, header
+    def __init__(self, planned: PlannedImages, header: RunHeader, exclusions: Exclusions) -> None:
+        self._planned, self._header = planned, header
         self._rules = beyond(exclusions, planned_rules(header))
         self._matcher = ExclusionMatcher(self._rules)
 
@@ -195,7 +192,7 @@ class ExcludedImages:
         """Return whether there is a rule that the run does not have."""
         return bool(self._rules)
 
-    def of_shard(self, receipt: Receipt) -> dict[str, str]:
+    def of_shard(self, shard: CommittedShard) -> dict[str, str]:
         """Return by image id what the list of dropped things calls an image that is left out.
 
         With a rule by perceptual hash it reads and decodes every image. One that cannot be compared is left out too.
@@ -206,7 +203,7 @@ class ExcludedImages:
         if not self:
             return {}
         columns = (*_COLUMNS, "bytes") if self._matcher.has_hashes else _COLUMNS
-        rows = read_table(self._run, IMAGES, columns, [receipt]).to_pylist()
+        rows = shard.table(IMAGES, columns).to_pylist()
         found: dict[str, str] = {}
         for row in rows:
             if rule := self._matcher.of_recorded(row["key"], row["sha256"]):
@@ -215,7 +212,7 @@ class ExcludedImages:
             rest = [row for row in rows if row["image_id"] not in found and row["status"] != STATUS_QUARANTINED]
             for row in rest:
                 del row["status"]
-            images = [AnnotatedImage(receipt.shard, data=row.pop("bytes"), masks=(), **row) for row in rest]
+            images = [AnnotatedImage(shard.receipt.shard, data=row.pop("bytes"), masks=(), **row) for row in rest]
             found.update(self._by_hash(images))
         return found
 

@@ -49,7 +49,7 @@ def _write(job: ExportJob, lacking: Collection[str] = ()) -> ExportReport:
     # The names say what is in the tars, so images that cannot be read (`lacking`, by id) are to be known before: where
     # others turn out to lack, all is written again, once.
     job.claim()
-    parts = [part.sha256 for receipt in job.request.receipts for part in receipt.parts.values()]
+    parts = [part.sha256 for receipt in job.request.run.receipts for part in receipt.parts.values()]
     rules = [(rule.kind, rule.settings, rule.values_sha256) for rule in job.request.exclusions]
     content = [_VERSION, parts, rules, job.options.max_tokens, job.options.target_mb, sorted(lacking)]
     content += [job.options.rewording] if job.options.rewording else []

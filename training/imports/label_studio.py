@@ -38,7 +38,8 @@ from pseudoris.store.runs.commit import in_plan_order, without
 from pseudoris.store.runs.planned_run import Parent, RunRequest, package_versions
 from pseudoris.store.runs.thread_runs import OnProgress, derive_run
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
-from pseudoris.store.tables.committed_tables import read_part, read_table
+from pseudoris.store.tables.committed_tables import read_part
+from pseudoris.store.tables.open_run import CommittedShard
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
 from pseudoris.training.brush_strokes import values_of_strokes
 from pseudoris.training.imports.annotation_files import PACKAGES, ImportRequest, read_named
@@ -251,10 +252,9 @@ def _corrections(
 
 def _images_of(parent: Parent, tasks: Mapping[str, Annotation]) -> Iterator[AnnotatedImage]:
     for receipt in parent.receipts(parent.pin()):
-        held = read_table(parent.location, IMAGES, ("image_id",), [receipt])["image_id"].to_pylist()
-        if not tasks.keys().isdisjoint(held):
-            images = iter_annotations(parent.location, [receipt])
-            yield from (image for image in images if image.image_id in tasks)
+        shard = CommittedShard(parent.location, receipt)
+        if not tasks.keys().isdisjoint(shard.table(IMAGES, ("image_id",))["image_id"].to_pylist()):
+            yield from (image for image in iter_annotations([shard]) if image.image_id in tasks)
 
 
 def _correction(

@@ -24,18 +24,15 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import IMAGES
 from pseudoris.schemas.uris import place
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.receipts import read_receipts
-from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.open_run import CommittedShard, OpenRun
 from pseudoris.training.dataset.image_reader import ImageBytes, ShardImages
 from pseudoris.training.dataset.map_dataset import DEFAULT_MAX_MEMORY_BYTES, ConcatIndex
 from pseudoris.training.dataset.process_group import SharedNumbers
 from pseudoris.training.dataset.snapshot import Snapshot
-from pseudoris.training.evaluation.run_images import RunImage, read_shard
+from pseudoris.training.evaluation.run_images import CommittedImage, read_images
 from pseudoris.training.ppt.recipes.recipe_texts import names_a_side
 from pseudoris.workers.counter_rng import key_of
 from pseudoris.workers.device import to_device
@@ -202,14 +199,14 @@ class PairDataset(Dataset[Pair]):
     def __init__(self, run: str | Path | RunLocation, spec: PairSpec, *, snapshot: Snapshot | None = None) -> None:
         """Read the masks and expressions of a run (folder, url or location); see `RisDataset` for `snapshot`."""
         self._spec, self._location = spec, run if isinstance(run, RunLocation) else RunLocation.open(place(run, "run"))
-        header = require_header(self._location)
-        self._images = ImageBytes(self._location, header, source=spec.source, is_random_access=True)
+        commits = (Snapshot.shared(self._location) if snapshot is None else snapshot).commits()
+        opened = OpenRun.at(self._location, commits)
+        self._images = ImageBytes(self._location, opened.header, source=spec.source, is_random_access=True)
         self._images_bytes = self._num_cut = self.epoch = 0
         self._rows: list[_Row] = []
         self._counts: dict[str, tuple[str, tuple[int, int]]] = {}
-        commits = (Snapshot.shared(self._location) if snapshot is None else snapshot).commits()
-        for receipt in read_receipts(self._location, commits):
-            self._read(receipt)
+        for shard in opened.shards():
+            self._read(shard)
         if self._num_cut:
             logger.warning(
                 "%s: %d texts without a referent have more pseudo-masks than the first %d, which are used. Raise "
@@ -281,23 +278,23 @@ class PairDataset(Dataset[Pair]):
         other._spec = replace(self._spec, is_flipping=False)
         return other
 
-    def _read(self, receipt: Receipt) -> None:
+    def _read(self, shard: CommittedShard) -> None:
         """Take the pairs of a shard, their masks, and where their images are."""
-        shard = read_shard(self._location, receipt, "target_mask_ids", "text", "kept")
-        found = [(image, pairs) for image in shard if (pairs := self._pairs_of(image))]
+        images = read_images(shard, "target_mask_ids", "text", "kept")
+        found = [(image, pairs) for image in images if (pairs := self._pairs_of(image))]
         if not found:
             return
-        images, most = read_table(self._location, IMAGES, self._images.columns, [receipt]), self._spec.max_pseudo_masks
-        images = images.filter(pc.is_in(images["image_id"], value_set=pa.array([each.image_id for each, _ in found])))
-        if "bytes" in images.column_names:
-            self._images_bytes += images["bytes"].nbytes
+        rows, most = shard.table(IMAGES, self._images.columns), self._spec.max_pseudo_masks
+        rows = rows.filter(pc.is_in(rows["image_id"], value_set=pa.array([each.image_id for each, _ in found])))
+        if "bytes" in rows.column_names:
+            self._images_bytes += rows["bytes"].nbytes
         if self._images_bytes > self._spec.max_memory_bytes:
             raise ConfigError(
                 f"{self._location.root} embeds more than max_memory_bytes={self._spec.max_memory_bytes:,} of images, "
                 "and all are held in memory. Raise max_memory_bytes, or write the run with "
                 "shards.embed_images=false."
             )
-        encoded = self._images.of_shard(receipt.shard, images)
+        encoded = self._images.of_shard(shard.receipt.shard, rows)
         for at, (image, pairs) in enumerate(found):
             counts = dict(zip(image.mask_ids, image.mask_counts, strict=True))
             for text, kept in pairs.items():
@@ -308,7 +305,7 @@ class PairDataset(Dataset[Pair]):
                 confidences = np.array([kept[mask] for mask in mask_ids], np.float32)
                 self._rows.append(_Row(image.image_id, text, mask_ids, confidences, (encoded, at)))
 
-    def _pairs_of(self, image: RunImage) -> dict[str, dict[str, bool]]:
+    def _pairs_of(self, image: CommittedImage) -> dict[str, dict[str, bool]]:
         """Whether each mask is kept, by text, of the pairs asked for; rows of several masks or none are skipped."""
         pairs: defaultdict[str, dict[str, bool]] = defaultdict(dict)
         for row in image.expressions.to_pylist():

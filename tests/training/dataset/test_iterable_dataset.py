@@ -18,8 +18,8 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import CaptionSample
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.tables.annotations import iter_annotations
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.dataset import (
     ExpressionFilter,
     RisDataset,
@@ -59,7 +59,7 @@ def ids(samples):
 def plain_samples(location):
     """The kept samples by an independent reader: plain PIL, pycocotools, and the annotations of the store."""
     found = {}
-    for image in iter_annotations(location, latest_receipts(location), kept_only=True, with_bytes=True):
+    for image in iter_annotations(OpenRun.at(location).shards(), kept_only=True, with_bytes=True):
         for mask in image.masks:
             pixels = np.asarray(Image.open(io.BytesIO(image.data)).convert("RGB")).transpose(2, 0, 1)
             decoded = coco.decode({"size": list(mask.rle_size), "counts": mask.rle_counts.encode()})

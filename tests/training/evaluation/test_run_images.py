@@ -1,11 +1,13 @@
+from pathlib import Path
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.receipts import latest_receipts
-from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, read_shard
+from pseudoris.store.tables.open_run import OpenRun
+from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, read_images
 from tests.builders.scene_runs import quarantined, said, scene_run, scenes
 
 
@@ -17,17 +19,14 @@ def location(tmp_path):
 
 
 def images(location):
-    receipts = latest_receipts(location)
-    return [each for receipt in receipts for each in read_shard(location, receipt, *CANDIDATE_COLUMNS)]
+    return [each for shard in OpenRun.at(location).shards() for each in read_images(shard, *CANDIDATE_COLUMNS)]
 
 
 @pytest.mark.parametrize("table", ["masks", "expressions"])
-def test_rows_in_another_order_than_their_images_are_refused(location, monkeypatch, table):
-    def read(*arguments):
-        found = read_table(*arguments)
-        return found.take(np.arange(len(found))[::-1]) if arguments[1] == table else found
-
-    monkeypatch.setattr("pseudoris.training.evaluation.run_images.read_table", read)
+def test_rows_in_another_order_than_their_images_are_refused(location, table):
+    (part,) = Path(location.root).glob(f"{table}/shard-00000000.*.parquet")
+    found = pq.read_table(part)
+    pq.write_table(found.take(np.arange(len(found))[::-1]), part)
     with pytest.raises(ConfigError, match=rf"the {table} of shard 0 .* not those of its images, in their order"):
         images(location)
 

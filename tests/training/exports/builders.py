@@ -18,7 +18,7 @@ from pseudoris.schemas.run_records import PlanEntry, RunHeader
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, ShardImage
 from pseudoris.store.files.key_order import member_key, path_key, row_key
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.receipts import latest_receipts
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.exports import ExportOptions, ExportReport, ExportRequest, find_export
 from tests.store.builders import HEIGHT, WIDTH, commit_images, empty, make_expression, make_mask, quarantined, start_run
 
@@ -243,9 +243,10 @@ def _true_masks(key: str, texts: tuple[tuple[str, ...], ...]):
 def request_for(
     run: BuiltRun, destination: RunLocation, *, is_overwriting: bool = False, target_bytes: int = 2**20, **options
 ) -> ExportRequest:
-    receipts = list(latest_receipts(run.location))
     chosen = ExportOptions(target_mb=target_bytes / 1e6, **options)
-    return ExportRequest(run.location, run.header, receipts, destination, chosen, is_overwriting=is_overwriting)
+    return ExportRequest(
+        replace(OpenRun.at(run.location), header=run.header), destination, chosen, is_overwriting=is_overwriting
+    )
 
 
 def export(name: str, run: BuiltRun, destination: RunLocation, **options) -> ExportReport:

@@ -13,8 +13,8 @@ from pseudoris.schemas.run_records import PartRecord
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.exclusions.exclusion_rules import Exclusions, as_section, exclusion, name_value
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.sources.planned_images import PlannedImages
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.exports import EXPORTS, ExportRequest, find_export
 from pseudoris.training.exports.selected_rows import UNCHECKED, ExcludedImages
 from tests.builders import images as build
@@ -27,19 +27,18 @@ LEFT_OUT = {"images excluded by held-out.txt (names)": 2, "images excluded by be
 
 
 def excluding(run, header, exclusions: Exclusions) -> ExcludedImages:
-    return ExcludedImages(PlannedImages(run.location, header), run.location, header, exclusions)
+    return ExcludedImages(PlannedImages(run.location, header), header, exclusions)
 
 
 def excluded(run, exclusions: Exclusions) -> dict[str, str]:
     images = excluding(run, run.header, exclusions)
     return {
-        each: phrase for receipt in latest_receipts(run.location) for each, phrase in images.of_shard(receipt).items()
+        each: phrase for shard in OpenRun.at(run.location).shards() for each, phrase in images.of_shard(shard).items()
     }
 
 
 def export(name, run, place, exclusions):
-    receipts = list(latest_receipts(run.location))
-    request = ExportRequest(run.location, run.header, receipts, place, exclusions=exclusions)
+    request = ExportRequest(OpenRun.at(run.location), place, exclusions=exclusions)
     return find_export(name).write(request, lambda done, total, /, stage="": None)
 
 

@@ -12,8 +12,8 @@ import pytest
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.shard_tables import table_bytes
 from pseudoris.training.exports import ExportOptions, ExportRequest, find_export, merged_parquet
 from tests.store.builders import commit, make_entries, start_run
@@ -42,10 +42,8 @@ def destination(request, tmp_path):
 
 
 def write(run, destination, *, target_bytes=2**28, **options):
-    location, header = run
-    receipts = list(latest_receipts(location))
     chosen = ExportOptions(target_mb=target_bytes / 1e6)
-    request = ExportRequest(location, header, receipts, destination, chosen, **options)
+    request = ExportRequest(OpenRun.at(run[0]), destination, chosen, **options)
     seen = []
     report = find_export("parquet").write(request, lambda done, total: seen.append((done, total)))
     return report, seen

@@ -95,8 +95,8 @@ def test_how_often_the_receipts_are_read_does_not_follow_the_images(tmp_path):
         pictures = tuple((path_key(f"{number:04d}.jpg"), jpeg(), (("the red half",),)) for number in range(num_images))
         run = build_run(RunLocation.open(str(tmp_path / f"run-{num_images}")), pictures)
         request = request_for(run, RunLocation.open(str(tmp_path / f"export-{num_images}")))
-        receipts = Counted(request.receipts)
-        find_export("coco").write(replace(request, receipts=receipts), lambda *_, **__: None)
+        receipts = Counted(request.run.receipts)
+        find_export("coco").write(replace(request, run=replace(request.run, receipts=receipts)), lambda *_, **__: None)
         return receipts.passes
 
     assert passes(20) == passes(2) > 0

@@ -17,9 +17,10 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import is_manifest_complete
-from pseudoris.store.runs.receipts import latest_receipts, list_receipts
+from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.store.tables.annotations import iter_annotations
 from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.exclusions import read_exclusions
 from pseudoris.training.imports.import_run import WITHOUT_PIXELS
 from tests.builders.human import (
@@ -62,7 +63,7 @@ def finished(tmp_path_factory):
 
 def found(location: RunLocation) -> dict:
     """Return the run's images by key."""
-    return {image.key: image for image in iter_annotations(location, latest_receipts(location))}
+    return {image.key: image for image in iter_annotations(OpenRun.at(location).shards())}
 
 
 def pixels(mask) -> np.ndarray:

@@ -21,6 +21,7 @@ from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.annotations import iter_annotations
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.evaluation.human_truth import HumanTruth
 from pseudoris.training.imports import ImportRequest, ImportSummary, correct_run
 from pseudoris.workers.masks.rle import decode
@@ -75,7 +76,7 @@ def correct(parent, tmp_path):
 
 
 def images_of(location: RunLocation):
-    return {image.image_id: image for image in iter_annotations(location, latest_receipts(location))}
+    return {image.image_id: image for image in iter_annotations(OpenRun.at(location).shards())}
 
 
 def problems(location: RunLocation) -> set[tuple[int | None, str]]:

@@ -35,7 +35,8 @@ from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
-from pseudoris.store.tables.committed_tables import iter_table, read_table
+from pseudoris.store.tables.committed_tables import iter_table
+from pseudoris.store.tables.open_run import CommittedShard
 from pseudoris.training.exports.selected_rows import with_source_bytes
 from pseudoris.training.ppt.recipes.grounding import GroundedMask, Grounder, Peaks
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
@@ -207,11 +208,12 @@ def pair_masks(
         def make(entries: Sequence[PlanEntry]) -> Shard:
             started, receipt = time.perf_counter(), receipts[entries[0].shard]
             planned_images = PlannedImages(parent.location, header)
-            annotated = list(iter_annotations(parent.location, [receipt], kept_only=True, with_bytes=is_embedded))
+            committed = CommittedShard(parent.location, receipt)
+            annotated = list(iter_annotations([committed], kept_only=True, with_bytes=is_embedded))
             readable = {each.image_id: each for each in with_source_bytes(planned_images, annotated, Counter())}
             failures = {
                 row["image_id"]: Failure(row["stage"], row["reason"], row["message"])
-                for row in read_table(parent.location, FAILURES, receipts=[receipt]).to_pylist()
+                for row in committed.table(FAILURES).to_pylist()
             }
             made = []
             for entry in entries:

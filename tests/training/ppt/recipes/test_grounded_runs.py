@@ -5,8 +5,8 @@ import pytest
 
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.manifest import write_manifest
-from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.ppt.recipes import grounded_runs
 from pseudoris.training.ppt.recipes.grounded_runs import frequent_nouns, merged, pair_masks
 from pseudoris.training.ppt.recipes.grounding import GroundedMask
@@ -84,7 +84,7 @@ def paired(tmp_path, monkeypatch):
     words = ("filtering.weights.uri=random:0", f"pairs.peaks_per_phrase={peaks}")
     config = load_recipe_config("tiny", None, words)
     pair_masks(source.root, location, config, on_progress=lambda done, total: None, on_wait=print)
-    (image,) = iter_annotations(location, latest_receipts(location))
+    (image,) = iter_annotations(OpenRun.at(location).shards())
     return image
 
 

@@ -1,0 +1,230 @@
+"""A run that is open for reading: its header, its latest receipts, and each committed shard with its tables joined.
+
+Readers of whole runs begin here: reports, `refilter`, the viewer, audits, exports and evaluations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.keep_rule import Ints
+from pseudoris.schemas.run_records import Receipt, RunHeader
+from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, STATUS_QUARANTINED
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.manifest import LatestReceipts
+from pseudoris.store.tables.committed_tables import RowFilter, chosen_schema, read_selected
+
+Row = dict[str, Any]
+
+
+class QuarantinedImage(NamedTuple):
+    """One quarantined image with its reason; `reason` is a code of `tables.FAILURE_REASONS`."""
+
+    key: str
+    stage: str
+    reason: str
+    message: str
+
+
+DAMAGED_IMAGES: Final = "the table images of shard {} is damaged: run `pseudoris verify`"
+_IS_SHOWN: Final = RowFilter(ds.field("status") != STATUS_QUARANTINED, ("status",))
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A run, finished or not, as it is when it is opened: the header is read once, the receipts are listed once.
+
+    Shards that are committed later are not seen. Nothing is written.
+    """
+
+    location: RunLocation
+    header: RunHeader
+    receipts: LatestReceipts
+
+    @classmethod
+    def at(cls, location: RunLocation, commits: Iterable[tuple[int, int]] | None = None) -> Self:
+        """Open the run at `location`; ConfigError if none was started there.
+
+        `commits` are the shards and generations to read, ordered by shard; the latest by default.
+        """
+        header = require_header(location)
+        receipts = LatestReceipts.listed(location) if commits is None else LatestReceipts(location, dict(commits))
+        return cls(location, header, receipts)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every planned shard is committed."""
+        return len(self.receipts) == self.header.num_shards
+
+    def shards(self) -> Iterator[CommittedShard]:
+        """Yield the committed shards in order."""
+        return (CommittedShard(self.location, receipt) for receipt in self.receipts)
+
+    def quarantined(self) -> Iterator[QuarantinedImage]:
+        """Yield each quarantined image, in plan order."""
+        for shard in self.shards():
+            if shard.receipt.parts[FAILURES].rows:
+                keys = dict(zip(*shard.table(IMAGES, ("image_id", "key")).to_pydict().values(), strict=True))
+                for row in shard.table(FAILURES).to_pylist():
+                    yield QuarantinedImage(keys[row["image_id"]], row["stage"], row["reason"], row["message"])
+
+    def sample(self, num_shards: int | None) -> Self:
+        """Return the run with some of its committed shards, always the same ones; all if it is None or too large."""
+        return replace(self, receipts=self.receipts.sample(num_shards))
+
+    def shard(self, place: int) -> CommittedShard:
+        """Return the shard at a place among the committed ones, which is not its number."""
+        return CommittedShard(self.location, self.receipts[place])
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedShard:
+    """The tables of a committed shard, as its receipt names them. Nothing is kept in memory.
+
+    Reading raises:
+        ConfigError: A part is missing or damaged, or another version of the package wrote it.
+    """
+
+    location: RunLocation
+    receipt: Receipt
+
+    def __str__(self) -> str:
+        return f"shard {self.receipt.shard} of {self.location.root}"
+
+    @property
+    def num_shown(self) -> int:
+        """Images that are not quarantined."""
+        return self.receipt.counts.annotated + self.receipt.counts.empty
+
+    def table(self, name: str, columns: Sequence[str] | None = None, keep: RowFilter | None = None) -> pa.Table:
+        """Return the columns of the rows of a table that `keep` accepts; all columns and rows by default."""
+        return read_selected(
+            self.location, name, self.receipt.parts[name].name, chosen_schema(name, columns).names, keep
+        )
+
+    def shown(self, columns: Sequence[str]) -> pa.Table:
+        """Return columns of the images that are not quarantined, in plan order; `bytes` is null unless embedded."""
+        return self.table(IMAGES, columns, _IS_SHOWN)
+
+    def num_masks(self) -> Ints:
+        """Return the masks of each image that is not quarantined, (I,) int64, in no order; reads one column."""
+        return occurrences(self.table(MASKS, ("image_id",))["image_id"], self.num_shown)
+
+    def joined(
+        self,
+        images: Sequence[str],
+        masks: Sequence[str] | None = (),
+        expressions: Sequence[str] | None = (),
+        *,
+        with_quarantined: bool = False,
+    ) -> JoinedTables:
+        """Return columns of the three tables by image; None for all columns. A quarantined image has no other rows."""
+        shown = self.table(IMAGES, _with_id(images), None if with_quarantined else _IS_SHOWN)
+        if shown.num_rows != (self.receipt.counts.images if with_quarantined else self.num_shown):
+            raise ConfigError(DAMAGED_IMAGES.format(self.receipt.shard))
+        of_masks = self.table(MASKS, masks if masks is None else _with_id(masks))
+        said = self.table(EXPRESSIONS, expressions if expressions is None else _with_id(expressions))
+        return JoinedTables.of(shown, of_masks, said, where=str(self))
+
+    def beside(self, said: pa.Table, columns: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, pa.ChunkedArray]]:
+        """Yield columns of the tables `images` and `masks` for rows of the table of expressions.
+
+        A column of `masks` is null unless the row refers to exactly one mask. `said` has `image_id` and
+        `target_mask_ids`.
+        """
+        targets = [each[0] if len(each) == 1 else None for each in said["target_mask_ids"].to_pylist()]
+        of = {IMAGES: said["image_id"].combine_chunks(), MASKS: pa.array(targets, pa.string())}
+        for name, wanted in columns.items():
+            if wanted:
+                key = name.removesuffix("s") + "_id"
+                other = self.table(name, tuple(dict.fromkeys([key, *wanted])))
+                places = pc.index_in(of[name], value_set=other[key].combine_chunks())
+                yield from ((column, other[column].combine_chunks().take(places)) for column in wanted)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JoinedTables:
+    """The tables of a shard in memory: I images in plan order, and the rows of each one after the other.
+
+    Image i has the masks from `mask_starts[i]` to `mask_starts[i + 1]`, (I + 1,) int64; expressions likewise.
+    """
+
+    images: pa.Table
+    masks: pa.Table
+    expressions: pa.Table
+    mask_starts: Ints
+    expression_starts: Ints
+
+    @classmethod
+    def of(cls, images: pa.Table, masks: pa.Table, expressions: pa.Table, *, where: str) -> Self:
+        """Join three tables by `image_id`; ConfigError, which names `where`, if a row has none of the images."""
+        ids = images["image_id"]
+        starts = (
+            _starts(masks, ids, f"the masks of {where}"),
+            _starts(expressions, ids, f"the expressions of {where}"),
+        )
+        return cls(images, masks, expressions, *starts)
+
+    def take(self, places: Sequence[int] | Ints) -> JoinedTables:
+        """Return some of the images, in the order of `places`, with their rows."""
+        chosen = np.asarray(places, np.int64)
+        masks, mask_starts = _taken(self.masks, self.mask_starts, chosen)
+        said, starts = _taken(self.expressions, self.expression_starts, chosen)
+        return replace(
+            self,
+            images=self.images.take(pa.array(chosen)),
+            masks=masks,
+            expressions=said,
+            mask_starts=mask_starts,
+            expression_starts=starts,
+        )
+
+    def image(self, place: int) -> tuple[Row, pa.Table, pa.Table]:
+        """Return an image's row, and the tables of its masks and its expressions."""
+        (row,) = self.images.slice(place, 1).to_pylist()
+        return row, *(
+            table.slice(starts[place], starts[place + 1] - starts[place])
+            for table, starts in ((self.masks, self.mask_starts), (self.expressions, self.expression_starts))
+        )
+
+    def rows(self) -> Iterator[tuple[Row, list[Row], list[Row]]]:
+        """Yield each image's row, and the rows of its masks and its expressions, without their `image_id`."""
+        masks, said = (table.drop_columns("image_id").to_pylist() for table in (self.masks, self.expressions))
+        for place, row in enumerate(self.images.to_pylist()):
+            own = masks[self.mask_starts[place] : self.mask_starts[place + 1]]
+            yield row, own, said[self.expression_starts[place] : self.expression_starts[place + 1]]
+
+
+def occurrences(ids: pa.ChunkedArray, num_ids: int) -> Ints:
+    """Return how often each of `num_ids` ids occurs in the column, in no order; 0 for ids that do not occur."""
+    counts = ids.value_counts().field(1).to_numpy()
+    return np.pad(counts, (0, max(num_ids - len(counts), 0))).astype(np.int64)
+
+
+def _with_id(columns: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(("image_id", *columns)))
+
+
+def _taken(table: pa.Table, starts: Ints, places: Ints) -> tuple[pa.Table, Ints]:
+    lengths = starts[places + 1] - starts[places]
+    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    rows = np.arange(ends[-1]) + np.repeat(starts[places] - ends[:-1], lengths)
+    return table.take(pa.array(rows)), ends
+
+
+def _starts(table: pa.Table, image_ids: pa.ChunkedArray, what: str) -> Ints:
+    """Return where each image's rows start, (I + 1,) int64; rows come by image, in the order of `image_ids`."""
+    places = pc.index_in(table["image_id"], value_set=pa.concat_arrays([pa.array([], pa.string()), *image_ids.chunks]))
+    numbers = pc.fill_null(places, -1).to_numpy().astype(np.int64)
+    if (np.diff(numbers, prepend=0) < 0).any():
+        raise ConfigError(f"{what} are not those of its images, in their order. Run `pseudoris verify`.")
+    return np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=len(image_ids)))]).astype(np.int64)
