@@ -51,6 +51,9 @@ related = st.one_of(
     st.builds(NamedObject, nouns, _relations),
     st.builds(Extreme, nouns, ends, maybe(NUMBERS)),
     st.builds(Ordinal, nouns, st.sampled_from(ORDINALS), st.sampled_from(sorted(POSITIONS))),
-    st.builds(Group, placed, _group_words),
-    st.builds(Group, nouns, _group_words, _relations),
+    # Without a word for how many, "fish" is one or several.
+    st.one_of(
+        st.builds(Group, placed, _group_words),
+        st.builds(Group, nouns, _group_words, _relations),
+    ).filter(lambda group: bool(group.word) or group.noun.category != "fish"),
 )
