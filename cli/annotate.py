@@ -31,7 +31,7 @@ from pseudoris.schemas.untrusted import without_secrets
 from pseudoris.store.runs.pending_work import Planned, RunEvent, parse_reasons
 
 if TYPE_CHECKING:
-    from pseudoris.pipeline.sample_estimate import Estimate, Interval
+    from pseudoris.pipeline.sample_estimate import BootstrapInterval, RunEstimate
     from pseudoris.schemas.config import RunConfig
 
 INCOMPLETE = 3
@@ -196,11 +196,11 @@ def estimate(
 _LEAST_SAMPLE = 16
 
 
-def estimate_view(found: Estimate) -> RenderableType:
+def estimate_view(found: RunEstimate) -> RenderableType:
     """Return the estimate as a table, each figure with its interval."""
     has_intervals = found.num_sampled >= _LEAST_SAMPLE
 
-    def span(interval: Interval, write: Callable[[float], str]) -> str:
+    def span(interval: BootstrapInterval, write: Callable[[float], str]) -> str:
         value, low, high = (write(each) for each in (interval.value, interval.low, interval.high))
         return f"{value} ({low} to {high})" if has_intervals else value
 

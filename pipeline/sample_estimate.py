@@ -93,7 +93,7 @@ def estimate(
     scratch: str | None = None,
     exclusions: Exclusions = (),
     on_progress: OnProgress = lambda done, total: None,
-) -> Estimate:
+) -> RunEstimate:
     """Run a sample of SOURCE through the graph of a run into a temporary output, and extrapolate to the whole.
 
     `num_gpus` are those that the run would have, by default the cluster's. `scratch` is a folder or url for the
@@ -168,7 +168,7 @@ def _temporary_output(scratch: str | None, config: RunConfig) -> Iterator[RunLoc
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class BootstrapInterval:
     """A figure and its 95 % bootstrap interval."""
 
     value: float
@@ -177,7 +177,7 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class RunEstimate:
     """What annotating the whole of SOURCE would cost.
 
     The intervals come from resampling the sample's shards. They cover the differences between images. They do not cover
@@ -219,11 +219,11 @@ class Estimate:
     num_warming_shards: int
     unit: str
     num_units: float
-    images_per_s: Interval
-    hours: Interval
-    unit_hours: Interval
-    output_bytes: Interval
-    quarantined: Interval
+    images_per_s: BootstrapInterval
+    hours: BootstrapInterval
+    unit_hours: BootstrapInterval
+    output_bytes: BootstrapInterval
+    quarantined: BootstrapInterval
     stage_seconds: Mapping[str, float]
 
 
@@ -234,7 +234,7 @@ def summarise(
     *,
     actors: Mapping[str, int],
     num_gpus: float | None,
-) -> Estimate:
+) -> RunEstimate:
     """Return the figures for the `whole` listing from the receipts of a sample, and nothing of how it was run."""
     # An actor's first shard warms caches and kernels: left out where enough others remain.
     first = max(actors.values())
@@ -252,10 +252,10 @@ def summarise(
         wall_s = _column(warm, _wall_seconds(warm, config, actors))
         hours = _ratio(wall_s, warm_images, warm_draws, whole.num_images / 3_600)
     else:
-        hours = Interval(*(each / num_gpus for each in (unit_hours.value, unit_hours.low, unit_hours.high)))
+        hours = BootstrapInterval(*(each / num_gpus for each in (unit_hours.value, unit_hours.low, unit_hours.high)))
     stages = dict.fromkeys(itertools.chain.from_iterable(receipt.seconds for receipt in receipts))
     num_sampled, size = int(images.sum()), _ratio(bytes_, images, draws, whole.num_images)
-    return Estimate(
+    return RunEstimate(
         num_images=whole.num_images,
         num_shards=whole.num_shards,
         num_sampled=num_sampled,
@@ -266,7 +266,9 @@ def summarise(
         images_per_s=_ratio(warm_images, unit_s, warm_draws, 1.0),
         hours=hours,
         unit_hours=unit_hours,
-        output_bytes=Interval(*(each + whole.num_shards * fixed_bytes for each in (size.value, size.low, size.high))),
+        output_bytes=BootstrapInterval(
+            *(each + whole.num_shards * fixed_bytes for each in (size.value, size.low, size.high))
+        ),
         quarantined=_ratio(quarantined, images, draws, 1.0),
         stage_seconds={name: sum(each.seconds.get(name, 0.0) for each in receipts) / num_sampled for name in stages},
     )
@@ -311,8 +313,8 @@ def _resamples(num_shards: int, seed: int) -> npt.NDArray[np.int64]:
 
 def _ratio(
     above: npt.NDArray[np.float64], below: npt.NDArray[np.float64], draws: npt.NDArray[np.int64], scale: float
-) -> Interval:
+) -> BootstrapInterval:
     """Return `scale` times the ratio of two sums over shards (N,), and its 2.5 and 97.5 percentiles."""
     resampled = scale * above[draws].sum(axis=1) / np.maximum(below[draws].sum(axis=1), 1e-9)
     low, high = np.percentile(resampled, [2.5, 97.5])
-    return Interval(float(scale * above.sum() / max(below.sum(), 1e-9)), float(low), float(high))
+    return BootstrapInterval(float(scale * above.sum() / max(below.sum(), 1e-9)), float(low), float(high))

@@ -23,7 +23,7 @@ HOLDERS = {
     "location",
     "destination",
     "RunLocation",
-    "OpenedRun",
+    "DatasetRun",
     "AuditFolder",
     "Parent",
     "ModelFolder",

@@ -15,7 +15,7 @@ from pseudoris.audit.verdicts import VerdictLine
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.training.exclusions.exclude_option import read_refer_folder
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder
-from pseudoris.training.ppt.curriculum import read_selected, write_selected
+from pseudoris.training.ppt.curriculum import read_chosen, write_chosen
 from pseudoris.workers.checkpoints.published_weights import PublishedFile
 from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, WeightCache, fetch
 from pseudoris.workers.locations import open_location
@@ -183,7 +183,7 @@ def test_a_planted_copy_of_weights_is_refused(tmp_path, kind):
     ("name", "write"),
     [
         (".config.json-unfinished", lambda folder: TrainingFolder(folder).begin({"seed": 1})),
-        (".selected.json-unfinished", lambda folder: write_selected(folder, [1], min_iou=0.5)),
+        (".selected.json-unfinished", lambda folder: write_chosen(folder, [1], min_iou=0.5)),
     ],
 )
 def test_an_unfinished_file_that_was_planted_in_a_training_is_refused(tmp_path, kind, name, write):
@@ -201,7 +201,7 @@ def test_an_unfinished_file_that_was_planted_in_a_training_is_refused(tmp_path, 
         ("config.json", lambda folder: TrainingFolder(folder).settings()),
         ("config.json", lambda folder: TrainingFolder(folder).begin({"seed": 1})),
         ("checkpoint.pt", lambda folder: TrainingFolder(folder).load()),
-        ("selected.json", read_selected),
+        ("selected.json", read_chosen),
         ("prior.parquet", lambda folder: open_location(str(folder / "prior.parquet"))),
         ("prior.parquet", lambda folder: open_location(f"file://{folder}/prior.parquet")),
     ],

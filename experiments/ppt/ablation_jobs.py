@@ -26,7 +26,7 @@ from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions,
 from pseudoris.training.learning import TrainingFolder, open_fabric
 from pseudoris.training.learning.checkpoint_folder import CHECKPOINT_NAME, load_checkpoint
 from pseudoris.training.learning.trainer import load_trained
-from pseudoris.training.ppt.curriculum import SELECTED_NAME, SourceRuns, open_sources, read_selected
+from pseudoris.training.ppt.curriculum import SELECTED_NAME, SourceRuns, open_sources, read_chosen
 from pseudoris.training.ppt.pairs import LabelFrame, masks_in_frame
 from pseudoris.training.ppt.ppt_config import PptConfig, load_ppt_config
 from pseudoris.training.ppt.ppt_learner import FrozenEncoders, PointLearner
@@ -53,7 +53,7 @@ def select_figures(folder: Path, made: AblationRuns) -> dict[str, Any]:
     judged = [each for each in hits if each]
     rounds = []
     for name in sorted(path.parent.name for path in folder.glob(f"*/{SELECTED_NAME}")):
-        decided, right = _choice(read_selected(folder / name) or [], hits)
+        decided, right = _choice(read_chosen(folder / name) or [], hits)
         rounds.append({"name": name, "decided": decided, "right": right})
     return {"pairs": len(judged), "reachable": float(np.mean([any(each) for each in judged])), "rounds": rounds}
 

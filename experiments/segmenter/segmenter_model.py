@@ -18,10 +18,10 @@ from experiments.segmenter.segmenter_config import ModelConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning.frozen_towers import TowerImages, TowerTexts, TowerWidths
 from pseudoris.training.learning.token_layers import (
-    CrossAttention,
     Perceptron,
     ProductAttention,
     SelfAttention,
+    TokenCrossAttention,
     WordReader,
 )
 
@@ -155,7 +155,7 @@ class WordStage(nn.Module):
 
     def __init__(self, width: int, *, num_heads: int, mlp_ratio: int, dropout: float) -> None:
         super().__init__()
-        self.read = CrossAttention(width, num_heads, dropout=dropout)
+        self.read = TokenCrossAttention(width, num_heads, dropout=dropout)
         self.attend = SelfAttention(width, num_heads, dropout=dropout)
         self.think = Perceptron(width, mlp_ratio, dropout=dropout)
 

@@ -10,7 +10,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt, RunHeader
 from pseudoris.store.checks.content import Problem
 from pseudoris.store.exclusions.exclusion_rules import plan_files
-from pseudoris.store.files.storage import printable
+from pseudoris.store.files.storage import shown_uri
 from pseudoris.store.location import PROBE_NAME, RunLocation
 from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, CITATION_NAME, is_generated
 from pseudoris.store.runs.attempts import ATTEMPT_NAME, ATTEMPTS_FOLDER
@@ -150,4 +150,4 @@ def _names(location: RunLocation, folder: str) -> Iterator[str]:
 
 
 def _shown(folder: str, name: str) -> str:
-    return printable(f"{folder}/{name}" if folder else name)
+    return shown_uri(f"{folder}/{name}" if folder else name)

@@ -28,7 +28,7 @@ from pseudoris.store.files.storage import (
     Storage,
     StoredFile,
     listing_errors,
-    printable,
+    shown_uri,
     verdict_of,
 )
 
@@ -86,7 +86,7 @@ class LocalStorage(Storage):
         """Return the file's current version. Anything but a regular file counts as missing."""
         found = self._at(path).stat()
         if not stat.S_ISREG(found.st_mode):
-            raise FileNotFoundError(f"{printable(self.uri(path))} is not a regular file")
+            raise FileNotFoundError(f"{shown_uri(self.uri(path))} is not a regular file")
         return StoredFile(path, found.st_size, mtime_ns=found.st_mtime_ns)
 
     def open(self, path: str, *, window_bytes: int = 0) -> BinaryIO:
@@ -121,7 +121,7 @@ class LocalStorage(Storage):
         self, may_descend: MayDescend, exclude: str | None = None, mark: Mark | None = None
     ) -> Iterator[StoredFile]:
         """Yield the files in the order of their keys; memory does not grow with their number."""
-        with listing_errors("look at", printable(self.uri()), faults=self.faults):
+        with listing_errors("look at", shown_uri(self.uri()), faults=self.faults):
             shut = [_identity(self.root.stat())]
         if exclude is not None and Path(exclude).exists():
             shut.append(_identity(Path(exclude).stat()))
@@ -185,14 +185,14 @@ class LocalStorage(Storage):
                 yield StoredFile("/".join(path), size_bytes, mtime_ns=mtime_ns)
             elif may_descend(path):
                 if identity in shut:
-                    shown = printable(self.uri("/".join(path)))
+                    shown = shown_uri(self.uri("/".join(path)))
                     logger.info("skipped a folder that is the output or a link to a folder above it: %s", shown)
                 elif mark is None or not mark.closes("/".join(path)):
                     yield from self._walk(path, may_descend, shut | {identity}, mark)
 
     def _entries(self, parts: tuple[str, ...]) -> Iterator[_Entry]:
         folder = "/".join(parts)
-        with listing_errors("list", printable(self.uri(folder)), faults=self.faults):
+        with listing_errors("list", shown_uri(self.uri(folder)), faults=self.faults):
             yield from filter(None, map(_entry, self._scan(folder)))
 
     def _write(self, path: str, data: bytes, give_name: Callable[[Path], _T]) -> _T:

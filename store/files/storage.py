@@ -363,7 +363,7 @@ def listing_errors(action: str, uri: str, *, faults: tuple[type[Exception], ...]
             ) from told(error)
 
 
-def printable(uri: str) -> str:
+def shown_uri(uri: str) -> str:
     """Return a path or uri for messages; bytes that are not UTF-8 are written as escapes."""
     return uri.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 

@@ -26,7 +26,7 @@ from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import PART_NAME, part_name
 from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.files.storage import Upload, printable, storage_errors
+from pseudoris.store.files.storage import Upload, shown_uri, storage_errors
 from pseudoris.store.location import PROBE_NAME, RunLocation
 from pseudoris.store.runs.attempts import ATTEMPT_NAME, ATTEMPTS_FOLDER, attempts_of
 from pseudoris.store.runs.header import EXTENSION_NAME, read_header
@@ -258,7 +258,7 @@ def stray_files(
             if named.has(table, name):
                 continue
             if what is not None or PART_NAME.fullmatch(name) is None:
-                yield _unexpected(printable(f"{table}/{name}"), what)
+                yield _unexpected(shown_uri(f"{table}/{name}"), what)
             elif has_ended:
                 unnamed.append(f"{table}/{name}")
     # Checked last: a driver that began to write meanwhile holds the lock by now.
@@ -278,7 +278,7 @@ def refuse_unexpected_files(location: RunLocation) -> None:
     for table in SCHEMAS:
         for name, what in _entries(location, table):
             if what is not None or PART_NAME.fullmatch(name) is None:
-                found = _unexpected(printable(location.uri(f"{table}/{name}")), what)
+                found = _unexpected(shown_uri(location.uri(f"{table}/{name}")), what)
                 raise ConfigError(f"{found}, or name another OUT: a new run writes its table {table} there")
 
 

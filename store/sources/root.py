@@ -20,7 +20,7 @@ from pseudoris.schemas.config import SourceConfig, StorageConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, TransientError
 from pseudoris.schemas.untrusted import without_secrets
 from pseudoris.schemas.uris import secret_in
-from pseudoris.store.files.storage import Kind, Storage, StoredFile, listing_errors, printable, transient_faults
+from pseudoris.store.files.storage import Kind, Storage, StoredFile, listing_errors, shown_uri, transient_faults
 from pseudoris.store.location import local_path, storage_at
 
 
@@ -43,7 +43,7 @@ class SourceRoot:
 
     def describe(self, path: str = "") -> str:
         """Return the full path or uri for messages, not to read from: links are masked."""
-        uri = printable(self.storage.uri(path))
+        uri = shown_uri(self.storage.uri(path))
         # A space would end the link.
         return without_secrets(uri.replace(" ", "%20")) if "://" in uri else uri
 

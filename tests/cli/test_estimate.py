@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 
 from pseudoris.cli.annotate import estimate_view
 from pseudoris.cli.main import app
-from pseudoris.pipeline.sample_estimate import Estimate, Interval
+from pseudoris.pipeline.sample_estimate import BootstrapInterval, RunEstimate
 
 
 def found(**changes):
-    values = Estimate(
+    values = RunEstimate(
         source="/photos",
         num_images=1_200_000,
         num_shards=4_688,
@@ -24,11 +24,11 @@ def found(**changes):
         unit="GPU",
         num_units=4,
         load_s=75.0,
-        images_per_s=Interval(12.34, 11.0, 13.5),
-        hours=Interval(6.75, 6.2, 7.6),
-        unit_hours=Interval(27.0, 24.8, 30.4),
-        output_bytes=Interval(2**31, 2**30, 3 * 2**30),
-        quarantined=Interval(0.015, 0.0, 0.04),
+        images_per_s=BootstrapInterval(12.34, 11.0, 13.5),
+        hours=BootstrapInterval(6.75, 6.2, 7.6),
+        unit_hours=BootstrapInterval(27.0, 24.8, 30.4),
+        output_bytes=BootstrapInterval(2**31, 2**30, 3 * 2**30),
+        quarantined=BootstrapInterval(0.015, 0.0, 0.04),
         stage_seconds={"propose": 0.05, "caption": 0.02},
     )
     return dataclasses.replace(values, **changes)
@@ -67,7 +67,7 @@ def test_settings_for_the_gpu_that_computed_follow(monkeypatch):
 
 
 def test_too_few_images_give_figures_and_no_interval():
-    shown = lines(found(num_sampled=3, num_sample_shards=3, hours=Interval(1.34, 0.2, 3.5e3)))
+    shown = lines(found(num_sampled=3, num_sample_shards=3, hours=BootstrapInterval(1.34, 0.2, 3.5e3)))
     assert "hours 1.34 on 4 GPUs" in shown
     assert "quarantined 1.5%" in shown
     assert shown[-1].startswith("Only 3 images were measured: too few for intervals, which take 16. Raise --sample")

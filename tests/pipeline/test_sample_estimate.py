@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from pseudoris.pipeline.sample_estimate import Estimate, draw_sample, estimate, summarise, unit_seconds
+from pseudoris.pipeline.sample_estimate import RunEstimate, draw_sample, estimate, summarise, unit_seconds
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
@@ -119,7 +119,7 @@ def receipt(shard: int, *, images: int = 10, quarantined: int = 1, seconds: floa
     return Receipt(shard=shard, generation=0, parts=parts, counts=counts, seconds=stages)
 
 
-def summed(receipts, config=None, *, actors=None, num_gpus=None, num_images=1_000_000, num_shards=4_000) -> Estimate:
+def summed(receipts, config=None, *, actors=None, num_gpus=None, num_images=1_000_000, num_shards=4_000) -> RunEstimate:
     return summarise(
         PlanTally(num_images, num_shards),
         receipts,

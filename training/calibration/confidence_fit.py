@@ -32,7 +32,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.evaluation.bootstrap import Sums
 from pseudoris.training.evaluation.human_truth import HumanImageTruth
-from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, read_images
+from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, committed_images
 from pseudoris.training.evaluation.truth import CandidateTable, ImageTruth, Truth, judge, match_image
 
 # Against weights without bound; in units of standardised features.
@@ -131,7 +131,7 @@ def judged_images(location: RunLocation, truth: Truth | None, *, max_images: int
     columns = tuple(dict.fromkeys((*CANDIDATE_COLUMNS, *JUDGED_COLUMNS)))
 
     def judged() -> Iterator[JudgedImage]:
-        for image in chain.from_iterable(read_images(each, *columns) for each in run.shards()):
+        for image in chain.from_iterable(committed_images(each, *columns) for each in run.shards()):
             known = HumanImageTruth(image.size, [], []) if truth is None else image.known_to(truth)
             if known is not None and not image.is_quarantined:
                 told = {name: image.expressions[name].to_pylist() for name in JUDGED_COLUMNS}

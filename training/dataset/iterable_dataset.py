@@ -17,7 +17,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.training.dataset.sample_builder import build_sample
 from pseudoris.training.dataset.samples import SampleSpec, Transform
 from pseudoris.training.dataset.shard_index import Int64Array
-from pseudoris.training.dataset.shard_reader import OpenedRun
+from pseudoris.training.dataset.shard_reader import DatasetRun
 from pseudoris.training.dataset.snapshot import Snapshot
 from pseudoris.training.dataset.stream_order import (
     DrawnMask,
@@ -78,7 +78,7 @@ class RisIterableDataset(StreamedDataset):
         self._transform = transform
         # Refreshes so far.
         self._turn = 0
-        self._take_stock(OpenedRun.open(run, spec or SampleSpec(), snapshot, endpoint_url=endpoint_url))
+        self._take_stock(DatasetRun.open(run, spec or SampleSpec(), snapshot, endpoint_url=endpoint_url))
         if self._counts is None and self.world_size > 1 and self.rank == 0:
             logger.warning(
                 "Ranks have different numbers of samples. A collective call after the shortest rank has ended would "
@@ -195,9 +195,9 @@ class RisIterableDataset(StreamedDataset):
 
     def _reopen(self, snapshot: Snapshot) -> None:
         location, spec = self._run.location, self._run.spec
-        self._take_stock(OpenedRun.open(location, spec, snapshot, endpoint_url=self._endpoint_url))
+        self._take_stock(DatasetRun.open(location, spec, snapshot, endpoint_url=self._endpoint_url))
 
-    def _take_stock(self, run: OpenedRun) -> None:
+    def _take_stock(self, run: DatasetRun) -> None:
         """Begin to read a snapshot: count its samples if needed, and describe what decides the sequence."""
         order, spec = self._order, run.spec
         counts: Int64Array | None = None

@@ -17,7 +17,7 @@ from pseudoris.training.dataset.arrays import Dataset, Tensor
 from pseudoris.training.dataset.process_group import SharedNumbers
 from pseudoris.training.dataset.sample_builder import build_sample
 from pseudoris.training.dataset.samples import SampleSpec, Transform
-from pseudoris.training.dataset.shard_reader import FULL_WEIGHT, OpenedRun
+from pseudoris.training.dataset.shard_reader import FULL_WEIGHT, DatasetRun
 from pseudoris.training.dataset.snapshot import Snapshot
 from pseudoris.training.dataset.streamed_dataset import STATE_VERSION, refuse_another
 
@@ -232,7 +232,7 @@ class RisDataset(SharedNumbers, MapDataset):
         self.set_epoch(state["epoch"])
 
     def _read(self, run: str | Path | RunLocation, spec: SampleSpec, snapshot: Snapshot | None) -> None:
-        opened = OpenedRun.open(run, spec, snapshot, endpoint_url=self._endpoint_url, is_random_access=True)
+        opened = DatasetRun.open(run, spec, snapshot, endpoint_url=self._endpoint_url, is_random_access=True)
         size_bytes = opened.snapshot.images_bytes
         if (
             opened.images is not None

@@ -200,7 +200,7 @@ _COUNTERS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedRun:
+class DatasetRun:
     """What every dataset of a run is built on. It can be pickled and sent to loader workers.
 
     Attributes:
@@ -356,6 +356,6 @@ def served_by(location: RunLocation, spec: SampleSpec, snapshot: Snapshot | None
     if spec.is_one_mask_each:
         return spec
     plain = replace(spec, groups=False, none=0.0)
-    opened = OpenedRun.open(location, replace(plain, parts=("text",)), snapshot)
+    opened = DatasetRun.open(location, replace(plain, parts=("text",)), snapshot)
     lacking = replace(opened, spec=spec).lacking()
     return replace(spec, **{name: getattr(plain, name) for name in lacking})

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.training.dataset.arrays import Tensor
 from pseudoris.training.dataset.shard_index import ShardIndex
-from pseudoris.training.dataset.shard_reader import OpenedRun, ShardContent
+from pseudoris.training.dataset.shard_reader import DatasetRun, ShardContent
 from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def equal_slices(
 class StreamedShard:
     """A shard whose content is read on first use, or was read ahead."""
 
-    run: OpenedRun
+    run: DatasetRun
     row: int
     index: ShardIndex
     read: ShardContent | None = None
@@ -193,7 +193,7 @@ class ShardIterator:
         is_skipping: Set while images are skipped unread, up to a position: only ids are read ahead then.
     """
 
-    def __init__(self, run: OpenedRun, slices: Sequence[ShardSlice], key: int | None) -> None:
+    def __init__(self, run: DatasetRun, slices: Sequence[ShardSlice], key: int | None) -> None:
         """Wire it; `key` decides the order of the images of each shard, None keeps that of the plan."""
         self.is_skipping = False
         self._run = run

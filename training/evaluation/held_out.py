@@ -17,8 +17,8 @@ from pseudoris.schemas.tables import IMAGES
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun
 from pseudoris.training.dataset import SampleSpec
 from pseudoris.training.dataset.image_reader import ShardImages
-from pseudoris.training.dataset.shard_reader import OpenedRun
-from pseudoris.training.evaluation.run_images import read_images
+from pseudoris.training.dataset.shard_reader import DatasetRun
+from pseudoris.training.evaluation.run_images import committed_images
 from pseudoris.training.metrics import PRECISION_AT, figures_of, ious_of, pixel_counts
 from pseudoris.workers.masks import rle
 
@@ -100,7 +100,7 @@ class HeldOutExpressions:
         Expressions of `splits` are asked, all by default; with `has_groups` those of several masks, and of none, too.
         With `reads_images` a question has its image.
         """
-        opened = OpenedRun.open(run, SampleSpec(parts=("image",), source=moved), is_random_access=True)
+        opened = DatasetRun.open(run, SampleSpec(parts=("image",), source=moved), is_random_access=True)
         if opened.images is None:
             raise ValueError("a spec with images opens them")
         self._bytes, self._reads_images = opened.images, reads_images
@@ -160,7 +160,7 @@ class HeldOutExpressions:
     ) -> Iterator[AskedImage]:
         """Yield the images of a shard that are asked something; `there` gets the splits of all its kept rows."""
         encoded = self._bytes.of_shard(shard.receipt.shard, shard.table(IMAGES, self._bytes.columns))
-        for number, image in enumerate(read_images(shard, *_COLUMNS)):
+        for number, image in enumerate(committed_images(shard, *_COLUMNS)):
             kept = [{**row, "split": row["split"] or ""} for row in image.expressions.to_pylist() if row["kept"]]
             there.update(row["split"] for row in kept)
             asked = [row for row in kept if is_asked(row)]

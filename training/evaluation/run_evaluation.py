@@ -12,7 +12,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.threads import map_in_threads
 from pseudoris.training.evaluation.bootstrap import RESAMPLES, UNDEFINED, Estimate, ImageBootstrap, Sums
-from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, CommittedImage, read_images
+from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, CommittedImage, committed_images
 from pseudoris.training.evaluation.truth import ALL, DIFFICULTIES, KEPT, KINDS, SAMPLING, SETS, Truth, count_image
 
 
@@ -225,7 +225,9 @@ def evaluate_run(
 
     def sums() -> Iterator[Sums]:
         nonlocal num_not_judged, num_same
-        tables = map_in_threads(lambda each: list(read_images(each, *CANDIDATE_COLUMNS)), chosen.shards(), _THREADS)
+        tables = map_in_threads(
+            lambda each: list(committed_images(each, *CANDIDATE_COLUMNS)), chosen.shards(), _THREADS
+        )
         for number, images in enumerate(tables, start=1):
             for image in images:
                 known = image.known_to(truth)

@@ -85,7 +85,7 @@ class CommittedImage:
         return known
 
 
-def read_images(shard: CommittedShard, *expression_columns: str) -> Iterator[CommittedImage]:
+def committed_images(shard: CommittedShard, *expression_columns: str) -> Iterator[CommittedImage]:
     """Yield the images of a shard in plan order, with columns of their expressions."""
     joined = joined_tables(shard, *expression_columns)
     return (CommittedImage.of(joined, place, shard.location.root) for place in range(joined.images.num_rows))

@@ -16,7 +16,7 @@ from pseudoris.training.learning.frozen_towers import TowerTexts
 _MAX_TOKENS = 77
 
 
-class CrossAttention(nn.Module):
+class TokenCrossAttention(nn.Module):
     """Some tokens read others: x + Attention(norm(x), y)."""
 
     def __init__(self, width: int, num_heads: int, *, dropout: float) -> None:

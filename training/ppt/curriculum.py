@@ -250,8 +250,8 @@ def with_referents(parts: Sequence[PairDataset], chosen: Sequence[int]) -> list[
     return [part.selected([next(left) for _ in range(len(part))]) for part in parts]
 
 
-def read_selected(folder: Path) -> list[int] | None:
-    """Return what `write_selected` wrote; None if nothing was written yet. A damaged file is a ConfigError."""
+def read_chosen(folder: Path) -> list[int] | None:
+    """Return what `write_chosen` wrote; None if nothing was written yet. A damaged file is a ConfigError."""
     path = folder / SELECTED_NAME
     if not path.exists():
         return None
@@ -263,7 +263,7 @@ def read_selected(folder: Path) -> list[int] | None:
         ) from error
 
 
-def write_selected(folder: Path, chosen: Sequence[int], *, min_iou: float) -> None:
+def write_chosen(folder: Path, chosen: Sequence[int], *, min_iou: float) -> None:
     """Write a choice, whole or not at all."""
     said = {"min_iou": min_iou, "decided": sum(each >= 0 for each in chosen), "pairs": len(chosen), "chosen": [*chosen]}
     TrainingFolder(folder).write_json(SELECTED_NAME, said)

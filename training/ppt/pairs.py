@@ -32,7 +32,7 @@ from pseudoris.training.dataset.image_reader import ImageBytes, ShardImages
 from pseudoris.training.dataset.map_dataset import DEFAULT_MAX_MEMORY_BYTES, ConcatIndex
 from pseudoris.training.dataset.process_group import SharedNumbers
 from pseudoris.training.dataset.snapshot import Snapshot
-from pseudoris.training.evaluation.run_images import CommittedImage, read_images
+from pseudoris.training.evaluation.run_images import CommittedImage, committed_images
 from pseudoris.training.ppt.recipes.recipe_texts import names_a_side
 from pseudoris.workers.counter_rng import key_of
 from pseudoris.workers.device import to_device
@@ -280,7 +280,7 @@ class PairDataset(Dataset[Pair]):
 
     def _read(self, shard: CommittedShard) -> None:
         """Take the pairs of a shard, their masks, and where their images are."""
-        images = read_images(shard, "target_mask_ids", "text", "kept")
+        images = committed_images(shard, "target_mask_ids", "text", "kept")
         found = [(image, pairs) for image in images if (pairs := self._pairs_of(image))]
         if not found:
             return

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from pseudoris.training.learning.token_layers import (
-    CrossAttention,
     Perceptron,
     ProductAttention,
     SelfAttention,
+    TokenCrossAttention,
     word_codes,
 )
 from pseudoris.training.ppt.ppt_config import PointGeneratorConfig
@@ -32,7 +32,7 @@ class CrossAttentionLayer(nn.Module):
 
     def __init__(self, width: int, num_heads: int, feed_forward_ratio: float, dropout: float = 0.0) -> None:
         super().__init__()
-        self.attention = CrossAttention(width, num_heads, dropout=dropout)
+        self.attention = TokenCrossAttention(width, num_heads, dropout=dropout)
         self.feed_forward = Perceptron(width, feed_forward_ratio, dropout=dropout)
 
     def forward(
@@ -44,7 +44,7 @@ class CrossAttentionLayer(nn.Module):
         context_position: torch.Tensor | None = None,
         is_token: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the queries (B, Q, d), updated from the context (B, L, d); see `CrossAttention`."""
+        """Return the queries (B, Q, d), updated from the context (B, L, d); see `TokenCrossAttention`."""
         at = {"position": query_position, "read_position": context_position}
         fed: torch.Tensor = self.feed_forward(self.attention(queries, context, is_word=is_token, **at))
         return fed

@@ -210,7 +210,7 @@ class LabelledFeatures:
 
 
 @dataclass(frozen=True)
-class Predictions:
+class PredictedMasks:
     """{y_k} of equation 3: mask logits (B, K, 4·h, 4·w) of SAM's padded square, and the prompts they come from.
 
     Those of the referents alone have no axis of queries: (B, 4·h, 4·w), points (B, M, 2), confidences (B,).
@@ -233,20 +233,20 @@ class PointPrompting(nn.Module):
         """Return `loss` and its terms: what a step calls, for `forward` alone is wrapped for precision and DDP."""
         return self.loss(given.features, given.pseudo_labels)
 
-    def predictions(self, features: FrozenFeatures) -> Predictions:
+    def predictions(self, features: FrozenFeatures) -> PredictedMasks:
         """Return the K predictions of each pair (equation 3)."""
         prompts: PointPrompts = self.generator(features)
-        return Predictions(self._decode_all(features, prompts), prompts)
+        return PredictedMasks(self._decode_all(features, prompts), prompts)
 
     @torch.no_grad()
-    def referent(self, features: FrozenFeatures) -> Predictions:
+    def referent(self, features: FrozenFeatures) -> PredictedMasks:
         """Return s_argmax{c} of each pair, the answer of the most confident query alone (section 3.1.2)."""
         prompts: PointPrompts = self.generator(features)
         rows = torch.arange(len(features.text), device=features.text.device)
         chosen = prompts.at((rows, prompts.confidence_logits.argmax(-1)))
-        return Predictions(self._decode(features.sam, rows, chosen), chosen)
+        return PredictedMasks(self._decode(features.sam, rows, chosen), chosen)
 
-    def masks_of(self, features: FrozenFeatures, referents: Predictions) -> torch.Tensor:
+    def masks_of(self, features: FrozenFeatures, referents: PredictedMasks) -> torch.Tensor:
         """Return the masks (B, 4·h, 4·w) bool of answers in SAM's padded squares, nothing in their padding."""
         logits = referents.mask_logits
         return (logits > 0) & self._decoder.inside(features.sam, logits.shape[-1])

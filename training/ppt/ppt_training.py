@@ -28,10 +28,10 @@ from pseudoris.training.ppt.curriculum import (
     SourceRuns,
     open_sources,
     plan_rounds,
-    read_selected,
+    read_chosen,
     select_referents,
     with_referents,
-    write_selected,
+    write_chosen,
 )
 from pseudoris.training.ppt.pairs import PairDataset, PromptedPairs, collate
 from pseudoris.training.ppt.ppt_config import SOURCES, PairsDataConfig, PptConfig, Source
@@ -190,12 +190,12 @@ class _Curriculum:
         """What a round trains on; Select decides H_ref by the weights that it begins with, once and for all resumes."""
         parts = {source: self.sources[source] for source in each.sources}
         if each.is_selecting:
-            chosen = read_selected(own.path)
+            chosen = read_chosen(own.path)
             min_iou = self.request.config.curriculum.min_iou
             if chosen is None:
                 chosen = select_referents(learner, parts["h_ref"], min_iou=min_iou, fabric=self.fabric)
                 if self.fabric.is_global_zero:
-                    write_selected(own.path, chosen, min_iou=min_iou)
+                    write_chosen(own.path, chosen, min_iou=min_iou)
                     self.reports.on_select(each, sum(at >= 0 for at in chosen), len(chosen))
             # No rank begins a step before the choice is on disk: a resume reads it there.
             self.fabric.barrier()

@@ -4,7 +4,7 @@ It equals `MaskDecoder.forward` with `multimask_output` up to rounding. It saves
 
 - The image tokens' projections in the first layer, and the positions' in the others: they are the same for every
   prompt, because no prompt changes the image before the first attention from image to tokens.
-- Every later projection of the image tokens: the prompt's tokens are projected instead (`CrossAttention`).
+- Every later projection of the image tokens: the prompt's tokens are projected instead (`SamCrossAttention`).
 - Most of the final attention. After the last layer no token attends to another one: the IoU token is computed first,
   and mask tokens 1 to 3 only if a mask passes the filter. Mask token 0, SAM's single-mask output, and the prompt's own
   tokens are needed inside the layers only.
@@ -41,7 +41,7 @@ from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.masks.mask_upscaling import Upscaling
 
 
-class CrossAttention:
+class SamCrossAttention:
     """One of SAM's cross attentions over its own weights, split by head.
 
     Tokens (n, T, C) are those of n prompts. An argument named `placed` has the positions added.
@@ -164,8 +164,8 @@ class _Layer:
 
     def __init__(self, block: TwoWayAttentionBlock, position: torch.Tensor) -> None:
         self.block = block
-        self.read_image = CrossAttention(block.cross_attn_token_to_image)
-        self.write_image = CrossAttention(block.cross_attn_image_to_token)
+        self.read_image = SamCrossAttention(block.cross_attn_token_to_image)
+        self.write_image = SamCrossAttention(block.cross_attn_image_to_token)
         self.position_keys = self.read_image.of_image("keys", position)
         self.position_queries = self.write_image.of_image("queries", position)
 
@@ -221,7 +221,7 @@ class SamPromptDecoder:
         with torch.no_grad():
             self._position = sam.prompt_encoder.get_dense_pe()[0].flatten(1).t().to(dtype)
             self._layers = [_Layer(block, self._position) for block in transformer.layers]
-            self._final = CrossAttention(transformer.final_attn_token_to_image)
+            self._final = SamCrossAttention(transformer.final_attn_token_to_image)
             self._final_keys = self._final.of_image("keys", self._position)
         self._final_norm: nn.LayerNorm = transformer.norm_final_attn
         self._logit_size = tuple(4 * side for side in sam.prompt_encoder.image_embedding_size)

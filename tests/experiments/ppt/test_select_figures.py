@@ -2,7 +2,7 @@
 
 from experiments.ppt.ablation_jobs import mean_select, select_figures
 from experiments.ppt.ablation_rows import AblationRuns
-from pseudoris.training.ppt.curriculum import write_selected
+from pseudoris.training.ppt.curriculum import write_chosen
 from tests.training.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE
 
@@ -18,7 +18,7 @@ def test_a_choice_is_right_where_it_is_the_target_and_others_are_not_judged(tmp_
     for seed, chosen in enumerate([[0, 0, 1], [-1, 1, 1]]):
         folder = tmp_path / f"{seed}" / "03-ris_joint"
         folder.mkdir(parents=True)
-        write_selected(folder, chosen, min_iou=0.5)
+        write_chosen(folder, chosen, min_iou=0.5)
 
     found = mean_select([select_figures(tmp_path / name, made) for name in ("0", "1")])
 

@@ -18,7 +18,7 @@ from pseudoris.training.dataset import (
     RisDataset,
     SampleSpec,
 )
-from pseudoris.training.dataset.shard_reader import FULL_WEIGHT, OpenedRun
+from pseudoris.training.dataset.shard_reader import FULL_WEIGHT, DatasetRun
 from tests.training.dataset.builders import BuiltRun, build_run
 from tests.training.exports.builders import export
 from tests.training.exports.readers_pseudo_ris import PseudoDataset
@@ -62,7 +62,7 @@ def run(tmp_path_factory):
 
 def weights(run: BuiltRun, **spec) -> list[dict[str, int]]:
     """Return the weight of each text that may be drawn, by mask."""
-    opened = OpenedRun.open(run.location, SampleSpec(parts=("text",), **spec))
+    opened = DatasetRun.open(run.location, SampleSpec(parts=("text",), **spec))
     content = opened.content(0)
     bounds = content.index.first_rows.tolist()
     return [

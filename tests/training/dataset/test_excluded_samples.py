@@ -12,7 +12,7 @@ from pseudoris.schemas.run_records import PartRecord
 from pseudoris.store.exclusions.exclusion_rules import as_section, exclusion
 from pseudoris.training.dataset import RisDataset, RisIterableDataset, SampleSpec
 from pseudoris.training.dataset.samples import PARTS
-from pseudoris.training.dataset.shard_reader import OpenedRun
+from pseudoris.training.dataset.shard_reader import DatasetRun
 
 
 @pytest.fixture
@@ -65,4 +65,4 @@ def test_perceptual_hashes_are_refused_unless_the_run_was_planned_with_them(run)
 def _opens(run, header, looks) -> bool:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pseudoris.training.dataset.shard_reader.require_header", lambda location: header)
-        return OpenedRun.open(run.location, spec(looks, parts=("text",))).count_samples().sum() == 24
+        return DatasetRun.open(run.location, spec(looks, parts=("text",))).count_samples().sum() == 24

@@ -7,7 +7,7 @@ import pytest
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.open_run import OpenRun
-from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, read_images
+from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, committed_images
 from tests.builders.scene_runs import quarantined, said, scene_run, scenes
 
 
@@ -19,7 +19,7 @@ def location(tmp_path):
 
 
 def images(location):
-    return [each for shard in OpenRun.at(location).shards() for each in read_images(shard, *CANDIDATE_COLUMNS)]
+    return [each for shard in OpenRun.at(location).shards() for each in committed_images(shard, *CANDIDATE_COLUMNS)]
 
 
 @pytest.mark.parametrize("table", ["masks", "expressions"])

@@ -26,7 +26,7 @@ from pseudoris.store.runs.thread_runs import OnProgress, WrittenRun, write_run
 from pseudoris.store.sources import SourceItem
 from pseudoris.training.dataset import RisDataset, SampleSpec, Snapshot
 from pseudoris.training.ppt.recipes.recipe_config import ComposeConfig, RecipeConfig
-from pseudoris.training.ppt.recipes.recipe_runs import ORIGIN, STAGE_RECIPE, Recipe, mask_records, pseudo_mask_rows
+from pseudoris.training.ppt.recipes.recipe_runs import ORIGIN, STAGE_RECIPE, Recipe, pseudo_mask_rows, recipe_masks
 from pseudoris.training.ppt.recipes.recipe_texts import name_in, position_texts, relation_texts
 
 Pixels = NDArray[np.uint8]
@@ -271,7 +271,7 @@ def _image(entry: PlanEntry, pieces: _Pieces, config: ComposeConfig) -> ShardIma
     options: dict[str, Any] = {"quality": _JPEG_QUALITY} if config.image_format == "jpeg" else {}
     Image.fromarray(composed.pixels).save(buffer, format=config.image_format.upper(), **options)
     data = buffer.getvalue()
-    masks = mask_records(entry.image_id, composed.masks, RECIPE)
+    masks = recipe_masks(entry.image_id, composed.masks, RECIPE)
     mask_ids, rows = [mask.mask_id for mask in masks], list[ExpressionRecord]()
     count = min(config.texts_per_image, len(masks))
     # The pseudo-masks of each text, in the order of the texts' targets.

@@ -40,7 +40,7 @@ from pseudoris.store.tables.open_run import CommittedShard
 from pseudoris.training.exports.selected_rows import with_source_bytes
 from pseudoris.training.ppt.recipes.grounding import GroundedMask, Grounder, Peaks
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
-from pseudoris.training.ppt.recipes.recipe_runs import ORIGIN, STAGE_RECIPE, Recipe, mask_records, pseudo_mask_rows
+from pseudoris.training.ppt.recipes.recipe_runs import ORIGIN, STAGE_RECIPE, Recipe, pseudo_mask_rows, recipe_masks
 from pseudoris.training.ppt.recipes.recipe_texts import middle_text
 from pseudoris.workers.filtering.head_nouns import head_noun, noun_phrases
 
@@ -175,7 +175,7 @@ def _labelled(
     pixels = decode_upright(image.data, config.run.images)
     name = classes[class_folder(image.key)]
     found = grounder(np.ascontiguousarray(pixels), [name], every if len(every) > 1 else ())
-    masks = mask_records(
+    masks = recipe_masks(
         image.image_id, [each.mask for each in found], _OBJECTS, [each.predicted_iou for each in found]
     )
     rows = pseudo_mask_rows(middle_text(name), [mask.mask_id for mask in masks], [True] * len(masks), kind="position")
@@ -280,7 +280,7 @@ def _paired(
     for each in answers:
         places_of[each.phrase].add(int(np.argmax([_iou(each.mask, other.mask) for other in objects])))
     predicted = [each.predicted_iou for each in objects]
-    masks = mask_records(image.image_id, [each.mask for each in objects], _PAIRS, predicted)
+    masks = recipe_masks(image.image_id, [each.mask for each in objects], _PAIRS, predicted)
     ids = [mask.mask_id for mask in masks]
     rows: list[ExpressionRecord] = []
     for text, said in phrases_of.items():

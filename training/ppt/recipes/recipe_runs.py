@@ -25,8 +25,7 @@ from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.filtering.head_nouns import head_noun
 from pseudoris.workers.masks import rle
-from pseudoris.workers.masks.proposals import Kept, Proposals
-from pseudoris.workers.masks.proposals import mask_records as proposal_records
+from pseudoris.workers.masks.proposals import Kept, Proposals, mask_records
 from pseudoris.workers.stages import device_kind
 
 ORIGIN: Final = "ppt"
@@ -78,7 +77,7 @@ class Recipe:
             yield identity, lock
 
 
-def mask_records(
+def recipe_masks(
     image_id: str, masks: Sequence[NDArray[np.bool_]], recipe: str, predicted_ious: Sequence[float] = ()
 ) -> tuple[MaskRecord, ...]:
     """Return the masks (H, W) bool of an image, of at least one pixel each, numbered in their order.
@@ -91,7 +90,7 @@ def mask_records(
     counts, unknown = rle.encode(torch.from_numpy(np.stack(masks))), np.full(len(masks), np.nan)
     proposals = Proposals.of_masks((height, width), counts, np.array(predicted_ious or unknown), unknown)
     kept = (Kept(row, f"{SOURCE_RECIPE}:{recipe}") for row in range(len(masks)))
-    return proposal_records(image_id, proposals, kept)
+    return mask_records(image_id, proposals, kept)
 
 
 def pseudo_mask_rows(
