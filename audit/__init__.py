@@ -11,5 +11,5 @@
 """
 
 if not __name__.startswith("pseudoris."):
-    # From a clone's root Python would find the folder, and run a second copy of every module.
+    # In a clone's root Python would find this folder under its bare name and load a second copy of every module.
     raise ImportError("'audit' is not a package of its own: import pseudoris.audit", name=__name__)

@@ -80,7 +80,7 @@ class AuditFolder:
             raise ConfigError(f"{folder / name} is {what}, not a file of verdicts: move it out of the audit")
         names = sorted(file.name for file in location.list(VERDICTS_FOLDER) if file.name.endswith(SUFFIX))
         for name in names:
-            # A browser's second download is `ana (1).jsonl`.
+            # A browser names a repeated download `ana (1).jsonl`.
             if RATER_NAME.fullmatch(name.removesuffix(SUFFIX)) is None:
                 raise ConfigError(
                     f"{folder / name} does not have the name of a rater. Move it to another folder, and add it from "
@@ -128,7 +128,7 @@ def add_file(audit: AuditFolder, file: Path, verdicts_of: Callable[[bytes], byte
         raise ConfigError(f"{file} cannot be read ({error.strerror or error})") from error
     folder = os.open(audit.path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        # Another `audit add` would replace the file that this one has read. Closing gives the lock back.
+        # The lock stops another `audit add`, which would replace the file that is read here. Closing releases it.
         fcntl.flock(folder, fcntl.LOCK_EX)
         return _add(audit, file, data)
     finally:

@@ -54,11 +54,11 @@ from pseudoris.store.tables.open_run import OpenRun
 DEFAULT_PAIRS: Final = 200
 _LEAST_IMAGES: Final = 20
 _IMAGES_SHARE: Final = 0.2
-# Of a stratum: below it its variance cannot be estimated; ten tell it well enough.
+# Draws a stratum. Below two its variance cannot be estimated; ten are enough to estimate it well.
 _LEAST_DRAWN: Final = 2
 _DRAWN_PER_BIN: Final = 10
 _MAX_BINS: Final = 8
-# Purposes of random draws: a stratum's number, or one of these.
+# What a random draw is for: the number of a stratum, or one of these.
 _POSITIONS, _IMAGES = 10_000, 10_003
 
 
@@ -134,7 +134,7 @@ def draw_audit(
     """Draw a sample of a run into the new folder `audit`."""
     if (audit / DRAW_NAME).exists():
         raise ConfigError(f"{audit} holds an audit already. Name another folder; its verdicts are worth keeping")
-    # What a draw that was stopped left there is drawn over.
+    # Files that an interrupted draw left here are overwritten.
     left = (".", *SAMPLE_SCHEMAS)
     held = audit.iterdir() if audit.is_dir() else ()
     if strange := sorted(each.name for each in held if not each.name.startswith(left)):
@@ -191,7 +191,7 @@ def make_strata(
         for (name, members), share in zip(groups, allocate([len(m) for _, m in groups], number), strict=True):
             bins = [(name, members)]
             if name in of_kind:
-                # Bins of equal size, ascending; equal scores may fall into two of them.
+                # Bins of equal size, in ascending order. Equal scores may fall into two neighbouring bins.
                 number_of_bins = max(1, min(_MAX_BINS, share // _DRAWN_PER_BIN))
                 cut = np.array_split(members[np.argsort(score[members], kind="stable")], number_of_bins)
                 filled = [each for each in cut if len(each)]
@@ -216,7 +216,7 @@ def allocate(sizes: Sequence[int], number: int) -> list[int]:
     counts = [min(size, floor) for size in sizes]
     wanted = [number * size / max(sum(sizes), 1) for size in sizes]
     while sum(counts) < number:
-        # The stratum that lacks most of what is proportional to its size.
+        # The next draw goes to the stratum that is furthest below its proportional share.
         lacking = [
             want - count if count < size else -np.inf for want, count, size in zip(wanted, counts, sizes, strict=True)
         ]
@@ -270,7 +270,7 @@ def _pairs_table(rows: SampleRows, drawn: Sequence[DrawnPairs], pairs: RunPairs,
     rng = options.rng(_POSITIONS)
     found: list[Row] = []
     for stratum, each in enumerate(drawn):
-        # Spread over the whole order: any first part of it has its share of every stratum.
+        # Positions are spread evenly, so that every prefix of the order holds each stratum in proportion.
         spread = (np.arange(len(each.pairs)) + rng.random(len(each.pairs))) / max(len(each.pairs), 1)
         columns = (each.pairs.tolist(), spread.tolist(), each.first_stage, each.second_stage)
         for number, key, first, second in zip(*columns, strict=True):

@@ -38,7 +38,7 @@ IMAGES_NAME: Final = "images.parquet"
 
 DRAWN: Final = "drawn"
 FOLLOW_UP: Final = "follow_up"
-# The name of strata whose pairs no score decides about, and so no rule.
+# The name of the strata whose pairs have no score. No keep rule decides about them.
 WITHOUT_SCORE: Final = "without a score"
 
 # Scores of the run, stored beside each pair; null where the run has none.
@@ -280,7 +280,7 @@ def _is_as_strict(rule: str, other: str) -> bool:
             [KeepCondition.model_validate(word) for word in each.split(" and ")] for each in (words, others)
         )
     except ValueError:
-        # The tau of another package's scorer is not known.
+        # Another package's scorer does not say its tau.
         return False
 
     def implies(mine: KeepCondition, bound: KeepCondition) -> bool:

@@ -30,10 +30,10 @@ from pseudoris.schemas.keep_rule import Flags
 from pseudoris.schemas.untrusted import without_nan
 from pseudoris.store.reports.svg import element, svg_file
 
-# What `expected_precision` assumes.
+# Shares and means that `expected_precision` assumes.
 _ACCURACIES: Final = (0.75, 0.9, 0.97)
 _MEANS: Final = (0.5, 2.0)
-# Of the picture, in pixels.
+# Sizes of the picture in pixels.
 _WIDTH: Final = 720
 _LEFT: Final = 270
 _RIGHT: Final = 130
@@ -198,7 +198,7 @@ def _masks(judged: JudgedPairs, share_with_kept: float) -> BoundedFigure:
     )
     undecided = int((inside & (least < most)).sum())
     name = "masks with a right expression"
-    # An open mask has no right expression among those judged: leaving it out would flatter.
+    # A mask is undecided while no judged expression is right. Leaving it out would make the figure too good.
     value = middle if not undecided else Interval(middle.estimate, worst.low, best.high)
     return BoundedFigure(name, int(inside.sum()), value, worst, best, undecided)
 
@@ -245,7 +245,7 @@ def expected_precision(record: DrawRecord) -> Iterator[tuple[str, ...]]:
     for accuracy in _ACCURACIES if kept else ():
         yield share("accuracy of the kept", accuracy, kept, "kept pairs")
     if kept and has_kept:
-        # Several pairs may be of one mask.
+        # A mask may have several pairs, so there are at most this many masks.
         masks = min(kept, record.population.masks_with_kept)
         yield share("masks with a right expression", 0.9, masks, "masks of kept pairs", has_kept)
     if unkept:

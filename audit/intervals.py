@@ -32,7 +32,7 @@ from pseudoris.schemas.fitted import Floats
 LEVEL: Final = 0.95
 # With fewer pairs the error rate is a guess.
 LEAST_CHECKED: Final = 60
-# From here on two raters agree little more than by chance, and no correction is possible.
+# Above this error rate two raters agree little more than by chance, so nothing can be corrected.
 MAX_ERROR: Final = 0.4
 _ERRORS: Final[Floats] = np.linspace(0.0005, 0.4995, 500)
 _NEGLIGIBLE: Final = 1e-7
@@ -153,7 +153,7 @@ def ratio(
     _, unit, unit_stratum = _numbered(strata, units)
     residuals = np.bincount(unit, weights * (over - value * under) / total)
     size = np.bincount(unit_stratum).astype(np.float64)
-    # In a stratum with one unit the distance to 0 stands for that to the mean: too large rather than too small.
+    # A stratum with one unit has no variance. Its distance to 0 is used instead, which overestimates it.
     centre = np.where(size > 1, np.bincount(unit_stratum, residuals) / size, 0.0)
     squares = np.bincount(unit_stratum, (residuals - centre[unit_stratum]) ** 2)
     variance = float((squares * np.where(size > 1, size / np.maximum(size - 1, 1), 1.0)).sum())

@@ -14,9 +14,9 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import Floats, PairWeightConfig, WeightLine, log_odds, logistic
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS
 
-# Two numbers need as many verdicts as a correction of raters' errors.
+# A line has two numbers. To fit them takes as many verdicts as to correct raters' errors.
 LEAST_JUDGED: Final = LEAST_CHECKED
-# How far a slope is from 1 beforehand; a bias is from 0 by one.
+# Standard deviation of the prior of the slope, around 1. That of the bias is 1, around 0.
 _SLOPE_SPREAD: Final = 0.5
 _LEAST_CONFIDENCE: Final = 1e-4
 _DIGITS: Final = 3

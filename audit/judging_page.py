@@ -22,9 +22,9 @@ from pseudoris.viewer.pages import MASK_COLOURS, embedded_json, iter_page, page_
 
 INDEX_NAME: Final = "index.html"
 PICTURES_FOLDER: Final = "pictures"
-# Concatenated in this order into one script.
+# These parts are joined in this order into one script.
 SCRIPTS: Final = ("storage", "stage", "questions")
-# A rater zooms: more than a screen shows, less than a phone's camera takes.
+# Raters zoom in, so pictures are larger than a screen; but smaller than a phone's photograph, to save bytes.
 _PICTURE: Final = PictureForm("JPEG", max_side_px=2_000, quality=90)
 _GENERATOR: Final = "pseudoris audit"
 _MARK: Final = f'<meta name="generator" content="{_GENERATOR}">'
@@ -78,11 +78,11 @@ def _plan(audit: AuditFolder) -> dict[str, Any]:
         try:
             return outline_of(row["counts"], (row["height"], row["width"])).path
         except ValueError:
-            # A damaged mask has no outline: the page says so.
+            # A damaged mask has no outline. The page says so.
             return ""
 
     asked = [row["image_id"] for row in images if row["is_asked_missed"]]
-    # The table is ordered by shard. Any first part of this order is a fair sample.
+    # The table is sorted by shard. This order is random, so that each of its prefixes is a fair sample.
     missed = sorted(asked, key=lambda image: sha256_hex((draw + image).encode()))
     outlined = {row["pair_id"]: (row["image_id"], row["mask_ids"]) for row in pairs}
     outlined |= {image: (image, list(masks[image])) for image in missed}

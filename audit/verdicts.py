@@ -39,7 +39,7 @@ RATER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
 RIGHT: Final = "right"
 CANNOT_SAY: Final = "cannot_say"
-# What the rater may answer, with its question for a person.
+# The answers that a rater can give, each with its text on the page.
 VERDICTS: Final[dict[str, str]] = {
     RIGHT: "It is true of the outlined object, and of no other object in the picture.",
     "several": "It is true of the outlined object, and of others as well.",
@@ -47,7 +47,7 @@ VERDICTS: Final[dict[str, str]] = {
     "not_an_object": "The outline holds background, or less than half of an object. A group counts as one.",
     CANNOT_SAY: "The picture does not tell.",
 }
-# What the rater may answer to the question whether an absence is in the picture, as a verdict on the absence.
+# Answers to "is this in the picture?", and the verdict on the absence that each one means.
 ABSENCE_VERDICTS: Final[dict[str, tuple[str, str]]] = {
     RIGHT: ("No", "Nothing in the picture is that."),
     "untrue": ("Yes", "There is one or more, outlined or not."),
@@ -230,7 +230,7 @@ def _digest(previous: str, body: str) -> str:
 
 def _decoded(data: bytes, name: str) -> Iterator[Line]:
     previous = ""
-    # What follows the last line end was cut off by a crash.
+    # A crash may have cut off the text after the last line end, so it is ignored.
     for number, raw in enumerate(data.split(b"\n")[:-1], start=1):
         try:
             line, previous = _decode_line(raw.decode("utf-8"), previous)

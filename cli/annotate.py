@@ -111,7 +111,7 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
     """Run to the end or to an interrupt, with a bar and a summary; return the exit code."""
     from pseudoris.pipeline.annotation import annotate as run_pipeline
 
-    # An interrupt comes through it after the last shard alone: before, the run ends cleanly and returns its summary.
+    # KeyboardInterrupt escapes only after the last shard. Earlier, the run ends cleanly and returns its summary.
     with resumable(out) as planned, run_progress() as show:
 
         def tell(event: RunEvent) -> None:
@@ -131,7 +131,7 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
         return INTERRUPTED
     if not summary.is_complete:
         left = summary.num_planned_shards - summary.totals.shards
-        # A retry leaves the rest of the plan alone.
+        # A retry ends here even if other shards of the plan are still missing.
         report("incomplete", f"{left:,} shards are not committed. Run without --retry-failed to continue.", "yellow")
         return INCOMPLETE
     if summary.totals.is_fruitless:
@@ -192,7 +192,7 @@ def estimate(
             stdout.print("", card_config(config, found.card_bytes), sep="\n", soft_wrap=True)
 
 
-# Of images: below it a few odd ones decide, and an interval would go from nothing to a thousand times the figure.
+# Least images of a sample. With fewer, single odd images decide, and the interval becomes uselessly wide.
 _LEAST_SAMPLE = 16
 
 

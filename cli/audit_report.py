@@ -39,7 +39,7 @@ from pseudoris.store.runs.refiltered_run import RuleChange
 from pseudoris.store.tables.judged_expressions import stated_rule
 from pseudoris.store.tables.open_run import OpenRun
 
-# Of pairs that a run keeps, or a rule would keep, and of which none was drawn.
+# The remedy if no pair was drawn from the pairs that the run, or a rule, keeps.
 DRAW_AGAIN = "Draw another audit with a larger -n, or a larger --unkept"
 _NONE = "–"
 _DIGITS = 4
@@ -162,7 +162,7 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
         raise ConfigError(f"no score decides what {parent.root} keeps: there is no rule to choose")
     folder, judged, checks, num_raters = _judged_of(parent, audit)
     groups, chosen = composed_groups(judged, accuracy), list[SequencedRule]()
-    # What no score decides about stays, whatever is chosen.
+    # Kept pairs without a score stay kept under every rule.
     others = judged.is_kept & ~np.isin(judged.kind, (DRAWN, *COMPOSED_KINDS))
     sequences, refused, lows = list[list[SequencedRule]](), list[RuleChoice](), list[float]()
     if (judged.kind == DRAWN).any():

@@ -21,7 +21,7 @@ app = typer.Typer(help="Show the settings of a preset, compare two, or print the
 
 DIFFERENT: Final = 1
 SCHEMA_NAME: Final = "run.schema.json"
-# What users change most.
+# The settings that users change most.
 _COMMON: Final = (
     *("images.decoder_plugins", "masks.weights.uri", "masks.points_per_side", "masks.pred_iou_thresh"),
     *("captions.weights.uri", "filtering.weights.uri", "filtering.tau", "filtering.keep"),
@@ -71,7 +71,7 @@ def diff(
     --preset is what YAML files are laid over. The exit code is 1 if a key differs.
     """
     first, second = (_settings_of(each, preset) for each in (before, after))
-    # The preset's name decides no table.
+    # The name of the preset changes no table, so it is not compared.
     keys = [each for each in layers.settings() if each.section is None and each.key != "preset"]
     pairs = [(each.key, each.value(first), each.value(second)) for each in keys]
     differing = [pair for pair in pairs if pair[1] != pair[2]]

@@ -31,7 +31,7 @@ class SafeConsole(Console):
     """A console that spells control characters of whatever it prints, tables and progress bars among it."""
 
     def __init__(self, **options: Any) -> None:
-        # Without markup and emoji: square brackets in keys, paths and captions are no styles, `:smile:` is no picture.
+        # Markup and emoji are off: `[a]` in keys, paths and captions is no style, and `:smile:` is no picture.
         super().__init__(**options, highlight=False, markup=False, emoji=False)
 
     def on_broken_pipe(self) -> None:
@@ -54,9 +54,9 @@ READER_GONE: Final = 141
 stdout = SafeConsole()
 stderr = SafeConsole(stderr=True)
 
-# Name of the error handler of `degrade_output`.
+# The name under which `degrade_output` registers its error handler.
 _DEGRADED: Final = "pseudoris-degraded"
-# One letter for one, so that tables and bars keep their widths.
+# Each sign is replaced by one letter, so that tables and bars keep their widths.
 _PLAIN: Final = str.maketrans("–—…×·•τ━╸╺█✓“”‘’←→↑↓", "--.x..t---#v\"\"''<>^v")
 _SPINNER: Final = "|/-\\"
 _BRAILLE: Final = range(0x2800, 0x2900)
@@ -100,7 +100,7 @@ def facts_table(title: str, rows: Iterable[tuple[str, str]] = ()) -> Table:
         min_width=len(title),
     )
     table.add_column(style="dim", overflow="fold")
-    # A path longer than the terminal is wrapped, not cut: its end matters.
+    # A path longer than the terminal is wrapped and not cut, because its end matters.
     table.add_column(overflow="fold")
     for row in rows:
         table.add_row(*row)
@@ -117,7 +117,7 @@ def columns_table(
         title_style="bold",
         header_style="bold",
         box=None,
-        # Figures stand close: eight columns of them fit 80 letters.
+        # Columns of numbers have little padding, so that eight of them fit into 80 letters.
         padding=(0, 1 if num_texts == 1 else 2, 0, 0),
         min_width=len(title or ""),
     )

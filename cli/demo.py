@@ -23,9 +23,9 @@ from pseudoris.store.tables.committed_tables import read_table
 if TYPE_CHECKING:
     from pseudoris.training.evaluation.bootstrap import Estimate
 
-# The paper's method, and what a student learns more from.
+# The paper's method, and the composed variant from which a student learns more.
 PRESETS: Final = ("tiny", "tiny-composed")
-# Each figure of `pseudoris evaluate` with its digits, as a row of the comparison.
+# The figures of `pseudoris evaluate` that the comparison shows, each with its digits.
 _FIGURES: Final = {
     "accuracy": ("share that is right", 3),
     "yield": ("expressions a mask", 2),
@@ -33,7 +33,7 @@ _FIGURES: Final = {
 }
 _NUM_SAMPLE_ROWS = 3
 _ABSENCE: Final = "kind none is an absence: no object of its image fits the text, so that a model learns to say so"
-# What fits a terminal of 80 columns beside the text; the table has many more. By whether a composer wrote some of them.
+# Columns that fit beside the text into 80 letters. The key says whether the run has composed expressions.
 _SAMPLE_COLUMNS: Final = {
     False: ("text", "uniqueness", "correctness", "distinctiveness"),
     True: ("text", "kind", "confidence"),
@@ -54,9 +54,9 @@ def demo(
     images = write_demo(folder, num_scenes=scenes)
     runs: dict[str, str] = {}
     for preset in PRESETS:
-        # A Ray of its own: a demonstration must not land on somebody's cluster.
+        # The demonstration starts its own Ray, so that it never uses somebody's cluster.
         config = load_config(preset, assignments=["placement.address=local"])
-        # Other weights or another number of scenes are another run; the same ones continue or are done.
+        # The folder's name holds the config's hash: other weights make another run, equal ones continue the run.
         runs[preset] = str(folder / f"{preset}-{scenes}-{config_hash(config)[:8]}")
         stdout.print(f"preset {preset}", style="bold")
         exit_code = annotate.run(str(images), runs[preset], config)

@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from pseudoris.workers.stages import StageKind
 
 _PACKAGES = ("torch", "torchvision", "open_clip_torch", "segment-anything", "ray", "pyarrow", "pillow")
-# A run below these still starts, but is likely to end early.
+# With less a run still starts, but will probably fail early.
 _MIN_FREE_DISK_BYTES = 2 * 2**30
 _MIN_MEMORY_BYTES = 4 * 2**30
-# Weights need about four bytes a parameter twice while they load.
+# While weights load, they exist twice, at four bytes a parameter.
 _MIN_GPU_MEMORY_BYTES = 8 * 2**30
-# A bucket of millions is not counted to the end by a check that takes seconds.
+# The check takes seconds, so it stops counting a bucket of millions at this number.
 _MAX_LISTED = 100_000
 _NUM_SHOWN = 3
 _HASTY = ("placement.storage.patience_s=6", "placement.storage.read_timeout_s=6")
@@ -90,7 +90,7 @@ def doctor(
     there is a problem.
     """
     named, given = None, assignments or ()
-    # What is wrong with OUT is a line of the report, and with settings the next error.
+    # A problem with OUT becomes a line of the report. A problem with the settings raises again below.
     with contextlib.suppress(PseudorisError):
         named = asked_preset(preset, config_file, [*given, *_HASTY], out=out)
     config = load_config(named, config_file, given)
@@ -106,7 +106,7 @@ def doctor(
     stdout.print(columns_table(("", "check", "found"), rows, title=title, num_texts=3))
     for check in checks:
         if not check.is_ok and check.summary != check.detail:
-            # Not in the table, which would break commands and urls across lines.
+            # Printed below the table, whose columns would break commands and urls.
             rest = check.detail.removeprefix(check.summary).removeprefix(". ")
             stdout.print("", Text.assemble((check.name, "bold"), "  ", printable(rest)), sep="\n", soft_wrap=True)
     if config.compute.device == "cuda" and any(check.name == "device" and check.is_ok for check in checks):
@@ -158,7 +158,7 @@ def _versions() -> str:
     try:
         import torchvision
     except (ImportError, RuntimeError) as error:
-        # Its operators exist only beside the torch that they were built for.
+        # torchvision's operators exist only beside the torch that it was built for.
         raise ConfigError(
             f"{found}: torchvision cannot be imported ({error}). Install matching versions of torch and torchvision, "
             "such as torch==2.14.1 torchvision==0.29.1."
@@ -166,7 +166,7 @@ def _versions() -> str:
     del torchvision
     found = f"Python {sys.version.split()[0]}, {found}"
     if any(map(str.isspace, sys.executable)):
-        # Local runs work: so it is no problem of each run.
+        # Local runs work, so this is a hint and not a problem.
         found += (
             f". A Ray started from {sys.prefix!r} runs no submitted jobs: they stay PENDING, because its agent cannot "
             "start from a path with a space. For `ray job submit`, make the environment in another folder"
@@ -191,7 +191,7 @@ def _device(config: RunConfig) -> str:
             "processes that use the GPU."
         )
     pipes = os.environ.get("CUDA_MPS_PIPE_DIRECTORY")
-    # The daemon's sockets stay when it ends, this file does not.
+    # The daemon's sockets outlive it. Only this file shows that it runs.
     if pipes is not None and not Path(pipes, "nvidia-cuda-mps-control.pid").exists():
         remedy = "start one (nvidia-cuda-mps-control -d), or unset the variable"
         raise ConfigError(f"CUDA_MPS_PIPE_DIRECTORY is {pipes!r}, but no daemon of NVIDIA's MPS runs there: {remedy}")
@@ -219,7 +219,7 @@ def _weights(config: RunConfig) -> Iterator[Check]:
     from pseudoris.workers.stages import STAGES, with_check
 
     announce_endpoint(config)
-    # The prior and the noun parser have lines of their own.
+    # Other lines of the report check the prior and the noun parser.
     alone = config.model_copy(
         update={
             "masks": config.masks.model_copy(update={"prior": PriorConfig()}),
@@ -235,7 +235,7 @@ def _digest(stage: StageKind, config: RunConfig) -> str:
     from pseudoris.workers.checkpoints.weight_files import found_file, is_unfetched, missing
 
     weights = stage.settings(config).weights
-    # A run would download it. A check of a machine does not: the file may have gigabytes.
+    # A run would download the file. This check does not, because the file may have gigabytes.
     if published_file(weights) is not None and found_file(weights) is None:
         raise ConfigError(missing(weights, "there is no such file", config.preset))
     if is_unfetched(weights):
@@ -266,13 +266,13 @@ def _output(source: str | None, out: str, config: RunConfig) -> str:
     if header is not None:
         check_origin(location, header, "annotate")
     if header is not None and not may_give_way(location):
-        # Weights and the device have checks of their own: here the settings are compared.
+        # Other lines check weights and device, so their digests are copied and only the settings are compared.
         now = header.identity.model_copy(update={"method": config.method()})
         check_identity(header, now, preset=config.preset)
     folder = Path(location.root)
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     location.probe()
-    # A check leaves nothing behind, such as folders that the probe made.
+    # The probe may have made folders. They are removed, because a check leaves nothing behind.
     while folder != existing and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
         folder = folder.parent

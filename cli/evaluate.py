@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 DEFAULT_COVERAGE: Final = 0.65
 DEFAULT_YIELD: Final = 2.0
-# Stages by whose models a fit is made; masks come from many places, and it holds for all of them.
+# A fit records the models of these stages. It holds for masks from any proposer.
 _FITTED: Final = ("caption", "filter")
-# Of the yield: so far apart lie the bounds of a small run. Larger, and a yield that is not there passes in silence.
+# A yield further than this from the wanted one prints a note. Bounds of small runs lie this far apart.
 _NEAR: Final = 0.1
 
 Out = Annotated[str | None, argument("[OUT]", "Folder or url of the run to judge.")]
@@ -334,7 +334,7 @@ def _corrected(location: RunLocation, header: RunHeader, audit: str | None) -> F
         return fitted
     lines = fitted.pair_weight
     if lines is not None and lines.composed is not None:
-        # A line holds for the confidences that it was fitted to.
+        # The line was fitted to the old confidences, so it does not hold for the new ones.
         lines = lines.model_copy(update={"composed": None})
         report("note", "The line of composed weights is left out: judge an audit of what is composed anew", "yellow")
     return replace(fitted, pair_weight=lines, posterior=posterior)

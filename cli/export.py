@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 DEFAULTS: Final = ExportOptions()
 DEFAULT_MERGED_SPLITS: Final = "val,test,testA,testB"
-# Below the options of `export --help`: a line a format.
+# Printed below the options of `export --help`: one line for each format.
 FORMATS: Final = "\n".join(["Formats:", *(f"  {name:<14}  {export.summary}" for name, export in EXPORTS.items())])
 
 
-# The choices of `--format`; the table of formats is the one list of them.
+# Choices of `--format`, made from the table of formats.
 ExportFormat: Any = StrEnum("ExportFormat", {name: name for name in EXPORTS})  # type: ignore[misc]
 
 
@@ -125,7 +125,7 @@ def _write(request: ExportRequest, export_format: str, destination: str) -> None
         report = chosen.write(request, lambda done, total, /, stage=WRITING: show(done, total, stage))
     stdout.print(_view(destination, report, request), soft_wrap=True)
     for note in report.notes:
-        # Below the table, where no column breaks a command or a path in two.
+        # Printed below the table, whose columns would break commands and paths.
         stdout.print(f"- {note}", soft_wrap=True, markup=False, highlight=False)
 
 

@@ -19,7 +19,7 @@ from pseudoris.store.tables.open_run import OpenRun
 
 FOLDER = "gallery"
 DEFAULT_SAMPLE = 200
-# The page holds the records of all its images: a browser opens some hundred megabytes, and no more.
+# The page holds the records of all its images. A browser can open a page of some hundred megabytes.
 MAX_SAMPLE = 2_000
 
 
@@ -87,13 +87,13 @@ def write_pages(
     check_apart(location, destination, option="--to")
     check_destination(destination)
     verdicts = _verdicts(audit, run) if audit else {}
-    # A pair's id begins with that of its image.
+    # The id of a pair begins with the id of its image.
     ids = {pair.partition("-")[0] for pair in (*besides, *verdicts)}
     planned = PlannedImages(location, run.header, source=source)
     content = replace(gallery_from_run(run, planned, sample=sample, besides=ids), verdicts=verdicts)
     with bar() as show:
         quality = quality_of_run(run, content.summary, on_shard=show.named("counting shards"))
-        # First what the gallery links to.
+        # The quality page is written first, because the gallery links to it.
         destination.replace(QUALITY_NAME, "".join(iter_quality(quality)).encode())
         return write_gallery(
             content,
@@ -109,7 +109,7 @@ def _verdicts(audit: Path, run: OpenRun) -> dict[str, dict[str, str]]:
     from pseudoris.audit.judged_pairs import apply_to
 
     folder = AuditFolder.open(audit)
-    # Ids alone do not tell: a run of the same images with other masks has the same ones.
+    # Equal ids are not enough: another run of the same images has the same ids for other masks.
     applied = apply_to(run, folder)
     if left_out := applied.num_asked - applied.num_same:
         report("note", f"{left_out:,} pairs of {audit} are not in this run. Their verdicts are not shown.", "yellow")

@@ -20,11 +20,11 @@ from pseudoris.store.location import RunLocation
 if TYPE_CHECKING:
     from pseudoris.training.imports import ImportRequest
 
-# A label in the header; no setting of a model is read.
+# The header needs a preset's name. No setting of a model is read.
 _PRESET = "import"
 Format = Literal["refer", "grefcoco", "coco", "phrasecut", "reasonseg", "label-studio"]
 _DATASETS: Final = ("refer", "grefcoco", "coco", "phrasecut", "reasonseg")
-# Of the options that not all datasets take.
+# The formats that take each option. Options that are not listed fit all formats.
 _FORMATS_OF: Final = {
     "split": ("refer", "grefcoco", "phrasecut", "reasonseg"),
     "split_by": ("refer", "grefcoco"),
@@ -145,7 +145,7 @@ def _write(request: ImportRequest, out: str) -> None:
 
 
 def _config_of(words: Sequence[str]) -> RunConfig:
-    # No model is loaded. The preset's shards are small for its models' sake; here a shard takes seconds.
+    # No model runs here, so shards have the default sizes and not the small ones of the preset.
     bounds = [f"shards.{name}={getattr(ShardsConfig(), name)}" for name in ("max_images", "max_bytes")]
     return load_config("tiny", None, [*bounds, *words]).model_copy(update={"preset": _PRESET})
 

@@ -51,7 +51,7 @@ from pseudoris.schemas.untrusted import mask_logs, without_secrets
 
 EXIT_CODES: Final = "Exit codes: 0 done; 1 problem found; 2 error to fix; 3 incomplete, 130 interrupted: run it again"
 USER_MUST_MEND = 2
-# Click's, or that of Typer's own copy of it.
+# Typer may ship its own copy of Click, so the class is taken from Typer.
 UsageError: Any = typer.BadParameter.__base__
 
 
@@ -90,7 +90,7 @@ class HelpPage(TyperGroup):
         except BrokenPipeError:
             stdout.on_broken_pipe()
         except UsageError as error:
-            # Pydantic's prefix, which Typer prints with the message.
+            # Pydantic adds this prefix, and Typer would print it.
             error.message = without_secrets(error.message.removeprefix("Value error, "))
             if "extra argument" in error.message:
                 error.message += f". {QUOTE}"
@@ -107,14 +107,14 @@ class HelpPage(TyperGroup):
         options = f"Options: {', '.join(names for names, _ in filter(None, records))}"
         with stdout.capture() as captured:
             stdout.print(self.get_usage(ctx), self.help, page, options, EXIT_CODES, sep="\n")
-        # Typer ends it with a line of its own.
+        # Typer adds the last line end itself.
         formatter.write(captured.get().rstrip("\n"))
 
     def _rows(self) -> Iterator[tuple[str, str, str]]:
         """Yield a group's name on its first line, a command's name, and the first line of its help."""
         groups: dict[str, list[tuple[str, str]]] = {}
         for name, command in self.commands.items():
-            # Escaped for Typer's own pages; here nothing is read as markup.
+            # The help texts escape brackets for Typer's markup. This page has no markup.
             summary = (command.help or "").partition("\n")[0].replace("\\[", "[")
             groups.setdefault(str(getattr(command, "rich_help_panel", "")), []).append((name, summary))
         for group, rows in groups.items():
@@ -122,7 +122,7 @@ class HelpPage(TyperGroup):
                 yield "" if number else group, name, summary
 
 
-# What a command imports beyond the core; `evaluate` and `export` ask for it by their options.
+# The extras that each command needs. `evaluate` and `export` check theirs by their options.
 _EXTRAS: Final = {
     **dict.fromkeys(("demo", "doctor", "weights", "estimate", "annotate"), "run"),
     **dict.fromkeys(("ppt", "train", "predict"), "train"),
@@ -183,7 +183,7 @@ def _before_any_command(
         )
 
 
-# Groups as `--help` shows them, in this order.
+# The groups of `--help`, in the order in which they are shown.
 _GROUPS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
     "Start": {
         "demo": demo.demo,
@@ -229,7 +229,7 @@ def main() -> None:
     mask_logs()
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
-        # The signals end as an exception: what is half written is removed on the way out.
+        # Signals raise an exception here, so that half-written files are removed on the way out.
         with interruptible():
             app(prog_name="pseudoris")
     except ConfigError as error:

@@ -50,7 +50,7 @@ Source = Annotated[
 Out = Annotated[str, argument("OUT", "Folder or url of the run. For S3 outside AWS, set AWS_ENDPOINT_URL.")]
 
 
-# Of commands that take a configuration and write.
+# OUT of the commands that take a configuration and write.
 ConfiguredOut = Annotated[
     str,
     argument(
@@ -97,7 +97,7 @@ Address = Annotated[
         "cluster of RAY_ADDRESS or of this machine, else a new one.",
     ),
 ]
-# It does nothing: 0.5 had it.
+# Version 0.5 had this option. It is accepted and ignored.
 AcceptDomain = Annotated[bool, option("--accept-domain", "No longer needed.", hidden=True)]
 
 Exclude = Annotated[
@@ -127,7 +127,7 @@ Repair = Annotated[
 ]
 
 
-# Where the shell may have opened a pattern, whose matches then stand for other arguments.
+# The hint if the shell has expanded a pattern, so that its matches took the place of other arguments.
 QUOTE: Final = "If the shell opened a pattern, quote it: 'folder/*.jpg'"
 _PICTURES: Final = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -162,7 +162,7 @@ def read_exclude(exclude: list[str] | None, max_distance: int | None, only: list
     """Return what `--exclude`, `--exclude-distance` and `--only` name."""
     if not exclude and not only and max_distance is None:
         return ()
-    # Here: it imports the readers of images and pickles.
+    # Imported here, because it loads the readers of images and pickles.
     from pseudoris.training.exclusions import read_exclusions
 
     return read_exclusions(exclude or (), max_distance, only or ())
@@ -171,7 +171,7 @@ def read_exclude(exclude: list[str] | None, max_distance: int | None, only: list
 def load_plugins(plugins: Iterable[str] | None) -> None:
     """Import the decoder plug-ins that `--plugin` names."""
     if plugins:
-        # Here: without a plug-in, commands such as `--help` need not import Pillow.
+        # Imported here, because it loads Pillow, which commands such as `--help` do not need.
         from pseudoris.images.pixels import import_plugins
 
         import_plugins(tuple(plugins))
@@ -205,10 +205,10 @@ def local_folder(audit: str) -> Path:
 def training_folder(out: str, runs: Iterable[str]) -> Path:
     """Return the local folder that `--out` of a training names; it lies in none of the `runs` that it reads."""
     if "://" in out:
-        # A `Path` of a url has lost a slash, and is a folder like any other.
+        # `Path` would drop a slash of the url and make a local folder of it.
         raise ConfigError(f"--out {out!r} is a url. Give a local folder, and copy it when the training has ended.")
     folder = Path(out)
-    # Absolute first: a location expands a leading `~`, a folder of a training does not.
+    # The path is made absolute first: `RunLocation` expands a leading `~`, and a training's folder does not.
     destination = RunLocation.open(str(folder.absolute()))
     for run in runs:
         check_apart(RunLocation.open_to_read(run), destination, option="--out")

@@ -115,7 +115,7 @@ class ImageRateColumn(ProgressColumn):
 class TimeLeftColumn(ProgressColumn):
     """Time left at the rate that `ImageRateColumn` shows."""
 
-    # A clock that changes with every frame is not read.
+    # A clock that changes with every frame cannot be read.
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
@@ -161,7 +161,7 @@ class RunProgress:
         if event.num_shards_done:
             self._show.print(f"continuing: {event.num_shards_done} of {event.num_shards} shards are already committed")
         self._total = event.num_images
-        # The rate does not count the time of listing and planning, nor what an earlier session committed.
+        # The rate leaves out the time of listing and planning, and images of earlier sessions.
         self._show.restart(event.num_images_done)
         verb = "retrying" if event.is_retry else "annotating"
         self._advance(event.num_images_done, f"{verb} ({actors_text(event.actors) or 'nothing left to do'})")

@@ -158,7 +158,7 @@ def sample(
     elif as_csv:
         _write_csv(names, found)
     else:
-        # What no row has would be columns of dashes: a run of human or composed expressions has no scores.
+        # Columns that are null in every shown row are left out, such as the scores of human expressions.
         has = [
             name for name in names if columns is not None or not found or any(row[name] is not None for row in found)
         ]
@@ -169,7 +169,7 @@ def sample(
 
 
 def _write_csv(names: list[str], rows: list[dict[str, Any]]) -> None:
-    # Another program gets the values as they are; a terminal would obey them.
+    # A pipe gets the raw values. A terminal would obey control characters in them.
     shown = printable if sys.stdout.isatty() else str
     writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
     writer.writeheader()

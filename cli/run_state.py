@@ -42,7 +42,7 @@ from pseudoris.store.runs.header import read_header, require_header
 from pseudoris.store.tables.open_run import OpenRun
 
 DEFAULT_EVERY_S = 5.0
-# More lines than a person reads; the count says how many there are.
+# More lines are not listed but counted.
 MAX_SHOWN = 50
 MAX_RANGES = 8
 
@@ -75,12 +75,12 @@ def status(
         if not watch:
             stdout.print(status_view(out, next(states)))
             return
-        # The empty line: where no terminal is, Rich ends the last view without a line feed.
+        # Without a terminal Rich omits the last line feed. The empty text at the end adds it.
         with Live(console=stdout, auto_refresh=False) as live:
             for found in states:
                 live.update(Group(status_view(out, found), ""), refresh=True)
     except KeyboardInterrupt:
-        # The last view stays on the screen. The run goes on: this only looked.
+        # Ctrl-C stops watching, not the run. The last view stays on the screen.
         if not watch:
             raise
 
@@ -198,7 +198,7 @@ def _checking(address: str | None) -> Iterator[CheckShards]:
     if address is None:
         yield check_shards
         return
-    # Ray takes seconds to import: only for those who ask for it.
+    # Importing Ray takes seconds, so only this option does it.
     from pseudoris.pipeline.cluster import connected
     from pseudoris.pipeline.fan_out import checking_on_cluster
 
@@ -217,7 +217,7 @@ def _show_report(out: str, found: VerifyReport) -> None:
     for notice in found.notices:
         table.add_row("notice", notice)
     stdout.print(table)
-    # A line of its own, unwrapped, so that it can be copied.
+    # Printed on one unwrapped line, so that it can be copied.
     stdout.print(f"root digest  {found.root or 'unknown, as a receipt cannot be used'}", soft_wrap=True)
     if found.problems:
         more = f", the first {MAX_SHOWN}" if len(found.problems) > MAX_SHOWN else ""
@@ -245,7 +245,7 @@ def gc(
 ) -> None:
     """Delete files of failed or replaced attempts. Every run does this at its end."""
     location = RunLocation.open(out)
-    # Elsewhere it would find nothing to delete and say so, as if all were well.
+    # In a folder without a run, gc would report success because it finds nothing to delete.
     require_header(location)
     report = run_gc(location, is_dry=dry_run)
     if dry_run:

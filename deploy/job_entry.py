@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     except ImportError as error:
         sys.stderr.write(MISSING.format(problem=error, python=sys.executable, host=platform.node()) + "\n")
         sys.exit(USER_MUST_MEND)
-    # First, because the last one counts if an option is given twice.
+    # Our defaults come first, because the last value counts if an option is given twice.
     sys.argv = ["pseudoris", "annotate", "--address", "auto", *arguments]
     command()
 

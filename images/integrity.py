@@ -18,7 +18,7 @@ from pseudoris.schemas.errors import ImageError
 END_OF_IMAGE: Final = b"\xff\xd9"
 _END: Final = END_OF_IMAGE[1]
 _START_OF_SCAN: Final = 0xDA
-# All that start a frame; C4, C8 and CC are other markers. Source: ITU-T T.81, table B.1.
+# All markers that start a frame. C4, C8 and CC mean something else. Source: ITU-T T.81, table B.1.
 FRAME_STARTS: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Markers without a body: TEM and start of image.
 _BARE: Final = (0x01, 0xD8)
@@ -31,9 +31,9 @@ _RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
 # up to 32 bits), and none holds a marker. Source of the choice: of 186,000 small JPEGs cut by 0 to 39 bytes these
 # four let none with a wrong pixel pass; the best three let 7 of 118,000 pass, two 50 of 88,000.
 _TAILS: Final = tuple(bytes([value]) * 2560 for value in (0xAA, 0x55, 0xCC, 0x0F))
-# Whole files have hundreds: a scan is at most four, an embedded picture or profile one for 65,533 bytes.
+# Real files have hundreds: a scan has at most four segments, and each holds up to 65,533 bytes of metadata.
 _MAX_SEGMENTS: Final = 20_000
-# Pillow steps through what stands between the segments byte by byte.
+# Pillow skips filler bytes between segments one by one, so many of them are slow.
 _MAX_FILL_BYTES: Final = 2**20
 
 
@@ -99,7 +99,7 @@ def possible_ends(data: bytes) -> tuple[list[bytes], list[bytes]]:
         elif code == _START_OF_SCAN:
             scan, start = body, end
             if len(scan) >= 6 and not scan[-1] & 15:
-                # First and last coefficient; the low half of the last byte counts the bits that later scans refine.
+                # The bytes are the first and last coefficient, then the number of bits that later scans refine.
                 left -= {(component, index) for component in scan[1:-3:2] for index in range(scan[-3], scan[-2] + 1)}
     if left or not scan or not frame:
         return [], []
@@ -107,7 +107,7 @@ def possible_ends(data: bytes) -> tuple[list[bytes], list[bytes]]:
     kept = data[:stop] if stop >= 0 else _without_filler(data)
     if interval and len(_RESTART.findall(kept, start)) != -(-_num_units(frame, scan) // interval) - 1:
         return [], []
-    # One that no zero follows stands before a marker; zero behind it may fill the place of half an end marker.
+    # A last 0xFF belongs to a cut marker. A last 0xFF00 may too, if filler follows, so both readings are tried.
     kept = kept.rstrip(b"\xff")
     less = kept.removesuffix(b"\xff\0")
     less = less[:-2].rstrip(b"\xff") if len(less) > start + 2 else b""
@@ -130,14 +130,14 @@ def _num_units(frame: bytes, scan: bytes) -> int:
     shares = {frame[at]: (frame[at + 1] >> 4, frame[at + 1] & 15) for at in range(6, len(frame) - 2, 3)}
     most_x, most_y = (max(share[axis] for share in shares.values()) for axis in (0, 1))
     x, y = shares[scan[1]] if scan[0] == 1 else (1, 1)
-    # A scan of one component has its own blocks as units; another has the blocks of all within the largest share.
+    # A scan of one component counts its own blocks. Otherwise a unit holds the blocks of all components.
     if scan[0] == 1:
         return -(-width * x // (most_x * 8)) * -(-height * y // (most_y * 8))
     return -(-width // (most_x * 8)) * -(-height // (most_y * 8))
 
 
 PNG_BEGIN: Final = b"\x89PNG\r\n\x1a\n"
-# Pillow needs some seconds for so many. The largest files have a tenth, of 8 KiB each.
+# Pillow needs some seconds for this many. The largest files have a tenth of it, with 8 KiB a chunk.
 _MAX_CHUNKS: Final = 400_000
 _PIECE_BYTES: Final = 2**20
 # A PNG chunk is critical unless this bit of its first letter is set. Source: PNG specification, 5.4.

@@ -66,7 +66,7 @@ LAYOUTS: Final = frozenset(
         ("JPEG", "cmyk", (8,), ("sequential", "progressive"), (OPAQUE,)),
         ("JPEG2000", "grey", (8, 16), (TOGETHER,), (OPAQUE,)),
         ("JPEG2000", "grey", (8,), (TOGETHER,), (STRAIGHT,)),
-        # Not of 16 bits: Pillow makes the brightest samples black.
+        # 16 bits are missing, because Pillow makes their brightest samples black.
         ("JPEG2000", "rgb", (8,), (TOGETHER,), (OPAQUE, STRAIGHT)),
         ("PNG", "grey", (1, 2, 4, 8, 16), (TOGETHER,), (OPAQUE, KEYED)),
         ("PNG", "grey", (8, 16), (TOGETHER,), (STRAIGHT,)),
@@ -113,7 +113,7 @@ def check_layout(data: bytes, image: Image.Image | None) -> Layout | None:
 
 
 def _avif(data: bytes, image: Image.Image) -> Layout:
-    # The box of the AV1 configuration: bits for more than 8, for 12, and for one plane.
+    # The byte of the AV1 configuration has flags for more than 8 bits, for 12 bits, and for a single plane.
     flags = data[data.index(b"av1C") + 6]
     bits = 8 + 2 * bool(flags & 0x40) + 2 * bool(flags & 0x20)
     return Layout("AVIF", "grey" if flags & 0x10 else "rgb", bits, TOGETHER, _of_mode(image))
@@ -132,7 +132,7 @@ def _bmp(data: bytes, image: Image.Image | None) -> Layout:
     order = orders[compression] if compression < len(orders) else f"compression {compression}"
     samples = "palette" if bits <= 8 else "rgb"
     if image is not None and ((image.mode == "1" and bits > 1) or (image.mode == "L" and bits == 4)):
-        # Pillow takes it for an image of 1 or 8 bits.
+        # Pillow would open this as an image of 1 or 8 bits.
         samples = "palette of few greys"
     return Layout("BMP", samples, bits, order, _of_mode(image))
 
@@ -245,7 +245,7 @@ _READERS: Final[dict[str | None, Callable[[bytes, Any], Layout]]] = {
     "TIFF": _tiff,
     "WEBP": lambda data, image: Layout("WEBP", "rgb", 8, TOGETHER, _of_mode(image)),
 }
-# How a file begins whose layout can be told where Pillow does not open it.
+# First bytes of formats whose layout can be read even where Pillow cannot open the file.
 _STARTS: Final = (
     (b"BM", "BMP"),
     (b"\xff\xd8\xff", "JPEG"),

@@ -20,27 +20,27 @@ from pseudoris.schemas.errors import ConfigError, ImageError
 # A page may unpack to this many times its bytes: encoded images hardly shrink at all, bitmaps of photographs by half.
 # A page beyond it is a bomb, unless it is small.
 _MAX_UNPACKING: Final = 4
-# A page may always take this much. Uris, and drawings as bitmaps, shrink a hundredfold in pages of a few megabytes.
+# A page may always unpack to this size. Uris and bitmaps shrink a hundredfold, in pages of a few megabytes.
 ALWAYS_BYTES: Final = 64 * 2**20
-# Lengths and levels, beside the values of a page.
+# Allowance for the lengths and levels of a page, beside its values.
 _SLACK_BYTES: Final = 2**20
-# As Arrow bounds a header, which may carry a smallest and a largest image.
+# Arrow has the same limit. A header may hold the smallest and the largest value, which may be images.
 _MAX_HEADER_BYTES: Final = 16 * 2**20
-# Some twenty are known.
+# Real headers have about twenty fields.
 _MAX_FIELDS: Final = 1_000
 _MAX_DEPTH: Final = 16
 
-# The run lengths of a mask of 100 megapixels are a fifth of it.
+# The run lengths of a mask of 100 megapixels take a fifth of this.
 _MAX_VALUE_BYTES: Final = 16 * 2**20
-# All values may unpack to this many times the file's bytes: names of images repeat, run lengths shrink to a third.
+# All values together may unpack to this many times the file. Names repeat, and run lengths shrink to a third.
 _MAX_TABLE_UNPACKING: Final = 16
 TABLE_ALWAYS_BYTES: Final = 256 * 2**20
-# Bounds what is unpacked at once: a value of a dictionary takes one place in the file, and is named by every row.
+# Few rows are unpacked at once, because each row may repeat a large value of the dictionary.
 _ROWS_AT_ONCE: Final = 8
 
-# Of Thrift's compact protocol.
+# Type codes of Thrift's compact protocol.
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12)
-# The field of a page header that describes a page, by the page's type: data, dictionary, data of version 2.
+# The field of a page header with its details, by page type: data page, dictionary page, data page version 2.
 _DETAILS: Final = {0: 5, 2: 7, 3: 8}
 
 
@@ -221,7 +221,7 @@ class _Chunk:
         """Take what is read next; yield the headers that are whole with it."""
         start, self.read_to = self.read_to, self.read_to + len(data)
         while self.header_at < self.read_to:
-            # What was begun ends where `data` starts.
+            # A header that an earlier block began continues where `data` starts.
             rest = self.begun + data if self.begun else data[self.header_at - start :]
             try:
                 header = parse_page_header(rest)
@@ -267,7 +267,7 @@ def read_columns(data: bytes, names: Collection[str], *, where: str) -> pa.Table
         pages.watch()
         batches, left = [], max(TABLE_ALWAYS_BYTES, _MAX_TABLE_UNPACKING * len(data))
         for read in file.iter_batches(_ROWS_AT_ONCE, columns=wanted, use_threads=False):
-            # Else a dictionary's values would be multiplied where it becomes text.
+            # Repeated values of a dictionary are unpacked here, where their bytes are counted, and not later.
             columns = [each.dictionary_decode() if pa.types.is_dictionary(each.type) else each for each in read]
             batch = pa.RecordBatch.from_arrays(columns, names=read.schema.names)
             left -= batch.nbytes

@@ -30,7 +30,7 @@ def require_imagehash() -> None:
     """
     require_extra("exclude", "a perceptual hash")
     importlib.import_module("imagehash")
-    # imagehash imports it at the first hash.
+    # imagehash would import it at the first hash, and might fail there.
     importlib.import_module("scipy.fftpack")
 
 

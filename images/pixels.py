@@ -54,15 +54,15 @@ _HEADER_FAULTS: Final = (*_EXIF_FAULTS, ArithmeticError)
 _JPEG_BEGIN: Final = b"\xff\xd8\xff"
 _PNG_METADATA: Final = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 
-# What the images table notes of an image that is read although something is wrong with its file.
+# Notes that the images table stores for a damaged file that could still be read.
 NOTE_NO_END_MARKER: Final = "the JPEG lacks its end marker; all its pixels are there"
 
 _LOST_GREY: Final = 128
 _CUT_SHORT: Final = "the JPEG is cut short: its decoder stopped before the end of the image"
 
-# Off, because `images.max_pixels` is checked before any pixel is decoded, and may be higher than Pillow's limit.
+# Pillow's limit is off. `images.max_pixels` is checked before any pixel is decoded, and may be higher.
 Image.MAX_IMAGE_PIXELS = None
-# Pillow's own reader of uncompressed TIFF takes separate planes of 16 bits for ones of 8.
+# Pillow's own reader of uncompressed TIFF reads separate planes of 16 bits as 8 bits.
 TiffImagePlugin.READ_LIBTIFF = True
 
 
@@ -158,7 +158,7 @@ def common_suffix(data: bytes, plugins: Sequence[str] = ()) -> str | None:
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
             return ".jpg" if has_end_marker(data) else None
         is_still_png = image.format == "PNG" and not getattr(image, "is_animated", False)
-        # The header chunk's ninth byte: Pillow returns 16-bit colour as 8-bit RGB without saying so.
+        # The ninth byte of the header chunk says 16 bits. Pillow would silently return such colour as 8-bit RGB.
         is_deep = data[24:25] == b"\x10"
         return ".png" if is_still_png and image.mode in ("1", "L", "P", "RGB") and not is_deep else None
 
@@ -197,7 +197,7 @@ def _open_as(data: bytes, formats: Sequence[str]) -> Image.Image:
             with suppress(*_HEADER_FAULTS):
                 check_layout(data, None)
         elif is_unknown:
-            # Not Pillow's text: it contains the address of the buffer.
+            # Pillow's own text is not used, because it contains the address of the buffer.
             raise ImageError("not_an_image", f"no decoder recognises the bytes ({', '.join(formats)})") from None
         message = "the header is truncated or damaged" if is_unknown else "the header is damaged"
         raise _as_image_error(error, message) from error
@@ -217,7 +217,7 @@ def _decode(image: Image.Image, data: bytes, *, is_proven: bool = False) -> tupl
             pixels, note = _pixels_without_end(data, layout, is_proven=is_proven), NOTE_NO_END_MARKER
         else:
             pixels = _pixels(image, layout)
-            # What libjpeg puts in place of lost data, if only an end marker was put behind the rest; or a grey corner.
+            # libjpeg fills lost data with this grey if only an end marker follows. The corner may also really be grey.
             is_suspect = is_jpeg and not is_proven and (pixels[-1, -1] == _LOST_GREY).all()
             if is_suspect and not _all_show(pixels, possible_ends(data)[0], layout):
                 raise ImageError("corrupt", _CUT_SHORT)
@@ -271,7 +271,7 @@ def _pixels(image: Image.Image, layout: Layout | None) -> np.ndarray:
             "states: convert it to 8 or 16 bits a channel",
         )
     if layout is not None and layout.format == "PNG" and layout.alpha == KEYED and image.mode == "L":
-        # Pillow stretches grey of 2 and 4 bits to 8, but not the clear one.
+        # Pillow scales grey of 2 and 4 bits to 8 bits, but leaves the transparent value unscaled.
         most = 2**layout.bits - 1
         image.info["transparency"] = (image.info["transparency"] & most) * 255 // most
     if image.has_transparency_data:
@@ -301,7 +301,7 @@ def _from_rgb(image: Image.Image) -> np.ndarray:
 def _grey_16_to_rgb(image: Image.Image) -> np.ndarray:
     levels = np.asarray(image)
     grey = _TO_8_BIT[levels]
-    # Pillow inverts this TIFF convention only for 8 bits.
+    # For this TIFF convention (0 is white), Pillow inverts only 8-bit images.
     tags = getattr(image, "tag_v2", None)
     if tags is not None and tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _TIFF_WHITE_IS_ZERO:
         grey = 255 - grey
@@ -314,7 +314,7 @@ def _grey_16_to_rgb(image: Image.Image) -> np.ndarray:
 def _header_orientation(image: Image.Image, data: bytes) -> int:
     if image.format != "PNG" or "exif" in image.info:
         return _orientation(image)
-    # It may follow the pixels, and Pillow decodes them to find it: a kilobyte could unpack to gigabytes.
+    # The text chunk may follow the pixels, and Pillow would decode them first: a kilobyte could unpack to gigabytes.
     try:
         with Image.open(io.BytesIO(_png_of_metadata(data)), formats=("PNG",)) as metadata:
             return _orientation(metadata)
@@ -337,7 +337,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_EXIF_ORIENTATION, 1)
     except _EXIF_FAULTS as error:
-        # Viewers show an image with a damaged EXIF block as it is stored in the file. So do we.
+        # Viewers ignore a damaged EXIF block and show the image unrotated. So do we.
         logger.debug("EXIF cannot be read: %r", error)
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
@@ -360,7 +360,7 @@ def import_plugins(plugins: Sequence[str]) -> None:
     for name in plugins:
         try:
             importlib.import_module(name)
-        # The latter two: an empty name, and a relative one.
+        # An empty name raises ValueError, a relative one TypeError.
         except (ImportError, ValueError, TypeError) as error:
             command = f" ({install('heif')})" if name == HEIF_PLUGIN else ""
             raise ConfigError(

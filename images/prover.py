@@ -32,13 +32,13 @@ _START_TIMEOUT_S: Final = 120.0
 _END_TIMEOUT_S: Final = 10.0
 _WRITE_BYTES: Final = 2**20
 _MAX_ANSWER_BYTES: Final = 2**16
-# Several times the largest picture of 2,000 x 2,000 pixels.
+# Several times the largest picture, which has 2,000 × 2,000 pixels.
 _MAX_PICTURE_BYTES: Final = 2**26
-# Images per child, over many shards: a limit, because libraries leak memory.
+# A child is replaced after this many images, because image libraries leak memory.
 _MAX_PROOFS: Final = 10_000
 # If a child has less than 15/16 of its memory left, it is replaced, and an image that it rejected is tried again.
 _CRAMPED: Final = 16
-# The prover that this process keeps for its next shard, at most one, by its limits.
+# The prover that this process reuses for its next shard. At most one, keyed by its limits.
 _SHARED: Final[dict[str, Prover]] = {}
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/]+=*")
 _HASH: Final = re.compile(rf"[0-9a-f]{{{HASH_HEX_DIGITS}}}")
@@ -159,7 +159,7 @@ class Prover:
                 continue
             is_cramped = answer["grown_bytes"] > self._limits.decoder_memory_bytes // _CRAMPED
             if is_cramped:
-                # Memory that earlier images left in use must not decide about later ones.
+                # The child is replaced, so that memory of earlier images does not decide about later ones.
                 self._end_child()
             if "size" in answer:
                 return answer
@@ -170,7 +170,7 @@ class Prover:
         child = self._running_child()
         self._num_asked += 1
         deadline = time.monotonic() + self._limits.decoder_timeout_s
-        # The length with the first bytes: the child would wake up for it alone.
+        # The length is sent together with the first bytes. Alone, it would wake the child for nothing.
         _send(child, LENGTH.pack(len(data)) + data[:_WRITE_BYTES], deadline)
         _send(child, memoryview(data)[_WRITE_BYTES:], deadline)
         answer = _receive(child, deadline, max_bytes=_MAX_ANSWER_BYTES if self._form is None else _MAX_PICTURE_BYTES)
@@ -182,7 +182,7 @@ class Prover:
         else:
             is_sound &= {"reason", "message"} <= {*answer}
         if not is_sound or answer.get("number") != self._num_asked:
-            # An answer to an earlier image, or one forged by an image that controls its decoder.
+            # The answer belongs to an earlier image, or an image that controls its decoder has forged it.
             raise _ProverDiedError
         return answer
 

@@ -52,7 +52,7 @@ _STATM: Final = Path("/proc/self/statm")
 
 def main() -> None:
     """Answer requests until the standard input ends."""
-    # The parent has validated it. Pydantic would take 10 MB in each child, and half of its start.
+    # The parent has validated the limits. Pydantic would cost 10 MB and half of the start in each child.
     limits = cast("ImagesConfig", SimpleNamespace(**parse_json(sys.argv[1])))
     has_hash = WITH_HASH in sys.argv[2:]
     form = sys.argv[-3:] if len(sys.argv) > 4 else None
@@ -89,7 +89,7 @@ def _prove(data: bytes, limits: ImagesConfig, *, has_hash: bool, form: Sequence[
     except ImageError as error:
         return {"reason": error.reason, "message": error.message}
     except MemoryError:
-        # A failed allocation may damage a C library, so the second try gets a fresh process.
+        # A failed allocation may have damaged a C library, so the second try gets a fresh process.
         os._exit(EXIT_OUT_OF_MEMORY)
 
 

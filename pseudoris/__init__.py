@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if not (Path(__file__).parent / "schemas").is_dir():
-    # Else an environment of another checkout would serve that one's rooms.
+    # Without this error, an environment of another checkout would import that checkout's rooms.
     raise ImportError(
         "the folder pseudoris/ has no links to its rooms: git made files of them. Run `git config core.symlinks true` "
         "and `git checkout -- pseudoris`, on Windows with the right to make links",
@@ -23,7 +23,7 @@ if not (Path(__file__).parent / "schemas").is_dir():
     )
 
 if TYPE_CHECKING:
-    # For type checkers `as` makes a name public.
+    # `as` marks a name as public for type checkers.
     from pseudoris.pipeline.run_contract import RunSummary as RunSummary
     from pseudoris.schemas.config import RunConfig as RunConfig
     from pseudoris.schemas.config_layers import load_config as load_config
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# Where each name is defined; it is imported when it is first asked for (PEP 562).
+# The module that defines each name. It is imported when the name is first used (PEP 562).
 _HOMES = {
     name: home
     for home, names in {

@@ -12,13 +12,13 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command line. A signal while it is imported ends the process at once: nothing has begun."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        # A shell's background jobs ignore Ctrl-C.
+        # A shell starts background jobs with Ctrl-C ignored. That stays.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end_at_once)
     try:
         from pseudoris.cli.main import main as run
     except ModuleNotFoundError as error:
-        # In a clone's root Python finds this folder before an installed package.
+        # In a clone's root Python finds this folder before an installed package of the name.
         is_ours = str(error.name).partition(".")[0] == "pseudoris"
         if is_ours or not (Path(__file__).parents[1] / "Makefile").exists():
             raise
@@ -27,13 +27,13 @@ def main() -> None:
     try:
         run()
     finally:
-        # Python would show the traceback of a second Ctrl-C while it ends.
+        # While Python ends, a second Ctrl-C would print a traceback.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end_at_once)
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:
-    # Not as an exception: many libraries are half imported.
+    # An exception would run code of half-imported libraries, so the process ends at once.
     os.write(2, b"stopped before anything was done\n")
     os._exit(INTERRUPTED)
 

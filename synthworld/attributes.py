@@ -44,11 +44,11 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 PATTERNS: tuple[str, ...] = ("plain", "striped", "dotted", "checked")
 SIZES: tuple[str, ...] = ("small", "large")
 PARTS: tuple[str, ...] = ("hat", "tail", "handle")
-# Radii in scene pixels; the gap between the two ranges keeps every object on one side of the word.
+# Radii in scene pixels. The gap between the ranges keeps the two words apart.
 RADIUS_RANGE_PX: dict[str, tuple[float, float]] = {"small": (12.5, 16.0), "large": (23.0, 31.0)}
-# One pair in six: (category index + colour index) divisible by it. 27 of 160 pairs, 16.9 %; every category has one.
+# A pair is held out if (category index + colour index) is divisible by this: 27 of 160 pairs, some of each category.
 HELD_OUT_MODULUS = 6
-# Words for the end of a row, by side, before the noun ("the leftmost star", "the left star") …
+# Words before the noun for the end of a row, by side: "the leftmost star", "the left star".
 EXTREMES: dict[str, tuple[str, ...]] = {
     "left": ("leftmost", "left"),
     "right": ("rightmost", "right"),
@@ -56,11 +56,11 @@ EXTREMES: dict[str, tuple[str, ...]] = {
     "bottom": ("bottommost", "bottom", "lower"),
     "middle": ("middle",),
 }
-# … and those used only for two objects.
+# These are only said of two objects.
 COMPARATIVES: tuple[str, ...] = ("upper", "lower")
 ORDINALS: tuple[str, ...] = ("first", "second", "third", "fourth")
 NUMBERS: dict[str, int] = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
-# From the object to its anchor: "the circle above the star" has the circle on the star's top side.
+# For a relation, the side of the anchor on which the object lies: "the circle above the star" is on its top side.
 RELATIONS: dict[str, str] = {
     "above": "top",
     "below": "bottom",

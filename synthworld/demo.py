@@ -24,7 +24,7 @@ from pseudoris.synthworld.worlds import DEFAULT_WORLD, WORLDS, world_named
 
 TRUTH_FILE = "truth.json"
 IMAGE_FOLDER = "images"
-# Every eighth scene is a JPEG and every ninth a WebP: the rest, PNG, is what the tiny models were trained on.
+# Every eighth scene is a JPEG and every ninth a WebP. The others are PNG, on which the tiny models were trained.
 _JPEG_EVERY, _WEBP_EVERY = 8, 9
 _FORMATS: dict[str, dict[str, Any]] = {
     ".jpg": {"format": "JPEG", "quality": 95},

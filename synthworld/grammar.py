@@ -202,7 +202,7 @@ def _ordinal(tokens: list[str]) -> Ordinal | None:
 def _group(tokens: list[str]) -> Group | None:
     word = tokens[0] if tokens and tokens[0] in _GROUP_WORDS else ""
     rest = tokens[1:] if word else tokens
-    # "all the stars"; "the two stars" has lost its article already.
+    # "all the stars" has an article here. "the two stars" has already lost it.
     if word in ("all", "both") and rest[:1] and rest[0] in ARTICLES:
         rest = rest[1:]
     found = noun_phrase(rest, nouns=_SINGULARS)

@@ -28,9 +28,9 @@ ROW_MARGIN_PX = 10.0
 MIN_STEP_PX = 16.0
 TOUCH_PX = 4.0
 MAX_SLANT = 2.0
-# The share of the picture, from an edge, that lies at that side.
+# A side of the picture is this share of its width or height.
 SIDE = 1 / 3
-# The least ratio of a row's longer extent to its shorter one at which three objects have a clear middle.
+# Three objects have a middle one if their row is at least this much longer than wide.
 MIN_ROW_SHAPE = 1.5
 
 

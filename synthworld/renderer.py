@@ -73,7 +73,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "moon": (_ellipse(0, 0, 1.0, 1.0), _ellipse(0.55, -0.05, 0.78, 0.78, filled=False)),
     "flower": (
-        # The petals, the first one up.
+        # The petals. The first one points up.
         *(
             _ellipse(0.58 * math.cos(a), 0.58 * math.sin(a), 0.42, 0.42)
             for a in (2 * math.pi * k / 6 - math.pi / 2 for k in range(6))
@@ -121,7 +121,7 @@ SHAPES: dict[str, Shape] = {
     ),
 }
 
-# Parts are anchored on the unit object's rim, so that they stick out of every category at the same place.
+# Parts are placed on the rim of the unit object, so that they stick out of every category alike.
 PART_SHAPES: dict[str, Shape] = {
     "hat": (
         _polygon((-0.62, -0.8), (0.62, -0.8), (0.62, -0.97), (-0.62, -0.97)),
@@ -263,7 +263,7 @@ def _lit(image: np.ndarray, rng: np.random.Generator, lighting: float) -> np.nda
         return image
     angle, share = rng.uniform(0, 2 * math.pi), rng.uniform(0, lighting)
     ys, xs = np.mgrid[-1 : 1 : image.shape[0] * 1j, -1 : 1 : image.shape[1] * 1j]
-    # From 0 in one corner's direction to 1 in the opposite one's.
+    # Rises from 0 in one corner to 1 in the opposite corner.
     towards = 0.5 + (xs * math.cos(angle) + ys * math.sin(angle)) / math.sqrt(8)
     return np.asarray(np.rint(image * (1 - share * towards)[..., None]), dtype=np.uint8)
 
@@ -307,7 +307,7 @@ def _stencil(shape: Shape, item: SceneObject, *, frame: tuple[int, int], origin:
     scale = item.radius_px * SUPERSAMPLING
     cx, cy = (c * SUPERSAMPLING for c in item.centre_xy_px)
     for filled, points in shape:
-        # Whole samples: the polygon then cannot depend on the last bits of a machine's sine.
+        # Corners are rounded to whole samples, so that the last bits of a machine's sine do not matter.
         turned = [
             (
                 round(cx + scale * (x * math.cos(angle) - y * math.sin(angle))) - origin[0],

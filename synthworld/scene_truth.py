@@ -44,7 +44,7 @@ class SceneImageTruth:
         """Takes a scene; its visible masks (N, 192, 192) bool where they are painted already."""
         self._scene = scene
         self._masks = masks
-        # Read once a text: the systems of an ablation produce the same texts thousands of times.
+        # Cached, because systems of an ablation produce the same texts thousands of times.
         self._parsed = cache(parse_reference)
         self._referents: dict[str, frozenset[int] | None] = {}
         self._stated: dict[tuple[str, int], tuple[int, int, int]] = {}
@@ -133,7 +133,7 @@ class SceneTruth:
         known = {key: scene for key, scene in scenes.items() if scene is not None}
         for key, scene in known.items():
             _check(scene, f"{name}: {key!r}")
-        # Files from before there were several worlds name none: their scenes are of the default world.
+        # Older files name no world. Their scenes belong to the default world.
         others = sorted({scene.world for scene in known.values()} - {DEFAULT_WORLD})
         return cls(known, f"synthetic world{''.join(f' {world!r}' for world in others)}, {name}")
 

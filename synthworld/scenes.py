@@ -26,7 +26,7 @@ from pseudoris.synthworld.worlds import DEFAULT_WORLD, World, world_named
 
 SCENE_SIZE_PX = 192
 MIN_OBJECTS, MAX_OBJECTS = 2, 10
-# Of objects that repeat an earlier object's colour and pattern, but not its category.
+# Share of objects that repeat the colour and pattern of an earlier object, but not its category.
 SAME_LOOK_SHARE = 0.15
 _LAYOUT_STREAM, _PIXEL_STREAM = 0, 1
 _PLACEMENT_TRIES = 60
@@ -100,7 +100,7 @@ def make_scene(split: Split, position: int, *, seed: int = 0, world: str = DEFAU
     rng = generator(seed, index, stream=_LAYOUT_STREAM)
     wanted = int(rng.choice(np.arange(MIN_OBJECTS, MAX_OBJECTS + 1), p=_shares(mix.count_weights)))
     objects: list[SceneObject] = []
-    # Placement may fail in a crowded scene; two objects always fit, so the loop ends.
+    # Placing may fail in a crowded scene. Two objects always fit, so the loop ends.
     for attempt in range(40 * wanted):
         if len(objects) == wanted or (attempt >= 4 * wanted and len(objects) >= MIN_OBJECTS):
             break
@@ -164,7 +164,7 @@ def _place(rng: np.random.Generator, attributes: Attributes, objects: list[Scene
     for _ in range(_PLACEMENT_TRIES):
         x, y = rng.uniform((left, top), (SCENE_SIZE_PX - right, SCENE_SIZE_PX - bottom))
         gaps = [math.dist((x, y), o.centre_xy_px) / (radius + o.radius_px) for o in objects]
-        # 0.85 of touching: outlines overlap now and then, and no object hides most of another.
+        # At 0.85 of touching, outlines sometimes overlap, but no object hides most of another.
         if all(gap >= 0.85 for gap in gaps):
             return SceneObject(attributes, (float(x), float(y)), radius, rotation, (tint[0], tint[1], tint[2]))
     return None
