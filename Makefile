@@ -46,7 +46,7 @@ test-all: $(STAMP) ## Run every test (about 45 minutes on 2 cores)
 # exports do not take versions so old.
 OLDEST := .venv-oldest
 INTO_OLDEST := $(RUN) -m uv pip install --quiet --python $(OLDEST)/bin/python
-OLDEST_TESTS := tests/audit tests/pipeline tests/schemas tests/store tests/training/dataset tests/training/learning tests/workers
+OLDEST_TESTS := tests/audit tests/pipeline tests/schemas tests/store tests/interchange/dataset tests/training/learning tests/workers
 test-oldest: $(STAMP) ## Run tests of the core, then of all extras, on the oldest dependencies that are allowed (3 minutes on 2 cores)
 	rm -rf $(OLDEST)
 	$(RUN) -m uv venv --quiet --python $(RUN) $(OLDEST)
@@ -58,7 +58,7 @@ test-oldest: $(STAMP) ## Run tests of the core, then of all extras, on the oldes
 	$(OLDEST)/bin/python -m pytest $(PARALLEL) -m "$(QUICK)" --ignore tests/store/reports/test_data_card.py $(OLDEST_TESTS) $(PYTEST_ARGS)
 	@# Its cache takes exports for one another by other names than that of datasets 5.
 	$(INTO_OLDEST) 'datasets>=4,<5'
-	$(OLDEST)/bin/python -m pytest tests/training/exports/test_huggingface.py $(PYTEST_ARGS)
+	$(OLDEST)/bin/python -m pytest tests/interchange/exports/test_huggingface.py $(PYTEST_ARGS)
 
 coverage: $(STAMP) ## Run every test and say which lines none of them runs (a third longer)
 	$(RUN) -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered $(PYTEST_ARGS)

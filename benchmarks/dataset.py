@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.dataset_inputs import CrisFiles, CrisLmdb, DataSize, write_all
 from benchmarks.measurement import cpu_seconds, machine, options, peak_rss_bytes, print_table, write_json
-from pseudoris.training.dataset import RisDataset, RisIterableDataset, RisSample, SampleSpec
+from pseudoris.interchange.dataset import RisDataset, RisIterableDataset, RisSample, SampleSpec
 
 BATCH: Final = 32
 SIDES: Final = ("stream", "map", "files", "lmdb")

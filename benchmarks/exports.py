@@ -31,6 +31,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from benchmarks.measurement import cpu_seconds, machine, options, peak_rss_bytes, print_table, write_json
+from pseudoris.interchange.exports import EXPORTS, WRITING, ExportOptions, export_request, find_export
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
@@ -38,7 +39,6 @@ from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, Shard, ShardIm
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.manifest import write_manifest
-from pseudoris.training.exports import EXPORTS, WRITING, ExportOptions, export_request, find_export
 
 _SIZE: Final = (48, 64)
 _SHARD_IMAGES: Final = 256

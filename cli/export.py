@@ -15,9 +15,7 @@ from pseudoris.cli import options
 from pseudoris.cli.console import facts_table, format_bytes, stdout
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import bar
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.extras import require_extra
-from pseudoris.training.exports import (
+from pseudoris.interchange.exports import (
     EXPORTS,
     WRITING,
     ExportOptions,
@@ -27,9 +25,11 @@ from pseudoris.training.exports import (
     export_request,
     find_export,
 )
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.extras import require_extra
 
 if TYPE_CHECKING:
-    from pseudoris.training.exports.hub_repository import HubRepository
+    from pseudoris.interchange.exports.hub_repository import HubRepository
 
 DEFAULTS: Final = ExportOptions()
 DEFAULT_MERGED_SPLITS: Final = "val,test,testA,testB"
@@ -140,7 +140,7 @@ def _repository(
     if export_format != "hf":
         raise ConfigError(f"--push needs --format hf. {export_format} is not a format that the Hub shows.")
     require_extra("remote", "--push")
-    from pseudoris.training.exports.hub_repository import HubRepository
+    from pseudoris.interchange.exports.hub_repository import HubRepository
 
     return HubRepository.open(name, request, is_public=is_public)
 

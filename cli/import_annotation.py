@@ -18,7 +18,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 
 if TYPE_CHECKING:
-    from pseudoris.training.imports import ImportRequest
+    from pseudoris.interchange.imports import ImportRequest
 
 # The header needs a preset's name. No setting of a model is read.
 _PRESET = "import"
@@ -105,7 +105,7 @@ def import_annotation(
     _check_options(chosen, prefix=prefix, orientation=orientation != "upright", exclude=exclude)
     _check_options(chosen, embed_images=embed_images, shard_size=shard_size)
     _check_assignments(chosen, assignments or ())
-    from pseudoris.training import imports
+    from pseudoris.interchange import imports
 
     request = imports.ImportRequest(
         annotation,
@@ -124,7 +124,7 @@ def import_annotation(
 
 
 def _write(request: ImportRequest, out: str) -> None:
-    from pseudoris.training import imports
+    from pseudoris.interchange import imports
 
     config, is_corrected = request.config, request.format == "label-studio"
     location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)

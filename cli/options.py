@@ -163,7 +163,7 @@ def read_exclude(exclude: list[str] | None, max_distance: int | None, only: list
     if not exclude and not only and max_distance is None:
         return ()
     # Imported here, because it loads the readers of images and pickles.
-    from pseudoris.training.exclusions import read_exclusions
+    from pseudoris.interchange.exclusions import read_exclusions
 
     return read_exclusions(exclude or (), max_distance, only or ())
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pseudoris.audit.draw_files import DRAWN
 from pseudoris.audit.verdicts import RATER_NAME, HeaderLine, Verdict, VerdictLine, write_answers
+from pseudoris.interchange.imports.label_studio import Annotation, read_regions, read_tasks
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.imports.label_studio import Annotation, read_regions, read_tasks
 from pseudoris.workers.masks.rle import ious, match_masks
 
 if TYPE_CHECKING:

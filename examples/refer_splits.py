@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pseudoris.interchange.exclusions.exclude_option import TRAIN_SPLIT
+from pseudoris.interchange.untrusted_pickle import read_refs
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.exclusions.exclude_option import TRAIN_SPLIT
-from pseudoris.training.untrusted_pickle import read_refs
 
 
 @dataclass(frozen=True, slots=True)

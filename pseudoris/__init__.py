@@ -24,6 +24,19 @@ if not (Path(__file__).parent / "schemas").is_dir():
 
 if TYPE_CHECKING:
     # `as` marks a name as public for type checkers.
+    from pseudoris.interchange.dataset import ExpressionFilter as ExpressionFilter
+    from pseudoris.interchange.dataset import JoinedDataset as JoinedDataset
+    from pseudoris.interchange.dataset import MixedDataset as MixedDataset
+    from pseudoris.interchange.dataset import MixedIterableDataset as MixedIterableDataset
+    from pseudoris.interchange.dataset import ResumableLoader as ResumableLoader
+    from pseudoris.interchange.dataset import RisDataset as RisDataset
+    from pseudoris.interchange.dataset import RisIterableDataset as RisIterableDataset
+    from pseudoris.interchange.dataset import SampleSpec as SampleSpec
+    from pseudoris.interchange.dataset import Snapshot as Snapshot
+    from pseudoris.interchange.dataset import StreamOrder as StreamOrder
+    from pseudoris.interchange.dataset import collate_lists as collate_lists
+    from pseudoris.interchange.exports import ExportReport as ExportReport
+    from pseudoris.interchange.exports import HumanAnnotation as HumanAnnotation
     from pseudoris.pipeline.run_contract import RunSummary as RunSummary
     from pseudoris.schemas.config import RunConfig as RunConfig
     from pseudoris.schemas.config_layers import load_config as load_config
@@ -41,21 +54,8 @@ if TYPE_CHECKING:
     from pseudoris.store.runs.pending_work import Step as Step
     from pseudoris.store.runs.refiltered_run import RefilterSummary as RefilterSummary
     from pseudoris.store.tables.run_reader import Run as Run
-    from pseudoris.training.dataset import ExpressionFilter as ExpressionFilter
-    from pseudoris.training.dataset import JoinedDataset as JoinedDataset
-    from pseudoris.training.dataset import MixedDataset as MixedDataset
-    from pseudoris.training.dataset import MixedIterableDataset as MixedIterableDataset
-    from pseudoris.training.dataset import ResumableLoader as ResumableLoader
-    from pseudoris.training.dataset import RisDataset as RisDataset
-    from pseudoris.training.dataset import RisIterableDataset as RisIterableDataset
-    from pseudoris.training.dataset import SampleSpec as SampleSpec
-    from pseudoris.training.dataset import Snapshot as Snapshot
-    from pseudoris.training.dataset import StreamOrder as StreamOrder
-    from pseudoris.training.dataset import collate_lists as collate_lists
     from pseudoris.training.evaluation import Evaluation as Evaluation
     from pseudoris.training.evaluation import Truth as Truth
-    from pseudoris.training.exports import ExportReport as ExportReport
-    from pseudoris.training.exports import HumanAnnotation as HumanAnnotation
 
     __version__: str
 
@@ -71,12 +71,12 @@ _HOMES = {
         "store.runs.pending_work": "Committed Notice Planned Retried RunEvent Step",
         "store.runs.refiltered_run": "RefilterSummary",
         "store.tables.run_reader": "Run",
-        "training.dataset": (
+        "interchange.dataset": (
             "ExpressionFilter JoinedDataset MixedDataset MixedIterableDataset ResumableLoader "
             "RisDataset RisIterableDataset SampleSpec Snapshot StreamOrder collate_lists"
         ),
         "training.evaluation": "Evaluation Truth",
-        "training.exports": "ExportReport HumanAnnotation",
+        "interchange.exports": "ExportReport HumanAnnotation",
     }.items()
     for name in names.split()
 }
@@ -262,8 +262,8 @@ def export(
     """Write the run at `out` in another format, and read it back.
 
     `destination` is an empty folder or url, `export_format` a name as of `pseudoris export --format`: parquet, refer, …
-    From `max_tokens` to `any_targets` they are the fields of `pseudoris.training.exports.ExportOptions`. What `source`,
-    `partial`, `overwrite`, `exclude` (a path, or several) and `exclude_distance` do, the command's help says.
+    From `max_tokens` to `any_targets` they are the fields of `pseudoris.interchange.exports.ExportOptions`. What
+    `source`, `partial`, `overwrite`, `exclude` (a path, or several) and `exclude_distance` do, the command's help says.
 
     Returns:
         What was written.
@@ -272,8 +272,8 @@ def export(
         ConfigError: No such format or finished run, an argument that the format does not use, or a wrong `destination`.
         TransientError: Storage failed, or a part of the run cannot be read.
     """
+    from pseudoris.interchange.exports import ExportOptions, export_request, find_export
     from pseudoris.schemas.uris import place
-    from pseudoris.training.exports import ExportOptions, export_request, find_export
 
     out, destination = place(out, "out"), place(destination, "destination")
     source = None if source is None else place(source, "source")
@@ -321,8 +321,8 @@ def evaluate(out: str | Path, truth: str | Path | Truth, *, sample: int | None =
 def _exclusions(
     exclude: str | Path | Sequence[str | Path], max_distance: int | None, only: str | Path | Sequence[str | Path] = ()
 ) -> Exclusions:
+    from pseudoris.interchange.exclusions import read_exclusions
     from pseudoris.schemas.uris import one_or_several, place
-    from pseudoris.training.exclusions import read_exclusions
 
     left_out, taken = one_or_several(exclude), one_or_several(only)
     paths, wanted = ([place(each, name) for each in given] for name, given in (("exclude", left_out), ("only", taken)))

@@ -8,8 +8,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ROOMS = (
     *("audit", "viewer", "store/checks", "store/reports", "store/runs", "store/tables"),
-    *("training/calibration", "training/chooser", "training/dataset", "training/exclusions", "training/exports"),
-    *("training/imports", "training/learning", "training/ppt"),
+    *(
+        "training/calibration",
+        "training/chooser",
+        "interchange/dataset",
+        "interchange/exclusions",
+        "interchange/exports",
+    ),
+    *("interchange/imports", "training/learning", "training/ppt"),
     *("workers/checkpoints", "workers/masks", "workers/locations.py"),
 )
 # By their last name, whatever stands before it.
@@ -35,14 +41,14 @@ ALLOWED = {
     ("audit/audit_folder.py", "os.open"): "the audit's folder itself, to lock it",
     ("store/runs/lock.py", "boot.read_text"): "the kernel's own file, which tells one boot from another",
     ("training/chooser/candidate_masks.py", "safe_open"): "a file that is open as a regular one meanwhile",
-    ("training/exports/cris.py", "lmdb.open"): NEW_FILE,
-    ("training/exports/export_job.py", "local.open"): NEW_FILE,
-    ("training/exports/output_files.py", "path.open"): NEW_FILE,
-    ("training/exports/image_files.py", "Image.open"): "bytes in memory",
-    ("training/exports/pseudo_ris_csv.py", "path.open"): NEW_FILE,
-    ("training/exports/refer.py", "path.open"): NEW_FILE,
-    ("training/exports/webdataset.py", "path.open"): NEW_FILE,
-    ("training/exports/webdataset.py", "tarfile.open"): "a file that is open",
+    ("interchange/exports/cris.py", "lmdb.open"): NEW_FILE,
+    ("interchange/exports/export_job.py", "local.open"): NEW_FILE,
+    ("interchange/exports/output_files.py", "path.open"): NEW_FILE,
+    ("interchange/exports/image_files.py", "Image.open"): "bytes in memory",
+    ("interchange/exports/pseudo_ris_csv.py", "path.open"): NEW_FILE,
+    ("interchange/exports/refer.py", "path.open"): NEW_FILE,
+    ("interchange/exports/webdataset.py", "path.open"): NEW_FILE,
+    ("interchange/exports/webdataset.py", "tarfile.open"): "a file that is open",
     ("training/learning/checkpoint_folder.py", "torch.save"): "a file that is open, of a random name",
     ("training/learning/trainer.py", "SummaryWriter"): "TensorBoard's own, whose name holds the time and the process",
     (

@@ -12,8 +12,8 @@ import signal
 import pytest
 
 from pseudoris.audit.verdicts import VerdictLine
+from pseudoris.interchange.exclusions.exclude_option import read_refer_folder
 from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.training.exclusions.exclude_option import read_refer_folder
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder
 from pseudoris.training.ppt.curriculum import read_chosen, write_chosen
 from pseudoris.workers.checkpoints.published_weights import PublishedFile

@@ -12,14 +12,14 @@ import pytest
 
 import pseudoris
 from pseudoris.cli.gallery import write_pages
+from pseudoris.interchange.dataset.image_reader import ImageBytes
+from pseudoris.interchange.exports import EXPORTS
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.tables import IMAGES
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.training.dataset.image_reader import ImageBytes
-from pseudoris.training.exports import EXPORTS
 from tests.builders.command import pseudoris_here
 from tests.builders.hostile_plugin import hostile
 from tests.viewer.builders import annotated, quarantined_because, write_run

@@ -1,4 +1,4 @@
-"""Users of a run's tables: datasets, exports, imports, metrics and learners."""
+"""What learns from a run's tables, and what measures them: learners, evaluations, calibration, metrics."""
 
 if not __name__.startswith("pseudoris."):
     # From a clone's root Python would find the folder, and run a second copy of every module.

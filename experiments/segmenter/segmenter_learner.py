@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from experiments.segmenter.segmenter_config import LossConfig, SegmenterConfig
 from experiments.segmenter.segmenter_model import Segmenter, SegmenterInput
-from pseudoris.training.dataset import MapDataset
+from pseudoris.interchange.dataset import MapDataset
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, held_out_figures
 from pseudoris.training.learning.frozen_towers import FrozenTowers, Placement, TowerImages
 from pseudoris.training.learning.training_data import loss_weights, weighted_mean

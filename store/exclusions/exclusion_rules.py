@@ -1,9 +1,9 @@
 """Images that must not be in training data: rules by name, COCO id, sha256 and perceptual hash, and their matcher.
 
 A rule by name decides from an image's key, before the image is planned. A rule by content needs its bytes.
-`training/exclusions` reads rules out of what `--exclude` names; planning, datasets, exports and imports apply them. A
-run's header holds its rules, without their values: their digest is compared on a resume, so `name_value` and `coco_id`
-must not change.
+`interchange/exclusions` reads rules out of what `--exclude` names; planning, datasets, exports and imports apply them.
+A run's header holds its rules, without their values: their digest is compared on a resume, so `name_value` and
+`coco_id` must not change.
 """
 
 from __future__ import annotations

@@ -18,15 +18,15 @@ import pytest
 from PIL import Image
 
 import pseudoris
+from pseudoris.interchange.exports import ExportOptions
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.scene_truth import SceneTruth
-from pseudoris.training.exports import ExportOptions
 from tests.builders.runs import stub_config, write_source
 from tests.builders.scene_runs import scene_run, scenes, truth_bytes
 from tests.builders.scored_runs import scored_run
+from tests.interchange.exports.builders import PICTURES, build_run
 from tests.store.builders import start_run
-from tests.training.exports.builders import PICTURES, build_run
 
 
 def in_new_process(code: str) -> str:

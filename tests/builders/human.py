@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
-from pseudoris.training.imports.human_annotation import HumanImage, HumanMask
+from pseudoris.interchange.imports.human_annotation import HumanImage, HumanMask
 from tests.builders.images import png
 
 HEIGHT, WIDTH = 24, 32

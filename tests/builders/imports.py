@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pseudoris.interchange.imports import ImportRequest, ImportSummary, import_annotation
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.location import RunLocation
-from pseudoris.training.imports import ImportRequest, ImportSummary, import_annotation
 
 
 def import_small(

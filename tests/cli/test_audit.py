@@ -12,17 +12,17 @@ from typer.testing import CliRunner
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.verdicts import VerdictLine
 from pseudoris.cli.main import app
+from pseudoris.interchange.brush_strokes import brush_strokes
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import CARD_NAME, CITATION_NAME, write_datacard
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
-from pseudoris.training.brush_strokes import brush_strokes
 from tests.builders.audits import VerdictFile, small_audit
 from tests.builders.command import invoke
 from tests.builders.scored_runs import begin, commit_scored, scored_run
 from tests.builders.studio import read_tasks, submitted, write_project
-from tests.training.exports.builders import build_run
+from tests.interchange.exports.builders import build_run
 
 
 @pytest.fixture(scope="module")

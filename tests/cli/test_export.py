@@ -15,12 +15,12 @@ from typer.main import get_command
 
 import pseudoris
 from pseudoris.cli.main import app
+from pseudoris.interchange.exports import EXPORTS, ExportOptions
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from pseudoris.training.exports import EXPORTS, ExportOptions
 from tests.builders.command import invoke, pseudoris_here
+from tests.interchange.exports.builders import build_run, jpeg
 from tests.store.builders import commit, start_run
-from tests.training.exports.builders import build_run, jpeg
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
 from tests.builders.audits import VerdictFile, small_audit
 from tests.builders.command import NUM_SCENES, pseudoris_here
-from tests.training.exports.builders import build_run, jpeg
+from tests.interchange.exports.builders import build_run, jpeg
 from tests.viewer.builders import annotated, encode, rectangle, write_run
 
 SAID = [(0, "a red circle", 1.5, 1), (1, "a blue circle", 1.2, 0)]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from pseudoris.cli.export import ExportFormat
 from pseudoris.cli.main import app
-from pseudoris.training.exports import EXPORTS
+from pseudoris.interchange.exports import EXPORTS
 from tests.builders.command import invoke, pseudoris_here
 
 GROUPS = ["Start", "Run", "Look", "Data", "Learn"]
@@ -98,7 +98,10 @@ def test_a_shell_completes_commands_and_choices(typed, offered):
 
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("schemas", "images", "store", "workers", "pipeline", "training", "synthworld", "viewer", "audit", "cli")
+ROOMS = (
+    *("schemas", "images", "store", "workers", "pipeline", "interchange", "training"),
+    *("synthworld", "viewer", "audit", "cli"),
+)
 
 
 def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -23,7 +23,7 @@ from tests.builders.command import invoke, pseudoris_here, start_pseudoris, wait
 from tests.builders.human import document, image_row, object_row, reference, write_images, write_small_refer
 from tests.builders.scored_runs import begin, finish, scored_shard
 from tests.builders.studio import read_tasks, submitted, write_project
-from tests.training.exports.builders import png
+from tests.interchange.exports.builders import png
 
 
 @pytest.fixture

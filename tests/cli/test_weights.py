@@ -18,7 +18,7 @@ from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from tests.builders.command import pseudoris, pseudoris_here
 from tests.builders.model_folders import save_llava
 from tests.builders.weight_server import COMMIT, serving_weights, use_as_hub
-from tests.training.exports.builders import build_run, jpeg
+from tests.interchange.exports.builders import build_run, jpeg
 
 SAM, COCA, CLIP = b"sam" * 1_000, b"coca" * 1_000, b"clip" * 1_000
 SAM_NAME = "sam_vit_b_01ec64.pth"

@@ -17,7 +17,7 @@ from tests.builders.runs import SMALL, STUBS
 from tests.builders.wheel import ROOMS, ROOT, make_environment
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-DECOYS = ("training/__init__.py", "training/dataset.py", "workers/__init__.py", "deploy/__init__.py")
+DECOYS = ("training/__init__.py", "interchange/dataset.py", "workers/__init__.py", "deploy/__init__.py")
 DECOYS += tuple(f"{name}.py" for name in ("pipeline", "store", "schemas", "synthworld", "viewer", "cli"))
 # In every process of the environment: notes each import of a module of ours, and each of a bare name of a room.
 WITNESS = """
@@ -153,7 +153,7 @@ def test_it_runs_among_decoys_and_no_process_asks_for_a_bare_name(elsewhere):
         "default_worker.py": "pseudoris.workers.stages",
         "pseudoris.images.prover_main": "pseudoris.images.pixels",
         "pseudoris.workers.faults.subprocess_stages_main": "pseudoris.workers.stages",
-        "dataset.py": "pseudoris.training.dataset",
+        "dataset.py": "pseudoris.interchange.dataset",
     }.items():
         assert any(kind in words and name in found for (_, words), found in modules.items()), (kind, name)
     workers = [found for (_, words), found in modules.items() if "default_worker.py" in words]

@@ -19,10 +19,10 @@ from examples.pseudo_ris.steps import ANNOTATIONS, LEARNERS, TABLES, Benchmark, 
 from examples.refer_splits import find_datasets
 from examples.step_log import StepRecord
 from experiments.segmenter.segmenter_config import load_segmenter_config
+from pseudoris.interchange.untrusted_pickle import read_refs
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.chooser.chooser_config import load_chooser_config
-from pseudoris.training.untrusted_pickle import read_refs
 from tests.examples.miniature import SEEN, Miniature, page_rows, small_refer, write_miniature
 
 ROOT = Path(__file__).parents[2]

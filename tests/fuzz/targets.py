@@ -32,6 +32,13 @@ from pseudoris.images.pixels import (
     upright_size,
 )
 from pseudoris.images.prover import Prover
+from pseudoris.interchange.brush_strokes import brush_strokes
+from pseudoris.interchange.human_refs import HumanAnnotation, RecordIds, read_human
+from pseudoris.interchange.imports import label_studio
+from pseudoris.interchange.imports.annotation_files import read_gref, read_refer
+from pseudoris.interchange.imports.coco_annotation import read_coco
+from pseudoris.interchange.imports.human_annotation import Annotation, annotate_image
+from pseudoris.interchange.imports.reason_annotation import read_reason
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError
@@ -46,13 +53,6 @@ from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.planned_images import read_entries
 from pseudoris.store.tables.run_reader import Run
-from pseudoris.training.brush_strokes import brush_strokes
-from pseudoris.training.human_refs import HumanAnnotation, RecordIds, read_human
-from pseudoris.training.imports import label_studio
-from pseudoris.training.imports.annotation_files import read_gref, read_refer
-from pseudoris.training.imports.coco_annotation import read_coco
-from pseudoris.training.imports.human_annotation import Annotation, annotate_image
-from pseudoris.training.imports.reason_annotation import read_reason
 from pseudoris.workers.masks.rle import ious
 from tests.builders.human import box_mask, document, image_row, object_row, reference, rle, runs
 from tests.builders.images import animation, encode, jpeg, oriented, png, png_16_bit, png_with, smooth_pixels

@@ -7,13 +7,13 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
+from pseudoris.interchange.exclusions import read_exclusions
 from pseudoris.pipeline.annotation import annotate, dry_run
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.pending_work import Notice
-from pseudoris.training.exclusions import read_exclusions
 from tests.builders.images import encode, random_pixels
 from tests.builders.runs import BROKEN, part_digests, stub_config, write_source
 

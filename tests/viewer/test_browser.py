@@ -7,7 +7,7 @@ import pytest
 
 from pseudoris.cli.gallery import write_pages
 from pseudoris.store.location import RunLocation
-from tests.training.exports.builders import build_run_of_several
+from tests.interchange.exports.builders import build_run_of_several
 from tests.viewer.builders import annotated, quarantined_because, serving, set_tau, write_run
 
 pytestmark = pytest.mark.browser

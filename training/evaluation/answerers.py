@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pseudoris.images.parquet_pages import read_columns
+from pseudoris.interchange.imports.human_annotation import is_utf8
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
@@ -22,7 +23,6 @@ from pseudoris.training.chooser.candidate_masks import embedded_masks, propose_m
 from pseudoris.training.chooser.chooser_training import CHOOSER, load_student
 from pseudoris.training.evaluation.circularity import Origin, digests_of
 from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions, ImageQuestion
-from pseudoris.training.imports.human_annotation import is_utf8
 from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, read_settings
 from pseudoris.training.ppt.ppt_learner import LEARNER as PPT
 from pseudoris.training.ppt.ppt_learner import load_ppt

@@ -12,12 +12,12 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
+from pseudoris.interchange.dataset import SampleSpec
+from pseudoris.interchange.dataset.image_reader import ShardImages
+from pseudoris.interchange.dataset.shard_reader import DatasetRun
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.tables import IMAGES
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun
-from pseudoris.training.dataset import SampleSpec
-from pseudoris.training.dataset.image_reader import ShardImages
-from pseudoris.training.dataset.shard_reader import DatasetRun
 from pseudoris.training.evaluation.run_images import committed_images
 from pseudoris.training.metrics import PRECISION_AT, figures_of, ious_of, pixel_counts
 from pseudoris.workers.masks import rle

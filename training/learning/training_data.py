@@ -12,11 +12,7 @@ from lightning_fabric import Fabric
 from pydantic import Field, model_validator
 from torch.utils.data import DataLoader
 
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.frozen import FrozenModel, UnitInterval
-from pseudoris.schemas.keep_rule import LoneMasks
-from pseudoris.store.location import RunLocation
-from pseudoris.training.dataset import (
+from pseudoris.interchange.dataset import (
     Draw,
     ExpressionFilter,
     JoinedDataset,
@@ -27,7 +23,11 @@ from pseudoris.training.dataset import (
     SampleSpec,
     Snapshot,
 )
-from pseudoris.training.dataset.shard_reader import served_by
+from pseudoris.interchange.dataset.shard_reader import served_by
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.frozen import FrozenModel, UnitInterval
+from pseudoris.schemas.keep_rule import LoneMasks
+from pseudoris.store.location import RunLocation
 from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
 # As `Snapshot.state` gives it, by the run's place.
@@ -45,14 +45,14 @@ class DataConfig(FrozenModel):
     num_workers: int = Field(default=0, ge=0)
     # Where images are now, by the SOURCE in their run; also for --val.
     moved: dict[str, str] = Field(default_factory=dict)
-    # See `pseudoris.training.dataset.ExpressionFilter`. Human expressions pass all conditions on scores.
+    # See `pseudoris.interchange.dataset.ExpressionFilter`. Human expressions pass all conditions on scores.
     tau: float | None = None
     is_kept_only: bool = True
     lone: LoneMasks | None = None
     decoders: tuple[str, ...] | None = None
     max_words: int | None = Field(default=None, ge=1)
-    # See `pseudoris.training.dataset.SampleSpec`. None: as the Pseudo-RIS authors' loader (`pseudo_ris`), or by weight
-    # where `weighting` says so. `distinct` never learns what the filter rejected: worse in docs/records/quality.md.
+    # See `SampleSpec`. None: as the Pseudo-RIS authors' loader (`pseudo_ris`), or by weight where `weighting` says so.
+    # `distinct` never learns what the filter rejected: worse in docs/records/quality.md.
     draw: Draw | None = None
     # What the column `weight` does (of a fitted file; without it every weight is 1, and nothing changes). loss:
     # multiplies the loss of an expression. draw: draws expressions in proportion to it (`draw=weighted`), and takes a

@@ -17,11 +17,11 @@ from typing import Any, Final
 import torch
 from lightning_fabric import Fabric
 
+from pseudoris.interchange.dataset import Snapshot
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import parse_json, read_regular
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
-from pseudoris.training.dataset import Snapshot
 from pseudoris.training.evaluation.held_out import of_all_ranks
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder
 from pseudoris.training.ppt.pairs import LabelFrame, PairDataset, PairSpec, PromptedPairs, Which, collate

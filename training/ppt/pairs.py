@@ -23,15 +23,15 @@ from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from pseudoris.interchange.dataset.image_reader import ImageBytes, ShardImages
+from pseudoris.interchange.dataset.map_dataset import DEFAULT_MAX_MEMORY_BYTES, ConcatIndex
+from pseudoris.interchange.dataset.process_group import SharedNumbers
+from pseudoris.interchange.dataset.snapshot import Snapshot
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.tables import IMAGES
 from pseudoris.schemas.uris import place
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun
-from pseudoris.training.dataset.image_reader import ImageBytes, ShardImages
-from pseudoris.training.dataset.map_dataset import DEFAULT_MAX_MEMORY_BYTES, ConcatIndex
-from pseudoris.training.dataset.process_group import SharedNumbers
-from pseudoris.training.dataset.snapshot import Snapshot
 from pseudoris.training.evaluation.run_images import CommittedImage, committed_images
 from pseudoris.training.ppt.recipes.recipe_texts import names_a_side
 from pseudoris.workers.counter_rng import key_of

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pseudoris.interchange.dataset.map_dataset import DEFAULT_MAX_MEMORY_BYTES
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
-from pseudoris.training.dataset.map_dataset import DEFAULT_MAX_MEMORY_BYTES
 from pseudoris.training.learning.training_config import TowersConfig, TrainingConfig, load_preset
 
 _PACKAGE = "pseudoris.training.ppt"

@@ -12,8 +12,8 @@ from experiments.loaders.record import PAGE, RECORD, read_record, read_trainers,
 from experiments.loaders.snapshots import MissingSnapshotError, root_of, stub, take
 from experiments.loaders.truth import Seen, figures_of
 from pseudoris.store.location import RunLocation
+from tests.interchange.exports.builders import build_run_of_several, true_expressions
 from tests.store.builders import HEIGHT, WIDTH
-from tests.training.exports.builders import build_run_of_several, true_expressions
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from experiments.ppt.ablation_jobs import mean_select, select_figures
 from experiments.ppt.ablation_rows import AblationRuns
 from pseudoris.training.ppt.curriculum import write_chosen
-from tests.training.dataset.builders import build_run
+from tests.interchange.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE
 
 UNDECIDED = {**RECIPE, "rival_mask_id": None, "kept": False}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.training.dataset.builders import build_run
+from tests.interchange.dataset.builders import build_run
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from experiments.segmenter.segmenter_config import SegmenterConfig
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.checkpoint_folder import load_checkpoint
 from tests.experiments.segmenter.builders import small_config
+from tests.interchange.dataset.builders import Row, build_run
 from tests.training.checkpoints import KilledError, assert_equal_weights, weights
-from tests.training.dataset.builders import Row, build_run
 
 
 @dataclass(frozen=True)

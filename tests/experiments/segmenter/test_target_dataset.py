@@ -11,7 +11,7 @@ from pseudoris.training.learning.frozen_towers import FrozenTowers, Placement
 from pseudoris.training.learning.training_data import open_runs
 from pseudoris.workers.crops.crops import CropFormat
 from tests.experiments.segmenter.builders import small_config
-from tests.training.dataset.builders import build_run
+from tests.interchange.dataset.builders import build_run
 
 FORMAT = CropFormat(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 

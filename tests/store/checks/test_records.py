@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pseudoris.interchange.dataset.snapshot import Snapshot
 from pseudoris.schemas.errors import ConfigError, PseudorisError
 from pseudoris.schemas.run_records import HEADER_NAME, RunHeader
 from pseudoris.schemas.tables import SCHEMAS
@@ -25,7 +26,6 @@ from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.receipts import latest_receipts, receipt_path
 from pseudoris.store.runs.session import RunSession
 from pseudoris.store.tables.run_reader import Run
-from pseudoris.training.dataset.snapshot import Snapshot
 from tests.builders.seals import edit_sealed, forge_header
 from tests.store.builders import commit, extend_run, make_entries, start_run
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from experiments.absences import grefs_run
 from experiments.quality.scene_runs import SceneRun
+from pseudoris.interchange.dataset import RisDataset, SampleSpec
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.chooser.candidate_masks import Candidates, CandidateStore
 from pseudoris.training.chooser.choices import Choice, least_none, trusted_levels
@@ -23,7 +24,6 @@ from pseudoris.training.chooser.chooser_training import (
     train_student,
 )
 from pseudoris.training.chooser.question_dataset import QuestionDataset, collate_questions
-from pseudoris.training.dataset import RisDataset, SampleSpec
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, held_out_figures
 from pseudoris.training.learning import open_fabric
 from pseudoris.workers.masks import rle

@@ -9,7 +9,7 @@ import torch
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning import ResumableFeed
 from pseudoris.training.learning.training_data import DataConfig, open_runs, weighted_mean
-from tests.training.dataset.builders import build_run
+from tests.interchange.dataset.builders import build_run
 
 
 class Items:

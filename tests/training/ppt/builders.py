@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pseudoris.training.ppt.curriculum import SourceRuns
 from pseudoris.training.ppt.ppt_config import PptConfig, load_ppt_config
-from tests.training.dataset.builders import build_run
+from tests.interchange.dataset.builders import build_run
 from tests.training.small_clip import CLIP
 
 SAM = {

@@ -11,7 +11,7 @@ import torch
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.ppt.curriculum import SourceRuns, open_sources
 from pseudoris.training.ppt.pairs import LabelFrame
-from tests.training.dataset.builders import build_run
+from tests.interchange.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE, small_config
 
 

@@ -20,7 +20,7 @@ from pseudoris.training.ppt.pairs import (
     masks_in_frame,
     points_in_box,
 )
-from tests.training.dataset.builders import BuiltRun, build_run
+from tests.interchange.dataset.builders import BuiltRun, build_run
 from tests.training.ppt.builders import RECIPE
 
 ROWS = [

@@ -20,8 +20,8 @@ from pseudoris.training.ppt.curriculum import SourceRuns
 from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.ppt_learner import FrozenEncoders, PointLearner, load_ppt
 from pseudoris.training.ppt.ppt_training import PptRequest, Reports, train_ppt
+from tests.interchange.dataset.builders import build_run
 from tests.training.checkpoints import KilledError, assert_equal_weights
-from tests.training.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE, small_config, small_runs
 
 pytestmark = pytest.mark.usefixtures("one_thread")

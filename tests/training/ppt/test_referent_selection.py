@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from pseudoris.training.ppt.curriculum import select, select_referents
 from pseudoris.training.ppt.pairs import PairDataset, PairSpec
 from pseudoris.training.ppt.ppt_learner import FrozenEncoders, PointLearner
-from tests.training.dataset.builders import build_run
+from tests.interchange.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE, small_config
 
 UNDECIDED = {**RECIPE, "rival_mask_id": None, "kept": False}

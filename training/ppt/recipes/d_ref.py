@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pseudoris.interchange.dataset import RisDataset, SampleSpec, Snapshot
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
@@ -24,7 +25,6 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_or_continue
 from pseudoris.store.runs.thread_runs import OnProgress, WrittenRun, write_run
 from pseudoris.store.sources import SourceItem
-from pseudoris.training.dataset import RisDataset, SampleSpec, Snapshot
 from pseudoris.training.ppt.recipes.recipe_config import ComposeConfig, RecipeConfig
 from pseudoris.training.ppt.recipes.recipe_runs import ORIGIN, STAGE_RECIPE, Recipe, pseudo_mask_rows, recipe_masks
 from pseudoris.training.ppt.recipes.recipe_texts import name_in, position_texts, relation_texts

@@ -21,6 +21,7 @@ import numpy as np
 
 from pseudoris.images.pixels import decode_upright, import_plugins
 from pseudoris.images.prover import Prover
+from pseudoris.interchange.exports.selected_rows import with_source_bytes
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
@@ -37,7 +38,6 @@ from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.committed_tables import iter_table
 from pseudoris.store.tables.open_run import CommittedShard
-from pseudoris.training.exports.selected_rows import with_source_bytes
 from pseudoris.training.ppt.recipes.grounding import GroundedMask, Grounder, Peaks
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
 from pseudoris.training.ppt.recipes.recipe_runs import ORIGIN, STAGE_RECIPE, Recipe, pseudo_mask_rows, recipe_masks

@@ -11,7 +11,7 @@ from pseudoris.training.ppt.recipes import grounded_runs
 from pseudoris.training.ppt.recipes.grounded_runs import frequent_nouns, merged, pair_masks
 from pseudoris.training.ppt.recipes.grounding import GroundedMask
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
-from tests.training.dataset.builders import build_run
+from tests.interchange.dataset.builders import build_run
 
 
 def _columns(start: int, stop: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from pseudoris.training.ppt.recipes.grounded_runs import make_objects, pair_mask
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 from pseudoris.training.ppt.recipes.recipe_runs import count_pairs
 from recipes.object_centric import write_object_centric
-from tests.training.dataset.builders import build_run
+from tests.interchange.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE
 
 pytestmark = pytest.mark.slow

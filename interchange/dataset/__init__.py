@@ -1,0 +1,27 @@
+"""Runs as torch datasets: images, masks and expressions, out of the tables, in an order that a seed decides."""
+
+from pseudoris.interchange.dataset.iterable_dataset import RisIterableDataset
+from pseudoris.interchange.dataset.map_dataset import JoinedDataset, MapDataset, RisDataset
+from pseudoris.interchange.dataset.mixed_dataset import MixedDataset, MixedIterableDataset
+from pseudoris.interchange.dataset.samples import PARTS, Draw, ExpressionFilter, RisSample, SampleSpec, collate_lists
+from pseudoris.interchange.dataset.snapshot import Snapshot
+from pseudoris.interchange.dataset.stream_order import StreamOrder
+from pseudoris.interchange.dataset.streamed_dataset import ResumableLoader
+
+__all__ = [
+    "PARTS",
+    "Draw",
+    "ExpressionFilter",
+    "JoinedDataset",
+    "MapDataset",
+    "MixedDataset",
+    "MixedIterableDataset",
+    "ResumableLoader",
+    "RisDataset",
+    "RisIterableDataset",
+    "RisSample",
+    "SampleSpec",
+    "Snapshot",
+    "StreamOrder",
+    "collate_lists",
+]

@@ -1,0 +1,286 @@
+"""Other words for the same thing: the forms of an English expression, and the draw of one of them.
+
+Captions say "a photo of a small red star", and people say "the small red star". A form never has more words than its
+text, but for half of the absences, which get a place (`absent_places`). The rules:
+
+    opening    "a photo of", "there is" and the like are left out
+    article    "a" and "an" become "the"; any article before the first noun phrase is left out
+    order      a size stands before or after colour and pattern: "small red star", "red small star"
+    relation   "below the box" becomes "under the box", "to the left of" becomes "left of"
+    side       "star on the left" becomes "left star", of text whose noun phrase has nothing else behind it
+
+The last two may change the meaning: a bowl that stands before a cup is below it in the picture, and not under it; and
+beside the star on the left another may lie hardly further right. Never the other way: a "left star" may be anywhere.
+A text that the lists of words do not know, or where a word may matter ("light", "red fox"), keeps its words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import Final
+
+from pseudoris.interchange.dataset.absent_places import placed_absence
+from pseudoris.schemas.shard import SOURCE_HUMAN, ExpressionRecord
+from pseudoris.workers import english as lexicon
+from pseudoris.workers.counter_rng import draw_below, key_of
+from pseudoris.workers.filtering.head_nouns import finite_stem, head_noun, read_chunk
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# What a sample's `sources` says of a form that is not the text of its row. No table has it.
+SOURCE_REWORDED: Final = "reworded"
+
+# Photographs alone: a painting, a drawing, or "the picture of a dog" may be the object that is meant.
+_PHOTO: Final = re.compile(
+    r"(?:this is )?(?:(?:an? )?close[ -]?up of )*(?:an? )?(?:close[ -]?up of|(?:(?:close[ -]?up|\w+ and white|blurry|"
+    r"full|side|aerial|overhead) )?(?:photo|photograph|picture|pic|image|shot|view) of) "
+)
+_THERE: Final = re.compile(
+    r"(?:there is|there are|here is|here are|this is|these are|it is) "
+    r"(?=(?:an?|the|one|some|several|many|two|three|four|five|six) )"
+)
+# There a picture may be an object itself: "a picture of a cat on a mug".
+_ON_THINGS: Final = (
+    "wall screen tv television monitor laptop phone poster billboard sign page book magazine newspaper paper fridge "
+    "refrigerator shirt t-shirt tshirt mug cup plate stamp card cover calendar box bag"
+)
+_IN_THINGS: Final = "frame book magazine newspaper page poster album"
+_IS_SHOWN: Final = re.compile(
+    rf"\b(?:on (?:\S+ )*?(?:{_ON_THINGS.replace(' ', '|')})|(?:in|inside) (?:\S+ )*?(?:{_IN_THINGS.replace(' ', '|')})"
+    r"|framed|hanging|hung|printed|displayed)\b"
+)
+
+_CLAUSES: Final = lexicon.AUXILIARIES | lexicon.EMPTY_PRONOUNS
+# Before them an article says how many, or which.
+_NEEDS_ARTICLE: Final = (
+    lexicon.DETERMINERS
+    | lexicon.NUMERALS
+    | lexicon.PREPOSITIONS
+    | lexicon.RELATIVES
+    | lexicon.CONJUNCTIONS
+    | lexicon.PERSONAL_PRONOUNS
+)
+# Without an article "chicken" is meat, "glass" a material, "orange" a colour.
+_MATERIALS: Final = _words(
+    "chicken lamb turkey salmon glass paper iron tin cork rubber plastic cardboard cloth wood stone brick hair light "
+    "orange gold silver"
+)
+# "The taller of the two dogs".
+_OF_COUNTED: Final = re.compile(rf".* of (?:the |these |those )?(?:{'|'.join(sorted(lexicon.NUMERALS))})\b.*")
+# "The left of the dog", "the back of the bus".
+_HALVES: Final = lexicon.PLACES | lexicon.PARTS
+_ORDINALS: Final = frozenset({"first", "second", "third", "fourth"})
+_RANK: Final = re.compile(r"(?:first|second|third|fourth) .* from the (?:left|right|top|bottom)")
+_ENDS: Final = _words(
+    "left right top bottom upper lower middle leftmost rightmost topmost bottommost left-most right-most"
+)
+
+_SIZES: Final = _words("small large big tiny huge")
+# Colours that are nothing else: "small orange tree" is a kind of tree.
+_COLOURS: Final = _words("red yellow green blue purple pink brown black white grey gray aqua teal turquoise")
+_CLASSES: Final = {
+    **dict.fromkeys(_SIZES, "size"),
+    **dict.fromkeys(_COLOURS, "colour"),
+    **dict.fromkeys(_words("striped dotted spotted checked checkered plain"), "pattern"),
+}
+# Things that are still themselves after "red" or "left". A brown bear is a kind of bear, a left hand is one of a pair.
+_DRAWN: Final = _words("circle square triangle star heart diamond cross ring arrow moon drop mushroom bolt crown key")
+_THINGS: Final = _DRAWN | lexicon.KNOWN_NOUNS - _words(
+    "bear bull light batter catcher pitcher hand arm leg head shoe shoes pants window door wall building food people "
+    "men women children kids someone somebody something anything animal bread broccoli glass orange"
+)
+# In an export forms have no more of these than their texts: "under", "the left star", "red small star".
+_LATE_SIZE: Final = rf"\b(?:{'|'.join(_CLASSES.keys() - _SIZES)}) (?:{'|'.join(_SIZES)})\b"
+_UNSAID: Final = re.compile(rf"\bunder\b|\b(?:left|right|top|bottom) (?!of\b)|{_LATE_SIZE}")
+# Before an article: "the shelf below" and "below average" stay. "Closest to the left of" is about the side of a thing.
+_RELATIONS: Final = (
+    (re.compile(r"\b(\w+) below(?= (?:an?|the) )"), r"\1 under"),
+    (
+        re.compile(
+            r"\b(?!(?:next|near|nearer|nearest|close|closer|closest|attached|connected|turned) )(\w+) "
+            r"to the (left|right) of(?= (?:an?|the) )"
+        ),
+        r"\1 \2 of",
+    ),
+)
+_SIDES: Final = {"on the left": "left", "on the right": "right", "at the top": "top", "at the bottom": "bottom"}
+# "Left arrow" points left, and a top chef is a good one.
+_OTHER_THINGS: Final = frozenset(
+    {
+        *("left arrow", "right arrow", "top arrow", "bottom arrow", "left sign", "right sign", "right triangle"),
+        *("top coat", "top dog", "top chef", "top officer", "top cop", "top player"),
+    }
+)
+
+
+def drawn_forms(
+    texts: Sequence[str],
+    sources: Sequence[str],
+    *,
+    seed: int,
+    epoch: int,
+    mask_id: str,
+    absent_beside: Sequence[str] | None = None,
+) -> list[str]:
+    """Return a form of each text that an epoch draws of a mask, each of its forms equally likely.
+
+    The draw follows from (seed, epoch, mask id, text), and of a text that comes again from how often it came before. A
+    human's texts are returned as they are. Of what is absent, beside other texts of its image, half gets a place first
+    (`placed_absence`). An absence that has a side stays: where no star is on the left, one in the middle may be the
+    left star.
+    """
+    said = list(texts)
+    for at, (text, source) in enumerate(zip(texts, sources, strict=True)):
+        if source == SOURCE_HUMAN or (absent_beside is not None and text.endswith(tuple(_SIDES))):
+            continue
+        turn, key = texts[:at].count(text), key_of("form", seed, epoch, mask_id, text)
+        if absent_beside is not None:
+            placing = key_of("place", seed, epoch, mask_id, text)
+            text = said[at] = placed_absence(text, absent_beside, key=placing, turn=turn)
+        forms = forms_of(text)
+        if len(forms) > 1:
+            said[at] = forms[draw_below(key, turn, len(forms))]
+    return said
+
+
+def sentences(image_id: str, said: Sequence[ExpressionRecord], number: int) -> Iterator[tuple[str, ...]]:
+    """Yield what an export says for each of an image's expressions, with up to `number` further forms, at least 1.
+
+    The first sentence is the text, without its opening. Of what is kept up to `number` forms follow that people say and
+    that mean the same in every picture; which, follows from mask and text. None equals another sentence of the image.
+    A human's texts stay as they are.
+    """
+    taken = {each.text for each in said if each.kept}
+    found: list[tuple[str, list[str]]] = []
+    for each in said:
+        phrase = each.text if each.source == SOURCE_HUMAN else _without_opening(each.text)
+        usual = len(_UNSAID.findall(phrase))
+        forms = [form for form in forms_of(phrase) if len(_UNSAID.findall(form)) <= usual]
+        # "A photo of a dog" and "a picture of a dog" become "a dog" and "the dog".
+        first = phrase if phrase == each.text else next((form for form in forms if form not in taken), phrase)
+        taken.update((first,) if each.kept else ())
+        found.append((first, forms if each.kept and each.source != SOURCE_HUMAN else []))
+    for each, (first, forms) in zip(said, found, strict=True):
+        key = ("sentence", (*each.target_mask_ids, image_id)[0], each.text)
+        further = sorted((key_of(*key, form), form) for form in forms if form not in taken)[:number]
+        taken.update(form for _, form in further)
+        yield (first, *(form for _, form in further))
+
+
+# Bounded, because a run may have millions of texts; an epoch repeats those of the one before.
+@lru_cache(maxsize=2**16)
+def forms_of(text: str) -> tuple[str, ...]:
+    """Return the forms of an expression in lower case, itself first; only itself if the rules do not know it."""
+    phrase = _without_opening(text)
+    if not _is_phrase(phrase):
+        return (text,)
+    first, _, rest = phrase.partition(" ")
+    article, noun_phrase = (first, rest) if first in lexicon.ARTICLES else ("", phrase)
+    found = dict.fromkeys((text, phrase))
+    if article and not _is_free_of_article(article, noun_phrase):
+        return tuple(found)
+    for ordered in (order for related in _relations(noun_phrase) for order in _orders(related)):
+        found.update(dict.fromkeys(_with_articles(article, ordered, is_reordered=ordered != noun_phrase)))
+        placed = _side_first(ordered)
+        if placed is not None:
+            found.update(dict.fromkeys(_with_articles("the" if article else "", placed, is_reordered=True)))
+    return tuple(found)
+
+
+def _without_opening(text: str) -> str:
+    photo = _PHOTO.match(text)
+    if photo is not None:
+        phrase = text[photo.end() :]
+        return text if _IS_SHOWN.search(phrase) and "close" not in photo[0] else phrase
+    there = _THERE.match(text)
+    # "There is a photo of a dog" may be said of the photo.
+    is_opened = there is not None and _PHOTO.match(text, there.end()) is None
+    return text[there.end() :] if there is not None and is_opened else text
+
+
+def _is_phrase(text: str) -> bool:
+    """Whether a text is one noun phrase, with whatever describes it: no clause, no second one, no punctuation."""
+    words = text.split()
+    if " ".join(words) != text or text != text.lower() or head_noun(text) is None:
+        return False
+    if any(word in _CLAUSES or not re.sub("['-]", "", word).isalpha() for word in words):
+        return False
+    chunks = (read_chunk(words, start) for start in range(len(words)))
+    # "A dog sits on a mat".
+    if any(each.nouns and finite_stem("".join(words[each.end : each.end + 1])) for each in chunks):
+        return False
+    return not any(
+        word in lexicon.CONJUNCTIONS and following in lexicon.DETERMINERS for word, following in pairwise(words)
+    )
+
+
+def _is_free_of_article(article: str, noun_phrase: str) -> bool:
+    """Whether the phrase means the same with another article, and with none."""
+    words = noun_phrase.split()
+    if article == "the" and _RANK.fullmatch(noun_phrase):
+        return True
+    if not words or words[0] in _NEEDS_ARTICLE or _OF_COUNTED.fullmatch(noun_phrase):
+        return False
+    before = words[: words.index("of")] if "of" in words else []
+    if before and (before[-1] in lexicon.QUANTITIES or (len(before) == 1 and before[0] in _HALVES)):
+        return False
+    return head_noun(noun_phrase) not in {None, *_MATERIALS}
+
+
+def _with_articles(article: str, noun_phrase: str, *, is_reordered: bool) -> Iterator[str]:
+    if article in ("a", "an"):
+        fitting = "an" if noun_phrase[0] in "aeiou" else "a"
+        yield f"{fitting if is_reordered else article} {noun_phrase}"
+    if article:
+        yield f"the {noun_phrase}"
+    yield noun_phrase
+
+
+def _orders(noun_phrase: str) -> Iterator[str]:
+    """Yield the phrase, and with its size before and behind the other adjectives of its noun."""
+    yield noun_phrase
+    words = noun_phrase.split()
+    begin, end = _adjectives(words) or (0, 0)
+    sizes = [word for word in words[begin:end] if word in _SIZES]
+    others = [word for word in words[begin:end] if word not in _SIZES]
+    if sizes and others:
+        for adjectives in ((*sizes, *others), (*others, *sizes)):
+            yield " ".join((*words[:begin], *adjectives, *words[end:]))
+
+
+def _relations(noun_phrase: str) -> Iterator[str]:
+    """Yield the phrase, and with the other word for its one relation."""
+    yield noun_phrase
+    reworded = [pattern.subn(word, noun_phrase) for pattern, word in _RELATIONS]
+    if sum(count for _, count in reworded) == 1:
+        yield next(text for text, count in reworded if count)
+
+
+def _side_first(noun_phrase: str) -> str | None:
+    """Return "left red star" of "red star on the left"; None of anything else."""
+    *words, preposition, article, place = ("", "", *noun_phrase.split())
+    words = [word for word in words if word]
+    side = _SIDES.get(f"{preposition} {article} {place}")
+    if side is None or not words or _adjectives(words) != (0, len(words) - 1):
+        return None
+    return None if f"{side} {words[-1]}" in _OTHER_THINGS else f"{side} {' '.join(words)}"
+
+
+def _adjectives(words: list[str]) -> tuple[int, int] | None:
+    """Return where the adjectives before the noun begin and end; None unless they and the noun are known words."""
+    # At most one of each class: among several colours the order may matter.
+    begin = 1 if words[0] in _ENDS | _ORDINALS else 0
+    end = begin
+    while end < len(words) and words[end] in _CLASSES:
+        end += 1
+    classes = [_CLASSES[word] for word in words[begin:end]]
+    noun, following = words[end : end + 1], words[end + 1 : end + 2]
+    is_known = noun != [] and noun[0] in _THINGS and len(set(classes)) == len(classes)
+    is_whole = not following or following[0] in lexicon.PREPOSITIONS | lexicon.RELATIVES
+    return (begin, end) if is_known and is_whole else None

@@ -1,0 +1,116 @@
+"""Exports a finished run to the formats of other tools.
+
+A new format is a module of this package with an `ExportFormat`, and its name in `EXPORTS`. Invalid combinations of
+options are rejected before anything is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Final
+
+from pseudoris.interchange.exports.coco_export import COCO, GREFCOCO, SAM3
+from pseudoris.interchange.exports.conversations import FACTORY, QWEN, SWIFT
+from pseudoris.interchange.exports.cris import CRIS, LMDB
+from pseudoris.interchange.exports.export_job import WRITING, ExportFormat
+from pseudoris.interchange.exports.export_options import ExportOptions, ExportReport, ExportRequest
+from pseudoris.interchange.exports.huggingface import HF
+from pseudoris.interchange.exports.json_pairs import REASONSEG, SA1B
+from pseudoris.interchange.exports.merged_parquet import PARQUET
+from pseudoris.interchange.exports.pseudo_ris_csv import PSEUDO_RIS_CSV
+from pseudoris.interchange.exports.record_lists import LABEL_STUDIO, ODVG, SA2VA
+from pseudoris.interchange.exports.refer import REFER
+from pseudoris.interchange.exports.webdataset import WEBDATASET
+from pseudoris.interchange.human_refs import HumanAnnotation
+from pseudoris.schemas.errors import ConfigError, check_number
+from pseudoris.schemas.uris import writable
+from pseudoris.store.exclusions.exclusion_rules import Exclusions
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.open_run import OpenRun
+
+__all__ = [
+    "EXPORTS",
+    "WRITING",
+    "ExportFormat",
+    "ExportOptions",
+    "ExportReport",
+    "ExportRequest",
+    "HumanAnnotation",
+    "export_request",
+    "find_export",
+]
+
+EXPORTS: Final[dict[str, ExportFormat]] = {
+    each.name: each
+    for each in (
+        *(PARQUET, REFER, CRIS, LMDB, COCO, SA1B, WEBDATASET, HF, PSEUDO_RIS_CSV),
+        *(SWIFT, FACTORY, QWEN, SAM3, ODVG, SA2VA, GREFCOCO, REASONSEG, LABEL_STUDIO),
+    )
+}
+_FLAGS: Final = {"human": "--merge-human"}
+
+
+def find_export(name: str) -> ExportFormat:
+    """Return the format of a name."""
+    if name not in EXPORTS:
+        raise ConfigError(f"There is no export format {name!r}. Give --format {' or '.join(EXPORTS)}.")
+    return EXPORTS[name]
+
+
+def export_request(
+    out: str,
+    destination: str,
+    export_format: str,
+    options: ExportOptions,
+    *,
+    source: str | None = None,
+    is_partial: bool = False,
+    is_overwriting: bool = False,
+    exclusions: Exclusions = (),
+) -> ExportRequest:
+    """Return what `find_export(export_format).write` needs; nothing is written.
+
+    Args:
+        out: Folder or url of the run.
+        destination: Empty folder or url that gets the export.
+        export_format: A name of `EXPORTS`.
+        options: Only those that the format reads may differ from their defaults.
+        source: Where the run's images are now, if they have moved.
+        is_partial: Export the committed shards of an unfinished run.
+        is_overwriting: Replace an existing export at the destination.
+        exclusions: Images to leave out.
+    """
+    _check_options(find_export(export_format), options)
+    run, target = RunLocation.open_to_read(out), RunLocation.open(writable(destination))
+    opened = OpenRun.at(run)
+    if target.root == run.root or target.root.startswith(f"{run.root}/"):
+        raise ConfigError(f"DEST {destination!r} is inside the run. Name a place outside it.")
+    if not opened.receipts:
+        raise ConfigError("The run has no committed shard yet, so there is nothing to export.")
+    if not opened.is_complete and not is_partial:
+        done = f"{len(opened.receipts):,} of {opened.header.num_shards:,} shards are committed"
+        raise ConfigError(f"{done}. Finish the run, or export the committed shards with --partial.")
+    return ExportRequest(
+        opened,
+        target,
+        options,
+        is_overwriting=is_overwriting,
+        source=source,
+        exclusions=exclusions,
+    )
+
+
+def _check_options(chosen: ExportFormat, options: ExportOptions) -> None:
+    """Refuse an option that the format does not read, and a number out of its bounds."""
+    for option in fields(options):
+        name, value, bounds = option.name, getattr(options, option.name), option.metadata
+        flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
+        if "min" in bounds:
+            kind = {"is_whole": option.type != "float", "is_needed": option.default is not None}
+            check_number(flag, value, bounds["min"], bounds.get("max", 2**63 - 1), **kind)
+        # People correct the run's own texts, and the import compares what comes back with those.
+        of_all = {*EXPORTS} - {LABEL_STUDIO.name} if name == "rewording" else set[str]()
+        readers = [each.name for each in EXPORTS.values() if name in each.reads or each.name in of_all]
+        if chosen.name not in readers and value != option.default:
+            known = ", ".join(readers)
+            raise ConfigError(f"--format {chosen.name} does not use {flag}, which belongs to {known}. Leave it out.")

@@ -1,0 +1,182 @@
+"""`croissant.json`, beside every export: what it holds, for searches of data sets and for `mlcroissant`.
+
+Croissant 1.1 with its vocabulary on responsible AI. A claim says what it rests on. What only the publisher knows is
+left to them. Nothing tells where the images were: a path or a bucket's name is private.
+Source: mlcommons/croissant 401f6ff, docs/croissant-spec-1.1.md and croissant_rai.ttl; mlcroissant 1.1.1 reads the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+import pyarrow as pa
+
+from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
+from pseudoris.schemas.run_records import RunHeader
+from pseudoris.schemas.untrusted import printable_json
+from pseudoris.store.tables.judged_expressions import stated_rule
+
+CROISSANT_NAME: Final = "croissant.json"
+# By their name in a record set: a pattern of the Parquet files, and their schema.
+Tables = Mapping[str, tuple[str, pa.Schema]]
+
+_TERMS: Final = (
+    "arrayShape citeAs column containedIn equivalentProperty extract field fileObject fileProperty fileSet format "
+    "includes isArray isLiveDataset jsonPath key md5 parentField path recordSet references regex repeated replace "
+    "samplingRate separator source subField transform"
+)
+# The official one of version 1.1, and `rai`.
+_CONTEXT: Final[dict[str, Any]] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "cr": "http://mlcommons.org/croissant/",
+    "dct": "http://purl.org/dc/terms/",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "sc": "https://schema.org/",
+    "conformsTo": "dct:conformsTo",
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    **{name: {"@id": f"cr:{name}", "@type": "@json"} for name in ("data", "examples")},
+    **{name: {"@container": "@language"} for name in ("description", "name")},
+    **{term: f"cr:{term}" for term in _TERMS.split()},
+}
+_MEDIA_TYPES: Final = {
+    **{".csv": "text/csv", ".md": "text/markdown", ".py": "text/x-python", ".jpg": "image/jpeg", ".png": "image/png"},
+    **{".json": "application/json", ".jsonl": "application/jsonlines"},
+    **{".parquet": "application/x-parquet", ".tar": "application/x-tar"},
+}
+_IS_OF: Final = {"Boolean": pa.types.is_boolean, "Integer": pa.types.is_integer, "Float": pa.types.is_floating}
+# Engines that read `weights.uri`, and what is known of weights by the scheme of that uri.
+_OWN_ENGINES: Final = frozenset({"sam", "coca", "clip"})
+_KNOWN_WEIGHTS: Final = {
+    "builtin": "The weights shipped with pseudoris learnt from synthetic drawings and simulated captions alone: on "
+    "photographs their output is meaningless (workers/checkpoints/tiny/MODEL_CARD.md)",
+    "random": "Weights are random: their output is meaningless (settings of the run)",
+}
+_TO_FILL: Final = "to be filled in by the publisher"
+
+
+def description(
+    request: ExportRequest,
+    report: ExportReport,
+    *,
+    title: str,
+    name: str,
+    files: Mapping[str, str | None],
+    tables: Tables,
+) -> bytes:
+    """Return the content of `croissant.json`.
+
+    Args:
+        request: What was exported.
+        report: What was written of it.
+        title: Of the data set.
+        name: Of the format.
+        files: sha256 by path; None for a pattern of many files.
+        tables: The Parquet files of which rows can be read.
+    """
+    tree = {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"],
+        "name": title,
+        "description": f"Images with masks, and expressions that refer to them, written by pseudoris ({name}).",
+        "license": request.options.license or "unknown",
+        "dateCreated": request.run.header.created_utc,
+        **{f"rai:{key}": value for key, value in _claims(request, report.rows, report.dropped) if value},
+        "distribution": [
+            _file("FileObject", path, contentUrl=path, sha256=sha) if sha else _file("FileSet", path, includes=path)
+            for path, sha in files.items()
+        ],
+        "recordSet": [
+            {
+                "@type": "cr:RecordSet",
+                "@id": table,
+                "field": [_field(f"{table}/{each.name}", each, path, each.name) for each in schema],
+            }
+            for table, (path, schema) in tables.items()
+        ],
+    }
+    return printable_json(tree, indent=2).encode() + b"\n"
+
+
+def _file(kind: str, path: str, **further: str) -> dict[str, str]:
+    media_type = _MEDIA_TYPES.get(PurePosixPath(path).suffix, "application/octet-stream")
+    return {"@type": f"cr:{kind}", "@id": path, "encodingFormat": media_type, **further}
+
+
+def _field(name: str, column: pa.Field, path: str, source: str, *steps: str) -> dict[str, Any]:
+    """Return a column of the files at `path`, or what the steps find within the structs of the column `source`."""
+    kind, num_axes = column.type, 0
+    while pa.types.is_list(kind):
+        kind, num_axes = kind.value_type, num_axes + 1
+    field: dict[str, Any] = {"@type": "cr:Field", "@id": name}
+    if doc := (column.metadata or {}).get(b"doc"):
+        field["description"] = doc.decode()
+    if num_axes:
+        field |= {"isArray": True, "arrayShape": ",".join(["-1"] * num_axes)}
+    each, is_image = "[*]." if num_axes else "", pa.types.is_struct(kind) and kind.names == ["bytes", "path"]
+    if pa.types.is_struct(kind) and not is_image:
+        inner = [_field(f"{name}/{one.name}", one, path, source, *steps, each + one.name) for one in kind]
+        return field | {"subField": inner}
+    if is_image:
+        steps = (*steps, f"{each}bytes")
+        # The reader makes several images only of what is called so.
+        field |= {"repeated": True} if "*" in "".join(steps) else {}
+    transform = {"transform": [{"jsonPath": step} for step in steps]} if steps else {}
+    found = {"fileSet": {"@id": path}, "extract": {"column": source}, **transform}
+    # Bytes too are text: those of the tables may be of a kind that no reader of images knows.
+    value = "ImageObject" if is_image else next((name for name, is_of in _IS_OF.items() if is_of(kind)), "Text")
+    return field | {"dataType": f"sc:{value}", "source": found}
+
+
+def _claims(request: ExportRequest, rows: Mapping[str, int], dropped: Mapping[str, int]) -> Iterator[tuple[str, Any]]:
+    """Yield each key on responsible AI with its text or texts; of an import those on models are empty."""
+    header, tools = request.run.header, list(_tools(request.run.header))
+    num_quarantined = sum(receipt.counts.quarantined for receipt in request.run.receipts)
+    left_out = {**dropped, "images that could not be annotated": num_quarantined}
+    counts = [", ".join(f"{number:,} {name}" for name, number in each.items() if number) for each in (rows, left_out)]
+    use = "Training of models for referring image segmentation and grounding"
+    yield "dataCollection", f"How the images were collected: {_TO_FILL}"
+    yield "dataCollectionMissingData", counts[1] and f"Left out, counted while it was written: {counts[1]}"
+    yield "dataAnnotationProtocol", list(_protocol(request))
+    yield "machineAnnotationTools", [text for text, _ in tools]
+    yield "annotationsPerItem", f"Counted while it was written: {counts[0]}"
+    yield "dataUseCases", use if header.is_human else f"{use}. Not for tests with texts of models"
+    yield "dataBiases", tools and "Expressions repeat what the models learnt, also mistakes and prejudice. Not measured"
+    yield (
+        "dataLimitations",
+        list(filter(None, dict.fromkeys([header.domain and header.warning, *(known for _, known in tools)]))),
+    )
+    yield "personalSensitiveInformation", f"Not looked for; names of files come from those of the images: {_TO_FILL}"
+
+
+def _tools(header: RunHeader) -> Iterator[tuple[str, str]]:
+    """Yield what each stage computed with, and what is known of its weights; their place is private."""
+    config = header.config
+    stages: dict[str, Any] = {"propose": config.masks, "caption": config.captions, "filter": config.filtering}
+    for stage, digest in header.identity.weights.items():
+        settings = stages.get(stage)
+        engine, known = stage if settings is None else settings.engine, ""
+        if settings is not None and engine in _OWN_ENGINES:
+            known = _KNOWN_WEIGHTS.get(settings.weights.uri.partition(":")[0], "")
+        yield f"{stage}: {engine}, {digest} (its digest in the identity of the run)", known
+
+
+def _protocol(request: ExportRequest) -> Iterator[str]:
+    header, human, rule = request.run.header, request.options.human, stated_rule(request.run.header)
+    if header.is_human:
+        yield f"An imported annotation (origin of the run). Who made it, and how: {_TO_FILL}"
+    else:
+        corrected = "a person corrected some" if header.is_corrected else "no person corrected them"
+        yield f"Synthetic: tools made masks and texts, and {corrected} (origin: {header.origin})"
+    if rule is not None and rule.tau is not None:
+        yield f"The run keeps an expression if it has {rule} (its settings)"
+    if header.config.composing is not None:
+        kinds = ", ".join(header.config.composing.kinds)
+        yield f"A program composed expressions out of words of the captions: {kinds} (settings of the run)"
+    if rewording := request.options.rewording:
+        yield f"A program says each in up to {rewording} other ways too, and without openings (--rewording)"
+    if human is not None:
+        yield f"Of a REFER data set by people: the splits {', '.join(human.splits)} (--merge-human)"

@@ -1,0 +1,334 @@
+"""What all formats share: a line of the table of formats, and the job of a writer.
+
+A writer takes images from its job, writes them, says of each mask that it wrote it, and gives back what it reads of
+them; the job counts, compares, and marks the export as whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Final, Protocol
+
+import pyarrow as pa
+
+from pseudoris.interchange.exports.croissant import CROISSANT_NAME, Tables, description
+from pseudoris.interchange.exports.destination import claim_destination, mark, unmark_empty
+from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
+from pseudoris.interchange.exports.image_files import image_file_of
+from pseudoris.interchange.exports.output_files import JsonArray, ManyFiles, json_arrays, json_list, new_file
+from pseudoris.interchange.exports.record import Content, ExportExpression, ExportImage, ExportMask, Fingerprint
+from pseudoris.interchange.exports.selected_rows import UNREADABLE, Selection, TextRule, with_source_bytes
+from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.schemas.extras import require_extra
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.shard import ExpressionRecord
+from pseudoris.schemas.untrusted import file_sha256, printable_json, without_secrets
+from pseudoris.store.sources.planned_images import PlannedImages
+from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
+from pseudoris.store.tables.parquet_files import open_writer
+
+logger = logging.getLogger(__name__)
+
+_PROGRESS_EVERY: Final = 100
+WRITING: Final = "writing"
+CHECKING: Final = "reading back"
+_NAME: Final = re.compile(r"[A-Za-z0-9_+-]+")
+_CHECKED: Final = (
+    "every mask and expression, and their order, equal the run's; no expression is empty; every image file exists"
+)
+
+
+class OnProgress(Protocol):
+    """Receives the progress of an export."""
+
+    def __call__(self, done: int, total: int, /, stage: str = WRITING) -> None:
+        """Take how much of a stage is done, and the total: rows, images or masks."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFormat:
+    """One format. A killed export leaves no half file under a final name; the same call writes all of it anew.
+
+    Attributes:
+        name: As `--format` has it, and the record of the export.
+        summary: One line for the help.
+        writer: Writes an export, reads it back, and reports.
+        takes: Which masks and texts; `max_tokens` is what its trainers cut at, where the user names no limit.
+        reads: Names of the fields of `ExportOptions` that it reads.
+        extra: Extra of the package that its writer needs; None for none.
+    """
+
+    name: str
+    summary: str
+    writer: Callable[[ExportJob], ExportReport]
+    takes: TextRule = field(default_factory=TextRule)
+    reads: tuple[str, ...] = ("max_tokens",)
+    extra: str | None = None
+
+    def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
+        """Write the export, read it back, and return what it holds.
+
+        Raises:
+            ConfigError: The destination holds something else, or cannot be written; an option is not possible.
+            TransientError: What was read back is not what was written.
+        """
+        job = ExportJob(self, request, on_progress)
+        try:
+            found = self.writer(job)
+            said = f"{job.num_further:,} further sentences by --rewording. Most openings are left out."
+            return replace(found, notes=[*found.notes, said]) if job.options.rewording else found
+        except ConfigError:
+            job.give_back()
+            raise
+
+
+class ExportJob:
+    """One export on its way.
+
+    Attributes:
+        name: Of the format.
+        rule: Which masks and texts: what the format takes, within what the user asks for.
+        dropped: What was left out, by reason.
+        written: What was added.
+        num_images: Images that `images` yielded.
+        lacking: Ids of those that it left out because they cannot be read.
+        num_further: Sentences that say an expression in other words.
+        num_files: Files that were written by `files`.
+        size_bytes: Of all files that were written.
+        single_files: sha256 by path of those that were not written by `files`.
+        patterns: Of the paths of those that were.
+        give_back: Leaves the destination to others if no file was written; nothing before `claim`.
+    """
+
+    def __init__(self, export_format: ExportFormat, request: ExportRequest, on_progress: OnProgress) -> None:
+        """Begin with nothing written."""
+        self.request, self.options, self.destination = request, request.options, request.destination
+        self.on_progress = on_progress
+        self.dropped: Counter[str] = Counter()
+        self.written = Fingerprint()
+        self.num_images = self.num_files = self.size_bytes = self.num_further = self._num_encoded_anew = 0
+        self.single_files: dict[str, str] = {}
+        self.give_back: Callable[[], None] = lambda: None
+        self.lacking: set[str] = set()
+        self.patterns: set[str] = set()
+        self._mask_numbers, self._text_numbers = count(1), count(1)
+        self.name, takes, limit = export_format.name, export_format.takes, request.options.max_tokens
+        self.rule = replace(
+            takes,
+            with_groups=takes.with_groups or request.options.any_targets,
+            with_none=takes.with_none or request.options.any_targets,
+            max_tokens=takes.max_tokens if limit is None else limit or None,
+            mask_tau=request.run.header.config.filtering.tau if self.options.distinctive_only else None,
+        )
+        extra, what = export_format.extra, f"`--format {self.name}`"
+        if self.rule.max_tokens is not None:
+            extra = f"{extra},run" if extra else "run"
+            what += " (its limit of CLIP tokens needs the extra run; --max-tokens 0 lifts it)"
+        if extra:
+            require_extra(extra, what)
+
+    def names(self, default: str) -> tuple[str, str]:
+        """Return dataset and split, both fit to be the name of a file; `default` is the format's own dataset."""
+        dataset, split = self.options.dataset or default, self.options.split
+        for option, name in (("--dataset", dataset), ("--split", split)):
+            if not _NAME.fullmatch(name):
+                raise ConfigError(f"{option} {name!r} becomes a file name. Use only letters, digits, _, + and -.")
+        return dataset, split
+
+    def claim(self, *folders: str, numbered: Callable[[int], str] | None = None) -> None:
+        """Empty the destination's folders of an earlier export, and mark it as begun; see `claim_destination`."""
+        is_overwriting = self.request.is_overwriting
+        claim_destination(self.destination, self.name, folders, numbered=numbered, is_overwriting=is_overwriting)
+        self.give_back = partial(unmark_empty, self.destination, folders, numbered)
+
+    @contextmanager
+    def files(self) -> Iterator[ManyFiles]:
+        """Write many small files; when the block ends each is there, and no other."""
+        with ManyFiles(self.destination) as files:
+            yield files
+        files.check()
+        self.patterns |= files.patterns
+        self.num_files += files.num_files
+        self.size_bytes += files.size_bytes
+
+    @contextmanager
+    def new_file(self, path: str) -> Iterator[Path]:
+        """Give a path on this disk for one large file; see `new_file`."""
+        with new_file(self.destination, path) as local:
+            yield local
+            self.size_bytes += local.stat().st_size
+            # While its bytes are still in memory: nothing is read again for its description.
+            self.single_files[path] = file_sha256(local)
+
+    @contextmanager
+    def arrays(self, path: str, *names: str) -> Iterator[dict[str, JsonArray]]:
+        """Write a file of an object of arrays; see `json_arrays`."""
+        with self.new_file(path) as local, json_arrays(local, names) as arrays:
+            yield arrays
+
+    @contextmanager
+    def records(self, path: str) -> Iterator[JsonArray]:
+        """Write a file of one array, or, if its name ends in `.jsonl`, of a JSON value a line; see `json_list`."""
+        with self.new_file(path) as local, json_list(local, is_lines=path.endswith(".jsonl")) as records:
+            yield records
+
+    def parquet_files(self, stem: str, schema: pa.Schema, groups: Iterator[pa.Table]) -> Iterator[tuple[str, int, int]]:
+        """Write tables, a row group each, into files of `target_bytes`, one at least; yield path, rows and bytes."""
+        group, number = next(groups, None), 0
+        while group is not None or number == 0:
+            path, num_rows, size_bytes = f"{stem}-{number:05d}.parquet", 0, self.size_bytes
+            with self.new_file(path) as local, local.open("wb") as sink, open_writer(sink, schema) as writer:
+                while group is not None and sink.tell() < self.options.target_bytes:
+                    writer.write_table(group, row_group_size=max(group.num_rows, 1))
+                    num_rows += group.num_rows
+                    # Let go before the next is collected.
+                    group = None
+                    group = next(groups, None)
+            yield path, num_rows, self.size_bytes - size_bytes
+            number += 1
+
+    def add_file(self, path: str, data: bytes) -> None:
+        """Write one small file."""
+        self.destination.replace(path, data)
+        self.size_bytes += len(data)
+        self.single_files[path] = sha256_hex(data)
+
+    def images(self) -> Iterator[ExportImage]:
+        """Yield each image with its file and the masks and expressions that the rule takes, in plan order.
+
+        One that is missing, changed or does not decode is left out. Memory is bounded by one shard, with its encoded
+        images.
+
+        Raises:
+            ConfigError: Nothing of the run is left; a part, or SOURCE as a whole, is missing.
+        """
+        request, rule = self.request, self.rule
+        take, excluded = Selection(rule, self.dropped), request.excluded_images
+        planned = PlannedImages(request.run.location, request.run.header, source=request.source)
+        # Once: it reads every receipt.
+        num_done, total = 0, request.num_images
+        for shard in request.run.shards():
+            left_out = excluded.of_shard(shard)
+            self.dropped.update(left_out.values())
+            annotated = iter_annotations(
+                [shard], kept_only=rule.is_kept_only, with_bytes=True, with_samples=rule.with_samples
+            )
+            # Filtered before their bytes are read: images without a remaining mask are not read.
+            wanted = [found for each in annotated if each.image_id not in left_out and (found := take.image(each))]
+            num_done += shard.num_shown
+            self.lacking.update(image.image_id for image in wanted)
+            sound = with_source_bytes(planned, wanted, self.dropped)
+            for number, image in enumerate(sound, num_done - len(wanted) + 1):
+                yield from self._with_file(image)
+                self.on_progress(number, total)
+            self.on_progress(num_done, total)
+        if not self.num_images:
+            reasons = "; ".join(f"{num:,} {reason}" for reason, num in self.dropped.items() if num)
+            raise ConfigError(
+                f"Nothing of {request.run.location.root} is left to export: "
+                f"{reasons or 'the run has no image with a mask'}"
+            )
+
+    def _with_file(self, image: AnnotatedImage) -> Iterator[ExportImage]:
+        try:
+            image_file = image_file_of(image, self.request.run.header.config.images)
+        except ImageError as error:
+            logger.warning("%s is left out: %s", image.key, error)
+            self.dropped[UNREADABLE] += 1
+            return
+        self.num_images += 1
+        self.lacking.discard(image.image_id)
+        self._num_encoded_anew += image_file.is_encoded_anew
+        yield ExportImage(
+            self.num_images,
+            image.image_id,
+            image.key,
+            image_file.name,
+            image_file.data,
+            (int(image.height), int(image.width)),
+            tuple(ExportMask(next(self._mask_numbers), mask) for mask in image.masks),
+            tuple(self._expressions(image)),
+        )
+
+    def _expressions(self, image: AnnotatedImage) -> Iterator[ExportExpression]:
+        places = {mask.mask_id: place for place, mask in enumerate(image.masks)}
+        said = [each for mask in image.masks for each in mask.expressions if each.target_mask_ids[0] == mask.mask_id]
+        said += image.untargeted
+        for own, (first, *forms) in zip(said, sentences_of(image.image_id, said, self.options.rewording), strict=True):
+            targets = tuple(places[mask] for mask in own.target_mask_ids)
+            self.num_further += len(forms)
+            for text in (first, *forms):
+                # No draw gave a form.
+                record = replace(own, text=text, samples=own.samples if text == first else ())
+                origin = {} if text == own.text else {"rewording_of": own.text}
+                yield ExportExpression(next(self._text_numbers), record, targets, origin)
+
+    def add(self, content: Content) -> None:
+        """Count what a format keeps of an image, or of one of its masks, as written."""
+        self.written.add(content)
+
+    def check(self, contents: Iterable[Content], where: str) -> None:
+        """Compare what is read back with what was added: masks, texts, and their order."""
+        found, due = Fingerprint(), _PROGRESS_EVERY
+        for content in contents:
+            found.add(content)
+            if found.num_masks >= due:
+                self.on_progress(found.num_masks, self.written.num_masks, CHECKING)
+                due = found.num_masks + _PROGRESS_EVERY
+        self.on_progress(found.num_masks, self.written.num_masks, CHECKING)
+        self.written.check_equals(found, where)
+
+    def report(
+        self,
+        rows: Mapping[str, int],
+        files: Mapping[str, int],
+        *,
+        notes: Sequence[str] = (),
+        checked: str = "",
+        tables: Tables | None = None,
+        **facts: str,
+    ) -> ExportReport:
+        """Describe the export, mark it as whole, with `facts` about it beside its rows, and return its report.
+
+        `checked` is what was compared beyond the masks, the expressions and the files.
+        """
+        if number := self._num_encoded_anew:
+            notes = [*notes, f"{number:,} image(s) were encoded again, upright and with three channels."]
+        checks = tuple(filter(None, (_CHECKED, checked)))
+        report = ExportReport(rows, files, self.size_bytes, self.dropped, notes, checks)
+        self.describe(report, tables or {})
+        begins = {"format": self.name, "state": "whole", "source": without_secrets(self.request.run.header.source)}
+        counts = {"rows": dict(rows), "dropped": dict(self.dropped)}
+        mark(self.destination, {**begins, "num_images": self.request.num_images, **facts, **counts})
+        return report
+
+    @property
+    def content_sha256(self) -> str:
+        """The digest of what was written so far, by which readers with a cache tell exports apart."""
+        return sha256_hex(printable_json([self.single_files, self.written.hexdigest()], sort_keys=True).encode())
+
+    def describe(self, report: ExportReport, tables: Tables) -> None:
+        """Write the description of all that was written; `tables` are the Parquet files of which rows can be read."""
+        # TensorFlow Datasets keeps what it has read under this title.
+        title = f"pseudoris-{self.name}-{self.content_sha256[:16]}"
+        files = {**self.single_files, **dict.fromkeys(sorted(self.patterns | {path for path, _ in tables.values()}))}
+        tree = description(self.request, report, title=title, name=self.name, files=files, tables=tables)
+        self.destination.replace(CROISSANT_NAME, tree)
+
+
+def sentences_of(image_id: str, said: Sequence[ExpressionRecord], rewording: int) -> Iterable[tuple[str, ...]]:
+    """Return what an export says for each of an image's expressions: its text, or its sentences by `--rewording`."""
+    if not rewording:
+        return ((each.text,) for each in said)
+    # Here, because the package of datasets loads torch, and every command imports this module.
+    from pseudoris.interchange.dataset.rewording import sentences
+
+    return sentences(image_id, said, rewording)

@@ -1,0 +1,133 @@
+"""What an export is asked for, with the options of the formats as `cli/export.py` shows them, and its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pseudoris.interchange.exports.selected_rows import ExcludedImages
+from pseudoris.interchange.human_refs import HumanAnnotation
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.store.exclusions.exclusion_rules import Exclusions
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.receipts import RootDigest
+from pseudoris.store.sources.planned_images import PlannedImages
+from pseudoris.store.tables.open_run import OpenRun
+
+
+def _option(default: Any, text: str, **bounds: float) -> Any:
+    return field(default=default, metadata={"help": text, **bounds})
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """Options of formats, with their help and bounds as the command line gives them; `ExportFormat.reads` names whose.
+
+    Attributes:
+        human: Human annotation to merge; None for none.
+    """
+
+    max_tokens: int | None = _option(
+        None,
+        "Leave out expressions with more CLIP tokens, start and end included. 0 keeps all. Default: the limit of the "
+        "format's trainers.",
+        min=0,
+    )
+    dataset: str | None = _option(None, "Dataset name that the trainer asks for.")
+    split: str = _option("train", "Name of the split that the run is written as.")
+    split_by: str = _option("pseudo", "refer: name in the brackets of refs(<split-by>).p.")
+    human: HumanAnnotation | None = None
+    target_mb: float = _option(
+        256, "Size of a file in MB (parquet, hf, webdataset). 128 to 512 suits most readers.", min=1, max=4_096
+    )
+    distinctive_only: bool = _option(
+        False,
+        "pseudo-ris-csv: leave out masks without a candidate above tau. Of such a mask the authors' trainer draws any "
+        "candidate.",
+    )
+    masks: str | None = _option(
+        None, "refer: form of the masks: polygon (one each, which pycocotools fills exactly), or rle."
+    )
+    layout: str | None = _option(
+        None, "hf: masks (a list of structs), or objects (a struct of lists, as detectors read)."
+    )
+    license: str | None = _option(None, "hf: licence of the images, as the Hub names it: cc-by-4.0, other, …")
+    coordinates: str | None = _option(None, "llamafactory, qwen: frame of the boxes: norm1000, real, or resized.")
+    resize_factor: int | None = _option(None, "--coordinates resized: multiple of the sides, 28 or 32.", min=1)
+    min_pixels: int | None = _option(None, "--coordinates resized: smallest area that the trainer is given.", min=1)
+    max_pixels: int | None = _option(None, "--coordinates resized: largest area that the trainer is given.", min=1)
+    rewording: int = _option(
+        0, 'All but label-studio: up to N other forms of each expression, and no "a photo of".', min=0, max=10
+    )
+    any_targets: bool = _option(
+        False, "odvg: also expressions of several objects and of none, which Open-GroundingDINO misreads."
+    )
+
+    @property
+    def target_bytes(self) -> int:
+        """Size that files should have, where the format has files of a free size."""
+        return int(self.target_mb * 10**6)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """What to export, and where to.
+
+    Attributes:
+        run: The parts that its receipts name are exported.
+        destination: Where the export goes; another place than the run.
+        is_overwriting: Whether an existing export is replaced.
+        source: Where the images are now, if they are not embedded; None uses the header's SOURCE.
+        exclusions: Images to leave out, with all that belongs to them.
+    """
+
+    run: OpenRun
+    destination: RunLocation
+    options: ExportOptions = field(default_factory=ExportOptions)
+    is_overwriting: bool = False
+    source: str | None = None
+    exclusions: Exclusions = ()
+
+    @property
+    def num_images(self) -> int:
+        """Images of the run that are not quarantined."""
+        return sum(shard.num_shown for shard in self.run.shards())
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the run's content and the options: equal for two exports with the same rows."""
+        root = RootDigest(self.run.header, self.run.receipts)
+        rules = [(rule.kind, rule.settings, rule.values_sha256) for rule in self.exclusions]
+        # Without rewordings as it was before there were any: a push recognises what it began.
+        options = {name: value for name, value in asdict(self.options).items() if name != "rewording" or value}
+        return sha256_hex(json.dumps([root.hexdigest(), options, rules], sort_keys=True).encode())
+
+    @property
+    def excluded_images(self) -> ExcludedImages:
+        """What finds the images to leave out."""
+        planned = PlannedImages(self.run.location, self.run.header, source=self.source)
+        return ExcludedImages(planned, self.run.header, self.exclusions)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """The contents of a written export, after reading it back.
+
+    Attributes:
+        rows: By table or split.
+        files: How many, by the same names.
+        size_bytes: Size of all files together, without `croissant.json` and `_export.json`.
+        dropped: How many items were left out, by a phrase that names them and the reason; nothing is dropped in
+            silence.
+        notes: Sentences that the user needs to put the export to use.
+        checked: Checks that passed when the export was read back, a phrase each.
+    """
+
+    rows: Mapping[str, int]
+    files: Mapping[str, int]
+    size_bytes: int
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    checked: Sequence[str] = ()

@@ -1,0 +1,142 @@
+"""A dataset on the Hugging Face Hub that `export --format hf --push` creates and fills; called by `cli/export.py`.
+
+Its `_export.json` says which export it holds, and `whole` once every file is there. It names no place: DEST's own
+record holds SOURCE, which is private. A push that was killed goes on: what the Hub already has is not sent again.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError
+
+from pseudoris.interchange.exports.destination import EXPORT_NAME, earlier_record, has_earlier
+from pseudoris.interchange.exports.export_options import ExportRequest
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.untrusted import printable_json
+from pseudoris.store.files.hub_storage import HubStorage, hub_errors
+from pseudoris.store.files.storage import storage_errors
+from pseudoris.store.location import local_path
+
+# What the format `hf` writes, without DEST's own record.
+_FILES: Final = ["README.md", "croissant.json", "data/*.parquet"]
+# What the Hub itself puts into a new dataset.
+_OWN_FILES: Final = {".gitattributes"}
+# Of the answers 4xx, those that another try may change.
+_PASSING: Final = frozenset({408, 409, 412, 425, 429})
+_NO_TOKEN: Final = "--push needs a token that may write there: run `hf auth login`, or set HF_TOKEN."
+
+
+@dataclass(frozen=True, slots=True)
+class HubRepository:
+    """A dataset's name, and what stands there.
+
+    Attributes:
+        name: OWNER/NAME.
+        digest: Of the export that is to stand there (`ExportRequest.digest`).
+        state: `empty`, `begun` (a push of this export was killed), or `whole` (nothing is left to do).
+        folder: DEST.
+        is_written: Whether DEST holds the export: then it is not written again. Its card may have been edited.
+    """
+
+    name: str
+    page: str
+    digest: str
+    state: str
+    folder: Path
+    is_written: bool
+
+    @classmethod
+    def open(cls, name: str, request: ExportRequest, *, is_public: bool) -> Self:
+        """Create the dataset of a name if there is none, before the export is written, and look at it.
+
+        So a token without the right to create it is known before hours of writing.
+
+        Raises:
+            ConfigError: There is no token or no licence, the token may not write there, or something else stands there
+                or in DEST.
+            TransientError: The Hub does not answer.
+        """
+        folder = local_path(request.destination.root)
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+            raise ConfigError(f"--push {name!r} is not the name of a dataset. Give OWNER/NAME.")
+        if request.options.license is None:
+            raise ConfigError(
+                "--push needs --license, that of the images: cc-by-4.0, other, … "
+                "(https://huggingface.co/docs/hub/repositories-licenses). The run does not know it."
+            )
+        if folder is None:
+            raise ConfigError(
+                f"--push reads the export from a disk, and DEST is {request.destination.root}: name a folder."
+            )
+        record = earlier_record(request.destination) or {}
+        is_written = (record.get("state"), record.get("request")) == ("whole", request.digest)
+        if not is_written:
+            has_earlier(request.destination, "hf", ["data"], is_overwriting=request.is_overwriting)
+        with _explained(f"{constants.ENDPOINT}/datasets/{name}", "create"):
+            page = HfApi().create_repo(name, repo_type="dataset", private=not is_public, exist_ok=True)
+            name = page.repo_id
+            info = HfApi().dataset_info(name)
+            names = {each.rfilename for each in info.siblings or ()} - _OWN_FILES
+            root = HubStorage.at(f"hf://datasets/{name}@{info.sha}")
+            marker = root.read(EXPORT_NAME) if EXPORT_NAME in names else b""
+        states = {_record(request.digest, state): state for state in ("begun", "whole")}
+        if names and marker not in states:
+            raise ConfigError(
+                f"{page} exists and holds something else than this export. Give --push another name, or delete "
+                "it there."
+            )
+        return cls(name, str(page), request.digest, states.get(marker, "empty"), folder, is_written)
+
+    def upload(self) -> str:
+        """Upload DEST, mark it as whole, and return a line on what stands there.
+
+        Raises:
+            ConfigError: The token may not write there, or the Hub refuses the card.
+            TransientError: The upload broke off; the same call continues it.
+        """
+        with _explained(self.page, "push to"):
+            if self.state != "begun":
+                self._mark("begun")
+            HfApi().upload_folder(
+                repo_id=self.name, repo_type="dataset", folder_path=self.folder, allow_patterns=_FILES
+            )
+            self._mark("whole")
+            visibility = "private" if HfApi().dataset_info(self.name).private else "public"
+        num_files = sum(len(list(self.folder.glob(pattern))) for pattern in _FILES)
+        return f"{self.page}: {num_files:,} files, {visibility}"
+
+    def _mark(self, state: str) -> None:
+        data = _record(self.digest, state)
+        HfApi().upload_file(repo_id=self.name, repo_type="dataset", path_in_repo=EXPORT_NAME, path_or_fileobj=data)
+
+
+def _record(digest: str, state: str) -> bytes:
+    return printable_json({"format": "hf", "state": state, "request": digest}, indent=2).encode() + b"\n"
+
+
+@contextmanager
+def _explained(page: str, action: str) -> Iterator[None]:
+    with storage_errors(action, page), hub_errors():
+        try:
+            yield
+        except HfHubHTTPError as error:
+            status = error.response.status_code
+            if status >= 500 or status in _PASSING:
+                raise
+            reason = (
+                _NO_TOKEN if status in (401, 403, 404) else f"the Hub refuses it ({status}): {error.server_message}"
+            )
+            raise ConfigError(f"cannot {action} {page}: {reason}") from error
+        # The client raises ValueError for a card that the Hub does not take, RuntimeError for a failed upload.
+        except ValueError as error:
+            raise ConfigError(f"cannot {action} {page}: {' '.join(str(error).split())}") from error
+        except RuntimeError as error:
+            raise OSError(errno.EIO, str(error)) from error

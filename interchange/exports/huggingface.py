@@ -1,0 +1,246 @@
+"""A folder that `datasets.load_dataset(folder)` opens: Parquet files with image features, and a dataset card.
+
+    DEST/README.md                     the card; its head says which files are which split
+    DEST/data/train-00000.parquet      a row an image: the image, its masks as images, their expressions
+
+The files state their features themselves, so the datasets package is not needed to write them. They are read back a
+row group at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import pyarrow as pa
+import yaml
+
+from pseudoris.interchange.exports.croissant import CROISSANT_NAME
+from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
+from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
+from pseudoris.interchange.exports.image_files import CATEGORY, check_size, counts_of_png, mask_png
+from pseudoris.interchange.exports.record import Content, broken, check_texts
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.templates import markdown_templates
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.parquet_files import open_parquet
+
+_DATA_FOLDER: Final = "data"
+_CARD_NAME: Final = "README.md"
+# What one row group, and so a reader of it, holds at once; `datasets` reads a group at a time.
+_MAX_GROUP_BYTES: Final = 32 * 2**20
+_MAX_GROUP_ROWS: Final = 100
+_SPLIT: Final = re.compile(r"[A-Za-z0-9_]+")
+
+_VALUES: Final = {"string": pa.string(), "int32": pa.int32(), "int64": pa.int64(), "float64": pa.float64()}
+_IMAGE: Final[dict[str, Any]] = {"_type": "Image"}
+_STRING, _INT32, _INT64, _FLOAT64 = ({"dtype": dtype, "_type": "Value"} for dtype in _VALUES)
+_OF_IMAGE: Final[dict[str, Any]] = {"key": _STRING, "height": _INT32, "width": _INT32, "image": _IMAGE}
+_OF_MASK: Final[dict[str, Any]] = {
+    "mask_id": _STRING,
+    "mask": _IMAGE,
+    "bbox": [_INT32],
+    "area": _INT64,
+    "predicted_iou": _FLOAT64,
+    "stability_score": _FLOAT64,
+    "expressions": [_STRING],
+    "distinctiveness": [_FLOAT64],
+}
+# A list around a feature is a list of it, in every version of `datasets`; its own word for one has changed twice. What
+# detectors read is an image's number, and a struct of lists with a class for each object.
+FEATURES: Final[dict[str, dict[str, Any]]] = {
+    "masks": {"image_id": _STRING, **_OF_IMAGE, "masks": [_OF_MASK]},
+    "objects": {
+        "image_id": _INT64,
+        "source_image_id": _STRING,
+        **_OF_IMAGE,
+        "objects": {
+            "id": [_INT64],
+            "category": [{"names": [CATEGORY["name"]], "_type": "ClassLabel"}],
+            **{name: [feature] for name, feature in _OF_MASK.items()},
+        },
+    },
+}
+
+
+def _write(job: ExportJob) -> ExportReport:
+    split, layout, destination = job.options.split, job.options.layout or "masks", job.destination
+    if not _SPLIT.fullmatch(split):
+        raise ConfigError(f"--split {split!r}: `datasets` allows only letters, digits and _ in the name of a split.")
+    if layout not in FEATURES:
+        raise ConfigError(f"--layout {layout!r} is not {' or '.join(FEATURES)}.")
+    job.claim(_DATA_FOLDER)
+    schema = arrow_schema(layout)
+    paths = [path for path, *_ in job.parquet_files(f"{_DATA_FOLDER}/{split}", schema, _row_groups(job, schema))]
+    read = (_content_of(row, destination.uri(path)) for path in paths for row in _rows(destination, path))
+    job.check(read, destination.root)
+    rows = {split: job.num_images, "masks": job.written.num_masks, "expressions": job.written.num_texts}
+    text = card(job.request, split, rows, job.dropped, sha256=job.content_sha256).encode()
+    job.add_file(_CARD_NAME, text)
+    to_fill = f"Fill in the licence of the images in {_CARD_NAME} and {CROISSANT_NAME} before you publish."
+    return job.report(
+        rows,
+        {split: len(paths)},
+        notes=() if job.options.license else (to_fill,),
+        tables={"default": (f"{_DATA_FOLDER}/{split}-*.parquet", schema)},
+        checked="every image has the size of its masks",
+        # A push recognises by it what it began.
+        request=job.request.digest,
+    )
+
+
+_SUMMARY: Final = "a folder for datasets.load_dataset: images and masks as image features, and a card"
+HF: Final = ExportFormat("hf", _SUMMARY, _write, reads=("max_tokens", "split", "target_mb", "layout", "license"))
+
+
+def arrow_schema(layout: str) -> pa.Schema:
+    """Return the schema of the files of a layout; its metadata gives `datasets` the features."""
+    features = FEATURES[layout]
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.schema([(name, _arrow_type(feature)) for name, feature in features.items()], metadata=metadata)
+
+
+def _arrow_type(feature: Any) -> pa.DataType:
+    if isinstance(feature, list):
+        return pa.list_(pa.field("element", _arrow_type(feature[0])))
+    if feature == _IMAGE:
+        return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    if "_type" in feature:
+        # A class is a number.
+        return _VALUES[feature.get("dtype", "int64")]
+    return pa.struct([(name, _arrow_type(inner)) for name, inner in feature.items()])
+
+
+def _row_groups(job: ExportJob, schema: pa.Schema) -> Iterator[pa.Table]:
+    held: list[dict[str, Any]] = []
+    held_bytes = 0
+    max_bytes = min(_MAX_GROUP_BYTES, job.options.target_bytes)
+    for row, size_bytes in _new_rows(job):
+        if held and (len(held) >= _MAX_GROUP_ROWS or held_bytes + size_bytes > max_bytes):
+            yield pa.Table.from_pylist(held, schema)
+            held, held_bytes = [], 0
+        held.append(row)
+        held_bytes += size_bytes
+    if held:
+        yield pa.Table.from_pylist(held, schema)
+
+
+def _new_rows(job: ExportJob) -> Iterator[tuple[dict[str, Any], int]]:
+    for image in job.images():
+        files = [mask_png(mask) for mask in image.masks]
+        job.add(image.content(image.image_id, (counts for _, counts in files)))
+        masks = [
+            {
+                "id": mask.number,
+                "category": 0,
+                "mask_id": mask.record.mask_id,
+                "mask": {"bytes": png, "path": f"{mask.record.mask_id}.png"},
+                **mask.measures,
+                "expressions": [each.text for each in said],
+                "distinctiveness": [each.record.distinctiveness for each in said],
+            }
+            for (mask, said), (png, _) in zip(image.masks_with_texts(), files, strict=True)
+        ]
+        is_of_masks = job.options.layout in (None, "masks")
+        # Arrow takes what the schema has.
+        row = {
+            "image_id": image.image_id if is_of_masks else image.number,
+            "source_image_id": image.image_id,
+            "key": image.key,
+            "height": image.size[0],
+            "width": image.size[1],
+            "image": {"bytes": image.data, "path": image.name},
+            "masks": masks,
+            "objects": {name: [mask[name] for mask in masks] for name in masks[0]},
+        }
+        yield row, len(image.data) + sum(len(png) for png, _ in files)
+
+
+def _rows(destination: RunLocation, path: str) -> Iterator[dict[str, Any]]:
+    where = destination.uri(path)
+    with destination.open_input(path) as stream:
+        parquet = open_parquet(stream, where)
+        for group in range(parquet.num_row_groups):
+            try:
+                table = parquet.read_row_group(group, use_threads=False)
+            except (pa.ArrowException, OSError) as error:
+                raise broken(where, str(error)) from error
+            # A row at a time: as Python values a group's images are there once more.
+            for batch in table.to_batches(max_chunksize=1):
+                yield from batch.to_pylist()
+
+
+def _content_of(row: Mapping[str, Any], where: str) -> Content:
+    size = (row["height"], row["width"])
+    check_size(row["image"]["bytes"], size, f"{where}, image {row['image_id']}")
+    found, objects = [], row.get("objects", {})
+    structs = (dict(zip(objects, values, strict=True)) for values in zip(*objects.values(), strict=True))
+    for mask in structs if objects else row["masks"]:
+        place = f"{where}, mask {mask['mask_id']}"
+        mask_size, counts = counts_of_png(mask["mask"]["bytes"], place)
+        if mask_size != size:
+            raise broken(place, f"it has the size {mask_size}, its image {size} (height, width)")
+        of_mask = check_texts(mask["expressions"], place)
+        if not of_mask or len(of_mask) != len(mask["distinctiveness"]):
+            raise broken(place, "it has no expression, or not one score per expression")
+        found.append((counts, of_mask))
+    return Content.of_masks(row.get("source_image_id", row["image_id"]), size, found)
+
+
+# As the hub names sizes, each ten times the last; there is no category above the last.
+_SIZES: Final = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
+_TITLE: Final = "Referring expressions for masks, "
+
+
+def card(
+    request: ExportRequest, split: str, rows: Mapping[str, int], dropped: Mapping[str, int], *, sha256: str
+) -> str:
+    """Return README.md, out of `templates/dataset_card.md.j2`; `rows` has the images under the split's name.
+
+    It does not name where the images came from: a path or a bucket's name is private.
+    """
+    counts = {"images": rows[split], **{name: number for name, number in rows.items() if name != split}}
+    if num_quarantined := sum(receipt.counts.quarantined for receipt in request.run.receipts):
+        counts["quarantined images"] = num_quarantined
+    counts |= {f"left out: {reason}": number for reason, number in dropped.items()}
+    header = request.run.header
+    config, weights = header.config, header.identity.weights
+    engines = {"propose": config.masks.engine, "caption": config.captions.engine, "filter": config.filtering.engine}
+    title = _TITLE + ("written by people" if header.is_human else "made by models")
+    template = markdown_templates("pseudoris.interchange.exports").get_template("dataset_card.md.j2")
+    return template.render(
+        head=yaml.safe_dump(
+            head(split, rows[split], title=title, licence=request.options.license, sha256=sha256), sort_keys=False
+        ),
+        licence=request.options.license,
+        title=title,
+        header=header,
+        split=split,
+        objects="objects" if request.options.layout == "objects" else "",
+        counts=counts,
+        stages=[(stage, engine, weights.get(stage, "none")) for stage, engine in engines.items()],
+        tau=config.filtering.tau,
+    )
+
+
+def head(split: str, num_images: int, *, title: str, licence: str | None, sha256: str) -> dict[str, Any]:
+    """Return the part of the card that the hub and `load_dataset` read."""
+    return {
+        "pretty_name": title,
+        "license": licence or "unknown",
+        "language": ["en"],
+        "task_categories": ["image-segmentation"],
+        "tags": ["referring-image-segmentation", "synthetic", "pseudoris"],
+        "size_categories": [_SIZES[min(max(len(str(num_images)) - 3, 0), len(_SIZES) - 1)]],
+        # `datasets` keeps what it has read under the name of the folder, and a hash of this: it looks at no file. So
+        # two exports need different words here (datasets 4.8.5 and 5.2.0, LocalDatasetModuleFactory.get_module).
+        "configs": [
+            {
+                "config_name": "default",
+                "description": f"sha256 of the content: {sha256}",
+                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"}],
+            }
+        ],
+    }

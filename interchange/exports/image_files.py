@@ -1,0 +1,114 @@
+"""Image files for trainers' loaders: upright, three plain channels, with safe and unique names."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+from PIL import Image
+
+from pseudoris.images.pixels import common_suffix, decode_upright, upright_size
+from pseudoris.interchange.exports.record import ExportMask, broken
+from pseudoris.schemas.config import ImagesConfig
+from pseudoris.schemas.errors import ImageError, TransientError
+from pseudoris.store.tables.annotations import AnnotatedImage
+from pseudoris.workers.masks.rle import canonical_counts
+
+# For images that are encoded again: chroma is not subsampled, and the added noise is smaller than that of scaling for a
+# network.
+JPEG_QUALITY: Final = 95
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
+# With the id and a suffix well below the 255 bytes of any file system.
+_MAX_STEM: Final = 80
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image as a JPEG or PNG file of an export; the name is unique in a run, of ASCII letters, digits, `._-`.
+
+    `is_encoded_anew` says that `data` differs from the bytes that the run annotated.
+    """
+
+    name: str
+    data: bytes
+    is_encoded_anew: bool
+
+
+def image_file_of(image: AnnotatedImage, limits: ImagesConfig) -> ImageFile:
+    """Return the file of an image, such that every loader sees the annotated pixels; its bytes are kept if possible.
+
+    Masks and boxes refer to the upright image. For a photograph with an EXIF orientation, OpenCV's `imread` returns
+    upright pixels, Pillow's `open` the stored ones. The same export would then suit one trainer and not another. Such a
+    file is turned and encoded again, as JPEG. So is what readers differ about otherwise: transparency, CMYK, 16 bits a
+    sample, animations, and every format other than JPEG and PNG.
+
+    Bytes that do not decode are an ImageError; those that need a decoder plug-in that is not loaded, a ConfigError.
+    """
+    if image.data is None:
+        raise ValueError(f"image {image.key} came without its bytes")
+    suffix = common_suffix(image.data, limits.decoder_plugins)
+    if suffix is not None:
+        return ImageFile(image_file_name(image, suffix), image.data, is_encoded_anew=False)
+    encoded = io.BytesIO()
+    pixels = decode_upright(image.data, limits)
+    Image.fromarray(pixels).save(encoded, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return ImageFile(image_file_name(image, ".jpg"), encoded.getvalue(), is_encoded_anew=True)
+
+
+def image_file_name(image: AnnotatedImage, suffix: str) -> str:
+    """Return a file name out of an image's key, which is untrusted, and its id, which makes it unique.
+
+    `a/holiday%20.jpg` becomes `holiday_<id>.jpg`, `x.tar!../../etc/passwd` becomes `passwd_<id>.jpg`. No folder of the
+    key is kept: loaders join a folder and a name. The table `images` gives the key of an id.
+    """
+    name = key_name(image.key)
+    # A row of a table has no name but its number: `photos.parquet#17`.
+    stem = name.replace("#", "_") if "#" in name else re.sub(r"\.[A-Za-z0-9]{1,5}$", "", name)
+    safe = _UNSAFE.sub("_", stem)[:_MAX_STEM].strip("._-")
+    return f"{safe}_{image.image_id}{suffix}" if safe else f"{image.image_id}{suffix}"
+
+
+def key_name(key: str) -> str:
+    """Return the last name in a key, decoded, as it is in SOURCE: for comparison, never for a path."""
+    last = re.split(r"[/!]", key)[-1]
+    return unquote_to_bytes(last).decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
+
+
+def check_size(data: bytes, size: tuple[int, int], where: str) -> None:
+    """Raise a TransientError unless an encoded image reads, and has this upright (height, width); `where` names it."""
+    try:
+        found = upright_size(data)
+    except ImageError as error:
+        raise broken(where, f"its image cannot be read ({error})") from error
+    if found != size:
+        raise broken(where, f"its image has the size {found}, its record says {size} (height, width)")
+
+
+# A run has no classes, but readers require every annotation to have one from `categories`.
+CATEGORY_ID: Final = 1
+CATEGORY: Final[dict[str, Any]] = {"id": CATEGORY_ID, "name": "object", "supercategory": "object"}
+
+
+def mask_png(mask: ExportMask) -> tuple[bytes, str]:
+    """Return a mask as PNG, 8 bits, one channel, 0 or 255, of the upright image's size; and its canonical encoding."""
+    pixels, encoded = mask.pixels(), io.BytesIO()
+    # What a mask is made of packs well at any level: the lowest is four times as fast.
+    Image.fromarray(pixels * np.uint8(255)).save(encoded, "PNG", compress_level=1)
+    return encoded.getvalue(), canonical_counts(pixels)
+
+
+def counts_of_png(data: bytes, name: str) -> tuple[tuple[int, int], str]:
+    """Return (height, width) and canonical encoding of such a PNG; `name` is for errors."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            pixels, mode = np.asarray(image), image.mode
+    except (OSError, SyntaxError, ValueError) as error:
+        raise TransientError(f"{name} is not a readable PNG ({error}). Run the same command again.") from error
+    if mode != "L" or not np.isin(pixels, (0, 255)).all():
+        raise TransientError(f"{name} is not a one-channel mask of 0 and 255. Run the same command again.")
+    height, width = pixels.shape
+    return (height, width), canonical_counts(pixels > 0)

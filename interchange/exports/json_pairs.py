@@ -1,0 +1,172 @@
+"""Layouts of an image beside a JSON of its own: SA-1B's, and that of LISA's ReasonSeg.
+
+sa1b        DEST/sa_000000/sa_1.jpg       the image, upright (.png where the run's image is a PNG)
+            DEST/sa_000000/sa_1.json      {"image": …, "annotations": […]}
+reasonseg   DEST/reason_seg/<dataset>/<split>/000000001.jpg      the image, once for each set of masks
+            DEST/reason_seg/<dataset>/<split>/000000001.json     {"text": […], "is_sentence", "shapes": [polygons]}
+            DEST/reason_seg/<dataset>/explanatory/train.json     an empty list, which the loader opens
+
+Source of reasonseg: dvlab-research/LISA 3cb2d43, utils/{data_processing,reason_seg_dataset}.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import count
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
+from pseudoris.interchange.exports.export_options import ExportReport
+from pseudoris.interchange.exports.output_files import read_ahead
+from pseudoris.interchange.exports.record import Content, ExportImage, RisingIds, broken, check_mask, check_texts
+from pseudoris.interchange.exports.selected_rows import TextRule
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.untrusted import parse_json, printable_json
+from pseudoris.store.location import RunLocation
+from pseudoris.workers.masks.polygons import centre_polygons
+
+# SA-1B itself has about eleven thousand; file systems and listings slow down far above.
+IMAGES_A_FOLDER: Final = 10_000
+
+
+def _write_sa1b(job: ExportJob) -> ExportReport:
+    job.claim(numbered=_folder_name)
+    num_unscored = 0
+    with job.files() as files:
+        for image in job.images():
+            # As in SA-1B the name is the id: what key the image has is found by `source_image_id`.
+            stem = f"sa_{image.number}"
+            name = f"{stem}{PurePosixPath(image.name).suffix}"
+            folder = _folder_name((image.number - 1) // IMAGES_A_FOLDER)
+            files.write(folder, name, image.data)
+            files.write(folder, f"{stem}.json", printable_json(_record(image, name)).encode())
+            scores = [(mask.record.predicted_iou, mask.record.stability_score) for mask in image.masks]
+            num_unscored += sum(None in pair for pair in scores)
+            job.add(image.content(name))
+    job.check(_read_sa1b(job.destination, job.num_images), job.destination.root)
+    notes = ["The tables have no prompts. point_coords is a pixel of the mask, and crop_box is the whole image."]
+    if num_unscored:
+        notes.append(f"{num_unscored:,} masks of a prior have no predicted_iou and stability_score; they are null.")
+    return job.report(
+        {"images": job.num_images, "masks": job.written.num_masks, "expressions": job.written.num_texts},
+        {"images": job.num_images, "JSON": job.num_images},
+        notes=notes,
+        checked="every mask decodes to its image's size, box and area; ids are unique plain ints",
+    )
+
+
+# Every mask with pixels, also one without a kept expression: SA-1B has no expressions.
+_SA1B_TAKES: Final = TextRule(keeps_bare_masks=True)
+SA1B: Final = ExportFormat("sa1b", "each image with one JSON of its masks, as SA-1B has them", _write_sa1b, _SA1B_TAKES)
+
+
+def _folder_name(number: int) -> str:
+    return f"sa_{number:06d}"
+
+
+def _record(image: ExportImage, name: str) -> dict[str, Any]:
+    height, width = image.size
+    return {
+        "image": {
+            "image_id": image.number,
+            "width": width,
+            "height": height,
+            "file_name": name,
+            "source_image_id": image.image_id,
+        },
+        "annotations": [
+            {
+                "id": mask.number,
+                "segmentation": mask.rle,
+                **mask.measures,
+                "crop_box": [0, 0, width, height],
+                "point_coords": [mask.point_within()],
+                "expressions": [each.text for each in said],
+            }
+            for mask, said in image.masks_with_texts()
+        ],
+    }
+
+
+def _read_sa1b(destination: RunLocation, num_images: int) -> Iterator[Content]:
+    ids = RisingIds(destination.root)
+    paths = (f"{_folder_name(n // IMAGES_A_FOLDER)}/sa_{n + 1}.json" for n in range(num_images))
+    for number, (where, record) in enumerate(_read_trees(destination, paths, "image", "annotations"), 1):
+        image, annotations = record["image"], record["annotations"]
+        if image["image_id"] != number:
+            raise broken(where, f"it belongs to image {image['image_id']}")
+        size = (image["height"], image["width"])
+        masks = []
+        for annotation in annotations:
+            place = f"{where}, annotation {ids.check(annotation['id'])}"
+            masks.append((check_mask(annotation, size, place), check_texts(annotation["expressions"], place)))
+        yield Content.of_masks(image["file_name"], size, masks)
+
+
+def _read_trees(destination: RunLocation, paths: Iterable[str], *keys: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the place and the content of each file, an object that has these keys."""
+    for path, data in read_ahead(destination, paths):
+        where = destination.uri(path)
+        try:
+            tree = parse_json(data)
+            yield where, {key: tree[key] for key in keys}
+        except (ValueError, LookupError, TypeError) as error:
+            raise broken(where, f"it is not the JSON of an image ({error})") from error
+
+
+_REASON_FOLDER: Final = "reason_seg"
+# Its loader opens `*.jpg` alone, by OpenCV, which goes by the bytes and not by the name.
+_REASON_IMAGE: Final = "{:09d}.jpg"
+_REASON_JSON: Final = "{:09d}.json"
+# A JSON does not say how large its image is.
+_NO_SIZE: Final = (0, 0)
+
+
+def _write_reasonseg(job: ExportJob) -> ExportReport:
+    """Write a copy of the image and a JSON for each set of masks, then read every JSON back."""
+    dataset, split = job.names("ReasonSeg")
+    if "_" in split:
+        raise ConfigError(f"--split {split!r}: LISA takes _ for the border of two splits. Give a name without it.")
+    folder, explanatory = f"{_REASON_FOLDER}/{dataset}/{split}", f"{_REASON_FOLDER}/{dataset}/explanatory"
+    job.claim(folder, explanatory)
+    numbers = count(1)
+    with job.files() as files:
+        for image in job.images():
+            for targets, said in image.by_targets().items():
+                number, texts = next(numbers), [each.text for each in said]
+                polygons = [each for place in targets for each in centre_polygons(image.masks[place].pixels())]
+                tree = {
+                    "text": texts,
+                    "is_sentence": False,
+                    "shapes": [{"label": "target", "points": polygon} for polygon in polygons],
+                    "source_image_id": image.image_id,
+                }
+                files.write(folder, _REASON_IMAGE.format(number), image.data)
+                files.write(folder, _REASON_JSON.format(number), printable_json(tree).encode())
+                job.add(Content.of_mask(image.image_id, _NO_SIZE, polygons, texts))
+    job.add_file(f"{explanatory}/train.json", b"[]\n")
+    num_records = next(numbers) - 1
+    job.check(_read_reasonseg(job.destination, folder, num_records), job.destination.root)
+    return job.report(
+        {"images": job.num_images, "sets of masks": num_records, "expressions": job.written.num_texts},
+        {"images": num_records, "sets of masks": num_records},
+        notes=(
+            f"Give LISA this folder as --dataset_dir, --dataset reason_seg and --reason_seg_data {dataset}|{split}.",
+            "An image stands once for each set of masks that an expression refers to: a JSON has one mask.",
+        ),
+        checked="every polygon has its points",
+    )
+
+
+_REASON_TAKES: Final = TextRule(refused=("<image>", "[SEG]"), with_groups=True)
+_REASON_SUMMARY: Final = "an image and a JSON for each set of masks, as LISA's ReasonSeg has them"
+_REASON_READS: Final = ("max_tokens", "dataset", "split")
+REASONSEG: Final = ExportFormat("reasonseg", _REASON_SUMMARY, _write_reasonseg, _REASON_TAKES, _REASON_READS)
+
+
+def _read_reasonseg(destination: RunLocation, folder: str, num_records: int) -> Iterator[Content]:
+    paths = (f"{folder}/{_REASON_JSON.format(number)}" for number in range(1, num_records + 1))
+    for where, tree in _read_trees(destination, paths, "text", "shapes", "source_image_id"):
+        polygons = [shape["points"] for shape in tree["shapes"]]
+        yield Content.of_mask(tree["source_image_id"], _NO_SIZE, polygons, check_texts(tree["text"], where))

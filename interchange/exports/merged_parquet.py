@@ -1,0 +1,197 @@
+"""Merges a run's parts into a few large Parquet files per table, for readers that are slow with many small ones.
+
+    DEST/expressions/part-00000.parquet … DEST/croissant.json
+
+Rows are in the order of the plan. The same run gives the same bytes: they depend only on the rows and the writer's
+settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Final, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pseudoris.interchange.exports.destination import EXPORT_NAME
+from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob, sentences_of
+from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
+from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.shard import ExpressionRecord
+from pseudoris.schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
+from pseudoris.schemas.untrusted import without_secrets
+from pseudoris.store.tables.committed_tables import iter_table
+from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, open_parquet
+
+_OF: Final = "Text that the row says in other words; all other columns are of that text. Null of the run's own texts."
+_REWORDING_OF: Final = pa.field("rewording_of", pa.string(), metadata={"doc": _OF})
+# In memory, before encoding: what one row group, and so a reader of it, holds at once.
+_ROW_GROUP_BYTES: Final = 64 * 2**20
+
+
+def _write(job: ExportJob) -> ExportReport:
+    """Write the files of a table one after the other, each whole or not at all; then read all of them back."""
+    request = job.request
+    job.claim(*SCHEMAS)
+    num_rows = sum(part.rows for receipt in request.run.receipts for part in receipt.parts.values())
+    num_done, left_out, schemas = 0, _LeftOut.of(request), dict(SCHEMAS)
+    if request.options.rewording:
+        schemas[EXPRESSIONS] = SCHEMAS[EXPRESSIONS].append(_REWORDING_OF)
+    written: dict[str, list[dict[str, Any]]] = {}
+    for table in schemas:
+        written[table], ids = [], _Ids(table)
+        groups = _row_groups(job, ids, left_out)
+        for path, rows, size_bytes in job.parquet_files(f"{table}/part", schemas[table], groups):
+            facts = {"rows": rows, "size_bytes": size_bytes, "sha256": job.single_files[path]}
+            written[table].append({"name": path.removeprefix(f"{table}/"), **facts})
+            num_done += rows
+            job.on_progress(num_done, num_rows)
+        _check_table(request, written[table], ids, num_left_out=left_out.rows[table])
+    num_written = {table: sum(file["rows"] for file in files) for table, files in written.items()}
+    tables = {table: (f"{table}/*.parquet", schema) for table, schema in schemas.items()}
+    report = ExportReport(
+        rows=num_written,
+        files={table: len(files) for table, files in written.items()},
+        size_bytes=job.size_bytes,
+        dropped=left_out.images,
+        checked=("every file reads back as written: its bytes, and the ids of its rows in order",),
+    )
+    job.describe(report, tables)
+    request.destination.replace(EXPORT_NAME, _description(request, written, left_out))
+    return report
+
+
+# The tables as they are, in files of `target_bytes`; a table's last file may be smaller.
+PARQUET: Final = ExportFormat(
+    "parquet", "the four tables, merged into files of a set size", _write, reads=("target_mb",)
+)
+
+
+@dataclass(slots=True)
+class _LeftOut:
+    """The images that are left out: their ids, how many by which rule, and how many rows of each table."""
+
+    ids: pa.Array
+    images: Counter[str]
+    rows: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, request: ExportRequest) -> Self:
+        images = request.excluded_images
+        found = [pair for shard in request.run.shards() for pair in images.of_shard(shard).items()] if images else []
+        return cls(pa.array([each for each, _ in found], pa.string()), Counter(phrase for _, phrase in found))
+
+    def without(self, part: pa.Table) -> pa.Table:
+        """Return the part without their rows."""
+        return part.filter(pc.invert(pc.is_in(part["image_id"], value_set=self.ids))) if len(self.ids) else part
+
+
+@dataclass(slots=True)
+class _Ids:
+    """Number and digest of a table's ids."""
+
+    table: str
+    rows: int = 0
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+    @property
+    def column(self) -> str:
+        return {MASKS: "mask_id"}.get(self.table, "image_id")
+
+    def add(self, rows: pa.Table) -> None:
+        column = rows[self.column]
+        self.rows += len(column)
+        # Ids have a fixed alphabet without a comma.
+        self.digest.update(",".join(map(str, column.to_pylist())).encode() + b",")
+
+
+def _row_groups(job: ExportJob, ids: _Ids, left_out: _LeftOut) -> Iterator[pa.Table]:
+    """Yield the table's rows in tables of one chunk a column, each a row group: whole parts, up to two bounds."""
+    held: list[pa.Table] = []
+    num_rows = num_bytes = 0
+    for part in _parts(job, ids.table, left_out):
+        ids.add(part)
+        if held and (num_rows + part.num_rows > ROW_GROUP_SIZE or num_bytes + part.nbytes > _ROW_GROUP_BYTES):
+            yield _taken(held)
+            num_rows = num_bytes = 0
+        held.append(part)
+        num_rows += part.num_rows
+        num_bytes += part.nbytes
+    if held:
+        yield _taken(held)
+
+
+def _taken(held: list[pa.Table]) -> pa.Table:
+    """Return tables as one, and let go of them: memory holds a row group once."""
+    whole = pa.concat_tables(held).combine_chunks()
+    held.clear()
+    return whole
+
+
+def _parts(job: ExportJob, table: str, left_out: _LeftOut) -> Iterator[pa.Table]:
+    """Yield the parts that have rows; one of more than a row group in pieces."""
+    chosen = (receipt for receipt in job.request.run.receipts if receipt.parts[table].rows)
+    number = job.options.rewording if table == EXPRESSIONS else 0
+    for found in iter_table(job.request.run.location, table, receipts=chosen):
+        own = left_out.without(found)
+        part = _reworded(own, number) if number else own
+        job.num_further += part.num_rows - own.num_rows
+        # Further sentences are rows that no receipt names.
+        left_out.rows[table] += found.num_rows - part.num_rows
+        for start in range(0, part.num_rows, ROW_GROUP_SIZE):
+            # A copy: pieces of a table still weigh, and are counted, as parts of the whole.
+            yield part.slice(start, ROW_GROUP_SIZE).combine_chunks()
+
+
+def _reworded(part: pa.Table, number: int) -> pa.Table:
+    """Return expressions with the rows of their further sentences behind each."""
+    rows = part.select(["image_id", "target_mask_ids", "text", "source", "kept"]).to_pylist()
+    found: list[tuple[str, ...]] = []
+    for image_id, of_image in groupby(rows, key=lambda row: row.pop("image_id")):
+        found += sentences_of(image_id, [ExpressionRecord(**row, samples=()) for row in of_image], number)
+    whole = part.take([place for place, said in enumerate(found) for _ in said])
+    texts = pa.array([text for said in found for text in said], pa.string())
+    origins = pc.if_else(pc.equal(whole["text"], texts), pa.scalar(None, pa.string()), whole["text"])
+    at = whole.schema.get_field_index("text")
+    return whole.set_column(at, whole.schema.field(at), texts).append_column(_REWORDING_OF, origins)
+
+
+def _check_table(request: ExportRequest, files: Sequence[dict[str, Any]], due: _Ids, *, num_left_out: int) -> None:
+    """Read the table back: the same bytes, which hold as many rows as the receipts name, with the same ids in order."""
+    table, ids = due.table, _Ids(due.table)
+    for file in files:
+        path = f"{table}/{file['name']}"
+        uri = request.destination.uri(path)
+        with request.destination.open_input(path) as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]  # a BinaryIO serves
+            if digest != file["sha256"]:
+                raise TransientError(f"{uri} reads back differently. Run the same command again.")
+            parquet = open_parquet(stream, uri)
+            for group in range(parquet.num_row_groups):
+                ids.add(parquet.read_row_group(group, columns=[ids.column], use_threads=False))
+    uri = request.destination.uri(table)
+    if ids.digest.digest() != due.digest.digest():
+        raise TransientError(f"{uri} reads back differently. Run the same command again.")
+    if ids.rows != (named := sum(receipt.parts[table].rows for receipt in request.run.receipts) - num_left_out):
+        raise TransientError(f"{uri} has {ids.rows} rows, but the receipts name {named}. Run `pseudoris verify`.")
+
+
+def _description(request: ExportRequest, tables: dict[str, list[dict[str, Any]]], left_out: _LeftOut) -> bytes:
+    generations = sum(receipt.generation > 0 for receipt in request.run.receipts)
+    tree = {
+        "format": "parquet",
+        "source": without_secrets(request.run.header.source),
+        "num_images": sum(receipt.counts.images for receipt in request.run.receipts),
+        "num_planned_images": request.run.header.num_images,
+        "num_shards": len(request.run.receipts),
+        "num_shards_retried": generations,
+        "tables": tables,
+        **({"dropped": dict(left_out.images)} if left_out.images else {}),
+    }
+    return json.dumps(tree, indent=2).encode()

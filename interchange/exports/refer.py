@@ -1,0 +1,242 @@
+"""REFER's layout, which LAVT, LISA and the tools of CRIS and ETRIS read (`docs/guides/export-ris.md`).
+
+DEST/<dataset>/refs(<split_by>).p                      a reference a mask: its expressions, its split
+DEST/<dataset>/instances.json                          images, masks, categories
+DEST/images/mscoco/images/train2014/<file_name>        the images, upright
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any, Final, TypeAlias
+
+from pseudoris.interchange.exports.coco_export import (
+    ANNOTATIONS,
+    REFER_SPLITS,
+    ResizedPolygons,
+    annotation_of,
+    image_record,
+    ref_of,
+)
+from pseudoris.interchange.exports.coco_export import REFER_IMAGES_FOLDER as IMAGES_FOLDER
+from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
+from pseudoris.interchange.exports.export_options import ExportReport
+from pseudoris.interchange.exports.image_files import CATEGORY
+from pseudoris.interchange.exports.output_files import IMAGES_ARRAY, JsonArray, ManyFiles, iter_json_arrays
+from pseudoris.interchange.exports.record import Content, broken
+from pseudoris.interchange.exports.selected_rows import TextRule
+from pseudoris.interchange.human_refs import HumanRefs, RecordIds, counts_of, read_human
+from pseudoris.interchange.untrusted_pickle import load_plain
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+
+# REFER ends the process for any other. (`refclef` keeps its images elsewhere.)
+_DATASETS: Final = ("refcoco", "refcoco+", "refcocog")
+# LAVT documents Python 3.7, which reads none above 4; 2 serves the original REFER's Python 2 as well.
+_PICKLE_PROTOCOL: Final = 2
+_ANNOTATION_KEYS: Final = ("id", "image_id", "category_id", "bbox", "area", "segmentation", "iscrowd")
+SHOWN_TO_HUMANS: Final = "images that the merged human references show too"
+_SPLIT_BY: Final = re.compile(r"[A-Za-z0-9_+-]+")
+_Refs: TypeAlias = list[dict[str, Any]]
+
+
+def _write(job: ExportJob) -> ExportReport:
+    """Write images and instances as they come, the references at the end; then read all of it back."""
+    # Memory holds all references meanwhile, as that of every trainer does that loads them.
+    dataset = _checked_dataset(job)
+    human, destination = read_human(job.options.human), job.destination
+    job.request = replace(job.request, exclusions=job.request.exclusions + human.exclusions)
+    job.claim(dataset, IMAGES_FOLDER)
+    instances_path, refs_path = f"{dataset}/instances.json", f"{dataset}/refs({job.options.split_by}).p"
+    refs: _Refs = []
+    job.dropped.update(human.dropped)
+    with job.files() as files, job.arrays(instances_path, IMAGES_ARRAY, ANNOTATIONS, "categories") as arrays:
+        notes = _add_run(job, human, refs, files, arrays)
+        _add_human(job, human, refs, files, arrays)
+    with job.new_file(refs_path) as path, path.open("wb") as file:
+        pickle.dump(refs, file, protocol=_PICKLE_PROTOCOL)
+    splits, digest = Counter(ref["split"] for ref in refs), _digest(refs)
+    # Let go before they are read back: memory holds them once.
+    refs.clear()
+    job.check(_read_back(destination, refs_path, instances_path, digest), destination.root)
+    by_split = {f"references of {split}": num for split, num in splits.items()}
+    return job.report(
+        {"images": job.num_images + len(human.images), **by_split, "expressions": job.written.num_texts},
+        {"images": job.num_files, dataset: 2},
+        notes=[*_notes(job, dataset, human), *notes],
+        checked="every reference finds its mask and its image; ids are unique plain ints; pickle protocol "
+        f"{_PICKLE_PROTOCOL}",
+        dataset=dataset,
+    )
+
+
+# LISA joins texts with the first, and puts an image in place of the second.
+_TAKES: Final = TextRule(is_lower_case=True, refused=("||", "<image>"))
+_READS: Final = ("max_tokens", "dataset", "split", "split_by", "human", "masks")
+_SUMMARY: Final = "REFER's refs(…).p and instances.json, for LAVT, LISA, and CRIS's data_process"
+REFER: Final = ExportFormat("refer", _SUMMARY, _write, _TAKES, _READS)
+
+
+def _add_run(
+    job: ExportJob, human: HumanRefs, refs: _Refs, files: ManyFiles, arrays: dict[str, JsonArray]
+) -> list[str]:
+    """Add the run's images, masks and expressions; return the notes on its polygons."""
+    # Records hold only plain Python values. `loadRefs` and similar loaders test `type(x) == int`, so a numpy number
+    # would give None there, and a pickle with a numpy number needs a matching version of numpy.
+    category_id, resized = human.free_category_id, ResizedPolygons()
+    arrays["categories"].append({**CATEGORY, "id": category_id})
+    for image in job.images():
+        files.write(IMAGES_FOLDER, image.name, image.data)
+        arrays[IMAGES_ARRAY].append(image_record(image.number, image))
+        for mask, said in image.masks_with_texts():
+            # Every loader takes polygons, only some an encoding: MaskRIS and Sa2VA stop, ReLA keeps no reference. In a
+            # list: REFER checks the first element to tell the two apart, and fails on a bare dict.
+            code: Any = mask.rle
+            if job.options.masks != "rle":
+                code, _ = mask.corner_polygon()
+                resized.add(code, mask.pixels())
+            record = annotation_of(image, mask, [code], category_id=category_id)
+            annotation = {key: record[key] for key in _ANNOTATION_KEYS}
+            refs.append(ref_of(image, said, job.options.split, mask.number, mask.number, category_id))
+            arrays[ANNOTATIONS].append(annotation)
+            job.add(Content.of_mask(image.name, image.size, _canonical(annotation), _texts(refs[-1:])))
+    for shown in human.exclusions:
+        job.dropped[SHOWN_TO_HUMANS] += job.dropped.pop(shown.dropped_phrase, 0)
+    return [] if job.options.masks == "rle" else [resized.note()]
+
+
+def _add_human(job: ExportJob, human: HumanRefs, refs: _Refs, files: ManyFiles, arrays: dict[str, JsonArray]) -> None:
+    for category in human.categories:
+        arrays["categories"].append(category)
+    num_masks, num_texts = job.written.num_masks, job.written.num_texts
+    numbers = RecordIds(annotation=num_masks, ref=num_masks, sentence=num_texts)
+    images = dict(enumerate(human.images.values(), job.num_images + 1))
+    for number, image in images.items():
+        arrays[IMAGES_ARRAY].append({**image, "id": number})
+        if human.folder is not None:
+            files.write(IMAGES_FOLDER, image["file_name"], human.image_bytes(image["file_name"]))
+    for annotation, found in human.renumbered(numbers, dict(zip(human.images, images, strict=True))):
+        image = images[annotation["image_id"]]
+        arrays[ANNOTATIONS].append(annotation)
+        refs += found
+        size = (image["height"], image["width"])
+        job.add(Content.of_mask(image["file_name"], size, _canonical(annotation), _texts(found)))
+
+
+def _checked_dataset(job: ExportJob) -> str:
+    options = job.options
+    dataset = options.dataset or _DATASETS[0]
+    if dataset not in _DATASETS:
+        raise ConfigError(
+            f"--dataset {dataset!r} is not known to REFER. Choose from {', '.join(_DATASETS)}, and tell exports apart "
+            "by --split-by."
+        )
+    if options.masks not in (None, "polygon", "rle"):
+        raise ConfigError(f"--masks {options.masks!r} is neither polygon nor rle.")
+    if options.split not in REFER_SPLITS:
+        raise ConfigError(f"--split {options.split!r} is not a split of REFER. Choose from {', '.join(REFER_SPLITS)}.")
+    if not _SPLIT_BY.fullmatch(options.split_by):
+        raise ConfigError(f"--split-by {options.split_by!r} becomes a file name. Use only letters, digits, _, + and -.")
+    return dataset
+
+
+def _notes(job: ExportJob, dataset: str, human: HumanRefs) -> list[str]:
+    options = job.options
+    notes = [f"In the trainer, use dataset {dataset}, splitBy {options.split_by}, split {options.split}."]
+    if dataset != "refcocog" and options.split_by != "unc":
+        notes.append("LISA always reads splitBy unc (umd for refcocog). For LISA, give --split-by unc.")
+    elif dataset == "refcocog" and options.split_by != "umd":
+        notes.append("LISA always reads splitBy umd for refcocog. For LISA, give --split-by umd.")
+    notes.append(
+        "CRIS and ETRIS want the images in images/train2014: link that folder to images/mscoco/images/train2014."
+    )
+    if not human.refs:
+        notes.append(
+            "The export has one split. LAVT also reads val from the same file: add human splits with --merge-human."
+        )
+    elif human.folder is None:
+        notes.append(
+            f"The {len(human.images):,} images of the human references were not copied. Put them into "
+            f"{IMAGES_FOLDER}, or give --merge-images."
+        )
+    return notes
+
+
+def _canonical(annotation: Mapping[str, Any]) -> str:
+    """Return the mask of an annotation as one text, equal for equal ones: a human's may be polygons."""
+    return json.dumps(annotation["segmentation"], sort_keys=True)
+
+
+def _texts(refs: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [sentence["sent"] for ref in refs for sentence in ref["sentences"]]
+
+
+def _read_back(destination: RunLocation, refs_path: str, instances_path: str, due: str) -> Iterator[Content]:
+    """Read references and instances; the references, all in memory, as a trainer holds them."""
+    where, uri = destination.uri(refs_path), destination.uri(instances_path)
+    by_annotation: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    for ref in _read_refs(destination.read_bytes(refs_path), where, due):
+        by_annotation[ref["ann_id"]].append(ref)
+    images: dict[int, Mapping[str, Any]] = {}
+    with destination.open_input(instances_path) as file:
+        for name, element in iter_json_arrays(file, uri):
+            if name == IMAGES_ARRAY:
+                if element["id"] in images:
+                    raise broken(uri, f"two images have the id {element['id']}")
+                images[element["id"]] = element
+            elif name == ANNOTATIONS:
+                refs = by_annotation.pop(element["id"], [])
+                image = _image_of(element, refs, images, uri)
+                size = (image["height"], image["width"])
+                yield Content.of_mask(image["file_name"], size, _canonical(element), _texts(refs))
+    if by_annotation:
+        raise broken(where, f"{len(by_annotation)} references name masks that are not in {uri}")
+    if len({image["file_name"] for image in images.values()}) != len(images):
+        raise broken(uri, "two images share a file")
+
+
+def _digest(refs: _Refs) -> str:
+    digest = sha256()
+    for ref in refs:
+        # Refuses numbers that are not plain.
+        digest.update(json.dumps(ref, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _read_refs(data: bytes, where: str, due: str) -> _Refs:
+    """Return the references, once they are those that were written, in a pickle that every trainer reads."""
+    # Protocols from 2 on begin with their number; older ones are read everywhere.
+    if data[:1] == b"\x80" and data[1] > _PICKLE_PROTOCOL:
+        raise broken(where, f"it has pickle protocol {data[1]}, which the trainers' Python cannot read")
+    try:
+        refs: _Refs = load_plain(data, where)
+    except ConfigError as error:
+        raise broken(where, str(error)) from error
+    if _digest(refs) != due:
+        raise broken(where, "its references are not those that were written")
+    return refs
+
+
+def _image_of(
+    annotation: Mapping[str, Any], refs: list[Mapping[str, Any]], images: Mapping[int, Mapping[str, Any]], uri: str
+) -> Mapping[str, Any]:
+    """Return the image of an annotation, once references, image and mask fit it."""
+    number, image = annotation["id"], images.get(annotation["image_id"])
+    if not refs:
+        raise broken(uri, f"annotation {number} has no reference")
+    if image is None or any(ref["image_id"] != annotation["image_id"] for ref in refs):
+        raise broken(uri, f"annotation {number} names an image that does not exist")
+    try:
+        # A bare encoding would stop the loader.
+        if not isinstance(annotation["segmentation"], list):
+            raise ValueError("it is not in a list")
+        counts_of(annotation["segmentation"], (image["height"], image["width"]))
+    except ValueError as error:
+        raise broken(uri, f"the mask of annotation {number}: {error}") from error
+    return image

@@ -1,0 +1,214 @@
+"""WebDataset tars with their index: a sample an image, under the image's id.
+
+DEST/data-<sha256>-000000.tar      <image id>.jpg (or .png), <image id>.json, the next sample, …
+DEST/index.json           the tars with sizes, digests and numbers of samples, as wids describes shards
+
+All tars have the digest of what the export holds in their names: readers keep a tar by its name.
+
+The webdataset package 1.x streams the tars and reads no index. The indexed reader, a package of its own (wids), and
+scripts that split shards by hand read it. The tars are read back as streams, in the index's order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, Final, cast
+
+from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
+from pseudoris.interchange.exports.export_options import ExportReport
+from pseudoris.interchange.exports.image_files import check_size
+from pseudoris.interchange.exports.record import (
+    Content,
+    ExportExpression,
+    ExportMask,
+    broken,
+    check_mask,
+    check_texts,
+)
+from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.untrusted import parse_json, printable_json
+from pseudoris.store.location import RunLocation
+
+_INDEX_NAME: Final = "index.json"
+_BLOCK_BYTES: Final = tarfile.BLOCKSIZE
+# A tar ends with two empty blocks and is filled up to whole records.
+_END_BYTES: Final = 2 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE
+
+
+# Rises when a sample of the same image gets other bytes.
+_VERSION: Final = 1
+
+
+def _write(job: ExportJob, lacking: Collection[str] = ()) -> ExportReport:
+    # The names say what is in the tars, so images that cannot be read (`lacking`, by id) are to be known before: where
+    # others turn out to lack, all is written again, once.
+    job.claim()
+    parts = [part.sha256 for receipt in job.request.run.receipts for part in receipt.parts.values()]
+    rules = [(rule.kind, rule.settings, rule.values_sha256) for rule in job.request.exclusions]
+    content = [_VERSION, parts, rules, job.options.max_tokens, job.options.target_mb, sorted(lacking)]
+    content += [job.options.rewording] if job.options.rewording else []
+    stem = f"data-{sha256_hex(json.dumps(content).encode())[:16]}"
+    tars = list(_tars(job, stem))
+    if job.lacking != set(lacking):
+        if lacking:
+            raise TransientError("images of SOURCE come and go while they are read: export again once it is at rest")
+        return _write(ExportJob(WEBDATASET, job.request, job.on_progress), job.lacking)
+    tree = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": "pseudoris", "shardlist": tars}
+    index = json.dumps(tree, indent=2).encode() + b"\n"
+    job.add_file(_INDEX_NAME, index)
+    job.check(_read_back(job.destination), job.destination.root)
+    return job.report(
+        {"samples": job.num_images, "masks": job.written.num_masks, "expressions": job.written.num_texts},
+        {"samples": len(tars)},
+        notes=(f"The webdataset package takes {stem}-{{000000..{len(tars) - 1:06d}}}.tar; wids takes {_INDEX_NAME}.",),
+        checked="every tar has the size, digest and samples of the index; every image has the size of its masks",
+    )
+
+
+_SUMMARY: Final = "tars with an index, one sample per image, for webdataset and wids"
+WEBDATASET: Final = ExportFormat("webdataset", _SUMMARY, _write, reads=("max_tokens", "target_mb"))
+
+
+def _tars(job: ExportJob, stem: str) -> Iterator[dict[str, Any]]:
+    """Write tars of at most `target_bytes`, unless a sample is larger; yield what the index says of each."""
+    samples = _new_samples(job)
+    sample = next(samples, None)
+    number = 0
+    while sample is not None:
+        url = f"{stem}-{number:06d}.tar"
+        with job.new_file(url) as path:
+            num_samples = 0
+            # The oldest form that holds these names: plain blocks, which every reader of tars understands.
+            with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+                room = job.options.target_bytes - _END_BYTES
+                while sample is not None and (not num_samples or tar.offset + _size_in_tar(sample) <= room):
+                    for entry_name, data in sample.items():
+                        # As it is made, an entry has no time, no owner and mode 644: equal samples give equal bytes.
+                        entry = tarfile.TarInfo(entry_name)
+                        entry.size = len(data)
+                        tar.addfile(entry, io.BytesIO(data))
+                    # Otherwise the tar would keep all entries that were written.
+                    tar.members = []  # type: ignore[attr-defined]
+                    num_samples += 1
+                    sample = next(samples, None)
+            with path.open("rb") as whole:
+                md5 = hashlib.file_digest(whole, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            size_bytes = path.stat().st_size
+        yield {"url": url, "md5sum": md5, "nsamples": num_samples, "filesize": size_bytes}
+        number += 1
+
+
+def _new_samples(job: ExportJob) -> Iterator[dict[str, bytes]]:
+    for image in job.images():
+        job.add(image.content(image.image_id))
+        (height, width), masks = image.size, [_mask_record(mask, said) for mask, said in image.masks_with_texts()]
+        record = {"image_id": image.image_id, "key": image.key, "height": height, "width": width, "masks": masks}
+        yield {
+            f"{image.image_id}{PurePosixPath(image.name).suffix}": image.data,
+            f"{image.image_id}.json": printable_json(record).encode(),
+        }
+
+
+def _mask_record(mask: ExportMask, said: Sequence[ExportExpression]) -> dict[str, Any]:
+    scores = ("head_noun", "uniqueness", "correctness", "distinctiveness", "weight")
+    return {
+        "mask_id": mask.record.mask_id,
+        "segmentation": mask.rle,
+        **mask.measures,
+        "expressions": [
+            {"text": each.text, **{name: getattr(each.record, name) for name in scores}, **each.origin} for each in said
+        ],
+    }
+
+
+def _size_in_tar(sample: dict[str, bytes]) -> int:
+    return sum(_BLOCK_BYTES + -(-len(data) // _BLOCK_BYTES) * _BLOCK_BYTES for data in sample.values())
+
+
+def _read_back(destination: RunLocation) -> Iterator[Content]:
+    try:
+        tars = {
+            str(shard["url"]): (shard["nsamples"], shard["filesize"], shard["md5sum"])
+            for shard in parse_json(destination.read_bytes(_INDEX_NAME))["shardlist"]
+        }
+    except (ValueError, LookupError, TypeError) as error:
+        raise broken(destination.uri(_INDEX_NAME), f"it is not an index of tars ({error})") from error
+    for tar, written in tars.items():
+        where = destination.uri(tar)
+        with destination.open_input(tar) as file:
+            stream = _DigestingReader(file)
+            keys = set[str]()
+            for key, image, record in _samples(stream, where):
+                if key in keys or record["image_id"] != key:
+                    raise broken(where, f"sample {key} appears twice, or has the masks of another image")
+                keys.add(key)
+                yield _content_of(key, image, record, where)
+            stream.drain()
+        if (len(keys), stream.size_bytes, stream.md5) != written:
+            raise broken(where, "its samples, size or digest differ from the index")
+
+
+class _DigestingReader:
+    """Passes a stream on and digests it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self.size_bytes = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._md5.update(data)
+        self.size_bytes += len(data)
+        return data
+
+    def drain(self) -> None:
+        """Read what is left: a tar ends before its file does."""
+        while self.read(2**20):
+            pass
+
+    @property
+    def md5(self) -> str:
+        return self._md5.hexdigest()
+
+
+def _samples(stream: _DigestingReader, where: str) -> Iterator[tuple[str, bytes, Mapping[str, Any]]]:
+    """Yield key, image and record of each sample: two entries each, the image first."""
+    try:
+        with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as tar:
+            image: tuple[PurePosixPath, bytes] | None = None
+            for entry in tar:
+                name, file = PurePosixPath(entry.name), tar.extractfile(entry)
+                data = b"" if file is None else file.read()
+                # Otherwise the stream would keep all entries that were read.
+                tar.members = []  # type: ignore[attr-defined]
+                if image is None:
+                    image = name, data
+                elif (name.stem, name.suffix) == (image[0].stem, ".json"):
+                    yield name.stem, image[1], parse_json(data)
+                    image = None
+                else:
+                    raise broken(where, f"{name} follows {image[0]}, but they belong to different samples")
+            if image is not None:
+                raise broken(where, f"{image[0]} has no masks")
+    except (tarfile.TarError, ValueError) as error:
+        raise broken(where, str(error)) from error
+
+
+def _content_of(key: str, image: bytes, record: Mapping[str, Any], where: str) -> Content:
+    size = (record["height"], record["width"])
+    check_size(image, size, f"{where}, sample {key}")
+    masks = []
+    for mask in record["masks"]:
+        place = f"{where}, mask {mask['mask_id']}"
+        of_mask = check_texts([expression["text"] for expression in mask["expressions"]], place)
+        if not of_mask:
+            raise broken(place, "it has no expression")
+        masks.append((check_mask(mask, size, place), of_mask))
+    return Content.of_masks(key, size, masks)

@@ -1,0 +1,264 @@
+"""The human references of a REFER dataset that join a `refer` export: chosen by split, checked, and numbered anew."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path, PureWindowsPath
+from typing import Any, Final
+
+from pseudoris.interchange.untrusted_pickle import read_refs
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_lengths import summarise_rle
+from pseudoris.schemas.shard import is_blank
+from pseudoris.schemas.untrusted import parse_json, read_regular
+from pseudoris.schemas.uris import place
+from pseudoris.store.exclusions.exclusion_rules import Exclusions, exclusion, name_value
+from pseudoris.store.files.storage import storage_errors
+from pseudoris.workers.masks.rle import compressed_counts
+
+WITHOUT_TEXT: Final = "human sentences without a text"
+WITHOUT_SENTENCE: Final = "human references without a sentence"
+
+# A JPEG's longest. COCO's masks have 32 bits for their pixels, and pycocotools ends the process where it lacks memory.
+_MAX_SIDE_PX: Final = 65_535
+# No file can be named with them.
+_UNWRITABLE: Final = re.compile("[\0\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class HumanAnnotation:
+    """A REFER dataset whose human references join an export.
+
+    Attributes:
+        refs: Local path of its `refs(<splitBy>).p`.
+        instances: Local path of its `instances.json`.
+        splits: Which references: those of these splits.
+        images: Local folder of its images, to be copied into the export; None leaves them where they are.
+    """
+
+    refs: str
+    instances: str
+    splits: tuple[str, ...] = ("val", "test", "testA", "testB")
+    images: str | None = None
+
+    def __post_init__(self) -> None:
+        # Paths become texts: the record of an export is JSON.
+        for name in ("refs", "instances", "images"):
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, place(given, name))
+
+
+class RecordIds(defaultdict[str, Iterator[int]]):
+    """The next id of each kind, from 1 or after the last of the run's."""
+
+    def __init__(self, **last: int) -> None:
+        super().__init__(lambda: count(1), {kind: count(number + 1) for kind, number in last.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class HumanRefs:
+    """References of a REFER dataset with the images and masks they need.
+
+    Attributes:
+        refs: As the file holds them, without empty sentences; the references of the wanted splits.
+        images: By id, those that `refs` name.
+        annotations: By id, those that `refs` name.
+        categories: All of them.
+        folder: The folder of the images; None if they are not to be copied.
+        dropped: What was left out, by reason.
+    """
+
+    refs: Sequence[Mapping[str, Any]] = ()
+    images: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    annotations: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    categories: Sequence[Mapping[str, Any]] = ()
+    folder: Path | None = None
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def free_category_id(self) -> int:
+        """An id that no category of theirs has."""
+        return max((int(category["id"]) for category in self.categories), default=0) + 1
+
+    @property
+    def exclusions(self) -> Exclusions:
+        """The run's images that they show too, by name or COCO id; no rule without references."""
+        names = [name_value(str(image["file_name"])) for image in self.images.values()]
+        return exclusion("refer", "--merge-human", names) if names else ()
+
+    def renumbered(
+        self, numbers: RecordIds, image_ids: Mapping[int, int]
+    ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+        """Yield each annotation with its references, under new ids; every other key is as the files hold it.
+
+        Args:
+            numbers: Ids continue from these.
+            image_ids: New id of each image by its old one.
+        """
+        by_annotation: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
+        for ref in self.refs:
+            by_annotation[ref["ann_id"]].append(ref)
+        for old, refs in by_annotation.items():
+            found = self.annotations[old]
+            annotation = {**found, "id": next(numbers["annotation"]), "image_id": image_ids[found["image_id"]]}
+            yield annotation, [_renumbered(ref, annotation, numbers) for ref in refs]
+
+    def image_bytes(self, file_name: str) -> bytes:
+        """Return the encoded bytes of one of the images.
+
+        Raises:
+            ConfigError: `folder` holds no such file.
+        """
+        path = (self.folder or Path()) / file_name
+        try:
+            with storage_errors("read", str(path)):
+                return read_regular(path)
+        except FileNotFoundError:
+            raise ConfigError(
+                f"There is no image {path}, but the merged references need it. Name the folder of their images with "
+                "--merge-images, or leave this option out and copy the images yourself."
+            ) from None
+
+
+def read_human(human: HumanAnnotation | None) -> HumanRefs:
+    """Return the references to merge, in memory; nothing for None.
+
+    Raises:
+        ConfigError: A file is missing or no REFER file, or holds no reference of those splits.
+    """
+    if human is None:
+        return HumanRefs()
+    dropped: Counter[str] = Counter()
+    found = read_refs(Path(human.refs))
+    wanted = [each for each in found if each["split"] in human.splits]
+    refs = [ref for ref in (_cleaned(each, dropped, human.refs) for each in wanted) if ref]
+    if not refs:
+        held = ", ".join(sorted({str(each["split"]) for each in found})) or "none"
+        raise ConfigError(f"{human.refs} has no reference of {', '.join(human.splits)}. Its splits are: {held}")
+    tree = _read_instances(Path(human.instances))
+    image_ids, annotation_ids = {ref["image_id"] for ref in refs}, {ref["ann_id"] for ref in refs}
+    images, annotations = _named(tree["images"], image_ids), _named(tree["annotations"], annotation_ids)
+    _check_found(human, image_ids - images.keys(), "image")
+    _check_found(human, annotation_ids - annotations.keys(), "annotation")
+    _check_images(human, images)
+    for category in tree["categories"]:
+        try:
+            int(category["id"])
+        except (LookupError, TypeError, ValueError, OverflowError):
+            raise ConfigError(
+                f"{human.instances}: category {category!r:.100} has no number as id. Give it one, or leave it out."
+            ) from None
+    annotations = {key: _checked(human, each, images) for key, each in annotations.items()}
+    folder = None if human.images is None else Path(human.images)
+    return HumanRefs(refs, images, annotations, tree["categories"], folder, dropped)
+
+
+def _cleaned(ref: Mapping[str, Any], dropped: Counter[str], name: str) -> dict[str, Any] | None:
+    """The reference without sentences that hold nothing: a trainer that draws one would train on it, or fail."""
+    sentences = ref["sentences"]
+    if not isinstance(sentences, list) or not all(isinstance(each, dict) and "sent" in each for each in sentences):
+        raise ConfigError(f"{name}: reference {ref['ref_id']} has a sentence without `sent`, which loaders need")
+    kept = [each for each in sentences if _is_text(each["sent"])]
+    dropped[WITHOUT_TEXT] += len(ref["sentences"]) - len(kept)
+    dropped[WITHOUT_SENTENCE] += not kept
+    return {**ref, "sentences": kept} if kept else None
+
+
+def _read_instances(path: Path) -> dict[str, Any]:
+    try:
+        with storage_errors("read", str(path)):
+            tree = parse_json(read_regular(path))
+        return {name: list(tree[name]) for name in ("images", "annotations", "categories")}
+    except FileNotFoundError:
+        raise ConfigError(f"There is no file {path}. A REFER dataset has an instances.json beside its refs.") from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is not an instances.json with images, annotations and categories: {error!r}"
+        ) from error
+
+
+def _named(rows: Sequence[Any], ids: Container[Any]) -> dict[int, Any]:
+    """Return the rows of these ids; a row without an id that can be one is none of them."""
+    found = (row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), int | str))
+    return {row["id"]: row for row in found if row["id"] in ids}
+
+
+def _check_found(human: HumanAnnotation, missing: set[int | str], kind: str) -> None:
+    if missing:
+        raise ConfigError(
+            f"{human.refs} names {len(missing):,} {kind}(s) that are not in {human.instances}, the first with id "
+            f"{min(missing, key=lambda each: (isinstance(each, str), each))}. Give the two files of one dataset."
+        )
+
+
+def _check_images(human: HumanAnnotation, images: Mapping[int, Mapping[str, Any]]) -> None:
+    for image in images.values():
+        name = str(image.get("file_name", ""))
+        if name != PureWindowsPath(name).name or name in ("", ".", "..") or _UNWRITABLE.search(name):
+            raise ConfigError(
+                f"{human.instances} names the image {name!r:.100}. A file name without folders, in UTF-8, is needed."
+            )
+        if not all(type(image.get(side)) is int and 0 < image[side] <= _MAX_SIDE_PX for side in ("height", "width")):
+            raise ConfigError(
+                f"{human.instances}: image {image['id']} ({name:.100}) does not say its height and width, of 1 to "
+                f"{_MAX_SIDE_PX:,} pixels each. Correct the file."
+            )
+
+
+def _checked(
+    human: HumanAnnotation, annotation: Mapping[str, Any], images: Mapping[int, Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """The annotation with its mask in a form that REFER's loader decodes: polygons, or a compressed RLE in a list."""
+    where = f"{human.instances}: annotation {annotation['id']}"
+    named = annotation.get("image_id", -1)
+    image = None if isinstance(named, list | dict) else images.get(named)
+    if image is None:
+        raise ConfigError(
+            f"{where} is of image {named!r:.100}, another image than its reference. Give the two files of one dataset."
+        )
+    segmentation = annotation.get("segmentation")
+    size = (image["height"], image["width"])
+    try:
+        counts = counts_of(segmentation, size)
+    except ValueError as error:
+        raise ConfigError(
+            f"{where} has no mask that loaders decode ({error}). Fix it, or leave its split out."
+        ) from error
+    is_of_polygons = isinstance(segmentation, list) and isinstance(segmentation[0], list | tuple)
+    return annotation if is_of_polygons else {**annotation, "segmentation": [{"size": [*size], "counts": counts}]}
+
+
+def counts_of(segmentation: Any, size: tuple[int, int]) -> str:
+    """Return the encoding of a mask in any form that REFER has; a ValueError says what is wrong with it."""
+    counts = compressed_counts(segmentation, size)
+    if counts is None or not summarise_rle(*size, counts).area_px:
+        raise ValueError("no polygon, or a mask without pixels")
+    return counts
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not is_blank(value)
+
+
+def _renumbered(ref: Mapping[str, Any], annotation: Mapping[str, Any], numbers: RecordIds) -> dict[str, Any]:
+    sentences = [
+        {
+            **each,
+            "raw": each["raw"] if _is_text(each.get("raw")) else each["sent"],
+            "tokens": each.get("tokens") or str(each["sent"]).split(),
+            "sent_id": next(numbers["sentence"]),
+        }
+        for each in ref["sentences"]
+    ]
+    return {
+        **ref,
+        "ref_id": next(numbers["ref"]),
+        "ann_id": annotation["id"],
+        "image_id": annotation["image_id"],
+        "sent_ids": [sentence["sent_id"] for sentence in sentences],
+        "sentences": sentences,
+    }

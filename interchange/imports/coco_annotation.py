@@ -1,0 +1,192 @@
+"""COCO JSON: every object of every image, with the captions of its annotation, if any.
+
+annotations[]: id, image_id, segmentation, iscrowd, and `caption` (a text) or `captions` (a list of texts)
+
+`read_coco_tables` checks the tables: ids are unique, paths stay inside the folder, images exist. `read_coco` makes an
+`Annotation` of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PureWindowsPath
+from typing import Any, Final
+
+from pseudoris.interchange.imports.human_annotation import (
+    Annotation,
+    HumanImage,
+    HumanMask,
+    HumanPhrase,
+    clean_texts,
+    read_json,
+    relative_path,
+    shown,
+)
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import sha256_hex
+
+# Above any image that can be decoded; pycocotools counts pixels in 32 bits.
+_MAX_SIDE_PX: Final = 2**20
+
+
+def read_coco(data: bytes, name: str, captions: bytes | None = None, captions_name: str = "") -> Annotation:
+    """Return the content of a COCO JSON document: all of its images, also those without an object.
+
+    Expressions cannot refer to crowd regions: they are left out and counted. `data` is the document, whole, and
+    `captions` that of captions by instance, if there is one; the names are for messages and digests.
+    """
+    tables = read_coco_tables(data, name)
+    left_out = Counter({"images listed twice": len(tables.paths) - len(tables.sizes)})
+    digests = {name: sha256_hex(data)}
+    said: Mapping[int, list[Any]] = {}
+    if captions is not None:
+        digests[f"{captions_name} (captions)"] = sha256_hex(captions)
+        said = _by_instance(captions, captions_name, {entry.annotation_id for entry in tables.annotations})
+    kept: set[int] = set()
+    phrases: defaultdict[str, list[HumanPhrase]] = defaultdict(list)
+    for entry in tables.annotations:
+        if entry.row.get("iscrowd"):
+            left_out["crowd regions"] += 1
+            continue
+        where = f"{name}: annotation {entry.annotation_id}"
+        every = [*_captions(entry.row, where), *said.get(entry.annotation_id, ())]
+        kept.add(entry.annotation_id)
+        phrases[entry.path] += (HumanPhrase((entry.index,), text) for text in clean_texts(every, left_out, where=where))
+    return Annotation(tables.images(kept, phrases, tables.sizes), digests, +left_out)
+
+
+def _by_instance(data: bytes, name: str, known: Container[int]) -> dict[int, list[Any]]:
+    """Return the captions of each object, in the file's order."""
+    found: defaultdict[int, list[Any]] = defaultdict(list)
+    for place, row in enumerate(read_lists(data, name, ("annotations",))["annotations"]):
+        instance = row.get("instance_id") if isinstance(row, dict) else None
+        if not isinstance(instance, int) or instance not in known:
+            raise ConfigError(
+                f"{name}: annotations[{place}] is a caption of instance_id {shown(instance)}, which is not in the "
+                "instances. Captions of whole images cannot be imported."
+            )
+        found[instance].append(row.get("caption"))
+    return found
+
+
+def _captions(row: Mapping[str, Any], where: str) -> list[Any]:
+    captions = row.get("captions") or []
+    if not isinstance(captions, list):
+        raise ConfigError(f"{where} has the captions {shown(captions)}. A list of texts is needed.")
+    caption = row.get("caption")
+    return captions if caption is None else [caption, *captions]
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationEntry:
+    """A row of `annotations` as in the file, its unique id, the path of its image, and its place there, from 0."""
+
+    annotation_id: int
+    path: str
+    index: int
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CocoTables:
+    """The two tables of COCO JSON.
+
+    Attributes:
+        sizes: What each path's image is stated to be, in the file's order; a repeated path counts once.
+        paths: Paths of the images by their id.
+        annotations: In the file's order.
+    """
+
+    sizes: Mapping[str, tuple[int, int] | None]
+    paths: Mapping[int | str, str]
+    annotations: Sequence[AnnotationEntry]
+
+    @cached_property
+    def path_of_annotation(self) -> Mapping[int, str]:
+        """The path of the image of each annotation, by id."""
+        return {entry.annotation_id: entry.path for entry in self.annotations}
+
+    def images(
+        self, kept: Container[int], phrases: Mapping[str, Iterable[HumanPhrase]], paths: Iterable[str]
+    ) -> tuple[HumanImage, ...]:
+        """Return the images at `paths`, each with the objects that are among the ids `kept`, and its phrases."""
+        masks: defaultdict[str, list[HumanMask]] = defaultdict(list)
+        for each in self.annotations:
+            if each.annotation_id in kept:
+                masks[each.path].append(HumanMask(each.index, each.annotation_id, each.row.get("segmentation")))
+        return tuple(
+            HumanImage(path, self.sizes[path], tuple(masks[path]), tuple(phrases.get(path, ()))) for path in paths
+        )
+
+
+def read_coco_tables(data: bytes, where: str) -> CocoTables:
+    """Return the tables of a COCO JSON document, whole; of a REFER dataset's `instances.json` too."""
+    document = read_lists(data, where, ("images", "annotations"))
+    sizes: dict[str, tuple[int, int] | None] = {}
+    paths: dict[int | str, str] = {}
+    for place, row in enumerate(document["images"]):
+        here = f"{where}: images[{place}]"
+        image_id, (path, size) = _id(row, here, may_be_text=True), _image(row, here)
+        if image_id in paths:
+            raise ConfigError(f"{here} has the id {shown(image_id)} of another image. Ids must be unique.")
+        if sizes.setdefault(path, size) != size:
+            raise ConfigError(f"{here} and an earlier entry give different sizes of {shown(path)}. Fix the file.")
+        paths[image_id] = path
+    return CocoTables(sizes, paths, _annotations(document["annotations"], paths, where))
+
+
+def read_lists(data: bytes, where: str, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the named lists of a JSON object; their content is unchecked."""
+    document = read_json(data, where)
+    if not isinstance(document, dict) or not all(isinstance(document.get(name), list) for name in names):
+        hint = " For PhraseCut give --format phrasecut." if isinstance(document, list) and "images" in names else ""
+        raise ConfigError(f"{where} is not COCO JSON. It must be an object with the lists {' and '.join(names)}.{hint}")
+    return {name: document[name] for name in names}
+
+
+def _image(row: Mapping[str, Any], where: str) -> tuple[str, tuple[int, int] | None]:
+    """Return path and (H, W) in pixels; None where the size is not stated."""
+    name = row.get("file_name")
+    # Tools on Windows write `train\001.jpg`; its drive letter makes `C:\001.jpg` an absolute path.
+    if isinstance(name, str) and "\\" in name:
+        name = f"{'/' if PureWindowsPath(name).drive else ''}{name}".replace("\\", "/")
+    path = relative_path(name, where=where)
+    height, width = row.get("height"), row.get("width")
+    if height is None and width is None:
+        return path, None
+    if not (_is_side(height) and _is_side(width)):
+        raise ConfigError(
+            f"{where} has the size {shown(height)} x {shown(width)}. Give both as whole numbers, or neither."
+        )
+    return path, (int(height or 0), int(width or 0))
+
+
+def _annotations(rows: Sequence[Any], paths: Mapping[int | str, str], where: str) -> list[AnnotationEntry]:
+    found: dict[int, AnnotationEntry] = {}
+    of_image: Counter[str] = Counter()
+    for place, row in enumerate(rows):
+        here = f"{where}: annotations[{place}]"
+        annotation_id = int(_id(row, here, may_be_text=False))
+        image = row.get("image_id")
+        if not isinstance(image, int | str) or image not in paths:
+            raise ConfigError(f"{here} belongs to image_id {shown(image)}, which is not in `images`")
+        if annotation_id in found:
+            raise ConfigError(f"{here} has the id {annotation_id} of another annotation. Ids must be unique.")
+        path = paths[image]
+        found[annotation_id] = AnnotationEntry(annotation_id, path, of_image[path], row)
+        of_image[path] += 1
+    return list(found.values())
+
+
+def _id(row: Any, where: str, *, may_be_text: bool) -> int | str:
+    value = row.get("id") if isinstance(row, dict) else None
+    if isinstance(value, bool) or not (isinstance(value, int) or (may_be_text and isinstance(value, str))):
+        raise ConfigError(f"{where} has the id {shown(value)}. A whole number is needed.")
+    return value
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int) and 0 < value <= _MAX_SIDE_PX

@@ -1,0 +1,147 @@
+"""An import: its frozen plan of the annotated images in their folder, and the way to a finished run."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from pseudoris.images.pixels import import_plugins
+from pseudoris.images.prover import Prover
+from pseudoris.interchange.imports.annotation_files import ImportRequest, read_annotation
+from pseudoris.interchange.imports.human_annotation import (
+    STAGE_IMPORT,
+    Annotation,
+    HumanImage,
+    annotate_image,
+    relative_path,
+)
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import image_id
+from pseudoris.schemas.run_records import PlanEntry
+from pseudoris.schemas.shard import Shard
+from pseudoris.store.exclusions.exclusion_rules import planned_rules
+from pseudoris.store.exclusions.stored_exclusions import content_matcher
+from pseudoris.store.files.key_order import path_key
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.lock import RunLock
+from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, plan_or_continue
+from pseudoris.store.runs.thread_runs import OnProgress, WrittenRun, write_run
+from pseudoris.store.sources import Source, SourceItem, open_source
+from pseudoris.store.sources.proven_shard import read_shard
+from pseudoris.store.threads import map_in_threads
+
+WITHOUT_PIXELS: Final = "masks without pixels (in this call)"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportSummary(WrittenRun):
+    """The state of a run after an import.
+
+    Attributes:
+        left_out: How many things of the files were not taken over, by what they are.
+        num_tasks: Of Label Studio: images by what a person did with them.
+    """
+
+    left_out: Mapping[str, int]
+    num_tasks: Mapping[str, int] = field(default_factory=dict)
+
+
+def import_annotation(
+    request: ImportRequest, location: RunLocation, *, on_progress: OnProgress, on_wait: Callable[[str], None]
+) -> ImportSummary:
+    """Import a human's annotation into the run at `location`, or continue an import of the same.
+
+    `on_progress` is called after each commit, `on_wait` with the holder of the run before a wait.
+    """
+    config = request.config
+    source = open_source(request.images, config.source, exclude=location.root, limits=config.placement.storage)
+    if source.named or source.patterns:
+        raise ConfigError(
+            f"IMAGES {request.images!r} is not a folder. Name the folder that the file names are relative to. Images "
+            "in tars or tables cannot be imported."
+        )
+    annotation = read_annotation(request)
+    # A list, for several threads add to it.
+    num_without_pixels: list[int] = []
+    location.probe()
+    with RunLock.held(location, on_wait=on_wait) as lock:
+        run, humans = _plan(request, annotation, source, location, lock)
+        exclusions = content_matcher(location, run.header)
+        has_hash = exclusions is not None and exclusions.has_hashes
+        # Images are decoded in this process too, once they are proven.
+        import_plugins(config.images.decoder_plugins)
+        provers: queue.SimpleQueue[Prover] = queue.SimpleQueue()
+        with ExitStack() as stack:
+            for _ in range(request.num_workers):
+                provers.put(stack.enter_context(Prover(config.images, has_hash=has_hash)))
+
+            def make(entries: Sequence[PlanEntry]) -> Shard:
+                prover = provers.get()
+                try:
+                    read = read_shard(run.header.source, config, entries, prover=prover, exclusions=exclusions)
+                finally:
+                    provers.put(prover)
+                started = time.perf_counter()
+                annotate = partial(annotate_image, orientation=request.orientation, limits=config.images)
+                done = tuple(annotate(each, humans[each.image_id]) for each in read.images)
+                sound = [each for each in done if each.failure is None]
+                num_without_pixels.append(sum(len(humans[each.image_id].masks) - len(each.masks) for each in sound))
+                return read.with_images(done).with_seconds(STAGE_IMPORT, time.perf_counter() - started)
+
+            written = write_run(
+                location, run, make, lock=lock, on_progress=on_progress, num_workers=request.num_workers
+            )
+    rules = planned_rules(run.header)
+    left_out = Counter({WITHOUT_PIXELS: sum(num_without_pixels), **annotation.left_out})
+    left_out.update({rule.dropped_phrase: rule.num_excluded or 0 for rule in rules})
+    return ImportSummary(written.header, written.totals, written.num_shards_before, +left_out)
+
+
+def _plan(
+    request: ImportRequest, annotation: Annotation, source: Source, location: RunLocation, lock: RunLock
+) -> tuple[PlannedRun, dict[str, HumanImage]]:
+    """Return the plan in `location`, and what its images are annotated with, by id; write it first if there is none."""
+    # An image that is not there, where others are, is planned all the same, and quarantined when it is read.
+    below = _prefix(request.prefix)
+    keyed = {path_key(f"{below}{human.path}"): human for human in annotation.images}
+    humans = dict(sorted(keyed.items()))
+    if not humans:
+        raise ConfigError(f"ANNOTATION {request.annotation!r} lists no images, so there is nothing to import.")
+    identity = request.identity(annotation.digests)
+    wanted = RunRequest("import", source.name, identity, request.config, exclusions=request.exclusions, lock=lock)
+    run = plan_or_continue(location, wanted, lambda: _listed(request, source, humans))
+    return run, {image_id(key): human for key, human in humans.items()}
+
+
+def _listed(request: ImportRequest, source: Source, humans: Mapping[str, HumanImage]) -> Iterator[SourceItem]:
+    """Yield the planned files; where none is there, the folder is another one than the annotation speaks of."""
+    prefix, root = _prefix(request.prefix), source.root
+
+    def look(pair: tuple[str, HumanImage]) -> SourceItem:
+        key, human = pair
+        try:
+            found = root.stat(f"{prefix}{human.path}")
+        except FileNotFoundError:
+            return SourceItem(key)
+        return SourceItem(key, found.size_bytes, etag=found.etag, mtime_ns=found.mtime_ns)
+
+    is_found = False
+    # In a bucket a look is a request, nearly all of it waiting.
+    for item in map_in_threads(look, humans.items(), root.storage.max_readers):
+        is_found = is_found or item.size_bytes is not None
+        yield item
+    if not is_found:
+        raise ConfigError(
+            f"None of the {len(humans):,} files of ANNOTATION is below IMAGES {request.images!r}. The first one is "
+            f"{prefix}{next(iter(humans.values())).path}. See --prefix."
+        )
+
+
+def _prefix(prefix: str) -> str:
+    return f"{relative_path(prefix, where='--prefix')}/" if prefix else ""

@@ -1,0 +1,341 @@
+"""Label Studio: `import --format label-studio` copies a run with a person's corrections, out of the project as JSON.
+
+    [{"data": {"image": "…/<name>_<image id>.jpg"}, "annotations": [{"id": 7, "result": [result, …], …}, …]}, …]
+
+A region's mask and its texts are results with one id. What is said under the name `absent` means nothing that is in the
+image. `audit add` reads the same file (`cli/studio_verdicts.py`).
+
+A mask whose pixels were left keeps its row; a changed or a new one gets an id that no mask had. Where all masks of an
+image were left, so are the expressions of each whose texts were. Otherwise scores, which compare it with the other
+masks, hold no more: what is said of the image becomes the person's. What refers to several masks stays if these do.
+Rows of all other images stay the same, byte for byte.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from typing import Annotated, Final, NamedTuple
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import AliasPath, BaseModel, FailFast, Field, TypeAdapter, ValidationError
+
+from pseudoris.interchange.brush_strokes import values_of_strokes
+from pseudoris.interchange.imports.annotation_files import PACKAGES, ImportRequest, read_named
+from pseudoris.interchange.imports.human_annotation import (
+    HumanImage,
+    HumanMask,
+    HumanPhrase,
+    annotate_image,
+    clean_texts,
+    shown,
+)
+from pseudoris.interchange.imports.import_run import ImportSummary
+from pseudoris.schemas.config import ImagesConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.run_records import Receipt, RunHeader, ShardCounts
+from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage, clean_text
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, SCHEMAS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import in_plan_order, without
+from pseudoris.store.runs.planned_run import Parent, RunRequest, package_versions
+from pseudoris.store.runs.thread_runs import OnProgress, derive_run
+from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
+from pseudoris.store.tables.committed_tables import read_part
+from pseudoris.store.tables.open_run import CommittedShard
+from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
+from pseudoris.workers.masks.rle import areas, canonical_counts, compressed_counts, ious, match_masks
+
+_BRUSH: Final = ("brush", "brushlabels")
+_POLYGON: Final = ("polygon", "polygonlabels")
+_ABSENT: Final = "absent"
+# The end of the names that an export gives to images.
+_IMAGE_ID: Final = re.compile(r"([0-9a-f]{16})\.(?:jpg|png)$")
+_OPAQUE: Final = 128
+_CORRECTED, _ACCEPTED, _SKIPPED = "corrected", "accepted as they are", "skipped"
+_OTHER_RUN: Final = "Give the run that the tasks were exported from."
+
+
+class _Result(BaseModel):
+    """A mask, or the texts of a region; the points of a polygon are in hundredths of the image's sides."""
+
+    id: str = ""
+    type: str
+    from_name: str = ""
+    rle: Annotated[list[int], FailFast()] = Field([], validation_alias=AliasPath("value", "rle"))
+    points: Annotated[list[tuple[float, float]], FailFast()] = Field([], validation_alias=AliasPath("value", "points"))
+    text: list[str] = Field([], validation_alias=AliasPath("value", "text"))
+    original_height: int = 0
+    original_width: int = 0
+    image_rotation: float = 0
+
+
+class Annotation(BaseModel):
+    """A person's answer to a task."""
+
+    id: int | None = None
+    result: list[_Result]
+    was_cancelled: bool = False
+    ground_truth: bool = False
+    updated_at: str | None = None
+
+
+class _Task(BaseModel):
+    image: str = Field(validation_alias=AliasPath("data", "image"))
+    annotations: list[Annotation]
+
+
+_PROJECT: Final = TypeAdapter(list[_Task])
+
+
+class Region(NamedTuple):
+    """A mask as a person left it, in the encoding that pycocotools gives for its pixels, with its expressions."""
+
+    counts: str
+    texts: tuple[str, ...]
+
+
+def read_tasks(data: bytes, name: str) -> dict[str, Annotation]:
+    """Return the annotation that counts by image id; a file that is not Label Studio's is a ConfigError.
+
+    One that was not skipped counts before others, then a ground truth, then the latest.
+    """
+    try:
+        tasks = _PROJECT.validate_json(data)
+    except ValidationError as error:
+        item = error.errors(include_url=False)[0]
+        place = "".join(f"[{each!r}]" for each in item["loc"])
+        raise ConfigError(
+            f"{name}{place}: {item['msg']}, got {shown(item['input'])}. In Label Studio, export the project as JSON "
+            "(not JSON-MIN)."
+        ) from None
+    found: defaultdict[str, list[Annotation]] = defaultdict(list)
+    for task in tasks:
+        image = _IMAGE_ID.search(unquote(task.image))
+        if image is None:
+            raise ConfigError(
+                f"{name} has a task that shows {shown(task.image)}, which is no image of `pseudoris export --format "
+                "label-studio`. Give the file of a project whose tasks that command wrote."
+            )
+        found[image[1]] += task.annotations
+    if not any(found.values()):
+        raise ConfigError(
+            f"{name} has no annotation. Submit some tasks in Label Studio, then export the project as JSON."
+        )
+    return {
+        image: max(given, key=lambda a: (not a.was_cancelled, a.ground_truth, a.updated_at or "", a.id or 0))
+        for image, given in found.items()
+        if given
+    }
+
+
+def read_regions(
+    annotation: Annotation, size: tuple[int, int], left_out: Counter[str], *, where: str
+) -> tuple[list[Region], tuple[str, ...]]:
+    """Return the regions of an image of upright (height, width) `size`, and the expressions that mean no mask.
+
+    Raises:
+        ConfigError: A result is damaged, of an unknown type, or of an image of another size; `where` names the image.
+    """
+    drawn: dict[str, str] = {}
+    texts: defaultdict[str, list[str]] = defaultdict(list)
+    for number, result in enumerate(annotation.result):
+        place = f"{where}, result {number}"
+        if result.type == "textarea":
+            texts[_ABSENT if result.from_name == _ABSENT else result.id] += result.text
+        elif result.id in drawn:
+            raise ConfigError(f"{place} is a second mask with the id {shown(result.id)}. Delete one in Label Studio.")
+        else:
+            drawn[result.id] = _counts(result, size, place)
+    absent = clean_texts(texts.pop(_ABSENT, ()), left_out, where=where)
+    regions = [Region(drawn[each], clean_texts(texts.pop(each, ()), left_out, where=where)) for each in drawn]
+    left_out["expressions of deleted regions"] += sum(map(len, texts.values()))
+    filled = [region for region in regions if areas([region.counts], size)[0]]
+    left_out["regions without a pixel"] += len(regions) - len(filled)
+    return filled, absent
+
+
+def _counts(result: _Result, size: tuple[int, int], place: str) -> str:
+    if result.type not in (*_BRUSH, *_POLYGON):
+        raise ConfigError(
+            f"{place} is {shown(result.type)}. Only brushes, polygons and texts can be read. Delete it in Label Studio."
+        )
+    if (result.original_height, result.original_width) != size:
+        raise ConfigError(
+            f"{place} is of an image of {result.original_height} x {result.original_width} pixels (height x width), "
+            f"but the image has {size[0]} x {size[1]}. {_OTHER_RUN}"
+        )
+    if result.image_rotation:
+        raise ConfigError(f"{place} is of a rotated image. Turn it back in Label Studio, then correct it.")
+    try:
+        if result.type in _BRUSH:
+            return canonical_counts(values_of_strokes(result.rle, size)[..., 3] >= _OPAQUE)
+        points = [part for x, y in result.points for part in (x * size[1] / 100, y * size[0] / 100)]
+        return str(compressed_counts([points], size))
+    except ValueError as error:
+        raise ConfigError(
+            f"{place} has a mask that cannot be read ({error}). Draw it again in Label Studio."
+        ) from error
+
+
+class Correction(NamedTuple):
+    """An image with a person's masks, and their expressions in place of those that go.
+
+    `same` are the masks of which the pixels were left, `left` those that keep their expressions too; "" stands for
+    expressions that mean no mask.
+    """
+
+    image: ShardImage
+    same: frozenset[str]
+    left: frozenset[str]
+
+    def keeps(self, targets: Sequence[str]) -> bool:
+        """Return whether an expression of the run that refers to these masks stays."""
+        return self.same.issuperset(targets) if len(targets) > 1 else "".join(targets) in self.left
+
+
+def correct_run(
+    request: ImportRequest, location: RunLocation, *, on_progress: OnProgress, on_wait: Callable[[str], None]
+) -> ImportSummary:
+    """Write the run `request.images`, with the corrections in `request.annotation`, to `location`; or continue that.
+
+    A damaged file, or one of another run, is a ConfigError.
+    """
+    config = request.config
+    data, name = read_named(request.annotation, config)
+    given = RunLocation.open(request.images, config.source.endpoint_url, config.placement.storage)
+    parent = Parent.open(given, location)
+    num_tasks, left_out = Counter({_CORRECTED: 0, _ACCEPTED: 0, _SKIPPED: 0}), Counter[str]()
+    # Before anything is written: a wrong file leaves nothing behind.
+    corrections = _corrections(parent, read_tasks(data, name), name, num_tasks, left_out)
+    header = parent.header
+    method = {**header.identity.method, "corrections": {name: sha256_hex(data)}}
+    versions = {**header.identity.versions, **package_versions(PACKAGES)}
+    identity = header.identity.model_copy(update={"method": method, "versions": versions})
+    held = header.config.model_copy(update={"placement": config.placement})
+    wanted = RunRequest("import", header.source, identity, held)
+    rewrite, workers = partial(_rewritten, corrections), request.num_workers
+    _, written = derive_run(
+        location, parent, wanted, rewrite, num_workers=workers, on_progress=on_progress, on_wait=on_wait
+    )
+    return ImportSummary(written.header, written.totals, written.num_shards_before, +left_out, +num_tasks)
+
+
+def _corrections(
+    parent: Parent, tasks: Mapping[str, Annotation], name: str, num_tasks: Counter[str], left_out: Counter[str]
+) -> dict[int, list[Correction]]:
+    found: defaultdict[int, list[Correction]] = defaultdict(list)
+    left = dict(tasks)
+    for image in _images_of(parent, tasks):
+        task, correction = left.pop(image.image_id), None
+        if not task.was_cancelled:
+            where = f"{name}, image {image.image_id}"
+            correction = _correction(image, task, parent.header.config.images, left_out, where)
+        num_tasks[_SKIPPED if task.was_cancelled else _CORRECTED if correction else _ACCEPTED] += 1
+        if correction is not None:
+            found[image.shard].append(correction)
+    if left:
+        raise ConfigError(
+            f"{name} has {len(tasks):,} annotated images, but {parent.location.root} lacks {len(left):,} of them, such "
+            f"as {min(left)}. {_OTHER_RUN}"
+        )
+    return dict(found)
+
+
+def _images_of(parent: Parent, tasks: Mapping[str, Annotation]) -> Iterator[AnnotatedImage]:
+    for receipt in parent.receipts(parent.pin()):
+        shard = CommittedShard(parent.location, receipt)
+        if not tasks.keys().isdisjoint(shard.table(IMAGES, ("image_id",))["image_id"].to_pylist()):
+            yield from (image for image in iter_annotations([shard]) if image.image_id in tasks)
+
+
+def _correction(
+    image: AnnotatedImage, task: Annotation, limits: ImagesConfig, left_out: Counter[str], where: str
+) -> Correction | None:
+    """Return what a person made of an image; None if all was left as it is."""
+    size = (image.height, image.width)
+    regions, absent = read_regions(task, size, left_out, where=where)
+    overlaps = ious([mask.rle_counts for mask in image.masks], [region.counts for region in regions], size)
+    # By the place of the region. Ids do not tell: a copied or redrawn one has another.
+    same = {place: image.masks[mask] for mask, place in match_masks(overlaps, min_iou=1.0).items()}
+    free = count(1 + max((mask.index for mask in image.masks), default=-1))
+    placed = sorted((same[at].index if at in same else next(free), each) for at, each in enumerate(regions))
+    drawn = (HumanMask(index, task.id or 0, {"size": size, "counts": each.counts}) for index, each in placed)
+    said = (HumanPhrase((index,), text) for index, each in placed for text in each.texts)
+    human = HumanImage(image.key, size, tuple(drawn), (*said, *(HumanPhrase((), text) for text in absent)))
+    bare = ShardImage(0, image.image_id, image.key, height=image.height, width=image.width)
+    made = annotate_image(bare, human, orientation="upright", limits=limits)
+    rows = {mask.mask_id: mask for mask in same.values()}
+    made = replace(made, masks=tuple(rows.get(each.mask_id, each) for each in made.masks))
+    of_masks = [each for mask in image.masks for each in mask.expressions if each.target_mask_ids[0] == mask.mask_id]
+    stated, unchanged = (*of_masks, *image.untargeted), frozenset(rows)
+    left = frozenset[str]()
+    if len(same) == len(regions) == len(image.masks):
+        before = _texts(each for each in stated if each.kept)
+        after = _texts(made.expressions)
+        left = frozenset(each for each in (*unchanged, "") if before[each] == after[each])
+        if len(left) > len(unchanged):
+            return None
+    anew = tuple(each for each in made.expressions if "".join(each.target_mask_ids) not in left)
+    correction = Correction(replace(made, expressions=anew), unchanged, left)
+    _count_gone([each for each in stated if not correction.keeps(each.target_mask_ids)], anew, left_out)
+    return correction
+
+
+def _texts(said: Iterable[ExpressionRecord]) -> defaultdict[str, set[str]]:
+    """Return what is said of each mask alone, and under "" of none."""
+    found = defaultdict[str, set[str]](set)
+    for each in said:
+        if len(each.target_mask_ids) < 2:
+            found["".join(each.target_mask_ids)].add(clean_text(each.text))
+    return found
+
+
+def _count_gone(gone: Sequence[ExpressionRecord], anew: Sequence[ExpressionRecord], left_out: Counter[str]) -> None:
+    shown_to_person = Counter(clean_text(each.text) for each in gone if each.kept and len(each.target_mask_ids) < 2)
+    stay = shown_to_person & Counter(each.text for each in anew)
+    left_out["expressions of several masks, one of which was changed"] += sum(
+        len(each.target_mask_ids) > 1 for each in gone
+    )
+    left_out["candidates of corrected masks that were not kept"] += sum(not each.kept for each in gone)
+    left_out["expressions that were deleted or reworded"] += (shown_to_person - stay).total()
+    left_out["scores of expressions that stay, in corrected images"] += stay.total()
+
+
+def _rewritten(
+    corrections: Mapping[int, Sequence[Correction]], _: RunHeader, before: Receipt, contents: dict[str, bytes]
+) -> tuple[Mapping[str, bytes], ShardCounts]:
+    chosen = corrections.get(before.shard)
+    if not chosen:
+        return contents, before.counts
+    old = {table: read_part(io.BytesIO(data), SCHEMAS[table], table) for table, data in contents.items()}
+    made = shard_tables(Shard(before.shard, 0, tuple(each.image for each in chosen)), embed_images=False)
+    changed, order = (each[IMAGES]["image_id"].combine_chunks() for each in (made, old))
+    masks = in_plan_order([without(old[MASKS], changed), made[MASKS]], order)
+    said, by_image = old[EXPRESSIONS], {each.image.image_id: each for each in chosen}
+    targets = zip(said["image_id"].to_pylist(), said["target_mask_ids"].to_pylist(), strict=True)
+    stays = [image not in by_image or by_image[image].keeps(of) for image, of in targets]
+    said = said.filter(pa.array(stays, pa.bool_()))
+    # What a second opinion says of an expression of several masks is against all others.
+    is_gone = pc.invert(pc.is_in(said["grounding_rival"], masks["mask_id"].combine_chunks(), skip_nulls=False))
+    is_gone = pc.and_(pc.is_valid(said["grounding_rival"]), is_gone)
+    for name in ("grounding_choice", "grounding_share", "grounding_rival"):
+        at, kind = said.schema.get_field_index(name), said.schema.field(name)
+        said = said.set_column(at, kind, pc.if_else(is_gone, pa.scalar(None, kind.type), said[name]))
+    expressions = in_plan_order([said, made[EXPRESSIONS]], order)
+    # The first mask of an image may have been drawn, or its last one deleted.
+    images, status = old[IMAGES], made[IMAGES]["status"].combine_chunks()
+    status = pc.replace_with_mask(images["status"].combine_chunks(), pc.is_in(order, changed), status)
+    place = images.schema.get_field_index("status")
+    images = images.set_column(place, images.schema.field(place), status)
+    new = {**old, IMAGES: images, MASKS: masks, EXPRESSIONS: expressions}
+    written = {table: contents[table] if each.equals(old[table]) else table_bytes(each) for table, each in new.items()}
+    return written, ShardCounts(**table_counts(new))

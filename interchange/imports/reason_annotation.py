@@ -1,0 +1,162 @@
+"""ReasonSeg: for each image a JSON file of the same name, with questions and the shapes that answer all of them.
+
+    {"text": ["the thing that ..."], "is_sentence": true, "shapes": [{"label": "target", "points": [[x, y], ...]}]}
+
+A file has one mask: the shapes of every label, but not of `flag`, and not those whose label has `ignore` in it. Larger
+shapes are painted first, so that a small one counts where it lies on a large one. Without a target the texts mean
+nothing that is in the image.
+
+Source: dvlab-research/LISA, `utils/data_processing.py` (`get_mask_from_json`), 3cb2d43. It paints with OpenCV's
+`fillPoly` and `polylines`: `filled` gives the same pixels of polygons in the image. One that leaves it differs by about
+one pixel in a hundred, because OpenCV clips its edges first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pseudoris.interchange.imports.human_annotation import (
+    Annotation,
+    HumanImage,
+    HumanMask,
+    HumanPhrase,
+    clean_texts,
+    read_json,
+    relative_path,
+    shown,
+)
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.workers.masks.rle import canonical_counts
+
+# Steps of OpenCV's fixed-point numbers.
+_STEPS: Final = 2**16
+# No image is as wide; products of two stay exact.
+_MAX_COORDINATE_PX: Final = 2**20
+_IGNORED, _FLAG = "ignore", "flag"
+
+
+@dataclass(frozen=True, slots=True)
+class PaintedShapes:
+    """Polygons of pixel centres (N, 2) int64, x and y, and whether each is a target; others cover what is below."""
+
+    polygons: tuple[NDArray[np.int64], ...]
+    is_target: tuple[bool, ...]
+
+    def counts(self, size: tuple[int, int]) -> str:
+        """Return the mask of the targets in an image of size (H, W), COCO compressed RLE."""
+        painted = [filled(each, size) for each in self.polygons]
+        areas = np.array([each.sum() for each in painted])
+        mask = np.zeros(size, np.bool_)
+        for at in np.argsort(-areas, kind="stable"):
+            mask[painted[at]] = self.is_target[at]
+        return canonical_counts(mask)
+
+
+def filled(points: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return a polygon (N, 2) of pixel centres, filled with its outline, (H, W) bool."""
+    height, width = size
+    outline = np.zeros(size, np.bool_)
+    # How often each row changes sides at a pixel; one more column for all beyond the right border.
+    sides = np.zeros((height, width + 1), np.int64)
+    for (x0, y0), (x1, y1) in pairwise([*points.tolist(), points[0].tolist()]):
+        _draw(outline, (x0, y0), (x1, y1))
+        if y0 == y1:
+            continue
+        (x, first), (other, last) = ((x0, y0), (x1, y1)) if y0 < y1 else ((x1, y1), (x0, y0))
+        rows = np.arange(max(first, 0), min(last, height))
+        # Towards zero, as C divides.
+        step = int(math.copysign(abs(other - x) * _STEPS // (last - first), other - x))
+        # The first pixel whose centre is not left of the edge; one on it belongs to the outline.
+        columns = -(-(x * _STEPS + step * (rows - first)) // _STEPS)
+        sides[rows, columns.clip(0, width)] += 1
+    inside: NDArray[np.bool_] = (sides.cumsum(1)[:, :width] % 2 == 1) | outline
+    return inside
+
+
+def _draw(into: NDArray[np.bool_], start: tuple[int, int], end: tuple[int, int]) -> None:
+    """Draw a line of pixels, from the left, as OpenCV's `LineIterator` steps along it."""
+    (x0, y0), (x1, y1) = (start, end) if start[0] <= end[0] else (end, start)
+    across, down = x1 - x0, abs(y1 - y0)
+    longer, shorter = max(across, down), min(across, down)
+    # Only the steps over the image: a file may name points far away, and many.
+    start_at, side = (
+        (y0 if y1 >= y0 else into.shape[0] - 1 - y0, into.shape[0]) if down > across else (x0, into.shape[1])
+    )
+    major = np.arange(max(0, -start_at), min(longer, side - 1 - start_at) + 1)
+    minor = (2 * shorter * major + max(longer - 1, 0)) // max(2 * longer, 1)
+    right, below = (minor, major) if down > across else (major, minor)
+    columns, rows = x0 + right, y0 + (below if y1 >= y0 else -below)
+    is_inside = (rows >= 0) & (rows < into.shape[0]) & (columns >= 0) & (columns < into.shape[1])
+    into[rows[is_inside], columns[is_inside]] = True
+
+
+def read_reason(files: Mapping[str, bytes]) -> Annotation:
+    """Return what JSON files ask, by path below the folder of images, `train/a.json`; each belongs to `train/a.jpg`.
+
+    A text's split is the first part of its path. A file that is not ReasonSeg's is a ConfigError, which names it.
+    """
+    left_out = Counter[str]()
+    images = [_image(path, data, left_out) for path, data in files.items()]
+    # One digest, because a header should not list a thousand files.
+    listed = "\n".join(f"{path} {sha256_hex(data)}" for path, data in files.items())
+    return Annotation(tuple(images), {"*.json": sha256_hex(listed.encode())}, +left_out)
+
+
+def _image(path: str, data: bytes, left_out: Counter[str]) -> HumanImage:
+    document = read_json(_utf8(data), path)
+    shapes = document.get("shapes") if isinstance(document, dict) else None
+    texts = document.get("text") if isinstance(document, dict) else None
+    if not isinstance(shapes, list) or not isinstance(texts, list):
+        raise ConfigError(f"{path} is not ReasonSeg's. It needs the lists `text` and `shapes`.")
+    polygons, is_target = [], []
+    for place, shape in enumerate(shapes):
+        where = f"{path}: shapes[{place}]"
+        label = shape.get("label") if isinstance(shape, dict) else None
+        if not isinstance(label, str):
+            raise ConfigError(f"{where} has the label {shown(label)}. A text is needed.")
+        if label.lower() == _FLAG:
+            left_out["shapes of the label flag"] += 1
+            continue
+        polygons.append(_points(shape.get("points"), where))
+        is_target.append(_IGNORED not in label.lower())
+    left_out["regions to ignore, which become background"] += len(is_target) - sum(is_target)
+    painted = PaintedShapes(tuple(polygons), tuple(is_target))
+    masks = (HumanMask(0, 0, painted),) if any(is_target) else ()
+    split = path.partition("/")[0]
+    said = clean_texts(texts, left_out, where=path)
+    image = relative_path(f"{path.removesuffix('.json')}.jpg", where=path)
+    return HumanImage(image, None, masks, tuple(HumanPhrase((0,) if masks else (), text, split) for text in said))
+
+
+def _utf8(data: bytes) -> bytes:
+    """Return the file as UTF-8: some of the published ones are in Windows' code page."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace").encode()
+    return data
+
+
+def _points(points: Any, where: str) -> NDArray[np.int64]:
+    """Return the points of a shape without their fractions, as the loader takes them."""
+    is_list = isinstance(points, list) and bool(points)
+    if not is_list or not all(_is_point(each) for each in points):
+        raise ConfigError(f"{where} has points of another form than [[x, y], …] in pixels. Fix the file.")
+    return np.array([[int(x), int(y)] for x, y in points], np.int64)
+
+
+def _is_point(point: Any) -> bool:
+    return (
+        isinstance(point, Sequence)
+        and len(point) == 2
+        and all(isinstance(each, int | float) and abs(each) < _MAX_COORDINATE_PX for each in point)
+    )

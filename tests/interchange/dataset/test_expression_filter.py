@@ -1,0 +1,120 @@
+"""Filters: what they keep, against the rows judged one by one, and what they leave unread."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from pseudoris.interchange.dataset import ExpressionFilter, RisDataset, RisIterableDataset, SampleSpec, StreamOrder
+from pseudoris.schemas.errors import ConfigError
+from tests.interchange.dataset.builders import build_run
+
+SCORED = [
+    (0, "the red circle", {"distinctiveness": 1.4, "correctness": 0.3}),
+    (0, "a circle", {"distinctiveness": 0.9, "kept": False, "correctness": 0.6}),
+    (1, "a very long expression of a small dotted circle", {"distinctiveness": 1.1}),
+    (1, "größe", {"distinctiveness": 2.0}),
+    (1, "by hand", {"distinctiveness": None, "source": "human", "samples": (), "correctness": None}),
+]
+LONE = [(0, "the only one", {}), (0, "by hand alone", {"source": "human", "samples": (), "correctness": None})]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Scored, human and lone expressions, in two images of one shard."""
+    return build_run(tmp_path, num_shards=1, per_shard=2, rows=lambda number: (SCORED, LONE)[number])
+
+
+def texts(run, where):
+    spec = SampleSpec(parts=("text",), where=where, expressions_per_mask=None)
+    return {text for sample in RisIterableDataset(run.location, spec) for text in sample["expressions"]}
+
+
+ALL = {text for _, text, _ in (*SCORED, *LONE)}
+HUMAN = {"by hand", "by hand alone"}
+
+
+@pytest.mark.parametrize(
+    ("where", "missing"),
+    [
+        ({}, {"a circle"}),
+        ({"is_kept_only": False}, set()),
+        ({"tau": 1.2}, {"a circle", "a very long expression of a small dotted circle"}),
+        ({"tau": 1.4}, {"a circle", "a very long expression of a small dotted circle", "the red circle"}),
+        ({"tau": -math.inf}, set()),
+        ({"tau": 0.5, "lone": "drop"}, {"the only one"}),
+        ({"lone": "drop"}, {"a circle", "the only one"}),
+        ({"bounds": {"correctness": (0.4, None)}}, {"a circle", "the red circle", *HUMAN}),
+        ({"is_kept_only": False, "bounds": {"correctness": (None, 0.5)}}, {"a circle", *HUMAN}),
+        ({"bounds": {"distinctiveness": (1.4, 1.9)}}, ALL - {"the red circle"}),
+        ({"bounds": {"area_px": (1, None), "predicted_iou": (0.95, None)}}, ALL),
+        ({"bounds": {"predicted_iou": (0.85, 0.9)}}, {"a circle"}),
+        ({"words": (3, 3)}, ALL - {"the red circle", "the only one", "by hand alone"}),
+        ({"words": (None, 2)}, ALL - {"größe", "by hand"}),
+        ({"characters": (5, 5)}, ALL - {"größe"}),
+        ({"decoders": frozenset({"beam"})}, {"a circle", *HUMAN}),
+        ({"decoders": frozenset({"top_k"})}, ALL),
+        ({"sources": frozenset({"human"})}, ALL - HUMAN),
+        ({"sources": frozenset({"model"})}, {"a circle", *HUMAN}),
+        # The negatives of docs/guides/composing.md.
+        ({"is_kept_only": False, "bounds": {"distinctiveness": (None, 1.0)}, "sources": {"model"}}, ALL - {"a circle"}),
+        ({"max_clip_tokens": 5}, ALL - {"the red circle", "by hand", "the only one", "by hand alone"}),
+    ],
+)
+def test_a_filter_keeps_what_it_says(run, where, missing):
+    assert texts(run, ExpressionFilter(**where)) == ALL - missing
+
+
+def test_a_pseudo_label_passes_every_tau_as_it_was_kept(tmp_path):
+    bare = {"source": "recipe", "samples": (), "distinctiveness": None, "uniqueness": None, "correctness": None}
+    rows = [(0, "the star", bare), (1, "the star", {**bare, "kept": False}), (1, "a context", {**bare, "kept": False})]
+    run = build_run(tmp_path, num_shards=1, per_shard=1, rows=lambda number: rows)
+    for where in ({}, {"tau": 1.2}, {"tau": -math.inf}, {"lone": "drop"}):
+        assert texts(run, ExpressionFilter(**where)) == {"the star"}
+    assert texts(run, ExpressionFilter(is_kept_only=False)) == {"the star", "a context"}
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ({"bounds": {"distinct": (0, 1)}}, "there is no score 'distinct'. The scores are uniqueness"),
+        ({"words": (3, 2)}, r"words: the bounds \(3, 2\) are in the wrong order"),
+        ({"bounds": {"correctness": (1.0, 0.5)}}, r"correctness: the bounds \(1.0, 0.5\) are in the wrong order"),
+        ({"lone": "maybe"}, r"lone is 'maybe'\. Give one of keep, drop, better_half, or None"),
+        ({"max_clip_tokens": 2}, "max_clip_tokens is 2. Give 3 or more: start, end and one word"),
+        ({"decoders": frozenset({"topk", "beam"})}, "decoders: there is no 'topk'. Choose from beam, top_k, top_p"),
+        ({"decoders": "beam"}, "decoders is the text 'beam'. Give a set"),
+        ({"decoders": frozenset()}, "decoders is empty, so nothing passes. Give some of beam, top_k, top_p"),
+        ({"sources": {"humans"}}, "sources: there is no 'humans'. Choose from model, human"),
+        ({"sources": "human"}, "sources is the text 'human'. Give a set"),
+    ],
+)
+def test_a_filter_that_makes_no_sense_is_refused(where, message):
+    with pytest.raises(ConfigError, match=message):
+        ExpressionFilter(**where)
+
+
+NOTHING = ExpressionFilter(words=(99, None))
+
+
+def test_a_filter_that_keeps_nothing_is_refused_where_that_is_known(run):
+    spec = SampleSpec(parts=("text",), where=NOTHING)
+    with pytest.raises(ConfigError, match=r"No expression of the run at .* passes the filter .* Loosen"):
+        RisDataset(run.location, spec)
+    for uneven in ("drop", "pad"):
+        with pytest.raises(ConfigError, match=r"No expression of the run at .* passes the filter .* Loosen"):
+            RisIterableDataset(run.location, spec, order=StreamOrder(uneven=uneven))
+
+
+def test_a_filter_that_keeps_nothing_is_told_by_an_epoch_that_does_not_know_before(run, caplog):
+    dataset = RisIterableDataset(run.location, SampleSpec(parts=("text",), where=NOTHING))
+    with caplog.at_level("WARNING", logger="pseudoris.training"):
+        assert list(dataset) == []
+    assert "No expression in the 1 shards of worker 0, rank 0 passes the filter" in caplog.text
+    caplog.clear()
+    assert len(list(RisIterableDataset(run.location, SampleSpec(parts=("text",))))) == 3
+    # A stream without a shard of its own is no sign of a filter.
+    other = StreamOrder(rank=1, world_size=2)
+    assert list(RisIterableDataset(run.location, SampleSpec(parts=("text",)), order=other)) == []
+    assert "passes the filter" not in caplog.text

@@ -1,0 +1,263 @@
+"""Resuming: the batches after a resume are those that would have followed, with workers and without."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import multiprocessing
+
+import pytest
+from torch.utils.data import DataLoader, get_worker_info
+
+from pseudoris.interchange.dataset import (
+    ExpressionFilter,
+    ResumableLoader,
+    RisIterableDataset,
+    SampleSpec,
+    StreamOrder,
+    collate_lists,
+)
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.runs.manifest import write_manifest
+from tests.interchange.dataset.builders import build_run
+
+TEXT = SampleSpec(parts=("text",))
+
+
+def open_loader(run, *, num_workers=0, spec=TEXT, order=None, epoch=3, **options):
+    order = order or StreamOrder(buffer_images=3)
+    dataset = RisIterableDataset(run.location, spec, order=order)
+    loader = ResumableLoader(dataset, collate_fn=collate_lists, batch_size=3, num_workers=num_workers, **options)
+    loader.set_epoch(epoch)
+    return loader
+
+
+def facts(batches):
+    return [list(zip(batch["mask_id"], batch["expressions"], strict=True)) for batch in batches]
+
+
+def interrupted(run, num_batches, **options):
+    """Batches taken before a stop, its state as it would be stored, and those taken after it by another loader."""
+    first = open_loader(run, **options)
+    batches = iter(first)
+    head = facts(itertools.islice(batches, num_batches))
+    state = json.loads(json.dumps(first.state_dict()))
+    del batches
+    second = open_loader(run, **{**options, "epoch": 0})
+    second.load_state_dict(state)
+    return head, state, facts(second)
+
+
+def test_a_resumed_epoch_is_the_uninterrupted_one(run):
+    due = facts(open_loader(run))
+    for num_batches in range(9):
+        head, _, tail = interrupted(run, num_batches)
+        assert head + tail == due, num_batches
+
+
+@pytest.mark.slow
+def test_a_resumed_epoch_with_workers_is_the_uninterrupted_one(run):
+    due = facts(open_loader(run, num_workers=2))
+    for num_batches in (0, 1, 4, 7):
+        head, _, tail = interrupted(run, num_batches, num_workers=2)
+        assert head + tail == due, num_batches
+
+
+def test_it_resumes_over_bad_images(tmp_path):
+    run = build_run(tmp_path, is_embedding=False)
+    (run.source / "s1-2.png").unlink()
+    (run.source / "s0-1.png").unlink()
+    options = {"spec": SampleSpec(on_bad_image="skip"), "order": StreamOrder(buffer_images=3, uneven="drop")}
+    for num_batches in (1, 4, 7):
+        head, _, tail = interrupted(run, num_batches, **options)
+        assert head + tail == facts(open_loader(run, **options))
+        assert sum(map(len, head + tail)) == 24
+
+
+def test_what_lies_before_the_place_is_passed_over_without_masks_and_images(run, reads):
+    order = StreamOrder(is_shuffled=False)
+    first = open_loader(run, spec=SampleSpec(), order=order)
+    batches = iter(first)
+    for _ in range(6):
+        next(batches)
+    state = first.state_dict()
+    second = open_loader(run, spec=SampleSpec(), order=order)
+    second.load_state_dict(state)
+    reads.ranges.clear()
+    list(second)
+    # Two shards of eight masks, and two masks of the third, were taken.
+    assert sum(path.startswith("masks/") for path in reads.ranges) == 1
+
+
+def test_a_growing_run_is_resumed_on_the_manifest_that_was_begun(tmp_path):
+    run = build_run(tmp_path, is_committed=False)
+    run.commit(0)
+    write_manifest(run.location)
+    due = facts(open_loader(run))
+    first = open_loader(run)
+    batches = iter(first)
+    head = facts(itertools.islice(batches, 1))
+    state = json.loads(json.dumps(first.state_dict()))
+    assert state["dataset"]["snapshot"]["manifest"] == 1
+    run.commit(1, 2)
+    write_manifest(run.location)
+    second = open_loader(run)
+    assert second.dataset.snapshot.manifest == 2
+    second.load_state_dict(state)
+    assert head + facts(second) == due
+
+
+def test_a_state_saved_after_a_refresh_is_the_beginning_of_the_larger_run(tmp_path):
+    run = build_run(tmp_path, is_committed=False)
+    run.commit(0)
+    loader, other = open_loader(run), open_loader(run)
+    list(loader)
+    run.commit(1, 2)
+    loader.dataset.refresh()
+    other.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+    assert facts(other) == facts(open_loader(run))
+    assert sum(map(len, facts(loader))) == 24
+
+
+@pytest.mark.slow
+def test_the_epoch_after_a_resumed_one_begins_at_its_beginning(run):
+    for num_workers in (0, 2):
+        _, state, _ = interrupted(run, 3, num_workers=num_workers)
+        loader = open_loader(run, num_workers=num_workers)
+        loader.load_state_dict(state)
+        loader.set_epoch(3)
+        list(loader)
+        loader.set_epoch(4)
+        assert facts(loader) == facts(open_loader(run, num_workers=num_workers, epoch=4))
+        loader.set_epoch(3)
+        assert facts(loader) == facts(open_loader(run, num_workers=num_workers))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_state_saved_between_set_epoch_and_the_first_batch_is_the_epochs_beginning(run, num_workers):
+    due = facts(open_loader(run, num_workers=num_workers, epoch=1))
+    for num_batches in (2, 99):
+        loader = open_loader(run, num_workers=num_workers, epoch=0)
+        list(itertools.islice(loader, num_batches))
+        loader.set_epoch(1)
+        other = open_loader(run, num_workers=num_workers)
+        other.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+        assert facts(other) == due, num_batches
+
+
+def test_a_state_that_was_loaded_is_saved_again_before_the_first_sample_and_after_a_look_at_another_epoch(run):
+    head, state, tail = interrupted(run, 3)
+    loader = open_loader(run)
+    loader.load_state_dict(state)
+    assert loader.state_dict() == loader.dataset.state_dict() == state
+    loader.set_epoch(9)
+    assert loader.state_dict()["streams"] == {}
+    loader.set_epoch(3)
+    assert loader.state_dict() == state
+    assert head + facts(loader) == facts(open_loader(run)) == head + tail
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_before", [0, 1, 99])
+def test_workers_that_live_on_go_on_where_a_state_was_saved(run, num_before):
+    _, state, tail = interrupted(run, 3, num_workers=2)
+    loader = open_loader(run, num_workers=2, persistent_workers=True)
+    list(itertools.islice(loader, num_before))
+    loader.load_state_dict(state)
+    assert facts(loader) == tail
+    loader.set_epoch(4)
+    assert facts(loader) == facts(open_loader(run, num_workers=2, epoch=4))
+
+
+@pytest.mark.slow
+def test_workers_that_live_on_take_a_loaded_state_up_again_when_a_resumed_epoch_was_left(run):
+    _, state, tail = interrupted(run, 1, num_workers=2)
+    loader = open_loader(run, num_workers=2, persistent_workers=True)
+    loader.load_state_dict(state)
+    # By then a worker has come to its end, and has forgotten what was loaded.
+    list(itertools.islice(loader, len(tail) - 1))
+    assert facts(loader) == tail
+
+
+def test_workers_that_live_on_see_a_refresh(tmp_path):
+    run = build_run(tmp_path, is_committed=False)
+    run.commit(0)
+    loader = open_loader(run, num_workers=1, persistent_workers=True)
+    assert sum(map(len, facts(loader))) == 8
+    run.commit(1, 2)
+    loader.dataset.refresh()
+    assert facts(loader) == facts(open_loader(run, num_workers=1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"spec": SampleSpec(parts=("text",), seed=1)}, "seed: 0 saved, 1 now"),
+        ({"spec": SampleSpec(parts=("text",), draw="pseudo_ris")}, "draw: .* saved, .* now"),
+        ({"spec": SampleSpec(parts=("text",), where=ExpressionFilter(words=(2, 3)))}, "where: .* saved, .* now"),
+        ({"order": StreamOrder(buffer_images=4)}, "buffer_images: 3 saved, 4 now"),
+        ({"order": StreamOrder(buffer_images=3, rank=1, world_size=2)}, "rank: 0 saved, 1 now; world_size: 1 saved"),
+    ],
+)
+def test_a_state_of_other_settings_is_refused_by_their_names(run, options, message):
+    state = open_loader(run).state_dict()
+    with pytest.raises(ConfigError, match=message):
+        open_loader(run, **options).load_state_dict(state)
+
+
+def test_a_state_of_another_number_of_workers_or_version_is_refused(run):
+    _, state, _ = interrupted(run, 2)
+    loader = open_loader(run, num_workers=2)
+    loader.load_state_dict(state)
+    with pytest.raises(ConfigError, match=r"saved with 1 stream\(s\) per rank, but now there are 2"):
+        next(iter(loader))
+    # Its workers have ended with it.
+    assert not multiprocessing.active_children()
+    said = "the state of the dataset is of version 9, and this pseudoris reads version 2 alone"
+    with pytest.raises(ConfigError, match=said):
+        open_loader(run).load_state_dict({**state, "version": 9})
+
+
+class AskingWorkers:
+    """Collates, and asks the worker's dataset for its state after each batch: as torchdata's StatefulDataLoader."""
+
+    def __call__(self, samples):
+        info = get_worker_info()
+        return info.id, copy.deepcopy(info.dataset.state_dict()), [sample["mask_id"] for sample in samples]
+
+
+class GivingBack:
+    """Gives each worker its own state before it begins, as torchdata's StatefulDataLoader does."""
+
+    def __init__(self, states):
+        self.states = states
+
+    def __call__(self, worker):
+        get_worker_info().dataset.load_state_dict(self.states[worker])
+
+
+@pytest.mark.slow
+def test_a_loader_that_keeps_a_state_a_worker_can_resume_with_them(run):
+    order = StreamOrder(buffer_images=3)
+    options = {"batch_size": 3, "num_workers": 2, "collate_fn": AskingWorkers()}
+    full = list(DataLoader(RisIterableDataset(run.location, TEXT, order=order), **options))
+    states = {worker: state for worker, state, _ in full[:4]}
+    again = DataLoader(
+        RisIterableDataset(run.location, TEXT, order=order), worker_init_fn=GivingBack(states), **options
+    )
+    assert [masks for _, _, masks in again] == [masks for _, _, masks in full[4:]]
+
+
+# With four there are more than shards; torch says so where there are more than cores.
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
+@pytest.mark.parametrize(
+    ("num_workers", "batch_size", "is_dropping"),
+    [(0, 5, False), (0, 5, True), (4, 5, False), (2, 7, False), (2, 7, True), (2, 1, True), (2, None, False)],
+)
+def test_the_length_counts_the_batches_of_each_worker(run, num_workers, batch_size, is_dropping):
+    dataset = RisIterableDataset(run.location, TEXT, order=StreamOrder(uneven="drop"))
+    # torch refuses to drop what is no batch.
+    options = {} if batch_size is None else {"drop_last": is_dropping}
+    loader = ResumableLoader(dataset, collate_fn=str, batch_size=batch_size, num_workers=num_workers, **options)
+    assert len(loader) == len(list(loader))

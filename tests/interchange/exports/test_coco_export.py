@@ -1,0 +1,93 @@
+"""The COCO export through pycocotools, its evaluation, torchvision, and what detectron2's loader asks."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.datasets import CocoCaptions, CocoDetection
+
+from pseudoris.interchange.exports import coco_export as coco_export
+from pseudoris.schemas.errors import ConfigError
+from tests.interchange.exports.builders import LONG_TEXT, export
+from tests.interchange.exports.readers_coco import detectron_instances, open_coco, read_instances
+
+
+@pytest.fixture
+def root(built_run, place) -> Path:
+    export("coco", built_run, place)
+    return Path(place.root)
+
+
+def test_a_mask_without_a_kept_expression_is_an_instance_without_a_caption(root, built_run):
+    found = {annotation["mask_id"]: texts for _, annotation, _, texts in read_instances(root)}
+    num_masks = sum(len(image.masks) for image in built_run.truth)
+    assert len(found) == num_masks
+    assert sorted(map(len, found.values())) == sorted(
+        len(mask.texts) for image in built_run.truth for mask in image.masks
+    )
+    assert [] in found.values()
+
+
+def test_no_mask_is_a_crowd_so_that_detectron_trains_on_every_one(root, built_run):
+    found = open_coco(root / "annotations" / "instances_train.json")
+    masks = [mask for image in found.getImgIds() for mask in detectron_instances(found, image)]
+    due = [mask.pixels for image in built_run.truth for mask in image.masks]
+    assert len(masks) == len(due)
+    assert all(map(np.array_equal, masks, due))
+
+
+def test_fiftyone_which_reads_no_captions_finds_the_expressions_of_each_mask(root, built_run):
+    """`COCODetectionDatasetImporter` (fiftyone 1.22.1, utils/coco.py) makes a field of every other key."""
+    known = {"id", "image_id", "category_id", "segmentation", "area", "bbox", "iscrowd"}
+    tree = json.loads((root / "annotations" / "instances_train.json").read_text("utf-8"))
+    fields = [{key: value for key, value in each.items() if key not in known} for each in tree["annotations"]]
+    # Keys that its labels have themselves stop it.
+    assert not {key for each in fields for key in each} & {
+        "label",
+        "mask",
+        "bounding_box",
+        "confidence",
+        "index",
+        "score",
+    }
+    due = [list(mask.texts) for image in built_run.truth for mask in image.masks]
+    assert [each["expressions"] for each in fields] == due
+
+
+def test_torchvision_reads_images_instances_and_captions(root):
+    with contextlib.redirect_stdout(io.StringIO()):
+        detection = CocoDetection(str(root / "images"), str(root / "annotations" / "instances_train.json"))
+        captions = CocoCaptions(str(root / "images"), str(root / "annotations" / "captions_train.json"))
+    image, targets = detection[0]
+    assert image.size == (targets[0]["segmentation"]["size"][1], targets[0]["segmentation"]["size"][0])
+    assert captions[0][1] == ["the red half", "a half of red", "the blue one's edge"]
+
+
+def test_an_image_has_the_height_and_width_of_its_file(root):
+    records = json.loads((root / "annotations" / "instances_train.json").read_text("utf-8"))["images"]
+    sizes = [Image.open(root / "images" / each["file_name"]).size for each in records]
+    assert [(each["width"], each["height"]) for each in records] == sizes
+    assert any(width != height for width, height in sizes)
+
+
+def test_the_split_names_the_files_and_no_path(built_run, place):
+    export("coco", built_run, place, split="train2017")
+    assert place.exists("annotations/instances_train2017.json")
+    with pytest.raises(ConfigError, match=r"--split '\.\./x'"):
+        export("coco", built_run, place, split="../x", is_overwriting=True)
+
+
+def test_the_report_counts_images_instances_and_captions_and_what_was_left_out(built_run, place):
+    report = export("coco", built_run, place, max_tokens=17)
+    truth = [mask for image in built_run.truth for mask in image.masks]
+    texts = [text for mask in truth for text in mask.texts if text != LONG_TEXT]
+    assert report.rows == {"images": len(built_run.truth), "instances": len(truth), "captions": len(texts)}
+    assert report.dropped == {"expressions of more than 17 CLIP tokens": 3, "images without a mask": 1}
+    recorded = json.loads(place.read_bytes("_export.json"))
+    assert (recorded["state"], recorded["rows"], recorded["dropped"]) == ("whole", report.rows, report.dropped)

@@ -1,0 +1,248 @@
+"""`croissant.json` beside every export: valid by `mlcroissant`; claims are of the vocabulary, and rest on something."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+from pseudoris.interchange.exports import EXPORTS, HumanAnnotation
+from pseudoris.interchange.exports.export_job import ExportJob
+from pseudoris.interchange.exports.output_files import ManyFiles
+from pseudoris.schemas.config import ComposingConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from tests.interchange.exports.builders import BuiltRun, export, stored
+
+# Source: mlcommons/croissant 401f6ff, docs/croissant_rai.ttl, without the two that mlcroissant 1.1.1 spells in another
+# way (dataCollectionTimeframe, dataManipulationProtocol). It passes over a key that it does not know.
+RAI_KEYS = {
+    *("dataCollection", "dataCollectionType", "dataCollectionMissingData", "dataCollectionRawData"),
+    *("dataPreprocessingProtocol", "dataImputationProtocol", "dataReleaseMaintenancePlan"),
+    *("personalSensitiveInformation", "dataAnnotationProtocol", "dataAnnotationPlatform", "dataAnnotationAnalysis"),
+    *("annotationsPerItem", "annotatorDemographics", "machineAnnotationTools", "dataSocialImpact", "dataBiases"),
+    *("dataLimitations", "dataUseCases"),
+}
+RECORDS = {"_export.json", "croissant.json"}
+# What only the publisher knows.
+LEFT_TO_THE_PUBLISHER = ("citeAs", "datePublished", "version")
+
+
+def read(place: RunLocation):
+    """Return the export as its reader opens it, which checks the description."""
+    # Here: it takes a second to import.
+    mlcroissant = pytest.importorskip("mlcroissant", reason="it comes with the extra dev")
+    return mlcroissant.Dataset(jsonld=f"{place.root}/croissant.json")
+
+
+def described(place: RunLocation) -> dict:
+    return json.loads(place.read_bytes("croissant.json"))
+
+
+def claims(place: RunLocation, key: str) -> str:
+    found = described(place).get(f"rai:{key}", "")
+    return found if isinstance(found, str) else "\n".join(found)
+
+
+def with_header(run: BuiltRun, **changes) -> BuiltRun:
+    return replace(run, header=run.header.model_copy(update=changes))
+
+
+def with_filter(run: BuiltRun, **changes) -> BuiltRun:
+    config = run.header.config
+    filtering = config.filtering.model_copy(update=changes)
+    identity = run.header.identity.model_copy(update={"weights": {"filter": "b" * 64}})
+    return with_header(run, config=config.model_copy(update={"filtering": filtering}), identity=identity)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(EXPORTS))
+def test_every_export_is_described_so_that_mlcroissant_accepts_it(name, built_run, tmp_path):
+    place = RunLocation.open(str(tmp_path / "export"))
+    export(name, built_run, place)
+    metadata = read(place).metadata
+    warnings = metadata.ctx.issues.warnings
+    assert len(warnings) == len(LEFT_TO_THE_PUBLISHER)
+    assert all(any(f"/{key}" in warning for warning in warnings) for key in LEFT_TO_THE_PUBLISHER)
+    assert metadata.license == ["unknown"]
+    assert metadata.annotations_per_item.startswith("Counted while it was written: ")
+    found = described(place)
+    keys = {key.removeprefix("rai:"): value for key, value in found.items() if key.startswith("rai:")}
+    assert keys.keys() <= RAI_KEYS
+    texts = [text for value in keys.values() for text in (value if isinstance(value, list) else [value])]
+    assert all(isinstance(text, str) and text for text in texts)
+
+
+@pytest.mark.parametrize("name", sorted(EXPORTS))
+def test_every_file_is_there_by_its_digest_or_by_one_pattern(name, built_run, place):
+    export(name, built_run, place)
+    distribution = described(place)["distribution"]
+    files = {each["@id"]: each for each in distribution if each["@type"] == "cr:FileObject"}
+    patterns = [each["includes"] for each in distribution if each["@type"] == "cr:FileSet"]
+    for path in stored(place.root).keys() - RECORDS:
+        data = (Path(place.root) / path).read_bytes()
+        if path in files:
+            assert files[path]["sha256"] == hashlib.sha256(data).hexdigest()
+        else:
+            assert sum(fnmatch(path, pattern) for pattern in patterns) == 1, path
+    assert files.keys() <= stored(place.root).keys()
+    assert all(any(fnmatch(path, pattern) for path in stored(place.root)) for pattern in patterns)
+
+
+@pytest.mark.parametrize("name", sorted(EXPORTS))
+def test_exports_of_different_content_have_different_names(name, built_run, run_of_several, tmp_path):
+    """TensorFlow Datasets' CroissantBuilder keeps rows under `name`, wherever the file is."""
+
+    def name_of(run: BuiltRun, folder: str) -> str:
+        place = RunLocation.open(str(tmp_path / folder))
+        export(name, run, place)
+        return described(place)["name"]
+
+    assert name_of(built_run, "a") == name_of(built_run, "again") != name_of(run_of_several, "b")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target_bytes", [2_000, 2**20])
+def test_mlcroissant_reads_as_many_rows_as_the_tables_have(built_run, place, target_bytes):
+    report = export("parquet", built_run, place, target_bytes=target_bytes)
+    reader = read(place)
+    rows = {name: list(reader.records(name)) for name in report.rows}
+    assert {name: len(of) for name, of in rows.items()} == report.rows
+    candidates = [text for image in built_run.truth for mask in image.masks for text in mask.candidates]
+    assert [row["expressions/text"].decode() for row in rows["expressions"]] == candidates
+    assert all(len(row["masks/box_xyxy_px"]) == 4 for row in rows["masks"])
+    assert rows["images"][0]["images/bytes"][:2] == b"\xff\xd8"
+    assert rows["expressions"][0]["expressions/samples"][0]["expressions/samples/num_others"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["masks", "objects"])
+def test_mlcroissant_reads_images_masks_and_texts_of_hf(layout, built_run, place):
+    report = export("hf", built_run, place, target_bytes=2_000, split="validation", layout=layout)
+    assert report.files["validation"] > 1
+    rows = list(read(place).records("default"))
+    assert len(rows) == report.rows["validation"]
+    for row, masks in zip(rows, built_run.with_texts().values(), strict=True):
+        found = row[f"default/{layout}"]
+        if layout == "masks":
+            found = {key: [each[key] for each in found] for key in found[0]}
+        size = (row["default/width"], row["default/height"])
+        assert [row["default/image"].size, *(each.size for each in found[f"default/{layout}/mask"])] == [size] * (
+            len(masks) + 1
+        )
+        texts = [tuple(text.decode() for text in of_mask) for of_mask in found[f"default/{layout}/expressions"]]
+        assert texts == [mask.texts for mask in masks]
+
+
+def test_it_names_engines_and_digests_but_never_where_images_or_weights_were(built_run, place):
+    weights = built_run.header.config.filtering.weights.model_copy(update={"uri": "/srv/customer/clip.pt"})
+    run = with_header(with_filter(built_run, weights=weights), source="/srv/customer/photos")
+    export("coco", run, place)
+    assert b"customer" not in place.read_bytes("croissant.json")
+    assert claims(place, "machineAnnotationTools") == (
+        f"filter: clip, {'b' * 64} (its digest in the identity of the run)"
+    )
+    assert "meaningless" not in claims(place, "dataLimitations")
+    assert "Synthetic: " in claims(place, "dataAnnotationProtocol")
+    assert "distinctiveness > 1.35" in claims(place, "dataAnnotationProtocol")
+    assert "composed" not in claims(place, "dataAnnotationProtocol")
+
+
+@pytest.mark.parametrize(("uri", "known"), [("builtin:tiny/clip", "simulated captions"), ("random:1", "are random")])
+def test_weights_that_know_no_photograph_are_called_so(built_run, place, uri, known):
+    weights = built_run.header.config.filtering.weights.model_copy(update={"uri": uri})
+    export("coco", with_filter(built_run, weights=weights), place)
+    assert known in claims(place, "dataLimitations")
+    other = with_filter(built_run, weights=weights, engine="of_a_plugin")
+    export("coco", other, place, is_overwriting=True)
+    assert known not in claims(place, "dataLimitations")
+
+
+def test_composed_and_human_texts_are_called_so(built_run, place, tmp_path):
+    composing = ComposingConfig(kinds=("position", "none"))
+    config = built_run.header.config.model_copy(update={"composing": composing})
+    export("coco", with_header(built_run, config=config), place)
+    assert "A program composed expressions out of words of the captions: none, position" in claims(
+        place, "dataAnnotationProtocol"
+    )
+    merged = RunLocation.open(str(tmp_path / "merged"))
+    export("refer", built_run, merged, human=one_human_reference(tmp_path))
+    assert "Of a REFER data set by people: the splits val" in claims(merged, "dataAnnotationProtocol")
+
+
+def one_human_reference(folder: Path) -> HumanAnnotation:
+    ids = {"ref_id": 1, "ann_id": 1, "image_id": 7, "category_id": 1}
+    ref = {**ids, "split": "val", "sent_ids": [1], "sentences": [{"sent_id": 1, "sent": "a", "raw": "a"}]}
+    annotation = {"id": 1, "image_id": 7, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]}
+    instances = {
+        "images": [{"id": 7, "file_name": "x.jpg", "height": 10, "width": 10}],
+        "annotations": [annotation | {"bbox": [0, 0, 9, 9], "area": 40, "iscrowd": 0}],
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    (folder / "refs(x).p").write_bytes(pickle.dumps([ref]))
+    (folder / "instances.json").write_text(json.dumps(instances))
+    return HumanAnnotation(str(folder / "refs(x).p"), str(folder / "instances.json"), ("val",))
+
+
+def test_images_unlike_what_the_models_know_are_a_limitation(built_run, place):
+    domain = {"num_sampled": 9, "num_outside": 8}
+    export("coco", with_header(built_run, domain=domain), place)
+    assert "8 of 9 sampled images are unlike" in claims(place, "dataLimitations")
+
+
+def test_an_import_claims_neither_models_nor_synthesis(built_run, place):
+    identity = built_run.header.identity.model_copy(update={"weights": {}})
+    export("coco", with_header(built_run, origin="import", identity=identity), place)
+    text = place.read_bytes("croissant.json").decode().lower()
+    assert "imported annotation" in claims(place, "dataAnnotationProtocol")
+    assert not [word for word in ("synthetic", "machineannotationtools", "databiases", "no person") if word in text]
+
+
+def test_what_was_left_out_is_counted(built_run, place):
+    export("hf", built_run, place, max_tokens=17)
+    missing = claims(place, "dataCollectionMissingData")
+    assert "3 expressions of more than 17 CLIP tokens" in missing
+    assert "1 images that could not be annotated" in missing
+    assert claims(place, "annotationsPerItem") == "Counted while it was written: 6 train, 7 masks, 9 expressions"
+
+
+def test_the_names_of_millions_of_files_are_not_remembered(place):
+    with ManyFiles(place) as files:
+        for number in range(20):
+            files.write(f"masks/cutler_sam/{number}", f"{number}.png", b"x")
+            files.write(f"sa_{number:06d}", f"sa_{number}.json", b"x")
+            files.write("images/train2014", f"{number}.jpg", b"x")
+    assert files.patterns == {"masks/cutler_sam/*/*.png", "sa_*/*.json", "images/train2014/*.jpg"}
+
+
+def test_a_description_of_someone_else_is_never_replaced(built_run, place):
+    place.replace("croissant.json", b"mine")
+    for name in ("parquet", "coco"):
+        with pytest.raises(ConfigError, match=r"croissant\.json is not a file of an export"):
+            export(name, built_run, place)
+    assert place.read_bytes("croissant.json") == b"mine"
+
+
+def test_a_killed_export_of_tables_is_finished_over_its_own_description(built_run, place):
+    export("parquet", built_run, place)
+    place.replace("_export.json", b'{"format": "parquet", "state": "begun"}')
+    place.replace("croissant.json", b"of the killed one")
+    export("parquet", built_run, place)
+    assert described(place)["name"].startswith("pseudoris-parquet-")
+
+
+def test_tables_that_are_being_replaced_have_no_description_of_the_old_ones(built_run, place, monkeypatch):
+    export("parquet", built_run, place)
+
+    def dying(self, path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ExportJob, "new_file", dying)
+    with pytest.raises(KeyboardInterrupt):
+        export("parquet", built_run, place, is_overwriting=True)
+    assert not place.exists("croissant.json")

@@ -1,0 +1,189 @@
+"""The merged tables: the same rows in few files, the same bytes each time, and never a half one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pseudoris.interchange.exports import ExportOptions, ExportRequest, find_export, merged_parquet
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.open_run import OpenRun
+from pseudoris.store.tables.shard_tables import table_bytes
+from tests.store.builders import commit, make_entries, start_run
+
+NUM_SHARDS = 12
+
+
+@pytest.fixture
+def location(tmp_path):
+    return RunLocation.open(str(tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run that its tests only read, and its header."""
+    location = RunLocation.open(str(tmp_path_factory.mktemp("merged") / "run"))
+    header = start_run(location, make_entries(num_shards=NUM_SHARDS))
+    commit(location, header, *range(NUM_SHARDS))
+    commit(location, header, 3, generation=1)
+    return location, header
+
+
+@pytest.fixture(params=["disk", "objects"])
+def destination(request, tmp_path):
+    return RunLocation.open(str(tmp_path / "export é") if request.param == "disk" else f"memory://export-{tmp_path}")
+
+
+def write(run, destination, *, target_bytes=2**28, **options):
+    chosen = ExportOptions(target_mb=target_bytes / 1e6)
+    request = ExportRequest(OpenRun.at(run[0]), destination, chosen, **options)
+    seen = []
+    report = find_export("parquet").write(request, lambda done, total: seen.append((done, total)))
+    return report, seen
+
+
+def contents(destination: RunLocation) -> dict[str, bytes]:
+    paths = [f"{table}/{file.name}" for table in SCHEMAS for file in destination.list(table)]
+    return {path: destination.read_bytes(path) for path in sorted(paths)}
+
+
+def merged(destination: RunLocation, table: str):
+    names = sorted(file.name for file in destination.list(table))
+    tables = []
+    for name in names:
+        with destination.open_input(f"{table}/{name}") as file:
+            tables.append(pq.read_table(file))
+    return tables
+
+
+def test_the_rows_are_those_of_the_latest_generations_in_plan_order(run, destination):
+    report, seen = write(run, destination)
+    for table in SCHEMAS:
+        (found,) = merged(destination, table)
+        assert found.equals(read_table(run[0], table))
+        assert found.schema.equals(SCHEMAS[table], check_metadata=True)
+        assert report.rows[table] == found.num_rows
+    assert report.files == dict.fromkeys(SCHEMAS, 1)
+    assert report.size_bytes == sum(map(len, contents(destination).values()))
+    assert seen[-1] == (sum(report.rows.values()),) * 2
+    described = json.loads(destination.read_bytes("_export.json"))
+    assert (described["num_images"], described["num_shards_retried"]) == (4 * NUM_SHARDS, 1)
+
+
+def test_files_end_at_the_target_size(run, destination, monkeypatch):
+    monkeypatch.setattr(merged_parquet, "ROW_GROUP_SIZE", 7)
+    report, _ = write(run, destination, target_bytes=4_000)
+    assert report.files["expressions"] > 2
+    assert len(merged(destination, "expressions")) == report.files["expressions"]
+    rows = [row for table in merged(destination, "expressions") for row in table.to_pylist()]
+    assert rows == read_table(run[0], "expressions").to_pylist()
+    *full, _ = [data for path, data in contents(destination).items() if path.startswith("expressions")]
+    assert all(len(data) > 4_000 for data in full)
+
+
+def test_a_killed_export_leaves_no_half_file_and_the_same_call_finishes_it(run, tmp_path, monkeypatch):
+    whole, place = RunLocation.open(str(tmp_path / "whole")), RunLocation.open(str(tmp_path / "place"))
+    monkeypatch.setattr(merged_parquet, "ROW_GROUP_SIZE", 7)
+    write(run, whole, target_bytes=4_000)
+    written = []
+
+    class Dying(pq.ParquetWriter):
+        def write_table(self, *arguments, **options):
+            written.append(1)
+            if len(written) == 12:
+                raise KeyboardInterrupt
+            super().write_table(*arguments, **options)
+
+    monkeypatch.setattr("pseudoris.store.tables.parquet_files.pq.ParquetWriter", Dying)
+    with pytest.raises(KeyboardInterrupt):
+        write(run, place, target_bytes=4_000)
+    left = contents(place)
+    assert left
+    assert json.loads(place.read_bytes("_export.json"))["state"] == "begun"
+    assert left == {path: contents(whole)[path] for path in left}
+    assert not list(Path(place.root).rglob(".tmp-*"))
+    monkeypatch.undo()
+    monkeypatch.setattr(merged_parquet, "ROW_GROUP_SIZE", 7)
+    write(run, place, target_bytes=4_000)
+    assert contents(place) == contents(whole)
+
+
+def test_an_export_that_stands_is_replaced_only_when_asked(run, destination):
+    write(run, destination, target_bytes=4_000)
+    with pytest.raises(ConfigError, match="already has an export"):
+        write(run, destination)
+    report, _ = write(run, destination, is_overwriting=True)
+    # Of the former one, cut into more files, nothing is left.
+    assert len(contents(destination)) == sum(report.files.values()) == 4
+
+
+def test_a_folder_with_other_files_is_refused(run, destination):
+    destination.replace("masks/notes.parquet", b"mine")
+    with pytest.raises(ConfigError, match="is not a file of an export"):
+        write(run, destination)
+    assert destination.read_bytes("masks/notes.parquet") == b"mine"
+
+
+def without_a_row(masks):
+    return masks.slice(1)
+
+
+def with_another_box(masks):
+    column = masks.schema.get_field_index("area_px")
+    return masks.set_column(column, masks.schema.field(column), [pa.array([7] * len(masks), pa.int64())])
+
+
+@pytest.mark.parametrize("change", [without_a_row, with_another_box])
+def test_what_does_not_read_back_is_told(run, destination, monkeypatch, change):
+    real = merged_parquet._check_table
+
+    def damaged(request, files, ids, **options):
+        if ids.table == "masks":
+            (masks,) = merged(destination, "masks")
+            destination.replace("masks/part-00000.parquet", table_bytes(change(masks)))
+        real(request, files, ids, **options)
+
+    monkeypatch.setattr(merged_parquet, "_check_table", damaged)
+    with pytest.raises(TransientError, match="reads back differently"):
+        write(run, destination)
+    assert json.loads(destination.read_bytes("_export.json"))["state"] == "begun"
+
+
+def test_a_run_without_a_mask_still_has_a_file_of_each_table(location, destination):
+    header = start_run(location, make_entries(num_shards=1, per_shard=1))
+    commit(location, header, 0)
+    report, _ = write((location, header), destination)
+    assert report.rows["failures"] == 0
+    assert merged(destination, "failures")[0].schema.equals(SCHEMAS["failures"])
+
+
+@pytest.mark.slow
+def test_memory_follows_the_row_group_and_not_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(merged_parquet, "_ROW_GROUP_BYTES", 20_000)
+
+    def peak_bytes(num_shards: int) -> int:
+        location = RunLocation.open(str(tmp_path / f"run-{num_shards}"))
+        header = start_run(location, make_entries(num_shards=num_shards))
+        commit(location, header, *range(num_shards))
+        usual = pa.default_memory_pool()
+        pa.set_memory_pool(counted := pa.proxy_memory_pool(usual))
+        try:
+            write((location, header), RunLocation.open(str(tmp_path / f"export-{num_shards}")), target_bytes=50_000)
+        finally:
+            pa.set_memory_pool(usual)
+        return int(counted.max_memory())
+
+    # Their rows are 250 kB apart.
+    assert peak_bytes(100) < peak_bytes(20) + 50_000
+
+
+def test_an_unknown_format_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match=r"no export format 'yolo'\. Give --format parquet"):
+        find_export("yolo")

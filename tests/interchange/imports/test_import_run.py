@@ -1,0 +1,290 @@
+"""An import from files to a run that every reader of runs reads: whole, resumable, the same bytes each time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco
+
+from pseudoris.interchange.exclusions import read_exclusions
+from pseudoris.interchange.imports.import_run import WITHOUT_PIXELS
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import image_id
+from pseudoris.store.checks.verification import verify_run
+from pseudoris.store.exclusions.exclusion_rules import exclusions_of
+from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.run_status import run_status
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.manifest import is_manifest_complete
+from pseudoris.store.runs.receipts import list_receipts
+from pseudoris.store.tables.annotations import iter_annotations
+from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.open_run import OpenRun
+from tests.builders.human import (
+    HEIGHT,
+    WIDTH,
+    box_mask,
+    document,
+    image_row,
+    object_row,
+    reference,
+    rle,
+    runs,
+    write_images,
+    write_refer,
+    write_small_refer,
+)
+from tests.builders.imports import import_small
+from tests.builders.runs import part_digests
+from tests.builders.seals import forge_header
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return write_small_refer(tmp_path)
+
+
+@pytest.fixture
+def location(tmp_path):
+    return RunLocation.open(str(tmp_path / "out"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An import that its tests only read: its location, the folder of images, its summary."""
+    folder = tmp_path_factory.mktemp("finished")
+    annotation, images = write_small_refer(folder)
+    location = RunLocation.open(str(folder / "out"))
+    return location, images, import_small(annotation, images, location)
+
+
+def found(location: RunLocation) -> dict:
+    """Return the run's images by key."""
+    return {image.key: image for image in iter_annotations(OpenRun.at(location).shards())}
+
+
+def pixels(mask) -> np.ndarray:
+    return coco.decode({"size": list(mask.rle_size), "counts": mask.rle_counts.encode()}).astype(bool)
+
+
+@pytest.mark.slow
+def test_a_refer_dataset_becomes_a_run_that_verifies(finished):
+    location, _, summary = finished
+    assert (summary.totals.images, summary.totals.masks, summary.totals.expressions) == (5, 5, 10)
+    assert summary.totals.kept == 10
+    verified = verify_run(location)
+    assert verified.is_clean, verified.problems
+    assert (verified.num_images, verified.num_accounted, verified.annotated) == (5, 5, 5)
+    assert run_status(location).is_complete
+    assert is_manifest_complete(location, list_receipts(location))
+
+
+def test_texts_masks_and_ids_are_the_datasets(finished):
+    location, _, _ = finished
+    run = found(location)
+    assert sorted(run) == [f"train2014/{n}.png" for n in range(5)]
+    for number in range(5):
+        image = run[f"train2014/{number}.png"]
+        assert (image.image_id, image.height, image.width) == (image_id(image.key), HEIGHT, WIDTH)
+        (mask,) = image.masks
+        np.testing.assert_array_equal(pixels(mask), box_mask((4, 3, 12, 9)))
+        assert (mask.box_xyxy_px, mask.area_px, mask.prior) == ((4, 3, 12, 9), 48, f"human:{2 * number}")
+        assert (mask.predicted_iou, mask.stability_score) == (None, None)
+        assert [each.text for each in mask.expressions] == [f"thing {2 * number}", "the one on the left"]
+
+
+def test_a_humans_expressions_have_no_draws_and_no_scores_are_kept_and_weigh_one(finished):
+    location, _, _ = finished
+    nothing = ("decoder", "top_k", "top_p", "crop", "log_prob", "uniqueness", "correctness", "distinctiveness")
+    for row in read_table(location, "expressions").to_pylist():
+        assert all(row[name] is None for name in (*nothing, "rival_mask_id", "head_noun"))
+        assert (row["source"], row["count"], row["samples"]) == ("human", 0, [])
+        assert (row["kept"], row["weight"]) == (True, 1.0)
+
+
+def test_its_data_card_says_that_no_model_made_it_and_which_files_people_s_annotation_came_from(finished):
+    location, _, _ = finished
+    assert "import" in (card := location.read_bytes("DATACARD.md").decode())
+    assert "no model" in card.lower()
+    read = require_header(location).identity.method["import"]
+    assert len(read["files"]) == 2
+    for name, digest in read["files"].items():
+        assert f"| … its file `{name}` | sha256 `{digest}` |" in card
+    assert f"| … its splits | {', '.join(f'`{split}`' for split in read['splits'])} |" in card
+
+
+@pytest.mark.slow
+def test_several_splits_are_one_run_with_the_same_ids_of_what_one_split_has(dataset, imported, tmp_path):
+    annotation, images = dataset
+    every, one = (RunLocation.open(str(tmp_path / name)) for name in ("every", "one"))
+    imported(annotation, images, out=every.root, splits=("train", "val"))
+    imported(annotation, images, out=one.root, splits=("val",))
+    both, second = found(every), found(one)
+    for key, image in both.items():
+        assert [mask.mask_id for mask in image.masks] == [f"{image.image_id}-0000", f"{image.image_id}-0001"]
+        assert second[key].masks == image.masks[1:]
+
+
+def test_a_prefix_gives_the_ids_of_a_run_over_the_folder_above(tmp_path, imported, location):
+    images = write_images(tmp_path / "images", "train2014/a.png")
+    rows, objects = [image_row(1, "a.png")], [object_row(1, 1)]
+    annotation = write_refer(tmp_path / "refcoco", rows, objects, [reference(1, 1, 1, "a thing")])
+    imported(annotation, images, prefix="train2014")
+    assert found(location)["train2014/a.png"].image_id == image_id("train2014/a.png")
+
+
+@pytest.mark.slow
+def test_the_same_import_again_changes_nothing_and_elsewhere_has_the_same_bytes(dataset, imported, tmp_path):
+    annotation, images = dataset
+    imported(annotation, images, num_workers=1)
+    before = part_digests(tmp_path / "out")
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.parquet")}
+    assert imported(annotation, images).num_shards_before == 3
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.parquet")} == stamps
+    imported(annotation, images, out=tmp_path / "other", num_workers=3)
+    assert part_digests(tmp_path / "other") == before
+
+
+@pytest.mark.slow
+def test_an_import_that_ends_half_way_is_continued_by_the_same_call(dataset, imported, tmp_path, location):
+    annotation, images = dataset
+
+    def stop(done, total):
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        imported(annotation, images, on_progress=stop)
+    num_done = len(list_receipts(location))
+    assert 0 < num_done < 3
+    assert not verify_run(location).is_clean
+    assert imported(annotation, images).num_shards_before == num_done
+    assert verify_run(location).is_clean
+    imported(annotation, images, out=tmp_path / "other")
+    assert part_digests(tmp_path / "out") == part_digests(tmp_path / "other")
+
+
+def test_another_annotation_on_the_same_output_is_refused_by_name(dataset, imported):
+    annotation, images = dataset
+    imported(annotation, images)
+    changed = json.loads((annotation / "instances.json").read_bytes())
+    changed["annotations"][0]["segmentation"] = [[1, 1, 9, 1, 9, 9]]
+    (annotation / "instances.json").write_text(json.dumps(changed))
+    with pytest.raises(ConfigError, match=r"import\.files\.instances\.json"):
+        imported(annotation, images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("values", "words", "message"),
+    [
+        ({"splits": ("val",)}, (), r"import\.splits"),
+        ({"orientation": "stored"}, (), r"import\.orientation"),
+        ({}, ("shards.max_images=3",), r"shards\.max_images"),
+        ({}, ("images.max_pixels=10000",), r"images\.max_pixels"),
+    ],
+)
+def test_other_settings_on_the_same_output_are_refused_by_name(dataset, imported, values, words, message):
+    annotation, images = dataset
+    imported(annotation, images)
+    with pytest.raises(ConfigError, match=message):
+        imported(annotation, images, *words, **values)
+
+
+@pytest.mark.slow
+def test_settings_of_models_are_no_part_of_an_import(dataset, imported):
+    annotation, images = dataset
+    imported(annotation, images)
+    assert imported(annotation, images, "compute.seed=7", "filtering.tau=2").num_shards_before == 3
+
+
+@pytest.mark.slow
+def test_an_output_that_a_run_of_models_holds_is_refused(dataset, imported, location):
+    annotation, images = dataset
+    imported(annotation, images)
+    forge_header(location, lambda tree: tree.update(origin="annotate"))
+    with pytest.raises(ConfigError, match=r"`pseudoris annotate`\. `import` cannot continue it"):
+        imported(annotation, images)
+
+
+@pytest.mark.slow
+def test_images_that_cannot_be_are_quarantined_with_their_reason_and_the_rest_goes_on(tmp_path, imported, location):
+    images = write_images(tmp_path / "images", "fine.png", "small.png", "broken.png", "worse.png")
+    (images / "small.png").write_bytes(
+        write_images(tmp_path / "x", "a.png", size=(10, 10)).joinpath("a.png").read_bytes()
+    )
+    (images / "broken.png").write_bytes(b"no image at all")
+    names = ["fine.png", "absent.png", "small.png", "broken.png", "worse.png"]
+    objects = [object_row(number, number) for number in range(5)]
+    objects[4]["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": "0000"}
+    rows = [image_row(number, name) for number, name in enumerate(names)]
+    path = tmp_path / "objects.json"
+    path.write_bytes(document(rows, objects))
+    summary = imported(path, images, format="coco")
+    failures = read_table(location, "failures").to_pylist()
+    keys = {row["image_id"]: row["key"] for row in read_table(location, "images").to_pylist()}
+    assert {keys[row["image_id"]]: (row["stage"], row["reason"]) for row in failures} == {
+        "absent.png": ("read", "missing"),
+        "small.png": ("import", "annotation_mismatch"),
+        "broken.png": ("read", "not_an_image"),
+        "worse.png": ("import", "annotation_damaged"),
+    }
+    assert (summary.totals.annotated, summary.totals.quarantined) == (1, 4)
+    assert verify_run(location).is_clean
+
+
+@pytest.mark.slow
+def test_every_form_of_segmentation_is_taken_and_a_mask_without_a_pixel_is_left_out(tmp_path, imported, location):
+    box = (4, 3, 12, 9)
+    mask = box_mask(box)
+    forms = [rle(mask), [rle(mask)], runs(mask), [runs(mask)], rle(np.zeros((HEIGHT, WIDTH), bool)), []]
+    objects = [object_row(0, 1, box)] + [object_row(n + 1, 1, segmentation=form) for n, form in enumerate(forms)]
+    for row in objects:
+        row["caption"] = f"Form {row['id']}."
+    images = write_images(tmp_path / "images", "a.png")
+    path = tmp_path / "objects.json"
+    path.write_bytes(document([image_row(1, "a.png")], objects))
+    summary = imported(path, images, format="coco")
+    (image,) = found(location).values()
+    assert [each.index for each in image.masks] == [0, 1, 2, 3, 4]
+    assert [each.text for one in image.masks for each in one.expressions] == [f"form {n}" for n in range(5)]
+    for each in image.masks:
+        np.testing.assert_array_equal(pixels(each), mask)
+    assert summary.left_out[WITHOUT_PIXELS] == 2
+    assert verify_run(location).is_clean
+
+
+def test_an_annotation_without_images_and_images_that_are_no_folder_are_refused(tmp_path, imported, dataset):
+    annotation, images = dataset
+    path = tmp_path / "nothing.json"
+    path.write_bytes(document([], []))
+    with pytest.raises(ConfigError, match="lists no image"):
+        imported(path, images, format="coco")
+    with pytest.raises(ConfigError, match="is not a folder"):
+        imported(annotation, images / "train2014" / "0.png")
+
+
+def test_nothing_is_written_where_the_annotation_cannot_be_read(tmp_path, imported, dataset):
+    annotation, images = dataset
+    (annotation / "instances.json").write_bytes(b"[")
+    with pytest.raises(ConfigError, match=r"instances\.json cannot be read as JSON"):
+        imported(annotation, images)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_import_leaves_out_the_images_of_a_benchmark_and_says_how_many(dataset, location, tmp_path):
+    refer, images = dataset
+    digest = hashlib.sha256((images / "train2014" / "3.png").read_bytes()).hexdigest()
+    (tmp_path / "bench.csv").write_text(f"sha256\n{digest}\n")
+    (tmp_path / "names.txt").write_text("train2014/1.png\n")
+    exclusions = read_exclusions([str(tmp_path / "names.txt"), str(tmp_path / "bench.csv")])
+    summary = import_small(refer, images, location, exclusions=exclusions)
+    assert (summary.header.num_images, summary.totals.reasons) == (4, {"excluded": 1})
+    assert [rule.num_excluded for rule in exclusions_of(summary.header).rules] == [1, None]
+    assert summary.left_out["images excluded by names.txt (names)"] == 1
+    assert verify_run(location).is_clean
+    with pytest.raises(ConfigError, match="excludes other images"):
+        import_small(refer, images, location, exclusions=read_exclusions([str(tmp_path / "names.txt")]))

@@ -1,5 +1,0 @@
-"""Reads what `--exclude` names: REFER datasets, lists of names, tables of hashes, folders of images."""
-
-from pseudoris.training.exclusions.exclude_option import as_exclusions, read_exclusions
-
-__all__ = ["as_exclusions", "read_exclusions"]

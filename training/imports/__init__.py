@@ -1,7 +1,0 @@
-"""Imports a human's annotation, or a human's corrections, as a run with the same tables, commits and readers."""
-
-from pseudoris.training.imports.annotation_files import ImportRequest
-from pseudoris.training.imports.import_run import ImportSummary, import_annotation
-from pseudoris.training.imports.label_studio import correct_run
-
-__all__ = ["ImportRequest", "ImportSummary", "correct_run", "import_annotation"]
