@@ -23,9 +23,9 @@ from pseudoris.workers.masks.rle import compressed_counts
 WITHOUT_TEXT: Final = "human sentences without a text"
 WITHOUT_SENTENCE: Final = "human references without a sentence"
 
-# A JPEG's longest. COCO's masks have 32 bits for their pixels, and pycocotools ends the process where it lacks memory.
+# The longest side of a JPEG. COCO's masks count pixels in 32 bits, and pycocotools exits if memory runs out.
 _MAX_SIDE_PX: Final = 65_535
-# No file can be named with them.
+# Letters that no file name can contain.
 _UNWRITABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
@@ -46,7 +46,7 @@ class HumanAnnotation:
     images: str | None = None
 
     def __post_init__(self) -> None:
-        # Paths become texts: the record of an export is JSON.
+        # Paths become text, because an export records them as JSON.
         for name in ("refs", "instances", "images"):
             if (given := getattr(self, name)) is not None:
                 object.__setattr__(self, name, place(given, name))

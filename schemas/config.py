@@ -36,9 +36,9 @@ from pseudoris.schemas.uris import RECORDED, secrets_in, texts_in
 
 logger = logging.getLogger(__name__)
 
-# NUL, and halves of a pair of UTF-16.
+# Text that a file cannot hold: NUL, and single halves of a UTF-16 pair.
 UNWRITABLE: Final = re.compile("[\\0\ud800-\udfff]")
-# More than any cluster has.
+# More than any cluster has. It catches typing errors.
 MAX_RESOURCE: Final = 1e6
 
 
@@ -211,7 +211,7 @@ class ShardsConfig(FrozenModel):
     embed_images: bool = False
 
 
-# What the models of each preset know, for who must choose one.
+# What the models of each preset know. Shown to users who must choose a preset.
 PRESETS_KNOW: Final = """\
   tiny, tiny-composed: drawn scenes alone. The models are in the package and need no GPU
   base, paper, open: photographs, by the paper's filter. Published models (`pseudoris weights`), on a GPU
@@ -251,11 +251,11 @@ class RunConfig(FrozenModel):
     @model_validator(mode="before")
     @classmethod
     def _can_be_written(cls, tree: Any, info: ValidationInfo) -> Any:
-        # Before any field is validated, because the error about a value repeats the value.
+        # Checked before the fields are validated, because the error of a field repeats its value.
         for key, text in texts_in(tree):
             if letter := UNWRITABLE.search(key + text):
                 raise ValueError(f"a text holds {letter[0]!r}, which neither a path nor JSON can hold: remove it")
-        # Queries are refused before a header is written (`refuse_queries`): a run that holds one goes on.
+        # Queries of urls are refused later, before a header is written: a run that already holds one can go on.
         if info.context != RECORDED and (found := "; ".join(secrets_in(tree, None))):
             raise ValueError(found)
         return tree
@@ -263,7 +263,7 @@ class RunConfig(FrozenModel):
     @model_validator(mode="before")
     @classmethod
     def _is_without_gone_settings(cls, tree: Any, info: ValidationInfo) -> Any:
-        # Of 0.5; they do nothing any more.
+        # Version 0.5 had these settings. They are accepted and ignored.
         if not isinstance(tree, dict):
             return tree
         left = dict(tree)

@@ -31,18 +31,18 @@ from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, parse_yaml
 
 _NULLS: Final = ("", "null", "~")
 
-# Of a value that a message repeats.
+# Letters of a value that a message shows.
 _SHOWN_LETTERS: Final = 100
 
-# What stood in a preset before it had a file of its own.
+# Settings that were keys of a preset before they moved to a file.
 _MOVED: Final = dict.fromkeys(
     ("filtering.confidence", "filtering.pair_weight", "composing.posterior"), "filtering.fitted.uri"
 )
 
-# Of keys that may be meant.
+# Similar keys that a message suggests.
 _SHOWN_KEYS: Final = 3
 
-# What a section says of the file at its `uri`: its digest, what it held, and its remedy.
+# What a section records about the file at its `uri`: its digest, what it held, and how to get it.
 _OF_FILE: Final = ("sha256", "values", "how_to_get")
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -71,7 +71,7 @@ def load_config(
     own = own_layers(None if path is None else Path(path), assignments)
     said = named_preset(own)
     config = validate(laid([*preset_layers(preset or said or "tiny"), *own]))
-    # A file with every setting written out means the same over any preset.
+    # A file that sets every key has the same meaning over any preset, so its preset need not match.
     if said not in (None, preset):
         with suppress(ConfigError):
             if config == validate(laid([*preset_layers(said), *own])):
@@ -143,7 +143,7 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
     config = validate_as(RunConfig, tree, fitted=uri)
     if config.composing is None or config.filtering.fitted_values.posterior is not None:
         return config
-    # None was fitted: the one of drawn scenes that transfers.
+    # No posterior was fitted, so the shipped one of drawn scenes is used. It fits any captioner.
     shipped = for_any_captioner(is_heard=config.captions.listening is not None)
     part = shipped if config.filtering.fitted is None else {"values": {"posterior": shipped["values"]["posterior"]}}
     return validate_as(RunConfig, merge(tree, {"filtering": {"fitted": part}}), fitted=uri)
@@ -239,14 +239,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _parse_assignment(assignment: str) -> dict[str, Any]:
     key, equals, text = assignment.partition("=")
-    # First, because the messages below repeat the word.
+    # This check comes first, because the messages below repeat the assignment.
     secret = next(secrets_in({key.strip(): text}, None), None) or secret_in(assignment, None)
     if secret is not None:
         raise ConfigError(f"--set {secret}")
     if not equals or not key.strip():
         raise ConfigError(f"--set {assignment!r} is not of the form key=value, such as masks.points_per_side=16")
     names = key.strip().split(".")
-    # A path is what it says: YAML would take `[a].json` for a list, and ` #1` for a comment.
+    # A path is taken literally: YAML would read `[a].json` as a list, and ` #1` as a comment.
     is_literal = ".".join(names[-2:]) in _text_keys() and text.strip() not in _NULLS and text.strip()[:1] not in "'\""
     try:
         value = text.strip() if is_literal else parse_yaml(text)
@@ -261,7 +261,7 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
 
 
 def _problem(error: Exception) -> str:
-    # The error's own text repeats what stands around the fault, which may hold a secret.
+    # The error's own text quotes the lines around the fault, which may hold a secret.
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem} in line {error.problem_mark.line + 1}"
     return " ".join(str(error).split())
@@ -281,7 +281,7 @@ def _explain(item: Mapping[str, Any], model: type[BaseModel], fitted: str) -> st
     if item["type"] == "missing":
         return f"{key}: missing{remedy}"
     if item["loc"][-1:] == ("architecture",) and isinstance(given, Mapping) and given:
-        # Its numbers were keys once.
+        # Older versions had these numbers as keys of the configuration.
         gone = _cut(", ".join(f"{key}.{name}" for name in given))
         return f"{gone}: unknown key; {key} is a name or the path of a JSON file that holds such numbers"
     shown = "" if isinstance(given, Mapping) else f" (got {_cut(repr(given))})"
@@ -292,7 +292,7 @@ def _near(key: str, given: Any, names: Sequence[str]) -> list[str]:
     """Return the known keys that end as `key` does, else the most similar one, else those with a slip in their last."""
     section, _, last = key.rpartition(".")
     if key in _MOVED:
-        # Some settings of the posterior are the composer's now.
+        # Some settings of the old posterior section are now settings of the composer.
         leaves = given if key == "composing.posterior" and isinstance(given, Mapping) and given else [""]
         return list(dict.fromkeys(moved if (moved := f"{section}.{leaf}") in names else _MOVED[key] for leaf in leaves))
     near = [name for name in names if f".{name}".endswith(f".{key}")]
@@ -300,7 +300,7 @@ def _near(key: str, given: Any, names: Sequence[str]) -> list[str]:
     return near or [name for name in names if difflib.get_close_matches(last, [name.rpartition(".")[2]], cutoff=0.8)]
 
 
-# A field of a model in source code.
+# The line of a field in the source code of a model.
 _FIELD: Final = re.compile(r"    (\w+): ")
 
 
@@ -393,7 +393,7 @@ def config_schema() -> dict[str, Any]:
     """Return the JSON Schema of a file for `--config`, which may set any keys, with each key's reason."""
     schema = RunConfig.model_json_schema()
     parts = schema["$defs"]
-    # As a file writes it.
+    # The type in the schema is a string, because a file writes a condition as a string.
     parts["KeepCondition"] = {"type": "string", "description": "Such as `correctness > 0.2`."}
     homes: dict[tuple[str, ...], dict[str, Any]] = {(): schema}
     for each in settings():

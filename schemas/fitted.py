@@ -86,7 +86,7 @@ class PairWeightConfig(FrozenModel):
     composed: WeightLine | None = None
 
 
-# How much a candidate counts as evidence: by how often it was drawn, or by its probability under the captioner.
+# A candidate counts as evidence by how often it was drawn, or by its probability under the captioner.
 Counted = Literal["draws", "probability"]
 
 
@@ -266,7 +266,7 @@ def read_named(key: str, uri: str, sha256: object, remedy: str) -> tuple[bytes, 
 
 Floats = npt.NDArray[np.float64]
 
-# Of 0 and 1 the log-odds are infinite.
+# Probabilities stay this far from 0 and 1, where the log-odds are infinite.
 _TINY: Final = 1e-12
 
 
@@ -278,11 +278,11 @@ def log_odds(probability: Floats) -> Floats:
 
 def logistic(odds: Floats) -> Floats:
     """Return the probability of log-odds, (T,) float64 in [0, 1]; NaN for NaN."""
-    # The form that does not overflow for a large |odds|.
+    # This form of the logistic function does not overflow for a large |odds|.
     return np.asarray(np.where(odds >= 0, 1.0, np.exp(np.minimum(odds, 0.0))) / (1.0 + np.exp(-np.abs(odds))))
 
 
-# Rounded, so that an exponential that differs in its last bits gives the same weight.
+# Weights are rounded, so that machines whose exponentials differ in the last bits agree.
 WEIGHT_DIGITS: Final = 6
 
 
@@ -294,7 +294,7 @@ def line_weights(line: WeightLine | None, confidence: Floats) -> Floats:
     return np.asarray(np.where(np.isnan(found), 1.0, np.round(found, WEIGHT_DIGITS)))
 
 
-# The table's columns that `features` reads.
+# The columns of the table that `features` reads.
 CONFIDENCE_COLUMNS: Final = (
     *("caption_score", "listener", "truth"),
     *("uniqueness", "distinctiveness", "correctness", "count", "grounding_share"),
@@ -349,7 +349,7 @@ def confidences(rated: Rated, config: ConfidenceConfig) -> Floats:
 def confidence_of(found: Mapping[str, Floats], config: ConfidenceConfig) -> Floats:
     """Return the same probability from the candidates' `features`, at least one feature."""
     total = np.full(len(next(iter(found.values()))), config.bias, np.float64)
-    # In a fixed order, because the order changes a sum of floats.
+    # Summed in a fixed order, because the order changes a sum of floats.
     for name in sorted(found):
         if weight := getattr(config, name):
             total += weight * found[name]

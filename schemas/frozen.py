@@ -13,5 +13,5 @@ UnitInterval = Annotated[float, Field(ge=0.0, le=1.0)]
 class FrozenModel(BaseModel):
     """A frozen model that rejects unknown keys. Every model in the configuration tree is one."""
 
-    # JSON, in which a run keeps it, has no number that is not finite.
+    # A run stores its configuration as JSON, which has no infinity and no NaN.
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)

@@ -54,7 +54,7 @@ def lone_draws(
     if lone_masks != "better_half":
         return draws if lone_masks == "keep" else np.zeros_like(draws)
     _, numbers = np.unique(np.asarray(masks), return_inverse=True)
-    # NaN sorts last.
+    # `lexsort` puts NaN last.
     order = np.lexsort((-np.arange(len(draws)), -correctness, numbers))
     totals = np.bincount(numbers, weights=draws).astype(np.int64)
     before = np.cumsum(draws[order]) - draws[order] - (np.cumsum(totals) - totals)[numbers[order]]
@@ -63,7 +63,7 @@ def lone_draws(
     return kept
 
 
-# Null for drawn candidates unless `captions.listening`, `filtering.fitted` and `grounding_check` are set.
+# Null for drawn candidates unless `captions.listening`, `filtering.fitted` or `grounding_check` is set.
 OptionalColumn = Literal[
     "caption_score", "listener", "truth", "confidence", "rank", "grounding_choice", "grounding_share"
 ]
@@ -72,7 +72,7 @@ Comparison = Literal[">", ">=", "<", "<="]
 SCORE_COLUMNS: Final[tuple[ScoreColumn, ...]] = get_args(ScoreColumn)
 OPTIONAL_COLUMNS: Final[tuple[ScoreColumn, ...]] = get_args(OptionalColumn)
 COMPOSED_KINDS: Final[tuple[ComposedKind, ...]] = get_args(ComposedKind)
-# What a condition may bound.
+# Names that a condition may bound.
 BOUNDED: Final = (*SCORE_COLUMNS, *COMPOSED_KINDS)
 
 Flags = npt.NDArray[np.bool_]

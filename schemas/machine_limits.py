@@ -28,9 +28,9 @@ _COUNTS: Final = (
     ("open files", resource.RLIMIT_NOFILE, (), 256, "ulimit -n"),
     ("processes", resource.RLIMIT_NPROC, ("pids.max", "pids/pids.max"), 1_024, "ulimit -u, or the container's pids"),
 )
-# The functions of the standard library that fork. A full pipe or terminal has the error number of a failed fork.
+# Functions of the standard library that fork. A full pipe gives the same error number as a failed fork.
 _FORKS: Final = frozenset({"_execute_child", "_posix_spawn", "_launch", "spawnv_passfds"})
-# By folder: the bytes that should be free, and what to do. In the temporary folder are Ray's logs and sockets.
+# For each folder, the bytes that should be free, and the remedy. Ray keeps logs and sockets in the temporary folder.
 SHARED: Final = "/dev/shm"
 _FOLDERS: Final = {
     "temporary": (_GIB // 4, "free space, or set RAY_TMPDIR to a folder of another disk"),
@@ -76,7 +76,7 @@ def machine_limits(**folders: str) -> list[Limit]:
 def check_limits(**folders: str) -> str:
     """Return the limits in force as text; ConfigError if one is too low for a Ray on this machine."""
     found = machine_limits(**folders)
-    # Runs work with the 64 MiB of a container.
+    # Runs work with a container's 64 MiB of shared memory, only slower, so that is no error.
     slow = [limit for limit in found if limit.is_low and limit.name == f"free in {folders.get('shared')}"]
     if low := [limit for limit in found if limit.is_low and limit not in slow]:
         raise ConfigError("; ".join(f"{limit} is too low for Ray on this machine: {limit.remedy}" for limit in low))
@@ -106,8 +106,8 @@ def _lowest(limit: int, groups: Sequence[str]) -> int | None:
     """Return the lower of a limit and of what the control groups of a container allow; None if there is none."""
     values = [limit]
     for group in groups:
-        # None can be read where the descriptors are used up; most are not there or have no number.
+        # With no free file descriptor none of these can be read. On most machines some are missing or have no number.
         with suppress(OSError, ValueError):
             values.append(int((_CGROUPS / group).read_bytes()))
-    # cgroup v1 writes no limit as the largest number of pages, and `getrlimit` as -1.
+    # Without a limit, cgroup v1 has the largest number of pages, and `getrlimit` has -1.
     return min((value for value in values if 0 <= value < 2**60), default=None)

@@ -11,23 +11,23 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
-# Share of a forward pass's rows that are not padding, in (0, 1]; `of` is what the rows are.
+# The rows of a forward pass that are not padding, as a share in (0, 1]. `of` names what the rows are.
 BATCH_FILL: Final = "batch_fill"
-# Seconds that a stage's model took to load; `of` is the stage.
+# Seconds that the model of a stage took to load. `of` names the stage.
 LOAD_SECONDS: Final = "load_seconds"
-# Peak bytes of the captioner's keys and values during the decoding of one tree.
+# The most bytes that the captioner's keys and values took while one tree was decoded.
 CACHE_BYTES: Final = "cache_bytes"
-# A count: retries of storage requests that got no answer.
+# Number of retried storage requests that got no answer.
 STORAGE_RETRIES: Final = "storage_retries"
 
 
-# Recorded inside a `collecting` block: values in their order, by name and by what they are of ("" if not given).
+# Values of a `collecting` block in their order, by (name, `of`). `of` is "" if it was not given.
 Measures = dict[tuple[str, str], list[float]]
 
 
 _counts: dict[str, int] = {}
 _counts_lock = threading.Lock()
-# A context variable, so that two threads that collect do not read each other's values.
+# A context variable, so that threads that collect at the same time do not mix their values.
 _collecting: ContextVar[Measures | None] = ContextVar("collecting", default=None)
 
 

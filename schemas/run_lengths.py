@@ -23,7 +23,7 @@ _CHUNK_BITS = 5
 _CONTINUES = 0x20
 _SIGN = 0x10
 _FIRST_CHARACTER = 48
-# Seven chunks hold 35 bits: more than any image has pixels, and far from overflow of int64 in the sums.
+# Seven chunks hold 35 bits: enough for the pixels of any image, and their sums cannot overflow int64.
 _MAX_CHUNKS = 7
 
 
@@ -94,7 +94,7 @@ def mask_faults(
 
 def decode_image_runs(height: int, width: int, counts: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the run lengths (R,) of a mask, and where each run ends (R,), int64; errors as `summarise_rle`."""
-    # A run is a pixel at least, but for the first. A longer text is refused before it takes 50 times its memory.
+    # Each run but the first has a pixel. Longer text is refused before it is unpacked to 50 times its size.
     if len(counts) > _MAX_CHUNKS * (height * width + 1):
         raise ValueError(f"the runs take {len(counts)} characters, more than an image of {height} x {width} can need")
     runs = decode_runs(counts)
@@ -112,7 +112,7 @@ def decode_mask(counts: str, height: int, width: int) -> npt.NDArray[np.bool_]:
     runs, ends = decode_image_runs(height, width, counts)
     pixels = np.zeros((height, width), dtype=np.bool_)
     if runs.size > 1:
-        # Runs go down the columns. Only those that the mask touches are written and turned: most masks are small.
+        # Runs go down the columns. Only columns of the mask are written and transposed, because most masks are small.
         left, right = int(ends[0]) // height, -(-int(ends[1::2][-1]) // height)
         runs[0] -= left * height
         columns = np.repeat(np.arange(runs.size) % 2 == 1, runs)[: (right - left) * height]
@@ -141,7 +141,7 @@ def decode_runs(counts: str) -> npt.NDArray[np.int64]:
     values = np.add.reduceat(payload, starts) if starts.size else payload
     is_negative = (codes[ends] & _SIGN) != 0
     values = values - np.where(is_negative, np.int64(1) << (_CHUNK_BITS * sizes), 0)
-    # The first run is stored as it is, and no later run is relative to it.
+    # The first run is stored as a plain number. No later run is a difference to it.
     for parity in (1, 2):
         values[parity::2] = np.cumsum(values[parity::2])
     return values
@@ -166,7 +166,7 @@ def encode_runs(runs: npt.NDArray[np.int64], runs_a_mask: npt.NDArray[np.int64])
         digit = rest & (2**_CHUNK_BITS - 1)
         rest = rest >> _CHUNK_BITS
         is_used[:, number] = is_open
-        # The last digit's high bit is the sign, so the remaining bits must all equal that sign.
+        # The high bit of the last digit is the sign, so all remaining bits must equal it.
         is_open = is_open & np.where(digit & _SIGN, rest != -1, rest != 0)
         digits[:, number] = digit + _CONTINUES * is_open + _FIRST_CHARACTER
         if not is_open.any():

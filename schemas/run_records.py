@@ -13,7 +13,7 @@ from pseudoris.schemas.frozen import FrozenModel, UnitInterval
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.untrusted import parse_json
 
-# Of all JSON records of runs and audits. Pseudoris 0.4 wrote version 2.
+# The version of all JSON records of runs and audits. Pseudoris 0.4 wrote version 2.
 RECORDS_VERSION: Final = 3
 
 PLAN_FOLDER: Final = "_plan"
@@ -30,7 +30,7 @@ _Model = TypeVar("_Model", bound=FrozenModel)
 class PartRecord(FrozenModel):
     """One Parquet file by name: how many rows, how many bytes, and the sha256 of its bytes."""
 
-    # One or two folder levels: an edited record must not point outside the run.
+    # At most one folder deep, so that an edited record cannot point outside of the run.
     name: str = Field(pattern=r"^([\w-][\w.-]*/)?[\w-][\w.-]*$")
     rows: int = Field(ge=0)
     size_bytes: int = Field(ge=0)

@@ -15,7 +15,7 @@ from typing import Annotated, Final, NamedTuple
 
 from pydantic import Field, with_config
 
-# Records that an engine of a plug-in makes; `workers.faults.image_boundary` holds them to their types.
+# Engines of plug-ins make these records, so `workers.faults.image_boundary` checks their types.
 _checked = with_config(revalidate_instances="always", allow_inf_nan=False)
 Share = Annotated[float, Field(ge=0, le=1)]
 Box = tuple[int, int, int, int]
@@ -23,15 +23,15 @@ Box = tuple[int, int, int, int]
 CROP_MASKED: Final = "masked"
 CROP_MARKED: Final = "marked"
 
-# What wrote an expression.
+# Who wrote an expression: a model, a human, the composer, or a recipe.
 SOURCE_MODEL: Final = "model"
 SOURCE_HUMAN: Final = "human"
 SOURCE_COMPOSER: Final = "composer"
-# PPT's recipes: a pseudo-label, neither drawn nor scored. If it is not kept, it is a context, or undecided.
+# PPT's recipes write pseudo-labels that no model drew or scored. If not kept, they are a context or undecided.
 SOURCE_RECIPE: Final = "recipe"
 SOURCES: Final = (SOURCE_MODEL, SOURCE_HUMAN, SOURCE_COMPOSER, SOURCE_RECIPE)
 
-# Letters and signs that no font draws: Hangul fillers and the empty Braille pattern.
+# Letters that fonts draw as empty space: Hangul fillers and the empty Braille pattern.
 _FILLERS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")

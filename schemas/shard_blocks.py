@@ -62,7 +62,7 @@ def from_array(array: pa.Array, name: str, classes: Mapping[str, type]) -> list[
     return values_
 
 
-# The type of each field of a record, by its name: that of the tables' column, where one has it.
+# The Arrow type of each field of a record. If a column of the tables has the field's name, it has the column's type.
 _TYPES: Final[dict[str, pa.DataType]] = {
     **{column.name: column.type for schema in (PLAN_SCHEMA, *SCHEMAS.values()) for column in schema},
     **{"index": pa.int32(), "rle_size": pa.list_(pa.int32()), "rle_counts": pa.large_string()},
@@ -84,13 +84,13 @@ _TYPES.update(fault=FAULT, failure=_struct(Failure))
 _TYPES.update(masks=pa.large_list(_struct(MaskRecord)), expressions=pa.large_list(_struct(ExpressionRecord)))
 _SHARD_COLUMNS: Final = tuple(field.name for field in fields(Shard) if field.name != "images")
 _IMAGE_COLUMNS: Final = tuple(field.name for field in fields(ShardImage))
-# The shard's columns have values in the first row alone.
+# Columns of the shard have a value only in the first row.
 _RECORDS_SCHEMA: Final = pa.schema(
     [(name, _TYPES[name]) for name in (*_SHARD_COLUMNS, *_IMAGE_COLUMNS) if name != "data"]
 )
-# `large_*` types: a `binary` column overflows at 2 GiB a block (measured on Ray Data 2.60).
+# `large_*` types, because a `binary` column overflows at 2 GiB a block (measured on Ray Data 2.60).
 BLOCK_SCHEMA: Final = pa.schema([("records", pa.large_binary()), ("data", pa.large_list(pa.large_binary()))])
-# The dataclass of each struct, by the name of its column or field.
+# The dataclass that each struct becomes, by the name of its column or field.
 _CLASSES: Final[Mapping[str, type]] = {
     "fault": ShardFault,
     "failure": Failure,
@@ -102,7 +102,7 @@ _CLASSES: Final[Mapping[str, type]] = {
 
 def shard_to_block(shard: Shard) -> pa.Table:
     """Return the shard as one Arrow table of `BLOCK_SCHEMA`, which is one row."""
-    # Without its schema, which both ends know.
+    # The schema is left out, because both ends know it.
     message = _records(shard).serialize()
     columns = {"records": [memoryview(message)], "data": [[image.data for image in shard.images]]}
     return pa.table(columns, BLOCK_SCHEMA)
@@ -119,7 +119,7 @@ def block_to_shard(block: pa.Table) -> Shard:
     records = pa.ipc.read_record_batch(block["records"][0].as_buffer(), _RECORDS_SCHEMA)
     first = {name: _values(records.slice(0, 1), name)[0] for name in _SHARD_COLUMNS}
     columns = {name: _values(records, name) for name in _IMAGE_COLUMNS if name != "data"}
-    # A shard without images has one record.
+    # A shard without images still has one record, which holds the shard's own columns.
     columns["data"] = block["data"][0].as_py() or [b""]
     rows = zip(*(columns[name] for name in _IMAGE_COLUMNS), strict=True)
     images = tuple(image for image in starmap(ShardImage, rows) if image.position is not None)
@@ -131,7 +131,7 @@ def _records(shard: Shard) -> pa.RecordBatch:
     images = shard.images
     num_others = max(len(images) - 1, 0)
     values = {name: getattr(shard, name) for name in _SHARD_COLUMNS}
-    # Arrow builds a map from pairs.
+    # Arrow builds a map from a list of pairs.
     first = {name: list(value.items()) if isinstance(value, Mapping) else value for name, value in values.items()}
     columns: dict[str, Sequence[Any]] = {
         **{name: [value] + [None] * num_others for name, value in first.items()},

@@ -14,7 +14,7 @@ from pseudoris.schemas.text_bank import TextBankConfig
 from pseudoris.schemas.untrusted import EXTENSIONS
 
 Options = TypeVar("Options", bound=FrozenModel)
-# Beyond what any machine holds or any caption has: a slip of the finger is refused before models load.
+# More than any machine holds or any caption has. A typing error is refused before models load.
 MAX_BATCH: Final = 65_536
 MAX_TOKENS: Final = 4_096
 

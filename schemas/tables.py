@@ -21,7 +21,7 @@ STATUS_ANNOTATED: Final = "annotated"
 STATUS_EMPTY: Final = "empty"
 STATUS_QUARANTINED: Final = "quarantined"
 
-# Reason codes of the failures table, and what each tells the user.
+# Reason codes of the failures table, each with its text for the user.
 FAILURE_REASONS: Final[dict[str, str]] = {
     "missing": "The image was planned but is not there (tried twice).",
     "changed": "The image is another one than was planned: its etag, or size and time, differ.",
@@ -48,7 +48,7 @@ FAILURE_REASONS: Final[dict[str, str]] = {
     "annotation_damaged": "A mask of the imported annotation or of the ready masks cannot be decoded.",
     "excluded": "The image is one that `--exclude` lists by its content; it is never tried again.",
 }
-# Not retried: another try would give the same.
+# Reasons that a retry cannot change.
 FINAL_REASONS: Final = frozenset({"excluded"})
 
 

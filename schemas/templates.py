@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def page_templates(*packages: str) -> jinja2.Environment:
     """Return the templates of pages: each is taken from the first package that has it, and texts are escaped."""
     environment = _templates(packages, autoescape=True, finalize=visible)
-    # A key as a person writes it.
+    # `unquoted` shows a key without its percent encoding.
     environment.filters |= {"thousands": "{:,}".format, "unquoted": unquote}
     return environment
 
@@ -31,7 +31,7 @@ def markdown_templates(package: str) -> jinja2.Environment:
 
 
 def _templates(packages: Sequence[str], **options: Any) -> jinja2.Environment:
-    # Here, because a driver would wait for it at its start.
+    # Imported here, because it would slow down the start of a driver.
     import jinja2
 
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader(each) for each in packages])

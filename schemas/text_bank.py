@@ -12,7 +12,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import NamedFile, read_named
 from pseudoris.schemas.shard import clean_text
 
-# Texts of a bank stand in the header of every run, which each command parses.
+# The header of a run stores the texts of its bank, and each command parses the header.
 MAX_TEXTS: Final = 5_000
 MAX_TEXT_LETTERS: Final = 200
 _BANK_REMEDY: Final = "name a file with one text a line, such as `the red boat`"

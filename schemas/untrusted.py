@@ -25,7 +25,7 @@ from typing import IO, Any, BinaryIO, Final, Literal, TextIO, overload
 
 from pseudoris.schemas.errors import ConfigError
 
-# Several times the largest known annotation file (LVIS, 1.1 GB); what is read whole must fit into memory.
+# Several times the largest known annotation file (LVIS, 1.1 GB). Files are read whole, so they must fit into memory.
 MAX_BYTES: Final = 4 * 2**30
 _KINDS: Final[Mapping[type, str]] = {dict: "an object", list: "a list", tuple: "a list", str: "a text", bytes: "bytes"}
 
@@ -83,7 +83,7 @@ def read_regular(path: Path) -> bytes:
 
 
 def _open(path: str, flags: int) -> int:
-    # Emptied only once it is known to be a file with one name.
+    # The file is emptied only after the check that it has no other name (hard link).
     descriptor = _checked(path, (flags & ~os.O_TRUNC) | os.O_NOFOLLOW)
     if flags & (os.O_WRONLY | os.O_RDWR) and os.fstat(descriptor).st_nlink > 1:
         os.close(descriptor)
@@ -95,7 +95,7 @@ def _open(path: str, flags: int) -> int:
 
 def _checked(path: str, flags: int) -> int:
     try:
-        # Without O_NONBLOCK, a pipe is opened only once its other end is.
+        # Without O_NONBLOCK, opening a pipe would wait for its other end.
         descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         what = {errno.ELOOP: "a link", errno.ENXIO: "a pipe or a socket"}.get(error.errno or 0)
@@ -116,14 +116,14 @@ def _refusal(path: Path, what: str) -> ConfigError:
     )
 
 
-# The plug-in of Pillow that `pseudoris[heif]` installs, and the names of the files that it reads.
+# The Pillow plug-in that `pseudoris[heif]` installs, and the extensions of the files that it reads.
 HEIF_PLUGIN: Final = "pillow_heif.HeifImagePlugin"
 HEIF_EXTENSIONS: Final = (".heic", ".heif", ".hif")
 
 # By Pillow's names; MPO is opened as JPEG. The list is closed because a folder of images is untrusted input, and Pillow
 # would pass a PostScript file to Ghostscript.
 IMAGE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")
-# The names under which files of these formats are listed by default.
+# File name extensions that are listed by default.
 EXTENSIONS: Final = (
     *(".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
     *(".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".avif"),
@@ -133,7 +133,7 @@ EXTENSIONS: Final = (
 # Python's hash of a whole number is its remainder by 2^61 - 1: with larger ones a file of a few megabytes can make one
 # dict of ids take minutes.
 MAX_BITS: Final = 64
-# As many digits as a larger number has.
+# Finds texts that may hold a number above 64 bits: it has at least 19 digits.
 _MANY_DIGITS: Final = re.compile("[0-9]{19}")
 _MANY_DIGITS_UTF8: Final = re.compile(b"[0-9]{19}")
 
@@ -147,7 +147,7 @@ def parse_json(text: str | bytes, *, takes_large: bool = False) -> Any:
     """
     may_have = _MANY_DIGITS.search(text) if isinstance(text, str) else _MANY_DIGITS_UTF8.search(text)
     try:
-        # A function for each number makes it slow.
+        # `parse_int` calls a function for each number, which is slow, so it is used only if a number may be large.
         return json.loads(text, parse_int=_float if takes_large else _whole) if may_have else json.loads(text)
     except RecursionError:
         raise ValueError("its values are nested too deeply") from None
@@ -171,19 +171,19 @@ _LINK: Final = re.compile(
 )
 # A secret key is base64 and may contain a `/`, which looks like the end of the authority.
 _USERINFO: Final = re.compile(r"(/|%(?:25)*2[fF])\1(?:(?!\1)[^/])*(?:@|%(?:25)*40)|//[^/:\[]+:(?!\d*/)[^@]*@")
-# Without slashes, or with one: clients read it all the same. Before a host, which a port or a path follows.
+# Credentials in links with a single slash or none, which clients accept too. A host with a port or path follows.
 _BARE_USERINFO: Final = re.compile(
     r"(?<![\w.+])(?:(?i:https?|s3a?|gcs|gs|az|abfs|hf|ftp):/?(?!/)[^\s@/]{1,512}@"
     r"|[A-Za-z][\w.+-]{0,64}:[^\s@/]{1,512}@(?=[\w.-]+[:/]))"
 )
-# Where a query, a fragment or parameters begin, encoded or not. A number after `#` is the row of a table.
+# The start of a query, a fragment or parameters, encoded or not. `#` and a number is the row of a table.
 _QUERY: Final = re.compile(r"(?:\?|#(?!\d+\W*$)|%(?:25)*(?:3[fF]|23)|;(?=[\w.-]+=)).*", re.DOTALL)
-# Of a link without its scheme, or behind a space of one; an absolute path keeps it, unless a request names it.
+# A query of a link without scheme or with a space in it. An absolute path keeps its `?` unless a request names it.
 _BARE_QUERY: Final = re.compile(
     r"((?:(?<![A-Za-z])[A-Z]{3,7}[ \t]+(?=/)"
     r"|(?<!\S)(?![\"'(\[]?(?:/|file:/|local:/))(?=[^\s?]*\?[\w.~%-]+=))[^\s?]*)\?\S+"
 )
-# What ends a sentence, not its link.
+# Letters that end a sentence and do not belong to the link before them.
 _END: Final = "\"'<>`:;,.)]!"
 
 
@@ -235,7 +235,7 @@ def mask_logs() -> None:
     logging.setLogRecordFactory(masked)
 
 
-# Control characters, signs of direction and the like, lone surrogates (which no terminal can be sent), line ends.
+# Control characters, direction marks, lone surrogates (which no terminal can show) and line ends.
 _CONTROL_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 

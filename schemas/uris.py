@@ -18,9 +18,9 @@ from pydantic import BaseModel
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import has_userinfo, without_secrets
 
-# Begins the name of a file that is shipped in the package.
+# The prefix of names of files that the package ships.
 BUILTIN_PREFIX: Final = "builtin:"
-# Names of secrets, lower case, letters and digits alone: as settings (those of fsspec's file systems among them).
+# Names of settings that hold secrets, in lower case, letters and digits only. Some are of fsspec's file systems.
 _SECRET_SETTINGS: Final = frozenset(
     {"key", "secret", "token", "password", "passwd", "pwd", "passphrase", "signature", "authorization", "bearer"}
     | {"credential", "credentials", "privatekey", "connectionstring", "apikey", "xapikey", "clientsecret"}
@@ -28,30 +28,30 @@ _SECRET_SETTINGS: Final = frozenset(
     | {"accesskey", "accesskeyid", "secretkey", "secretaccesskey", "authtoken", "apitoken", "refreshtoken", "hftoken"}
     | {"accountkey", "sharedkey", "sharedaccesskey", "sharedaccesssignature", "sastoken"}
 )
-# The fields of a query that may be written: which version, and in which form.
+# Fields of a query that are no secrets: they choose a version or a form.
 _HARMLESS: Final = frozenset(
     {"versionid", "version", "revision", "generation", "snapshot", "download", "dl", "raw", "alt"}
 )
-# Written out, and not the padding of a secret in base64.
+# A field with a value. `=` at the end of a base64 secret is padding and begins no value.
 _FIELD: Final = re.compile(r"[?#&;]([A-Za-z][\w.-]{0,30})=(?!%(?:25)*3[dD])[^=&#]")
-# Secrets in texts that are not uris: connection strings, headers, private keys, tokens of known shape.
+# Secrets in texts that are not uris: connection strings, headers, private keys, and tokens of known form.
 _SECRET_TEXT: Final = re.compile(
     r"(?i)\b(?:account_?key|shared_?access_?(?:key|signature)|aws_secret_access_key|aws_session_token|client_?secret"
     r"|api[-_]?key)\s*[=:]\s*\S|\bauthorization\s*:\s*\S|\bbearer\s+[\w.~+/-]{16}|-----begin [a-z ]*private key"
     r"|\b(?:hf_|gh[pousr]_|npm_)[a-z0-9]{30}|\baiza[\w-]{35}|\bya29\.[\w-]{20}|\beyj[\w-]{8,}\.eyj[\w-]{8,}\."
-    # Words in front of a long random part: github_pat_…, glpat-…, sk-proj-…, xoxb-…, pypi-…
+    # Known prefixes of long random tokens: github_pat_…, glpat-…, sk-proj-…, xoxb-…, pypi-…
     r"|\b(?:github_pat_|[a-z]{2}pat-|xox[a-z]-|pypi-age|dop_v1_|[sr]k_(?:live|test)_)[\w-]{16}"
     r"|\bsk-(?:[a-z]{2,8}\d*-)*\w{20}|(?-i:\bA[KS]IA[A-Z0-9]{16}\b)"
 )
-# Of any other service, as a whole setting (folders have such names): a word or three, then twenty letters and digits.
+# Tokens of other services: one to three words, then twenty letters and digits. Matches whole settings, not folders.
 _TOKEN: Final = re.compile(
     r"(?:[A-Za-z]{2,12}[_-]){1,3}(?=\w*[a-z])(?=\w*[A-Z])(?=(?:[A-Za-z]*\d){3})[A-Za-z0-9]{20,}[\w-]*"
-    # A secret key of AWS: no hexadecimal digest and few paths change so often between small, capital and digit.
+    # A secret key of AWS. Hex digests and nearly all paths change less often between small, capital and digit.
     r"|(?!/)(?=[A-Za-z0-9+/]{40}$)(?=.*[a-z])(?=.*[A-Z])(?:.*?(?:(?<=[a-z])[A-Z0-9]|(?<=\d)[A-Za-z])){7}.*"
 )
-# An encoded query may have been encoded again.
+# A query may be encoded several times.
 _MAX_ENCODED: Final = 4
-# The context of a validation: what a run holds already is read, whatever it holds.
+# Context of a validation that accepts everything that an existing run holds.
 RECORDED: Final = "recorded"
 _REMEDY: Final = (
     "it would be written into the run file and logs. Give the bare uri and the credentials in the "
@@ -60,7 +60,7 @@ _REMEDY: Final = (
 _SECRET: Final = f"this text holds a secret: {_REMEDY}"
 _NOT_FIRST: Final = string.digits + "+.-"
 _SCHEME: Final = string.ascii_letters + _NOT_FIRST
-# No field of a query may be written, and the command has no option to allow one.
+# No query field may be written, and this command has no option to allow one.
 NO_FIELDS: Final = frozenset[str]()
 
 
@@ -197,14 +197,14 @@ def secret_in(uri: str, allowed: Collection[str] | None = NO_FIELDS) -> str | No
     Of the fields of a query, `allowed` are the names that hold no secret. It may hold whole uris too; None: all may.
     The remedy says how a user adds to it, unless it is `NO_FIELDS`.
     """
-    # A text may hold several uris: `simplecache::s3://…`, `https://host/?from=https://…`.
+    # One text may hold several uris: `simplecache::s3://…`, `https://host/?from=https://…`.
     before, separator, rest = uri.partition("://")
     scheme = before[len(before.rstrip(_SCHEME)) :].lstrip(_NOT_FIRST)
     if has_userinfo(uri):
         if separator:
             return f"a {scheme}:// uri holds credentials before an @: {_REMEDY}"
         return f"this text holds credentials before an @: {_REMEDY}. A file of this name is written ./name"
-    # The path of a local file has no query.
+    # A local path has no query.
     if separator and scheme not in ("file", "local") and allowed is not None and uri not in allowed:
         fields = {each.partition("=")[0] for each in _unknown_fields(f"{scheme}://{rest}", allowed)}
         if fields:
@@ -217,7 +217,7 @@ def secret_in(uri: str, allowed: Collection[str] | None = NO_FIELDS) -> str | No
 
 def _unknown_fields(link: str, allowed: Collection[str]) -> list[str]:
     """Return the fields of a link's query, fragment and parameters whose names are not known to be harmless."""
-    # In a bucket a `?` is a wildcard, and a `#` a letter: a field counts there if it has a value.
+    # In a bucket, `?` is a wildcard and `#` a letter. There, only a field with a value counts.
     for _ in range(_MAX_ENCODED):
         link = unquote(link)
     _, *fields = re.split(r"[?#&]|;(?=[\w.-]+=)", link)
@@ -238,14 +238,14 @@ _S3: Final = (
     *("AWS_DEFAULTS_MODE", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
 )
 _PROXIES: Final = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy", "SSL_CERT_FILE")
-# By protocol. These are names, paths and addresses; the values of other variables are not shown.
+# Variables to show, by protocol. They hold names, paths and addresses; values of others are hidden.
 _SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "s3": _S3,
     "s3a": _S3,
     "hf": ("HF_ENDPOINT", *_PROXIES),
     "gs": ("GOOGLE_APPLICATION_CREDENTIALS",),
 }
-# Their text repeats what a program or a server said.
+# Errors whose text repeats what a program or server said, which may be a secret.
 _REPEATS_OTHERS: Final = frozenset({"CredentialRetrievalError", "HTTPClientError", "ClientError"})
 _MIN_SECRET_LETTERS: Final = 4
 

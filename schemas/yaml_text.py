@@ -9,12 +9,12 @@ import yaml
 
 from pseudoris.schemas.untrusted import MAX_BITS
 
-# The presets have 4 levels and 200 values. The parser, the merge and the validation recurse: they end near 200 levels.
+# The presets have 4 levels. The parser, the merge and the validation recurse, and fail near 200 levels.
 MAX_LEVELS: Final = 64
-# Values after every alias is replaced by what it stands for, as the configuration is written to the run.
+# Values are counted after aliases are replaced, because the run stores them that way. The presets have 200.
 MAX_VALUES: Final = 50_000
 MAX_LETTERS: Final = 4 * 2**20
-# Letters of a number: 64 binary digits with their signs are fewer.
+# Letters of a number. 64 binary digits with a sign take fewer.
 _MAX_DIGITS: Final = 100
 _SHOWN_LETTERS: Final = 24
 
@@ -34,7 +34,7 @@ def parse_yaml(text: str) -> Any:
     try:
         return yaml.load(text, _Loader)  # it is the safe one, with bounds of numbers
     except (ValueError, OverflowError) as error:
-        # Of YAML's own types, such as the date 2020-13-45.
+        # YAML has types of its own, such as dates, and 2020-13-45 is no date.
         raise YamlRefusedError(f"{error}; quote a value that is text") from error
 
 
@@ -44,7 +44,7 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._level = self._num_values = 0
-        # Values that a node stands for; absent while they are still being read.
+        # The number of values below each node. A node that is still being read is absent.
         self._values_of: dict[int, int] = {}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -82,7 +82,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _whole(loader: yaml.SafeLoader, node: Any) -> int:
-    # In base 60 (1:30), time and memory grow with the square of the digits.
+    # For a number in base 60 (1:30), time and memory grow with the square of its digits.
     value: int | None = loader.construct_yaml_int(node) if len(node.value) <= _MAX_DIGITS else None
     if value is None or value.bit_length() > MAX_BITS:
         raise YamlRefusedError(f"{_place(node)} has more than {MAX_BITS} bits; quote a value that is text")

@@ -4,5 +4,5 @@ This package keeps the durability promises. It imports neither torch nor Ray.
 """
 
 if not __name__.startswith("pseudoris."):
-    # From a clone's root Python would find the folder, and run a second copy of every module.
+    # In a clone's root Python would find this folder under its bare name and load a second copy of every module.
     raise ImportError("'store' is not a package of its own: import pseudoris.store", name=__name__)

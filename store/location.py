@@ -24,12 +24,12 @@ __all__ = ["ListedFile", "RunLocation", "Upload"]
 
 LOCAL_PROTOCOLS: Final = ("file", "local")
 S3_PROTOCOLS: Final = ("s3", "s3a")
-# Below it Ray unpacks the working directory of a job, and deletes it after the job.
+# Ray unpacks the working directory of a job below this folder, and deletes it after the job.
 _RAY_FOLDER: Final = "/runtime_resources/working_dir_files/"
 _ANY_PATH: Final = re.compile(r"(?s:.*)")
-# Bytes fetched at once: one row group of a plan part is read, or all of a manifest.
+# Bytes that one request fetches: about a row group of a plan part, or a whole manifest.
 _WINDOW_BYTES: Final = 2**20
-# Prefix of files that are deleted right after their creation, unless their writer is killed in between.
+# A probe file is deleted right after its creation. One stays behind only if its writer is killed in between.
 PROBE_NAME: Final = re.compile(r"_probe-[0-9a-f]{16}")
 _NEEDED: Final = "commits would not be safe. Use a store with conditional writes: AWS S3, MinIO, Ceph, or a local disk"
 
@@ -57,7 +57,7 @@ def storage_at(
     folder = local_path(uri)
     if folder is not None:
         return LocalStorage(folder, follows_links=follows_links)
-    # Imported here: a local run, in none of its processes, loads the clients of buckets and of the web.
+    # Imported here, so that a local run never loads the clients of buckets and of the web.
     protocol = uri.partition("://")[0]
     if protocol in (*S3_PROTOCOLS, "http", "https", "hf"):
         require_extra("remote", uri)
@@ -183,7 +183,7 @@ class RunLocation:
         """Return the file opened for reading, seekable; FileNotFoundError if there is none."""
         with storage_errors("open", self.uri(path)):
             file = self._storage.open(path, window_bytes=_WINDOW_BYTES)
-            # Check now that it exists, also in a bucket; the response brings its size and its tail.
+            # Seeking checks that the file exists, also in a bucket, and its answer brings the size and the tail.
             file.seek(0, io.SEEK_END)
             file.seek(0)
             return file
@@ -275,7 +275,7 @@ class RunLocation:
         try:
             is_first = self.create_once(path, b"first")
         except NotImplementedByStoreError as error:
-            # The condition is to blame only if the store accepts the same write without it.
+            # Without the condition the same write works, so the condition is to blame.
             self.replace(path, b"plain")
             self.delete(path)
             raise ConfigError(f"{self.root} does not support conditional writes (HTTP 501): {_NEEDED}") from error

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 # P@0.5 to P@0.9 are the field's (Yu et al., "Modeling Context in Referring Expressions", 2016, and all since); P@0.3 is
 # that of weakly supervised work (PPT, tables 2 and 3): the right object was found, with any outline.
 PRECISION_AT: Final = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
-# Overall IoU where no pixel is predicted and none wanted: all is as it should be.
+# Overall IoU if no pixel is predicted and none is wanted: a perfect answer.
 NOTHING_ASKED_OIOU: Final = 1.0
 
 
@@ -38,7 +38,7 @@ def pixel_counts(
     counts = [(guess & truth).sum(1), (guess | truth).sum(1), guess.sum(1), truth.sum(1)]
     rows: NDArray[np.int64] = torch.stack(counts, 1).cpu().numpy().astype(np.int64)
     if is_missing is not None:
-        # No answer has fewer pixels in common, or more in the union; N-acc. and T-acc. are those of a wrong one.
+        # A missing answer counts as the worst one, with no common pixel and the largest union, and as wrong.
         rows[is_missing, 0], rows[is_missing, 1] = 0, guess.shape[1]
         rows[is_missing, 2] = np.where(rows[is_missing, 3] > 0, 0, guess.shape[1])
     return rows

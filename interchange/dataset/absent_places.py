@@ -26,13 +26,13 @@ from pseudoris.workers.noun_phrases import NounPhrase, noun_phrase
 
 _SIDES: Final[tuple[templates.Side, ...]] = get_args(templates.Side)
 _FORMS: Final = ("side", "end", "rank", "relation", "anchor")
-# A half stays as it is: other expressions have a place about as often.
+# As many draws keep the plain text as get a place, because about half of other expressions have a place.
 _NUM_PLAIN: Final = len(_FORMS)
-# Of the other texts so many are tried; most have a place.
+# At most this many other texts are tried for a place. Most texts have one.
 _NUM_TRIED: Final = 6
-# Draws of one text use so many numbers of a key.
+# Each draw of a text uses this many numbers of its key.
 _NUMBERS_A_DRAW: Final = 3 + _NUM_TRIED
-# What may stand before the noun phrase of a text: "a photo of the".
+# Words that may stand before the noun phrase of a text: "a photo of the".
 _OPENINGS: Final = ARTICLES | PICTURES | {"of"}
 
 

@@ -30,7 +30,7 @@ else:
         """Return None: without torch there are no workers."""
 
 
-# What is imported only to be imported from here.
+# These names are imported here only so that other modules can import them from here.
 __all__ = ["DataLoader", "Dataset", "IterableDataset", "Tensor", "default_collate", "get_worker_info"]
 
 

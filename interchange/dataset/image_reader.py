@@ -77,7 +77,7 @@ class ImageBytes:
             source=moved,
             is_random_access=is_random_access,
         )
-        # What the user has imported here, a spawned worker of a loader imports too.
+        # Plug-ins that the user has imported. A spawned worker of a loader imports them too.
         self._plugins = loaded_plugins(config.images.decoder_plugins)
 
     @property

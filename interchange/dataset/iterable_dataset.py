@@ -37,7 +37,7 @@ from pseudoris.workers.counter_rng import key_of, permutation
 
 logger = logging.getLogger(__name__)
 
-# Not None: that may be what a transform returns.
+# None would not do, because a transform may return None.
 _NO_SAMPLE: Final = object()
 
 
@@ -76,7 +76,7 @@ class RisIterableDataset(StreamedDataset):
         super().__init__(self._order.rank, self._order.world_size)
         self._endpoint_url = endpoint_url
         self._transform = transform
-        # Refreshes so far.
+        # How many refreshes there were.
         self._turn = 0
         self._take_stock(DatasetRun.open(run, spec or SampleSpec(), snapshot, endpoint_url=endpoint_url))
         if self._counts is None and self.world_size > 1 and self.rank == 0:
@@ -149,7 +149,7 @@ class RisIterableDataset(StreamedDataset):
                         *(len(slices), stream.worker, stream.rank, self._run.spec.where.as_json()),
                     )
                 return
-            # Skipped masks are replaced by the stream's first ones, so that ranks stay even.
+            # Skipped masks are replaced by the first masks of the stream, so that all ranks have equally many.
             if num_yielded == before and drawn > start and first_drawn >= start:
                 raise ConfigError("No image of this rank can be used. The log names the first ones.")
 

@@ -23,7 +23,7 @@ from pseudoris.store.location import RunLocation
 
 DEFAULT_MAX_MEMORY_BYTES: Final = 4 * 2**30
 
-# The images of a batch, (3, H, W) uint8 each, by `id` of the dataset, row of its snapshot, place in the shard's index.
+# Decoded images (3, H, W) uint8 of a batch, by `id` of the dataset, row of its snapshot, and place in the shard.
 Decoded = dict[tuple[int, int, int], Tensor]
 
 
@@ -202,7 +202,7 @@ class RisDataset(SharedNumbers, MapDataset):
         digests: list[str] = []
         for content in self._contents:
             if not content.index.num_masks:
-                # Of a shard without a usable mask nothing else is read.
+                # A shard without a usable mask is not read further.
                 continue
             if content.images is None:
                 raise ConfigError("Images are not read. Add 'image' to parts.")
@@ -257,7 +257,7 @@ class RisDataset(SharedNumbers, MapDataset):
             pixels = decoded.get((id(self), row, image))
             if pixels is None:
                 pixels = decoded[id(self), row, image] = self._run.images.decode(content.images, image)
-            # The sample's own: a transform may write into it.
+            # Each sample gets its own copy, because a transform may write into it.
             pixels = deepcopy(pixels)
         return build_sample(self._run.spec, content, image, mask, epoch=epoch, pixels=pixels)
 

@@ -71,7 +71,7 @@ class MixedDataset(JoinedDataset):
         share = human_share
         # Human items of an epoch.
         self.num_human = len(self._chosen) if share is None else round(len(pseudo) * share / (1 - share))
-        # The most recent epoch, by its number.
+        # The last epoch that was asked for, and its order.
         self._shuffled: tuple[int, NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
@@ -151,7 +151,7 @@ class MixedIterableDataset(StreamedDataset):
         self._seed = seed
         self._chosen = choose_fraction(human.mask_ids(), fraction, seed)
         _check_share(human_share, len(self._chosen))
-        # Probability that a sample is human.
+        # The probability that a sample is human.
         self.human_share = self._find_share()
 
     @property
@@ -179,7 +179,7 @@ class MixedIterableDataset(StreamedDataset):
         num_human, num_drawn = position.get("human", 0), position.get("drawn", 0)
         key = key_of("mix", self._seed, epoch, stream.worker, stream.num_workers)
         own = self._own_humans(stream, epoch)
-        # Which of the numbers below `_PROBABILITY_STEPS` mean human: not all, or the epoch would never end.
+        # Numbers below this limit mean a human sample. The limit is not reached, because the epoch would never end.
         limit = min(round(self.human_share * _PROBABILITY_STEPS), _PROBABILITY_STEPS - 1)
         while True:
             if draw_below(key, num_drawn, _PROBABILITY_STEPS) < limit:

@@ -7,7 +7,7 @@ from typing import Final
 
 from pseudoris.interchange.dataset.arrays import HAS_TORCH, get_worker_info, shared_zeros
 
-# Slots of the counter; workers beyond share a slot, and may then lose a count to each other.
+# Slots of the counter. Workers beyond this number share slots and may overwrite each other's counts.
 _SLOTS: Final = 1_024
 
 
@@ -29,12 +29,12 @@ def agreed(key: str, propose: Callable[[], str]) -> str:
     """
     if not _has_group() or get_worker_info() is not None:
         return propose()
-    # The rendezvous that every group began with; torch has no public name for it, and not every build has the module.
+    # The store that every process group begins with. torch has no public name for it, and some builds lack it.
     from torch.distributed.distributed_c10d import _get_default_store
 
     store, name = _get_default_store(), f"pseudoris/{key}"
     if not store.check([name]):
-        # Where another process was quicker, its value stays and comes back.
+        # If another process was faster, its value stays and is returned.
         store.compare_set(name, "", propose())
     value: bytes = store.get(name)
     return value.decode()

@@ -33,10 +33,10 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# What a sample's `sources` says of a form that is not the text of its row. No table has it.
+# The `source` of a reworded text in a sample. No table has it.
 SOURCE_REWORDED: Final = "reworded"
 
-# Photographs alone: a painting, a drawing, or "the picture of a dog" may be the object that is meant.
+# Openings that name a photograph. A painting, a drawing, or "the picture of a dog" may be the object itself.
 _PHOTO: Final = re.compile(
     r"(?:this is )?(?:(?:an? )?close[ -]?up of )*(?:an? )?(?:close[ -]?up of|(?:(?:close[ -]?up|\w+ and white|blurry|"
     r"full|side|aerial|overhead) )?(?:photo|photograph|picture|pic|image|shot|view) of) "
@@ -45,7 +45,7 @@ _THERE: Final = re.compile(
     r"(?:there is|there are|here is|here are|this is|these are|it is) "
     r"(?=(?:an?|the|one|some|several|many|two|three|four|five|six) )"
 )
-# There a picture may be an object itself: "a picture of a cat on a mug".
+# On these things a picture may be the object itself: "a picture of a cat on a mug".
 _ON_THINGS: Final = (
     "wall screen tv television monitor laptop phone poster billboard sign page book magazine newspaper paper fridge "
     "refrigerator shirt t-shirt tshirt mug cup plate stamp card cover calendar box bag"
@@ -57,7 +57,7 @@ _IS_SHOWN: Final = re.compile(
 )
 
 _CLAUSES: Final = lexicon.AUXILIARIES | lexicon.EMPTY_PRONOUNS
-# Before them an article says how many, or which.
+# Before these words the article carries meaning (how many, or which), so it stays.
 _NEEDS_ARTICLE: Final = (
     lexicon.DETERMINERS
     | lexicon.NUMERALS
@@ -66,14 +66,14 @@ _NEEDS_ARTICLE: Final = (
     | lexicon.CONJUNCTIONS
     | lexicon.PERSONAL_PRONOUNS
 )
-# Without an article "chicken" is meat, "glass" a material, "orange" a colour.
+# Without an article "chicken" is meat, "glass" a material, and "orange" a colour.
 _MATERIALS: Final = _words(
     "chicken lamb turkey salmon glass paper iron tin cork rubber plastic cardboard cloth wood stone brick hair light "
     "orange gold silver"
 )
-# "The taller of the two dogs".
+# Such as "the taller of the two dogs".
 _OF_COUNTED: Final = re.compile(rf".* of (?:the |these |those )?(?:{'|'.join(sorted(lexicon.NUMERALS))})\b.*")
-# "The left of the dog", "the back of the bus".
+# Such as "the left of the dog" and "the back of the bus".
 _HALVES: Final = lexicon.PLACES | lexicon.PARTS
 _ORDINALS: Final = frozenset({"first", "second", "third", "fourth"})
 _RANK: Final = re.compile(r"(?:first|second|third|fourth) .* from the (?:left|right|top|bottom)")
@@ -82,23 +82,23 @@ _ENDS: Final = _words(
 )
 
 _SIZES: Final = _words("small large big tiny huge")
-# Colours that are nothing else: "small orange tree" is a kind of tree.
+# Words that are only colours. "Orange" is left out: "small orange tree" names a kind of tree.
 _COLOURS: Final = _words("red yellow green blue purple pink brown black white grey gray aqua teal turquoise")
 _CLASSES: Final = {
     **dict.fromkeys(_SIZES, "size"),
     **dict.fromkeys(_COLOURS, "colour"),
     **dict.fromkeys(_words("striped dotted spotted checked checkered plain"), "pattern"),
 }
-# Things that are still themselves after "red" or "left". A brown bear is a kind of bear, a left hand is one of a pair.
+# Things that stay the same after "red" or "left". A brown bear is a kind of bear; a left hand is one of a pair.
 _DRAWN: Final = _words("circle square triangle star heart diamond cross ring arrow moon drop mushroom bolt crown key")
 _THINGS: Final = _DRAWN | lexicon.KNOWN_NOUNS - _words(
     "bear bull light batter catcher pitcher hand arm leg head shoe shoes pants window door wall building food people "
     "men women children kids someone somebody something anything animal bread broccoli glass orange"
 )
-# In an export forms have no more of these than their texts: "under", "the left star", "red small star".
+# A rewording may not add any of these to a text: "under", "the left star", "red small star".
 _LATE_SIZE: Final = rf"\b(?:{'|'.join(_CLASSES.keys() - _SIZES)}) (?:{'|'.join(_SIZES)})\b"
 _UNSAID: Final = re.compile(rf"\bunder\b|\b(?:left|right|top|bottom) (?!of\b)|{_LATE_SIZE}")
-# Before an article: "the shelf below" and "below average" stay. "Closest to the left of" is about the side of a thing.
+# Only before an article: "the shelf below" stays. "Closest to the left of" is about the side of a thing.
 _RELATIONS: Final = (
     (re.compile(r"\b(\w+) below(?= (?:an?|the) )"), r"\1 under"),
     (
@@ -110,7 +110,7 @@ _RELATIONS: Final = (
     ),
 )
 _SIDES: Final = {"on the left": "left", "on the right": "right", "at the top": "top", "at the bottom": "bottom"}
-# "Left arrow" points left, and a top chef is a good one.
+# "Left arrow" points left, and a top chef is a good chef.
 _OTHER_THINGS: Final = frozenset(
     {
         *("left arrow", "right arrow", "top arrow", "bottom arrow", "left sign", "right sign", "right triangle"),
@@ -162,7 +162,7 @@ def sentences(image_id: str, said: Sequence[ExpressionRecord], number: int) -> I
         phrase = each.text if each.source == SOURCE_HUMAN else _without_opening(each.text)
         usual = len(_UNSAID.findall(phrase))
         forms = [form for form in forms_of(phrase) if len(_UNSAID.findall(form)) <= usual]
-        # "A photo of a dog" and "a picture of a dog" become "a dog" and "the dog".
+        # Two texts may lose their openings and become equal, so the second gets another form: "a dog", then "the dog".
         first = phrase if phrase == each.text else next((form for form in forms if form not in taken), phrase)
         taken.update((first,) if each.kept else ())
         found.append((first, forms if each.kept and each.source != SOURCE_HUMAN else []))
@@ -173,7 +173,7 @@ def sentences(image_id: str, said: Sequence[ExpressionRecord], number: int) -> I
         yield (first, *(form for _, form in further))
 
 
-# Bounded, because a run may have millions of texts; an epoch repeats those of the one before.
+# Bounded, because a run may have millions of texts. An epoch repeats those of the one before.
 @lru_cache(maxsize=2**16)
 def forms_of(text: str) -> tuple[str, ...]:
     """Return the forms of an expression in lower case, itself first; only itself if the rules do not know it."""
@@ -199,7 +199,7 @@ def _without_opening(text: str) -> str:
         phrase = text[photo.end() :]
         return text if _IS_SHOWN.search(phrase) and "close" not in photo[0] else phrase
     there = _THERE.match(text)
-    # "There is a photo of a dog" may be said of the photo.
+    # "There is a photo of a dog" may mean the photo, so it keeps its opening.
     is_opened = there is not None and _PHOTO.match(text, there.end()) is None
     return text[there.end() :] if there is not None and is_opened else text
 
@@ -212,7 +212,7 @@ def _is_phrase(text: str) -> bool:
     if any(word in _CLAUSES or not re.sub("['-]", "", word).isalpha() for word in words):
         return False
     chunks = (read_chunk(words, start) for start in range(len(words)))
-    # "A dog sits on a mat".
+    # A verb follows: "a dog sits on a mat".
     if any(each.nouns and finite_stem("".join(words[each.end : each.end + 1])) for each in chunks):
         return False
     return not any(
@@ -274,7 +274,7 @@ def _side_first(noun_phrase: str) -> str | None:
 
 def _adjectives(words: list[str]) -> tuple[int, int] | None:
     """Return where the adjectives before the noun begin and end; None unless they and the noun are known words."""
-    # At most one of each class: among several colours the order may matter.
+    # At most one word of each class, because the order of several colours may matter.
     begin = 1 if words[0] in _ENDS | _ORDINALS else 0
     end = begin
     while end < len(words) and words[end] in _CLASSES:

@@ -25,7 +25,7 @@ from pseudoris.schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.tables.committed_tables import RowFilter
 
-# Inclusive; None where a side is open.
+# Inclusive bounds. None leaves a side open.
 Bounds = tuple[float | None, float | None]
 
 # Numbers of one row each; the other numeric columns (`top_k`, `top_p`) describe how a text was drawn, not how good it
@@ -86,7 +86,7 @@ class ExpressionFilter:
         if self.max_clip_tokens is not None and self.max_clip_tokens < 3:
             raise ConfigError(f"max_clip_tokens is {self.max_clip_tokens}. Give 3 or more: start, end and one word.")
         for name, words in (("decoders", DECODERS), ("sources", SOURCES)):
-            # Frozen as it is, it takes any collection and holds a set.
+            # The dataclass is frozen, so the set replaces the given collection this way.
             object.__setattr__(self, name, _chosen(name, getattr(self, name), words))
 
     def expression_rows(self) -> RowFilter | None:
@@ -95,7 +95,7 @@ class ExpressionFilter:
         conditions: list[pc.Expression] = []
         columns: list[str] = []
         if self.tau is not None:
-            # Without nulls in it an expression prunes row groups; with them only where none of a group is null.
+            # Arrow skips row groups only if the condition is never null, or if a group has no null.
             passes = (distinctiveness > self.tau) | distinctiveness.is_null()
             conditions.append(passes & _is_no_wrong_label())
             columns += ["distinctiveness", "kept", "source"]
@@ -173,7 +173,7 @@ def _chosen(name: str, chosen: Collection[str] | None, known: Sequence[str]) -> 
 
 
 def _is_no_wrong_label() -> pc.Expression:
-    # A pseudo-label that is not kept is not the object of the text.
+    # A pseudo-label that is not kept does not show the object of its text.
     return (_source() != SOURCE_RECIPE) | pc.field("kept")
 
 
@@ -196,7 +196,7 @@ Part = Literal["image", "mask", "box", "text", "scores"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 Draw = Literal["distinct", "pseudo_ris", "weighted"]
 DRAWS: Final[tuple[Draw, ...]] = get_args(Draw)
-# The numbers of an expression, in the order of its table.
+# Numbers of an expression that a sample has, in the order of the table.
 SCORES: Final = ("uniqueness", "correctness", "distinctiveness", "log_prob", "weight")
 
 
@@ -299,7 +299,7 @@ class SampleSpec:
             raise ConfigError(f"none is {self.none}. Give a share of the samples, at least 0 and below 1.")
         if self.on_bad_image not in ("raise", "skip"):
             raise ConfigError(f"on_bad_image is {self.on_bad_image!r}: give 'raise' or 'skip'")
-        # Read once: copies of the spec, in loader workers too, hold the rules.
+        # Read once, so that copies of the spec in loader workers hold the rules.
         object.__setattr__(self, "exclude", as_exclusions(self.exclude))
 
     @property
@@ -336,7 +336,7 @@ class SampleSpec:
             "where": {**self.where.as_json(), "lone": self.lone_masks},
             "exclude": sorted(rule.identity for rule in self.exclusions),
             "rewording": self.rewording,
-            # Left out where they are off: states of earlier versions, which had neither, still fit.
+            # Left out if they are off, so that states of earlier versions without these settings still fit.
             **({"groups": True} if self.groups else {}),
             **({"none": self.none} if self.none else {}),
         }

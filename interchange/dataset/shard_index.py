@@ -16,7 +16,7 @@ from pseudoris.interchange.dataset.snapshot import ShardParts
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
-# What the name of an image's expressions of none ends in, and the steps of their share's rounding.
+# The end of the name of an image's no-target expressions; then the steps in which their number is rounded.
 _NONE: Final = "none"
 _ROUNDING_STEPS: Final = 2**32
 
@@ -83,7 +83,7 @@ def index_of(parts: ShardParts, table: pa.Table, spec: SampleSpec) -> ShardIndex
     """Return the index of expressions, by what they refer to; those of an image's none are together."""
     table = table.combine_chunks()
     of_mask, mask_ids = numbered(target_names(table, spec))
-    # Rows are ordered by mask as they are written; nothing here relies on it.
+    # Tables are written in the order of masks, but nothing here relies on it.
     order = np.argsort(of_mask, kind="stable")
     first_rows = np.concatenate(([0], np.cumsum(np.bincount(of_mask, minlength=len(mask_ids)))))
     of_image, image_ids = numbered(table["image_id"].take(order[first_rows[:-1]]))
@@ -106,13 +106,13 @@ def index_of(parts: ShardParts, table: pa.Table, spec: SampleSpec) -> ShardIndex
 def _none_samples(index: ShardIndex, absent: Int64Array, spec: SampleSpec) -> Int64Array:
     """Return how many samples each image's expressions of none become, `absent` being their positions, (A,)."""
     key = key_of("none", spec.seed, index.parts.shard)
-    # Rounded up or down by a draw: rounding to the nearest would lose all of many small shards.
+    # A draw rounds up or down. Rounding to nearest would lose all samples of many small shards.
     wanted = (index.num_masks - len(absent)) * spec.none / (1 - spec.none)
     num_wanted = int(wanted + draw_below(key, 0, _ROUNDING_STEPS) / _ROUNDING_STEPS)
     num_texts = np.diff(index.first_rows)[absent]
     of_image = np.repeat(np.arange(len(absent)), num_texts)
     number = np.arange(len(of_image)) - np.repeat(np.cumsum(num_texts) - num_texts, num_texts)
-    # One of each image, in an order by the seed, then a second of each that has one left, …; at last all over again.
+    # One sample of each image in a random order, then a second of each that has another text, and so on, and again.
     order = np.lexsort((permutation(key, len(absent))[of_image], number))
     return np.bincount(of_image[order[np.arange(num_wanted) % len(order)]], minlength=len(absent))
 
@@ -133,7 +133,7 @@ def with_share_of_none(index: ShardIndex, spec: SampleSpec) -> ShardIndex:
     for at, turn in zip(of.tolist(), part.tolist(), strict=True):
         own = np.arange(index.first_rows[at], index.first_rows[at + 1])
         is_none = not num_targets[at]
-        # With more samples than texts, texts come again.
+        # If there are more samples than texts, texts repeat.
         rows.append(own[turn % len(own) :: max(num_samples[at], 1)] if is_none else own)
         ids.append(f"{index.mask_ids[at]}-{turn}" if is_none else index.mask_ids[at])
     of_image = np.repeat(np.arange(len(index.image_ids)), np.diff(index.first_masks))[of]

@@ -42,9 +42,9 @@ from pseudoris.store.tables.committed_tables import read_selected
 from pseudoris.store.tables.judged_expressions import floats_of
 from pseudoris.store.threads import map_in_threads
 
-# What `draw_weights` reads of the expressions table.
+# Columns of the expressions table that `draw_weights` reads.
 WEIGHT_COLUMNS: Final = ("source", "kept", "distinctiveness", "correctness", "count", "weight")
-# A weight of 1 as an integer: as fine as the column `weight` is rounded.
+# A weight of 1 as an integer. It is as fine as the rounding of the column `weight`.
 FULL_WEIGHT: Final = 2**20
 
 
@@ -62,9 +62,9 @@ def draw_weights(spec: SampleSpec, candidates: pa.Table, masks: NDArray[np.int64
     Source: the loader of the Pseudo-RIS authors (method page, section 5).
     """
     distinctiveness, correctness = (floats_of(candidates[name]) for name in ("distinctiveness", "correctness"))
-    # What was not drawn, as a human's expression, has a count of 0.
+    # Expressions that were not drawn, such as a human's, have a count of 0. They count once.
     counts = np.maximum(candidates["count"].to_numpy().astype(np.int64), 1)
-    # Above tau or without a distinctiveness; without a tau, what the run kept, or everything.
+    # Keeps what is above tau or has no distinctiveness. Without a tau: what the run kept, or everything.
     if spec.where.tau is not None:
         is_passing = ~(distinctiveness <= spec.where.tau)
     elif spec.where.is_kept_only:
@@ -85,7 +85,7 @@ def draw_weights(spec: SampleSpec, candidates: pa.Table, masks: NDArray[np.int64
 
 
 _SIZE_COLUMNS: Final = ("image_id", "height", "width")
-# A column of the index's expressions, if `SampleSpec.is_judged_by_mask`.
+# An added column of the index's expressions if `SampleSpec.is_judged_by_mask`.
 _WEIGHT = "draw_weight"
 
 
@@ -195,7 +195,7 @@ def _fixed(lists: pa.ChunkedArray | pa.Array, width: int) -> Int64Array:
     return values
 
 
-# Counting reads a few columns of each shard: on a bucket that is latency, which threads hide.
+# Counting reads a few columns of each shard. On a bucket that is mostly latency, which threads hide.
 _COUNTERS: Final = 8
 
 
@@ -237,7 +237,7 @@ class DatasetRun:
             images = ImageBytes(
                 location, header, source=spec.source, endpoint_url=endpoint_url, is_random_access=is_random_access
             )
-        # Rules that the run was planned with have left nothing to exclude.
+        # The run was planned with some of these rules, so they have nothing left to exclude.
         left = beyond(spec.exclusions, planned_rules(header))
         if looks := [rule.name for rule in left if rule.kind == "phash"]:
             raise ConfigError(
@@ -260,7 +260,7 @@ class DatasetRun:
         for row in range(len(self.snapshot)):
             if not wanted:
                 break
-            # Before the share is taken: of a small shard it may be nothing.
+            # Counted before the share is taken, because a share of a small shard may be nothing.
             num_targets = self._read_index(self.snapshot.parts(row), ()).num_targets()
             wanted = {
                 name: noun
@@ -327,7 +327,7 @@ class DatasetRun:
         fits = where.fits_tokens(table["text"]) if is_counting_tokens else None
         table = table if fits is None else table.filter(fits)
         if is_judged_by_mask:
-            # The requested columns, and the weight, of the candidates that may be drawn.
+            # The requested columns of the candidates that may be drawn, and their weight.
             of_mask, _ = numbered(target_names(table, self.spec))
             weights = pa.array(draw_weights(self.spec, table, of_mask))
             table = table.select(list(wanted)).append_column(_WEIGHT, weights).filter(pc.greater(weights, 0))

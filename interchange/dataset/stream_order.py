@@ -20,7 +20,7 @@ from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
 logger = logging.getLogger(__name__)
 
-# How ranks with different numbers of samples are treated.
+# How ranks with unequal numbers of samples are treated.
 Uneven = Literal["keep", "drop", "pad"]
 
 
@@ -115,7 +115,7 @@ def equal_slices(
     start, stop = (stream.rank * share + bounds[stream.worker + at] for at in (0, 1))
     slices: list[ShardSlice] = []
     while start < stop:
-        # The first shard that ends behind the next sample, from where it stands in the sequence.
+        # The shard that holds the next sample, and the place of that sample in it.
         begin = start % total
         at = int(np.searchsorted(ends, begin, side="right"))
         first = int(ends[at - 1]) if at else 0
@@ -174,10 +174,10 @@ class StreamedImage:
                     raise explained from error
                 if content.images.outcomes[self.at] is not error:
                     logger.warning("image left out, with its masks: %s", explained)
-                # Not decoded again for its other masks.
+                # The image is not decoded again for its other masks.
                 content.images.outcomes[self.at] = error
                 return None
-            # The encoded bytes are not needed any more, and masks of a few images keep a shard's content alive.
+            # The bytes are dropped after decoding, because masks of a few images keep the content of a shard in memory.
             content.images.outcomes[self.at] = b""
         pixels = self._pixels
         if is_last:

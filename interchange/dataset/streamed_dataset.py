@@ -56,9 +56,9 @@ class StreamedDataset(SharedNumbers, IterableDataset[Any]):
             )
         super().__init__()
         self._loaded: dict[str, Any] | None = None
-        # How often a refresh or a loaded state replaced the data to read. Copies in workers do not see this.
+        # How often a refresh or a loaded state has replaced the data. Copies in workers do not see this.
         self.num_replaced = 0
-        # The place of this process after the sample that it yielded last, even if another epoch was chosen meanwhile.
+        # Where this process was after its last sample, even if another epoch was chosen since.
         self.reached: Reached | None = None
 
     @property
@@ -211,7 +211,7 @@ class ResumableLoader:
             reached.positions |= place.positions
             reached.first = (max(place.positions) + 1) % self._num_streams
             yield batch
-        # Workers forgot it only in their copies.
+        # The workers forgot the state only in their own copies.
         self.dataset.forget_state()
 
     def __len__(self) -> int:
@@ -240,6 +240,6 @@ class ResumableLoader:
 def _placed(samples: Any, *, dataset: StreamedDataset, collate: Collate) -> tuple[Reached | None, Any]:
     """Collate a batch, and return it behind its stream's position."""
     info = get_worker_info()
-    # A worker iterates over its own copy.
+    # A worker iterates over its own copy of the dataset.
     own = cast("StreamedDataset", info.dataset) if info else dataset
     return own.reached, collate(samples)

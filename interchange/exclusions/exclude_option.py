@@ -57,7 +57,7 @@ def read_exclusions(values: Sequence[str], max_distance: int | None = None, only
     The images that the paths of `only` name together are taken, all others left out. `max_distance` is the most bits in
     which the perceptual hashes of two copies differ; None is `DEFAULT_MAX_DISTANCE`.
     """
-    # Of two unrelated images half of the bits differ.
+    # The hashes of two unrelated images differ in half of the bits on average.
     check_number("--exclude-distance", max_distance, 0, HASH_BITS // 2 - 1)
     distance = DEFAULT_MAX_DISTANCE if max_distance is None else max_distance
     taken: Exclusions = ()
@@ -147,7 +147,7 @@ def _wrong(name: str) -> str | None:
 
 
 TRAIN_SPLIT: Final = "train"
-# In the settings of every rule, whichever of them a dataset has: two datasets of the same images give one rule.
+# Every rule lists these splits, whether or not the dataset has them, so that equal images give equal rules.
 _USUAL_SPLITS: Final = ("val", "test", "testA", "testB")
 _PATTERN: Final = "refs(*).p"
 _INSTANCES: Final = "instances.json"
@@ -174,7 +174,7 @@ def read_refer_folder(folder: Path) -> Exclusions:
     values: set[str] = set()
     digests: dict[str, str] = {}
     splits: set[str] = set()
-    # The names of files begin with that of their dataset, also where it is given itself.
+    # File names begin with the dataset's name, also where the dataset's own folder was given.
     root = folder.resolve().parent
     for path in refer_files(folder):
         refs = read_refs(path)
@@ -268,13 +268,13 @@ def read_hash_table(path: Path, max_distance: int) -> Exclusions:
         data = read_regular(path)
     try:
         if path.suffix.lower() == ".parquet":
-            # Without a wanted column the schema alone, for the message.
+            # If the wanted columns are missing, only the schema is read, for the message.
             table = read_columns(data, COLUMNS, where=where)
         else:
-            # As text: a hash of digits alone is not a number.
+            # Read as text, because a hash of digits is not a number.
             options = pc.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
             table = pc.read_csv(pa.BufferReader(data), pc.ReadOptions(use_threads=False), convert_options=options)
-        # Arrow decodes names, and raises, only as they are asked for.
+        # Arrow decodes column names, and raises, only when they are asked for.
         names = table.column_names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where} cannot be read as csv: {error}. Write the file again.") from error

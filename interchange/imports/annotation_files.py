@@ -42,15 +42,15 @@ from pseudoris.store.sources.root import SourceRoot, root_at
 from pseudoris.store.threads import map_in_threads
 
 Format = Literal["refer", "grefcoco", "coco", "phrasecut", "reasonseg", "label-studio"]
-# Of whose files the splits choose a part; of the others they choose the files.
+# In these formats the splits choose entries of a file. In the others they choose files.
 _SPLIT_INSIDE: Final = ("refer", "grefcoco")
 
-# What reads, draws and writes: another version may give other bytes.
+# Packages that read, draw and write. Another version may give other bytes.
 PACKAGES: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "pycocotools")
-# The parts of a configuration that an import reads; the models' are not among them.
+# Sections of the configuration that an import reads. Those of models are not among them.
 _SECTIONS: Final = ("images", "shards")
 INSTANCES_NAME: Final = "instances.json"
-# A sentence, unchecked, and the split of its reference.
+# A sentence, not yet checked, and the split of its reference.
 _Said = tuple[Any, str]
 _PICKLE: Final = ".p"
 _REFER: Final = f"A REFER dataset has refs(<splitBy>).p beside {INSTANCES_NAME}."
@@ -58,7 +58,7 @@ _PHRASECUT: Final = "PhraseCut has refer_train.json, refer_val.json, refer_test.
 _REFS_NAME: Final = re.compile(r"^refs\((.+)\)\.p$")
 _GREF: Final = f"gRefCOCO has grefs(<splitBy>).json beside {INSTANCES_NAME}."
 _GREFS_NAME: Final = re.compile(r"^grefs\((.+)\)\.json$")
-# What gRefCOCO names where an expression refers to no object.
+# The object id that gRefCOCO gives to an expression without an object.
 _NO_OBJECT: Final = -1
 
 
@@ -110,7 +110,7 @@ class ImportRequest:
             "orientation": self.orientation,
             **({"splits": sorted(set(self.chosen_splits))} if self.format in _SPLIT_INSIDE else {}),
         }
-        # No model computes; boxes and runs are whole numbers on every machine.
+        # No model computes anything; boxes and runs are whole numbers, equal on every machine.
         return Identity(method=method, weights={}, device_kind="none", versions=package_versions(PACKAGES))
 
 
@@ -127,7 +127,7 @@ def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequenc
         if own is not None:
             where = f"{refs_name}: a sentence of annotation {entry.annotation_id}"
             texts = clean_texts((sentence for sentence, _ in own), left_out, where=where)
-            # A text of two splits, which no dataset has, counts in the first.
+            # A text in two splits, which no dataset has, counts in the first.
             split_of = {clean_text(sentence): split for sentence, split in reversed(own)}
             phrases[entry.path] += (HumanPhrase((entry.index,), text, split_of[text]) for text in texts)
     digests = {refs_name: sha256_hex(refs), INSTANCES_NAME: sha256_hex(instances)}

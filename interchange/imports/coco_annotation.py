@@ -28,7 +28,7 @@ from pseudoris.interchange.imports.human_annotation import (
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 
-# Above any image that can be decoded; pycocotools counts pixels in 32 bits.
+# Above any image that can be decoded. pycocotools counts pixels in 32 bits.
 _MAX_SIDE_PX: Final = 2**20
 
 
@@ -150,7 +150,7 @@ def read_lists(data: bytes, where: str, names: Sequence[str]) -> dict[str, list[
 def _image(row: Mapping[str, Any], where: str) -> tuple[str, tuple[int, int] | None]:
     """Return path and (H, W) in pixels; None where the size is not stated."""
     name = row.get("file_name")
-    # Tools on Windows write `train\001.jpg`; its drive letter makes `C:\001.jpg` an absolute path.
+    # Tools on Windows write `train\001.jpg`. A drive letter, as in `C:\001.jpg`, makes the path absolute.
     if isinstance(name, str) and "\\" in name:
         name = f"{'/' if PureWindowsPath(name).drive else ''}{name}".replace("\\", "/")
     path = relative_path(name, where=where)

@@ -19,7 +19,7 @@ from pseudoris.schemas.untrusted import kind_of, parse_json
 from pseudoris.schemas.uris import secret_in
 from pseudoris.workers.masks.rle import MaskSizeError, canonical_counts, compressed_counts
 
-# The limit of file systems; a longer name cannot exist.
+# File systems allow no longer name.
 _MAX_NAME_BYTES: Final = 255
 _SHOWN_LETTERS: Final = 100
 
@@ -161,7 +161,7 @@ def is_utf8(text: str) -> bool:
 
 
 STAGE_IMPORT: Final = "import"
-# What masks and sizes of an annotation refer to: the upright image, or the image as stored in its file.
+# The frame of an annotation's masks and sizes: the upright image, or the image as stored in its file.
 Orientation = Literal["upright", "stored"]
 
 _Size = tuple[int, int]
@@ -215,7 +215,7 @@ def _shape(mask: HumanMask, size: _Size, turn: int) -> tuple[str, RleSummary]:
         counts = mask.segmentation.counts(size) if is_painted else compressed_counts(mask.segmentation, size)
         if counts is None:
             return "", RleSummary(0, (0, 0, 0, 0))
-        # Untrusted runs: pycocotools could write past its memory.
+        # pycocotools could write outside of its memory, so the untrusted runs are checked first.
         summary = summarise_rle(*size, counts)
     except MaskSizeError as error:
         raise ImageError("annotation_mismatch", f"{where}: {error}") from error
@@ -243,7 +243,7 @@ def _record(image_id: str, size: _Size, mask: HumanMask, counts: str, summary: R
 def _expressions(image_id: str, phrases: Sequence[HumanPhrase], kept: Container[int]) -> Iterator[ExpressionRecord]:
     for phrase in phrases:
         targets = tuple(mask_id(image_id, index) for index in phrase.targets if index in kept)
-        # One whose masks have no pixel says nothing; that is not an expression of none.
+        # An expression is dropped if its masks have no pixels. It is not a no-target expression.
         if targets or not phrase.targets:
             kind = ("none", "attribute", "group")[min(len(targets), 2)]
             yield ExpressionRecord(

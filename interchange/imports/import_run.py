@@ -67,14 +67,14 @@ def import_annotation(
             "in tars or tables cannot be imported."
         )
     annotation = read_annotation(request)
-    # A list, for several threads add to it.
+    # A list, because several threads append to it.
     num_without_pixels: list[int] = []
     location.probe()
     with RunLock.held(location, on_wait=on_wait) as lock:
         run, humans = _plan(request, annotation, source, location, lock)
         exclusions = content_matcher(location, run.header)
         has_hash = exclusions is not None and exclusions.has_hashes
-        # Images are decoded in this process too, once they are proven.
+        # This process decodes images too, after they are proven.
         import_plugins(config.images.decoder_plugins)
         provers: queue.SimpleQueue[Prover] = queue.SimpleQueue()
         with ExitStack() as stack:
@@ -107,7 +107,7 @@ def _plan(
     request: ImportRequest, annotation: Annotation, source: Source, location: RunLocation, lock: RunLock
 ) -> tuple[PlannedRun, dict[str, HumanImage]]:
     """Return the plan in `location`, and what its images are annotated with, by id; write it first if there is none."""
-    # An image that is not there, where others are, is planned all the same, and quarantined when it is read.
+    # If an image is missing but others exist, it is planned, and quarantined when it is read.
     below = _prefix(request.prefix)
     keyed = {path_key(f"{below}{human.path}"): human for human in annotation.images}
     humans = dict(sorted(keyed.items()))
@@ -132,7 +132,7 @@ def _listed(request: ImportRequest, source: Source, humans: Mapping[str, HumanIm
         return SourceItem(key, found.size_bytes, etag=found.etag, mtime_ns=found.mtime_ns)
 
     is_found = False
-    # In a bucket a look is a request, nearly all of it waiting.
+    # In a bucket each look-up is a request, nearly all of it waiting, so threads make them.
     for item in map_in_threads(look, humans.items(), root.storage.max_readers):
         is_found = is_found or item.size_bytes is not None
         yield item

@@ -57,7 +57,7 @@ from pseudoris.workers.masks.rle import areas, canonical_counts, compressed_coun
 _BRUSH: Final = ("brush", "brushlabels")
 _POLYGON: Final = ("polygon", "polygonlabels")
 _ABSENT: Final = "absent"
-# The end of the names that an export gives to images.
+# Exports end the names of images with the image's id.
 _IMAGE_ID: Final = re.compile(r"([0-9a-f]{16})\.(?:jpg|png)$")
 _OPAQUE: Final = 128
 _CORRECTED, _ACCEPTED, _SKIPPED = "corrected", "accepted as they are", "skipped"
@@ -214,7 +214,7 @@ def correct_run(
     given = RunLocation.open(request.images, config.source.endpoint_url, config.placement.storage)
     parent = Parent.open(given, location)
     num_tasks, left_out = Counter({_CORRECTED: 0, _ACCEPTED: 0, _SKIPPED: 0}), Counter[str]()
-    # Before anything is written: a wrong file leaves nothing behind.
+    # Corrections are read before anything is written, so that a wrong file leaves nothing behind.
     corrections = _corrections(parent, read_tasks(data, name), name, num_tasks, left_out)
     header = parent.header
     method = {**header.identity.method, "corrections": {name: sha256_hex(data)}}
@@ -264,7 +264,7 @@ def _correction(
     size = (image.height, image.width)
     regions, absent = read_regions(task, size, left_out, where=where)
     overlaps = ious([mask.rle_counts for mask in image.masks], [region.counts for region in regions], size)
-    # By the place of the region. Ids do not tell: a copied or redrawn one has another.
+    # Regions are matched by their pixels, because a copied or redrawn region has another id.
     same = {place: image.masks[mask] for mask, place in match_masks(overlaps, min_iou=1.0).items()}
     free = count(1 + max((mask.index for mask in image.masks), default=-1))
     placed = sorted((same[at].index if at in same else next(free), each) for at, each in enumerate(regions))
@@ -324,14 +324,14 @@ def _rewritten(
     targets = zip(said["image_id"].to_pylist(), said["target_mask_ids"].to_pylist(), strict=True)
     stays = [image not in by_image or by_image[image].keeps(of) for image, of in targets]
     said = said.filter(pa.array(stays, pa.bool_()))
-    # What a second opinion says of an expression of several masks is against all others.
+    # If the rival's mask is gone, the second opinion on the expression no longer holds.
     is_gone = pc.invert(pc.is_in(said["grounding_rival"], masks["mask_id"].combine_chunks(), skip_nulls=False))
     is_gone = pc.and_(pc.is_valid(said["grounding_rival"]), is_gone)
     for name in ("grounding_choice", "grounding_share", "grounding_rival"):
         at, kind = said.schema.get_field_index(name), said.schema.field(name)
         said = said.set_column(at, kind, pc.if_else(is_gone, pa.scalar(None, kind.type), said[name]))
     expressions = in_plan_order([said, made[EXPRESSIONS]], order)
-    # The first mask of an image may have been drawn, or its last one deleted.
+    # A person may have drawn the first mask of an image, or deleted its last one, so its status may change.
     images, status = old[IMAGES], made[IMAGES]["status"].combine_chunks()
     status = pc.replace_with_mask(images["status"].combine_chunks(), pc.is_in(order, changed), status)
     place = images.schema.get_field_index("status")

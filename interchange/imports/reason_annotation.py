@@ -37,9 +37,9 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.workers.masks.rle import canonical_counts
 
-# Steps of OpenCV's fixed-point numbers.
+# Steps a pixel of OpenCV's fixed-point numbers.
 _STEPS: Final = 2**16
-# No image is as wide; products of two stay exact.
+# No image is as wide, and products of two such numbers stay exact.
 _MAX_COORDINATE_PX: Final = 2**20
 _IGNORED, _FLAG = "ignore", "flag"
 
@@ -65,7 +65,7 @@ def filled(points: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.bool_
     """Return a polygon (N, 2) of pixel centres, filled with its outline, (H, W) bool."""
     height, width = size
     outline = np.zeros(size, np.bool_)
-    # How often each row changes sides at a pixel; one more column for all beyond the right border.
+    # Counts the polygon's edges at each pixel of a row. The last column counts those beyond the right border.
     sides = np.zeros((height, width + 1), np.int64)
     for (x0, y0), (x1, y1) in pairwise([*points.tolist(), points[0].tolist()]):
         _draw(outline, (x0, y0), (x1, y1))
@@ -73,9 +73,9 @@ def filled(points: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.bool_
             continue
         (x, first), (other, last) = ((x0, y0), (x1, y1)) if y0 < y1 else ((x1, y1), (x0, y0))
         rows = np.arange(max(first, 0), min(last, height))
-        # Towards zero, as C divides.
+        # Rounded towards zero, as in C.
         step = int(math.copysign(abs(other - x) * _STEPS // (last - first), other - x))
-        # The first pixel whose centre is not left of the edge; one on it belongs to the outline.
+        # The first pixel whose centre is not left of the edge. A centre on the edge belongs to the outline.
         columns = -(-(x * _STEPS + step * (rows - first)) // _STEPS)
         sides[rows, columns.clip(0, width)] += 1
     inside: NDArray[np.bool_] = (sides.cumsum(1)[:, :width] % 2 == 1) | outline
@@ -87,7 +87,7 @@ def _draw(into: NDArray[np.bool_], start: tuple[int, int], end: tuple[int, int])
     (x0, y0), (x1, y1) = (start, end) if start[0] <= end[0] else (end, start)
     across, down = x1 - x0, abs(y1 - y0)
     longer, shorter = max(across, down), min(across, down)
-    # Only the steps over the image: a file may name points far away, and many.
+    # Only steps within the image are drawn, because a file may name many points far away.
     start_at, side = (
         (y0 if y1 >= y0 else into.shape[0] - 1 - y0, into.shape[0]) if down > across else (x0, into.shape[1])
     )
@@ -106,7 +106,7 @@ def read_reason(files: Mapping[str, bytes]) -> Annotation:
     """
     left_out = Counter[str]()
     images = [_image(path, data, left_out) for path, data in files.items()]
-    # One digest, because a header should not list a thousand files.
+    # One digest for all files, because a header should not list a thousand files.
     listed = "\n".join(f"{path} {sha256_hex(data)}" for path, data in files.items())
     return Annotation(tuple(images), {"*.json": sha256_hex(listed.encode())}, +left_out)
 

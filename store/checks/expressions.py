@@ -30,21 +30,21 @@ from pseudoris.store.tables.judged_expressions import (
     weights_by,
 )
 
-# By kind: the smallest and the largest number of masks that it refers to.
+# The smallest and largest number of masks that an expression of each kind refers to.
 _TARGETS: Final = {"attribute": (1, 1), "position": (1, 1), "relation": (1, 1), "group": (2, None), "none": (0, 0)}
 _HEARD: Final = ("caption_score", "listener", "truth")
 _CONFIDENCE: Final = ("confidence", "rank")
-# Another machine's exponential may differ in the last bits.
+# Exponentials of another machine may differ in the last bits.
 _TOLERANCE: Final = 1e-9
 _SCORES: Final = ("uniqueness", "correctness", "distinctiveness")
 _FIRST_DRAW: Final = ("crop", "decoder", "top_k", "top_p", "log_prob")
-# Null if the captioner did not draw the expression.
+# Columns that are null for expressions that the captioner did not draw.
 _NULL_OF_UNDRAWN: Final = (*_FIRST_DRAW, *_SCORES, *_HEARD, *_CONFIDENCE, "rival_mask_id")
-# The composer sets its own confidence.
+# Columns that are null for composed expressions. The composer sets confidence and weight itself.
 _NULL_OF_COMPOSED: Final = tuple(name for name in _NULL_OF_UNDRAWN if name not in ("confidence", "rival_mask_id"))
 _GROUNDING_SHARES: Final = ("grounding_choice", "grounding_share")
 _WEIGHT_OF_UNDRAWN: Final = 1.0
-# Another machine may round to the other side.
+# Another machine may round the last digit differently.
 _WEIGHT_TOLERANCE: Final = 1.5 * 10**-WEIGHT_DIGITS
 
 
@@ -92,7 +92,7 @@ def confidence_problems(table: pa.Table, config: ConfidenceConfig | None) -> Ite
             is_set = ~is_composed & np.isfinite(scores[name])
             yield "expression_confidence", _at(is_set, f"{name} is set without filtering.fitted")
         return
-    # Only these were candidates of the filter stage; other kinds are composed after it.
+    # Only expressions of kind attribute were candidates of the filter. Other kinds are composed later.
     rows = np.flatnonzero(judged(table) & np.asarray(pc.equal(table["kind"], "attribute")))
     groups = pc.list_element(table["target_mask_ids"].combine_chunks().take(rows), 0).to_pylist()
     found = {name: values[rows] for name, values in scores.items()}
@@ -139,7 +139,7 @@ def _findings(table: pa.Table, masks: pa.Table, rule: KeepRule) -> Iterator[Find
         differs = np.abs(np.asarray(table["weight"]) - weights_by(rule.pair_weight, table)) > _WEIGHT_TOLERANCE
         unlike = "weight is not what filtering.fitted gives for the confidence"
         yield "expression_weight", _at(differs, unlike)
-    # Scores of groups and of no-target expressions have another meaning.
+    # The scores of groups and of no-target expressions have another meaning, so they are left out.
     is_single = np.array([len(each) == 1 for each in targets], bool) & ~is_undrawn
     is_alone = np.array([num_masks[image] == 1 for image in images], bool)
     yield from _score_problems(table, is_single, is_alone)

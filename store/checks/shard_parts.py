@@ -50,7 +50,7 @@ def verify_shard(
                 continue
             files[table] = file
             problems += _footer_problems(receipt, table, file)
-        # Problems in the rows of a damaged part would only hide the cause.
+        # In a damaged part, problems of single rows would only hide the cause.
         return problems or list(_content_problems(receipt, files, planned, quick=quick, rule=rule))
     finally:
         for file in files.values():

@@ -179,14 +179,14 @@ class VerifyWalk:
 
     def strays(self) -> Iterator[str]:
         """Yield unexpected files in the table folders."""
-        # In an incomplete run, a part may belong to a shard in progress, or to one whose receipt cannot be read.
+        # In an incomplete run, an unnamed part may belong to a shard in progress or to an unreadable receipt.
         is_whole = self._num_read == self.num_shards == len(self._committed)
         yield from stray_files(self._location, self._named, self._committed, is_whole=is_whole)
 
     def report(self, expected_root: str | None, strays: Iterable[str], junk: Iterable[str]) -> VerifyReport:
         """Return the report. Adds the problems that show only at the end, and the first few of `strays` and `junk`."""
         root = None if self._root is None else self._root.hexdigest()
-        # Problems arrive in any order. Sorting gives the same report for the same run.
+        # Problems arrive in any order. They are sorted, so that equal runs give equal reports.
         self._problems.sort(key=lambda problem: -1 if problem.shard is None else problem.shard)
         ids = np.concatenate(self._ids) if self._ids else np.array([], np.uint64)
         self._problems += _plan_problems(self._header, ids, self.num_shards if self._is_plan_whole else None)
@@ -249,7 +249,7 @@ class ShardToCheck:
 
 # A planned shard and its entries by position; None if their part of the plan cannot be used.
 _Planned = tuple[int, list[PlanEntry] | None]
-# Checks shards, here or on a cluster: yields the problems of each, in any order, and takes more when it has room.
+# Checks shards, here or on a cluster. Yields the problems of each shard in any order, and reads ahead as it has room.
 CheckShards = Callable[[RunLocation, Iterator[ShardToCheck], bool], Iterator[list[Problem]]]
 
 

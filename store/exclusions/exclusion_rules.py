@@ -28,7 +28,7 @@ from pseudoris.schemas.run_records import PartRecord, PlanExtension, RunHeader, 
 RuleKind = Literal["refer", "names", "only", "sha256", "phash"]
 NAME_KINDS: Final = frozenset({"refer", "names", "only"})
 
-# The REFER datasets that share the images of MS-COCO's train2014, each split in its own way.
+# The REFER datasets share the images of MS-COCO's train2014, and each splits them differently.
 SHARED_DATASETS: Final = ("refcoco", "refcoco+", "refcocog")
 
 # The reason code of an image that a rule by content excludes.
@@ -103,7 +103,7 @@ class ExclusionRule(FrozenModel):
         return f"excluded by {self.name}: its {what} is listed"
 
 
-# Rules in the order that they were given in, each with its values. They pickle.
+# Rules in the order in which they were given, each with its values. They can be pickled.
 Exclusions: TypeAlias = tuple[ExclusionRule, ...]
 
 
@@ -249,7 +249,7 @@ class _NameIndex:
                 self._coco_ids.setdefault(int(value), number)
                 continue
             self._names.setdefault(value, number)
-            # Our exports name a file by the id of its image.
+            # Our exports use the id of an image as its file name.
             if match := _EXPORTED_NAME.fullmatch(value):
                 self._image_ids.setdefault(match[1], number)
 
@@ -280,7 +280,7 @@ class ExclusionMatcher:
         self._only = [
             (number, _NameIndex(enumerate(sorted(rule.values)))) for number, rule in numbered if rule.kind == "only"
         ]
-        # Of rules with an equal digest the first counts.
+        # If rules share a digest, the first one counts.
         self._digests = {
             value: number for number, rule in reversed(numbered) if rule.kind == "sha256" for value in rule.values
         }

@@ -37,7 +37,7 @@ from pseudoris.store.tables.parquet_files import open_parquet, parquet_bytes
 _MATCHING: Final = "A listed name is the whole name of a file, a listed path the end of its path"
 _SCHEMA: Final = pa.schema([("rule", pa.int32()), ("value", pa.string())])
 
-# The matcher that this process used last, by the digest of its part: a process reads many shards of one run.
+# The last matcher of this process, by the digest of its part. A process reads many shards of one run.
 _MATCHERS: Final[dict[str, ExclusionMatcher]] = {}
 
 
@@ -98,7 +98,7 @@ class ExcludedItems:
         if not self._matcher.has_names:
             yield from items
             return
-        # A repeated file follows itself, and repeated members are in one tar: only its ids are held.
+        # Repeats of a file follow it directly, and repeated members are in one tar, so one file's ids are enough.
         file, seen = "", set[str]()
         for item in items:
             number, wanted = self._matcher.matched(item.key)
@@ -140,7 +140,7 @@ def content_matcher(location: RunLocation, header: RunHeader) -> ExclusionMatche
         return None
     digest = record.part.sha256
     if digest not in _MATCHERS:
-        # Names, which may be many, have acted on the plan.
+        # Rules by name were applied to the plan, so only rules by content are loaded.
         by_content = tuple(rule for rule in stored_exclusions(location, header) if not rule.is_by_name)
         matcher = ExclusionMatcher(by_content)
         _MATCHERS.clear()

@@ -33,9 +33,9 @@ from pseudoris.store.files.storage import (
     storage_errors,
 )
 
-# Names that stores give to the modification time, the most common ones first.
+# Names of the modification time in different stores, the most common ones first.
 _TIMES: Final = ("LastModified", "mtime", "modified", "updated", "last_modified", "created")
-# Plans hold versions made of these, so the list must not change. It never had "last_modified".
+# Plans hold versions made of these times, so this list must never change.
 _VERSION_TIMES: Final = ("LastModified", "mtime", "modified", "updated", "created")
 
 
@@ -62,7 +62,7 @@ class FsspecStorage(Storage):
         """
         options: dict[str, Any] = {}
         if uri.startswith(("http://", "https://")):
-            # Imported here: other stores have clients of their own.
+            # Imported here, because only web storage needs it.
             from aiohttp import ClientTimeout
 
             waits = limits.connect_timeout_s, limits.read_timeout_s
@@ -90,7 +90,7 @@ class FsspecStorage(Storage):
             found = self._info(path)
         except (FileNotFoundError, NotADirectoryError) as error:
             failure = _web_failure(error)
-            # Some servers refuse a name that does not exist.
+            # Some servers refuse access to a name that does not exist.
             if failure is None or type(failure) is PermissionError:
                 return None
             raise failure from error
@@ -177,7 +177,7 @@ class FsspecStorage(Storage):
             named = self._below(folder)
         if mark is not None and parts and mark.name in dict(named) and mark.closes(folder):
             return
-        # A folder's name is compared with the slash behind it.
+        # A folder sorts with a slash behind its name.
         for name, entry in sorted(named, key=lambda each: path_key(each[0]) + "/" * (each[1]["type"] != "file")):
             path = (*parts, name)
             if entry["type"] == "file":
@@ -195,7 +195,7 @@ class FsspecStorage(Storage):
         with self._errors():
             entries = self._filesystem.ls(at, detail=True)
         named = ((entry["name"].rstrip("/"), entry) for entry in entries)
-        # Consoles create an empty object for the folder itself.
+        # Web consoles create an empty object for the folder itself.
         return [(full.rpartition("/")[2], entry) for full, entry in named if full not in ("", at)]
 
     def _at(self, path: str) -> str:
@@ -216,9 +216,9 @@ def _web_refusals() -> Iterator[None]:
 
 def _web_failure(error: OSError) -> OSError | None:
     """Return why a web client has no answer about a file; None if the server says that there is no such file."""
-    # The client says "not found" of a server that is down, slow or refuses as well.
+    # The client raises "not found" also for a server that is down, slow or refuses.
     cause = error.__cause__
-    # Without it no web client has run.
+    # If aiohttp was never imported, no web client has run.
     aiohttp: Any = sys.modules.get("aiohttp")
     status = getattr(cause, "status", 0)
     if aiohttp is None or not isinstance(cause, aiohttp.ClientError | TimeoutError) or status in (404, 410):
@@ -257,5 +257,5 @@ def _modified_s(entry: Mapping[str, Any]) -> float:
             return float(value)
         if isinstance(value, str):
             return datetime.fromisoformat(value).timestamp()
-    # The store keeps no times. Treat the object as very old.
+    # This store keeps no times, so the object counts as very old.
     return 0.0

@@ -19,13 +19,13 @@ from urllib.parse import quote, unquote_to_bytes
 
 from pseudoris.store.files.storage import storage_errors
 
-# `quote` encodes both, so in a key they are always separators.
+# `quote` encodes both signs, so in a key they are always separators.
 _MEMBER: Final = "!"
 _ROW: Final = "#"
 
 # A record of a listing takes about 400 bytes, so this is about 40 MB.
 MAX_IN_MEMORY: Final = 100_000
-# Sorted runs to merge at once. Each has an open file and a block of records in memory.
+# Sorted runs that are merged at once. Each holds an open file and a block of records.
 _MAX_RUNS: Final = 64
 _BLOCK: Final = 1_000
 

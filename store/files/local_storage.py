@@ -34,19 +34,19 @@ from pseudoris.store.files.storage import (
 
 logger = logging.getLogger(__name__)
 
-# Hidden, and without the suffix of a table, so that no glob finds temporary files.
+# Hidden and without a table's suffix, so that no glob over tables finds temporary files.
 TEMPORARY_PREFIX: Final = ".tmp-"
-# Process id and nonce. A file with another name was not written here, even if it has the prefix.
+# Process id and nonce. A file that only has the prefix was not written here.
 _TEMPORARY: Final = re.compile(r"\.tmp-\d+-[0-9a-f]{16}")
 
-# gc deletes a file that seems abandoned, if the clock jumped or its writer was stopped for long: rare, never in a row.
+# gc may delete a file whose writer was stopped for long, or after the clock jumped. That is rare, never in a row.
 _MAX_WRITES: Final = 3
 _T = TypeVar("_T")
 
 # Device and inode identify a folder, whatever its path.
 _Identity = tuple[int, int]
 _UNKNOWN: Final[_Identity] = (-1, -1)
-# Key and name; then size and time of a file, or identity of a folder.
+# Key and name, then size and time of a file, or identity of a folder.
 _Entry = tuple[str, str, int | None, int | None, _Identity | None]
 
 
@@ -170,7 +170,7 @@ class LocalStorage(Storage):
 
     def _scan(self, folder: str) -> Iterator[os.DirEntry[str]]:
         try:
-            # pathlib's iterdir would need a second system call per file for type and size.
+            # pathlib's iterdir would need another system call for the type and size of each file.
             with os.scandir(self._at(folder)) as entries:
                 yield from entries
         except FileNotFoundError:
@@ -208,11 +208,11 @@ class LocalStorage(Storage):
             except FileNotFoundError:
                 continue
             finally:
-                # A partial file must not keep a full disk full.
+                # The partial file is deleted, so that it does not keep a full disk full.
                 temporary.unlink(missing_ok=True)
             _sync_folder(temporary.parent)
             return answer
-        # To the callers FileNotFoundError means that the file they asked for is missing.
+        # Not FileNotFoundError: for callers that means that the file they asked for is missing.
         raise OSError(errno.EAGAIN, f"its temporary file was deleted {_MAX_WRITES} times before it had its name")
 
 
@@ -220,14 +220,14 @@ def _entry(entry: os.DirEntry[str]) -> _Entry | None:
     """Return a folder's entry as a record that sorts by its key; None if it is neither a file nor a folder."""
     key, found = path_key(entry.name), _stat(entry)
     if found is None and entry.is_dir(follow_symlinks=False):
-        # Listing it decides: it may hold images.
+        # It may hold images, so it is listed as a folder. The listing then shows whether it can be read.
         return f"{key}/", entry.name, None, None, _UNKNOWN
     if found is None:
-        # A broken link was meant as input. It is planned, and quarantined when it is read.
+        # A broken link was meant as an image, so it is planned, and quarantined when it is read.
         return key, entry.name, None, None, None
     if stat.S_ISREG(found.st_mode):
         return key, entry.name, found.st_size, found.st_mtime_ns, None
-    # With the slash, a folder sorts among the files as the keys of its content do.
+    # With the slash, a folder sorts among files as the keys of its content do.
     return (f"{key}/", entry.name, None, None, _identity(found)) if stat.S_ISDIR(found.st_mode) else None
 
 
@@ -265,7 +265,7 @@ def _link_once(temporary: Path, target: Path) -> bool:
     try:
         target.hardlink_to(temporary)
     except FileExistsError:
-        # NFS may create the link and lose the answer, and its retry then fails with EEXIST. The link count shows it.
+        # NFS may create the link, lose the answer, and fail the retry with EEXIST. The link count tells.
         return temporary.stat().st_nlink == 2
     return True
 
@@ -273,7 +273,7 @@ def _link_once(temporary: Path, target: Path) -> bool:
 @contextmanager
 def _refusals() -> Iterator[None]:
     """Convert FileNotFoundError to PermissionError: some existing folders refuse new files that way, such as /proc."""
-    # To the callers FileNotFoundError means that the file they asked for is missing.
+    # Not FileNotFoundError: for callers that means that the file they asked for is missing.
     try:
         yield
     except FileNotFoundError as error:
@@ -289,7 +289,7 @@ def _make_folder(folder: Path) -> None:
         with _refusals():
             folder.mkdir(exist_ok=True)
     except FileExistsError:
-        # To the callers FileExistsError means that their file was created before. Here a file is in a folder's place.
+        # A file has the folder's name. Callers would take FileExistsError to mean that their own file exists already.
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
     _sync_folder(folder.parent)
 

@@ -21,14 +21,14 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.uris import client_error
 from pseudoris.store.files.storage import is_unknown_host
 
-# They log each failed renewal of credentials with a traceback, and raise the error besides.
+# These libraries log each failed renewal of credentials with a traceback, and also raise the error.
 for _name in ("botocore", "aiobotocore"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
-# Clients whose store has answered, with data or a refusal: their set-up is right.
+# Clients whose store has answered before, so that their settings are right.
 _ANSWERED: Final[WeakSet[Any]] = WeakSet()
 _TLS_TIMEOUT_S: Final = 2.0
-# What a set-up that reads files gets wrong. Other OSErrors are the machine's or the network's.
+# Errors of settings that name a file. Other OSErrors come from the machine or the network.
 _OF_A_PATH: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 # The connection broke during the handshake.
 _BROKEN_HANDSHAKE: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
@@ -54,7 +54,7 @@ async def with_client(
         if may_pass or (isinstance(error, MemoryError | OSError) and not isinstance(error, _OF_A_PATH)):
             raise
         raise client_error(error, f"s3://{bucket}", filesystem.endpoint_url) from error
-    # A client that is redirected asks for the bucket's region; redirected again, it would ask without end.
+    # A client that is redirected asks for the bucket's region. If that is redirected too, it would ask forever.
     client.meta.events.register("before-call.s3.HeadBucket", _refuse_second, unique_id="pseudoris-region")
     try:
         answer = await use(client)
@@ -78,7 +78,7 @@ def _speaks_tls(endpoint: str | None) -> bool:
         place = at.hostname or "", at.port or 80
         return at.scheme == "http" and bool(ssl.get_server_certificate(place, timeout=_TLS_TIMEOUT_S))
     except ssl.SSLError as error:
-        # An alert is TLS too.
+        # A TLS alert shows that the server speaks TLS.
         return "ALERT" in str(error.reason)
     except (OSError, ValueError):
         return False
@@ -87,21 +87,21 @@ def _speaks_tls(endpoint: str | None) -> bool:
 def _is_local(error: BaseException) -> bool:
     """Return whether an error that looks like one of the network is of this machine's settings."""
     if isinstance(error, boto.CredentialRetrievalError):
-        # Of a program that the profile names, unless a server of credentials was asked.
+        # The credentials come from a program that the profile names, unless a metadata server was asked.
         return not isinstance(error.__context__, boto.MetadataRetrievalError)
     cause = getattr(error, "kwargs", {}).get("error")
     if isinstance(error, boto.SSLError):
         return not isinstance(getattr(cause, "os_error", cause), _BROKEN_HANDSHAKE)
     if isinstance(error, boto.EndpointConnectionError):
         return is_unknown_host(cause)
-    # Certificates that are named and cannot be read.
+    # The settings name certificates that cannot be read.
     return isinstance(error, boto.HTTPClientError) and isinstance(cause, (*_OF_A_PATH, ssl.SSLError, ValueError))
 
 
 _REMEDY: Final = "Check the endpoint, update the store, or use another one"
-# A bucket with many deleted versions may list nothing in a page, and go on.
+# With many deleted versions, a page of a bucket may be empty although more pages follow.
 _MAX_EMPTY_PAGES: Final = 100
-# Whether the client has asked for the bucket's region, in the request that is under way.
+# Whether the client has asked for the bucket's region during the present request.
 _ASKED_REGION: Final = ContextVar("_ASKED_REGION", default=False)
 
 

@@ -15,18 +15,18 @@ from pseudoris.store.files.storage import Mark, MayDescend, StoredFile
 
 # Number of prefixes that are listed in parallel.
 _LISTERS: Final = 16
-# Levels of folders that are searched for enough starting points of listings.
+# Levels of folders that are searched for enough places to start listings in parallel.
 _SPLIT_LEVELS: Final = 3
-# A level may have one folder per image. Then listings start at some of them, and continue through the others.
+# A level may have one folder for each image. Then listings start at some folders and read on through the next ones.
 _MAX_MARKS: Final = 256
 # Most keys in one page of a listing.
 _PAGE: Final = 1_000
-# Classes whose objects cannot be read before they are restored.
+# Storage classes whose objects must be restored before they can be read.
 _ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
-# Sorts after every name in a folder.
+# This sorts after every name in a folder.
 _LAST: Final = "\U0010ffff"
 
-# Key, path, size, etag, is archived.
+# Key, path, size, etag, and whether it is archived.
 _Record = tuple[str, str, int, str, bool]
 
 
@@ -51,7 +51,7 @@ def walk_bucket(
     closed: tuple[str, ...] | None = None
     for _, path, size_bytes, etag, is_archived in sorted_externally(records):
         if closed is None:
-            # All are listed now.
+            # The first sorted record comes after everything is listed, so all marked folders are known.
             closed = tuple(f"{folder}/" for folder in marked if mark is not None and mark.closes(folder))
         if not path.startswith(closed):
             yield StoredFile(path, size_bytes, etag=etag, is_archived=is_archived)
@@ -70,7 +70,7 @@ def _records(bucket: S3Requests, prefix: str, may_descend: MayDescend, exclude: 
     base = f"{prefix}/" if prefix else ""
     is_open = _cached_gate(bucket.address(base), may_descend, exclude)
     folders, level, is_whole = [""], 0, True
-    # If only some folders of a level are kept, the next level would be incomplete.
+    # If some folders of this level were dropped, the next level would be incomplete, so the search stops.
     while folders and is_whole and level < _SPLIT_LEVELS and len(folders) < _LISTERS:
         inner = _Marks()
         for page in _in_parallel(iter([bucket.pages(base + each, delimiter="/") for each in folders])):
@@ -80,7 +80,7 @@ def _records(bucket: S3Requests, prefix: str, may_descend: MayDescend, exclude: 
     stops = [*folders[1:], None][: len(folders)]
     ranges = (_between(bucket, base, start, stop, is_open) for start, stop in zip(folders, stops, strict=True))
     for page in _in_parallel(ranges):
-        # Objects above this level are listed already.
+        # Objects above this level were listed before.
         deep = [each for each in page[0] if each["Key"].count("/", len(base)) >= level]
         yield from _wanted(deep, base, is_open)
 
@@ -160,7 +160,7 @@ def _wanted(objects: Iterable[dict[str, Any]], base: str, is_open: Callable[[str
     for each in objects:
         path = each["Key"][len(base) :]
         folder, _, name = path.rpartition("/")
-        # Consoles create an empty object for a folder itself.
+        # Web consoles create an empty object for a folder itself.
         if name and is_open(f"{folder}/" if folder else ""):
             yield path_key(path), path, each["Size"], etag_of(each), each.get("StorageClass") in _ARCHIVES
 

@@ -30,7 +30,7 @@ from pseudoris.schemas.uris import client_error, secret_in
 from pseudoris.store.files.s3_client import Answer, Course, etag_of, with_client
 from pseudoris.store.files.storage import ArchivedError, ChangedError, NoBucketError, NotImplementedByStoreError
 
-# A token that expired is renewed before a retry, where that is possible.
+# Expired tokens. They are renewed before a retry, where possible.
 _EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
 _CODES_TO_RETRY: Final = frozenset(
     {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
@@ -39,7 +39,7 @@ _CODES_TO_RETRY: Final = frozenset(
     | {"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}
     | _EXPIRED
 )
-# Connections that break, time out, or end in the middle of a body.
+# Connections that break, time out, or end within a body.
 _BROKEN: Final = (
     boto.HTTPClientError,
     boto.ConnectionError,
@@ -52,14 +52,14 @@ _BROKEN: Final = (
     TimeoutError,
     ConnectionError,
 )
-# What 403 says about the credentials, not about the object.
+# Codes of a 403 that blame the credentials and not the object.
 _BAD_CREDENTIALS: Final = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed"}
     | {"AccountProblem", "NotSignedUp", "InvalidSecurity"}
 )
-# A header that a store refuses is named by its answer. Anything else there is not shown: it may repeat what was sent.
+# The refusal names the header that the store does not know. Nothing else of it is shown, because it may hold secrets.
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,60}")
-# `400` is the code of an answer to HEAD, which has no body.
+# The answer to HEAD has no body, so its code is just `400`.
 _BAD_BUCKETS: Final = frozenset({"InvalidBucketName", "AuthorizationHeaderMalformed", "400"})
 _BAD_PLACE: Final = re.compile(r"Location|Region|Redirect|Endpoint")
 
@@ -83,7 +83,7 @@ def is_transient(error: BaseException) -> bool:
     """Return whether another try may succeed."""
     if isinstance(error, boto.ClientError):
         status = status_of(error)
-        # 501 and 505 are permanent.
+        # 501 (not implemented) and 505 are permanent.
         is_fault = status >= 500 and status not in (501, 505)
         return is_fault or status in (408, 409, 429) or code_of(error) in _CODES_TO_RETRY
     return isinstance(error, _BROKEN)
@@ -159,11 +159,11 @@ _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 20.0
 # A pause long enough for the user to notice is logged as a warning.
 _WARN_AFTER_S: Final = 10.0
-# Of one process. More would only help if a single connection were slow.
+# Connections of one process. More only help where a single connection is slow.
 _MAX_CONNECTIONS: Final = 32
 _BODY_CHUNK_BYTES: Final = 2**20
 _CREDENTIAL_PAUSES_S: Final = (1.0, 4.0)
-# In the order in which botocore reads them.
+# The order in which botocore reads them.
 _ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
@@ -276,7 +276,7 @@ class S3Requests:
 
         async def attempt() -> Fetched:
             if etag is None or start < 0:
-                # Without a version, the two halves might be of two objects.
+                # Without an etag the object may have changed between two attempts, so the bytes so far are dropped.
                 received.clear()
             first = start + len(received)
             arguments = {"Key": key, **_range(first, None if length is None else start + length)}
@@ -287,14 +287,14 @@ class S3Requests:
             except boto.ClientError as error:
                 if status_of(error) != 416:
                     raise
-                # Past the end of the object. Stores report its size in different ways here.
+                # The range starts behind the end of the object. Stores report its size differently here.
                 return Fetched(bytes(received), max(start, 0) + len(received), etag or "")
             is_whole = first > 0 and answer["ResponseMetadata"]["HTTPStatusCode"] != 206
             if is_whole or int(answer["ContentLength"]) > most:
                 raise OSError(errno.ENOTSUP, "the store does not support range requests", self.address(key))
             found = etag_of(answer)
             if etag not in (None, found):
-                # The store does not know the condition.
+                # 501: the store does not support the condition.
                 raise _changed(self.address(key))
             await _receive(answer, received)
             return Fetched(bytes(received), _whole_size(answer), found)
@@ -321,7 +321,7 @@ class S3Requests:
             where["ContinuationToken"] = answer["NextContinuationToken"]
 
     def _synced(self, request: Callable[[], Awaitable[Any]]) -> Any:
-        # The limit also applies to a body that arrives slowly, where no single read times out.
+        # This limit also ends a body that arrives slowly, although no single read times out.
         return sync(self._filesystem().loop, request, timeout=self.limits.patience_s)
 
     def _filesystem(self) -> Any:

@@ -44,20 +44,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Nearly always holds the footer of a Parquet file. The answer also gives the size of the object.
+# A read of this size nearly always holds a whole Parquet footer. The answer also gives the object's size.
 _TAIL_BYTES: Final = 64 * 2**10
 _PARTS_AT_ONCE: Final = 4
 # Larger objects are sent in parts of this size, each retried separately: a part is sent within the time limit of a
 # request, also over a slow line. S3 accepts no part below 5 MiB.
 MULTIPART_BYTES: Final = 64 * 2**20
-# S3's limits of one upload.
+# S3 allows this many parts in one upload.
 _MAX_PARTS: Final = 10_000
-# gc aborts an upload that seems abandoned, if its writer was stopped for long: rare, and never often in a row.
+# gc may abort the upload of a writer that was stopped for long. That is rare, and never happens often in a row.
 _MAX_UPLOADS: Final = 3
 _AUTHOR: Final = "pseudoris-author"
-# The numbers and etags of an upload's parts, as the store wants them back.
+# Numbers and etags of the parts of an upload. The store requires them to complete it.
 Parts = list[dict[str, Any]]
-# Files that a browser should show, not download; programs that read parts ignore the type.
+# Types of files that a browser should show and not download. Programs that read parts ignore the type.
 _CONTENT_TYPES: Final = {".html": "text/html; charset=utf-8", ".webp": "image/webp"}
 
 
@@ -113,7 +113,7 @@ class S3Storage(S3Requests, Storage):
     def open_version(self, path: str, expected: StoredFile, *, window_bytes: int = 0) -> Iterator[BinaryIO]:
         """Open the expected version: every request requires its etag."""
         if expected.size_bytes == 0:
-            # No byte would be requested, so the version would not be checked.
+            # An empty range makes no request, so the version is checked here.
             refuse_change(self.stat(path), expected)
         reader = S3Reader(
             self, self._key(path), etag=expected.etag, size=expected.size_bytes, window_bytes=window_bytes
@@ -180,7 +180,7 @@ class S3Storage(S3Requests, Storage):
             except ClientError as error:
                 if status_of(error) != 412:
                     raise
-                # Always checked: aiohttp silently repeats a PUT if a kept-alive connection breaks.
+                # Checked even after a success: aiohttp silently repeats a PUT if a kept-alive connection breaks.
                 return self._author(key) == author
             return True
 
@@ -260,11 +260,11 @@ class S3Storage(S3Requests, Storage):
             try:
                 self.send(lambda: self.call("complete_multipart_upload", **arguments))
             except ClientError as error:
-                # A completion that is repeated after its answer was lost finds no such upload.
+                # If the answer to a completion was lost, the repeated completion finds no upload.
                 if code_of(error) != "NoSuchUpload" or self._author(upload.key) != author:
                     raise
 
-        # After a 409, S3 requires all parts again: the caller does that.
+        # After a 409 S3 requires all parts again, so the caller repeats the upload.
         retry = self.retrying("write", upload.key, lambda error: is_transient(error) and status_of(error) != 409)
         retry(attempt)
 

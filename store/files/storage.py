@@ -158,7 +158,7 @@ class Storage(Protocol):
             ImageError: `changed`, when the block ends or earlier. Do not use what was read.
             FileNotFoundError: There is no file.
         """
-        # Checked before and after, for a storage without conditional reads.
+        # Checked before and after the read, because this storage has no conditional reads.
         refuse_change(self.stat(path), expected)
         with self.open(path) as stream:
             yield stream
@@ -236,7 +236,7 @@ def refuse_change(found: StoredFile, expected: StoredFile) -> None:
 # `denied` if the store gives another image at the same time. `store` never does.
 Verdict = Literal["missing", "unreadable", "denied", "store"]
 
-# docs/records/reliability.md has the same table. Numbers that are not here are the store's.
+# docs/records/reliability.md has the same table. Error numbers not listed here count as errors of the store.
 VERDICTS: Final[dict[int, Verdict]] = {
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR), "missing"),
     **dict.fromkeys((errno.ELOOP, errno.ENAMETOOLONG, errno.EILSEQ, errno.EOVERFLOW), "unreadable"),
@@ -248,7 +248,7 @@ VERDICTS: Final[dict[int, Verdict]] = {
     **dict.fromkeys((errno.EHOSTUNREACH, errno.ENOTCONN, errno.ECONNREFUSED, errno.ECONNRESET), "store"),
     **dict.fromkeys((errno.ENOMEM, errno.EMFILE, errno.ENFILE), "store"),
 }
-# Written to the failures table, so not by `os.strerror`, which may speak another language on another machine.
+# Fixed texts, because the failures table stores them and `os.strerror` depends on the machine's language.
 _UNREADABLE: Final[dict[int, str]] = {
     errno.ELOOP: "its link leads to itself, or too many links follow one another",
     errno.ENAMETOOLONG: "its path, or the target of its link, is too long",
@@ -263,7 +263,7 @@ _NUMBERS: Final[dict[type[Exception], int]] = {
     IsADirectoryError: errno.EISDIR,
 }
 
-# Waiting does not help with these: the user must free space, grant rights, or name another location.
+# Waiting cannot help with these: the user must free space, grant rights, or name another location.
 _REMEDIES: Final[dict[int, str]] = {
     errno.ENOSPC: "the disk is full: free space or name another output, then run the same command again",
     errno.EDQUOT: "the quota is used up: free space or name another output, then run the same command again",

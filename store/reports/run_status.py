@@ -17,11 +17,11 @@ from pseudoris.store.runs.lock import WATCH_S, Holder, current_holder
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import RunTotals, Totals, list_commits, read_receipt, read_receipts
 
-# The window of `now`; longer if a shard takes so long that the window would hold fewer than three shards.
+# Seconds that `now` looks back. It looks back further if fewer than three shards fall into that time.
 WINDOW_S: Final = 600.0
-# A gap longer than the time of this many shards is a pause: no driver was running.
+# If no shard is committed for the time of this many shards, no driver was running: a pause.
 _PAUSE_IN_SHARDS: Final = 3.0
-# The shortest pause: with shards that take seconds, a slow listing or a start of Ray is not a pause.
+# The least length of a pause. With fast shards, a slow listing or a start of Ray is no pause.
 _MIN_PAUSE_S: Final = 60.0
 
 
@@ -64,7 +64,7 @@ def measure_rates(
     gaps = np.diff(times_s)
     is_pause = gaps > pause_s
     active_s = shard_s + float(np.where(is_pause, min(shard_s, pause_s), gaps).sum())
-    # The present stretch of work: it begins one `shard_s` before the first commit after the last pause.
+    # The present session starts one `shard_s` before the first commit after the last pause.
     first = int(np.flatnonzero(is_pause)[-1]) + 1 if is_pause.any() else 0
     now_s = max(now_s, float(times_s[-1]))
     since_s = max(now_s - window_s, float(times_s[first]) - shard_s)
@@ -162,13 +162,13 @@ class StatusReader:
         ConfigError: no run was started there, or its records cannot be used.
         """
         now_s = time.time() if now_s is None else now_s
-        # Read again each time: the plan may have been extended.
+        # Read again each time, because the plan may have been extended.
         header = require_header(self._location)
         first_s: dict[int, tuple[int, float]] = {}
         highest: dict[int, int] = {}
         for shard, generation, modified_s in list_commits(self._location):
             highest[shard] = max(generation, highest.get(shard, 0))
-            # A retry computes only a few of the shard's images: the rate uses the commits that computed all images.
+            # A retry computes only a few images of a shard, so the rate uses the first commit of each shard.
             first_s[shard] = min((generation, modified_s), first_s.get(shard, (generation, modified_s)))
         self._catch_up(highest)
         done = self._totals.sum()
@@ -191,7 +191,7 @@ class StatusReader:
 
     def _catch_up(self, highest: Mapping[int, int]) -> None:
         if any(highest.get(shard, -1) < generation for shard, generation in self._generations.items()):
-            # A receipt was deleted, so that its shard is computed again: sum everything again.
+            # A deleted receipt means that its shard is computed again, so everything is summed again.
             self._totals, self._generations, self._images = Totals(), {}, {}
         new = {shard: generation for shard, generation in highest.items() if self._generations.get(shard) != generation}
         wanted = sorted(new.items())
@@ -210,7 +210,7 @@ class StatusReader:
         if holder is None:
             return Driver(DRIVER_NONE)
         if self._beat not in (None, holder.beat):
-            # The counter moved between two reads: a sign of life by our own clock, whatever the storage's clock says.
+            # The counter has moved since the last read, so the driver lives, whatever the storage's clock says.
             self._has_moved_s = now_s
         self._beat = holder.beat
         ago_s = max(0.0, now_s - max(holder.beaten_s, self._has_moved_s))

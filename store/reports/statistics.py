@@ -91,7 +91,7 @@ class TopTexts:
 
 def _rounded(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     magnitude = np.floor(np.log10(np.abs(values), out=np.zeros_like(values), where=values != 0))
-    # For smaller values, the power itself would not be finite.
+    # For a smaller magnitude the power would overflow.
     shift = 10.0 ** (_DIGITS - 1 - np.maximum(magnitude, -300))
     return np.round(values * shift) / shift
 
@@ -139,15 +139,15 @@ def count_draws(table: pa.Table) -> dict[DrawKind, KeptCount]:
     return found
 
 
-# Shards of the presets hold 16 to 256 images: about 100,000 images give a share to a tenth of a percent.
+# Shards of the presets hold 16 to 256 images, so shares are known to about 0.1 % from 100,000 images.
 DEFAULT_SAMPLE: Final = 1_000
-# The groups. A text that was drawn several times counts for the decoder and the crop of each draw.
+# The groups of the statistics. A text that was drawn several times counts for each draw's decoder and crop.
 GROUPS: Final[Mapping[str, str]] = {"source": "candidates", "decoder": "draws", "crop": "draws"}
 
 _THREADS: Final = 4
 _COLUMNS: Final = ("target_mask_ids", "text", "kept", "source", "samples", *SCORE_COLUMNS)
 
-# Called with the shards read so far, and the shards to read.
+# Called with the number of shards read so far, and the number of shards to read.
 OnProgress = Callable[[int, int], None]
 
 

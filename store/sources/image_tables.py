@@ -23,7 +23,7 @@ from pseudoris.store.tables.parquet_files import is_damage
 _IMAGES_AT_ONCE: Final = 1
 _URIS_AT_ONCE: Final = 8
 _BUFFER_BYTES: Final = 2**20
-# As much as pyarrow asks for at a table's end.
+# Bytes that pyarrow reads at the end of a table.
 _FOOTER_BYTES: Final = 64 * 2**10
 # Longest untrusted text that a message shows.
 _SHOWN_COLUMNS: Final = 20
@@ -72,7 +72,7 @@ def count_rows(
             table = pq.ParquetFile(stream, pre_buffer=False)
             schema = table.schema_arrow
             found = (table.metadata.row_group(group) for group in range(table.num_row_groups))
-            # Over all columns: with a damaged footer, pyarrow's view of a single column crashes the process.
+            # All columns are read: with a damaged footer, pyarrow crashes the process if a single column is asked for.
             groups = [(int(group.num_rows), int(group.total_byte_size)) for group in found]
         except Exception as error:  # a hostile footer; other errors are raised again
             if not is_damage(error):
@@ -86,7 +86,7 @@ def count_rows(
         left_out.num_tables += 1
         return []
     column = column or find_column(schema, config, name)
-    # A footer may contain any number, and each row becomes a row of the plan. An image or a uri takes more than a byte.
+    # A footer may claim any number of rows, and each row becomes a plan entry. A row takes more than a byte.
     counts, total = [num_rows for num_rows, _ in groups], table.metadata.num_rows
     limit = total if file.size_bytes is None else file.size_bytes
     if min(counts, default=0) < 0 or sum(counts) != total or total > limit:
@@ -96,7 +96,7 @@ def count_rows(
         )
     if column.kind == "uri":
         return [RowGroup(num_rows) for num_rows in counts]
-    # Compression does not make encoded images smaller.
+    # Encoded images do not shrink when compressed, so the uncompressed size of a group is the right one.
     means = (max(0, size_bytes) // max(1, num_rows) for num_rows, size_bytes in groups)
     return [
         RowGroup(num_rows, mean if file.size_bytes is None else min(mean, file.size_bytes))
@@ -136,7 +136,7 @@ def find_column(schema: pa.Schema, config: SourceConfig, table: str) -> ImageCol
 
 
 def _image_column(schema: pa.Schema, config: SourceConfig) -> ImageColumn | None:
-    # A name that several columns share is ambiguous, so it is ignored.
+    # If several columns share a name, it is ambiguous and ignored.
     names = [name for name in schema.names if schema.names.count(name) == 1]
     for name in config.bytes_columns:
         kind = schema.field(name).type if name in names else None
@@ -176,7 +176,7 @@ def read_rows(
         column = find_column(parquet.schema_arrow, config, table)
         row = sum(parquet.metadata.row_group(group).num_rows for group in range(row_group))
         size = _URIS_AT_ONCE if column.kind == "uri" else _IMAGES_AT_ONCE
-        # No other field of a struct is decoded: it may hold anything.
+        # Other fields of a struct are not decoded, because they may hold anything.
         leaves = [f"{column.name}.bytes", f"{column.name}.path"] if column.kind == "struct" else [column.name]
         pages.watch()
         for batch in parquet.iter_batches(size, row_groups=[row_group], columns=leaves, use_threads=False):
@@ -201,14 +201,14 @@ def _row_image(value: pa.Scalar, column: ImageColumn, max_bytes: int) -> RowImag
     values = [each.value if isinstance(each, pa.DictionaryScalar) and each.is_valid else each for each in values]
     values = [each if each is not None and (_is_binary(each.type) or _is_text(each.type)) else None for each in values]
     buffers = [each.as_buffer() if each is not None and each.is_valid else None for each in values]
-    # Checked before a value is copied to Python.
+    # The size is checked before a value is copied to Python.
     size_bytes = max(0 if each is None else int(each.size) for each in buffers)
     if size_bytes > max_bytes:
         return too_many_bytes(size_bytes, max_bytes)
     found: list[Any] = [None if each is None else each.to_pybytes() for each in buffers]
     for at, value in enumerate(values):
         if found[at] is not None and _is_text(value.type):
-            # With surrogate escapes, as in a path: a row that is not UTF-8 must not fail other rows.
+            # Surrogate escapes, as in paths: a row that is not UTF-8 must not fail the other rows.
             found[at] = found[at].decode("utf-8", "surrogateescape")
     if column.kind == "struct":
         return RowImage(*found)
@@ -216,7 +216,7 @@ def _row_image(value: pa.Scalar, column: ImageColumn, max_bytes: int) -> RowImag
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    # pandas and DuckDB write categories as a dictionary of values.
+    # pandas and DuckDB write categories as a dictionary column.
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 

@@ -11,10 +11,10 @@ from typing import Final
 from pseudoris.schemas.errors import ConfigError
 
 GLOB: Final = re.compile(r"[*?\[]")
-# A glob, or the beginning of a brace.
+# Signs that start a glob or a brace.
 MAGIC: Final = re.compile(r"[*?\[{]")
 _RANGE: Final = re.compile(r"(\d+)\.\.(\d+)")
-# Several times the tars of the largest public data sets; more is a typing error that would fill the memory.
+# Several times the tars of the largest public data sets. More is a typing error that would fill the memory.
 MAX_EXPANDED: Final = 200_000
 
 
@@ -114,12 +114,12 @@ ALL_FILES: Final = GlobPattern(("**", "*"))
 
 def _fits(path: tuple[str, ...], parts: tuple[str, ...], *, is_folder: bool) -> bool:
     if not path:
-        # A folder is visited if the pattern continues below it.
+        # A folder is visited if parts of the pattern are left for its content.
         return bool(parts) if is_folder else all(part == "**" for part in parts)
     if not parts:
         return False
     name, part = path[0], parts[0]
-    # In a bucket, `.` and `..` are names like any other: keys that a program joined from paths have them.
+    # In a bucket, `.` and `..` are ordinary names that programs make when they join paths.
     is_shown = not name.startswith(".") or name in (".", "..")
     if part != "**":
         has_name = (is_shown or part.startswith(".")) and fnmatchcase(name, part)

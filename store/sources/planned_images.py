@@ -28,14 +28,14 @@ _NO_CREDENTIALS: Final = ImageError("denied", "there are no credentials for the 
 # Members of a tar are read together if at most this many bytes are between them: headers, labels, other files. From a
 # bucket, a megabyte takes as long as the latency of another request.
 _MAX_GAP_BYTES: Final = 2**20
-# Bounds the bytes that are held twice for a moment.
+# Bounds the bytes that exist twice for a moment.
 _MAX_SPAN_BYTES: Final = 32 * 2**20
-# For a table in a bucket: the image column of a row group is read from beginning to end.
+# The image column of a row group is read in windows of this size from a bucket.
 _TABLE_WINDOW_BYTES: Final = 8 * 2**20
 
 # An image's encoded bytes, or why there are none.
 Outcome = bytes | ImageError
-# From a shard's number and an image's key to its encoded bytes.
+# Returns the encoded bytes of an image, given its shard's number and its key.
 LoadBytes = Callable[[int, str], bytes]
 
 
@@ -67,7 +67,7 @@ def read_or_refused(root: SourceRoot, entries: Sequence[PlanEntry], config: RunC
     groups = [list(group) for _, group in itertools.groupby(entries, key=lambda entry: file_path(entry.key))]
     read = functools.partial(_read_group, root, config=config)
     num_readers = min(root.storage.max_readers, len(groups))
-    # In a bucket each image is a request, which is nearly all latency.
+    # From a bucket each image is one request, which is nearly all latency, so threads read ahead.
     found = map(read, groups) if num_readers < 2 else map_in_threads(read, groups, num_readers)
     yield from itertools.chain.from_iterable(found)
 
@@ -75,7 +75,7 @@ def read_or_refused(root: SourceRoot, entries: Sequence[PlanEntry], config: RunC
 def _read_group(root: SourceRoot, entries: Sequence[PlanEntry], *, config: RunConfig) -> list[Reading]:
     """Return what comes of the entries of one file; only its planned version is accepted."""
     path, first = file_path(entries[0].key), entries[0]
-    # For a tar or a table, the plan holds the size of the image, not of the file.
+    # For a tar or a table, the plan holds the size of the image and not of the file.
     is_whole_file = first.offset_bytes is None and first.row_group is None
     expected = StoredFile(path, first.size_bytes if is_whole_file else None, first.etag, first.mtime_ns)
     window_bytes = 0 if first.row_group is None else _TABLE_WINDOW_BYTES
@@ -138,7 +138,7 @@ def _read_table(
     stream: BinaryIO, root: SourceRoot, *, entries: Sequence[PlanEntry], config: RunConfig
 ) -> list[Reading]:
     """Return what comes of rows of a Parquet file, all from one row group."""
-    # The true place: its rows begin there.
+    # Relative uris of rows start from the table's real place, so it is not masked.
     table, store = root.storage.uri(file_path(entries[0].key)), root.store
     positions = {entry.row: entry.position for entry in entries if entry.row is not None}
     readings: dict[int, Reading] = {}
@@ -156,7 +156,7 @@ def _read_table(
             outcome, other_store = _read_row(image, table, config)
             readings[positions[row]] = Reading(positions[row], outcome, other_store or store)
     except ImageError as error:
-        # Damage in the middle of a row group: the rows before it are good.
+        # Damage within a row group: the rows before it are good, and the rest get this error.
         rest = error
     return [readings.get(position, Reading(position, rest, store)) for position in positions.values()]
 
@@ -191,7 +191,7 @@ def _read_uri(root: SourceRoot, path: str, config: RunConfig) -> Outcome | Refus
     except TransientError as error:
         if root.store != "web":
             raise
-        # A stranger's server that breaks off is one of many; if all do, it is this machine's network.
+        # One broken web server among many refuses its image. If all break, the network of this machine is to blame.
         return RefusedError(str(error))
     if len(data) <= config.images.max_bytes:
         return data
@@ -272,9 +272,9 @@ class PlannedImages:
         if plan is None:
             entries = read_shard_plan(self._location, self._header, shard)
             if self._source is not None:
-                # A copy has other times and etags; its sha256 decides whether it is the same image.
+                # A copied file has another time and etag. Its sha256 decides whether it is the same image.
                 entries = [replace(entry, etag=None, mtime_ns=None) for entry in entries]
             plan = {entry.key: entry for entry in entries}
-            # Put in place whole: a thread that reads ahead may ask for another shard's at any line.
+            # The mapping is replaced and never changed, because a thread that reads ahead may use it at any time.
             self._plans = {**self._plans, shard: plan} if self._is_random_access else {shard: plan}
         return plan

@@ -27,7 +27,7 @@ from pseudoris.store.sources.source import open_root
 
 logger = logging.getLogger(__name__)
 
-# Long enough for credentials that are being renewed. A shard with a refused image waits once.
+# Long enough to renew credentials. A shard with a refused image waits once.
 AGAIN_AFTER_S: Final = 60.0
 
 
@@ -57,7 +57,7 @@ def settle_refusals(
     num_known = Counter(reading.store for reading in readings.values())
     if refused:
         wanted = {readings[entry.position].store for entry in refused}
-        # The first entry of each store that gave one; a table's rows may be in several.
+        # One readable entry of each store: rows of a table may lead to different stores.
         given = [entry for entry in reversed(entries) if isinstance(readings[entry.position].outcome, bytes)]
         for entry in chain({readings[entry.position].store: entry for entry in given}.values(), others):
             (witness,) = read_or_refused(root, [entry], config)
@@ -135,7 +135,7 @@ def read_shard(
     readings |= {reading.position: reading for reading in read_or_refused(root, missing, config)}
     failed = (reading.outcome for reading in readings.values() if isinstance(reading.outcome, ImageError))
     is_lost = any(error.reason in ("missing", "unreadable") for error in failed)
-    # Otherwise a disk that is no longer mounted would quarantine every image.
+    # Otherwise an unmounted disk would quarantine every image.
     if is_lost and root.kind("") != "folder":
         raise TransientError(f"SOURCE is gone: {root.describe()}. Restore it, then run the same command again")
     outcomes = settle_refusals(root, config, entries=entries, readings=readings, others=others)
@@ -151,7 +151,7 @@ def _prove(entry: PlanEntry, outcome: Outcome, prover: Prover, exclusions: Exclu
     sha256 = sha256_hex(outcome)
     try:
         if exclusions is not None:
-            # First by sha256: it needs no decoding.
+            # Rules by sha256 come first, because they need no decoding.
             exclusions.check(sha256)
         proof = prover.prove(outcome)
         if exclusions is not None and exclusions.has_hashes:

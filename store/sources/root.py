@@ -44,7 +44,7 @@ class SourceRoot:
     def describe(self, path: str = "") -> str:
         """Return the full path or uri for messages, not to read from: links are masked."""
         uri = shown_uri(self.storage.uri(path))
-        # A space would end the link.
+        # A space would end the link before its secret is masked.
         return without_secrets(uri.replace(" ", "%20")) if "://" in uri else uri
 
     def kind(self, path: str) -> Kind:
@@ -120,19 +120,19 @@ def root_at(location: str, config: SourceConfig, limits: StorageConfig | None = 
         ConfigError: The protocol is unknown, or its package is missing.
     """
     folder = local_path(location)
-    # Unlike `Path.resolve`, this takes a link to itself as it is.
+    # `Path.resolve` would raise for a link to itself.
     resolved = location if folder is None else os.path.realpath(folder)
     return SourceRoot(storage_at(resolved, config.endpoint_url, limits, requester_pays=config.requester_pays))
 
 
 _LOCAL_SCHEMES: Final = frozenset({"file", "local"})
 _WEB_SCHEMES: Final = frozenset({"http", "https"})
-# A closed list: fsspec also has protocols that read this machine (`dir`, `zip`, `git`) or others (`ssh`, `smb`).
+# A closed list: fsspec also has protocols that read this machine (`dir`, `zip`, `git`) or other hosts (`ssh`, `smb`).
 REMOTE_SCHEMES: Final = _WEB_SCHEMES | {"s3", "s3a", "gs", "gcs", "az", "abfs"}
-# A path of Linux, and a name in it; a key of S3 has 1,024 bytes.
+# Limits of a Linux path and of a name in it. A key of S3 has at most 1,024 bytes.
 _MAX_URI_BYTES: Final = 4_095
 _MAX_NAME_BYTES: Final = 255
-# Code that checks a host and code that connects to it may normalise other characters differently.
+# The check of a host and the connection to it may normalise other characters differently.
 _HOST: Final = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 
 
@@ -150,19 +150,19 @@ def resolve_uri(
         ImageError: `refused_uri` if it leaves the root, has another protocol or such a host, chains protocols, contains
             a secret, is not text, is too long, or names no file.
     """
-    # Refused here: a file system or a client would raise for it, and that would look like a fault of the storage.
+    # Refused here, because the error of a file system or client would look like a fault of the storage.
     try:
         size_bytes = len(uri.encode("utf-8"))
     except UnicodeEncodeError:
         raise ImageError("refused_uri", "the uri is not UTF-8") from None
     if size_bytes > _MAX_URI_BYTES:
         raise ImageError("refused_uri", f"the uri has {size_bytes:,} bytes; at most {_MAX_URI_BYTES:,} are allowed")
-    # A query may stand here: a row's uri is not written, and shown without it.
+    # A query is allowed here, because a row's uri is not stored, and is shown without its query.
     if secret_in(uri, None):
         raise ImageError("refused_uri", "the uri carries credentials")
     scheme, separator, rest = uri.partition("://")
     if "://" in rest or (separator and "::" in uri):
-        # `file://file:///etc/…` would keep one prefix; `tar://…::file:///etc/…` reaches all that fsspec can open.
+        # `file://file:///etc/…` would keep a prefix, and `tar://…::file:///etc/…` would reach any file.
         raise ImageError("refused_uri", "the uri chains protocols: `://` may occur once, and `::` not at all")
     if separator and scheme.lower() not in _LOCAL_SCHEMES:
         return _resolve_remote(scheme.lower(), rest, config, limits)
@@ -170,7 +170,7 @@ def resolve_uri(
 
 
 def _resolve_local(path: str, table: str, config: SourceConfig, limits: StorageConfig | None) -> tuple[SourceRoot, str]:
-    # On the web a query may have slashes; in a bucket a `?` is a letter.
+    # On the web a query may have slashes. In a bucket `?` is an ordinary letter.
     place = re.split("[?#]", table)[0] if table.startswith(("http://", "https://")) else table
     root = root_at(config.uri_root or posixpath.dirname(place), config, limits)
     if any(len(name.encode("utf-8")) > _MAX_NAME_BYTES for name in path.split("/")):
@@ -212,7 +212,7 @@ def _refuse_inner_host(uri: str) -> None:
     with suppress(ValueError):
         address = ipaddress.ip_address(host)
     if address is None:
-        # Resolvers also read `127.1`, `0x7f000001` and `2130706433`.
+        # Resolvers also accept the forms `127.1`, `0x7f000001` and `2130706433`.
         with suppress(OSError):
             address = ipaddress.IPv4Address(socket.inet_aton(host))
     address = getattr(address, "ipv4_mapped", None) or address

@@ -35,13 +35,13 @@ logger = logging.getLogger(__name__)
 # mostly its labels, as img2dataset writes them: it is listed only if it holds the bytes of images.
 Format = Literal["files", "webdataset", "parquet", "beside_tar"]
 
-# The folders that a run writes below OUT: a SOURCE inside them would list the run's own tables.
+# Folders that a run writes below OUT. A SOURCE inside them would list the run's own tables.
 _RUN_FOLDERS: Final = frozenset({*SCHEMAS, "_plan", "_receipts", "_manifest"})
-# Runs that were skipped in this process: a SOURCE may be listed more than once.
+# Runs for which this process has logged that they are skipped: a SOURCE may be listed several times.
 _TOLD: Final[set[str]] = set()
-# A row's uri names no commit, so rows may not lead to the Hub.
+# Rows may not lead to the Hub, because their uris name no commit.
 _RECORDED_SCHEMES: Final = REMOTE_SCHEMES | {"hf"}
-# A folder of images may hold millions of names.
+# A folder of images may hold millions of names, so only this many are compared.
 _MAX_COMPARED: Final = 10_000
 
 
@@ -158,7 +158,7 @@ class Source:
                     "exist: check the path"
                 ) from None
             except (ImageError, RefusedError):
-                # One of many: it is planned, and quarantined when it is read.
+                # One bad name among many is planned, and quarantined when it is read.
                 yield StoredFile(path, None)
 
     def _globbed_files(self, pattern: GlobPattern) -> Iterator[tuple[StoredFile, bool]]:
@@ -306,7 +306,7 @@ def _missing(source: str, name: str) -> ConfigError:
     begins = f"To match all names that begin with it, write {shlex.quote(f'{without_secrets(name)}*')}."
     if local is None:
         return ConfigError(f"SOURCE {source!r} does not exist. Check the url and the credentials. {begins}")
-    # A url without its scheme is taken for a path, with its query.
+    # A url without its scheme looks like a path, so its query is masked here.
     source = f"/{without_secrets(source[1:])}"
     parent = next(folder for folder in local.parents if folder.is_dir())
     wanted = local.relative_to(parent).parts[0]

@@ -15,15 +15,15 @@ from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.sources.items import LeftOut, SourceItem
 from pseudoris.store.sources.root import SourceRoot
 
-# Enough for the headers of a sample's smaller members, and of the next image.
+# Holds the header of the next image, and of small members before it.
 _WINDOW_BYTES: Final = 32 * 2**10
-# Most bytes that are searched at once behind the end of a tar.
+# Bytes that are searched at once for content behind the end of a tar.
 _CHUNK_BYTES: Final = 2**20
-# For long names and file attributes, which file systems limit to 64 KiB. A header may claim exabytes.
+# Long names and file attributes have at most 64 KiB in real file systems. A header may claim exabytes.
 _MAX_HEADER_BYTES: Final = 2**20
-# Global settings apply to all members that follow, and each member gets a copy of them.
+# Global settings apply to all following members, and tarfile copies them to each member.
 _MAX_GLOBAL_SETTINGS: Final = 1_000
-# The exceptions of tarfile for a malicious header.
+# Exceptions that tarfile raises for a malicious header.
 _HOSTILE: Final = (tarfile.TarError, ValueError, OverflowError, RecursionError)
 
 
@@ -51,7 +51,7 @@ def list_members(
             for member in _members(stream):
                 if _is_image(member, config):
                     end = member.offset_data + member.size
-                    # Extended headers may claim any size.
+                    # An extended header may claim any size.
                     if member.size < 0 or (file.size_bytes is not None and end > file.size_bytes):
                         at = f"at byte {member.offset_data:,} of the tar"
                         raise tarfile.ReadError(f"a member of {member.size:,} bytes {at}")
@@ -67,7 +67,7 @@ def list_members(
                     left_out.count_member(member.name)
         except _HOSTILE as error:
             raise ConfigError(_damage(root, file, str(error))) from error
-    # tarfile ends without an error if the last header is truncated.
+    # If the last header is truncated, tarfile ends without an error.
     if file.size_bytes is not None and file.size_bytes % tarfile.BLOCKSIZE:
         raise ConfigError(_damage(root, file, "its size is not a multiple of 512 bytes"))
 
@@ -92,10 +92,10 @@ def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
     start: int | None = 0
     while start is not None:
         stream.seek(start)
-        # `r:` refuses compression: a member of a compressed tar cannot be read alone.
+        # `r:` refuses compression, because a single member of a compressed tar cannot be read.
         with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
             end = yield from _members_of_one(tar, start)
-        # tarfile takes a damaged header for the end, so all members after it would be lost without an error.
+        # tarfile takes a damaged header for the end and would silently drop all members behind it.
         following = _next_content(stream, end)
         if following == end and end > start:
             raise tarfile.ReadError(f"the header at byte {end:,} is damaged")
@@ -109,7 +109,7 @@ def _members_of_one(tar: Any, start: int) -> Generator[tarfile.TarInfo, None, in
     """Yield the members of one tar. Return the offset of its end marker, or of a damaged header."""
     end = start
     while (member := tar.next()) is not None:
-        # A negative size leads backwards, in an endless loop.
+        # A negative size would lead backwards into an endless loop.
         if tar.offset <= end:
             raise tarfile.ReadError(f"the member after byte {end:,} ends before it begins")
         if len(tar.pax_headers) > _MAX_GLOBAL_SETTINGS:
@@ -125,7 +125,7 @@ def _members_of_one(tar: Any, start: int) -> Generator[tarfile.TarInfo, None, in
 def _next_content(stream: BinaryIO, start: int) -> int | None:
     """Return the offset of the first block from `start` on that holds more than zeros; None if there is none."""
     stream.seek(start)
-    # The usual padding is at most 10 KiB. From a bucket it mostly came with the last header: no request for more.
+    # Padding is usually at most 10 KiB, and in a bucket it mostly came with the last header.
     size_bytes = 2 * tarfile.BLOCKSIZE
     while chunk := stream.read(size_bytes):
         rest = chunk.lstrip(b"\0")

@@ -35,33 +35,33 @@ from pseudoris.training.evaluation.human_truth import HumanImageTruth
 from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, committed_images
 from pseudoris.training.evaluation.truth import CandidateTable, ImageTruth, Truth, judge, match_image
 
-# Against weights without bound; in units of standardised features.
+# A ridge keeps weights from growing without bound. It acts on standardised features.
 _RIDGE: Final = 1e-3
 _STEPS: Final = 40
-# Beyond it a probability is 0 or 1 to float64, and its exponential may overflow.
+# Above these log-odds a probability is 0 or 1 in float64, and its exponential may overflow.
 _MAX_LOG_ODDS: Final = 30.0
 _DIGITS: Final = 3
-# With fewer right or wrong ones a line says more of chance than of the models.
+# With fewer right or fewer wrong expressions, a line shows chance more than the models.
 _LEAST_OF_EACH: Final = 5
-# What a run has in any case, and what needs `captions.listening`.
+# Features that every run has, then those that need `captions.listening`.
 CLIP: Final = ("log_uniqueness", "log_distinctiveness", "correctness", "log_count", "num_words")
 VOTE: Final = (*CLIP, "vote")
 LISTENER: Final = ("listener", "truth", "relative_truth")
 EVERYTHING: Final = (*VOTE, *LISTENER, "consensus")
-# What needs `grounding_check`.
+# Features that need `grounding_check`.
 CHECKED: Final = ("grounding",)
-# For any models, higher values of these are better: no labels are needed.
+# Features that rise with quality for any model, so that no labels are needed.
 NO_LABELS_VOTE: Final = ("log_uniqueness", "correctness", "vote")
 NO_LABELS: Final = (*NO_LABELS_VOTE, "listener", "truth")
-# Every confidence is above 0, and no rank is above the last one: the widest bounds keep everything.
+# Every confidence is above 0 and every rank is below the last one, so the widest bounds keep everything.
 _GRID: Final = tuple(float(value) for value in np.round(np.arange(0.0, 0.985, 0.02), 2))
 _RANKS: Final = (1, 2, 3, 4, 5, 6, 8, 1000)
-# Used if the number of right candidates of a mask is unknown.
+# The rank that is used if nobody knows how many candidates of a mask are right.
 NO_LABEL_RANK: Final = 3
 Columns = Mapping[str, Sequence[Any]]
-# A ratio of 1: the caption of a mask alone in its image fits as well as one that fits its best rival.
+# A ratio of 1: the caption of a lone mask counts as if its best rival fitted equally well.
 LONE_LOG_RATIO: Final = 0.0
-# What `judge_image` reads of the expressions table, beside what a `CandidateTable` holds.
+# Columns that `judge_image` reads besides those of a `CandidateTable`.
 JUDGED_COLUMNS: Final = ("source", "confidence", *CONFIDENCE_COLUMNS)
 
 
@@ -150,7 +150,7 @@ def judge_image(truth: ImageTruth, candidates: CandidateTable, columns: Columns)
     verdicts = judge(truth, candidates, matched.object_of_mask)
     drawn = np.array([source == SOURCE_MODEL for source in columns["source"]], np.bool_)
     beside = ~drawn & verdicts.is_single & candidates.is_kept
-    # None, where there is nothing to compare with, becomes NaN.
+    # None, of a mask without a rival, becomes NaN.
     scores = {name: np.array(columns[name], np.float64)[drawn] for name in CONFIDENCE_COLUMNS}
     chosen = np.flatnonzero(drawn).tolist()
     return JudgedImage(
@@ -214,7 +214,7 @@ def fit_line(confidence: Floats, right: Floats) -> WeightLine | None:
         return None
     bias, (slope,) = logistic_regression(odds[:, None], right)
     if slope <= 0:
-        # An accident of few verdicts: less confidence never means more.
+        # A falling line is an accident of few verdicts: less confidence never means more.
         bias, slope = float(log_odds(np.array([right.mean()]))[0]), 0.0
     return WeightLine(bias=round(bias, _DIGITS), slope=round(float(slope), _DIGITS))
 
@@ -284,7 +284,7 @@ def calibrated_run(
     many first images are read.
     """
     images = judged_images(location, truth, max_images=max_images)
-    # Whether all candidates have a listener's scores, and a second opinion's.
+    # Whether all candidates have scores of a listener, and of a second opinion.
     is_heard, is_checked = (
         not any(np.isnan(image.rated.scores[name]).any() for image in images) for name in ("truth", "grounding_share")
     )
@@ -323,7 +323,7 @@ def reached(images: Sequence[JudgedImage], config: ConfidenceConfig) -> list[Bou
     found = []
     for max_rank in _RANKS:
         inside = rank <= max_rank
-        # Of each object its most confident right expression decides from which bound on it is covered.
+        # An object is covered while the bound is below the confidence of its best right expression.
         best = np.where(is_beside, np.inf, -np.inf)
         np.maximum.at(best, objects[inside & right], confidence[inside & right])
         for bound in _GRID:

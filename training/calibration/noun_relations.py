@@ -18,7 +18,7 @@ import numpy as np
 from pseudoris.schemas.fitted import NounRelations
 from pseudoris.workers.composing.posterior import Evidence, by_names
 
-# A name is judged from so many masks on that have it in this share of their draws.
+# A mask counts for a name from this share of its draws on. A name is judged from this many masks on.
 _SAID: Final = 0.1
 _LEAST_MASKS: Final = 5
 # Chosen on drawn scenes of a captioner with three names a category, and on captions in which wrong nouns are planted.
@@ -41,7 +41,7 @@ def noun_relations(masks: Sequence[Evidence]) -> NounRelations:
         if is_covered and merged.gap(other, name) < _MOST_TOLD_APART / 2:
             wider[other].append(name)
     several = {name: tuple(each) for name, each in wider.items() if _are_several(each, merged)}
-    # Anew: a copy would keep what was derived of it.
+    # Built anew, because a copy would keep the derived values of the old relations.
     return NounRelations(same=same.same, wider=several)
 
 

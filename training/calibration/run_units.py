@@ -28,7 +28,7 @@ SCORE_MEANS: Final = (1.834, 1.797)
 SCORE_STDS: Final = (0.696, 0.470)
 _DIGITS: Final = 4
 _MAX_IMAGES: Final = 5_000
-# A spread below it is rounding: such a score tells nothing apart.
+# A smaller spread is rounding: such a score separates nothing.
 _LEAST_STD: Final = 1e-6
 
 
@@ -40,7 +40,7 @@ def posterior_of_run(run: OpenRun) -> PosteriorConfig:
     config = run.header.config
     fitted = config.filtering.fitted_values
     own = fitted.posterior
-    # Every file of `calibrate` has models; only what transfers to any captioner has `object_nested`.
+    # A file of `calibrate` always has models. Only a posterior for any captioner has `object_nested`.
     if own is not None and fitted.models and not own.object_nested:
         return own
     if own is None or fitted.models:

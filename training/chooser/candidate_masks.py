@@ -32,9 +32,9 @@ from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.masks import SamProposer, rle
 from pseudoris.workers.stages import clip_digest, sam_digest
 
-# Rises when what a file holds changes; files of other versions are written anew.
+# Raised when the content of a file changes. Files of other versions are written again.
 _VERSION: Final = 2
-# Settings of the filter that decide a crop's embedding.
+# Settings of the filter that change the embedding of a crop.
 _OF_CROPS: Final = ("architecture", "context_scale", "has_antialiasing", "batch_size")
 _META: Final = "candidates"
 # Of a candidate that is one of several masks meant, so much lies in their union, and less than so much of it, or of
@@ -158,7 +158,7 @@ class CandidateStore:
         self.digest = sha256_hex(json.dumps([said, weights, *views], sort_keys=True).encode())
         cache = config.candidates.cache
         self._folder = None if cache is None else cache / self.digest[:16]
-        # Without a folder there is no other place: all are kept.
+        # Without a cache folder, memory is the only place, so it keeps everything.
         max_bytes = sys.maxsize if self._folder is None else config.candidates.memory_bytes
         self._held = FeatureCache[Candidates](max_bytes, lambda found: found.nbytes)
 
@@ -208,7 +208,7 @@ class CandidateStore:
         views = None if self.refinement is None else views_of(image, counts, size, self.refinement)
         crops = torch.zeros(0, 2, 0, dtype=torch.float16)
         if masks:
-            # Context crops and masked ones.
+            # The context crops, then the masked crops.
             seen = embedded_masks(self.clip, pixels, masks, (self.run.filtering.context_scale, None))
             crops = seen.transpose(0, 1).contiguous().half()
         return Candidates.of(size, counts, crops=crops, pooled=self._pooled(image, counts, size), views=views)
@@ -217,7 +217,7 @@ class CandidateStore:
         """Patches (N, C) under each mask; the nearest patch where a mask is smaller than any."""
         form = self.towers.image_format
         placement = Placement.of(size, form.size)
-        # Under no key: only what is pooled is kept.
+        # Not cached, because only the pooled patches are kept.
         seen = self.towers.read_images(placement.image(image, form.mean)[None])
         patches = torch.cat([seen.stages.flatten(1, 2), seen.dense], 1)[0]
         if not counts:
@@ -240,7 +240,7 @@ def embedded_masks(
 def propose_masks(proposer: SamProposer, pixels: NDArray[np.uint8]) -> tuple[MaskRecord, ...]:
     """Return the masks of an image (H, W, 3) uint8, upright RGB."""
     data = io.BytesIO()
-    # Lossless, and fast: it is read once.
+    # PNG without compression, because it is lossless and is read only once.
     Image.fromarray(pixels).save(data, format="PNG", compress_level=0)
     encoded = data.getvalue()
     given = ShardImage(
@@ -265,7 +265,7 @@ def _write(path: Path, found: Candidates, digest: str) -> None:
 def _read(path: Path, digest: str) -> Candidates | None:
     """Return what a file holds; None if there is none, or it is damaged or of another digest."""
     try:
-        # safetensors alone would wait for the other end of a pipe.
+        # safetensors alone would wait forever for the other end of a pipe.
         with open_regular(path), safe_open(path, framework="pt") as file:
             meta = parse_json((file.metadata() or {}).get(_META, "{}"))
             if meta.get("digest") != digest:

@@ -16,7 +16,7 @@ from pseudoris.training.metrics import ious_of, pixel_counts
 # Where several masks are learnt from, the answer is each mask that has so much of the likeliest one's probability and,
 # of the smaller of the two, shares less than so much with each that is chosen already.
 _COMPANION_SHARE, _COMPANION_APART = 0.5, 0.5
-# Of the fit: the weight of the squares of its coefficients, for levels that are scaled to a spread of 1.
+# Weight of the squared coefficients in the fit. Levels are scaled to a spread of 1.
 _RIDGE: Final = 1e-3
 
 
@@ -119,7 +119,7 @@ def trusted_levels(choose: Callable[..., Choice], held_out: HeldOutExpressions) 
     if of_logit <= 0:
         return torch.zeros(len(of_levels) + 1)
     ratio = torch.tensor(of_levels, dtype=torch.float64) / of_logit
-    # As much is taken as is added, on average: probabilities stay where they are.
+    # The constant removes what the levels add on average, so that probabilities stay where they are.
     return torch.cat([ratio, -(ratio @ mean[1:])[None]]).float()
 
 
@@ -134,13 +134,13 @@ def least_none(choose: Callable[..., Choice], held_out: HeldOutExpressions) -> f
         rows = pixel_counts(choice.likeliest, question.masks)
         none = np.zeros(len(rows)) if choice.none is None else choice.none.double().numpy()
         parts.append(np.stack([none, np.where(rows[:, 3] > 0, -ious_of(rows), 1.0)], 1))
-    # Of each expression, what is gained by that answer.
+    # The gain of answering "none of these", for each expression.
     none, gained = np.concatenate(parts).T
     if not (gained == 1).any():
         return None
     order = np.argsort(-none, kind="stable")
     none, gained = none[order], np.concatenate(([0.0], np.cumsum(gained[order])))
-    # Between two neighbours, where they differ; or above all, or below.
+    # A bound lies between two neighbours that differ, or above all, or below all.
     bounds = np.concatenate(([1.0 + none[0]], none, [0.0]))
     middles = (bounds[:-1] + bounds[1:]) / 2
     return float(middles[np.where(bounds[:-1] > bounds[1:], gained, -np.inf).argmax()])

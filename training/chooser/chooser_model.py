@@ -139,9 +139,9 @@ class Chooser(nn.Module):
         # seed are those of a chooser without it.
         self.none = nn.Parameter(0.02 * torch.randn(config.width)) if settings.answers_none else None
         if settings.answers_none:
-            # What the levels of the cosines, and a constant, add to its score; 0 until fitted to development scenes.
+            # What the levels of the cosines and a constant add to the score of "none". 0 until they are fitted.
             self.register_buffer("trusted_levels", torch.zeros(2 * num_cosines + 1))
-            # From which probability on it is the answer; nan until that is chosen on development scenes.
+            # "None" is the answer from this probability on. NaN until it is chosen on development scenes.
             self.register_buffer("min_none", torch.tensor(float("nan")))
 
     def forward(self, given: ChooserInput) -> tuple[torch.Tensor, torch.Tensor | None]:

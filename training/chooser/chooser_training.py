@@ -35,13 +35,13 @@ from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.filtering.head_nouns import noun_prompt
 from pseudoris.workers.filtering.spacy_nouns import noun_finder
 
-# Expressions of one image that are answered at once; an image with more takes several passes.
+# Expressions of one image that are answered in one pass. An image with more takes several passes.
 _TEXTS_A_PASS = 64
-# Sentences and prompts of a run's ten thousand expressions take 30 MB.
+# Bytes of cached sentences and prompts. Ten thousand expressions of a run take 30 MB.
 _TEXT_BYTES = 2**27
-# Cosines of a CLIP lie within a few tenths of one another.
+# Cosines of a CLIP differ by a few tenths, so they are scaled up.
 _COSINE_SCALE = 10.0
-# What a training calls itself in its checkpoint.
+# The name of this kind of training in its checkpoint.
 CHOOSER: Final = "chooser"
 
 
@@ -66,7 +66,7 @@ class ChooserLearner:
     def losses(self, module: nn.Module, batch: QuestionBatch) -> Mapping[str, torch.Tensor]:
         """Return the losses of a batch: softmax of scores against that of IoUs, and outlines against theirs."""
         if not len(batch):
-            # Every mask of the batch was skipped: a gradient of zero. Other ranks wait for this one's forward pass.
+            # All masks of the batch were skipped. A zero loss is returned, because other ranks wait for this pass.
             logits, change = module(self._nothing())
             return {"loss": 0 * (logits.sum() + (0 if change is None else change.sum()))}
         found = [mirrored(self.store[key]) if is_mirrored else self.store[key] for key, is_mirrored in batch.images]
@@ -79,7 +79,7 @@ class ChooserLearner:
         loss = choice_loss(logits, ious, self._config.target.temperature, weights)
         if change is None:
             return {"loss": loss}
-        # Over all questions, as the other: a rank's loss is weighted by how many it has.
+        # Averaged over all questions as the other loss, because a rank's loss is weighted by their number.
         drawn = outline_loss(change.float(), taught) / len(batch)
         return {"loss": loss + drawn, "choice": loss.detach(), "outline": drawn.detach()}
 
@@ -170,7 +170,7 @@ class ChooserLearner:
             cosines=(cosines - mean) * own_masks * _COSINE_SCALE,
             levels=torch.cat([highest, mean[:, 0]], 1) * _COSINE_SCALE,
         )
-        # Texts are there already.
+        # Texts are on the device already.
         for name in ("crops", "pooled", "geometry", "pairs", "is_mask", "owners", "cosines", "levels"):
             setattr(given, name, getattr(given, name).to(self.towers.device))
         return given
@@ -178,7 +178,7 @@ class ChooserLearner:
     def _embedded(self, texts: Sequence[str]) -> torch.Tensor:
         """Embeddings (T, Q, D) of each sentence, and of the prompt of its head noun."""
         both = zip(texts, map(self._prompt, texts, self._nouns(texts)), strict=True)
-        # Copies: a row of a batch would keep the whole batch in memory.
+        # Cloned, because a row that is cached would keep the whole batch in memory.
         found = self._sentences.read(
             [text for each in both for text in each[: self._num_texts]],
             lambda texts: (row.clone() for row in self.store.clip.embed_texts(texts)),
@@ -252,7 +252,7 @@ def train_student(
     if request.num_epochs is not None:
         training = config.training.with_steps(request.num_epochs * feed.num_batches())
         config = config.model_copy(update={"training": training})
-    # What decides the weights, and enough to build the model again.
+    # The settings that decide the weights, and enough to build the model again.
     settings: dict[str, Any] = {
         "version": TRAININGS_VERSION,
         "learner": CHOOSER,

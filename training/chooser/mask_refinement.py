@@ -18,13 +18,13 @@ from torchvision.ops import roi_align
 from pseudoris.training.chooser.chooser_config import RefinementConfig
 from pseudoris.workers.masks import rle
 
-# Channels of a view: RGB, and the mask.
+# Channels of a view: RGB and the mask.
 _NUM_CHANNELS = 4
 # A mask without a change: this logit inside, and its negative outside. Small, because the network has to outvote a hard
 # edge: chosen on development scenes, where 2 gave half as much.
 _TRUST = 0.5
 _NUM_GROUPS = 4
-# Views and outlines of no mask.
+# Views and outlines of an empty batch.
 NO_OUTLINES = torch.zeros(0, _NUM_CHANNELS + 1, 8, 8, dtype=torch.uint8)
 
 
@@ -47,7 +47,7 @@ def views_of(
         return torch.zeros(0, _NUM_CHANNELS, config.size, config.size, dtype=torch.uint8)
     boxes = view_boxes(counts, size, config.context)
     pixels = _viewed(image[None].float(), boxes, config.size).round().byte()
-    # One by one: as floats, the masks of a large image would take gigabytes.
+    # Masks are decoded one by one: all masks of a large image as floats would take gigabytes.
     masks = (torch.from_numpy(rle.decode([each], size)[0]) for each in counts)
     covered = [outline_of(mask, box, config.size) for mask, box in zip(masks, boxes, strict=True)]
     return torch.cat([pixels, torch.stack(covered)[:, None]], 1)
@@ -90,7 +90,7 @@ class MaskRefiner(nn.Module):
         """
         super().__init__()
         widths = [width, 2 * width, 4 * width, 4 * width]
-        # The distance to the mean colour under the mask is seen too.
+        # The first layer has one more channel: the distance to the mean colour under the mask.
         given = [_NUM_CHANNELS + 1, *widths[:-1]]
         self.down = nn.ModuleList(
             nn.Sequential(_convolution(into, out, stride=1 if at == 0 else 2), _convolution(out, out))

@@ -159,7 +159,7 @@ class QuestionDataset(Dataset[list[Question]]):
 
     def _compare(self, key: str, mask: torch.Tensor, num_masks: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return a mask's IoU with every candidate, and its outline in the view of the best, (S, S) uint8."""
-        # Of a union of several masks: with the most like of the candidates that make it up, and without an outline.
+        # A union of several masks is compared with the candidates that best make it up, and has no outline.
         named = key, sha256_hex(mask.numpy().tobytes())
         if named not in self._compared:
             found, config, outline = self._store[key], self._refinement, None

@@ -33,9 +33,9 @@ from pseudoris.workers.filtering.head_nouns import noun_phrases
 from pseudoris.workers.masks import SamProposer, rle
 from pseudoris.workers.masks.rle import compressed_counts
 
-# What CLIP sees of a mask: its box grown by 1.2, as the method's uniqueness does (section 4), and the mask alone.
+# CLIP sees a mask twice: its box enlarged by 1.2, as for uniqueness (section 4), and the mask alone.
 _SCALES: Final = (1.2, None)
-# The masks of an image, in the proposer's order.
+# Returns the masks of an image in the order of the proposer.
 Proposals = Callable[[ImageQuestion], Sequence[MaskRecord]]
 SUFFIXES: Final = (".parquet", ".jsonl")
 _COLUMNS: Final = ("image", "text", "segmentation")
@@ -69,7 +69,7 @@ class ClipChoice:
         """Load the CLIP; `asked` turns an expression into the text that it is asked."""
         self._proposals, self._asked = proposals, asked
         self._embedder = ClipEmbedder(config.filtering, config.compute)
-        # Of the last image.
+        # Embeddings of the last image, by its id.
         self._seen: dict[str, torch.Tensor] = {}
 
     def answer(self, question: ImageQuestion) -> torch.Tensor:
@@ -83,7 +83,7 @@ class ClipChoice:
         """Return the score of each text with each mask of the image, (T, N); it has at least one."""
         if question.image_id not in self._seen:
             seen = embedded_masks(self._embedder, _pixels(question), self._proposals(question), _SCALES)
-            # The sum over crops of a mask's embeddings, (N, D).
+            # Embeddings of each mask, summed over its crops: (N, D).
             self._seen = {question.image_id: seen.sum(0)}
         asked = self._embedder.embed_texts([self._asked(text) for text in texts])
         return np.asarray((asked @ self._seen[question.image_id].T).cpu().numpy(), np.float32)

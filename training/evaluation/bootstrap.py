@@ -13,9 +13,9 @@ from pseudoris.schemas.fitted import Floats
 
 RESAMPLES: Final = 2000
 _BOUNDS: Final = (0.025, 0.975)
-# Images drawn at a time, over all resamples of a block: 32 MB of numbers and as much of counts.
+# Drawn images at a time, over all resamples of a block: 32 MB of indices and as much of counts.
 _MAX_DRAWS: Final = 2**22
-# Numerator and denominator by figure, of one image or of many.
+# Numerator and denominator of each figure, for one image or many.
 Sums = Mapping[str, tuple[float, float]]
 
 
@@ -36,13 +36,13 @@ class ImageBootstrap:
 
     def __init__(self, images: Iterable[Sums], *, seed: int = 0) -> None:
         """Take numerator and denominator by figure of each image; what an image does not name counts as 0 by 0."""
-        # The column of each figure; `table` then has the sums (images, 2 · figures).
+        # The column of each figure. `table` holds sums with shape (images, 2 · figures).
         self._columns: dict[str, int] = {}
         rows: list[Floats] = []
         for sums in images:
             for name in sums:
                 self._columns.setdefault(name, len(self._columns))
-            # As an array at once: as dicts the sums of 100,000 images would take a gigabyte.
+            # Stored as an array, because the sums of 100,000 images would take a gigabyte as dicts.
             row = np.zeros((len(self._columns), 2))
             row[[self._columns[name] for name in sums]] = list(sums.values()) or np.zeros((0, 2))
             rows.append(row.reshape(-1))
@@ -87,7 +87,7 @@ def _resampled_sums(table: Floats, seed: int) -> Iterator[Floats]:
     for start in range(0, RESAMPLES, block):
         count = min(block, RESAMPLES - start)
         draws = rng.integers(num_images, size=(count, num_images)) + np.arange(count)[:, None] * num_images
-        # How often each image was drawn: a product of matrices then, and no copy of the table a resample.
+        # Counts how often each image was drawn. A matrix product then replaces a copy of the table a resample.
         times = np.bincount(draws.reshape(-1), minlength=count * num_images).reshape(count, num_images)
         yield (times.astype(np.float64) @ table).reshape(count, -1, 2)
 

@@ -92,7 +92,7 @@ def render_page(template: str, *, img_src: str | None = None, **values: Any) -> 
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
     images = "" if img_src is None else f" img-src {img_src};"
     policy = f"default-src 'none';{images} style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    # The style is our own file, not data.
+    # The style comes from our own file and not from data, so it is not escaped.
     return _environment().get_template(template).render(style=Markup(style), policy=policy, **values)
 
 
@@ -102,7 +102,7 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _escaped(text: str) -> str:
-    # Markdown may hold HTML: that is escaped as HTML is.
+    # Markdown may contain HTML, so HTML is escaped too.
     return escape_html(_MARKUP.sub(r"\\\1", printable(" ".join(text.split()))), quote=False)
 
 

@@ -42,7 +42,7 @@ UNANNOTATED: Final = (
 ALIKE: Final = "Two objects share a category if sentences of both have the same head noun, found by rules."
 WITHOUT_SENTENCE: Final = "The truth has no sentences, so only the figures of the masks are meaningful."
 _THREADS: Final = 4
-# Letters and digits of any script: punctuation parts words and is dropped.
+# Letters and digits of any script. Punctuation separates words and is dropped.
 _WORD: Final = re.compile(r"[^\W_]+")
 
 
@@ -113,10 +113,10 @@ class HumanTruth:
     title: str
     notes: tuple[str, ...]
     _shards: list[JoinedTables]
-    # Of each image its shard among those read, and its number there.
+    # For each image, the shard that has it and its number there.
     _places: dict[str, tuple[int, int]]
     groups: tuple[str, ...] = field(default=())
-    # A sentence is nearest to one object: expressions of several, or of none, cannot be judged.
+    # A sentence is compared with one object, so expressions of several objects or none cannot be judged.
     unjudged_kinds: tuple[str, ...] = field(default=("group", "none"))
     judges_texts: bool = True
 
@@ -213,14 +213,14 @@ class HumanImageTruth:
         for word, count in counts.items():
             if word in times:
                 common += np.minimum(times[word], count)
-        # One where both are empty: nothing is in common then either.
+        # At least 1, for two empty sentences, which have nothing in common.
         np.maximum.at(best, objects, 2 * common / np.maximum(lengths + counts.total(), 1))
         return best
 
     def referents(self, text: str) -> frozenset[int] | None:
         """Return the one object that a text agrees with most; None if it agrees with none, or equally with several."""
         scores = self.scores(text)
-        # Equal fractions of whole numbers are equal floats: a tie is found as one.
+        # Equal fractions of whole numbers are equal floats, so ties can be compared exactly.
         nearest = np.flatnonzero(scores == scores.max(initial=0.0)).tolist()
         return frozenset(nearest) if len(nearest) == 1 and scores[nearest[0]] > 0 else None
 

@@ -24,7 +24,7 @@ from pseudoris.training.learning.mask_overlay import draw_masks
 from pseudoris.training.metrics import NOTHING_ASKED_OIOU, PRECISION_AT, figure_sums, ious_of, pixel_counts
 from pseudoris.workers.masks import rle
 
-# By their names in JSON, those of `figure_sums`.
+# Titles by the names in JSON, which are those of `figure_sums`.
 FIGURE_TITLES: Final[Mapping[str, str]] = {
     "oiou": "oIoU",
     "miou": "mIoU",
@@ -37,7 +37,7 @@ NO_TARGET_TITLES: Final[Mapping[str, str]] = {
 }
 ALL: Final = "all"
 _MISSING: Final = "missing"
-# Pictures of the page: so many of the worst answers, and of the best.
+# The page shows this many of the worst answers, and as many of the best.
 _NUM_SHOWN: Final = 12
 _SIDE_PX: Final = 480
 
@@ -180,13 +180,13 @@ def _name(split: str, kind: str, figure: str) -> str:
 
 
 def _order(answer: ShownAnswer) -> str:
-    # Of equal answers any may be shown, and always the same.
+    # Among equal answers the choice is arbitrary but always the same.
     return sha256_hex(f"{answer.image.key}\n{answer.image.texts[answer.row]}".encode())
 
 
 def write_model_report(found: ModelEvaluation, questions: HeldOutExpressions, destination: RunLocation) -> str:
     """Write JSON, and a page with the worst and the best answers; return its address."""
-    # First: the page needs images, which may be gone.
+    # Written first, because the page needs images, which may be gone.
     destination.replace(JSON_NAME, f"{printable_json(found.as_json(), indent=2)}\n".encode())
     page = render_page(
         "model_evaluation.html.j2",

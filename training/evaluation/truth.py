@@ -22,11 +22,11 @@ DECODERS: Final = ("beam", "top_k", "top_p")
 SAMPLING: Final = "sampling"
 ALL: Final = "all"
 KEPT: Final = "kept"
-# For the first four, and for `all`, every draw counts; of `kept` every row, which is a distinct expression of its mask.
+# In the first four sets and in `all` each draw counts. In `kept` each distinct expression of a mask counts once.
 SETS: Final = (*DECODERS, SAMPLING, ALL, KEPT)
-# By how many other objects share the target's category; the last one for masks that are not an object.
+# Number of other objects of the target's category. The last one is for masks that are not an object.
 DIFFICULTIES: Final = ("0", "1", "2", "3+", "no object")
-# Of kept expressions, as the column `kind` names them.
+# Kinds of kept expressions, as the column `kind` names them.
 KINDS: Final = ("attribute", "position", "relation", "group", "none")
 _HARDEST: Final = 3
 _NO_OBJECT: Final = -1
@@ -133,7 +133,7 @@ class CandidateTable:
     def weights(self) -> Floats:
         """Return how often each row counts in each of `SETS`, (R, 6) float64."""
         beam, top_k, top_p, _ = self.draws.T
-        # What a human wrote was not drawn, and is a candidate all the same; what was composed is none.
+        # A human expression was not drawn but counts as one candidate. A composed one does not.
         is_composed = np.array([source == SOURCE_COMPOSER for source in self.sources], dtype=np.bool_)
         every = np.maximum(self.draws.sum(1), ~is_composed)
         return np.stack([beam, top_k, top_p, top_k + top_p, every, self.is_kept], axis=1).astype(np.float64)
@@ -180,7 +180,7 @@ def count_image(truth: ImageTruth, candidates: CandidateTable) -> dict[str, tupl
         "masks.objects": (float(len(matched.object_of_mask)), num_masks),
         **_of_sets(verdicts, candidates.weights(), num_masks, num_visible),
     }
-    # Kept expressions of one target, by how hard it is to tell apart and by its group.
+    # Counts kept expressions of one target, by difficulty and by group.
     is_counted = candidates.is_kept & verdicts.is_single
     for number in np.unique(verdicts.target[is_counted]).tolist():
         rows = is_counted & (verdicts.target == number)
@@ -219,7 +219,7 @@ def judge(truth: ImageTruth, candidates: CandidateTable, object_of_mask: Mapping
     is_right = np.zeros(num_rows, dtype=np.bool_)
     target = np.full(num_rows, _NO_OBJECT, dtype=np.int64)
     attributes = np.zeros((num_rows, 3), dtype=np.int64)
-    # Several masks are given the same text: it is read once.
+    # Several masks may get the same text, so each text is read once.
     referents: dict[str, frozenset[int] | None] = {}
     for row, (text, masks) in enumerate(zip(candidates.texts, candidates.targets, strict=True)):
         numbers = [object_of_mask.get(mask, _NO_OBJECT) for mask in masks]

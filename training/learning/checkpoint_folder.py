@@ -31,7 +31,7 @@ from pseudoris.workers.checkpoints.weight_files import weights_digest
 CONFIG_NAME: Final = "config.json"
 CHECKPOINT_NAME: Final = "checkpoint.pt"
 SUMMARY_NAME: Final = "summary.json"
-# Of a training's settings: every learner writes it into them. Pseudoris 0.4 wrote none, which is version 1.
+# The version of a training's settings. Pseudoris 0.4 wrote none, which counts as version 1.
 TRAININGS_VERSION: Final = 2
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -124,7 +124,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         folder = path.parent
         if path.name != CHECKPOINT_NAME or not TrainingFolder(folder).is_begun:
             raise ConfigError(f"There is no checkpoint at {path}. Give the --out of `pseudoris train`.") from None
-        # A curriculum's rounds have checkpoints of their own, before one of them is done.
+        # The rounds of a curriculum have their own checkpoints before the first one is done.
         rounds = sorted(each.parent for each in folder.glob(f"*/{CHECKPOINT_NAME}"))
         meanwhile = f" Or give {rounds[-1]}, an unfinished round." if rounds else ""
         raise ConfigError(

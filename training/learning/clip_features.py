@@ -105,7 +105,7 @@ def read_texts(model: Clip, tokens: torch.Tensor) -> TextFeatures:
         out = tower.forward_intermediates(text=tokens, text_indices=1, normalize=False, normalize_intermediates=True)
     else:
         out = tower.forward_intermediates(tokens, indices=1, normalize_intermediates=True, output_fmt="NLC")
-    # The end token has the highest number; open_clip finds it the same way.
+    # The end token has the highest number. open_clip finds it in the same way.
     ends = tokens.argmax(dim=1, keepdim=True)
     is_word = torch.arange(tokens.shape[1], device=tokens.device) <= ends
     return TextFeatures(out["text_intermediates"][-1], is_word, out["text_features"])
@@ -156,7 +156,7 @@ def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> ImageF
             f"give 1 to {len(blocks) - 1}"
         )
     first = len(blocks) - num_blocks
-    # The input of a block is the output of the one before.
+    # The output of a block is the input of the next one, so the blocks before are asked for.
     out = visual.forward_intermediates(
         images, indices=list(range(first - 1, len(blocks) - 1)), output_fmt="NLC", output_extra_tokens=True
     )
@@ -164,7 +164,7 @@ def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> ImageF
     inputs = [torch.cat(each, 1) for each in both]
     path = inputs[0]
     for block, tokens in zip(blocks[first:], inputs, strict=True):
-        # Values attend to values, by their own weights.
+        # Attention of values to values (CLIP Surgery): only the block's value weights are used.
         attention, width = block.attn, tokens.shape[-1]
         weight, bias = attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
         values = F.linear(block.ln_1(tokens), weight, bias).view(*tokens.shape[:2], attention.num_heads, -1)

@@ -25,7 +25,7 @@ Value = TypeVar("Value")
 # Read at once, padded with zeros: the rounding of a product depends on its shape, and the rest of a batch depends on
 # the cache.
 _IMAGES_A_TILE, _TEXTS_A_TILE = 8, 32
-# A sentence of twelve tokens takes 25 kB of a ViT-B: a run's ten thousand.
+# Enough for the sentences of a run's ten thousand expressions: one of twelve tokens takes 25 kB with a ViT-B.
 _TEXT_BYTES: Final = 2**28
 
 _Text = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -40,7 +40,7 @@ class FeatureCache(Generic[Value]):
     def __init__(self, max_bytes: int, size_of: Callable[[Value], int]) -> None:
         self._max_bytes, self._size_of = max_bytes, size_of
         self._num_bytes = 0
-        # A dict is in the order of insertion: the most recently used one is last.
+        # A dict keeps the order of insertion, so the most recently used value is last.
         self._values: dict[str, Value] = {}
 
     def get(self, key: str) -> Value | None:
@@ -98,7 +98,7 @@ class TowerWidths:
         return self.num_stages * self.image + self.joint
 
 
-# Not frozen, these two: Fabric replaces the tensors in a module's input.
+# These two are not frozen, because Fabric replaces the tensors of a module's input.
 @dataclass(slots=True)
 class TowerImages:
     """The towers' features of B images, float32: stages (B, S, C, h, w), patches in the joint space (B, D, h, w)."""
@@ -186,7 +186,7 @@ class FrozenTowers:
         # there.
         self._model, self._tokenise = frozen_clip(config.architecture, config.weights, setting=settings[0])
         visual = vision_tower(self._model.to(self.device))
-        # Checked now: at the first image, the training's folder would already exist.
+        # Checked now. At the first image the training's folder would already exist.
         image_blocks(visual, config.layers, setting=settings[1])
         self.image_format: CropFormat = crop_format(self._model, config.weights)
         self._texts = FeatureCache[_Text](_TEXT_BYTES, lambda seen: sum(each.nbytes for each in seen))

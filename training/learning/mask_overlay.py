@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 _TINT, _EDGE, _PAPER, _INK = (255, 60, 60), (255, 255, 255), (250, 250, 248), (20, 20, 20)
 _TRUTH = (30, 90, 255)
 _TINT_SHARE = 0.45
-# A picture of fewer pixels is enlarged by a whole number: its text would not be legible.
+# A smaller picture is enlarged by a whole number, because its text would not be legible.
 _MIN_SIDE_PX = 480
 _FONT_PX, _MARGIN_PX = 18, 10
 
@@ -20,7 +20,7 @@ _FONT_PX, _MARGIN_PX = 18, 10
 def draw_overlay(image: torch.Tensor, mask: torch.Tensor, text: str, truth: torch.Tensor | None = None) -> Image.Image:
     """Return the picture of `draw_masks` with `text` below, wrapped."""
     picture, font = draw_masks(image, mask, truth), ImageFont.load_default(_FONT_PX)
-    # About as wide as it is drawn: half of its height a letter.
+    # Estimates the letters of a line: a letter is about half as wide as it is high.
     lines = textwrap.wrap(text, max(8, int((picture.width - 2 * _MARGIN_PX) / (0.55 * _FONT_PX)))) or [""]
     height = len(lines) * (_FONT_PX + 6) + 2 * _MARGIN_PX
     page = Image.new("RGB", (picture.width, picture.height + height), _PAPER)

@@ -12,7 +12,7 @@ from torch import nn
 
 from pseudoris.training.learning.frozen_towers import TowerTexts
 
-# Source: CLIP's context is 77 tokens; positions beyond the tower's own are never used.
+# Source: CLIP's context is 77 tokens. Positions beyond the tower's own are never used.
 _MAX_TOKENS = 77
 
 
@@ -165,7 +165,7 @@ class WordReader(nn.Module):
         return perceived
 
 
-# Of SplitMix64, as signed numbers: torch has no unsigned arithmetic.
+# Constants of SplitMix64 as signed numbers, because torch has no unsigned arithmetic.
 _STEP, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
@@ -175,9 +175,9 @@ def word_codes(tokens: torch.Tensor, width: int) -> torch.Tensor:
     Two tokens agree in half of the bits. Nothing is trained or stored, and every machine has the same.
     """
     counter = torch.arange(1, width + 1, device=tokens.device)
-    # Wraps at 64 bits, which is what the generator asks for.
+    # Wraps at 64 bits, as the generator requires.
     state = (tokens[..., None] * 2**20 + counter) * _STEP
     for bits, factor in ((30, _FIRST), (27, _SECOND)):
-        # Zeros come in at the top, as of an unsigned number.
+        # Masks the sign bits that torch shifts in, as in a shift of an unsigned number.
         state = (state ^ (state >> bits & (1 << (64 - bits)) - 1)) * factor
     return (state >> 63).to(torch.float32) * 2 + 1

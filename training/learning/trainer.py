@@ -20,7 +20,7 @@ from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, Training
 from pseudoris.training.learning.training_config import TrainingConfig
 from pseudoris.workers.counter_rng import key_of
 
-# Share of the peak: what the cosine ends at.
+# The cosine ends at this share of the peak rate.
 _LAST_SHARE = 0.02
 
 
@@ -65,7 +65,7 @@ def make_optimiser(module: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     """Return the optimiser of the parameters that need a gradient; those of one dimension do not decay."""
     parameters = [each for each in module.parameters() if each.requires_grad]
     if config.optimiser == "adam":
-        # With its authors' settings.
+        # Plain Adam with its authors' settings.
         return torch.optim.Adam(parameters, lr=config.peak_rate)
     groups = [
         {"params": [each for each in parameters if each.ndim > 1], "weight_decay": config.weight_decay},
@@ -106,7 +106,7 @@ def open_fabric(config: TrainingConfig) -> Fabric:
             "training.device=cuda, but torch sees no GPU. Fix the driver, or give --set training.device=cpu."
         )
     torch.set_num_threads(config.num_threads)
-    # A resumed training equals one that was not killed, on a GPU too.
+    # A resumed training must equal an uninterrupted one, also on a GPU.
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     fabric = Fabric(
         accelerator=config.device,
@@ -141,13 +141,13 @@ class Trainer:
     def fit(self, learner: Learner, feed: Feed) -> FitSummary:
         """Train to the last step from the folder's checkpoint, or from the beginning where there is none."""
         started = time.monotonic()
-        # Before there is an optimiser: its restored state goes to where the parameters are, and is not moved later.
+        # Moved before the optimiser exists: its restored state follows the parameters' device, and never moves later.
         learner.module.to(self.fabric.device)
         optimiser = make_optimiser(learner.module, self.config)
         first = self._restore(learner.module, optimiser)
         module, wrapped = self.fabric.setup(learner.module, optimiser)
         if self.fabric.is_global_zero:
-            # `purge_step` drops the logs of steps that are done again.
+            # `purge_step` drops the logs of steps that are repeated.
             self._writer = SummaryWriter(str(self.folder.path), purge_step=self.steps_before + first)
         try:
             self._run(learner, feed, module, wrapped, first)
@@ -170,7 +170,7 @@ class Trainer:
 
     def _run(self, learner: Learner, feed: Feed, module: nn.Module, optimiser: Any, first: int) -> None:
         config = self.config
-        # Since the last report; not every step has every value.
+        # Losses since the last report. Not every step has every value.
         seen: defaultdict[str, list[float]] = defaultdict(list)
         module.train()
         batches = feed.batches(first) if first < config.num_steps else iter(())
@@ -188,13 +188,13 @@ class Trainer:
                 self._validate(learner, module, done)
 
     def _step(self, learner: Learner, module: nn.Module, optimiser: Any, batch: Any, step: int) -> dict[str, float]:
-        # Drop-out draws from here on: by the step's number, so that a resume draws the same.
+        # Drop-out is seeded with the step's number, so that a resumed training draws the same.
         torch.manual_seed(key_of("step", self.config.seed, self.steps_before + step, self.fabric.global_rank))
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, self.config)
         optimiser.zero_grad(set_to_none=True)
         losses = learner.losses(module, batch)
-        # Read together: the CPU waits for a GPU once.
+        # All values are read at once, so that the CPU waits for the GPU once.
         read = torch.stack([value.detach().double() for value in losses.values()]).tolist()
         values = dict(zip(losses, read, strict=True))
         self.fabric.backward(self._shared(losses["loss"], values["loss"], len(batch), step))
@@ -212,13 +212,13 @@ class Trainer:
             return loss
         own = torch.tensor([float(size), float(not math.isfinite(value))], device=self.fabric.device)
         total, num_lost = torch.as_tensor(self.fabric.all_reduce(own, reduce_op="sum")).tolist()
-        # All ranks end together, because the others would wait for the gradients of a rank that ended.
+        # All ranks end together. Otherwise some would wait for the gradients of a rank that ended.
         self._require_finite(math.nan if num_lost else value, "the loss", step)
         share: float = size * self.fabric.world_size / max(total, 1)
         return loss * share
 
     def _require_finite(self, value: float, noun: str, step: int) -> None:
-        # No resume would find back from what is no number any more.
+        # After NaN no resume can recover.
         if not math.isfinite(value):
             raise ConfigError(
                 f"{noun} of step {step} is {value}. Lower training.peak_rate={self.config.peak_rate}, and train "
@@ -265,7 +265,7 @@ def trained_state(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def begin_together(folder: TrainingFolder, settings: Mapping[str, Any], fabric: Fabric) -> None:
     """`TrainingFolder.begin` on the first process; every process makes this call."""
-    # After it no process still checks for an earlier training there.
+    # After the barrier no process still looks for an earlier training here.
     fabric.barrier()
     if fabric.is_global_zero:
         folder.begin(settings)

@@ -30,7 +30,7 @@ from pseudoris.schemas.keep_rule import LoneMasks
 from pseudoris.store.location import RunLocation
 from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
-# As `Snapshot.state` gives it, by the run's place.
+# Snapshots as `Snapshot.state` gives them, by the location of the run.
 Snapshots = dict[str, Any]
 _CHANCE_STEPS: Final = 2**32
 
@@ -89,9 +89,9 @@ class DataConfig(FrozenModel):
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON."""
         tree, spec = self.model_dump(mode="json", exclude={"num_workers", "moved"}), self.spec(seed=0)
-        # Where these are off, the settings are those of a training from before they existed.
+        # If these are off, the settings equal those of older trainings without them.
         tree = {name: value for name, value in tree.items() if value or name not in ("groups", "none")}
-        # The rules of `exclude` are what the files say, wherever they lie.
+        # The content of the rules decides, wherever their files lie.
         return {**tree, "draw": spec.draw, "exclude": spec.as_json()["exclude"]}
 
     def spec(self, seed: int) -> SampleSpec:
@@ -104,7 +104,7 @@ class DataConfig(FrozenModel):
             words=(None, self.max_words),
         )
         return SampleSpec(
-            # Where weights multiply losses.
+            # The scores are only read if weights multiply losses.
             parts=("mask", "text", "scores") if self.weighting in ("loss", "both") else ("mask", "text"),
             where=where,
             draw=self.draw or ("weighted" if self.draws_by_weight else "pseudo_ris"),
@@ -144,7 +144,7 @@ def open_runs(
         own = datasets[0] if len(datasets) == 1 else JoinedDataset(datasets)
         if human is None:
             return own
-        # A human's expressions were never judged: they pass all conditions on scores.
+        # Human expressions were never scored, so they pass all conditions on scores.
         plain = replace(spec.where, is_kept_only=True, tau=None, lone="keep", decoders=None)
         annotation = of_run(human, replace(spec, where=plain, draw="distinct"), is_human=True)
         return MixedDataset(own, annotation, fraction=data.human_fraction, human_share=data.human_share, seed=seed)
@@ -208,7 +208,7 @@ class ResumableFeed:
         """Yield batch `first`, `first` + 1, … of this rank, without end."""
         epoch = 0
         while True:
-            # The epoch also decides the human masks of a mixed dataset, so its units are known only now.
+            # The epoch decides the human masks of a mixed dataset, so its units are known only now.
             self._dataset.set_epoch(epoch)
             own = self._epoch(epoch)
             if first < len(own):

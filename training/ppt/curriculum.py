@@ -72,7 +72,7 @@ def plan_rounds(
         is_selecting = phase.is_selecting and "h_ref" in sources
         num_rounds = phase.num_rounds if is_selecting else 1
         own_epochs = phase.epochs * config.epochs_factor / num_rounds
-        # A rounding error must not add a step.
+        # The small constant keeps a rounding error from adding a step.
         own_steps = max(1, math.ceil(own_epochs * batches - 1e-9))
         for number in range(1, num_rounds + 1):
             suffix = f"-{number}" if num_rounds > 1 else ""
@@ -96,7 +96,7 @@ def describe(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> list[tupl
     ]
 
 
-# By option, the command of `pseudoris ppt` whose runs it takes.
+# For each option, the command of `pseudoris ppt` that makes the runs it takes.
 _RECIPES: Final[Mapping[str, str]] = {"d_sem": "objects", "d_ref": "compose", "h": "pairs"}
 
 
@@ -149,7 +149,7 @@ def open_sources(
             which=which,
             seed=config.training.seed,
             is_flipping=data.is_flipping,
-            # With more labels than queries, the matching leaves out the costliest. One of them may be the referent.
+            # With more labels than queries, matching would drop the costliest label, which may be the referent.
             max_pseudo_masks=min(data.max_candidates, config.generator.num_queries),
             is_empty_allowed=is_empty_allowed,
             on_bad_image=data.on_bad_image,
@@ -182,7 +182,7 @@ def _location(run: str, recipe: str | None) -> RunLocation:
 
 
 SELECTED_NAME: Final = "selected.json"
-# Used by Select alone. It affects rounding, so it is a constant.
+# Pairs that Select answers at once. A constant and no setting, because it affects rounding.
 _PAIRS_A_PASS: Final = 32
 
 
@@ -221,7 +221,7 @@ def select_referents(
             places = list(own[first : first + _PAIRS_A_PASS])
             chosen[places] = _decided(learner, pairs, places, min_iou)
     if fabric.world_size > 1:
-        # Each pair belongs to one rank; the others have -1 for it.
+        # Each pair belongs to one rank. The other ranks have -1 for it.
         chosen = of_all_ranks(chosen, fabric).amax(0).cpu()
     return [int(each) for each in chosen.tolist()]
 

@@ -40,9 +40,9 @@ from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.sam_model import resized_size
 
 logger = logging.getLogger(__name__)
-# Images of a batch by key, mirrored where their pairs are; None where one cannot be used.
+# Images of a batch by key, mirrored where their pairs are. None for an image that cannot be used.
 _Seen = dict[str, torch.Tensor | None]
-# Of `PseudoLabels`, in its order.
+# Fields of `PseudoLabels`, in its order.
 _TENSORS: Final = ("masks", "points_xy", "labels", "confidences")
 
 
@@ -104,7 +104,7 @@ def points_in_box(
     rng = np.random.Generator(np.random.Philox(key=key))
     low = np.array([xs.min(), ys.min()], np.float64)
     high = np.array([xs.max() + 1, ys.max() + 1], np.float64)
-    # Below the box's end, where floating point would round up to it.
+    # Kept below the box's end, because floating point may round up to it.
     drawn = np.minimum(rng.uniform(low, high, size=(num_points, 2)), high - 1e-6)
     at = np.floor(drawn).astype(np.int64)
     labels = mask[at[:, 1], at[:, 0]].astype(np.float32)
@@ -123,7 +123,7 @@ def masks_in_frame(masks: torch.Tensor, frame: LabelFrame) -> torch.Tensor:
 
 
 Which = Literal["all", "decided", "undecided"]
-# By whether a pair has a referent.
+# Names for pairs without and with a referent.
 _DECIDED: Final = ("undecided", "decided")
 
 
@@ -299,7 +299,7 @@ class PairDataset(Dataset[Pair]):
             counts = dict(zip(image.mask_ids, image.mask_counts, strict=True))
             for text, kept in pairs.items():
                 self._num_cut += len(kept) > most and not any(kept.values())
-                # Kept rows come first, otherwise in the order of the tables.
+                # Kept rows come first. Within each part the order is that of the tables.
                 mask_ids = [each for flag in (True, False) for each in kept if kept[each] is flag][:most]
                 self._counts.update((mask, (counts[mask], image.size)) for mask in mask_ids)
                 confidences = np.array([kept[mask] for mask in mask_ids], np.float32)

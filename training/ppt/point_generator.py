@@ -147,7 +147,7 @@ class FrozenFeatures:
     sam: EncodedImages
 
 
-# Weights that begin with hardly any effect, and yet with a gradient.
+# Initial weights that have hardly any effect but do have a gradient.
 _LITTLE: Final = 1e-3
 
 
@@ -170,11 +170,11 @@ class ReferencePatchAttention(nn.Module):
         self._peak_radius = config.peak_radius
         self._response_gain, self._anchor_gain = config.response_gain, config.anchor_gain
         self.norm = nn.LayerNorm(width)
-        # A bias of the keys is the same for all patches, and falls out of the softmax.
+        # The keys need no bias: it is the same for all patches and cancels in the softmax.
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)
-        # At first the query's own scores are small beside CLIP's response.
+        # At first, CLIP's response dominates the query's own scores.
         nn.init.normal_(self.key.weight, std=_LITTLE)
-        # Logarithm of the temperature's inverse: a factor of 1 at first.
+        # Logarithm of the inverse temperature, so that the initial factor is 1.
         self.sharpness = nn.Linear(width, 1)
         nn.init.normal_(self.sharpness.weight, std=_LITTLE)
         nn.init.zeros_(self.sharpness.bias)
@@ -361,7 +361,7 @@ class PointGenerator(nn.Module):
         # Position and response of a patch are added to its features in every stage. Frozen features hardly encode the
         # position; the response is what CLIP learnt about images and texts.
         known = position if self.response is None else position + self.response(response.flatten(1)[..., None])
-        # What the first bridge receives beside the features of words, (B, L, d), or a zero.
+        # Input of the first bridge beside the features of words, (B, L, d), or a zero.
         codes = (
             self.queries.new_zeros(())
             if self.code is None

@@ -217,7 +217,7 @@ class CurriculumConfig(FrozenModel):
 class CurriculumTrainingConfig(TrainingConfig):
     """The settings of a training whose number of steps follows from its phases."""
 
-    # A number that no curriculum exceeds, so that the check of the warm-up always passes.
+    # Above the steps of any curriculum, so that the check of the warm-up always passes.
     num_steps: int = Field(default=2**53, ge=1)
 
 
@@ -231,7 +231,7 @@ class PptConfig(FrozenModel):
     objective: ObjectiveConfig = ObjectiveConfig()
     data: PairsDataConfig = PairsDataConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
-    # `num_steps` follows from the curriculum.
+    # `num_steps` follows from the curriculum, so it is not set here.
     training: CurriculumTrainingConfig = CurriculumTrainingConfig(
         optimiser="adam", schedule="constant", num_warmup_steps=0, weight_decay=0
     )
@@ -267,7 +267,7 @@ class PptConfig(FrozenModel):
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON."""
         tree = self.model_dump(mode="json", exclude={"training"})
-        # `on_bad_image` too, so that a training that a bad image stopped can continue without that image.
+        # `on_bad_image` is left out too, so that a training that stopped at a bad image can continue without it.
         placement = {"num_workers", "cache_bytes", "max_memory_bytes", "moved", "on_bad_image"}
         tree["data"] = {name: value for name, value in tree["data"].items() if name not in placement}
         training = self.training.decisive()

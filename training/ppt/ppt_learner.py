@@ -61,7 +61,7 @@ class FrozenEncoders:
         self._sam_dtype = torch.float32 if config.training.precision == "32-true" else torch.bfloat16
         self.decoder = PointMaskDecoder(self._sam)
         side = int(self._sam.image_encoder.img_size)
-        # Source: segment-anything 1.0: mask logits have four cells a cell of the embedding.
+        # Source: segment-anything 1.0: mask logits have four cells for each cell of the embedding.
         self.frame = LabelFrame(side, 4 * int(self._sam.prompt_encoder.image_embedding_size[0]))
         self.image_width, self.text_width = self._towers.widths.image, self._towers.widths.text
         self._left_bytes = config.data.cache_bytes
@@ -75,7 +75,7 @@ class FrozenEncoders:
         self, image_keys: Sequence[str], images: Sequence[torch.Tensor | None], texts: Sequence[str]
     ) -> FrozenFeatures:
         """Return the features of B pairs; one key is one image (3, H, W) uint8 RGB, upright, or None if it is held."""
-        # Cached features must not depend on the caller: Select calls in half precision, a step in full precision.
+        # Without autocast, cached features do not depend on the caller: Select runs in half precision, a step in full.
         with torch.autocast(self.device.type, enabled=False):
             seen = self._encode_images(dict(zip(image_keys, images, strict=True)))
             own = [seen[key] for key in image_keys]
@@ -83,7 +83,7 @@ class FrozenEncoders:
                 to_device(torch.stack([getattr(each, name) for each in own]), self.device).float()
                 for name in ("stages", "dense", "embedding")
             )
-            # x before y, as points are.
+            # x comes before y, as in points.
             sizes = torch.tensor([each.input_size[::-1] for each in own], dtype=torch.float32)
             words = self._towers.encode_texts(texts)
             encoded = EncodedImages(embeddings, to_device(sizes, self.device))
@@ -100,7 +100,7 @@ class FrozenEncoders:
         missing = {key: image for key, image in images.items() if key not in seen and image is not None}
         if missing:
             side = self._towers.image_format.size
-            # Stretched, as in the recipes' responses: its grid and the image share one frame in [0, 1].
+            # Images are stretched as for the recipes' responses, so that grid and image share one frame in [0, 1].
             pixels = torch.stack([resize(image, [side, side], antialias=True) for image in missing.values()])
             found = self._towers.read_images(pixels)
             of_clip = zip(found.stages.half().cpu(), found.dense.half().cpu(), strict=True)
@@ -113,9 +113,9 @@ class FrozenEncoders:
 
     @torch.inference_mode()
     def _with_sam(self, image: torch.Tensor, stages: torch.Tensor, dense: torch.Tensor) -> _EncodedImage:
-        # One by one: rounding depends on the shape of the batch, and the images that are missing depend on the cache.
+        # Encoded one by one, because rounding depends on the batch, and the batch would depend on the cache.
         (crop,) = encode_crops(self._sam, [image.permute(1, 2, 0).numpy()], self._sam_dtype)
-        # A row of a batch would keep the whole batch in memory.
+        # Cloned, because a row that is cached would keep the whole batch in memory.
         return _EncodedImage(stages.clone(), dense.clone(), crop.embedding.half().cpu().clone(), crop.input_size)
 
 
@@ -127,9 +127,9 @@ def standardised(maps: torch.Tensor) -> torch.Tensor:
     return centred / (centred.std((1, 2), keepdim=True) + 1e-4)
 
 
-# What a training of PPT calls itself in its checkpoint.
+# The name of this kind of training in its checkpoint.
 LEARNER: Final = "ppt"
-# Expressions of one image that are answered at once; an image with more takes several passes.
+# Expressions of one image that are answered in one pass. An image with more takes several passes.
 _TEXTS_A_PASS = 32
 
 
@@ -227,7 +227,7 @@ def draw_answer(image: torch.Tensor, answer: PointAnswer, text: str, truth: torc
     for (x, y), is_positive in zip((answer.points_xy[0] * scale).tolist(), answer.is_positive[0].tolist(), strict=True):
         colour = _POSITIVE if is_positive else _NEGATIVE
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=_RIM, width=2)
-        # Not by colour alone.
+        # Labels are shown by signs and not by colour alone.
         draw.line((x - half, y, x + half, y), fill=_RIM, width=2)
         if is_positive:
             draw.line((x, y - half, x, y + half), fill=_RIM, width=2)

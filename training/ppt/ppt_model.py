@@ -52,13 +52,13 @@ def mask_losses(logits: torch.Tensor, masks: torch.Tensor, weights: ObjectiveCon
 
     Source of the dice, 1 − (2·|s·ŝ| + 1) / (|s| + |ŝ| + 1): Li et al. 2019 [31].
     """
-    # Sums of ten thousand cells nearly cancel: in half precision a cross-entropy could be below 0.
+    # Sums of ten thousand cells nearly cancel, so that in half precision a cross-entropy could fall below 0.
     with torch.autocast(logits.device.type, enabled=False):
         logits, target = logits.float(), masks.float().flatten(2)
         flat = logits.flatten(2)
         # For each cell: log(1 + exp(x)) − x·ŝ.
         cross_entropies = (F.softplus(flat).sum(-1, keepdim=True) - flat @ target.transpose(1, 2)) / flat.shape[-1]
-        # Not of `flat`: gradients would add up in another order, and trainings end in other bits.
+        # `flat` is not reused: gradients would add up in another order and change the last bits of a training.
         share = logits.sigmoid().flatten(2)
         overlap, both = share @ target.transpose(1, 2), share.sum(-1)[:, :, None] + target.sum(-1)[:, None]
         return weights.dice * (1 - (2 * overlap + 1) / (both + 1)) + weights.mask_cross_entropy * cross_entropies
@@ -86,7 +86,7 @@ def corresponding(predicted: Points, target: Points, weights: ObjectiveConfig) -
     logits, labels = predicted.labels[:, :, None], target.labels[:, None, :]
     label = F.softplus(logits) - logits * labels
     costs = (weights.point_l1 * distance + weights.point_label * label).cpu().numpy()
-    # A square assignment comes back with its rows in order.
+    # The matrix is square, so the rows come back in order.
     order = np.array([linear_sum_assignment(cost)[1] for cost in costs], dtype=np.int64).reshape(num_pairs, num_points)
     return to_device(order, predicted.xy.device)
 
@@ -137,13 +137,13 @@ def prompt_embeddings(encoder: PromptEncoder, points_xy_px: torch.Tensor, label_
 
     Points are (P, M, 2) pixels of the encoder's input, labels (P, M), above 0 for a positive point.
     """
-    # As the prompt encoder does: to the centre of a pixel.
+    # Half a pixel is added to reach the centre of a pixel, as in the prompt encoder.
     place = encoder.pe_layer.forward_with_coords(points_xy_px + 0.5, encoder.input_image_size)
     soft = label_logits.sigmoid()
     positive = ((label_logits > 0).to(soft.dtype) + soft - soft.detach())[..., None]
     negative_row, positive_row = (encoder.point_embeddings[label].weight for label in (0, 1))
     embedded = place + positive * positive_row + (1 - positive) * negative_row
-    # Without a box SAM appends a point that is none.
+    # If there is no box, SAM appends a point with the label "not a point".
     return torch.cat([embedded, encoder.not_a_point_embed.weight.expand(len(place), 1, -1)], dim=1)
 
 
@@ -164,7 +164,7 @@ class PointMaskDecoder:
             rows: (P,) int64, the image of each prompt.
             prompts: P prompts without an axis of queries: points (P, M, 2), labels (P, M), confidences (P,).
         """
-        # Whatever the decoder computes in: in half precision a point would move to another pixel.
+        # Points are computed in full precision, because half precision would move them to other pixels.
         with torch.autocast(rows.device.type, enabled=False):
             points = prompts.points_xy * images.input_sizes[rows][:, None, :]
             sparse = prompt_embeddings(self._prompts, points, prompts.label_logits)
@@ -189,9 +189,9 @@ class PointMaskDecoder:
         return rows[:, :, None] & columns[:, None, :]
 
 
-# The logit of pixels that cannot be part of a mask.
+# Logit of pixels that cannot belong to a mask.
 _NOTHING: Final = -20.0
-# It affects rounding, so it is a constant.
+# A constant and no setting, because it affects rounding.
 _PROMPTS_A_PASS: Final = 256
 
 
@@ -226,7 +226,7 @@ class PointPrompting(nn.Module):
     def __init__(self, generator: PointGenerator, decoder: PointMaskDecoder, objective: ObjectiveConfig) -> None:
         super().__init__()
         self.generator, self.objective = generator, objective
-        # Not a submodule, so that a checkpoint holds only trained weights.
+        # Kept out of the submodules, so that a checkpoint holds only trained weights.
         self._decoder = decoder
 
     def forward(self, given: LabelledFeatures) -> dict[str, torch.Tensor]:
@@ -262,7 +262,7 @@ class PointPrompting(nn.Module):
         prompts: PointPrompts = self.generator(features)
         with torch.no_grad():
             masks = self._decode_all(features, prompts)
-            # SAM's output in the padding is not part of the answer.
+            # What SAM answers in the padding does not count.
             inside = self._decoder.inside(features.sam, masks.shape[-1])
             masks = masks.masked_fill(~inside[:, None], _NOTHING)
         found = (prompts.points_xy, prompts.label_logits, prompts.confidence_logits, masks)
@@ -274,7 +274,7 @@ class PointPrompting(nn.Module):
         logits = self._decoder(features.sam, pairs.rows, matched).masked_fill(~inside[pairs.rows], _NOTHING)
         points = Points(matched.points_xy, matched.label_logits)
         drawn = Points(pseudo_labels.points_xy[at], pseudo_labels.labels[at])
-        # What each query's confidence is to be: that of its pseudo-label, 0 without one.
+        # The target of a query's confidence is that of its pseudo-label, or 0 without one.
         targets = torch.zeros_like(prompts.confidence_logits)
         targets[pairs.rows, pairs.queries] = pseudo_labels.confidences[at]
         said = F.binary_cross_entropy_with_logits(prompts.confidence_logits, targets, reduction="none")
@@ -296,7 +296,7 @@ class PointPrompting(nn.Module):
         height, width = features.response.shape[-2:]
         shares = on_patches(pseudo_labels.masks, features.sam.input_sizes / self._decoder.image_size, height, width)
         covered = shares[pairs.rows, pairs.labels]
-        # A mask without a patch gives 0.
+        # A mask that covers no patch gives 0.
         target = covered / covered.sum(-1, keepdim=True).clamp(min=1e-6)
         own = prompts.attention_log_shares[pairs.rows, pairs.queries]
         return self.objective.look * F.kl_div(own, target, reduction="none").sum(-1).mean()
@@ -324,7 +324,7 @@ def on_patches(masks: torch.Tensor, extent: torch.Tensor, height: int, width: in
     its side. `height` and `width` count the patches, on an image that is stretched to them.
     """
     centres = grid_centres(height, width, device=masks.device)
-    # grid_sample's frame: −1 to 1 from edge to edge.
+    # `grid_sample` uses coordinates from −1 to 1, edge to edge.
     places = (2 * centres * extent[:, None] - 1).view(-1, height, width, 2)
     kernel = 2 * (masks.shape[-1] // (2 * width)) + 1
     blurred = F.avg_pool2d(masks, kernel, stride=1, padding=kernel // 2)

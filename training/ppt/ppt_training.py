@@ -99,7 +99,7 @@ def train_ppt(request: PptRequest, fabric: Fabric, reports: Reports | None = Non
     sources = open_sources(request.runs, request.config, encoders.frame, snapshots)
     config, data = request.config, request.config.data
     digests = {"clip": weights_digest(config.clip.weights), "sam": weights_digest(config.sam.weights)}
-    # What decides weights and figures, and enough to build the model again.
+    # The settings that decide weights and figures, and enough to build the model again.
     settings = {
         "version": TRAININGS_VERSION,
         "learner": LEARNER,
@@ -114,7 +114,7 @@ def train_ppt(request: PptRequest, fabric: Fabric, reports: Reports | None = Non
         return _feed(PromptedPairs(_joined(sources, names)), data, fabric, seed=0).num_batches()
 
     rounds = plan_rounds(request.config.curriculum, num_pairs, num_batches)
-    # Everything that can be refused is refused up to here, before the training takes the folder.
+    # Every refusal happens before this line, where the training takes the folder.
     held_out = None if request.val is None else HeldOutExpressions(request.val, data.moved)
     begin_together(folder, settings, fabric)
     images = PromptedPairs(_joined(sources, SOURCES)).image_keys()
@@ -152,20 +152,20 @@ class _Curriculum:
             is_new = not (own.path / SUMMARY_NAME).exists()
             if is_new:
                 data = self._data(each, self._at(state, before), own)
-                # A new one for each round: DDP's wrapper stays attached to the weights of its round.
+                # A new learner for each round, because DDP's wrapper keeps the weights of its round.
                 learner = PointLearner(self.request.config, self.encoders, self.held_out if each.is_last else None)
                 done = self._train(each, learner, data, own, state)
                 steps_now, wall_s = steps_now + done.num_steps_now, wall_s + done.wall_s
             self.fabric.barrier()
             state, before = own.load(), own
-            # Also if the last round was done before: the process may have been killed just before this was written.
+            # Also if the last round was already done: the process may have been killed just before this write.
             if self.fabric.is_global_zero and state is not None and (is_new or each is self.rounds[-1]):
                 folder.save(state)
             if each.is_last and self.held_out is not None:
                 if is_new:
                     phases[each.phase] = done.figures
                 else:
-                    # What it was asked then may have been another `val`.
+                    # Validated again, because the earlier figures may be about another `val`.
                     learner = self._at(state, own, self.held_out)
                     phases[each.phase] = learner.validate(learner.module, self.fabric)
         learner = self._at(state, before, self.held_out)
@@ -197,7 +197,7 @@ class _Curriculum:
                 if self.fabric.is_global_zero:
                     write_chosen(own.path, chosen, min_iou=min_iou)
                     self.reports.on_select(each, sum(at >= 0 for at in chosen), len(chosen))
-            # No rank begins a step before the choice is on disk: a resume reads it there.
+            # No rank starts before the choice is on disk, where a resumed training reads it.
             self.fabric.barrier()
             parts["h_ref"] = with_referents(parts["h_ref"], chosen)
         return _joined(parts, each.sources)
@@ -211,7 +211,7 @@ class _Curriculum:
         begin_with: Mapping[str, Any] | None,
     ) -> FitSummary:
         pairs = PromptedPairs(data, epochs_before=each.epochs_before, is_held=self.encoders.holds)
-        # Another order in each round; DataLoader's workers and the feed take 63 bits.
+        # Each round has another order. The seed has 63 bits, the limit of DataLoader's workers.
         seed = key_of("round", self.request.config.training.seed, each.name) >> 1
         feed = _feed(pairs, self.request.config.data, self.fabric, seed=seed)
         total = self.rounds[-1].steps_before + self.rounds[-1].num_steps
@@ -222,7 +222,7 @@ class _Curriculum:
         config = self.request.config.training.with_steps(each.num_steps)
         trainer = Trainer(
             self.fabric,
-            # What was trained already is warm.
+            # A later round needs no warm-up.
             config.model_copy(update={"num_warmup_steps": 0}) if each.steps_before else config,
             own,
             settings=self.settings,

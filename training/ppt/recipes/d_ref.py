@@ -32,12 +32,12 @@ from pseudoris.training.ppt.recipes.recipe_texts import name_in, position_texts,
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
-# The least share of its cell that a mosaic's tile fills. The remaining space allows any position in the cell.
+# A tile fills at least this share of its mosaic cell. The rest allows any position within the cell.
 _MIN_FILL: Final = 0.85
-# What a window of a piece leaves around its object, as a share of the object's box.
+# Space that a window leaves around its object, as a share of the object's box.
 _MARGIN: Final = 0.1
 _PLACES_TRIED: Final = 16
-# Centres must be so far apart, as a share of the image's side, that a relation is true to the eye.
+# Centres must be this far apart, as a share of the image's side, for a relation to be visible.
 _MIN_GAP: Final = 0.15
 
 
@@ -156,7 +156,7 @@ def _canvas(pieces: Sequence[Piece], side: int) -> Pixels:
 
 def _window(piece: Piece, cell: tuple[int, int], rng: np.random.Generator) -> Piece:
     """The largest part of the piece that has the cell's shape (width, height) and holds the whole object."""
-    # Where the object itself is of another shape the window follows the object: it may then fill its cell less.
+    # An object of another shape than the cell decides the window, which then may fill less of the cell.
     if not piece.mask.any():
         return piece
     height, width = piece.mask.shape
@@ -193,7 +193,7 @@ def _placed(mask: Mask, corner_xy: tuple[int, int], side: int) -> Mask:
 
 RECIPE: Final = "compose"
 _JPEG_QUALITY: Final = 95
-# Compositions tried for one image; each draws other pieces.
+# Compositions that are tried for one image, each with other pieces.
 _TRIES: Final = 50
 
 
@@ -274,7 +274,7 @@ def _image(entry: PlanEntry, pieces: _Pieces, config: ComposeConfig) -> ShardIma
     masks = recipe_masks(entry.image_id, composed.masks, RECIPE)
     mask_ids, rows = [mask.mask_id for mask in masks], list[ExpressionRecord]()
     count = min(config.texts_per_image, len(masks))
-    # The pseudo-masks of each text, in the order of the texts' targets.
+    # Pseudo-masks of each text, in the order of the targets.
     for target in sorted(rng.choice(len(masks), size=count, replace=False).tolist()):
         said = composed.texts[target]
         text = said[int(rng.integers(len(said)))]
@@ -301,7 +301,7 @@ def _drawn(pieces: _Pieces, config: ComposeConfig, rng: np.random.Generator) -> 
             chosen = _chosen(pieces.names, layout[0] * layout[1], config.same_class_share, rng)
             found = mosaic([pieces.drawn(at, rng) for at in chosen], layout, config.side_px, rng)
         else:
-            # Of two classes, which `_Pieces` has seen to: "the star left of the star" gives both of them the same name.
+            # The two classes differ, because "the star left of the star" would name both objects. `_Pieces` ensures it.
             base, embedded = _chosen(pieces.names, 2, 0.0, rng)
             found = fusion(pieces.drawn(base, rng), pieces.drawn(embedded, rng), config, rng)
         if found is not None:
@@ -315,7 +315,7 @@ def _drawn(pieces: _Pieces, config: ComposeConfig, rng: np.random.Generator) -> 
 
 def _chosen(names: Sequence[str], count: int, same_class_share: float, rng: np.random.Generator) -> list[int]:
     """Positions of pieces; each but the first is of a class that is there with probability `same_class_share`."""
-    # With a share of 0 classes differ, where there are as many: two of a fusion always, tiles of a mosaic perhaps.
+    # With a share of 0 all classes differ if there are enough: always for a fusion, not always for a mosaic.
     chosen = [int(rng.integers(len(names)))]
     while len(chosen) < count:
         there = {names[at] for at in chosen}

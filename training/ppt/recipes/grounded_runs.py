@@ -46,7 +46,7 @@ from pseudoris.workers.filtering.head_nouns import head_noun, noun_phrases
 
 _OBJECTS: Final = "objects"
 _PAIRS: Final = "pairs"
-# Folders that a message names; the others it counts.
+# Folders that a message names. Further ones are only counted.
 _NAMED: Final = 5
 _GONE: Final = "The image that was annotated is not there any more, or is another one."
 _MISSING: Final = Failure(STAGE_RECIPE, "missing", _GONE)
@@ -81,7 +81,7 @@ def make_objects(
         table = None if names is None else names.read_bytes()
     except OSError as error:
         raise ConfigError(f"--names {names} cannot be read ({error.strerror}). Give a CSV file.") from None
-    # A second listing is cheap compared with the models. It gives all classes.
+    # A second listing gives all classes. It is cheap compared with the models.
     folders = {class_folder(item.key) for item in source.list()}
     if not folders:
         raise ConfigError(f"FOLDER {folder!r} has no images. It needs one folder of images per class, CLASS/*.jpg.")
@@ -147,7 +147,7 @@ def _classes(
     names: Mapping[str, str] | None, folders: Collection[str], option: str, on_note: Callable[[str], None]
 ) -> dict[str, str]:
     """The class of each folder, by default its own name with underscores as spaces."""
-    # A folder that the names lack is refused, for texts would say "the n01532829".
+    # Names that lack a folder are refused, because texts would say "the n01532829".
     if names is None:
         names = {folder: folder.replace("_", " ").replace("-", " ") for folder in folders}
     missing, unknown = sorted(set(folders) - set(names)), sorted(set(names) - set(folders))
@@ -264,7 +264,7 @@ def _paired(
     """The image with the pseudo-masks of each of its texts; a phrase that several texts have is answered once."""
     data = source.data or b""
     image = replace(image, data=data, sha256=source.sha256, height=source.height, width=source.width)
-    # The kept texts of the image, each once.
+    # The kept texts of the image, each one once.
     kept = dict.fromkeys(each.text for mask in source.masks for each in mask.expressions)
     phrases_of = {text: noun_phrases(text) or [text] for text in list(kept)[: config.pairs.max_texts_per_image]}
     phrases = list(dict.fromkeys(phrase for phrases in phrases_of.values() for phrase in phrases))

@@ -34,7 +34,7 @@ FloatArray = NDArray[np.float32]
 # Read at once, padded: the rounding of a product depends on its shape, and the other texts of a batch depend on the
 # cache.
 _TEXTS_A_TILE: Final = 8
-# A text takes 2 kB of a ViT-B: a run's hundred thousand.
+# Enough for the texts of a run, about a hundred thousand: one takes 2 kB with a ViT-B.
 _TEXT_BYTES: Final = 2**28
 
 
@@ -84,7 +84,7 @@ class Peaks:
 
     count: int = 1
     min_share: float = 1.0
-    # Two and a half of the scene CLIP's patches: nearer peaks are of one object there.
+    # Two and a half patches of the CLIP of drawn scenes. Nearer peaks belong to one object there.
     radius: float = 0.16
 
 
@@ -101,7 +101,7 @@ def parted(share: FloatArray, peaks: Peaks) -> list[FloatArray]:
         return [share]
     radius = max(1, round(peaks.radius * max(share.shape)))
     is_peak = (share == maximum_filter(share, size=2 * radius + 1, mode="nearest")) & (share >= peaks.min_share)
-    # Every pixel of a plateau is a peak: those within the radius of one that was taken are the same.
+    # Every pixel of a plateau is a peak. Peaks within the radius of a taken one count as the same.
     places = np.argwhere(is_peak)
     taken: list[NDArray[np.int64]] = []
     for place in places[np.argsort(-share[is_peak], kind="stable")]:
@@ -207,7 +207,7 @@ class Grounder:
         def read(some: Sequence[str]) -> Iterator[torch.Tensor]:
             tokens = self._tokenise([prompted(text, self._config.prompt) for text in some])
             tile = F.pad(tokens, (0, 0, 0, _TEXTS_A_TILE - len(some)))
-            # Each by itself: a row of a batch would keep the whole batch in memory.
+            # Cloned, because a row that is cached would keep the whole batch in memory.
             yield from (row.clone() for row in read_texts(self._model, tile.to(self._device)).embedding[: len(some)])
 
         return torch.stack(self._texts.read(texts, read, tile=_TEXTS_A_TILE))
@@ -232,7 +232,7 @@ class Grounder:
         prompt = torch.from_numpy(points).float(), torch.from_numpy(labels)
         given = tuple(each[None].to(self._device) for each in prompt)
         sparse, dense = self._sam.prompt_encoder(points=given, boxes=None, masks=None)
-        # Three masks for a peak, one for points.
+        # For a single peak three masks, for several points one.
         low, predicted = self._sam.mask_decoder(
             image_embeddings=crop.embedding[None],
             image_pe=self._sam.prompt_encoder.get_dense_pe(),

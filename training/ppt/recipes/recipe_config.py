@@ -116,7 +116,7 @@ class RecipeConfig(FrozenModel):
 
 
 _PRESET: Final = "ppt"
-# A preset of the run, assignments that override it, and assignments of the recipes' own settings.
+# The preset of the run, assignments that change it, and assignments of the recipe's own settings.
 _PRESETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
     "tiny": (
         "tiny",
@@ -124,17 +124,17 @@ _PRESETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
             "filtering.architecture=builtin:tiny/scene_clip.json",
             "filtering.weights.uri=builtin:tiny/scene_clip.safetensors",
         ),
-        # There a scene has several objects of one category, and expressions distinguish them by position.
+        # These scenes have several objects of one category, which expressions distinguish by position.
         ("pairs.peaks_per_phrase=3",),
     ),
-    # The paper's: SAM ViT-B, CLIP ViT-B/16 with CLIP Surgery in its last six blocks, as its authors have it.
+    # As in the paper: SAM ViT-B, and CLIP ViT-B/16 with CLIP Surgery in its last six blocks.
     "paper": (
         "base",
         ("filtering.architecture=ViT-B-16-quickgelu", "filtering.weights.uri=open_clip:ViT-B-16-quickgelu/openai"),
         (
             "grounding.surgery_blocks=6",
             "grounding.is_feature_surgery=true",
-            # An expression has no list of classes: a text alone has the empty prompt.
+            # An expression has no list of classes, so a single text is compared with the empty prompt.
             "pairs.num_redundant=0",
             # Section 3.2: "we embed one image within another".
             "compose.embedded=image",
@@ -143,7 +143,7 @@ _PRESETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
         ),
     ),
 }
-# A crash loses the shards in progress, and the models take a second an image.
+# Images of a shard. A crash loses the shards in progress, and the models take a second for an image.
 _SHARD_IMAGES: Final = 64
 
 

@@ -9,7 +9,7 @@ from typing import Final
 MIDDLE: Final = "the {name} in the middle"
 _MIDDLE_READ: Final = re.compile(r"the (?P<name>.+) in the middle")
 
-# Absolute positions, by (rows, columns) of the mosaic and (row, column) of the tile: one of them is drawn.
+# Words for the row of a tile by the mosaic's number of rows, and the same for columns.
 _ROW_WORDS: Final = {1: ("",), 2: ("top", "bottom"), 3: ("top", "middle", "bottom")}
 _COLUMN_WORDS: Final = {1: ("",), 2: ("left", "right"), 3: ("left", "middle", "right")}
 _AT: Final = {
@@ -21,7 +21,7 @@ _AT: Final = {
 }
 _CORNER: Final = ("the {name} at the {row} {column}", "the {row} {column} {name}")
 
-# Relations, from the target to its anchor.
+# Texts for a relation, from the target to its anchor.
 _RELATIONS: Final = {
     "left": ("the {name} left of the {anchor}", "the {name} to the left of the {anchor}"),
     "right": ("the {name} right of the {anchor}", "the {name} to the right of the {anchor}"),
@@ -29,7 +29,7 @@ _RELATIONS: Final = {
     "bottom": ("the {name} below the {anchor}", "the {name} under the {anchor}"),
 }
 
-# What a mirror turns round, as people write it: "left-hand", "topright", "lft", "upper r", "north-west", "3 o'clock".
+# Words that a mirrored image makes wrong, as people write them: "left-hand", "topright", "lft", "3 o'clock".
 _SIDE: Final = re.compile(
     r"""left(?!over)|(?<!\bb)(?<!\bup)right
     |\b(?:lf?t|rg?t|[lr])\b
@@ -54,7 +54,7 @@ def position_texts(name: str, layout: tuple[int, int], tile: tuple[int, int]) ->
     """Return the texts for the object in a tile (row, column) of a mosaic of 1 to 3 rows and columns, not 1 × 1."""
     row, column = _ROW_WORDS[layout[0]][tile[0]], _COLUMN_WORDS[layout[1]][tile[1]]
     if not row or not column or row == column:
-        # The middle of the middle, or the one axis that there is.
+        # The tile is in the middle of both axes, or there is only one axis.
         return tuple(form.format(name=name) for form in _AT[row or column])
     return tuple(form.format(name=name, row=row, column=column) for form in _CORNER)
 
