@@ -58,7 +58,7 @@ _IMAGES_SHARE: Final = 0.2
 _LEAST_DRAWN: Final = 2
 _DRAWN_PER_BIN: Final = 10
 _MAX_BINS: Final = 8
-# What a random draw is for: the number of a stratum, or one of these.
+# Seeds of random draws. A stratum uses its own number, other draws use these.
 _POSITIONS, _IMAGES = 10_000, 10_003
 
 

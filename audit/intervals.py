@@ -30,7 +30,7 @@ from scipy import optimize, special
 from pseudoris.schemas.fitted import Floats
 
 LEVEL: Final = 0.95
-# With fewer pairs the error rate is a guess.
+# With fewer checked pairs the error rate of raters is only a guess.
 LEAST_CHECKED: Final = 60
 # Above this error rate two raters agree little more than by chance, so nothing can be corrected.
 MAX_ERROR: Final = 0.4

@@ -22,17 +22,17 @@ from pseudoris.store.tables.judged_expressions import judged, scores_of
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun
 
 Row = dict[str, Any]
-# Shards read so far, shards in all.
+# Called with the number of shards read so far, and the number of shards.
 OnShard = Callable[[int, int], None]
 _COLUMNS: Final = ("image_id", "target_mask_ids", "text", "kind", "source", "kept", *SCORE_COLUMNS)
-# More is better, for any models. Source: `calibrate` without a truth, training/calibration/confidence_fit.py.
+# Features that rise with quality for any model. Source: label-free `calibrate`, training/calibration/confidence_fit.py.
 _LABEL_FREE: Final = ("log_uniqueness", "correctness", "vote")
 _LABEL_FREE_HEARD: Final = (*_LABEL_FREE, "listener", "truth")
-# Of one mask: a mask with more kept expressions is settled by the most likely ones, or stays open.
+# At most this many further pairs of one mask are judged, the most likely ones. Then the mask may stay undecided.
 MAX_FOLLOW_UPS: Final = 5
 _PAIR_COLUMNS: Final = ("image_id", "target_mask_ids", "text", "kind", "source", *STORED_SCORES)
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256", "bytes")
-# Below it, a spread is the rounding of equal values.
+# A smaller spread comes from rounding of equal values.
 _LEAST_SPREAD: Final = 1e-9
 
 
@@ -143,7 +143,7 @@ def _features(table: pa.Table, scores: Mapping[str, Floats], rows: Ints, is_judg
     groups = [masks[0] for masks in _taken(table, "target_mask_ids", chosen)]
     rated = Rated(groups, _taken(table, "text", chosen), {name: scores[name][chosen] for name in CONFIDENCE_COLUMNS})
     with np.errstate(invalid="ignore"):
-        # A lone mask has a stratum of its own: what stands for its missing ratios orders nothing.
+        # Pairs of lone masks have their own stratum, so the value in place of their missing ratios does not matter.
         by_name = features(rated, 0.0)
     found[is_judged] = np.stack([by_name[name] for name in _LABEL_FREE_HEARD], axis=1)
     return found
@@ -157,11 +157,11 @@ def _score(confidence: Floats, heard: Floats) -> tuple[Literal["confidence", "la
     is_drawn = ~np.isnan(heard[:, 1])
     if is_drawn.any() and (~np.isnan(confidence[is_drawn])).mean() > 0.5:
         return "confidence", confidence
-    # With a listener's scores only if all have them: a sum over fewer features is another score.
+    # Scores of the listener count only if all pairs have them. Sums over different features cannot be compared.
     names = len(_LABEL_FREE_HEARD) if not np.isnan(heard[is_drawn]).any() else len(_LABEL_FREE)
     table = heard[:, :names]
     spread = np.nanstd(table, axis=0) if is_drawn.any() else np.ones(names)
-    # A feature that all pairs share orders nothing: it counts 0.
+    # A feature that is equal for all pairs cannot order them, so it adds 0.
     label_free = (table / np.where(spread > _LEAST_SPREAD, spread, np.inf)).sum(axis=1)
     return "label_free", np.where(is_drawn, label_free, confidence)
 

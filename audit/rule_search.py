@@ -29,10 +29,10 @@ from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, Flags, KeepCondition, KeepRule, ScoreColumn, meets
 from pseudoris.schemas.stage_settings import ComposedKind
 
-# Bounds are these quantiles of the drawn pairs' scores.
+# Candidate bounds are these quantiles of the drawn pairs' scores.
 BOUND_QUANTILES: Final = np.linspace(0.95, 0.0, 20)
 _DIGITS: Final = 3
-# Of a test: a two-sided interval of 90 % has a lower limit that the truth is below with 5 %.
+# A two-sided interval of 90 % gives a one-sided test at 5 %: the truth is below the lower limit with 5 %.
 _LEVEL: Final = 0.9
 _LEVEL_ONE_SIDED: Final = (1 + _LEVEL) / 2
 # The sequence starts where so many wrong verdicts may still pass: the very strictest rules have too few verdicts to
@@ -135,7 +135,7 @@ class TestedRule:
         passes: Whether that reaches the target.
     """
 
-    # pytest would take the class for a test.
+    # Without this, pytest would collect the class as a test.
     __test__ = False
 
     name: str
@@ -177,7 +177,7 @@ def choose_rule(
     def test(place: int) -> TestedRule:
         return tested_rule(judged, keeps[place], names[place], target=target, checks=checks)
 
-    # Kish's effective numbers of verdicts on what each rule keeps: they depend on no verdict.
+    # Kish's effective number of verdicts for each rule. It depends on the weights, not on the verdicts.
     weights = [judged.weights[flags] for flags in keeps]
     sizes = [float(each.sum() ** 2 / (each**2).sum()) if each.any() else 0.0 for each in weights]
     tested: list[TestedRule] = []
@@ -195,7 +195,7 @@ def choose_rule(
 
 def tested_rule(judged: JudgedPairs, keeps: Flags, name: str, *, target: float, checks: RaterChecks) -> TestedRule:
     """Return what the verdicts say of a rule that keeps these R pairs, (R,) bool."""
-    # What a rater cannot say counts as wrong: a target that is only reached without such pairs is not reached.
+    # Undecided pairs count as wrong, so the target is only reached if it is reached without them.
     found = judged.share_right(keeps, judged.bounded(0.0))
     corrected = corrected_share(found, checks, level=_LEVEL)
     share = share_interval(found, level=_LEVEL) if corrected is None else corrected.share

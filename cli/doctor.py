@@ -158,7 +158,7 @@ def _versions() -> str:
     try:
         import torchvision
     except (ImportError, RuntimeError) as error:
-        # torchvision's operators exist only beside the torch that it was built for.
+        # torchvision's operators only load with the torch version that it was built for.
         raise ConfigError(
             f"{found}: torchvision cannot be imported ({error}). Install matching versions of torch and torchvision, "
             "such as torch==2.14.1 torchvision==0.29.1."

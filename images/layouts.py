@@ -66,7 +66,7 @@ LAYOUTS: Final = frozenset(
         ("JPEG", "cmyk", (8,), ("sequential", "progressive"), (OPAQUE,)),
         ("JPEG2000", "grey", (8, 16), (TOGETHER,), (OPAQUE,)),
         ("JPEG2000", "grey", (8,), (TOGETHER,), (STRAIGHT,)),
-        # 16 bits are missing, because Pillow makes their brightest samples black.
+        # 16 bits are not in this list, because Pillow makes their brightest samples black.
         ("JPEG2000", "rgb", (8,), (TOGETHER,), (OPAQUE, STRAIGHT)),
         ("PNG", "grey", (1, 2, 4, 8, 16), (TOGETHER,), (OPAQUE, KEYED)),
         ("PNG", "grey", (8, 16), (TOGETHER,), (STRAIGHT,)),

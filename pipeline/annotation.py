@@ -66,7 +66,7 @@ BYTES_PER_SHARD: Final = 16_000
 BYTES_PER_IMAGE: Final = 100
 BYTES_PER_MASK: Final = 150
 BYTES_PER_DRAW: Final = 30
-# The true number is unknown before the models run; the scenes of the demonstration have 4.6.
+# The true number is unknown before the models run. The scenes of the demonstration have 4.6 masks on average.
 ASSUMED_MASKS_PER_IMAGE: Final = 5
 
 
@@ -88,22 +88,22 @@ def annotate(
     with interruptible() as interrupts, ExitStack() as stack:
         start = opened(source, location, config, options, on_event)
         config = start.config
-        # Seconds, which a mistake in SOURCE or OUT does not wait for: so it is not among the imports above.
+        # Imported here because it takes seconds: a mistake in SOURCE or OUT is reported before.
         importlib.import_module("pseudoris.pipeline.executor")
         location.probe()
-        # Given back after Ray has ended.
+        # This stack ends after Ray has ended, so the lock is held until then.
         locks = stack.enter_context(ExitStack())
         held = RunLock.held(location, on_wait=lambda text: on_event(Notice(text)))
         lock = None if start.header is None else locks.enter_context(held)
-        # An import may have put it off, and the start of Ray would for seconds more.
+        # An interrupt may have come during the import. Starting Ray would delay it for seconds more.
         interrupts.check()
         on_event(Step("connecting to Ray"))
         may_grow = stack.enter_context(connected(config.placement.address, config.placement.start_timeout_s))
         actors = plan_actors(node_resources(), config)
         on_event(Step("checking the device"))
-        # Before the listing, which may take an hour: missing weights on a node are reported first.
+        # Missing weights on a node are reported before the listing, which may take an hour.
         identity = start.identity()
-        # Of a new run not before: if its images are refused, it leaves nothing in OUT.
+        # A new run takes its lock only here: if its images are refused, nothing is left in OUT.
         lock = lock or locks.enter_context(held)
         on_event(Step("listing and planning"))
         request = RunRequest("annotate", start.listing.name, identity, config, exclusions=options.exclusions, lock=lock)
@@ -129,7 +129,7 @@ def _notices_of_actors(config: RunConfig, on_event: OnEvent, stack: ExitStack) -
     queue = Queue(actor_options={"num_cpus": 0})
 
     def hand_on() -> None:
-        # Every actor may have one: the first is told. Without one, the end of the queue's process ends the wait.
+        # Each actor may send a notice; the first one is shown. If the queue dies, the wait ends without one.
         with suppress(RayError):
             on_event(Notice(queue.get()))
 
@@ -144,7 +144,7 @@ def _planned_run(
     start: Opened, location: RunLocation, request: RunRequest, options: RunOptions, on_event: OnEvent
 ) -> tuple[RunHeader, StoredMasks | None]:
     """Return the header of the run in `location`, and a parent's masks. Without a run the plan is written first."""
-    # An existing plan is neither listed again nor changed, except by `--extend`, which adds the new images of SOURCE.
+    # An existing plan is used as it is. Only `--extend` lists again, and adds the new images of SOURCE.
     masks: StoredMasks | None = None
     listed = partial(list_on_cluster, start.listing, request.config.placement.read)
     if start.parent is not None:
@@ -329,7 +329,7 @@ def _estimate(location: RunLocation, tally: PlanTally, config: RunConfig) -> tup
         basis = f"from the {done.images} images committed so far, {done.output_bytes // done.images} bytes each"
         return done.output_bytes * tally.num_images // done.images, basis, done.shards
     captions = config.captions
-    # Of a mask, in each kind of crop: a beam if there are any, and the samples.
+    # Captions drawn of a mask in each kind of crop: one by the beam search, and one for each sampling setting.
     draws = bool(captions.beam.num_beams) + len(captions.sampling.top_k) + len(captions.sampling.top_p)
     draws *= len(captions.context_scales) + captions.has_masked_crop
     per_mask = BYTES_PER_MASK + draws * BYTES_PER_DRAW

@@ -54,7 +54,7 @@ def original_error(error: BaseException) -> BaseException:
             link.args = (str(link).partition(_ADVICE)[0], *link.args[1:])
             return link
     if not all(isinstance(link, RayError) for link in chain):
-        # A bug in a stage's code: its own exception, with the worker's traceback in the chain.
+        # The error is a bug in a stage. The original exception is returned, with the worker's traceback in its chain.
         return error
     remedy = "run the same command again to continue"
     if isinstance(error, OutOfMemoryError):
@@ -87,7 +87,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(link))
         yield link
         cause = getattr(link, "cause", None)
-        # Not __context__: an error that was handled on the way did not cause this one.
+        # __context__ is not followed: it holds an error that was handled and did not cause this one.
         pending += [link.__cause__, cause if isinstance(cause, BaseException) else None]
 
 
@@ -104,15 +104,15 @@ RAY_SETTINGS: Final = {
     "RAY_worker_niceness": "0",
     "RAY_task_oom_retries": "5",
 }
-# How long Ray waits for its GCS and for its raylet.
+# Ray's settings for how long it waits for its GCS and its raylet.
 _START_LIMITS: Final = ("RAY_gcs_server_port_wait_time_s", "RAY_raylet_start_wait_time_s")
-# Many times the time that a cluster across the internet needs to accept a connection, or to answer.
+# Many times what a cluster across the internet takes to accept a connection or to answer.
 _CONNECT_TIMEOUT_S: Final = 4.0
 # What a client of HTTP/2, on which Ray's gRPC stands, says first, and the type of the frame that a server answers with.
 # Source: RFC 9113, sections 3.4 and 6.5.
 _HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 _HTTP2_SETTINGS: Final = 4
-# Ray's words, before any of its processes starts. It is an OSError without a number.
+# Ray raises this text, as an OSError without a number, before it starts any process.
 _LONG_SOCKET: Final = re.compile(r"AF_UNIX path length cannot exceed (\d+) bytes: (.+)")
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
@@ -137,7 +137,7 @@ def connected(address: str, start_timeout_s: int = 30) -> Iterator[bool]:
         with _connection(address, start_timeout_s) as may_grow, memory_watched():
             yield may_grow
     except ray.exceptions.RayError as error:
-        # Such as a cluster of somebody else that ends.
+        # This happens, for example, when a cluster of somebody else ends.
         ours = original_error(error)
         if ours is error:
             raise
@@ -204,7 +204,7 @@ def node_resources() -> list[dict[str, float]]:
 
 def lone_node() -> dict[str, float]:
     """Return the CPUs of the node that a Ray started here would have; Ray is not asked, nor are other resources."""
-    # Ray counts the CPUs that a container may use, which Python does not. It has no public name for it.
+    # Ray counts the CPUs that a container may use; Python counts all. Ray has no public name for it.
     return {"CPU": float(ray._private.utils.get_num_cpus(override_docker_cpu_warning=True))}
 
 
@@ -221,12 +221,12 @@ def joins_cluster(address: str) -> bool:
     recorded = _recorded_cluster()
     if address == "local" or recorded is None:
         return False
-    # A Ray that was killed leaves its address there.
+    # A killed Ray leaves its address in the file.
     _gone[recorded] = _silent(recorded) is not None
     return not _gone[recorded]
 
 
-# What `joins_cluster` has found, for the start that follows: a machine that hears nothing costs seconds each time.
+# Results of `joins_cluster`, kept for the start: each try at a dead address costs seconds.
 _gone: Final[dict[str, bool]] = {}
 
 
@@ -262,7 +262,7 @@ def _silent(named: str) -> ConfigError | None:
         try:
             _greet(host, int(port))
         except OSError:
-            # Ray treats a loopback address as this node's own address, and may listen only there.
+            # At a loopback address Ray means this node's own address, and may listen only there.
             if host not in _LOOPBACK:
                 raise
             _greet(ray.util.get_node_ip_address(), int(port))  # type: ignore[no-untyped-call]  # Ray's own
@@ -273,7 +273,7 @@ def _silent(named: str) -> ConfigError | None:
 
 def _greet(host: str, port: int) -> None:
     with socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S) as connection:
-        # Only a client with its keys could greet a Ray with TLS.
+        # With TLS only a client with the keys can connect, so this check is skipped.
         if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
             return
         connection.sendall(_HTTP2_PREFACE)
@@ -296,10 +296,10 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
         check_limits(temporary=temporary_folder())
     elif (refusal := _silent(named)) is not None:
         raise refusal
-    # Read by a Ray that is started; one that runs has its own setting.
+    # Only a Ray that starts now reads these. A running one keeps its own settings.
     os.environ.update({name: value for name, value in RAY_SETTINGS.items() if name not in os.environ})
     os.environ.update(dict.fromkeys(_START_LIMITS, str(start_timeout_s)))
-    # This process has read its settings when Ray was imported. Ray has no public name that reads them again.
+    # This process read Ray's settings at import. Ray has no public function to read them again.
     raylet: Any = ray._raylet
     raylet.Config.initialize("")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -309,7 +309,7 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
         options |= {"address": address}
     elif named is None and (recorded := _recorded_cluster()) is not None:
         is_gone = _gone.pop(recorded) if recorded in _gone else _silent(recorded) is not None
-        # Ray itself would try for a quarter of an hour to join one that is gone.
+        # Ray would try for 15 minutes to join a cluster that is gone.
         options |= {"address": "local"} if is_gone else {}
     try:
         # An interrupted start would leave Ray's processes behind, so signals wait. Joining starts no process, and may
@@ -363,18 +363,18 @@ def _refuse_home(error: Exception, temporary_folder: str) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Ray's messages off the terminal, where they would break the progress bar; Ray's log files keep them all."""
-    # Read by Ray's C++ when it starts.
+    # Ray's C++ code reads this when it starts.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for handler in logging.getLogger("ray.data").handlers:
         # An error that ends a run is also raised, and we report it. Ray's file handler is not a StreamHandler. Handlers
         # of others are the caller's, and may serve other loggers too.
         if isinstance(handler, logging.StreamHandler) and type(handler).__module__.startswith("ray."):
             handler.setLevel(logging.CRITICAL)
-    # What the cluster reports (a worker died, a task is tried again) is printed whatever `log_to_driver` says.
+    # Ray prints reports of the cluster, such as dead workers, even if `log_to_driver` is off.
     worker: Any = ray._private.worker
     is_printing, worker._worker_logs_enabled = worker._worker_logs_enabled, False
     with warnings.catch_warnings():
-        # Hints to callers of Ray Data, with the paths of its files: the user does not call it.
+        # Ray Data warns its callers with paths of its own files. The user is not its caller.
         warnings.filterwarnings("ignore", module=r"ray\.")
         try:
             yield

@@ -46,7 +46,7 @@ def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) ->
     actors = busy_actors(actors, len(shards))
     dataset = ray.data.read_datasource(
         ShardDatasource(job, shards),
-        # As many blocks as read tasks: otherwise Ray Data would split blocks to reach its own number.
+        # One block for each read task. Otherwise Ray Data would split blocks to reach its own number.
         override_num_blocks=len(shards),
         concurrency=num_readers(job.config),
         **_task_arguments(placement.read),
@@ -57,7 +57,7 @@ def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) ->
         functools.partial(commit_block, job=job),
         batch_size=None,
         batch_format="pyarrow",
-        # Ray Data knows this bound: it leaves the resources that the tasks cannot use to the pools.
+        # Ray Data sees this bound and leaves the other resources to the pools.
         compute=TaskPoolStrategy(size=num_committers(job.config)),
         **_task_arguments(placement.commit),
     )
@@ -69,7 +69,7 @@ class ShardDatasource(Datasource):
 
     def __init__(self, job: Job, shards: Sequence[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Ray's own
-        # Put into the object store once: 200,000 read tasks would pickle the header 200,000 times.
+        # The header goes into the object store once. Otherwise each of 200,000 read tasks would pickle it.
         self._job_ref = ray.put(job)
         self._shards = tuple(shards)
 
@@ -94,7 +94,7 @@ def actor_environment(compute: ComputeConfig) -> dict[str, str]:
     threads = str(compute.threads)
     environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
     if compute.device == "cuda":
-        # Without it cuBLAS may use the workspaces of several streams, and sums differ between runs.
+        # Otherwise cuBLAS may use workspaces of several streams, and sums would differ between runs.
         return {**environment, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     return {**environment, **MEMORY_ENVIRONMENT}
 
@@ -107,7 +107,7 @@ def actor_runtime(compute: ComputeConfig, executable: str = sys.executable) -> d
     """
     runtime: dict[str, Any] = {"env_vars": actor_environment(compute)}
     quoted = shlex.quote(executable)
-    # Otherwise not set: nodes of a cluster may have their Python elsewhere.
+    # If the path needs no quotes, it is not set, because other nodes may have their Python elsewhere.
     return runtime if quoted == executable else {**runtime, "py_executable": quoted}
 
 
@@ -117,7 +117,7 @@ def _read(job_ref: ray.ObjectRef[Job], shard: int) -> list[pa.Table]:
 
 def _add_pool(dataset: Dataset, job: Job, name: str, *, num_actors: int) -> Dataset:
     pool = job.config.model_pools()[name]
-    # `map_batches` itself refuses GPUs without a batch size, and any batch size would merge or split shards.
+    # `map_batches` requires a batch size for GPUs, and any batch size would merge or split shards.
     return dataset.map_batches_internal(
         StageActor,
         fn_constructor_args=(job, name),
@@ -146,23 +146,23 @@ def _task_arguments(pool: TaskPoolConfig) -> dict[str, Any]:
 def configure_ray_data() -> None:
     """Configure Ray Data for a run, in this process."""
     context = DataContext.get_current()
-    # One shard is one block and is never split: by default a block of 400 MB becomes three.
+    # A shard is one block and is never split. By default Ray Data splits a block of 400 MB in three.
     context.target_max_block_size = None
     # A node with a broken GPU must not end the run. An actor that cannot load on any node ends it, after this many
     # deaths in a row.
     context.max_consecutive_actor_init_deaths = MAX_INIT_DEATHS
-    # A shard that waits for GPU nodes to return makes no progress, but has not failed.
+    # A shard that waits for GPU nodes makes no progress but has not failed.
     context.execution_no_progress_timeout_s = -1
     # A wrapped exception would lose its type on the way to the driver.
     context.raise_original_map_exception = True
     # Our own progress bar counts receipts.
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # Otherwise every task starts a thread, and waits for its end, to look at its memory: nothing here reads that.
+    # By default each task runs a thread that measures its memory. Nothing here reads the result.
     context.memory_usage_poll_interval_s = None
 
 
-# What one execution keeps on the driver, in GCS and in the raylet is then 2 GB. Fewer would start the pools more often.
+# With this many shards an execution takes 2 GB on the driver, GCS and raylet. With fewer, pools start more often.
 MAX_SHARDS: Final = 100_000
 
 
@@ -203,7 +203,7 @@ def run_shards(
     except RayError as error:
         logger.debug("Ray raised:", exc_info=True)
         ours = original_error(error)
-    # Raised here, outside of Ray's frames: they would keep the actors alive.
+    # Raised outside of Ray's frames, because those would keep the actors alive.
     if ours is not None:
         raise strip_traceback(ours)
 
@@ -217,7 +217,7 @@ def _run_windows(job: Job, shards: Sequence[int], actors: Mapping[str, int], max
 
 def _run_window(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Generator[Outcome]:
     dataset = build_dataset(job, shards, actors)
-    # Not `iter_batches`: every five seconds it pickles statistics that grow with the shards, for an actor of Ray Data.
+    # `iter_batches` would send statistics to an actor every five seconds, and they grow with the shards.
     for bundle in dataset.iter_internal_ref_bundles():
         for entry in bundle.blocks:
             yield block_to_outcome(ray.get(entry.ref))

@@ -23,21 +23,21 @@ from pseudoris.store.sources.image_tables import RowGroup, rows_of
 from pseudoris.store.sources.items import LeftOut
 from pseudoris.store.sources.source import Format
 
-# Tars and tables per task: the start of a task then costs little compared with the requests to a bucket.
+# Tars and tables for each task. Starting a task is then cheap compared with its requests to a bucket.
 _FILES_A_TASK: Final = 4
-# Bounds the results that wait in the object store for the driver: those of this many tasks, a few megabytes each.
+# Bounds the results that wait in the object store: a few megabytes for each of these tasks.
 _TASKS_IN_FLIGHT: Final = 64
-# Images listed after a tar that a task still indexes: the driver must not hold the millions of a bucket for one tar.
+# Images listed behind a tar that a task still indexes. Bounds what the driver holds while it waits for that tar.
 _BUNDLES_WAITING: Final = 10_000
 
 _TABLES: Final = ("parquet", "beside_tar")
-# The items of a tar, or the row groups of a table: a table of millions is not sent row by row.
+# The items of a tar, or the row groups of a table. Rows of a table would be too many to send.
 _Index = list[SourceItem] | list[RowGroup]
-# Of each file, and what was left out of them.
+# The index of each file, and what was left out of them.
 _Indices = tuple[list[_Index], LeftOut]
 
 
-# Consecutive files of the listing, and the result of the task that indexes them; None for images.
+# Consecutive files of the listing, and the task that indexes them. Image files need no task: None.
 _Files = tuple[tuple[StoredFile, Format], ...]
 _Bundle = tuple[_Files, "ray.ObjectRef[_Indices] | None"]
 
@@ -92,11 +92,11 @@ def _items(source: Source, files: _Files, index: ray.ObjectRef[_Indices] | None)
     indices, left_out = task_result(index)
     source.left_out.add(left_out)
     for (file, format_), found in zip(files, indices, strict=True):
-        # The type follows from the format.
+        # The type of `found` follows from the format.
         yield from rows_of(file, found) if format_ in _TABLES else found  # type: ignore[arg-type, misc]
 
 
-# The start of a task then costs little compared with its reads. It also bounds the plan entries that the driver holds.
+# Starting a task is then cheap compared with its reads. It also bounds the plan entries on the driver.
 _SHARDS_A_TASK: Final = 4
 _CHECKS_IN_FLIGHT: Final = 256
 

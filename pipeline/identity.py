@@ -37,7 +37,7 @@ from pseudoris.workers.stages import (
     with_check,
 )
 
-# The packages that compute and write: another version may give other bytes.
+# Packages that compute or write. Another version may give other bytes.
 PACKAGES: Final = (
     "pseudoris",
     "torch",
@@ -51,9 +51,9 @@ PACKAGES: Final = (
 )
 
 
-# Of these, the packages that processes without models use: they check that images decode, and write the tables.
+# The packages among them that processes without models use: they check images and write tables.
 _PACKAGES_WITHOUT_MODELS: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "scipy")
-# The variable that botocore reads if it is given no endpoint, and the variable that marks its value as set by a run.
+# botocore reads the first variable. The second one marks that a run has set it.
 _ENDPOINT_VARIABLE: Final = "AWS_ENDPOINT_URL"
 _ENDPOINT_MARK: Final = "PSEUDORIS_ANNOUNCED_ENDPOINT"
 
@@ -74,13 +74,13 @@ def identity_before_ray(
     """
     here, needs_cluster = None, config.compute.device == "cuda"
     if header is not None and _weights(config) != _weights(header.config):
-        # Of other weights first what can be told without them: they may be missing here, or gigabytes to fetch.
+        # If weights differ, first check what needs no weights: they may be missing, or be gigabytes to download.
         _check_run(location, header, header.identity, config, source)
     if joins_cluster(config.placement.address):
         config.masks.prior.check_is_set()
     else:
         import_plugins(config.images.decoder_plugins)
-        # Only a process of Ray holds a GPU.
+        # Only a Ray process holds a GPU, so a device is measured there.
         measured = measure_identity(config, sees_device=not needs_cluster, stored=stored)
         if config.compute.device == "cpu":
             _check_memory(config)
@@ -96,14 +96,14 @@ def _weights(config: RunConfig) -> list[WeightsConfig]:
 
 def _check_run(location: RunLocation, header: RunHeader, now: Identity, config: RunConfig, source: str) -> None:
     """Accept the settings of `config`, and what else `now` has, for the run of `header`."""
-    # Only a process of the cluster knows its device.
+    # Only a process of the cluster knows its device, so the recorded device is assumed.
     now = now.model_copy(update={"method": config.method(), "device_kind": header.identity.device_kind})
     try:
         check_identity(header, now, source, preset=config.preset, allow_mixed=config.placement.allow_mixed)
     except ConfigError as error:
         if not Totals(cached_receipts(location)).sum().is_fruitless:
             raise
-        # Nothing of it is worth keeping.
+        # That run has annotated nothing, so nothing in it is worth keeping.
         remedy = f"That run annotated no image: delete {location.root} to begin anew there"
         raise ConfigError(f"{error}\n{remedy}") from error
 
@@ -111,7 +111,7 @@ def _check_run(location: RunLocation, header: RunHeader, now: Identity, config: 
 def _check_memory(config: RunConfig) -> None:
     """Refuse a model folder that this machine's memory cannot hold; on a GPU the process that loads it does."""
     for folder in filter(None, (stage.folder(config) for stage in with_check(STAGES, config))):
-        # Imported here: only such a run loads torch before Ray starts.
+        # Imported here, because only such a run needs torch before Ray starts.
         import torch
 
         from pseudoris.workers.checkpoints.hf_models import check_fits
@@ -179,7 +179,7 @@ def may_download(config: RunConfig, stages: Sequence[StageKind]) -> bool:
     """Return whether to fetch weights of `stages`: not while a file is missing that no run fetches."""
     awaited = [stage for stage in stages if is_awaited(stage.settings(config).weights)]
     try:
-        # Without a download no file is read twice.
+        # Files are only checked if a download is awaited. Otherwise each would be read twice.
         gather(*(partial(stage.weights_digest, config) for stage in stages if awaited and stage not in awaited))
     except ConfigError:
         return False
@@ -194,7 +194,7 @@ def _check_is_another(config: RunConfig, weights: Mapping[str, str]) -> None:
             continue
         other, is_same = getattr(config, section), weights[NAME_CHECK] == weights[stage]
         if {check.engine, other.engine} <= {"clip", "coca"}:
-            # A stage's digest may also be over a noun parser or a model config.
+            # The digest of a stage may also cover a noun parser or a model config.
             is_same = weights_digest(check.weights) == weights_digest(other.weights)
         if is_same:
             raise ConfigError(
@@ -233,9 +233,9 @@ def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageK
     names = {stage.name for stage in with_check(stages, config)}
     held = {name: digest for name, digest in identity.weights.items() if name in names}
     folders = {name: parts for name, parts in identity.folders.items() if name in names}
-    # The method is taken from the run. What is checked is what this process has itself.
+    # The method comes from the run. Only what this process has itself is checked.
     here = measure_identity(config, stages).model_copy(update={"method": identity.method})
-    # The captioner may load the filter's CLIP too, for the similarity of masks.
+    # The captioner may load the filter's CLIP too, to compare masks.
     is_asked = config.captions.engine == "vlm" and config.captions.options.get("similarity", "clip") == "clip"
     if STAGE_CAPTION in names and STAGE_FILTER not in names and is_asked:
         (scorer,) = stages_named((STAGE_FILTER,))

@@ -13,14 +13,14 @@ from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any, Final
 
-# SIGHUP: a terminal closes. Under `nohup` it is ignored, and stays so.
+# SIGHUP comes when a terminal closes. `nohup` ignores it, and then it stays ignored.
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE_S: Final = 0.05
-# A module whose import never ends is interrupted after this long. Torch takes seconds, and aborts if interrupted.
+# If an import never ends, it is interrupted after this long. Torch needs seconds, and aborts if interrupted.
 _IMPORT_PATIENCE_S: Final = 30.0
 
 _Handler = Callable[[int, FrameType | None], Any]
-# Set while children of this process get process groups of their own.
+# While this is set, child processes get their own process groups.
 _is_apart: Final = threading.Event()
 
 
@@ -41,7 +41,7 @@ class Interrupts:
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Handle the signal: raise KeyboardInterrupt at once, or as soon as it is safe."""
         if number == signal.SIGHUP and self._is_raised:
-            # A shell and the kernel send one each, the second into what the first one cleans up.
+            # A closing terminal sends SIGHUP twice. The second one must not interrupt the cleaning up.
             return
         if number == signal.SIGHUP:
             _leave_dead_terminal()
@@ -63,7 +63,7 @@ class Interrupts:
         raise KeyboardInterrupt
 
     def _signal_again(self, number: int) -> None:
-        # Unless `check` was first: a second exception would interrupt what the first one cleans up.
+        # `check` may have raised already. A second exception would interrupt the cleaning up.
         if not self._is_raised:
             signal.pthread_kill(threading.main_thread().ident or 0, number)
 
@@ -138,7 +138,7 @@ def _handlers_locked() -> Iterator[None]:
 @contextmanager
 def _children_apart() -> Iterator[None]:
     """Keep signals to this process's group (a terminal's Ctrl-C, `timeout`, Slurm) from children of the block."""
-    # If Ray's processes end while it starts, its C++ code ends this process without a word, with exit code 1.
+    # If Ray's processes end while Ray starts, its C++ code ends this process silently with exit code 1.
     _is_apart.set()
     try:
         yield
@@ -147,7 +147,7 @@ def _children_apart() -> Iterator[None]:
 
 
 def _leave_group() -> None:
-    # Elsewhere Ray may end its processes by their group.
+    # On other systems Ray may stop its processes by their group.
     if _is_apart.is_set() and sys.platform == "linux":
         os.setpgrp()
 

@@ -16,12 +16,12 @@ from ray.exceptions import RayError
 
 logger = logging.getLogger(__name__)
 
-# A cluster keeps the records of all its dead workers. Reading them takes a hundredth of a core at most.
+# A cluster keeps records of all dead workers. At this interval, reading them takes 1 % of a core at most.
 _INTERVAL_READS: Final = 100
-# Their names are made when they are imported.
+# protobuf makes these names at import, so type checkers do not know them.
 _common: Any = common_pb2
 _gcs: Any = gcs_pb2
-# Ray's words, in bytes.
+# Ray's message, with its numbers of bytes.
 _MEMORY_USED: Final = re.compile(r"[Mm]emory usage (\d+)B exceeded threshold of (\d+)B")
 
 
@@ -47,7 +47,7 @@ def memory_watched(interval_s: float = 10.0) -> Iterator[None]:
         yield
     finally:
         is_over.set()
-        # Before Ray is left, whose client it uses, and which may not answer.
+        # Joined before Ray is left: the thread uses Ray's client, which may not answer.
         watch.join(timeout=1)
 
 
@@ -58,7 +58,7 @@ def _watch(is_over: threading.Event, interval_s: float) -> None:
         try:
             killed = _killed_workers()
         except RayError:
-            # The run itself meets it too.
+            # The run itself will fail with the same error.
             return
         if len(killed) >= next_told:
             next_told = 2 * len(killed)

@@ -21,7 +21,7 @@ from pseudoris.schemas.run_records import Receipt
 
 logger = logging.getLogger(__name__)
 
-# The prefix that Ray adds to each name.
+# Ray puts this prefix before each name.
 RAY_PREFIX: Final = "ray_"
 RUN_TAG: Final = "run"
 
@@ -52,7 +52,7 @@ class Metric(NamedTuple):
         return (f"{base}_bucket", f"{base}_sum", f"{base}_count") if self.boundaries else (f"{base}_total",)
 
 
-# Each metric stands once: Ray's instruments are built from these, and a test compares the Grafana dashboard with them.
+# All metrics are defined here. Ray's instruments are built from them, and a test compares the Grafana dashboard.
 METRICS: Final = (
     IMAGES := Metric(
         "pseudoris_images",
@@ -69,7 +69,7 @@ METRICS: Final = (
         "pseudoris_repeats", "Attempts that a pool repeated on a shard after the loss of a process, node or driver."
     ),
     STORAGE_RETRIES := Metric("pseudoris_storage_retries", "Storage requests that were retried, by step.", ("step",)),
-    # Not a histogram: Ray sums one by the middles of its buckets, and a stage's share of the time should be exact.
+    # Not a histogram, because Ray sums a histogram by the middles of its buckets, which is inexact.
     STAGE_SECONDS := Metric(
         "pseudoris_stage_seconds",
         "Seconds that stages worked on committed shards. Its rate is the number of busy processes of a stage.",
@@ -97,7 +97,7 @@ METRICS: Final = (
         "Seconds that actors of a pool waited for their next shard, after their models were loaded.",
         ("pool",),
     ),
-    # Not a gauge: Ray drops a gauge a few seconds after its process ends, or earlier.
+    # Not a gauge, because Ray drops a gauge a few seconds after its process ends.
     CACHE_BYTES := Metric(
         "pseudoris_cache_bytes",
         "Peak bytes of a captioner's keys and values during a shard.",
@@ -126,7 +126,7 @@ class Meter:
             instrument = self._instruments[metric.name]
             labels = {RUN_TAG: self._run, **(tags or {})}
             if isinstance(instrument, ray_metrics.Counter):
-                # Ray refuses 0, and adding 0 would change nothing.
+                # Ray refuses 0, and adding 0 changes nothing.
                 if value > 0:
                     instrument.inc(value, labels)
             else:

@@ -103,7 +103,7 @@ def _unfetched(config: RunConfig, header: RunHeader | None, stored: Mapping[str,
     """Return what stands for the digests of stages whose weights are behind urls and not here yet."""
     stages = [stage for stage in with_check(STAGES, config) if stage.name not in stored]
     if not joins_cluster(config.placement.address) and not may_download(config, stages):
-        # The identity of this machine names what is missing, and with it what would be fetched.
+        # Nothing can be downloaded, so the next check raises an error that names the missing weights.
         return {}
     found = gather(*(partial(is_unfetched, stage.settings(config).weights) for stage in stages))
     names = [stage.name for stage, is_missing in zip(stages, found, strict=True) if is_missing]

@@ -18,9 +18,9 @@ from pseudoris.schemas.run_records import RunHeader
 
 # Ray counts resources in ten-thousandths; floats would not add up (3 x 0.1 > 0.3).
 UNITS: Final = 10_000
-# Beside so many actors the plan leaves the CPUs of one reader and one committer free.
+# For each group of this many actors, the plan keeps CPUs free for one reader and one committer.
 ACTORS_PER_READER: Final = 8
-# A cluster that may grow reads for so many times the actors that it starts with.
+# If a cluster may grow, readers are planned for this many times the actors of the start.
 _GROWTH: Final = 8
 _MIN_READERS: Final = 2
 # The most images a second that an actor takes, by kind of device: an H200's limit for `base`; `tiny` on a core. Then
@@ -51,7 +51,7 @@ def plan_actors(nodes: Sequence[Mapping[str, float]], config: RunConfig) -> dict
     pools = config.model_pools()
     free = [_units(node) for node in nodes]
     minimum: list[TaskPoolConfig] = [*pools.values(), config.placement.read, config.placement.commit]
-    # Largest first: a small task that is placed first may take the only gap that the large one fits.
+    # Large tasks are placed first, because a small one might take the only gap that fits a large one.
     if not all(_place(free, _demand(pool)) for pool in sorted(minimum, key=_weight, reverse=True)):
         raise ConfigError(_refusal(nodes, pools, config))
     actors = dict.fromkeys(pools, 1)
@@ -59,7 +59,7 @@ def plan_actors(nodes: Sequence[Mapping[str, float]], config: RunConfig) -> dict
     while growing:
         name = min(growing, key=lambda pool: (actors[pool], -_weight(pools[pool]), list(pools).index(pool)))
         most = pools[name].max_actors
-        # An actor that needs no resources would always fit.
+        # An actor that needs no resources would always fit, so the loop would not end.
         may_grow = actors[name] < most if most is not None else bool(_demand(pools[name]))
         if not may_grow or not _grow(free, actors, name, config=config):
             growing.discard(name)
@@ -123,7 +123,7 @@ def check_object_store(
     being_read = num_readers(config)
     in_flight = being_read + per_actor * sum(actors.values())
     asked, given = in_flight * max_shard_bytes, sum(stores)
-    # A whole block is on one node, next to the block that an actor there processes.
+    # An actor and the block that it processes are on one node, so the node needs room for whole blocks.
     if asked <= given and 2 * max_shard_bytes <= max(stores, default=0):
         return
     raise ConfigError(
@@ -141,7 +141,7 @@ def _stores(nodes: Sequence[Mapping[str, float]]) -> list[int]:
 
 
 def _shard_bytes(config: RunConfig, planned: int) -> int:
-    # An image above its own limit has a shard of its own, and is not read.
+    # An image above its own limit has a shard alone and is not read, so it does not count.
     return min(planned, max(config.shards.max_bytes, config.images.max_bytes))
 
 
@@ -173,7 +173,7 @@ def _demand(pool: TaskPoolConfig) -> _Amounts:
 
 
 def _weight(pool: TaskPoolConfig) -> float:
-    # Accelerators and custom resources are scarcer than CPUs.
+    # GPUs and custom resources are scarcer than CPUs, so they weigh more.
     return 1_000 * _num_gpus(pool) + 100 * sum(pool.resources.values()) + pool.num_cpus
 
 

@@ -57,7 +57,7 @@ def asked_preset(
     if named := preset or named_preset(own_layers(None if path is None else Path(path), assignments)):
         return named
     for name in preset_names():
-        # Over each that they fit, the settings say the same of where the run is.
+        # The location of a run does not depend on the preset, so the first preset that fits the settings is enough.
         with suppress(ConfigError):
             config = load_config(name, path, assignments)
             break

@@ -38,7 +38,7 @@ from pseudoris.store.sources import SourceItem
 from pseudoris.store.tables.shard_tables import table_bytes
 from pseudoris.workers.stages import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE, card_bytes
 
-# Enough shards for resampling and for every actor of a small cluster; each shard still fills a few tiles of a batch.
+# Enough shards for resampling and for the actors of a small cluster, yet each still fills some tiles of a batch.
 NUM_SHARDS: Final = 16
 
 _NUM_RESAMPLES: Final = 2_000
@@ -48,7 +48,7 @@ _NO_REACH: Final = (
     "a folder or bucket that all nodes can reach. Other files in it are not changed"
 )
 
-# Called with the sampled images committed so far, and the size of the sample.
+# Called with the number of sampled images committed so far, and the size of the sample.
 OnProgress = Callable[[int, int], None]
 
 
@@ -76,7 +76,7 @@ def draw_sample(items: Iterable[SourceItem], config: RunConfig, *, size: int, se
     draw = random.Random(seed)
     chosen: list[tuple[int, SourceItem]] = []
     for number, _ in enumerate(assign_shards(passing(), config.shards, tally=tally)):
-        # Algorithm R: image number n is kept with probability size / n.
+        # Reservoir sampling (algorithm R): image number n is kept with probability size / n.
         if number < size:
             chosen.append((number, last[0]))
         elif (place := draw.randrange(number + 1)) < size:
@@ -236,7 +236,7 @@ def summarise(
     num_gpus: float | None,
 ) -> RunEstimate:
     """Return the figures for the `whole` listing from the receipts of a sample, and nothing of how it was run."""
-    # An actor's first shard warms caches and kernels: left out where enough others remain.
+    # An actor's first shard is slow, because caches and kernels are cold. It is left out if enough others remain.
     first = max(actors.values())
     warm = receipts[first:] if len(receipts) >= 4 * first else receipts
     draws, warm_draws = _resamples(len(receipts), config.compute.seed), _resamples(len(warm), config.compute.seed)
@@ -244,7 +244,7 @@ def summarise(
     warm_images = _column(warm, lambda receipt: receipt.counts.images)
     quarantined = _column(receipts, lambda receipt: receipt.counts.quarantined)
     unit_s = _column(warm, lambda receipt: unit_seconds(receipt.seconds, config))
-    # The size of a shard's footers is known; the sample's small shards would overstate it.
+    # Footers have a fixed size for each shard. The small shards of the sample would overstate it.
     fixed_bytes = sum(len(table_bytes(schema.empty_table())) for schema in SCHEMAS.values())
     bytes_ = _column(receipts, lambda receipt: sum(p.size_bytes for p in receipt.parts.values()) - fixed_bytes)
     unit_hours = _ratio(unit_s, warm_images, warm_draws, whole.num_images / 3_600)

@@ -84,7 +84,7 @@ class Job:
     notices: Queue | None = field(default=None, kw_only=True)
 
 
-# What reading may raise for a damaged plan or input.
+# Exceptions that reading raises for a damaged plan or input.
 INPUT_ERRORS: Final = (PseudorisError, OSError, ValueError, TypeError)
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
@@ -120,7 +120,7 @@ def commit_fault(job: Job, shard: int, error: PseudorisError) -> ShardFault:
     """
     cause = error.__cause__
     if isinstance(cause, OSError) and cause.errno in _FULL:
-        # A disk without room for a part may have room for the few bytes of a probe.
+        # A full disk may have room for the few bytes of a probe, but not for a part. So this error is final.
         raise error
     try:
         _hasty(job).location.probe()
@@ -155,22 +155,22 @@ def _reads(job: Job, shard: int) -> bool:
         with shared_prover(config.images) as prover:
             prover.prove(reading.outcome)
     except ImageError:
-        # It was read, and its decoder is well.
+        # The image was read and only fails to decode, so the reader is fine.
         return True
     except INPUT_ERRORS:
         return False
     return True
 
 
-# By session, the differences that `check_packages` accepted in this process.
+# Differences of packages that `check_packages` accepted in this process, by session.
 _CHECKED: Final[dict[str, tuple[str, ...]]] = {}
 
-# Other images of the shard, and other shards, that are asked for if images are refused.
+# If images are refused, at most this many other images and shards are tried to find the cause.
 _MAX_OTHERS: Final = 12
 
 Value = TypeVar("Value")
 
-# One of the two is null: a shard is committed or set aside.
+# A shard is either committed or set aside, so one of the two is null.
 OUTCOME_SCHEMA: Final = pa.schema([("receipt", pa.large_string()), ("fault", FAULT)])
 
 
@@ -215,7 +215,7 @@ def shard_work(job: Job, shard: int) -> ShardWork:
     try:
         wanted = quarantined_ids(job.location, receipt, job.retry.reasons)
     except ConfigError:
-        # If the generation was replaced, gc deleted its parts.
+        # If a newer generation exists, gc has deleted the parts of this one.
         if read_receipt(job.location, shard, base + 1) is None:
             raise
         return ShardWork(base + 1)

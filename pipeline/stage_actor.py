@@ -47,13 +47,13 @@ class StageActor:
         self._error: ConfigError | None = None
         self._meter = StageMeter(job.location.root, pool)
         self._mixed: tuple[str, ...] = ()
-        # The first shard with captions says what the others are like.
+        # Only the pool with the last stage sends a notice: its first shard shows what the others are like.
         self._notices = job.notices if names[-1] == STAGES[-1].name else None
-        # Bytes that no later pool needs would only fill the object store.
+        # No later stage needs the bytes, so they would only fill the object store.
         self._drops_bytes = names[-1] == STAGES[-1].name and not job.config.shards.embed_images
         try:
             self._mixed = check_process(job.header.identity, job.config, stages_named(names))
-            # The stages decode with the same plug-ins that reading used to check the images.
+            # Reading used the same plug-ins to check the images.
             import_plugins(job.config.images.decoder_plugins)
             with self._meter.loading():
                 self._stages = FaultTolerantStages(names, job.config)
@@ -112,7 +112,7 @@ def attempted(job: Job, shard: Shard, pool: str) -> Iterator[int]:
     try:
         yield num_deaths
     finally:
-        # Not reached if the process dies: that is how a death is seen.
+        # A process that dies does not reach this line. The missing record shows its death.
         end_attempt(job.location, attempt)
 
 

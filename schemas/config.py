@@ -132,7 +132,7 @@ class FilterConfig(FrozenModel):
 
     # clip, or a plug-in of the entry points `pseudoris.scorers`.
     engine: str = "clip"
-    # As `captions.architecture`.
+    # The architecture of the CLIP; same values as for `captions.architecture`.
     architecture: str
     weights: WeightsConfig
     # Keeps candidates whose distinctiveness is strictly above tau.
@@ -145,7 +145,7 @@ class FilterConfig(FrozenModel):
     lone_masks: LoneMasks = "keep"
     # The mask's box is embedded with its surroundings too, enlarged by this factor.
     context_scale: float = Field(default=1.2, ge=1.0, le=4.0)
-    # As of `captions`: the authors give both models the same crops.
+    # As `captions.has_antialiasing`: the authors give both models the same crops.
     has_antialiasing: bool = True
     # Cosines are clamped to at least this: a negative value would reverse the order of ratios.
     min_cosine: float = Field(default=1e-4, gt=0)
@@ -153,7 +153,7 @@ class FilterConfig(FrozenModel):
     # spacy_first_child: the authors' rule on `spacy_model`: the noun chunk of the parse's root, else of its first
     # child, else the whole caption.
     nouns: NounRule = "rules"
-    # Of `spacy_first_child`: an installed pipeline, or the path of one's folder.
+    # The pipeline of `spacy_first_child`: the name of an installed one, or a folder's path.
     spacy_model: str = Field(default="en_core_web_lg", min_length=1)
     # Crops in a forward pass, on a CPU at most 8; of texts, 16 prefixes for each. The last batch is padded to its size,
     # because rounding depends on the shape.
@@ -196,7 +196,7 @@ class ComputeConfig(FrozenModel):
     # torch.compile for the towers of images, in passes of fixed shapes. Each actor then takes minutes to start, which
     # pays off in GPU runs that last hours. It needs a C++ compiler on every node.
     is_compiled: bool = False
-    # Of every draw: another seed gives other captions.
+    # The seed of every draw. Another seed gives other captions.
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 

@@ -54,7 +54,7 @@ class ConfidenceConfig(FrozenModel):
     correctness: float = 0.0
     log_count: float = 0.0
     num_words: float = 0.0
-    # It needs `grounding_check`. Left out of a run's header where it is 0, so that older runs keep their hash.
+    # Needs `grounding_check`. If it is 0, a run's header leaves it out, so that older runs keep their hash.
     grounding: float = Field(default=0.0, exclude_if=lambda weight: weight == 0.0)
     # What a caption of a mask alone in its image has in place of log uniqueness and log distinctiveness, which compare
     # with a rival. 0 is neither for nor against it; 1 is the best possible.
@@ -70,7 +70,7 @@ class WeightLine(FrozenModel):
     """The probability is logistic(bias + slope · log-odds of confidence); the defaults leave confidence as it is."""
 
     bias: float = 0.0
-    # Below 1 confidence was too sure of itself, above 1 not sure enough. 0: all expressions weigh the same.
+    # Below 1, confidences were too extreme; above 1, too cautious. 0: all expressions weigh the same.
     slope: float = Field(default=1.0, ge=0)
 
 
@@ -80,9 +80,9 @@ class PairWeightConfig(FrozenModel):
     An expression without a confidence, such as a human's, has the weight 1.
     """
 
-    # Of the captioner's expressions, by the weights of confidence. None: their weight is 1.
+    # The line of the captioner's expressions, whose confidence is fitted. None: their weight is 1.
     drawn: WeightLine | None = None
-    # Of the composer's, by its posterior. None: their weight is 1.
+    # The line of composed expressions, whose confidence is the posterior. None: their weight is 1.
     composed: WeightLine | None = None
 
 
@@ -93,9 +93,9 @@ Counted = Literal["draws", "probability"]
 class NounRelations(FrozenModel):
     """What a run's captions say of its nouns (`pseudoris calibrate --composer` learns it)."""
 
-    # Names of one thing, the most said first: that one is composed.
+    # Groups of names for one thing. The first name of a group is the most frequent one, and is composed.
     same: tuple[tuple[str, ...], ...] = ()
-    # The names that each wider name is true of; of one thing its first name, and of wider names the next.
+    # For each wider name, the names that it includes: the first name of each group, and the next wider names only.
     wider: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -206,7 +206,7 @@ class NamedFile(FrozenModel):
 
     # A local path, or `builtin:<file>` for one that is shipped beside the presets.
     uri: str = Field(min_length=1)
-    # Of the file: another one is refused. If it is not given, it is filled in.
+    # The digest of the file. A file with another digest is refused. Filled in if it is not given.
     sha256: Sha256
 
 

@@ -106,7 +106,7 @@ def _lowest(limit: int, groups: Sequence[str]) -> int | None:
     """Return the lower of a limit and of what the control groups of a container allow; None if there is none."""
     values = [limit]
     for group in groups:
-        # With no free file descriptor none of these can be read. On most machines some are missing or have no number.
+        # Most of these files are missing, or have no number. Without a free file descriptor none can be read.
         with suppress(OSError, ValueError):
             values.append(int((_CGROUPS / group).read_bytes()))
     # Without a limit, cgroup v1 has the largest number of pages, and `getrlimit` has -1.

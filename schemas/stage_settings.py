@@ -146,7 +146,7 @@ class MasksConfig(FrozenModel):
     # `pseudoris.workers.checkpoints.sam_architectures` names. None for an engine whose weights say it.
     architecture: str | None = Field(default=None, min_length=1, exclude_if=lambda name: name is None)
     weights: WeightsConfig
-    # Prompts: a grid of so many by so many points on each crop.
+    # Prompts of a crop: a square grid with this many points on each side.
     points_per_side: int = Field(default=32, ge=1, le=1_024)
     # Prompts in a forward pass of the mask decoder; on a GPU, where SAM answers several images at once, up to 16 times
     # as many, and a crop in a pass of the encoder for each 16. Lower it if memory is short. Part of the identity,
@@ -156,13 +156,13 @@ class MasksConfig(FrozenModel):
     pred_iou_thresh: float = 0.5
     # A mask is kept if its stability is at least this: the IoU of the masks above a higher and a lower logit.
     stability_score_thresh: float = 0.95
-    # Those logits are so far above and below 0.
+    # The higher logit is this far above 0, and the lower one this far below.
     stability_score_offset: float = Field(default=1.0, ge=0)
-    # Of masks whose boxes overlap by more than this IoU, the one with the best estimate is kept.
+    # If the boxes of masks overlap by more than this IoU, the mask with the best estimate is kept.
     box_nms_thresh: UnitInterval = 0.7
     # 0: the whole image only. Each layer l adds 4^l crops and their cost.
     crop_n_layers: int = Field(default=0, ge=0, le=4)
-    # As `box_nms_thresh`, between crops: masks of smaller crops are preferred.
+    # Like `box_nms_thresh`, between masks of different crops. Masks of smaller crops are preferred.
     crop_nms_thresh: UnitInterval = 0.7
     # Share of the image by which crops of the first layer overlap.
     crop_overlap_ratio: UnitInterval = 512 / 1500
@@ -232,7 +232,7 @@ class SamplingConfig(FrozenModel):
 
     # Captions are drawn from the k most likely tokens, one for each k and crop kind.
     top_k: tuple[Annotated[int, Field(ge=1)], ...] = (5, 7, 9, 11, 13)
-    # Captions are drawn from the most likely tokens of so much probability together, one for each p and crop kind.
+    # Captions are drawn from the most likely tokens with this probability in sum, one for each p and crop kind.
     top_p: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.4, 0.5, 0.6, 0.7, 0.8)
     # If false, tokens are drawn from the target's own distribution: the nucleus baseline.
     is_distinctive: bool = True
@@ -271,9 +271,9 @@ class CaptionsConfig(FrozenModel):
     # Whether crops are resized with antialiasing (ours). The authors' torchvision resizes tensors without it, so fine
     # texture of large objects becomes noise.
     has_antialiasing: bool = True
-    # In tokens, with SOT: a caption does not end before.
+    # The least length of a caption in tokens, SOT included.
     min_length: int = Field(default=5, ge=1, le=MAX_TOKENS)
-    # In tokens, with SOT and EOS.
+    # The largest length of a caption in tokens, SOT and EOS included.
     max_length: int = Field(default=30, ge=3, le=MAX_TOKENS)
     beam: BeamConfig = BeamConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -367,7 +367,7 @@ class GroundingCheckConfig(FrozenModel):
     # clip; vlm, a vision-language model that reads lettered marks; or a plug-in of the entry points `pseudoris.checks`
     # (docs/guides/second-opinion.md).
     engine: str = "clip"
-    # Of the engine clip: as `filtering.architecture`.
+    # The architecture of the engine clip, as `filtering.architecture`.
     architecture: str | None = Field(default=None, min_length=1)
     weights: WeightsConfig
     # Of the engine clip: cosines are divided by it before the softmax that gives the shares. CLIPs are trained at 0.01.

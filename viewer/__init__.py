@@ -1,5 +1,5 @@
 """A run as web pages: read from its tables through the store."""
 
 if not __name__.startswith("pseudoris."):
-    # From a clone's root Python would find the folder, and run a second copy of every module.
+    # In a clone's root Python would find this folder under its bare name and load a second copy of every module.
     raise ImportError("'viewer' is not a package of its own: import pseudoris.viewer", name=__name__)

@@ -35,7 +35,7 @@ THUMBNAIL: Final = PictureForm("WEBP", max_side_px=800, quality=84)
 INDEX_NAME: Final = "index.html"
 QUALITY_NAME: Final = "quality.html"
 PICTURES_FOLDER: Final = "pictures"
-# Concatenated in this order into one script; each is a part of one function's body.
+# These parts are joined in this order into one script. All are within the body of one function.
 _SCRIPTS: Final = (
     *("model", "rules", "sorting", "pair_marks", "filters", "elements", "peek", "cards", "inspector", "keyboard"),
     *("address", "main"),
@@ -43,13 +43,13 @@ _SCRIPTS: Final = (
 _PICTURE_NAME: Final = re.compile(r"^[0-9a-f]{16}\.webp$")
 _MARK: Final = f'<meta name="generator" content="{GENERATOR}">'
 
-# Formats that this machine lacks make every picture blank: the first few are named.
+# If this machine lacks an image format, every picture is blank. Only the first few are logged.
 _MAX_WARNINGS: Final = 3
-# More than the page shows. What τ is compared with is not rounded.
+# More digits than the page shows. The value that is compared with τ is not rounded.
 _DIGITS: Final = 5
 _HASH_DIGITS: Final = 8
 
-# Called with how many images are done.
+# Called with the number of images done.
 OnImage = Callable[[int], None]
 
 
@@ -159,7 +159,7 @@ def image_card(image: GalleryImage, *, picture: str | None) -> dict[str, Any]:
         "pixels": f"{image.width} × {image.height}",
         "picture": picture,
         **{"width": round(width, 1), "height": round(height, 1), "masks": shapes},
-        # An image without a mask may have some that refer to nothing.
+        # Expressions that refer to no mask exist also for an image without masks.
         "has_expressions": bool(image.expressions),
         "record": embedded_json(record),
     }
@@ -197,13 +197,13 @@ def _expression_record(row: Row, order_of: Mapping[int, int]) -> dict[str, Any]:
     rival = row["rival_mask_id"]
     return {
         "text": row["text"],
-        # The end of the pair's id, as an audit has it.
+        # The end of a pair's id, as audits write it.
         "hash": sha256_hex(row["text"].encode())[:_HASH_DIGITS],
         "head": row["head_noun"],
         "targets": [order_of[index] for index in targets if index in order_of],
         "nothing": not targets,
         "human": row["source"] == SOURCE_HUMAN,
-        # Absent where nothing is composed, as in most runs.
+        # Left out if false, as in most runs.
         **({"composed": True} if row["source"] == SOURCE_COMPOSER else {}),
         "judged": row["judged"],
         "unmet": row["unmet"],
@@ -214,7 +214,7 @@ def _expression_record(row: Row, order_of: Mapping[int, int]) -> dict[str, Any]:
         "rival": None if rival is None else order_of.get(mask_index(rival)),
         "kept": row["kept"],
         "weight": _rounded(row["weight"]),
-        # Absent where they are null, as in most runs.
+        # Left out if null, as in most runs.
         **{name: value for name in OPTIONAL_COLUMNS if (value := _rounded(row[name])) is not None},
         "draws": [_draw_record(draw, order_of) for draw in row["samples"] or ()],
     }
@@ -236,7 +236,7 @@ def _draw_record(draw: Row, order_of: Mapping[int, int]) -> list[Any]:
 
 
 def _rounded(value: float | None, digits: int | None = _DIGITS) -> float | None:
-    # JSON has no infinity: a score that is not finite is shown as absent.
+    # JSON has no infinity, so such a score is left out.
     if value is None or not abs(value) < float("inf"):
         return None
     return value if digits is None else round(value, digits)

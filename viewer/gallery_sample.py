@@ -30,9 +30,9 @@ from pseudoris.store.tables.open_run import OpenRun, QuarantinedImage
 logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
-# What a person reads; `pseudoris status` has the counts by reason.
+# As many as a person reads. `pseudoris status` counts all of them by reason.
 MAX_QUARANTINED: Final = 200
-# If SOURCE was moved, all pictures are missing: the first few are logged with the reason.
+# If SOURCE was moved, all pictures are missing. Only the first few are logged with the reason.
 _MAX_WARNINGS: Final = 3
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256", "bytes")
 _EXPRESSION_COLUMNS: Final = (
@@ -140,7 +140,7 @@ def choose_shards(rows: Ints, max_rows: int) -> list[int]:
         num_rows = int(sum(rows[shard] for shard in chosen))
         if num_rows <= max_rows or num_chosen == 1:
             return chosen
-        # Proportionally fewer; shards of unequal size may need more than one step.
+        # The number shrinks in proportion. Shards of unequal size may need several steps.
         num_chosen = max(1, min(num_chosen - 1, num_chosen * max_rows // num_rows))
 
 
@@ -248,7 +248,7 @@ class _SourceImages:
             level = logging.WARNING if self._num_blank < _MAX_WARNINGS else logging.DEBUG
             logger.log(level, "The gallery does not show image %s: %s", row["key"], error)
         except (ConfigError, TransientError) as error:
-            # Not this picture's fault. A bucket that does not answer was retried already.
+            # SOURCE itself fails, not this picture. A bucket that does not answer was retried before.
             self._is_gone = True
             logger.warning("SOURCE cannot be read. No image after %s is tried: %s", row["key"], error)
         self._num_blank += 1

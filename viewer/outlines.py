@@ -19,20 +19,20 @@ from pseudoris.schemas.run_lengths import decode_mask
 # The longer side of every picture in the page's units, at any number of pixels, so that strokes and labels keep their
 # size.
 FRAME: Final = 512
-# A table may claim any size, and a byte a pixel is taken for it: ten times what reading accepts by default.
+# A table may claim any size, and decoding takes a byte a pixel. This is ten times the default limit of images.
 _MAX_PIXELS: Final = 2**30
-# The corners of a staircase are up to one pixel off the true line. A smaller tolerance would keep the steps.
+# Corners of a staircase are up to one pixel off the true line. A smaller tolerance would keep the steps.
 _TOLERANCE_PX: Final = 1.0
 _MAX_ENLARGEMENT: Final = 4.0
-# Standard deviation, in the image's pixels, of the blur that removes the steps of an enlarged mask.
+# Standard deviation in image pixels of the blur that removes the steps of an enlarged mask.
 _SMOOTHING_PX: Final = 0.75
 _MIN_LOOP_AREA_PX: Final = 4.0
 _MIN_LABEL_RADIUS: Final = 11.0
 _LABEL_HEIGHT: Final = 16.0
-# Of the page's font, 17 px and bold, with half of the dark border on each side.
+# Width of a digit: the page's font at 17 px, bold, with half of the dark border on each side.
 _DIGIT_WIDTH: Final = 11.0
 _LABEL_GAP: Final = 2.0
-# Where a label may move to, nearest first: up to four labels away.
+# Places to which a label may move, nearest first: up to four labels away.
 _SHIFTS: Final = sorted(
     ((dx * 6.0, dy * 6.0) for dx in range(-12, 13) for dy in range(-12, 13)), key=lambda shift: math.hypot(*shift)
 )
@@ -74,7 +74,7 @@ def outline_of(counts: str, size: tuple[int, int]) -> Outline:
     if min(size) < 1 or height * width > _MAX_PIXELS:
         raise ValueError(f"The mask has {height} x {width} pixels. 1 to {_MAX_PIXELS:,} are allowed.")
     mask = _resized(decode_mask(counts, height, width))
-    # Per axis: a resized side is rounded to whole pixels.
+    # Each axis has its own scale, because resized sides are rounded to whole pixels.
     frame_height, frame_width = frame_size(height, width)
     scale = np.array([frame_width / mask.shape[1], frame_height / mask.shape[0]])
     loops = [_simplified(loop) for loop in mask_rings(mask)]
@@ -126,7 +126,7 @@ def _simplified(ring: Sequence[Point]) -> Points:
         if last - first < 2:
             continue
         (x, y), offset = closed[last] - closed[first], closed[first + 1 : last] - closed[first]
-        # From the line through both ends; where they are one point, from that.
+        # The distance to the line through both ends, or to the point if both ends are one.
         across = offset[:, 0] * y - offset[:, 1] * x
         distances = np.abs(across) / np.hypot(x, y) if x or y else np.hypot(*offset.T)
         worst = int(distances.argmax())
@@ -140,7 +140,7 @@ def _simplified(ring: Sequence[Point]) -> Points:
 def _resized(mask: Bools) -> Bools:
     """The mask with its longer side near `FRAME` pixels; one that would vanish keeps a pixel."""
     height, width = mask.shape
-    # Enlarged, a small mask's staircase becomes a curve; much further, every pixel would become a blob.
+    # Enlarging makes a curve of a small mask's staircase. Enlarged more, every pixel would become a blob.
     scale = min(FRAME / max(height, width), _MAX_ENLARGEMENT)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     method = Image.Resampling.BOX if scale <= 1 else Image.Resampling.BILINEAR

@@ -26,14 +26,14 @@ from pseudoris.schemas.templates import page_templates
 from pseudoris.schemas.untrusted import visible
 
 GENERATOR: Final = "pseudoris"
-# Its templates are every page's base.
+# The room whose templates are the base of every page.
 ROOM: Final = "pseudoris.viewer"
 _TEMPLATES: Final = cache(page_templates)
 _STREAM_PIECES: Final = 64
-# Hues in degrees of OKLCH, ordered so that neighbours in the list differ most; then once more, darker.
+# Hues in degrees of OKLCH. Neighbours in the list differ most. Then the list repeats in darker tones.
 _HUES: Final = (28, 250, 142, 85, 320, 200, 55, 285, 115, 0, 225, 170)
 _LIGHTNESSES: Final = (0.74, 0.62, 0.86)
-# CSS colours of the masks of a picture, in order; then they repeat.
+# CSS colours of a picture's masks, in order. Then they repeat.
 MASK_COLOURS: Final = tuple(f"oklch({light} 0.17 {hue})" for light in _LIGHTNESSES for hue in _HUES)
 
 
@@ -56,7 +56,7 @@ def iter_page(
         room: Package whose `templates` are looked in before the viewer's.
         pictures: Where pictures may come from: beside the page, or, of a page in one file, `data:`.
     """
-    # Colours are classes: the policy allows no style attribute.
+    # Colours are CSS classes, because the page's policy allows no style attribute.
     colours = (f".c{number} {{ --c: {colour}; }}\n" for number, colour in enumerate(MASK_COLOURS))
     style = "".join([*(_resource(f"{name}.css", room) for name in styles), *colours])
     theme = _resource("theme.js", room)
@@ -71,7 +71,7 @@ def iter_page(
     ]
     page = {
         "generator": GENERATOR,
-        # Our own files, not data: they hold no character that HTML would read in a style or script element.
+        # Our own files and not data. They hold no character that HTML would read within a style or script element.
         "style": Markup(style),
         "theme": Markup(theme),
         "script": Markup(script),
@@ -100,7 +100,7 @@ def embedded_json(value: object) -> Markup:
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     if not text.isprintable() or "\\" in text:
-        # The page's script shows the texts as they are, in attributes too.
+        # The page's script shows these texts unchanged, so invisible letters are made visible here.
         text = json.dumps(_visible(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c"))
 

@@ -36,21 +36,21 @@ SCORES: Final = ("distinctiveness", "uniqueness", "correctness")
 _COLUMNS: Final = ("image_id", "target_mask_ids", "text", "head_noun", "kept", "samples", *SCORES)
 
 MIN_JACCARD: Final = 0.8
-# Each expression of an image is compared with each other: 20,000 pairs at most.
+# All pairs of an image's expressions are compared: at most 20,000.
 MAX_COMPARED: Final = 200
-# Beyond, sets that were not seen before are not remembered, and a repetition of theirs is not found.
+# Above this number no new set is remembered, so later repeats of a new set are not counted.
 MAX_REMEMBERED: Final = 2_000_000
 FRAME_WORDS: Final = frozenset({"a", "an", "the", "of", "photo", "picture", "image"})
 _MAX_POINTS: Final = 256
-# Fewer points give no reliable slope.
+# With fewer points the slope is not reliable.
 _MIN_FITTED: Final = 8
 _WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
-# An expression's target masks and its text.
+# The target masks of an expression, and its text.
 Spoken = tuple[tuple[str, ...], str]
-# Called with how many shards are read, and of how many.
+# Called with the number of shards read, and the number of shards.
 OnShard = Callable[[int, int], None]
 
 
@@ -94,7 +94,7 @@ class Duplicates:
         self.left_out += len(sets) - len(compared)
         self.same_mask += same
         self.other_mask += other
-        # Of Python's own hash of 64 bits: two sets in two million share one with a chance of one in ten million.
+        # Python's hash has 64 bits: among two million sets two share a hash with a chance of one in ten million.
         hashes = [hash(words) for _, words in sets]
         self.counted += len(hashes)
         self.seen_before += sum(each in self._seen for each in hashes)
@@ -108,10 +108,10 @@ def _near_duplicates(sets: Sequence[tuple[tuple[str, ...], frozenset[str]]]) -> 
     for i, (targets, words) in enumerate(sets):
         for j in range(i + 1, len(sets)):
             other_targets, other_words = sets[j]
-            # The smaller over the larger set bounds the index from above.
+            # The Jaccard index is at most the size of the smaller set divided by that of the larger.
             small, large = sorted((len(words), len(other_words)))
             shared, union = len(words & other_words), len(words | other_words)
-            # Two empty sets are equal.
+            # Two empty sets count as equal.
             if small < MIN_JACCARD * large or (union and shared / union < MIN_JACCARD):
                 continue
             found = same if targets == other_targets else other
@@ -136,7 +136,7 @@ class Growth:
             if self._num_read % self._step == 0:
                 self._points.append((self._num_read, len(self._words)))
                 if len(self._points) > _MAX_POINTS:
-                    # How many will come is not known: every other point is given up, and the step doubles.
+                    # The number of points is not known in advance. If there are too many, every second one is dropped.
                     self._points = self._points[::2]
                     self._step *= 2
 

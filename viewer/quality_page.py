@@ -25,13 +25,13 @@ _NUM_BINS: Final = 48
 _MAX_BARS: Final = 40
 _NUM_COMMON: Final = 20
 _HEAT_LEVELS: Final = 10
-# The outermost scores would squeeze all others into a few bars: beyond these quantiles they join the last bar.
+# Scores beyond these quantiles join the outermost bars. Otherwise they would squeeze all others into a few bars.
 _QUANTILES: Final = (0.005, 0.995)
 HEIGHT_PX: Final = 190
 NUM_STAGE_COLOURS: Final = 6
 _STACK_HEIGHT_PX: Final = 28
 _SHARE_HEIGHT_PX: Final = 6
-# Share of a bar's place.
+# The gap between bars, as a share of a bar's place.
 _GAP: Final = 0.12
 _MAX_LABELS: Final = 9
 _MAX_TICKS: Final = 5
@@ -124,7 +124,7 @@ def _heat(quality: RunQuality) -> dict[str, Any]:
     """Return the table of shares kept, a row a decoder and a column a crop, with the row and the column of all."""
     draws = quality.draws
     crops = sorted({kind.crop for kind in draws}, key=lambda crop: (crop != "masked", crop))
-    # What is without a setting first: a number is never compared with None.
+    # Decoders without a setting come first, because None cannot be compared with a number.
     decoders = sorted(
         {(kind.decoder, kind.setting) for kind in draws}, key=lambda each: (each[0], each[1] is not None, each[1] or 0)
     )
@@ -167,7 +167,7 @@ def _growth_chart(quality: RunQuality) -> Markup | None:
     for number, (name, points) in enumerate(lines.items()):
         data = "L".join(f"{100 * x / right:.3f} {HEIGHT_PX * (1 - y / top):.2f}" for x, y in points)
         drawn.append(element("path", element("title", name), class_=f"line line-{number}", d=f"M{data}"))
-    # Stretched, so that its coordinates across are per cent as well.
+    # The drawing is stretched to its box, so that x coordinates are per cent.
     size = {"viewBox": f"0 0 100 {HEIGHT_PX}", "preserveAspectRatio": "none", "width": "100%", "height": HEIGHT_PX}
     plot = element("svg", *drawn, **size, overflow="visible")
     ticks = [(x / right, f"{x:,.0f}") for x in nice_ticks(right) if x < 0.85 * right]
@@ -206,7 +206,7 @@ class Marker(NamedTuple):
     label: str
 
 
-# Share of the width in [0, 1], and the label below it.
+# A place as a share of the width in [0, 1], and the label below it.
 Label = tuple[float, str]
 
 
@@ -273,10 +273,10 @@ def _bar(bar: Bar, x: float, *, width: float, top: float) -> Markup:
     blocks = []
     for kind, count in (("whole", bar.whole), ("part", bar.part)):
         if count:
-            # A bar of a single row among millions is still seen.
+            # A bar has at least one pixel, so that a single row among millions is visible.
             tall = max(1.0, HEIGHT_PX * count / top)
             blocks.append(element("rect", class_=kind, y=f"{HEIGHT_PX - tall:.2f}", height=f"{tall:.2f}", **inset))
-    # What a pointer meets is the bar's whole place, however low the bar.
+    # The pointer reacts on the bar's whole place, so that low bars have a hint too.
     place = {"x": f"{x:.3f}%", "width": f"{width:.3f}%", "height": HEIGHT_PX}
     return element("g", *blocks, element("rect", element("title", bar.hint), class_="hit", **place))
 
@@ -286,7 +286,7 @@ def _grid(top: float) -> Markup:
     for share in (0.0, 0.5, 1.0):
         y = f"{HEIGHT_PX * (1 - share):.1f}"
         drawn.append(element("line", class_="grid", x1=0, x2="100%", y1=y, y2=y))
-        # What is counted has no halves.
+        # Counts are whole numbers, so a fractional label is left out.
         if (top * share).is_integer():
             drawn.append(element("text", f"{top * share:,.0f}", class_="y", x=-8, y=y))
     return Markup("").join(drawn)

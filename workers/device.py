@@ -36,7 +36,7 @@ def prepare_device(compute: ComputeConfig) -> torch.device:
                 f"compute.device=cuda, but torch sees no GPU{why}: fix the driver, or compute on CPUs, slowly: "
                 "--set compute.device=cpu --set placement.fused.num_gpus=0 --set placement.fused.num_cpus=1"
             )
-        # Off: benchmark chooses kernels by timing, and the same run would not give the same bytes.
+        # Off, because benchmark chooses kernels by timing, so that two runs would differ in bytes.
         torch.backends.cudnn.benchmark = False
         # On: cuDNN's backward kernels otherwise sum in any order, and a transposed convolution (SAM's mask decoder)
         # uses them.
@@ -47,7 +47,7 @@ def prepare_device(compute: ComputeConfig) -> torch.device:
         torch.backends.cuda.enable_cudnn_sdp(False)
         matmul = torch.backends.cuda.matmul
         matmul.allow_tf32 = False
-        # Off: parts of a sum would be rounded to half precision before they are added up.
+        # Off, because parts of a sum would be rounded to half precision before they are added.
         matmul.allow_bf16_reduced_precision_reduction = matmul.allow_fp16_reduced_precision_reduction = False
     return torch.device(compute.device)
 
@@ -76,7 +76,7 @@ def to_host(*tensors: torch.Tensor) -> tuple[NDArray[Any], ...]:
     device = tensors[0].device
     if device.type != "cuda":
         return tuple(tensor.numpy() for tensor in tensors)
-    # Into pinned memory, which torch takes for such copies.
+    # Copied into pinned memory, which torch uses for such copies.
     copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
     torch.cuda.current_stream(device).synchronize()
     return tuple(copy.numpy() for copy in copies)

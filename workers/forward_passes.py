@@ -16,7 +16,7 @@ from torch import nn
 
 from pseudoris.schemas.errors import ConfigError
 
-# Of one function, a program for each shape.
+# Compiled programs of one function, one for each shape.
 _MAX_PROGRAMS = 128
 
 
@@ -50,7 +50,7 @@ def compile_tower(tower: nn.Module) -> None:
     tower.compile(dynamic=False)
 
 
-# Narrower layers spend more time on calls than on arithmetic, so packing gains nothing.
+# Narrower layers spend more time on calls than on arithmetic, so packing does not help.
 _LEAST_INPUTS = 256
 
 
@@ -66,7 +66,7 @@ def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Callable[[torch.T
         and weight.dtype == torch.float32
         and weight.shape[1] >= _LEAST_INPUTS
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        # Operators that torch's own compiler uses for linear layers; not a public interface.
+        # Operators that torch's own compiler uses for linear layers. They are not public.
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     )

@@ -16,7 +16,7 @@ from typing import Final, Literal
 from pseudoris.workers import english as lexicon
 from pseudoris.workers.filtering import head_nouns as rules
 
-# Several things of a kind; a thing that English names by a plural; and what has no number.
+# One thing, a pair that has a plural name, several things, or stuff that is not counted.
 Number = Literal["one", "pair", "several", "stuff"]
 
 
@@ -71,7 +71,7 @@ def content_of(attribute: str) -> str:
 
 
 _CLOSED: Final = lexicon.DETERMINERS | lexicon.PREPOSITIONS | lexicon.CONJUNCTIONS
-# Of these small words the sense depends on them: "turned on" and "turned off".
+# Small words that carry no sense. "On" and "off" stay: "turned on" is not "turned off".
 _LIGHT: Final = (_CLOSED | lexicon.POSSESSIONS | {"wearing", "wears"}) - {"without", "on", "off", "up", "down"}
 
 
@@ -79,10 +79,10 @@ _LIGHT: Final = (_CLOSED | lexicon.POSSESSIONS | {"wearing", "wears"}) - {"witho
 def implies(words: str, fewer: str) -> bool:
     """Return whether what has an attribute has another one too, both as of `content_of`: "long tail" and "tail"."""
     if "without" in words.split():
-        # Who is without a shirt is without a red shirt.
+        # Someone without a shirt is also without a red shirt, so the order turns round.
         words, fewer = fewer, words
     more, less = words.split(), fewer.split()
-    # Who has a red shirt is not red.
+    # Someone in a red shirt is not red, so the last words must be equal.
     return (more[-1] == less[-1] or rules.is_progressive(less[0])) and says_more(words, fewer)
 
 
@@ -96,7 +96,7 @@ def noun_phrase(caption: str, noun: str | None) -> NounPhrase | None:
     """Return what a caption says of `noun`, its head as a noun finder has it; None if the caption has no such head."""
     words, named = rules.tokenise(caption), (noun or "").lower().split()
     start = 0
-    # A captioner that loops says "with a handle handle".
+    # A captioner in a loop says "with a handle handle".
     is_loop = any(each == following and each not in _REPEATED for each, following in pairwise(words))
     # "Does not have a tail" says nothing that can be composed.
     is_denied = any(word in _DENIALS or word.endswith("n't") for word in words)
@@ -104,14 +104,14 @@ def noun_phrase(caption: str, noun: str | None) -> NounPhrase | None:
         chunk = rules.read_chunk(words, start)
         last = chunk.nouns[-1] + 1 if chunk.nouns else chunk.end
         if words[last - len(named) : last] == named:
-            # "There is no dog", "a no parking sign".
+            # Nothing is there: "there is no dog", "a no parking sign".
             is_absent = any(words[at] in ("no", "neither") for at in chunk.modifiers)
             return None if is_absent else _Reading(words, chunk, " ".join(named), start).phrase()
         start = max(chunk.end, start) + 1
     return None
 
 
-# Captions and their head nouns → what each says of its head; None where it says nothing.
+# Takes captions and their head nouns. Returns what each says of its head, or None if nothing.
 PhraseReader = Callable[[Sequence[str], Sequence[str]], list[NounPhrase | None]]
 
 
@@ -170,7 +170,7 @@ class _Reading:
         self._words, self._chunk, self._noun, self._start = words, chunk, noun, start
         self._before, self._after = _attributes_before(words, chunk, noun), list[str]()
         self._is_list = False
-        # The other thing named last, "and" in a list: what follows without an object of its own is about that.
+        # The other thing that was named last, or "and" in a list. Words without an object of their own are about it.
         self._other = ""
 
     def phrase(self) -> NounPhrase:
@@ -192,14 +192,14 @@ class _Reading:
     def _read(self, at: int) -> int | None:
         """Read what begins at a word; return where the next begins, or None where the description ends."""
         word = self._words[at]
-        # What "used to be" is no more.
+        # "Used to be" describes the past, so it is ignored.
         is_now = word in lexicon.AUXILIARIES and (self._at(at - 1), word) != ("to", "be")
         if is_now or (word == "while" and rules.is_progressive(self._at(at + 1))):
-            # Its subject is the head.
+            # The subject of the verb is the head.
             self._other = ""
             opening = "with" if word in lexicon.POSSESSIONS else "doing" if word in ("do", "does") else None
             return at + 1 if opening is None else self._attribute(at + 1, opening)
-        # "Wearing a hat that is red" is about the hat, "a cup of tea that is red" about the cup.
+        # In "wearing a hat that is red" the hat is red, in "a cup of tea that is red" the cup.
         is_of_object = self._other or (self._after and word != "who" and not self._after[-1].startswith("of "))
         if word in lexicon.ENDS_OF_DESCRIPTIONS or (word in lexicon.RELATIVES and is_of_object):
             return None
@@ -237,13 +237,13 @@ class _Reading:
         inside = self._words[at + 1 : end]
         is_of_body = inside[0] in lexicon.POSSESSIVES and inside[-1] in lexicon.BODY
         if self._after and " " in self._after[-1] and is_of_body:
-            # "Holding a phone in her hand".
+            # One attribute: "holding a phone in her hand".
             self._after[-1] = " ".join((self._after[-1], word, *inside))
             return end
         is_worn = word == "in" and inside[-1] in lexicon.CLOTHES
         if is_worn and self._other in lexicon.PEOPLE:
             return end
-        # "With trees in the background" is only near.
+        # "With trees in the background" only says what is near.
         is_near = lexicon.SURROUNDINGS.intersection(self._words[end : end + 3])
         is_part = word in ("with", "without") and not self._other and not is_near
         is_content = word == "of" and at == self._chunk.end
@@ -255,10 +255,10 @@ class _Reading:
     def _verb(self, at: int) -> int | None:
         word, following = self._words[at], self._at(at + 1)
         is_done = rules.is_past_participle(word)
-        # A sandwich "cut in half" is cut, a bride who "cut a cake" is cutting.
+        # A sandwich "cut in half" is cut, but a bride who "cut a cake" is cutting.
         verb = word if is_done and self._object_end(at + 1) is None else rules.progressive(word)
         if not is_done and not rules.is_progressive(word):
-            # Its subject is the head.
+            # The subject of the verb is the head.
             self._other = ""
         is_needed = f"{verb} {following}" in lexicon.VERBS_WITH_PREPOSITIONS
         is_needed |= following in lexicon.PREPOSITIONS_OF_PARTICIPLES and not verb.endswith("ing")
@@ -270,7 +270,7 @@ class _Reading:
             if not self._other and is_particle and f"{verb} {following}" in lexicon.VERBS_WITH_PREPOSITIONS:
                 self._after.append(f"{verb} {following}")
             elif not self._other and verb not in lexicon.VERBS_OF_PICTURES:
-                # "The parked truck": behind the noun it would take what follows, "the truck parked on the left".
+                # "The parked truck". Behind the noun it would take the next words: "the truck parked on the left".
                 self._before.insert(0, f"{verb} {following}" if is_particle and is_done else verb)
             return at + 1
         return self._object_end(at + 1) if self._other in lexicon.PEOPLE else self._attribute(at + 1, verb)
@@ -288,7 +288,7 @@ class _Reading:
         if "or" in (*inside, self._at(end)):
             return self._object_end(end + 1) if self._at(end) == "or" else end
         self._after.append(" ".join((opening, *inside)))
-        # What is worn or held in it is no other thing that could do something.
+        # Worn or held things cannot be the subject of what follows.
         if opening not in ("of", "wearing") and lexicon.CLOTHES.isdisjoint(inside):
             self._other = inside[-1]
         following = end + (self._at(end) == ",")
@@ -296,11 +296,11 @@ class _Reading:
         listed = self._object_end(following) if following > end else None
         last = "" if listed is None else self._words[listed - 1]
         is_counted = self._at(following) in lexicon.DETERMINERS | lexicon.NUMERALS
-        # Of "in a suit and tie", "in tie" is no English.
+        # "In a suit and tie" is not split, because "in tie" is no English.
         is_listed = last and (opening not in ("in", "wearing") or is_counted or lexicon.is_plural(last))
         is_person = last in lexicon.PEOPLE and inside[-1] not in lexicon.PEOPLE
         if last and is_counted and (opening == "of" or is_person or (opening == "in" and last not in lexicon.CLOTHES)):
-            # "A cup of coffee and a spoon", "a man in blue and a woman": two things.
+            # "A cup of coffee and a spoon" and "a man in blue and a woman" are two things.
             self._is_list, self._other = True, "and"
             return listed
         is_verb = rules.is_verb(self._words, following) and not rules.noun_follows(self._words, following)
@@ -328,7 +328,7 @@ def _attributes_before(words: Sequence[str], chunk: rules.Chunk, noun: str) -> l
     for at in (place for place in (*chunk.modifiers, *chunk.nouns) if place < first):
         word = words[at]
         if words[at + 1 : at + 2] == ["'s"]:
-            # What stands before an owner describes the owner.
+            # Words before an owner describe the owner, so they are dropped.
             found = [f"{word}'s"]
         elif word not in (*_JOINS, noun, *found[-1:]) and not is_no_attribute(word):
             if found and words[at - 1] in _JOINS:
@@ -348,7 +348,7 @@ def is_no_attribute(word: str) -> bool:
 _NO_ATTRIBUTES: Final = (lexicon.DETERMINERS | lexicon.NUMERALS | lexicon.PLACES | {"couple"}) - {"single", "double"}
 _NO_OBJECTS: Final = lexicon.PREPOSITIONS | lexicon.AUXILIARIES | lexicon.RELATIVES | {"", ","}
 _JOINS: Final = lexicon.CONJUNCTIONS | {",", "-"}
-# They belong to the word before them: "a strange looking bird", "a rolled up towel", "a double decker bus".
+# Words that belong to the word before them: "a strange looking bird", "a rolled up towel".
 _JOINING: Final = lexicon.SHADES | lexicon.DEGREES
 _JOINED: Final = lexicon.LINKING_PARTICIPLES | lexicon.PARTICLES | {"decker"}
 
@@ -357,7 +357,7 @@ def may_be_called(phrase: NounPhrase, noun: str) -> bool:
     """Return whether what a phrase says may be said of another noun: "red" of any, "sitting" of people alone."""
     if lexicon.PEOPLE & {phrase.noun, noun}:
         return {phrase.noun, noun} <= lexicon.PEOPLE
-    # "Traffic light" is a name; of an aqua star "aqua" is said.
+    # "Traffic light" is a name of its own, but "aqua" of an aqua star is an attribute.
     named = (each for each in phrase.before if _rank(each) == 3 or rules.is_progressive(each))
     return set(named) <= {"aqua", "leather", "glass"} and all(each.startswith("with") for each in phrase.after)
 

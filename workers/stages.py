@@ -61,7 +61,7 @@ Stage = Callable[[Shard], Shard]
 STAGE_PROPOSE = "propose"
 STAGE_CAPTION = "caption"
 STAGE_FILTER = "filter"
-# No stage of its own: the filter stage asks it before its scorer, whose rule may bound what it says.
+# Not a stage: the filter stage asks it before its scorer, whose rule may bound its answers.
 NAME_CHECK = "check"
 
 
@@ -179,7 +179,7 @@ STAGES: Final = (
     StageKind(STAGE_FILTER, "filtering", "pseudoris.scorers"),
 )
 CHECK: Final = StageKind(NAME_CHECK, "grounding_check", "pseudoris.checks")
-# For each pool of `placement`, the stages that its actors hold.
+# The stages that the actors of each pool hold.
 POOL_STAGES: Final = {
     "fused": (STAGE_PROPOSE, STAGE_CAPTION, STAGE_FILTER),
     **{stage.name: (stage.name,) for stage in STAGES},
@@ -227,7 +227,7 @@ def clip_digest(config: FilterConfig) -> str:
     """Return the sha256 of CLIP's weights, with those of `spacy_model` and of a model config from a file."""
     parts: list[Callable[[], str | None]] = [partial(tensors_digest, config.weights)]
     if config.nouns == "spacy_first_child":
-        # Imported here: most runs find nouns by rules.
+        # Imported here, because most runs find nouns by rules.
         from pseudoris.workers.filtering.spacy_nouns import pipeline_digest
 
         parts.append(partial(pipeline_digest, config))
@@ -262,7 +262,7 @@ def combined(*parts: Callable[[], str | None]) -> str:
     return reduce(lambda before, digest: hashlib.sha256(f"{before} {digest}".encode()).hexdigest(), digests)
 
 
-# By the value of the entry point, so that another package's engine of the same name is asked itself.
+# By the value of the entry point, so that another package's engine of the same name is not mistaken for ours.
 DIGESTS: Final[Mapping[str, Callable[[Any], str]]] = {
     "pseudoris.workers.masks:SamProposer": sam_digest,
     "pseudoris.workers.captions:CocaCaptioner": open_clip_digest,
@@ -271,7 +271,7 @@ DIGESTS: Final[Mapping[str, Callable[[Any], str]]] = {
 }
 
 
-# Raised with every change of the bits that a GPU gives. 1: captions are decoded in fixed shapes. 2: masks are too.
+# Raised when a change alters the bits of a GPU. 1: captions are decoded in fixed shapes. 2: so are masks.
 _CUDA_REVISION: Final = "2"
 
 
@@ -296,7 +296,7 @@ def device_kind(compute: ComputeConfig) -> str:
     if compute.device == "none":
         return "none"
     if compute.device == "cuda":
-        # Imported here, not at the top: processes without models do not pay torch's load time and memory.
+        # Imported here: processes without models must not pay torch's load time and memory.
         import torch
 
         from pseudoris.workers.device import prepare_device

@@ -108,7 +108,7 @@ def _check_options(chosen: ExportFormat, options: ExportOptions) -> None:
         if "min" in bounds:
             kind = {"is_whole": option.type != "float", "is_needed": option.default is not None}
             check_number(flag, value, bounds["min"], bounds.get("max", 2**63 - 1), **kind)
-        # People correct the run's own texts, and the import compares what comes back with those.
+        # Not Label Studio: people correct the run's own texts, and the import compares their answers with these.
         of_all = {*EXPORTS} - {LABEL_STUDIO.name} if name == "rewording" else set[str]()
         readers = [each.name for each in EXPORTS.values() if name in each.reads or each.name in of_all]
         if chosen.name not in readers and value != option.default:

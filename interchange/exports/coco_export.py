@@ -45,7 +45,7 @@ from pseudoris.store.location import RunLocation
 
 ANNOTATIONS: Final = "annotations"
 IMAGES_FOLDER: Final = "images"
-# Where REFER's and gRefCOCO's loaders look.
+# REFER's and gRefCOCO's loaders look for images here.
 REFER_IMAGES_FOLDER: Final = "images/mscoco/images/train2014"
 REFER_SPLITS: Final = ("train", "val", "test", "testA", "testB")
 
@@ -88,7 +88,7 @@ class ResizedPolygons:
         if len(self._ious) < self._MAX_MASKS:
             side, scales = self._SIDE_PX, self._SIDE_PX / np.array(pixels.shape[::-1])
             filled = coco.frPyObjects([(np.reshape(polygon, (-1, 2)) * scales).ravel().tolist()], side, side)
-            # The pixel of the mask under the centre of each of the resized one.
+            # Each pixel of the resized mask takes the pixel under its centre.
             rows, columns = (((np.arange(side) + 0.5) * length / side).astype(int) for length in pixels.shape)
             due = coco.encode(np.asfortranarray(pixels[np.ix_(rows, columns)], np.uint8))
             self._ious.append(float(coco.iou(filled, [due], [0])[0, 0]))
@@ -162,7 +162,7 @@ def _write_coco(job: ExportJob) -> ExportReport:
     )
 
 
-# Every mask with pixels, also one without a kept expression: as instances they are just as valid.
+# All masks that have pixels, because instances need no kept expression.
 _COCO_TAKES: Final = TextRule(keeps_bare_masks=True)
 _COCO_SUMMARY: Final = "instances and captions: pycocotools, detectron2, mmdetection, FiftyOne"
 COCO: Final = ExportFormat("coco", _COCO_SUMMARY, _write_coco, _COCO_TAKES, ("max_tokens", "split"))
@@ -220,7 +220,7 @@ def _write_sam3(job: ExportJob) -> ExportReport:
     )
 
 
-# The model's texts have 32 tokens.
+# SAM 3 reads texts of at most 32 tokens.
 _SAM3_TAKES: Final = TextRule(max_tokens=32, with_groups=True, with_none=True)
 _SAM3_SUMMARY: Final = "COCO with an expression a category, and its loader class, for SAM 3's fine-tuning"
 SAM3: Final = ExportFormat("sam3", _SAM3_SUMMARY, _write_sam3, _SAM3_TAKES)
@@ -228,7 +228,7 @@ SAM3: Final = ExportFormat("sam3", _SAM3_SUMMARY, _write_sam3, _SAM3_TAKES)
 
 def _add_queries(image: ExportImage, arrays: dict[str, JsonArray], texts: dict[str, int]) -> Content:
     """Add an image, its annotations, and its texts, numbered from 1; return what is kept of it."""
-    # SAM 3 takes every query as exhaustive: a text has the targets of all expressions that have it.
+    # SAM 3 expects all objects of a query, so a text gets the targets of all expressions with that text.
     targets: dict[str, list[int]] = {}
     for each in image.expressions:
         found = targets.setdefault(each.text, [])
@@ -262,7 +262,7 @@ def _read_sam3(destination: RunLocation, texts: list[str]) -> Iterator[Content]:
 
 _REFS: Final = "grefcoco/grefs(unc).json"
 _INSTANCES: Final = "grefcoco/instances.json"
-# What a reference of no mask has for ids.
+# The id that a reference without a mask has.
 _NONE: Final = -1
 
 
@@ -286,7 +286,7 @@ def _write_grefcoco(job: ExportJob) -> ExportReport:
             for mask, (polygon, _) in zip(image.masks, polygons, strict=True):
                 instances[ANNOTATIONS].append(annotation_of(image, mask, [polygon]))
                 resized.add(polygon, mask.pixels())
-            # Expressions of the same masks are one reference.
+            # Expressions of the same masks are sentences of one reference.
             for targets, said in image.by_targets().items():
                 ids = [image.masks[place].number for place in targets] or [_NONE]
                 categories = [CATEGORY_ID] * len(targets) or [_NONE]
@@ -307,7 +307,7 @@ def _write_grefcoco(job: ExportJob) -> ExportReport:
     )
 
 
-# GSVA and GLaMM join texts with the first, and put an image in place of the second.
+# GSVA and GLaMM join texts with `||`, and replace `<image>` by an image, so texts may not contain them.
 _GREFCOCO_TAKES: Final = TextRule(is_lower_case=True, refused=("||", "<image>"), with_groups=True, with_none=True)
 _GREFCOCO_SUMMARY: Final = "references of one mask, of several and of none, as gRefCOCO has them"
 GREFCOCO: Final = ExportFormat("grefcoco", _GREFCOCO_SUMMARY, _write_grefcoco, _GREFCOCO_TAKES, ("max_tokens", "split"))
@@ -344,6 +344,6 @@ def _read_grefcoco(destination: RunLocation) -> Iterator[Content]:
             targets = tuple(list(masks).index(number) for number in ref["ann_id"] if number != _NONE)
             texts = check_texts([each["sent"] for each in ref["sentences"]], place)
             said += [(number, text, targets) for number, text in zip(ref["sent_ids"], texts, strict=True)]
-        # As they were numbered: expressions of the same masks need not stand together.
+        # Sorted by their numbers, because expressions of the same masks need not be neighbours.
         yield _content(image, encodings, ((text, found) for _, text, found in sorted(said)))
     refs.check_end()

@@ -25,21 +25,21 @@ from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import parse_json
 
-# What the trainers replace in texts, or read as a token of their own.
+# Markers that the trainers replace in texts or read as special tokens.
 _REFUSED: Final = ("<image>", "<video>", "<audio>", "<bbox>", "<ref-object>", "<start-image>", "<cot-process>", "<|")
-# Above this ratio of an image's sides Qwen's processors raise, and LLaMA-Factory resizes by a rule of its own.
+# At a higher ratio of sides Qwen's processors raise an error, and LLaMA-Factory resizes by another rule.
 _TAKES: Final = TextRule(refused=_REFUSED, with_groups=True, with_none=True, max_side_ratio=200)
 _QUESTION: Final = ("Locate ", ", and list the box of everything that it refers to.")
 _NORM: Final = 1000
-# A record does not say how large its image is.
+# A record does not say the size of its image.
 _NO_SIZE: Final = (0, 0)
-# The areas in pixels that the processor of Qwen2-VL and Qwen2.5-VL keeps to, behind LLaMA-Factory's own scaling.
+# Least and most pixels of Qwen2-VL's and Qwen2.5-VL's processor. LLaMA-Factory scales images before it.
 _PROCESSOR_PIXELS: Final = (56 * 56, 28 * 28 * 16384)
 
 Size = tuple[int, int]
-# The (height, width) that an image has in the frame of the exported numbers.
+# Returns the (height, width) of an image in the frame of the exported coordinates.
 _Frame = Callable[[Size], Size]
-# The record of an image's file, a text, and the boxes of its targets.
+# Makes a record from the name of an image's file, a text, and the boxes of its targets.
 _Wrap = Callable[[str, str, list[list[int]]], dict[str, Any]]
 
 
@@ -110,7 +110,7 @@ def _messages(question: str, answer: str) -> list[dict[str, str]]:
 
 
 def _swift_record(path: str, text: str, boxes: list[list[int]]) -> dict[str, Any]:
-    # The loader replaces each placeholder by the next of its list, within the JSON of the answer too.
+    # The loader replaces each placeholder by the next item of its list, also within the JSON of the answer.
     answer = ", ".join(['{"bbox_2d": <bbox>, "label": "<ref-object>"}'] * len(boxes))
     refs = [text, *[json.dumps(text, ensure_ascii=False)[1:-1]] * len(boxes)]
     messages = _messages(_question("<ref-object>"), f"[{answer}]")

@@ -30,16 +30,16 @@ from pseudoris.interchange.untrusted_pickle import load_plain
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.location import RunLocation
 
-# Their `info` table in utils/dataset.py has these; for another name it is to be extended.
+# The `info` table in their utils/dataset.py has these names. For another name the user must extend it.
 _KNOWN_DATASETS: Final = ("refcoco", "refcoco+", "refcocog_u", "refcocog_g")
-# Both cut at 17 CLIP tokens, start and end included (`word_len`).
+# Both trainers cut texts at 17 CLIP tokens, with start and end (`word_len`).
 _TAKES: Final = TextRule(max_tokens=17, is_lower_case=True)
 _READS: Final = ("max_tokens", "dataset", "split")
 _IMAGES_FOLDER: Final = "images/train2014"
 # Above every segment id of the human data sets (their ref_ids, below 150,000): the trainers look for human masks of
 # val and test in the same folder.
 _FIRST_SEGMENT_ID: Final = 1_000_000
-# Index of the 80 classes of COCO; no loss reads it, and a run has no classes.
+# The index of a class of COCO. No loss reads it, and a run has no classes.
 _CATEGORY_INDEX: Final = 0
 
 
@@ -60,7 +60,7 @@ def _write_folders(job: ExportJob) -> ExportReport:
                     "cat": _CATEGORY_INDEX,
                     "segment_id": segment_id,
                     "img_name": image.name,
-                    # Read by Pseudo-RIS alone.
+                    # Only Pseudo-RIS reads these.
                     "img_id": image.number,
                     "sentences": sentences,
                     "sentences_num": len(said),
@@ -124,15 +124,15 @@ def _read_folders(destination: RunLocation, anns: str, masks: str) -> Iterator[C
         yield Content.of_mask(record["img_name"], *counts_of_png(data, destination.uri(path)), texts)
 
 
-# Python 3.4 and later read it.
+# Protocol 4 needs Python 3.4 or later.
 _PICKLE_PROTOCOL: Final = 4
 _KEYS: Final = b"__keys__"
 _LENGTH: Final = b"__len__"
-# Address space, not disk: the file grows as it is filled. The trainers' own writer takes as much.
+# Address space, not disk: the file grows as it is filled. The trainers' own writer reserves as much.
 _MAP_BYTES: Final = 2**41
-# What one transaction holds in memory.
+# Bytes that one transaction holds in memory.
 _COMMIT_BYTES: Final = 64 * 2**20
-# The split whose masks the trainers take from the LMDB alone.
+# For this split the trainers take masks only from the LMDB.
 _TRAIN: Final = "train"
 
 
@@ -152,7 +152,7 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
                 "cat": _CATEGORY_INDEX,
                 "seg_id": segment_id,
                 "img_name": image.name,
-                # Read by Pseudo-RIS alone.
+                # Only Pseudo-RIS reads these.
                 "img_id": image.number,
                 "num_sents": len(said),
                 "sents": [each.text for each in said],
@@ -182,17 +182,17 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
     return replace(report, rows={"images": job.num_images, **report.rows})
 
 
-# Each record holds its whole image, as the trainers expect: an image of twenty masks is stored twenty times.
+# Each record holds its whole image, as the trainers expect. An image of twenty masks is stored twenty times.
 _LMDB_SUMMARY: Final = "the LMDB of CRIS and ETRIS, with pickles: their reader needs two lines changed"
 LMDB: Final = ExportFormat("lmdb", _LMDB_SUMMARY, _write_lmdb, _TAKES, _READS, "lmdb")
 
 
 def _fill(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write records of plain values to a new LMDB file of this disk, then their keys and their number."""
-    # Memory holds all keys for a moment, some 60 bytes a record, as in the trainers' loaders.
+    # All keys are in memory for a moment, at 60 bytes a record, as in the trainers' loaders.
     import lmdb
 
-    # One process writes, and syncs once, at the end: no lock file, and nothing to recover to before that.
+    # One process writes and syncs once at the end, so there is no lock file and nothing to recover before that.
     options: dict[str, Any] = {"subdir": False, "map_size": _MAP_BYTES, "lock": False, "sync": False, "metasync": False}
     num_records = pending_bytes = 0
     try:

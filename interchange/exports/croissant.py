@@ -19,7 +19,7 @@ from pseudoris.schemas.untrusted import printable_json
 from pseudoris.store.tables.judged_expressions import stated_rule
 
 CROISSANT_NAME: Final = "croissant.json"
-# By their name in a record set: a pattern of the Parquet files, and their schema.
+# For each record set, the pattern of its Parquet files and their schema.
 Tables = Mapping[str, tuple[str, pa.Schema]]
 
 _TERMS: Final = (
@@ -27,7 +27,7 @@ _TERMS: Final = (
     "includes isArray isLiveDataset jsonPath key md5 parentField path recordSet references regex repeated replace "
     "samplingRate separator source subField transform"
 )
-# The official one of version 1.1, and `rai`.
+# The official context of version 1.1, with the vocabulary `rai`.
 _CONTEXT: Final[dict[str, Any]] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
@@ -47,7 +47,7 @@ _MEDIA_TYPES: Final = {
     **{".parquet": "application/x-parquet", ".tar": "application/x-tar"},
 }
 _IS_OF: Final = {"Boolean": pa.types.is_boolean, "Integer": pa.types.is_integer, "Float": pa.types.is_floating}
-# Engines that read `weights.uri`, and what is known of weights by the scheme of that uri.
+# Our engines that read `weights.uri`, and what is known about weights by the scheme of their uri.
 _OWN_ENGINES: Final = frozenset({"sam", "coca", "clip"})
 _KNOWN_WEIGHTS: Final = {
     "builtin": "The weights shipped with pseudoris learnt from synthetic drawings and simulated captions alone: on "
@@ -122,11 +122,11 @@ def _field(name: str, column: pa.Field, path: str, source: str, *steps: str) -> 
         return field | {"subField": inner}
     if is_image:
         steps = (*steps, f"{each}bytes")
-        # The reader makes several images only of what is called so.
+        # The reader returns several images only if the field is marked as repeated.
         field |= {"repeated": True} if "*" in "".join(steps) else {}
     transform = {"transform": [{"jsonPath": step} for step in steps]} if steps else {}
     found = {"fileSet": {"@id": path}, "extract": {"column": source}, **transform}
-    # Bytes too are text: those of the tables may be of a kind that no reader of images knows.
+    # Bytes count as text, because they may be images that no reader of Croissant knows.
     value = "ImageObject" if is_image else next((name for name, is_of in _IS_OF.items() if is_of(kind)), "Text")
     return field | {"dataType": f"sc:{value}", "source": found}
 

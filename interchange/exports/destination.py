@@ -20,7 +20,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.threads import map_in_threads
 
 EXPORT_NAME: Final = "_export.json"
-# Above what `ManyFiles` writes at the same time.
+# More than `ManyFiles` writes at the same time.
 _MAX_GAP: Final = 64
 _DELETED_AT_ONCE: Final = 8
 
@@ -41,17 +41,17 @@ def claim_destination(
     """
     num_numbered = 0 if numbered is None else _num_folders(destination, numbered)
     last = [numbered(num_numbered - 1)] if numbered is not None and num_numbered else []
-    # Before the destination is marked as ours: a second try must not take foreign files for its own.
+    # Checked before the destination is marked as ours. Otherwise a second try would take foreign files for its own.
     earlier = has_earlier(destination, export_format, [*folders, *last], is_overwriting=is_overwriting)
     if earlier:
         for folder in ("", *folders):
             _empty(destination, folder)
-        # What a killed export had begun: it may be many gigabytes, and no listing shows it.
+        # Unfinished files of a killed export may have many gigabytes, and no listing shows them.
         destination.delete_temporary("", *folders)
         for upload in list(destination.list_uploads()):
             destination.abort_upload(upload)
     mark(destination, {"format": export_format, "state": "begun"})
-    # Beyond the last whole file there may be one that was begun, which no listing shows.
+    # Behind the last whole file there may be an unfinished one that no listing shows.
     for folder in map(numbered, reversed(range(num_numbered + _MAX_GAP))) if numbered is not None and earlier else ():
         _empty(destination, folder)
         destination.delete_temporary(folder)
@@ -64,7 +64,7 @@ def _files(destination: RunLocation, folder: str) -> Iterator[str]:
 
 
 def _empty(destination: RunLocation, folder: str) -> None:
-    # Many at once: in a bucket a deletion is all waiting, and there may be a file for each of a million images.
+    # Deleted in parallel: in a bucket a deletion is mostly waiting, and there may be a million files.
     for _ in map_in_threads(destination.delete, _files(destination, folder), _DELETED_AT_ONCE):
         pass
 
@@ -124,5 +124,5 @@ def _num_folders(destination: RunLocation, numbered: Callable[[int], str]) -> in
     above = 1
     while not is_empty_from(above):
         above *= 2
-    # Of half of it something follows within the gap; from `above` on nothing does.
+    # From `above // 2` a folder follows within the gap, and from `above` none does, so the end lies between.
     return bisect_left(range(above), True, lo=above // 2 + 1, key=is_empty_from)

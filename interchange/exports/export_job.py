@@ -165,7 +165,7 @@ class ExportJob:
         with new_file(self.destination, path) as local:
             yield local
             self.size_bytes += local.stat().st_size
-            # While its bytes are still in memory: nothing is read again for its description.
+            # Hashed while its bytes are in memory, so that it is not read again for its description.
             self.single_files[path] = file_sha256(local)
 
     @contextmanager
@@ -189,7 +189,7 @@ class ExportJob:
                 while group is not None and sink.tell() < self.options.target_bytes:
                     writer.write_table(group, row_group_size=max(group.num_rows, 1))
                     num_rows += group.num_rows
-                    # Let go before the next is collected.
+                    # The old group is released before the next one is made.
                     group = None
                     group = next(groups, None)
             yield path, num_rows, self.size_bytes - size_bytes
@@ -213,7 +213,7 @@ class ExportJob:
         request, rule = self.request, self.rule
         take, excluded = Selection(rule, self.dropped), request.excluded_images
         planned = PlannedImages(request.run.location, request.run.header, source=request.source)
-        # Once: it reads every receipt.
+        # Asked once, because it reads every receipt.
         num_done, total = 0, request.num_images
         for shard in request.run.shards():
             left_out = excluded.of_shard(shard)
@@ -221,7 +221,7 @@ class ExportJob:
             annotated = iter_annotations(
                 [shard], kept_only=rule.is_kept_only, with_bytes=True, with_samples=rule.with_samples
             )
-            # Filtered before their bytes are read: images without a remaining mask are not read.
+            # Filtered before their bytes are read, so that images without a remaining mask are not read.
             wanted = [found for each in annotated if each.image_id not in left_out and (found := take.image(each))]
             num_done += shard.num_shown
             self.lacking.update(image.image_id for image in wanted)
@@ -266,7 +266,7 @@ class ExportJob:
             targets = tuple(places[mask] for mask in own.target_mask_ids)
             self.num_further += len(forms)
             for text in (first, *forms):
-                # No draw gave a form.
+                # No draw gave a reworded text, so it has no samples.
                 record = replace(own, text=text, samples=own.samples if text == first else ())
                 origin = {} if text == own.text else {"rewording_of": own.text}
                 yield ExportExpression(next(self._text_numbers), record, targets, origin)
@@ -317,7 +317,7 @@ class ExportJob:
 
     def describe(self, report: ExportReport, tables: Tables) -> None:
         """Write the description of all that was written; `tables` are the Parquet files of which rows can be read."""
-        # TensorFlow Datasets keeps what it has read under this title.
+        # TensorFlow Datasets caches a dataset under this title.
         title = f"pseudoris-{self.name}-{self.content_sha256[:16]}"
         files = {**self.single_files, **dict.fromkeys(sorted(self.patterns | {path for path, _ in tables.values()}))}
         tree = description(self.request, report, title=title, name=self.name, files=files, tables=tables)
@@ -328,7 +328,7 @@ def sentences_of(image_id: str, said: Sequence[ExpressionRecord], rewording: int
     """Return what an export says for each of an image's expressions: its text, or its sentences by `--rewording`."""
     if not rewording:
         return ((each.text,) for each in said)
-    # Here, because the package of datasets loads torch, and every command imports this module.
+    # Imported here, because it loads torch, and every command imports this module.
     from pseudoris.interchange.dataset.rewording import sentences
 
     return sentences(image_id, said, rewording)

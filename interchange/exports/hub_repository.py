@@ -25,11 +25,11 @@ from pseudoris.store.files.hub_storage import HubStorage, hub_errors
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.location import local_path
 
-# What the format `hf` writes, without DEST's own record.
+# The files that the format `hf` writes, without the record in DEST.
 _FILES: Final = ["README.md", "croissant.json", "data/*.parquet"]
-# What the Hub itself puts into a new dataset.
+# A file that the Hub itself puts into a new dataset.
 _OWN_FILES: Final = {".gitattributes"}
-# Of the answers 4xx, those that another try may change.
+# Answers 4xx for which a retry may help.
 _PASSING: Final = frozenset({408, 409, 412, 425, 429})
 _NO_TOKEN: Final = "--push needs a token that may write there: run `hf auth login`, or set HF_TOKEN."
 
@@ -135,7 +135,7 @@ def _explained(page: str, action: str) -> Iterator[None]:
                 _NO_TOKEN if status in (401, 403, 404) else f"the Hub refuses it ({status}): {error.server_message}"
             )
             raise ConfigError(f"cannot {action} {page}: {reason}") from error
-        # The client raises ValueError for a card that the Hub does not take, RuntimeError for a failed upload.
+        # The client raises ValueError for a card that the Hub refuses, and RuntimeError for a failed upload.
         except ValueError as error:
             raise ConfigError(f"cannot {action} {page}: {' '.join(str(error).split())}") from error
         except RuntimeError as error:

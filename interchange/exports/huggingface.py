@@ -29,7 +29,7 @@ from pseudoris.store.tables.parquet_files import open_parquet
 
 _DATA_FOLDER: Final = "data"
 _CARD_NAME: Final = "README.md"
-# What one row group, and so a reader of it, holds at once; `datasets` reads a group at a time.
+# Bounds what a reader holds, because `datasets` reads one row group at a time.
 _MAX_GROUP_BYTES: Final = 32 * 2**20
 _MAX_GROUP_ROWS: Final = 100
 _SPLIT: Final = re.compile(r"[A-Za-z0-9_]+")
@@ -86,7 +86,7 @@ def _write(job: ExportJob) -> ExportReport:
         notes=() if job.options.license else (to_fill,),
         tables={"default": (f"{_DATA_FOLDER}/{split}-*.parquet", schema)},
         checked="every image has the size of its masks",
-        # A push recognises by it what it began.
+        # A push recognises its own unfinished files by this digest.
         request=job.request.digest,
     )
 
@@ -108,7 +108,7 @@ def _arrow_type(feature: Any) -> pa.DataType:
     if feature == _IMAGE:
         return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     if "_type" in feature:
-        # A class is a number.
+        # A class label is stored as a number.
         return _VALUES[feature.get("dtype", "int64")]
     return pa.struct([(name, _arrow_type(inner)) for name, inner in feature.items()])
 
@@ -144,7 +144,7 @@ def _new_rows(job: ExportJob) -> Iterator[tuple[dict[str, Any], int]]:
             for (mask, said), (png, _) in zip(image.masks_with_texts(), files, strict=True)
         ]
         is_of_masks = job.options.layout in (None, "masks")
-        # Arrow takes what the schema has.
+        # Arrow ignores keys that are not in the schema.
         row = {
             "image_id": image.image_id if is_of_masks else image.number,
             "source_image_id": image.image_id,
@@ -167,7 +167,7 @@ def _rows(destination: RunLocation, path: str) -> Iterator[dict[str, Any]]:
                 table = parquet.read_row_group(group, use_threads=False)
             except (pa.ArrowException, OSError) as error:
                 raise broken(where, str(error)) from error
-            # A row at a time: as Python values a group's images are there once more.
+            # Converted row by row, because a whole group as Python values would need its memory again.
             for batch in table.to_batches(max_chunksize=1):
                 yield from batch.to_pylist()
 
@@ -189,7 +189,7 @@ def _content_of(row: Mapping[str, Any], where: str) -> Content:
     return Content.of_masks(row.get("source_image_id", row["image_id"]), size, found)
 
 
-# As the hub names sizes, each ten times the last; there is no category above the last.
+# The Hub's size categories, each ten times the one before. There is none above the last.
 _SIZES: Final = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 _TITLE: Final = "Referring expressions for masks, "
 

@@ -22,7 +22,7 @@ from pseudoris.workers.masks.rle import canonical_counts
 # network.
 JPEG_QUALITY: Final = 95
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
-# With the id and a suffix well below the 255 bytes of any file system.
+# With the id and a suffix it stays well below 255 bytes, the limit of file systems.
 _MAX_STEM: Final = 80
 
 
@@ -66,7 +66,7 @@ def image_file_name(image: AnnotatedImage, suffix: str) -> str:
     key is kept: loaders join a folder and a name. The table `images` gives the key of an id.
     """
     name = key_name(image.key)
-    # A row of a table has no name but its number: `photos.parquet#17`.
+    # A row of a table has only a number as its name: `photos.parquet#17`.
     stem = name.replace("#", "_") if "#" in name else re.sub(r"\.[A-Za-z0-9]{1,5}$", "", name)
     safe = _UNSAFE.sub("_", stem)[:_MAX_STEM].strip("._-")
     return f"{safe}_{image.image_id}{suffix}" if safe else f"{image.image_id}{suffix}"
@@ -88,7 +88,7 @@ def check_size(data: bytes, size: tuple[int, int], where: str) -> None:
         raise broken(where, f"its image has the size {found}, its record says {size} (height, width)")
 
 
-# A run has no classes, but readers require every annotation to have one from `categories`.
+# Readers require a category for each annotation, but a run has no classes.
 CATEGORY_ID: Final = 1
 CATEGORY: Final[dict[str, Any]] = {"id": CATEGORY_ID, "name": "object", "supercategory": "object"}
 
@@ -96,7 +96,7 @@ CATEGORY: Final[dict[str, Any]] = {"id": CATEGORY_ID, "name": "object", "superca
 def mask_png(mask: ExportMask) -> tuple[bytes, str]:
     """Return a mask as PNG, 8 bits, one channel, 0 or 255, of the upright image's size; and its canonical encoding."""
     pixels, encoded = mask.pixels(), io.BytesIO()
-    # What a mask is made of packs well at any level: the lowest is four times as fast.
+    # Masks compress well at any level, and the lowest level is four times as fast.
     Image.fromarray(pixels * np.uint8(255)).save(encoded, "PNG", compress_level=1)
     return encoded.getvalue(), canonical_counts(pixels)
 

@@ -26,7 +26,7 @@ from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.workers.masks.polygons import centre_polygons
 
-# SA-1B itself has about eleven thousand; file systems and listings slow down far above.
+# SA-1B has about eleven thousand a folder. File systems and listings slow down far above that.
 IMAGES_A_FOLDER: Final = 10_000
 
 
@@ -35,7 +35,7 @@ def _write_sa1b(job: ExportJob) -> ExportReport:
     num_unscored = 0
     with job.files() as files:
         for image in job.images():
-            # As in SA-1B the name is the id: what key the image has is found by `source_image_id`.
+            # As in SA-1B, the name is the id. `source_image_id` leads to the key of the image.
             stem = f"sa_{image.number}"
             name = f"{stem}{PurePosixPath(image.name).suffix}"
             folder = _folder_name((image.number - 1) // IMAGES_A_FOLDER)
@@ -56,7 +56,7 @@ def _write_sa1b(job: ExportJob) -> ExportReport:
     )
 
 
-# Every mask with pixels, also one without a kept expression: SA-1B has no expressions.
+# All masks that have pixels, because SA-1B has no expressions.
 _SA1B_TAKES: Final = TextRule(keeps_bare_masks=True)
 SA1B: Final = ExportFormat("sa1b", "each image with one JSON of its masks, as SA-1B has them", _write_sa1b, _SA1B_TAKES)
 
@@ -116,10 +116,10 @@ def _read_trees(destination: RunLocation, paths: Iterable[str], *keys: str) -> I
 
 
 _REASON_FOLDER: Final = "reason_seg"
-# Its loader opens `*.jpg` alone, by OpenCV, which goes by the bytes and not by the name.
+# LISA's loader lists only `*.jpg`. OpenCV reads the format from the bytes, so any format works under this name.
 _REASON_IMAGE: Final = "{:09d}.jpg"
 _REASON_JSON: Final = "{:09d}.json"
-# A JSON does not say how large its image is.
+# A JSON does not say the size of its image.
 _NO_SIZE: Final = (0, 0)
 
 

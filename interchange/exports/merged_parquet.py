@@ -31,7 +31,7 @@ from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, open_parquet
 
 _OF: Final = "Text that the row says in other words; all other columns are of that text. Null of the run's own texts."
 _REWORDING_OF: Final = pa.field("rewording_of", pa.string(), metadata={"doc": _OF})
-# In memory, before encoding: what one row group, and so a reader of it, holds at once.
+# Bytes in memory before encoding. One row group has at most this, so a reader holds no more.
 _ROW_GROUP_BYTES: Final = 64 * 2**20
 
 
@@ -67,7 +67,7 @@ def _write(job: ExportJob) -> ExportReport:
     return report
 
 
-# The tables as they are, in files of `target_bytes`; a table's last file may be smaller.
+# The tables unchanged, in files of `target_bytes`. The last file of a table may be smaller.
 PARQUET: Final = ExportFormat(
     "parquet", "the four tables, merged into files of a set size", _write, reads=("target_mb",)
 )
@@ -107,7 +107,7 @@ class _Ids:
     def add(self, rows: pa.Table) -> None:
         column = rows[self.column]
         self.rows += len(column)
-        # Ids have a fixed alphabet without a comma.
+        # Ids have a fixed alphabet without commas, so joined ids are unambiguous.
         self.digest.update(",".join(map(str, column.to_pylist())).encode() + b",")
 
 
@@ -142,10 +142,10 @@ def _parts(job: ExportJob, table: str, left_out: _LeftOut) -> Iterator[pa.Table]
         own = left_out.without(found)
         part = _reworded(own, number) if number else own
         job.num_further += part.num_rows - own.num_rows
-        # Further sentences are rows that no receipt names.
+        # Rewordings add rows that no receipt counts.
         left_out.rows[table] += found.num_rows - part.num_rows
         for start in range(0, part.num_rows, ROW_GROUP_SIZE):
-            # A copy: pieces of a table still weigh, and are counted, as parts of the whole.
+            # Copied, because a slice counts with the bytes of its whole table.
             yield part.slice(start, ROW_GROUP_SIZE).combine_chunks()
 
 

@@ -23,7 +23,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.threads import map_in_threads
 
 _WRITERS: Final = 8
-# In a bucket a small file is nearly all waiting; twice as many are held in memory.
+# Reading a small file from a bucket is mostly waiting. Up to twice as many files are held in memory.
 _READERS: Final = 8
 
 
@@ -55,11 +55,11 @@ def new_file(destination: RunLocation, path: str) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-# What waits to be written is held in memory: so many files, and so many bytes or one file.
+# Files that wait to be written are held in memory: at most this many, and this many bytes or a single file.
 _MAX_PENDING: Final = 32
 _MAX_PENDING_BYTES: Final = 128 * 2**20
 _MODULUS: Final = 2**128
-# The number in the name of a folder, such as `sa_000017` or `17`.
+# The number in the name of a folder: `sa_000017` or `17`.
 _NUMBERED: Final = re.compile(r"(?<=_)\d+(?![^/])|(?<![^/])\d+(?![^/])")
 
 
@@ -72,7 +72,7 @@ class ManyFiles:
         self._pending: deque[tuple[Future[None], int]] = deque()
         self._pending_bytes = 0
         self._sums: dict[str, int] = {}
-        # Of the paths, `*` for a file's name and for a folder's number: few, however many the files.
+        # Paths with `*` for a file's name and a folder's number. There are few, whatever the number of files.
         self.patterns: set[str] = set()
         self.num_files = 0
         self.size_bytes = 0

@@ -43,7 +43,7 @@ COLUMNS: Final = ("index", "img_name", "img_id", "seg_id", "num_sent", "pseudo_c
 # For expressions without scores (human or composed): above the threshold of any run, and finite, since the trainer
 # evaluates its text.
 DOC_OF_HUMANS: Final = 2.0
-# Crop, decoder, k and p.
+# A draw's crop, decoder, k and p.
 Draw: TypeAlias = tuple[str, str, int | None, float | None]
 
 
@@ -56,7 +56,7 @@ def _write(job: ExportJob) -> ExportReport:
         path.open("w", encoding="utf-8", newline="") as file,
         job.files() as image_files,
     ):
-        # The line's end is fixed: the csv module's own is Windows'.
+        # A fixed line end, because the csv module would write that of Windows.
         rows_file = csv.writer(file, lineterminator="\n")
         rows_file.writerow(COLUMNS)
         for image in job.images():
@@ -84,9 +84,9 @@ def _masks_folder(number: int) -> str:
 
 def _write_masks(job: ExportJob, image: ExportImage, draws: Mapping[Draw, int], seen: Counter[str]) -> Iterator[Any]:
     tau, img_id = job.request.run.header.config.filtering.tau, image.number
-    # What is written is remembered by folder: an image's own object is forgotten with the image.
+    # Written files are counted by folder, so that memory does not grow with the images.
     with job.files() as files:
-        # Numbered without a gap, even if images were left out: the authors' script counts the files of the folder.
+        # Masks are numbered without gaps, because the authors' script counts the files of the folder.
         for seg_id, (mask, said) in enumerate(image.masks_with_texts()):
             data, counts = mask_png(mask)
             files.write(_masks_folder(img_id - 1), f"{seg_id}.png", data)
@@ -152,7 +152,7 @@ def _doc(expression: ExpressionRecord, is_alone: bool) -> float:
     if expression.source != SOURCE_MODEL:
         return DOC_OF_HUMANS
     score = expression.correctness if is_alone else expression.distinctiveness
-    # Without a noun there is no correctness: the last that the trainer would draw.
+    # Without a noun there is no correctness. With 0, the trainer draws such an expression last.
     return float(score or 0.0)
 
 
@@ -172,7 +172,7 @@ def _read_back(destination: RunLocation, csv_path: str) -> Iterator[Content]:
 
 
 def _rows(file: Any) -> Iterator[dict[str, str]]:
-    # By default a field ends at 128 KiB; a mask may have thousands of captions.
+    # The default limit of a field is 128 KiB, but a mask may have thousands of captions.
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     return csv.DictReader(io.TextIOWrapper(file, encoding="utf-8", newline=""))
 

@@ -118,7 +118,7 @@ class ExportMask:
         runs = decode_runs(self.record.rle_counts)
         ends = runs.cumsum()
         longest = 2 * int(runs[1::2].argmax()) + 1
-        # Runs go down the columns. A run that reaches the end of a column continues at the top of the next.
+        # Runs go down the columns. A run that reaches a column's end continues at the top of the next column.
         x, y = divmod(int(ends[longest] - (runs[longest] + 1) // 2), self.record.rle_size[0])
         return [float(x), float(y)]
 

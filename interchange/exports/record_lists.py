@@ -96,7 +96,7 @@ ODVG: Final = ExportFormat("odvg", _ODVG_SUMMARY, _write_odvg, _ODVG_TAKES, ("ma
 def _odvg_records(image: ExportImage) -> Iterator[tuple[dict[str, Any], Content]]:
     for said in image.expressions:
         boxes = [image.masks[place].box_xyxy for place in said.targets]
-        # A region has one phrase, which is the whole caption, and one box or more.
+        # A region has one phrase, the whole caption, and one or more boxes.
         region = {"phrase": said.text, "bbox": boxes, "tokens_positive": [[0, len(said.text)]]}
         record = {
             "filename": image.name,
@@ -116,7 +116,7 @@ def _read_odvg(record: dict[str, Any]) -> Content:
     return Content.of_expression(record["filename"], (record["height"], record["width"]), boxes, text)
 
 
-# Each text of a record becomes a mask of the image's size and a turn of the conversation.
+# Texts of one record. Each becomes a mask of the image's size and a turn of the conversation.
 _TEXTS_A_RECORD: Final = 6
 
 
@@ -139,7 +139,7 @@ def _sa2va_records(image: ExportImage) -> Iterator[tuple[dict[str, Any], Content
     for first in range(0, len(image.expressions), _TEXTS_A_RECORD):
         said = image.expressions[first : first + _TEXTS_A_RECORD]
         counts, texts = [image.united(each) for each in said], [each.text for each in said]
-        # In a list each: the loader refuses a compressed encoding, and adds the parts of a list.
+        # Each mask is a list of one part with plain counts: the loader refuses compressed counts, and adds the parts.
         masks = [[{"size": list(image.size), "counts": decode_runs(each).tolist()}] for each in counts]
         kept = Content.of_pairs(image.name, image.size, counts, texts)
         yield {"image": image.name, "mask": masks, "text": texts}, kept
@@ -198,7 +198,7 @@ def _tasks(image: ExportImage) -> Iterator[tuple[dict[str, Any], Content]]:
         stroke = {"format": "rle", "rle": brush_strokes(pixels), "brushlabels": ["object"]}
         region = {"id": mask.record.mask_id, **shared}
         regions.append({**region, "from_name": "mask", "type": "brushlabels", "value": stroke})
-        # A text of a region is a result of its own with the same id.
+        # The text of a region is a second result with the same id.
         if said:
             value = {"text": [each.text for each in said]}
             regions.append({**region, "from_name": "text", "type": "textarea", "value": value})

@@ -36,9 +36,9 @@ from pseudoris.interchange.untrusted_pickle import load_plain
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 
-# REFER ends the process for any other. (`refclef` keeps its images elsewhere.)
+# REFER's code exits for any other name. (`refclef` is left out: it keeps its images elsewhere.)
 _DATASETS: Final = ("refcoco", "refcoco+", "refcocog")
-# LAVT documents Python 3.7, which reads none above 4; 2 serves the original REFER's Python 2 as well.
+# LAVT documents Python 3.7, which reads protocols up to 4. Protocol 2 also serves the original REFER on Python 2.
 _PICKLE_PROTOCOL: Final = 2
 _ANNOTATION_KEYS: Final = ("id", "image_id", "category_id", "bbox", "area", "segmentation", "iscrowd")
 SHOWN_TO_HUMANS: Final = "images that the merged human references show too"
@@ -48,7 +48,7 @@ _Refs: TypeAlias = list[dict[str, Any]]
 
 def _write(job: ExportJob) -> ExportReport:
     """Write images and instances as they come, the references at the end; then read all of it back."""
-    # Memory holds all references meanwhile, as that of every trainer does that loads them.
+    # All references are in memory meanwhile, as in every trainer that loads them.
     dataset = _checked_dataset(job)
     human, destination = read_human(job.options.human), job.destination
     job.request = replace(job.request, exclusions=job.request.exclusions + human.exclusions)
@@ -62,7 +62,7 @@ def _write(job: ExportJob) -> ExportReport:
     with job.new_file(refs_path) as path, path.open("wb") as file:
         pickle.dump(refs, file, protocol=_PICKLE_PROTOCOL)
     splits, digest = Counter(ref["split"] for ref in refs), _digest(refs)
-    # Let go before they are read back: memory holds them once.
+    # Released before they are read back, so that memory holds them only once.
     refs.clear()
     job.check(_read_back(destination, refs_path, instances_path, digest), destination.root)
     by_split = {f"references of {split}": num for split, num in splits.items()}
@@ -76,7 +76,7 @@ def _write(job: ExportJob) -> ExportReport:
     )
 
 
-# LISA joins texts with the first, and puts an image in place of the second.
+# LISA joins texts with `||`, and replaces `<image>` by an image, so texts may not contain them.
 _TAKES: Final = TextRule(is_lower_case=True, refused=("||", "<image>"))
 _READS: Final = ("max_tokens", "dataset", "split", "split_by", "human", "masks")
 _SUMMARY: Final = "REFER's refs(…).p and instances.json, for LAVT, LISA, and CRIS's data_process"
@@ -204,14 +204,14 @@ def _read_back(destination: RunLocation, refs_path: str, instances_path: str, du
 def _digest(refs: _Refs) -> str:
     digest = sha256()
     for ref in refs:
-        # Refuses numbers that are not plain.
+        # json raises for numbers that are not plain Python numbers.
         digest.update(json.dumps(ref, sort_keys=True).encode())
     return digest.hexdigest()
 
 
 def _read_refs(data: bytes, where: str, due: str) -> _Refs:
     """Return the references, once they are those that were written, in a pickle that every trainer reads."""
-    # Protocols from 2 on begin with their number; older ones are read everywhere.
+    # Protocols from 2 on begin with their number. All Pythons read older ones.
     if data[:1] == b"\x80" and data[1] > _PICKLE_PROTOCOL:
         raise broken(where, f"it has pickle protocol {data[1]}, which the trainers' Python cannot read")
     try:
@@ -233,7 +233,7 @@ def _image_of(
     if image is None or any(ref["image_id"] != annotation["image_id"] for ref in refs):
         raise broken(uri, f"annotation {number} names an image that does not exist")
     try:
-        # A bare encoding would stop the loader.
+        # An encoding that is not in a list would stop the loader.
         if not isinstance(annotation["segmentation"], list):
             raise ValueError("it is not in a list")
         counts_of(annotation["segmentation"], (image["height"], image["width"]))

@@ -34,7 +34,7 @@ WITHOUT_EXPRESSION: Final = "masks without an expression"
 NOT_DISTINCTIVE: Final = "masks without an expression above tau"
 WITHOUT_MASK: Final = "images without a mask"
 NONE_ALONE: Final = "expressions that refer to no mask, of images without another"
-# What is said of an image that has masks, none of which is left.
+# The reason for an image whose masks were all left out.
 _BARE_IMAGES: Final = "images whose masks have no {}"
 WITHOUT_KEPT: Final = _BARE_IMAGES.format("kept expression")
 UNREADABLE: Final = "images that are missing from SOURCE, or changed there"
@@ -82,7 +82,7 @@ class Selection:
         self._rule = rule
         self._dropped = dropped
         if rule.max_tokens is not None:
-            # Torch takes seconds to import, so only if a limit is set.
+            # Imported only if a limit is set, because torch takes seconds.
             from pseudoris.workers.checkpoints.openclip import num_clip_tokens
 
             self._num_tokens = num_clip_tokens
@@ -100,7 +100,7 @@ class Selection:
             self._dropped[f"images with a side above {most} times the other"] += 1
             return None
         if not masks:
-            # Loaders ask an image with a target first; one with absences alone stops some of them.
+            # Loaders ask for an image with a target first. Some of them stop at an image that only has absences.
             self._dropped.update([NONE_ALONE] * len(untargeted))
             self._dropped[self._reason_without_masks() if image.masks else WITHOUT_MASK] += 1
             return None
@@ -129,7 +129,7 @@ class Selection:
         reason = self._refusal(expression, text, left)
         if reason is None:
             return replace(expression, text=text)
-        # Each of several targets lists it, but it is one expression.
+        # Several masks list this expression, but it is counted once.
         if mask_id in ("", *expression.target_mask_ids[:1]):
             self._dropped[reason] += 1
         return None

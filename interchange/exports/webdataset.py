@@ -37,11 +37,11 @@ from pseudoris.store.location import RunLocation
 
 _INDEX_NAME: Final = "index.json"
 _BLOCK_BYTES: Final = tarfile.BLOCKSIZE
-# A tar ends with two empty blocks and is filled up to whole records.
+# A tar ends with two empty blocks and is padded to a whole record.
 _END_BYTES: Final = 2 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE
 
 
-# Rises when a sample of the same image gets other bytes.
+# Raised when a sample of the same image gets other bytes.
 _VERSION: Final = 1
 
 
@@ -84,16 +84,16 @@ def _tars(job: ExportJob, stem: str) -> Iterator[dict[str, Any]]:
         url = f"{stem}-{number:06d}.tar"
         with job.new_file(url) as path:
             num_samples = 0
-            # The oldest form that holds these names: plain blocks, which every reader of tars understands.
+            # USTAR is the oldest format that holds these names, and every reader of tars understands it.
             with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
                 room = job.options.target_bytes - _END_BYTES
                 while sample is not None and (not num_samples or tar.offset + _size_in_tar(sample) <= room):
                     for entry_name, data in sample.items():
-                        # As it is made, an entry has no time, no owner and mode 644: equal samples give equal bytes.
+                        # A new entry has no time, no owner and mode 644, so that equal samples give equal bytes.
                         entry = tarfile.TarInfo(entry_name)
                         entry.size = len(data)
                         tar.addfile(entry, io.BytesIO(data))
-                    # Otherwise the tar would keep all entries that were written.
+                    # The tar would keep all written entries in memory.
                     tar.members = []  # type: ignore[attr-defined]
                     num_samples += 1
                     sample = next(samples, None)
@@ -186,7 +186,7 @@ def _samples(stream: _DigestingReader, where: str) -> Iterator[tuple[str, bytes,
             for entry in tar:
                 name, file = PurePosixPath(entry.name), tar.extractfile(entry)
                 data = b"" if file is None else file.read()
-                # Otherwise the stream would keep all entries that were read.
+                # The stream would keep all read entries in memory.
                 tar.members = []  # type: ignore[attr-defined]
                 if image is None:
                     image = name, data

@@ -177,7 +177,7 @@ class FsspecStorage(Storage):
             named = self._below(folder)
         if mark is not None and parts and mark.name in dict(named) and mark.closes(folder):
             return
-        # A folder sorts with a slash behind its name.
+        # Folders are sorted as if a slash followed their names.
         for name, entry in sorted(named, key=lambda each: path_key(each[0]) + "/" * (each[1]["type"] != "file")):
             path = (*parts, name)
             if entry["type"] == "file":

@@ -43,7 +43,7 @@ _TEMPORARY: Final = re.compile(r"\.tmp-\d+-[0-9a-f]{16}")
 _MAX_WRITES: Final = 3
 _T = TypeVar("_T")
 
-# Device and inode identify a folder, whatever its path.
+# Device and inode identify a folder even if it has several paths.
 _Identity = tuple[int, int]
 _UNKNOWN: Final[_Identity] = (-1, -1)
 # Key and name, then size and time of a file, or identity of a folder.

@@ -17,7 +17,7 @@ from pseudoris.store.runs.lock import WATCH_S, Holder, current_holder
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import RunTotals, Totals, list_commits, read_receipt, read_receipts
 
-# Seconds that `now` looks back. It looks back further if fewer than three shards fall into that time.
+# Seconds over which the present rate is measured. Longer if fewer than three shards were committed in them.
 WINDOW_S: Final = 600.0
 # If no shard is committed for the time of this many shards, no driver was running: a pause.
 _PAUSE_IN_SHARDS: Final = 3.0

@@ -84,7 +84,7 @@ def commit_parts(
 
     With `is_repair`, the damaged parts of a receipt that stands are written again (`restore_parts`).
     """
-    # Checked first: a late writer with other bytes then leaves no parts behind.
+    # The receipt is checked first, so that a late writer with other bytes leaves no parts behind.
     existing = read_receipt(location, receipt.shard, receipt.generation)
     if existing is not None and is_repair:
         restore_parts(location, existing, contents)
@@ -95,7 +95,7 @@ def commit_parts(
         receipt, data = sealed(receipt)
         if location.create_once(receipt_path(receipt.shard, receipt.generation), data):
             return receipt
-        # Refused: another writer committed first, or our own request arrived twice. The content tells which.
+        # The receipt exists: another writer was first, or our request arrived twice. Its content tells which.
         existing = read_receipt(location, receipt.shard, receipt.generation)
     if existing is None:
         uri = location.uri(receipt_path(receipt.shard, receipt.generation))
@@ -204,7 +204,7 @@ def commit_retry(
     try:
         before = {table: _stored(location, table, base) for table in SCHEMAS}
     except ConfigError:
-        # Replaced and deleted by gc while this was computed: then the new generation exists.
+        # If gc has deleted this generation meanwhile, a newer one exists.
         existing = read_receipt(location, shard.shard, shard.generation)
         if existing is None:
             raise
@@ -230,7 +230,7 @@ def _stored(location: RunLocation, table: str, receipt: Receipt) -> pa.Table:
     return read_part(io.BytesIO(read_whole(location, table, part)), SCHEMAS[table], part.name)
 
 
-# Of reading, without the image's bytes; another try may read it.
+# Faults of reading, before the image's bytes are known. A retry may read them.
 _NOT_READ: Final = ("missing", "changed", "unreadable", "archived", "denied")
 
 
@@ -292,7 +292,7 @@ def in_plan_order(tables: Sequence[pa.Table], order: pa.Array) -> pa.Table:
 
 def _together(base: Receipt, provenance: Provenance) -> Provenance:
     """Return the provenance of the whole shard: most of its rows come from the previous generation."""
-    # A retry is not a repeat: only its attempts beyond the first count as repeated.
+    # The first attempt of a retry is normal; only further ones count as repeated.
     attempts = Counter(base.attempts)
     attempts.update(
         {pool: count - 1 if pool in base.attempts else count for pool, count in provenance.attempts.items()}

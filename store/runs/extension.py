@@ -26,9 +26,9 @@ from pseudoris.store.sources.items import SourceItem
 
 _MAX_EXAMPLES: Final = 5
 
-# The offset too: within one tar, a name may now belong to other bytes of the same size.
+# The offset counts too: in a tar, a name may now belong to other bytes of the same size.
 _version: Final = attrgetter("etag", "size_bytes", "mtime_ns", "offset_bytes", "row_group")
-# The place of an image in a listing: its file's key, and its row in a table (-1 elsewhere).
+# Where an image stands in a listing: the key of its file, and its row in a table (else -1).
 _Place = tuple[str, int]
 _Image = TypeVar("_Image", SourceItem, PlanEntry)
 
@@ -119,7 +119,7 @@ def new_entries(
     unplanned = unplanned_items(location, header, tally.excluded.kept(items), tally)
     for entry in assign_shards(itertools.islice(unplanned, limit), header.config.shards, tally=tally):
         yield replace(entry, shard=header.num_shards + entry.shard)
-    # Items beyond the limit are not planned, but known keys after it are still compared.
+    # Reads to the end: items beyond the limit are not planned, but known keys after it are still compared.
     for _ in unplanned:
         pass
 
@@ -129,7 +129,7 @@ def unplanned_items(
 ) -> Iterator[SourceItem]:
     """Yield the items whose keys `header` does not plan, in their order; `tally` counts the others."""
     generations = itertools.groupby(header.plan_parts, key=_generation)
-    # `iter_plan` would hold a whole part, 100 MB per generation.
+    # `iter_plan` would hold a whole part in memory: 100 MB for each generation.
     shards = (stream_plan(location, tuple(parts)) for _, parts in generations)
     streams = [itertools.chain.from_iterable(entries for _, entries in each) for each in shards]
     planned = _grouped(heapq.merge(*streams, key=_place), "the plan")
@@ -154,7 +154,7 @@ def _grouped(images: Iterable[_Image], what: str) -> Iterator[tuple[_Place, list
     last: _Place | None = None
     for place, group in itertools.groupby(images, key=_place):
         if last is not None and place < last:
-            # Merging them anyway would plan a known key a second time.
+            # Merging two orders would plan a known key a second time.
             raise ConfigError(
                 f"cannot extend the plan: {what} is not in the order of keys ({place[0]} is after {last[0]}). Another "
                 "version of pseudoris may have listed it. Name another output"

@@ -37,10 +37,10 @@ from pseudoris.store.runs.repair import part_sizes
 
 logger = logging.getLogger(__name__)
 
-# No write of one file takes this long; a younger temporary file may belong to a running writer.
+# Writing one file never takes this long. A younger temporary file may belong to a running writer.
 TEMPORARY_AGE_S: Final = 3_600.0
 
-# SOURCE may be below the run's prefix: its writers must not lose an upload.
+# Only files of a run: SOURCE may lie below the run's prefix, and its writers must not lose their uploads.
 _RUN_FILE: Final = re.compile(
     rf"({'|'.join(SCHEMAS)})/{PART_NAME.pattern}"
     rf"|({PLAN_FOLDER}|{RECEIPTS_FOLDER}|{MANIFEST_FOLDER})/.+|{re.escape(HEADER_NAME)}"
@@ -74,14 +74,14 @@ class GcReport:
 
 def _doomed(parts: Mapping[str, Iterable[str]], latest: Mapping[int, Receipt]) -> tuple[list[str], list[str]]:
     """Return the paths of the parts that can be deleted: those that lost, and those of superseded generations."""
-    # A shard without a receipt keeps all parts, and so does a generation above its latest: both may be in progress.
+    # A shard without a receipt keeps all its parts. So do newer generations, which may be in progress.
     lost, superseded = list[str](), list[str]()
     for table, listed in parts.items():
         names = set(listed)
         for name in sorted(names):
             commit = _commit_of(name)
             receipt = latest.get(commit[0]) if commit else None
-            # If the named part is lost, or its receipt was edited, the other parts may be all that is left.
+            # If the named part is lost or its receipt was edited, the other parts may be all that is left.
             if commit is None or receipt is None or receipt.parts[table].name not in names:
                 continue
             is_superseded = commit[1] < receipt.generation
@@ -138,7 +138,7 @@ def run_gc(
 
 def list_unfinished(location: RunLocation) -> Iterator[tuple[str, float]]:
     """Yield path and time (epoch seconds) of files that exist only while their writer runs."""
-    # Also of an extension that was killed before its header: no header names its folder.
+    # Folders are listed from the disk: an extension killed before its header leaves a folder that no header names.
     plans = sorted(name for name, what in location.list_obstacles(PLAN_FOLDER) if what == "a folder")
     records = ("", ATTEMPTS_FOLDER, LOCK_FOLDER, RECEIPTS_FOLDER, MANIFEST_FOLDER, PLAN_FOLDER)
     for folder in (*records, *(f"{PLAN_FOLDER}/{name}" for name in plans), *SCHEMAS):
@@ -185,7 +185,7 @@ def remove_run(location: RunLocation) -> None:
         with storage_errors("delete", location.root):
             shutil.rmtree(location.root, ignore_errors=not Path(location.root).exists())
         return
-    # Receipts first: if this stops halfway, no reader takes the rest for a run.
+    # Receipts go first, so that if this stops halfway, no reader takes the rest for a run.
     plans = (PLAN_FOLDER, f"{PLAN_FOLDER}/g0001")
     folders = (RECEIPTS_FOLDER, "", *SCHEMAS, *plans, MANIFEST_FOLDER, ATTEMPTS_FOLDER, LOCK_FOLDER)
     for folder in folders:
@@ -254,14 +254,14 @@ def stray_files(
     unnamed: list[str] = []
     for table in SCHEMAS:
         for name, what in _entries(location, table):
-            # A folder in the place of a part is a problem of its shard.
+            # A folder in the place of a part is reported as a problem of its shard.
             if named.has(table, name):
                 continue
             if what is not None or PART_NAME.fullmatch(name) is None:
                 yield _unexpected(shown_uri(f"{table}/{name}"), what)
             elif has_ended:
                 unnamed.append(f"{table}/{name}")
-    # Checked last: a driver that began to write meanwhile holds the lock by now.
+    # Checked after the listing: a driver that began to write meanwhile holds the lock by now.
     if unnamed and not is_driven(location):
         for path in unnamed:
             yield f"{path} is in no receipt. Readers that glob its folder will include it. Run gc, or move it out"

@@ -75,7 +75,7 @@ def parse_record(
         version = parse_json(data)["version"]
     except (ValueError, TypeError, KeyError):
         raise ConfigError(f"{uri} ({len(data)} bytes) is not {what}. {remedy}") from None
-    # Before the fields: those of another version would only show as unknown keys.
+    # The version is checked before the fields, because another version would only show as unknown keys.
     refuse_other_version(uri, version, RECORDS_VERSION, again=again)
     if seal is None:
         raise ConfigError(f"{uri} was changed after it was written: its sha256 is missing or misplaced. {remedy}")
@@ -92,7 +92,7 @@ def parse_record(
 EXTENSION_NAME: Final = re.compile(r"^g([0-9]{4})\.json$")
 _HUB_COMMIT: Final = re.compile(r"^(hf://datasets/[^/@]+/[^/@]+)@[0-9a-f]{40}")
 _SUMMED: Final = ("num_images", "num_repeated", "num_shards")
-# Versions of another time differ in many.
+# Runs of an older version may differ in very many packages.
 _SHOWN_DIFFERENCES: Final = 24
 RESTORE: Final = "Restore the file from a copy, or name another output"
 _WHAT: Final = "the header of a run"
@@ -238,7 +238,7 @@ def check_identity(
     if refused == acceptable:
         remedies.append("or accept other devices and package versions with --allow-mixed")
     if preset not in (None, header.config.preset):
-        # What follows from it would be dozens of lines.
+        # The differences that follow from the preset would be dozens of lines, so only the preset is named.
         differing = refused
         refused = [f"preset: {header.config.preset!r} in the run, {preset!r} now, and with it {len(refused)} settings"]
         refused += [each for each in differing if each.startswith("SOURCE: ")]
@@ -280,7 +280,7 @@ def _check_source(header: RunHeader, source: str) -> None:
 
 def is_same_source(header: RunHeader, source: str) -> bool:
     """Return whether `source`, a `Source.name`, is the place that the run was planned from."""
-    # Resolved here, not in the header: from two folders, `../photos` may name the same third one.
+    # Paths are resolved here and not in the header: seen from two folders, `../photos` may be the same folder.
     return resolved(header.source) == resolved(source)
 
 

@@ -33,7 +33,7 @@ from pseudoris.store.location import ListedFile, RunLocation
 
 logger = logging.getLogger(__name__)
 
-# The maximum on Linux; macOS and others are far below.
+# The largest process id on Linux. Other systems have smaller limits.
 _MAX_PID: Final = 2**22
 
 
@@ -71,12 +71,12 @@ def claim_from_bytes(data: bytes) -> Claim | None:
     except (ValueError, TypeError, AttributeError):
         return None
     is_typed = all(type(getattr(claim, name)) is kind for name, kind in _KINDS.items())
-    # For 0 and below, the system would check groups of processes, our own among them.
+    # For 0 and below, the system would check process groups, such as our own.
     return claim if is_typed and 0 < claim.pid <= _MAX_PID else None
 
 
 LOCK_FOLDER: Final = "_lock"
-# Four heartbeats fit into the watch time: one heartbeat delayed by a slow bucket does not lose the lock.
+# Four heartbeats fit into the watch time, so that one delayed by a slow bucket does not lose the lock.
 HEARTBEAT_S: Final = 15.0
 WATCH_S: Final = 60.0
 _POLL_S: Final = 2.0
@@ -167,7 +167,7 @@ class RunLock:
 
     def release(self) -> None:
         """Release the lock; the next driver need not wait."""
-        # The file stays: if numbers were reused, a late heartbeat of a stopped owner could look like a new claim.
+        # The file stays, because with reused numbers a late heartbeat of a stopped owner could look like a new claim.
         self._location.replace(_path(self._number), claim_to_bytes(replace(self._claim, is_released=True)))
 
     @classmethod
@@ -196,14 +196,14 @@ class RunLock:
             end.join(times.release_s)
 
     def _end(self, beats: threading.Thread) -> None:
-        # A heartbeat in progress would undo the release.
+        # A heartbeat that is being written would undo the release.
         beats.join()
         if self._loss is not None:
             return
         try:
             self.release()
             if not self._location.exists(HEADER_NAME):
-                # No run was begun, so nothing of one stays behind.
+                # No run was started, so the lock leaves nothing behind.
                 _tidy(self._location, self._number + 1)
         except (TransientError, ConfigError, OSError) as error:
             logger.warning("Could not release the run's lock. It expires in a minute: %s", error)
@@ -325,7 +325,7 @@ def _host() -> str:
     marks = [socket.gethostname()]
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     if boot.exists() and namespace.exists():
-        # Two containers may share a host name, but not the namespace of their process numbers.
+        # Two containers may have the same host name, but they have different process namespaces.
         marks += [boot.read_text().strip()[:8], str(namespace.readlink())]
     return " ".join(marks)
 

@@ -34,7 +34,7 @@ _COUNTS: Final = tuple(name for name in ShardCounts.model_fields if name != "rea
 _DIGESTS: Final = ("header_sha256", "sha256")
 _COPIED: Final = {"version", "shard", "generation", "seconds", "attempts", "nodes", "mixed", "long_texts", *_DIGESTS}
 _PART_TYPES: Final = {"name": pa.string(), "rows": pa.int64(), "size_bytes": pa.int64(), "sha256": pa.string()}
-# A receipt takes 15 KB as Python objects, 1 KB in Arrow.
+# A receipt takes 15 KB as Python objects and 1 KB in Arrow, so few are converted at a time.
 _ROWS_AT_ONCE: Final = 200
 _ROWS_A_GROUP: Final = 1_000
 _BLOCK_BYTES: Final = 8 * 2**20
@@ -57,17 +57,17 @@ MANIFEST_SCHEMA: Final = pa.schema(
         pa.field("seconds", pa.map_(pa.string(), pa.float64()), nullable=False),
         pa.field("attempts", pa.map_(pa.string(), pa.int32()), nullable=False),
         pa.field("nodes", pa.list_(pa.string()), nullable=False),
-        # JSON, because settings have values of many types.
+        # Stored as JSON, because settings have values of many types.
         pa.field("degraded", pa.string(), nullable=False),
         pa.field("mixed", pa.list_(pa.string()), nullable=False),
-        # The digests of a receipt: its header's, and its own.
+        # The digest of a receipt's header, and its own digest.
         *(pa.field(name, pa.string()) for name in _DIGESTS),
         *(
             pa.field(f"{table}_part_{name}", kind, nullable=False)
             for table in SCHEMAS
             for name, kind in _PART_TYPES.items()
         ),
-        # Runs before 0.5 lack it.
+        # Runs of versions before 0.5 lack this column.
         pa.field("long_texts", pa.int64()),
     ],
     metadata={_VERSION_KEY: str(_VERSION)},
@@ -186,7 +186,7 @@ def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
             for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, use_threads=False):
                 yield from map(_receipt, batch.to_pylist())
         except (LookupError, TypeError, ValueError) as error:
-            # A column has another name or type, or a page is damaged.
+            # The cause is a column with another name or type, or a damaged page.
             raise TransientError(damaged(uri, error)) from error
 
 
@@ -236,7 +236,7 @@ def _cached(location: RunLocation, anew: Container[int], commits: Iterable[tuple
     while some := list(islice(remaining, _ROWS_AT_ONCE)):
         cached: dict[tuple[int, int], Receipt] = {}
         wanted = frozenset(some)
-        # Both are ordered by shard.
+        # Snapshot and wanted shards are both sorted by shard, so they are merged.
         while ahead is not None and ahead.shard <= some[-1][0]:
             if ahead.shard not in anew and (ahead.shard, ahead.generation) in wanted:
                 cached[ahead.shard, ahead.generation] = ahead

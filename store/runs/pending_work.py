@@ -92,7 +92,7 @@ def ignore(event: RunEvent) -> None:
 
 
 MAX_IN_A_ROW: Final = 3
-# Of a thousand faults, the first ones tell what is wrong.
+# Faults that are shown. Of a thousand faults, the first ones are enough to find the cause.
 _MAX_SHOWN: Final = 10
 
 

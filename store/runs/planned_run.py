@@ -286,7 +286,7 @@ def plan_as_parent(location: RunLocation, parent: Parent, request: RunRequest) -
 
 def _planned(location: RunLocation, request: RunRequest, plan: Callable[[ParentRun | None], RunHeader]) -> PlannedRun:
     existing = _standing(location, request)
-    # Pinned first: an incomplete parent is reported before anything is listed.
+    # The parent is pinned first, so that an incomplete parent is reported before the listing.
     header = existing or plan(None if request.parent is None else request.parent.pin())
     return PlannedRun(header, _check(location, header, request), existing is None, request.config.placement.repair)
 
@@ -321,7 +321,7 @@ def may_give_way(location: RunLocation) -> bool:
 
 def _standing(location: RunLocation, request: RunRequest) -> RunHeader | None:
     """Return the header of the run in `location`; None if there is none, or if it gave way to the request."""
-    # The header alone makes a run. Killed before it is deleted, the old run stands; killed after it, none does.
+    # A run exists while its header does. A kill before the header is deleted keeps the old run; after it there is none.
     if request.config.placement.repair:
         return require_header(location)
     header, lock = read_header(location), request.lock
@@ -332,7 +332,7 @@ def _standing(location: RunLocation, request: RunRequest) -> RunHeader | None:
         except ConfigError:
             if lock is None:
                 raise
-            # It proves that the lock is still held; after it, no other driver commits.
+            # The heartbeat proves that the lock is still held, so no other driver commits after it.
             lock.heartbeat()
             if has_results(location):
                 raise
@@ -341,7 +341,7 @@ def _standing(location: RunLocation, request: RunRequest) -> RunHeader | None:
         else:
             return header
     elif has_results(location):
-        # Tables that another plan would take for garbage: its error says what to restore.
+        # There are tables without a header. This raises an error that says what to restore, so nothing is deleted.
         require_header(location)
     if lock is not None:
         remove_leftovers(location)
@@ -369,5 +369,5 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        # A GPU image may lack packages that its plug-ins do not use; that is part of the identity too.
+        # An image for GPUs may lack packages that its plug-ins do not use. "absent" is then part of the identity.
         return "absent"

@@ -23,7 +23,7 @@ from pseudoris.store.runs.header import header_digests, parse_record
 from pseudoris.store.threads import map_in_threads
 
 _NAME: Final = re.compile(rf"{SHARD_NAME}\.json")
-# A receipt is a kilobyte: reading one from a bucket is mostly latency, which threads hide.
+# A receipt has a kilobyte, so reading one from a bucket is mostly latency, which threads hide.
 READERS: Final = 16
 _ANEW: Final = (
     "Restore it from a copy, or delete all receipts of the shard ({}.g*.json): the run's command then computes it again"
@@ -105,7 +105,7 @@ def of_this_run(
     """
     known = header_digests(location) if header is None else header.digests
     for receipt in receipts:
-        # Without a header there is no run, and other checks say so.
+        # If there is no header, there is no run. Other checks report that.
         if known and receipt.header_sha256 not in known:
             raise ConfigError(foreign_receipt(location, receipt.shard, receipt.generation))
         yield receipt

@@ -18,9 +18,9 @@ from pseudoris.store.runs.header import RESTORE, read_header
 from pseudoris.store.runs.receipts import part_path, read_receipt, receipt_path
 from pseudoris.store.threads import map_in_threads
 
-# Each holds a part, with embedded images of up to `shards.max_bytes`.
+# Each thread holds a part, with embedded images of up to `shards.max_bytes`.
 _THREADS: Final = 4
-# What `verify` calls damage of a file; other problems of a part are in the bytes that its receipt names.
+# Problems that `verify` reports for a damaged file. A part with other problems still has the bytes of its receipt.
 REPAIRED: Final = ("part_missing", "part_size", "part_sha256", "part_unreadable")
 _SNAPSHOT: Final = "take a new snapshot of the run (refresh() of the dataset, or Snapshot.shared with another turn)"
 
@@ -81,7 +81,7 @@ def refuse_lost(location: RunLocation, table: str, part: PartRecord, sizes: Mapp
     if sizes.get(part.name) == part.size_bytes:
         return
     path = part_path(table, part)
-    # It may have been written since the listing.
+    # The listing may be older than the file, so the size is asked again.
     size = location.size(path)
     if size is None:
         raise lost_part(location, path)

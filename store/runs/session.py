@@ -31,7 +31,7 @@ from pseudoris.store.runs.pending_work import Committed, Notice, OnEvent, Pendin
 from pseudoris.store.runs.receipts import RunTotals, Totals, list_receipts, read_receipts
 from pseudoris.store.runs.repair import damaged_receipts, part_sizes, read_whole, refuse_lost
 
-# A shard's receipt, or why it is set aside.
+# A shard's receipt, or the reason why it is set aside.
 Outcome = Receipt | ShardFault
 # Commits the shards of the pending work and yields their outcomes, in any order. Closing it ends the work; committed
 # shards are kept.
@@ -51,7 +51,7 @@ def trim_memory() -> None:
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError):
-        # Only glibc has this function.
+        # Only glibc has `malloc_trim`.
         return
     trim(0)
 
@@ -109,7 +109,7 @@ class RunSession:
             self._add(receipt)
         self._num_shards_before = len(self._latest)
         self._num_images_before = self._totals.images
-        # Shards that this session committed and that no snapshot has yet.
+        # Shards that this session has committed and that no snapshot holds yet.
         self._unwritten: set[int] = set()
         self._manifest_due = next_manifest(self._num_shards_before)
 
@@ -133,12 +133,12 @@ class RunSession:
         Raises:
             ConfigError: A receipt, or a part of the plan, cannot be used.
         """
-        # The plan comes from nowhere but a copy.
+        # A lost plan cannot be computed again, only copied back, so it is checked first.
         for part in plan_files(self._header):
             read_whole(self._location, PLAN_FOLDER, part)
         generations: dict[int, int] = {}
         num_shards = len(self._latest)
-        # From the receipts themselves: a snapshot is a cache.
+        # Read from the receipts themselves, because a snapshot is only a cache.
         for receipt in damaged_receipts(self._location, read_receipts(self._location, [*self._latest.items()])):
             generations[receipt.shard] = self._latest.pop(receipt.shard)
             self._totals.remove(receipt)
@@ -169,12 +169,12 @@ class RunSession:
             sizes = part_sizes(self._location)
             is_changed = pending.shards or not is_manifest_complete(self._location, self._latest)
             if is_changed:
-                # Garbage first: after the last manifest, a glob over a table's folder matches the committed parts.
+                # gc runs before the last manifest, so that a finished run's folders hold only committed parts.
                 run_gc(self._location, sizes=sizes)
             standing = self._standing()
             if is_changed:
                 self._write_manifest(*standing)
-            # Last of all: what is lost keeps nothing else from its end. Before the card, which reads tables.
+            # Lost parts are reported last, so that they stop nothing else; but before the card, which reads the tables.
             for receipt in self.receipts():
                 for table, part in receipt.parts.items():
                     refuse_lost(self._location, table, part, sizes[table])
@@ -222,7 +222,7 @@ class RunSession:
     def _count_unseen(self, pending: PendingWork) -> None:
         """Count the shards that were committed before an interrupt, but whose receipts did not reach this process."""
         counted, latest = self._latest, list_receipts(self._location)
-        # Of a shard to repair nothing tells whether it was.
+        # A repair keeps the generation of its shard, so a repair before the interrupt cannot be seen here.
         before = {**dict.fromkeys(pending.shards, -1), **pending.base_generations, **counted}
         unseen = [(shard, latest[shard]) for shard in pending.shards if latest.get(shard, -1) > before[shard]]
         for receipt in read_receipts(self._location, unseen):
@@ -230,7 +230,7 @@ class RunSession:
 
     def _snapshot_if_due(self, num_commits: int, *, is_last: bool) -> None:
         num_done = self._num_shards_before + num_commits
-        # The last one is only written after gc: a session that finds it complete has nothing more to do.
+        # The last manifest is written after gc. A session that finds it complete then has nothing more to do.
         if num_done >= self._manifest_due and not is_last:
             self._write_manifest(*self._standing())
             self._manifest_due = next_manifest(num_done)

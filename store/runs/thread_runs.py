@@ -27,16 +27,16 @@ from pseudoris.store.threads import map_in_threads
 
 logger = logging.getLogger(__name__)
 
-# Each thread holds the tables of one shard; with embedded images these are `shards.max_bytes` or more.
+# Each thread holds the tables of one shard. With embedded images that is `shards.max_bytes` or more.
 DEFAULT_THREADS: Final = 4
 
-# Images committed so far, images in all.
+# Called with the number of images committed so far, and the number of all images.
 OnProgress = Callable[[int, int], None]
-# The plan of a shard to the shard with masks and expressions; called by several threads at once.
+# Makes the shard with its masks and expressions from its plan. Several threads call it at once.
 MakeShard = Callable[[Sequence[PlanEntry]], Shard]
-# The new run's header, the parent's receipt of a shard, and the bytes of its parts by table: what the new run has.
+# Returns the new parts from the new run's header, the parent's receipt, and the bytes of the parent's parts by table.
 Rewrite = Callable[[RunHeader, Receipt, dict[str, bytes]], tuple[Mapping[str, bytes], ShardCounts]]
-# The number of each pending shard, and what makes and commits it.
+# Yields the number of each pending shard, and a function that makes and commits it.
 _Work = Callable[[PendingWork], Iterable[tuple[int, Callable[[], Receipt]]]]
 
 
@@ -110,7 +110,7 @@ def derive_run(
         def commit(before: Receipt) -> Receipt:
             contents = {table: parent.read_part(table, before.parts[table]) for table in SCHEMAS}
             written, counts = rewrite(header, before, contents)
-            # No seconds and no nodes: no stage has worked on it, so equal commits differ in digests alone.
+            # No stage has worked on it, so it has no seconds and no nodes. Equal commits differ only in digests.
             mixed = tuple(dict.fromkeys((*before.mixed, *planned.mixed)))
             provenance = Provenance(degraded=before.degraded, mixed=mixed, header_sha256=header.sha256)
             receipt = make_receipt(Shard(before.shard, 0, ()), written, counts, provenance)
@@ -143,7 +143,7 @@ def _written(
         except ConfigError as error:
             if item[0] not in pending.base_generations:
                 raise
-            # Of a damaged shard: what cannot come back keeps no other from it.
+            # A damaged shard that cannot be repaired must not stop the repair of the others.
             return ShardFault(item[0], str(error), is_config=True, is_proven=True)
 
     def execute(pending: PendingWork) -> Generator[Outcome]:

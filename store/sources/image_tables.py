@@ -86,7 +86,7 @@ def count_rows(
         left_out.num_tables += 1
         return []
     column = column or find_column(schema, config, name)
-    # A footer may claim any number of rows, and each row becomes a plan entry. A row takes more than a byte.
+    # A footer may claim any number of rows, each of which becomes a plan entry. A file has fewer rows than bytes.
     counts, total = [num_rows for num_rows, _ in groups], table.metadata.num_rows
     limit = total if file.size_bytes is None else file.size_bytes
     if min(counts, default=0) < 0 or sum(counts) != total or total > limit:

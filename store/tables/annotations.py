@@ -15,12 +15,12 @@ from pseudoris.store.tables.open_run import CommittedShard, JoinedTables
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256")
 
 
-# What readers use of an expression; the other fields of a record keep their defaults.
+# Columns of an expression that readers use. The other fields of a record keep their defaults.
 _EXPRESSION_COLUMNS: Final = (
     *("target_mask_ids", "text", "kind", "head_noun", "source", "kept", "weight"),
     *("uniqueness", "correctness", "distinctiveness"),
 )
-# What `shard_images` reads, by table.
+# Columns that `shard_images` reads of each table.
 SHARD_COLUMNS: Final = {
     IMAGES: (*_IMAGE_COLUMNS, "status"),
     EXPRESSIONS: ("image_id", *(field.name for field in fields(ExpressionRecord))),

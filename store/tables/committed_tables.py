@@ -106,7 +106,7 @@ def read_selected(
     except DamagedError as error:
         raise lost_part(location, path, f"cannot be read as Parquet ({error.__cause__})") from error
     if keep is not None:
-        # Not `Table.filter`, which has threads of its own (see `parquet_files`).
+        # `Table.filter` is not used, because it starts threads of its own (see `parquet_files`).
         source = acero.Declaration("table_source", acero.TableSourceNodeOptions(found))
         kept = acero.Declaration("filter", acero.FilterNodeOptions(keep.expression), inputs=[source])
         found = kept.to_table(use_threads=False)

@@ -17,7 +17,7 @@ from pseudoris.schemas.keep_rule import COMPOSED_KINDS, SCORE_COLUMNS, Flags, Ke
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_MODEL
 
-# The tau of a plug-in engine may be unknown. The table still shows whether one bound explains what was kept.
+# The tau of a plug-in engine may be unknown. The table still shows whether any one bound explains what was kept.
 SOME_TAU: Final = KeepRule(tau=None)
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pseudoris.schemas.errors import TransientError
 
-# Rows. More than a shard of the presets has, so that a table is one row group and readers skip whole files.
+# In rows. More than a shard of the presets has, so that a table is one row group and readers skip whole files.
 ROW_GROUP_SIZE: Final = 65_536
 
 # Each value is pinned although some are pyarrow's defaults: a default may change between versions.
@@ -30,7 +30,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     "write_page_checksum": True,
     "store_schema": True,
 }
-# Encoded images are all different: a dictionary would only be a second copy, which is dropped later.
+# Encoded images are all different, so a dictionary would only be a second copy that is dropped later.
 _WITHOUT_DICTIONARY: Final = frozenset({"bytes"})
 
 
@@ -41,7 +41,7 @@ def parquet_bytes(
     sink = io.BytesIO()
     with open_writer(sink, schema) as writer:
         for table in row_groups:
-            # In one chunk, because page boundaries follow the chunks.
+            # Written as one chunk, because page boundaries follow the chunks.
             writer.write_table(table.combine_chunks(), row_group_size=max(table.num_rows, 1))
         if metadata is not None:
             writer.add_key_value_metadata(dict(metadata))
@@ -51,7 +51,7 @@ def parquet_bytes(
 def open_writer(sink: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
     """Return a writer with the fixed settings. Equal row groups give equal bytes."""
     flat = [name for name in schema.names if name not in _WITHOUT_DICTIONARY]
-    # A list must name leaf columns, which are long paths in nested schemas, so it is used only if it leaves one out.
+    # A list must name leaf columns, with long paths in nested schemas. So it is used only if one is left out.
     use_dictionary: bool | list[str] = True if len(flat) == len(schema.names) else flat
     return pq.ParquetWriter(sink, schema, use_dictionary=use_dictionary, **_SETTINGS)
 
@@ -81,7 +81,7 @@ def is_damage(error: Exception) -> bool:
     """Return whether pyarrow raises this error for a damaged file."""
     if isinstance(error, MemoryError):
         return False  # Arrow's own is an ArrowException too
-    # Arrow reports damage as bare OSErrors too; one from the storage has a number, or a type of its own.
+    # Arrow also raises bare OSErrors for damage. Errors of the storage have a number or their own type.
     is_bare = type(error) is OSError and error.errno is None
     return is_bare or isinstance(error, pa.ArrowException | UnicodeDecodeError)
 
@@ -93,9 +93,9 @@ def damaged(name: str, error: Exception) -> str:
 
 _KEY: Final = "pseudoris.sha256"
 _BLANK: Final = "0" * 64
-# The key, then the type and the length of the value as Thrift's compact protocol writes them, then the value.
+# The key, then type and length of the value in Thrift's compact protocol, then the value.
 _SEAL: Final = re.compile(re.escape(_KEY.encode()) + rb"\x18\x40([0-9a-f]{64})")
-# The metadata follow the row groups in the footer: only short fields stand between them and the end of the file.
+# The metadata stand behind the row groups in the footer, so only short fields follow before the file's end.
 _TAIL_BYTES: Final = 2**16
 _BLOCK_BYTES: Final = 2**20
 

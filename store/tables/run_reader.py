@@ -36,7 +36,7 @@ from pseudoris.store.threads import map_in_threads
 if TYPE_CHECKING:
     import pandas
 
-# Columns beside those of the expressions table: of the row's image, and of its mask if it refers to exactly one.
+# Columns that are added to those of expressions: of the image, and of the mask if the row refers to exactly one.
 _BESIDE: Final = {
     IMAGES: ("key", "height", "width", "sha256"),
     MASKS: ("mask_id", "segmentation", "box_xyxy_px", "area_px", "predicted_iou", "stability_score", "prior"),
@@ -83,11 +83,11 @@ def _field(name: str) -> pa.Field:
     field = SCHEMAS[table].field(name).with_nullable(True)
     if not pa.types.is_struct(field.type):
         return field
-    # If a row does not refer to exactly one mask, the fields inside the struct are null too.
+    # Rows that do not refer to exactly one mask have null in every field of the struct.
     return field.with_type(pa.struct([inner.with_nullable(True) for inner in field.type]))
 
 
-# That a notebook shows of a run.
+# Images of a run that a notebook shows.
 _NUM_SHOWN: Final = 3
 SAMPLE_COLUMNS: Final = ("key", "text", "distinctiveness", "correctness", "mask_id", "segmentation")
 
@@ -112,13 +112,13 @@ class Run:
         self.out = location.root
         self._opened = OpenRun.at(location)
         self.header: RunHeader = self._opened.header
-        # A notebook does not wait minutes for a bucket that is gone.
+        # A notebook must not wait minutes for a bucket that is gone, so retries are short.
         placement = self.header.config.placement
         placement = placement.model_copy(update={"storage": placement.storage.hasty()})
         config = self.header.config.model_copy(update={"placement": placement})
         header = self.header.model_copy(update={"config": config})
         self._pictures = PlannedImages(location, header, source=source)
-        # The shard of the last image by its place, and its images.
+        # The images of the shard that was read last, and that shard's place.
         self._last: tuple[int, list[RunImage]] = (-1, [])
 
     def __repr__(self) -> str:
@@ -140,7 +140,7 @@ class Run:
             shard, plugins = self._opened.shard(at), self.header.config.images.decoder_plugins
             found = [RunImage(each, partial(self._load, shard, each), plugins) for each in iter_annotations([shard])]
             self._last = (at, found)
-        # Counted from the end of the shard.
+        # A negative index counts from the end of the shard.
         return self._last[1][place - ends[at]]
 
     def _load(self, shard: CommittedShard, image: AnnotatedImage) -> bytes:
@@ -224,12 +224,12 @@ class Run:
         return pa.concat_tables([schema.empty_table(), *found])
 
     def _dataset(self, table: str) -> ds.Dataset:
-        # Parts by name: a listing of the folder would also find files that were never committed, or were replaced.
+        # Parts are opened by name. A listing would also find files that were replaced or never committed.
         location, parts = self._opened.location, self._contents.parts[table]
         if "://" not in location.root:
             sizes = part_sizes(location, [table])[table]
             for part in parts:
-                # Arrow would wait forever for the writer of a pipe.
+                # A pipe in the place of a part would make Arrow wait forever.
                 refuse_lost(location, table, part, sizes)
         return _PartsDataset(location, table, parts)
 
@@ -272,7 +272,7 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
         self._made_of, self._unproven = (location, table, parts), dict(enumerate(fragments))
 
     def __reduce__(self) -> Any:
-        # Arrow's refuses a filtered one: the filter would be lost.
+        # Arrow raises for a filtered dataset, because its filter would be lost.
         return super().__reduce__() if self._scan_options else (_PartsDataset, self._made_of)
 
     @contextmanager
@@ -287,7 +287,7 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
 
     def _prove(self, end: int = sys.maxsize) -> None:
         """Compare the footers before `end`, once, with what their parts must hold: footers have no checksums."""
-        # Of a column with another name Arrow would make nulls. Footers are read ahead of the scan and kept for it.
+        # For a renamed column Arrow would return nulls. The footers are read before the scan, and kept for it.
         location, table, parts = self._made_of
         some = {number: each for number, each in tuple(self._unproven.items()) if number < end}
         read = map_in_threads(lambda each: (each.physical_schema, each.metadata), some.values(), READERS)
@@ -306,7 +306,7 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
             yield from super().to_batches(**options)
 
     def head(self, num_rows: int, **options: Any) -> pa.Table:
-        # Part by part: no other footer is waited for, and no reading ahead aborts a script that ends.
+        # Parts are read one by one, so that a few rows need few footers, and a script that ends aborts no read.
         found = [super().scanner(**options).projected_schema.empty_table()]
         for number, fragment in enumerate(super().get_fragments()):
             with self._told(number + 1):

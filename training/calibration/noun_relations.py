@@ -18,7 +18,7 @@ import numpy as np
 from pseudoris.schemas.fitted import NounRelations
 from pseudoris.workers.composing.posterior import Evidence, by_names
 
-# A mask counts for a name from this share of its draws on. A name is judged from this many masks on.
+# A name counts for a mask if this share of the draws say it. A name is judged if this many masks have it.
 _SAID: Final = 0.1
 _LEAST_MASKS: Final = 5
 # Chosen on drawn scenes of a captioner with three names a category, and on captions in which wrong nouns are planted.

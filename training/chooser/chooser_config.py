@@ -20,12 +20,12 @@ _PACKAGE = "pseudoris.training.chooser"
 class CandidatesConfig(FrozenModel):
     """Which masks there are to choose among, and which CLIP sees their crops: as a run of these settings has them."""
 
-    # A run's preset, and its settings as `--set` takes them.
+    # The preset of a run, and its settings as `--set` takes them.
     preset: str = "tiny"
     assignments: tuple[str, ...] = ()
     # Folder that keeps masks and features of images between trainings; None keeps them in memory alone.
     cache: Path | None = None
-    # Of it, each process keeps so much in memory too; 60 masks of a ViT-B take half a megabyte, with views twice that.
+    # Bytes that each process keeps in memory too. 60 masks of a ViT-B take half a megabyte, with views twice that.
     memory_bytes: int = Field(default=2 * 2**30, ge=0)
 
     def run_config(self) -> RunConfig:
@@ -39,15 +39,15 @@ class ModelConfig(FrozenModel):
     # Width of masks and words.
     width: int = Field(default=128, ge=8)
     num_heads: int = Field(default=4, ge=1)
-    # In each, masks read the words, then one another.
+    # Layers. In each, masks attend to the words, then to one another.
     num_layers: int = Field(default=3, ge=1)
     # Hidden width of the perceptrons, in widths.
     mlp_ratio: int = Field(default=2, ge=1)
     # Bits of a fixed random code for each token: what takes the place of a table of learnt embeddings.
     word_code_width: int = Field(default=128, ge=0)
-    # Whether masks know how the others lie to them.
+    # Whether each mask reads the positions of the others relative to it.
     has_relative_geometry: bool = True
-    # Whether CLIP's cosines with the head noun are asked beside those with the sentence.
+    # Whether CLIP's cosines with the head noun are read, besides those with the whole sentence.
     has_head_noun: bool = True
     dropout: UnitInterval = 0.0
 
@@ -70,10 +70,10 @@ class RefinementConfig(FrozenModel):
     """Whether a small network redraws the outline of the mask that is chosen; it needs targets with true outlines."""
 
     is_on: bool = False
-    # Side of what it sees of a mask, in pixels, and in longer sides of the mask's box.
+    # Side of the view of a mask: in pixels, and as a multiple of the longer side of the mask's box.
     size: int = Field(default=48, ge=8, multiple_of=8)
     context: float = Field(default=1.5, ge=1)
-    # Its channels at full size.
+    # Channels at full size.
     width: int = Field(default=8, ge=4, multiple_of=4)
     # It learns from this share of the masks, drawn anew each epoch, and from those alone whose best candidate has this
     # IoU. Where human annotation is mixed in, it learns from all of that and from nothing else: SAM's outlines teach

@@ -19,7 +19,7 @@ from pseudoris.training.evaluation.truth import DECODERS, CandidateTable, ImageT
 
 _IMAGE_COLUMNS: Final = ("key", "height", "width", "status")
 _MASK_COLUMNS: Final = ("mask_id", "segmentation")
-# Of the expressions table: what `CommittedImage.candidates` needs.
+# Columns of the expressions table that `CommittedImage.candidates` needs.
 CANDIDATE_COLUMNS: Final = ("target_mask_ids", "text", "samples", "kept", "kind", "source")
 
 

@@ -43,7 +43,7 @@ class DataConfig(FrozenModel):
     images_per_batch: int = Field(default=16, ge=1)
     masks_per_image: int = Field(default=6, ge=1)
     num_workers: int = Field(default=0, ge=0)
-    # Where images are now, by the SOURCE in their run; also for --val.
+    # The present place of images, by the SOURCE that their run names. Also used for --val.
     moved: dict[str, str] = Field(default_factory=dict)
     # See `pseudoris.interchange.dataset.ExpressionFilter`. Human expressions pass all conditions on scores.
     tau: float | None = None

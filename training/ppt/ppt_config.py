@@ -135,7 +135,7 @@ class PairsDataConfig(FrozenModel):
     max_candidates: int = Field(default=12, ge=1)
     # If an image is missing or differs from the annotated one. skip: the next pair replaces each of its pairs.
     on_bad_image: Literal["raise", "skip"] = "raise"
-    # Where images are now, by the SOURCE in their run; also for --val.
+    # The present place of images, by the SOURCE that their run names. Also used for --val.
     moved: dict[str, str] = Field(default_factory=dict)
     # Embedded images of a run are held in memory: a run with more bytes is refused. Images of SOURCE are read one by
     # one.

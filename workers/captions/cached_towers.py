@@ -20,11 +20,11 @@ from pseudoris.workers.captions.decoding_rules import Ints, PrefixLevel
 from pseudoris.workers.device import to_device
 from pseudoris.workers.forward_passes import SelfAttention
 
-# A step computes its rows in parts whose temporaries stay below this.
+# Bounds the temporary tensors of a step: its rows are computed in parts.
 _TEMPORARY_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
 _LEAST_ROWS = 64
 _FIRST_CAPACITY = 256
-# CUDA's attention kernels take at most 65,535 rows: the limit of a grid's second axis.
+# CUDA's attention kernels take at most 65,535 rows, the limit of the second axis of a grid.
 _MOST_ROWS = 2**15
 
 
@@ -59,24 +59,24 @@ class NodeCache:
     def __init__(self, num_layers: int, num_heads: int, width: int, *, like: torch.Tensor) -> None:
         """Start empty, with the dtype and device of `like`."""
         self._shape, self._like = (num_layers, num_heads, 2 * width // num_heads), like
-        # One tensor (heads, nodes, keys and values) per layer.
+        # One tensor of keys and values (heads, nodes, …) for each layer.
         self._store: list[torch.Tensor] = []
         self.node_bytes = 2 * num_layers * width * like.dtype.itemsize
-        # Nodes in use, and nodes that fit into the allocated memory.
+        # Nodes in use, and nodes for which memory is allocated.
         self.size = self.capacity = 0
 
     def resize(self, capacity: int) -> None:
         """Allocate at least `capacity` nodes, and never fewer than exist."""
         layers, heads, width = self._shape
         shape = (heads, max(capacity, self.size), width)
-        # If memory runs out on the way, later layers keep their old size, and the smallest layer decides.
+        # If memory runs out on the way, later layers stay smaller, and the smallest layer decides.
         self.capacity = min(self.capacity, shape[1])
         if not self.size:
-            # Free the old memory first: both may not fit.
+            # The old memory is freed first, because both may not fit.
             self._store, self.capacity = [], 0
             self._store = [self._like.new_empty(shape) for _ in range(layers)]
         for layer in range(layers if self.size else 0):
-            # Layer by layer, so that at most one layer exists twice.
+            # Resized layer by layer, so that at most one layer exists twice.
             resized = self._like.new_empty(shape)
             resized[:, : self.size] = self._store[layer][:, : self.size]
             self._store[layer] = resized
@@ -142,7 +142,7 @@ class CachedCocaTowers:
         self._pair_cache = NodeCache(len(blocks.layers) - 1, heads, width, like=like)
         self._itemsize: int = like.dtype.itemsize
         self._prefix_bytes = self._text_cache.node_bytes + self._first_cache.node_bytes
-        # Bytes of one (prefix, crop) in the caches.
+        # Bytes that one (prefix, crop) pair takes in the caches.
         self.pair_bytes = self._pair_cache.node_bytes
         self._image: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.num_pairs = self.num_asked = 0
@@ -154,7 +154,7 @@ class CachedCocaTowers:
     def attend_to(self, encodings: Sequence[torch.Tensor]) -> None:
         """Compute the cross-attention keys and values."""
         self.rewind((0, 0))
-        # Free the earlier images' tokens first: both may not fit in memory.
+        # The earlier images' tokens are freed first, because both may not fit.
         self._image = []
         image_tokens = torch.stack(tuple(encodings))
         self._image = [block.keys_values(image_tokens) for block in self.blocks.cross]
@@ -191,7 +191,7 @@ class CachedCocaTowers:
         """Compute the newest position of the level's prefixes, then of its pairs."""
         self.num_pairs += len(level.pair_prefix)
         cache_index = self._extend_index(level, before)
-        # The part without images: states (U, D) after the decoder's first self-attention, and their queries.
+        # The part without the image: states (U, D) after the first self-attention of the decoder, and their queries.
         blocks, all_states, all_queries = self.blocks, [], []
         text = blocks.text
         for rows in self._parts(len(cache_index.prefixes), cache_index.prefixes.shape[1]):
@@ -201,7 +201,7 @@ class CachedCocaTowers:
             x: torch.Tensor = text.token_embedding(tokens) + text.positional_embedding[nodes.shape[1] - 1]
             for layer, block in enumerate(blocks.text_layers):
                 x = _self_step(block, x, self._text_cache, layer=layer, first=first, nodes=nodes, is_hidden=is_hidden)
-            # With a CLS token (every CoCa has one), the tower returns tokens before its last norm.
+            # A tower with a CLS token (every CoCa has one) returns tokens before its last norm.
             states = _self_step(blocks.layers[0], x, self._first_cache, layer=0, first=first, nodes=nodes)
             all_states.append(states)
             all_queries.append(blocks.cross[0].queries(blocks.cross[0].ln_1(states)))
@@ -217,7 +217,7 @@ class CachedCocaTowers:
         crops, node = level.pair_crop[rows], cache_index.first_pair + rows.start
         present = slice(int(crops[0]), int(crops[-1]) + 1)
         crops = crops - present.start
-        # Pairs are ordered by crop.
+        # Pairs are sorted by crop.
         counts = np.bincount(crops, minlength=present.stop - present.start)
         rows_a_crop = int(counts.max())
         numbers = crops * rows_a_crop + np.arange(len(crops)) - (np.cumsum(counts) - counts)[crops]
@@ -235,7 +235,7 @@ class CachedCocaTowers:
 
     def _parts(self, num_rows: int, num_positions: int) -> Iterator[slice]:
         """Slices of rows that are computed together, so that a layer's temporaries stay below their bound."""
-        # The gathered keys and values of all positions, the MLP before and after its activation, and some states.
+        # A row's temporaries: its gathered keys and values, the MLP before and after its activation, and some states.
         row_bytes = max(self.blocks.width, self.blocks.text.width) * self._itemsize * (2 * num_positions + 8 + 4)
         allowed = _TEMPORARY_BYTES[self._device.type] // row_bytes
         num_together = min(max(_LEAST_ROWS, allowed), _MOST_ROWS)

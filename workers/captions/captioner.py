@@ -30,7 +30,7 @@ from pseudoris.workers.filtering.caption_texts import announce
 from pseudoris.workers.forward_passes import compile_tower, padded
 from pseudoris.workers.stages import STAGE_CAPTION, open_clip_digest
 
-# Crops per forward pass of the image tower, and in fixed shapes. Bounds the activations for images with many masks.
+# Crops in one forward pass of the image tower, then the same in fixed shapes. Bounds the memory of activations.
 _CROPS_A_PASS, _CROPS_A_FIXED_PASS = 64, 128
 
 
@@ -78,7 +78,7 @@ def coca_engine(
 def coca_text(tokens: Sequence[int]) -> str:
     """Return what tokens of CoCa say, not cleaned."""
     tokenizer = byte_pair_encoder()
-    # A SOT token inside a caption would appear as text.
+    # A SOT token within a caption would be decoded as text.
     return str(tokenizer.decode([token for token in tokens if token != tokenizer.sot_token_id]))
 
 
@@ -135,7 +135,7 @@ class TreeCaptioner:
         self._engine, self._format, self._text_of = engine, crop_format, text_of
         self._listener = None
         if config.listening:
-            # Imported here: most runs do not listen.
+            # Imported here, because most runs do not listen.
             from pseudoris.workers.captions.listener import Listener
 
             self._listener = Listener(engine, config, config.listening, encode)

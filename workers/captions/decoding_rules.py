@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pseudoris.schemas.config import CaptionsConfig
 
 if TYPE_CHECKING:
-    # Exports read the order of the rules, without a model.
+    # Imported here, because exports read the order of the rules without torch.
     import torch
 
 RuleName = Literal["beam", "top_k", "top_p"]
@@ -97,7 +97,7 @@ class GeneratedCaption:
     other_masks: tuple[int, ...] = ()
 
 
-# Tokens without SOT and EOS, and their log-probability.
+# The tokens without SOT and EOS, and their log-probability.
 SampledCaption = tuple[tuple[int, ...], float]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -203,7 +203,7 @@ class Towers(Protocol):
         """
 
 
-# transformers starts all beams except the first with this score, so that the first step extends only one beam.
+# transformers starts all beams but the first with this score, so that the first step extends one beam.
 INACTIVE = -1e9
 
 
@@ -279,7 +279,7 @@ class BeamSearch:
         if not self.is_done:
             for beam in self.beams:
                 self._finish(beam.score, beam.tokens, beam.log_prob, len(beam.tokens) + 1)
-        # Among equal scores the last one wins: transformers pops the end of a stable ascending sort.
+        # Among equal scores the last one wins, because transformers takes the end of a stable ascending sort.
         return sorted(self.finished, key=lambda hypothesis: hypothesis.score)[-1]
 
     def _finish(self, score: float, tokens: tuple[int, ...], log_prob: float, length: int) -> None:

@@ -19,9 +19,9 @@ from pseudoris.workers.captions.decoding_rules import Ints
 from pseudoris.workers.captions.vocabulary_logits import Vocabulary, all_finite, check_finite
 from pseudoris.workers.device import to_device, to_host
 
-# Number of rows whose whole vocabulary is sorted at a time.
+# Rows whose whole vocabulary is sorted at a time.
 _ROWS_A_SORT = 64
-# Of `similar` weights. Raised, they approach the mean; lowered, the most similar mask alone counts.
+# Temperature of the softmax over similarities. High, all other masks weigh alike; low, the most similar one decides.
 OTHERS_TEMPERATURE = 0.2
 
 
@@ -90,7 +90,7 @@ def descending(logits: torch.Tensor) -> torch.Tensor:
     """Return logits (R, V) in descending order."""
     if logits.device.type != "cpu":
         return logits.sort(dim=1, descending=True).values
-    # numpy sorts bare values with vector instructions, ten times as fast as torch.
+    # For plain values numpy's sort has vector instructions and is ten times as fast as torch's.
     return torch.from_numpy(np.sort(logits.numpy(), axis=1)).flip(1)
 
 
@@ -122,7 +122,7 @@ def count_top_p(ranked: torch.Tensor, log_total: torch.Tensor, p: torch.Tensor) 
 
 def _cumulated(rows: torch.Tensor) -> torch.Tensor:
     if rows.device.type == "cuda" and len(rows) == 1:
-        # A GPU adds up one row alone in blocks, in an order that timing decides: the last bits differ between calls.
+        # A GPU sums a single row in blocks in an order that depends on timing. With two rows it does not.
         return rows.expand(2, -1).cumsum(dim=1)[:1]
     return rows.cumsum(dim=1)
 
@@ -130,7 +130,7 @@ def _cumulated(rows: torch.Tensor) -> torch.Tensor:
 def count_kept(ranked: torch.Tensor, log_total: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     """Return (R,) int64, the size of the kept set of each row: top-k where `top_k` is above 0, else top-p."""
     by_k = count_top_k(ranked, top_k.clamp(min=1))
-    # A row that is not finite has an empty kept set; on a GPU, a count of 0 must not reach a gather.
+    # A row with NaN keeps no token. On a GPU a count of 0 must not reach `gather`, so it is 1.
     return torch.where(top_k > 0, by_k, count_top_p(ranked, log_total, top_p)).clamp(min=1)
 
 
@@ -146,7 +146,7 @@ def kept_tokens(logits: torch.Tensor, ranked: torch.Tensor, num_kept: torch.Tens
     is_above = logits > last
     is_tied = logits == last
     num_tied = (num_kept - is_above.sum(dim=1))[:, None]
-    # Mostly no tie is divided, and the cumulative sum can be saved; on a GPU the question costs more, a wait.
+    # Usually all tied tokens are kept or none. On a CPU that is checked to skip the sum; on a GPU the check costs more.
     if logits.device.type == "cpu" and bool((is_tied.sum(dim=1, keepdim=True) == num_tied).all()):
         return is_above | is_tied
     return is_above | (is_tied & (is_tied.cumsum(dim=1) <= num_tied))
@@ -192,7 +192,7 @@ def draw(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     cumulated = _cumulated(weights)
     total = cumulated[:, -1:]
     first_above = (cumulated <= uniform[:, None] * total).sum(dim=1)
-    # uniform · total may round up to the total: then the last column with weight is drawn.
+    # Rounding may raise uniform · total to the total. Then the last column with a weight is drawn.
     return torch.minimum(first_above, (cumulated < total).sum(dim=1))
 
 
@@ -252,11 +252,11 @@ class Sampler:
             num_kept.max(), top.contains_kept_set(num_kept), all_finite(top.log_total, others)
         )
         check_finite(is_finite)
-        # Drawn from the top logits; valid for rows whose kept set they contain.
+        # Draws from the top logits only. Valid for rows whose kept set lies within them.
         width = int(most_kept)
         ids, logits = top.ids[:, :width], top.logits[:, :width]
         is_kept = torch.arange(width, device=device) < num_kept[:, None]
-        # In token-id order, as the draw needs; tokens that are not kept go to the end, with weight 0.
+        # Sorted by token id, as the draw requires. Tokens that are not kept go to the end with weight 0.
         order = ids.masked_fill(~is_kept, self.vocabulary.size).argsort(dim=1)
         ids, logits, is_kept = ids.gather(1, order), logits.gather(1, order), is_kept.gather(1, order)
         contrast, is_eos = self.vocabulary.logits_at(others[line], ids), self.vocabulary.is_eos(ids)

@@ -57,9 +57,9 @@ class EncodedImage:
         return self.embeddings[to_device(self.unique_crop_of[kind], self.embeddings.device)]
 
 
-# The crops of one kind of one image, both given by number. All the others of a crop are in its set.
+# An image and a crop kind, by number. A crop is contrasted with the other crops of its set.
 CropSet = tuple[int, int]
-# Of crops (C, 3, S, S): their embeddings (C, E), and C encodings, which can be indexed and sliced.
+# Takes crops (C, 3, S, S). Returns embeddings (C, E), and C encodings that can be indexed and sliced.
 Encode = Callable[[torch.Tensor], tuple[torch.Tensor, Any]]
 
 
@@ -69,7 +69,7 @@ def find_unique_crops(crops: torch.Tensor) -> tuple[torch.Tensor, Ints]:
     Large masks have equal crops, because at every scale the context ends at the borders of the image.
     """
     flat = crops.flatten(1)
-    # Equal crops have equal sums. Crops of equal sum are then compared with the first of them bit for bit.
+    # Equal crops have equal sums. Only crops of equal sum are compared bit for bit.
     sums = flat.sum(dim=1, dtype=torch.float64)
     values, group = torch.unique(sums, return_inverse=True)
     numbers = torch.arange(len(flat), device=flat.device)
@@ -200,7 +200,7 @@ class CachedEngine:
         for crop_sets in self._batches(encoded):
             for (image, _), part in zip(crop_sets, self._decode(images, encoded, crop_sets), strict=True):
                 captions[image] += part
-        # Stable: the captions of a mask keep the order of crop kinds and rules.
+        # The sort is stable, so the captions of a mask keep the order of crop kinds and rules.
         return [sorted(part, key=lambda caption: caption.mask_number) for part in captions]
 
     def _batches(self, encoded: Sequence[EncodedImage]) -> Iterator[list[CropSet]]:
@@ -275,7 +275,7 @@ class CachedEngine:
         for (image_number, kind_number), chosen in zip(crop_sets, others, strict=True):
             image = images[image_number]
             kind, part = image.kinds[kind_number], []
-            # The others are named where they were chosen among more.
+            # Other masks are named in the record only if they were chosen from more.
             named = chosen.indices.tolist() if chosen.how == "nearest" else [[]] * len(image.mask_indices)
             for number, named_of in enumerate(named):
                 other_masks = tuple(image.mask_indices[other] for other in named_of)

@@ -112,7 +112,7 @@ class TeacherForcing:
             num_steps = int(texts.lengths[active].max()) - length
             if len(active) > 1 and self._towers.bytes_after(next_level, num_steps) > self._budget_bytes:
                 mark = self._towers.mark()
-                # Texts of one prefix stay together where possible.
+                # Texts with a common prefix stay together if possible.
                 for half in np.array_split(np.argsort(branch.parents, kind="stable"), 2):
                     self._descend(replace(branch, active=active[half], parents=branch.parents[half]))
                     self._towers.rewind(mark)
@@ -131,7 +131,7 @@ class TeacherForcing:
         """Add the log-probability of each text's next token under each unique crop that it is scored under."""
         row, unique_crop = np.nonzero(self._asked[active])
         pairs = level.pair_of[level.row_prefix[row], unique_crop]
-        # Texts with the same next token need the same value.
+        # Texts with the same next token share its value.
         asked, answer_of = np.unique(pairs * self._vocabulary.size + following[row], return_inverse=True)
         pair, token = (to_device(part, hidden.device) for part in np.divmod(asked, self._vocabulary.size))
         totals = self._vocabulary.log_totals(hidden)
@@ -197,7 +197,7 @@ class Listener:
         limit = SamplingConfig(max_others=self._listening.max_others, above_max_others="nearest")
         (others,) = to_host(choose_others(embeddings @ embeddings.t(), limit).indices)
         num_masks = len(crops.mask_indices)
-        # (N, N): the masks whose crops score a candidate of each mask, including its own.
+        # (N, N): for each mask, the masks whose crops score its candidates, itself included.
         asked = np.eye(num_masks, dtype=np.bool_)
         asked[np.arange(num_masks)[:, None], others] = True
         rows = TokenRows.of(

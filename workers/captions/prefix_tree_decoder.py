@@ -24,7 +24,7 @@ from pseudoris.workers.captions.distinctive import Others, Sampler, SamplerRows
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, Vocabulary, all_finite, check_finite
 from pseudoris.workers.device import to_device, to_host
 
-# Number of lines whose other masks' hidden states are gathered at a time.
+# Lines for which the hidden states of the other masks are gathered at a time.
 _LINES_A_MEAN = 256
 
 
@@ -66,7 +66,7 @@ class ActiveRows:
         """Return two halves; rows of one parent stay together where possible, so that the halves share few nodes."""
         order = np.argsort(self.parents, kind="stable")
         middle, beams = (len(order) + 1) // 2, (len(self.beams) + 1) // 2
-        # The odd row and the odd search go to different halves, so that two searches always give two parts.
+        # The odd row and the odd search go to different halves. Otherwise one half could be empty.
         if len(order) % 2 and len(self.beams) % 2:
             beams -= 1
         return self._part(order[:middle], self.beams[:beams]), self._part(order[middle:], self.beams[beams:])
@@ -115,7 +115,7 @@ class PrefixTreeDecoding:
         self._tokens = np.full((len(rows.target), config.max_length), special.eos, dtype=np.int64)
         self._log_probs = np.zeros(len(rows.target))
         self._eos = [special.eos, *special.further_eos]
-        # The most bytes that the caches of prefixes held.
+        # The largest number of bytes that the caches of prefixes have held.
         self.peak_cache_bytes = 0
         self.searches = [
             BeamSearch(self._num_beams, special.eos, config.beam.length_penalty, config.beam.counts_eos)
@@ -138,7 +138,7 @@ class PrefixTreeDecoding:
 
     def _descend(self, active: ActiveRows, level: PrefixLevel | None, cache_index: Any, *, length: int) -> None:
         while (num_searches := len(active.rows) + len(active.beams)) and length < self._config.max_length:
-            # Sampling rows first, then every beam of every search.
+            # The sampled rows come first, then each beam of each search.
             extended = [
                 (parent, beam.tokens[-1] if beam.tokens else self._special.sot, beams.crop)
                 for beams in active.beams
@@ -158,7 +158,7 @@ class PrefixTreeDecoding:
                     self._towers.rewind(mark)
                 return
             held_bytes = self._towers.make_room(next_level, self._config.max_length - length, self._budget_bytes)
-            # A pair that rows share counts once for each of them.
+            # A pair is counted once for each row that shares it.
             self._towers.num_asked += int(needs.sum())
             self.peak_cache_bytes = max(self.peak_cache_bytes, held_bytes)
             hidden, cache_index = self._towers.step(next_level, cache_index)
@@ -167,7 +167,7 @@ class PrefixTreeDecoding:
             tokens = active.tokens
             if len(active.rows):
                 tokens = self._sample(active, next_level, hidden, length)
-                # The last token is always EOS and needs no hidden state.
+                # The last token is always EOS, so it needs no hidden state.
                 is_open = (tokens != self._special.eos) & (length + 2 < self._config.max_length)
             active = ActiveRows(
                 active.rows[is_open], active.targets[is_open], prefixes[is_open], tokens[is_open], beams
@@ -175,7 +175,7 @@ class PrefixTreeDecoding:
             level, length = next_level, length + 1
 
     def _sample(self, active: ActiveRows, level: PrefixLevel, hidden: torch.Tensor, length: int) -> Ints:
-        # Rows of one (prefix, target) share a line, so that one projection serves all top-k and top-p limits.
+        # Rows with the same prefix and target share a line, so that one projection serves all their limits.
         keys = level.row_prefix[: len(active.rows)] * len(self._unique_crop_of) + active.targets
         lines, own_of = np.unique(keys, return_inverse=True)
         prefix, target = np.divmod(lines, len(self._unique_crop_of))
@@ -215,7 +215,7 @@ class PrefixTreeDecoding:
         prefixes = level.row_prefix[len(active.rows) :].reshape(-1, num_beams)
         unique_crops = self._unique_crop_of[[beams.crop for beams in active.beams]]
         pairs = level.pair_of[prefixes, unique_crops[:, None]].reshape(-1)
-        # Scores, log-probabilities and ids of the best tokens of each beam, as many as a search considers.
+        # The best tokens of each beam, as many as a search looks at: scores, log-probabilities and ids.
         hidden, is_certain = hidden[to_device(pairs, hidden.device)], False
         wanted = min((1 + len(self._eos)) * num_beams, self._vocabulary.size)
         top = self._vocabulary.top_logits(hidden, is_eos_allowed=is_eos_allowed)

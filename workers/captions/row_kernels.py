@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
-# What `triton_version` says where plain torch runs.
+# `triton_version` returns this if plain torch is used.
 PLAIN = "absent"
 _SHOWN_LETTERS = 200
 
@@ -29,7 +29,7 @@ def triton_version() -> tuple[str, str]:
         from pseudoris.workers.captions import triton_kernels
 
         triton_kernels.try_all(torch.device("cuda"))
-    # Of a compiler, a linker, a driver: whatever fails, plain torch does not need it.
+    # Whatever compiler, linker or driver fails, plain torch does not need it.
     except Exception as error:  # noqa: BLE001
         return PLAIN, " ".join(f"{type(error).__name__}: {error}".split())[:_SHOWN_LETTERS]
     return str(triton.__version__), ""
@@ -53,7 +53,7 @@ def plain_attend_newest(
     cache.index_copy_(3, position, torch.stack((keys, values)).unsqueeze(3))
     numbers = torch.ones_like(sources[0], dtype=torch.int64).cumsum(dim=0) - 1
     is_read = ((numbers <= position) & (sources >= 0))[:, None, :]
-    # What was never written may not be finite, and 0 times that is not 0.
+    # Unwritten cache entries may be NaN, and 0 · NaN is not 0. So values that are not read become 0 below.
     rows = sources.clamp(min=0)
     dtype = torch.float64 if projected.dtype == torch.float64 else torch.float32
     past_keys, past_values = (part.transpose(1, 2)[rows, numbers].transpose(1, 2).to(dtype) for part in cache)

@@ -37,7 +37,7 @@ from pseudoris.workers.captions.vocabulary_logits import (
 )
 from pseudoris.workers.device import to_device, to_host
 
-# Steps between two questions of the host.
+# Steps between two checks by the host whether all captions have ended.
 _STEPS_A_READ = 8
 
 
@@ -133,7 +133,7 @@ class StaticDecoder:
         self._ends = to_device(np.array([special.eos, *special.further_eos, *pad]), device)
         self._eos, self._zero = torch.full((), special.eos, device=device), torch.zeros((), device=device)
         self._columns = torch.arange(vocabulary.top_width, device=device)
-        # Tokens of each beam that a search considers; of more than the top ones the tree decides.
+        # Tokens that a search looks at for each beam. If it needs more than the top ones, the tree decoder decides.
         self._wanted = min((2 + len(special.further_eos)) * shape.beams, vocabulary.top_width)
         self._wanted_rows = torch.full((num_groups * shape.crops * shape.beams,), self._wanted, device=device)
         self._steps = [
@@ -213,7 +213,7 @@ class StaticDecoder:
         """Draw the next token (G, R) of each sampling row, as `Sampler.next_tokens`."""
         vocabulary, config, state = self._vocabulary, self._config, self._state
         shape, is_open = state.is_open.shape, state.is_open
-        # In token-id order, as the draw needs; tokens that are not kept go to the end, with weight 0.
+        # Sorted by token id, as the draw requires. Tokens that are not kept go to the end with weight 0.
         order = top.ids.masked_fill(~is_kept, vocabulary.size).argsort(dim=1)
         ids, logits, is_kept = top.ids.gather(1, order), top.logits.gather(1, order), is_kept.gather(1, order)
         weights = distinctive_weights(
@@ -233,7 +233,7 @@ class StaticDecoder:
         tokens = tokens.where(is_open & ~torch.isin(tokens, self._ends), self._eos)
         state.log_probs.add_(log_probs.where(is_open, self._zero))
         state.tokens.index_copy_(2, state.position, tokens[..., None])
-        # The last token is always EOS and needs no hidden state.
+        # The last token is always EOS, so it needs no hidden state.
         is_open.logical_and_((tokens != self._eos) & (state.position + 3 < config.max_length))
         return tokens
 
@@ -299,7 +299,7 @@ class StaticBeams:
         self.beams = torch.full((*shape, _TOKENS + config.max_length), float(eos), dtype=torch.float64, device=device)
         self.finished = self.beams.clone()
         self.is_done = torch.zeros(*shape[:-1], dtype=torch.bool, device=device)
-        # By position of the parent's newest token. A caption has SOT, and the token about to be appended.
+        # Indexed by the position of the parent's newest token. A caption also has SOT and the token that is appended.
         counted = range(2, config.max_length + 2), range(2 - (not config.beam.counts_eos), config.max_length + 2)
         self._divisors, self._finished_divisors = (
             to_device(np.array([math.pow(length, config.beam.length_penalty) for length in lengths]), device)
@@ -329,7 +329,7 @@ class StaticBeams:
             position: (1,) int64, of the parents' newest tokens.
         """
         width = tokens.shape[-1]
-        # Equal scores in the order of beams, then tokens.
+        # Equal scores are in the order of beams, then of tokens.
         tokens, order = tokens.sort(dim=-1, stable=True)
         columns = torch.stack((scores.gather(-1, order), log_probs.gather(-1, order)), dim=-1)
         columns = (columns + self.beams[..., None, :_TOKENS]).flatten(2, 3)
@@ -372,7 +372,7 @@ class StaticBeams:
 
     def _finish(self, row: torch.Tensor, ends: torch.Tensor) -> None:
         """Append the caption `row` (G, C, 2 + positions) of each search that `ends`, and drop its worst."""
-        # Of equal ones the first.
+        # Among equal ones the first is the worst.
         worst, place = (each[..., 0] for each in self.finished[..., _SCORE].sort(dim=-1, stable=True))
         place = place.where(ends & (row[..., _SCORE] > worst), self._nowhere)
         kept = self._numbers + (self._numbers >= place[..., None])

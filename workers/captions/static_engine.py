@@ -30,13 +30,13 @@ from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabula
 from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.faults.freed_memory import OWNERS
 
-# Crops of a group are padded to the next of these, then to a multiple of the last step.
+# Crops of a group are padded to the next of these sizes, then to multiples of the last step.
 _BUCKETS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 31)
 _FURTHER = 8
 _MOST_GROUPS = 64
-# A listener's groups have up to so many texts and crops, and its batches so many groups.
+# Largest number of texts and of crops in a listener's group, and of groups in its batch.
 _TEXTS_A_READ, _CROPS_A_READ, _MOST_READS = 32, 16, 8
-# States that it projects to the vocabulary at a time.
+# States that the listener projects to the vocabulary at a time.
 _ROWS_A_PROJECTION = 512
 
 
@@ -45,7 +45,7 @@ def bucket_of(num_crops: int) -> int:
     return next((size for size in _BUCKETS if num_crops <= size), -(-num_crops // _FURTHER) * _FURTHER)
 
 
-# A group, the numbers of its targets among all crops, and those of their sampling rows.
+# A group, the numbers of its targets among all crops, and the numbers of its sampled rows.
 _PlacedGroup = tuple[CropGroup, Ints, Ints]
 
 
@@ -53,13 +53,13 @@ class StaticEngine(CachedEngine):
     """Distinctive caption sampling and beam search in fixed shapes (method page section 3)."""
 
     towers: CachedCocaTowers
-    # Sixteen images of ten masks and four kinds. Their pixels and encodings take 1.4 GB in float32.
+    # Sixteen images of ten masks and four crop kinds. Pixels and encodings take 1.4 GB in float32.
     crops_together = 640
 
     def __init__(self, towers: CachedCocaTowers, *arguments: Any, **named: Any) -> None:
         """As `CachedEngine`; rows that the fixed shapes cannot decide are decoded over `towers`."""
         super().__init__(towers, *arguments, **named)
-        # Of all shapes: they share the memory, so what a GPU has recorded of one stays right.
+        # Decoders of all shapes share one memory, so that the GPU's recordings of each stay valid.
         self._decoders: dict[GroupShape, StaticDecoder] = {}
         self._readers: dict[GroupShape, StaticReader] = {}
         self._memory: CacheMemory | None = None
@@ -71,15 +71,15 @@ class StaticEngine(CachedEngine):
         self._decoders.clear()
         self._readers.clear()
         self._memory = None
-        # Steps and their decoders refer to each other.
+        # Steps and decoders refer to each other, so only the collector frees them.
         gc.collect()
 
     def _unique_crops(self, crops: torch.Tensor) -> tuple[torch.Tensor, Ints]:
-        # To find equal crops the host would wait for the GPU twice an image.
+        # The search for equal crops is skipped: the host would wait for the GPU twice an image.
         return crops, np.arange(len(crops))
 
     def _embeddings(self, image: EncodedImage, kind: int) -> torch.Tensor:
-        # No two crops are one here, so those of a kind are a slice, and no index is copied to the GPU.
+        # No equal crops were merged, so the crops of a kind are a slice, and no index is copied to the GPU.
         num_masks = image.unique_crop_of.shape[1]
         return image.embeddings if image.is_of_masks else image.embeddings[kind * num_masks :][:num_masks]
 
@@ -94,7 +94,7 @@ class StaticEngine(CachedEngine):
         by_shape: dict[GroupShape, list[_PlacedGroup]] = defaultdict(list)
         for shape, placed in self._groups(encoded, crop_sets, others, rows, num_image_tokens=tokens.shape[1]):
             by_shape[shape].append(placed)
-        # Of all rows and crops, by number; None is still to decode.
+        # Results of all rows and crops, by number. None is still to be decoded.
         sampled: dict[int, SampledCaption | None] = {}
         searched: dict[int, Beam | None] = {}
         for shape, groups in by_shape.items():
@@ -110,7 +110,7 @@ class StaticEngine(CachedEngine):
                 for (_, targets, of_targets), (captions, beams) in zip(part, drawn, strict=True):
                     sampled |= zip(of_targets.tolist(), captions, strict=True)
                     searched |= zip(targets.tolist(), beams, strict=bool(beams))
-            # The next may free what this one holds.
+            # Dropped here, because the next decoder may reuse its memory.
             del decoder
         self._decide_in_tree(encoded, crop_sets, others, rows, sampled, searched)
         of_row, of_crop = (cast(Callable[[int], Any], each.__getitem__) for each in (sampled, searched))
@@ -171,7 +171,7 @@ class StaticEngine(CachedEngine):
     def _bytes(self, shape: GroupShape, num_image_tokens: int) -> int:
         """Return the bytes of a group: its caches, and what a step makes of them, which a recording keeps."""
         blocks = self.towers.blocks
-        # The MLP of all pairs, before and after its activation, and some states; the logits, and their order.
+        # The MLP of all pairs before and after its activation, and some states; then the logits and their sort order.
         of_pairs = shape.pairs * 14 * blocks.width * blocks.like.element_size()
         of_vocabulary = shape.prefixes * self.vocabulary.size * 2 * score_dtype(blocks.like.dtype).itemsize
         return group_bytes(blocks, shape, num_image_tokens) + of_pairs + of_vocabulary
@@ -182,7 +182,7 @@ class StaticEngine(CachedEngine):
         each, caches = self._bytes(shape, num_image_tokens), group_bytes(blocks, shape, num_image_tokens)
         num_groups = min(max(self._budget // each, 1), most_groups)
         if self._memory is None or self._memory.num_bytes < num_groups * caches:
-            # All of it at once: what is recorded stays right until a group is larger.
+            # All memory is taken at once, so that recordings stay valid until a group is larger.
             self.free_memory()
             self._memory = CacheMemory(blocks.like, max(num_groups * caches, self._budget))
         record(CACHE_BYTES, num_groups * each)
@@ -230,7 +230,7 @@ class StaticEngine(CachedEngine):
             if not of_set and not of_crops:
                 continue
             if self._memory is not None:
-                # The tree's caches take their place.
+                # The caches of the tree decoder need this memory.
                 self.free_memory()
             some = SamplerRows(
                 rows.target[of_set] - crops.start, rows.top_k[of_set], rows.top_p[of_set], rows.uniform[of_set]
@@ -252,7 +252,7 @@ class StaticReader:
         self.num_groups, shape, device = towers.num_groups, towers.shape, towers.blocks.like.device
         new = partial(torch.zeros, device=device)
         texts = (towers.num_groups, shape.rows)
-        # Behind a token that is none and SOT.
+        # Column 0 is an unused token, and column 1 is SOT.
         self._tokens = new((*texts, 2 + shape.positions), dtype=torch.int64)
         self._lengths, self._position = new(texts, dtype=torch.int64), new(1, dtype=torch.int64)
         self._sums = new((towers.num_groups, shape.crops, shape.rows), dtype=torch.float64)

@@ -120,10 +120,10 @@ class RecordedStep:
             return
         if self._graph is None:
             graph = torch.cuda.CUDAGraph()
-            # What is recorded does not run.
+            # While a graph is recorded, nothing is computed.
             with torch.cuda.graph(graph, pool=self._recordings):
                 self._step()
-            # Not before: a step that raised is recorded in part.
+            # Set only now, because a step that raised is recorded only in part.
             self._graph = graph
         self._graph.replay()
 
@@ -142,7 +142,7 @@ class StaticTowers:
         shapes = _cache_shapes(blocks, shape, num_groups, num_image_tokens)
         self._text, self._first, self._pairs, self._image = memory.split(*shapes)
         self._numbers = torch.arange(shape.positions, device=blocks.like.device)
-        # (rows, positions) int32, as of `attend_newest`; a token that the text tower masks as padding is not read.
+        # (rows, positions) int32, as for `attend_newest`. Tokens that the text tower masks as padding are not read.
         self._own, self._own_pairs = (
             torch.arange(len(each), dtype=torch.int32, device=blocks.like.device)[:, None]
             for each in (self._first[0, 0], self._pairs[0, 0])
@@ -173,14 +173,14 @@ class StaticTowers:
             position: (1,) int64, of the newest.
         """
         blocks, shape, text = self.blocks, self.shape, self.blocks.text
-        # As in `CachedCocaTowers`: `pad_id` hides the position after it, with `correct_cls_mask` its own.
+        # As in `CachedCocaTowers`: a `pad_id` hides the next position, with `correct_cls_mask` its own position.
         is_padding = (tokens if text.correct_cls_mask else before).flatten() == text.pad_id
         self._text_sources.index_copy_(1, position, self._own.masked_fill(is_padding[:, None], -1))
         x: torch.Tensor = text.token_embedding(tokens.flatten())
         addend = text.positional_embedding.index_select(0, position).expand_as(x)
         for block, cache in zip(blocks.text_layers, self._text, strict=True):
             x, addend = _attended(block, x, addend, cache, position, self._text_sources)
-        # With a CLS token (every CoCa has one), the tower returns tokens before its last norm.
+        # A tower with a CLS token (every CoCa has one) returns tokens before its last norm.
         x, addend = _attended(blocks.layers[0], x, addend, self._first[0], position, self._sources)
         first, *crosses = blocks.cross
         x, normed = _normed(first.ln_1, x, addend)

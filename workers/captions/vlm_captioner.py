@@ -29,7 +29,7 @@ from pseudoris.workers.crops.crops import CropFormat, make_crops, mask_crops, ou
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 
-# Of the original CLIPs.
+# The context length of the original CLIPs.
 _CONTEXT_LENGTH = 77
 
 # Openings that name the picture or answer the user, not the object. Tried again after each cut: "Sure! Here is a short
@@ -49,7 +49,7 @@ _OPENINGS: Final = (
     r"(?:i|we|you|one) (?:can )?sees?",
 )
 _OPENING: Final = re.compile(rf"(?:{'|'.join(_OPENINGS)})(?:\s+|$)", re.IGNORECASE)
-# Quotes, marks of lists, headings and emphasis, at either end.
+# Signs that are stripped from both ends: quotes, list marks, headings and emphasis.
 _MARKS: Final = " \t\"'`*_#>-–—•:“”‘’«»"
 
 
@@ -97,7 +97,7 @@ class VlmCaptioner(TreeCaptioner):
             config,
             CropFormat(vlm.options.crop_size, *plain, config.has_antialiasing),
             device=device,
-            # Pixels, from which the processor makes the model's input.
+            # The crops are pixels, from which the processor makes the model's input.
             dtype=torch.float32,
             text_of=lambda tokens: spoken_part(str(tokenizer.decode(tokens, skip_special_tokens=True))),
             encode=lambda text: [int(token) for token in tokenizer.encode(text, add_special_tokens=False)],

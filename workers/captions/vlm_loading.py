@@ -22,14 +22,14 @@ from pseudoris.workers.checkpoints.hf_models import check_vocabulary, load_model
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 
 _CLASS: Final = "AutoModelForImageTextToText"
-# What makes logits more than the product of the last hidden state and the head, by the value that leaves it out.
+# Settings that change the logits after the head's product, each with the value that turns it off.
 _OF_LOGITS: Final = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
 
 
 class VlmOptions(FrozenModel):
     """`captions.options` of the engine `vlm`."""
 
-    # What the model is asked of each crop. A list of properties makes it talk; one phrase is what a candidate is.
+    # The question about each crop. A candidate is one phrase; a list of properties makes the model talk too much.
     prompt: str = Field(default="Describe the object in a few words, as one phrase without a verb.", min_length=1)
     # Side of a crop in pixels; the model's own processor then makes its input of it.
     crop_size: int = Field(default=448, ge=16, le=4096)
@@ -179,14 +179,14 @@ class Vlm:
         ends = [int(token) for token in ends if token is not None and token < size]
         if not ends:
             raise ConfigError(f"captions: {type(self.model).__name__} names no token of its own that ends a text")
-        # As byte-level tokenizers write it, as others do, and as a byte of its own.
+        # Line breaks as tokens: "Ċ" of byte-level tokenizers, "\n" of others, and the single byte <0x0A>.
         lines = [number for token, number in vocabulary.items() if "Ċ" in token or "\n" in token or token == "<0x0A>"]
         ends += sorted(number for number in lines if "\n" in tokenizer.decode([number]))
         special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
         special |= set(tokenizer.all_special_ids)
         of_config = (getattr(config, name, None) for name in ("image_token_id", "video_token_id", "audio_token_id"))
         special |= {number for number in of_config if number is not None}
-        # Heads are padded to a round size.
+        # Numbers without a token: the head's size is rounded up.
         special |= set(range(size)) - set(vocabulary.values())
         ends = list(dict.fromkeys(ends))
         return SpecialTokens(

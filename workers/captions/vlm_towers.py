@@ -22,13 +22,13 @@ from pseudoris.workers.device import to_device
 
 FULL: Final = "full_attention"
 SLIDING: Final = "sliding_attention"
-# Of a processor's output, what has a column for each token of the prompt.
+# Outputs of a processor that have one column for each token of the prompt.
 _BY_TOKEN: Final = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-# Largest difference to the model's own logits, as a share of the largest logit. Half precision rounds each layer.
+# Largest allowed difference to the model's own logits, as a share of the largest. Half precision rounds each layer.
 _TOLERANCES: Final = {torch.float64: 1e-9, torch.float32: 1e-3}
 _HALF_TOLERANCE: Final = 0.1
 
-# Prompts of a forward pass. Bounds the activations: at 300 tokens of a model of 8B about 0.5 GB in half precision.
+# Prompts of a forward pass. Bounds the activations: 0.5 GB in half precision for 300 tokens and a model of 8B.
 _PROMPTS_A_PASS: Final = 16
 
 # The processor's output for one crop: a batch of one prompt.
@@ -71,7 +71,7 @@ class VlmTowers:
         self._root = int(sample["input_ids"][0, -1])
         self.max_prefix_length = longest_prefix(model, sample)
         self.num_pairs = self.num_asked = 0
-        # Bytes of a column of one crop.
+        # Bytes that a column of one crop takes in the cache.
         self.node_bytes = 0
         try:
             with torch.inference_mode():
@@ -92,7 +92,7 @@ class VlmTowers:
         """Compute the prompts."""
         lengths = [each["input_ids"].shape[1] - 1 for each in encodings]
         longest, self._num_crops = max(lengths), len(encodings)
-        # Free the earlier crops' first: both may not fit in memory.
+        # The earlier crops are freed first, because both may not fit.
         self._cache = self._new_cache()
         stacks: list[torch.Tensor] = []
         self._positions = torch.empty(len(encodings), dtype=torch.int64, device=self._device)
@@ -107,7 +107,7 @@ class VlmTowers:
         for layer, (keys, values) in enumerate(zip(stacks[::2], stacks[1::2], strict=True)):
             self._cache.update(keys, values, layer)
         numbers, lengths_of = np.arange(longest), np.array(lengths)[:, None]
-        # (C, L): the columns of each prompt, and their distance to the column after it.
+        # (C, L): whether a column belongs to the prompt, and its distance to the first column after the prompt.
         self._is_prompt, self._distance = numbers < lengths_of, lengths_of - numbers
 
     def mark(self) -> int:
@@ -117,7 +117,7 @@ class VlmTowers:
     def rewind(self, mark: int) -> None:
         """Remove the columns at the end."""
         if (num_removed := self.mark() - mark) > 0:
-            # transformers takes the number to remove with a minus.
+            # transformers removes columns if the number is negative.
             self._cache.crop(-num_removed)
 
     def bytes_after(self, level: PrefixLevel, num_steps: int) -> int:
@@ -137,7 +137,7 @@ class VlmTowers:
         numbers = np.arange(len(crops)) - (np.cumsum(counts) - counts)[crops]
         own = (self.mark() + numbers)[:, None]
         paths = own if before is None else np.concatenate((before[level.pair_parent], own), axis=1)
-        # Rows with fewer pairs are filled up with the root, which nothing sees.
+        # Rows with fewer pairs are padded with the root token, which no column attends to.
         tokens = np.full((self._num_crops, int(counts.max())), self._root, dtype=np.int64)
         tokens[crops, numbers] = level.tokens[level.pair_prefix]
         depth = paths.shape[1] - 1
@@ -157,14 +157,14 @@ class VlmTowers:
         for kind in self._kinds:
             prompt, ancestors = self._is_prompt, paths
             if kind == SLIDING:
-                # A column sees those that are less than a window before it, itself included.
+                # In a sliding layer a column attends to the last `window` columns, itself included.
                 prompt = prompt & (self._distance + depth < self._window)
                 ancestors = paths[:, -self._window :]
-            # In host memory: a GPU would be waited for at each assignment.
+            # Built in host memory, because each assignment on a GPU would wait for it.
             sees = np.zeros((self._num_crops, width, self.mark() + width), dtype=np.bool_)
             sees[:, :, : prompt.shape[1]] = prompt[:, None]
             sees[crops[:, None], numbers[:, None], ancestors] = True
-            # A row that sees nothing would be NaN: what fills up rows sees itself.
+            # A row that attends to nothing would be NaN, so padding attends to itself.
             sees[:, own, self.mark() + own] = True
             is_hidden = ~to_device(sees[:, None], self._device)
             zeros = torch.zeros(is_hidden.shape, dtype=self._dtype, device=self._device)
@@ -173,7 +173,7 @@ class VlmTowers:
 
     def _prefill(self, prompts: Sequence[Inputs]) -> tuple[Any, torch.Tensor]:
         """Compute prompts of one shape without their last tokens; return the cache, and the positions after it (B,)."""
-        # Models with positions in several dimensions keep the last images' offsets, and would apply them to these.
+        # Models with positions in several dimensions would apply the offsets of the last images.
         if hasattr(self._base, "rope_deltas"):
             self._base.rope_deltas = None
         batch = self._placed({name: torch.cat([each[name] for each in prompts]) for name in prompts[0]})
@@ -192,7 +192,7 @@ class VlmTowers:
         }
 
     def _new_cache(self) -> Any:
-        # Without the config: with it, layers that slide would forget columns that other paths still see.
+        # Made without the config: with it, sliding layers would drop columns that other paths still need.
         from transformers import DynamicCache
 
         return DynamicCache()

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from pseudoris.schemas.errors import ImageError
 from pseudoris.workers.forward_passes import linear, padded
 
-# Width of `TopLogits`: enough for the top-k and most top-p sets, so that a step need not sort the whole vocabulary.
+# Columns of `TopLogits`: enough for the top-k and most top-p sets, so that a step seldom sorts the vocabulary.
 _TOP_WIDTH = 64
-# Hidden states projected at a time: 49,408 float32 logits of 256 rows are 50 MB, and their softmax as much.
+# Hidden states that are projected at a time: 49,408 float32 logits of 256 rows take 50 MB, and their softmax as much.
 _ROWS_A_PROJECTION = 256
-# Bytes of the vocabulary's columns gathered at a time, row by row.
+# Bytes of the vocabulary's columns that are gathered at a time.
 _GATHERED_BYTES = 64 * 2**20
 
 
@@ -107,7 +107,7 @@ class TopLogits:
     def contains_kept_set(self, num_kept: torch.Tensor) -> torch.Tensor:
         """Return (R,) bool: whether the first `num_kept` tokens are certain to be the kept set."""
         last = self.logits.gather(1, (num_kept - 1)[:, None])[:, 0]
-        # If all K tokens are kept, there may be more beyond: only a token that is not kept shows where the set ends.
+        # If all K top tokens are kept, more may follow. The set ends only where a token is not kept.
         num_allowed = (self.logits > -torch.inf).sum(dim=1)
         is_whole = self.max_outside == -torch.inf
         return is_whole | ((num_kept < num_allowed) & (last > self.max_outside))
@@ -123,17 +123,17 @@ class Vocabulary:
         is_live = (projection != 0).any(dim=0)
         is_live[[eos, *further_eos, *forbidden]] = True
         self._live = is_live.nonzero()[:, 0]
-        # At least float32: in half precision scores would tie, and the contrast is a difference of two scores.
+        # At least float32: half precision would make ties, and the contrast subtracts two scores.
         self._rows = projection.t()[self._live].to(score_dtype(projection.dtype)).contiguous()
         self._linear = linear(self._rows, None)
-        # A GPU multiplies in half precision eight times as fast as in float32.
+        # A GPU multiplies half precision eight times as fast as float32.
         is_half = projection.is_cuda and self._rows.dtype != projection.dtype
         self._half_rows = projection.t()[self._live].contiguous() if is_half else None
         self._num_dead = projection.shape[1] - len(self._live)
-        # The row of each token; dead tokens share a row of zeros after the live ones.
+        # The row of each token. Dead tokens share a row of zeros behind the live ones.
         self._row_of = torch.full((projection.shape[1],), len(self._live), device=projection.device)
         self._row_of[self._live] = torch.arange(len(self._live), device=projection.device)
-        # Number of tokens, dead ones included, and of columns of `TopLogits`.
+        # The number of tokens with the dead ones, and the number of columns of `TopLogits`.
         self.size = len(self._row_of)
         self.top_width = min(_TOP_WIDTH, len(self._live))
         self._eos = torch.tensor([eos, *further_eos], device=projection.device)
@@ -151,7 +151,7 @@ class Vocabulary:
         parts, width = [], self.top_width
         for part in torch.split(hidden, rows_together):
             scores, log_total = self._scores(part, is_eos_allowed)
-            # topk does not define the order of equal values: sort by token id first, then stably by value.
+            # topk leaves the order of equal values open, so they are sorted by token id, then stably by value.
             columns = scores.topk(width, dim=1, sorted=False).indices.sort(dim=1).values
             values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
             ids = self._live[columns.gather(1, order)]
@@ -187,7 +187,7 @@ class Vocabulary:
         states = hidden.to(self._rows.dtype)
         together = max(1, _GATHERED_BYTES // (ids.shape[1] * states.shape[1] * states.element_size()))
         if rows.is_cuda and len(rows) > together:
-            # Bits may depend on the number of rows of a part.
+            # Each part has the same number of rows, because the bits of a product may depend on it.
             whole = -(-len(rows) // together) * together
             rows, states = padded(rows, whole), padded(states, whole)
         parts = zip(torch.split(rows, together), torch.split(states, together), strict=True)
@@ -201,7 +201,7 @@ class Vocabulary:
             if half is not None and hidden.dtype == half.dtype
             else self._linear(hidden.to(self._rows.dtype))
         )
-        # Not by an assignment, for which a GPU waits.
+        # Not an assignment by index, because the CPU would wait for the GPU.
         if len(self._forbidden_columns):
             scores.index_fill_(1, self._forbidden_columns, -torch.inf)
         if not is_eos_allowed:

@@ -19,14 +19,14 @@ from tenacity.wait import wait_exponential_jitter
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.untrusted import open_regular
 
-# Called with the bytes that are here, and with the bytes of the whole file if they are known.
+# Called with the bytes that are on disk, and the bytes of the whole file if known.
 OnProgress = Callable[[int, int | None], None]
 _CONNECT_TIMEOUT_S: Final = 5.0
-# A server that sends nothing for so long has broken off.
+# A server that sends nothing for this long counts as broken off.
 _READ_TIMEOUT_S: Final = 30.0
-# Attempts in a row that bring no further byte: half a minute of refusals, or three minutes of silence.
+# Attempts in a row that bring no byte: half a minute of refusals, or three minutes of silence.
 _MAX_IDLE_ATTEMPTS: Final = 6
-# Bounds a server that ignores ranges and always breaks off a little later.
+# Ends the download if a server ignores ranges and always breaks off a little later.
 _MAX_ATTEMPTS: Final = 100
 _SERVES_OTHER_BYTES: Final = "Run the command again; if it repeats, the server or a proxy serves other bytes"
 RETRIED_STATUSES: Final = frozenset({408, 425, 429, *range(500, 600)})
@@ -123,7 +123,7 @@ class _Transfer:
         if self.offset and self.offset == self._size_bytes:
             return
         timeout = httpx2.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
-        # Compressed on the way, offsets would mean other bytes.
+        # If the server compressed the file, byte offsets would not fit.
         headers = {**self._remote.headers, "Accept-Encoding": "identity"}
         if self.offset:
             headers["Range"] = f"bytes={self.offset}-"
@@ -134,7 +134,7 @@ class _Transfer:
             ):
                 self._receive(response)
         except (httpx2.TooManyRedirects, httpx2.UnsupportedProtocol) as error:
-            # It would lead there again.
+            # A retry would be redirected in the same way.
             raise ConfigError(
                 f"{self._remote.url} cannot be downloaded: it redirects without end, or to no web server "
                 f"({error}). Check the url, and the proxy in between"
@@ -167,7 +167,7 @@ class _Transfer:
                 f"{self._remote.url} cannot be downloaded: the server answers {response.status_code} "
                 f"{response.reason_phrase}"
             )
-        # Checked before a byte is written: a page of a proxy, put in place of the part, would cost what is here.
+        # Checked before a byte is written: the error page of a proxy must not replace what was downloaded.
         total = _total(response)
         if self._remote.size_bytes is not None and total not in (None, self._remote.size_bytes):
             raise self._other_bytes(f"has {total:,} bytes")
@@ -182,9 +182,9 @@ class _Transfer:
             self._part.unlink(missing_ok=True)
             raise _BrokenOffError(f"the server sent another range: {sent}")
         if self._remote.size_bytes is None:
-            # A range may come without the length of the whole.
+            # A range may arrive without the length of the whole file.
             self._size_bytes = total or self._size_bytes
-        # A plain 200 is the whole file: the server ignores ranges.
+        # A plain 200 is the whole file, because the server ignores ranges.
         self._write(response, done=self.offset if is_rest else 0)
 
     def _other_bytes(self, found: str) -> ConfigError:
@@ -203,7 +203,7 @@ class _Transfer:
             )
         is_whole = done == 0
         with open_regular(self._part, "wb" if is_whole else "ab") as file:
-            # As it comes: blocks of a fixed size would be lost half full when the connection breaks off.
+            # Written as it arrives: a half-full block of fixed size would be lost when the server breaks off.
             for block in response.iter_bytes():
                 done += len(block)
                 if self._size_bytes is not None and done > self._size_bytes:
@@ -211,7 +211,7 @@ class _Transfer:
                     raise self._other_bytes("sends more bytes")
                 file.write(block)
                 self._on_progress(done, self._size_bytes)
-        # A chunked answer says where it ends: what is shorter did not break off.
+        # A chunked answer marks its own end, so a shorter one is another file and not broken off.
         if is_whole and "Transfer-Encoding" in response.headers and done < (self._size_bytes or 0):
             self._part.unlink()
             raise self._other_bytes(f"has {done:,} bytes")
@@ -220,7 +220,7 @@ class _Transfer:
 def _total(response: httpx2.Response) -> int | None:
     """Return the length of the whole file, None if the server does not tell it."""
     _, _, total = response.headers.get("Content-Range", "").partition("/")
-    # Of a compressed answer it is another length.
+    # The length of a compressed answer is not the length of the file.
     if response.status_code == httpx2.codes.OK and "Content-Encoding" not in response.headers:
         total = response.headers.get("Content-Length", "")
     return int(total) if total.isdecimal() else None

@@ -114,7 +114,7 @@ def check_fits(folder: ModelFolder, device: torch.device, dtype: torch.dtype) ->
 def _opened(folder: ModelFolder, class_name: str, build: Callable[[Any, str], Any]) -> Any:
     """What `build` makes of a class and of the folder's digested files; each error of transformers named."""
     check_installed()
-    # Imported here: it is an extra, and takes seconds.
+    # Imported here, because it belongs to an extra and takes seconds.
     import transformers
 
     disable_bar: Callable[[], None] = transformers.utils.logging.disable_progress_bar
@@ -122,7 +122,7 @@ def _opened(folder: ModelFolder, class_name: str, build: Callable[[Any, str], An
     with folder.view() as path:
         try:
             return build(getattr(transformers, class_name), str(path))
-        # What transformers, tokenizers and safetensors raise on a folder that they cannot open.
+        # Exceptions of transformers, tokenizers and safetensors for a folder that they cannot open.
         except (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, RuntimeError) as error:
             reason = str(error).replace(str(path), folder.uri).strip().partition("\n")[0]
             raise ConfigError(

@@ -12,7 +12,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import parse_json
 from pseudoris.schemas.uris import BUILTIN_PREFIX
 
-# Configs in open_clip's registry are about a kilobyte, and their largest number is a vocabulary of 901,629 tokens.
+# Configs in open_clip's registry have about a kilobyte. Their largest number is a vocabulary of 901,629 tokens.
 _MAX_FILE_BYTES = 2**20
 _MAX_NUMBER = 2**20
 
@@ -51,7 +51,7 @@ def _found(architecture: str | None) -> dict[str, Any]:
                 f"{_MAX_FILE_BYTES:,}: give the path of one"
             )
         return _parse(path.read_text(encoding="utf-8", errors="replace"), architecture)
-    # Not by open_clip itself, whose import takes seconds.
+    # open_clip is not imported to find its folder, because that takes seconds.
     spec = find_spec("open_clip")
     folder = Path((spec and spec.origin) or "").parent / "model_configs"
     if f"{architecture}.json" not in (path.name for path in folder.glob("*.json")):

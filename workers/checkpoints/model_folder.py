@@ -51,13 +51,13 @@ NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "chat_template": ("chat_template.jinja", "chat_template.json"),
     "processor": ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
 }
-# The largest known tokenizer.json has 33 MB, the largest shard on the hub 50 GB.
+# The largest known tokenizer.json has 33 MB, and the largest shard on the hub 50 GB.
 _MAX_FILE_BYTES: Final = 2**27
 _MAX_SHARD_BYTES: Final = 2**38
 _NUM_SHOWN: Final = 4
-# Flash attention takes no mask of four dimensions, which the tree of prefixes needs; eager is slower.
+# Flash attention takes no 4-dimensional mask, which the tree of prefixes needs. Eager attention is slower.
 ATTENTION: Final = "sdpa"
-# Source: the first version with the argument `cache`.
+# Source: the first version of transformers with the argument `cache`.
 _FIRST_VERSION: Final = (5, 24)
 _SHARD_NAME: Final = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)
 _HUB_NAME: Final = re.compile(r"(\w[\w.-]*/\w[\w.-]*)@([^/]+)", re.ASCII)
@@ -146,7 +146,7 @@ class ModelFolder:
             raise ConfigError(f"model '{uri}': {path} has no {CONFIG_NAME} with a model_type: name a saved model")
         if "adapter_config.json" in present:
             raise ConfigError(f"model '{uri}': {path} holds an adapter: merge it into the model, and save that")
-        # transformers takes the single file if there are both.
+        # If both exist, transformers reads the single file.
         is_sharded = INDEX_NAME in contents and SINGLE_NAME not in present
         shards = shard_names(contents[INDEX_NAME], uri) if is_sharded else (SINGLE_NAME,)
         if absent := [name for name in shards if name not in present]:
@@ -218,7 +218,7 @@ def fetch_folder(
         UnreachableError, ConfigError, TransientError: As `fetch`; or the repository has no such commit, is gated, or
             has no weights as safetensors.
     """
-    # Imported here: it loads all clients of the hub, which takes 0.2 s.
+    # Imported here, because it loads all clients of the hub, which takes 0.2 s.
     from huggingface_hub import HfApi
 
     repo, commit = hub_model(uri) or ("", "")
@@ -229,7 +229,7 @@ def fetch_folder(
         copies = [(published.name, copy) for copy in places if copy is not None and copy.is_file()]
         return fetch(published, cache, copies=copies, on_progress=on_progress(published.name))
 
-    # Whole: then nothing is asked unless a file was changed.
+    # If the folder is complete, the hub is only asked when a file was changed.
     pins = {**user_cache().pins(), **cache.pins()}
     names = [name.removeprefix(f"{uri}/") for name in pins if name.startswith(f"{uri}/")]
     if CONFIG_NAME not in names:
@@ -255,7 +255,7 @@ def _located(uri: str, cache: WeightCache) -> tuple[Path, dict[str, str]]:
         if Path(uri).is_dir():
             return Path(uri), {}
         raise ConfigError(f"model '{uri}': no such folder. Give the path of a saved model, or OWNER/NAME@COMMIT")
-    # It is fetched last.
+    # The config is fetched last, so the folder is complete if it is there.
     if (cache.path(uri) / CONFIG_NAME).exists():
         pins = {name: pin.sha256 for name, pin in cache.pins().items() if name.startswith(f"{uri}/")}
         return cache.path(uri), {name.removeprefix(f"{uri}/"): sha256 for name, sha256 in pins.items()}
@@ -274,7 +274,7 @@ def _content(path: Path, uri: str) -> Any:
         if path.suffix != ".json":
             return None
         try:
-            # transformers writes 10^30 for a tokenizer without a limit.
+            # transformers writes 10^30 as the limit of a tokenizer without one.
             tree = parse_json(file.read(), takes_large=True)
         except ValueError as error:
             raise ConfigError(f"model '{uri}': {path} is not JSON ({error}): get it again") from error

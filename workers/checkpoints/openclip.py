@@ -28,7 +28,7 @@ def build_from_config(config: dict[str, Any]) -> nn.Module:
     try:
         if "multimodal_cfg" in config:
             model: nn.Module = CoCa(**arguments)
-            # open_clip 3.3 allocates the decoder's vocabulary projection, but does not initialise it.
+            # open_clip 3.3 allocates this projection of the decoder but does not initialise it.
             projection = model.get_parameter("text_decoder.text_projection")
             nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
         elif config.get("custom_text"):
@@ -80,9 +80,9 @@ def byte_pair_encoder() -> tokenizer.SimpleTokenizer:
     return getattr(tokenizer, "_tokenizer", None) or tokenizer.SimpleTokenizer()
 
 
-# Plain words: cleaning does not change them, and the tokens of each depend on the word alone.
+# Plain words: cleaning leaves them unchanged, and the tokens of a word depend on it alone.
 _PLAIN: Final = re.compile(r"[a-z ]*")
-# A few megabytes; the words of a real run are fewer.
+# Takes a few megabytes. A real run has fewer different words.
 _MAX_WORDS: Final = 50_000
 
 
@@ -126,5 +126,5 @@ def num_clip_tokens(text: str) -> int:
     return _COUNTING().num_tokens(text)
 
 
-# Counts are for the whole text, whatever the context's length.
+# Counts the tokens of the whole text, whatever the model's context length.
 _COUNTING: Final = functools.cache(lambda: ClipTokenizer(context_length=77))

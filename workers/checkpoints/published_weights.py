@@ -12,7 +12,7 @@ from pseudoris.schemas.errors import ConfigError
 
 OPEN_CLIP_PREFIX: Final = "open_clip:"
 RANDOM_PREFIX: Final = "random:"
-# A relative path below this folder is also looked for in the cache of weights.
+# A relative path below this folder is also searched in the cache of weights.
 CHECKPOINTS_FOLDER: Final = "checkpoints"
 SEE_SOURCE: Final = "see the source"
 
@@ -48,7 +48,7 @@ class PublishedFile:
         first = self.files[self.name]
         if not self.repo:
             return first
-        # Imported here and below: it loads a client of the web, which only a missing file needs.
+        # Imported here and below, because it loads a web client that only a missing file needs.
         from huggingface_hub import hf_hub_url
 
         return hf_hub_url(self.repo, first, revision=self.revision)
@@ -72,13 +72,13 @@ _AUTHORS_COCA: Final = "laion_cc3m/checkpoints/epoch_1.pt"
 # Source: HF_WEIGHTS_NAME and HF_SAFE_WEIGHTS_NAME of open_clip.constants.
 _DEFAULT_NAME: Final = "open_clip_pytorch_model.bin"
 _DEFAULT_SAFE_NAME: Final = "open_clip_model.safetensors"
-# Source: the download links in segment-anything's README, with the licence of all three.
+# Source: the links and the licence in segment-anything's README.
 _SAM_FILES: Final[Mapping[str, tuple[str, int | None]]] = {
     "sam_vit_h_4b8939.pth": ("a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", 2_564_550_879),
     "sam_vit_l_0b3195.pth": ("3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", None),
     "sam_vit_b_01ec64.pth": ("ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", 375_042_383),
 }
-# By the path below `checkpoints/`.
+# Published files, by their path below `checkpoints/`.
 _CHECKPOINTS: Final[Mapping[str, PublishedFile]] = {
     f"pseudo-ris/{_AUTHORS_COCA}": PublishedFile(
         {f"pseudo-ris/{_AUTHORS_COCA}": _AUTHORS_COCA},
@@ -95,7 +95,7 @@ _CHECKPOINTS: Final[Mapping[str, PublishedFile]] = {
         for name, (sha256, size_bytes) in _SAM_FILES.items()
     },
 }
-# The repositories of the presets' tags by open_clip's table. Importing open_clip to ask it takes seconds.
+# Repositories of the presets' tags, from open_clip's table. Importing open_clip to ask it takes seconds.
 TAG_REPOS: Final[Mapping[str, str]] = {
     "coca_ViT-B-32/laion2b_s13b_b90k": "laion/CoCa-ViT-B-32-laion2B-s13B-b90k",
     "coca_ViT-L-14/laion2b_s13b_b90k": "laion/CoCa-ViT-L-14-laion2B-s13B-b90k",
@@ -103,7 +103,7 @@ TAG_REPOS: Final[Mapping[str, str]] = {
     "ViT-B-16-quickgelu/openai": "timm/vit_base_patch16_clip_224.openai",
     "ViT-B-16/laion2b_s34b_b88k": "laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
 }
-# By repository, where it is certain: LAION's CoCa models and OpenAI's CLIP are published under MIT.
+# Licences by repository, where they are certain: MIT for LAION's CoCa models and OpenAI's CLIP.
 _HUB_LICENCES: Final = {
     "laion/CoCa-ViT-B-32-laion2B-s13B-b90k": "MIT",
     "laion/CoCa-ViT-L-14-laion2B-s13B-b90k": "MIT",
@@ -138,7 +138,7 @@ def _checkpoint_names(uri: str) -> tuple[str, ...]:
 
 def split_tag(weights: WeightsConfig) -> tuple[str, str]:
     """Return model name and tag of `open_clip:<model>/<tag>`."""
-    # Imported here: it takes seconds, which only a hub tag needs.
+    # Imported here, because it takes seconds and only a hub tag needs it.
     from open_clip.pretrained import is_pretrained_cfg, list_pretrained_tags_by_model
 
     name, _, tag = weights.uri.removeprefix(OPEN_CLIP_PREFIX).partition("/")
@@ -154,7 +154,7 @@ def open_clip_file(weights: WeightsConfig) -> PublishedFile:
     known = TAG_REPOS.get(weights.uri.removeprefix(OPEN_CLIP_PREFIX))
     repo, filename = known or "", _DEFAULT_NAME
     if known is None:
-        # By open_clip's table.
+        # open_clip's own table knows the other tags.
         from open_clip.pretrained import get_pretrained_cfg
 
         repo, _, named = get_pretrained_cfg(*split_tag(weights)).get("hf_hub", "").rpartition("/")

@@ -26,12 +26,12 @@ from pseudoris.schemas.untrusted import open_linked
 from pseudoris.workers.checkpoints.weight_files import local_file, random_seed, verified_digest
 from pseudoris.workers.checkpoints.weight_headers import more_than_tensors
 
-# torch names what it refuses in several forms: `unsupported GLOBAL posix.system`, `GLOBAL numpy.dtype was not allowed`.
+# torch names what it refuses in two forms: `unsupported GLOBAL posix.system`, `GLOBAL numpy.dtype was not allowed`.
 _REFUSED: Final = re.compile(r"GLOBAL ([\w.]+)")
 _ARCHIVE: Final = b"PK\x03\x04"
 _SHOWN_LETTERS: Final = 500
 _SHOWN_KEYS: Final = 4
-# Buffers and settings that older files contain and newer modules compute.
+# Buffers and settings that older files store and newer modules compute.
 _COMPUTED: Final = frozenset(
     {
         *("attn_mask", "text.attn_mask", "text_decoder.attn_mask"),
@@ -63,10 +63,10 @@ def load_into(module: nn.Module, weights: WeightsConfig) -> str:
     digest = verified_digest(weights, path)
     state = expand_vocabulary(read_state(path, f"weights '{weights.uri}'"), where=weights.uri)
     own = module.state_dict()
-    # A trainer's prefix is on every tensor, and the module has no such part.
+    # A trainer may put a prefix before every name. It is removed if the module has no part of that name.
     if all(key.startswith("model.") for key in state) and not any(key.startswith("model.") for key in own):
         state = {key.removeprefix("model."): value for key, value in state.items()}
-    # A CLIP's text tower for CoCa and custom-text models, which keep it under `text`: renamed as open_clip does.
+    # CoCa and custom-text models keep CLIP's text tower under `text`, so its tensors are renamed as in open_clip.
     if "positional_embedding" in state and "positional_embedding" not in own and "text.positional_embedding" in own:
         parts = ("text_projection", "positional_embedding", "token_embedding", "transformer", "ln_final", "attn_mask")
         state = {f"text.{key}" if key.startswith(parts) else key: value for key, value in state.items()}
@@ -89,7 +89,7 @@ def read_state(file: Path | IO[bytes], what: str) -> dict[str, torch.Tensor]:
         state = load_tensors(file)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{what} cannot be read as tensors: {error}") from error
-    # Trainers store the weights beside the optimiser's state: open_clip's under `state_dict`, others under `model`.
+    # Trainers store weights beside the optimiser: open_clip under `state_dict`, others under `model`.
     for nested in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(nested), dict):
             state = state[nested]
@@ -113,14 +113,14 @@ def load_tensors(file: Path | IO[bytes]) -> Any:
             with _BoundedFile(open_linked(file).detach()) as bounded:
                 if file.suffix == ".safetensors":
                     return load_file(file)
-                # An archive is read fastest by its path. Its members have bounds.
+                # torch reads an archive fastest by its path. Its members have checked bounds.
                 plain = file if bounded.peek(4)[:4] == _ARCHIVE else bounded
                 return torch.load(plain, map_location="cpu", weights_only=True)
         return torch.load(file, map_location="cpu", weights_only=True)
     except (MemoryError, OSError, ConfigError):
         raise
     except Exception as error:  # noqa: BLE001  # on hostile bytes the unpickler may raise any type
-        # Not torch's text, nor the error as a cause: it advises to load the file in the way that runs its code.
+        # torch's own text is not shown: it advises to load the file in a way that runs its code.
         raise ValueError(_explained(error)) from None
 
 
@@ -143,7 +143,7 @@ def expand_vocabulary(state: Mapping[str, torch.Tensor], *, where: str) -> dict[
 
     A state without `token_ids` is returned unchanged, except that half-precision tensors become float32.
     """
-    # Half-precision tensors are widened; integers and wider floats stay as they are.
+    # Half precision becomes float32. Integers and wider floats stay.
     full = {
         name: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
         for name, tensor in state.items()
@@ -165,6 +165,6 @@ def expand_vocabulary(state: Mapping[str, torch.Tensor], *, where: str) -> dict[
             )
         shape = list(tensor.shape)
         shape[dimension] = FULL_VOCABULARY
-        # In place: `index_copy` would hold the table twice, 25 MB each for `tiny`.
+        # In place, because `index_copy` would hold the table twice: 25 MB each for `tiny`.
         full[name] = torch.zeros(shape, dtype=tensor.dtype).index_copy_(dimension, ids, tensor)
     return full

@@ -51,12 +51,12 @@ from pseudoris.workers.checkpoints.published_weights import (
 
 logger = logging.getLogger(__name__)
 
-# A name server that does not answer is waited for by the system, without regard to a timeout of ours.
+# The system waits for a name server without regard to our timeout, so a thread asks and is given up.
 DEADLINE_S: Final = 4.0
 _MEMORY_S: Final = 30.0
 HUB_TIMEOUT_S: Final = 5.0
 _HUB_ATTEMPTS: Final = 5
-# The etag of a large file of the hub is its sha256; that of a small one is another hash.
+# On the hub the etag of a large file is its sha256. That of a small file is another hash.
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 T = TypeVar("T")
 
@@ -197,7 +197,7 @@ def user_cache() -> WeightCache:
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
         return WeightCache(named_path(named), is_named=True)
-    # The XDG specification ignores a relative path.
+    # The XDG specification says to ignore a relative path.
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     try:
         base = base.expanduser()
@@ -234,7 +234,7 @@ def unreachable_reason(url: str) -> str | None:
     """
     parsed = httpx2.URL(url)
     origin = f"{parsed.scheme}://{parsed.netloc.decode('ascii')}/"
-    # The files of a preset ask one after the other, and a network may return.
+    # The answer is kept for a short time: the files of a preset ask in a row, and a network may return.
     return _unreachable(origin, int(time.monotonic() / _MEMORY_S))
 
 
@@ -246,10 +246,10 @@ def _unreachable(origin: str, now: int) -> str | None:
         try:
             httpx2.head(origin, timeout=DEADLINE_S)
             answers.append(None)
-        # The latter two: a proxy in the environment that is none.
+        # ValueError and ImportError come from a proxy variable that is not a usable proxy.
         except (httpx2.HTTPError, ValueError, ImportError) as error:
             text = str(error) or type(error).__name__
-            # Its certificate is the business of the request that follows.
+            # A bad certificate proves that the host is reachable. The request that follows reports it.
             answers.append(None if "CERTIFICATE" in text.upper() else text)
 
     asking = threading.Thread(target=ask, daemon=True)
@@ -273,7 +273,7 @@ def located(published: PublishedFile, cache: WeightCache) -> RemoteFile:
         return RemoteFile(published.name, published.url, published.sha256, published.size_bytes)
     name, pin = next(((name, pin) for name in files if (pin := cache.pin(name))), ("", None))
     if pin:
-        # The same file of the same commit, whatever was published since.
+        # The files are taken from the commit of the first fetch, even if newer ones were published since.
         files, revision = {name: files[name]}, pin.revision or revision
     for name, filename in files.items():
         ask = partial(get_hf_file_metadata, hf_hub_url(repo, filename, revision=revision), timeout=HUB_TIMEOUT_S)
@@ -282,7 +282,7 @@ def located(published: PublishedFile, cache: WeightCache) -> RemoteFile:
         except EntryNotFoundError:
             continue
         sha256 = found.etag if found.etag and _SHA256.fullmatch(found.etag) else None
-        # By the commit, so that no other version is put behind a part of this one.
+        # The url names the commit, so that a part of one version is not continued with another.
         url = hf_hub_url(repo, filename, revision=found.commit_hash)
         if pin and sha256 not in (None, pin.sha256):
             raise ConfigError(
@@ -360,7 +360,7 @@ def fetch(
                 return path
             unproved = path if known is None else None
     for name, copy in copies:
-        # The hub's library files a copy under its digest.
+        # The hub's own library names a stored file by its digest.
         blob = copy.resolve().name
         known = cache.known_sha256(published, name) or (blob if _SHA256.fullmatch(blob) else None)
         if known is not None and file_sha256(copy) == known:
@@ -373,7 +373,7 @@ def fetch(
         return unproved
     target = cache.make_folder(remote.name)
     with cache.lock(remote.name):
-        # Another process, or a person, may have put it there.
+        # Another process, or a person, may have put the file there.
         sha256 = file_sha256(target) if target.is_file() else ""
         if not sha256 or remote.sha256 not in (None, sha256):
             sha256 = download(remote, target, on_progress)

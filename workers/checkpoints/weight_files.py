@@ -46,9 +46,9 @@ from pseudoris.workers.locations import client_errors
 logger = logging.getLogger(__name__)
 
 _COPY_BLOCK_BYTES: Final = 2**20
-# Of the cache: copies of urls.
+# The folder of the cache with copies of urls.
 _URLS_FOLDER: Final = "urls"
-# Keys under which S3, GCS, Azure, web servers and disks give a file's version: another file, another value.
+# Keys under which S3, GCS, Azure, web servers and disks give the version of a file.
 _VERSION_KEYS: Final = (
     *("size", "ETag", "etag", "Content-MD5", "content_md5", "md5Hash", "generation"),
     *("LastModified", "Last-Modified", "last_modified", "updated", "mtime", "created"),
@@ -95,7 +95,7 @@ def _command(weights: WeightsConfig, preset: str) -> str:
         config = load_config(name)
         uris[name] = frozenset(stage.weights.uri for stage in (config.masks, config.captions, config.filtering))
     presets = [name for name, found in uris.items() if weights.uri in found]
-    # Two presets may have a file in common, and not the others.
+    # A preset is named only if all presets with this file have the same files.
     alone = presets[0] if len({uris[name] for name in presets}) == 1 else weights.uri
     return f"pseudoris weights get {preset if preset in presets else alone}"
 
@@ -120,7 +120,7 @@ def random_seed(weights: WeightsConfig) -> int | None:
     if not weights.uri.startswith(RANDOM_PREFIX):
         return None
     text = weights.uri.removeprefix(RANDOM_PREFIX)
-    # Of torch's seeds, those that any Python reads.
+    # At most 18 digits, which torch and every Python can read.
     if not text.isdecimal() or len(text) > 18:
         raise ConfigError(
             f"weights '{RANDOM_PREFIX}{text[:24]}': '{RANDOM_PREFIX}' needs a whole number, of at most 18 digits"
@@ -152,7 +152,7 @@ def local_file(weights: WeightsConfig) -> Path:
         return found
     if not weights.uri.startswith(OPEN_CLIP_PREFIX):
         raise MissingWeightsError(weights, "there is no such file")
-    # A run says nothing for minutes otherwise.
+    # Without this line a run would be silent for minutes.
     logger.warning("downloading the weights '%s' to %s", weights.uri, user_cache().folder)
     with _asking(weights):
         return fetch(open_clip_file(weights), user_cache())
@@ -163,7 +163,7 @@ def found_file(weights: WeightsConfig) -> Path | None:
     if weights.uri.startswith(BUILTIN_PREFIX):
         return local_file(weights)
     if "://" in weights.uri:
-        # Without a digest, only the store knows which version of the file is the present one.
+        # Without a digest only the store knows the present version of the file.
         copy = _url_copy(weights, weights.sha256) if weights.sha256 else None
         return copy if copy is not None and copy.is_file() else None
     return next((path for _, path in found_files(weights)), None)
@@ -225,7 +225,7 @@ def _asking(weights: WeightsConfig) -> Iterator[None]:
     except UnreachableError as error:
         raise MissingWeightsError(weights, str(error)) from error
     except (OSError, ValueError, ImportError) as error:
-        # A web client says "not found" of a server that is down, and keeps the reason.
+        # A web client says "not found" for a server that is down. Its cause has the real reason.
         reason = error.__cause__ or error
         raise MissingWeightsError(weights, f"it cannot be fetched: {type(reason).__name__}: {reason}") from error
 
@@ -242,13 +242,13 @@ def _present_copy(weights: WeightsConfig) -> Path:
 
 def _remote_file(weights: WeightsConfig) -> Path:
     """Downloads an fsspec url once, into the cache of weights; again if the file behind the url changes."""
-    # With a digest, no request to the store is needed: a file under this name was verified when it was downloaded.
+    # With a digest the store is not asked: a file of this name was checked when it was downloaded.
     target = _url_copy(weights, weights.sha256) if weights.sha256 else _present_copy(weights)
     name, cache = f"{_URLS_FOLDER}/{target.name}", user_cache()
     if target.is_file():
         return target
     with cache.lock(name), _asking(weights):
-        # Another process may have put it there.
+        # Another process may have put the file there.
         if not target.is_file():
             with cache.new_file(name) as file:
                 with client_errors(weights.uri), fsspec.open(weights.uri, "rb") as source:
@@ -336,7 +336,7 @@ def _folder_facts(weights: WeightsConfig) -> tuple[str, dict[str, str], Path | N
     try:
         folder = ModelFolder.open(weights.uri)
     except ConfigError:
-        # Missing, or not whole: `weights get` and `weights check` say which.
+        # The folder is missing or incomplete. `weights get` and `weights check` report it.
         pass
     else:
         found = folder.path

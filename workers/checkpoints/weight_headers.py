@@ -24,7 +24,7 @@ from safetensors import safe_open
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import open_linked
 
-# Source of both: torch 2.14, _weights_only_unpickler.py.
+# Source of both patterns: torch 2.14, _weights_only_unpickler.py.
 _INSTRUCTIONS: Final = re.compile(
     r"APPENDS?|BINFLOAT|(LONG_)?BIN(GET|PUT)|BININT[12]?|BINPERSID|BINUNICODE|BUILD|EMPTY_(DICT|LIST|SET|TUPLE)|GLOBAL"
     r"|LONG1|MARK|NEW(FALSE|OBJ|TRUE)|NONE|PROTO|REDUCE|SETITEMS?|SHORT_BINSTRING|STOP|TUPLE[123]?"
@@ -36,17 +36,17 @@ _NAMES: Final = re.compile(
     r"|torch\._utils _rebuild_\w+|torch\._tensor _rebuild_from_type_v2|torch\.nn\.parameter Parameter"
     r"|torch\.serialization _get_layout"
 )
-# Source: torch's types of storages; the others hold bytes.
+# Source: torch's storage types. An element of any other type takes one byte.
 _ELEMENT_BYTES: Final = {
     **{"BFloat16": 2, "Half": 2, "Short": 2, "Float": 4, "Int": 4, "QInt32": 4},
     **{"Double": 8, "Long": 8, "ComplexFloat": 8, "ComplexDouble": 16},
 }
-# Source: torch.serialization.MAGIC_NUMBER, at the start of what torch wrote before version 1.6.
+# Source: torch.serialization.MAGIC_NUMBER. Files of torch before 1.6 start with it.
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _ARCHIVE: Final = b"PK\x03\x04"
-# SAM's ViT-H has 20,000 instructions; so many take a second.
+# Limits of a pickle. Reading 500,000 instructions takes a second; SAM's ViT-H has 20,000.
 _MAX_PICKLE_BYTES: Final = 2**26
-# A member takes 46 bytes and its name: 40,000 or so, where SAM's ViT-H has 600. They are listed in half a second.
+# Limit of an archive's index: about 40,000 members, listed in half a second. SAM's ViT-H has 600.
 _MAX_READ_BYTES: Final = 2**22
 _MAX_INSTRUCTIONS: Final = 500_000
 _SHOWN_LETTERS: Final = 500
@@ -136,7 +136,7 @@ def _check_pickles(file: IO[bytes]) -> None:
 
 def _walk(data: BytesIO) -> tuple[dict[str, int], list[Any]]:
     """Checks the instructions of a pickle to its end; returns the bytes of each storage, and its last plain values."""
-    # A storage is named by `storage`, its type, key, device and number of elements behind a mark.
+    # The pickle describes a storage as `storage`, its type, key, device and number of elements, behind a mark.
     storages: dict[str, int] = {}
     memo: dict[int, Any] = {}
     values: list[Any] = []

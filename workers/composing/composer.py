@@ -40,12 +40,12 @@ from pseudoris.workers.noun_phrases import (
 
 FormName = Literal["words", "end", "end of so many", "side", "rank", "relation"]
 _FORMS: Final[tuple[FormName, ...]] = get_args(FormName)
-# Groups of one image, and easy absences: more groups would be said of few masks, and easy absences teach little.
+# Groups, and easy absences, of one image. More groups would repeat few masks, and easy absences teach little.
 _MAX_PER_IMAGE: Final = 2
-# Of a mask's near absences, and of the bank's texts, this many are tried: the cost of a crowded image stays bounded.
+# Tries for a mask's near absences, and for the bank's texts. Bounds the cost of a crowded image.
 _MAX_TRIES: Final = 16
 _GAP: Final = "_"
-# At most "the left of the three", because a longer row too often has a missed or a doubled mask.
+# At most "the left of the three": a longer row too often has a missed or a doubled mask.
 _MAX_COUNTED: Final = 3
 
 
@@ -88,7 +88,7 @@ def ranked_expressions(view: Likelihood, mask: int, mask_id: str) -> list[Compos
     found: dict[str, ComposedExpression] = {}
     turns: dict[str, tuple[int, int]] = {}
     used: Counter[FormName] = Counter()
-    # The same in every run.
+    # A hash of the mask's id, so that every run starts with the same form.
     start = hashlib.sha256(mask_id.encode()).digest()[0]
     for form in sorted(_forms(view, mask), key=lambda each: -each.log_right):
         right = float(np.exp(form.log_right))
@@ -167,7 +167,7 @@ def _swaps(
     view: Likelihood, phrase: NounPhrase, slots: Mapping[str, Mapping[str, str]]
 ) -> Iterator[Callable[[], NounPhrase]]:
     """Yield what makes the phrase with another noun, or with an attribute that replaces one of its own."""
-    # It stands so in a likely phrase of the image: "red" in place of "small" is said, "hat" in its place is not.
+    # The new word must fit the slot as in a likely phrase of the image: "red" may replace "small", "hat" may not.
     if phrase.words:
         others = (noun for noun in slots[_GAP] if noun != phrase.noun and may_be_called(phrase, noun))
         yield from (partial(replace, phrase, noun=noun) for noun in others)
@@ -244,7 +244,7 @@ def _rows(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
     for side in SIDES:
         ahead, behind = view.lead[side][row, mask], view.lead[side][mask, row]
         rank = 1 + int((ahead > behind).sum())
-        # The last is the first from the other end. For the end of a longer row the number is not stated.
+        # The last of a row is the first from the other side. The end of a longer row is named without a number.
         if rank == 1 + len(row) or (rank == 1 and len(row) >= _MAX_COUNTED):
             continue
         log_right = view.log_counted(mask, phrase, row, np.maximum(ahead, behind))
@@ -259,7 +259,7 @@ def _rows(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
 def _relations(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
     log_true = float(np.log(view.rivals(phrase)[mask]))
     for anchor, (named, log_named) in view.anchors.items():
-        # In a crowded image, skips most pairs before comparing other masks.
+        # In a crowded image this skips most pairs before other masks are compared.
         for side in SIDES if view.is_likely(log_true + log_named) else ():
             surely, maybe = view.beside[anchor][side]
             if surely[mask]:
@@ -299,7 +299,7 @@ class Composer:
         """
         given = tuple(each for each in image.expressions if each.source != SOURCE_COMPOSER)
         plain = replace(image, expressions=given)
-        # A text that a mask already has is not composed again.
+        # A text that the mask already has is not composed again.
         taken = {(each.target_mask_ids, each.text) for each in given}
         composed = []
         for each in self._composed(plain):
@@ -319,7 +319,7 @@ class Composer:
         if "group" in self.config.kinds:
             yield from islice(ranked_groups(view), _MAX_PER_IMAGE)
         if "none" in self.config.kinds:
-            # Of the image alone, never of its neighbours in a shard: another division of the images changes nothing.
+            # Keys come from the image and not from its shard, so that another division into shards changes nothing.
             yield from near_absences(view, [key_of(self._seed, mask.mask_id) for mask in image.masks])
             bank_key = key_of(self._seed, image.image_id)
             captions = (each.text for each in image.expressions)

@@ -36,11 +36,11 @@ from pseudoris.workers.noun_phrases import NounPhrase, PhraseReader, is_sayable,
 SIDES: Final[tuple[Side, ...]] = ("left", "right", "top", "bottom")
 # A side of the picture is its outer third.
 _THIRD: Final = 1 / 3
-# Two centres closer than this share of the image's side have no order: neither counts as further left.
+# Centres closer than this share of the image's side have no order: neither is further left.
 _MIN_GAP: Final = 0.08
-# Largest sideways offset, as a multiple of the distance toward the named side; 1 would be 45 degrees.
+# Largest sideways offset as a multiple of the distance toward the named side. 1 would be 45 degrees.
 _MAX_SLANT: Final = 0.8
-# The largest slant (steps across for each step toward a side) that some viewer would still call that side.
+# The largest slant (steps across for each step toward a side) that some viewers still call that side.
 _LENIENT_SLANT: Final = 2.0
 
 
@@ -69,9 +69,9 @@ class MaskPosition:
 def position_of(mask: MaskRecord) -> MaskPosition:
     """Return the position of a mask's pixels."""
     height, width = mask.rle_size
-    # Ends of runs, in pixels counted column by column; every second run is part of the mask.
+    # The ends of runs, in pixels counted column by column. Every second run belongs to the mask.
     ends = np.cumsum(decode_runs(mask.rle_counts))
-    # The sums of column and of row numbers over all pixels before each end, without a loop over pixels.
+    # Sums of column and row numbers over all pixels before each end, without a loop over pixels.
     column, row = np.divmod(ends, height)
     columns = height * (column * (column - 1) // 2) + column * row
     rows = column * (height * (height - 1) // 2) + row * (row - 1) // 2
@@ -90,7 +90,7 @@ def surely_lies(side: Side, item: MaskPosition, anchor: MaskPosition) -> bool:
 def maybe_lies(side: Side, item: MaskPosition, anchor: MaskPosition) -> bool:
     """Return whether some viewer may say that a mask is on a side of another one."""
     toward, across = item.step(side, anchor)
-    # A lenient viewer's slant, and half the gap, because a mask's centre may differ from its object's.
+    # Uses a lenient viewer's slant and half the gap, because a mask's centre may differ from its object's.
     slack = _MIN_GAP / 2
     return toward > -slack and across <= _LENIENT_SLANT * (toward + slack) + slack
 
@@ -112,13 +112,13 @@ def _ramp(distance: Floats | np.float64, width: float) -> Floats:
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(distance / max(width, 1e-9), -500.0, 500.0))))
 
 
-# Words in a phrase beside its noun. Each one excludes more other masks, and each one may be wrong.
+# Words of a phrase besides its noun. Each one excludes more other masks, and may itself be wrong.
 _MAX_WORDS: Final = 2
-# Caps a certain rival, because 0 has no logarithm.
+# Caps a rival that is certain, because 0 has no logarithm.
 MAX_RIVAL: Final = 0.999
-# A mask is a member of a row above this probability.
+# Above this probability a mask belongs to a row.
 IS_MEMBER: Final = 0.5
-# Each word of a phrase beside its noun multiplies the risk that it means something unseen. Set by hand.
+# Each word besides the noun multiplies the risk that the phrase means something unseen. Set by hand.
 _UNSEEN_WORD: Final = 0.3
 
 
@@ -230,12 +230,12 @@ class Likelihood:
         drawn = [each for each in self.posterior.evidence[mask].phrases if each.noun == noun]
         longer = [each for each in drawn if 0 < len(each.words) <= _MAX_WORDS and is_sayable(each)]
         if not longer:
-            # A captioner that says much at once.
+            # The captioner says more than the allowed words at once, so its phrases are shortened.
             longer = [part for each in drawn for part in shorter(each, _MAX_WORDS) if is_sayable(part)]
         distinct: dict[frozenset[str], NounPhrase] = {}
         for phrase in (*([] if alone is None or alone.number == "several" else [alone]), *longer):
             distinct.setdefault(phrase.words, phrase)
-        # An upper bound: no expression that contains the phrase is likelier than the phrase itself.
+        # An upper bound: no expression with this phrase is likelier than the phrase itself.
         return [each for each in distinct.values() if self.is_likely(math.log(self.rivals(each)[mask]))]
 
 

@@ -32,20 +32,20 @@ from pseudoris.schemas.shard import SOURCE_MODEL, ExpressionRecord, MaskRecord, 
 from pseudoris.workers.masks import rle
 from pseudoris.workers.noun_phrases import NounPhrase, PhraseReader, english_among, implies, phrases_by_rules, says_more
 
-# Added to shares, because 0 has no logarithm; smaller shares mean nothing.
+# Added to shares, because 0 has no logarithm. Smaller shares mean nothing.
 MIN_SHARE: Final = 1e-4
 MIN_RIVAL_SHARE: Final = 1e-3
-# Probabilities, set by hand, of what was not drawn for a mask: a noun; a word that a drawn word replaces; another word.
+# Probabilities of words that were not drawn, set by hand: a noun, a word that a drawn word replaces, another word.
 _UNSAID_NOUN: Final = 0.006
 _UNSAID_WORD: Final = 0.01
 _SILENT_WORD: Final = 0.1
-# Log-odds of SAM's scores are cut here: beyond it a mask is almost certain.
+# Log-odds of SAM's scores are cut here. A mask beyond it is almost certain.
 _MAX_LOG_ODDS: Final = 9.21
-# Narrower names must have this share of a wider one's: one stray "boy" does not make each "person" a boy.
+# A narrower name needs this share of the wider one's: one stray "boy" does not make every "person" a boy.
 _LEAST_TOLD: Final = 0.25
-# What is ruled out is this likely all the same, because 0 has no logarithm.
+# Probability of what is ruled out, because 0 has no logarithm.
 _LEAST: Final = 1e-3
-# Overlaps are cut here: half of a mask inside another one tells as much as all of it.
+# Overlaps are cut here: half of a mask within another says as much as all of it.
 _MAX_OVERLAP: Final = 0.5
 
 
@@ -104,7 +104,7 @@ def evidence_of(
         num_read += weight
         for word in phrase.words:
             words[word] += weight
-        # "Two red dogs" are red, and no mask is called so.
+        # "Two red dogs" are red, but no single mask is called "two red dogs".
         if phrase.number != "several":
             phrases[phrase] += weight
     of_nouns, of_words = _shares(nouns, sum(nouns.values())), _shares(words, num_read)
@@ -146,7 +146,7 @@ def _weights(candidates: Sequence[ExpressionRecord], counts: Counted) -> list[fl
         raise ValueError(
             "the posterior counts probabilities, but a candidate has no caption_score from captions.listening"
         )
-    # Relative to the likeliest, because only shares matter, and exp(-700) would be 0.
+    # Divided by the largest, because only shares matter and exp(-700) would be 0.
     return [math.exp(score - max(heard)) for score in heard]
 
 
@@ -170,7 +170,7 @@ def substitutes(phrases: Iterable[NounPhrase]) -> Mapping[str, frozenset[str]]:
     found: defaultdict[str, set[str]] = defaultdict(set)
     for rivals in in_context.values():
         for first, second in combinations(sorted(rivals), 2):
-            # "In red" and "in a red shirt" may be said of one man.
+            # "In red" and "in a red shirt" may both be said of one man.
             is_finer = says_more(first, second) or says_more(second, first)
             if (first, second) not in together and not is_finer:
                 found[first].add(second)
@@ -229,7 +229,7 @@ class Posterior:
 
     def _word(self, word: str, mask: int) -> float:
         said = self.words[mask]
-        # "Long tail" says "tail" too.
+        # "Long tail" also says "tail".
         found = max((said[other] for other in said if implies(other, word)), default=None)
         if found is not None:
             return found

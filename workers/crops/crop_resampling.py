@@ -128,21 +128,21 @@ class CropAccumulator:
         )
         is_live: list[bool] = np.logical_and(y.count.any(axis=1), x.count.any(axis=1)).tolist()
         if not all(is_live):
-            # Leave out tiles that see only padding.
+            # Tiles that see only padding are left out.
             tiles = [tile for tile, live in zip(tiles, is_live, strict=True) if live]
             if tiles:
                 self.add(image, tiles)
             return
         plan = _Plan.of(tiles, y, x, strip_px=image.strip_px)
         rows = plan.sum_rows(image.table(plan.windows), y)
-        # (G · S, 3 · BAND_ROWS): each output column of each band.
+        # (G · S, 3 · BAND_ROWS): every output column of each band.
         begin = (np.cumsum(plan.band_strips) - plan.band_strips - plan.strips[plan.band_tile, 0]) * plan.strip_px
         first, count, start = (values[plan.band_tile] for values in (x.first, x.count, x.start))
         first = (first + begin[:, None]).ravel()
         sums = weighted_sums(rows, first, count=count.ravel(), start=start.ravel(), weights=x.weights)
         crops = np.array([tile.crop for tile in tiles])
         bands = to_device(crops[plan.band_tile] * self._num_bands + plan.band, sums.device)
-        # The tiles of one crop do not overlap: each is zero where the others are not.
+        # Tiles of one crop do not overlap: where one has values, the others are 0.
         self._bands.index_add_(0, bands, sums.view(len(bands), self._size, -1))
 
     def scaled(self, gain: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
@@ -168,7 +168,7 @@ class _Plan:
     @classmethod
     def of(cls, tiles: Sequence[CropTile], y: AxisTaps, x: AxisTaps, *, strip_px: int) -> _Plan:
         """Plan one window for all unmasked tiles of a mask, and one for its masked tiles."""
-        # By axis, for each tile: its first output that reads a pixel, the end of such outputs, and the same of pixels.
+        # For each axis and tile: the first output that reads a pixel, the end of such outputs, and the same for pixels.
         tile, outputs, pixels = np.arange(len(tiles)), [], []
         for taps in (y, x):
             reads = taps.count > 0
@@ -182,12 +182,12 @@ class _Plan:
         num_bands = -(-outputs[0][1] // BAND_ROWS) - first_band
         band_tile = np.repeat(tile, num_bands)
         masks, is_masked = np.array([each.mask for each in tiles]), np.array([each.is_masked for each in tiles])
-        # Masked windows are sorted after all others.
+        # Masked windows sort behind all others.
         kinds, window = np.unique(np.stack([is_masked, masks], axis=1), axis=0, return_inverse=True)
         window = window.ravel()
         hulls = []
         for spans in (rows, strips):
-            # For each window the smallest span that contains all its tiles' spans.
+            # The smallest span of each window that holds the spans of all its tiles.
             hull = np.tile([np.iinfo(np.int64).max, 0], (len(kinds), 1))
             np.minimum.at(hull[:, 0], window, spans[:, 0])
             np.maximum.at(hull[:, 1], window, spans[:, 1])
@@ -212,7 +212,7 @@ class _Plan:
         top = self.windows.starts[window] + strip * self.windows.num_rows[window] - self.windows.rows[window, 0]
         output = band[:, None] * BAND_ROWS + np.arange(BAND_ROWS)
         num_outputs = y.count.shape[1]
-        # 0 beyond the last output.
+        # Outputs behind the last one are 0.
         first, count, start = (
             np.where(output < num_outputs, values[tile[:, None], np.minimum(output, num_outputs - 1)], 0)
             for values in (y.first, y.count, y.start)

@@ -22,13 +22,13 @@ from pseudoris.workers.device import to_device
 Ints = NDArray[np.int64]
 Span = tuple[int, int]
 
-# Columns of a strip; their three colours fill a few of a CPU's vector registers.
+# Columns of a strip. Their three colours fill a few vector registers of a CPU.
 STRIP_PX: Final = 32
-# Output rows that are summed together; they too fill a few vector registers.
+# Output rows that are summed together. They also fill a few vector registers.
 BAND_ROWS: Final = 16
 
 _FLOAT_PIXEL_BYTES: Final = 12
-# Bytes for the number and the weight of a row, with the temporaries to compute them.
+# Bytes of a tap: the number and the weight of a row, and temporaries to compute them.
 _TAP_BYTES: Final = 40
 
 
@@ -72,17 +72,17 @@ def tile_batches(tiles: list[CropTile], *, size: int, max_bytes: int) -> Iterato
 
 def tile_bytes(tile: CropTile, *, size: int) -> int:
     """Return approximately how many bytes a tile takes while it is computed, without its result."""
-    # The side of the padded square.
+    # The side of the padded square crop.
     side = max(tile.box[2] - tile.box[0], tile.box[3] - tile.box[1])
     scale = side / size
-    # An upper bound of the pixels that the outputs read along each axis.
+    # Upper bounds of the pixels that the outputs read along each axis.
     height, width = (
         min(tile.box[axis + 2] - tile.box[axis], int((end - begin) * scale + 2 * max(scale, 1.0)) + 1)
         for axis, (begin, end) in ((1, tile.rows), (0, tile.columns))
     )
     num_rows = min(tile.rows[1] - tile.rows[0], height * size // side + 2) + BAND_ROWS
     num_columns = tile.columns[1] - tile.columns[0]
-    # The pixels, and a masked copy; then rows of outputs, in two orders.
+    # Pixels and a masked copy of them, then rows of outputs in two orders.
     pixels = 2 * (height + num_rows) * (width + STRIP_PX)
     taps = (2 * height + num_rows) * (width // STRIP_PX + 1) + (2 * width + num_columns) * (num_rows // BAND_ROWS)
     return _FLOAT_PIXEL_BYTES * pixels + _TAP_BYTES * taps
@@ -132,7 +132,7 @@ class TiledImage:
     ) -> None:
         """Copy `pixels` (H, W, 3) uint8 RGB to the device; `runs` as in `unpack_columns`."""
         self._height, width = pixels.shape[:2]
-        # Never wider than the image: for an image one column wide, full strips would take 32 times the memory.
+        # Not wider than the image: for an image one column wide, full strips would take 32 times the memory.
         self.strip_px = min(STRIP_PX, width)
         self._num_strips = -(-width // self.strip_px)
         padded = np.zeros((self._height, self._num_strips * self.strip_px, 3), dtype=np.uint8)
@@ -154,7 +154,7 @@ class TiledImage:
         table = self._rows.index_select(0, numbers).float().sub_(self._fill)
         is_masked = window >= len(windows.rows) - len(windows.masks)
         if is_masked.any():
-            # The columns of the masked windows side by side, over the full height of the image.
+            # Columns of the masked windows side by side. Each spans the full height of the image.
             columns = windows.strips[len(windows.rows) - len(windows.masks) :] * self.strip_px
             runs = [self._runs[mask] for mask in windows.masks]
             bits = unpack_columns(runs, columns, height=self._height, device=self._device)
@@ -193,11 +193,11 @@ def unpack_columns(runs: Sequence[Ints], columns: Ints, *, height: int, device: 
         begin + np.clip(np.cumsum(mask)[: len(mask) // 2 * 2] - first * height, 0, width * height)
         for mask, begin, first, width in zip(runs, begins, columns[:, 0], widths, strict=True)
     ]
-    # One entry more than there are pixels: a run that ends with the last column changes the entry after it.
+    # One entry more than pixels, because a run that ends with the last column changes the entry after it.
     flat = torch.zeros(num_pixels + 1, dtype=torch.uint8, device=device)
     positions = to_device(np.concatenate([np.zeros(0, np.int64), *changes]), device)
     flat.index_add_(0, positions, torch.ones(len(positions), dtype=torch.uint8, device=device))
-    # Only the parity of the count matters, and uint8 overflow keeps it.
+    # Only the parity of the count matters, and overflow of uint8 keeps it.
     bits = flat.cumsum(0, dtype=torch.uint8)[:num_pixels].bitwise_and_(1)
     return bits.view(int(widths.sum()), height).t().contiguous()
 

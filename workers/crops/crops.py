@@ -26,7 +26,7 @@ from pseudoris.workers.device import to_device
 # The colour of masked-out pixels and of padding: CLIP's mean, 255 * (0.48145466, 0.4578275, 0.40821073), rounded.
 # Source: open_clip 3.3.0, OPENAI_DATASET_MEAN; raw colours, as method page section 2 asks.
 FILL_RGB: Final = (123, 117, 104)
-# Bytes of a batch: all crops of a photograph with a few masks fit. Lowered, crops take longer but keep their bits.
+# Bytes of a batch. All crops of a photograph with a few masks fit. A smaller batch is slower, with the same bits.
 BATCH_BYTES: Final = 64 * 2**20
 
 
@@ -146,7 +146,7 @@ def grow_box(box: tuple[int, int, int, int], *, scale: float, image_size: tuple[
     return x0, y0, x1, y1
 
 
-# The outline of a mask, and its share of the longer side of the image.
+# Colour of a mask's outline, and its width as a share of the image's longer side.
 _OUTLINE_RGB: Final = (255, 0, 0)
 _OUTLINE: Final = 1 / 200
 
@@ -155,6 +155,6 @@ def outlined(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.u
     """Return an image (H, W, 3) RGB with a red line around a mask (H, W), outside of it where there is room."""
     width = max(1, round(max(mask.shape) * _OUTLINE))
     grown = binary_dilation(mask, iterations=width)
-    # A mask of the whole image has no outside.
+    # A mask of the whole image has no outside, so its outline lies inside.
     line = (grown & ~mask) if not grown.all() else mask & ~binary_erosion(mask, iterations=width)
     return np.where(line[..., None], np.array(_OUTLINE_RGB, dtype=np.uint8), pixels)

@@ -31,7 +31,7 @@ Decode = Callable[[ShardImage], NDArray[np.uint8]]
 HELD_BYTES: Final = 3 * 2**30
 AHEAD_BYTES: Final = 2**30
 HELD_BYTES_ON_CPU: Final = 64 * 2**20
-# One decodes ten images of 12 megapixels a second. More than cores get in each other's way.
+# One thread decodes ten images of 12 megapixels a second. More threads than cores slow each other down.
 _NUM_THREADS: Final = min(4, os.cpu_count() or 1)
 
 
@@ -73,7 +73,7 @@ class _ShardPixels:
             self._ahead[image.image_id] = size, self._pool.submit(decode_proven, image.data)
 
 
-# Of the shard that this process works on, at most one.
+# The pixels of the shard in progress: at most one entry.
 _SHARED: Final[list[_ShardPixels]] = []
 
 

@@ -23,7 +23,7 @@ def free_memory() -> None:
     for owner in tuple(OWNERS):
         owner.free_memory()
     gc.collect()
-    # If torch is not loaded, it has no caches.
+    # If torch was never imported, there are no caches to free.
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

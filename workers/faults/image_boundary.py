@@ -32,14 +32,14 @@ from pseudoris.workers.faults.quarantine import BAD_OUTPUT, guarded, may_blame_i
 
 logger = logging.getLogger(__name__)
 
-# Far longer than an expression: a text model reads a few hundred letters, and takes minutes to split a megabyte.
+# Far longer than any expression. A text model reads a few hundred letters, and needs minutes to split a megabyte.
 MAX_TEXT_LENGTH: Final = 10_000
 _MAX_MESSAGE: Final = 300
-# A fault of all of so many images is the engine's. The last shard of a plan may have fewer, all of them bad.
+# If all of this many images fail alike, the engine is at fault. The last shard may have fewer images, all bad.
 _SEVERAL: Final = 3
-# What differs between two messages of one fault: quoted values and numbers.
+# Parts that differ between two messages of one fault: quoted values and numbers.
 _VALUES: Final = re.compile(r"""'[^']*'|"[^"]*"|\d[\d,.]*""")
-# What Arrow and pydantic raise for a value, and a record for an attribute that it lacks.
+# Errors of Arrow and pydantic for a wrong value, and of a record without an attribute.
 _OUTPUT_ERRORS: Final = (ValueError, TypeError, AttributeError, OverflowError)
 _AGAINST_OTHERS: Final = ("uniqueness", "distinctiveness", "rival_mask_id")
 
@@ -133,7 +133,7 @@ class ImageBoundary:
         elif done.masks != before.masks:
             _check_masks(done)
         _check_expressions(done, is_scored=self._is_scored)
-        # What the tables' types refuse: lone surrogates, numbers beyond their width.
+        # The tables' types refuse lone surrogates and numbers that are too wide.
         shard_to_block(Shard(0, 0, (replace(done, data=b""),)))
         return done
 

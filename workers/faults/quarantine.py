@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 
 STAGE_ERROR: Final = "stage_error"
 BAD_OUTPUT: Final = "bad_output"
-# Torch raises a bare RuntimeError for these, recognisable only by its text.
+# torch raises a plain RuntimeError for these; only its text tells.
 _MEMORY_WORDS: Final = ("CUDA out of memory", "DefaultCPUAllocator", "Cannot allocate memory", "std::bad_alloc")
 _DEVICE_WORDS: Final = ("CUDA", "cuDNN", "CUBLAS", "cublas")
-# Modules whose exceptions come from `compute.is_compiled`: a machine without a compiler, never an image.
+# Exceptions of these modules come from `compute.is_compiled`: the machine lacks a compiler. No image is to blame.
 _COMPILERS: Final = ("torch._dynamo", "torch._inductor", "triton.")
 
 
@@ -57,7 +57,7 @@ def is_broken_device(error: BaseException) -> bool:
 
 def _torch_error(name: str) -> type[BaseException] | tuple[()]:
     """Return torch's exception of that name; if torch is not loaded, (), of which no error is an instance."""
-    # Torch is not imported for this: it takes seconds, and without it no exception is torch's.
+    # torch is not imported for this. Without it, no exception can be torch's.
     found: type[BaseException] | tuple[()] = getattr(sys.modules.get("torch"), name, ())
     return found
 
@@ -132,7 +132,7 @@ def together_or_fewer(
         except Exception as error:
             if len(few) == 1 or not is_out_of_memory(error):
                 raise
-        # Outside the handler, because the error's frames keep memory in use.
+        # Run after the except block, because the error's frames keep memory in use.
         most = len(few) // 2
         free_memory()
         remember(most)
@@ -179,6 +179,6 @@ def guarded(image: ShardImage, stage: str, work: Callable[[ShardImage], ShardIma
         if not may_blame_image(error):
             raise
         logger.exception("stage %s raised on image %s (%s)", stage, image.image_id, image.key)
-        # Only the type, because a foreign exception's text may hold an address or a time.
+        # Only the type is stored, because the text of a foreign exception may hold an address or a time.
         message = f"the {stage} stage raised {type(error).__name__}; the log holds the traceback"
         return image.quarantined(Failure(stage, STAGE_ERROR, message))

@@ -67,7 +67,7 @@ class SubprocessStages:
         try:
             send(cast("IO[bytes]", child.stdin), shard)
             while True:
-                # From our own child.
+                # The pickle comes from our own child, so it is safe.
                 answer: str | Shard | Exception = pickle.load(cast("IO[bytes]", child.stdout))
                 if isinstance(answer, Shard):
                     return answer

@@ -32,7 +32,7 @@ def main() -> None:
     """Answer requests until the standard input ends, or until this process is in an uncertain state."""
     mask_logs()
     requests, answers = reserve_stdout()
-    # No core files: this process is expected to die, and each would take gigabytes.
+    # No core files: this process may die often, and each file would take gigabytes.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     kinds = stages_named(tuple(sys.argv[1].split(",")))
     config = RunConfig.model_validate_json(sys.argv[2], context=RECORDED)
@@ -42,7 +42,7 @@ def main() -> None:
             shard = pickle.load(requests)  # from our own parent
         except EOFError:
             return
-        # Stages are loaded with the first shard, so that an error in loading is answered like any other.
+        # Stages are loaded with the first shard, so that an error of loading is returned as any other.
         answer = _answer(shard, kinds, stages, config=config, answers=answers)
         send(answers, answer)
         if isinstance(answer, Exception):

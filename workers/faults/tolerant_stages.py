@@ -24,12 +24,12 @@ from pseudoris.workers.stages import Stage, StageKind, stages_named
 logger = logging.getLogger(__name__)
 
 KILLED: Final = "process_killed"
-# After this many deaths of its process, a shard is searched for the image that causes them.
+# After its process has died this often, a shard is searched for the image that causes it.
 CRASHES_BEFORE_SEARCH: Final = 2
-# After this many kills of the child from outside, on one image, the machine is to blame and the tries end.
+# After the child was killed from outside this often on one image, the machine is to blame.
 _MAX_EXTERNAL_SIGNALS: Final = 3
 
-# For each stage the settings that bound its memory, with the smallest value of each.
+# Settings that bound the memory of each stage, with their smallest values.
 _TILES: Final[Mapping[str, Mapping[str, int]]] = {
     stages.STAGE_PROPOSE: {"points_per_batch": 1},
     stages.STAGE_CAPTION: {"cache_bytes": 2**20, "crops_together": 1},
@@ -79,7 +79,7 @@ class FaultTolerantStages:
             with SubprocessStages(names, self._config) as child:
                 return quarantine_crashing_images(shard, child)
         except (NoSubprocessError, BrokenDeviceError) as error:
-            # Never an image's fault: the whole shard runs as usual, and reports the errors that it meets.
+            # No image is to blame: the whole shard runs as usual, and reports its own errors.
             logger.warning("the test of single images ended without a result: %s", error)
             return shard
 
@@ -87,7 +87,7 @@ class FaultTolerantStages:
         section = f"{kind.section}."
         lowered = {name.removeprefix(section): n for name, n in shard.degraded.items() if name.startswith(section)}
         if lowered:
-            # A repair: what was made with less memory has its bytes with the same tiles alone.
+            # A repair of a shard that was made with less memory: only the same tile sizes give its bytes again.
             return self._retry_raised(kind, shard, self._run_with_less_memory(kind, shard, lowered))
         try:
             done = stage(shard)
@@ -98,7 +98,7 @@ class FaultTolerantStages:
                 raise
             logger.warning("stage %s ran out of memory on shard %d: %s", kind.name, shard.shard, error)
             done = None
-        # Outside the handler, because the error's frames keep memory in use.
+        # Run after the except block, because the error's frames keep memory in use.
         if done is None:
             done = self._run_with_less_memory(kind, shard, {})
         return self._retry_raised(kind, shard, done)
@@ -131,7 +131,7 @@ class FaultTolerantStages:
         if not raised:
             return after
         started = time.perf_counter()
-        # Make room: the subprocess loads a second copy of the model.
+        # The subprocess loads a second copy of the model, so memory is freed first.
         free_memory()
         again: dict[int, ShardImage] = {}
         for image in before.images:
@@ -181,7 +181,7 @@ def retry_in_subprocess(shard: Shard, image: ShardImage, child: SubprocessStages
         except ChildOutOfMemoryError as error:
             raise NoSubprocessError(f"no memory for a subprocess with image {image.key}: {error}") from error
         except BrokenDeviceError as error:
-            # Probably not the image's fault, but the log should name the image that it happened on.
+            # The image is probably not to blame, but the log should name it.
             logger.warning("with image %s alone: %s", image.key, error)
             raise
         except ChildDiedError as death:

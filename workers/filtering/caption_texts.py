@@ -24,7 +24,7 @@ from pseudoris.workers.filtering.spacy_nouns import noun_finder
 
 logger = logging.getLogger(__name__)
 
-# For each caption its head noun, or None; its prompt; and the tokens of both texts.
+# For each caption its head noun (or None), its prompt, and the tokens of caption and prompt.
 Texts = dict[str, tuple[str | None, str, list[int], list[int]]]
 
 
@@ -36,7 +36,7 @@ class TextMaker:
     ) -> None:
         """Load the noun finder; `ConfigError` if it is missing. A process without an answer in `timeout_s` is ended."""
         self._find_nouns, self._config, self._tokeniser = noun_finder(config), config, tokeniser
-        # Each thread waits for a process of its own, of 0.5 GB. The captions of an image take spaCy 0.3 s.
+        # Each thread waits for its own process of 0.5 GB. spaCy takes 0.3 s for the captions of an image.
         num_processes = 1 if config.nouns == "rules" else 2
         self._threads = ThreadPoolExecutor(num_processes, "texts") if is_ahead else None
         self._own, self._num_starts, self._begun = threading.local(), 0, dict[str, Future[Texts]]()
@@ -91,7 +91,7 @@ class TextMaker:
 
 _MAX_STARTS: Final = 4
 _END_TIMEOUT_S: Final = 5.0
-# Of this process: one, or none where no scorer works on a GPU.
+# Text makers of this process: one, or none if no scorer works on a GPU.
 _AHEAD: Final[WeakSet[TextMaker]] = WeakSet()
 
 

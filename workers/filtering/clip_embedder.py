@@ -66,9 +66,9 @@ def cut_into_tiles(texts: Sequence[list[int]], num_nodes: int) -> Iterator[TextT
         texts: The tokens of each text, at least one and at most `num_nodes`.
         num_nodes: R.
     """
-    # Texts come in the order of their tokens. Nodes are numbered as they come: (token, depth, parent) each.
+    # Texts are visited in the order of their tokens. Nodes (token, depth, parent) are numbered as they appear.
     nodes: list[tuple[int, int, int]] = []
-    # The newest text, the nodes of its prefixes, and the number and the last node of each text of the tile.
+    # The last text, the nodes of its prefixes, and for each text of the tile its number and last node.
     newest: Sequence[int] = ()
     path: list[int] = []
     ends: list[tuple[int, int]] = []
@@ -106,7 +106,7 @@ def _tile(nodes: Sequence[tuple[int, int, int]], ends: Sequence[tuple[int, int]]
     return TextTile(tokens, depths, paths, numbers, rank[last], len(nodes))
 
 
-# A prefix's length is rounded up to this, and by itself alone: the rounding of its attention depends on it.
+# Each prefix's length is rounded up to a multiple of this, independent of other prefixes, so that bits stay equal.
 _LENGTH_STEP: Final = 4
 # Positions of prefixes that attend together: bounds memory for long texts. And of those whose keys and values are
 # gathered together: a launch on a GPU costs more than its work, and a CPU's cache holds one group.
@@ -153,7 +153,7 @@ class TextTower:
         """Wrap `model`, on its device, and share its weights."""
         self._model = model
         self.context_length = int(model.context_length)
-        # A tower that looks ahead, or pools at the end, reads the padding: its texts share nothing.
+        # A tower that looks ahead or pools at the end reads the padding, so its texts share no prefixes.
         self.is_tree = (
             isinstance(model, CLIP)
             and model.attn_mask is not None
@@ -170,7 +170,7 @@ class TextTower:
         device = model.positional_embedding.device
         tokens, depths, ends = (to_device(column, device) for column in (tile.tokens, tile.depths, tile.ends))
         hidden = model.token_embedding(tokens).to(dtype) + model.positional_embedding[depths].to(dtype)
-        # Neighbouring nodes whose prefixes have the same rounded length attend together.
+        # Neighbouring nodes with prefixes of the same rounded length attend together.
         gathers: list[list[tuple[Ints, NDArray[np.bool_]]]] = [[]]
         rounded = tile.depths // _LENGTH_STEP
         starts = np.flatnonzero(np.diff(rounded, prepend=-1))
@@ -190,7 +190,7 @@ class TextTower:
         known = [_gather(groups, device) for groups in gathers]
         for block in self._blocks:
             hidden = block(hidden, known)
-        # Of all nodes, because rounding depends on the number of rows.
+        # Projected for all nodes, because rounding depends on the number of rows.
         pooled: torch.Tensor = model.ln_final(hidden)
         projection: nn.Linear | torch.Tensor | None = model.text_projection
         if isinstance(projection, nn.Linear):
@@ -227,7 +227,7 @@ class AttentionPool(nn.Module):
         keys, values = (proj.weight.view(self._num_heads, -1, x.shape[2]) for proj in (self.k_proj, self.v_proj))
         queries = self.q_proj(x[:, 0]).view(len(x), self._num_heads, -1).transpose(0, 1)
         queries = torch.bmm(queries / math.sqrt(queries.shape[2]), keys).transpose(0, 1)
-        # Logits and softmax at least in float32, as everywhere.
+        # Logits and softmax are in float32 at least, as everywhere.
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         attention = torch.bmm(queries.to(wide.dtype), wide.transpose(1, 2)).softmax(dim=2)
         mixed = torch.bmm(attention, wide).to(x.dtype).transpose(0, 1)
@@ -245,7 +245,7 @@ def simplify_tower(tower: nn.Module) -> None:
     if not isinstance(tower, ModifiedResNet):
         return
     for module in list(tower.modules()):
-        # In open_clip's towers a convolution is followed by its norm.
+        # In open_clip's towers each convolution is followed by its norm.
         for (name, convolution), (name_of_norm, norm) in pairwise(list(module.named_children())):
             if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(convolution, norm))
@@ -263,7 +263,7 @@ def memory_format(tower: nn.Module, device: torch.device) -> torch.memory_format
     return torch.channels_last if is_last else torch.contiguous_format
 
 
-# A tile of texts has room for `batch_size` of this many tokens that no other text shares.
+# A tile of texts has room for `batch_size` texts with this many tokens that no other text shares.
 _TOKENS_A_TEXT: Final = 16
 
 
@@ -298,7 +298,7 @@ class ClipEmbedder:
         self._model = model.to(device=self.device, dtype=self._dtype)
         self._model.visual.to(memory_format=self._layout)
         if compute.is_compiled:
-            # Crops arrive in tiles of one size.
+            # Crops arrive in tiles of one size, so one compiled shape is enough.
             compile_tower(self._model.visual)
         self._text = TextTower(self._model)
         self.tokeniser = ClipTokenizer(int(model.context_length))
@@ -322,7 +322,7 @@ class ClipEmbedder:
         """Return `embed_texts` of texts whose tokens are known."""
         if not texts:
             return torch.zeros(0, 0)
-        # The longest text must fit.
+        # The longest text must fit into a tile.
         num_nodes = max(self._nodes_a_tile, self._text.context_length)
         if not self._text.is_tree:
             num_texts = num_nodes // self._text.context_length
@@ -330,7 +330,7 @@ class ClipEmbedder:
             embedded = embed_in_tiles([contexts], self._encode_contexts, tile=num_texts, of="filter texts")
             return torch.from_numpy(to_host(embedded)[0])
         parts, numbers = [], []
-        # Up to EOS, which has the highest id, as open_clip finds it.
+        # Up to EOS, which has the highest id. open_clip finds it in the same way.
         tokens = [text[: text.index(max(text)) + 1] for text in texts]
         for tile in cut_into_tiles(tokens, num_nodes):
             record(BATCH_FILL, tile.num_used / num_nodes, of="filter texts")

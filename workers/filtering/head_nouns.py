@@ -27,13 +27,13 @@ from pseudoris.workers import english as lexicon
 _TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|'s?(?=\s|$)|[&]|[,;:.()/!?\"-]")
 PUNCTUATION = frozenset(',;:.()/!?"-')
 _CLITIC = "'s"
-# Some captioners write "black - haired".
+# Some captioners write "black - haired" with spaces.
 _SPACED = re.compile(rf" - (?=(?:{'|'.join(sorted(lexicon.LINKING_PARTICIPLES))}|shirt|decker)\b)")
-# Heads that are never things, and heads that are not things if `of` follows.
+# Words that are no thing: as heads at all, and as heads before `of`.
 _NO_THINGS = lexicon.PICTURES | lexicon.PLACES | lexicon.COLOURS | lexicon.NUMERALS
 _OF_OTHERS = lexicon.QUANTITIES | lexicon.PARTS
 _NOT_SEEN = lexicon.DETERMINERS | lexicon.PLACES | lexicon.NUMERALS
-# Words that can be neither a noun nor a word before one.
+# Words that are no noun and cannot stand before a noun.
 CLOSED = (PUNCTUATION | lexicon.DETERMINERS | lexicon.PREPOSITIONS | lexicon.RELATIVES | lexicon.CONJUNCTIONS) | (
     lexicon.AUXILIARIES | lexicon.PERSONAL_PRONOUNS | lexicon.EMPTY_PRONOUNS
 )
@@ -64,7 +64,7 @@ class Chunk:
             pair = f"{words[last - 1]} {words[last]}" if last else ""
             return pair if pair in lexicon.FIXED_COMPOUNDS else words[last]
         if self.modifiers and words[self.modifiers[-1]] in lexicon.ADJECTIVES_OR_NOUNS:
-            # In "one of the dogs" it is a number, in "the one" a noun.
+            # In "one of the dogs" it is a number, and in "the one" a noun.
             is_count = words[self.modifiers[-1]] == "one" and words[self.end : self.end + 1] == ["of"]
             return None if is_count else words[self.modifiers[-1]]
         return None
@@ -83,7 +83,7 @@ def noun_phrases(text: str) -> list[str]:
     while start < len(words):
         chunk = read_chunk(words, start)
         head = chunk.head(words)
-        # A picture, a place, a colour or a number is no thing, nor is a quantity or a part of what follows it.
+        # Pictures, places, colours and numbers are no things. Nor are quantities and parts of what follows them.
         is_of_others = head in _OF_OTHERS and words[chunk.end : chunk.end + 1] == ["of"]
         if head is not None and head not in _NO_THINGS and not is_of_others:
             modifiers = (words[index] for index in chunk.modifiers)
@@ -117,7 +117,7 @@ def read_chunk(words: list[str], start: int) -> Chunk:
     chunk = Chunk(end=len(words))
     for i in range(start, len(words)):
         if words[i] == _CLITIC and chunk.nouns:
-            # A possessive: the words before it own the phrase that follows, and are not its head.
+            # A possessive: the words before it own the phrase that follows and are not its head.
             chunk.modifiers, chunk.nouns = [*chunk.modifiers, *chunk.nouns], []
         elif not chunk.nouns and _modifies(words, i, chunk):
             chunk.modifiers.append(i)
@@ -125,7 +125,7 @@ def read_chunk(words: list[str], start: int) -> Chunk:
             chunk.end = i
             break
         elif chunk.nouns and describes(words[i]):
-            # The word before was not a noun but describes one: "vintage blue car", "hand painted wooden sign".
+            # The word before is no noun but describes one: "vintage blue car", "hand painted wooden sign".
             chunk.modifiers, chunk.nouns = [*chunk.modifiers, *chunk.nouns, i], []
         else:
             chunk.nouns.append(i)
@@ -146,7 +146,7 @@ def _modifies(words: list[str], i: int, chunk: Chunk) -> bool:
     if word in lexicon.SHADES and _at(words, i + 1) in lexicon.COLOURS:
         return True
     if is_progressive(word):
-        # Without a determiner before it, "riding a horse" and "sitting on" are verbs, "smiling woman" is not.
+        # Without a determiner, "riding a horse" and "sitting on" are verbs, but "smiling woman" is not.
         return bool(chunk.modifiers) or noun_follows(words, i + 1) or i + 1 == len(words)
     return describes(word)
 
@@ -159,7 +159,7 @@ def _is_leading_verb(words: list[str], i: int, chunk: Chunk) -> bool:
         return False
     if words[i] in lexicon.VERBS:
         return _at(words, i + 1) in _WITHOUT_ARTICLE
-    # "what looks like a fox"
+    # Such as "what looks like a fox".
     return i > 0 and words[i - 1] in lexicon.RELATIVES and _is_finite_verb(words[i], is_plural=False)
 
 
@@ -338,6 +338,6 @@ def _is_final(words: list[str], chunk: Chunk) -> bool:
         return last in lexicon.PLACES - lexicon.PARTS
     if end_word in lexicon.AUXILIARIES:  # "this is a dog"
         return last not in lexicon.DEMONSTRATIVES
-    # "on the left, a red bus": a place, then the phrase.
+    # "On the left, a red bus" is a place and then the phrase.
     opens = end_word in {",", ":", "-"} or end_word in lexicon.EMPTY_PRONOUNS
     return not opens or all(words[i] in lexicon.NUMERALS for i in chunk.modifiers)

@@ -97,7 +97,7 @@ def score_candidates(
     )
 
 
-# Set before the scorer, if a listener and a second opinion are configured.
+# Columns that a listener or a second opinion has set before the scorer, if configured.
 _SET_BEFORE: Final = ("caption_score", "listener", "truth", "grounding_choice", "grounding_share")
 
 
@@ -127,7 +127,7 @@ def embed_crops(
             if image.position not in positions:
                 images.append(image)
                 continue
-            # Inside the image boundary crops are cut. The model runs outside: its errors blame no image.
+            # Crops are cut inside the image boundary. The model runs outside of it, so its errors blame no image.
             (checked,) = apply_to_images(shard.with_images((image,)), STAGE_FILTER, cut).images
             images.append(checked)
             if not checked.failure:
@@ -179,7 +179,7 @@ class ClipScorer:
             self._texts_of.begin(captions_of([image]))
         images, vectors = embed_crops(shard, self._embedder, self._config.context_scale)
         made = self._texts_of(captions_of(images))
-        # Captions and prompts, each once.
+        # Each caption and each prompt once.
         pairs = (zip((caption, prompt), both, strict=True) for caption, (_, prompt, *both) in made.items())
         tokens = dict(chain.from_iterable(pairs))
         rows = {text: row for row, text in enumerate(tokens)}
@@ -213,7 +213,7 @@ class ClipScorer:
         rule = KeepRule(self._config.tau, self._config.keep, lone_masks=self._config.lone_masks)
         kept = keeps(rule, columns, [e.target_mask_ids[0] for e in candidates])
         weights = line_weights(self._weight_line, columns["confidence"]).tolist()
-        # What is undefined has no value in the table.
+        # Undefined scores (NaN) become null in the table.
         known: dict[str, list[Any]] = {
             name: [None if np.isnan(value) else value for value in columns[name].tolist()]
             for name in ("uniqueness", "correctness", "distinctiveness", "confidence")

@@ -32,7 +32,7 @@ from pseudoris.workers.noun_phrases import (
 
 # The pipeline of `filtering.nouns=spacy`.
 SPACY_MODEL: Final = "en_core_web_sm"
-# Parts of English pipelines that no parse reads, and that take most of the time.
+# Parts of English pipelines that the parse does not need and that take most of the time.
 _UNUSED: Final = ("ner", "lemmatizer")
 
 
@@ -54,7 +54,7 @@ def pipeline_digest(config: FilterConfig) -> str:
     check_spacy(config)
     total, folder = hashlib.sha256(), _folder(config)
     for path in sorted(folder.rglob("*")):
-        # Without what Python compiles beside them.
+        # Compiled Python files are left out, because they differ between machines.
         if path.is_file() and "__pycache__" not in path.parts:
             total.update(f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n".encode())
     return total.hexdigest()
@@ -98,7 +98,7 @@ def phrase_of_parse(parsed: Any, noun: str) -> NounPhrase | None:
     head = None if root is None else _skip_quantities(root)
     if head is None or head.lower_ != noun.lower() or any(token.dep_ == "neg" for token in parsed):
         return None
-    # Of "a group of cows grazing" the clause may be about the group.
+    # In "a group of cows grazing" the clause may belong to the group.
     around = [child for token in dict.fromkeys((head, root)) for child in token.children]
     before = [_words(each) for each in head.lefts if each.dep_ in _BEFORE and not is_no_attribute(each.lower_)]
     after = [each for child in head.children for each in _with(child)]

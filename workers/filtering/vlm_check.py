@@ -43,16 +43,16 @@ from pseudoris.workers.filtering.scorer import candidates_of, is_candidate
 from pseudoris.workers.masks import rle
 from pseudoris.workers.stages import STAGE_FILTER
 
-# Each letter is one token in the vocabularies of all models tried; numbers above 9 are not.
+# Letters, because each is one token in the vocabularies of all tried models. Numbers above 9 are not.
 LETTERS: Final = ascii_uppercase
 _NUM_LETTERINGS: Final = 2
 _QUESTION: Final = (
     "Regions of the image are outlined, each with a letter on it. Which region is meant by the words below? Answer "
     "with its letter alone.\n{text}"
 )
-# Bounds the cached columns: each caption of them has one for each of its tokens, in every image.
+# Bounds the cached columns: for every image, each caption has a column for each of its tokens.
 TEXTS_TOGETHER: Final = 64
-# Of the longer side of an image.
+# Size of a letter, as a share of the image's longer side.
 _LETTER_SIZE: Final = 0.04
 _MIN_LETTER_PX: Final = 10
 
@@ -67,7 +67,7 @@ class VlmCheckOptions(FrozenModel):
 
     # Longer side in pixels to which an image is reduced before it is marked.
     max_size: int = Field(default=1024, ge=28, le=8192)
-    # As of the captioner `vlm`.
+    # As the option of the captioner `vlm`.
     processor: dict[str, JsonValue] = Field(default_factory=dict)
 
 
@@ -224,7 +224,7 @@ class Asker:
     def _logits(self, pictures: Sequence[NDArray[np.uint8]], texts: Sequence[str]) -> Floats:
         """Return the letters' logits (C, T, 26) float64 of C pictures and T texts."""
         tails = [self._tail(text) for text in texts]
-        # All texts begin alike.
+        # All prompts begin alike, so the common beginning is computed once.
         num_shared = next((at for at, each in enumerate(zip(*tails, strict=False)) if len(set(each)) > 1), 0)
         num_shared = num_shared or min(map(len, tails))
         prompts = []

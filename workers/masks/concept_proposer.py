@@ -30,7 +30,7 @@ from pseudoris.workers.masks.mask_candidates import MaskCandidates, concatenate
 from pseudoris.workers.masks.proposals import Kept, Proposals, mask_records, without_doubles
 from pseudoris.workers.masks.sam2_model import in_dtype, loaded, model_input, sam2_digest, upsample
 
-# Source: SAM 3's text encoder, CLIP's tokens.
+# Source: the text encoder of SAM 3. It counts CLIP's tokens.
 _CONTEXT_LENGTH: Final = 32
 
 
@@ -85,7 +85,7 @@ class ConceptDetector:
         self.side = int(model.config.image_size)
         tokenise, device = ClipTokenizer(_CONTEXT_LENGTH), model.device
         lengths = torch.tensor([tokenise.num_tokens(concept) for concept in options.concepts])
-        # Without it, padding would take part.
+        # Without it, padding would count as words.
         self._is_token = (torch.arange(_CONTEXT_LENGTH) < lengths[:, None]).long().to(device)
         with torch.inference_mode(), in_dtype(device, dtype):
             tokens = tokenise(options.concepts).to(device)
@@ -100,7 +100,7 @@ class ConceptDetector:
         size, device = (image.shape[0], image.shape[1]), self._model.device
         with in_dtype(device, self._dtype):
             seen = self._model.get_vision_features(model_input(image, self.side, is_sam3=True, device=device))
-        # Those of too low a stability are dropped below, with their concepts.
+        # Masks below this stability are dropped later, together with their concepts.
         config = self._config.model_copy(update={"stability_score_thresh": 0.0})
         parts: list[MaskCandidates] = []
         concepts: list[NDArray[np.intp]] = []
@@ -133,7 +133,7 @@ class ConceptDetector:
                 attention_mask=is_token,
             )
         scores = found.pred_logits.float().sigmoid() * found.presence_logits.float().sigmoid()
-        # Before upsampling: each concept has 200 masks, and few are of anything.
+        # Dropped before upsampling: each concept has 200 masks, and most are of nothing.
         (is_found,) = to_host(scores > self._config.pred_iou_thresh)
         concepts, queries = np.nonzero(is_found)
         at = tuple(to_device(each, scores.device) for each in (concepts, queries))
@@ -166,7 +166,7 @@ class ConceptProposer(SamProposer):
         (image,) = images
         proposals, concepts = self._detect(*pixels)
         rows = np.sort(without_doubles(proposals, np.arange(len(proposals)), self._max_iou))
-        # A score says that the concept is there, not how well the mask fits.
+        # The score says that the concept is there, not how well the mask fits, so that is unknown.
         unknown = replace(proposals, predicted_iou=np.full(len(proposals), np.nan))
         kept = [Kept(int(row), prior=f"concept:{concepts[row]}") for row in rows]
         return [replace(image, masks=mask_records(image.image_id, unknown, kept))]

@@ -89,9 +89,9 @@ def measured(
 
 # A box this close to an edge of its crop counts as cut off. Source: amg.py, is_box_near_crop_edge.
 _EDGE_TOLERANCE_PX = 20
-# Bytes of logits that are upsampled at once. On a CPU they fit into its caches. Results do not depend on it.
+# Bytes of logits that are upsampled at once. On a CPU they fit its caches. Results do not depend on it.
 _UPSAMPLE_BYTES = {"cpu": 8 * 2**20, "cuda": 2**30}
-# Images of a GPU's batch, and bytes of what it holds of them.
+# Images of one batch on a GPU, and the bytes that it may hold of them.
 _MOST_IMAGES, _HELD_BYTES = 16, 6 * 2**30
 # Pixels that share an edge or a corner belong to one region.
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
@@ -110,7 +110,7 @@ class MaskGenerator:
         self._model, self._config = model, config
         self._grids = layer_grids(config)
         self.images_together = 1
-        # A CPU, which fills its caches with less, gains nothing by it.
+        # Only on a GPU: a CPU fills its caches with one image and gains nothing from batches.
         self._sam = model if isinstance(model, PromptableSam) and model.is_on_gpu else None
         if self._sam is not None:
             num_points = sum(4**layer * len(grid) for layer, grid in enumerate(self._grids))
@@ -174,7 +174,7 @@ class MaskGenerator:
         """Return the mask candidates of an image as proposals, without small regions where these are to go."""
         if not self._config.min_mask_region_area or not len(found.bits):
             return encode_proposals(found)
-        # Holes and islands go, then the doubles that result; unchanged masks win.
+        # Removes holes and islands, then doubles that result. Unchanged masks win.
         found, is_unchanged = without_small_regions(found, self._config.min_mask_region_area)
         threshold = max(self._config.box_nms_thresh, self._config.crop_nms_thresh)
         return encode_proposals(found.take(nms(found.boxes_px.float(), is_unchanged.float(), threshold)))
@@ -205,7 +205,7 @@ class MaskGenerator:
 
 def without_small_regions(found: MaskCandidates, min_area_px: int) -> tuple[MaskCandidates, torch.Tensor]:
     """Return at least one mask candidate each without small regions, on the CPU, and which are unchanged, (N,) bool."""
-    # scipy labels regions.
+    # Moved to the host, because scipy labels regions.
     columns = to_host(found.bits, found.boxes_px, found.predicted_iou, found.stability)
     found = MaskCandidates(found.size, *map(torch.from_numpy, columns))
     parts, is_unchanged = [], []
@@ -372,7 +372,7 @@ class MaskBatch:
         for number, some, logits in self._upsampled(chosen):
             image, (x0, y0, x1, y1), _ = self._places[number]
             masks = F.pad(logits > MASK_THRESHOLD, (x0, image.shape[1] - x1, y0, image.shape[0] - y1))
-            # In a larger frame each column of a mask may begin and end a run more.
+            # In a larger frame each column of a mask may have two more changes.
             further = 2 * (x1 - x0) * len(some) if masks.shape != logits.shape else 0
             most = further + sum(self._num_changes[row] for row in some.tolist())
             sent.append(torch.nonzero_static(rle.changes(masks).flatten(), size=most, fill_value=-1)[:, 0])

@@ -54,7 +54,7 @@ _NAME_COLUMNS = ("image_id", "key", "file_name")
 _MASK_COLUMNS = ("segmentation", "box_xyxy_px")
 
 
-# Turns a row number and the image's (H, W) into an RLE string.
+# Makes an RLE string from a row number and the image's (H, W).
 EncodeRow = Callable[[int, tuple[int, int]], str]
 
 
@@ -288,7 +288,7 @@ class InstanceTable:
         for name in (image_id, key, unquote(key)):
             if name in self._rows:
                 return name
-        # A name fits if one path ends in the other.
+        # A name matches if one path ends with the other.
         fitting = {
             name
             for parts in (_parts(key), _parts(unquote(key)))
@@ -304,5 +304,5 @@ class InstanceTable:
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    # The key of a tar's member is `tar!member`. Tools on Windows write `train\1.jpg`.
+    # A tar's member has the key `tar!member`. Tools on Windows write `train\1.jpg`.
     return PurePosixPath(name.replace("!", "/").replace("\\", "/")).parts or ("",)

@@ -57,10 +57,10 @@ def match_instances(proposals: Proposals, instances: Instances, config: PriorCon
 
 
 _CLASSES_KEY = "roi_heads.box_predictor.cls_score.bias"
-# Version 2 has a convolutional box head, version 1 has two linear layers.
+# Version 2 has a convolutional box head, and version 1 has two linear layers.
 _V1_KEY = "roi_heads.box_head.fc6.weight"
 _V2_KEY = "roi_heads.box_head.0.0.weight"
-# Mask probability of a pixel. Source: torchvision's Mask R-CNN reference.
+# Least probability of a mask's pixel. Source: torchvision's Mask R-CNN reference.
 _MIN_MASK_PROBABILITY = 0.5
 
 
@@ -89,7 +89,7 @@ def load_detector(path: str) -> nn.Module:
 
     The version and the number of classes are read from the tensors.
     """
-    # Imported here: most runs have no detector.
+    # Imported here, because most runs have no detector.
     from torchvision.models import detection
 
     try:

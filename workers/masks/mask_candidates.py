@@ -12,9 +12,9 @@ from pseudoris.schemas.shard import Box
 
 MASK_THRESHOLD = 0.0
 _PIXELS_A_BYTE = 8
-# Eight pixels (bytes of 0 or 1) form one little-endian word. Multiplied by this, its highest byte holds the eight bits.
+# Gathers the eight bytes (0 or 1) of a little-endian word as bits into the highest byte of the product.
 _GATHER = 0x8040201008040201 - 2**64
-# A byte times this is eight copies of it. Pixel 0 takes the highest bit, pixel 7 the lowest.
+# Copies a byte eight times. Pixel 0 takes the highest bit, and pixel 7 the lowest.
 _COPY = 0x0101010101010101
 _SCATTER = 0x0102040810204080
 # Pixels of masks that are unpacked at once. Bounds memory; results do not depend on it.
@@ -42,7 +42,7 @@ class MaskCandidates:
 
     def take(self, rows: torch.Tensor) -> MaskCandidates:
         """Return the mask candidates at `rows` (indices in a new order, or a bool mask)."""
-        # An index of bools selects the same, but the CPU waits for a GPU at each use of it.
+        # An index of bools would give the same, but the CPU waits for a GPU at each use of one.
         rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
         return MaskCandidates(
             self.size, self.bits[rows], self.boxes_px[rows], self.predicted_iou[rows], self.stability[rows]
@@ -101,7 +101,7 @@ def pack_bits(masks: torch.Tensor) -> torch.Tensor:
     """Return masks (N, H, W) bool as (N, ceil(H·W / 8)) uint8, row by row, most significant bit first."""
     flat = masks.flatten(1).view(torch.uint8)
     words = F.pad(flat, (0, -flat.shape[1] % _PIXELS_A_BYTE)).view(torch.int64)
-    # No two products of a pixel and a bit of the factor overlap, so nothing is carried into the highest byte.
+    # The products of pixels and factor bits do not overlap, so no carry reaches the highest byte.
     return (words * _GATHER >> 56).to(torch.uint8)
 
 

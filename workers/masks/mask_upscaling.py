@@ -6,9 +6,9 @@ import torch
 from segment_anything.modeling import MaskDecoder
 from torch.nn import functional as F
 
-# Bytes of the upscaled features of one step. On a CPU about a core's own cache. An estimate, not tuned by measurement.
+# Bytes of a step's upscaled features. On a CPU about the cache of one core. Estimated, not measured.
 _STEP_BYTES = {"cpu": 2 * 2**20, "cuda": 2**30}
-# Two convolutions; each makes 2 × 2 pixels from one.
+# Two convolutions, each of which makes 2 × 2 pixels of one.
 _PIXELS_A_TOKEN = 16
 
 
@@ -23,10 +23,10 @@ class Upscaling:
         """Share the weights, which must not change afterwards; with a `dtype`, keep copies in it."""
         first, norm, self._activate, second, self._activate_again = decoder.output_upscaling
         self._norm_eps = norm.eps
-        # As weight (4·out, in) and bias (4·out,) of a 2 × 2 transposed convolution of stride 2, channels innermost.
+        # Weight (4·out, in) and bias (4·out,) of a 2 × 2 transposed convolution of stride 2, with channels innermost.
         weights = (each.weight.detach().permute(2, 3, 1, 0).flatten(0, 2).contiguous() for each in (first, second))
         biases = (each.bias.detach().repeat(4) for each in (first, second))
-        # `to` without a change shares.
+        # `to` shares the tensor if nothing changes.
         every = (each.to(dtype or each.dtype) for each in (*weights, *biases, norm.weight, norm.bias))
         self._first, self._second, self._first_bias, self._second_bias, self._norm_weight, self._norm_bias = every
 
@@ -42,9 +42,9 @@ class Upscaling:
             pixels = F.linear(part, self._first, self._first_bias).reshape(-1, len(self._norm_weight))
             pixels = F.layer_norm(pixels, pixels.shape[1:], self._norm_weight, self._norm_bias, self._norm_eps)
             pixels = F.linear(self._activate(pixels), self._second, self._second_bias)
-            # (n, 16·l, C / 8), the 16 of each pixel adjacent.
+            # (n, 16·l, C / 8), with the 16 pixels of a token adjacent.
             features = self._activate_again(pixels).view(num_prompts, part.shape[1] * _PIXELS_A_TOKEN, -1)
             parts.append(torch.bmm(features, columns))
-        # Row and column of the token, then within it those of the first convolution, then those of the second.
+        # Row and column of the token, then of the first convolution's pixel, then of the second one's.
         logits = torch.cat(parts, dim=1).view(num_prompts, side, side, 2, 2, 2, 2, -1)
         return logits.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(num_prompts, -1, 4 * side, 4 * side)

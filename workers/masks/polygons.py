@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pseudoris.images.mask_rings import Point, mask_rings
 
-# Where its bridge ends, and its points, from the bridge's start back to it.
+# The point where its bridge ends, and its points from the bridge's start back to there.
 _Hole = tuple[Point, list[Point]]
 
 
@@ -31,12 +31,12 @@ def corner_polygon(pixels: NDArray[np.bool_]) -> list[Point]:
         At least four points; fewer would be a box to pycocotools.
     """
     inside = np.pad(pixels, 1)
-    # A hole's ring the other way round, with the mask on the same side: so winding fillers leave it open too.
+    # Holes run in the other direction, with the mask on the same side, so that non-zero winding leaves them open.
     rings = [
         ring if inside[y + 1, x + 1] else [ring[0], *ring[:0:-1]] for ring in mask_rings(pixels) for x, y in ring[:1]
     ]
     start = rings[0][0]
-    # From the end of each further ring back to the start: there the next begins.
+    # After each further ring the line returns to the start, where the next ring begins.
     return [*rings[0], *(point for ring in rings[1:] for point in (start, *ring, ring[0]))]
 
 
@@ -53,13 +53,13 @@ def centre_polygons(pixels: NDArray[np.bool_]) -> list[list[Point]]:
     owners = {
         (x, y): number
         for number, ring in enumerate(rings)
-        # The edges along columns.
+        # Edges along columns.
         for (x, y0), (_, y1) in zip(ring[1::2], [*ring[2::2], ring[0]], strict=True)
         for y in range(min(y0, y1), max(y0, y1))
     }
     holes: defaultdict[int, list[_Hole]] = defaultdict(list)
     polygons = []
-    # A bridge ends at a ring that reaches further left, so each ring is whole before it joins another.
+    # From right to left: a bridge ends at a ring that reaches further left, so each ring is complete before it joins.
     for number in sorted(range(len(rings)), key=lambda each: min(rings[each]), reverse=True):
         x, y = min(rings[number])
         points = _centres(rings[number], inside, holes.pop(number, []))

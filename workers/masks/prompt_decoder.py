@@ -93,7 +93,7 @@ class SamCrossAttention:
         """
         by_head = self._heads_first(self._k(placed))
         scores = self._scores(by_head, self._q_by_head, None if is_shared else image, queries, len(image))
-        # They sum to 1 over the tokens of each head and pixel.
+        # For each head and pixel, attention sums to 1 over the tokens.
         attention = _softmax(scores.view(len(scores), self._heads, -1, scores.shape[2]), 2).flatten(1, 2)
         # What each token contributes to a pixel, after the output projection. The projection's bias is split among the
         # heads, because in each head a pixel's attention sums to 1.
@@ -130,14 +130,14 @@ def _softmax(scores: torch.Tensor, dim: int) -> torch.Tensor:
     return scores.softmax(dim, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
 
 
-# Mask token 0 is for unambiguous prompts; a single point uses the other three.
+# Mask token 0 is for unambiguous prompts. A single point uses the other three.
 _FIRST_MULTIMASK = 1
 _FIRST_MASK_TOKEN = 1
 _FOREGROUND = 1
 # Bytes of one pass over some prompts. On a CPU about a last-level cache, because a pass reads the same image tokens ten
 # times. An estimate, not tuned by measurement.
 _PASS_BYTES = {"cpu": 24 * 2**20, "cuda": 8 * 2**30}
-# Prompts that a GPU decodes at once, of several images, for each one of `points_per_batch`.
+# A GPU decodes this many times `points_per_batch` prompts at once, of several images.
 _PROMPTS_A_POINT = 16
 _TILE_ROWS = 64
 
@@ -254,7 +254,7 @@ class SamPromptDecoder:
         """
         prompt = self._prompt(points_xy)
         step = self._num_fitting
-        # The first layer updates the tokens of all prompts; the image is unchanged.
+        # The first layer updates the tokens of all prompts. The image is still the same for all.
         first = self._layers[0]
         tokens = first.attend_to_tokens(prompt, prompt)
         taken = [
@@ -298,7 +298,7 @@ class SamPromptDecoder:
         many rows, so none depends on what another row is asked. Nothing waits for a GPU.
         """
         rows = min(self._num_fitting, _PROMPTS_A_POINT * points_per_batch)
-        # A product's bits may depend on a row's place in a tile.
+        # Rounded down to whole tiles, because a product's bits may depend on a row's place in its tile.
         rows -= rows % _TILE_ROWS if rows > _TILE_ROWS else 0
         counts = [len(each) for each in points_xy]
         num_padding = -sum(counts) % rows
@@ -345,7 +345,7 @@ class SamPromptDecoder:
         predicted_iou = self._heads.iou_prediction_head(self._finish(tokens, prompt, image, slice(0, 1))[:, 0])
         predicted_iou = predicted_iou[:, _FIRST_MULTIMASK:]
         is_kept = predicted_iou > min_predicted_iou if min_predicted_iou > 0 else torch.ones_like(predicted_iou).bool()
-        # Read once: each index of bools would be read for itself.
+        # Copied to the host once. Each use of a bool index would copy it again.
         (kept,) = to_host(is_kept)
         needed = np.flatnonzero(kept.any(axis=1))
         if not len(needed):

@@ -45,7 +45,7 @@ class EncodedCrop:
 class PromptableModel(Protocol):
     """A model, loaded on its device, that answers a foreground point with some masks and its guess of their IoU."""
 
-    # Of the square input in pixels.
+    # Side of the square input in pixels.
     side: int
 
     def encode(self, crops: Sequence[NDArray[np.uint8]]) -> Iterator[EncodedCrop]:
@@ -80,7 +80,7 @@ def layer_grids(config: MasksConfig) -> tuple[PointGrid, ...]:
         )
     grids = []
     for points_per_side in sides:
-        # The centres of a square grid's cells, (points², 2) float64 as x, y in (0, 1), row by row.
+        # Centres of the cells of a square grid, (points², 2) float64 as x, y in (0, 1), row by row.
         half = 1 / (2 * points_per_side)
         side = np.linspace(half, 1 - half, points_per_side)
         grids.append(np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2))
@@ -112,7 +112,7 @@ def crop_boxes(size: tuple[int, int], config: MasksConfig) -> list[tuple[Box, in
 def to_input_frame(points_xy: NDArray[np.float64], crop: EncodedCrop) -> NDArray[np.float64]:
     """Return points (P, 2) of the unit square in pixels of the encoder's input."""
     (height, width), (input_height, input_width) = crop.size, crop.input_size
-    # In SAM's order of operations: another order rounds differently.
+    # Computed in SAM's order, because another order rounds differently.
     in_crop = points_xy * np.array([width, height])
     in_input: NDArray[np.float64] = in_crop * np.array([input_width / width, input_height / height])
     return in_input

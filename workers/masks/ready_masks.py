@@ -42,7 +42,7 @@ from pseudoris.workers.masks.rle import MaskSizeError, compressed_counts
 from pseudoris.workers.stages import STAGE_PROPOSE, prior_digest
 
 _SCORES: Final = ("predicted_iou", "stability_score")
-# Both scores are in [0, 1], but predictions may overshoot. A value beyond this, or NaN, is not a score.
+# Scores lie in [0, 1], but predictions may overshoot. NaN or a value beyond this is no score.
 _MAX_SCORE: Final = 10.0
 
 

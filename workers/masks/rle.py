@@ -17,12 +17,12 @@ from pseudoris.schemas.run_lengths import decode_image_runs, encode_runs
 from pseudoris.schemas.shard import Box
 
 if TYPE_CHECKING:
-    # What reads foreign masks loads no torch.
+    # Imported here, because readers of foreign masks need no torch.
     import torch
 
 Int64Array = NDArray[np.int64]
 
-# pycocotools 2.0.11 keeps the number of masks in a uint8 and fails with numpy 2 above it.
+# pycocotools 2.0.11 keeps the number of masks in a uint8, and fails above it with numpy 2.
 _MAX_AREAS = 255
 MIN_MATCH_IOU: Final = 0.5
 
@@ -40,7 +40,7 @@ def encode(masks: torch.Tensor) -> list[str]:
     if num_masks == 0:
         return []
     flags = changes(masks).flatten()
-    # On a CPU numpy is five times as fast as torch. From a GPU only the positions are copied.
+    # On a CPU numpy is five times as fast as torch. From a GPU only positions are copied.
     is_on_cpu = flags.device.type == "cpu"
     positions = np.flatnonzero(flags.numpy()) if is_on_cpu else flags.nonzero()[:, 0].cpu().numpy()
     return encode_changes(positions, num_masks, height * width)
@@ -62,7 +62,7 @@ def encode_changes(positions: NDArray[np.int64], num_masks: int, num_pixels: int
     rows, starts = np.divmod(positions, num_pixels)
     runs_a_mask = np.bincount(rows, minlength=num_masks) + 1
     ends = np.full(len(rows) + num_masks, num_pixels, dtype=np.int64)
-    # The change number c of row r ends run c + r: each row before adds one run, its last.
+    # Change c of row r ends run c + r, because each earlier row has one run more than changes.
     ends[np.arange(len(rows)) + rows] = starts
     runs = np.diff(ends, prepend=0)
     first = np.cumsum(runs_a_mask)[:-1]
@@ -120,7 +120,7 @@ def ious(
     """
     if not counts or not others:
         return np.zeros((len(counts), len(others)))
-    # For a "crowd" COCO divides the intersection only by the first mask's area.
+    # For a "crowd" COCO divides the intersection by the area of the first mask only.
     table = coco.iou(_coco(counts, size), _coco(others, size), [is_share] * len(others))
     return np.asarray(table, dtype=np.float64)
 
@@ -129,7 +129,7 @@ def match_masks(ious: np.ndarray, *, min_iou: float = MIN_MATCH_IOU) -> dict[int
     """Return the object of each mask in the assignment with the largest total IoU, without pairs below `min_iou`."""
     if ious.size == 0:
         return {}
-    # Here, because it takes 25 MB in each actor, and a run without instance priors matches nothing.
+    # Imported here: it takes 25 MB in each actor, and runs without instance priors match nothing.
     from scipy.optimize import linear_sum_assignment
 
     # Pairs below the bound count as 0, so that they cannot displace a good pair.
@@ -143,7 +143,7 @@ def _coco(counts: Sequence[str], size: tuple[int, int]) -> list[dict[str, Any]]:
 
 
 _UNKNOWN_FORM: Final = "the segmentation is neither RLE nor polygons of at least three points"
-# No image is as wide, and the arithmetic of clipping is exact to 1e-6 pixels below it.
+# No image is as wide. Below it, clipping is exact to 1e-6 pixels.
 _MAX_COORDINATE_PX: Final = 1e9
 
 
@@ -217,7 +217,7 @@ def is_coordinate(value: Any) -> bool:
 
 def _clipped(polygon: list[float], size: tuple[int, int]) -> list[float]:
     """Return the part of a polygon that is within one image's size of the image, by Sutherland and Hodgman."""
-    # COCO clips correctly too, but takes memory for what is far outside. The edges that this adds are outside.
+    # COCO clips correctly too, but needs memory for points far outside. The added edges lie outside.
     points = list(zip(polygon[::2], polygon[1::2], strict=True))
     for axis, side in ((0, size[1]), (1, size[0])):
         for sign, limit in ((-1, side), (1, 2 * side)):
@@ -232,11 +232,11 @@ def _clipped(polygon: list[float], size: tuple[int, int]) -> list[float]:
                 if last <= limit:
                     kept.append(end)
             points = kept
-    # COCO would read two points as a box, and fails without any.
+    # COCO would read two points as a box, and fails if there is none.
     return [value for point in points for value in point] if len(points) >= 3 else [0.0] * 6
 
 
 def _shown(value: Any) -> str:
-    # Untrusted values may be large, or made of shared parts that grow only when printed.
+    # An untrusted value may be large, or share parts that grow only when printed.
     is_short = isinstance(value, list | tuple) and len(value) <= 4 and all(isinstance(each, int) for each in value)
     return str(list(value)) if is_short else f"a {type(value).__name__}"

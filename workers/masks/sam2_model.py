@@ -27,7 +27,7 @@ from pseudoris.workers.masks.generator import SamProposer
 from pseudoris.workers.masks.promptable import EncodedCrop
 from pseudoris.workers.stages import combined, prior_digest
 
-# The class that an engine opens, by the `model_type` of a folder. A folder of a video model has the image model in it.
+# The class for each `model_type` of a folder. The folder of a video model contains the image model.
 _CLASSES: Final = {
     "sam2": {
         "sam2": "Sam2Model",
@@ -135,7 +135,7 @@ class PromptableSam2:
         levels, place = shared
         points = points_xy.float()[None, :, None]
         labels = torch.ones(points.shape[:3], dtype=torch.int, device=points.device)
-        # In float32: coordinates become phases of hundreds of radians.
+        # In float32, because coordinates become phases of hundreds of radians.
         sparse, dense = self._model.prompt_encoder(
             input_points=points, input_labels=labels, input_boxes=None, input_masks=None
         )

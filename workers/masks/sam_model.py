@@ -24,7 +24,7 @@ from pseudoris.workers.device import to_device
 from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder, SharedImage
 from pseudoris.workers.masks.promptable import EncodedCrop, PointGrid, to_input_frame
 
-# Source: segment-anything 1.0, build_sam.py: for RGB in [0, 255].
+# Source: segment-anything 1.0, build_sam.py, for RGB in [0, 255].
 _PIXEL_MEAN, _PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _MASK_IN_CHANNELS, _MASKS_A_POINT = 16, 3
 
@@ -76,7 +76,7 @@ def load_sam(architecture: str | None, weights: WeightsConfig) -> Sam:
 # Bytes of the attention maps of the crops that are encoded at once; a single crop may take more. Not a setting, because
 # it decides the last bits of the results.
 _ENCODER_BYTES = {"cpu": 2 * 2**30, "cuda": 16 * 2**30}
-# A GPU encodes one crop at once for so many of `points_per_batch`, which bounds this memory too.
+# A GPU encodes `points_per_batch` divided by this many crops at once, so that setting bounds this memory too.
 _POINTS_A_CROP = 16
 
 
@@ -107,7 +107,7 @@ def encode_crops(
     step = min(step, crops_a_pass or step)
     for first in range(0, len(crops), step):
         several = crops[first : first + step]
-        # Bilinearly by Pillow, as in the training of SAM's published weights.
+        # Bilinear by Pillow, as in the training of SAM's published weights.
         sizes = [resized_size((pixels.shape[0], pixels.shape[1]), encoder.img_size) for pixels in several]
         resized = [
             np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
@@ -116,7 +116,7 @@ def encode_crops(
         planes = [sam.preprocess(to_device(one, sam.device).permute(2, 0, 1)) for one in resized]
         if crops_a_pass:
             planes += planes[:1] * (step - len(planes))
-        # SAM makes an index of relative positions in every block; on its device, it is not copied there.
+        # SAM makes an index of relative positions in each block. Made on the device, it need not be copied there.
         with sam.device, torch.autocast(sam.device.type, dtype=dtype, enabled=dtype != torch.float32):
             embeddings = encoder(torch.stack(planes))
         for pixels, one, embedding in zip(several, resized, embeddings.float(), strict=False):
@@ -145,7 +145,7 @@ class PromptableSam:
         self._decode = SamPromptDecoder(sam, dtype=dtype)
         self.side: int = sam.image_encoder.img_size
         self.is_on_gpu = sam.device.type == "cuda"
-        # Of the logits that `answer_together` returns.
+        # Bytes of the logits that `answer_together` returns for a point.
         self.bytes_a_point: int = _MASKS_A_POINT * math.prod(sam.prompt_encoder.mask_input_size) * dtype.itemsize
 
     def encode(self, crops: Sequence[NDArray[np.uint8]]) -> Iterator[EncodedCrop]:

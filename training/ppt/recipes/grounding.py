@@ -232,7 +232,7 @@ class Grounder:
         prompt = torch.from_numpy(points).float(), torch.from_numpy(labels)
         given = tuple(each[None].to(self._device) for each in prompt)
         sparse, dense = self._sam.prompt_encoder(points=given, boxes=None, masks=None)
-        # For a single peak three masks, for several points one.
+        # SAM answers a single peak with three masks, and several points with one.
         low, predicted = self._sam.mask_decoder(
             image_embeddings=crop.embedding[None],
             image_pe=self._sam.prompt_encoder.get_dense_pe(),

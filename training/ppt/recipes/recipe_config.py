@@ -69,7 +69,7 @@ class ComposeConfig(FrozenModel):
     embedded: Literal["object", "image"] = "object"
     # The least share of an object that stays visible when another one is embedded in its image.
     min_visible: Share = 0.6
-    # Texts an image, each of another target.
+    # Texts of one image, each about another target.
     texts_per_image: int = Field(default=2, ge=1, le=9)
     image_format: Literal["png", "jpeg"] = "png"
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -109,7 +109,7 @@ class RecipeConfig(FrozenModel):
     """
 
     run: RunConfig
-    # Of `objects` and `pairs`.
+    # The settings of `objects` and `pairs`.
     grounding: GroundingConfig = GroundingConfig()
     compose: ComposeConfig = ComposeConfig()
     pairs: PairsConfig = PairsConfig()
