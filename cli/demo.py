@@ -18,7 +18,7 @@ from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.open_run import OpenRun
 
 if TYPE_CHECKING:
     from pseudoris.training.evaluation.bootstrap import Estimate
@@ -92,7 +92,7 @@ def _sample_rows(location: RunLocation, config: RunConfig) -> Table:
     is_composed = config.composing is not None
     columns = _SAMPLE_COLUMNS[is_composed]
     best, apart = columns[-1], "kind" if is_composed else "target_mask_ids"
-    rows = read_table(location, EXPRESSIONS, tuple(dict.fromkeys((apart, "kept", *columns))))
+    rows = OpenRun.at(location).table(EXPRESSIONS, tuple(dict.fromkeys((apart, "kept", *columns))))
     kept = rows.filter(pc.fill_null(pc.and_(rows["kept"], pc.is_valid(rows[best])), False))
     ranked = kept.sort_by([(best, "descending")]) if kept.num_rows else kept
     table = columns_table(columns, title=f"{_NUM_SAMPLE_ROWS} rows of {EXPRESSIONS}", num_texts=len(columns))

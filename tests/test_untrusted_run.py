@@ -19,9 +19,9 @@ from pseudoris.schemas.tables import IMAGES
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.sources.planned_images import PlannedImages
-from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.command import pseudoris_here
 from tests.builders.hostile_plugin import hostile
+from tests.builders.tables import read_table
 from tests.viewer.builders import annotated, quarantined_because, write_run
 
 SAID = [(0, "a red circle", 1.5, None)]

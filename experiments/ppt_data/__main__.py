@@ -19,7 +19,7 @@ from experiments.ppt_data.contact_sheet import draw_sheet
 from experiments.ppt_data.pseudo_label_figures import object_ious, pair_figures, share_of_hits
 from experiments.quality.scene_runs import SceneRun, imported_scenes
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.ppt.pairs import LabelFrame, PairDataset, PairSpec
 from pseudoris.training.ppt.recipes.d_ref import compose_objects
@@ -102,7 +102,7 @@ def _spread(size: int, among: Any) -> list[int]:
 
 
 def _first_of(location: RunLocation, kind: str) -> list[int]:
-    rows = read_table(location, "expressions", ["image_id", "text", "kind"]).to_pylist()
+    rows = OpenRun.at(location).table("expressions", ["image_id", "text", "kind"]).to_pylist()
     wanted = {(row["image_id"], row["text"]) for row in rows if row["kind"] == kind}
     pairs = _pairs(location)
     found = (pairs[at] for at in range(len(pairs)))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.ppt.recipes.grounding import Grounder
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
 from pseudoris.workers.masks import rle
@@ -90,14 +90,14 @@ def share_of_hits(ious: Sequence[float]) -> float:
 def targets_of(location: RunLocation) -> dict[tuple[str, str], list[str]]:
     """Return the masks of each text of an image, by image and text."""
     found: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for row in read_table(location, EXPRESSIONS, ["image_id", "text", "target_mask_ids"]).to_pylist():
+    for row in OpenRun.at(location).table(EXPRESSIONS, ["image_id", "text", "target_mask_ids"]).to_pylist():
         found[row["image_id"], row["text"]] += row["target_mask_ids"]
     return found
 
 
 def masks_of(location: RunLocation) -> dict[str, np.ndarray]:
     """Return the masks (H, W) bool of a run, by their ids."""
-    rows = read_table(location, MASKS, ["mask_id", "segmentation"]).to_pylist()
+    rows = OpenRun.at(location).table(MASKS, ["mask_id", "segmentation"]).to_pylist()
     return {
         row["mask_id"]: rle.decode([row["segmentation"]["counts"]], tuple(row["segmentation"]["size"]))[0]
         for row in rows

@@ -26,7 +26,6 @@ from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.shard import ExpressionRecord
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
 from pseudoris.schemas.untrusted import without_secrets
-from pseudoris.store.tables.committed_tables import iter_table
 from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, open_parquet
 
 _OF: Final = "Text that the row says in other words; all other columns are of that text. Null of the run's own texts."
@@ -136,9 +135,11 @@ def _taken(held: list[pa.Table]) -> pa.Table:
 
 def _parts(job: ExportJob, table: str, left_out: _LeftOut) -> Iterator[pa.Table]:
     """Yield the parts that have rows; one of more than a row group in pieces."""
-    chosen = (receipt for receipt in job.request.run.receipts if receipt.parts[table].rows)
     number = job.options.rewording if table == EXPRESSIONS else 0
-    for found in iter_table(job.request.run.location, table, receipts=chosen):
+    for shard in job.request.run.shards():
+        if not shard.receipt.parts[table].rows:
+            continue
+        found = shard.table(table)
         own = left_out.without(found)
         part = _reworded(own, number) if number else own
         job.num_further += part.num_rows - own.num_rows

@@ -27,8 +27,8 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import parse_record, require_header, sealed
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import RootDigest, RunTotals, Totals
-from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.judged_expressions import stated_rule
+from pseudoris.store.tables.open_run import CommittedShard
 
 if TYPE_CHECKING:
     import jinja2
@@ -75,7 +75,7 @@ def write_datacard(
         totals.add(receipt)
         root.add(receipt)
         if EXCLUDED in receipt.counts.reasons:
-            failures = read_table(location, FAILURES, ("reason", "message"), [receipt]).to_pylist()
+            failures = CommittedShard(location, receipt).table(FAILURES, ("reason", "message")).to_pylist()
             excluded.update(row["message"] for row in failures if row["reason"] == EXCLUDED)
         for table in sorted(SCHEMAS):
             # Hashes contents and not names, so that a run with recovered images equals a run that never failed.

@@ -5,7 +5,7 @@ Called by checks, reports and `refilter`, and by `training`, `viewer`, `audit` a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -16,10 +16,8 @@ import pyarrow.dataset as ds
 
 from pseudoris.images.parquet_pages import BorrowedFile
 from pseudoris.schemas.errors import refuse_other_version
-from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import SCHEMAS, TABLES_VERSION
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.runs.repair import lost_part
 from pseudoris.store.tables.parquet_files import DamagedError, damaged, open_parquet
 
@@ -30,30 +28,6 @@ class RowFilter:
 
     expression: pc.Expression
     columns: tuple[str, ...]
-
-
-def iter_table(
-    location: RunLocation, table: str, columns: Sequence[str] | None = None, receipts: Iterable[Receipt] | None = None
-) -> Iterator[pa.Table]:
-    """Yield a table of `tables.SCHEMAS` shard by shard, with `columns` in their order. At most one part is in memory.
-
-    Without `receipts`, of the latest receipt of each shard, ordered by shard.
-
-    Raises:
-        ValueError: There is no such table or column.
-        ConfigError: A part is missing or damaged, or another version of the package wrote it.
-    """
-    names = chosen_schema(table, columns).names
-    for receipt in latest_receipts(location) if receipts is None else receipts:
-        yield read_selected(location, table, receipt.parts[table].name, names)
-
-
-def read_table(
-    location: RunLocation, table: str, columns: Sequence[str] | None = None, receipts: Iterable[Receipt] | None = None
-) -> pa.Table:
-    """Return all that `iter_table` yields as one table in memory; it is empty if nothing is committed."""
-    schema = chosen_schema(table, columns)
-    return pa.concat_tables([schema.empty_table(), *iter_table(location, table, columns, receipts)])
 
 
 def read_part(file: BinaryIO, schema: pa.Schema, name: str, keep: RowFilter | None = None) -> pa.Table:
@@ -92,7 +66,9 @@ def chosen_schema(table: str, columns: Sequence[str] | None) -> pa.Schema:
 def read_selected(
     location: RunLocation, table: str, name: str, columns: Sequence[str], keep: RowFilter | None = None
 ) -> pa.Table:
-    """Return the columns of the rows that `keep` accepts, in the order of the part `name`; raises like `iter_table`.
+    """Return the columns of the rows that `keep` accepts, in the order of the part `name`.
+
+    A missing or damaged part is a ConfigError.
 
     Reads the footer, then the chosen columns and those of the filter, of row groups that may hold such a row.
     """

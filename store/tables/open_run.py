@@ -69,6 +69,11 @@ class OpenRun:
         """Yield the committed shards in order."""
         return (CommittedShard(self.location, receipt) for receipt in self.receipts)
 
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return columns of a table of all shards, in memory; all columns by default."""
+        schema = chosen_schema(name, columns)
+        return pa.concat_tables([schema.empty_table(), *(shard.table(name, columns) for shard in self.shards())])
+
     def quarantined(self) -> Iterator[QuarantinedImage]:
         """Yield each quarantined image, in plan order."""
         for shard in self.shards():

@@ -17,12 +17,12 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
-from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.workers.filtering.head_nouns import head_noun
 from tests.builders.command import invoke
 from tests.builders.human import write_small_refer
 from tests.builders.imports import import_small
 from tests.builders.scene_runs import quarantined, scene_run, scenes, scored, truth_bytes
+from tests.builders.tables import read_table
 
 KNOWN = scenes(5)
 FITTED = ("captions.listening={}", "filtering.fitted.uri=builtin:tiny-listener.fitted.yaml")

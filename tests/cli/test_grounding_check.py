@@ -12,11 +12,11 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.command import OPTIONS, invoke, pseudoris_here
 from tests.builders.head import ROOT
 from tests.builders.images import png
 from tests.builders.runs import STUBS, part_digests, write_source
+from tests.builders.tables import read_table
 from tests.builders.vlms import small_vlm
 
 CHECK = "grounding_check={{architecture: 'builtin:tiny/clip.json', weights: {{uri: '{}'}}, temperature: 0.1}}"

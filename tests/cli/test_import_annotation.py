@@ -17,12 +17,12 @@ from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import list_receipts
-from pseudoris.store.tables.committed_tables import read_table
 from recipes.object_centric import write_object_centric
 from tests.builders.command import invoke, pseudoris_here, start_pseudoris, wait_for
 from tests.builders.human import document, image_row, object_row, reference, write_images, write_small_refer
 from tests.builders.scored_runs import begin, finish, scored_shard
 from tests.builders.studio import read_tasks, submitted, write_project
+from tests.builders.tables import read_table
 from tests.interchange.exports.builders import png
 
 

@@ -17,13 +17,13 @@ from pseudoris.schemas.fitted import for_any_captioner
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
-from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.audits import VerdictFile
 from tests.builders.command import invoke
 from tests.builders.fitted import fitted
 from tests.builders.scene_runs import scene_run, scenes
 from tests.builders.scored_runs import scored_run
+from tests.builders.tables import read_table
 
 
 @pytest.fixture(scope="module")

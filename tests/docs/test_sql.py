@@ -17,8 +17,8 @@ import pytest
 
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
-from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.scored_runs import scored_run
+from tests.builders.tables import read_table
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "guides" / "sql.md"

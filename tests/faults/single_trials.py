@@ -20,9 +20,9 @@ from typing import Any, Final
 
 from pseudoris.schemas.tables import FAILURES, IMAGES
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.images import png
 from tests.builders.runs import write_source
+from tests.builders.tables import read_table
 from tests.faults import hostile_files as hostile
 from tests.faults.trials import annotation, differences, files_result, finish, run_result, start
 from tests.fuzz.fuzzer import Reader

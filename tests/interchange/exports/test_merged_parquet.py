@@ -13,9 +13,9 @@ from pseudoris.interchange.exports import ExportOptions, ExportRequest, find_exp
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.shard_tables import table_bytes
+from tests.builders.tables import read_table
 from tests.store.builders import commit, make_entries, start_run
 
 NUM_SHARDS = 12

@@ -13,9 +13,9 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from tests.builders.human import document, image_row, object_row, reference, write_images
+from tests.builders.tables import read_table
 
 IMAGES = [image_row(7, "a.png"), image_row(8, "b.png")]
 OBJECTS = [object_row(70, 7), object_row(71, 7, (15, 10, 25, 20)), object_row(80, 8), object_row(81, 8)]

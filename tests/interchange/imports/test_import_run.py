@@ -21,7 +21,6 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import is_manifest_complete
 from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.store.tables.annotations import iter_annotations
-from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.human import (
     HEIGHT,
@@ -40,6 +39,7 @@ from tests.builders.human import (
 from tests.builders.imports import import_small
 from tests.builders.runs import part_digests
 from tests.builders.seals import forge_header
+from tests.builders.tables import read_table
 
 
 @pytest.fixture

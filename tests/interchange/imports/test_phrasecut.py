@@ -14,9 +14,9 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.human import write_images
 from tests.builders.imports import import_small
+from tests.builders.tables import read_table
 
 # Points [x, y] on images of 24 x 32 pixels.
 LEFT = [[2, 3], [8, 3], [8, 9], [2, 9]]

@@ -15,10 +15,10 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.workers.masks import rle
 from tests.builders.human import HEIGHT, WIDTH
 from tests.builders.images import jpeg
+from tests.builders.tables import read_table
 
 # (4, 3) to (11, 8), both inclusive: 8 wide, 6 high.
 BOX = [[4, 3], [11, 3], [11, 8], [4, 8]]

@@ -14,7 +14,7 @@ from pseudoris.store.checks import content as checks
 from pseudoris.store.checks.shard_parts import verify_shard
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import part_path, receipt_path
-from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.open_run import CommittedShard
 from pseudoris.store.tables.parquet_files import parquet_bytes
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
 from tests.store.builders import commit, make_entries, make_shard, start_run
@@ -86,7 +86,7 @@ def test_every_missing_part_is_found(run, quick):
 @pytest.mark.parametrize("quick", [True, False])
 def test_another_number_of_rows_is_found(run, quick):
     location, receipt, planned = run
-    data = table_bytes(read_table(location, "masks", receipts=[receipt]).slice(1))
+    data = table_bytes(CommittedShard(location, receipt).table("masks").slice(1))
     problems = verify_shard(location, forged(location, receipt, "masks", data), planned, quick=quick)
     assert whats(problems) == ["part_rows"]
 
@@ -94,7 +94,7 @@ def test_another_number_of_rows_is_found(run, quick):
 @pytest.mark.parametrize("quick", [True, False])
 def test_ids_that_are_not_the_plans_are_found(run, quick):
     location, receipt, planned = run
-    images = read_table(location, "images", receipts=[receipt])
+    images = CommittedShard(location, receipt).table("images")
     data = table_bytes(images.take(list(reversed(range(images.num_rows)))))
     problems = verify_shard(location, forged(location, receipt, "images", data), planned, quick=quick)
     assert problems[0].what == "ids"
@@ -117,7 +117,7 @@ def test_a_part_that_is_no_parquet_is_found(run):
 
 def test_columns_of_other_types_are_found(run):
     location, receipt, planned = run
-    masks = read_table(location, "masks", receipts=[receipt])
+    masks = CommittedShard(location, receipt).table("masks")
     at = masks.schema.get_field_index("box_xyxy_px")
     other = masks.set_column(at, "box_xyxy_px", pa.array(["box"] * masks.num_rows))
     data = parquet_bytes([other], other.schema)
@@ -127,7 +127,7 @@ def test_columns_of_other_types_are_found(run):
 
 def test_what_the_rows_say_is_checked_unless_it_shall_be_quick(run):
     location, receipt, planned = run
-    rows = read_table(location, "masks", receipts=[receipt]).to_pylist()
+    rows = CommittedShard(location, receipt).table("masks").to_pylist()
     rows[0]["area_px"] += 1
     data = table_bytes(pa.Table.from_pylist(rows, schema=SCHEMAS["masks"]))
     wrong = forged(location, receipt, "masks", data)
@@ -137,7 +137,7 @@ def test_what_the_rows_say_is_checked_unless_it_shall_be_quick(run):
 
 def test_a_part_of_a_later_version_is_no_damage(run):
     location, receipt, planned = run
-    masks = read_table(location, "masks", receipts=[receipt])
+    masks = CommittedShard(location, receipt).table("masks")
     schema = masks.schema.with_metadata({**masks.schema.metadata, b"pseudoris.version": b"9"})
     data = parquet_bytes([masks.replace_schema_metadata(schema.metadata)], schema)
     with pytest.raises(ConfigError, match="is of version 9"):

@@ -22,8 +22,8 @@ from pseudoris.store.reports.data_card import (
     write_datacard,
 )
 from pseudoris.store.runs.receipts import RunTotals
-from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run
+from tests.builders.tables import read_table
 
 ROOT = Path(__file__).parents[3]
 

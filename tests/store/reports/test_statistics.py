@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.statistics import Distribution, TopTexts, run_statistics
-from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.scored_runs import begin, commit_scored, scored_run
+from tests.builders.tables import read_table
 from tests.store.builders import start_run
 
 

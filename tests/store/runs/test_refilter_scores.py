@@ -20,12 +20,12 @@ from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
-from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.judged_expressions import rule_of
 from pseudoris.workers.filtering import ClipScorer
 from tests.builders.fitted import fitted, fitted_file
 from tests.builders.images import png
 from tests.builders.scored_runs import begin, finish, scored_shard
+from tests.builders.tables import read_table
 from tests.store.builders import HEIGHT, WIDTH
 
 WEIGHTS = {"bias": 2, "listener": 0.5, "truth": 1.5, "log_uniqueness": 2, "relative_truth": 1}

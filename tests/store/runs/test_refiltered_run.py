@@ -27,11 +27,11 @@ from pseudoris.store.runs.manifest import is_manifest_complete, iter_manifest
 from pseudoris.store.runs.plan import iter_plan
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts, receipt_path
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter, refiltered
-from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.shard_tables import shard_tables
 from tests.builders.fault_proxy import Fault
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run, scored_shard
 from tests.builders.seals import without_digests
+from tests.builders.tables import read_table
 from tests.store.builders import extend_run, make_entries
 
 HIGHER = RuleChange(tau=1.2)

@@ -14,7 +14,7 @@ from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import list_receipts, read_receipt
-from pseudoris.store.tables.committed_tables import read_table
+from tests.builders.tables import read_table
 from tests.store.builders import annotated, commit, empty, make_entries, quarantined, start_run
 
 NUM_IMAGES = 9

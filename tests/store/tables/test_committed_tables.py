@@ -12,9 +12,10 @@ import pytest
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
-from pseudoris.store.tables.committed_tables import RowFilter, read_selected, read_table
+from pseudoris.store.tables.committed_tables import RowFilter, read_selected
 from pseudoris.store.tables.parquet_files import open_parquet, parquet_bytes
 from pseudoris.store.tables.shard_tables import shard_tables
+from tests.builders.tables import read_table
 from tests.store.builders import commit, make_entries, make_shard, start_run
 
 

@@ -18,9 +18,9 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts, part_path
-from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.run_reader import COLUMNS, Run, draw_rows
 from tests.builders.scored_runs import begin, commit_scored, scored_run
+from tests.builders.tables import read_table
 
 
 def leave_garbage(location: RunLocation) -> None:

@@ -9,12 +9,12 @@ import numpy as np
 from pycocotools import mask as coco
 
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.synthworld.attributes import is_held_out
 from pseudoris.synthworld.grammar import parse_reference
 from pseudoris.synthworld.oracle import referents
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene
+from tests.builders.tables import read_table
 
 NAMES = ("category", "colour", "pattern", "size", "part")
 

@@ -36,8 +36,7 @@ from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
-from pseudoris.store.tables.committed_tables import iter_table
-from pseudoris.store.tables.open_run import CommittedShard
+from pseudoris.store.tables.open_run import CommittedShard, OpenRun
 from pseudoris.training.ppt.recipes.grounding import GroundedMask, Grounder, Peaks
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
 from pseudoris.training.ppt.recipes.recipe_runs import ORIGIN, STAGE_RECIPE, Recipe, pseudo_mask_rows, recipe_masks
@@ -230,7 +229,8 @@ def pair_masks(
 def frequent_nouns(location: RunLocation, count: int) -> list[str]:
     """Return the most frequent head nouns of a run's kept texts, ties by the alphabet; a run without any is refused."""
     texts: Counter[str] = Counter()
-    for table in iter_table(location, EXPRESSIONS, ["text", "kept"]):
+    for shard in OpenRun.at(location).shards():
+        table = shard.table(EXPRESSIONS, ["text", "kept"])
         texts.update(table["text"].filter(table["kept"]).to_pylist())
     if not texts:
         raise ConfigError(f"{location.root} has no kept expressions, so there is nothing to do.")

@@ -20,7 +20,7 @@ from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.planned_run import package_versions
-from pseudoris.store.tables.committed_tables import iter_table
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.filtering.head_nouns import head_noun
@@ -125,7 +125,8 @@ class PairCounts:
 def count_pairs(location: RunLocation) -> PairCounts:
     """Return the counts of a run; memory is bounded by one shard, for a pair never leaves its image's."""
     decided = undecided = pseudo_masks = 0
-    for table in iter_table(location, EXPRESSIONS, ["image_id", "text", "kept"]):
+    for shard in OpenRun.at(location).shards():
+        table = shard.table(EXPRESSIONS, ["image_id", "text", "kept"])
         found = table.group_by(["image_id", "text"]).aggregate([("kept", "any")])
         num_decided = int(sum(found["kept_any"].to_pylist()))
         decided += num_decided

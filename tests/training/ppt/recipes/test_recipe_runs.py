@@ -11,12 +11,12 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.receipts import latest_receipts
-from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.training.ppt.recipes.d_ref import compose_objects
 from pseudoris.training.ppt.recipes.grounded_runs import make_objects, pair_masks, read_names
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 from pseudoris.training.ppt.recipes.recipe_runs import count_pairs
 from recipes.object_centric import write_object_centric
+from tests.builders.tables import read_table
 from tests.interchange.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE
 
