@@ -172,6 +172,10 @@ class PosteriorConfig(FrozenModel):
     # A bare noun may also mean an object without a mask or with a wrong noun: `unseen` weighs that risk.
     unseen: UnitInterval
 
+    def true_of(self, noun: str) -> Mapping[str, float]:
+        """Return how likely a noun is true of a thing, by the name that the thing has."""
+        return {noun: 1.0} if self.names is None else self.names.truth.get(noun, {noun: 1.0})
+
 
 @validated_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class FittedValues:
@@ -226,7 +230,9 @@ def read_fitted(uri: str, sha256: object = None) -> dict[str, Any]:
     data, digest = read_named("filtering.fitted", uri, sha256, remedy)
     try:
         values = parse_yaml(data.decode())
-        fault = "" if isinstance(values, dict) else "holds no keys such as `confidence:`"
+        # A truth of a thousand images would be a thousand unknown keys.
+        is_other = isinstance(values, dict) and len(values) > 1 and values.keys().isdisjoint(vars(FittedValues()))
+        fault = "holds no keys such as `confidence:`" if is_other or not isinstance(values, dict) else ""
     except (UnicodeDecodeError, yaml.YAMLError):
         fault = "is not YAML"
     if fault:

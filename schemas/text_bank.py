@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Annotated, Any, Final
 
@@ -15,6 +16,11 @@ from pseudoris.schemas.shard import clean_text
 # The header of a run stores the texts of its bank, and each command parses the header.
 MAX_TEXTS: Final = 5_000
 MAX_TEXT_LETTERS: Final = 200
+# Letters that are not Latin, or an article of another language: short texts tell no more.
+_FOREIGN: Final = re.compile(
+    r".*[^\W\d\u0000-\u024f]|(?:der|die|das|eine?|le|la|les|une?|el|los|las|una|il|gli|uno|uma?|het|een|ett) ",
+    re.IGNORECASE,
+)
 _BANK_REMEDY: Final = "name a file with one text a line, such as `the red boat`"
 
 
@@ -52,6 +58,7 @@ def read_bank(uri: str, sha256: object = None) -> dict[str, Any]:
             "is not UTF-8": "Cs" in categories,
             "holds a control character": "Cc" in categories,
             f"has more than {MAX_TEXT_LETTERS} letters": len(clean_text(text)) > MAX_TEXT_LETTERS,
+            "is not in English": _FOREIGN.match(text) is not None,
         }
         if fault := next((fault for fault, is_found in faults.items() if is_found), ""):
             raise ConfigError(f"composing.bank: {uri}, line {number} {fault}: {_BANK_REMEDY}")

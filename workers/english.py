@@ -63,6 +63,7 @@ ADJECTIVES = (
     )
 )
 SIZES = _words("big small large little tiny huge tall short long wide giant gigantic mini")
+PATTERNS = _words("striped dotted spotted checked checkered plain")
 ADJECTIVE_SUFFIXES = ("ful", "ous", "less", "ish")
 SUPERLATIVE_PATTERN = re.compile(r"[a-z]{3,}est")
 NOUNS_IN_EST = _words(
@@ -144,6 +145,8 @@ PICTURES = _words(
     "photo photograph picture pic image view shot snapshot closeup painting drawing illustration portrait cartoon "
     "sketch rendering render depiction silhouette outline icon clipart screenshot selfie scene photos pictures images"
 )
+# "A shot of whiskey" is no picture.
+DRINKS = _words("whiskey whisky bourbon scotch vodka tequila rum gin brandy liquor alcohol sake espresso")
 QUANTITIES = _words(
     "pair pairs group groups bunch bunches couple number lot lots row rows pile piles stack stacks set sets herd flock "
     "crowd pack school swarm slice slices piece pieces bit bits chunk scoop kind kinds type types sort variety array "

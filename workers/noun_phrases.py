@@ -353,13 +353,14 @@ _JOINING: Final = lexicon.SHADES | lexicon.DEGREES
 _JOINED: Final = lexicon.LINKING_PARTICIPLES | lexicon.PARTICLES | {"decker"}
 
 
-def may_be_called(phrase: NounPhrase, noun: str) -> bool:
-    """Return whether what a phrase says may be said of another noun: "red" of any, "sitting" of people alone."""
-    if lexicon.PEOPLE & {phrase.noun, noun}:
-        return {phrase.noun, noun} <= lexicon.PEOPLE
-    # "Traffic light" is a name of its own, but "aqua" of an aqua star is an attribute.
-    named = (each for each in phrase.before if _rank(each) == 3 or rules.is_progressive(each))
-    return set(named) <= {"aqua", "leather", "glass"} and all(each.startswith("with") for each in phrase.after)
+def may_be_said(attribute: str, said: Set[str]) -> bool:
+    """Return whether an attribute may be said of a thing: "red" of any, "empty" if it is in `said` (`content_of`)."""
+    *shades, last = attribute.split()
+    return (last in _OF_ANYTHING and _SHADES.issuperset(shades)) or content_of(attribute) in said
+
+
+_OF_ANYTHING: Final = lexicon.COLOURS | lexicon.SIZES | lexicon.PATTERNS | {"aqua", "leather", "glass"}
+_SHADES: Final = _OF_ANYTHING | lexicon.SHADES | lexicon.DEGREES | lexicon.CONJUNCTIONS
 
 
 def insert_adjective(before: list[str], adjective: str) -> None:

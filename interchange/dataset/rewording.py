@@ -39,11 +39,13 @@ SOURCE_REWORDED: Final = "reworded"
 # Openings that name a photograph. A painting, a drawing, or "the picture of a dog" may be the object itself.
 _PHOTO: Final = re.compile(
     r"(?:this is )?(?:(?:an? )?close[ -]?up of )*(?:an? )?(?:close[ -]?up of|(?:(?:close[ -]?up|\w+ and white|blurry|"
-    r"full|side|aerial|overhead) )?(?:photo|photograph|picture|pic|image|shot|view) of) "
+    r"full|side|aerial|overhead) )?(?:photo|photograph|picture|pic|image|shot|view) of) ",
+    re.IGNORECASE,
 )
 _THERE: Final = re.compile(
     r"(?:there is|there are|here is|here are|this is|these are|it is) "
-    r"(?=(?:an?|the|one|some|several|many|two|three|four|five|six) )"
+    r"(?=(?:an?|the|one|some|several|many|two|three|four|five|six) )",
+    re.IGNORECASE,
 )
 # On these things a picture may be the object itself: "a picture of a cat on a mug".
 _ON_THINGS: Final = (
@@ -87,7 +89,7 @@ _COLOURS: Final = _words("red yellow green blue purple pink brown black white gr
 _CLASSES: Final = {
     **dict.fromkeys(_SIZES, "size"),
     **dict.fromkeys(_COLOURS, "colour"),
-    **dict.fromkeys(_words("striped dotted spotted checked checkered plain"), "pattern"),
+    **dict.fromkeys(lexicon.PATTERNS, "pattern"),
 }
 # Things that stay the same after "red" or "left". A brown bear is a kind of bear; a left hand is one of a pair.
 _DRAWN: Final = _words("circle square triangle star heart diamond cross ring arrow moon drop mushroom bolt crown key")
@@ -194,14 +196,14 @@ def forms_of(text: str) -> tuple[str, ...]:
 
 
 def _without_opening(text: str) -> str:
-    photo = _PHOTO.match(text)
-    if photo is not None:
-        phrase = text[photo.end() :]
-        return text if _IS_SHOWN.search(phrase) and "close" not in photo[0] else phrase
-    there = _THERE.match(text)
-    # "There is a photo of a dog" may mean the photo, so it keeps its opening.
-    is_opened = there is not None and _PHOTO.match(text, there.end()) is None
-    return text[there.end() :] if there is not None and is_opened else text
+    opening = _PHOTO.match(text) or _THERE.match(text)
+    if opening is None:
+        return text
+    phrase = text[opening.end() :]
+    is_on_thing = _IS_SHOWN.search(phrase) and "close" not in opening[0].lower()
+    is_drink = head_noun(text) == "shot" != head_noun(phrase)
+    # "There is a photo of a dog" has two openings.
+    return text if opening.re is _PHOTO and (is_on_thing or is_drink) else _without_opening(phrase)
 
 
 def _is_phrase(text: str) -> bool:

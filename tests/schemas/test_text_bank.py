@@ -48,6 +48,8 @@ def test_the_identity_has_the_digest_and_a_header_is_read_without_the_file(tmp_p
         (b"\n \n", None, r"holds 0 texts, and 1 to 5000 are allowed"),
         (b"a key\n\xff", None, r"texts\.txt, line 2 is not UTF-8: name a file with one text a line"),
         (b"a key\n\na \0 key", None, r"texts\.txt, line 3 holds a control character"),
+        (b"the red boat\nDas rote Boot", None, r"texts\.txt, line 2 is not in English"),
+        ("the café\n红色的船".encode(), None, r"texts\.txt, line 2 is not in English"),
         (b"".join(b"a key %d\n" % n for n in range(5001)), None, "holds 5001 texts"),
         (b"a key", "0" * 64, "composing.bank: .* expected 0000"),
         (b"a" * 201, None, r"texts\.txt, line 1 has more than 200 letters"),

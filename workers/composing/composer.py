@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import islice
+from functools import cache, partial
+from itertools import chain, islice
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -24,7 +24,7 @@ from pseudoris.workers.composing import templates
 from pseudoris.workers.composing.likelihood import IS_MEMBER, SIDES, Likelihood, likelihood_of
 from pseudoris.workers.composing.posterior import drawn_by_mask
 from pseudoris.workers.counter_rng import key_of, permutation
-from pseudoris.workers.english import plural_of
+from pseudoris.workers.english import PEOPLE, plural_of
 from pseudoris.workers.filtering.head_nouns import head_noun, tokenise
 from pseudoris.workers.filtering.spacy_nouns import phrase_reader
 from pseudoris.workers.noun_phrases import (
@@ -33,7 +33,7 @@ from pseudoris.workers.noun_phrases import (
     content_of,
     english_among,
     is_sayable,
-    may_be_called,
+    may_be_said,
     noun_phrase,
     phrases_by_rules,
 )
@@ -127,9 +127,9 @@ def near_absences(view: Likelihood, keys: Sequence[int]) -> Iterator[ComposedExp
     of the parts finds a mask, and is wrong. `keys` (one a mask) decide which of a mask's expressions are tried first.
     """
     said: set[str] = set()
-    slots = _slots(phrase for phrases in view.phrases for phrase in phrases)
+    slots, told = _slots(phrase for phrases in view.phrases for phrase in phrases), cache(view.posterior.told)
     for mask, (phrases, key) in enumerate(zip(view.phrases, keys, strict=True)):
-        swaps = [swap for phrase in phrases for swap in _swaps(view, phrase, slots)]
+        swaps = [swap for phrase in phrases for swap in _swaps(view, phrase, slots, told)]
         for place in permutation(key, len(swaps))[:_MAX_TRIES].tolist():
             found = _absence(view, swaps[place]())
             if found is not None and found.text not in said:
@@ -164,41 +164,40 @@ def _slot(phrase: NounPhrase, words: str) -> str:
 
 
 def _swaps(
-    view: Likelihood, phrase: NounPhrase, slots: Mapping[str, Mapping[str, str]]
+    view: Likelihood, phrase: NounPhrase, slots: Mapping[str, Mapping[str, str]], told: Callable[[str], Set[str]]
 ) -> Iterator[Callable[[], NounPhrase]]:
     """Yield what makes the phrase with another noun, or with an attribute that replaces one of its own."""
     # The new word must fit the slot as in a likely phrase of the image: "red" may replace "small", "hat" may not.
-    if phrase.words:
-        others = (noun for noun in slots[_GAP] if noun != phrase.noun and may_be_called(phrase, noun))
-        yield from (partial(replace, phrase, noun=noun) for noun in others)
+    attributes = (*phrase.before, *phrase.after)
+    for noun in slots[_GAP] if attributes else ():
+        is_kin = noun != phrase.noun and (noun in PEOPLE) == (phrase.noun in PEOPLE)
+        if is_kin and all(may_be_said(each, told(noun)) for each in attributes):
+            yield partial(replace, phrase, noun=noun)
     for word in sorted(phrase.words):
         instead = view.posterior.replaced_by.get(word, frozenset())
         here = slots[_slot(phrase, word)].items()
-        yield from (partial(_swapped, phrase, word, said) for other, said in here if other in instead)
+        others = (said for other, said in here if other in instead and may_be_said(said, told(phrase.noun)))
+        yield from (partial(_swapped, phrase, word, said) for said in others)
 
 
 def easy_absences(
-    view: Likelihood, bank: Sequence[NounPhrase], captions: Iterable[str], key: int
+    view: Likelihood, bank: Sequence[tuple[NounPhrase, Set[str]]], captions: Iterable[str], key: int
 ) -> Iterator[ComposedExpression]:
     """Yield phrases of a bank above `min_further` that share no word with `captions`, all those of the image.
 
-    A plural counts as its singular, a name as the others of its thing. `key` decides the order. What nothing was read
-    of may hold anything.
+    Beside each phrase stand the plurals of its words and names. `key` decides the order. What nothing was read of may
+    hold anything.
     """
     nouns = {noun for each in view.posterior.evidence for noun in each.nouns}
-    said, names = _plurals((*captions, *nouns)), view.posterior.config.names
-    truth = {} if names is None else names.truth
-    unlike = (
-        phrase
-        for phrase in (bank[place] for place in permutation(key, len(bank)).tolist())
-        if nouns and said.isdisjoint(_plurals((phrase.noun, *phrase.words, *truth.get(phrase.noun, ()))))
-    )
+    said = _plurals((*captions, *nouns))
+    drawn = (bank[place] for place in permutation(key, len(bank)).tolist() if nouns)
+    unlike = (phrase for phrase, words in drawn if said.isdisjoint(words))
     found = (_absence(view, phrase) for phrase in islice(unlike, _MAX_TRIES))
     yield from (each for each in found if each is not None)
 
 
 def _plurals(texts: Iterable[str]) -> set[str]:
-    return {plural_of(word) for text in texts for word in tokenise(text)}
+    return {plural_of(word) for word in set(chain.from_iterable(map(tokenise, texts)))}
 
 
 def _absence(view: Likelihood, phrase: NounPhrase) -> ComposedExpression | None:
@@ -214,21 +213,17 @@ def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:
             log_right = view.log_right(mask, phrase, np.ones(len(view.positions)))
             yield _Form("words", "attribute", log_right, phrase.noun, partial(templates.definite, phrase))
         if "position" in view.config.kinds:
-            yield from _ends(view, mask, phrase)
             yield from _sides(view, mask, phrase)
             yield from _rows(view, mask, phrase)
         if "relation" in view.config.kinds:
             yield from _relations(view, mask, phrase)
 
 
-def _ends(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
+def _sides(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
     # "The leftmost circle" implies that there are other circles.
     for side in SIDES if len(view.members(phrase, mask)) else ():
         log_right = view.log_right(mask, phrase, 1.0 - view.lead[side][mask])
         yield _Form("end", "position", log_right, phrase.noun, partial(templates.extreme, side, phrase))
-
-
-def _sides(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
     for side in SIDES:
         inside = view.inside[side]
         if inside[mask] > IS_MEMBER:
@@ -290,7 +285,11 @@ class Composer:
         self.config, self.posterior, self._line, self._seed, self._read = config, posterior, line, seed, read
         texts = () if config.bank is None else config.bank.values.texts
         phrases = (noun_phrase(text, head_noun(text)) for text in texts)
-        self._bank = tuple(phrase for phrase in phrases if phrase is not None and phrase.number != "several")
+        self._bank = tuple(
+            (phrase, _plurals((phrase.noun, *phrase.words, *posterior.true_of(phrase.noun))))
+            for phrase in phrases
+            if phrase is not None and phrase.number != "several"
+        )
 
     def __call__(self, image: ShardImage) -> ShardImage:
         """Return the image with composed expressions added last: those of one mask, then of several, then of none.

@@ -15,9 +15,9 @@ if no viewer would doubt them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property, reduce
 from itertools import product
 from typing import Final
 
@@ -177,14 +177,22 @@ class Likelihood:
         """Return whether an expression is likely enough to be a mask's first expression."""
         return math.exp(log_right) > self.config.min_first
 
-    def rivals(self, phrase: NounPhrase) -> Floats:
-        """Return the probability that each mask is an object that a phrase is true of, (N,) float64, below 1."""
-        return np.minimum(self.posterior.is_object * self.posterior.fits(phrase), MAX_RIVAL)
+    @cached_property
+    def rivals(self) -> Callable[[NounPhrase], Floats]:
+        """By phrase, the probability that each mask is an object that it is true of, (N,) float64, below 1."""
+        posterior = self.posterior
+        return cache(lambda phrase: np.minimum(posterior.is_object * posterior.fits(phrase), MAX_RIVAL))
 
-    def blurred(self, phrase: NounPhrase) -> Floats:
-        """Return `rivals`, where several things are rivals of one: "two dogs" of "the dog"."""
-        several = replace(phrase, noun=plural_of(phrase.noun))
-        return np.maximum(self.rivals(phrase), self.rivals(several))
+    @cached_property
+    def blurred(self) -> Callable[[NounPhrase], Floats]:
+        """As `rivals`, where several things are rivals of one: "two dogs" of "the dog"."""
+        rivals, true_of = self.rivals, self.posterior.config.true_of
+
+        def found(phrase: NounPhrase) -> Floats:
+            several = {replace(phrase, noun=plural_of(noun)): share for noun, share in true_of(phrase.noun).items()}
+            return reduce(np.maximum, (share * rivals(each) for each, share in several.items()), rivals(phrase))
+
+        return cache(found)
 
     def members(self, phrase: NounPhrase, mask: int) -> Ints:
         """Return the numbers of the other masks that a phrase is probably true of."""

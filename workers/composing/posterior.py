@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Final
@@ -29,6 +29,7 @@ import numpy as np
 
 from pseudoris.schemas.fitted import Counted, Floats, NounRelations, PosteriorConfig
 from pseudoris.schemas.shard import SOURCE_MODEL, ExpressionRecord, MaskRecord, ShardImage
+from pseudoris.workers.english import PEOPLE, plural_of
 from pseudoris.workers.masks import rle
 from pseudoris.workers.noun_phrases import NounPhrase, PhraseReader, english_among, implies, phrases_by_rules, says_more
 
@@ -114,18 +115,18 @@ def evidence_of(
 
 
 def by_names(evidence: Evidence, names: NounRelations) -> Evidence:
-    """Return the evidence with one name for each thing.
+    """Return the evidence with one name for each thing, and with its plural for several.
 
     Where names that a wider one covers were drawn often enough, what a caption says of a "person" it says of the
     likeliest of these. Elsewhere the wider name stays.
     """
     nouns: defaultdict[str, float] = defaultdict(float)
     correctness: dict[str, float] = {}
-    for noun, share in evidence.nouns.items():
-        name = names.first.get(noun, noun)
-        nouns[name] += share
+    first = {**{plural_of(name): plural_of(named) for name, named in names.first.items()}, **names.first}
+    said = {noun: first.get(noun, noun) for noun in evidence.nouns}
+    for noun, name in said.items():
+        nouns[name] += evidence.nouns[noun]
         correctness[name] = max(correctness.get(name, -math.inf), evidence.correctness[noun])
-    said = {noun: names.first.get(noun, noun) for noun in evidence.nouns}
     for wide, covered in names.covered.items():
         drawn = sorted(name for name in covered if name in nouns)
         if wide in nouns and sum(nouns[name] for name in drawn) > _LEAST_TOLD * nouns[wide]:
@@ -190,7 +191,6 @@ class Posterior:
     config: PosteriorConfig
     evidence: Sequence[Evidence]
     is_object: Floats
-    _fits: dict[NounPhrase, Floats] = field(init=False, default_factory=dict)
 
     @cached_property
     def nouns(self) -> Sequence[Mapping[str, float]]:
@@ -209,23 +209,22 @@ class Posterior:
 
     def fits(self, phrase: NounPhrase) -> Floats:
         """Return the probability that a phrase is true of each mask, (N,) float64."""
-        if phrase not in self._fits:
-            self._fits[phrase] = np.array([self._of_mask(phrase, mask) for mask in range(len(self.evidence))])
-        return self._fits[phrase]
+        true_of, words = self.config.true_of(phrase.noun), sorted(phrase.words)
+        likely = (sum(share * nouns.get(noun, 0.0) for noun, share in true_of.items()) for nouns in self.nouns)
+        named = (_UNSAID_NOUN + (1.0 - _UNSAID_NOUN) * each for each in likely)
+        said = ([self._word(word, mask) for word in words] for mask in range(len(self.evidence)))
+        return np.array([math.prod(each, start=noun) for noun, each in zip(named, said, strict=True)])
+
+    def told(self, noun: str) -> Set[str]:
+        """Return the words that captions say of what has a noun, or another name of its thing, as `words`."""
+        names = {*self.config.true_of(noun), *(PEOPLE if noun in PEOPLE else ())}
+        phrases = (phrase for each in self.evidence for phrase in each.phrases if phrase.noun in names)
+        return frozenset().union(*(phrase.words for phrase in phrases))
 
     @cached_property
     def replaced_by(self) -> Mapping[str, frozenset[str]]:
         """By word, the words that replace it in the captions of the image, as of `substitutes`."""
         return substitutes(phrase for each in self.evidence for phrase in each.phrases)
-
-    def _of_mask(self, phrase: NounPhrase, mask: int) -> float:
-        nouns, names = self.nouns[mask], self.config.names
-        true_of = {} if names is None else names.truth.get(phrase.noun, {})
-        likely = sum(share * nouns.get(noun, 0.0) for noun, share in (true_of or {phrase.noun: 1.0}).items())
-        found = _UNSAID_NOUN + (1.0 - _UNSAID_NOUN) * likely
-        for word in sorted(phrase.words):
-            found *= self._word(word, mask)
-        return found
 
     def _word(self, word: str, mask: int) -> float:
         said = self.words[mask]

@@ -320,7 +320,9 @@ def _skip_to(words: list[str], chunk: Chunk, head: str) -> int | None:
     if head in lexicon.PICTURES:
         for offset, word in enumerate(following):
             if word in lexicon.SHOWING or word == "of":
-                return chunk.end + offset + 1
+                begins = chunk.end + offset + 1
+                drink = _at(words, begins + describes(_at(words, begins)))
+                return None if head == "shot" and drink in lexicon.DRINKS else begins
             if word not in lexicon.RELATIVES and word != "taken":
                 return None
     if head in lexicon.QUANTITIES | lexicon.PARTS and following[:1] == ["of"]:

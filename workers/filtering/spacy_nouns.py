@@ -179,7 +179,7 @@ def _skip_quantities(head: Any) -> Any:
     """Replace a picture, quantity or part by the object of its `of`, repeatedly."""
     while head.lower_ in lexicon.PICTURES | lexicon.QUANTITIES | lexicon.PARTS:
         behind = next((c for of in head.children if of.lower_ == "of" for c in of.children if c.dep_ == "pobj"), None)
-        if behind is None:
+        if behind is None or (head.lower_ == "shot" and behind.lower_ in lexicon.DRINKS):
             break
         head = behind
     return head

@@ -77,6 +77,19 @@ def test_a_word_changes_for_one_that_stands_in_its_place_and_for_no_other():
     assert all(("hat" in text.split()) == text.endswith("with a hat") for text, _ in found)
 
 
+def test_what_no_caption_says_of_a_thing_but_a_colour_or_a_size_is_no_near_absence_of_it():
+    glass = {"an empty glass": 20, "a glass with a thin stem": 20, "an empty glass with a thin stem": 20}
+    image = make_image(
+        ((20, 30), glass), ((80, 30), {"a doll": 20, "a small doll": 20}), ((50, 80), {"a full cup": 40})
+    )
+    found = {text for seed in range(30) for text in absences(image, seed=seed)}
+    assert found == {"the small glass", "the small cup"}
+    names = NounRelations(wider={"cup": ("glass",)})
+    assert "the full glass" in {
+        text for seed in range(30) for text in absences(image, seed=seed, posterior={**LENIENT, "names": names})
+    }
+
+
 def test_an_easy_absence_shares_no_word_with_what_was_drawn_and_has_no_rival():
     texts = ("the boat", "the red boat", "the circle", "the small key", "the boat is blue")
     easy = {text for text, rival in absences(FOUR, *texts).items() if rival is None}
@@ -100,6 +113,15 @@ def test_what_several_things_are_is_no_name_of_one_alone():
     assert texts(image, 0, kinds=["attribute"], posterior=LENIENT) == set()
     alone = make_image(((20, 30), {"a goat": 40}), ((80, 30), {"two kites": 40}))
     assert texts(alone, 0, kinds=["attribute"], posterior=LENIENT) == {"the goat"}
+
+
+@pytest.mark.parametrize("several", ["two tvs", "two televisions", "two screens"])
+def test_several_things_of_another_name_are_no_less_rivals_of_one(several):
+    names = NounRelations(same=(("television", "tv"),), wider={"screen": ("television",)})
+    for said in ("television", "tv"):
+        image = make_image(((20, 30), {f"a {said}": 40}), ((80, 30), {several: 40}))
+        found = composed(image, kinds=["attribute"], posterior={"unseen": 0.0, "names": names})
+        assert [each.text for each in found] == []
 
 
 def test_a_mask_in_two_clothes_is_said_to_wear_one_at_a_time():
