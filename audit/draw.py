@@ -160,13 +160,7 @@ def draw_audit(
 
 
 def make_strata(
-    *,
-    score: Floats,
-    kind: npt.NDArray[np.str_],
-    is_kept: Flags,
-    is_lone: Flags,
-    num_drawn: int,
-    unkept_share: float,
+    *, score: Floats, kind: npt.NDArray[np.str_], is_kept: Flags, is_lone: Flags, num_drawn: int, unkept_share: float
 ) -> list[PairStratum]:
     """Return the strata of P pairs; together `num_drawn` are drawn of them, or all pairs if there are fewer.
 

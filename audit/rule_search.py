@@ -85,8 +85,8 @@ def with_bounds(conditions: Sequence[KeepCondition], bounds: Sequence[KeepCondit
 
 
 def _bounds(known: Floats) -> list[float]:
-    """Return quantiles of scores, from strict to loose."""
-    found = np.maximum(np.floor(np.quantile(known, BOUND_QUANTILES) * 10**_DIGITS) / 10**_DIGITS, 0.0)
+    """Return bounds just below quantiles of scores, from strict to loose: the last keeps all."""
+    found = np.maximum((np.ceil(np.quantile(known, BOUND_QUANTILES) * 10**_DIGITS) - 1) / 10**_DIGITS, 0.0)
     return sorted(set(found.tolist()), reverse=True)
 
 
@@ -131,7 +131,7 @@ class TestedRule:
         name: `confidence > 0.62`.
         num: Verdicts on pairs that it keeps.
         estimate: Their accuracy; corrected for raters' errors if that is known.
-        low: Lower limit of a one-sided interval of 95 %.
+        low: Lower limit of a one-sided interval of 95 %; the accuracy itself if all of the run was judged.
         passes: Whether that reaches the target.
     """
 
@@ -177,9 +177,7 @@ def choose_rule(
     def test(place: int) -> TestedRule:
         return tested_rule(judged, keeps[place], names[place], target=target, checks=checks)
 
-    # Kish's effective number of verdicts for each rule. It depends on the weights, not on the verdicts.
-    weights = [judged.weights[flags] for flags in keeps]
-    sizes = [float(each.sum() ** 2 / (each**2).sum()) if each.any() else 0.0 for each in weights]
+    sizes = [_size(judged, flags) for flags in keeps]
     tested: list[TestedRule] = []
     chosen = more = None
     for place in range(first_rule(sizes, target), len(keeps)):
@@ -190,7 +188,10 @@ def choose_rule(
     if chosen is None:
         total = int((judged.is_drawn & judged.is_judged).sum())
         more = _more([test(place) for place in range(len(keeps))], sizes, target, total)
-    return RuleChoice(target, tuple(tested), chosen, more, math.ceil(math.log(1 - _LEVEL_ONE_SIDED) / math.log(target)))
+        # Who judges all knows.
+        more = None if more is None else min(more, max(round(judged.weights.sum()) - total, 1))
+    least = math.ceil(math.log(1 - _LEVEL_ONE_SIDED) / math.log(target))
+    return RuleChoice(target, tuple(tested), chosen, more, min(least, math.ceil(judged.weights[keeps[-1]].sum())))
 
 
 def tested_rule(judged: JudgedPairs, keeps: Flags, name: str, *, target: float, checks: RaterChecks) -> TestedRule:
@@ -199,7 +200,16 @@ def tested_rule(judged: JudgedPairs, keeps: Flags, name: str, *, target: float, 
     found = judged.share_right(keeps, judged.bounded(0.0))
     corrected = corrected_share(found, checks, level=_LEVEL)
     share = share_interval(found, level=_LEVEL) if corrected is None else corrected.share
-    return TestedRule(name, found.num, share.estimate or 0.0, share.low, share.low >= target)
+    low = (share.estimate or 0.0) if corrected is None and math.isinf(_size(judged, keeps)) else share.low
+    return TestedRule(name, found.num, share.estimate or 0.0, low, low >= target)
+
+
+def _size(judged: JudgedPairs, keeps: Flags) -> float:
+    """Kish's effective number of verdicts for a rule, by weights alone; infinite if all that it keeps was judged."""
+    weights = judged.weights[keeps & judged.is_drawn]
+    if not weights.any():
+        return 0.0
+    return math.inf if (weights == 1).all() else float(weights.sum() ** 2 / (weights**2).sum())
 
 
 def first_rule(sizes: Sequence[float], target: float) -> int:

@@ -53,11 +53,7 @@ def draw(
         raise ConfigError(f"AUDIT {audit!r} is inside the run. Choose a folder outside it.")
     with bar("reading shards") as show:
         found = draw_audit(
-            run,
-            folder,
-            chosen,
-            load_bytes=PlannedImages(location, run.header, source=source),
-            on_shard=show,
+            run, folder, chosen, load_bytes=PlannedImages(location, run.header, source=source), on_shard=show
         )
     _print_draw(audit, found)
 
@@ -150,13 +146,17 @@ def audit_report(
         options.write_text(plot, report_chart(figures), option="--plot")
     if as_json:
         echo_json(figures.as_json())
-    elif not any(each.verdicts or each.missed for each in answers):
-        stdout.print(f"{audit}: {figures.num_drawn:,} pairs to judge, and no verdict yet", soft_wrap=True)
-        stdout.print(path_lines("next", {**_judging(audit), "then": _adding(audit)}), soft_wrap=True)
     else:
-        print_report(folder, figures)
-        for each in answers:
-            _tell_changed(each)
+        if any(each.verdicts or each.missed for each in answers):
+            print_report(folder, figures)
+            for each in answers:
+                _tell_changed(each)
+        else:
+            stdout.print(f"{audit}: {figures.num_drawn:,} pairs to judge, and no verdict yet", soft_wrap=True)
+        drawn = out_run or folder.draw.run.location
+        stricter = {"stricter rule": command("refilter", drawn, "NEW", "--accuracy", "0.9", "--audit", audit)}
+        more = {**_judging(audit), "then": _adding(audit)}
+        stdout.print(path_lines("next", more if figures.num_judged < figures.num_drawn else stricter), soft_wrap=True)
     if is_cited:
         cite(folder, figures)
 

@@ -239,9 +239,10 @@ def lines_of_audit(run: RunLocation, audit: str) -> PairWeightConfig:
 
 def _keeping_none(rule: SequencedRule) -> SequencedRule:
     """Return a rule that keeps nothing of what `rule` bounds."""
-    words = [f"{each.column} > 1" for each in rule.bounds if each.column in COMPOSED_KINDS] or ["count < 0"]
+    kinds = [each.column for each in rule.bounds if each.column in COMPOSED_KINDS]
+    words = [f"{kind} > 1" for kind in kinds] or ["count < 0"]
     bounds = tuple(KeepCondition.model_validate(each) for each in words)
-    return SequencedRule(" and ".join(words), rule.rule, np.zeros_like(rule.keeps), bounds)
+    return SequencedRule(f"no {' or '.join(kinds) or 'drawn caption'}", rule.rule, np.zeros_like(rule.keeps), bounds)
 
 
 def _seen(audit: AuditFolder, header: RunHeader, rules: list[SequencedRule]) -> list[SequencedRule]:

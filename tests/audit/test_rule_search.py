@@ -61,3 +61,11 @@ def test_a_target_that_looks_reached_but_is_not_shown_says_how_many_more_verdict
     assert found.tested[0].estimate == pytest.approx(56 / 60)
     assert 100 < found.more < 1_000
     assert chosen([1, 0] * 50, 100).more is None
+    # No more than the pairs that the run has.
+    assert chosen([1] * 19 + [0], 20, inclusion=0.8).more == 5
+
+
+def test_what_was_judged_whole_needs_no_number_of_verdicts():
+    found = chosen([1] * 12 + [0], 12, 13, target=0.95, inclusion=1.0)
+    assert [(each.low, each.passes) for each in found.tested] == [(1.0, True), (pytest.approx(12 / 13), False)]
+    assert chosen([1] * 12, 12, target=0.95, inclusion=0.5).least == 24

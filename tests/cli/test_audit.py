@@ -76,6 +76,7 @@ def test_report_prints_figures_with_intervals_and_what_they_lack(out, tmp_path):
     printed = ran("report", tmp_path / "audit", "--plot", tmp_path / "plot.svg", "--out-run", out)
     assert "60 of 60 pairs judged" in printed
     assert re.search(r"accuracy of the kept +1\.000 +0\.9\d\d to 1\.000", printed)
+    assert "refilter" in printed.partition("\nnext\n")[2]
     assert (tmp_path / "plot.svg").read_text().startswith("<svg")
     figures = json.loads(ran("report", tmp_path / "audit", "--json"))
     assert figures["accuracy"]["value"]["high"] == 1

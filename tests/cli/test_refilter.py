@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import yaml
@@ -116,26 +117,34 @@ def test_an_accuracy_needs_an_audit_of_the_run_and_chooses_a_rule_that_is_shown_
     assert not (tmp_path / "other").exists()
     with pytest.raises(ConfigError, match="leave --tau, --keep and --lone-masks out"):
         invoke("refilter", out, tmp_path / "other", *words, "--tau", "1")
+    # All of the run was judged, and of what is surest all is right.
+    assert "1.000" in invoke("refilter", out, tmp_path / "sure", "--accuracy", "0.999", *words[2:]).output
+    small = tmp_path / "small"
+    draw_audit(OpenRun.at(location), small, DrawOptions(num_pairs=40), load_bytes=lambda shard, key: b"")
+    with VerdictFile.open(small, "ana", AuditFolder.open(small).known) as file:
+        for row in AuditFolder.open(small).pairs.to_pylist():
+            file.append(VerdictLine(pair=row["pair_id"], verdict="right"))
     with pytest.raises(ConfigError, match=r"no rule is shown to reach an accuracy of 0.999.*: draw a larger audit"):
-        invoke("refilter", out, tmp_path / "other", "--accuracy", "0.999", *words[2:])
+        invoke("refilter", out, tmp_path / "other", "--accuracy", "0.999", "--audit", small)
 
 
-def composed_beside_unscored(image):
+def composed_beside_unscored(image, step=0.01):
     """Return an image whose drawn captions have no distinctiveness, and a composed expression of each mask."""
     drawn = tuple(replace(each, uniqueness=None, distinctiveness=None) for each in image.expressions)
     of_mask = {each.target_mask_ids: each for each in drawn}.values()
     facts = {"kind": "position", "source": "composer", "kept": True, "samples": ()}
     said = (
-        replace(each, text=f"{each.text} on the left", confidence=0.9 + at / 100, **facts)
+        replace(each, text=f"{each.text} on the left", confidence=0.9 + at * step, **facts)
         for at, each in enumerate(of_mask)
     )
     return replace(image, expressions=(*drawn, *said))
 
 
-def test_an_accuracy_is_reached_by_what_is_composed_where_nothing_drawn_can_be_bounded(tmp_path):
+@pytest.mark.parametrize("step", [0.01, 0])
+def test_an_accuracy_is_reached_by_what_is_composed_where_nothing_drawn_can_be_bounded(tmp_path, step):
     location, folder = RunLocation.open(str(tmp_path / "out")), tmp_path / "audit"
     config = load_config("tiny", None, ["composing={}"])
-    scene_run(location, scenes(8), change=composed_beside_unscored, config=config)
+    scene_run(location, scenes(8), change=partial(composed_beside_unscored, step=step), config=config)
     write_manifest(location)
     draw_audit(OpenRun.at(location), folder, DrawOptions(num_pairs=5_000), load_bytes=lambda shard, key: key.encode())
     audit = AuditFolder.open(folder)
@@ -146,6 +155,7 @@ def test_an_accuracy_is_reached_by_what_is_composed_where_nothing_drawn_can_be_b
     assert "Nothing drawn is kept: no pair of the audit has a distinctiveness to bound" in printed
     rows = read_table(RunLocation.open(str(tmp_path / "new")), "expressions").to_pylist()
     assert {row["source"] for row in rows if row["kept"]} == {"composer"}
+    assert "chosen no drawn caption; position > " in printed
 
 
 def expressions(run):
