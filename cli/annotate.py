@@ -12,10 +12,12 @@ from rich.console import Group, RenderableType
 
 from pseudoris.cli import options
 from pseudoris.cli.console import (
+    counted,
     echo_json,
     facts_table,
     format_bytes,
     format_seconds,
+    next_lines,
     report,
     report_stopped,
     stdout,
@@ -142,6 +144,7 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
             "red",
         )
         return FRUITLESS
+    stdout.print(next_lines(out), soft_wrap=True)
     return 0
 
 
@@ -205,12 +208,11 @@ def estimate_view(found: RunEstimate) -> RenderableType:
         return f"{value} ({low} to {high})" if has_intervals else value
 
     table = facts_table(f"{found.source}: estimate")
-    table.add_row("images", f"{found.num_images:,} in {found.num_shards:,} shards")
+    table.add_row("images", f"{found.num_images:,} in {counted(found.num_shards, 'shard')}")
     if found.num_excluded:
         table.add_row("excluded", f"{found.num_excluded:,} listed images are not counted")
-    table.add_row(
-        "sample", f"{found.num_sampled:,} images in {found.num_sample_shards:,} shards, on {found.device_kind}"
-    )
+    sampled = f"{counted(found.num_sampled, 'image')} in {counted(found.num_sample_shards, 'shard')}"
+    table.add_row("sample", f"{sampled}, on {found.device_kind}")
     table.add_row(
         "speed", f"{span(found.images_per_s, '{:.3g}'.format)} images/s per {found.unit}, once models are loaded"
     )

@@ -101,7 +101,7 @@ def init(
         raise ConfigError(f"{path} exists: give another PATH, or remove it") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be written ({error.strerror or error}): give another PATH") from error
-    echo(f"wrote {path} and {schema_path}")
+    echo(f"wrote {path}, over the preset {preset}, and {schema_path}")
 
 
 def _starting_lines(preset: str) -> Iterator[str]:

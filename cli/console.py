@@ -69,6 +69,16 @@ def kept_text(kept: int, kept_lone: int | None, *, num_candidates: int) -> str:
     return f"{text}, {kept_lone:,} of them unfiltered (their mask is alone in its image)" if kept_lone else text
 
 
+def counted(number: int, noun: str) -> str:
+    """Return "1 image" or "1,200 images"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def next_lines(out: str) -> Text:
+    """Return what to do with a run that is complete; print with `soft_wrap=True`."""
+    return path_lines("next", {"check": command("verify", out), "figures": command("stats", out)})
+
+
 def format_bytes(size_bytes: float) -> str:
     """Return a size with three digits at most and a binary unit, `1.4 GiB`."""
     unit = 0

@@ -24,7 +24,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from pseudoris.cli.console import report, report_stopped, stderr, stdout
+from pseudoris.cli.console import counted, report, report_stopped, stderr, stdout
 from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.templates import html_text, notebook_display
 from pseudoris.store.location import RunLocation
@@ -219,7 +219,7 @@ def actors_text(by_pool: Mapping[str, int]) -> str:
     if not by_pool:
         return ""
     if set(by_pool) == {"fused"}:
-        return "1 actor" if by_pool["fused"] == 1 else f"{by_pool['fused']} actors"
+        return counted(by_pool["fused"], "actor")
     *before, last = [f"{count} {pool}" for pool, count in by_pool.items()]
     return f"{', '.join(before)} and {last} actors" if before else f"{last} actors"
 

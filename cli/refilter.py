@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pseudoris.cli import options
-from pseudoris.cli.console import command, facts_table, format_bytes, kept_text, path_lines, report, stdout
+from pseudoris.cli.console import facts_table, format_bytes, kept_text, next_lines, report, stdout
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.schemas.config_layers import validate
@@ -147,5 +147,4 @@ def _print(new: str, found: RefilterSummary) -> None:
     stdout.print(table, soft_wrap=True)
     for line in found.accepted:
         report("note", f"not byte-reproducible (accepted by --allow-mixed): {line}", "yellow")
-    following = {"check": command("verify", new), "figures": command("stats", new)}
-    stdout.print(path_lines("next", following), soft_wrap=True)
+    stdout.print(next_lines(new), soft_wrap=True)

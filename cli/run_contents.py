@@ -9,7 +9,6 @@ import sys
 from typing import Annotated, Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from pseudoris.cli import options
 from pseudoris.cli.console import (
@@ -125,7 +124,6 @@ def _tree(found: RunStatistics) -> dict[str, Any]:
 
 
 DEFAULT_ROWS = 20
-_MAX_HEADER = 15
 DEFAULT_COLUMNS = "key,text,kind,confidence,distinctiveness,correctness,decoder,crop"
 
 
@@ -162,7 +160,8 @@ def sample(
         has = [
             name for name in names if columns is not None or not found or any(row[name] is not None for row in found)
         ]
-        stdout.print(_sample_view(has, found))
+        rows_shown = ([_cell(row[name]) for name in has] for row in found)
+        stdout.print(columns_table(has, rows_shown, num_texts=len(has)))
         if not all_candidates and (whole := run_status(location)).kept_lone:
             kept = kept_text(whole.kept, whole.kept_lone, num_candidates=whole.expressions)
             stdout.print(f"\nThe run keeps {kept}.", soft_wrap=True)
@@ -179,15 +178,6 @@ def _write_csv(names: list[str], rows: list[dict[str, Any]]) -> None:
 
 def _flat(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
-
-
-def _sample_view(names: list[str], rows: list[dict[str, Any]]) -> Table:
-    table = columns_table(names, num_texts=len(names))
-    for name, column in zip(names, table.columns, strict=True):
-        column.min_width = min(len(name), _MAX_HEADER)
-    for row in rows:
-        table.add_row(*(_cell(row[name]) for name in names))
-    return table
 
 
 def _cell(value: Any) -> str:

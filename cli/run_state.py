@@ -20,6 +20,7 @@ from rich.live import Live
 from pseudoris.cli import options
 from pseudoris.cli.console import (
     columns_table,
+    counted,
     echo,
     echo_json,
     facts_table,
@@ -34,7 +35,7 @@ from pseudoris.cli.summaries import counts_text, reasons_views, totals_rows
 from pseudoris.schemas.config import PlacementConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import without_secrets
-from pseudoris.store.checks.verification import CheckShards, Problem, VerifyReport, check_shards, verify_run
+from pseudoris.store.checks.verification import CheckShards, VerifyReport, check_shards, verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import DRIVER_ALIVE, DRIVER_SILENT, RunStatus, StatusReader
 from pseudoris.store.runs.garbage import run_gc
@@ -65,9 +66,7 @@ def status(
             echo("\t".join((row.key, row.reason, row.message)))
         return
     try:
-        if watch:
-            _wait_for_run(location, every_s)
-        states = _states(StatusReader(location), every_s if watch else None)
+        states = _states(location, every_s if watch else None)
         if as_json:
             for found in states:
                 echo_json(_tree(found))
@@ -85,13 +84,6 @@ def status(
             raise
 
 
-def _wait_for_run(location: RunLocation, every_s: float) -> None:
-    if read_header(location) is None:
-        report("waiting", f"No run has begun at {location.root} yet. Ctrl-C ends.", "yellow")
-        while read_header(location) is None:
-            time.sleep(every_s)
-
-
 def _tree(found: RunStatus) -> dict[str, Any]:
     fields = dataclasses.asdict(found) | {"source": without_secrets(found.source)}
     names = {"num_done": "shards", "num_images_done": "images", "size_bytes": "output_bytes"}
@@ -99,8 +91,13 @@ def _tree(found: RunStatus) -> dict[str, Any]:
     return {"is_complete": found.is_complete, **renamed, **fields, "eta_s": found.eta_s}
 
 
-def _states(reader: StatusReader, every_s: float | None) -> Iterator[RunStatus]:
-    """Yield how the run stands: once, or again and again until it is complete."""
+def _states(location: RunLocation, every_s: float | None) -> Iterator[RunStatus]:
+    """Yield how the run stands: once, or again and again, from when it begins until it is complete."""
+    if every_s is not None and read_header(location) is None:
+        report("waiting", f"No run has begun at {location.root} yet. Ctrl-C ends.", "yellow")
+        while read_header(location) is None:
+            time.sleep(every_s)
+    reader = StatusReader(location)
     yield (found := reader.read())
     while every_s is not None and not found.is_complete:
         time.sleep(every_s)
@@ -189,7 +186,7 @@ def verify(
     else:
         _show_report(out, found)
     if not found.is_clean:
-        report("off", f"{_num_problems(found.problems)} in {out}", "red")
+        report("off", f"{counted(len(found.problems), 'problem')} in {out}", "red")
         raise typer.Exit(1)
 
 
@@ -221,7 +218,8 @@ def _show_report(out: str, found: VerifyReport) -> None:
     stdout.print(f"root digest  {found.root or 'unknown, as a receipt cannot be used'}", soft_wrap=True)
     if found.problems:
         more = f", the first {MAX_SHOWN}" if len(found.problems) > MAX_SHOWN else ""
-        table = columns_table(("shard", "what", "detail"), title=f"{_num_problems(found.problems)}{more}", num_texts=3)
+        title = f"{counted(len(found.problems), 'problem')}{more}"
+        table = columns_table(("shard", "what", "detail"), title=title, num_texts=3)
         for problem in found.problems[:MAX_SHOWN]:
             table.add_row("–" if problem.shard is None else str(problem.shard), problem.what, problem.detail)
         stdout.print(table)
@@ -233,10 +231,6 @@ def _show_report(out: str, found: VerifyReport) -> None:
             more = ", …" if len(each.shards) > MAX_RANGES else ""
             table.add_row(f"{each.num_shards:,}: {', '.join(shown)}{more}", each.what, each.detail)
         stdout.print(table)
-
-
-def _num_problems(problems: tuple[Problem, ...]) -> str:
-    return "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
 
 
 def gc(

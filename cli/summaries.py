@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 
 from pseudoris.cli.console import (
     command,
+    counted,
     facts_table,
     format_bytes,
     format_seconds,
@@ -60,8 +61,8 @@ def summary_view(summary: RunSummary) -> RenderableType:
     for text in summary.left_out:
         counts.add_row("left out", text)
     if retry := summary.retry:
-        changed = f"{retry.num_shards_changed:,} of {retry.num_shards:,} shards have a new generation"
-        counts.add_row("retried", f"{retry.num_images:,} images, {retry.num_recovered:,} recovered; {changed}")
+        changed = f"{retry.num_shards_changed:,} of {counted(retry.num_shards, 'shard')} got a new generation"
+        counts.add_row("retried", f"{counted(retry.num_images, 'image')}, {retry.num_recovered:,} recovered; {changed}")
     after = [*reasons_views(summary.totals), "", path_lines("tables", summary.tables)]
     return Group(*warning_lines(summary.warning), counts, *after)
 
@@ -69,8 +70,7 @@ def summary_view(summary: RunSummary) -> RenderableType:
 def _speed(summary: RunSummary) -> str:
     if not summary.num_images_now:
         return "nothing to do: the run was complete" if summary.is_complete else "no image was committed"
-    images = "1 image" if summary.num_images_now == 1 else f"{summary.num_images_now:,} images"
-    taken = f"{format_seconds(summary.wall_s)} for {images}"
+    taken = f"{format_seconds(summary.wall_s)} for {counted(summary.num_images_now, 'image')}"
     return f"{summary.images_per_second:.1f} images/s, {taken}"
 
 
@@ -104,11 +104,10 @@ def plan_view(plan: RunPlan) -> RenderableType:
         table.add_row("left out", text)
     if plan.extension is not None:
         known = f"{plan.extension.num_changed:,} planned images changed, {plan.extension.num_vanished:,} missing"
-        table.add_row(
-            "extension", f"{plan.extension.num_images:,} images in {plan.extension.num_shards:,} shards; {known}"
-        )
+        images, shards = counted(plan.extension.num_images, "image"), counted(plan.extension.num_shards, "shard")
+        table.add_row("extension", f"{images} in {shards}; {known}")
     if plan.num_to_retry is not None:
-        table.add_row("to retry", f"{plan.num_to_retry:,} quarantined images")
+        table.add_row("to retry", counted(plan.num_to_retry, "quarantined image"))
     if plan.num_to_repair is not None:
         table.add_row("to repair", f"{plan.num_to_repair:,} shards with missing or damaged parts")
     table.add_row("actors", actors_text(plan.actors))

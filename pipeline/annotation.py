@@ -20,13 +20,7 @@ from pseudoris.pipeline.interrupts import Interrupts, interruptible
 from pseudoris.pipeline.meters import Meter
 from pseudoris.pipeline.opened_run import Opened, opened
 from pseudoris.pipeline.resources import check_object_store, plan_actors, with_readers
-from pseudoris.pipeline.run_contract import (
-    RetryTally,
-    RunOptions,
-    RunPlan,
-    RunSummary,
-    table_globs,
-)
+from pseudoris.pipeline.run_contract import RetryTally, RunOptions, RunPlan, RunSummary, table_globs
 from pseudoris.pipeline.shard_tasks import Job, Retry
 from pseudoris.pipeline.stored_masks import StoredMasks
 from pseudoris.schemas.config import RunConfig

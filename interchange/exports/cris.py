@@ -87,9 +87,7 @@ _CRIS_SUMMARY: Final = "anns JSON and mask PNGs, from which folder2lmdb of CRIS 
 CRIS: Final = ExportFormat("cris", _CRIS_SUMMARY, _write_folders, _TAKES, _READS)
 
 
-def _new_masks(
-    job: ExportJob,
-) -> Iterator[tuple[ExportImage, ExportMask, Sequence[ExportExpression], int, bytes]]:
+def _new_masks(job: ExportJob) -> Iterator[tuple[ExportImage, ExportMask, Sequence[ExportExpression], int, bytes]]:
     """Yield each mask with its image, its expressions, its segment id and its PNG; it counts as written."""
     for image in job.images():
         for mask, said in image.masks_with_texts():

@@ -22,14 +22,7 @@ from typing import Any, BinaryIO, Final, cast
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
 from pseudoris.interchange.exports.image_files import check_size
-from pseudoris.interchange.exports.record import (
-    Content,
-    ExportExpression,
-    ExportMask,
-    broken,
-    check_mask,
-    check_texts,
-)
+from pseudoris.interchange.exports.record import Content, ExportExpression, ExportMask, broken, check_mask, check_texts
 from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.untrusted import parse_json, printable_json

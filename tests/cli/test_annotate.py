@@ -194,6 +194,15 @@ def test_an_interrupt_before_the_first_commit_shows_no_summary_of_nothing(monkey
     assert "to resume run the same command again" in ended.stderr
 
 
+def test_a_run_that_is_complete_ends_with_what_to_do_next(monkeypatch, tmp_path):
+    done = RunSummary("out", RunTotals(shards=1, images=1, annotated=1), 1, 1, 0, 1, 1.0, {"masks": "out/masks"})
+    monkeypatch.setattr("pseudoris.pipeline.annotation.annotate", lambda *_, **__: done)
+    ended = pseudoris_here("annotate", "--preset=tiny", str(tmp_path), str(tmp_path / "out"))
+    assert ended.returncode == 0
+    assert "1.0 s for 1 image " in ended.stdout
+    assert f"pseudoris verify {tmp_path / 'out'}\n" in ended.stdout.partition("\nnext\n")[2].replace("'", "")
+
+
 @pytest.mark.parametrize("command", ["annotate", "dry run", "doctor"])
 def test_weights_that_cannot_be_read_are_refused_before_there_is_a_plan(ray_session, tmp_path, command):
     source, out, weights = write_source(tmp_path / "in", num_images=1), tmp_path / "out", tmp_path / "sam.safetensors"

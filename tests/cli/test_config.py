@@ -78,7 +78,8 @@ def test_init_replaces_no_file(tmp_path):
 def test_init_writes_the_schema_over_an_earlier_one(tmp_path):
     stale = tmp_path / "run.schema.json"
     stale.write_text("{}")
-    assert command("init", str(tmp_path / "again.yaml")).returncode == 0
+    done = command("init", str(tmp_path / "again.yaml"))
+    assert (done.returncode, "over the preset tiny" in done.stdout) == (0, True)
     assert json.loads(stale.read_text(encoding="utf-8")) == config_schema()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
@@ -81,6 +82,11 @@ def test_a_table_shows_by_default_the_columns_that_have_values(out, tmp_path):
     assert named == ["text", "confidence"]
     headers = printed("sample", out).splitlines()[0].split()
     assert headers == ["key", "text", "kind", "distinctiveness", "correctness", "decoder", "crop"]
+
+
+def test_a_table_loses_no_letter_in_a_narrow_terminal(out):
+    wide, narrow = (Counter("".join(printed("sample", out, columns=columns).split())) for columns in (300, 80))
+    assert narrow == wide
 
 
 @pytest.mark.slow

@@ -153,12 +153,7 @@ def kept_tokens(logits: torch.Tensor, ranked: torch.Tensor, num_kept: torch.Tens
 
 
 def distinctive_weights(
-    own: torch.Tensor,
-    others: torch.Tensor,
-    *,
-    is_kept: torch.Tensor,
-    is_eos: torch.Tensor,
-    temperature: float,
+    own: torch.Tensor, others: torch.Tensor, *, is_kept: torch.Tensor, is_eos: torch.Tensor, temperature: float
 ) -> torch.Tensor:
     """Return q(v | w, i) as weights (R, K) float64 over V_i, zero outside; they need not sum to one.
 

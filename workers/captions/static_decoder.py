@@ -28,13 +28,7 @@ from pseudoris.workers.captions.decoding_rules import (
 )
 from pseudoris.workers.captions.distinctive import count_kept, distinctive_weights, draw
 from pseudoris.workers.captions.static_towers import GroupShape, RecordedStep, StaticTowers, split_axis
-from pseudoris.workers.captions.vocabulary_logits import (
-    SpecialTokens,
-    TopLogits,
-    Vocabulary,
-    check_finite,
-    score_dtype,
-)
+from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, Vocabulary, check_finite, score_dtype
 from pseudoris.workers.device import to_device, to_host
 
 # Steps between two checks by the host whether all captions have ended.

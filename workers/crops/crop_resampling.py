@@ -99,11 +99,7 @@ def weighted_sums(
     rows = to_device(first - offsets, device)[run].add_(entry)
     entries = to_device(start - offsets, device)[run].add_(entry)
     return F.embedding_bag(
-        rows,
-        table,
-        to_device(offsets, device),
-        mode="sum",
-        per_sample_weights=to_device(weights, device)[entries],
+        rows, table, to_device(offsets, device), mode="sum", per_sample_weights=to_device(weights, device)[entries]
     )
 
 

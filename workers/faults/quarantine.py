@@ -111,11 +111,7 @@ def apply_to_groups(
 
 
 def together_or_fewer(
-    images: Sequence[Any],
-    work: Callable[[Sequence[Any]], list[Any]],
-    *,
-    remember: Callable[[int], object],
-    lower: str,
+    images: Sequence[Any], work: Callable[[Sequence[Any]], list[Any]], *, remember: Callable[[int], object], lower: str
 ) -> list[Any]:
     """Return `work` of all images together; of fewer at a time where a GPU's memory runs out.
 
