@@ -1,4 +1,4 @@
-"""An audit's folder: opens and checks the draw, its tables and every rater's answers; and adds a rater's file."""
+"""Opens an audit's folder for `pseudoris audit`: checks the draw, its tables and all answers; adds a rater's file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of a draw, written once, and which pairs of the run they say nothing about.
+"""The files of a draw, for `draw`, which writes them once, and for all that read an audit.
 
 `draw.json` says from which run the sample was drawn, by which design, with which strata. Its `sha256` is the digest of
 the draw: it covers both tables by their sha256, and every verdict file names it, so that verdicts on another sample are

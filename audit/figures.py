@@ -1,4 +1,4 @@
-"""What an audit says: figures with their intervals, the picture of them, and how precise they will be."""
+"""Computes what an audit says: figures with intervals, their picture, the expected precision. For `pseudoris audit`."""
 
 from __future__ import annotations
 

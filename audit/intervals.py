@@ -1,4 +1,4 @@
-"""Intervals of shares and means from samples of a design, and shares that are corrected for raters' errors.
+"""Intervals of shares and means from samples, corrected for raters' errors. Figures, fits and rules of audits use them.
 
 **Intervals** are exact ones on an effective number of verdicts. A Wald interval is never used: at 0.97 of 200 it is too
 narrow, and where no error was seen it has no width.

@@ -1,4 +1,4 @@
-"""Fits the lines from confidence to the column weight to an audit's verdicts, for `calibrate --audit`."""
+"""Fits the lines from confidence to `weight` for `calibrate --audit`. A line needs LEAST_JUDGED verdicts."""
 
 from __future__ import annotations
 

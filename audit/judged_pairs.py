@@ -1,4 +1,4 @@
-"""All raters' answers, joined with the draw, as arrays: one entry for each row of `pairs.parquet`.
+"""Joins all raters' answers with the draw, as arrays in the order of `pairs.parquet`. For figures, fits and rules.
 
 They speak about the drawn run, or about another one, such as a refilter of it: about the pairs that are the same.
 """

@@ -1,4 +1,4 @@
-"""The page on which a rater judges, as a folder of static files for a bucket or a share.
+"""Writes the page on which a rater judges, as static files for a bucket or a share. Called by `cli/audit.py`.
 
 DEST/index.html   DEST/pictures/<image id>.jpg
 

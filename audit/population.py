@@ -1,4 +1,4 @@
-"""Reads a run for a draw: first all of its pairs as numbers, then the rows and pictures of the drawn ones."""
+"""Reads a run for `draw`: first all of its pairs as numbers, then the rows and pictures of the drawn ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads and checks a rater's file, `verdicts/<rater>.jsonl`, which the page in the browser writes.
+"""Reads and checks a rater's file for `audit_folder`: `verdicts/<rater>.jsonl`, which the page in the browser writes.
 
 One JSON object a line, in UTF-8; appended, never rewritten.
 

@@ -1,4 +1,4 @@
-"""`pseudoris annotate` and `estimate`: images in, tables out, or what that would take by a sample that is run."""
+"""`pseudoris annotate` and `estimate`: writes tables for images, or runs a sample and says what that would take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two consoles, what a terminal may be sent, and how numbers are written for a person.
+"""Output of all commands: two consoles, texts that a terminal may be sent, and numbers written for a person.
 
 Names, captions and messages are untrusted: a terminal executes the control characters in them. What a command prints
 goes through the consoles, `echo` or `echo_json`, which spell control characters. `degrade_output` replaces characters

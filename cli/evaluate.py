@@ -1,4 +1,4 @@
-"""`pseudoris evaluate` and `calibrate`: a run, or a model, against a truth; a run's confidence fitted to one."""
+"""`pseudoris evaluate` and `calibrate`: compares a run or a model with a truth; fits a run's confidence to one."""
 
 from __future__ import annotations
 

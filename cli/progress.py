@@ -1,4 +1,4 @@
-"""What a person sees while work goes: one bar; without a terminal (`demo > log`) a line for each tenth."""
+"""Progress of all commands: one bar; without a terminal (`demo > log`) a line for each tenth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pseudoris stats`, `sample` and `parts`: what a run holds: in figures, a few rows, and the files that count."""
+"""`pseudoris stats`, `sample` and `parts`: figures of a run, a few of its rows, and the files that count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What corrections in Label Studio say about an audit's pairs, for `pseudoris audit add`."""
+"""Turns corrections in Label Studio into verdicts on an audit's pairs, for `pseudoris audit add`."""
 
 from __future__ import annotations
 

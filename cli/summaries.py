@@ -1,4 +1,4 @@
-"""What a run holds when a command has ended or planned it: counts, quarantine by reason, paths."""
+"""Prints what a run holds after a command or its dry run: counts, quarantine by reason, paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pseudoris train`: a learner on one or several runs, the student or PPT; `experiments/segmenter` trains so too."""
+"""`pseudoris train`: trains a learner on runs, the student or PPT. `experiments/segmenter` trains by it too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pseudoris weights`: what a preset's weights are, getting them, and checking them."""
+"""`pseudoris weights`: shows, downloads and checks the weights of a preset."""
 
 from __future__ import annotations
 

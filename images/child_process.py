@@ -1,4 +1,4 @@
-"""Starts and ends child processes that may die, and keeps their answers apart from what libraries print."""
+"""Starts and ends child processes that may die (prover, stages). Keeps what libraries print out of their answers."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def possible_ends(data: bytes) -> tuple[list[bytes], list[bytes]]:
     kept = data[:stop] if stop >= 0 else _without_filler(data)
     if interval and len(_RESTART.findall(kept, start)) != -(-_num_units(frame, scan) // interval) - 1:
         return [], []
-    # A last 0xFF belongs to a cut marker. A last 0xFF00 may too, if filler follows, so both readings are tried.
+    # A last 0xFF began a marker that was cut. A last 0xFF00 is data, or a cut end marker with filler: both are tried.
     kept = kept.rstrip(b"\xff")
     less = kept.removesuffix(b"\xff\0")
     less = less[:-2].rstrip(b"\xff") if len(less) > start + 2 else b""

@@ -1,4 +1,4 @@
-"""The layouts of samples that are read: a list, and what the header of an image says of its own.
+"""The layouts of samples that Pillow is known to read rightly, and that of an image's header. For `pixels.py`.
 
 Pillow reads some layouts wrongly without an error, so what is not listed is quarantined. A test writes each layout of
 the list with another encoder and compares the pixels with another decoder's. Does not import torch.

@@ -1,4 +1,4 @@
-"""The perceptual hash of an image, by the package `imagehash`: near copies have hashes that differ in few of 64 bits.
+"""The perceptual hash of an image for exclusions, by `imagehash`: near copies differ in few of its 64 bits.
 
 Does not import torch, because the prover's child imports this module.
 """

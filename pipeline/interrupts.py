@@ -1,4 +1,4 @@
-"""Turns Ctrl-C, SIGTERM and SIGHUP into KeyboardInterrupt in the main thread, only where an exception is safe."""
+"""Turns Ctrl-C, SIGTERM and SIGHUP into KeyboardInterrupt, only where that is safe. For `cli/main.py` and runs."""
 
 from __future__ import annotations
 

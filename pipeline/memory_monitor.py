@@ -1,4 +1,4 @@
-"""Ray's memory monitor, which ends workers to protect a node's memory: says so while Ray works, and in an error."""
+"""Reports when Ray's memory monitor ends workers: while Ray works, and in the error. Called by `cluster`."""
 
 from __future__ import annotations
 

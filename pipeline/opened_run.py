@@ -1,4 +1,4 @@
-"""SOURCE and OUT of a run or of its dry run, opened and checked as far as they can be before Ray starts."""
+"""Opens SOURCE and OUT for `annotate` and `estimate`, and checks what can be checked before Ray starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Computes how many actors a run gets from the resources of the nodes. Pure arithmetic, no Ray.
+"""Computes how many actors `annotate` gets from the resources of the nodes. Pure arithmetic, no Ray.
 
 Ray waits forever for resources that do not exist: on a machine with two CPUs, two actors of one CPU each leave nothing
 for the read task, and the run hangs. So all tasks and actors are placed here first. A plan that cannot run is refused

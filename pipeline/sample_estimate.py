@@ -1,4 +1,4 @@
-"""`estimate`: runs a uniform sample of SOURCE, and extrapolates to the whole with bootstrap intervals."""
+"""`estimate` for `cli/annotate.py`: runs a uniform sample of SOURCE, and extrapolates with bootstrap intervals."""
 
 from __future__ import annotations
 

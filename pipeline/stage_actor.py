@@ -1,4 +1,4 @@
-"""The actor that holds models and runs shards through them for the executor, and the record of its attempts."""
+"""The actor of `executor` that holds models and runs shards through them. It records each attempt before it begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the memory of a GPU lets a run set, as text for `--config`: `doctor` and `estimate` print it. Needs no torch."""
+"""Settings that fit the memory of a GPU, as text for `--config`. `doctor` and `estimate` print it. Needs no torch."""
 
 from __future__ import annotations
 

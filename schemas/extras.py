@@ -1,4 +1,4 @@
-"""The extras of the package: what each of them installs, and the one sentence where it is missing."""
+"""The extras of the package, what each installs, and the error if it is missing. For modules that need one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run holds beside its tables and every reader parses: header, rows of the plan, receipts, audits of it."""
+"""Records of a run besides its tables, which every reader parses: header, rows of the plan, receipts, audits."""
 
 from __future__ import annotations
 

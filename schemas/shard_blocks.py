@@ -1,4 +1,4 @@
-"""A shard as one Arrow block: the form in which it moves between the stages.
+"""A shard as one Arrow block: the form in which `pipeline` moves it between the stages.
 
 A block is one row, which no engine can cut, of two columns: the records as an Arrow message, and the images' bytes. Ray
 takes nested columns apart in Python, array by array, for each block that it passes on: 3.3 ms for the columns of the

@@ -1,4 +1,4 @@
-"""Settings of SOURCE, weights, masks (SAM, reduction, prior), captions (CoCa, draws, listener), and the composer."""
+"""Sections of `config.py`: SOURCE, weights, masks (SAM, reduction, prior), captions (CoCa, draws), the composer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file that `composing.bank` names: one text a line, of what may be absent from a picture."""
+"""Reads the file of `composing.bank` for configs: texts of what may be absent, one a line, at most MAX_TEXTS."""
 
 from __future__ import annotations
 

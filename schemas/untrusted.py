@@ -1,4 +1,4 @@
-"""What others made is handled here, for every room: files, image formats, JSON, and text that is shown.
+"""Handles what others made, for every room: files, image formats, JSON, and text that is shown.
 
 A planted link would lead a write to another file of the user's. A planted pipe would block a read for ever. Shown text
 could set a terminal's title and overwrite its lines, or turn the direction of writing, on a page as well. The prover's

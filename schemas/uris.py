@@ -1,4 +1,4 @@
-"""What a user names: paths are resolved, folders made, uris with secrets refused, clients that cannot start told."""
+"""Checks paths and uris that a user names, for every room: resolves them, refuses secrets, explains failing clients."""
 
 from __future__ import annotations
 

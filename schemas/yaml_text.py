@@ -1,4 +1,4 @@
-"""Reads YAML with bounds: text of a few bytes may nest deeper, or stand for more values, than a process survives."""
+"""Reads YAML of configs within bounds: a few bytes may nest deeper, or mean more values, than a process survives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Selects the storage of a path or uri: of one folder, every room reads and writes runs, exports, galleries, audits."""
+"""Opens a folder by path or uri with its storage. Every room reads and writes runs, exports, galleries by it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judges an expression by the truth of a scene: to which objects does it refer?
+"""Judges an expression for `scene_truth` by the truth of a scene: to which objects does it refer?
 
 Words, thirds of the image and counts are true or false. Rows and relations can be too close to decide:
 

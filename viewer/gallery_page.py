@@ -1,4 +1,4 @@
-"""The gallery: a folder with a page of images, masks and expressions, their small pictures, and the quality page.
+"""Writes the gallery for `cli/gallery.py`: a page of images, masks and expressions, small pictures, the quality page.
 
     DEST/index.html   DEST/quality.html   DEST/pictures/<image id>.webp
 

@@ -1,4 +1,4 @@
-"""A mask as an SVG path: crisp at any zoom, a few hundred bytes, and the browser detects a pointer inside it."""
+"""Draws a mask as an SVG path, for galleries and audits: crisp at any zoom, a few hundred bytes, found by a pointer."""
 
 from __future__ import annotations
 

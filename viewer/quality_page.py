@@ -1,4 +1,4 @@
-"""The quality page: a run's figures as charts and tables. Its only script is the theme's.
+"""Writes the quality page for `cli/gallery.py`: a run's figures as charts and tables. Its only script is the theme's.
 
 Charts are inline SVG without a style attribute, so that the page's policy holds: colours are classes of the stylesheet.
 Across, coordinates are per cent of the plot, and down they are pixels: a chart fills the width of its place, and its

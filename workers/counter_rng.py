@@ -1,4 +1,4 @@
-"""Counter-based random numbers: a draw depends on its key alone, not on the order, the process or the batch.
+"""Random numbers for captions, datasets and learners: a draw depends on its key alone, not on order, process or batch.
 
 With a global generator every draw would depend on the order of the work, so another number of workers would give other
 bytes. numpy's generators are not used because their streams may change between versions, and an epoch that began under

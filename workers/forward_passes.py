@@ -1,4 +1,4 @@
-"""Faster forward passes of models: compiled towers (`compute.is_compiled`), and open_clip's blocks.
+"""Faster forward passes for all models: compiled towers (`compute.is_compiled`), and open_clip's blocks.
 
 A `Block` shares the norms, layer scales, activation and weights of one of open_clip's attention blocks. Its linear
 layers use the fastest product on the device; subclasses do the attention that open_clip does not offer.

@@ -1,4 +1,4 @@
-"""A path or fsspec url that a setting names, opened; a path on disk is literal."""
+"""Opens a path or fsspec url that a setting names, for weights and masks. A path on disk is taken literally."""
 
 from __future__ import annotations
 

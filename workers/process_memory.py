@@ -1,4 +1,4 @@
-"""Memory settings of processes that compute on a CPU: they keep freed memory for reuse, and few of oneDNN's kernels."""
+"""Memory settings of CPU processes, set by `executor`: they reuse freed memory, and keep few of oneDNN's kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Absences with a place: what is nowhere in an image is not "on the left" either, nor "above the star".
+"""Gives absences a place, for `rewording`: what is nowhere in an image is not "on the left" or "above the star" either.
 
 The composer's absences are words alone, its other expressions have places and relations too. Who learns from both as
 they are learns that a text with a place is of something. So half of the drawn absences get a place here. Each rule

@@ -1,4 +1,4 @@
-"""Other words for the same thing: the forms of an English expression, and the draw of one of them.
+"""Rewords expressions for datasets and exports: the forms of an English expression, and the draw of one of them.
 
 Captions say "a photo of a small red star", and people say "the small red star". A form never has more words than its
 text, but for half of the absences, which get a place (`absent_places`). The rules:

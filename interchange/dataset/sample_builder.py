@@ -1,4 +1,4 @@
-"""Makes samples from a shard's content: draws expressions, decodes run lengths, builds tensors."""
+"""Makes samples for both datasets from a shard's content: draws expressions, decodes run lengths, builds tensors."""
 
 from __future__ import annotations
 

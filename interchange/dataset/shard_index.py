@@ -1,4 +1,4 @@
-"""What the samples of a shard are, in order: its masks that keep an expression, several of them together, or none."""
+"""The samples of a shard in order, for both datasets: masks with an expression, several of them together, or none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of a run's samples in a stream: its split over ranks and workers, read-ahead of shards, and the shuffle."""
+"""The order of samples in a stream dataset, by its seed: split over ranks and workers, read-ahead, shuffle."""
 
 from __future__ import annotations
 

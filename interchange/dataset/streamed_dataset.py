@@ -1,4 +1,4 @@
-"""The base of iterable datasets, and a `DataLoader` for them, that can stop and resume in the middle of an epoch."""
+"""The base of iterable datasets, and their `DataLoader`: both can stop and resume in the middle of an epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""COCO, and two layouts that are COCO with the expressions elsewhere: SAM 3's and gRefCOCO's.
+"""Exports COCO, and two layouts that are COCO with the expressions elsewhere: SAM 3's and gRefCOCO's.
 
 coco      DEST/annotations/instances_<split>.json        images, every mask with its expressions, one category
           DEST/annotations/captions_<split>.json         the same images, every expression with its mask

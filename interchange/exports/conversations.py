@@ -1,4 +1,4 @@
-"""Grounding as conversations, which vision-language models train on: a question an expression, boxes in the answer.
+"""Exports grounding as conversations for vision-language models: a question an expression, boxes in the answer.
 
 DEST/annotations.jsonl or .json     a record an expression, in the envelope of the trainer
 DEST/images/<file_name>             the images, upright

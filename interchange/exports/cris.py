@@ -1,4 +1,4 @@
-"""CRIS and ETRIS: the JSON and PNG files that their tools turn into LMDB, and that LMDB itself, a record a mask.
+"""Exports for CRIS and ETRIS: JSON and PNG files that their tools turn into LMDB, or that LMDB itself, a record a mask.
 
     DEST/anns/<dataset>/<split>.json              cris: box, names, expressions of each mask
     DEST/masks/<dataset>/<segment_id>.png         8 bits, one channel, 0 or 255, of the image's size

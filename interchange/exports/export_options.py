@@ -1,4 +1,4 @@
-"""What an export is asked for, with the options of the formats as `cli/export.py` shows them, and its report."""
+"""The request of an export (one digest for equal rows), the options that `cli/export.py` shows, and the report."""
 
 from __future__ import annotations
 

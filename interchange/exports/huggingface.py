@@ -1,4 +1,4 @@
-"""A folder that `datasets.load_dataset(folder)` opens: Parquet files with image features, and a dataset card.
+"""Exports a folder that `datasets.load_dataset(folder)` opens: Parquet files with image features, and a dataset card.
 
     DEST/README.md                     the card; its head says which files are which split
     DEST/data/train-00000.parquet      a row an image: the image, its masks as images, their expressions

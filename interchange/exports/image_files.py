@@ -1,4 +1,4 @@
-"""Image files for trainers' loaders: upright, three plain channels, with safe and unique names."""
+"""Writes image files of exports for trainers' loaders: upright, three plain channels, with safe and unique names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Merges a run's parts into a few large Parquet files per table, for readers that are slow with many small ones.
+"""Exports a run's parts as a few large Parquet files a table, for readers that are slow with many small ones.
 
     DEST/expressions/part-00000.parquet … DEST/croissant.json
 

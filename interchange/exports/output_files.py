@@ -1,4 +1,4 @@
-"""Files of an export: written in parts, many at once, or as JSON arrays."""
+"""Writes the files of an export for all formats: in parts, many at once in bounded memory, or as JSON arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layout of the Pseudo-RIS authors' script, which their own trainer class reads.
+"""Exports the layout of the Pseudo-RIS authors' script, which their own trainer class reads.
 
     DEST/pseudo_supervision/cutler_sam/distinctive_captions_cc3m.csv       a row a mask
     DEST/datasets/pseudo_masks/cutler_sam/<img_id>/<seg_id>.png            0 and 255, of the image's size

@@ -1,4 +1,4 @@
-"""REFER's layout, which LAVT, LISA and the tools of CRIS and ETRIS read (`docs/guides/export-ris.md`).
+"""Exports REFER's layout, which LAVT, LISA and the tools of CRIS and ETRIS read (`docs/guides/export-ris.md`).
 
 DEST/<dataset>/refs(<split_by>).p                      a reference a mask: its expressions, its split
 DEST/<dataset>/instances.json                          images, masks, categories

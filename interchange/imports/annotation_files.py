@@ -1,4 +1,4 @@
-"""What an import is asked for, and its annotation: COCO's JSON, REFER and its kin, or PhraseCut.
+"""Reads the annotation that an import names, for `import_run`: COCO's JSON, REFER and its kin, or PhraseCut.
 
 REFER, which RefCOCO and its kin have, is `refs(<splitBy>).p`, a pickle, next to `instances.json`. `sent` of a sentence
 is read, which most trainers use, or `raw` if it is missing. Only objects with a reference in the requested splits are

@@ -1,4 +1,4 @@
-"""COCO JSON: every object of every image, with the captions of its annotation, if any.
+"""Reads COCO JSON for imports: every object of every image, with the captions of its annotation, if any.
 
 annotations[]: id, image_id, segmentation, iscrowd, and `caption` (a text) or `captions` (a list of texts)
 

@@ -1,4 +1,4 @@
-"""An import: its frozen plan of the annotated images in their folder, and the way to a finished run."""
+"""Runs `pseudoris import`: plans the annotated images of a folder, and writes them as a finished run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ReasonSeg: for each image a JSON file of the same name, with questions and the shapes that answer all of them.
+"""Reads ReasonSeg for imports: a JSON file beside each image, with questions and the shapes that answer all of them.
 
     {"text": ["the thing that ..."], "is_sentence": true, "shapes": [{"label": "target", "points": [[x, y], ...]}]}
 

@@ -1,4 +1,4 @@
-"""What `verify` asks of a shard's tables: pure functions that return the problems that they find."""
+"""Checks the rows of a shard's tables for `verify`: pure functions that return the problems that they find."""
 
 from __future__ import annotations
 

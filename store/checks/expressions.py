@@ -1,4 +1,4 @@
-"""Checks of a shard's expressions, by source: model, human, composer or recipe. Also of listener and confidence.
+"""Checks a shard's expressions for `verify`, by source: model, human, composer or recipe. Also listener and confidence.
 
 The checks work on whole columns, because a shard has hundreds of thousands of expressions.
 """

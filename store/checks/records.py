@@ -1,4 +1,4 @@
-"""Checks of a run's records beside its header: manifests, replaced receipts, and what is in the place of one."""
+"""Checks a run's records for `verify`, besides its header: manifests, replaced receipts, other files in their place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verifies, from the output alone, that each planned image is accounted for exactly once and no file is damaged."""
+"""`verify`: proves from the output alone that each planned image counts exactly once, and that no file is damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Object stores other than S3, through fsspec (`gs://…`, `az://…`). Objects are put whole and never renamed.
+"""Storage for `location` through fsspec (`gs://…`, `az://…`), not S3. Objects are put whole and never renamed.
 
 The store's own client retries requests. For S3 `s3_requests` does.
 """

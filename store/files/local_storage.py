@@ -1,4 +1,4 @@
-"""Files on a local (or mounted) disk, written so that a power cut or SIGKILL never leaves a partial file.
+"""Storage for `location` on a local or mounted disk: a power cut or SIGKILL never leaves a partial file.
 
 Each write goes to a temporary file in the same folder, which is synced before it gets its final name. `create_once`
 gives the name by an exclusive hard link, so that only one of several writers succeeds. Other writes rename the file.

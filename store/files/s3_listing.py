@@ -1,4 +1,4 @@
-"""Lists a bucket in the order of the project's keys, with many pages in parallel."""
+"""Lists a bucket for `s3_storage` in the order of the project's keys, with many pages in parallel."""
 
 from __future__ import annotations
 

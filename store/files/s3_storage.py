@@ -1,4 +1,4 @@
-"""Objects below a prefix of an S3 bucket: created only if absent, read only with the expected etag.
+"""Storage for `location` below a prefix of an S3 bucket: creates objects only if absent, reads only the expected etag.
 
 A reader is a seekable file of one version of an object. It makes ranged requests that require the expected etag.
 """

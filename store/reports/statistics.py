@@ -1,4 +1,4 @@
-"""Statistics of a run: totals from the receipts, distributions from a few columns of its tables."""
+"""Statistics of a run for `stats` and the quality page: totals from receipts, distributions from a few columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attempts: records of which pool began a shard on which node. Written before the work, so they survive a crash.
+"""Attempts: which pool began a shard on which node. Actors write them before the work, so they survive a crash.
 
     _attempts/shard-00000042.g0~fused~<session>~<node>~<pid>-<nonce>.begun        written before the work
     _attempts/shard-00000042.g0~fused~<session>~<node>~<pid>-<nonce>.ended        written when it ends, in any way

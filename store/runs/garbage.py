@@ -1,4 +1,4 @@
-"""Deletes files of failed or replaced attempts: parts that lost, replaced generations, files of killed writers.
+"""`gc`: deletes files of failed or replaced attempts: parts that lost, replaced generations, files of killed writers.
 
 Shards without a receipt are not touched, so gc is safe at any time, during a run, without a lock. Parts are listed
 before receipts: every deleted part is older than the receipt that replaces it.

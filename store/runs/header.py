@@ -1,4 +1,4 @@
-"""A run's header: creates and reads `_run.json` and the plan's extensions, and checks that a resume fits them.
+"""A run's header, for all that open a run: `_run.json` and the plan's extensions, and whether a resume fits them.
 
 Each JSON record of a run carries the digest of its own bytes (`sealed`, `parse_record`): a change after it was written
 is found. That detects accidents. Against a person who writes a matching digest, compare the run's root digest

@@ -1,4 +1,4 @@
-"""The pending work of a session, the events that it reports, and the shards that it sets aside.
+"""A session's pending work, for its executor, the events that the session reports, and the shards that it sets aside.
 
 A shard that failed alone is set aside, and the others are committed first. A failure that every shard has must not be
 taken for one of many shards, or a run would spend its time on nothing. So the run stops if `MAX_IN_A_ROW` shards fail

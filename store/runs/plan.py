@@ -1,4 +1,4 @@
-"""The frozen listing of a run's input: assigns images to shards, once and by a pure rule, writes and reads the plan.
+"""The frozen plan of a run, for its sessions: assigns images to shards once, by a pure rule; writes and reads the plan.
 
     _plan/g0001/part-<first shard, 8 digits>-<first 8 hex digits of its sha256>.parquet
 

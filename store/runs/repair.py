@@ -1,4 +1,4 @@
-"""Parts that a receipt names and that are missing, cut or changed: how a reader tells of them, and how they come back.
+"""Finds parts of receipts that are missing, cut or changed: readers report them, `--repair` writes them again.
 
 `--repair` of the command that wrote the run computes their shards again. A part is written only with the bytes that its
 receipt names: a repair changes no digest, may be killed at any moment, and may meet another writer or `gc`.

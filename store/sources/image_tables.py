@@ -1,4 +1,4 @@
-"""Parquet tables of images: a column of encoded bytes, or of uris, listed by row and read by row group."""
+"""Lists Parquet tables of images by row for `source`, and reads them by row group for `planned_images`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a listing of SOURCE yields, an image and its place; and what it leaves out, counted for the user."""
+"""Items of a listing of SOURCE, an image and its place, and counts of what is left out. For listings and plans."""
 
 from __future__ import annotations
 

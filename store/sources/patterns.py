@@ -1,4 +1,4 @@
-"""Braces and globs, as in the shell. Matched part by part, so that a listing skips folders that cannot match."""
+"""Matches braces and globs for `source`, as a shell does; part by part, so that a listing skips other folders."""
 
 from __future__ import annotations
 

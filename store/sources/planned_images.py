@@ -1,4 +1,4 @@
-"""Reads the encoded bytes of planned images from SOURCE; only the planned version of each file is accepted."""
+"""Reads encoded bytes of planned images from SOURCE, for every room; accepts only the planned version of a file."""
 
 from __future__ import annotations
 

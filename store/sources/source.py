@@ -1,4 +1,4 @@
-"""From the argument SOURCE to a listing: the root, the files, and how each file is listed."""
+"""Opens the argument SOURCE for planning: its root, its files in the order of keys, and how each file is listed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WebDataset tars: lists the image members from the headers, with the offset of their bytes."""
+"""Lists the image members of WebDataset tars from the headers, with the offset of their bytes. Called by `source`."""
 
 from __future__ import annotations
 

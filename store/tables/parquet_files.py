@@ -1,4 +1,4 @@
-"""Parquet with fixed settings: equal content gives equal bytes. A sealed file names the sha256 of its own bytes."""
+"""Writes and reads all Parquet with fixed settings: equal content, equal bytes. A sealed file has its own sha256."""
 
 from __future__ import annotations
 

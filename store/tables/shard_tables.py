@@ -1,4 +1,4 @@
-"""Converts a finished shard to the four tables of `pseudoris.schemas.tables`, and those to bytes."""
+"""Converts a finished shard to the four tables of `schemas.tables`, and those to bytes. For commits and `refilter`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logistic weights, and bounds on confidence and rank, from images that a truth has judged.
+"""Fits logistic weights, and bounds on confidence and rank, to images that a truth has judged. For `calibrate`.
 
 The images are read from a run's tables alone.
 """

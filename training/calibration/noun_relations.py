@@ -1,4 +1,4 @@
-"""Which names a run's captions give to one thing, and which are wider; no label and no list of words is needed.
+"""Learns which names a run's captions give to one thing, and which are wider, without labels. For `run_units`.
 
 A captioner that calls every man "guy" now and then names one thing by two words: where one is drawn, the other has as
 large a share of the draws as anywhere. What is confused has its large shares where the other has none, and the scorer

@@ -1,4 +1,4 @@
-"""The composer's weights for any captioner, as a run corrects them: no label is needed.
+"""Adapts the composer's weights to the models of a run, without labels, for `pseudoris calibrate --composer`.
 
 The weights were fitted where CLIP's cosines and SAM's scores have a spread of their own. Other models spread them
 otherwise, so each weight is stretched by the ratio of the two spreads. `noun_relations` learns which nouns name one

@@ -1,4 +1,4 @@
-"""The masks that SAM proposes for an image, and what frozen models see of each: computed once an image."""
+"""The chooser's candidates: the masks that SAM proposes for an image, and features of frozen models, cached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a chooser answers, and when it answers that no mask is meant: fitted to development scenes."""
+"""The chooser's answers, and its threshold for "no mask", fitted to development scenes. For `chooser_training`."""
 
 from __future__ import annotations
 

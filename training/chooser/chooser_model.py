@@ -1,4 +1,4 @@
-"""The chooser: from what is known of an image's masks, and words, to a score of each mask for each expression.
+"""The chooser's network, for `chooser_training`: gives each mask of an image a score for each expression.
 
 Masks read the words, then one another: which one is "left", or "the largest", or lies beside "the red square", is a
 question about the others too. What depends on the image alone is computed once for all of its expressions. The names

@@ -1,4 +1,4 @@
-"""A run's masks and expressions as the chooser takes them: an expression, and how well each candidate would answer."""
+"""The chooser's training data: an expression of a run, and how well each candidate mask would answer it."""
 
 from __future__ import annotations
 

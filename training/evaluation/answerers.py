@@ -1,4 +1,4 @@
-"""What an evaluation can ask, by the name that a user gives it: a training, a model without training, or a file."""
+"""Opens what `evaluate --model` names: a training, an untrained model, or a file. Each answers a text with a mask."""
 
 from __future__ import annotations
 

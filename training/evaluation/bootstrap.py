@@ -1,4 +1,4 @@
-"""Intervals by resampling images, because expressions of one image are not independent, but images are."""
+"""Intervals for evaluations by resampling images, because expressions of one image are not independent."""
 
 from __future__ import annotations
 

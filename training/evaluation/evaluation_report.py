@@ -1,4 +1,4 @@
-"""An evaluation as files: Markdown to paste, one HTML page to view, JSON for further computation."""
+"""Writes an evaluation as files for `evaluate`: Markdown, an HTML page and JSON. Captions are escaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asks a model the kept expressions of a run or import, and compares each answer with the mask."""
+"""Asks a model the kept expressions of a run, and compares each answer with the mask. For `evaluate` and learners."""
 
 from __future__ import annotations
 

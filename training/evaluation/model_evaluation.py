@@ -1,4 +1,4 @@
-"""A model on a truth: oIoU, mIoU and P@X by split and kind, intervals over images, the worst and the best answers."""
+"""Evaluates a model for `evaluate --model`: oIoU, mIoU and P@X by split and kind, intervals, worst and best answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluates the tables of a run against a truth, shard by shard, without models, pixels or Ray."""
+"""Evaluates a run's tables against a truth for `evaluate`, shard by shard, without models, pixels or Ray."""
 
 from __future__ import annotations
 

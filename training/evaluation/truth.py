@@ -1,4 +1,4 @@
-"""What a truth knows of an image, and what is right by it of the image's masks and expressions.
+"""The protocol of a truth, and its verdicts on the masks and expressions of an image. For all evaluations.
 
 Every figure is a ratio of two sums over images, named `<set>.<figure>` (`beam.accuracy`, `kept.coverage`). Besides the
 sets there are `masks.…`, `difficulty.…` and `group.…`.

@@ -1,4 +1,4 @@
-"""Dense features of a CLIP: block outputs of an image, its patches in the joint space, words of a text, CLIP Surgery.
+"""Dense features of a CLIP for learners and recipes: block outputs, patches in the joint space, words, CLIP Surgery.
 
 Plain functions over open_clip's own modules and its `forward_intermediates`, without hooks or copies of weights. They
 accept any CLIP of open_clip whose image tower is a ViT without an attention pooler. Gradients flow through them.

@@ -1,4 +1,4 @@
-"""A mask shown on its image: tinted, outlined, the expression below."""
+"""Draws a mask on its image, tinted and outlined, with the expression below. For `predict`, reports and logs."""
 
 from __future__ import annotations
 

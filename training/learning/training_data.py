@@ -1,4 +1,4 @@
-"""What a student trains on: the masks and expressions of runs, by the settings `data`, in resumable batches."""
+"""A student's training data: masks and expressions of runs, by the settings `data`, in resumable batches."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class DataConfig(FrozenModel):
     weighting: Literal["none", "loss", "draw", "both"] = "none"
     # How many expressions of each mask an epoch has; a mask with fewer repeats them.
     expressions_per_mask: int = Field(default=1, ge=1)
-    # Whether expressions are said in other words that mean the same, others each epoch; a human's never are.
+    # Whether expressions get other words of the same meaning, new ones each epoch. Human ones never do.
     rewording: bool = False
     # Whether several masks that an expression means together are learnt from too, and which share of the masks of an
     # epoch are expressions of no mask in their image: from these a student learns to answer "not here". A human import

@@ -1,4 +1,4 @@
-"""f_θ: frozen features to K predictions, and the loss that trains the point generator (equations 3 and 4).
+"""PPT's model f_θ, for `ppt_learner`: from frozen features to K predictions, and its loss (equations 3 and 4).
 
 SAM's frozen mask decoder reads the predicted points, so the mask's loss trains coordinates and labels. Each term of
 the loss, and of the cost of matching σ(e) (section 3.1.2), is one number for a pair of a prediction and a pseudo-label.

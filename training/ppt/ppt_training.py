@@ -1,4 +1,4 @@
-"""One training of PPT through its curriculum, from runs to a folder.
+"""Trains PPT through its curriculum, from runs to a folder. Called by `cli/train.py`.
 
 OUT/config.json              settings and data, written once: a resume must have the same
 OUT/01-semantic/, 02-…       one folder per round: checkpoint, summary and curves; selected.json if Select came first

@@ -1,4 +1,4 @@
-"""The second stage: masks in, candidate expressions out. `TreeCaptioner` is the stage, `CocaCaptioner` has CoCa."""
+"""The caption stage: masks in, candidate expressions out. `TreeCaptioner` is the stage, `CocaCaptioner` has CoCa."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What decoding knows without a model: its rules, the crops and captions of an image, beam search, and prefix levels.
+"""Decoding without a model, for all engines: its rules, crops and captions of an image, beam search, prefix levels.
 
 open_clip runs beam search through transformers' group beam search, with 6 beams in 3 groups without a diversity term.
 So every group does the same search over `num_beams / num_groups` beams, and one group is enough here (a test runs all

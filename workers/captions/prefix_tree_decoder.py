@@ -1,4 +1,4 @@
-"""Decodes all rows and beams over one prefix tree, level by level, in parts if the caches would grow too large."""
+"""Decodes all rows and beams over one prefix tree for `engine`, level by level, in parts if caches grow too large."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step in fixed shapes does for each row beside products, as one kernel each on a GPU.
+"""Attention and norm of single rows for `static_towers`, each as one kernel on a GPU.
 
 The functions below are plain torch: the definition, and what runs on a CPU. On a GPU Triton's kernels of the same
 results run in their place, where it can compile them (`triton_version`). In both a row's bits depend on that row alone.

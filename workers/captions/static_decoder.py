@@ -1,4 +1,4 @@
-"""Decodes groups of crops in fixed shapes: tokens, draws and beams stay on the device, and no step is read.
+"""Decodes groups of crops in fixed shapes for `static_engine`: all stays on the device, and no step is read.
 
 The order of the work is that of a GPU: all that varies is copied up before the first step, the steps are one after the
 other, and the host asks each eight steps alone whether a caption is still open. A row whose kept set is wider than

@@ -1,4 +1,4 @@
-"""A vision-language model of `transformers` as captioner: its settings, what is refused, its prompt, special tokens."""
+"""Loads a vision-language model for `vlm_captioner` and `vlm_check`: settings, refusals, prompt, special tokens."""
 
 from __future__ import annotations
 

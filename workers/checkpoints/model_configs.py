@@ -1,4 +1,4 @@
-"""The model configs of CoCa and CLIP: open_clip's own, a JSON file, or ours. Needs no torch, as a run's plan asks."""
+"""Reads model configs of CoCa and CLIP: open_clip's, a JSON file, or ours. Needs no torch, so that a plan can ask."""
 
 from __future__ import annotations
 

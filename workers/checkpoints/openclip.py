@@ -1,4 +1,4 @@
-"""CoCa and CLIP built and loaded, and their tokenizer: open_clip's modules, by registry name or JSON model config."""
+"""Builds and loads CoCa, CLIP and their tokenizer for engines and learners, out of open_clip's modules."""
 
 from __future__ import annotations
 

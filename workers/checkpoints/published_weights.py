@@ -1,4 +1,4 @@
-"""What is published about the weights that presets name: where each file is, its licence, size and digest."""
+"""What is published about the presets' weights: place, licence, size and digest of each file. For the cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads files of tensors (safetensors, checkpoints of torch) and loads them into modules.
+"""Reads files of tensors for all loaders (safetensors, checkpoints of torch), and loads them into modules.
 
 Checkpoints are pickles; whatever could run code is refused. A file's content, never its name, decides how it is loaded:
 a tensor `token_ids` marks a compact vocabulary. The tiny models know a few dozen of open_clip's 49,408 BPE tokens, and

@@ -1,4 +1,4 @@
-"""The folder of downloaded weights with their digests, and the way of a published file into it.
+"""The cache of downloaded weights with their digests; fetches published files into it, for `weights` and runs.
 
 Digests and urls of files of the Hugging Face hub are asked of its own library; the bytes are not: its version 2 throws
 away what it has of a file when a download breaks off.

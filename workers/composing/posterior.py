@@ -1,4 +1,4 @@
-"""The probability that a phrase is true of each mask of an image, from its noun, its words, and the mask itself.
+"""The probability, for the composer, that a phrase is true of each mask, from its noun, its words, and the mask.
 
     P(noun | mask)   =  softmax over the nouns drawn for the mask of
                         noun_share · log share  +  noun_correctness · correctness

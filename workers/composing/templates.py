@@ -1,4 +1,4 @@
-"""Templates of expressions: a noun phrase as people say it, with a place, a rank, a relation, or a number.
+"""Templates of composed expressions: a noun phrase as people say it, with a place, rank, relation or number.
 
 A template returns None if English has no such form of a phrase: stuff, for instance, is not counted.
 """

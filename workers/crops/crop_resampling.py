@@ -1,4 +1,4 @@
-"""Cuts, pads and resizes a batch of crops by two weighted sums: over rows of pixels, then over the resulting columns.
+"""Cuts, pads and resizes a batch of crops for `crops` by two weighted sums: over rows of pixels, then over columns.
 
 Bilinear resizing is linear in each axis, and its weights sum to one. So padding adds nothing to an image's
 deviation from the padding colour, and the padded square is never built: an output pixel is a weighted sum over a run of

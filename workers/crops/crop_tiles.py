@@ -1,4 +1,4 @@
-"""The input and output of a batch of crops: tiles of crops, and the image and its masks as strips of columns.
+"""Input and output of a batch of crops, for `crops`: tiles of crops; the image and its masks as strips of columns.
 
 A *tile* is a crop, or a part of its output; `tile_batches` divides crops into tiles below a bound in bytes. A *strip*
 is a few columns of the image; a sum over rows reads each of its rows as a vector. Masks stay run lengths until a batch

@@ -1,4 +1,4 @@
-"""The crops of one image's masks, defined in method page section 2: one masked crop, and a context crop per scale.
+"""Crops of an image's masks for captions and scores (method page, section 2): a masked one, and one for each scale.
 
 A crop is cut, filled outside its mask, padded to a square, resized in float32, then normalised; tests hold `make_crops`
 against that definition. It computes all crops of an image at once: `crop_tiles` defines what a batch reads and writes,

@@ -1,4 +1,4 @@
-"""The fault ladder of one process, from event to verdict. Image errors quarantine the image. Others never do."""
+"""The fault ladder of a `StageActor`, from event to verdict. Image errors quarantine the image. Others never do."""
 
 from __future__ import annotations
 

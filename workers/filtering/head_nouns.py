@@ -1,4 +1,4 @@
-"""Finds the head noun and the noun phrases of an expression by rules, without a tagger; `spacy_nouns` has a parser.
+"""Finds head nouns and noun phrases by rules, for filter, composer and datasets; `spacy_nouns` has a parser.
 
 Phrases are found by word classes and the neighbours of each word. The rules for the head, in the order in which they
 apply (method page, section 4):

@@ -1,4 +1,4 @@
-"""Head nouns and what is said of them, as `filtering.nouns` says: by rules, or by spaCy's parser.
+"""Head nouns and what is said of them, for scorer and composer: by rules or spaCy's parser (`filtering.nouns`).
 
 spaCy is an extra, imported at its first use. Its parse is read by our rule or by the authors'.
 

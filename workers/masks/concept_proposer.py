@@ -1,4 +1,4 @@
-"""The first stage by SAM 3's detector: the masks of the objects that a list of concepts names, such as `red car`.
+"""The mask stage by SAM 3's detector: the masks of the objects that a list of concepts names, such as `red car`.
 
 An image is encoded once, a concept once a run, and some concepts are asked together. Several may find one object: of
 masks that overlap, the one with the highest score stays. Reduction by rules and instance priors are for masks of which

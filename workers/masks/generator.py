@@ -1,4 +1,4 @@
-"""The first stage by SAM: automatic mask generation (prompts on a grid, filters, box NMS), then reduction to objects.
+"""The mask stage by SAM: automatic mask generation (prompts on a grid, filters, box NMS), then reduction to objects.
 
 The generator equals `SamAutomaticMaskGenerator`. In each crop, masks must have a predicted IoU strictly above its
 threshold, a stability at or above its threshold, and must not end at an inner edge of the crop; then box NMS by

@@ -1,4 +1,4 @@
-"""Reads a user's table of instances, made with CutLER, with another detector, or by hand.
+"""Reads a user's table of instances for `instances`, made with CutLER, with another detector, or by hand.
 
 The first bytes of a file tell which of two formats it has:
 

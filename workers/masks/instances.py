@@ -1,4 +1,4 @@
-"""Decides which proposals are objects, as `masks.prior` says: by rules, a table of instances, or a detector.
+"""Decides for the mask stage which proposals are objects, as `masks.prior` says: by rules, a table, or a detector.
 
 Source: method page, section 1; the authors' instances come from CutLER, score > 0.5.
 """

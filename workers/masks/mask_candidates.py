@@ -1,4 +1,4 @@
-"""The mask candidates of a generator: their masks as packed bits, eight pixels a byte, their boxes and scores."""
+"""Mask candidates of the proposers: masks as packed bits, eight pixels a byte, with their boxes and scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last part of SAM's mask decoder: from image tokens to the logits of masks."""
+"""The last part of SAM's mask decoder, for `prompt_decoder`: from image tokens to the logits of masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A mask as polygons that fill to exactly its pixels, holes and separate parts included.
+"""Draws a mask as polygons for exports. They fill to exactly its pixels, holes and separate parts included.
 
 Fillers disagree on what a point is. pycocotools fills the area between pixel *corners*; OpenCV's `fillPoly` connects
 pixel *centres* and draws the outline. A polygon of one kind, given to the other filler, moves every border. Both fill

@@ -1,4 +1,4 @@
-"""The masks of one image, run-length encoded: as the generator returns them, and reduced to objects.
+"""The masks of one image, for all mask engines: run-length encoded, and reduced to objects.
 
 The rules are three steps, each on the result of the one before: area, doubles, parts. All work on run-length codes.
 Source: method page, section 1, prior `none`.

@@ -1,4 +1,4 @@
-"""The first stage by a later SAM of `transformers` that answers points: SAM 2, EdgeTAM, or the tracker of SAM 3.
+"""The mask stage by a later SAM of `transformers` that answers points: SAM 2, EdgeTAM, or the tracker of SAM 3.
 
 Their classes have one interface. The weights are a model folder; its image processor is not read.
 Source: transformers 5.24, models/sam2/modeling_sam2.py.

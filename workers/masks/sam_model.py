@@ -1,4 +1,4 @@
-"""SAM built and loaded, and the way from a crop to its input and back.
+"""Builds and loads SAM for the mask stage and PPT, and maps crops to its input and back.
 
 The modules are `segment_anything`'s, from an architecture given as numbers.
 Source: segment-anything 1.0, utils/transforms.py and modeling/sam.py.

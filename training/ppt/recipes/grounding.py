@@ -1,4 +1,4 @@
-"""From a phrase to its mask: CLIP's response map prompts SAM (section 3.2), in D_sem, H_sem and H_ref."""
+"""Finds the mask of a phrase for D_sem, H_sem and H_ref: CLIP's response map prompts SAM (section 3.2)."""
 
 from __future__ import annotations
 

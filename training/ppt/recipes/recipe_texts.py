@@ -1,4 +1,4 @@
-"""All texts that the recipes write: for an object in the middle, for places in a mosaic, for relations."""
+"""All texts that PPT's recipes write and read again: an object in the middle, places in a mosaic, relations."""
 
 from __future__ import annotations
 
