@@ -1,7 +1,4 @@
-"""What an audit says: `pseudoris audit report`, its citation, and the rule that `refilter --accuracy` takes.
-
-That is the loosest rule that the audit shows to be accurate enough.
-"""
+"""`pseudoris audit report`, its citation, and the rule of `refilter --accuracy`: the loosest one shown to reach it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Records of a run besides its tables, which every reader parses: header, rows of the plan, receipts, audits."""
+"""Records of a run besides its tables, which every reader parses: header, rows of the plan, receipts, audits.
+
+Runs on disk hold them: a change that an older record does not fit raises RECORDS_VERSION.
+"""
 
 from __future__ import annotations
 

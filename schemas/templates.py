@@ -1,7 +1,4 @@
-"""Jinja environments over the templates of our packages, for pages and for Markdown, and what a notebook shows.
-
-A name without a value raises.
-"""
+"""Jinja environments for pages, Markdown and notebooks, over our packages' templates. A name without a value raises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Opens a folder by path or uri with its storage. Every room reads and writes runs, exports, galleries by it."""
+"""Opens a folder by path or uri with its storage. Every room reads and writes runs, exports, galleries by it.
+
+A store without conditional writes is refused before a run, because commits would not be safe there.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small runs as a map-style dataset, one or several: their tables in memory, any mask by its number."""
+"""Small runs as a map-style dataset, for learners and users: their tables in memory, any mask by its number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values shared by the processes of a torch.distributed group, and by a dataset and its loader workers."""
+"""Values that datasets share among the processes of a torch.distributed group, and with their loader workers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Fits logistic weights, and bounds on confidence and rank, to images that a truth has judged. For `calibrate`.
-
-The images are read from a run's tables alone.
-"""
+"""Fits weights, and bounds on confidence and rank, to judged images, from a run's tables alone. For `calibrate`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chooser's settings: whose masks it chooses among, its frozen towers, its own layers, its data, its training."""
+"""The settings of `train student`, frozen: whose masks the chooser takes, its towers, its layers, data and training."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""PPT as a method for the trainer, and its answers: the point generator over the frozen CLIP and SAM.
-
-An image is encoded once if the cache has room.
-"""
+"""PPT as a method for the trainer, and its answers: the point generator over the frozen CLIP and SAM, cached."""
 
 from __future__ import annotations
 
