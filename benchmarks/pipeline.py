@@ -195,7 +195,7 @@ def work_off(source: str, out: str, config: RunConfig) -> tuple[float, list[floa
     location = RunLocation.open(out)
     listing = open_source(source, config.source, exclude=location.root)
     request = RunRequest("annotate", listing.name, measure_identity(config), config)
-    header = plan_run(location, listing.list(), request)
+    header = plan_run(location, request, listing.list).header
     stages = [stage.build(config) for stage in STAGES]
     commits = []
     for number in range(header.num_shards):

@@ -51,7 +51,8 @@ def run(work_s: float, source: str, out: str, config: RunConfig) -> dict[str, An
         phases["start_s"] = time.monotonic()
         location = RunLocation.open(out)
         listing = open_source(source, config.source, exclude=location.root)
-        header = plan_run(location, listing.list(), RunRequest("annotate", listing.name, identity, config))
+        request = RunRequest("annotate", listing.name, identity, config)
+        header = plan_run(location, request, listing.list).header
         phases["planned_s"] = time.monotonic()
         summary = annotate(source, out, config, on_event=on_event)
         phases["end_s"] = time.monotonic()

@@ -26,10 +26,10 @@ from pseudoris.pipeline.stored_masks import StoredMasks
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.uris import writable
-from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, exclusion_notices
+from pseudoris.store.exclusions.stored_exclusions import ExcludedItems
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import parse_attempts
-from pseudoris.store.runs.extension import ExtensionTally, extend_plan, extension_notices, new_entries
+from pseudoris.store.runs.extension import ExtensionTally, new_entries
 from pseudoris.store.runs.header import check_identity
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import cached_receipts
@@ -47,7 +47,7 @@ from pseudoris.store.runs.pending_work import (
     quarantined_shards,
 )
 from pseudoris.store.runs.plan import PlanTally, assign_shards, iter_plan
-from pseudoris.store.runs.planned_run import RunRequest, may_give_way, plan_as_parent, plan_or_continue
+from pseudoris.store.runs.planned_run import RunRequest, may_give_way, plan_run
 from pseudoris.store.runs.receipts import Totals, latest_receipts
 from pseudoris.store.runs.repair import damaged_receipts
 from pseudoris.store.runs.session import RunSession, trim_memory
@@ -100,10 +100,14 @@ def annotate(
         # A new run takes its lock only here: if its images are refused, nothing is left in OUT.
         lock = lock or locks.enter_context(held)
         on_event(Step("listing and planning"))
-        request = RunRequest("annotate", start.listing.name, identity, config, exclusions=options.exclusions, lock=lock)
-        header, masks = _planned_run(start, location, request, options, on_event)
+        request = RunRequest("annotate", start.listing.name, identity, config, limit=options.limit, lock=lock)
+        request = replace(request, exclusions=options.exclusions, is_extension=options.is_extension)
+        listed = partial(list_on_cluster, start.listing, config.placement.read)
+        planned = plan_run(location, request, start.parent or listed)
+        header = planned.header
+        masks = None if start.parent is None else StoredMasks.pinned(start.parent, planned.parent)
         left_out = tuple(start.listing.left_out.notices())
-        for text in left_out:
+        for text in (*planned.notices, *left_out):
             on_event(Notice(text))
         trim_memory()
         nodes = node_resources()
@@ -132,33 +136,6 @@ def _notices_of_actors(config: RunConfig, on_event: OnEvent, stack: ExitStack) -
     stack.callback(told.join)
     stack.callback(queue.shutdown, force=True)
     return queue
-
-
-def _planned_run(
-    start: Opened, location: RunLocation, request: RunRequest, options: RunOptions, on_event: OnEvent
-) -> tuple[RunHeader, StoredMasks | None]:
-    """Return the header of the run in `location`, and a parent's masks. Without a run the plan is written first."""
-    # An existing plan is used as it is. Only `--extend` lists again, and adds the new images of SOURCE.
-    masks: StoredMasks | None = None
-    listed = partial(list_on_cluster, start.listing, request.config.placement.read)
-    if start.parent is not None:
-        planned = plan_as_parent(location, start.parent, request)
-        masks = StoredMasks.pinned(start.parent, planned.parent)
-    else:
-        planned = plan_or_continue(location, request, listed, limit=options.limit)
-    header = planned.header
-    is_given = bool(options.exclusions)
-    notices = [*planned.notices(), *exclusion_notices(header, is_new=planned.is_new, is_given=is_given)]
-    if options.is_extension and not planned.is_new:
-        header, tally = extend_plan(location, header, listed(), limit=options.limit)
-        notices += extension_notices(tally)
-    elif not planned.is_new and options.limit not in (None, header.num_images):
-        notices.append(
-            f"the run already has a plan of {header.num_images} images; --limit {options.limit} does not change it"
-        )
-    for text in notices:
-        on_event(Notice(text))
-    return header, masks
 
 
 def _execute(

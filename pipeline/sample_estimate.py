@@ -125,7 +125,7 @@ def estimate(
         shards = config.shards.model_copy(update={"max_images": max(1, -(-len(sample.items) // NUM_SHARDS))})
         small, name = config.model_copy(update={"shards": shards}), start.listing.name
         request = RunRequest("annotate", name, identity, small, exclusions=exclusions)
-        header = plan_run(location, sample.items, request)
+        header = plan_run(location, request, lambda: sample.items).header
         load_s, receipts = _run(
             Job(name, location, header, with_readers(nodes, small, actors, header)), actors, on_progress
         )

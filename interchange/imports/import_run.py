@@ -30,7 +30,7 @@ from pseudoris.store.exclusions.stored_exclusions import content_matcher
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.lock import RunLock
-from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, plan_or_continue
+from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, plan_run
 from pseudoris.store.runs.thread_runs import OnProgress, WrittenRun, write_run
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.proven_shard import read_shard
@@ -115,7 +115,7 @@ def _plan(
         raise ConfigError(f"ANNOTATION {request.annotation!r} lists no images, so there is nothing to import.")
     identity = request.identity(annotation.digests)
     wanted = RunRequest("import", source.name, identity, request.config, exclusions=request.exclusions, lock=lock)
-    run = plan_or_continue(location, wanted, lambda: _listed(request, source, humans))
+    run = plan_run(location, wanted, lambda: _listed(request, source, humans))
     return run, {image_id(key): human for key, human in humans.items()}
 
 

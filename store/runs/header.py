@@ -224,11 +224,17 @@ def check_identity(
     """
     acceptable = header.identity.mixed_differences(identity)
     refused = header.identity.method_differences(identity) + ([] if allow_mixed else acceptable)
+    is_moved = source is not None and not is_same_source(header, source)
+    if not refused and is_moved:
+        # A copy in another place is refused too. Its ids would be the same, as they are relative to SOURCE. But its
+        # files may have other times or etags, and their images would be quarantined as changed.
+        raise ConfigError(
+            f"this output was planned from SOURCE {without_secrets(header.source)!r}, but SOURCE is {source!r} now. "
+            "Give the first one to continue, or name another output"
+        )
     if not refused:
-        if source is not None:
-            _check_source(header, source)
         return acceptable
-    if source is not None and not is_same_source(header, source):
+    if is_moved:
         refused.append(f"SOURCE: {without_secrets(header.source)!r} in the run, {source!r} now")
     remedies = ["Use the settings that the run was started with"]
     version = header.identity.versions.get("pseudoris")
@@ -266,16 +272,6 @@ def check_origin(location: RunLocation, header: RunHeader, origin: str) -> None:
         f"{location.root} holds a run of `pseudoris {header.origin}`{parent}. `{origin}` cannot continue it: name "
         f"another output{remedy}"
     )
-
-
-def _check_source(header: RunHeader, source: str) -> None:
-    # A copy in another place is refused too. Its ids would be the same, as they are relative to SOURCE. But its files
-    # may have other times or etags, and their images would be quarantined as changed.
-    if not is_same_source(header, source):
-        raise ConfigError(
-            f"this output was planned from SOURCE {without_secrets(header.source)!r}, but SOURCE is {source!r} now. "
-            "Give the first one to continue, or name another output"
-        )
 
 
 def is_same_source(header: RunHeader, source: str) -> bool:

@@ -232,22 +232,35 @@ def assign_shards(
     """
     tally = PlanTally() if tally is None else tally
     seen = _Seen()
-    filling = _Filling()
+    # They count the shard that is being filled.
+    position, size_bytes, boundary = 0, 0, None
     for item in items:
         name = image_id(item.key)
         if seen.has_or_adds(item, name):
             tally.num_repeated += 1
             continue
-        if tally.num_images == 0 or not filling.takes(item, config):
+        fits = position < config.max_images and size_bytes + item.expected_bytes <= config.max_bytes
+        if tally.num_images == 0 or not fits or item.boundary != boundary:
             tally.num_shards += 1
-            filling = _Filling(boundary=item.boundary)
-        entry = _entry(item, name, shard=tally.num_shards - 1, position=filling.num_images)
+            position, size_bytes, boundary = 0, 0, item.boundary
+        entry = PlanEntry(
+            shard=tally.num_shards - 1,
+            position=position,
+            image_id=name,
+            key=item.key,
+            size_bytes=item.size_bytes,
+            etag=item.etag,
+            mtime_ns=item.mtime_ns,
+            offset_bytes=item.offset_bytes,
+            row_group=item.row_group,
+            row=item.row,
+        )
         # Counted before the yield, because a consumer that stops here has received this row.
-        filling.num_images += 1
-        filling.size_bytes += item.expected_bytes
+        position += 1
+        size_bytes += item.expected_bytes
         tally.num_images += 1
         tally.size_bytes += item.expected_bytes
-        tally.max_shard_bytes = max(tally.max_shard_bytes, filling.size_bytes)
+        tally.max_shard_bytes = max(tally.max_shard_bytes, size_bytes)
         yield entry
 
 
@@ -273,32 +286,3 @@ class _Seen:
         is_repeated = number in self._ids
         self._ids.add(number)
         return is_repeated
-
-
-@dataclass(slots=True)
-class _Filling:
-    """The shard that is being filled."""
-
-    boundary: str | None = None
-    num_images: int = 0
-    size_bytes: int = 0
-
-    def takes(self, item: SourceItem, config: ShardsConfig) -> bool:
-        size_bytes = self.size_bytes + item.expected_bytes
-        fits = self.num_images < config.max_images and size_bytes <= config.max_bytes
-        return fits and item.boundary == self.boundary
-
-
-def _entry(item: SourceItem, name: str, *, shard: int, position: int) -> PlanEntry:
-    return PlanEntry(
-        shard=shard,
-        position=position,
-        image_id=name,
-        key=item.key,
-        size_bytes=item.size_bytes,
-        etag=item.etag,
-        mtime_ns=item.mtime_ns,
-        offset_bytes=item.offset_bytes,
-        row_group=item.row_group,
-        row=item.row,
-    )

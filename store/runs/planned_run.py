@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -29,8 +30,9 @@ from pseudoris.schemas.run_records import (
 )
 from pseudoris.schemas.uris import NO_FIELDS, RECORDED, masked
 from pseudoris.store.exclusions.exclusion_rules import Exclusions, plan_files
-from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, check_exclusions
+from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, check_exclusions, exclusion_notices
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.extension import extend_plan, extension_notices
 from pseudoris.store.runs.garbage import refuse_unexpected_files, remove_leftovers
 from pseudoris.store.runs.header import (
     check_identity,
@@ -157,6 +159,9 @@ class Parent:
         return read_whole(self.location, table, part, replaced=again)
 
 
+Lister = Callable[[], Iterable[SourceItem]]
+
+
 @dataclass(frozen=True, slots=True)
 class RunRequest:
     """The run that a command wants to start or to continue.
@@ -170,6 +175,8 @@ class RunRequest:
         exclusions: Images to leave out of a new run; without a rule, an existing run keeps its own.
         audit: What chose the configuration, for the header of a new run that has the plan of `parent`.
         lock: Held on the run. With it, a run of this origin that has no receipt gives way to another request.
+        limit: Plan only the first `limit` images. It does not change an existing plan, only its extension.
+        is_extension: Extend an existing plan by the images that it lacks.
     """
 
     origin: Origin
@@ -180,6 +187,8 @@ class RunRequest:
     exclusions: Exclusions = ()
     audit: AuditRecord | None = None
     lock: RunLock | None = None
+    limit: int | None = None
+    is_extension: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,22 +196,16 @@ class PlannedRun:
     """A run with a plan, ready for work.
 
     Attributes:
+        header: As it was read or created under the lock.
         mixed: Lines of `Identity.mixed_differences` that `allow_mixed` accepts.
-        is_new: Whether this call wrote the plan.
         is_repair: Whether parts that are missing or damaged are written again.
+        notices: What a user must know of the run before work begins, a sentence each.
     """
 
     header: RunHeader
-    mixed: tuple[str, ...]
-    is_new: bool
+    mixed: tuple[str, ...] = ()
     is_repair: bool = False
-
-    def notices(self) -> Iterator[str]:
-        """Yield what a user must know of the run before work begins, a sentence each."""
-        if self.mixed:
-            yield f"not byte-reproducible (accepted by --allow-mixed): {'; '.join(self.mixed)}"
-        if self.header.identity.versions.get("triton") == "absent":
-            yield "plain torch attends on this GPU, slower than Triton's kernels: `pseudoris doctor` there says why"
+    notices: tuple[str, ...] = ()
 
     @property
     def parent(self) -> ParentRun:
@@ -212,97 +215,57 @@ class PlannedRun:
         return self.header.parent
 
 
-def plan_or_continue(
-    location: RunLocation,
-    request: RunRequest,
-    items: Callable[[], Iterable[SourceItem]],
-    *,
-    limit: int | None = None,
-) -> PlannedRun:
-    """Return the run in `location`. If there is none, plan it first.
+def plan_run(location: RunLocation, request: RunRequest, items: Lister | Parent) -> PlannedRun:
+    """Return the run in `location`, ready for work. If there is none, plan it first.
+
+    If this is killed before the header exists, the next session plans again. If another driver creates the header
+    first, that one counts.
 
     Args:
         location: The folder of a new run, or of a run that the same request started.
         request: The run to start or continue.
-        items: Lists the images, in the order of their keys; only called if there is no plan.
-        limit: Plan only the first `limit` images. It does not change an existing plan.
+        items: Lists the images, in the order of their keys; only called for a new plan or an extension. Or a parent:
+            the run has its plan, shard by shard, and its keys, ids and SOURCE, whatever the request says. SOURCE is
+            read as the parent's header says.
 
     Raises:
         ConfigError: The listing raises it, or the existing run has another origin, parent, identity or source, or
-            excludes other images.
+            excludes other images. A new one: the location cannot be written, its table folders hold files, every image
+            is excluded, or the parent is not complete.
     """
-    return _planned(location, request, lambda pinned: plan_run(location, items(), request, pinned, limit=limit))
+    if isinstance(items, Parent):
+        before = items.header.config
+        held = {"source": before.source, "images": before.images, "shards": before.shards}
+        config = request.config.model_copy(update=held)
+        request = replace(request, source=items.header.source, config=config, parent=items)
+    standing = _standing(location, request)
+    if standing is None:
+        header = _plan_anew(location, request, items)
+        mixed = _check(location, header, request)
+    else:
+        header, mixed = standing
+    notices = [f"not byte-reproducible (accepted by --allow-mixed): {'; '.join(mixed)}"] if mixed else []
+    if header.identity.versions.get("triton") == "absent":
+        notices.append(
+            "plain torch attends on this GPU, slower than Triton's kernels: `pseudoris doctor` there says why"
+        )
+    notices += exclusion_notices(header, is_new=standing is None, is_given=bool(request.exclusions))
+    if standing is not None and request.is_extension and not isinstance(items, Parent):
+        header, tally = extend_plan(location, header, items(), limit=request.limit)
+        notices += extension_notices(tally)
+    elif standing is not None and request.limit not in (None, header.num_images):
+        notices.append(
+            f"the run already has a plan of {header.num_images} images; --limit {request.limit} does not change it"
+        )
+    return PlannedRun(header, mixed, request.config.placement.repair, tuple(notices))
 
 
-def plan_run(
-    location: RunLocation,
-    items: Iterable[SourceItem],
-    request: RunRequest,
-    pinned: ParentRun | None = None,
-    *,
-    limit: int | None = None,
-) -> RunHeader:
-    """Write the listing as the plan under `location`, then create the header, and return it.
-
-    If this is killed before the header exists, the next session lists and plans again. If another driver creates the
-    header first, that header is returned. `limit` bounds the images.
-
-    Raises:
-        ConfigError: The listing raises it, the location cannot be written, its table folders hold files, or every
-            image is excluded.
-    """
-    refuse_queries(request.config, request.source)
-    refuse_unexpected_files(location)
-    tally = PlanTally()
-    excluded = ExcludedItems(request.exclusions)
-    entries = itertools.islice(assign_shards(excluded.kept(items), request.config.shards, tally=tally), limit)
-    parts = write_plan(location, entries)
-    excluded.check_left(len(parts))
-    header = RunHeader(
-        source=request.source,
-        plan_parts=parts,
-        num_images=tally.num_images,
-        num_repeated=tally.num_repeated,
-        num_shards=tally.num_shards,
-        max_shard_bytes=tally.max_shard_bytes,
-        exclusions=excluded.written(location),
-        **_made(request, pinned),
-    )
-    return create_header(location, header)
-
-
-def plan_as_parent(location: RunLocation, parent: Parent, request: RunRequest) -> PlannedRun:
-    """Return the run in `location`. If there is none, copy the plan of the parent, shard by shard.
-
-    Keys, ids and SOURCE are those of the parent, whatever the request says. SOURCE is read as the parent's header says.
-    Errors are those of `plan_or_continue`.
-    """
-    before = parent.header.config
-    held = {"source": before.source, "images": before.images, "shards": before.shards}
-    config = request.config.model_copy(update=held)
-    request = replace(request, source=parent.header.source, config=config, parent=parent)
-    return _planned(location, request, lambda pinned: _copied_plan(location, parent, request, pinned))
-
-
-def _planned(location: RunLocation, request: RunRequest, plan: Callable[[ParentRun | None], RunHeader]) -> PlannedRun:
-    existing = _standing(location, request)
+def _plan_anew(location: RunLocation, request: RunRequest, items: Lister | Parent) -> RunHeader:
+    """Write the plan, then create the header."""
     # The parent is pinned first, so that an incomplete parent is reported before the listing.
-    header = existing or plan(None if request.parent is None else request.parent.pin())
-    return PlannedRun(header, _check(location, header, request), existing is None, request.config.placement.repair)
-
-
-def _copied_plan(location: RunLocation, parent: Parent, request: RunRequest, pinned: ParentRun | None) -> RunHeader:
-    """Copy plan and exclusions, then create the header. If killed in between, the next session starts again."""
-    refuse_queries(request.config, request.source, parent.header)
-    refuse_unexpected_files(location)
-    for part in plan_files(parent.header):
-        location.put_part(part_path(PLAN_FOLDER, part), parent.read_part(PLAN_FOLDER, part))
-    return create_header(location, parent.header.model_copy(update=_made(request, pinned)))
-
-
-def _made(request: RunRequest, pinned: ParentRun | None) -> dict[str, Any]:
-    """Return the fields of a new header that do not depend on its plan."""
-    return {
+    pinned = None if request.parent is None else request.parent.pin()
+    made: dict[str, Any] = {
+        "source": request.source,
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "identity": request.identity,
         "config": request.config,
@@ -311,6 +274,27 @@ def _made(request: RunRequest, pinned: ParentRun | None) -> dict[str, Any]:
         "parent": pinned,
         "audits": None if request.audit is None else request.audit.model_dump(mode="json"),
     }
+    refuse_queries(request.config, request.source, items.header if isinstance(items, Parent) else None)
+    refuse_unexpected_files(location)
+    if isinstance(items, Parent):
+        for part in plan_files(items.header):
+            location.put_part(part_path(PLAN_FOLDER, part), items.read_part(PLAN_FOLDER, part))
+        return create_header(location, items.header.model_copy(update={**made, "earlier": frozenset()}))
+    tally, excluded = PlanTally(), ExcludedItems(request.exclusions)
+    listed = excluded.kept(items())
+    entries = itertools.islice(assign_shards(listed, request.config.shards, tally=tally), request.limit)
+    parts = write_plan(location, entries)
+    excluded.check_left(len(parts))
+    header = RunHeader(
+        **made,
+        plan_parts=parts,
+        num_images=tally.num_images,
+        num_repeated=tally.num_repeated,
+        num_shards=tally.num_shards,
+        max_shard_bytes=tally.max_shard_bytes,
+        exclusions=excluded.written(location),
+    )
+    return create_header(location, header)
 
 
 def may_give_way(location: RunLocation) -> bool:
@@ -319,27 +303,26 @@ def may_give_way(location: RunLocation) -> bool:
     return not has_results(location) and (holder is None or not holder.is_here)
 
 
-def _standing(location: RunLocation, request: RunRequest) -> RunHeader | None:
-    """Return the header of the run in `location`; None if there is none, or if it gave way to the request."""
-    # A run exists while its header does. A kill before the header is deleted keeps the old run; after it there is none.
-    if request.config.placement.repair:
-        return require_header(location)
-    header, lock = read_header(location), request.lock
+def _standing(location: RunLocation, request: RunRequest) -> tuple[RunHeader, tuple[str, ...]] | None:
+    """Return header and accepted differences of the run in `location`; None if there is none, or if it gave way.
+
+    A guard against a second driver, whatever was read before: under the lock no other plans or commits.
+    """
+    is_repair, lock = request.config.placement.repair, request.lock
+    header = require_header(location) if is_repair else read_header(location)
     if header is not None:
-        check_origin(location, header, request.origin)
         try:
-            _check(location, header, request)
+            return header, _check(location, header, request)
         except ConfigError:
-            if lock is None:
+            if lock is None or is_repair or header.origin != request.origin:
                 raise
             # The heartbeat proves that the lock is still held, so no other driver commits after it.
             lock.heartbeat()
             if has_results(location):
                 raise
+            # A run exists while its header does. A kill before this line keeps the old run; after it there is none.
             location.delete(HEADER_NAME)
             logger.warning("%s holds a run with other settings and no results: it is planned anew.", location.root)
-        else:
-            return header
     elif has_results(location):
         # There are tables without a header. This raises an error that says what to restore, so nothing is deleted.
         require_header(location)
@@ -362,12 +345,10 @@ def _check(location: RunLocation, header: RunHeader, request: RunRequest) -> tup
 
 def package_versions(packages: Iterable[str]) -> dict[str, str]:
     """Return the version of each package, `absent` if it is not installed."""
-    return {name: _version(name) for name in packages}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
+    found = {}
+    for name in packages:
         # An image for GPUs may lack packages that its plug-ins do not use. "absent" is then part of the identity.
-        return "absent"
+        found[name] = "absent"
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -20,7 +20,7 @@ from pseudoris.store.runs.commit import Provenance, as_quarantined, commit_parts
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.pending_work import Committed, Notice, PendingWork, RunEvent, missing_shards
 from pseudoris.store.runs.plan import read_shard_plan
-from pseudoris.store.runs.planned_run import Parent, PlannedRun, RunRequest, plan_as_parent
+from pseudoris.store.runs.planned_run import Parent, PlannedRun, RunRequest, plan_run
 from pseudoris.store.runs.receipts import RunTotals, read_receipt
 from pseudoris.store.runs.session import Outcome, RunSession
 from pseudoris.store.threads import map_in_threads
@@ -104,7 +104,7 @@ def derive_run(
     """
     location.probe()
     with RunLock.held(location, on_wait=on_wait) as lock:
-        planned = plan_as_parent(location, parent, replace(request, lock=lock))
+        planned = plan_run(location, replace(request, lock=lock), parent)
         header = planned.header
 
         def commit(before: Receipt) -> Receipt:

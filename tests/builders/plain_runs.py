@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,8 +32,8 @@ def work_off(
     location = RunLocation.open(str(out), config.source.endpoint_url, config.placement.storage)
     location.probe()
     listing = open_source(str(source), config.source, exclude=location.root, limits=config.placement.storage)
-    items = list(itertools.islice(listing.list(), limit))
-    header = plan_run(location, items, RunRequest("annotate", listing.name, measure_identity(config), config))
+    request = RunRequest("annotate", listing.name, measure_identity(config), config, limit=limit)
+    header = plan_run(location, request, listing.list).header
     on_planned()
     stages = [stage.build(config) for stage in STAGES]
     with Prover(config.images) as prover:

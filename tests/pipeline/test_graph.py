@@ -41,8 +41,8 @@ def identity(ray_session):
 
 def planned_job(source: Path, out: Path, config: RunConfig, identity) -> Job:
     location = RunLocation.open(str(out))
-    items = open_source(str(source), config.source).list()
-    header = plan_run(location, items, RunRequest("annotate", str(source), identity, config))
+    request = RunRequest("annotate", str(source), identity, config)
+    header = plan_run(location, request, open_source(str(source), config.source).list).header
     return Job(str(source), location, header, config)
 
 

@@ -6,15 +6,15 @@ import pytest
 
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.exclusions.exclusion_rules import Exclusions, exclusion, exclusions_of
-from pseudoris.store.exclusions.stored_exclusions import content_matcher, exclusion_notices, stored_exclusions
+from pseudoris.store.exclusions.stored_exclusions import content_matcher, stored_exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import write_datacard
-from pseudoris.store.runs.extension import extend_plan, extension_notices
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.plan import iter_plan
-from pseudoris.store.runs.planned_run import RunRequest, plan_or_continue
+from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, plan_run
 from pseudoris.store.sources import SourceItem
 from tests.store.builders import make_identity
 
@@ -24,9 +24,13 @@ DIGESTS = exclusion("sha256", "bench.parquet", ["cd" * 32])
 ONLY = exclusion("only", "train.txt", ["1.png", "2.png", "5.png", "not-there.png", "nor-this.png"])
 
 
-def plan(location: RunLocation, exclusions: Exclusions, count: int = 6, **values):
-    request = RunRequest("import", "/photos", make_identity(), CONFIG, exclusions=exclusions)
-    return plan_or_continue(location, request, lambda: items(count), **values).header
+def planned(location: RunLocation, exclusions: Exclusions = (), count: int = 6, **changes) -> PlannedRun:
+    request = RunRequest("import", "/photos", make_identity(), CONFIG, exclusions=exclusions, **changes)
+    return plan_run(location, request, lambda: items(count))
+
+
+def plan(location: RunLocation, exclusions: Exclusions, count: int = 6) -> RunHeader:
+    return planned(location, exclusions, count).header
 
 
 def items(count: int) -> list[SourceItem]:
@@ -58,8 +62,8 @@ def test_images_excluded_by_name_are_not_planned_and_the_header_counts_them(disk
 
 def test_a_repeated_image_is_excluded_once_and_a_limit_counts_what_is_planned(disk):
     listing = [each for item in items(4) for each in (item, item)]
-    request = RunRequest("import", "/photos", make_identity(), CONFIG, exclusions=NAMES)
-    header = plan_or_continue(disk, request, lambda: listing, limit=2).header
+    request = RunRequest("import", "/photos", make_identity(), CONFIG, exclusions=NAMES, limit=2)
+    header = plan_run(disk, request, lambda: listing).header
     assert planned_keys(disk) == ["0.png", "2.png"]
     assert header.num_images == 2
     assert counts(disk) == [1]
@@ -71,11 +75,9 @@ def test_the_values_stand_beside_the_plan_so_a_later_session_needs_no_file(disk)
     assert [rule.values for rule in stored] == [rule.values for rule in NAMES + DIGESTS]
     assert content_matcher(disk, header).by_content("cd" * 32) == 0
     assert verify_run(disk).problems[0].what == "not_committed"
-    again = plan(disk, ())
-    assert again == header
-    assert exclusion_notices(again, is_new=False, is_given=False) == [
-        "the run keeps to --exclude held-out.txt, --exclude bench.parquet, as it was planned"
-    ]
+    again = planned(disk)
+    assert again.header == header
+    assert again.notices == ("the run keeps to --exclude held-out.txt, --exclude bench.parquet, as it was planned",)
 
 
 @pytest.mark.parametrize(
@@ -93,24 +95,24 @@ def test_a_session_with_other_exclusions_is_refused_by_name(disk, other):
 def test_the_same_rules_in_another_order_from_moved_files_are_accepted(disk):
     header = plan(disk, NAMES + DIGESTS)
     moved = exclusion("names", "moved.txt", ["not-there.png", "3.png", "1.png"])
-    assert plan(disk, DIGESTS + moved) == header
+    again = planned(disk, DIGESTS + moved)
+    assert (again.header, again.notices) == (header, ())
 
 
 def test_an_extension_applies_the_runs_rules_and_counts_the_whole_listing(disk):
     plan(disk, NAMES + DIGESTS, count=2)
     assert counts(disk) == [1, None]
-    header, tally = extend_plan(disk, require_header(disk), items(6))
+    extended = planned(disk, is_extension=True)
     assert planned_keys(disk) == ["0.png", "2.png", "4.png", "5.png"]
-    assert header == require_header(disk)
+    assert extended.header == require_header(disk)
     assert counts(disk) == [2, None]
-    assert "2 of the listed images are excluded" in extension_notices(tally)[1]
+    assert "2 of the listed images are excluded" in extended.notices[2]
 
 
 def test_only_the_named_images_are_planned_and_names_that_source_lacks_are_counted(disk):
-    header = plan(disk, ONLY + NAMES)
+    first, second = planned(disk, ONLY + NAMES).notices
     assert planned_keys(disk) == ["2.png", "5.png"]
     assert counts(disk) == [3, 1]
-    first, second = exclusion_notices(header, is_new=True, is_given=True)
     assert first == (
         "--only train.txt leaves out 3 listed images that it does not name; 2 of its 5 names are not in SOURCE"
     )
@@ -120,14 +122,13 @@ def test_only_the_named_images_are_planned_and_names_that_source_lacks_are_count
 def test_an_extension_takes_the_named_images_alone_and_counts_the_missing_ones_again(disk):
     plan(disk, ONLY, count=2)
     assert exclusions_of(require_header(disk)).rules[0].num_absent == 4
-    extend_plan(disk, require_header(disk), items(6))
+    planned(disk, is_extension=True)
     assert planned_keys(disk) == ["1.png", "2.png", "5.png"]
     assert exclusions_of(require_header(disk)).rules[0].num_absent == 2
 
 
 def test_a_rule_that_excludes_none_is_warned_of(disk):
-    header = plan(disk, exclusion("names", "other.txt", ["elsewhere.png"]))
-    (notice,) = exclusion_notices(header, is_new=True, is_given=True)
+    (notice,) = planned(disk, exclusion("names", "other.txt", ["elsewhere.png"])).notices
     assert "other.txt excludes none" in notice
 
 

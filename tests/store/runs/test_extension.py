@@ -34,7 +34,7 @@ def items(*numbers: int, **values) -> list[SourceItem]:
 
 
 def plan(location: RunLocation, listing, *assignments: str) -> RunHeader:
-    return plan_run(location, listing, RunRequest("annotate", "in", IDENTITY, stub_config(*assignments)))
+    return plan_run(location, RunRequest("annotate", "in", IDENTITY, stub_config(*assignments)), lambda: listing).header
 
 
 def planned_keys(location: RunLocation) -> list[str]:

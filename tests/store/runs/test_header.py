@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import HEADER_NAME, RECORDS_VERSION, PlanExtension
 from pseudoris.store.runs.header import (
-    check_identity,
-    check_origin,
     create_extension,
     create_header,
     extension_path,
@@ -17,7 +13,7 @@ from pseudoris.store.runs.header import (
 )
 from pseudoris.store.runs.plan import iter_plan, read_shard_plan, write_plan
 from tests.builders.seals import edit_sealed, sealed_json
-from tests.store.builders import make_entries, make_identity, start_run
+from tests.store.builders import make_entries, start_run
 
 
 def test_the_first_header_stands(location):
@@ -25,22 +21,6 @@ def test_the_first_header_stands(location):
     late = first.model_copy(update={"source": "elsewhere/"})
     assert create_header(location, late) == first
     assert read_header(location) == first
-
-
-def test_another_identity_is_refused_with_every_differing_field_and_the_version_that_can_finish_it(location):
-    header = start_run(location, identity=make_identity(versions={"pseudoris": "0.1.0"}))
-    other = make_identity(device_kind="NVIDIA H200", weights={"propose": "b" * 64}, versions={"pseudoris": "0.2.0"})
-    with pytest.raises(ConfigError, match="another identity") as caught:
-        check_identity(header, other)
-    said = ("device_kind: 'cpu' in the run, 'NVIDIA H200' now", "weights.propose", "finish it with pseudoris 0.1.0")
-    assert [words for words in (*said, "name another output") if words not in str(caught.value)] == []
-
-
-def test_a_run_that_another_command_made_is_refused(location):
-    header = start_run(location)
-    check_origin(location, header, "annotate")
-    with pytest.raises(ConfigError, match=r"`pseudoris annotate`\. `import` cannot continue it"):
-        check_origin(location, header, "import")
 
 
 def test_a_header_with_strange_fields_is_refused_with_their_names(location):
@@ -55,35 +35,6 @@ def test_a_file_that_is_no_header_is_refused(location, data):
     location.replace(HEADER_NAME, data)
     with pytest.raises(ConfigError, match="is not the header of a run"):
         read_header(location)
-
-
-def test_other_devices_and_versions_can_be_accepted_and_are_named(location):
-    header = start_run(location)
-    other = make_identity(device_kind="NVIDIA H200", versions={"x": "2"})
-    with pytest.raises(ConfigError, match="or accept other devices and package versions with --allow-mixed"):
-        check_identity(header, other)
-    assert check_identity(header, other, allow_mixed=True) == [
-        "device_kind: 'cpu' in the run, 'NVIDIA H200' now",
-        "versions.x: '1' in the run, '2' now",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("field", "changed"),
-    [
-        ("weights.propose", {"weights": {"propose": "b" * 64}}),
-        ("compute.seed", {"method": {**make_identity().method, "compute": {"seed": 7}}}),
-        # Of a model folder: its weights are the same.
-        ("folders.caption.tokenizer", {"folders": {"caption": {"tokenizer": "c" * 64}}}),
-    ],
-)
-def test_other_weights_folders_or_another_method_are_never_accepted(location, field, changed):
-    header = start_run(location)
-    other = make_identity(device_kind="NVIDIA H200", **changed)
-    with pytest.raises(ConfigError, match=rf"{re.escape(field)}: (?s:.*)or name another output$") as refusal:
-        check_identity(header, other, allow_mixed=True)
-    assert "device_kind" not in str(refusal.value)
-    assert "--allow-mixed" not in str(refusal.value)
 
 
 def extension(location, number: int, first_shard: int) -> PlanExtension:

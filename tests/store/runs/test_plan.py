@@ -148,7 +148,8 @@ def test_the_largest_shard_is_told_and_rows_count_with_their_mean():
 
 
 def plan(location, listing):
-    return plan_run(location, listing, RunRequest("annotate", "in", IDENTITY, stub_config("shards.max_images=2")))
+    request = RunRequest("annotate", "in", IDENTITY, stub_config("shards.max_images=2"))
+    return plan_run(location, request, lambda: listing).header
 
 
 def test_no_header_stands_while_the_plan_is_being_written(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from pseudoris.schemas.config_layers import load_config
@@ -10,14 +12,16 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import begin_attempt
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import Claim, RunLock, claim_to_bytes
+from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.plan import iter_plan
-from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_as_parent, plan_or_continue
+from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_run
 from pseudoris.store.sources import SourceItem
 from tests.builders.scored_runs import begin, scored_run
 from tests.builders.seals import edit_sealed
 from tests.store.builders import commit, extend_run, make_entries, make_identity, start_run
 
 CONFIG = load_config("tiny", None, ["shards.max_images=2"])
+MIXED = load_config("tiny", None, ["shards.max_images=2", "placement.allow_mixed=true"])
 
 
 def request(**changes) -> RunRequest:
@@ -42,10 +46,11 @@ def parent(disk, tmp_path):
 
 
 def test_a_plan_is_made_once_and_a_limit_changes_none_that_stands(disk):
-    made = plan_or_continue(disk, request(), items(), limit=3)
-    assert (made.is_new, made.header.num_images, made.header.num_shards, made.mixed) == (True, 3, 2, ())
-    again = plan_or_continue(disk, request(), unlisted, limit=1)
-    assert (again.is_new, again.header) == (False, made.header)
+    made = plan_run(disk, request(limit=3), items())
+    assert (made.header.num_images, made.header.num_shards, made.mixed, made.notices) == (3, 2, (), ())
+    again = plan_run(disk, request(limit=1), unlisted)
+    assert again.header == made.header
+    assert again.notices == ("the run already has a plan of 3 images; --limit 1 does not change it",)
     with pytest.raises(ValueError, match="planned without a parent"):
         _ = again.parent
 
@@ -62,13 +67,13 @@ def test_a_plan_is_made_once_and_a_limit_changes_none_that_stands(disk):
     ],
 )
 def test_another_request_is_refused_by_what_differs(disk, changes, message):
-    plan_or_continue(disk, request(), items())
+    plan_run(disk, request(), items())
     with pytest.raises(ConfigError, match=message):
-        plan_or_continue(disk, request(**changes), unlisted)
+        plan_run(disk, request(**changes), unlisted)
 
 
 def requested(disk, lock, **changes):
-    return plan_or_continue(disk, request(**changes, lock=lock), items()).header
+    return plan_run(disk, request(**changes, lock=lock), items()).header
 
 
 def test_a_run_without_receipts_gives_way_to_another_identity_and_leaves_nothing(disk):
@@ -89,6 +94,15 @@ def test_a_run_that_was_killed_while_it_gave_way_is_planned_anew(disk):
     disk.delete("_run.json")
     with RunLock.held(disk) as lock:
         assert requested(disk, lock) == require_header(disk)
+
+
+def test_a_run_that_another_driver_creates_meanwhile_is_held_to_the_request(disk):
+    def listed():
+        start_run(disk, make_entries(2), origin="import")
+        return items()()
+
+    with pytest.raises(ConfigError, match="was planned from SOURCE 'images/'"):
+        plan_run(disk, request(source="/other"), listed)
 
 
 @pytest.mark.parametrize("guard", ["no lock", "a receipt", "a lost lock", "another command"])
@@ -114,51 +128,86 @@ def test_the_tables_of_a_run_that_lost_its_header_are_kept(disk):
     assert disk.exists(f"images/{receipt.parts['images'].name}")
 
 
+def test_another_identity_is_refused_by_every_difference_and_the_version_that_can_finish_it_is_named(disk):
+    plan_run(disk, request(identity=make_identity(versions={"pseudoris": "0.1.0"})), items())
+    other = make_identity(device_kind="NVIDIA H200", weights={"propose": "b" * 64}, versions={"pseudoris": "0.2.0"})
+    with pytest.raises(ConfigError, match="another identity") as caught:
+        plan_run(disk, request(identity=other), unlisted)
+    said = ("device_kind: 'cpu' in the run, 'NVIDIA H200' now", "weights.propose", "finish it with pseudoris 0.1.0")
+    assert [words for words in (*said, "name another output") if words not in str(caught.value)] == []
+
+
 def test_another_device_goes_on_only_where_that_is_asked_for(disk):
-    plan_or_continue(disk, request(), items())
-    mixed = load_config("tiny", None, ["shards.max_images=2", "placement.allow_mixed=true"])
-    other = request(identity=make_identity(device_kind="cuda"), config=mixed)
-    assert plan_or_continue(disk, other, unlisted).mixed == ("device_kind: 'cpu' in the run, 'cuda' now",)
+    plan_run(disk, request(), items())
+    other = make_identity(device_kind="cuda", versions={"x": "2"})
+    with pytest.raises(ConfigError, match="or accept other devices and package versions with --allow-mixed"):
+        plan_run(disk, request(identity=other), unlisted)
+    planned = plan_run(disk, request(identity=other, config=MIXED), unlisted)
+    assert planned.mixed == ("device_kind: 'cpu' in the run, 'cuda' now", "versions.x: '1' in the run, '2' now")
+    assert planned.notices == (f"not byte-reproducible (accepted by --allow-mixed): {'; '.join(planned.mixed)}",)
+
+
+@pytest.mark.parametrize(
+    ("field", "changed"),
+    [
+        ("weights.propose", {"weights": {"propose": "b" * 64}}),
+        ("compute.seed", {"method": {**make_identity().method, "compute": {"seed": 7}}}),
+        # The weights of the model folder are the same.
+        ("folders.caption.tokenizer", {"folders": {"caption": {"tokenizer": "c" * 64}}}),
+    ],
+)
+def test_other_weights_folders_or_another_method_are_never_accepted(disk, field, changed):
+    plan_run(disk, request(), items())
+    other = make_identity(device_kind="NVIDIA H200", **changed)
+    with pytest.raises(ConfigError, match=rf"{re.escape(field)}: (?s:.*)or name another output$") as refusal:
+        plan_run(disk, request(identity=other, config=MIXED), unlisted)
+    assert "device_kind" not in str(refusal.value)
+    assert "--allow-mixed" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(("triton", "told"), [("absent", ["plain torch attends on this GPU"]), ("3.5.0", [])])
 def test_plain_attention_on_a_gpu_is_told_before_work_begins(disk, triton, told):
-    planned = plan_or_continue(disk, request(identity=make_identity(versions={"triton": triton})), items())
-    assert [text.partition(",")[0] for text in planned.notices()] == told
+    planned = plan_run(disk, request(identity=make_identity(versions={"triton": triton}), limit=9), items())
+    assert [text.partition(",")[0] for text in planned.notices] == told
 
 
 def test_a_parent_is_pinned_before_anything_is_listed(disk, tmp_path):
     location = RunLocation.open(str(tmp_path / "unfinished"))
     begin(location)
     with pytest.raises(ConfigError, match="is not complete"):
-        plan_or_continue(disk, request(parent=Parent.open(location, disk)), unlisted)
+        plan_run(disk, request(parent=Parent.open(location, disk)), unlisted)
 
 
 def test_a_header_that_names_no_parent_any_more_is_refused(disk, parent):
     wanted = request(parent=parent)
-    assert plan_or_continue(disk, wanted, items()).parent.location == parent.location.root
+    assert plan_run(disk, wanted, items()).parent.location == parent.location.root
     edit_sealed(disk, "_run.json", lambda tree: tree.update(parent=None))
     with pytest.raises(ConfigError, match="names no parent: it was edited"):
-        plan_or_continue(disk, wanted, unlisted)
+        plan_run(disk, wanted, unlisted)
 
 
 def test_another_parent_is_told_before_what_else_differs(disk, parent, tmp_path):
-    plan_or_continue(disk, request(parent=parent), items())
+    plan_run(disk, request(parent=parent), items())
     location = RunLocation.open(str(tmp_path / "other"))
     scored_run(location, num_shards=3)
     other = request(parent=Parent.open(location, disk), identity=make_identity(device_kind="cuda"))
     with pytest.raises(ConfigError, match="this output was made from the run"):
-        plan_or_continue(disk, other, unlisted)
+        plan_run(disk, other, unlisted)
 
 
-def test_a_plan_as_the_parents_is_its_own_shard_by_shard(disk, parent):
-    planned = plan_as_parent(disk, parent, request(origin="ppt"))
+def test_a_plan_as_the_parents_is_its_own_shard_by_shard(disk, tmp_path):
+    location = RunLocation.open(str(tmp_path / "parent"))
+    extended = extend_run(location, start_run(location, make_entries(1)), make_entries(1, first_shard=1))
+    commit(location, extended, 0, 1)
+    write_manifest(location)
+    parent = Parent.open(location, disk)
+    planned = plan_run(disk, request(origin="ppt"), parent)
     assert list(iter_plan(disk, planned.header)) == list(iter_plan(parent.location, parent.header))
     assert (planned.header.origin, planned.header.source) == ("ppt", parent.header.source)
     assert planned.header.config.shards == parent.header.config.shards
     assert planned.header.plan_parts == parent.header.plan_parts
-    again = plan_as_parent(disk, parent, request(origin="ppt"))
-    assert (again.is_new, again.header) == (False, require_header(disk))
+    again = plan_run(disk, request(origin="ppt"), parent)
+    assert again.header == planned.header == require_header(disk)
 
 
 def test_a_run_in_its_parents_folder_or_around_it_is_refused(parent):

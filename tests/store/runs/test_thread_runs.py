@@ -22,7 +22,7 @@ NUM_SHARDS, PER_SHARD = 6, 2
 def write(location, *, make=make_shard, on_progress=lambda done, total: None, num_workers=1):
     header = start_run(location, make_entries(NUM_SHARDS, PER_SHARD), "shards.embed_images=true")
     with RunLock.held(location) as lock:
-        planned = PlannedRun(header, mixed=(), is_new=False)
+        planned = PlannedRun(header)
         return write_run(location, planned, make, lock=lock, on_progress=on_progress, num_workers=num_workers)
 
 

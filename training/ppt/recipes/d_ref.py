@@ -22,7 +22,7 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_or_continue
+from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_run
 from pseudoris.store.runs.thread_runs import OnProgress, WrittenRun, write_run
 from pseudoris.store.sources import SourceItem
 from pseudoris.training.ppt.recipes.recipe_config import ComposeConfig, RecipeConfig
@@ -221,7 +221,7 @@ def compose_objects(
     with recipe.held(location, on_wait) as (identity, lock):
         request = RunRequest(ORIGIN, parent.location.root, identity, config.run, parent, lock=lock)
         items = (SourceItem(f"composed-{number:08d}{suffix}") for number in range(count))
-        planned = plan_or_continue(location, request, lambda: items)
+        planned = plan_run(location, request, lambda: items)
 
         def make(entries: Sequence[PlanEntry]) -> Shard:
             started = time.perf_counter()

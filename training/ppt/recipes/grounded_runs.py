@@ -30,7 +30,7 @@ from pseudoris.schemas.tables import EXPRESSIONS, FAILURES
 from pseudoris.store.files.key_order import file_path
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_as_parent, plan_or_continue
+from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_run
 from pseudoris.store.runs.thread_runs import OnProgress, WrittenRun, write_run
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.planned_images import PlannedImages
@@ -92,7 +92,7 @@ def make_objects(
     import_plugins(run.images.decoder_plugins)
     with Prover(run.images) as prover, recipe.held(location, on_wait) as (identity, lock):
         request = RunRequest(ORIGIN, source.name, identity, run, lock=lock)
-        planned = plan_or_continue(location, request, lambda: _sampled(source, sample, run.compute.seed))
+        planned = plan_run(location, request, lambda: _sampled(source, sample, run.compute.seed))
         grounder = Grounder(config.grounding, run)
 
         def make(entries: Sequence[PlanEntry]) -> Shard:
@@ -198,7 +198,7 @@ def pair_masks(
     recipe = Recipe(_PAIRS, config, config.pairs.model_dump(mode="json"), has_models=True)
     with recipe.held(location, on_wait) as (identity, lock):
         request = RunRequest(ORIGIN, parent.header.source, identity, config.run, lock=lock)
-        planned = plan_as_parent(location, parent, request)
+        planned = plan_run(location, request, parent)
         receipts = {receipt.shard: receipt for receipt in parent.receipts(planned.parent)}
         header = require_header(parent.location)
         is_embedded = header.config.shards.embed_images
