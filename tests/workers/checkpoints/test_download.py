@@ -84,13 +84,6 @@ def test_a_server_that_is_busy_is_asked_again(server, target):
     assert target.read_bytes() == CONTENT
 
 
-def test_a_server_that_stays_busy_is_given_up(server, target):
-    server.faults = [("status", 503)] * 100
-    with pytest.raises(TransientError, match="the server answers 503 Service Unavailable"):
-        fetched(server, target)
-    assert len(server.requests) < 10
-
-
 def test_a_server_that_ignores_ranges_sends_the_whole_file_again(server, target):
     server.ignores_ranges = True
     server.faults = [("cut", 100_000), ("cut", 200_000)]
@@ -114,18 +107,11 @@ def test_a_part_that_is_longer_than_the_file_is_thrown_away(server, target, size
     assert target.read_bytes() == CONTENT
 
 
-def test_other_bytes_are_refused_and_not_kept(server, target):
-    other = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
-    server.files[PATH] = other
-    with pytest.raises(ConfigError, match=f"sha256 {hashlib.sha256(other).hexdigest()}, expected {SHA256}: it was not"):
-        fetched(server, target)
-    assert not kept(target)
-
-
 def test_a_part_of_other_bytes_is_refused_and_the_next_call_begins_anew(server, target):
     target.with_name("weights.bin.part").write_bytes(b"x" * 1_000)
-    with pytest.raises(ConfigError, match="it was not kept"):
+    with pytest.raises(ConfigError, match=f"expected {SHA256}: it was not kept"):
         fetched(server, target)
+    assert not kept(target)
     fetched(server, target)
     assert target.read_bytes() == CONTENT
 
@@ -156,14 +142,6 @@ def test_no_other_range_than_was_asked_for_is_put_behind_the_part(server, target
     fetched(server, target, sha256=None, size_bytes=None)
     assert target.read_bytes() == CONTENT
     assert ranges(server) == [None, "bytes=100000-", None]
-
-
-def test_no_rest_of_a_longer_file_is_put_behind_the_part(server, target):
-    target.with_name("weights.bin.part").write_bytes(CONTENT[:1_000])
-    server.files[PATH] = CONTENT + b"more"
-    with pytest.raises(ConfigError, match="has 300,004 bytes, expected 300,000"):
-        fetched(server, target)
-    assert target.with_name("weights.bin.part").read_bytes() == CONTENT[:1_000]
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
