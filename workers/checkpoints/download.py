@@ -64,9 +64,9 @@ def download(remote: RemoteFile, target: Path, on_progress: OnProgress) -> str:
         ConfigError: The server refuses the file, its bytes have another length or digest, or the disk is full.
         TransientError: The server stays away, or breaks off again and again.
     """
-    transfer = _Transfer(remote, target, on_progress)
+    transfer = _Transfer(remote, target.with_name(f"{target.name}.part"), on_progress)
     retrying = Retrying(
-        retry=retry_if_exception_type(_BrokenOffError),
+        retry=retry_if_exception_type(TransientError),
         stop=transfer.is_given_up,
         wait=wait_exponential_jitter(initial=1, max=20),
         before_sleep=lambda state: logger.warning(
@@ -78,8 +78,10 @@ def download(remote: RemoteFile, target: Path, on_progress: OnProgress) -> str:
     )
     try:
         retrying(transfer.attempt)
-        return transfer.finish()
-    except _BrokenOffError as error:
+        sha256 = transfer.checked_sha256()
+        transfer.part.replace(target)
+        return sha256
+    except TransientError as error:
         raise TransientError(
             f"{remote.url} cannot be downloaded: {error}. {transfer.offset:,} bytes are here: run the command again"
         ) from error
@@ -89,26 +91,19 @@ def download(remote: RemoteFile, target: Path, on_progress: OnProgress) -> str:
         raise ConfigError(f"{remote.url} cannot be stored as {target}: {error.strerror}") from error
 
 
-class _BrokenOffError(Exception):
-    """The server or the network failed, and another attempt may succeed."""
-
-
 class _Transfer:
     """What is here of a file, and how the rest is asked for.
 
     No version is sent along: a part of another version ends with a wrong digest, and the files of a commit stay.
     """
 
-    def __init__(self, remote: RemoteFile, target: Path, on_progress: OnProgress) -> None:
-        self._remote, self._target, self._on_progress = remote, target, on_progress
-        self._part = target.with_name(f"{target.name}.part")
-        self._size_bytes = remote.size_bytes
-        self._furthest = self.offset
-        self._num_idle = 0
+    def __init__(self, remote: RemoteFile, part: Path, on_progress: OnProgress) -> None:
+        self._remote, self.part, self._on_progress = remote, part, on_progress
+        self._size_bytes, self._furthest, self._num_idle = remote.size_bytes, self.offset, 0
 
     @property
     def offset(self) -> int:
-        return self._part.stat().st_size if self._part.is_file() else 0
+        return self.part.stat().st_size if self.part.is_file() else 0
 
     def is_given_up(self, state: RetryCallState) -> bool:
         """Return whether no attempt brings anything any more."""
@@ -117,9 +112,9 @@ class _Transfer:
         return self._num_idle >= _MAX_IDLE_ATTEMPTS or state.attempt_number >= _MAX_ATTEMPTS
 
     def attempt(self) -> None:
-        """Ask for what is missing, and write it. Raises: _BrokenOffError: Something is still missing."""
+        """Ask for what is missing, and write it. Raises: TransientError: Something is still missing."""
         if self._size_bytes is not None and self.offset > self._size_bytes:
-            self._part.unlink()
+            self.part.unlink()
         if self.offset and self.offset == self._size_bytes:
             return
         timeout = httpx2.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
@@ -140,28 +135,27 @@ class _Transfer:
                 f"({error}). Check the url, and the proxy in between"
             ) from error
         except httpx2.HTTPError as error:
-            raise _BrokenOffError(f"{type(error).__name__}: {error}") from error
+            raise TransientError(f"{type(error).__name__}: {error}") from error
         if self._size_bytes is not None and self.offset < self._size_bytes:
-            raise _BrokenOffError(f"the connection ended after {self.offset:,} of {self._size_bytes:,} bytes")
+            raise TransientError(f"the connection ended after {self.offset:,} of {self._size_bytes:,} bytes")
 
-    def finish(self) -> str:
-        """Give the complete file its name if its digest is right, else delete it."""
-        with open_regular(self._part) as file:
+    def checked_sha256(self) -> str:
+        """Return the digest of the complete file; a file with a wrong one is deleted."""
+        with open_regular(self.part) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
         if self._remote.sha256 not in (None, found):
-            self._part.unlink()
+            self.part.unlink()
             raise ConfigError(
                 f"{self._remote.url} gave a file with sha256 {found}, expected {self._remote.sha256}: it was not kept. "
                 f"{_SERVES_OTHER_BYTES}"
             )
-        self._part.replace(self._target)
         return found
 
     def _receive(self, response: httpx2.Response) -> None:
         is_all_here = response.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE and self.offset > 0
         if response.status_code in RETRIED_STATUSES:
-            raise _BrokenOffError(f"the server answers {response.status_code} {response.reason_phrase}")
+            raise TransientError(f"the server answers {response.status_code} {response.reason_phrase}")
         if response.is_error and not is_all_here:
             raise ConfigError(
                 f"{self._remote.url} cannot be downloaded: the server answers {response.status_code} "
@@ -173,14 +167,14 @@ class _Transfer:
             raise self._other_bytes(f"has {total:,} bytes")
         if is_all_here:
             if total != self.offset and (total is not None or self._size_bytes is not None):
-                self._part.unlink()
-                raise _BrokenOffError("the part is longer than the file")
+                self.part.unlink()
+                raise TransientError("the part is longer than the file")
             return
         is_rest = response.status_code == httpx2.codes.PARTIAL_CONTENT
         sent = response.headers.get("Content-Range", "")
         if is_rest and not sent.startswith(f"bytes {self.offset}-"):
-            self._part.unlink(missing_ok=True)
-            raise _BrokenOffError(f"the server sent another range: {sent}")
+            self.part.unlink(missing_ok=True)
+            raise TransientError(f"the server sent another range: {sent}")
         if self._remote.size_bytes is None:
             # A range may arrive without the length of the whole file.
             self._size_bytes = total or self._size_bytes
@@ -195,25 +189,25 @@ class _Transfer:
     def _write(self, response: httpx2.Response, *, done: int) -> None:
         """Write what follows the first `done` bytes, if the disk has room for it."""
         needed = (self._size_bytes or 0) - done
-        free = shutil.disk_usage(self._part.parent).free + (self.offset - done)
+        free = shutil.disk_usage(self.part.parent).free + (self.offset - done)
         if needed > free:
             raise ConfigError(
-                f"{self._remote.url} needs {needed:,} bytes, and {self._part.parent} has {free:,} free: free some, or "
+                f"{self._remote.url} needs {needed:,} bytes, and {self.part.parent} has {free:,} free: free some, or "
                 "name another folder"
             )
         is_whole = done == 0
-        with open_regular(self._part, "wb" if is_whole else "ab") as file:
+        with open_regular(self.part, "wb" if is_whole else "ab") as file:
             # Written as it arrives: a half-full block of fixed size would be lost when the server breaks off.
             for block in response.iter_bytes():
                 done += len(block)
                 if self._size_bytes is not None and done > self._size_bytes:
-                    self._part.unlink()
+                    self.part.unlink()
                     raise self._other_bytes("sends more bytes")
                 file.write(block)
                 self._on_progress(done, self._size_bytes)
         # A chunked answer marks its own end, so a shorter one is another file and not broken off.
         if is_whole and "Transfer-Encoding" in response.headers and done < (self._size_bytes or 0):
-            self._part.unlink()
+            self.part.unlink()
             raise self._other_bytes(f"has {done:,} bytes")
 
 
