@@ -100,12 +100,7 @@ def export(
     """Write a finished run in another format, and read it back to check it."""
     options.load_plugins(plugins)
     human = _human(merge_human, merge_split_by, merge_splits, merge_images)
-    chosen = ExportOptions(
-        *(max_tokens, dataset, split, split_by, human, target_mb, distinctive_only),
-        *(masks, layout, license, coordinates, resize_factor, min_pixels, max_pixels),
-        rewording=rewording,
-        any_targets=any_targets,
-    )
+    chosen = ExportOptions.named(locals())
     flags = {"is_partial": partial, "is_overwriting": overwrite}
     excluded = options.read_exclude(exclude, exclude_distance)
     request = export_request(out, destination, export_format, chosen, source=source, exclusions=excluded, **flags)

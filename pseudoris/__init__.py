@@ -277,12 +277,7 @@ def export(
 
     out, destination = place(out, "out"), place(destination, "destination")
     source = None if source is None else place(source, "source")
-    options = ExportOptions(
-        *(max_tokens, dataset, split, split_by, human, target_mb, distinctive_only),
-        *(masks, layout, license, coordinates, resize_factor, min_pixels, max_pixels),
-        rewording=rewording,
-        any_targets=any_targets,
-    )
+    options = ExportOptions.named(locals())
     flags, excluded = {"is_partial": partial, "is_overwriting": overwrite}, _exclusions(exclude, exclude_distance)
     request = export_request(out, destination, export_format, options, source=source, exclusions=excluded, **flags)
     return find_export(export_format).write(request, lambda done, total, /, stage="": None)

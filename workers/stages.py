@@ -54,6 +54,7 @@ from pseudoris.workers.checkpoints.weight_headers import check_header
 from pseudoris.workers.faults.image_boundary import ImageBoundary
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.locations import open_location
+from pseudoris.workers.pass_sizes import pass_sizes_digest
 
 Stage = Callable[[Shard], Shard]
 
@@ -276,12 +277,13 @@ _CUDA_REVISION: Final = "2"
 
 
 def device_versions(compute: ComputeConfig) -> dict[str, str]:
-    """Return what decides the bits of a GPU beside the packages, by name; nothing on a CPU."""
+    """Return what decides bits beside the packages, by name; nothing where no engine needs torch."""
+    sizes = {"pseudoris.passes": pass_sizes_digest()} if compute.device != "none" else {}
     if compute.device != "cuda":
-        return {}
+        return sizes
     from pseudoris.workers.captions.row_kernels import triton_version
 
-    return {"pseudoris.cuda": _CUDA_REVISION, "triton": triton_version()[0]}
+    return {**sizes, "pseudoris.cuda": _CUDA_REVISION, "triton": triton_version()[0]}
 
 
 def card_bytes() -> int:

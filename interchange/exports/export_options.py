@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
 
 from pseudoris.interchange.exports.selected_rows import ExcludedImages
 from pseudoris.interchange.human_refs import HumanAnnotation
@@ -21,7 +21,7 @@ def _option(default: Any, text: str, **bounds: float) -> Any:
     return field(default=default, metadata={"help": text, **bounds})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
     """Options of formats, with their help and bounds as the command line gives them; `ExportFormat.reads` names whose.
 
@@ -69,6 +69,11 @@ class ExportOptions:
     def target_bytes(self) -> int:
         """Size that files should have, where the format has files of a free size."""
         return int(self.target_mb * 10**6)
+
+    @classmethod
+    def named(cls, given: Mapping[str, Any]) -> Self:
+        """Return the options of these names among `given`, such as the arguments of a function."""
+        return cls(**{each.name: given[each.name] for each in fields(cls)})
 
 
 @dataclass(frozen=True, slots=True)

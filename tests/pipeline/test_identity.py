@@ -26,6 +26,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Identity
 from pseudoris.store.location import RunLocation
+from pseudoris.workers import pass_sizes
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from pseudoris.workers.checkpoints.weight_files import folder_digest, weights_digest
 from pseudoris.workers.stages import STAGES, device_versions
@@ -43,7 +44,7 @@ def measured(stub_engines):
 
 
 def test_it_holds_the_versions_of_what_computes_and_of_the_plug_ins(measured):
-    assert measured.versions.keys() == {*PACKAGES, "stub-engines"}
+    assert measured.versions.keys() == {*PACKAGES, "pseudoris.passes", "stub-engines"}
     assert measured.versions["torch"] == version("torch")
     assert measured.versions["stub-engines"] == "1.0"
     assert "absent" not in measured.versions.values()
@@ -124,11 +125,14 @@ def of_folder(tmp_path, stub_engines):
     return stub_config(*folder, "compute.device=cpu")
 
 
-def test_on_a_gpu_it_holds_what_decides_the_bits_there():
+def test_it_holds_what_decides_the_bits_of_its_device(monkeypatch):
     compute = load_config("tiny", assignments=["compute.device=cuda", "placement.fused.num_gpus=1"]).compute
-    assert device_versions(load_config("tiny").compute) == {}
+    sizes = {"pseudoris.passes": pass_sizes.pass_sizes_digest()}
+    assert device_versions(load_config("tiny").compute) == sizes
     # Triton's kernels run on no GPU here.
-    assert device_versions(compute) == {"pseudoris.cuda": "2", "triton": "absent"}
+    assert device_versions(compute) == {**sizes, "pseudoris.cuda": "2", "triton": "absent"}
+    monkeypatch.setattr(pass_sizes, "PROMPT_TILE", 32)
+    assert device_versions(compute) != {**sizes, "pseudoris.cuda": "2", "triton": "absent"}
 
 
 def test_of_a_model_folder_it_has_the_digest_of_each_part_its_attention_and_versions(of_folder, measured, tmp_path):

@@ -19,13 +19,9 @@ from pseudoris.workers.captions.coca_blocks import CocaBlocks, CrossAttention
 from pseudoris.workers.captions.decoding_rules import Ints, PrefixLevel
 from pseudoris.workers.device import to_device
 from pseudoris.workers.forward_passes import SelfAttention
+from pseudoris.workers.pass_sizes import CAPTION_STEP_BYTES, LEAST_CAPTION_ROWS, MOST_CAPTION_ROWS
 
-# Bounds the temporary tensors of a step: its rows are computed in parts.
-_TEMPORARY_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
-_LEAST_ROWS = 64
 _FIRST_CAPACITY = 256
-# CUDA's attention kernels take at most 65,535 rows, the limit of the second axis of a grid.
-_MOST_ROWS = 2**15
 
 
 def attend(
@@ -237,8 +233,8 @@ class CachedCocaTowers:
         """Slices of rows that are computed together, so that a layer's temporaries stay below their bound."""
         # A row's temporaries: its gathered keys and values, the MLP before and after its activation, and some states.
         row_bytes = max(self.blocks.width, self.blocks.text.width) * self._itemsize * (2 * num_positions + 8 + 4)
-        allowed = _TEMPORARY_BYTES[self._device.type] // row_bytes
-        num_together = min(max(_LEAST_ROWS, allowed), _MOST_ROWS)
+        allowed = CAPTION_STEP_BYTES[self._device.type] // row_bytes
+        num_together = min(max(LEAST_CAPTION_ROWS, allowed), MOST_CAPTION_ROWS)
         for first in range(0, num_rows, num_together):
             yield slice(first, min(first + num_together, num_rows))
 

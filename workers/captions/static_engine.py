@@ -29,6 +29,7 @@ from pseudoris.workers.captions.static_towers import CacheMemory, GroupShape, Re
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, check_finite, score_dtype
 from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.faults.freed_memory import OWNERS
+from pseudoris.workers.pass_sizes import LISTENER_ROWS
 
 # Crops of a group are padded to the next of these sizes, then to multiples of the last step.
 _BUCKETS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 31)
@@ -36,8 +37,6 @@ _FURTHER = 8
 _MOST_GROUPS = 64
 # Largest number of texts and of crops in a listener's group, and of groups in its batch.
 _TEXTS_A_READ, _CROPS_A_READ, _MOST_READS = 32, 16, 8
-# States that the listener projects to the vocabulary at a time.
-_ROWS_A_PROJECTION = 512
 
 
 def bucket_of(num_crops: int) -> int:
@@ -295,7 +294,7 @@ class StaticReader:
         position = self._position
         before, newest, following = (self._tokens.index_select(2, position + ahead)[..., 0] for ahead in range(3))
         hidden = self._towers.step(newest, before, position).flatten(0, 2)
-        totals = self._vocabulary.log_totals(hidden, rows_together=_ROWS_A_PROJECTION)
+        totals = self._vocabulary.log_totals(hidden, rows_together=LISTENER_ROWS)
         following = following[:, None].expand(self._sums.shape).flatten()
         logits = self._vocabulary.logits_at(hidden, following[:, None])[:, 0]
         log_probs = (logits.double() - totals.double()).view(self._sums.shape)

@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from pseudoris.schemas.errors import ImageError
 from pseudoris.workers.forward_passes import linear, padded
+from pseudoris.workers.pass_sizes import PROJECTED_ROWS
 
 # Columns of `TopLogits`: enough for the top-k and most top-p sets, so that a step seldom sorts the vocabulary.
 _TOP_WIDTH = 64
-# Hidden states that are projected at a time: 49,408 float32 logits of 256 rows take 50 MB, and their softmax as much.
-_ROWS_A_PROJECTION = 256
 # Bytes of the vocabulary's columns that are gathered at a time.
 _GATHERED_BYTES = 64 * 2**20
 
@@ -145,7 +144,7 @@ class Vocabulary:
         return torch.isin(ids, self._eos)
 
     def top_logits(
-        self, hidden: torch.Tensor, *, is_eos_allowed: bool, rows_together: int = _ROWS_A_PROJECTION
+        self, hidden: torch.Tensor, *, is_eos_allowed: bool, rows_together: int = PROJECTED_ROWS
     ) -> TopLogits:
         """Return the likeliest tokens of hidden states (R, D), projected a number of rows at a time."""
         parts, width = [], self.top_width
@@ -174,7 +173,7 @@ class Vocabulary:
         logits[:, self._live] = live
         return logits, log_total
 
-    def log_totals(self, hidden: torch.Tensor, *, rows_together: int = _ROWS_A_PROJECTION) -> torch.Tensor:
+    def log_totals(self, hidden: torch.Tensor, *, rows_together: int = PROJECTED_ROWS) -> torch.Tensor:
         """Return the log of the sum of exp(logit) over the whole vocabulary, EOS included, of states (R, D): (R,)."""
         parts = torch.split(hidden, rows_together)
         return torch.cat([self._scores(part, is_eos_allowed=True)[1] for part in parts])

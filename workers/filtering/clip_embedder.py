@@ -34,6 +34,7 @@ from pseudoris.workers.checkpoints.published_weights import OPEN_CLIP_PREFIX
 from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 from pseudoris.workers.forward_passes import SelfAttention, compile_tower
+from pseudoris.workers.pass_sizes import CLIP_CROPS_ON_CPU
 
 Ints = NDArray[np.int64]
 
@@ -200,12 +201,6 @@ class TextTower:
         return F.normalize(pooled.float(), dim=-1)[ends]
 
 
-# Crops whose feature maps stay in a CPU's cache from one layer to the next. Measured on two threads of an AMD EPYC with
-# AVX-512, in place of 64: RN50 2.0 s in place of 2.6, ViT-B/32 2.9 in place of 3.1, ViT-B/16 11.1 in place of 13.4; and
-# a last tile is padded less.
-_CROPS_IN_CACHE: Final = 8
-
-
 class AttentionPool(nn.Module):
     """Attention pooling that computes only the output that is read, the one of the mean.
 
@@ -283,7 +278,7 @@ class ClipEmbedder:
         self.device = prepare_device(compute)
         self._dtype = compute_dtype(compute)
         is_on_cpu = self.device.type == "cpu"
-        self._crops_a_tile = min(config.batch_size, _CROPS_IN_CACHE) if is_on_cpu else config.batch_size
+        self._crops_a_tile = min(config.batch_size, CLIP_CROPS_ON_CPU) if is_on_cpu else config.batch_size
         self._nodes_a_tile = config.batch_size * _TOKENS_A_TEXT
         text_config = read_model_config(config.architecture)["text_cfg"]
         if "hf_tokenizer_name" in text_config:

@@ -6,8 +6,8 @@ import torch
 from segment_anything.modeling import MaskDecoder
 from torch.nn import functional as F
 
-# Bytes of a step's upscaled features. On a CPU about the cache of one core. Estimated, not measured.
-_STEP_BYTES = {"cpu": 2 * 2**20, "cuda": 2**30}
+from pseudoris.workers.pass_sizes import UPSCALED_BYTES
+
 # Two convolutions, each of which makes 2 × 2 pixels of one.
 _PIXELS_A_TOKEN = 16
 
@@ -35,7 +35,7 @@ class Upscaling:
         num_prompts, length, width = image.shape
         side = round(length**0.5)
         held = num_prompts * _PIXELS_A_TOKEN * (width // 8) * image.element_size()
-        step = max(1, _STEP_BYTES[image.device.type] // held)
+        step = max(1, UPSCALED_BYTES[image.device.type] // held)
         columns = weights.transpose(1, 2)
         parts = []
         for part in torch.split(image, step, dim=1):

@@ -39,6 +39,7 @@ from torch import nn
 
 from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.masks.mask_upscaling import Upscaling
+from pseudoris.workers.pass_sizes import PROMPT_BYTES, PROMPT_TILE, PROMPTS_A_POINT
 
 
 class SamCrossAttention:
@@ -134,12 +135,6 @@ def _softmax(scores: torch.Tensor, dim: int) -> torch.Tensor:
 _FIRST_MULTIMASK = 1
 _FIRST_MASK_TOKEN = 1
 _FOREGROUND = 1
-# Bytes of one pass over some prompts. On a CPU about a last-level cache, because a pass reads the same image tokens ten
-# times. An estimate, not tuned by measurement.
-_PASS_BYTES = {"cpu": 24 * 2**20, "cuda": 8 * 2**30}
-# A GPU decodes this many times `points_per_batch` prompts at once, of several images.
-_PROMPTS_A_POINT = 16
-_TILE_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -287,7 +282,7 @@ class SamPromptDecoder:
         (length, width), num_tokens = self._position.shape, len(self._own) + 2
         num_heads = len(self._final_keys)
         held = self._position.element_size() * length * (3 * width + 2 * num_heads * num_tokens)
-        return max(1, int(_PASS_BYTES[self._position.device.type] // held))
+        return max(1, int(PROMPT_BYTES[self._position.device.type] // held))
 
     def decode_together(
         self, embeddings: torch.Tensor, points_xy: Sequence[NDArray[np.float64]], points_per_batch: int
@@ -297,9 +292,9 @@ class SamPromptDecoder:
         They are those of the points on each encoding of (U, C, h, w), in this order, then of padding: each pass has as
         many rows, so none depends on what another row is asked. Nothing waits for a GPU.
         """
-        rows = min(self._num_fitting, _PROMPTS_A_POINT * points_per_batch)
+        rows = min(self._num_fitting, PROMPTS_A_POINT * points_per_batch)
         # Rounded down to whole tiles, because a product's bits may depend on a row's place in its tile.
-        rows -= rows % _TILE_ROWS if rows > _TILE_ROWS else 0
+        rows -= rows % PROMPT_TILE if rows > PROMPT_TILE else 0
         counts = [len(each) for each in points_xy]
         num_padding = -sum(counts) % rows
         owner = np.pad(np.repeat(np.arange(len(counts)), counts), (0, num_padding))

@@ -23,6 +23,7 @@ from pseudoris.workers.checkpoints.tensor_files import loaded
 from pseudoris.workers.device import to_device
 from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder, SharedImage
 from pseudoris.workers.masks.promptable import EncodedCrop, PointGrid, to_input_frame
+from pseudoris.workers.pass_sizes import POINTS_A_CROP, SAM_ENCODER_BYTES
 
 # Source: segment-anything 1.0, build_sam.py, for RGB in [0, 255].
 _PIXEL_MEAN, _PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -73,13 +74,6 @@ def load_sam(architecture: str | None, weights: WeightsConfig) -> Sam:
     return loaded(lambda: build_sam(numbers), weights)
 
 
-# Bytes of the attention maps of the crops that are encoded at once; a single crop may take more. Not a setting, because
-# it decides the last bits of the results.
-_ENCODER_BYTES = {"cpu": 2 * 2**30, "cuda": 16 * 2**30}
-# A GPU encodes `points_per_batch` divided by this many crops at once, so that setting bounds this memory too.
-_POINTS_A_CROP = 16
-
-
 def resized_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
     """Return the (H, W) of an image resized to a long side of `long_side`, each side at least one pixel.
 
@@ -103,7 +97,7 @@ def encode_crops(
     # the budget.
     height, width = sam.prompt_encoder.image_embedding_size
     num_heads = max(block.attn.num_heads for block in encoder.blocks)
-    step = max(1, _ENCODER_BYTES[sam.device.type] // (2 * 4 * num_heads * (height * width) ** 2))
+    step = max(1, SAM_ENCODER_BYTES[sam.device.type] // (2 * 4 * num_heads * (height * width) ** 2))
     step = min(step, crops_a_pass or step)
     for first in range(0, len(crops), step):
         several = crops[first : first + step]
@@ -166,7 +160,7 @@ class PromptableSam:
         self, crops: Sequence[NDArray[np.uint8]], grids: Sequence[PointGrid], points_per_batch: int
     ) -> tuple[list[EncodedCrop], torch.Tensor, torch.Tensor]:
         """Return the encodings of crops, and all masks of the points of their grids, as `decode_together` does."""
-        crops_a_pass = max(1, points_per_batch // _POINTS_A_CROP)
+        crops_a_pass = max(1, points_per_batch // POINTS_A_CROP)
         encoded = list(encode_crops(self._sam, crops, self._dtype, crops_a_pass=crops_a_pass))
         points = [to_input_frame(grid, crop) for grid, crop in zip(grids, encoded, strict=True)]
         embeddings = torch.stack([crop.embedding for crop in encoded])

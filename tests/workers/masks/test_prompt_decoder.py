@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from pseudoris.workers.masks import prompt_decoder
+from pseudoris.workers import pass_sizes
 from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder
 
 KEEP_ALL = 0.0
@@ -76,7 +76,7 @@ def test_predicted_iou_drops_before_upscaling_what_it_would_drop_after(sam, embe
 @pytest.mark.parametrize("num_bytes", [1, 300_000])
 def test_the_prompts_of_a_pass_are_bounded_by_bytes_and_decide_no_result(sam, embedding, monkeypatch, num_bytes):
     whole = decoded(sam, embedding, points(23))
-    monkeypatch.setitem(prompt_decoder._PASS_BYTES, "cpu", num_bytes)
+    monkeypatch.setitem(pass_sizes.PROMPT_BYTES, "cpu", num_bytes)
     sizes = []
     # Each pass asks the head once.
     hook = sam.mask_decoder.iou_prediction_head.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))

@@ -8,6 +8,7 @@ from segment_anything import SamPredictor
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers import pass_sizes
 from pseudoris.workers.masks import sam_model
 from pseudoris.workers.masks.promptable import crop_boxes, layer_grids
 from pseudoris.workers.masks.sam_model import resized_size
@@ -51,9 +52,9 @@ def test_as_many_crops_are_encoded_at_once_as_the_budget_allows(sam, draw_image,
     handle = sam.image_encoder.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     together = encoded(sam, images)
     # Two heads and 8 x 8 tokens: scores and softmax of two crops, and a byte too few for a third.
-    monkeypatch.setitem(sam_model._ENCODER_BYTES, "cpu", 3 * 2 * 4 * 2 * 64**2 - 1)
+    monkeypatch.setitem(pass_sizes.SAM_ENCODER_BYTES, "cpu", 3 * 2 * 4 * 2 * 64**2 - 1)
     few = encoded(sam, images)
-    monkeypatch.setitem(sam_model._ENCODER_BYTES, "cpu", 1)
+    monkeypatch.setitem(pass_sizes.SAM_ENCODER_BYTES, "cpu", 1)
     encoded(sam, images[:2])
     handle.remove()
     assert seen == [5, 2, 2, 1, 1, 1]
