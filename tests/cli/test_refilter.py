@@ -197,7 +197,7 @@ def test_an_audit_bounds_each_kind_and_fits_the_weights_and_refuses_another_runs
         for row in pairs:
             is_wrong = row["source"] == "composer" and row["confidence"] <= 0.94
             file.append(VerdictLine(pair=row["pair_id"], verdict="untrue" if is_wrong else "right"))
-    printed = invoke("refilter", out, tmp_path / "new", "--accuracy", "0.8", "--audit", audit.path).output
+    printed = invoke("refilter", out, tmp_path / "new", "--accuracy", "0.95", "--audit", audit.path).output
     kept = read_table(RunLocation.open(str(tmp_path / "new")), "expressions").to_pylist()
     composed = [row for row in kept if row["source"] == "composer"]
     keep = require_header(RunLocation.open(str(tmp_path / "new"))).config.filtering.keep
@@ -207,7 +207,7 @@ def test_an_audit_bounds_each_kind_and_fits_the_weights_and_refuses_another_runs
     assert f"position > {bounds['position']}" in printed
     assert invoke("verify", tmp_path / "new")
     invoke("calibrate", out, "--audit", audit.path, "--to", tmp_path / "fitted.yaml")
-    words = ["--accuracy", "0.8", "--audit", audit.path]
+    words = ["--accuracy", "0.95", "--audit", audit.path]
     invoke("refilter", out, tmp_path / "weighed", *words, "--weights", tmp_path / "fitted.yaml")
     with pytest.raises(ConfigError, match="compose others: refilter with these first"):
         invoke("refilter", out, tmp_path / "none", *words, "--set", "composing=null")
