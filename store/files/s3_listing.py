@@ -14,13 +14,13 @@ from pseudoris.store.files.s3_requests import Page, S3Requests
 from pseudoris.store.files.storage import Mark, MayDescend, StoredFile
 
 # Number of prefixes that are listed in parallel.
-_LISTERS: Final = 16
+MAX_LISTERS: Final = 16
 # Levels of folders that are searched for enough places to start listings in parallel.
 _SPLIT_LEVELS: Final = 3
 # A level may have one folder for each image. Then listings start at some folders and read on through the next ones.
-_MAX_MARKS: Final = 256
+MAX_MARKS: Final = 256
 # Most keys in one page of a listing.
-_PAGE: Final = 1_000
+PAGE_KEYS: Final = 1_000
 # Storage classes whose objects must be restored before they can be read.
 _ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 # This sorts after every name in a folder.
@@ -71,7 +71,7 @@ def _records(bucket: S3Requests, prefix: str, may_descend: MayDescend, exclude: 
     is_open = _cached_gate(bucket.address(base), may_descend, exclude)
     folders, level, is_whole = [""], 0, True
     # If some folders of this level were dropped, the next level would be incomplete, so the search stops.
-    while folders and is_whole and level < _SPLIT_LEVELS and len(folders) < _LISTERS:
+    while folders and is_whole and level < _SPLIT_LEVELS and len(folders) < MAX_LISTERS:
         inner = _Marks()
         for page in _in_parallel(iter([bucket.pages(base + each, delimiter="/") for each in folders])):
             inner.add(each[len(base) :] for each in page[1] if is_open(each[len(base) :]))
@@ -96,7 +96,7 @@ def _between(
             yield objects, []
             if len(objects) < len(listed):
                 return
-            shut = _outermost_shut(objects[-1]["Key"][len(base) :], is_open) if len(objects) == _PAGE else None
+            shut = _outermost_shut(objects[-1]["Key"][len(base) :], is_open) if len(objects) == PAGE_KEYS else None
             if shut is not None:
                 after = f"{base}{shut}{_LAST}"
                 break
@@ -125,7 +125,7 @@ class _Marks:
             if self._num % self._stride == 0:
                 self._kept.append(folder)
             self._num += 1
-            if len(self._kept) == _MAX_MARKS:
+            if len(self._kept) == MAX_MARKS:
                 self._kept = self._kept[::2]
                 self._stride *= 2
 
@@ -136,13 +136,13 @@ class _Marks:
 
 def _in_parallel(listings: Iterator[Iterator[Page]]) -> Iterator[Page]:
     """Yield the pages of all listings as they arrive. When one arrives, the next page of its listing is requested."""
-    with ThreadPoolExecutor(_LISTERS) as pool:
+    with ThreadPoolExecutor(MAX_LISTERS) as pool:
         asked: dict[Future[Page | None], Iterator[Page]] = {}
 
         def ask(pages: Iterator[Page]) -> None:
             asked[pool.submit(next, pages, None)] = pages
 
-        for pages in islice(listings, _LISTERS):
+        for pages in islice(listings, MAX_LISTERS):
             ask(pages)
         while asked:
             done, _ = wait(asked, return_when=FIRST_COMPLETED)

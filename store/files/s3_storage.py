@@ -51,7 +51,7 @@ _PARTS_AT_ONCE: Final = 4
 # request, also over a slow line. S3 accepts no part below 5 MiB.
 MULTIPART_BYTES: Final = 64 * 2**20
 # S3 allows this many parts in one upload.
-_MAX_PARTS: Final = 10_000
+MAX_PARTS: Final = 10_000
 # gc may abort the upload of a writer that was stopped for long. That is rare, and never happens often in a row.
 _MAX_UPLOADS: Final = 3
 _AUTHOR: Final = "pseudoris-author"
@@ -242,7 +242,7 @@ class S3Storage(S3Requests, Storage):
         raise OSError(errno.EAGAIN, f"its upload was aborted {_MAX_UPLOADS} times", self.address(key))
 
     def _upload_parts(self, upload: Upload, data: bytes | mmap.mmap) -> Parts:
-        size_bytes = max(MULTIPART_BYTES, -(-len(data) // _MAX_PARTS))
+        size_bytes = max(MULTIPART_BYTES, -(-len(data) // MAX_PARTS))
 
         def upload_part(number: int) -> dict[str, Any]:
             body = data[(number - 1) * size_bytes : number * size_bytes]

@@ -35,7 +35,7 @@ _DIGESTS: Final = ("header_sha256", "sha256")
 _COPIED: Final = {"version", "shard", "generation", "seconds", "attempts", "nodes", "mixed", "long_texts", *_DIGESTS}
 _PART_TYPES: Final = {"name": pa.string(), "rows": pa.int64(), "size_bytes": pa.int64(), "sha256": pa.string()}
 # A receipt takes 15 KB as Python objects and 1 KB in Arrow, so few are converted at a time.
-_ROWS_AT_ONCE: Final = 200
+ROWS_AT_ONCE: Final = 200
 _ROWS_A_GROUP: Final = 1_000
 _BLOCK_BYTES: Final = 8 * 2**20
 _UNUSABLE: Final = (ConfigError, TransientError, FileNotFoundError, OSError, ValueError)
@@ -183,7 +183,7 @@ def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
     uri = location.uri(snapshot_path(number))
     with _opened(location, number) as parquet:
         try:
-            for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, use_threads=False):
+            for batch in parquet.iter_batches(batch_size=ROWS_AT_ONCE, use_threads=False):
                 yield from map(_receipt, batch.to_pylist())
         except (LookupError, TypeError, ValueError) as error:
             # The cause is a column with another name or type, or a damaged page.
@@ -233,7 +233,7 @@ def _cached(location: RunLocation, anew: Container[int], commits: Iterable[tuple
     remaining = iter(commits)
     snapshot = iter_manifest(location)
     ahead = next(snapshot, None)
-    while some := list(islice(remaining, _ROWS_AT_ONCE)):
+    while some := list(islice(remaining, ROWS_AT_ONCE)):
         cached: dict[tuple[int, int], Receipt] = {}
         wanted = frozenset(some)
         # Snapshot and wanted shards are both sorted by shard, so they are merged.
@@ -251,9 +251,9 @@ def _tables(receipts: Iterable[Receipt]) -> Iterator[pa.Table]:
     """Yield the rows of `receipts`, one row group at a time, so that memory does not grow with the run."""
     remaining = iter(receipts)
     held: list[pa.Table] = []
-    while some := [_row(receipt) for receipt in islice(remaining, _ROWS_AT_ONCE)]:
+    while some := [_row(receipt) for receipt in islice(remaining, ROWS_AT_ONCE)]:
         held.append(pa.Table.from_pylist(some, schema=MANIFEST_SCHEMA))
-        if len(held) * _ROWS_AT_ONCE >= _ROWS_A_GROUP:
+        if len(held) * ROWS_AT_ONCE >= _ROWS_A_GROUP:
             yield pa.concat_tables(held).combine_chunks()
             held = []
     if held:

@@ -97,20 +97,17 @@ def test_a_folder_in_place_of_a_file_does_not_count_and_is_not_read(tmp_path):
         location.read_bytes("_run.json")
 
 
-@pytest.mark.parametrize("out", ["s3://", "s3:///", "memory://"])
-def test_a_protocol_without_a_place_is_told_and_is_no_folder_of_this_disk(out):
-    with pytest.raises(ConfigError, match="is not a complete location: give a bucket and a prefix"):
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        *((out, "is not a complete location: give a bucket and a prefix") for out in ("s3://", "s3:///", "memory://")),
+        ("s3://key:secret@bucket/run", "credentials before an @"),
+        ("nosuch://bucket", "cannot open 'nosuch://bucket'"),
+    ],
+)
+def test_a_uri_that_is_no_place_is_refused_and_is_no_folder_of_this_disk(out, said):
+    with pytest.raises(ConfigError, match=said):
         RunLocation.open(out)
-
-
-def test_a_secret_in_the_uri_is_refused():
-    with pytest.raises(ConfigError, match="credentials before an @"):
-        RunLocation.open("s3://key:secret@bucket/run")
-
-
-def test_an_unknown_protocol_is_told():
-    with pytest.raises(ConfigError, match="cannot open 'nosuch://bucket'"):
-        RunLocation.open("nosuch://bucket")
 
 
 def test_addresses_are_full(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from pseudoris.store.reports.run_status import (
     run_status,
 )
 from pseudoris.store.runs.commit import Provenance
-from pseudoris.store.runs.lock import WATCH_S, RunLock
+from pseudoris.store.runs.lock import LOCK_FOLDER, WATCH_S, Claim, RunLock, claim_to_bytes
 from pseudoris.store.runs.manifest import write_manifest
 from tests.store.builders import commit, make_entries, start_run
 
@@ -66,17 +67,15 @@ def test_speed_and_what_is_left_follow_the_times_of_the_receipts(disk):
     assert StatusReader(disk).read(now_s=9e9).eta_s == pytest.approx(20 / (4 / 3.5))
 
 
-def test_a_driver_of_another_machine_is_alive_while_its_claim_is_young_or_moves(location, monkeypatch):
+def test_a_driver_of_another_machine_is_alive_while_its_claim_is_young_or_moves(location):
     start_run(location)
-    lock = RunLock.acquire(location)
-    monkeypatch.setattr("pseudoris.store.runs.lock._host", lambda: "elsewhere")
+    claim = Claim("abc", 0, "elsewhere", 4711)
+    location.replace(f"{LOCK_FOLDER}/claim-00000001.json", claim_to_bytes(claim))
     reader = StatusReader(location)
     now_s = time.time()
     assert reader.read(now_s=now_s).driver.state == DRIVER_ALIVE
     assert reader.read(now_s=now_s + WATCH_S + 5).driver.state == DRIVER_SILENT
-    monkeypatch.undo()
-    lock.heartbeat()
-    monkeypatch.setattr("pseudoris.store.runs.lock._host", lambda: "elsewhere")
+    location.replace(f"{LOCK_FOLDER}/claim-00000001.json", claim_to_bytes(replace(claim, counter=1)))
     # A machine whose clock is an hour ahead still sees the counter move.
     assert reader.read(now_s=now_s + 3_600).driver.state == DRIVER_ALIVE
 

@@ -15,7 +15,7 @@ import pytest
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import lock as lock_module
-from pseudoris.store.runs.lock import LOCK_FOLDER, Claim, LockTimes, RunLock, _host, claim_from_bytes, current_holder
+from pseudoris.store.runs.lock import LOCK_FOLDER, Claim, LockTimes, RunLock, claim_from_bytes, current_holder
 
 ELSEWHERE = Claim(owner="abc", counter=3, host="another-machine boot ns", pid=4711)
 
@@ -114,8 +114,8 @@ def test_version_0_5_0_reads_a_claim_of_ours(disk, clock):
 
 
 def test_a_living_owner_on_this_machine_is_not_taken_for_dead(location, clock):
-    put_claim(location, Claim("abc", 0, _host(), os.getpid()))
-    clock.then[2.0] = lambda: put_claim(location, Claim("abc", 1, _host(), os.getpid()))
+    owner = acquire(location, clock)
+    clock.then[2.0] = owner.heartbeat
     with pytest.raises(ConfigError, match=f"process {os.getpid()} "):
         acquire(location, clock)
 
@@ -174,28 +174,27 @@ def test_a_claim_below_one_that_appeared_meanwhile_is_no_lock(location, clock, m
     assert clock.now_s == 60.0
 
 
-def claim_of_this_machine(**changes) -> bytes:
-    return json.dumps({**asdict(Claim("abc", 0, _host(), os.getpid())), **changes}).encode()
-
-
 STRANGE_CLAIMS = {
     **{"nothing": b"", "a list": b"[]", "no owner's": b'{"owner": 1}', "deep": b"[" * 100_000},
-    "a word for a process": claim_of_this_machine(pid="12"),
-    "a fraction for a process": claim_of_this_machine(pid=1.5),
-    "a truth for a process": claim_of_this_machine(pid=True),
-    "all processes": claim_of_this_machine(pid=-1),
-    "our group": claim_of_this_machine(pid=0),
-    "no process at all": claim_of_this_machine(pid=2**70),
-    "a list for a host": claim_of_this_machine(host=[]),
-    "null for an owner": claim_of_this_machine(owner=None),
-    "a word for a count": claim_of_this_machine(counter="x"),
-    "a word for released": claim_of_this_machine(is_released="no"),
+    "a word for a process": {"pid": "12"},
+    "a fraction for a process": {"pid": 1.5},
+    "a truth for a process": {"pid": True},
+    "all processes": {"pid": -1},
+    "our group": {"pid": 0},
+    "no process at all": {"pid": 2**70},
+    "a list for a host": {"host": []},
+    "null for an owner": {"owner": None},
+    "a word for a count": {"counter": "x"},
+    "a word for released": {"is_released": "no"},
 }
 
 
 @pytest.mark.parametrize("data", STRANGE_CLAIMS.values(), ids=STRANGE_CLAIMS)
 def test_a_claim_that_says_nothing_binds_nobody(location, clock, data):
-    location.replace(f"{LOCK_FOLDER}/claim-00000001.json", data)
+    acquire(location, clock)
+    path = f"{LOCK_FOLDER}/claim-00000001.json"
+    ours = json.loads(location.read_bytes(path))
+    location.replace(path, json.dumps({**ours, **data}).encode() if isinstance(data, dict) else data)
     assert current_holder(location) is None
     acquire(location, clock)
     assert clock.now_s == 0.0

@@ -208,9 +208,3 @@ def test_a_plan_as_the_parents_is_its_own_shard_by_shard(disk, tmp_path):
     assert planned.header.plan_parts == parent.header.plan_parts
     again = plan_run(disk, request(origin="ppt"), parent)
     assert again.header == planned.header == require_header(disk)
-
-
-def test_a_run_in_its_parents_folder_or_around_it_is_refused(parent):
-    for place in (f"{parent.location.root}/new", parent.location.root.rpartition("/")[0]):
-        with pytest.raises(ConfigError, match="name another output"):
-            Parent.open(parent.location, RunLocation.open(place))

@@ -7,8 +7,6 @@ import json
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
-from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.runs.header import sealed
 from pseudoris.store.runs.receipts import (
     latest_receipts,
@@ -69,21 +67,3 @@ def test_a_receipt_that_does_not_add_up_is_refused(location):
 def test_a_receipt_that_vanishes_while_it_is_read_is_told(location):
     with pytest.raises(ConfigError, match="was deleted while it was being read"):
         list(read_receipts(location, [(3, 0)]))
-
-
-def receipt(shard: int = 0, reasons: dict[str, int] | None = None, kept_lone: int = 1, **seconds: float) -> Receipt:
-    quarantined = sum((reasons or {}).values())
-    part = PartRecord(name="part", rows=1, size_bytes=10, sha256="0" * 64)
-    counts = ShardCounts(
-        images=3 + quarantined,
-        annotated=2,
-        empty=1,
-        quarantined=quarantined,
-        masks=4,
-        expressions=5,
-        samples=6,
-        kept=2,
-        kept_lone=kept_lone,
-        reasons=reasons or {},
-    )
-    return Receipt(shard=shard, generation=0, parts=dict.fromkeys(SCHEMAS, part), counts=counts, seconds=seconds)

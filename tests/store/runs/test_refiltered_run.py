@@ -73,7 +73,12 @@ def new(tmp_path):
 
 
 def test_the_tables_are_those_of_a_run_annotated_under_the_rule_from_the_start(parent, target, tmp_path):
+    before = files_of(parent, "_receipts", "_manifest", "_lock")
     summary = refilter(parent, target, HIGHER)
+    assert files_of(parent, "_receipts", "_manifest", "_lock") == before
+    assert verify_run(target).is_clean
+    assert is_manifest_complete(target, list_receipts(target))
+    assert list(iter_manifest(target)) == list(latest_receipts(target))
     anew = RunLocation.open(str(tmp_path / "anew"))
     header = scored_run(anew, "filtering.tau=1.2")
     assert files_of(target) == files_of(anew)
@@ -113,15 +118,6 @@ def _tables(assignments: list[str]) -> dict[str, pa.Table]:
     entries = make_entries(num_shards=1, per_shard=5)
     shard = scored_shard(load_config("tiny", None, assignments), entries)
     return shard_tables(shard, embed_images=False)
-
-
-def test_the_new_run_is_complete_and_verified_and_the_parent_untouched(parent, target):
-    before = files_of(parent, "_receipts", "_manifest", "_lock")
-    refilter(parent, target, HIGHER)
-    assert verify_run(target).is_clean
-    assert is_manifest_complete(target, list_receipts(target))
-    assert list(iter_manifest(target)) == list(latest_receipts(target))
-    assert files_of(parent, "_receipts", "_manifest", "_lock") == before
 
 
 @pytest.mark.slow
@@ -250,17 +246,12 @@ def test_a_run_that_is_not_complete_is_no_parent(disk, new):
     assert refilter(disk, new, HIGHER).totals.shards == 4
 
 
-def test_a_parent_whose_retry_no_manifest_holds_is_refused(disk, new):
+def test_a_parent_whose_retry_no_manifest_holds_is_refused_and_then_taken_as_it_stands(disk, new, tmp_path):
     header = scored_run(disk)
     commit_scored(disk, header, 2, generation=1)
     with pytest.raises(ConfigError, match=r"the last manifest of .* lacks some commits"):
         refilter(disk, new, HIGHER)
     assert read_header(new) is None
-
-
-def test_a_retried_parent_is_taken_as_it_stands(disk, new, tmp_path):
-    header = scored_run(disk)
-    commit_scored(disk, header, 2, generation=1)
     finish(disk)
     refilter(disk, new, HIGHER)
     assert list_receipts(new) == dict.fromkeys(range(4), 0)

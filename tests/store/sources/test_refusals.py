@@ -236,7 +236,6 @@ def test_missing_credentials_cost_the_one_row_that_needs_them_and_stop_a_table_o
     uri, configuration, _ = bucket
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    monkeypatch.setattr("pseudoris.store.files.s3_requests._CREDENTIAL_PAUSES_S", ())
     s3fs = pytest.importorskip("s3fs")
     s3fs.S3FileSystem.clear_instance_cache()
     shard = read(table_of(tmp_path, "here.png", f"{uri}/a.png"), configuration)

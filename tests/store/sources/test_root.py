@@ -67,19 +67,6 @@ def test_a_tar_that_cannot_be_opened_is_named_with_its_remedy(root, tmp_path, mo
             pytest.fail("it was opened")
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EIO])
-def test_in_the_midst_of_a_run_every_fault_of_the_storage_is_transient(root, monkeypatch, number):
-    expected = root.stat("a.jpg")
-    for method in ("stat", "open"):
-        with monkeypatch.context() as patch:
-            patch.setattr(LocalStorage, method, failing(number))
-            with pytest.raises(TransientError, match=os.strerror(number)), root.open_version("a.jpg", expected):
-                pytest.fail("it was opened")
-    monkeypatch.setattr(LocalStorage, "open", failing(number))
-    with pytest.raises(TransientError, match=os.strerror(number)), root.open("a.jpg"):
-        pytest.fail("it was opened")
-
-
 @pytest.mark.parametrize(
     ("uri", "uri_root", "full"),
     [
