@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pseudoris.interchange.exports import ExportOptions, ExportRequest, find_export, merged_parquet
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.open_run import OpenRun
-from pseudoris.store.tables.shard_tables import table_bytes
 from tests.builders.tables import read_table
+from tests.interchange.exports.builders import build_run, jpeg
 from tests.store.builders import commit, make_entries, start_run
 
 NUM_SHARDS = 12
@@ -115,47 +115,6 @@ def test_a_killed_export_leaves_no_half_file_and_the_same_call_finishes_it(run, 
     assert contents(place) == contents(whole)
 
 
-def test_an_export_that_stands_is_replaced_only_when_asked(run, destination):
-    write(run, destination, target_bytes=4_000)
-    with pytest.raises(ConfigError, match="already has an export"):
-        write(run, destination)
-    report, _ = write(run, destination, is_overwriting=True)
-    # Of the former one, cut into more files, nothing is left.
-    assert len(contents(destination)) == sum(report.files.values()) == 4
-
-
-def test_a_folder_with_other_files_is_refused(run, destination):
-    destination.replace("masks/notes.parquet", b"mine")
-    with pytest.raises(ConfigError, match="is not a file of an export"):
-        write(run, destination)
-    assert destination.read_bytes("masks/notes.parquet") == b"mine"
-
-
-def without_a_row(masks):
-    return masks.slice(1)
-
-
-def with_another_box(masks):
-    column = masks.schema.get_field_index("area_px")
-    return masks.set_column(column, masks.schema.field(column), [pa.array([7] * len(masks), pa.int64())])
-
-
-@pytest.mark.parametrize("change", [without_a_row, with_another_box])
-def test_what_does_not_read_back_is_told(run, destination, monkeypatch, change):
-    real = merged_parquet._check_table
-
-    def damaged(request, files, ids, **options):
-        if ids.table == "masks":
-            (masks,) = merged(destination, "masks")
-            destination.replace("masks/part-00000.parquet", table_bytes(change(masks)))
-        real(request, files, ids, **options)
-
-    monkeypatch.setattr(merged_parquet, "_check_table", damaged)
-    with pytest.raises(TransientError, match="reads back differently"):
-        write(run, destination)
-    assert json.loads(destination.read_bytes("_export.json"))["state"] == "begun"
-
-
 def test_a_run_without_a_mask_still_has_a_file_of_each_table(location, destination):
     header = start_run(location, make_entries(num_shards=1, per_shard=1))
     commit(location, header, 0)
@@ -166,7 +125,7 @@ def test_a_run_without_a_mask_still_has_a_file_of_each_table(location, destinati
 
 @pytest.mark.slow
 def test_memory_follows_the_row_group_and_not_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(merged_parquet, "_ROW_GROUP_BYTES", 20_000)
+    monkeypatch.setattr(merged_parquet, "ROW_GROUP_SIZE", 30)
 
     def peak_bytes(num_shards: int) -> int:
         location = RunLocation.open(str(tmp_path / f"run-{num_shards}"))
@@ -182,6 +141,16 @@ def test_memory_follows_the_row_group_and_not_the_run(tmp_path, monkeypatch):
 
     # Their rows are 250 kB apart.
     assert peak_bytes(100) < peak_bytes(20) + 50_000
+
+
+@pytest.mark.slow
+def test_a_row_group_is_bounded_in_bytes_too(tmp_path):
+    """Two images of 33 MiB are more than the 64 MiB of a row group."""
+    pictures = tuple((f"{number}.jpg", jpeg() + bytes(33 * 2**20), (("a half",),)) for number in range(2))
+    built = build_run(RunLocation.open(str(tmp_path / "run")), pictures, per_shard=1)
+    write((built.location, built.header), RunLocation.open(str(tmp_path / "export")))
+    metadata = pq.read_metadata(tmp_path / "export/images/part-00000.parquet")
+    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [1, 3]
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones():

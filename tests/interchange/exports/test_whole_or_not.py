@@ -47,7 +47,7 @@ def test_a_killed_export_is_no_whole_one_and_the_same_call_finishes_it(name, bui
     assert contents(place.root) == contents(tmp_path / "at once")
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", EXPORTS)
 def test_a_smaller_export_leaves_nothing_of_the_one_it_replaces(name, built_run, place, tmp_path):
     smaller = build_run(RunLocation.open(str(tmp_path / "smaller")), PICTURES[:2])
     export(name, built_run, place)
@@ -58,7 +58,7 @@ def test_a_smaller_export_leaves_nothing_of_the_one_it_replaces(name, built_run,
     assert contents(place.root) == contents(tmp_path / "fresh")
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", EXPORTS)
 def test_a_place_with_other_files_is_refused_and_left_alone(name, built_run, place, tmp_path):
     export(name, built_run, RunLocation.open(str(tmp_path / "own")))
     path = max(contents(tmp_path / "own"))
@@ -71,13 +71,18 @@ def test_a_place_with_other_files_is_refused_and_left_alone(name, built_run, pla
 
 
 @pytest.mark.parametrize("name", ["coco", "sa1b", "pseudo-ris-csv"])
-def test_an_image_file_that_went_missing_meanwhile_is_told(name, built_run, place, monkeypatch):
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lambda files: files[1:],
+        lambda files: [replace(each, size_bytes=each.size_bytes + 1) for each in files],
+        lambda files: [*files, *files[:1]],
+    ],
+    ids=["missing", "size", "more"],
+)
+def test_image_files_missing_changed_or_too_many_are_told(name, damaged, built_run, place, monkeypatch):
     real = RunLocation.list
-
-    def without_one(self, folder):
-        return iter(list(real(self, folder))[1:])
-
-    monkeypatch.setattr(RunLocation, "list", without_one)
+    monkeypatch.setattr(RunLocation, "list", lambda self, folder: iter(damaged(list(real(self, folder)))))
     with pytest.raises(TransientError, match="does not have exactly the files that were written"):
         export(name, built_run, place)
 
