@@ -94,7 +94,6 @@ def load_lmdb(root: Path, split: str = "train") -> list[LoadedMask]:
 
 
 def load_coco(root: Path) -> list[LoadedMask]:
-    """Return the masks that have captions; the others are instances alone."""
     return [
         LoadedMask(
             image["file_name"],
@@ -105,12 +104,10 @@ def load_coco(root: Path) -> list[LoadedMask]:
             image["id"],
         )
         for image, annotation, mask, texts in read_instances(root)
-        if texts
     ]
 
 
 def load_sa1b(root: Path) -> list[LoadedMask]:
-    """Return the masks that have expressions, which SA-1B itself does not know."""
     return [
         LoadedMask(
             path.name,
@@ -123,7 +120,6 @@ def load_sa1b(root: Path) -> list[LoadedMask]:
         )
         for path, image, annotations in read_sa1b(root)
         for annotation, mask in annotations
-        if annotation["expressions"]
     ]
 
 

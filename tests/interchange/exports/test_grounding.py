@@ -150,11 +150,6 @@ def test_the_size_is_that_of_llama_factorys_own_resizing(size, due):
     assert factory_size(size[::-1], 28, (1_024, 589_824)) == due[::-1]
 
 
-def test_a_small_image_grows_to_the_least_area():
-    assert resized_size((10, 10), 28, (3_136, 10**6)) == (56, 56)
-    assert resized_size((300, 10), 28, (3_136, 10**6)) == (308, 28)
-
-
 def test_the_registry_of_llamafactory_has_the_name_that_was_given(exported, run_of_several):
     root, report = exported("llamafactory", dataset="mine")
     assert len(list(read_factory(root, "mine"))) == report.rows["records"]

@@ -7,11 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
-from PIL import Image
 from pycocotools import mask as coco
 from scipy.ndimage import gaussian_filter
 
-from pseudoris.interchange.exports.coco_export import ResizedPolygons
 from pseudoris.interchange.exports.record import ExportMask
 from pseudoris.schemas.shard import MaskRecord
 from pseudoris.workers.masks.polygons import centre_polygons, corner_polygon
@@ -70,20 +68,6 @@ FILLERS = [filled_by_pycocotools, filled_by_opencv, filled_by_winding]
 @given(pixels=ANY_MASK)
 def test_polygons_fill_to_the_mask_with_its_holes_and_parts(filled, pixels):
     assert np.array_equal(filled(pixels), pixels)
-
-
-@pytest.mark.parametrize("size", [(613, 727), (240, 251)])
-def test_resized_polygons_are_measured_against_the_mask_that_pillow_resizes(size):
-    pixels = gaussian_filter(np.random.default_rng(1).random(size), 9) > 0.5
-    polygon, _ = mask_of(pixels).corner_polygon()
-    tally = ResizedPolygons()
-    tally.add(polygon, pixels)
-    scaled = (np.reshape(polygon, (-1, 2)) * (480 / size[1], 480 / size[0])).ravel().tolist()
-    found = coco.decode(coco.merge(coco.frPyObjects([scaled], 480, 480))) == 1
-    due = np.asarray(Image.fromarray(pixels).resize((480, 480), Image.Resampling.NEAREST))
-    iou = (found & due).sum() / (found | due).sum()
-    assert iou > 0.9
-    assert f"Of 1 masks what it fills has a mean IoU of {iou:.4f}" in tally.note()
 
 
 @pytest.mark.slow

@@ -5,28 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pytest
-
 from pseudoris.interchange.exports import export_job, json_pairs
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.location import RunLocation
 from tests.interchange.exports.builders import build_run, export, jpeg, stored
 from tests.interchange.exports.readers_sa1b import read_sa1b
-
-
-@pytest.fixture
-def root(built_run, place) -> Path:
-    export("sa1b", built_run, place)
-    return Path(place.root)
-
-
-def test_masks_without_an_expression_are_masks_all_the_same(root, built_run):
-    found = [mask for _, _, of_image in read_sa1b(root) for _, mask in of_image]
-    due = [mask.pixels for image in built_run.truth for mask in image.masks]
-    assert len(found) == len(due)
-    assert all(map(np.array_equal, found, due))
-    assert [] in [annotation["expressions"] for _, _, each in read_sa1b(root) for annotation, _ in each]
 
 
 def test_masks_of_a_prior_have_no_score_and_the_report_says_how_many(place, tmp_path, monkeypatch):

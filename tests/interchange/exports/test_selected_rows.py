@@ -15,7 +15,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables import annotations as tables
-from tests.interchange.exports.builders import PICTURES, build_run, jpeg, request_for
+from tests.interchange.exports.builders import PICTURES, SEVERAL, build_run, jpeg, request_for
 
 
 def wanted(run, place, rule=TextRule(), on_progress=lambda done, total: None, **request):  # noqa: B008
@@ -67,60 +67,17 @@ def changed_tables(monkeypatch, change):
     monkeypatch.setattr(export_job, "iter_annotations", read)
 
 
-FIRST = image_id(PICTURES[0][0])
+def test_an_expression_of_several_masks_goes_with_a_mask_that_has_no_pixel(run_of_several, place, monkeypatch):
+    """Of three masks; "both things" is said of the first two, "all of them" of all."""
+    first = image_id(SEVERAL[0][0])
 
-
-def grouped(mask: tables.AnnotatedMask):
-    """Add a group of the image's first two masks, named by both, as `iter_annotations` gives it."""
-    if not mask.mask_id.startswith(FIRST):
-        return mask
-    group = replace(mask.expressions[0], text="both of them", target_mask_ids=(f"{FIRST}-0000", f"{FIRST}-0001"))
-    return replace(mask, expressions=(*mask.expressions, group))
-
-
-def test_an_expression_of_several_masks_comes_once_where_it_is_taken_and_is_counted_once_where_not(
-    built_run, place, monkeypatch
-):
-    changed_tables(monkeypatch, grouped)
-    images, dropped = wanted(built_run, place)
-    assert dropped[selected_rows.SEVERAL_TARGETS] == 1
-    assert [len(texts) for texts in texts_of(images[0])] == [2, 1]
-    images, dropped = wanted(built_run, place, TextRule(with_groups=True))
-    assert selected_rows.SEVERAL_TARGETS not in dropped
-    assert [each.targets for each in images[0].expressions if each.text == "both of them"] == [(0, 1)]
-    assert [each.number for image in images for each in image.expressions] == [
-        *range(1, 1 + sum(len(image.expressions) for image in images))
-    ]
-
-
-def test_an_expression_of_several_masks_goes_with_a_mask_that_has_no_pixel(built_run, place, monkeypatch):
     def hollow(mask: tables.AnnotatedMask):
-        return replace(grouped(mask), area_px=0 if mask.mask_id == f"{FIRST}-0001" else mask.area_px)
+        return replace(mask, area_px=0 if mask.mask_id == f"{first}-0001" else mask.area_px)
 
     changed_tables(monkeypatch, hollow)
-    images, dropped = wanted(built_run, place, TextRule(with_groups=True))
-    assert dropped[selected_rows.WITHOUT_PIXELS_OF_ONE] == dropped[selected_rows.WITHOUT_PIXELS] == 1
-    assert [each.targets for each in images[0].expressions] == [(0,), (0,)]
-
-
-def test_an_expression_of_no_mask_stands_last_where_it_is_taken_and_is_counted_where_not(built_run, place, monkeypatch):
-    real = export_job.iter_annotations
-
-    def read(*arguments, **options):
-        for image in real(*arguments, **options):
-            nothing = (replace(mask.expressions[0], target_mask_ids=()) for mask in image.masks if mask.expressions)
-            yield replace(image, untargeted=tuple(nothing))
-
-    expected, _ = wanted(built_run, place)
-    monkeypatch.setattr(export_job, "iter_annotations", read)
-    images, dropped = wanted(built_run, place)
-    assert images == expected
-    num_none = sum(bool(mask.texts) for image in built_run.truth for mask in image.masks)
-    assert dropped[selected_rows.NO_TARGET] == num_none
-    images, dropped = wanted(built_run, place, TextRule(with_none=True))
-    assert selected_rows.NO_TARGET not in dropped
-    assert sum(each.targets == () for image in images for each in image.expressions) == num_none
-    assert all(each.targets for image in images for each in image.expressions[: -len(image.masks)])
+    images, dropped = wanted(run_of_several, place, TextRule(with_groups=True))
+    assert (dropped[selected_rows.WITHOUT_PIXELS_OF_ONE], dropped[selected_rows.WITHOUT_PIXELS]) == (2, 1)
+    assert [each.targets for each in images[0].expressions] == [(0,), (0,), (1,)]
 
 
 def test_expressions_of_no_mask_are_counted_where_their_image_has_no_other(built_run, place, monkeypatch):
@@ -162,17 +119,6 @@ def test_texts_without_a_letter_and_masks_without_a_pixel_are_left_out(built_run
         wanted(built_run, place)
 
 
-def test_capitals_become_small_only_where_asked_and_spaces_around_always_go(built_run, place, monkeypatch):
-    def capital(mask: tables.AnnotatedMask):
-        shouted = (replace(each, text=f" {each.text.upper()} ") for each in mask.expressions)
-        return replace(mask, expressions=tuple(shouted))
-
-    changed_tables(monkeypatch, capital)
-    for rule, due in ((TextRule(), "THE RED HALF"), (TextRule(is_lower_case=True), "the red half")):
-        images, _ = wanted(built_run, place, rule)
-        assert images[0].expressions[0].text == due
-
-
 @pytest.fixture
 def source_run(tmp_path):
     """A run that embeds no image, whose SOURCE is a folder."""
@@ -180,13 +126,6 @@ def source_run(tmp_path):
     pictures = tuple((f"{name}.jpg", jpeg(), ((f"the {name} one",),)) for name in names)
     location = RunLocation.open(str(tmp_path / "run"))
     return build_run(location, pictures, embed=False, source=tmp_path / "source"), tmp_path / "source"
-
-
-def test_bytes_that_are_not_embedded_are_read_from_source(source_run, place):
-    run, _ = source_run
-    images, dropped = wanted(run, place)
-    assert [image.data for image in images] == [jpeg()] * 4
-    assert dropped[UNREADABLE] == 0
 
 
 def test_images_that_have_moved_are_read_where_they_lie_now(source_run, place, tmp_path):

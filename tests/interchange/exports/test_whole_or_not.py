@@ -70,6 +70,15 @@ def test_a_place_with_other_files_is_refused_and_left_alone(name, built_run, pla
     assert contents(place.root) == {path: b"mine"}
 
 
+@pytest.mark.parametrize(
+    ("name", "option"), [("coco", "split"), ("cris", "dataset"), ("cris", "split"), ("refer", "split_by")]
+)
+def test_a_name_that_would_lead_out_of_its_folder_is_refused(name, option, built_run, place):
+    with pytest.raises(ConfigError, match=rf"--{option.replace('_', '-')} '\.\./x'.*becomes a file name"):
+        export(name, built_run, place, **{option: "../x"})
+    assert not Path(place.root).exists()
+
+
 @pytest.mark.parametrize("name", ["coco", "sa1b", "pseudo-ris-csv"])
 @pytest.mark.parametrize(
     "damaged",

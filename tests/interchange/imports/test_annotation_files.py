@@ -64,11 +64,6 @@ def test_what_is_missing_is_named(dataset, tmp_path):
         read(dataset)
 
 
-def test_a_url_with_a_secret_is_refused():
-    with pytest.raises(ConfigError, match="holds credentials"):
-        read("s3://key:secret@bucket/refcoco")
-
-
 @pytest.mark.long
 def test_all_from_and_into_a_bucket_has_the_bytes_of_an_import_between_disks(tmp_path, s3_server, s3_bucket):
     annotation, images = write_small_refer(tmp_path)
