@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 
+from pseudoris.images.pixels import decode_upright
 from pseudoris.interchange.dataset import (
     JoinedDataset,
     MixedDataset,
@@ -14,6 +15,7 @@ from pseudoris.interchange.dataset import (
     SampleSpec,
     Snapshot,
     collate_lists,
+    image_reader,
 )
 from pseudoris.schemas.errors import ConfigError
 from tests.interchange.dataset.builders import build_run
@@ -42,10 +44,8 @@ def test_both_styles_give_the_same_samples(tmp_path, is_embedding, epoch):
 
 def test_a_batch_decodes_an_image_once_and_shares_none(run, monkeypatch):
     decoded = []
-    dataset = RisDataset(run.location)
-    real = dataset._run.images.decode
-    monkeypatch.setattr(dataset._run.images, "decode", lambda images, at: decoded.append(at) or real(images, at))
-    batch = dataset.__getitems__([0, 1, 2, 0])
+    monkeypatch.setattr(image_reader, "decode_upright", lambda *given: decoded.append(1) or decode_upright(*given))
+    batch = RisDataset(run.location).__getitems__([0, 1, 2, 0])
     assert len(decoded) == 2
     assert len({sample["image"].data_ptr() for sample in batch}) == 4
     assert equal(batch[0], batch[3])

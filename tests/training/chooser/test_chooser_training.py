@@ -78,7 +78,7 @@ def test_it_learns_which_mask_is_meant(tmp_path, cache, run):
 def test_masks_of_other_settings_than_it_was_trained_on_are_refused(tmp_path, cache, run, monkeypatch):
     request = StudentRequest(small_config(cache, steps=3), [run], tmp_path / "out")
     train(request)
-    # As if the preset had changed since.
-    monkeypatch.setattr("pseudoris.training.chooser.candidate_masks._VERSION", 99)
+    # As if SAM's weights had changed since.
+    monkeypatch.setattr("pseudoris.training.chooser.candidate_masks.sam_digest", lambda masks: "others")
     with pytest.raises(ConfigError, match="chose among masks of the preset 'tiny' as it was then"):
         load_student(request.out)
