@@ -1,6 +1,7 @@
 """Names of one thing and wider names are learnt from what is drawn together, and confused names are not merged."""
 
 import numpy as np
+import pytest
 
 from pseudoris.training.calibration.noun_relations import noun_relations
 from pseudoris.workers.composing.posterior import Evidence
@@ -17,6 +18,68 @@ def masks_of(number, shares, correctness):
         yield Evidence({name: share / total for name, share in drawn.items()}, marks, {}, ())
 
 
+def flat(*names, mark=0.0):
+    return dict.fromkeys(names, mark)
+
+
+MARKS = flat("circle", "moon", mark=0.55)
+# Masks, pairs of names that are one, and the names that a wider one covers.
+CASES = {
+    "names that the scorer tells apart are confused: each circle is called a ring now and then": (
+        [
+            (30, {"circle": 0.85, "ring": 0.15}, {"circle": 0.7, "ring": 0.55}),
+            (30, {"ring": 0.85, "circle": 0.15}, {"circle": 0.55, "ring": 0.7}),
+        ],
+        (),
+        {},
+    ),
+    "names that meet only where a mask is unclear": (
+        [
+            (30, {"boat": 1.0}, {"boat": 0.6}),
+            (30, {"moon": 1.0}, {"moon": 0.6}),
+            (6, {"boat": 0.5, "moon": 0.5}, {"boat": 0.6, "moon": 0.6}),
+        ],
+        (),
+        {},
+    ),
+    "a wrong noun that is drawn for every mask of another, without a scorer": (
+        [
+            (40, {"man": 0.65, "guy": 0.24, "boy": 0.06, "person": 0.05}, flat("man", "guy", "boy", "person")),
+            (6, {"boy": 0.85, "man": 0.1, "person": 0.05}, flat("boy", "man", "person")),
+            (20, {"girl": 0.95, "person": 0.05}, flat("girl", "person")),
+        ],
+        (("man", "guy"),),
+        {"person": {"man", "boy", "girl"}},
+    ),
+    "a name that the scorer prefers where it is drawn more is confused with two things, and not wider": (
+        [
+            (30, {"circle": 0.8, "ring": 0.2}, {"circle": 0.7, "ring": 0.55}),
+            (30, {"moon": 0.8, "ring": 0.2}, {"moon": 0.7, "ring": 0.55}),
+            (30, {"ring": 0.8, "circle": 0.1, "moon": 0.1}, {"ring": 0.7, **MARKS}),
+        ],
+        (),
+        {},
+    ),
+    "a name that is drawn beside two things is wider than the more frequent one": (
+        [
+            (40, {"girl": 0.7, "kid": 0.3}, flat("girl", "kid", mark=0.6)),
+            (8, {"boy": 0.7, "kid": 0.3}, flat("boy", "kid", mark=0.6)),
+        ],
+        (),
+        {"kid": {"boy", "girl"}},
+    ),
+    "few masks": ([(4, {"man": 0.6, "guy": 0.4}, {"man": 0.7, "guy": 0.7})], (), {}),
+    "none": ([], (), {}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_names_are_one_or_wider(case):
+    masks, same, wider = CASES[case]
+    found = noun_relations([each for given in masks for each in masks_of(*given)])
+    assert (found.same, {name: set(names) for name, names in found.wider.items()}) == (same, wider)
+
+
 def test_two_names_of_one_thing_are_one_and_a_wider_name_covers_what_it_is_drawn_beside():
     found = noun_relations(
         [
@@ -30,65 +93,7 @@ def test_two_names_of_one_thing_are_one_and_a_wider_name_covers_what_it_is_drawn
     assert found.truth["person"] == dict.fromkeys(("man", "woman", "person"), 1.0)
 
 
-def test_names_that_the_scorer_tells_apart_are_confused_and_not_one():
-    # Each circle is called a ring now and then, and each ring a circle.
-    found = noun_relations(
-        [
-            *masks_of(30, {"circle": 0.85, "ring": 0.15}, {"circle": 0.7, "ring": 0.55}),
-            *masks_of(30, {"ring": 0.85, "circle": 0.15}, {"circle": 0.55, "ring": 0.7}),
-        ]
-    )
-    assert (found.same, dict(found.wider)) == ((), {})
-
-
-def test_names_that_meet_only_where_a_mask_is_unclear_are_not_one():
-    found = noun_relations(
-        [
-            *masks_of(30, {"boat": 1.0}, {"boat": 0.6}),
-            *masks_of(30, {"moon": 1.0}, {"moon": 0.6}),
-            *masks_of(6, {"boat": 0.5, "moon": 0.5}, {"boat": 0.6, "moon": 0.6}),
-        ]
-    )
-    assert (found.same, dict(found.wider)) == ((), {})
-
-
-def test_few_masks_and_a_name_beside_one_thing_alone_say_nothing():
-    few = noun_relations(list(masks_of(4, {"man": 0.6, "guy": 0.4}, {"man": 0.7, "guy": 0.7})))
+def test_a_name_beside_one_thing_alone_is_not_wider():
     alone = masks_of(30, {"tail": 1.0}, {"tail": 0.69})
     part = noun_relations([*masks_of(30, {"dog": 0.85, "tail": 0.15}, {"dog": 0.7, "tail": 0.69}), *alone])
-    assert (few.same, few.wider) == ((), {})
     assert part.wider == {}
-    assert noun_relations([]).same == ()
-
-
-def test_a_wrong_noun_that_is_drawn_for_every_mask_of_another_is_not_one_with_it_even_without_a_scorer():
-    flat = dict.fromkeys(("man", "guy", "boy", "girl", "person"), 0.0)
-    found = noun_relations(
-        [
-            *masks_of(40, {"man": 0.65, "guy": 0.24, "boy": 0.06, "person": 0.05}, flat),
-            *masks_of(6, {"boy": 0.85, "man": 0.1, "person": 0.05}, flat),
-            *masks_of(20, {"girl": 0.95, "person": 0.05}, flat),
-        ]
-    )
-    assert found.same == (("man", "guy"),)
-    assert {name: set(names) for name, names in found.wider.items()} == {"person": {"man", "boy", "girl"}}
-
-
-def test_a_name_that_the_scorer_prefers_where_it_is_drawn_more_is_confused_with_two_things_and_not_wider():
-    marks = dict.fromkeys(("circle", "moon"), 0.55)
-    found = noun_relations(
-        [
-            *masks_of(30, {"circle": 0.8, "ring": 0.2}, {"circle": 0.7, "ring": 0.55}),
-            *masks_of(30, {"moon": 0.8, "ring": 0.2}, {"moon": 0.7, "ring": 0.55}),
-            *masks_of(30, {"ring": 0.8, "circle": 0.1, "moon": 0.1}, {"ring": 0.7, **marks}),
-        ]
-    )
-    assert (found.same, found.wider) == ((), {})
-
-
-def test_a_name_that_is_drawn_beside_two_things_is_wider_than_the_more_frequent_one():
-    flat = dict.fromkeys(("boy", "girl", "kid"), 0.6)
-    found = noun_relations(
-        [*masks_of(40, {"girl": 0.7, "kid": 0.3}, flat), *masks_of(8, {"boy": 0.7, "kid": 0.3}, flat)]
-    )
-    assert (found.same, {name: set(each) for name, each in found.wider.items()}) == ((), {"kid": {"boy", "girl"}})

@@ -117,8 +117,3 @@ def test_a_tower_without_patches_in_the_joint_space_is_refused():
         read_images(build_from_config(config), torch.zeros(1, 3, 32, 32))
     with pytest.raises(ConfigError, match="the image tower is ModifiedResNet"):
         read_images(build_from_config(RESNET), torch.zeros(1, 3, 32, 32))
-
-
-def test_a_layer_that_is_not_there_is_refused():
-    with pytest.raises(ConfigError, match="blocks 0 to 2"):
-        read_images(build_from_config(CUSTOM), torch.zeros(1, 3, 32, 32), layers=(3,))

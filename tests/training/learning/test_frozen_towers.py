@@ -1,35 +1,24 @@
 """What is kept as long as there is room for it."""
 
+import pytest
+
 from pseudoris.training.learning.frozen_towers import FeatureCache
 
 
-def _kept(max_bytes: int) -> FeatureCache[str]:
-    return FeatureCache(max_bytes, len)
-
-
-def test_what_was_not_asked_for_the_longest_goes_first() -> None:
-    kept = _kept(6)
-    kept.put("a", "12")
-    kept.put("b", "34")
-    kept.put("c", "56")
-
-    assert kept.get("a") == "12"
-    kept.put("d", "78")
-
-    assert [kept.get(text) for text in "abcd"] == ["12", None, "56", "78"]
-
-
-def test_a_value_in_the_place_of_another_counts_alone() -> None:
-    kept = _kept(6)
-    for value in ("1234", "12", "123456"):
-        kept.put("a", value)
-
-    assert kept.get("a") == "123456"
-
-
-def test_what_there_is_never_room_for_is_not_kept() -> None:
-    kept = _kept(3)
-    kept.put("a", "12")
-    kept.put("b", "1234")
-
-    assert (kept.get("a"), kept.get("b")) == (None, None)
+@pytest.mark.parametrize(
+    ("max_bytes", "steps", "due"),
+    [
+        # What was not asked for the longest goes first: `a` is asked for in between.
+        (6, ["a=12", "b=34", "c=56", "a", "d=78"], {"a": "12", "b": None, "c": "56", "d": "78"}),
+        # A value in the place of another counts alone.
+        (6, ["a=1234", "a=12", "a=123456"], {"a": "123456"}),
+        # What there is never room for is not kept, and leaves none to others.
+        (3, ["a=12", "b=1234"], {"a": None, "b": None}),
+    ],
+)
+def test_as_much_is_kept_as_there_is_room_for(max_bytes, steps, due) -> None:
+    kept = FeatureCache[str](max_bytes, len)
+    for step in steps:
+        key, is_put, value = step.partition("=")
+        kept.put(key, value) if is_put else kept.get(key)
+    assert {key: kept.get(key) for key in due} == due

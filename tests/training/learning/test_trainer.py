@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_fabric import Fabric
-from pydantic import ValidationError
 from torch import nn
 
 from pseudoris.schemas.errors import ConfigError
@@ -127,8 +126,3 @@ def test_a_warm_up_longer_than_the_training_is_refused():
     with pytest.raises(ValueError, match="num_warmup_steps 9 is not below num_steps 9"):
         TrainingConfig(num_steps=9, num_warmup_steps=9)
     assert TrainingConfig().with_steps(30).num_warmup_steps == 3
-
-
-def test_adam_has_no_decay():
-    with pytest.raises(ValidationError, match=r"weight_decay is 0.1, but optimiser adam has no decay"):
-        TrainingConfig(optimiser="adam", weight_decay=0.1)

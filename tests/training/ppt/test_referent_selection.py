@@ -24,21 +24,21 @@ def _columns(*ranges: tuple[int, int]) -> torch.Tensor:
     return masks
 
 
-def test_the_pseudo_mask_of_the_highest_iou_is_the_referent_and_no_other() -> None:
-    # IoUs with columns 2 to 5: 2/6, 3/4, 0. Two of them reach the bound.
-    chosen = select(_columns((0, 4), (3, 6), (6, 8)), _columns((2, 6))[0], min_iou=0.3)
-
-    assert chosen.tolist() == [0.0, 1.0, 0.0]
-
-
-def test_below_the_threshold_all_stay_undecided_and_none_is_deleted() -> None:
-    pseudo_masks = _columns((0, 4), (3, 6), (6, 8))
-
-    assert select(pseudo_masks, _columns((2, 6))[0], min_iou=0.76).tolist() == [0.0, 0.0, 0.0]
-    assert select(pseudo_masks, _columns((2, 6))[0], min_iou=0.75).tolist() == [0.0, 1.0, 0.0]
-    assert select(pseudo_masks, torch.zeros(2, 8, dtype=torch.bool), min_iou=0.01).tolist() == [0.0, 0.0, 0.0]
-    # Of equal ones the first.
-    assert select(_columns((0, 4), (0, 4)), _columns((0, 4))[0], min_iou=1.0).tolist() == [1.0, 0.0]
+@pytest.mark.parametrize(
+    ("pseudo_masks", "predicted", "min_iou", "due"),
+    [
+        # IoUs with columns 2 to 5: 2/6, 3/4, 0. Two of them reach the bound.
+        ([(0, 4), (3, 6), (6, 8)], (2, 6), 0.3, [0.0, 1.0, 0.0]),
+        ([(0, 4), (3, 6), (6, 8)], (2, 6), 0.75, [0.0, 1.0, 0.0]),
+        # Below the bound all stay undecided.
+        ([(0, 4), (3, 6), (6, 8)], (2, 6), 0.76, [0.0, 0.0, 0.0]),
+        ([(0, 4), (3, 6), (6, 8)], (0, 0), 0.01, [0.0, 0.0, 0.0]),
+        # Of equal ones the first.
+        ([(0, 4), (0, 4)], (0, 4), 1.0, [1.0, 0.0]),
+    ],
+)
+def test_the_pseudo_mask_of_the_highest_iou_is_the_referent_and_no_other(pseudo_masks, predicted, min_iou, due) -> None:
+    assert select(_columns(*pseudo_masks), _columns(predicted)[0], min_iou=min_iou).tolist() == due
 
 
 @pytest.mark.parametrize("is_whole", [True, False])
