@@ -96,14 +96,14 @@ def measure(folder: Path, *, workers: Sequence[int], repeats: int) -> list[dict[
     Raises:
         ValueError: The sides' samples are not equal.
     """
-    looks = {side: _in_process(look, side, folder) for side in SIDES}
+    looks = {side: in_process(look, side, folder) for side in SIDES}
     if len({(each["digest"], each["samples"]) for each in looks.values()}) > 1:
         raise ValueError(f"the sides give other samples: {looks}")
     cases = [(count, side) for count in workers for side in SIDES]
     epochs: dict[tuple[int, str], list[dict[str, Any]]] = {case: [] for case in cases}
     for _ in range(repeats):
         for count, side in cases:
-            epochs[count, side].append(_in_process(run_epoch, side, folder, count))
+            epochs[count, side].append(in_process(run_epoch, side, folder, count))
     return [_row(side, count, epochs[count, side], looks[side]) for count, side in cases]
 
 
@@ -124,7 +124,7 @@ def _row(side: str, workers: int, epochs: Sequence[dict[str, Any]], looked: dict
     }
 
 
-def _in_process(work: Callable[..., Any], *arguments: Any) -> Any:
+def in_process(work: Callable[..., Any], *arguments: Any) -> Any:
     """Return what `work` returns, called in a process of its own; raises RuntimeError where that fails."""
     # Forked, not started: torch need not be imported again. Its peak memory begins at this process's own, a small one.
     context = multiprocessing.get_context("fork")
@@ -199,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for num_masks in given.masks:
         size = DataSize(given.samples // num_masks, num_masks)
         with tempfile.TemporaryDirectory() as folder:
-            _in_process(write_all, Path(folder), size, given.photographs)
+            in_process(write_all, Path(folder), size, given.photographs)
             found = measure(Path(folder), workers=given.workers, repeats=given.repeats)
         _print(found, size)
         rows += [{"images": size.images, "masks_per_image": num_masks, "machine": machine(), **row} for row in found]

@@ -259,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.json is not None and given.json.exists():
         read = map(Curve.of, json.loads(given.json.read_text(encoding="utf-8")))
         curves = {curve.name: curve for curve in read}
-    for curve in _curves(given):
+    for curve in curves_of(given):
         curves[curve.name] = curve
         row = curve.row()
         print(
@@ -273,7 +273,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.plot.write_text(plot(list(curves.values())), encoding="utf-8")
 
 
-def _curves(given: argparse.Namespace) -> Iterator[Curve]:
+def curves_of(given: argparse.Namespace) -> Iterator[Curve]:
+    """Yield the curves that the command asks for."""
     parts = (*POINTS, "run", "stub run")
     wanted = given.part or parts
     if unknown := set(wanted) - set(parts):

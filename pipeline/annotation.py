@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from threading import Thread
 from typing import Final
@@ -16,7 +16,7 @@ from ray.util.queue import Queue
 
 from pseudoris.pipeline.cluster import connected, lone_node, node_resources
 from pseudoris.pipeline.fan_out import list_on_cluster
-from pseudoris.pipeline.interrupts import Interrupts, interruptible
+from pseudoris.pipeline.interrupts import interruptible
 from pseudoris.pipeline.meters import Meter
 from pseudoris.pipeline.opened_run import Opened, opened
 from pseudoris.pipeline.resources import check_object_store, plan_actors, with_readers
@@ -24,7 +24,7 @@ from pseudoris.pipeline.run_contract import RetryTally, RunOptions, RunPlan, Run
 from pseudoris.pipeline.shard_tasks import Job, Retry
 from pseudoris.pipeline.stored_masks import StoredMasks
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.run_records import RunHeader
+from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.schemas.uris import writable
 from pseudoris.store.exclusions.stored_exclusions import ExcludedItems
 from pseudoris.store.location import RunLocation
@@ -37,6 +37,7 @@ from pseudoris.store.runs.pending_work import (
     Committed,
     Notice,
     OnEvent,
+    PendingWork,
     Planned,
     Retried,
     RunEvent,
@@ -47,10 +48,10 @@ from pseudoris.store.runs.pending_work import (
     quarantined_shards,
 )
 from pseudoris.store.runs.plan import PlanTally, assign_shards, iter_plan
-from pseudoris.store.runs.planned_run import RunRequest, may_give_way, plan_run
+from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, may_give_way, plan_run
 from pseudoris.store.runs.receipts import Totals, latest_receipts
 from pseudoris.store.runs.repair import damaged_receipts
-from pseudoris.store.runs.session import RunSession, trim_memory
+from pseudoris.store.runs.session import Executor, Outcome, RunSession, trim_memory
 from pseudoris.store.sources import SourceItem
 from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, StageKind, with_check
 
@@ -81,14 +82,19 @@ def annotate(
     location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage)
     with interruptible() as interrupts, ExitStack() as stack:
         start = opened(source, location, config, options, on_event)
-        config = start.config
-        # Imported here because it takes seconds: a mistake in SOURCE or OUT is reported before.
-        importlib.import_module("pseudoris.pipeline.executor")
+        config, begun = start.config, None
         location.probe()
         # This stack ends after Ray has ended, so the lock is held until then.
         locks = stack.enter_context(ExitStack())
         held = RunLock.held(location, on_wait=lambda text: on_event(Notice(text)))
         lock = None if start.header is None else locks.enter_context(held)
+        if lock is not None and start.here is not None and not options.is_extension:
+            # This machine can check the run without Ray, which takes seconds to start: it may be complete.
+            begun = _begin(start, location, start.here, lock, options=options, on_event=on_event)
+            if not begun.pending.shards:
+                return _finish(begun, {}, _nothing, options, on_event=on_event)
+        # Imported here because it takes seconds: a mistake in SOURCE or OUT is reported before.
+        executor = importlib.import_module("pseudoris.pipeline.executor")
         # An interrupt may have come during the import. Starting Ray would delay it for seconds more.
         interrupts.check()
         on_event(Step("connecting to Ray"))
@@ -99,25 +105,93 @@ def annotate(
         identity = start.identity()
         # A new run takes its lock only here: if its images are refused, nothing is left in OUT.
         lock = lock or locks.enter_context(held)
-        on_event(Step("listing and planning"))
-        request = RunRequest("annotate", start.listing.name, identity, config, limit=options.limit, lock=lock)
-        request = replace(request, exclusions=options.exclusions, is_extension=options.is_extension)
-        listed = partial(list_on_cluster, start.listing, config.placement.read)
-        planned = plan_run(location, request, start.parent or listed)
-        header = planned.header
-        masks = None if start.parent is None else StoredMasks.pinned(start.parent, planned.parent)
-        left_out = tuple(start.listing.left_out.notices())
-        for text in (*planned.notices, *left_out):
-            on_event(Notice(text))
-        trim_memory()
+        begun = begun or _begin(start, location, identity, lock, options=options, on_event=on_event)
+        header = begun.planned.header
         nodes = node_resources()
         config = with_readers(nodes, config, actors, header, may_grow=may_grow)
         check_object_store(nodes, config, actors, header.max_shard_bytes)
         interrupts.check()
+        masks = None if start.parent is None else StoredMasks.pinned(start.parent, begun.planned.parent)
         notices = _notices_of_actors(config, on_event, stack)
         job = Job(start.listing.name, location, header, config, may_grow=may_grow, masks=masks, notices=notices)
-        summary = _execute(job, actors, options, lock=lock, on_event=on_event, interrupts=interrupts)
-        return replace(summary, left_out=left_out)
+        if options.is_retry:
+            job = replace(job, retry=Retry(begun.pending.base_generations, options.reasons))
+        elif config.placement.repair:
+            job = replace(job, repairs=begun.pending.base_generations)
+        return _finish(begun, actors, executor.ray_executor(job, actors, interrupts), options, on_event=on_event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A run with a plan, what is missing of it, and what of SOURCE is left out."""
+
+    location: RunLocation
+    planned: PlannedRun
+    session: RunSession
+    pending: PendingWork
+    events: _MeteredEvents
+    left_out: tuple[str, ...]
+
+
+def _begin(
+    start: Opened, location: RunLocation, identity: Identity, lock: RunLock, *, options: RunOptions, on_event: OnEvent
+) -> _Begun:
+    """Plan or resume the run, and find out what is missing, or what a retry tries again."""
+    on_event(Step("listing and planning"))
+    request = RunRequest("annotate", start.listing.name, identity, start.config, limit=options.limit, lock=lock)
+    request = replace(request, exclusions=options.exclusions, is_extension=options.is_extension)
+    listed = partial(list_on_cluster, start.listing, start.config.placement.read)
+    planned = plan_run(location, request, start.parent or listed)
+    left_out = tuple(start.listing.left_out.notices())
+    for text in (*planned.notices, *left_out):
+        on_event(Notice(text))
+    trim_memory()
+    events = _MeteredEvents(Meter(location.root), options.reasons, on_event)
+    session = RunSession(location, planned.header, lock, on_event=events)
+    if options.is_retry:
+        pending = quarantined_shards(session.receipts(), options.reasons)
+        if not pending.shards:
+            which = "" if options.reasons is None else f" as {' or '.join(sorted(options.reasons))}"
+            on_event(Notice(f"no image is quarantined{which}: there is nothing to retry"))
+    else:
+        attempts, _ = parse_attempts(location)
+        pending = missing_shards(planned.header, session.latest, frozenset(attempt.shard for attempt in attempts))
+        if planned.is_repair:
+            on_event(Step("reading all parts"))
+            pending = session.with_damaged(pending)
+    return _Begun(location, planned, session, pending, events, left_out)
+
+
+def _nothing(pending: PendingWork) -> Generator[Outcome]:
+    """The executor of a session that has nothing to do."""
+    yield from ()
+
+
+def _finish(
+    begun: _Begun, actors: Mapping[str, int], execute: Executor, options: RunOptions, *, on_event: OnEvent
+) -> RunSummary:
+    """Compute what is pending, then finish the run; return the outcome."""
+    session, header, pending = begun.session, begun.planned.header, begun.pending
+    if options.is_retry:
+        on_event(Planned(pending.num_images, 0, len(pending.shards), 0, actors, is_retry=True))
+    else:
+        on_event(Planned(header.num_images, session.num_images, header.num_shards, len(session.latest), actors))
+    outcome = session.execute(pending, execute)
+    retried = begun.events.retried
+    return RunSummary(
+        out=begun.location.root,
+        totals=outcome.totals,
+        num_planned_images=header.num_images,
+        num_planned_shards=header.num_shards,
+        num_shards_before=outcome.num_shards_before,
+        num_images_now=retried.num_images if options.is_retry else outcome.num_images_now,
+        wall_s=outcome.wall_s,
+        tables=table_globs(begun.location.uri),
+        interrupted=outcome.is_interrupted,
+        retry=retried if options.is_retry else None,
+        warning=header.warning,
+        left_out=begun.left_out,
+    )
 
 
 def _notices_of_actors(config: RunConfig, on_event: OnEvent, stack: ExitStack) -> Queue | None:
@@ -136,53 +210,6 @@ def _notices_of_actors(config: RunConfig, on_event: OnEvent, stack: ExitStack) -
     stack.callback(told.join)
     stack.callback(queue.shutdown, force=True)
     return queue
-
-
-def _execute(
-    job: Job,
-    actors: Mapping[str, int],
-    options: RunOptions,
-    *,
-    lock: RunLock,
-    on_event: OnEvent,
-    interrupts: Interrupts,
-) -> RunSummary:
-    """Compute the missing shards of the run, or retry its quarantined images; return the outcome."""
-    from pseudoris.pipeline.executor import ray_executor
-
-    events = _MeteredEvents(Meter(job.location.root), options.reasons, on_event)
-    session = RunSession(job.location, job.header, lock, on_event=events)
-    if options.is_retry:
-        pending = quarantined_shards(session.receipts(), options.reasons)
-        if not pending.shards:
-            which = "" if options.reasons is None else f" as {' or '.join(sorted(options.reasons))}"
-            on_event(Notice(f"no image is quarantined{which}: there is nothing to retry"))
-        planned = Planned(pending.num_images, 0, len(pending.shards), 0, actors, is_retry=True)
-        job = replace(job, retry=Retry(pending.base_generations, options.reasons))
-    else:
-        begun, _ = parse_attempts(job.location)
-        pending = missing_shards(job.header, session.latest, frozenset(attempt.shard for attempt in begun))
-        if job.config.placement.repair:
-            on_event(Step("reading all parts"))
-            pending = session.with_damaged(pending)
-            job = replace(job, repairs=pending.base_generations)
-        num_images, num_shards = job.header.num_images, job.header.num_shards
-        planned = Planned(num_images, session.num_images, num_shards, len(session.latest), actors)
-    on_event(planned)
-    outcome = session.execute(pending, ray_executor(job, actors, interrupts))
-    return RunSummary(
-        out=job.location.root,
-        totals=outcome.totals,
-        num_planned_images=job.header.num_images,
-        num_planned_shards=job.header.num_shards,
-        num_shards_before=outcome.num_shards_before,
-        num_images_now=events.retried.num_images if options.is_retry else outcome.num_images_now,
-        wall_s=outcome.wall_s,
-        tables=table_globs(job.location.uri),
-        interrupted=outcome.is_interrupted,
-        retry=events.retried if options.is_retry else None,
-        warning=job.header.warning,
-    )
 
 
 class _MeteredEvents:

@@ -181,7 +181,7 @@ def measure(job: AblationJob) -> dict[str, Any]:
         raise ValueError(f"{job.name} has no record at {job.record}, and no runs to be measured on.")
     torch.set_num_threads(1)
     before, started = cpu_seconds(), time.monotonic()
-    done = {"ppt": _trained, "floor": _floor, "student": _student}[job.kind](job, job.runs)
+    done = {"ppt": _trained, "floor": floor_figures, "student": _student}[job.kind](job, job.runs)
     done = {"name": job.name, "seed": job.seed, **done}
     done |= {"cpu_s": round(cpu_seconds() - before, 1), "wall_s": round(time.monotonic() - started, 1)}
     job.record.parent.mkdir(parents=True, exist_ok=True)
@@ -235,7 +235,8 @@ def _asked(answerer: Answerer, held_out: HeldOutExpressions) -> dict[str, Any]:
     return {**named, "iou_sums": sums, "num_expressions": [len(each) for each in ious]}
 
 
-def _floor(job: AblationJob, runs: AblationRuns) -> dict[str, Any]:
+def floor_figures(job: AblationJob, runs: AblationRuns) -> dict[str, Any]:
+    """Return the figures of row 1: CLIP and SAM, without training."""
     return {"figures": {"1": _asked(ClipAndSam(load_recipe_config("tiny")), HeldOutExpressions(runs.val))}, "steps": 0}
 
 

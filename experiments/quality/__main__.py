@@ -30,7 +30,7 @@ from experiments.quality.parts import (
     write_whole,
 )
 
-_DOCS = Path(__file__).parents[2] / "docs" / "records"
+DOCS = Path(__file__).parents[2] / "docs" / "records"
 
 
 def main(
@@ -59,7 +59,7 @@ def main(
     if is_from_nothing and not only and not report_only:
         took = WholeRun(machine(), round(time.perf_counter() - started, 1), round(cpu_seconds() - used, 1))
         write_whole(took, kept_in)
-    folder = docs or (_DOCS if options.is_whole else out)
+    folder = docs or (DOCS if options.is_whole else out)
     typer.echo(write_report(parts, records, folder, options, kept_in=kept_in, whole=read_whole(kept_in)))
 
 

@@ -28,7 +28,7 @@ def test_all_sides_give_equal_samples_and_a_run_is_read_in_fewer_bytes(folder):
 
 def test_sides_that_differ_are_not_timed(folder, monkeypatch):
     answers = iter("abcd")
-    monkeypatch.setattr(dataset, "_in_process", lambda *arguments: {"digest": next(answers), "samples": 8})
+    monkeypatch.setattr(dataset, "in_process", lambda *arguments: {"digest": next(answers), "samples": 8})
     with pytest.raises(ValueError, match="the sides give other samples"):
         dataset.measure(folder, workers=[1], repeats=1)
 

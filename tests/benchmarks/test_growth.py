@@ -40,6 +40,6 @@ def test_a_curve_replaces_its_own_row_and_leaves_the_others(tmp_path, monkeypatc
 
     path = tmp_path / "growth.json"
     for curves in ([curve("caption", 2.0), curve("filter", 3.0)], [curve("caption", 4.0)]):
-        monkeypatch.setattr(growth, "_curves", mock.Mock(return_value=curves))
+        monkeypatch.setattr(growth, "curves_of", mock.Mock(return_value=curves))
         growth.main(["--json", str(path)])
     assert [(row["case"], row["seconds"][2]) for row in json.loads(path.read_text())] == [("caption", 4), ("filter", 3)]

@@ -44,7 +44,7 @@ def server(cache, monkeypatch):
         published = published_weights.published_file(WeightsConfig(uri=f"checkpoints/{SAM_NAME}"))
         files = {SAM_NAME: f"{server.url}/{SAM_NAME}"}
         sam = replace(published, files=files, size_bytes=len(SAM), sha256=hashlib.sha256(SAM).hexdigest())
-        monkeypatch.setattr(published_weights, "_CHECKPOINTS", {SAM_NAME: sam})
+        monkeypatch.setattr(published_weights, "CHECKPOINTS", {SAM_NAME: sam})
         server.files = {f"/{name}": content for name, content in FILES.items()}
         yield server
 

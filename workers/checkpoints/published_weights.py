@@ -79,7 +79,7 @@ _SAM_FILES: Final[Mapping[str, tuple[str, int | None]]] = {
     "sam_vit_b_01ec64.pth": ("ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", 375_042_383),
 }
 # Published files, by their path below `checkpoints/`.
-_CHECKPOINTS: Final[Mapping[str, PublishedFile]] = {
+CHECKPOINTS: Final[Mapping[str, PublishedFile]] = {
     f"pseudo-ris/{_AUTHORS_COCA}": PublishedFile(
         {f"pseudo-ris/{_AUTHORS_COCA}": _AUTHORS_COCA},
         "SeonghoonYu/pseudo-ris",
@@ -119,7 +119,7 @@ def published_file(weights: WeightsConfig) -> PublishedFile | None:
     """
     if weights.uri.startswith(OPEN_CLIP_PREFIX):
         return open_clip_file(weights)
-    return next(map(_CHECKPOINTS.get, _checkpoint_names(weights.uri)), None)
+    return next(map(CHECKPOINTS.get, _checkpoint_names(weights.uri)), None)
 
 
 def cached_names(weights: WeightsConfig) -> tuple[str, ...]:

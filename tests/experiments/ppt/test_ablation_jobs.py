@@ -19,7 +19,9 @@ def floor(tmp_path):
 
 def test_a_finished_job_is_not_measured_again_whoever_asks(floor, monkeypatch) -> None:
     asked = []
-    monkeypatch.setattr(ablation_jobs, "_floor", lambda job, runs: asked.append(runs) or {"figures": {}, "steps": 0})
+    monkeypatch.setattr(
+        ablation_jobs, "floor_figures", lambda job, runs: asked.append(runs) or {"figures": {}, "steps": 0}
+    )
 
     done = measure(replace(floor, runs=RUNS))
 
@@ -33,7 +35,7 @@ def test_a_job_that_failed_leaves_no_record(floor, monkeypatch) -> None:
     def fail(job, runs):
         raise OSError("no space")
 
-    monkeypatch.setattr(ablation_jobs, "_floor", fail)
+    monkeypatch.setattr(ablation_jobs, "floor_figures", fail)
     with pytest.raises(OSError, match="no space"):
         measure(replace(floor, runs=RUNS))
 

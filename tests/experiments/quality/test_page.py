@@ -50,7 +50,7 @@ def invoke(monkeypatch, tmp_path):
     CALLS.clear()
     monkeypatch.setattr(command, "load_parts", lambda: [part("first"), part("second")])
     monkeypatch.setattr(command, "RECORDS", tmp_path / "results")
-    monkeypatch.setattr(command, "_DOCS", tmp_path / "docs")
+    monkeypatch.setattr(command, "DOCS", tmp_path / "docs")
     app = typer.Typer()
     app.command()(command.main)
 

@@ -14,7 +14,7 @@ from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.shard import MaskRecord
 from pseudoris.schemas.tables import MASKS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.committed_tables import iter_table
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.synthworld.renderer import render
 from pseudoris.training.evaluation.answerers import ClipChoice
 from pseudoris.training.evaluation.held_out import ImageQuestion
@@ -29,8 +29,8 @@ def proposed(tmp_path_factory):
     location = RunLocation.open(str(out))
     scene_run(location, scenes(6))
     of_image: dict[str, list[MaskRecord]] = {}
-    for table in iter_table(location, MASKS, ("image_id", "mask_id", "segmentation", "box_xyxy_px", "area_px")):
-        for row in table.to_pylist():
+    for shard in OpenRun.at(location).shards():
+        for row in shard.table(MASKS, ("image_id", "mask_id", "segmentation", "box_xyxy_px", "area_px")).to_pylist():
             size, counts = row["segmentation"]["size"], row["segmentation"]["counts"]
             mask = MaskRecord(row["mask_id"], 0, tuple(size), counts, tuple(row["box_xyxy_px"]), row["area_px"])
             of_image.setdefault(row["image_id"], []).append(mask)
