@@ -51,10 +51,12 @@ def test_the_tables_read_with_pyarrow_alone_and_join(tiny_run):
     assert len(tables["failures"]) == NUM_BROKEN
 
 
-def test_the_same_command_again_touches_nothing(ray_session, tiny_run):
+def test_the_same_command_again_touches_nothing_and_starts_no_ray(tiny_run):
     before = digests(tiny_run.out)
+    # With a Ray there would be actors.
     again = pseudoris_here("annotate", "--preset=tiny", str(tiny_run.source), str(tiny_run.out), *OPTIONS)
     assert again.returncode == 0, again.stderr
+    assert "annotating (nothing left to do)" in again.stdout
     assert digests(tiny_run.out) == before
 
 
