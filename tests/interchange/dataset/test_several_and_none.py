@@ -175,10 +175,8 @@ def test_a_share_out_of_its_range_is_refused(none):
 
 def test_bounds_on_masks_hold_for_each_of_a_group_and_for_no_absence(composed):
     def found(**bounds):
-        return by_count(RisDataset(composed.location, SampleSpec(groups=True, none=0.25, where=bounds_of(**bounds))))
-
-    def bounds_of(**bounds):
-        return ExpressionFilter(bounds=bounds)
+        where = ExpressionFilter(bounds=bounds)
+        return by_count(RisDataset(composed.location, SampleSpec(groups=True, none=0.25, where=where)))
 
     every = found(area_px=(0, None))
     assert (every[1], every[2]) == (24, 12)

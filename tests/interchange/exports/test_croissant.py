@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,6 +16,7 @@ from pseudoris.interchange.exports.output_files import ManyFiles
 from pseudoris.schemas.config import ComposingConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
+from tests.builders.human import image_row, object_row, reference, write_refer
 from tests.interchange.exports.builders import BuiltRun, export, stored
 
 # Source: mlcommons/croissant 401f6ff, docs/croissant_rai.ttl, without the two that mlcroissant 1.1.1 spells in another
@@ -170,23 +170,11 @@ def test_composed_and_human_texts_are_called_so(built_run, place, tmp_path):
     assert "A program composed expressions out of words of the captions: none, position" in claims(
         place, "dataAnnotationProtocol"
     )
-    merged = RunLocation.open(str(tmp_path / "merged"))
-    export("refer", built_run, merged, human=one_human_reference(tmp_path))
+    merged, references = RunLocation.open(str(tmp_path / "merged")), [reference(1, 1, 7, "a", split="val")]
+    folder = write_refer(tmp_path / "people", [image_row(7, "x.jpg")], [object_row(1, 7)], references)
+    human = HumanAnnotation(str(folder / "refs(unc).p"), str(folder / "instances.json"), ("val",))
+    export("refer", built_run, merged, human=human)
     assert "Of a REFER data set by people: the splits val" in claims(merged, "dataAnnotationProtocol")
-
-
-def one_human_reference(folder: Path) -> HumanAnnotation:
-    ids = {"ref_id": 1, "ann_id": 1, "image_id": 7, "category_id": 1}
-    ref = {**ids, "split": "val", "sent_ids": [1], "sentences": [{"sent_id": 1, "sent": "a", "raw": "a"}]}
-    annotation = {"id": 1, "image_id": 7, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]}
-    instances = {
-        "images": [{"id": 7, "file_name": "x.jpg", "height": 10, "width": 10}],
-        "annotations": [annotation | {"bbox": [0, 0, 9, 9], "area": 40, "iscrowd": 0}],
-        "categories": [{"id": 1, "name": "person"}],
-    }
-    (folder / "refs(x).p").write_bytes(pickle.dumps([ref]))
-    (folder / "instances.json").write_text(json.dumps(instances))
-    return HumanAnnotation(str(folder / "refs(x).p"), str(folder / "instances.json"), ("val",))
 
 
 def test_images_unlike_what_the_models_know_are_a_limitation(built_run, place):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -82,12 +84,7 @@ def test_without_a_commit_there_is_nothing_to_judge(tmp_path):
 
 def with_mask(image, size, counts):
     record = MaskRecord(f"{image.image_id}-0000", 0, size, counts, (0, 0, 1, 1), 1)
-    return type(image)(
-        **{name: getattr(image, name) for name in ("position", "image_id", "key", "sha256")},
-        height=size[0],
-        width=size[1],
-        masks=(record,),
-    )
+    return replace(image, height=size[0], width=size[1], masks=(record,), expressions=())
 
 
 def test_another_size_than_the_truths_is_another_picture(tmp_path):

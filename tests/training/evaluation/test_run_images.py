@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,16 +36,8 @@ def test_a_decoder_of_a_plug_in_counts_beside_the_known_ones(tmp_path):
     location = RunLocation.open(str(tmp_path / "run"))
 
     def change(image):
-        return type(image)(
-            image.position,
-            image.image_id,
-            image.key,
-            sha256=image.sha256,
-            height=192,
-            width=192,
-            masks=image.masks,
-            expressions=(said(image.masks[0].mask_id, "a", "greedy", "beam"), said(image.masks[0].mask_id, "b")),
-        )
+        mask = image.masks[0].mask_id
+        return replace(image, expressions=(said(mask, "a", "greedy", "beam"), said(mask, "b")))
 
     scene_run(location, scenes(1), change=change)
     (image,) = images(location)
