@@ -238,14 +238,6 @@ def test_images_that_were_moved_are_read_where_they_lie_now(tmp_path):
         list(RisIterableDataset(run.location, SampleSpec(source=str(moved))))
 
 
-def test_expressions_of_several_masks_or_none_are_passed_over(tmp_path):
-    several = {"target_mask_ids": ("a", "b")}
-    rows = [(0, "one", {}), (1, "both", several), (1, "no one", {"target_mask_ids": ()})]
-    run = build_run(tmp_path, num_shards=1, rows=lambda number: rows)
-    dataset = RisIterableDataset(run.location, EVERYTHING)
-    assert [sample["expressions"] for sample in dataset] == [["one"]] * 4
-
-
 @pytest.mark.long
 def test_a_run_on_s3_gives_the_samples_of_the_same_run_on_a_disk(run, s3_server, s3_bucket):
     root = RunLocation.open(f"s3://{s3_bucket}/run", s3_server.endpoint_url)

@@ -144,7 +144,9 @@ def test_off_a_run_with_both_gives_what_it_gave_without_them(composed, tmp_path)
     found, expected = RisDataset(composed.location), RisDataset(plain.location)
     assert found.mask_ids() == expected.mask_ids()
     assert all("num_masks" not in each for each in found)
-    assert [each["expressions"] for each in found] == [each["expressions"] for each in expected]
+    streamed = RisIterableDataset(composed.location, order=StreamOrder(is_shuffled=False))
+    for samples in (found, streamed):
+        assert [each["expressions"] for each in samples] == [each["expressions"] for each in expected]
     assert not {"groups", "none"} & found.describe().keys()
 
 

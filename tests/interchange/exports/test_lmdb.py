@@ -60,16 +60,6 @@ def test_many_transactions_hold_what_one_does(tmp_path, place):
     dataset.close()
 
 
-def test_other_splits_than_train_keep_their_masks_beside_them(built_run, place):
-    report = export("lmdb", built_run, place, split="val")
-    root = Path(place.root)
-    dataset = opened(root, report.rows["records of val"], split="val")
-    for at in range(len(dataset)):
-        record = dataset[at]
-        assert (root / "masks/refcoco" / f"{record['seg_id']}.png").read_bytes() == record["mask"]
-    dataset.close()
-
-
 def test_without_its_package_the_format_says_what_to_install(built_run, place, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", None)
     with pytest.raises(ConfigError, match=r"pip install 'pseudoris\[lmdb\]'"):

@@ -101,8 +101,3 @@ def test_tars_stay_below_the_target_size_and_the_index_adds_up(built_run, place)
         assert (
             sum(1 for _ in webdataset.WebDataset([str(root / shard["url"])], shardshuffle=False)) == shard["nsamples"]
         )
-
-
-def test_a_sample_larger_than_the_target_has_a_tar_of_its_own(built_run, place):
-    report = export("webdataset", built_run, place, target_bytes=1)
-    assert report.files["samples"] == report.rows["samples"] == len(built_run.with_texts())

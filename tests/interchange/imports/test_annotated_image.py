@@ -51,14 +51,6 @@ def upright_by_pillow(mask: np.ndarray, orientation: int) -> np.ndarray:
     return np.asarray(ImageOps.exif_transpose(Image.open(buffer))) > 0
 
 
-def test_a_mask_is_named_after_its_image_and_its_place_and_knows_its_annotation():
-    done = annotated(picture(), human([polygon(BOX)]))
-    (mask,) = done.masks
-    assert (mask.mask_id, mask.index, mask.prior) == (f"{image_id('a.png')}-0003", 3, "human:431")
-    assert (mask.box_xyxy_px, mask.area_px, mask.rle_size) == (BOX, 15, STORED)
-    assert done.expressions[0].target_mask_ids == (mask.mask_id,)
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_upright_masks_of_a_turned_image_are_taken_as_they_are(orientation):
     image = picture(orientation)

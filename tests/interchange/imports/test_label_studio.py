@@ -152,15 +152,6 @@ def test_what_is_published_of_a_corrected_run_says_that_a_person_corrected_it(ta
         assert not any(re.search("No human|no person", text) for text in (card, readme))
 
 
-def test_expressions_of_several_masks_stay_where_only_texts_were_changed(tasks, correct):
-    def reword(results) -> None:
-        texts_of(results, mask_of(results, 1)["id"])[:] = ["another"]
-
-    _, out = correct([submitted(tasks[PAIR], reword)])
-    said = {(len(each.target_mask_ids), each.text) for mask in images_of(out)[PAIR].masks for each in mask.expressions}
-    assert said == {(2, "the pair"), (1, "another")}
-
-
 def expressions_of(location: RunLocation, image: str) -> list:
     """Return each once, by its first mask."""
     found = images_of(location)[image]

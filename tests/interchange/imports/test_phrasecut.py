@@ -60,18 +60,6 @@ def dataset(tmp_path):
     return folder, write_images(tmp_path / "images", "7.jpg", "8.jpg")
 
 
-def test_a_phrase_refers_to_all_of_its_instances_and_equal_instances_are_one_mask():
-    found = read_phrasecut(
-        {"refer_val.json": document(task(1, 7, "Windows.", [LEFT], [RIGHT, PART]), task(2, 7, "left window", [LEFT]))}
-    )
-    (image,) = found.images
-    assert (image.path, image.size) == ("7.jpg", None)
-    first, second = (mask.segmentation for mask in image.masks)
-    assert first == [[2, 3, 8, 3, 8, 9, 2, 9]]
-    assert second == [[20, 5, 28, 5, 28, 20, 20, 20], [20, 21, 22, 21, 22, 23, 20, 23]]
-    assert image.phrases == (HumanPhrase((0, 1), "windows", "val"), HumanPhrase((0,), "left window", "val"))
-
-
 def test_what_is_no_question_is_left_out_and_counted():
     few = task(3, 7, "line", [LEFT, [[1, 1], [5, 5]]], [LEFT])
     found = read_phrasecut({"x.json": document(task(1, 7, "a"), task(2, 7, "b", [LEFT]), task(2, 7, "b", [LEFT]), few)})

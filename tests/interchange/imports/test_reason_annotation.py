@@ -55,17 +55,7 @@ def painted(*shapes, size=(HEIGHT, WIDTH)):
     return rle.decode([mask.segmentation.counts(size)], size)[0]
 
 
-def test_a_polygon_of_pixel_centres_is_filled_with_its_outline():
-    expected = np.zeros((HEIGHT, WIDTH), bool)
-    expected[3:9, 4:12] = True
-    assert (filled(np.array(BOX), (HEIGHT, WIDTH)) == expected).all()
-    # A triangle, a line, a point.
-    assert filled(np.array([[0, 0], [4, 0], [0, 4]]), (5, 5)).sum() == 15
-    assert filled(np.array([[0, 0], [4, 2]]), (5, 5)).nonzero()[1].tolist() == [0, 1, 2, 3, 4]
-    assert filled(np.array([[2, 2]]), (5, 5)).nonzero() == (np.array([2]), np.array([2]))
-
-
-def test_polygons_are_filled_as_opencv_fills_them():
+def test_polygons_lines_and_points_are_filled_as_opencv_fills_them():
     cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
     rng = np.random.default_rng(0)
     for _ in range(500):

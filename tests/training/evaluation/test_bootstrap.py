@@ -18,12 +18,6 @@ def plain(sums, name, *, seed=0):
     return np.array([t / b if b else np.nan for t, b in zip(top, bottom, strict=True)])
 
 
-def test_a_figure_that_nothing_counted_is_not_a_number():
-    for sums in ([{"a": (0.0, 0.0)}], [{}, {"a": (0.0, 0.0)}]):
-        estimate = ImageBootstrap(sums).ratio("a")
-        assert all(np.isnan(value) for value in (estimate.value, estimate.low, estimate.high))
-
-
 # All resamples of a few images are one block. Of 2,200 they are two.
 @pytest.mark.parametrize("num_images", [37, 2_200])
 def test_the_seed_decides_the_resamples(num_images):

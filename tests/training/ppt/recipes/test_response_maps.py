@@ -100,23 +100,6 @@ def test_the_first_point_is_the_peak_and_the_others_spread_over_high_and_low_res
     assert len({tuple(point) for point in xy.tolist()}) == 6
 
 
-def _bumps(size: int, *places: tuple[int, int, float]) -> np.ndarray:
-    rows, columns = np.indices((size, size))
-    return np.max([height * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 18) for y, x, height in places], 0).astype(
-        np.float32
-    )
-
-
-def test_a_response_is_parted_between_its_peaks_the_highest_first() -> None:
-    share = _bumps(48, (10, 10, 0.95), (10, 38, 1.0), (40, 24, 0.5))
-
-    parts = parted(share, Peaks(3, 0.8, 0.16))
-
-    assert [np.unravel_index(part.argmax(), part.shape) for part in parts] == [(10, 38), (10, 10)]
-    assert np.array_equal(np.sum(parts, 0), share)
-    assert not np.logical_and(*(part > 0 for part in parts)).any()
-
-
 @given(
     share=arrays(np.float32, (9, 11), elements=st.floats(0, 1, width=32)),
     count=st.integers(1, 4),
@@ -133,6 +116,7 @@ def test_parts_are_as_many_as_were_asked_for_at_most_and_do_not_overlap(
     heights = [part.max() for part in parts]
     assert heights == sorted(heights, reverse=True)
     assert heights[0] == share.max()
+    assert len(parts) == 1 or heights[-1] >= min_share
 
 
 def test_two_objects_that_answer_alike_are_two_masks() -> None:
