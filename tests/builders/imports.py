@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pseudoris.interchange.imports import ImportRequest, ImportSummary, import_annotation
+from pseudoris.interchange.imports.annotation_files import read_annotation
+from pseudoris.interchange.imports.human_annotation import Annotation
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.location import RunLocation
 
@@ -23,4 +25,11 @@ def import_small(
     request = ImportRequest(str(annotation), str(images), config, **{"format": "refer", **values})
     return import_annotation(
         request, location, on_progress=on_progress or (lambda done, total: None), on_wait=lambda text: None
+    )
+
+
+def read_files(annotation: str | Path, **values: Any) -> Annotation:
+    """Read the files of an annotation without its images."""
+    return read_annotation(
+        ImportRequest(str(annotation), "images", load_config("tiny"), **{"format": "refer", **values})
     )

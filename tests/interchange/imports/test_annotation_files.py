@@ -7,14 +7,12 @@ import re
 
 import pytest
 
-from pseudoris.interchange.imports import ImportRequest
-from pseudoris.interchange.imports.annotation_files import read_annotation, read_refer
-from pseudoris.schemas.config_layers import load_config
+from pseudoris.interchange.imports.annotation_files import read_refer
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from tests.builders.human import document, image_row, object_row, reference, texts_of, write_small_refer
-from tests.builders.imports import import_small
+from tests.builders.imports import import_small, read_files
 from tests.builders.runs import part_digests
 from tests.builders.tables import read_table
 
@@ -27,41 +25,35 @@ def dataset(tmp_path):
     return write_small_refer(tmp_path)[0]
 
 
-def read(annotation, *, annotation_format="refer", **values):
-    return read_annotation(
-        ImportRequest(str(annotation), "images", load_config("tiny"), format=annotation_format, **values)
-    )
-
-
 def test_of_several_files_of_references_one_is_chosen(dataset):
     (dataset / "refs(google).p").write_bytes((dataset / "refs(unc).p").read_bytes())
     with pytest.raises(
         ConfigError,
         match=r"has refs\(google\)\.p, refs\(unc\)\.p\. Choose one: give the name in its brackets as --split-by",
     ):
-        read(dataset)
-    assert set(read(dataset, split_by="google").digests) == {"refs(google).p", "instances.json"}
+        read_files(dataset)
+    assert set(read_files(dataset, split_by="google").digests) == {"refs(google).p", "instances.json"}
     with pytest.raises(ConfigError, match=r"refs\(google\)\.p"):
-        read(dataset, split_by="umd")
+        read_files(dataset, split_by="umd")
     with pytest.raises(ConfigError, match="is a file, and --split-by chooses a file of a folder"):
-        read(dataset / "refs(unc).p", split_by="unc")
+        read_files(dataset / "refs(unc).p", split_by="unc")
 
 
 def test_what_is_missing_is_named(dataset, tmp_path):
     with pytest.raises(ConfigError, match="nowhere' does not exist"):
-        read(tmp_path / "nowhere")
+        read_files(tmp_path / "nowhere")
     with pytest.raises(
         ConfigError,
         match=rf"ANNOTATION {re.escape(str(tmp_path))} has no refs\(<splitBy>\)\.p, which a REFER dataset has beside "
         r"instances\.json\. Name the folder that holds it; .* the \.json file itself; .* "
         r"--format phrasecut, grefcoco or reasonseg",
     ):
-        read(tmp_path)
+        read_files(tmp_path)
     with pytest.raises(ConfigError, match=r"is a folder\. Name the JSON file in it"):
-        read(dataset, annotation_format="coco")
+        read_files(dataset, format="coco")
     (dataset / "instances.json").unlink()
     with pytest.raises(ConfigError, match=r"instances\.json does not exist. A REFER dataset has"):
-        read(dataset)
+        read_files(dataset)
 
 
 @pytest.mark.long

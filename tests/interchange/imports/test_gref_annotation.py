@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 
 from pseudoris.interchange.dataset import RisDataset, SampleSpec
-from pseudoris.interchange.imports import ImportRequest
-from pseudoris.interchange.imports.annotation_files import read_annotation, read_gref
-from pseudoris.schemas.config_layers import load_config
+from pseudoris.interchange.imports.annotation_files import read_gref
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from tests.builders.human import document, image_row, object_row, reference, write_images
+from tests.builders.imports import read_files
 from tests.builders.tables import read_table
 
 IMAGES = [image_row(7, "a.png"), image_row(8, "b.png")]
@@ -77,12 +77,8 @@ def test_several_ids_are_a_group_and_minus_one_is_none(dataset, imported, tmp_pa
 
 
 def test_the_folder_the_file_and_the_split_by_lead_to_the_same(dataset):
-    folder, images = dataset
-
-    def files(annotation, **values):
-        request = ImportRequest(str(annotation), str(images), load_config("tiny"), format="grefcoco", **values)
-        return read_annotation(request)
-
+    folder, _ = dataset
+    files = partial(read_files, format="grefcoco")
     assert files(folder) == files(folder / "grefs(unc).json") == files(folder, split_by="unc")
     (folder / "grefs(unc).p").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"is neither gRefCOCO's folder, nor its grefs\(…\)\.json"):

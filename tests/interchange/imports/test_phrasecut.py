@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 
-from pseudoris.interchange.imports import ImportRequest
-from pseudoris.interchange.imports.annotation_files import read_annotation, read_phrasecut
+from pseudoris.interchange.imports.annotation_files import read_phrasecut
 from pseudoris.interchange.imports.human_annotation import HumanPhrase
 from pseudoris.interchange.imports.import_run import WITHOUT_PIXELS
-from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from tests.builders.human import write_images
-from tests.builders.imports import import_small
+from tests.builders.imports import import_small, read_files
 from tests.builders.tables import read_table
 
 # Points [x, y] on images of 24 x 32 pixels.
@@ -92,13 +91,8 @@ def test_an_import_is_a_run_whose_groups_have_several_targets_and_a_split(datase
 
 
 def test_a_file_is_the_split_that_its_name_says_and_splits_are_chosen_in_the_folder(dataset):
-    folder, images = dataset
-
-    def read(annotation, **values):
-        return read_annotation(
-            ImportRequest(str(annotation), str(images), load_config("tiny"), format="phrasecut", **values)
-        )
-
+    folder, _ = dataset
+    read = partial(read_files, format="phrasecut")
     assert read(folder / "refer_miniv.json").images[0].phrases[0].split == "miniv"
     assert set(read(folder, splits=("test",)).digests) == {"refer_test.json"}
     with pytest.raises(
@@ -108,9 +102,8 @@ def test_a_file_is_the_split_that_its_name_says_and_splits_are_chosen_in_the_fol
     for split in ("miniv", "train"):
         with pytest.raises(ConfigError, match=r"is the file of one split\. Leave --split out, or give its folder"):
             read(folder / "refer_test.json", splits=(split,))
-    request = ImportRequest(str(folder / "refer_test.json"), str(images), load_config("tiny"), format="coco")
     with pytest.raises(ConfigError, match=r"is not COCO JSON\. .* For PhraseCut give --format phrasecut"):
-        read_annotation(request)
+        read_files(folder / "refer_test.json", format="coco")
 
 
 def test_polygons_that_are_no_numbers_quarantine_their_image(dataset, disk):

@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from pseudoris.interchange.imports import ImportRequest
-from pseudoris.interchange.imports.annotation_files import read_annotation
 from pseudoris.interchange.imports.reason_annotation import PaintedShapes, filled, read_reason
-from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.workers.masks import rle
 from tests.builders.human import HEIGHT, WIDTH
 from tests.builders.images import jpeg
+from tests.builders.imports import read_files
 from tests.builders.tables import read_table
 
 # (4, 3) to (11, 8), both inclusive: 8 wide, 6 high.
@@ -100,8 +98,7 @@ def test_a_file_is_one_mask_that_all_of_its_texts_mean(dataset, imported, tmp_pa
 
 def test_splits_are_folders_and_another_layout_is_named(dataset):
     def read(annotation, *splits):
-        request = ImportRequest(str(annotation), "images", load_config("tiny"), format="reasonseg", splits=splits)
-        return read_annotation(request)
+        return read_files(annotation, format="reasonseg", splits=splits)
 
     assert [image.path for image in read(dataset).images] == ["train/a.jpg", "train/b.jpg"]
     assert [image.path for image in read(dataset, "val").images] == ["val/c.jpg"]
