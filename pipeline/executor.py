@@ -86,7 +86,7 @@ class ShardDatasource(Datasource):
     ) -> list[ReadTask]:
         """Return one read task per shard; the `parallelism` that Ray Data asks for is ignored."""
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(functools.partial(_read, self._job_ref, shard), metadata) for shard in self._shards]
+        return [ReadTask(functools.partial(read_task, self._job_ref, shard), metadata) for shard in self._shards]
 
 
 def actor_environment(compute: ComputeConfig) -> dict[str, str]:
@@ -111,7 +111,8 @@ def actor_runtime(compute: ComputeConfig, executable: str = sys.executable) -> d
     return runtime if quoted == executable else {**runtime, "py_executable": quoted}
 
 
-def _read(job_ref: ray.ObjectRef[Job], shard: int) -> list[pa.Table]:
+def read_task(job_ref: ray.ObjectRef[Job], shard: int) -> list[pa.Table]:
+    """Read one planned shard, as a task of Ray Data."""
     return [read_block(ray.get(job_ref), shard)]
 
 

@@ -26,9 +26,9 @@ from pseudoris.store.sources.source import Format
 # Tars and tables for each task. Starting a task is then cheap compared with its requests to a bucket.
 _FILES_A_TASK: Final = 4
 # Bounds the results that wait in the object store: a few megabytes for each of these tasks.
-_TASKS_IN_FLIGHT: Final = 64
+TASKS_IN_FLIGHT: Final = 64
 # Images listed behind a tar that a task still indexes. Bounds what the driver holds while it waits for that tar.
-_BUNDLES_WAITING: Final = 10_000
+BUNDLES_WAITING: Final = 10_000
 
 _TABLES: Final = ("parquet", "beside_tar")
 # The items of a tar, or the row groups of a table. Rows of a table would be too many to send.
@@ -68,7 +68,7 @@ def _indexed(source: Source, pool: TaskPoolConfig) -> Iterator[_Bundle]:
             num_in_flight += not is_image
             # Images wait for the tars before them. Without a tar before them they are yielded at once.
             while waiting and (
-                waiting[0][1] is None or num_in_flight >= _TASKS_IN_FLIGHT or len(waiting) >= _BUNDLES_WAITING
+                waiting[0][1] is None or num_in_flight >= TASKS_IN_FLIGHT or len(waiting) >= BUNDLES_WAITING
             ):
                 num_in_flight -= waiting[0][1] is not None
                 yield waiting.popleft()

@@ -14,7 +14,6 @@ from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.data_card import is_generated
 from pseudoris.store.runs.pending_work import Committed, Notice, Planned, Step
 from pseudoris.store.runs.receipts import list_receipts
 from tests.builders.fitted import POSTERIOR, fitted
@@ -79,13 +78,6 @@ def test_events_tell_the_steps_of_the_start_the_plan_and_then_each_commit_once(r
     assert all(isinstance(event, Committed) for event in commits)
     assert sorted(event.receipt.shard for event in commits) == list(range(6))
     assert all(event.receipt.nodes for event in commits)
-
-
-def test_a_run_ends_with_its_data_card(run):
-    _, out, _, summary, _ = run
-    card = (out / "DATACARD.md").read_bytes()
-    assert is_generated(card)
-    assert f"| kept expressions | {summary.totals.kept:,} |".encode() in card
 
 
 def test_a_finished_run_started_again_computes_and_writes_nothing(run):

@@ -83,24 +83,6 @@ def test_a_resume_without_exclusions_keeps_them_and_another_one_is_refused(run):
         annotate(str(source), str(out), stub_config(), options=other)
 
 
-def test_an_extension_excludes_by_the_runs_own_rules(run, tmp_path):
-    source, out, _, _, _ = run
-    copy = tmp_path / "out"
-    shutil.copytree(out, copy)
-    shutil.copy(source / BY_BYTES, source / "another name.png")
-    (source / "d").mkdir()
-    shutil.copy(source / BY_NAME, source / "d" / "image-000.png")
-    try:
-        summary = annotate(str(source), str(copy), stub_config(), options=RunOptions(is_extension=True))
-    finally:
-        (source / "another name.png").unlink()
-        shutil.rmtree(source / "d")
-    assert failures(copy)["another%20name.png"][0] == "excluded"
-    assert "d/image-000.png" not in pq.read_table(copy / "images")["key"].to_pylist()
-    assert summary.totals.reasons["excluded"] == 3
-    assert "| `names` | `held-out.txt` |" in (copy / "DATACARD.md").read_text()
-
-
 def test_a_dry_run_of_named_images_counts_the_others_and_refuses_names_that_source_lacks(run, tmp_path):
     (tmp_path / "train.txt").write_text(f"image-001.png\n{BY_LOOK}\nelsewhere.png\n")
     (tmp_path / "none.txt").write_text("elsewhere.png\n")

@@ -14,11 +14,9 @@ import pytest
 import ray
 
 from pseudoris.pipeline.annotation import annotate
-from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import read_header
-from pseudoris.store.runs.pending_work import Notice
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.sources.planned_images import PlannedImages
 from tests.builders.plain_runs import work_off
@@ -109,14 +107,3 @@ def test_a_relative_source_is_the_same_from_another_folder(ray_session, tmp_path
     assert again.num_shards_before == again.num_planned_shards
     (entry, *_) = read_shard_plan(location, header, 0)
     assert PlannedImages(location, header)(entry.shard, entry.key) == (source / entry.key).read_bytes()
-
-
-def test_images_that_appear_after_the_plan_are_not_added_and_another_limit_is_told(ray_session, tmp_path):
-    source = write_source(tmp_path / "in", num_images=3)
-    events = []
-    annotate(str(source), str(tmp_path / "out"), stub_config(), options=RunOptions(40), on_event=events.append)
-    assert not [event for event in events if isinstance(event, Notice)]
-    write_source(source, num_images=9)
-    summary = annotate(str(source), str(tmp_path / "out"), stub_config(), options=RunOptions(9), on_event=events.append)
-    assert summary.num_planned_images == 6
-    assert Notice("the run already has a plan of 6 images; --limit 9 does not change it") in events

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError, NodeDiedError, RaySystemError, RayTaskError
+from ray.exceptions import ActorDiedError, NodeDiedError, RaySystemError
 
 from pseudoris.pipeline.cluster import RAY_SETTINGS, connected, joins_cluster, node_resources, original_error
 from pseudoris.pipeline.memory_monitor import memory_watched
@@ -256,23 +256,6 @@ def test_joining_what_answers_and_is_no_ray_ends_with_ctrl_c(monkeypatch):
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.signal(signal.SIGINT, before_int)
-
-
-def worker_error(cause: Exception) -> RayTaskError:
-    return RayTaskError("stage", "a page of traceback", cause)
-
-
-@pytest.mark.parametrize("cause", [ConfigError("a setting"), TransientError("a bucket")])
-def test_our_own_errors_come_out_of_rays_wrapping(cause):
-    assert original_error(worker_error(cause)) is cause
-    assert original_error(worker_error(cause).as_instanceof_cause()) is cause
-
-
-def test_rays_advice_on_its_own_settings_is_taken_out_of_the_message():
-    # Verbatim from Ray Data 2.60, which changes the exception's args; the tests of a run see it live.
-    advice = "Failed to apply UDF transform after 1/1 attempts (total backoff 0.0s).\nTo change retry attempts, …"
-    error = worker_error(ConfigError(f"two lines\nof ours\n{advice}"))
-    assert str(original_error(error)) == "two lines\nof ours"
 
 
 @pytest.mark.parametrize("error", [ActorDiedError(), NodeDiedError("node 17 is gone\nand a page more")])

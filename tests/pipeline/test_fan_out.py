@@ -36,7 +36,7 @@ def write_mixture(folder, num_tars: int = 11) -> None:
 
 @pytest.mark.parametrize("in_flight", [1, 2, 64])
 def test_the_listing_is_that_of_one_process(ray_session, tmp_path, monkeypatch, in_flight):
-    monkeypatch.setattr(fan_out, "_TASKS_IN_FLIGHT", in_flight)
+    monkeypatch.setattr(fan_out, "TASKS_IN_FLIGHT", in_flight)
     write_mixture(tmp_path)
     source = open_source(str(tmp_path), SourceConfig(format="auto"))
     listed, left_out = list(list_on_cluster(source, POOL)), list(source.left_out.notices())
@@ -46,7 +46,7 @@ def test_the_listing_is_that_of_one_process(ray_session, tmp_path, monkeypatch, 
 
 
 def test_images_behind_a_tar_do_not_wait_on_the_driver_by_the_million(ray_session, tmp_path, monkeypatch):
-    monkeypatch.setattr(fan_out, "_BUNDLES_WAITING", 10)
+    monkeypatch.setattr(fan_out, "BUNDLES_WAITING", 10)
     (tmp_path / "00.tar").write_bytes(tar_bytes([("a.png", png())]))
     for number in range(200):
         (tmp_path / f"{number:03d}.png").write_bytes(b"not looked into")
@@ -118,7 +118,7 @@ def run(tmp_path):
 @pytest.mark.parametrize("in_flight", [1, 2, 256])
 @pytest.mark.parametrize("options", [{}, {"quick": True}, {"sample": 4}], ids=str)
 def test_the_report_is_that_of_one_process(ray_session, run, monkeypatch, in_flight, options):
-    monkeypatch.setattr(fan_out, "_TASKS_IN_FLIGHT", in_flight)
+    monkeypatch.setattr(fan_out, "TASKS_IN_FLIGHT", in_flight)
     here = verify_run(run, **options)
     assert not here.is_clean
     seen = []

@@ -174,7 +174,7 @@ def commit_large(block: pa.Table, job: Job) -> pa.Table:
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_shard_of_400_mb_is_one_block_in_every_stage(source, identity, tmp_path, monkeypatch):
-    monkeypatch.setattr(executor, "_read", read_large)
+    monkeypatch.setattr(executor, "read_task", read_large)
     monkeypatch.setattr(executor, "StageActor", CountingActor)
     monkeypatch.setattr(executor, "commit_block", commit_large)
     job = planned_job(source, tmp_path, stub_config("placement.mode=staged"), identity)

@@ -1,7 +1,10 @@
-"""The tasks that read and commit a shard, without Ray."""
+"""The tasks that read and commit a shard, and one shard's failure or everyone's. Without Ray."""
 
 from __future__ import annotations
 
+import errno
+import os
+from contextlib import nullcontext
 from dataclasses import replace
 from unittest.mock import Mock
 
@@ -9,29 +12,152 @@ import pytest
 
 from pseudoris.pipeline import shard_tasks
 from pseudoris.pipeline.shard_tasks import Job, Retry, block_to_outcome, commit_block, read_block
-from pseudoris.schemas.shard import Shard
+from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
+from pseudoris.schemas.shard import Proof, Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
+from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import begin_attempt, parse_attempts
 from pseudoris.store.runs.plan import read_shard_plan
-from pseudoris.store.runs.receipts import read_receipt, receipt_path
+from pseudoris.store.runs.receipts import list_receipts, read_receipt, receipt_path
+from pseudoris.store.sources.planned_images import Reading
 from tests.store.builders import annotated, commit, make_entries, start_run
+
+NUM_SHARDS = 5
+
+
+@pytest.fixture
+def broken() -> set[int]:
+    """The shards whose images the storage does not give."""
+    return set()
+
+
+class Prover:
+    def prove(self, data: bytes) -> Proof:
+        raise ImageError("corrupt", "a decoder that answers is well")
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch, broken) -> Job:
+    def refuse_broken(entry):
+        if entry.shard in broken:
+            raise TransientError(f"cannot read {entry.key}: Input/output error; fix this")
+
+    def read_shard(source, config, entries, *, prover, generation, others, exclusions):
+        refuse_broken(entries[0])
+        return Shard(entries[0].shard, generation, tuple(annotated(entry) for entry in entries))
+
+    def read_or_refused(root, entries, config):
+        refuse_broken(entries[0])
+        yield Reading(entries[0].position, b"bytes", "disk")
+
+    monkeypatch.setattr(shard_tasks, "read_shard", read_shard)
+    monkeypatch.setattr(shard_tasks, "read_or_refused", read_or_refused)
+    monkeypatch.setattr(shard_tasks, "open_root", lambda *arguments: None)
+    monkeypatch.setattr(shard_tasks, "shared_prover", lambda limits, **_: nullcontext(Prover()))
+    monkeypatch.setattr(shard_tasks, "this_node", lambda: "node-a")
+    monkeypatch.setattr(shard_tasks, "check_packages", lambda identity, config: ("versions.x: …",))
+    monkeypatch.setattr(shard_tasks, "task_meter", Mock())
+    location = RunLocation.open(str(tmp_path / "out"))
+    header = start_run(location, make_entries(NUM_SHARDS))
+    return Job("images", location, header, header.config)
+
+
+def outcomes(job: Job) -> list[str]:
+    """Work every shard off; return what became of each."""
+    found = []
+    for shard in range(NUM_SHARDS):
+        outcome = block_to_outcome(commit_block(read_block(job, shard), job))
+        found.append(getattr(outcome, "message", "committed"))
+    return found
+
+
+def test_a_shard_that_cannot_be_read_is_set_aside_while_another_can(job, broken):
+    broken.update({0, 1, 2})
+    found = outcomes(job)
+    assert found[0] == "cannot read s0/0.png: Input/output error; fix this"
+    assert found[3:] == ["committed", "committed"]
+    assert list(list_receipts(job.location)) == [3, 4]
+    assert block_to_shard(read_block(job, 0)).fault.is_proven
+
+
+def test_a_source_that_gives_no_shard_stops_the_run(job, broken):
+    broken.update(range(NUM_SHARDS))
+    with pytest.raises(TransientError, match=r"cannot read s3/0\.png: Input/output error"):
+        read_block(job, 3)
+
+
+def test_the_only_shard_of_a_run_has_no_other_to_compare_with(alone, broken):
+    broken.add(0)
+    with pytest.raises(TransientError, match="cannot read"):
+        read_block(alone, 0)
+
+
+def test_a_damaged_row_group_of_the_plan_costs_its_shard_alone(job):
+    (record,) = job.header.plan_parts
+    path = f"_plan/{record.name}"
+    data = bytearray(job.location.read_bytes(path))
+    at = data.index(b"s2/0.png")
+    data[at : at + 2] = b"??"
+    job.location.replace(path, bytes(data))
+    found = outcomes(job)
+    assert "is damaged" in found[2]
+    assert [text for text in found if text == "committed"] == ["committed"] * 4
+
+
+def test_a_folder_in_the_place_of_a_receipt_costs_its_shard_alone(job, tmp_path):
+    (tmp_path / "out" / receipt_path(1, 0)).mkdir(parents=True)
+    found = outcomes(job)
+    assert found[1].endswith("it is a folder, but must be a file. Move it out, or name another location")
+    assert [text for text in found if text == "committed"] == ["committed"] * 4
+
+
+def test_a_plan_that_is_gone_stops_the_run(job):
+    (record,) = job.header.plan_parts
+    job.location.delete(f"_plan/{record.name}")
+    with pytest.raises(ConfigError, match=r"is missing, although _run\.json names it"):
+        read_block(job, 0)
+
+
+@pytest.mark.parametrize(
+    ("number", "is_own"), [(errno.EFBIG, True), (errno.EIO, True), (errno.ENOSPC, False), (errno.EDQUOT, False)]
+)
+def test_a_shard_that_alone_cannot_be_written_is_set_aside_and_a_full_disk_stops_the_run(
+    job, monkeypatch, number, is_own
+):
+    def fail(location, path, data):
+        with storage_errors("write", location.uri(path)):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(RunLocation, "put_part", fail)
+    block = read_block(job, 0)
+    if is_own:
+        fault = block_to_outcome(commit_block(block, job))
+        assert fault.message.startswith("cannot write ")
+        assert not fault.is_proven
+    else:
+        with pytest.raises(ConfigError, match="free space or name another output"):
+            commit_block(block, job)
+
+
+def test_an_output_that_takes_nothing_stops_the_run(job, monkeypatch):
+    block = read_block(job, 0)
+
+    def fail(*arguments):
+        raise TransientError("the bucket does not answer")
+
+    monkeypatch.setattr(RunLocation, "create_once", fail)
+    with pytest.raises(TransientError, match="the bucket does not answer"):
+        commit_block(block, job)
+
 
 NUM_IMAGES = 8
 
 
 @pytest.fixture
-def job(tmp_path, monkeypatch) -> Job:
+def alone(tmp_path, job) -> Job:
     """A planned run of one shard, whose images are read as they would leave the last stage."""
-
-    def read_shard(source, config, entries, *, prover, generation, others, exclusions):
-        return Shard(entries[0].shard, generation, tuple(annotated(entry) for entry in entries))
-
-    monkeypatch.setattr(shard_tasks, "read_shard", read_shard)
-    monkeypatch.setattr(shard_tasks, "this_node", lambda: "node-a")
-    monkeypatch.setattr(shard_tasks, "check_packages", lambda identity, config: ("versions.x: …",))
-    monkeypatch.setattr(shard_tasks, "task_meter", Mock())
-    location = RunLocation.open(str(tmp_path / "out"))
+    location = RunLocation.open(str(tmp_path / "one"))
     header = start_run(location, make_entries(num_shards=1, per_shard=NUM_IMAGES))
     return Job("images", location, header, header.config)
 
@@ -44,68 +170,68 @@ def retrying(job: Job, base: int = 0) -> Job:
     return replace(job, retry=Retry({0: base}))
 
 
-def test_a_shard_is_read_and_committed_with_its_plan_read_once(job, monkeypatch):
-    ids, reads = planned_ids(job), []
+def test_a_shard_is_read_and_committed_with_its_plan_read_once(alone, monkeypatch):
+    ids, reads = planned_ids(alone), []
 
     def read_plan(*arguments):
         reads.append(arguments)
         return read_shard_plan(*arguments)
 
     monkeypatch.setattr(shard_tasks, "read_shard_plan", read_plan)
-    block = read_block(job, 0)
+    block = read_block(alone, 0)
     shard = block_to_shard(block)
     assert (shard.planned_ids, shard.is_committed) == (ids, False)
     assert (shard.nodes, shard.mixed) == (("node-a",), ("versions.x: …",))
-    receipt = block_to_outcome(commit_block(block, job))
-    assert receipt == read_receipt(job.location, 0, 0)
+    receipt = block_to_outcome(commit_block(block, alone))
+    assert receipt == read_receipt(alone.location, 0, 0)
     assert receipt.counts.images == NUM_IMAGES
     assert len(reads) == 1
 
 
 @pytest.mark.parametrize("change", ["cut", "reordered", "doubled"])
-def test_a_shard_that_is_not_the_plan_s_is_not_committed(job, change):
-    shard = block_to_shard(read_block(job, 0))
+def test_a_shard_that_is_not_the_plan_s_is_not_committed(alone, change):
+    shard = block_to_shard(read_block(alone, 0))
     images = {
         "cut": shard.images[:-1],
         "reordered": (*shard.images[1:], replace(shard.images[0], position=NUM_IMAGES)),
         "doubled": (*shard.images, shard.images[-1]),
     }[change]
     with pytest.raises(ValueError, match=f"the plan {NUM_IMAGES}: .*nothing is committed"):
-        commit_block(shard_to_block(shard.with_images(images)), job)
-    assert read_receipt(job.location, 0, 0) is None
+        commit_block(shard_to_block(shard.with_images(images)), alone)
+    assert read_receipt(alone.location, 0, 0) is None
 
 
-def test_a_shard_that_is_committed_already_is_not_read_and_is_answered_with_its_receipt(job, monkeypatch):
-    commit(job.location, job.header, 0)
-    begin_attempt(job.location, 0, 0, pool="fused", session_nonce="earlier", node="node-b")
+def test_a_shard_that_is_committed_already_is_not_read_and_is_answered_with_its_receipt(alone, monkeypatch):
+    commit(alone.location, alone.header, 0)
+    begin_attempt(alone.location, 0, 0, pool="fused", session_nonce="earlier", node="node-b")
     for name in ("read_shard", "read_shard_plan"):
         monkeypatch.setattr(shard_tasks, name, lambda *arguments, **options: pytest.fail("was read"))
-    block = read_block(job, 0)
+    block = read_block(alone, 0)
     assert block_to_shard(block) == Shard(0, 0, (), is_committed=True)
-    assert block_to_outcome(commit_block(block, job)) == read_receipt(job.location, 0, 0)
+    assert block_to_outcome(commit_block(block, alone)) == read_receipt(alone.location, 0, 0)
     # The records of an earlier life go all the same.
-    assert parse_attempts(job.location) == (frozenset(), frozenset())
+    assert parse_attempts(alone.location) == (frozenset(), frozenset())
 
 
-def test_a_committed_shard_whose_receipt_is_gone_is_to_be_run_again_and_never_becomes_rows(job):
-    commit(job.location, job.header, 0)
-    block = read_block(job, 0)
-    job.location.delete(receipt_path(0, 0))
-    fault = block_to_outcome(commit_block(block, job))
+def test_a_committed_shard_whose_receipt_is_gone_is_to_be_run_again_and_never_becomes_rows(alone):
+    commit(alone.location, alone.header, 0)
+    block = read_block(alone, 0)
+    alone.location.delete(receipt_path(0, 0))
+    fault = block_to_outcome(commit_block(block, alone))
     assert fault.message == (
         "the receipt of shard 0, generation 0, was deleted during the run. Run the same command again"
     )
     assert not fault.is_config
-    assert read_receipt(job.location, 0, 0) is None
+    assert read_receipt(alone.location, 0, 0) is None
 
 
-def test_a_retry_reads_the_quarantined_images_and_knows_the_whole_plan(job):
+def test_a_retry_reads_the_quarantined_images_and_knows_the_whole_plan(alone):
     # Every fourth image of `commit` is in quarantine, from the fourth on.
-    commit(job.location, job.header, 0)
-    shard = block_to_shard(read_block(retrying(job), 0))
+    commit(alone.location, alone.header, 0)
+    shard = block_to_shard(read_block(retrying(alone), 0))
     assert (shard.generation, [image.position for image in shard.images]) == (1, [3, 7])
-    assert shard.planned_ids == planned_ids(job)
-    assert block_to_outcome(commit_block(shard_to_block(shard), retrying(job))).generation == 1
+    assert shard.planned_ids == planned_ids(alone)
+    assert block_to_outcome(commit_block(shard_to_block(shard), retrying(alone))).generation == 1
     # Done twice, after a loss: the generation to write stands.
-    again = block_to_shard(read_block(retrying(job), 0))
+    again = block_to_shard(read_block(retrying(alone), 0))
     assert (again.generation, again.is_committed) == (1, True)

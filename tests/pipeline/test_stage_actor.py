@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import queue
 from dataclasses import replace
 from types import SimpleNamespace
@@ -34,12 +35,13 @@ class Stages:
     """Takes the place of `FaultTolerantStages`: it remembers its calls, and raises `error`."""
 
     error: Exception | None = None
+    deaths: list[int]
 
     def __init__(self, names, config) -> None:
-        self.calls: list[tuple[Shard, int]] = []
+        Stages.deaths = []
 
     def __call__(self, shard: Shard, *, num_deaths: int) -> Shard:
-        self.calls.append((shard, num_deaths))
+        self.deaths.append(num_deaths)
         if self.error is not None:
             raise self.error
         return shard.with_seconds("propose", 1.0)
@@ -87,20 +89,21 @@ def test_a_committed_shard_passes_without_work_and_without_an_attempt(job):
     actor = StageActor(job, "fused")
     block = shard_to_block(Shard(0, 0, (), is_committed=True, planned_ids=SHARD.planned_ids))
     assert actor(block) is block
-    assert actor._stages.calls == []
+    assert Stages.deaths == []
     assert parse_attempts(job.location) == (frozenset(), frozenset())
 
 
 @pytest.mark.parametrize("error", [BrokenDeviceError("illegal memory access"), NoSubprocessError("no memory")])
 def test_a_process_that_cannot_go_on_ends_so_that_another_takes_the_shard(job, monkeypatch, error):
-    def leave(status: int) -> None:
-        raise SystemExit(status)
-
-    monkeypatch.setattr(stage_actor.os, "_exit", leave)
-    monkeypatch.setattr(stage_actor.logging, "shutdown", lambda: None)
     monkeypatch.setattr(Stages, "error", error)
-    with pytest.raises(SystemExit, match=str(EXIT_UNUSABLE)):
-        StageActor(job, "fused")(shard_to_block(SHARD))
+    process = multiprocessing.get_context("fork").Process(
+        target=StageActor(job, "fused"), args=(shard_to_block(SHARD),)
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == EXIT_UNUSABLE
+    begun, ended = parse_attempts(job.location)
+    assert (len(begun), ended) == (1, frozenset())
 
 
 def test_the_first_shard_with_captions_says_that_they_are_not_in_english(job):
@@ -118,7 +121,7 @@ def test_the_stages_are_told_how_many_processes_have_died_with_the_shard(job):
     die_with(job, 2)
     actor = StageActor(job, "fused")
     actor(shard_to_block(SHARD))
-    assert [num_deaths for _, num_deaths in actor._stages.calls] == [2]
+    assert Stages.deaths == [2]
 
 
 def test_after_too_many_deaths_the_shard_is_set_aside(job):
@@ -126,7 +129,7 @@ def test_after_too_many_deaths_the_shard_is_set_aside(job):
     actor = StageActor(job, "fused")
     fault = block_to_shard(actor(shard_to_block(SHARD))).fault
     assert fault.message.startswith("shard 0 crashed its process 6 times on nodes that are alive")
-    assert actor._stages.calls == []
+    assert Stages.deaths == []
 
 
 @pytest.mark.parametrize(
