@@ -177,14 +177,6 @@ def test_a_model_folder_of_another_digest_is_refused(tmp_path):
         folder_digest(WeightsConfig(uri=folder.uri, sha256="0" * 64))
 
 
-def test_a_file_s_engine_refuses_a_model_folder(of_folder):
-    config = of_folder.model_copy(
-        update={"masks": of_folder.masks.model_copy(update={"engine": "sam", "architecture": "tiny"})}
-    )
-    with pytest.raises(ConfigError, match="are a model folder, and this engine reads one file"):
-        measure_identity(config)
-
-
 @pytest.mark.slow
 def test_the_shipped_presets_need_no_transformers():
     code = """

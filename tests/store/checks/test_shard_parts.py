@@ -89,28 +89,25 @@ def test_ids_that_are_not_the_plans_are_found(run, quick):
     assert verify_shard(location, receipt, planned[:-1], quick=quick)[0].what == "ids"
 
 
-def test_a_table_in_place_of_another_is_found(run):
+def of_other_types(masks: pa.Table) -> bytes:
+    other = masks.set_column(masks.schema.get_field_index("box_xyxy_px"), "box_xyxy_px", pa.array(["box"] * len(masks)))
+    return parquet_bytes([other], other.schema)
+
+
+@pytest.mark.parametrize(
+    ("made_of", "quick", "what"),
+    [
+        (lambda shard: table_bytes(shard.table("failures")), True, "part_schema"),
+        (lambda shard: b"not a table", False, "part_unreadable"),
+        (lambda shard: of_other_types(shard.table("masks")), False, "part_unreadable"),
+    ],
+    ids=["another table", "no Parquet", "columns of other types"],
+)
+def test_what_is_no_such_table_is_found(run, made_of, quick, what):
     location, receipt, planned = run
-    data = location.read_bytes(part_path("failures", receipt.parts["failures"]))
-    rows = receipt.parts["failures"].rows
-    problems = verify_shard(location, forged(location, receipt, "masks", data, rows), planned, quick=True)
-    assert whats(problems) == ["part_schema"]
-
-
-def test_a_part_that_is_no_parquet_is_found(run):
-    location, receipt, planned = run
-    problems = verify_shard(location, forged(location, receipt, "masks", b"not a table"), planned, quick=False)
-    assert whats(problems) == ["part_unreadable"]
-
-
-def test_columns_of_other_types_are_found(run):
-    location, receipt, planned = run
-    masks = CommittedShard(location, receipt).table("masks")
-    at = masks.schema.get_field_index("box_xyxy_px")
-    other = masks.set_column(at, "box_xyxy_px", pa.array(["box"] * masks.num_rows))
-    data = parquet_bytes([other], other.schema)
-    problems = verify_shard(location, forged(location, receipt, "masks", data), planned, quick=False)
-    assert whats(problems) == ["part_unreadable"]
+    data, rows = made_of(CommittedShard(location, receipt)), receipt.parts["failures" if quick else "masks"].rows
+    problems = verify_shard(location, forged(location, receipt, "masks", data, rows), planned, quick=quick)
+    assert whats(problems) == [what]
 
 
 def test_what_the_rows_say_is_checked_unless_it_shall_be_quick(run):
