@@ -15,16 +15,12 @@ import pytest
 import ray
 
 from pseudoris.pipeline.annotation import annotate, dry_run
-from pseudoris.pipeline.executor import run_shards
 from pseudoris.pipeline.run_contract import RunOptions
-from pseudoris.pipeline.shard_tasks import Job, Retry
-from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.garbage import run_gc
-from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.manifest import iter_manifest
 from pseudoris.store.runs.pending_work import Notice, Planned, Retried
 from pseudoris.store.runs.receipts import list_receipts
@@ -161,31 +157,6 @@ def test_a_retry_killed_anywhere_is_finished_by_the_same_command(
 
 def _is_held(out: Path) -> bool:
     return any('"is_released": false' in path.read_text() for path in (out / "_lock").glob("claim-*"))
-
-
-def retry_job(source: Path, out: Path) -> tuple[Job, list[int]]:
-    location = RunLocation.open(str(out))
-    header = read_header(location)
-    assert isinstance(header, RunHeader)
-    chosen = {each.shard: each for each in iter_manifest(location) if each.counts.reasons.get("missing")}
-    reasons = frozenset({"missing"})
-    retry = Retry({shard: each.generation for shard, each in chosen.items()}, reasons)
-    return Job(str(source), location, header, stub_config(), retry=retry), sorted(chosen)
-
-
-@pytest.mark.ray
-@pytest.mark.long
-def test_work_that_is_done_twice_neither_retries_its_own_retry_nor_fails_when_gc_took_its_base(lacking, source):
-    job, shards = retry_job(source, lacking)
-    first = {receipt.shard: receipt for receipt in run_shards(job, shards, {"fused": 1})}
-    assert {receipt.generation for receipt in first.values()} == {1}
-    # As after the loss of a node that had committed: the same job again, also when gc has been there.
-    again = {receipt.shard: receipt for receipt in run_shards(job, shards, {"fused": 1})}
-    assert again == first
-    run_gc(job.location)
-    assert {receipt.shard: receipt for receipt in run_shards(job, shards, {"fused": 1})} == first
-    assert set(list_receipts(job.location).values()) == {0, 1}
-    assert verify_run(job.location).is_clean
 
 
 @pytest.mark.ray

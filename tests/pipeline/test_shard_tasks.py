@@ -18,6 +18,7 @@ from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import begin_attempt, parse_attempts
+from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import list_receipts, read_receipt, receipt_path
 from pseudoris.store.sources.planned_images import Reading
@@ -232,6 +233,9 @@ def test_a_retry_reads_the_quarantined_images_and_knows_the_whole_plan(alone):
     assert (shard.generation, [image.position for image in shard.images]) == (1, [3, 7])
     assert shard.planned_ids == planned_ids(alone)
     assert block_to_outcome(commit_block(shard_to_block(shard), retrying(alone))).generation == 1
-    # Done twice, after a loss: the generation to write stands.
-    again = block_to_shard(read_block(retrying(alone), 0))
-    assert (again.generation, again.is_committed) == (1, True)
+    # Done twice, after a loss: the generation to write stands, also when gc took the one before it.
+    for _ in range(2):
+        again = read_block(retrying(alone), 0)
+        assert (block_to_shard(again).generation, block_to_shard(again).is_committed) == (1, True)
+        assert block_to_outcome(commit_block(again, retrying(alone))) == read_receipt(alone.location, 0, 1)
+        run_gc(alone.location)
