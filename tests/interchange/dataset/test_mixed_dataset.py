@@ -25,15 +25,15 @@ from pseudoris.schemas.errors import ConfigError
 from tests.interchange.dataset.builders import build_run
 
 TEXT = SampleSpec(parts=("text",))
+BY_HAND = {"source": "human", "samples": (), "distinctiveness": None, "correctness": None}
 
 
 @pytest.fixture
 def human(tmp_path):
     """Twenty human masks of three expressions each."""
-    fields = {"source": "human", "samples": (), "distinctiveness": None, "correctness": None}
 
     def rows(number):
-        return [(0, f"human {number} {at}", fields) for at in range(3)]
+        return [(0, f"human {number} {at}", BY_HAND) for at in range(3)]
 
     run = build_run(tmp_path / "human", num_shards=2, per_shard=10, rows=rows, prefix="human-")
     return RisDataset(run.location, TEXT)
@@ -153,9 +153,8 @@ def test_a_stream_of_a_machine_that_gives_nothing_is_refused(run, human):
 
 
 def test_a_stream_whose_machine_gave_nothing_at_the_saved_snapshot_is_refused(human, tmp_path):
-    by_hand = {"source": "human", "samples": (), "distinctiveness": None, "correctness": None}
     run = build_run(
-        tmp_path, is_committed=False, num_shards=2, rows=lambda number: [(0, "a star", by_hand if number < 4 else {})]
+        tmp_path, is_committed=False, num_shards=2, rows=lambda number: [(0, "a star", BY_HAND if number < 4 else {})]
     )
     spec = SampleSpec(parts=("text",), where=ExpressionFilter(sources=frozenset({"model"})))
     run.commit(0)
@@ -169,8 +168,7 @@ def test_a_stream_whose_machine_gave_nothing_at_the_saved_snapshot_is_refused(hu
 
 
 def test_what_stands_in_for_a_bad_image_is_a_chosen_mask_too(run, tmp_path):
-    fields = {"source": "human", "samples": (), "distinctiveness": None, "correctness": None}
-    rows = [(0, "by hand", fields), (1, "by hand too", fields)]
+    rows = [(0, "by hand", BY_HAND), (1, "by hand too", BY_HAND)]
     built = build_run(tmp_path / "human", per_shard=10, rows=lambda number: rows, prefix="human-", is_embedding=False)
     spec = SampleSpec(parts=("image", "text"), on_bad_image="skip")
     human = RisDataset(built.location, spec)

@@ -42,13 +42,13 @@ def test_the_names_of_windows_need_no_instances_beside_them(tmp_path):
     assert excluded(write(tmp_path / "refcoco", "unc", found), [3, 4]) == [3]
 
 
-def test_all_held_out_splits_of_all_files_are_excluded_and_train_is_not(tmp_path):
+def test_every_split_but_train_of_all_files_is_excluded_and_recorded(tmp_path):
     folder = write(tmp_path / "refcocog", "google", refs(train=[1, 2], val=[3]))
-    write(folder, "umd", refs(train=[3], val=[1], test=[4], testA=[5], testB=[6]))
-    assert excluded(folder, range(1, 9)) == [1, 3, 4, 5, 6]
+    write(folder, "umd", refs(train=[3], val=[1], test=[4], testA=[5], testB=[6], test2=[7]))
+    assert excluded(folder, range(1, 9)) == [1, 3, 4, 5, 6, 7]
     (rule,) = read_refer_folder(folder)
     assert set(rule.files) == {"refcocog/refs(google).p", "refcocog/refs(umd).p"}
-    assert rule.settings == {"splits": ["val", "test", "testA", "testB"]}
+    assert rule.settings == {"splits": ["val", "test", "testA", "testB", "test2"]}
 
 
 def test_of_a_folder_of_datasets_the_union_of_all_is_excluded(tmp_path, monkeypatch):
@@ -69,12 +69,6 @@ def test_a_dataset_of_its_own_does_not_stand_for_those_beside_it(tmp_path):
     write(tmp_path / "data" / "refcoco", "unc", refs(testA=[2]))
     assert excluded(tmp_path / "data" / "own", [1, 2]) == [1]
     assert excluded(tmp_path / "data" / "refcoco", [1, 2]) == [2]
-
-
-def test_every_split_but_train_is_excluded_and_recorded(tmp_path):
-    folder = write(tmp_path / "own", "unc", refs(train=[1], val=[2], test2=[3]))
-    assert excluded(folder, [1, 2, 3]) == [2, 3]
-    assert read_refer_folder(folder)[0].settings == {"splits": ["val", "test", "testA", "testB", "test2"]}
 
 
 def test_names_of_other_forms_are_read_from_instances(tmp_path):
