@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,17 @@ def test_a_real_source_that_grew_is_planned_as_if_it_had_been_whole(location, tm
     for _, entries in iter_plan(location, header):
         # A shard holds one tar's images, or one row group's, or plain files.
         assert len({(each.key.partition("!")[0] if "!" in each.key else "", each.row_group) for each in entries}) == 1
+
+
+def test_a_tar_that_was_rewritten_gives_its_new_members_and_reports_the_others(location, tmp_path):
+    tar, config = tmp_path / "a.tar", stub_config().source
+    tar.write_bytes(tar_bytes([("1.png", png()), ("2.png", png()), ("3.png", png())]))
+    os.utime(tar, (1, 1))
+    before = plan(location, open_source(str(tar), config).list())
+    tar.write_bytes(tar_bytes([("0.png", png()), ("1.png", png()), ("3.png", png())]))
+    _, tally = extend_plan(location, before, open_source(str(tar), config).list())
+    assert (tally.num_images, tally.num_changed, tally.num_vanished) == (1, 2, 1)
+    assert (tally.changed, tally.vanished) == (["a.tar!1.png", "a.tar!3.png"], ["a.tar!2.png"])
 
 
 @pytest.mark.slow
