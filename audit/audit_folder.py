@@ -1,4 +1,4 @@
-"""Opens an audit's folder for `pseudoris audit`: checks the draw, its tables and all answers; adds a rater's file."""
+"""Opens an audit's folder: checks the draw, its tables, all answers; adds a rater's file. For `audit` and `cli`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws the pairs and images of an audit, and writes them with the record of the draw, for `pseudoris audit draw`.
+"""Draws the pairs and images of an audit, and writes them with the record of the draw. Called by `cli/audit.py`.
 
 The design, and why:
 

@@ -1,4 +1,4 @@
-"""Computes what an audit says: figures with intervals, their picture, the expected precision. For `pseudoris audit`."""
+"""Computes an audit's figures with intervals, and their picture. Called by `cli/audit` and `cli/audit_report`."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class AuditFigures:
         corrected: The same, corrected for raters' errors; None where too little was checked.
         masks: Share of all masks that have a right kept expression.
         unkept: Share of right pairs among those that are not kept.
-        missed: Missed objects an image.
+        missed: Missed objects per image.
         with_missed: Share of images with a missed object.
         by_kind: Share of the kept pairs of each kind that are right: `drawn`, or as composed.
         kinds: Share of each verdict among the kept pairs.

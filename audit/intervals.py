@@ -1,4 +1,4 @@
-"""Intervals of shares and means from samples, corrected for raters' errors. Figures, fits and rules of audits use them.
+"""Intervals of shares and means, corrected for raters' errors. Called by `audit` and `cli/audit_report.py`.
 
 **Intervals** are exact ones on an effective number of verdicts. A Wald interval is never used: at 0.97 of 200 it is too
 narrow, and where no error was seen it has no width.

@@ -1,4 +1,4 @@
-"""Fits the lines from confidence to `weight` for `calibrate --audit`. A line needs LEAST_JUDGED verdicts."""
+"""Fits the lines from confidence to `weight` for `calibrate --audit`. Called by `cli/audit_report.py`."""
 
 from __future__ import annotations
 

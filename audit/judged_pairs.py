@@ -1,4 +1,4 @@
-"""Joins all raters' answers with the draw, as arrays in the order of `pairs.parquet`. For figures, fits and rules.
+"""Joins all raters' answers with the draw, in the order of `pairs.parquet`. Called by `audit` and `cli`.
 
 They speak about the drawn run, or about another one, such as a refilter of it: about the pairs that are the same.
 """

@@ -1,4 +1,4 @@
-"""Reads a run for `draw`: first all of its pairs as numbers, then the rows and pictures of the drawn ones."""
+"""Reads a run: first all pairs as numbers, then the drawn rows and pictures. For `draw` and `judged_pairs`."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class RunPairs:
 
 
 def read_pairs(run: OpenRun, on_shard: OnShard) -> RunPairs:
-    """Return all pairs of the committed shards of a run; memory holds some 100 bytes a pair."""
+    """Return all pairs of the committed shards of a run; memory holds some 100 bytes per pair."""
     digest, shards, num_images = RootDigest(run.header), [], 0
     for place, shard in enumerate(run.shards()):
         digest.add(shard.receipt)

@@ -4,7 +4,7 @@ What is drawn, and each kind of composed expressions with enough verdicts, gets 
 share one. For each, rules differ in that bound. They are tested one after another, from strict to loose; the first one
 that is not shown to reach the target ends the search, and the one before it is chosen. Each test may err with 5 %, and
 a wrong choice needs the first rule that misses the target to pass its own: so the chosen rule misses it with 5 % at
-most, however many rules are tried. Picking the best of all rules would flatter it.
+most, however many rules are tried. Picking the best of all rules would flatter it. Called by `cli/audit_report.py`.
 
 Source: P. H. Westfall, A. Krishen, "Optimally weighted, fixed sequence and gatekeeper multiple testing procedures",
 Journal of Statistical Planning and Inference 99 (2001); the order of rules must not depend on a verdict.

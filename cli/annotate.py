@@ -1,4 +1,4 @@
-"""`pseudoris annotate` and `estimate`: writes tables for images, or runs a sample and says what that would take."""
+"""`pseudoris annotate` and `estimate`: writes tables for images, or tries a sample. For `main`, `demo`, `weights`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pseudoris audit`: a person judges a sample of a run, and the run's accuracy gets an interval."""
+"""`pseudoris audit`: a person judges a sample of a run, which gives its accuracy an interval. Called by `main.py`."""
 
 from __future__ import annotations
 

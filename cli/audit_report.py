@@ -1,4 +1,4 @@
-"""`pseudoris audit report`, its citation, and the rule of `refilter --accuracy`: the loosest one shown to reach it."""
+"""`pseudoris audit report`, and the rule of `refilter --accuracy`. Called by `audit`, `evaluate` and `refilter`."""
 
 from __future__ import annotations
 

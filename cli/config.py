@@ -1,4 +1,4 @@
-"""`pseudoris config` and `init`: every setting with its reason, a file to begin with, and what two runs differ in."""
+"""`pseudoris config` and `init`: shows, writes and compares settings with their reasons. Called by `main.py`."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Names, captions and messages are untrusted: a terminal executes the control characters in them. What a command prints
 goes through the consoles, `echo` or `echo_json`, which spell control characters. `degrade_output` replaces characters
-that the terminal's encoding lacks, whatever writes them.
+that the terminal's encoding lacks, whatever writes them. Called by most commands.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def facts_table(title: str, rows: Iterable[tuple[str, str]] = ()) -> Table:
 def columns_table(
     headers: Sequence[str], rows: Iterable[Sequence[str | Text]] = (), *, title: str | None = None, num_texts: int = 1
 ) -> Table:
-    """Return a table with a column a header; those after the first `num_texts` hold figures, on the right."""
+    """Return a table with one column per header; those after the first `num_texts` hold figures, on the right."""
     table = Table(
         title=title,
         title_justify="left",
@@ -145,7 +145,7 @@ def warning_lines(warning: str | None) -> list[RenderableType]:
 
 
 def path_lines(title: str, lines: Mapping[str, str]) -> Text:
-    """Return names and their paths or commands, one a line; print with `soft_wrap=True`, so that each can be copied."""
+    """Return names and their paths or commands, one per line; print with `soft_wrap=True`, so that each copies well."""
     width = max(map(len, lines))
     rows = [Text.assemble("\n", (f"{name:<{width}}", "dim"), "  ", printable(line)) for name, line in lines.items()]
     return Text.assemble((printable(title), "bold"), *rows)

@@ -1,4 +1,4 @@
-"""`pseudoris demo`: the whole tool on a bundled set, offline, in about two minutes."""
+"""`pseudoris demo`: the whole tool on a bundled set, offline, in about two minutes. Called by `main.py`."""
 
 from __future__ import annotations
 

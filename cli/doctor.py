@@ -1,4 +1,4 @@
-"""`pseudoris doctor`: everything that would stop a run, checked in seconds, before a GPU is taken."""
+"""`pseudoris doctor`: checks in seconds, before a GPU is taken, what would stop a run. Called by `main.py`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _PACKAGES = ("torch", "torchvision", "open_clip_torch", "segment-anything", "ray
 # With less a run still starts, but will probably fail early.
 _MIN_FREE_DISK_BYTES = 2 * 2**30
 _MIN_MEMORY_BYTES = 4 * 2**30
-# While weights load, they exist twice, at four bytes a parameter.
+# While weights load, they exist twice, at four bytes per parameter.
 _MIN_GPU_MEMORY_BYTES = 8 * 2**30
 # The check takes seconds, so it stops counting a bucket of millions at this number.
 _MAX_LISTED = 100_000

@@ -1,4 +1,4 @@
-"""`pseudoris evaluate` and `calibrate`: compares a run or a model with a truth; fits a run's confidence to one."""
+"""`pseudoris evaluate` and `calibrate`: compares a run or a model with a truth, fits to one. Called by `main.py`."""
 
 from __future__ import annotations
 

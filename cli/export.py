@@ -1,4 +1,4 @@
-"""`pseudoris export`: writes a finished run in another format, and reads it back."""
+"""`pseudoris export`: writes a finished run in another format, and reads it back. Called by `main.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pseudoris gallery`, and `write_pages`, which `demo` calls too: joins a run's gallery and quality pages."""
+"""`pseudoris gallery`: joins a run's gallery and quality pages. Called by `main`, and `write_pages` by `demo`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pseudoris import`: turns a human annotation into a run, without any model."""
+"""`pseudoris import`: turns a human annotation into a run, without any model. Called by `main.py`."""
 
 from __future__ import annotations
 

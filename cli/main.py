@@ -1,4 +1,4 @@
-"""The `pseudoris` command: wires the commands, and turns errors into messages and exit codes.
+"""The `pseudoris` command: wires the commands, turns errors into exit codes. Called by the script and `job_entry`.
 
 `pseudoris --help` is one screen of 100 x 30: groups of commands, one line each, then options and exit codes.
 

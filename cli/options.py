@@ -1,7 +1,7 @@
 """Arguments and options that several commands share, and checks of places, plug-ins and exclusions they name.
 
 A help text here appears on each command that uses it. A refusal is a `ConfigError`; what loads Pillow or a reader of
-images is imported inside its function, so that `--help` stays quick.
+images is imported inside its function, so that `--help` stays quick. Called by most commands.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`pseudoris ppt`: the data recipes of PPT, each of them a run of the usual tables."""
+"""`pseudoris ppt`: the data recipes of PPT, each of them a run of the usual tables. Called by `main.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pseudoris predict`: the mask of an expression in one image, by a trained learner."""
+"""`pseudoris predict`: the mask of an expression in one image, by a trained learner. Called by `main.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress of all commands: one bar; without a terminal (`demo > log`) a line for each tenth."""
+"""Progress of all commands: one bar, or without a terminal a line for each tenth. Called by most commands."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def bar(
 
 
 class ImageRateColumn(ProgressColumn):
-    """Images a second since the first shard began, as the summary counts them."""
+    """Images per second since the first shard began, as the summary counts them."""
 
     def render(self, task: Task) -> Text:
         """Return the rate, or a dash before the first commit."""

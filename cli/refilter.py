@@ -1,4 +1,4 @@
-"""`pseudoris refilter`: another run out of a finished one's scores, in seconds and without a model."""
+"""`pseudoris refilter`: makes another run from a finished run's scores, without a model. Called by `main.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pseudoris stats`, `sample` and `parts`: figures of a run, a few of its rows, and the files that count."""
+"""`pseudoris stats`, `sample` and `parts`: a run's figures, some rows, its valid files. Called by `main.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pseudoris status`, `verify` and `gc`: how a run stands, by its files alone.
+"""`pseudoris status`, `verify` and `gc`: how a run stands, by its files alone. Called by `main.py`.
 
 How far it is and how fast it goes; the proof that nothing is lost, doubled or damaged; and what failed attempts left.
 """

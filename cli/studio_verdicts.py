@@ -1,4 +1,4 @@
-"""Turns corrections in Label Studio into verdicts on an audit's pairs, for `pseudoris audit add`."""
+"""Turns corrections in Label Studio into verdicts on an audit's pairs. Called by `audit.py` for `audit add`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prints what a run holds after a command or its dry run: counts, quarantine by reason, paths."""
+"""Returns what a run holds as tables: counts, quarantine by reason, paths. Called by the commands that write runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pseudoris train`: trains a learner on runs, the student or PPT. `experiments/segmenter` trains by it too."""
+"""`pseudoris train`: trains a learner on runs. Called by `main.py`, and for its parts by `experiments/segmenter`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pseudoris weights`: shows, downloads and checks the weights of a preset."""
+"""`pseudoris weights`: shows, downloads and checks the weights of a preset. Called by `main.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starts and ends child processes that may die (prover, stages). Keeps what libraries print out of their answers."""
+"""Starts and ends children that may die; keeps library output out of their answers. For `images` and `workers`."""
 
 from __future__ import annotations
 

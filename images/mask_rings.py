@@ -1,4 +1,4 @@
-"""Traces the borders of a mask along the corners of its pixels. Exports and the gallery draw by it."""
+"""Traces a mask's borders along pixel corners. Called by `viewer/outlines.py` and `workers/masks/polygons.py`."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A footer may claim any size for a column. Only the header before each page decides how much is unpacked. So the headers
 are read here before they reach Arrow; no byte is read twice. Sources, priors, exclusions and predictions that
-are tables are opened through it.
+are tables are opened through it. Called by `interchange`, `store`, `training` and `workers`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The perceptual hash of an image for exclusions, by `imagehash`: near copies differ in few of its 64 bits.
 
-Does not import torch, because the prover's child imports this module.
+Does not import torch, because the prover's child imports this module. Called by `images` and `interchange`.
 """
 
 from __future__ import annotations

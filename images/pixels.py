@@ -5,7 +5,7 @@ Does not import torch, because the prover's child imports this module.
 Which formats may be opened is a fixed list, and those of Pillow plugins (`images.decoder_plugins`). A plug-in runs
 code, so only `import_plugins` imports one, and only names from the user's own configuration or command line are passed
 to it. The header of a run names its plug-ins too, but a run may come from a stranger: readers of runs decode with those
-plug-ins that the user has loaded, and import none.
+plug-ins that the user has loaded, and import none. Called by most rooms.
 """
 
 from __future__ import annotations
@@ -148,8 +148,8 @@ def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def common_suffix(data: bytes, plugins: Sequence[str] = ()) -> str | None:
     """Return `.jpg` or `.png` if every common reader sees the same image as `decode_upright`, else None.
 
-    That is a JPEG of grey or RGB samples, or a PNG without transparency of at most 8 bits a sample. Neither may have an
-    EXIF orientation, because OpenCV applies it and Pillow does not. A JPEG needs its end marker. Decodes no pixels.
+    That is a JPEG of grey or RGB samples, or a PNG without transparency of at most 8 bits per sample. Neither may have
+    an EXIF orientation, because OpenCV applies it and Pillow does not. A JPEG needs its end marker. Decodes no pixels.
     Raises like `decode_upright`.
     """
     with _open(data, plugins) as image:

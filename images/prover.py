@@ -1,4 +1,4 @@
-"""`Prover` decodes images in a child, for runs, imports, exclusions and pages: a crash costs that image alone."""
+"""`Prover` decodes images in a child, so a crash costs one image. For imports, runs, audits, recipes, the viewer."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ standard input and output:
                 its "number" from 1 on and "grown_bytes", what earlier images have left in this process;
                 {"config_error": …} at the start where a plug-in or package is missing
 
-The process ends when its standard input ends: at most one image's time limit after its parent.
+The process ends when its standard input ends: at most one image's time limit after its parent. Started by `prover.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A mask as Label Studio's brush holds it: the image's bytes RGBA row by row, in runs. Exports write, imports read it.
+"""Reads and writes a mask as Label Studio's brush holds it. Called by `record_lists` (exports) and `label_studio`.
 
 32 bits with the number of bytes, 5 with the bits of a byte less 1, four times 4 with the bits of each kind of length
 less 1. Then the runs: a bit that is 1 for equal bytes and 0 for bytes one by one, two bits for the kind of length, the

@@ -1,4 +1,4 @@
-"""The human references of a REFER dataset that join a `refer` export: chosen by split, checked, and numbered anew."""
+"""A REFER dataset's human references for a `refer` export, chosen by split. Called by the modules of `exports`."""
 
 from __future__ import annotations
 

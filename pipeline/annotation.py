@@ -1,4 +1,4 @@
-"""`annotate`, and its dry run: plan or resume a run, execute the session on Ray, return a summary."""
+"""Plans or resumes a run, executes the session on Ray, returns a summary. Called by `cli/annotate.py` and the API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Ray cluster: every command joins or starts it here without output, lists its nodes, and gets our errors back."""
+"""The Ray cluster: commands join or start it here, list its nodes, get our errors. Called by `pipeline` and `cli`."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@
 A window is the set of shards of one execution of Ray Data. It must be small enough for the driver's memory and large
 enough to pay for starting the pools. An execution keeps about 3 MB per 1,000 shards on the driver until it ends, and 13
 in GCS and raylet (docs/records/scale.md). Each execution starts its pools again, and its actors idle
-while the last shard finishes.
+while the last shard finishes. Called by `annotation.py` and `sample_estimate.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Work that the driver spreads over tasks: `annotate` and `estimate` index SOURCE, `verify` checks the tables.
+"""Spreads work over tasks: indexing SOURCE, checking tables. For `annotation`, `sample_estimate`, `cli/run_state`.
 
 The driver lists files, and tasks index tars and tables in their order. For `verify` it walks the plan and the receipts.
 """

@@ -1,4 +1,4 @@
-"""A run's identity (weights, packages, device): measured before Ray starts and in each process of a run.
+"""A run's identity (weights, packages, device), measured before and in a run. Called by `pipeline` and `cli`.
 
 Every session asks it before it plans or continues a run, and every actor before it loads models.
 """

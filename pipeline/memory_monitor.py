@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 
 logger = logging.getLogger(__name__)
 
-# A cluster keeps records of all dead workers. At this interval, reading them takes 1 % of a core at most.
+# The pause after a read, in durations of that read: reading takes 1 % of a core at most, however many workers died.
 _INTERVAL_READS: Final = 100
 # protobuf makes these names at import, so type checkers do not know them.
 _common: Any = common_pb2

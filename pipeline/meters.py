@@ -1,4 +1,4 @@
-"""A run's metrics, and the meters that feed them: from receipts on the driver, from measured stages in actors.
+"""Meters feed a run's metrics from receipts and stages. For `annotation`, `shard_tasks` and `stage_actor`.
 
 Outcomes are counted from receipts only. The driver sees each receipt once, so a shard that was processed twice counts
 once. A meter never fails a shard: values that Ray does not accept are dropped and logged.

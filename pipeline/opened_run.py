@@ -1,4 +1,4 @@
-"""Opens SOURCE and OUT for `annotate` and `estimate`, and checks what can be checked before Ray starts."""
+"""Opens and checks SOURCE and OUT before Ray starts. Called by `annotation.py` and `sample_estimate.py`."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Ray waits forever for resources that do not exist: on a machine with two CPUs, two actors of one CPU each leave nothing
 for the read task, and the run hangs. So all tasks and actors are placed here first. A plan that cannot run is refused
-before it starts.
+before it starts. Called by `annotation.py`, `executor.py` and `sample_estimate.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ACTORS_PER_READER: Final = 8
 # If a cluster may grow, readers are planned for this many times the actors of the start.
 _GROWTH: Final = 8
 _MIN_READERS: Final = 2
-# The most images a second that an actor takes, by kind of device: an H200's limit for `base`; `tiny` on a core. Then
+# The most images per second that an actor takes, by kind of device: an H200's limit for `base`; `tiny` on a core. Then
 # what a reader takes for an image: three times what a quiet core was measured to need for JPEGs of 0.1 to 4 MB.
 _IMAGES_PER_S: Final = {"cuda": 13, "cpu": 2, "none": 100}
 _READ_S, _READ_S_PER_BYTE = 0.004, 6e-8
@@ -84,8 +84,8 @@ def with_readers(
 ) -> RunConfig:
     """Return `config` with a number of readers, if it names none: as many as carry what the actors take at most.
 
-    By the plan's bytes an image; where it knows none (uris in tables), one an actor of the first pool. More would only
-    fill the object store, so there are never more than fit into it.
+    Uses the plan's bytes per image; where it knows none (uris in tables), one per actor of the first pool. More would
+    only fill the object store, so there are never more than fit into it.
     """
     asked, shard_bytes = next(iter(actors.values())), _shard_bytes(config, header.max_shard_bytes)
     if shard_bytes:

@@ -1,4 +1,4 @@
-"""What a caller of `annotate` gives and gets: the options of a session, its summary, the plan of a dry run."""
+"""What a caller of `annotate` gives and gets: options, summary, dry-run plan. Used by `pipeline` and `cli`."""
 
 from __future__ import annotations
 

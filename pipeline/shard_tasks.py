@@ -1,4 +1,4 @@
-"""Reads a shard's images and commits its tables: the tasks that need no model, and what all workers know of a run.
+"""Tasks without a model: read a shard, commit its tables. For `annotation`, `executor`, `stage_actor`, estimates.
 
 Where a step fails, it is tried where the shard has no part in it. If that works, the shard is set aside and the run
 goes on. If it fails too, the error is raised as it was: the run stops at once. A failed stage has no such test. There

@@ -1,4 +1,4 @@
-"""The actor of `executor` that holds models and runs shards through them. It records each attempt before it begins."""
+"""An actor that holds models and runs shards through them; records each attempt first. Called by `executor.py`."""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ class ComputeConfig(FrozenModel):
 
 
 class ShardsConfig(FrozenModel):
-    """The size of a shard. A crash loses the shards in flight, and a stage should take under five minutes a shard."""
+    """The size of a shard. A crash loses the shards in flight, and a stage should take under five minutes per shard."""
 
     # Images of a shard. Raised, a crash loses more work; lowered, there are more files.
     max_images: int = Field(default=256, ge=1, le=1_000_000)

@@ -1,4 +1,4 @@
-"""The extras of the package, what each installs, and the error if it is missing. For modules that need one."""
+"""The package's extras, what each installs, and the error if it is missing. Called by the modules that need one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that settings name: above all, values that `calibrate` fitted for a set of models, and what follows from them.
+"""Files that settings name: above all, values that `calibrate` fitted for a set of models. Called by most rooms.
 
 Fitted values stand in a YAML file that `filtering.fitted.uri` names, as `pseudoris calibrate --to` writes it. A file is
 read once, when a config is resolved. A run's header holds its values: nothing that reads a run needs or opens it.

@@ -1,4 +1,4 @@
-"""The limits of this machine and process that can end a run: open files, processes, memory, disk and /dev/shm.
+"""This machine's limits that can end a run: files, processes, memory, disk. For `cli`, `pipeline` and `store`.
 
 A process that a limit ends can often say nothing. So `doctor` and every start of Ray ask before, the lock of a run
 records what is in force, and an error that a limit caused is told with the limit.

@@ -1,4 +1,4 @@
-"""Measurements that store and workers report beside their results. Without a collector the hooks cost almost nothing.
+"""Measurements of `store` and `workers`, for `pipeline/meters`. Without a collector they cost almost nothing.
 
 They are in `schemas` because store and workers may not import each other, and neither knows the collector.
 """

@@ -1,4 +1,4 @@
-"""COCO's compressed run-length encoding (RLE) of masks: its one reader and its one writer, area and tight box.
+"""COCO's compressed run-length encoding (RLE) of masks: one reader, one writer, area, box. Called by most rooms.
 
 `workers/masks/rle.py` writes by it; `verify`, captions, scores, datasets, exports, imports and the gallery read by it.
 

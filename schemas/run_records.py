@@ -1,6 +1,6 @@
 """Records of a run besides its tables, which every reader parses: header, rows of the plan, receipts, audits.
 
-Runs on disk hold them: a change that an older record does not fit raises RECORDS_VERSION.
+Runs on disk hold them: a change that an older record does not fit raises RECORDS_VERSION. Used by most rooms.
 """
 
 from __future__ import annotations

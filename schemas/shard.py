@@ -2,7 +2,7 @@
 
 A stage is a callable `Shard -> Shard`. It returns a new shard and never changes its input, so that a call can be
 repeated after a crash. Stages, imports and PPT's recipes make these records; `shard_blocks` carries them through Ray
-and `store/tables` writes them, so a new field needs a column or a type there.
+and `store/tables` writes them, so a new field needs a column or a type there. Used by most rooms.
 """
 
 from __future__ import annotations

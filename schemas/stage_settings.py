@@ -1,4 +1,4 @@
-"""Sections of `config.py`: SOURCE, weights, masks (SAM, reduction, prior), captions (CoCa, draws), the composer."""
+"""Sections of `config.py`: SOURCE, weights, masks, captions, composer. Used by `schemas` and engines of `workers`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class SourceConfig(FrozenModel):
     extensions: tuple[str, ...] = EXTENSIONS
     # Parquet: the first of these columns that exists is read; bytes come before uris.
     bytes_columns: tuple[str, ...] = ("bytes", "image_bytes", "image")
-    # Parquet: the same, of columns of uris.
+    # Parquet: without a column of bytes, the first of these columns that exists gives the uris of the images.
     uri_columns: tuple[str, ...] = ("uri", "url", "path")
     # Folder that relative uris start from and that local uris must stay in: a table is untrusted input. None is the
     # table's own folder. It must be absolute: a relative path is another folder in another process.
@@ -66,8 +66,8 @@ class SourceConfig(FrozenModel):
 class ImagesConfig(FrozenModel):
     """Limits of decoding. An image beyond them is quarantined."""
 
-    # A 12,000 x 8,000 photograph passes. Raised, memory grows: every stage holds 3 bytes a pixel, and decoding and
-    # cropping briefly a few more. Proposing peaks near 35 bytes a pixel (measured: 24 megapixels, `tiny`), plus an
+    # A 12,000 x 8,000 photograph passes. Raised, memory grows: every stage holds 3 bytes per pixel, and decoding and
+    # cropping briefly a few more. Proposing peaks near 35 bytes per pixel (measured: 24 megapixels, `tiny`), plus an
     # eighth for each candidate.
     max_pixels: int = Field(default=100_000_000, ge=1, le=2**34)
     # Bounds the share of the object store that one image can take.
@@ -337,7 +337,7 @@ class ComposingConfig(FrozenModel):
     min_further: UnitInterval = 0.9
     # Expressions of one mask in one form: words alone, an end of a row, a side, a rank, a relation.
     max_per_form: int = Field(default=2, ge=1, le=1_000)
-    # Texts of what may be absent, for easy absences: up to two an image, which share no word with what was drawn for
+    # Texts of what may be absent, for easy absences: up to two per image, which share no word with what was drawn for
     # it. The seed and the image's id decide which. None: only near absences, which differ in a word from what is true.
     # A method without a bank keeps its hash.
     bank: TextBankConfig | None = Field(default=None, exclude_if=lambda bank: bank is None)

@@ -1,4 +1,4 @@
-"""Arrow schemas of the four tables and the plan, for every room, a doc string a column; reason codes of failures.
+"""Arrow schemas of the four tables and the plan, with text per column; reason codes of failures. For most rooms.
 
 All four tables of a shard are always written, even without rows, so that a glob over a folder always matches. Boxes and
 masks refer to the *upright* image: EXIF orientation is applied before anything is measured.

@@ -1,4 +1,4 @@
-"""Jinja environments for pages, Markdown and notebooks, over our packages' templates. A name without a value raises."""
+"""Opens the rooms' Jinja templates of pages and Markdown; a missing name raises. For `viewer`, `store` and others."""
 
 from __future__ import annotations
 

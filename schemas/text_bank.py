@@ -1,4 +1,4 @@
-"""Reads the file of `composing.bank` for configs: texts of what may be absent, one a line, at most MAX_TEXTS."""
+"""Reads the file of `composing.bank`: texts of what may be absent. For `config_layers` and `stage_settings`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BANK_REMEDY: Final = "name a file with one text a line, such as `the red boat`"
 
 @validated_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class TextBank:
-    """The content of a file of one text a line, which `composing.bank` names: easy absences are drawn from it.
+    """The content of a file of one text per line, which `composing.bank` names: easy absences are drawn from it.
 
     Attributes:
         texts: Its lines, as `clean_text` returns them, each once. Lines that are no noun phrase are never drawn.

@@ -1,4 +1,4 @@
-"""Checks paths and uris that a user names, for every room: resolves them, refuses secrets, explains failing clients."""
+"""Checks paths and uris that a user names, for most rooms: resolves them, refuses secrets, explains failing clients."""
 
 from __future__ import annotations
 

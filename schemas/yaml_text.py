@@ -1,4 +1,4 @@
-"""Reads YAML of configs within bounds: a few bytes may nest deeper, or mean more values, than a process survives."""
+"""Reads YAML within bounds, because a small file can exhaust memory. Called by `config_layers.py` and `fitted.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_LEVELS: Final = 64
 # Values are counted after aliases are replaced, because the run stores them that way. The presets have 200.
 MAX_VALUES: Final = 50_000
 MAX_LETTERS: Final = 4 * 2**20
-# Letters of a number. 64 binary digits with a sign take fewer.
+# A number has at most this many letters. 64 binary digits with a sign take fewer.
 _MAX_DIGITS: Final = 100
 _SHOWN_LETTERS: Final = 24
 
@@ -32,14 +32,14 @@ def parse_yaml(text: str) -> Any:
     if len(text) > MAX_LETTERS:
         raise YamlRefusedError(f"it has more than {MAX_LETTERS:,} letters: give a smaller file")
     try:
-        return yaml.load(text, _Loader)  # it is the safe one, with bounds of numbers
+        return yaml.load(text, _Loader)  # a safe loader, which also bounds numbers
     except (ValueError, OverflowError) as error:
         # YAML has types of its own, such as dates, and 2020-13-45 is no date.
         raise YamlRefusedError(f"{error}; quote a value that is text") from error
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what is too deep or too large, keys that stand twice, and numbers that no JSON holds, as a run's must."""
+    """Refuses YAML that is too deep or large, repeated keys, and numbers that JSON cannot hold: runs store JSON."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

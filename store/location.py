@@ -1,4 +1,4 @@
-"""Opens a folder by path or uri with its storage. Every room reads and writes runs, exports, galleries by it.
+"""Opens a folder by path or uri with its storage: a run, an export, a gallery. Called by most rooms.
 
 A store without conditional writes is refused before a run, because commits would not be safe there.
 """

@@ -1,4 +1,4 @@
-"""Work on many files at once, in order and bounded memory: refilter, statistics, imports, exports and evaluation."""
+"""Work on many files at once, in order and bounded memory. Called by `store`, `interchange` and `training`."""
 
 from __future__ import annotations
 

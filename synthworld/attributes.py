@@ -2,7 +2,7 @@
 
 The vocabulary is closed: every word of a caption has exactly one meaning, so an oracle can judge it. Some pairs of
 category and colour are held out: training scenes never contain them. Captions of crops use only the words for objects;
-expressions use all words.
+expressions use all words. Used by the other modules of this room.
 """
 
 from __future__ import annotations

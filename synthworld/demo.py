@@ -1,4 +1,4 @@
-"""Writes the demonstration set: scenes as image files of several formats, a few broken files, and the truth.
+"""Writes the demonstration set: images, a few broken, and the truth. Called by `cli/demo` and `scene_truth`.
 
 Rendered on demand, the same bytes every time:
 `python -m pseudoris.synthworld.demo FOLDER [--scenes 64] [--world second]`.

@@ -1,4 +1,4 @@
-"""Paints a scene, for the demo and the truth: antialiased pixels and the exact visible mask of each object.
+"""Paints a scene: antialiased pixels, exact visible masks. Called by `demo.py` and `scene_truth.py`.
 
 Everything is painted at three times the resolution without antialiasing and averaged down in integers, so that the
 pixels are the same on every machine. A mask pixel is set exactly where its object covers at least half of the samples.
@@ -142,7 +142,7 @@ _NO_OBJECT = 255
 
 
 def clouds(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Return smooth noise of 4 to 12 cells a side."""
+    """Return smooth noise of 4 to 12 cells per side."""
     cells = int(rng.integers(4, 13))
     coarse = rng.integers(0, 256, size=(cells, cells)).astype(np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)) / 255.0
@@ -155,7 +155,7 @@ def waves(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def tiles(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Return a turned chessboard of 10 to 45 pixels a field."""
+    """Return a turned chessboard of 10 to 45 pixels per field."""
     along, across, period = _turned(rng, size)
     return np.asarray(((np.floor(along / period) + np.floor(across / period)) % 2) * 0.8 + 0.1)
 

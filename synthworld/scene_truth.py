@@ -1,4 +1,4 @@
-"""Scenes as a truth to evaluate annotation against: masks painted again, and the oracle that reads a text.
+"""Scenes as a truth to evaluate against: repainted masks, an oracle for texts. For `cli/demo` and `cli/evaluate`.
 
 Fulfils the protocols of `pseudoris.training.evaluation.truth`, which this room may not import.
 """

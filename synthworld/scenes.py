@@ -1,4 +1,4 @@
-"""Scenes as plain data: which object is where, drawn from a counter-based generator keyed by (seed, index).
+"""Scenes as plain data, drawn by (seed, index). Called by `demo`, `oracle`, `renderer` and `scene_truth`.
 
 A scene index means the same scene on any machine. Splits are disjoint index ranges; training scenes never hold a
 held-out category × colour pair, development and test scenes draw from all pairs.
@@ -100,7 +100,7 @@ def make_scene(split: Split, position: int, *, seed: int = 0, world: str = DEFAU
     rng = generator(seed, index, stream=_LAYOUT_STREAM)
     wanted = int(rng.choice(np.arange(MIN_OBJECTS, MAX_OBJECTS + 1), p=_shares(mix.count_weights)))
     objects: list[SceneObject] = []
-    # Placing may fail in a crowded scene. Two objects always fit, so the loop ends.
+    # Placing may fail in a crowded scene. MIN_OBJECTS objects always fit within these attempts.
     for attempt in range(40 * wanted):
         if len(objects) == wanted or (attempt >= 4 * wanted and len(objects) >= MIN_OBJECTS):
             break

@@ -1,10 +1,10 @@
-"""Worlds: how scenes look and what they hold. Words mean the same in all worlds, so that one oracle judges them.
+"""Worlds: how scenes look and what they hold; words mean the same in all. Used by most modules of this room.
 
 `default` is what the tiny models were trained on. `second` draws the same objects at the same places by another
 renderer: the two differ only in pixels, scene by scene. `shifted` looks like `second` and holds other things: half of
 the categories are six times as frequent as the other half. `crowded` looks like `default` and holds more objects, most
-of them small, that share more words. `fourth` and `fifth` each have a look and a mix of their own: each was written
-after every choice was made that it reports, and is for the one report.
+of them small, that share more words. `fourth` and `fifth` are test sets with their own look and mix: written after all
+choices were fixed; each is used for one report only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Rgb = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class PatternStyle:
-    """How patterns are drawn, in supersampled pixels (three a scene pixel); periods do not follow an object's size.
+    """How patterns are drawn, in supersampled pixels (three per scene pixel); periods do not follow an object's size.
 
     Attributes:
         stripe_slope: 1 for stripes that fall from right to left, -1 for the other diagonal.

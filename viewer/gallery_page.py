@@ -1,6 +1,6 @@
-"""Writes the gallery for `cli/gallery.py`: a page of images, masks and expressions, small pictures, the quality page.
+"""Writes the gallery for `cli/gallery.py`: a page of images, masks and expressions, and small pictures.
 
-    DEST/index.html   DEST/quality.html   DEST/pictures/<image id>.webp
+    DEST/index.html   DEST/pictures/<image id>.webp        (`quality_page` makes DEST/quality.html)
 
 The pages load only the pictures next to them, so they open from a disk and from a static bucket. An image is a card,
 with a record in JSON of its masks and expressions that the page's script reads.
@@ -82,7 +82,7 @@ def write_gallery(
 def iter_gallery(
     gallery: Gallery, destination: RunLocation, written: set[str], prover: Prover, on_image: OnImage = lambda done: None
 ) -> Iterator[str]:
-    """Yield the page's text an image at a time, and write each image's small picture; its name joins `written`."""
+    """Yield the page's text one image at a time, and write each image's small picture; its name joins `written`."""
 
     def cards() -> Iterator[dict[str, Any]]:
         num_unread = 0

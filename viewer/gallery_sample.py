@@ -1,7 +1,7 @@
 """Reads what a gallery shows: a sample of a run's images, spread evenly over it, with everything written about them.
 
 A page shows rows of the run's tables as they are (`pseudoris.schemas.tables` explains each column). Memory holds a few
-numbers a shard, and the images one by one.
+numbers per shard, and the images one by one. Called by `cli/gallery.py`, `gallery_page.py` and `quality.py`.
 """
 
 from __future__ import annotations

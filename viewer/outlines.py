@@ -1,4 +1,4 @@
-"""Draws a mask as an SVG path, for galleries and audits: crisp at any zoom, a few hundred bytes, found by a pointer."""
+"""Draws a mask as a crisp SVG path of some hundred bytes. Called by `gallery_page.py` and `audit/judging_page.py`."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Captions, keys and messages come from models and from untrusted files. They are escaped, and control characters and
 signs of direction in them are spelled, in attributes too. Should an escape ever fail, the
 content security policy allows only the page's own scripts and styles, by digest, and no script can turn text into
-markup (trusted types).
+markup (trusted types). Called by `audit/judging_page.py`, `gallery_page.py` and `quality_page.py`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Totals and seconds come from all receipts in any case.
 Two expressions are *near-duplicates* if the Jaccard index of their word sets is at least `MIN_JACCARD`. Of one mask
 they are redundant; of two masks of an image they are ambiguous. A word set holds the words in lower case, each once and
 in no order, without articles and the frame of a caption (`a photo of`): `the red star` and `an image of a star, red`
-have the same one.
+have the same one. Called by `cli/gallery.py` and `quality_page.py`.
 """
 
 from __future__ import annotations

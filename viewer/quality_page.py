@@ -121,7 +121,7 @@ def _score_chart(quality: RunQuality, name: str, tau: float | None) -> Markup | 
 
 
 def _heat(quality: RunQuality) -> dict[str, Any]:
-    """Return the table of shares kept, a row a decoder and a column a crop, with the row and the column of all."""
+    """Return the table of shares kept, a row per decoder and a column per crop, with the row and the column of all."""
     draws = quality.draws
     crops = sorted({kind.crop for kind in draws}, key=lambda crop: (crop != "masked", crop))
     # Decoders without a setting come first, because None cannot be compared with a number.
@@ -183,7 +183,7 @@ def _common(counts: Mapping[str, int]) -> list[tuple[str, int, float, float]]:
 
 
 def _stages(quality: RunQuality) -> list[tuple[str, float, float, float | None]]:
-    """Return stage, seconds, milliseconds an image, and images a second of stage time."""
+    """Return stage, seconds, milliseconds per image, and images per second of stage time."""
     images = quality.summary.images
     return [
         (stage, seconds, 1000 * seconds / images if images else 0.0, images / seconds if seconds else None)

@@ -6,7 +6,7 @@ one version must resume under the next.
 
 There are two generators: `draws` (BLAKE2b) for the captioner; `permutation`, `draw_below`, `draw_texts`,
 `draw_weighted_texts` and `draw_texts_by_weight` (SplitMix64 and BLAKE2b over a key) for datasets and training.
-Reproducible results depend on the bits of both.
+Reproducible results depend on the bits of both. Called by `interchange`, `training` and `workers`.
 """
 
 from __future__ import annotations

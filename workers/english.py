@@ -2,7 +2,7 @@
 
 Every word outside these sets counts as a noun, because most unknown words of a caption are nouns. So an adjective must
 be listed only if it may end a noun phrase ("the cat asleep"), be used alone ("the red"), or follow a comma ("a small,
-red hat").
+red hat"). Used by `workers`, `training` and `interchange`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Faster forward passes for all models: compiled towers (`compute.is_compiled`), and open_clip's blocks.
+"""Compiles towers (`compute.is_compiled`), and shares open_clip's blocks. For `captions`, `filtering`, `masks`.
 
 A `Block` shares the norms, layer scales, activation and weights of one of open_clip's attention blocks. Its linear
 layers use the fastest product on the device; subclasses do the attention that open_clip does not offer.

@@ -1,4 +1,4 @@
-"""Opens a path or fsspec url that a setting names, for weights and masks. A path on disk is taken literally."""
+"""Opens a path or fsspec url that a setting names. Called by `checkpoints`, `masks` and `workers/stages.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a caption for the composer: the head noun of its thing, and what describes it, each as one attribute.
+"""Reads a caption's head noun and what describes it. For the composer, `spacy_nouns` and `absent_places`.
 
 "A close up of a man in a red shirt holding a frisbee on a beach" is about a man; "in a red shirt" and "holding a
 frisbee" describe him, and the beach is scenery. Clauses count as what they say of their subject: "a circle that is red

@@ -1,7 +1,8 @@
-"""How much goes through a model at once. No settings: a sum in other parts has other last bits, and so has the run.
+"""How much goes through a model at once. Called by the engines of `workers`, and by `stages.py` for a run's identity.
 
-The stages read them; `{"cpu": …, "cuda": …}` is by kind of device. A run's identity holds `pass_sizes_digest()` as
-`pseudoris.passes`, so that a changed number is seen when a run is resumed.
+These numbers are constants, not settings: another batch size changes the rounding, and so the output bytes.
+`{"cpu": …, "cuda": …}` is by kind of device. A run's identity holds `pass_sizes_digest()` as `pseudoris.passes`, so
+that a changed number is seen when a run is resumed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The three stages of a run in their order: name, part of the config, and the engine behind each.
 
 `pipeline` builds them and asks for their digests; `doctor` and `weights` check them; `training` takes digests and the
-kind of device.
+kind of device. Called by `cli`, `pipeline`, `training` and `workers`.
 
 A model is replaced by a plug-in: a class that follows the protocol `Engine` below, found by its entry point.
 

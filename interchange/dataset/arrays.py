@@ -1,4 +1,4 @@
-"""The arrays of samples, and what datasets take from torch. Without torch: numpy arrays, and classes that stand alone.
+"""Arrays of samples, and what datasets take from torch, or numpy without it. Called by most modules of this folder.
 
 No other module here imports torch at its top, so that a run can be read, in one process, where it is not installed.
 """

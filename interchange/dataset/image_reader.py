@@ -1,4 +1,4 @@
-"""Reads the encoded images of a shard, from its table if embedded there, else from SOURCE, and decodes them.
+"""Reads a shard's encoded images from its table or SOURCE, and decodes them. For `shard_reader` and `training`.
 
 A common photograph is decoded directly into a tensor: the same pixels for a third less work.
 """

@@ -1,4 +1,4 @@
-"""Small runs as a map-style dataset, for learners and users: their tables in memory, any mask by its number."""
+"""Small runs in memory as a map-style dataset: any mask by its number. Called by `training` and by users."""
 
 from __future__ import annotations
 

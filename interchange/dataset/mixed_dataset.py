@@ -140,7 +140,7 @@ class MixedIterableDataset(StreamedDataset):
     ) -> None:
         """Mix two datasets, as `MixedDataset` does; `pseudo` brings ranks and order.
 
-        `human_share` is the probability that a sample is human. None gives each chosen human mask once an epoch on
+        `human_share` is the probability that a sample is human. None gives each chosen human mask once per epoch on
         average; for that the machine's samples are counted.
         """
         super().__init__(pseudo.rank, pseudo.world_size)

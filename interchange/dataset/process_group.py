@@ -1,4 +1,4 @@
-"""Values that datasets share among the processes of a torch.distributed group, and with their loader workers."""
+"""Values shared in a torch.distributed group and with loader workers. Called by the datasets and `training/ppt`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rewords expressions for datasets and exports: the forms of an English expression, and the draw of one of them.
+"""Draws one of the forms of an English expression. Called by `sample_builder.py` and `exports/export_job.py`.
 
 Captions say "a photo of a small red star", and people say "the small red star". A form never has more words than its
 text, but for half of the absences, which get a place (`absent_places`). The rules:

@@ -1,4 +1,4 @@
-"""Makes samples for both datasets from a shard's content: draws expressions, decodes run lengths, builds tensors."""
+"""Makes samples from a shard's content: tensors, drawn texts. Called by `iterable_dataset.py` and `map_dataset.py`."""
 
 from __future__ import annotations
 

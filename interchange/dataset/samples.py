@@ -1,4 +1,4 @@
-"""What a sample of a dataset holds (names, shapes, dtypes), and which expressions it is made of.
+"""Names, shapes, dtypes of a sample, and which expressions it is made of. Used by most modules of this folder.
 
 Bounds and choices are such that Parquet can evaluate them before anything else is read.
 """

@@ -1,4 +1,4 @@
-"""The samples of a shard in order, for both datasets: masks with an expression, several of them together, or none."""
+"""Orders a shard's samples: one mask, several, or none. For `iterable_dataset`, `shard_reader`, `stream_order`."""
 
 from __future__ import annotations
 

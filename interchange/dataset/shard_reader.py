@@ -1,6 +1,6 @@
 """Reads a run shard by shard for a dataset: the masks that keep an expression, with the requested columns.
 
-Each table's part is read once, and only the columns of the spec.
+Each table's part is read once, and only the columns of the spec. Called by `interchange` and `training`.
 """
 
 from __future__ import annotations

@@ -44,11 +44,11 @@ class ShardParts:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The latest commits of a run at one moment, ordered by shard; 200 bytes a shard.
+    """The latest commits of a run at one moment, ordered by shard; 200 bytes per shard.
 
     Attributes:
         manifest: Number of the manifest that holds them; None if the receipts themselves were read.
-        table: A row a shard: `shard`, `generation`, and the names of its parts.
+        table: One row per shard: `shard`, `generation`, and the names of its parts.
         digest: sha256 over all of it: two snapshots of one digest read the same rows.
         retried: Shards of a manifest that were done again since: by shard the latest generation, whose receipt was
             read.
@@ -128,7 +128,7 @@ class Snapshot:
 
     @classmethod
     def of_receipts(cls, location: RunLocation | str | Path) -> Self:
-        """Return everything that is committed now: a listing, and a request a shard."""
+        """Return everything that is committed now: a listing, and one request per shard."""
         location = _opened(location)
         return cls._of_commits(location, list_receipts(location))
 

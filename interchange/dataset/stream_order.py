@@ -1,4 +1,4 @@
-"""The order of samples in a stream dataset, by its seed: split over ranks and workers, read-ahead, shuffle."""
+"""Orders samples of a stream by its seed: split over ranks, read-ahead, shuffle. Called by the stream datasets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base of iterable datasets, and their `DataLoader`: both can stop and resume in the middle of an epoch."""
+"""Base of iterable datasets, and their resumable `DataLoader`. Called by the dataset modules here and by users."""
 
 from __future__ import annotations
 

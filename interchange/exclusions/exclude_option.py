@@ -1,4 +1,4 @@
-"""The values of `--exclude` and `--only` to rules: what a path is decides how it is read.
+"""Turns values of `--exclude` and `--only` into rules. Called by `__main__.py`, and by `cli` through `__init__.py`.
 
 A table of hashes is Parquet or CSV with a column `sha256` of encoded bytes, a column `phash`, or both.
 """

@@ -1,11 +1,11 @@
-"""Exports COCO, and two layouts that are COCO with the expressions elsewhere: SAM 3's and gRefCOCO's.
+"""Exports COCO, SAM 3's and gRefCOCO's layout, two variants of it. For `cli/export` (in `EXPORTS`) and `refer.py`.
 
 coco      DEST/annotations/instances_<split>.json        images, every mask with its expressions, one category
           DEST/annotations/captions_<split>.json         the same images, every expression with its mask
           DEST/images/<file_name>                        the images, upright
-sam3      DEST/annotations.json                          an annotation a target of an expression, a category a text
+sam3      DEST/annotations.json                          an annotation per target of an expression, a category per text
           DEST/per_image_queries.py                      the loader class that asks each image for its own expressions
-grefcoco  DEST/grefcoco/grefs(unc).json                  a reference a set of masks, with its expressions
+grefcoco  DEST/grefcoco/grefs(unc).json                  a reference per set of masks, with its expressions
           DEST/grefcoco/instances.json                   images, masks as one polygon each, one category
           DEST/images/mscoco/images/train2014/<file_name>
 

@@ -1,6 +1,6 @@
-"""Exports grounding as conversations for vision-language models: a question an expression, boxes in the answer.
+"""Exports grounding as conversations for VLMs, one question per expression. For `cli/export`, in `EXPORTS`.
 
-DEST/annotations.jsonl or .json     a record an expression, in the envelope of the trainer
+DEST/annotations.jsonl or .json     a record per expression, in the envelope of the trainer
 DEST/images/<file_name>             the images, upright
 DEST/dataset_info.json              llamafactory: the entry of its registry
 

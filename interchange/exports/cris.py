@@ -1,4 +1,4 @@
-"""Exports for CRIS and ETRIS: JSON and PNG files that their tools turn into LMDB, or that LMDB itself, a record a mask.
+"""Exports for CRIS and ETRIS: files for their tools, or LMDB; a record per mask. For `cli/export`, in `EXPORTS`.
 
     DEST/anns/<dataset>/<split>.json              cris: box, names, expressions of each mask
     DEST/masks/<dataset>/<segment_id>.png         8 bits, one channel, 0 or 255, of the image's size
@@ -187,7 +187,7 @@ LMDB: Final = ExportFormat("lmdb", _LMDB_SUMMARY, _write_lmdb, _TAKES, _READS, "
 
 def _fill(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write records of plain values to a new LMDB file of this disk, then their keys and their number."""
-    # All keys are in memory for a moment, at 60 bytes a record, as in the trainers' loaders.
+    # All keys are in memory for a moment, at 60 bytes per record, as in the trainers' loaders.
     import lmdb
 
     # One process writes and syncs once at the end, so there is no lock file and nothing to recover before that.

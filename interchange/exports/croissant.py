@@ -1,4 +1,4 @@
-"""`croissant.json`, beside every export: what it holds, for searches of data sets and for `mlcroissant`.
+"""`croissant.json`, beside every export, tells searches what it holds. Called by `export_job` and `huggingface`.
 
 Croissant 1.1 with its vocabulary on responsible AI. A claim says what it rests on. What only the publisher knows is
 left to them. Nothing tells where the images were: a path or a bucket's name is private.
@@ -126,7 +126,7 @@ def _field(name: str, column: pa.Field, path: str, source: str, *steps: str) -> 
         field |= {"repeated": True} if "*" in "".join(steps) else {}
     transform = {"transform": [{"jsonPath": step} for step in steps]} if steps else {}
     found = {"fileSet": {"@id": path}, "extract": {"column": source}, **transform}
-    # Bytes count as text, because they may be images that no reader of Croissant knows.
+    # A column of bytes gets the type Text: its images may have a format that no reader of Croissant decodes.
     value = "ImageObject" if is_image else next((name for name, is_of in _IS_OF.items() if is_of(kind)), "Text")
     return field | {"dataType": f"sc:{value}", "source": found}
 

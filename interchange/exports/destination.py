@@ -1,7 +1,7 @@
 """The destination of an export: claimed before anything is written, marked as complete at the end.
 
 `_export.json` names the format and says whether the export is whole. If it is not, the export was killed. The next
-export of that format starts again.
+export of that format starts again. Called by `export_job.py`, `hub_repository.py` and `merged_parquet.py`.
 
 Some formats number their folders 0, 1, 2, …, and have too many to list by name. They fill them in order, so after an
 empty folder only the few follow that were written at the same time when an export was killed. Folders are emptied from

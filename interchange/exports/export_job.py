@@ -1,7 +1,7 @@
 """What all formats share: a line of the table of formats, and the job of a writer.
 
 A writer takes images from its job, writes them, says of each mask that it wrote it, and gives back what it reads of
-them; the job counts, compares, and marks the export as whole.
+them; the job counts, compares, and marks the export as whole. Called by every format.
 """
 
 from __future__ import annotations

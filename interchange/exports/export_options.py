@@ -1,4 +1,4 @@
-"""The request of an export (one digest for equal rows), the options that `cli/export.py` shows, and the report."""
+"""An export's request (equal rows, equal digest), the options of `cli/export.py`, the report. Used by all formats."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Exports a folder that `datasets.load_dataset(folder)` opens: Parquet files with image features, and a dataset card.
 
     DEST/README.md                     the card; its head says which files are which split
-    DEST/data/train-00000.parquet      a row an image: the image, its masks as images, their expressions
+    DEST/data/train-00000.parquet      a row per image: the image, its masks as images, their expressions
 
 The files state their features themselves, so the datasets package is not needed to write them. They are read back a
-row group at a time.
+row group at a time. For `cli/export`, in `EXPORTS`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writes image files of exports for trainers' loaders: upright, three plain channels, with safe and unique names."""
+"""Writes the images of exports: upright, three plain channels, safe and unique names. Called by most formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exports each image with a JSON file of its own: SA-1B's layout, and that of LISA's ReasonSeg.
+"""Exports each image with its own JSON file: SA-1B's layout and ReasonSeg's. For `cli/export`, in `EXPORTS`.
 
 sa1b        DEST/sa_000000/sa_1.jpg       the image, upright (.png where the run's image is a PNG)
             DEST/sa_000000/sa_1.json      {"image": …, "annotations": […]}

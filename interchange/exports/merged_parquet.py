@@ -1,9 +1,9 @@
-"""Exports a run's parts as a few large Parquet files a table, for readers that are slow with many small ones.
+"""Exports a run's parts as a few large Parquet files per table, for readers that are slow with many small ones.
 
     DEST/expressions/part-00000.parquet … DEST/croissant.json
 
 Rows are in the order of the plan. The same run gives the same bytes: they depend only on the rows and the writer's
-settings.
+settings. For `cli/export`, in `EXPORTS`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writes the files of an export for all formats: in parts, many at once in bounded memory, or as JSON arrays."""
+"""Writes files: in parts, many at once in bounded memory, or as JSON arrays. Called by most formats."""
 
 from __future__ import annotations
 

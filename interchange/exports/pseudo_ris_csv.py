@@ -1,12 +1,12 @@
 """Exports the layout of the Pseudo-RIS authors' script, which their own trainer class reads.
 
-    DEST/pseudo_supervision/cutler_sam/distinctive_captions_cc3m.csv       a row a mask
+    DEST/pseudo_supervision/cutler_sam/distinctive_captions_cc3m.csv       a row per mask
     DEST/datasets/pseudo_masks/cutler_sam/<img_id>/<seg_id>.png            0 and 255, of the image's size
     DEST/datasets/images/train2014/<img_name>                              the images, upright
 
 As in the authors' file, a row holds every candidate, kept or not: the trainer filters by `doc` while it draws, and
 draws any candidate where none passes. The CSV is read back as the trainer reads it, except that only plain values are
-evaluated.
+evaluated. For `cli/export`, in `EXPORTS`.
 """
 
 from __future__ import annotations

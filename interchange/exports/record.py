@@ -1,4 +1,4 @@
-"""Records that every export writes: an image with its masks and expressions, and what must be read back of them.
+"""Records that all formats write and read back: an image with its masks and expressions. Used by every format here.
 
 Expressions stand beside the masks, not inside them: one may refer to several masks, or to none. They and the masks are
 numbered over the whole export. What a format keeps of each image is compared with what its reader gives back.

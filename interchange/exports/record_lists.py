@@ -1,8 +1,8 @@
-"""Formats that are a folder of images and one list of records, a record an expression or an image; and what they share.
+"""Formats of one list of records beside images. For `cli/export`, in `EXPORTS`; `conversations` shares its parts.
 
 odvg      DEST/annotations.jsonl     {"filename", "height", "width", "grounding": {"caption", "regions"}}
 sa2va     DEST/annotations.json      [{"image", "mask": [[uncompressed RLE], …], "text": […]}, …]
-label-studio  DEST/tasks.json        a task an image, for people to correct: a region a mask, with its expressions
+label-studio  DEST/tasks.json        a task per image, for people to correct: a region per mask, with its expressions
               DEST/config.xml        the labelling interface that the tasks need
 all       DEST/images/<file_name>    the images, upright
 
@@ -45,7 +45,7 @@ def write_records(
 
     Args:
         job: The export.
-        path: Of the list; a record a line if it ends in `.jsonl`.
+        path: Where the list is; one record per line if it ends in `.jsonl`.
         records_of: Gives the records of an image, plain values, each with what it keeps.
         read: Gives what a record keeps that was read; what it raises says that the record is not as it was written.
         notes: For the user.

@@ -1,6 +1,6 @@
-"""Exports REFER's layout, which LAVT, LISA and the tools of CRIS and ETRIS read (`docs/guides/export-ris.md`).
+"""Exports REFER's layout for LAVT, LISA, CRIS (`docs/guides/export-ris.md`). For `cli/export`, in `EXPORTS`.
 
-DEST/<dataset>/refs(<split_by>).p                      a reference a mask: its expressions, its split
+DEST/<dataset>/refs(<split_by>).p                      a reference per mask: its expressions, its split
 DEST/<dataset>/instances.json                          images, masks, categories
 DEST/images/mscoco/images/train2014/<file_name>        the images, upright
 """

@@ -1,7 +1,7 @@
 """The images, masks and expressions that a format takes, and the encoded bytes of the images.
 
 Rows that a format cannot use are counted by reason. The bytes are those that were annotated: embedded in the run, or
-read again from SOURCE and checked by sha256.
+read again from SOURCE and checked by sha256. Called by `interchange` and `training`.
 """
 
 from __future__ import annotations

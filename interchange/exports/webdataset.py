@@ -1,4 +1,4 @@
-"""Exports WebDataset tars with their index: a sample an image, under the image's id.
+"""Exports WebDataset tars with their index: a sample per image, under the image's id. For `cli/export`, in `EXPORTS`.
 
 DEST/data-<sha256>-000000.tar      <image id>.jpg (or .png), <image id>.json, the next sample, …
 DEST/index.json           the tars with sizes, digests and numbers of samples, as wids describes shards

@@ -3,7 +3,7 @@
 annotations[]: id, image_id, segmentation, iscrowd, and `caption` (a text) or `captions` (a list of texts)
 
 `read_coco_tables` checks the tables: ids are unique, paths stay inside the folder, images exist. `read_coco` makes an
-`Annotation` of them.
+`Annotation` of them. Called by `annotation_files.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A human's annotation in memory, independent of its format: images by path, their masks, and their texts."""
+"""A human's annotation in memory: images by path, masks, texts. Called by the imports and `training/evaluation`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs `pseudoris import`: plans the annotated images of a folder, and writes them as a finished run."""
+"""Writes a folder's annotated images as a finished run. Called by `cli/import_annotation` and `label_studio`."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
     [{"data": {"image": "…/<name>_<image id>.jpg"}, "annotations": [{"id": 7, "result": [result, …], …}, …]}, …]
 
 A region's mask and its texts are results with one id. What is said under the name `absent` means nothing that is in the
-image. `audit add` reads the same file (`cli/studio_verdicts.py`).
+image. Called by `cli/import_annotation.py`, and for `audit add` by `cli/studio_verdicts.py`.
 
 A mask whose pixels were left keeps its row; a changed or a new one gets an id that no mask had. Where all masks of an
 image were left, so are the expressions of each whose texts were. Otherwise scores, which compare it with the other

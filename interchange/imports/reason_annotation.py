@@ -4,7 +4,7 @@
 
 A file has one mask: the shapes of every label, but not of `flag`, and not those whose label has `ignore` in it. Larger
 shapes are painted first, so that a small one counts where it lies on a large one. Without a target the texts mean
-nothing that is in the image.
+nothing that is in the image. Called by `annotation_files.py`.
 
 Source: dvlab-research/LISA, `utils/data_processing.py` (`get_mask_from_json`), 3cb2d43. It paints with OpenCV's
 `fillPoly` and `polylines`: `filled` gives the same pixels of polygons in the image. One that leaves it differs by about
@@ -37,7 +37,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.workers.masks.rle import canonical_counts
 
-# Steps a pixel of OpenCV's fixed-point numbers.
+# OpenCV's fixed-point coordinates have this many steps per pixel.
 _STEPS: Final = 2**16
 # No image is as wide, and products of two such numbers stay exact.
 _MAX_COORDINATE_PX: Final = 2**20

@@ -1,4 +1,4 @@
-"""Checks the rows of a shard's tables for `verify`: pure functions that return the problems that they find."""
+"""Checks rows of a shard's tables; pure functions return problems. Called by `checks` and `pipeline/fan_out.py`."""
 
 from __future__ import annotations
 

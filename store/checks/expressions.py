@@ -1,6 +1,6 @@
 """Checks a shard's expressions for `verify`, by source: model, human, composer or recipe. Also listener and confidence.
 
-The checks work on whole columns, because a shard has hundreds of thousands of expressions.
+The checks work on whole columns, because a shard has hundreds of thousands of expressions. Called by `shard_parts.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checks a run's records for `verify`, besides its header: manifests, replaced receipts, other files in their place."""
+"""Checks a run's records, not its header: manifests, replaced receipts, stray files. Called by `verification.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verifies one committed shard for `verify`: a pure function of its files, its receipt and its plan."""
+"""Verifies one committed shard: a pure function of its files, receipt and plan. Called by `verification.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`verify`: proves from the output alone that each planned image counts exactly once, and that no file is damaged."""
+"""`verify` proves that each planned image counts once and no file is damaged. For `cli`, `pipeline` and the API."""
 
 from __future__ import annotations
 

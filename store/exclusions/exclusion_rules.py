@@ -3,7 +3,7 @@
 A rule by name decides from an image's key, before the image is planned. A rule by content needs its bytes.
 `interchange/exclusions` reads rules out of what `--exclude` names; planning, datasets, exports and imports apply them.
 A run's header holds its rules, without their values: their digest is compared on a resume, so `name_value` and
-`coco_id` must not change.
+`coco_id` must not change. Called by `cli`, `interchange`, `pipeline` and `store`.
 """
 
 from __future__ import annotations

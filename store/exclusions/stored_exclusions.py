@@ -3,7 +3,7 @@
     _plan/g0001/exclusions-<first 8 hex digits of its sha256>.parquet     columns rule, value
 
 The plan of a run is frozen, and so are its exclusions: sessions without `--exclude` keep to them, a session with others
-is refused.
+is refused. Called by `interchange`, `pipeline` and `store`.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class ExcludedItems:
         if not self._matcher.has_names:
             yield from items
             return
-        # Repeats of a file follow it directly, and repeated members are in one tar, so one file's ids are enough.
+        # Holds the ids of one file only: repeats of a file follow it directly, and repeats of a member are in its tar.
         file, seen = "", set[str]()
         for item in items:
             number, wanted = self._matcher.matched(item.key)

@@ -1,7 +1,7 @@
-"""A dataset of the Hugging Face Hub, to read: `hf://datasets/OWNER/NAME@COMMIT/folder`.
+"""Reads a dataset of the Hugging Face Hub (`hf://datasets/OWNER/NAME@COMMIT/folder`). For `location` and exports.
 
 `sources.open_source` replaces a branch or a tag by its commit (`pinned`), so that a later session reads the same bytes.
-The Hub's client reads and retries. It lists each folder once a process, then makes one request for each file.
+The Hub's client reads and retries. It lists each folder once per process, then makes one request for each file.
 """
 
 from __future__ import annotations

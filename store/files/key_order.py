@@ -1,7 +1,7 @@
 """Makes the keys of images and sorts listings by key, for sources and plans. A listing may be larger than memory.
 
 A key is a percent-encoded path relative to SOURCE; it can hold any name that a file system allows. An image's id
-is made of it: another spelling of a key is another image in every run.
+is made of it: another spelling of a key is another image in every run. Called by `interchange`, `store` and `training`.
 """
 
 from __future__ import annotations

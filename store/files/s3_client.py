@@ -25,7 +25,7 @@ from pseudoris.store.files.storage import is_unknown_host
 for _name in ("botocore", "aiobotocore"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
-# Clients whose store has answered before, so that their settings are right.
+# Clients that their store has answered: their settings work, so a later failure may pass and is retried.
 _ANSWERED: Final[WeakSet[Any]] = WeakSet()
 _TLS_TIMEOUT_S: Final = 2.0
 # Errors of settings that name a file. Other OSErrors come from the machine or the network.

@@ -1,7 +1,7 @@
 """Sends requests to one bucket of an S3 store, retries them up to a time limit, and classifies their errors.
 
 Only this module retries: s3fs and botocore send each request once. A client that silently repeats a conditional request
-cannot distinguish its own first try from another writer.
+cannot distinguish its own first try from another writer. Called by `s3_listing.py` and `s3_storage.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The storage protocol for a disk, a bucket or another object store, its records, and the meaning of its errors.
+"""Protocol of a disk or object store, its records, its errors. Called by `store`, `pipeline` and `interchange`.
 
 `RunLocation` reads and writes runs through it; `SourceRoot` reads SOURCE. Other rooms use its records, and
 `storage_errors` around files of their own. Implementations raise the errors of the disk or the client, and those two

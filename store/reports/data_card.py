@@ -1,4 +1,4 @@
-"""`DATACARD.md`, written into every run: the origin of the data, how it was made, and its known biases and limits.
+"""`DATACARD.md` of every run: the origin of the data, known biases. Called by `session`, `records` and `cli`.
 
 Its text is `templates/data_card.md.j2`. The same run gives the same bytes, even after faults and retries. An edited
 card is never overwritten. Also `OUT/_audit.json`, the audit that the card cites: no table and no other record changes.

@@ -1,4 +1,4 @@
-"""The status of a run, running or not: progress and speed, from its header, receipts and lock. Read only."""
+"""A run's progress and speed, from header, receipts and lock. Read only. Called by `cli` and `viewer`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MIN_PAUSE_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Images a second: `now` over the last `window_s`, `overall` over the `active_s` without `num_pauses` pauses.
+    """Images per second: `now` over the last `window_s`, `overall` over the `active_s` without `num_pauses` pauses.
 
     None where nothing was committed.
     """

@@ -1,4 +1,4 @@
-"""Statistics of a run for `stats` and the quality page: totals from receipts, distributions from a few columns."""
+"""Statistics of a run: totals from receipts, distributions from columns. Called by `cli/run_contents` and `viewer`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes SVG for every chart: of the gallery, of reports (evaluation, audit) and of the docs. No library draws them.
+"""Writes SVG for every chart: gallery, reports, docs. Called by `audit`, `training/evaluation` and `viewer`.
 
 A chart is a few elements with coordinates of its own. Here are what all charts share: elements with escaped texts, the
 opening of a file, and round steps of an axis.

@@ -5,7 +5,7 @@
 
 A `begun` without its `ended` is an attempt that is still running, or whose process died. The files are empty: all data
 is in their names, so one listing gives a shard's history. They are deleted after the commit, so a listing shows only
-what is in flight.
+what is in flight. Called by `pipeline` and `store`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The commit of a shard by a worker: parts first, then the receipt, created once. The receipt is the commit.
+"""Commits a shard: parts first, then the receipt, created once. For `pipeline/shard_tasks`, `thread_runs`, imports.
 
 A retry commits generation g+1: generation g with the rows of the retried images replaced.
 """

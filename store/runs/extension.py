@@ -2,7 +2,7 @@
 
 The listing and each generation of the plan have the same order. So they are merged as streams: memory holds one shard
 of each generation of the plan, the images of one tar, and about 70 bytes per new image. It does not grow with the
-known images.
+known images. Called by `pipeline/annotation.py`, `pipeline/run_contract.py` and `planned_run.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`gc`: deletes files of failed or replaced attempts: parts that lost, replaced generations, files of killed writers.
 
 Shards without a receipt are not touched, so gc is safe at any time, during a run, without a lock. Parts are listed
-before receipts: every deleted part is older than the receipt that replaces it.
+before receipts: every deleted part is older than the receipt that replaces it. Called by `cli`, `pipeline` and `store`.
 
 `remove_run` deletes a whole run, such as the temporary run of `estimate`. `stray_files` and `refuse_unexpected_files`
 find what else is in the table folders: readers that glob a folder would include it.

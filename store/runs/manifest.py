@@ -315,7 +315,7 @@ class LatestReceipts:
     """
 
     def __init__(self, location: RunLocation, highest: Mapping[int, int]) -> None:
-        """Hold what `list_receipts` found, in 12 bytes a shard."""
+        """Hold what `list_receipts` found, in 12 bytes per shard."""
         self._shards = np.fromiter(highest.keys(), np.int64, len(highest))
         self._generations = np.fromiter(highest.values(), np.int32, len(highest))
         self._location = location

@@ -3,7 +3,7 @@
 A shard that failed alone is set aside, and the others are committed first. A failure that every shard has must not be
 taken for one of many shards, or a run would spend its time on nothing. So the run stops if `MAX_IN_A_ROW` shards fail
 and none is committed between them. That is the most that such a failure costs, also at the start, when nothing is
-committed yet. A failure that was proven to be the shard's own is not counted.
+committed yet. A failure that was proven to be the shard's own is not counted. Called by `cli`, `pipeline` and `store`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The frozen plan of a run, for its sessions: assigns images to shards once, by a pure rule; writes and reads the plan.
+"""The frozen plan: assigns images to shards once, by a pure rule. Called by `store`, `pipeline` and `interchange`.
 
     _plan/g0001/part-<first shard, 8 digits>-<first 8 hex digits of its sha256>.parquet
 
-The parts are Parquet with one row group a shard, written before the header. A part's name gives its first shard. So
+The parts are Parquet with one row group per shard, written before the header. A part's name gives its first shard. So
 the header's list of names is enough to find a shard, and its rows are one row group.
 """
 
@@ -62,7 +62,7 @@ def write_plan(location: RunLocation, entries: Iterable[PlanEntry], generation: 
 
 
 def read_shard_plan(location: RunLocation, header: RunHeader, shard: int) -> list[PlanEntry]:
-    """Return the planned images of one shard, by position; reads one row group, and a footer once a process.
+    """Return the planned images of one shard, by position; reads one row group, and a footer once per process.
 
     It checks the part's size, its rows and the checksums of the pages read, but not the digest of the whole part:
     `iter_plan` does that.

@@ -1,4 +1,4 @@
-"""The plan of a run: the first session freezes it, and later sessions of the same command continue it.
+"""A run's plan: the first session freezes it, later ones continue it. Called by all commands that write runs.
 
 A run may be made from a parent: a complete run, pinned by the bytes of its last manifest.
 """

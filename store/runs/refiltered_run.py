@@ -1,4 +1,4 @@
-"""`refilter`: makes another run from the stored scores of a complete run; it uses no model and reads no image.
+"""`refilter` makes a run from a complete run's scores, without models or images. Called by `cli` and the API.
 
 The plan and the tables of images, masks and failures equal the parent's, byte for byte. In the expressions table the
 column `kept` is computed again, and `weight` if its rule changes. If the composer's settings or weights change, its

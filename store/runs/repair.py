@@ -1,4 +1,4 @@
-"""Finds parts of receipts that are missing, cut or changed: readers report them, `--repair` writes them again.
+"""Finds missing, cut or changed parts; `--repair` writes them again. Called by `store`, `pipeline` and `cli`.
 
 `--repair` of the command that wrote the run computes their shards again. A part is written only with the bytes that its
 receipt names: a repair changes no digest, may be killed at any moment, and may meet another writer or `gc`.

@@ -2,7 +2,7 @@
 
 (`estimate` does without: its run is temporary.) The session does not use Ray. An executor does the work and yields
 receipts, and shards that it sets aside. The session counts them, checks the lock, writes snapshots on the way, and
-finishes the run.
+finishes the run. Called by `pipeline/annotation.py`, `pipeline/executor.py` and `thread_runs.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs that threads of one process write, without Ray: imports, the recipes of PPT, refilters and corrections.
+"""Runs that threads of one process write, without Ray. Called by imports, `refilter` and PPT's recipes.
 
 A derived run is written out of the tables of a complete one, shard by shard: a refilter, or a person's corrections.
 """

@@ -1,4 +1,4 @@
-"""Items of a listing of SOURCE, an image and its place, and counts of what is left out. For listings and plans."""
+"""Items of a listing of SOURCE, an image and its place, and counts of the rest. Used by `store` and `pipeline`."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _NO_CREDENTIALS: Final = ImageError("denied", "there are no credentials for the 
 # Members of a tar are read together if at most this many bytes are between them: headers, labels, other files. From a
 # bucket, a megabyte takes as long as the latency of another request.
 _MAX_GAP_BYTES: Final = 2**20
-# Bounds the bytes that exist twice for a moment.
+# Members that are read together have at most this size: while they are cut apart, their bytes exist twice.
 _MAX_SPAN_BYTES: Final = 32 * 2**20
 # The image column of a row group is read in windows of this size from a bucket.
 _TABLE_WINDOW_BYTES: Final = 8 * 2**20

@@ -1,4 +1,4 @@
-"""Reads the bytes of a planned shard; each image decodes, or is quarantined with a reason.
+"""Reads a planned shard; bad images are quarantined. For `pipeline/shard_tasks`, `training/ppt`, `interchange`.
 
 An image error becomes a failure of that image. A storage error ends the attempt. A refusal may be either: a file
 without read permission and credentials that expire give the same answer. So a refused image is asked for again after

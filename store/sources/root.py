@@ -1,4 +1,4 @@
-"""The root of SOURCE, which keys are relative to: a storage to read, and the meaning of its errors for a run.
+"""The root of SOURCE, which keys are relative to: storage, meaning of errors. Called by `store` and `interchange`.
 
 Also the roots that uris in the rows of a Parquet table lead to: untrusted text that must not lead out of its folder.
 """
@@ -37,7 +37,7 @@ class SourceRoot:
 
     @property
     def store(self) -> str:
-        """Name of the kind of store: objects of one kind are read with the same credentials."""
+        """The kind of store, such as `s3`, `web` or `disk`: its objects are read with the same credentials."""
         protocol, separator, _ = self.storage.uri().partition("://")
         return ("web" if protocol in ("http", "https") else protocol) if separator else "disk"
 

@@ -1,4 +1,4 @@
-"""Opens the argument SOURCE for planning: its root, its files in the order of keys, and how each file is listed."""
+"""Opens SOURCE: its root, its files in key order. Called by `store`, `pipeline` and `interchange`."""
 
 from __future__ import annotations
 

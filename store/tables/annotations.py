@@ -1,4 +1,4 @@
-"""A run's tables as objects, for readers: images that hold masks, and masks that hold expressions."""
+"""A run's tables as objects: images hold masks, which hold expressions. Called by exports, datasets and `training`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Applies the keep rule to a shard's expressions table: `refilter` writes the result, `verify` compares with it."""
+"""Applies the keep rule to a shard's expressions table. For `refilter`, `verify` and readers in most rooms."""
 
 from __future__ import annotations
 

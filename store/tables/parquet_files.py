@@ -1,4 +1,4 @@
-"""Writes and reads all Parquet with fixed settings: equal content, equal bytes. A sealed file has its own sha256."""
+"""Writes and reads all Parquet: equal content, equal bytes. Called by `store`, `interchange` and `audit`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One image of a run for Python and notebooks: its pixels, masks as numpy, expressions, and a drawing of them."""
+"""One image of a run in Python: pixels, masks as numpy, expressions, a drawing. Called by `run_reader` for users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run to read from Python: its header, its counts, and its tables as pyarrow datasets over the committed parts."""
+"""A run in Python: header, counts, tables as pyarrow datasets. Called by users and `cli/run_contents.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Converts a finished shard to the four tables of `schemas.tables`, and those to bytes. For commits and `refilter`."""
+"""Converts a shard to its four tables and their bytes, for commits. Called by `store`, `pipeline`, `interchange`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fits weights, and bounds on confidence and rank, to judged images, from a run's tables alone. For `calibrate`."""
+"""Fits weights and bounds on confidence and rank to judged images. Called by `cli/evaluate.py` for `calibrate`."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class BoundsFigures:
-    """What bounds reach: accuracy, distinct kept expressions a mask, and coverage."""
+    """What bounds reach: accuracy, distinct kept expressions per mask, and coverage."""
 
     bounds: Bounds
     accuracy: float
@@ -277,7 +277,7 @@ def calibrated_run(
     """Return weights and bounds for the models of a run, with the listener's and the check's scores if it has them.
 
     Without a truth no label is used, and only the yield that is reached is known. `coverage` and `least_yield` are the
-    least that are aimed at; without a truth, about `least_yield` expressions a mask are kept. `max_images` limits how
+    least that are aimed at; without a truth, about `least_yield` expressions per mask are kept. `max_images` limits how
     many first images are read.
     """
     images = judged_images(location, truth, max_images=max_images)
@@ -346,8 +346,8 @@ def choose(options: Sequence[BoundsFigures], *, coverage: float, least_yield: fl
 def without_labels(images: Sequence[JudgedImage], names: Sequence[str], *, wanted_yield: float) -> Calibration:
     """Return weights and bounds that look at no verdict: every feature has equal weight, in standard deviations.
 
-    The bound is the one that keeps closest to this number of expressions a mask, at most `NO_LABEL_RANK` for each. The
-    figures that it reaches come from the verdicts all the same.
+    The bound is the one that keeps closest to this number of expressions per mask, at most `NO_LABEL_RANK` for each.
+    The figures that it reaches come from the verdicts all the same.
 
     `names` are features of which more is better; `wanted_yield` counts those that are always kept too, as in `choose`.
     """

@@ -2,7 +2,7 @@
 
 The weights were fitted where CLIP's cosines and SAM's scores have a spread of their own. Other models spread them
 otherwise, so each weight is stretched by the ratio of the two spreads. `noun_relations` learns which nouns name one
-thing.
+thing. Called by `cli/evaluate.py`.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _LEAST_STD: Final = 1e-6
 
 
 def posterior_of_run(run: OpenRun) -> PosteriorConfig:
-    """Return the posterior of a run's composer, or what it would have; for any captioner, as the run corrects it.
+    """Return the weights of a run's composer, or those that it would use.
 
-    The first 5,000 images correct it. What was fitted to labels, with the models of the run, stays.
+    Weights fitted to labels with the run's models stay. Weights for any captioner are corrected by 5,000 images.
     """
     config = run.header.config
     fitted = config.filtering.fitted_values
     own = fitted.posterior
-    # A file of `calibrate` always has models. Only a posterior for any captioner has `object_nested`.
+    # Weights fitted to labels name their models, and have no `object_nested`: only those for any captioner have it.
     if own is not None and fitted.models and not own.object_nested:
         return own
     if own is None or fitted.models:

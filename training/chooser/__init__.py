@@ -1,1 +1,1 @@
-"""The student that ships: it chooses, for an expression, one of the masks that SAM proposes."""
+"""The student that ships. It is called chooser: it draws no mask, but chooses one that SAM proposes for the image."""

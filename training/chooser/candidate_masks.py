@@ -1,4 +1,4 @@
-"""The chooser's candidates: the masks that SAM proposes for an image, and features of frozen models, cached."""
+"""The masks that SAM proposes for an image, with cached features. Called by `chooser` and `training/evaluation`."""
 
 from __future__ import annotations
 

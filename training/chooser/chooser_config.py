@@ -1,4 +1,4 @@
-"""The settings of `train student`, frozen: whose masks the chooser takes, its towers, its layers, data and training."""
+"""The settings of `train student`: masks, towers, layers, data. Used by this folder, `training` and `cli`."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class RefinementConfig(FrozenModel):
     # Side of the view of a mask: in pixels, and as a multiple of the longer side of the mask's box.
     size: int = Field(default=48, ge=8, multiple_of=8)
     context: float = Field(default=1.5, ge=1)
-    # Channels at full size.
+    # The U-Net has this many channels at full size, and more where it is halved.
     width: int = Field(default=8, ge=4, multiple_of=4)
     # It learns from this share of the masks, drawn anew each epoch, and from those alone whose best candidate has this
     # IoU. Where human annotation is mixed in, it learns from all of that and from nothing else: SAM's outlines teach

@@ -1,4 +1,4 @@
-"""`pseudoris train student`: one training of a chooser, from runs to a folder, and the chooser read back from it."""
+"""`train student`: from runs to a folder, and back to a chooser. For `cli/train`, `cli/predict` and `answerers`."""
 
 from __future__ import annotations
 

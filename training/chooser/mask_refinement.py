@@ -1,4 +1,4 @@
-"""Redraws the outline of a mask for the chooser: a small U-Net over the image around it.
+"""Redraws a mask's outline: a small U-Net over the image around it. Called by the other modules of this folder.
 
 SAM's logits are coarser than the image, so the best of its masks is a ceiling for whoever chooses among them. The
 network sees the pixels around a mask, and the mask, and learns by how much the mask that was meant differs. That change

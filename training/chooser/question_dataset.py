@@ -1,4 +1,4 @@
-"""The chooser's training data: an expression of a run, and how well each candidate mask would answer it."""
+"""Training data: an expression, and how well each candidate mask answers it. Called by `chooser_training.py`."""
 
 from __future__ import annotations
 

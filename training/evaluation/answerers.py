@@ -1,4 +1,4 @@
-"""Opens what `evaluate --model` names: a training, an untrained model, or a file. Each answers a text with a mask."""
+"""Opens what `evaluate --model` names; each answers a text with a mask. For `cli/evaluate`, `model_evaluation`."""
 
 from __future__ import annotations
 

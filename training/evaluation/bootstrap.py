@@ -1,4 +1,4 @@
-"""Intervals for evaluations by resampling images, because expressions of one image are not independent."""
+"""Intervals by resampling images, because expressions of one depend on each other. For `training` and `cli`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Estimate:
 class ImageBootstrap:
     """Ratios of sums over images, all figures resampled with the same images: differences are paired.
 
-    Memory: the sums of all images, 16 bytes an image and figure, twice while they are gathered; and 64 MB.
+    Memory: the sums of all images, 16 bytes per image and figure, twice while they are gathered; and 64 MB.
     """
 
     def __init__(self, images: Iterable[Sums], *, seed: int = 0) -> None:
@@ -87,7 +87,7 @@ def _resampled_sums(table: Floats, seed: int) -> Iterator[Floats]:
     for start in range(0, RESAMPLES, block):
         count = min(block, RESAMPLES - start)
         draws = rng.integers(num_images, size=(count, num_images)) + np.arange(count)[:, None] * num_images
-        # Counts how often each image was drawn. A matrix product then replaces a copy of the table a resample.
+        # Counts how often each image was drawn. One matrix product then replaces a copy of the table per resample.
         times = np.bincount(draws.reshape(-1), minlength=count * num_images).reshape(count, num_images)
         yield (times.astype(np.float64) @ table).reshape(count, -1, 2)
 

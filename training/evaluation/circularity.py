@@ -1,4 +1,4 @@
-"""Finds what answers share with the truth that judges them: images by sha256, models by digest. Said before any figure.
+"""Finds what answers share with the truth that judges them: images, models. Called by `cli` and `training`.
 
 `train` writes what a training learnt from beside its checkpoint, where `evaluate --model` reads it.
 """

@@ -1,7 +1,7 @@
 """Opens the truth that `--truth` names; a human's annotation as a truth: an OUT of `pseudoris import`.
 
 Its masks are exact. Its judgement of a text is an approximation: a text refers to the object with the most similar
-sentence, by token F1. A text cannot agree with a sentence that no human wrote.
+sentence, by token F1. A text cannot agree with a sentence that no human wrote. Called by `cli` and `training`.
 """
 
 from __future__ import annotations

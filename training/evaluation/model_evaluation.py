@@ -1,4 +1,4 @@
-"""Evaluates a model for `evaluate --model`: oIoU, mIoU and P@X by split and kind, intervals, worst and best answers."""
+"""`evaluate --model`: oIoU, mIoU, P@X by split and kind, worst answers. Called by `cli/evaluate.py`."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class PartFigures:
 class ModelEvaluation:
     """What an evaluation found.
 
-    `parts` has all expressions first. `worst` are the answers with the lowest IoU, at most one an image, `best` those
+    `parts` has all expressions first. `worst` are the answers with the lowest IoU, at most one per image, `best` those
     with the highest. `settings` is what the command was given beside model and truth. `circularity` is said first.
     """
 

@@ -1,4 +1,4 @@
-"""A run's tables for evaluations: one image at a time, in columns, without pixels."""
+"""A run's tables, one image at a time, without pixels. Called by `calibration`, `evaluation` and `ppt`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The protocol of a truth, and its verdicts on the masks and expressions of an image. For all evaluations.
 
 Every figure is a ratio of two sums over images, named `<set>.<figure>` (`beam.accuracy`, `kept.coverage`). Besides the
-sets there are `masks.…`, `difficulty.…` and `group.…`.
+sets there are `masks.…`, `difficulty.…` and `group.…`. Called by `training/calibration` and `training/evaluation`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The folder that a training writes: its settings, its one checkpoint, its summary, and TensorBoard's files.
+"""A training's folder: settings, one checkpoint, summary, TensorBoard. Called by `training` and `cli`.
 
 FOLDER/config.json        settings and data, written once: a resume must have the same
 FOLDER/trained_on.json    sha256 of the images and models that it learns from (`evaluation/circularity.py`)

@@ -6,7 +6,7 @@ accept any CLIP of open_clip whose image tower is a ViT without an attention poo
 A CLIP trained with one token per image collects the image's meaning in a few background patches, so its patches respond
 least to a text where the object is. `surgery_map` adds a second path to the last blocks: values attend to values, and
 feed-forward layers are skipped. Then patches respond where the object is. A CLIP whose patches were trained to respond
-needs no surgery.
+needs no surgery. Called by `frozen_towers.py`, `training/ppt/ppt_learner.py` and `training/ppt/recipes/grounding.py`.
 
 Source: Li et al. 2023, arXiv 2304.05653, section 3.2 (architecture surgery).
 """

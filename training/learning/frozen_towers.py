@@ -1,4 +1,4 @@
-"""The frozen CLIP that a learner builds on: its features of texts, which are cached, and of images in their square."""
+"""The frozen CLIP of a learner: cached features of texts, features of images. Called by `chooser` and `ppt`."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class FeatureCache(Generic[Value]):
 
 @dataclass(frozen=True, slots=True)
 class TowerWidths:
-    """The sizes that a module on top is built for: of the square image in pixels, its patches a side, and channels.
+    """The sizes that a module on top is built for: of the square image in pixels, its patches per side, and channels.
 
     `image` are those of a stage, `text` of a word, `joint` of the joint space.
     """

@@ -1,4 +1,4 @@
-"""Layers that both learners share: residual layers of words and patches, how these read words, fixed codes of tokens.
+"""Residual layers of words and patches, fixed codes of tokens. Called by `chooser_model` and `point_generator`.
 
 Attention is written out: for a dozen words, PyTorch's fused kernels for CPUs take longer than the plain products
 (measured: a half more at 256 patches in float32, several times in bfloat16).

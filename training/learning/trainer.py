@@ -1,4 +1,4 @@
-"""The training loop of all learners, on one process or several. It can resume at any step and gives equal weights."""
+"""The training loop: one process or several; resumes at any step with equal weights. For `chooser` and `ppt`."""
 
 from __future__ import annotations
 

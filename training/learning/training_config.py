@@ -1,4 +1,4 @@
-"""The settings of a training that all learners share, and their presets: YAML files next to a learner's code."""
+"""Settings that all learners share, and their presets (YAML by the code). Used by `chooser` and `ppt`."""
 
 from __future__ import annotations
 

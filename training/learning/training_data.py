@@ -1,4 +1,4 @@
-"""A student's training data: masks and expressions of runs, by the settings `data`, in resumable batches."""
+"""Masks and expressions of runs, by the settings `data`, in resumable batches. Called by `chooser`."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class DataConfig(FrozenModel):
         return {**tree, "draw": spec.draw, "exclude": spec.as_json()["exclude"]}
 
     def spec(self, seed: int) -> SampleSpec:
-        """Return the samples of a run for training: each mask, with one of its expressions an epoch."""
+        """Return the samples of a run for training: each mask, with one of its expressions per epoch."""
         where = ExpressionFilter(
             tau=self.tau,
             is_kept_only=self.is_kept_only,

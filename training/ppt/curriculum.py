@@ -2,7 +2,7 @@
 
 Select (equations 6 and 7) chooses the referent among the pseudo-masks of an H_ref pair. The paper says that it does so
 "according to the model". IoU with the most confident query's mask, the threshold `curriculum.min_iou`, and pairs that
-stay undecided below it are ours.
+stay undecided below it are ours. Called by `cli/train.py` and `ppt_training.py`.
 """
 
 from __future__ import annotations

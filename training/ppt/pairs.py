@@ -1,4 +1,4 @@
-"""Reads runs as pairs of image and expression with pseudo-labels, and as batches of them: the training data of PPT.
+"""Reads runs as pairs of image and expression, and batches: PPT's training data. Called by the modules of `ppt`.
 
 Any run is a source. Its rows of one image and one text give the pseudo-masks of that text. Kept rows have ĉ = 1, the
 others 0. An import has one pseudo-mask per text. In an annotated run, a mask that a text was rejected for is a context.
@@ -80,7 +80,7 @@ class LabelFrame:
     """The frame of pseudo-masks: that of SAM's decoder.
 
     `image_size` is the side of the square that SAM's image encoder sees, the image's longer side filling it; `grid`, a
-    divisor of it, the cells a side of the decoder's mask logits.
+    divisor of it, the cells per side of the decoder's mask logits.
     """
 
     image_size: int

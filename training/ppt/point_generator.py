@@ -1,4 +1,4 @@
-"""The point generator: K queries through stages of image and text to point prompts and confidences (section 3.1.1).
+"""From K queries to point prompts and confidences (section 3.1.1). Called by `ppt_learner.py` and `ppt_model.py`.
 
 `ppt_learner.py` builds it, `ppt_model.py` runs it. The names of its parameters are the keys of checkpoints, and the
 order in which its modules are made decides the weights that a seed draws: neither may change.

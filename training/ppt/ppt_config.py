@@ -1,4 +1,4 @@
-"""The settings of a PPT training as one frozen tree, with the reason for each default; presets are in `presets/`."""
+"""The settings of a PPT training; presets are in `presets/`. Used by `ppt`, `training/evaluation` and `cli`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PointGeneratorConfig(FrozenModel):
     image_blocks: tuple[Annotated[int, Field(ge=0)], ...] = (5, 8, 11)
     # With N and feed_forward_ratio it gives about the paper's number of parameters, which grows with the square of it.
     width: int = Field(default=384, ge=8)
-    # 48 channels each, a usual size. The number of heads costs nothing. Not searched.
+    # Each head has 48 channels, a usual size. More heads cost no time. Other numbers were not tried.
     num_heads: int = Field(default=8, ge=1)
     # Hidden width of a feed-forward layer, in widths: what all other layers leave of the paper's parameters.
     feed_forward_ratio: float = Field(default=2.5, gt=0)
@@ -158,7 +158,7 @@ class PhaseConfig(FrozenModel):
     """One phase, or one step of a phase."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
-    # The joined data sets (equations 5 to 7), each pair once an epoch. Data sets that are not given are left out.
+    # The joined data sets (equations 5 to 7), each pair once per epoch. Data sets that are not given are left out.
     sources: tuple[Source, ...] = Field(min_length=1)
     epochs: float = Field(gt=0, le=100_000)
     # Whether Select decides H_ref with the present model, before the phase and before each further round of it.

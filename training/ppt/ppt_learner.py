@@ -1,4 +1,4 @@
-"""PPT as a method for the trainer, and its answers: the point generator over the frozen CLIP and SAM, cached."""
+"""PPT for the trainer: the point generator over cached frozen CLIP and SAM. Called by `training` and `cli`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CoCa's towers for the tree decoder: one position at a time, with caches over a prefix tree.
+"""CoCa's towers for the tree decoder, with caches over a prefix tree. For `captioner` and `static_engine`.
 
 The text tower and the decoder's first self-attention see no image; their keys and values are cached per prefix. All
 layers after the first cross-attention are cached per (prefix, crop). The keys and values of the image tokens are

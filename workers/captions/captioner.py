@@ -1,4 +1,4 @@
-"""The caption stage: masks in, candidate expressions out. `TreeCaptioner` is the stage, `CocaCaptioner` has CoCa."""
+"""The caption stage: `TreeCaptioner` turns masks into candidates, `CocaCaptioner` by CoCa. Built by `stages.py`."""
 
 from __future__ import annotations
 

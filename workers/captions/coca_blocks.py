@@ -1,4 +1,4 @@
-"""CoCa's text tower and multimodal decoder as blocks that compute one position of many prefixes, over its own weights.
+"""CoCa's layers compute one position of many prefixes, over its own weights. For `cached_towers`, `static_towers`.
 
 `nn.MultiheadAttention` cannot take past keys and values, so the attention between a block's two halves is that of the
 towers that hold the caches: over a prefix tree (`cached_towers`), or in fixed shapes (`static_towers`).

@@ -9,7 +9,7 @@ Source: open_clip 3.3.0, `CoCa._generate_beamsearch`; transformers 4.56, `BeamSe
 transformers 4.30.2, of the same name.
 
 Equal prefixes of all rules, masks and crop kinds are one node of a tree, computed once and cached. All unfinished rows
-have prefixes of one length, so the tree is decoded level by level.
+have prefixes of one length, so the tree is decoded level by level. Called by `interchange` and `workers`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Distinctive sampling for the engines: the other masks, the kept set V_i, q, and the draw of each row's next token.
+"""Distinctive sampling: kept set V_i, q, the draw of each next token. For both engines and their decoders.
 
 Pure functions over rows of next-token logits, and `Sampler`, which applies them to hidden states. A row is one prefix
 of one target under one rule. Symbols as in the paper: z_i are the target's own logits, z_j another mask's, V_i the kept

@@ -1,4 +1,4 @@
-"""The engine of captioners: encodes each crop once, and decodes all rules, masks and kinds over one prefix tree.
+"""Encodes each crop once; decodes all rules, masks, kinds over one prefix tree. Called by the captioners.
 
 Equal crops are one. Several images may share a tree, which changes the last bits of the results. So the shard alone
 must decide which images share one.

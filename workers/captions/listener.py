@@ -9,7 +9,7 @@ log p is the mean over the kinds.
 
 `TeacherForcing` computes log p over one prefix tree of the texts: texts of several masks share their prefixes, and the
 text tower computes a prefix once for all crops. A GPU computes it in fixed shapes (`static_engine`). The softmax is
-over the whole vocabulary, without a kept set, and EOS may follow any token.
+over the whole vocabulary, without a kept set, and EOS may follow any token. Called by `captioner.py`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Decodes groups of crops in fixed shapes for `static_engine`: all stays on the device, and no step is read.
+"""Decodes groups of crops in fixed shapes, all on the device. Called by `static_engine.py`.
 
-The order of the work is that of a GPU: all that varies is copied up before the first step, the steps are one after the
-other, and the host asks each eight steps alone whether a caption is still open. A row whose kept set is wider than
-the top logits, or a beam that they cannot decide, is told; the prefix tree decodes it then.
+All that varies is copied to the device before the first step. The host never waits for a step; every eighth step it
+checks if captions are unfinished. A row whose kept set is wider than the top logits, or a beam that they cannot decide,
+is reported; the prefix tree then decodes it.
 """
 
 from __future__ import annotations

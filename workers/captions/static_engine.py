@@ -1,4 +1,4 @@
-"""The engine of captioners on a GPU: batches of fixed shapes over the crops of many images.
+"""The engine on a GPU: batches of fixed shapes over many images' crops. Called by `captioner` and `listener`.
 
 Bits depend on the number of rows of a product. So a group's shape follows from the number of its own crops, a batch
 always has as many groups, some of them empty, and what is decoded beside an image does not change its captions.

@@ -1,9 +1,9 @@
-"""CoCa's towers in fixed shapes: every row has caches of its own, so a step forks nothing and reads nothing.
+"""CoCa's towers in fixed shapes: each row has its own caches, and no step copies any. Called by `static_decoder.py`.
 
-Layout of a batch of G groups: a group has C crops, and R sampling rows with B beams a crop. Its N = R + C · B prefixes
-go through the text tower and the decoder's first self-attention, which see no image. Its pairs, C × Q with Q = R + B,
-are each sampling row under each crop, and each beam under its own crop alone. Positions ahead are masked, so the shapes
-of a step are those of every other: on a GPU it is recorded once and replayed.
+Layout of a batch of G groups: a group has C crops, R sampling rows, and B beams per crop. Its N = R + C · B prefixes go
+through the text tower and the decoder's first self-attention, which see no image. Its pairs, C × Q with Q = R + B, are
+each sampling row under each crop, and each beam under its own crop alone. Positions ahead are masked, so the shapes of
+a step are those of every other: on a GPU it is recorded once and replayed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The functions of `row_kernels` in Triton. Imported where a GPU runs them, and compiled at the first call.
+"""The functions of `row_kernels` in Triton, compiled at the first call. Called by `row_kernels.py` on a GPU.
 
 Sizes are fixed, not tuned: timing must not choose bits. A program has one row (and one head) for itself.
 """

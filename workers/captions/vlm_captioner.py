@@ -1,4 +1,4 @@
-"""The caption stage by the user's vision-language model: any `AutoModelForImageTextToText` that can be asked.
+"""The caption stage by a user's vision-language model (`AutoModelForImageTextToText`). Built by `stages.py`.
 
 The engine, the samplers, the contrast and the listener are CoCa's. What differs: a crop goes to the model's own
 processor with a prompt, the answer is stripped of what is no caption, and s_ij comes from the run's filter.

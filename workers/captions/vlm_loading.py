@@ -1,4 +1,4 @@
-"""Loads a vision-language model for `vlm_captioner` and `vlm_check`: settings, refusals, prompt, special tokens."""
+"""Loads a vision-language model: checks settings, builds the prompt. Called by `vlm_captioner` and `vlm_check`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class VlmOptions(FrozenModel):
 
 
 def folder_digest(config: CaptionsConfig) -> str:
-    """Return the sha256 of the model folder that `config` names, after all that is refused is refused by name."""
+    """Check the model folder that `config` names, and return its sha256; a `ConfigError` says what does not fit."""
     digest, longest = checked_folder(config.weights, VlmOptions.of(config))
     check_length(config, longest)
     return digest

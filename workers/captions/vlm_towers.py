@@ -1,4 +1,4 @@
-"""A vision-language model's decoder over the levels of a prefix tree: one batch row a crop, the tree as its columns.
+"""A VLM's decoder over a prefix tree: a batch row per crop. For `vlm_captioner`, `vlm_loading` and `vlm_check`.
 
 The prompt of each crop, without its last token, is computed once, and its keys and values become the row's first
 columns. The last prompt token is equal for all crops: it is the tree's root, as SOT is CoCa's. A level appends its

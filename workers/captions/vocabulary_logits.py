@@ -1,4 +1,4 @@
-"""Logits over the vocabulary for the engines: the projection of hidden states, and the likeliest tokens.
+"""Logits over the vocabulary, and the likeliest tokens. Called by `workers/captions` and `workers/filtering`.
 
 A model trained on a small vocabulary has columns of zeros for all other tokens: the logit of such a *dead* token is 0
 under every prefix. Only the live columns are multiplied. The softmax counts dead tokens by their number; they are

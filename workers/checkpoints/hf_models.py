@@ -1,7 +1,7 @@
 """Opens models and processors of `transformers` (the extra `pseudoris[hf]`) from a model folder, for the engines.
 
 Nothing is downloaded, and no code of a model is run. `model_skeleton` and `check_fits` refuse before Ray starts what
-`load_model` would refuse in an actor.
+`load_model` would refuse in an actor. Called by `pipeline` and `workers`.
 """
 
 from __future__ import annotations

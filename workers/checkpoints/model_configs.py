@@ -1,4 +1,4 @@
-"""Reads model configs of CoCa and CLIP: open_clip's, a JSON file, or ours. Needs no torch, so that a plan can ask."""
+"""Reads model configs of CoCa and CLIP, without torch. Called by `openclip.py` and `workers/stages.py`."""
 
 from __future__ import annotations
 

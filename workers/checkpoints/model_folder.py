@@ -1,4 +1,4 @@
-"""A model folder of `transformers`, at a local path or as MODEL@COMMIT in a cache: its files, config and digests.
+"""A model folder of `transformers` or MODEL@COMMIT: files, config, digests. Called by `workers` and `cli`.
 
 Engines, `weights` and the identity of a run ask here. Needs neither torch nor transformers. A folder may come from a
 stranger: only files of known names are used; pickles, and a folder that brings its own code, are refused.

@@ -1,4 +1,4 @@
-"""Builds and loads CoCa, CLIP and their tokenizer for engines and learners, out of open_clip's modules."""
+"""Builds and loads CoCa, CLIP and their tokenizer. Called by `workers`, `training` and `interchange`."""
 
 from __future__ import annotations
 

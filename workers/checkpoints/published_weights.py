@@ -1,4 +1,4 @@
-"""What is published about the presets' weights: place, licence, size and digest of each file. For the cache."""
+"""Place, licence, size, digest of the presets' weights. Called by this folder and `cli/weights`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers that a SAM is built from, by the name of its architecture. No torch: the driver reads them too."""
+"""Numbers of each SAM architecture, without torch. Called by `masks/sam_model.py` and `workers/stages.py`."""
 
 from __future__ import annotations
 

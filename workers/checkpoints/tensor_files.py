@@ -3,7 +3,7 @@
 Checkpoints are pickles; whatever could run code is refused. A file's content, never its name, decides how it is loaded:
 a tensor `token_ids` marks a compact vocabulary. The tiny models know a few dozen of open_clip's 49,408 BPE tokens, and
 their file holds those rows alone; loading scatters the rows into tables of zeros. An unused token then has an embedding
-and a logit of exactly zero, which is how the models were trained.
+and a logit of exactly zero, which is how the models were trained. Called by `training` and `workers`.
 """
 
 from __future__ import annotations

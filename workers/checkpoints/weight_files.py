@@ -1,7 +1,7 @@
 """Resolves weights to a local file and its sha256, without torch: local files, fsspec urls, hub tags, shipped files.
 
 The digests of a run and the loaders of models ask here. The error for missing weights says the command that gets them,
-and how to get them by hand.
+and how to get them by hand. Called by `cli`, `pipeline`, `training` and `workers`.
 """
 
 from __future__ import annotations

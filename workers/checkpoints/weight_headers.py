@@ -2,7 +2,7 @@
 
 Nothing is unpickled, and torch is not imported: the table of a safetensors file is checked, or each instruction of a
 checkpoint's pickle. Accepted is what torch's own unpickler of weights accepts. The digests of stages and
-`model_folder` ask here; `tensor_files` loads.
+`model_folder` ask here; `tensor_files` loads. Called by `workers/checkpoints` and `workers/stages.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Adds composed expressions to annotated images, the likeliest of any form, after the filter stage's scorer.
+"""Adds composed expressions ("second cup from the left") after the scorer. For `stages.py` and `cli/refilter.py`.
 
-What is composed depends on masks, candidates and scores, never on `kept`: `refilter` composes anew from the tables.
+Each is a noun phrase with a place, rank, relation or number, the likeliest of any form. What is composed depends on
+masks, candidates and scores, never on `kept`: `refilter` composes anew from the tables.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def near_absences(view: Likelihood, keys: Sequence[int]) -> Iterator[ComposedExp
     """Yield at most one no-target expression a mask, above `min_further`: what is true of the mask, but for one part.
 
     "The red circle" in an image of a red star and a blue circle, or "the blue star" there: a trainer that looks for one
-    of the parts finds a mask, and is wrong. `keys` (one a mask) decide which of a mask's expressions are tried first.
+    of the parts finds a mask, and is wrong. `keys` (one per mask) decide which of a mask's expressions are tried first.
     """
     said: set[str] = set()
     slots, told = _slots(phrase for phrases in view.phrases for phrase in phrases), cache(view.posterior.told)

@@ -9,7 +9,7 @@ is replaced by the probability that it is a member, and the last factor (objects
 applied once more.
 
 Positions of masks are shares of the image's sides. Tests of them that return a bool keep a margin: they are true only
-if no viewer would doubt them.
+if no viewer would doubt them. Called by `composer.py`.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _ramp(distance: Floats | np.float64, width: float) -> Floats:
 
 # Words of a phrase besides its noun. Each one excludes more other masks, and may itself be wrong.
 _MAX_WORDS: Final = 2
-# Caps a rival that is certain, because 0 has no logarithm.
+# The highest probability of a rival: at 1 the logarithm of the probability that it is none would be infinite.
 MAX_RIVAL: Final = 0.999
 # Above this probability a mask belongs to a row.
 IS_MEMBER: Final = 0.5

@@ -12,7 +12,7 @@
 The weights are fitted so that these values are probabilities. They are below 1 because the captions of a mask are not
 independent. A noun or word that was not drawn for a mask has a small fixed probability. The captioner draws dozens of
 captions for each mask, on several crops and by several rules: what is true is drawn often, what a rule made up to be
-distinctive is drawn once.
+distinctive is drawn once. Called by `pipeline`, `training` and `workers`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Templates of composed expressions: a noun phrase as people say it, with a place, rank, relation or number.
+"""Words a noun phrase with a place, rank, relation or number. For `composer`, `likelihood` and `absent_places`.
 
 A template returns None if English has no such form of a phrase: stuff, for instance, is not counted.
 """

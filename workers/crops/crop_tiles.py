@@ -82,7 +82,7 @@ def tile_bytes(tile: CropTile, *, size: int) -> int:
     )
     num_rows = min(tile.rows[1] - tile.rows[0], height * size // side + 2) + BAND_ROWS
     num_columns = tile.columns[1] - tile.columns[0]
-    # Pixels and a masked copy of them, then rows of outputs in two orders.
+    # The sum counts the pixels, a masked copy of them, and rows of outputs in two orders.
     pixels = 2 * (height + num_rows) * (width + STRIP_PX)
     taps = (2 * height + num_rows) * (width // STRIP_PX + 1) + (2 * width + num_columns) * (num_rows // BAND_ROWS)
     return _FLOAT_PIXEL_BYTES * pixels + _TAP_BYTES * taps

@@ -1,4 +1,4 @@
-"""Crops of an image's masks for captions and scores (method page, section 2): a masked one, and one for each scale.
+"""Crops of masks (method page, section 2): a masked one, one per scale. Called by `workers` and `training`.
 
 A crop is cut, filled outside its mask, padded to a square, resized in float32, then normalised; tests hold `make_crops`
 against that definition. It computes all crops of an image at once: `crop_tiles` defines what a batch reads and writes,

@@ -2,7 +2,7 @@
 
 A stage asks within `prefetched_pixels`; what opens `held_pixels` around several stages lets them share. What the bounds
 below leave out is decoded again for each stage. No bit depends on bounds or threads. Does not import torch, because a
-driver imports what opens the block.
+driver imports what opens the block. Called by most of `workers`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Decode = Callable[[ShardImage], NDArray[np.uint8]]
 HELD_BYTES: Final = 3 * 2**30
 AHEAD_BYTES: Final = 2**30
 HELD_BYTES_ON_CPU: Final = 64 * 2**20
-# One thread decodes ten images of 12 megapixels a second. More threads than cores slow each other down.
+# One thread decodes ten images of 12 megapixels per second. More threads than cores slow each other down.
 _NUM_THREADS: Final = min(4, os.cpu_count() or 1)
 
 

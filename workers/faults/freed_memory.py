@@ -1,4 +1,4 @@
-"""Frees what a process keeps from shard to shard, if memory runs out. For the fault ladder. Does not import torch."""
+"""Frees what a process keeps from shard to shard if memory runs out. For `tolerant_stages`. Imports no torch."""
 
 from __future__ import annotations
 

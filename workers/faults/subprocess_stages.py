@@ -1,4 +1,4 @@
-"""Runs stages in a subprocess that may die: starts it, feeds it through a pipe, and reaps it. Blames no image."""
+"""Runs stages in a subprocess that may die: starts, feeds and reaps it. For `tolerant_stages`, `caption_texts`."""
 
 from __future__ import annotations
 

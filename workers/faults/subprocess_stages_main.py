@@ -2,7 +2,7 @@
 
 `python -m pseudoris.workers.faults.subprocess_stages_main propose,caption <RunConfig as JSON>`. Requests are pickled
 shards; answers are pickled: the name of each stage when it begins, then the shard, or the exception that the parent
-raises. The process ends with an exception, and when its standard input ends.
+raises. The process ends with an exception, and when its standard input ends. Started by `subprocess_stages.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The fault ladder of a `StageActor`, from event to verdict. Image errors quarantine the image. Others never do."""
+"""The fault ladder: image errors quarantine the image, others never do. Called by `pipeline/stage_actor.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Head nouns, prompts and tokens of captions for the scorer; on a GPU's host they are made beside the captioner.
+"""Head nouns, prompts and tokens of captions. Called by `scorer.py`, and on a GPU's host by `captioner`.
 
 Pure Python makes them and holds the GIL: a thread would stop the one that launches kernels (measured: launches of
 0.02 s end with the texts, after 1.1 s). `python -m` of this module is a process for it, which answers pickled captions.

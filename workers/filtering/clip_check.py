@@ -1,4 +1,4 @@
-"""A second opinion by another CLIP: which mask of the image does each caption refer to?
+"""Another CLIP's opinion: which mask does each caption refer to? Built by `stages.py`; `vlm_check` calls `choices`.
 
 The filter stage asks it before the scorer (`grounding_check`). For the masks k of an image and a caption t
 

@@ -3,7 +3,7 @@
 A residual image tower is brought into the form in which it is computed fastest; other towers stay as they are.
 Texts are computed over their prefix tree: a causal tower's output at a token never reads what follows, padding
 included, so a prefix that texts share is computed once. Texts in the order of their tokens are packed into tiles of one
-number of nodes, a node being a prefix; what two tiles share is in both.
+number of nodes, a node being a prefix; what two tiles share is in both. Called by `training` and `workers`.
 """
 
 from __future__ import annotations

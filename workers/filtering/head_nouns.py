@@ -1,4 +1,4 @@
-"""Finds head nouns and noun phrases by rules, for filter, composer and datasets; `spacy_nouns` has a parser.
+"""Finds head nouns and noun phrases by rules (`spacy_nouns`: by a parser). For `workers`, `training`, datasets.
 
 Phrases are found by word classes and the neighbours of each word. The rules for the head, in the order in which they
 apply (method page, section 4):

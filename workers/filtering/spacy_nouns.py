@@ -1,4 +1,4 @@
-"""Head nouns and what is said of them, for scorer and composer: by rules or spaCy's parser (`filtering.nouns`).
+"""Head nouns and their modifiers, by rules or spaCy (`filtering.nouns`). Called by scorer, composer and `pipeline`.
 
 spaCy is an extra, imported at its first use. Its parse is read by our rule or by the authors'.
 

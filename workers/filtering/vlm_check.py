@@ -1,11 +1,11 @@
-"""A second opinion by a vision-language model: which lettered mask of the image does each caption refer to?
+"""A vision-language model's opinion: which lettered mask of the image does each caption refer to?
 
 The whole image is shown with every mask outlined and lettered, and the model is asked for the letter of a caption. It
 generates nothing: the logits of the letters, at the place where the answer begins, are its opinion. Two letterings are
 averaged, because models prefer some letters. More masks than letters take several images.
 
 The image and the start of the question are computed once. Each caption is a branch behind them, as a prefix of a
-caption is in the captioner's tree (`vlm_towers`).
+caption is in the captioner's tree (`vlm_towers`). Built by `workers/stages.py`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _QUESTION: Final = (
 )
 # Bounds the cached columns: for every image, each caption has a column for each of its tokens.
 TEXTS_TOGETHER: Final = 64
-# Size of a letter, as a share of the image's longer side.
+# A letter's size is this share of the image's longer side.
 _LETTER_SIZE: Final = 0.04
 _MIN_LETTER_PX: Final = 10
 

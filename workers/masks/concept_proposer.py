@@ -1,6 +1,6 @@
-"""The mask stage by SAM 3's detector: the masks of the objects that a list of concepts names, such as `red car`.
+"""SAM 3's mask stage: masks of the objects that concepts name, such as `red car`. Built by `workers/stages.py`.
 
-An image is encoded once, a concept once a run, and some concepts are asked together. Several may find one object: of
+An image is encoded once, a concept once per run, and some concepts are asked together. Several may find one object: of
 masks that overlap, the one with the highest score stays. Reduction by rules and instance priors are for masks of which
 nothing is known, so they do not apply.
 Source: Carion et al., SAM 3: Segment Anything with Concepts; transformers 5.24, models/sam3/modeling_sam3.py.

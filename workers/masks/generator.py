@@ -4,8 +4,8 @@ The generator equals `SamAutomaticMaskGenerator`. In each crop, masks must have 
 threshold, a stability at or above its threshold, and must not end at an inner edge of the crop; then box NMS by
 predicted IoU. Across crops, NMS prefers masks of small crops. Last, small holes are filled and small islands dropped.
 
-Candidates are a table of tensors: masks are packed bits, eight pixels a byte. Of several hundred a few survive, and
-only these are unpacked.
+Candidates are a table of tensors: masks are packed bits, eight pixels per byte. Of several hundred a few survive, and
+only these are unpacked. Built by `workers/stages.py`.
 
 Source: Kirillov et al., Segment Anything, appendix B; segment-anything 1.0, automatic_mask_generator.py and
     utils/amg.py. scipy labels the regions instead of OpenCV.

@@ -2,7 +2,7 @@
 
 The first bytes of a file tell which of two formats it has:
 
-**Parquet**, a row an instance, with these columns (others are ignored):
+**Parquet**, a row per instance, with these columns (others are ignored):
 
 - `image_id` (string, 16 hex digits), or `key` or `file_name` (string): the image; the first that exists counts.
 - `segmentation` (struct of `size`: list of int, [H, W], and `counts`: string or binary, COCO compressed RLE)

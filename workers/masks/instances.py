@@ -1,4 +1,4 @@
-"""Decides for the mask stage which proposals are objects, as `masks.prior` says: by rules, a table, or a detector.
+"""Which proposals are objects (`masks.prior`): by rules, table or detector. For `generator` and `ready_masks`.
 
 Source: method page, section 1; the authors' instances come from CutLER, score > 0.5.
 """

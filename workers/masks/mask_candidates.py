@@ -1,4 +1,4 @@
-"""Mask candidates of the proposers: masks as packed bits, eight pixels a byte, with their boxes and scores."""
+"""Mask candidates as packed bits, with boxes and scores. Called by `generator.py` and `concept_proposer.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws a mask as polygons for exports. They fill to exactly its pixels, holes and separate parts included.
+"""Draws a mask as polygons that fill to exactly its pixels. Called by `record` and `json_pairs` of the exports.
 
 Fillers disagree on what a point is. pycocotools fills the area between pixel *corners*; OpenCV's `fillPoly` connects
 pixel *centres* and draws the outline. A polygon of one kind, given to the other filler, moves every border. Both fill
@@ -41,7 +41,7 @@ def corner_polygon(pixels: NDArray[np.bool_]) -> list[Point]:
 
 
 def centre_polygons(pixels: NDArray[np.bool_]) -> list[list[Point]]:
-    """Return a polygon (x, y) of pixel centres a part, which `cv2.fillPoly` with `cv2.polylines` fills to the mask.
+    """Return a polygon (x, y) of pixel centres per part, which `cv2.fillPoly` with `cv2.polylines` fills to the mask.
 
     From a hole's leftmost point a bridge leads left, over pixels of the mask, to the border that it meets first.
 

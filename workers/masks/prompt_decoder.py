@@ -1,4 +1,4 @@
-"""SAM's mask decoder over its own weights, without repeated or unused work.
+"""SAM's mask decoder over its own weights, without repeated or unused work. Called by `sam_model.py`.
 
 It equals `MaskDecoder.forward` with `multimask_output` up to rounding. It saves:
 
@@ -278,7 +278,7 @@ class SamPromptDecoder:
 
     @property
     def _num_fitting(self) -> int:
-        """As many prompts a pass as fit in with their images, attentions and logits; at least 1."""
+        """As many prompts per pass as fit in with their images, attentions and logits; at least 1."""
         (length, width), num_tokens = self._position.shape, len(self._own) + 2
         num_heads = len(self._final_keys)
         held = self._position.element_size() * length * (3 * width + 2 * num_heads * num_tokens)

@@ -1,4 +1,4 @@
-"""What the mask generator asks of a model that answers points, and its prompts: crops, and grids of points on them.
+"""Protocol of a model that answers points, and its prompts. Called by the SAM modules here and `training/ppt`.
 
 Source: segment-anything 1.0, utils/amg.py and utils/transforms.py.
 """

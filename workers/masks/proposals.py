@@ -1,4 +1,4 @@
-"""The masks of one image, for all mask engines: run-length encoded, and reduced to objects.
+"""Run-length encodes an image's masks and reduces them to objects. Called by all proposers here and PPT's recipes.
 
 The rules are three steps, each on the result of the one before: area, doubles, parts. All work on run-length codes.
 Source: method page, section 1, prior `none`.

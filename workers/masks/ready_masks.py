@@ -1,4 +1,4 @@
-"""The mask stage without SAM: reads existing masks from a folder with one SA-1B JSON file per image.
+"""The mask stage without SAM reads one SA-1B JSON file per image from a folder. Built by `workers/stages.py`.
 
     --set masks.engine=ready --set masks.options.folder=/data/sa1b_masks
 
@@ -54,7 +54,7 @@ class ReadyOptions(FrozenModel):
     folder: str = Field(min_length=1)
     # SA-1B's largest files are near 10 MB. A parsed file takes about ten times its size.
     max_bytes: int = Field(default=64 * 2**20, ge=1)
-    # Each mask of an image is compared with each other one, so memory grows with the square: 8 bytes a pair.
+    # Each mask of an image is compared with each other one, so memory grows with the square: 8 bytes per pair.
     max_masks: int = Field(default=4_096, ge=1)
 
     @model_validator(mode="after")

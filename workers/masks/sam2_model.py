@@ -1,4 +1,4 @@
-"""The mask stage by a later SAM of `transformers` that answers points: SAM 2, EdgeTAM, or the tracker of SAM 3.
+"""The mask stage by SAM 2, EdgeTAM or SAM 3's tracker of `transformers`. Built by `workers/stages.py`.
 
 Their classes have one interface. The weights are a model folder; its image processor is not read.
 Source: transformers 5.24, models/sam2/modeling_sam2.py.
@@ -131,7 +131,7 @@ class PromptableSam2:
     def decode(
         self, shared: tuple[list[torch.Tensor], torch.Tensor], points_xy: torch.Tensor, *, min_predicted_iou: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return three masks a point. The decoder makes all of them before one is dropped."""
+        """Return three masks per point. The decoder makes all of them before one is dropped."""
         levels, place = shared
         points = points_xy.float()[None, :, None]
         labels = torch.ones(points.shape[:3], dtype=torch.int, device=points.device)

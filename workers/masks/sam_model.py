@@ -1,4 +1,4 @@
-"""Builds and loads SAM for the mask stage and PPT, and maps crops to its input and back.
+"""Builds and loads SAM, maps crops to its input and back. Called by `generator` and `training/ppt`.
 
 The modules are `segment_anything`'s, from an architecture given as numbers.
 Source: segment-anything 1.0, utils/transforms.py and modeling/sam.py.
@@ -153,7 +153,7 @@ class PromptableSam:
     def decode(
         self, shared: SharedImage, points_xy: torch.Tensor, *, min_predicted_iou: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return three masks a point; those below the threshold are never upscaled."""
+        """Return three masks per point; those below the threshold are never upscaled."""
         return self._decode(shared, points_xy, min_predicted_iou=min_predicted_iou)
 
     def answer_together(

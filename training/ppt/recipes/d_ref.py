@@ -1,4 +1,4 @@
-"""Makes D_ref from D_sem for `pseudoris ppt compose`: composed images, each text with its referent (section 3.2).
+"""Makes D_ref from D_sem: composed images, each text with its referent (section 3.2). Called by `cli/ppt.py`.
 
 Several object-centric images become one: a mosaic (objects have places) or a fusion (objects have relations).
 Composition is pure functions of pixels, masks and a generator; `compose_objects` writes the run.

@@ -1,7 +1,7 @@
 """Makes D_sem and H for `pseudoris ppt`: runs whose pseudo-masks are what CLIP and SAM find for a text.
 
 D_sem has one pseudo-label a pair, from object-centric images and their classes (section 3.2). H_sem and H_ref are made
-from the images and texts of a run, without reading its masks (section 3.3).
+from the images and texts of a run, without reading its masks (section 3.3). Called by `cli/ppt.py`.
 """
 
 from __future__ import annotations

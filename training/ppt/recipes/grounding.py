@@ -1,4 +1,4 @@
-"""Finds the mask of a phrase for D_sem, H_sem and H_ref: CLIP's response map prompts SAM (section 3.2)."""
+"""Grounds a phrase: CLIP's response map prompts SAM (section 3.2). For `grounded_runs`, `ppt_learner`, `answerers`."""
 
 from __future__ import annotations
 

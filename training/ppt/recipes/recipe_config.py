@@ -1,7 +1,7 @@
 """The settings of the data recipes, with the reason for each default.
 
 Read by `pseudoris ppt` and the recipes. What decides a recipe's bytes is in its run's identity: another default makes
-another run.
+another run. Used by `training` and `cli`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Code that all recipes share: pseudo-labels as records of the tables, a recipe's run, and the counts of its pairs.
+"""Pseudo-labels as records, a recipe's run, its counts. For `d_ref`, `grounded_runs` and `cli/ppt`.
 
 An expression's E pseudo-masks are E rows of one image and text.
 """

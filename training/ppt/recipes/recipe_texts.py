@@ -1,4 +1,4 @@
-"""All texts that PPT's recipes write and read again: an object in the middle, places in a mosaic, relations."""
+"""The texts that PPT's recipes write and read again. Called by `d_ref`, `grounded_runs` and `training/ppt/pairs`."""
 
 from __future__ import annotations
 
