@@ -85,7 +85,7 @@ def with_bounds(conditions: Sequence[KeepCondition], bounds: Sequence[KeepCondit
 
 
 def _bounds(known: Floats) -> list[float]:
-    """Return bounds just below quantiles of scores, from strict to loose: the last keeps all."""
+    """Return bounds just below quantiles of scores, from strict to loose: the last keeps all above 0."""
     found = np.maximum((np.ceil(np.quantile(known, BOUND_QUANTILES) * 10**_DIGITS) - 1) / 10**_DIGITS, 0.0)
     return sorted(set(found.tolist()), reverse=True)
 

@@ -132,7 +132,7 @@ def in_process(work: Callable[..., Any], *arguments: Any) -> Any:
 
     def run() -> None:
         # Its warnings are for trainers; in the table they would stand once a repeat.
-        logging.getLogger("pseudoris.training").setLevel(logging.ERROR)
+        logging.getLogger("pseudoris.interchange").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         sender.send(work(*arguments))
 

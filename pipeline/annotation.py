@@ -48,7 +48,7 @@ from pseudoris.store.runs.pending_work import (
     quarantined_shards,
 )
 from pseudoris.store.runs.plan import PlanTally, assign_shards, iter_plan
-from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, may_give_way, plan_run
+from pseudoris.store.runs.planned_run import Lister, PlannedRun, RunRequest, may_give_way, plan_run
 from pseudoris.store.runs.receipts import Totals, latest_receipts
 from pseudoris.store.runs.repair import damaged_receipts
 from pseudoris.store.runs.session import Executor, Outcome, RunSession, trim_memory
@@ -90,7 +90,8 @@ def annotate(
         lock = None if start.header is None else locks.enter_context(held)
         if lock is not None and start.here is not None and not options.is_extension:
             # This machine can check the run without Ray, which takes seconds to start: it may be complete.
-            begun = _begin(start, location, start.here, lock, options=options, on_event=on_event)
+            lister = start.listing.list
+            begun = _begin(start, location, start.here, lock, lister, options=options, on_event=on_event)
             if not begun.pending.shards:
                 return _finish(begun, {}, _nothing, options, on_event=on_event)
         # Imported here because it takes seconds: a mistake in SOURCE or OUT is reported before.
@@ -105,7 +106,8 @@ def annotate(
         identity = start.identity()
         # A new run takes its lock only here: if its images are refused, nothing is left in OUT.
         lock = lock or locks.enter_context(held)
-        begun = begun or _begin(start, location, identity, lock, options=options, on_event=on_event)
+        lister = partial(list_on_cluster, start.listing, config.placement.read)
+        begun = begun or _begin(start, location, identity, lock, lister, options=options, on_event=on_event)
         header = begun.planned.header
         nodes = node_resources()
         config = with_readers(nodes, config, actors, header, may_grow=may_grow)
@@ -134,14 +136,20 @@ class _Begun:
 
 
 def _begin(
-    start: Opened, location: RunLocation, identity: Identity, lock: RunLock, *, options: RunOptions, on_event: OnEvent
+    start: Opened,
+    location: RunLocation,
+    identity: Identity,
+    lock: RunLock,
+    lister: Lister,
+    *,
+    options: RunOptions,
+    on_event: OnEvent,
 ) -> _Begun:
     """Plan or resume the run, and find out what is missing, or what a retry tries again."""
     on_event(Step("listing and planning"))
     request = RunRequest("annotate", start.listing.name, identity, start.config, limit=options.limit, lock=lock)
     request = replace(request, exclusions=options.exclusions, is_extension=options.is_extension)
-    listed = partial(list_on_cluster, start.listing, start.config.placement.read)
-    planned = plan_run(location, request, start.parent or listed)
+    planned = plan_run(location, request, start.parent or lister)
     left_out = tuple(start.listing.left_out.notices())
     for text in (*planned.notices, *left_out):
         on_event(Notice(text))

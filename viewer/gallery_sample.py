@@ -240,9 +240,9 @@ class _SourceImages:
         self._is_gone = False
 
     def load(self, shard: int, row: Row) -> bytes | None:
-        self._num_asked += not row["bytes"]
+        self._num_asked += row["bytes"] is None
         try:
-            if not self._is_gone:
+            if row["bytes"] is not None or not self._is_gone:
                 return annotated_bytes(self._load_bytes, shard, row)
         except (OSError, ImageError) as error:
             level = logging.WARNING if self._num_blank < _MAX_WARNINGS else logging.DEBUG

@@ -15,6 +15,7 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.pass_sizes import LEAST_PACKED_INPUTS
 
 # Compiled programs of one function, one for each shape.
 _MAX_PROGRAMS = 128
@@ -50,10 +51,6 @@ def compile_tower(tower: nn.Module) -> None:
     tower.compile(dynamic=False)
 
 
-# Narrower layers spend more time on calls than on arithmetic, so packing does not help.
-_LEAST_INPUTS = 256
-
-
 def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the layer of `weight` (out, in) and `bias` (out,), which must not change: (..., in) to (..., out).
 
@@ -64,7 +61,7 @@ def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Callable[[torch.T
     is_packed = (
         weight.device.type == "cpu"
         and weight.dtype == torch.float32
-        and weight.shape[1] >= _LEAST_INPUTS
+        and weight.shape[1] >= LEAST_PACKED_INPUTS
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         # Operators that torch's own compiler uses for linear layers. They are not public.
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")

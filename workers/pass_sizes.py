@@ -37,6 +37,17 @@ UPSCALED_BYTES = {"cpu": 2 * 2**20, "cuda": 2**30}
 # a last tile is padded less.
 CLIP_CROPS_ON_CPU = 8
 
+# The length of each prefix of texts is rounded up to a multiple of this, independent of other prefixes.
+TEXT_LENGTH_STEP = 4
+# A tile of texts has room for `batch_size` texts with this many tokens that no other text shares.
+TOKENS_A_TEXT = 16
+# Crops in one forward pass of CoCa's image tower, then the same in fixed shapes. Bounds the memory of activations.
+CROPS_A_PASS, CROPS_A_FIXED_PASS = 64, 128
+# Prompts of a vision-language model's pass. Bounds the activations: 0.5 GB in half precision for 300 tokens and 8B.
+PROMPTS_A_PASS = 16
+# Layers of fewer inputs are not packed: they spend more time on calls than on arithmetic.
+LEAST_PACKED_INPUTS = 256
+
 
 def pass_sizes_digest() -> str:
     """Return the start of a sha256 over all of them, 12 hex digits."""

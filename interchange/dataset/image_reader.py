@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
@@ -89,13 +89,13 @@ class ImageBytes:
         """Return the encoded images of `rows` of a shard's images table, with `columns`."""
         keys = rows["key"].to_pylist()
         found: list[Outcome | None] = rows["bytes"].to_pylist() if "bytes" in rows.column_names else [None] * len(keys)
-        sizes, sha256 = (
-            zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True),
-            rows["sha256"].to_pylist(),
-        )
-        if not self._is_random_access:
-            found = [*self._outcomes(shard, list(zip(keys, sha256, found, strict=True)))]
-        return ShardImages(shard, keys, sha256, list(sizes), found)
+        sizes = list(zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True))
+        images = ShardImages(shard, keys, rows["sha256"].to_pylist(), sizes, found)
+        # Embedded bytes are not compared here: their pages have checksums.
+        absent = [] if self._is_random_access else [at for at, data in enumerate(found) if data is None]
+        for at, outcome in zip(absent, self._outcomes(images, absent), strict=True):
+            images.outcomes[at] = outcome
+        return images
 
     def decode(self, images: ShardImages, at: int) -> Tensor:
         """Return the image at a position, (3, H, W) uint8 RGB, upright, contiguous.
@@ -106,7 +106,7 @@ class ImageBytes:
         """
         outcome = images.outcomes[at]
         if outcome is None:
-            (outcome,) = self._outcomes(images.shard, [(images.keys[at], images.sha256[at], None)])
+            (outcome,) = self._outcomes(images, [at])
         if isinstance(outcome, ImageError):
             raise outcome
         import_plugins(self._plugins)
@@ -128,9 +128,10 @@ class ImageBytes:
             f"back, {_MOVED}, or leave its masks out (on_bad_image='skip')."
         )
 
-    def _outcomes(self, shard: int, wanted: Sequence[tuple[str, str, Any]]) -> list[Outcome]:
+    def _outcomes(self, images: ShardImages, places: Sequence[int]) -> list[Outcome]:
         try:
-            return list(self._planned.outcomes(shard, wanted))
+            wanted = [(images.keys[at], images.sha256[at], None) for at in places]
+            return list(self._planned.outcomes(images.shard, wanted))
         except ConfigError as error:
             raise ConfigError(f"{error} If the images were moved, {_MOVED}.") from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -190,16 +190,21 @@ def run_statistics(
 
     The run may be unfinished. The tables of `sample` shards are read, spread evenly; of all if it is None.
     """
-    run, texts = OpenRun.at(location), TopTexts()
+    run, totals, texts = OpenRun.at(location), Totals(), TopTexts()
+    chosen = frozenset(run.sample(sample).receipts.shards.tolist())
     groups: dict[str, dict[str, KeptCount]] = {name: {} for name in GROUPS}
 
     def read(shard: CommittedShard) -> tuple[int, Ints, pa.Table]:
         return shard.receipt.counts.masks, shard.num_masks(), shard.table(EXPRESSIONS, _COLUMNS)
 
-    chosen = run.sample(sample)
-    num_shards = len(chosen.receipts)
-    found = RunStatistics(run.header.num_images, num_shards, run.header.warning, Totals(run.receipts).sum())
-    for number, (num_masks, of_images, table) in enumerate(map_in_threads(read, chosen.shards(), _THREADS), start=1):
+    def shards() -> Iterator[CommittedShard]:
+        for shard in run.shards():
+            totals.add(shard.receipt)
+            if shard.receipt.shard in chosen:
+                yield shard
+
+    found = RunStatistics(run.header.num_images, len(chosen), run.header.warning)
+    for number, (num_masks, of_images, table) in enumerate(map_in_threads(read, shards(), _THREADS), start=1):
         kept = table.filter(table["kept"])
         found.masks_an_image.add(of_images)
         found.kept_a_mask.add(occurrences(pc.list_flatten(kept["target_mask_ids"]), num_masks))
@@ -209,8 +214,8 @@ def run_statistics(
         _count_groups(table, groups)
         said = kept["text"].value_counts()
         texts.add(dict(zip(said.field(0).to_pylist(), said.field(1).to_pylist(), strict=True)))
-        on_progress(number, num_shards)
-    found.top, found.top_error = texts.top(num_top), texts.error
+        on_progress(number, len(chosen))
+    found.totals, found.top, found.top_error = totals.sum(), texts.top(num_top), texts.error
     found.groups = {
         name: dict(sorted(counts.items(), key=lambda item: (-item[1].counted, item[0])))
         for name, counts in groups.items()

@@ -4,7 +4,7 @@ Each JSON record of a run carries the digest of its own bytes (`sealed`, `parse_
 is found. That detects accidents. Against a person who writes a matching digest, compare the run's root digest
 (`receipts.RootDigest`).
 
-Every reader of a run begins with `require_header` (`cli`, `viewer`, `training`, `audit`); `pipeline` checks a resume.
+Readers of tables open a run by `store/tables/open_run.py`; `cli` asks `require_header`; `pipeline` checks a resume.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Numbered snapshots of the receipts, `_manifest/0001.parquet`: one read instead of one per shard.
 
 A cache, except those that child runs or saved trainings pin: keep these. `LatestReceipts` reads receipts on demand.
-Sessions write it; most readers of a run get their receipts from `cached_receipts`, and exports from `LatestReceipts`.
+Sessions write it; readers of a run's tables get their receipts from `LatestReceipts`, by `store/tables/open_run.py`.
 """
 
 from __future__ import annotations
@@ -310,28 +310,31 @@ class LatestReceipts:
     Each pass reads them again, a few at a time, in large runs from the manifest. All passes see the same commits, even
     if more shards are committed meanwhile. Reading a single receipt costs one request.
 
+    Attributes:
+        shards: (S,) int64, their numbers.
+
     Reading raises:
         ConfigError: A receipt cannot be used, or was deleted since the listing.
     """
 
-    def __init__(self, location: RunLocation, highest: Mapping[int, int]) -> None:
-        """Hold what `list_receipts` found, in 12 bytes per shard."""
-        self._shards = np.fromiter(highest.keys(), np.int64, len(highest))
+    def __init__(self, location: RunLocation, highest: Mapping[int, int], header: RunHeader | None = None) -> None:
+        """Hold what `list_receipts` found, in 12 bytes per shard; without the run's header each pass reads it."""
+        self.shards = np.fromiter(highest.keys(), np.int64, len(highest))
         self._generations = np.fromiter(highest.values(), np.int32, len(highest))
-        self._location = location
+        self._location, self._header = location, header
 
     @classmethod
-    def listed(cls, location: RunLocation) -> Self:
+    def listed(cls, location: RunLocation, header: RunHeader | None = None) -> Self:
         """Return the latest receipts at present; one listing, no receipt is read."""
-        return cls(location, list_receipts(location))
+        return cls(location, list_receipts(location), header)
 
     def __len__(self) -> int:
         """Return how many shards are committed."""
-        return len(self._shards)
+        return len(self.shards)
 
     def __iter__(self) -> Iterator[Receipt]:
         """Yield them in order; only a few are held at once."""
-        return cached_receipts(self._location, commits=map(self._commit, range(len(self))))
+        return cached_receipts(self._location, (), map(self._commit, range(len(self))), self._header)
 
     def __getitem__(self, place: int) -> Receipt:
         """Return the receipt at a place, which is not the shard's number; IndexError if there is none."""
@@ -340,9 +343,9 @@ class LatestReceipts:
 
     def sample(self, num_shards: int | None) -> Self:
         """Return those of some shards, evenly spaced, always the same ones; all if it is None or too large."""
-        chosen = spread_evenly(self._shards.tolist(), num_shards)
-        commits = dict(map(self._commit, range(len(self))))
-        return type(self)(self._location, {shard: commits[shard] for shard in commits if shard in chosen})
+        chosen = spread_evenly(self.shards.tolist(), num_shards)
+        commits = map(self._commit, range(len(self)))
+        return type(self)(self._location, {each[0]: each[1] for each in commits if each[0] in chosen}, self._header)
 
     def _commit(self, place: int) -> tuple[int, int]:
-        return int(self._shards[place]), int(self._generations[place])
+        return int(self.shards[place]), int(self._generations[place])

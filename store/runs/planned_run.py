@@ -85,7 +85,8 @@ class Parent:
             "command reads its images, name their place (--source).",
             location.root,
         )
-        return cls(location, RunHeader.model_validate(own.model_dump(mode="json") | clean, context=RECORDED))
+        masked_one = RunHeader.model_validate(own.model_dump(mode="json") | clean, context=RECORDED)
+        return cls(location, masked_one.model_copy(update={"earlier": own.earlier}))
 
     def pin(self) -> ParentRun:
         """Return the present state of the run, pinned: a later retry or extension does not affect the child run.

@@ -203,7 +203,8 @@ def annotated_bytes(load_bytes: LoadBytes, shard: int, row: Mapping[str, Any]) -
 
     `row` is of the table `images`, with `key`, `sha256` and `bytes`.
     """
-    outcome: Outcome = row["bytes"] or _as_annotated(load_bytes(shard, row["key"]), row["sha256"])
+    data = load_bytes(shard, row["key"]) if row["bytes"] is None else row["bytes"]
+    outcome = _as_annotated(data, row["sha256"])
     if isinstance(outcome, ImageError):
         raise outcome
     return outcome
@@ -257,15 +258,15 @@ class PlannedImages:
     def outcomes(self, shard: int, wanted: Sequence[tuple[str, str, bytes | None]]) -> Iterator[Outcome]:
         """Yield what comes of images of a shard, given as key, sha256 and embedded bytes, in their order.
 
-        Embedded bytes are taken as they are: their pages have checksums. Other images are read as by `read`, and are
-        `changed` if they are not the annotated ones. One at a time is held if they are in the order of the plan.
+        Images without embedded bytes are read as by `read`. All are `changed` if they are not the annotated ones. One
+        at a time is held if they are in the order of the plan.
         """
         absent = {key for key, _, data in wanted if data is None}
         found, held = self.read(shard, absent) if absent else iter(()), dict[str, Outcome]()
         for key, sha256, data in wanted:
             while data is None and key not in held:
                 held.update([next(found)])
-            yield _as_annotated(held.pop(key), sha256) if data is None else data
+            yield _as_annotated(held.pop(key) if data is None else data, sha256)
 
     def _plan(self, shard: int) -> dict[str, PlanEntry]:
         plan = self._plans.get(shard)

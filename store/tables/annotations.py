@@ -7,9 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
+import pyarrow.compute as pc
+
 from pseudoris.schemas.ids import mask_index
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, STATUS_QUARANTINED
+from pseudoris.store.tables.committed_tables import RowFilter
 from pseudoris.store.tables.open_run import CommittedShard, JoinedTables
 
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256")
@@ -72,9 +75,10 @@ def iter_annotations(
     """
     columns = (*_IMAGE_COLUMNS, "bytes") if with_bytes else _IMAGE_COLUMNS
     names = (*_EXPRESSION_COLUMNS, "samples") if with_samples else _EXPRESSION_COLUMNS
+    rows = RowFilter(pc.field("kept"), ("kept",)) if kept_only else None
     for shard in shards:
-        for row, masks, expressions in shard.joined(columns, None, names).rows():
-            said = [_expression(each) for each in expressions if each["kept"] or not kept_only]
+        for row, masks, expressions in shard.joined(columns, None, names, said_rows=rows).rows():
+            said = [_expression(each) for each in expressions]
             of_mask: defaultdict[str, list[ExpressionRecord]] = defaultdict(list)
             for each in said:
                 for mask_id in each.target_mask_ids:

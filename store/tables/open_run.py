@@ -57,8 +57,9 @@ class OpenRun:
         `commits` are the shards and generations to read, ordered by shard; the latest by default.
         """
         header = require_header(location)
-        receipts = LatestReceipts.listed(location) if commits is None else LatestReceipts(location, dict(commits))
-        return cls(location, header, receipts)
+        if commits is None:
+            return cls(location, header, LatestReceipts.listed(location, header))
+        return cls(location, header, LatestReceipts(location, dict(commits), header))
 
     @property
     def is_complete(self) -> bool:
@@ -130,14 +131,18 @@ class CommittedShard:
         masks: Sequence[str] | None = (),
         expressions: Sequence[str] | None = (),
         *,
+        said_rows: RowFilter | None = None,
         with_quarantined: bool = False,
     ) -> JoinedTables:
-        """Return columns of the three tables by image; None for all columns. A quarantined image has no other rows."""
+        """Return columns of the three tables by image; None for all columns. A quarantined image has no other rows.
+
+        `said_rows` says which expressions; all by default.
+        """
         shown = self.table(IMAGES, _with_id(images), None if with_quarantined else _IS_SHOWN)
         if shown.num_rows != (self.receipt.counts.images if with_quarantined else self.num_shown):
             raise ConfigError(DAMAGED_IMAGES.format(self.receipt.shard))
         of_masks = self.table(MASKS, masks if masks is None else _with_id(masks))
-        said = self.table(EXPRESSIONS, expressions if expressions is None else _with_id(expressions))
+        said = self.table(EXPRESSIONS, expressions if expressions is None else _with_id(expressions), said_rows)
         return JoinedTables.of(shown, of_masks, said, where=str(self))
 
     def beside(self, said: pa.Table, columns: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, pa.ChunkedArray]]:

@@ -11,14 +11,20 @@ import pyarrow.dataset as ds
 import pytest
 import ray
 
+from pseudoris.pipeline.identity import measure_identity
 from pseudoris.pipeline.run_contract import RunSummary
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.pending_work import Planned, Step
+from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.runs.receipts import RunTotals
+from pseudoris.store.sources import open_source
 from pseudoris.synthworld.demo import write_demo
 from tests.builders.command import NUM_SCENES, OPTIONS, pseudoris_here, start_pseudoris, wait_for
 from tests.builders.runs import SMALL, STUBS, write_source
+from tests.builders.seals import forge_header
 
 pytestmark = pytest.mark.ray
 NUM_BROKEN = 5
@@ -49,6 +55,18 @@ def test_the_tables_read_with_pyarrow_alone_and_join(tiny_run):
     assert len(tables["images"]) == NUM_SCENES + NUM_BROKEN
     assert {row["status"] for row in tables["images"]} == {"annotated", "quarantined"}
     assert len(tables["failures"]) == NUM_BROKEN
+
+
+def test_a_run_without_results_that_another_cpu_planned_is_planned_anew(tmp_path, caplog):
+    source, location = write_source(tmp_path / "in", 1), RunLocation.open(str(tmp_path / "out"))
+    config = load_config("tiny")
+    listing = open_source(str(source), config.source)
+    plan_run(location, RunRequest("annotate", listing.name, measure_identity(config), config), listing.list)
+    forge_header(location, lambda tree: tree["identity"].update(device_kind="cpu another kind"))
+    # It is planned before Ray starts, so the listing must not need Ray.
+    again = pseudoris_here("annotate", "--preset=tiny", str(source), location.root, *OPTIONS)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "planned anew" in caplog.text
 
 
 def test_the_same_command_again_touches_nothing_and_starts_no_ray(tiny_run):

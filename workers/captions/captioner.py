@@ -28,14 +28,12 @@ from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.faults.quarantine import apply_to_groups, together_or_fewer
 from pseudoris.workers.filtering.caption_texts import announce
 from pseudoris.workers.forward_passes import compile_tower, padded
+from pseudoris.workers.pass_sizes import CROPS_A_FIXED_PASS, CROPS_A_PASS
 from pseudoris.workers.stages import STAGE_CAPTION, open_clip_digest
-
-# Crops in one forward pass of the image tower, then the same in fixed shapes. Bounds the memory of activations.
-_CROPS_A_PASS, _CROPS_A_FIXED_PASS = 64, 128
 
 
 def encode_crops(
-    model: CoCa, crops: torch.Tensor, *, is_padded: bool = False, crops_a_pass: int = _CROPS_A_PASS
+    model: CoCa, crops: torch.Tensor, *, is_padded: bool = False, crops_a_pass: int = CROPS_A_PASS
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return `EncodedImage.embeddings` and `tokens` of normalised crops (C, 3, S, S), in passes of a fixed size.
 
@@ -69,7 +67,7 @@ def coca_engine(
     projection = model.text_decoder.text_projection.detach()
     if is_static is None:
         is_static = projection.device.type == "cuda"
-    size = _CROPS_A_FIXED_PASS if is_static else _CROPS_A_PASS
+    size = CROPS_A_FIXED_PASS if is_static else CROPS_A_PASS
     encode = partial(encode_crops, model, is_padded=is_compiled or is_static, crops_a_pass=size)
     kind = StaticEngine if is_static else CachedEngine
     return kind(towers, encode, projection, special=special, config=config, seed=seed)

@@ -19,6 +19,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.captions.decoding_rules import Ints, PrefixLevel
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.device import to_device
+from pseudoris.workers.pass_sizes import PROMPTS_A_PASS
 
 FULL: Final = "full_attention"
 SLIDING: Final = "sliding_attention"
@@ -28,8 +29,6 @@ _BY_TOKEN: Final = ("input_ids", "attention_mask", "token_type_ids", "mm_token_t
 _TOLERANCES: Final = {torch.float64: 1e-9, torch.float32: 1e-3}
 _HALF_TOLERANCE: Final = 0.1
 
-# Prompts of a forward pass. Bounds the activations: 0.5 GB in half precision for 300 tokens and a model of 8B.
-_PROMPTS_A_PASS: Final = 16
 
 # The processor's output for one crop: a batch of one prompt.
 Inputs = Mapping[str, torch.Tensor]
@@ -228,7 +227,7 @@ def _alike(encodings: Sequence[Inputs]) -> Iterator[list[int]]:
     for number, each in enumerate(encodings):
         of_shape.setdefault(tuple((name, part.shape) for name, part in each.items()), []).append(number)
     for numbers in of_shape.values():
-        yield from (numbers[first : first + _PROMPTS_A_PASS] for first in range(0, len(numbers), _PROMPTS_A_PASS))
+        yield from (numbers[first : first + PROMPTS_A_PASS] for first in range(0, len(numbers), PROMPTS_A_PASS))
 
 
 def _chain(token: int, *, is_root: bool) -> PrefixLevel:

@@ -34,7 +34,7 @@ from pseudoris.workers.checkpoints.published_weights import OPEN_CLIP_PREFIX
 from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 from pseudoris.workers.forward_passes import SelfAttention, compile_tower
-from pseudoris.workers.pass_sizes import CLIP_CROPS_ON_CPU
+from pseudoris.workers.pass_sizes import CLIP_CROPS_ON_CPU, TEXT_LENGTH_STEP, TOKENS_A_TEXT
 
 Ints = NDArray[np.int64]
 
@@ -107,8 +107,6 @@ def _tile(nodes: Sequence[tuple[int, int, int]], ends: Sequence[tuple[int, int]]
     return TextTile(tokens, depths, paths, numbers, rank[last], len(nodes))
 
 
-# Each prefix's length is rounded up to a multiple of this, independent of other prefixes, so that bits stay equal.
-_LENGTH_STEP: Final = 4
 # Positions of prefixes that attend together: bounds memory for long texts. And of those whose keys and values are
 # gathered together: a launch on a GPU costs more than its work, and a CPU's cache holds one group.
 _POSITIONS_A_GROUP: Final = {"cpu": 2**14, "cuda": 2**19}
@@ -173,10 +171,10 @@ class TextTower:
         hidden = model.token_embedding(tokens).to(dtype) + model.positional_embedding[depths].to(dtype)
         # Neighbouring nodes with prefixes of the same rounded length attend together.
         gathers: list[list[tuple[Ints, NDArray[np.bool_]]]] = [[]]
-        rounded = tile.depths // _LENGTH_STEP
+        rounded = tile.depths // TEXT_LENGTH_STEP
         starts = np.flatnonzero(np.diff(rounded, prepend=-1))
         for start, end in zip(starts, [*starts[1:], len(rounded)], strict=True):
-            length = int(rounded[start] + 1) * _LENGTH_STEP
+            length = int(rounded[start] + 1) * TEXT_LENGTH_STEP
             paths = np.zeros((end - start, length), dtype=np.int64)
             given = tile.paths[start:end, :length]
             paths[:, : given.shape[1]] = given
@@ -258,10 +256,6 @@ def memory_format(tower: nn.Module, device: torch.device) -> torch.memory_format
     return torch.channels_last if is_last else torch.contiguous_format
 
 
-# A tile of texts has room for `batch_size` texts with this many tokens that no other text shares.
-_TOKENS_A_TEXT: Final = 16
-
-
 class ClipEmbedder:
     """A CLIP on its device. Embeddings are returned normalised, float32, on the CPU.
 
@@ -279,7 +273,7 @@ class ClipEmbedder:
         self._dtype = compute_dtype(compute)
         is_on_cpu = self.device.type == "cpu"
         self._crops_a_tile = min(config.batch_size, CLIP_CROPS_ON_CPU) if is_on_cpu else config.batch_size
-        self._nodes_a_tile = config.batch_size * _TOKENS_A_TEXT
+        self._nodes_a_tile = config.batch_size * TOKENS_A_TEXT
         text_config = read_model_config(config.architecture)["text_cfg"]
         if "hf_tokenizer_name" in text_config:
             raise ConfigError(

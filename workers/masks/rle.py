@@ -1,6 +1,6 @@
 """Masks as COCO run-length codes (`schemas.run_lengths`): from tensors, from any of COCO's forms, and measured.
 
-Does not import torch. Called by the proposers and by `composing`; by `training` for imports, evaluation and both
+Does not import torch. Called by the proposers and by `composing`; by `interchange` for imports, evaluation and both
 learners.
 """
 

@@ -109,7 +109,7 @@ def test_a_filter_that_keeps_nothing_is_refused_where_that_is_known(run):
 
 def test_a_filter_that_keeps_nothing_is_told_by_an_epoch_that_does_not_know_before(run, caplog):
     dataset = RisIterableDataset(run.location, SampleSpec(parts=("text",), where=NOTHING))
-    with caplog.at_level("WARNING", logger="pseudoris.training"):
+    with caplog.at_level("WARNING", logger="pseudoris.interchange"):
         assert list(dataset) == []
     assert "No expression in the 1 shards of worker 0, rank 0 passes the filter" in caplog.text
     caplog.clear()

@@ -145,7 +145,7 @@ def test_images_that_are_gone_or_changed_in_source_are_left_out_and_counted(sour
     run, source = source_run
     (source / "second.jpg").unlink()
     (source / "fourth.jpg").write_bytes(jpeg()[:-1] + b"x")
-    with caplog.at_level("WARNING", logger="pseudoris.training"):
+    with caplog.at_level("WARNING", logger="pseudoris.interchange"):
         images, dropped = wanted(run, place)
     assert [image.key for image in images] == ["first.jpg", "third.jpg"]
     assert dropped[UNREADABLE] == 2
