@@ -62,7 +62,7 @@ MASK_TYPE: Final = pa.struct(
         pa.field("mask_id", pa.string(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
-        # COCO compressed RLE in upright pixels, as in the run's table of masks.
+        # The outline is COCO compressed RLE in upright pixels, as in the run's table of masks.
         pa.field("counts", pa.string(), nullable=False),
     ]
 )

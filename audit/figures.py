@@ -33,7 +33,7 @@ from pseudoris.store.reports.svg import element, svg_file
 # Shares and means that `expected_precision` assumes.
 _ACCURACIES: Final = (0.75, 0.9, 0.97)
 _MEANS: Final = (0.5, 2.0)
-# Sizes of the picture in pixels.
+# The picture has these sizes in pixels.
 _WIDTH: Final = 720
 _LEFT: Final = 270
 _RIGHT: Final = 130

@@ -16,7 +16,7 @@ from pseudoris.schemas.keep_rule import COMPOSED_KINDS
 
 # A line has two numbers. To fit them takes as many verdicts as to correct raters' errors.
 LEAST_JUDGED: Final = LEAST_CHECKED
-# Standard deviation of the prior of the slope, around 1. That of the bias is 1, around 0.
+# The prior of the slope has this standard deviation, around 1. That of the bias has 1, around 0.
 _SLOPE_SPREAD: Final = 0.5
 _LEAST_CONFIDENCE: Final = 1e-4
 _DIGITS: Final = 3

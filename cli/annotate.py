@@ -195,7 +195,7 @@ def estimate(
             stdout.print("", card_config(config, found.card_bytes), sep="\n", soft_wrap=True)
 
 
-# Least images of a sample. With fewer, single odd images decide, and the interval becomes uselessly wide.
+# A sample has at least this many images. With fewer, single odd images decide, and the interval becomes uselessly wide.
 _LEAST_SAMPLE = 16
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import BinaryIO, Final
 
-# Signals from outside, because the machine is short of memory or shuts down. No image causes them.
+# These signals come from outside: the machine is short of memory, or shuts down. No image causes them.
 EXTERNAL_SIGNALS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 
 

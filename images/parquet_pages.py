@@ -22,7 +22,7 @@ from pseudoris.schemas.errors import ConfigError, ImageError
 _MAX_UNPACKING: Final = 4
 # A page may always unpack to this size. Uris and bitmaps shrink a hundredfold, in pages of a few megabytes.
 ALWAYS_BYTES: Final = 64 * 2**20
-# Allowance for the lengths and levels of a page, beside its values.
+# A page may take this much more than its values, for its lengths and levels.
 _SLACK_BYTES: Final = 2**20
 # Arrow has the same limit. A header may hold the smallest and the largest value, which may be images.
 _MAX_HEADER_BYTES: Final = 16 * 2**20
@@ -38,7 +38,7 @@ TABLE_ALWAYS_BYTES: Final = 256 * 2**20
 # Few rows are unpacked at once, because each row may repeat a large value of the dictionary.
 _ROWS_AT_ONCE: Final = 8
 
-# Type codes of Thrift's compact protocol.
+# These are type codes of Thrift's compact protocol.
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12)
 # The field of a page header with its details, by page type: data page, dictionary page, data page version 2.
 _DETAILS: Final = {0: 5, 2: 7, 3: 8}

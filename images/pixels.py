@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 _EXIF_ORIENTATION: Final = 0x0112
 _TIFF_WHITE_IS_ZERO: Final = 0
-# 0..65535 to 0..255, rounded to nearest. Pillow's own conversion would clip everything above 255 to white.
+# Maps 0..65535 to 0..255, rounded to nearest. Pillow's own conversion would clip everything above 255 to white.
 _TO_8_BIT: Final = ((np.arange(65536, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 # Pillow raises a bare OSError for a failed allocation inside a decoder, recognisable only by its text.
 _PILLOW_OUT_OF_MEMORY: Final = "out of memory"

@@ -23,7 +23,7 @@ from pseudoris.workers.masks.rle import compressed_counts
 WITHOUT_TEXT: Final = "human sentences without a text"
 WITHOUT_SENTENCE: Final = "human references without a sentence"
 
-# The longest side of a JPEG. COCO's masks count pixels in 32 bits, and pycocotools exits if memory runs out.
+# A JPEG's side has at most this length. COCO's masks count pixels in 32 bits, and pycocotools exits if memory runs out.
 _MAX_SIDE_PX: Final = 65_535
 # Letters that no file name can contain.
 _UNWRITABLE: Final = re.compile("[\0\ud800-\udfff]")

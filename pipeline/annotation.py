@@ -335,7 +335,7 @@ def _estimate(location: RunLocation, tally: PlanTally, config: RunConfig) -> tup
         basis = f"from the {done.images} images committed so far, {done.output_bytes // done.images} bytes each"
         return done.output_bytes * tally.num_images // done.images, basis, done.shards
     captions = config.captions
-    # Captions drawn of a mask in each kind of crop: one by the beam search, and one for each sampling setting.
+    # In each kind of crop a mask gets this many captions: one by beam search, and one for each sampling setting.
     draws = bool(captions.beam.num_beams) + len(captions.sampling.top_k) + len(captions.sampling.top_p)
     draws *= len(captions.context_scales) + captions.has_masked_crop
     per_mask = BYTES_PER_MASK + draws * BYTES_PER_DRAW

@@ -23,7 +23,7 @@ from pseudoris.store.sources.image_tables import RowGroup, rows_of
 from pseudoris.store.sources.items import LeftOut
 from pseudoris.store.sources.source import Format
 
-# Tars and tables for each task. Starting a task is then cheap compared with its requests to a bucket.
+# A task gets this many tars and tables. Starting a task is then cheap compared with its requests to a bucket.
 _FILES_A_TASK: Final = 4
 # Bounds the results that wait in the object store: a few megabytes for each of these tasks.
 TASKS_IN_FLIGHT: Final = 64

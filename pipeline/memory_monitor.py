@@ -21,7 +21,7 @@ _INTERVAL_READS: Final = 100
 # protobuf makes these names at import, so type checkers do not know them.
 _common: Any = common_pb2
 _gcs: Any = gcs_pb2
-# Ray's message, with its numbers of bytes.
+# Matches Ray's message, with its numbers of bytes.
 _MEMORY_USED: Final = re.compile(r"[Mm]emory usage (\d+)B exceeded threshold of (\d+)B")
 
 

@@ -48,7 +48,7 @@ _NO_REACH: Final = (
     "a folder or bucket that all nodes can reach. Other files in it are not changed"
 )
 
-# Called with the number of sampled images committed so far, and the size of the sample.
+# It is called with the number of sampled images committed so far, and the size of the sample.
 OnProgress = Callable[[int, int], None]
 
 

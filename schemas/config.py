@@ -183,7 +183,7 @@ class ComputeConfig(FrozenModel):
     # none: engines of your own that compute without torch, such as clients of a service. Their processes then neither
     # load torch nor depend on the kind of CPU.
     device: Literal["cpu", "cuda", "none"] = "cuda"
-    # Of the models. On a GPU, bfloat16 is faster; it rounds, so most masks and one caption in ten have other bits
+    # Models compute in it. On a GPU, bfloat16 is fast; it rounds, so most masks and one caption in ten have other bits
     # (measured with 0.5.0). SAM's upscaling computes in it there too: on a CPU, masks of trained `tiny` have a mean
     # IoU of 0.9985 with those that float32 upscales (119 of 24 scenes on both sides, none below 0.96), and their
     # stability differs by at most 0.006. CoCa's projection to the vocabulary multiplies in it and sums in float32:
@@ -327,8 +327,8 @@ class RunConfig(FrozenModel):
 
     def method(self) -> dict[str, Any]:
         """Return the part of the tree that decides the tables' bytes, as plain JSON values."""
-        # Where the bucket is and who pays, not what is in it: the same bucket may have another address later. Of a text
-        # bank its digest, not thousands of texts.
+        # Where the bucket is and who pays, not what is in it: the same bucket may have another address later. Of
+        # a text bank only the digest stays, not thousands of texts.
         left_out: Any = {
             "source": {"endpoint_url", "requester_pays", "allowed_query"},
             "composing": {"bank": {"values"}},

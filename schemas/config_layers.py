@@ -39,7 +39,7 @@ _MOVED: Final = dict.fromkeys(
     ("filtering.confidence", "filtering.pair_weight", "composing.posterior"), "filtering.fitted.uri"
 )
 
-# Similar keys that a message suggests.
+# A message suggests at most this many similar keys.
 _SHOWN_KEYS: Final = 3
 
 # What a section records about the file at its `uri`: its digest, what it held, and how to get it.

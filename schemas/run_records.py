@@ -16,7 +16,7 @@ from pseudoris.schemas.frozen import FrozenModel, UnitInterval
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.untrusted import parse_json
 
-# The version of all JSON records of runs and audits. Pseudoris 0.4 wrote version 2.
+# All JSON records of runs and audits have this version. Pseudoris 0.4 wrote version 2.
 RECORDS_VERSION: Final = 3
 
 PLAN_FOLDER: Final = "_plan"

@@ -26,7 +26,7 @@ class WeightsConfig(FrozenModel):
     # hub tag, or `random:<seed>` for untrained weights. Engines that read models of transformers take a model folder:
     # its path, or `OWNER/NAME@COMMIT`. Its sha256 is the one that `pseudoris weights check` shows.
     uri: str = Field(min_length=1)
-    # Expected digest. A file with another digest is rejected before anything runs. None accepts any file.
+    # A file with another digest than this is rejected before anything runs. None accepts any file.
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     # The command that the error for a missing file shows.
     how_to_get: str = ""
@@ -37,8 +37,8 @@ class SourceConfig(FrozenModel):
 
     # auto: `.tar` is a WebDataset, `.parquet` a table; everything else is listed as image files.
     format: Literal["auto", "files", "webdataset", "parquet"] = "auto"
-    # Lower-case. Files with other extensions are not listed, so that the user's notes do not count as broken images;
-    # they are counted. With its plug-in (below) the default also lists HEIC.
+    # Give lower case. Files with other extensions are not listed, so that the user's notes do not count as broken
+    # images; they are counted. With its plug-in (below) the default also lists HEIC.
     extensions: tuple[str, ...] = EXTENSIONS
     # Parquet: the first of these columns that exists is read; bytes come before uris.
     bytes_columns: tuple[str, ...] = ("bytes", "image_bytes", "image")

@@ -32,14 +32,14 @@ _SECRET_SETTINGS: Final = frozenset(
 _HARMLESS: Final = frozenset(
     {"versionid", "version", "revision", "generation", "snapshot", "download", "dl", "raw", "alt"}
 )
-# A field with a value. `=` at the end of a base64 secret is padding and begins no value.
+# Matches a field with a value. `=` at the end of a base64 secret is padding and begins no value.
 _FIELD: Final = re.compile(r"[?#&;]([A-Za-z][\w.-]{0,30})=(?!%(?:25)*3[dD])[^=&#]")
 # Secrets in texts that are not uris: connection strings, headers, private keys, and tokens of known form.
 _SECRET_TEXT: Final = re.compile(
     r"(?i)\b(?:account_?key|shared_?access_?(?:key|signature)|aws_secret_access_key|aws_session_token|client_?secret"
     r"|api[-_]?key)\s*[=:]\s*\S|\bauthorization\s*:\s*\S|\bbearer\s+[\w.~+/-]{16}|-----begin [a-z ]*private key"
     r"|\b(?:hf_|gh[pousr]_|npm_)[a-z0-9]{30}|\baiza[\w-]{35}|\bya29\.[\w-]{20}|\beyj[\w-]{8,}\.eyj[\w-]{8,}\."
-    # Known prefixes of long random tokens: github_pat_…, glpat-…, sk-proj-…, xoxb-…, pypi-…
+    # Long random tokens have these prefixes: github_pat_…, glpat-…, sk-proj-…, xoxb-…, pypi-…
     r"|\b(?:github_pat_|[a-z]{2}pat-|xox[a-z]-|pypi-age|dop_v1_|[sr]k_(?:live|test)_)[\w-]{16}"
     r"|\bsk-(?:[a-z]{2,8}\d*-)*\w{20}|(?-i:\bA[KS]IA[A-Z0-9]{16}\b)"
 )

@@ -30,7 +30,7 @@ S3_PROTOCOLS: Final = ("s3", "s3a")
 # Ray unpacks the working directory of a job below this folder, and deletes it after the job.
 _RAY_FOLDER: Final = "/runtime_resources/working_dir_files/"
 _ANY_PATH: Final = re.compile(r"(?s:.*)")
-# Bytes that one request fetches: about a row group of a plan part, or a whole manifest.
+# One request fetches this many bytes: about a row group of a plan part, or a whole manifest.
 _WINDOW_BYTES: Final = 2**20
 # A probe file is deleted right after its creation. One stays behind only if its writer is killed in between.
 PROBE_NAME: Final = re.compile(r"_probe-[0-9a-f]{16}")

@@ -73,7 +73,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "moon": (_ellipse(0, 0, 1.0, 1.0), _ellipse(0.55, -0.05, 0.78, 0.78, filled=False)),
     "flower": (
-        # The petals. The first one points up.
+        # These are the petals. The first one points up.
         *(
             _ellipse(0.58 * math.cos(a), 0.58 * math.sin(a), 0.42, 0.42)
             for a in (2 * math.pi * k / 6 - math.pi / 2 for k in range(6))

@@ -28,7 +28,7 @@ from pseudoris.viewer.pages import GENERATOR, MASK_COLOURS, embedded_json, iter_
 
 logger = logging.getLogger(__name__)
 
-# Twice the size on a card, for dense screens and for the larger view next to the grid. Captions name small things:
+# Is twice the size on a card, for dense screens and for the larger view next to the grid. Captions name small things:
 # below a quality of about 80, WebP's artefacts hide them; above 90 the folder doubles.
 THUMBNAIL: Final = PictureForm("WEBP", max_side_px=800, quality=84)
 
@@ -49,7 +49,7 @@ _MAX_WARNINGS: Final = 3
 _DIGITS: Final = 5
 _HASH_DIGITS: Final = 8
 
-# Called with the number of images done.
+# It is called with the number of images done.
 OnImage = Callable[[int], None]
 
 

@@ -29,7 +29,7 @@ _SMOOTHING_PX: Final = 0.75
 _MIN_LOOP_AREA_PX: Final = 4.0
 _MIN_LABEL_RADIUS: Final = 11.0
 _LABEL_HEIGHT: Final = 16.0
-# Width of a digit: the page's font at 17 px, bold, with half of the dark border on each side.
+# A digit has this width: the page's font at 17 px, bold, with half of the dark border on each side.
 _DIGIT_WIDTH: Final = 11.0
 _LABEL_GAP: Final = 2.0
 # Places to which a label may move, nearest first: up to four labels away.

@@ -30,7 +30,7 @@ GENERATOR: Final = "pseudoris"
 ROOM: Final = "pseudoris.viewer"
 _TEMPLATES: Final = cache(page_templates)
 _STREAM_PIECES: Final = 64
-# Hues in degrees of OKLCH. Neighbours in the list differ most. Then the list repeats in darker tones.
+# These are hues in degrees of OKLCH. Neighbours in the list differ most. Then the list repeats in darker tones.
 _HUES: Final = (28, 250, 142, 85, 320, 200, 55, 285, 115, 0, 225, 170)
 _LIGHTNESSES: Final = (0.74, 0.62, 0.86)
 # CSS colours of a picture's masks, in order. Then they repeat.
@@ -71,7 +71,7 @@ def iter_page(
     ]
     page = {
         "generator": GENERATOR,
-        # Our own files and not data. They hold no character that HTML would read within a style or script element.
+        # These are our files, not data. They hold no character that HTML would read within a style or script element.
         "style": Markup(style),
         "theme": Markup(theme),
         "script": Markup(script),

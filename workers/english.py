@@ -163,7 +163,7 @@ PEOPLE = _words(
     "boys players persons ladies guys babies snowboarder nurse doctor"
 )
 # Nouns that end a phrase if an adjective follows: "man blue shirt" is about the man, "vintage blue car" is not about
-# the vintage. The commonest nouns of referring expressions.
+# the vintage. These are the commonest nouns of referring expressions.
 KNOWN_NOUNS = PEOPLE | _words(
     "chick fella male-player someone somebody something anything dog cat horse cow sheep elephant giraffe zebra bear "
     "bird duck goat pig lamb puppy kitten pony bull calf animal fish monkey lion tiger car truck bus train bike "

@@ -17,7 +17,7 @@ from torch import nn
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.pass_sizes import LEAST_PACKED_INPUTS
 
-# Compiled programs of one function, one for each shape.
+# One function keeps at most this many compiled programs, one for each shape.
 _MAX_PROGRAMS = 128
 
 

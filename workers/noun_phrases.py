@@ -237,7 +237,7 @@ class _Reading:
         inside = self._words[at + 1 : end]
         is_of_body = inside[0] in lexicon.POSSESSIVES and inside[-1] in lexicon.BODY
         if self._after and " " in self._after[-1] and is_of_body:
-            # One attribute: "holding a phone in her hand".
+            # Keeps one attribute: "holding a phone in her hand".
             self._after[-1] = " ".join((self._after[-1], word, *inside))
             return end
         is_worn = word == "in" and inside[-1] in lexicon.CLOTHES

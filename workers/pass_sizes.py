@@ -18,7 +18,7 @@ LEAST_CAPTION_ROWS = 64
 MOST_CAPTION_ROWS = 2**15
 # Hidden states that are projected at a time: 49,408 float32 logits of 256 rows take 50 MB, and their softmax as much.
 PROJECTED_ROWS = 256
-# The same for a listener in fixed shapes.
+# A listener in fixed shapes projects this many rows.
 LISTENER_ROWS = 512
 # Bytes of the attention maps of the crops that SAM encodes at once; a single crop may take more.
 SAM_ENCODER_BYTES = {"cpu": 2 * 2**30, "cuda": 16 * 2**30}
@@ -30,7 +30,7 @@ PROMPT_BYTES = {"cpu": 24 * 2**20, "cuda": 8 * 2**30}
 # A GPU decodes this many times `points_per_batch` prompts at once, of several images, in multiples of a tile.
 PROMPTS_A_POINT = 16
 PROMPT_TILE = 64
-# Bytes of a step's upscaled features. On a CPU about the cache of one core. Estimated, not measured.
+# A step's upscaled features take this many bytes: on a CPU about the cache of one core (estimated, not measured).
 UPSCALED_BYTES = {"cpu": 2 * 2**20, "cuda": 2**30}
 # Crops whose feature maps stay in a CPU's cache from one layer to the next. Measured on two threads of an AMD EPYC with
 # AVX-512, in place of 64: RN50 2.0 s in place of 2.6, ViT-B/32 2.9 in place of 3.1, ViT-B/16 11.1 in place of 13.4; and

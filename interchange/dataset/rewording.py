@@ -33,7 +33,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# The `source` of a reworded text in a sample. No table has it.
+# A reworded text in a sample has this `source`. No table has it.
 SOURCE_REWORDED: Final = "reworded"
 
 # Openings that name a photograph. A painting, a drawing, or "the picture of a dog" may be the object itself.
@@ -73,9 +73,9 @@ _MATERIALS: Final = _words(
     "chicken lamb turkey salmon glass paper iron tin cork rubber plastic cardboard cloth wood stone brick hair light "
     "orange gold silver"
 )
-# Such as "the taller of the two dogs".
+# Matches texts such as "the taller of the two dogs".
 _OF_COUNTED: Final = re.compile(rf".* of (?:the |these |those )?(?:{'|'.join(sorted(lexicon.NUMERALS))})\b.*")
-# Such as "the left of the dog" and "the back of the bus".
+# Matches texts such as "the left of the dog" and "the back of the bus".
 _HALVES: Final = lexicon.PLACES | lexicon.PARTS
 _ORDINALS: Final = frozenset({"first", "second", "third", "fourth"})
 _RANK: Final = re.compile(r"(?:first|second|third|fourth) .* from the (?:left|right|top|bottom)")

@@ -44,7 +44,7 @@ from pseudoris.store.threads import map_in_threads
 
 # Columns of the expressions table that `draw_weights` reads.
 WEIGHT_COLUMNS: Final = ("source", "kept", "distinctiveness", "correctness", "count", "weight")
-# A weight of 1 as an integer. It is as fine as the rounding of the column `weight`.
+# Stands for a weight of 1, as an integer. It is as fine as the rounding of the column `weight`.
 FULL_WEIGHT: Final = 2**20
 
 

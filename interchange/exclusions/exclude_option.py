@@ -1,4 +1,4 @@
-"""Turns values of `--exclude` and `--only` into rules. Called by `__main__.py`, and by `cli` through `__init__.py`.
+"""Turns values of `--exclude` and `--only` into rules. Called by `__main__`, `cli/options` and `dataset/samples`.
 
 A table of hashes is Parquet or CSV with a column `sha256` of encoded bytes, a column `phash`, or both.
 """

@@ -189,7 +189,7 @@ def _content_of(row: Mapping[str, Any], where: str) -> Content:
     return Content.of_masks(row.get("source_image_id", row["image_id"]), size, found)
 
 
-# The Hub's size categories, each ten times the one before. There is none above the last.
+# The Hub has these size categories, each ten times the one before. There is none above the last.
 _SIZES: Final = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 _TITLE: Final = "Referring expressions for masks, "
 

@@ -30,7 +30,7 @@ from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, open_parquet
 
 _OF: Final = "Text that the row says in other words; all other columns are of that text. Null of the run's own texts."
 _REWORDING_OF: Final = pa.field("rewording_of", pa.string(), metadata={"doc": _OF})
-# Bytes in memory before encoding. One row group has at most this, so a reader holds no more.
+# Counts bytes in memory before encoding. One row group has at most this, so a reader holds no more.
 _ROW_GROUP_BYTES: Final = 64 * 2**20
 
 

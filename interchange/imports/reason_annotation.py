@@ -73,7 +73,7 @@ def filled(points: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.bool_
             continue
         (x, first), (other, last) = ((x0, y0), (x1, y1)) if y0 < y1 else ((x1, y1), (x0, y0))
         rows = np.arange(max(first, 0), min(last, height))
-        # Rounded towards zero, as in C.
+        # Rounds towards zero, as C does.
         step = int(math.copysign(abs(other - x) * _STEPS // (last - first), other - x))
         # The first pixel whose centre is not left of the edge. A centre on the edge belongs to the outline.
         columns = -(-(x * _STEPS + step * (rows - first)) // _STEPS)

@@ -25,7 +25,7 @@ from pseudoris.schemas.tables import (
 )
 from pseudoris.store.tables.shard_tables import table_counts
 
-# Examples of a problem for each shard. They show a pattern, without a line for each row of a lost table.
+# Each shard gives this many examples of a problem. They show a pattern, without a line for each row of a lost table.
 _MAX_EXAMPLES: Final = 5
 _STATUSES: Final = (STATUS_ANNOTATED, STATUS_EMPTY, STATUS_QUARANTINED)
 

@@ -23,15 +23,15 @@ from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.ids import IMAGE_ID_HEX_DIGITS, image_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord, PlanExtension, RunHeader, Sha256
 
-# By name: `refer`, `names`, and `only`, which leaves out what it does not name. They act on the plan. By content:
-# `sha256`, `phash`. They act when an image is read.
+# Rules by name are `refer`, `names`, and `only`, which leaves out what it does not name. They act on the plan.
+# Rules by content are `sha256` and `phash`. They act when an image is read.
 RuleKind = Literal["refer", "names", "only", "sha256", "phash"]
 NAME_KINDS: Final = frozenset({"refer", "names", "only"})
 
 # The REFER datasets share the images of MS-COCO's train2014, and each splits them differently.
 SHARED_DATASETS: Final = ("refcoco", "refcoco+", "refcocog")
 
-# The reason code of an image that a rule by content excludes.
+# An image that a rule by content excludes has this reason code.
 EXCLUDED: Final = "excluded"
 
 

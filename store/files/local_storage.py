@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 # Hidden and without a table's suffix, so that no glob over tables finds temporary files.
 TEMPORARY_PREFIX: Final = ".tmp-"
-# Process id and nonce. A file that only has the prefix was not written here.
+# The name ends in process id and nonce. A file that only has the prefix was not written here.
 _TEMPORARY: Final = re.compile(r"\.tmp-\d+-[0-9a-f]{16}")
 
 # gc may delete a file whose writer was stopped for long, or after the clock jumped. That is rare, never in a row.

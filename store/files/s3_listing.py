@@ -19,7 +19,7 @@ MAX_LISTERS: Final = 16
 _SPLIT_LEVELS: Final = 3
 # A level may have one folder for each image. Then listings start at some folders and read on through the next ones.
 MAX_MARKS: Final = 256
-# Most keys in one page of a listing.
+# One page of a listing has at most this many keys.
 PAGE_KEYS: Final = 1_000
 # Storage classes whose objects must be restored before they can be read.
 _ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})

@@ -30,7 +30,7 @@ from pseudoris.schemas.uris import client_error, secret_in
 from pseudoris.store.files.s3_client import Answer, Course, etag_of, with_client
 from pseudoris.store.files.storage import ArchivedError, ChangedError, NoBucketError, NotImplementedByStoreError
 
-# Expired tokens. They are renewed before a retry, where possible.
+# These codes mean an expired token. It is renewed before a retry, where possible.
 _EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
 _CODES_TO_RETRY: Final = frozenset(
     {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
@@ -52,7 +52,7 @@ _BROKEN: Final = (
     TimeoutError,
     ConnectionError,
 )
-# Codes of a 403 that blame the credentials and not the object.
+# A 403 with one of these codes blames the credentials and not the object.
 _BAD_CREDENTIALS: Final = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed"}
     | {"AccountProblem", "NotSignedUp", "InvalidSecurity"}
@@ -159,7 +159,7 @@ _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 20.0
 # A pause long enough for the user to notice is logged as a warning.
 _WARN_AFTER_S: Final = 10.0
-# Connections of one process. More only help where a single connection is slow.
+# A process opens at most this many connections. More only help where a single connection is slow.
 _MAX_CONNECTIONS: Final = 32
 _BODY_CHUNK_BYTES: Final = 2**20
 _CREDENTIAL_PAUSES_S: Final = (1.0, 4.0)

@@ -21,7 +21,7 @@ from pseudoris.store.runs.receipts import RunTotals, Totals, list_commits, read_
 WINDOW_S: Final = 600.0
 # If no shard is committed for the time of this many shards, no driver was running: a pause.
 _PAUSE_IN_SHARDS: Final = 3.0
-# The least length of a pause. With fast shards, a slow listing or a start of Ray is no pause.
+# A pause has at least this length. With fast shards, a slow listing or a start of Ray is no pause.
 _MIN_PAUSE_S: Final = 60.0
 
 

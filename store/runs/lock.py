@@ -1,4 +1,4 @@
-"""The advisory lock of a run, held by the session that writes it. Only receipts protect the data.
+"""The advisory lock of a run, held by the `session` that writes it. Only receipts protect the data.
 
 Each owner creates the next claim, `_lock/claim-00000007.json`, once; the highest claim holds the lock. A claim contains
 its owner's nonce and a counter that the owner raises while it is alive. A driver that finds a claim watches the counter

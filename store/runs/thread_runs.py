@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 # Each thread holds the tables of one shard. With embedded images that is `shards.max_bytes` or more.
 DEFAULT_THREADS: Final = 4
 
-# Called with the number of images committed so far, and the number of all images.
+# It is called with the number of images committed so far, and the number of all images.
 OnProgress = Callable[[int, int], None]
 # Makes the shard with its masks and expressions from its plan. Several threads call it at once.
 MakeShard = Callable[[Sequence[PlanEntry]], Shard]

@@ -27,7 +27,7 @@ from pseudoris.store.sources.source import open_root
 
 logger = logging.getLogger(__name__)
 
-# Long enough to renew credentials. A shard with a refused image waits once.
+# The wait is long enough to renew credentials. A shard with a refused image waits once.
 AGAIN_AFTER_S: Final = 60.0
 
 

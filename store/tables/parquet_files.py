@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pseudoris.schemas.errors import TransientError
 
-# In rows. More than a shard of the presets has, so that a table is one row group and readers skip whole files.
+# Counts rows. No shard of the presets has as many, so that a table is one row group and readers skip whole files.
 ROW_GROUP_SIZE: Final = 65_536
 
 # Each value is pinned although some are pyarrow's defaults: a default may change between versions.

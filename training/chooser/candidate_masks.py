@@ -40,7 +40,7 @@ _META: Final = "candidates"
 # Of a candidate that is one of several masks meant, so much lies in their union, and less than so much of it, or of
 # another one taken, in both.
 _MEMBER_INSIDE, _MEMBER_APART = 0.8, 0.5
-# Width of `Candidates.geometry` and `Candidates.pairs`.
+# `Candidates.geometry` and `Candidates.pairs` have these widths.
 GEOMETRY_WIDTH, PAIR_WIDTH = 7, 8
 
 

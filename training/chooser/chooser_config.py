@@ -36,12 +36,12 @@ class CandidatesConfig(FrozenModel):
 class ModelConfig(FrozenModel):
     """The layers that are trained."""
 
-    # Width of masks and words.
+    # Masks and words are vectors of this width.
     width: int = Field(default=128, ge=8)
     num_heads: int = Field(default=4, ge=1)
-    # Layers. In each, masks attend to the words, then to one another.
+    # The model has this many layers. In each, masks attend to the words, then to one another.
     num_layers: int = Field(default=3, ge=1)
-    # Hidden width of the perceptrons, in widths.
+    # The perceptrons are this many times as wide inside.
     mlp_ratio: int = Field(default=2, ge=1)
     # Bits of a fixed random code for each token: what takes the place of a table of learnt embeddings.
     word_code_width: int = Field(default=128, ge=0)
@@ -70,7 +70,7 @@ class RefinementConfig(FrozenModel):
     """Whether a small network redraws the outline of the mask that is chosen; it needs targets with true outlines."""
 
     is_on: bool = False
-    # Side of the view of a mask: in pixels, and as a multiple of the longer side of the mask's box.
+    # The view of a mask has this side, in pixels, and as a multiple of the longer side of the mask's box.
     size: int = Field(default=48, ge=8, multiple_of=8)
     context: float = Field(default=1.5, ge=1)
     # The U-Net has this many channels at full size, and more where it is halved.

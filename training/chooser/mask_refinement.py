@@ -18,7 +18,7 @@ from torchvision.ops import roi_align
 from pseudoris.training.chooser.chooser_config import RefinementConfig
 from pseudoris.workers.masks import rle
 
-# Channels of a view: RGB and the mask.
+# A view has four channels: RGB and the mask.
 _NUM_CHANNELS = 4
 # A mask without a change: this logit inside, and its negative outside. Small, because the network has to outvote a hard
 # edge: chosen on development scenes, where 2 gave half as much.

@@ -69,7 +69,7 @@ class ClipChoice:
         """Load the CLIP; `asked` turns an expression into the text that it is asked."""
         self._proposals, self._asked = proposals, asked
         self._embedder = ClipEmbedder(config.filtering, config.compute)
-        # Embeddings of the last image, by its id.
+        # Keeps the embeddings of the last image, by its id.
         self._seen: dict[str, torch.Tensor] = {}
 
     def answer(self, question: ImageQuestion) -> torch.Tensor:

@@ -42,7 +42,7 @@ UNANNOTATED: Final = (
 ALIKE: Final = "Two objects share a category if sentences of both have the same head noun, found by rules."
 WITHOUT_SENTENCE: Final = "The truth has no sentences, so only the figures of the masks are meaningful."
 _THREADS: Final = 4
-# Letters and digits of any script. Punctuation separates words and is dropped.
+# Matches letters and digits of any script. Punctuation separates words and is dropped.
 _WORD: Final = re.compile(r"[^\W_]+")
 
 

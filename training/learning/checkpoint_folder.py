@@ -31,7 +31,7 @@ from pseudoris.workers.checkpoints.weight_files import weights_digest
 CONFIG_NAME: Final = "config.json"
 CHECKPOINT_NAME: Final = "checkpoint.pt"
 SUMMARY_NAME: Final = "summary.json"
-# The version of a training's settings. Pseudoris 0.4 wrote none, which counts as version 1.
+# A training's settings have this version. Pseudoris 0.4 wrote none, which counts as version 1.
 TRAININGS_VERSION: Final = 2
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)

@@ -186,7 +186,7 @@ class FrozenTowers:
         # there.
         self._model, self._tokenise = frozen_clip(config.architecture, config.weights, setting=settings[0])
         visual = vision_tower(self._model.to(self.device))
-        # Checked now. At the first image the training's folder would already exist.
+        # This is checked now. At the first image the training's folder would already exist.
         image_blocks(visual, config.layers, setting=settings[1])
         self.image_format: CropFormat = crop_format(self._model, config.weights)
         self._texts = FeatureCache[_Text](_TEXT_BYTES, lambda seen: sum(each.nbytes for each in seen))

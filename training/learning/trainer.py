@@ -65,7 +65,7 @@ def make_optimiser(module: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     """Return the optimiser of the parameters that need a gradient; those of one dimension do not decay."""
     parameters = [each for each in module.parameters() if each.requires_grad]
     if config.optimiser == "adam":
-        # Plain Adam with its authors' settings.
+        # Plain Adam has its authors' settings.
         return torch.optim.Adam(parameters, lr=config.peak_rate)
     groups = [
         {"params": [each for each in parameters if each.ndim > 1], "weight_decay": config.weight_decay},

@@ -29,24 +29,24 @@ class TowersConfig(FrozenModel):
 class TrainingConfig(FrozenModel):
     """Length, rates and devices. Only `device`, `num_devices` and the `_every` settings may change on a resume."""
 
-    # Total optimiser steps. They set the length of the cosine, so a finished training cannot be prolonged with it.
+    # The optimiser makes this many steps. They set the cosine's length, so no finished training can be prolonged.
     num_steps: int = Field(default=1000, ge=1)
     # adamw: decoupled decay, and faster averages of gradients; adam: as published by Kingma and Ba.
     optimiser: Literal["adamw", "adam"] = "adamw"
     # What follows the warm-up: the cosine ends near 0, constant stays at the peak and can be prolonged.
     schedule: Literal["cosine", "constant"] = "cosine"
     peak_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
-    # Steps of linear warm-up. Without it AdamW's first steps have full size in noisy directions.
+    # The warm-up has this many linear steps. Without it AdamW's first steps have full size in noisy directions.
     num_warmup_steps: int = Field(default=50, ge=0)
     weight_decay: NonNegative = 0.05
     # Global norm; a batch with a mask of a few pixels can have a gradient many times larger than usual.
     max_gradient_norm: float = Field(default=1.0, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["cpu", "cuda"] = "cpu"
-    # Processes of one machine, with gradients averaged over them (DDP).
+    # One machine runs this many processes and averages their gradients (DDP).
     num_devices: int = Field(default=1, ge=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    # Threads of torch for each process on a CPU. Another number may round differently.
+    # On a CPU, each process has this many threads of torch. Another number may round differently.
     num_threads: int = Field(default=1, ge=1)
     # A crash loses at most this many steps. A checkpoint is written whole or not at all, in a fraction of a second.
     checkpoint_every: int = Field(default=200, ge=1)

@@ -182,7 +182,7 @@ def _location(run: str, recipe: str | None) -> RunLocation:
 
 
 SELECTED_NAME: Final = "selected.json"
-# Pairs that Select answers at once. A constant and no setting, because it affects rounding.
+# Select answers this many pairs at once. It is a constant and no setting, because it affects rounding.
 _PAIRS_A_PASS: Final = 32
 
 

@@ -1,4 +1,4 @@
-"""The settings of a PPT training; presets are in `presets/`. Used by `ppt`, `training/evaluation` and `cli`."""
+"""The settings of a PPT training; presets are in `presets/`. Used by `ppt` and `cli/train`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PointGeneratorConfig(FrozenModel):
     # K. Several times the pseudo-masks of an expression (one per noun phrase, two to four), so that contexts and
     # referent have queries of their own. Each query costs a pass of SAM's mask decoder.
     num_queries: int = Field(default=12, ge=1, le=256)
-    # M. Enough for points on both sides of an outline; SAM's own training stops at nine. Chosen, not searched.
+    # M. Enough for points on both sides of an outline; SAM's own training stops at nine. It was chosen, not searched.
     num_points: int = Field(default=8, ge=1, le=64)
     # Blocks of the image tower, from 0, whose output is a stage; their number is N. Early blocks encode shapes, late
     # ones meaning. Blocks of the first half hold little that words could attend to. Three is a compromise on cost: each
@@ -123,10 +123,10 @@ class SamConfig(FrozenModel):
 class PairsDataConfig(FrozenModel):
     """How pairs are drawn."""
 
-    # Pairs of image and expression, of all ranks together.
+    # A batch has this many pairs of image and expression, over all ranks together.
     pairs_per_batch: int = Field(default=64, ge=1)
-    # Pairs of one image in a batch. A higher number means fewer images to encode for each batch, unless their features
-    # are cached.
+    # One image gives this many pairs of a batch. A higher number means fewer images to encode for each batch, unless
+    # their features are cached.
     pairs_per_image: int = Field(default=1, ge=1)
     # The encoders treat mirrored images as separate images, so they need space in the cache.
     is_flipping: bool = True

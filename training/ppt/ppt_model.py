@@ -191,7 +191,7 @@ class PointMaskDecoder:
 
 # Logit of pixels that cannot belong to a mask.
 _NOTHING: Final = -20.0
-# A constant and no setting, because it affects rounding.
+# This is a constant and no setting, because it affects rounding.
 _PROMPTS_A_PASS: Final = 256
 
 

@@ -55,7 +55,7 @@ class NodeCache:
     def __init__(self, num_layers: int, num_heads: int, width: int, *, like: torch.Tensor) -> None:
         """Start empty, with the dtype and device of `like`."""
         self._shape, self._like = (num_layers, num_heads, 2 * width // num_heads), like
-        # One tensor of keys and values (heads, nodes, …) for each layer.
+        # Holds one tensor of keys and values (heads, nodes, …) for each layer.
         self._store: list[torch.Tensor] = []
         self.node_bytes = 2 * num_layers * width * like.dtype.itemsize
         # Nodes in use, and nodes for which memory is allocated.

@@ -1,4 +1,4 @@
-"""The caption stage: `TreeCaptioner` turns masks into candidates, `CocaCaptioner` by CoCa. Built by `stages.py`."""
+"""The caption stage: `TreeCaptioner` turns masks into candidates, `CocaCaptioner` by CoCa. Built by `stages`."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from pseudoris.workers.device import to_device, to_host
 
 # Rows whose whole vocabulary is sorted at a time.
 _ROWS_A_SORT = 64
-# Temperature of the softmax over similarities. High, all other masks weigh alike; low, the most similar one decides.
+# The softmax has this temperature. High, all other masks weigh alike; low, the most similar one decides.
 OTHERS_TEMPERATURE = 0.2
 
 

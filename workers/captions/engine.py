@@ -57,7 +57,7 @@ class EncodedImage:
         return self.embeddings[to_device(self.unique_crop_of[kind], self.embeddings.device)]
 
 
-# An image and a crop kind, by number. A crop is contrasted with the other crops of its set.
+# A set is an image and a crop kind, by number. A crop is contrasted with the other crops of its set.
 CropSet = tuple[int, int]
 # Takes crops (C, 3, S, S). Returns embeddings (C, E), and C encodings that can be indexed and sliced.
 Encode = Callable[[torch.Tensor], tuple[torch.Tensor, Any]]

@@ -35,7 +35,7 @@ from pseudoris.workers.pass_sizes import LISTENER_ROWS
 _BUCKETS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 31)
 _FURTHER = 8
 _MOST_GROUPS = 64
-# Largest number of texts and of crops in a listener's group, and of groups in its batch.
+# A listener's group has at most this many texts and crops, and its batch this many groups.
 _TEXTS_A_READ, _CROPS_A_READ, _MOST_READS = 32, 16, 8
 
 
@@ -93,7 +93,7 @@ class StaticEngine(CachedEngine):
         by_shape: dict[GroupShape, list[_PlacedGroup]] = defaultdict(list)
         for shape, placed in self._groups(encoded, crop_sets, others, rows, num_image_tokens=tokens.shape[1]):
             by_shape[shape].append(placed)
-        # Results of all rows and crops, by number. None is still to be decoded.
+        # Holds the results of all rows and crops, by number. None is still to be decoded.
         sampled: dict[int, SampledCaption | None] = {}
         searched: dict[int, Beam | None] = {}
         for shape, groups in by_shape.items():

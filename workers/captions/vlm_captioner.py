@@ -29,7 +29,7 @@ from pseudoris.workers.crops.crops import CropFormat, make_crops, mask_crops, ou
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 
-# The context length of the original CLIPs.
+# The original CLIPs have this context length.
 _CONTEXT_LENGTH = 77
 
 # Openings that name the picture or answer the user, not the object. Tried again after each cut: "Sure! Here is a short

@@ -29,7 +29,7 @@ _OF_LOGITS: Final = {"final_logit_softcapping": None, "logits_scaling": 1.0, "lo
 class VlmOptions(FrozenModel):
     """`captions.options` of the engine `vlm`."""
 
-    # The question about each crop. A candidate is one phrase; a list of properties makes the model talk too much.
+    # Asks about each crop. A candidate is one phrase; a list of properties makes the model talk too much.
     prompt: str = Field(default="Describe the object in a few words, as one phrase without a verb.", min_length=1)
     # Side of a crop in pixels; the model's own processor then makes its input of it.
     crop_size: int = Field(default=448, ge=16, le=4096)

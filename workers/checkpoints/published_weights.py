@@ -78,7 +78,7 @@ _SAM_FILES: Final[Mapping[str, tuple[str, int | None]]] = {
     "sam_vit_l_0b3195.pth": ("3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", None),
     "sam_vit_b_01ec64.pth": ("ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", 375_042_383),
 }
-# Published files, by their path below `checkpoints/`.
+# Names published files by their path below `checkpoints/`.
 CHECKPOINTS: Final[Mapping[str, PublishedFile]] = {
     f"pseudo-ris/{_AUTHORS_COCA}": PublishedFile(
         {f"pseudo-ris/{_AUTHORS_COCA}": _AUTHORS_COCA},

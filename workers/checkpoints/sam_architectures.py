@@ -29,7 +29,7 @@ class SamArchitecture(FrozenModel):
     encoder_width: int = Field(ge=8)
     encoder_depth: int = Field(ge=1)
     encoder_heads: int = Field(ge=1)
-    # Blocks that attend to the whole image. All others attend within windows of `window_size` patches.
+    # These blocks attend to the whole image. All others attend within windows of `window_size` patches.
     encoder_global_blocks: tuple[int, ...]
     window_size: int = Field(default=14, ge=0)
     prompt_width: int = Field(default=256, ge=8)
@@ -61,7 +61,7 @@ SAM_ARCHITECTURES: Final[Mapping[str, SamArchitecture]] = {
     "vit_h": SamArchitecture(
         encoder_width=1280, encoder_depth=32, encoder_heads=16, encoder_global_blocks=(7, 15, 23, 31)
     ),
-    # Our own model in the package, small enough for a CPU.
+    # Our own model is in the package, and small enough for a CPU.
     "tiny": SamArchitecture(
         image_size=192,
         patch_size=12,

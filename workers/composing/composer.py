@@ -41,7 +41,7 @@ from pseudoris.workers.noun_phrases import (
 
 FormName = Literal["words", "end", "end of so many", "side", "rank", "relation"]
 _FORMS: Final[tuple[FormName, ...]] = get_args(FormName)
-# Groups, and easy absences, of one image. More groups would repeat few masks, and easy absences teach little.
+# An image gets at most so many groups and easy absences. More groups repeat few masks; easy absences teach little.
 _MAX_PER_IMAGE: Final = 2
 # Tries for a mask's near absences, and for the bank's texts. Bounds the cost of a crowded image.
 _MAX_TRIES: Final = 16

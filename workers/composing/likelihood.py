@@ -112,7 +112,7 @@ def _ramp(distance: Floats | np.float64, width: float) -> Floats:
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(distance / max(width, 1e-9), -500.0, 500.0))))
 
 
-# Words of a phrase besides its noun. Each one excludes more other masks, and may itself be wrong.
+# A phrase has at most this many words besides its noun. Each one excludes more other masks, and may itself be wrong.
 _MAX_WORDS: Final = 2
 # The highest probability of a rival: at 1 the logarithm of the probability that it is none would be infinite.
 MAX_RIVAL: Final = 0.999

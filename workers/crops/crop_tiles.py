@@ -22,7 +22,7 @@ from pseudoris.workers.device import to_device
 Ints = NDArray[np.int64]
 Span = tuple[int, int]
 
-# Columns of a strip. Their three colours fill a few vector registers of a CPU.
+# A strip has this many columns. Their three colours fill a few vector registers of a CPU.
 STRIP_PX: Final = 32
 # Output rows that are summed together. They also fill a few vector registers.
 BAND_ROWS: Final = 16

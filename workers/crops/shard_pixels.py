@@ -73,7 +73,7 @@ class _ShardPixels:
             self._ahead[image.image_id] = size, self._pool.submit(decode_proven, image.data)
 
 
-# The pixels of the shard in progress: at most one entry.
+# Holds the pixels of the shard in progress: at most one entry.
 _SHARED: Final[list[_ShardPixels]] = []
 
 

@@ -24,7 +24,7 @@ from pseudoris.workers.filtering.spacy_nouns import noun_finder
 
 logger = logging.getLogger(__name__)
 
-# For each caption its head noun (or None), its prompt, and the tokens of caption and prompt.
+# Holds for each caption its head noun (or None), its prompt, and the tokens of caption and prompt.
 Texts = dict[str, tuple[str | None, str, list[int], list[int]]]
 
 

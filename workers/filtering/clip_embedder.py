@@ -69,7 +69,7 @@ def cut_into_tiles(texts: Sequence[list[int]], num_nodes: int) -> Iterator[TextT
     """
     # Texts are visited in the order of their tokens. Nodes (token, depth, parent) are numbered as they appear.
     nodes: list[tuple[int, int, int]] = []
-    # The last text, the nodes of its prefixes, and for each text of the tile its number and last node.
+    # Holds the last text, the nodes of its prefixes, and for each text of the tile its number and last node.
     newest: Sequence[int] = ()
     path: list[int] = []
     ends: list[tuple[int, int]] = []

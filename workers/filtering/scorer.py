@@ -179,7 +179,7 @@ class ClipScorer:
             self._texts_of.begin(captions_of([image]))
         images, vectors = embed_crops(shard, self._embedder, self._config.context_scale)
         made = self._texts_of(captions_of(images))
-        # Each caption and each prompt once.
+        # Keeps each caption and each prompt once.
         pairs = (zip((caption, prompt), both, strict=True) for caption, (_, prompt, *both) in made.items())
         tokens = dict(chain.from_iterable(pairs))
         rows = {text: row for row, text in enumerate(tokens)}

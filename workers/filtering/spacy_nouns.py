@@ -30,7 +30,7 @@ from pseudoris.workers.noun_phrases import (
     phrases_by_rules,
 )
 
-# The pipeline of `filtering.nouns=spacy`.
+# `filtering.nouns=spacy` loads this pipeline.
 SPACY_MODEL: Final = "en_core_web_sm"
 # Parts of English pipelines that the parse does not need and that take most of the time.
 _UNUSED: Final = ("ner", "lemmatizer")

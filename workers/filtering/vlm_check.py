@@ -67,7 +67,7 @@ class VlmCheckOptions(FrozenModel):
 
     # Longer side in pixels to which an image is reduced before it is marked.
     max_size: int = Field(default=1024, ge=28, le=8192)
-    # Like the option `processor` of the captioner `vlm`.
+    # Works like the option `processor` of the captioner `vlm`.
     processor: dict[str, JsonValue] = Field(default_factory=dict)
 
 

@@ -37,7 +37,7 @@ _CONTEXT_LENGTH: Final = 32
 class ConceptOptions(FrozenModel):
     """`masks.options` of the engine `sam3_concepts`."""
 
-    # Noun phrases. A mask's `prior` names its concept by the number in this list, from 0: `concept:3`.
+    # These are noun phrases. A mask's `prior` names its concept by the number in this list, from 0: `concept:3`.
     concepts: tuple[str, ...] = Field(min_length=1)
     # Concepts that are asked together. Memory grows with it; part of the identity, because rounding depends on it.
     concepts_per_batch: int = Field(default=8, ge=1)

@@ -205,7 +205,7 @@ class MaskGenerator:
 
 def without_small_regions(found: MaskCandidates, min_area_px: int) -> tuple[MaskCandidates, torch.Tensor]:
     """Return at least one mask candidate each without small regions, on the CPU, and which are unchanged, (N,) bool."""
-    # Moved to the host, because scipy labels regions.
+    # Moves to the host, because scipy labels regions.
     columns = to_host(found.bits, found.boxes_px, found.predicted_iou, found.stability)
     found = MaskCandidates(found.size, *map(torch.from_numpy, columns))
     parts, is_unchanged = [], []
@@ -296,7 +296,7 @@ class SamProposer:
         return done
 
 
-# Bytes of logits that a `MaskBatch` upsamples at once. Results do not depend on it.
+# A `MaskBatch` upsamples this many bytes of logits at once. Results do not depend on it.
 _BATCH_BYTES = 2 * 2**30
 
 

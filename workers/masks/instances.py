@@ -60,7 +60,7 @@ _CLASSES_KEY = "roi_heads.box_predictor.cls_score.bias"
 # Version 2 has a convolutional box head, and version 1 has two linear layers.
 _V1_KEY = "roi_heads.box_head.fc6.weight"
 _V2_KEY = "roi_heads.box_head.0.0.weight"
-# Least probability of a mask's pixel. Source: torchvision's Mask R-CNN reference.
+# A mask's pixel has at least this probability. Source: torchvision's Mask R-CNN reference.
 _MIN_MASK_PROBABILITY = 0.5
 
 

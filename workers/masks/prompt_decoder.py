@@ -340,7 +340,7 @@ class SamPromptDecoder:
         predicted_iou = self._heads.iou_prediction_head(self._finish(tokens, prompt, image, slice(0, 1))[:, 0])
         predicted_iou = predicted_iou[:, _FIRST_MULTIMASK:]
         is_kept = predicted_iou > min_predicted_iou if min_predicted_iou > 0 else torch.ones_like(predicted_iou).bool()
-        # Copied to the host once. Each use of a bool index would copy it again.
+        # This is copied to the host once. Each use of a bool index would copy it again.
         (kept,) = to_host(is_kept)
         needed = np.flatnonzero(kept.any(axis=1))
         if not len(needed):

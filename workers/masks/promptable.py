@@ -45,7 +45,7 @@ class EncodedCrop:
 class PromptableModel(Protocol):
     """A model, loaded on its device, that answers a foreground point with some masks and its guess of their IoU."""
 
-    # Side of the square input in pixels.
+    # The square input has this side in pixels.
     side: int
 
     def encode(self, crops: Sequence[NDArray[np.uint8]]) -> Iterator[EncodedCrop]:

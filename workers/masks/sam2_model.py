@@ -27,7 +27,7 @@ from pseudoris.workers.masks.generator import SamProposer
 from pseudoris.workers.masks.promptable import EncodedCrop
 from pseudoris.workers.stages import combined, prior_digest
 
-# The class for each `model_type` of a folder. The folder of a video model contains the image model.
+# Each `model_type` of a folder has its class. The folder of a video model contains the image model.
 _CLASSES: Final = {
     "sam2": {
         "sam2": "Sam2Model",

@@ -101,7 +101,7 @@ def encode_crops(
     step = min(step, crops_a_pass or step)
     for first in range(0, len(crops), step):
         several = crops[first : first + step]
-        # Bilinear by Pillow, as in the training of SAM's published weights.
+        # Pillow resizes bilinearly, as in the training of SAM's published weights.
         sizes = [resized_size((pixels.shape[0], pixels.shape[1]), encoder.img_size) for pixels in several]
         resized = [
             np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))

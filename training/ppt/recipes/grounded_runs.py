@@ -264,7 +264,7 @@ def _paired(
     """The image with the pseudo-masks of each of its texts; a phrase that several texts have is answered once."""
     data = source.data or b""
     image = replace(image, data=data, sha256=source.sha256, height=source.height, width=source.width)
-    # The kept texts of the image, each one once.
+    # Holds the kept texts of the image, each one once.
     kept = dict.fromkeys(each.text for mask in source.masks for each in mask.expressions)
     phrases_of = {text: noun_phrases(text) or [text] for text in list(kept)[: config.pairs.max_texts_per_image]}
     phrases = list(dict.fromkeys(phrase for phrases in phrases_of.values() for phrase in phrases))

@@ -84,7 +84,7 @@ class Peaks:
 
     count: int = 1
     min_share: float = 1.0
-    # Two and a half patches of the CLIP of drawn scenes. Nearer peaks belong to one object there.
+    # This is two and a half patches of the CLIP of drawn scenes. Nearer peaks belong to one object there.
     radius: float = 0.16
 
 

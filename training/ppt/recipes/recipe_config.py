@@ -52,11 +52,11 @@ class GroundingConfig(FrozenModel):
 class ComposeConfig(FrozenModel):
     """D_ref out of D_sem (section 3.2, augmented data)."""
 
-    # Number of composed images, as a multiple of those of D_sem.
+    # This many composed images are made for each image of D_sem.
     images_per_source: float = Field(default=1.0, gt=0, le=100)
     # The share of mosaics; the others are fusions.
     mosaic_share: UnitInterval = 0.5
-    # (rows, columns) of a mosaic, one drawn an image.
+    # A mosaic has one of these (rows, columns), drawn for each image.
     layouts: tuple[Layout, ...] = Field(default=((1, 2), (2, 1), (1, 3), (2, 2)), min_length=1)
     # Probability that a tile of a mosaic repeats a class of the mosaic, so that only the position distinguishes them.
     same_class_share: UnitInterval = 0.5
@@ -69,7 +69,7 @@ class ComposeConfig(FrozenModel):
     embedded: Literal["object", "image"] = "object"
     # The least share of an object that stays visible when another one is embedded in its image.
     min_visible: Share = 0.6
-    # Texts of one image, each about another target.
+    # One image gets this many texts, each about another target.
     texts_per_image: int = Field(default=2, ge=1, le=9)
     image_format: Literal["png", "jpeg"] = "png"
     seed: int = Field(default=0, ge=0, lt=2**63)
