@@ -10,7 +10,6 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
 
 from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.config import ImagesConfig
@@ -124,10 +123,3 @@ def test_a_tiff_that_is_cut_anywhere_is_corrupt(compression):
         refuses(whole[:length], r"\w")
     directory = int.from_bytes(whole[4:8], "little")
     refuses(whole[:directory] + bytes(len(whole) - directory), r"\w")
-
-
-def test_fax_is_refused_by_its_number():
-    data = encode(Image.fromarray(GREY).convert("1"), "TIFF", compression="group4")
-    with pytest.raises(ImageError, match=r"TIFF, 1-bit .*compression 4") as caught:
-        decode_upright(data, LIMITS)
-    assert caught.value.reason == "unsupported_pixels"

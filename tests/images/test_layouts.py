@@ -153,6 +153,9 @@ OTHERS = {
     "TIFF, 8-bit rgb, interleaved, 4 samples, 0 of them extra": (
         lambda: with_tag(tiff(noise(8, 4), **EXTRA), 337, 0, instead_of=2, number_before=338)
     ),
+    "TIFF, 1-bit .*compression 4": lambda: encode(
+        Image.fromarray(GREY[..., 0]).convert("1"), "TIFF", compression="group4"
+    ),
     "TIFF, 8-bit photometric 8": lambda: with_tag(tiff(RGB, photometric="rgb"), 262, 8, instead_of=2),
     "TIFF, 8-bit photometric None": lambda: with_tag(tiff(GREY), 263, 1, instead_of=1, number_before=262),
     "TIFF, 8-bit palette, interleaved, a colour map of 8 bits": (

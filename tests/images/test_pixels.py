@@ -164,12 +164,6 @@ def test_every_exif_orientation_is_turned_upright(orientation, image_format):
     assert upright_size(data) == decoded.shape[:2] == ((6, 10) if orientation < 5 else (10, 6))
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_a_damaged_exif_block_leaves_the_image_as_it_lies():
-    data = build.encode(build.random_pixels(), "PNG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff")
-    assert decode_upright(data, LIMITS).shape == (24, 32, 3)
-
-
 @pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG"])
 def test_of_an_animation_the_first_frame_counts(image_format):
     red, blue = np.full((8, 8, 3), (255, 0, 0), np.uint8), np.full((8, 8, 3), (0, 0, 255), np.uint8)
@@ -219,13 +213,7 @@ def test_formats_that_run_other_programs_are_not_on_the_list():
     Image.init()
     import_plugins(["tests.builders.hostile_plugin"])
     assert "EPS" in Image.OPEN
-    assert "EPS" not in allowed_formats(("tests.builders.hostile_plugin",))
-
-
-def test_a_plugin_adds_its_format_where_it_is_imported_and_named():
-    import_plugins(["tests.builders.hostile_plugin"])
-    assert "HOSTILE" in allowed_formats(("tests.builders.hostile_plugin",))
-    assert allowed_formats(()) == IMAGE_FORMATS
+    assert {*allowed_formats(("tests.builders.hostile_plugin",))} == {*IMAGE_FORMATS, "HOSTILE"}
 
 
 def test_naming_a_plugin_imports_nothing():

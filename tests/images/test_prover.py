@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import imagehash
@@ -33,13 +34,6 @@ def limits(**changes) -> ImagesConfig:
 def prover():
     with Prover(limits()) as prover:
         yield prover
-
-
-def test_a_broken_image_is_refused_and_the_next_one_proved(prover):
-    with pytest.raises(ImageError, match="the header is damaged") as caught:
-        prover.prove(build.png()[:20])
-    assert caught.value.reason == "corrupt"
-    assert prover.prove(build.png(3, 4)).size == (3, 4)
 
 
 @pytest.mark.slow
@@ -102,29 +96,19 @@ def test_what_earlier_images_left_in_memory_decides_about_no_later_one():
 
 
 @pytest.mark.slow
-def test_a_process_killed_from_outside_is_no_fault_of_the_image(prover):
-    with pytest.raises(TransientError, match="killed from outside twice, at last by SIGKILL"):
-        prover.prove(hostile("killed"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("deeds", ["killed abort", "abort killed"])
-def test_one_crash_and_one_death_from_outside_are_neither_twice(prover, tmp_path, deeds):
-    assert prover.prove(hostile(f"in-turn {tmp_path.parent / 'todo'} {deeds}")).size == (3, 5)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("deeds", "error", "message"),
+    ("deeds", "said"),
     [
-        ("killed abort abort", ImageError, "crashed its process twice"),
-        ("abort killed segfault", ImageError, "crashed its process twice"),
-        ("killed abort killed", TransientError, "killed from outside twice"),
+        ("killed abort", nullcontext()),
+        ("abort killed", nullcontext()),
+        ("killed abort abort", pytest.raises(ImageError, match="crashed its process twice")),
+        ("abort killed segfault", pytest.raises(ImageError, match="crashed its process twice")),
+        ("killed abort killed", pytest.raises(TransientError, match="killed from outside twice, at last by SIGKILL")),
     ],
 )
-def test_the_second_death_of_a_kind_decides(prover, tmp_path, deeds, error, message):
-    with pytest.raises(error, match=message):
-        prover.prove(hostile(f"in-turn {tmp_path.parent / 'todo'} {deeds}"))
+def test_the_second_death_of_a_kind_decides(prover, tmp_path, deeds, said):
+    with said:
+        assert prover.prove(hostile(f"in-turn {tmp_path.parent / 'todo'} {deeds}")).size == (3, 5)
 
 
 @pytest.mark.slow
@@ -155,14 +139,14 @@ def test_images_larger_than_a_pipe_are_handed_over_whole(prover):
 
 
 @pytest.mark.slow
-def test_a_kept_child_serves_shard_after_shard(monkeypatch):
-    monkeypatch.setattr("pseudoris.images.prover._MAX_PROOFS", 3)
+def test_a_kept_child_serves_shard_after_shard():
     pids = []
-    for _ in range(4):
+    for num_before in (0, 1, 9_999, 0):
         with shared_prover(ImagesConfig()) as prover:
+            prover.num_proofs = num_before
             assert prover.prove(build.png(3, 4)).size == (3, 4)
             pids.append(prover._child.pid)
-    # Three proofs, and another child takes over; the first one has ended by then.
+    # After 10,000 proofs another child takes over; the first one has ended by then.
     assert pids[:3] == [pids[0]] * 3
     assert pids[3] != pids[0]
     assert not _is_running(pids[0])

@@ -17,19 +17,6 @@ from pseudoris.schemas.config_layers import (
 from pseudoris.schemas.errors import ConfigError
 
 
-def test_the_paper_preset_is_the_method_page():
-    paper = load_config("paper")
-    assert (paper.masks.points_per_side, paper.masks.pred_iou_thresh, paper.masks.box_nms_thresh) == (32, 0.5, 0.7)
-    assert (paper.masks.stability_score_thresh, paper.masks.stability_score_offset) == (0.95, 1.0)
-    assert paper.captions.context_scales == (1.0, 1.1, 1.2)
-    assert paper.captions.sampling.top_k == (5, 7, 9, 11, 13)
-    assert paper.captions.sampling.top_p == (0.4, 0.5, 0.6, 0.7, 0.8)
-    assert (paper.captions.sampling.max_others, paper.captions.sampling.above_max_others) == (30, "no_contrast")
-    assert (paper.captions.beam.num_beams, paper.captions.beam.num_groups) == (6, 3)
-    assert (paper.captions.min_length, paper.captions.max_length) == (5, 30)
-    assert (paper.filtering.tau, paper.filtering.architecture) == (1.0, "RN50-quickgelu")
-
-
 def test_assignments_win_over_yaml_and_yaml_over_the_preset(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("masks: {points_per_side: 8, crop_n_layers: 1}\n", encoding="utf-8")

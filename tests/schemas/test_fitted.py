@@ -22,7 +22,6 @@ from pseudoris.schemas.fitted import (
     confidences,
     features,
     line_weights,
-    log_odds,
     logistic,
     ranks,
 )
@@ -71,6 +70,9 @@ def test_values_are_part_of_the_method_and_are_not_read_again():
         ("filtering.fitted={uri: 'builtin:none.yaml'}", r"uri 'builtin:none.yaml' cannot be read"),
         ("filtering.fitted={uri: x, values: {}}", "filtering.fitted.sha256: missing"),
         (f"filtering.fitted.sha256={'0' * 64}", f"has the sha256 .*, expected {'0' * 64}: restore the file"),
+        (fitted(confidence={"truth": 1}), "has weights for a listener's scores, but captions.listening"),
+        (fitted(confidence={"grounding": 1.0}), "has a weight for a second opinion, but grounding_check is not set"),
+        ("captions.listening={crops: [context_3.0]}", "has 'context_3.0', which is not captioned; choose from masked"),
         ("filtering.pair_weight={drawn: {}}", r"pair_weight: unknown key; did you mean filtering\.fitted\.uri\?"),
     ],
 )
@@ -207,26 +209,6 @@ def test_ranks_are_places_among_the_masks_own(rows):
         assert found[row] == len(ahead) + 1
 
 
-def test_mistakes_are_refused_with_what_is_allowed():
-    with pytest.raises(
-        ConfigError, match=r"filtering.fitted has weights for a listener's scores, but captions.listening"
-    ):
-        load_config("tiny", None, [fitted(confidence={"truth": 1})])
-    with pytest.raises(
-        ConfigError, match=r"listening.crops has 'context_3.0', which is not captioned; choose from masked"
-    ):
-        load_config("tiny", None, ["captions.listening={crops: [context_3.0]}"])
-
-
-def test_logistic_is_the_inverse_of_the_log_odds_with_finite_ends_and_what_is_unknown_stays_so():
-    values = np.array([0.001, 0.3, 0.5, 0.97])
-    assert log_odds(values) == pytest.approx([math.log(each / (1 - each)) for each in values])
-    assert logistic(log_odds(values)) == pytest.approx(values, rel=1e-12)
-    assert np.isfinite(log_odds(np.array([0.0, 1.0]))).all()
-    assert logistic(np.array([-900.0, 900.0])).tolist() == [0.0, 1.0]
-    assert np.isnan(logistic(log_odds(np.array([np.nan])))).all()
-
-
 def test_the_share_of_a_second_opinion_is_a_feature_that_is_left_out_of_a_header_without_weight():
     columns = {name: np.full(3, np.nan) for name in CONFIDENCE_COLUMNS}
     rated = Rated(["a", "a", "b"], ["a circle"] * 3, {**columns, "grounding_share": np.array([0.2, 0.9, 1.0])})
@@ -236,10 +218,8 @@ def test_the_share_of_a_second_opinion_is_a_feature_that_is_left_out_of_a_header
     assert ConfidenceConfig.model_validate(ConfidenceConfig(grounding=0.5).model_dump()).grounding == 0.5
 
 
-def test_a_weight_of_a_second_opinion_needs_one():
+def test_a_weight_of_a_second_opinion_is_read_where_there_is_one():
     word = fitted(confidence={"grounding": 1.0})
-    with pytest.raises(ConfigError, match="has a weight for a second opinion, but grounding_check is not set"):
-        load_config("tiny", None, [word])
     load_config("tiny", None, [word, "grounding_check={architecture: RN50, weights: {uri: 'random:1'}}"])
 
 

@@ -2,19 +2,11 @@
 
 import pytest
 
-from pseudoris.schemas.shard import Failure, ShardImage, clean_text, crop_context
+from pseudoris.schemas.shard import clean_text, crop_context
 
 
 def test_crop_names_do_not_depend_on_how_the_scale_is_written():
     assert [crop_context(scale) for scale in (1, 1.0, 1.20)] == ["context_1.0", "context_1.0", "context_1.2"]
-
-
-def test_a_quarantined_image_keeps_its_name_and_nothing_of_its_content():
-    image = ShardImage(3, "00ab", "a.jpg", b"bytes", height=4, width=5)
-    lost = image.quarantined(Failure("read", "corrupt", "torn"))
-    assert (lost.position, lost.image_id, lost.key) == (3, "00ab", "a.jpg")
-    assert (lost.data, lost.masks, lost.expressions) == (b"", (), ())
-    assert lost.failure == Failure("read", "corrupt", "torn")
 
 
 @pytest.mark.parametrize(
