@@ -123,7 +123,7 @@ def test_without_torch_its_rule_is_applied_to_what_the_cpu_can(monkeypatch, flag
     monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
     monkeypatch.setattr(module.sys, "platform", "linux")
     monkeypatch.setattr(module.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(module, "_cpu_flags", lambda: flags)
+    monkeypatch.setattr(module.Path, "read_text", lambda *_, **__: f"processor : 0\nflags : {' '.join(flags)}\n")
     assert device_kind(ComputeConfig(device="cpu")) == f"cpu x86_64 {capability}"
 
 

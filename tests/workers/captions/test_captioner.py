@@ -34,29 +34,20 @@ def caption(mask_number, token, *, crop="masked", rule=None, **changes):
     return GeneratedCaption(mask_number, crop, rule or DecodingRule("top_k", top_k=5), (token,), -1.5, **changes)
 
 
-def expressions(*captions):
-    return to_expressions(captions, MASKS, lambda tokens: WORDS[tokens[0]])
-
-
-def test_equal_captions_of_one_mask_are_one_record_with_all_their_samples():
-    found = expressions(
+def test_equal_captions_of_one_mask_are_one_record_with_all_their_samples_and_an_empty_one_is_none():
+    captions = [
         caption(0, 1, rule=DecodingRule("beam")),
         caption(0, 4),
+        caption(0, 3),
         caption(0, 2, crop="context_1.2", rule=DecodingRule("top_p", top_p=0.4), others="all", num_others=1),
-    )
-    assert [one.text for one in found] == ["a red circle", "a dog"]
+        caption(1, 2),
+    ]
+    found = to_expressions(captions, MASKS, lambda tokens: WORDS[tokens[0]])
+    said = [(*one.target_mask_ids, one.text) for one in found]
+    assert said == [("00ab-0002", "a red circle"), ("00ab-0002", "a dog"), ("00ab-0005", "a red circle")]
     samples = [(s.crop, s.decoder, s.top_k, s.top_p, s.others, s.num_others) for s in found[0].samples]
     assert samples == [("masked", "beam", None, None, "none", 0), ("context_1.2", "top_p", None, 0.4, "all", 1)]
     assert found[0].samples[0].log_prob == -1.5
-
-
-def test_equal_captions_of_two_masks_stay_two_records():
-    found = expressions(caption(0, 1), caption(1, 2))
-    assert [one.target_mask_ids for one in found] == [("00ab-0002",), ("00ab-0005",)]
-
-
-def test_an_empty_caption_is_no_candidate():
-    assert [one.text for one in expressions(caption(0, 3), caption(0, 4))] == ["a dog"]
 
 
 SIDE = 96

@@ -69,18 +69,12 @@ def test_random_weights_follow_from_their_seed_and_leave_the_generator_alone():
     )
 
 
-@pytest.mark.slow
-def test_the_base_preset_builds_the_published_vit_b():
-    ours = build_sam(sam_architecture(load_config("base").masks.architecture)).state_dict()
-    published = sam_model_registry["vit_b"]().state_dict()
-    assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in published.items()}
-
-
-def test_the_paper_preset_builds_the_published_vit_h():
-    # Without memory for its 2.5 GB.
+@pytest.mark.parametrize(("preset", "name"), [("base", "vit_b"), ("paper", "vit_h")])
+def test_each_preset_builds_its_published_sam(preset, name):
+    # Without memory for the 2.5 GB of the larger one.
     with torch.device("meta"):
-        ours = build_sam(sam_architecture(load_config("paper").masks.architecture)).state_dict()
-        published = sam_model_registry["vit_h"]().state_dict()
+        ours = build_sam(sam_architecture(load_config(preset).masks.architecture)).state_dict()
+        published = sam_model_registry[name]().state_dict()
     assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in published.items()}
 
 

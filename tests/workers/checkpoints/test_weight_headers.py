@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import io
 import json
 import os
@@ -16,7 +17,6 @@ from collections import OrderedDict
 import pytest
 import torch
 from safetensors.torch import save
-from torch._weights_only_unpickler import _get_allowed_globals
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.checkpoints.tensor_files import load_tensors
@@ -132,11 +132,22 @@ def test_a_file_that_may_not_be_read_and_a_folder_are_told_by_the_system_s_reaso
 
 
 def test_each_name_that_torch_loads_is_accepted(tmp_path):
-    for name in _get_allowed_globals():
-        module, _, own = name.rpartition(".")
-        data = b"\x80\x02c" + f"{module}\n{own}\n".encode() + b"."
+    modules = (collections, torch._utils, torch._tensor, torch.nn.parameter, torch.storage, torch.serialization)
+    names = {f"{module.__name__}.{name}" for module in modules for name in dir(module)}
+    names |= {"_codecs.encode", *(f"builtins.{name}" for name in ("bytearray", "complex", "set"))}
+    names |= {f"torch.{kind}{name}" for kind in ("", "cuda.", "sparse.", "cuda.sparse.") for name in dir(torch)}
+    calls = {name: "c{0}\n{2}\n".format(*name.rpartition(".")).encode() for name in names}
+
+    def write(data):
         with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
-            archive.writestr("x/data.pkl", data)
+            archive.writestr("x/data.pkl", b"\x80\x02" + data + b".")
+            archive.writestr("x/version", "3")
+
+    write(b"".join(calls.values()))
+    loaded = names - {*torch.serialization.get_unsafe_globals_in_checkpoint(tmp_path / "x.pth")}
+    assert len(loaded) > 140
+    for name in loaded:
+        write(calls[name])
         check_header(tmp_path / "x.pth", name)
 
 

@@ -27,23 +27,6 @@ def written(path, module):
     return WeightsConfig(uri=str(path))
 
 
-@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
-def test_weights_survive_the_round_trip(tmp_path, linear, name):
-    weights = written(tmp_path / name, linear)
-    other = nn.Linear(3, 2)
-    digest = load_into(other, weights)
-    assert torch.equal(other.weight, linear.weight)
-    assert digest == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == weights_digest(weights)
-
-
-def test_a_training_checkpoint_with_a_state_dict_inside_is_read(tmp_path, linear):
-    state = {f"module.{key}": value for key, value in linear.state_dict().items()}
-    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "w.pt")
-    other = nn.Linear(3, 2)
-    load_into(other, WeightsConfig(uri=str(tmp_path / "w.pt")))
-    assert torch.equal(other.bias, linear.bias)
-
-
 @pytest.mark.parametrize("name", ["w.pt", "w.bin", "w.safetensors"])
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model."])
 def test_a_wrappers_prefix_on_every_name_is_taken_away(tmp_path, linear, name, prefix):
@@ -53,8 +36,10 @@ def test_a_wrappers_prefix_on_every_name_is_taken_away(tmp_path, linear, name, p
     else:
         torch.save(state, tmp_path / name)
     other = nn.Linear(3, 2)
-    load_into(other, WeightsConfig(uri=str(tmp_path / name)))
+    weights = WeightsConfig(uri=str(tmp_path / name))
+    digest = load_into(other, weights)
     assert torch.equal(other.weight, linear.weight)
+    assert digest == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == weights_digest(weights)
 
 
 @pytest.mark.parametrize("beside", [{}, {"head": nn.Linear(2, 1)}], ids=["alone", "beside another"])
@@ -69,14 +54,6 @@ def test_a_part_of_the_model_that_is_called_model_keeps_its_name(tmp_path, besid
 def test_a_file_of_another_digest_is_refused(tmp_path, linear):
     weights = written(tmp_path / "w.safetensors", linear).model_copy(update={"sha256": "0" * 64})
     with pytest.raises(ConfigError, match=f"expected {'0' * 64}"):
-        load_into(linear, weights)
-
-
-@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
-def test_a_damaged_file_is_refused(tmp_path, linear, name):
-    weights = written(tmp_path / name, linear)
-    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:60])
-    with pytest.raises(ConfigError, match="cannot be read as tensors"):
         load_into(linear, weights)
 
 

@@ -74,10 +74,8 @@ def decoded(monkeypatch):
     return decoder
 
 
-@pytest.mark.parametrize("num_threads", [1, 2, 7])
 @pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
-def test_all_stages_get_an_images_own_pixels_from_one_decode(decoded, monkeypatch, device, num_threads):
-    monkeypatch.setattr(shard_pixels, "_NUM_THREADS", num_threads)
+def test_all_stages_get_an_images_own_pixels_from_one_decode(decoded, device):
     shard = images(9)
     for image, pixels in use_in_stages(shard, device):
         np.testing.assert_array_equal(pixels, decode_proven(image.data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -94,31 +95,22 @@ def test_texts_of_a_tower_that_reads_its_padding_are_embedded_as_open_clip_does(
     torch.testing.assert_close(embedder.embed_texts(texts), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02)])
-def test_crops_of_a_residual_tower_are_embedded_as_open_clip_does(monkeypatch, precision, tolerance):
-    embedder, model = build_embedder(monkeypatch, precision=precision)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02), ("float16", 0.005)])
+def test_crops_of_a_residual_tower_are_embedded_as_open_clip_does(monkeypatch, device, precision, tolerance):
     crops = torch.rand(11, 3, 64, 64)
+    with pretended_gpu() if device == "cuda" else nullcontext():
+        embedder, model = build_embedder(monkeypatch, precision=precision, device=device)
+        found, alone = (embedder.embed_crops([some.to(device)]) for some in (crops, crops[:1]))
     with torch.inference_mode():
         expected = model.encode_image(crops, normalize=True)
-    found = embedder.embed_crops([crops])
     torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
-    assert torch.equal(embedder.embed_crops([crops[:1]]), found[:1])
+    assert torch.equal(alone, found[:1])
     # Without norms, with one pooled output, channels last.
     tower = embedder._model.visual
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in tower.modules())
     assert isinstance(tower.attnpool, AttentionPool)
-    assert tower.conv1.weight.is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02), ("float16", 0.005)])
-def test_a_gpu_embeds_the_crops_of_a_residual_tower_as_open_clip_does(monkeypatch, precision, tolerance):
-    crops = torch.rand(11, 3, 64, 64)
-    with pretended_gpu():
-        embedder, model = build_embedder(monkeypatch, precision=precision, device="cuda")
-        found = embedder.embed_crops([crops.to("cuda")])
-    with torch.inference_mode():
-        expected = model.encode_image(crops, normalize=True)
-    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+    assert device == "cuda" or tower.conv1.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_text_longer_than_the_context_is_cut_not_refused(embedder):

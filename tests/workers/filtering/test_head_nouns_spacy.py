@@ -33,31 +33,6 @@ def parsed(*tokens):
     return spacy.tokens.Doc(english().vocab, list(words), pos=list(pos), heads=list(heads), deps=list(deps))
 
 
-def test_the_head_is_the_root_of_the_chunk_that_holds_the_sentences_root():
-    doc = parsed(
-        ("a", "DET", 1, "det"),
-        ("man", "NOUN", 1, "ROOT"),
-        ("riding", "VERB", 1, "acl"),
-        ("a", "DET", 4, "det"),
-        ("horse", "NOUN", 2, "dobj"),
-    )
-
-    assert head_of_parse(doc) == "man"
-
-
-def test_pictures_and_quantities_are_passed_over():
-    doc = parsed(
-        ("photo", "NOUN", 0, "ROOT"),
-        ("of", "ADP", 0, "prep"),
-        ("a", "DET", 3, "det"),
-        ("pair", "NOUN", 1, "pobj"),
-        ("of", "ADP", 3, "prep"),
-        ("shoes", "NOUN", 4, "pobj"),
-    )
-
-    assert head_of_parse(doc) == "shoes"
-
-
 def test_a_parse_says_what_describes_its_head():
     doc = parsed(
         ("two", "NUM", 2, "nummod"),
@@ -95,19 +70,36 @@ NOW_A_DOG_RUNS = (
 # Two sentences: the root of the first counts.
 TWO_SENTENCES = (("a", "DET", 1, "det"), ("Dog", "NOUN", 1, "ROOT"), ("a", "DET", 3, "det"), ("cat", "NOUN", 3, "ROOT"))
 TWO_RED = (("two", "NUM", 1, "nummod"), ("red", "ADJ", 1, "ROOT"))
-PARSES = (A_DOG_RUNS, A_PHOTO, NOW_A_DOG_RUNS, TWO_SENTENCES, TWO_RED)
+A_MAN_RIDING = (
+    ("a", "DET", 1, "det"),
+    ("man", "NOUN", 1, "ROOT"),
+    ("riding", "VERB", 1, "acl"),
+    ("a", "DET", 4, "det"),
+    ("horse", "NOUN", 2, "dobj"),
+)
+A_PAIR = (
+    ("photo", "NOUN", 0, "ROOT"),
+    ("of", "ADP", 0, "prep"),
+    ("a", "DET", 3, "det"),
+    ("pair", "NOUN", 1, "pobj"),
+    ("of", "ADP", 3, "prep"),
+    ("shoes", "NOUN", 4, "pobj"),
+)
+PARSES = (A_MAN_RIDING, A_PAIR, A_DOG_RUNS, A_PHOTO, NOW_A_DOG_RUNS, TWO_SENTENCES, TWO_RED)
 
 
 @pytest.mark.parametrize(
     ("tokens", "authors", "ours"),
     [
+        (A_MAN_RIDING, "man", "man"),
+        (A_PAIR, "photo", "shoes"),
         (A_DOG_RUNS, "dog", "dog"),
         (A_PHOTO, "photo", "dogs"),
         (NOW_A_DOG_RUNS, None, "dog"),
         (TWO_SENTENCES, "Dog", "dog"),
         (TWO_RED, None, None),
     ],
-    ids=["first child", "picture", "second child", "two roots", "no chunk"],
+    ids=["root", "quantity", "first child", "picture", "second child", "two roots", "no chunk"],
 )
 def test_in_paper_the_head_is_of_the_roots_chunk_or_of_its_first_childs_alone(pipeline, tokens, authors, ours):
     paper = load_config("paper").filtering.model_copy(update={"spacy_model": str(pipeline)})

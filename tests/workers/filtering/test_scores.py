@@ -14,21 +14,6 @@ def scores(context, masked, targets):
     return score_candidates(context, masked, targets=targets, min_cosine=MIN_COSINE)
 
 
-def test_the_three_scores_are_those_of_a_calculation_by_hand():
-    # Target 0 against masks 1 and 2: c·m is 0.5*0.4 = 0.2 against 0.25*0.2 = 0.05 and 0.4*0.2 = 0.08.
-    got = scores([[0.5], [0.25], [0.4]], [[0.4], [0.2], [0.2]], [0])
-
-    assert got.uniqueness == pytest.approx([0.5 / 0.4])
-    assert got.correctness == pytest.approx([0.4])
-    assert got.distinctiveness == pytest.approx([0.2 / 0.08])
-    assert got.rival.tolist() == [2]
-
-
-def test_the_rival_has_the_highest_product_and_not_the_highest_cosine_of_one_crop():
-    # c: 0.5 is the highest of another mask; m: 0.6 is; of c·m 0.4 * 0.5.
-    assert scores([[0.9], [0.5], [0.2], [0.4]], [[0.9], [0.1], [0.6], [0.5]], [0]).rival.tolist() == [3]
-
-
 def test_a_lone_mask_has_correctness_alone():
     got = scores([[0.2, 0.9]], [[0.7, -1.0]], [0, 0])
 

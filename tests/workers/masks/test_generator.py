@@ -19,9 +19,9 @@ from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.masks import generator as generator_module
-from pseudoris.workers.masks import mask_candidates, rle
+from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.generator import MaskGenerator, remove_small_regions
+from pseudoris.workers.masks.mask_candidates import MaskCandidates, concatenate
 from pseudoris.workers.masks.promptable import EncodedCrop
 from pseudoris.workers.masks.sam_model import PromptableSam, load_sam
 from recipes.scene_shards import scene_image
@@ -91,12 +91,21 @@ def assert_equal(sam, image, proposals, annotations):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [(64, 64), (70, 150), (150, 71), (33, 200), (24, 17)])
-def test_masks_order_boxes_and_codes_are_sams(sam, masks_config, draw_image, size):
+@pytest.mark.parametrize(
+    ("size", "layers", "downscale"),
+    [
+        *((size, 0, 1) for size in [(64, 64), (70, 150), (150, 71), (33, 200), (24, 17)]),
+        *[((150, 100), 1, 1), ((300, 200), 2, 2)],
+    ],
+)
+def test_masks_order_boxes_and_codes_are_sams(sam, masks_config, draw_image, size, layers, downscale):
     assert_sams_default_in_paper("points_per_side", "crop_n_layers", "box_nms_thresh")
-    image, config = draw_image(*size), masks_config()
+    image = draw_image(*size, seed=3 if layers else 0)
+    config = masks_config(crop_n_layers=layers, crop_n_points_downscale_factor=downscale)
     annotations = reference(sam, config, image)
-    assert len(annotations) >= 10
+    crops = {tuple(annotation["crop_box"]) for annotation in annotations}
+    assert len(annotations) >= (30 if layers else 10)
+    assert len(crops) > 2 or not layers, "masks of several crops survive, so edge filter and the NMS across them count"
     assert_equal(sam, image, MaskGenerator(PromptableSam(sam), config)(image), annotations)
 
 
@@ -172,18 +181,6 @@ def test_in_another_dtype_or_shape_masks_match_and_are_about_as_many(shipped, dt
     num_plain, num_other = (sum(map(len, side)) for side in zip(*pairs, strict=True))
     assert num_plain >= 50
     assert abs(num_plain - num_other) <= 0.02 * num_plain
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("size", "layers", "downscale"), [((150, 100), 1, 1), ((300, 200), 2, 2)])
-def test_crop_layers_are_sams(sam, masks_config, draw_image, size, layers, downscale):
-    image = draw_image(*size, seed=3)
-    config = masks_config(crop_n_layers=layers, crop_n_points_downscale_factor=downscale)
-    annotations = reference(sam, config, image)
-    crops = {tuple(annotation["crop_box"]) for annotation in annotations}
-    assert len(annotations) >= 30
-    assert len(crops) > 2, "masks of several crops survive, so both the edge filter and the NMS across them count"
-    assert_equal(sam, image, MaskGenerator(PromptableSam(sam), config)(image), annotations)
 
 
 class White:
@@ -274,22 +271,16 @@ def test_small_regions_are_removed_as_sam_does(sam, masks_config, draw_image, mo
     assert_equal(sam, image, plain, reference(sam, config.model_copy(update={"min_mask_region_area": 0}), image))
 
 
-def test_masks_of_a_photograph_are_unpacked_one_at_a_time(sam, masks_config, draw_image, monkeypatch):
-    config = masks_config(min_mask_region_area=60, crop_n_layers=1)
-    image = draw_image(70, 150)
-    whole = MaskGenerator(PromptableSam(sam), config)(image)
-    unpacked = []
-    unpack = mask_candidates.unpack_bits
-    monkeypatch.setattr(mask_candidates, "_CHUNK_PIXELS", 1)
-    for module in (mask_candidates, generator_module):
-        monkeypatch.setattr(module, "unpack_bits", lambda bits, size: unpacked.append(len(bits)) or unpack(bits, size))
-    in_chunks = MaskGenerator(PromptableSam(sam), config)(image)
-    assert set(unpacked) == {1}
-    assert (in_chunks.counts, in_chunks.boxes_px) == (whole.counts, whole.boxes_px)
+def test_masks_of_a_photograph_are_unpacked_one_at_a_time():
+    found = MaskCandidates((1, 1), *[torch.arange(5)[:, None]] * 4)
+    for size, parts in (((6000, 6000), [1] * 5), ((6000, 2000), [2, 2, 1]), ((100, 100), [5])):
+        chunks = list(found.chunks(size))
+        assert [len(each.bits) for each in chunks] == parts
+        assert torch.equal(concatenate(chunks).bits, found.bits)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 3)])
-@pytest.mark.parametrize("layers", [0, 1])
+@pytest.mark.parametrize("layers", [0, 2])
 def test_an_image_of_any_shape_gives_masks_of_its_size(sam, masks_config, draw_image, size, layers):
     config = masks_config(crop_n_layers=layers, pred_iou_thresh=-9, stability_score_thresh=0.01)
     proposals = MaskGenerator(PromptableSam(sam), config)(draw_image(*size))
@@ -298,16 +289,6 @@ def test_an_image_of_any_shape_gives_masks_of_its_size(sam, masks_config, draw_i
     masks = rle.decode(proposals.counts, size)
     assert [int(mask.sum()) for mask in masks] == proposals.areas_px.tolist()
     assert rle.boxes(proposals.counts, size) == list(proposals.boxes_px)
-
-
-@pytest.mark.parametrize("overrides", [{"pred_iou_thresh": 9.0}, {"stability_score_thresh": 1.1}])
-@pytest.mark.parametrize("min_mask_region_area", [0, 5])
-def test_an_image_where_nothing_survives_gives_no_masks(sam, masks_config, draw_image, overrides, min_mask_region_area):
-    config = masks_config(**overrides, min_mask_region_area=min_mask_region_area, crop_n_layers=1)
-    proposals = MaskGenerator(PromptableSam(sam), config)(draw_image(40, 50))
-    assert len(proposals) == 0
-    assert proposals.boxes_px == ()
-    assert proposals.areas_px.shape == proposals.predicted_iou.shape == proposals.stability.shape == (0,)
 
 
 def test_empty_masks_are_left_out_where_no_stability_is_asked_for(sam, masks_config, draw_image):

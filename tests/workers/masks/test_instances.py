@@ -44,21 +44,22 @@ def match_in_paper(proposals, instances):
 SMALL, LARGE, ELSEWHERE = (10, 10, 20, 20), (5, 5, 40, 35), (42, 2, 48, 8)
 
 
-def test_the_largest_intersection_wins_so_large_masks_win():
-    assert match(proposals_of(SMALL, LARGE), instances_of((10, 10, 22, 20))) == [Kept(1, "table:0")]
-
-
-def test_by_iou_the_best_fitting_mask_wins():
-    assert match(proposals_of(SMALL, LARGE), instances_of((10, 10, 22, 20)), "iou") == [Kept(0, "table:0")]
-
-
-def test_two_instances_that_pick_one_mask_keep_it_once_with_the_first_row():
-    both = instances_of((6, 6, 9, 9), (30, 30, 36, 34), rows=[17, 23])
-    assert match(proposals_of(SMALL, LARGE), both) == [Kept(1, "table:17")]
-
-
-def test_an_instance_that_touches_no_mask_is_dropped():
-    assert match(proposals_of(SMALL), instances_of(ELSEWHERE)) == []
+@pytest.mark.parametrize(
+    ("masks", "instances", "how", "kept"),
+    [
+        ((SMALL, LARGE), [(10, 10, 22, 20)], "intersection", {1: 0}),
+        ((SMALL, LARGE), [(10, 10, 22, 20)], "iou", {0: 0}),
+        # Two instances that pick one mask keep it once, with the first row.
+        ((SMALL, LARGE), [(6, 6, 9, 9), (30, 30, 36, 34)], "intersection", {1: 0}),
+        # An instance that touches no mask is dropped.
+        *(((SMALL,), [ELSEWHERE], "intersection", {}), ((), [SMALL], "intersection", {})),
+        *(((SMALL,), [], "intersection", {}), ((), [], "intersection", {})),
+    ],
+    ids=["intersection", "iou", "one mask of two", "touches none", "no mask", "no instance", "neither"],
+)
+def test_an_instance_keeps_the_mask_that_fits_it_best(masks, instances, how, kept):
+    found = match(proposals_of(*masks), instances_of(*instances), how)
+    assert found == [Kept(mask, f"table:{row}") for mask, row in kept.items()]
 
 
 def test_in_paper_a_mask_is_kept_once_for_each_instance_that_picks_it():
@@ -89,11 +90,6 @@ def test_in_paper_masks_are_those_of_the_authors_loop(picks, has_stray):
     assert sorted(kept.row for kept in ours) == sorted(theirs)
 
 
-@pytest.mark.parametrize(("proposals", "instances"), [((), (SMALL,)), ((SMALL,), ()), ((), ())])
-def test_nothing_on_either_side_gives_nothing(proposals, instances):
-    assert match(proposals_of(*proposals), instances_of(*instances)) == []
-
-
 @given(st.tuples(*[st.floats(-3, 9, width=32)] * 4))
 @example((0.5, 1.5, 2.5, 3.5))
 def test_a_box_holds_the_pixels_whose_centres_lie_in_it(box):
@@ -114,14 +110,10 @@ def rows(table, key, image_id=IMAGE_ID):
     return table.instances(image_id, key, TABLE_SIZE).rows
 
 
-@pytest.mark.parametrize("name", ["sch%C3%B6n/a%20b.jpg", "schön/a b.jpg", "a b.jpg", "a%20b.jpg"])
-def test_an_image_is_found_by_its_key_percent_encoded_or_plain(name):
-    assert rows(table_of(name), "sch%C3%B6n/a%20b.jpg") == (0,)
-
-
 @pytest.mark.parametrize(
     ("name", "key"),
     [
+        *((name, "sch%C3%B6n/a%20b.jpg") for name in ("sch%C3%B6n/a%20b.jpg", "schön/a b.jpg", "a b.jpg", "a%20b.jpg")),
         ("a.jpg", "train/a.jpg"),
         ("train/a.jpg", "a.jpg"),
         ("data/train/a.jpg", "train/a.jpg"),
@@ -132,18 +124,16 @@ def test_an_image_is_found_by_its_key_percent_encoded_or_plain(name):
         ("train\\a.jpg", "train%5Ca.jpg"),
     ],
 )
-def test_an_image_is_found_where_one_path_ends_in_the_other(name, key):
+def test_an_image_is_found_percent_encoded_or_plain_and_where_one_path_ends_in_the_other(name, key):
     assert rows(table_of("other.jpg", name), key) == (1,)
+    # The exact key wins.
+    assert rows(table_of(name, key), key)[-1] == 1
 
 
 def test_instances_of_an_image_keep_the_order_of_their_rows():
     table = table_of("a.jpg", "b.jpg", "a.jpg", "a.jpg")
     found = table.instances(IMAGE_ID, "a.jpg", TABLE_SIZE)
     assert (found.rows, found.counts) == ((0, 2, 3), tuple(f"code {row} {TABLE_SIZE}" for row in (0, 2, 3)))
-
-
-def test_the_exact_key_wins_over_a_name_that_fits():
-    assert rows(table_of("a.jpg", "train/a.jpg"), "train/a.jpg") == (1,)
 
 
 def test_several_names_that_fit_are_refused():

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from pseudoris.workers import pass_sizes
 from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder
@@ -60,15 +61,15 @@ def test_in_float32_they_are_as_close_to_the_truth_as_sams(sam, embedding):
 def test_predicted_iou_drops_before_upscaling_what_it_would_drop_after(sam, embedding):
     low, iou = expected(sam, embedding, points(40))
     threshold = float(iou.quantile(0.9))
-    seen = []
-    decode = SamPromptDecoder(sam)
-    upscale = decode._upscaling
-    decode._upscaling = lambda image, weights: seen.append(len(image)) or upscale(image, weights)
-    with torch.no_grad():
-        ours_low, ours_iou = decode(decode.share(embedding), points(40), min_predicted_iou=threshold)
+    num_flops = []
+    for bound in (9.0, KEEP_ALL, threshold):
+        with FlopCounterMode(display=False) as counted:
+            ours_low, ours_iou = decoded(sam, embedding, points(40), min_predicted_iou=bound)
+        num_flops.append(counted.get_total_flops())
+    none, every, few = num_flops
     is_kept = iou > threshold
     assert 1 < is_kept.sum() < len(iou) / 4
-    assert sum(seen) == is_kept.view(40, 3).any(1).sum()
+    assert 0 < 40 * (few - none) == is_kept.view(40, 3).any(1).sum() * (every - none)
     torch.testing.assert_close(ours_iou, iou[is_kept], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours_low, low[is_kept], rtol=1e-5, atol=ROUNDING)
 

@@ -60,8 +60,13 @@ def test_a_broken_image_is_quarantined_and_the_rest_goes_on(proposer_of, draw_im
     assert fine.masks
 
 
-def test_an_image_where_nothing_survives_has_no_masks_and_no_failure(proposer_of, draw_image, shard_of):
-    (done,) = proposer_of(pred_iou_thresh=9.0)(shard_of(draw_image(50, 50))).images
+@pytest.mark.parametrize("overrides", [{"pred_iou_thresh": 9.0}, {"stability_score_thresh": 1.1}])
+@pytest.mark.parametrize("min_area", [0, 5])
+def test_an_image_where_nothing_survives_has_no_masks_and_no_failure(
+    proposer_of, draw_image, shard_of, overrides, min_area
+):
+    propose = proposer_of(**overrides, min_mask_region_area=min_area, crop_n_layers=1)
+    (done,) = propose(shard_of(draw_image(40, 50))).images
     assert (done.masks, done.failure) == ((), None)
 
 

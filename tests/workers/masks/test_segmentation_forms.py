@@ -109,8 +109,3 @@ def test_an_rle_of_another_size_is_refused_before_it_is_drawn(size):
 def test_anything_else_is_refused(form):
     with pytest.raises(ValueError, match="neither RLE nor polygons"):
         compressed_counts(form, SIZE)
-
-
-def test_runs_that_do_not_fill_the_image_are_refused():
-    with pytest.raises(ValueError, match="the runs cover 116 pixels, the image has 9 x 13"):
-        compressed_counts({"size": list(SIZE), "counts": [100, 16]}, SIZE)
