@@ -58,7 +58,7 @@ _IMAGES_SHARE: Final = 0.2
 _LEAST_DRAWN: Final = 2
 _DRAWN_PER_BIN: Final = 10
 _MAX_BINS: Final = 8
-# Seeds of random draws. A stratum uses its own number, other draws use these.
+# These seed random draws. A stratum uses its own number, other draws use these.
 _POSITIONS, _IMAGES = 10_000, 10_003
 
 

@@ -22,7 +22,7 @@ from pseudoris.store.tables.judged_expressions import judged, scores_of
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun
 
 Row = dict[str, Any]
-# Called with the number of shards read so far, and the number of shards.
+# It is called with the number of shards read so far, and the number of shards.
 OnShard = Callable[[int, int], None]
 _COLUMNS: Final = ("image_id", "target_mask_ids", "text", "kind", "source", "kept", *SCORE_COLUMNS)
 # Features that rise with quality for any model. Source: label-free `calibrate`, training/calibration/confidence_fit.py.

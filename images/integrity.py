@@ -1,7 +1,7 @@
-"""PNG chunks, TIFF strips, JPEG segments: whether a file stores all of its pixels, before they are decoded.
+"""Checks PNG chunks, TIFF strips, JPEG segments: whether a file stores all of its pixels, before they are decoded.
 
-Pillow would put other bytes in place of lost ones. Does not import torch. `pixels.py` calls the checks before it
-decodes; `layouts.py` reads `segments`.
+Pillow would put other bytes in place of lost ones. Does not import torch. Called by `pixels.py` before it decodes,
+and by `layouts.py`, which reads `segments`.
 """
 
 from __future__ import annotations

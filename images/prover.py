@@ -1,4 +1,4 @@
-"""`Prover` decodes images in a child, so a crash costs one image. For imports, runs, audits, recipes, the viewer."""
+"""`Prover` decodes images in a child, so a crash costs one image. For most rooms: imports, runs, audits, the viewer."""
 
 from __future__ import annotations
 

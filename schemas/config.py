@@ -70,7 +70,7 @@ class PoolConfig(TaskPoolConfig):
 class StorageConfig(FrozenModel):
     """How an S3 store is accessed, for SOURCE and OUT alike. Its address is `source.endpoint_url`."""
 
-    # The longest silence during a request. If a busy store answers more slowly, requests are sent twice.
+    # A request may be silent for this long. If a busy store answers more slowly, requests are sent twice.
     read_timeout_s: float = Field(default=60.0, gt=0, le=86_400)
     # An operation is retried, with growing pauses, up to this long; then the run stops and can be resumed. The limit
     # covers the whole operation: raise it if one part takes minutes to transfer.
@@ -203,7 +203,7 @@ class ComputeConfig(FrozenModel):
 class ShardsConfig(FrozenModel):
     """The size of a shard. A crash loses the shards in flight, and a stage should take under five minutes per shard."""
 
-    # Images of a shard. Raised, a crash loses more work; lowered, there are more files.
+    # A shard has this many images. Raised, a crash loses more work; lowered, there are more files.
     max_images: int = Field(default=256, ge=1, le=1_000_000)
     # Bytes of the encoded images, as listed. The object store holds about this many for each shard in flight.
     max_bytes: int = Field(default=256 * 2**20, ge=1, le=2**40)

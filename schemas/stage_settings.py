@@ -329,7 +329,7 @@ class ComposingConfig(FrozenModel):
     # `group` refers to several masks, `none` to no mask: some trainers cannot read these. `attribute` is a phrase
     # without a position, where it suffices.
     kinds: tuple[ComposedKind, ...] = Field(default=("position", "relation"), min_length=1)
-    # Expressions of one mask, positions and relations together.
+    # A mask gets at most this many expressions, positions and relations together.
     max_per_mask: int = Field(default=2, ge=1, le=1_000)
     # Least probability of a mask's likeliest expression. Lower it to describe more objects.
     min_first: UnitInterval = 0.63

@@ -44,7 +44,7 @@ class SceneImageTruth:
         """Takes a scene; its visible masks (N, 192, 192) bool where they are painted already."""
         self._scene = scene
         self._masks = masks
-        # Cached, because systems of an ablation produce the same texts thousands of times.
+        # It is cached, because systems of an ablation produce the same texts thousands of times.
         self._parsed = cache(parse_reference)
         self._referents: dict[str, frozenset[int] | None] = {}
         self._stated: dict[tuple[str, int], tuple[int, int, int]] = {}

@@ -42,7 +42,7 @@ def prepare_device(compute: ComputeConfig) -> torch.device:
         # uses them.
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.allow_tf32 = False
-        # Off: cuDNN builds a program for each new shape. Each image brings new ones: 1.0 s an image became 4.5 to 5.9 s
+        # Off: cuDNN builds a program per new shape, and each image brings new ones: 1.0 s per image became 4.5 to 5.9 s
         # (captions of `base` in bfloat16, ten masks, H200).
         torch.backends.cuda.enable_cudnn_sdp(False)
         matmul = torch.backends.cuda.matmul

@@ -70,7 +70,7 @@ NOUNS_IN_EST = _words(
     "forest nest chest vest guest west rest test harvest quest crest contest priest request protest pest tempest zest"
 )
 NOUNS_LIKE_ADJECTIVES = _words("fish radish dish british finish rubbish varnish relish starfish swordfish jellyfish")
-# Words that are also nouns: at the end of a phrase without another noun they are its head ("a peeled orange").
+# These words are also nouns: at the end of a phrase without another noun they are its head ("a peeled orange").
 ADJECTIVES_OR_NOUNS = _words("orange light gold silver blonde blond brunette one ones others second-hand plastic")
 
 # The second word of two-word adjectives: "a funny looking dog".
@@ -140,7 +140,7 @@ NOUNS_IN_LY = _words("family butterfly dragonfly jelly belly lily bully assembly
 PARTICLES = _words("up down out off over")
 IRREGULAR_PLURALS = _words("people men women children sheep cattle geese police kids mice feet teeth oxen folks")
 
-# Heads that are skipped if `of` follows, because the object is what they show, count or bound.
+# These heads are skipped if `of` follows, because the object is what they show, count or bound.
 PICTURES = _words(
     "photo photograph picture pic image view shot snapshot closeup painting drawing illustration portrait cartoon "
     "sketch rendering render depiction silhouette outline icon clipart screenshot selfie scene photos pictures images"

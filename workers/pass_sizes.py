@@ -20,7 +20,7 @@ MOST_CAPTION_ROWS = 2**15
 PROJECTED_ROWS = 256
 # A listener in fixed shapes projects this many rows.
 LISTENER_ROWS = 512
-# Bytes of the attention maps of the crops that SAM encodes at once; a single crop may take more.
+# The attention maps of crops that SAM encodes at once take this many bytes; a single crop may take more.
 SAM_ENCODER_BYTES = {"cpu": 2 * 2**30, "cuda": 16 * 2**30}
 # A GPU encodes `points_per_batch` divided by this many crops at once, so that setting bounds this memory too.
 POINTS_A_CROP = 16

@@ -32,7 +32,7 @@ _NUM_PLAIN: Final = len(_FORMS)
 _NUM_TRIED: Final = 6
 # Each draw of a text uses this many numbers of its key.
 _NUMBERS_A_DRAW: Final = 3 + _NUM_TRIED
-# Words that may stand before the noun phrase of a text: "a photo of the".
+# These words may stand before the noun phrase of a text: "a photo of the".
 _OPENINGS: Final = ARTICLES | PICTURES | {"of"}
 
 

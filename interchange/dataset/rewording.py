@@ -91,7 +91,7 @@ _CLASSES: Final = {
     **dict.fromkeys(_COLOURS, "colour"),
     **dict.fromkeys(lexicon.PATTERNS, "pattern"),
 }
-# Things that stay the same after "red" or "left". A brown bear is a kind of bear; a left hand is one of a pair.
+# These things stay the same after "red" or "left". A brown bear is a kind of bear; a left hand is one of a pair.
 _DRAWN: Final = _words("circle square triangle star heart diamond cross ring arrow moon drop mushroom bolt crown key")
 _THINGS: Final = _DRAWN | lexicon.KNOWN_NOUNS - _words(
     "bear bull light batter catcher pitcher hand arm leg head shoe shoes pants window door wall building food people "

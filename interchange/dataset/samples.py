@@ -196,7 +196,7 @@ Part = Literal["image", "mask", "box", "text", "scores"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 Draw = Literal["distinct", "pseudo_ris", "weighted"]
 DRAWS: Final[tuple[Draw, ...]] = get_args(Draw)
-# Numbers of an expression that a sample has, in the order of the table.
+# A sample has these numbers of an expression, in the order of the table.
 SCORES: Final = ("uniqueness", "correctness", "distinctiveness", "log_prob", "weight")
 
 

@@ -20,7 +20,7 @@ from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
 logger = logging.getLogger(__name__)
 
-# How ranks with unequal numbers of samples are treated.
+# Says how ranks with unequal numbers of samples are treated.
 Uneven = Literal["keep", "drop", "pad"]
 
 

@@ -116,7 +116,7 @@ def _read_odvg(record: dict[str, Any]) -> Content:
     return Content.of_expression(record["filename"], (record["height"], record["width"]), boxes, text)
 
 
-# Texts of one record. Each becomes a mask of the image's size and a turn of the conversation.
+# A record has at most this many texts. Each becomes a mask of the image's size and a turn of the conversation.
 _TEXTS_A_RECORD: Final = 6
 
 

@@ -1,4 +1,4 @@
-"""Checks a shard's expressions for `verify`, by source: model, human, composer or recipe. Also listener and confidence.
+"""Checks a shard's expressions for `verify`, by source (model, human, composer, recipe), listener and confidence.
 
 The checks work on whole columns, because a shard has hundreds of thousands of expressions. Called by `shard_parts.py`.
 """
@@ -30,7 +30,7 @@ from pseudoris.store.tables.judged_expressions import (
     weights_by,
 )
 
-# The smallest and largest number of masks that an expression of each kind refers to.
+# An expression of each kind refers to at least and at most these numbers of masks.
 _TARGETS: Final = {"attribute": (1, 1), "position": (1, 1), "relation": (1, 1), "group": (2, None), "none": (0, 0)}
 _HEARD: Final = ("caption_score", "listener", "truth")
 _CONFIDENCE: Final = ("confidence", "rank")

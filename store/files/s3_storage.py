@@ -55,7 +55,7 @@ MAX_PARTS: Final = 10_000
 # gc may abort the upload of a writer that was stopped for long. That is rare, and never happens often in a row.
 _MAX_UPLOADS: Final = 3
 _AUTHOR: Final = "pseudoris-author"
-# Numbers and etags of the parts of an upload. The store requires them to complete it.
+# Holds numbers and etags of the parts of an upload. The store requires them to complete it.
 Parts = list[dict[str, Any]]
 # Types of files that a browser should show and not download. Programs that read parts ignore the type.
 _CONTENT_TYPES: Final = {".html": "text/html; charset=utf-8", ".webp": "image/webp"}

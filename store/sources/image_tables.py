@@ -18,8 +18,8 @@ from pseudoris.store.sources.items import LeftOut, SourceItem
 from pseudoris.store.sources.root import SourceRoot
 from pseudoris.store.tables.parquet_files import is_damage
 
-# Bounds what is decoded at once: a kilobyte can hold an image of gigabytes, named by every row. For images a row at a
-# time costs nothing; rows of uris come by the million, of which most are passed over (3 us each alone, 0.5 in eights).
+# Bounds what is decoded at once: a kilobyte can hold an image of gigabytes, named by every row. Reading images row by
+# row costs nothing; rows of uris come by the million, of which most are passed over (3 us each alone, 0.5 in eights).
 _IMAGES_AT_ONCE: Final = 1
 _URIS_AT_ONCE: Final = 8
 _BUFFER_BYTES: Final = 2**20

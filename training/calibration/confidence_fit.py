@@ -45,7 +45,7 @@ CLIP: Final = ("log_uniqueness", "log_distinctiveness", "correctness", "log_coun
 VOTE: Final = (*CLIP, "vote")
 LISTENER: Final = ("listener", "truth", "relative_truth")
 EVERYTHING: Final = (*VOTE, *LISTENER, "consensus")
-# Features that need `grounding_check`.
+# These features need `grounding_check`.
 CHECKED: Final = ("grounding",)
 # Features that rise with quality for any model, so that no labels are needed.
 NO_LABELS_VOTE: Final = ("log_uniqueness", "correctness", "vote")

@@ -134,7 +134,7 @@ def least_none(choose: Callable[..., Choice], held_out: HeldOutExpressions) -> f
         rows = pixel_counts(choice.likeliest, question.masks)
         none = np.zeros(len(rows)) if choice.none is None else choice.none.double().numpy()
         parts.append(np.stack([none, np.where(rows[:, 3] > 0, -ious_of(rows), 1.0)], 1))
-    # The gain of answering "none of these", for each expression.
+    # This is the gain of answering "none of these", for each expression.
     none, gained = np.concatenate(parts).T
     if not (gained == 1).any():
         return None

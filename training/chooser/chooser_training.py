@@ -37,7 +37,7 @@ from pseudoris.workers.filtering.spacy_nouns import noun_finder
 
 # Expressions of one image that are answered in one pass. An image with more takes several passes.
 _TEXTS_A_PASS = 64
-# Cached sentences and prompts take at most this many bytes. Ten thousand expressions of a run take 30 MB.
+# Cached sentences and prompts take at most these bytes. Ten thousand expressions of a run take 30 MB.
 _TEXT_BYTES = 2**27
 # Cosines of a CLIP differ by a few tenths, so they are scaled up.
 _COSINE_SCALE = 10.0

@@ -83,7 +83,7 @@ class ClipChoice:
         """Return the score of each text with each mask of the image, (T, N); it has at least one."""
         if question.image_id not in self._seen:
             seen = embedded_masks(self._embedder, _pixels(question), self._proposals(question), _SCALES)
-            # Embeddings of each mask, summed over its crops: (N, D).
+            # Sums the embeddings of each mask over its crops: (N, D).
             self._seen = {question.image_id: seen.sum(0)}
         asked = self._embedder.embed_texts([self._asked(text) for text in texts])
         return np.asarray((asked @ self._seen[question.image_id].T).cpu().numpy(), np.float32)

@@ -36,7 +36,7 @@ class ImageBootstrap:
 
     def __init__(self, images: Iterable[Sums], *, seed: int = 0) -> None:
         """Take numerator and denominator by figure of each image; what an image does not name counts as 0 by 0."""
-        # The column of each figure. `table` holds sums with shape (images, 2 · figures).
+        # Gives the column of each figure. `table` holds sums with shape (images, 2 · figures).
         self._columns: dict[str, int] = {}
         rows: list[Floats] = []
         for sums in images:

@@ -68,7 +68,7 @@ KIND_TITLES: Final[Mapping[str, str]] = {
     "none": "no object",
 }
 GROUP_TITLES: Final[Mapping[str, str]] = {"seen": "seen in training", "held_out": "held out of training"}
-# Figures that need sentences in the truth.
+# These figures need sentences in the truth.
 _OF_VERDICTS: Final = frozenset(FIGURES) - {"yield", "distinct", "words"}
 # The pairs of sets whose difference is shown: the first minus the second.
 STEPS: Final = ((KEPT, ALL), (SAMPLING, "beam"))

@@ -141,7 +141,7 @@ class Trainer:
     def fit(self, learner: Learner, feed: Feed) -> FitSummary:
         """Train to the last step from the folder's checkpoint, or from the beginning where there is none."""
         started = time.monotonic()
-        # Moved before the optimiser exists: its restored state follows the parameters' device, and never moves later.
+        # Move before the optimiser exists: its restored state follows the parameters' device, and never moves later.
         learner.module.to(self.fabric.device)
         optimiser = make_optimiser(learner.module, self.config)
         first = self._restore(learner.module, optimiser)

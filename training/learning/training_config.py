@@ -33,7 +33,7 @@ class TrainingConfig(FrozenModel):
     num_steps: int = Field(default=1000, ge=1)
     # adamw: decoupled decay, and faster averages of gradients; adam: as published by Kingma and Ba.
     optimiser: Literal["adamw", "adam"] = "adamw"
-    # What follows the warm-up: the cosine ends near 0, constant stays at the peak and can be prolonged.
+    # This follows the warm-up: the cosine ends near 0, constant stays at the peak and can be prolonged.
     schedule: Literal["cosine", "constant"] = "cosine"
     peak_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     # The warm-up has this many linear steps. Without it AdamW's first steps have full size in noisy directions.

@@ -123,7 +123,7 @@ def masks_in_frame(masks: torch.Tensor, frame: LabelFrame) -> torch.Tensor:
 
 
 Which = Literal["all", "decided", "undecided"]
-# Names for pairs without and with a referent.
+# These name pairs without and with a referent.
 _DECIDED: Final = ("undecided", "decided")
 
 

@@ -197,7 +197,7 @@ class Listener:
         limit = SamplingConfig(max_others=self._listening.max_others, above_max_others="nearest")
         (others,) = to_host(choose_others(embeddings @ embeddings.t(), limit).indices)
         num_masks = len(crops.mask_indices)
-        # (N, N): for each mask, the masks whose crops score its candidates, itself included.
+        # (N, N) gives for each mask the masks whose crops score its candidates, itself included.
         asked = np.eye(num_masks, dtype=np.bool_)
         asked[np.arange(num_masks)[:, None], others] = True
         rows = TokenRows.of(

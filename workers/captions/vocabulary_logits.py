@@ -200,7 +200,7 @@ class Vocabulary:
             if half is not None and hidden.dtype == half.dtype
             else self._linear(hidden.to(self._rows.dtype))
         )
-        # Not an assignment by index, because the CPU would wait for the GPU.
+        # An assignment by index would make the CPU wait for the GPU.
         if len(self._forbidden_columns):
             scores.index_fill_(1, self._forbidden_columns, -torch.inf)
         if not is_eos_allowed:

@@ -243,7 +243,7 @@ class Likelihood:
         distinct: dict[frozenset[str], NounPhrase] = {}
         for phrase in (*([] if alone is None or alone.number == "several" else [alone]), *longer):
             distinct.setdefault(phrase.words, phrase)
-        # An upper bound: no expression with this phrase is likelier than the phrase itself.
+        # This is an upper bound: no expression with this phrase is likelier than the phrase itself.
         return [each for each in distinct.values() if self.is_likely(math.log(self.rivals(each)[mask]))]
 
 

@@ -2,7 +2,7 @@
 
 A stage asks within `prefetched_pixels`; what opens `held_pixels` around several stages lets them share. What the bounds
 below leave out is decoded again for each stage. No bit depends on bounds or threads. Does not import torch, because a
-driver imports what opens the block. Called by most of `workers`.
+driver imports what opens the block. Called by the stages of `workers`.
 """
 
 from __future__ import annotations

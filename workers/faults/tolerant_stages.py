@@ -29,7 +29,7 @@ CRASHES_BEFORE_SEARCH: Final = 2
 # After the child was killed from outside this often on one image, the machine is to blame.
 _MAX_EXTERNAL_SIGNALS: Final = 3
 
-# Settings that bound the memory of each stage, with their smallest values.
+# These settings bound the memory of each stage; the numbers are their smallest values.
 _TILES: Final[Mapping[str, Mapping[str, int]]] = {
     stages.STAGE_PROPOSE: {"points_per_batch": 1},
     stages.STAGE_CAPTION: {"cache_bytes": 2**20, "crops_together": 1},

@@ -89,7 +89,7 @@ def measured(
 
 # A box this close to an edge of its crop counts as cut off. Source: amg.py, is_box_near_crop_edge.
 _EDGE_TOLERANCE_PX = 20
-# Bytes of logits that are upsampled at once. On a CPU they fit its caches. Results do not depend on it.
+# This many bytes of logits are upsampled at once. On a CPU they fit its caches. Results do not depend on it.
 _UPSAMPLE_BYTES = {"cpu": 8 * 2**20, "cuda": 2**30}
 # Images of one batch on a GPU, and the bytes that it may hold of them.
 _MOST_IMAGES, _HELD_BYTES = 16, 6 * 2**30

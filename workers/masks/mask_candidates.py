@@ -17,7 +17,7 @@ _GATHER = 0x8040201008040201 - 2**64
 # Copies a byte eight times. Pixel 0 takes the highest bit, and pixel 7 the lowest.
 _COPY = 0x0101010101010101
 _SCATTER = 0x0102040810204080
-# Pixels of masks that are unpacked at once. Bounds memory; results do not depend on it.
+# This many pixels of masks are unpacked at once. It bounds memory; results do not depend on it.
 _CHUNK_PIXELS = 32 * 2**20
 
 

@@ -53,7 +53,7 @@ def centre_polygons(pixels: NDArray[np.bool_]) -> list[list[Point]]:
     owners = {
         (x, y): number
         for number, ring in enumerate(rings)
-        # Edges along columns.
+        # Only edges along columns count.
         for (x, y0), (_, y1) in zip(ring[1::2], [*ring[2::2], ring[0]], strict=True)
         for y in range(min(y0, y1), max(y0, y1))
     }

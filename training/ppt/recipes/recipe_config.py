@@ -60,7 +60,7 @@ class ComposeConfig(FrozenModel):
     layouts: tuple[Layout, ...] = Field(default=((1, 2), (2, 1), (1, 3), (2, 2)), min_length=1)
     # Probability that a tile of a mosaic repeats a class of the mosaic, so that only the position distinguishes them.
     same_class_share: UnitInterval = 0.5
-    # Side of the composed square in pixels: as large as the scenes or photographs at the end of the training.
+    # The composed square has this side in pixels: as large as the scenes or photographs at the end of the training.
     side_px: int = Field(default=192, ge=32, le=4096)
     # Fusions: the longer side of the embedded image as a share of the image's, drawn between the two.
     embedded_side: tuple[Share, Share] = (0.2, 0.4)
@@ -143,7 +143,7 @@ _PRESETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
         ),
     ),
 }
-# Images of a shard. A crash loses the shards in progress, and the models take a second for an image.
+# A shard has this many images. A crash loses the shards in progress, and the models take a second for an image.
 _SHARD_IMAGES: Final = 64
 
 

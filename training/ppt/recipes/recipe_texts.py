@@ -21,7 +21,7 @@ _AT: Final = {
 }
 _CORNER: Final = ("the {name} at the {row} {column}", "the {row} {column} {name}")
 
-# Texts for a relation, from the target to its anchor.
+# These texts state a relation, from the target to its anchor.
 _RELATIONS: Final = {
     "left": ("the {name} left of the {anchor}", "the {name} to the left of the {anchor}"),
     "right": ("the {name} right of the {anchor}", "the {name} to the right of the {anchor}"),
