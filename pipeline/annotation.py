@@ -88,10 +88,10 @@ def annotate(
         locks = stack.enter_context(ExitStack())
         held = RunLock.held(location, on_wait=lambda text: on_event(Notice(text)))
         lock = None if start.header is None else locks.enter_context(held)
+        begin = partial(_begin, start, location, options=options, on_event=on_event)
         if lock is not None and start.here is not None and not options.is_extension:
             # This machine can check the run without Ray, which takes seconds to start: it may be complete.
-            lister = start.listing.list
-            begun = _begin(start, location, start.here, lock, lister, options=options, on_event=on_event)
+            begun = begin(start.here, lock, start.listing.list)
             if not begun.pending.shards:
                 return _finish(begun, {}, _nothing, options, on_event=on_event)
         # Imported here because it takes seconds: a mistake in SOURCE or OUT is reported before.
@@ -102,24 +102,19 @@ def annotate(
         may_grow = stack.enter_context(connected(config.placement.address, config.placement.start_timeout_s))
         actors = plan_actors(node_resources(), config)
         on_event(Step("checking the device"))
-        # Missing weights on a node are reported before the listing, which may take an hour.
-        identity = start.identity()
-        # A new run takes its lock only here: if its images are refused, nothing is left in OUT.
-        lock = lock or locks.enter_context(held)
-        lister = partial(list_on_cluster, start.listing, config.placement.read)
-        begun = begun or _begin(start, location, identity, lock, lister, options=options, on_event=on_event)
-        header = begun.planned.header
+        listed = partial(list_on_cluster, start.listing, config.placement.read)
+        # Missing weights on a node are reported before the listing, which may take an hour. A new run takes its lock
+        # only here: if its images are refused, nothing is left in OUT.
+        begun = begun or begin(start.identity(), lock or locks.enter_context(held), listed)
+        header, generations = begun.planned.header, begun.pending.base_generations
         nodes = node_resources()
         config = with_readers(nodes, config, actors, header, may_grow=may_grow)
         check_object_store(nodes, config, actors, header.max_shard_bytes)
         interrupts.check()
         masks = None if start.parent is None else StoredMasks.pinned(start.parent, begun.planned.parent)
-        notices = _notices_of_actors(config, on_event, stack)
-        job = Job(start.listing.name, location, header, config, may_grow=may_grow, masks=masks, notices=notices)
-        if options.is_retry:
-            job = replace(job, retry=Retry(begun.pending.base_generations, options.reasons))
-        elif config.placement.repair:
-            job = replace(job, repairs=begun.pending.base_generations)
+        job = Job(start.listing.name, location, header, config, may_grow=may_grow, masks=masks)
+        again = {"retry": Retry(generations, options.reasons)} if options.is_retry else {"repairs": generations}
+        job = replace(job, notices=_notices_of_actors(config, on_event, stack), **again)
         return _finish(begun, actors, executor.ray_executor(job, actors, interrupts), options, on_event=on_event)
 
 
