@@ -188,7 +188,7 @@ def choose_rule(
     if chosen is None:
         total = int((judged.is_drawn & judged.is_judged).sum())
         more = _more([test(place) for place in range(len(keeps))], sizes, target, total)
-        # Who judges all knows.
+        # Never more than the pairs that are left: once all are judged, nothing is uncertain.
         more = None if more is None else min(more, max(round(judged.weights.sum()) - total, 1))
     least = math.ceil(math.log(1 - _LEVEL_ONE_SIDED) / math.log(target))
     return RuleChoice(target, tuple(tested), chosen, more, min(least, math.ceil(judged.weights[keeps[-1]].sum())))

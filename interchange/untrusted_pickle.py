@@ -40,7 +40,7 @@ def read_refs(path: Path) -> list[dict[str, Any]]:
         if missing:
             raise ConfigError(f"{path}: reference number {number} has no {missing[0]!r}, which REFER's format needs")
         for key in ("ref_id", "ann_id", "image_id", "split"):
-            # Other values may be lists, or shared pieces that a message would multiply.
+            # Other types are refused: lists may share parts that grow when a message prints them.
             if not isinstance(ref[key], str if key == "split" else int | str):
                 kind = kind_of(ref[key])
                 raise ConfigError(f"{path}: reference number {number} has {kind} as {key!r}, not a number or text")

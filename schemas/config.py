@@ -106,7 +106,7 @@ class PlacementConfig(FrozenModel):
     filter: PoolConfig = PoolConfig()
     # Shards assigned to an actor, including the one it works on. More than two only fill the object store.
     max_tasks_in_flight_per_actor: int = Field(default=2, ge=1, le=1_000)
-    # A shard is set aside after this many deaths of a process on it, on nodes that live: no single image causes them.
+    # A shard is set aside after this many deaths of its process on living nodes, if no single image is the cause.
     max_deaths_per_shard: int = Field(default=6, ge=3, le=1_000)
     # If a shard runs out of memory twice with the same tiles, halve the tiles for that shard instead of stopping the
     # run. Its tables may then differ in the last bits from a run with more memory; its receipt and `verify` report

@@ -28,7 +28,7 @@ _SIDES: Final[tuple[templates.Side, ...]] = get_args(templates.Side)
 _FORMS: Final = ("side", "end", "rank", "relation", "anchor")
 # As many draws keep the plain text as get a place, because about half of other expressions have a place.
 _NUM_PLAIN: Final = len(_FORMS)
-# At most this many other texts are tried for a place. Most texts have one.
+# At most this many other texts are tried as the object that a place refers to. Most have a noun phrase.
 _NUM_TRIED: Final = 6
 # Each draw of a text uses this many numbers of its key.
 _NUMBERS_A_DRAW: Final = 3 + _NUM_TRIED

@@ -1,4 +1,4 @@
-"""Names, shapes, dtypes of a sample, and which expressions it is made of. Used by most modules of this folder.
+"""Names, shapes, dtypes of a sample, and which expressions it is made of. Used by the datasets and the shard reader.
 
 Bounds and choices are such that Parquet can evaluate them before anything else is read.
 """

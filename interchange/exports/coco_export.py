@@ -1,4 +1,4 @@
-"""Exports COCO, SAM 3's and gRefCOCO's layout, two variants of it. For `cli/export` (in `EXPORTS`) and `refer.py`.
+"""Exports COCO's layout and two variants of it, SAM 3's and gRefCOCO's. For `cli/export` (in `EXPORTS`) and `refer.py`.
 
 coco      DEST/annotations/instances_<split>.json        images, every mask with its expressions, one category
           DEST/annotations/captions_<split>.json         the same images, every expression with its mask

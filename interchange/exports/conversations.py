@@ -33,7 +33,7 @@ _QUESTION: Final = ("Locate ", ", and list the box of everything that it refers 
 _NORM: Final = 1000
 # A record does not say the size of its image.
 _NO_SIZE: Final = (0, 0)
-# Qwen2-VL's and Qwen2.5-VL's processor scales to these least and most pixels. LLaMA-Factory scales before it.
+# The processors of Qwen2-VL and Qwen2.5-VL scale an image into these bounds of pixels; LLaMA-Factory before them.
 _PROCESSOR_PIXELS: Final = (56 * 56, 28 * 28 * 16384)
 
 Size = tuple[int, int]

@@ -1,4 +1,4 @@
-"""An export's request (equal rows, equal digest), the options of `cli/export.py`, the report. Used by all formats."""
+"""An export's request (equal digests: equal rows), the options of `cli/export.py`, the report. Used by all formats."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Receipts: which generation of which shard is committed, and its parts; their sums, and the digest of a whole run.
 
-Only receipts decide which parts count. A run writes them through `commit.py`; `training`, `viewer`, `audit` and `cli`
-read a run by them.
+Only receipts decide which parts count. A run writes them through `commit.py`; `pipeline`, `interchange`, `audit`, `cli`
+and `viewer` read a run by them, `training` through `OpenRun`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fits weights and bounds on confidence and rank to judged images. Called by `cli/evaluate.py` for `calibrate`."""
+"""Fits weights of confidence to judged images: more never means a lower weight. Called by `calibrate` (`cli`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`evaluate --model`: oIoU, mIoU, P@X by split and kind, worst answers. Called by `cli/evaluate.py`."""
+"""`evaluate --model` (`cli/evaluate.py`): oIoU, mIoU, P@X by split and kind. A missing prediction counts as wrong."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ def word_codes(tokens: torch.Tensor, width: int) -> torch.Tensor:
     Two tokens agree in half of the bits. Nothing is trained or stored, and every machine has the same.
     """
     counter = torch.arange(1, width + 1, device=tokens.device)
-    # Wraps at 64 bits, as the generator requires.
+    # The product wraps at 64 bits, as SplitMix64 requires.
     state = (tokens[..., None] * 2**20 + counter) * _STEP
     for bits, factor in ((30, _FIRST), (27, _SECOND)):
         # Masks the sign bits that torch shifts in, as in a shift of an unsigned number.

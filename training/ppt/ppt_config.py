@@ -36,7 +36,7 @@ class PointGeneratorConfig(FrozenModel):
     width: int = Field(default=384, ge=8)
     # Each head has 48 channels, a usual size. More heads cost no time. Other numbers were not tried.
     num_heads: int = Field(default=8, ge=1)
-    # Hidden width of a feed-forward layer, in widths: what all other layers leave of the paper's parameters.
+    # Hidden width of a feed-forward layer, as a multiple of `width`: the model has about the paper's parameters.
     feed_forward_ratio: float = Field(default=2.5, gt=0)
     # regression: points and labels are regressed from the query, as equation 2 has it. patch_attention: they spread
     # around the peak of an attention to the patches, and the settings below say how.

@@ -35,11 +35,11 @@ logger = logging.getLogger(__name__)
 # Is far longer than any expression. A text model reads a few hundred letters, and needs minutes to split a megabyte.
 MAX_TEXT_LENGTH: Final = 10_000
 _MAX_MESSAGE: Final = 300
-# If all of this many images fail alike, the engine is at fault. The last shard may have fewer images, all bad.
+# If all images of a shard fail alike, and are this many, the engine is at fault. A last shard may hold fewer, all bad.
 _SEVERAL: Final = 3
 # Parts that differ between two messages of one fault: quoted values and numbers.
 _VALUES: Final = re.compile(r"""'[^']*'|"[^"]*"|\d[\d,.]*""")
-# Arrow and pydantic raise these for a wrong value, or a record lacks an attribute.
+# Arrow and pydantic raise these for a wrong value, or for a record without an attribute.
 _OUTPUT_ERRORS: Final = (ValueError, TypeError, AttributeError, OverflowError)
 _AGAINST_OTHERS: Final = ("uniqueness", "distinctiveness", "rival_mask_id")
 

@@ -217,7 +217,7 @@ def is_coordinate(value: Any) -> bool:
 
 def _clipped(polygon: list[float], size: tuple[int, int]) -> list[float]:
     """Return the part of a polygon that is within one image's size of the image, by Sutherland and Hodgman."""
-    # COCO clips correctly too, but needs memory for points far outside. The added edges lie outside.
+    # pycocotools clips too, but needs memory for points far outside. Edges that clipping adds are outside the image.
     points = list(zip(polygon[::2], polygon[1::2], strict=True))
     for axis, side in ((0, size[1]), (1, size[0])):
         for sign, limit in ((-1, side), (1, 2 * side)):

@@ -146,7 +146,7 @@ def _classes(
     names: Mapping[str, str] | None, folders: Collection[str], option: str, on_note: Callable[[str], None]
 ) -> dict[str, str]:
     """The class of each folder, by default its own name with underscores as spaces."""
-    # Names that lack a folder are refused, because texts would say "the n01532829".
+    # Every folder must have a name. Otherwise a text would say "the n01532829".
     if names is None:
         names = {folder: folder.replace("_", " ").replace("-", " ") for folder in folders}
     missing, unknown = sorted(set(folders) - set(names)), sorted(set(names) - set(folders))
