@@ -189,11 +189,10 @@ def read_rows(run: OpenRun, pairs: RunPairs, *, drawn: Ints, images: Ints, load_
     `load_bytes` reads an image that the run does not embed. What is an image's fault leaves it without bytes.
     """
     rows = SampleRows()
-    for place, shard in enumerate(run.shards()):
+    for place in np.union1d(pairs.shard[drawn], pairs.image_shard[images]).tolist():
+        shard = run.shard(place)
         chosen = drawn[pairs.shard[drawn] == place]
         pictures = images[pairs.image_shard[images] == place]
-        if not len(chosen) and not len(pictures):
-            continue
         table = shard.table(EXPRESSIONS, _PAIR_COLUMNS)
         rows.drawn |= {number: {**row, "role": DRAWN} for number, row in _pair_rows(table, pairs, chosen)}
         follow = _follow_ups(pairs, chosen, table)

@@ -31,7 +31,6 @@ from pseudoris.schemas.keep_rule import COMPOSED_KINDS, KeepCondition
 from pseudoris.schemas.run_records import AuditRecord, CitedAudit, JudgedShare, RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import root_of, write_citation, write_datacard
-from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.refiltered_run import RuleChange
 from pseudoris.store.tables.judged_expressions import stated_rule
 from pseudoris.store.tables.open_run import OpenRun
@@ -153,11 +152,11 @@ def _interval(name: str, value: Interval) -> tuple[str, str, str]:
 
 def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChange:
     """Return the change of rule that reaches an accuracy, by the verdicts of an audit; prints what was tested."""
-    header = require_header(parent)
-    rule = stated_rule(header)
+    run = OpenRun.at(parent)
+    rule = stated_rule(run.header)
     if rule is None:
         raise ConfigError(f"no score decides what {parent.root} keeps: there is no rule to choose")
-    folder, judged, checks, num_raters = _judged_of(parent, audit)
+    folder, judged, checks, num_raters = _judged_of(run, audit)
     groups, chosen = composed_groups(judged, accuracy), list[SequencedRule]()
     # Kept pairs without a score stay kept under every rule.
     others = judged.is_kept & ~np.isin(judged.kind, (DRAWN, *COMPOSED_KINDS))
@@ -173,7 +172,7 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
     confidence = np.array(folder.pairs["confidence"].to_pylist(), np.float64)
     sequences += [composed_sequence(judged, confidence, rule, kinds) for kinds in groups]
     for sequence in sequences:
-        rules = _seen(folder, header, sequence)
+        rules = _seen(folder, run.header, sequence)
         keeps, names = [each.keeps for each in rules], [each.name for each in rules]
         choice = choose_rule(judged, keeps, names, target=accuracy, checks=checks)
         stdout.print(_choice_view(choice))
@@ -204,18 +203,18 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
     return RuleChange(chosen[0].rule.tau, bounds, audit=record)
 
 
-def _judged_of(run: RunLocation, audit: str) -> tuple[AuditFolder, JudgedPairs, RaterChecks, int]:
+def _judged_of(run: OpenRun, audit: str) -> tuple[AuditFolder, JudgedPairs, RaterChecks, int]:
     """Return an audit with its verdicts as a run sees them, what was judged twice, and the number of raters.
 
     Raises:
         ConfigError: The run has other pairs than the drawn one.
     """
     folder = AuditFolder.open(local_folder(audit))
-    answers, applied = folder.answers(), apply_to(OpenRun.at(run), folder)
+    answers, applied = folder.answers(), apply_to(run, folder)
     if not applied.has_same_pairs:
         drawn = folder.draw.run
         raise ConfigError(
-            f"{run.root} has other pairs than the run that {folder.path} was drawn from ({drawn.location}, "
+            f"{run.location.root} has other pairs than the run that {folder.path} was drawn from ({drawn.location}, "
             f"{drawn.header_sha256[:12]}…; {applied.num_same:,} of {applied.num_asked:,} are the same): draw and judge "
             "an audit of it"
         )
@@ -223,7 +222,7 @@ def _judged_of(run: RunLocation, audit: str) -> tuple[AuditFolder, JudgedPairs, 
     return folder, judged, rater_checks(judged, answers), len(answers)
 
 
-def lines_of_audit(run: RunLocation, audit: str) -> PairWeightConfig:
+def lines_of_audit(run: OpenRun, audit: str) -> PairWeightConfig:
     """Return the lines from confidence to the column weight that an audit's verdicts give; prints them."""
     folder, judged, checks, _ = _judged_of(run, audit)
     error = (error_interval(checks).estimate or 0.0) if checks.num_twice >= LEAST_CHECKED else 0.0

@@ -22,6 +22,7 @@ from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.uris import writable
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
+from pseudoris.store.tables.open_run import OpenRun
 
 if TYPE_CHECKING:
     from pseudoris.training.calibration import Calibration
@@ -296,10 +297,11 @@ def calibrate(
     aim = DEFAULT_COVERAGE if coverage is None else coverage
     least = DEFAULT_YIELD if least_yield is None else least_yield
     location = RunLocation.open_to_read(out)
-    header = require_header(location)
     if audit is not None or composer:
-        text = fitted_text(header, _corrected(location, header, audit))
+        run = OpenRun.at(location)
+        text = fitted_text(run.header, _corrected(run, audit))
         return echo(text, nl=False) if to is None else options.write_text(to, text, option="--to")
+    header = require_header(location)
     with bar() as show:
         reading = show.named("reading the truth")
         known = None if truth is None else open_truth(truth, header, SceneTruth, reading)
@@ -314,20 +316,18 @@ def calibrate(
     _report_fit(found, aim if truth is not None else None, least)
 
 
-def _corrected(location: RunLocation, header: RunHeader, audit: str | None) -> FittedValues:
+def _corrected(run: OpenRun, audit: str | None) -> FittedValues:
     """Return what a run has with the lines of an audit; without one, with the composer's weights in the run's units."""
-    fitted = header.config.filtering.fitted_values
+    fitted = run.header.config.filtering.fitted_values
     if audit is not None:
         from pseudoris.cli.audit_report import lines_of_audit
 
-        return replace(fitted, pair_weight=lines_of_audit(location, audit))
-    from pseudoris.store.tables.open_run import OpenRun
+        return replace(fitted, pair_weight=lines_of_audit(run, audit))
     from pseudoris.training.calibration.run_units import posterior_of_run
 
-    run = OpenRun.at(location)
     done = sum(each.counts.images for each in run.receipts)
-    if done < header.num_images:
-        report("note", f"{location.root} is not finished: it holds {done:,} of {header.num_images:,} images", "yellow")
+    if done < (planned := run.header.num_images):
+        report("note", f"{run.location.root} is not finished: it holds {done:,} of {planned:,} images", "yellow")
     posterior = posterior_of_run(run)
     if posterior == fitted.posterior:
         report("note", "The composer's weights stay as in OUT: labels taught them, or its own scores", "yellow")

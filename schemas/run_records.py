@@ -245,9 +245,14 @@ class ShardCounts(FrozenModel):
     kept_lone: int = Field(ge=0, description="Of these, captions of masks alone in their image.")
     reasons: dict[str, int] = Field(default_factory=dict)
 
+    @property
+    def num_shown(self) -> int:
+        """Images that are not quarantined."""
+        return self.annotated + self.empty
+
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        total = self.annotated + self.empty + self.quarantined
+        total = self.num_shown + self.quarantined
         if total != self.images:
             raise ValueError(f"{self.images} images, but {total} are annotated, empty or quarantined")
         return self

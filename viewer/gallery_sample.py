@@ -157,7 +157,7 @@ def gallery_from_run(
         besides: Ids of images that are shown whether the sample has them or not. Those that the run does not have are
             counted in a warning.
     """
-    counts = np.array([shard.num_shown for shard in run.shards()], np.int64)
+    counts = np.array([each.counts.num_shown for each in run.receipts], np.int64)
     chosen = {place: set(some) for place, some in choose_images(counts, sample).items()}
     num_left = len(frozenset(besides))
     for place, shard in enumerate(run.shards() if num_left else ()):

@@ -223,7 +223,7 @@ class ExportJob:
             )
             # Filtered before their bytes are read, so that images without a remaining mask are not read.
             wanted = [found for each in annotated if each.image_id not in left_out and (found := take.image(each))]
-            num_done += shard.num_shown
+            num_done += shard.receipt.counts.num_shown
             self.lacking.update(image.image_id for image in wanted)
             sound = with_source_bytes(planned, wanted, self.dropped)
             for number, image in enumerate(sound, num_done - len(wanted) + 1):

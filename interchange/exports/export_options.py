@@ -98,7 +98,7 @@ class ExportRequest:
     @property
     def num_images(self) -> int:
         """Images of the run that are not quarantined."""
-        return sum(shard.num_shown for shard in self.run.shards())
+        return sum(each.counts.num_shown for each in self.run.receipts)
 
     @property
     def digest(self) -> str:

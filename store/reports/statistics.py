@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, SCORE_COLUMNS, Ints
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.receipts import RunTotals, Totals
+from pseudoris.store.runs.receipts import RunTotals, Totals, spread_evenly
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun, occurrences
 from pseudoris.store.threads import map_in_threads
 
@@ -191,7 +191,7 @@ def run_statistics(
     The run may be unfinished. The tables of `sample` shards are read, spread evenly; of all if it is None.
     """
     run, totals, texts = OpenRun.at(location), Totals(), TopTexts()
-    chosen = frozenset(run.sample(sample).receipts.shards.tolist())
+    chosen = spread_evenly(run.receipts.shards.tolist(), sample)
     groups: dict[str, dict[str, KeptCount]] = {name: {} for name in GROUPS}
 
     def read(shard: CommittedShard) -> tuple[int, Ints, pa.Table]:

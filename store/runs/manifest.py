@@ -24,7 +24,7 @@ from pseudoris.schemas.run_records import MANIFEST_FOLDER, PartRecord, Receipt, 
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.untrusted import parse_json
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.receipts import latest_receipts, list_receipts, of_this_run, read_receipts, spread_evenly
+from pseudoris.store.runs.receipts import latest_receipts, list_receipts, of_this_run, read_receipts
 from pseudoris.store.tables.parquet_files import damaged, is_intact, open_parquet, sealed_parquet_bytes
 
 logger = logging.getLogger(__name__)
@@ -340,12 +340,6 @@ class LatestReceipts:
         """Return the receipt at a place, which is not the shard's number; IndexError if there is none."""
         (receipt,) = read_receipts(self._location, [self._commit(place)])
         return receipt
-
-    def sample(self, num_shards: int | None) -> Self:
-        """Return those of some shards, evenly spaced, always the same ones; all if it is None or too large."""
-        chosen = spread_evenly(self.shards.tolist(), num_shards)
-        commits = map(self._commit, range(len(self)))
-        return type(self)(self._location, {each[0]: each[1] for each in commits if each[0] in chosen}, self._header)
 
     def _commit(self, place: int) -> tuple[int, int]:
         return int(self.shards[place]), int(self._generations[place])

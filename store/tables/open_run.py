@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import Ints
 from pseudoris.schemas.run_records import Receipt, RunHeader
-from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, STATUS_QUARANTINED
+from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS, STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import LatestReceipts
@@ -83,10 +83,6 @@ class OpenRun:
                 for row in shard.table(FAILURES).to_pylist():
                     yield QuarantinedImage(keys[row["image_id"]], row["stage"], row["reason"], row["message"])
 
-    def sample(self, num_shards: int | None) -> Self:
-        """Return the run with some of its committed shards, always the same ones; all if it is None or too large."""
-        return replace(self, receipts=self.receipts.sample(num_shards))
-
     def shard(self, place: int) -> CommittedShard:
         """Return the shard at a place among the committed ones, which is not its number."""
         return CommittedShard(self.location, self.receipts[place])
@@ -106,16 +102,10 @@ class CommittedShard:
     def __str__(self) -> str:
         return f"shard {self.receipt.shard} of {self.location.root}"
 
-    @property
-    def num_shown(self) -> int:
-        """Images that are not quarantined."""
-        return self.receipt.counts.annotated + self.receipt.counts.empty
-
     def table(self, name: str, columns: Sequence[str] | None = None, keep: RowFilter | None = None) -> pa.Table:
         """Return the columns of the rows of a table that `keep` accepts; all columns and rows by default."""
-        return read_selected(
-            self.location, name, self.receipt.parts[name].name, chosen_schema(name, columns).names, keep
-        )
+        names = SCHEMAS[name].names if columns is None else columns
+        return read_selected(self.location, name, self.receipt.parts[name].name, names, keep)
 
     def shown(self, columns: Sequence[str]) -> pa.Table:
         """Return columns of the images that are not quarantined, in plan order; `bytes` is null unless embedded."""
@@ -123,7 +113,7 @@ class CommittedShard:
 
     def num_masks(self) -> Ints:
         """Return the masks of each image that is not quarantined, (I,) int64, in no order; reads one column."""
-        return occurrences(self.table(MASKS, ("image_id",))["image_id"], self.num_shown)
+        return occurrences(self.table(MASKS, ("image_id",))["image_id"], self.receipt.counts.num_shown)
 
     def joined(
         self,
@@ -139,26 +129,31 @@ class CommittedShard:
         `said_rows` says which expressions; all by default.
         """
         shown = self.table(IMAGES, _with_id(images), None if with_quarantined else _IS_SHOWN)
-        if shown.num_rows != (self.receipt.counts.images if with_quarantined else self.num_shown):
+        if shown.num_rows != (self.receipt.counts.images if with_quarantined else self.receipt.counts.num_shown):
             raise ConfigError(DAMAGED_IMAGES.format(self.receipt.shard))
         of_masks = self.table(MASKS, masks if masks is None else _with_id(masks))
         said = self.table(EXPRESSIONS, expressions if expressions is None else _with_id(expressions), said_rows)
         return JoinedTables.of(shown, of_masks, said, where=str(self))
 
-    def beside(self, said: pa.Table, columns: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, pa.ChunkedArray]]:
-        """Yield columns of the tables `images` and `masks` for rows of the table of expressions.
+    def beside(self, said: pa.Table, columns: Mapping[str, Sequence[str]]) -> dict[str, pa.Array]:
+        """Return columns of the tables `images` and `masks` for rows of the table of expressions, by their names.
 
         A column of `masks` is null unless the row refers to exactly one mask. `said` has `image_id` and
         `target_mask_ids`.
         """
         targets = [each[0] if len(each) == 1 else None for each in said["target_mask_ids"].to_pylist()]
-        of = {IMAGES: said["image_id"].combine_chunks(), MASKS: pa.array(targets, pa.string())}
+        ids = {
+            IMAGES: ("image_id", said["image_id"].combine_chunks()),
+            MASKS: ("mask_id", pa.array(targets, pa.string())),
+        }
+        found: dict[str, pa.Array] = {}
         for name, wanted in columns.items():
             if wanted:
-                key = name.removesuffix("s") + "_id"
+                key, of_rows = ids[name]
                 other = self.table(name, tuple(dict.fromkeys([key, *wanted])))
-                places = pc.index_in(of[name], value_set=other[key].combine_chunks())
-                yield from ((column, other[column].combine_chunks().take(places)) for column in wanted)
+                places = pc.index_in(of_rows, value_set=other[key].combine_chunks())
+                found |= {column: other[column].combine_chunks().take(places) for column in wanted}
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

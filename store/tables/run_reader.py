@@ -74,7 +74,7 @@ def _rows(shard: CommittedShard, rows: Sequence[int], columns: Sequence[str], *,
         raise ConfigError(f"shard {number} has fewer expressions than its receipt says: run `pseudoris verify`")
     table = table.take(list(rows))
     of = {name: [each for each in columns if each in known] for name, known in _BESIDE.items()}
-    found = dict(shard.beside(table, of))
+    found = shard.beside(table, of)
     return pa.table({name: found[name] if name in found else table[name] for name in columns})
 
 
@@ -239,7 +239,7 @@ class Run:
         parts: dict[str, list[PartRecord]] = {table: [] for table in SCHEMAS}
         for receipt in self._opened.receipts:
             totals.add(receipt)
-            shown.append(receipt.counts.annotated + receipt.counts.empty)
+            shown.append(receipt.counts.num_shown)
             for table in SCHEMAS:
                 parts[table].append(receipt.parts[table])
         return _Contents(totals.sum(), parts, list(accumulate(shown)))

@@ -106,16 +106,16 @@ class HeldOutExpressions:
         self._bytes, self._reads_images = opened.images, reads_images
         self.root = opened.location.root
         committed = OpenRun.at(opened.location, opened.snapshot.commits())
-        receipts = list(committed.receipts)
+        shards = list(committed.shards())
         there: Counter[str] = Counter()
 
         def is_asked(row: dict[str, Any]) -> bool:
             return (not splits or row["split"] in splits) and (has_groups or len(row["target_mask_ids"]) == 1)
 
-        self.images = [each for shard in committed.shards() for each in self._read(shard, there, is_asked)]
+        self.images = [each for shard in shards for each in self._read(shard, there, is_asked)]
         left_out = {
-            "shards of the truth are not committed": opened.header.num_shards - len(receipts),
-            "images of the truth are quarantined": sum(each.counts.quarantined for each in receipts),
+            "shards of the truth are not committed": opened.header.num_shards - len(shards),
+            "images of the truth are quarantined": sum(each.receipt.counts.quarantined for each in shards),
         }
         self.notes = [f"{num:,} {what}: their expressions are not asked." for what, num in left_out.items() if num]
         absent = [split for split in splits if split not in there]

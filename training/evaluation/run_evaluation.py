@@ -9,6 +9,7 @@ from typing import Any, Final
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import without_nan
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.receipts import spread_evenly
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.threads import map_in_threads
 from pseudoris.training.evaluation.bootstrap import RESAMPLES, UNDEFINED, Estimate, ImageBootstrap, Sums
@@ -216,18 +217,16 @@ def evaluate_run(
     run = OpenRun.at(location)
     if not run.receipts:
         raise ConfigError(f"{location.root} has no committed shard yet. Wait for the first (see `pseudoris status`).")
-    chosen = run.sample(sample)
-    num_read = len(chosen.receipts)
+    chosen = spread_evenly(run.receipts.shards.tolist(), sample)
     counts = ImageCounts(
-        in_truth=truth.num_images, in_plan=run.header.num_images, shards_read=num_read, shards=len(run.receipts)
+        in_truth=truth.num_images, in_plan=run.header.num_images, shards_read=len(chosen), shards=len(run.receipts)
     )
     num_not_judged = num_same = 0
 
     def sums() -> Iterator[Sums]:
         nonlocal num_not_judged, num_same
-        tables = map_in_threads(
-            lambda each: list(committed_images(each, *CANDIDATE_COLUMNS)), chosen.shards(), _THREADS
-        )
+        shards = (each for each in run.shards() if each.receipt.shard in chosen)
+        tables = map_in_threads(lambda each: list(committed_images(each, *CANDIDATE_COLUMNS)), shards, _THREADS)
         for number, images in enumerate(tables, start=1):
             for image in images:
                 known = image.known_to(truth)
@@ -238,7 +237,7 @@ def evaluate_run(
                     judged = candidates.without(truth.unjudged_kinds)
                     num_not_judged += int(candidates.is_kept.sum() - judged.is_kept.sum())
                     yield count_image(known, judged)
-            on_progress(number, num_read)
+            on_progress(number, len(chosen))
 
     bootstrap = ImageBootstrap(sums(), seed=seed)
     if not counts.judged:
