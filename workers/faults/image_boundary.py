@@ -109,6 +109,7 @@ class ImageBoundary:
                 f"the engine of the {self._name} stage returned no shard ({_told(error)}): see docs/guides/plugins.md"
             ) from error
         images = tuple(self._image(image, found[image.image_id]) for image in before.images)
+        images = self._held_by_tables(before.images, images)
         returned = [after.failure for image, after in zip(before.images, images, strict=True) if after != image]
         refuse_one_fault(returned, BAD_OUTPUT)
         return replace(before, images=images, **vars(figures))
@@ -121,9 +122,24 @@ class ImageBoundary:
                 raise ValueError(f"the image {len(found)} times")
             return self._checked(before, found[0])
         except _OUTPUT_ERRORS as error:
-            message = f"the {self._name} stage returned {_told(error)}"
-            logger.warning("image %s (%s): %s", before.image_id, before.key, message)
-            return before.quarantined(Failure(self._name, BAD_OUTPUT, message))
+            return self._refused(before, error)
+
+    def _held_by_tables(self, before: Sequence[ShardImage], after: tuple[ShardImage, ...]) -> tuple[ShardImage, ...]:
+        """Return the images `after`; one with what no type of the tables holds is quarantined (a lone surrogate)."""
+        try:
+            # All at once: an image at a time takes longer than all other checks.
+            shard_to_block(Shard(0, 0, tuple(replace(image, data=b"") for image in after)))
+        except _OUTPUT_ERRORS as error:
+            if len(after) == 1:
+                return (self._refused(before[0], error),)
+            pairs = zip(before, after, strict=True)
+            return tuple(self._held_by_tables((one,), (other,))[0] for one, other in pairs)
+        return after
+
+    def _refused(self, before: ShardImage, error: Exception) -> ShardImage:
+        message = f"the {self._name} stage returned {_told(error)}"
+        logger.warning("image %s (%s): %s", before.image_id, before.key, message)
+        return before.quarantined(Failure(self._name, BAD_OUTPUT, message))
 
     def _checked(self, before: ShardImage, after: ShardImage) -> ShardImage:
         done = replace(before, **vars(_Records.model_validate(after, from_attributes=True)))
@@ -133,8 +149,6 @@ class ImageBoundary:
         elif done.masks != before.masks:
             _check_masks(done)
         _check_expressions(done, is_scored=self._is_scored)
-        # The tables' types refuse lone surrogates and numbers that are too wide.
-        shard_to_block(Shard(0, 0, (replace(done, data=b""),)))
         return done
 
 
