@@ -38,7 +38,7 @@ from pseudoris.audit.draw_files import (
     Stratum,
     sample_bytes,
 )
-from pseudoris.audit.population import OnShard, Row, RunPairs, SampleRows, read_pairs, read_rows
+from pseudoris.audit.population import OnShard, Row, RunPairs, SampleRows, read_pairs, read_sample_rows
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.ids import sha256_hex
@@ -151,7 +151,7 @@ def draw_audit(
     numbers = np.concatenate([each.pairs for each in drawn])
     asked, image_strata = draw_images(pairs.image_masks, options)
     pictures = np.union1d(pairs.image[numbers], np.array(list(asked), np.int64))
-    rows = read_rows(run, pairs, drawn=numbers, images=pictures, load_bytes=load_bytes)
+    rows = read_sample_rows(run, pairs, drawn=numbers, images=pictures, load_bytes=load_bytes)
     if len(rows.unreadable) == len(pictures):
         raise ConfigError(f"no picture of the run can be read. The first: {next(iter(rows.unreadable.values()))}")
     tables = {PAIRS_NAME: _pairs_table(rows, drawn, pairs, options), IMAGES_NAME: _images_table(rows, asked)}

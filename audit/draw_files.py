@@ -116,7 +116,7 @@ IMAGES_SCHEMA: Final = pa.schema(
 SAMPLE_SCHEMAS: Final = {PAIRS_NAME: PAIRS_SCHEMA, IMAGES_NAME: IMAGES_SCHEMA}
 
 
-def kind_of(source: str, kind: str) -> str:
+def draw_kind(source: str, kind: str) -> str:
     """Return the kind by which pairs are told apart: `drawn`, that of a composed expression, `human` or `recipe`."""
     return {SOURCE_MODEL: DRAWN, SOURCE_COMPOSER: kind}.get(source, source)
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.draw_files import DRAWN, keeps_no_others, kind_of, pair_id
+from pseudoris.audit.draw_files import DRAWN, draw_kind, keeps_no_others, pair_id
 from pseudoris.audit.intervals import RaterChecks, RatioEstimate, ratio
 from pseudoris.audit.population import OnShard
 from pseudoris.audit.verdicts import CANNOT_SAY, RIGHT, VERDICTS, RaterAnswers
@@ -119,7 +119,7 @@ def join_answers(audit: AuditFolder, answers: Sequence[RaterAnswers]) -> JudgedP
         inclusion=np.array(pairs["inclusion"].to_pylist(), np.float64),
         image=_numbers(pairs["image_id"].to_pylist()),
         mask=np.where([len(each) == 1 for each in masks], _numbers(["+".join(each) for each in masks]), -1),
-        kind=np.array([*map(kind_of, pairs["source"].to_pylist(), pairs["kind"].to_pylist())], np.str_),
+        kind=np.array([*map(draw_kind, pairs["source"].to_pylist(), pairs["kind"].to_pylist())], np.str_),
         is_kept=np.array(pairs["is_kept"].to_pylist(), np.bool_),
         num_kept_of_mask=np.array(pairs["num_kept_of_mask"].to_pylist(), np.int64),
     )

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pseudoris.audit.draw_files import DRAWN, FOLLOW_UP, STORED_SCORES, kind_of, pair_id
+from pseudoris.audit.draw_files import DRAWN, FOLLOW_UP, STORED_SCORES, draw_kind, pair_id
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Floats, Rated, features
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, Ints
@@ -103,7 +103,7 @@ def _read_shard(shard: CommittedShard, place: int, *, first_image: int) -> dict[
         "shard": np.full(len(rows), place),
         "row": rows,
         "image": image_of_row[rows],
-        "kind": np.array([*map(kind_of, _taken(table, "source", rows), _taken(table, "kind", rows))], np.str_),
+        "kind": np.array([*map(draw_kind, _taken(table, "source", rows), _taken(table, "kind", rows))], np.str_),
         "is_kept": kept,
         "is_lone": is_judged & np.isnan(scores["distinctiveness"][rows]),
         "confidence": scores["confidence"][rows],
@@ -183,7 +183,7 @@ class SampleRows:
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
-def read_rows(run: OpenRun, pairs: RunPairs, *, drawn: Ints, images: Ints, load_bytes: LoadBytes) -> SampleRows:
+def read_sample_rows(run: OpenRun, pairs: RunPairs, *, drawn: Ints, images: Ints, load_bytes: LoadBytes) -> SampleRows:
     """Return the rows of the pairs and images with these numbers; only the shards that hold them are read.
 
     `load_bytes` reads an image that the run does not embed. What is an image's fault leaves it without bytes.

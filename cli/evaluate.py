@@ -181,10 +181,9 @@ def model_view(found: ModelEvaluation) -> RenderableType:
     from pseudoris.training.evaluation.model_evaluation import (
         FIGURE_TITLES,
         NO_TARGET_TITLES,
-        caption,
         facts,
-        part_name,
         percents,
+        split_name,
     )
 
     lines = facts_table("evaluation", facts(found).items())
@@ -196,8 +195,8 @@ def model_view(found: ModelEvaluation) -> RenderableType:
     for part in found.parts:
         figures = zip(named, percents(part, named), strict=True)
         cells = (_cell(each, 2) if name in ("oiou", "miou") else value_text(each, 1) for name, each in figures)
-        table.add_row(part_name(part), f"{part.num_expressions:,}", *cells)
-    return _parts(*found.circularity, lines, table, *found.notes, caption(found))
+        table.add_row(split_name(part), f"{part.num_expressions:,}", *cells)
+    return _parts(*found.circularity, lines, table, *found.notes, model_caption(found))
 
 
 def evaluation_view(found: Evaluation) -> RenderableType:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pseudoris.audit.draw_files import DRAWN
 from pseudoris.audit.verdicts import RATER_NAME, HeaderLine, Verdict, VerdictLine, write_answers
-from pseudoris.interchange.imports.label_studio import Annotation, read_regions, read_tasks
+from pseudoris.interchange.imports.label_studio import TaskAnnotation, read_regions, read_tasks
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.masks.rle import ious, match_masks
 
@@ -43,7 +43,7 @@ def studio_verdicts(folder: AuditFolder, file: Path, data: bytes) -> bytes:
     return write_answers(HeaderLine(draw=folder.draw.digest, rater=file.stem), lines)
 
 
-def _texts_left(row: Mapping[str, Any], task: Annotation, name: str) -> dict[str, tuple[str, ...]] | None:
+def _texts_left(row: Mapping[str, Any], task: TaskAnnotation, name: str) -> dict[str, tuple[str, ...]] | None:
     """Return the texts of what each mask became, by its id, without masks that are gone; None if skipped."""
     if task.was_cancelled:
         return None

@@ -131,7 +131,7 @@ def student(
     def train(shown: TrainingBar) -> RenderableType:
         request = StudentRequest(config, runs, folder, val=val, human=human, num_epochs=epochs, is_resuming=resume)
         _, summary = train_student(request, fabric, on_step=shown.on_step, on_image=shown.on_image)
-        return summary_view(summary)
+        return training_view(summary)
 
     raise typer.Exit(_run(train, folder, is_first=fabric.is_global_zero, is_resuming=resume))
 
@@ -204,7 +204,7 @@ def ppt_summary_view(summary: PptSummary, sizes: PointGeneratorConfig) -> Render
     return table
 
 
-def summary_view(summary: FitSummary) -> RenderableType:
+def training_view(summary: FitSummary) -> RenderableType:
     """Return how a training of one model ended as a table."""
     validating = f", of which validation {format_seconds(summary.validation_s)}" if summary.figures else ""
     table = _trained(summary, f"{format_seconds(summary.wall_s)}{validating}")

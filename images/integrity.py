@@ -58,7 +58,7 @@ def segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
         at = end
 
 
-def check_header(data: bytes) -> None:
+def check_image_header(data: bytes) -> None:
     """Check that the segments before a JPEG's pixels are few, and the bytes between them: Pillow steps through each.
 
     Raises:

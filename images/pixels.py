@@ -26,7 +26,7 @@ from PIL import GifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError
 
 from pseudoris.images.integrity import (
     PNG_BEGIN,
-    check_header,
+    check_image_header,
     check_integrity,
     has_end_marker,
     png_chunks,
@@ -185,7 +185,7 @@ def _open_as(data: bytes, formats: Sequence[str]) -> Image.Image:
     if not data:
         raise ImageError("empty_file", "the file has no bytes")
     if data.startswith(_JPEG_BEGIN):
-        check_header(data)
+        check_image_header(data)
     if data.startswith(PNG_BEGIN):
         deque(png_chunks(data), maxlen=0)
     try:

@@ -67,7 +67,7 @@ class Description:
     position: str | None = None
 
 
-def noun_phrase(
+def described_noun(
     tokens: Sequence[str], *, nouns: Mapping[str, str] = _CATEGORIES
 ) -> tuple[Description, list[str]] | None:
     """Return a noun phrase without its article, read from the start of `tokens`, and the tokens that follow it.
@@ -173,7 +173,7 @@ def parse_reference(text: str) -> Reference | None:
 
 
 def _named(tokens: list[str]) -> NamedObject | None:
-    found = noun_phrase(tokens)
+    found = described_noun(tokens)
     if found is None:
         return None
     placed = _placed(*found)
@@ -186,12 +186,12 @@ def _extreme(tokens: list[str]) -> Extreme | None:
     number, rest = None, tokens[1:]
     if rest[:2] == ["of", "the"] and len(rest) > 2 and rest[2] in NUMBERS:
         number, rest = rest[2], rest[3:]
-    found = noun_phrase(rest) if number is None else noun_phrase(rest, nouns=_SINGULARS)
+    found = described_noun(rest) if number is None else described_noun(rest, nouns=_SINGULARS)
     return None if found is None or found[1] else Extreme(found[0], tokens[0], number)
 
 
 def _ordinal(tokens: list[str]) -> Ordinal | None:
-    found = noun_phrase(tokens[1:]) if tokens and tokens[0] in ORDINALS else None
+    found = described_noun(tokens[1:]) if tokens and tokens[0] in ORDINALS else None
     if found is None:
         return None
     noun, rest = found
@@ -205,7 +205,7 @@ def _group(tokens: list[str]) -> Group | None:
     # "all the stars" has an article here. "the two stars" has already lost it.
     if word in ("all", "both") and rest[:1] and rest[0] in ARTICLES:
         rest = rest[1:]
-    found = noun_phrase(rest, nouns=_SINGULARS)
+    found = described_noun(rest, nouns=_SINGULARS)
     placed = None if found is None else _placed(*found)
     return None if placed is None else Group(placed[0], word, placed[1])
 
@@ -217,7 +217,7 @@ def _placed(noun: Description, rest: list[str]) -> tuple[Description, Relation |
     for phrase in RELATIONS:
         words = phrase.split()
         if rest[: len(words)] == words:
-            anchor = noun_phrase(without_article(rest[len(words) :]))
+            anchor = described_noun(without_article(rest[len(words) :]))
             return None if anchor is None or anchor[1] else (noun, Relation(phrase, anchor[0]))
     position = next((name for name, phrase in POSITIONS.items() if phrase.split() == rest), None)
     return None if position is None else (replace(noun, position=position), None)

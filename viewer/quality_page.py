@@ -90,7 +90,7 @@ def _counts_chart(whole: Mapping[int, int], part: Mapping[int, int], thing: str,
         name = f"{value}{'+' if is_rest else ''}"
         hint = f"{name} {unit}{'' if name == '1' else 's'}: {all_of:,} {thing}{'' if all_of == 1 else 's'}"
         hint += "" if whole is part else f", {part_of:,} kept"
-        bars.append(Bar(all_of, part_of, hint))
+        bars.append(HistogramBar(all_of, part_of, hint))
         names.append(name)
     return histogram(bars, title=f"{thing}s by their number of {unit}s", labels=bar_labels(names))
 
@@ -113,7 +113,7 @@ def _score_chart(quality: RunQuality, name: str, tau: float | None) -> Markup | 
     if scores.max() > high:
         names[-1] = f"{edges[-2]:.3g} and above"
     bars = [
-        Bar(n, k, f"{each}: {n:,} expression{'' if n == 1 else 's'}, {k:,} kept")
+        HistogramBar(n, k, f"{each}: {n:,} expression{'' if n == 1 else 's'}, {k:,} kept")
         for each, n, k in zip(names, whole, part, strict=True)
     ]
     marker = None if tau is None else Marker((tau - low) / (high - low), f"τ = {tau:g}")
@@ -191,7 +191,7 @@ def _stages(quality: RunQuality) -> list[tuple[str, float, float, float | None]]
     ]
 
 
-class Bar(NamedTuple):
+class HistogramBar(NamedTuple):
     """One bar of a histogram: `part` of `whole` in the strong colour, and its tooltip."""
 
     whole: int
@@ -210,7 +210,9 @@ class Marker(NamedTuple):
 Label = tuple[float, str]
 
 
-def histogram(bars: Sequence[Bar], *, title: str, labels: Iterable[Label] = (), marker: Marker | None = None) -> Markup:
+def histogram(
+    bars: Sequence[HistogramBar], *, title: str, labels: Iterable[Label] = (), marker: Marker | None = None
+) -> Markup:
     """Return a histogram of stacked bars, equally wide, from left to right; `title` is for screen readers."""
     top = nice_ceiling(max((bar.whole for bar in bars), default=0))
     width = 100 / max(1, len(bars))
@@ -268,7 +270,7 @@ def _chart(title: str, *inside: Markup | str) -> Markup:
     return element("svg", *inside, class_="chart", height=HEIGHT_PX, role="img", aria_label=title)
 
 
-def _bar(bar: Bar, x: float, *, width: float, top: float) -> Markup:
+def _bar(bar: HistogramBar, x: float, *, width: float, top: float) -> Markup:
     inset = {"x": f"{x + width * _GAP / 2:.3f}%", "width": f"{width * (1 - _GAP):.3f}%"}
     blocks = []
     for kind, count in (("whole", bar.whole), ("part", bar.part)):

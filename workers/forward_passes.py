@@ -94,7 +94,7 @@ class Block(nn.Module):
         return result
 
 
-class SelfAttention(Block):
+class SelfAttentionBlock(Block):
     """A causal self-attention block."""
 
     def __init__(self, block: ResidualAttentionBlock) -> None:

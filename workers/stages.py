@@ -50,7 +50,7 @@ from pseudoris.workers.checkpoints.model_configs import read_model_config
 from pseudoris.workers.checkpoints.model_folder import ModelFolder, names_folder
 from pseudoris.workers.checkpoints.sam_architectures import architecture_digest
 from pseudoris.workers.checkpoints.weight_files import MissingWeightsError, is_unfetched, tensors_digest
-from pseudoris.workers.checkpoints.weight_headers import check_header
+from pseudoris.workers.checkpoints.weight_headers import check_weight_header
 from pseudoris.workers.faults.image_boundary import ImageBoundary
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.locations import open_location
@@ -249,7 +249,7 @@ def prior_digest(config: PriorConfig) -> str | None:
     if config.kind == "none" or config.path is None:
         return None
     if config.kind == "torchvision" and "://" not in config.path:
-        check_header(Path(config.path), f"prior.path={config.path}")
+        check_weight_header(Path(config.path), f"prior.path={config.path}")
     try:
         with open_location(config.path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

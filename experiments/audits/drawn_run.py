@@ -27,7 +27,7 @@ from experiments.oracle import judged
 from experiments.quality.annotated_scenes import SceneSet, annotated_scenes
 from experiments.quality.markdown_cells import put_into
 from experiments.quality.parts import Options
-from pseudoris.audit.draw_files import DRAWN, kind_of
+from pseudoris.audit.draw_files import DRAWN, draw_kind
 from pseudoris.audit.intervals import RaterChecks, error_interval
 from pseudoris.audit.judged_lines import fit_line_to_verdicts
 from pseudoris.audit.judged_pairs import JudgedPairs
@@ -66,7 +66,7 @@ def population_of(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> Pair
         for each, right in zip(image.expressions, is_right, strict=True):
             known, kept = next(of_drawn) if each.source == SOURCE_MODEL else (each.confidence or 0.0, True)
             target = each.target_mask_ids[0] if len(each.target_mask_ids) == 1 else f"{image.image_id}-none"
-            rows.append((number, target, kind_of(each.source, each.kind), known, kept, right))
+            rows.append((number, target, draw_kind(each.source, each.kind), known, kept, right))
     image_of, targets, kinds, confidence_of, kept_of, right_of = zip(*rows, strict=True)
     masks = {target: place for place, target in enumerate(dict.fromkeys(targets))}
     return PairPopulation(

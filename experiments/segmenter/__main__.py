@@ -10,7 +10,7 @@ from experiments.segmenter.segmenter_config import load_segmenter_config
 from experiments.segmenter.segmenter_training import train_segmenter
 from pseudoris.cli.console import stdout
 from pseudoris.cli.options import training_folder
-from pseudoris.cli.train import summary_view, training_bar
+from pseudoris.cli.train import training_bar, training_view
 from pseudoris.schemas.errors import PseudorisError
 from pseudoris.training.learning import open_fabric
 
@@ -42,7 +42,7 @@ def main(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     if fabric.is_global_zero:
-        stdout.print(summary_view(summary))
+        stdout.print(training_view(summary))
 
 
 if __name__ == "__main__":

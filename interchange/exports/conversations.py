@@ -43,7 +43,7 @@ _Frame = Callable[[Size], Size]
 _Wrap = Callable[[str, str, list[list[int]]], dict[str, Any]]
 
 
-def resized_size(size: Size, factor: int, limits: Size) -> Size:
+def qwen_size(size: Size, factor: int, limits: Size) -> Size:
     """Return the (height, width) to which Qwen's processors resize an image (`smart_resize`).
 
     Args:
@@ -67,7 +67,7 @@ def factory_size(size: Size, factor: int, limits: Size) -> Size:
     """Return the size to which LLaMA-Factory resizes: into the limits, cut to whole pixels, and then as Qwen does."""
     area, (lowest, highest) = size[0] * size[1], limits
     scale = sqrt(highest / area) if area > highest else sqrt(lowest / area) if area < lowest else 1.0
-    return resized_size((int(size[0] * scale), int(size[1] * scale)), factor, _PROCESSOR_PIXELS)
+    return qwen_size((int(size[0] * scale), int(size[1] * scale)), factor, _PROCESSOR_PIXELS)
 
 
 def _frame(options: ExportOptions, resized: Callable[[Size, int, Size], Size]) -> _Frame:
@@ -180,7 +180,7 @@ def _write_factory(job: ExportJob) -> ExportReport:
 
 
 def _write_qwen(job: ExportJob) -> ExportReport:
-    frame, path = _frame(job.options, resized_size), "annotations.json"
+    frame, path = _frame(job.options, qwen_size), "annotations.json"
     notes = (
         "Enter into data_dict of qwenvl/data/__init__.py: annotation_path: this folder's annotations.json, data_path: "
         "this folder. Set model_max_length: the default of 512 cuts what one image needs.",

@@ -20,7 +20,7 @@ import yaml
 from pseudoris.interchange.exports.croissant import CROISSANT_NAME
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
-from pseudoris.interchange.exports.image_files import CATEGORY, check_size, counts_of_png, mask_png
+from pseudoris.interchange.exports.image_files import CATEGORY, check_image_size, counts_of_png, mask_png
 from pseudoris.interchange.exports.record import Content, broken, check_texts
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.templates import markdown_templates
@@ -174,7 +174,7 @@ def _rows(destination: RunLocation, path: str) -> Iterator[dict[str, Any]]:
 
 def _content_of(row: Mapping[str, Any], where: str) -> Content:
     size = (row["height"], row["width"])
-    check_size(row["image"]["bytes"], size, f"{where}, image {row['image_id']}")
+    check_image_size(row["image"]["bytes"], size, f"{where}, image {row['image_id']}")
     found, objects = [], row.get("objects", {})
     structs = (dict(zip(objects, values, strict=True)) for values in zip(*objects.values(), strict=True))
     for mask in structs if objects else row["masks"]:

@@ -78,7 +78,7 @@ def key_name(key: str) -> str:
     return unquote_to_bytes(last).decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
 
 
-def check_size(data: bytes, size: tuple[int, int], where: str) -> None:
+def check_image_size(data: bytes, size: tuple[int, int], where: str) -> None:
     """Raise a TransientError unless an encoded image reads, and has this upright (height, width); `where` names it."""
     try:
         found = upright_size(data)

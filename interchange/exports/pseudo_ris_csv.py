@@ -91,7 +91,7 @@ def _write_masks(job: ExportJob, image: ExportImage, draws: Mapping[Draw, int], 
             data, counts = mask_png(mask)
             files.write(_masks_folder(img_id - 1), f"{seg_id}.png", data)
             expressions = [each.record for each in said]
-            captions, doc = captions_of(expressions, draws)
+            captions, doc = row_captions(expressions, draws)
             seen["unfiltered"] += not is_distinctive(expressions, tau)
             seen["human"] += any(each.source == SOURCE_HUMAN for each in expressions)
             job.add(Content.of_mask(f"{img_id}/{seg_id}", image.size, counts, captions))
@@ -123,7 +123,7 @@ def draw_places(config: CaptionsConfig) -> dict[Draw, int]:
     return {(crop, rule.name, rule.top_k, rule.top_p): place for place, (crop, rule) in enumerate(draws)}
 
 
-def captions_of(expressions: Sequence[ExpressionRecord], places: Mapping[Draw, int]) -> tuple[list[str], list[float]]:
+def row_captions(expressions: Sequence[ExpressionRecord], places: Mapping[Draw, int]) -> tuple[list[str], list[float]]:
     """Return a mask's captions and their `doc`, plain values that their own text evaluates to.
 
     A caption is repeated as often as it was drawn, because the trainer draws evenly from the list, each time in the

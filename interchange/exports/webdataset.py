@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Final, cast
 
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
-from pseudoris.interchange.exports.image_files import check_size
+from pseudoris.interchange.exports.image_files import check_image_size
 from pseudoris.interchange.exports.record import Content, ExportExpression, ExportMask, broken, check_mask, check_texts
 from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.ids import sha256_hex
@@ -196,7 +196,7 @@ def _samples(stream: _DigestingReader, where: str) -> Iterator[tuple[str, bytes,
 
 def _content_of(key: str, image: bytes, record: Mapping[str, Any], where: str) -> Content:
     size = (record["height"], record["width"])
-    check_size(image, size, f"{where}, sample {key}")
+    check_image_size(image, size, f"{where}, sample {key}")
     masks = []
     for mask in record["masks"]:
         place = f"{where}, mask {mask['mask_id']}"

@@ -224,8 +224,8 @@ def read_annotation(request: ImportRequest) -> Annotation:
         TransientError: The storage failed.
     """
     if request.format == "coco":
-        data, name = read_named(request.annotation, request.config)
-        captions, captions_name = read_named(request.captions, request.config) if request.captions else (None, "")
+        data, name = read_named_file(request.annotation, request.config)
+        captions, captions_name = read_named_file(request.captions, request.config) if request.captions else (None, "")
         return read_coco(data, name, captions, captions_name)
     folder, name = _locate(request.annotation, request.config)
     splits = request.chosen_splits
@@ -264,7 +264,7 @@ def read_annotation(request: ImportRequest) -> Annotation:
     return read(_read(folder, refs_name), instances, refs_name=refs_name, splits=splits)
 
 
-def read_named(given: str, config: RunConfig) -> tuple[bytes, str]:
+def read_named_file(given: str, config: RunConfig) -> tuple[bytes, str]:
     """Return the bytes and the name of the JSON file at a path or url; a ConfigError if there is none."""
     folder, name = _locate(given, config)
     if not name:

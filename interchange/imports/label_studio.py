@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from pydantic import AliasPath, BaseModel, FailFast, Field, TypeAdapter, ValidationError
 
 from pseudoris.interchange.brush_strokes import values_of_strokes
-from pseudoris.interchange.imports.annotation_files import PACKAGES, ImportRequest, read_named
+from pseudoris.interchange.imports.annotation_files import PACKAGES, ImportRequest, read_named_file
 from pseudoris.interchange.imports.human_annotation import (
     HumanImage,
     HumanMask,
@@ -78,7 +78,7 @@ class _Result(BaseModel):
     image_rotation: float = 0
 
 
-class Annotation(BaseModel):
+class TaskAnnotation(BaseModel):
     """A person's answer to a task."""
 
     id: int | None = None
@@ -90,7 +90,7 @@ class Annotation(BaseModel):
 
 class _Task(BaseModel):
     image: str = Field(validation_alias=AliasPath("data", "image"))
-    annotations: list[Annotation]
+    annotations: list[TaskAnnotation]
 
 
 _PROJECT: Final = TypeAdapter(list[_Task])
@@ -103,7 +103,7 @@ class Region(NamedTuple):
     texts: tuple[str, ...]
 
 
-def read_tasks(data: bytes, name: str) -> dict[str, Annotation]:
+def read_tasks(data: bytes, name: str) -> dict[str, TaskAnnotation]:
     """Return the annotation that counts by image id; a file that is not Label Studio's is a ConfigError.
 
     One that was not skipped counts before others, then a ground truth, then the latest.
@@ -117,7 +117,7 @@ def read_tasks(data: bytes, name: str) -> dict[str, Annotation]:
             f"{name}{place}: {item['msg']}, got {shown(item['input'])}. In Label Studio, export the project as JSON "
             "(not JSON-MIN)."
         ) from None
-    found: defaultdict[str, list[Annotation]] = defaultdict(list)
+    found: defaultdict[str, list[TaskAnnotation]] = defaultdict(list)
     for task in tasks:
         image = _IMAGE_ID.search(unquote(task.image))
         if image is None:
@@ -138,7 +138,7 @@ def read_tasks(data: bytes, name: str) -> dict[str, Annotation]:
 
 
 def read_regions(
-    annotation: Annotation, size: tuple[int, int], left_out: Counter[str], *, where: str
+    annotation: TaskAnnotation, size: tuple[int, int], left_out: Counter[str], *, where: str
 ) -> tuple[list[Region], tuple[str, ...]]:
     """Return the regions of an image of upright (height, width) `size`, and the expressions that mean no mask.
 
@@ -210,7 +210,7 @@ def correct_run(
     A damaged file, or one of another run, is a ConfigError.
     """
     config = request.config
-    data, name = read_named(request.annotation, config)
+    data, name = read_named_file(request.annotation, config)
     given = RunLocation.open(request.images, config.source.endpoint_url, config.placement.storage)
     parent = Parent.open(given, location)
     num_tasks, left_out = Counter({_CORRECTED: 0, _ACCEPTED: 0, _SKIPPED: 0}), Counter[str]()
@@ -230,7 +230,7 @@ def correct_run(
 
 
 def _corrections(
-    parent: Parent, tasks: Mapping[str, Annotation], name: str, num_tasks: Counter[str], left_out: Counter[str]
+    parent: Parent, tasks: Mapping[str, TaskAnnotation], name: str, num_tasks: Counter[str], left_out: Counter[str]
 ) -> dict[int, list[Correction]]:
     found: defaultdict[int, list[Correction]] = defaultdict(list)
     left = dict(tasks)
@@ -250,7 +250,7 @@ def _corrections(
     return dict(found)
 
 
-def _images_of(parent: Parent, tasks: Mapping[str, Annotation]) -> Iterator[AnnotatedImage]:
+def _images_of(parent: Parent, tasks: Mapping[str, TaskAnnotation]) -> Iterator[AnnotatedImage]:
     for receipt in parent.receipts(parent.pin()):
         shard = CommittedShard(parent.location, receipt)
         if not tasks.keys().isdisjoint(shard.table(IMAGES, ("image_id",))["image_id"].to_pylist()):
@@ -258,7 +258,7 @@ def _images_of(parent: Parent, tasks: Mapping[str, Annotation]) -> Iterator[Anno
 
 
 def _correction(
-    image: AnnotatedImage, task: Annotation, limits: ImagesConfig, left_out: Counter[str], where: str
+    image: AnnotatedImage, task: TaskAnnotation, limits: ImagesConfig, left_out: Counter[str], where: str
 ) -> Correction | None:
     """Return what a person made of an image; None if all was left as it is."""
     size = (image.height, image.width)

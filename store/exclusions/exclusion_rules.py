@@ -162,10 +162,10 @@ def extended_exclusions(header: RunHeader, extension: PlanExtension) -> dict[str
     if record is None or extension.exclusions is None:
         return header.exclusions
     counts = ListingCounts.model_validate(extension.exclusions)
-    return as_section(counted(record.rules, counts), record.part)
+    return as_section(with_counts(record.rules, counts), record.part)
 
 
-def counted(rules: Exclusions, counts: ListingCounts) -> Exclusions:
+def with_counts(rules: Exclusions, counts: ListingCounts) -> Exclusions:
     """Return the rules with the counts of another listing."""
     return tuple(
         rule.model_copy(

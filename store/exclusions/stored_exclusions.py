@@ -23,10 +23,10 @@ from pseudoris.store.exclusions.exclusion_rules import (
     Exclusions,
     ListingCounts,
     as_section,
-    counted,
     exclusions_of,
     missing_phrase,
     planned_rules,
+    with_counts,
 )
 from pseudoris.store.files.key_order import file_of
 from pseudoris.store.location import RunLocation
@@ -69,7 +69,7 @@ class ExcludedItems:
 
     def notices(self) -> list[str]:
         """Return what the user should know about each rule, once the listing has ended."""
-        return [_notice(rule) for rule in counted(self._rules, self.counts())]
+        return [_notice(rule) for rule in with_counts(self._rules, self.counts())]
 
     def check_left(self, num_left: int) -> None:
         """Accept a listing of which `num_left` images are left; ConfigError if rules leave out all of it."""
@@ -91,7 +91,7 @@ class ExcludedItems:
         name = f"g0001/exclusions-{digest[:CONTENT_HASH_HEX_DIGITS]}.parquet"
         location.put_part(f"{PLAN_FOLDER}/{name}", data)
         part = PartRecord(name=name, rows=len(rows), size_bytes=len(data), sha256=digest)
-        return as_section(counted(self._rules, self.counts()), part)
+        return as_section(with_counts(self._rules, self.counts()), part)
 
     def kept(self, items: Iterable[SourceItem]) -> Iterator[SourceItem]:
         """Yield the other items, in their order; an image that is listed several times counts once."""

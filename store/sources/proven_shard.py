@@ -91,7 +91,7 @@ def _verdict(reading: Reading, giving: Set[str], num_known: Mapping[str, int]) -
 STAGE_READ: Final = "read"
 
 
-class Prover(Protocol):
+class BytesProver(Protocol):
     """Checks that an image decodes (`pseudoris.images.prover`)."""
 
     def prove(self, data: bytes) -> Proof:
@@ -103,7 +103,7 @@ def read_shard(
     config: RunConfig,
     entries: Sequence[PlanEntry],
     *,
-    prover: Prover,
+    prover: BytesProver,
     generation: int = 0,
     others: Iterable[PlanEntry] = (),
     exclusions: ExclusionMatcher | None = None,
@@ -144,7 +144,7 @@ def read_shard(
     return shard.with_seconds(STAGE_READ, time.perf_counter() - started)
 
 
-def _prove(entry: PlanEntry, outcome: Outcome, prover: Prover, exclusions: ExclusionMatcher | None) -> ShardImage:
+def _prove(entry: PlanEntry, outcome: Outcome, prover: BytesProver, exclusions: ExclusionMatcher | None) -> ShardImage:
     image = functools.partial(ShardImage, position=entry.position, image_id=entry.image_id, key=entry.key)
     if isinstance(outcome, ImageError):
         return _quarantined(image(), outcome)

@@ -48,7 +48,7 @@ def test_all_compiled_engines_of_a_preset_give_what_their_references_give():
     gpu_agreement.check_embeddings(config)
     sam = sam_model.load_sam(config.masks.architecture, config.masks.weights).requires_grad_(False)
     with torch.inference_mode():
-        (expected,) = sam_model.encode_crops(sam, scene_pixels(1), torch.float32)
+        (expected,) = sam_model.encode_sam_crops(sam, scene_pixels(1), torch.float32)
         compile_tower(sam.image_encoder)
-        (found,) = sam_model.encode_crops(sam, scene_pixels(1), torch.bfloat16)
+        (found,) = sam_model.encode_sam_crops(sam, scene_pixels(1), torch.bfloat16)
     assert (found.embedding - expected.embedding).norm() < 0.1 * expected.embedding.norm()

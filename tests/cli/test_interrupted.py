@@ -89,7 +89,7 @@ def test_an_interrupt_during_imports_ends_in_one_line(out, words, module, expect
         module, number, *words.replace("OUT", out).replace("IN ", f"{Path(out).parent}/in ").split()
     )
     assert code == 130
-    # A bar may be on the screen, or its title: twice, where the signal came after Rich wrote it and before it forgot it.
+    # A bar may be on the screen, or its title: twice, where the signal came after Rich wrote it and before it forgot.
     assert re.fullmatch(rf"(reading the runs\n){{0,2}}\n*{expected}", said), said
 
 

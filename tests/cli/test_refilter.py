@@ -10,7 +10,7 @@ import yaml
 
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw import DrawOptions, draw_audit
-from pseudoris.audit.draw_files import kind_of
+from pseudoris.audit.draw_files import draw_kind
 from pseudoris.audit.verdicts import VerdictLine
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
@@ -190,7 +190,7 @@ def test_an_audit_bounds_each_kind_and_fits_the_weights_and_refuses_another_runs
     invoke("audit", "draw", out, tmp_path / "audit", "-n", 600, "--unkept", 0, "--source", tiny_run.source)
     audit = AuditFolder.open(tmp_path / "audit")
     pairs = audit.pairs.filter(audit.pairs["is_kept"]).to_pylist()
-    assert {"drawn", "position", "none"} < {kind_of(row["source"], row["kind"]) for row in pairs}
+    assert {"drawn", "position", "none"} < {draw_kind(row["source"], row["kind"]) for row in pairs}
     with pytest.raises(ConfigError, match=r"too few verdicts .* a line needs 60 of one"):
         invoke("calibrate", out, "--audit", audit.path)
     with VerdictFile.open(audit.path, "ana", audit.known) as file:

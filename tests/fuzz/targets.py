@@ -532,7 +532,7 @@ def prepare_checkpoints(suffix: str) -> Callable[[Path], Read]:
         from pseudoris.schemas.config import WeightsConfig
         from pseudoris.training.learning.checkpoint_folder import load_checkpoint, read_settings
         from pseudoris.workers.checkpoints.tensor_files import load_into
-        from pseudoris.workers.checkpoints.weight_headers import check_header
+        from pseudoris.workers.checkpoints.weight_headers import check_weight_header
 
         path = folder / f"checkpoint{suffix}"
         weights, module = WeightsConfig(uri=str(path)), nn.Linear(2, 3)
@@ -543,7 +543,7 @@ def prepare_checkpoints(suffix: str) -> Callable[[Path], Read]:
                 lambda: load_into(module, weights),
                 lambda: load_checkpoint(path),
                 lambda: read_settings(path),
-                lambda: check_header(path, "weights"),
+                lambda: check_weight_header(path, "weights"),
             )
 
         return read

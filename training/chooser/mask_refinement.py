@@ -49,11 +49,11 @@ def views_of(
     pixels = _viewed(image[None].float(), boxes, config.size).round().byte()
     # Masks are decoded one by one: all masks of a large image as floats would take gigabytes.
     masks = (torch.from_numpy(rle.decode([each], size)[0]) for each in counts)
-    covered = [outline_of(mask, box, config.size) for mask, box in zip(masks, boxes, strict=True)]
+    covered = [mask_share(mask, box, config.size) for mask, box in zip(masks, boxes, strict=True)]
     return torch.cat([pixels, torch.stack(covered)[:, None]], 1)
 
 
-def outline_of(mask: torch.Tensor, box: torch.Tensor, size: int) -> torch.Tensor:
+def mask_share(mask: torch.Tensor, box: torch.Tensor, size: int) -> torch.Tensor:
     """Return the share of each pixel of a view (S, S) that a mask (H, W) bool covers, uint8 of 255."""
     return _viewed(255 * mask[None, None].float(), box[None], size)[0, 0].round().byte()
 

@@ -15,7 +15,7 @@ from pseudoris.interchange.dataset import MapDataset, MixedDataset
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.training.chooser.candidate_masks import CandidateStore
 from pseudoris.training.chooser.chooser_config import ChooserConfig
-from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, outline_of, view_boxes
+from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, mask_share, view_boxes
 from pseudoris.training.learning.training_data import loss_weights
 from pseudoris.workers.counter_rng import draw_below, key_of
 
@@ -169,7 +169,7 @@ class QuestionDataset(Dataset[list[Question]]):
                 ious = torch.from_numpy(found.ious(mask[None])[0]).float()
             if config is not None and len(ious) and float(ious.max()) >= config.min_iou:
                 (box,) = view_boxes([found.counts[int(ious.argmax())]], found.size, config.context)
-                outline = outline_of(mask, box, config.size)
+                outline = mask_share(mask, box, config.size)
             self._compared[named] = ious, outline
         return self._compared[named]
 

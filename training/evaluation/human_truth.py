@@ -193,7 +193,7 @@ class HumanImageTruth:
     @cached_property
     def _words(self) -> tuple[Ints, Ints, dict[str, Ints]]:
         """Of S sentences the object (S,), the number of words (S,), and by word how often each has it (S,)."""
-        said = [(number, Counter(words_of(text))) for number, texts in enumerate(self.sentences) for text in texts]
+        said = [(number, Counter(text_words(text))) for number, texts in enumerate(self.sentences) for text in texts]
         times: defaultdict[str, Ints] = defaultdict(lambda: np.zeros(len(said), dtype=np.int64))
         for place, (_, counts) in enumerate(said):
             for word, count in counts.items():
@@ -207,7 +207,7 @@ class HumanImageTruth:
 
     def scores(self, text: str) -> Floats:
         """Return the F1 of a text with each object's best sentence, (N,) float64 in [0, 1]."""
-        best, counts = np.zeros(len(self.sentences)), Counter(words_of(text))
+        best, counts = np.zeros(len(self.sentences)), Counter(text_words(text))
         objects, lengths, times = self._words
         common = np.zeros(len(objects), dtype=np.int64)
         for word, count in counts.items():
@@ -238,6 +238,6 @@ class HumanImageTruth:
         return None
 
 
-def words_of(text: str) -> list[str]:
+def text_words(text: str) -> list[str]:
     """Return the words of a text, lower-cased, without punctuation."""
     return _WORD.findall(text.lower())

@@ -193,10 +193,10 @@ def write_model_report(found: ModelEvaluation, questions: HeldOutExpressions, de
         img_src="data:",
         found=found,
         titles=titles(found),
-        part_name=part_name,
+        part_name=split_name,
         percents=percents,
         facts=facts(found),
-        caption=caption(found),
+        caption=model_caption(found),
         answers={
             "Worst answers": [_shown(answer, questions) for answer in found.worst],
             "Best answers": [_shown(answer, questions) for answer in found.best],
@@ -221,7 +221,7 @@ def facts(found: ModelEvaluation) -> dict[str, str]:
     return {"model": found.model, **given, "truth": found.truth, "asked": asked}
 
 
-def part_name(part: PartFigures) -> str:
+def split_name(part: PartFigures) -> str:
     """Return what a row is called: `testA`, or `testA, position`."""
     names = [part.split] if part.kind == ALL else [part.split, part.kind]
     return ", ".join(name or "no split" for name in names)
@@ -233,7 +233,7 @@ def percents(part: PartFigures, named: Mapping[str, str]) -> list[Estimate]:
     return [Estimate(100 * each.value, 100 * each.low, 100 * each.high) for each in found]
 
 
-def caption(found: ModelEvaluation) -> str:
+def model_caption(found: ModelEvaluation) -> str:
     """Return a sentence that explains the brackets of a table."""
     return f"Percent. Brackets show 95 % intervals, from {found.resamples:,} resamples of images."
 

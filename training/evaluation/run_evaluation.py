@@ -150,7 +150,7 @@ class Evaluation:
     circularity: tuple[str, ...] = ()
 
 
-def summarise(
+def summarise_evaluation(
     bootstrap: ImageBootstrap, images: ImageCounts, truth: Truth, *, run: str, notes: Sequence[str] = ()
 ) -> Evaluation:
     """Return the figures of images counted by `count_image`, at least one; what lacks verdicts is undefined."""
@@ -249,7 +249,9 @@ def evaluate_run(
     is_same = 2 * num_same > bootstrap.total("masks.proposals")[0]
     circular = [f"Circular: {masks}. The figures of masks say nothing."] if is_same else []
     circular += [_FITTED] if run.header.config.filtering.fitted_values.confidence is not None else []
-    return replace(summarise(bootstrap, counts, truth, run=location.root, notes=notes), circularity=tuple(circular))
+    return replace(
+        summarise_evaluation(bootstrap, counts, truth, run=location.root, notes=notes), circularity=tuple(circular)
+    )
 
 
 def _nothing_shared(run: str, key: str | None, truth: Truth) -> ConfigError:

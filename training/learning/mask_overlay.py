@@ -38,11 +38,11 @@ def draw_masks(image: torch.Tensor, mask: torch.Tensor, truth: torch.Tensor | No
     inside = mask.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
     tint, edge = (torch.tensor(colour, dtype=torch.float32)[:, None, None] for colour in (_TINT, _EDGE))
     tinted = torch.where(inside, pixels * (1 - _TINT_SHARE) + tint * _TINT_SHARE, pixels)
-    shown = torch.where(outline_of(inside, width=max(1, factor // 2)), edge, tinted)
+    shown = torch.where(outer_outline(inside, width=max(1, factor // 2)), edge, tinted)
     if truth is not None:
         wanted = truth.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
         blue = torch.tensor(_TRUTH, dtype=torch.float32)[:, None, None]
-        shown = torch.where(outline_of(wanted, width=max(2, factor // 2)), blue, shown)
+        shown = torch.where(outer_outline(wanted, width=max(2, factor // 2)), blue, shown)
     return Image.fromarray(np.ascontiguousarray(shown.round().to(torch.uint8).permute(1, 2, 0).numpy()))
 
 
@@ -51,7 +51,7 @@ def enlargement(size: tuple[int, int]) -> int:
     return max(1, -(-_MIN_SIDE_PX // max(size)))
 
 
-def outline_of(inside: torch.Tensor, *, width: int) -> torch.Tensor:
+def outer_outline(inside: torch.Tensor, *, width: int) -> torch.Tensor:
     """Return the pixels just outside of a mask, (H, W) bool."""
     size = 2 * width + 1
     grown = F.max_pool2d(inside[None, None].float(), size, stride=1, padding=width)[0, 0] > 0

@@ -82,7 +82,7 @@ class TrainingConfig(FrozenModel):
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
-def preset_names(package: str) -> list[str]:
+def training_preset_names(package: str) -> list[str]:
     """Return the presets of a package, sorted."""
     folder = resources.files(package) / "presets"
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
@@ -92,7 +92,7 @@ def load_preset(
     package: str, model: type[ConfigT], preset: str, path: Path | None = None, assignments: Sequence[str] = ()
 ) -> ConfigT:
     """Return a learner's resolved settings: `key=value` words over the YAML at `path` over the preset."""
-    known = preset_names(package)
+    known = training_preset_names(package)
     if preset not in known:
         near = difflib.get_close_matches(preset, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

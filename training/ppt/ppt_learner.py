@@ -26,7 +26,7 @@ from pseudoris.training.ppt.ppt_model import LabelledFeatures, PointMaskDecoder,
 from pseudoris.training.ppt.recipes.grounding import prompted
 from pseudoris.workers.device import to_device
 from pseudoris.workers.masks.promptable import EncodedCrop
-from pseudoris.workers.masks.sam_model import encode_crops, load_sam, upsample
+from pseudoris.workers.masks.sam_model import encode_sam_crops, load_sam, upsample
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class FrozenEncoders:
     @torch.inference_mode()
     def _with_sam(self, image: torch.Tensor, stages: torch.Tensor, dense: torch.Tensor) -> _EncodedImage:
         # Encoded one by one, because rounding depends on the batch, and the batch would depend on the cache.
-        (crop,) = encode_crops(self._sam, [image.permute(1, 2, 0).numpy()], self._sam_dtype)
+        (crop,) = encode_sam_crops(self._sam, [image.permute(1, 2, 0).numpy()], self._sam_dtype)
         # Cloned, because a row that is cached would keep the whole batch in memory.
         return _EncodedImage(stages.clone(), dense.clone(), crop.embedding.half().cpu().clone(), crop.input_size)
 

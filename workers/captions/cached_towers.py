@@ -18,13 +18,13 @@ from open_clip.coca_model import CoCa
 from pseudoris.workers.captions.coca_blocks import CocaBlocks, CrossAttention
 from pseudoris.workers.captions.decoding_rules import Ints, PrefixLevel
 from pseudoris.workers.device import to_device
-from pseudoris.workers.forward_passes import SelfAttention
+from pseudoris.workers.forward_passes import SelfAttentionBlock
 from pseudoris.workers.pass_sizes import CAPTION_STEP_BYTES, LEAST_CAPTION_ROWS, MOST_CAPTION_ROWS
 
 _FIRST_CAPACITY = 256
 
 
-def attend(
+def cached_attention(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, is_hidden: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Return softmax(q · k / √d) · v, (..., Q, d), of queries (..., Q, d), keys and values (..., T, d).
@@ -267,7 +267,7 @@ class CachedCocaTowers:
 
 
 def _self_step(
-    block: SelfAttention,
+    block: SelfAttentionBlock,
     x: torch.Tensor,
     cache: NodeCache,
     *,
@@ -284,7 +284,7 @@ def _self_step(
     past_keys, past_values = cache.extend(layer, first, newest=(keys, values), nodes=nodes)
     queries = queries.reshape(len(x), block.num_heads, 1, -1).transpose(0, 1)
     hidden = None if is_hidden is None else is_hidden[None, :, None, :]
-    mixed = attend(queries, past_keys, past_values, hidden)
+    mixed = cached_attention(queries, past_keys, past_values, hidden)
     return block.finish(x, mixed[:, :, 0].transpose(0, 1).reshape(len(x), -1))
 
 

@@ -13,7 +13,7 @@ from open_clip.coca_model import CoCa
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.forward_passes import Block, SelfAttention, linear
+from pseudoris.workers.forward_passes import Block, SelfAttentionBlock, linear
 
 
 class CrossAttention(Block):
@@ -51,8 +51,8 @@ class CocaBlocks:
         """Share the weights of `model`, in eval mode on its device."""
         self.text = text = _checked_text(model.text)
         decoder = model.text_decoder
-        self.text_layers = [SelfAttention(block) for block in text.transformer.resblocks]
-        self.layers = [SelfAttention(block) for block in decoder.resblocks]
+        self.text_layers = [SelfAttentionBlock(block) for block in text.transformer.resblocks]
+        self.layers = [SelfAttentionBlock(block) for block in decoder.resblocks]
         self.cross = [CrossAttention(block) for block in decoder.cross_attn]
         self.ln_final = decoder.ln_final
         self.width = int(decoder.resblocks[0].attn.embed_dim)

@@ -104,7 +104,7 @@ def crop_batches(
         yield together
 
 
-def gather(images: Sequence[EncodedImage], crop_sets: Sequence[CropSet]) -> tuple[Ints, list[Any]]:
+def gather_crops(images: Sequence[EncodedImage], crop_sets: Sequence[CropSet]) -> tuple[Ints, list[Any]]:
     """Return the unique crop of each crop of the sets (C,), and the U encodings of the unique crops."""
     unique_crop_of: list[Ints] = []
     tokens: list[Any] = []
@@ -245,7 +245,7 @@ class CachedEngine:
         searched: Sequence[int] | None = None,
     ) -> PrefixTreeDecoding:
         """Return the decoding of rows, and of the beams of the crops `searched` (default: all), over one tree."""
-        unique_crop_of, tokens = gather(encoded, crop_sets)
+        unique_crop_of, tokens = gather_crops(encoded, crop_sets)
         image_bytes = self.towers.image_bytes(tokens)
         self.towers.attend_to(tokens)
         decoding = PrefixTreeDecoding(

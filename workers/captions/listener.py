@@ -27,7 +27,7 @@ from pseudoris.schemas.shard import ExpressionRecord, MaskRecord
 from pseudoris.schemas.stage_settings import ListeningConfig
 from pseudoris.workers.captions.decoding_rules import Bools, ImageCrops, Ints, PrefixLevel, Towers, extend
 from pseudoris.workers.captions.distinctive import choose_others
-from pseudoris.workers.captions.engine import CachedEngine, CropSet, EncodedImage, crop_batches, gather
+from pseudoris.workers.captions.engine import CachedEngine, CropSet, EncodedImage, crop_batches, gather_crops
 from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget
 from pseudoris.workers.captions.static_engine import StaticEngine
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, all_finite, check_finite
@@ -224,7 +224,7 @@ class Listener:
     ) -> None:
         """Add to `sums` (R, N) the log-probabilities of R texts under the crops of some kinds of the masks `asked`."""
         engine = self._engine
-        unique_crop_of, encodings = gather([encoded], crop_sets)
+        unique_crop_of, encodings = gather_crops([encoded], crop_sets)
         unique_crop_of = unique_crop_of.reshape(len(crop_sets), -1)
         if isinstance(engine, StaticEngine):
             rows = zip(texts.tokens, texts.lengths.tolist(), strict=True)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from pseudoris.workers.captions.coca_blocks import CocaBlocks, CrossAttention
 from pseudoris.workers.captions.row_kernels import add_norm, attend_newest
-from pseudoris.workers.forward_passes import Block, SelfAttention
+from pseudoris.workers.forward_passes import Block, SelfAttentionBlock
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +225,7 @@ class StaticTowers:
 
 
 def _attended(
-    block: SelfAttention,
+    block: SelfAttentionBlock,
     x: torch.Tensor,
     addend: torch.Tensor,
     cache: torch.Tensor,

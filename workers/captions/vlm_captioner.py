@@ -21,7 +21,7 @@ from pseudoris.schemas.shard import CROP_MARKED, ExpressionRecord, MaskRecord, S
 from pseudoris.workers.captions.captioner import TreeCaptioner
 from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
-from pseudoris.workers.captions.vlm_loading import Vlm, folder_digest, load_vlm
+from pseudoris.workers.captions.vlm_loading import Vlm, load_vlm, vlm_folder_digest
 from pseudoris.workers.captions.vlm_towers import Inputs, VlmTowers
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.checkpoints.openclip import num_clip_tokens, read_model_config
@@ -83,7 +83,7 @@ def vlm_engine(vlm: Vlm, config: CaptionsConfig, *, seed: int) -> CachedEngine:
 class VlmCaptioner(TreeCaptioner):
     """Captions by a vision-language model."""
 
-    weights_digest = staticmethod(folder_digest)
+    weights_digest = staticmethod(vlm_folder_digest)
 
     def __init__(self, config: CaptionsConfig, compute: ComputeConfig, filtering: FilterConfig | None = None) -> None:
         """Load the model; `filtering` is the run's, whose CLIP says how similar masks are. Without it s_ij is 1."""

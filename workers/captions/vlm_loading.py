@@ -50,7 +50,7 @@ class VlmOptions(FrozenModel):
             raise ConfigError(f"captions.options of the engine vlm: {error}") from None
 
 
-def folder_digest(config: CaptionsConfig) -> str:
+def vlm_folder_digest(config: CaptionsConfig) -> str:
     """Check the model folder that `config` names, and return its sha256; a `ConfigError` says what does not fit."""
     digest, longest = checked_folder(config.weights, VlmOptions.of(config))
     check_length(config, longest)

@@ -35,7 +35,7 @@ from pseudoris.workers.checkpoints.weight_cache import (
     fetch,
     user_cache,
 )
-from pseudoris.workers.checkpoints.weight_headers import check_header
+from pseudoris.workers.checkpoints.weight_headers import check_weight_header
 
 CONFIG_NAME: Final = "config.json"
 INDEX_NAME: Final = "model.safetensors.index.json"
@@ -302,7 +302,7 @@ def _has_key(tree: Any, key: str) -> bool:
 
 def _num_elements(path: Path, uri: str) -> int:
     """Return the elements of the tensors in a shard by its header, which must account for every byte of the file."""
-    check_header(path, f"model '{uri}': {path}")
+    check_weight_header(path, f"model '{uri}': {path}")
     with open_linked(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size
         tensors = parse_json(file.read(int.from_bytes(file.read(8), "little")))

@@ -19,7 +19,7 @@ from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.checkpoints.model_configs import read_model_config as read_model_config
 from pseudoris.workers.checkpoints.published_weights import OPEN_CLIP_PREFIX, split_tag
-from pseudoris.workers.checkpoints.tensor_files import loaded
+from pseudoris.workers.checkpoints.tensor_files import load_module
 
 
 def build_from_config(config: dict[str, Any]) -> nn.Module:
@@ -47,14 +47,14 @@ def load_coca(architecture: str | None, weights: WeightsConfig) -> CoCa:
     """Return a CoCa in eval mode, float32, on the CPU; `architecture` as in `captions.architecture`."""
     config = read_model_config(architecture, is_captioner=True)
     check_activation(architecture, config, weights)
-    return cast("CoCa", loaded(partial(build_from_config, config), weights))
+    return cast("CoCa", load_module(partial(build_from_config, config), weights))
 
 
 def load_clip(architecture: str, weights: WeightsConfig) -> CLIP | CustomTextCLIP:
     """Return a CLIP in eval mode, float32, on the CPU; `architecture` as in `filtering.architecture`."""
     config = read_model_config(architecture, is_captioner=False)
     check_activation(architecture, config, weights)
-    return cast("CLIP | CustomTextCLIP", loaded(partial(build_from_config, config), weights))
+    return cast("CLIP | CustomTextCLIP", load_module(partial(build_from_config, config), weights))
 
 
 def check_activation(architecture: str | None, model_config: dict[str, object], weights: WeightsConfig) -> None:

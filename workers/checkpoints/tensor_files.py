@@ -46,7 +46,7 @@ _TOKEN_DIMENSION: dict[str, int] = {"token_embedding.weight": 0, "text_decoder.t
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def loaded(build: Callable[[], ModuleT], weights: WeightsConfig) -> ModuleT:
+def load_module(build: Callable[[], ModuleT], weights: WeightsConfig) -> ModuleT:
     """Return what `build` makes, in eval mode, with its weights; `random:<seed>` leaves torch's own generator alone."""
     seed = random_seed(weights)
     with torch.random.fork_rng(devices=[]):

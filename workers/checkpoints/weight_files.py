@@ -40,7 +40,7 @@ from pseudoris.workers.checkpoints.weight_cache import (
     located,
     user_cache,
 )
-from pseudoris.workers.checkpoints.weight_headers import check_header
+from pseudoris.workers.checkpoints.weight_headers import check_weight_header
 from pseudoris.workers.locations import client_errors
 
 logger = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ def tensors_digest(weights: WeightsConfig) -> str:
     if random_seed(weights) is not None:
         return weights_digest(weights)
     path = local_file(weights)
-    check_header(path, f"weights '{weights.uri}'")
+    check_weight_header(path, f"weights '{weights.uri}'")
     return verified_digest(weights, path)
 
 

@@ -57,7 +57,7 @@ class _UnreadableError(ValueError):
     """The message says why, for the user."""
 
 
-def check_header(path: Path, what: str) -> None:
+def check_weight_header(path: Path, what: str) -> None:
     """Refuse a file of which the loaders could read no tensors; `what` names it in the error, a ConfigError."""
     start = b""
     try:

@@ -33,7 +33,7 @@ from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip, rea
 from pseudoris.workers.checkpoints.published_weights import OPEN_CLIP_PREFIX
 from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
-from pseudoris.workers.forward_passes import SelfAttention, compile_tower
+from pseudoris.workers.forward_passes import SelfAttentionBlock, compile_tower
 from pseudoris.workers.pass_sizes import CLIP_CROPS_ON_CPU, TEXT_LENGTH_STEP, TOKENS_A_TEXT
 
 Ints = NDArray[np.int64]
@@ -118,7 +118,7 @@ _POSITIONS_A_GATHER: Final = {"cpu": 0, "cuda": 2**19}
 _Gather = tuple[torch.Tensor, list[torch.Tensor]]
 
 
-class TreeBlock(SelfAttention):
+class TreeBlock(SelfAttentionBlock):
     """A block of a causal tower, over the nodes of a tile."""
 
     def forward(self, x: torch.Tensor, gathers: Sequence[_Gather]) -> torch.Tensor:

@@ -28,7 +28,7 @@ from pseudoris.workers.device import compute_dtype, prepare_device, to_device, t
 from pseudoris.workers.masks.generator import SamProposer, encode_proposals, measured, without_small_regions
 from pseudoris.workers.masks.mask_candidates import MaskCandidates, concatenate
 from pseudoris.workers.masks.proposals import Kept, Proposals, mask_records, without_doubles
-from pseudoris.workers.masks.sam2_model import in_dtype, loaded, model_input, sam2_digest, upsample
+from pseudoris.workers.masks.sam2_model import in_dtype, load_sam2, model_input, sam2_digest, upsample_logits
 
 # Source: the text encoder of SAM 3. It counts CLIP's tokens.
 _CONTEXT_LENGTH: Final = 32
@@ -107,7 +107,7 @@ class ConceptDetector:
         for first in range(0, len(self._is_token), self._step):
             low, score, of_batch = self._asked(seen, slice(first, first + self._step))
             concepts.append(first + of_batch)
-            parts += measured(low, score, partial(upsample, size=size), size[0] * size[1], config)
+            parts += measured(low, score, partial(upsample_logits, size=size), size[0] * size[1], config)
         found, numbers = concatenate(parts), torch.from_numpy(np.concatenate(concepts))
         is_kept = found.bits.any(dim=1)
         if self._config.stability_score_thresh > 0:
@@ -149,7 +149,7 @@ class ConceptProposer(SamProposer):
     def __init__(self, config: MasksConfig, compute: ComputeConfig) -> None:
         """Load the model, and encode the concepts."""
         self._device = prepare_device(compute)
-        model = loaded(config, compute, self._device)
+        model = load_sam2(config, compute, self._device)
         self._detect = ConceptDetector(model, config, dtype=compute_dtype(compute))
         self._max_iou = config.reduction.mask_nms_iou
 

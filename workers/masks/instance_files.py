@@ -179,7 +179,7 @@ def _compressed(segmentation: Any, image: Entry, upright: tuple[int, int], where
     is_size = isinstance(size, list) and all(isinstance(side, int) and 0 <= side < 2**31 for side in size)
     if not is_size or len(size) != 2:
         raise ConfigError(f"{where}: the segmentation needs a size [height, width], got {size!r}")
-    check_size(size, upright, where=where)
+    check_mask_size(size, upright, where=where)
     try:
         return {"size": size, "counts": compressed_counts(segmentation, upright)}
     except ValueError as error:
@@ -223,7 +223,7 @@ def encode_instance(segmentation: Mapping[str, Any] | None, box: Any, size: tupl
         if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(is_coordinate, box)):
             raise ConfigError(f"{where} has neither a segmentation nor a box of four numbers, got {box!r}")
         return encode_box((box[0], box[1], box[2], box[3]), size)
-    check_size(segmentation.get("size"), size, where=where)
+    check_mask_size(segmentation.get("size"), size, where=where)
     counts = segmentation["counts"]
     text = counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts
     if not isinstance(text, str) or not rle.is_valid(text, size):
@@ -231,7 +231,7 @@ def encode_instance(segmentation: Mapping[str, Any] | None, box: Any, size: tupl
     return text
 
 
-def check_size(claimed: Any, size: tuple[int, int], *, where: str) -> None:
+def check_mask_size(claimed: Any, size: tuple[int, int], *, where: str) -> None:
     """Check that a mask's stated size is the upright image's (H, W); call it before the mask is drawn.
 
     Raises:

@@ -48,7 +48,7 @@ _SAM2_FORMAT: Final = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 _SAM3_FORMAT: Final = ((127.5,) * 3, (127.5,) * 3)
 
 
-def opened(config: MasksConfig) -> tuple[ModelFolder, str]:
+def open_sam2(config: MasksConfig) -> tuple[ModelFolder, str]:
     """Return the model folder of `masks.weights` and the class that `masks.engine` opens it with.
 
     Raises:
@@ -70,7 +70,7 @@ def sam2_digest(config: MasksConfig) -> str:
     """Return the sha256 of the model folder, with that of an instance prior, if `transformers` knows the model."""
 
     def is_known() -> None:
-        model_skeleton(*opened(config))
+        model_skeleton(*open_sam2(config))
 
     return combined(partial(folder_digest, config.weights), is_known, partial(prior_digest, config.prior))
 
@@ -92,16 +92,16 @@ def model_input(pixels: NDArray[np.uint8], side: int, *, is_sam3: bool, device: 
     return to_device((planes.float() - mean) / std, device)[None]
 
 
-def loaded(config: MasksConfig, compute: ComputeConfig, device: torch.device) -> Any:
+def load_sam2(config: MasksConfig, compute: ComputeConfig, device: torch.device) -> Any:
     """Return the model of `masks.weights`, float32, on `device`; errors as of `opened` and `load_model`."""
-    folder, class_name = opened(config)
+    folder, class_name = open_sam2(config)
     model = load_model(folder, class_name, device=device, dtype=torch.float32)
     if compute.is_compiled:
         compile_tower(model.vision_encoder)
     return model
 
 
-def upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def upsample_logits(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Return mask logits (N, h, w) at `size` (H, W), in one step."""
     return F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
@@ -156,7 +156,7 @@ class PromptableSam2:
 
     def upsample(self, logits: torch.Tensor, crop: EncodedCrop) -> torch.Tensor:
         """Return the logits at the crop's size, in one step."""
-        return upsample(logits, crop.size)
+        return upsample_logits(logits, crop.size)
 
 
 class Sam2Proposer(SamProposer):
@@ -165,7 +165,7 @@ class Sam2Proposer(SamProposer):
     OPTIONS: Final = frozenset[str]()
 
     def _load(self, config: MasksConfig, compute: ComputeConfig) -> PromptableSam2:
-        return PromptableSam2(loaded(config, compute, self._device), dtype=compute_dtype(compute))
+        return PromptableSam2(load_sam2(config, compute, self._device), dtype=compute_dtype(compute))
 
     @classmethod
     def weights_digest(cls, config: MasksConfig) -> str:

@@ -19,7 +19,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.workers.checkpoints.sam_architectures import SamArchitecture, sam_architecture
-from pseudoris.workers.checkpoints.tensor_files import loaded
+from pseudoris.workers.checkpoints.tensor_files import load_module
 from pseudoris.workers.device import to_device
 from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder, SharedImage
 from pseudoris.workers.masks.promptable import EncodedCrop, PointGrid, to_input_frame
@@ -71,7 +71,7 @@ def build_sam(architecture: SamArchitecture) -> Sam:
 def load_sam(architecture: str | None, weights: WeightsConfig) -> Sam:
     """Return a Sam in eval mode, float32, on the CPU, of the architecture that a config names."""
     numbers = sam_architecture(architecture)
-    return loaded(lambda: build_sam(numbers), weights)
+    return load_module(lambda: build_sam(numbers), weights)
 
 
 def resized_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
@@ -84,7 +84,7 @@ def resized_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def encode_crops(
+def encode_sam_crops(
     sam: Sam, crops: Sequence[NDArray[np.uint8]], dtype: torch.dtype, *, crops_a_pass: int | None = None
 ) -> Iterator[EncodedCrop]:
     """Yield the encodings of crops (H, W, 3) uint8 RGB in order; the image encoder computes in `dtype`.
@@ -144,7 +144,7 @@ class PromptableSam:
 
     def encode(self, crops: Sequence[NDArray[np.uint8]]) -> Iterator[EncodedCrop]:
         """Yield the encodings of the crops; crops padded to SAM's square are encoded together."""
-        return encode_crops(self._sam, crops, self._dtype)
+        return encode_sam_crops(self._sam, crops, self._dtype)
 
     def share(self, crop: EncodedCrop) -> SharedImage:
         """Return the projections that all prompts on a crop share."""
@@ -161,7 +161,7 @@ class PromptableSam:
     ) -> tuple[list[EncodedCrop], torch.Tensor, torch.Tensor]:
         """Return the encodings of crops, and all masks of the points of their grids, as `decode_together` does."""
         crops_a_pass = max(1, points_per_batch // POINTS_A_CROP)
-        encoded = list(encode_crops(self._sam, crops, self._dtype, crops_a_pass=crops_a_pass))
+        encoded = list(encode_sam_crops(self._sam, crops, self._dtype, crops_a_pass=crops_a_pass))
         points = [to_input_frame(grid, crop) for grid, crop in zip(grids, encoded, strict=True)]
         embeddings = torch.stack([crop.embedding for crop in encoded])
         return encoded, *self._decode.decode_together(embeddings, points, points_per_batch)

@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from pseudoris.interchange.exports import EXPORTS
-from pseudoris.interchange.exports.conversations import factory_size, resized_size
+from pseudoris.interchange.exports.conversations import factory_size, qwen_size
 from pseudoris.interchange.exports.record_lists import brush_strokes, pixels_of_strokes
 from pseudoris.store.location import RunLocation
 from tests.interchange.exports.builders import (
@@ -140,7 +140,7 @@ SIZES = [
 
 @pytest.mark.parametrize(("size", "limits", "due"), SIZES)
 def test_the_size_is_that_of_qwens_own_resizing(size, limits, due):
-    assert resized_size(size[::-1], 28, limits) == due[::-1]
+    assert qwen_size(size[::-1], 28, limits) == due[::-1]
 
 
 @pytest.mark.parametrize(

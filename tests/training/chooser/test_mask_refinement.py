@@ -12,7 +12,7 @@ from pseudoris.training.chooser.chooser_config import RefinementConfig
 from pseudoris.training.chooser.chooser_training import ChooserLearner, StudentRequest, load_student, train_student
 from pseudoris.training.chooser.mask_refinement import (
     MaskRefiner,
-    outline_of,
+    mask_share,
     redrawn,
     view_boxes,
     views_of,
@@ -60,7 +60,7 @@ def test_an_outline_is_seen_in_the_frame_of_another_mask_and_drawn_back(top, lef
     other = rectangle(max(0, top - 1), max(0, left - 1), height + 2, width + 2)
     meant = rectangle(top, left, height, width)
     _, box = seen_of(other)
-    outline = outline_of(meant, box, VIEW.size)
+    outline = mask_share(meant, box, VIEW.size)
     assert torch.equal(redrawn(outline.float() - 127.5, box, other), meant)
 
 

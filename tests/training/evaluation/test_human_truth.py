@@ -20,7 +20,7 @@ from pseudoris.schemas.shard import MaskRecord
 from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation import HumanTruth, evaluate_run
 from pseudoris.training.evaluation.evaluation_report import figure_text, part_titles
-from pseudoris.training.evaluation.human_truth import APPROXIMATION, WITHOUT_SENTENCE, HumanImageTruth, words_of
+from pseudoris.training.evaluation.human_truth import APPROXIMATION, WITHOUT_SENTENCE, HumanImageTruth, text_words
 from tests.builders.human import (
     HEIGHT,
     WIDTH,
@@ -197,7 +197,7 @@ TEXT = st.lists(st.sampled_from(["a", "the", "red", "cat", "dog", "left", "!"]),
 
 
 def plain_f1(text, sentence):
-    own, other = Counter(words_of(text)), Counter(words_of(sentence))
+    own, other = Counter(text_words(text)), Counter(text_words(sentence))
     common = (own & other).total()
     return 2 * common / (own.total() + other.total()) if common else 0.0
 

@@ -4,7 +4,7 @@ import torch
 
 from benchmarks.plain_captioner import ReferenceEngine
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.captions.cached_towers import CachedCocaTowers, attend
+from pseudoris.workers.captions.cached_towers import CachedCocaTowers, cached_attention
 from pseudoris.workers.captions.captioner import encode_crops
 from pseudoris.workers.captions.decoding_rules import extend
 from tests.builders.coca import SPECIAL, VOCABULARY, image_crops, small_coca
@@ -90,8 +90,8 @@ def random(*shape, seed=0):
 def test_on_a_gpu_attention_is_what_it_is_on_a_cpu(is_hiding):
     q, k, v = (random(4, 300, length, 16, seed=seed).float() for seed, length in enumerate((1, 9, 9)))
     is_hidden = (torch.arange(9) == 3).expand(300, 9)[None, :, None] if is_hiding else None
-    on_gpu = attend(q.cuda(), k.cuda(), v.cuda(), None if is_hidden is None else is_hidden.cuda())
-    torch.testing.assert_close(on_gpu.cpu(), attend(q, k, v, is_hidden), rtol=1e-4, atol=1e-4)
+    on_gpu = cached_attention(q.cuda(), k.cuda(), v.cuda(), None if is_hidden is None else is_hidden.cuda())
+    torch.testing.assert_close(on_gpu.cpu(), cached_attention(q, k, v, is_hidden), rtol=1e-4, atol=1e-4)
 
 
 def test_crops_of_more_than_a_pass_keep_their_own_embeddings():

@@ -4,7 +4,7 @@ import torch
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.captions.vlm_captioner import spoken_part
-from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions, check_vlm, folder_digest
+from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions, check_vlm, vlm_folder_digest
 from tests.builders.vlms import small_vlm
 
 # As docs/guides/vlm.md names them.
@@ -131,7 +131,7 @@ def test_what_a_model_says_around_a_caption_is_cut(answer, caption):
 def test_an_option_that_is_wrong_is_refused_by_name(options, said):
     words = ["captions.engine=vlm", "captions.architecture=null", f"captions.options={options}"]
     with pytest.raises(ConfigError, match=f"(?s){said}"):
-        folder_digest(load_config("tiny", assignments=words).captions)
+        vlm_folder_digest(load_config("tiny", assignments=words).captions)
 
 
 def test_an_option_that_the_processor_would_ignore_is_refused():

@@ -20,7 +20,7 @@ from safetensors.torch import save
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.checkpoints.tensor_files import load_tensors
-from pseudoris.workers.checkpoints.weight_headers import check_header
+from pseudoris.workers.checkpoints.weight_headers import check_weight_header
 
 
 class Code:
@@ -105,7 +105,7 @@ def test_a_file_that_is_loaded_has_a_header_that_is_accepted(tmp_path, name):
     path = tmp_path / SOUND[name][0]
     path.write_bytes(SOUND[name][1])
     assert load_tensors(path)
-    check_header(path, "weights")
+    check_weight_header(path, "weights")
 
 
 @pytest.mark.parametrize("name", DAMAGED)
@@ -116,7 +116,7 @@ def test_a_file_that_cannot_be_loaded_is_refused_by_its_header_in_one_sentence(t
     with pytest.raises((ValueError, OSError)):
         load_tensors(path)
     with pytest.raises(ConfigError, match=f"^weights 'x' cannot be read as tensors: .*({message})") as refused:
-        check_header(path, "weights 'x'")
+        check_weight_header(path, "weights 'x'")
     assert "\n" not in str(refused.value)
 
 
@@ -125,10 +125,10 @@ def test_a_file_that_may_not_be_read_and_a_folder_are_told_by_the_system_s_reaso
         raise PermissionError(13, "Permission denied")
 
     with pytest.raises(ConfigError, match="cannot be read as tensors: Is a directory"):
-        check_header(tmp_path, "weights")
+        check_weight_header(tmp_path, "weights")
     monkeypatch.setattr("os.open", refused)
     with pytest.raises(ConfigError, match="cannot be read as tensors: Permission denied"):
-        check_header(tmp_path / "x.pth", "weights")
+        check_weight_header(tmp_path / "x.pth", "weights")
 
 
 def test_each_name_that_torch_loads_is_accepted(tmp_path):
@@ -148,7 +148,7 @@ def test_each_name_that_torch_loads_is_accepted(tmp_path):
     assert len(loaded) > 140
     for name in loaded:
         write(calls[name])
-        check_header(tmp_path / "x.pth", name)
+        check_weight_header(tmp_path / "x.pth", name)
 
 
 def test_a_pickle_without_end_is_refused_within_two_seconds(tmp_path):
@@ -156,7 +156,7 @@ def test_a_pickle_without_end_is_refused_within_two_seconds(tmp_path):
         archive.writestr("x/data.pkl", b"\x80\x02" + b"N" * 2**25)
     began_s = time.process_time()
     with pytest.raises(ConfigError, match=r"more than tensors and plain values \(NONE\)"):
-        check_header(tmp_path / "x.pth", "weights")
+        check_weight_header(tmp_path / "x.pth", "weights")
     assert time.process_time() - began_s < 2
 
 
@@ -170,7 +170,7 @@ def test_an_archive_of_a_million_members_is_refused_before_they_are_listed(tmp_p
     (tmp_path / "x.pth").write_bytes(data[:start] + members + ending)
     began_s = time.process_time()
     with pytest.raises(ConfigError, match=r"its list of members has 47,000,000 bytes, at most 4,194,304 are read"):
-        check_header(tmp_path / "x.pth", "weights")
+        check_weight_header(tmp_path / "x.pth", "weights")
     assert time.process_time() - began_s < 2
 
 

@@ -8,7 +8,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.checkpoints.hf_models import load_model
 from pseudoris.workers.masks import Sam2Proposer, rle
 from pseudoris.workers.masks.generator import MaskGenerator
-from pseudoris.workers.masks.sam2_model import PromptableSam2, model_input, opened
+from pseudoris.workers.masks.sam2_model import PromptableSam2, model_input, open_sam2
 from tests.builders.promptable_models import save_model, small_model
 
 GRIDS = {"Sam2Model": "sam2", "EdgeTamModel": "sam2", "Sam3TrackerModel": "sam3"}
@@ -104,7 +104,7 @@ def test_of_a_published_video_model_the_image_model_is_opened(
     video, engine, folder_config, compute, draw_image, tmp_path
 ):
     config = folder_config(save_model(tmp_path, video), engine)
-    folder, class_name = opened(config)
+    folder, class_name = open_sam2(config)
     model = load_model(folder, class_name, device=torch.device("cpu"), dtype=torch.float32)
     whole = small_model(video).state_dict()
     parts = {"": "", "tracker_model.": "", "tracker_neck.": "vision_encoder.neck.", "detector_model.": ""}

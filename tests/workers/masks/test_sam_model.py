@@ -27,7 +27,7 @@ def test_the_resized_size_is_sams_but_never_zero(height, width):
 
 @torch.inference_mode()
 def encoded(sam, images, dtype=torch.float32):
-    return list(sam_model.encode_crops(sam, images, dtype))
+    return list(sam_model.encode_sam_crops(sam, images, dtype))
 
 
 def test_crops_of_any_shape_are_encoded_together_as_sam_encodes_each(sam, draw_image):

@@ -27,7 +27,7 @@ from pseudoris.workers.device import prepare_device
 from pseudoris.workers.english import DETERMINERS
 from pseudoris.workers.filtering.clip_embedder import crop_format
 from pseudoris.workers.masks.promptable import EncodedCrop, to_input_frame
-from pseudoris.workers.masks.sam_model import encode_crops, load_sam, upsample
+from pseudoris.workers.masks.sam_model import encode_sam_crops, load_sam, upsample
 
 FloatArray = NDArray[np.float32]
 
@@ -217,7 +217,7 @@ class Grounder:
         self, image: NDArray[np.uint8], shares: FloatArray, peaks: Peaks = HIGHEST
     ) -> list[list[tuple[NDArray[np.bool_], float, float]]]:
         """Return for each peak of each response (P, H, W) to an image (H, W, 3) the fields of a `GroundedMask`."""
-        (crop,) = encode_crops(self._sam, [image], torch.float32)
+        (crop,) = encode_sam_crops(self._sam, [image], torch.float32)
         return [[self._answer(crop, part) for part in parted(share, peaks)] for share in shares]
 
     def _answer(self, crop: EncodedCrop, share: FloatArray) -> tuple[NDArray[np.bool_], float, float]:
