@@ -182,6 +182,7 @@ def model_view(found: ModelEvaluation) -> RenderableType:
         FIGURE_TITLES,
         NO_TARGET_TITLES,
         facts,
+        model_caption,
         percents,
         split_name,
     )
