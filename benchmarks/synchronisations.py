@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -41,7 +41,7 @@ from pseudoris.workers.masks.instances import InstanceDetector
 _MASKS, _IMAGES = 6, 2
 # Words of random weights are nearly alike likely: more than the top logits are kept. Each step then takes a second.
 _WIDE_MASKS: Final = 2
-_UNTRAINED: Final = ["captions.weights.uri=random:0", "captions.max_length=12"]
+_UNTRAINED: Final = ["captions.weights.uri=random:0", "captions.max_length=8"]
 # Several tiles a shard.
 _TILE: Final = 8
 _PAIRS, _LABELS, _SIDE_PX = 2, 2, 64
@@ -85,10 +85,10 @@ def measure(precision: str) -> Iterator[SyncRow]:
         yield from _mask_rows(gpu, config, shard)
         yield _instance_row(gpu)
         captioner = CocaCaptioner(config.captions, config.compute)
-        yield from _caption_rows(gpu, captioner, shard)
+        captioned = yield from _caption_rows(gpu, captioner, shard)
         yield _wide_row(gpu, CocaCaptioner(untrained.captions, untrained.compute), scenes_with(_WIDE_MASKS, 1))
         yield from _listener_rows(gpu, CocaCaptioner(listening.captions, listening.compute), shard)
-        captioned, scorer = captioner(shard), ClipScorer(config.filtering, config.compute)
+        scorer = ClipScorer(config.filtering, config.compute)
         with waits_of(gpu, ClipScorer, "__call__") as shards:
             scorer(captioned)
         yield SyncRow.of("filter, a shard", shards)
@@ -119,16 +119,18 @@ class _FixedDetections(torch.nn.Module):
         return [{"scores": 1 - rows[:_MASKS], "masks": rows[:, None].expand(_MASKS, 1, -1, width)}]
 
 
-def _caption_rows(gpu: PretendedGpu, captioner: CocaCaptioner, shard: Shard) -> Iterator[SyncRow]:
+def _caption_rows(gpu: PretendedGpu, captioner: CocaCaptioner, shard: Shard) -> Generator[SyncRow, None, Shard]:
+    """Yield the rows of a captioner, and return the captioned shard."""
     with (
         waits_of(gpu, captioner_module, "mask_crops") as crops,
         waits_of(gpu, StaticDecoder, "decode") as batches,
         waits_of(gpu, CocaCaptioner, "_caption") as images,
     ):
-        captioner(shard)
+        captioned = captioner(shard)
     yield SyncRow.of("crops, an image", crops)
     yield SyncRow.of("captions, a batch", batches)
     yield SyncRow.of("captions, all else of the images", [_beside(images, [*crops, *batches])])
+    return captioned
 
 
 def _wide_row(gpu: PretendedGpu, captioner: CocaCaptioner, shard: Shard) -> SyncRow:

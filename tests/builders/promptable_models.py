@@ -137,12 +137,12 @@ def sam2_video_config() -> Any:
     from transformers import Sam2VideoConfig
 
     image = sam2_config()
-    names = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
-    parts = {name: getattr(image, name) for name in names}
     return Sam2VideoConfig(
         image_size=64,
         memory_attention_rope_feat_sizes=[4, 4],
-        **{f"{n}_config": c for n, c in parts.items()},
+        vision_config=image.vision_config,
+        prompt_encoder_config=image.prompt_encoder_config,
+        mask_decoder_config=image.mask_decoder_config,
         **_MEMORY,
     )
 

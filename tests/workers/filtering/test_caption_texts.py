@@ -1,5 +1,7 @@
 """Head nouns, prompts and tokens of captions: what is made beside a GPU's thread is what is made on it."""
 
+import time
+
 import open_clip
 import psutil
 import pytest
@@ -24,11 +26,6 @@ def text_processes():
     return [child for child in living if "pseudoris.workers.filtering.caption_texts" in child.cmdline()]
 
 
-def kill():
-    for process in text_processes():
-        process.kill()
-
-
 def test_nouns_are_the_rules_and_tokens_are_open_clips():
     tokenise, made = open_clip.SimpleTokenizer(context_length=77), maker(is_ahead=False)(CAPTIONS)
     assert list(made) == CAPTIONS
@@ -42,11 +39,9 @@ def test_texts_of_a_process_are_those_made_here_also_when_it_is_killed():
     make, here = maker(), maker(is_ahead=False)(CAPTIONS)
     announce(CAPTIONS[:2])
     assert make(CAPTIONS) == here
-    kill()
-    announce(CAPTIONS[:2])
-    assert make(CAPTIONS) == here
     announce(CAPTIONS)
-    kill()
+    for process in text_processes():
+        process.kill()
     # One that ended after its answer is missed, and replaced, when it is asked again.
     for _ in range(3):
         assert make(CAPTIONS) == here
@@ -55,9 +50,11 @@ def test_texts_of_a_process_are_those_made_here_also_when_it_is_killed():
 
 @pytest.mark.slow
 def test_a_process_that_hangs_is_ended_and_its_texts_are_made_here(caplog):
-    others, make, here = text_processes(), maker(timeout_s=20), maker(is_ahead=False)(CAPTIONS)
-    assert make(CAPTIONS) == here
-    (process,) = set(text_processes()) - set(others)
+    others, make, here = text_processes(), maker(timeout_s=3), maker(is_ahead=False)(CAPTIONS)
+    make.begin(CAPTIONS)
+    while not (started := set(text_processes()) - set(others)):
+        time.sleep(0.01)
+    (process,) = started
     process.suspend()
     assert make(CAPTIONS) == here
     assert "ended (EOFError" in caplog.text

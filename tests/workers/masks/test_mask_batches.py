@@ -60,8 +60,7 @@ def shipped(gpu):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("min_area", [0, 30])
+@pytest.mark.parametrize(("dtype", "min_area"), [(torch.float32, 0), (torch.bfloat16, 30)])
 def test_an_image_has_the_same_bits_alone_beside_others_and_in_another_order(shipped, dtype, min_area):
     generate = shipped(dtype, min_area)
     images = [
