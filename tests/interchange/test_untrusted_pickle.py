@@ -102,9 +102,10 @@ def test_whatever_is_not_plain_is_refused(value):
         b"\x80\x02\x8b\xff\xff\xff\x7f\x00.",
         b"I" + b"9" * 10_000 + b"\n.",
         b"h\x05.",
+        pickle.dumps([2**64], 2),
     ],
 )
-def test_a_damaged_pickle_is_refused(data):
+def test_a_damaged_pickle_and_whole_numbers_beyond_64_bits_are_refused(data):
     with pytest.raises(ConfigError, match=r"refs\(unc\)\.p cannot be read as a pickle"):
         load_plain(data, "refs(unc).p")
 
@@ -121,11 +122,6 @@ def test_keys_that_a_file_could_choose_to_be_alike_are_refused(key):
     # A dict of 60,000 such keys, of one hash, takes minutes.
     with pytest.raises(ConfigError, match=r"cannot be read as a pickle"):
         load_plain(pickle.dumps([{key: 1}], 2), "refs(unc).p")
-
-
-def test_whole_numbers_beyond_64_bits_are_refused():
-    with pytest.raises(ConfigError, match=r"cannot be read as a pickle"):
-        load_plain(pickle.dumps([2**64], 2), "refs(unc).p")
 
 
 @pytest.mark.slow

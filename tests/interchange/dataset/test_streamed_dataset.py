@@ -49,18 +49,11 @@ def interrupted(run, num_batches, **options):
     return head, state, facts(second)
 
 
-def test_a_resumed_epoch_is_the_uninterrupted_one(run):
-    due = facts(open_loader(run))
-    for num_batches in range(9):
-        head, _, tail = interrupted(run, num_batches)
-        assert head + tail == due, num_batches
-
-
-@pytest.mark.slow
-def test_a_resumed_epoch_with_workers_is_the_uninterrupted_one(run):
-    due = facts(open_loader(run, num_workers=2))
-    for num_batches in (0, 1, 4, 7):
-        head, _, tail = interrupted(run, num_batches, num_workers=2)
+@pytest.mark.parametrize(("num_workers", "places"), [(0, range(9)), pytest.param(2, (1, 4, 7), marks=pytest.mark.slow)])
+def test_a_resumed_epoch_is_the_uninterrupted_one(run, num_workers, places):
+    due = facts(open_loader(run, num_workers=num_workers))
+    for num_batches in places:
+        head, _, tail = interrupted(run, num_batches, num_workers=num_workers)
         assert head + tail == due, num_batches
 
 

@@ -72,7 +72,7 @@ def test_polygons_fill_to_the_mask_with_its_holes_and_parts(filled, pixels):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("filled", FILLERS)
-@pytest.mark.parametrize("num_masks", [2_000, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("num_masks", [500, pytest.param(10_000, marks=pytest.mark.long)])
 def test_masks_with_holes_and_parts_are_filled_exactly(filled, num_masks):
     draw = np.random.default_rng(47)
     for number in range(num_masks):

@@ -121,7 +121,7 @@ def _tables(assignments: list[str]) -> dict[str, pa.Table]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_threads", [1, 3, 16])
+@pytest.mark.parametrize("num_threads", [1, 16])
 def test_neither_threads_nor_a_second_call_change_a_byte(on_disk, new, tmp_path, num_threads):
     other = RunLocation.open(str(tmp_path / "other"))
     refilter(on_disk, other, HIGHER)

@@ -80,7 +80,7 @@ def test_candidates_are_kept_with_their_views_apart_from_those_without(tmp_path,
 def test_a_training_with_a_refinement_is_read_back_and_redraws_what_it_chooses(tmp_path, cache, run):
     words = [*ON, "training.peak_rate=0.03", "mirrored_words={}", "data.images_per_batch=4"]
     reports = []
-    request = StudentRequest(small_config(cache, words, steps=150), [run], tmp_path / "out", val=run)
+    request = StudentRequest(small_config(cache, words, steps=75), [run], tmp_path / "out", val=run)
     learner, summary = train_student(request, open_fabric(request.config.training), on_step=reports.append)
     losses = [each.values["train/outline"] for each in reports if "train/outline" in each.values]
     assert losses[-1] < losses[0]
