@@ -52,28 +52,17 @@ SETUPS = {
         "AWS_CA_BUNDLE='/no/such.pem'",
     ),
 }
+DRY = "annotate --preset=tiny photos out --dry-run"
 COMMANDS = (
-    *(
-        "annotate --preset=tiny s3://bucket/in out --dry-run",
-        "annotate --preset=tiny s3://bucket/in/*.png out --dry-run",
-    ),
-    *(
-        "annotate --preset=tiny photos s3://bucket/out",
-        "annotate --preset=tiny photos out --dry-run --set masks.weights.uri=s3://bucket/w.pt",
-    ),
-    "annotate --preset=tiny photos out --dry-run --set masks.prior.kind=table --set masks.prior.path=s3://bucket/t.parquet",
-    *(
-        "estimate --preset=tiny s3://bucket/in",
-        "status s3://bucket/run",
-        "verify s3://bucket/run",
-        "gc s3://bucket/run",
-    ),
-    *("gallery s3://bucket/run", "stats s3://bucket/run", "sample s3://bucket/run", "parts s3://bucket/run"),
-    *("evaluate s3://bucket/run --truth synthworld", "calibrate s3://bucket/run --truth synthworld"),
+    *(f"annotate --preset=tiny s3://bucket/in{each} out --dry-run" for each in ("", "/*.png")),
+    *("annotate --preset=tiny photos s3://bucket/out", f"{DRY} --set masks.weights.uri=s3://bucket/w.pt"),
+    f"{DRY} --set masks.prior.kind=table --set masks.prior.path=s3://bucket/t.parquet",
+    *(f"{each} s3://bucket/run" for each in ("status", "verify", "gc", "gallery", "stats", "sample", "parts")),
+    *(f"{each} s3://bucket/run --truth synthworld" for each in ("evaluate", "calibrate")),
     *("export s3://bucket/run there", "refilter s3://bucket/run new", "audit draw s3://bucket/run audit"),
     *("import coco.json photos s3://bucket/run", "ppt pairs s3://bucket/run out"),
     *("ppt objects s3://bucket/classes out", "ppt compose s3://bucket/run out", "weights get s3://bucket/w.pt"),
-    "train student s3://bucket/run --out trained",
+    *("estimate --preset=tiny s3://bucket/in", "train student s3://bucket/run --out trained"),
 )
 
 
@@ -116,9 +105,9 @@ def test_what_a_client_cannot_be_set_up_with_is_named(told, setup):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("setup", ["endpoint without http", "profile that is missing", "sso not logged in"])
-def test_every_command_says_it(told, command, setup):
-    variables, profile, named = SETUPS[setup]
+def test_every_command_says_it(told, command):
+    # Credentials are looked for last: another mistake is found no later.
+    variables, profile, named = SETUPS["sso not logged in"]
     assert named in told(command, variables, profile)
 
 

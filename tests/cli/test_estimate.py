@@ -5,11 +5,10 @@ import io
 import json
 
 from rich.console import Console
-from typer.testing import CliRunner
 
 from pseudoris.cli.annotate import estimate_view
-from pseudoris.cli.main import app
 from pseudoris.pipeline.sample_estimate import BootstrapInterval, RunEstimate
+from tests.builders.command import invoke
 
 
 def found(**changes):
@@ -61,7 +60,7 @@ def test_settings_for_the_gpu_that_computed_follow(monkeypatch):
     for size, settings in ((24 * 2**30, "cache_bytes: 8589934592"), (0, None)):
         estimate = found(card_bytes=size)
         monkeypatch.setattr("pseudoris.pipeline.sample_estimate.estimate", lambda *_, at=estimate, **__: at)
-        shown = CliRunner().invoke(app, ["estimate", "photos", "--preset", "base"]).stdout
+        shown = invoke("estimate", "photos", "--preset", "base").stdout
         assert ("# For a GPU of" in shown) == (settings is not None)
         assert settings is None or settings in shown
 
@@ -86,7 +85,7 @@ def test_options_reach_the_sample_and_json_is_one_object(monkeypatch, tmp_path):
     monkeypatch.setattr("pseudoris.pipeline.sample_estimate.estimate", run_sample)
     options = ["--sample", "24", "--gpus", "0.5", "--scratch", "s3://b/x", "--set", "masks.points_per_side=5", "--json"]
     options += ["--exclude", str(tmp_path / "names.txt"), "--only", str(tmp_path / "names.txt")]
-    result = CliRunner().invoke(app, ["estimate", "--preset=tiny", "photos", *options], catch_exceptions=False)
+    result = invoke("estimate", "--preset=tiny", "photos", *options)
     expected = {"source": "photos", "points": 5, "size": 24, "num_gpus": 0.5, "scratch": "s3://b/x"}
     assert asked == {**expected, "excluded": [["a.png"], ["a.png"]]}
     printed = json.loads(result.stdout)

@@ -20,25 +20,32 @@ import numpy, pyarrow.parquet, pycocotools.mask
 from pseudoris.cli.main import app
 from typer.testing import CliRunner
 before = len(os.listdir("/proc/self/task"))
-if sys.argv[1] == "arrow":
-    with open(sys.argv[2], "rb") as file:
-        pyarrow.parquet.ParquetFile(file).read()
-else:
-    result = CliRunner().invoke(app, sys.argv[1:], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-# A progress bar's thread ends a moment after the bar.
-deadline = time.monotonic() + 3
-while (left := len(os.listdir("/proc/self/task")) - before) and time.monotonic() < deadline:
-    time.sleep(0.05)
-print(left)
+for command in sys.argv[1:]:
+    name, *words = command.split()
+    if name == "arrow":
+        with open(words[0], "rb") as file:
+            pyarrow.parquet.ParquetFile(file).read()
+    else:
+        result = CliRunner().invoke(app, [name, *words], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    # A progress bar's thread ends a moment after the bar.
+    deadline = time.monotonic() + 3
+    while (left := len(os.listdir("/proc/self/task")) - before) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    print(left, "after", name)
 """
+COMMANDS = (
+    *("verify OUT", "verify --quick OUT", "stats OUT", "sample OUT -n 5", "status OUT"),
+    *("refilter OUT OUT-refiltered --tau 1.5", "export OUT OUT-parquet --format parquet"),
+)
 
 
-def threads_left(*arguments: str) -> int:
-    command = [sys.executable, "-c", COUNTED, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+def left_after(*commands: str) -> list[str]:
+    """Return how many threads are left after each command, and its name."""
+    words = [sys.executable, "-c", COUNTED, *commands]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    return int(done.stdout)
+    return done.stdout.splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -49,23 +56,12 @@ def out(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "command",
-    [
-        "verify OUT",
-        "verify --quick OUT",
-        "stats OUT",
-        "sample OUT -n 5",
-        "status OUT",
-        "refilter OUT OUT-refiltered --tau 1.5",
-        "export OUT OUT-parquet --format parquet",
-    ],
-)
-def test_no_file_is_left_with_arrows_threads(out, command):
-    assert threads_left(*(word.replace("OUT", out) for word in command.split())) == 0
+def test_no_file_is_left_with_arrows_threads(out):
+    commands = [each.replace("OUT", out) for each in COMMANDS]
+    assert left_after(*commands) == [f"0 after {each.split()[0]}" for each in commands]
 
 
 @pytest.mark.long
 def test_the_count_sees_arrows_threads(out):
     part = next(Path(out, "expressions").glob("*.parquet"))
-    assert threads_left("arrow", str(part)) > 0
+    assert left_after(f"arrow {part}") != ["0 after arrow"]

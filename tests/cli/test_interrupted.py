@@ -72,7 +72,7 @@ def signalled_at(module: str, number: int, *words: str) -> tuple[int, str]:
         ("export OUT OUT-export", "typer", BEFORE, signal.SIGTERM),
         ("verify OUT", "pyarrow.lib", BEFORE, signal.SIGINT),
         ("gallery OUT", "jinja2.environment", AFTER, signal.SIGTERM),
-        ("train student OUT --out OUT-student", "torch._C", AFTER, signal.SIGINT),
+        pytest.param("train student OUT --out OUT-student", "torch._C", AFTER, signal.SIGINT, marks=pytest.mark.long),
         # Its modules are imported while it waits for a child process.
         ("annotate --preset=tiny IN OUT-new --address local", "ray._raylet", AFTER, signal.SIGINT),
         pytest.param(
@@ -103,7 +103,7 @@ def has_child(process: psutil.Process, name: str) -> bool:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("process_name", ["gcs_server", "raylet"])
+@pytest.mark.parametrize("process_name", [pytest.param("gcs_server", marks=pytest.mark.long), "raylet"])
 def test_a_signal_to_the_group_while_ray_starts_ends_in_one_line(out, process_name):
     """As `timeout` and Slurm send it. If Ray's processes ended first, the command would end without a word."""
     words = (f"{Path(out).parent}/in", f"{out}-new", "--address", "local", *PATIENT)

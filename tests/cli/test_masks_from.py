@@ -14,17 +14,19 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from tests.builders.command import OPTIONS, pseudoris_here
 from tests.builders.images import png
-from tests.builders.runs import part_digests, stub_config, write_source
+from tests.builders.plain_runs import work_off
+from tests.builders.runs import STUBS, part_digests, stub_config, write_source
 
 pytestmark = pytest.mark.ray
 FAILS = "masks.options={raises_on: b/image-004.png}"
+REST = "filtering.tau=1.2"
 
 
 @pytest.fixture(scope="module")
 def parent(ray_session, tmp_path_factory):
     folder = tmp_path_factory.mktemp("parent")
     source = write_source(folder / "in", num_images=10)
-    annotate(str(source), str(folder / "out"), stub_config(FAILS))
+    work_off(source, folder / "out", stub_config(FAILS))
     return source, folder / "out"
 
 
@@ -32,34 +34,51 @@ def taking(run, *assignments):
     return stub_config(f"placement.masks_from={run}", *assignments)
 
 
-@pytest.mark.parametrize("mode", ["fused", pytest.param("staged", marks=pytest.mark.long)])
-def test_the_tables_equal_those_of_a_run_from_scratch_and_no_proposer_is_loaded(parent, tmp_path, mode):
+@pytest.fixture(scope="module")
+def taken(parent):
+    """A run with the masks of `parent` and another tau; its folder and summary."""
     source, run = parent
-    rest = ("filtering.tau=1.2", f"placement.mode={mode}")
-    whole = annotate(str(source), str(tmp_path / "whole"), stub_config(FAILS, *rest))
     # Its own mask settings do not count: a proposer that cannot load is not asked.
-    summary = annotate(str(source), str(tmp_path / "out"), taking(run, "masks.options={fault: load}", *rest))
-    assert part_digests(tmp_path / "out") == part_digests(tmp_path / "whole") != part_digests(run)
-    assert summary.totals.reasons == whole.totals.reasons
+    return run.parent / "taken", annotate(
+        str(source), str(run.parent / "taken"), taking(run, "masks.options={fault: load}", REST)
+    )
+
+
+def test_the_tables_equal_those_of_a_run_from_scratch_and_no_proposer_is_loaded(parent, taken, tmp_path):
+    (source, run), (out, summary) = parent, taken
+    scratch = work_off(source, tmp_path / "whole", stub_config(FAILS, REST))
+    assert part_digests(out) == part_digests(tmp_path / "whole") != part_digests(run)
     assert summary.totals.reasons["stage_error"] == 1
     assert set(summary.totals.seconds) == {"read", "caption", "filter"}
-    header, scratch = (require_header(RunLocation.open(str(tmp_path / name))) for name in ("out", "whole"))
+    header = require_header(RunLocation.open(str(out)))
     assert header.parent.location == str(run)
     assert header.identity == scratch.identity
-    assert pseudoris_here("verify", str(tmp_path / "out")).returncode == 0
+    assert pseudoris_here("verify", str(out)).returncode == 0
+
+
+@pytest.mark.long
+def test_staged_tables_equal_those_of_fused_ones(parent, taken, tmp_path):
+    source, run = parent
+    annotate(str(source), str(tmp_path / "out"), taking(run, REST, "placement.mode=staged"))
+    assert part_digests(tmp_path / "out") == part_digests(taken[0])
 
 
 def test_real_masks_pass_through_their_table_unchanged(ray_session, tiny_run, tmp_path):
-    words = ("annotate", str(tiny_run.source), str(tmp_path / "out"), "--masks-from", str(tiny_run.out), *OPTIONS)
-    done = pseudoris_here(*words)
+    # Captions of a stub: only masks pass through.
+    settings = (f"--set={each}" for each in STUBS[1:])
+    words = (str(tiny_run.source), str(tmp_path / "out"), "--masks-from", str(tiny_run.out), *OPTIONS, *settings)
+    done = pseudoris_here("annotate", *words)
     assert done.returncode == 0, done.stderr
-    assert part_digests(tmp_path / "out") == part_digests(tiny_run.out)
-    assert pseudoris_here(*words).returncode == 0
+    masks = [
+        {path: digest for path, digest in part_digests(out).items() if path.startswith("masks/")}
+        for out in (tmp_path / "out", tiny_run.out)
+    ]
+    assert masks[0] == masks[1] != {}
 
 
 def test_an_image_that_has_changed_is_quarantined(ray_session, tmp_path):
-    source, run, out = write_source(tmp_path / "in", num_images=4), tmp_path / "run", tmp_path / "out"
-    annotate(str(source), str(run), stub_config())
+    source, run, out = write_source(tmp_path / "in", num_images=1), tmp_path / "run", tmp_path / "out"
+    work_off(source, run, stub_config())
     image = source / "a" / "image-000.png"
     # The plan would tell by size or time: an object store without versions gives neither.
     before, size = image.stat(), image.stat().st_size
@@ -96,16 +115,15 @@ def test_what_would_change_the_plan_or_the_masks_is_refused(parent, tmp_path, wo
     assert not (tmp_path / "out" / "_run.json").exists()
 
 
-def test_a_run_goes_on_only_as_it_was_started(parent, tmp_path):
-    source, run = parent
-    other, out = write_source(tmp_path / "other", num_images=1), str(tmp_path / "out")
+def test_a_run_goes_on_only_as_it_was_started(parent, taken, tmp_path):
+    (source, run), (out, _) = parent, taken
+    other = write_source(tmp_path / "other", num_images=1)
     with pytest.raises(
         ConfigError, match=r"holds masks of the images in .*in', but SOURCE is .*other': give the first"
     ):
-        annotate(str(other), out, taking(run))
-    annotate(str(source), out, taking(run))
+        annotate(str(other), str(tmp_path / "out"), taking(run))
     with pytest.raises(ConfigError, match=f"takes its masks from {run}: add --masks-from {run} to continue"):
-        annotate(str(source), out, stub_config())
+        annotate(str(source), str(out), stub_config(REST))
     with pytest.raises(ConfigError, match="proposes its own masks: leave --masks-from out"):
         annotate(str(source), str(run), taking(out))
     with pytest.raises(ConfigError, match=r"leave placement\.masks_from out"):

@@ -22,7 +22,7 @@ pytestmark = [
 def test_photographs_are_annotated_in_their_own_size_and_verify(ray_session, tmp_path, num_photos):
     out = tmp_path / "out"
     # A coarse grid: what counts is that real files get through, not how many masks they have.
-    coarse = ("--limit", str(num_photos), "--set", "masks.points_per_side=6")
+    coarse = ("--limit", str(num_photos), "--set", "masks.points_per_side=3")
     shown = pseudoris_here("annotate", "--preset=tiny", str(PHOTOS), str(out), *OPTIONS, *coarse)
     assert shown.returncode == 0, shown.stdout + shown.stderr
     listed = json.loads((PHOTOS / "instances.json").read_text(encoding="utf-8"))["images"]

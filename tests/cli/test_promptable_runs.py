@@ -10,7 +10,7 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from tests.builders.command import OPTIONS, pseudoris_here
 from tests.builders.promptable_models import save_model
-from tests.builders.runs import part_digests, write_source
+from tests.builders.runs import STUBS, part_digests, write_source
 
 CONCEPTS = ["red car", "dog"]
 # Under which noise passes, for a few masks an image.
@@ -22,16 +22,8 @@ LOOSE = (
 
 def _words(source, out, folder, engine):
     concepts = [f"masks.options={{concepts: [{', '.join(CONCEPTS)}]}}"] if engine == "sam3_concepts" else []
-    chosen = [f"masks.engine={engine}", f"masks.weights.uri={folder}", *LOOSE, *concepts]
-    return (
-        "annotate",
-        "--preset",
-        "tiny",
-        str(source),
-        str(out),
-        *OPTIONS,
-        *(word for each in chosen for word in ("--set", each)),
-    )
+    chosen = [f"masks.engine={engine}", f"masks.weights.uri={folder}", *LOOSE, *concepts, *STUBS[1:3]]
+    return ("annotate", "--preset=tiny", str(source), str(out), *OPTIONS, *(f"--set={each}" for each in chosen))
 
 
 @pytest.mark.ray
@@ -78,7 +70,7 @@ def test_a_run_is_whole_and_names_its_model(ray_session, tmp_path, class_name, e
         ("Sam3TrackerModel", "sam3", "masks.options has concepts, but masks.engine=sam3 takes none: remove them"),
     ],
 )
-def test_the_wrong_engine_is_refused_before_a_run_begins(tmp_path, class_name, engine, message):
+def test_the_wrong_engine_is_refused_before_a_run_begins(stub_engines, tmp_path, class_name, engine, message):
     source, folder = write_source(tmp_path / "in", num_images=2), save_model(tmp_path / "model", class_name)
     words = _words(source, tmp_path / "out", folder, engine)
     if engine == "sam3":

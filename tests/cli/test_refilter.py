@@ -27,6 +27,16 @@ from tests.builders.scored_runs import scored_run
 from tests.builders.tables import read_table
 
 
+def judged(location, folder, verdict=lambda row: "right", **options):
+    """Draw an audit of a run whose pairs one rater judges, each as `verdict` of its row says."""
+    draw_audit(OpenRun.at(location), folder, DrawOptions(**options), load_bytes=lambda shard, key: key.encode())
+    audit = AuditFolder.open(folder)
+    with VerdictFile.open(folder, "ana", audit.known) as file:
+        for row in audit.pairs.to_pylist():
+            file.append(VerdictLine(pair=row["pair_id"], verdict=verdict(row)))
+    return audit
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     out = tmp_path_factory.mktemp("refilter") / "a run é"
@@ -93,15 +103,12 @@ def test_an_accuracy_needs_an_audit_of_the_run_and_chooses_a_rule_that_is_shown_
     out = str(tmp_path / "out")
     location = RunLocation.open(out)
     scored_run(location, "filtering.tau=1.4", num_shards=8)
-    draw_audit(
-        OpenRun.at(location), tmp_path / "audit", DrawOptions(num_pairs=5_000), load_bytes=lambda shard, key: b""
-    )
-    audit = AuditFolder.open(tmp_path / "audit")
+
+    def verdict(row) -> str:
+        return "right" if row["distinctiveness"] is None or row["distinctiveness"] > 1.0 else "untrue"
+
+    audit = judged(location, tmp_path / "audit", verdict, num_pairs=5_000)
     words = ["--accuracy", "0.8", "--audit", str(audit.path)]
-    with VerdictFile.open(audit.path, "ana", audit.known) as file:
-        for row in audit.pairs.to_pylist():
-            is_right = row["distinctiveness"] is None or row["distinctiveness"] > 1.0
-            file.append(VerdictLine(pair=row["pair_id"], verdict="right" if is_right else "untrue"))
     printed = invoke("refilter", out, tmp_path / "new", *words)
     assert "not shown" in printed.output
     tau = require_header(RunLocation.open(str(tmp_path / "new"))).config.filtering.tau
@@ -120,10 +127,7 @@ def test_an_accuracy_needs_an_audit_of_the_run_and_chooses_a_rule_that_is_shown_
     # All of the run was judged, and of what is surest all is right.
     assert "1.000" in invoke("refilter", out, tmp_path / "sure", "--accuracy", "0.999", *words[2:]).output
     small = tmp_path / "small"
-    draw_audit(OpenRun.at(location), small, DrawOptions(num_pairs=40), load_bytes=lambda shard, key: b"")
-    with VerdictFile.open(small, "ana", AuditFolder.open(small).known) as file:
-        for row in AuditFolder.open(small).pairs.to_pylist():
-            file.append(VerdictLine(pair=row["pair_id"], verdict="right"))
+    judged(location, small, num_pairs=40)
     with pytest.raises(ConfigError, match=r"no rule is shown to reach an accuracy of 0.999.*: draw a larger audit"):
         invoke("refilter", out, tmp_path / "other", "--accuracy", "0.999", "--audit", small)
 
@@ -146,11 +150,7 @@ def test_an_accuracy_is_reached_by_what_is_composed_where_nothing_drawn_can_be_b
     config = load_config("tiny", None, ["composing={}"])
     scene_run(location, scenes(8), change=partial(composed_beside_unscored, step=step), config=config)
     write_manifest(location)
-    draw_audit(OpenRun.at(location), folder, DrawOptions(num_pairs=5_000), load_bytes=lambda shard, key: key.encode())
-    audit = AuditFolder.open(folder)
-    with VerdictFile.open(folder, "ana", audit.known) as file:
-        for row in audit.pairs.to_pylist():
-            file.append(VerdictLine(pair=row["pair_id"], verdict="right"))
+    judged(location, folder, num_pairs=5_000)
     printed = invoke("refilter", location.root, tmp_path / "new", "--accuracy", "0.8", "--audit", folder).output
     assert "Nothing drawn is kept: no pair of the audit has a distinctiveness to bound" in printed
     rows = read_table(RunLocation.open(str(tmp_path / "new")), "expressions").to_pylist()

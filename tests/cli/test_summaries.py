@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 
-import pytest
 from rich.console import Console
 
 from pseudoris.cli.progress import run_progress
@@ -12,7 +11,6 @@ from pseudoris.cli.summaries import summary_view
 from pseudoris.pipeline.run_contract import RunSummary
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.pending_work import Committed, Notice, Planned
 from pseudoris.store.runs.receipts import RunTotals
 
@@ -30,17 +28,8 @@ def terminal():
 def committed(shard, images, *, quarantined=0):
     part = PartRecord(name="p", rows=0, size_bytes=1, sha256="0" * 64)
     annotated = images - quarantined
-    counts = ShardCounts(
-        images=images,
-        annotated=annotated,
-        empty=0,
-        quarantined=quarantined,
-        masks=1,
-        expressions=1,
-        samples=1,
-        kept=1,
-        kept_lone=0,
-    )
+    ones = dict.fromkeys(("masks", "expressions", "samples", "kept"), 1)
+    counts = ShardCounts(images=images, annotated=annotated, empty=0, quarantined=quarantined, kept_lone=0, **ones)
     return Committed(Receipt(shard=shard, generation=0, parts=dict.fromkeys(SCHEMAS, part), counts=counts))
 
 
@@ -112,8 +101,3 @@ def test_the_summary_names_reasons_tables_and_rate():
     assert "2.0 images/s" in text
     assert "corrupt" in text
     assert "out/masks/*.parquet" in text
-
-
-@pytest.fixture
-def location(tmp_path):
-    return RunLocation.open(str(tmp_path / "out"))

@@ -29,8 +29,8 @@ def command(source, out, *, folder=FOLDER, **options):
 
 @pytest.mark.ray
 def test_a_vision_language_model_captions_a_run_that_verifies(ray_session, tiny_run, tmp_path):
-    out = tmp_path / "out"
-    done = pseudoris_here(*command(tiny_run.source, out, has_marked_crop=True))
+    out, source = tmp_path / "out", shutil.copy(tiny_run.source / "scene-000.png", tmp_path)
+    done = pseudoris_here(*command(source, out, has_marked_crop=True))
     assert done.returncode == 0, done.stderr
     assert pseudoris_here("verify", str(out)).returncode == 0
     rows = pq.read_table(out / "expressions").to_pylist()
@@ -43,7 +43,7 @@ def test_a_vision_language_model_captions_a_run_that_verifies(ray_session, tiny_
     assert {"weights", "tokenizer", "chat_template", "processor", "attention"} <= identity.folders["caption"].keys()
     assert {"transformers", "tokenizers"} <= identity.versions.keys()
     # Another prompt is another run.
-    other = pseudoris_here(*command(tiny_run.source, out, has_marked_crop=True, prompt="say"))
+    other = pseudoris_here(*command(source, out, has_marked_crop=True, prompt="say"))
     assert other.returncode != 0
     assert "captions.options.prompt" in other.stderr
 

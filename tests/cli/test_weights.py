@@ -7,6 +7,7 @@ import shlex
 import socket
 import time
 from dataclasses import replace
+from importlib.resources import files
 
 import pytest
 from huggingface_hub import constants
@@ -16,7 +17,9 @@ from pseudoris.store.location import RunLocation
 from pseudoris.workers.checkpoints import published_weights, weight_cache
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from tests.builders.command import pseudoris, pseudoris_here
+from tests.builders.images import png
 from tests.builders.model_folders import save_llava
+from tests.builders.runs import STUBS
 from tests.builders.weight_server import COMMIT, serving_weights, use_as_hub
 from tests.interchange.exports.builders import build_run, jpeg
 
@@ -239,19 +242,16 @@ def test_a_gated_model_tells_what_the_gate_says(server):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_workers_of_a_local_run_find_checkpoints_in_the_cache_from_another_folder(cache, tmp_path):
-    from importlib.resources import files
-
-    from pseudoris.synthworld.demo import write_demo
-
-    (cache).mkdir()
+def test_workers_of_a_local_run_find_checkpoints_in_the_cache_from_another_folder(stub_engines, cache, tmp_path):
+    cache.mkdir()
     shipped = files("pseudoris.workers.checkpoints").joinpath("tiny/sam.safetensors")
     (cache / "mine.safetensors").write_bytes(shipped.read_bytes())
-    source = write_demo(tmp_path / "source", num_scenes=1)
+    (tmp_path / "a.png").write_bytes(png())
     (tmp_path / "elsewhere").mkdir()
+    weights = ("masks.weights.uri=checkpoints/mine.safetensors", "masks.points_per_side=4", *STUBS[1:3])
     shown = pseudoris(
-        *("annotate", "--preset=tiny", str(source), str(tmp_path / "out"), "--address", "local"),
-        *("--set", "masks.weights.uri=checkpoints/mine.safetensors", "--set", "masks.points_per_side=4"),
+        *("annotate", "--preset=tiny", str(tmp_path / "a.png"), str(tmp_path / "out"), "--address", "local"),
+        *(f"--set={each}" for each in weights),
         cwd=tmp_path / "elsewhere",
     )
     assert shown.returncode == 0, shown.stderr
