@@ -15,7 +15,7 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
 from tests.builders.command import pseudoris_here
 from tests.builders.seals import forge_header
-from tests.versions.__main__ import annotation, put_images
+from tests.versions.__main__ import SOURCE, annotation, put_images
 
 VERSIONS = sorted(path.parent for path in Path(__file__).parent.glob("*/config.yaml"))
 
@@ -43,7 +43,7 @@ def says(*words: str, at: Path, code: int = 0) -> str:
 
 
 def test_there_is_a_run_of_each_release():
-    assert [folder.name for folder in VERSIONS] == ["0.5.0"]
+    assert [folder.name for folder in VERSIONS] == ["0.5.0", "0.6.0"]
 
 
 def test_it_is_whole(kept):
@@ -128,17 +128,24 @@ def test_it_is_refiltered(kept):
     assert any(row["kept"] for row in rows(kept / "stricter", "expressions"))
 
 
+# A run of `tiny` that 0.5.0 began without naming a preset goes on without one.
+TINY = ("annotate", SOURCE, "half-tiny", "--set", "shards.max_images=2")
+HALVES = [*((folder, annotation("half")) for folder in VERSIONS), (VERSIONS[0], TINY)]
+
+
 @pytest.mark.ray
-def test_its_half_is_resumed(kept, ray_session, s3_server):
-    before = parts(kept / "half")
-    endpoint = f"source.endpoint_url={s3_server.endpoint_url}"
-    says(*annotation("half", "--allow-mixed", "--set", endpoint), at=kept)
-    says("verify", "half", at=kept)
-    after = parts(kept / "half")
+@pytest.mark.parametrize(
+    ("kept", "words"), HALVES, indirect=["kept"], ids=[f"{folder.name}-{words[2]}" for folder, words in HALVES]
+)
+def test_its_half_is_resumed(kept, words, ray_session, s3_server):
+    half, before = words[2], parts(kept / words[2])
+    says(*words, "--allow-mixed", "--set", f"source.endpoint_url={s3_server.endpoint_url}", at=kept)
+    says("verify", half, at=kept)
+    after = parts(kept / half)
     assert before.items() <= after.items()
     assert len(before) < len(after)
     for table in ("images", "failures"):
-        names = [[row["image_id"] for row in rows(kept / run, table)] for run in ("half", "finished")]
+        names = [[row["image_id"] for row in rows(kept / run, table)] for run in (half, "finished")]
         assert sorted(names[0]) == sorted(names[1])
 
 
