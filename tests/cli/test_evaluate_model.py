@@ -23,7 +23,6 @@ from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import ExpressionRecord, ShardImage
 from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.renderer import render
-from pseudoris.synthworld.scenes import Scene
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, held_out_figures
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.ppt.ppt_learner import load_ppt
@@ -255,18 +254,14 @@ UNKNOWN = "Unknown, not clean: no record says which {} the answers rest on. They
 def machine_run(folder: Path, **header: object) -> str:
     """Write a run of one drawn scene that models made, its image embedded."""
     location, (key, scene) = RunLocation.open(str(folder)), next(iter(scenes(1).items()))
-    data = encoded_png(scene)
+    image = io.BytesIO()
+    Image.fromarray(render(scene).image).save(image, "PNG")
+    data = image.getvalue()
     entry = PlanEntry(0, 0, image_id(key), key, len(data), None, 5)
     begun = start_run(location, [entry], "shards.embed_images=true", **header)
     made = replace(annotated(entry, scene), data=data, sha256=sha256_hex(data))
     commit_images(location, begun, lambda _: made, embed_images=True)
     return location.root
-
-
-def encoded_png(scene: Scene) -> bytes:
-    data = io.BytesIO()
-    Image.fromarray(render(scene).image).save(data, "PNG")
-    return data.getvalue()
 
 
 def test_what_a_file_of_predictions_does_not_carry_is_unknown_and_said_first(truth, tmp_path):

@@ -98,15 +98,7 @@ def test_get_refuses_other_bytes_and_still_gets_the_rest(server, cache):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["doctor"],
-        ["annotate", "--preset=tiny", "images", "out"],
-        ["annotate", "--preset=tiny", "images", "out", "--dry-run"],
-    ],
-    ids=["doctor", "annotate", "dry run"],
-)
+@pytest.mark.parametrize("command", [["doctor"], ["annotate", "images", "out"]], ids=["doctor", "annotate"])
 def test_without_a_network_a_run_is_told_all_files_within_ten_seconds(offline, tmp_path, monkeypatch, command):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(b"")
@@ -151,14 +143,7 @@ def test_a_dry_run_asks_the_hub_for_the_weights_of_a_tag_and_fetches_nothing(ser
     (tmp_path / "images" / "a.png").write_bytes(b"")
     tag = "open_clip:coca_ViT-B-32/laion2b_s13b_b90k"
     words = [f"captions.weights.uri={tag}", "captions.architecture=coca_ViT-B-32", "placement.address=local", *engine]
-    command = (
-        "annotate",
-        "--preset=tiny",
-        "images",
-        "out",
-        "--dry-run",
-        *(part for word in words for part in ("--set", word)),
-    )
+    command = ("annotate", "--preset=tiny", "images", "out", "--dry-run", *(f"--set={word}" for word in words))
     planned = pseudoris_here(*command)
     assert planned.returncode == 0, planned.stderr
     assert "not fetched" in planned.stdout
