@@ -104,7 +104,7 @@ def annotate(
 
 
 def refuse_parents_settings(words: Iterable[str]) -> None:
-    """Refuse settings that a run takes from the one that `--masks-from` names."""
+    """Refuse settings of masks, images and shards, which the run that `--masks-from` names decides."""
     if taken := [word for word in words if word.startswith(("masks.", "images.", "shards."))]:
         raise ConfigError(f"{taken[0]}: with --masks-from it is as in that run. Leave it out")
 
@@ -195,7 +195,7 @@ def estimate(
             stdout.print("", card_config(config, found.card_bytes), sep="\n", soft_wrap=True)
 
 
-# A sample has at least this many images. With fewer, single odd images decide, and the interval becomes uselessly wide.
+# With fewer sampled images no interval is shown: single odd images would decide it.
 _LEAST_SAMPLE = 16
 
 

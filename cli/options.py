@@ -1,7 +1,7 @@
 """Arguments and options that several commands share, and checks of places, plug-ins and exclusions they name.
 
-A help text here appears on each command that uses it. A refusal is a `ConfigError`; what loads Pillow or a reader of
-images is imported inside its function, so that `--help` stays quick. Called by most commands.
+A help text here appears on each command that uses it. A refusal is a `ConfigError`, or Typer's of a number; what loads
+Pillow or a reader of images is imported inside its function, so that `--help` stays quick. Called by most commands.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def words(assignments: list[str] | None, short: Mapping[str, object]) -> list[st
 
 
 def check_apart(run: RunLocation, destination: RunLocation, *, option: str) -> None:
-    """Refuse the run's own folders, and what lies in them: readers of a table take its folder with all below."""
+    """Refuse the run's folder itself, and all in its tables and records; another folder in it is allowed."""
     own = (*SCHEMAS, PLAN_FOLDER, RECEIPTS_FOLDER, MANIFEST_FOLDER)
     if (destination.holds(run) and run.holds(destination)) or any(run.holds(destination, folder) for folder in own):
         raise ConfigError(f"{option} {destination.root!r} is inside the run. Choose a folder outside it.")

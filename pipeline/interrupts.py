@@ -147,7 +147,7 @@ def _children_apart() -> Iterator[None]:
 
 
 def _leave_group() -> None:
-    # On other systems Ray may stop its processes by their group.
+    # Elsewhere Ray may stop its processes by their group, so they must stay in it.
     if _is_apart.is_set() and sys.platform == "linux":
         os.setpgrp()
 

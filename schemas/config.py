@@ -63,7 +63,7 @@ class TaskPoolConfig(FrozenModel):
 class PoolConfig(TaskPoolConfig):
     """A pool of actors that hold models."""
 
-    # GPUs that each one takes; a share lets several run on one.
+    # GPUs that each actor takes; 0.5 lets two run on one GPU.
     num_gpus: float = Field(default=0.0, ge=0, le=MAX_RESOURCE)
 
 

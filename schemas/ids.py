@@ -1,6 +1,6 @@
 """Ids and file names computed from content alone: another run, or a moved bucket, gives the same names.
 
-`store` names parts and receipts by them; proposers, imports and recipes name masks.
+Most rooms call it: `store` names parts and receipts by them; proposers, imports and recipes name masks.
 """
 
 from __future__ import annotations

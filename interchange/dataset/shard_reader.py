@@ -260,7 +260,7 @@ class DatasetRun:
         for row in range(len(self.snapshot)):
             if not wanted:
                 break
-            # Counted before the share is taken, because a share of a small shard may be nothing.
+            # The whole shard is counted: of a small one, the share that `spec` takes may be nothing.
             num_targets = self._read_index(self.snapshot.parts(row), ()).num_targets()
             wanted = {
                 name: noun

@@ -127,7 +127,7 @@ def _qwen_record(path: str, text: str, boxes: list[list[int]]) -> dict[str, Any]
 
 
 def _read(wrap: _Wrap, record: Mapping[str, Any]) -> Content:
-    """Return what a record keeps, once it is what such a text and such boxes are wrapped into."""
+    """Return a record's content; ValueError if wrapping its text and boxes again gives another record."""
     path = record["images"][0] if "images" in record else record["image"]
     if "objects" in record:
         text, boxes = record["objects"]["ref"][0], record["objects"]["bbox"]

@@ -1,4 +1,4 @@
-"""Reads the annotation that an import names, for `import_run`: COCO's JSON, REFER and its kin, or PhraseCut.
+"""Reads the annotation that an import names, for `import_run` and `label_studio`.
 
 REFER, which RefCOCO and its kin have, is `refs(<splitBy>).p`, a pickle, next to `instances.json`. `sent` of a sentence
 is read, which most trainers use, or `raw` if it is missing. Only objects with a reference in the requested splits are
@@ -67,8 +67,8 @@ class ImportRequest:
     """One import.
 
     Attributes:
-        annotation: File or url of COCO JSON, of references (a pickle, or gRefCOCO's JSON) or of PhraseCut's tasks; of
-            REFER, gRefCOCO and PhraseCut also their folder, of ReasonSeg that alone; of Label Studio's export.
+        annotation: File or url by format: COCO's JSON; the references of REFER (a pickle) or of gRefCOCO (JSON), or
+            PhraseCut's tasks, or the folder of one of these; the folder of ReasonSeg; Label Studio's JSON.
         images: Folder or url that file names are relative to; with it, keys and ids are those of a run over it. Of
             `label-studio` the corrected run.
         config: Only its limits of images, size of shards, storage and endpoint are read.
@@ -215,7 +215,7 @@ def _sentences(ref: Mapping[str, Any], where: str) -> list[Any]:
 
 
 def read_annotation(request: ImportRequest) -> Annotation:
-    """Return the content of the annotation's files.
+    """Return the content of the annotation's files, but of Label Studio's: `label_studio.correct_run` reads these.
 
     They are read into memory whole, and take about eight times their size there (measured: docs/guides/imports.md).
 

@@ -98,7 +98,7 @@ class ExcludedItems:
         if not self._matcher.has_names:
             yield from items
             return
-        # Holds the ids of one file only: repeats of a file follow it directly, and repeats of a member are in its tar.
+        # `seen` holds one file's ids: repeats of a file follow it directly, and repeats of a member are in its tar.
         file, seen = "", set[str]()
         for item in items:
             number, wanted = self._matcher.matched(item.key)

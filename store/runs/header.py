@@ -4,7 +4,8 @@ Each JSON record of a run carries the digest of its own bytes (`sealed`, `parse_
 is found. That detects accidents. Against a person who writes a matching digest, compare the run's root digest
 (`receipts.RootDigest`).
 
-Readers of tables open a run by `store/tables/open_run.py`; `cli` asks `require_header`; `pipeline` checks a resume.
+Most readers open a run by `store/tables/open_run.py`; `cli` and datasets ask `require_header`; `pipeline` checks a
+resume.
 """
 
 from __future__ import annotations

@@ -63,8 +63,8 @@ class RuleChange:
         keep: Further conditions. Those on composed kinds replace the parent's on such kinds alone, and those on scores
             the parent's on scores; an empty sequence removes all.
         lone_masks: What is kept of a mask alone in its image, see `pseudoris.schemas.keep_rule`.
-        fitted: With the parent's weights of confidence. It may have other lines from `confidence` to `weight`, and
-            another posterior.
+        fitted: New fitted values. Their `confidence` must equal the parent's, which is not computed again: the command
+            line checks it. Lines from `confidence` to `weight`, and the posterior, may differ.
         composing: Settings of `composing` as `--set` takes them.
         audit: What chose the rule, for the header; None if a person named it.
     """

@@ -54,8 +54,8 @@ class LeftOut:
     """Files and members of tars that a listing passes over. Pickles; complete when the listing ends.
 
     Attributes:
-        extensions: How many files by extension, in lower case; "" for names without one. Of a tar's members only those
-            of images that are not read: the others are labels.
+        extensions: How many files by extension, in lower case; "" for names without a plain one. Of a tar's members
+            only those of images that are not read: the others are labels.
         num_tables: Parquet tables of a tar's labels.
         num_archived: Objects in an archive class; they are planned.
     """

@@ -39,7 +39,7 @@ Format = Literal["files", "webdataset", "parquet", "beside_tar"]
 _RUN_FOLDERS: Final = frozenset({*SCHEMAS, "_plan", "_receipts", "_manifest"})
 # Runs for which this process has logged that they are skipped: a SOURCE may be listed several times.
 _TOLD: Final[set[str]] = set()
-# Rows may not lead to the Hub, because their uris name no commit.
+# What SOURCE may be in a header. A row of a table may not lead to the Hub, because its uri names no commit.
 _RECORDED_SCHEMES: Final = REMOTE_SCHEMES | {"hf"}
 # A folder of images may hold millions of names, so only this many are compared.
 _MAX_COMPARED: Final = 10_000

@@ -59,7 +59,15 @@ def begin_validation(
 ) -> list[str]:
     """Write what a training learns from into its folder, and return and log what it shares with its validation.
 
-    Models that made `runs` count beside the `frozen` ones that the training has, both by sha256.
+    Every rank calls it; the first alone writes and logs.
+
+    Args:
+        images: Sha256 of what is learnt from.
+        runs: Paths or urls. The models that made them count too.
+        frozen: Sha256 of the models that the training has.
+        held_out: What it is validated on.
+        folder: Takes the record.
+        fabric: Tells the first rank.
     """
     teachers = [models_of(RunLocation.open(run)) for run in runs]
     known = (each.values() for each in teachers if each is not None)

@@ -147,7 +147,7 @@ class FrozenFeatures:
     sam: EncodedImages
 
 
-# Initial weights that have hardly any effect but do have a gradient.
+# Deviation of initial weights that have hardly any effect but do have a gradient.
 _LITTLE: Final = 1e-3
 
 

@@ -1,4 +1,4 @@
-"""The settings of a PPT training; presets are in `presets/`. Used by `ppt` and `cli/train`."""
+"""The settings of a PPT training; presets are in `presets/`. Used by `training/ppt` and `cli/train`."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class PairsDataConfig(FrozenModel):
     # One image gives this many pairs of a batch. A higher number means fewer images to encode for each batch, unless
     # their features are cached.
     pairs_per_image: int = Field(default=1, ge=1)
-    # The encoders treat mirrored images as separate images, so they need space in the cache.
+    # Whether to train on mirrored images too. For the encoders each is an image of its own, and so it is in the cache.
     is_flipping: bool = True
     # The most pseudo-masks of a pair, and at most `generator.num_queries`: each needs a query of its own. Further ones
     # are left out. If the referent is undecided it may be among them, so a warning counts such texts.

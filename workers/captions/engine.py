@@ -1,4 +1,4 @@
-"""Encodes each crop once; decodes all rules, masks, kinds over one prefix tree. Called by the captioners.
+"""Encodes each crop once; decodes all rules, masks, kinds over one prefix tree. For captioners and `listener`.
 
 Equal crops are one. Several images may share a tree, which changes the last bits of the results. So the shard alone
 must decide which images share one.
@@ -130,6 +130,8 @@ def check_length(config: CaptionsConfig, positions: int) -> None:
 
 class CachedEngine:
     """Distinctive caption sampling and beam search that compute nothing twice (method page section 3).
+
+    `StaticEngine` overrides how crops are embedded, batched and decoded.
 
     Attributes:
         crops_together: Crops of successive images that this engine wants together, whatever the configuration says.

@@ -1,7 +1,8 @@
 """Attention and norm of single rows for `static_towers`, each as one kernel on a GPU.
 
-The functions below are plain torch: the definition, and what runs on a CPU. On a GPU Triton's kernels of the same
-results run in their place, where it can compile them (`triton_version`). In both a row's bits depend on that row alone.
+The functions below are plain torch: the definition, and what runs on a CPU. On a GPU Triton's kernels
+run in their place, where it can compile them. The last bits of the two may differ, so `workers/stages.py` puts
+`triton_version` into a run's identity; `doctor` shows it. In both a row's bits depend on that row alone.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ class StaticTowers:
         addend = text.positional_embedding.index_select(0, position).expand_as(x)
         for block, cache in zip(blocks.text_layers, self._text, strict=True):
             x, addend = _attended(block, x, addend, cache, position, self._text_sources)
-        # A tower with a CLS token (every CoCa has one) returns tokens before its last norm.
+        # No last norm: a text tower with a CLS token, as every CoCa has, returns the tokens before it.
         x, addend = _attended(blocks.layers[0], x, addend, self._first[0], position, self._sources)
         first, *crosses = blocks.cross
         x, normed = _normed(first.ln_1, x, addend)

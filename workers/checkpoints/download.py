@@ -106,7 +106,7 @@ class _Transfer:
         return self.part.stat().st_size if self.part.is_file() else 0
 
     def is_given_up(self, state: RetryCallState) -> bool:
-        """Return whether no attempt brings anything any more."""
+        """Return whether no attempt brings anything any more; called once an attempt, because it counts."""
         self._num_idle = 0 if self.offset > self._furthest else self._num_idle + 1
         self._furthest = max(self._furthest, self.offset)
         return self._num_idle >= _MAX_IDLE_ATTEMPTS or state.attempt_number >= _MAX_ATTEMPTS

@@ -57,7 +57,7 @@ _MAX_SHARD_BYTES: Final = 2**38
 _NUM_SHOWN: Final = 4
 # Flash attention takes no 4-dimensional mask, which the tree of prefixes needs. Eager attention is slower.
 ATTENTION: Final = "sdpa"
-# Source: the first version of transformers with the argument `cache`.
+# The first version of transformers whose models take the argument `cache`.
 _FIRST_VERSION: Final = (5, 24)
 _SHARD_NAME: Final = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)
 _HUB_NAME: Final = re.compile(r"(\w[\w.-]*/\w[\w.-]*)@([^/]+)", re.ASCII)

@@ -7,6 +7,7 @@
     P(object | mask) =  logistic(object_bias + object_predicted_iou · logit(predicted IoU)
                                  + object_stability · logit(stability score)
                                  + object_overlap · share inside another mask)
+                        · max(1 - object_nested · share that has the captions of the mask around it, 0.001)
     P(phrase | mask) =  P(noun | mask) · Π P(word | mask)
 
 The weights are fitted so that these values are probabilities. They are below 1 because the captions of a mask are not
@@ -267,9 +268,9 @@ def word_features(evidence: Evidence, word: str, replaced_by: Mapping[str, froze
 
 
 def is_object(masks: Sequence[MaskRecord], config: PosteriorConfig, evidence: Sequence[Evidence] = ()) -> Floats:
-    """Return the probability that each of N masks is an object, (N,) float64; 1 for masks without SAM's scores.
+    """Return the probability that each of N masks is an object, (N,) float64.
 
-    Only `object_nested` reads the evidence of each.
+    It is 1 for masks without SAM's scores, before `object_nested`, which alone reads the evidence of each.
     """
     nested = nested_shares(masks, evidence) if config.object_nested and masks else np.zeros(len(masks))
     found = []

@@ -26,7 +26,7 @@ from pseudoris.workers.device import to_device
 # The colour of masked-out pixels and of padding: CLIP's mean, 255 * (0.48145466, 0.4578275, 0.40821073), rounded.
 # Source: open_clip 3.3.0, OPENAI_DATASET_MEAN; raw colours, as method page section 2 asks.
 FILL_RGB: Final = (123, 117, 104)
-# A batch has at most these bytes: all crops of a photograph with a few masks. A smaller batch is slower, of equal bits.
+# A batch of at most these bytes holds all crops of a photograph with a few masks. A smaller one is slower.
 BATCH_BYTES: Final = 64 * 2**20
 
 

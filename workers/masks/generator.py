@@ -372,7 +372,7 @@ class MaskBatch:
         for number, some, logits in self._upsampled(chosen):
             image, (x0, y0, x1, y1), _ = self._places[number]
             masks = F.pad(logits > MASK_THRESHOLD, (x0, image.shape[1] - x1, y0, image.shape[0] - y1))
-            # In a larger frame each column of a mask may have two more changes.
+            # In a larger frame a mask may have two more changes a column, at the crop's edges: `most` must suffice.
             further = 2 * (x1 - x0) * len(some) if masks.shape != logits.shape else 0
             most = further + sum(self._num_changes[row] for row in some.tolist())
             sent.append(torch.nonzero_static(rle.changes(masks).flatten(), size=most, fill_value=-1)[:, 0])

@@ -237,6 +237,6 @@ def _clipped(polygon: list[float], size: tuple[int, int]) -> list[float]:
 
 
 def _shown(value: Any) -> str:
-    # An untrusted value may be large, or share parts that grow only when printed.
+    # An untrusted value may be huge, or small in memory and huge in print: one part many times.
     is_short = isinstance(value, list | tuple) and len(value) <= 4 and all(isinstance(each, int) for each in value)
     return str(list(value)) if is_short else f"a {type(value).__name__}"
