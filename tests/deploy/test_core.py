@@ -66,6 +66,26 @@ for name in sys.argv[1:]:
     pseudoris.export("finished", f"exported/{name}", name, source="images")
     print(name)
 """
+# Commands one after another: a process each spends a second on imports. Prints exit code, output and errors of each.
+COMMANDS = """
+import contextlib, io, json, sys
+from pseudoris.__main__ import main
+
+def ended(words):
+    sys.argv = ["pseudoris", *words.split()]
+    try:
+        main()
+    except SystemExit as error:
+        return error.code or 0
+    return 0
+
+found = []
+for words in sys.argv[1:]:
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as errors:
+        code = ended(words)
+    found.append((code, out.getvalue(), errors.getvalue()))
+print(json.dumps(found))
+"""
 
 
 def named(requirement: str) -> str:
@@ -107,10 +127,15 @@ class Core:
         options = {"cwd": self.folder, "env": variables, "capture_output": True, "text": True, "check": False}
         return subprocess.run([*self._python, *words], **options)
 
-    def __call__(self, words: str) -> str:
-        ended = self.python("-m", "pseudoris", *words.split())
-        assert ended.returncode == 0, words + ended.stdout + ended.stderr
-        return ended.stdout
+    def commands(self, *lines: str) -> list[tuple[int, str, str]]:
+        ended = self.python("-c", COMMANDS, *lines)
+        assert ended.returncode == 0, ended.stderr
+        return [tuple(each) for each in json.loads(ended.stdout)]
+
+    def __call__(self, *lines: str) -> list[str]:
+        ended = self.commands(*lines)
+        assert [(line, *each) for line, each in zip(lines, ended, strict=True) if each[0] != 0] == []
+        return [out for _, out, _ in ended]
 
 
 @pytest.fixture(scope="module")
@@ -131,12 +156,12 @@ def test_every_command_that_reads_runs_without_torch_and_ray(core):
     truth = json.loads((core.folder / "drawn/truth.json").read_text())
     truth = {Path(key).with_suffix(".jpg").name: scene for key, scene in truth.items()}
     (core.folder / "truth.json").write_text(json.dumps(truth))
-    for words in ("--help", "train student --help", "config show", "status finished", "verify finished"):
-        core(words)
-    for words in ("stats finished", "sample finished", "parts finished", "refilter finished stricter --tau 0.5"):
-        core(words)
-    assert "accuracy" in core("evaluate finished --truth synthworld:truth.json")
-    core("calibrate finished --truth synthworld:truth.json")
+    shown = core(
+        *("--help", "train student --help", "config show", "status finished", "verify finished", "stats finished"),
+        *("sample finished", "parts finished", "refilter finished stricter --tau 0.5"),
+        *(f"{word} finished --truth synthworld:truth.json" for word in ("calibrate", "evaluate")),
+    )
+    assert "accuracy" in shown[-1]
 
 
 @pytest.mark.slow
@@ -144,16 +169,16 @@ def test_every_export_but_those_that_count_tokens_is_written(core):
     exported = core.python("-c", EXPORTS, *FORMATS)
     assert (exported.returncode, exported.stderr) == (0, "")
     assert exported.stdout.split() == list(FORMATS)
-    ended = core.python(
-        "-m", "pseudoris", *["export", "finished", "exported/cris", "--format", "cris", "--source", "images"]
-    )
+    cris = "export finished exported/cris --format cris --source images"
+    ended = core.python("-m", "pseudoris", *cris.split())
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "pip install 'pseudoris[run]'" in ended.stderr
     assert not (core.folder / "exported/cris").exists()
-    core("export finished exported/cris --format cris --source images --max-tokens 0")
-    core("import exported/refer/refcoco exported/refer/images/mscoco/images/train2014 imported")
-    for words in ("gallery imported", "audit draw imported audited", "audit page audited --to page"):
-        core(words)
+    core(
+        f"{cris} --max-tokens 0",
+        "import exported/refer/refcoco exported/refer/images/mscoco/images/train2014 imported",
+        *("gallery imported", "audit draw imported audited --pairs 4", "audit page audited --to page"),
+    )
 
 
 @pytest.mark.slow
@@ -166,28 +191,27 @@ def test_datasets_give_numpy_arrays(core):
     ]
 
 
+LACKING = {
+    "annotate images new": "run",
+    "demo new": "run",
+    "doctor": "run",
+    "weights list": "run",
+    "train student finished --out new": "train",
+    "predict images/scene-000.jpg tree --model new": "train",
+    "ppt objects images new": "train",
+    "evaluate --model clip:noun --truth finished": "train",
+    "export finished new --format lmdb --max-tokens 0": "lmdb",
+    "export finished new --format lmdb": "lmdb,run",
+    "status s3://bucket/run": "remote",
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("words", "extra"),
-    [
-        ("annotate images new", "run"),
-        ("demo new", "run"),
-        ("doctor", "run"),
-        ("weights list", "run"),
-        ("train student finished --out new", "train"),
-        ("predict images/scene-000.jpg tree --model new", "train"),
-        ("ppt objects images new", "train"),
-        ("evaluate --model clip:noun --truth finished", "train"),
-        ("export finished new --format lmdb --max-tokens 0", "lmdb"),
-        ("export finished new --format lmdb", "lmdb,run"),
-        ("status s3://bucket/run", "remote"),
-    ],
-)
-def test_a_command_without_its_extra_says_so_in_one_line_before_any_work(core, words, extra):
-    ended = core.python("-m", "pseudoris", *words.split())
-    (line,) = filter(None, ended.stderr.splitlines())
-    assert ended.returncode == 2
-    assert re.fullmatch(rf"error .* needs '\w+', which is not installed: pip install 'pseudoris\[{extra}\]'", line)
+def test_a_command_without_its_extra_says_so_in_one_line_before_any_work(core):
+    for (words, extra), (code, _, errors) in zip(LACKING.items(), core.commands(*LACKING), strict=True):
+        (line,) = filter(None, errors.splitlines())
+        assert code == 2, words
+        assert re.fullmatch(rf"error .* needs '\w+', which is not installed: pip install 'pseudoris\[{extra}\]'", line)
     assert not (core.folder / "new").exists()
 
 
