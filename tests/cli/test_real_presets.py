@@ -39,7 +39,7 @@ def base_models(folder):
         torch.save(build().state_dict(), folder / f"{section}.pth")
     uris = {f"{section}.weights.uri": folder / f"{section}.pth" for section in builders}
     # A dozen masks in four kinds of crop: two samplers and short captions keep it at seconds.
-    return {**uris, "captions.sampling.top_k": "[5]", "captions.sampling.top_p": "[0.4]"}
+    return {**uris, "captions.sampling.top_k": "[5]", "captions.sampling.top_p": "[0.4]", "compute.threads": 2}
 
 
 def open_models(folder):
@@ -55,6 +55,8 @@ def open_models(folder):
         "captions.sampling.top_p": "[0.9]",
         "filtering.architecture": "builtin:tiny/clip.json",
         "filtering.weights.uri": "random:0",
+        "compute.precision": "float32",
+        "compute.threads": 1,
     }
 
 
@@ -75,7 +77,7 @@ def test_models_of_its_classes_go_from_images_to_verified_tables(tmp_path, ray_s
         "masks.box_nms_thresh": 1,
         "masks.reduction": "{mask_nms_iou: 1, min_area: 0, max_area: 1, min_inside: 1, max_part_area: 0}",
         "captions.max_length": 8,
-        "compute": "{device: cpu, precision: float32, threads: 1}",
+        "compute.device": "cpu",
         "placement.fused": "{num_cpus: 1, num_gpus: 0, max_actors: 1}",
     }
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
