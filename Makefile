@@ -33,10 +33,10 @@ install: $(STAMP) ## Make .venv and install the pinned dependencies
 demo: $(STAMP) ## Annotate the bundled scenes and print the page to look at
 	$(RUN) -m pseudoris demo
 
-check: lint ## Lint and the quick tests, without Ray (2 to 3 minutes on 2 cores)
+check: lint ## Lint and the quick tests, without Ray (4 minutes on 2 cores)
 	$(RUN) -m pytest $(PARALLEL) -m "$(QUICK)" $(PYTEST_ARGS)
 
-test: $(STAMP) ## Run the tests but the longest (about 11 minutes on 2 cores)
+test: $(STAMP) ## Run the tests but the longest (about 20 minutes on 2 cores)
 	$(RUN) -m pytest $(PARALLEL) -m "$(TESTS)" $(PYTEST_ARGS)
 
 test-all: $(STAMP) ## Run every test (about 45 minutes on 2 cores)
