@@ -166,7 +166,7 @@ def make_strata(
 
     Args:
         score: (P,) NaN where a pair has none.
-        kind: (P,) as of `kind_of`; each has strata of its own.
+        kind: (P,) as of `draw_kind`; each has strata of its own.
         is_kept: (P,)
         is_lone: (P,) of masks alone in their image; they have strata of their own.
         num_drawn: Pairs to draw.

@@ -42,7 +42,7 @@ class JudgedPairs:
         inclusion: (R,) float64, NaN unless drawn.
         image: (R,) int64, a number for its image.
         mask: (R,) int64, a number for its mask; -1 for a group or an absence.
-        kind: (R,) str, as of `kind_of`.
+        kind: (R,) str, as of `draw_kind`.
         is_kept: (R,) bool, by the run, or by the rule that the audit is applied to.
         num_kept_of_mask: (R,) int64, by the same.
     """

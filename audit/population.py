@@ -46,7 +46,7 @@ class RunPairs:
         shard: (P,) place of the pair's shard among the committed ones.
         row: (P,) row of the pair in its shard's table of expressions.
         image: (P,) number of its image.
-        kind: (P,) str, as of `kind_of`.
+        kind: (P,) str, as of `draw_kind`.
         is_kept: (P,) bool.
         is_lone: (P,) bool, its mask is alone in its image, so that no filter compared it.
         score: (P,) float64, of composed pairs the composer's confidence; NaN if it has none, such as a human's.

@@ -60,7 +60,7 @@ def test_cuda_scores_as_a_cpu_does():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.long)])
 def test_cuda_finds_the_masks_that_a_cpu_finds(precision):
     shard = scenes_with(1, 2)
     config = load_config("tiny", assignments=[f"compute.precision={precision}"])

@@ -58,7 +58,7 @@ def vlm_folder_digest(config: CaptionsConfig) -> str:
 
 
 def checked_folder(weights: WeightsConfig, options: VlmOptions) -> tuple[str, int]:
-    """Return the sha256 of a model folder, and how many tokens may follow its prompt; raises as `folder_digest`."""
+    """Return the sha256 of a model folder, and how many tokens may follow its prompt; raises as `vlm_folder_digest`."""
     digest = weight_files.folder_digest(weights)
     folder = ModelFolder.open(weights.uri)
     model, processor = model_skeleton(folder, _CLASS), load_processor(folder)
@@ -69,7 +69,7 @@ def checked_folder(weights: WeightsConfig, options: VlmOptions) -> tuple[str, in
 
 
 def load_vlm(config: CaptionsConfig, device: torch.device, dtype: torch.dtype) -> Vlm:
-    """Return the model of a configuration, in eval mode on `device`; errors as of `folder_digest`."""
+    """Return the model of a configuration, in eval mode on `device`; errors as of `vlm_folder_digest`."""
     return load_folder(config.weights, VlmOptions.of(config), device, dtype)
 
 

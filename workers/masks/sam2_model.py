@@ -93,7 +93,7 @@ def model_input(pixels: NDArray[np.uint8], side: int, *, is_sam3: bool, device: 
 
 
 def load_sam2(config: MasksConfig, compute: ComputeConfig, device: torch.device) -> Any:
-    """Return the model of `masks.weights`, float32, on `device`; errors as of `opened` and `load_model`."""
+    """Return the model of `masks.weights`, float32, on `device`; errors as of `open_sam2` and `load_model`."""
     folder, class_name = open_sam2(config)
     model = load_model(folder, class_name, device=device, dtype=torch.float32)
     if compute.is_compiled:
