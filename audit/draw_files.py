@@ -24,10 +24,10 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.frozen import FrozenModel
+from pseudoris.schemas.frozen import FrozenModel, Sha256
 from pseudoris.schemas.ids import mask_index, sha256_hex
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
-from pseudoris.schemas.run_records import PartRecord, RunHeader, SealedRecord, Sha256
+from pseudoris.schemas.run_records import PartRecord, RunHeader, SealedRecord
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_MODEL
 from pseudoris.store.runs.header import parse_record
 from pseudoris.store.tables.parquet_files import open_parquet, parquet_bytes

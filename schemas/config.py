@@ -217,14 +217,7 @@ PRESETS_KNOW: Final = """\
   base, paper, open: photographs, by the paper's filter. Published models (`pseudoris weights`), on a GPU
   base-composed, open-composed: photographs, by a listener and a composer, which are right more often on drawings
 Of those for photographs no quality was measured: the authors never ran them with trained weights"""
-_DRAWN: Final = ("tiny", "tiny-composed")
-
-
-def drawn_note(preset: str) -> str | None:
-    """Return what must stand above figures of the preset if its models know drawn scenes alone; else None."""
-    return (
-        f"The preset {preset} knows drawn scenes alone: of photographs it makes nonsense." if preset in _DRAWN else None
-    )
+DRAWN_PRESETS: Final = ("tiny", "tiny-composed")
 
 
 class RunConfig(FrozenModel):

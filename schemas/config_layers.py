@@ -25,7 +25,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import for_any_captioner, read_fitted
-from pseudoris.schemas.text_bank import read_bank
+from pseudoris.schemas.named_files import read_bank
 from pseudoris.schemas.uris import secret_in, secrets_in
 from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, parse_yaml
 
@@ -196,13 +196,6 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any], of_file: Collection[
     return merged
 
 
-def section_of(annotation: Any) -> type[Any] | None:
-    """Return the model, or what a file fills, that a field of the tree holds, or None; the field may be None too."""
-    options = get_args(annotation) if type(None) in get_args(annotation) else (annotation,)
-    types = (each for each in options if isinstance(each, type))
-    return next((each for each in types if issubclass(each, BaseModel) or is_dataclass(each)), None)
-
-
 @cache
 def _text_keys(model: type[BaseModel] = RunConfig, section: str = "") -> frozenset[str]:
     """The keys whose values are texts, such as `weights.uri`: name and section, as trees of other models have them."""
@@ -336,7 +329,10 @@ def settings(model: type[BaseModel] = RunConfig, path: tuple[str, ...] = ()) -> 
     """Yield all settings in order, each section before what it holds."""
     reasons = _reasons(model)
     for name, info in model.model_fields.items():
-        section, here = section_of(info.annotation), (*path, name)
+        here, options = (*path, name), get_args(info.annotation)
+        # A field holds a section of the tree, or what a file fills, or None in the place of one.
+        types = [each for each in (options if type(None) in options else (info.annotation,)) if isinstance(each, type)]
+        section = next((each for each in types if issubclass(each, BaseModel) or is_dataclass(each)), None)
         if section is None:
             default = info.get_default(call_default_factory=True)
             default = None if default is PydanticUndefined else to_jsonable_python(default)

@@ -1,4 +1,4 @@
-"""Files that settings name: above all, values that `calibrate` fitted for a set of models. Called by most rooms.
+"""Values that `calibrate` fitted for a set of models: of confidence, weight and the composer. Called by most rooms.
 
 Fitted values stand in a YAML file that `filtering.fitted.uri` names, as `pseudoris calibrate --to` writes it. A file is
 read once, when a config is resolved. A run's header holds its values: nothing that reads a run needs or opens it.
@@ -9,16 +9,13 @@ read once, when a config is resolved. A run's header holds its values: nothing t
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
-from importlib import resources
 from itertools import chain
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +24,9 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as validated_dataclass
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
-from pseudoris.schemas.untrusted import open_linked
-from pseudoris.schemas.uris import BUILTIN_PREFIX
-from pseudoris.schemas.yaml_text import MAX_LETTERS, parse_yaml
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+from pseudoris.schemas.frozen import FrozenModel, NonNegative, Sha256, UnitInterval
+from pseudoris.schemas.named_files import NamedFile, read_named
+from pseudoris.schemas.yaml_text import parse_yaml
 
 
 class ConfidenceConfig(FrozenModel):
@@ -205,15 +199,6 @@ class FittedValues:
         return self
 
 
-class NamedFile(FrozenModel):
-    """A file that a setting names; what it held when the config was resolved stands beside it. Opens no file."""
-
-    # A local path, or `builtin:<file>` for one that is shipped beside the presets.
-    uri: str = Field(min_length=1)
-    # The digest of the file. A file with another digest is refused. Filled in if it is not given.
-    sha256: Sha256
-
-
 class FittedConfig(NamedFile):
     """A file of fitted values."""
 
@@ -246,28 +231,6 @@ def for_any_captioner(*, is_heard: bool) -> dict[str, Any]:
     It holds a posterior alone, fitted to drawn scenes of four captioners.
     """
     return read_fitted(f"builtin:any-{'probability' if is_heard else 'draws'}.fitted.yaml")
-
-
-def read_named(key: str, uri: str, sha256: object, remedy: str) -> tuple[bytes, str]:
-    """Return the content and digest of a file that a setting names: a local path, or `builtin:<file>`.
-
-    Raises:
-        ConfigError: It cannot be read, which `remedy` ends, or has another digest than `sha256`; `key` is named.
-    """
-    path = resources.files("pseudoris.schemas") / "presets" / uri.removeprefix(BUILTIN_PREFIX)
-    try:
-        with open_linked(Path(str(path) if uri.startswith(BUILTIN_PREFIX) else uri)) as file:
-            data = file.read(MAX_LETTERS + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{key}: uri {uri!r} cannot be read ({reason}): {remedy}") from None
-    digest = hashlib.sha256(data).hexdigest()
-    if sha256 not in (None, digest):
-        raise ConfigError(
-            f"{key}: {uri} has the sha256 {digest}, expected {sha256}: restore the file, or leave sha256 out to accept "
-            "any"
-        )
-    return data, digest
 
 
 Floats = npt.NDArray[np.float64]
@@ -333,11 +296,24 @@ def features(rated: Rated, lone_log_ratio: float) -> dict[str, Floats]:
     NaN if a score that the feature reads is missing because there is no listener or no second opinion. If there are no
     other masks, a ratio to them is undefined; `lone_log_ratio` stands for its logarithm.
     """
+    # Two are the log of a share, for the word of the candidate with the smallest share: the share of the mask's draws
+    # that have the word (`vote`), and the share of its candidates' probability that has it (`consensus`). A word that
+    # few of a mask's captions have is wrong more often than one that all of them have.
+    among = {name: np.full(len(rated.groups), np.nan) for name in ("relative_truth", "consensus", "vote")}
+    of_group: defaultdict[str, list[int]] = defaultdict(list)
+    for row, group in enumerate(rated.groups):
+        of_group[group].append(row)
+    for rows in of_group.values():
+        words = [frozenset(rated.texts[row].split()) for row in rows]
+        truth, score = rated.scores["truth"][rows], rated.scores["caption_score"][rows]
+        among["vote"][rows] = _least_shares(words, rated.scores["count"][rows])
+        among["relative_truth"][rows] = truth - truth.max()
+        among["consensus"][rows] = _least_shares(words, np.exp(score - score.max()))
     scores = rated.scores
     return {
         "listener": np.clip(log_odds(scores["listener"]), -_MAX_LOG_ODDS, _MAX_LOG_ODDS),
         "truth": scores["truth"],
-        **_among_candidates(rated),
+        **among,
         "grounding": np.clip(log_odds(scores["grounding_share"]), -_MAX_LOG_ODDS, _MAX_LOG_ODDS),
         "log_uniqueness": _log_ratio(scores["uniqueness"], lone_log_ratio),
         "log_distinctiveness": _log_ratio(scores["distinctiveness"], lone_log_ratio),
@@ -373,24 +349,6 @@ def ranks(confidence: Floats, groups: Sequence[str]) -> Floats:
         if not np.isnan(confidence[row]):
             counts[groups[row]] = counts.get(groups[row], 0) + 1
             found[row] = counts[groups[row]]
-    return found
-
-
-def _among_candidates(rated: Rated) -> dict[str, Floats]:
-    """Return the features that depend on the other candidates of the same mask."""
-    # Two are the log of a share, for the word of the candidate with the smallest share: the share of the mask's draws
-    # that have the word (`vote`), and the share of its candidates' probability that has it (`consensus`). A word that
-    # few of a mask's captions have is wrong more often than one that all of them have.
-    found = {name: np.full(len(rated.groups), np.nan) for name in ("relative_truth", "consensus", "vote")}
-    of_group: defaultdict[str, list[int]] = defaultdict(list)
-    for row, group in enumerate(rated.groups):
-        of_group[group].append(row)
-    for rows in of_group.values():
-        words = [frozenset(rated.texts[row].split()) for row in rows]
-        truth, score = rated.scores["truth"][rows], rated.scores["caption_score"][rows]
-        found["vote"][rows] = _least_shares(words, rated.scores["count"][rows])
-        found["relative_truth"][rows] = truth - truth.max()
-        found["consensus"][rows] = _least_shares(words, np.exp(score - score.max()))
     return found
 
 

@@ -107,7 +107,11 @@ class KeepCondition(BaseModel):
             return value
         match = _WRITTEN.fullmatch(value)
         if match is None or match[1] not in BOUNDED:
-            raise ValueError(f"{value!r} is not a condition such as 'correctness > 0.2'{_score_hint(value)}")
+            words = re.findall(r"\w+", value)
+            near = difflib.get_close_matches(words[0], BOUNDED, n=1) if words else []
+            hint = f": did you mean {near[0]}?" if near and near[0] != words[0] else "."
+            form = f"Write a score ({', '.join(BOUNDED)}), then {', '.join(_COMPARE)}, then a number"
+            raise ValueError(f"{value!r} is not a condition such as 'correctness > 0.2'{hint} {form}")
         return {"column": match[1], "comparison": match[2], "bound": match[3]}
 
     @model_serializer
@@ -151,13 +155,6 @@ def parse_conditions(words: Iterable[str]) -> tuple[KeepCondition, ...]:
         text = item["msg"].removeprefix("Value error, ")
         given = repr(item["input"])
         raise ConfigError(f"--keep: {text}" if given in text else f"--keep: {text} (got {given})") from None
-
-
-def _score_hint(condition: str) -> str:
-    words = re.findall(r"\w+", condition)
-    near = difflib.get_close_matches(words[0], BOUNDED, n=1) if words else []
-    hint = f": did you mean {near[0]}?" if near and near[0] != words[0] else "."
-    return f"{hint} Write a score ({', '.join(BOUNDED)}), then {', '.join(_COMPARE)}, then a number"
 
 
 def keeps(rule: KeepRule, scores: Mapping[str, Floats], masks: npt.ArrayLike) -> Flags:

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
-from pseudoris.schemas.config import RunConfig, drawn_note
+from pseudoris.schemas.config import DRAWN_PRESETS, RunConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.frozen import FrozenModel, UnitInterval
+from pseudoris.schemas.frozen import FrozenModel, Sha256, UnitInterval
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.untrusted import parse_json
 
@@ -25,7 +25,6 @@ MANIFEST_FOLDER: Final = "_manifest"
 HEADER_NAME: Final = "_run.json"
 
 Origin = Literal["annotate", "refilter", "import", "ppt"]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Section = dict[str, JsonValue] | None
 _Model = TypeVar("_Model", bound=FrozenModel)
 
@@ -175,7 +174,9 @@ class RunHeader(SealedRecord):
         if self.domain and self.domain.get("num_outside"):
             found = f"{self.domain['num_outside']} of {self.domain.get('num_sampled')} sampled images"
             return f"{found} are unlike all that the models know. Do not trust masks and expressions of such images."
-        return drawn_note(self.config.preset) if self.origin in ("annotate", "refilter") else None
+        if self.origin not in ("annotate", "refilter") or self.config.preset not in DRAWN_PRESETS:
+            return None
+        return f"The preset {self.config.preset} knows drawn scenes alone: of photographs it makes nonsense."
 
     @property
     def is_human(self) -> bool:

@@ -102,10 +102,20 @@ _CLASSES: Final[Mapping[str, type]] = {
 
 def shard_to_block(shard: Shard) -> pa.Table:
     """Return the shard as one Arrow table of `BLOCK_SCHEMA`, which is one row."""
+    images = shard.images
+    num_others = max(len(images) - 1, 0)
+    values = {name: getattr(shard, name) for name in _SHARD_COLUMNS}
+    # Arrow builds a map from a list of pairs.
+    first = {name: list(value.items()) if isinstance(value, Mapping) else value for name, value in values.items()}
+    # One row per image, in plan order; a shard without images is one row with null image columns.
+    columns: dict[str, Sequence[Any]] = {
+        **{name: [value] + [None] * num_others for name, value in first.items()},
+        **{name: [getattr(image, name) for image in images] or [None] for name in _IMAGE_COLUMNS},
+    }
+    arrays = [to_array(columns[field.name], field.type) for field in _RECORDS_SCHEMA]
     # The schema is left out, because both ends know it.
-    message = _records(shard).serialize()
-    columns = {"records": [memoryview(message)], "data": [[image.data for image in shard.images]]}
-    return pa.table(columns, BLOCK_SCHEMA)
+    message = pa.RecordBatch.from_arrays(arrays, schema=_RECORDS_SCHEMA).serialize()
+    return pa.table({"records": [memoryview(message)], "data": [[image.data for image in images]]}, BLOCK_SCHEMA)
 
 
 def block_to_shard(block: pa.Table) -> Shard:
@@ -124,21 +134,6 @@ def block_to_shard(block: pa.Table) -> Shard:
     rows = zip(*(columns[name] for name in _IMAGE_COLUMNS), strict=True)
     images = tuple(image for image in starmap(ShardImage, rows) if image.position is not None)
     return Shard(**{**first, "images": images, "seconds": dict(first["seconds"]), "degraded": dict(first["degraded"])})
-
-
-def _records(shard: Shard) -> pa.RecordBatch:
-    """Return one row per image, in plan order; for a shard without images one row with null image columns."""
-    images = shard.images
-    num_others = max(len(images) - 1, 0)
-    values = {name: getattr(shard, name) for name in _SHARD_COLUMNS}
-    # Arrow builds a map from a list of pairs.
-    first = {name: list(value.items()) if isinstance(value, Mapping) else value for name, value in values.items()}
-    columns: dict[str, Sequence[Any]] = {
-        **{name: [value] + [None] * num_others for name, value in first.items()},
-        **{name: [getattr(image, name) for image in images] or [None] for name in _IMAGE_COLUMNS},
-    }
-    arrays = [to_array(columns[field.name], field.type) for field in _RECORDS_SCHEMA]
-    return pa.RecordBatch.from_arrays(arrays, schema=_RECORDS_SCHEMA)
 
 
 def _values(records: pa.RecordBatch, name: str) -> list[Any]:

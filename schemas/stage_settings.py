@@ -9,8 +9,8 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
+from pseudoris.schemas.named_files import TextBankConfig
 from pseudoris.schemas.shard import CROP_MASKED, crop_context
-from pseudoris.schemas.text_bank import TextBankConfig
 from pseudoris.schemas.untrusted import EXTENSIONS
 
 Options = TypeVar("Options", bound=FrozenModel)

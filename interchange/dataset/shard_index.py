@@ -61,15 +61,6 @@ class ShardIndex:
         return np.fromiter(map(len, self.targets), np.int64, self.num_masks)
 
 
-def has_served_targets(table: pa.Table, spec: SampleSpec) -> pa.ChunkedArray:
-    """Return which expressions refer to as many masks as the spec asks for, (E,) bool."""
-    num_targets = pc.list_value_length(table["target_mask_ids"])
-    is_served = pc.equal(num_targets, 1)
-    if spec.groups:
-        is_served = pc.or_(is_served, pc.greater(num_targets, 1))
-    return pc.or_(is_served, pc.equal(num_targets, 0)) if spec.none else is_served
-
-
 def target_names(table: pa.Table, spec: SampleSpec) -> pa.Array | pa.ChunkedArray:
     """Return what each expression refers to, (E,): its mask's id, those of several, or its image."""
     targets = table["target_mask_ids"]
@@ -103,8 +94,14 @@ def index_of(parts: ShardParts, table: pa.Table, spec: SampleSpec) -> ShardIndex
     )
 
 
-def _none_samples(index: ShardIndex, absent: Int64Array, spec: SampleSpec) -> Int64Array:
-    """Return how many samples each image's expressions of none become, `absent` being their positions, (A,)."""
+def with_share_of_none(index: ShardIndex, spec: SampleSpec) -> ShardIndex:
+    """Return the index with so many samples of none as `spec.none` says, each with part of its image's expressions."""
+    if index.targets is None:
+        return index
+    num_targets = index.num_targets()
+    (absent,) = np.nonzero(num_targets == 0)
+    if not len(absent):
+        return index
     key = key_of("none", spec.seed, index.parts.shard)
     # A draw rounds up or down. Rounding to nearest would lose all samples of many small shards.
     wanted = (index.num_masks - len(absent)) * spec.none / (1 - spec.none)
@@ -114,19 +111,8 @@ def _none_samples(index: ShardIndex, absent: Int64Array, spec: SampleSpec) -> In
     number = np.arange(len(of_image)) - np.repeat(np.cumsum(num_texts) - num_texts, num_texts)
     # One sample of each image in a random order, then a second of each that has another text, and so on, and again.
     order = np.lexsort((permutation(key, len(absent))[of_image], number))
-    return np.bincount(of_image[order[np.arange(num_wanted) % len(order)]], minlength=len(absent))
-
-
-def with_share_of_none(index: ShardIndex, spec: SampleSpec) -> ShardIndex:
-    """Return the index with so many samples of none as `spec.none` says, each with part of its image's expressions."""
-    if index.targets is None:
-        return index
-    num_targets = index.num_targets()
-    (absent,) = np.nonzero(num_targets == 0)
-    if not len(absent):
-        return index
     num_samples = np.ones(index.num_masks, np.int64)
-    num_samples[absent] = _none_samples(index, absent, spec)
+    num_samples[absent] = np.bincount(of_image[order[np.arange(num_wanted) % len(order)]], minlength=len(absent))
     of = np.repeat(np.arange(index.num_masks), num_samples)
     part = np.arange(len(of)) - np.repeat(np.cumsum(num_samples) - num_samples, num_samples)
     ids, rows = [], [np.zeros(0, np.int64)]
@@ -136,8 +122,9 @@ def with_share_of_none(index: ShardIndex, spec: SampleSpec) -> ShardIndex:
         # If there are more samples than texts, texts repeat.
         rows.append(own[turn % len(own) :: max(num_samples[at], 1)] if is_none else own)
         ids.append(f"{index.mask_ids[at]}-{turn}" if is_none else index.mask_ids[at])
-    of_image = np.repeat(np.arange(len(index.image_ids)), np.diff(index.first_masks))[of]
-    images, position = np.unique(of_image, return_inverse=True)
+    images, position = np.unique(
+        np.repeat(np.arange(len(index.image_ids)), np.diff(index.first_masks))[of], return_inverse=True
+    )
     return replace(
         index,
         mask_ids=ids,
@@ -154,12 +141,3 @@ def numbered(column: pa.ChunkedArray | pa.Array) -> tuple[Int64Array, list[str]]
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     encoded = array.dictionary_encode()
     return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
-
-
-def are_known(index: ShardIndex, mask_ids: pa.Array) -> NDArray[np.bool_]:
-    """Return whether all masks that each of the index's M stands for are among some, (M,)."""
-    if index.targets is None:
-        found = pc.is_in(pa.array(index.mask_ids, pa.string()), value_set=mask_ids)
-        return np.array(found.to_numpy(zero_copy_only=False), np.bool_)
-    known = set(mask_ids.to_pylist())
-    return np.array([known.issuperset(targets) for targets in index.targets], np.bool_)

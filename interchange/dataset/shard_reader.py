@@ -21,8 +21,6 @@ from pseudoris.interchange.dataset.samples import SCORES, SampleSpec
 from pseudoris.interchange.dataset.shard_index import (
     Int64Array,
     ShardIndex,
-    are_known,
-    has_served_targets,
     index_of,
     numbered,
     target_names,
@@ -307,7 +305,9 @@ class DatasetRun:
             return with_share_of_none(index, self.spec), None
         masks = self._read(parts, MASKS, ("mask_id", *of_masks))
         if has_bounds:
-            kept = are_known(index, masks["mask_id"].combine_chunks())
+            # What refers to several masks is kept if all of them are.
+            known, targets = set(masks["mask_id"].to_pylist()), index.targets or [[each] for each in index.mask_ids]
+            kept = np.fromiter(map(known.issuperset, targets), np.bool_, index.num_masks)
             of_row = np.repeat(kept, np.diff(index.first_rows))
             index = index_of(parts, index.expressions.filter(pa.array(of_row)), self.spec)
         return with_share_of_none(index, self.spec), masks
@@ -319,7 +319,11 @@ class DatasetRun:
         read = dict.fromkeys((*wanted, *(WEIGHT_COLUMNS if is_judged_by_mask else ())))
         rows = where.candidate_rows() if is_judged_by_mask else where.expression_rows()
         table = read_selected(self.location, EXPRESSIONS, parts.names[EXPRESSIONS], list(read), rows)
-        table = table.filter(has_served_targets(table, self.spec))
+        num_targets, spec = pc.list_value_length(table["target_mask_ids"]), self.spec
+        is_served = pc.equal(num_targets, 1)
+        if spec.groups:
+            is_served = pc.or_(is_served, pc.greater(num_targets, 1))
+        table = table.filter(pc.or_(is_served, pc.equal(num_targets, 0)) if spec.none else is_served)
         if self.excluded is not None and table.num_rows:
             images = self._read(parts, IMAGES, ("image_id", "key", "sha256")).to_pylist()
             ids = [each["image_id"] for each in images if self.excluded.of_recorded(each["key"], each["sha256"])]

@@ -133,7 +133,9 @@ def order_problems(tables: Tables) -> Iterator[Finding]:
     position = {image: n for n, image in enumerate(tables[IMAGES]["image_id"].to_pylist())}
     for name, columns in ((MASKS, ["image_id", "mask_id"]), (EXPRESSIONS, ["image_id"])):
         rows = tables[name].select(columns).to_pylist()
-        keys = [(position.get(row["image_id"], -1), _index(row.get("mask_id", ""))) for row in rows]
+        indices = (row.get("mask_id", "").rpartition("-")[2] for row in rows)
+        numbers = [int(index) if index.isdecimal() else -1 for index in indices]
+        keys = [(position.get(row["image_id"], -1), number) for row, number in zip(rows, numbers, strict=True)]
         if keys != sorted(keys):
             yield "order", [f"the rows of {name} are not in the documented order"]
 
@@ -146,8 +148,3 @@ def count_problems(tables: Tables, counts: ShardCounts) -> Iterator[Finding]:
     got, due = table_counts(tables), counts.model_dump()
     wrong = (name for name in due if got[name] != due[name])
     yield "counts", (f"{name}: the receipt says {due[name]}, the tables {got[name]}" for name in wrong)
-
-
-def _index(mask: str) -> int:
-    index = mask.rpartition("-")[2]
-    return int(index) if index.isdecimal() else -1

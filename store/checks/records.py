@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from pseudoris.schemas.errors import ConfigError
@@ -18,7 +18,7 @@ from pseudoris.store.runs.garbage import is_driven, list_unfinished
 from pseudoris.store.runs.header import EXTENSION_NAME
 from pseudoris.store.runs.lock import CLAIM_NAME, LOCK_FOLDER
 from pseudoris.store.runs.manifest import SNAPSHOT_NAME, manifest_numbers, read_snapshot, snapshot_damage, snapshot_path
-from pseudoris.store.runs.receipts import commit_of_name, foreign_receipt, list_commits, try_read_receipts
+from pseudoris.store.runs.receipts import commit_of_name, foreign_receipt, try_read_receipts
 
 _PLAN_GENERATION: Final = re.compile(r"g\d{4}")
 _TOP_NAMES: Final = frozenset({HEADER_NAME, CARD_NAME, BESIDE_NAME, CITATION_NAME})
@@ -53,17 +53,12 @@ def blocked_receipts(location: RunLocation) -> dict[int, Problem]:
 
 
 def replaced_receipt_problems(
-    location: RunLocation, latest: Mapping[int, int], known: frozenset[str]
+    location: RunLocation, replaced: Sequence[tuple[int, int]], known: frozenset[str]
 ) -> Iterator[Problem]:
     """Yield the problems of receipts that later generations of their shards replaced. They stay, as the run's history.
 
-    `latest` has the latest generation by shard, `known` the `digests` of its header.
+    `replaced` are their shards and generations, `known` the `digests` of the run's header.
     """
-    replaced = sorted(
-        (shard, generation)
-        for shard, generation, _ in list_commits(location)
-        if generation < latest.get(shard, generation)
-    )
     for (shard, generation), receipt in zip(replaced, try_read_receipts(location, replaced), strict=True):
         if isinstance(receipt, ConfigError):
             yield Problem(shard, "receipt", str(receipt))

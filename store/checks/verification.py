@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -32,7 +32,7 @@ from pseudoris.store.runs.receipts import (
     READERS,
     RootDigest,
     foreign_receipt,
-    list_receipts,
+    list_commits,
     spread_evenly,
     try_read_receipt,
 )
@@ -93,11 +93,16 @@ class VerifyReport:
 
 
 class VerifyWalk:
-    """The sums and problems of one pass over the plan."""
+    """The sums and problems of one pass over the plan; receipts are listed once."""
 
-    def __init__(
-        self, location: RunLocation, header: RunHeader, committed: Mapping[int, int], *, chosen: frozenset[int]
-    ) -> None:
+    def __init__(self, location: RunLocation, header: RunHeader, sample: int | None) -> None:
+        latest: dict[int, int] = {}
+        replaced = []
+        for shard, generation, _ in list_commits(location):
+            if shard in latest:
+                replaced.append((shard, min(generation, latest[shard])))
+            latest[shard] = max(generation, latest.get(shard, 0))
+        committed = dict(sorted(latest.items()))
         self.num_shards = 0
         self._location = location
         self._header = header
@@ -105,35 +110,61 @@ class VerifyWalk:
         self._root: RootDigest | None = RootDigest(header)
         self._is_plan_whole = True
         self._manifests = Manifests(location)
-        self._chosen = chosen
+        self._chosen = spread_evenly(list(committed), sample)
         self._committed = committed
         self._unplanned = dict(committed)
         self._named = NamedParts(committed)
         self._num_read = 0
         self._missing: list[int] = []
         self._problems: list[Problem] = [*self._blocked.values(), *self._manifests.problems]
-        self._problems += replaced_receipt_problems(location, committed, header.digests)
-        self._ids: list[npt.NDArray[np.uint64]] = []
+        self._problems += replaced_receipt_problems(location, sorted(replaced), header.digests)
+        self._ids: list[npt.NDArray[np.uint64]] = [np.array([], np.uint64)]
         self._status = {"annotated": 0, "empty": 0, "quarantined": 0}
         self._num_checked = 0
         self._outside: dict[tuple[str, str], list[int]] = {}
 
-    def take(self, shard: int) -> int | None:
-        """Return the latest generation of a planned shard; None if none is committed, or if it was taken before."""
-        return self._unplanned.pop(shard, None)
+    def shards(self, progress: Callable[[int, int], None] | None) -> Iterator[ShardToCheck]:
+        """Go through the plan once, account for each planned shard, and yield those whose parts are to be checked."""
+        rule = rule_of(self._header)
 
-    def lose_plan(self, error: ConfigError) -> None:
-        """Account for a part of the plan that cannot be used."""
-        self._is_plan_whole = False
-        self._problems.append(Problem(None, "plan_part", str(error)))
+        def planned() -> Iterator[tuple[int, list[PlanEntry] | None]]:
+            for record, shards in shards_of_parts(self._header):
+                try:
+                    yield from iter_plan_part(self._location, record)
+                except ConfigError as error:
+                    self._is_plan_whole = False
+                    self._problems.append(Problem(None, "plan_part", str(error)))
+                    yield from ((shard, None) for shard in shards)
 
-    def visit(
+        def read(
+            shard_and_entries: tuple[int, list[PlanEntry] | None],
+        ) -> tuple[int, list[PlanEntry] | None, Receipt | ConfigError | None]:
+            shard, entries = shard_and_entries
+            # A shard that is planned twice has no second receipt.
+            generation = self._unplanned.pop(shard, None)
+            found = None if generation is None else try_read_receipt(self._location, shard, generation)
+            return shard, entries, found
+
+        for shard, entries, found in map_in_threads(read, planned(), READERS):
+            self.num_shards += 1
+            receipt = self._visit(shard, entries, found)
+            if receipt is not None:
+                yield ShardToCheck(receipt, entries, rule)
+            if progress is not None:
+                progress(self.num_shards, self._header.num_shards)
+
+    def _visit(
         self, shard: int, entries: list[PlanEntry] | None, receipt: Receipt | ConfigError | None
     ) -> Receipt | None:
         """Account for one planned shard. Return its receipt if its parts are to be checked."""
-        self.num_shards += 1
         if entries is not None:
-            self._check_ids(shard, entries)
+            self._ids.append(np.array([int(entry.image_id, 16) for entry in entries], np.uint64))
+            forged = (
+                f"{each.key} has id {each.image_id}, not the hash of its key"
+                for each in entries
+                if each.image_id != image_id(each.key)
+            )
+            self._problems += examples(shard, "plan_id", forged)
         if isinstance(receipt, Receipt) and receipt.header_sha256 not in self._header.digests:
             receipt = ConfigError(foreign_receipt(self._location, shard, receipt.generation))
         if isinstance(receipt, ConfigError):
@@ -161,15 +192,6 @@ class VerifyWalk:
         self._num_checked += 1
         return receipt
 
-    def _check_ids(self, shard: int, entries: list[PlanEntry]) -> None:
-        self._ids.append(np.array([int(entry.image_id, 16) for entry in entries], np.uint64))
-        forged = (
-            f"{each.key} has id {each.image_id}, not the hash of its key"
-            for each in entries
-            if each.image_id != image_id(each.key)
-        )
-        self._problems += examples(shard, "plan_id", forged)
-
     def add(self, problems: Iterable[Problem]) -> None:
         """Add the problems that were found in a shard's parts, with the remedy of those that a repair ends."""
         for each in problems:
@@ -177,19 +199,21 @@ class VerifyWalk:
                 each = replace(each, detail=f"{each.detail}. {remedy(self._header)}")
             self._problems.append(each)
 
-    def strays(self) -> Iterator[str]:
-        """Yield unexpected files in the table folders."""
-        # In an incomplete run, an unnamed part may belong to a shard in progress or to an unreadable receipt.
-        is_whole = self._num_read == self.num_shards == len(self._committed)
-        yield from stray_files(self._location, self._named, self._committed, is_whole=is_whole)
-
-    def report(self, expected_root: str | None, strays: Iterable[str], junk: Iterable[str]) -> VerifyReport:
-        """Return the report. Adds the problems that show only at the end, and the first few of `strays` and `junk`."""
+    def report(self, expected_root: str | None, *, quick: bool) -> VerifyReport:
+        """Return the report, with the problems that show only at the end; `quick` as of `verify_run`."""
         root = None if self._root is None else self._root.hexdigest()
         # Problems arrive in any order. They are sorted, so that equal runs give equal reports.
         self._problems.sort(key=lambda problem: -1 if problem.shard is None else problem.shard)
-        ids = np.concatenate(self._ids) if self._ids else np.array([], np.uint64)
-        self._problems += _plan_problems(self._header, ids, self.num_shards if self._is_plan_whole else None)
+        # 8 bytes per image: 50 million images are sorted in 400 MB.
+        values, counts = np.unique(ids := np.concatenate(self._ids), return_counts=True)
+        repeated = zip(values[counts > 1], counts[counts > 1], strict=True)
+        details = (f"image {value:016x} is planned {number} times" for value, number in repeated)
+        self._problems += examples(None, "plan_repeated", details)
+        due = (self._header.num_images, self._header.num_shards)
+        if self._is_plan_whole and (ids.size, self.num_shards) != due:
+            said = f"the header says {due[0]} images in {due[1]} shards"
+            detail = f"{said}, the plan holds {ids.size} in {self.num_shards}"
+            self._problems.append(Problem(None, "plan_counts", detail))
         for first, last in _ranges(self._missing):
             missing = f"shard {first} has" if first == last else f"shards {first} to {last} have"
             detail = f"{missing} no receipt: run the `pseudoris {self._header.origin}` command of this run again"
@@ -199,7 +223,12 @@ class VerifyWalk:
             "unplanned_receipt",
             (f"shard {shard} has a receipt, but is not in the plan" for shard in self._unplanned),
         )
-        self._problems += examples(None, "stray_file", strays)
+        if not quick:
+            # In an incomplete run, an unnamed part may belong to a shard in progress or to an unreadable receipt.
+            is_whole = self._num_read == self.num_shards == len(self._committed)
+            strays = stray_files(self._location, self._named, self._committed, is_whole=is_whole)
+            self._problems += examples(None, "stray_file", strays)
+        junk = () if quick else junk_notices(self._location, self._header)
         if expected_root not in (None, root):
             found = f"{root}, not {expected_root}" if root else "unknown, as a receipt cannot be used"
             detail = f"the root digest of the run is {found}: it is another run, or it was changed"
@@ -215,18 +244,6 @@ class VerifyWalk:
             root=root,
             notices=(*card_notices(self._location), *(each.detail for each in examples(None, "junk", junk))),
         )
-
-
-def _plan_problems(header: RunHeader, ids: npt.NDArray[np.uint64], num_shards: int | None) -> Iterator[Problem]:
-    """Check that no image is planned twice, and the header's numbers; `num_shards` is None if a part is lost."""
-    # 8 bytes per image: 50 million images are sorted in 400 MB.
-    values, counts = np.unique(ids, return_counts=True)
-    repeated = zip(values[counts > 1], counts[counts > 1], strict=True)
-    details = (f"image {value:016x} is planned {number} times" for value, number in repeated)
-    yield from examples(None, "plan_repeated", details)
-    if num_shards is not None and (ids.size, num_shards) != (header.num_images, header.num_shards):
-        said = f"the header says {header.num_images} images in {header.num_shards} shards"
-        yield Problem(None, "plan_counts", f"{said}, the plan holds {ids.size} in {num_shards}")
 
 
 def _ranges(shards: Iterable[int]) -> Iterator[tuple[int, int]]:
@@ -247,8 +264,6 @@ class ShardToCheck:
     rule: KeepRule = SOME_TAU
 
 
-# A planned shard and its entries by position; None if their part of the plan cannot be used.
-_Planned = tuple[int, list[PlanEntry] | None]
 # Checks shards, here or on a cluster. Yields the problems of each shard in any order, and reads ahead as it has room.
 CheckShards = Callable[[RunLocation, Iterator[ShardToCheck], bool], Iterator[list[Problem]]]
 
@@ -283,40 +298,11 @@ def verify_run(
     """
     header = require_header(location)
     refuse_blocked_extensions(location)
-    committed = list_receipts(location)
-    walk = VerifyWalk(location, header, committed, chosen=spread_evenly(list(committed), sample))
+    walk = VerifyWalk(location, header, sample)
     try:
         stored_exclusions(location, header)
     except ConfigError as error:
         walk.add([Problem(None, "exclusions", str(error))])
-    for problems in check(location, _visited(walk, location, header, progress), quick):
+    for problems in check(location, walk.shards(progress), quick):
         walk.add(problems)
-    return walk.report(root, () if quick else walk.strays(), () if quick else junk_notices(location, header))
-
-
-def _visited(
-    walk: VerifyWalk, location: RunLocation, header: RunHeader, progress: Callable[[int, int], None] | None
-) -> Iterator[ShardToCheck]:
-    """Lead `walk` through the plan, and yield the shards to check."""
-    rule = rule_of(header)
-
-    def read(planned: _Planned) -> tuple[int, list[PlanEntry] | None, Receipt | ConfigError | None]:
-        generation = walk.take(planned[0])
-        return (*planned, None if generation is None else try_read_receipt(location, planned[0], generation))
-
-    for shard, entries, found in map_in_threads(read, _planned(walk, location, header), READERS):
-        receipt = walk.visit(shard, entries, found)
-        if receipt is not None:
-            yield ShardToCheck(receipt, entries, rule)
-        if progress is not None:
-            progress(walk.num_shards, header.num_shards)
-
-
-def _planned(walk: VerifyWalk, location: RunLocation, header: RunHeader) -> Iterator[_Planned]:
-    """Yield each planned shard with its entries, or with None if their part of the plan cannot be used."""
-    for record, shards in shards_of_parts(header):
-        try:
-            yield from iter_plan_part(location, record)
-        except ConfigError as error:
-            walk.lose_plan(error)
-            yield from ((shard, None) for shard in shards)
+    return walk.report(root, quick=quick)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from pydantic import Field, JsonValue
 
 from pseudoris.schemas.errors import ImageError
-from pseudoris.schemas.frozen import FrozenModel
+from pseudoris.schemas.frozen import FrozenModel, Sha256
 from pseudoris.schemas.ids import IMAGE_ID_HEX_DIGITS, image_id, sha256_hex
-from pseudoris.schemas.run_records import PartRecord, PlanExtension, RunHeader, Sha256
+from pseudoris.schemas.run_records import PartRecord, PlanExtension, RunHeader
 
 # Rules by name are `refer`, `names`, and `only`, which leaves out what it does not name. They act on the plan.
 # Rules by content are `sha256` and `phash`. They act when an image is read.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pseudoris.schemas.config import FilterConfig, RunConfig
+from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import Floats, PairWeightConfig, line_weights
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, SCORE_COLUMNS, Flags, KeepCondition, KeepRule, keeps, meets
@@ -26,7 +27,9 @@ def rule_of(header: RunHeader) -> KeepRule:
 
     Only a refilter's rule has a tau. A filter stage may be a plug-in with another bound, so its tau is not checked.
     """
-    return _rule(header.config.filtering, has_tau=header.origin == "refilter")
+    filtering = header.config.filtering
+    tau, fitted = filtering.tau if header.origin == "refilter" else None, filtering.fitted_values
+    return KeepRule(tau, filtering.keep, fitted.confidence, filtering.lone_masks, fitted.pair_weight)
 
 
 def stated_rule(header: RunHeader) -> KeepRule | None:
@@ -36,14 +39,8 @@ def stated_rule(header: RunHeader) -> KeepRule | None:
     """
     if header.origin == "ppt" or header.is_human:
         return None
-    filtering = header.config.filtering
-    return _rule(filtering, has_tau=header.origin == "refilter" or filtering.engine == "clip")
-
-
-def _rule(filtering: FilterConfig, *, has_tau: bool) -> KeepRule:
-    tau = filtering.tau if has_tau else None
-    fitted = filtering.fitted_values
-    return KeepRule(tau, filtering.keep, fitted.confidence, filtering.lone_masks, fitted.pair_weight)
+    filtering, rule = header.config.filtering, rule_of(header)
+    return replace(rule, tau=filtering.tau) if filtering.engine == "clip" else rule
 
 
 def check_scored(config: RunConfig, conditions: Sequence[KeepCondition], where: str) -> None:

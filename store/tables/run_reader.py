@@ -63,21 +63,6 @@ def draw_rows(counts: Sequence[int], size: int, seed: int) -> dict[int, list[int
     return dict(chosen)
 
 
-def _rows(shard: CommittedShard, rows: Sequence[int], columns: Sequence[str], *, kept_only: bool) -> pa.Table:
-    names = SCHEMAS[EXPRESSIONS].names
-    needed = dict.fromkeys([*(name for name in columns if name in names), "image_id", "target_mask_ids", "kept"])
-    table = shard.table(EXPRESSIONS, tuple(needed))
-    if kept_only:
-        table = table.filter(table["kept"])
-    if rows[-1] >= table.num_rows:
-        number = shard.receipt.shard
-        raise ConfigError(f"shard {number} has fewer expressions than its receipt says: run `pseudoris verify`")
-    table = table.take(list(rows))
-    of = {name: [each for each in columns if each in known] for name, known in _BESIDE.items()}
-    found = shard.beside(table, of)
-    return pa.table({name: found[name] if name in found else table[name] for name in columns})
-
-
 def _field(name: str) -> pa.Field:
     table = EXPRESSIONS if name in SCHEMAS[EXPRESSIONS].names else IMAGES if name in _BESIDE[IMAGES] else MASKS
     field = SCHEMAS[table].field(name).with_nullable(True)
@@ -218,10 +203,22 @@ class Run:
         if repeated:
             raise ConfigError(f"the column {repeated[0]!r} is asked for twice: give it once")
         counts = [each.counts.kept if kept_only else each.counts.expressions for each in self._opened.receipts]
-        drawn = draw_rows(counts, num_rows, seed).items()
         schema = pa.schema([_field(name) for name in columns])
-        found = (_rows(self._opened.shard(at), rows, columns, kept_only=kept_only).cast(schema) for at, rows in drawn)
-        return pa.concat_tables([schema.empty_table(), *found])
+        own = [name for name in columns if name in SCHEMAS[EXPRESSIONS].names]
+        of = {name: [each for each in columns if each in known] for name, known in _BESIDE.items()}
+        found = [schema.empty_table()]
+        for at, rows in draw_rows(counts, num_rows, seed).items():
+            shard = self._opened.shard(at)
+            table = shard.table(EXPRESSIONS, tuple(dict.fromkeys([*own, "image_id", "target_mask_ids", "kept"])))
+            if kept_only:
+                table = table.filter(table["kept"])
+            if rows[-1] >= table.num_rows:
+                number = shard.receipt.shard
+                raise ConfigError(f"shard {number} has fewer expressions than its receipt says: run `pseudoris verify`")
+            table = table.take(rows)
+            columns_of = {**{name: table[name] for name in own}, **shard.beside(table, of)}
+            found.append(pa.table({name: columns_of[name] for name in columns}).cast(schema))
+        return pa.concat_tables(found)
 
     def _dataset(self, table: str) -> ds.Dataset:
         # Parts are opened by name. A listing would also find files that were replaced or never committed.
@@ -266,7 +263,9 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
 
     def __init__(self, location: RunLocation, table: str, parts: Sequence[PartRecord]) -> None:
         checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-        form, files = ds.ParquetFileFormat(default_fragment_scan_options=checked), arrow_filesystem(location)
+        form = ds.ParquetFileFormat(default_fragment_scan_options=checked)
+        # Both read paths of the form `location.uri(path)` and can be pickled for the workers of a data loader.
+        files = fs.PyFileSystem(_RunFiles(location)) if "://" in location.root else fs.LocalFileSystem()
         fragments = [form.make_fragment(location.uri(part_path(table, part)), files) for part in parts]
         super().__init__(fragments, SCHEMAS[table], form, files)
         self._made_of, self._unproven = (location, table, parts), dict(enumerate(fragments))
@@ -277,25 +276,22 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
 
     @contextmanager
     def _told(self, end: int = sys.maxsize) -> Iterator[None]:
+        """Compare the footers before `end`, once, with what their parts must hold: footers have no checksums."""
+        location, table, parts = self._made_of
         try:
-            self._prove(end)
+            # For a renamed column Arrow would return nulls. The footers are read before the scan, and kept for it.
+            some = {number: each for number, each in tuple(self._unproven.items()) if number < end}
+            read = map_in_threads(lambda each: (each.physical_schema, each.metadata), some.values(), READERS)
+            for number, (schema, metadata) in zip(some, read, strict=True):
+                if schema.equals(SCHEMAS[table]) and metadata.num_rows == parts[number].rows:
+                    self._unproven.pop(number, None)
+                else:
+                    read_whole(location, table, parts[number])
             yield
         except (pa.ArrowException, OSError):
-            for part in self._made_of[2]:
-                read_whole(*self._made_of[:2], part)
+            for part in parts:
+                read_whole(location, table, part)
             raise
-
-    def _prove(self, end: int = sys.maxsize) -> None:
-        """Compare the footers before `end`, once, with what their parts must hold: footers have no checksums."""
-        # For a renamed column Arrow would return nulls. The footers are read before the scan, and kept for it.
-        location, table, parts = self._made_of
-        some = {number: each for number, each in tuple(self._unproven.items()) if number < end}
-        read = map_in_threads(lambda each: (each.physical_schema, each.metadata), some.values(), READERS)
-        for number, (schema, metadata) in zip(some, read, strict=True):
-            if schema.equals(SCHEMAS[table]) and metadata.num_rows == parts[number].rows:
-                self._unproven.pop(number, None)
-            else:
-                read_whole(location, table, parts[number])
 
     count_rows, get_fragments, scanner, sort_by, take, to_table = map(
         _proven, ("count_rows", "get_fragments", "scanner", "sort_by", "take", "to_table")
@@ -319,14 +315,6 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
         found: _PartsDataset = super().filter(expression)
         found._made_of, found._unproven = self._made_of, self._unproven
         return found
-
-
-def arrow_filesystem(location: RunLocation) -> fs.FileSystem:
-    """Return a filesystem that reads paths of the form `location.uri(path)`. On a disk it is pyarrow's own, faster one.
-
-    It can be pickled, so that the workers of a data loader can receive a dataset that uses it.
-    """
-    return fs.PyFileSystem(_RunFiles(location)) if "://" in location.root else fs.LocalFileSystem()
 
 
 class _RunFiles(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types

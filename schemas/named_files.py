@@ -1,17 +1,26 @@
-"""Reads the file of `composing.bank`: texts of what may be absent. For `config_layers` and `stage_settings`."""
+"""Files that settings name, and the one of `composing.bank`. For `fitted`, `config_layers` and `stage_settings`.
+
+A file is read once, when a config is resolved. A run's header holds its content: no reader of the run opens the file.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
+from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated_dataclass
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.fitted import NamedFile, read_named
+from pseudoris.schemas.frozen import FrozenModel, Sha256
 from pseudoris.schemas.shard import clean_text
+from pseudoris.schemas.untrusted import open_linked
+from pseudoris.schemas.uris import BUILTIN_PREFIX
+from pseudoris.schemas.yaml_text import MAX_LETTERS
 
 # The header of a run stores the texts of its bank, and each command parses the header.
 MAX_TEXTS: Final = 5_000
@@ -22,6 +31,37 @@ _FOREIGN: Final = re.compile(
     re.IGNORECASE,
 )
 _BANK_REMEDY: Final = "name a file with one text a line, such as `the red boat`"
+
+
+class NamedFile(FrozenModel):
+    """A file that a setting names; what it held when the config was resolved stands beside it. Opens no file."""
+
+    # A local path, or `builtin:<file>` for one that is shipped beside the presets.
+    uri: str = Field(min_length=1)
+    # The digest of the file. A file with another digest is refused. Filled in if it is not given.
+    sha256: Sha256
+
+
+def read_named(key: str, uri: str, sha256: object, remedy: str) -> tuple[bytes, str]:
+    """Return the content and digest of a file that a setting names: a local path, or `builtin:<file>`.
+
+    Raises:
+        ConfigError: It cannot be read, which `remedy` ends, or has another digest than `sha256`; `key` is named.
+    """
+    path = resources.files("pseudoris.schemas") / "presets" / uri.removeprefix(BUILTIN_PREFIX)
+    try:
+        with open_linked(Path(str(path) if uri.startswith(BUILTIN_PREFIX) else uri)) as file:
+            data = file.read(MAX_LETTERS + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{key}: uri {uri!r} cannot be read ({reason}): {remedy}") from None
+    digest = hashlib.sha256(data).hexdigest()
+    if sha256 not in (None, digest):
+        raise ConfigError(
+            f"{key}: {uri} has the sha256 {digest}, expected {sha256}: restore the file, or leave sha256 out to accept "
+            "any"
+        )
+    return data, digest
 
 
 @validated_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
