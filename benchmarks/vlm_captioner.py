@@ -29,7 +29,7 @@ from pseudoris.workers.captions.decoding_rules import ImageCrops, configured_rul
 from pseudoris.workers.captions.distinctive import Others
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.vlm_captioner import VlmCaptioner, vlm_engine
-from pseudoris.workers.captions.vlm_loading import Vlm, load_vlm
+from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions, load_vlm
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
 from pseudoris.workers.device import prepare_device
 from recipes.llava_recipe import FOLDER
@@ -106,7 +106,8 @@ def config_of(folder: str) -> RunConfig:
 def measure(config: RunConfig, *, masks: Sequence[int], repeats: int) -> list[Row]:
     """Return the rows of one image for each number of masks."""
     device = prepare_device(config.compute)
-    vlm, captions = load_vlm(config.captions, device, torch.float32), config.captions
+    captions = config.captions
+    vlm = load_vlm(captions.weights, VlmOptions.of(captions), device, torch.float32)
     own_sampling = captions.sampling.model_copy(update={"is_distinctive": False})
     own_captions = captions.model_copy(update={"sampling": own_sampling})
     captioner, rows = VlmCaptioner(captions, config.compute), []

@@ -23,7 +23,7 @@ from pseudoris.store.runs.attempts import begin_attempt, end_attempt
 from pseudoris.workers.composing.composer import refusal
 from pseudoris.workers.composing.posterior import drawn_by_mask
 from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages
-from pseudoris.workers.stages import STAGES, stages_named, stages_of
+from pseudoris.workers.stages import POOL_STAGES, STAGE_PROPOSE, STAGES, stages_named
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,9 @@ class StageActor:
 
     def __init__(self, job: Job, pool: str) -> None:
         """Load the models of the stages of `pool`, and check that this process has the run's identity."""
-        names = stages_of(pool, job.config)
+        # Masks that come from another run need no proposer.
+        is_stored = job.config.placement.masks_from is not None
+        names = tuple(name for name in POOL_STAGES[pool] if not (is_stored and name == STAGE_PROPOSE))
         self._job = job
         self._pool = pool
         self._stages: FaultTolerantStages | None = None

@@ -1,12 +1,10 @@
 """Random numbers for captions, datasets and learners: a draw depends on its key alone, not on order, process or batch.
 
-With a global generator every draw would depend on the order of the work, so another number of workers would give other
-bytes. numpy's generators are not used because their streams may change between versions, and an epoch that began under
-one version must resume under the next.
+With a global generator every draw would depend on the order of the work. numpy's generators are not used because their
+streams may change between versions. Called by `interchange`, `training` and `workers`.
 
-There are two generators: `draws` (BLAKE2b) for the captioner; `permutation`, `draw_below`, `draw_texts`,
-`draw_weighted_texts` and `draw_texts_by_weight` (SplitMix64 and BLAKE2b over a key) for datasets and training.
-Reproducible results depend on the bits of both. Called by `interchange`, `training` and `workers`.
+`draws` (BLAKE2b) is the captioner's. All others (SplitMix64 and BLAKE2b over a key) are those of datasets and training.
+The bits of both must never change: tables and resumed epochs depend on them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What `compute` asks of torch: device, dtype, repeatable kernels; and copies between host and device.
+"""Prepares torch as `compute` asks (device, dtype, repeatable kernels), and copies between host and device.
 
-Every engine of `workers` and the frozen CLIP and SAM of `training` use it. Its switches decide the bits of a run.
+Every engine of `workers` and the frozen CLIP and SAM of `training` use it. Its switches decide the bits of a run, and
+none may let a kernel be chosen by timing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The English that the rules know: classes of words, for head nouns and for what describes them, and plurals.
+"""The English that the rules know: sets of words, for head nouns and for what describes them, and plurals.
 
-Every word outside these sets counts as a noun, because most unknown words of a caption are nouns. So an adjective must
-be listed only if it may end a noun phrase ("the cat asleep"), be used alone ("the red"), or follow a comma ("a small,
-red hat"). Used by `workers`, `training` and `interchange`.
+`workers`, `training` and `interchange` read it. Every word outside these sets counts as a noun, because most unknown
+words of a caption are nouns. So an adjective must be listed only if it may end a noun phrase ("the cat asleep"), be
+used alone ("the red"), or follow a comma ("a small, red hat"). Every word here decides bytes of the tables.
 """
 
 from __future__ import annotations

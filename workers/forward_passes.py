@@ -1,7 +1,8 @@
 """Compiles towers (`compute.is_compiled`), and shares open_clip's blocks. For `captions`, `filtering`, `masks`.
 
 A `Block` shares the norms, layer scales, activation and weights of one of open_clip's attention blocks. Its linear
-layers use the fastest product on the device; subclasses do the attention that open_clip does not offer.
+layers use the fastest product on the device; subclasses do the attention that open_clip does not offer. No program and
+no product may be chosen by timing, because the choice decides bits.
 """
 
 from __future__ import annotations
@@ -21,24 +22,6 @@ from pseudoris.workers.pass_sizes import LEAST_PACKED_INPUTS
 _MAX_PROGRAMS = 128
 
 
-def _set_up() -> None:
-    """Make the compiled programs depend on the shapes alone, not on the order in which a process sees them."""
-    # By default torch compiles eight shapes of a function and runs all others uncompiled, so the order of the work
-    # would decide which eight. It may also choose kernels by timing.
-    # Imported here: it takes as long to import as torch itself, and most processes compile nothing.
-    import torch._dynamo
-    import torch._inductor.config
-
-    torch._dynamo.config.recompile_limit = _MAX_PROGRAMS
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
-    if not hasattr(torch._inductor.config, "deterministic"):
-        raise ConfigError(
-            f"compute.is_compiled=true, but torch {torch.__version__} chooses kernels by timing: "
-            "install a later version, or --set compute.is_compiled=false"
-        )
-    torch._inductor.config.deterministic = True
-
-
 def padded(rows: torch.Tensor, count: int) -> torch.Tensor:
     """Return rows (R, ...) followed by zeros, (count, ...)."""
     missing = count - len(rows)
@@ -47,7 +30,20 @@ def padded(rows: torch.Tensor, count: int) -> torch.Tensor:
 
 def compile_tower(tower: nn.Module) -> None:
     """Compile a module's forward pass in place: one program for each shape that it is called with."""
-    _set_up()
+    # Imported here: it takes as long to import as torch itself, and most processes compile nothing.
+    import torch._dynamo
+    import torch._inductor.config
+
+    # By default torch compiles eight shapes of a function and runs all others uncompiled, so the order of the work
+    # would decide which eight. It may also choose kernels by timing.
+    torch._dynamo.config.recompile_limit = _MAX_PROGRAMS
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    if not hasattr(torch._inductor.config, "deterministic"):
+        raise ConfigError(
+            f"compute.is_compiled=true, but torch {torch.__version__} chooses kernels by timing: "
+            "install a later version, or --set compute.is_compiled=false"
+        )
+    torch._inductor.config.deterministic = True
     tower.compile(dynamic=False)
 
 

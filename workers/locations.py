@@ -1,4 +1,7 @@
-"""Opens a path or fsspec url that a setting names. Called by `checkpoints`, `masks` and `workers/stages.py`."""
+"""Opens a path or fsspec url that a setting names. Called by `checkpoints`, `masks` and `stages`.
+
+A pipe or device must never be opened, because it could block for ever; nor may a path be read as a chain of urls.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 "A close up of a man in a red shirt holding a frisbee on a beach" is about a man; "in a red shirt" and "holding a
 frisbee" describe him, and the beach is scenery. Clauses count as what they say of their subject: "a circle that is red
-and has a tail" is a red circle with a tail. What the rules cannot place is left out.
+and has a tail" is a red circle with a tail. A rule that cannot place words must leave them out, not guess.
 """
 
 from __future__ import annotations
@@ -22,21 +22,13 @@ Number = Literal["one", "pair", "several", "stuff"]
 
 @dataclass(frozen=True, slots=True)
 class NounPhrase:
-    """What a caption says of the thing that it is about.
+    """What a caption says of the thing that it is about."""
 
-    Attributes:
-        noun: The head: a word, or a fixed compound.
-        before: Attributes in front of it: adjectives, nouns, an owner ("man's").
-        after: Attributes behind it: "in a red shirt", "holding a frisbee", "sitting".
-        number: How many things the noun names.
-        words: The attributes' content words, one entry an attribute: equal for "in a red shirt" and "wearing a red
-            shirt".
-    """
-
-    noun: str
-    before: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
-    number: Number = "one"
+    noun: str  # the head: a word, or a fixed compound
+    before: tuple[str, ...] = ()  # attributes in front of it: adjectives, nouns, an owner ("man's")
+    after: tuple[str, ...] = ()  # attributes behind it: "in a red shirt", "holding a frisbee", "sitting"
+    number: Number = "one"  # how many things the noun names
+    # The attributes' content words, one entry an attribute: equal for "in a red shirt" and "wearing a red shirt".
     words: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -370,7 +362,7 @@ def insert_adjective(before: list[str], adjective: str) -> None:
 
 
 def _rank(attribute: str) -> int:
-    """The place of an attribute before a noun: sizes first, then others, colours, nouns last."""
+    """Return the place of an attribute before a noun: sizes first, then others, colours, nouns last."""
     words = attribute.split()
     if words[0] in lexicon.SIZES:
         return 0

@@ -1,8 +1,8 @@
 """How much goes through a model at once. Called by the engines of `workers`, and by `stages.py` for a run's identity.
 
-These numbers are constants, not settings: another batch size changes the rounding, and so the output bytes.
-`{"cpu": …, "cuda": …}` is by kind of device. A run's identity holds `pass_sizes_digest()` as `pseudoris.passes`, so
-that a changed number is seen when a run is resumed.
+These numbers are constants, not settings: another batch size changes the rounding, and so the output bytes. Every
+constant enters `pass_sizes_digest`, by which a resumed run sees a changed number. `{"cpu": …, "cuda": …}` is by kind
+of device.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Memory settings of CPU processes, set by `executor`: they reuse freed memory, and keep few of oneDNN's kernels."""
+"""Environment of processes that compute on a CPU: they reuse freed memory, and keep few of oneDNN's kernels.
+
+The pipeline's `executor` sets it before a process starts, because glibc reads it only then.
+"""
 
 from __future__ import annotations
 

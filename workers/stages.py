@@ -1,7 +1,8 @@
 """The three stages of a run in their order: name, part of the config, and the engine behind each.
 
 `pipeline` builds them and asks for their digests; `doctor` and `weights` check them; `training` takes digests and the
-kind of device. Called by `cli`, `pipeline`, `training` and `workers`.
+kind of device. Importing an engine loads torch and open_clip, which takes seconds, so this module must import none: the
+digests of what our engines load are here too, with the kind of device, which alone may load torch.
 
 A model is replaced by a plug-in: a class that follows the protocol `Engine` below, found by its entry point.
 
@@ -13,9 +14,6 @@ A plug-in package declares, for instance
 and a run selects it with `--set captions.engine=blip`. Its own settings are in `captions.options`. It does its work on
 an image through `pseudoris.workers.faults.quarantine.apply_to_images`, which quarantines an image on which it raises,
 and may take pixels, decoded once for all stages, from `pseudoris.workers.crops.shard_pixels.prefetched_pixels`.
-
-The digests of what our engines load are here, with the errors of `Engine.weights_digest`: importing an engine loads
-torch and open_clip, which takes seconds. So is the kind of device, which alone may load torch.
 """
 
 from __future__ import annotations
@@ -187,12 +185,6 @@ POOL_STAGES: Final = {
 }
 
 
-def stages_of(pool: str, config: RunConfig) -> tuple[str, ...]:
-    """Return the stages that actors of `pool` hold: without the proposer, if the masks come from another run."""
-    is_stored = config.placement.masks_from is not None
-    return tuple(name for name in POOL_STAGES[pool] if not (is_stored and name == STAGE_PROPOSE))
-
-
 def _one_after_another(first: Stage, then: Stage, shard: Shard) -> Shard:
     return then(first(shard))
 
@@ -314,12 +306,8 @@ def device_kind(compute: ComputeConfig) -> str:
         import torch
 
         return f"cpu {machine} {torch.backends.cpu.get_cpu_capability()}"
-    flags = _cpu_flags()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    flags = set(next((line for line in lines if line.startswith("flags")), "").split())
     if {"avx512vl", "avx512bw", "avx512dq", "fma"} <= flags:
         return f"cpu {machine} AVX512"
     return f"cpu {machine} {'AVX2' if {'avx2', 'fma'} <= flags else 'DEFAULT'}"
-
-
-def _cpu_flags() -> set[str]:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return set(next((line for line in lines if line.startswith("flags")), "").split())

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import vlm_captioner
 from pseudoris.workers.captions.vlm_captioner import VlmCaptioner, vlm_engine
-from pseudoris.workers.captions.vlm_loading import load_vlm
+from pseudoris.workers.captions.vlm_loading import VlmOptions, load_vlm
 from recipes.llava_recipe import FOLDER
 
 
@@ -13,7 +13,7 @@ from recipes.llava_recipe import FOLDER
 def test_all_sides_caption_the_same_crops():
     config = vlm_captioner.config_of(str(FOLDER))
     # In float64: in float32 the two orders of summation may flip a draw.
-    vlm = load_vlm(config.captions, torch.device("cpu"), torch.float64)
+    vlm = load_vlm(config.captions.weights, VlmOptions.of(config.captions), torch.device("cpu"), torch.float64)
     image = vlm_captioner.crops_of(VlmCaptioner(config.captions, config.compute), 2)
     ours = vlm_engine(vlm, config.captions, seed=0)
     plain = vlm_captioner.PlainLoop(vlm, ours.special, config.captions, seed=0)

@@ -1,8 +1,8 @@
-"""CoCa's towers for the tree decoder, with caches over a prefix tree. For `captioner` and `static_engine`.
+"""Runs CoCa's text tower and decoder over a prefix tree, and computes no prefix twice. Built by `captioner`.
 
 The text tower and the decoder's first self-attention see no image; their keys and values are cached per prefix. All
 layers after the first cross-attention are cached per (prefix, crop). The keys and values of the image tokens are
-computed once per crop and layer. The result equals open_clip's full forward up to rounding.
+computed once per crop and layer. The result must equal open_clip's full forward up to rounding.
 """
 
 from __future__ import annotations
@@ -47,9 +47,8 @@ def cached_attention(
 class NodeCache:
     """Keys and values of the nodes of a prefix tree, one row per node, for the layers of one tower.
 
-    The cache is a stack. Nodes are numbered in the order of writing, and freed from the end when a branch of the tree
-    is done. `CacheIndex` holds the node numbers of a prefix's positions, so that a fork copies numbers, not keys.
-    Memory is kept from image to image.
+    The cache is a stack: nodes are numbered in the order of writing, and freed from the end. `CacheIndex` holds the
+    node numbers of a prefix's positions, so that a fork copies numbers, not keys. Memory is kept from image to image.
     """
 
     def __init__(self, num_layers: int, num_heads: int, width: int, *, like: torch.Tensor) -> None:
@@ -104,23 +103,15 @@ class NodeCache:
 
 @dataclass(frozen=True, slots=True)
 class CacheIndex:
-    """The cache nodes of the positions of each prefix and pair.
+    """The cache nodes of the positions of each prefix and pair."""
 
-    Attributes:
-        first_prefix: Node of the first prefix's newest position; those of the other prefixes follow.
-        first_pair: The same for the pairs.
-        prefixes: (U, T) int64 nodes.
-        pairs: (P, T) int64 nodes.
-        is_padding: (U, T) bool, positions that the text tower masks as padding; None if there are none.
-        tokens: (U,) the newest tokens, in host memory, where they are compared with padding.
-    """
-
-    first_prefix: int
-    first_pair: int
-    prefixes: torch.Tensor
-    pairs: torch.Tensor
+    first_prefix: int  # node of the first prefix's newest position; those of the other prefixes follow
+    first_pair: int  # the same for the pairs
+    prefixes: torch.Tensor  # (U, T) int64 nodes
+    pairs: torch.Tensor  # (P, T) int64 nodes
+    # (U, T) bool, positions that the text tower masks as padding; None if there are none.
     is_padding: torch.Tensor | None
-    tokens: Ints
+    tokens: Ints  # (U,) the newest tokens, in host memory, where they are compared with padding
 
 
 class CachedCocaTowers:
@@ -204,30 +195,23 @@ class CachedCocaTowers:
         first_states, queries = torch.cat(all_states), torch.cat(all_queries)
         hidden = first_states.new_empty(len(level.pair_prefix), first_states.shape[1])
         for rows in self._parts(len(hidden), cache_index.pairs.shape[1]):
-            hidden[rows] = self._states_of_pairs(level, cache_index, rows, first_states, queries)
+            crops, node = level.pair_crop[rows], cache_index.first_pair + rows.start
+            present = slice(int(crops[0]), int(crops[-1]) + 1)
+            crops = crops - present.start
+            # Pairs are sorted by crop.
+            counts = np.bincount(crops, minlength=present.stop - present.start)
+            rows_a_crop = int(counts.max())
+            numbers = crops * rows_a_crop + np.arange(len(crops)) - (np.cumsum(counts) - counts)[crops]
+            slots, prefix = (to_device(each, self._device) for each in (numbers, level.pair_prefix[rows]))
+            image = [(keys[present], values[present]) for keys, values in self._image]
+            x, asked = first_states[prefix], queries[prefix]
+            x = _cross_step(blocks.cross[0], x, asked, keys_values=image[0], slots=slots, rows_a_crop=rows_a_crop)
+            for layer, (block, cross) in enumerate(zip(blocks.layers[1:], blocks.cross[1:], strict=True)):
+                x = _self_step(block, x, self._pair_cache, layer=layer, first=node, nodes=cache_index.pairs[rows])
+                asked = cross.queries(cross.ln_1(x))
+                x = _cross_step(cross, x, asked, keys_values=image[layer + 1], slots=slots, rows_a_crop=rows_a_crop)
+            hidden[rows] = blocks.ln_final(x)
         return hidden, cache_index
-
-    def _states_of_pairs(
-        self, level: PrefixLevel, cache_index: CacheIndex, rows: slice, first: torch.Tensor, queries: torch.Tensor
-    ) -> torch.Tensor:
-        crops, node = level.pair_crop[rows], cache_index.first_pair + rows.start
-        present = slice(int(crops[0]), int(crops[-1]) + 1)
-        crops = crops - present.start
-        # Pairs are sorted by crop.
-        counts = np.bincount(crops, minlength=present.stop - present.start)
-        rows_a_crop = int(counts.max())
-        numbers = crops * rows_a_crop + np.arange(len(crops)) - (np.cumsum(counts) - counts)[crops]
-        slots, prefix = (to_device(each, self._device) for each in (numbers, level.pair_prefix[rows]))
-        image = [(keys[present], values[present]) for keys, values in self._image]
-        layers, crosses = self.blocks.layers, self.blocks.cross
-        x = _cross_step(
-            crosses[0], first[prefix], queries[prefix], keys_values=image[0], slots=slots, rows_a_crop=rows_a_crop
-        )
-        for layer, (block, cross) in enumerate(zip(layers[1:], crosses[1:], strict=True)):
-            x = _self_step(block, x, self._pair_cache, layer=layer, first=node, nodes=cache_index.pairs[rows])
-            asked = cross.queries(cross.ln_1(x))
-            x = _cross_step(cross, x, asked, keys_values=image[layer + 1], slots=slots, rows_a_crop=rows_a_crop)
-        return self.blocks.ln_final(x)  # type: ignore[no-any-return]
 
     def _parts(self, num_rows: int, num_positions: int) -> Iterator[slice]:
         """Slices of rows that are computed together, so that a layer's temporaries stay below their bound."""

@@ -1,4 +1,7 @@
-"""The caption stage: `TreeCaptioner` turns masks into candidates, `CocaCaptioner` by CoCa. Built by `stages`."""
+"""The caption stage: `TreeCaptioner` turns masks into candidates, `CocaCaptioner` by CoCa. Built by `stages`.
+
+Several images may share a pass. On a CPU that changes the last bits, so groups are formed by the shard alone.
+"""
 
 from __future__ import annotations
 
@@ -165,7 +168,7 @@ class TreeCaptioner:
     def _caption_together(self, images: Sequence[ShardImage], decode: Decode) -> list[ShardImage]:
         """As `_caption`; in fixed shapes, fewer images together where memory runs out, which changes no bit."""
         work = partial(self._caption, decode=decode)
-        if self._engine.crops_together == 1:
+        if not self._engine.is_static:
             return work(images)
 
         def remember(num_images: int) -> None:

@@ -1,7 +1,7 @@
-"""CoCa's layers compute one position of many prefixes, over its own weights. For `cached_towers`, `static_towers`.
+"""CoCa's layers as one position of many prefixes goes through them. For `cached_towers` and `static_towers`.
 
-`nn.MultiheadAttention` cannot take past keys and values, so the attention between a block's two halves is that of the
-towers that hold the caches: over a prefix tree (`cached_towers`), or in fixed shapes (`static_towers`).
+`nn.MultiheadAttention` cannot take past keys and values. So these blocks share the model's weights and compute all but
+the attention, which the towers compute over their caches. A block must equal open_clip's own up to rounding.
 """
 
 from __future__ import annotations
@@ -35,17 +35,7 @@ class CrossAttention(Block):
 
 
 class CocaBlocks:
-    """The blocks of a CoCa, in the order in which a position goes through them.
-
-    Attributes:
-        text: The text tower, for its embeddings.
-        text_layers: Its blocks.
-        layers: The decoder's self-attention blocks.
-        cross: Its cross-attention blocks, one after each of `layers`.
-        ln_final: The norm before the vocabulary.
-        width: Of the decoder.
-        like: A weight, of the dtype and on the device of all.
-    """
+    """The blocks of a CoCa, in the order in which a position goes through them."""
 
     def __init__(self, model: CoCa) -> None:
         """Share the weights of `model`, in eval mode on its device."""
@@ -53,9 +43,11 @@ class CocaBlocks:
         decoder = model.text_decoder
         self.text_layers = [SelfAttentionBlock(block) for block in text.transformer.resblocks]
         self.layers = [SelfAttentionBlock(block) for block in decoder.resblocks]
+        # One after each of `layers`.
         self.cross = [CrossAttention(block) for block in decoder.cross_attn]
         self.ln_final = decoder.ln_final
         self.width = int(decoder.resblocks[0].attn.embed_dim)
+        # A weight, of the dtype and on the device of all.
         self.like = cast(torch.Tensor, text.token_embedding.weight)
 
 

@@ -1,15 +1,7 @@
-"""Decoding without a model, for all engines: its rules, crops and captions of an image, beam search, prefix levels.
+"""Decoding without a model: the rules, an image's crops and captions, prefix levels, beam search. For all engines.
 
-open_clip runs beam search through transformers' group beam search, with 6 beams in 3 groups without a diversity term.
-So every group does the same search over `num_beams / num_groups` beams, and one group is enough here (a test runs all
-three). The score of a beam is the sum of raw logits, or of log-probabilities, divided by length^penalty; length counts
-SOT, and EOS unless `counts_eos` is false. Whether any open beam can still improve is asked with the token that was just
-appended counted, EOS or not.
-Source: open_clip 3.3.0, `CoCa._generate_beamsearch`; transformers 4.56, `BeamSearchScorer`; without `counts_eos`
-transformers 4.30.2, of the same name.
-
-Equal prefixes of all rules, masks and crop kinds are one node of a tree, computed once and cached. All unfinished rows
-have prefixes of one length, so the tree is decoded level by level. Called by `interchange` and `workers`.
+`interchange` reads the order of the rules, so importing it loads no torch. Equal prefixes of all rules, masks and crop
+kinds are one node of a tree. All unfinished rows have prefixes of one length, so the tree is decoded level by level.
 """
 
 from __future__ import annotations
@@ -25,7 +17,6 @@ from numpy.typing import NDArray
 from pseudoris.schemas.config import CaptionsConfig
 
 if TYPE_CHECKING:
-    # Imported here, because exports read the order of the rules without torch.
     import torch
 
 RuleName = Literal["beam", "top_k", "top_p"]
@@ -58,39 +49,27 @@ def configured_rules(config: CaptionsConfig) -> tuple[DecodingRule, ...]:
 
 @dataclass(frozen=True, slots=True)
 class ImageCrops:
-    """The crops of all masks of one image.
+    """The crops of all masks of one image."""
 
-    Attributes:
-        image_id: Part of the key of random draws.
-        kinds: Names of the K crop kinds, in the order of the tables.
-        mask_indices: `MaskRecord.index` of the N masks, part of the key of random draws; the reduction leaves gaps.
-        pixels: (K, N, 3, S, S) float, normalised for the model, on its device and in its dtype.
-        embeddings: (N, E) float, normalised, of the masks, whose products are the similarities s_ij for every kind;
-            None: s_ij is by the crops' own embeddings.
-    """
-
-    image_id: str
-    kinds: tuple[str, ...]
+    image_id: str  # part of the key of random draws
+    kinds: tuple[str, ...]  # names of the K crop kinds, in the order of the tables
+    # `MaskRecord.index` of the N masks, part of the key of random draws; the reduction leaves gaps.
     mask_indices: tuple[int, ...]
-    pixels: torch.Tensor
+    pixels: torch.Tensor  # (K, N, 3, S, S) float, normalised for the model, on its device and in its dtype
+    # (N, E) float, normalised, of the masks, whose products are the similarities s_ij for every kind; None: s_ij
+    # is by the crops' own embeddings.
     embeddings: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratedCaption:
-    """The caption of one crop by one rule, as tokens.
+    """The caption of one crop by one rule, as tokens."""
 
-    Attributes:
-        mask_number: Number of the mask among the image's masks, from 0.
-        crop: Name of the crop kind.
-        tokens: Token ids without SOT and EOS.
-        log_prob, others, num_others, other_masks: As of `CaptionSample`.
-    """
-
-    mask_number: int
-    crop: str
+    mask_number: int  # number of the mask among the image's masks, from 0
+    crop: str  # name of the crop kind
     rule: DecodingRule
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...]  # without SOT and EOS
+    # As of `CaptionSample`, with those that follow.
     log_prob: float
     others: str = "none"
     num_others: int = 0
@@ -107,25 +86,15 @@ _VOCABULARY_BOUND = 2**32
 
 @dataclass(frozen=True, slots=True)
 class PrefixLevel:
-    """The unique prefixes of one length, and the pairs (prefix, crop) whose hidden states a row reads.
+    """The unique prefixes of one length, and the pairs (prefix, crop) whose hidden states a row reads."""
 
-    Attributes:
-        tokens: (U,) the last token of each prefix.
-        parents: (U,) each prefix without its last token, as an index into the previous level.
-        row_prefix: (R,) the prefix of each row.
-        pair_prefix: (P,) prefixes of the pairs, which are ordered by crop, then prefix.
-        pair_crop: (P,) their crops.
-        pair_parent: (P,) the pair of the same crop and the parent prefix, in the previous level.
-        pair_of: (U, C) index of the pair, -1 if no row reads it.
-    """
-
-    tokens: Ints
-    parents: Ints
-    row_prefix: Ints
-    pair_prefix: Ints
-    pair_crop: Ints
-    pair_parent: Ints
-    pair_of: Ints
+    tokens: Ints  # (U,) the last token of each prefix
+    parents: Ints  # (U,) each prefix without its last token, as an index into the previous level
+    row_prefix: Ints  # (R,) the prefix of each row
+    pair_prefix: Ints  # (P,) prefixes of the pairs, which are ordered by crop, then prefix
+    pair_crop: Ints  # (P,) their crops
+    pair_parent: Ints  # (P,) the pair of the same crop and the parent prefix, in the previous level
+    pair_of: Ints  # (U, C) index of the pair, -1 if no row reads it
 
 
 def extend(before: PrefixLevel | None, parents: Ints, tokens: Ints, needs: Bools) -> PrefixLevel:
@@ -163,17 +132,11 @@ def until_eos(tokens: Ints, eos: int) -> tuple[int, ...]:
 
 
 class Towers(Protocol):
-    """A captioner's decoder over the levels of one prefix tree, with caches. Encodings are what its image tower made.
+    """A captioner's decoder over the levels of one prefix tree, with caches; encodings are its image tower's."""
 
-    Attributes:
-        max_prefix_length: The longest prefix, SOT included, that the model has positions for.
-        num_pairs: Pairs (prefix, crop) computed so far. For benchmarks, as the next.
-        num_asked: Pairs that rows of the captioner read. Without a tree all of these would be computed.
-    """
-
-    max_prefix_length: int
-    num_pairs: int
-    num_asked: int
+    max_prefix_length: int  # the longest prefix, SOT included, that the model has positions for
+    num_pairs: int  # pairs (prefix, crop) computed so far; for benchmarks, as the next
+    num_asked: int  # pairs that rows of the captioner read; without a tree all of these would be computed
 
     def image_bytes(self, encodings: Sequence[Any]) -> int:
         """Return the bytes that the crops of these encodings, at least one, take while they are attended to."""
@@ -209,38 +172,34 @@ INACTIVE = -1e9
 
 @dataclass(frozen=True, slots=True)
 class BeamExtension:
-    """One way to extend a beam: the token to append, and the sums with it.
+    """One way to extend a beam: the token to append, and the sums with it."""
 
-    Attributes:
-        score: Sum of logits or log-probabilities, including this token's.
-        log_prob: Sum of natural log-probabilities under the full softmax, including this token's.
-        beam: Index of the beam that is extended.
-    """
-
-    score: float
-    log_prob: float
+    score: float  # sum of logits or log-probabilities, including this token's
+    log_prob: float  # sum of natural log-probabilities under the full softmax, including this token's
     token: int
-    beam: int
+    beam: int  # index of the beam that is extended
 
 
 @dataclass(frozen=True, slots=True)
 class Beam:
-    """An unfinished caption, or a finished one.
+    """An unfinished caption, or a finished one."""
 
-    Attributes:
-        score: Sum of logits or log-probabilities; of a finished caption divided by length^penalty.
-        log_prob: Sum of natural log-probabilities, including EOS if it was emitted.
-        tokens: Without SOT and EOS.
-    """
-
-    score: float
-    log_prob: float = 0.0
-    tokens: tuple[int, ...] = ()
+    score: float  # sum of logits or log-probabilities; of a finished caption divided by length^penalty
+    log_prob: float = 0.0  # sum of natural log-probabilities, including EOS if it was emitted
+    tokens: tuple[int, ...] = ()  # without SOT and EOS
 
 
 @dataclass(slots=True)
 class BeamSearch:
-    """The search over one crop; `advance` extends it by one token."""
+    """The search over one crop; `advance` extends it by one token.
+
+    open_clip searches in groups without a diversity term, so that every group does the same search over
+    `num_beams / num_groups` beams, and one group is enough. The score of a beam is the sum of raw logits, or of
+    log-probabilities, divided by length^penalty; length counts SOT, and EOS unless `counts_eos` is false. Whether any
+    open beam can still improve is asked with the token that was just appended counted, EOS or not.
+    Source: open_clip 3.3.0, `CoCa._generate_beamsearch`; transformers 4.56, `BeamSearchScorer`; without `counts_eos`
+    `BeamSearchScorer` of transformers 4.30.2.
+    """
 
     num_beams: int
     eos: int

@@ -1,8 +1,8 @@
-"""Distinctive sampling: kept set V_i, q, the draw of each next token. For both engines and their decoders.
+"""Draws next tokens by distinctive sampling: the kept set V_i, q, the draw. For both engines and their decoders.
 
 Pure functions over rows of next-token logits, and `Sampler`, which applies them to hidden states. A row is one prefix
-of one target under one rule. Symbols as in the paper: z_i are the target's own logits, z_j another mask's, V_i the kept
-tokens, s_ij the similarities of the crops, q the distribution to draw from.
+of one target under one rule, and its draw must depend on that row alone. Symbols as in the paper: z_i are the target's
+own logits, z_j another mask's, V_i the kept tokens, s_ij similarities of crops, q the distribution to draw from.
 """
 
 from __future__ import annotations
@@ -27,17 +27,12 @@ OTHERS_TEMPERATURE = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Others:
-    """The other masks that the captions of each mask are contrasted with, and their weights.
+    """The other masks that the captions of each mask are contrasted with, and their weights."""
 
-    Attributes:
-        indices: (N, M) int64, the masks j of mask i; M = 0 without contrast.
-        weights: (N, M) float, others_weight · s_ij / M, or with `similar` others_weight · s_ij · softmax_j(s_ij / T).
-        how: `none`, `all`, `nearest` or `no_contrast`, as `CaptionSample.others` records it.
-    """
-
-    indices: torch.Tensor
+    indices: torch.Tensor  # (N, M) int64, the masks j of mask i; M = 0 without contrast
+    # (N, M) float, others_weight · s_ij / M, or with `similar` others_weight · s_ij · softmax_j(s_ij / T).
     weights: torch.Tensor
-    how: str
+    how: str  # `none`, `all`, `nearest` or `no_contrast`, as `CaptionSample.others` records it
 
 
 def join_others(parts: Sequence[Others]) -> Others:
@@ -63,10 +58,8 @@ def choose_others(similarity: torch.Tensor, sampling: SamplingConfig) -> Others:
     A mask alone in its image has no others. With `no_contrast` no mask has others if the image has more masks than
     `max_others`. With `nearest` a mask has its `max_others` most similar others, ties in the order of the masks.
 
-    Args:
-        similarity: (N, N) float, s_ij: cosines of the crops' image embeddings, not clamped.
-        sampling: With `no_contrast`, `max_others` is compared with N, the number of masks, as the paper's limit of 30
-            is.
+    `similarity` (N, N) float is s_ij: cosines of the crops' image embeddings, not clamped. With `no_contrast`,
+    `max_others` is compared with the number of masks N, as the paper's limit of 30 is.
 
     Source: method page section 3; paper section 3.2.
     """
@@ -193,19 +186,12 @@ def draw(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class SamplerRows:
-    """The target, rule and random draws of each of R rows; fixed before the first token.
+    """The target, rule and random draws of each of R rows; fixed before the first token."""
 
-    Attributes:
-        target: (R,) crop of each row.
-        top_k: (R,) k of a top-k row, 0 of a top-p row.
-        top_p: (R,) p of a top-p row, 1 of a top-k row.
-        uniform: (R, max_length) float64 in [0, 1), the draws by prefix length.
-    """
-
-    target: Ints
-    top_k: Ints
-    top_p: NDArray[np.float64]
-    uniform: NDArray[np.float64]
+    target: Ints  # (R,) crop of each row
+    top_k: Ints  # (R,) k of a top-k row, 0 of a top-p row
+    top_p: NDArray[np.float64]  # (R,) p of a top-p row, 1 of a top-k row
+    uniform: NDArray[np.float64]  # (R, max_length) float64 in [0, 1), the draws by prefix length
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
-"""Encodes each crop once; decodes all rules, masks, kinds over one prefix tree. For captioners and `listener`.
+"""Captions the masks of images: encodes each crop once, then decodes all rules, masks and crop kinds over one tree.
 
-Equal crops are one. Several images may share a tree, which changes the last bits of the results. So the shard alone
-must decide which images share one.
+`captioner`, `vlm_captioner` and `listener` use it. The images of one call share a tree, which changes the last bits of
+the results, so the caller must choose them by the shard alone.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -23,6 +24,7 @@ from pseudoris.workers.captions.decoding_rules import (
     GeneratedCaption,
     ImageCrops,
     Ints,
+    SampledCaption,
     Towers,
     configured_rules,
 )
@@ -35,26 +37,11 @@ from pseudoris.workers.device import to_device, to_host
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """The image tower's output for one image's U unique crops.
+    """The image tower's output for one image's U unique crops."""
 
-    Attributes:
-        embeddings: (U, E) float32 or float64 vectors, whose products are the similarities s_ij; (N, E) if they are the
-            masks' own (`ImageCrops.embeddings`).
-        tokens: U encodings, to which the towers attend (`Encode`).
-        unique_crop_of: (K, N) the unique crop of each kind and mask.
-        is_of_masks: Whether the embeddings are the masks' own.
-    """
-
-    embeddings: torch.Tensor
-    tokens: Any
-    unique_crop_of: Ints
-    is_of_masks: bool = False
-
-    def embeddings_of(self, kind: int) -> torch.Tensor:
-        """Return the embeddings (N, E) of the crops of a kind."""
-        if self.is_of_masks:
-            return self.embeddings
-        return self.embeddings[to_device(self.unique_crop_of[kind], self.embeddings.device)]
+    embeddings: torch.Tensor  # (K, N, E) float32 or float64, by kind and mask, whose products are the similarities s_ij
+    tokens: Any  # U encodings, to which the towers attend (`Encode`)
+    unique_crop_of: Ints  # (K, N) the unique crop of each kind and mask
 
 
 # A set is an image and a crop kind, by number. A crop is contrasted with the other crops of its set.
@@ -85,10 +72,7 @@ def crop_batches(
 ) -> Iterator[list[CropSet]]:
     """Yield the crop sets that are decoded together, in order: as many as fit into the budget, at least one.
 
-    Args:
-        images: The images to decode.
-        image_bytes: As of `Towers`.
-        budget_bytes: Bound on the bytes of all crops together.
+    `image_bytes` is that of `Towers`; the budget bounds the bytes of all crops of a batch.
     """
     together: list[CropSet] = []
     filled, bytes_a_crop = 0, max(image_bytes([each]) for image in images for each in image.tokens)
@@ -131,12 +115,12 @@ def check_length(config: CaptionsConfig, positions: int) -> None:
 class CachedEngine:
     """Distinctive caption sampling and beam search that compute nothing twice (method page section 3).
 
-    `StaticEngine` overrides how crops are embedded, batched and decoded.
-
     Attributes:
+        is_static: Whether it decodes in fixed shapes, in which no neighbour changes a bit (`StaticEngine`).
         crops_together: Crops of successive images that this engine wants together, whatever the configuration says.
     """
 
+    is_static = False
     crops_together = 1
 
     def __init__(
@@ -166,27 +150,28 @@ class CachedEngine:
     @torch.inference_mode()
     def encode(self, images: Sequence[ImageCrops]) -> list[EncodedImage]:
         """Return the encodings of the images' crops, every unique crop encoded once; at least one image."""
-        firsts, unique_crops_of, pixels = [], [], []
+        unique_crops, unique_crops_of = [], []
         for image in images:
-            unique, unique_crop_of = self._unique_crops(image.pixels.flatten(0, 1))
-            pixels.append(unique)
-            firsts.append(len(unique))
+            crops = image.pixels.flatten(0, 1)
+            unique_crop_of: Ints = np.arange(len(crops))
+            # On a GPU the search for equal crops would make the host wait twice an image.
+            if not self.is_static:
+                first, unique_crop_of = find_unique_crops(crops)
+                crops = crops[first]
+            unique_crops.append(crops)
             unique_crops_of.append(unique_crop_of.reshape(len(image.kinds), len(image.mask_indices)))
-        embeddings, tokens = self._encode(torch.cat(pixels))
-        ends = np.cumsum(firsts).tolist()
-        return [
-            EncodedImage(
-                embeddings[end - count : end] if image.embeddings is None else image.embeddings,
-                tokens[end - count : end],
-                unique_crop_of,
-                is_of_masks=image.embeddings is not None,
-            )
-            for image, count, end, unique_crop_of in zip(images, firsts, ends, unique_crops_of, strict=True)
-        ]
-
-    def _unique_crops(self, crops: torch.Tensor) -> tuple[torch.Tensor, Ints]:
-        first, unique_crop_of = find_unique_crops(crops)
-        return crops[first], unique_crop_of
+        embeddings, tokens = self._encode(torch.cat(unique_crops))
+        encoded, end = [], 0
+        for image, crops, unique_crop_of in zip(images, unique_crops, unique_crops_of, strict=True):
+            begin, end = end, end + len(crops)
+            found = embeddings[begin:end]
+            if len(crops) < unique_crop_of.size:
+                found = found[to_device(unique_crop_of.reshape(-1), found.device)]
+            of_kinds = found.view(*unique_crop_of.shape, -1)
+            if image.embeddings is not None:
+                of_kinds = image.embeddings.expand(len(image.kinds), -1, -1)
+            encoded.append(EncodedImage(of_kinds, tokens[begin:end], unique_crop_of))
+        return encoded
 
     @torch.inference_mode()
     def generate_together(
@@ -198,29 +183,31 @@ class CachedEngine:
         rarely a draw, depend on which images are decoded together.
         """
         encoded = self.encode(images) if encoded is None else encoded
+        budget = sys.maxsize if self.is_static else self._config.cache_bytes // 2
         captions: list[list[GeneratedCaption]] = [[] for _ in images]
-        for crop_sets in self._batches(encoded):
-            for (image, _), part in zip(crop_sets, self._decode(images, encoded, crop_sets), strict=True):
-                captions[image] += part
+        for crop_sets in crop_batches(encoded, self.towers.image_bytes, budget_bytes=budget):
+            embeddings = (encoded[image].embeddings[kind] for image, kind in crop_sets)
+            others = [choose_others(part @ part.t(), self._config.sampling) for part in embeddings]
+            rows = self._sampler_rows(images, crop_sets)
+            searched = range(sum(len(part.indices) for part in others) if self._config.beam.num_beams else 0)
+            caption_of, beam_of = self._decode(encoded, crop_sets, others, rows, searched)
+            crop = 0
+            for (image_number, kind_number), chosen in zip(crop_sets, others, strict=True):
+                image = images[image_number]
+                kind, found = image.kinds[kind_number], captions[image_number]
+                # Other masks are named in the record only if they were chosen from more.
+                named = chosen.indices.tolist() if chosen.how == "nearest" else [[]] * len(image.mask_indices)
+                for number, named_of in enumerate(named):
+                    how = chosen.how, chosen.indices.shape[1], tuple(image.mask_indices[other] for other in named_of)
+                    if searched:
+                        beam = beam_of(crop)
+                        found.append(GeneratedCaption(number, kind, DecodingRule("beam"), beam.tokens, beam.log_prob))
+                    for row, rule in enumerate(self._samplers, start=crop * len(self._samplers)):
+                        tokens, log_prob = caption_of(row)
+                        found.append(GeneratedCaption(number, kind, rule, tokens, log_prob, *how))
+                    crop += 1
         # The sort is stable, so the captions of a mask keep the order of crop kinds and rules.
         return [sorted(part, key=lambda caption: caption.mask_number) for part in captions]
-
-    def _batches(self, encoded: Sequence[EncodedImage]) -> Iterator[list[CropSet]]:
-        return crop_batches(encoded, self.towers.image_bytes, budget_bytes=self._config.cache_bytes // 2)
-
-    def _decode(
-        self, images: Sequence[ImageCrops], encoded: Sequence[EncodedImage], crop_sets: Sequence[CropSet]
-    ) -> list[list[GeneratedCaption]]:
-        others, rows = self._others(encoded, crop_sets), self._sampler_rows(images, crop_sets)
-        decoding = self._in_tree(encoded, crop_sets, others, rows)
-        return self._collect(images, crop_sets, others, decoding.sampled, lambda crop: decoding.searches[crop].result())
-
-    def _others(self, encoded: Sequence[EncodedImage], crop_sets: Sequence[CropSet]) -> list[Others]:
-        embeddings = [self._embeddings(encoded[image], kind) for image, kind in crop_sets]
-        return [choose_others(part @ part.t(), self._config.sampling) for part in embeddings]
-
-    def _embeddings(self, image: EncodedImage, kind: int) -> torch.Tensor:
-        return image.embeddings_of(kind)
 
     def _sampler_rows(self, images: Sequence[ImageCrops], crop_sets: Sequence[CropSet]) -> SamplerRows:
         """Return the sampling rows of all crops of the sets, by crop, then rule."""
@@ -238,15 +225,15 @@ class CachedEngine:
             uniform=draws(keys, self._config.max_length),
         )
 
-    def _in_tree(
+    def _decode(
         self,
         encoded: Sequence[EncodedImage],
         crop_sets: Sequence[CropSet],
         others: Sequence[Others],
         rows: SamplerRows,
-        searched: Sequence[int] | None = None,
-    ) -> PrefixTreeDecoding:
-        """Return the decoding of rows, and of the beams of the crops `searched` (default: all), over one tree."""
+        searched: Sequence[int],
+    ) -> tuple[Callable[[int], SampledCaption], Callable[[int], Beam]]:
+        """Return the captions by row, and the best beams by crop of the crops `searched`, decoded over one tree."""
         unique_crop_of, tokens = gather_crops(encoded, crop_sets)
         image_bytes = self.towers.image_bytes(tokens)
         self.towers.attend_to(tokens)
@@ -262,35 +249,4 @@ class CachedEngine:
         )
         decoding.run(searched)
         record(CACHE_BYTES, decoding.peak_cache_bytes + image_bytes)
-        return decoding
-
-    def _collect(
-        self,
-        images: Sequence[ImageCrops],
-        crop_sets: Sequence[CropSet],
-        others: Sequence[Others],
-        sampled: Callable[[int], tuple[tuple[int, ...], float]],
-        searched: Callable[[int], Beam],
-    ) -> list[list[GeneratedCaption]]:
-        captions: list[list[GeneratedCaption]] = []
-        crop = 0
-        for (image_number, kind_number), chosen in zip(crop_sets, others, strict=True):
-            image = images[image_number]
-            kind, part = image.kinds[kind_number], []
-            # Other masks are named in the record only if they were chosen from more.
-            named = chosen.indices.tolist() if chosen.how == "nearest" else [[]] * len(image.mask_indices)
-            for number, named_of in enumerate(named):
-                other_masks = tuple(image.mask_indices[other] for other in named_of)
-                if self._config.beam.num_beams:
-                    best = searched(crop)
-                    part.append(GeneratedCaption(number, kind, DecodingRule("beam"), best.tokens, best.log_prob))
-                for row, rule in enumerate(self._samplers, start=crop * len(self._samplers)):
-                    tokens, log_prob = sampled(row)
-                    part.append(
-                        GeneratedCaption(
-                            number, kind, rule, tokens, log_prob, chosen.how, chosen.indices.shape[1], other_masks
-                        )
-                    )
-                crop += 1
-            captions.append(part)
-        return captions
+        return decoding.sampled, lambda crop: decoding.searches[crop].result()

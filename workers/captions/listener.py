@@ -5,18 +5,17 @@
     listener(i, t)       =  softmax over masks k at i of  log p(t | crop k) / temperature
 
 A mask alone in its image has listener 1, because there is no other mask to confuse it with. With several crop kinds,
-log p is the mean over the kinds.
+log p is the mean over the kinds. The softmax is over the whole vocabulary, and EOS may follow any token.
 
-`TeacherForcing` computes log p over one prefix tree of the texts: texts of several masks share their prefixes, and the
-text tower computes a prefix once for all crops. A GPU computes it in fixed shapes (`static_engine`). The softmax is
-over the whole vocabulary, without a kept set, and EOS may follow any token. Called by `captioner.py`.
+`captioner` calls `Listener` with the crops that it has encoded. `TeacherForcing` computes log p over one prefix tree of
+the texts; on a GPU `static_engine` does, in fixed shapes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,53 +26,16 @@ from pseudoris.schemas.shard import ExpressionRecord, MaskRecord
 from pseudoris.schemas.stage_settings import ListeningConfig
 from pseudoris.workers.captions.decoding_rules import Bools, ImageCrops, Ints, PrefixLevel, Towers, extend
 from pseudoris.workers.captions.distinctive import choose_others
-from pseudoris.workers.captions.engine import CachedEngine, CropSet, EncodedImage, crop_batches, gather_crops
+from pseudoris.workers.captions.engine import CachedEngine, EncodedImage, crop_batches, gather_crops
 from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget
 from pseudoris.workers.captions.static_engine import StaticEngine
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, all_finite, check_finite
 from pseudoris.workers.device import to_device, to_host
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRows:
-    """The tokens of R texts, EOS included.
-
-    Attributes:
-        tokens: (R, L) int64, padded with EOS.
-        lengths: (R,) number of tokens of each text.
-    """
-
-    tokens: Ints
-    lengths: Ints
-
-    @classmethod
-    def of(cls, texts: Sequence[Sequence[int]], *, eos: int, max_prefix_length: int) -> Self:
-        """Take token ids without SOT and EOS; a text is cut at `max_prefix_length`, SOT included."""
-        cut = [[*text[: max_prefix_length - 1], eos] for text in texts]
-        lengths = np.array([len(text) for text in cut], dtype=np.int64)
-        tokens = np.full((len(cut), int(lengths.max(initial=0))), eos, dtype=np.int64)
-        for row, text in enumerate(cut):
-            tokens[row, : len(text)] = text
-        return cls(tokens, lengths)
-
-
-@dataclass(frozen=True, slots=True)
-class _Branch:
-    """Texts whose prefixes are computed together.
-
-    Attributes:
-        active: (R',) int64, numbers of the texts.
-        parents: (R',) int64, index of each text's prefix in `level`.
-        level: Prefixes of `length` tokens after SOT; None before the first.
-        cache_index: Cache nodes of the prefixes.
-        length: Number of tokens read.
-    """
-
-    active: Ints
-    parents: Ints
-    level: PrefixLevel | None = None
-    cache_index: Any = None
-    length: int = 0
+def token_rows(texts: Sequence[Sequence[int]], *, eos: int, max_prefix_length: int) -> list[Ints]:
+    """Return the tokens of each text, EOS included, (L,) int64; a text is cut at `max_prefix_length`, SOT included."""
+    return [np.array([*text[: max_prefix_length - 1], eos], np.int64) for text in texts]
 
 
 class TeacherForcing:
@@ -85,11 +47,11 @@ class TeacherForcing:
         self._budget_bytes = budget_bytes
 
     @torch.inference_mode()
-    def read(self, texts: TokenRows, asked: Bools) -> Floats:
+    def read(self, texts: Sequence[Ints], asked: Bools) -> Floats:
         """Return Σ log p(token | prefix, crop) of R texts under the P unique crops that each is `asked` of.
 
         Args:
-            texts: R texts.
+            texts: R texts, as of `token_rows`.
             asked: (R, P) bool, the crops to score each text under.
 
         Returns:
@@ -100,45 +62,43 @@ class TeacherForcing:
         """
         rows = np.arange(len(asked))
         self._texts, self._asked, self._sums = texts, asked, np.zeros(asked.shape)
-        self._descend(_Branch(rows, np.zeros_like(rows)))
+        self._lengths = np.array([len(text) for text in texts], np.int64)
+        self._descend(rows, np.zeros_like(rows), None, None, length=0)
         return self._sums
 
-    def _descend(self, branch: _Branch) -> None:
-        texts = self._texts
-        while len(branch.active):
-            active, length = branch.active, branch.length
-            newest = texts.tokens[active, length - 1] if length else np.full(len(active), self._sot, np.int64)
-            next_level = extend(branch.level, branch.parents, newest, self._asked[active])
-            num_steps = int(texts.lengths[active].max()) - length
+    def _descend(
+        self, active: Ints, parents: Ints, level: PrefixLevel | None, cache_index: Any, *, length: int
+    ) -> None:
+        """Score the texts `active` (r,) from token `length` on; `parents` (r,) are their prefixes in `level`."""
+        while len(active):
+            newest, following = (
+                np.array([self._texts[row][at] if at >= 0 else self._sot for row in active], np.int64)
+                for at in (length - 1, length)
+            )
+            next_level = extend(level, parents, newest, self._asked[active])
+            num_steps = int(self._lengths[active].max()) - length
             if len(active) > 1 and self._towers.bytes_after(next_level, num_steps) > self._budget_bytes:
                 mark = self._towers.mark()
                 # Texts with a common prefix stay together if possible.
-                for half in np.array_split(np.argsort(branch.parents, kind="stable"), 2):
-                    self._descend(replace(branch, active=active[half], parents=branch.parents[half]))
+                for half in np.array_split(np.argsort(parents, kind="stable"), 2):
+                    self._descend(active[half], parents[half], level, cache_index, length=length)
                     self._towers.rewind(mark)
                 return
             self._towers.make_room(next_level, num_steps, self._budget_bytes)
-            branch = self._step(branch, next_level)
-
-    def _step(self, branch: _Branch, next_level: PrefixLevel) -> _Branch:
-        active, length = branch.active, branch.length
-        hidden, cache_index = self._towers.step(next_level, branch.cache_index)
-        self._add(active, next_level, hidden, self._texts.tokens[active, length])
-        goes_on = self._texts.lengths[active] > length + 1
-        return _Branch(active[goes_on], next_level.row_prefix[goes_on], next_level, cache_index, length + 1)
-
-    def _add(self, active: Ints, level: PrefixLevel, hidden: torch.Tensor, following: Ints) -> None:
-        """Add the log-probability of each text's next token under each unique crop that it is scored under."""
-        row, unique_crop = np.nonzero(self._asked[active])
-        pairs = level.pair_of[level.row_prefix[row], unique_crop]
-        # Texts with the same next token share its value.
-        asked, answer_of = np.unique(pairs * self._vocabulary.size + following[row], return_inverse=True)
-        pair, token = (to_device(part, hidden.device) for part in np.divmod(asked, self._vocabulary.size))
-        totals = self._vocabulary.log_totals(hidden)
-        logits = self._vocabulary.logits_at(hidden[pair], token[:, None])[:, 0]
-        answers, is_finite = to_host(logits.double() - totals.double()[pair], all_finite(totals, logits))
-        check_finite(is_finite)
-        self._sums[active[row], unique_crop] += answers[answer_of]
+            hidden, cache_index = self._towers.step(next_level, cache_index)
+            row, unique_crop = np.nonzero(self._asked[active])
+            pairs = next_level.pair_of[next_level.row_prefix[row], unique_crop]
+            # Texts with the same next token share its value.
+            asked, answer_of = np.unique(pairs * self._vocabulary.size + following[row], return_inverse=True)
+            pair, token = (to_device(part, hidden.device) for part in np.divmod(asked, self._vocabulary.size))
+            totals = self._vocabulary.log_totals(hidden)
+            logits = self._vocabulary.logits_at(hidden[pair], token[:, None])[:, 0]
+            answers, is_finite = to_host(logits.double() - totals.double()[pair], all_finite(totals, logits))
+            check_finite(is_finite)
+            self._sums[active[row], unique_crop] += answers[answer_of]
+            level, length = next_level, length + 1
+            goes_on = self._lengths[active] > length
+            active, parents = active[goes_on], level.row_prefix[goes_on]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,50 +152,38 @@ class Listener:
             targets: (R,) int64, numbers of the texts' masks.
             texts: R candidates.
         """
-        kinds = [crops.kinds.index(kind) for kind in self._listening.crops]
-        embeddings = encoded.embeddings_of(kinds[0])
+        engine, kinds = self._engine, [crops.kinds.index(kind) for kind in self._listening.crops]
+        embeddings = encoded.embeddings[kinds[0]]
         limit = SamplingConfig(max_others=self._listening.max_others, above_max_others="nearest")
         (others,) = to_host(choose_others(embeddings @ embeddings.t(), limit).indices)
         num_masks = len(crops.mask_indices)
         # (N, N) gives for each mask the masks whose crops score its candidates, itself included.
         asked = np.eye(num_masks, dtype=np.bool_)
         asked[np.arange(num_masks)[:, None], others] = True
-        rows = TokenRows.of(
+        rows = token_rows(
             [self._encode(text) for text in texts],
-            eos=self._engine.special.eos,
-            max_prefix_length=self._engine.towers.max_prefix_length,
+            eos=engine.special.eos,
+            max_prefix_length=engine.towers.max_prefix_length,
         )
         of_kinds = replace(encoded, unique_crop_of=encoded.unique_crop_of[kinds])
-        sums = np.zeros((len(texts), num_masks))
-        for crop_sets in crop_batches(
-            [of_kinds], self._engine.towers.image_bytes, budget_bytes=self._config.cache_bytes // 2
-        ):
-            self._add(sums, of_kinds, crop_sets, texts=rows, asked=asked[targets])
-        scores = sums / len(kinds)
-        at = np.arange(len(scores))
+        sums, budget = np.zeros((len(texts), num_masks)), self._config.cache_bytes // 2
+        for crop_sets in crop_batches([of_kinds], engine.towers.image_bytes, budget_bytes=budget):
+            crop_of, encodings = gather_crops([of_kinds], crop_sets)
+            crops_of_kinds = crop_of.reshape(len(crop_sets), -1)
+            if isinstance(engine, StaticEngine):
+                log_probs = engine.read(encodings, rows)
+            else:
+                engine.towers.attend_to(encodings)
+                budget_bytes = prefix_budget(self._config, image_bytes=engine.towers.image_bytes(encodings))
+                forcing = TeacherForcing(engine.towers, engine.vocabulary, engine.special, budget_bytes=budget_bytes)
+                shows = np.zeros((num_masks, len(encodings)), np.bool_)
+                shows[np.arange(num_masks), crops_of_kinds] = True
+                log_probs = forcing.read(rows, (asked[targets] @ shows) > 0)
+            for of_kind in crops_of_kinds:
+                sums += log_probs[:, of_kind]
+        scores, at = sums / len(kinds), np.arange(len(texts))
         own = scores[at, targets]
         odds = np.where(asked[targets], scores, -np.inf)
         odds -= odds.max(axis=1, keepdims=True)
         share = np.exp(odds[at, targets]) / np.exp(odds).sum(axis=1)
-        return ListenerScores(own, share, own / rows.lengths)
-
-    def _add(
-        self, sums: Floats, encoded: EncodedImage, crop_sets: Sequence[CropSet], *, texts: TokenRows, asked: Bools
-    ) -> None:
-        """Add to `sums` (R, N) the log-probabilities of R texts under the crops of some kinds of the masks `asked`."""
-        engine = self._engine
-        unique_crop_of, encodings = gather_crops([encoded], crop_sets)
-        unique_crop_of = unique_crop_of.reshape(len(crop_sets), -1)
-        if isinstance(engine, StaticEngine):
-            rows = zip(texts.tokens, texts.lengths.tolist(), strict=True)
-            log_probs = engine.read(encodings, [text[:length] for text, length in rows])
-        else:
-            engine.towers.attend_to(encodings)
-            budget = prefix_budget(self._config, image_bytes=engine.towers.image_bytes(encodings))
-            forcing = TeacherForcing(engine.towers, engine.vocabulary, engine.special, budget_bytes=budget)
-            shows = np.zeros((sums.shape[1], len(encodings)), np.bool_)
-            for unique_crops_of_kind in unique_crop_of:
-                shows[np.arange(len(shows)), unique_crops_of_kind] = True
-            log_probs = forcing.read(texts, (asked @ shows) > 0)
-        for unique_crops_of_kind in unique_crop_of:
-            sums += log_probs[:, unique_crops_of_kind]
+        return ListenerScores(own, share, own / np.array(list(map(len, rows))))

@@ -1,4 +1,8 @@
-"""Decodes all rows and beams over one prefix tree for `engine`, level by level, in parts if caches grow too large."""
+"""Decodes all sampling rows and beams of an engine's crops over one prefix tree, level by level. Called by `engine`.
+
+Rows with an equal prefix share its computation. If the caches would grow beyond their budget, the rows are halved and
+decoded one half after the other; that must not change what a row draws, apart from rounding.
+"""
 
 from __future__ import annotations
 
@@ -47,19 +51,12 @@ class ActiveBeams:
 
 @dataclass(frozen=True, slots=True)
 class ActiveRows:
-    """The sampling rows and beam searches that are unfinished at one prefix length.
+    """The sampling rows and beam searches that are unfinished at one prefix length."""
 
-    Attributes:
-        rows: (r,) numbers of the sampling rows.
-        targets: (r,) their crops.
-        parents: (r,) their prefixes in the previous level.
-        tokens: (r,) the tokens that they append.
-    """
-
-    rows: Ints
-    targets: Ints
-    parents: Ints
-    tokens: Ints
+    rows: Ints  # (r,) numbers of the sampling rows
+    targets: Ints  # (r,) their crops
+    parents: Ints  # (r,) their prefixes in the previous level
+    tokens: Ints  # (r,) the tokens that they append
     beams: tuple[ActiveBeams, ...]
 
     def halves(self) -> tuple[ActiveRows, ActiveRows]:
@@ -90,17 +87,10 @@ class PrefixTreeDecoding:
         budget_bytes: int,
         unique_crop_of: Ints,
     ) -> None:
-        """Prepare the decoding.
+        """Prepare the decoding of `rows` and of the beams of C crops.
 
-        Args:
-            towers: They attend to the unique crops.
-            vocabulary: Of the model.
-            others: Of the C crops, as numbers among them.
-            rows: The sampling rows.
-            config: Its lengths, beams and sampling are read.
-            special: Token ids.
-            budget_bytes: The caches of prefixes stay below it, as far as one row's caches do.
-            unique_crop_of: (C,) the unique crop of each crop; equal crops share its results.
+        `others` are numbers among the crops, and `unique_crop_of` (C,) numbers those that the towers attend to. The
+        caches of prefixes stay below `budget_bytes`, as far as one row's caches do.
         """
         self._towers, self._vocabulary, self._config, self._special = towers, vocabulary, config, special
         self._budget_bytes, self._num_beams = budget_bytes, config.beam.num_beams // config.beam.num_groups
@@ -130,9 +120,8 @@ class PrefixTreeDecoding:
         """Decode all rows, and the beams of the crops `searched` (all); `searches` and `sampled` hold the results."""
         num_rows = len(self._target)
         zeros = np.zeros(num_rows, dtype=np.int64)
-        root = (0,) * self._num_beams
         crops = range(len(self.searches)) if searched is None else searched
-        beams = tuple(ActiveBeams(crop, self.searches[crop], root) for crop in crops if root)
+        beams = tuple(ActiveBeams(crop, self.searches[crop], (0,) * self._num_beams) for crop in crops)
         active = ActiveRows(np.arange(num_rows), self._target, zeros, zeros + self._special.sot, beams)
         self._descend(active, None, None, length=1)
 

@@ -1,8 +1,8 @@
-"""Decodes groups of crops in fixed shapes, all on the device. Called by `static_engine.py`.
+"""Decodes groups of crops in fixed shapes, all on the device. Called by `static_engine`.
 
-All that varies is copied to the device before the first step. The host never waits for a step; every eighth step it
-checks if captions are unfinished. A row whose kept set is wider than the top logits, or a beam that they cannot decide,
-is reported; the prefix tree then decodes it.
+The host copies all that varies to the device before the first step, and must not wait for a step: it asks every eighth
+step whether captions are unfinished. A row whose kept set is wider than the top logits, and a beam that they cannot
+decide, is reported as None; the prefix tree then decodes it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
 
 import numpy as np
 import torch
@@ -37,17 +36,11 @@ _STEPS_A_READ = 8
 
 @dataclass(frozen=True, slots=True)
 class CropGroup:
-    """Crops that are decoded together, and what their captions are drawn by.
+    """Crops that are decoded together, and what their captions are drawn by."""
 
-    Attributes:
-        crops: Up to C numbers of encodings; the first of them are the targets.
-        weights: (targets, crops) float, of the others of each target, on the device.
-        uniform: (targets · rules, max_length) float64 in [0, 1), the draws by prefix length.
-    """
-
-    crops: Sequence[int]
-    weights: torch.Tensor
-    uniform: NDArray[np.float64]
+    crops: Sequence[int]  # up to C numbers of encodings; the first of them are the targets
+    weights: torch.Tensor  # (targets, crops) float, of the others of each target, on the device
+    uniform: NDArray[np.float64]  # (targets · rules, max_length) float64 in [0, 1), the draws by prefix length
 
 
 # The captions of a group: tokens without SOT and EOS, and log-probability, by target, then rule; and the best beam of
@@ -55,40 +48,29 @@ class CropGroup:
 Drawn = tuple[Sequence[SampledCaption | None], Sequence[Beam | None]]
 
 
-@dataclass(frozen=True, slots=True)
 class _State:
     """What a batch of G groups reads and writes while it is decoded; the addresses do not change."""
 
-    position: torch.Tensor  # (1,) int64, of the newest tokens
-    newest: torch.Tensor  # (G, N) int64, the newest token of each prefix
-    before: torch.Tensor  # (G, N) int64, the token before it
-    weights: torch.Tensor  # (G, T, C) float, of the others
-    uniform: torch.Tensor  # (G, R, max_length) float64, the draws
-    tokens: torch.Tensor  # (G, R, max_length) int64
-    log_probs: torch.Tensor  # (G, R) float64
-    is_open: torch.Tensor  # (G, R) bool, rows that are not ended
-    is_settled: torch.Tensor  # (G, R) bool: whether the top logits decided every draw
-    is_decided: torch.Tensor  # (G, C) bool: whether the top logits decided every step of the crop's beams
-    totals: torch.Tensor  # (G, N) float, sums of all scores of a prefix, which are finite if every score is
-
-    @classmethod
-    def empty(cls, shape: GroupShape, num_groups: int, max_length: int, like: torch.Tensor) -> Self:
-        """Allocate the state on the device of `like`."""
-        new = partial(torch.zeros, device=like.device)
+    def __init__(self, shape: GroupShape, num_groups: int, max_length: int, like: torch.Tensor) -> None:
+        new, scores = partial(torch.zeros, device=like.device), score_dtype(like.dtype)
         prefixes, rows, crops = (num_groups, shape.prefixes), (num_groups, shape.rows), (num_groups, shape.crops)
-        return cls(
-            position=new(1, dtype=torch.int64),
-            newest=new(prefixes, dtype=torch.int64),
-            before=new(prefixes, dtype=torch.int64),
-            weights=new((num_groups, shape.targets, shape.crops), dtype=score_dtype(like.dtype)),
-            uniform=new((*rows, max_length), dtype=torch.float64),
-            tokens=new((*rows, max_length), dtype=torch.int64),
-            log_probs=new(rows, dtype=torch.float64),
-            is_open=new(rows, dtype=torch.bool),
-            is_settled=new(rows, dtype=torch.bool),
-            is_decided=new(crops, dtype=torch.bool),
-            totals=new(prefixes, dtype=score_dtype(like.dtype)),
-        )
+        # (1,): the position of the newest tokens.
+        self.position = new(1, dtype=torch.int64)
+        # (G, N): the newest token of each prefix, and the token before it.
+        self.newest, self.before = new(prefixes, dtype=torch.int64), new(prefixes, dtype=torch.int64)
+        # (G, T, C): the weights of the others.
+        self.weights = new((num_groups, shape.targets, shape.crops), dtype=scores)
+        # (G, R, max_length): the random draws, and the tokens.
+        self.uniform = new((*rows, max_length), dtype=torch.float64)
+        self.tokens = new((*rows, max_length), dtype=torch.int64)
+        # (G, R): the log-probability of each row's tokens.
+        self.log_probs = new(rows, dtype=torch.float64)
+        # (G, R): whether a row has not ended, and whether the top logits decided every draw.
+        self.is_open, self.is_settled = new(rows, dtype=torch.bool), new(rows, dtype=torch.bool)
+        # (G, C): whether the top logits decided every step of the crop's beams.
+        self.is_decided = new(crops, dtype=torch.bool)
+        # (G, N): the sum of all scores of a prefix, which is finite if every score is.
+        self.totals = new(prefixes, dtype=scores)
 
     def restart(self, special: SpecialTokens) -> None:
         """Forget the batch before; `weights`, `uniform` and `is_open` are the next one's."""
@@ -118,7 +100,7 @@ class StaticDecoder:
         self._shape, self.num_groups = towers.shape, towers.num_groups
         shape, num_groups, like = towers.shape, towers.num_groups, towers.blocks.like
         self._device = device = like.device
-        self._state = _State.empty(shape, num_groups, config.max_length, like)
+        self._state = _State(shape, num_groups, config.max_length, like)
         self._beams = StaticBeams((num_groups, shape.crops, shape.beams), config, special.eos, device=device)
         targets = num_groups * shape.targets
         self._top_k = to_device(np.array([rule.top_k or 0 for rule in samplers] * targets, dtype=np.int64), device)
@@ -142,15 +124,6 @@ class StaticDecoder:
         Raises:
             ImageError: A score is beyond the range of the precision.
         """
-        self._start(groups, image_tokens)
-        last = self._config.max_length - (1 if self._shape.beams else 2)
-        for length in range(1, max(last, 1) + 1):
-            self._steps[length >= self._config.min_length]()
-            if length % _STEPS_A_READ == 0 and not to_host(self._state.is_open.any() | ~self._beams.is_done.all())[0]:
-                break
-        return self._read(groups)
-
-    def _start(self, groups: Sequence[CropGroup], image_tokens: torch.Tensor) -> None:
         state, shape = self._state, self._shape
         state.restart(self._special)
         self._beams.restart()
@@ -167,19 +140,30 @@ class StaticDecoder:
         state.is_open.copy_(to_device(is_open, self._device))
         self._beams.is_done.copy_(to_device(~is_searched, self._device))
         self._towers.attend_to(image_tokens[to_device(crops.reshape(-1), self._device)])
+        last = self._config.max_length - (1 if shape.beams else 2)
+        for length in range(1, max(last, 1) + 1):
+            self._steps[length >= self._config.min_length]()
+            if length % _STEPS_A_READ == 0 and not to_host(state.is_open.any() | ~self._beams.is_done.all())[0]:
+                break
+        return self._read(groups)
 
     def _step(self, *, is_eos_allowed: bool) -> None:
         state, shape = self._state, self._shape
         hidden = self._towers.step(state.newest, state.before, state.position)
         state.before.copy_(state.newest)
         rows, num_rows = shape.rows, self.num_groups * shape.rows
-        states = torch.cat((self._of_targets(hidden).flatten(0, 1), hidden[:, :, rows:].flatten(0, 2)))
+        # (G, C, T, rules, D): the states of the sampling rows under all crops. (G · R, D): under their own crops.
+        of_rows = split_axis(hidden[:, :, :rows], 2, shape.targets, shape.rules)
+        own = of_rows[:, : shape.targets].diagonal(dim1=1, dim2=2).permute(0, 3, 1, 2).flatten(0, 2)
+        states = torch.cat((own, hidden[:, :, rows:].flatten(0, 2)))
         top = self._vocabulary.top_logits(states, is_eos_allowed=is_eos_allowed, rows_together=len(states))
         sampled, searched = top.part(slice(num_rows)), top.part(slice(num_rows, None))
         num_kept = count_kept(sampled.logits, sampled.log_total, self._top_k, self._top_p)
         is_certain = top.contains_kept_set(torch.cat((num_kept, self._wanted_rows)))
         if rows:
-            is_kept, others = self._columns < num_kept[:, None], self._of_others(hidden)
+            # (G · R, D): the weighted means of the states under the others' crops.
+            others = torch.einsum("gtc,gctrd->gtrd", state.weights, of_rows.to(state.weights.dtype)).flatten(0, 2)
+            is_kept = self._columns < num_kept[:, None]
             state.newest[:, :rows] = self._draw(sampled, others, is_kept=is_kept, is_certain=is_certain[:num_rows])
         if shape.beams:
             parents, tokens = self._search(searched, is_certain=is_certain[num_rows:])
@@ -188,18 +172,6 @@ class StaticDecoder:
             before = split_axis(state.before[:, rows:], 1, shape.crops, shape.beams)
             before.copy_(before.gather(2, parents))
         state.position.add_(1)
-
-    def _of_targets(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the states (G, R, D) of the sampling rows under their own crops."""
-        targets, rules = self._shape.targets, self._shape.rules
-        own = split_axis(hidden[:, :targets, : self._shape.rows], 2, targets, rules).diagonal(dim1=1, dim2=2)
-        return own.permute(0, 3, 1, 2).flatten(1, 2)
-
-    def _of_others(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the weighted means (G · R, D) of the states of the sampling rows under the others' crops."""
-        targets, rules = self._shape.targets, self._shape.rules
-        under = split_axis(hidden[:, :, : self._shape.rows].to(self._state.weights.dtype), 2, targets, rules)
-        return torch.einsum("gtc,gctrd->gtrd", self._state.weights, under).flatten(0, 2)
 
     def _draw(
         self, top: TopLogits, others: torch.Tensor, *, is_kept: torch.Tensor, is_certain: torch.Tensor
@@ -331,17 +303,23 @@ class StaticBeams:
         tokens, parents = tokens.flatten(2).gather(-1, order), order // width
         columns = torch.stack((sums, columns[..., _LOG_PROB].gather(-1, order)), dim=-1)
         is_eos = tokens == self._eos
-        best = self._extended(columns, parents, slice(0, self._num_beams))
+        best = self._extended(columns[..., : self._num_beams, :], parents[..., : self._num_beams])
         best[..., _SCORE] /= self._finished_divisors.index_select(0, position)
         for number in range(self._num_beams):
-            self._finish(best[..., number, :], is_eos[..., number] & ~self.is_done)
+            # Appends the caption to each search that it ends, and drops the worst: among equal ones, the first.
+            row, ends = best[..., number, :], is_eos[..., number] & ~self.is_done
+            worst, place = (each[..., 0] for each in self.finished[..., _SCORE].sort(dim=-1, stable=True))
+            place = place.where(ends & (row[..., _SCORE] > worst), self._nowhere)
+            kept = self._numbers + (self._numbers >= place[..., None])
+            both = torch.cat((self.finished, row[..., None, :]), dim=2)
+            self.finished.copy_(both.gather(2, kept[..., None].expand_as(self.finished)))
         bound = sums[..., :1] / self._divisors.index_select(0, position)
         scores = self.finished[..., _SCORE]
         self.is_done.logical_or_(((scores > -torch.inf) & (scores >= bound)).all(dim=-1))
         chosen = is_eos.to(torch.uint8).sort(dim=-1, stable=True).indices[..., : self._num_beams]
         parents = parents.gather(-1, chosen)
         columns = columns.gather(2, chosen[..., None].expand(*chosen.shape, _TOKENS))
-        beams = self._extended(columns, parents, slice(None))
+        beams = self._extended(columns, parents)
         tokens = tokens.gather(-1, chosen)
         beams.index_copy_(3, position + _TOKENS, tokens[..., None].double())
         self.beams.copy_(beams)
@@ -359,16 +337,7 @@ class StaticBeams:
         tokens = until_eos(row[_TOKENS:].astype(np.int64), self._eos)
         return Beam(float(row[_SCORE]), float(row[_LOG_PROB]), tokens)
 
-    def _extended(self, columns: torch.Tensor, parents: torch.Tensor, some: slice) -> torch.Tensor:
+    def _extended(self, columns: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
         """Return rows of score, log-probability and the parents' tokens."""
-        parents = parents[..., some, None].expand(-1, -1, -1, self.beams.shape[-1] - _TOKENS)
-        return torch.cat((columns[..., some, :], self.beams[..., _TOKENS:].gather(2, parents)), dim=-1)
-
-    def _finish(self, row: torch.Tensor, ends: torch.Tensor) -> None:
-        """Append the caption `row` (G, C, 2 + positions) of each search that `ends`, and drop its worst."""
-        # Among equal ones the first is the worst.
-        worst, place = (each[..., 0] for each in self.finished[..., _SCORE].sort(dim=-1, stable=True))
-        place = place.where(ends & (row[..., _SCORE] > worst), self._nowhere)
-        kept = self._numbers + (self._numbers >= place[..., None])
-        both = torch.cat((self.finished, row[..., None, :]), dim=2)
-        self.finished.copy_(both.gather(2, kept[..., None].expand_as(self.finished)))
+        parents = parents[..., None].expand(-1, -1, -1, self.beams.shape[-1] - _TOKENS)
+        return torch.cat((columns, self.beams[..., _TOKENS:].gather(2, parents)), dim=-1)

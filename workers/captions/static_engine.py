@@ -1,14 +1,14 @@
-"""The engine on a GPU: batches of fixed shapes over many images' crops. Called by `captioner` and `listener`.
+"""The engine on a GPU: decodes many images' crops in batches of fixed shapes. For `captioner` and `listener`.
 
-Bits depend on the number of rows of a product. So a group's shape follows from the number of its own crops, a batch
-always has as many groups, some of them empty, and what is decoded beside an image does not change its captions.
+Bits depend on the number of rows of a product. So the shape of a group must follow from the number of its own crops,
+and a batch always has as many groups, some of them empty. What is decoded beside an image then changes no caption.
 """
 
 from __future__ import annotations
 
 import gc
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pseudoris.schemas.measures import CACHE_BYTES, record
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
-from pseudoris.workers.captions.decoding_rules import Beam, GeneratedCaption, ImageCrops, Ints, SampledCaption
+from pseudoris.workers.captions.decoding_rules import Beam, Ints, SampledCaption
 from pseudoris.workers.captions.distinctive import Others, SamplerRows
 from pseudoris.workers.captions.engine import CachedEngine, CropSet, EncodedImage
 from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget
@@ -52,6 +52,7 @@ class StaticEngine(CachedEngine):
     """Distinctive caption sampling and beam search in fixed shapes (method page section 3)."""
 
     towers: CachedCocaTowers
+    is_static = True
     # Sixteen images of ten masks and four crop kinds. Pixels and encodings take 1.4 GB in float32.
     crops_together = 640
 
@@ -73,30 +74,19 @@ class StaticEngine(CachedEngine):
         # Steps and decoders refer to each other, so only the collector frees them.
         gc.collect()
 
-    def _unique_crops(self, crops: torch.Tensor) -> tuple[torch.Tensor, Ints]:
-        # The search for equal crops is skipped: the host would wait for the GPU twice an image.
-        return crops, np.arange(len(crops))
-
-    def _embeddings(self, image: EncodedImage, kind: int) -> torch.Tensor:
-        # No equal crops were merged, so the crops of a kind are a slice, and no index is copied to the GPU.
-        num_masks = image.unique_crop_of.shape[1]
-        return image.embeddings if image.is_of_masks else image.embeddings[kind * num_masks :][:num_masks]
-
-    def _batches(self, encoded: Sequence[EncodedImage]) -> Iterator[list[CropSet]]:
-        yield [(number, kind) for number, image in enumerate(encoded) for kind in range(len(image.unique_crop_of))]
-
     def _decode(
-        self, images: Sequence[ImageCrops], encoded: Sequence[EncodedImage], crop_sets: Sequence[CropSet]
-    ) -> list[list[GeneratedCaption]]:
-        others, rows = self._others(encoded, crop_sets), self._sampler_rows(images, crop_sets)
+        self,
+        encoded: Sequence[EncodedImage],
+        crop_sets: Sequence[CropSet],
+        others: Sequence[Others],
+        rows: SamplerRows,
+        searched: Sequence[int],
+    ) -> tuple[Callable[[int], SampledCaption], Callable[[int], Beam]]:
         tokens = torch.cat([image.tokens for image in encoded])
-        by_shape: dict[GroupShape, list[_PlacedGroup]] = defaultdict(list)
-        for shape, placed in self._groups(encoded, crop_sets, others, rows, num_image_tokens=tokens.shape[1]):
-            by_shape[shape].append(placed)
-        # Holds the results of all rows and crops, by number. None is still to be decoded.
-        sampled: dict[int, SampledCaption | None] = {}
-        searched: dict[int, Beam | None] = {}
-        for shape, groups in by_shape.items():
+        # The results by number. None is what the top logits could not decide.
+        captions: dict[int, SampledCaption | None] = {}
+        beams: dict[int, Beam | None] = dict.fromkeys(searched)
+        for shape, groups in self._groups(encoded, crop_sets, others, rows, tokens.shape[1]).items():
             if shape not in self._decoders:
                 towers = self._towers_of(shape, tokens.shape[1], _MOST_GROUPS)
                 self._decoders[shape] = StaticDecoder(
@@ -106,14 +96,14 @@ class StaticEngine(CachedEngine):
             for first in range(0, len(groups), decoder.num_groups):
                 part = groups[first : first + decoder.num_groups]
                 drawn = decoder.decode([group for group, _, _ in part], tokens)
-                for (_, targets, of_targets), (captions, beams) in zip(part, drawn, strict=True):
-                    sampled |= zip(of_targets.tolist(), captions, strict=True)
-                    searched |= zip(targets.tolist(), beams, strict=bool(beams))
+                for (_, targets, of_targets), (of_rows, of_crops) in zip(part, drawn, strict=True):
+                    captions |= zip(of_targets.tolist(), of_rows, strict=True)
+                    beams |= zip(targets.tolist(), of_crops, strict=bool(of_crops))
             # Dropped here, because the next decoder may reuse its memory.
             del decoder
-        self._decide_in_tree(encoded, crop_sets, others, rows, sampled, searched)
-        of_row, of_crop = (cast(Callable[[int], Any], each.__getitem__) for each in (sampled, searched))
-        return self._collect(images, crop_sets, others, of_row, of_crop)
+        self._decide_in_tree(encoded, crop_sets, others, rows, captions, beams)
+        caption_of, beam_of = (cast(Callable[[int], Any], each.__getitem__) for each in (captions, beams))
+        return caption_of, beam_of
 
     def _groups(
         self,
@@ -121,46 +111,39 @@ class StaticEngine(CachedEngine):
         crop_sets: Sequence[CropSet],
         others: Sequence[Others],
         rows: SamplerRows,
-        *,
         num_image_tokens: int,
-    ) -> Iterator[tuple[GroupShape, _PlacedGroup]]:
-        """Yield the groups that describe each crop once, with their shapes."""
+    ) -> Mapping[GroupShape, Sequence[_PlacedGroup]]:
+        """Return by shape the groups that describe each crop once; the targets are a group's first crops."""
         before = np.cumsum([0, *(len(image.tokens) for image in encoded)])
         chosen = [each.indices for each in others if each.how == "nearest"]
         named = iter(to_host(*chosen) if chosen else ())
+        rules, num_beams = np.arange(len(self._samplers)), self._config.beam.num_beams // self._config.beam.num_groups
+        found: defaultdict[GroupShape, list[_PlacedGroup]] = defaultdict(list)
         first_crop = 0
         for (image, kind), part in zip(crop_sets, others, strict=True):
+            num_crops, num_others = part.indices.shape
+            is_all, members = part.how == "all", list[tuple[Ints, torch.Tensor]]()
+            size = bucket_of(num_crops if is_all else 1 + num_others)
+            shape = GroupShape(size, size if is_all else 1, len(rules), num_beams, self._config.max_length - 1)
+            shape = self._fitting(shape, num_image_tokens)
+            if is_all:
+                weights = part.weights.new_zeros(num_crops, num_crops).scatter_(1, part.indices, part.weights)
+                for first in range(0, num_crops, shape.targets):
+                    rolled = weights.roll((-first, -first), (0, 1)) if first else weights
+                    rolled = rolled[: min(shape.targets, num_crops - first)]
+                    members.append((np.roll(np.arange(num_crops), -first), rolled))
+            else:
+                indices = next(named) if num_others else np.zeros((num_crops, 0), dtype=np.int64)
+                for crop, of_crop in enumerate(indices):
+                    members.append((np.array([crop, *of_crop]), F.pad(part.weights[crop : crop + 1], (1, 0))))
             encodings = before[image] + encoded[image].unique_crop_of[kind]
-            for shape, crops, weights in self._members(part, named, num_image_tokens):
-                targets = first_crop + crops[: len(weights)]
-                of_targets = (targets[:, None] * len(self._samplers) + np.arange(len(self._samplers))).reshape(-1)
-                yield shape, (CropGroup(encodings[crops], weights, rows.uniform[of_targets]), targets, of_targets)
-            first_crop += len(encodings)
-
-    def _members(
-        self, others: Others, named: Iterator[Ints], num_image_tokens: int
-    ) -> Iterator[tuple[GroupShape, Ints, torch.Tensor]]:
-        """Yield the groups of one kind of one image: shape, crops with the targets first, and weights."""
-        num_crops, num_others = others.indices.shape
-        if others.how == "all":
-            shape = self._shape(bucket_of(num_crops), num_image_tokens)
-            weights = others.weights.new_zeros(num_crops, num_crops).scatter_(1, others.indices, others.weights)
-            for first in range(0, num_crops, shape.targets):
-                num_targets = min(shape.targets, num_crops - first)
-                rolled = weights.roll((-first, -first), (0, 1)) if first else weights
-                yield shape, np.roll(np.arange(num_crops), -first), rolled[:num_targets]
-            return
-        shape = replace(self._shape(bucket_of(1 + num_others), num_image_tokens), targets=1)
-        members = next(named) if num_others else np.zeros((num_crops, 0), dtype=np.int64)
-        for crop, of_crop in enumerate(members):
-            yield shape, np.array([crop, *of_crop]), F.pad(others.weights[crop : crop + 1], (1, 0))
-
-    def _shape(self, num_crops: int, num_image_tokens: int) -> GroupShape:
-        """Return the shape of groups of crops: as many targets as fit into the budget, at least one."""
-        rules, beams = len(self._samplers), self._config.beam.num_beams // self._config.beam.num_groups
-        return self._fitting(
-            GroupShape(num_crops, num_crops, rules, beams, self._config.max_length - 1), num_image_tokens
-        )
+            for crops, of_members in members:
+                targets = first_crop + crops[: len(of_members)]
+                of_targets = (targets[:, None] * len(rules) + rules).reshape(-1)
+                group = CropGroup(encodings[crops], of_members, rows.uniform[of_targets])
+                found[shape].append((group, targets, of_targets))
+            first_crop += num_crops
+        return found
 
     def _fitting(self, shape: GroupShape, num_image_tokens: int) -> GroupShape:
         while shape.targets > 1 and self._bytes(shape, num_image_tokens) > self._budget:
@@ -216,16 +199,16 @@ class StaticEngine(CachedEngine):
         crop_sets: Sequence[CropSet],
         others: Sequence[Others],
         rows: SamplerRows,
-        sampled: dict[int, SampledCaption | None],
-        searched: dict[int, Beam | None],
+        captions: dict[int, SampledCaption | None],
+        beams: dict[int, Beam | None],
     ) -> None:
         """Decode over a prefix tree, one crop set at a time, what the top logits could not decide."""
         first = 0
         for crop_set, part in zip(crop_sets, others, strict=True):
             crops = range(first, first + len(part.indices))
             first = crops.stop
-            of_set = [row for row in np.flatnonzero(np.isin(rows.target, crops)).tolist() if sampled[row] is None]
-            of_crops = [crop for crop in crops if searched and searched[crop] is None]
+            of_set = [row for row in np.flatnonzero(np.isin(rows.target, crops)).tolist() if captions[row] is None]
+            of_crops = [crop for crop in crops if beams and beams[crop] is None]
             if not of_set and not of_crops:
                 continue
             if self._memory is not None:
@@ -234,9 +217,10 @@ class StaticEngine(CachedEngine):
             some = SamplerRows(
                 rows.target[of_set] - crops.start, rows.top_k[of_set], rows.top_p[of_set], rows.uniform[of_set]
             )
-            decoding = self._in_tree(encoded, [crop_set], [part], some, [crop - crops.start for crop in of_crops])
-            sampled |= {row: decoding.sampled(number) for number, row in enumerate(of_set)}
-            searched |= {crop: decoding.searches[crop - crops.start].result() for crop in of_crops}
+            searched = [crop - crops.start for crop in of_crops]
+            caption_of, beam_of = super()._decode(encoded, [crop_set], [part], some, searched)
+            captions |= {row: caption_of(number) for number, row in enumerate(of_set)}
+            beams |= {crop: beam_of(number) for crop, number in zip(of_crops, searched, strict=True)}
 
 
 class StaticReader:

@@ -1,9 +1,9 @@
-"""CoCa's towers in fixed shapes: each row has its own caches, and no step copies any. Called by `static_decoder.py`.
+"""CoCa's towers in fixed shapes: each row has its own caches, and no step copies any. For `static_engine`.
 
 Layout of a batch of G groups: a group has C crops, R sampling rows, and B beams per crop. Its N = R + C · B prefixes go
 through the text tower and the decoder's first self-attention, which see no image. Its pairs, C × Q with Q = R + B, are
-each sampling row under each crop, and each beam under its own crop alone. Positions ahead are masked, so the shapes of
-a step are those of every other: on a GPU it is recorded once and replayed.
+each sampling row under each crop, and each beam under its own crop alone. Positions ahead are masked, so that all steps
+have the same shapes and addresses: on a GPU one step is recorded and then replayed.
 """
 
 from __future__ import annotations
@@ -23,21 +23,13 @@ from pseudoris.workers.forward_passes import Block, SelfAttentionBlock
 
 @dataclass(frozen=True, slots=True)
 class GroupShape:
-    """What a group of a batch has room for.
+    """What a group of a batch has room for."""
 
-    Attributes:
-        crops: C.
-        targets: T, at most C: the first T crops are those that its sampling rows describe.
-        rules: Sampling rows of a target.
-        beams: B, of each crop.
-        positions: Of a caption, SOT included.
-    """
-
-    crops: int
-    targets: int
-    rules: int
-    beams: int
-    positions: int
+    crops: int  # C
+    targets: int  # T, at most C: the sampling rows describe the first T crops
+    rules: int  # sampling rows of a target
+    beams: int  # B, of each crop
+    positions: int  # of a caption, SOT included
 
     @property
     def rows(self) -> int:
@@ -68,7 +60,7 @@ class CacheMemory:
         self.recordings: Any = torch.cuda.graph_pool_handle() if like.device.type == "cuda" else None
 
     def split(self, *shapes: tuple[int, ...]) -> list[torch.Tensor]:
-        """Return tensors of some shapes, one behind the other."""
+        """Return tensors of some shapes, one behind the other in memory."""
         sizes = [math.prod(shape) for shape in shapes]
         parts = torch.split(self._all[: sum(sizes)], sizes)
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
@@ -83,11 +75,9 @@ def group_bytes(blocks: CocaBlocks, shape: GroupShape, num_image_tokens: int) ->
 def _cache_shapes(
     blocks: CocaBlocks, shape: GroupShape, num_groups: int, num_image_tokens: int
 ) -> tuple[tuple[int, ...], ...]:
-    """Return the shapes of keys and values, keys first, of G groups.
+    """Return the shapes of keys and values, keys first, of G groups: (layers, 2, rows, heads, positions, head width).
 
-    They are of the text tower, (layers, 2, G · N, heads, positions, head width); of the decoder's first self-attention,
-    the same of one layer; of the others, (layers - 1, 2, G · C · Q, ...); and of T image tokens, (layers, 2, G · C,
-    heads, T, head width).
+    They are those of the text tower, of the decoder's first self-attention, of its others, and of the image tokens.
     """
     prefixes, length, layers = num_groups * shape.prefixes, shape.positions, len(blocks.layers)
     heads, text_heads = blocks.layers[0].num_heads, blocks.text.heads
@@ -173,14 +163,14 @@ class StaticTowers:
             position: (1,) int64, of the newest.
         """
         blocks, shape, text = self.blocks, self.shape, self.blocks.text
-        # As in `CachedCocaTowers`: a `pad_id` hides the next position, with `correct_cls_mask` its own position.
+        # As in `CachedCocaTowers`, a `pad_id` hides the next position, or with `correct_cls_mask` its own.
         is_padding = (tokens if text.correct_cls_mask else before).flatten() == text.pad_id
         self._text_sources.index_copy_(1, position, self._own.masked_fill(is_padding[:, None], -1))
         x: torch.Tensor = text.token_embedding(tokens.flatten())
         addend = text.positional_embedding.index_select(0, position).expand_as(x)
         for block, cache in zip(blocks.text_layers, self._text, strict=True):
             x, addend = _attended(block, x, addend, cache, position, self._text_sources)
-        # No last norm: a text tower with a CLS token, as every CoCa has, returns the tokens before it.
+        # The last norm is left out: a text tower with a CLS token, as every CoCa has, returns the tokens before it.
         x, addend = _attended(blocks.layers[0], x, addend, self._first[0], position, self._sources)
         first, *crosses = blocks.cross
         x, normed = _normed(first.ln_1, x, addend)

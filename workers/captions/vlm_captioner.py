@@ -1,7 +1,8 @@
 """The caption stage by a user's vision-language model (`AutoModelForImageTextToText`). Built by `stages.py`.
 
-The engine, the samplers, the contrast and the listener are CoCa's. What differs: a crop goes to the model's own
-processor with a prompt, the answer is stripped of what is no caption, and s_ij comes from the run's filter.
+The engine, the samplers, the contrast and the listener are CoCa's. Three things differ: a crop goes to the model's own
+processor with a prompt; openings and marks are cut from the answer; and s_ij comes from the CLIP of the run's filter.
+A text longer than that CLIP reads must never become a candidate.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from numpy.typing import NDArray
 
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig, RunConfig
 from pseudoris.schemas.run_lengths import decode_mask, decode_runs
-from pseudoris.schemas.shard import CROP_MARKED, ExpressionRecord, MaskRecord, Shard, ShardImage
+from pseudoris.schemas.shard import CROP_MARKED, ExpressionRecord, Shard, ShardImage
 from pseudoris.workers.captions.captioner import TreeCaptioner
 from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
-from pseudoris.workers.captions.vlm_loading import Vlm, load_vlm, vlm_folder_digest
+from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions, load_vlm, vlm_folder_digest
 from pseudoris.workers.captions.vlm_towers import Inputs, VlmTowers
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.checkpoints.openclip import num_clip_tokens, read_model_config
@@ -88,8 +89,9 @@ class VlmCaptioner(TreeCaptioner):
     def __init__(self, config: CaptionsConfig, compute: ComputeConfig, filtering: FilterConfig | None = None) -> None:
         """Load the model; `filtering` is the run's, whose CLIP says how similar masks are. Without it s_ij is 1."""
         device, dtype = prepare_device(compute), compute_dtype(compute)
-        vlm = load_vlm(config, device, dtype)
-        tokenizer, self._options = vlm.processor.tokenizer, vlm.options
+        self._options = VlmOptions.of(config)
+        vlm = load_vlm(config.weights, self._options, device, dtype)
+        tokenizer = vlm.processor.tokenizer
         engine = vlm_engine(vlm, config, seed=compute.seed)
         plain = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         super().__init__(
@@ -135,21 +137,17 @@ class VlmCaptioner(TreeCaptioner):
         """As of `TreeCaptioner`, with the marked crops and with embeddings of the masks, if they are asked for."""
         found = super().image_crops(image, pixels)
         if self._options.has_marked_crop:
-            crops = torch.cat((found.pixels, self._marked(pixels, image.masks)[None]))
-            found = replace(found, kinds=(*found.kinds, CROP_MARKED), pixels=crops)
+            # The whole image as a crop (N, 3, S, S), each mask outlined in its own.
+            (height, width), crops = pixels.shape[:2], []
+            for mask in image.masks:
+                marked = outlined(pixels, decode_mask(mask.rle_counts, height, width))
+                box, runs = [(0, 0, width, height)], [decode_runs(mask.rle_counts)]
+                whole = make_crops(marked, box, runs=runs, scales=(1.0,), crop_format=self._format, device=self._device)
+                crops.append(whole[0, 0])
+            all_crops = torch.cat((found.pixels, torch.stack(crops)[None]))
+            found = replace(found, kinds=(*found.kinds, CROP_MARKED), pixels=all_crops)
         if self._clip is not None:
             scales = (self._context_scale,)
             (context,) = mask_crops(pixels, image.masks, scales, self._clip.crop_format, self._device)
             found = replace(found, embeddings=self._clip.embed_crops([context]).to(self._device))
         return found
-
-    def _marked(self, pixels: NDArray[np.uint8], masks: Sequence[MaskRecord]) -> torch.Tensor:
-        """Return the whole image as a crop (N, 3, S, S), each mask outlined in its own."""
-        height, width = pixels.shape[:2]
-        found = []
-        for mask in masks:
-            marked = outlined(pixels, decode_mask(mask.rle_counts, height, width))
-            box, runs = [(0, 0, width, height)], [decode_runs(mask.rle_counts)]
-            whole = make_crops(marked, box, runs=runs, scales=(1.0,), crop_format=self._format, device=self._device)
-            found.append(whole[0, 0])
-        return torch.stack(found)

@@ -1,4 +1,7 @@
-"""Loads a vision-language model: checks settings, builds the prompt. Called by `vlm_captioner` and `vlm_check`."""
+"""Loads a vision-language model and builds its prompt. Called by `vlm_captioner`, `vlm_check`, and before a run.
+
+A model that the prefix tree cannot decode, or whose captions would change from day to day, is refused by name.
+"""
 
 from __future__ import annotations
 
@@ -68,13 +71,8 @@ def checked_folder(weights: WeightsConfig, options: VlmOptions) -> tuple[str, in
     return digest, longest_prefix(model, Vlm(model, processor, options).inputs(blank))
 
 
-def load_vlm(config: CaptionsConfig, device: torch.device, dtype: torch.dtype) -> Vlm:
-    """Return the model of a configuration, in eval mode on `device`; errors as of `vlm_folder_digest`."""
-    return load_folder(config.weights, VlmOptions.of(config), device, dtype)
-
-
-def load_folder(weights: WeightsConfig, options: VlmOptions, device: torch.device, dtype: torch.dtype) -> Vlm:
-    """Return the model of a folder, as `load_vlm`."""
+def load_vlm(weights: WeightsConfig, options: VlmOptions, device: torch.device, dtype: torch.dtype) -> Vlm:
+    """Return the model of a folder, in eval mode on `device`; errors as of `vlm_folder_digest`."""
     folder = ModelFolder.open(weights.uri)
     model, processor = load_model(folder, _CLASS, device=device, dtype=dtype), load_processor(folder)
     check_vlm(model, processor)
@@ -117,14 +115,6 @@ def check_vlm(model: Any, processor: Any) -> None:
         )
 
 
-def _processor_options(processor: Any) -> set[str]:
-    """Return the options that a processor and its parts declare. Source: ProcessorMixin of transformers 5.24."""
-    kinds = processor.valid_processor_kwargs.__annotations__
-    parts = (getattr(processor, name, None) for name in ("tokenizer", "image_processor", "video_processor"))
-    declared = (*kinds.values(), *(getattr(part, "valid_kwargs", None) for part in parts))
-    return {*kinds, *(name for each in declared for name in getattr(each, "__annotations__", ()))}
-
-
 @dataclass(frozen=True)
 class Vlm:
     """A model, or its skeleton, with its processor."""
@@ -141,7 +131,12 @@ class Vlm:
         """
         from PIL import Image
 
-        if unknown := self.options.processor.keys() - _processor_options(self.processor):
+        # The options that a processor and its parts declare. Source: ProcessorMixin of transformers 5.24.
+        kinds = self.processor.valid_processor_kwargs.__annotations__
+        parts = (getattr(self.processor, name, None) for name in ("tokenizer", "image_processor", "video_processor"))
+        of_parts = (*kinds.values(), *(getattr(part, "valid_kwargs", None) for part in parts))
+        declared = {*kinds, *(name for each in of_parts for name in getattr(each, "__annotations__", ()))}
+        if unknown := self.options.processor.keys() - declared:
             raise ConfigError(
                 f"captions.options.processor has {', '.join(sorted(unknown))}, which {type(self.processor).__name__} "
                 "would ignore: correct its name, or leave it out"

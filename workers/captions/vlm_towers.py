@@ -1,14 +1,14 @@
-"""A VLM's decoder over a prefix tree: a batch row per crop. For `vlm_captioner`, `vlm_loading` and `vlm_check`.
+"""A vision-language model's decoder over a prefix tree. For `vlm_captioner`, `vlm_loading` and `vlm_check`.
 
-The prompt of each crop, without its last token, is computed once, and its keys and values become the row's first
-columns. The last prompt token is equal for all crops: it is the tree's root, as SOT is CoCa's. A level appends its
-pairs (prefix, crop) as columns of their crop's row, and the mask lets each see the prompt and its own ancestors. So no
-cache is copied when a prefix forks. The result equals the model's own forward of whole sequences up to rounding.
+Each crop is a row of the batch. The keys and values of its prompt, without the last token, are its first columns. The
+last prompt token is equal for all crops: it is the tree's root, as SOT is CoCa's. A level appends its pairs (prefix,
+crop) as columns of their crop's row, and the mask lets each see the prompt and its own ancestors. So no cache is copied
+when a prefix forks. The result must equal the model's own forward of whole sequences up to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -70,7 +70,7 @@ class VlmTowers:
         self._root = int(sample["input_ids"][0, -1])
         self.max_prefix_length = longest_prefix(model, sample)
         self.num_pairs = self.num_asked = 0
-        # Bytes that a column of one crop takes in the cache.
+        # Bytes that a column of one crop takes in the cache. `_check` measures them.
         self.node_bytes = 0
         try:
             with torch.inference_mode():
@@ -95,8 +95,22 @@ class VlmTowers:
         self._cache = self._new_cache()
         stacks: list[torch.Tensor] = []
         self._positions = torch.empty(len(encodings), dtype=torch.int64, device=self._device)
-        for some in _alike(encodings):
-            cache, self._positions[some] = self._prefill([encodings[number] for number in some])
+        of_shape: dict[tuple[Any, ...], list[int]] = {}
+        for number, each in enumerate(encodings):
+            of_shape.setdefault(tuple((name, part.shape) for name, part in each.items()), []).append(number)
+        for some in (
+            numbers[first : first + PROMPTS_A_PASS]
+            for numbers in of_shape.values()
+            for first in range(0, len(numbers), PROMPTS_A_PASS)
+        ):
+            self._forget_offsets()
+            prompts = [encodings[number] for number in some]
+            batch = self._placed({name: torch.cat([each[name] for each in prompts]) for name in prompts[0]})
+            cut, cache = shortened(batch, batch["input_ids"].shape[1] - 1), self._new_cache()
+            self._base(**cut, cache=cache, use_cache=True)
+            self._positions[some] = cut["input_ids"].shape[1]
+            if getattr(self._base, "rope_deltas", None) is not None:
+                self._positions[some] += self._base.rope_deltas.reshape(-1)
             filled = [part for layer in cache.layers for part in (layer.keys, layer.values)]
             stacks = stacks or [
                 each.new_zeros(len(encodings), each.shape[1], longest, each.shape[3]) for each in filled
@@ -129,7 +143,7 @@ class VlmTowers:
         return self.bytes_after(level, 1)
 
     def step(self, level: PrefixLevel, before: Ints | None) -> tuple[torch.Tensor, Ints]:
-        """Append the level's columns; the index is (P, t) int64, the columns of each pair's ancestors and its own."""
+        """Append the level's columns. The index is (P, t) int64: the columns of each pair's ancestors, and its own."""
         crops = level.pair_crop
         self.num_pairs += len(crops)
         counts = np.bincount(crops, minlength=self._num_crops)
@@ -170,19 +184,10 @@ class VlmTowers:
             masks[kind] = zeros.masked_fill(is_hidden, torch.finfo(self._dtype).min)
         return masks if SLIDING in masks and len(masks) > 1 else next(iter(masks.values()))
 
-    def _prefill(self, prompts: Sequence[Inputs]) -> tuple[Any, torch.Tensor]:
-        """Compute prompts of one shape without their last tokens; return the cache, and the positions after it (B,)."""
+    def _forget_offsets(self) -> None:
         # Models with positions in several dimensions would apply the offsets of the last images.
         if hasattr(self._base, "rope_deltas"):
             self._base.rope_deltas = None
-        batch = self._placed({name: torch.cat([each[name] for each in prompts]) for name in prompts[0]})
-        cut = shortened(batch, batch["input_ids"].shape[1] - 1)
-        cache, ids = self._new_cache(), cut["input_ids"]
-        positions = torch.full((len(ids),), ids.shape[1], device=self._device)
-        self._base(**cut, cache=cache, use_cache=True)
-        if getattr(self._base, "rope_deltas", None) is not None:
-            positions += self._base.rope_deltas.reshape(-1)
-        return cache, positions
 
     def _placed(self, inputs: Inputs) -> dict[str, torch.Tensor]:
         return {
@@ -205,8 +210,7 @@ class VlmTowers:
         for _ in range(3):
             hidden, paths = self.step(level, paths)
             found = hidden.to(score_dtype(hidden.dtype)) @ head.to(score_dtype(hidden.dtype)).t()
-            if hasattr(self._base, "rope_deltas"):
-                self._base.rope_deltas = None
+            self._forget_offsets()
             due = model(**whole, use_cache=False).logits[:, -1].to(found.dtype)
             apart = float((found - due).abs().max() / due.abs().max())
             if not apart <= _TOLERANCES.get(self._dtype, _HALF_TOLERANCE):
@@ -217,27 +221,13 @@ class VlmTowers:
                 )
             newest = int(found.argmax())
             level = _chain(newest, is_root=False)
-            whole = {name: _longer(part, newest, name) for name, part in whole.items()}
+            value_of = {"input_ids": newest, "attention_mask": 1}
+            for name in whole.keys() & _BY_TOKEN:
+                whole[name] = F.pad(whole[name], (0, 1), value=value_of.get(name, 0))
             length += 1
-
-
-def _alike(encodings: Sequence[Inputs]) -> Iterator[list[int]]:
-    """Yield the numbers of prompts of one shape, a pass at a time: in the order of the shapes, then of the prompts."""
-    of_shape: dict[tuple[Any, ...], list[int]] = {}
-    for number, each in enumerate(encodings):
-        of_shape.setdefault(tuple((name, part.shape) for name, part in each.items()), []).append(number)
-    for numbers in of_shape.values():
-        yield from (numbers[first : first + PROMPTS_A_PASS] for first in range(0, len(numbers), PROMPTS_A_PASS))
 
 
 def _chain(token: int, *, is_root: bool) -> PrefixLevel:
     """Return a level of one prefix under the second of two crops."""
     one = np.zeros(1, dtype=np.int64)
     return PrefixLevel(one + token, one, one, one, one + 1, one[:0] if is_root else one, one[:, None])
-
-
-def _longer(part: torch.Tensor, token: int, name: str) -> torch.Tensor:
-    if name not in _BY_TOKEN:
-        return part
-    value = {"input_ids": token, "attention_mask": 1}.get(name, 0)
-    return F.pad(part, (0, 1), value=value)

@@ -1,8 +1,8 @@
 """Logits over the vocabulary, and the likeliest tokens. Called by `workers/captions` and `workers/filtering`.
 
 A model trained on a small vocabulary has columns of zeros for all other tokens: the logit of such a *dead* token is 0
-under every prefix. Only the live columns are multiplied. The softmax counts dead tokens by their number; they are
-listed one by one only for the rare row whose kept set reaches logit 0.
+under every prefix. Only the live columns are multiplied. The softmax must still count dead tokens, by their number;
+they are listed one by one only for the rare row whose kept set reaches logit 0.
 """
 
 from __future__ import annotations
@@ -29,21 +29,13 @@ _GATHERED_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """Token ids.
+    """Token ids."""
 
-    Attributes:
-        sot: Start of text.
-        eos: End of text.
-        pad: Padding.
-        further_eos: Other tokens that end a caption; results say `eos` instead.
-        forbidden: Tokens that are never drawn, such as placeholders of an image.
-    """
-
-    sot: int
-    eos: int
+    sot: int  # start of text
+    eos: int  # end of text
     pad: int
-    further_eos: tuple[int, ...] = ()
-    forbidden: tuple[int, ...] = ()
+    further_eos: tuple[int, ...] = ()  # other tokens that end a caption; results say `eos` instead
+    forbidden: tuple[int, ...] = ()  # never drawn, such as placeholders of an image
 
 
 def score_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -85,19 +77,13 @@ def check_finite(is_finite: NDArray[np.bool_]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TopLogits:
-    """The K likeliest tokens of each row, the likeliest first, equal logits in the order of token ids.
+    """The K likeliest tokens of each row, the likeliest first, equal logits in the order of token ids."""
 
-    Attributes:
-        logits: (R, K) float; -inf for a token that is forbidden.
-        ids: (R, K) int64 token ids.
-        log_total: (R,) float, log of the sum of exp(logit) over the whole vocabulary, except forbidden tokens.
-        max_outside: (R,) float, an upper bound of the logits of all other tokens; -inf if there are none.
-    """
-
-    logits: torch.Tensor
-    ids: torch.Tensor
+    logits: torch.Tensor  # (R, K) float; -inf for a token that is forbidden
+    ids: torch.Tensor  # (R, K) int64 token ids
+    # (R,) float, log of the sum of exp(logit) over the whole vocabulary, except forbidden tokens.
     log_total: torch.Tensor
-    max_outside: torch.Tensor
+    max_outside: torch.Tensor  # (R,) float, an upper bound of the logits of all other tokens; -inf if there are none
 
     def part(self, rows: Any) -> TopLogits:
         """Return some rows, by an index of their number."""

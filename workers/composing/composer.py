@@ -1,7 +1,7 @@
-"""Adds composed expressions ("second cup from the left") after the scorer. For `stages.py` and `cli/refilter.py`.
+"""Composes expressions ("second cup from the left") from what the captions of an image's masks say.
 
-Each is a noun phrase with a place, rank, relation or number, the likeliest of any form. What is composed depends on
-masks, candidates and scores, never on `kept`: `refilter` composes anew from the tables.
+`workers/stages.py` and `cli/refilter.py` call it after the scorer. The composition reads masks, candidates and scores,
+but never `kept`, so that `refilter` composes the same expressions anew from the tables.
 """
 
 from __future__ import annotations
@@ -41,31 +41,14 @@ from pseudoris.workers.noun_phrases import (
 
 FormName = Literal["words", "end", "end of so many", "side", "rank", "relation"]
 _FORMS: Final[tuple[FormName, ...]] = get_args(FormName)
-# An image gets at most so many groups and easy absences. More groups repeat few masks; easy absences teach little.
+# More groups of an image repeat few masks, and more easy absences teach little.
 _MAX_PER_IMAGE: Final = 2
 # Tries for a mask's near absences, and for the bank's texts. Bounds the cost of a crowded image.
 _MAX_TRIES: Final = 16
+# Stands for the attribute or noun that is replaced.
 _GAP: Final = "_"
-# At most "the left of the three": a longer row too often has a missed or a doubled mask.
+# "The left of the three" is the longest: a longer row too often has a missed or a doubled mask.
 _MAX_COUNTED: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class ComposedExpression:
-    """An expression before it becomes a record of the table.
-
-    Attributes:
-        targets: Numbers of its masks; empty for a no-target expression.
-        confidence: The probability that it is right.
-        rival: Of a near absence: the number of the mask that it describes but for the noun or one attribute. Else None.
-    """
-
-    text: str
-    kind: ComposedKind
-    targets: tuple[int, ...]
-    noun: str
-    confidence: float
-    rival: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +62,13 @@ class _Form:
     text: Callable[[], str | None]  # returns the words; None if the language has none
 
 
-def ranked_expressions(view: Likelihood, mask: int, mask_id: str) -> list[ComposedExpression]:
+def ranked_expressions(view: Likelihood, mask: int, mask_id: str) -> list[ExpressionRecord]:
     """Return up to `max_per_mask` expressions of a mask, at most `max_per_form` of one form.
 
-    The likeliest needs a probability of `min_first`, every further one `min_further`. If there are more than a mask may
-    have, different forms come before a second one of the same form. The mask id decides which form comes first, so that
-    no form dominates.
+    The likeliest needs a probability of `min_first`, every further one `min_further`. Different forms come before a
+    second expression of the same form. The mask id decides which form comes first, so that no form dominates.
     """
-    found: dict[str, ComposedExpression] = {}
+    found: dict[str, ExpressionRecord] = {}
     turns: dict[str, tuple[int, int]] = {}
     used: Counter[FormName] = Counter()
     # A hash of the mask's id, so that every run starts with the same form.
@@ -99,14 +81,16 @@ def ranked_expressions(view: Likelihood, mask: int, mask_id: str) -> list[Compos
         if text is not None and text not in found:
             used[form.name] += 1
             turns[text] = (used[form.name], (_FORMS.index(form.name) - start) % len(_FORMS))
-            found[text] = ComposedExpression(text, form.kind, (mask,), form.noun, right)
+            found[text] = ExpressionRecord(
+                (mask_id,), text, (), form.kind, form.noun, confidence=right, source=SOURCE_COMPOSER
+            )
     return sorted(found.values(), key=lambda each: turns[each.text])[: view.config.max_per_mask]
 
 
-def ranked_groups(view: Likelihood) -> Iterator[ComposedExpression]:
+def ranked_groups(view: Likelihood, mask_ids: Sequence[str]) -> Iterator[ExpressionRecord]:
     """Yield expressions of several masks above `min_further`, the likeliest first: true of each and of no other."""
-    found: dict[tuple[int, ...], ComposedExpression] = {}
-    for phrase in dict.fromkeys(phrase for phrases in view.phrases for phrase in phrases):
+    found: dict[tuple[int, ...], tuple[float, ExpressionRecord]] = {}
+    for phrase in dict.fromkeys(chain.from_iterable(view.phrases)):
         rivals = view.rivals(phrase)
         is_member = rivals > IS_MEMBER
         masks = tuple(np.flatnonzero(is_member).tolist())
@@ -115,27 +99,38 @@ def ranked_groups(view: Likelihood) -> Iterator[ComposedExpression]:
             continue
         log_right = np.log(rivals[is_member]).sum() + np.log1p(-rivals[~is_member]).sum()
         right = float(np.exp(log_right + view.log_unseen(phrase, len(masks))))
-        if masks not in found or right > found[masks].confidence:
-            found[masks] = ComposedExpression(text, "group", masks, phrase.noun, right)
-    likeliest_first = sorted(found.values(), key=lambda each: -each.confidence)
-    yield from (each for each in likeliest_first if each.confidence > view.config.min_further)
+        if masks not in found or right > found[masks][0]:
+            ids = tuple(mask_ids[mask] for mask in masks)
+            found[masks] = (
+                right,
+                ExpressionRecord(ids, text, (), "group", phrase.noun, confidence=right, source=SOURCE_COMPOSER),
+            )
+    likeliest_first = sorted(found.values(), key=lambda pair: -pair[0])
+    yield from (each for right, each in likeliest_first if right > view.config.min_further)
 
 
-def near_absences(view: Likelihood, keys: Sequence[int]) -> Iterator[ComposedExpression]:
+def near_absences(view: Likelihood, mask_ids: Sequence[str], seed: int) -> Iterator[ExpressionRecord]:
     """Yield at most one no-target expression a mask, above `min_further`: what is true of the mask, but for one part.
 
     "The red circle" in an image of a red star and a blue circle, or "the blue star" there: a trainer that looks for one
-    of the parts finds a mask, and is wrong. `keys` (one per mask) decide which of a mask's expressions are tried first.
+    of the parts finds a mask, and is wrong. Seed and mask id decide which of a mask's expressions are tried first.
     """
+    # The attributes in one place of likely phrases by their words: "small _ #" has red and blue. "_" has all nouns.
+    slots: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for phrase in chain.from_iterable(view.phrases):
+        slots[_GAP].setdefault(phrase.noun, phrase.noun)
+        for attribute in sorted((*phrase.before, *phrase.after), key=content_of):
+            slots[_slot(phrase, content_of(attribute))].setdefault(content_of(attribute), attribute)
     said: set[str] = set()
-    slots, told = _slots(phrase for phrases in view.phrases for phrase in phrases), cache(view.posterior.told)
-    for mask, (phrases, key) in enumerate(zip(view.phrases, keys, strict=True)):
+    told = cache(view.posterior.told)
+    for phrases, mask_id in zip(view.phrases, mask_ids, strict=True):
         swaps = [swap for phrase in phrases for swap in _swaps(view, phrase, slots, told)]
-        for place in permutation(key, len(swaps))[:_MAX_TRIES].tolist():
+        # The key comes from the mask and not from its shard, so that another division into shards changes nothing.
+        for place in permutation(key_of(seed, mask_id), len(swaps))[:_MAX_TRIES].tolist():
             found = _absence(view, swaps[place]())
             if found is not None and found.text not in said:
                 said.add(found.text)
-                yield replace(found, rival=mask)
+                yield replace(found, rival_mask_id=mask_id)
                 break
 
 
@@ -145,19 +140,6 @@ def _swapped(phrase: NounPhrase, old: str, new: str) -> NounPhrase:
         tuple(new if content_of(each) == old else each for each in part) for part in (phrase.before, phrase.after)
     )
     return replace(phrase, before=before, after=after)
-
-
-def _slots(phrases: Iterable[NounPhrase]) -> Mapping[str, Mapping[str, str]]:
-    """Return the attributes in one place of likely phrases by their words: "small _ #" has red and blue.
-
-    "_" has all nouns.
-    """
-    found: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    for phrase in phrases:
-        found[_GAP].setdefault(phrase.noun, phrase.noun)
-        for attribute in sorted((*phrase.before, *phrase.after), key=content_of):
-            found[_slot(phrase, content_of(attribute))].setdefault(content_of(attribute), attribute)
-    return found
 
 
 def _slot(phrase: NounPhrase, words: str) -> str:
@@ -183,11 +165,11 @@ def _swaps(
 
 def easy_absences(
     view: Likelihood, bank: Sequence[tuple[NounPhrase, Set[str]]], captions: Iterable[str], key: int
-) -> Iterator[ComposedExpression]:
+) -> Iterator[ExpressionRecord]:
     """Yield phrases of a bank above `min_further` that share no word with `captions`, all those of the image.
 
-    Beside each phrase stand the plurals of its words and names. `key` decides the order. What nothing was read of may
-    hold anything.
+    Beside each phrase of the bank are the plurals of its words and names. `key` decides the order. If nothing was read
+    of any mask, none is yielded, because the image may show anything.
     """
     nouns = {noun for each in view.posterior.evidence for noun in each.nouns}
     said = _plurals((*captions, *nouns))
@@ -201,11 +183,12 @@ def _plurals(texts: Iterable[str]) -> set[str]:
     return {plural_of(word) for word in set(chain.from_iterable(map(tokenise, texts)))}
 
 
-def _absence(view: Likelihood, phrase: NounPhrase) -> ComposedExpression | None:
+def _absence(view: Likelihood, phrase: NounPhrase) -> ExpressionRecord | None:
     right = float(np.exp(np.log1p(-view.blurred(phrase)).sum() + view.log_unseen(phrase)))
     if right <= view.config.min_further or not is_sayable(phrase):
         return None
-    return ComposedExpression(templates.definite(phrase), "none", (), phrase.noun, right)
+    text = templates.definite(phrase)
+    return ExpressionRecord((), text, (), "none", phrase.noun, confidence=right, source=SOURCE_COMPOSER)
 
 
 def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:
@@ -214,15 +197,23 @@ def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:
             log_right = view.log_right(mask, phrase, np.ones(len(view.positions)))
             yield _Form("words", "attribute", log_right, phrase.noun, partial(templates.definite, phrase))
         if "position" in view.config.kinds:
-            yield from _sides(view, mask, phrase)
-            yield from _rows(view, mask, phrase)
-        if "relation" in view.config.kinds:
-            yield from _relations(view, mask, phrase)
+            yield from _positions(view, mask, phrase)
+        log_true = float(np.log(view.rivals(phrase)[mask]))
+        for anchor, (named, log_named) in view.anchors.items() if "relation" in view.config.kinds else ():
+            # In a crowded image this skips most pairs before other masks are compared.
+            for side in SIDES if view.is_likely(log_true + log_named) else ():
+                surely, maybe = view.beside[anchor][side]
+                if surely[mask]:
+                    log_right = view.log_right(mask, phrase, maybe) + log_named
+                    say = partial(templates.related, side, phrase, named)
+                    yield _Form("relation", "relation", log_right, phrase.noun, say)
 
 
-def _sides(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
+def _positions(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
+    row = view.members(phrase, mask)
     # "The leftmost circle" implies that there are other circles.
-    for side in SIDES if len(view.members(phrase, mask)) else ():
+    sides_of_row = SIDES if len(row) else ()
+    for side in sides_of_row:
         log_right = view.log_right(mask, phrase, 1.0 - view.lead[side][mask])
         yield _Form("end", "position", log_right, phrase.noun, partial(templates.extreme, side, phrase))
     for side in SIDES:
@@ -230,14 +221,7 @@ def _sides(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
         if inside[mask] > IS_MEMBER:
             log_right = view.log_right(mask, phrase, inside) + float(np.log(inside[mask]))
             yield _Form("side", "position", log_right, phrase.noun, partial(templates.at_side, side, phrase))
-
-
-def _rows(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
-    """Positions in a row of known members: the end of two or three, and ranks from the second on."""
-    row = view.members(phrase, mask)
-    if not len(row):
-        return
-    for side in SIDES:
+    for side in sides_of_row:
         ahead, behind = view.lead[side][row, mask], view.lead[side][mask, row]
         rank = 1 + int((ahead > behind).sum())
         # The last of a row is the first from the other side. The end of a longer row is named without a number.
@@ -250,18 +234,6 @@ def _rows(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
         else:
             say = partial(templates.ordinal, side, rank, phrase)
             yield _Form("rank", "position", log_right, phrase.noun, say)
-
-
-def _relations(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
-    log_true = float(np.log(view.rivals(phrase)[mask]))
-    for anchor, (named, log_named) in view.anchors.items():
-        # In a crowded image this skips most pairs before other masks are compared.
-        for side in SIDES if view.is_likely(log_true + log_named) else ():
-            surely, maybe = view.beside[anchor][side]
-            if surely[mask]:
-                log_right = view.log_right(mask, phrase, maybe) + log_named
-                say = partial(templates.related, side, phrase, named)
-                yield _Form("relation", "relation", log_right, phrase.noun, say)
 
 
 class Composer:
@@ -298,46 +270,28 @@ class Composer:
         Those that meet the rule are kept. Composed expressions that the image already had are replaced.
         """
         given = tuple(each for each in image.expressions if each.source != SOURCE_COMPOSER)
-        plain = replace(image, expressions=given)
+        view, kinds = likelihood_of(image, self.config, self.posterior, self._read), self.config.kinds
+        mask_ids = [mask.mask_id for mask in image.masks]
+        found = [each for number, name in enumerate(mask_ids) for each in ranked_expressions(view, number, name)]
+        if "group" in kinds:
+            found += islice(ranked_groups(view, mask_ids), _MAX_PER_IMAGE)
+        if "none" in kinds:
+            found += near_absences(view, mask_ids, self._seed)
+            captions, key = (each.text for each in given), key_of(self._seed, image.image_id)
+            found += islice(easy_absences(view, self._bank, captions, key), _MAX_PER_IMAGE)
+        distinct: dict[tuple[tuple[str, ...], str], ExpressionRecord] = {}
+        for each in found:
+            distinct.setdefault((each.target_mask_ids, each.text), each)
         # A text that the mask already has is not composed again.
         taken = {(each.target_mask_ids, each.text) for each in given}
-        composed = []
-        for each in self._composed(plain):
-            met = meets(self._keep, {each.kind: np.array([each.confidence])}, 1)
-            record = _record(each, image, is_kept=bool(met[0]))
-            if (record.target_mask_ids, record.text) not in taken:
-                taken.add((record.target_mask_ids, record.text))
-                composed.append(record)
+        composed = [each for key, each in distinct.items() if key not in taken]
+        met = [meets(self._keep, {each.kind: np.array([each.confidence])}, 1) for each in composed]
         weights = line_weights(self._line, np.array([each.confidence for each in composed], np.float64)).tolist()
-        weighed = (replace(each, weight=weight) for each, weight in zip(composed, weights, strict=True))
+        weighed = (
+            replace(each, kept=bool(is_met[0]), weight=weight)
+            for each, is_met, weight in zip(composed, met, weights, strict=True)
+        )
         return replace(image, expressions=(*given, *weighed))
-
-    def _composed(self, image: ShardImage) -> Iterator[ComposedExpression]:
-        view = likelihood_of(image, self.config, self.posterior, self._read)
-        for number, mask in enumerate(image.masks):
-            yield from ranked_expressions(view, number, mask.mask_id)
-        if "group" in self.config.kinds:
-            yield from islice(ranked_groups(view), _MAX_PER_IMAGE)
-        if "none" in self.config.kinds:
-            # Keys come from the image and not from its shard, so that another division into shards changes nothing.
-            yield from near_absences(view, [key_of(self._seed, mask.mask_id) for mask in image.masks])
-            bank_key = key_of(self._seed, image.image_id)
-            captions = (each.text for each in image.expressions)
-            yield from islice(easy_absences(view, self._bank, captions, bank_key), _MAX_PER_IMAGE)
-
-
-def _record(composed: ComposedExpression, image: ShardImage, *, is_kept: bool) -> ExpressionRecord:
-    return ExpressionRecord(
-        target_mask_ids=tuple(image.masks[number].mask_id for number in composed.targets),
-        text=composed.text,
-        samples=(),
-        kind=composed.kind,
-        head_noun=composed.noun,
-        rival_mask_id=None if composed.rival is None else image.masks[composed.rival].mask_id,
-        confidence=composed.confidence,
-        kept=is_kept,
-        source=SOURCE_COMPOSER,
-    )
 
 
 def refusal(images: Iterable[ShardImage]) -> str | None:

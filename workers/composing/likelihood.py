@@ -8,8 +8,8 @@
 is replaced by the probability that it is a member, and the last factor (objects without a mask or with a wrong noun) is
 applied once more.
 
-Positions of masks are shares of the image's sides. Tests of them that return a bool keep a margin: they are true only
-if no viewer would doubt them. Called by `composer.py`.
+`composer` calls it. Positions of masks are shares of the image's sides. Tests of them that return a bool must keep a
+margin: they are true only if no viewer would doubt them.
 """
 
 from __future__ import annotations
@@ -133,7 +133,21 @@ class Likelihood:
     @cached_property
     def phrases(self) -> Sequence[Sequence[NounPhrase]]:
         """By mask, the likely phrases with its likeliest noun; one phrase for each set of words."""
-        return [self._phrases(mask) for mask in range(len(self.positions))]
+        found: list[Sequence[NounPhrase]] = []
+        for mask, evidence in enumerate(self.posterior.evidence):
+            noun = self.posterior.noun(mask)
+            alone = None if noun is None else noun_phrase(noun, noun)
+            drawn = [each for each in evidence.phrases if each.noun == noun]
+            longer = [each for each in drawn if 0 < len(each.words) <= _MAX_WORDS and is_sayable(each)]
+            if not longer:
+                # The captioner says more than the allowed words at once, so its phrases are shortened.
+                longer = [part for each in drawn for part in shorter(each, _MAX_WORDS) if is_sayable(part)]
+            distinct: dict[frozenset[str], NounPhrase] = {}
+            for phrase in (*([] if alone is None or alone.number == "several" else [alone]), *longer):
+                distinct.setdefault(phrase.words, phrase)
+            # This is an upper bound: no expression with this phrase is likelier than the phrase itself.
+            found.append([each for each in distinct.values() if self.is_likely(math.log(self.rivals(each)[mask]))])
+        return found
 
     @cached_property
     def anchors(self) -> Mapping[int, tuple[NounPhrase, float]]:
@@ -202,10 +216,7 @@ class Likelihood:
     def log_right(self, mask: int, phrase: NounPhrase, is_rival: Floats) -> float:
         """Return the log of the probability that a phrase refers to one mask alone.
 
-        Args:
-            mask: Its number.
-            phrase: The phrase.
-            is_rival: (N,) float64, the probability that the stated position fits each mask as well.
+        `is_rival` (N,) float64 is the probability that the stated position fits each mask as well.
         """
         rivals = self.rivals(phrase)
         against = self.blurred(phrase) * is_rival
@@ -213,13 +224,9 @@ class Likelihood:
         return float(np.log(rivals[mask]) + np.log1p(-against).sum()) + self.log_unseen(phrase)
 
     def log_counted(self, mask: int, phrase: NounPhrase, row: Ints, is_placed: Floats) -> float:
-        """Return the log of the probability that a phrase is true of a mask and of those in `row`, and of no other.
+        """Return the log of the probability that a phrase is true of a mask, of those in `row` (R,), and of no other.
 
-        Args:
-            mask: Its number.
-            phrase: The phrase.
-            row: The other members, (R,).
-            is_placed: (R,) float64, the probability that each is where the expression says.
+        `is_placed` (R,) float64 is the probability that each of the row is where the expression says.
         """
         is_rival = np.ones(len(self.positions))
         is_rival[row] = 0.0
@@ -229,22 +236,6 @@ class Likelihood:
     def log_unseen(self, phrase: NounPhrase, presupposed: int = 1) -> float:
         """Return the log of the probability that a phrase fits no object without a mask or with a wrong noun."""
         return -self.posterior.config.unseen * _UNSEEN_WORD ** len(phrase.words) * presupposed
-
-    def _phrases(self, mask: int) -> list[NounPhrase]:
-        noun = self.posterior.noun(mask)
-        if noun is None:
-            return []
-        alone = noun_phrase(noun, noun)
-        drawn = [each for each in self.posterior.evidence[mask].phrases if each.noun == noun]
-        longer = [each for each in drawn if 0 < len(each.words) <= _MAX_WORDS and is_sayable(each)]
-        if not longer:
-            # The captioner says more than the allowed words at once, so its phrases are shortened.
-            longer = [part for each in drawn for part in shorter(each, _MAX_WORDS) if is_sayable(part)]
-        distinct: dict[frozenset[str], NounPhrase] = {}
-        for phrase in (*([] if alone is None or alone.number == "several" else [alone]), *longer):
-            distinct.setdefault(phrase.words, phrase)
-        # This is an upper bound: no expression with this phrase is likelier than the phrase itself.
-        return [each for each in distinct.values() if self.is_likely(math.log(self.rivals(each)[mask]))]
 
 
 def likelihood_of(

@@ -10,10 +10,10 @@
                         · max(1 - object_nested · share that has the captions of the mask around it, 0.001)
     P(phrase | mask) =  P(noun | mask) · Π P(word | mask)
 
-The weights are fitted so that these values are probabilities. They are below 1 because the captions of a mask are not
-independent. A noun or word that was not drawn for a mask has a small fixed probability. The captioner draws dozens of
-captions for each mask, on several crops and by several rules: what is true is drawn often, what a rule made up to be
-distinctive is drawn once. Called by `pipeline`, `training` and `workers`.
+The captioner draws dozens of captions for each mask, on several crops and by several rules: what is true is drawn
+often, what a rule made up to be distinctive is drawn once. The captions of a mask are not independent, so the weights
+must be fitted to make these values probabilities. A noun or word that was not drawn has a small fixed probability.
+Called by `pipeline`, `training` and `workers`.
 """
 
 from __future__ import annotations
@@ -53,19 +53,12 @@ _MAX_OVERLAP: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The candidates of one mask as weighted evidence.
+    """The candidates of one mask as weighted evidence."""
 
-    Attributes:
-        nouns: Each head noun's share of the weight of the candidates that name one.
-        correctness: The scorer's correctness of each noun; 0 without a score.
-        words: Each other word's share of the weight of the candidates that are noun phrases.
-        phrases: The distinct noun phrases, the heaviest first.
-    """
-
-    nouns: Mapping[str, float]
-    correctness: Mapping[str, float]
-    words: Mapping[str, float]
-    phrases: tuple[NounPhrase, ...]
+    nouns: Mapping[str, float]  # each head noun's share of the weight of the candidates that name one
+    correctness: Mapping[str, float]  # the scorer's correctness of each noun; 0 without a score
+    words: Mapping[str, float]  # each other word's share of the weight of the candidates that are noun phrases
+    phrases: tuple[NounPhrase, ...]  # the distinct noun phrases, the heaviest first
 
 
 def drawn_by_mask(image: ShardImage) -> Mapping[str, Sequence[ExpressionRecord]]:
@@ -89,11 +82,19 @@ def evidence_of(
     words: defaultdict[str, float] = defaultdict(float)
     phrases: defaultdict[NounPhrase, float] = defaultdict(float)
     correctness: dict[str, float] = {}
-    num_read = 0.0
+    num_read, weights = 0.0, [float(len(candidate.samples)) for candidate in candidates]
+    if counts == "probability":
+        heard = [candidate.caption_score for candidate in candidates if candidate.caption_score is not None]
+        if len(heard) < len(candidates):
+            raise ValueError(
+                "the posterior counts probabilities, but a candidate has no caption_score from captions.listening"
+            )
+        # Divided by the largest, because only shares matter and exp(-700) would be 0.
+        weights = [math.exp(score - max(heard)) for score in heard]
     english = english_among(candidate.text for candidate in candidates)
     weighed = [
         (candidate, candidate.head_noun.lower(), weight)
-        for candidate, weight in zip(candidates, _weights(candidates, counts), strict=True)
+        for candidate, weight in zip(candidates, weights, strict=True)
         if candidate.head_noun and weight and candidate.text in english
     ]
     found = read([candidate.text for candidate, _, _ in weighed], [noun for _, noun, _ in weighed])
@@ -139,19 +140,6 @@ def by_names(evidence: Evidence, names: NounRelations) -> Evidence:
     return replace(evidence, nouns=shares, correctness=correctness, phrases=tuple(dict.fromkeys(phrases)))
 
 
-def _weights(candidates: Sequence[ExpressionRecord], counts: Counted) -> list[float]:
-    if counts == "draws":
-        return [float(len(candidate.samples)) for candidate in candidates]
-    scores = [candidate.caption_score for candidate in candidates]
-    heard = [score for score in scores if score is not None]
-    if len(heard) < len(scores):
-        raise ValueError(
-            "the posterior counts probabilities, but a candidate has no caption_score from captions.listening"
-        )
-    # Divided by the largest, because only shares matter and exp(-700) would be 0.
-    return [math.exp(score - max(heard)) for score in heard]
-
-
 def _shares(weights: Mapping[str, float], total: float) -> dict[str, float]:
     return {name: weights[name] / total for name in sorted(weights)}
 
@@ -182,16 +170,11 @@ def substitutes(phrases: Iterable[NounPhrase]) -> Mapping[str, frozenset[str]]:
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """What the N masks of an image probably are.
-
-    Attributes:
-        evidence: The captions of each mask.
-        is_object: (N,) float64, the probability that a mask is one object and not part or twin of another mask.
-    """
+    """What the N masks of an image probably are."""
 
     config: PosteriorConfig
-    evidence: Sequence[Evidence]
-    is_object: Floats
+    evidence: Sequence[Evidence]  # the captions of each mask
+    is_object: Floats  # (N,) float64, the probability that a mask is one object and not part or twin of another mask
 
     @cached_property
     def nouns(self) -> Sequence[Mapping[str, float]]:

@@ -1,6 +1,6 @@
-"""Words a noun phrase with a place, rank, relation or number. For `composer`, `likelihood` and `absent_places`.
+"""Puts a noun phrase into words with a place, rank, relation or number. For `composer`, `likelihood`, `absent_places`.
 
-A template returns None if English has no such form of a phrase: stuff, for instance, is not counted.
+A template must return None if English has no such form of a phrase: stuff, for instance, is not counted.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def group(number: int, phrase: NounPhrase) -> str | None:
 
 
 def _counted(phrase: NounPhrase) -> str:
-    """The phrase as one thing: "blue pair of jeans"."""
+    """Return the phrase as one thing: "blue pair of jeans"."""
     return replace(phrase, noun=f"pair of {phrase.noun}").text if phrase.number == "pair" else phrase.text
 
 
@@ -85,5 +85,5 @@ def _of_several(attribute: str) -> str:
 
 
 def _takes_suffix(phrase: NounPhrase) -> bool:
-    """Whether a suffix would describe the head: after one preposition ("with a tail") it does, after two it may not."""
+    """Return whether a suffix would describe the head: after one preposition ("with a tail"), but not after two."""
     return sum(word in lexicon.PREPOSITIONS for word in phrase.text.split()) <= 1

@@ -1,9 +1,8 @@
-"""Cuts, pads and resizes a batch of crops for `crops` by two weighted sums: over rows of pixels, then over columns.
+"""Cuts, pads and resizes a batch of crops by two weighted sums: over rows of pixels, then over columns. For `crops`.
 
-Bilinear resizing is linear in each axis, and its weights sum to one. So padding adds nothing to an image's
-deviation from the padding colour, and the padded square is never built: an output pixel is a weighted sum over a run of
-existing pixels. The weights depend on the axis alone (`AxisTaps`). Each output is summed separately, so that a crop has
-the same bits in every batch.
+Bilinear resizing is linear in each axis, and its weights sum to one. So padding adds nothing to an image's deviation
+from the padding colour, and the padded square is never built: an output pixel is a weighted sum over a run of existing
+pixels. Each output must be summed separately and in order, so that a crop has the same bits in every batch.
 """
 
 from __future__ import annotations
@@ -22,19 +21,12 @@ from pseudoris.workers.device import to_device
 
 @dataclass(frozen=True, slots=True)
 class AxisTaps:
-    """The pixels that each of the S outputs of C crops reads along one axis, and their weights.
+    """The pixels that each of the S outputs of C crops reads along one axis, and their weights."""
 
-    Attributes:
-        first: (C, S) int64, the first pixel, in the image's frame.
-        count: (C, S) int64, the number of pixels from there on; 0 if an output sees only padding, or is not wanted.
-        start: (C, S) int64, index of an output's first weight in `weights`.
-        weights: (E,) float32, the weights of all outputs one after another.
-    """
-
-    first: Ints
-    count: Ints
-    start: Ints
-    weights: NDArray[np.float32]
+    first: Ints  # (C, S) int64, the first pixel, in the image's frame
+    count: Ints  # (C, S) int64, the number of pixels from there on; 0 if an output sees only padding, or is not wanted
+    start: Ints  # (C, S) int64, index of an output's first weight in `weights`
+    weights: NDArray[np.float32]  # (E,) float32, the weights of all outputs one after another
 
 
 def axis_taps(spans: Ints, sides: Ints, wanted: Ints, *, size: int, has_antialiasing: bool = True) -> AxisTaps:
@@ -80,16 +72,10 @@ def axis_taps(spans: Ints, sides: Ints, wanted: Ints, *, size: int, has_antialia
 def weighted_sums(
     table: torch.Tensor, first: Ints, *, count: Ints, start: Ints, weights: NDArray[np.float32]
 ) -> torch.Tensor:
-    """Return (B, D), the weighted sum of each of B runs of rows of `table`; zeros for an empty run.
+    """Return (B, D), the weighted sum of each of B runs of rows of `table` (R, D) float32; zeros for an empty run.
 
-    A run is summed alone and in order, so its bits do not depend on other runs.
-
-    Args:
-        table: (R, D) float32, on the device that computes.
-        first: (B,), each run's first row.
-        count: (B,), rows in each run.
-        start: (B,), index of each run's first weight in `weights`.
-        weights: (E,), weights of runs; runs may share them.
+    A run has `count` (B,) rows from `first` (B,) on. Its weights begin at `start` (B,) of `weights` (E,); runs may
+    share them. A run is summed alone and in order, so its bits do not depend on other runs.
     """
     device = table.device
     num_rows = int(count.sum())

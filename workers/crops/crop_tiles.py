@@ -1,8 +1,8 @@
-"""Input and output of a batch of crops, for `crops`: tiles of crops; the image and its masks as strips of columns.
+"""Input and output of a batch of crops: tiles of crops; the image and its masks as strips of columns. For `crops`.
 
-A *tile* is a crop, or a part of its output; `tile_batches` divides crops into tiles below a bound in bytes. A *strip*
-is a few columns of the image; a sum over rows reads each of its rows as a vector. Masks stay run lengths until a batch
-reads them.
+A *tile* is a crop, or a part of its output; `tile_batches` divides crops into tiles below a bound in bytes, which must
+not change any bit. A *strip* is a few columns of the image; a sum over rows reads each of its rows as a vector. Masks
+stay run lengths until a batch reads them.
 """
 
 from __future__ import annotations
@@ -34,22 +34,14 @@ _TAP_BYTES: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class CropTile:
-    """A crop, or a part of its output.
+    """A crop, or a part of its output."""
 
-    Attributes:
-        crop: Number of the crop among all of the image's.
-        is_masked: Whether pixels outside the mask are filled.
-        box: (x0, y0, x1, y1) in upright image pixels, x1 and y1 exclusive, not empty.
-        rows: First and end (exclusive) of the output rows that this tile computes.
-        columns: The same for columns.
-    """
-
-    crop: int
+    crop: int  # number of the crop among all of the image's
     mask: int
-    is_masked: bool
-    box: Box
-    rows: Span
-    columns: Span
+    is_masked: bool  # whether pixels outside the mask are filled
+    box: Box  # (x0, y0, x1, y1) in upright image pixels, x1 and y1 exclusive, not empty
+    rows: Span  # first and end (exclusive) of the output rows that this tile computes
+    columns: Span  # the same for columns
 
 
 def tile_batches(tiles: list[CropTile], *, size: int, max_bytes: int) -> Iterator[list[CropTile]]:
@@ -105,23 +97,14 @@ def _pieces(tile: CropTile, size: int, max_bytes: int) -> Iterator[CropTile]:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Parts of the image that are read together: W windows, first the unmasked ones, then the masked ones.
+    """Parts of the image that are read together: W windows, first the unmasked ones, then the masked ones."""
 
-    Attributes:
-        rows: (W, 2) int64, first row of pixels and end (exclusive).
-        strips: (W, 2) int64, first strip of the image and end (exclusive).
-        masks: (M,) int64, the masks of the last M windows.
-        num_rows: (W,) int64, rows of pixels in each window.
-        num_strips: (W,) int64, strips in each window.
-        starts: (W,) int64, where each window begins in a table: strip after strip, each from top to bottom.
-    """
-
-    rows: Ints
-    strips: Ints
-    masks: Ints
-    num_rows: Ints
-    num_strips: Ints
-    starts: Ints
+    rows: Ints  # (W, 2) int64, first row of pixels and end (exclusive)
+    strips: Ints  # (W, 2) int64, first strip of the image and end (exclusive)
+    masks: Ints  # (M,) int64, the masks of the last M windows
+    num_rows: Ints  # (W,) int64, rows of pixels in each window
+    num_strips: Ints  # (W,) int64, strips in each window
+    starts: Ints  # (W,) int64, where each window begins in a table: strip after strip, each from top to bottom
 
 
 class TiledImage:
@@ -177,14 +160,8 @@ class TiledImage:
 def unpack_columns(runs: Sequence[Ints], columns: Ints, *, height: int, device: torch.device) -> torch.Tensor:
     """Return some columns of several masks side by side: (height, sum of widths) uint8, 0 or 1, rows contiguous.
 
-    It takes two bytes for each pixel of these columns, whatever the width of the masks.
-
-    Args:
-        runs: For each mask the lengths of its runs, column by column, background first.
-        columns: (N, 2), for each mask the first column and the end (exclusive); columns outside the mask are
-            background.
-        height: Pixels in a column.
-        device: Where to unpack.
+    `runs` are the lengths of each mask's runs, column by column, background first. `columns` (N, 2) are the first
+    column of each mask and the end (exclusive); those outside the mask are background. It takes two bytes a pixel.
     """
     widths = columns[:, 1] - columns[:, 0]
     begins = (np.cumsum(widths) - widths) * height

@@ -1,8 +1,8 @@
-"""Crops of masks (method page, section 2): a masked one, one per scale. Called by `workers` and `training`.
+"""Crops of masks for the models (method page, section 2): a masked one, one per scale. For `workers` and `training`.
 
 A crop is cut, filled outside its mask, padded to a square, resized in float32, then normalised; tests hold `make_crops`
-against that definition. It computes all crops of an image at once: `crop_tiles` defines what a batch reads and writes,
-`crop_resampling` computes it. A crop depends only on the image, its mask and its box.
+against that definition. A crop depends only on the image, its mask and its box, whatever is computed beside it.
+`crop_tiles` defines what a batch reads and writes, `crop_resampling` computes it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -32,19 +33,13 @@ BATCH_BYTES: Final = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class CropFormat:
-    """The input of a model's image tower.
+    """The input of a model's image tower."""
 
-    Attributes:
-        size: Side of the square input in pixels.
-        mean: Per RGB channel, subtracted from colours in [0, 1].
-        std: Per RGB channel, divided by afterwards.
-        has_antialiasing: Whether a smaller output pixel averages all pixels that it covers. Without it, it is
-            interpolated between the nearest pixels, as torchvision 0.12 resizes tensors.
-    """
-
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    size: int  # side of the square input in pixels
+    mean: tuple[float, float, float]  # per RGB channel, subtracted from colours in [0, 1]
+    std: tuple[float, float, float]  # per RGB channel, divided by afterwards
+    # Whether a smaller output pixel averages all pixels that it covers. Without it, it is interpolated between
+    # the nearest pixels, as torchvision 0.12 resizes tensors.
     has_antialiasing: bool = True
 
 
@@ -60,7 +55,7 @@ def make_crops(
 ) -> torch.Tensor:
     """Return all crops of one image as (K, N, 3, size, size) float32, RGB, normalised, on `device`.
 
-    All are cut from one copy of the image, in batches. The batches do not change any bit.
+    All are cut from one copy of the image, in batches of about `max_bytes`. The batches do not change any bit.
 
     Args:
         pixels: (H, W, 3) uint8 RGB, the upright image.
@@ -69,7 +64,7 @@ def make_crops(
         scales: The K crop kinds: a factor of at least 1 for a box's width and height, or None for masked crops.
         crop_format: The image tower's size, mean and std.
         device: Where to compute.
-        max_bytes: Approximate bytes of a batch, without the image and the crops.
+        max_bytes: Without the image and the crops.
 
     Raises:
         ValueError: The numbers of masks and boxes differ, or a mask has another size than the image.
@@ -80,7 +75,13 @@ def make_crops(
     for number, mask in enumerate(runs):
         if (found := int(mask.sum())) != height * width:
             raise ValueError(f"mask {number} has {found:,} pixels, the image {height * width:,}")
-    tiles = _whole_crops(boxes, scales, (height, width), crop_format.size)
+    grown, whole = partial(grow_box, image_size=(height, width)), (0, crop_format.size)
+    # Ordered mask by mask, because the crop kinds of a mask read the same pixels.
+    tiles = [
+        CropTile(kind * len(boxes) + mask, mask, scale is None, grown(box, scale=scale or 1.0), whole, whole)
+        for mask, box in enumerate(boxes)
+        for kind, scale in enumerate(scales)
+    ]
     image = TiledImage(pixels, runs, fill_rgb=FILL_RGB, device=device)
     sums = CropAccumulator(len(tiles), crop_format.size, device, has_antialiasing=crop_format.has_antialiasing)
     for batch in tile_batches(tiles, size=crop_format.size, max_bytes=max_bytes):
@@ -100,25 +101,6 @@ def mask_crops(
     """Return the crops (K, N, 3, size, size) of an image's masks, as `make_crops` has them."""
     boxes, runs = [mask.box_xyxy_px for mask in masks], [decode_runs(mask.rle_counts) for mask in masks]
     return make_crops(pixels, boxes, runs=runs, scales=scales, crop_format=crop_format, device=device)
-
-
-def _whole_crops(
-    boxes: Sequence[Box], scales: Sequence[float | None], image_size: tuple[int, int], size: int
-) -> list[CropTile]:
-    """Return each crop as one tile, mask by mask, because the crop kinds of a mask read the same pixels."""
-    whole = (0, size)
-    return [
-        CropTile(
-            crop=kind * len(boxes) + mask,
-            mask=mask,
-            is_masked=scale is None,
-            box=grow_box(box, scale=scale or 1.0, image_size=image_size),
-            rows=whole,
-            columns=whole,
-        )
-        for mask, box in enumerate(boxes)
-        for kind, scale in enumerate(scales)
-    ]
 
 
 def grow_box(box: tuple[int, int, int, int], *, scale: float, image_size: tuple[int, int]) -> tuple[int, int, int, int]:

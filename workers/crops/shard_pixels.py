@@ -1,8 +1,8 @@
-"""Pixels of a shard's images, decoded by threads ahead of the GPU and once for all stages of a process.
+"""Pixels of a shard's images, decoded once for all stages of a process, and on a GPU ahead by threads.
 
-A stage asks within `prefetched_pixels`; what opens `held_pixels` around several stages lets them share. What the bounds
-below leave out is decoded again for each stage. No bit depends on bounds or threads. Does not import torch, because a
-driver imports what opens the block. Called by the stages of `workers`.
+The stages of `workers` ask within `prefetched_pixels`. A caller that runs several stages opens `held_pixels` around
+them, and they share what fits below the bounds; the rest is decoded again for each. No bit may depend on bounds or
+threads. Importing this module loads no torch, because a driver does.
 """
 
 from __future__ import annotations
@@ -48,8 +48,14 @@ class _ShardPixels:
         """Return an image's pixels; start with those of the `following` images."""
         pixels = self._held.get(image.image_id)
         _, begun = self._ahead.pop(image.image_id, (0, None))
-        if not is_on_cpu:
-            self._begin(following)
+        taken = sum(size for size, _ in self._ahead.values())
+        for later in () if is_on_cpu else following:
+            if later.image_id in self._held or later.image_id in self._ahead:
+                continue
+            taken += (size := 3 * (later.height or 1) * (later.width or 1))
+            if taken > AHEAD_BYTES:
+                break
+            self._ahead[later.image_id] = size, self._pool.submit(decode_proven, later.data)
         if pixels is None:
             pixels = decode_proven(image.data) if begun is None else begun.result()
             most = HELD_BYTES_ON_CPU if is_on_cpu else HELD_BYTES
@@ -61,16 +67,6 @@ class _ShardPixels:
         """Forget what is decoded; a stage that asks for it decodes it again."""
         self._held.clear()
         self._ahead.clear()
-
-    def _begin(self, following: Iterator[ShardImage]) -> None:
-        taken = sum(size for size, _ in self._ahead.values())
-        for image in following:
-            if image.image_id in self._held or image.image_id in self._ahead:
-                continue
-            taken += (size := 3 * (image.height or 1) * (image.width or 1))
-            if taken > AHEAD_BYTES:
-                return
-            self._ahead[image.image_id] = size, self._pool.submit(decode_proven, image.data)
 
 
 # Holds the pixels of the shard in progress: at most one entry.

@@ -29,7 +29,7 @@ from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.captions.decoding_rules import Ints, PrefixLevel, extend
-from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions, checked_folder, load_folder
+from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions, checked_folder, load_vlm
 from pseudoris.workers.captions.vlm_towers import Inputs, VlmTowers, shortened
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.checkpoints.hf_models import load_processor
@@ -101,7 +101,7 @@ class VlmCheck:
         options = _options(config)
         self._max_size = options.max_size
         self._device = prepare_device(compute)
-        self._asker = Asker(load_folder(config.weights, _as_vlm(options), self._device, compute_dtype(compute)))
+        self._asker = Asker(load_vlm(config.weights, _as_vlm(options), self._device, compute_dtype(compute)))
 
     @classmethod
     def weights_digest(cls, config: GroundingCheckConfig) -> str:

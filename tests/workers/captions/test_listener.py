@@ -13,7 +13,7 @@ from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
 from pseudoris.workers.captions.captioner import coca_engine, encode_crops
-from pseudoris.workers.captions.listener import Listener, TeacherForcing, TokenRows
+from pseudoris.workers.captions.listener import Listener, TeacherForcing, token_rows
 from pseudoris.workers.captions.vocabulary_logits import Vocabulary
 from recipes.scene_shards import scene_image, scene_shard
 from tests.builders.coca import CONTEXT_LENGTH, SPECIAL, captions_config, image_crops, small_coca
@@ -117,7 +117,7 @@ def forcing_of(model, crops, *, budget_bytes=EVERYTHING):
 
 
 def read(forcing, texts, num_unique_crops, *, asked=None):
-    rows = TokenRows.of(texts, eos=SPECIAL.eos, max_prefix_length=CONTEXT_LENGTH)
+    rows = token_rows(texts, eos=SPECIAL.eos, max_prefix_length=CONTEXT_LENGTH)
     return forcing.read(rows, np.ones((len(texts), num_unique_crops), bool) if asked is None else asked)
 
 
@@ -149,8 +149,8 @@ def test_a_small_budget_gives_the_same_and_crops_that_are_not_asked_give_nothing
 
 def test_a_text_longer_than_the_context_is_cut_and_ends_there():
     long = [7] * 40
-    rows = TokenRows.of([long, [7]], eos=SPECIAL.eos, max_prefix_length=CONTEXT_LENGTH)
-    assert rows.lengths.tolist() == [CONTEXT_LENGTH, 2]
+    rows = token_rows([long, [7]], eos=SPECIAL.eos, max_prefix_length=CONTEXT_LENGTH)
+    assert [len(row) for row in rows] == [CONTEXT_LENGTH, 2]
     model, crops = small_coca(), image_crops(num_masks=1).pixels[0]
     sums = read(forcing_of(model, crops), [long], 1)
     assert sums[0, 0] == pytest.approx(plain_sum(model, crops[0], [7] * (CONTEXT_LENGTH - 1)), abs=1e-9)

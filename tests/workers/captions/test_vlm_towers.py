@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.captions.decoding_rules import ImageCrops, extend
 from pseudoris.workers.captions.engine import CachedEngine
-from pseudoris.workers.captions.listener import TeacherForcing, TokenRows
+from pseudoris.workers.captions.listener import TeacherForcing, token_rows
 from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions
 from pseudoris.workers.captions.vlm_towers import VlmTowers
 from tests.builders.coca import captions_config
@@ -108,7 +108,7 @@ def test_a_text_is_as_likely_as_the_models_own_forward_says():
     image = crops_of(3)
     encoded = engine.encode([image])[0]
     texts = [[7, 8, 9], [7, 8], [], [40]]
-    rows = TokenRows.of(texts, eos=engine.special.eos, max_prefix_length=30)
+    rows = token_rows(texts, eos=engine.special.eos, max_prefix_length=30)
     with torch.inference_mode():
         engine.towers.attend_to(encoded.tokens)
         forcing = TeacherForcing(engine.towers, engine.vocabulary, engine.special, budget_bytes=2**30)
