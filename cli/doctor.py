@@ -231,12 +231,11 @@ def _weights(config: RunConfig) -> Iterator[Check]:
 
 
 def _digest(stage: StageKind, config: RunConfig) -> str:
-    from pseudoris.workers.checkpoints.published_weights import published_file
-    from pseudoris.workers.checkpoints.weight_files import found_file, is_unfetched, missing
+    from pseudoris.workers.checkpoints.weight_files import is_missing, is_unfetched, missing
 
     weights = stage.settings(config).weights
     # A run would download the file. This check does not, because the file may have gigabytes.
-    if published_file(weights) is not None and found_file(weights) is None:
+    if is_missing(weights):
         raise ConfigError(missing(weights, "there is no such file", config.preset))
     if is_unfetched(weights):
         return f"{weights.uri} exists: a run fetches it"

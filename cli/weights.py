@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import AbstractContextManager
-from functools import partial
+from contextlib import ExitStack
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -21,10 +21,7 @@ from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config, preset_names
 from pseudoris.schemas.errors import ConfigError, TransientError, gather
 from pseudoris.schemas.untrusted import printable
-from pseudoris.schemas.uris import named_path, secret_in
-
-if TYPE_CHECKING:
-    from pseudoris.workers.checkpoints.weight_cache import WeightCache
+from pseudoris.schemas.uris import secret_in
 
 app = typer.Typer(no_args_is_help=True, help="List, download and check the weights of a preset.")
 
@@ -69,13 +66,12 @@ def get(
     assignments: options.Assignments = None,
 ) -> None:
     """Download the files that are missing, and check their digests. Run again, it continues what broke off."""
-    from pseudoris.workers.checkpoints.weight_cache import WeightCache, ask_early, user_cache
+    from pseudoris.workers.checkpoints.weight_files import ask_early
 
-    cache = user_cache() if to is None else WeightCache(named_path(to), is_named=True)
     files = _weights_of(preset, config_file, assignments)
     ask_early(files.values())
     try:
-        paths = gather(*(partial(_get, weights, cache, is_carried=to is not None) for weights in files.values()))
+        paths = gather(*(partial(_get, weights, to) for weights in files.values()))
     except TransientError as error:
         report("stopped", f"{error}", "yellow")
         raise typer.Exit(INCOMPLETE) from None
@@ -116,43 +112,9 @@ def _weights_of(preset: str, config_file: Path | None, assignments: list[str] | 
     return {stage.name: stage.settings(config).weights for stage in with_check(STAGES, config)}
 
 
-def _get(weights: WeightsConfig, cache: WeightCache, *, is_carried: bool) -> Path | str:
-    """Return where a file or folder of weights lies, or why it needs no place."""
-    from pseudoris.workers.checkpoints.model_folder import ModelFolder, fetch_folder, hub_model, names_folder
-    from pseudoris.workers.checkpoints.published_weights import published_file
-    from pseudoris.workers.checkpoints.weight_cache import UnreachableError, fetch, found_files
-    from pseudoris.workers.checkpoints.weight_files import (
-        is_shipped,
-        local_file,
-        unreachable,
-        verified_digest,
-        weights_digest,
-    )
+def _get(weights: WeightsConfig, to: Path | None) -> Path | str:
+    from pseudoris.workers.checkpoints.weight_files import get_weights
 
-    is_folder, published = names_folder(weights.uri), published_file(weights)
-    if is_folder and hub_model(weights.uri) is not None:
-        with _progress() as show:
-            fetch_folder(weights.uri, cache, on_progress=show.named)
-        return ModelFolder.open(weights.uri, cache).path
-    if published is None:
-        if not is_folder:
-            weights_digest(weights)
-        if is_shipped(weights):
-            return f"{weights.uri} (nothing to download)"
-        path = ModelFolder.open(weights.uri).path if is_folder else local_file(weights)
-        return f"{path} (your own file: carry it yourself)" if is_carried else path
-    with _progress() as show:
-        on_progress = show.named(published.name)
-        try:
-            path = fetch(published, cache, copies=found_files(weights), on_progress=on_progress)
-        except UnreachableError as error:
-            raise ConfigError(unreachable(weights, str(error), cache)) from error
-    if weights.sha256 is not None:
-        verified_digest(weights, path)
-    return path
-
-
-def _progress() -> AbstractContextManager[Bar]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -160,7 +122,13 @@ def _progress() -> AbstractContextManager[Bar]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    return bar(columns=columns, amount=_amount, console=stdout, is_transient=False)
+    with ExitStack() as stack:
+
+        @cache
+        def shown() -> Bar:
+            return stack.enter_context(bar(columns=columns, amount=_amount, console=stdout, is_transient=False))
+
+        return get_weights(weights, to, lambda name: shown().named(name))
 
 
 def _amount(done: int, total: int) -> str:

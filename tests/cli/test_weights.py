@@ -14,7 +14,7 @@ from huggingface_hub import constants
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.store.location import RunLocation
-from pseudoris.workers.checkpoints import published_weights, weight_cache
+from pseudoris.workers.checkpoints import download, published_weights
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from tests.builders.command import pseudoris, pseudoris_here
 from tests.builders.images import png
@@ -34,7 +34,7 @@ FILES = {SAM_NAME: SAM, COCA_NAME: COCA, CLIP_NAME: CLIP}
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("PSEUDORIS_WEIGHTS", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    weight_cache._unreachable.cache_clear()
+    download._unreachable.cache_clear()
     monkeypatch.chdir(tmp_path)
     return tmp_path / "cache"
 

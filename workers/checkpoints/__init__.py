@@ -1,10 +1,10 @@
-"""Builds models, and finds, verifies and loads their weights.
+"""Builds models, and finds, verifies and loads their weights. Called by the stages, `training`, `pipeline` and `cli`.
 
-`weight_files` is the door: it turns a `weights.uri` into a file of this machine and its digest, or into an error that
-says how to get the file. Behind it, `published_weights` knows the files of the presets, `weight_cache` is the folder
-and the way into it, `download` brings bytes, and `weight_headers` sees whether a file can be loaded. `model_folder`
-does the same for a folder of `transformers`.
+`weight_files` is the door: from a `weights.uri` to a local file and its digest. Behind it, `published_weights` is the
+table of what others publish, `weight_cache` the folder of downloaded files, `download` the way into that folder, and
+`weight_headers` the check of a file that costs no torch. `model_folder` is a folder of `transformers`.
 
-`tensor_files` loads a file into a module. `openclip` and `masks.sam_model` build the modules, with the numbers of
-`model_configs` and `sam_architectures`; `hf_models` opens a folder.
+Models are built by `openclip` and `masks.sam_model`, with the numbers of `model_configs` and `sam_architectures` and
+the tensors that `tensor_files` reads; by `hf_models` from a folder. Only the modules of this paragraph but for the two
+of numbers import torch: a driver asks for digests, and torch takes seconds to load.
 """

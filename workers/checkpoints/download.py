@@ -1,69 +1,257 @@
-"""Downloads a file of weights for `weight_cache`: resumed where it broke off, named only once its digest is right."""
+"""Gets a published file into the cache of weights: asks its server what it must be, and downloads it over HTTP.
+
+Called by `weight_files.py`, and by `model_folder.py` for each file of a folder. A file gets its name only when it is
+complete and its digest is right; a download that broke off is continued, also by a later process. Without a network
+this is told within seconds.
+
+The hub's own library says digests and urls of its files. It does not download: its version 2 throws away what it has of
+a file when a download breaks off.
+"""
 
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import logging
 import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx2
-from tenacity import RetryCallState, Retrying, retry_if_exception_type
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils._headers import build_hf_headers
+from tenacity import RetryCallState, Retrying, retry_if_exception, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_exponential_jitter
 
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.untrusted import open_regular
+from pseudoris.schemas.untrusted import file_sha256, open_linked, open_regular
+from pseudoris.workers.checkpoints.published_weights import PublishedFile
+from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, WeightCache
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # Called with the bytes that are on disk, and the bytes of the whole file if known.
 OnProgress = Callable[[int, int | None], None]
 _CONNECT_TIMEOUT_S: Final = 5.0
 # A server that sends nothing for this long counts as broken off.
 _READ_TIMEOUT_S: Final = 30.0
-# Attempts in a row that bring no byte: half a minute of refusals, or three minutes of silence.
+# So many attempts in a row may bring no byte: half a minute of refusals, or three minutes of silence.
 _MAX_IDLE_ATTEMPTS: Final = 6
 # Ends the download if a server ignores ranges and always breaks off a little later.
 _MAX_ATTEMPTS: Final = 100
 _SERVES_OTHER_BYTES: Final = "Run the command again; if it repeats, the server or a proxy serves other bytes"
-RETRIED_STATUSES: Final = frozenset({408, 425, 429, *range(500, 600)})
-logger = logging.getLogger(__name__)
+_RETRIED_STATUSES: Final = frozenset({408, 425, 429, *range(500, 600)})
+# The system waits for a name server without regard to our timeout, so a thread asks, and is given up after this time.
+DEADLINE_S: Final = 4.0
+# An answer of a server is kept for so long: the files of a preset ask in a row, and a network may return.
+_MEMORY_S: Final = 30.0
+HUB_TIMEOUT_S: Final = 5.0
+_HUB_ATTEMPTS: Final = 5
+# On the hub the etag of a large file is its sha256. That of a small file is another hash.
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class UnreachableError(ConfigError):
+    """The server of a file does not answer at all: there is no network, or none that leads there."""
+
+
+def check_reachable(url: str) -> None:
+    """Raise an UnreachableError unless the server of a url answers anything at all."""
+    is_off = constants.is_offline_mode() and url.startswith(constants.ENDPOINT)
+    if reason := "HF_HUB_OFFLINE is set" if is_off else unreachable_reason(url):
+        raise UnreachableError(f"{httpx2.URL(url).host} cannot be reached ({reason})")
+
+
+def unreachable_reason(url: str) -> str | None:
+    """Return why the server of a url cannot be reached, as a short text; None if it answers anything at all.
+
+    Told within seconds: without a network, retries and name servers take minutes.
+    """
+    parsed = httpx2.URL(url)
+    origin = f"{parsed.scheme}://{parsed.netloc.decode('ascii')}/"
+    return _unreachable(origin, int(time.monotonic() / _MEMORY_S))
+
+
+@functools.lru_cache(maxsize=8)
+def _unreachable(origin: str, now: int) -> str | None:
+    answers: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            httpx2.head(origin, timeout=DEADLINE_S)
+            answers.append(None)
+        # ValueError and ImportError come from a proxy variable that is not a usable proxy.
+        except (httpx2.HTTPError, ValueError, ImportError) as error:
+            text = str(error) or type(error).__name__
+            # A bad certificate proves that the host is reachable. The request that follows reports it.
+            answers.append(None if "CERTIFICATE" in text.upper() else text)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(DEADLINE_S)
+    return answers[0] if answers else f"no answer within {DEADLINE_S:.0f} s"
+
+
+def located(published: PublishedFile, cache: WeightCache) -> RemoteFile:
+    """Return where a file is, and what it must be, after asking the hub for a file of it. Raises as `fetch`."""
+    check_reachable(published.url)
+    repo, files, revision = published.repo, published.files, published.revision
+    if not repo:
+        return RemoteFile(published.name, published.url, published.sha256, published.size_bytes)
+    name, pin = next(((name, pin) for name in files if (pin := cache.pin(name))), ("", None))
+    if pin:
+        # The files are taken from the commit of the first fetch, even if newer ones were published since.
+        files, revision = {name: files[name]}, pin.revision or revision
+    for name, filename in files.items():
+        ask = partial(get_hf_file_metadata, hf_hub_url(repo, filename, revision=revision), timeout=HUB_TIMEOUT_S)
+        try:
+            found = ask_hub(f"{repo}/{filename}", repo, ask)
+        except EntryNotFoundError:
+            continue
+        sha256 = found.etag if found.etag and _SHA256.fullmatch(found.etag) else None
+        # The url names the commit, so that a part of one version is not continued with another.
+        url = hf_hub_url(repo, filename, revision=found.commit_hash)
+        if pin and sha256 not in (None, pin.sha256):
+            raise ConfigError(
+                f"{url} has sha256 {sha256} now; at its first use it had {pin.sha256}, which {cache.path(PINS_NAME)} "
+                f"records. To take the new file, remove {name} from that record; a run that used the first one cannot "
+                "be continued with it"
+            )
+        sha256 = pin.sha256 if pin else sha256
+        return RemoteFile(name, url, sha256, found.size, found.commit_hash or "", build_hf_headers())
+    raise ConfigError(f"the hub's repository {repo} has none of the files {', '.join(files.values())}")
+
+
+def ask_hub(what: str, repo: str, ask: Callable[[], T]) -> T:
+    """Return the hub's answer; `what` is asked for, of `repo`. Raises as `fetch`, with the hub's own message.
+
+    EntryNotFoundError: The repository has no such file.
+    """
+    retrying = Retrying(
+        retry=retry_if_exception(_is_transient),
+        stop=stop_after_attempt(_HUB_ATTEMPTS),
+        wait=wait_exponential_jitter(initial=1, max=10),
+        reraise=True,
+    )
+    try:
+        return retrying(ask)
+    except EntryNotFoundError:
+        raise
+    except (httpx2.HTTPError, OfflineModeIsEnabled) as error:
+        said = getattr(error, "server_message", None) or ""
+        summary = f"the hub does not give {what}: {' '.join([str(error).splitlines()[0], said]).strip()}"
+        if _is_transient(error):
+            raise TransientError(summary) from error
+        page = f"https://huggingface.co/{repo}"
+        if isinstance(error, GatedRepoError):
+            remedy = f"Ask for access on {page}, log in with `hf auth login`, and run the command again"
+        elif isinstance(error, RevisionNotFoundError):
+            remedy = f"There is no such commit, or no longer: take one of {page}/commits/main"
+        else:
+            remedy = "If the repository asks for consent, log in with `hf auth login`"
+        raise ConfigError(f"{summary.removesuffix('.')}. {remedy}") from error
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in _RETRIED_STATUSES
+    return isinstance(error, httpx2.HTTPError) and not isinstance(error, httpx2.TooManyRedirects)
+
+
+def fetch(
+    published: PublishedFile,
+    cache: WeightCache,
+    *,
+    copies: Iterable[tuple[str, Path]] = (),
+    on_progress: OnProgress = lambda *_: None,
+) -> Path:
+    """Return the file in `cache`; downloaded if neither it nor a right copy is here.
+
+    Args:
+        published: What to fetch.
+        cache: Where it is put.
+        copies: Files that may be the same, by the name that each would have in the cache.
+        on_progress: Told of the download.
+
+    Raises:
+        UnreachableError: Its server does not answer.
+        ConfigError: The server refuses it, its bytes are not those that are published or were fetched before, or the
+            disk is full.
+        TransientError: The download broke off again and again; another call continues it.
+    """
+    unproved = None
+    for name in published.files:
+        path = cache.path(name)
+        if path.is_file():
+            known = cache.known_sha256(published, name)
+            if known is not None and file_sha256(path) == known:
+                return path
+            unproved = path if known is None else None
+    for name, copy in copies:
+        # The hub's own library names a stored file by its digest.
+        blob = copy.resolve().name
+        known = cache.known_sha256(published, name) or (blob if _SHA256.fullmatch(blob) else None)
+        if known is not None and file_sha256(copy) == known:
+            return _copied(copy, name, cache, Pin(known, copy.stat().st_size))
+    try:
+        remote = located(published, cache)
+    except UnreachableError:
+        if unproved is None:
+            raise
+        return unproved
+    target = cache.make_folder(remote.name)
+    with cache.lock(remote.name):
+        # Another process, or a person, may have put the file there.
+        sha256 = file_sha256(target) if target.is_file() else ""
+        if not sha256 or remote.sha256 not in (None, sha256):
+            sha256 = _download(remote, target, on_progress)
+        cache.add_pin(remote.name, Pin(sha256, target.stat().st_size, remote.revision))
+    return target
+
+
+def _copied(copy: Path, name: str, cache: WeightCache, pin: Pin) -> Path:
+    try:
+        with cache.lock(name), cache.new_file(name) as file, open_linked(copy) as source:
+            shutil.copyfileobj(source, file)
+    except OSError as error:
+        raise ConfigError(f"{copy} cannot be copied to {cache.path(name)}: {error.strerror}") from error
+    cache.add_pin(name, cache.pin(name) or pin)
+    return cache.path(name)
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file on a web server.
-
-    Attributes:
-        name: Its path relative to the cache.
-        url: Where it is; redirects are followed.
-        sha256: What its bytes must be; None accepts any.
-        size_bytes: Its length, None if not known.
-        revision: Its commit; empty if it is not of the hub.
-        headers: Sent with each request; `Authorization` only to the url's own host.
-    """
+    """A file on a web server: its path relative to the cache, its place, and what its server says of it."""
 
     name: str
     url: str
+    # None accepts any bytes, and any length.
     sha256: str | None = None
     size_bytes: int | None = None
+    # The commit on the hub; empty for a file that is not of the hub.
     revision: str = ""
+    # Sent with each request; `Authorization` goes only to the url's own host.
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def download(remote: RemoteFile, target: Path, on_progress: OnProgress) -> str:
-    """Write a remote file to `target` and return its sha256. What broke off is continued, also by a later process.
-
-    Until it is complete and its digest is right, the file is called `target` with `.part`. Only one process at a time
-    may download to a target.
-
-    Raises:
-        ConfigError: The server refuses the file, its bytes have another length or digest, or the disk is full.
-        TransientError: The server stays away, or breaks off again and again.
-    """
+def _download(remote: RemoteFile, target: Path, on_progress: OnProgress) -> str:
+    """Write a remote file to `target` and return its sha256; raises as `fetch`."""
     transfer = _Transfer(remote, target.with_name(f"{target.name}.part"), on_progress)
     retrying = Retrying(
         retry=retry_if_exception_type(TransientError),
@@ -78,7 +266,15 @@ def download(remote: RemoteFile, target: Path, on_progress: OnProgress) -> str:
     )
     try:
         retrying(transfer.attempt)
-        sha256 = transfer.checked_sha256()
+        with open_regular(transfer.part) as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        if remote.sha256 not in (None, sha256):
+            transfer.part.unlink()
+            raise ConfigError(
+                f"{remote.url} gave a file with sha256 {sha256}, expected {remote.sha256}: it was not kept. "
+                f"{_SERVES_OTHER_BYTES}"
+            )
         transfer.part.replace(target)
         return sha256
     except TransientError as error:
@@ -94,7 +290,7 @@ def download(remote: RemoteFile, target: Path, on_progress: OnProgress) -> str:
 class _Transfer:
     """What is here of a file, and how the rest is asked for.
 
-    No version is sent along: a part of another version ends with a wrong digest, and the files of a commit stay.
+    A request names no version: a part of another version ends with a wrong digest, and the files of a commit stay.
     """
 
     def __init__(self, remote: RemoteFile, part: Path, on_progress: OnProgress) -> None:
@@ -139,30 +335,22 @@ class _Transfer:
         if self._size_bytes is not None and self.offset < self._size_bytes:
             raise TransientError(f"the connection ended after {self.offset:,} of {self._size_bytes:,} bytes")
 
-    def checked_sha256(self) -> str:
-        """Return the digest of the complete file; a file with a wrong one is deleted."""
-        with open_regular(self.part) as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
-        if self._remote.sha256 not in (None, found):
-            self.part.unlink()
-            raise ConfigError(
-                f"{self._remote.url} gave a file with sha256 {found}, expected {self._remote.sha256}: it was not kept. "
-                f"{_SERVES_OTHER_BYTES}"
-            )
-        return found
-
     def _receive(self, response: httpx2.Response) -> None:
         is_all_here = response.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE and self.offset > 0
-        if response.status_code in RETRIED_STATUSES:
+        if response.status_code in _RETRIED_STATUSES:
             raise TransientError(f"the server answers {response.status_code} {response.reason_phrase}")
         if response.is_error and not is_all_here:
             raise ConfigError(
                 f"{self._remote.url} cannot be downloaded: the server answers {response.status_code} "
                 f"{response.reason_phrase}"
             )
-        # Checked before a byte is written: the error page of a proxy must not replace what was downloaded.
-        total = _total(response)
+        # The length is checked before a byte is written: a proxy's error page must not replace what was downloaded.
+        sent = response.headers.get("Content-Range", "")
+        length = sent.partition("/")[2]
+        # The length of a compressed answer is not the length of the file.
+        if response.status_code == httpx2.codes.OK and "Content-Encoding" not in response.headers:
+            length = response.headers.get("Content-Length", "")
+        total = int(length) if length.isdecimal() else None
         if self._remote.size_bytes is not None and total not in (None, self._remote.size_bytes):
             raise self._other_bytes(f"has {total:,} bytes")
         if is_all_here:
@@ -171,7 +359,6 @@ class _Transfer:
                 raise TransientError("the part is longer than the file")
             return
         is_rest = response.status_code == httpx2.codes.PARTIAL_CONTENT
-        sent = response.headers.get("Content-Range", "")
         if is_rest and not sent.startswith(f"bytes {self.offset}-"):
             self.part.unlink(missing_ok=True)
             raise TransientError(f"the server sent another range: {sent}")
@@ -197,7 +384,7 @@ class _Transfer:
             )
         is_whole = done == 0
         with open_regular(self.part, "wb" if is_whole else "ab") as file:
-            # Written as it arrives: a half-full block of fixed size would be lost when the server breaks off.
+            # Bytes are written as they arrive: a half-full block would be lost when the server breaks off.
             for block in response.iter_bytes():
                 done += len(block)
                 if self._size_bytes is not None and done > self._size_bytes:
@@ -209,12 +396,3 @@ class _Transfer:
         if is_whole and "Transfer-Encoding" in response.headers and done < (self._size_bytes or 0):
             self.part.unlink()
             raise self._other_bytes(f"has {done:,} bytes")
-
-
-def _total(response: httpx2.Response) -> int | None:
-    """Return the length of the whole file, None if the server does not tell it."""
-    _, _, total = response.headers.get("Content-Range", "").partition("/")
-    # The length of a compressed answer is not the length of the file.
-    if response.status_code == httpx2.codes.OK and "Content-Encoding" not in response.headers:
-        total = response.headers.get("Content-Length", "")
-    return int(total) if total.isdecimal() else None

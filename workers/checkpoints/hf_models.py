@@ -1,7 +1,8 @@
-"""Opens models and processors of `transformers` (the extra `pseudoris[hf]`) from a model folder, for the engines.
+"""Opens models and processors of `transformers` (the extra `pseudoris[hf]`) from a model folder.
 
-Nothing is downloaded, and no code of a model is run. `model_skeleton` and `check_fits` refuse before Ray starts what
-`load_model` would refuse in an actor. Called by `pipeline` and `workers`.
+Called by the engines that read folders, and by `pipeline` for a run's identity. `model_skeleton` and `check_fits`
+refuse before Ray starts what `load_model` would refuse in an actor. Nothing is downloaded, and no code of a model is
+run.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ _NUM_SHOWN: Final = 4
 def model_skeleton(folder: ModelFolder, class_name: str) -> Any:
     """Return the folder's model without weights, on the device `meta`: its class, config and shapes in no memory.
 
-    Args:
-        folder: The model.
-        class_name: A class of transformers: an auto class, such as `AutoModelForImageTextToText`, or one of models.
+    `class_name` is a class of transformers: of a model, or an auto class, such as `AutoModelForImageTextToText`.
 
     Raises:
         ConfigError: transformers is missing, does not know the config, or `class_name` is another kind of model.
@@ -64,25 +63,12 @@ def load_model(folder: ModelFolder, class_name: str, *, device: torch.device, dt
 
 
 def load_processor(folder: ModelFolder) -> Any:
-    """Return the folder's processor (`AutoProcessor`), with its tokenizer and chat template.
-
-    Raises:
-        ConfigError: There is none, or transformers cannot open it.
-    """
+    """Return the folder's processor (`AutoProcessor`), with its tokenizer and chat template, or raise a ConfigError."""
     return _opened(folder, "AutoProcessor", lambda cls, path: cls.from_pretrained(path, local_files_only=True))
 
 
 def check_vocabulary(folder: ModelFolder, model: Any, processor: Any) -> None:
-    """Refuse a processor of another model: by its tokenizer's ids, and by the id that stands for an image.
-
-    Args:
-        folder: Where both are from, for errors.
-        model: A model or its skeleton.
-        processor: Its processor.
-
-    Raises:
-        ConfigError: The tokenizer has ids that the model's head has not, or another id for an image.
-    """
+    """Refuse a processor of another model (or skeleton): by its tokenizer's ids, and by the id that is an image."""
     head, largest = model.get_output_embeddings(), max(processor.tokenizer.get_vocab().values())
     if head is None:
         raise ConfigError(f"model '{folder.uri}': {type(model).__name__} has no head that gives logits of tokens")

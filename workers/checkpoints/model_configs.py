@@ -1,4 +1,8 @@
-"""Reads model configs of CoCa and CLIP, without torch. Called by `openclip.py` and `workers/stages.py`."""
+"""Reads the model config of a CoCa or CLIP: the numbers that open_clip builds it from.
+
+Called by `openclip.py` and `clip_embedder.py`, and for digests by `workers/stages.py`, so it imports neither torch nor
+open_clip. A config is untrusted: its numbers are bounded, because open_clip takes memory before it checks them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import parse_json
 from pseudoris.schemas.uris import BUILTIN_PREFIX
 
-# Configs in open_clip's registry have about a kilobyte. Their largest number is a vocabulary of 901,629 tokens.
+# A config in open_clip's registry has about a kilobyte. The largest number in one is 901,629, a vocabulary's tokens.
 _MAX_FILE_BYTES = 2**20
 _MAX_NUMBER = 2**20
 

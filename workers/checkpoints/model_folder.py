@@ -1,7 +1,8 @@
-"""A model folder of `transformers` or MODEL@COMMIT: files, config, digests. Called by `workers` and `cli`.
+"""A model folder of `transformers`, named by path or MODEL@COMMIT: its files, config and digests.
 
-Engines, `weights` and the identity of a run ask here. Needs neither torch nor transformers. A folder may come from a
-stranger: only files of known names are used; pickles, and a folder that brings its own code, are refused.
+`weight_files.py` (for digests and the command `weights`), the engines that read folders, and a run's identity ask here.
+Imports neither torch nor transformers. A folder may come from a stranger: only files of known names are used, and only
+what has a digest is shown to a loader; pickles, and a folder that brings its own code, are refused.
 """
 
 from __future__ import annotations
@@ -25,23 +26,16 @@ from huggingface_hub import constants, try_to_load_from_cache
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.extras import install
 from pseudoris.schemas.untrusted import file_sha256, open_linked, parse_json, read_regular
-from pseudoris.workers.checkpoints.download import OnProgress
+from pseudoris.workers.checkpoints.download import HUB_TIMEOUT_S, OnProgress, ask_hub, check_reachable, fetch
 from pseudoris.workers.checkpoints.published_weights import PublishedFile
-from pseudoris.workers.checkpoints.weight_cache import (
-    HUB_TIMEOUT_S,
-    WeightCache,
-    ask_hub,
-    check_reachable,
-    fetch,
-    user_cache,
-)
+from pseudoris.workers.checkpoints.weight_cache import WeightCache, user_cache
 from pseudoris.workers.checkpoints.weight_headers import check_weight_header
 
 CONFIG_NAME: Final = "config.json"
 INDEX_NAME: Final = "model.safetensors.index.json"
 SINGLE_NAME: Final = "model.safetensors"
-# Read beside the weights, by the part of the identity that their digests make. Source: the names under which
-# `save_pretrained` of transformers 5.24 writes, and under which older versions wrote.
+# These files are read beside the weights. Each part has a digest of its own in the identity. Source: the names under
+# which `save_pretrained` of transformers 5.24 writes, and under which older versions wrote.
 NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "config": (CONFIG_NAME, "generation_config.json", INDEX_NAME),
     "tokenizer": (
@@ -71,11 +65,7 @@ def names_folder(uri: str) -> bool:
 
 
 def hub_model(uri: str) -> tuple[str, str] | None:
-    """Return repository and commit of MODEL@COMMIT; None for anything else.
-
-    Raises:
-        ConfigError: What follows `@` is not a commit.
-    """
+    """Return repository and commit of MODEL@COMMIT, None for anything else; a branch or tag is refused."""
     found = _HUB_NAME.fullmatch(uri)
     if found is None or (not _COMMIT.fullmatch(found[2]) and Path(uri).is_dir()):
         return None
@@ -151,11 +141,8 @@ class ModelFolder:
         shards = shard_names(contents[INDEX_NAME], uri) if is_sharded else (SINGLE_NAME,)
         if absent := [name for name in shards if name not in present]:
             pickles = sorted(name for name in present if name.endswith((".bin", ".pth", ".pt")))
-            why = (
-                f" It has pickles ({pickles[0]}), which are not loaded: use a commit with safetensors"
-                if pickles
-                else ""
-            )
+            remedy = ", which are not loaded: use a commit with safetensors"
+            why = f" It has pickles ({pickles[0]}){remedy}" if pickles else ""
             shown = ", ".join(absent[:_NUM_SHOWN])
             raise ConfigError(f"model '{uri}': {path} lacks {len(absent)} of its files with weights: {shown}.{why}")
         num_parameters = sum(_num_elements(path / name, uri) for name in shards)
@@ -164,11 +151,7 @@ class ModelFolder:
 
     @functools.cached_property
     def digests(self) -> Mapping[str, str]:
-        """By part, the sha256 over the names and sha256 of its files.
-
-        Raises:
-            ConfigError: A file is not the one that was downloaded.
-        """
+        """By part, the sha256 over the names and sha256 of its files; one that is not as downloaded is refused."""
         return {part: _over({name: self._digest(name) for name in names}) for part, names in self.files.items()}
 
     @property
@@ -212,11 +195,7 @@ def fetch_folder(
     """Return the folder of MODEL@COMMIT in `cache`, after downloading those of its files that are missing or changed.
 
     `on_progress` gives, by a file's name in the cache, what is told of its download. `config.json` comes last: a folder
-    with it is whole.
-
-    Raises:
-        UnreachableError, ConfigError, TransientError: As `fetch`; or the repository has no such commit, is gated, or
-            has no weights as safetensors.
+    with it is whole. Raises as `fetch`, and if the repository has no such commit, is gated, or has no safetensors.
     """
     # Imported here, because it loads all clients of the hub, which takes 0.2 s.
     from huggingface_hub import HfApi

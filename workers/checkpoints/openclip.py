@@ -1,4 +1,7 @@
-"""Builds and loads CoCa, CLIP and their tokenizer. Called by `workers`, `training` and `interchange`."""
+"""Builds and loads CoCa, CLIP and their tokenizer. Called by the engines, `training`, `interchange` and `recipes`.
+
+Models and tokens must be open_clip's own, so that published weights give published results.
+"""
 
 from __future__ import annotations
 
@@ -57,12 +60,17 @@ def load_clip(architecture: str, weights: WeightsConfig) -> CLIP | CustomTextCLI
     return cast("CLIP | CustomTextCLIP", load_module(partial(build_from_config, config), weights))
 
 
+def tag_settings(weights: WeightsConfig) -> dict[str, Any]:
+    """Return what open_clip knows of a hub tag, such as mean and std of its input; {} for all other weights."""
+    is_tag = weights.uri.startswith(OPEN_CLIP_PREFIX)
+    return (get_pretrained_cfg(*split_tag(weights)) or {}) if is_tag else {}
+
+
 def check_activation(architecture: str | None, model_config: dict[str, object], weights: WeightsConfig) -> None:
     """Reject a hub tag if it and the architecture differ in QuickGELU: it would load, and give wrong results."""
     if not weights.uri.startswith(OPEN_CLIP_PREFIX):
         return
-    name, tag = split_tag(weights)
-    wanted = bool((get_pretrained_cfg(name, tag) or {}).get("quick_gelu", False))
+    wanted = bool(tag_settings(weights).get("quick_gelu", False))
     if wanted != bool(model_config.get("quick_gelu", False)):
         remedy = f"{architecture}-quickgelu" if wanted else str(architecture).removesuffix("-quickgelu")
         raise ConfigError(
@@ -80,9 +88,9 @@ def byte_pair_encoder() -> tokenizer.SimpleTokenizer:
     return getattr(tokenizer, "_tokenizer", None) or tokenizer.SimpleTokenizer()
 
 
-# Plain words: cleaning leaves them unchanged, and the tokens of a word depend on it alone.
+# Matches plain words: cleaning leaves them unchanged, and the tokens of such a word depend on it alone.
 _PLAIN: Final = re.compile(r"[a-z ]*")
-# Takes a few megabytes. A real run has fewer different words.
+# So many words take a few megabytes. A real run has fewer.
 _MAX_WORDS: Final = 50_000
 
 
@@ -123,8 +131,9 @@ class ClipTokenizer:
 
 def num_clip_tokens(text: str) -> int:
     """Return how many tokens CLIP makes of the whole text, start and end included."""
-    return _COUNTING().num_tokens(text)
+    return _counting_tokenizer().num_tokens(text)
 
 
-# Counts the tokens of the whole text, whatever the model's context length.
-_COUNTING: Final = functools.cache(lambda: ClipTokenizer(context_length=77))
+@functools.cache
+def _counting_tokenizer() -> ClipTokenizer:
+    return ClipTokenizer(context_length=77)

@@ -1,4 +1,8 @@
-"""Place, licence, size, digest of the presets' weights. Called by this folder and `cli/weights`."""
+"""Knows which weights others publish: by uri, their place, licence, size and digest. Asks no network.
+
+Called by `weight_cache.py` and `weight_files.py`; `model_folder.py` and `openclip.py` take its types and prefixes.
+Sizes and digests must be those of the publishers: a downloaded file is compared with them.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +82,7 @@ _SAM_FILES: Final[Mapping[str, tuple[str, int | None]]] = {
     "sam_vit_l_0b3195.pth": ("3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", None),
     "sam_vit_b_01ec64.pth": ("ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", 375_042_383),
 }
-# Names published files by their path below `checkpoints/`.
+# Published files, by their path below `checkpoints/`.
 CHECKPOINTS: Final[Mapping[str, PublishedFile]] = {
     f"pseudo-ris/{_AUTHORS_COCA}": PublishedFile(
         {f"pseudo-ris/{_AUTHORS_COCA}": _AUTHORS_COCA},
@@ -110,6 +114,19 @@ _HUB_LICENCES: Final = {
     "timm/resnet50_clip.openai": "MIT",
     "timm/vit_base_patch16_clip_224.openai": "MIT",
 }
+
+
+def random_seed(weights: WeightsConfig) -> int | None:
+    """Return the seed of `random:<seed>`, else None."""
+    if not weights.uri.startswith(RANDOM_PREFIX):
+        return None
+    text = weights.uri.removeprefix(RANDOM_PREFIX)
+    # At most 18 digits, which torch and every Python can read.
+    if not text.isdecimal() or len(text) > 18:
+        raise ConfigError(
+            f"weights '{RANDOM_PREFIX}{text[:24]}': '{RANDOM_PREFIX}' needs a whole number, of at most 18 digits"
+        )
+    return int(text)
 
 
 def published_file(weights: WeightsConfig) -> PublishedFile | None:

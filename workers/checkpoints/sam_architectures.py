@@ -1,4 +1,8 @@
-"""Numbers of each SAM architecture, without torch. Called by `masks/sam_model.py` and `workers/stages.py`."""
+"""The numbers of each SAM architecture, by name or from a user's file.
+
+Called by `masks/sam_model.py`, and for digests by `workers/stages.py`, so it imports no torch. The numbers of a name
+never change: a run's identity holds the name alone.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Reads files of tensors for all loaders (safetensors, checkpoints of torch), and loads them into modules.
+"""Reads tensors from a local file (safetensors, checkpoints of torch) and loads them into modules, with torch.
 
-Checkpoints are pickles; whatever could run code is refused. A file's content, never its name, decides how it is loaded:
-a tensor `token_ids` marks a compact vocabulary. The tiny models know a few dozen of open_clip's 49,408 BPE tokens, and
-their file holds those rows alone; loading scatters the rows into tables of zeros. An unused token then has an embedding
-and a logit of exactly zero, which is how the models were trained. Called by `training` and `workers`.
+Called by `openclip.py`, `masks`, `training` and `recipes`. Checkpoints are pickles: whatever could run code is refused.
+
+A tensor `token_ids` marks a compact vocabulary. The tiny models know a few dozen of open_clip's 49,408 BPE tokens, and
+their files hold those rows alone; loading scatters the rows into tables of zeros. An unused token then has an embedding
+and a logit of exactly zero, which is how the models were trained.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from torch import nn
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import open_linked
-from pseudoris.workers.checkpoints.weight_files import local_file, random_seed, verified_digest
+from pseudoris.workers.checkpoints.published_weights import random_seed
+from pseudoris.workers.checkpoints.weight_files import local_file, verified_digest
 from pseudoris.workers.checkpoints.weight_headers import more_than_tensors
 
 # torch names what it refuses in two forms: `unsupported GLOBAL posix.system`, `GLOBAL numpy.dtype was not allowed`.
@@ -31,17 +33,13 @@ _REFUSED: Final = re.compile(r"GLOBAL ([\w.]+)")
 _ARCHIVE: Final = b"PK\x03\x04"
 _SHOWN_LETTERS: Final = 500
 _SHOWN_KEYS: Final = 4
-# Buffers and settings that older files store and newer modules compute.
+# Older files store these buffers and settings, and newer modules compute them.
 _COMPUTED: Final = frozenset(
-    {
-        *("attn_mask", "text.attn_mask", "text_decoder.attn_mask"),
-        *("input_resolution", "context_length", "vocab_size"),
-    }
+    ["attn_mask", "text.attn_mask", "text_decoder.attn_mask", "input_resolution", "context_length", "vocab_size"]
 )
 TOKEN_IDS = "token_ids"
 FULL_VOCABULARY = 49408
-# Tables with one row (embedding) or one column (projection) per token: the end of the name, and the dimension of
-# tokens.
+# The dimension of tokens in tables that have a row or column per token, by the end of the table's name.
 _TOKEN_DIMENSION: dict[str, int] = {"token_embedding.weight": 0, "text_decoder.text_projection": 1}
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -103,10 +101,8 @@ def read_state(file: Path | IO[bytes], what: str) -> dict[str, torch.Tensor]:
 def load_tensors(file: Path | IO[bytes]) -> Any:
     """Return what a file holds, on the CPU: the tensors of a `.safetensors`, or what a checkpoint of torch holds.
 
-    Raises:
-        ConfigError: It is a pipe or a device.
-        OSError: The file cannot be read.
-        ValueError: It is no such file, or holds more than tensors and plain values; the message is for the user.
+    A ValueError, whose message is for the user, says that it is no such file, or holds more than tensors and plain
+    values. A ConfigError says that it is a pipe or a device.
     """
     try:
         if isinstance(file, Path):
@@ -119,9 +115,12 @@ def load_tensors(file: Path | IO[bytes]) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True)
     except (MemoryError, OSError, ConfigError):
         raise
-    except Exception as error:  # noqa: BLE001  # on hostile bytes the unpickler may raise any type
+    except pickle.UnpicklingError as error:
         # torch's own text is not shown: it advises to load the file in a way that runs its code.
-        raise ValueError(_explained(error)) from None
+        refused = _REFUSED.search(str(error))
+        raise ValueError(more_than_tensors(refused[1] if refused else "")) from None
+    except Exception as error:  # noqa: BLE001  # on hostile bytes the unpickler may raise any type
+        raise ValueError(f"{type(error).__name__}: {error}"[:_SHOWN_LETTERS]) from None
 
 
 class _BoundedFile(io.BufferedReader):
@@ -131,19 +130,11 @@ class _BoundedFile(io.BufferedReader):
         return super().read(size if size is None else min(size, os.fstat(self.fileno()).st_size))
 
 
-def _explained(error: Exception) -> str:
-    if not isinstance(error, pickle.UnpicklingError):
-        return f"{type(error).__name__}: {error}"[:_SHOWN_LETTERS]
-    refused = _REFUSED.search(str(error))
-    return more_than_tensors(refused[1] if refused else "")
-
-
 def expand_vocabulary(state: Mapping[str, torch.Tensor], *, where: str) -> dict[str, torch.Tensor]:
-    """Return the state in float32 with full token tables, zeros where the file has no row.
+    """Return the state with full token tables, zeros where the file has no row, and half precision as float32.
 
-    A state without `token_ids` is returned unchanged, except that half-precision tensors become float32.
+    Only a state with `token_ids` has tables to fill. Integers and wider floats stay.
     """
-    # Half precision becomes float32. Integers and wider floats stay.
     full = {
         name: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
         for name, tensor in state.items()
@@ -165,6 +156,6 @@ def expand_vocabulary(state: Mapping[str, torch.Tensor], *, where: str) -> dict[
             )
         shape = list(tensor.shape)
         shape[dimension] = FULL_VOCABULARY
-        # In place, because `index_copy` would hold the table twice: 25 MB each for `tiny`.
+        # `index_copy` would hold the table twice, 25 MB each for `tiny`, so the rows are copied in place.
         full[name] = torch.zeros(shape, dtype=tensor.dtype).index_copy_(dimension, ids, tensor)
     return full

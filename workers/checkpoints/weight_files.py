@@ -1,7 +1,8 @@
-"""Resolves weights to a local file and its sha256, without torch: local files, fsspec urls, hub tags, shipped files.
+"""The door to all weights: turns a `weights.uri` into a local file and its sha256, or into an error with the remedy.
 
-The digests of a run and the loaders of models ask here. The error for missing weights says the command that gets them,
-and how to get them by hand. Called by `cli`, `pipeline`, `training` and `workers`.
+A uri names a local file, an fsspec url, a hub tag, a shipped file, or drawn weights. Called by `pipeline` and
+`workers/stages.py` for digests, by `tensor_files.py` for loading, by `training`, and by the commands `weights` and
+`doctor`. Imports no torch. No file is used before its digest is compared, if one is known.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import hashlib
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -22,8 +24,15 @@ from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config, preset_names
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import file_sha256
-from pseudoris.schemas.uris import BUILTIN_PREFIX
-from pseudoris.workers.checkpoints.model_folder import ModelFolder, check_installed, hub_model, names_folder
+from pseudoris.schemas.uris import BUILTIN_PREFIX, named_path
+from pseudoris.workers.checkpoints.download import OnProgress, UnreachableError, fetch, located, unreachable_reason
+from pseudoris.workers.checkpoints.model_folder import (
+    ModelFolder,
+    check_installed,
+    fetch_folder,
+    hub_model,
+    names_folder,
+)
 from pseudoris.workers.checkpoints.published_weights import (
     OPEN_CLIP_PREFIX,
     RANDOM_PREFIX,
@@ -31,24 +40,18 @@ from pseudoris.workers.checkpoints.published_weights import (
     cached_names,
     open_clip_file,
     published_file,
+    random_seed,
 )
-from pseudoris.workers.checkpoints.weight_cache import (
-    UnreachableError,
-    WeightCache,
-    fetch,
-    found_files,
-    located,
-    user_cache,
-)
+from pseudoris.workers.checkpoints.weight_cache import WeightCache, found_files, user_cache
 from pseudoris.workers.checkpoints.weight_headers import check_weight_header
 from pseudoris.workers.locations import client_errors
 
 logger = logging.getLogger(__name__)
 
 _COPY_BLOCK_BYTES: Final = 2**20
-# The folder of the cache with copies of urls.
+# This folder of the cache holds copies of urls.
 _URLS_FOLDER: Final = "urls"
-# Keys under which S3, GCS, Azure, web servers and disks give the version of a file.
+# S3, GCS, Azure, web servers and disks give the version of a file under these keys.
 _VERSION_KEYS: Final = (
     *("size", "ETag", "etag", "Content-MD5", "content_md5", "md5Hash", "generation"),
     *("LastModified", "Last-Modified", "last_modified", "updated", "mtime", "created"),
@@ -59,7 +62,6 @@ class MissingWeightsError(ConfigError):
     """Weights are missing; the message says how to get them."""
 
     def __init__(self, weights: WeightsConfig, why: str, preset: str = "") -> None:
-        """Keep what is missing; `preset` is the preset of the run, if it is known."""
         super().__init__(missing(weights, why, preset))
         self._weights, self._why = weights, why
 
@@ -74,30 +76,21 @@ class MissingWeightsError(ConfigError):
 
 def missing(weights: WeightsConfig, why: str, preset: str = "") -> str:
     """Return the message for weights that are missing, on one line: urls and commands in it can be copied."""
-    remedies = [_command(weights, preset), weights.how_to_get]
-    by_user = "put the file there, or set weights.uri to its path, or to OWNER/NAME@COMMIT for a model of the hub"
-    shown = "; or: ".join(filter(None, remedies)) or by_user
-    return f"weights '{weights.uri}' are not available: {why}. To get them: {shown}{_by_hand(weights)}"
-
-
-def unreachable(weights: WeightsConfig, why: str, cache: WeightCache) -> str:
-    """Return the message for weights that `weights get` cannot get for want of a network."""
-    return f"weights '{weights.uri}' are not available: {why}{_by_hand(weights, cache)}"
-
-
-def _command(weights: WeightsConfig, preset: str) -> str:
+    command = ""
     if weights.uri.startswith(BUILTIN_PREFIX):
-        return "reinstall the package, or train them in a clone: make weights"
-    if published_file(weights) is None:
-        return ""
-    uris = dict[str, frozenset[str]]()
-    for name in preset_names():
-        config = load_config(name)
-        uris[name] = frozenset(stage.weights.uri for stage in (config.masks, config.captions, config.filtering))
-    presets = [name for name, found in uris.items() if weights.uri in found]
-    # A preset is named only if all presets with this file have the same files.
-    alone = presets[0] if len({uris[name] for name in presets}) == 1 else weights.uri
-    return f"pseudoris weights get {preset if preset in presets else alone}"
+        command = "reinstall the package, or train them in a clone: make weights"
+    elif published_file(weights) is not None:
+        uris = dict[str, frozenset[str]]()
+        for name in preset_names():
+            config = load_config(name)
+            uris[name] = frozenset(stage.weights.uri for stage in (config.masks, config.captions, config.filtering))
+        presets = [name for name, found in uris.items() if weights.uri in found]
+        # A preset is named only if all presets with this file have the same files.
+        alone = presets[0] if len({uris[name] for name in presets}) == 1 else weights.uri
+        command = f"pseudoris weights get {preset if preset in presets else alone}"
+    by_user = "put the file there, or set weights.uri to its path, or to OWNER/NAME@COMMIT for a model of the hub"
+    shown = "; or: ".join(filter(None, (command, weights.how_to_get))) or by_user
+    return f"weights '{weights.uri}' are not available: {why}. To get them: {shown}{_by_hand(weights)}"
 
 
 def _by_hand(weights: WeightsConfig, cache: WeightCache | None = None) -> str:
@@ -115,27 +108,11 @@ def _by_hand(weights: WeightsConfig, cache: WeightCache | None = None) -> str:
     return f". By hand: download {published.url} and put it at {target}{known}{or_else}"
 
 
-def random_seed(weights: WeightsConfig) -> int | None:
-    """Return the seed of `random:<seed>`, else None."""
-    if not weights.uri.startswith(RANDOM_PREFIX):
-        return None
-    text = weights.uri.removeprefix(RANDOM_PREFIX)
-    # At most 18 digits, which torch and every Python can read.
-    if not text.isdecimal() or len(text) > 18:
-        raise ConfigError(
-            f"weights '{RANDOM_PREFIX}{text[:24]}': '{RANDOM_PREFIX}' needs a whole number, of at most 18 digits"
-        )
-    return int(text)
-
-
 def local_file(weights: WeightsConfig) -> Path:
     """Return a local path of the weights. A remote file or hub tag is first downloaded to the cache of weights.
 
-    A relative path below `checkpoints/` that does not exist is looked for in the cache.
-
-    Raises:
-        ConfigError: The file is missing or cannot be downloaded; the message says how to get it.
-        TransientError: The download broke off again and again.
+    A relative path below `checkpoints/` that does not exist is looked for in the cache. Raises as `fetch`; the message
+    for a missing file says how to get it.
     """
     if weights.uri.startswith(BUILTIN_PREFIX):
         resource = files("pseudoris.workers.checkpoints").joinpath(weights.uri.removeprefix(BUILTIN_PREFIX))
@@ -186,11 +163,7 @@ def tensors_digest(weights: WeightsConfig) -> str:
 
 
 def folder_digest(weights: WeightsConfig) -> str:
-    """Return the sha256 of the model folder that the weights name, for the digest of an engine that reads folders.
-
-    Raises:
-        ConfigError: As `ModelFolder.open`; it has another digest; or there is no transformers to open it.
-    """
+    """Return the sha256 of the model folder that the weights name; ConfigErrors, also if there is no transformers."""
     check_installed()
     found = ModelFolder.open(weights.uri).sha256
     if weights.sha256 not in (None, found):
@@ -199,6 +172,11 @@ def folder_digest(weights: WeightsConfig) -> str:
             "another commit; get it again, or remove weights.sha256"
         )
     return found
+
+
+def is_missing(weights: WeightsConfig) -> bool:
+    """Return whether a published file is not on this machine; a run may download it."""
+    return published_file(weights) is not None and found_file(weights) is None
 
 
 def is_awaited(weights: WeightsConfig) -> bool:
@@ -295,13 +273,41 @@ def expected_sha256(weights: WeightsConfig, path: Path) -> str | None:
     return user_cache().known_sha256(published, published.name_at(path))
 
 
+def ask_early(weights: Iterable[WeightsConfig]) -> None:
+    """Ask the servers of all files that are missing here, at the same time: `fetch` then knows their answers."""
+    missing = (published_file(each) for each in weights if not any(found_files(each)))
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(unreachable_reason, {each.url for each in missing if each is not None}))
+
+
+def get_weights(weights: WeightsConfig, to: Path | None, on_progress: Callable[[str], OnProgress]) -> Path | str:
+    """Return where a file or folder of weights lies, or why it needs no place; downloaded to `to`, else to the cache.
+
+    `on_progress` gives, by a file's name in the cache, what is told of its download. Raises as `fetch`.
+    """
+    cache = user_cache() if to is None else WeightCache(named_path(to), is_named=True)
+    is_folder, published = names_folder(weights.uri), published_file(weights)
+    if is_folder and hub_model(weights.uri) is not None:
+        fetch_folder(weights.uri, cache, on_progress=on_progress)
+        return ModelFolder.open(weights.uri, cache).path
+    if published is None:
+        if not is_folder:
+            weights_digest(weights)
+        if weights.uri.startswith((BUILTIN_PREFIX, RANDOM_PREFIX)):
+            return f"{weights.uri} (nothing to download)"
+        path = ModelFolder.open(weights.uri).path if is_folder else local_file(weights)
+        return path if to is None else f"{path} (your own file: carry it yourself)"
+    try:
+        path = fetch(published, cache, copies=found_files(weights), on_progress=on_progress(published.name))
+    except UnreachableError as error:
+        raise ConfigError(f"weights '{weights.uri}' are not available: {error}{_by_hand(weights, cache)}") from error
+    if weights.sha256 is not None:
+        verified_digest(weights, path)
+    return path
+
+
 MODEL_CARD: Final = "tiny/MODEL_CARD.md"
 _UNKNOWN: Final = "known once it is fetched"
-
-
-def is_shipped(weights: WeightsConfig) -> bool:
-    """Return whether nothing needs to be fetched: a file of this package, or weights that are drawn."""
-    return weights.uri.startswith((BUILTIN_PREFIX, RANDOM_PREFIX))
 
 
 def weight_facts(weights: WeightsConfig) -> tuple[str, dict[str, str], Path | None]:
@@ -320,7 +326,7 @@ def weight_facts(weights: WeightsConfig) -> tuple[str, dict[str, str], Path | No
     size = found.stat().st_size if found else (published.size_bytes if published else None) or (pin and pin.size_bytes)
     sha256 = weights.sha256 or (published.sha256 if published else None) or (pin.sha256 if pin else None)
     shown_size, name = f"{size:,} bytes" if size else _UNKNOWN, weights.uri
-    if is_shipped(weights):
+    if weights.uri.startswith(BUILTIN_PREFIX):
         card = files("pseudoris.workers.checkpoints").joinpath(MODEL_CARD)
         facts = ("Apache-2.0", shown_size, sha256 or "–", f"shipped in the package: {card}")
     elif published is None:
@@ -350,8 +356,8 @@ def _folder_facts(weights: WeightsConfig) -> tuple[str, dict[str, str], Path | N
 def check_weights(weights: WeightsConfig, preset: str = "") -> tuple[bool, str]:
     """Return whether the file is here and has the digest that it must have, and what was found or must be done.
 
-    The network is not asked. A person's own file in the working folder under a published file's name is used by a run,
-    and told here. `preset` is the preset that is checked, if it is one.
+    The network is not asked. A run uses a person's own file in the working folder under a published file's name, so
+    that is told. `preset` is the one that is checked, if it is one.
     """
     if weights.uri.startswith(RANDOM_PREFIX):
         return True, "drawn at random"

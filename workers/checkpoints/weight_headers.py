@@ -1,8 +1,8 @@
-"""Reads the header of a weights file before a run is planned: what the loaders cannot read is refused within seconds.
+"""Refuses a weights file that the loaders could not read, by its header alone, before a run is planned.
 
-Nothing is unpickled, and torch is not imported: the table of a safetensors file is checked, or each instruction of a
-checkpoint's pickle. Accepted is what torch's own unpickler of weights accepts. The digests of stages and
-`model_folder` ask here; `tensor_files` loads. Called by `workers/checkpoints` and `workers/stages.py`.
+Called for digests by `weight_files.py`, `model_folder.py` and `workers/stages.py`, so it imports no torch. Nothing is
+unpickled: the table of a safetensors file is checked, or each instruction of a checkpoint's pickle. It must accept what
+torch's own unpickler of weights accepts, and answer within seconds whatever the file holds.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ _ELEMENT_BYTES: Final = {
 # Source: torch.serialization.MAGIC_NUMBER. Files of torch before 1.6 start with it.
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _ARCHIVE: Final = b"PK\x03\x04"
-# Limits of a pickle. Reading 500,000 instructions takes a second; SAM's ViT-H has 20,000.
+# A pickle may have so many bytes and instructions, which takes a second to read. SAM's ViT-H has 20,000 instructions.
 _MAX_PICKLE_BYTES: Final = 2**26
-# Limit of an archive's index: about 40,000 members, listed in half a second. SAM's ViT-H has 600.
-_MAX_READ_BYTES: Final = 2**22
 _MAX_INSTRUCTIONS: Final = 500_000
+# An archive's index may have so many bytes: about 40,000 members, listed in half a second. SAM's ViT-H has 600.
+_MAX_READ_BYTES: Final = 2**22
 _SHOWN_LETTERS: Final = 500
 _GET_AGAIN: Final = "it is cut or damaged: get it again"
 

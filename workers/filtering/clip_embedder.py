@@ -1,9 +1,10 @@
-"""CLIP embeddings of crops and texts for the scorer, in tiles of one shape: rounding depends on a product's shape.
+"""CLIP embeddings of crops and texts. Called by the scorer, the check, the captioner `vlm`, and `training`.
 
-A residual image tower is brought into the form in which it is computed fastest; other towers stay as they are.
+Both are computed in tiles of one shape, because rounding depends on a product's shape, and scores stand in the tables.
+
 Texts are computed over their prefix tree: a causal tower's output at a token never reads what follows, padding
 included, so a prefix that texts share is computed once. Texts in the order of their tokens are packed into tiles of one
-number of nodes, a node being a prefix; what two tiles share is in both. Called by `training` and `workers`.
+number of nodes, a node being a prefix; what two tiles share is in both.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from itertools import pairwise
 from typing import Final
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -29,8 +29,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import BATCH_FILL, record
-from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip, read_model_config
-from pseudoris.workers.checkpoints.published_weights import OPEN_CLIP_PREFIX
+from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip, read_model_config, tag_settings
 from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 from pseudoris.workers.forward_passes import SelfAttentionBlock, compile_tower
@@ -61,15 +60,10 @@ class TextTile:
 
 
 def cut_into_tiles(texts: Sequence[list[int]], num_nodes: int) -> Iterator[TextTile]:
-    """Yield the tiles of the texts, each text once.
-
-    Args:
-        texts: The tokens of each text, at least one and at most `num_nodes`.
-        num_nodes: R.
-    """
+    """Yield the tiles of texts, each text once; a text has at least one token and at most `num_nodes` (R)."""
     # Texts are visited in the order of their tokens. Nodes (token, depth, parent) are numbered as they appear.
     nodes: list[tuple[int, int, int]] = []
-    # Holds the last text, the nodes of its prefixes, and for each text of the tile its number and last node.
+    # The last text, the nodes of its prefixes, and for each text of the tile its number and last node.
     newest: Sequence[int] = ()
     path: list[int] = []
     ends: list[tuple[int, int]] = []
@@ -107,11 +101,10 @@ def _tile(nodes: Sequence[tuple[int, int, int]], ends: Sequence[tuple[int, int]]
     return TextTile(tokens, depths, paths, numbers, rank[last], len(nodes))
 
 
-# Positions of prefixes that attend together: bounds memory for long texts. And of those whose keys and values are
-# gathered together: a launch on a GPU costs more than its work, and a CPU's cache holds one group.
+# Prefixes with so many positions attend together, which bounds memory for long texts. The keys and values of so many
+# positions are gathered together: a launch on a GPU costs more than its work, and a CPU's cache holds one group.
 _POSITIONS_A_GROUP: Final = {"cpu": 2**14, "cuda": 2**19}
 _POSITIONS_A_GATHER: Final = {"cpu": 0, "cuda": 2**19}
-
 
 # The nodes of the positions of neighbouring nodes, one after another, int64; and for each group of them whose prefixes
 # have the same length P, rounded up, the positions up to the prefix's own, (n, 1, P) bool.
@@ -261,10 +254,7 @@ class ClipEmbedder:
 
     Crops are computed in tiles of a fixed number, texts in tiles of a fixed number of prefixes. The last tile is
     padded, because the rounding of a matrix product depends on the shape of the whole batch (measured: the last bits of
-    a Linear differ between 125 rows and 62).
-
-    Attributes:
-        crop_format: The input of its image tower.
+    a Linear differ between 125 rows and 62). `crop_format` is the input of its image tower.
     """
 
     def __init__(self, config: FilterConfig, compute: ComputeConfig) -> None:
@@ -296,9 +286,8 @@ class ClipEmbedder:
     def embed_crops(self, crops: Iterable[torch.Tensor]) -> torch.Tensor:
         """Return (K, D) float32, a row per crop, in order.
 
-        Args:
-            crops: Pieces (n, 3, S, S) float32 in `crop_format`, K crops in all. They are read one by one, so that a
-                shard's crops are never all in memory.
+        `crops` are pieces (n, 3, S, S) float32 in `crop_format`. They are read one by one, so that a shard's crops are
+        never all in memory.
         """
         embedded = embed_in_tiles(crops, self._encode_crops, tile=self._crops_a_tile, of="filter crops")
         return torch.from_numpy(to_host(embedded)[0])
@@ -319,7 +308,7 @@ class ClipEmbedder:
             embedded = embed_in_tiles([contexts], self._encode_contexts, tile=num_texts, of="filter texts")
             return torch.from_numpy(to_host(embedded)[0])
         parts, numbers = [], []
-        # Up to EOS, which has the highest id. open_clip finds it in the same way.
+        # A text ends at EOS, which has the highest id. open_clip finds it in the same way.
         tokens = [text[: text.index(max(text)) + 1] for text in texts]
         for tile in cut_into_tiles(tokens, num_nodes):
             record(BATCH_FILL, tile.num_used / num_nodes, of="filter texts")
@@ -341,13 +330,10 @@ class ClipEmbedder:
 def embed_in_tiles(
     pieces: Iterable[torch.Tensor], encode: Callable[[torch.Tensor], torch.Tensor], *, tile: int, of: str = "rows"
 ) -> torch.Tensor:
-    """Return `encode` of all rows of all pieces, in order, (rows, D); (0, 0) if there are no rows.
+    """Return `encode` of all rows of all pieces (n, ...), in order, (rows, D); (0, 0) if there are no rows.
 
-    Args:
-        pieces: Tensors (n, ...) of one trailing shape and dtype; n may differ, also be 0.
-        encode: (tile, ...) to (tile, D). Each call gets exactly `tile` rows.
-        tile: Rows in a call. The last call is padded with zeros, whose results are dropped.
-        of: What the rows are, for the measurement of how full the tiles are.
+    Each call of `encode` gets exactly `tile` rows. The last one is padded with zeros, whose results are dropped. `of`
+    names the rows, for the measurement of how full the tiles are.
     """
     done: list[torch.Tensor] = []
     waiting: torch.Tensor | None = None
@@ -364,7 +350,7 @@ def embed_in_tiles(
     return torch.cat(done) if done else torch.zeros(0, 0)
 
 
-def crop_format(model: open_clip.CLIP | open_clip.CustomTextCLIP, weights: WeightsConfig) -> CropFormat:
+def crop_format(model: CLIP | CustomTextCLIP, weights: WeightsConfig) -> CropFormat:
     """Return the image tower's input: its size, and the mean and std that its weights were trained with."""
     size = model.visual.image_size
     height, width = size if isinstance(size, tuple) else (size, size)
@@ -372,10 +358,7 @@ def crop_format(model: open_clip.CLIP | open_clip.CustomTextCLIP, weights: Weigh
         raise ConfigError(
             f"filtering.architecture takes {height} x {width} pixels, but crops are square: choose another"
         )
-    tag: dict[str, tuple[float, float, float]] = {}
-    if weights.uri.startswith(OPEN_CLIP_PREFIX):
-        name, _, pretrained = weights.uri.removeprefix(OPEN_CLIP_PREFIX).rpartition("/")
-        tag = open_clip.get_pretrained_cfg(name, pretrained) or {}
+    tag = tag_settings(weights)
     return CropFormat(
         size=int(height),
         mean=tuple(tag.get("mean") or OPENAI_DATASET_MEAN),

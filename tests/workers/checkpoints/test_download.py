@@ -10,8 +10,9 @@ import httpx2
 import pytest
 
 from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.workers.checkpoints.download import fetch
 from pseudoris.workers.checkpoints.published_weights import PublishedFile
-from pseudoris.workers.checkpoints.weight_cache import WeightCache, fetch
+from pseudoris.workers.checkpoints.weight_cache import WeightCache
 from tests.builders.weight_server import serving_weights
 
 CONTENT = random.Random(0).randbytes(300_000)

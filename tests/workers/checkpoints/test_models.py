@@ -79,28 +79,13 @@ def test_each_preset_builds_its_published_sam(preset, name):
 
 
 # The architecture of the authors' captioner, coca_ViT-L-14, with every width small and fewer layers.
+TEXT = {"context_length": 12, "vocab_size": 40, "width": 16, "heads": 2, "layers": 2}
+POOLED = {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
 SMALL_COCA = {
     "embed_dim": 16,
-    "vision_cfg": {
-        "image_size": 28,
-        "layers": 2,
-        "width": 32,
-        "head_width": 8,
-        "patch_size": 14,
-        "attentional_pool": True,
-        "attn_pooler_heads": 2,
-        "output_tokens": True,
-    },
-    "text_cfg": {
-        "context_length": 12,
-        "vocab_size": 40,
-        "width": 16,
-        "heads": 2,
-        "layers": 2,
-        "embed_cls": True,
-        "output_tokens": True,
-    },
-    "multimodal_cfg": {"context_length": 12, "vocab_size": 40, "width": 16, "heads": 2, "layers": 2},
+    "vision_cfg": {"image_size": 28, "layers": 2, "width": 32, "head_width": 8, "patch_size": 14, **POOLED},
+    "text_cfg": {**TEXT, "embed_cls": True, "output_tokens": True},
+    "multimodal_cfg": TEXT,
     "custom_text": True,
 }
 

@@ -13,9 +13,10 @@ import huggingface_hub.constants
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.checkpoints.download import UnreachableError, fetch, unreachable_reason
 from pseudoris.workers.checkpoints.model_folder import ModelFolder, fetch_folder
 from pseudoris.workers.checkpoints.published_weights import PublishedFile
-from pseudoris.workers.checkpoints.weight_cache import Pin, UnreachableError, WeightCache, fetch, unreachable_reason
+from pseudoris.workers.checkpoints.weight_cache import Pin, WeightCache
 from tests.builders.model_folders import save_llava
 from tests.builders.weight_server import COMMIT, serving_weights, use_as_hub
 
@@ -145,7 +146,7 @@ def test_another_cache_knows_the_pins_of_the_user_s_own(server, cache, tmp_path)
 
 
 def test_a_server_that_never_answers_is_told_in_time(monkeypatch):
-    monkeypatch.setattr("pseudoris.workers.checkpoints.weight_cache.DEADLINE_S", 0.2)
+    monkeypatch.setattr("pseudoris.workers.checkpoints.download.DEADLINE_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         reason = unreachable_reason(f"http://127.0.0.1:{silent.getsockname()[1]}/file")
     assert reason is not None

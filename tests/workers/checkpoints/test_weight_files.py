@@ -8,9 +8,10 @@ from torch import nn
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.checkpoints.published_weights import random_seed
 from pseudoris.workers.checkpoints.tensor_files import load_into
 from pseudoris.workers.checkpoints.weight_cache import user_cache
-from pseudoris.workers.checkpoints.weight_files import local_file, random_seed, weights_digest
+from pseudoris.workers.checkpoints.weight_files import local_file, weights_digest
 
 
 def test_a_missing_file_names_the_command_that_gets_it():
