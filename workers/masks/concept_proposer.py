@@ -1,8 +1,8 @@
 """SAM 3's mask stage: masks of the objects that concepts name, such as `red car`. Built by `workers/stages.py`.
 
-An image is encoded once, a concept once per run, and some concepts are asked together. Several may find one object: of
-masks that overlap, the one with the highest score stays. Reduction by rules and instance priors are for masks of which
-nothing is known, so they do not apply.
+An image is encoded once and a concept once per run. Several concepts may find one object: of masks that overlap, the
+one with the highest score stays. Reduction by rules and instance priors do not apply: they are for masks of which
+nothing is known. A mask's id depends on the order of the concepts.
 Source: Carion et al., SAM 3: Segment Anything with Concepts; transformers 5.24, models/sam3/modeling_sam3.py.
 """
 
@@ -39,7 +39,7 @@ class ConceptOptions(FrozenModel):
 
     # These are noun phrases. A mask's `prior` names its concept by the number in this list, from 0: `concept:3`.
     concepts: tuple[str, ...] = Field(min_length=1)
-    # Concepts that are asked together. Memory grows with it; part of the identity, because rounding depends on it.
+    # So many concepts are asked together. Memory grows with it. It is part of the identity, as rounding depends on it.
     concepts_per_batch: int = Field(default=8, ge=1)
 
     @field_validator("concepts")
@@ -85,7 +85,7 @@ class ConceptDetector:
         self.side = int(model.config.image_size)
         tokenise, device = ClipTokenizer(_CONTEXT_LENGTH), model.device
         lengths = torch.tensor([tokenise.num_tokens(concept) for concept in options.concepts])
-        # Without it, padding would count as words.
+        # Without this mask, padding would count as words.
         self._is_token = (torch.arange(_CONTEXT_LENGTH) < lengths[:, None]).long().to(device)
         with torch.inference_mode(), in_dtype(device, dtype):
             tokens = tokenise(options.concepts).to(device)
@@ -133,7 +133,7 @@ class ConceptDetector:
                 attention_mask=is_token,
             )
         scores = found.pred_logits.float().sigmoid() * found.presence_logits.float().sigmoid()
-        # Dropped before upsampling: each concept has 200 masks, and most are of nothing.
+        # Masks are dropped before upsampling, because each concept has 200 and most show nothing.
         (is_found,) = to_host(scores > self._config.pred_iou_thresh)
         concepts, queries = np.nonzero(is_found)
         at = tuple(to_device(each, scores.device) for each in (concepts, queries))

@@ -1,12 +1,11 @@
 """The mask stage by SAM: automatic mask generation (prompts on a grid, filters, box NMS), then reduction to objects.
 
-The generator equals `SamAutomaticMaskGenerator`. In each crop, masks must have a predicted IoU strictly above its
-threshold, a stability at or above its threshold, and must not end at an inner edge of the crop; then box NMS by
-predicted IoU. Across crops, NMS prefers masks of small crops. Last, small holes are filled and small islands dropped.
+`workers/stages.py` builds `SamProposer`; `sam2_model.py` and `concept_proposer.py` extend it.
 
-Candidates are a table of tensors: masks are packed bits, eight pixels per byte. Of several hundred a few survive, and
-only these are unpacked. Built by `workers/stages.py`.
-
+Order, boxes and codes must equal those of `SamAutomaticMaskGenerator`: a mask's id is its place in that order. In each
+crop, masks must have a predicted IoU strictly above its threshold, a stability at or above its threshold, and must not
+end at an inner edge of the crop; then box NMS by predicted IoU. Across crops, NMS prefers masks of small crops. Last,
+small holes are filled and small islands dropped.
 Source: Kirillov et al., Segment Anything, appendix B; segment-anything 1.0, automatic_mask_generator.py and
     utils/amg.py. scipy labels the regions instead of OpenCV.
 """
@@ -41,14 +40,7 @@ from pseudoris.workers.masks.mask_candidates import (
     pack_bits,
     unpack_bits,
 )
-from pseudoris.workers.masks.promptable import (
-    EncodedCrop,
-    PointGrid,
-    PromptableModel,
-    crop_boxes,
-    layer_grids,
-    to_input_frame,
-)
+from pseudoris.workers.masks.promptable import PointGrid, PromptableModel, crop_boxes, layer_grids, to_input_frame
 from pseudoris.workers.masks.proposals import Proposals, mask_records
 from pseudoris.workers.masks.sam_model import PromptableSam, load_sam
 from pseudoris.workers.stages import STAGE_PROPOSE, sam_digest
@@ -96,8 +88,6 @@ _MOST_IMAGES, _HELD_BYTES = 16, 6 * 2**30
 # Pixels that share an edge or a corner belong to one region.
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 
-Mask = NDArray[np.bool_]
-
 
 class MaskGenerator:
     """A callable image -> `Proposals` over one promptable model.
@@ -135,14 +125,15 @@ class MaskGenerator:
                 part = self._survivors(next(measured), box, size)
                 parts.append(replace(part, size=size, boxes_px=part.boxes_px + torch.tensor(box[:2] * 2)))
             found.append(self._merged(parts, of_image))
-        codes = batch.codes(np.concatenate([each.bits[:, 0] for each in found]))
-        return [self._of_codes(each, [codes[row] for row in each.bits[:, 0].tolist()]) for each in found]
-
-    def _of_codes(self, found: MaskCandidates, counts: Sequence[str]) -> Proposals:
-        if not self._config.min_mask_region_area or not counts:
-            return Proposals.of_masks(found.size, counts, found.predicted_iou.numpy(), found.stability.numpy())
-        bits = [pack_bits(torch.from_numpy(rle.decode([one], found.size))) for one in counts]
-        return self._encoded(replace(found, bits=torch.cat(bits)))
+        codes, proposals = batch.codes(np.concatenate([each.bits[:, 0] for each in found])), []
+        for each in found:
+            counts, scores = [codes[row] for row in each.bits[:, 0].tolist()], (each.predicted_iou, each.stability)
+            if self._config.min_mask_region_area and counts:
+                bits = [pack_bits(torch.from_numpy(rle.decode([one], each.size))) for one in counts]
+                proposals.append(self._encoded(replace(each, bits=torch.cat(bits))))
+            else:
+                proposals.append(Proposals.of_masks(each.size, counts, *(score.numpy() for score in scores)))
+        return proposals
 
     @torch.inference_mode()
     def __call__(self, image: NDArray[np.uint8]) -> Proposals:
@@ -152,11 +143,16 @@ class MaskGenerator:
         size = (image.shape[0], image.shape[1])
         crops = crop_boxes(size, self._config)
         pixels = [np.ascontiguousarray(image[y0:y1, x0:x1]) for (x0, y0, x1, y1), _ in crops]
-        encoded = self._model.encode(pixels)
-        parts = [
-            self._process_crop(crop, self._grids[layer], box, size)
-            for crop, (box, layer) in zip(encoded, crops, strict=True)
-        ]
+        parts = []
+        for crop, (box, layer) in zip(self._model.encode(pixels), crops, strict=True):
+            shared, upsample = self._model.share(crop), partial(self._model.upsample, crop=crop)
+            num_pixels = max(self._model.side**2, crop.size[0] * crop.size[1])
+            found: list[MaskCandidates] = []
+            points = to_device(to_input_frame(self._grids[layer], crop), crop.embedding.device)
+            for some in torch.split(points, self._config.points_per_batch):
+                low, predicted_iou = self._model.decode(shared, some, min_predicted_iou=self._config.pred_iou_thresh)
+                found += measured(low, predicted_iou, upsample, num_pixels, self._config)
+            parts.append(self._survivors(concatenate(found), box, size).placed(box, size))
         return self._encoded(self._merged(parts, crops))
 
     def _merged(self, parts: Sequence[MaskCandidates], crops: Sequence[tuple[Box, int]]) -> MaskCandidates:
@@ -174,21 +170,10 @@ class MaskGenerator:
         """Return the mask candidates of an image as proposals, without small regions where these are to go."""
         if not self._config.min_mask_region_area or not len(found.bits):
             return encode_proposals(found)
-        # Removes holes and islands, then doubles that result. Unchanged masks win.
+        # Without holes and islands, two masks may be doubles. Of two, NMS keeps the unchanged one.
         found, is_unchanged = without_small_regions(found, self._config.min_mask_region_area)
         threshold = max(self._config.box_nms_thresh, self._config.crop_nms_thresh)
         return encode_proposals(found.take(nms(found.boxes_px.float(), is_unchanged.float(), threshold)))
-
-    def _process_crop(self, crop: EncodedCrop, grid: PointGrid, box: Box, size: tuple[int, int]) -> MaskCandidates:
-        """Return the mask candidates of one crop after its NMS, in the frame of the image (H, W)."""
-        image, device = self._model.share(crop), crop.embedding.device
-        num_pixels = max(self._model.side**2, crop.size[0] * crop.size[1])
-        parts: list[MaskCandidates] = []
-        points = to_device(to_input_frame(grid, crop), device)
-        for some in torch.split(points, self._config.points_per_batch):
-            low, predicted_iou = self._model.decode(image, some, min_predicted_iou=self._config.pred_iou_thresh)
-            parts += measured(low, predicted_iou, lambda few: self._model.upsample(few, crop), num_pixels, self._config)
-        return self._survivors(concatenate(parts), box, size).placed(box, size)
 
     def _survivors(self, found: MaskCandidates, box: Box, size: tuple[int, int]) -> MaskCandidates:
         """Return the mask candidates of a crop that are not cut off at its edge inside the image, after its NMS."""
@@ -205,9 +190,8 @@ class MaskGenerator:
 
 def without_small_regions(found: MaskCandidates, min_area_px: int) -> tuple[MaskCandidates, torch.Tensor]:
     """Return at least one mask candidate each without small regions, on the CPU, and which are unchanged, (N,) bool."""
-    # Moves to the host, because scipy labels regions.
-    columns = to_host(found.bits, found.boxes_px, found.predicted_iou, found.stability)
-    found = MaskCandidates(found.size, *map(torch.from_numpy, columns))
+    # The masks move to the host, because scipy labels regions there.
+    found = MaskCandidates(found.size, *map(torch.from_numpy, to_host(*found.columns)))
     parts, is_unchanged = [], []
     for row in range(len(found.bits)):
         one = found.take(torch.tensor([row]))
@@ -217,7 +201,7 @@ def without_small_regions(found: MaskCandidates, min_area_px: int) -> tuple[Mask
     return concatenate(parts), torch.tensor(is_unchanged)
 
 
-def remove_small_regions(mask: Mask, min_area_px: int) -> tuple[Mask, bool]:
+def remove_small_regions(mask: NDArray[np.bool_], min_area_px: int) -> tuple[NDArray[np.bool_], bool]:
     """Return the mask without holes and islands below `min_area_px`, and whether anything changed.
 
     A hole is any region of background, also at the image's border. If all islands are small, the largest stays (the
@@ -227,7 +211,7 @@ def remove_small_regions(mask: Mask, min_area_px: int) -> tuple[Mask, bool]:
         mask: (H, W) bool; not changed.
         min_area_px: Regions of at least this many pixels stay.
     """
-    # Labels are 0 outside and 1, 2 and so on for the regions.
+    # The label is 0 outside of all regions, and 1, 2 and so on in them.
     labels, _ = ndimage.label(~mask, structure=_EIGHT_NEIGHBOURS)
     sizes = np.bincount(labels.ravel())[1:]
     is_small = sizes < min_area_px

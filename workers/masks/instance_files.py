@@ -1,26 +1,11 @@
-"""Reads a user's table of instances for `instances`, made with CutLER, with another detector, or by hand.
+"""Reads a user's table of instances (Parquet or COCO JSON): `masks.prior.kind=table`. Called by `instances.py`.
 
-The first bytes of a file tell which of two formats it has:
+The table is made with CutLER, with another detector, or by hand; docs/guides/priors.md has its columns and keys. A
+run's own masks table is one too. Rows are numbered from 0 in the file's order, and a mask's `prior` names that number.
 
-**Parquet**, a row per instance, with these columns (others are ignored):
-
-- `image_id` (string, 16 hex digits), or `key` or `file_name` (string): the image; the first that exists counts.
-- `segmentation` (struct of `size`: list of int, [H, W], and `counts`: string or binary, COCO compressed RLE)
-  and / or `box_xyxy_px` (list of 4 numbers, x1 and y1 exclusive). If the segmentation is null, the box is used.
-- `score` (number, optional): rows below `prior.min_score` are skipped; null counts as 1.
-
-A run's own masks table is such a file.
-
-**COCO JSON**, an object with `images` (`id`, `file_name`, and `height`, `width` for polygons) and `annotations`
-(`image_id`; `segmentation` as polygons, compressed or uncompressed RLE, bare or alone in a list as in a REFER
-`instances.json`; else `bbox` as [x, y, w, h]; `score` optional). Crowd regions (`iscrowd`) are skipped, because they
-are not instances.
-
-Rows are numbered from 0 in the file's order.
-
-In a table an image is found by its `image_id` or its key (percent-encoded or plain), else by file name,
-if one path ends in the other (`train/1.jpg` and `1.jpg`) and only one name in the table does so. Masks must have the
-upright image's size. An image without rows has no instances.
+An image is found by its `image_id` or its key (percent-encoded or plain), else by file name, if one path ends in the
+other (`train/1.jpg` and `1.jpg`) and only one name in the table does so. Masks must have the upright image's size, and
+are checked before pycocotools sees them: a damaged code would end the process.
 """
 
 from __future__ import annotations
@@ -52,9 +37,7 @@ Entry = Mapping[str, Any]
 _PARQUET_MAGIC = b"PAR1"
 _NAME_COLUMNS = ("image_id", "key", "file_name")
 _MASK_COLUMNS = ("segmentation", "box_xyxy_px")
-
-
-# Makes an RLE string from a row number and the image's (H, W).
+# Returns the RLE string of a row, by its number and the image's (H, W).
 EncodeRow = Callable[[int, tuple[int, int]], str]
 
 
@@ -136,7 +119,10 @@ def read_coco_json(data: bytes, path: str, min_score: float) -> InstanceTable:
         if not isinstance(document[name], list):
             raise ConfigError(f"prior.path={path}: {name} is a list, got {type(document[name]).__name__}")
     annotations = document["annotations"]
-    images = _images(document["images"], path)
+    try:
+        images = {entry["id"]: {**entry, "file_name": str(entry["file_name"])} for entry in document["images"]}
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"prior.path={path}: every entry of images needs an id and a file_name ({error})") from error
     names = list(_names(annotations, images, path, min_score))
 
     def encode_row(row: int, size: tuple[int, int]) -> str:
@@ -146,13 +132,6 @@ def read_coco_json(data: bytes, path: str, min_score: float) -> InstanceTable:
         return encode_instance(segmentation, _to_xyxy(annotation.get("bbox"), where), size, where=where)
 
     return InstanceTable(names, encode_row, path=path)
-
-
-def _images(entries: list[Any], path: str) -> dict[int | str, Entry]:
-    try:
-        return {entry["id"]: {**entry, "file_name": str(entry["file_name"])} for entry in entries}
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"prior.path={path}: every entry of images needs an id and a file_name ({error})") from error
 
 
 def _names(
@@ -205,17 +184,10 @@ def encode_box(box_xyxy_px: tuple[float, float, float, float], size: tuple[int, 
 
 
 def encode_instance(segmentation: Mapping[str, Any] | None, box: Any, size: tuple[int, int], *, where: str) -> str:
-    """Return the checked RLE of a user's instance in an image (H, W), from its segmentation, else from its box.
+    """Return the checked RLE of a user's instance in an upright image (H, W).
 
-    Args:
-        segmentation: `size` and `counts` (compressed RLE), or None.
-        box: x0, y0, x1, y1, x1 and y1 exclusive, or None.
-        size: (H, W) of the upright image.
-        where: File and row, for messages.
-
-    Raises:
-        ConfigError: It has neither, or the RLE is damaged.
-        ImageError: The segmentation has another size.
+    It is made from the segmentation (`size`, and `counts` as compressed RLE), else from the box (x0, y0, x1, y1), whose
+    x1 and y1 are exclusive. `where` names file and row in errors.
     """
     if segmentation is not None and not isinstance(segmentation, Mapping):
         raise ConfigError(f"{where}: segmentation is a {type(segmentation).__name__}, but needs size and counts")
@@ -232,11 +204,7 @@ def encode_instance(segmentation: Mapping[str, Any] | None, box: Any, size: tupl
 
 
 def check_mask_size(claimed: Any, size: tuple[int, int], *, where: str) -> None:
-    """Check that a mask's stated size is the upright image's (H, W); call it before the mask is drawn.
-
-    Raises:
-        ImageError: It states another size.
-    """
+    """Raise an ImageError unless a mask's stated size is the upright image's (H, W); call it before drawing."""
     if not isinstance(claimed, list | tuple) or list(claimed) != list(size):
         raise ImageError(
             "prior_mismatch",
@@ -249,13 +217,7 @@ class InstanceTable:
     """The instances of a table, by image."""
 
     def __init__(self, names: Iterable[tuple[int, str]], encode_row: EncodeRow, *, path: str) -> None:
-        """Index rows by the image that they name.
-
-        Args:
-            names: Pairs of a row and its image's id, key or file name, by ascending row.
-            encode_row: Returns the mask of a row.
-            path: Path of the table, for messages.
-        """
+        """Index rows by the id, key or file name of their image; `names` are pairs of a row and it, rows ascending."""
         self._rows: dict[str, list[int]] = defaultdict(list)
         for row, name in names:
             self._rows[name].append(row)
@@ -267,40 +229,31 @@ class InstanceTable:
         self._has_warned = False
 
     def instances(self, image_id: str, key: str, size: tuple[int, int]) -> Instances:
-        """Return the instances of an image (H, W), by ascending row.
-
-        Raises:
-            ConfigError: Several names in the table fit the image, or one of its rows is malformed.
-            ImageError: The table's masks have another size.
-        """
-        name = self._name_of(image_id, key)
-        if name is None:
+        """Return the instances of an image (H, W), by ascending row; an ImageError if they have another size."""
+        found = [name for name in (image_id, key, unquote(key)) if name in self._rows][:1]
+        # Else a name matches if one path ends with the other.
+        found = found or sorted(
+            {
+                name
+                for parts in (_parts(key), _parts(unquote(key)))
+                for name in self._names_by_stem.get(parts[-1], ())
+                if all(a == b for a, b in zip(reversed(_parts(name)), reversed(parts), strict=False))
+            }
+        )
+        if len(found) > 1:
+            raise ConfigError(
+                f"prior.path={self._path}: image {key} fits several names: {', '.join(found)}; "
+                f"name images by their key or image_id, as the images table does"
+            )
+        if not found:
             if not self._has_warned:
                 logger.warning(
                     "image %s has no row in prior.path=%s, so it gets no mask (logged once)", key, self._path
                 )
                 self._has_warned = True
             return Instances((), ())
-        rows = tuple(self._rows[name])
+        rows = tuple(self._rows[found[0]])
         return Instances(tuple(self._encode_row(row, size) for row in rows), rows)
-
-    def _name_of(self, image_id: str, key: str) -> str | None:
-        for name in (image_id, key, unquote(key)):
-            if name in self._rows:
-                return name
-        # A name matches if one path ends with the other.
-        fitting = {
-            name
-            for parts in (_parts(key), _parts(unquote(key)))
-            for name in self._names_by_stem.get(parts[-1], ())
-            if all(a == b for a, b in zip(reversed(_parts(name)), reversed(parts), strict=False))
-        }
-        if len(fitting) > 1:
-            raise ConfigError(
-                f"prior.path={self._path}: image {key} fits several names: {', '.join(sorted(fitting))}; "
-                f"name images by their key or image_id, as the images table does"
-            )
-        return next(iter(fitting), None)
 
 
 def _parts(name: str) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
-"""Which proposals are objects (`masks.prior`): by rules, table or detector. For `generator` and `ready_masks`.
+"""Chooses which proposals are objects (`masks.prior`): by rules, by a table or by a detector.
 
+`generator.py` and `ready_masks.py` build one prior for a process. A prior returns proposals in the generator's order,
+because ids and the tables' bytes depend on it.
 Source: method page, section 1; the authors' instances come from CutLER, score > 0.5.
 """
 
@@ -29,13 +31,8 @@ def match_instances(proposals: Proposals, instances: Instances, config: PriorCon
 
     Among equals the first proposal wins. An instance without overlap with any proposal is dropped, or takes the first
     proposal, as `config.untouched` says. If several instances choose the same proposal, the first of them is its prior;
-    with `duplicates=keep` the others follow after all first choices, each with the next `Kept.copy`.
-
-    Args:
-        proposals: All proposals of the image, before any reduction.
-        instances: The instances of the same image.
-        config: `match`, `duplicates` and `untouched` are read.
-        name: The prior's name, for `Kept.prior`.
+    with `duplicates=keep` the others follow after all first choices, each with the next `Kept.copy`. `name` is the
+    prior's, for `Kept.prior`.
     """
     if not len(proposals) or not instances.counts:
         return []
@@ -60,7 +57,7 @@ _CLASSES_KEY = "roi_heads.box_predictor.cls_score.bias"
 # Version 2 has a convolutional box head, and version 1 has two linear layers.
 _V1_KEY = "roi_heads.box_head.fc6.weight"
 _V2_KEY = "roi_heads.box_head.0.0.weight"
-# A mask's pixel has at least this probability. Source: torchvision's Mask R-CNN reference.
+# A pixel of a mask has at least this probability. Source: torchvision's Mask R-CNN reference.
 _MIN_MASK_PROBABILITY = 0.5
 
 
@@ -111,8 +108,8 @@ def load_detector(path: str) -> nn.Module:
     return model
 
 
-# Chooses which of an image's proposals are objects: from its id and key, from its pixels (H, W, 3) uint8 RGB, upright,
-# and from all of its masks, unreduced. In the generator's order, each once, unless copies are kept.
+# Chooses the proposals that are objects: from the image's id and key, from its upright pixels (H, W, 3) uint8 RGB, and
+# from all of its masks, unreduced. Each stands once, unless copies are kept.
 InstancePrior = Callable[[ShardImage, NDArray[np.uint8], Proposals], list[Kept]]
 
 

@@ -1,4 +1,8 @@
-"""Mask candidates as packed bits, with boxes and scores. Called by `generator.py` and `concept_proposer.py`."""
+"""Mask candidates of a crop or an image as a table of tensors. Called by `generator.py` and `concept_proposer.py`.
+
+Masks are packed bits, eight pixels per byte: of several hundred a few survive, and only these are unpacked. Every
+operation keeps the order of the rows, because it is the order of the masks in the output.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +31,8 @@ class MaskCandidates:
 
     Attributes:
         size: (H, W) of the frame in pixels.
-        bits: (N, ceil(H·W / 8)) uint8, the masks row by row, most significant bit first. Of a `MaskBatch`,
-            whose masks are on a GPU, their rows (N, 1) int64 there.
+        bits: (N, ceil(H·W / 8)) uint8, the masks row by row, most significant bit first. A `MaskBatch` keeps its masks
+            on a GPU; then these are the numbers of their rows there, (N, 1) int64.
         boxes_px: (N, 4) int64, SAM's own boxes x0, y0, x1, y1 with x1, y1 INCLUSIVE; zeros where empty.
         predicted_iou: (N,) float32.
         stability: (N,) float32 in [0, 1]; NaN where no logit reaches the lower threshold.
@@ -40,13 +44,16 @@ class MaskCandidates:
     predicted_iou: torch.Tensor
     stability: torch.Tensor
 
+    @property
+    def columns(self) -> tuple[torch.Tensor, ...]:
+        """All fields with a row per mask, in their order."""
+        return self.bits, self.boxes_px, self.predicted_iou, self.stability
+
     def take(self, rows: torch.Tensor) -> MaskCandidates:
         """Return the mask candidates at `rows` (indices in a new order, or a bool mask)."""
         # An index of bools would give the same, but the CPU waits for a GPU at each use of one.
         rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
-        return MaskCandidates(
-            self.size, self.bits[rows], self.boxes_px[rows], self.predicted_iou[rows], self.stability[rows]
-        )
+        return MaskCandidates(self.size, *(column[rows] for column in self.columns))
 
     def with_masks(self, masks: torch.Tensor) -> MaskCandidates:
         """Return the mask candidates with other masks (N, H, W) bool and new boxes; scores stay."""
@@ -64,10 +71,7 @@ class MaskCandidates:
         )
 
     def chunks(self, size: tuple[int, int]) -> Iterator[MaskCandidates]:
-        """Yield the mask candidates in order, in parts whose masks at `size` (H, W) fit in memory; at least one part.
-
-        If there are no mask candidates, yield one empty part.
-        """
+        """Yield the mask candidates in order, in parts whose masks at `size` (H, W) fit in memory; at least one."""
         step = max(1, _CHUNK_PIXELS // (size[0] * size[1]))
         for first in range(0, max(1, len(self.bits)), step):
             yield self.take(torch.arange(first, min(first + step, len(self.bits)), device=self.bits.device))
@@ -75,13 +79,7 @@ class MaskCandidates:
 
 def concatenate(parts: Sequence[MaskCandidates]) -> MaskCandidates:
     """Return the mask candidates of at least one part, all in one frame, as one table in the order of the parts."""
-    return MaskCandidates(
-        parts[0].size,
-        torch.cat([part.bits for part in parts]),
-        torch.cat([part.boxes_px for part in parts]),
-        torch.cat([part.predicted_iou for part in parts]),
-        torch.cat([part.stability for part in parts]),
-    )
+    return MaskCandidates(parts[0].size, *map(torch.cat, zip(*(part.columns for part in parts), strict=True)))
 
 
 def inclusive_boxes(masks: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,8 @@
-"""The last part of SAM's mask decoder, for `prompt_decoder`: from image tokens to the logits of masks."""
+"""The last part of SAM's mask decoder: from image tokens to the logits of masks. Called by `prompt_decoder.py`.
+
+It must equal `output_upscaling` and its product with the masks' weights up to rounding. How many pixels are computed at
+a time changes no bit.
+"""
 
 from __future__ import annotations
 

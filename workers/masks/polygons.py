@@ -1,9 +1,9 @@
-"""Draws a mask as polygons that fill to exactly its pixels. Called by `record` and `json_pairs` of the exports.
+"""Draws a mask as polygons that fill to exactly its pixels. Called by the exports in `interchange`.
 
 Fillers disagree on what a point is. pycocotools fills the area between pixel *corners*; OpenCV's `fillPoly` connects
 pixel *centres* and draws the outline. A polygon of one kind, given to the other filler, moves every border. Both fill
-by the even-odd rule: a line that is walked there and back cancels, so one polygon holds rings that lie apart. Canvases
-of browsers fill by non-zero winding; a polygon of corners fills to the mask by that rule too.
+by the even-odd rule: a line that is walked there and back cancels, so one polygon holds rings that lie apart. Browsers
+fill by non-zero winding; a polygon of corners must fill to the mask by that rule too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pseudoris.images.mask_rings import Point, mask_rings
 
-# The point where its bridge ends, and its points from the bridge's start back to there.
+# A hole: the point where its bridge ends, and its points from the bridge's start back to there.
 _Hole = tuple[Point, list[Point]]
 
 
@@ -53,13 +53,13 @@ def centre_polygons(pixels: NDArray[np.bool_]) -> list[list[Point]]:
     owners = {
         (x, y): number
         for number, ring in enumerate(rings)
-        # Only edges along columns count.
+        # A bridge is horizontal, so it ends at an edge along a column.
         for (x, y0), (_, y1) in zip(ring[1::2], [*ring[2::2], ring[0]], strict=True)
         for y in range(min(y0, y1), max(y0, y1))
     }
     holes: defaultdict[int, list[_Hole]] = defaultdict(list)
     polygons = []
-    # From right to left: a bridge ends at a ring that reaches further left, so each ring is complete before it joins.
+    # Rings come from right to left: a bridge ends at a ring that reaches further left, so no ring joins incomplete.
     for number in sorted(range(len(rings)), key=lambda each: min(rings[each]), reverse=True):
         x, y = min(rings[number])
         points = _centres(rings[number], inside, holes.pop(number, []))

@@ -1,25 +1,21 @@
 """SAM's mask decoder over its own weights, without repeated or unused work. Called by `sam_model.py`.
 
-It equals `MaskDecoder.forward` with `multimask_output` up to rounding. It saves:
+It must equal `MaskDecoder.forward` with `multimask_output` up to rounding, and the order of its products decides the
+bits of masks. It saves:
 
 - The image tokens' projections in the first layer, and the positions' in the others: they are the same for every
   prompt, because no prompt changes the image before the first attention from image to tokens.
-- Every later projection of the image tokens: the prompt's tokens are projected instead (`SamCrossAttention`).
+- Every later projection of the image tokens. A prompt has T = 7 tokens and the image L = 4,096, so the projection's
+  weights are applied to the prompt's tokens: q · (W x + b) = (q W) · x + q · b, and, as attention sums to 1,
+  Σ a (W x + b) = W (Σ a x) + b. With H heads and width C each of the two projections of an attention takes L·H·T·C
+  products instead of L·C·C / 2 (SAM: 59 million instead of 134).
 - Most of the final attention. After the last layer no token attends to another one: the IoU token is computed first,
   and mask tokens 1 to 3 only if a mask passes the filter. Mask token 0, SAM's single-mask output, and the prompt's own
   tokens are needed inside the layers only.
-- Upscaling of masks that are not kept. It has channels last: a transposed convolution whose stride equals its kernel is
-  one matrix product.
-
-Source: segment-anything 1.0, modeling/mask_decoder.py and modeling/transformer.py.
-
-SAM's decoder projects the image tokens again for every prompt, because every prompt changes them. A prompt has T = 7
-tokens and the image L = 4,096, so it is cheaper to apply the projection's weights to the prompt's tokens: q · (W x + b)
-= (q W) · x + q · b, and, as attention sums to 1, Σ a (W x + b) = W (Σ a x) + b. With H heads and width C each of the
-two projections of an attention takes L·H·T·C products instead of L·C·C / 2 (SAM: 59 million instead of 134). Positions
-are the same for every prompt and are projected once.
+- Upscaling of masks that are not kept (`mask_upscaling.py`).
 
 Attention has the layout (n, H·T, L), heads before tokens, so that the sum over heads and tokens is one matrix product.
+Source: segment-anything 1.0, modeling/mask_decoder.py and modeling/transformer.py.
 """
 
 from __future__ import annotations
@@ -193,6 +189,14 @@ class _Layer:
         normed: torch.Tensor = self.block.norm4(taken)
         return normed
 
+    def __call__(
+        self, tokens: torch.Tensor, prompt: torch.Tensor, image: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the tokens (n, T, C) and images (n, L, C) after the whole layer; `image` is overwritten."""
+        tokens = self.attend_to_tokens(tokens, prompt)
+        tokens = self.update_tokens(tokens, self.read_image.read(tokens + prompt, image, self.position_keys))
+        return tokens, self.update_image(image, tokens, prompt)
+
 
 class SamPromptDecoder:
     """SAM's prompt encoder and mask decoder for single foreground points."""
@@ -200,9 +204,7 @@ class SamPromptDecoder:
     def __init__(self, sam: Sam, *, dtype: torch.dtype = torch.float32) -> None:
         """Share the weights of `sam`, which is in eval mode on its device; they must not change afterwards.
 
-        Args:
-            sam: Any architecture of segment_anything.
-            dtype: The transformer's dtype, except for its softmax; prompts, heads and logits keep the model's dtype.
+        The transformer computes in `dtype`, except for its softmax; prompts, heads and logits keep the model's dtype.
         """
         self._prompts = sam.prompt_encoder
         self._heads = sam.mask_decoder
@@ -238,15 +240,7 @@ class SamPromptDecoder:
     def __call__(
         self, image: SharedImage, points_xy: torch.Tensor, *, min_predicted_iou: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return low-resolution logits (K, 4h, 4w) float32 and predicted IoU (K,) of the masks above the threshold.
-
-        Order: by point, then by mask.
-
-        Args:
-            image: The image of the points.
-            points_xy: (P, 2) float64, one prompt a row, in the frame of the encoder's input.
-            min_predicted_iou: Keeps masks strictly above; 0 or less keeps all, as in SAM.
-        """
+        """Return low-resolution logits (K, 4h, 4w) and predicted IoU (K,), float32, as `PromptableModel.decode`."""
         prompt = self._prompt(points_xy)
         step = self._num_fitting
         # The first layer updates the tokens of all prompts. The image is still the same for all.
@@ -268,8 +262,8 @@ class SamPromptDecoder:
         # Points stay in float64 until SAM's positional encoding, which turns coordinates into phases of hundreds of
         # radians: bfloat16 would be too coarse.
         prompts = self._prompts
-        # Without a box SAM appends a point that is none. Its own forward finds both kinds of point by indices of bools,
-        # for each of which the CPU waits for a GPU.
+        # Without a box SAM appends a point that marks no place. SAM's own forward finds both kinds of point by indices
+        # of bools, and the CPU waits for a GPU at each of them.
         points = torch.stack([points_xy + 0.5, torch.zeros_like(points_xy)], dim=1)
         place = prompts.pe_layer.forward_with_coords(points, prompts.input_image_size)
         point = place[:, :1] + prompts.point_embeddings[_FOREGROUND].weight
@@ -278,7 +272,7 @@ class SamPromptDecoder:
 
     @property
     def _num_fitting(self) -> int:
-        """As many prompts per pass as fit in with their images, attentions and logits; at least 1."""
+        """How many prompts fit into one pass with their images, attentions and logits; at least 1."""
         (length, width), num_tokens = self._position.shape, len(self._own) + 2
         num_heads = len(self._final_keys)
         held = self._position.element_size() * length * (3 * width + 2 * num_heads * num_tokens)
@@ -313,10 +307,7 @@ class SamPromptDecoder:
     def _decode_all(self, image: torch.Tensor, prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         tokens = prompt
         for layer in self._layers:
-            tokens = layer.attend_to_tokens(tokens, prompt)
-            taken = layer.read_image.read(tokens + prompt, image, layer.position_keys)
-            tokens = layer.update_tokens(tokens, taken)
-            image = layer.update_image(image, tokens, prompt)
+            tokens, image = layer(tokens, prompt, image)
         finished = self._finish(tokens, prompt, image, slice(0, len(self._own)))
         weights = self._mask_weights(finished[:, _FIRST_MASK_TOKEN + _FIRST_MULTIMASK :])
         logits = self._coarse_upscaling(image, weights.to(self._dtype))
@@ -333,10 +324,7 @@ class SamPromptDecoder:
         first, *others = self._layers
         image = first.update_image(shared.tokens.repeat(len(tokens), 1, 1), tokens, prompt, shared.queries)
         for layer in others:
-            tokens = layer.attend_to_tokens(tokens, prompt)
-            taken = layer.read_image.read(tokens + prompt, image, layer.position_keys)
-            tokens = layer.update_tokens(tokens, taken)
-            image = layer.update_image(image, tokens, prompt)
+            tokens, image = layer(tokens, prompt, image)
         predicted_iou = self._heads.iou_prediction_head(self._finish(tokens, prompt, image, slice(0, 1))[:, 0])
         predicted_iou = predicted_iou[:, _FIRST_MULTIMASK:]
         is_kept = predicted_iou > min_predicted_iou if min_predicted_iou > 0 else torch.ones_like(predicted_iou).bool()

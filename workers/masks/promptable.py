@@ -1,5 +1,7 @@
-"""Protocol of a model that answers points, and its prompts. Called by the SAM modules here and `training/ppt`.
+"""What a model must offer to answer points, and the points and crops that it is asked about.
 
+Called by the SAM modules of this folder and by `training/ppt`. Points and crops must be SAM's, in its order and to the
+last bit, because the ids of masks follow from them.
 Source: segment-anything 1.0, utils/amg.py and utils/transforms.py.
 """
 

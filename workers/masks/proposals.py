@@ -1,6 +1,7 @@
-"""Run-length encodes an image's masks and reduces them to objects. Called by all proposers here and PPT's recipes.
+"""An image's masks as run-length codes, their reduction to objects, and their records. Called by all proposers here.
 
-The rules are three steps, each on the result of the one before: area, doubles, parts. All work on run-length codes.
+PPT's recipes write records too. A mask's id is its row before the reduction, so no step may reorder `Proposals`. The
+rules are three steps, each on the result of the one before: area, doubles, parts.
 Source: method page, section 1, prior `none`.
 """
 

@@ -1,14 +1,9 @@
-"""The mask stage without SAM reads one SA-1B JSON file per image from a folder. Built by `workers/stages.py`.
+"""The mask stage without SAM: reads one SA-1B JSON file per image from a folder. Built by `workers/stages.py`.
 
-    --set masks.engine=ready --set masks.options.folder=/data/sa1b_masks
-
-    {"image": {"width": 640, "height": 480, …},
-     "annotations": [{"segmentation": {"size": [480, 640], "counts": "…"},
-                      "predicted_iou": 0.97, "stability_score": 0.98, …}]}
-
-Other keys are ignored; box and area are computed from the mask. As with SAM's own masks there are many, and most are
-parts of objects: the reduction, or an instance prior, chooses among them. The thresholds of the generation
-(`masks.pred_iou_thresh` and the like) are not applied, and no weights are read. The files are untrusted input.
+`--set masks.engine=ready --set masks.options.folder=/data/sa1b_masks`; docs/guides/ready-masks.md has the format. Most
+of the masks are parts of objects, so the reduction, or an instance prior, chooses among them. The thresholds of the
+generation (`masks.pred_iou_thresh` and the like) are not applied. The files are untrusted: everything is checked, and
+a bad file costs its own image alone.
 """
 
 from __future__ import annotations
@@ -121,11 +116,7 @@ class ReadyMasks:
         self._root = root.rstrip("/")
 
     def proposals(self, key: str, size: tuple[int, int]) -> Proposals:
-        """Return an image's masks in the order of their file, without masks that have no pixels.
-
-        Args:
-            key: The image's key.
-            size: (H, W) of the upright image.
+        """Return the masks of an upright image (H, W) in the order of their file, without masks that have no pixels.
 
         Raises:
             ImageError: `annotation_missing`, `annotation_mismatch` (another size), `annotation_damaged`, or
@@ -161,12 +152,7 @@ class ReadyMasks:
 
 
 def json_name(key: str) -> str:
-    """Return the path of an image's masks below the folder: the image's path, or its name in its tar, with `.json`.
-
-    Raises:
-        ImageError: `annotation_missing` for a table's row, which has no name; `refused_uri` for a name that points
-            outside.
-    """
+    """Return the path of an image's masks below the folder: the image's path, or its name in its tar, with `.json`."""
     if "#" in key:
         raise ImageError(
             "annotation_missing", "ready masks are found by an image's file name; rows of tables have none"

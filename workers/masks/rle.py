@@ -1,7 +1,7 @@
-"""Masks as COCO run-length codes (`schemas.run_lengths`): from tensors, from any of COCO's forms, and measured.
+"""Masks as COCO run-length codes: makes them from tensors and from any of COCO's forms, decodes and measures them.
 
-Does not import torch. Called by the proposers and by `composing`; by `interchange` for imports, evaluation and both
-learners.
+Called by the proposers, `composing`, `interchange` and `training`. Codes must equal those of pycocotools byte by byte:
+they stand in the tables. A foreign code must pass `is_valid` first, because pycocotools checks none. Imports no torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pseudoris.schemas.run_lengths import decode_image_runs, encode_runs
 from pseudoris.schemas.shard import Box
 
 if TYPE_CHECKING:
-    # Imported here, because readers of foreign masks need no torch.
+    # Only the annotations need it: readers of foreign masks run without torch.
     import torch
 
 Int64Array = NDArray[np.int64]
@@ -189,9 +189,13 @@ def compressed_counts(segmentation: Any, size: tuple[int, int]) -> str | None:
 
 
 def _of_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> str:
-    claimed = segmentation.get("size")
+    claimed: Any = segmentation.get("size")
     if not isinstance(claimed, list | tuple) or list(claimed) != list(size):
-        raise MaskSizeError(f"the segmentation is of size {_shown(claimed)}, the image has {list(size)}")
+        # An untrusted value may be huge, or small in memory and huge in print: one part many times.
+        is_short = isinstance(claimed, list | tuple) and len(claimed) <= 4
+        is_plain = is_short and all(isinstance(each, int) for each in claimed)
+        shown = list(claimed) if is_plain else f"a {type(claimed).__name__}"
+        raise MaskSizeError(f"the segmentation is of size {shown}, the image has {list(size)}")
     counts = segmentation.get("counts")
     if isinstance(counts, bytes):
         return counts.decode("ascii", "replace")
@@ -234,9 +238,3 @@ def _clipped(polygon: list[float], size: tuple[int, int]) -> list[float]:
             points = kept
     # COCO would read two points as a box, and fails if there is none.
     return [value for point in points for value in point] if len(points) >= 3 else [0.0] * 6
-
-
-def _shown(value: Any) -> str:
-    # An untrusted value may be huge, or small in memory and huge in print: one part many times.
-    is_short = isinstance(value, list | tuple) and len(value) <= 4 and all(isinstance(each, int) for each in value)
-    return str(list(value)) if is_short else f"a {type(value).__name__}"

@@ -1,6 +1,7 @@
 """The mask stage by SAM 2, EdgeTAM or SAM 3's tracker of `transformers`. Built by `workers/stages.py`.
 
-Their classes have one interface. The weights are a model folder; its image processor is not read.
+Their classes have one interface. `concept_proposer.py` loads SAM 3 and prepares its input here too. The weights are a
+model folder. Its image processor is not read: images are resized here, so that their bits are equal on all devices.
 Source: transformers 5.24, models/sam2/modeling_sam2.py.
 """
 
@@ -27,7 +28,7 @@ from pseudoris.workers.masks.generator import SamProposer
 from pseudoris.workers.masks.promptable import EncodedCrop
 from pseudoris.workers.stages import combined, prior_digest
 
-# Each `model_type` of a folder has its class. The folder of a video model contains the image model.
+# The class that opens a folder, by engine and by the folder's `model_type`. A video model contains the image model.
 _CLASSES: Final = {
     "sam2": {
         "sam2": "Sam2Model",

@@ -1,6 +1,7 @@
-"""Builds and loads SAM, maps crops to its input and back. Called by `generator` and `training/ppt`.
+"""Builds and loads SAM, and maps crops to its input and its masks back to crops.
 
-The modules are `segment_anything`'s, from an architecture given as numbers.
+Called by `generator.py`, `training/ppt` and `recipes`. The modules are `segment_anything`'s, so that published weights
+fit; resizing and padding must be SAM's.
 Source: segment-anything 1.0, utils/transforms.py and modeling/sam.py.
 """
 
@@ -89,12 +90,11 @@ def encode_sam_crops(
 ) -> Iterator[EncodedCrop]:
     """Yield the encodings of crops (H, W, 3) uint8 RGB in order; the image encoder computes in `dtype`.
 
-    Padded to SAM's square, crops have one shape; as many as memory allows are encoded in one pass. With `crops_a_pass`
-    at most so many, and the last pass is filled up: each has one number of rows, on which bits depend.
+    Padded to SAM's square, crops have one shape; as many as memory allows are encoded in one pass. `crops_a_pass`
+    limits that number and fills up the last pass: then all passes have equally many rows, on which bits depend.
     """
     encoder = sam.image_encoder
-    # For so many crops the attention maps of a block without windows, scores and softmax in at most float32, stay below
-    # the budget.
+    # A block without windows holds the most: attention scores and their softmax, in at most float32.
     height, width = sam.prompt_encoder.image_embedding_size
     num_heads = max(block.attn.num_heads for block in encoder.blocks)
     step = max(1, SAM_ENCODER_BYTES[sam.device.type] // (2 * 4 * num_heads * (height * width) ** 2))

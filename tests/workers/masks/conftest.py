@@ -85,7 +85,6 @@ def weights_file(sam, tmp_path_factory):
 @pytest.fixture
 def masks_config(weights_file, tmp_path) -> Callable[..., MasksConfig]:
     """A builder of configs under which the practised SAM leaves tens of masks."""
-
     architecture = tmp_path / "sam.json"
     architecture.write_text(ARCHITECTURE.model_dump_json(), encoding="utf-8")
 

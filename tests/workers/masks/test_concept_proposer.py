@@ -117,10 +117,7 @@ def test_where_no_concept_is_found_there_is_no_mask_and_no_failure(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (
-            {"concepts": ()},
-            r"options is not valid .*concepts: .*at least 1 item.*--set 'masks.options.concepts=\[",
-        ),
+        ({"concepts": ()}, r"options is not valid .*concepts: .*at least 1 item.*--set 'masks.options.concepts=\["),
         ({"concepts": ("dog", " ")}, "concept 1 is empty"),
         ({"concepts": ("dog", "cat", "dog")}, "'dog' is in the list twice"),
         ({"concepts": ("dog", "very " * 31)}, "'very very .*' takes 33 tokens, and SAM 3 reads at most 32"),

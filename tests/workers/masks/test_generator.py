@@ -37,16 +37,8 @@ SCENES = [
 # SAM's names of the scores of `Proposals`.
 SCORES = {"predicted_iou": "predicted_iou", "stability": "stability_score"}
 SHARED = (
-    "points_per_side",
-    "points_per_batch",
-    "pred_iou_thresh",
-    "stability_score_thresh",
-    "stability_score_offset",
-    "box_nms_thresh",
-    "crop_n_layers",
-    "crop_nms_thresh",
-    "crop_overlap_ratio",
-    "crop_n_points_downscale_factor",
+    *("points_per_side", "points_per_batch", "pred_iou_thresh", "stability_score_thresh", "stability_score_offset"),
+    *("box_nms_thresh", "crop_n_layers", "crop_nms_thresh", "crop_overlap_ratio", "crop_n_points_downscale_factor"),
     "min_mask_region_area",
 )
 

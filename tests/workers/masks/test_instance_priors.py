@@ -80,10 +80,7 @@ def test_a_checkpoint_of_torchvisions_mask_rcnn_is_loaded_with_its_classes(tmp_p
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (
-            {"a": torch.zeros(1)},
-            "other.pth has not roi_heads.*: give a checkpoint of torchvision's Mask",
-        ),
+        ({"a": torch.zeros(1)}, "other.pth has not roi_heads.*: give a checkpoint of torchvision's Mask"),
         ([1, 2], "other.pth is no table of tensors"),
         ({"roi_heads.box_predictor.cls_score.bias": torch.zeros(2)}, "has not .* one of roi_heads.box_head.fc6.weight"),
         (

@@ -7,12 +7,7 @@ from hypothesis import strategies as st
 
 from pseudoris.schemas.config import ReductionConfig
 from pseudoris.workers.masks import rle
-from pseudoris.workers.masks.proposals import (
-    Kept,
-    Proposals,
-    mask_records,
-    reduce_proposals,
-)
+from pseudoris.workers.masks.proposals import Kept, Proposals, mask_records, reduce_proposals
 
 SIZE = (40, 50)
 

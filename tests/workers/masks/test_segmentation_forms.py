@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco
 
 from pseudoris.workers.masks.rle import MaskSizeError, compressed_counts
+from tests.builders.crops import runs_of
 
 SIZE = (9, 13)
 BOX = [2, 1, 7, 1, 7, 5, 2, 5]
@@ -19,21 +20,10 @@ def decoded(counts: str, size: tuple[int, int] = SIZE) -> np.ndarray:
     return coco.decode({"size": list(size), "counts": counts.encode()}).astype(bool)
 
 
-def runs_of(mask: np.ndarray) -> list[int]:
-    """Return the runs of a mask column by column, background first, pixel after pixel."""
-    runs, last = [0], False
-    for pixel in mask.T.ravel().tolist():
-        if pixel != last:
-            runs.append(0)
-            last = pixel
-        runs[-1] += 1
-    return runs
-
-
 @given(mask=arrays.arrays(bool, SIZE))
 def test_every_form_of_rle_gives_the_mask(mask):
     whole = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
-    rles = [{"size": list(SIZE), "counts": counts} for counts in (whole, whole.decode(), runs_of(mask))]
+    rles = [{"size": list(SIZE), "counts": counts} for counts in (whole, whole.decode(), runs_of(mask).tolist())]
     for form in (*rles, *([rle] for rle in rles)):
         np.testing.assert_array_equal(decoded(compressed_counts(form, SIZE)), mask)
 
@@ -90,20 +80,11 @@ def test_an_rle_of_another_size_is_refused_before_it_is_drawn(size):
     "form",
     [
         {"size": list(SIZE)},
-        {"size": list(SIZE), "counts": [-1, 118]},
-        {"size": list(SIZE), "counts": [116.5, 0.5]},
-        {"size": list(SIZE), "counts": 117},
-        [[1, 2, 3, 4]],
-        [[1, 2, 3, 4, 5]],
-        [[1, 2, 3, 4, 5, float("nan")]],
-        [[1, 2, 3, 4, 5, float("inf")]],
-        [[1, 2, 3, 4, 5, 1e10]],
-        [[1, 2, 3, 4, 5, 10**400]],
-        [[1, 2, 3, 4, 5, "6"]],
+        *({"size": list(SIZE), "counts": counts} for counts in ([-1, 118], [116.5, 0.5], 117)),
+        *([[1, 2, 3, 4, *more]] for more in ((), (5,))),
+        *([[1, 2, 3, 4, 5, value]] for value in (float("nan"), float("inf"), 1e10, 10**400, "6")),
         [BOX, {"size": list(SIZE), "counts": "0"}],
-        [1, 2, 3, 4, 5, 6],
-        "polygon",
-        7,
+        *([1, 2, 3, 4, 5, 6], "polygon", 7),
     ],
 )
 def test_anything_else_is_refused(form):
