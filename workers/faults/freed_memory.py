@@ -1,4 +1,7 @@
-"""Frees what a process keeps from shard to shard if memory runs out. For `tolerant_stages`. Imports no torch."""
+"""Frees what a process keeps from shard to shard when memory runs out. Called by `tolerant_stages` and `quarantine`.
+
+Owners of caches put themselves into `OWNERS`; what they free must change no result. Imports no torch.
+"""
 
 from __future__ import annotations
 

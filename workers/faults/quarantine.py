@@ -1,8 +1,7 @@
 """Turns an exception on one image into a quarantined image. No other module does.
 
-It tells errors that an image may have caused from errors of the machine: memory, accelerator, disk, compiler.
-
-Stages and plug-in engines use it: their `__call__` passes its work on one image to `apply_to_images`.
+Stages and plug-in engines use it: their `__call__` passes its work on one image to `apply_to_images`. Errors of the
+machine (memory, accelerator, disk, compiler) are never blamed on an image: they pass through.
 """
 
 from __future__ import annotations

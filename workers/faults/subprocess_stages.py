@@ -1,4 +1,8 @@
-"""Runs stages in a subprocess that may die: starts, feeds and reaps it. For `tolerant_stages`, `caption_texts`."""
+"""Runs stages in a subprocess that may die: the parent's side, which starts, feeds and reaps it.
+
+Called by `tolerant_stages`; `caption_texts` takes `send`. Whatever happens to the child, the parent gets an answer or
+one of the errors of `SubprocessStages`, and no child outlives its block.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The child process that may die: it loads stages and runs pickled shards through them, one after the other.
+"""The child process that may die: loads stages and runs pickled shards through them. Started by `subprocess_stages.py`.
 
 `python -m pseudoris.workers.faults.subprocess_stages_main propose,caption <RunConfig as JSON>`. Requests are pickled
 shards; answers are pickled: the name of each stage when it begins, then the shard, or the exception that the parent
-raises. The process ends with an exception, and when its standard input ends. Started by `subprocess_stages.py`.
+raises. The process ends after an exception, because its state is uncertain, and when its standard input ends.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The fault ladder: image errors quarantine the image, others never do. Called by `pipeline/stage_actor.py`."""
+"""The stages of one process with the fault ladder of this folder. Called by `pipeline/stage_actor.py`.
+
+Image errors quarantine the image; other errors never do. A retry runs the same tiles, so its bytes are those of the
+first try.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Distinctiveness-based filtering: head nouns, CLIP scores, a second opinion, and the choice of what to keep."""
+"""The filter stage's engines: CLIP's scores with the choice of what to keep, and second opinions of another model.
+
+`pyproject.toml` names the classes as entry points; `workers/stages.py` loads the configured ones. Only then are their
+modules imported, because that loads torch.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,8 @@
-"""Head nouns, prompts and tokens of captions. Called by `scorer.py`, and on a GPU's host by `captioner`.
+"""Makes what the scorer needs of a caption: head noun, prompt and tokens. Called by `scorer.py`.
 
-Pure Python makes them and holds the GIL: a thread would stop the one that launches kernels (measured: launches of
-0.02 s end with the texts, after 1.1 s). `python -m` of this module is a process for it, which answers pickled captions.
+On a GPU's host `captioner` announces captions early, and processes (`python -m` of this module) work on them. A thread
+would hold the GIL, and with it the thread that launches kernels (measured: launches of 0.02 s end with the texts, after
+1.1 s). A process only makes the texts earlier: without it, or after its death, they are the same.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pseudoris.workers.filtering.spacy_nouns import noun_finder
 
 logger = logging.getLogger(__name__)
 
-# Holds for each caption its head noun (or None), its prompt, and the tokens of caption and prompt.
+# For each caption: its head noun or None, its prompt, and the tokens of caption and prompt.
 Texts = dict[str, tuple[str | None, str, list[int], list[int]]]
 
 
@@ -91,7 +92,7 @@ class TextMaker:
 
 _MAX_STARTS: Final = 4
 _END_TIMEOUT_S: Final = 5.0
-# Text makers of this process: one, or none if no scorer works on a GPU.
+# The text makers of this process: one, or none if no scorer works on a GPU.
 _AHEAD: Final[WeakSet[TextMaker]] = WeakSet()
 
 

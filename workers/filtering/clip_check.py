@@ -1,6 +1,7 @@
-"""Another CLIP's opinion: which mask does each caption refer to? Built by `stages.py`; `vlm_check` calls `choices`.
+"""Another CLIP's opinion (`grounding_check`): which mask does each caption refer to?
 
-The filter stage asks it before the scorer (`grounding_check`). For the masks k of an image and a caption t
+`workers/stages.py` builds it before the scorer, whose rule may bound its answers; `vlm_check` calls `choices`. For the
+masks k of an image and a caption t
 
     score(k, t) = (cos(context crop k, t) + cos(masked crop k, t)) / 2
     share(k, t) = softmax over k of score(k, t) / temperature

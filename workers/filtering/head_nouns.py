@@ -1,7 +1,8 @@
-"""Finds head nouns and noun phrases by rules (`spacy_nouns`: by a parser). For `workers`, `training`, datasets.
+"""Finds head nouns and noun phrases of English captions by rules (`spacy_nouns.py` does it by a parser).
 
-Phrases are found by word classes and the neighbours of each word. The rules for the head, in the order in which they
-apply (method page, section 4):
+Called by `caption_texts.py`, `composing`, `noun_phrases.py`, `training` and `interchange`. Heads stand in the tables
+and in CLIP's prompts, so a change of a rule changes scores. Phrases are found by word classes and the neighbours of
+each word. The rules for the head, in the order in which they apply (method page, section 4):
 
 1. The first noun phrase has the head. It ends before a preposition, a verb, a relative pronoun, a participle that
    follows a noun, or a comma. Openers are skipped ("there is", "this is"). If the sentence starts with a verb or a
@@ -11,8 +12,6 @@ apply (method page, section 4):
 3. Pictures, quantities and vague parts before `of` are skipped ("a photo of a pair of shoes" → shoes, "the top
    of a bus" → bus). Containers are objects: "a cup of coffee" → cup.
 4. A place, colour or pronoun alone is not a head ("left", "the red", "he is running"): None.
-
-A table of hand-checked expressions in the tests lists the known errors of the rules.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ PUNCTUATION = frozenset(',;:.()/!?"-')
 _CLITIC = "'s"
 # Some captioners write "black - haired" with spaces.
 _SPACED = re.compile(rf" - (?=(?:{'|'.join(sorted(lexicon.LINKING_PARTICIPLES))}|shirt|decker)\b)")
-# Words that are no thing: as heads at all, and as heads before `of`.
+# Words that are no thing at all, and words that are no thing before `of`.
 _NO_THINGS = lexicon.PICTURES | lexicon.PLACES | lexicon.COLOURS | lexicon.NUMERALS
 _OF_OTHERS = lexicon.QUANTITIES | lexicon.PARTS
 _NOT_SEEN = lexicon.DETERMINERS | lexicon.PLACES | lexicon.NUMERALS
@@ -280,13 +279,11 @@ def _at(words: list[str], i: int) -> str:
 
 
 def noun_prompt(text: str, noun: str | None, *, nouns: NounRule = "rules") -> str:
-    """Return the prompt for the masked crop: "a photo of a {noun}", without a second article.
+    """Return the prompt for the masked crop: "a photo of a {noun}", or of the whole text if there is no noun.
 
-    Args:
-        text: The expression; used instead of the noun if `noun` is None.
-        noun: The head noun, singular or plural as in the expression ("a photo of a dogs", like the authors' scripts).
-        nouns: As `filtering.nouns`. The authors' rule knows the articles "a", "an" and "the" alone: "two dogs", where
-            it finds no noun, becomes "a photo of a two dogs".
+    A noun is singular or plural as in the text ("a photo of a dogs", like the authors' scripts). No second article is
+    written. The authors' rule (`nouns`) knows "a", "an" and "the" alone: "two dogs" without a noun becomes "a photo of
+    a two dogs".
     """
     named = noun if noun is not None else text
     first = named.split(maxsplit=1)[0] if named else ""

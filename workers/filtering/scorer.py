@@ -11,7 +11,7 @@ For the T candidates of one image's N masks (method page, section 4; paper secti
     rival(i, t)           = argmax over k ≠ i of c(k, t)·m(k, t)
 
 A mask alone in its image has no others. Its uniqueness, distinctiveness and rival are undefined, and only correctness
-ranks its candidates. Built by `workers/stages.py`.
+ranks its candidates. Built by `workers/stages.py`. Candidates that are not kept stay in the tables, with their scores.
 """
 
 from __future__ import annotations
@@ -41,14 +41,13 @@ from pseudoris.workers.stages import STAGE_FILTER, clip_digest
 
 @dataclass(frozen=True, slots=True)
 class CandidateScores:
-    """The scores of T candidates.
+    """The scores of T candidates; all but the first are None if the image has one mask.
 
     Attributes:
         correctness: (T,) float64 in [min_cosine, 1].
-        uniqueness: (T,) float64, positive; None if the image has one mask.
-        distinctiveness: (T,) float64, positive; None if the image has one mask.
-        rival: (T,) int64, index of the other mask with the highest score, the first of equals; None if the image has
-            one mask.
+        uniqueness: (T,) float64, positive.
+        distinctiveness: (T,) float64, positive.
+        rival: (T,) int64, index of the other mask with the highest score, the first of equals.
     """
 
     correctness: Floats
@@ -97,10 +96,8 @@ def score_candidates(
     )
 
 
-# Columns that a listener or a second opinion has set before the scorer, if configured.
+# A listener or a second opinion has set these columns before the scorer, if configured.
 _SET_BEFORE: Final = ("caption_score", "listener", "truth", "grounding_choice", "grounding_share")
-
-
 # Embeddings of one image's context crops and masked crops, (N, D) float32 each, normalised.
 Vectors = tuple[torch.Tensor, torch.Tensor]
 
@@ -179,7 +176,7 @@ class ClipScorer:
             self._texts_of.begin(captions_of([image]))
         images, vectors = embed_crops(shard, self._embedder, self._config.context_scale)
         made = self._texts_of(captions_of(images))
-        # Keeps each caption and each prompt once.
+        # Each caption and each prompt is embedded once.
         pairs = (zip((caption, prompt), both, strict=True) for caption, (_, prompt, *both) in made.items())
         tokens = dict(chain.from_iterable(pairs))
         rows = {text: row for row, text in enumerate(tokens)}

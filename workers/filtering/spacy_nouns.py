@@ -1,9 +1,9 @@
-"""Head nouns and their modifiers, by rules or spaCy (`filtering.nouns`). Called by scorer, composer and `pipeline`.
+"""Finds head nouns and their modifiers as `filtering.nouns` says: by rules, or on spaCy's parse.
 
-spaCy is an extra, imported at its first use. Its parse is read by our rule or by the authors'.
-
-The pipeline of our rule is a package. That of the authors' rule is a setting: a package, or a folder that
-`nlp.to_disk` wrote. The digest of its files is part of a run's identity.
+Called by `caption_texts.py`, the composer, `training`, and for a run's identity by `pipeline` and `workers/stages.py`.
+spaCy is an extra, imported at its first use. A parse is read by our rule or by the authors'. The language model of our
+rule is a package; that of the authors' rule is a setting: a package, or a folder that `nlp.to_disk` wrote. The digest
+of its files is part of a run's identity.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pseudoris.workers.noun_phrases import (
 
 # `filtering.nouns=spacy` loads this pipeline.
 SPACY_MODEL: Final = "en_core_web_sm"
-# Parts of English pipelines that the parse does not need and that take most of the time.
+# The parse does not need these parts of English pipelines, which take most of the time.
 _UNUSED: Final = ("ner", "lemmatizer")
 
 

@@ -1,11 +1,11 @@
-"""A vision-language model's opinion: which lettered mask of the image does each caption refer to?
+"""A vision-language model's opinion (`grounding_check`): which lettered mask of the image does each caption refer to?
 
-The whole image is shown with every mask outlined and lettered, and the model is asked for the letter of a caption. It
-generates nothing: the logits of the letters, at the place where the answer begins, are its opinion. Two letterings are
-averaged, because models prefer some letters. More masks than letters take several images.
+Built by `workers/stages.py`. The whole image is shown with every mask outlined and lettered, and the model is asked for
+the letter of a caption. It generates nothing: the logits of the letters, at the place where the answer begins, are its
+opinion. Two letterings are averaged, because models prefer some letters. More masks than letters take several images.
 
 The image and the start of the question are computed once. Each caption is a branch behind them, as a prefix of a
-caption is in the captioner's tree (`vlm_towers`). Built by `workers/stages.py`.
+caption is in the captioner's tree (`vlm_towers.py`). So a caption must not change the tokens before it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from pseudoris.workers.stages import STAGE_FILTER
 # Letters, because each is one token in the vocabularies of all tried models. Numbers above 9 are not.
 LETTERS: Final = ascii_uppercase
 _NUM_LETTERINGS: Final = 2
-_QUESTION: Final = (
+QUESTION: Final = (
     "Regions of the image are outlined, each with a letter on it. Which region is meant by the words below? Answer "
     "with its letter alone.\n{text}"
 )
@@ -55,11 +55,6 @@ TEXTS_TOGETHER: Final = 64
 # A letter's size is this share of the image's longer side.
 _LETTER_SIZE: Final = 0.04
 _MIN_LETTER_PX: Final = 10
-
-
-def question(text: str) -> str:
-    """Return what is asked of a marked image about a caption."""
-    return _QUESTION.format(text=text)
 
 
 class VlmCheckOptions(FrozenModel):
@@ -138,7 +133,7 @@ def _options(config: GroundingCheckConfig) -> VlmCheckOptions:
 
 
 def _as_vlm(options: VlmCheckOptions) -> VlmOptions:
-    return VlmOptions(prompt=_QUESTION, processor=options.processor)
+    return VlmOptions(prompt=QUESTION, processor=options.processor)
 
 
 def reduced(
@@ -181,17 +176,14 @@ class Asker:
 
     @torch.inference_mode()
     def shares(self, pixels: NDArray[np.uint8], masks: NDArray[np.bool_], texts: Sequence[str]) -> Floats:
-        """Return the share of each mask for each text, (N, T) float64; they sum to 1 over the masks.
-
-        Args:
-            pixels: (H, W, 3) uint8, RGB.
-            masks: (N, H, W).
-            texts: T captions.
-        """
+        """Return the share of each mask (N, H, W) of an RGB image for each text, (N, T) float64, 1 in all per text."""
         orders = letterings(len(masks))
         flat = [order for group in orders for order in group]
         pictures = [lettered(pixels, masks[order], LETTERS[: len(order)]) for order in flat]
-        logits = self._logits(pictures, [self._plain(text) for text in texts])
+        # A caption must not act as a marker of the template.
+        for token in self._special:
+            texts = [text.replace(token, " ") for text in texts]
+        logits = self._logits(pictures, texts)
         found = np.zeros((_NUM_LETTERINGS, len(masks), len(texts)))
         for turn in range(_NUM_LETTERINGS):
             for place, order in enumerate(flat):
@@ -200,19 +192,13 @@ class Asker:
         likely = np.exp(found - found.max(axis=1, keepdims=True))
         return np.asarray((likely / likely.sum(axis=1, keepdims=True)).mean(axis=0))
 
-    def _plain(self, text: str) -> str:
-        # A caption must not act as a marker of the template.
-        for token in self._special:
-            text = text.replace(token, " ")
-        return text
-
     def _asked(self, pixels: NDArray[np.uint8], text: str) -> Inputs:
-        vlm = replace(self._vlm, options=self._vlm.options.model_copy(update={"prompt": question(text)}))
+        vlm = replace(self._vlm, options=self._vlm.options.model_copy(update={"prompt": QUESTION.format(text=text)}))
         return vlm.inputs(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
 
     def _tail(self, text: str) -> list[int]:
         """Return the tokens of a question behind its last special one, such as the image's, with what follows it."""
-        asked = question(text)
+        asked = QUESTION.format(text=text)
         message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": asked}]}
         whole = str(self._vlm.processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False))
         before, found, after = whole.rpartition(asked)

@@ -11,12 +11,7 @@ import torch
 
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.shard import Failure, Shard, ShardImage
-from pseudoris.workers.faults.quarantine import (
-    apply_to_groups,
-    apply_to_images,
-    is_broken_device,
-    is_out_of_memory,
-)
+from pseudoris.workers.faults.quarantine import apply_to_groups, apply_to_images, is_broken_device, is_out_of_memory
 
 MEMORY = (
     MemoryError("host"),

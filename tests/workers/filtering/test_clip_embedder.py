@@ -37,7 +37,6 @@ def test_a_tile_is_computed_before_the_next_piece_is_read():
         return block
 
     embed_in_tiles(pieces(), encode, tile=2)
-
     assert events == ["read 0", "encode", "read 1", "encode", "read 2", "encode"]
 
 
@@ -45,14 +44,12 @@ def test_embeddings_equal_open_clips_own_normalised_ones(embedder):
     crops = torch.rand(2, 3, embedder.crop_format.size, embedder.crop_format.size)
     with torch.inference_mode():
         expected = embedder._model.encode_image(crops, normalize=True)
-
     torch.testing.assert_close(embedder.embed_crops([crops]), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_text_has_the_same_bits_in_any_company(embedder):
     texts = [f"a {word} circle" for word in ("red", "blue", "small", "large", "dotted", "plain", "white")]
     together = embedder.embed_texts(texts)
-
     for row, text in enumerate(texts):
         assert torch.equal(embedder.embed_texts([text])[0], together[row])
 
@@ -124,6 +121,5 @@ def test_in_paper_clip_sees_crops_without_antialiasing(embedder):
 
 def test_a_text_tower_with_a_tokenizer_of_its_own_is_refused():
     config = FilterConfig(architecture="roberta-ViT-B-32", weights=WeightsConfig(uri="random:0"))
-
     with pytest.raises(ConfigError, match=r"tokenizer 'roberta-base'.*choose another architecture"):
         ClipEmbedder(config, ComputeConfig(device="cpu"))

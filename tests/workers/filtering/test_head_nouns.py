@@ -54,7 +54,6 @@ def test_the_head_is_what_a_person_says_it_is(row):
 def test_at_first_sight_the_rules_got_95_percent_of_the_held_rows():
     held = [row for row in TABLE if row.part == "held"]
     wrong = [row for row in held if row.note]
-
     assert len(held) >= 200
     assert 1 - len(wrong) / len(held) >= 0.95
 
@@ -78,7 +77,6 @@ def one_of(words):
 )
 def test_the_head_of_a_synthetic_caption_is_its_category(description, opening, is_definite):
     caption = realise(description, opening=opening, is_definite=is_definite)
-
     assert head_noun(caption) == description.category
 
 
@@ -88,7 +86,6 @@ def finder(nouns):
 
 def test_spacy_where_it_is_not_installed_is_refused_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", None)
-
     with pytest.raises(ConfigError, match=re.escape("pip install 'pseudoris[spacy]' && python -m spacy download")):
         finder("spacy")
 
@@ -113,7 +110,6 @@ def test_the_prompt_has_one_article_and_falls_back_to_the_caption(text, noun, pr
 @given(st.text(max_size=60))
 def test_any_text_has_a_head_of_its_own_words_or_none(text):
     head = head_noun(text)
-
     assert head is None or (head.strip() == head and head != "")
 
 

@@ -48,7 +48,6 @@ def test_a_parse_says_what_describes_its_head():
         ("on", "ADP", 6, "prep"),
         ("sand", "NOUN", 9, "pobj"),
     )
-
     assert phrase_of_parse(doc, "Men") == NounPhrase("men", ("old",), ("in red shirts", "riding a horse"), "several")
     assert phrase_of_parse(doc, "horse") is None
 

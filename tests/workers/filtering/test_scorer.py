@@ -50,17 +50,8 @@ def build_image(position=0, *, num_masks=3, texts=TEXTS, data=None):
         (box,) = rle.boxes([counts], (HEIGHT, WIDTH))
         masks.append(MaskRecord(f"{image_id}-{index:04d}", index, (HEIGHT, WIDTH), counts, box, 11 * 17))
         expressions += [ExpressionRecord((masks[-1].mask_id,), text, (SAMPLE,)) for text in texts]
-    return ShardImage(
-        position,
-        image_id,
-        f"{position}.png",
-        data,
-        "0" * 64,
-        HEIGHT,
-        WIDTH,
-        masks=tuple(masks),
-        expressions=tuple(expressions),
-    )
+    image = ShardImage(position, image_id, f"{position}.png", data, "0" * 64, HEIGHT, WIDTH)
+    return replace(image, masks=tuple(masks), expressions=tuple(expressions))
 
 
 def build_shard(*images):
@@ -70,7 +61,6 @@ def build_shard(*images):
 def test_scores_equal_the_definition_computed_on_open_clips_own_forward(scorer):
     image = build_image(num_masks=3)
     got = scorer(build_shard(image)).images[0]
-
     model, crop_format = scorer._embedder._model, scorer._embedder.crop_format
     boxes = [mask.box_xyxy_px for mask in image.masks]
     runs = [runs_of(mask_of(index)) for index in range(3)]
@@ -96,7 +86,6 @@ def test_scores_equal_the_definition_computed_on_open_clips_own_forward(scorer):
 
 def test_head_nouns_are_stored_and_null_where_the_rules_find_none(scorer):
     got = scorer(build_shard(build_image(num_masks=1))).images[0]
-
     assert [expression.head_noun for expression in got.expressions] == ["circle", None, "dogs"]
 
 
@@ -126,7 +115,6 @@ def test_twins_score_exactly_alike_so_none_of_their_expressions_passes_tau(score
 def test_an_image_scores_the_same_bits_alone_and_in_company(scorer):
     images = [build_image(0, num_masks=3), build_image(1, num_masks=1), build_image(2, num_masks=5)]
     together = scorer(build_shard(*images)).images
-
     for image, scored in zip(images, together, strict=True):
         assert scorer(build_shard(image)).images[0] == scored
 
@@ -135,7 +123,6 @@ def test_an_image_that_cannot_be_cut_is_quarantined_and_the_rest_goes_on(scorer)
     broken = build_image(1, data=b"no image at all")
     good = build_image(2)
     got = scorer(build_shard(build_image(0), broken, good))
-
     assert got.images[1].failure == Failure("filter", "not_an_image", got.images[1].failure.message)
     assert (got.images[1].masks, got.images[1].expressions, got.images[1].data) == ((), (), b"")
     assert got.images[2] == scorer(build_shard(good)).images[0]
@@ -145,14 +132,12 @@ def test_an_expression_whose_mask_is_not_there_quarantines_its_image(scorer):
     image = build_image()
     stray = replace(image.expressions[0], target_mask_ids=("elsewhere-0000",))
     got = scorer(build_shard(replace(image, expressions=(stray,)))).images[0]
-
     assert (got.failure.stage, got.failure.reason) == ("filter", "stage_error")
 
 
 def test_quarantined_and_empty_images_pass_through_untouched(scorer):
     quarantined = build_image(0).quarantined(Failure("read", "corrupt", "why"))
     empty = build_image(1, num_masks=0)
-
     assert scorer(build_shard(quarantined, empty)).images == (quarantined, empty)
 
 
@@ -161,7 +146,6 @@ def test_expressions_of_several_targets_or_none_pass_through_unscored(scorer):
     both = replace(image.expressions[0], target_mask_ids=tuple(m.mask_id for m in image.masks), kind="group")
     nobody = replace(image.expressions[0], target_mask_ids=(), kind="none")
     got = scorer(build_shard(replace(image, expressions=(both, *image.expressions, nobody)))).images[0]
-
     assert (got.expressions[0], got.expressions[-1]) == (both, nobody)
     assert got.expressions[1:-1] == scorer(build_shard(image)).images[0].expressions
 
@@ -180,7 +164,6 @@ def test_a_bound_on_the_log_probability_reads_the_first_draw_as_the_table_does()
 def test_tau_decides_what_is_kept_and_changes_no_score(scorer):
     strict = ClipScorer(CONFIG.model_copy(update={"tau": 1e9}), ComputeConfig(device="cpu"))
     loose, tight = (s(build_shard(build_image())).images[0].expressions for s in (scorer, strict))
-
     assert not any(expression.kept for expression in tight)
     assert [replace(e, kept=False) for e in loose] == list(tight)
 

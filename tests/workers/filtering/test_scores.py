@@ -16,7 +16,6 @@ def scores(context, masked, targets):
 
 def test_a_lone_mask_has_correctness_alone():
     got = scores([[0.2, 0.9]], [[0.7, -1.0]], [0, 0])
-
     assert got.correctness == pytest.approx([0.7, MIN_COSINE])
     assert (got.uniqueness, got.distinctiveness, got.rival) == (None, None, None)
     paper = load_config("paper").filtering
@@ -54,7 +53,6 @@ def test_scores_equal_a_plain_loop_over_the_definition(problem):
     c = [[max(value, MIN_COSINE) for value in row] for row in context]
     m = [[max(value, MIN_COSINE) for value in row] for row in masked]
     got = score_candidates(context, masked, targets=targets, min_cosine=MIN_COSINE)
-
     for t, i in enumerate(targets):
         others = [k for k in range(len(c)) if k != i]
         assert got.correctness[t] == m[i][t]

@@ -36,15 +36,8 @@ def embed(tower, contexts):
 
 
 # Three tiles: two of them full of one long text each.
-SENTENCES = [
-    "",
-    "a red circle",
-    "a red star",
-    "a red circle",
-    "very " * 90,
-    "small star " * 60,
-    "a small dotted star " * 3,
-]
+LONG = ["very " * 90, "small star " * 60, "a small dotted star " * 3]
+SENTENCES = ["", "a red circle", "a red star", "a red circle", *LONG]
 
 
 @pytest.mark.parametrize(

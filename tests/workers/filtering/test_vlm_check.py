@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions
-from pseudoris.workers.filtering.vlm_check import LETTERS, Asker, lettered, letterings, question
+from pseudoris.workers.filtering.vlm_check import LETTERS, QUESTION, Asker, lettered, letterings
 from tests.builders.vlms import CLASSES, END, small_vlm
 
 TEXTS = ["the red cup", "a kite", "the red kite", "a"]
@@ -30,7 +30,7 @@ def plain_shares(vlm, pixels, masks, texts):
             for column, text in enumerate(texts):
                 if hasattr(base, "rope_deltas"):
                     base.rope_deltas = None
-                asked = Vlm(vlm.model, vlm.processor, VlmOptions(prompt=question(text)))
+                asked = Vlm(vlm.model, vlm.processor, VlmOptions(prompt=QUESTION.format(text=text)))
                 whole = asked.inputs(torch.from_numpy(picture.copy()).permute(2, 0, 1))
                 whole = {name: part.double() if part.is_floating_point() else part for name, part in whole.items()}
                 found = vlm.model(**whole, use_cache=False).logits[0, -1, letters]
