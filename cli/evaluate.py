@@ -131,6 +131,7 @@ def _evaluate_model(
     from pseudoris.training.evaluation.circularity import circularity
     from pseudoris.training.evaluation.held_out import HeldOutExpressions
     from pseudoris.training.evaluation.model_evaluation import evaluate_model, write_model_report
+    from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME
 
     destination = _destination(report_to, RunLocation.open_to_read(truth))
     questions = HeldOutExpressions(
@@ -138,7 +139,7 @@ def _evaluate_model(
     )
     answerer, origin = answerers.open_answerer(model, questions, preset=preset, assignments=assignments)
     notes = answerer.notes() if isinstance(answerer, answerers.Predictions) else []
-    if answerers.is_unfinished(model):
+    if Path(model).is_dir() and not (Path(model) / SUMMARY_NAME).exists():
         notes.append(f"The training in {model} is not finished: this is its last checkpoint.")
     with bar("asking") as show:
         found = evaluate_model(

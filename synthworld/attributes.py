@@ -1,8 +1,7 @@
 """The words of the synthetic world: attributes of objects, and words that place and count them.
 
-The vocabulary is closed: every word of a caption has exactly one meaning, so an oracle can judge it. Some pairs of
-category and colour are held out: training scenes never contain them. Captions of crops use only the words for objects;
-expressions use all words. Used by the other modules of this room.
+Used by the other modules of this room and by `recipes`. Every word has exactly one meaning, so that the oracle can
+judge a text. Scenes are drawn by index into these tuples: another order or another word changes every published scene.
 """
 
 from __future__ import annotations
@@ -10,26 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CATEGORIES: tuple[str, ...] = (
-    "circle",
-    "square",
-    "triangle",
-    "star",
-    "heart",
-    "diamond",
-    "cross",
-    "ring",
-    "arrow",
-    "moon",
-    "flower",
-    "drop",
-    "house",
-    "fish",
-    "tree",
-    "mushroom",
-    "bolt",
-    "crown",
-    "key",
-    "boat",
+    *("circle", "square", "triangle", "star", "heart", "diamond", "cross", "ring", "arrow", "moon"),
+    *("flower", "drop", "house", "fish", "tree", "mushroom", "bolt", "crown", "key", "boat"),
 )
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 40, 40),
@@ -70,8 +51,7 @@ RELATIONS: dict[str, str] = {
     "to the left of": "left",
     "to the right of": "right",
 }
-_IRREGULAR_PLURALS: dict[str, str] = {"cross": "crosses", "fish": "fish"}
-PLURALS: dict[str, str] = {word: _IRREGULAR_PLURALS.get(word, f"{word}s") for word in CATEGORIES}
+PLURALS: dict[str, str] = {word: f"{word}s" for word in CATEGORIES} | {"cross": "crosses", "fish": "fish"}
 
 
 @dataclass(frozen=True)

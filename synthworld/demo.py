@@ -1,7 +1,7 @@
-"""Writes the demonstration set: images, a few broken, and the truth. Called by `cli/demo` and `scene_truth`.
+"""Writes the demonstration set: drawn images, a few broken files, and the truth. Called by `cli/demo` and as a command.
 
-Rendered on demand, the same bytes every time:
-`python -m pseudoris.synthworld.demo FOLDER [--scenes 64] [--world second]`.
+`python -m pseudoris.synthworld.demo FOLDER [--scenes 64] [--world second]` writes the same bytes every time. A second
+call leaves the files alone: runs of the set see an unchanged SOURCE.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from pseudoris.synthworld.worlds import DEFAULT_WORLD, WORLDS, world_named
 
 TRUTH_FILE = "truth.json"
 IMAGE_FOLDER = "images"
-# Every eighth scene is a JPEG and every ninth a WebP. The others are PNG, on which the tiny models were trained.
-_JPEG_EVERY, _WEBP_EVERY = 8, 9
 _FORMATS: dict[str, dict[str, Any]] = {
     ".jpg": {"format": "JPEG", "quality": 95},
     ".webp": {"format": "WEBP", "lossless": True},
@@ -34,9 +32,7 @@ _FORMATS: dict[str, dict[str, Any]] = {
 
 
 def write_demo(folder: Path, *, num_scenes: int = 64, seed: int = 0, world: str = DEFAULT_WORLD) -> Path:
-    """Writes `images/` (scenes and broken files) and `truth.json` into a folder; returns the folder of images.
-
-    Existing files with the same bytes are not rewritten, so a second call changes nothing.
+    """Writes `images/` and `truth.json` into a folder; returns the folder of images.
 
     Raises:
         ConfigError: The world is unknown, or the folder cannot be made.
@@ -47,11 +43,22 @@ def write_demo(folder: Path, *, num_scenes: int = 64, seed: int = 0, world: str 
     truth: dict[str, object] = {}
     for position in range(num_scenes):
         scene = make_scene(Split.DEMO, position, seed=seed, world=world)
-        pixels = render(scene).image
-        name = f"scene-{position:03d}{_suffix(position)}"
-        write_unless_equal(images / name, _encode(pixels, _suffix(position)))
+        # Every eighth scene is a JPEG and every ninth a WebP. The others are PNG, as in the tiny models' training.
+        suffix = ".jpg" if position % 8 == 7 else ".webp" if position % 9 == 8 else ".png"
+        name = f"scene-{position:03d}{suffix}"
+        write_unless_equal(images / name, _encode(render(scene).image, suffix))
         truth[name] = scene_truth(scene)
-    for name, broken in broken_files().items():
+    pixels = render(make_scene(Split.DEMO, 999, seed=0)).image
+    jpeg, png = _encode(pixels, ".jpg"), _encode(pixels, ".png")
+    # These files cannot be annotated: they are cut off, empty, text, or damaged.
+    broken_files = {
+        "broken-truncated.jpg": jpeg[: len(jpeg) // 2],
+        "broken-zero-bytes.jpg": b"",
+        "broken-text.jpg": b"This is a shopping list, not a picture: apples, pears, plums.\n",
+        "broken-header-only.png": png[:40],
+        "broken-scrambled.png": png[:60] + bytes(reversed(png[60:])),
+    }
+    for name, broken in broken_files.items():
         write_unless_equal(images / name, broken)
         truth[name] = None
     write_unless_equal(folder / TRUTH_FILE, (json.dumps(truth, indent=1) + "\n").encode())
@@ -62,25 +69,6 @@ def scene_truth(scene: Scene) -> dict[str, object]:
     """Return a scene as plain JSON values."""
     objects = [asdict(item) for item in scene.objects]
     return {"seed": scene.seed, "index": scene.index, "world": scene.world, "objects": objects}
-
-
-def broken_files() -> dict[str, bytes]:
-    """Return files that cannot be annotated, by name: cut off, empty, text, damaged, and without a picture."""
-    pixels = render(make_scene(Split.DEMO, 999, seed=0)).image
-    jpeg, png = _encode(pixels, ".jpg"), _encode(pixels, ".png")
-    return {
-        "broken-truncated.jpg": jpeg[: len(jpeg) // 2],
-        "broken-zero-bytes.jpg": b"",
-        "broken-text.jpg": b"This is a shopping list, not a picture: apples, pears, plums.\n",
-        "broken-header-only.png": png[:40],
-        "broken-scrambled.png": png[:60] + bytes(reversed(png[60:])),
-    }
-
-
-def _suffix(position: int) -> str:
-    if position % _JPEG_EVERY == _JPEG_EVERY - 1:
-        return ".jpg"
-    return ".webp" if position % _WEBP_EVERY == _WEBP_EVERY - 1 else ".png"
 
 
 def _encode(pixels: np.ndarray, suffix: str) -> bytes:

@@ -15,8 +15,8 @@ Beyond captions, each with an opening and an article before it as they have:
     group    := ("all" | "both" | number | nothing) adjective* plural ["with" part] [position | relation anchor]
     anchor   := noun phrase, without a position
 
-Other texts cannot be parsed. They refer to nothing, so they are wrong. `oracle` decides to which objects a reference
-refers.
+Other texts cannot be parsed. They refer to nothing, so they are wrong. A text has one reading: what `scene_texts`
+writes is read back as what it meant.
 """
 
 from __future__ import annotations
@@ -83,32 +83,15 @@ def described_noun(
         stated[slot] = rest.pop(0)
     if not rest or rest[0] not in nouns:
         return None
-    part, following = _part(rest[1:])
-    return Description(category=nouns[rest[0]], part=part, **stated), following
+    part, noun, rest = None, nouns[rest[0]], rest[1:]
+    if rest[:1] == ["with"] and (named := without_article(rest[1:])) and named[0] in PARTS:
+        part, rest = named[0], named[1:]
+    return Description(category=noun, part=part, **stated), rest
 
 
 def without_article(tokens: list[str]) -> list[str]:
     """Return the tokens after an article, if there is one."""
     return tokens[1:] if tokens[:1] and tokens[0] in ARTICLES else tokens
-
-
-def without_opening(tokens: list[str]) -> list[str]:
-    """Return the tokens after an opening, if there is one."""
-    for opening in OPENINGS:
-        words = opening.split()
-        if tokens[: len(words)] == words:
-            return tokens[len(words) :]
-    return tokens
-
-
-def _part(tokens: list[str]) -> tuple[str | None, list[str]]:
-    """Reads "with [article] part"; returns the part and what follows, or None and the tokens as they were."""
-    if tokens[:1] != ["with"]:
-        return None, tokens
-    rest = tokens[2:] if tokens[1:2] and tokens[1] in ARTICLES else tokens[1:]
-    if rest and rest[0] in PARTS:
-        return rest[0], rest[1:]
-    return None, tokens
 
 
 _ENDS: Final = frozenset(word for words in EXTREMES.values() for word in words)
@@ -164,19 +147,16 @@ Reference = NamedObject | Extreme | Ordinal | Group
 
 def parse_reference(text: str) -> Reference | None:
     """Return the reference that an expression makes, None if it is not of the grammar; of a caption a `NamedObject`."""
-    tokens = without_article(without_opening(text.lower().split()))
-    for reader in (_named, _extreme, _ordinal, _group):
-        reference = reader(tokens)
-        if reference is not None:
-            return reference
-    return None
+    words = text.lower().split()
+    opening = next((each for each in map(str.split, OPENINGS) if words[: len(each)] == each), [])
+    tokens = without_article(words[len(opening) :])
+    readers = (_named, _extreme, _ordinal, _group)
+    return next((reference for read in readers if (reference := read(tokens)) is not None), None)
 
 
 def _named(tokens: list[str]) -> NamedObject | None:
     found = described_noun(tokens)
-    if found is None:
-        return None
-    placed = _placed(*found)
+    placed = None if found is None else _placed(*found)
     return None if placed is None else NamedObject(*placed)
 
 

@@ -1,4 +1,4 @@
-"""Judges an expression for `scene_truth` by the truth of a scene: to which objects does it refer?
+"""Judges an expression by the truth of a scene: to which objects does it refer? Called by `scene_truth` and `recipes`.
 
 Words, thirds of the image and counts are true or false. Rows and relations can be too close to decide:
 
@@ -53,7 +53,13 @@ def meant_among(row: Mapping[int, SceneObject], reference: Reference, scene: Sce
     if not row:
         return frozenset()
     if isinstance(reference, Extreme):
-        return _end(reference, row)
+        side = next(side for side, words in EXTREMES.items() if reference.word in words)
+        # The words presuppose how many objects the row has.
+        presupposed = {NUMBERS[reference.number]} if reference.number is not None else set()
+        presupposed |= {3} if side == "middle" else {2} if reference.word in COMPARATIVES else set()
+        if presupposed and presupposed != {len(row)}:
+            return None
+        return middle(row) if side == "middle" else at_place(side, 1, row)
     if isinstance(reference, Ordinal):
         rank = ORDINALS.index(reference.word) + 1
         return at_place(reference.side, rank, row) if rank <= len(row) else None
@@ -61,7 +67,11 @@ def meant_among(row: Mapping[int, SceneObject], reference: Reference, scene: Sce
     if reference.relation is not None:
         surely, maybe = _related(reference.relation, row, scene)
     if isinstance(reference, Group):
-        return _whole_group(reference.word, surely, maybe)
+        # The members of a group are beyond doubt, and their number is the stated one.
+        number = 2 if reference.word == "both" else NUMBERS.get(reference.word)
+        if maybe or (surely and number is not None and number != len(surely)):
+            return None
+        return surely
     return None if maybe and not surely else surely | maybe
 
 
@@ -72,33 +82,12 @@ def row_of(noun: Description, scene: Scene) -> dict[int, SceneObject]:
 
 def fits(description: Description, item: SceneObject) -> bool:
     """Return whether each stated word is true of the object; attributes that are not stated are ignored."""
-    truth = item.attributes
-    if description.category != truth.category:
-        return False
-    pairs = (
-        (description.colour, truth.colour),
-        (description.pattern, truth.pattern),
-        (description.size, truth.size),
-        (description.part, truth.part),
-    )
-    if any(said is not None and said != true for said, true in pairs):
-        return False
-    return description.position is None or _is_at(description.position, item)
-
-
-def _is_at(position: str, item: SceneObject) -> bool:
+    for name in ("category", "colour", "pattern", "size", "part"):
+        if getattr(description, name) not in (None, getattr(item.attributes, name)):
+            return False
     x, y = (c / SCENE_SIZE_PX for c in item.centre_xy_px)
-    return {"left": x < SIDE, "right": x > 1 - SIDE, "top": y < SIDE, "bottom": y > 1 - SIDE}[position]
-
-
-def _end(reference: Extreme, row: Mapping[int, SceneObject]) -> frozenset[int] | None:
-    """The end of a row, which must have as many objects as the words presuppose."""
-    side = next(side for side, words in EXTREMES.items() if reference.word in words)
-    presupposed = {NUMBERS[reference.number]} if reference.number is not None else set()
-    presupposed |= {3} if side == "middle" else {2} if reference.word in COMPARATIVES else set()
-    if presupposed and presupposed != {len(row)}:
-        return None
-    return middle(row) if side == "middle" else at_place(side, 1, row)
+    is_at = {"left": x < SIDE, "right": x > 1 - SIDE, "top": y < SIDE, "bottom": y > 1 - SIDE}
+    return description.position is None or is_at[description.position]
 
 
 def _related(relation: Relation, row: Mapping[int, SceneObject], scene: Scene) -> tuple[frozenset[int], frozenset[int]]:
@@ -111,14 +100,6 @@ def _related(relation: Relation, row: Mapping[int, SceneObject], scene: Scene) -
     }
     surely = frozenset(number for number, degree in degrees.items() if degree is Degree.YES)
     return surely, frozenset(number for number, degree in degrees.items() if degree is Degree.MAYBE)
-
-
-def _whole_group(word: str, surely: frozenset[int], maybe: frozenset[int]) -> frozenset[int] | None:
-    """A group whose members are beyond doubt and whose number is the stated one."""
-    number = 2 if word == "both" else NUMBERS.get(word)
-    if maybe or (surely and number is not None and number != len(surely)):
-        return None
-    return surely
 
 
 class Degree(IntEnum):
@@ -158,10 +139,8 @@ def at_place(side: str, rank: int, row: Mapping[int, SceneObject]) -> frozenset[
 
 def middle(row: Mapping[int, SceneObject]) -> frozenset[int]:
     """Return the middle one of three objects along their longer extent; all three if neither extent is longer."""
-    extents = {}
-    for side in ("right", "bottom"):
-        places = [along(side, item) for item in row.values()]
-        extents[side] = max(places) - min(places)
+    places = {side: [along(side, item) for item in row.values()] for side in ("right", "bottom")}
+    extents = {side: max(each) - min(each) for side, each in places.items()}
     longer, shorter = sorted(extents, key=lambda side: extents[side], reverse=True)
     if extents[longer] < MIN_ROW_SHAPE * extents[shorter]:
         return frozenset(row)

@@ -2,6 +2,7 @@
 
 Everything is painted at three times the resolution without antialiasing and averaged down in integers, so that the
 pixels are the same on every machine. A mask pixel is set exactly where its object covers at least half of the samples.
+The tiny models' scenes were painted with these draws: another order of draws changes every published pixel.
 """
 
 from __future__ import annotations
@@ -93,12 +94,7 @@ SHAPES: dict[str, Shape] = {
         _polygon((-0.2, 0.4), (0.2, 0.4), (0.2, 1.0), (-0.2, 1.0)),
     ),
     "mushroom": (
-        (
-            True,
-            tuple(
-                (1.0 * math.cos(a), 0.1 + 0.95 * math.sin(a)) for a in (math.pi + math.pi * k / 24 for k in range(25))
-            ),
-        ),
+        _polygon(*((math.cos(a), 0.1 + 0.95 * math.sin(a)) for a in (math.pi + math.pi * k / 24 for k in range(25)))),
         _polygon((-0.3, 0.05), (0.3, 0.05), (0.38, 0.95), (-0.38, 0.95)),
     ),
     "bolt": (
@@ -223,8 +219,7 @@ def _turned(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray
 
 
 # Mixing weights (size, size) float64 in [0, 1] between the two tones of a background. A world names a few of them, and
-# a scene draws one. The tiny models' training scenes were painted with the draws of the first three: another order of
-# draws would change every published pixel.
+# a scene draws one.
 TEXTURES: Final[Mapping[str, Texture]] = {
     each.__name__: each for each in (clouds, waves, tiles, cells, rings, bricks, weave, speckles, slopes)
 }
@@ -240,13 +235,27 @@ class RenderedScene:
 
 def render(scene: Scene) -> RenderedScene:
     """Return the scene's pixels and visible masks; the same bytes for the same (seed, index) and world."""
-    rng, world = pixel_generator(scene), world_named(scene.world)
-    side = SCENE_SIZE_PX * SUPERSAMPLING
-    canvas = np.repeat(np.repeat(_background(rng, world), SUPERSAMPLING, axis=0), SUPERSAMPLING, axis=1)
-    owner = np.full((side, side), _NO_OBJECT, dtype=np.uint8)
+    rng, world, size = pixel_generator(scene), world_named(scene.world), SCENE_SIZE_PX
+    # The background is a muted texture: two tones mixed by one of the world's textures, with grain.
+    base = rng.integers(*world.tones) + rng.integers(-world.chroma, world.chroma + 1, size=3)
+    other = base + rng.choice([-1, 1]) * rng.integers(12, 40) + rng.integers(-8, 9, size=3)
+    texture = TEXTURES[world.textures[int(rng.integers(len(world.textures)))]]
+    weight = texture(rng, size)[..., None]
+    pixels = base * (1 - weight) + other * weight + rng.normal(0.0, world.grain_std, size=(size, size, 1))
+    background = np.asarray(np.clip(np.rint(pixels), 0, 255), dtype=np.uint8)
+    canvas = np.repeat(np.repeat(background, SUPERSAMPLING, axis=0), SUPERSAMPLING, axis=1)
+    owner = np.full(canvas.shape[:2], _NO_OBJECT, dtype=np.uint8)
     for number, item in enumerate(scene.objects):
         _paint(canvas, owner, world, number=number, item=item)
-    image = _lit(_average(canvas), rng, world.lighting).astype(np.int16)
+    image = _average(canvas)
+    if world.lighting:
+        # The picture is darker towards a random side, by a random share of at most `lighting`.
+        angle, share = rng.uniform(0, 2 * math.pi), rng.uniform(0, world.lighting)
+        ys, xs = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+        # Rises from 0 in one corner to 1 in the opposite corner.
+        towards = 0.5 + (xs * math.cos(angle) + ys * math.sin(angle)) / math.sqrt(8)
+        image = np.asarray(np.rint(image * (1 - share * towards)[..., None]), dtype=np.uint8)
+    image = image.astype(np.int16)
     image += np.rint(rng.normal(0.0, world.noise_std, size=image.shape)).astype(np.int16)
     masks = [_average((owner == n).astype(np.uint8) * 255) >= 128 for n in range(len(scene.objects))]
     return RenderedScene(np.clip(image, 0, 255).astype(np.uint8), np.stack(masks))
@@ -255,29 +264,6 @@ def render(scene: Scene) -> RenderedScene:
 def _average(samples: np.ndarray) -> np.ndarray:
     """Box average of (S·H, S·W[, C]) uint8 to (H, W[, C]) uint8, rounded."""
     return np.asarray(Image.fromarray(samples).reduce(SUPERSAMPLING))
-
-
-def _lit(image: np.ndarray, rng: np.random.Generator, lighting: float) -> np.ndarray:
-    """The picture (H, W, 3) uint8, darker towards a random side by a random share of at most `lighting`."""
-    if not lighting:
-        return image
-    angle, share = rng.uniform(0, 2 * math.pi), rng.uniform(0, lighting)
-    ys, xs = np.mgrid[-1 : 1 : image.shape[0] * 1j, -1 : 1 : image.shape[1] * 1j]
-    # Rises from 0 in one corner to 1 in the opposite corner.
-    towards = 0.5 + (xs * math.cos(angle) + ys * math.sin(angle)) / math.sqrt(8)
-    return np.asarray(np.rint(image * (1 - share * towards)[..., None]), dtype=np.uint8)
-
-
-def _background(rng: np.random.Generator, world: World) -> np.ndarray:
-    """A muted texture (192, 192, 3) uint8: two tones mixed by one of the world's textures, with grain."""
-    size = SCENE_SIZE_PX
-    base = rng.integers(*world.tones) + rng.integers(-world.chroma, world.chroma + 1, size=3)
-    other = base + rng.choice([-1, 1]) * rng.integers(12, 40) + rng.integers(-8, 9, size=3)
-    texture = TEXTURES[world.textures[int(rng.integers(len(world.textures)))]]
-    weight = texture(rng, size)[..., None]
-    grain = rng.normal(0.0, world.grain_std, size=(size, size, 1))
-    pixels = base * (1 - weight) + other * weight + grain
-    return np.asarray(np.clip(np.rint(pixels), 0, 255), dtype=np.uint8)
 
 
 def _paint(canvas: np.ndarray, owner: np.ndarray, world: World, *, number: int, item: SceneObject) -> None:

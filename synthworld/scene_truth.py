@@ -1,6 +1,7 @@
 """Scenes as a truth to evaluate against: repainted masks, an oracle for texts. For `cli/demo` and `cli/evaluate`.
 
-Fulfils the protocols of `pseudoris.training.evaluation.truth`, which this room may not import.
+Fulfils the protocols of `pseudoris.training.evaluation.truth`, which this room may not import. A truth file comes from
+a user: words and places that cannot be painted are refused before anything is painted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pydantic import TypeAdapter
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.untrusted import parse_json
-from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES, Attributes, is_held_out
+from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES, is_held_out
 from pseudoris.synthworld.demo import TRUTH_FILE
 from pseudoris.synthworld.grammar import parse_reference
 from pseudoris.synthworld.oracle import meant
@@ -75,30 +76,23 @@ class SceneImageTruth:
         A text that cannot be parsed has no attributes.
         """
         if (text, number) not in self._stated:
-            self._stated[text, number] = self._compare(text, number)
+            truth, said = self._scene.objects[number].attributes, self._parsed(text)
+            noun = None if said is None else said.noun
+            stated = [name for name in _NAMES if getattr(noun, name, None) is not None]
+            num_true = sum(getattr(noun, name) == getattr(truth, name) for name in stated)
+            known = sum(getattr(truth, name) is not None for name in _NAMES)
+            self._stated[text, number] = len(stated), num_true, known
         return self._stated[text, number]
-
-    def _compare(self, text: str, number: int) -> tuple[int, int, int]:
-        truth = self._attributes(number)
-        known = sum(getattr(truth, name) is not None for name in _NAMES)
-        said = self._parsed(text)
-        if said is None:
-            return 0, 0, known
-        stated = [name for name in _NAMES if getattr(said.noun, name) is not None]
-        return len(stated), sum(getattr(said.noun, name) == getattr(truth, name) for name in stated), known
 
     def num_alike(self, number: int) -> int:
         """Return how many other objects are of the same category."""
-        category = self._attributes(number).category
+        category = self._scene.objects[number].attributes.category
         return sum(item.attributes.category == category for item in self._scene.objects) - 1
 
     def group(self, number: int) -> str:
         """Return whether training scenes contain the object's pair of category and colour."""
-        truth = self._attributes(number)
+        truth = self._scene.objects[number].attributes
         return HELD_OUT if is_held_out(truth.category, truth.colour) else SEEN
-
-    def _attributes(self, number: int) -> Attributes:
-        return self._scene.objects[number].attributes
 
 
 class SceneTruth:
@@ -112,9 +106,8 @@ class SceneTruth:
 
     def __init__(self, scenes: Mapping[str, Scene], title: str) -> None:
         """Takes scenes by the keys of their images, relative to the folder of images."""
-        self.title = title
+        self.title, self.num_images, self.example_key = title, len(scenes), next(iter(scenes), None)
         self._scenes = {image_id(key): scene for key, scene in scenes.items()}
-        self._example_key = next(iter(scenes), None)
 
     @classmethod
     def from_json(cls, data: bytes, name: str) -> SceneTruth:
@@ -136,16 +129,6 @@ class SceneTruth:
         # Older files name no world. Their scenes belong to the default world.
         others = sorted({scene.world for scene in known.values()} - {DEFAULT_WORLD})
         return cls(known, f"synthetic world{''.join(f' {world!r}' for world in others)}, {name}")
-
-    @property
-    def num_images(self) -> int:
-        """How many scenes there are."""
-        return len(self._scenes)
-
-    @property
-    def example_key(self) -> str | None:
-        """The key of the first one."""
-        return self._example_key
 
     def of_image(self, image_id: str) -> SceneImageTruth | None:
         """Return the objects of a scene by its image's id; None if no scene has this id."""

@@ -1,7 +1,7 @@
-"""Scenes as plain data, drawn by (seed, index). Called by `demo`, `oracle`, `renderer` and `scene_truth`.
+"""Scenes as plain data, drawn by (seed, index). Called by `demo`, `recipes` and `experiments`; the room reads them.
 
-A scene index means the same scene on any machine. Splits are disjoint index ranges; training scenes never hold a
-held-out category × colour pair, development and test scenes draw from all pairs.
+A scene index means the same scene on any machine: the order of draws must not change. Splits are disjoint index ranges.
+Training scenes never hold a held-out category × colour pair; the other splits draw from all pairs.
 """
 
 from __future__ import annotations
@@ -49,12 +49,7 @@ class Split(StrEnum):
     DEMO = "demo"
 
 
-SPLIT_START: dict[Split, int] = {
-    Split.TRAIN: 0,
-    Split.DEVELOPMENT: 1_000_000,
-    Split.TEST: 2_000_000,
-    Split.DEMO: 3_000_000,
-}
+_SPLIT_SIZE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -93,9 +88,9 @@ def make_scene(split: Split, position: int, *, seed: int = 0, world: str = DEFAU
 
     In worlds with the same mix of categories, the scenes at one position have the same objects at the same places.
     """
-    if not 0 <= position < 1_000_000:
-        raise ValueError(f"scene position {position} is outside [0, 1000000): a split holds a million scenes")
-    index = SPLIT_START[split] + position
+    if not 0 <= position < _SPLIT_SIZE:
+        raise ValueError(f"scene position {position} is outside [0, {_SPLIT_SIZE}): a split holds a million scenes")
+    index = list(Split).index(split) * _SPLIT_SIZE + position
     mix = world_named(world)
     rng = generator(seed, index, stream=_LAYOUT_STREAM)
     wanted = int(rng.choice(np.arange(MIN_OBJECTS, MAX_OBJECTS + 1), p=_shares(mix.count_weights)))
@@ -122,7 +117,16 @@ def _draw_attributes(
 ) -> Attributes:
     """Draws one object's words; often a distractor that shares words with an earlier object."""
     while True:
-        drawn = _fresh(rng, mix)
+        # The words are independent, and uniform but for the world's mix. Four objects in ten have a part.
+        part = PARTS[int(rng.integers(len(PARTS)))] if rng.random() < 0.4 else None
+        if mix.category_weights is None:
+            category = CATEGORIES[int(rng.integers(len(CATEGORIES)))]
+        else:
+            category = CATEGORIES[int(rng.choice(len(CATEGORIES), p=_shares(mix.category_weights)))]
+        colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
+        pattern = PATTERNS[int(rng.integers(len(PATTERNS)))]
+        is_large = rng.integers(len(SIZES)) if mix.small_share is None else rng.random() >= mix.small_share
+        drawn = Attributes(category, colour, pattern, SIZES[int(is_large)], part)
         kind = rng.random()
         if earlier:
             other = earlier[int(rng.integers(len(earlier)))]
@@ -134,22 +138,6 @@ def _draw_attributes(
                 drawn = replace(drawn, colour=other.colour, pattern=other.pattern)
         if allow_held_out or not is_held_out(drawn.category, drawn.colour):
             return drawn
-
-
-def _fresh(rng: np.random.Generator, mix: World) -> Attributes:
-    """Independent words, uniform but for the world's mix; four objects in ten have a part."""
-    part = PARTS[int(rng.integers(len(PARTS)))] if rng.random() < 0.4 else None
-    if mix.category_weights is None:
-        category = CATEGORIES[int(rng.integers(len(CATEGORIES)))]
-    else:
-        category = CATEGORIES[int(rng.choice(len(CATEGORIES), p=_shares(mix.category_weights)))]
-    colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
-    pattern = PATTERNS[int(rng.integers(len(PATTERNS)))]
-    if mix.small_share is None:
-        size = SIZES[int(rng.integers(len(SIZES)))]
-    else:
-        size = SIZES[int(rng.random() >= mix.small_share)]
-    return Attributes(category, colour, pattern, size, part)
 
 
 def _shares(weights: tuple[float, ...]) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""Worlds: how scenes look and what they hold; words mean the same in all. Used by most modules of this room.
+"""Worlds: how scenes look and what they hold. Used by `scenes`, `renderer`, `demo` and `scene_truth`.
 
-`default` is what the tiny models were trained on. `second` draws the same objects at the same places by another
-renderer: the two differ only in pixels, scene by scene. `shifted` looks like `second` and holds other things: half of
-the categories are six times as frequent as the other half. `crowded` looks like `default` and holds more objects, most
-of them small, that share more words. `fourth` and `fifth` are test sets with their own look and mix: written after all
-choices were fixed; each is used for one report only.
+Words mean the same in all worlds. The numbers of a world decide published pixels and figures: add a world, change none.
+The tiny models were trained on `default`. `second` draws the same objects at the same places with another look.
+`shifted` looks like `second`, and half of its categories are six times as frequent as the others. `crowded` looks like
+`default` and holds more and smaller objects that share more words. `fourth` and `fifth` are test sets with their own
+look and mix, each for one report only.
 """
 
 from __future__ import annotations

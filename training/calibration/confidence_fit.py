@@ -1,11 +1,15 @@
-"""Fits weights of confidence to judged images: more never means a lower weight. Called by `calibrate` (`cli`)."""
+"""Fits weights of confidence, and the bounds on it, to judged images. Called by `calibrate` (`cli`) and experiments.
+
+Weights are rounded before bounds are chosen: a run that is given them keeps what the figures say. Composed and human
+expressions are kept at any bounds, and count. More confidence never means a lower `weight`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -99,7 +103,7 @@ class JudgedImage:
     targets: Ints
     num_masks: int
     num_visible: int
-    beside: AlwaysKept = field(default=NOTHING_KEPT)
+    beside: AlwaysKept = NOTHING_KEPT
 
     @cached_property
     def features(self) -> dict[str, Floats]:
@@ -124,20 +128,18 @@ def judged_images(location: RunLocation, truth: Truth | None, *, max_images: int
     The run need not be finished, and at most `max_images` are read. Objects that were not annotated do not count as
     objects. Without a truth there is no object, and nothing is right.
     """
-    run = OpenRun.at(location)
     columns = tuple(dict.fromkeys((*CANDIDATE_COLUMNS, *JUDGED_COLUMNS)))
-
-    def judged() -> Iterator[JudgedImage]:
-        for image in chain.from_iterable(committed_images(each, *columns) for each in run.shards()):
-            known = HumanImageTruth(image.size, [], []) if truth is None else image.known_to(truth)
-            if known is not None and not image.is_quarantined:
-                told = {name: image.expressions[name].to_pylist() for name in JUDGED_COLUMNS}
-                yield judge_image(known, image.candidates, told)
-
-    found = list(islice(judged(), max_images))
+    found: list[JudgedImage] = []
+    for image in chain.from_iterable(committed_images(each, *columns) for each in OpenRun.at(location).shards()):
+        known = HumanImageTruth(image.size, [], []) if truth is None else image.known_to(truth)
+        if known is not None and not image.is_quarantined:
+            told = {name: image.expressions[name].to_pylist() for name in JUDGED_COLUMNS}
+            found.append(judge_image(known, image.candidates, told))
+        if len(found) == max_images:
+            break
     if not any(len(image.is_right) for image in found):
-        known = f" that the truth ({truth.title}) knows. Image keys, relative to SOURCE, must be equal" if truth else ""
-        raise ConfigError(f"{location.root} holds no committed image with candidates{known}")
+        of = f" that the truth ({truth.title}) knows. Image keys, relative to SOURCE, must be equal" if truth else ""
+        raise ConfigError(f"{location.root} holds no committed image with candidates{of}")
     return found
 
 
@@ -276,9 +278,8 @@ def calibrated_run(
 ) -> Calibration:
     """Return weights and bounds for the models of a run, with the listener's and the check's scores if it has them.
 
-    Without a truth no label is used, and only the yield that is reached is known. `coverage` and `least_yield` are the
-    least that are aimed at; without a truth, about `least_yield` expressions per mask are kept. `max_images` limits how
-    many first images are read.
+    The bounds reach `coverage` and `least_yield` if any do. Without a truth no label is used, about `least_yield`
+    expressions per mask are kept, and only the reached yield is known. The first `max_images` images are read.
     """
     images = judged_images(location, truth, max_images=max_images)
     # Whether all candidates have scores of a listener, and of a second opinion.
@@ -315,17 +316,25 @@ def reached(images: Sequence[JudgedImage], config: ConfidenceConfig) -> list[Bou
     ranked = [_ranked(image, config) for image in images]
     confidence, rank = (_joined(each[part] for each in ranked) for part in (0, 1))
     right = _joined(image.is_right for image in images).astype(np.bool_)
-    objects, is_beside, said, said_right = _objects(images)
+    # Objects are numbered over all images. Number 0 stands for none.
+    first, numbers, covered = 1, [np.zeros(0, np.int64)], list[int]()
+    for image in images:
+        numbers.append(np.where(image.targets < 0, 0, image.targets + first))
+        covered += (image.beside.targets[image.beside.is_right] + first).tolist()
+        first += 1 + max(image.targets.max(initial=-1), image.beside.targets.max(initial=-1))
+    objects, least = np.concatenate(numbers), np.full(first, -np.inf)
+    least[covered] = np.inf
+    num_beside = sum(len(image.beside.is_right) for image in images)
     masks, visible = sum(image.num_masks for image in images), sum(image.num_visible for image in images)
     found = []
     for max_rank in _RANKS:
         inside = rank <= max_rank
         # An object is covered while the bound is below the confidence of its best right expression.
-        best = np.where(is_beside, np.inf, -np.inf)
+        best = least.copy()
         np.maximum.at(best, objects[inside & right], confidence[inside & right])
         for bound in _GRID:
             kept = inside & (confidence > bound)
-            num_kept, num_right = int(kept.sum()) + said, int((kept & right).sum()) + said_right
+            num_kept, num_right = int(kept.sum()) + num_beside, int((kept & right).sum()) + len(covered)
             accuracy = num_right / num_kept if num_kept else 0.0
             coverage = float((best > bound).sum()) / visible if visible else 0.0
             found.append(BoundsFigures(Bounds(bound, max_rank), accuracy, num_kept / max(masks, 1), coverage))
@@ -338,18 +347,16 @@ def choose(options: Sequence[BoundsFigures], *, coverage: float, least_yield: fl
     If none do, return those with the highest coverage; of equal ones the highest accuracy.
     """
     wide = [each for each in options if each.coverage >= coverage and each.distinct >= least_yield]
-    if not wide:
-        return max(options, key=lambda each: (each.coverage, each.accuracy))
-    return max(wide, key=lambda each: each.accuracy)
+    if wide:
+        return max(wide, key=lambda each: each.accuracy)
+    return max(options, key=lambda each: (each.coverage, each.accuracy))
 
 
 def without_labels(images: Sequence[JudgedImage], names: Sequence[str], *, wanted_yield: float) -> Calibration:
     """Return weights and bounds that look at no verdict: every feature has equal weight, in standard deviations.
 
-    The bound is the one that keeps closest to this number of expressions per mask, at most `NO_LABEL_RANK` for each.
-    The figures that it reaches come from the verdicts all the same.
-
-    `names` are features of which more is better; `wanted_yield` counts those that are always kept too, as in `choose`.
+    More of each of the features `names` is better. The bound keeps closest to `wanted_yield` expressions per mask,
+    those that are always kept included, at most `NO_LABEL_RANK` for each. Its figures come from the verdicts.
     """
     table = _feature_table(images, names)
     slopes = 1 / (table.std(axis=0) + 1e-9)
@@ -375,20 +382,3 @@ def _rounded_weights(names: Sequence[str], slopes: Floats, bias: float) -> Confi
 def _ranked(image: JudgedImage, config: ConfidenceConfig) -> tuple[Floats, Floats]:
     confidence = confidence_of(image.features, config)
     return confidence, ranks(confidence, image.rated.groups)
-
-
-def _objects(images: Sequence[JudgedImage]) -> tuple[np.ndarray, Flags, int, int]:
-    """Number the objects of all images; return the object of each candidate, (T,) int64, 0 where it has none.
-
-    And whether an expression that is always kept is right for an object; and how many such there are, and right ones.
-    """
-    first, numbers = 1, [np.zeros(0, np.int64)]
-    covered: list[int] = []
-    for image in images:
-        numbers.append(np.where(image.targets < 0, 0, image.targets + first))
-        covered += (image.beside.targets[image.beside.is_right] + first).tolist()
-        first += 1 + max(image.targets.max(initial=-1), image.beside.targets.max(initial=-1))
-    is_covered = np.zeros(first, np.bool_)
-    is_covered[covered] = True
-    said = sum(len(image.beside.is_right) for image in images)
-    return np.concatenate(numbers), is_covered, said, len(covered)

@@ -1,9 +1,8 @@
 """Learns which names a run's captions give to one thing, and which are wider, without labels. For `run_units`.
 
-A captioner that calls every man "guy" now and then names one thing by two words: where one is drawn, the other has as
-large a share of the draws as anywhere. What is confused has its large shares where the other has none, and the scorer
-tells the two apart: a circle that is called a ring now and then looks like no ring. A wider name has its share beside
-the names of several things, each of which has large shares where the others have none.
+Two names of one thing ("man", "guy") are drawn for the same masks, and the scorer does not tell them apart. Confused
+names (a circle that is called a ring now and then) have their large shares on different masks, and the scorer tells
+them apart. A wider name ("person") is drawn beside the names of several things. Confused names must never be merged.
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ def noun_relations(masks: Sequence[Evidence]) -> NounRelations:
         is_covered = merged.share(name, other) > max(_WIDER, merged.share(other, name))
         if is_covered and merged.gap(other, name) < _MOST_TOLD_APART / 2:
             wider[other].append(name)
-    several = {name: tuple(each) for name, each in wider.items() if _are_several(each, merged)}
+    several = {
+        name: tuple(each)
+        for name, each in wider.items()
+        # Two of the names must have little to do with each other: a part is drawn beside one thing alone.
+        if any(max(merged.share(*pair), merged.share(*pair[::-1])) < _WIDER for pair in combinations(each, 2))
+    }
     # Built anew, because a copy would keep the derived values of the old relations.
     return NounRelations(same=same.same, wider=several)
-
-
-def _are_several(names: Sequence[str], together: _Together) -> bool:
-    """Return whether two of the names have little to do with each other: a part is drawn beside one thing alone."""
-    return any(max(together.share(*pair), together.share(*pair[::-1])) < _WIDER for pair in combinations(names, 2))
 
 
 def _names(together: _Together) -> tuple[tuple[str, ...], ...]:

@@ -1,8 +1,8 @@
-"""Adapts the composer's weights to the models of a run, without labels, for `pseudoris calibrate --composer`.
+"""Adapts the composer's weights to the models of a run, without labels. For `calibrate --composer` (`cli/evaluate.py`).
 
-The weights were fitted where CLIP's cosines and SAM's scores have a spread of their own. Other models spread them
-otherwise, so each weight is stretched by the ratio of the two spreads. `noun_relations` learns which nouns name one
-thing. Called by `cli/evaluate.py`.
+The scores of other models have another spread, so each weight is multiplied by the ratio of the two spreads: a score
+then has the effect that a score of the same rank had where the weights were fitted. Only weights for any captioner are
+changed: weights that were fitted to labels with the run's own models stay.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.calibration.noun_relations import noun_relations
 from pseudoris.workers.composing.posterior import drawn_by_mask, evidence_of, object_features
 
-# Of the drawn scenes that the weights were fitted on (`experiments.composing.any_captioner`): the standard deviation of
-# correctness; mean and standard deviation of predicted IoU and stability score as log-odds.
+# The weights were fitted on drawn scenes (`experiments.composing.any_captioner`). Their scores had this standard
+# deviation of correctness, and these means and standard deviations of predicted IoU and stability as log-odds.
 CORRECTNESS_STD: Final = 0.0518
 SCORE_MEANS: Final = (1.834, 1.797)
 SCORE_STDS: Final = (0.696, 0.470)
@@ -33,10 +33,7 @@ _LEAST_STD: Final = 1e-6
 
 
 def posterior_of_run(run: OpenRun) -> PosteriorConfig:
-    """Return the weights of a run's composer, or those that it would use.
-
-    Weights fitted to labels with the run's models stay. Weights for any captioner are corrected by 5,000 images.
-    """
+    """Return the weights of a run's composer, or those that it would use, corrected by 5,000 images."""
     config = run.header.config
     fitted = config.filtering.fitted_values
     own = fitted.posterior

@@ -1,1 +1,1 @@
-"""The student that ships. It is called chooser: it draws no mask, but chooses one that SAM proposes for the image."""
+"""The student that ships, called chooser: it draws no mask, but chooses one that SAM proposes. Called by `cli`."""

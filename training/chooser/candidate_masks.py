@@ -1,4 +1,8 @@
-"""The masks that SAM proposes for an image, with cached features. Called by `chooser` and `training/evaluation`."""
+"""The masks that SAM proposes for an image, with cached features. Called by `chooser` and `training/evaluation`.
+
+A key stands for one image. The cache folder is named after a digest of all that decides masks and features: candidates
+of other settings are never read.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +41,8 @@ _VERSION: Final = 2
 # Settings of the filter that change the embedding of a crop.
 _OF_CROPS: Final = ("architecture", "context_scale", "has_antialiasing", "batch_size")
 _META: Final = "candidates"
-# Of a candidate that is one of several masks meant, so much lies in their union, and less than so much of it, or of
-# another one taken, in both.
+# A candidate is one of several masks meant if at least this share of it lies in their union, and if it shares less than
+# this with each one taken before: both shares, of it and of the other, count.
 _MEMBER_INSIDE, _MEMBER_APART = 0.8, 0.5
 # `Candidates.geometry` and `Candidates.pairs` have these widths.
 GEOMETRY_WIDTH, PAIR_WIDTH = 7, 8
@@ -81,10 +85,10 @@ class Candidates:
         return rle.ious(rle.encode(masks), self.counts, self.size)
 
     def member_ious(self, union: torch.Tensor, num_masks: int) -> NDArray[np.float64]:
-        """Return each candidate's IoU with the most like of those that make up a union (H, W) bool of masks, (N,).
+        """Return how well each candidate fits one of several masks, of which the union (H, W) bool is known, (N,).
 
-        These are the largest that lie in it and apart from one another, at most `num_masks`; times the IoU of what they
-        make up. 0 of all if there are none.
+        The members are the largest candidates that lie in the union and apart from one another, at most `num_masks`. A
+        candidate has its best IoU with a member, times the IoU of all members with the union. Without members it has 0.
         """
         counts, taken = list(self.counts), list[int]()
         inside = rle.shares_inside(counts, rle.encode(union[None]), self.size)[:, 0] if counts else np.zeros(0)
@@ -137,8 +141,7 @@ def pair_geometry(geometry: torch.Tensor, counts: Sequence[str], size: tuple[int
 class CandidateStore:
     """Candidates by image: in memory, in a folder, or proposed now.
 
-    `run` is the configuration of a run with the same masks, `digest` that of all that decides the candidates and their
-    features, `refinement` what is seen of outlines, None for nothing.
+    `run` is the configuration of a run with the same masks; `refinement` says how outlines are seen, None if not.
     """
 
     def __init__(self, config: ChooserConfig, towers: FrozenTowers) -> None:
@@ -174,10 +177,8 @@ class CandidateStore:
     def held(self, image_key: str) -> Candidates | None:
         """Return an image's candidates from memory or the folder; None if they are in neither."""
         found, path = self._held.get(image_key), self._path(image_key)
-        if found is None and path is not None:
-            found = _read(path, self.digest)
-            if found is not None:
-                self._held.put(image_key, found)
+        if found is None and path is not None and (found := _read(path, self.digest)) is not None:
+            self._held.put(image_key, found)
         return found
 
     def _path(self, image_key: str) -> Path | None:
@@ -192,15 +193,8 @@ class CandidateStore:
 
     def of(self, image_key: str, image: torch.Tensor) -> Candidates:
         """Return the candidates of an image (3, H, W) uint8, upright RGB, and keep them by its key."""
-        held = self.held(image_key)
-        if held is None:
-            held = self._made(image)
-            self._held.put(image_key, held)
-            if (path := self._path(image_key)) is not None:
-                _write(path, held, self.digest)
-        return held
-
-    def _made(self, image: torch.Tensor) -> Candidates:
+        if (held := self.held(image_key)) is not None:
+            return held
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
         size = (pixels.shape[0], pixels.shape[1])
         masks = propose_masks(self._proposer, pixels)
@@ -211,7 +205,17 @@ class CandidateStore:
             # The context crops, then the masked crops.
             seen = embedded_masks(self.clip, pixels, masks, (self.run.filtering.context_scale, None))
             crops = seen.transpose(0, 1).contiguous().half()
-        return Candidates.of(size, counts, crops=crops, pooled=self._pooled(image, counts, size), views=views)
+        found = Candidates.of(size, counts, crops=crops, pooled=self._pooled(image, counts, size), views=views)
+        self._held.put(image_key, found)
+        if (path := self._path(image_key)) is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            meta = json.dumps({"digest": self.digest, "size": size, "counts": counts})
+            unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
+            tensors = {"crops": crops, "pooled": found.pooled, **({} if views is None else {"views": views})}
+            with open_regular(unfinished, "wb") as file:
+                file.write(save(tensors, metadata={_META: meta}))
+            unfinished.rename(path)
+        return found
 
     def _pooled(self, image: torch.Tensor, counts: Sequence[str], size: tuple[int, int]) -> torch.Tensor:
         """Patches (N, C) under each mask; the nearest patch where a mask is smaller than any."""
@@ -242,24 +246,12 @@ def propose_masks(proposer: SamProposer, pixels: NDArray[np.uint8]) -> tuple[Mas
     data = io.BytesIO()
     # PNG without compression, because it is lossless and is read only once.
     Image.fromarray(pixels).save(data, format="PNG", compress_level=0)
-    encoded = data.getvalue()
-    given = ShardImage(
-        0, "0" * 16, "", encoded, sha256=sha256_hex(encoded), height=pixels.shape[0], width=pixels.shape[1]
-    )
+    (height, width, _), encoded = pixels.shape, data.getvalue()
+    given = ShardImage(0, "0" * 16, "", encoded, sha256=sha256_hex(encoded), height=height, width=width)
     (done,) = proposer(Shard(0, 0, (given,))).images
     if done.failure is not None:
         raise ConfigError(f"no masks can be proposed for an image: {done.failure.message}")
     return done.masks
-
-
-def _write(path: Path, found: Candidates, digest: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    meta = json.dumps({"digest": digest, "size": found.size, "counts": found.counts})
-    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-    views = {} if found.views is None else {"views": found.views}
-    with open_regular(unfinished, "wb") as file:
-        file.write(save({"crops": found.crops, "pooled": found.pooled, **views}, metadata={_META: meta}))
-    unfinished.rename(path)
 
 
 def _read(path: Path, digest: str) -> Candidates | None:

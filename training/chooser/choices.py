@@ -1,4 +1,7 @@
-"""The chooser's answers, and its threshold for "no mask", fitted to development scenes. For `chooser_training`."""
+"""The chooser's answers, and its threshold for "no mask", fitted to development scenes. For `chooser_training`.
+
+Masks and "none of these" share one probability of 1. An answer without a mask is an empty mask, never a missing row.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ import torch.nn.functional as F
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.metrics import ious_of, pixel_counts
 
-# Where several masks are learnt from, the answer is each mask that has so much of the likeliest one's probability and,
-# of the smaller of the two, shares less than so much with each that is chosen already.
+# If several masks may be the answer, a further mask needs this share of the likeliest one's probability. With each mask
+# chosen before it may share less than this share of the smaller of the two.
 _COMPANION_SHARE, _COMPANION_APART = 0.5, 0.5
 # Weight of the squared coefficients in the fit. Levels are scaled to a spread of 1.
 _RIDGE: Final = 1e-3
@@ -57,7 +60,16 @@ class Choice:
             return [[] for _ in self.probabilities]
         if not self.is_of_several:
             return [[number] for number in self.probabilities.argmax(1).tolist()]
-        return [self._several(own) for own in self.probabilities]
+        found: list[list[int]] = [[] for _ in self.probabilities]
+        for own, numbers in zip(self.probabilities, found, strict=True):
+            for number in own.argsort(descending=True).tolist():
+                if own[number] < _COMPANION_SHARE * own.max():
+                    break
+                mask, others = self.masks[number], self.masks[numbers]
+                smaller = others.flatten(1).sum(1).clamp(max=mask.sum())
+                if ((mask & others).flatten(1).sum(1) < _COMPANION_APART * smaller).all():
+                    numbers.append(number)
+        return found
 
     @property
     def likeliest(self) -> torch.Tensor:
@@ -72,18 +84,6 @@ class Choice:
     def chosen(self) -> torch.Tensor:
         """The answers, (T, H, W) bool; empty where there are no candidates, and where no mask is meant."""
         return self.likeliest & ~self.is_absent[:, None, None]
-
-    def _several(self, own: torch.Tensor) -> list[int]:
-        numbers: list[int] = []
-        for number in own.argsort(descending=True).tolist():
-            if own[number] < _COMPANION_SHARE * own.max():
-                break
-            mask = self.masks[number]
-            overlaps = ((mask & self.masks[each]).sum() for each in numbers)
-            sizes = (min(mask.sum(), self.masks[each].sum()) for each in numbers)
-            if all(overlap < _COMPANION_APART * size for overlap, size in zip(overlaps, sizes, strict=True)):
-                numbers.append(number)
-        return numbers
 
 
 def trusted_levels(choose: Callable[..., Choice], held_out: HeldOutExpressions) -> torch.Tensor | None:

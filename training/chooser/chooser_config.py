@@ -1,4 +1,7 @@
-"""The settings of `train student`: masks, towers, layers, data. Used by this folder, `training` and `cli`."""
+"""The settings of `train student`: masks, towers, layers, data. Used by this folder, `training` and `cli`.
+
+`decisive` has every setting that changes the weights: a resume with another value is refused.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,6 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
 from pseudoris.training.learning.training_config import TowersConfig, TrainingConfig, load_preset
 from pseudoris.training.learning.training_data import DataConfig
-
-_PACKAGE = "pseudoris.training.chooser"
 
 
 class CandidatesConfig(FrozenModel):
@@ -107,12 +108,10 @@ class ChooserConfig(FrozenModel):
 
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON."""
-        tree = self.model_dump(mode="json", exclude={"training"})
-        for placement in ("cache", "memory_bytes"):
-            del tree["candidates"][placement]
+        tree = self.model_dump(mode="json", exclude={"training": True, "candidates": {"cache", "memory_bytes"}})
         return {**tree, "data": self.data.decisive(), "training": self.training.decisive()}
 
 
 def load_chooser_config(preset: str, path: Path | None = None, assignments: Sequence[str] = ()) -> ChooserConfig:
     """Return the resolved settings, as `load_preset`."""
-    return load_preset(_PACKAGE, ChooserConfig, preset, path, assignments)
+    return load_preset("pseudoris.training.chooser", ChooserConfig, preset, path, assignments)

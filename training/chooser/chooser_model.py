@@ -1,8 +1,8 @@
 """The chooser's network, for `chooser_training`: gives each mask of an image a score for each expression.
 
-Masks read the words, then one another: which one is "left", or "the largest", or lies beside "the red square", is a
-question about the others too. What depends on the image alone is computed once for all of its expressions. The names
-of its parameters are the keys of checkpoints, and must not change.
+Masks read the words, then one another: whether a mask is "left" or "the largest" depends on the other masks. What
+depends on the image alone is computed once for all of its expressions. The names of the parameters are the keys of
+checkpoints, and the order in which modules are made decides the weights of a seed: neither may change.
 """
 
 from __future__ import annotations
@@ -135,8 +135,8 @@ class Chooser(nn.Module):
         # An untrained chooser answers as CLIP does.
         self.trusted = nn.Parameter(torch.ones(num_cosines))
         self.refiner = MaskRefiner(refinement.width) if refinement.is_on else None
-        # The answer "none of these": one more mask, of which nothing is known. Last, so that the other weights of a
-        # seed are those of a chooser without it.
+        # The answer "none of these" is one more mask, of which nothing is known. It is drawn last: the other weights of
+        # a seed are then those of a chooser without it.
         self.none = nn.Parameter(0.02 * torch.randn(config.width)) if settings.answers_none else None
         if settings.answers_none:
             # What the levels of the cosines and a constant add to the score of "none". 0 until they are fitted.

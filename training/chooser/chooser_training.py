@@ -1,4 +1,8 @@
-"""`train student`: from runs to a folder, and back to a chooser. For `cli/train`, `cli/predict` and `answerers`."""
+"""`train student`: from runs to a folder, and back to a chooser. For `cli/train`, `cli/predict` and `answerers`.
+
+A training that was killed and resumed ends with the weights of one that was not. Every refusal comes before the folder
+is taken. A student is read back only with the masks and weights that it was trained on.
+"""
 
 from __future__ import annotations
 
@@ -66,8 +70,13 @@ class ChooserLearner:
     def losses(self, module: nn.Module, batch: QuestionBatch) -> Mapping[str, torch.Tensor]:
         """Return the losses of a batch: softmax of scores against that of IoUs, and outlines against theirs."""
         if not len(batch):
-            # All masks of the batch were skipped. A zero loss is returned, because other ranks wait for this pass.
-            logits, change = module(self._nothing())
+            # All masks of the batch were skipped. Other ranks wait for this pass, so the module reads an image of one
+            # mask of which nothing is known, and the loss is 0.
+            seen = torch.zeros(1, 2, self._embedded(["a"]).shape[-1]), torch.zeros(1, self.towers.widths.patch)
+            mask = Candidates((1, 1), ("",), *seen, torch.zeros(1, GEOMETRY_WIDTH), torch.zeros(1, 1, PAIR_WIDTH))
+            given = self._input([mask], ["a"], torch.zeros(1, dtype=torch.int64))
+            given.views = NO_OUTLINES[:, :-1].to(self.towers.device)
+            logits, change = module(given)
             return {"loss": 0 * (logits.sum() + (0 if change is None else change.sum()))}
         found = [mirrored(self.store[key]) if is_mirrored else self.store[key] for key, is_mirrored in batch.images]
         given = self._input(found, batch.texts, batch.owners)
@@ -117,33 +126,20 @@ class ChooserLearner:
         choice = Choice(found[:, int(answers_none) :], candidates.decoded(), is_of_several=self._config.data.groups)
         if answers_none:
             choice = replace(choice, none=found[:, 0], min_none=self.min_none, levels=levels)
-        return replace(choice, redrawn=self._redrawn(candidates, choice))
-
-    @property
-    def min_none(self) -> float | None:
-        """From which probability on no mask is the answer; None if that was not chosen, or is no answer."""
-        if not self._config.answers_none:
-            return None
-        found = float(self.module.min_none)
-        return None if math.isnan(found) else found
-
-    def _redrawn(self, candidates: Candidates, choice: Choice) -> dict[int, torch.Tensor]:
         refiner, masks = self.module.refiner, choice.masks
         if refiner is None or candidates.views is None:
-            return {}
+            return choice
         numbers = sorted({number for numbers in choice.numbers for number in numbers})
         changes = refiner(candidates.views[numbers].to(self.towers.device)).float().cpu()
         counts = [candidates.counts[number] for number in numbers]
         drawn = zip(numbers, changes, view_boxes(counts, candidates.size, self._config.refinement.context), strict=True)
-        return {number: redrawn(change, box, masks[number]) for number, change, box in drawn}
+        return replace(choice, redrawn={number: redrawn(change, box, masks[number]) for number, change, box in drawn})
 
-    def _nothing(self) -> ChooserInput:
-        """An image of one mask of which nothing is known, and an expression."""
-        seen = torch.zeros(1, 2, self._embedded(["a"]).shape[-1]), torch.zeros(1, self.towers.widths.patch)
-        mask = Candidates((1, 1), ("",), *seen, torch.zeros(1, GEOMETRY_WIDTH), torch.zeros(1, 1, PAIR_WIDTH))
-        given = self._input([mask], ["a"], torch.zeros(1, dtype=torch.int64))
-        given.views = NO_OUTLINES[:, :-1].to(self.towers.device)
-        return given
+    @property
+    def min_none(self) -> float | None:
+        """From which probability on no mask is the answer; None if that was not chosen, or is no answer."""
+        found = float(self.module.min_none) if self._config.answers_none else math.nan
+        return None if math.isnan(found) else found
 
     def _input(self, found: Sequence[Candidates], texts: Sequence[str], owners: torch.Tensor) -> ChooserInput:
         crops = pad_sequence([each.crops for each in found], batch_first=True).float()

@@ -1,9 +1,8 @@
 """Redraws a mask's outline: a small U-Net over the image around it. Called by the other modules of this folder.
 
-SAM's logits are coarser than the image, so the best of its masks is a ceiling for whoever chooses among them. The
-network sees the pixels around a mask, and the mask, and learns by how much the mask that was meant differs. That change
-is all it draws: a mask that is larger than what the network sees keeps its own resolution. It learns from targets whose
-outlines are true, as a renderer's are; from SAM's own masks it learns to leave them as they are.
+SAM's masks are coarser than the image, which limits a chooser among them. The network sees a mask and the pixels around
+it, and draws only a change: outside of its view a mask stays as it is, and an untrained network changes nothing. It
+needs targets with true outlines, as a renderer's: from SAM's own masks it learns to change nothing.
 """
 
 from __future__ import annotations

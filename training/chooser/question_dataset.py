@@ -1,4 +1,7 @@
-"""Training data: an expression, and how well each candidate mask answers it. Called by `chooser_training.py`."""
+"""Training data: an expression, and how well each candidate mask answers it. Called by `chooser_training.py`.
+
+All draws depend on the seed, the epoch and the item alone. A mirrored image changes the places in its texts too.
+"""
 
 from __future__ import annotations
 
@@ -150,9 +153,13 @@ class QuestionDataset(Dataset[list[Question]]):
             Question(key, text if words is None else mirrored_text(text, words), answers, words is not None, weight)
             for text, weight in zip(texts, loss_weights(sample), strict=True)
         ]
-        is_taught = outline is not None and self._is_taught(index, sample["mask_id"])
-        views = self._store[key].views if is_taught else None
-        if outline is None or views is None:
+        views = None if outline is None else self._store[key].views
+        if outline is None or views is None or self._refinement is None:
+            return questions
+        drawn = draw_below(key_of("outline", self._seed, self._epoch, sample["mask_id"]), 0, 2**20)
+        # Where human masks are mixed in, the refinement learns from all of those and from no others.
+        is_human = index >= len(self) - self._num_human
+        if not (is_human if self._num_human else drawn < self._refinement.share * 2**20):
             return questions
         seen = torch.cat([views[int(ious.argmax())], outline[None]])
         return [replace(questions[0], outline=seen if words is None else seen.flip(-1)), *questions[1:]]
@@ -172,13 +179,6 @@ class QuestionDataset(Dataset[list[Question]]):
                 outline = mask_share(mask, box, config.size)
             self._compared[named] = ious, outline
         return self._compared[named]
-
-    def _is_taught(self, index: int, mask_id: str) -> bool:
-        """Whether the refinement learns from a mask in this epoch: where human ones are mixed in, from all of those."""
-        if self._num_human:
-            return index >= len(self) - self._num_human
-        share = 0.0 if self._refinement is None else self._refinement.share
-        return draw_below(key_of("outline", self._seed, self._epoch, mask_id), 0, 2**20) < share * 2**20
 
 
 def mirrored_text(text: str, words: Mapping[str, str]) -> str:

@@ -1,4 +1,7 @@
-"""Opens what `evaluate --model` names; each answers a text with a mask. For `cli/evaluate`, `model_evaluation`."""
+"""Opens what `evaluate --model` names; each answers a text with a mask. For `cli/evaluate` and `model_evaluation`.
+
+An answer never uses the masks of the question. A file of predictions is checked when it is opened, before any figure.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from pseudoris.training.chooser.candidate_masks import embedded_masks, propose_m
 from pseudoris.training.chooser.chooser_training import CHOOSER, load_student
 from pseudoris.training.evaluation.circularity import Origin, digests_of
 from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions, ImageQuestion
-from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, read_settings
+from pseudoris.training.learning.checkpoint_folder import read_settings
 from pseudoris.training.ppt.ppt_learner import LEARNER as PPT
 from pseudoris.training.ppt.ppt_learner import load_ppt
 from pseudoris.training.ppt.recipes.grounding import Grounder
@@ -59,17 +62,13 @@ class SamProposals:
 
 
 class ClipChoice:
-    """Answers with the proposed mask whose crops the CLIP of a run's filter likes best: the sum of two cosines.
-
-    One is of the box grown by 1.2, the other of the tight box with all else blanked. The crops of the last
-    image are kept.
-    """
+    """Answers with the proposed mask whose crops, at two scales, the CLIP of a run's filter likes best together."""
 
     def __init__(self, proposals: Proposals, config: RunConfig, *, asked: Callable[[str], str] = str) -> None:
         """Load the CLIP; `asked` turns an expression into the text that it is asked."""
         self._proposals, self._asked = proposals, asked
         self._embedder = ClipEmbedder(config.filtering, config.compute)
-        # Keeps the embeddings of the last image, by its id.
+        # The embeddings of the last image, by its id.
         self._seen: dict[str, torch.Tensor] = {}
 
     def answer(self, question: ImageQuestion) -> torch.Tensor:
@@ -227,10 +226,10 @@ def is_predictions(model: str) -> bool:
 def open_answerer(
     model: str, questions: HeldOutExpressions, *, preset: str | None = None, assignments: Sequence[str] = ()
 ) -> tuple[Answerer, Origin]:
-    """Return a model, and what its answers rest on, which of a file of predictions is not known.
+    """Return a model, and what its answers rest on.
 
-    It is the folder or checkpoint of a training, one of `ZERO_SHOT`, or a file of predictions. `ZERO_SHOT` needs a
-    preset: an annotation's, or of CLIP and SAM a recipe's (`load_recipe_config`).
+    `model` is the folder or checkpoint of a training, a file of predictions, whose origin is unknown, or one of
+    `ZERO_SHOT`. These need a preset: a recipe's (`load_recipe_config`) for CLIP and SAM, a run's for the others.
     """
     if model in ZERO_SHOT:
         if preset is None:
@@ -241,17 +240,13 @@ def open_answerer(
             recipe = load_recipe_config(preset, None, assignments)
             return ClipAndSam(recipe), Origin(frozenset(), digests_of(recipe.run))
         config = load_config(preset, None, assignments)
-
-        def first_noun_phrase(text: str) -> str:
-            return next(iter(noun_phrases(text)), text)
-
-        choice = ClipChoice(SamProposals(config), config, asked=first_noun_phrase if model == NOUN else str)
-        return choice, Origin(frozenset(), digests_of(config))
+        asked = (lambda text: next(iter(noun_phrases(text)), text)) if model == NOUN else str
+        return ClipChoice(SamProposals(config), config, asked=asked), Origin(frozenset(), digests_of(config))
     if preset is not None or assignments:
         raise ConfigError(f"--preset and --set belong to {', '.join(ZERO_SHOT)}. Leave them out: {model} has its own.")
-    if is_predictions(model):
-        return Predictions(Path(model), questions), Origin()
     path = Path(model)
+    if is_predictions(model):
+        return Predictions(path, questions), Origin()
     if not path.exists():
         raise ConfigError(
             f"--model {model} does not exist. Give the --out of `pseudoris train`, a file of predictions "
@@ -268,8 +263,3 @@ def open_answerer(
         f"{file} is a checkpoint of {learner!r}, which is no model of `pseudoris train`. Write its masks to a file of "
         f"predictions ({' or '.join(SUFFIXES)}) and give that."
     )
-
-
-def is_unfinished(model: str) -> bool:
-    """Return whether a model is a training's folder that has checkpoints and no end yet."""
-    return Path(model).is_dir() and not (Path(model) / SUMMARY_NAME).exists()

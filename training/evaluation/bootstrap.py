@@ -1,4 +1,7 @@
-"""Intervals by resampling images, because expressions of one depend on each other. For `training` and `cli`."""
+"""Intervals by resampling images, because expressions of one image depend on each other. For `training` and `cli`.
+
+Every figure is a ratio of two sums over images. A figure for which nothing was counted is NaN, never 0.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Finds what answers share with the truth that judges them: images, models. Called by `cli` and `training`.
 
-`train` writes what a training learnt from beside its checkpoint, where `evaluate --model` reads it.
+`train` writes what a training learnt from beside its checkpoint, where `evaluate --model` reads it. What is not
+recorded is called unknown, never clean, and all of it is said before any figure.
 """
 
 from __future__ import annotations
@@ -59,15 +60,8 @@ def begin_validation(
 ) -> list[str]:
     """Write what a training learns from into its folder, and return and log what it shares with its validation.
 
-    Every rank calls it; the first alone writes and logs.
-
-    Args:
-        images: Sha256 of what is learnt from.
-        runs: Paths or urls. The models that made them count too.
-        frozen: Sha256 of the models that the training has.
-        held_out: What it is validated on.
-        folder: Takes the record.
-        fabric: Tells the first rank.
+    `images` are the sha256 of what is learnt from, `frozen` those of the models in the training. The models that made
+    the `runs` count too. Every rank calls this; the first alone writes and logs.
     """
     teachers = [models_of(RunLocation.open(run)) for run in runs]
     known = (each.values() for each in teachers if each is not None)

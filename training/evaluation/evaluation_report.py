@@ -1,4 +1,7 @@
-"""Writes an evaluation as files for `evaluate`: Markdown, an HTML page and JSON. Captions are escaped."""
+"""Writes an evaluation as files: Markdown, an HTML page and JSON. Called by `cli/evaluate` and `model_evaluation`.
+
+Texts come from files and users: each is escaped. The page loads nothing and runs no script.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cache
 from html import escape as escape_html
 from importlib.resources import files
@@ -53,7 +56,9 @@ def markdown(found: Evaluation) -> str:
     parts += [_escaped(note) for note in found.notes]
     parts.append(caption(found))
     for number, (title, headers, rows) in enumerate(tables(found)):
-        parts += [f"## {title.capitalize()}", _table(headers, rows)]
+        rule = ["---", *("--:" for _ in headers[1:])]
+        lines = ("| " + " | ".join(row) + " |" for row in (headers, rule, *rows))
+        parts += [f"## {title.capitalize()}", "\n".join(lines)]
         if not number:
             parts.append("\n".join(f"- *{figure.title}*: {figure.meaning}" for figure in FIGURES.values()))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -94,11 +99,6 @@ def render_page(template: str, *, img_src: str | None = None, **values: Any) -> 
     policy = f"default-src 'none';{images} style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     # The style comes from our own file and not from data, so it is not escaped.
     return _environment().get_template(template).render(style=Markup(style), policy=policy, **values)
-
-
-def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    rule = ["---", *("--:" for _ in headers[1:])]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (headers, rule, *rows))
 
 
 def _escaped(text: str) -> str:

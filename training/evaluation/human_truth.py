@@ -1,7 +1,7 @@
 """Opens the truth that `--truth` names; a human's annotation as a truth: an OUT of `pseudoris import`.
 
-Its masks are exact. Its judgement of a text is an approximation: a text refers to the object with the most similar
-sentence, by token F1. A text cannot agree with a sentence that no human wrote. Called by `cli` and `training`.
+Called by `cli` and `training`. Masks are exact. The judgement of a text is an approximation, and every report says so:
+a text refers to the object with the most similar sentence, by token F1.
 """
 
 from __future__ import annotations
@@ -182,8 +182,7 @@ class HumanTruth:
 class HumanImageTruth:
     """The objects of one image and the human expressions of each; fulfils `ImageTruth`.
 
-    A text refers to the object with the nearest sentence, by token F1: 2 · words in common / (words of the text + words
-    of the sentence), words counted as often as they occur.
+    Token F1 is 2 · words in common / (words of the text + words of the sentence), counted as often as they occur.
     """
 
     size: tuple[int, int]

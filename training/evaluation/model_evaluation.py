@@ -1,4 +1,7 @@
-"""`evaluate --model` (`cli/evaluate.py`): oIoU, mIoU, P@X by split and kind. A missing prediction counts as wrong."""
+"""`evaluate --model`: oIoU, mIoU, P@X by split and kind, and a page of the worst and best. Called by `cli/evaluate.py`.
+
+A missing prediction counts as wrong. The same answers give the same page.
+"""
 
 from __future__ import annotations
 
@@ -116,8 +119,7 @@ def evaluate_model(
     """Return the figures of an answerer, called `model`, on a truth.
 
     Memory: the truth's tables, embedded images among them, and two answers and sums of each image. `notes` are what a
-    reader must know of the model, `settings` what else it was asked with; `on_progress` is called after each image with
-    how many are done, of how many.
+    reader must know of the model, `settings` what else it was asked with.
     """
     lowest: list[ShownAnswer] = []
     highest: list[ShownAnswer] = []
@@ -186,13 +188,14 @@ def _order(answer: ShownAnswer) -> str:
 
 def write_model_report(found: ModelEvaluation, questions: HeldOutExpressions, destination: RunLocation) -> str:
     """Write JSON, and a page with the worst and the best answers; return its address."""
+    used = {name for part in found.parts for name in part.figures}
     # Written first, because the page needs images, which may be gone.
     destination.replace(JSON_NAME, f"{printable_json(found.as_json(), indent=2)}\n".encode())
     page = render_page(
         "model_evaluation.html.j2",
         img_src="data:",
         found=found,
-        titles=titles(found),
+        titles={name: title for name, title in {**FIGURE_TITLES, **NO_TARGET_TITLES}.items() if name in used},
         part_name=split_name,
         percents=percents,
         facts=facts(found),
@@ -204,12 +207,6 @@ def write_model_report(found: ModelEvaluation, questions: HeldOutExpressions, de
     )
     destination.replace(HTML_NAME, page.encode())
     return destination.uri(HTML_NAME)
-
-
-def titles(found: ModelEvaluation) -> dict[str, str]:
-    """Return the figures that any part has, by their names."""
-    used = {name for part in found.parts for name in part.figures}
-    return {name: title for name, title in {**FIGURE_TITLES, **NO_TARGET_TITLES}.items() if name in used}
 
 
 def facts(found: ModelEvaluation) -> dict[str, str]:

@@ -1,9 +1,12 @@
-"""Evaluates a run's tables against a truth for `evaluate`, shard by shard, without models, pixels or Ray."""
+"""Evaluates a run's tables against a truth, shard by shard, without models, pixels or Ray. Called by `cli`.
+
+A quarantined image counts with its objects missed. A figure that the truth cannot judge is undefined, never 0.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
@@ -45,14 +48,6 @@ MASK_FIGURES: Final[Mapping[str, Figure]] = {
     "proposals": Figure("masks per object", "masks divided by visible objects"),
     "objects": Figure("masks that are objects", "share of masks that are matched to an object"),
 }
-SET_TITLES: Final[Mapping[str, str]] = {
-    "beam": "beam",
-    "top_k": "top-k",
-    "top_p": "top-p",
-    SAMPLING: "sampling",
-    ALL: "all",
-    KEPT: "kept",
-}
 SET_MEANINGS: Final[Mapping[str, str]] = {
     "beam": "every draw of beam search",
     "top_k": "every draw under a top-k rule",
@@ -61,6 +56,7 @@ SET_MEANINGS: Final[Mapping[str, str]] = {
     ALL: "every draw of every decoder",
     KEPT: "each distinct expression that the filter kept, once",
 }
+SET_TITLES: Final[Mapping[str, str]] = {name: name.replace("_", "-") for name in SET_MEANINGS}
 KIND_TITLES: Final[Mapping[str, str]] = {
     "attribute": "attributes only",
     "position": "a position in a row or in the image",
@@ -151,13 +147,16 @@ class Evaluation:
 
 
 def summarise_evaluation(
-    bootstrap: ImageBootstrap, images: ImageCounts, truth: Truth, *, run: str, notes: Sequence[str] = ()
+    bootstrap: ImageBootstrap,
+    images: ImageCounts,
+    truth: Truth,
+    *,
+    run: str,
+    notes: Sequence[str],
+    circularity: Sequence[str],
 ) -> Evaluation:
     """Return the figures of images counted by `count_image`, at least one; what lacks verdicts is undefined."""
     figures = frozenset(FIGURES) - (frozenset() if truth.judges_texts else _OF_VERDICTS)
-
-    def difference(more: str, less: str, figure: str) -> Estimate:
-        return bootstrap.difference(f"{more}.{figure}", f"{less}.{figure}") if figure in figures else UNDEFINED
 
     def whole(name: str, place: int) -> int:
         return round(bootstrap.total(name)[place])
@@ -188,11 +187,15 @@ def summarise_evaluation(
         # If there is only one kind, the figures above are about it already.
         kinds=kinds if sum(part.expressions > 0 for part in kinds.values()) > 1 else {},
         differences={
-            f"{SET_TITLES[more]} − {SET_TITLES[less]}": {each: difference(more, less, each) for each in FIGURES}
+            f"{SET_TITLES[more]} − {SET_TITLES[less]}": {
+                each: bootstrap.difference(f"{more}.{each}", f"{less}.{each}") if each in figures else UNDEFINED
+                for each in FIGURES
+            }
             for more, less in STEPS
         },
         resamples=RESAMPLES,
         seed=bootstrap.seed,
+        circularity=tuple(circularity),
     )
 
 
@@ -249,9 +252,7 @@ def evaluate_run(
     is_same = 2 * num_same > bootstrap.total("masks.proposals")[0]
     circular = [f"Circular: {masks}. The figures of masks say nothing."] if is_same else []
     circular += [_FITTED] if run.header.config.filtering.fitted_values.confidence is not None else []
-    return replace(
-        summarise_evaluation(bootstrap, counts, truth, run=location.root, notes=notes), circularity=tuple(circular)
-    )
+    return summarise_evaluation(bootstrap, counts, truth, run=location.root, notes=notes, circularity=circular)
 
 
 def _nothing_shared(run: str, key: str | None, truth: Truth) -> ConfigError:

@@ -1,4 +1,7 @@
-"""A run's tables, one image at a time, without pixels. Called by `calibration`, `evaluation` and `ppt`."""
+"""A run's tables, one image at a time, without pixels. Called by `calibration`, `evaluation` and `ppt`.
+
+Images come in the order of the plan. A damaged mask is refused here: pycocotools would read past its buffers.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.keep_rule import Ints
 from pseudoris.schemas.run_lengths import summarise_rle
 from pseudoris.schemas.tables import STATUS_QUARANTINED
 from pseudoris.store.tables.open_run import CommittedShard, JoinedTables
@@ -40,10 +42,7 @@ class CommittedImage:
 
     @classmethod
     def of(cls, joined: JoinedTables, place: int, where: str) -> Self:
-        """Return an image of `joined_tables`; ConfigError for a damaged mask: pycocotools would read past its buffers.
-
-        `where` names the run.
-        """
+        """Return an image of `joined_tables`; ConfigError for a damaged mask. `where` names the run."""
         row, masks, said = joined.image(place)
         counts = [each["counts"] for each in masks["segmentation"].to_pylist()]
         size, is_quarantined = (row["height"], row["width"]), row["status"] == STATUS_QUARANTINED
@@ -61,13 +60,19 @@ class CommittedImage:
     def candidates(self) -> CandidateTable:
         """Its expressions; read with `CANDIDATE_COLUMNS`."""
         columns = {name: self.expressions[name].to_pylist() for name in ("text", "target_mask_ids", "kind", "source")}
+        # Draws are counted by decoder: `DECODERS`, then any other.
+        samples, width = self.expressions["samples"], len(DECODERS) + 1
+        lists = pa.concat_arrays([pa.array([], samples.type), *samples.chunks])
+        names = pc.struct_field(pc.list_flatten(lists), "decoder")
+        places = pc.fill_null(pc.index_in(names, value_set=pa.array(DECODERS)), len(DECODERS)).to_numpy()
+        cells = pc.list_parent_indices(lists).to_numpy() * width + places
         return CandidateTable(
             self.size,
             self.mask_ids,
             self.mask_counts,
             texts=columns["text"],
             targets=columns["target_mask_ids"],
-            draws=_draws(self.expressions["samples"]),
+            draws=np.bincount(cells, minlength=len(lists) * width).astype(np.int64).reshape(-1, width),
             is_kept=self.expressions["kept"].to_numpy().astype(np.bool_),
             kinds=columns["kind"],
             sources=columns["source"],
@@ -94,14 +99,3 @@ def committed_images(shard: CommittedShard, *expression_columns: str) -> Iterato
 def joined_tables(shard: CommittedShard, *expression_columns: str) -> JoinedTables:
     """Return what `CommittedImage.of` reads: a shard's tables, with columns of its expressions."""
     return shard.joined(_IMAGE_COLUMNS, _MASK_COLUMNS, expression_columns, with_quarantined=True)
-
-
-def _draws(samples: pa.ChunkedArray) -> Ints:
-    """Return how many draws each row has of each of `DECODERS`, then of any other, (R, 4) int64."""
-    lists = pa.concat_arrays([pa.array([], samples.type), *samples.chunks])
-    rows = pc.list_parent_indices(lists).to_numpy()
-    names = pc.struct_field(pc.list_flatten(lists), "decoder")
-    places = pc.fill_null(pc.index_in(names, value_set=pa.array(DECODERS)), len(DECODERS)).to_numpy()
-    width = len(DECODERS) + 1
-    flat = np.bincount(rows * width + places, minlength=len(lists) * width)
-    return flat.astype(np.int64).reshape(-1, width)

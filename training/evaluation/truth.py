@@ -1,7 +1,8 @@
-"""The protocol of a truth, and its verdicts on the masks and expressions of an image. For all evaluations.
+"""The protocol of a truth, and its verdicts on the masks and expressions of an image.
 
-Every figure is a ratio of two sums over images, named `<set>.<figure>` (`beam.accuracy`, `kept.coverage`). Besides the
-sets there are `masks.…`, `difficulty.…` and `group.…`. Called by `training/calibration` and `training/evaluation`.
+Called by `training/calibration` and `training/evaluation`. Every figure is a ratio of two sums over images, named
+`<set>.<figure>` (`beam.accuracy`); besides sets there are `masks.…`, `difficulty.…`, `group.…` and `kind.…`. An
+expression is right if it refers to its targets and to nothing else.
 """
 
 from __future__ import annotations
@@ -166,8 +167,7 @@ def match_image(truth: ImageTruth, candidates: CandidateTable) -> MatchedMasks:
 def count_image(truth: ImageTruth, candidates: CandidateTable) -> dict[str, tuple[float, float]]:
     """Return numerator and denominator of all figures of one image, by name.
 
-    An expression is right if it refers to its targets and to nothing else. A mask without an object has no right
-    expression. A text that cannot be judged is wrong.
+    A mask without an object has no right expression. A text that cannot be judged is wrong.
     """
     matched = match_image(truth, candidates)
     num_masks, num_visible = float(len(candidates.mask_ids)), float(matched.is_visible.sum())

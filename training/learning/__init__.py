@@ -1,4 +1,8 @@
-"""Code that all learners share: batches by number, one training loop, resumable checkpoints, logs."""
+"""Code that all learners share: batches by number, one training loop, resumable checkpoints, logs.
+
+Called by `chooser`, `ppt`, `cli` and `experiments/segmenter`. A training that was killed and resumed ends with the
+weights of one that was not.
+"""
 
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder
 from pseudoris.training.learning.trainer import Feed, FitSummary, Learner, StepReport, Trainer, open_fabric

@@ -1,9 +1,9 @@
-"""A training's folder: settings, one checkpoint, summary, TensorBoard. Called by `training` and `cli`.
+"""A training's folder, of which each file is written whole or not at all. Called by `training` and `cli`.
 
 FOLDER/config.json        settings and data, written once: a resume must have the same
 FOLDER/trained_on.json    sha256 of the images and models that it learns from (`evaluation/circularity.py`)
-FOLDER/checkpoint.pt      the latest, complete or absent; it holds the settings too, so that it can be read alone
-FOLDER/summary.json       figures and times, written at the end, whole or not at all
+FOLDER/checkpoint.pt      the latest; it holds the settings too, so that it can be read alone
+FOLDER/summary.json       figures and times, written at the end: it means that the training is done
 FOLDER/events.out.tfevents.*
 """
 
@@ -96,7 +96,7 @@ class TrainingFolder:
         return load_checkpoint(path) if path.exists() else None
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        """Write a file of the folder, whole or not at all: a summary means that a training is done."""
+        """Write a file of the folder, whole or not at all."""
         with self._replaced(name) as file:
             file.write(f"{json.dumps(values, indent=1)}\n".encode())
 
@@ -145,9 +145,8 @@ def read_settings(path: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """
     file = path / CHECKPOINT_NAME if path.is_dir() else path
     state = load_checkpoint(file)
-    text = state.get("settings")
     try:
-        settings = parse_json(text) if isinstance(text, str) else {}
+        settings = parse_json(str(state.get("settings")))
     except ValueError:
         settings = {}
     if not isinstance(settings, dict) or "learner" not in settings:
@@ -200,10 +199,6 @@ def _check_version(path: Path, settings: Any) -> None:
 
 def _differences(saved: Any, given: Any, key: str = "") -> list[str]:
     if isinstance(saved, dict) and isinstance(given, dict):
-        names = dict.fromkeys([*saved, *given])
-        return [
-            line
-            for name in names
-            for line in _differences(saved.get(name), given.get(name), f"{key}.{name}" if key else name)
-        ]
+        names = {name: f"{key}.{name}" if key else name for name in [*saved, *given]}
+        return [line for name, own in names.items() for line in _differences(saved.get(name), given.get(name), own)]
     return [] if saved == given else [f"{key}: {saved!r} then, {given!r} now"]

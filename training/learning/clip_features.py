@@ -1,14 +1,7 @@
-"""Dense features of a CLIP for learners and recipes: block outputs, patches in the joint space, words, CLIP Surgery.
+"""Dense features of a CLIP: block outputs, patches in the joint space, words, CLIP Surgery.
 
-Plain functions over open_clip's own modules and its `forward_intermediates`, without hooks or copies of weights. They
-accept any CLIP of open_clip whose image tower is a ViT without an attention pooler. Gradients flow through them.
-
-A CLIP trained with one token per image collects the image's meaning in a few background patches, so its patches respond
-least to a text where the object is. `surgery_map` adds a second path to the last blocks: values attend to values, and
-feed-forward layers are skipped. Then patches respond where the object is. A CLIP whose patches were trained to respond
-needs no surgery. Called by `frozen_towers.py`, `training/ppt/ppt_learner.py` and `training/ppt/recipes/grounding.py`.
-
-Source: Li et al. 2023, arXiv 2304.05653, section 3.2 (architecture surgery).
+Called by `frozen_towers`, `ppt_learner` and the recipes' `grounding`. Plain functions over open_clip's own modules for
+any CLIP whose image tower is a ViT without an attention pooler. Embeddings are open_clip's own; gradients flow through.
 """
 
 from __future__ import annotations
@@ -31,10 +24,8 @@ Clip: TypeAlias = CLIP | CustomTextCLIP
 class ImageFeatures:
     """The features of B images on the image tower's grid of h × w patches; not normalised.
 
-    Attributes:
-        stages: Per requested layer, in that order, the block's output (B, C, h, w).
-        dense: (B, D, h, w), each patch projected into the joint space as if it were the pooled token.
-        embedding: (B, D), open_clip's `encode_image`.
+    `stages` has the output (B, C, h, w) of each requested block, `dense` (B, D, h, w) each patch projected into the
+    joint space as if it were the pooled token, `embedding` (B, D) is open_clip's `encode_image`.
     """
 
     stages: tuple[torch.Tensor, ...]
@@ -116,11 +107,8 @@ def response_map(
 ) -> torch.Tensor:
     """Return the response (B, h, w) of each patch of `dense` (B, D, h, w) to a text: their cosine in the joint space.
 
-    `embedding` is (B, D), one text per image, or (1, D), one for all. The response to `redundant` (1, D), a text that
-    says nothing about this one, is subtracted.
-
-    Source: CLIP Surgery (Li et al. 2023, arXiv 2304.05653), section 3.3, feature surgery for one text, whose redundant
-    text is the empty prompt.
+    `embedding` is (B, D), one text per image, or (1, D), one for all. The response to `redundant` (1, D), the empty
+    prompt, is subtracted. Source: CLIP Surgery (Li et al. 2023, arXiv 2304.05653), section 3.3, for one text.
     """
     text = F.normalize(embedding, dim=-1)
     if redundant is not None:
@@ -131,13 +119,9 @@ def response_map(
 def class_response_maps(dense: torch.Tensor, pooled: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """Return the response (B, K, h, w) of each patch to each class, less the mean of all classes.
 
-    Before the mean is taken, classes are weighted by how much the whole image looks like them, so that a class that is
-    there does not count for the others.
-
     Patches `dense` are (B, D, h, w), `pooled` (B, D) the images' embeddings, `classes` (K, D) those of the texts.
-
-    Source: CLIP Surgery (Li et al. 2023, arXiv 2304.05653), section 3.3, feature surgery for several texts: weights
-    are softmax(2 · cosine) over the classes, divided by their mean.
+    Before the mean, classes are weighted by how much the whole image looks like them: softmax(2 · cosine), over its
+    mean. Source: CLIP Surgery (Li et al. 2023, arXiv 2304.05653), section 3.3, for several texts.
     """
     texts = F.normalize(classes, dim=-1)
     shares = (2 * F.normalize(pooled, dim=-1) @ texts.T).softmax(dim=-1)
@@ -147,7 +131,11 @@ def class_response_maps(dense: torch.Tensor, pooled: torch.Tensor, classes: torc
 
 
 def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> ImageFeatures:
-    """Return `read_images` of no stage, with the patches of the second path in the last `num_blocks`, at least one."""
+    """Return `read_images` of no stage, with patches of CLIP Surgery's second path through the last `num_blocks`.
+
+    On that path values attend to values, and feed-forward layers are skipped. A CLIP trained with one token per image
+    responds least where the object is; its second path responds there. Source: Li et al. 2023, section 3.2.
+    """
     visual = vision_tower(model)
     blocks = visual.transformer.resblocks
     if not 1 <= num_blocks < len(blocks):

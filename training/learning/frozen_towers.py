@@ -1,4 +1,7 @@
-"""The frozen CLIP of a learner: cached features of texts, features of images. Called by `chooser` and `ppt`."""
+"""The frozen CLIP of a learner: cached features of texts, features of images. Called by `chooser` and `ppt`.
+
+Features do not depend on the batch that they were computed in, nor on the cache.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,7 @@ from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.filtering.clip_embedder import crop_format
 
 Value = TypeVar("Value")
-# Read at once, padded with zeros: the rounding of a product depends on its shape, and the rest of a batch depends on
-# the cache.
+# So many are read at once, padded with zeros, because the rounding of a product depends on its shape.
 _IMAGES_A_TILE, _TEXTS_A_TILE = 8, 32
 # Enough for the sentences of a run's ten thousand expressions: one of twelve tokens takes 25 kB with a ViT-B.
 _TEXT_BYTES: Final = 2**28
@@ -180,10 +182,7 @@ class FrozenTowers:
         settings: tuple[str, str] = ("towers.architecture", "towers.layers"),
     ) -> None:
         """Load the towers; `settings` is what a user calls the architecture and the layers."""
-        self._config = config
-        self.device = torch.device(device)
-        # A model may be trained on one machine and read on another. Only the weights must agree, and they are checked
-        # there.
+        self._config, self.device = config, torch.device(device)
         self._model, self._tokenise = frozen_clip(config.architecture, config.weights, setting=settings[0])
         visual = vision_tower(self._model.to(self.device))
         # This is checked now. At the first image the training's folder would already exist.
@@ -208,7 +207,15 @@ class FrozenTowers:
 
     def read_images(self, pixels: torch.Tensor) -> TowerImages:
         """Return the features of images (B, 3, S, S) uint8, RGB."""
-        parts = [self._read_tile(tile) for tile in torch.split(pixels, _IMAGES_A_TILE)]
+        parts = []
+        for some in torch.split(pixels, _IMAGES_A_TILE):
+            tile = F.pad(some, (0, 0, 0, 0, 0, 0, 0, _IMAGES_A_TILE - len(some)))
+            with torch.inference_mode():
+                seen = read_images(
+                    self._model, self.normalised(to_device(tile, self.device)), layers=self._config.layers
+                )
+                read = to_host(torch.stack(seen.stages, 1).half(), seen.dense.half())
+            parts.append([torch.from_numpy(each) for each in read])
         stages, dense = (torch.cat(each)[: len(pixels)].float() for each in zip(*parts, strict=True))
         return TowerImages(to_device(stages, self.device), to_device(dense, self.device))
 
@@ -220,14 +227,6 @@ class FrozenTowers:
         is_word = torch.arange(tokens.shape[1]) < lengths[:, None]
         embedding = torch.stack([row[2] for row in rows])
         return TowerTexts(*(to_device(each, self.device) for each in (words, is_word, tokens, embedding)))
-
-    def _read_tile(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        tile = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, _IMAGES_A_TILE - len(pixels)))
-        with torch.inference_mode():
-            pixels = self.normalised(to_device(tile, self.device))
-            seen = read_images(self._model, pixels, layers=self._config.layers)
-            stages, dense = to_host(torch.stack(seen.stages, 1).half(), seen.dense.half())
-        return torch.from_numpy(stages), torch.from_numpy(dense)
 
     def _read_texts(self, texts: Sequence[str]) -> Iterator[_Text]:
         """Tokens (L), words (L, C) and sentence (D) of each text, by itself: a row would keep the whole batch."""

@@ -1,4 +1,7 @@
-"""Draws a mask on its image, tinted and outlined, with the expression below. For `predict`, reports and logs."""
+"""Draws a mask on its image, tinted and outlined, with the expression below. For `cli/predict`, `ppt`, `evaluation`.
+
+An outline lies outside of its mask, so that it hides no pixel of it.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Residual layers of words and patches, fixed codes of tokens. Called by `chooser_model` and `point_generator`.
 
-Attention is written out: for a dozen words, PyTorch's fused kernels for CPUs take longer than the plain products
-(measured: a half more at 256 patches in float32, several times in bfloat16).
+The names of parameters are keys of checkpoints: they must not change. Attention is written out: for a dozen words,
+PyTorch's fused kernels for CPUs take longer (measured: a half more at 256 patches in float32, far more in bfloat16).
 """
 
 from __future__ import annotations
@@ -39,31 +39,29 @@ class TokenCrossAttention(nn.Module):
         position: torch.Tensor | None = None,
         read_position: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return (T, N, width).
+        """Return (T, N, width), of queries x (T, N, width) that read (T, M, width), with `owners` (U, M, width).
 
         Args:
-            x: (T, N, width), the queries.
-            read: (T, M, width), the keys and values; with `owners` (U, M, width).
+            x: The queries.
+            read: The keys and values.
             is_word: (T, M) bool, which keys exist; None for all.
             owners: (T,) int64, which row of `read` each row of x reads: shared rows are prepared once.
             position: (N, width) or (T, N, width), added to the queries.
             read_position: (M, width), added to the keys, not to the values.
         """
-        key_value = self._key_value(self.norm_read(read), read_position)
+        given = self.norm_read(read)
+        if read_position is None:
+            key_value: torch.Tensor = self.key_value(given)
+        else:
+            weight, bias = self.key_value.weight.chunk(2), self.key_value.bias.chunk(2)
+            parts = (F.linear(given + read_position, weight[0], bias[0]), F.linear(given, weight[1], bias[1]))
+            key_value = torch.cat(parts, -1)
         key, value = (key_value if owners is None else key_value[owners]).chunk(2, dim=-1)
         own = self.norm(x)
         query = self.query(own if position is None else own + position)
         read_by = attend(query, key, value, num_heads=self._num_heads, is_word=is_word)
         dropped: torch.Tensor = self.drop(self.out(read_by))
         return x + dropped
-
-    def _key_value(self, read: torch.Tensor, position: torch.Tensor | None) -> torch.Tensor:
-        """Keys beside values (…, 2 · width)."""
-        if position is None:
-            own: torch.Tensor = self.key_value(read)
-            return own
-        weight, bias = self.key_value.weight.chunk(2), self.key_value.bias.chunk(2)
-        return torch.cat([F.linear(read + position, weight[0], bias[0]), F.linear(read, weight[1], bias[1])], -1)
 
 
 class SelfAttention(nn.Module):

@@ -1,4 +1,8 @@
-"""The training loop: one process or several; resumes at any step with equal weights. For `chooser` and `ppt`."""
+"""The training loop of all learners: one process or several. Called by `chooser`, `ppt` and `experiments/segmenter`.
+
+A training that was killed at any step and resumed ends with equal weights. Nothing is learnt from a loss or gradient
+that is not finite.
+"""
 
 from __future__ import annotations
 
@@ -144,7 +148,11 @@ class Trainer:
         # Move before the optimiser exists: its restored state follows the parameters' device, and never moves later.
         learner.module.to(self.fabric.device)
         optimiser = make_optimiser(learner.module, self.config)
-        first = self._restore(learner.module, optimiser)
+        own, first = self.folder.load(), 0
+        if (state := self.begin_with if own is None else own) is not None:
+            load_trained(learner.module, state["module"], where=str(self.folder.path))
+            optimiser.load_state_dict(state["optimiser"])
+            first = 0 if own is None else int(own["step"])
         module, wrapped = self.fabric.setup(learner.module, optimiser)
         if self.fabric.is_global_zero:
             # `purge_step` drops the logs of steps that are repeated.
@@ -183,7 +191,9 @@ class Trainer:
                 seen.clear()
                 self._writer.add_scalar("train/rate", rate_at(step, config), self.steps_before + done)
             if done % config.checkpoint_every == 0 or done == config.num_steps:
-                self._save(learner.module, optimiser, done)
+                state = {"step": done, "module": trained_state(learner.module), "optimiser": optimiser.state_dict()}
+                if self.fabric.is_global_zero:
+                    self.folder.save({**state, "settings": self.settings})
             if config.validate_every and done % config.validate_every == 0 and done < config.num_steps:
                 self._validate(learner, module, done)
 
@@ -197,25 +207,21 @@ class Trainer:
         # All values are read at once, so that the CPU waits for the GPU once.
         read = torch.stack([value.detach().double() for value in losses.values()]).tolist()
         values = dict(zip(losses, read, strict=True))
-        self.fabric.backward(self._shared(losses["loss"], values["loss"], len(batch), step))
+        loss, value = losses["loss"], values["loss"]
+        if self.fabric.world_size > 1:
+            # DDP's mean over ranks becomes the mean over all items, however they are shared out. All ranks end together
+            # on a loss that is not finite. Otherwise some would wait for the gradients of a rank that ended.
+            own = torch.tensor([float(len(batch)), float(not math.isfinite(value))], device=self.fabric.device)
+            total, num_lost = torch.as_tensor(self.fabric.all_reduce(own, reduce_op="sum")).tolist()
+            loss, value = loss * (len(batch) * self.fabric.world_size / max(total, 1)), math.nan if num_lost else value
+        self._require_finite(value, "the loss", step)
+        self.fabric.backward(loss)
         # The norm is checked here, because Fabric's own error names no setting.
         limit = self.config.max_gradient_norm
         norm = self.fabric.clip_gradients(module, optimiser, max_norm=limit, error_if_nonfinite=False)
         self._require_finite(0.0 if norm is None else float(norm), "the gradient norm", step)
         optimiser.step()
         return values
-
-    def _shared(self, loss: torch.Tensor, value: float, size: int, step: int) -> torch.Tensor:
-        """A rank's loss such that DDP's mean over ranks is the mean over all items, however they are shared out."""
-        if self.fabric.world_size == 1:
-            self._require_finite(value, "the loss", step)
-            return loss
-        own = torch.tensor([float(size), float(not math.isfinite(value))], device=self.fabric.device)
-        total, num_lost = torch.as_tensor(self.fabric.all_reduce(own, reduce_op="sum")).tolist()
-        # All ranks end together. Otherwise some would wait for the gradients of a rank that ended.
-        self._require_finite(math.nan if num_lost else value, "the loss", step)
-        share: float = size * self.fabric.world_size / max(total, 1)
-        return loss * share
 
     def _require_finite(self, value: float, noun: str, step: int) -> None:
         # After NaN no resume can recover.
@@ -241,20 +247,6 @@ class Trainer:
         for name, value in values.items():
             self._writer.add_scalar(name, value, self.steps_before + done)
         self.on_step(StepReport(done, self.config.num_steps, values))
-
-    def _save(self, module: nn.Module, optimiser: Any, done: int) -> None:
-        if self.fabric.is_global_zero:
-            state = {"step": done, "module": trained_state(module), "optimiser": optimiser.state_dict()}
-            self.folder.save({**state, "settings": self.settings})
-
-    def _restore(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-        own = self.folder.load()
-        state = self.begin_with if own is None else own
-        if state is None:
-            return 0
-        load_trained(module, state["module"], where=str(self.folder.path))
-        optimiser.load_state_dict(state["optimiser"])
-        return 0 if own is None else int(own["step"])
 
 
 def trained_state(module: nn.Module) -> dict[str, torch.Tensor]:

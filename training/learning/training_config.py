@@ -1,4 +1,7 @@
-"""Settings that all learners share, and their presets (YAML by the code). Used by `chooser` and `ppt`."""
+"""Settings that all learners share, and their presets (YAML by the code). Used by `chooser` and `ppt`.
+
+`decisive` has every setting that changes the weights: a resume with another value is refused.
+"""
 
 from __future__ import annotations
 
@@ -82,21 +85,17 @@ class TrainingConfig(FrozenModel):
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
-def training_preset_names(package: str) -> list[str]:
-    """Return the presets of a package, sorted."""
-    folder = resources.files(package) / "presets"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
 def load_preset(
     package: str, model: type[ConfigT], preset: str, path: Path | None = None, assignments: Sequence[str] = ()
 ) -> ConfigT:
     """Return a learner's resolved settings: `key=value` words over the YAML at `path` over the preset."""
-    known = training_preset_names(package)
+    folder = (resources.files(package) / "presets").iterdir()
+    files = {each.name.removesuffix(".yaml"): each for each in folder if each.name.endswith(".yaml")}
+    known = sorted(files)
     if preset not in known:
         near = difflib.get_close_matches(preset, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         learner = package.rpartition(".")[2]
         raise ConfigError(f"The {learner} has no preset {preset!r}. The presets are {', '.join(known)}{hint}")
-    text = (resources.files(package) / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
-    return validate_as(model, lay_over({"preset": preset, **yaml.safe_load(text)}, path, assignments))
+    settings = yaml.safe_load(files[preset].read_text(encoding="utf-8"))
+    return validate_as(model, lay_over({"preset": preset, **settings}, path, assignments))

@@ -1,4 +1,8 @@
-"""Masks and expressions of runs, by the settings `data`, in resumable batches. Called by `chooser`."""
+"""Masks and expressions of runs, by the settings `data`, in resumable batches. Called by `chooser` and `ppt`.
+
+Batch n is always the same, on any number of processes and after a resume. A resume reads the commits that the first
+start read.
+"""
 
 from __future__ import annotations
 
@@ -224,7 +228,16 @@ class ResumableFeed:
             epoch += 1
 
     def _epoch(self, epoch: int) -> list[list[int]]:
-        units = self._units(epoch)
+        by_image: defaultdict[str, list[int]] = defaultdict(list)
+        key = key_of("chance", self._seed, epoch)
+        for item, image in enumerate(self._dataset.image_keys()):
+            if self._limits is None or draw_below(key, item, _CHANCE_STEPS) < self._limits[item]:
+                by_image[image].append(item)
+        units: list[list[int]] = []
+        for image, items in by_image.items():
+            shuffled = permutation(key_of("masks", self._seed, epoch, image), len(items)).tolist()
+            parts = [shuffled[at : at + self._masks_per_unit] for at in range(0, len(items), self._masks_per_unit)]
+            units += [[items[at] for at in part] for part in parts]
         order = permutation(key_of("units", self._seed, epoch), len(units)).tolist()
         size = self._units_per_batch
         order += [order[at % len(order)] for at in range(-len(order) % size)]
@@ -232,19 +245,6 @@ class ResumableFeed:
             [item for unit in order[at + self._rank : at + size : self._world_size] for item in units[unit]]
             for at in range(0, len(order), size)
         ]
-
-    def _units(self, epoch: int) -> list[Sequence[int]]:
-        by_image: defaultdict[str, list[int]] = defaultdict(list)
-        key = key_of("chance", self._seed, epoch)
-        for item, image in enumerate(self._dataset.image_keys()):
-            if self._limits is None or draw_below(key, item, _CHANCE_STEPS) < self._limits[item]:
-                by_image[image].append(item)
-        units: list[Sequence[int]] = []
-        for image, items in by_image.items():
-            order = permutation(key_of("masks", self._seed, epoch, image), len(items)).tolist()
-            shuffled = [items[at] for at in order]
-            units += [shuffled[at : at + self._masks_per_unit] for at in range(0, len(items), self._masks_per_unit)]
-        return units
 
 
 def loss_weights(sample: RisSample) -> list[float]:
