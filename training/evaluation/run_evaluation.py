@@ -147,13 +147,7 @@ class Evaluation:
 
 
 def summarise_evaluation(
-    bootstrap: ImageBootstrap,
-    images: ImageCounts,
-    truth: Truth,
-    *,
-    run: str,
-    notes: Sequence[str],
-    circularity: Sequence[str],
+    bootstrap: ImageBootstrap, images: ImageCounts, truth: Truth, *, run: str, notes: list[str], circular: list[str]
 ) -> Evaluation:
     """Return the figures of images counted by `count_image`, at least one; what lacks verdicts is undefined."""
     figures = frozenset(FIGURES) - (frozenset() if truth.judges_texts else _OF_VERDICTS)
@@ -195,7 +189,7 @@ def summarise_evaluation(
         },
         resamples=RESAMPLES,
         seed=bootstrap.seed,
-        circularity=tuple(circularity),
+        circularity=tuple(circular),
     )
 
 
@@ -252,7 +246,7 @@ def evaluate_run(
     is_same = 2 * num_same > bootstrap.total("masks.proposals")[0]
     circular = [f"Circular: {masks}. The figures of masks say nothing."] if is_same else []
     circular += [_FITTED] if run.header.config.filtering.fitted_values.confidence is not None else []
-    return summarise_evaluation(bootstrap, counts, truth, run=location.root, notes=notes, circularity=circular)
+    return summarise_evaluation(bootstrap, counts, truth, run=location.root, notes=notes, circular=circular)
 
 
 def _nothing_shared(run: str, key: str | None, truth: Truth) -> ConfigError:

@@ -1,8 +1,8 @@
 """The multi-source curriculum (section 3.3): the data sets and the length of each phase, and Select.
 
-Select (equations 6 and 7) chooses the referent among the pseudo-masks of an H_ref pair. The paper says that it does so
-"according to the model". IoU with the most confident query's mask, the threshold `curriculum.min_iou`, and pairs that
-stay undecided below it are ours. Called by `cli/train.py` and `ppt_training.py`.
+Called by `cli/train.py` and `ppt_training.py`. Select (equations 6 and 7) chooses the referent among the pseudo-masks
+of an H_ref pair. The paper says only "according to the model": IoU with the most confident query's mask, and pairs that
+stay undecided below `curriculum.min_iou`, are ours. All ranks plan and choose the same.
 """
 
 from __future__ import annotations
@@ -31,13 +31,10 @@ from pseudoris.training.ppt.ppt_learner import PointLearner
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One stretch of training of a phase on fixed data.
+    """One stretch of training of a phase on fixed data; `name` is its folder's: `03-ris_joint`, `04-refinement-1`.
 
-    Attributes:
-        name: Name of its folder, in order: `03-ris_joint`, `04-refinement-1`.
-        is_selecting: Whether Select comes first.
-        is_last: Whether the phase ends with it, and is validated then.
-        epochs_before: Epochs begun in earlier rounds: draws of points and flips continue from there.
+    With `is_selecting` Select comes first; `is_last` ends the phase, which is validated then. Draws of points and flips
+    continue from `epochs_before`, the epochs begun in earlier rounds.
     """
 
     name: str
@@ -122,11 +119,19 @@ class SourceRuns:
         was. A run that is not of the command that its option asks for is refused.
         """
         found = {}
-        for name in self.__slots__:
-            for run in getattr(self, name):
-                location = _location(run, _RECIPES.get(name))
-                state = (saved or {}).get(location.root)
-                found[run] = Snapshot.shared(location) if state is None else Snapshot.from_state(location, state)
+        for option, run in [(name, run) for name in self.__slots__ for run in getattr(self, name)]:
+            location, recipe = RunLocation.open(run), _RECIPES.get(option)
+            # A mistyped path must not pass as a run without commits.
+            header = require_header(location)
+            made = header.identity.method.get("recipe")
+            if recipe is not None and made != recipe:
+                # Labels mean what the recipe says that made them: a human's masks would pass as pseudo-labels.
+                raise ConfigError(
+                    f"{location.root} was written by `pseudoris {f'ppt {made}' if made else header.origin}`, but a run "
+                    f"of `pseudoris ppt {recipe}` is needed. Give such a run, or give this one as --annotated."
+                )
+            state = (saved or {}).get(location.root)
+            found[run] = Snapshot.shared(location) if state is None else Snapshot.from_state(location, state)
         return found
 
     def roots(self) -> dict[str, list[str]]:
@@ -167,32 +172,16 @@ def open_sources(
     return {source: [part for part in parts[source] if len(part)] for source in SOURCES}
 
 
-def _location(run: str, recipe: str | None) -> RunLocation:
-    """Open a run. Labels mean what the recipe says that made it: of another, a human's masks would be pseudo-labels."""
-    location = RunLocation.open(run)
-    # A mistyped path must not pass as a run without commits.
-    header = require_header(location)
-    if recipe is not None and header.identity.method.get("recipe") != recipe:
-        made = header.identity.method.get("recipe")
-        raise ConfigError(
-            f"{location.root} was written by `pseudoris {f'ppt {made}' if made else header.origin}`, but a run of "
-            f"`pseudoris ppt {recipe}` is needed. Give such a run, or give this one as --annotated."
-        )
-    return location
-
-
 SELECTED_NAME: Final = "selected.json"
 # Select answers this many pairs at once. It is a constant and no setting, because it affects rounding.
 _PAIRS_A_PASS: Final = 32
 
 
 def select(pseudo_masks: torch.Tensor, prediction: torch.Tensor, *, min_iou: float) -> torch.Tensor:
-    """Return ĉ (E,) float32 of one pair's pseudo-masks: 1 for the pseudo-referent, 0 for every other one.
+    """Return ĉ (E,) float32 of one pair's pseudo-masks: 1 for the pseudo-referent, 0 for the others, its contexts.
 
-    The pseudo-referent has the highest IoU with the prediction; the first of equal ones. The others are kept as
-    contexts, from which the referent must differ. Ours: if none reaches `min_iou`, all stay 0, and the pair is
-    undecided until another round. Pseudo-masks are (E, h, w) shares in [0, 1], where 0.5 or more counts; the prediction
-    is (h, w) bool.
+    The pseudo-referent has the highest IoU with the prediction (h, w) bool; the first of equal ones. If none reaches
+    `min_iou`, all stay 0. Pseudo-masks are (E, h, w) shares in [0, 1], where 0.5 or more counts.
     """
     chosen = torch.zeros(len(pseudo_masks))
     masks, predicted = (pseudo_masks >= 0.5).flatten(1), prediction.flatten()
@@ -218,36 +207,21 @@ def select_referents(
     chosen = torch.full((len(pairs),), -1, dtype=torch.int64)
     with fabric.autocast():
         for first in range(0, len(own), _PAIRS_A_PASS):
-            places = list(own[first : first + _PAIRS_A_PASS])
-            chosen[places] = _decided(learner, pairs, places, min_iou)
+            drawn = pairs.drawn(own[first : first + _PAIRS_A_PASS])
+            usable = [(at, each) for at, each in zip(own[first:], drawn, strict=False) if each is not None]
+            if not usable:
+                continue
+            batch = collate([each for _, each in usable])
+            features = learner.encoders.encode(batch.image_keys, batch.images, batch.texts)
+            masks = learner.module.masks_of(features, learner.module.referent(features)).cpu()
+            for (at, each), mask in zip(usable, masks, strict=True):
+                referent = select(each.labels.masks, mask, min_iou=min_iou)
+                chosen[at] = referent.argmax() if referent.any() else -1
     if fabric.world_size > 1:
         # Each pair belongs to one rank. The other ranks have -1 for it.
         chosen = of_all_ranks(chosen, fabric).amax(0).cpu()
-    return [int(each) for each in chosen.tolist()]
-
-
-def _decided(learner: PointLearner, pairs: PromptedPairs, places: Sequence[int], min_iou: float) -> torch.Tensor:
-    """The index of each referent among the pseudo-masks of its pair, -1 for none, of a pass of pairs."""
-    drawn = pairs.drawn(places)
-    usable = [each for each in drawn if each is not None]
-    if not usable:
-        return torch.full((len(places),), -1)
-    batch = collate(usable)
-    features = learner.encoders.encode(batch.image_keys, batch.images, batch.texts)
-    masks = iter(learner.module.masks_of(features, learner.module.referent(features)).cpu())
-    decided = [None if each is None else select(each.labels.masks, next(masks), min_iou=min_iou) for each in drawn]
-    return torch.tensor([int(each.argmax()) if each is not None and bool(each.any()) else -1 for each in decided])
-
-
-def with_referents(parts: Sequence[PairDataset], chosen: Sequence[int]) -> list[PairDataset]:
-    """Return H_ref with c = 1 for what Select chose and 0 for everything else."""
-    if len(chosen) != sum(map(len, parts)):
-        raise ConfigError(
-            f"{len(chosen)} referents were selected before, but now there are {sum(map(len, parts))} pairs. The runs "
-            "have changed. Train again in another --out."
-        )
-    left = iter(chosen)
-    return [part.selected([next(left) for _ in range(len(part))]) for part in parts]
+    found: list[int] = chosen.tolist()
+    return found
 
 
 def read_chosen(folder: Path) -> list[int] | None:

@@ -1,7 +1,7 @@
-"""From K queries to point prompts and confidences (section 3.1.1). Called by `ppt_learner.py` and `ppt_model.py`.
+"""From K queries to point prompts and confidences (section 3.1.1). Built by `ppt_learner.py`, run by `ppt_model.py`.
 
-`ppt_learner.py` builds it, `ppt_model.py` runs it. The names of its parameters are the keys of checkpoints, and the
-order in which its modules are made decides the weights that a seed draws: neither may change.
+The names of its parameters are the keys of checkpoints, and the order in which its modules are made decides the weights
+that a seed draws: neither may change.
 """
 
 from __future__ import annotations
@@ -53,8 +53,7 @@ class CrossAttentionLayer(nn.Module):
 class ProductLayer(ProductAttention):
     """Patches read words and are multiplied with them: attention, products, then a feed-forward layer.
 
-    Products separate the objects of one image. Source: the ViT bridger of Xu et al. 2023 (ETRIS) also multiplies the
-    modalities.
+    Products separate the objects of one image. Source: the ViT bridger of Xu et al. 2023 (ETRIS).
     """
 
     def __init__(self, width: int, num_heads: int, feed_forward_ratio: float, dropout: float = 0.0) -> None:
@@ -74,8 +73,7 @@ def grid_position(height: int, width: int, channels: int, *, device: torch.devic
     Source: Carion et al. 2020 (DETR), with coordinates in [0, 1] so that grids of any size share one frame.
     """
     quarter = channels // 4
-    # Wavelengths from twice the image to a quarter of it: finer ones let a model memorise patches instead of learning
-    # "left".
+    # Wavelengths from twice the image to a quarter of it: with finer ones a model memorises patches and not "left".
     frequency = math.pi * 2.0 ** torch.linspace(0, 3, quarter, device=device)
     x, y = grid_centres(height, width, device=device).unsqueeze(-1).unbind(1)
     on_y, on_x = y * frequency, x * frequency
@@ -99,10 +97,9 @@ def grid_neighbours(height: int, width: int, radius: int, *, device: torch.devic
 def distinct_peaks(response: torch.Tensor, count: int, radius: int) -> torch.Tensor:
     """Return the patches (B, count) int64 with the highest response, each further than `radius` from all before it.
 
-    Not only local maxima: if two objects touch, the weaker one is often on the flank of the stronger one. (With the
-    scene CLIP the best of four has an IoU of 0.80 with the referent, of four local maxima 0.76.) If no patch is left
-    that far away, the peaks are repeated, from the highest. The response is (B, h, w), the radius in patches along rows
-    and columns.
+    The response is (B, h, w), the radius in patches along rows and columns. If no patch is left that far away, the
+    peaks are repeated, from the highest. Not only local maxima: if two objects touch, the weaker one is often on the
+    flank of the other (scene CLIP: the best of four has an IoU of 0.80 with the referent, of four local maxima 0.76).
     """
     height, width = response.shape[-2:]
     near = grid_neighbours(height, width, radius, device=response.device)
@@ -154,13 +151,10 @@ _LITTLE: Final = 1e-3
 class ReferencePatchAttention(nn.Module):
     """Each query's attention to patches: its peak, around which PointHead places the points, and the features there.
 
-    A query's reference is the mean of the patches' centres around its peak. A mean over all patches would be between
-    two objects if the query is uncertain, and SAM would find neither.
-
-    The scores are the sum of CLIP's response, the query's anchor and the query's own scores, at one temperature. CLIP
-    is often wrong with high confidence, so a query must be able to overrule it. If a query could only scale the
-    response, it would reduce it within a few steps and attend to its own initial noise. A query with an anchor stays at
-    its peak: ScoreHead chooses among the queries, and no peak has to move between objects.
+    A query's reference is the mean of the patches' centres around its peak: a mean over all patches would be between
+    two objects if the query is uncertain. The scores are the sum of CLIP's response, the query's anchor and its own
+    scores, at one temperature: CLIP is often wrong with high confidence, so a query must be able to overrule it. A
+    query with an anchor stays at its peak: ScoreHead chooses among the queries, and no peak moves between objects.
     Source: reference points, Zhu et al. 2021 (Deformable DETR), Meng et al. 2021 (Conditional DETR).
     """
 
@@ -207,8 +201,7 @@ class ReferencePatchAttention(nn.Module):
 class PointHead(nn.Module):
     """PointHead of equation 2: a perceptron that regresses M points and their labels from a query.
 
-    With references it gives how the points spread around them instead. The spread does not depend on the object's
-    position, so no coordinate has to be read from features that hardly encode one.
+    With references it gives how the points spread around them: features hardly encode a position.
     """
 
     def __init__(self, width: int, num_points: int) -> None:
@@ -275,10 +268,8 @@ class PointPrompts:
 class Bridge(nn.Module):
     """Fusion of the two modalities at a stage: V_n and T to V'_n and T_n.
 
-    Each is projected to one width, receives what the stage before made of it, and reads the other by attention;
-    patches are multiplied with what they read too.
-    Source: Xu et al. 2023 (ETRIS), whose bridge writes back into the towers; here they are frozen and read once, so
-    that the bridges' own states are what goes from stage to stage.
+    Each is projected to one width, receives what the stage before made of it, and reads the other by attention.
+    Source: Xu et al. 2023 (ETRIS), whose bridge writes back into the towers; here the bridges' own states go on.
     """
 
     def __init__(self, config: PointGeneratorConfig, image_width: int, text_width: int) -> None:
@@ -361,13 +352,10 @@ class PointGenerator(nn.Module):
         # Position and response of a patch are added to its features in every stage. Frozen features hardly encode the
         # position; the response is what CLIP learnt about images and texts.
         known = position if self.response is None else position + self.response(response.flatten(1)[..., None])
-        # Input of the first bridge beside the features of words, (B, L, d), or a zero.
-        codes = (
-            self.queries.new_zeros(())
-            if self.code is None
-            else self.code(word_codes(features.tokens, self._code_width))
-        )
-        fused = known, codes
+        # Codes are the input of the first bridge beside the features of words, (B, L, d), or a zero.
+        fused = known, self.queries.new_zeros(())
+        if self.code is not None:
+            fused = known, self.code(word_codes(features.tokens, self._code_width))
         anchors = distinct_peaks(response, self.queries.shape[0], self._anchor_radius) if self._is_anchored else None
         query_position = self.query_position if anchors is None else self.query_position + position[anchors]
         for stage, image in zip(self.stages, features.image, strict=True):
@@ -380,21 +368,14 @@ class PointGenerator(nn.Module):
                 position=position,
                 is_word=features.is_word,
             )
-        return self._heads(self.norm(queries), fused[0], response, anchors)
-
-    def _heads(
-        self, queries: torch.Tensor, image: torch.Tensor, response: torch.Tensor, anchors: torch.Tensor | None
-    ) -> PointPrompts:
-        """Equation 2: P_k = PointHead(q_k), c_k = ScoreHead(q_k)."""
-        # In half precision a coordinate would be right to one pixel in 256, and matchings would tie: the heads compute
-        # in float32 themselves, as their outputs would be rounded before they could be made it.
-        height, width = response.shape[-2:]
-        centres = grid_centres(height, width, device=response.device)
+        queries = self.norm(queries).float()
+        # Equation 2: P_k = PointHead(q_k), c_k = ScoreHead(q_k). In half precision a coordinate would be right to one
+        # pixel in 256, and matchings would tie, so the heads compute in float32.
         with torch.autocast(queries.device.type, enabled=False):
             if self.look is None:
-                points, labels = self.point_head(queries.float())
-                return PointPrompts(points, labels, self.score_head(queries.float()))
-            queries, log_shares, peaks = self.look(queries.float(), image.float(), response, anchors)
-            points, labels = self.point_head(queries, peaks @ centres)
+                points, labels = self.point_head(queries)
+                return PointPrompts(points, labels, self.score_head(queries))
+            queries, log_shares, peaks = self.look(queries, fused[0].float(), response, anchors)
+            points, labels = self.point_head(queries, peaks @ grid_centres(height, width, device=response.device))
             confidence = self.score_head(queries, (peaks @ response.flatten(1)[..., None])[..., 0])
         return PointPrompts(points, labels, confidence, log_shares)

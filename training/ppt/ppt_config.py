@@ -1,4 +1,8 @@
-"""The settings of a PPT training; presets are in `presets/`. Used by `training/ppt` and `cli/train`."""
+"""The settings of a PPT training; presets are in `presets/`. Used by `training/ppt` and `cli/train`.
+
+`paper` has the paper's equations and sizes. `decisive` has every setting that changes the weights: a resume with
+another value is refused.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,6 @@ from pseudoris.interchange.dataset.map_dataset import DEFAULT_MAX_MEMORY_BYTES
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
 from pseudoris.training.learning.training_config import TowersConfig, TrainingConfig, load_preset
-
-_PACKAGE = "pseudoris.training.ppt"
 
 Source = Literal["d_sem", "d_ref", "h_sem", "h_ref"]
 SOURCES: Final[tuple[Source, ...]] = ("d_sem", "d_ref", "h_sem", "h_ref")
@@ -266,10 +268,9 @@ class PptConfig(FrozenModel):
 
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON."""
-        tree = self.model_dump(mode="json", exclude={"training"})
         # `on_bad_image` is left out too, so that a training that stopped at a bad image can continue without it.
         placement = {"num_workers", "cache_bytes", "max_memory_bytes", "moved", "on_bad_image"}
-        tree["data"] = {name: value for name, value in tree["data"].items() if name not in placement}
+        tree = self.model_dump(mode="json", exclude={"training": True, "data": placement})
         training = self.training.decisive()
         del training["num_steps"]
         return {**tree, "training": training}
@@ -277,4 +278,4 @@ class PptConfig(FrozenModel):
 
 def load_ppt_config(preset: str, path: Path | None = None, assignments: Sequence[str] = ()) -> PptConfig:
     """Return the resolved settings: `key=value` words over the YAML at `path` over the preset."""
-    return load_preset(_PACKAGE, PptConfig, preset, path, assignments)
+    return load_preset("pseudoris.training.ppt", PptConfig, preset, path, assignments)

@@ -1,11 +1,14 @@
-"""PPT for the trainer: the point generator over cached frozen CLIP and SAM. Called by `training` and `cli`."""
+"""PPT for the trainer: the point generator over cached frozen CLIP and SAM. Called by `training` and `cli`.
+
+Neither the size of the cache nor the batch changes a feature. One key stands for one image.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -29,8 +32,7 @@ from pseudoris.workers.masks.promptable import EncodedCrop
 from pseudoris.workers.masks.sam_model import encode_sam_crops, load_sam, upsample
 
 
-@dataclass(frozen=True, slots=True)
-class _EncodedImage:
+class _EncodedImage(NamedTuple):
     """An image: stages (N, C, h, w) and patches in the joint space (D, h, w) of CLIP, SAM's embedding (C, h, w).
 
     All float16 on the CPU; `input_size` is the image's for SAM, (h, w).
@@ -43,9 +45,7 @@ class _EncodedImage:
 
 
 class FrozenEncoders:
-    """The frozen CLIP and SAM.
-
-    Features are rounded to float16 even if they are not cached, so the size of the cache does not change a result.
+    """The frozen CLIP and SAM; features are rounded to float16 even if they are not cached.
 
     `image_width` and `text_width` are the channels of a stage and of a word, `frame` is that of the pseudo-masks.
     """
@@ -74,7 +74,20 @@ class FrozenEncoders:
         """Return the features of B pairs; one key is one image (3, H, W) uint8 RGB, upright, or None if it is held."""
         # Without autocast, cached features do not depend on the caller: Select runs in half precision, a step in full.
         with torch.autocast(self.device.type, enabled=False):
-            seen = self._encode_images(dict(zip(image_keys, images, strict=True)))
+            given = dict(zip(image_keys, images, strict=True))
+            seen = {key: self._kept[key] for key in given if key in self._kept}
+            missing = {key: image for key, image in given.items() if key not in seen and image is not None}
+            if missing:
+                side = self._towers.image_format.size
+                # Images are stretched as for the recipes' responses, so that grid and image share one frame in [0, 1].
+                pixels = torch.stack([resize(image, [side, side], antialias=True) for image in missing.values()])
+                found = self._towers.read_images(pixels)
+                of_clip = (each.half().cpu() for each in (found.stages, found.dense))
+                for (key, image), stages_of_one, dense_of_one in zip(missing.items(), *of_clip, strict=True):
+                    seen[key] = self._with_sam(image, stages_of_one, dense_of_one)
+                    if self._left_bytes > 0:
+                        self._left_bytes -= sum(each.nbytes for each in seen[key][:3])
+                        self._kept[key] = seen[key]
             own = [seen[key] for key in image_keys]
             stages, dense, embeddings = (
                 to_device(torch.stack([getattr(each, name) for each in own]), self.device).float()
@@ -85,28 +98,16 @@ class FrozenEncoders:
             words = self._towers.encode_texts(texts)
             encoded = EncodedImages(embeddings, to_device(sizes, self.device))
             asked = self._towers.encode_texts([prompted(text, self._prompt) for text in texts])
-            response = standardised(response_map(dense, asked.embedding))
+            response = response_map(dense, asked.embedding)
+            response = response - response.mean((1, 2), keepdim=True)
+            if response[0].numel() > 1:
+                # A map without a range stays 0.
+                response = response / (response.std((1, 2), keepdim=True) + 1e-4)
             return FrozenFeatures(list(stages.unbind(1)), words.words, words.is_word, words.tokens, response, encoded)
 
     def on_image(self, mask_logits: torch.Tensor, size: tuple[int, int], input_size: tuple[int, int]) -> torch.Tensor:
         """Return mask logits (T, h, w) on the pixels of an image of `size` (H, W), (T, H, W) float32."""
         return upsample(mask_logits, EncodedCrop((mask_logits,), size, input_size), self.frame.image_size)
-
-    def _encode_images(self, images: dict[str, torch.Tensor | None]) -> dict[str, _EncodedImage]:
-        seen = {key: self._kept[key] for key in images if key in self._kept}
-        missing = {key: image for key, image in images.items() if key not in seen and image is not None}
-        if missing:
-            side = self._towers.image_format.size
-            # Images are stretched as for the recipes' responses, so that grid and image share one frame in [0, 1].
-            pixels = torch.stack([resize(image, [side, side], antialias=True) for image in missing.values()])
-            found = self._towers.read_images(pixels)
-            of_clip = zip(found.stages.half().cpu(), found.dense.half().cpu(), strict=True)
-            for (key, image), (stages, dense) in zip(missing.items(), of_clip, strict=True):
-                seen[key] = self._with_sam(image, stages, dense)
-                if self._left_bytes > 0:
-                    self._left_bytes -= sum(each.nbytes for each in (stages, dense, seen[key].embedding))
-                    self._kept[key] = seen[key]
-        return seen
 
     @torch.inference_mode()
     def _with_sam(self, image: torch.Tensor, stages: torch.Tensor, dense: torch.Tensor) -> _EncodedImage:
@@ -114,14 +115,6 @@ class FrozenEncoders:
         (crop,) = encode_sam_crops(self._sam, [image.permute(1, 2, 0).numpy()], self._sam_dtype)
         # Cloned, because a row that is cached would keep the whole batch in memory.
         return _EncodedImage(stages.clone(), dense.clone(), crop.embedding.half().cpu().clone(), crop.input_size)
-
-
-def standardised(maps: torch.Tensor) -> torch.Tensor:
-    """Return maps (B, h, w), each with mean 0 and standard deviation 1; one without a range is 0."""
-    centred = maps - maps.mean((1, 2), keepdim=True)
-    if centred[0].numel() == 1:
-        return centred
-    return centred / (centred.std((1, 2), keepdim=True) + 1e-4)
 
 
 # The name of this kind of training in its checkpoint.

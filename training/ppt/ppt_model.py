@@ -1,9 +1,8 @@
 """PPT's model f_θ, for `ppt_learner`: from frozen features to K predictions, and its loss (equations 3 and 4).
 
-SAM's frozen mask decoder reads the predicted points, so the mask's loss trains coordinates and labels. Each term of
-the loss, and of the cost of matching σ(e) (section 3.1.2), is one number for a pair of a prediction and a pseudo-label.
-The terms of masks are written for all K × E pairs of B pairs of image and expression at once: a product of matrices,
-which never holds K · E masks. For P matched pairs they are the same with K = E = 1.
+SAM's frozen mask decoder reads the predicted points, so the mask's loss trains coordinates and labels. The loss and the
+cost of matching σ(e) (section 3.1.2) share their terms. Those of masks are products of matrices for all K × E pairs at
+once, which never hold K · E masks. The order of sums decides the last bits of a training.
 """
 
 from __future__ import annotations
@@ -98,15 +97,12 @@ def matching_cost(
     """Return the cost (B, K, E) of assigning query k to pseudo-label e; mask logits (B, K, h, w)."""
     shape = (*prompts.confidence_logits.shape, pseudo_labels.confidences.shape[1])
 
-    def of_queries(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor[:, :, None].expand(*shape, *tensor.shape[2:]).flatten(0, 2)
+    def every_pair(axis: int, *tensors: torch.Tensor) -> list[torch.Tensor]:
+        return [each.unsqueeze(axis).expand(*shape, *each.shape[2:]).flatten(0, 2) for each in tensors]
 
-    def of_labels(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor[:, None].expand(*shape, *tensor.shape[2:]).flatten(0, 2)
-
-    predicted = Points(of_queries(prompts.points_xy), of_queries(prompts.label_logits))
-    points = point_loss(predicted, Points(of_labels(pseudo_labels.points_xy), of_labels(pseudo_labels.labels)), weights)
-    asked, given = of_queries(prompts.confidence_logits), of_labels(pseudo_labels.confidences)
+    *predicted, asked = every_pair(2, prompts.points_xy, prompts.label_logits, prompts.confidence_logits)
+    *drawn, given = every_pair(1, pseudo_labels.points_xy, pseudo_labels.labels, pseudo_labels.confidences)
+    points = point_loss(Points(*predicted), Points(*drawn), weights)
     confidence = F.binary_cross_entropy_with_logits(asked, given, reduction="none")
     share = weights.confidence * weights.confidence_in_matching
     return mask_losses(mask_logits, pseudo_labels.masks, weights) + (points + share * confidence).view(shape)
@@ -118,15 +114,11 @@ def assign(cost: torch.Tensor, counts: tuple[int, ...]) -> Assignment:
     Every label has a query of its own; if there are more labels than queries, the costliest labels have none.
     Source: Kuhn 1955, by scipy.
     """
-    rows: list[int] = []
-    queries: list[int] = []
-    labels: list[int] = []
+    found = []
     for row, (matrix, count) in enumerate(zip(cost.detach().cpu().numpy(), counts, strict=True)):
-        chosen, answered = linear_sum_assignment(matrix[:, :count])
-        rows += [row] * len(chosen)
-        queries += chosen.tolist()
-        labels += answered.tolist()
-    return Assignment(*to_device(np.array([rows, queries, labels], dtype=np.int64), cost.device))
+        queries, labels = linear_sum_assignment(matrix[:, :count])
+        found.append([np.full(len(queries), row), queries, labels])
+    return Assignment(*to_device(np.concatenate(found, axis=1).astype(np.int64), cost.device))
 
 
 def prompt_embeddings(encoder: PromptEncoder, points_xy_px: torch.Tensor, label_logits: torch.Tensor) -> torch.Tensor:
@@ -252,12 +244,11 @@ class PointPrompting(nn.Module):
         return (logits > 0) & self._decoder.inside(features.sam, logits.shape[-1])
 
     def loss(self, features: FrozenFeatures, pseudo_labels: PseudoLabelBatch) -> dict[str, torch.Tensor]:
-        """Return the terms of equation 4 and their sum `loss`, each a scalar.
+        """Return the terms of equation 4 and their sum `loss`, each a scalar, a mean over the matched pairs.
 
-        Each is a mean over the matched pairs. The confidence term also includes the unmatched queries, with the target
-        0, because inference takes the argmax over all K. The matching uses all K masks without a gradient. Only the
-        matched ones are decoded again with a gradient, which needs K / E times less memory. If a prediction is not
-        finite, no assignment exists: every term is NaN, and the trainer reports it.
+        The confidence term includes the unmatched queries, with the target 0, because inference takes the argmax over
+        all K. Matching needs no gradient: only the matched masks are decoded again with one, in K / E times less
+        memory. If a prediction is not finite, no assignment exists: every term is NaN, and the trainer reports it.
         """
         prompts: PointPrompts = self.generator(features)
         with torch.no_grad():
@@ -283,23 +274,15 @@ class PointPrompting(nn.Module):
             "point": point_loss(points, drawn, self.objective).mean(),
             "confidence": self.objective.confidence * said.sum() / len(pairs.rows),
         }
-        if self.objective.look:
-            terms["look"] = self._attention_loss(prompts, features, pseudo_labels, pairs)
+        if self.objective.look and prompts.attention_log_shares is not None:
+            # The Kullback-Leibler divergence of matched queries' attention from their masks.
+            extent = features.sam.input_sizes / self._decoder.image_size
+            covered = on_patches(pseudo_labels.masks, extent, *features.response.shape[-2:])[at]
+            # A mask that covers no patch gives 0.
+            target = covered / covered.sum(-1, keepdim=True).clamp(min=1e-6)
+            own = prompts.attention_log_shares[pairs.rows, pairs.queries]
+            terms["look"] = self.objective.look * F.kl_div(own, target, reduction="none").sum(-1).mean()
         return {"loss": torch.stack([*terms.values()]).sum(), **terms}
-
-    def _attention_loss(
-        self, prompts: PointPrompts, features: FrozenFeatures, pseudo_labels: PseudoLabelBatch, pairs: Assignment
-    ) -> torch.Tensor:
-        """The Kullback-Leibler divergence of matched queries' attention from their masks, a mean over the pairs."""
-        if prompts.attention_log_shares is None:
-            raise ValueError("these prompts have no attention")
-        height, width = features.response.shape[-2:]
-        shares = on_patches(pseudo_labels.masks, features.sam.input_sizes / self._decoder.image_size, height, width)
-        covered = shares[pairs.rows, pairs.labels]
-        # A mask that covers no patch gives 0.
-        target = covered / covered.sum(-1, keepdim=True).clamp(min=1e-6)
-        own = prompts.attention_log_shares[pairs.rows, pairs.queries]
-        return self.objective.look * F.kl_div(own, target, reduction="none").sum(-1).mean()
 
     def _decode_all(self, features: FrozenFeatures, prompts: PointPrompts) -> torch.Tensor:
         """Mask logits (B, K, h, w) of every query."""

@@ -1,5 +1,8 @@
 """Trains PPT through its curriculum, from runs to a folder. Called by `cli/train.py`.
 
+A training that was killed at any point and resumed ends with the weights of one that was not. Every refusal comes
+before the folder is taken.
+
 OUT/config.json              settings and data, written once: a resume must have the same
 OUT/01-semantic/, 02-…       one folder per round: checkpoint, summary and curves; selected.json if Select came first
 OUT/checkpoint.pt            the last round that is done: what `predict` reads
@@ -17,6 +20,7 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation.circularity import begin_validation
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
@@ -30,7 +34,6 @@ from pseudoris.training.ppt.curriculum import (
     plan_rounds,
     read_chosen,
     select_referents,
-    with_referents,
     write_chosen,
 )
 from pseudoris.training.ppt.pairs import PairDataset, PromptedPairs, collate
@@ -89,8 +92,7 @@ class Reports:
 def train_ppt(request: PptRequest, fabric: Fabric, reports: Reports | None = None) -> tuple[PointLearner, PptSummary]:
     """Train through the curriculum, or continue the training in the folder; return the learner and how it ended.
 
-    A training that was killed at any point and resumed ends with the weights of one that was not. `fabric` is from
-    `open_fabric`; all of its processes make this call.
+    `fabric` is from `open_fabric`; all of its processes make this call.
     """
     folder = TrainingFolder(request.out)
     folder.refuse_another(is_resuming=request.is_resuming)
@@ -199,7 +201,14 @@ class _Curriculum:
                     self.reports.on_select(each, sum(at >= 0 for at in chosen), len(chosen))
             # No rank starts before the choice is on disk, where a resumed training reads it.
             self.fabric.barrier()
-            parts["h_ref"] = with_referents(parts["h_ref"], chosen)
+            num_pairs = sum(map(len, parts["h_ref"]))
+            if len(chosen) != num_pairs:
+                raise ConfigError(
+                    f"{len(chosen)} referents were selected before, but now there are {num_pairs} pairs. The runs have "
+                    "changed. Train again in another --out."
+                )
+            left = iter(chosen)
+            parts["h_ref"] = [part.selected([next(left) for _ in range(len(part))]) for part in parts["h_ref"]]
         return _joined(parts, each.sources)
 
     def _train(

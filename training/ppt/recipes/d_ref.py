@@ -1,7 +1,7 @@
 """Makes D_ref from D_sem: composed images, each text with its referent (section 3.2). Called by `cli/ppt.py`.
 
-Several object-centric images become one: a mosaic (objects have places) or a fusion (objects have relations).
-Composition is pure functions of pixels, masks and a generator; `compose_objects` writes the run.
+Several object-centric images become one: a mosaic (objects have places) or a fusion (objects have relations). An image
+is drawn by its number and the seed alone: another order of draws changes the bytes of a run.
 """
 
 from __future__ import annotations
@@ -131,21 +131,17 @@ _OPPOSITE: Final = {"left": "right", "right": "left", "top": "bottom", "bottom":
 def relative_side(target: Mask, anchor: Mask) -> str | None:
     """Return on which side of the anchor the target is, by the centres of their boxes; None where it is not clear.
 
-    Clear is: apart by more than a share of the image's side along one axis, and by less than half of that along the
-    other.
+    It is clear if they are apart by `_MIN_GAP` or more along one axis, and by at most half of that along the other.
     """
-    x, y = np.subtract(_box_centre(target), _box_centre(anchor)) / np.array([target.shape[1], target.shape[0]])
+    # Twice the centre of each box, (x, y).
+    centres = [np.array([xs.min() + xs.max(), ys.min() + ys.max()]) for ys, xs in map(np.nonzero, (target, anchor))]
+    x, y = (centres[0] - centres[1]) / 2 / np.array([target.shape[1], target.shape[0]])
     along, across = (x, y) if abs(x) > abs(y) else (y, x)
     if abs(along) < _MIN_GAP or abs(across) > abs(along) / 2:
         return None
     if along == x:
         return "left" if x < 0 else "right"
     return "top" if y < 0 else "bottom"
-
-
-def _box_centre(mask: Mask) -> tuple[float, float]:
-    ys, xs = np.nonzero(mask)
-    return (float(xs.min() + xs.max() + 1) / 2, float(ys.min() + ys.max() + 1) / 2)
 
 
 def _canvas(pieces: Sequence[Piece], side: int) -> Pixels:

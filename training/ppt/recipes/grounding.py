@@ -1,4 +1,7 @@
-"""Grounds a phrase: CLIP's response map prompts SAM (section 3.2). For `grounded_runs`, `ppt_learner`, `answerers`."""
+"""Grounds a phrase: CLIP's response map prompts SAM (section 3.2). For `grounded_runs`, `ppt_learner`, `answerers`.
+
+An answer does not depend on the phrases asked beside it, nor on the cache.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,6 @@ from scipy.ndimage import maximum_filter
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.training.learning.clip_features import (
-    ImageFeatures,
     class_response_maps,
     read_images,
     read_texts,
@@ -31,8 +33,7 @@ from pseudoris.workers.masks.sam_model import encode_sam_crops, load_sam, upsamp
 
 FloatArray = NDArray[np.float32]
 
-# Read at once, padded: the rounding of a product depends on its shape, and the other texts of a batch depend on the
-# cache.
+# So many texts are read at once, padded, because the rounding of a product depends on its shape.
 _TEXTS_A_TILE: Final = 8
 # Enough for the texts of a run, about a hundred thousand: one takes 2 kB with a ViT-B.
 _TEXT_BYTES: Final = 2**28
@@ -65,8 +66,7 @@ def response_points(
     """Return points (Q, 2) xy in pixels, at pixels' centres, and their labels (Q,): 1 of high responses, 0 of low ones.
 
     At most `num_points` of each label. The first is at the extreme, each further one as far as possible from those
-    before it, so that they spread over the response (H, W) instead of crowding at its peak; ties by position. From
-    `high` up a response is positive, up to `low` negative.
+    before it; ties by position. A response (H, W) of at least `high` is positive, of at most `low` negative.
     """
     positive = _spread(share >= high, int(share.argmax()), num_points)
     negative = _spread(share <= low, int(share.argmin()), num_points)
@@ -94,8 +94,7 @@ HIGHEST: Final = Peaks()
 def parted(share: FloatArray, peaks: Peaks) -> list[FloatArray]:
     """Return for each peak of a response (H, W), the highest first, the response where no other peak is nearer.
 
-    Elsewhere it is 0, and where it is higher than the peak: a flank of another object, which would be its highest
-    point. Of one peak it is the response as it is.
+    Elsewhere it is 0, and where it is higher than the peak: on a flank of another object. For one peak it is all of it.
     """
     if peaks.count == 1:
         return [share]
@@ -173,33 +172,27 @@ class Grounder:
         The image is (H, W, 3) uint8 RGB, upright. The tower sees it stretched to its square, so that its grid and the
         image share one frame in [0, 1]. `redundant` is what else such images show, for feature surgery.
         """
-        planes = self._normalised(image)
-        if self._config.surgery_blocks:
-            seen = surgery_map(self._model, planes, num_blocks=self._config.surgery_blocks)
+        config, form = self._config, self._format
+        planes = torch.from_numpy(np.array(image)).to(self._device).permute(2, 0, 1)[None].float() / 255
+        planes = F.interpolate(planes, (form.size, form.size), mode="bilinear", align_corners=False, antialias=True)
+        mean, std = (torch.tensor(each, device=self._device).view(1, 3, 1, 1) for each in (form.mean, form.std))
+        planes = (planes - mean) / std
+        if config.surgery_blocks:
+            seen = surgery_map(self._model, planes, num_blocks=config.surgery_blocks)
         else:
             seen = read_images(self._model, planes)
-        maps = [self._map(seen, phrase, redundant) for phrase in phrases]
+        maps = []
+        for phrase in phrases:
+            classes = list(dict.fromkeys([phrase, *redundant]))
+            if config.is_feature_surgery and len(classes) > 1:
+                maps.append(class_response_maps(seen.dense, seen.embedding, self._embed(classes))[:, 0])
+            else:
+                empty = self._embed([""]) if config.is_feature_surgery else None
+                maps.append(response_map(seen.dense, self._embed([phrase]), redundant=empty))
         if not maps:
             return np.zeros((0, *image.shape[:2]), np.float32)
         full = F.interpolate(torch.stack(maps, 1), image.shape[:2], mode="bicubic", align_corners=False)[0]
         return as_shares(full.float().cpu().numpy())
-
-    def _map(self, seen: ImageFeatures, phrase: str, redundant: Sequence[str]) -> torch.Tensor:
-        if not self._config.is_feature_surgery:
-            return response_map(seen.dense, self._embed([phrase]))
-        classes = list(dict.fromkeys([phrase, *redundant]))
-        if len(classes) == 1:
-            return response_map(seen.dense, self._embed([phrase]), redundant=self._embed([""]))
-        return class_response_maps(seen.dense, seen.embedding, self._embed(classes))[:, 0]
-
-    def _normalised(self, image: NDArray[np.uint8]) -> torch.Tensor:
-        planes = torch.from_numpy(np.array(image)).to(self._device).permute(2, 0, 1)[None].float() / 255
-        side = self._format.size
-        planes = F.interpolate(planes, (side, side), mode="bilinear", align_corners=False, antialias=True)
-        mean, std = (
-            torch.tensor(each, device=self._device).view(1, 3, 1, 1) for each in (self._format.mean, self._format.std)
-        )
-        return (planes - mean) / std
 
     def _embed(self, texts: Sequence[str]) -> torch.Tensor:
         """The texts in the joint space (T, D); each is read once."""

@@ -1,7 +1,6 @@
-"""The settings of the data recipes, with the reason for each default.
+"""The settings of the data recipes, with the reason for each default. Used by `cli/ppt`, the recipes and `answerers`.
 
-Read by `pseudoris ppt` and the recipes. What decides a recipe's bytes is in its run's identity: another default makes
-another run. Used by `training` and `cli`.
+What decides a recipe's bytes is in its run's identity: another default makes another run.
 """
 
 from __future__ import annotations
@@ -115,7 +114,6 @@ class RecipeConfig(FrozenModel):
     pairs: PairsConfig = PairsConfig()
 
 
-_PRESET: Final = "ppt"
 # The preset of the run, assignments that change it, and assignments of the recipe's own settings.
 _PRESETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
     "tiny": (
@@ -156,5 +154,5 @@ def load_recipe_config(preset: str, path: Path | None = None, assignments: Seque
     own = [word for word in assignments if word.partition("=")[0].partition(".")[0].strip() in sections]
     others = [word for word in assignments if word not in own]
     words = [f"shards.max_images={_SHARD_IMAGES}", f"shards.max_bytes={2**28}", *of_run, *others]
-    run = load_config(name, path, words).model_copy(update={"preset": _PRESET})
+    run = load_config(name, path, words).model_copy(update={"preset": "ppt"})
     return validate_as(RecipeConfig, {"run": run, **lay_over({}, assignments=[*of_recipes, *own])})

@@ -1,6 +1,6 @@
 """Pseudo-labels as records, a recipe's run, its counts. For `d_ref`, `grounded_runs` and `cli/ppt`.
 
-An expression's E pseudo-masks are E rows of one image and text.
+The E pseudo-masks of an expression are E rows of one image and text. A run continues only with an equal identity.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The texts that PPT's recipes write and read again. Called by `d_ref`, `grounded_runs` and `training/ppt/pairs`."""
+"""The texts that PPT's recipes write and read again. Called by `d_ref`, `grounded_runs` and `training/ppt/pairs`.
+
+A text is true of its image. What a mirrored image would make untrue is never mirrored.
+"""
 
 from __future__ import annotations
 
