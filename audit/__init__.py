@@ -1,4 +1,4 @@
-"""A person's verdicts on a sample of a run, and what they say about the whole run.
+"""A person's verdicts on a sample of a run, and what they say about the whole run. Called by `cli`.
 
 `AUDIT` is a local folder. `draw` writes the first three files once; nothing changes them afterwards.
 
@@ -6,8 +6,6 @@
     AUDIT/pairs.parquet            a row per pair of picture and expression to judge         (`draw_files`)
     AUDIT/images.parquet           a row per image: its bytes, and all of its masks          (`draw_files`)
     AUDIT/verdicts/<rater>.jsonl   a rater's answers, append-only, each line with a digest   (`verdicts`)
-
-`audit_folder` reads and checks all of it, and adds a rater's file, which the page of `judging_page` wrote.
 """
 
 if not __name__.startswith("pseudoris."):

@@ -1,4 +1,8 @@
-"""Opens an audit's folder: checks the draw, its tables, all answers; adds a rater's file. For `audit` and `cli`."""
+"""Opens an audit's folder, and adds a rater's file to it. Called by all of `audit`, and by `cli`.
+
+No figure comes from a changed file: each table has the digest that the draw names, and each answer is to its questions.
+A rater's file only grows.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +11,19 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import pyarrow as pa
 
-from pseudoris.audit.draw_files import (
-    DRAW_NAME,
-    IMAGES_NAME,
-    IMAGES_SCHEMA,
-    PAIRS_NAME,
-    DrawRecord,
-    parse_draw,
-    read_sample,
-)
+from pseudoris.audit.draw_files import DRAW_NAME, IMAGES_NAME, IMAGES_SCHEMA, PAIRS_NAME, DrawRecord, read_sample
 from pseudoris.audit.verdicts import RATER_NAME, SUFFIX, VERDICTS_FOLDER, Known, RaterAnswers, read_answers
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.untrusted import MAX_BYTES, open_regular
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import parse_record
+
+_RESTORE: Final = "Restore the file from a copy, or draw again into another folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +45,14 @@ class AuditFolder:
     @classmethod
     def open(cls, path: Path) -> Self:
         """Read and check the draw and its tables."""
-        draw = parse_draw(_read(path, DRAW_NAME), str(path / DRAW_NAME))
+        shown, what = str(path / DRAW_NAME), "the draw of an audit"
+        draw = parse_record(_read(path, DRAW_NAME), shown, DrawRecord, what, remedy=_RESTORE, again="draw again")
         data = {part.name: _read(path, part.name) for part in draw.parts}
         for part in draw.parts:
             if sha256_hex(data[part.name]) != part.sha256:
                 raise ConfigError(
                     f"{path / part.name} was changed after it was drawn: its sha256 is not the one that {DRAW_NAME} "
-                    "names. Restore the file from a copy, or draw again into another folder"
+                    f"names. {_RESTORE}"
                 )
         pairs = read_sample(data[PAIRS_NAME], PAIRS_NAME, shown=str(path / PAIRS_NAME))
         columns = [name for name in IMAGES_SCHEMA.names if name != "bytes"]
@@ -86,10 +86,14 @@ class AuditFolder:
                     f"{folder / name} does not have the name of a rater. Move it to another folder, and add it from "
                     f"there: `pseudoris audit add {self.path} FILE`"
                 )
-        files = {name: _read(self.path, f"{VERDICTS_FOLDER}/{name}") for name in names}
         return [
-            read_answers(data, str(folder / name), self.known, rater=name.removesuffix(SUFFIX))
-            for name, data in files.items()
+            read_answers(
+                _read(self.path, f"{VERDICTS_FOLDER}/{name}"),
+                str(folder / name),
+                self.known,
+                rater=name.removesuffix(SUFFIX),
+            )
+            for name in names
         ]
 
 
@@ -108,18 +112,13 @@ def _read(audit: Path, name: str) -> bytes:
         raise ConfigError(f"there is no audit at {audit}: {name} is missing; {remedy}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Added:
-    """How many lines of a file the audit did not have, and what stands of the rater now."""
+def add_file(
+    audit: AuditFolder, file: Path, verdicts_of: Callable[[bytes], bytes] = lambda data: data
+) -> tuple[int, RaterAnswers]:
+    """Add a file of verdicts that continues the audit's; the same file, or an earlier state of it, changes nothing.
 
-    num_new: int
-    answers: RaterAnswers
-
-
-def add_file(audit: AuditFolder, file: Path, verdicts_of: Callable[[bytes], bytes] = lambda data: data) -> Added:
-    """Add a file of verdicts; again, or an earlier state of it, changes nothing, and a later state continues it.
-
-    `verdicts_of` makes verdicts of a file that holds something else.
+    Returns the number of lines that the audit did not have, and the rater's answers that now count. `verdicts_of` turns
+    the bytes of another format into those of a file of verdicts.
     """
     try:
         with open_regular(file) as stream:
@@ -130,33 +129,29 @@ def add_file(audit: AuditFolder, file: Path, verdicts_of: Callable[[bytes], byte
     try:
         # The lock stops another `audit add`, which would replace the file that is read here. Closing releases it.
         fcntl.flock(folder, fcntl.LOCK_EX)
-        return _add(audit, file, data)
+        answers = read_answers(data, str(file), audit.known)
+        data = data[: answers.num_bytes]
+        location, name = RunLocation.open(str(audit.path)), f"{VERDICTS_FOLDER}/{answers.rater}{SUFFIX}"
+        path = audit.path / name
+        if found := location.obstacle(name):
+            raise ConfigError(f"{path} is {found}, not a file of verdicts: move it out of the audit")
+        before = location.read_bytes(name) if location.exists(name) else b""
+        if before:
+            known = read_answers(before, str(path), audit.known, rater=answers.rater)
+            before = before[: known.num_bytes]
+            if before.startswith(data):
+                return 0, known
+        if not data.startswith(before):
+            lines = zip(data.split(b"\n"), before.split(b"\n"), strict=False)
+            first = next(number for number, (mine, theirs) in enumerate(lines, start=1) if mine != theirs)
+            remedy = "Two people, or two devices, need two names"
+            if file.suffix.lower() == ".json":
+                later = f"If {file.name} is a later export of the same person, move {path} out of the audit"
+                remedy = f"{later}, and add {file.name} again. Two people need two names"
+            raise ConfigError(
+                f"{file}, line {first}: the audit has other verdicts of a rater {answers.rater!r} in {path}. {remedy}"
+            )
+        location.replace(name, data)
+        return data.count(b"\n") - before.count(b"\n"), answers
     finally:
         os.close(folder)
-
-
-def _add(audit: AuditFolder, file: Path, data: bytes) -> Added:
-    answers = read_answers(data, str(file), audit.known)
-    data = data[: answers.num_bytes]
-    location, name = RunLocation.open(str(audit.path)), f"{VERDICTS_FOLDER}/{answers.rater}{SUFFIX}"
-    path = audit.path / name
-    if found := location.obstacle(name):
-        raise ConfigError(f"{path} is {found}, not a file of verdicts: move it out of the audit")
-    before = location.read_bytes(name) if location.exists(name) else b""
-    if before:
-        known = read_answers(before, str(path), audit.known, rater=answers.rater)
-        before = before[: known.num_bytes]
-        if before.startswith(data):
-            return Added(0, known)
-    if not data.startswith(before):
-        lines = zip(data.split(b"\n"), before.split(b"\n"), strict=False)
-        first = next(number for number, (mine, theirs) in enumerate(lines, start=1) if mine != theirs)
-        remedy = "Two people, or two devices, need two names"
-        if file.suffix.lower() == ".json":
-            later = f"If {file.name} is a later export of the same person, move {path} out of the audit"
-            remedy = f"{later}, and add {file.name} again. Two people need two names"
-        raise ConfigError(
-            f"{file}, line {first}: the audit has other verdicts of a rater {answers.rater!r} in {path}. {remedy}"
-        )
-    location.replace(name, data)
-    return Added(data.count(b"\n") - before.count(b"\n"), answers)

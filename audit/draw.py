@@ -1,14 +1,14 @@
 """Draws the pairs and images of an audit, and writes them with the record of the draw. Called by `cli/audit.py`.
 
-The design, and why:
+The design, and why; `figures` relies on it:
 
 - **Strata are bins of the pairs' own scores, by kind, kept and not kept apart.** Scores tell where errors are, so bins
   differ in accuracy, and an interval gets narrower. Pairs that the run does not keep have strata as well, so that the
   audit can answer for other rules of what is kept.
 - **In a stratum, images are drawn, then pairs of the image.** Images are drawn with a probability proportional to the
   number of their pairs in the stratum, without replacement, systematically in a random order; of a drawn image one pair
-  is drawn at random. An image that would be drawn more than once gives that many of its pairs. So every pair of a
-  stratum has the same probability, and an image with many pairs does not decide the outcome.
+  is drawn at random, or more if the image would be drawn more than once. So every pair of a stratum has the same
+  probability, and an image with many pairs does not decide the outcome.
 - Strata are drawn independently. An image may be drawn in two of them; that makes no interval too narrow, because they
   speak about different pairs of it.
 """
@@ -36,7 +36,6 @@ from pseudoris.audit.draw_files import (
     DrawRecord,
     Population,
     Stratum,
-    sample_bytes,
 )
 from pseudoris.audit.population import OnShard, Row, RunPairs, SampleRows, read_pairs, read_sample_rows
 from pseudoris.schemas.errors import ConfigError
@@ -50,6 +49,7 @@ from pseudoris.store.runs.header import sealed
 from pseudoris.store.sources.planned_images import LoadBytes
 from pseudoris.store.tables.judged_expressions import stated_rule
 from pseudoris.store.tables.open_run import OpenRun
+from pseudoris.store.tables.parquet_files import parquet_bytes
 
 DEFAULT_PAIRS: Final = 200
 _LEAST_IMAGES: Final = 20
@@ -154,8 +154,21 @@ def draw_audit(
     rows = read_sample_rows(run, pairs, drawn=numbers, images=pictures, load_bytes=load_bytes)
     if len(rows.unreadable) == len(pictures):
         raise ConfigError(f"no picture of the run can be read. The first: {next(iter(rows.unreadable.values()))}")
-    tables = {PAIRS_NAME: _pairs_table(rows, drawn, pairs, options), IMAGES_NAME: _images_table(rows, asked)}
-    record = _write(audit, _record(run, pairs, options, strata, image_strata), tables)
+    found = []
+    for number, row in sorted(rows.images.items()):
+        stratum, inclusion = asked.get(number, (None, None))
+        found.append({**row, "is_asked_missed": number in asked, "stratum": stratum, "inclusion": inclusion})
+    tables = {PAIRS_NAME: _pair_rows(rows, drawn, pairs, options), IMAGES_NAME: found}
+    folder, written = RunLocation.open(str(audit)), list[PartRecord]()
+    for name, schema in SAMPLE_SCHEMAS.items():
+        data = parquet_bytes([pa.Table.from_pylist(tables[name], schema=schema)], schema)
+        folder.replace(name, data)
+        written.append(PartRecord(name=name, rows=len(tables[name]), size_bytes=len(data), sha256=sha256_hex(data)))
+    # The record is written last: a folder without it is no audit.
+    record, data = sealed(_record(run, pairs, options, strata, image_strata, written))
+    if not folder.create_once(DRAW_NAME, data):
+        raise ConfigError(f"another process has drawn into {audit} at the same time. Name another folder")
+    folder.delete_temporary("")
     return Draw(record, len(rows.follow_ups), tuple(rows.unreadable.values()))
 
 
@@ -260,7 +273,7 @@ def draw_images(image_masks: Ints, options: DrawOptions) -> tuple[dict[int, tupl
     return asked, strata
 
 
-def _pairs_table(rows: SampleRows, drawn: Sequence[DrawnPairs], pairs: RunPairs, options: DrawOptions) -> pa.Table:
+def _pair_rows(rows: SampleRows, drawn: Sequence[DrawnPairs], pairs: RunPairs, options: DrawOptions) -> list[Row]:
     rng = options.rng(_POSITIONS)
     found: list[Row] = []
     for stratum, each in enumerate(drawn):
@@ -273,16 +286,7 @@ def _pairs_table(rows: SampleRows, drawn: Sequence[DrawnPairs], pairs: RunPairs,
     found.sort(key=lambda row: row["key"])
     follow = sorted(rows.follow_ups.items(), key=lambda item: -np.nan_to_num(pairs.score[item[0]]))
     ordered = [*found, *(row for _, row in follow)]
-    positioned = [{**row, "position": position} for position, row in enumerate(ordered)]
-    return pa.Table.from_pylist(positioned, schema=SAMPLE_SCHEMAS[PAIRS_NAME])
-
-
-def _images_table(rows: SampleRows, asked: dict[int, tuple[int, float]]) -> pa.Table:
-    found = []
-    for number, row in sorted(rows.images.items()):
-        stratum, inclusion = asked.get(number, (None, None))
-        found.append({**row, "is_asked_missed": number in asked, "stratum": stratum, "inclusion": inclusion})
-    return pa.Table.from_pylist(found, schema=SAMPLE_SCHEMAS[IMAGES_NAME])
+    return [{**row, "position": position} for position, row in enumerate(ordered)]
 
 
 def _record(
@@ -291,6 +295,7 @@ def _record(
     options: DrawOptions,
     strata: Sequence[PairStratum],
     image_strata: Sequence[Stratum],
+    parts: Sequence[PartRecord],
 ) -> DrawRecord:
     header, rule = run.header, stated_rule(run.header)
     of_pairs = [
@@ -327,20 +332,5 @@ def _record(
         score=pairs.score_kind,
         strata=tuple(of_pairs),
         image_strata=tuple(image_strata),
-        parts=(),
+        parts=tuple(parts),
     )
-
-
-def _write(audit: Path, record: DrawRecord, tables: dict[str, pa.Table]) -> DrawRecord:
-    """Write the tables, then the record that names them: a folder without it is no audit."""
-    parts = []
-    folder = RunLocation.open(str(audit))
-    for name, table in tables.items():
-        data = sample_bytes(table, name)
-        folder.replace(name, data)
-        parts.append(PartRecord(name=name, rows=table.num_rows, size_bytes=len(data), sha256=sha256_hex(data)))
-    record, data = sealed(record.model_copy(update={"parts": tuple(parts)}))
-    if not folder.create_once(DRAW_NAME, data):
-        raise ConfigError(f"another process has drawn into {audit} at the same time. Name another folder")
-    folder.delete_temporary("")
-    return record

@@ -1,4 +1,4 @@
-"""The files of a draw, for `draw`, which writes them once, and for all that read an audit.
+"""The format of a draw's files. `draw` writes them once; `audit_folder` and all that judges or computes reads them.
 
 `draw.json` says from which run the sample was drawn, by which design, with which strata. Its `sha256` is the digest of
 the draw: it covers both tables by their sha256, and every verdict file names it, so that verdicts on another sample are
@@ -29,8 +29,7 @@ from pseudoris.schemas.ids import mask_index, sha256_hex
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
 from pseudoris.schemas.run_records import PartRecord, RunHeader, SealedRecord
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_MODEL
-from pseudoris.store.runs.header import parse_record
-from pseudoris.store.tables.parquet_files import open_parquet, parquet_bytes
+from pseudoris.store.tables.parquet_files import open_parquet
 
 DRAW_NAME: Final = "draw.json"
 PAIRS_NAME: Final = "pairs.parquet"
@@ -57,15 +56,9 @@ def _list(kind: pa.DataType) -> pa.DataType:
     return pa.list_(pa.field("element", kind, nullable=False))
 
 
-MASK_TYPE: Final = pa.struct(
-    [
-        pa.field("mask_id", pa.string(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        # The outline is COCO compressed RLE in upright pixels, as in the run's table of masks.
-        pa.field("counts", pa.string(), nullable=False),
-    ]
-)
+# `counts` are COCO compressed RLE in upright pixels, as in the run's table of masks.
+_MASK: Final = {"mask_id": pa.string(), "height": pa.int32(), "width": pa.int32(), "counts": pa.string()}
+MASK_TYPE: Final = pa.struct([pa.field(name, kind, nullable=False) for name, kind in _MASK.items()])
 
 PAIRS_SCHEMA: Final = pa.schema(
     [
@@ -131,11 +124,6 @@ def pair_id(image: str, masks: Sequence[str], text: str) -> str:
     return f"{image}-{targets}-{sha256_hex(text.encode())[:_TEXT_DIGITS]}"
 
 
-def sample_bytes(table: pa.Table, name: str) -> bytes:
-    """Return a table as the bytes of its file; equal content gives equal bytes."""
-    return parquet_bytes([table.cast(SAMPLE_SCHEMAS[name])], SAMPLE_SCHEMAS[name])
-
-
 def read_sample(data: bytes, name: str, *, shown: str, columns: Iterable[str] | None = None) -> pa.Table:
     """Return a table from the bytes of its file; a `ConfigError` shows `shown` if it has other columns."""
     parquet = open_parquet(io.BytesIO(data), shown)
@@ -145,9 +133,6 @@ def read_sample(data: bytes, name: str, *, shown: str, columns: Iterable[str] | 
         raise ConfigError(f"{shown} has no column {missing[0]!r}: it is not the {name} of an audit")
     names = schema.names if columns is None else list(columns)
     return parquet.read(columns=names, use_threads=False)
-
-
-_RESTORE: Final = "Restore the file from a copy, or draw again into another folder"
 
 
 class DrawnRun(FrozenModel):
@@ -214,7 +199,7 @@ class Stratum(FrozenModel):
 
 
 class DrawRecord(SealedRecord):
-    """The draw.
+    """The draw: the content of `draw.json`.
 
     Attributes:
         seed: The same run, options and seed give the same pairs.
@@ -230,11 +215,6 @@ class DrawRecord(SealedRecord):
     strata: tuple[Stratum, ...]
     image_strata: tuple[Stratum, ...]
     parts: tuple[PartRecord, ...]
-
-
-def parse_draw(data: bytes, name: str) -> DrawRecord:
-    """Return the record in the bytes of a file; a `ConfigError` shows `name` if it is no draw, or was changed."""
-    return parse_record(data, name, DrawRecord, "the draw of an audit", remedy=_RESTORE, again="draw again")
 
 
 def undrawn_strata(draw: DrawRecord) -> tuple[Stratum, ...]:

@@ -1,4 +1,8 @@
-"""Computes an audit's figures with intervals, and their picture. Called by `cli/audit` and `cli/audit_report`."""
+"""Computes an audit's figures with intervals, and their picture. Called by `cli/audit` and `cli/audit_report`.
+
+A figure is about the whole run: each judged pair stands for the pairs that it was drawn from. Undecided verdicts are
+left out, and the bounds `worst` and `best` say how far they could move the figure.
+"""
 
 from __future__ import annotations
 
@@ -51,13 +55,13 @@ _STYLE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class BoundedFigure:
-    """A figure with its interval, and how far undecided verdicts could move it.
+    """A figure with its interval.
 
     Attributes:
         num: Verdicts that it comes from.
-        value: With its interval; undecided verdicts are left out.
-        worst: As if all undecided were wrong.
-        best: As if all were right.
+        value: Without the undecided verdicts.
+        worst: If all undecided were wrong.
+        best: If all undecided were right.
         num_undecided: `cannot_say`, or masks whose kept expressions were not all judged.
     """
 
@@ -76,8 +80,8 @@ class AuditFigures:
     Attributes:
         num_drawn: Pairs drawn; follow-ups not counted.
         num_judged: Of these.
-        num_verdicts: All that stand, of all raters, follow-ups included.
-        raters: Number of standing verdicts by rater.
+        num_verdicts: Those of all raters that count, follow-ups included.
+        raters: Number of the verdicts that count, by rater.
         accuracy: Share of the kept pairs that are right.
         corrected: The same, corrected for raters' errors; None where too little was checked.
         masks: Share of all masks that have a right kept expression.
@@ -266,7 +270,7 @@ class ChartRow:
 
 
 def interval_chart(rows: Sequence[ChartRow], *, title: str, low: float = 0.0) -> str:
-    """Return an SVG file with a row per interval of a share, from `low` on the left to 1 on the right."""
+    """Return an SVG file with a row per interval; shares run from `low` on the left to 1 on the right."""
     height, wide = _TOP + _ROW * len(rows) + 30, _WIDTH - _LEFT - _RIGHT
 
     def place(value: float) -> str:

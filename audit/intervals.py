@@ -1,5 +1,7 @@
 """Intervals of shares and means, corrected for raters' errors. Called by `audit` and `cli/audit_report.py`.
 
+An interval holds the truth in at least 95 % of audits (`python -m experiments.audits`).
+
 **Intervals** are exact ones on an effective number of verdicts. A Wald interval is never used: at 0.97 of 200 it is too
 narrow, and where no error was seen it has no width.
 
@@ -85,7 +87,7 @@ def share_interval(found: RatioEstimate, *, level: float = LEVEL) -> Interval:
 
 
 def mean_interval(found: RatioEstimate) -> Interval:
-    """Return the like of a mean of counts, which has no upper bound: Garwood's on an effective number of units."""
+    """Return the interval of a mean of counts: Garwood's on an effective number of units."""
     if not found.num:
         return Interval(None, 0.0, float("inf"))
     size, tail = effective_size(found, found.value), (1 - LEVEL) / 2

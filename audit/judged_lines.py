@@ -1,4 +1,7 @@
-"""Fits the lines from confidence to `weight` for `calibrate --audit`. Called by `cli/audit_report.py`."""
+"""Fits lines from an expression's confidence to its `weight`. Called by `cli/audit_report.py` for `calibrate --audit`.
+
+With few verdicts a line stays near the one that leaves the confidence as it is.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +51,7 @@ def judged_lines(judged: JudgedPairs, confidence: Floats, error: float) -> PairW
 def fit_line_to_verdicts(confidence: Floats, right: Floats, error: float) -> WeightLine:
     """Return the line that verdicts make likeliest, each of them wrong with probability `error`.
 
-    Few verdicts move it little: beforehand the line that leaves confidence as it is is the likeliest. `confidence` and
-    `right` are (T,) float64 in [0, 1].
+    `confidence` and `right` are (T,) float64 in [0, 1].
     """
     odds = log_odds(np.clip(confidence, _LEAST_CONFIDENCE, 1 - _LEAST_CONFIDENCE))
 

@@ -1,6 +1,6 @@
-"""Joins all raters' answers with the draw, in the order of `pairs.parquet`. Called by `audit` and `cli`.
+"""Joins all raters' answers with the draw, as arrays in the order of `pairs.parquet`. Called by `audit` and `cli`.
 
-They speak about the drawn run, or about another one, such as a refilter of it: about the pairs that are the same.
+The verdicts may be applied to another run, such as a refilter of the drawn one: to the pairs that both runs have.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def mask_outcomes(judged: JudgedPairs) -> tuple[Floats, Floats]:
 
     They differ where a mask's kept expressions were not all judged, and none of the judged is right.
     """
-    num = judged.mask.max(initial=-1) + 1
+    num = judged.mask.max(initial=0) + 1
     inside = judged.is_kept & (judged.mask >= 0)
     right = judged.right
     has_right, is_none, told = (np.zeros(num, np.int64) for _ in range(3))
@@ -139,8 +139,6 @@ def mask_outcomes(judged: JudgedPairs) -> tuple[Floats, Floats]:
     is_no_object = inside & (2 * judged.counts[:, _NO_OBJECT] > judged.counts.sum(axis=1) - judged.counts[:, _CANNOT])
     np.add.at(is_none, judged.mask[is_no_object], 1)
     place = np.maximum(judged.mask, 0)
-    if not num:
-        return np.zeros(len(judged.ids)), np.ones(len(judged.ids))
     known_right = has_right[place] > 0
     known_wrong = ~known_right & ((is_none[place] > 0) | (told[place] >= judged.num_kept_of_mask))
     return known_right.astype(np.float64), (~known_wrong).astype(np.float64)

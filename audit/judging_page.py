@@ -2,8 +2,8 @@
 
 DEST/index.html   DEST/pictures/<image id>.jpg
 
-Answers stay in the rater's browser until they are downloaded. The page has pictures, texts and outlines, and no score:
-who knows the score of an expression is not asked what it means.
+Answers stay in the rater's browser until they are downloaded. The page shows no score, because a score would influence
+the rater.
 """
 
 from __future__ import annotations
@@ -61,12 +61,6 @@ def write_judging_page(
     return missing
 
 
-def _asked(text: str) -> str:
-    """Return the question about an absence, such as `the red star`."""
-    thing = text.removeprefix("the ")
-    return f"Is there {'an' if thing[:1] in 'aeiou' else 'a'} {thing} in the picture?"
-
-
 def _plan(audit: AuditFolder) -> dict[str, Any]:
     """Return the questions in their order, as JSON for the page; `outlines` are SVG paths by pair or image."""
     pairs = audit.pairs.select(["pair_id", "position", "follows", "image_id", "mask_ids", "text"]).to_pylist()
@@ -94,7 +88,10 @@ def _plan(audit: AuditFolder) -> dict[str, Any]:
     questions = []
     for row in sorted(pairs, key=lambda row: row["position"]):
         follows = {} if row["follows"] is None else {"follows": row["follows"]}
-        absence = {} if row["mask_ids"] else {"absence": _asked(row["text"])}
+        # An absence, such as `the red star`, is asked as a question.
+        thing = row["text"].removeprefix("the ")
+        asked_of = f"Is there {'an' if thing[:1] in 'aeiou' else 'a'} {thing} in the picture?"
+        absence = {} if row["mask_ids"] else {"absence": asked_of}
         questions.append({"id": row["pair_id"], "image": row["image_id"], "text": row["text"], **follows, **absence})
     return {
         "draw": draw,

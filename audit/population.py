@@ -1,4 +1,8 @@
-"""Reads a run: first all pairs as numbers, then the drawn rows and pictures. For `draw` and `judged_pairs`."""
+"""Reads a run for an audit: first all pairs as numbers, then the drawn rows and pictures. Called by `draw`.
+
+A pair is a text with its target masks; the same text twice on one mask is one pair. Pairs and images stand in the order
+of the plan, so that a seed draws the same ones again.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +98,18 @@ def _read_shard(shard: CommittedShard, place: int, *, first_image: int) -> dict[
     tables = shard.joined((), (), _COLUMNS)
     table, num_images = tables.expressions, tables.images.num_rows
     image_of_row = first_image + np.repeat(np.arange(num_images), np.diff(tables.expression_starts))
-    rows, kept = _distinct(table)
+    # The first row of each pair, ascending, and whether any row of the pair is kept.
+    place_of: dict[tuple[str, ...], int] = {}
+    firsts, flags = list[int](), list[bool]()
+    columns = (table[name].to_pylist() for name in ("image_id", "target_mask_ids", "text", "kept"))
+    for row, (image, masks, text, is_kept) in enumerate(zip(*columns, strict=True)):
+        at = place_of.setdefault((image, *sorted(masks), text), len(firsts))
+        if at == len(firsts):
+            firsts.append(row)
+            flags.append(is_kept)
+        else:
+            flags[at] |= is_kept
+    rows, kept = np.array(firsts, np.int64), np.array(flags, np.bool_)
     targets = [masks_of[0] if len(masks_of) == 1 else None for masks_of in _taken(table, "target_mask_ids", rows)]
     kept_of = Counter(target for target, is_kept in zip(targets, kept.tolist(), strict=True) if is_kept and target)
     is_judged = judged(table)[rows]
@@ -118,22 +133,6 @@ def _read_shard(shard: CommittedShard, place: int, *, first_image: int) -> dict[
 
 def _taken(table: pa.Table, column: str, rows: Ints) -> list[Any]:
     return list(table[column].take(pa.array(rows)).to_pylist())
-
-
-def _distinct(table: pa.Table) -> tuple[Ints, Flags]:
-    """Return the first row of each pair, ascending, and whether any row of the pair is kept."""
-    first: dict[tuple[str, ...], int] = {}
-    rows: list[int] = []
-    kept: list[bool] = []
-    columns = (table[name].to_pylist() for name in ("image_id", "target_mask_ids", "text", "kept"))
-    for row, (image, targets, text, is_kept) in enumerate(zip(*columns, strict=True)):
-        place = first.setdefault((image, *sorted(targets), text), len(rows))
-        if place == len(rows):
-            rows.append(row)
-            kept.append(is_kept)
-        else:
-            kept[place] |= is_kept
-    return np.array(rows, np.int64), np.array(kept, np.bool_)
 
 
 def _features(table: pa.Table, scores: Mapping[str, Floats], rows: Ints, is_judged: Flags) -> Floats:
@@ -186,7 +185,7 @@ class SampleRows:
 def read_sample_rows(run: OpenRun, pairs: RunPairs, *, drawn: Ints, images: Ints, load_bytes: LoadBytes) -> SampleRows:
     """Return the rows of the pairs and images with these numbers; only the shards that hold them are read.
 
-    `load_bytes` reads an image that the run does not embed. What is an image's fault leaves it without bytes.
+    `load_bytes` reads an image that the run does not embed. An image that cannot be read has no bytes in its row.
     """
     rows = SampleRows()
     for place in np.union1d(pairs.shard[drawn], pairs.image_shard[images]).tolist():
@@ -200,7 +199,18 @@ def read_sample_rows(run: OpenRun, pairs: RunPairs, *, drawn: Ints, images: Ints
             number: {**row, "role": FOLLOW_UP, "follows": rows.drawn[follow[number]]["pair_id"]}
             for number, row in _pair_rows(table, pairs, np.array(list(follow), np.int64))
         }
-        _read_images(rows, shard, pairs, pictures, load_bytes)
+        joined = shard.joined(_IMAGE_COLUMNS, ("mask_id", "segmentation")).take(pairs.image_row[pictures])
+        for number, (image, masks, _) in zip(pictures.tolist(), joined.rows(), strict=True):
+            try:
+                image["bytes"] = annotated_bytes(load_bytes, shard.receipt.shard, image)
+            except (OSError, ImageError) as error:
+                image["bytes"], rows.unreadable[image["image_id"]] = None, f"{image['key']}: {error}"
+            drawn_masks = []
+            for mask in masks:
+                height, width = mask["segmentation"]["size"]
+                counts = mask["segmentation"]["counts"]
+                drawn_masks.append({"mask_id": mask["mask_id"], "height": height, "width": width, "counts": counts})
+            rows.images[number] = {**image, "shard": shard.receipt.shard, "masks": drawn_masks}
     return rows
 
 
@@ -240,20 +250,3 @@ def _follow_ups(pairs: RunPairs, chosen: Ints, table: pa.Table) -> dict[int, int
         for other in others[:MAX_FOLLOW_UPS]:
             found.setdefault(other, number)
     return found
-
-
-def _read_images(
-    rows: SampleRows, shard: CommittedShard, pairs: RunPairs, pictures: Ints, load_bytes: LoadBytes
-) -> None:
-    joined = shard.joined(_IMAGE_COLUMNS, ("mask_id", "segmentation")).take(pairs.image_row[pictures])
-    for number, (row, masks, _) in zip(pictures.tolist(), joined.rows(), strict=True):
-        try:
-            row["bytes"] = annotated_bytes(load_bytes, shard.receipt.shard, row)
-        except (OSError, ImageError) as error:
-            row["bytes"], rows.unreadable[row["image_id"]] = None, f"{row['key']}: {error}"
-        rows.images[number] = {**row, "shard": shard.receipt.shard, "masks": [*map(_mask_row, masks)]}
-
-
-def _mask_row(mask: Row) -> Row:
-    (height, width), counts = mask["segmentation"]["size"], mask["segmentation"]["counts"]
-    return {"mask_id": mask["mask_id"], "height": height, "width": width, "counts": counts}

@@ -1,13 +1,13 @@
-"""Finds the loosest keep rule that an audit shows to reach an accuracy, for `refilter --accuracy`.
+"""Finds the loosest keep rule that an audit shows to reach an accuracy. Called by `cli/audit_report.py`.
 
-What is drawn, and each kind of composed expressions with enough verdicts, gets a bound of its own; the other kinds
-share one. For each, rules differ in that bound. They are tested one after another, from strict to loose; the first one
-that is not shown to reach the target ends the search, and the one before it is chosen. Each test may err with 5 %, and
-a wrong choice needs the first rule that misses the target to pass its own: so the chosen rule misses it with 5 % at
-most, however many rules are tried. Picking the best of all rules would flatter it. Called by `cli/audit_report.py`.
+Drawn expressions, and each kind of composed ones with enough verdicts, get a bound of their own; the other kinds share
+one. The rules for a bound are tested one after another, from strict to loose. The first one that is not shown to reach
+the target ends the search, and the one before it is chosen. Each test errs with a probability of 5 %, and a wrong
+choice needs the first rule that misses the target to pass its own test: so the chosen rule misses the target with 5 %
+at most, however many rules are tried. The order of rules must not depend on a verdict.
 
 Source: P. H. Westfall, A. Krishen, "Optimally weighted, fixed sequence and gatekeeper multiple testing procedures",
-Journal of Statistical Planning and Inference 99 (2001); the order of rules must not depend on a verdict.
+Journal of Statistical Planning and Inference 99 (2001).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _NUM_TRIED: Final = 300
 
 @dataclass(frozen=True, eq=False)
 class SequencedRule:
-    """A rule of the sequence, named by what differs: `confidence > 0.62`; and what it keeps of the audit's R pairs.
+    """A rule of the sequence, named by its bound, such as `confidence > 0.62`; `keeps` of the audit's R pairs, (R,).
 
     `bounds` are the conditions that it has in place of the run's on the same columns.
     """

@@ -1,6 +1,6 @@
-"""Reads and checks a rater's file for `audit_folder`: `verdicts/<rater>.jsonl`, which the page in the browser writes.
+"""Reads a rater's file, `verdicts/<rater>.jsonl`, for `audit_folder`; writes one for `cli/studio_verdicts`.
 
-One JSON object a line, in UTF-8; appended, never rewritten.
+One JSON object a line, in UTF-8; lines are appended, never rewritten.
 
     {"line":"header","version":2,"draw":"<64 hex>","rater":"ana","created_utc":"2026-…","digest":"3f…"}
     {"line":"verdict","pair":"…-0007-9f3a1c07","verdict":"right","comment":"","seconds":4.2,"utc":"…","digest":"…"}

@@ -101,13 +101,13 @@ def add(
         if file.suffix.lower() == ".json":
             from pseudoris.cli.studio_verdicts import studio_verdicts
 
-            found = add_file(folder, file, partial(studio_verdicts, folder, file))
+            num_new, answers = add_file(folder, file, partial(studio_verdicts, folder, file))
         else:
-            found = add_file(folder, file)
-        report("added", f"{file}: {found.num_new:,} new lines of {found.answers.rater}", "green")
-        if found.answers.num_cut_bytes:
+            num_new, answers = add_file(folder, file)
+        report("added", f"{file}: {num_new:,} new lines of {answers.rater}", "green")
+        if answers.num_cut_bytes:
             report("note", f"{file} ends in the middle of a line. That line is left out.", "yellow")
-        _tell_changed(found.answers)
+        _tell_changed(answers)
 
 
 @app.command("report")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final
 
 from pseudoris.cli import options
 from pseudoris.cli.console import command, path_lines, stdout
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.cli.summaries import written_view
+from pseudoris.interchange import ImportFormat, Orientation
 from pseudoris.schemas.config import RunConfig, ShardsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 # The header needs a preset's name. No setting of a model is read.
 _PRESET = "import"
-Format = Literal["refer", "grefcoco", "coco", "phrasecut", "reasonseg", "label-studio"]
 _DATASETS: Final = ("refer", "grefcoco", "coco", "phrasecut", "reasonseg")
 # The formats that take each option. Options that are not listed fit all formats.
 _FORMATS_OF: Final = {
@@ -30,7 +30,6 @@ _FORMATS_OF: Final = {
     "split_by": ("refer", "grefcoco"),
     "captions": ("coco",),
 }
-Orientation = Literal["upright", "stored"]
 Annotation = Annotated[
     str,
     argument(
@@ -63,7 +62,7 @@ AllowMixed = Annotated[
 
 
 _Format = Annotated[
-    Format | None,
+    ImportFormat | None,
     option("--format", "Format of ANNOTATION. Default: from its name (grefs(…).json is grefcoco, other .json coco)."),
 ]
 _Split = Annotated[
@@ -150,21 +149,21 @@ def _config_of(words: Sequence[str]) -> RunConfig:
     return load_config("tiny", None, [*bounds, *words]).model_copy(update={"preset": _PRESET})
 
 
-def _format_of(annotation: str) -> Format:
+def _format_of(annotation: str) -> ImportFormat:
     name = annotation.rpartition("/")[2].lower()
     if name.startswith("grefs(") and name.endswith(".json"):
         return "grefcoco"
     return "coco" if name.endswith(".json") else "refer"
 
 
-def _check_assignments(chosen: Format, assignments: Sequence[str]) -> None:
+def _check_assignments(chosen: ImportFormat, assignments: Sequence[str]) -> None:
     """Refuse a setting that a correction takes from the corrected run."""
     for each in assignments:
         if chosen == "label-studio" and not each.strip().startswith(("source.endpoint_url", "placement.")):
             raise ConfigError(f"--set {each}: --format {chosen} takes only source.endpoint_url and placement.… there.")
 
 
-def _check_options(chosen: Format, **given: object) -> None:
+def _check_options(chosen: ImportFormat, **given: object) -> None:
     """Refuse what belongs to another format; a run that is corrected has decided all of it."""
     for name, value in given.items():
         formats = _FORMATS_OF.get(name, _DATASETS)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
 from pseudoris.schemas.tables import SCHEMAS
@@ -118,7 +119,12 @@ Only = Annotated[
     ),
 ]
 ExcludeDistance = Annotated[
-    int | None, option("--exclude-distance", "Bits by which perceptual hashes of copies differ.", show_default="6")
+    int | None,
+    option(
+        "--exclude-distance",
+        "Bits by which perceptual hashes of copies differ.",
+        show_default=str(DEFAULT_MAX_DISTANCE),
+    ),
 ]
 
 

@@ -1,8 +1,9 @@
 """Reads and writes a mask as Label Studio's brush holds it. Called by `record_lists` (exports) and `label_studio`.
 
-32 bits with the number of bytes, 5 with the bits of a byte less 1, four times 4 with the bits of each kind of length
-less 1. Then the runs: a bit that is 1 for equal bytes and 0 for bytes one by one, two bits for the kind of length, the
-length less 1, the byte or the bytes. Source: label-studio-sdk 2.1.2, converter/brush.py.
+The layout must stay Label Studio's. First 32 bits with the number of bytes, 5 with the bits of a byte less 1, four
+times 4 with the bits of each kind of length less 1. Then the runs: a bit that is 1 for equal bytes and 0 for bytes one
+by one, two bits for the kind of length, the length less 1, the byte or the bytes.
+Source: label-studio-sdk 2.1.2, converter/brush.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A REFER dataset's human references for a `refer` export, chosen by split. Called by the modules of `exports`."""
+"""A REFER dataset's human references, chosen by split, for an export with `--merge-human`. Called by `exports`.
+
+The files are untrusted: names, sizes, ids and masks are checked, so that a loader can read what is exported of them.
+"""
 
 from __future__ import annotations
 
@@ -104,8 +107,22 @@ class HumanRefs:
             by_annotation[ref["ann_id"]].append(ref)
         for old, refs in by_annotation.items():
             found = self.annotations[old]
-            annotation = {**found, "id": next(numbers["annotation"]), "image_id": image_ids[found["image_id"]]}
-            yield annotation, [_renumbered(ref, annotation, numbers) for ref in refs]
+            ids = {"ann_id": next(numbers["annotation"]), "image_id": image_ids[found["image_id"]]}
+            renumbered = []
+            for ref in refs:
+                sentences = [
+                    {
+                        **each,
+                        "raw": each["raw"] if _is_text(each.get("raw")) else each["sent"],
+                        "tokens": each.get("tokens") or str(each["sent"]).split(),
+                        "sent_id": next(numbers["sentence"]),
+                    }
+                    for each in ref["sentences"]
+                ]
+                sent_ids = [sentence["sent_id"] for sentence in sentences]
+                own = {"ref_id": next(numbers["ref"]), **ids, "sent_ids": sent_ids, "sentences": sentences}
+                renumbered.append({**ref, **own})
+            yield {**found, "id": ids["ann_id"], "image_id": ids["image_id"]}, renumbered
 
     def image_bytes(self, file_name: str) -> bytes:
         """Return the encoded bytes of one of the images.
@@ -144,7 +161,17 @@ def read_human(human: HumanAnnotation | None) -> HumanRefs:
     images, annotations = _named(tree["images"], image_ids), _named(tree["annotations"], annotation_ids)
     _check_found(human, image_ids - images.keys(), "image")
     _check_found(human, annotation_ids - annotations.keys(), "annotation")
-    _check_images(human, images)
+    for image in images.values():
+        name = str(image.get("file_name", ""))
+        if name != PureWindowsPath(name).name or name in ("", ".", "..") or _UNWRITABLE.search(name):
+            raise ConfigError(
+                f"{human.instances} names the image {name!r:.100}. A file name without folders, in UTF-8, is needed."
+            )
+        if not all(type(image.get(side)) is int and 0 < image[side] <= _MAX_SIDE_PX for side in ("height", "width")):
+            raise ConfigError(
+                f"{human.instances}: image {image['id']} ({name:.100}) does not say its height and width, of 1 to "
+                f"{_MAX_SIDE_PX:,} pixels each. Correct the file."
+            )
     for category in tree["categories"]:
         try:
             int(category["id"])
@@ -158,7 +185,7 @@ def read_human(human: HumanAnnotation | None) -> HumanRefs:
 
 
 def _cleaned(ref: Mapping[str, Any], dropped: Counter[str], name: str) -> dict[str, Any] | None:
-    """The reference without sentences that hold nothing: a trainer that draws one would train on it, or fail."""
+    """Return the reference without empty sentences, at which a trainer may fail; None if no sentence is left."""
     sentences = ref["sentences"]
     if not isinstance(sentences, list) or not all(isinstance(each, dict) and "sent" in each for each in sentences):
         raise ConfigError(f"{name}: reference {ref['ref_id']} has a sentence without `sent`, which loaders need")
@@ -182,7 +209,7 @@ def _read_instances(path: Path) -> dict[str, Any]:
 
 
 def _named(rows: Sequence[Any], ids: Container[Any]) -> dict[int, Any]:
-    """Return the rows of these ids; a row without an id that can be one is none of them."""
+    """Return the rows of these ids."""
     found = (row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), int | str))
     return {row["id"]: row for row in found if row["id"] in ids}
 
@@ -195,24 +222,10 @@ def _check_found(human: HumanAnnotation, missing: set[int | str], kind: str) -> 
         )
 
 
-def _check_images(human: HumanAnnotation, images: Mapping[int, Mapping[str, Any]]) -> None:
-    for image in images.values():
-        name = str(image.get("file_name", ""))
-        if name != PureWindowsPath(name).name or name in ("", ".", "..") or _UNWRITABLE.search(name):
-            raise ConfigError(
-                f"{human.instances} names the image {name!r:.100}. A file name without folders, in UTF-8, is needed."
-            )
-        if not all(type(image.get(side)) is int and 0 < image[side] <= _MAX_SIDE_PX for side in ("height", "width")):
-            raise ConfigError(
-                f"{human.instances}: image {image['id']} ({name:.100}) does not say its height and width, of 1 to "
-                f"{_MAX_SIDE_PX:,} pixels each. Correct the file."
-            )
-
-
 def _checked(
     human: HumanAnnotation, annotation: Mapping[str, Any], images: Mapping[int, Mapping[str, Any]]
 ) -> Mapping[str, Any]:
-    """The annotation with its mask in a form that REFER's loader decodes: polygons, or a compressed RLE in a list."""
+    """Return the annotation with its mask in a form that REFER's loader decodes: polygons, or an RLE in a list."""
     where = f"{human.instances}: annotation {annotation['id']}"
     named = annotation.get("image_id", -1)
     image = None if isinstance(named, list | dict) else images.get(named)
@@ -242,23 +255,3 @@ def counts_of(segmentation: Any, size: tuple[int, int]) -> str:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and not is_blank(value)
-
-
-def _renumbered(ref: Mapping[str, Any], annotation: Mapping[str, Any], numbers: RecordIds) -> dict[str, Any]:
-    sentences = [
-        {
-            **each,
-            "raw": each["raw"] if _is_text(each.get("raw")) else each["sent"],
-            "tokens": each.get("tokens") or str(each["sent"]).split(),
-            "sent_id": next(numbers["sentence"]),
-        }
-        for each in ref["sentences"]
-    ]
-    return {
-        **ref,
-        "ref_id": next(numbers["ref"]),
-        "ann_id": annotation["id"],
-        "image_id": annotation["image_id"],
-        "sent_ids": [sentence["sent_id"] for sentence in sentences],
-        "sentences": sentences,
-    }

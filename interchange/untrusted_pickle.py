@@ -1,7 +1,7 @@
-"""Untrusted pickles: plain lists, dicts, texts and numbers are read; everything that would run code is refused.
+"""Reads untrusted pickles: plain lists, dicts, texts and numbers; everything that would run code is refused.
 
-REFER datasets come as pickles, `refs(<splitBy>).p`: `read_refs` reads them without running anything. Exclusions,
-imports and human annotation read them so, and the exports that write pickles read back their own.
+REFER datasets come as pickles, `refs(<splitBy>).p`. Called by the exclusions, imports and human references, and by the
+exports that write pickles. Nothing of a file may ever run, and no file may take more memory than its size allows.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def load_plain(data: bytes, where: str, *, with_bytes: bool = False) -> Any:
 
 
 def _instructions(data: bytes) -> Iterator[tuple[str, Any]]:
-    """Yield name and argument of each, as `pickletools.genops`, which refuses strings of protocol 0 beyond ASCII."""
+    """Yield name and argument of each instruction; `pickletools.genops` refuses protocol 0's strings beyond ASCII."""
     stream, name = io.BytesIO(data), ""
     while name != "STOP":
         opcode = _OPCODES[stream.read(1).decode("latin-1")]
@@ -157,8 +157,8 @@ _Build = Callable[[_Built, Any], None]
 _BYTES: Final = ("SHORT_BINBYTES", "BINBYTES", "BINBYTES8")
 _NUMBERS: Final = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
 _TEXTS: Final = ("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")
-# Instructions that build plain values and keep the stack. None that names a function or a class, calls one, or sets an
-# object's state; none of sets either, which no annotation has.
+# Instructions that build plain values and keep the stack. Left out are those that name a function or a class, call one,
+# or set an object's state, and those of sets, which no annotation has.
 _INSTRUCTIONS: Final[dict[str, _Build]] = {
     **dict.fromkeys(("PROTO", "STOP"), lambda built, _: None),
     "FRAME": _Built.frame,

@@ -2,15 +2,16 @@
 
     DEST/index.html   DEST/pictures/<image id>.webp        (`quality_page` makes DEST/quality.html)
 
-The pages load only the pictures next to them, so they open from a disk and from a static bucket. An image is a card,
-with a record in JSON of its masks and expressions that the page's script reads.
+The page loads only the pictures next to it, so it opens from a disk and from a static bucket. An image is a card with a
+record in JSON of its masks and expressions, which `templates/model.js` reads: both must change together.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import unquote
@@ -54,7 +55,7 @@ OnImage = Callable[[int], None]
 
 
 def check_destination(destination: RunLocation) -> None:
-    """Return if a gallery may be written here: it would overwrite no page but a gallery's."""
+    """Refuse a folder whose page of the same name is not a gallery's: it would be overwritten."""
     for name in (INDEX_NAME, QUALITY_NAME):
         if destination.exists(name) and _MARK.encode() not in destination.read_bytes(name):
             raise ConfigError(f"{destination.uri(name)} is not a page of a gallery. Name another folder with --to.")
@@ -69,38 +70,6 @@ def write_gallery(
     `plugins`, the run's decoder plug-ins, those that this process has imported are used.
     """
     written: set[str] = set()
-    with page_prover(THUMBNAIL, plugins) as prover:
-        page = "".join(iter_gallery(gallery, destination, written, prover, on_image))
-    destination.replace(INDEX_NAME, page.encode())
-    for file in list(destination.list(PICTURES_FOLDER)):
-        if _PICTURE_NAME.match(file.name) and file.name not in written:
-            destination.delete(f"{PICTURES_FOLDER}/{file.name}")
-    destination.delete_temporary("", PICTURES_FOLDER)
-    return destination.uri(INDEX_NAME)
-
-
-def iter_gallery(
-    gallery: Gallery, destination: RunLocation, written: set[str], prover: Prover, on_image: OnImage = lambda done: None
-) -> Iterator[str]:
-    """Yield the page's text one image at a time, and write each image's small picture; its name joins `written`."""
-
-    def cards() -> Iterator[dict[str, Any]]:
-        num_unread = 0
-        for number, image in enumerate(gallery.images, start=1):
-            name = f"{image.image_id}.webp"
-            small = thumbnail(image.data, prover) if image.data else None
-            if image.data and small is None:
-                num_unread += 1
-                if num_unread <= _MAX_WARNINGS:
-                    logger.warning("The gallery does not show image %s: no installed decoder can read it.", image.key)
-            if small is not None:
-                destination.replace(f"{PICTURES_FOLDER}/{name}", small)
-                written.add(name)
-            yield image_card(image, picture=f"{PICTURES_FOLDER}/{name}" if small is not None else None)
-            on_image(number)
-        if num_unread > _MAX_WARNINGS:
-            logger.warning("%d images in total cannot be decoded here.", num_unread)
-
     summary, rule = gallery.summary, gallery.summary.rule
     settings: dict[str, Any] = {
         "tau": summary.tau,
@@ -116,13 +85,41 @@ def iter_gallery(
         "num_images": gallery.num_images,
         "verdicts": sorted({each for raters in gallery.verdicts.values() for each in raters.values()}),
         "settings": embedded_json(settings),
-        "cards": cards(),
         "quarantined": list(gallery.quarantined),
         "reasons": FAILURE_REASONS,
         "quality_name": QUALITY_NAME,
         "index_name": INDEX_NAME,
     }
-    yield from iter_page("gallery.html.j2", content, styles=("base", "gallery"), scripts=_SCRIPTS)
+    with page_prover(THUMBNAIL, plugins) as prover:
+        content["cards"] = _cards(gallery.images, destination, written, prover, on_image)
+        page = "".join(iter_page("gallery.html.j2", content, styles=("base", "gallery"), scripts=_SCRIPTS))
+    destination.replace(INDEX_NAME, page.encode())
+    for file in list(destination.list(PICTURES_FOLDER)):
+        if _PICTURE_NAME.match(file.name) and file.name not in written:
+            destination.delete(f"{PICTURES_FOLDER}/{file.name}")
+    destination.delete_temporary("", PICTURES_FOLDER)
+    return destination.uri(INDEX_NAME)
+
+
+def _cards(
+    images: Iterable[GalleryImage], destination: RunLocation, written: set[str], prover: Prover, on_image: OnImage
+) -> Iterator[dict[str, Any]]:
+    """Yield the cards one by one, and write each image's small picture; its name joins `written`."""
+    num_unread = 0
+    for number, image in enumerate(images, start=1):
+        name = f"{image.image_id}.webp"
+        small = thumbnail(image.data, prover) if image.data else None
+        if image.data and small is None:
+            num_unread += 1
+            if num_unread <= _MAX_WARNINGS:
+                logger.warning("The gallery does not show image %s: no installed decoder can read it.", image.key)
+        if small is not None:
+            destination.replace(f"{PICTURES_FOLDER}/{name}", small)
+            written.add(name)
+        yield image_card(image, picture=f"{PICTURES_FOLDER}/{name}" if small is not None else None)
+        on_image(number)
+    if num_unread > _MAX_WARNINGS:
+        logger.warning("%d images in total cannot be decoded here.", num_unread)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +130,7 @@ class MaskShape:
         order: Position on the card; the record's lists count by it.
         index: The proposer's number, which the page shows.
         colour: Number of its colour class.
-        outline: None where its encoding is damaged: `verify` is what reports it, the page shows the rest.
+        outline: None if its encoding is damaged; the page says so, and shows the rest.
     """
 
     order: int
@@ -150,10 +147,18 @@ def image_card(image: GalleryImage, *, picture: str | None) -> dict[str, Any]:
     height, width = frame_size(image.height, image.width)
     shapes = _shapes(image.masks, (height, width))
     order_of = {shape.index: shape.order for shape in shapes}
-    record = {
-        "masks": [_mask_record(mask, shape) for mask, shape in zip(image.masks, shapes, strict=True)],
-        "expressions": [_expression_record(expression, order_of) for expression in image.expressions],
-    }
+    masks = [
+        {
+            "index": shape.index,
+            "area": round(mask["area_px"] / max(1, math.prod(mask["segmentation"]["size"])), _DIGITS),
+            "iou": _rounded(mask["predicted_iou"]),
+            "stability": _rounded(mask["stability_score"]),
+            "prior": mask["prior"],
+            "damaged": shape.outline is None,
+        }
+        for mask, shape in zip(image.masks, shapes, strict=True)
+    ]
+    record = {"masks": masks, "expressions": [_expression_record(each, order_of) for each in image.expressions]}
     return {
         **{"image_id": image.image_id, "key": image.key, "name": unquote(image.key)},
         "pixels": f"{image.width} × {image.height}",
@@ -180,18 +185,6 @@ def _shapes(masks: Sequence[Row], size: tuple[float, float]) -> tuple[MaskShape,
     return tuple(shapes)
 
 
-def _mask_record(mask: Row, shape: MaskShape) -> dict[str, Any]:
-    height, width = mask["segmentation"]["size"]
-    return {
-        "index": shape.index,
-        "area": round(mask["area_px"] / max(1, height * width), _DIGITS),
-        "iou": _rounded(mask["predicted_iou"]),
-        "stability": _rounded(mask["stability_score"]),
-        "prior": mask["prior"],
-        "damaged": shape.outline is None,
-    }
-
-
 def _expression_record(row: Row, order_of: Mapping[int, int]) -> dict[str, Any]:
     targets = [mask_index(mask_id) for mask_id in row["target_mask_ids"]]
     rival = row["rival_mask_id"]
@@ -216,23 +209,16 @@ def _expression_record(row: Row, order_of: Mapping[int, int]) -> dict[str, Any]:
         "weight": _rounded(row["weight"]),
         # Left out if null, as in most runs.
         **{name: value for name in OPTIONAL_COLUMNS if (value := _rounded(row[name])) is not None},
-        "draws": [_draw_record(draw, order_of) for draw in row["samples"] or ()],
+        # A draw is a list: a mask has 44 draws, and names would be most of the page.
+        "draws": [
+            [
+                *(draw["crop"], draw["decoder"], draw["top_p"] if draw["top_k"] is None else draw["top_k"]),
+                *(_rounded(draw["log_prob"]), draw["others"], draw["num_others"]),
+                [order_of[index] for index in draw["other_masks"] if index in order_of],
+            ]
+            for draw in row["samples"] or ()
+        ],
     }
-
-
-def _draw_record(draw: Row, order_of: Mapping[int, int]) -> list[Any]:
-    """As a list: a mask has 44 of them, and the names would be most of the page."""
-    setting = draw["top_k"] if draw["top_k"] is not None else draw["top_p"]
-    others = [order_of[index] for index in draw["other_masks"] if index in order_of]
-    return [
-        draw["crop"],
-        draw["decoder"],
-        setting,
-        _rounded(draw["log_prob"]),
-        draw["others"],
-        draw["num_others"],
-        others,
-    ]
 
 
 def _rounded(value: float | None, digits: int | None = _DIGITS) -> float | None:

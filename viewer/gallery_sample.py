@@ -1,7 +1,7 @@
 """Reads what a gallery shows: a sample of a run's images, spread evenly over it, with everything written about them.
 
-A page shows rows of the run's tables as they are (`pseudoris.schemas.tables` explains each column). Memory holds a few
-numbers per shard, and the images one by one. Called by `cli/gallery.py`, `gallery_page.py` and `quality.py`.
+Called by `cli/gallery.py`, `gallery_page.py` and `quality.py`. Rows are those of the run's tables
+(`pseudoris.schemas.tables`). Memory holds a few numbers per shard, and the images one by one.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import pyarrow as pa
 
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, Ints, KeepCondition, KeepRule, meets
-from pseudoris.schemas.run_records import RunHeader
+from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, Ints, KeepRule, meets
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.receipts import RunTotals
 from pseudoris.store.sources.planned_images import LoadBytes, annotated_bytes
@@ -47,9 +46,8 @@ class GalleryImage:
 
     Attributes:
         key: Percent-encoded key relative to SOURCE.
-        height: Upright height in pixels.
-        width: Upright width in pixels.
-        data: The encoded image; None if it can no longer be read; the page then says so.
+        height: In upright pixels, as `width`.
+        data: The encoded image; None if it can no longer be read.
         masks: Its rows of the table of masks, in the proposer's order.
         expressions: Its rows of the table of expressions, each with `judged`, whether scores decide on it, and `unmet`,
             the positions among the rule's conditions that it does not meet.
@@ -71,13 +69,12 @@ class GallerySummary(RunTotals):
     Attributes:
         tau: The configured tau, where the slider begins.
         images_per_s: Over the time in which the run worked; None before the first commit.
-        pairs_digest: Of what made the pairs: runs that share it have the same pair under the same id. A refilter has
-            its parent's.
-        preset: That it was annotated with; None if no models were.
-        parent: The run that this one was made from; None if there is none.
-        warning: What stands above all figures: the models do not know such images; None if they do.
-        rule: What is kept; without a tau where a scorer of another package decided, None if humans wrote all
-            expressions.
+        pairs_digest: Of all that decides masks and texts: runs that share it have the same pair under the same id. A
+            refilter has its parent's.
+        preset: The preset of the annotation; None if no models annotated.
+        parent: The run that this one was made from.
+        warning: Shown above all figures if the models do not know such images.
+        rule: What is kept; without a tau if a scorer of another package decided, None if humans wrote all expressions.
     """
 
     source: str
@@ -151,11 +148,10 @@ def gallery_from_run(
 
     Args:
         run: It may still be going on.
-        load_bytes: Encoded bytes by shard and key, for runs without `shards.embed_images`. An `OSError`, an error of
-            ours, or other bytes than were annotated leave that picture blank.
+        load_bytes: Encoded bytes by shard and key, for runs without `shards.embed_images`. If it fails, or returns
+            other bytes than were annotated, that picture is blank.
         sample: The most images to show, evenly spaced over those that are not quarantined, in plan order.
-        besides: Ids of images that are shown whether the sample has them or not. Those that the run does not have are
-            counted in a warning.
+        besides: Ids of images that are shown in any case. A warning counts those that the run does not have.
     """
     counts = np.array([each.counts.num_shown for each in run.receipts], np.int64)
     chosen = {place: set(some) for place, some in choose_images(counts, sample).items()}
@@ -181,6 +177,9 @@ def gallery_from_run(
 def read_summary(run: OpenRun) -> GallerySummary:
     """Return the run in numbers."""
     header, status = run.header, run_status(run.location)
+    # A refilter changes `filtering` alone, so it has the same pairs as its parent.
+    method = {key: value for key, value in header.identity.method.items() if key != "filtering"}
+    pairs = json.dumps([header.source, header.identity.weights, method], sort_keys=True)
     return GallerySummary(
         **{each.name: getattr(status, each.name) for each in fields(RunTotals)},
         source=status.source,
@@ -188,17 +187,11 @@ def read_summary(run: OpenRun) -> GallerySummary:
         rule=stated_rule(header),
         images_per_s=status.rates.overall,
         is_complete=status.is_complete,
-        pairs_digest=_pairs_digest(header),
+        pairs_digest=sha256_hex(pairs.encode())[:16],
         preset=header.config.preset if header.origin in ("annotate", "refilter") else None,
         parent=header.parent.location if header.parent else None,
         warning=header.warning,
     )
-
-
-def _pairs_digest(header: RunHeader) -> str:
-    """Return a digest of all that decides masks and texts; a refilter changes `filtering` alone."""
-    method = {key: value for key, value in header.identity.method.items() if key != "filtering"}
-    return sha256_hex(json.dumps([header.source, header.identity.weights, method], sort_keys=True).encode())[:16]
 
 
 def _iter_images(run: OpenRun, chosen: Mapping[int, Sequence[int]], load_bytes: LoadBytes) -> Iterator[GalleryImage]:
@@ -206,7 +199,14 @@ def _iter_images(run: OpenRun, chosen: Mapping[int, Sequence[int]], load_bytes: 
     for place, positions in chosen.items():
         shard = run.shard(place)
         joined = shard.joined(_IMAGE_COLUMNS, None, _EXPRESSION_COLUMNS).take(positions)
-        decided = _decided(joined.expressions, rule.conditions if rule else ())
+        table, scores = joined.expressions, scores_of(joined.expressions)
+        # The columns `judged` and `unmet` are computed as by `refilter`. The page's script compares with tau alone.
+        unmet: list[list[int]] = [[] for _ in range(table.num_rows)]
+        for number, condition in enumerate(rule.conditions if rule else ()):
+            for failed in np.flatnonzero(~meets([condition], scores, table.num_rows)):
+                unmet[failed].append(number)
+        decided = table.append_column("judged", pa.array(judged(table)))
+        decided = decided.append_column("unmet", pa.array(unmet, pa.list_(pa.int16())))
         for row, masks, expressions in replace(joined, expressions=decided).rows():
             yield GalleryImage(
                 image_id=row["image_id"],
@@ -218,17 +218,6 @@ def _iter_images(run: OpenRun, chosen: Mapping[int, Sequence[int]], load_bytes: 
                 expressions=tuple(expressions),
             )
     pictures.finish()
-
-
-def _decided(table: pa.Table, conditions: Sequence[KeepCondition]) -> pa.Table:
-    """Add `judged` and `unmet`: here, where `refilter` is judged. The page's script compares with tau alone."""
-    unmet: list[list[int]] = [[] for _ in range(table.num_rows)]
-    scores = scores_of(table)
-    for place, condition in enumerate(conditions):
-        for row in np.flatnonzero(~meets([condition], scores, table.num_rows)):
-            unmet[row].append(place)
-    table = table.append_column("judged", pa.array(judged(table)))
-    return table.append_column("unmet", pa.array(unmet, pa.list_(pa.int16())))
 
 
 class _SourceImages:

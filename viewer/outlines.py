@@ -1,4 +1,8 @@
-"""Draws a mask as a crisp SVG path of some hundred bytes. Called by `gallery_page.py` and `audit/judging_page.py`."""
+"""Draws a mask as a crisp SVG path of some hundred bytes. Called by `gallery_page.py` and `audit/judging_page.py`.
+
+Paths and labels are in the page's units: the longer side of a picture has `FRAME`, at any number of pixels, so that
+strokes and labels keep their size. A path stays within a pixel of its mask.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,6 @@ from scipy import ndimage
 from pseudoris.images.mask_rings import Point, mask_rings
 from pseudoris.schemas.run_lengths import decode_mask
 
-# The longer side of every picture in the page's units, at any number of pixels, so that strokes and labels keep their
-# size.
 FRAME: Final = 512
 # A table may claim any size, and decoding takes a byte a pixel. This is ten times the default limit of images.
 _MAX_PIXELS: Final = 2**30
@@ -73,7 +75,17 @@ def outline_of(counts: str, size: tuple[int, int]) -> Outline:
     height, width = size
     if min(size) < 1 or height * width > _MAX_PIXELS:
         raise ValueError(f"The mask has {height} x {width} pixels. 1 to {_MAX_PIXELS:,} are allowed.")
-    mask = _resized(decode_mask(counts, height, width))
+    full = decode_mask(counts, height, width)
+    # The longer side gets near `FRAME` pixels. Enlarging makes a curve of a small mask's staircase. Enlarged more,
+    # every pixel would become a blob.
+    factor = min(FRAME / max(height, width), _MAX_ENLARGEMENT)
+    resized = (max(1, round(width * factor)), max(1, round(height * factor)))
+    method = Image.Resampling.BOX if factor <= 1 else Image.Resampling.BILINEAR
+    coverage = np.asarray(Image.fromarray(full.astype(np.uint8) * 255).resize(resized, method), dtype=np.float32)
+    if factor > 1:
+        coverage = ndimage.gaussian_filter(coverage, _SMOOTHING_PX * factor, mode="nearest", truncate=3)
+    # A mask that would vanish keeps a pixel.
+    mask = np.asarray(coverage >= min(127.5, float(coverage.max())))
     # Each axis has its own scale, because resized sides are rounded to whole pixels.
     frame_height, frame_width = frame_size(height, width)
     scale = np.array([frame_width / mask.shape[1], frame_height / mask.shape[0]])
@@ -89,7 +101,7 @@ def spread_labels(
 ) -> list[tuple[float, float]]:
     """Return where the labels of one picture stand so that none covers another.
 
-    In order, a label stays where it is or moves to the nearest free place. One that finds none near stays.
+    In order, each label stays in its place, or moves to the nearest free one. It also stays if no place near is free.
 
     Args:
         labels: The text and wanted centre (x, y) of each, in the page's units.
@@ -135,19 +147,6 @@ def _simplified(ring: Sequence[Point]) -> Points:
             keep[middle] = True
             pending += [(first, middle), (middle, last)]
     return np.asarray(closed[:-1][keep[:-1]])
-
-
-def _resized(mask: Bools) -> Bools:
-    """The mask with its longer side near `FRAME` pixels; one that would vanish keeps a pixel."""
-    height, width = mask.shape
-    # Enlarging makes a curve of a small mask's staircase. Enlarged more, every pixel would become a blob.
-    scale = min(FRAME / max(height, width), _MAX_ENLARGEMENT)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    method = Image.Resampling.BOX if scale <= 1 else Image.Resampling.BILINEAR
-    coverage = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, method), dtype=np.float32)
-    if scale > 1:
-        coverage = ndimage.gaussian_filter(coverage, _SMOOTHING_PX * scale, mode="nearest", truncate=3)
-    return np.asarray(coverage >= min(127.5, float(coverage.max())))
 
 
 def _label(mask: Bools, scale: Points) -> tuple[float, float]:

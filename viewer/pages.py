@@ -1,9 +1,8 @@
-"""Builds any page from templates, styles and scripts: its content is escaped, and a policy restricts what may run.
+"""Builds any page from templates, styles and scripts. Called by `gallery_page`, `quality_page`, `audit/judging_page`.
 
 Captions, keys and messages come from models and from untrusted files. They are escaped, and control characters and
-signs of direction in them are spelled, in attributes too. Should an escape ever fail, the
-content security policy allows only the page's own scripts and styles, by digest, and no script can turn text into
-markup (trusted types). Called by `audit/judging_page.py`, `gallery_page.py` and `quality_page.py`.
+signs of direction in them are spelled, in attributes too. If an escape ever fails, the content security policy allows
+only the page's own scripts and styles, by digest, and no script can turn text into markup (trusted types).
 """
 
 from __future__ import annotations
@@ -116,8 +115,8 @@ def _visible(value: object) -> object:
 def thumbnail(data: bytes, prover: Prover) -> bytes | None:
     """Return a picture of the encoded image in the prover's form; None if it cannot be read.
 
-    The image was decoded when it was annotated, so a failure here means that a plug-in is missing, or that the run was
-    changed: it may come from a stranger, so it is decoded in a child process.
+    The image was decoded when it was annotated, so a failure means that a plug-in is missing, or that the run was
+    changed. It may come from a stranger, so the prover's child process decodes it.
     """
     try:
         return prover.picture(data)

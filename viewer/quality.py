@@ -1,20 +1,21 @@
-"""Counts what the quality page shows of a run, shard by shard: memory is bounded by `MAX_ROWS` rows for any run.
+"""Counts what the quality page shows of a run, shard by shard. Called by `cli/gallery.py` and `quality_page.py`.
 
-A run with more candidate expressions is read in part: whole shards, evenly spaced over the run. The page says so.
-Totals and seconds come from all receipts in any case.
+Memory is bounded by `MAX_ROWS` rows. A run with more candidate expressions is read in part: whole shards, evenly spaced
+over the run. The page says so. Totals and seconds come from all receipts in any case.
 
 Two expressions are *near-duplicates* if the Jaccard index of their word sets is at least `MIN_JACCARD`. Of one mask
 they are redundant; of two masks of an image they are ambiguous. A word set holds the words in lower case, each once and
 in no order, without articles and the frame of a caption (`a photo of`): `the red star` and `an image of a star, red`
-have the same one. Called by `cli/gallery.py` and `quality_page.py`.
+have the same one.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Final
 
 import numpy as np
@@ -89,25 +90,8 @@ class Duplicates:
         """Count the kept expressions of one image."""
         sets = [(targets, word_set(text)) for targets, text in spoken]
         compared = sets[:MAX_COMPARED]
-        same, other = _near_duplicates(compared)
-        self.compared += len(compared)
-        self.left_out += len(sets) - len(compared)
-        self.same_mask += same
-        self.other_mask += other
-        # Python's hash has 64 bits: among two million sets two share a hash with a chance of one in ten million.
-        hashes = [hash(words) for _, words in sets]
-        self.counted += len(hashes)
-        self.seen_before += sum(each in self._seen for each in hashes)
-        if len(self._seen) < MAX_REMEMBERED:
-            self._seen.update(hashes)
-
-
-def _near_duplicates(sets: Sequence[tuple[tuple[str, ...], frozenset[str]]]) -> tuple[int, int]:
-    """How many have a near-duplicate of the same targets, and how many one of others."""
-    same, other = [False] * len(sets), [False] * len(sets)
-    for i, (targets, words) in enumerate(sets):
-        for j in range(i + 1, len(sets)):
-            other_targets, other_words = sets[j]
+        same, other = [False] * len(compared), [False] * len(compared)
+        for (i, (targets, words)), (j, (other_targets, other_words)) in combinations(enumerate(compared), 2):
             # The Jaccard index is at most the size of the smaller set divided by that of the larger.
             small, large = sorted((len(words), len(other_words)))
             shared, union = len(words & other_words), len(words | other_words)
@@ -116,7 +100,16 @@ def _near_duplicates(sets: Sequence[tuple[tuple[str, ...], frozenset[str]]]) -> 
                 continue
             found = same if targets == other_targets else other
             found[i] = found[j] = True
-    return sum(same), sum(other)
+        self.compared += len(compared)
+        self.left_out += len(sets) - len(compared)
+        self.same_mask += sum(same)
+        self.other_mask += sum(other)
+        # Python's hash has 64 bits: among two million sets two share a hash with a chance of one in ten million.
+        hashes = [hash(words) for _, words in sets]
+        self.counted += len(hashes)
+        self.seen_before += sum(each in self._seen for each in hashes)
+        if len(self._seen) < MAX_REMEMBERED:
+            self._seen.update(hashes)
 
 
 class Growth:
@@ -169,8 +162,8 @@ class RunQuality:
     """What the quality page shows.
 
     Attributes:
-        num_shards: Committed.
-        num_read: Shards that the rest was counted in.
+        num_shards: Committed shards.
+        num_read: Of these, those that the rest was counted in.
         masks_per_image: Images by their number of masks; without quarantined ones.
         lengths: Candidates by their number of words.
         kept_lengths: Kept ones by their number of words.
@@ -223,11 +216,7 @@ class RunQuality:
 
 
 def quality_of_run(
-    run: OpenRun,
-    summary: GallerySummary,
-    *,
-    max_rows: int = MAX_ROWS,
-    on_shard: OnShard = lambda done, total: None,
+    run: OpenRun, summary: GallerySummary, *, max_rows: int = MAX_ROWS, on_shard: OnShard = lambda done, total: None
 ) -> RunQuality:
     """Return the figures of a run, which may still be going on.
 

@@ -1,7 +1,7 @@
 """Writes the quality page for `cli/gallery.py`: a run's figures as charts and tables. Its only script is the theme's.
 
 Charts are inline SVG without a style attribute, so that the page's policy holds: colours are classes of the stylesheet.
-Across, coordinates are per cent of the plot, and down they are pixels: a chart fills the width of its place, and its
+Horizontal coordinates are per cent of the plot, vertical ones are pixels: a chart fills the width of its place, and its
 letters keep their size.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import floor
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from markupsafe import Markup
@@ -42,6 +42,7 @@ def iter_quality(quality: RunQuality) -> Iterator[str]:
     """Yield the page's text piece by piece."""
     rule = quality.summary.rule
     tau = rule.tau if rule else None
+    images, seconds = quality.summary.images, quality.summary.seconds
     content: dict[str, Any] = {
         "summary": quality.summary,
         "quality": quality,
@@ -62,8 +63,12 @@ def iter_quality(quality: RunQuality) -> Iterator[str]:
         "growth_chart": _growth_chart(quality),
         "texts": _common(quality.texts),
         "nouns": _common(quality.nouns),
-        "stages": _stages(quality),
-        "stage_bar": stacked_bar(list(quality.summary.seconds.items()), title="share of the seconds by stage"),
+        # Seconds, milliseconds per image, and images per second of stage time.
+        "stages": [
+            (stage, each, 1000 * each / images if images else 0.0, images / each if each else None)
+            for stage, each in seconds.items()
+        ],
+        "stage_bar": _stacked_bar(seconds, title="share of the seconds by stage"),
         "rules": {"min_jaccard": MIN_JACCARD, "max_compared": MAX_COMPARED, "frame": sorted(FRAME_WORDS)},
         "share_bar": share_bar,
         "index_name": INDEX_NAME,
@@ -90,9 +95,12 @@ def _counts_chart(whole: Mapping[int, int], part: Mapping[int, int], thing: str,
         name = f"{value}{'+' if is_rest else ''}"
         hint = f"{name} {unit}{'' if name == '1' else 's'}: {all_of:,} {thing}{'' if all_of == 1 else 's'}"
         hint += "" if whole is part else f", {part_of:,} kept"
-        bars.append(HistogramBar(all_of, part_of, hint))
+        bars.append((all_of, part_of, hint))
         names.append(name)
-    return histogram(bars, title=f"{thing}s by their number of {unit}s", labels=bar_labels(names))
+    # Each label is below the middle of its bar. If there are many, every nth bar has one.
+    step = max(1, -(-len(names) // _MAX_LABELS))
+    labels = [((place + 0.5) / len(names), names[place]) for place in range(0, len(names), step)]
+    return _histogram(bars, title=f"{thing}s by their number of {unit}s", labels=labels)
 
 
 def _score_chart(quality: RunQuality, name: str, tau: float | None) -> Markup | None:
@@ -113,11 +121,15 @@ def _score_chart(quality: RunQuality, name: str, tau: float | None) -> Markup | 
     if scores.max() > high:
         names[-1] = f"{edges[-2]:.3g} and above"
     bars = [
-        HistogramBar(n, k, f"{each}: {n:,} expression{'' if n == 1 else 's'}, {k:,} kept")
+        (n, k, f"{each}: {n:,} expression{'' if n == 1 else 's'}, {k:,} kept")
         for each, n, k in zip(names, whole, part, strict=True)
     ]
-    marker = None if tau is None else Marker((tau - low) / (high - low), f"τ = {tau:g}")
-    return histogram(bars, title=f"expressions by {name}", labels=edge_labels(low, high), marker=marker)
+    # Labels are at round numbers between both edges.
+    step = nice_ticks(high - low)[1]
+    ticks = [(-(-low // step) + number) * step for number in range(floor((high - low) / step) + 2)]
+    labels = [((tick - low) / (high - low), f"{tick:.3g}") for tick in ticks if low <= tick <= high]
+    marker = None if tau is None else ((tau - low) / (high - low), f"τ = {tau:g}")
+    return _histogram(bars, title=f"expressions by {name}", labels=labels, marker=marker)
 
 
 def _heat(quality: RunQuality) -> dict[str, Any]:
@@ -144,16 +156,15 @@ def _heat(quality: RunQuality) -> dict[str, Any]:
         level = round(_HEAT_LEVELS * (share - low) / (high - low or 1.0))
         return {"drawn": count.counted, "kept": count.kept, "share": share, "level": min(max(level, 0), _HEAT_LEVELS)}
 
+    names = [decoder.replace("_", "-") + ("" if setting is None else f" {setting:g}") for decoder, setting in decoders]
     return {
         "crops": [crop.replace("context_", "context ×") for crop in crops],
-        "rows": [(_decoder_name(*each), [at(each, crop) for crop in crops], at(each, None)) for each in decoders],
+        "rows": [
+            (name, [at(each, crop) for crop in crops], at(each, None))
+            for name, each in zip(names, decoders, strict=True)
+        ],
         "all": ([at(None, crop) for crop in crops], at(None, None)),
     }
-
-
-def _decoder_name(decoder: str, setting: float | None) -> str:
-    name = decoder.replace("_", "-")
-    return name if setting is None else f"{name} {setting:g}"
 
 
 def _growth_chart(quality: RunQuality) -> Markup | None:
@@ -182,42 +193,35 @@ def _common(counts: Mapping[str, int]) -> list[tuple[str, int, float, float]]:
     return [(text, count, count / total, count / ranked[0][1]) for text, count in ranked]
 
 
-def _stages(quality: RunQuality) -> list[tuple[str, float, float, float | None]]:
-    """Return stage, seconds, milliseconds per image, and images per second of stage time."""
-    images = quality.summary.images
-    return [
-        (stage, seconds, 1000 * seconds / images if images else 0.0, images / seconds if seconds else None)
-        for stage, seconds in quality.summary.seconds.items()
-    ]
-
-
-class HistogramBar(NamedTuple):
-    """One bar of a histogram: `part` of `whole` in the strong colour, and its tooltip."""
-
-    whole: int
-    part: int
-    hint: str
-
-
-class Marker(NamedTuple):
-    """An upright line in a histogram, at a share of its width in [0, 1]."""
-
-    share: float
-    label: str
-
-
-# A place as a share of the width in [0, 1], and the label below it.
+# A bar of a histogram: its count, how much of that has the strong colour, and its tooltip.
+Bar = tuple[int, int, str]
+# A place as a share of the width in [0, 1], and the label there.
 Label = tuple[float, str]
 
 
-def histogram(
-    bars: Sequence[HistogramBar], *, title: str, labels: Iterable[Label] = (), marker: Marker | None = None
-) -> Markup:
-    """Return a histogram of stacked bars, equally wide, from left to right; `title` is for screen readers."""
-    top = nice_ceiling(max((bar.whole for bar in bars), default=0))
+def _histogram(bars: Sequence[Bar], *, title: str, labels: Iterable[Label], marker: Label | None = None) -> Markup:
+    """Draw stacked bars, equally wide, from left to right, and `marker` as an upright line."""
+    top = nice_ceiling(max((whole for whole, _, _ in bars), default=0))
     width = 100 / max(1, len(bars))
-    drawn = [_bar(bar, width * place, width=width, top=top) for place, bar in enumerate(bars)]
-    return _chart(title, _grid(top), *drawn, "" if marker is None else _marker(marker), _labels(labels))
+    drawn = []
+    for number, (whole, part, hint) in enumerate(bars):
+        left, blocks = width * number, []
+        inset = {"x": f"{left + width * _GAP / 2:.3f}%", "width": f"{width * (1 - _GAP):.3f}%"}
+        for kind, count in (("whole", whole), ("part", part)):
+            if count:
+                # A bar has at least one pixel, so that a single row among millions is visible.
+                tall = max(1.0, HEIGHT_PX * count / top)
+                blocks.append(element("rect", class_=kind, y=f"{HEIGHT_PX - tall:.2f}", height=f"{tall:.2f}", **inset))
+        # The pointer reacts on the bar's whole place, so that low bars have a hint too.
+        place = {"x": f"{left:.3f}%", "width": f"{width:.3f}%", "height": HEIGHT_PX}
+        drawn.append(element("g", *blocks, element("rect", element("title", hint), class_="hit", **place)))
+    if marker is not None:
+        share, text = marker
+        x, is_right = f"{100 * share:.3f}%", share > 0.8
+        drawn.append(element("line", class_="marker", x1=x, x2=x, y1=-6, y2=HEIGHT_PX))
+        kind, dx = ("marker last", -6) if is_right else ("marker", 6)
+        drawn.append(element("text", text, class_=kind, x=x, dx=dx, y=2))
+    return _chart(title, _grid(top), *drawn, _labels(labels))
 
 
 def share_bar(share: float) -> Markup:
@@ -228,11 +232,11 @@ def share_bar(share: float) -> Markup:
     return element("svg", whole, part, class_="share", height=_SHARE_HEIGHT_PX, aria_hidden="true")
 
 
-def stacked_bar(parts: Sequence[tuple[str, float]], *, title: str) -> Markup:
+def _stacked_bar(parts: Mapping[str, float], *, title: str) -> Markup:
     """Return one bar of named parts, each as wide as its share of the sum."""
-    total = sum(value for _, value in parts) or 1.0
+    total = sum(parts.values()) or 1.0
     blocks, at = [], 0.0
-    for number, (name, value) in enumerate(parts):
+    for number, (name, value) in enumerate(parts.items()):
         wide = 100 * value / total
         hint = element("title", f"{name}: {wide:.0f} %")
         place = {"x": f"{at:.3f}%", "width": f"{wide:.3f}%", "height": _STACK_HEIGHT_PX}
@@ -252,35 +256,8 @@ def nice_ticks(right: float) -> list[float]:
     return [number * step for number in range(floor(right / step + 1e-9) + 1)]
 
 
-def bar_labels(names: Sequence[str]) -> list[Label]:
-    """Return labels below the middle of each of equally wide bars; of many every nth."""
-    step = max(1, -(-len(names) // _MAX_LABELS))
-    return [((place + 0.5) / len(names), names[place]) for place in range(0, len(names), step)]
-
-
-def edge_labels(low: float, high: float) -> list[Label]:
-    """Return labels at round numbers between `low` and `high` > `low`."""
-    step = nice_ticks(high - low)[1]
-    first = -(-low // step)
-    ticks = [(first + number) * step for number in range(floor((high - low) / step) + 2)]
-    return [((tick - low) / (high - low), f"{tick:.3g}") for tick in ticks if low <= tick <= high]
-
-
 def _chart(title: str, *inside: Markup | str) -> Markup:
     return element("svg", *inside, class_="chart", height=HEIGHT_PX, role="img", aria_label=title)
-
-
-def _bar(bar: HistogramBar, x: float, *, width: float, top: float) -> Markup:
-    inset = {"x": f"{x + width * _GAP / 2:.3f}%", "width": f"{width * (1 - _GAP):.3f}%"}
-    blocks = []
-    for kind, count in (("whole", bar.whole), ("part", bar.part)):
-        if count:
-            # A bar has at least one pixel, so that a single row among millions is visible.
-            tall = max(1.0, HEIGHT_PX * count / top)
-            blocks.append(element("rect", class_=kind, y=f"{HEIGHT_PX - tall:.2f}", height=f"{tall:.2f}", **inset))
-    # The pointer reacts on the bar's whole place, so that low bars have a hint too.
-    place = {"x": f"{x:.3f}%", "width": f"{width:.3f}%", "height": HEIGHT_PX}
-    return element("g", *blocks, element("rect", element("title", bar.hint), class_="hit", **place))
 
 
 def _grid(top: float) -> Markup:
@@ -299,12 +276,4 @@ def _labels(labels: Iterable[Label]) -> Markup:
     return Markup("").join(
         element("text", text, class_="last" if share > 0.97 else "below", x=f"{100 * share:.3f}%", y=y)
         for share, text in labels
-    )
-
-
-def _marker(marker: Marker) -> Markup:
-    x, is_right = f"{100 * marker.share:.3f}%", marker.share > 0.8
-    line = element("line", class_="marker", x1=x, x2=x, y1=-6, y2=HEIGHT_PX)
-    return line + element(
-        "text", marker.label, class_="marker last" if is_right else "marker", x=x, dx=-6 if is_right else 6, y=2
     )

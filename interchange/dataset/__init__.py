@@ -1,4 +1,7 @@
-"""Runs as torch datasets: images, masks and expressions, out of the tables, in an order that a seed decides."""
+"""Runs as torch datasets: images, masks and expressions out of the tables. Called by `pseudoris` and `training`.
+
+The order of samples and every draw follow from the seed, the epoch, the ranks and workers, and the snapshot alone.
+"""
 
 from pseudoris.interchange.dataset.iterable_dataset import RisIterableDataset
 from pseudoris.interchange.dataset.map_dataset import JoinedDataset, MapDataset, RisDataset

@@ -1,8 +1,8 @@
-"""Gives absences a place, for `rewording`: what is nowhere in an image is not "on the left" or "above the star" either.
+"""Gives absences a place. Called by `rewording`. A thing that is not in an image is not "on the left" of it either.
 
-The composer's absences are words alone, its other expressions have places and relations too. Who learns from both as
-they are learns that a text with a place is of something. So half of the drawn absences get a place here. Each rule
-gives a text that means nothing wherever the absence itself does, in every picture, and whatever the anchor means:
+The composer's absences have no place, and its other expressions often have one. A model that learns from both would
+learn that a text with a place always refers to something. So half of the drawn absences get a place. A text that a
+rule gives must refer to nothing in every picture in which the absence does, whatever its anchor refers to:
 
     side        the red circle on the left
     end         the leftmost red circle
@@ -10,7 +10,7 @@ gives a text that means nothing wherever the absence itself does, in every pictu
     relation    the red circle above the star
     anchor      the star above the red circle
 
-A text that is no noun phrase of the templates (`pseudoris.workers.noun_phrases`), or has a place, stays.
+A text stays if it is no noun phrase of the templates (`pseudoris.workers.noun_phrases`), or has a place.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _OPENINGS: Final = ARTICLES | PICTURES | {"of"}
 def placed_absence(text: str, others: Sequence[str], *, key: int, turn: int) -> str:
     """Return an absence with a place, or as it is, as draw `turn` of a key says.
 
-    `others` are texts of the same image, one of which, where it is a noun phrase without a place, is the other side of
-    a relation.
+    `others` are texts of the same image. One of them, a noun phrase without a place, becomes the other side of a
+    relation.
     """
     first = turn * _NUMBERS_A_DRAW
     form = draw_below(key, first, len(_FORMS) + _NUM_PLAIN)
@@ -66,7 +66,7 @@ def _said(form: str, phrase: NounPhrase, side: templates.Side, rank: int, other:
 
 
 def _phrase(text: str) -> NounPhrase | None:
-    """Return the noun phrase of a text that says no more; None where it has a place or names another thing."""
+    """Return the noun phrase that a text consists of; None if it has a place or names another thing."""
     found = noun_phrase(text, head_noun(text))
     if found is None or found.number == "several" or not f" {text}".endswith(f" {found.text}"):
         return None

@@ -1,6 +1,7 @@
-"""Arrays of samples, and what datasets take from torch, or numpy without it. Called by most modules of this folder.
+"""Arrays of samples, and the names that datasets need of torch. Called by most modules of this folder.
 
-No other module here imports torch at its top, so that a run can be read, in one process, where it is not installed.
+Without torch, numpy and empty classes take its place, so that one process can read a run. So no other module here may
+import torch at its top.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ else:
     Tensor, DataLoader, default_collate = np.ndarray, None, None
 
     class Dataset(Generic[T]):
-        """In place of torch's base class, of which only its loaders ask something."""
+        """Takes the place of torch's base class, which only torch's loaders use."""
 
     class IterableDataset(Dataset[T]):
-        """Likewise."""
+        """Takes the place of torch's base class."""
 
     def get_worker_info() -> None:
         """Return None: without torch there are no workers."""
@@ -35,7 +36,7 @@ __all__ = ["DataLoader", "Dataset", "IterableDataset", "Tensor", "default_collat
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
-    """Return the array as a sample has it: as a tensor over the same memory, or as it is."""
+    """Return the array as a tensor over the same memory; without torch, the array."""
     return torch.from_numpy(array) if HAS_TORCH else cast("Tensor", array)
 
 

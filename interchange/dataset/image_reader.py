@@ -1,6 +1,7 @@
-"""Reads a shard's encoded images from its table or SOURCE, and decodes them. For `shard_reader` and `training`.
+"""Reads a shard's encoded images from its table or SOURCE, and decodes them. Called by `shard_reader` and `training`.
 
-A common photograph is decoded directly into a tensor: the same pixels for a third less work.
+An image must be the annotated one: other bytes or another size are an error. `decode_plain_jpeg` must give the same
+pixels as `decode_upright`; it saves a third of the work.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ _MOVED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ShardImages:
-    """Encoded images of one shard, in the requested order, with what was annotated: sha256, upright (height, width).
+    """Encoded images of one shard, in the requested order, with sha256 and upright (height, width) as annotated.
 
-    An outcome is the bytes, or the reason why there are none; None if they are read on demand.
+    An outcome is the bytes, or the error; None if they are read on demand.
     """
 
     shard: int
@@ -72,10 +73,7 @@ class ImageBytes:
         self._config = config
         self._is_random_access = is_random_access
         self._planned = PlannedImages(
-            location,
-            header.model_copy(update={"config": config}),
-            source=moved,
-            is_random_access=is_random_access,
+            location, header.model_copy(update={"config": config}), source=moved, is_random_access=is_random_access
         )
         # Plug-ins that the user has imported. A spawned worker of a loader imports them too.
         self._plugins = loaded_plugins(config.images.decoder_plugins)

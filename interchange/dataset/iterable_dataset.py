@@ -1,6 +1,7 @@
 """A run of any size as a stream of samples: shard after shard, each image decoded once for all its masks.
 
-For trainings of users, and mixed with others by `mixed_dataset.py`; our own learners read the map-style `RisDataset`.
+Called by users' trainings and by `mixed_dataset.py`; our own learners read the map-style `RisDataset`. A resumed epoch
+gives the samples that an uninterrupted one would have given, on every rank and in every worker.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from pseudoris.interchange.dataset.shard_index import Int64Array
 from pseudoris.interchange.dataset.shard_reader import DatasetRun
 from pseudoris.interchange.dataset.snapshot import Snapshot
 from pseudoris.interchange.dataset.stream_order import (
-    DrawnMask,
     ShardIterator,
     ShardSlice,
     Stream,
@@ -124,7 +124,14 @@ class RisIterableDataset(StreamedDataset):
 
     def _samples(self, stream: Stream, epoch: int, position: Position) -> Iterator[tuple[Any, Position]]:
         """Yield the samples; the position counts the masks drawn, those of bad images included, and those yielded."""
-        slices, quota = self._slices(stream, epoch)
+        num_shards, uneven = len(self._run.snapshot), self._order.uneven
+        is_shuffled, quota = self._order.is_shuffled, None
+        order = permutation(self._key("shards", epoch), num_shards) if is_shuffled else np.arange(num_shards)
+        if self._counts is None or uneven == "keep":
+            slices = whole_shards(order, stream)
+        else:
+            slices = equal_slices(order, self._counts, stream, uneven)
+            quota = sum((each.stop or 0) - each.start for each in slices)
         start, num_yielded = position.get("drawn", 0), position.get("yielded", 0)
         drawn = 0
         while quota is None or num_yielded < quota:
@@ -163,25 +170,14 @@ class RisIterableDataset(StreamedDataset):
             masks = interleaved(iterator, self._order, key)
         for number, drawn in enumerate(masks, 1):
             iterator.is_skipping = number < num_passed
-            yield _NO_SAMPLE if number <= num_passed else self._sample(drawn, epoch)
-
-    def _sample(self, drawn: DrawnMask, epoch: int) -> Any:
-        image = drawn.item
-        pixels = image.pixels(is_last=drawn.is_last)
-        if pixels is None and self._run.images is not None:
-            return _NO_SAMPLE
-        content, mask = image.shard.content(), image.first_mask + drawn.mask
-        sample = build_sample(self._run.spec, content, image.at, mask, epoch=epoch, pixels=pixels)
-        return sample if self._transform is None else self._transform(sample)
-
-    def _slices(self, stream: Stream, epoch: int) -> tuple[list[ShardSlice], int | None]:
-        num_shards = len(self._run.snapshot)
-        is_shuffled = self._order.is_shuffled
-        order = permutation(self._key("shards", epoch), num_shards) if is_shuffled else np.arange(num_shards)
-        if self._counts is None or self._order.uneven == "keep":
-            return whole_shards(order, stream), None
-        slices = equal_slices(order, self._counts, stream, self._order.uneven)
-        return slices, sum((each.stop or 0) - each.start for each in slices)
+            image = drawn.item
+            pixels = None if number <= num_passed else image.pixels(is_last=drawn.is_last)
+            if number <= num_passed or (pixels is None and self._run.images is not None):
+                yield _NO_SAMPLE
+                continue
+            content, mask = image.shard.content(), image.first_mask + drawn.mask
+            sample = build_sample(self._run.spec, content, image.at, mask, epoch=epoch, pixels=pixels)
+            yield sample if self._transform is None else self._transform(sample)
 
     def _key(self, purpose: str, *numbers: int) -> int:
         return key_of(purpose, self._run.spec.seed, *numbers)

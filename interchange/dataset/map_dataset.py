@@ -1,4 +1,7 @@
-"""Small runs in memory as a map-style dataset: any mask by its number. Called by `training` and by users."""
+"""Small runs in memory as a map-style dataset: any mask by its number. Called by `training` and by users.
+
+The same number in the same epoch gives the same sample, on every rank and in every worker.
+"""
 
 from __future__ import annotations
 
@@ -165,18 +168,22 @@ class RisDataset(SharedNumbers, MapDataset):
         num_stand_ins = len(self) if among is None else len(among)
         for stand_in in range(num_stand_ins):
             at = (first + stand_in) % num_stand_ins
-            at = at if among is None else int(among[at])
-            try:
-                sample = self._sample(at, epoch, decoded)
-            except ImageError as error:
-                if self._run.spec.on_bad_image == "raise":
-                    row, image, _ = self._place(at)
-                    images = self._contents[row].images
-                    if self._run.images is None or images is None:
-                        raise
-                    raise self._run.images.explained(images.keys[image], error) from error
-                self._count_skipped()
-                continue
+            row, mask = self._concat.of(at if among is None else int(among[at]), noun="mask")
+            content, reader = self._contents[row], self._run.images
+            image = int(np.searchsorted(content.index.first_masks, mask, side="right")) - 1
+            place, pixels = (id(self), row, image), None
+            if reader is not None and content.images is not None:
+                try:
+                    pixels = decoded.get(place)
+                    if pixels is None:
+                        pixels = decoded[place] = reader.decode(content.images, image)
+                except ImageError as error:
+                    if self._run.spec.on_bad_image == "raise":
+                        raise reader.explained(content.images.keys[image], error) from error
+                    self._count_skipped()
+                    continue
+            # Each sample gets its own copy, because a transform may write into it.
+            sample = build_sample(self._run.spec, content, image, mask, epoch=epoch, pixels=deepcopy(pixels))
             return sample if self._transform is None else self._transform(sample)
         raise ConfigError(
             f"None of the {num_stand_ins} masks that could replace this one has a usable image. Put the annotated "
@@ -248,24 +255,6 @@ class RisDataset(SharedNumbers, MapDataset):
         if not len(concat):
             raise opened.nothing_passes()
         self._run, self._contents, self._concat = opened, contents, concat
-
-    def _sample(self, at: int, epoch: int, decoded: Decoded) -> Any:
-        row, image, mask = self._place(at)
-        content = self._contents[row]
-        pixels = None
-        if self._run.images is not None and content.images is not None:
-            pixels = decoded.get((id(self), row, image))
-            if pixels is None:
-                pixels = decoded[id(self), row, image] = self._run.images.decode(content.images, image)
-            # Each sample gets its own copy, because a transform may write into it.
-            pixels = deepcopy(pixels)
-        return build_sample(self._run.spec, content, image, mask, epoch=epoch, pixels=pixels)
-
-    def _place(self, at: int) -> tuple[int, int, int]:
-        """Return the shard of a mask by its row, and in that shard's index its image and itself."""
-        row, mask = self._concat.of(at, noun="mask")
-        image = int(np.searchsorted(self._contents[row].index.first_masks, mask, side="right")) - 1
-        return row, image, mask
 
 
 class JoinedDataset(MapDataset):

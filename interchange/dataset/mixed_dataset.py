@@ -1,6 +1,6 @@
 """Machine-made and human annotation in one dataset: the semi-supervised setting of the paper (its Figure 4).
 
-For trainings of users, and for `train student` with human annotation.
+Called by users' trainings and by `train student`. A seed chooses the same human masks in every epoch and on every rank.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class MixedDataset(JoinedDataset):
         self._chosen = choose_fraction(human.mask_ids(), fraction, seed)
         _check_share(human_share, len(self._chosen))
         share = human_share
-        # Human items of an epoch.
+        # The number of human items in an epoch.
         self.num_human = len(self._chosen) if share is None else round(len(pseudo) * share / (1 - share))
         # The last epoch that was asked for, and its order.
         self._shuffled: tuple[int, NDArray[np.int64]] | None = None
@@ -178,7 +178,11 @@ class MixedIterableDataset(StreamedDataset):
         reached = position.get("pseudo", {})
         num_human, num_drawn = position.get("human", 0), position.get("drawn", 0)
         key = key_of("mix", self._seed, epoch, stream.worker, stream.num_workers)
-        own = self._own_humans(stream, epoch)
+        # The human masks of a stream are disjoint from the other streams', unless there are fewer than streams.
+        shuffled = self._chosen[permutation(key_of("human", self._seed, epoch), len(self._chosen))]
+        number = stream.rank * stream.num_workers + stream.worker
+        own = shuffled[number :: stream.world_size * stream.num_workers]
+        own = own if len(own) else shuffled
         # Numbers below this limit mean a human sample. The limit is not reached, because the epoch would never end.
         limit = min(round(self.human_share * _PROBABILITY_STEPS), _PROBABILITY_STEPS - 1)
         while True:
@@ -193,13 +197,6 @@ class MixedIterableDataset(StreamedDataset):
                 sample, reached = following
             num_drawn += 1
             yield sample, {"pseudo": reached, "human": num_human, "drawn": num_drawn}
-
-    def _own_humans(self, stream: Stream, epoch: int) -> NDArray[np.int64]:
-        """Return the human masks of a stream: disjoint from the other streams', unless there are fewer than streams."""
-        shuffled = self._chosen[permutation(key_of("human", self._seed, epoch), len(self._chosen))]
-        number = stream.rank * stream.num_workers + stream.worker
-        own = shuffled[number :: stream.world_size * stream.num_workers]
-        return own if len(own) else shuffled
 
     def _fingerprint(self) -> dict[str, Any]:
         parts = {"pseudo": self._pseudo._fingerprint(), "human": self._human.describe()}
@@ -224,7 +221,7 @@ class MixedIterableDataset(StreamedDataset):
 
 
 def _epoch_of_lap(epoch: int, lap: int) -> int:
-    """Return the draw of a mask that comes again in an epoch: another each time, and none of another epoch's again."""
+    """Return the epoch by which a mask is drawn that comes again in an epoch: another one each time."""
     return epoch if lap == 0 else key_of("lap", epoch, lap)
 
 

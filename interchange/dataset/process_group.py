@@ -1,4 +1,7 @@
-"""Values shared in a torch.distributed group and with loader workers. Called by the datasets and `training/ppt`."""
+"""Values shared in a torch.distributed group and with loader workers. Called by the datasets and `training/ppt`.
+
+No process may wait for another one, because some ranks may make no dataset.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,8 @@ def distributed_rank() -> tuple[int, int]:
 def agreed(key: str, propose: Callable[[], str]) -> str:
     """Return the group's common value for a key: the value that the first process to ask proposes.
 
-    A collective call would hang where only some ranks make a dataset (evaluation on rank 0, the first stage of a
-    pipeline), and would send a few bytes through a GPU under NCCL. Without a group, `propose` decides. So it does in a
-    loader worker, because the connection belongs to its parent.
+    A collective call would hang if only some ranks make a dataset (evaluation on rank 0, the first stage of a
+    pipeline). Without a group, and in a loader worker, whose parent has the connection, `propose` decides.
     """
     if not _has_group() or get_worker_info() is not None:
         return propose()

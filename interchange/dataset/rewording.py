@@ -1,7 +1,7 @@
 """Draws one of the forms of an English expression. Called by `sample_builder.py` and `exports/export_job.py`.
 
-Captions say "a photo of a small red star", and people say "the small red star". A form never has more words than its
-text, but for half of the absences, which get a place (`absent_places`). The rules:
+Captions say "a photo of a small red star", and people say "the small red star". A form must refer to the same object
+in nearly every picture, and has no more words than its text. Only absences may get a place (`absent_places`). Rules:
 
     opening    "a photo of", "there is" and the like are left out
     article    "a" and "an" become "the"; any article before the first noun phrase is left out
@@ -10,8 +10,8 @@ text, but for half of the absences, which get a place (`absent_places`). The rul
     side       "star on the left" becomes "left star", of text whose noun phrase has nothing else behind it
 
 The last two may change the meaning: a bowl that stands before a cup is below it in the picture, and not under it; and
-beside the star on the left another may lie hardly further right. Never the other way: a "left star" may be anywhere.
-A text that the lists of words do not know, or where a word may matter ("light", "red fox"), keeps its words.
+another star may lie hardly further right than the star on the left. The reverse of a rule is never applied: a "left
+star" may be anywhere. A text with unknown words, or where a word may matter ("light", "red fox"), keeps its words.
 """
 
 from __future__ import annotations
@@ -132,10 +132,10 @@ def drawn_forms(
 ) -> list[str]:
     """Return a form of each text that an epoch draws of a mask, each of its forms equally likely.
 
-    The draw follows from (seed, epoch, mask id, text), and of a text that comes again from how often it came before. A
-    human's texts are returned as they are. Of what is absent, beside other texts of its image, half gets a place first
-    (`placed_absence`). An absence that has a side stays: where no star is on the left, one in the middle may be the
-    left star.
+    The draw follows from (seed, epoch, mask id, text), and how often the text came before. A human's texts are returned
+    as they are. With `absent_beside`, the other texts of the image, the texts are absences, and half of them get a
+    place first (`placed_absence`). An absence that has a side stays: if no star is on the left, one in the middle may
+    be the left star.
     """
     said = list(texts)
     for at, (text, source) in enumerate(zip(texts, sources, strict=True)):
@@ -154,9 +154,9 @@ def drawn_forms(
 def sentences(image_id: str, said: Sequence[ExpressionRecord], number: int) -> Iterator[tuple[str, ...]]:
     """Yield what an export says for each of an image's expressions, with up to `number` further forms, at least 1.
 
-    The first sentence is the text, without its opening. Of what is kept up to `number` forms follow that people say and
-    that mean the same in every picture; which, follows from mask and text. None equals another sentence of the image.
-    A human's texts stay as they are.
+    The first sentence is the text, without its opening. If the expression is kept, up to `number` forms follow that
+    mean the same in every picture; mask and text decide which. No form equals another sentence of the image. A human's
+    texts stay as they are.
     """
     taken = {each.text for each in said if each.kept}
     found: list[tuple[str, list[str]]] = []
@@ -187,7 +187,10 @@ def forms_of(text: str) -> tuple[str, ...]:
     found = dict.fromkeys((text, phrase))
     if article and not _is_free_of_article(article, noun_phrase):
         return tuple(found)
-    for ordered in (order for related in _relations(noun_phrase) for order in _orders(related)):
+    reworded = [pattern.subn(word, noun_phrase) for pattern, word in _RELATIONS]
+    # A phrase with one relation also has a form with the other word for it.
+    related = [text for text, count in reworded if count and sum(each for _, each in reworded) == 1]
+    for ordered in (order for each in (noun_phrase, *related) for order in _orders(each)):
         found.update(dict.fromkeys(_with_articles(article, ordered, is_reordered=ordered != noun_phrase)))
         placed = _side_first(ordered)
         if placed is not None:
@@ -245,7 +248,7 @@ def _with_articles(article: str, noun_phrase: str, *, is_reordered: bool) -> Ite
 
 
 def _orders(noun_phrase: str) -> Iterator[str]:
-    """Yield the phrase, and with its size before and behind the other adjectives of its noun."""
+    """Yield the phrase, then with its size before, and behind, the other adjectives of its noun."""
     yield noun_phrase
     words = noun_phrase.split()
     begin, end = _adjectives(words) or (0, 0)
@@ -254,14 +257,6 @@ def _orders(noun_phrase: str) -> Iterator[str]:
     if sizes and others:
         for adjectives in ((*sizes, *others), (*others, *sizes)):
             yield " ".join((*words[:begin], *adjectives, *words[end:]))
-
-
-def _relations(noun_phrase: str) -> Iterator[str]:
-    """Yield the phrase, and with the other word for its one relation."""
-    yield noun_phrase
-    reworded = [pattern.subn(word, noun_phrase) for pattern, word in _RELATIONS]
-    if sum(count for _, count in reworded) == 1:
-        yield next(text for text, count in reworded if count)
 
 
 def _side_first(noun_phrase: str) -> str | None:

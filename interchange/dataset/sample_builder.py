@@ -1,4 +1,7 @@
-"""Makes samples from a shard's content: tensors, drawn texts. Called by `iterable_dataset.py` and `map_dataset.py`."""
+"""Makes samples from a shard's content: tensors, drawn texts. Called by `iterable_dataset.py` and `map_dataset.py`.
+
+The same mask in the same epoch always gives the same sample, whatever was drawn before.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ def build_sample(
 ) -> RisSample:
     """Return the sample of a mask, by its position and that of its image in the shard's index.
 
-    The same mask in the same epoch always gives the same sample. `pixels` (3, H, W) uint8 are owned by the sample from
-    here on; None if images were not requested. A mask of another size is a ConfigError.
+    The sample owns `pixels`, (3, H, W) uint8, from here on; None if images were not requested. A mask of another size
+    than its image is a ConfigError.
     """
     index, parts = content.index, spec.parts
     sample = RisSample(image_id=index.image_ids[image], mask_id=index.mask_ids[mask])
@@ -60,7 +63,7 @@ def _add_expressions(
         texts, sources = [content.texts[row] for row in rows], [content.sources[row] for row in rows]
         sample["expressions"], sample["sources"] = texts, sources
         if spec.rewording:
-            beside = _texts_beside(content, image) if sample.get("num_masks") == 0 else None
+            beside = _texts_of_masks(content, image) if sample.get("num_masks") == 0 else None
             said = drawn_forms(texts, sources, **by, mask_id=sample["mask_id"], absent_beside=beside)
             pairs = zip(texts, said, sources, strict=True)
             sample["sources"] = [source if row == form else SOURCE_REWORDED for row, form, source in pairs]
@@ -69,8 +72,8 @@ def _add_expressions(
         sample["scores"] = {name: as_tensor(column[rows]) for name, column in content.scores.items()}
 
 
-def _texts_beside(content: ShardContent, image: int) -> Sequence[str]:
-    """Return the texts of an image's masks; those of none come last, and are no part."""
+def _texts_of_masks(content: ShardContent, image: int) -> Sequence[str]:
+    """Return the texts of an image's masks, without its absences, which come last."""
     index = content.index
     first, end = index.first_masks[image : image + 2].tolist()
     while end > first and index.targets is not None and not index.targets[end - 1]:
@@ -79,7 +82,7 @@ def _texts_beside(content: ShardContent, image: int) -> Sequence[str]:
 
 
 def decode_union(counts: Sequence[str], height: int, width: int) -> Tensor:
-    """Return the union of COCO run-length encodings as (H, W) bool, contiguous; all False of none.
+    """Return the union of COCO run-length encodings as (H, W) bool, contiguous; all False for no encoding.
 
     Raises:
         ValueError: An encoding is damaged or of another size.

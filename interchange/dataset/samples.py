@@ -1,6 +1,7 @@
 """Names, shapes, dtypes of a sample, and which expressions it is made of. Used by the datasets and the shard reader.
 
-Bounds and choices are such that Parquet can evaluate them before anything else is read.
+Parquet evaluates the conditions before anything else is read. The forms of `as_json` must not change: saved trainings
+hold them.
 """
 
 from __future__ import annotations
@@ -28,8 +29,7 @@ from pseudoris.store.tables.committed_tables import RowFilter
 # Inclusive bounds. None leaves a side open.
 Bounds = tuple[float | None, float | None]
 
-# Numbers of one row each; the other numeric columns (`top_k`, `top_p`) describe how a text was drawn, not how good it
-# is.
+# Scores that may have bounds. `top_k` and `top_p` are left out: they say how a text was drawn, not how good it is.
 EXPRESSION_NUMBERS: Final = (
     *("uniqueness", "correctness", "distinctiveness", "log_prob", "weight", "count"),
     *OPTIONAL_COLUMNS,
@@ -37,6 +37,9 @@ EXPRESSION_NUMBERS: Final = (
 MASK_NUMBERS: Final = ("predicted_iou", "stability_score", "area_px")
 
 DECODERS: Final = ("beam", "top_k", "top_p")
+_SOURCE: Final = pc.field("source")
+# A pseudo-label that is not kept does not show the object of its text.
+_IS_NO_WRONG_LABEL: Final = (_SOURCE != SOURCE_RECIPE) | pc.field("kept")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,19 +100,19 @@ class ExpressionFilter:
         if self.tau is not None:
             # Arrow skips row groups only if the condition is never null, or if a group has no null.
             passes = (distinctiveness > self.tau) | distinctiveness.is_null()
-            conditions.append(passes & _is_no_wrong_label())
+            conditions.append(passes & _IS_NO_WRONG_LABEL)
             columns += ["distinctiveness", "kept", "source"]
         elif self.is_kept_only:
             conditions.append(pc.field("kept"))
             columns.append("kept")
         if self.lone == "drop":
-            conditions.append(distinctiveness.is_valid() | (_source() != SOURCE_MODEL))
+            conditions.append(distinctiveness.is_valid() | (_SOURCE != SOURCE_MODEL))
             columns += ["distinctiveness", "source"]
         return self._rows(conditions, columns)
 
     def candidate_rows(self) -> RowFilter | None:
         """Return the conditions without `tau`, `kept` and `lone`, which are judged after reading."""
-        return self._rows([_is_no_wrong_label()], ["source", "kept"])
+        return self._rows([_IS_NO_WRONG_LABEL], ["source", "kept"])
 
     def _rows(self, conditions: list[pc.Expression], columns: Sequence[str]) -> RowFilter | None:
         """Return conditions, and those that do not look at scores."""
@@ -119,7 +122,7 @@ class ExpressionFilter:
             _within(pc.list_value_length(pc.utf8_split_whitespace(pc.field("text"))), self.words),
             _within(pc.utf8_length(pc.field("text")), self.characters),
             None if self.decoders is None else pc.field("decoder").isin(sorted(self.decoders)),
-            None if self.sources is None else _source().isin(sorted(self.sources)),
+            None if self.sources is None else _SOURCE.isin(sorted(self.sources)),
         ]
         used = {
             "source": self.sources is not None,
@@ -159,7 +162,7 @@ class ExpressionFilter:
 
 
 def _chosen(name: str, chosen: Collection[str] | None, known: Sequence[str]) -> frozenset[str] | None:
-    """Return the chosen words as a set; an unknown word would silently keep nothing."""
+    """Return the chosen words as a set; refuse an unknown word, which would silently keep nothing."""
     if chosen is None:
         return None
     if isinstance(chosen, str):
@@ -170,15 +173,6 @@ def _chosen(name: str, chosen: Collection[str] | None, known: Sequence[str]) -> 
     if unknown:
         raise ConfigError(f"{name}: there is no {unknown[0]!r}. Choose from {', '.join(known)}.")
     return frozenset(chosen)
-
-
-def _is_no_wrong_label() -> pc.Expression:
-    # A pseudo-label that is not kept does not show the object of its text.
-    return (_source() != SOURCE_RECIPE) | pc.field("kept")
-
-
-def _source() -> pc.Expression:
-    return pc.field("source")
 
 
 def _within(value: pc.Expression, bounds: Bounds) -> pc.Expression | None:

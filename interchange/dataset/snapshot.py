@@ -1,6 +1,6 @@
 """Which commits of a run a dataset reads: fixed at construction, so that a growing run does not change the dataset.
 
-Both datasets and the learners use it. Its `state()` and `digest` stand in saved trainings: their form must not change.
+Called by the datasets and `training`. Saved trainings hold its `state()` and `digest`: their form must not change.
 """
 
 from __future__ import annotations
@@ -155,7 +155,14 @@ class Snapshot:
         Without a manifest: all commits. Commits come run by run.
         """
         commits = _commits(self.table) if self.manifest is None else self.retried.items()
-        return {"manifest": self.manifest, "commits": _packed(commits) or None, "digest": self.digest}
+        # Each run is [first shard, number of shards, generation].
+        runs: list[list[int]] = []
+        for shard, generation in commits:
+            if runs and runs[-1][2] == generation and runs[-1][0] + runs[-1][1] == shard:
+                runs[-1][1] += 1
+            else:
+                runs.append([shard, 1, generation])
+        return {"manifest": self.manifest, "commits": runs or None, "digest": self.digest}
 
     def commits(self) -> list[tuple[int, int]]:
         """Return shard and generation of every commit, by shard."""
@@ -208,14 +215,3 @@ def _opened(location: RunLocation | str | Path) -> RunLocation:
 
 def _commits(table: pa.Table) -> Iterable[tuple[int, int]]:
     return zip(table["shard"].to_pylist(), table["generation"].to_pylist(), strict=True)
-
-
-def _packed(commits: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Return runs [first shard, how many, generation] of neighbours that share a generation."""
-    runs: list[list[int]] = []
-    for shard, generation in commits:
-        if runs and runs[-1][2] == generation and runs[-1][0] + runs[-1][1] == shard:
-            runs[-1][1] += 1
-        else:
-            runs.append([shard, 1, generation])
-    return runs

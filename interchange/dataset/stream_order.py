@@ -1,4 +1,7 @@
-"""Orders samples of a stream by its seed: split over ranks, read-ahead, shuffle. Called by the stream datasets."""
+"""Orders the samples of a stream: split over ranks, read-ahead, shuffle. Called by the stream datasets.
+
+Seed, epoch, ranks and workers decide the order; neither time nor memory does. An image is decoded once for its masks.
+"""
 
 from __future__ import annotations
 
@@ -208,23 +211,20 @@ class ShardIterator:
                 shard = self._read(part.row) if ahead is None else ahead.result()
                 if at + 1 < len(self._slices):
                     ahead = pool.submit(self._read, self._slices[at + 1].row)
-                yield from self._images(shard, part)
+                firsts = shard.index.first_masks
+                stop = shard.index.num_masks if part.stop is None else part.stop
+                starts, stops = np.maximum(firsts[:-1], part.start), np.minimum(firsts[1:], stop)
+                inside = np.flatnonzero(starts < stops)
+                if self._key is not None:
+                    inside = inside[permutation(key_of(self._key, shard.index.parts.shard), len(inside))]
+                for image in inside.tolist():
+                    yield StreamedImage(shard, image, int(starts[image]), int(stops[image] - starts[image]))
 
     def _read(self, row: int) -> StreamedShard:
         if self.is_skipping:
             return StreamedShard(self._run, row, self._run.index(row))
         content = self._run.content(row)
         return StreamedShard(self._run, row, content.index, content)
-
-    def _images(self, shard: StreamedShard, part: ShardSlice) -> Iterator[StreamedImage]:
-        firsts = shard.index.first_masks
-        stop = shard.index.num_masks if part.stop is None else part.stop
-        starts, stops = np.maximum(firsts[:-1], part.start), np.minimum(firsts[1:], stop)
-        inside = np.flatnonzero(starts < stops)
-        if self._key is not None:
-            inside = inside[permutation(key_of(self._key, shard.index.parts.shard), len(inside))]
-        for at in inside.tolist():
-            yield StreamedImage(shard, at, int(starts[at]), int(stops[at] - starts[at]))
 
 
 @dataclass(frozen=True, slots=True)

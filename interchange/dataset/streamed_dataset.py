@@ -1,4 +1,7 @@
-"""Base of iterable datasets, and their resumable `DataLoader`. Called by the dataset modules here and by users."""
+"""Base of iterable datasets, and their resumable `DataLoader`. Called by the dataset modules here and by users.
+
+A state holds for one sequence of samples. It is refused by another dataset, other settings, or another rank.
+"""
 
 from __future__ import annotations
 
@@ -207,10 +210,15 @@ class ResumableLoader:
             self._loader = DataLoader(self.dataset, **self._options)
             self._num_replaced = self.dataset.num_replaced
         reached = self._reached = self.dataset.beginning(self._num_streams)
-        for place, batch in self._placed_batches():
-            reached.positions |= place.positions
-            reached.first = (max(place.positions) + 1) % self._num_streams
-            yield batch
+        try:
+            for place, batch in self._loader:
+                reached.positions |= place.positions
+                reached.first = (max(place.positions) + 1) % self._num_streams
+                yield batch
+        except Exception as error:  # noqa: BLE001  # whatever a worker raises
+            # Torch's frames refer to the error and to its iterator. The garbage collector would end the workers, and
+            # wait 5 s for each: by then they cannot be told. The message has the worker's own traceback.
+            raise error.with_traceback(None) from None
         # The workers forgot the state only in their own copies.
         self.dataset.forget_state()
 
@@ -227,14 +235,6 @@ class ResumableLoader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Let the next iteration continue after the last batch taken; raises as the dataset's does."""
         self.dataset.load_state_dict(state)
-
-    def _placed_batches(self) -> Iterator[Any]:
-        try:
-            yield from self._loader
-        except Exception as error:  # noqa: BLE001  # whatever a worker raises
-            # Torch's frames refer to the error and to its iterator. The garbage collector would end the workers, and
-            # wait 5 s for each: by then they cannot be told. The message has the worker's own traceback.
-            raise error.with_traceback(None) from None
 
 
 def _placed(samples: Any, *, dataset: StreamedDataset, collate: Collate) -> tuple[Reached | None, Any]:

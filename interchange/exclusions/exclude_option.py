@@ -1,6 +1,7 @@
 """Turns values of `--exclude` and `--only` into rules. Called by `__main__`, `cli/options` and `dataset/samples`.
 
-A table of hashes is Parquet or CSV with a column `sha256` of encoded bytes, a column `phash`, or both.
+A rule follows from the content of the files alone, because it is part of a run's identity. The files are untrusted. A
+table of hashes is Parquet or CSV with a column `sha256` of encoded bytes, a column `phash`, or both.
 """
 
 from __future__ import annotations
@@ -154,9 +155,9 @@ _INSTANCES: Final = "instances.json"
 
 
 def refer_files(folder: Path) -> list[Path]:
-    """Return the files of references in a folder; where there is none, one or two levels below it.
+    """Return the files of references in a folder; if it has none, those one or two levels below it.
 
-    Of RefCOCO, RefCOCO+ and RefCOCOg, also those of the other two beside it.
+    RefCOCO, RefCOCO+ and RefCOCOg share their images, so the files of the other two beside the folder are returned too.
     """
     place = folder.resolve()
     own = sorted(place.glob(_PATTERN))

@@ -1,4 +1,4 @@
-"""Exports a finished run to the formats of other tools.
+"""Exports a run to the formats of other tools. Called by `cli/export.py` and `pseudoris.export`.
 
 A new format is a module of this package with an `ExportFormat`, and its name in `EXPORTS`. Invalid combinations of
 options are rejected before anything is written.
@@ -47,7 +47,6 @@ EXPORTS: Final[dict[str, ExportFormat]] = {
         *(SWIFT, FACTORY, QWEN, SAM3, ODVG, SA2VA, GREFCOCO, REASONSEG, LABEL_STUDIO),
     )
 }
-_FLAGS: Final = {"human": "--merge-human"}
 
 
 def find_export(name: str) -> ExportFormat:
@@ -80,31 +79,10 @@ def export_request(
         is_overwriting: Replace an existing export at the destination.
         exclusions: Images to leave out.
     """
-    _check_options(find_export(export_format), options)
-    run, target = RunLocation.open_to_read(out), RunLocation.open(writable(destination))
-    opened = OpenRun.at(run)
-    if target.root == run.root or target.root.startswith(f"{run.root}/"):
-        raise ConfigError(f"DEST {destination!r} is inside the run. Name a place outside it.")
-    if not opened.receipts:
-        raise ConfigError("The run has no committed shard yet, so there is nothing to export.")
-    if not opened.is_complete and not is_partial:
-        done = f"{len(opened.receipts):,} of {opened.header.num_shards:,} shards are committed"
-        raise ConfigError(f"{done}. Finish the run, or export the committed shards with --partial.")
-    return ExportRequest(
-        opened,
-        target,
-        options,
-        is_overwriting=is_overwriting,
-        source=source,
-        exclusions=exclusions,
-    )
-
-
-def _check_options(chosen: ExportFormat, options: ExportOptions) -> None:
-    """Refuse an option that the format does not read, and a number out of its bounds."""
+    chosen = find_export(export_format)
     for option in fields(options):
         name, value, bounds = option.name, getattr(options, option.name), option.metadata
-        flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
+        flag = "--merge-human" if name == "human" else f"--{name.replace('_', '-')}"
         if "min" in bounds:
             kind = {"is_whole": option.type != "float", "is_needed": option.default is not None}
             check_number(flag, value, bounds["min"], bounds.get("max", 2**63 - 1), **kind)
@@ -114,3 +92,13 @@ def _check_options(chosen: ExportFormat, options: ExportOptions) -> None:
         if chosen.name not in readers and value != option.default:
             known = ", ".join(readers)
             raise ConfigError(f"--format {chosen.name} does not use {flag}, which belongs to {known}. Leave it out.")
+    run, target = RunLocation.open_to_read(out), RunLocation.open(writable(destination))
+    opened = OpenRun.at(run)
+    if target.root == run.root or target.root.startswith(f"{run.root}/"):
+        raise ConfigError(f"DEST {destination!r} is inside the run. Name a place outside it.")
+    if not opened.receipts:
+        raise ConfigError("The run has no committed shard yet, so there is nothing to export.")
+    if not opened.is_complete and not is_partial:
+        done = f"{len(opened.receipts):,} of {opened.header.num_shards:,} shards are committed"
+        raise ConfigError(f"{done}. Finish the run, or export the committed shards with --partial.")
+    return ExportRequest(opened, target, options, is_overwriting=is_overwriting, source=source, exclusions=exclusions)

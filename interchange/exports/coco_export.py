@@ -1,4 +1,4 @@
-"""Exports COCO's layout and two variants of it, SAM 3's and gRefCOCO's. For `cli/export` (in `EXPORTS`) and `refer.py`.
+"""Exports COCO's layout and two variants of it. Listed in `EXPORTS` for `cli/export`; `refer.py` uses its parts.
 
 coco      DEST/annotations/instances_<split>.json        images, every mask with its expressions, one category
           DEST/annotations/captions_<split>.json         the same images, every expression with its mask
@@ -28,7 +28,7 @@ from pycocotools import mask as coco
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
 from pseudoris.interchange.exports.image_files import CATEGORY, CATEGORY_ID
-from pseudoris.interchange.exports.output_files import IMAGES_ARRAY, ByImage, JsonArray, read_array, read_records
+from pseudoris.interchange.exports.output_files import IMAGES_ARRAY, ByImage, read_array, read_records
 from pseudoris.interchange.exports.record import (
     Content,
     ExportExpression,
@@ -72,7 +72,7 @@ def annotation_of(image: ExportImage, mask: ExportMask, segmentation: Any, **cha
 
 
 class ResizedPolygons:
-    """How well polygons of corners fill once a loader has resized them, by the first masks of an export.
+    """Measures how well polygons of corners fill after a loader has resized them, on the first masks of an export.
 
     Source: henghuiding/ReLA 3ca9551, gres_model/data/dataset_mappers/refcoco_mapper.py; configs/referring_R50.yaml.
     """
@@ -94,7 +94,7 @@ class ResizedPolygons:
             self._ious.append(float(coco.iou(filled, [due], [0])[0, 0]))
 
     def note(self) -> str:
-        """Return mean and worst for the user."""
+        """Return mean and worst as a sentence for the user."""
         return (
             f"ReLA resizes polygons to {self._SIDE_PX} x {self._SIDE_PX} before it fills them. Of {len(self._ious):,} "
             f"masks what it fills has a mean IoU of {np.mean(self._ious):.4f} with the resized mask; the worst has "
@@ -105,7 +105,7 @@ class ResizedPolygons:
 def read_instances(
     destination: RunLocation, path: str, *, is_polygon: bool = False
 ) -> Iterator[tuple[Mapping[str, Any], dict[int, Mapping[str, Any]], tuple[str, ...]]]:
-    """Yield each image, its annotations by id, and their encodings, once ids rise and masks fit boxes and areas."""
+    """Yield each image, its annotations by id, and their encodings; check that ids rise and masks fit boxes, areas."""
     where = destination.uri(path)
     annotations = ByImage(read_array(destination, path, ANNOTATIONS), where)
     image_ids, ids = RisingIds(where), RisingIds(where)
@@ -198,13 +198,29 @@ _LOADER: Final = "per_image_queries.py"
 
 
 def _write_sam3(job: ExportJob) -> ExportReport:
-    """Write image by image. Memory holds every distinct text, as the trainer does."""
+    """Write image by image; memory holds every distinct text, numbered from 1, as the trainer does."""
     job.claim(IMAGES_FOLDER)
     texts: dict[str, int] = {}
     with job.files() as files, job.arrays(_SAM3_PATH, IMAGES_ARRAY, ANNOTATIONS, "categories") as arrays:
         for image in job.images():
             files.write(IMAGES_FOLDER, image.name, image.data)
-            job.add(_add_queries(image, arrays, texts))
+            # SAM 3 expects all objects of a query, so a text gets the targets of all expressions with that text.
+            targets: dict[str, dict[int, None]] = {}
+            for each in image.expressions:
+                targets.setdefault(each.text, {}).update(dict.fromkeys(each.targets))
+            masks, said = list[str](), list[tuple[str, tuple[int, ...]]]()
+            for text, places in targets.items():
+                if text not in texts:
+                    texts[text] = len(texts) + 1
+                    arrays["categories"].append({"id": texts[text], "name": text})
+                said.append((text, tuple(range(len(masks), len(masks) + len(places)))))
+                for mask in (image.masks[place] for place in places):
+                    masks.append(mask.record.rle_counts)
+                    keys = {"id": arrays[ANNOTATIONS].num_elements + 1, "category_id": texts[text]}
+                    arrays[ANNOTATIONS].append(annotation_of(image, mask, mask.rle, **keys))
+            negative = [texts[text] for text, places in targets.items() if not places]
+            arrays[IMAGES_ARRAY].append({**image_record(image.number, image), "negative_category_ids": negative})
+            job.add(Content(image.name, image.size, tuple(masks), tuple(said)))
     job.add_file(_LOADER, get_data(__package__, f"templates/{_LOADER}.j2") or b"")
     job.check(_read_sam3(job.destination, list(texts)), job.destination.uri(_SAM3_PATH))
     return job.report(
@@ -224,29 +240,6 @@ def _write_sam3(job: ExportJob) -> ExportReport:
 _SAM3_TAKES: Final = TextRule(max_tokens=32, with_groups=True, with_none=True)
 _SAM3_SUMMARY: Final = "COCO with an expression a category, and its loader class, for SAM 3's fine-tuning"
 SAM3: Final = ExportFormat("sam3", _SAM3_SUMMARY, _write_sam3, _SAM3_TAKES)
-
-
-def _add_queries(image: ExportImage, arrays: dict[str, JsonArray], texts: dict[str, int]) -> Content:
-    """Add an image, its annotations, and its texts, numbered from 1; return what is kept of it."""
-    # SAM 3 expects all objects of a query, so a text gets the targets of all expressions with that text.
-    targets: dict[str, list[int]] = {}
-    for each in image.expressions:
-        found = targets.setdefault(each.text, [])
-        found += [place for place in each.targets if place not in found]
-    masks: list[str] = []
-    said = []
-    for text, places in targets.items():
-        if text not in texts:
-            texts[text] = len(texts) + 1
-            arrays["categories"].append({"id": texts[text], "name": text})
-        said.append((text, tuple(range(len(masks), len(masks) + len(places)))))
-        for mask in (image.masks[place] for place in places):
-            masks.append(mask.record.rle_counts)
-            keys = {"id": arrays[ANNOTATIONS].num_elements + 1, "category_id": texts[text]}
-            arrays[ANNOTATIONS].append(annotation_of(image, mask, mask.rle, **keys))
-    negative = [texts[text] for text, places in targets.items() if not places]
-    arrays[IMAGES_ARRAY].append({**image_record(image.number, image), "negative_category_ids": negative})
-    return Content(image.name, image.size, tuple(masks), tuple(said))
 
 
 def _read_sam3(destination: RunLocation, texts: list[str]) -> Iterator[Content]:

@@ -1,12 +1,13 @@
-"""Exports grounding as conversations for VLMs, one question per expression. For `cli/export`, in `EXPORTS`.
+"""Exports grounding as conversations for VLMs, one question per expression. Listed in `EXPORTS` for `cli/export`.
 
 DEST/annotations.jsonl or .json     a record per expression, in the envelope of the trainer
 DEST/images/<file_name>             the images, upright
 DEST/dataset_info.json              llamafactory: the entry of its registry
 
-The answer is a JSON list of {"bbox_2d": [x0, y0, x1, y1], "label": expression}, one for each target; `[]` where the
-expression refers to nothing. No trainer of these reads masks. Sources: ms-swift 4.6.0, dataset/preprocessor/core.py and
-template/base.py; llamafactory 0.9.5, data/{parser,converter,mm_plugin}.py; QwenLM/Qwen3-VL 9658872, qwenvl/data.
+The answer is a JSON list of {"bbox_2d": [x0, y0, x1, y1], "label": expression}, one for each target; `[]` if the
+expression refers to nothing. Boxes must be in the frame that the trainer reads; none of these trainers reads masks.
+Sources: ms-swift 4.6.0, dataset/preprocessor/core.py and template/base.py; llamafactory 0.9.5,
+data/{parser,converter,mm_plugin}.py; QwenLM/Qwen3-VL 9658872, qwenvl/data.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Exports for CRIS and ETRIS: files for their tools, or LMDB; a record per mask. For `cli/export`, in `EXPORTS`.
+"""Exports for CRIS and ETRIS: files for their tools, or LMDB; a record per mask. In `EXPORTS` for `cli/export`.
 
     DEST/anns/<dataset>/<split>.json              cris: box, names, expressions of each mask
     DEST/masks/<dataset>/<segment_id>.png         8 bits, one channel, 0 or 255, of the image's size
@@ -6,9 +6,9 @@
     DEST/lmdb/<dataset>/<split>.lmdb              lmdb: image, mask, expressions; for splits other than train, which
                                                   validation opens together with it, the masks above stand beside it
 
-`cris` is the safest target: their tools serialise. The LMDB holds records under "0" … "N-1", their keys under
-`__keys__`, and N under `__len__`. Values are pickles. ETRIS reads with `pyarrow.deserialize`, which pyarrow 13 removed;
-CRIS as published writes pickles and reads with pyarrow. Both trainers read pickles after a change of one line.
+`cris` is the safest target: their own tools make the LMDB of it. The LMDB holds records under "0" … "N-1", their keys
+under `__keys__`, and N under `__len__`. Values are pickles. ETRIS reads with `pyarrow.deserialize`, which pyarrow 13
+removed; CRIS as published writes pickles and reads with pyarrow. Both read pickles after a change of one line.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ CRIS: Final = ExportFormat("cris", _CRIS_SUMMARY, _write_folders, _TAKES, _READS
 
 
 def _new_masks(job: ExportJob) -> Iterator[tuple[ExportImage, ExportMask, Sequence[ExportExpression], int, bytes]]:
-    """Yield each mask with its image, its expressions, its segment id and its PNG; it counts as written."""
+    """Yield each mask with its image, expressions, segment id and PNG, and count it as written."""
     for image in job.images():
         for mask, said in image.masks_with_texts():
             png, counts = mask_png(mask)
@@ -97,18 +97,15 @@ def _new_masks(job: ExportJob) -> Iterator[tuple[ExportImage, ExportMask, Sequen
 
 
 def _length_notes(dataset: str, split: str, num_records: int) -> list[str]:
-    """Return what a user must set in the trainer: it trusts a table in its code, not the files, for their length."""
+    """Return what a user must set in the trainer, which reads the number of records from a table in its code."""
     table = f"info[{dataset!r}][{split!r}]"
-    notes = [
+    length = (
         f"Before training, set the number of records in the trainer's utils/dataset.py: {table} = {num_records}. A "
-        "higher number ends in an IndexError. A lower number hides records.",
-    ]
-    if dataset not in _KNOWN_DATASETS:
-        notes.append(
-            f"The trainer's table does not have {dataset!r} (KeyError). Add info[{dataset!r}] = {{{split!r}: "
-            f"{num_records}}}."
-        )
-    return notes
+        "higher number ends in an IndexError. A lower number hides records."
+    )
+    added = f"Add info[{dataset!r}] = {{{split!r}: {num_records}}}."
+    unknown = f"The trainer's table does not have {dataset!r} (KeyError). {added}"
+    return [length] if dataset in _KNOWN_DATASETS else [length, unknown]
 
 
 def _read_folders(destination: RunLocation, anns: str, masks: str) -> Iterator[Content]:

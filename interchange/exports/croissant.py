@@ -1,7 +1,7 @@
-"""`croissant.json`, beside every export, tells searches what it holds. Called by `export_job` and `huggingface`.
+"""Describes an export in `croissant.json`, for searches of data sets. Called by `export_job`.
 
-Croissant 1.1 with its vocabulary on responsible AI. A claim says what it rests on. What only the publisher knows is
-left to them. Nothing tells where the images were: a path or a bucket's name is private.
+Croissant 1.1 with its vocabulary on responsible AI. Each claim names its evidence: the run's header, its settings, or
+counts. The publisher fills in the rest. It never says where the images were: a path or a bucket's name is private.
 Source: mlcommons/croissant 401f6ff, docs/croissant-spec-1.1.md and croissant_rai.ttl; mlcroissant 1.1.1 reads the rows.
 """
 
@@ -14,7 +14,6 @@ from typing import Any, Final
 import pyarrow as pa
 
 from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
-from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.untrusted import printable_json
 from pseudoris.store.tables.judged_expressions import stated_rule
 
@@ -107,7 +106,7 @@ def _file(kind: str, path: str, **further: str) -> dict[str, str]:
 
 
 def _field(name: str, column: pa.Field, path: str, source: str, *steps: str) -> dict[str, Any]:
-    """Return a column of the files at `path`, or what the steps find within the structs of the column `source`."""
+    """Return the field of a column of the files at `path`; `steps` lead into the structs of the column `source`."""
     kind, num_axes = column.type, 0
     while pa.types.is_list(kind):
         kind, num_axes = kind.value_type, num_axes + 1
@@ -132,8 +131,17 @@ def _field(name: str, column: pa.Field, path: str, source: str, *steps: str) -> 
 
 
 def _claims(request: ExportRequest, rows: Mapping[str, int], dropped: Mapping[str, int]) -> Iterator[tuple[str, Any]]:
-    """Yield each key on responsible AI with its text or texts; of an import those on models are empty."""
-    header, tools = request.run.header, list(_tools(request.run.header))
+    """Yield each key on responsible AI with its text or texts; an import's keys on models are empty."""
+    header, config = request.run.header, request.run.header.config
+    stages: dict[str, Any] = {"propose": config.masks, "caption": config.captions, "filter": config.filtering}
+    # What each stage computed with, and what is known of its weights. Their place is private.
+    tools: list[tuple[str, str]] = []
+    for stage, digest in header.identity.weights.items():
+        settings = stages.get(stage)
+        engine, known = stage if settings is None else settings.engine, ""
+        if settings is not None and engine in _OWN_ENGINES:
+            known = _KNOWN_WEIGHTS.get(settings.weights.uri.partition(":")[0], "")
+        tools.append((f"{stage}: {engine}, {digest} (its digest in the identity of the run)", known))
     num_quarantined = sum(receipt.counts.quarantined for receipt in request.run.receipts)
     left_out = {**dropped, "images that could not be annotated": num_quarantined}
     counts = [", ".join(f"{number:,} {name}" for name, number in each.items() if number) for each in (rows, left_out)]
@@ -145,23 +153,9 @@ def _claims(request: ExportRequest, rows: Mapping[str, int], dropped: Mapping[st
     yield "annotationsPerItem", f"Counted while it was written: {counts[0]}"
     yield "dataUseCases", use if header.is_human else f"{use}. Not for tests with texts of models"
     yield "dataBiases", tools and "Expressions repeat what the models learnt, also mistakes and prejudice. Not measured"
-    yield (
-        "dataLimitations",
-        list(filter(None, dict.fromkeys([header.domain and header.warning, *(known for _, known in tools)]))),
-    )
+    limits = dict.fromkeys([header.domain and header.warning, *(known for _, known in tools)])
+    yield "dataLimitations", list(filter(None, limits))
     yield "personalSensitiveInformation", f"Not looked for; names of files come from those of the images: {_TO_FILL}"
-
-
-def _tools(header: RunHeader) -> Iterator[tuple[str, str]]:
-    """Yield what each stage computed with, and what is known of its weights; their place is private."""
-    config = header.config
-    stages: dict[str, Any] = {"propose": config.masks, "caption": config.captions, "filter": config.filtering}
-    for stage, digest in header.identity.weights.items():
-        settings = stages.get(stage)
-        engine, known = stage if settings is None else settings.engine, ""
-        if settings is not None and engine in _OWN_ENGINES:
-            known = _KNOWN_WEIGHTS.get(settings.weights.uri.partition(":")[0], "")
-        yield f"{stage}: {engine}, {digest} (its digest in the identity of the run)", known
 
 
 def _protocol(request: ExportRequest) -> Iterator[str]:

@@ -1,11 +1,12 @@
 """The destination of an export: claimed before anything is written, marked as complete at the end.
 
-`_export.json` names the format and says whether the export is whole. If it is not, the export was killed. The next
-export of that format starts again. Called by `export_job.py`, `hub_repository.py` and `merged_parquet.py`.
+Called by `export_job.py`, `hub_repository.py` and `merged_parquet.py`. Only files of an export are deleted.
+`_export.json` names the format and says whether the export is whole. If it is not, the export was killed, and the next
+one of that format starts again.
 
-Some formats number their folders 0, 1, 2, …, and have too many to list by name. They fill them in order, so after an
-empty folder only the few follow that were written at the same time when an export was killed. Folders are emptied from
-the last to the first, so that this also holds if the emptying is killed.
+Some formats have numbered folders 0, 1, 2, …, too many to list by name. They fill them in order, so behind an empty
+folder lie at most the few that were written at the same time when an export was killed. Folders are emptied from the
+last to the first, so that this also holds if the emptying is killed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What all formats share: a line of the table of formats, and the job of a writer.
+"""What all formats share: `ExportFormat`, an entry of the table of formats, and `ExportJob`, one export on its way.
 
-A writer takes images from its job, writes them, says of each mask that it wrote it, and gives back what it reads of
-them; the job counts, compares, and marks the export as whole. Called by every format.
+Called by every format. A format takes images from its job, writes them, tells the job of each mask (`add`), and gives
+it what it reads back (`check`). The job counts, compares, and marks the export as whole only if both are equal.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pseudoris.interchange.exports.croissant import CROISSANT_NAME, Tables, desc
 from pseudoris.interchange.exports.destination import claim_destination, mark, unmark_empty
 from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
 from pseudoris.interchange.exports.image_files import image_file_of
-from pseudoris.interchange.exports.output_files import JsonArray, ManyFiles, json_arrays, json_list, new_file
+from pseudoris.interchange.exports.output_files import JsonArray, ManyFiles, json_arrays, new_file
 from pseudoris.interchange.exports.record import Content, ExportExpression, ExportImage, ExportMask, Fingerprint
 from pseudoris.interchange.exports.selected_rows import UNREADABLE, Selection, TextRule, with_source_bytes
-from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.extras import require_extra
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import ExpressionRecord
@@ -94,18 +94,17 @@ class ExportJob:
     """One export on its way.
 
     Attributes:
-        name: Of the format.
+        name: The name of the format.
         rule: Which masks and texts: what the format takes, within what the user asks for.
         dropped: What was left out, by reason.
-        written: What was added.
         num_images: Images that `images` yielded.
-        lacking: Ids of those that it left out because they cannot be read.
+        lacking: Ids of the images that were left out because they cannot be read.
         num_further: Sentences that say an expression in other words.
         num_files: Files that were written by `files`.
-        size_bytes: Of all files that were written.
-        single_files: sha256 by path of those that were not written by `files`.
-        patterns: Of the paths of those that were.
-        give_back: Leaves the destination to others if no file was written; nothing before `claim`.
+        size_bytes: Size of all files that were written.
+        single_files: sha256 by path of the files that were not written by `files`.
+        patterns: Patterns of the paths of the files that were written by `files`.
+        give_back: Leaves the destination to others if no file was written; does nothing before `claim`.
     """
 
     def __init__(self, export_format: ExportFormat, request: ExportRequest, on_progress: OnProgress) -> None:
@@ -176,9 +175,13 @@ class ExportJob:
 
     @contextmanager
     def records(self, path: str) -> Iterator[JsonArray]:
-        """Write a file of one array, or, if its name ends in `.jsonl`, of a JSON value a line; see `json_list`."""
-        with self.new_file(path) as local, json_list(local, is_lines=path.endswith(".jsonl")) as records:
-            yield records
+        """Write a file of one array, or, if its name ends in `.jsonl`, of a JSON value a line."""
+        is_lines = path.endswith(".jsonl")
+        begins, separator, ends = (b"", b"\n", b"\n") if is_lines else (b"[\n", b",\n", b"\n]\n")
+        with self.new_file(path) as local, local.open("wb") as file:
+            file.write(begins)
+            yield JsonArray(file, separator)
+            file.write(ends)
 
     def parquet_files(self, stem: str, schema: pa.Schema, groups: Iterator[pa.Table]) -> Iterator[tuple[str, int, int]]:
         """Write tables, a row group each, into files of `target_bytes`, one at least; yield path, rows and bytes."""
@@ -247,6 +250,18 @@ class ExportJob:
         self.num_images += 1
         self.lacking.discard(image.image_id)
         self._num_encoded_anew += image_file.is_encoded_anew
+        places = {mask.mask_id: place for place, mask in enumerate(image.masks)}
+        said = [each for mask in image.masks for each in mask.expressions if each.target_mask_ids[0] == mask.mask_id]
+        said += image.untargeted
+        expressions = []
+        for own, (first, *forms) in zip(said, sentences_of(image.image_id, said, self.options.rewording), strict=True):
+            targets = tuple(places[mask] for mask in own.target_mask_ids)
+            self.num_further += len(forms)
+            for text in (first, *forms):
+                # No draw gave a reworded text, so it has no samples.
+                record = replace(own, text=text, samples=own.samples if text == first else ())
+                origin = {} if text == own.text else {"rewording_of": own.text}
+                expressions.append(ExportExpression(next(self._text_numbers), record, targets, origin))
         yield ExportImage(
             self.num_images,
             image.image_id,
@@ -255,21 +270,8 @@ class ExportJob:
             image_file.data,
             (int(image.height), int(image.width)),
             tuple(ExportMask(next(self._mask_numbers), mask) for mask in image.masks),
-            tuple(self._expressions(image)),
+            tuple(expressions),
         )
-
-    def _expressions(self, image: AnnotatedImage) -> Iterator[ExportExpression]:
-        places = {mask.mask_id: place for place, mask in enumerate(image.masks)}
-        said = [each for mask in image.masks for each in mask.expressions if each.target_mask_ids[0] == mask.mask_id]
-        said += image.untargeted
-        for own, (first, *forms) in zip(said, sentences_of(image.image_id, said, self.options.rewording), strict=True):
-            targets = tuple(places[mask] for mask in own.target_mask_ids)
-            self.num_further += len(forms)
-            for text in (first, *forms):
-                # No draw gave a reworded text, so it has no samples.
-                record = replace(own, text=text, samples=own.samples if text == first else ())
-                origin = {} if text == own.text else {"rewording_of": own.text}
-                yield ExportExpression(next(self._text_numbers), record, targets, origin)
 
     def add(self, content: Content) -> None:
         """Count what a format keeps of an image, or of one of its masks, as written."""
@@ -284,7 +286,14 @@ class ExportJob:
                 self.on_progress(found.num_masks, self.written.num_masks, CHECKING)
                 due = found.num_masks + _PROGRESS_EVERY
         self.on_progress(found.num_masks, self.written.num_masks, CHECKING)
-        self.written.check_equals(found, where)
+        due_counts, counts = ((each.num_masks, each.num_texts) for each in (self.written, found))
+        if counts != due_counts:
+            raise TransientError(
+                f"{where} reads back as {counts[0]:,} masks with {counts[1]:,} expressions, but {due_counts[0]:,} with "
+                f"{due_counts[1]:,} were written. Run the same command again."
+            )
+        if found.hexdigest() != self.written.hexdigest():
+            raise TransientError(f"{where} reads back differently. Run the same command again.")
 
     def report(
         self,
@@ -312,7 +321,7 @@ class ExportJob:
 
     @property
     def content_sha256(self) -> str:
-        """The digest of what was written so far, by which readers with a cache tell exports apart."""
+        """The digest of what was written so far; readers with a cache distinguish exports by it."""
         return sha256_hex(printable_json([self.single_files, self.written.hexdigest()], sort_keys=True).encode())
 
     def describe(self, report: ExportReport, tables: Tables) -> None:

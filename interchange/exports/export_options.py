@@ -1,4 +1,7 @@
-"""An export's request (equal digests: equal rows), the options of `cli/export.py`, the report. Used by all formats."""
+"""An export's options, request and report. Called by all formats and `cli/export.py`, which makes its help of them.
+
+Requests of equal digests give equal rows: a push recognises by it what an earlier one began.
+"""
 
 from __future__ import annotations
 

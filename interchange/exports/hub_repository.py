@@ -1,7 +1,7 @@
-"""A dataset on the Hugging Face Hub that `export --format hf --push` creates and fills; called by `cli/export.py`.
+"""A dataset on the Hugging Face Hub that `export --format hf --push` creates and fills. Called by `cli/export.py`.
 
-Its `_export.json` says which export it holds, and `whole` once every file is there. It names no place: DEST's own
-record holds SOURCE, which is private. A push that was killed goes on: what the Hub already has is not sent again.
+Its `_export.json` says which export it holds, and `whole` after every file is there. It names no place: DEST's own
+record holds SOURCE, which is private. A push that was killed continues: what the Hub already has is not sent again.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     DEST/README.md                     the card; its head says which files are which split
     DEST/data/train-00000.parquet      a row per image: the image, its masks as images, their expressions
 
-The files state their features themselves, so the datasets package is not needed to write them. They are read back a
-row group at a time. For `cli/export`, in `EXPORTS`.
+Listed in `EXPORTS` for `cli/export`. The files state their features themselves, so the datasets package is not needed
+to write them. They are read back a row group at a time. The card does not say where the images came from.
 """
 
 from __future__ import annotations
@@ -72,7 +72,10 @@ def _write(job: ExportJob) -> ExportReport:
     if layout not in FEATURES:
         raise ConfigError(f"--layout {layout!r} is not {' or '.join(FEATURES)}.")
     job.claim(_DATA_FOLDER)
-    schema = arrow_schema(layout)
+    features = FEATURES[layout]
+    # The metadata gives `datasets` the features.
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    schema = pa.schema([(name, _arrow_type(feature)) for name, feature in features.items()], metadata=metadata)
     paths = [path for path, *_ in job.parquet_files(f"{_DATA_FOLDER}/{split}", schema, _row_groups(job, schema))]
     read = (_content_of(row, destination.uri(path)) for path in paths for row in _rows(destination, path))
     job.check(read, destination.root)
@@ -95,13 +98,6 @@ _SUMMARY: Final = "a folder for datasets.load_dataset: images and masks as image
 HF: Final = ExportFormat("hf", _SUMMARY, _write, reads=("max_tokens", "split", "target_mb", "layout", "license"))
 
 
-def arrow_schema(layout: str) -> pa.Schema:
-    """Return the schema of the files of a layout; its metadata gives `datasets` the features."""
-    features = FEATURES[layout]
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    return pa.schema([(name, _arrow_type(feature)) for name, feature in features.items()], metadata=metadata)
-
-
 def _arrow_type(feature: Any) -> pa.DataType:
     if isinstance(feature, list):
         return pa.list_(pa.field("element", _arrow_type(feature[0])))
@@ -117,17 +113,6 @@ def _row_groups(job: ExportJob, schema: pa.Schema) -> Iterator[pa.Table]:
     held: list[dict[str, Any]] = []
     held_bytes = 0
     max_bytes = min(_MAX_GROUP_BYTES, job.options.target_bytes)
-    for row, size_bytes in _new_rows(job):
-        if held and (len(held) >= _MAX_GROUP_ROWS or held_bytes + size_bytes > max_bytes):
-            yield pa.Table.from_pylist(held, schema)
-            held, held_bytes = [], 0
-        held.append(row)
-        held_bytes += size_bytes
-    if held:
-        yield pa.Table.from_pylist(held, schema)
-
-
-def _new_rows(job: ExportJob) -> Iterator[tuple[dict[str, Any], int]]:
     for image in job.images():
         files = [mask_png(mask) for mask in image.masks]
         job.add(image.content(image.image_id, (counts for _, counts in files)))
@@ -155,7 +140,14 @@ def _new_rows(job: ExportJob) -> Iterator[tuple[dict[str, Any], int]]:
             "masks": masks,
             "objects": {name: [mask[name] for mask in masks] for name in masks[0]},
         }
-        yield row, len(image.data) + sum(len(png) for png, _ in files)
+        size_bytes = len(image.data) + sum(len(png) for png, _ in files)
+        if held and (len(held) >= _MAX_GROUP_ROWS or held_bytes + size_bytes > max_bytes):
+            yield pa.Table.from_pylist(held, schema)
+            held, held_bytes = [], 0
+        held.append(row)
+        held_bytes += size_bytes
+    if held:
+        yield pa.Table.from_pylist(held, schema)
 
 
 def _rows(destination: RunLocation, path: str) -> Iterator[dict[str, Any]]:

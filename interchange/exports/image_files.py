@@ -1,4 +1,8 @@
-"""Writes the images of exports: upright, three plain channels, safe and unique names. Called by most formats."""
+"""Makes the files of images and masks that exports write, and reads masks back. Called by most formats.
+
+Every reader must see the annotated pixels: upright, three plain channels. Names come from untrusted keys: they are
+unique, and lead nowhere.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exports each image with its own JSON file: SA-1B's layout and ReasonSeg's. For `cli/export`, in `EXPORTS`.
+"""Exports each image with its own JSON file: SA-1B's layout and ReasonSeg's. Listed in `EXPORTS` for `cli/export`.
 
 sa1b        DEST/sa_000000/sa_1.jpg       the image, upright (.png where the run's image is a PNG)
             DEST/sa_000000/sa_1.json      {"image": …, "annotations": […]}
@@ -19,7 +19,7 @@ from typing import Any, Final
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
 from pseudoris.interchange.exports.output_files import read_ahead
-from pseudoris.interchange.exports.record import Content, ExportImage, RisingIds, broken, check_mask, check_texts
+from pseudoris.interchange.exports.record import Content, RisingIds, broken, check_mask, check_texts
 from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import parse_json, printable_json
@@ -40,7 +40,21 @@ def _write_sa1b(job: ExportJob) -> ExportReport:
             name = f"{stem}{PurePosixPath(image.name).suffix}"
             folder = _folder_name((image.number - 1) // IMAGES_A_FOLDER)
             files.write(folder, name, image.data)
-            files.write(folder, f"{stem}.json", printable_json(_record(image, name)).encode())
+            height, width = image.size
+            annotations = [
+                {
+                    "id": mask.number,
+                    "segmentation": mask.rle,
+                    **mask.measures,
+                    "crop_box": [0, 0, width, height],
+                    "point_coords": [mask.point_within()],
+                    "expressions": [each.text for each in said],
+                }
+                for mask, said in image.masks_with_texts()
+            ]
+            of_file = {"width": width, "height": height, "file_name": name, "source_image_id": image.image_id}
+            record = {"image": {"image_id": image.number, **of_file}, "annotations": annotations}
+            files.write(folder, f"{stem}.json", printable_json(record).encode())
             scores = [(mask.record.predicted_iou, mask.record.stability_score) for mask in image.masks]
             num_unscored += sum(None in pair for pair in scores)
             job.add(image.content(name))
@@ -63,30 +77,6 @@ SA1B: Final = ExportFormat("sa1b", "each image with one JSON of its masks, as SA
 
 def _folder_name(number: int) -> str:
     return f"sa_{number:06d}"
-
-
-def _record(image: ExportImage, name: str) -> dict[str, Any]:
-    height, width = image.size
-    return {
-        "image": {
-            "image_id": image.number,
-            "width": width,
-            "height": height,
-            "file_name": name,
-            "source_image_id": image.image_id,
-        },
-        "annotations": [
-            {
-                "id": mask.number,
-                "segmentation": mask.rle,
-                **mask.measures,
-                "crop_box": [0, 0, width, height],
-                "point_coords": [mask.point_within()],
-                "expressions": [each.text for each in said],
-            }
-            for mask, said in image.masks_with_texts()
-        ],
-    }
 
 
 def _read_sa1b(destination: RunLocation, num_images: int) -> Iterator[Content]:

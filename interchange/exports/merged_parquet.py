@@ -2,8 +2,8 @@
 
     DEST/expressions/part-00000.parquet … DEST/croissant.json
 
-Rows are in the order of the plan. The same run gives the same bytes: they depend only on the rows and the writer's
-settings. For `cli/export`, in `EXPORTS`.
+Listed in `EXPORTS` for `cli/export`. Rows are in the order of the plan. The same run gives the same bytes: they depend
+only on the rows and the writer's settings.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -39,7 +39,10 @@ def _write(job: ExportJob) -> ExportReport:
     request = job.request
     job.claim(*SCHEMAS)
     num_rows = sum(part.rows for receipt in request.run.receipts for part in receipt.parts.values())
-    num_done, left_out, schemas = 0, _LeftOut.of(request), dict(SCHEMAS)
+    images = request.excluded_images
+    found = [pair for shard in request.run.shards() for pair in images.of_shard(shard).items()] if images else []
+    left_out = _LeftOut(pa.array([each for each, _ in found], pa.string()), Counter(phrase for _, phrase in found))
+    num_done, schemas = 0, dict(SCHEMAS)
     if request.options.rewording:
         schemas[EXPRESSIONS] = SCHEMAS[EXPRESSIONS].append(_REWORDING_OF)
     written: dict[str, list[dict[str, Any]]] = {}
@@ -62,7 +65,18 @@ def _write(job: ExportJob) -> ExportReport:
         checked=("every file reads back as written: its bytes, and the ids of its rows in order",),
     )
     job.describe(report, tables)
-    request.destination.replace(EXPORT_NAME, _description(request, written, left_out))
+    receipts = request.run.receipts
+    record = {
+        "format": "parquet",
+        "source": without_secrets(request.run.header.source),
+        "num_images": sum(receipt.counts.images for receipt in receipts),
+        "num_planned_images": request.run.header.num_images,
+        "num_shards": len(receipts),
+        "num_shards_retried": sum(receipt.generation > 0 for receipt in receipts),
+        "tables": written,
+        **({"dropped": dict(left_out.images)} if left_out.images else {}),
+    }
+    request.destination.replace(EXPORT_NAME, json.dumps(record, indent=2).encode())
     return report
 
 
@@ -74,21 +88,11 @@ PARQUET: Final = ExportFormat(
 
 @dataclass(slots=True)
 class _LeftOut:
-    """The images that are left out: their ids, how many by which rule, and how many rows of each table."""
+    """The images that are left out: their ids, their number by rule, and the number of their rows by table."""
 
     ids: pa.Array
     images: Counter[str]
     rows: Counter[str] = field(default_factory=Counter)
-
-    @classmethod
-    def of(cls, request: ExportRequest) -> Self:
-        images = request.excluded_images
-        found = [pair for shard in request.run.shards() for pair in images.of_shard(shard).items()] if images else []
-        return cls(pa.array([each for each, _ in found], pa.string()), Counter(phrase for _, phrase in found))
-
-    def without(self, part: pa.Table) -> pa.Table:
-        """Return the part without their rows."""
-        return part.filter(pc.invert(pc.is_in(part["image_id"], value_set=self.ids))) if len(self.ids) else part
 
 
 @dataclass(slots=True)
@@ -127,40 +131,39 @@ def _row_groups(job: ExportJob, ids: _Ids, left_out: _LeftOut) -> Iterator[pa.Ta
 
 
 def _taken(held: list[pa.Table]) -> pa.Table:
-    """Return tables as one, and let go of them: memory holds a row group once."""
+    """Return tables as one, and release them, so that memory holds a row group once."""
     whole = pa.concat_tables(held).combine_chunks()
     held.clear()
     return whole
 
 
 def _parts(job: ExportJob, table: str, left_out: _LeftOut) -> Iterator[pa.Table]:
-    """Yield the parts that have rows; one of more than a row group in pieces."""
+    """Yield the parts that have rows, with the rows of further sentences behind each; a large part in pieces."""
     number = job.options.rewording if table == EXPRESSIONS else 0
     for shard in job.request.run.shards():
         if not shard.receipt.parts[table].rows:
             continue
         found = shard.table(table)
-        own = left_out.without(found)
-        part = _reworded(own, number) if number else own
+        own = found
+        if len(left_out.ids):
+            own = found.filter(pc.invert(pc.is_in(found["image_id"], value_set=left_out.ids)))
+        part = own
+        if number:
+            rows = own.select(["image_id", "target_mask_ids", "text", "source", "kept"]).to_pylist()
+            said: list[tuple[str, ...]] = []
+            for image_id, of_image in groupby(rows, key=lambda row: row.pop("image_id")):
+                said += sentences_of(image_id, [ExpressionRecord(**row, samples=()) for row in of_image], number)
+            part = own.take([place for place, each in enumerate(said) for _ in each])
+            texts = pa.array([text for each in said for text in each], pa.string())
+            origins = pc.if_else(pc.equal(part["text"], texts), pa.scalar(None, pa.string()), part["text"])
+            at = part.schema.get_field_index("text")
+            part = part.set_column(at, part.schema.field(at), texts).append_column(_REWORDING_OF, origins)
         job.num_further += part.num_rows - own.num_rows
         # Rewordings add rows that no receipt counts.
         left_out.rows[table] += found.num_rows - part.num_rows
         for start in range(0, part.num_rows, ROW_GROUP_SIZE):
             # Copied, because a slice counts with the bytes of its whole table.
             yield part.slice(start, ROW_GROUP_SIZE).combine_chunks()
-
-
-def _reworded(part: pa.Table, number: int) -> pa.Table:
-    """Return expressions with the rows of their further sentences behind each."""
-    rows = part.select(["image_id", "target_mask_ids", "text", "source", "kept"]).to_pylist()
-    found: list[tuple[str, ...]] = []
-    for image_id, of_image in groupby(rows, key=lambda row: row.pop("image_id")):
-        found += sentences_of(image_id, [ExpressionRecord(**row, samples=()) for row in of_image], number)
-    whole = part.take([place for place, said in enumerate(found) for _ in said])
-    texts = pa.array([text for said in found for text in said], pa.string())
-    origins = pc.if_else(pc.equal(whole["text"], texts), pa.scalar(None, pa.string()), whole["text"])
-    at = whole.schema.get_field_index("text")
-    return whole.set_column(at, whole.schema.field(at), texts).append_column(_REWORDING_OF, origins)
 
 
 def _check_table(request: ExportRequest, files: Sequence[dict[str, Any]], due: _Ids, *, num_left_out: int) -> None:
@@ -181,18 +184,3 @@ def _check_table(request: ExportRequest, files: Sequence[dict[str, Any]], due: _
         raise TransientError(f"{uri} reads back differently. Run the same command again.")
     if ids.rows != (named := sum(receipt.parts[table].rows for receipt in request.run.receipts) - num_left_out):
         raise TransientError(f"{uri} has {ids.rows} rows, but the receipts name {named}. Run `pseudoris verify`.")
-
-
-def _description(request: ExportRequest, tables: dict[str, list[dict[str, Any]]], left_out: _LeftOut) -> bytes:
-    generations = sum(receipt.generation > 0 for receipt in request.run.receipts)
-    tree = {
-        "format": "parquet",
-        "source": without_secrets(request.run.header.source),
-        "num_images": sum(receipt.counts.images for receipt in request.run.receipts),
-        "num_planned_images": request.run.header.num_images,
-        "num_shards": len(request.run.receipts),
-        "num_shards_retried": generations,
-        "tables": tables,
-        **({"dropped": dict(left_out.images)} if left_out.images else {}),
-    }
-    return json.dumps(tree, indent=2).encode()

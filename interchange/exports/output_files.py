@@ -1,4 +1,7 @@
-"""Writes files: in parts, many at once in bounded memory, or as JSON arrays. Called by most formats."""
+"""Writes and reads an export's files: one large, many small ones, or JSON arrays. Called by `export_job` and formats.
+
+A file appears under its final name whole or not at all. Memory is bounded, whatever the number and size of the files.
+"""
 
 from __future__ import annotations
 
@@ -160,16 +163,6 @@ class JsonArray:
 
 
 @contextmanager
-def json_list(path: Path, *, is_lines: bool = False) -> Iterator[JsonArray]:
-    """Write one array, which is the whole file, to `path`; or a file of a JSON value a line."""
-    begins, separator, ends = (b"", b"\n", b"\n") if is_lines else (b"[\n", b",\n", b"\n]\n")
-    with path.open("wb") as file:
-        file.write(begins)
-        yield JsonArray(file, separator)
-        file.write(ends)
-
-
-@contextmanager
 def json_arrays(path: Path, names: Sequence[str]) -> Iterator[dict[str, JsonArray]]:
     """Write an object of arrays to `path`; all of them may grow at once.
 
@@ -189,7 +182,7 @@ def json_arrays(path: Path, names: Sequence[str]) -> Iterator[dict[str, JsonArra
 
 
 def iter_json_arrays(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield (array's name, element) of a file of `json_arrays`, in its order, or ("", element) of one of `json_list`.
+    """Yield (array's name, element) of a file of `json_arrays`, in its order; the name is "" if the file is one array.
 
     `name` is the file's, for errors.
     """
@@ -210,8 +203,8 @@ def iter_json_arrays(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
 def read_array(destination: RunLocation, path: str, name: str) -> Iterator[Any]:
     """Yield the elements of one array of a file of `json_arrays`.
 
-    Behind the images, which come first, nothing is looked for. Any other array is read to the file's end, so that a
-    file cut short is found.
+    The images come first, and reading ends behind them. Any other array is read to the file's end, so that a file that
+    was cut short is found.
     """
     with destination.open_input(path) as file:
         for array, element in iter_json_arrays(file, destination.uri(path)):
@@ -222,7 +215,7 @@ def read_array(destination: RunLocation, path: str, name: str) -> Iterator[Any]:
 
 
 def read_records(destination: RunLocation, path: str) -> Iterator[Any]:
-    """Yield the elements of a file of `json_list`, or of one of lines, whose name ends in `.jsonl`."""
+    """Yield the elements of a file of one array, or of one of lines, whose name ends in `.jsonl`."""
     uri = destination.uri(path)
     with destination.open_input(path) as file:
         if not path.endswith(".jsonl"):

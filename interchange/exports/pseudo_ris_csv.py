@@ -4,9 +4,9 @@
     DEST/datasets/pseudo_masks/cutler_sam/<img_id>/<seg_id>.png            0 and 255, of the image's size
     DEST/datasets/images/train2014/<img_name>                              the images, upright
 
-As in the authors' file, a row holds every candidate, kept or not: the trainer filters by `doc` while it draws, and
-draws any candidate where none passes. The CSV is read back as the trainer reads it, except that only plain values are
-evaluated. For `cli/export`, in `EXPORTS`.
+Listed in `EXPORTS` for `cli/export`. As in the authors' file, a row holds every candidate, kept or not: the trainer
+filters by `doc` while it draws, and draws any candidate if none passes. The CSV is read back as the trainer reads it,
+except that only plain values are evaluated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import io
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from math import isfinite
 from typing import Any, Final, TypeAlias
 
@@ -29,7 +29,6 @@ from pseudoris.interchange.exports.image_files import counts_of_png, mask_png
 from pseudoris.interchange.exports.output_files import read_ahead
 from pseudoris.interchange.exports.record import Content, ExportImage, broken, check_texts
 from pseudoris.interchange.exports.selected_rows import TextRule, is_distinctive
-from pseudoris.schemas.config import CaptionsConfig
 from pseudoris.schemas.keep_rule import is_lone
 from pseudoris.schemas.shard import SOURCE_HUMAN, SOURCE_MODEL, ExpressionRecord
 from pseudoris.store.location import RunLocation
@@ -50,7 +49,13 @@ Draw: TypeAlias = tuple[str, str, int | None, float | None]
 def _write(job: ExportJob) -> ExportReport:
     destination, csv_path = job.destination, f"{CSV_FOLDER}/{CSV_NAME}"
     job.claim(CSV_FOLDER, IMAGES_FOLDER, numbered=_masks_folder)
-    draws, seen = draw_places(job.request.run.header.config.captions), Counter[str]()
+    config, seen = job.request.run.header.config, Counter[str]()
+    # Draws are ordered by crop, then beam, top-k and top-p, as in the authors' script: the option `beam_search` of
+    # their loader reads captions by place.
+    draws = itertools.product(config.captions.crop_kinds(), configured_rules(config.captions))
+    places: dict[Draw, int] = {
+        (crop, rule.name, rule.top_k, rule.top_p): place for place, (crop, rule) in enumerate(draws)
+    }
     with (
         job.new_file(csv_path) as path,
         path.open("w", encoding="utf-8", newline="") as file,
@@ -61,13 +66,24 @@ def _write(job: ExportJob) -> ExportReport:
         rows_file.writerow(COLUMNS)
         for image in job.images():
             image_files.write(IMAGES_FOLDER, image.name, image.data)
-            rows_file.writerows(_write_masks(job, image, draws, seen))
+            rows_file.writerows(_write_masks(job, image, places, seen))
     job.check(_read_back(destination, csv_path), destination.uri(csv_path))
     num_masks = job.written.num_masks
+    notes = [
+        f"Give the trainer doc_mode=True, doc_value={config.filtering.tau!r} (the run's tau), "
+        f"image_dir={IMAGES_FOLDER} and mask_dir={MASKS_FOLDER}."
+    ]
+    if seen["unfiltered"]:
+        notes.append(
+            f"{seen['unfiltered']:,} of {num_masks:,} rows have no caption above doc_value: the trainer "
+            "draws any caption of theirs. --distinctive-only leaves such masks out."
+        )
+    if seen["human"]:
+        notes.append(f"Human expressions have no score: for {seen['human']:,} masks doc is {DOC_OF_HUMANS}.")
     return job.report(
         {"images": job.num_images, "rows": num_masks, "captions": job.written.num_texts},
         {"images": job.num_images, "rows": 1, "masks": num_masks},
-        notes=_notes(job, seen),
+        notes=notes,
         checked="every row evaluates to captions and as many scores; image and segment ids are unique",
     )
 
@@ -82,8 +98,9 @@ def _masks_folder(number: int) -> str:
     return f"{MASKS_FOLDER}/{number + 1}"
 
 
-def _write_masks(job: ExportJob, image: ExportImage, draws: Mapping[Draw, int], seen: Counter[str]) -> Iterator[Any]:
-    tau, img_id = job.request.run.header.config.filtering.tau, image.number
+def _write_masks(job: ExportJob, image: ExportImage, places: Mapping[Draw, int], seen: Counter[str]) -> Iterator[Any]:
+    """Write the PNGs of an image's masks, and yield a row for each, of values that their own text evaluates to."""
+    tau, img_id, last = job.request.run.header.config.filtering.tau, image.number, len(places)
     # Written files are counted by folder, so that memory does not grow with the images.
     with job.files() as files:
         # Masks are numbered without gaps, because the authors' script counts the files of the folder.
@@ -91,66 +108,31 @@ def _write_masks(job: ExportJob, image: ExportImage, draws: Mapping[Draw, int], 
             data, counts = mask_png(mask)
             files.write(_masks_folder(img_id - 1), f"{seg_id}.png", data)
             expressions = [each.record for each in said]
-            captions, doc = row_captions(expressions, draws)
+            ratios = [each.distinctiveness for each in expressions if each.source == SOURCE_MODEL]
+            is_alone = bool(ratios) and bool(is_lone(np.array(ratios, np.float64)).all())
+            drawn = [[(by.crop, by.decoder, by.top_k, by.top_p) for by in each.samples] for each in expressions]
+            # A caption is repeated at the place of each of its draws, because the trainer draws evenly from the list.
+            # Texts that were not drawn come last.
+            rows = [
+                (place, str(each.text), _doc(each, is_alone))
+                for each, own in zip(expressions, drawn, strict=True)
+                for place in [places.get(by, last) for by in own] or [last]
+            ]
+            rows.sort(key=lambda row: row[0])
+            # Of a mask alone the trainer takes the upper half of the captions, and half of one caption is none.
+            rows = rows * 2 if len(rows) == 1 else rows
+            captions, doc = [text for _, text, _ in rows], [score for *_, score in rows]
             seen["unfiltered"] += not is_distinctive(expressions, tau)
             seen["human"] += any(each.source == SOURCE_HUMAN for each in expressions)
             job.add(Content.of_mask(f"{img_id}/{seg_id}", image.size, counts, captions))
             ids = (mask.number - 1, image.name, img_id, seg_id)
-            yield (*ids, len(captions), repr(captions), repr(doc), int(is_alone(expressions)))
-
-
-def _notes(job: ExportJob, seen: Counter[str]) -> list[str]:
-    notes = [
-        f"Give the trainer doc_mode=True, doc_value={job.request.run.header.config.filtering.tau!r} (the run's tau), "
-        f"image_dir={IMAGES_FOLDER} and mask_dir={MASKS_FOLDER}."
-    ]
-    if seen["unfiltered"]:
-        notes.append(
-            f"{seen['unfiltered']:,} of {job.written.num_masks:,} rows have no caption above doc_value: the trainer "
-            "draws any caption of theirs. --distinctive-only leaves such masks out."
-        )
-    if seen["human"]:
-        notes.append(f"Human expressions have no score: for {seen['human']:,} masks doc is {DOC_OF_HUMANS}.")
-    return notes
-
-
-def draw_places(config: CaptionsConfig) -> dict[Draw, int]:
-    """Return the place of each draw among those of a mask: by crop, then beam, top-k and top-p, as the authors' script.
-
-    Their loader's option `beam_search` reads captions by place.
-    """
-    draws = itertools.product(config.crop_kinds(), configured_rules(config))
-    return {(crop, rule.name, rule.top_k, rule.top_p): place for place, (crop, rule) in enumerate(draws)}
-
-
-def row_captions(expressions: Sequence[ExpressionRecord], places: Mapping[Draw, int]) -> tuple[list[str], list[float]]:
-    """Return a mask's captions and their `doc`, plain values that their own text evaluates to.
-
-    A caption is repeated as often as it was drawn, because the trainer draws evenly from the list, each time in the
-    place of that draw; what was not drawn stands behind. A mask alone has no distinctiveness: as in the authors' script
-    its `doc` is the correctness, of which the trainer takes the upper half; half of one is none, so a single caption is
-    written twice.
-    """
-    alone, last = is_alone(expressions), len(places)
-    rows = [
-        (place, str(each.text), _doc(each, alone))
-        for each in expressions
-        for place in [places.get((by.crop, by.decoder, by.top_k, by.top_p), last) for by in each.samples] or [last]
-    ]
-    rows.sort(key=lambda row: row[0])
-    texts, doc = [text for _, text, _ in rows], [score for *_, score in rows]
-    return (texts, doc) if len(texts) > 1 else (texts * 2, doc * 2)
-
-
-def is_alone(expressions: Sequence[ExpressionRecord]) -> bool:
-    """Return whether a mask was scored without a rival: a model's expressions, none of them with a distinctiveness."""
-    ratios = [each.distinctiveness for each in expressions if each.source == SOURCE_MODEL]
-    return bool(ratios) and bool(is_lone(np.array(ratios, np.float64)).all())
+            yield (*ids, len(captions), repr(captions), repr(doc), int(is_alone))
 
 
 def _doc(expression: ExpressionRecord, is_alone: bool) -> float:
     if expression.source != SOURCE_MODEL:
         return DOC_OF_HUMANS
+    # A mask alone has no distinctiveness, so the authors' script writes its correctness.
     score = expression.correctness if is_alone else expression.distinctiveness
     # Without a noun there is no correctness. With 0, the trainer draws such an expression last.
     return float(score or 0.0)
@@ -167,25 +149,21 @@ def _read_back(destination: RunLocation, csv_path: str) -> Iterator[Content]:
             if int(row["index"]) != index or ids <= last:
                 raise broken(place, f"image {ids[0]}, segment {ids[1]} is out of order or appears twice")
             last = ids
+            try:
+                captions, doc = ast.literal_eval(row["pseudo_caption"]), ast.literal_eval(row["doc"])
+                num_captions = int(row["num_sent"])
+            except (ValueError, SyntaxError, KeyError, TypeError) as error:
+                raise broken(place, f"it does not evaluate ({error})") from error
+            is_scored = isinstance(doc, list) and all(type(score) is float and isfinite(score) for score in doc)
+            if not is_scored or row["one_mask"] not in ("0", "1"):
+                raise broken(place, "doc is not a list of finite numbers, or one_mask is neither 0 nor 1")
+            if not isinstance(captions, list) or not len(captions) == len(doc) == num_captions > 0:
+                raise broken(place, "num_sent and the lengths of captions and doc differ")
             mask = counts_of_png(data, destination.uri(path))
-            yield Content.of_mask(f"{ids[0]}/{ids[1]}", *mask, _captions(row, place))
+            yield Content.of_mask(f"{ids[0]}/{ids[1]}", *mask, check_texts(captions, place))
 
 
 def _rows(file: Any) -> Iterator[dict[str, str]]:
     # The default limit of a field is 128 KiB, but a mask may have thousands of captions.
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     return csv.DictReader(io.TextIOWrapper(file, encoding="utf-8", newline=""))
-
-
-def _captions(row: dict[str, str], where: str) -> list[str]:
-    try:
-        captions, doc = ast.literal_eval(row["pseudo_caption"]), ast.literal_eval(row["doc"])
-        num_captions = int(row["num_sent"])
-    except (ValueError, SyntaxError, KeyError, TypeError) as error:
-        raise broken(where, f"it does not evaluate ({error})") from error
-    is_scored = isinstance(doc, list) and all(type(score) is float and isfinite(score) for score in doc)
-    if not is_scored or row["one_mask"] not in ("0", "1"):
-        raise broken(where, "doc is not a list of finite numbers, or one_mask is neither 0 nor 1")
-    if not isinstance(captions, list) or not len(captions) == len(doc) == num_captions > 0:
-        raise broken(where, "num_sent and the lengths of captions and doc differ")
-    return check_texts(captions, where)

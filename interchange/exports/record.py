@@ -1,7 +1,7 @@
 """Records that all formats write and read back: an image with its masks and expressions. Used by every format here.
 
-Expressions stand beside the masks, not inside them: one may refer to several masks, or to none. They and the masks are
-numbered over the whole export. What a format keeps of each image is compared with what its reader gives back.
+Expressions stand beside the masks, because one may refer to several masks, or to none. Both are numbered over the whole
+export. The content that a format writes must equal the content that its reader gives back (`Fingerprint`).
 """
 
 from __future__ import annotations
@@ -51,11 +51,6 @@ class Content:
         return cls(name, size, tuple(mask for mask, _ in masks), texts)
 
     @classmethod
-    def of_pairs(cls, name: str, size: tuple[int, int], masks: Sequence[Any], texts: Sequence[str]) -> Content:
-        """Return the content of a format that has a mask for each expression."""
-        return cls.of_masks(name, size, [(mask, [text]) for mask, text in zip(masks, texts, strict=True)])
-
-    @classmethod
     def of_expression(cls, name: str, size: tuple[int, int], targets: Sequence[Any], text: str) -> Content:
         """Return the content of a format that has a record an expression, with its targets in the format's form."""
         return cls(name, size, tuple(targets), ((text, tuple(range(len(targets)))),))
@@ -101,7 +96,7 @@ class ExportMask:
         return {"bbox": self.box_xywh, "area": self.area, **scores}
 
     def pixels(self) -> NDArray[np.bool_]:
-        """Return the mask, (height, width) bool; a ValueError where its encoding does not fill its size."""
+        """Return the mask, (height, width) bool; a ValueError if its encoding does not fill its size."""
         return decode_mask(self.record.rle_counts, *self.record.rle_size)
 
     def corner_polygon(self) -> tuple[list[int], str]:
@@ -110,11 +105,7 @@ class ExportMask:
         return [edge for point in corner_polygon(pixels) for edge in point], canonical_counts(pixels)
 
     def point_within(self) -> list[float]:
-        """Return a pixel [x, y] of the mask: the middle of its longest run, away from the edge where it can be.
-
-        Raises:
-            ValueError: The encoding does not read.
-        """
+        """Return a pixel [x, y] of the mask: the middle of its longest run, so that it is far from the edge."""
         runs = decode_runs(self.record.rle_counts)
         ends = runs.cumsum()
         longest = 2 * int(runs[1::2].argmax()) + 1
@@ -131,7 +122,7 @@ class ExportExpression:
         number: From 1, rising over the export.
         record: As the tables hold it, its text in the form that the format takes.
         targets: Places of its masks among those of the image; () where it was verified that none fits.
-        origin: Text of the run that it says in other words, as `rewording_of`; empty if it is that text.
+        origin: The key `rewording_of` with the text of the run that it rewords; empty if it is that text.
     """
 
     number: int
@@ -184,14 +175,14 @@ class ExportImage:
         return found
 
     def united(self, said: ExportExpression) -> str:
-        """Return the compressed encoding of all targets of an expression together; it has one at least."""
+        """Return the compressed encoding of all targets of an expression together; there is at least one."""
         if len(said.targets) == 1:
             return self.masks[said.targets[0]].record.rle_counts
         merged = coco.merge([self.masks[place].rle for place in said.targets])
         return str(merged["counts"], "ascii")
 
     def content(self, name: str, masks: Iterable[Any] | None = None) -> Content:
-        """Return what a format keeps that has all expressions, and all masks in the tables' form or its own."""
+        """Return the content of a format that has all expressions, and all masks in the tables' form or its own."""
         kept = (mask.record.rle_counts for mask in self.masks) if masks is None else masks
         return Content(name, self.size, tuple(kept), tuple((each.text, each.targets) for each in self.expressions))
 
@@ -214,17 +205,6 @@ class Fingerprint:
     def hexdigest(self) -> str:
         """Return the digest, 64 hex digits."""
         return self._digest.hexdigest()
-
-    def check_equals(self, read: Fingerprint, where: str) -> None:
-        """Raise a TransientError that names the place where something that was read back differs."""
-        due, found = (self.num_masks, self.num_texts), (read.num_masks, read.num_texts)
-        if due != found:
-            raise TransientError(
-                f"{where} reads back as {found[0]:,} masks with {found[1]:,} expressions, but {due[0]:,} with "
-                f"{due[1]:,} were written. Run the same command again."
-            )
-        if self._digest.digest() != read._digest.digest():
-            raise TransientError(f"{where} reads back differently. Run the same command again.")
 
 
 def check_mask(annotation: Mapping[str, Any], size: tuple[int, int], where: str, *, is_polygon: bool = False) -> str:
@@ -261,7 +241,7 @@ def check_texts(texts: Sequence[Any], where: str) -> list[str]:
 
 
 class RisingIds:
-    """Ids of which each is a whole number above the one before: so they are unique, and memory holds one of them."""
+    """Checks that ids are rising whole numbers: so they are unique, and memory holds one of them."""
 
     def __init__(self, where: str) -> None:
         self._where = where

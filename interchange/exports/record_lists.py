@@ -1,4 +1,4 @@
-"""Formats of one list of records beside images. For `cli/export`, in `EXPORTS`; `conversations` shares its parts.
+"""Formats of one list of records beside images. Listed in `EXPORTS` for `cli/export`; `conversations` uses its parts.
 
 odvg      DEST/annotations.jsonl     {"filename", "height", "width", "grounding": {"caption", "regions"}}
 sa2va     DEST/annotations.json      [{"image", "mask": [[uncompressed RLE], …], "text": […]}, …]
@@ -41,13 +41,11 @@ def write_records(
 ) -> ExportReport:
     """Write images and records as they come, and read the records back.
 
-    A format says which records an image gives, with what each keeps, and what a record that was read keeps.
-
     Args:
         job: The export.
-        path: Where the list is; one record per line if it ends in `.jsonl`.
-        records_of: Gives the records of an image, plain values, each with what it keeps.
-        read: Gives what a record keeps that was read; what it raises says that the record is not as it was written.
+        path: Path of the list; one record per line if it ends in `.jsonl`.
+        records_of: Returns the records of an image, plain values, each with its content.
+        read: Returns the content of a record that was read; raises if the record is not as it was written.
         notes: For the user.
         others: Further small files, by path.
     """
@@ -141,7 +139,9 @@ def _sa2va_records(image: ExportImage) -> Iterator[tuple[dict[str, Any], Content
         counts, texts = [image.united(each) for each in said], [each.text for each in said]
         # Each mask is a list of one part with plain counts: the loader refuses compressed counts, and adds the parts.
         masks = [[{"size": list(image.size), "counts": decode_runs(each).tolist()}] for each in counts]
-        kept = Content.of_pairs(image.name, image.size, counts, texts)
+        kept = Content.of_masks(
+            image.name, image.size, [(mask, [text]) for mask, text in zip(counts, texts, strict=True)]
+        )
         yield {"image": image.name, "mask": masks, "text": texts}, kept
 
 
@@ -150,8 +150,8 @@ def _read_sa2va(record: dict[str, Any]) -> Content:
     height, width = masks[0][0]["size"]
     if len(masks) != len(texts):
         raise ValueError("it has not one mask for each text")
-    counts = [compressed_counts(each, (height, width)) for each in masks]
-    return Content.of_pairs(record["image"], (height, width), counts, texts)
+    pairs = [(compressed_counts(mask, (height, width)), [text]) for mask, text in zip(masks, texts, strict=True)]
+    return Content.of_masks(record["image"], (height, width), pairs)
 
 
 _CONFIG: Final = """<View>
@@ -165,7 +165,7 @@ _URL: Final = f"/data/local-files/?d={IMAGES_FOLDER}/"
 
 
 def pixels_of_strokes(strokes: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return the mask of what `brush_strokes` gives; a ValueError where the bytes are none of an image of that size."""
+    """Return the mask of `brush_strokes`' bytes; a ValueError if they are not those of an image of that size."""
     values = values_of_strokes(strokes, size)
     if not (values == 255 * (values[..., :1] > 0)).all():
         raise ValueError("the strokes have other values than 0 and 255")

@@ -1,8 +1,11 @@
-"""Exports REFER's layout for LAVT, LISA, CRIS (`docs/guides/export-ris.md`). For `cli/export`, in `EXPORTS`.
+"""Exports REFER's layout for LAVT, LISA, CRIS (`docs/guides/export-ris.md`). Listed in `EXPORTS` for `cli/export`.
 
 DEST/<dataset>/refs(<split_by>).p                      a reference per mask: its expressions, its split
 DEST/<dataset>/instances.json                          images, masks, categories
 DEST/images/mscoco/images/train2014/<file_name>        the images, upright
+
+Records hold only plain Python values. `loadRefs` and similar loaders test `type(x) == int`, so a numpy number would
+give None there, and a pickle with a numpy number needs a matching version of numpy.
 """
 
 from __future__ import annotations
@@ -49,7 +52,18 @@ _Refs: TypeAlias = list[dict[str, Any]]
 def _write(job: ExportJob) -> ExportReport:
     """Write images and instances as they come, the references at the end; then read all of it back."""
     # All references are in memory meanwhile, as in every trainer that loads them.
-    dataset = _checked_dataset(job)
+    options, dataset = job.options, job.options.dataset or _DATASETS[0]
+    if dataset not in _DATASETS:
+        raise ConfigError(
+            f"--dataset {dataset!r} is not known to REFER. Choose from {', '.join(_DATASETS)}, and tell exports apart "
+            "by --split-by."
+        )
+    if options.masks not in (None, "polygon", "rle"):
+        raise ConfigError(f"--masks {options.masks!r} is neither polygon nor rle.")
+    if options.split not in REFER_SPLITS:
+        raise ConfigError(f"--split {options.split!r} is not a split of REFER. Choose from {', '.join(REFER_SPLITS)}.")
+    if not _SPLIT_BY.fullmatch(options.split_by):
+        raise ConfigError(f"--split-by {options.split_by!r} becomes a file name. Use only letters, digits, _, + and -.")
     human, destination = read_human(job.options.human), job.destination
     job.request = replace(job.request, exclusions=job.request.exclusions + human.exclusions)
     job.claim(dataset, IMAGES_FOLDER)
@@ -87,8 +101,6 @@ def _add_run(
     job: ExportJob, human: HumanRefs, refs: _Refs, files: ManyFiles, arrays: dict[str, JsonArray]
 ) -> list[str]:
     """Add the run's images, masks and expressions; return the notes on its polygons."""
-    # Records hold only plain Python values. `loadRefs` and similar loaders test `type(x) == int`, so a numpy number
-    # would give None there, and a pickle with a numpy number needs a matching version of numpy.
     category_id, resized = human.free_category_id, ResizedPolygons()
     arrays["categories"].append({**CATEGORY, "id": category_id})
     for image in job.images():
@@ -129,23 +141,6 @@ def _add_human(job: ExportJob, human: HumanRefs, refs: _Refs, files: ManyFiles, 
         job.add(Content.of_mask(image["file_name"], size, _canonical(annotation), _texts(found)))
 
 
-def _checked_dataset(job: ExportJob) -> str:
-    options = job.options
-    dataset = options.dataset or _DATASETS[0]
-    if dataset not in _DATASETS:
-        raise ConfigError(
-            f"--dataset {dataset!r} is not known to REFER. Choose from {', '.join(_DATASETS)}, and tell exports apart "
-            "by --split-by."
-        )
-    if options.masks not in (None, "polygon", "rle"):
-        raise ConfigError(f"--masks {options.masks!r} is neither polygon nor rle.")
-    if options.split not in REFER_SPLITS:
-        raise ConfigError(f"--split {options.split!r} is not a split of REFER. Choose from {', '.join(REFER_SPLITS)}.")
-    if not _SPLIT_BY.fullmatch(options.split_by):
-        raise ConfigError(f"--split-by {options.split_by!r} becomes a file name. Use only letters, digits, _, + and -.")
-    return dataset
-
-
 def _notes(job: ExportJob, dataset: str, human: HumanRefs) -> list[str]:
     options = job.options
     notes = [f"In the trainer, use dataset {dataset}, splitBy {options.split_by}, split {options.split}."]
@@ -178,7 +173,7 @@ def _texts(refs: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _read_back(destination: RunLocation, refs_path: str, instances_path: str, due: str) -> Iterator[Content]:
-    """Read references and instances; the references, all in memory, as a trainer holds them."""
+    """Read references and instances; all references are in memory, as in a trainer."""
     where, uri = destination.uri(refs_path), destination.uri(instances_path)
     by_annotation: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for ref in _read_refs(destination.read_bytes(refs_path), where, due):
@@ -210,7 +205,7 @@ def _digest(refs: _Refs) -> str:
 
 
 def _read_refs(data: bytes, where: str, due: str) -> _Refs:
-    """Return the references, once they are those that were written, in a pickle that every trainer reads."""
+    """Return the references; check that they are those that were written, in a pickle that every trainer reads."""
     # Protocols from 2 on begin with their number. All Pythons read older ones.
     if data[:1] == b"\x80" and data[1] > _PICKLE_PROTOCOL:
         raise broken(where, f"it has pickle protocol {data[1]}, which the trainers' Python cannot read")
@@ -226,7 +221,7 @@ def _read_refs(data: bytes, where: str, due: str) -> _Refs:
 def _image_of(
     annotation: Mapping[str, Any], refs: list[Mapping[str, Any]], images: Mapping[int, Mapping[str, Any]], uri: str
 ) -> Mapping[str, Any]:
-    """Return the image of an annotation, once references, image and mask fit it."""
+    """Return the image of an annotation; check that references, image and mask fit it."""
     number, image = annotation["id"], images.get(annotation["image_id"])
     if not refs:
         raise broken(uri, f"annotation {number} has no reference")

@@ -1,7 +1,7 @@
-"""The images, masks and expressions that a format takes, and the encoded bytes of the images.
+"""Selects the images, masks and expressions that a format takes, and reads the images' bytes.
 
-Rows that a format cannot use are counted by reason. The bytes are those that were annotated: embedded in the run, or
-read again from SOURCE and checked by sha256. Called by `interchange` and `training`.
+Called by `export_job`, `export_options`, the formats, and `training/ppt`. Rows that are left out are counted by reason.
+The bytes are those that were annotated: embedded in the run, or read again from SOURCE and checked by sha256.
 """
 
 from __future__ import annotations
@@ -73,9 +73,8 @@ class TextRule:
 class Selection:
     """Leaves out the rows that a rule excludes, and counts them by reason.
 
-    An image without a mask is left out: it may still show objects. So is an expression that refers to several masks or
-    to none, unless the format can hold it. A mask that lost its last expression counts under both; masks that never had
-    a kept one count as masks alone.
+    An image without a mask is left out, because it may still show objects. An expression that refers to several masks
+    or to none is left out unless the format can hold it. If a mask loses its last expression, both are counted.
     """
 
     def __init__(self, rule: TextRule, dropped: Counter[str]) -> None:
@@ -163,9 +162,8 @@ def with_source_bytes(
 ) -> Iterator[AnnotatedImage]:
     """Yield a shard's images, in plan order, with their encoded bytes; one that is missing or changed is left out.
 
-    It is counted in `dropped`, and no error: of millions of files some are always missing, and the rest of the run is
-    still valid. Images that are not embedded are read as annotation reads them: neighbours in a tar together, objects
-    of a bucket at once. A SOURCE that does not exist any more, or cannot be read, is a ConfigError.
+    It is counted in `dropped`, and is no error: of millions of files some are always missing, and the rest of the run
+    is still valid. A SOURCE that does not exist any more, or cannot be read, is a ConfigError.
     """
     wanted = [(image.key, image.sha256, image.data) for image in images]
     for image, data in zip(images, planned.outcomes(images[0].shard, wanted) if images else (), strict=True):
@@ -181,7 +179,7 @@ _COLUMNS: Final = ("image_id", "key", "height", "width", "status", "sha256")
 
 
 class ExcludedImages:
-    """Finds the images of a shard that rules exclude. Rules that the run was planned with are done already."""
+    """Finds the images of a shard that rules exclude, beyond the rules that the run was planned with."""
 
     def __init__(self, planned: PlannedImages, header: RunHeader, exclusions: Exclusions) -> None:
         self._planned, self._header = planned, header
@@ -193,9 +191,9 @@ class ExcludedImages:
         return bool(self._rules)
 
     def of_shard(self, shard: CommittedShard) -> dict[str, str]:
-        """Return by image id what the list of dropped things calls an image that is left out.
+        """Return the phrase of the reason for each image that is left out, by image id.
 
-        With a rule by perceptual hash it reads and decodes every image. One that cannot be compared is left out too.
+        A rule by perceptual hash reads and decodes every image. An image that cannot be compared is left out too.
 
         Raises:
             ConfigError: A part, or SOURCE as a whole, is missing.
@@ -213,18 +211,15 @@ class ExcludedImages:
             for row in rest:
                 del row["status"]
             images = [AnnotatedImage(shard.receipt.shard, data=row.pop("bytes"), masks=(), **row) for row in rest]
-            found.update(self._by_hash(images))
+            unchecked = {image.image_id for image in images}
+            for image in with_source_bytes(self._planned, images, Counter()):
+                try:
+                    phash = perceptual_hash(decode_upright(image.data or b"", self._header.config.images))
+                except ImageError:
+                    continue
+                unchecked.discard(image.image_id)
+                number = self._matcher.by_content(image.sha256, phash)
+                if number is not None:
+                    found[image.image_id] = self._rules[number].dropped_phrase
+            found |= dict.fromkeys(sorted(unchecked), UNCHECKED)
         return found
-
-    def _by_hash(self, images: Sequence[AnnotatedImage]) -> Iterator[tuple[str, str]]:
-        unchecked = {image.image_id for image in images}
-        for image in with_source_bytes(self._planned, images, Counter()):
-            try:
-                phash = perceptual_hash(decode_upright(image.data or b"", self._header.config.images))
-            except ImageError:
-                continue
-            unchecked.discard(image.image_id)
-            number = self._matcher.by_content(image.sha256, phash)
-            if number is not None:
-                yield image.image_id, self._rules[number].dropped_phrase
-        yield from ((each, UNCHECKED) for each in sorted(unchecked))

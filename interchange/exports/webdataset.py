@@ -1,12 +1,10 @@
-"""Exports WebDataset tars with their index: a sample per image, under the image's id. For `cli/export`, in `EXPORTS`.
+"""Exports WebDataset tars with their index: a sample per image, under the image's id. In `EXPORTS` for `cli/export`.
 
 DEST/data-<sha256>-000000.tar      <image id>.jpg (or .png), <image id>.json, the next sample, …
 DEST/index.json           the tars with sizes, digests and numbers of samples, as wids describes shards
 
-All tars have the digest of what the export holds in their names: readers keep a tar by its name.
-
-The webdataset package 1.x streams the tars and reads no index. The indexed reader, a package of its own (wids), and
-scripts that split shards by hand read it. The tars are read back as streams, in the index's order.
+The names of the tars hold a digest of the export's content, because readers cache a tar by its name. The webdataset
+package 1.x streams the tars and reads no index; wids, a package of its own, reads the index.
 """
 
 from __future__ import annotations
@@ -15,32 +13,31 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Final, cast
 
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
 from pseudoris.interchange.exports.image_files import check_image_size
-from pseudoris.interchange.exports.record import Content, ExportExpression, ExportMask, broken, check_mask, check_texts
+from pseudoris.interchange.exports.record import Content, broken, check_mask, check_texts
 from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
 
 _INDEX_NAME: Final = "index.json"
+_OF_EXPRESSION: Final = ("head_noun", "uniqueness", "correctness", "distinctiveness", "weight")
 _BLOCK_BYTES: Final = tarfile.BLOCKSIZE
 # A tar ends with two empty blocks and is padded to a whole record.
 _END_BYTES: Final = 2 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE
-
-
-# Raised when a sample of the same image gets other bytes.
+# Must rise if a sample of the same image gets other bytes.
 _VERSION: Final = 1
 
 
 def _write(job: ExportJob, lacking: Collection[str] = ()) -> ExportReport:
-    # The names say what is in the tars, so images that cannot be read (`lacking`, by id) are to be known before: where
-    # others turn out to lack, all is written again, once.
+    # The names depend on which images cannot be read (`lacking`, by id). If others turn out to be missing, all is
+    # written again, once.
     job.claim()
     parts = [part.sha256 for receipt in job.request.run.receipts for part in receipt.parts.values()]
     rules = [(rule.kind, rule.settings, rule.values_sha256) for rule in job.request.exclusions]
@@ -73,6 +70,10 @@ def _tars(job: ExportJob, stem: str) -> Iterator[dict[str, Any]]:
     samples = _new_samples(job)
     sample = next(samples, None)
     number = 0
+
+    def size_in_tar(sample: dict[str, bytes]) -> int:
+        return sum(_BLOCK_BYTES + -(-len(data) // _BLOCK_BYTES) * _BLOCK_BYTES for data in sample.values())
+
     while sample is not None:
         url = f"{stem}-{number:06d}.tar"
         with job.new_file(url) as path:
@@ -80,7 +81,7 @@ def _tars(job: ExportJob, stem: str) -> Iterator[dict[str, Any]]:
             # USTAR is the oldest format that holds these names, and every reader of tars understands it.
             with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
                 room = job.options.target_bytes - _END_BYTES
-                while sample is not None and (not num_samples or tar.offset + _size_in_tar(sample) <= room):
+                while sample is not None and (not num_samples or tar.offset + size_in_tar(sample) <= room):
                     for entry_name, data in sample.items():
                         # A new entry has no time, no owner and mode 644, so that equal samples give equal bytes.
                         entry = tarfile.TarInfo(entry_name)
@@ -100,28 +101,18 @@ def _tars(job: ExportJob, stem: str) -> Iterator[dict[str, Any]]:
 def _new_samples(job: ExportJob) -> Iterator[dict[str, bytes]]:
     for image in job.images():
         job.add(image.content(image.image_id))
-        (height, width), masks = image.size, [_mask_record(mask, said) for mask, said in image.masks_with_texts()]
-        record = {"image_id": image.image_id, "key": image.key, "height": height, "width": width, "masks": masks}
+        masks = []
+        for mask, said in image.masks_with_texts():
+            scores = [{name: getattr(each.record, name) for name in _OF_EXPRESSION} for each in said]
+            texts = [{"text": each.text, **own, **each.origin} for each, own in zip(said, scores, strict=True)]
+            of_mask = {"mask_id": mask.record.mask_id, "segmentation": mask.rle, **mask.measures}
+            masks.append({**of_mask, "expressions": texts})
+        (height, width), of_image = image.size, {"image_id": image.image_id, "key": image.key}
+        record = {**of_image, "height": height, "width": width, "masks": masks}
         yield {
             f"{image.image_id}{PurePosixPath(image.name).suffix}": image.data,
             f"{image.image_id}.json": printable_json(record).encode(),
         }
-
-
-def _mask_record(mask: ExportMask, said: Sequence[ExportExpression]) -> dict[str, Any]:
-    scores = ("head_noun", "uniqueness", "correctness", "distinctiveness", "weight")
-    return {
-        "mask_id": mask.record.mask_id,
-        "segmentation": mask.rle,
-        **mask.measures,
-        "expressions": [
-            {"text": each.text, **{name: getattr(each.record, name) for name in scores}, **each.origin} for each in said
-        ],
-    }
-
-
-def _size_in_tar(sample: dict[str, bytes]) -> int:
-    return sum(_BLOCK_BYTES + -(-len(data) // _BLOCK_BYTES) * _BLOCK_BYTES for data in sample.values())
 
 
 def _read_back(destination: RunLocation) -> Iterator[Content]:
@@ -141,9 +132,19 @@ def _read_back(destination: RunLocation) -> Iterator[Content]:
                 if key in keys or record["image_id"] != key:
                     raise broken(where, f"sample {key} appears twice, or has the masks of another image")
                 keys.add(key)
-                yield _content_of(key, image, record, where)
-            stream.drain()
-        if (len(keys), stream.size_bytes, stream.md5) != written:
+                size, masks = (record["height"], record["width"]), []
+                check_image_size(image, size, f"{where}, sample {key}")
+                for mask in record["masks"]:
+                    place = f"{where}, mask {mask['mask_id']}"
+                    of_mask = check_texts([expression["text"] for expression in mask["expressions"]], place)
+                    if not of_mask:
+                        raise broken(place, "it has no expression")
+                    masks.append((check_mask(mask, size, place), of_mask))
+                yield Content.of_masks(key, size, masks)
+            # A tar ends before its file does. The rest is read for the digest.
+            while stream.read(2**20):
+                pass
+        if (len(keys), stream.size_bytes, stream.md5.hexdigest()) != written:
             raise broken(where, "its samples, size or digest differ from the index")
 
 
@@ -152,23 +153,14 @@ class _DigestingReader:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._md5 = hashlib.md5(usedforsecurity=False)
+        self.md5 = hashlib.md5(usedforsecurity=False)
         self.size_bytes = 0
 
     def read(self, size: int = -1) -> bytes:
         data = self._file.read(size)
-        self._md5.update(data)
+        self.md5.update(data)
         self.size_bytes += len(data)
         return data
-
-    def drain(self) -> None:
-        """Read what is left: a tar ends before its file does."""
-        while self.read(2**20):
-            pass
-
-    @property
-    def md5(self) -> str:
-        return self._md5.hexdigest()
 
 
 def _samples(stream: _DigestingReader, where: str) -> Iterator[tuple[str, bytes, Mapping[str, Any]]]:
@@ -192,16 +184,3 @@ def _samples(stream: _DigestingReader, where: str) -> Iterator[tuple[str, bytes,
                 raise broken(where, f"{image[0]} has no masks")
     except (tarfile.TarError, ValueError) as error:
         raise broken(where, str(error)) from error
-
-
-def _content_of(key: str, image: bytes, record: Mapping[str, Any], where: str) -> Content:
-    size = (record["height"], record["width"])
-    check_image_size(image, size, f"{where}, sample {key}")
-    masks = []
-    for mask in record["masks"]:
-        place = f"{where}, mask {mask['mask_id']}"
-        of_mask = check_texts([expression["text"] for expression in mask["expressions"]], place)
-        if not of_mask:
-            raise broken(place, "it has no expression")
-        masks.append((check_mask(mask, size, place), of_mask))
-    return Content.of_masks(key, size, masks)

@@ -1,4 +1,7 @@
-"""Imports a human's annotation, or a human's corrections, as a run with the same tables, commits and readers."""
+"""Imports a human's annotation, or a human's corrections, as a run. Called by `cli/import_annotation.py`.
+
+The plan, and so the run, follows from the files and the options alone. The files are untrusted.
+"""
 
 from pseudoris.interchange.imports.annotation_files import ImportRequest
 from pseudoris.interchange.imports.import_run import ImportSummary, import_annotation

@@ -1,11 +1,11 @@
-"""Reads the annotation that an import names, for `import_run` and `label_studio`.
+"""Reads the annotation that an import names. Called by `import_run` and `label_studio`.
 
-REFER, which RefCOCO and its kin have, is `refs(<splitBy>).p`, a pickle, next to `instances.json`. `sent` of a sentence
-is read, which most trainers use, or `raw` if it is missing. Only objects with a reference in the requested splits are
-read. The pickle's file names are ignored, as usual for this format.
+The files are untrusted: what does not fit together is refused, and what is left out is counted.
 
-gRefCOCO has `grefs(<splitBy>).json` in its place, whose `ann_id` is a list: of several, or -1 alone for none.
-ReasonSeg's files are read by `reason_annotation`.
+REFER, the format of RefCOCO, is `refs(<splitBy>).p`, a pickle, next to `instances.json`. `sent` of a sentence is read,
+as most trainers do, or `raw` if it is missing. Only objects with a reference in the requested splits are read. The
+pickle's file names are ignored, as usual for this format. gRefCOCO has `grefs(<splitBy>).json` in place of the pickle.
+Its `ann_id` is a list of several objects, or -1 alone for no object.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+from pseudoris.interchange import ImportFormat, Orientation
 from pseudoris.interchange.imports.coco_annotation import CocoTables, read_coco, read_coco_tables
 from pseudoris.interchange.imports.human_annotation import (
     Annotation,
     HumanImage,
     HumanMask,
     HumanPhrase,
-    Orientation,
     clean_texts,
     read_json,
     shown,
@@ -41,7 +41,6 @@ from pseudoris.store.runs.planned_run import package_versions
 from pseudoris.store.sources.root import SourceRoot, root_at
 from pseudoris.store.threads import map_in_threads
 
-Format = Literal["refer", "grefcoco", "coco", "phrasecut", "reasonseg", "label-studio"]
 # In these formats the splits choose entries of a file. In the others they choose files.
 _SPLIT_INSIDE: Final = ("refer", "grefcoco")
 
@@ -69,8 +68,8 @@ class ImportRequest:
     Attributes:
         annotation: File or url by format: COCO's JSON; the references of REFER (a pickle) or of gRefCOCO (JSON), or
             PhraseCut's tasks, or the folder of one of these; the folder of ReasonSeg; Label Studio's JSON.
-        images: Folder or url that file names are relative to; with it, keys and ids are those of a run over it. Of
-            `label-studio` the corrected run.
+        images: Folder or url that file names are relative to. Keys and ids are those of a run over it. For
+            `label-studio` it is the corrected run.
         config: Only its limits of images, size of shards, storage and endpoint are read.
         splits: REFER, gRefCOCO, ReasonSeg, and PhraseCut if `annotation` is a folder: what to import into one run;
             `train` if empty.
@@ -86,7 +85,7 @@ class ImportRequest:
     annotation: str
     images: str
     config: RunConfig
-    format: Format
+    format: ImportFormat
     splits: tuple[str, ...] = ()
     split_by: str | None = None
     captions: str | None = None
@@ -162,7 +161,7 @@ def read_gref(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequence
 
 
 def _chosen(refs: Any, name: str, splits: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the references of the splits, each after what it is called in messages."""
+    """Yield the references of the splits, each with its name for messages."""
     if not isinstance(refs, list):
         raise ConfigError(f"{name} has {shown(refs)}. A list of references is needed.")
     found: Counter[str] = Counter()
@@ -215,7 +214,7 @@ def _sentences(ref: Mapping[str, Any], where: str) -> list[Any]:
 
 
 def read_annotation(request: ImportRequest) -> Annotation:
-    """Return the content of the annotation's files, but of Label Studio's: `label_studio.correct_run` reads these.
+    """Return the content of the annotation's files; `label_studio.correct_run` reads those of Label Studio.
 
     They are read into memory whole, and take about eight times their size there (measured: docs/guides/imports.md).
 
@@ -273,7 +272,7 @@ def read_named_file(given: str, config: RunConfig) -> tuple[bytes, str]:
 
 
 def _locate(given: str, config: RunConfig) -> tuple[SourceRoot, str]:
-    """Return the folder of an annotation's file, and the file in there; "" where a folder is given itself."""
+    """Return the folder of an annotation's file, and the file's name; "" if a folder is given."""
     given = refuse_secrets(given).rstrip("/")
     whole = root_at(given, config.source, config.placement.storage)
     kind = whole.kind("")
@@ -345,8 +344,12 @@ def read_phrasecut(files: Mapping[str, bytes]) -> Annotation:
         if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
             raise ConfigError(f"{name} is not a list of PhraseCut's tasks. Give refer_{{train,val,test,miniv}}.json.")
         for place, task in enumerate(tasks):
-            where = f"{name}: task {place}"
-            path = _path(task, where)
+            where, number = f"{name}: task {place}", task.get("image_id")
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise ConfigError(
+                    f"{where} has the image_id {shown(number)}. A whole number of Visual Genome is needed."
+                )
+            path = f"{number}.jpg"
             known, targets = masks[path], set[int]()
             for polygons in _instances(task, left_out, where):
                 index = len(known)
@@ -360,13 +363,6 @@ def read_phrasecut(files: Mapping[str, bytes]) -> Annotation:
                 phrases[path][phrase] = None
     images = tuple(HumanImage(path, None, tuple(masks[path].values()), tuple(said)) for path, said in phrases.items())
     return Annotation(images, {name: sha256_hex(data) for name, data in files.items()}, +left_out)
-
-
-def _path(task: Mapping[str, Any], where: str) -> str:
-    number = task.get("image_id")
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise ConfigError(f"{where} has the image_id {shown(number)}. A whole number of Visual Genome is needed.")
-    return f"{number}.jpg"
 
 
 def _instances(task: Mapping[str, Any], left_out: Counter[str], where: str) -> list[list[list[Any]]]:

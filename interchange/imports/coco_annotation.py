@@ -1,9 +1,9 @@
-"""Reads COCO JSON for imports: every object of every image, with the captions of its annotation, if any.
+"""Reads COCO JSON: every object of every image, with the captions of its annotation. Called by `annotation_files.py`.
 
 annotations[]: id, image_id, segmentation, iscrowd, and `caption` (a text) or `captions` (a list of texts)
 
-`read_coco_tables` checks the tables: ids are unique, paths stay inside the folder, images exist. `read_coco` makes an
-`Annotation` of them. Called by `annotation_files.py`.
+The file is untrusted: ids must be unique, paths must stay inside the folder, and images must be listed. REFER's and
+gRefCOCO's `instances.json` are such a file too.
 """
 
 from __future__ import annotations
@@ -41,10 +41,17 @@ def read_coco(data: bytes, name: str, captions: bytes | None = None, captions_na
     tables = read_coco_tables(data, name)
     left_out = Counter({"images listed twice": len(tables.paths) - len(tables.sizes)})
     digests = {name: sha256_hex(data)}
-    said: Mapping[int, list[Any]] = {}
+    said: defaultdict[int, list[Any]] = defaultdict(list)
     if captions is not None:
         digests[f"{captions_name} (captions)"] = sha256_hex(captions)
-        said = _by_instance(captions, captions_name, {entry.annotation_id for entry in tables.annotations})
+        for place, row in enumerate(read_lists(captions, captions_name, ("annotations",))["annotations"]):
+            instance = row.get("instance_id") if isinstance(row, dict) else None
+            if not isinstance(instance, int) or instance not in tables.path_of_annotation:
+                raise ConfigError(
+                    f"{captions_name}: annotations[{place}] is a caption of instance_id {shown(instance)}, which is "
+                    "not in the instances. Captions of whole images cannot be imported."
+                )
+            said[instance].append(row.get("caption"))
     kept: set[int] = set()
     phrases: defaultdict[str, list[HumanPhrase]] = defaultdict(list)
     for entry in tables.annotations:
@@ -52,32 +59,13 @@ def read_coco(data: bytes, name: str, captions: bytes | None = None, captions_na
             left_out["crowd regions"] += 1
             continue
         where = f"{name}: annotation {entry.annotation_id}"
-        every = [*_captions(entry.row, where), *said.get(entry.annotation_id, ())]
+        own, caption = entry.row.get("captions") or [], entry.row.get("caption")
+        if not isinstance(own, list):
+            raise ConfigError(f"{where} has the captions {shown(own)}. A list of texts is needed.")
+        every = [*([] if caption is None else [caption]), *own, *said.get(entry.annotation_id, ())]
         kept.add(entry.annotation_id)
         phrases[entry.path] += (HumanPhrase((entry.index,), text) for text in clean_texts(every, left_out, where=where))
     return Annotation(tables.images(kept, phrases, tables.sizes), digests, +left_out)
-
-
-def _by_instance(data: bytes, name: str, known: Container[int]) -> dict[int, list[Any]]:
-    """Return the captions of each object, in the file's order."""
-    found: defaultdict[int, list[Any]] = defaultdict(list)
-    for place, row in enumerate(read_lists(data, name, ("annotations",))["annotations"]):
-        instance = row.get("instance_id") if isinstance(row, dict) else None
-        if not isinstance(instance, int) or instance not in known:
-            raise ConfigError(
-                f"{name}: annotations[{place}] is a caption of instance_id {shown(instance)}, which is not in the "
-                "instances. Captions of whole images cannot be imported."
-            )
-        found[instance].append(row.get("caption"))
-    return found
-
-
-def _captions(row: Mapping[str, Any], where: str) -> list[Any]:
-    captions = row.get("captions") or []
-    if not isinstance(captions, list):
-        raise ConfigError(f"{where} has the captions {shown(captions)}. A list of texts is needed.")
-    caption = row.get("caption")
-    return captions if caption is None else [caption, *captions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +123,20 @@ def read_coco_tables(data: bytes, where: str) -> CocoTables:
         if sizes.setdefault(path, size) != size:
             raise ConfigError(f"{here} and an earlier entry give different sizes of {shown(path)}. Fix the file.")
         paths[image_id] = path
-    return CocoTables(sizes, paths, _annotations(document["annotations"], paths, where))
+    found: dict[int, AnnotationEntry] = {}
+    of_image: Counter[str] = Counter()
+    for place, row in enumerate(document["annotations"]):
+        here = f"{where}: annotations[{place}]"
+        annotation_id = int(_id(row, here, may_be_text=False))
+        image = row.get("image_id")
+        if not isinstance(image, int | str) or image not in paths:
+            raise ConfigError(f"{here} belongs to image_id {shown(image)}, which is not in `images`")
+        if annotation_id in found:
+            raise ConfigError(f"{here} has the id {annotation_id} of another annotation. Ids must be unique.")
+        path = paths[image]
+        found[annotation_id] = AnnotationEntry(annotation_id, path, of_image[path], row)
+        of_image[path] += 1
+    return CocoTables(sizes, paths, list(found.values()))
 
 
 def read_lists(data: bytes, where: str, names: Sequence[str]) -> dict[str, list[Any]]:
@@ -162,23 +163,6 @@ def _image(row: Mapping[str, Any], where: str) -> tuple[str, tuple[int, int] | N
             f"{where} has the size {shown(height)} x {shown(width)}. Give both as whole numbers, or neither."
         )
     return path, (int(height or 0), int(width or 0))
-
-
-def _annotations(rows: Sequence[Any], paths: Mapping[int | str, str], where: str) -> list[AnnotationEntry]:
-    found: dict[int, AnnotationEntry] = {}
-    of_image: Counter[str] = Counter()
-    for place, row in enumerate(rows):
-        here = f"{where}: annotations[{place}]"
-        annotation_id = int(_id(row, here, may_be_text=False))
-        image = row.get("image_id")
-        if not isinstance(image, int | str) or image not in paths:
-            raise ConfigError(f"{here} belongs to image_id {shown(image)}, which is not in `images`")
-        if annotation_id in found:
-            raise ConfigError(f"{here} has the id {annotation_id} of another annotation. Ids must be unique.")
-        path = paths[image]
-        found[annotation_id] = AnnotationEntry(annotation_id, path, of_image[path], row)
-        of_image[path] += 1
-    return list(found.values())
 
 
 def _id(row: Any, where: str, *, may_be_text: bool) -> int | str:

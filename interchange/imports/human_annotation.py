@@ -1,15 +1,21 @@
-"""A human's annotation in memory: images by path, masks, texts. Called by the imports and `training/evaluation`."""
+"""A human's annotation in memory: images by path, masks, texts. Called by the imports and `training/evaluation`.
+
+The files are untrusted: a path never leads out of the folder of images, and a mask is checked before it is decoded. Ids
+of masks do not depend on the chosen splits.
+"""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, Final, Literal, Protocol, runtime_checkable
+from typing import Any, Final
 
 from pseudoris.images.pixels import exif_orientation, turn_upright
+from pseudoris.interchange import Orientation
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import mask_id
@@ -24,14 +30,6 @@ _MAX_NAME_BYTES: Final = 255
 _SHOWN_LETTERS: Final = 100
 
 
-@runtime_checkable
-class Painted(Protocol):
-    """A mask that is painted once the size of its image is known."""
-
-    def counts(self, size: tuple[int, int]) -> str:
-        """Return COCO compressed RLE in an image of size (H, W)."""
-
-
 @dataclass(frozen=True, slots=True)
 class HumanMask:
     """One annotated object.
@@ -39,7 +37,7 @@ class HumanMask:
     Attributes:
         index: Its position among all annotations of its image, in the file's order, so that ids do not depend on the
             chosen splits.
-        segmentation: In any of COCO's forms, unchecked; or what has its `counts` in an image of a size.
+        segmentation: In any of COCO's forms, unchecked; or a function that returns compressed RLE for a size (H, W).
     """
 
     index: int
@@ -95,7 +93,7 @@ class Annotation:
 
 
 def relative_path(file_name: Any, *, where: str) -> str:
-    """Return the path of an image below the folder of images; one that leads out is refused: the file is untrusted."""
+    """Return the path of an image below the folder of images; refuse a path that leads out."""
     if not isinstance(file_name, str) or not file_name:
         raise ConfigError(f"{where} has the file_name {shown(file_name)}. The path of an image is needed.")
     secret = secret_in(file_name) if "://" in file_name else None
@@ -144,7 +142,7 @@ def clean_texts(texts: Iterable[Any], left_out: Counter[str], *, where: str) -> 
 
 
 def shown(value: Any) -> str:
-    """Return an untrusted value for a message: short, and never what shared pieces add up to."""
+    """Return an untrusted value for a message: short, and for a nested value only its kind."""
     if not isinstance(value, str | int | float):
         return kind_of(value)
     text = repr(value) if isinstance(value, str) else str(value).lower()
@@ -161,9 +159,6 @@ def is_utf8(text: str) -> bool:
 
 
 STAGE_IMPORT: Final = "import"
-# The frame of an annotation's masks and sizes: the upright image, or the image as stored in its file.
-Orientation = Literal["upright", "stored"]
-
 _Size = tuple[int, int]
 _AS_STORED: Final = 1
 
@@ -182,37 +177,48 @@ def annotate_image(
         turn = exif_orientation(image.data, limits.decoder_plugins) if orientation == "stored" else _AS_STORED
         upright = (image.height, image.width)
         size = upright if turn < 5 else (upright[1], upright[0])
-        _check_size(human, size, orientation)
+        if human.size not in (None, size):
+            stated, hint = human.size or size, ""
+            if stated == (size[1], size[0]):
+                other = "stored" if orientation == "upright" else "upright"
+                hint = f"; sides swapped, it may be of the {other} image: --orientation {other}"
+            raise ImageError(
+                "annotation_mismatch",
+                f"the annotation says {stated[0]} x {stated[1]} pixels (height x width), the {orientation} image has "
+                f"{size[0]} x {size[1]}{hint}",
+            )
         found = [(mask, *_shape(mask, size, turn)) for mask in human.masks]
     except ImageError as error:
         return image.quarantined(Failure(STAGE_IMPORT, error.reason, error.message))
-    kept = [(mask, counts, summary) for mask, counts, summary in found if summary.area_px]
-    return replace(
-        image,
-        masks=tuple(_record(image.image_id, upright, *each) for each in kept),
-        expressions=tuple(_expressions(image.image_id, human.phrases, {mask.index for mask, _, _ in kept})),
+    masks = tuple(
+        MaskRecord(
+            mask_id=mask_id(image.image_id, mask.index),
+            index=mask.index,
+            rle_size=upright,
+            rle_counts=counts,
+            box_xyxy_px=summary.box_xyxy_px,
+            area_px=summary.area_px,
+            prior=f"{SOURCE_HUMAN}:{mask.annotation_id}",
+        )
+        for mask, counts, summary in found
+        if summary.area_px
     )
-
-
-def _check_size(human: HumanImage, size: _Size, orientation: Orientation) -> None:
-    if human.size is None or human.size == size:
-        return
-    hint = ""
-    if human.size == (size[1], size[0]):
-        other = "stored" if orientation == "upright" else "upright"
-        hint = f"; sides swapped, it may be of the {other} image: --orientation {other}"
-    raise ImageError(
-        "annotation_mismatch",
-        f"the annotation says {human.size[0]} x {human.size[1]} pixels (height x width), the {orientation} image has "
-        f"{size[0]} x {size[1]}{hint}",
-    )
+    kept, said = {mask.index for mask in masks}, []
+    for phrase in human.phrases:
+        targets = tuple(mask_id(image.image_id, index) for index in phrase.targets if index in kept)
+        # An expression is dropped if its masks have no pixels. It is not a no-target expression.
+        if targets or not phrase.targets:
+            kind = ("none", "attribute", "group")[min(len(targets), 2)]
+            of_human = partial(ExpressionRecord, samples=(), kept=True, source=SOURCE_HUMAN)
+            said.append(of_human(targets, phrase.text, kind=kind, split=phrase.split))
+    return replace(image, masks=masks, expressions=tuple(said))
 
 
 def _shape(mask: HumanMask, size: _Size, turn: int) -> tuple[str, RleSummary]:
     where = f"annotation {mask.annotation_id}"
     try:
-        is_painted = isinstance(mask.segmentation, Painted)
-        counts = mask.segmentation.counts(size) if is_painted else compressed_counts(mask.segmentation, size)
+        given = mask.segmentation
+        counts = given(size) if callable(given) else compressed_counts(given, size)
         if counts is None:
             return "", RleSummary(0, (0, 0, 0, 0))
         # pycocotools could write outside of its memory, so the untrusted runs are checked first.
@@ -226,26 +232,3 @@ def _shape(mask: HumanMask, size: _Size, turn: int) -> tuple[str, RleSummary]:
     upright = turn_upright(decode_mask(counts, *size), turn)
     counts = canonical_counts(upright)
     return counts, summarise_rle(upright.shape[0], upright.shape[1], counts)
-
-
-def _record(image_id: str, size: _Size, mask: HumanMask, counts: str, summary: RleSummary) -> MaskRecord:
-    return MaskRecord(
-        mask_id=mask_id(image_id, mask.index),
-        index=mask.index,
-        rle_size=size,
-        rle_counts=counts,
-        box_xyxy_px=summary.box_xyxy_px,
-        area_px=summary.area_px,
-        prior=f"{SOURCE_HUMAN}:{mask.annotation_id}",
-    )
-
-
-def _expressions(image_id: str, phrases: Sequence[HumanPhrase], kept: Container[int]) -> Iterator[ExpressionRecord]:
-    for phrase in phrases:
-        targets = tuple(mask_id(image_id, index) for index in phrase.targets if index in kept)
-        # An expression is dropped if its masks have no pixels. It is not a no-target expression.
-        if targets or not phrase.targets:
-            kind = ("none", "attribute", "group")[min(len(targets), 2)]
-            yield ExpressionRecord(
-                targets, phrase.text, samples=(), kind=kind, kept=True, source=SOURCE_HUMAN, split=phrase.split
-            )

@@ -1,4 +1,8 @@
-"""Writes a folder's annotated images as a finished run. Called by `cli/import_annotation` and `label_studio`."""
+"""Writes a folder's annotated images as a finished run. Called by `cli/import_annotation`.
+
+An image that cannot be read is a row with its failure, and what is left out is counted. The number of workers decides
+no byte.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +48,8 @@ class ImportSummary(WrittenRun):
     """The state of a run after an import.
 
     Attributes:
-        left_out: How many things of the files were not taken over, by what they are.
-        num_tasks: Of Label Studio: images by what a person did with them.
+        left_out: Number of the things in the files that were not imported, by kind.
+        num_tasks: For Label Studio: images by what a person did with them.
     """
 
     left_out: Mapping[str, int]
@@ -120,7 +124,7 @@ def _plan(
 
 
 def _listed(request: ImportRequest, source: Source, humans: Mapping[str, HumanImage]) -> Iterator[SourceItem]:
-    """Yield the planned files; where none is there, the folder is another one than the annotation speaks of."""
+    """Yield the planned files; refuse a folder that has none of them."""
     prefix, root = _prefix(request.prefix), source.root
 
     def look(pair: tuple[str, HumanImage]) -> SourceItem:

@@ -1,14 +1,14 @@
-"""Label Studio: `import --format label-studio` copies a run with a person's corrections, out of the project as JSON.
+"""Copies a run with a person's corrections, out of a Label Studio project as JSON (`import --format label-studio`).
 
     [{"data": {"image": "…/<name>_<image id>.jpg"}, "annotations": [{"id": 7, "result": [result, …], …}, …]}, …]
 
-A region's mask and its texts are results with one id. What is said under the name `absent` means nothing that is in the
-image. Called by `cli/import_annotation.py`, and for `audit add` by `cli/studio_verdicts.py`.
+Called by `cli/import_annotation.py`, and for `audit add` by `cli/studio_verdicts.py`. A region's mask and its texts are
+results with one id. Texts under the name `absent` refer to nothing in the image.
 
-A mask whose pixels were left keeps its row; a changed or a new one gets an id that no mask had. Where all masks of an
-image were left, so are the expressions of each whose texts were. Otherwise scores, which compare it with the other
-masks, hold no more: what is said of the image becomes the person's. What refers to several masks stays if these do.
-Rows of all other images stay the same, byte for byte.
+A mask with unchanged pixels keeps its row; a changed or new mask gets a new id. If all masks of an image are unchanged,
+masks with unchanged texts keep their expressions. Otherwise the scores, which compare a mask with the others, are void:
+all expressions of single masks become the person's. An expression of several masks stays if all of these do. Rows of
+all other images stay the same, byte for byte.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -104,9 +104,9 @@ class Region(NamedTuple):
 
 
 def read_tasks(data: bytes, name: str) -> dict[str, TaskAnnotation]:
-    """Return the annotation that counts by image id; a file that is not Label Studio's is a ConfigError.
+    """Return one annotation of each image, by image id; a file that is not Label Studio's is a ConfigError.
 
-    One that was not skipped counts before others, then a ground truth, then the latest.
+    An annotation that was not skipped counts first, then a ground truth, then the latest.
     """
     try:
         tasks = _PROJECT.validate_json(data)
@@ -189,8 +189,8 @@ def _counts(result: _Result, size: tuple[int, int], place: str) -> str:
 class Correction(NamedTuple):
     """An image with a person's masks, and their expressions in place of those that go.
 
-    `same` are the masks of which the pixels were left, `left` those that keep their expressions too; "" stands for
-    expressions that mean no mask.
+    `same` are the masks with unchanged pixels, `left` those that keep their expressions too; "" stands for expressions
+    that refer to no mask.
     """
 
     image: ShardImage
@@ -215,8 +215,26 @@ def correct_run(
     parent = Parent.open(given, location)
     num_tasks, left_out = Counter({_CORRECTED: 0, _ACCEPTED: 0, _SKIPPED: 0}), Counter[str]()
     # Corrections are read before anything is written, so that a wrong file leaves nothing behind.
-    corrections = _corrections(parent, read_tasks(data, name), name, num_tasks, left_out)
-    header = parent.header
+    header, tasks, corrections = parent.header, read_tasks(data, name), defaultdict[int, list[Correction]](list)
+    left = dict(tasks)
+    for receipt in parent.receipts(parent.pin()):
+        shard = CommittedShard(parent.location, receipt)
+        is_named = not tasks.keys().isdisjoint(shard.table(IMAGES, ("image_id",))["image_id"].to_pylist())
+        for image in iter_annotations([shard] if is_named else []):
+            if image.image_id not in tasks:
+                continue
+            task, correction = left.pop(image.image_id), None
+            if not task.was_cancelled:
+                where = f"{name}, image {image.image_id}"
+                correction = _correction(image, task, header.config.images, left_out, where)
+            num_tasks[_SKIPPED if task.was_cancelled else _CORRECTED if correction else _ACCEPTED] += 1
+            if correction is not None:
+                corrections[image.shard].append(correction)
+    if left:
+        raise ConfigError(
+            f"{name} has {len(tasks):,} annotated images, but {parent.location.root} lacks {len(left):,} of them, such "
+            f"as {min(left)}. {_OTHER_RUN}"
+        )
     method = {**header.identity.method, "corrections": {name: sha256_hex(data)}}
     versions = {**header.identity.versions, **package_versions(PACKAGES)}
     identity = header.identity.model_copy(update={"method": method, "versions": versions})
@@ -227,34 +245,6 @@ def correct_run(
         location, parent, wanted, rewrite, num_workers=workers, on_progress=on_progress, on_wait=on_wait
     )
     return ImportSummary(written.header, written.totals, written.num_shards_before, +left_out, +num_tasks)
-
-
-def _corrections(
-    parent: Parent, tasks: Mapping[str, TaskAnnotation], name: str, num_tasks: Counter[str], left_out: Counter[str]
-) -> dict[int, list[Correction]]:
-    found: defaultdict[int, list[Correction]] = defaultdict(list)
-    left = dict(tasks)
-    for image in _images_of(parent, tasks):
-        task, correction = left.pop(image.image_id), None
-        if not task.was_cancelled:
-            where = f"{name}, image {image.image_id}"
-            correction = _correction(image, task, parent.header.config.images, left_out, where)
-        num_tasks[_SKIPPED if task.was_cancelled else _CORRECTED if correction else _ACCEPTED] += 1
-        if correction is not None:
-            found[image.shard].append(correction)
-    if left:
-        raise ConfigError(
-            f"{name} has {len(tasks):,} annotated images, but {parent.location.root} lacks {len(left):,} of them, such "
-            f"as {min(left)}. {_OTHER_RUN}"
-        )
-    return dict(found)
-
-
-def _images_of(parent: Parent, tasks: Mapping[str, TaskAnnotation]) -> Iterator[AnnotatedImage]:
-    for receipt in parent.receipts(parent.pin()):
-        shard = CommittedShard(parent.location, receipt)
-        if not tasks.keys().isdisjoint(shard.table(IMAGES, ("image_id",))["image_id"].to_pylist()):
-            yield from (image for image in iter_annotations([shard]) if image.image_id in tasks)
 
 
 def _correction(
@@ -286,28 +276,24 @@ def _correction(
             return None
     anew = tuple(each for each in made.expressions if "".join(each.target_mask_ids) not in left)
     correction = Correction(replace(made, expressions=anew), unchanged, left)
-    _count_gone([each for each in stated if not correction.keeps(each.target_mask_ids)], anew, left_out)
+    gone = [each for each in stated if not correction.keeps(each.target_mask_ids)]
+    seen = Counter(clean_text(each.text) for each in gone if each.kept and len(each.target_mask_ids) < 2)
+    stay = seen & Counter(each.text for each in anew)
+    of_several = sum(len(each.target_mask_ids) > 1 for each in gone)
+    left_out["expressions of several masks, one of which was changed"] += of_several
+    left_out["candidates of corrected masks that were not kept"] += sum(not each.kept for each in gone)
+    left_out["expressions that were deleted or reworded"] += (seen - stay).total()
+    left_out["scores of expressions that stay, in corrected images"] += stay.total()
     return correction
 
 
 def _texts(said: Iterable[ExpressionRecord]) -> defaultdict[str, set[str]]:
-    """Return what is said of each mask alone, and under "" of none."""
+    """Return the texts of each mask alone, and under "" those that refer to no mask."""
     found = defaultdict[str, set[str]](set)
     for each in said:
         if len(each.target_mask_ids) < 2:
             found["".join(each.target_mask_ids)].add(clean_text(each.text))
     return found
-
-
-def _count_gone(gone: Sequence[ExpressionRecord], anew: Sequence[ExpressionRecord], left_out: Counter[str]) -> None:
-    shown_to_person = Counter(clean_text(each.text) for each in gone if each.kept and len(each.target_mask_ids) < 2)
-    stay = shown_to_person & Counter(each.text for each in anew)
-    left_out["expressions of several masks, one of which was changed"] += sum(
-        len(each.target_mask_ids) > 1 for each in gone
-    )
-    left_out["candidates of corrected masks that were not kept"] += sum(not each.kept for each in gone)
-    left_out["expressions that were deleted or reworded"] += (shown_to_person - stay).total()
-    left_out["scores of expressions that stay, in corrected images"] += stay.total()
 
 
 def _rewritten(

@@ -1,14 +1,14 @@
-"""Reads ReasonSeg for imports: a JSON file beside each image, with questions and the shapes that answer all of them.
+"""Reads ReasonSeg: a JSON file beside each image, with texts and their mask. Called by `annotation_files.py`.
 
     {"text": ["the thing that ..."], "is_sentence": true, "shapes": [{"label": "target", "points": [[x, y], ...]}]}
 
-A file has one mask: the shapes of every label, but not of `flag`, and not those whose label has `ignore` in it. Larger
-shapes are painted first, so that a small one counts where it lies on a large one. Without a target the texts mean
-nothing that is in the image. Called by `annotation_files.py`.
+A file has one mask: the shapes of every label except `flag` and labels with `ignore` in them. Larger shapes are painted
+first, so that a small one counts where it lies on a large one. Without a target the texts refer to nothing in the
+image. The mask must have the pixels of LISA's loader, which paints with OpenCV's `fillPoly` and `polylines`: `filled`
+gives the same pixels for polygons in the image. A polygon that leaves the image differs by about one pixel in a
+hundred, because OpenCV clips its edges first.
 
-Source: dvlab-research/LISA, `utils/data_processing.py` (`get_mask_from_json`), 3cb2d43. It paints with OpenCV's
-`fillPoly` and `polylines`: `filled` gives the same pixels of polygons in the image. One that leaves it differs by about
-one pixel in a hundred, because OpenCV clips its edges first.
+Source: dvlab-research/LISA, `utils/data_processing.py` (`get_mask_from_json`), 3cb2d43.
 """
 
 from __future__ import annotations
@@ -112,7 +112,12 @@ def read_reason(files: Mapping[str, bytes]) -> Annotation:
 
 
 def _image(path: str, data: bytes, left_out: Counter[str]) -> HumanImage:
-    document = read_json(_utf8(data), path)
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        # Some of the published files are in Windows' code page.
+        data = data.decode("cp1252", errors="replace").encode()
+    document = read_json(data, path)
     shapes = document.get("shapes") if isinstance(document, dict) else None
     texts = document.get("text") if isinstance(document, dict) else None
     if not isinstance(shapes, list) or not isinstance(texts, list):
@@ -126,32 +131,19 @@ def _image(path: str, data: bytes, left_out: Counter[str]) -> HumanImage:
         if label.lower() == _FLAG:
             left_out["shapes of the label flag"] += 1
             continue
-        polygons.append(_points(shape.get("points"), where))
+        points = shape.get("points")
+        if not isinstance(points, list) or not points or not all(map(_is_point, points)):
+            raise ConfigError(f"{where} has points of another form than [[x, y], …] in pixels. Fix the file.")
+        # The loader drops fractions.
+        polygons.append(np.array([[int(x), int(y)] for x, y in points], np.int64))
         is_target.append(_IGNORED not in label.lower())
     left_out["regions to ignore, which become background"] += len(is_target) - sum(is_target)
     painted = PaintedShapes(tuple(polygons), tuple(is_target))
-    masks = (HumanMask(0, 0, painted),) if any(is_target) else ()
+    masks = (HumanMask(0, 0, painted.counts),) if any(is_target) else ()
     split = path.partition("/")[0]
     said = clean_texts(texts, left_out, where=path)
     image = relative_path(f"{path.removesuffix('.json')}.jpg", where=path)
     return HumanImage(image, None, masks, tuple(HumanPhrase((0,) if masks else (), text, split) for text in said))
-
-
-def _utf8(data: bytes) -> bytes:
-    """Return the file as UTF-8: some of the published ones are in Windows' code page."""
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return data.decode("cp1252", errors="replace").encode()
-    return data
-
-
-def _points(points: Any, where: str) -> NDArray[np.int64]:
-    """Return the points of a shape without their fractions, as the loader takes them."""
-    is_list = isinstance(points, list) and bool(points)
-    if not is_list or not all(_is_point(each) for each in points):
-        raise ConfigError(f"{where} has points of another form than [[x, y], …] in pixels. Fix the file.")
-    return np.array([[int(x), int(y)] for x, y in points], np.int64)
 
 
 def _is_point(point: Any) -> bool:

@@ -28,13 +28,13 @@ def written(folder, *pairs, verdict="right"):
 
 def test_a_file_is_added_once_and_a_later_state_continues_it(audit, tmp_path):
     file = written(tmp_path / "phone", "p1")
-    assert add_file(audit, file).num_new == 2
+    assert add_file(audit, file)[0] == 2
     earlier = file.read_bytes()
-    assert add_file(audit, file).num_new == 0
+    assert add_file(audit, file)[0] == 0
     written(tmp_path / "phone", "p2")
-    assert add_file(audit, file).num_new == 1
+    assert add_file(audit, file)[0] == 1
     file.write_bytes(earlier)
-    assert set(add_file(audit, file).answers.verdicts) == {"p1", "p2"}
+    assert set(add_file(audit, file)[1].verdicts) == {"p1", "p2"}
 
 
 def test_two_people_of_one_name_are_told_apart_by_the_line(audit, tmp_path):

@@ -145,7 +145,7 @@ def test_a_static_page_stores_in_the_browser_and_gives_the_file_that_add_reads(o
     assert next(iter(answers.verdicts.values())).comment == "déjà vu — 一 \n<b>"
     clicks = [click for line in answers.missed.values() for click in line.clicks]
     assert clicks == [(pytest.approx(30, abs=0.5), pytest.approx(30, abs=0.5))]
-    assert len(add_file(audit, file).answers.verdicts) == 24
+    assert len(add_file(audit, file)[1].verdicts) == 24
 
 
 def test_a_static_page_keeps_what_a_full_browser_does_not_store_and_says_so_until_it_is_downloaded(
@@ -165,4 +165,4 @@ def test_a_static_page_keeps_what_a_full_browser_does_not_store_and_says_so_unti
             page.locator("header .download").click()
         file = tmp_path / "eva.jsonl"
         download.value.save_as(file)
-    assert len(add_file(audit, file).answers.verdicts) == 4
+    assert len(add_file(audit, file)[1].verdicts) == 4

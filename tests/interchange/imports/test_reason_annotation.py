@@ -50,7 +50,7 @@ def dataset(tmp_path):
 def painted(*shapes, size=(HEIGHT, WIDTH)):
     (image,) = read_reason({"train/a.json": file(*shapes)}).images
     (mask,) = image.masks
-    return rle.decode([mask.segmentation.counts(size)], size)[0]
+    return rle.decode([mask.segmentation(size)], size)[0]
 
 
 def test_polygons_lines_and_points_are_filled_as_opencv_fills_them():
