@@ -1,7 +1,6 @@
-"""The command line: one small module a command, and nothing that another room would want to import.
+"""The command line, one module a command. Started by `pseudoris.__main__` and `deploy/job_entry`; no room imports it.
 
-A command imports in its function what it alone needs, such as Ray and torch: `--help`, a mistyped option and other
-commands do not wait for it.
+A command imports Ray, torch and what it alone needs in its function, so that `--help` and other commands do not wait.
 """
 
 if not __name__.startswith("pseudoris."):

@@ -1,35 +1,29 @@
-"""`pseudoris annotate` and `estimate`: writes tables for images, or tries a sample. For `main`, `demo`, `weights`."""
+"""`pseudoris annotate` and `estimate`: annotates images, or a sample of them to predict speed and size.
+
+Called by `main`; `demo` calls `run`. The exit code says how a run ended, so that a script knows whether to repeat it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group, RenderableType
 
-from pseudoris.cli import options
-from pseudoris.cli.console import (
-    counted,
-    echo_json,
-    facts_table,
-    format_bytes,
-    format_seconds,
-    next_lines,
-    report,
-    report_stopped,
-    stdout,
-)
+from pseudoris.cli import console, options
 from pseudoris.cli.options import option
 from pseudoris.cli.progress import INTERRUPTED, bar, resumable, run_progress
-from pseudoris.cli.summaries import plan_view, quarantined_lines, summary_view
+from pseudoris.cli.summaries import plan_view, summary_view
 from pseudoris.pipeline.run_contract import RunOptions, asked_preset
 from pseudoris.schemas.card_settings import card_config
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import without_secrets
+from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.pending_work import Planned, RunEvent, parse_reasons
 
 if TYPE_CHECKING:
@@ -38,6 +32,7 @@ if TYPE_CHECKING:
 
 INCOMPLETE = 3
 FRUITLESS = 1
+_NUM_QUARANTINED = 3
 
 ShardSize = Annotated[int | None, option("Images per shard (same as --set shards.max_images=…).")]
 AllowMixed = Annotated[bool, option("--allow-mixed", "Continue with another kind of device or other package versions.")]
@@ -49,6 +44,12 @@ MasksFrom = Annotated[
     option("--masks-from", "A finished run of SOURCE: take its masks, compute captions anew.", metavar="RUN"),
 ]
 RetryReasons = Annotated[str | None, option("With --retry-failed: only these reasons, e.g. missing,decoder_timeout.")]
+Limit = Annotated[
+    int | None, option("Plan only the first N images; with --extend, the first N that the run lacks.", min=1, max=10**9)
+]
+DEFAULT_SAMPLE = 200
+# With fewer sampled images no interval is shown: single odd images would decide it.
+_LEAST_SAMPLE = 16
 
 
 def annotate(
@@ -59,10 +60,7 @@ def annotate(
     assignments: options.Assignments = None,
     shard_size: ShardSize = None,
     address: options.Address = None,
-    limit: Annotated[
-        int | None,
-        option("Plan only the first N images; with --extend, the first N that the run lacks.", min=1, max=10**9),
-    ] = None,
+    limit: Limit = None,
     extend: Annotated[bool, option("--extend", "List SOURCE again and add its new images to the run.")] = False,
     retry_failed: Annotated[bool, option("--retry-failed", "Compute only the quarantined images again.")] = False,
     retry_reasons: RetryReasons = None,
@@ -90,8 +88,9 @@ def annotate(
     }
     options.refuse_second_match(source, out)
     words = options.words(assignments, short)
-    if masks_from is not None:
-        refuse_parents_settings(words)
+    parents = [word for word in words if word.startswith(("masks.", "images.", "shards."))]
+    if masks_from is not None and parents:
+        raise ConfigError(f"{parents[0]}: with --masks-from it is as in that run. Leave it out")
     config = load_config(asked_preset(preset, config_file, words, out=out, masks_from=masks_from), config_file, words)
     reasons = parse_reasons(None if retry_reasons is None else retry_reasons.split(","))
     exclusions = options.read_exclude(exclude, exclude_distance, only)
@@ -100,13 +99,7 @@ def annotate(
         raise typer.Exit(run(source, out, config, run_options=run_options))
     from pseudoris.pipeline.annotation import dry_run as preview
 
-    stdout.print(plan_view(preview(source, out, config, options=run_options)))
-
-
-def refuse_parents_settings(words: Iterable[str]) -> None:
-    """Refuse settings of masks, images and shards, which the run that `--masks-from` names decides."""
-    if taken := [word for word in words if word.startswith(("masks.", "images.", "shards."))]:
-        raise ConfigError(f"{taken[0]}: with --masks-from it is as in that run. Leave it out")
+    console.stdout.print(plan_view(preview(source, out, config, options=run_options)))
 
 
 def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | None = None) -> int:
@@ -123,32 +116,35 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
 
         summary = run_pipeline(source, out, config, options=run_options, on_event=tell)
     if summary.interrupted and not summary.totals.shards:
-        report_stopped("interrupted before the first shard was committed")
+        console.report_stopped("interrupted before the first shard was committed")
         return INTERRUPTED
-    stdout.print(summary_view(summary), soft_wrap=True)
+    console.stdout.print(summary_view(summary), soft_wrap=True)
     if summary.totals.quarantined:
-        stdout.print("", quarantined_lines(out), sep="\n", soft_wrap=True)
+        from pseudoris.store.tables.open_run import OpenRun
+
+        first = islice(OpenRun.at(RunLocation.open(out)).quarantined(), _NUM_QUARANTINED)
+        lines = {**{each.key: each.reason for each in first}, "all": console.command("status", out, "--quarantined")}
+        console.stdout.print("", console.path_lines("quarantined images", lines), sep="\n", soft_wrap=True)
     if summary.interrupted:
-        report_stopped(f"{summary.totals.shards} of {summary.num_planned_shards} shards are committed.")
+        console.report_stopped(f"{summary.totals.shards} of {summary.num_planned_shards} shards are committed.")
         return INTERRUPTED
     if not summary.is_complete:
         left = summary.num_planned_shards - summary.totals.shards
         # A retry ends here even if other shards of the plan are still missing.
-        report("incomplete", f"{left:,} shards are not committed. Run without --retry-failed to continue.", "yellow")
+        console.report(
+            "incomplete", f"{left:,} shards are not committed. Run without --retry-failed to continue.", "yellow"
+        )
         return INCOMPLETE
     if summary.totals.is_fruitless:
-        report(
+        console.report(
             "problem",
             "no image could be annotated. The reasons are above: check SOURCE, and whether its images need a plug-in "
             f"(images.decoder_plugins). To begin anew with other settings or another SOURCE, delete {out} first",
             "red",
         )
         return FRUITLESS
-    stdout.print(next_lines(out), soft_wrap=True)
+    console.stdout.print(console.next_lines(out), soft_wrap=True)
     return 0
-
-
-DEFAULT_SAMPLE = 200
 
 
 def estimate(
@@ -188,15 +184,11 @@ def estimate(
             on_progress=show.named("running the sample"),
         )
     if as_json:
-        echo_json({**dataclasses.asdict(found), "source": without_secrets(found.source)})
+        console.echo_json({**dataclasses.asdict(found), "source": without_secrets(found.source)})
     else:
-        stdout.print(estimate_view(found))
+        console.stdout.print(estimate_view(found))
         with suppress(ConfigError):
-            stdout.print("", card_config(config, found.card_bytes), sep="\n", soft_wrap=True)
-
-
-# With fewer sampled images no interval is shown: single odd images would decide it.
-_LEAST_SAMPLE = 16
+            console.stdout.print("", card_config(config, found.card_bytes), sep="\n", soft_wrap=True)
 
 
 def estimate_view(found: RunEstimate) -> RenderableType:
@@ -207,20 +199,22 @@ def estimate_view(found: RunEstimate) -> RenderableType:
         value, low, high = (write(each) for each in (interval.value, interval.low, interval.high))
         return f"{value} ({low} to {high})" if has_intervals else value
 
-    table = facts_table(f"{found.source}: estimate")
-    table.add_row("images", f"{found.num_images:,} in {counted(found.num_shards, 'shard')}")
+    table = console.facts_table(f"{found.source}: estimate")
+    table.add_row("images", f"{found.num_images:,} in {console.counted(found.num_shards, 'shard')}")
     if found.num_excluded:
         table.add_row("excluded", f"{found.num_excluded:,} listed images are not counted")
-    sampled = f"{counted(found.num_sampled, 'image')} in {counted(found.num_sample_shards, 'shard')}"
+    sampled = f"{console.counted(found.num_sampled, 'image')} in {console.counted(found.num_sample_shards, 'shard')}"
     table.add_row("sample", f"{sampled}, on {found.device_kind}")
     table.add_row(
         "speed", f"{span(found.images_per_s, '{:.3g}'.format)} images/s per {found.unit}, once models are loaded"
     )
-    table.add_row("models", f"{format_seconds(found.load_s)} per actor to load the models, not included in the speed")
+    table.add_row(
+        "models", f"{console.format_seconds(found.load_s)} per actor to load the models, not included in the speed"
+    )
     units = f"{found.num_units:g} {found.unit}{'' if found.num_units == 1 else 's'}"
     table.add_row("hours", f"{span(found.hours, '{:.3g}'.format)} on {units}")
     table.add_row(f"{found.unit} hours", span(found.unit_hours, "{:.3g}".format))
-    table.add_row("output", span(found.output_bytes, format_bytes))
+    table.add_row("output", span(found.output_bytes, console.format_bytes))
     table.add_row("quarantined", span(found.quarantined, "{:.1%}".format))
     seconds = ", ".join(f"{stage} {value:.3f}" for stage, value in found.stage_seconds.items())
     table.add_row("seconds per image", seconds)

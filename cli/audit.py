@@ -1,4 +1,8 @@
-"""`pseudoris audit`: a person judges a sample of a run, which gives its accuracy an interval. Called by `main.py`."""
+"""`pseudoris audit`: draws a sample of a run for a person to judge, and reports the run's accuracy with an interval.
+
+Called by `main`. The room `audit` draws, stores and computes; this module only asks it and prints. AUDIT is a local
+folder outside of the run.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,6 @@ from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.open_run import OpenRun
 
 if TYPE_CHECKING:
-    from pseudoris.audit.draw import Draw
     from pseudoris.audit.verdicts import RaterAnswers
 
 _SHOWN_MISSING = 3
@@ -44,6 +47,8 @@ def draw(
 ) -> None:
     """Draw a sample of pairs and images to judge."""
     from pseudoris.audit.draw import DrawOptions, draw_audit
+    from pseudoris.audit.draw_files import undrawn_strata
+    from pseudoris.audit.figures import expected_precision
 
     chosen = DrawOptions(num_pairs=pairs, seed=seed, unkept_share=unkept, num_images=images)
     folder = options.local_folder(audit)
@@ -51,11 +56,29 @@ def draw(
     run = OpenRun.at(location)
     if location.holds(RunLocation.open(str(folder.absolute()))):
         raise ConfigError(f"AUDIT {audit!r} is inside the run. Choose a folder outside it.")
+    planned = PlannedImages(location, run.header, source=source)
     with bar("reading shards") as show:
-        found = draw_audit(
-            run, folder, chosen, load_bytes=PlannedImages(location, run.header, source=source), on_shard=show
-        )
-    _print_draw(audit, found)
+        found = draw_audit(run, folder, chosen, load_bytes=planned, on_shard=show)
+    record = found.record
+    table = facts_table(f"{audit}: drawn")
+    population, drawn = record.population, sum(stratum.num_drawn for stratum in record.strata)
+    kept = sum(stratum.num_drawn for stratum in record.strata if stratum.is_kept)
+    table.add_row("run", f"{record.run.location}: {population.pairs:,} pairs, {population.kept:,} kept")
+    table.add_row("pairs to judge", f"{drawn:,}, of them {kept:,} kept, in {len(record.strata)} strata")
+    table.add_row("besides", f"up to {found.num_follow_ups:,} follow-ups, only after a verdict that is not right")
+    num_images = sum(stratum.num_drawn for stratum in record.image_strata)
+    table.add_row("missed objects", f"{num_images:,} of {population.images:,} images")
+    table.add_row("strata by", "confidence" if record.score == "confidence" else "label-free score")
+    stdout.print(table, soft_wrap=True)
+    headers = ("question", "if it is", "expected interval", "", "from")
+    stdout.print(columns_table(headers, expected_precision(record), num_texts=5))
+    _report_missing(found.unreadable)
+    if undrawn := undrawn_strata(record):
+        names, number = "; ".join(each.name for each in undrawn), sum(each.num_units for each in undrawn)
+        report("note", f"No pair is drawn of {names}: {number:,} pairs that the audit says nothing about.", "yellow")
+    if not record.run.is_complete:
+        report("note", "The run is not finished. The audit speaks about the committed shards only.", "yellow")
+    stdout.print(path_lines("next", {**_judging(audit), "figures": command("audit", "report", audit)}), soft_wrap=True)
 
 
 @app.command("page")
@@ -165,32 +188,6 @@ def _tell_changed(answers: RaterAnswers) -> None:
     counts = {"replaced": answers.num_replaced, "undone": answers.num_undone}
     if changed := ", ".join(f"{count:,} {word}" for word, count in counts.items() if count):
         report("note", f"Answers of {answers.rater} that do not count any more: {changed}.", "dim")
-
-
-def _print_draw(audit: str, found: Draw) -> None:
-    from pseudoris.audit.draw_files import undrawn_strata
-    from pseudoris.audit.figures import expected_precision
-
-    record = found.record
-    table = facts_table(f"{audit}: drawn")
-    population, drawn = record.population, sum(stratum.num_drawn for stratum in record.strata)
-    kept = sum(stratum.num_drawn for stratum in record.strata if stratum.is_kept)
-    table.add_row("run", f"{record.run.location}: {population.pairs:,} pairs, {population.kept:,} kept")
-    table.add_row("pairs to judge", f"{drawn:,}, of them {kept:,} kept, in {len(record.strata)} strata")
-    table.add_row("besides", f"up to {found.num_follow_ups:,} follow-ups, only after a verdict that is not right")
-    images = sum(stratum.num_drawn for stratum in record.image_strata)
-    table.add_row("missed objects", f"{images:,} of {population.images:,} images")
-    table.add_row("strata by", "confidence" if record.score == "confidence" else "label-free score")
-    stdout.print(table, soft_wrap=True)
-    headers = ("question", "if it is", "expected interval", "", "from")
-    stdout.print(columns_table(headers, expected_precision(record), num_texts=5))
-    _report_missing(found.unreadable)
-    if undrawn := undrawn_strata(record):
-        names, number = "; ".join(each.name for each in undrawn), sum(each.num_units for each in undrawn)
-        report("note", f"No pair is drawn of {names}: {number:,} pairs that the audit says nothing about.", "yellow")
-    if not record.run.is_complete:
-        report("note", "The run is not finished. The audit speaks about the committed shards only.", "yellow")
-    stdout.print(path_lines("next", {**_judging(audit), "figures": command("audit", "report", audit)}), soft_wrap=True)
 
 
 def _judging(audit: str) -> dict[str, str]:

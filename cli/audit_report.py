@@ -1,4 +1,8 @@
-"""`pseudoris audit report`, and the rule of `refilter --accuracy`. Called by `audit`, `evaluate` and `refilter`."""
+"""Prints the figures of an audit, cites them in a data card, and chooses a keep rule by its verdicts.
+
+Called by `audit` (`audit report`), `refilter` (`--accuracy`) and `evaluate` (`calibrate --audit`). Verdicts count only
+for a run that has the pairs they were given on, and no figure speaks about a stratum that no pair was drawn of.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,7 @@ from pseudoris.store.runs.refiltered_run import RuleChange
 from pseudoris.store.tables.judged_expressions import stated_rule
 from pseudoris.store.tables.open_run import OpenRun
 
-# The remedy if no pair was drawn from the pairs that the run, or a rule, keeps.
+# The remedy if no pair was drawn of a stratum that the run, or a rule, keeps.
 DRAW_AGAIN = "Draw another audit with a larger -n, or a larger --unkept"
 _NONE = "–"
 _DIGITS = 4
@@ -97,8 +101,7 @@ def _judged_share(interval: Interval) -> JudgedShare:
 
 def notes(audit: AuditFolder, figures: AuditFigures) -> Iterable[str]:
     """Yield what a reader of the figures must know."""
-    if figures.applied is not None:
-        applied = figures.applied
+    if (applied := figures.applied) is not None:
         yield (
             f"Applied to {applied.location}: {applied.num_same:,} of {applied.num_asked:,} pairs are the same, and it "
             f"keeps {applied.num_kept:,} of them."
@@ -107,15 +110,20 @@ def notes(audit: AuditFolder, figures: AuditFigures) -> Iterable[str]:
             yield "It holds other pairs than the drawn run. The figures speak about the pairs that both have."
     if figures.num_judged < figures.num_drawn:
         yield f"{figures.num_drawn - figures.num_judged:,} pairs have no verdict yet. The figures are provisional."
-    yield from _left_out(figures)
+    left_out = {
+        "have no verdict yet": ", ".join(figures.unreached),
+        "no pair was drawn from": "; ".join(figures.undrawn),
+    }
+    yield from (f"The figures leave out the strata that {why}: {names}." for why, names in left_out.items() if names)
+    if number := figures.num_unseen:
+        yield f"The run may keep up to {number:,} pairs of these: its accuracy may be another. {DRAW_AGAIN}."
     checked = figures.checks.num_twice
     if checked < LEAST_CHECKED:
         yield (
             f"Raters' errors are not corrected for: two raters judged {checked:,} pairs, {LEAST_CHECKED} are needed. "
             "With 5 % of wrong verdicts an accuracy of 0.97 looks like 0.92."
         )
-    elif figures.error is not None and figures.error.estimate is not None:
-        error = figures.error
+    elif (error := figures.error) is not None and error.estimate is not None:
         yield (
             f"Raters err on {error.estimate:.1%} of the pairs [{error.low:.1%}, {error.high:.1%}], if they err "
             "both ways alike."
@@ -124,17 +132,6 @@ def notes(audit: AuditFolder, figures: AuditFigures) -> Iterable[str]:
             yield "They differ too often for a correction. Talk about what right means, and judge again."
     if not audit.draw.run.is_complete:
         yield "The run was not finished when it was drawn from. The figures speak about the shards of that time."
-
-
-def _left_out(figures: AuditFigures) -> Iterable[str]:
-    if figures.unreached:
-        yield f"The figures leave out the strata that have no verdict yet: {', '.join(figures.unreached)}."
-    if figures.undrawn:
-        yield f"The figures leave out the strata that no pair was drawn from: {'; '.join(figures.undrawn)}."
-    if figures.num_unseen:
-        yield (
-            f"The run may keep up to {figures.num_unseen:,} pairs of these: its accuracy may be another. {DRAW_AGAIN}."
-        )
 
 
 def _cells(figure: BoundedFigure) -> tuple[str, ...]:
@@ -173,8 +170,7 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
     sequences += [composed_sequence(judged, confidence, rule, kinds) for kinds in groups]
     for sequence in sequences:
         rules = _seen(folder, run.header, sequence)
-        keeps, names = [each.keeps for each in rules], [each.name for each in rules]
-        choice = choose_rule(judged, keeps, names, target=accuracy, checks=checks)
+        choice = choose_rule(judged, [r.keeps for r in rules], [r.name for r in rules], target=accuracy, checks=checks)
         stdout.print(_choice_view(choice))
         if choice.chosen is None:
             refused.append(choice)

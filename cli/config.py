@@ -1,10 +1,13 @@
-"""`pseudoris config` and `init`: shows, writes and compares settings with their reasons. Called by `main.py`."""
+"""`pseudoris config` and `init`: shows settings with their reasons, compares them, and writes a file to begin with.
+
+Called by `main`; the docs take `schema_text`. What it prints and writes is what `--config` reads, and it never replaces
+a settings file.
+"""
 
 from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -35,6 +38,7 @@ _HEAD: Final = """\
 # Remove the first # of a setting, and of the sections above it, to change it. Here are those that are changed most;
 # `pseudoris config show {preset}` prints all.
 """
+_SIDE: Final = "A preset, a YAML file for --config, or a run."
 
 
 @app.command()
@@ -57,9 +61,6 @@ def schema() -> None:
     echo(schema_text(), nl=False)
 
 
-_SIDE: Final = "A preset, a YAML file for --config, or a run."
-
-
 @app.command()
 def diff(
     before: Annotated[str, typer.Argument(metavar="A", help=_SIDE)],
@@ -75,8 +76,9 @@ def diff(
     keys = [each for each in layers.settings() if each.section is None and each.key != "preset"]
     pairs = [(each.key, each.value(first), each.value(second)) for each in keys]
     differing = [pair for pair in pairs if pair[1] != pair[2]]
-    for key, old, new in differing:
-        echo(f"{key}: {_json(old)} -> {_json(new)}")
+    for key, *values in differing:
+        shown = (textwrap.shorten(json.dumps(each, ensure_ascii=False), 100, placeholder=" …") for each in values)
+        echo(f"{key}: {' -> '.join(shown)}")
     if differing:
         raise typer.Exit(DIFFERENT)
 
@@ -90,29 +92,26 @@ def init(
     Its schema for editors is written beside it, over an earlier one. An existing settings file is never replaced.
     """
     preset = preset or "tiny"
-    text = "".join(f"{line}\n" for line in _starting_lines(preset))
+    tree = layers.load_config(preset).model_dump(mode="json")
+    lines = [_HEAD.format(schema=SCHEMA_NAME, preset=preset, name=path.name)]
+    for each in layers.settings():
+        start = "#" + "  " * (len(each.path) - 1)
+        if each.key in _COMMON:
+            lines += [f"{start}# {line}\n" for line in textwrap.wrap(each.reason, 100)]
+            lines += [f"{start}{each.path[-1]}: {json.dumps(each.value(tree), ensure_ascii=False)}\n"]
+        elif any(key.startswith(f"{each.key}.") for key in _COMMON):
+            lines += [f"{start}{each.path[-1]}:\n"]
     schema_path = path.with_name(SCHEMA_NAME)
     options.check_file(path)
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(_HEAD.format(schema=SCHEMA_NAME, preset=preset, name=path.name) + text)
+            file.writelines(lines)
         schema_path.write_text(schema_text(), encoding="utf-8")
     except FileExistsError:
         raise ConfigError(f"{path} exists: give another PATH, or remove it") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be written ({error.strerror or error}): give another PATH") from error
     echo(f"wrote {path}, over the preset {preset}, and {schema_path}")
-
-
-def _starting_lines(preset: str) -> Iterator[str]:
-    tree = layers.load_config(preset).model_dump(mode="json")
-    for each in layers.settings():
-        start = "#" + "  " * (len(each.path) - 1)
-        if each.key in _COMMON:
-            yield from (f"{start}# {line}" for line in textwrap.wrap(each.reason, 100))
-            yield f"{start}{each.path[-1]}: {json.dumps(each.value(tree), ensure_ascii=False)}"
-        elif any(key.startswith(f"{each.key}.") for key in _COMMON):
-            yield f"{start}{each.path[-1]}:"
 
 
 def _settings_of(word: str, preset: str | None) -> dict[str, Any]:
@@ -123,10 +122,6 @@ def _settings_of(word: str, preset: str | None) -> dict[str, Any]:
     if "://" not in word and not Path(word).exists():
         raise ConfigError(f"{word!r} is no preset ({', '.join(layers.preset_names())}), no .yaml file, and no run")
     return require_header(RunLocation.open_to_read(word)).config.model_dump(mode="json")
-
-
-def _json(value: Any) -> str:
-    return textwrap.shorten(json.dumps(value, ensure_ascii=False), 100, placeholder=" …")
 
 
 def schema_text() -> str:

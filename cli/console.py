@@ -1,8 +1,7 @@
-"""Output of all commands: two consoles, texts that a terminal may be sent, and numbers written for a person.
+"""Output of all commands: two consoles, tables, and numbers written for a person. Called by every command.
 
-Names, captions and messages are untrusted: a terminal executes the control characters in them. What a command prints
-goes through the consoles, `echo` or `echo_json`, which spell control characters. `degrade_output` replaces characters
-that the terminal's encoding lacks, whatever writes them. Called by most commands.
+Names, captions and messages are untrusted: a terminal executes the control characters in them. So everything that a
+command prints goes through the consoles, `echo` or `echo_json`, which spell control characters.
 """
 
 from __future__ import annotations
@@ -26,16 +25,25 @@ from rich.text import Text
 
 from pseudoris.schemas.untrusted import printable, printable_json, spelled, without_controls
 
+READER_GONE: Final = 141
+# The name under which `degrade_output` registers its error handler.
+_DEGRADED: Final = "pseudoris-degraded"
+# Each sign is replaced by one letter, so that tables and bars keep their widths. The spinner's are Braille.
+_PLAIN: Final = str.maketrans("–—…×·•τ━╸╺█✓“”‘’←→↑↓", "--.x..t---#v\"\"''<>^v") | {
+    code: "|/-\\"[code % 4] for code in range(0x2800, 0x2900)
+}
+_BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
 
 class SafeConsole(Console):
-    """A console that spells control characters of whatever it prints, tables and progress bars among it."""
+    """A console that spells the control characters in everything that it prints, also in tables and progress bars."""
 
     def __init__(self, **options: Any) -> None:
         # Markup and emoji are off: `[a]` in keys, paths and captions is no style, and `:smile:` is no picture.
         super().__init__(**options, highlight=False, markup=False, emoji=False)
 
     def on_broken_pipe(self) -> None:
-        """End as programs do whose reader has gone (`| head`): without a word, and with the code of SIGPIPE."""
+        """End silently, with the exit code of SIGPIPE, if the reader of the output has ended (`| head`)."""
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(READER_GONE)
 
@@ -44,27 +52,18 @@ class SafeConsole(Console):
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Yield the segments of `renderable`, whatever made them; Rich's own ones, which move the cursor, stay."""
+        """Yield the segments of `renderable` as printable text; Rich's own ones, which move the cursor, stay."""
         for segment in super().render(renderable, options):
             text, style, control = segment
             yield segment if control else Segment(printable(text), style)
 
 
-READER_GONE: Final = 141
 stdout = SafeConsole()
 stderr = SafeConsole(stderr=True)
 
-# The name under which `degrade_output` registers its error handler.
-_DEGRADED: Final = "pseudoris-degraded"
-# Each sign is replaced by one letter, so that tables and bars keep their widths.
-_PLAIN: Final = str.maketrans("–—…×·•τ━╸╺█✓“”‘’←→↑↓", "--.x..t---#v\"\"''<>^v")
-_SPINNER: Final = "|/-\\"
-_BRAILLE: Final = range(0x2800, 0x2900)
-_BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-
 
 def kept_text(kept: int, kept_lone: int | None, *, num_candidates: int) -> str:
-    """Return how many candidates are kept, and how many of these no filter compared with another mask."""
+    """Return how many candidates are kept, and how many of them were compared with no other mask."""
     text = f"{kept:,} of {num_candidates:,} candidates"
     return f"{text}, {kept_lone:,} of them unfiltered (their mask is alone in its image)" if kept_lone else text
 
@@ -166,7 +165,7 @@ def report(word: str, text: str, style: str, *, console: Console = stderr) -> No
 
 
 def echo(text: str, *, nl: bool = True, is_data: bool = False) -> None:
-    """Print plain text on stdout, for another program to read; of data the links are whole."""
+    """Print plain text on stdout, for another program to read. In data, links are not shortened."""
     typer.echo((without_controls if is_data else printable)(text), nl=nl)
 
 
@@ -188,14 +187,8 @@ def degrade_output() -> None:
 def _degraded(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(map(_plain, error.object[error.start : error.end])), error.end
-
-
-def _plain(letter: str) -> str:
-    if ord(letter) in _BRAILLE:
-        return _SPINNER[ord(letter) % len(_SPINNER)]
-    plain = letter.translate(_PLAIN)
-    return plain if plain.isascii() else spelled(letter)
+    pairs = ((letter, letter.translate(_PLAIN)) for letter in error.object[error.start : error.end])
+    return "".join(plain if plain.isascii() else spelled(letter) for letter, plain in pairs), error.end
 
 
 def report_stopped(text: str) -> None:

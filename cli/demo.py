@@ -1,10 +1,12 @@
-"""`pseudoris demo`: the whole tool on a bundled set, offline, in about two minutes. Called by `main.py`."""
+"""`pseudoris demo`: annotates bundled scenes with two presets and compares them with the truth. Called by `main`.
+
+It runs offline on a CPU in about two minutes, with the code and commands of real runs. The same call continues it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import pyarrow.compute as pc
 import typer
@@ -19,9 +21,6 @@ from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.open_run import OpenRun
-
-if TYPE_CHECKING:
-    from pseudoris.training.evaluation.bootstrap import Estimate
 
 # The paper's method, and the composed variant from which a student learns more.
 PRESETS: Final = ("tiny", "tiny-composed")
@@ -49,7 +48,10 @@ def demo(
     With two presets: one is the paper's method; the other listens and composes too, and models learn more from it.
     Some files are broken on purpose, to show how they are quarantined.
     """
-    from pseudoris.synthworld.demo import write_demo
+    from pseudoris.synthworld.demo import TRUTH_FILE, write_demo
+    from pseudoris.synthworld.scene_truth import SceneTruth
+    from pseudoris.training.evaluation.human_truth import open_truth
+    from pseudoris.training.evaluation.run_evaluation import evaluate_run
 
     images = write_demo(folder, num_scenes=scenes)
     runs: dict[str, str] = {}
@@ -63,28 +65,18 @@ def demo(
         if exit_code:
             raise typer.Exit(exit_code)
         stdout.print("", _sample_rows(RunLocation.open(runs[preset]), config), "")
-    stdout.print(_comparison(runs, str(folder)), "")
+    found = []
+    for out in runs.values():
+        location = RunLocation.open(out)
+        truth = open_truth(f"synthworld:{folder}/{TRUTH_FILE}", require_header(location), SceneTruth)
+        found.append(evaluate_run(location, truth).sets["kept"])
+    table = columns_table(("", *runs), title="both against the truth of the scenes")
+    for name, (title, digits) in _FIGURES.items():
+        table.add_row(title, *(f"{figures[name].value:.{digits}f}" for figures in found))
+    stdout.print(table, "")
     for preset, out in runs.items():
         page = gallery.write_pages(out, sample=scenes)
         stdout.print(path_lines(preset, {"page": page, "next": command("verify", out)}), soft_wrap=True)
-
-
-def _comparison(runs: dict[str, str], folder: str) -> Table:
-    from pseudoris.synthworld.demo import TRUTH_FILE
-    from pseudoris.synthworld.scene_truth import SceneTruth
-    from pseudoris.training.evaluation.human_truth import open_truth
-    from pseudoris.training.evaluation.run_evaluation import evaluate_run
-
-    def kept(out: str) -> Mapping[str, Estimate]:
-        location = RunLocation.open(out)
-        truth = open_truth(f"synthworld:{folder}/{TRUTH_FILE}", require_header(location), SceneTruth)
-        return evaluate_run(location, truth).sets["kept"]
-
-    table = columns_table(("", *runs), title="both against the truth of the scenes")
-    found = [kept(out) for out in runs.values()]
-    for name, (title, digits) in _FIGURES.items():
-        table.add_row(title, *(f"{figures[name].value:.{digits}f}" for figures in found))
-    return table
 
 
 def _sample_rows(location: RunLocation, config: RunConfig) -> Table:

@@ -1,4 +1,8 @@
-"""`pseudoris doctor`: checks in seconds, before a GPU is taken, what would stop a run. Called by `main.py`."""
+"""`pseudoris doctor`: checks in seconds, before a GPU is taken, what would stop a run. Called by `main`.
+
+Each check is one line of the report: a problem never hides the next check. It starts no Ray, downloads no weights and
+leaves no file behind.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +42,7 @@ if TYPE_CHECKING:
     from pseudoris.workers.stages import StageKind
 
 _PACKAGES = ("torch", "torchvision", "open_clip_torch", "segment-anything", "ray", "pyarrow", "pillow")
-# With less a run still starts, but will probably fail early.
+# With less free disk, or less memory, a run still starts but will probably fail early.
 _MIN_FREE_DISK_BYTES = 2 * 2**30
 _MIN_MEMORY_BYTES = 4 * 2**30
 # While weights load, they exist twice, at four bytes per parameter.
@@ -60,7 +64,7 @@ class Check:
 
     @property
     def summary(self) -> str:
-        """The first sentence, unless there is a url in it."""
+        """Its first sentence, for the table; a sentence with a url is shown below the table instead."""
         sentence = self.detail.partition(". ")[0].partition("\n")[0]
         return _SEE_BELOW if "://" in sentence else sentence
 
@@ -118,7 +122,7 @@ def doctor(
 
 
 def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Iterator[Check]:
-    """Yield one check after the other; none raises for what it finds."""
+    """Yield one check after the other. A problem that a check finds is its result, not an error."""
     yield _attempt("python and packages", _versions)
     yield _attempt("device", lambda: _device(config))
     yield _attempt("memory", _memory)

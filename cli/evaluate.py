@@ -1,4 +1,8 @@
-"""`pseudoris evaluate` and `calibrate`: compares a run or a model with a truth, fits to one. Called by `main.py`."""
+"""`pseudoris evaluate` and `calibrate`: compares a run or a model with a truth, and fits a run's rule to one.
+
+Called by `main`. A run is judged by its tables alone: no model runs, and the run is only read. A fit holds for the
+models whose digests it records.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +30,59 @@ from pseudoris.store.tables.open_run import OpenRun
 
 if TYPE_CHECKING:
     from pseudoris.training.calibration import Calibration
-    from pseudoris.training.calibration.confidence_fit import BoundsFigures
     from pseudoris.training.evaluation.bootstrap import Estimate
     from pseudoris.training.evaluation.model_evaluation import ModelEvaluation
-    from pseudoris.training.evaluation.run_evaluation import Evaluation
 
 DEFAULT_COVERAGE: Final = 0.65
 DEFAULT_YIELD: Final = 2.0
 # A fit records the models of these stages. It holds for masks from any proposer.
 _FITTED: Final = ("caption", "filter")
-# A yield further than this from the wanted one prints a note. Bounds of small runs lie this far apart.
+# If the yield differs by more than this share from the wanted one, a note is printed. Bounds of small runs lie so far
+# apart.
 _NEAR: Final = 0.1
 
 Out = Annotated[str | None, argument("[OUT]", "Folder or url of the run to judge.")]
 Preset = Annotated[str | None, option("--preset", "Of clip:…: tiny, base or paper; of clip+sam: tiny or paper.")]
 Assignments = Annotated[list[str] | None, option("--set", "Of clip:… and clip+sam: set one key. Can be repeated.")]
+_FitTruth = Annotated[
+    str | None,
+    option(
+        "As in `pseudoris evaluate`: synthworld, or the OUT of `pseudoris import`. Without it no labels are used: all "
+        "scores weigh the same, and --yield sets the bound.",
+        metavar="TRUTH",
+    ),
+]
+_Coverage = Annotated[
+    float | None,
+    option(
+        f"Smallest share of the truth's objects to cover, {DEFAULT_COVERAGE} by default. Needs --truth.", min=0, max=1
+    ),
+]
+_LeastYield = Annotated[
+    float | None,
+    option(
+        "--yield",
+        f"Smallest number of kept expressions per mask, composed ones included, {DEFAULT_YIELD:g} by default. Without "
+        "--truth: the number to aim for.",
+        min=0,
+    ),
+]
+_Audit = Annotated[
+    str | None,
+    option(
+        "--audit",
+        "Judged audit of OUT: fit the lines of the column weight to its verdicts. The rest stays as in OUT.",
+        metavar="AUDIT",
+    ),
+]
+_Composer = Annotated[
+    bool,
+    option(
+        "--composer",
+        "Of the composer's weights for any captioner: write them in the units of OUT's scores, without labels. The "
+        "rest stays as in OUT.",
+    ),
+]
 
 
 def evaluate(
@@ -97,7 +139,7 @@ def evaluate(
 
 def _evaluate_run(out: str, truth: str, sample: int | None, report_to: str | None, *, as_json: bool) -> None:
     from pseudoris.synthworld.scene_truth import SceneTruth
-    from pseudoris.training.evaluation.evaluation_report import write_report
+    from pseudoris.training.evaluation.evaluation_report import caption, image_lines, tables, write_report
     from pseudoris.training.evaluation.human_truth import open_truth
     from pseudoris.training.evaluation.run_evaluation import as_tree, evaluate_run
 
@@ -110,7 +152,9 @@ def _evaluate_run(out: str, truth: str, sample: int | None, report_to: str | Non
     if as_json:
         echo_json(as_tree(found))
     else:
-        stdout.print(evaluation_view(found))
+        shown = [columns_table(headers, rows, title=title) for title, headers, rows in tables(found, _cell)]
+        facts = facts_table("evaluation", image_lines(found).items())
+        stdout.print(_parts(*found.circularity, facts, *shown, *found.notes, caption(found)))
     if destination is not None:
         report("report", write_report(found, destination), "green", console=stderr if as_json else stdout)
 
@@ -201,22 +245,13 @@ def model_view(found: ModelEvaluation) -> RenderableType:
     return _parts(*found.circularity, lines, table, *found.notes, model_caption(found))
 
 
-def evaluation_view(found: Evaluation) -> RenderableType:
-    """Return an evaluation as tables of at most 80 columns; intervals stand below their figures."""
-    from pseudoris.training.evaluation.evaluation_report import caption, image_lines, tables
-
-    shown = [columns_table(headers, rows, title=title) for title, headers, rows in tables(found, _cell)]
-    facts = facts_table("evaluation", image_lines(found).items())
-    return _parts(*found.circularity, facts, *shown, *found.notes, caption(found))
-
-
 def _parts(first: RenderableType, *others: RenderableType) -> Group:
     """Return tables and sentences with an empty line between two of them."""
     return Group(first, *(each for other in others for each in ("", other)))
 
 
 def _cell(estimate: Estimate, digits: int) -> str:
-    """Return a figure above its interval, which has a digit less: six columns fit a terminal so."""
+    """Return a figure above its interval. The interval has a digit less, so that six columns fit a terminal."""
     from pseudoris.training.evaluation.evaluation_report import value_text
 
     value = value_text(estimate, digits)
@@ -224,47 +259,6 @@ def _cell(estimate: Estimate, digits: int) -> str:
         return value
     fewer = digits - 1
     return f"{value}\n{estimate.low:.{fewer}f}–{estimate.high:.{fewer}f}"
-
-
-_FitTruth = Annotated[
-    str | None,
-    option(
-        "As in `pseudoris evaluate`: synthworld, or the OUT of `pseudoris import`. Without it no labels are used: all "
-        "scores weigh the same, and --yield sets the bound.",
-        metavar="TRUTH",
-    ),
-]
-_Coverage = Annotated[
-    float | None,
-    option(
-        f"Smallest share of the truth's objects to cover, {DEFAULT_COVERAGE} by default. Needs --truth.", min=0, max=1
-    ),
-]
-_LeastYield = Annotated[
-    float | None,
-    option(
-        "--yield",
-        f"Smallest number of kept expressions per mask, composed ones included, {DEFAULT_YIELD:g} by default. Without "
-        "--truth: the number to aim for.",
-        min=0,
-    ),
-]
-_Audit = Annotated[
-    str | None,
-    option(
-        "--audit",
-        "Judged audit of OUT: fit the lines of the column weight to its verdicts. The rest stays as in OUT.",
-        metavar="AUDIT",
-    ),
-]
-_Composer = Annotated[
-    bool,
-    option(
-        "--composer",
-        "Of the composer's weights for any captioner: write them in the units of OUT's scores, without labels. The "
-        "rest stays as in OUT.",
-    ),
-]
 
 
 def calibrate(
@@ -313,7 +307,10 @@ def calibrate(
         echo(f"# --to FILE writes this:\n{text}---\n# and these settings name it:")
     else:
         options.write_text(to, text, option="--to")
-    echo(settings_text(found, to), nl=False)
+    # These are laid over a preset with `--config`, beside the `captions.listening` of the run.
+    fitted_file = {"uri": "FILE" if to is None else str(to)}
+    settings = {"tau": 0.0, "keep": found.reached.bounds.conditions(), "fitted": fitted_file}
+    echo(yaml.safe_dump({"filtering": settings}, sort_keys=False), nl=False)
     _report_fit(found, aim if truth is not None else None, least)
 
 
@@ -342,13 +339,19 @@ def _corrected(run: OpenRun, audit: str | None) -> FittedValues:
 
 
 def _report_fit(found: Calibration, coverage: float | None, least_yield: float) -> None:
-    """Say what the bounds keep; `coverage` is what was asked for, None without a truth."""
+    """Say what the bounds keep; `coverage` is the asked one, None without a truth."""
     reached = found.reached
     kept = f"it keeps {reached.distinct:.2f} expressions per mask"
     if coverage is None:
         kept += f" (wanted: about {least_yield:g})"
         if abs(reached.distinct - least_yield) > _NEAR * max(least_yield, 1):
-            report("note", _why_not(reached, least_yield), "yellow")
+            from pseudoris.training.calibration.confidence_fit import NO_LABEL_RANK
+
+            why = "Bounds change in steps. Composed and human expressions are always kept."
+            if reached.distinct < least_yield and reached.bounds.min_confidence == 0:
+                why = f"Without --truth at most {NO_LABEL_RANK} captions per mask are kept. Give --truth for more."
+            nearest = f"No bounds reach a yield of {least_yield:g}. The nearest is {reached.distinct:.2f}. {why}"
+            report("note", nearest, "yellow")
     else:
         if reached.coverage < coverage or reached.distinct < least_yield:
             report("note", "No bounds reach this coverage and yield. These reach the widest coverage.", "yellow")
@@ -356,18 +359,8 @@ def _report_fit(found: Calibration, coverage: float | None, least_yield: float) 
     report("calibrated", f"on these {found.num_images:,} images, {kept}", "green")
 
 
-def _why_not(reached: BoundsFigures, wanted: float) -> str:
-    """Say why no bound reaches a yield where no label is looked at."""
-    from pseudoris.training.calibration.confidence_fit import NO_LABEL_RANK
-
-    nearest = f"No bounds reach a yield of {wanted:g}. The nearest is {reached.distinct:.2f}"
-    if reached.distinct < wanted and reached.bounds.min_confidence == 0:
-        return f"{nearest}. Without --truth at most {NO_LABEL_RANK} captions per mask are kept. Give --truth for more."
-    return f"{nearest}. Bounds change in steps. Composed and human expressions are always kept."
-
-
 def fitted_text(header: RunHeader, fitted: FittedValues) -> str:
-    """Return the file that `filtering.fitted.uri` names, of values that were fitted for the models of a run."""
+    """Return the text of a file for `filtering.fitted.uri`: the values, and the models that they were fitted for."""
     tree: dict[str, Any] = {"models": {name: each for name, each in header.identity.weights.items() if name in _FITTED}}
     if fitted.confidence is not None:
         tree["confidence"] = fitted.confidence.model_dump(exclude_defaults=True)
@@ -376,13 +369,3 @@ def fitted_text(header: RunHeader, fitted: FittedValues) -> str:
     if fitted.posterior is not None:
         tree["posterior"] = fitted.posterior.model_dump()
     return yaml.safe_dump(tree, sort_keys=False)
-
-
-def settings_text(found: Calibration, file: Path | None) -> str:
-    """Return what is laid over a preset with `--config`, beside the `captions.listening` of the run."""
-    filtering = {
-        "tau": 0.0,
-        "keep": found.reached.bounds.conditions(),
-        "fitted": {"uri": "FILE" if file is None else str(file)},
-    }
-    return yaml.safe_dump({"filtering": filtering}, sort_keys=False)

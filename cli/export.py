@@ -1,4 +1,8 @@
-"""`pseudoris export`: writes a finished run in another format, and reads it back. Called by `main.py`."""
+"""`pseudoris export`: writes a finished run in another format, reads it back to check it, and may upload it.
+
+Called by `main`. The formats, their options and their help stand in `interchange/exports`. Nothing is written before
+all options are accepted.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from pseudoris.cli import options
 from pseudoris.cli.console import facts_table, format_bytes, stdout
@@ -19,7 +22,6 @@ from pseudoris.interchange.exports import (
     EXPORTS,
     WRITING,
     ExportOptions,
-    ExportReport,
     ExportRequest,
     HumanAnnotation,
     export_request,
@@ -35,18 +37,8 @@ DEFAULTS: Final = ExportOptions()
 DEFAULT_MERGED_SPLITS: Final = "val,test,testA,testB"
 # Printed below the options of `export --help`: one line for each format.
 FORMATS: Final = "\n".join(["Formats:", *(f"  {name:<14}  {export.summary}" for name, export in EXPORTS.items())])
-
-
 # Choices of `--format`, made from the table of formats.
 ExportFormat: Any = StrEnum("ExportFormat", {name: name for name in EXPORTS})  # type: ignore[misc]
-
-
-def _option(name: str, **shown: Any) -> Any:
-    """Return the option of a field of `ExportOptions`, with the help and the bounds that stand there."""
-    declared = next(field.metadata for field in fields(ExportOptions) if field.name == name)
-    return typer.Option(f"--{name.replace('_', '-')}", **declared, **shown)
-
-
 _MergeHuman = Annotated[
     Path | None,
     option(
@@ -63,6 +55,12 @@ _MergeImages = Annotated[
     Path | None,
     option("--merge-images", "Folder with the images of --merge-human. They are copied too.", metavar="FOLDER"),
 ]
+
+
+def _option(name: str, **shown: Any) -> Any:
+    """Return the option of a field of `ExportOptions`, with the help and the bounds that stand there."""
+    declared = next(field.metadata for field in fields(ExportOptions) if field.name == name)
+    return typer.Option(f"--{name.replace('_', '-')}", **declared, **shown)
 
 
 def export(
@@ -118,7 +116,22 @@ def _write(request: ExportRequest, export_format: str, destination: str) -> None
     chosen = find_export(export_format)
     with bar(WRITING) as show:
         report = chosen.write(request, lambda done, total, /, stage=WRITING: show(done, total, stage))
-    stdout.print(_view(destination, report, request), soft_wrap=True)
+    table = facts_table(f"{destination}: written, and checked by reading it back")
+    images = sum(receipt.counts.images for receipt in request.run.receipts)
+    table.add_row("images of the run", f"{images:,} of {request.run.header.num_images:,} planned")
+    if quarantined := sum(receipt.counts.quarantined for receipt in request.run.receipts):
+        table.add_row("quarantined images", f"{quarantined:,}")
+    for name, rows in report.rows.items():
+        files = report.files.get(name)
+        table.add_row(name, f"{rows:,}" if files is None else f"{rows:,} rows in {files:,} file(s)")
+    for name in report.files.keys() - report.rows.keys():
+        table.add_row(f"files, {name}", f"{report.files[name]:,}")
+    table.add_row("size", format_bytes(report.size_bytes))
+    left_out = [f"{num:,} {reason}" for reason, num in report.dropped.items() if num]
+    for title, lines in (("left out", left_out), ("checked", report.checked)):
+        if lines:
+            table.add_row(title, escape("\n".join(lines)))
+    stdout.print(table, soft_wrap=True)
     for note in report.notes:
         # Printed below the table, whose columns would break commands and paths.
         stdout.print(f"- {note}", soft_wrap=True, markup=False, highlight=False)
@@ -157,22 +170,3 @@ def _human(folder: Path | None, split_by: str | None, splits: str, images: Path 
     if not chosen:
         raise ConfigError(f"--merge-splits {splits!r} names no split. Choose from train,{DEFAULT_MERGED_SPLITS}.")
     return HumanAnnotation(str(found[0]), str(folder / "instances.json"), chosen, str(images) if images else None)
-
-
-def _view(destination: str, report: ExportReport, request: ExportRequest) -> Table:
-    table = facts_table(f"{destination}: written, and checked by reading it back")
-    images = sum(receipt.counts.images for receipt in request.run.receipts)
-    table.add_row("images of the run", f"{images:,} of {request.run.header.num_images:,} planned")
-    if quarantined := sum(receipt.counts.quarantined for receipt in request.run.receipts):
-        table.add_row("quarantined images", f"{quarantined:,}")
-    for name, rows in report.rows.items():
-        files = report.files.get(name)
-        table.add_row(name, f"{rows:,}" if files is None else f"{rows:,} rows in {files:,} file(s)")
-    for name in report.files.keys() - report.rows.keys():
-        table.add_row(f"files, {name}", f"{report.files[name]:,}")
-    table.add_row("size", format_bytes(report.size_bytes))
-    left_out = [f"{num:,} {reason}" for reason, num in report.dropped.items() if num]
-    for title, lines in (("left out", left_out), ("checked", report.checked)):
-        if lines:
-            table.add_row(title, escape("\n".join(lines)))
-    return table

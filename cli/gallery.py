@@ -1,4 +1,8 @@
-"""`pseudoris gallery`: joins a run's gallery and quality pages. Called by `main`, and `write_pages` by `demo`."""
+"""`pseudoris gallery`: writes the two HTML pages of a run, its images and its quality.
+
+Called by `main`; `demo` calls `write_pages`. The room `viewer` makes the pages; this module chooses what they show and
+where they lie. They may lie in OUT/gallery, but never among the tables of the run.
+"""
 
 from __future__ import annotations
 

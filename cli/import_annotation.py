@@ -1,4 +1,7 @@
-"""`pseudoris import`: turns a human annotation into a run, without any model. Called by `main.py`."""
+"""`pseudoris import`: turns a human annotation into a run, without any model. Called by `main`.
+
+`interchange/imports` reads the annotation and writes the run. An option that the chosen format does not use is refused.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.cli.summaries import written_view
 from pseudoris.interchange import ImportFormat, Orientation
-from pseudoris.schemas.config import RunConfig, ShardsConfig
+from pseudoris.schemas.config import ShardsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 # The header needs a preset's name. No setting of a model is read.
 _PRESET = "import"
+# No model runs here, so shards have the default sizes and not the small ones of the preset.
+_SHARD_SIZES: Final = [f"shards.{name}={getattr(ShardsConfig(), name)}" for name in ("max_images", "max_bytes")]
 _DATASETS: Final = ("refer", "grefcoco", "coco", "phrasecut", "reasonseg")
 # The formats that take each option. Options that are not listed fit all formats.
 _FORMATS_OF: Final = {
@@ -59,8 +64,6 @@ Assignments = Annotated[
 AllowMixed = Annotated[
     bool, option("--allow-mixed", "Continue with other package versions than the import began with.")
 ]
-
-
 _Format = Annotated[
     ImportFormat | None,
     option("--format", "Format of ANNOTATION. Default: from its name (grefs(…).json is grefcoco, other .json coco)."),
@@ -97,9 +100,9 @@ def import_annotation(
     the latest.
     """
     chosen = annotation_format or _format_of(annotation)
-    short = {"shards.max_images": shard_size, "shards.embed_images": embed_images, "placement.repair": repair}
-    short["placement.allow_mixed"] = allow_mixed
-    config = _config_of(options.words(assignments, short))
+    short = {"shards.max_images": shard_size, "shards.embed_images": embed_images}
+    short |= {"placement.repair": repair, "placement.allow_mixed": allow_mixed}
+    config = load_config("tiny", None, [*_SHARD_SIZES, *options.words(assignments, short)])
     _check_options(chosen, split=split, split_by=split_by, captions=captions)
     _check_options(chosen, prefix=prefix, orientation=orientation != "upright", exclude=exclude)
     _check_options(chosen, embed_images=embed_images, shard_size=shard_size)
@@ -109,7 +112,7 @@ def import_annotation(
     request = imports.ImportRequest(
         annotation,
         images,
-        config,
+        config.model_copy(update={"preset": _PRESET}),
         chosen,
         splits=tuple(split or ()),
         split_by=split_by,
@@ -141,12 +144,6 @@ def _write(request: ImportRequest, out: str) -> None:
         stdout.print(
             path_lines("next", {"audit": command("audit", "add", "AUDIT", request.annotation)}), soft_wrap=True
         )
-
-
-def _config_of(words: Sequence[str]) -> RunConfig:
-    # No model runs here, so shards have the default sizes and not the small ones of the preset.
-    bounds = [f"shards.{name}={getattr(ShardsConfig(), name)}" for name in ("max_images", "max_bytes")]
-    return load_config("tiny", None, [*bounds, *words]).model_copy(update={"preset": _PRESET})
 
 
 def _format_of(annotation: str) -> ImportFormat:

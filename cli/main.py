@@ -1,9 +1,8 @@
-"""The `pseudoris` command: wires the commands, turns errors into exit codes. Called by the script and `job_entry`.
+"""The command `pseudoris`: wires all commands, and turns errors into messages and exit codes.
 
-`pseudoris --help` is one screen of 100 x 30: groups of commands, one line each, then options and exit codes.
-
-Exit codes: 0 done; 1 `verify` or `doctor` found something, or every image is quarantined; 2 the user can mend it;
-3 incomplete, the same command continues; 130 interrupted.
+Called by `pseudoris.__main__` and `deploy/job_entry`. Exit codes: 0 done; 1 `verify` or `doctor` found something, or
+every image is quarantined; 2 the user can mend it; 3 incomplete, the same command continues; 130 interrupted.
+`pseudoris --help` stays one screen of 100 x 30, and importing this module loads neither Ray nor torch.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import codecs
 import functools
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Annotated, Any, Final
 
@@ -53,6 +52,40 @@ EXIT_CODES: Final = "Exit codes: 0 done; 1 problem found; 2 error to fix; 3 inco
 USER_MUST_MEND = 2
 # Typer may ship its own copy of Click, so the class is taken from Typer.
 UsageError: Any = typer.BadParameter.__base__
+# The extras that each command needs. `evaluate` and `export` check theirs by their options.
+_EXTRAS: Final = {
+    **dict.fromkeys(("demo", "doctor", "weights", "estimate", "annotate"), "run"),
+    **dict.fromkeys(("ppt", "train", "predict"), "train"),
+}
+# The groups of `--help`, in the order in which they are shown.
+_GROUPS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
+    "Start": {
+        "demo": demo.demo,
+        "doctor": doctor.doctor,
+        "weights": weights.app,
+        "estimate": annotate.estimate,
+        "init": config.init,
+        "config": config.app,
+    },
+    "Run": {"annotate": annotate.annotate, "status": run_state.status, "verify": run_state.verify, "gc": run_state.gc},
+    "Look": {
+        "gallery": gallery.gallery,
+        "stats": run_contents.stats,
+        "sample": run_contents.sample,
+        "evaluate": evaluate.evaluate,
+        "audit": audit.app,
+    },
+    "Data": {
+        "export": export.export,
+        "import": import_annotation.import_annotation,
+        "refilter": refilter.refilter,
+        "calibrate": evaluate.calibrate,
+        "parts": run_contents.parts,
+        "ppt": ppt.app,
+    },
+    "Learn": {"train": train.app, "predict": predict.predict},
+}
+_EPILOGS: Final = {"export": export.FORMATS}
 
 
 class HelpPage(TyperGroup):
@@ -97,21 +130,10 @@ class HelpPage(TyperGroup):
             raise
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the page."""
+        """Write the page: the commands by group, each with the first line of its help, then options and exit codes."""
         page = Table.grid(padding=(0, 2, 0, 0))
         for width in (5, 9, None):
             page.add_column(min_width=width)
-        for row in self._rows():
-            page.add_row(*row)
-        records = [parameter.get_help_record(ctx) for parameter in self.get_params(ctx)]
-        options = f"Options: {', '.join(names for names, _ in filter(None, records))}"
-        with stdout.capture() as captured:
-            stdout.print(self.get_usage(ctx), self.help, page, options, EXIT_CODES, sep="\n")
-        # Typer adds the last line end itself.
-        formatter.write(captured.get().rstrip("\n"))
-
-    def _rows(self) -> Iterator[tuple[str, str, str]]:
-        """Yield a group's name on its first line, a command's name, and the first line of its help."""
         groups: dict[str, list[tuple[str, str]]] = {}
         for name, command in self.commands.items():
             # The help texts escape brackets for Typer's markup. This page has no markup.
@@ -119,14 +141,13 @@ class HelpPage(TyperGroup):
             groups.setdefault(str(getattr(command, "rich_help_panel", "")), []).append((name, summary))
         for group, rows in groups.items():
             for number, (name, summary) in enumerate(rows):
-                yield "" if number else group, name, summary
-
-
-# The extras that each command needs. `evaluate` and `export` check theirs by their options.
-_EXTRAS: Final = {
-    **dict.fromkeys(("demo", "doctor", "weights", "estimate", "annotate"), "run"),
-    **dict.fromkeys(("ppt", "train", "predict"), "train"),
-}
+                page.add_row("" if number else group, name, summary)
+        records = [parameter.get_help_record(ctx) for parameter in self.get_params(ctx)]
+        options = f"Options: {', '.join(names for names, _ in filter(None, records))}"
+        with stdout.capture() as captured:
+            stdout.print(self.get_usage(ctx), self.help, page, options, EXIT_CODES, sep="\n")
+        # Typer adds the last line end itself.
+        formatter.write(captured.get().rstrip("\n"))
 
 
 def _prepare(commands: Mapping[str, Any], above: str = "", extra: str | None = None) -> None:
@@ -183,36 +204,6 @@ def _before_any_command(
         )
 
 
-# The groups of `--help`, in the order in which they are shown.
-_GROUPS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
-    "Start": {
-        "demo": demo.demo,
-        "doctor": doctor.doctor,
-        "weights": weights.app,
-        "estimate": annotate.estimate,
-        "init": config.init,
-        "config": config.app,
-    },
-    "Run": {"annotate": annotate.annotate, "status": run_state.status, "verify": run_state.verify, "gc": run_state.gc},
-    "Look": {
-        "gallery": gallery.gallery,
-        "stats": run_contents.stats,
-        "sample": run_contents.sample,
-        "evaluate": evaluate.evaluate,
-        "audit": audit.app,
-    },
-    "Data": {
-        "export": export.export,
-        "import": import_annotation.import_annotation,
-        "refilter": refilter.refilter,
-        "calibrate": evaluate.calibrate,
-        "parts": run_contents.parts,
-        "ppt": ppt.app,
-    },
-    "Learn": {"train": train.app, "predict": predict.predict},
-}
-_EPILOGS: Final = {"export": export.FORMATS}
-
 for _group, _commands in _GROUPS.items():
     for _name, _command in _commands.items():
         if isinstance(_command, typer.Typer):
@@ -222,7 +213,7 @@ for _group, _commands in _GROUPS.items():
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user's ends in one message, without a traceback."""
+    """Run the command line. A mistake of the user ends it with one message, without a traceback."""
     handler = RichHandler(console=stderr, show_path=False)
     handler.setFormatter(PrintableFormatter("%(message)s"))
     degrade_output()

@@ -1,7 +1,7 @@
-"""Arguments and options that several commands share, and checks of places, plug-ins and exclusions they name.
+"""Arguments and options that several commands share, and checks of the places that they name. Called by most commands.
 
-A help text here appears on each command that uses it. A refusal is a `ConfigError`, or Typer's of a number; what loads
-Pillow or a reader of images is imported inside its function, so that `--help` stays quick. Called by most commands.
+A help text here appears on each command that uses it. A check refuses by `ConfigError` before any work. Pillow and the
+readers of images are imported inside functions, so that `--help` stays quick.
 """
 
 from __future__ import annotations
@@ -20,15 +20,19 @@ from pseudoris.schemas.uris import writable
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.location import RunLocation
 
+# The remedy if the shell has expanded a pattern: its matches took the places of other arguments.
+QUOTE: Final = "If the shell opened a pattern, quote it: 'folder/*.jpg'"
+_PICTURES: Final = (".jpg", ".jpeg", ".png", ".webp")
+
 
 def option(*words: str, **rules: Any) -> Any:
-    """Return an option of a command: its names (by default its parameter's), then its help; rules as Typer has them."""
+    """Return an option of a command: its names, by default its parameter's, then its help, and Typer's rules."""
     *names, text = words
     return typer.Option(*names, help=text, **{"callback": _in_64_bits, **rules})
 
 
 def _in_64_bits(value: Any) -> Any:
-    """Refuse nan, infinity and what no counter holds: an option with a lower bound alone takes them."""
+    """Refuse nan, infinity and numbers above 63 bits: an option that has only a lower bound would take them."""
     high, kind = (float("inf"), "finite number") if isinstance(value, float) else (2**63, "number of at most 63 bits")
     if isinstance(value, int | float) and not abs(value) < high:
         raise typer.BadParameter(f"{value!s:.40} is not possible: give a {kind}.")
@@ -49,8 +53,6 @@ Source = Annotated[
     ),
 ]
 Out = Annotated[str, argument("OUT", "Folder or url of the run. For S3 outside AWS, set AWS_ENDPOINT_URL.")]
-
-
 # OUT of the commands that take a configuration and write.
 ConfiguredOut = Annotated[
     str,
@@ -72,7 +74,7 @@ ConfigFile = Annotated[Path | None, option("--config", "YAML file that overrides
 
 
 def set_one(example: str) -> Any:
-    """Return the option `--set` of a command with a configuration of its own."""
+    """Return the option `--set` of a command with settings, with an example of its own."""
     return typer.Option("--set", help=f"Set one key, e.g. {example}. Overrides --config. Can be repeated.")
 
 
@@ -126,20 +128,13 @@ ExcludeDistance = Annotated[
         show_default=str(DEFAULT_MAX_DISTANCE),
     ),
 ]
-
-
 Repair = Annotated[
     bool, option("--repair", "Read every file of the run, and write missing or damaged ones again, the same bytes.")
 ]
 
 
-# The hint if the shell has expanded a pattern, so that its matches took the place of other arguments.
-QUOTE: Final = "If the shell opened a pattern, quote it: 'folder/*.jpg'"
-_PICTURES: Final = (".jpg", ".jpeg", ".png", ".webp")
-
-
 def refuse_second_match(source: str, out: str) -> None:
-    """Refuse what a shell makes of a pattern with two matches: the second, of images, is no place for a run."""
+    """Refuse an OUT that is the second match of a pattern for SOURCE, which the shell has expanded."""
     first, second = Path(source).absolute(), Path(out).absolute()
     is_beside = first.parent == second.parent and first.exists() and second.is_dir() and first != second
     holds_images = is_beside and any(each.suffix.lower() in _PICTURES for each in second.iterdir())
@@ -149,16 +144,16 @@ def refuse_second_match(source: str, out: str) -> None:
 
 
 def words(assignments: list[str] | None, short: Mapping[str, object]) -> list[str]:
-    """Return the words of `--set`, and after them, so that they win, those of the short options that were given.
+    """Return the words of `--set`, then those of the short options, which win.
 
-    `short` has the key of each and its value: None or False where the option was not given.
+    `short` has the value of each option by its key; None or False if the option was not given.
     """
     given = {key: value for key, value in short.items() if value is not None and value is not False}
     return [*(assignments or ()), *(f"{key}={'true' if value is True else value}" for key, value in given.items())]
 
 
 def check_apart(run: RunLocation, destination: RunLocation, *, option: str) -> None:
-    """Refuse the run's folder itself, and all in its tables and records; another folder in it is allowed."""
+    """Refuse the run's folder itself, and places in its tables and records. Another folder in the run is allowed."""
     own = (*SCHEMAS, PLAN_FOLDER, RECEIPTS_FOLDER, MANIFEST_FOLDER)
     if (destination.holds(run) and run.holds(destination)) or any(run.holds(destination, folder) for folder in own):
         raise ConfigError(f"{option} {destination.root!r} is inside the run. Choose a folder outside it.")
@@ -184,7 +179,7 @@ def load_plugins(plugins: Iterable[str] | None) -> None:
 
 
 def check_file(path: Path) -> None:
-    """Refuse a local file that cannot be created, before the work whose outcome it gets."""
+    """Refuse a local file that cannot be created, before the work whose result is written to it."""
     if not path.parent.is_dir():
         raise ConfigError(f"The folder {path.parent} for {path.name} does not exist. Create it first.")
     if path.is_dir():
@@ -196,9 +191,8 @@ def write_text(path: Path, text: str, *, option: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(
-            f"{option} {path} cannot be written ({error.strerror or error}): name another file"
-        ) from error
+        why = error.strerror or error
+        raise ConfigError(f"{option} {path} cannot be written ({why}): name another file") from error
 
 
 def local_folder(audit: str) -> Path:

@@ -1,4 +1,8 @@
-"""`pseudoris ppt`: the data recipes of PPT, each of them a run of the usual tables. Called by `main.py`."""
+"""`pseudoris ppt`: writes the training data of PPT (curriculum point prompting). Called by `main`.
+
+`training/ppt/recipes` does the work. Each recipe writes a run with the usual tables, so that all readers of runs read
+it, and the same call continues it.
+"""
 
 from __future__ import annotations
 

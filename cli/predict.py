@@ -1,4 +1,8 @@
-"""`pseudoris predict`: the mask of an expression in one image, by a trained learner. Called by `main.py`."""
+"""`pseudoris predict`: shows the mask of an expression in one image, by a trained model. Called by `main`.
+
+The model is a checkpoint of `pseudoris train`, of a student or of PPT. The names of the pictures are checked before the
+model is loaded, and IMAGE is never overwritten.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +44,21 @@ def predict(
     if not expression:
         raise ConfigError("The expression is empty. Describe the object to find.")
     _check_pictures(image, out, mask_out)
+    import torch
     from PIL import Image as Pictures
     from torchvision.ops import masks_to_boxes
 
-    pixels, image_id = _read(image)
-    answer = _answered(model, image_id, pixels, expression)
+    from pseudoris.images.pixels import decode_upright
+
+    try:
+        data = image.read_bytes()
+        # An image (3, H, W) uint8, upright.
+        pixels = torch.from_numpy(decode_upright(data, ImagesConfig())).permute(2, 0, 1)
+    except OSError as error:
+        raise ConfigError(f"The image {image} cannot be read ({error.strerror}). Give a file.") from error
+    except ImageError as error:
+        raise ConfigError(f"The image {image} cannot be used: {error.message}") from error
+    answer = _answered(model, sha256_hex(data), pixels, expression)
     mask = answer.mask
     _save(answer.picture, out)
     if mask_out is not None:
@@ -71,7 +85,7 @@ class _Answer:
     certainty: str
     picture: Image
     facts: Sequence[tuple[str, str]]
-    absence: str = ""  # why the mask is empty, where it is on purpose
+    absence: str = ""  # why the mask is empty, if the model says that the object is not in the image
 
 
 def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str) -> _Answer:
@@ -124,25 +138,8 @@ def _of_points(answer: PointAnswer, pixels: torch.Tensor, expression: str) -> _A
     return _Answer(mask, inside, draw_answer(pixels, answer, expression), facts)
 
 
-def _read(path: Path) -> tuple[torch.Tensor, str]:
-    """Return an image (3, H, W) uint8 upright, and what tells it from others."""
-    import torch
-
-    from pseudoris.images.pixels import decode_upright
-
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"The image {path} cannot be read ({error.strerror}). Give a file.") from error
-    try:
-        pixels = decode_upright(data, ImagesConfig())
-    except ImageError as error:
-        raise ConfigError(f"The image {path} cannot be used: {error.message}") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1), sha256_hex(data)
-
-
 def _check_pictures(image: Path, out: Path, mask_out: Path | None) -> None:
-    """Refuse names that no picture can have, and those of one file, before any model is loaded."""
+    """Refuse pictures that cannot be written, or that would overwrite each other or the image."""
     from PIL import Image as Pictures
 
     if Pictures.registered_extensions().get(out.suffix.lower()) not in {"PNG", "JPEG", "WEBP"}:

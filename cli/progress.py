@@ -1,4 +1,8 @@
-"""Progress of all commands: one bar, or without a terminal a line for each tenth. Called by most commands."""
+"""Progress of commands: one bar on a terminal or in a notebook, else a line for each tenth. Called by most commands.
+
+`pseudoris.annotate` shows the bar of notebooks. A bar ends with its block, also after an error. A command says that
+nothing is lost only if a plan stands.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +36,11 @@ from pseudoris.store.runs.pending_work import Committed, Notice, OnEvent, Planne
 
 INTERRUPTED: Final = 130
 WrittenT = TypeVar("WrittenT")
+_COLUMNS: Final = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
 
 
 class Bar:
-    """Shows how much of some work is done; called with what is done, the whole, and the text from then on."""
+    """Shows how much of some work is done. Called with what is done, the whole, and a text if it changes."""
 
     def __init__(self, progress: Progress, text: str, amount: Callable[[int, int], str] | None) -> None:
         self._progress, self._text, self._amount = progress, text, amount
@@ -75,9 +80,6 @@ class Bar:
             self._progress.console.print(text, soft_wrap=True)
 
 
-_COLUMNS: Final = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-
-
 @contextmanager
 def bar(
     text: str = "",
@@ -90,13 +92,8 @@ def bar(
 ) -> Iterator[Bar]:
     """Give a bar that ends with the block; without a text it is hidden until it is first called.
 
-    Args:
-        text: Stands beside it first.
-        columns: Rich's.
-        amount: Words for what is done and the whole, in the lines of a console that is no terminal; None: no lines.
-        console: Where it stands.
-        clock: For tests.
-        is_transient: Whether it leaves no trace.
+    On a console that is no terminal it prints lines instead, if `amount` has words for what is done and the whole. A
+    transient bar leaves no trace. Tests give the clock.
     """
     has_bar = console.is_terminal
     with Progress(*columns, console=console, get_time=clock, disable=not has_bar, transient=is_transient) as progress:
@@ -127,8 +124,7 @@ class TimeLeftColumn(ProgressColumn):
 
 
 def _images_per_second(task: Task) -> float | None:
-    # Not rich's own speed: shards land in bunches, and between two that land together its window sees their images
-    # and next to no time.
+    # Rich's own speed counts a short window. Shards land in bunches, so it would show many images in almost no time.
     elapsed = task.finished_time if task.finished else task.elapsed
     num_images = task.completed - task.fields.get("done_before", 0)
     return num_images / elapsed if elapsed and num_images > 0 else None
@@ -146,7 +142,14 @@ class RunProgress:
         if isinstance(event, Step):
             self._show.describe(event.name)
         elif isinstance(event, Planned):
-            self._start(event)
+            if event.num_shards_done:
+                told = f"continuing: {event.num_shards_done} of {event.num_shards} shards are already committed"
+                self._show.print(told)
+            self._total = event.num_images
+            # The rate leaves out the time of listing and planning, and images of earlier sessions.
+            self._show.restart(event.num_images_done)
+            verb = "retrying" if event.is_retry else "annotating"
+            self._advance(event.num_images_done, f"{verb} ({actors_text(event.actors) or 'nothing left to do'})")
         elif isinstance(event, Committed):
             self._quarantined += event.receipt.counts.quarantined
             note = f", {self._quarantined} quarantined" if self._quarantined else ""
@@ -156,15 +159,6 @@ class RunProgress:
             self._advance(event.num_images, f"retrying, {self._recovered:,} recovered")
         elif isinstance(event, Notice):
             self._show.print(Text.assemble(("note", "yellow"), " ", event.text))
-
-    def _start(self, event: Planned) -> None:
-        if event.num_shards_done:
-            self._show.print(f"continuing: {event.num_shards_done} of {event.num_shards} shards are already committed")
-        self._total = event.num_images
-        # The rate leaves out the time of listing and planning, and images of earlier sessions.
-        self._show.restart(event.num_images_done)
-        verb = "retrying" if event.is_retry else "annotating"
-        self._advance(event.num_images_done, f"{verb} ({actors_text(event.actors) or 'nothing left to do'})")
 
     def _advance(self, num_images: int, text: str) -> None:
         self._done += num_images
@@ -226,7 +220,7 @@ def actors_text(by_pool: Mapping[str, int]) -> str:
 
 @contextmanager
 def resumable(out: str) -> Iterator[Event]:
-    """Say that nothing is lost where an interrupt or a failure ends the block, once it has set that a plan stands."""
+    """Say that nothing is lost if an interrupt or a failure ends the block once it has set the event: a plan stands."""
     planned = Event()
     try:
         yield planned
@@ -240,15 +234,10 @@ def resumable(out: str) -> Iterator[Event]:
 
 
 def write_with_bar(location: RunLocation, write: Callable[..., WrittenT], *, before: str, during: str) -> WrittenT:
-    """Return the result of `write`, with a progress bar; after an interrupt, report that nothing is lost.
+    """Return the result of `write`, which writes the run at `location` without Ray, with a progress bar.
 
-    For runs without Ray: imports, refilters, PPT's recipes.
-
-    Args:
-        location: Of the run.
-        write: Called with `on_progress`, and with `on_wait` for the text to show while it waits for the lock.
-        before: Text beside the bar until the first report.
-        during: Text beside the bar from then on.
+    `write` is called with `on_progress`, and with `on_wait` for the text while it waits for the lock. The bar has the
+    text `before` until the first report, then `during`. After an interrupt the user reads that nothing is lost.
     """
     with resumable(location.root) as planned, bar(before) as show:
 

@@ -1,4 +1,7 @@
-"""`pseudoris refilter`: makes another run from a finished run's scores, without a model. Called by `main.py`."""
+"""`pseudoris refilter`: writes another run from a finished run's scores, without a model. Called by `main`.
+
+`store/runs/refiltered_run` does the work; this module reads what the options change. The finished run is only read.
+"""
 
 from __future__ import annotations
 
@@ -90,26 +93,21 @@ def refilter(
     parent, target = RunLocation.open(out), RunLocation.open(new)
     conditions = None if keep is None else () if keep == [NO_CONDITION] else parse_conditions(keep)
     change = RuleChange(tau, conditions, lone_masks)
-    if accuracy is not None or audit is not None:
-        change = _audited(parent, change, accuracy, audit)
+    if (accuracy is None) != (audit is None):
+        text = "--accuracy and --audit need each other: the verdicts of an audit choose the rule. Give both."
+        raise ConfigError(text)
+    if accuracy is not None and audit is not None:
+        if change != RuleChange():
+            raise ConfigError("--accuracy chooses the rule: leave --tau, --keep and --lone-masks out.")
+        from pseudoris.cli.audit_report import audited_change
+
+        change = audited_change(parent, audit, accuracy)
     if weights is not None:
         change = replace(change, fitted=_fitted(parent, weights))
     change = replace(change, composing=assignments or ())
     write = partial(run_refilter, parent, target, change, composer_of=composer_of, num_threads=threads)
     write = partial(write, allow_mixed=allow_mixed, is_repair=repair)
     _print(new, write_with_bar(target, write, before="reading the parent", during="refiltering images"))
-
-
-def _audited(parent: RunLocation, change: RuleChange, accuracy: float | None, audit: str | None) -> RuleChange:
-    if accuracy is None or audit is None:
-        raise ConfigError(
-            "--accuracy and --audit need each other: the verdicts of an audit choose the rule. Give both."
-        )
-    if change != RuleChange():
-        raise ConfigError("--accuracy chooses the rule: leave --tau, --keep and --lone-masks out.")
-    from pseudoris.cli.audit_report import audited_change
-
-    return audited_change(parent, audit, accuracy)
 
 
 def _fitted(parent: RunLocation, file: Path) -> FittedConfig:

@@ -1,4 +1,7 @@
-"""`pseudoris stats`, `sample` and `parts`: a run's figures, some rows, its valid files. Called by `main.py`."""
+"""`pseudoris stats`, `sample` and `parts`: shows a run's figures, some of its rows, and its committed files.
+
+Called by `main`. Only what receipts name is read, so a run that is still written can be shown.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,7 @@ from typing import Annotated, Any
 
 from rich.console import Group, RenderableType
 
-from pseudoris.cli import options
-from pseudoris.cli.console import (
-    columns_table,
-    echo,
-    echo_json,
-    facts_table,
-    format_bytes,
-    kept_text,
-    stdout,
-    warning_lines,
-)
+from pseudoris.cli import console, options
 from pseudoris.cli.options import option
 from pseudoris.cli.progress import bar
 from pseudoris.cli.summaries import counts_text
@@ -38,6 +31,9 @@ from pseudoris.store.tables.run_reader import COLUMNS, Run
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _QUANTILE_NAMES = {0.0: "least", 0.5: "median", 1.0: "most"}
 DEFAULT_TOP = 10
+DEFAULT_ROWS = 20
+DEFAULT_COLUMNS = "key,text,kind,confidence,distinctiveness,correctness,decoder,crop"
+ALL_TABLES = "all"
 
 
 def stats(
@@ -54,36 +50,36 @@ def stats(
         chosen = None if every else sample
         found = run_statistics(RunLocation.open_to_read(out), sample=chosen, num_top=top, on_progress=show)
     if as_json:
-        echo_json(_tree(found))
+        console.echo_json(_tree(found))
     else:
-        stdout.print(stats_view(out, found))
+        console.stdout.print(stats_view(out, found))
 
 
 def stats_view(out: str, found: RunStatistics) -> RenderableType:
     """Return the figures as tables."""
     totals = found.totals
-    counts = facts_table(f"{out}: {totals.images:,} of {found.num_planned_images:,} images committed")
+    counts = console.facts_table(f"{out}: {totals.images:,} of {found.num_planned_images:,} images committed")
     counts.add_row("", counts_text(totals))
     counts.add_row("masks", f"{totals.masks:,}")
     share = f" ({totals.kept / totals.expressions:.1%})" if totals.expressions else ""
-    kept = kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
+    kept = console.kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
     counts.add_row("kept expressions", f"{kept}{share}")
-    counts.add_row("size", format_bytes(totals.output_bytes))
+    counts.add_row("size", console.format_bytes(totals.output_bytes))
     counts.add_row("below", f"from the tables of {found.num_shards_read:,} of {totals.shards:,} shards")
     names = ("", "mean", *(_QUANTILE_NAMES.get(share, f"{share:.0%}") for share in QUANTILES))
-    spreads = columns_table(names, title="distributions")
+    spreads = console.columns_table(names, title="distributions")
     spreads.columns[0].no_wrap = True
     for name, distribution in _distributions(found).items():
         values = (distribution.mean, *(distribution.quantile(share) for share in QUANTILES))
         spreads.add_row(name, *("–" if value is None else f"{value:.4g}" for value in values))
-    parts: list[RenderableType] = [*warning_lines(found.warning), counts, "", spreads]
+    parts: list[RenderableType] = [*console.warning_lines(found.warning), counts, "", spreads]
     for name, groups in found.groups.items():
         rows = ((value, f"{each.counted:,}", f"{each.kept:,}", f"{each.share:.1%}") for value, each in groups.items())
-        parts += ["", columns_table(("", GROUPS[name], "kept", "share"), rows, title=f"by {name}")]
+        parts += ["", console.columns_table(("", GROUPS[name], "kept", "share"), rows, title=f"by {name}")]
     if found.top:
         error = f" (counts may be too low by up to {found.top_error:,})" if found.top_error else ""
         most = ((text, f"{times:,}") for text, times in found.top)
-        parts += ["", columns_table(("", "times"), most, title=f"most frequent kept expressions{error}")]
+        parts += ["", console.columns_table(("", "times"), most, title=f"most frequent kept expressions{error}")]
     return Group(*parts)
 
 
@@ -123,10 +119,6 @@ def _tree(found: RunStatistics) -> dict[str, Any]:
     }
 
 
-DEFAULT_ROWS = 20
-DEFAULT_COLUMNS = "key,text,kind,confidence,distinctiveness,correctness,decoder,crop"
-
-
 def sample(
     out: options.Out,
     rows: Annotated[int, option("-n", "--rows", "Number of rows.", min=1)] = DEFAULT_ROWS,
@@ -152,28 +144,24 @@ def sample(
     found = Run(location).sample(rows, columns=names, seed=seed, kept_only=not all_candidates).to_pylist()
     if as_json:
         for row in found:
-            echo_json(row)
+            console.echo_json(row)
     elif as_csv:
-        _write_csv(names, found)
+        # A pipe gets the raw values. A terminal would obey control characters in them.
+        shown = printable if sys.stdout.isatty() else str
+        writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+        writer.writeheader()
+        for row in found:
+            writer.writerow({name: None if row[name] is None else shown(str(_flat(row[name]))) for name in names})
     else:
         # Columns that are null in every shown row are left out, such as the scores of human expressions.
         has = [
             name for name in names if columns is not None or not found or any(row[name] is not None for row in found)
         ]
         rows_shown = ([_cell(row[name]) for name in has] for row in found)
-        stdout.print(columns_table(has, rows_shown, num_texts=len(has)))
+        console.stdout.print(console.columns_table(has, rows_shown, num_texts=len(has)))
         if not all_candidates and (whole := run_status(location)).kept_lone:
-            kept = kept_text(whole.kept, whole.kept_lone, num_candidates=whole.expressions)
-            stdout.print(f"\nThe run keeps {kept}.", soft_wrap=True)
-
-
-def _write_csv(names: list[str], rows: list[dict[str, Any]]) -> None:
-    # A pipe gets the raw values. A terminal would obey control characters in them.
-    shown = printable if sys.stdout.isatty() else str
-    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: None if value is None else shown(str(_flat(value))) for name, value in row.items()})
+            kept = console.kept_text(whole.kept, whole.kept_lone, num_candidates=whole.expressions)
+            console.stdout.print(f"\nThe run keeps {kept}.", soft_wrap=True)
 
 
 def _flat(value: Any) -> Any:
@@ -184,9 +172,6 @@ def _cell(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.3f}" if isinstance(value, float) else printable(str(_flat(value)))
-
-
-ALL_TABLES = "all"
 
 
 def parts(
@@ -211,7 +196,7 @@ def parts(
             refuse_lost(location, name, part, sizes[name])
             uri = location.uri(part_path(name, part))
             if not as_json:
-                echo(uri, is_data=True)
+                console.echo(uri, is_data=True)
                 continue
             place = {"path": uri, "table": name, "shard": receipt.shard, "generation": receipt.generation}
-            echo_json({**place, **part.model_dump(exclude={"name"})})
+            console.echo_json({**place, **part.model_dump(exclude={"name"})})

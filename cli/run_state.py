@@ -1,6 +1,7 @@
-"""`pseudoris status`, `verify` and `gc`: how a run stands, by its files alone. Called by `main.py`.
+"""`pseudoris status`, `verify` and `gc`: shows how far a run is, proves that it is whole, deletes what failed.
 
-How far it is and how fast it goes; the proof that nothing is lost, doubled or damaged; and what failed attempts left.
+Called by `main`. All three use the files of OUT alone, while a run works or after it. They need no model, and Ray only
+for `verify --address`.
 """
 
 from __future__ import annotations
@@ -11,24 +12,13 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
 
-from pseudoris.cli import options
-from pseudoris.cli.console import (
-    columns_table,
-    counted,
-    echo,
-    echo_json,
-    facts_table,
-    format_bytes,
-    format_seconds,
-    report,
-    stdout,
-)
+from pseudoris.cli import console, options
 from pseudoris.cli.options import option
 from pseudoris.cli.progress import bar
 from pseudoris.cli.summaries import counts_text, reasons_views, totals_rows
@@ -43,7 +33,7 @@ from pseudoris.store.runs.header import read_header, require_header
 from pseudoris.store.tables.open_run import OpenRun
 
 DEFAULT_EVERY_S = 5.0
-# More lines are not listed but counted.
+# Further problems, and further ranges of shards, are not listed.
 MAX_SHOWN = 50
 MAX_RANGES = 8
 
@@ -63,19 +53,22 @@ def status(
     location = RunLocation.open_to_read(out)
     if names_quarantined:
         for row in OpenRun.at(location).quarantined():
-            echo("\t".join((row.key, row.reason, row.message)))
+            console.echo("\t".join((row.key, row.reason, row.message)))
         return
     try:
         states = _states(location, every_s if watch else None)
         if as_json:
+            names = {"num_done": "shards", "num_images_done": "images", "size_bytes": "output_bytes"}
             for found in states:
-                echo_json(_tree(found))
+                fields = dataclasses.asdict(found) | {"source": without_secrets(found.source)}
+                renamed = {name: fields.pop(field) for name, field in names.items()}
+                console.echo_json({"is_complete": found.is_complete, **renamed, **fields, "eta_s": found.eta_s})
             return
         if not watch:
-            stdout.print(status_view(out, next(states)))
+            console.stdout.print(status_view(out, next(states)))
             return
         # Without a terminal Rich omits the last line feed. The empty text at the end adds it.
-        with Live(console=stdout, auto_refresh=False) as live:
+        with Live(console=console.stdout, auto_refresh=False) as live:
             for found in states:
                 live.update(Group(status_view(out, found), ""), refresh=True)
     except KeyboardInterrupt:
@@ -84,17 +77,10 @@ def status(
             raise
 
 
-def _tree(found: RunStatus) -> dict[str, Any]:
-    fields = dataclasses.asdict(found) | {"source": without_secrets(found.source)}
-    names = {"num_done": "shards", "num_images_done": "images", "size_bytes": "output_bytes"}
-    renamed = {name: fields.pop(field) for name, field in names.items()}
-    return {"is_complete": found.is_complete, **renamed, **fields, "eta_s": found.eta_s}
-
-
 def _states(location: RunLocation, every_s: float | None) -> Iterator[RunStatus]:
-    """Yield how the run stands: once, or again and again, from when it begins until it is complete."""
+    """Yield the status once; with `every_s` again and again, from the beginning of the run until it is complete."""
     if every_s is not None and read_header(location) is None:
-        report("waiting", f"No run has begun at {location.root} yet. Ctrl-C ends.", "yellow")
+        console.report("waiting", f"No run has begun at {location.root} yet. Ctrl-C ends.", "yellow")
         while read_header(location) is None:
             time.sleep(every_s)
     reader = StatusReader(location)
@@ -107,7 +93,7 @@ def _states(location: RunLocation, every_s: float | None) -> Iterator[RunStatus]
 def status_view(out: str, found: RunStatus) -> RenderableType:
     """Return the status as tables: counts, speed, and quarantine by reason."""
     stopped = "running" if found.driver.state == DRIVER_ALIVE else "not complete; run annotate again to continue"
-    table = facts_table(f"{out}: {'complete' if found.is_complete else stopped}")
+    table = console.facts_table(f"{out}: {'complete' if found.is_complete else stopped}")
     table.add_row("source", found.source)
     table.add_row("driver", _driver(found))
     retried = f", {found.retried:,} of them retried" if found.retried else ""
@@ -127,7 +113,7 @@ def status_view(out: str, found: RunStatus) -> RenderableType:
 
 def _driver(found: RunStatus) -> str:
     driver = found.driver
-    ago = "" if driver.beaten_s_ago is None else f", last heartbeat {format_seconds(driver.beaten_s_ago)} ago"
+    ago = "" if driver.beaten_s_ago is None else f", last heartbeat {console.format_seconds(driver.beaten_s_ago)} ago"
     if driver.state == DRIVER_ALIVE:
         return f"{driver.name} is running{ago}"
     if driver.state == DRIVER_SILENT:
@@ -140,10 +126,10 @@ def _speed(found: RunStatus) -> str:
     if rates.overall is None:
         return "–"
     pauses = f", without {rates.num_pauses} pause(s)" if rates.num_pauses else ""
-    overall = f"{rates.overall:.2f} images/s overall ({format_seconds(rates.active_s)} of work{pauses})"
+    overall = f"{rates.overall:.2f} images/s overall ({console.format_seconds(rates.active_s)} of work{pauses})"
     if rates.now is None:
         return overall
-    return f"{rates.now:.2f} images/s now (over the last {format_seconds(rates.window_s)} or less), {overall}"
+    return f"{rates.now:.2f} images/s now (over the last {console.format_seconds(rates.window_s)} or less), {overall}"
 
 
 def _left(found: RunStatus) -> str:
@@ -151,7 +137,7 @@ def _left(found: RunStatus) -> str:
     if found.eta_s is None:
         return images
     once = "" if found.driver.state == DRIVER_ALIVE else " after the run is started again"
-    return f"{images}, about {format_seconds(found.eta_s)}{once}"
+    return f"{images}, about {console.format_seconds(found.eta_s)}{once}"
 
 
 def verify(
@@ -186,7 +172,7 @@ def verify(
     else:
         _show_report(out, found)
     if not found.is_clean:
-        report("off", f"{counted(len(found.problems), 'problem')} in {out}", "red")
+        console.report("off", f"{console.counted(len(found.problems), 'problem')} in {out}", "red")
         raise typer.Exit(1)
 
 
@@ -205,7 +191,7 @@ def _checking(address: str | None) -> Iterator[CheckShards]:
 
 def _show_report(out: str, found: VerifyReport) -> None:
     shards = "any shard" if found.num_checked == found.num_shards else "the checked shards"
-    table = facts_table(f"{out}: {f'no problem found in {shards}' if found.is_clean else 'problems found'}")
+    table = console.facts_table(f"{out}: {f'no problem found in {shards}' if found.is_clean else 'problems found'}")
     table.add_row("images planned", f"{found.num_images:,}")
     table.add_row("accounted for", f"{found.num_accounted:,}")
     table.add_row("", counts_text(found))
@@ -213,24 +199,24 @@ def _show_report(out: str, found: VerifyReport) -> None:
     table.add_row("chain", "digests of header, plan, receipts, manifests, tables")
     for notice in found.notices:
         table.add_row("notice", notice)
-    stdout.print(table)
+    console.stdout.print(table)
     # Printed on one unwrapped line, so that it can be copied.
-    stdout.print(f"root digest  {found.root or 'unknown, as a receipt cannot be used'}", soft_wrap=True)
+    console.stdout.print(f"root digest  {found.root or 'unknown, as a receipt cannot be used'}", soft_wrap=True)
     if found.problems:
         more = f", the first {MAX_SHOWN}" if len(found.problems) > MAX_SHOWN else ""
-        title = f"{counted(len(found.problems), 'problem')}{more}"
-        table = columns_table(("shard", "what", "detail"), title=title, num_texts=3)
+        title = f"{console.counted(len(found.problems), 'problem')}{more}"
+        table = console.columns_table(("shard", "what", "detail"), title=title, num_texts=3)
         for problem in found.problems[:MAX_SHOWN]:
             table.add_row("–" if problem.shard is None else str(problem.shard), problem.what, problem.detail)
-        stdout.print(table)
+        console.stdout.print(table)
     if found.outside:
         title = "not byte-reproducible: bytes may differ from another run's (not a problem)"
-        table = columns_table(("shards", "what", "detail"), title=title, num_texts=3)
+        table = console.columns_table(("shards", "what", "detail"), title=title, num_texts=3)
         for each in found.outside:
             shown = [str(first) if first == last else f"{first}–{last}" for first, last in each.shards[:MAX_RANGES]]
             more = ", …" if len(each.shards) > MAX_RANGES else ""
             table.add_row(f"{each.num_shards:,}: {', '.join(shown)}{more}", each.what, each.detail)
-        stdout.print(table)
+        console.stdout.print(table)
 
 
 def gc(
@@ -244,13 +230,13 @@ def gc(
     report = run_gc(location, is_dry=dry_run)
     if dry_run:
         for path in report.deleted:
-            echo(location.uri(path))
+            console.echo(location.uri(path))
     what = "would be deleted (dry run)" if dry_run else "deleted"
-    table = facts_table(f"{out}: {len(report.deleted):,} files {what}")
+    table = console.facts_table(f"{out}: {len(report.deleted):,} files {what}")
     table.add_row("lost", f"{len(report.lost):,} parts of shards that another process committed first")
     table.add_row("superseded", f"{len(report.superseded):,} parts that a retry replaced")
     table.add_row("abandoned", f"{len(report.abandoned):,} unfinished files of killed processes")
     if report.num_uploads:
         table.add_row("uploads", f"{report.num_uploads:,} unfinished uploads of killed processes")
-    table.add_row("freed", format_bytes(report.freed_bytes))
-    stdout.print(table)
+    table.add_row("freed", console.format_bytes(report.freed_bytes))
+    console.stdout.print(table)

@@ -1,4 +1,7 @@
-"""Turns corrections in Label Studio into verdicts on an audit's pairs. Called by `audit.py` for `audit add`."""
+"""Turns corrections in Label Studio into verdicts on an audit's pairs. Called by `cli/audit` for `audit add`.
+
+All drawn images must be annotated: images that a person chose to correct would say nothing about the others.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,7 @@ if TYPE_CHECKING:
 
 
 def studio_verdicts(folder: AuditFolder, file: Path, data: bytes) -> bytes:
-    """Return the verdicts that an export of Label Studio implies about the kept pairs of an audit.
-
-    Only what was drawn counts, and all of it: images that a person chose to correct would say nothing about the others.
-    """
+    """Return the file of verdicts that an export of Label Studio implies about the kept pairs of an audit."""
     if not RATER_NAME.fullmatch(file.stem):
         raise ConfigError(f"{file}: {file.stem!r} is not a rater's name. Call the file by one, such as ana.json.")
     tasks = read_tasks(data, file.name)

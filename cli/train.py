@@ -1,4 +1,8 @@
-"""`pseudoris train`: trains a learner on runs. Called by `main.py`, and for its parts by `experiments/segmenter`."""
+"""`pseudoris train`: trains PPT or a student on runs, and shows steps and figures.
+
+Called by `main`; `experiments/segmenter` uses the bar and the view. With several processes only the first one prints.
+After an interrupt the last checkpoint stays, and `--resume` continues from it.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +16,14 @@ import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from pseudoris.cli import options
-from pseudoris.cli.console import (
-    command,
-    facts_table,
-    format_seconds,
-    path_lines,
-    report,
-    report_stopped,
-    stderr,
-    stdout,
-)
+from pseudoris.cli import console, options
 from pseudoris.cli.options import argument, option, training_folder
 from pseudoris.cli.progress import INTERRUPTED, Bar, bar
 
 if TYPE_CHECKING:
     from pseudoris.training.learning import FitSummary, StepReport
     from pseudoris.training.ppt.curriculum import Round
-    from pseudoris.training.ppt.ppt_config import PointGeneratorConfig, Source
+    from pseudoris.training.ppt.ppt_config import Source
     from pseudoris.training.ppt.ppt_training import PptSummary
 
 _Runs = list[str] | None
@@ -76,12 +70,17 @@ def ppt(
     fabric = open_fabric(config.training)
 
     def on_select(each: Round, decided: int, pairs: int) -> None:
-        report("select", f"{each.name}: {decided:,} of {pairs:,} undecided pairs now have a referent", "green")
+        console.report("select", f"{each.name}: {decided:,} of {pairs:,} undecided pairs now have a referent", "green")
 
     def train(shown: TrainingBar) -> RenderableType:
         request = PptRequest(config, runs, folder, val=val, is_resuming=resume)
         _, summary = train_ppt(request, fabric, Reports(_show_plan, shown.on_step, on_select))
-        return ppt_summary_view(summary, config.generator)
+        sizes = config.generator
+        blocks = f"{len(sizes.image_blocks)} stages, {sizes.num_queries} queries of {sizes.num_points} points"
+        table = _trained(summary, console.format_seconds(summary.wall_s), f": width {sizes.width}, {blocks}")
+        for phase, figures in summary.phases.items():
+            table.add_row(phase, _figures_text(figures))
+        return table
 
     raise typer.Exit(_run(train, folder, is_first=fabric.is_global_zero, is_resuming=resume))
 
@@ -126,7 +125,7 @@ def student(
         config = config.model_copy(update={"training": config.training.with_steps(steps)})
     fabric = open_fabric(config.training)
     if config.answers_none and val is None and fabric.is_global_zero:
-        report("note", _NOT_FITTED, "yellow")
+        console.report("note", _NOT_FITTED, "yellow")
 
     def train(shown: TrainingBar) -> RenderableType:
         request = StudentRequest(config, runs, folder, val=val, human=human, num_epochs=epochs, is_resuming=resume)
@@ -140,24 +139,24 @@ def _run(train: Callable[[TrainingBar], RenderableType], out: Path, *, is_first:
     """Train, and show what `train` returns; only the first process says anything. Return the exit code."""
     from pseudoris.training.learning import TrainingFolder
 
-    # No error: a script that restarts after a kill always passes `--resume`, also before the first checkpoint. It is
-    # reported because a mistyped folder looks the same.
+    # This is no error, because a script that restarts after a kill always passes `--resume`, also before the first
+    # checkpoint. It is reported, because a mistyped folder looks the same.
     if is_first and is_resuming and not TrainingFolder(out).is_begun:
-        report("note", f"{out} has no training to resume. A new one begins.", "yellow")
+        console.report("note", f"{out} has no training to resume. A new one begins.", "yellow")
     try:
         with training_bar(is_shown=is_first) as shown:
             view = train(shown)
     except KeyboardInterrupt:
         if TrainingFolder(out).is_begun:
-            report("stopped", f"The last checkpoint is in {out}. Use --resume to continue from it.", "yellow")
+            console.report("stopped", f"The last checkpoint is in {out}. Use --resume to continue from it.", "yellow")
         else:
-            report_stopped("interrupted before the first step: nothing is kept")
+            console.report_stopped("interrupted before the first step: nothing is kept")
         return INTERRUPTED
     if is_first:
-        stdout.print(view)
-        ask = command("predict", "IMAGE", "the small star on the left", "--model", str(out))
+        console.stdout.print(view)
+        ask = console.command("predict", "IMAGE", "the small star on the left", "--model", str(out))
         then = {"ask": ask, "curves": shlex.join(["tensorboard", "--logdir", str(out)])}
-        stdout.print(path_lines("next", then), soft_wrap=True)
+        console.stdout.print(console.path_lines("next", then), soft_wrap=True)
     return 0
 
 
@@ -183,7 +182,7 @@ class TrainingBar:
 def training_bar(*, is_shown: bool) -> Iterator[TrainingBar]:
     """Give the bar of a training; only the first process shows it."""
     amount = (lambda done, total: f"{done:,} of {total:,}") if is_shown else None
-    with bar("reading the runs", amount=amount, console=stderr if is_shown else Console(quiet=True)) as show:
+    with bar("reading the runs", amount=amount, console=console.stderr if is_shown else Console(quiet=True)) as show:
         yield TrainingBar(show)
 
 
@@ -192,22 +191,13 @@ def _show_plan(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> None:
 
     phases = describe(rounds, num_pairs)
     rows = ((name, f"{data}: {pairs:,} pairs per epoch, {steps:,} steps") for name, data, pairs, steps in phases)
-    stdout.print(facts_table("curriculum", rows))
-
-
-def ppt_summary_view(summary: PptSummary, sizes: PointGeneratorConfig) -> RenderableType:
-    """Return how a training of PPT ended as a table."""
-    blocks = f"{len(sizes.image_blocks)} stages, {sizes.num_queries} queries of {sizes.num_points} points"
-    table = _trained(summary, format_seconds(summary.wall_s), f": width {sizes.width}, {blocks}")
-    for phase, figures in summary.phases.items():
-        table.add_row(phase, _figures_text(figures))
-    return table
+    console.stdout.print(console.facts_table("curriculum", rows))
 
 
 def training_view(summary: FitSummary) -> RenderableType:
     """Return how a training of one model ended as a table."""
-    validating = f", of which validation {format_seconds(summary.validation_s)}" if summary.figures else ""
-    table = _trained(summary, f"{format_seconds(summary.wall_s)}{validating}")
+    validating = f", of which validation {console.format_seconds(summary.validation_s)}" if summary.figures else ""
+    table = _trained(summary, f"{console.format_seconds(summary.wall_s)}{validating}")
     for name, value in summary.figures.items():
         table.add_row(_figure_title(name), f"{value:.3f}")
     return table
@@ -218,7 +208,7 @@ def _trained(summary: FitSummary | PptSummary, time: str, sizes: str = "") -> Ta
     first = [("validation", f"{kind}: in full in summary.json (circularity)") for kind in kinds]
     steps = ("steps", f"{summary.num_steps:,}, {summary.num_steps_now:,} of them now")
     parameters = ("parameters", f"{summary.num_parameters:,} trained{sizes}")
-    return facts_table("trained", [*first, steps, ("time", time), parameters])
+    return console.facts_table("trained", [*first, steps, ("time", time), parameters])
 
 
 def _figures_text(figures: Mapping[str, float]) -> str:

@@ -1,4 +1,7 @@
-"""`pseudoris weights`: shows, downloads and checks the weights of a preset. Called by `main.py`."""
+"""`pseudoris weights`: shows, downloads and checks the weights of a preset. Called by `main`.
+
+`workers/checkpoints` does the work. Only `get` uses the network. `get` and `check` compare every file with its digest.
+"""
 
 from __future__ import annotations
 
@@ -122,14 +125,14 @@ def _get(weights: WeightsConfig, to: Path | None) -> Path | str:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
+
+    def amount(done: int, total: int) -> str:
+        return f"{format_bytes(done)} of {format_bytes(total)}"
+
     with ExitStack() as stack:
 
         @cache
         def shown() -> Bar:
-            return stack.enter_context(bar(columns=columns, amount=_amount, console=stdout, is_transient=False))
+            return stack.enter_context(bar(columns=columns, amount=amount, console=stdout, is_transient=False))
 
         return get_weights(weights, to, lambda name: shown().named(name))
-
-
-def _amount(done: int, total: int) -> str:
-    return f"{format_bytes(done)} of {format_bytes(total)}"

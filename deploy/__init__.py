@@ -1,4 +1,7 @@
-"""What a cluster needs in addition to the package: entry script of submitted jobs, container, manifests, dashboards."""
+"""What a cluster needs beside the package: the entry script of submitted jobs, container, manifests, dashboards.
+
+`ray job submit` starts `job_entry`. No room imports this folder, and its manifests start the same commands as a user.
+"""
 
 if not __name__.startswith("pseudoris."):
     # In a clone's root Python would find this folder under its bare name and load a second copy of every module.

@@ -1,10 +1,14 @@
-"""Plans or resumes a run, executes the session on Ray, returns a summary. Called by `cli/annotate.py` and the API."""
+"""Annotates SOURCE into OUT: plans a run or resumes it, computes its shards on Ray, and returns a summary.
+
+Called by `cli/annotate.py` and `pseudoris.annotate`. What can be refused without Ray is refused before Ray starts, and
+the lock is held from before the plan until Ray has ended.
+"""
 
 from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -53,7 +57,7 @@ from pseudoris.store.runs.receipts import Totals, latest_receipts
 from pseudoris.store.runs.repair import damaged_receipts
 from pseudoris.store.runs.session import Executor, Outcome, RunSession, trim_memory
 from pseudoris.store.sources import SourceItem
-from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, StageKind, with_check
+from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, with_check
 
 # Source: measured, all four tables, on the demonstration run (69 images, 321 masks, 14,124 draws, `tiny`): the bytes of
 # a shard's footers and column docs, and the compressed bytes of each row.
@@ -93,7 +97,7 @@ def annotate(
             # This machine can check the run without Ray, which takes seconds to start: it may be complete.
             begun = begin(start.here, lock, start.listing.list)
             if not begun.pending.shards:
-                return _finish(begun, {}, _nothing, options, on_event=on_event)
+                return begun.finish({}, lambda _: (each for each in list[Outcome]()))
         # Imported here because it takes seconds: a mistake in SOURCE or OUT is reported before.
         executor = importlib.import_module("pseudoris.pipeline.executor")
         # An interrupt may have come during the import. Starting Ray would delay it for seconds more.
@@ -115,7 +119,7 @@ def annotate(
         job = Job(start.listing.name, location, header, config, may_grow=may_grow, masks=masks)
         again = {"retry": Retry(generations, options.reasons)} if options.is_retry else {"repairs": generations}
         job = replace(job, notices=_notices_of_actors(config, on_event, stack), **again)
-        return _finish(begun, actors, executor.ray_executor(job, actors, interrupts), options, on_event=on_event)
+        return begun.finish(actors, executor.ray_executor(job, actors, interrupts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,31 @@ class _Begun:
     pending: PendingWork
     events: _MeteredEvents
     left_out: tuple[str, ...]
+    is_retry: bool
+
+    def finish(self, actors: Mapping[str, int], execute: Executor) -> RunSummary:
+        """Compute what is pending, then finish the run; return the outcome."""
+        session, header, pending = self.session, self.planned.header, self.pending
+        if self.is_retry:
+            self.events(Planned(pending.num_images, 0, len(pending.shards), 0, actors, is_retry=True))
+        else:
+            self.events(Planned(header.num_images, session.num_images, header.num_shards, len(session.latest), actors))
+        outcome = session.execute(pending, execute)
+        retried = self.events.retried
+        return RunSummary(
+            out=self.location.root,
+            totals=outcome.totals,
+            num_planned_images=header.num_images,
+            num_planned_shards=header.num_shards,
+            num_shards_before=outcome.num_shards_before,
+            num_images_now=retried.num_images if self.is_retry else outcome.num_images_now,
+            wall_s=outcome.wall_s,
+            tables=table_globs(self.location.uri),
+            interrupted=outcome.is_interrupted,
+            retry=retried if self.is_retry else None,
+            warning=header.warning,
+            left_out=self.left_out,
+        )
 
 
 def _begin(
@@ -162,43 +191,14 @@ def _begin(
         if planned.is_repair:
             on_event(Step("reading all parts"))
             pending = session.with_damaged(pending)
-    return _Begun(location, planned, session, pending, events, left_out)
-
-
-def _nothing(pending: PendingWork) -> Generator[Outcome]:
-    """The executor of a session that has nothing to do."""
-    yield from ()
-
-
-def _finish(
-    begun: _Begun, actors: Mapping[str, int], execute: Executor, options: RunOptions, *, on_event: OnEvent
-) -> RunSummary:
-    """Compute what is pending, then finish the run; return the outcome."""
-    session, header, pending = begun.session, begun.planned.header, begun.pending
-    if options.is_retry:
-        on_event(Planned(pending.num_images, 0, len(pending.shards), 0, actors, is_retry=True))
-    else:
-        on_event(Planned(header.num_images, session.num_images, header.num_shards, len(session.latest), actors))
-    outcome = session.execute(pending, execute)
-    retried = begun.events.retried
-    return RunSummary(
-        out=begun.location.root,
-        totals=outcome.totals,
-        num_planned_images=header.num_images,
-        num_planned_shards=header.num_shards,
-        num_shards_before=outcome.num_shards_before,
-        num_images_now=retried.num_images if options.is_retry else outcome.num_images_now,
-        wall_s=outcome.wall_s,
-        tables=table_globs(begun.location.uri),
-        interrupted=outcome.is_interrupted,
-        retry=retried if options.is_retry else None,
-        warning=header.warning,
-        left_out=begun.left_out,
-    )
+    return _Begun(location, planned, session, pending, events, left_out, options.is_retry)
 
 
 def _notices_of_actors(config: RunConfig, on_event: OnEvent, stack: ExitStack) -> Queue | None:
-    """Return what hands a notice of a stage actor on at once, as its log stays on its node; None without composing."""
+    """Return a queue whose first notice of a stage actor is shown at once; None if `config` does not compose.
+
+    An actor's log stays on its node, so the user would not see the notice there.
+    """
     if config.composing is None:
         return None
     queue = Queue(actor_options={"num_cpus": 0})
@@ -256,9 +256,12 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
             check_identity(header, identity, preset=config.preset, allow_mixed=config.placement.allow_mixed)
         items = list_on_cluster(listing, config.placement.read) if needs_ray else listing.list()
         excluded = ExcludedItems(options.exclusions)
-        tally = _planned(start, location) or _listed(items, config, options.limit, excluded)
+        tally = _counted(start, location, items, options.limit, excluded)
         extension = _extended(tally, items, location, header, options)
     output_bytes, basis, num_done = _estimate(location, tally, config)
+    origins = {stage.name: str(stage.settings(config).weights.uri) for stage in with_check(STAGES, config)}
+    if config.placement.masks_from is not None:
+        origins[STAGE_PROPOSE] = f"masks of {config.placement.masks_from}"
     receipts = cached_receipts(location) if options.is_retry else ()
     damaged = damaged_receipts(location, latest_receipts(location)) if config.placement.repair else None
     return RunPlan(
@@ -270,7 +273,7 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         num_shards_done=num_done,
         input_bytes=tally.size_bytes,
         actors=actors,
-        weights={of.name: (_origin(of, config), identity.weights[of.name]) for of in with_check(STAGES, config)},
+        weights={name: (origin, identity.weights[name]) for name, origin in origins.items()},
         device_kind=identity.device_kind,
         output_bytes=output_bytes,
         output_basis=basis,
@@ -282,16 +285,18 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
     )
 
 
-def _origin(stage: StageKind, config: RunConfig) -> str:
-    """Return where the weights of a stage come from, or the run that its results are taken from."""
-    if stage.name == STAGE_PROPOSE and config.placement.masks_from is not None:
-        return f"masks of {config.placement.masks_from}"
-    return str(stage.settings(config).weights.uri)
-
-
-def _listed(items: Iterator[SourceItem], config: RunConfig, limit: int | None, excluded: ExcludedItems) -> PlanTally:
+def _counted(
+    start: Opened, location: RunLocation, items: Iterator[SourceItem], limit: int | None, excluded: ExcludedItems
+) -> PlanTally:
+    """Count the plan that a session follows: the parent's, else that in OUT, else a plan of the listed items."""
+    header = start.header
+    if start.parent is not None:
+        location, header = start.parent.location, start.parent.header
+    if header is not None:
+        size_bytes = sum(entry.size_bytes or 0 for _, entries in iter_plan(location, header) for entry in entries)
+        return PlanTally(header.num_images, header.num_shards, header.num_repeated, size_bytes)
     tally = PlanTally()
-    for _ in itertools.islice(assign_shards(excluded.kept(items), config.shards, tally=tally), limit):
+    for _ in itertools.islice(assign_shards(excluded.kept(items), start.config.shards, tally=tally), limit):
         pass
     excluded.check_left(tally.num_images)
     return tally
@@ -310,17 +315,6 @@ def _extended(
     tally.num_shards += found.num_shards
     tally.size_bytes += found.size_bytes
     return found
-
-
-def _planned(start: Opened, location: RunLocation) -> PlanTally | None:
-    """Count the plan that a session follows: the parent's, else that in OUT; None if SOURCE is listed."""
-    header = start.header
-    if start.parent is not None:
-        location, header = start.parent.location, start.parent.header
-    if header is None:
-        return None
-    size_bytes = sum(entry.size_bytes or 0 for _, entries in iter_plan(location, header) for entry in entries)
-    return PlanTally(header.num_images, header.num_shards, header.num_repeated, size_bytes)
 
 
 def _estimate(location: RunLocation, tally: PlanTally, config: RunConfig) -> tuple[int, str, int]:

@@ -1,8 +1,11 @@
-"""The Ray cluster: commands join or start it here, list its nodes, get our errors. Called by `pipeline` and `cli`."""
+"""The Ray cluster of a run: joins it or starts it, lists its nodes, and turns Ray's errors into ours.
+
+Called by most modules here, and by `cli` for `verify --address` and `doctor`. A Ray that was started here ends with its
+block, and an error of Ray itself leaves the block as a `TransientError`.
+"""
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import re
@@ -11,9 +14,9 @@ import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import ray
 from ray.exceptions import AuthenticationError, OutOfMemoryError, RayError
@@ -30,6 +33,32 @@ logger = logging.getLogger(__name__)
 _ADVICE: Final = "\nFailed to apply UDF transform after "
 
 T = TypeVar("T")
+RAY_ADDRESS = "RAY_ADDRESS"
+RAY_TMPDIR = "RAY_TMPDIR"
+# Where models hold all CPUs, Ray ends a worker that reads or commits after a second without work, and the next one
+# takes seconds of CPU to start. Source: measured, 300 shards on two shared CPUs: 5 workers start instead of 29, and all
+# processes take 81 s of CPU instead of 156 s.
+# By default Ray adds 15 to the niceness of its workers: beside other work on two CPUs models got 3 % of a core.
+# Source: measured, the demo's scenes had no shard after 400 s, and were done in 120 s at the driver's own priority.
+# By default Ray retries forever a task that its memory monitor ended: the run stands still, and nothing is printed.
+RAY_SETTINGS: Final = {
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
+    "RAY_worker_niceness": "0",
+    "RAY_task_oom_retries": "5",
+}
+# Ray's settings for how long it waits for its GCS and its raylet.
+_START_LIMITS: Final = ("RAY_gcs_server_port_wait_time_s", "RAY_raylet_start_wait_time_s")
+# A cluster across the internet accepts a connection, or answers, in a small part of this time.
+_CONNECT_TIMEOUT_S: Final = 4.0
+# Ray's gRPC uses HTTP/2. A client first sends the preface, and a server answers with a frame of the type SETTINGS.
+# Source: RFC 9113, sections 3.4 and 6.5.
+_HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+_HTTP2_SETTINGS: Final = 4
+# Ray raises this text, as an OSError without a number, before it starts any process.
+_LONG_SOCKET: Final = re.compile(r"AF_UNIX path length cannot exceed (\d+) bytes: (.+)")
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+# Results of `joins_cluster`, kept for the start: each try at a dead address costs seconds.
+_gone: Final[dict[str, bool]] = {}
 
 
 def task_result(task: ray.ObjectRef[T]) -> T:
@@ -65,17 +94,6 @@ def original_error(error: BaseException) -> BaseException:
     return TransientError(f"Ray gave up ({type(error).__name__}: {first_line}); {remedy}")
 
 
-def strip_traceback(error: BaseException) -> BaseException:
-    """Return `error` without its traceback and causes; raise it outside of the handler that caught it.
-
-    Its frames, and cycles in Ray Data, would keep the actors alive and their CPUs in use. The error of a worker is in
-    the text.
-    """
-    error.__cause__ = error.__context__ = None
-    gc.collect()
-    return error.with_traceback(None)
-
-
 def causes(error: BaseException) -> Iterator[BaseException]:
     """Yield `error` and every exception that it was raised from, outermost first, each once."""
     pending: list[BaseException | None] = [error]
@@ -89,32 +107,6 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         cause = getattr(link, "cause", None)
         # __context__ is not followed: it holds an error that was handled and did not cause this one.
         pending += [link.__cause__, cause if isinstance(cause, BaseException) else None]
-
-
-RAY_ADDRESS = "RAY_ADDRESS"
-RAY_TMPDIR = "RAY_TMPDIR"
-# Where models hold all CPUs, Ray ends a worker that reads or commits after a second without work, and the next one
-# takes seconds of CPU to start. Source: measured, 300 shards on two CPUs that others used too: 29 workers become 5, and
-# the CPU of all processes 156 s become 81 s.
-# By default Ray adds 15 to the niceness of its workers: beside other work on two CPUs models got 3 % of a core.
-# Source: measured, the demo's scenes had no shard after 400 s, and were done in 120 s at the driver's own priority.
-# By default Ray tries a task that its memory monitor ended again without end: a run stands still without a word.
-RAY_SETTINGS: Final = {
-    "RAY_idle_worker_killing_time_threshold_ms": "60000",
-    "RAY_worker_niceness": "0",
-    "RAY_task_oom_retries": "5",
-}
-# Ray's settings for how long it waits for its GCS and its raylet.
-_START_LIMITS: Final = ("RAY_gcs_server_port_wait_time_s", "RAY_raylet_start_wait_time_s")
-# Many times what a cluster across the internet takes to accept a connection or to answer.
-_CONNECT_TIMEOUT_S: Final = 4.0
-# What a client of HTTP/2, on which Ray's gRPC stands, says first, and the type of the frame that a server answers with.
-# Source: RFC 9113, sections 3.4 and 6.5.
-_HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-_HTTP2_SETTINGS: Final = 4
-# Ray raises this text, as an OSError without a number, before it starts any process.
-_LONG_SOCKET: Final = re.compile(r"AF_UNIX path length cannot exceed (\d+) bytes: (.+)")
-_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 @contextmanager
@@ -134,31 +126,23 @@ def connected(address: str, start_timeout_s: int = 30) -> Iterator[bool]:
     """
     _refuse_client(address)
     try:
-        with _connection(address, start_timeout_s) as may_grow, memory_watched():
+        with ExitStack() as stack:
+            may_grow = True
+            if not ray.is_initialized():
+                folder = _new_folder() if address == "local" else None
+                if folder is not None:
+                    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                stack.enter_context(_quiet())
+                stack.callback(ray.shutdown)
+                may_grow = _start(address, folder, start_timeout_s)
+            stack.enter_context(memory_watched())
             yield may_grow
-    except ray.exceptions.RayError as error:
+    except RayError as error:
         # This happens, for example, when a cluster of somebody else ends.
         ours = original_error(error)
         if ours is error:
             raise
         raise ours from error
-
-
-@contextmanager
-def _connection(address: str, start_timeout_s: int) -> Iterator[bool]:
-    if ray.is_initialized():
-        yield True
-        return
-    folder = _new_folder() if address == "local" else None
-    try:
-        with _quiet():
-            try:
-                yield _start(address, folder, start_timeout_s)
-            finally:
-                ray.shutdown()
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def temporary_folder() -> str:
@@ -203,7 +187,7 @@ def node_resources() -> list[dict[str, float]]:
 
 
 def lone_node() -> dict[str, float]:
-    """Return the CPUs of the node that a Ray started here would have; Ray is not asked, nor are other resources."""
+    """Return the CPUs of the node that a Ray started here would have, without asking Ray."""
     # Ray counts the CPUs that a container may use; Python counts all. Ray has no public name for it.
     return {"CPU": float(ray._private.utils.get_num_cpus(override_docker_cpu_warning=True))}
 
@@ -226,14 +210,9 @@ def joins_cluster(address: str) -> bool:
     return not _gone[recorded]
 
 
-# Results of `joins_cluster`, kept for the start: each try at a dead address costs seconds.
-_gone: Final[dict[str, bool]] = {}
-
-
 def _recorded_cluster() -> str | None:
     """Return where `auto` finds a cluster of this machine. Ray has no public name for it."""
-    recorded: str | None = ray._private.utils.read_ray_address()
-    return recorded
+    return cast("str | None", ray._private.utils.read_ray_address())
 
 
 def _refuse_client(address: str) -> None:
@@ -334,7 +313,13 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
 
 def _start_error(error: Exception, address: str, start_timeout_s: int) -> PseudorisError:
     """Return what to raise for an error of `ray.init`, a bare Exception if its processes do not start in time."""
-    _refuse_home(error, temporary_folder())
+    # Ray also keeps files in the home folder, which may be above the temporary folder or below it.
+    home, path = os.environ.get("HOME", ""), str(getattr(error, "filename", ""))
+    roots = [root for root in (home, temporary_folder()) if root and path.startswith(root)]
+    has_none = isinstance(error, RuntimeError) and "home directory" in str(error)
+    if has_none or (roots and max(roots, key=len) == home):
+        reason = "this user has none" if has_none else error
+        return ConfigError(f"Ray keeps files in the home folder: {reason}. Set HOME to a folder that can be written")
     if isinstance(error, (ConnectionError, ValueError, RuntimeError)):
         if any(AuthenticationError.__name__ in str(link) for link in causes(error)):
             return ConfigError(
@@ -348,16 +333,6 @@ def _start_error(error: Exception, address: str, start_timeout_s: int) -> Pseudo
         f"Ray did not start: {error} The machine may be busy or short of memory: check what else runs on it, or raise "
         f"the time limit (--set placement.start_timeout_s=…; it is {start_timeout_s} s)"
     )
-
-
-def _refuse_home(error: Exception, temporary_folder: str) -> None:
-    """Raise a `ConfigError` if an error is of the home folder, where Ray keeps files, not of the temporary one."""
-    home, path = os.environ.get("HOME", ""), str(getattr(error, "filename", ""))
-    roots = [root for root in (home, temporary_folder) if root and path.startswith(root)]
-    has_none = isinstance(error, RuntimeError) and "home directory" in str(error)
-    if has_none or (roots and max(roots, key=len) == home):
-        reason = "this user has none" if has_none else error
-        raise ConfigError(f"Ray keeps files in the home folder: {reason}. Set HOME to a folder that can be written")
 
 
 @contextmanager

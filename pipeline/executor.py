@@ -1,16 +1,14 @@
-"""Executes shards on Ray Data: a graph of read tasks, pools of stage actors and commit tasks, one block a shard.
+"""Executes shards on Ray Data: a graph of read tasks, pools of stage actors and commit tasks.
 
-`annotate` and `estimate` hand in shards and get outcomes, with Ray's errors converted to ours.
-
-A window is the set of shards of one execution of Ray Data. It must be small enough for the driver's memory and large
-enough to pay for starting the pools. An execution keeps about 3 MB per 1,000 shards on the driver until it ends, and 13
-in GCS and raylet (docs/records/scale.md). Each execution starts its pools again, and its actors idle
-while the last shard finishes. Called by `annotation.py` and `sample_estimate.py`.
+Called by `annotation` and `sample_estimate`: they hand in shards and get outcomes. One block is one shard from end to
+end: Ray Data must never split or merge blocks, because a commit refuses a block that is not exactly its shard. Errors
+of Ray leave as ours.
 """
 
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import shlex
 import sys
@@ -24,7 +22,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTa
 from ray.data.block import BlockMetadata
 from ray.exceptions import RayError
 
-from pseudoris.pipeline.cluster import original_error, strip_traceback
+from pseudoris.pipeline.cluster import original_error
 from pseudoris.pipeline.interrupts import Interrupts
 from pseudoris.pipeline.resources import busy_actors, num_committers, num_readers
 from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block, read_block
@@ -37,6 +35,9 @@ from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
 logger = logging.getLogger(__name__)
 
 MAX_INIT_DEATHS: Final = 8
+# The most shards in a window, which is one execution of Ray Data. It keeps about 3 MB per 1,000 shards on the driver
+# until it ends, and 13 MB in GCS and raylet (docs/records/scale.md). Each window starts its pools again.
+MAX_SHARDS: Final = 100_000
 
 
 def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Dataset:
@@ -51,8 +52,27 @@ def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) ->
         concurrency=num_readers(job.config),
         **_task_arguments(placement.read),
     )
-    for name in job.config.model_pools():
-        dataset = _add_pool(dataset, job, name, num_actors=actors[name])
+    for name, pool in job.config.model_pools().items():
+        # `map_batches` requires a batch size for GPUs, and any batch size would merge or split shards.
+        dataset = dataset.map_batches_internal(
+            StageActor,
+            fn_constructor_args=(job, name),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(
+                min_size=1,
+                # On a cluster that may grow, the planned number is where a pool starts. Ray Data adds actors while
+                # shards wait and resources are free, and reserves what reading and committing need.
+                max_size=pool.max_actors if job.may_grow else actors[name],
+                initial_size=actors[name],
+                max_tasks_in_flight_per_actor=placement.max_tasks_in_flight_per_actor,
+            ),
+            num_gpus=pool.num_gpus,
+            # The separate environment also prevents fusion of the read into the first pool, where the models would wait
+            # for the disk: Ray Data only fuses operators with equal arguments.
+            runtime_env=actor_runtime(job.config.compute),
+            **_task_arguments(pool),
+        )
     committed: Dataset = dataset.map_batches(
         functools.partial(commit_block, job=job),
         batch_size=None,
@@ -116,30 +136,6 @@ def read_task(job_ref: ray.ObjectRef[Job], shard: int) -> list[pa.Table]:
     return [read_block(ray.get(job_ref), shard)]
 
 
-def _add_pool(dataset: Dataset, job: Job, name: str, *, num_actors: int) -> Dataset:
-    pool = job.config.model_pools()[name]
-    # `map_batches` requires a batch size for GPUs, and any batch size would merge or split shards.
-    return dataset.map_batches_internal(
-        StageActor,
-        fn_constructor_args=(job, name),
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(
-            min_size=1,
-            # On a cluster that may grow, the planned number is where a pool starts. Ray Data adds actors while shards
-            # wait and resources are free, and reserves what reading and committing need.
-            max_size=pool.max_actors if job.may_grow else num_actors,
-            initial_size=num_actors,
-            max_tasks_in_flight_per_actor=job.config.placement.max_tasks_in_flight_per_actor,
-        ),
-        num_gpus=pool.num_gpus,
-        # The separate environment also prevents fusion of the read into the first pool, where the models would wait for
-        # the disk: Ray Data only fuses operators with equal arguments.
-        runtime_env=actor_runtime(job.config.compute),
-        **_task_arguments(pool),
-    )
-
-
 def _task_arguments(pool: TaskPoolConfig) -> dict[str, Any]:
     return {"num_cpus": pool.num_cpus, "resources": dict(pool.resources)}
 
@@ -163,12 +159,8 @@ def configure_ray_data() -> None:
     context.memory_usage_poll_interval_s = None
 
 
-# With this many shards an execution takes 2 GB on the driver, GCS and raylet. With fewer, pools start more often.
-MAX_SHARDS: Final = 100_000
-
-
 def window_size(num_pending: int, max_shards: int = MAX_SHARDS) -> int:
-    """Return how many of `num_pending` shards the next execution has: all are equal, and as few as may be."""
+    """Return how many of `num_pending` shards the next window has: all are equal, and as few as may be."""
     return -(-num_pending // -(-num_pending // max_shards))
 
 
@@ -189,7 +181,7 @@ def ray_executor(
 def run_shards(
     job: Job, shards: Sequence[int], actors: Mapping[str, int], *, max_shards: int = MAX_SHARDS
 ) -> Generator[Outcome]:
-    """Yield the receipt of each of `shards` as its commit lands, or why it is set aside; only the windows are in order.
+    """Yield the receipt of each of `shards` as its commit lands, or why it is set aside. They land in any order.
 
     `shards` begin in their order, on the `actors` by pool name that `resources.plan_actors` planned. Closing the
     iterator, or an exception in its consumer, ends the execution; committed shards are kept.
@@ -199,21 +191,19 @@ def run_shards(
     """
     ours: BaseException | None = None
     try:
-        with closing(_run_windows(job, shards, actors, max_shards)) as outcomes:
-            yield from outcomes
+        size = window_size(len(shards), max_shards) if shards else 1
+        for start in range(0, len(shards), size):
+            with closing(_run_window(job, shards[start : start + size], actors)) as outcomes:
+                yield from outcomes
     except RayError as error:
         logger.debug("Ray raised:", exc_info=True)
         ours = original_error(error)
-    # Raised outside of Ray's frames, because those would keep the actors alive.
     if ours is not None:
-        raise strip_traceback(ours)
-
-
-def _run_windows(job: Job, shards: Sequence[int], actors: Mapping[str, int], max_shards: int) -> Generator[Outcome]:
-    size = window_size(len(shards), max_shards) if shards else 1
-    for start in range(0, len(shards), size):
-        with closing(_run_window(job, shards[start : start + size], actors)) as outcomes:
-            yield from outcomes
+        # The traceback's frames, and cycles in Ray Data, would keep the actors alive and their CPUs in use. So they are
+        # dropped, and the error is raised outside of the handler. The error of a worker is in the text.
+        ours.__cause__ = ours.__context__ = None
+        gc.collect()
+        raise ours.with_traceback(None)
 
 
 def _run_window(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Generator[Outcome]:

@@ -1,6 +1,7 @@
-"""Spreads work over tasks: indexing SOURCE, checking tables. For `annotation`, `sample_estimate`, `cli/run_state`.
+"""Spreads work over Ray tasks: indexing the tars and tables of SOURCE, and checking the shards of `verify`.
 
-The driver lists files, and tasks index tars and tables in their order. For `verify` it walks the plan and the receipts.
+Called by `annotation`, `sample_estimate` and `cli/run_state`. Items come in the order of the listing, so that a plan
+does not depend on the tasks; problems come in the order in which the checks end.
 """
 
 from __future__ import annotations
@@ -29,17 +30,18 @@ _FILES_A_TASK: Final = 4
 TASKS_IN_FLIGHT: Final = 64
 # Images listed behind a tar that a task still indexes. Bounds what the driver holds while it waits for that tar.
 BUNDLES_WAITING: Final = 10_000
-
 _TABLES: Final = ("parquet", "beside_tar")
 # The items of a tar, or the row groups of a table. Rows of a table would be too many to send.
 _Index = list[SourceItem] | list[RowGroup]
 # The index of each file, and what was left out of them.
 _Indices = tuple[list[_Index], LeftOut]
-
-
 # Consecutive files of the listing, and the task that indexes them. Image files need no task: None.
 _Files = tuple[tuple[StoredFile, Format], ...]
 _Bundle = tuple[_Files, "ray.ObjectRef[_Indices] | None"]
+# A task of `verify` checks this many shards: starting it is then cheap compared with its reads. Both numbers bound the
+# plan entries that the driver holds.
+_SHARDS_A_TASK: Final = 4
+_CHECKS_IN_FLIGHT: Final = 256
 
 
 def list_on_cluster(source: Source, pool: TaskPoolConfig) -> Iterator[SourceItem]:
@@ -94,11 +96,6 @@ def _items(source: Source, files: _Files, index: ray.ObjectRef[_Indices] | None)
     for (file, format_), found in zip(files, indices, strict=True):
         # The type of `found` follows from the format.
         yield from rows_of(file, found) if format_ in _TABLES else found  # type: ignore[arg-type, misc]
-
-
-# Starting a task is then cheap compared with its reads. It also bounds the plan entries on the driver.
-_SHARDS_A_TASK: Final = 4
-_CHECKS_IN_FLIGHT: Final = 256
 
 
 def checking_on_cluster(pool: TaskPoolConfig) -> CheckShards:

@@ -1,6 +1,7 @@
-"""A run's identity (weights, packages, device), measured before and in a run. Called by `pipeline` and `cli`.
+"""Measures a run's identity (method, weights, packages, device) and refuses a process that has another one.
 
-Every session asks it before it plans or continues a run, and every actor before it loads models.
+Called by `opened_run` before a run is planned or continued, by `stage_actor` and `shard_tasks` in each process, and by
+`cli/doctor`. What computes or writes must be in the identity: equal identities must give equal bytes.
 """
 
 from __future__ import annotations
@@ -49,8 +50,6 @@ PACKAGES: Final = (
     "numpy",
     "scipy",
 )
-
-
 # The packages among them that processes without models use: they check images and write tables.
 _PACKAGES_WITHOUT_MODELS: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "scipy")
 # botocore reads the first variable. The second one marks that a run has set it.
@@ -66,15 +65,14 @@ def identity_before_ray(
     location: RunLocation,
     stored: Mapping[str, str] | None = None,
 ) -> Identity | None:
-    """Accept what can be known of a run before Ray starts: its settings, and on this machine its packages and weights.
+    """Compare what is known before Ray starts with `header`, that of the run in OUT; `source` is `Source.name` now.
 
-    Returns the identity of this machine; None if a cluster that exists already, or a GPU, does the work. Then only the
-    settings are compared with `header`, that of the run in OUT if there is one: weights, packages and devices are those
-    of the nodes. `source` is `Source.name` now.
+    Returns the identity of this machine. If an existing cluster or a GPU does the work, returns None and compares the
+    settings alone: weights, packages and devices are those of the nodes.
     """
     here, needs_cluster = None, config.compute.device == "cuda"
     if header is not None and _weights(config) != _weights(header.config):
-        # If weights differ, first check what needs no weights: they may be missing, or be gigabytes to download.
+        # If weights differ, the settings are compared first: weights may be missing, or be gigabytes to download.
         _check_run(location, header, header.identity, config, source)
     if joins_cluster(config.placement.address):
         config.masks.prior.check_is_set()
@@ -83,7 +81,15 @@ def identity_before_ray(
         # Only a Ray process holds a GPU, so a device is measured there.
         measured = measure_identity(config, sees_device=not needs_cluster, stored=stored)
         if config.compute.device == "cpu":
-            _check_memory(config)
+            # A model folder must fit into this machine's memory. On a GPU the process that loads it checks that.
+            for folder in filter(None, (stage.folder(config) for stage in with_check(STAGES, config))):
+                # Imported here, because only such a run needs torch before Ray starts.
+                import torch
+
+                from pseudoris.workers.checkpoints.hf_models import check_fits
+                from pseudoris.workers.device import compute_dtype
+
+                check_fits(folder, torch.device("cpu"), compute_dtype(config.compute))
         here = None if needs_cluster else measured
     if header is not None:
         _check_run(location, header, here or header.identity, config, source)
@@ -108,20 +114,8 @@ def _check_run(location: RunLocation, header: RunHeader, now: Identity, config: 
         raise ConfigError(f"{error}\n{remedy}") from error
 
 
-def _check_memory(config: RunConfig) -> None:
-    """Refuse a model folder that this machine's memory cannot hold; on a GPU the process that loads it does."""
-    for folder in filter(None, (stage.folder(config) for stage in with_check(STAGES, config))):
-        # Imported here, because only such a run needs torch before Ray starts.
-        import torch
-
-        from pseudoris.workers.checkpoints.hf_models import check_fits
-        from pseudoris.workers.device import compute_dtype
-
-        check_fits(folder, torch.device("cpu"), compute_dtype(config.compute))
-
-
 def identity_on_cluster(config: RunConfig, stored: Mapping[str, str] | None = None) -> Identity:
-    """Return the identity, measured on a node that could run the first model pool; `stored` as there."""
+    """Return the identity, measured on a node that could run the first model pool."""
     return on_model_node(config, partial(measure_identity, config, stored=stored))
 
 
@@ -143,8 +137,7 @@ def measure_identity(
 ) -> Identity:
     """Return the identity of a run of `config` in this process, with the weights of `stages`.
 
-    Without `sees_device` its device stays empty, and what is measured there is absent. `stored` has the digests of
-    stages whose results are taken from another run.
+    Without `sees_device` the device stays empty. `stored` has the digests of stages that another run has computed.
     """
     # Every process that loads weights calls this first.
     announce_endpoint(config)
@@ -176,10 +169,10 @@ def measure_identity(
 
 
 def may_download(config: RunConfig, stages: Sequence[StageKind]) -> bool:
-    """Return whether to fetch weights of `stages`: not while a file is missing that no run fetches."""
+    """Return whether to fetch weights of `stages`: not if one of them is missing that no run can fetch."""
     awaited = [stage for stage in stages if is_awaited(stage.settings(config).weights)]
     try:
-        # Files are only checked if a download is awaited. Otherwise each would be read twice.
+        # The other files are only checked if a download is awaited. Otherwise each would be read twice.
         gather(*(partial(stage.weights_digest, config) for stage in stages if awaited and stage not in awaited))
     except ConfigError:
         return False
@@ -204,10 +197,9 @@ def _check_is_another(config: RunConfig, weights: Mapping[str, str]) -> None:
 
 
 def announce_endpoint(config: RunConfig) -> None:
-    """Make `source.endpoint_url` the default endpoint of S3 clients: weights and priors that are opened by url.
+    """Make `source.endpoint_url` the endpoint of S3 clients that open weights and priors by url.
 
-    An endpoint that the environment already names is kept: it was set for this machine. The endpoint of an earlier run
-    in this process is removed.
+    An endpoint of the environment is kept: it was set for this machine. That of an earlier run here is removed.
     """
     found, mark = os.environ.get(_ENDPOINT_VARIABLE), os.environ.get(_ENDPOINT_MARK)
     if found is not None and found != mark:
@@ -222,13 +214,7 @@ def announce_endpoint(config: RunConfig) -> None:
 def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageKind]) -> tuple[str, ...]:
     """Accept this process for `stages` if its weights, packages and device equal those of the run.
 
-    A node may have other weights under the same path, other packages or another device.
-
-    Returns:
-        The differences that `placement.allow_mixed` accepts, one line per field; empty without it.
-
-    Raises:
-        ConfigError: They differ, or some are missing here; the message names each one.
+    Returns the differences that `placement.allow_mixed` accepts, one line per field; all others raise a ConfigError.
     """
     names = {stage.name for stage in with_check(stages, config)}
     held = {name: digest for name, digest in identity.weights.items() if name in names}
@@ -245,10 +231,7 @@ def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageK
 
 
 def check_packages(identity: Identity, config: RunConfig) -> tuple[str, ...]:
-    """Accept this process for reading and committing if the packages that these tasks use equal the run's. No torch.
-
-    Returns and raises like `check_process`.
-    """
+    """Do as `check_process` for reading and committing: only the packages of these tasks count, and none is torch."""
     names = {*_PACKAGES_WITHOUT_MODELS, *_decoder_packages(config.images.decoder_plugins)} & identity.versions.keys()
     here = {**identity.versions, **package_versions(names)}
     return _check(identity, identity.model_copy(update={"versions": here}), config)
@@ -282,7 +265,7 @@ def _further_packages(config: RunConfig) -> list[str]:
 
 
 def _parser(config: RunConfig) -> dict[str, str]:
-    """Return the version of the pipeline that `nouns: spacy` reads with, and the digest of its files: copies differ."""
+    """Return the version of spaCy's model and the digest of its files, as equal versions may differ; {} without it."""
     if config.filtering.nouns != "spacy":
         return {}
     from pseudoris.workers.filtering.spacy_nouns import SPACY_MODEL, pipeline_digest

@@ -1,4 +1,8 @@
-"""Turns Ctrl-C, SIGTERM and SIGHUP into KeyboardInterrupt, only where that is safe. For `cli/main.py` and runs."""
+"""Turns Ctrl-C, SIGTERM and SIGHUP into KeyboardInterrupt, so that a run ends cleanly.
+
+Called by `cli/main`, `annotation` and `cluster`. The exception is raised only where it is safe: not in an import, not
+while a thread holds the lock of `logging`, and not while Ray starts. Only the main thread gets signals.
+"""
 
 from __future__ import annotations
 
@@ -48,13 +52,12 @@ class Interrupts:
         if not self._is_requested:
             self._requested_s = time.monotonic()
         self._is_requested = True
-        # An exception between acquiring that lock and the `try` that releases it would leave it locked. The next thread
-        # that logs would then wait forever (seen: Ray Data's executor, and with it the run). In an import it would be
-        # swallowed, or leave a module half imported (seen: by a callback of importlib).
-        is_unsafe = _holds_logging_lock() or (
-            _is_importing(frame) and time.monotonic() - self._requested_s < _IMPORT_PATIENCE_S
-        )
-        if is_unsafe:
+        # An exception between acquiring the lock of `logging` and the `try` that releases it would leave it locked. The
+        # next thread that logs would then wait forever (seen: Ray Data's executor, and with it the run). In an import
+        # the exception would be swallowed, or leave a module half imported (seen: by a callback of importlib).
+        lock: Any = logging._lock  # type: ignore[attr-defined]  # there is no public name
+        is_patient = time.monotonic() - self._requested_s < _IMPORT_PATIENCE_S
+        if lock._is_owned() or (is_patient and _is_importing(frame)):
             again = threading.Timer(_PATIENCE_S, self._signal_again, (number,))
             again.daemon = True
             again.start()
@@ -88,9 +91,22 @@ def signals_deferred() -> Iterator[None]:
     block fails after a signal, the signal counts: it may be why.
     """
     kept: list[int] = []
+    install = signal.signal
+
+    def install_others(number: int, handler: Any) -> Any:
+        return signal.getsignal(number) if number in _SIGNALS else install(number, handler)
+
     try:
-        with _handled(lambda number, _frame: kept.append(number)), _handlers_locked(), _children_apart():
-            yield
+        with _handled(lambda number, _frame: kept.append(number)):
+            signal.signal = install_others  # type: ignore[assignment]
+            # A terminal's Ctrl-C, `timeout` and Slurm signal the whole process group. If Ray's processes end while Ray
+            # starts, its C++ code ends this process silently with exit code 1.
+            _is_apart.set()
+            try:
+                yield
+            finally:
+                _is_apart.clear()
+                signal.signal = install
     finally:
         for number in dict.fromkeys(kept):
             signal.raise_signal(number)
@@ -120,32 +136,6 @@ def _handled(handler: _Handler | None) -> Iterator[None]:
             signal.signal(number, before)
 
 
-@contextmanager
-def _handlers_locked() -> Iterator[None]:
-    """Ignore what the block asks `signal.signal` for, as far as these signals are concerned."""
-    install = signal.signal
-
-    def install_others(number: int, handler: Any) -> Any:
-        return signal.getsignal(number) if number in _SIGNALS else install(number, handler)
-
-    signal.signal = install_others  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        signal.signal = install
-
-
-@contextmanager
-def _children_apart() -> Iterator[None]:
-    """Keep signals to this process's group (a terminal's Ctrl-C, `timeout`, Slurm) from children of the block."""
-    # If Ray's processes end while Ray starts, its C++ code ends this process silently with exit code 1.
-    _is_apart.set()
-    try:
-        yield
-    finally:
-        _is_apart.clear()
-
-
 def _leave_group() -> None:
     # Elsewhere Ray may stop its processes by their group, so they must stay in it.
     if _is_apart.is_set() and sys.platform == "linux":
@@ -156,7 +146,7 @@ os.register_at_fork(after_in_child=_leave_group)
 
 
 def _leave_dead_terminal() -> None:
-    """Let output go nowhere where the terminal is gone: each write would raise, in the middle of what ends cleanly."""
+    """Send output nowhere if the terminal is gone: each write would raise while the run ends cleanly."""
     for stream in (1, 2):
         try:
             os.write(stream, b"")
@@ -164,11 +154,6 @@ def _leave_dead_terminal() -> None:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, stream)
             os.close(null)
-
-
-def _holds_logging_lock() -> bool:
-    lock: Any = logging._lock  # type: ignore[attr-defined]  # there is no public name
-    return bool(lock._is_owned())
 
 
 def _is_importing(frame: FrameType | None) -> bool:

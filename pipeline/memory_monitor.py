@@ -1,4 +1,7 @@
-"""Reports when Ray's memory monitor ends workers: while Ray works, and in the error. Called by `cluster`."""
+"""Says that Ray's memory monitor ended workers, and what to do: as a warning while Ray works, and in the error.
+
+Called by `cluster`. It reads Ray's private records, because Ray has no public ones. It only reports: no run fails here.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Meters feed a run's metrics from receipts and stages. For `annotation`, `shard_tasks` and `stage_actor`.
+"""Records a run's metrics, which Ray gives to Prometheus. Called by `annotation`, `shard_tasks` and `stage_actor`.
 
-Outcomes are counted from receipts only. The driver sees each receipt once, so a shard that was processed twice counts
+Outcomes are counted from receipts only: the driver sees each receipt once, so a shard that was processed twice counts
 once. A meter never fails a shard: values that Ray does not accept are dropped and logged.
 """
 
@@ -27,6 +27,8 @@ RUN_TAG: Final = "run"
 
 _SECONDS: Final = (0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0)
 _SHARES: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+_Instrument = ray_metrics.Counter | ray_metrics.Histogram
+_ENQUEUE_TIME: Final = b"pseudoris.handed_on_unix_s"
 
 
 class Metric(NamedTuple):
@@ -79,10 +81,7 @@ METRICS: Final = (
         "pseudoris_load_seconds", "Seconds that an actor took to load a stage's model.", ("stage",), _SECONDS
     ),
     BATCH_FILL := Metric(
-        "pseudoris_batch_fill",
-        "Share of a forward pass's rows that are not padding, by kind of row.",
-        ("of",),
-        _SHARES,
+        "pseudoris_batch_fill", "Share of a forward pass's rows that are not padding, by kind of row.", ("of",), _SHARES
     ),
     QUEUE_WAIT_SECONDS := Metric(
         "pseudoris_queue_wait_seconds",
@@ -104,10 +103,6 @@ METRICS: Final = (
         boundaries=tuple(2.0**exponent for exponent in range(12, 38, 2)),
     ),
 )
-
-_Instrument = ray_metrics.Counter | ray_metrics.Histogram
-
-_ENQUEUE_TIME: Final = b"pseudoris.handed_on_unix_s"
 
 
 class Meter:
@@ -156,7 +151,7 @@ class StageMeter(Meter):
     """Measures, in an actor, loading, waiting and working, and records what its stages measure."""
 
     def __init__(self, root: str, pool: str) -> None:
-        """`root` is where the run lives, `pool` is the name of the actor's pool."""
+        """`root` is OUT, `pool` is the name of the actor's pool."""
         super().__init__(root)
         self._pool = pool
         self._idle_since = time.perf_counter()
@@ -171,7 +166,7 @@ class StageMeter(Meter):
 
     @contextmanager
     def at_work(self, block: pa.Table, *, nodes: tuple[str, ...], on_node: str) -> Iterator[None]:
-        """Measure the work on the block, the time that the block waited, and the time that the actor waited.
+        """Measure the work on the block, and how long block and actor waited.
 
         `nodes` are Ray's ids of the nodes that worked on it, the last one passed it on; `on_node` is this one.
         """
@@ -203,7 +198,7 @@ class StageMeter(Meter):
 
 @functools.cache
 def task_meter(root: str) -> Meter:
-    """Return the meter of the tasks of the run at `root`: a process serves many, but instruments are created once."""
+    """Return the meter of the tasks of the run at `root`. A process has one, as instruments are created once."""
     return Meter(root)
 
 

@@ -1,4 +1,8 @@
-"""Opens and checks SOURCE and OUT before Ray starts. Called by `annotation.py` and `sample_estimate.py`."""
+"""Opens SOURCE and OUT, and refuses before Ray starts, in seconds, what can be refused without it.
+
+Called by `annotation` and `sample_estimate`. It writes nothing, and gives `annotate`, its dry run and an estimate the
+same answer.
+"""
 
 from __future__ import annotations
 
@@ -94,17 +98,12 @@ def _opened(
     elif header is None:
         listing.check_not_empty()
     stored = {} if parent is None else {STAGE_PROPOSE: parent.header.identity.weights[STAGE_PROPOSE]}
-    stored |= _unfetched(config, header, stored) if options.is_dry else {}
+    if options.is_dry:
+        stages = [stage for stage in with_check(STAGES, config) if stage.name not in stored]
+        # If nothing can be downloaded, `identity_before_ray` raises an error that names the missing weights.
+        if joins_cluster(config.placement.address) or may_download(config, stages):
+            found = gather(*(partial(is_unfetched, stage.settings(config).weights) for stage in stages))
+            names = [stage.name for stage, is_missing in zip(stages, found, strict=True) if is_missing]
+            stored |= {name: header.identity.weights.get(name, "") if header else "not fetched" for name in names}
     here = identity_before_ray(config, header, listing.name, location=location, stored=stored)
     return Opened(listing, header, here, config, parent, stored)
-
-
-def _unfetched(config: RunConfig, header: RunHeader | None, stored: Mapping[str, str]) -> dict[str, str]:
-    """Return what stands for the digests of stages whose weights are behind urls and not here yet."""
-    stages = [stage for stage in with_check(STAGES, config) if stage.name not in stored]
-    if not joins_cluster(config.placement.address) and not may_download(config, stages):
-        # Nothing can be downloaded, so the next check raises an error that names the missing weights.
-        return {}
-    found = gather(*(partial(is_unfetched, stage.settings(config).weights) for stage in stages))
-    names = [stage.name for stage, is_missing in zip(stages, found, strict=True) if is_missing]
-    return {name: header.identity.weights.get(name, "") if header else "not fetched" for name in names}

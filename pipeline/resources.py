@@ -1,8 +1,8 @@
-"""Computes how many actors `annotate` gets from the resources of the nodes. Pure arithmetic, no Ray.
+"""Computes how many actors, readers and committers a run gets from the resources of the nodes.
 
-Ray waits forever for resources that do not exist: on a machine with two CPUs, two actors of one CPU each leave nothing
-for the read task, and the run hangs. So all tasks and actors are placed here first. A plan that cannot run is refused
-before it starts. Called by `annotation.py`, `executor.py` and `sample_estimate.py`.
+Called by `annotation`, `executor` and `sample_estimate`. A plan that cannot run is refused here: Ray would wait forever
+for resources that do not exist. On two CPUs, two actors of one CPU each leave nothing for the read task. Pure
+arithmetic: this module does not import Ray.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pseudoris.schemas.config import PoolConfig, RunConfig, TaskPoolConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import RunHeader
 
-# Ray counts resources in ten-thousandths; floats would not add up (3 x 0.1 > 0.3).
+# Ray counts resources in ten-thousandths. Floats would not add up (3 x 0.1 > 0.3).
 UNITS: Final = 10_000
 # For each group of this many actors, the plan keeps CPUs free for one reader and one committer.
 ACTORS_PER_READER: Final = 8
@@ -24,7 +24,7 @@ ACTORS_PER_READER: Final = 8
 _GROWTH: Final = 8
 _MIN_READERS: Final = 2
 # The most images per second that an actor takes, by kind of device: an H200's limit for `base`; `tiny` on a core. Then
-# what a reader takes for an image: three times what a quiet core was measured to need for JPEGs of 0.1 to 4 MB.
+# a reader's seconds for an image: three times what a quiet core was measured to need for JPEGs of 0.1 to 4 MB.
 _IMAGES_PER_S: Final = {"cuda": 13, "cpu": 2, "none": 100}
 _READ_S, _READ_S_PER_BYTE = 0.004, 6e-8
 
@@ -42,11 +42,9 @@ _Amounts = dict[str, int]
 def plan_actors(nodes: Sequence[Mapping[str, float]], config: RunConfig) -> dict[str, int]:
     """Return the number of actors of each model pool, by pool name in stage order.
 
-    First every pool gets one actor, next to one read and one commit task. Then the pools grow in turn, the
-    smallest first, up to `max_actors` or the resources of the nodes, with another read and commit task for each
-    `ACTORS_PER_READER` actors. A minimum that can never be scheduled is a ConfigError.
-
-    `nodes` are Ray's resources of each living node, such as `{"CPU": 8.0, "GPU": 1.0}`.
+    First every pool gets one actor, next to one read and one commit task; if they never fit, a ConfigError is raised.
+    Then the pools grow in turn, the smallest first, up to `max_actors` or the resources of the nodes, with another read
+    and commit task for each `ACTORS_PER_READER` actors. A node is what Ray says of it: `{"CPU": 8.0, "GPU": 1.0}`.
     """
     pools = config.model_pools()
     free = [_units(node) for node in nodes]
@@ -61,16 +59,19 @@ def plan_actors(nodes: Sequence[Mapping[str, float]], config: RunConfig) -> dict
         most = pools[name].max_actors
         # An actor that needs no resources would always fit, so the loop would not end.
         may_grow = actors[name] < most if most is not None else bool(_demand(pools[name]))
-        if not may_grow or not _grow(free, actors, name, config=config):
+        needs_reader = sum(actors.values()) % ACTORS_PER_READER == 0
+        asked = [*((config.placement.read, config.placement.commit) if needs_reader else ()), pools[name]]
+        trial = [dict(node) for node in free] if len(asked) > 1 else free
+        if may_grow and all(_place(trial, _demand(pool)) for pool in asked):
+            free = trial
+            actors[name] += 1
+        else:
             growing.discard(name)
     return actors
 
 
 def busy_actors(actors: Mapping[str, int], num_shards: int) -> dict[str, int]:
-    """Return of the planned actors as many as have a shard to work on, but of each pool at least one.
-
-    An actor beyond the shards would load its models, seconds and gigabytes, for nothing.
-    """
+    """Return at most one actor per shard, at least one per pool: an actor without a shard would load models in vain."""
     return {name: min(number, max(num_shards, 1)) for name, number in actors.items()}
 
 
@@ -145,19 +146,6 @@ def _shard_bytes(config: RunConfig, planned: int) -> int:
     return min(planned, max(config.shards.max_bytes, config.images.max_bytes))
 
 
-def _grow(free: list[_Amounts], actors: dict[str, int], name: str, *, config: RunConfig) -> bool:
-    """Place one more actor of `name`, with its readers; change nothing if that does not fit."""
-    asked: list[TaskPoolConfig] = [config.model_pools()[name]]
-    if sum(actors.values()) % ACTORS_PER_READER == 0:
-        asked = [config.placement.read, config.placement.commit, *asked]
-    trial = [dict(node) for node in free] if len(asked) > 1 else free
-    if not all(_place(trial, _demand(pool)) for pool in asked):
-        return False
-    free[:] = trial
-    actors[name] += 1
-    return True
-
-
 def _place(free: Sequence[_Amounts], demand: Mapping[str, int]) -> bool:
     """Take `demand` from the first node that has enough; a demand is never split over nodes."""
     for node in free:
@@ -191,30 +179,20 @@ def _refusal(nodes: Sequence[Mapping[str, float]], pools: Mapping[str, PoolConfi
     named = {resource for pool in (*pools.values(), *tasks.values()) for resource in _demand(pool)}
     shapes = Counter(_shown({k: v for k, v in _units(node).items() if k in named}) for node in nodes)
     existing = [f"  {count} node(s) of {shape}" for shape, count in shapes.items()] or ["  no node"]
-    no_gpu = any(pool.num_gpus for pool in pools.values()) and not any(node.get("GPU") for node in nodes)
-    remedy = _without_gpu(pools, config) if no_gpu else _LOWER.format(pool=next(iter(pools)))
-    return "\n".join(
-        [
-            "the placement can never be scheduled. It asks for at least:",
-            *asked,
-            "and the cluster has:",
-            *existing,
-            remedy,
-        ]
-    )
-
-
-def _without_gpu(pools: Mapping[str, PoolConfig], config: RunConfig) -> str:
-    """Return the settings that move a placement from GPUs to CPUs: all together, since each one alone is refused."""
-    settings = ["compute.device=cpu"] if config.compute.device == "cuda" else []
-    for name, pool in pools.items():
-        settings += [f"placement.{name}.num_gpus=0"] if pool.num_gpus else []
-        settings += [f"placement.{name}.num_cpus=1"] if pool.num_cpus > 1 else []
-    given = " ".join(f"--set {setting}" for setting in settings)
-    return (
-        "Ray sees no GPU: add a node with a GPU, or repair the driver of an existing one (check with nvidia-smi). To "
-        f"compute on CPUs, slowly, give all of: {given}"
-    )
+    remedy = _LOWER.format(pool=next(iter(pools)))
+    if any(pool.num_gpus for pool in pools.values()) and not any(node.get("GPU") for node in nodes):
+        # The settings move the whole placement to CPUs: each of them alone would be refused.
+        settings = ["compute.device=cpu"] if config.compute.device == "cuda" else []
+        for name, pool in pools.items():
+            settings += [f"placement.{name}.num_gpus=0"] if pool.num_gpus else []
+            settings += [f"placement.{name}.num_cpus=1"] if pool.num_cpus > 1 else []
+        given = " ".join(f"--set {setting}" for setting in settings)
+        remedy = (
+            "Ray sees no GPU: add a node with a GPU, or repair the driver of an existing one (check with nvidia-smi). "
+            f"To compute on CPUs, slowly, give all of: {given}"
+        )
+    start = "the placement can never be scheduled. It asks for at least:"
+    return "\n".join([start, *asked, "and the cluster has:", *existing, remedy])
 
 
 def _shown(amounts: Mapping[str, int]) -> str:

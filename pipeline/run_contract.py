@@ -1,4 +1,8 @@
-"""What a caller of `annotate` gives and gets: options, summary, dry-run plan. Used by `pipeline` and `cli`."""
+"""What a caller of `annotate` gives and gets: options, the preset, the summary, the plan of a dry run.
+
+Used by `annotation`, `opened_run`, `sample_estimate`, `cli` and `pseudoris.annotate`. It imports neither Ray nor torch,
+so that the command line starts quickly.
+"""
 
 from __future__ import annotations
 

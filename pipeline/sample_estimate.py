@@ -1,4 +1,8 @@
-"""`estimate` for `cli/annotate.py`: runs a uniform sample of SOURCE, and extrapolates with bootstrap intervals."""
+"""Estimates the cost of a run: annotates a uniform sample of SOURCE, and extrapolates with bootstrap intervals.
+
+Called by `cli/annotate` for `pseudoris estimate`. The sample goes through the graph of a real run, into a temporary OUT
+that is always removed. The same seed and SOURCE give the same sample.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -48,7 +52,7 @@ _NO_REACH: Final = (
     "a folder or bucket that all nodes can reach. Other files in it are not changed"
 )
 
-# It is called with the number of sampled images committed so far, and the size of the sample.
+# Called with the number of sampled images that are committed, and the size of the sample.
 OnProgress = Callable[[int, int], None]
 
 
@@ -126,9 +130,8 @@ def estimate(
         small, name = config.model_copy(update={"shards": shards}), start.listing.name
         request = RunRequest("annotate", name, identity, small, exclusions=exclusions)
         header = plan_run(location, request, lambda: sample.items).header
-        load_s, receipts = _run(
-            Job(name, location, header, with_readers(nodes, small, actors, header)), actors, on_progress
-        )
+        job = Job(name, location, header, with_readers(nodes, small, actors, header))
+        load_s, receipts = _run(job, actors, on_progress)
     figures = summarise(sample.tally, receipts, config, actors=actors, num_gpus=num_gpus)
     figures = replace(figures, source=name, load_s=load_s, num_excluded=excluded.total)
     return replace(figures, device_kind=identity.device_kind, card_bytes=card)
@@ -154,13 +157,11 @@ def _run(job: Job, actors: Mapping[str, int], on_progress: OnProgress) -> tuple[
 def _temporary_output(scratch: str | None, config: RunConfig) -> Iterator[RunLocation]:
     """Yield an empty location that is removed after the block, whatever happens in it."""
     with tempfile.TemporaryDirectory(prefix="pseudoris-estimate-") as folder:
-        name = folder.rpartition("/")[2]
         if scratch is None:
             yield RunLocation.open(folder)
             return
-        location = RunLocation.open(
-            f"{scratch.rstrip('/')}/{name}", config.source.endpoint_url, config.placement.storage
-        )
+        inside = f"{scratch.rstrip('/')}/{folder.rpartition('/')[2]}"
+        location = RunLocation.open(inside, config.source.endpoint_url, config.placement.storage)
         try:
             yield location
         finally:
@@ -228,14 +229,10 @@ class RunEstimate:
 
 
 def summarise(
-    whole: PlanTally,
-    receipts: list[Receipt],
-    config: RunConfig,
-    *,
-    actors: Mapping[str, int],
-    num_gpus: float | None,
+    whole: PlanTally, receipts: list[Receipt], config: RunConfig, *, actors: Mapping[str, int], num_gpus: float | None
 ) -> RunEstimate:
     """Return the figures for the `whole` listing from the receipts of a sample, and nothing of how it was run."""
+    pools, is_cuda = config.model_pools(), config.compute.device == "cuda"
     # An actor's first shard is slow, because caches and kernels are cold. It is left out if enough others remain.
     first = max(actors.values())
     warm = receipts[first:] if len(receipts) >= 4 * first else receipts
@@ -252,7 +249,7 @@ def summarise(
         wall_s = _column(warm, _wall_seconds(warm, config, actors))
         hours = _ratio(wall_s, warm_images, warm_draws, whole.num_images / 3_600)
     else:
-        hours = BootstrapInterval(*(each / num_gpus for each in (unit_hours.value, unit_hours.low, unit_hours.high)))
+        hours = BootstrapInterval(*(each / num_gpus for each in astuple(unit_hours)))
     stages = dict.fromkeys(itertools.chain.from_iterable(receipt.seconds for receipt in receipts))
     num_sampled, size = int(images.sum()), _ratio(bytes_, images, draws, whole.num_images)
     return RunEstimate(
@@ -261,14 +258,12 @@ def summarise(
         num_sampled=num_sampled,
         num_sample_shards=len(receipts),
         num_warming_shards=len(receipts) - len(warm),
-        unit="GPU" if config.compute.device == "cuda" else "CPU actor",
-        num_units=_num_units(config, actors) if num_gpus is None else num_gpus,
+        unit="GPU" if is_cuda else "CPU actor",
+        num_units=num_gpus or sum(n * (pools[name].num_gpus if is_cuda else 1.0) for name, n in actors.items()),
         images_per_s=_ratio(warm_images, unit_s, warm_draws, 1.0),
         hours=hours,
         unit_hours=unit_hours,
-        output_bytes=BootstrapInterval(
-            *(each + whole.num_shards * fixed_bytes for each in (size.value, size.low, size.high))
-        ),
+        output_bytes=BootstrapInterval(*(each + whole.num_shards * fixed_bytes for each in astuple(size))),
         quarantined=_ratio(quarantined, images, draws, 1.0),
         stage_seconds={name: sum(each.seconds.get(name, 0.0) for each in receipts) / num_sampled for name in stages},
     )
@@ -293,13 +288,6 @@ def _wall_seconds(receipts: list[Receipt], config: RunConfig, actors: Mapping[st
 
     slowest = max(stages, key=lambda pool: sum(seconds_in(pool, receipt) for receipt in receipts))
     return lambda receipt: seconds_in(slowest, receipt)
-
-
-def _num_units(config: RunConfig, actors: Mapping[str, int]) -> float:
-    pools = config.model_pools()
-    if config.compute.device == "cuda":
-        return sum(actors[name] * pool.num_gpus for name, pool in pools.items())
-    return float(sum(actors.values()))
 
 
 def _column(receipts: list[Receipt], of: Callable[[Receipt], float]) -> npt.NDArray[np.float64]:

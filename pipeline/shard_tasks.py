@@ -1,8 +1,9 @@
-"""Tasks without a model: read a shard, commit its tables. For `annotation`, `executor`, `stage_actor`, estimates.
+"""The tasks of a shard without a model: reading its images and committing its tables.
 
-Where a step fails, it is tried where the shard has no part in it. If that works, the shard is set aside and the run
-goes on. If it fails too, the error is raised as it was: the run stops at once. A failed stage has no such test. There
-the session decides, by the commits of other shards (`store.runs.pending_work`).
+Called by `executor` as Ray tasks; `annotation`, `stage_actor` and `sample_estimate` use `Job`. A shard may be processed
+twice, so each task first looks whether its work is committed. A task that fails tries the same step without the shard:
+if that works, the shard is set aside and the run goes on, else the run stops. A failed stage has no such test. The
+session decides about it (`store.runs.pending_work`).
 """
 
 from __future__ import annotations
@@ -40,6 +41,16 @@ from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.sources.source import open_root
 
 logger = logging.getLogger(__name__)
+# Exceptions that reading raises for a damaged plan or input.
+INPUT_ERRORS: Final = (PseudorisError, OSError, ValueError, TypeError)
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+# Differences of packages that `check_packages` accepted in this process, by session.
+_CHECKED: Final[dict[str, tuple[str, ...]]] = {}
+# If images are refused, at most this many other images and shards are tried to find the cause.
+_MAX_OTHERS: Final = 12
+Value = TypeVar("Value")
+# A shard is either committed or set aside, so one of the two is null.
+OUTCOME_SCHEMA: Final = pa.schema([("receipt", pa.large_string()), ("fault", FAULT)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +73,6 @@ class Job:
 
     Attributes:
         source: The SOURCE that the run was planned from; a local one as an absolute path.
-        header: Names the run's plan and identity.
         config: The configuration of this session: the header's method with this session's placement.
         may_grow: Whether nodes may join the cluster during the run.
         session_nonce: Identifies this session. Attempts of other sessions count against no image.
@@ -84,50 +94,10 @@ class Job:
     notices: Queue | None = field(default=None, kw_only=True)
 
 
-# Exceptions that reading raises for a damaged plan or input.
-INPUT_ERRORS: Final = (PseudorisError, OSError, ValueError, TypeError)
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-
-
-def input_fault(job: Job, shard: int, error: Exception) -> ShardFault:
-    """Return the fault of a shard that cannot be read, if an image of another shard can.
-
-    Three other shards are tried, spread over the plan: its neighbours may be in the same damaged folder.
-
-    Raises:
-        Exception: `error`, if none can be read, or if the plan has no other shard.
-    """
-    hasty = _hasty(job)
-    num = job.header.num_shards
-    others = [(shard + num * quarter // 4) % num for quarter in (2, 1, 3)]
-    if not any(_reads(hasty, other) for other in dict.fromkeys(others) if other != shard):
-        raise error
-    logger.warning("Shard %d cannot be read, but other shards can: %s", shard, error)
-    return replace(stage_fault(shard, error), is_proven=True)
-
-
 def stage_fault(shard: int, error: Exception) -> ShardFault:
     """Return the fault of a shard on which a stage raised."""
     message = str(error) if isinstance(error, PseudorisError) else f"{type(error).__name__}: {error}"
     return ShardFault(shard, message, is_config=isinstance(error, ConfigError))
-
-
-def commit_fault(job: Job, shard: int, error: PseudorisError) -> ShardFault:
-    """Return the fault of a shard that cannot be committed, if OUT takes other files.
-
-    Raises:
-        PseudorisError: `error`, if it takes none or is full.
-    """
-    cause = error.__cause__
-    if isinstance(cause, OSError) and cause.errno in _FULL:
-        # A full disk may have room for the few bytes of a probe, but not for a part. So this error is final.
-        raise error
-    try:
-        _hasty(job).location.probe()
-    except PseudorisError:
-        raise error from None
-    logger.warning("Shard %d cannot be committed, but OUT can be written: %s", shard, error)
-    return stage_fault(shard, error)
 
 
 def set_aside(fault: ShardFault, generation: int = 0) -> Shard:
@@ -136,7 +106,7 @@ def set_aside(fault: ShardFault, generation: int = 0) -> Shard:
 
 
 def _hasty(job: Job) -> Job:
-    """Return the job with little patience for its stores: they were tried for minutes already."""
+    """Return the job with short time limits for its stores: they were tried for minutes already."""
     config = job.config
     limits = config.placement.storage.hasty()
     placement = config.placement.model_copy(update={"storage": limits})
@@ -162,26 +132,11 @@ def _reads(job: Job, shard: int) -> bool:
     return True
 
 
-# Differences of packages that `check_packages` accepted in this process, by session.
-_CHECKED: Final[dict[str, tuple[str, ...]]] = {}
-
-# If images are refused, at most this many other images and shards are tried to find the cause.
-_MAX_OTHERS: Final = 12
-
-Value = TypeVar("Value")
-
-# A shard is either committed or set aside, so one of the two is null.
-OUTCOME_SCHEMA: Final = pa.schema([("receipt", pa.large_string()), ("fault", FAULT)])
-
-
 @dataclass(frozen=True, slots=True)
 class ShardWork:
-    """The work to do for a shard.
+    """The plan of a whole shard and the images to compute, both in plan order, both empty if it is committed.
 
-    Attributes:
-        planned: The plan of the whole shard, in order; empty if the generation is already committed.
-        entries: The images to compute, in plan order; empty if the generation is already committed.
-        receipt: In a repair, that of the shard.
+    `receipt` is that of the shard in a repair.
     """
 
     generation: int
@@ -193,10 +148,7 @@ class ShardWork:
 def shard_work(job: Job, shard: int) -> ShardWork:
     """Return the images to compute for a shard: all of its images, or those to retry.
 
-    Nothing to do if the generation to write is committed: if a node is lost after a commit, Ray runs the shard again.
-
-    Raises:
-        ConfigError: The plan, or the generation that the retry starts from, cannot be read.
+    If the generation is committed there are none: if a node is lost after a commit, Ray runs the shard again.
     """
     if job.retry is None:
         generation = job.repairs.get(shard, 0)
@@ -228,14 +180,20 @@ def shard_work(job: Job, shard: int) -> ShardWork:
 def read_block(job: Job, shard: int) -> pa.Table:
     """Return the planned shard as one block with the images' bytes; every image decodes or is quarantined.
 
-    The block of a committed shard holds no images and is marked as committed. That of a shard that cannot be read,
-    while others can, holds none and says why.
+    The block of a committed shard holds no images and is marked as committed. The block of a shard that cannot be read
+    holds none and says why. If other shards cannot be read either, the error is raised.
     """
     mixed = _checked_packages(job)
     try:
         shard_read = _read(job, shard)
     except INPUT_ERRORS as error:
-        return shard_to_block(set_aside(input_fault(job, shard, error)))
+        hasty, num = _hasty(job), job.header.num_shards
+        # Three other shards, spread over the plan: the neighbours may be in the same damaged folder.
+        others = [(shard + num * quarter // 4) % num for quarter in (2, 1, 3)]
+        if not any(_reads(hasty, other) for other in dict.fromkeys(others) if other != shard):
+            raise
+        logger.warning("Shard %d cannot be read, but other shards can: %s", shard, error)
+        return shard_to_block(set_aside(replace(stage_fault(shard, error), is_proven=True)))
     if shard_read.is_committed:
         return shard_to_block(shard_read)
     task_meter(job.location.root).count_retries("read")
@@ -316,7 +274,16 @@ def _commit(job: Job, shard: Shard) -> Receipt | ShardFault:
                 "Run the same command again"
             )
     except PseudorisError as error:
-        return commit_fault(job, shard.shard, error)
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            # A full disk may have room for the few bytes of a probe, but not for a part. So this error is final.
+            raise
+        try:
+            _hasty(job).location.probe()
+        except PseudorisError:
+            raise error from None
+        logger.warning("Shard %d cannot be committed, but OUT can be written: %s", shard.shard, error)
+        return stage_fault(shard.shard, error)
     clear_attempts(job.location, history)
     return receipt
 

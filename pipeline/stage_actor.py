@@ -1,4 +1,8 @@
-"""An actor that holds models and runs shards through them; records each attempt first. Called by `executor.py`."""
+"""An actor that holds the models of a pool and runs shards through them. Ray Data starts it for `executor`.
+
+It checks that its process has the run's identity before it computes, and records each attempt in OUT before the work: a
+process that dies leaves an attempt without an end, which counts as a death of the shard.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +80,15 @@ class StageActor:
         measured = self._meter.at_work(block, nodes=shard.nodes, on_node=this_node())
         with measured, attempted(self._job, shard, self._pool) as num_deaths:
             try:
-                check_deaths(self._job, shard, self._pool, num_deaths)
+                # Ray itself would restart the shard forever.
+                if num_deaths >= self._job.config.placement.max_deaths_per_shard:
+                    raise TransientError(
+                        f"shard {shard.shard} crashed its process {num_deaths} times on nodes that are alive, and no "
+                        "single image was found to be the cause. Find the signal in Ray's logs. If a process was "
+                        f"killed for lack of memory, give each actor of placement.{self._pool} more memory: raise "
+                        "num_cpus, or use fewer actors. If a GPU failed, check the node. If the log names an image, "
+                        "you can remove it from SOURCE: it is then quarantined as missing"
+                    )
                 shard = self._stages(shard, num_deaths=num_deaths)
             except (BrokenDeviceError, NoSubprocessError):
                 # Further work of this process on its device would fail too, or it lacks the memory to test whether an
@@ -116,19 +128,3 @@ def attempted(job: Job, shard: Shard, pool: str) -> Iterator[int]:
     finally:
         # A process that dies does not reach this line. The missing record shows its death.
         end_attempt(job.location, attempt)
-
-
-def check_deaths(job: Job, shard: Shard, pool: str, num_deaths: int) -> None:
-    """Accept the shard for another attempt.
-
-    Raises:
-        TransientError: Too many processes died: Ray itself would restart the shard forever.
-    """
-    if num_deaths >= job.config.placement.max_deaths_per_shard:
-        raise TransientError(
-            f"shard {shard.shard} crashed its process {num_deaths} times on nodes that are alive, and no single "
-            "image was found to be the cause. Find the signal in Ray's logs. If a process was killed for lack of "
-            f"memory, give each actor of placement.{pool} more memory: raise num_cpus, or use fewer actors. If a "
-            "GPU failed, check the node. If the log names an image, you can remove it from SOURCE: it is "
-            "then quarantined as missing"
-        )

@@ -1,4 +1,7 @@
-"""The command line: what the installed script `pseudoris` and `python -m pseudoris` start."""
+"""Starts the command line: the installed script `pseudoris` and `python -m pseudoris` call `main`.
+
+A signal during the imports ends the process at once, with one line: nothing has begun.
+"""
 
 import os
 import signal
@@ -10,7 +13,7 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command line. A signal while it is imported ends the process at once: nothing has begun."""
+    """Run the command line."""
     for number in (signal.SIGINT, signal.SIGTERM):
         # A shell starts background jobs with Ctrl-C ignored. That stays.
         if signal.getsignal(number) is not signal.SIG_IGN:

@@ -1,4 +1,4 @@
-"""`pseudoris annotate` as a user meets it, with the real models on a real local Ray."""
+"""`pseudoris annotate` as a user meets it, with the real models on a real local Ray; a run that goes on with stubs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ import ray
 from pseudoris.pipeline.identity import measure_identity
 from pseudoris.pipeline.run_contract import RunSummary
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.pending_work import Planned, Step
 from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.runs.receipts import RunTotals
 from pseudoris.store.sources import open_source
 from pseudoris.synthworld.demo import write_demo
-from tests.builders.command import NUM_SCENES, OPTIONS, pseudoris_here, start_pseudoris, wait_for
-from tests.builders.runs import SMALL, STUBS, write_source
+from tests.builders.command import NUM_SCENES, OPTIONS, invoke, pseudoris_here, start_pseudoris, wait_for
+from tests.builders.images import png
+from tests.builders.plain_runs import work_off
+from tests.builders.runs import SMALL, STUBS, stub_config, write_source
 from tests.builders.seals import forge_header
 
 pytestmark = pytest.mark.ray
@@ -223,3 +226,36 @@ def test_weights_that_cannot_be_read_are_refused_before_there_is_a_plan(ray_sess
     assert failed.returncode == (1 if command == "doctor" else 2), failed.stdout + failed.stderr
     assert "cannot be read as tensors: it is cut or damaged" in failed.stdout + failed.stderr
     assert not [*out.glob("_*")]
+
+
+@pytest.mark.long
+def test_extend_then_retry_then_mixed(ray_session, tmp_path):
+    source, out = write_source(tmp_path / "in", num_images=6), tmp_path / "out"
+    settings = [word for assignment in (*STUBS, *SMALL) for word in ("--set", assignment)]
+    work_off(source, out, stub_config(), limit=1)
+
+    def annotated(*words: str) -> str:
+        return invoke("annotate", "--preset=tiny", source, out, *words, *settings, columns=300).output
+
+    dry = annotated("--extend", "--dry-run")
+    assert "8 images in 2 shards; 0 planned images changed, 0 missing" in dry
+    extended = annotated("--extend")
+    assert "SOURCE has 8 new images, planned in 2 new shards" in extended
+    assert "9 of 9" in extended
+    assert "3 quarantined" in extended
+
+    dry = annotated("--retry-failed", "--dry-run")
+    assert "3 quarantined images" in dry
+    retried = annotated("--retry-failed", "--retry-reasons", "corrupt,empty_file")
+    assert "2 images, 0 recovered; 0 of " in retried
+
+    location = RunLocation.open(str(out))
+    header = read_header(location)
+    forge_header(location, lambda tree: tree["identity"].update(device_kind="another"))
+    (source / "z.png").write_bytes(png(seed=50))
+    with pytest.raises(ConfigError, match="--allow-mixed"):
+        annotated("--extend")
+    mixed = annotated("--extend", "--allow-mixed")
+    assert "0 degraded and 1 mixed shards" in mixed
+    assert read_header(location).num_images == header.num_images + 1
+    assert "device_kind: 'another' in the run" in invoke("verify", out, columns=300).output

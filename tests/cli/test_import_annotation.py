@@ -103,10 +103,7 @@ def test_reasonseg_is_one_folder_of_images_and_files(tmp_path):
             "import {annotation} {annotation} out",
             "None of the 5 files of ANNOTATION is below IMAGES 'refcoco'. The first one is train2014/0.png",
         ),
-        (
-            "import {annotation} {images} out --prefix else",
-            "The first one is else/train2014/0.png. See --prefix",
-        ),
+        ("import {annotation} {images} out --prefix else", "The first one is else/train2014/0.png. See --prefix"),
         ("import s3://key:secret@bucket/x {images} out", "environment"),
         ("import {annotation} {images} out --set shards.max_image=3", "did you mean shards.max_images"),
         (

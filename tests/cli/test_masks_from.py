@@ -101,10 +101,7 @@ def test_the_dry_run_names_the_run_and_its_plan(parent, tmp_path):
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [
-        (("--limit", "3"), "leave out --limit, --extend, --exclude and --only"),
-        (("--masks-from", "nowhere"), "nowhere"),
-    ],
+    [(("--limit", "3"), "leave out --limit, --extend, --exclude and --only"), (("--masks-from", "nowhere"), "nowhere")],
 )
 def test_what_would_change_the_plan_or_the_masks_is_refused(parent, tmp_path, words, message):
     source, run = parent

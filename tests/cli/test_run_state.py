@@ -1,4 +1,4 @@
-"""`pseudoris status`, `verify` and `gc` as a user meets them."""
+"""`pseudoris status`, `verify` and `gc` as a user meets them, also of a run in a bucket."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import signal
 import threading
 import time
 
+import pyarrow.dataset as ds
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance
+from pseudoris.store.runs.garbage import remove_run
 from pseudoris.store.runs.lock import RunLock
 from tests.builders.command import invoke, pseudoris_here
 from tests.store.builders import commit, start_run
@@ -174,3 +177,41 @@ def test_what_is_left_is_what_receipts_name(location):
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="there is no run"):
         invoke("gc", tmp_path / "elsewhere")
+
+
+@pytest.mark.slow
+def test_status_parts_gc_and_export_of_a_run_in_a_bucket(s3_server, s3_bucket, monkeypatch, tmp_path):
+    def told(*words: str) -> str:
+        return invoke(*words).output
+
+    # The endpoint comes from the environment.
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint_url)
+    location = RunLocation.open(f"s3://{s3_bucket}/a run")
+    header = start_run(location)
+    lock = RunLock.acquire(location)
+    commit(location, header, 0, 1)
+    found = json.loads(told("status", location.root, "--json"))
+    assert (found["num_done"], found["driver"]["state"]) == (2, "alive")
+    # The times of the receipts are the store's own.
+    assert found["rates"]["overall"] > 0
+    commit(location, header, 2)
+    commit(location, header, 1, generation=1)
+    lock.release()
+    assert "complete" in told("status", location.root, "--watch")
+
+    assert len(told("parts", location.root, "--table", "all").splitlines()) == 12
+    assert "4 files deleted" in told("gc", location.root)
+    assert sum(1 for table in SCHEMAS for _ in location.list(table)) == 12
+
+    for target in (str(tmp_path / "export"), f"s3://{s3_bucket}/export"):
+        assert "written, and checked by reading it back" in told("export", location.root, target)
+    local = {path.name: path.read_bytes() for path in (tmp_path / "export" / "masks").iterdir()}
+    remote = RunLocation.open(f"s3://{s3_bucket}/export")
+    assert {file.name: remote.read_bytes(f"masks/{file.name}") for file in remote.list("masks")} == local
+    assert ds.dataset(tmp_path / "export" / "images").count_rows() == 12
+
+    remove_run(location)
+    assert not any(
+        list(location.list(folder)) for folder in ("", "_plan", "_plan/g0001", "_receipts", "_lock", *SCHEMAS)
+    )
+    assert remote.exists("_export.json")

@@ -31,11 +31,7 @@ def test_ray_accepts_it_and_fills_in_nothing_that_it_says():
     whole = prepared(CONFIG)
     assert {
         name: (kind["min_workers"], kind["max_workers"]) for name, kind in whole["available_node_types"].items()
-    } == {
-        "head": (0, 0),
-        "gpu_on_demand": (1, 8),
-        "gpu_spot": (4, 56),
-    }
+    } == {"head": (0, 0), "gpu_on_demand": (1, 8), "gpu_spot": (4, 56)}
     assert whole["head_node_type"] == "head"
     assert not any("latest" in command for command in whole["setup_commands"])
 

@@ -115,10 +115,8 @@ def run(tmp_path):
     return location
 
 
-@pytest.mark.parametrize("in_flight", [1, 2, 256])
 @pytest.mark.parametrize("options", [{}, {"quick": True}, {"sample": 4}], ids=str)
-def test_the_report_is_that_of_one_process(ray_session, run, monkeypatch, in_flight, options):
-    monkeypatch.setattr(fan_out, "TASKS_IN_FLIGHT", in_flight)
+def test_the_report_is_that_of_one_process(ray_session, run, options):
     here = verify_run(run, **options)
     assert not here.is_clean
     seen = []

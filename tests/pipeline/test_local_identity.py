@@ -139,9 +139,7 @@ def test_a_dry_run_plans_where_ray_cannot_start(source, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")
     words = (source, str(tmp_path / "out"), "--address", "local")
     assert re.search(
-        r"images +1 \(.*\n.*actors +\d",
-        pseudoris("annotate", "--preset=tiny", *words, "--dry-run").stdout,
-        re.DOTALL,
+        r"images +1 \(.*\n.*actors +\d", pseudoris("annotate", "--preset=tiny", *words, "--dry-run").stdout, re.DOTALL
     )
     assert not (tmp_path / "out").exists()
     refused = pseudoris("annotate", "--preset=tiny", *words)

@@ -1,7 +1,8 @@
-"""Quarantined images computed again: what comes of them, what stays as it was, and what a kill leaves."""
+"""Sessions after the first: drivers that end at any point, quarantined images computed again, and new images."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,21 +17,28 @@ import ray
 
 from pseudoris.pipeline.annotation import annotate, dry_run
 from pseudoris.pipeline.run_contract import RunOptions
+from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.garbage import run_gc
+from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.manifest import iter_manifest
 from pseudoris.store.runs.pending_work import Notice, Planned, Retried
+from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import list_receipts
+from pseudoris.store.sources.planned_images import PlannedImages
 from tests.builders.images import png
 from tests.builders.plain_runs import work_off
-from tests.builders.runs import stub_config, write_source
+from tests.builders.runs import part_digests, stub_config, write_source
+
+pytestmark = pytest.mark.ray
 
 RETRY = RunOptions(is_retry=True)
 # One in a shard of its own neighbours, two that share one, and files that stay broken.
 HIDDEN = ("a/image-003.png", "b/image-007.png", "b/image-010.png")
+# A driver imports Ray and waits for processes that import torch: seconds, on a busy machine minutes.
 DEADLINE_S = 300
 
 
@@ -74,11 +82,18 @@ def start_lacking(source: Path, out: Path, *assignments: str) -> None:
         show(source)
 
 
+def wait_for_receipts(driver: subprocess.Popen, out: Path, names: str, count: int) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while len(list((out / "_receipts").glob(names))) < count:
+        assert driver.poll() is None, "the driver ended before it could be disturbed"
+        assert time.monotonic() < deadline, "no shard was committed in time"
+        time.sleep(0.02)
+
+
 def rows(out: Path, table: str) -> list[dict]:
     return pq.read_table(out / table).to_pylist()
 
 
-@pytest.mark.ray
 def test_a_retry_ends_with_the_tables_of_an_undisturbed_run(lacking, undisturbed, source):
     location = RunLocation.open(str(lacking))
     before = {receipt.shard: receipt for receipt in iter_manifest(location)}
@@ -116,7 +131,6 @@ def test_a_retry_ends_with_the_tables_of_an_undisturbed_run(lacking, undisturbed
     assert {receipt.shard: receipt for receipt in iter_manifest(location)} == latest
 
 
-@pytest.mark.ray
 @pytest.mark.long
 @pytest.mark.parametrize("num_commits", [0, 1])
 def test_a_retry_killed_anywhere_is_finished_by_the_same_command(
@@ -141,10 +155,7 @@ def test_a_retry_killed_anywhere_is_finished_by_the_same_command(
             assert driver.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
-    while len(list((out / "_receipts").glob("*.g1.json"))) < num_commits:
-        assert driver.poll() is None, "the driver ended before it could be disturbed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for_receipts(driver, out, "*.g1.json", num_commits)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait(timeout=DEADLINE_S)
 
@@ -159,7 +170,6 @@ def _is_held(out: Path) -> bool:
     return any('"is_released": false' in path.read_text() for path in (out / "_lock").glob("claim-*"))
 
 
-@pytest.mark.ray
 @pytest.mark.long
 def test_gc_beside_a_live_retry_takes_nothing_that_counts(lacking, undisturbed, source):
     location = RunLocation.open(str(lacking))
@@ -182,7 +192,6 @@ def test_gc_beside_a_live_retry_takes_nothing_that_counts(lacking, undisturbed, 
     assert verify_run(location).is_clean
 
 
-@pytest.mark.ray
 def test_an_extended_run_annotates_what_source_has_gained_and_touches_nothing_else(ray_session, tmp_path):
     source, out = write_source(tmp_path / "in", num_images=6), tmp_path / "out"
     work_off(source, out, stub_config())
@@ -210,3 +219,56 @@ def test_an_extended_run_annotates_what_source_has_gained_and_touches_nothing_el
     assert verify_run(RunLocation.open(str(out))).is_clean
     again = annotate(str(source), str(out), stub_config())
     assert (again.num_planned_images, again.num_images_now) == (11, 0)
+
+
+def start_driver(source: Path, out: Path, die_at: str, *assignments: str) -> subprocess.Popen:
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-m", "tests.builders.driver", str(source), str(out), address, die_at, *assignments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("die_at", ["plan", "header", "planned"])
+def test_a_driver_killed_before_its_first_shard_is_followed_by_a_whole_run(die_at, source, undisturbed, tmp_path):
+    driver = start_driver(source, tmp_path, die_at)
+    assert driver.wait(timeout=DEADLINE_S) == -signal.SIGKILL
+    assert (tmp_path / HEADER_NAME).exists() == (die_at == "planned")
+    assert list((tmp_path / "_plan" / "g0001").glob("*.parquet"))
+
+    summary = annotate(str(source), str(tmp_path), stub_config())
+    assert summary.is_complete
+    assert part_digests(tmp_path) == part_digests(undisturbed)
+
+
+@pytest.mark.long
+def test_sigterm_ends_a_start_cleanly_and_the_next_one_continues(source, tmp_path):
+    slow = "masks.options={sleep_s: 0.3}"
+    driver = start_driver(source, tmp_path, "never", slow)
+    wait_for_receipts(driver, tmp_path, "*.json", 1)
+    os.kill(driver.pid, signal.SIGTERM)
+    output, _ = driver.communicate(timeout=DEADLINE_S)
+    assert driver.returncode == 0
+    left = json.loads(output)
+    assert left["interrupted"]
+    assert 1 <= left["shards"] < 6
+
+    summary = annotate(str(source), str(tmp_path), stub_config(slow))
+    assert summary.is_complete
+    assert not summary.interrupted
+    assert summary.num_shards_before >= left["shards"]
+
+
+def test_a_relative_source_is_the_same_from_another_folder(ray_session, tmp_path, monkeypatch):
+    source = write_source(tmp_path / "photos", num_images=2)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    work_off("photos", "out", stub_config())
+    location = RunLocation.open(str(tmp_path / "out"))
+    header = read_header(location)
+    assert header.source == str(source)
+
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = annotate("../photos", str(tmp_path / "out"), stub_config())
+    assert again.num_shards_before == again.num_planned_shards
+    (entry, *_) = read_shard_plan(location, header, 0)
+    assert PlannedImages(location, header)(entry.shard, entry.key) == (source / entry.key).read_bytes()
