@@ -1,4 +1,7 @@
-"""The models and stages, in plain torch without Ray: they can be imported and benchmarked without a cluster."""
+"""The models and stages of a run, in plain torch; `pipeline` runs them in its actors.
+
+No module here imports Ray, so that models can be imported and benchmarked without a cluster.
+"""
 
 if not __name__.startswith("pseudoris."):
     # In a clone's root Python would find this folder under its bare name and load a second copy of every module.

@@ -3,8 +3,8 @@
 With a global generator every draw would depend on the order of the work. numpy's generators are not used because their
 streams may change between versions. Called by `interchange`, `training` and `workers`.
 
-`draws` (BLAKE2b) is the captioner's. All others (SplitMix64 and BLAKE2b over a key) are those of datasets and training.
-The bits of both must never change: tables and resumed epochs depend on them.
+`draws` (BLAKE2b) is the captioner's. All others (SplitMix64 and BLAKE2b over a key) serve the composer, datasets and
+training. The bits of both must never change: tables and resumed epochs depend on them.
 """
 
 from __future__ import annotations
@@ -68,18 +68,12 @@ def draw_below(key: int, counter: int, bound: int) -> int:
 
 
 def draw_texts(texts: Sequence[str], num_drawn: int | None, *, seed: int, epoch: int, mask_id: str) -> list[int]:
-    """Return which of a mask's texts an epoch draws, as positions in `texts`.
+    """Return which of a mask's texts, at least one, an epoch draws, as positions in `texts`.
 
     Every text gets a number from (seed, epoch, mask id, text), and the texts with the smallest numbers are drawn:
     without replacement, each text equally likely, in any order of the rows. If a filter removes a text, only masks that
-    had drawn it get another draw.
-
-    Args:
-        texts: The texts of one mask, at least one.
-        num_drawn: Number of texts. If there are fewer, the drawn ones repeat in their order. None: all texts, in order.
-        seed: Of the dataset.
-        epoch: Of the training.
-        mask_id: Of the mask.
+    had drawn it get another draw. If there are fewer than `num_drawn` texts, the drawn ones repeat in their order. None
+    draws all texts, in order.
     """
     if num_drawn is None:
         return list(range(len(texts)))
@@ -94,18 +88,11 @@ def draw_texts(texts: Sequence[str], num_drawn: int | None, *, seed: int, epoch:
 def draw_weighted_texts(
     texts: Sequence[str], counts: Sequence[int], num_drawn: int | None, *, seed: int, epoch: int, mask_id: str
 ) -> list[int]:
-    """Return which of a mask's texts an epoch draws if a text that occurs k times has weight k, as positions.
+    """Return which of a mask's different texts an epoch draws if a text that occurs k times has weight k, as positions.
 
     Every occurrence of a text gets a number from (seed, epoch, mask id, text, occurrence), and the smallest is drawn:
-    uniformly over all occurrences, in any order of the rows. Draws are independent: a text may be drawn again.
-
-    Args:
-        texts: The texts of one mask, at least one, all different.
-        counts: How often each occurs, at least once.
-        num_drawn: Number of draws. None: all texts, each once, in order.
-        seed: Of the dataset.
-        epoch: Of the training.
-        mask_id: Of the mask.
+    uniformly over all occurrences, in any order of the rows. Draws are independent: a text may be drawn again. `counts`
+    say how often each text occurs, at least once. If `num_drawn` is None, all texts are drawn once, in order.
     """
     return _independent_draws(
         len(texts), num_drawn, (seed, epoch, mask_id), lambda row, key: _smallest_word(texts[row], counts[row], key)
@@ -115,19 +102,11 @@ def draw_weighted_texts(
 def draw_texts_by_weight(
     texts: Sequence[str], weights: Sequence[float], num_drawn: int | None, *, seed: int, epoch: int, mask_id: str
 ) -> list[int]:
-    """Return which of a mask's texts an epoch draws if each is as likely as its weight says, as positions.
+    """Return which of a mask's different texts an epoch draws if each is as likely as its weight says, as positions.
 
-    Every text gets a waiting time from (seed, epoch, mask id, number of the draw, text), exponential with its weight as
-    the rate, and the smallest is drawn: in any order of the rows, independent, and so that other weights of a few texts
-    change few draws.
-
-    Args:
-        texts: The texts of one mask, at least one, all different.
-        weights: Of each, above 0.
-        num_drawn: Number of draws. None: all texts, each once, in order.
-        seed: Of the dataset.
-        epoch: Of the training.
-        mask_id: Of the mask.
+    Every text gets a waiting time from (seed, epoch, mask id, number of the draw, text), exponential with its weight,
+    above 0, as the rate, and the smallest is drawn: in any order of the rows, independent, and so that other weights of
+    a few texts change few draws. If `num_drawn` is None, all texts are drawn once, in order.
     """
     return _independent_draws(
         len(texts), num_drawn, (seed, epoch, mask_id), lambda row, key: _wait(texts[row], key) / weights[row]

@@ -60,7 +60,7 @@ Stage = Callable[[Shard], Shard]
 STAGE_PROPOSE = "propose"
 STAGE_CAPTION = "caption"
 STAGE_FILTER = "filter"
-# Not a stage: the filter stage asks it before its scorer, whose rule may bound its answers.
+# A check is no stage: the filter stage asks it before its scorer, because the keep rule may bound its answers.
 NAME_CHECK = "check"
 
 
@@ -255,7 +255,7 @@ def combined(*parts: Callable[[], str | None]) -> str:
     return reduce(lambda before, digest: hashlib.sha256(f"{before} {digest}".encode()).hexdigest(), digests)
 
 
-# By the value of the entry point, so that another package's engine of the same name is not mistaken for ours.
+# The keys are values of entry points, so that another package's engine of the same name is not mistaken for ours.
 DIGESTS: Final[Mapping[str, Callable[[Any], str]]] = {
     "pseudoris.workers.masks:SamProposer": sam_digest,
     "pseudoris.workers.captions:CocaCaptioner": open_clip_digest,
@@ -264,7 +264,7 @@ DIGESTS: Final[Mapping[str, Callable[[Any], str]]] = {
 }
 
 
-# Raised when a change alters the bits of a GPU. 1: captions are decoded in fixed shapes. 2: so are masks.
+# Increase it when a change alters the bits of a GPU. 1: captions are decoded in fixed shapes. 2: masks are, too.
 _CUDA_REVISION: Final = "2"
 
 

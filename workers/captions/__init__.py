@@ -1,4 +1,7 @@
-"""Candidate captions of masks: CoCa's towers with caches, beam search and distinctive sampling."""
+"""The caption stage: candidate captions of masks by CoCa or a user's vision-language model.
+
+`pyproject.toml` registers both captioners as engines. They load on first use: other rooms read the rules without torch.
+"""
 
 from typing import TYPE_CHECKING
 

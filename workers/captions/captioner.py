@@ -158,18 +158,15 @@ class TreeCaptioner:
             return apply_to_groups(
                 shard,
                 STAGE_CAPTION,
-                partial(self._caption_together, decode=decode),
+                partial(self._caption_or_fewer if self._engine.is_static else self._caption, decode=decode),
                 fits=lambda images: self._num_crops(images) <= self._crops_together,
             )
 
     def _num_crops(self, images: Sequence[ShardImage]) -> int:
         return self._num_kinds * sum(len(image.masks) for image in images)
 
-    def _caption_together(self, images: Sequence[ShardImage], decode: Decode) -> list[ShardImage]:
-        """As `_caption`; in fixed shapes, fewer images together where memory runs out, which changes no bit."""
-        work = partial(self._caption, decode=decode)
-        if not self._engine.is_static:
-            return work(images)
+    def _caption_or_fewer(self, images: Sequence[ShardImage], decode: Decode) -> list[ShardImage]:
+        """As `_caption`; fewer images together where memory runs out, which in fixed shapes changes no bit."""
 
         def remember(num_images: int) -> None:
             self._crops_together = max(
@@ -177,7 +174,7 @@ class TreeCaptioner:
             )
 
         lower = f"captions.cache_bytes (now {self._cache_bytes})"
-        return together_or_fewer(images, work, remember=remember, lower=lower)
+        return together_or_fewer(images, partial(self._caption, decode=decode), remember=remember, lower=lower)
 
     def _caption(self, images: Sequence[ShardImage], decode: Decode) -> list[ShardImage]:
         with_masks = [image for image in images if image.masks]

@@ -43,11 +43,11 @@ class CocaBlocks:
         decoder = model.text_decoder
         self.text_layers = [SelfAttentionBlock(block) for block in text.transformer.resblocks]
         self.layers = [SelfAttentionBlock(block) for block in decoder.resblocks]
-        # One after each of `layers`.
+        # Each follows the block of `layers` with its number.
         self.cross = [CrossAttention(block) for block in decoder.cross_attn]
         self.ln_final = decoder.ln_final
         self.width = int(decoder.resblocks[0].attn.embed_dim)
-        # A weight, of the dtype and on the device of all.
+        # All weights have the dtype and the device of this one.
         self.like = cast(torch.Tensor, text.token_embedding.weight)
 
 

@@ -56,8 +56,8 @@ class ImageCrops:
     # `MaskRecord.index` of the N masks, part of the key of random draws; the reduction leaves gaps.
     mask_indices: tuple[int, ...]
     pixels: torch.Tensor  # (K, N, 3, S, S) float, normalised for the model, on its device and in its dtype
-    # (N, E) float, normalised, of the masks, whose products are the similarities s_ij for every kind; None: s_ij
-    # is by the crops' own embeddings.
+    # (N, E) float, normalised: the products are the similarities s_ij for every kind. None: the embeddings are those
+    # of the crops.
     embeddings: torch.Tensor | None = None
 
 
@@ -69,7 +69,7 @@ class GeneratedCaption:
     crop: str  # name of the crop kind
     rule: DecodingRule
     tokens: tuple[int, ...]  # without SOT and EOS
-    # As of `CaptionSample`, with those that follow.
+    # These four are as in `CaptionSample`.
     log_prob: float
     others: str = "none"
     num_others: int = 0
@@ -98,13 +98,10 @@ class PrefixLevel:
 
 
 def extend(before: PrefixLevel | None, parents: Ints, tokens: Ints, needs: Bools) -> PrefixLevel:
-    """Return the next level, one token further.
+    """Return the level after `before`, which is None at the root: each of R rows appends its token of `tokens` (R,).
 
-    Args:
-        before: The previous level; None at the root.
-        parents: (R,) each row's prefix in `before`, zeros at the root.
-        tokens: (R,) the token that each row appends.
-        needs: (R, C) the crops for which each row reads the new prefix; a subset of those it read before.
+    `parents` (R,) are the rows' prefixes in `before`, zeros at the root. `needs` (R, C) says for which crops each row
+    reads its new prefix: a subset of those for which it read the previous one.
     """
     keys, first, row_prefix = np.unique(parents * _VOCABULARY_BOUND + tokens, return_index=True, return_inverse=True)
     by_prefix = np.argsort(row_prefix, kind="stable")

@@ -21,7 +21,7 @@ from pseudoris.workers.device import to_device, to_host
 
 # Rows whose whole vocabulary is sorted at a time.
 _ROWS_A_SORT = 64
-# The softmax has this temperature. High, all other masks weigh alike; low, the most similar one decides.
+# Temperature of the softmax over the other masks (`similar`). High, all weigh alike; low, the most similar one decides.
 OTHERS_TEMPERATURE = 0.2
 
 
@@ -90,9 +90,7 @@ def descending(logits: torch.Tensor) -> torch.Tensor:
 def count_top_k(ranked: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     """Return (R,) int64, the size of the top-k set: every token at or above the k-th logit, ties included.
 
-    Args:
-        ranked: (R, K) logits in descending order.
-        k: (R,) int64, at least 1; a value above the width K means all K.
+    `ranked` are logits (R, K) in descending order; `k` is (R,) int64, at least 1, and above K means all K.
     """
     last = (k - 1).clamp(max=ranked.shape[1] - 1)
     bound = ranked.gather(1, last[:, None])
@@ -102,10 +100,8 @@ def count_top_k(ranked: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
 def count_top_p(ranked: torch.Tensor, log_total: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     """Return (R,) int64, the size of the top-p set: the fewest tokens whose probabilities reach p.
 
-    Args:
-        ranked: (R, K) logits in descending order.
-        log_total: (R,), the log of the sum of exp over the vocabulary.
-        p: (R,) float64 in (0, 1].
+    `ranked` are logits (R, K) in descending order, `log_total` (R,) is the log of the sum of exp over the vocabulary,
+    and `p` (R,) float64 is in (0, 1].
     """
     probabilities = (ranked.double() - log_total.double()[:, None]).exp()
     before = torch.zeros_like(probabilities)
@@ -130,10 +126,7 @@ def count_kept(ranked: torch.Tensor, log_total: torch.Tensor, top_k: torch.Tenso
 def kept_tokens(logits: torch.Tensor, ranked: torch.Tensor, num_kept: torch.Tensor) -> torch.Tensor:
     """Return V_i as (R, V) bool: the first `num_kept` (R,) tokens of each row by logit, then by token id.
 
-    Args:
-        logits: (R, V) in token-id order.
-        ranked: (R, V), the same logits in descending order.
-        num_kept: (R,) int64, at least 1.
+    `logits` (R, V) are in token-id order, `ranked` (R, V) are the same in descending order; `num_kept` is at least 1.
     """
     last = ranked.gather(1, (num_kept - 1)[:, None])
     is_above = logits > last
@@ -173,9 +166,8 @@ def distinctive_weights(
 def draw(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """Return (R,) int64, the first column whose cumulative weight exceeds `uniform` times the row's total.
 
-    Args:
-        weights: (R, K) float64, not negative, columns in token-id order; a positive total each row.
-        uniform: (R,) float64 in [0, 1).
+    `weights` (R, K) float64 are not negative, in token-id order, with a positive total each row; `uniform` (R,) float64
+    is in [0, 1).
     """
     cumulated = _cumulated(weights)
     total = cumulated[:, -1:]

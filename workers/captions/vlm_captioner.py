@@ -33,8 +33,8 @@ from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 # The original CLIPs have this context length.
 _CONTEXT_LENGTH = 77
 
-# Openings that name the picture or answer the user, not the object. Tried again after each cut: "Sure! Here is a short
-# phrase: ...". Articles that follow stay.
+# Openings that name the picture or answer the user, not the object. They are tried again after each cut, because of
+# "Sure! Here is a short phrase: ...". Articles that follow stay.
 _OPENINGS: Final = (
     r"(?:sure|certainly|of course|okay|ok)[,!.:]+",
     r"(?:here is|here's) (?:a|the|your|one)(?: \w+){0,3} ?(?:caption|description|phrase|answer)(?: of [^:]{1,40})?:",

@@ -1,4 +1,4 @@
-"""Loads a vision-language model and builds its prompt. Called by `vlm_captioner`, `vlm_check`, and before a run.
+"""Loads a vision-language model and builds its prompt. For `vlm_captioner`, `vlm_check`, and the digest of a run.
 
 A model that the prefix tree cannot decode, or whose captions would change from day to day, is refused by name.
 """

@@ -38,12 +38,8 @@ def axis_taps(spans: Ints, sides: Ints, wanted: Ints, *, size: int, has_antialia
     one pixel more.
     Source: Pillow 12, Resample.c, precompute_coeffs.
 
-    Args:
-        spans: (C, 2), first pixel and end of each crop along the axis.
-        sides: (C,), the padded length, at least the span's.
-        wanted: (C, 2), first output and end (exclusive); the other outputs get no taps.
-        size: Number of outputs S.
-        has_antialiasing: As in `CropFormat`.
+    `spans` (C, 2) are the first pixel and the end of each crop along the axis; `sides` (C,) are the padded lengths, at
+    least the spans'. Outputs outside of `wanted` (C, 2), first output and end (exclusive), get no taps.
     """
     scale = (sides / size)[:, None]
     reach = np.maximum(scale, 1.0) if has_antialiasing else np.ones_like(scale)
