@@ -39,12 +39,7 @@ from pseudoris.synthworld.attributes import (
 )
 
 OPENINGS: tuple[str, ...] = ("a photo of", "a picture of", "an image of", "there is", "this is")
-POSITIONS: dict[str, str] = {
-    "left": "on the left",
-    "right": "on the right",
-    "top": "at the top",
-    "bottom": "at the bottom",
-}
+POSITIONS: Final = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom"}
 ARTICLES: tuple[str, ...] = ("a", "an", "the")
 _SLOTS: dict[str, str] = {
     **dict.fromkeys(SIZES, "size"),

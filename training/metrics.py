@@ -1,7 +1,7 @@
-"""The metrics of referring image segmentation, one for all learners. Called by `chooser` and `evaluation`.
+"""The metrics of referring image segmentation, one definition for all learners. Called by `chooser` and `evaluation`.
 
-For each expression four whole numbers are kept: the pixels of the intersection, the union, the prediction and the
-target. Rows of any parts can be joined, so nothing rounds. `figures_of` names the source of each definition.
+Four whole numbers are kept for each expression: the pixels of the intersection, the union, the prediction and the
+target. Rows of any parts can be joined, so nothing rounds.
 """
 
 from __future__ import annotations

@@ -68,13 +68,10 @@ JUDGED_COLUMNS: Final = ("source", "confidence", *CONFIDENCE_COLUMNS)
 
 @dataclass(frozen=True, eq=False)
 class AlwaysKept:
-    """Expressions of one mask each that are kept at any bounds: a composer's, or a human's.
+    """K expressions of one mask each that are kept at any bounds: a composer's, or a human's.
 
-    Attributes:
-        is_right: (K,) bool.
-        targets: (K,) int64, the mask's object; -1 where that is none.
-        confidence: (K,) float64, by the composer; NaN without one, as a human's.
-        pairs: K mask ids and texts; empty if not known.
+    `targets` are the masks' objects, -1 for none, `confidence` the composer's, NaN for a human's, `pairs` K mask ids
+    and texts, empty if not known.
     """
 
     is_right: Flags
@@ -88,14 +85,10 @@ NOTHING_KEPT = AlwaysKept(np.zeros(0, np.bool_), np.zeros(0, np.int64), np.zeros
 
 @dataclass(frozen=True, eq=False)
 class JudgedImage:
-    """One image's T candidates.
+    """One image's T candidates, `rated` as the filter stage has them, in groups by mask id.
 
-    Attributes:
-        rated: As the filter stage has them; groups are mask ids.
-        is_right: (T,) bool, refers to its mask's object and to nothing else.
-        targets: (T,) int64, its mask's object; -1 where that is none.
-        num_visible: Objects of the truth with a pixel.
-        beside: Expressions that are always kept.
+    `is_right` (T,) says which refer to their mask's object and to nothing else; `targets` (T,) are these objects, -1
+    for none. `num_visible` counts objects of the truth with a pixel; `beside` has expressions that are always kept.
     """
 
     rated: Rated
@@ -168,12 +161,7 @@ def judge_image(truth: ImageTruth, candidates: CandidateTable, columns: Columns)
 
 
 def logistic_regression(table: Floats, right: Floats) -> tuple[float, Floats]:
-    """Return bias and slopes, (F,) float64, by Newton's method; the ridge is on the slopes in standard deviations.
-
-    Args:
-        table: F features, (T, F) float64.
-        right: (T,) float64 in [0, 1], not all 0 and not all 1.
-    """
+    """Return bias and slopes (F,) of a table (T, F) for `right` (T,) in [0, 1], not all alike, by Newton's method."""
     mean, std = table.mean(axis=0), table.std(axis=0) + 1e-9
     scaled = np.column_stack([np.ones(len(table)), (table - mean) / std])
     penalty = _RIDGE * np.eye(scaled.shape[1])
@@ -203,10 +191,7 @@ def fit_pair_weight(images: Sequence[JudgedImage], config: ConfidenceConfig) -> 
 
 
 def fit_line(confidence: Floats, right: Floats) -> WeightLine | None:
-    """Return the line with the highest likelihood; None with too few right or too few wrong expressions.
-
-    Of confidences (T,) float64 in [0, 1] those that are NaN are left out; `right` is (T,) bool.
-    """
+    """Return the likeliest line of confidences (T,), NaN if unknown, and `right` (T,); None with few right or wrong."""
     rows = ~np.isnan(confidence)
     odds, right = log_odds(confidence[rows]), np.asarray(right[rows], np.float64)
     if min(right.sum(), (1 - right).sum()) < _LEAST_OF_EACH:
@@ -342,10 +327,7 @@ def reached(images: Sequence[JudgedImage], config: ConfidenceConfig) -> list[Bou
 
 
 def choose(options: Sequence[BoundsFigures], *, coverage: float, least_yield: float) -> BoundsFigures:
-    """Return the bounds with the highest accuracy of those that reach `coverage` and `least_yield`.
-
-    If none do, return those with the highest coverage; of equal ones the highest accuracy.
-    """
+    """Return the most accurate bounds that reach both; if none do, those with the highest coverage, then accuracy."""
     wide = [each for each in options if each.coverage >= coverage and each.distinct >= least_yield]
     if wide:
         return max(wide, key=lambda each: each.accuracy)

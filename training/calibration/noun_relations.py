@@ -51,9 +51,18 @@ def noun_relations(masks: Sequence[Evidence]) -> NounRelations:
 
 def _names(together: _Together) -> tuple[tuple[str, ...], ...]:
     """Return the names of each thing that has several, the most said first."""
-    group = {name: [name] for name in together.said}
+    group, share = {name: [name] for name in together.said}, together.share
     for name, other in sorted(together.both):
-        if group[name] is not group[other] and together.are_same(name, other):
+        if (
+            group[name] is not group[other]
+            and min(share(name, other), share(other, name)) >= _SAME
+            and together.gap(name, other) + together.gap(other, name) < _MOST_TOLD_APART
+            # Not "kid", which is drawn as usual where "boy" is, and "girl".
+            and not any(
+                max(beside := (share(each, name), share(each, other))) >= _SAME and min(beside) < _WIDER
+                for each in together.said
+            )
+        ):
             group[name] += group[other]
             group |= dict.fromkeys(group[other], group[name])
     groups = {id(names): names for names in group.values() if len(names) > 1}.values()
@@ -61,12 +70,7 @@ def _names(together: _Together) -> tuple[tuple[str, ...], ...]:
 
 
 class _Together:
-    """Sums over masks of the shares that names have of their draws.
-
-    Attributes:
-        said: Of each name.
-        both: Of each pair the product of its shares; of a name with itself its square.
-    """
+    """Sums over masks: `said` of each name's share of the draws, `both` of the products of two names' shares."""
 
     def __init__(self, masks: Iterable[Evidence]) -> None:
         self.said, self.both = defaultdict[str, float](float), defaultdict[tuple[str, str], float](float)
@@ -92,17 +96,6 @@ class _Together:
         if self._num_masks[name] < _LEAST_MASKS or (name, other) not in self.both:
             return 0.0
         return self.both[name, other] / self.said[name] * self.said[other] / self.both[other, other]
-
-    def are_same(self, name: str, other: str) -> bool:
-        """Return whether two names are of one thing: not "kid", which is drawn as usual where "boy" is, and "girl"."""
-        return (
-            min(self.share(name, other), self.share(other, name)) >= _SAME
-            and self.gap(name, other) + self.gap(other, name) < _MOST_TOLD_APART
-            and not any(
-                max(beside := (self.share(each, name), self.share(each, other))) >= _SAME and min(beside) < _WIDER
-                for each in self.said
-            )
-        )
 
     def gap(self, name: str, other: str) -> float:
         """By how many standard deviations the scorer prefers a name where it is drawn more; 0 if it never is."""

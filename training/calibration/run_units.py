@@ -63,12 +63,10 @@ def corrected(weights: PosteriorConfig, images: Iterable[ShardImage]) -> Posteri
 
 
 def in_units_of(weights: PosteriorConfig, correctness: Floats, scores: Floats) -> PosteriorConfig:
-    """Return the weights that give scores of a run the effect that scores of the same rank had where they were fitted.
+    """Return weights for any captioner in the units of a run's scores.
 
-    Args:
-        weights: For any captioner.
-        correctness: (T,) float64 of the run's candidates, NaN where there is none.
-        scores: (M, 2) float64, predicted IoU and stability score as log-odds, of the masks that have both.
+    `correctness` (T,) is that of the candidates, NaN where there is none; `scores` (M, 2) are predicted IoU and
+    stability as log-odds, of the masks that have both.
     """
     ratio, _ = _ratio_and_mean(CORRECTNESS_STD, correctness)
     changed = {"noun_correctness": weights.noun_correctness * ratio, "object_bias": weights.object_bias}

@@ -110,10 +110,7 @@ class Candidates:
 
 
 def mask_geometry(counts: Sequence[str], size: tuple[int, int]) -> torch.Tensor:
-    """Return (N, 7) float32: centre x and y and area as shares of the image, width, height, area in logarithms.
-
-    Centres are of boxes, from -1 at the left and top to 1.
-    """
+    """Return (N, 7) float32: the box's centre x and y in [-1, 1], share of the area, then sizes as logarithms."""
     height, width = size
     boxes = torch.tensor(rle.boxes(counts, size), dtype=torch.float32).reshape(-1, 4)
     areas = torch.from_numpy(rle.areas(counts, size)).float() / (height * width)
@@ -139,10 +136,7 @@ def pair_geometry(geometry: torch.Tensor, counts: Sequence[str], size: tuple[int
 
 
 class CandidateStore:
-    """Candidates by image: in memory, in a folder, or proposed now.
-
-    `run` is the configuration of a run with the same masks; `refinement` says how outlines are seen, None if not.
-    """
+    """Candidates by image: in memory, in a folder, or proposed now. `run` configures a run with the same masks."""
 
     def __init__(self, config: ChooserConfig, towers: FrozenTowers) -> None:
         """Open the folder; models are loaded when the first image needs them. `towers` are those of `config`."""

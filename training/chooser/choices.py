@@ -89,8 +89,8 @@ class Choice:
 def trusted_levels(choose: Callable[..., Choice], held_out: HeldOutExpressions) -> torch.Tensor | None:
     """Return what the levels of the cosines, and a constant, shall add to the logit of "none of these", (2 · S + 1,).
 
-    A logistic regression of whether an expression has no target on that logit and the levels; as the threshold is
-    chosen afterwards, only their ratio counts. None if all have a target, or none has. 0 where the logit says nothing.
+    A logistic regression predicts from logit and levels whether an expression has no target. Only their ratio counts:
+    the threshold is chosen afterwards. None if all have a target, or none has. 0 where the logit says nothing.
     """
     rows = []
     for question in held_out:

@@ -83,10 +83,7 @@ class MaskRefiner(nn.Module):
     """A U-Net of three halvings, from views of masks to the change of their logits."""
 
     def __init__(self, width: int) -> None:
-        """Draw fresh weights from torch's generator; untrained, it leaves every mask as it is.
-
-        There are `width` channels at full size, a multiple of 4; twice as many after a halving, then four times.
-        """
+        """Draw fresh weights from torch's generator; `width`, a multiple of 4, counts the channels at full size."""
         super().__init__()
         widths = [width, 2 * width, 4 * width, 4 * width]
         # The first layer has one more channel: the distance to the mean colour under the mask.
@@ -123,10 +120,7 @@ def _convolution(given: int, out: int, stride: int = 1) -> nn.Sequential:
 
 
 def outline_loss(change: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
-    """Return the sum over R of cross entropy and dice loss of changes (R, S, S).
-
-    `taught` (R, 5, S, S) uint8 has the views, and the outlines that were meant.
-    """
+    """Return cross entropy plus dice of changes (R, S, S), a sum over R; `taught` (R, 5, S, S): views and outlines."""
     before, shares = (taught[:, channel].to(change.dtype) / 255 for channel in (-2, -1))
     logits = change + _trusted(before)
     inside = logits.sigmoid()

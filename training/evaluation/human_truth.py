@@ -105,10 +105,7 @@ def _scene_truth(address: str, scenes: SceneFile, header: RunHeader | None) -> T
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HumanTruth:
-    """All images of an imported run; fulfils `Truth`.
-
-    Its tables are held in memory as Arrow has them: about the size of the masks' run lengths and of the texts.
-    """
+    """All images of an imported run; fulfils `Truth`. Memory: its masks' run lengths and its texts."""
 
     title: str
     notes: tuple[str, ...]

@@ -28,16 +28,8 @@ from pseudoris.training.metrics import NOTHING_ASKED_OIOU, PRECISION_AT, figure_
 from pseudoris.workers.masks import rle
 
 # Titles by the names in JSON, which are those of `figure_sums`.
-FIGURE_TITLES: Final[Mapping[str, str]] = {
-    "oiou": "oIoU",
-    "miou": "mIoU",
-    **{f"p@{at}": f"P@{at}" for at in PRECISION_AT},
-}
-NO_TARGET_TITLES: Final[Mapping[str, str]] = {
-    "giou": "gIoU",
-    "no_target_accuracy": "N-acc.",
-    "target_accuracy": "T-acc.",
-}
+FIGURE_TITLES: Final = {"oiou": "oIoU", "miou": "mIoU", **{f"p@{at}": f"P@{at}" for at in PRECISION_AT}}
+NO_TARGET_TITLES: Final = {"giou": "gIoU", "no_target_accuracy": "N-acc.", "target_accuracy": "T-acc."}
 ALL: Final = "all"
 _MISSING: Final = "missing"
 # The page shows this many of the worst answers, and as many of the best.
@@ -91,16 +83,9 @@ class ModelEvaluation:
 
     def as_json(self) -> dict[str, Any]:
         """Return all but the answers as JSON; nan becomes null."""
-        parts = [
-            {
-                "split": part.split,
-                "kind": part.kind,
-                "num_expressions": part.num_expressions,
-                "num_missing": part.num_missing,
-                **{name: asdict(each) for name, each in part.figures.items()},
-            }
-            for part in self.parts
-        ]
+        parts = [asdict(part) for part in self.parts]
+        for part in parts:
+            part |= part.pop("figures")
         named = {"model": self.model, "truth": self.truth, "images": self.num_images, "resamples": self.resamples}
         said = {"circularity": list(self.circularity), **named, **self.settings, "notes": list(self.notes)}
         tree: dict[str, Any] = without_nan({**said, "parts": parts})

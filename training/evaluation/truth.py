@@ -48,10 +48,7 @@ class ImageTruth(Protocol):
         """Return the objects that a text refers to; None if that cannot be decided."""
 
     def attributes(self, text: str, number: int) -> tuple[int, int, int] | None:
-        """Return how many attributes a text states, how many of these are true of an object, and how many that has.
-
-        None if the truth has no attributes.
-        """
+        """Return how many attributes a text states, how many are true of an object, how many that has; or None."""
 
     def num_alike(self, number: int) -> int:
         """Return how many other objects share an object's category."""
@@ -144,8 +141,7 @@ class CandidateTable:
 class MatchedMasks:
     """Which mask is which object, one-to-one, by mask id; masks without an object are left out.
 
-    `reached` (N,) float64 is the IoU of each object's mask, 0 without one; `is_visible` (N,) bool says which objects
-    have a pixel.
+    `reached` (N,) is the IoU of each object's mask, 0 without one; `is_visible` (N,) says which objects have a pixel.
     """
 
     object_of_mask: Mapping[str, int]

@@ -175,10 +175,7 @@ class Trained(Generic[ConfigT]):
         return cls(file, state["module"], settings, validate_as(model, settings["config"]))
 
     def require_weights(self, noun: str, weights: WeightsConfig, *names: str) -> None:
-        """Refuse another file of the frozen part called `noun` than in the training, whose settings have its sha256.
-
-        It is in the settings under `names`, one below the other.
-        """
+        """Refuse another file of the frozen part `noun` than the settings have the sha256 of, under `names`."""
         sha256: Any = self.settings
         for name in names:
             sha256 = sha256.get(name) if isinstance(sha256, Mapping) else None

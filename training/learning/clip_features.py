@@ -59,10 +59,7 @@ def vision_tower(model: Clip) -> VisionTransformer:
 
 
 def image_blocks(visual: VisionTransformer, layers: Sequence[int], *, setting: str = "layers") -> list[int]:
-    """Return the numbers, from 0, of some of an image tower's blocks; negative `layers` count from the last.
-
-    `setting` is what the message calls them.
-    """
+    """Return the numbers, from 0, of some of an image tower's blocks; negative `layers` count from the last."""
     last = len(visual.transformer.resblocks) - 1
     wanted = [layer + last + 1 if layer < 0 else layer for layer in layers]
     if not all(0 <= layer <= last for layer in wanted):
@@ -71,10 +68,7 @@ def image_blocks(visual: VisionTransformer, layers: Sequence[int], *, setting: s
 
 
 def read_images(model: Clip, images: torch.Tensor, *, layers: Sequence[int] = ()) -> ImageFeatures:
-    """Return the features of images (B, 3, S, S) float, normalised as the model's weights expect; S is its image size.
-
-    `layers` are block numbers from 0; negative ones count from the last.
-    """
+    """Return the features of images (B, 3, S, S), normalised as the weights expect; `layers` as of `image_blocks`."""
     visual = vision_tower(model)
     last, wanted = len(visual.transformer.resblocks) - 1, image_blocks(visual, layers)
     taken = sorted({*wanted, last})
@@ -116,18 +110,17 @@ def response_map(
     return torch.einsum("bdhw,bd->bhw", F.normalize(dense, dim=1), text.expand(len(dense), -1))
 
 
-def class_response_maps(dense: torch.Tensor, pooled: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """Return the response (B, K, h, w) of each patch to each class, less the mean of all classes.
+def class_response_map(seen: ImageFeatures, classes: torch.Tensor) -> torch.Tensor:
+    """Return the response (B, h, w) of each patch to the first of the classes (K, D), less the mean of all classes.
 
-    Patches `dense` are (B, D, h, w), `pooled` (B, D) the images' embeddings, `classes` (K, D) those of the texts.
     Before the mean, classes are weighted by how much the whole image looks like them: softmax(2 · cosine), over its
     mean. Source: CLIP Surgery (Li et al. 2023, arXiv 2304.05653), section 3.3, for several texts.
     """
     texts = F.normalize(classes, dim=-1)
-    shares = (2 * F.normalize(pooled, dim=-1) @ texts.T).softmax(dim=-1)
+    shares = (2 * F.normalize(seen.embedding, dim=-1) @ texts.T).softmax(dim=-1)
     weights = shares / shares.mean(dim=-1, keepdim=True)
-    responses = weights[:, :, None, None] * torch.einsum("bdhw,kd->bkhw", F.normalize(dense, dim=1), texts)
-    return responses - responses.mean(dim=1, keepdim=True)
+    responses = weights[:, :, None, None] * torch.einsum("bdhw,kd->bkhw", F.normalize(seen.dense, dim=1), texts)
+    return responses[:, 0] - responses.mean(dim=1)
 
 
 def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> ImageFeatures:

@@ -34,10 +34,7 @@ _Text = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class FeatureCache(Generic[Value]):
-    """Values by key, such as a text, up to a number of bytes; beyond it, the least recently used goes first.
-
-    A training reads the same texts in every epoch. A single pass over a large run, or a server, always reads new ones.
-    """
+    """Values by key, such as a text, up to a number of bytes; beyond it, the least recently used goes first."""
 
     def __init__(self, max_bytes: int, size_of: Callable[[Value], int]) -> None:
         self._max_bytes, self._size_of = max_bytes, size_of
@@ -169,10 +166,7 @@ def frozen_clip(architecture: str, weights: WeightsConfig, *, setting: str) -> t
 
 
 class FrozenTowers:
-    """A frozen CLIP; it caches features of texts. `image_format` is what the image tower takes.
-
-    Features of images are rounded to float16, in which a learner may keep them.
-    """
+    """A frozen CLIP; it caches features of texts, and rounds those of images to float16, as a learner may keep them."""
 
     def __init__(
         self,
@@ -211,9 +205,8 @@ class FrozenTowers:
         for some in torch.split(pixels, _IMAGES_A_TILE):
             tile = F.pad(some, (0, 0, 0, 0, 0, 0, 0, _IMAGES_A_TILE - len(some)))
             with torch.inference_mode():
-                seen = read_images(
-                    self._model, self.normalised(to_device(tile, self.device)), layers=self._config.layers
-                )
+                given = self.normalised(to_device(tile, self.device))
+                seen = read_images(self._model, given, layers=self._config.layers)
                 read = to_host(torch.stack(seen.stages, 1).half(), seen.dense.half())
             parts.append([torch.from_numpy(each) for each in read])
         stages, dense = (torch.cat(each)[: len(pixels)].float() for each in zip(*parts, strict=True))

@@ -39,15 +39,11 @@ class TokenCrossAttention(nn.Module):
         position: torch.Tensor | None = None,
         read_position: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return (T, N, width), of queries x (T, N, width) that read (T, M, width), with `owners` (U, M, width).
+        """Return (T, N, width), of queries x (T, N, width) that attend to `read` (T, M, width).
 
-        Args:
-            x: The queries.
-            read: The keys and values.
-            is_word: (T, M) bool, which keys exist; None for all.
-            owners: (T,) int64, which row of `read` each row of x reads: shared rows are prepared once.
-            position: (N, width) or (T, N, width), added to the queries.
-            read_position: (M, width), added to the keys, not to the values.
+        `is_word` (T, M) bool says which keys exist. With `owners` (T,) int64, `read` is (U, M, width), and each row of
+        x reads the row that it names: shared rows are prepared once. `position` (N, width) or (T, N, width) is added to
+        the queries, `read_position` (M, width) to the keys, not to the values.
         """
         given = self.norm_read(read)
         if read_position is None:

@@ -277,10 +277,7 @@ def open_feed(
 
 
 def weighted_mean(losses: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-    """Return the mean of losses (T, …), a scalar; weights (T,) of at least 0 are scaled to a mean of 1.
-
-    Without weights, and with equal ones, it is the plain mean. If all are 0, it is 0.
-    """
+    """Return the mean of losses (T, …), weighted by (T,) of at least 0; for equal weights, or none, the plain mean."""
     if weights is None:
         return losses.mean()
     relative = weights / weights.mean().clamp(min=torch.finfo(weights.dtype).tiny)

@@ -35,26 +35,14 @@ class CrossAttentionLayer(nn.Module):
         self.attention = TokenCrossAttention(width, num_heads, dropout=dropout)
         self.feed_forward = Perceptron(width, feed_forward_ratio, dropout=dropout)
 
-    def forward(
-        self,
-        queries: torch.Tensor,
-        context: torch.Tensor,
-        *,
-        query_position: torch.Tensor | None = None,
-        context_position: torch.Tensor | None = None,
-        is_token: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Return the queries (B, Q, d), updated from the context (B, L, d); see `TokenCrossAttention`."""
-        at = {"position": query_position, "read_position": context_position}
-        fed: torch.Tensor = self.feed_forward(self.attention(queries, context, is_word=is_token, **at))
+    def forward(self, queries: torch.Tensor, context: torch.Tensor, **at: torch.Tensor) -> torch.Tensor:
+        """Return the queries (B, Q, d), updated from the context (B, L, d); `at` as of `TokenCrossAttention`."""
+        fed: torch.Tensor = self.feed_forward(self.attention(queries, context, **at))
         return fed
 
 
 class ProductLayer(ProductAttention):
-    """Patches read words and are multiplied with them: attention, products, then a feed-forward layer.
-
-    Products separate the objects of one image. Source: the ViT bridger of Xu et al. 2023 (ETRIS).
-    """
+    """Patches read words and are multiplied with them, then a feed-forward layer. Source: Xu et al. 2023 (ETRIS)."""
 
     def __init__(self, width: int, num_heads: int, feed_forward_ratio: float, dropout: float = 0.0) -> None:
         super().__init__(width, num_heads)
@@ -180,11 +168,8 @@ class ReferencePatchAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return q_k with what they see (B, K, d), their attention's log-shares (B, K, h·w), and the shares of peaks.
 
-        Args:
-            queries: q_k, (B, K, d), normalised.
-            image: V'_N (B, h·w, d).
-            response: (B, h, w) of the patches.
-            anchors: (B, K) int64, the patch that each query begins at; None where queries share all of them.
+        Queries q_k are (B, K, d), normalised, the image V'_N (B, h·w, d), the response (B, h, w). Anchors (B, K) int64
+        are the patches that queries begin at; None where queries share all of them.
         """
         patches = self.norm(image)
         found = self.query(queries) @ self.key(patches).transpose(1, 2) * queries.shape[-1] ** -0.5
@@ -199,10 +184,7 @@ class ReferencePatchAttention(nn.Module):
 
 
 class PointHead(nn.Module):
-    """PointHead of equation 2: a perceptron that regresses M points and their labels from a query.
-
-    With references it gives how the points spread around them: features hardly encode a position.
-    """
+    """PointHead of equation 2: M points and labels from a query; with references, how they spread around these."""
 
     def __init__(self, width: int, num_points: int) -> None:
         super().__init__()
@@ -220,10 +202,7 @@ class PointHead(nn.Module):
 
 
 class ScoreHead(nn.Module):
-    """ScoreHead of equation 2: a perceptron of a query.
-
-    With a gain it begins at CLIP's response at the query's reference, and the perceptron learns to doubt it.
-    """
+    """ScoreHead of equation 2; with a gain it begins at CLIP's response at the query's reference."""
 
     def __init__(self, width: int, response_gain: float | None = None) -> None:
         super().__init__()
@@ -291,9 +270,7 @@ class Bridge(nn.Module):
         """Return V'_n (B, h·w, d) and T_n (B, L, d) of V_n (B, h·w, C) and T (B, L, D)."""
         image = self.image_projection(image) + earlier[0]
         text = self.text_projection(text) + earlier[1]
-        fused_image = self.image_reads_text(image, text, is_word)
-        fused_text = self.text_reads_image(text, image, context_position=position)
-        return fused_image, fused_text
+        return self.image_reads_text(image, text, is_word), self.text_reads_image(text, image, read_position=position)
 
 
 class Stage(nn.Module):
@@ -319,8 +296,8 @@ class Stage(nn.Module):
         """Return Q_{n+1} (B, K, d) and the fused pair (V'_n, T_n)."""
         fused = self.bridge(image, text, earlier, position=position, is_word=is_word)
         # Equation 1: Q_{n+1} = CrossAttn(CrossAttn(Q_n, V'_n), T_n).
-        queries = self.read_image(queries, fused[0], query_position=query_position, context_position=position)
-        queries = self.read_text(queries, fused[1], query_position=query_position, is_token=is_word)
+        queries = self.read_image(queries, fused[0], position=query_position, read_position=position)
+        queries = self.read_text(queries, fused[1], position=query_position, is_word=is_word)
         return queries, fused
 
 

@@ -111,8 +111,7 @@ def matching_cost(
 def assign(cost: torch.Tensor, counts: tuple[int, ...]) -> Assignment:
     """Return the assignment of least cost; `counts` is the number of real pseudo-labels among the E of each row.
 
-    Every label has a query of its own; if there are more labels than queries, the costliest labels have none.
-    Source: Kuhn 1955, by scipy.
+    Each label has its own query; of more labels than queries the costliest have none. Source: Kuhn 1955, by scipy.
     """
     found = []
     for row, (matrix, count) in enumerate(zip(cost.detach().cpu().numpy(), counts, strict=True)):
@@ -122,12 +121,10 @@ def assign(cost: torch.Tensor, counts: tuple[int, ...]) -> Assignment:
 
 
 def prompt_embeddings(encoder: PromptEncoder, points_xy_px: torch.Tensor, label_logits: torch.Tensor) -> torch.Tensor:
-    """Return SAM's embeddings (P, M + 1, C) of points, equal to those of its prompt encoder for hard labels.
+    """Return SAM's embeddings (P, M + 1, C) of points (P, M, 2) in its input's pixels, as its prompt encoder has them.
 
-    A label is a choice between two embeddings and has no gradient. Forward takes the choice, as inference does;
-    backward takes the mixture of both by the label's probability (straight through, Bengio et al. 2013).
-
-    Points are (P, M, 2) pixels of the encoder's input, labels (P, M), above 0 for a positive point.
+    A label (P, M), above 0 for a positive point, is a choice between two embeddings and has no gradient. Forward takes
+    the choice; backward takes the mixture of both by the label's probability (straight through, Bengio et al. 2013).
     """
     # Half a pixel is added to reach the centre of a pixel, as in the prompt encoder.
     place = encoder.pe_layer.forward_with_coords(points_xy_px + 0.5, encoder.input_image_size)
@@ -151,10 +148,7 @@ class PointMaskDecoder:
     def __call__(self, images: EncodedImages, rows: torch.Tensor, prompts: PointPrompts) -> torch.Tensor:
         """Return mask logits (P, 4·h, 4·w) float32 in the frame of the encoder's padded square.
 
-        Args:
-            images: B encoded images.
-            rows: (P,) int64, the image of each prompt.
-            prompts: P prompts without an axis of queries: points (P, M, 2), labels (P, M), confidences (P,).
+        `rows` (P,) int64 are the prompts' images, of B. Prompts have no axis of queries: points (P, M, 2).
         """
         # Points are computed in full precision, because half precision would move them to other pixels.
         with torch.autocast(rows.device.type, enabled=False):
@@ -190,8 +184,7 @@ _PROMPTS_A_PASS: Final = 256
 class LabelledFeatures:
     """What a step learns from: B pairs and their pseudo-labels.
 
-    No dataclass, on purpose: Fabric rounds the tensors that it finds in a module's input to half precision, where a
-    coordinate is right to one part in 256. It finds no tensors in an object of an unknown class.
+    It is no dataclass: Fabric would round the tensors that it finds to half precision, one part in 256 of a coordinate.
     """
 
     __slots__ = ("features", "pseudo_labels")

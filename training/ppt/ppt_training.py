@@ -49,8 +49,8 @@ logger = logging.getLogger(__name__)
 class PptRequest:
     """One training to run, into a local folder.
 
-    `val` is a run or import whose kept expressions are asked at the end of each phase, None for none. A resume may name
-    another: it asks phases that are done again.
+    `val` is a run or import whose kept expressions are asked at the end of each phase. A resume may name another one:
+    all phases are then asked again.
     """
 
     config: PptConfig
@@ -90,10 +90,7 @@ class Reports:
 
 
 def train_ppt(request: PptRequest, fabric: Fabric, reports: Reports | None = None) -> tuple[PointLearner, PptSummary]:
-    """Train through the curriculum, or continue the training in the folder; return the learner and how it ended.
-
-    `fabric` is from `open_fabric`; all of its processes make this call.
-    """
+    """Train through the curriculum, or continue in the folder; all processes of `fabric` (`open_fabric`) call this."""
     folder = TrainingFolder(request.out)
     folder.refuse_another(is_resuming=request.is_resuming)
     encoders = FrozenEncoders(request.config, fabric.device)

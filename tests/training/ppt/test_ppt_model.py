@@ -127,10 +127,8 @@ def test_a_stage_is_equation_1_queries_read_the_image_and_then_the_text() -> Non
     )
 
     assert torch.equal(fused_image, stage.bridge(image, features.text, (nothing, nothing), **frames)[0])
-    read = stage.read_image(queries, fused_image, query_position=query_position, context_position=position)
-    assert torch.equal(
-        found, stage.read_text(read, fused_text, query_position=query_position, is_token=features.is_word)
-    )
+    read = stage.read_image(queries, fused_image, position=query_position, read_position=position)
+    assert torch.equal(found, stage.read_text(read, fused_text, position=query_position, is_word=features.is_word))
     _assert_queries_go_from_stage_to_stage(features)
 
 

@@ -67,10 +67,7 @@ class ComposedImage:
 def mosaic(
     pieces: Sequence[Piece], layout: tuple[int, int], side: int, rng: np.random.Generator
 ) -> ComposedImage | None:
-    """Return the pieces scaled and pasted into the cells of a grid; None where one of them lost its object.
-
-    The pieces come row by row, as many as the layout (rows, columns) has cells; `side` is in pixels.
-    """
+    """Return the pieces, row by row, scaled and pasted into the cells of a grid; None where one lost its object."""
     canvas, (rows, columns) = _canvas(pieces, side), layout
     masks: list[Mask] = []
     texts: list[tuple[str, ...]] = []

@@ -17,7 +17,7 @@ from scipy.ndimage import maximum_filter
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.training.learning.clip_features import (
-    class_response_maps,
+    class_response_map,
     read_images,
     read_texts,
     response_map,
@@ -40,10 +40,7 @@ _TEXT_BYTES: Final = 2**28
 
 
 def prompted(phrase: str, prompt: str) -> str:
-    """Return a phrase as CLIP reads it, its own determiners dropped: "the red star" as "a photo of a red star".
-
-    With the prompt `{}` it stays as it is.
-    """
+    """Return a phrase as CLIP reads it, without determiners: "a photo of a red star"; `{}` changes nothing."""
     if prompt == "{}":
         return phrase
     words = phrase.split()
@@ -77,14 +74,12 @@ def response_points(
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """Which peaks of a response count as separate places: at most `count`, of `min_share` of the response's range on.
-
-    A peak is higher than everything within `radius` along rows and columns, a share of the longer side.
-    """
+    """Which peaks of a response count: at most `count`, each the highest within `radius`, at `min_share` or more."""
 
     count: int = 1
     min_share: float = 1.0
-    # This is two and a half patches of the CLIP of drawn scenes. Nearer peaks belong to one object there.
+    # A share of the longer side, along rows and columns: two and a half patches of the scene CLIP. Nearer peaks belong
+    # to one object there.
     radius: float = 0.16
 
 
@@ -155,10 +150,7 @@ class Grounder:
     def __call__(
         self, image: NDArray[np.uint8], phrases: Sequence[str], redundant: Sequence[str] = (), peaks: Peaks = HIGHEST
     ) -> list[GroundedMask]:
-        """Return a mask for each peak of each phrase, in order, without those for which SAM answers with no pixel.
-
-        See `responses` for the image, the phrases (noun phrases or names of classes) and what is redundant.
-        """
+        """Return a mask for each peak of each phrase, in order, without empty ones; the rest is as of `responses`."""
         if not phrases:
             return []
         answers = self.answers(image, self.responses(image, phrases, redundant), peaks)
@@ -185,7 +177,7 @@ class Grounder:
         for phrase in phrases:
             classes = list(dict.fromkeys([phrase, *redundant]))
             if config.is_feature_surgery and len(classes) > 1:
-                maps.append(class_response_maps(seen.dense, seen.embedding, self._embed(classes))[:, 0])
+                maps.append(class_response_map(seen, self._embed(classes)))
             else:
                 empty = self._embed([""]) if config.is_feature_surgery else None
                 maps.append(response_map(seen.dense, self._embed([phrase]), redundant=empty))
