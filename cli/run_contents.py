@@ -26,7 +26,7 @@ from pseudoris.store.reports.statistics import DEFAULT_SAMPLE, GROUPS, Distribut
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.receipts import latest_receipts, part_path
 from pseudoris.store.runs.repair import part_sizes, refuse_lost
-from pseudoris.store.tables.run_reader import COLUMNS, Run
+from pseudoris.store.tables.open_run import COLUMNS
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _QUANTILE_NAMES = {0.0: "least", 0.5: "median", 1.0: "most"}
@@ -139,6 +139,8 @@ def sample(
     """
     if as_json and as_csv:
         raise ConfigError("--json and --csv exclude each other. Give one.")
+    from pseudoris.store.tables.run_reader import Run
+
     names = [name.strip() for name in (DEFAULT_COLUMNS if columns is None else columns).split(",")]
     location = RunLocation.open_to_read(out)
     found = Run(location).sample(rows, columns=names, seed=seed, kept_only=not all_candidates).to_pylist()

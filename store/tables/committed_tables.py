@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import pyarrow as pa
-import pyarrow.acero as acero
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from pseudoris.images.parquet_pages import BorrowedFile
 from pseudoris.schemas.errors import refuse_other_version
@@ -41,6 +39,9 @@ def read_part(file: BinaryIO, schema: pa.Schema, name: str, keep: RowFilter | No
     groups = list(range(parquet.num_row_groups))
     try:
         if keep is not None:
+            # Imported here, because it loads pandas, for which `--help` would wait.
+            import pyarrow.dataset as ds
+
             fragment = ds.ParquetFileFormat().make_fragment(pa.PythonFile(BorrowedFile(file), mode="r"))
             groups = [group.id for group in fragment.subset(filter=keep.expression, schema=schema).row_groups]
         if not groups:
@@ -82,6 +83,8 @@ def read_selected(
     except DamagedError as error:
         raise lost_part(location, path, f"cannot be read as Parquet ({error.__cause__})") from error
     if keep is not None:
+        from pyarrow import acero
+
         # `Table.filter` is not used, because it starts threads of its own (see `parquet_files`).
         source = acero.Declaration("table_source", acero.TableSourceNodeOptions(found))
         kept = acero.Declaration("filter", acero.FilterNodeOptions(keep.expression), inputs=[source])

@@ -12,7 +12,6 @@ from typing import Any, Final, NamedTuple, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import Ints
@@ -36,7 +35,12 @@ class QuarantinedImage(NamedTuple):
 
 
 DAMAGED_IMAGES: Final = "the table images of shard {} is damaged: run `pseudoris verify`"
-_IS_SHOWN: Final = RowFilter(ds.field("status") != STATUS_QUARANTINED, ("status",))
+# Columns that a reader adds to those of expressions: of the image, and of the mask if the row refers to exactly one.
+COLUMNS_BESIDE: Final = {
+    IMAGES: ("key", "height", "width", "sha256"),
+    MASKS: ("mask_id", "segmentation", "box_xyxy_px", "area_px", "predicted_iou", "stability_score", "prior"),
+}
+COLUMNS: Final = (*SCHEMAS[EXPRESSIONS].names, *COLUMNS_BESIDE[IMAGES], *COLUMNS_BESIDE[MASKS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,9 @@ class CommittedShard:
 
     def shown(self, columns: Sequence[str]) -> pa.Table:
         """Return columns of the images that are not quarantined, in plan order; `bytes` is null unless embedded."""
-        return self.table(IMAGES, columns, _IS_SHOWN)
+        # Not a constant: the first value that pyarrow converts loads pandas, for which `--help` would wait.
+        keep = RowFilter(pc.field("status") != STATUS_QUARANTINED, ("status",))
+        return self.table(IMAGES, columns, keep)
 
     def num_masks(self) -> Ints:
         """Return the masks of each image that is not quarantined, (I,) int64, in no order; reads one column."""
@@ -128,7 +134,7 @@ class CommittedShard:
 
         `said_rows` says which expressions; all by default.
         """
-        shown = self.table(IMAGES, _with_id(images), None if with_quarantined else _IS_SHOWN)
+        shown = self.table(IMAGES, _with_id(images)) if with_quarantined else self.shown(_with_id(images))
         if shown.num_rows != (self.receipt.counts.images if with_quarantined else self.receipt.counts.num_shown):
             raise ConfigError(DAMAGED_IMAGES.format(self.receipt.shard))
         of_masks = self.table(MASKS, masks if masks is None else _with_id(masks))

@@ -29,19 +29,12 @@ from pseudoris.store.runs.repair import part_sizes, read_whole, refuse_lost
 from pseudoris.store.sources.planned_images import PlannedImages, annotated_bytes
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.committed_tables import RowFilter
-from pseudoris.store.tables.open_run import DAMAGED_IMAGES, CommittedShard, OpenRun
+from pseudoris.store.tables.open_run import COLUMNS, COLUMNS_BESIDE, DAMAGED_IMAGES, CommittedShard, OpenRun
 from pseudoris.store.tables.run_image import RunImage
 from pseudoris.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     import pandas
-
-# Columns that are added to those of expressions: of the image, and of the mask if the row refers to exactly one.
-_BESIDE: Final = {
-    IMAGES: ("key", "height", "width", "sha256"),
-    MASKS: ("mask_id", "segmentation", "box_xyxy_px", "area_px", "predicted_iou", "stability_score", "prior"),
-}
-COLUMNS: Final = (*SCHEMAS[EXPRESSIONS].names, *_BESIDE[IMAGES], *_BESIDE[MASKS])
 
 
 def draw_rows(counts: Sequence[int], size: int, seed: int) -> dict[int, list[int]]:
@@ -64,7 +57,7 @@ def draw_rows(counts: Sequence[int], size: int, seed: int) -> dict[int, list[int
 
 
 def _field(name: str) -> pa.Field:
-    table = EXPRESSIONS if name in SCHEMAS[EXPRESSIONS].names else IMAGES if name in _BESIDE[IMAGES] else MASKS
+    table = EXPRESSIONS if name in SCHEMAS[EXPRESSIONS].names else IMAGES if name in COLUMNS_BESIDE[IMAGES] else MASKS
     field = SCHEMAS[table].field(name).with_nullable(True)
     if not pa.types.is_struct(field.type):
         return field
@@ -205,7 +198,7 @@ class Run:
         counts = [each.counts.kept if kept_only else each.counts.expressions for each in self._opened.receipts]
         schema = pa.schema([_field(name) for name in columns])
         own = [name for name in columns if name in SCHEMAS[EXPRESSIONS].names]
-        of = {name: [each for each in columns if each in known] for name, known in _BESIDE.items()}
+        of = {name: [each for each in columns if each in known] for name, known in COLUMNS_BESIDE.items()}
         found = [schema.empty_table()]
         for at, rows in draw_rows(counts, num_rows, seed).items():
             shard = self._opened.shard(at)

@@ -41,8 +41,11 @@ COMMANDS = dict(commands())
 @pytest.mark.slow
 def test_help_shows_everything_on_a_screen_of_100_by_30():
     # As a user meets it; the other pages are asked for in this process, which saves seconds each.
-    words = [sys.executable, "-m", "pseudoris", "--help"]
+    words = [sys.executable, "-X", "importtime", "-m", "pseudoris", "--help"]
     ended = subprocess.run(words, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "100"})
+    loaded = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    assert "pyarrow" in loaded
+    assert not loaded & {"ray", "torch", "pandas"}
     lines = ended.stdout.splitlines()
     # The prompt below it takes the last line.
     assert len(lines) < 30

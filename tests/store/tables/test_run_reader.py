@@ -18,7 +18,8 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts, part_path
-from pseudoris.store.tables.run_reader import COLUMNS, Run, draw_rows
+from pseudoris.store.tables.open_run import COLUMNS
+from pseudoris.store.tables.run_reader import Run, draw_rows
 from tests.builders.scored_runs import begin, commit_scored, scored_run
 from tests.builders.tables import read_table
 
