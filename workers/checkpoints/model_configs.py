@@ -26,24 +26,14 @@ def read_model_config(architecture: str | None, *, is_captioner: bool | None = N
 
     A captioner must be a CoCa, which has a decoder, and a scorer a CLIP, which has none; None takes both.
     """
-    config = _found(architecture)
-    has_decoder = "multimodal_cfg" in config
-    if is_captioner and not has_decoder:
-        raise ConfigError(f"architecture '{architecture}' has no multimodal_cfg: a captioner must be a CoCa")
-    if is_captioner is False and has_decoder:
-        raise ConfigError(f"architecture '{architecture}' has multimodal_cfg, but a scorer must be a CLIP")
-    return config
-
-
-def _found(architecture: str | None) -> dict[str, Any]:
     if architecture is None:
         raise ConfigError("no architecture is set: give the name of one, such as coca_ViT-L-14")
     if architecture.startswith(BUILTIN_PREFIX):
         text = files("pseudoris.workers.checkpoints").joinpath(architecture.removeprefix(BUILTIN_PREFIX))
         if not text.is_file():
             raise ConfigError(f"architecture '{architecture}': no such file is shipped in workers/checkpoints")
-        return _parse(text.read_text(encoding="utf-8"), architecture)
-    if architecture.endswith(".json"):
+        config = _parse(text.read_text(encoding="utf-8"), architecture)
+    elif architecture.endswith(".json"):
         path = Path(architecture)
         if not path.is_file():
             raise ConfigError(
@@ -54,16 +44,23 @@ def _found(architecture: str | None) -> dict[str, Any]:
                 f"architecture '{architecture}' is a file of {path.stat().st_size:,} bytes, a model config has at most "
                 f"{_MAX_FILE_BYTES:,}: give the path of one"
             )
-        return _parse(path.read_text(encoding="utf-8", errors="replace"), architecture)
-    # open_clip is not imported to find its folder, because that takes seconds.
-    spec = find_spec("open_clip")
-    folder = Path((spec and spec.origin) or "").parent / "model_configs"
-    if f"{architecture}.json" not in (path.name for path in folder.glob("*.json")):
-        raise ConfigError(
-            f"architecture '{architecture}' is not in open_clip's registry: give one of open_clip.list_models(), "
-            "such as coca_ViT-L-14 or RN50-quickgelu, or the path of a JSON model config"
-        )
-    return _parse((folder / f"{architecture}.json").read_text(encoding="utf-8"), architecture)
+        config = _parse(path.read_text(encoding="utf-8", errors="replace"), architecture)
+    else:
+        # open_clip is not imported to find its folder, because that takes seconds.
+        spec = find_spec("open_clip")
+        folder = Path((spec and spec.origin) or "").parent / "model_configs"
+        if f"{architecture}.json" not in (path.name for path in folder.glob("*.json")):
+            raise ConfigError(
+                f"architecture '{architecture}' is not in open_clip's registry: give one of open_clip.list_models(), "
+                "such as coca_ViT-L-14 or RN50-quickgelu, or the path of a JSON model config"
+            )
+        config = _parse((folder / f"{architecture}.json").read_text(encoding="utf-8"), architecture)
+    has_decoder = "multimodal_cfg" in config
+    if is_captioner and not has_decoder:
+        raise ConfigError(f"architecture '{architecture}' has no multimodal_cfg: a captioner must be a CoCa")
+    if is_captioner is False and has_decoder:
+        raise ConfigError(f"architecture '{architecture}' has multimodal_cfg, but a scorer must be a CLIP")
+    return config
 
 
 def _parse(text: str, architecture: str) -> dict[str, Any]:

@@ -23,21 +23,15 @@ SEE_SOURCE: Final = "see the source"
 
 @dataclass(frozen=True, slots=True)
 class PublishedFile:
-    """A weights file that somebody else publishes.
+    """A weights file that somebody else publishes."""
 
-    Attributes:
-        files: Its url, or its name in `repo`, by its path relative to the cache; of several, the first that exists is
-            used.
-        repo: `owner/name` on the Hugging Face hub; empty for a url.
-        revision: Branch, or commit, of `repo`.
-        size_bytes: None if not known before it is fetched.
-        sha256: None if not known before it is fetched.
-    """
-
+    # Its url, or its name in `repo`, by its path relative to the cache. Of several, the first that exists is used.
     files: Mapping[str, str]
+    # `owner/name` on the Hugging Face hub, with a branch or commit; empty for a url.
     repo: str = ""
     revision: str = "main"
     licence: str = SEE_SOURCE
+    # None if they are not known before the file is fetched.
     size_bytes: int | None = None
     sha256: str | None = None
 

@@ -39,12 +39,7 @@ _NAME_ANOTHER: Final = f"Set {FOLDER_VARIABLE} to a folder that you can write to
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """What a published file was when it was first fetched.
-
-    Attributes:
-        sha256: Of its bytes.
-        revision: Commit of its repository, empty if it has none.
-    """
+    """What a published file was when it was first fetched; `revision` is its commit, if its repository has any."""
 
     sha256: str
     size_bytes: int
@@ -53,16 +48,13 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class WeightCache:
-    """A folder of weights.
+    """A folder of weights, at an absolute path that need not exist.
 
     Its methods raise a `ConfigError` if other users may write to it, or it cannot be written or its record not read.
-
-    Attributes:
-        folder: Absolute; need not exist.
-        is_named: Whether the user named it. Then others may be allowed to write to it: a shared folder of a team.
     """
 
     folder: Path
+    # The user named it. Then others may be allowed to write to it: a team shares a folder.
     is_named: bool
 
     def path(self, name: str) -> Path:

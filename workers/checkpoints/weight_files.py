@@ -315,9 +315,8 @@ def weight_facts(weights: WeightsConfig) -> tuple[str, dict[str, str], Path | No
 
     The name is its path relative to the cache, or the configured uri. The facts are licence, size, sha256 and source.
     """
-    keys = ("licence", "size", "sha256", "source")
     if weights.uri.startswith(RANDOM_PREFIX):
-        return weights.uri, dict(zip(keys, ("–", "–", "–", "drawn at random: untrained"), strict=True)), None
+        return weights.uri, _facts("–", "–", "–", "drawn at random: untrained"), None
     if names_folder(weights.uri):
         return _folder_facts(weights)
     found = found_file(weights)
@@ -328,13 +327,17 @@ def weight_facts(weights: WeightsConfig) -> tuple[str, dict[str, str], Path | No
     shown_size, name = f"{size:,} bytes" if size else _UNKNOWN, weights.uri
     if weights.uri.startswith(BUILTIN_PREFIX):
         card = files("pseudoris.workers.checkpoints").joinpath(MODEL_CARD)
-        facts = ("Apache-2.0", shown_size, sha256 or "–", f"shipped in the package: {card}")
+        facts = _facts("Apache-2.0", shown_size, sha256 or "–", f"shipped in the package: {card}")
     elif published is None:
-        facts = (SEE_SOURCE, shown_size, sha256 or "not given", "your own file")
+        facts = _facts(SEE_SOURCE, shown_size, sha256 or "not given", "your own file")
     else:
         name = published.name_at(found) if found else published.name
-        facts = (published.licence, shown_size, sha256 or _UNKNOWN, published.url)
-    return name, dict(zip(keys, facts, strict=True)), found
+        facts = _facts(published.licence, shown_size, sha256 or _UNKNOWN, published.url)
+    return name, facts, found
+
+
+def _facts(licence: str, size: str, sha256: str, source: str) -> dict[str, str]:
+    return {"licence": licence, "size": size, "sha256": sha256, "source": source}
 
 
 def _folder_facts(weights: WeightsConfig) -> tuple[str, dict[str, str], Path | None]:
@@ -349,8 +352,7 @@ def _folder_facts(weights: WeightsConfig) -> tuple[str, dict[str, str], Path | N
         names = [name for names in folder.files.values() for name in names]
         size = f"{sum((found / name).stat().st_size for name in names):,} bytes in {len(names)} files"
     source = f"https://huggingface.co/{model[0]}/tree/{model[1]}" if model else "your own folder"
-    facts = {"licence": SEE_SOURCE, "size": size, "sha256": weights.sha256 or "see weights check", "source": source}
-    return weights.uri, facts, found
+    return weights.uri, _facts(SEE_SOURCE, size, weights.sha256 or "see weights check", source), found
 
 
 def check_weights(weights: WeightsConfig, preset: str = "") -> tuple[bool, str]:
@@ -374,9 +376,7 @@ def check_weights(weights: WeightsConfig, preset: str = "") -> tuple[bool, str]:
     published = published_file(weights)
     known = expected_sha256(weights, found) or (published.sha256 if published else None)
     sha256 = file_sha256(found)
-    if known is None:
-        return True, f"{found}  sha256 {sha256}, no digest to compare it with"
-    if sha256 == known:
-        return True, f"{found}  sha256 {sha256}, as it must be"
+    if known in (None, sha256):
+        return True, f"{found}  sha256 {sha256}, {'as it must be' if known else 'no digest to compare it with'}"
     remedy = "a run in this folder uses it" if found == Path(weights.uri) else "get it again"
     return False, f"{found} has sha256 {sha256}, expected {known}: it is not the published file; {remedy}"

@@ -66,11 +66,7 @@ class Choices:
 
 
 def choices(logits: npt.ArrayLike, targets: npt.ArrayLike) -> Choices:
-    """Return what logits (N, T) of N masks say of T captions, whose masks are `targets` (T,) int.
-
-    Raises:
-        ValueError: A logit is not finite: the weights or the crop hold NaN.
-    """
+    """Return what logits (N, T) of N masks say of T captions, whose masks are `targets` (T,) int."""
     table, target = np.asarray(logits, np.float64), np.asarray(targets, np.int64)
     if not np.isfinite(table).all():
         raise ValueError("a logit is not finite: the weights or the crop hold NaN")

@@ -59,14 +59,10 @@ class CandidateScores:
 def score_candidates(
     context: npt.ArrayLike, masked: npt.ArrayLike, *, targets: npt.ArrayLike, min_cosine: float
 ) -> CandidateScores:
-    """Return the scores of the T candidates of one image.
+    """Return the scores of the T candidates of one image, from cosines c and m (N, T) in [-1, 1].
 
-    Args:
-        context: (N, T) cosines c in [-1, 1].
-        masked: (N, T) cosines m in [-1, 1].
-        targets: (T,) int, the mask that each candidate describes, in 0 .. N-1.
-        min_cosine: Cosines are clamped to at least this: the product of two negative cosines would rank a mask that
-            fits neither text first.
+    `targets` (T,) int are the masks that the candidates describe, in 0 .. N-1. Cosines are clamped to at least
+    `min_cosine`: the product of two negative cosines would rank a mask that fits neither text first.
 
     Raises:
         ValueError: The shapes disagree, a target is not a mask, or a cosine is not finite. NaN would compare as "not

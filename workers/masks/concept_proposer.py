@@ -53,17 +53,12 @@ class ConceptOptions(FrozenModel):
 
 
 def concept_options(config: MasksConfig) -> ConceptOptions:
-    """Return the options of `masks.engine=sam3_concepts`.
-
-    Raises:
-        ConfigError: There are no concepts, one is too long for SAM 3, or an instance prior is set.
-    """
+    """Return the options of `masks.engine=sam3_concepts`, or raise a ConfigError for concepts that cannot be asked."""
     options = config.options_as(ConceptOptions, "--set 'masks.options.concepts=[dog, red car]'")
     count = ClipTokenizer(_CONTEXT_LENGTH).num_tokens
-    if long := [(concept, count(concept)) for concept in options.concepts if count(concept) > _CONTEXT_LENGTH]:
-        concept, num_tokens = long[0]
+    if long := [concept for concept in options.concepts if count(concept) > _CONTEXT_LENGTH]:
         raise ConfigError(
-            f"masks.options.concepts: '{concept}' takes {num_tokens} tokens, and SAM 3 reads at most "
+            f"masks.options.concepts: '{long[0]}' takes {count(long[0])} tokens, and SAM 3 reads at most "
             f"{_CONTEXT_LENGTH}: name it in fewer words"
         )
     if config.prior.kind != "none":

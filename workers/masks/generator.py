@@ -90,15 +90,12 @@ _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 
 
 class MaskGenerator:
-    """A callable image -> `Proposals` over one promptable model.
-
-    Attributes:
-        images_together: How many images to hand over at once, at most; fewer once memory ran out.
-    """
+    """A callable image -> `Proposals` over one promptable model."""
 
     def __init__(self, model: PromptableModel, config: MasksConfig) -> None:
         self._model, self._config = model, config
         self._grids = layer_grids(config)
+        # At most so many images are to be handed over at once; fewer once memory ran out.
         self.images_together = 1
         # Only on a GPU: a CPU fills its caches with one image and gains nothing from batches.
         self._sam = model if isinstance(model, PromptableSam) and model.is_on_gpu else None
@@ -202,14 +199,10 @@ def without_small_regions(found: MaskCandidates, min_area_px: int) -> tuple[Mask
 
 
 def remove_small_regions(mask: NDArray[np.bool_], min_area_px: int) -> tuple[NDArray[np.bool_], bool]:
-    """Return the mask without holes and islands below `min_area_px`, and whether anything changed.
+    """Return the mask (H, W) without holes and islands below `min_area_px`, and whether anything changed.
 
     A hole is any region of background, also at the image's border. If all islands are small, the largest stays (the
     first in reading order among equals), so that a mask with pixels never becomes empty.
-
-    Args:
-        mask: (H, W) bool; not changed.
-        min_area_px: Regions of at least this many pixels stay.
     """
     # The label is 0 outside of all regions, and 1, 2 and so on in them.
     labels, _ = ndimage.label(~mask, structure=_EIGHT_NEIGHBOURS)
@@ -300,7 +293,7 @@ class MaskBatch:
         grids: Sequence[PointGrid],
         config: MasksConfig,
     ) -> None:
-        """Ask it, and choose the masks whose predicted IoU is above the threshold; arguments as of `crop_boxes`."""
+        """Ask the model, and choose the masks whose predicted IoU is above the threshold."""
         self._model, self._config = model, config
         self._places = [(image, *crop) for image, of_image in zip(images, crops, strict=True) for crop in of_image]
         pixels = [np.ascontiguousarray(image[y0:y1, x0:x1]) for image, (x0, y0, x1, y1), _ in self._places]

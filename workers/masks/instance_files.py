@@ -43,11 +43,9 @@ EncodeRow = Callable[[int, tuple[int, int]], str]
 
 @dataclass(frozen=True)
 class Instances:
-    """The instances of one image.
+    """The instances of one image, as COCO compressed RLE; an empty one is allowed and matches nothing.
 
-    Attributes:
-        counts: COCO compressed RLE strings, of the image's size; an empty instance is allowed and matches nothing.
-        rows: The number that a mask's `prior` names: the row in the table, or the number of the detection.
+    A mask's `prior` names the number in `rows`: the row in the table, or the number of the detection.
     """
 
     counts: tuple[str, ...]

@@ -24,11 +24,7 @@ _Hole = tuple[Point, list[Point]]
 def corner_polygon(pixels: NDArray[np.bool_]) -> list[Point]:
     """Return one polygon (x, y) of pixel corners, which pycocotools, and non-zero winding, fill to the mask.
 
-    Args:
-        pixels: (height, width), bool; at least one is set.
-
-    Returns:
-        At least four points; fewer would be a box to pycocotools.
+    At least one of the pixels (H, W) is set, so it has at least four points; fewer would be a box to pycocotools.
     """
     inside = np.pad(pixels, 1)
     # Holes run in the other direction, with the mask on the same side, so that non-zero winding leaves them open.
@@ -43,10 +39,8 @@ def corner_polygon(pixels: NDArray[np.bool_]) -> list[Point]:
 def centre_polygons(pixels: NDArray[np.bool_]) -> list[list[Point]]:
     """Return a polygon (x, y) of pixel centres per part, which `cv2.fillPoly` with `cv2.polylines` fills to the mask.
 
-    From a hole's leftmost point a bridge leads left, over pixels of the mask, to the border that it meets first.
-
-    Args:
-        pixels: (height, width), bool; at least one is set.
+    From a hole's leftmost point a bridge leads left, over pixels of the mask, to the border that it meets first. At
+    least one of the pixels (H, W) is set.
     """
     inside = np.pad(pixels, 1)
     rings = mask_rings(pixels)

@@ -135,13 +135,9 @@ _FOREGROUND = 1
 
 @dataclass(frozen=True)
 class SharedImage:
-    """An encoded image before any prompt changes it.
+    """An encoded image before any prompt changes it: its tokens (L, C), and their projections (H, d, L).
 
-    Attributes:
-        tokens: (L, C).
-        keys: (H, d, L), for the first layer's attention from tokens to image.
-        values: (H, d, L), for the same attention.
-        queries: (H, d, L), for the first layer's attention from image to tokens.
+    The first layer's attention from tokens to image takes keys and values, that from image to tokens the queries.
     """
 
     tokens: torch.Tensor

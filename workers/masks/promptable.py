@@ -61,10 +61,8 @@ class PromptableModel(Protocol):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return low-resolution logits (K, h, w) float32 and predicted IoU (K,), by point, then by mask.
 
-        Args:
-            shared: What `share` returned.
-            points_xy: (P, 2) float64, one prompt a row, in pixels of the encoder's input.
-            min_predicted_iou: Keeps masks strictly above; 0 or less keeps all, as in SAM.
+        `points_xy` (P, 2) float64 are in pixels of the encoder's input, one prompt a row. Masks strictly above
+        `min_predicted_iou` are kept; 0 or less keeps all, as in SAM.
         """
 
     def upsample(self, logits: torch.Tensor, crop: EncodedCrop) -> torch.Tensor:
@@ -90,12 +88,10 @@ def layer_grids(config: MasksConfig) -> tuple[PointGrid, ...]:
 
 
 def crop_boxes(size: tuple[int, int], config: MasksConfig) -> list[tuple[Box, int]]:
-    """Return the crops of an image (H, W) with their layers: the whole image, then layer by layer, column by column.
+    """Return the crops of an image (H, W), boxes in pixels with x1 and y1 exclusive, each with its layer.
 
-    Layer l has (2^l)² crops. In an image of a few pixels some crops have no pixels; they are left out.
-
-    Returns:
-        Pairs of a box (x0, y0, x1, y1) in pixels, x1 and y1 exclusive, and its layer.
+    The whole image comes first, then layer by layer, column by column. Layer l has (2^l)² crops. In an image of a few
+    pixels some crops have no pixels; they are left out.
     """
     height, width = size
     crops: list[tuple[Box, int]] = [((0, 0, width, height), 0)]

@@ -56,16 +56,11 @@ class Proposals:
 
 @dataclass(frozen=True)
 class Kept:
-    """A proposal that is kept.
-
-    Attributes:
-        row: Its row in the generator's order.
-        prior: The source of the decision (`table:17`).
-        copy: 0, or n for the n-th further instance that chose the same proposal.
-    """
+    """A proposal that is kept: its row in the generator's order, and what decided so (`table:17`)."""
 
     row: int
     prior: str = "none"
+    # Is n for the n-th further instance that chose the same proposal.
     copy: int = 0
 
 

@@ -28,14 +28,7 @@ MIN_MATCH_IOU: Final = 0.5
 
 
 def encode(masks: torch.Tensor) -> list[str]:
-    """Return the COCO compressed RLE of every mask, equal to what pycocotools gives.
-
-    Args:
-        masks: (N, H, W) bool on any device, H and W at least 1.
-
-    Returns:
-        N ASCII strings, the `counts` of an RLE whose `size` is [H, W].
-    """
+    """Return the COCO compressed RLE (`counts`) of masks (N, H, W) bool on any device, H and W at least 1."""
     num_masks, height, width = masks.shape
     if num_masks == 0:
         return []
@@ -160,20 +153,13 @@ def unwrapped(segmentation: Any) -> Any:
 def compressed_counts(segmentation: Any, size: tuple[int, int]) -> str | None:
     """Return the `counts` of a foreign segmentation as COCO compressed RLE; None if there is none.
 
-    The size is checked before anything is drawn, because pycocotools allocates memory for the stated size, and ends the
-    process if there is not enough.
-
-    Args:
-        segmentation: Polygons in pixels ([[x, y, ...], ...], clipped to the image, their union counts; even-odd where
-            one crosses itself), an uncompressed RLE (`counts` a list) or a compressed one (`counts` a string or bytes);
-            an RLE may be alone in a list. None or empty if the annotation has none.
-        size: (H, W) of the image.
-
-    Returns:
-        An RLE. The runs of a compressed one are not checked: they may not fill the image.
+    The forms are polygons in pixels ([[x, y, ...], ...], clipped to the image, their union counts; even-odd where one
+    crosses itself), an uncompressed RLE (`counts` a list), and a compressed one (`counts` a string or bytes). An RLE
+    may be alone in a list. The runs of a compressed one are not checked: they may not fill the image (H, W).
 
     Raises:
-        MaskSizeError: An RLE has another size.
+        MaskSizeError: An RLE has another size. It is raised before anything is drawn, because pycocotools takes memory
+            for the stated size, and ends the process if there is not enough.
         ValueError: It is none of these forms.
     """
     segmentation = unwrapped(segmentation)

@@ -50,11 +50,7 @@ _SAM3_FORMAT: Final = ((127.5,) * 3, (127.5,) * 3)
 
 
 def open_sam2(config: MasksConfig) -> tuple[ModelFolder, str]:
-    """Return the model folder of `masks.weights` and the class that `masks.engine` opens it with.
-
-    Raises:
-        ConfigError: There is no such folder, or it is another kind of model.
-    """
+    """Return the model folder of `masks.weights` and the class by which `masks.engine` opens it, or refuse it."""
     folder = ModelFolder.open(config.weights.uri)
     known, found = _CLASSES[config.engine], folder.config["model_type"]
     if found not in known:

@@ -26,7 +26,7 @@ from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder, SharedImage
 from pseudoris.workers.masks.promptable import EncodedCrop, PointGrid, to_input_frame
 from pseudoris.workers.pass_sizes import POINTS_A_CROP, SAM_ENCODER_BYTES
 
-# Source: segment-anything 1.0, build_sam.py, for RGB in [0, 255].
+# Source: segment-anything 1.0, build_sam.py. For RGB in [0, 255].
 _PIXEL_MEAN, _PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _MASK_IN_CHANNELS, _MASKS_A_POINT = 16, 3
 
