@@ -61,12 +61,6 @@ def test_every_weight_of_a_fresh_captioner_is_drawn():
     assert torch.equal(projection, build_from_config(config).text_decoder.text_projection)
 
 
-def test_a_model_config_may_be_a_file(tmp_path):
-    path = tmp_path / "mine.json"
-    path.write_text(json.dumps(read_model_config("builtin:tiny/clip.json")))
-    assert load_clip(str(path), DRAWN).visual.image_size == (96, 96)
-
-
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [

@@ -1,10 +1,8 @@
-import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from pseudoris.schemas.fitted import line_weights, read_fitted
@@ -15,6 +13,7 @@ from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import rle
 from tests.builders.crops import runs_of
 from tests.builders.fitted import fitted_file
+from tests.builders.images import encode
 
 HEIGHT, WIDTH = 60, 80
 TEXTS = ("a red circle with a tail", "left", "two dogs")
@@ -39,10 +38,7 @@ def mask_of(index):
 
 
 def build_image(position=0, *, num_masks=3, texts=TEXTS, data=None):
-    if data is None:
-        file = io.BytesIO()
-        Image.fromarray(pixels_of(position)).save(file, "PNG")
-        data = file.getvalue()
+    data = data or encode(pixels_of(position))
     image_id = f"{position:016x}"
     masks, expressions = [], []
     for index in range(num_masks):

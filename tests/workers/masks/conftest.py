@@ -1,6 +1,5 @@
 """A SAM of 64 px that has practised for seconds: its masks are poor, but there are many, and they differ."""
 
-import io
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +12,7 @@ from pseudoris.schemas.config import ComputeConfig, MasksConfig, WeightsConfig
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.checkpoints.sam_architectures import SamArchitecture
 from pseudoris.workers.masks.sam_model import build_sam
+from tests.builders.images import encode
 
 ARCHITECTURE = SamArchitecture(
     image_size=64,
@@ -124,17 +124,9 @@ def shard_of() -> Callable[..., Shard]:
 
     def build(*images: np.ndarray | bytes) -> Shard:
         rows = (
-            ShardImage(position=at, image_id=f"{at:016x}", key=f"photos/{at}.png", data=_encoded(image))
+            ShardImage(at, f"{at:016x}", f"photos/{at}.png", image if isinstance(image, bytes) else encode(image))
             for at, image in enumerate(images)
         )
         return Shard(shard=0, generation=0, images=tuple(rows))
 
     return build
-
-
-def _encoded(image: np.ndarray | bytes) -> bytes:
-    if isinstance(image, bytes):
-        return image
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
