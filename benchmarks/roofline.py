@@ -37,8 +37,7 @@ from pseudoris.workers.device import prepare_device
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.forward_passes import linear
 from pseudoris.workers.masks import generator, sam_model
-from pseudoris.workers.masks.mask_upscaling import Upscaling
-from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder
+from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder, Upscaling
 from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
 
 REST: Final = "the rest"

@@ -108,7 +108,7 @@ def _opened(folder: ModelFolder, class_name: str, build: Callable[[Any, str], An
     with folder.view() as path:
         try:
             return build(getattr(transformers, class_name), str(path))
-        # Exceptions of transformers, tokenizers and safetensors for a folder that they cannot open.
+        # transformers, tokenizers and safetensors raise these for a folder that they cannot open.
         except (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, RuntimeError) as error:
             reason = str(error).replace(str(path), folder.uri).strip().partition("\n")[0]
             raise ConfigError(

@@ -115,7 +115,7 @@ def random_seed(weights: WeightsConfig) -> int | None:
     if not weights.uri.startswith(RANDOM_PREFIX):
         return None
     text = weights.uri.removeprefix(RANDOM_PREFIX)
-    # At most 18 digits, which torch and every Python can read.
+    # torch and every Python can read 18 digits.
     if not text.isdecimal() or len(text) > 18:
         raise ConfigError(
             f"weights '{RANDOM_PREFIX}{text[:24]}': '{RANDOM_PREFIX}' needs a whole number, of at most 18 digits"

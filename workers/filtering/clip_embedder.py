@@ -182,7 +182,7 @@ class TextTower:
         known = [_gather(groups, device) for groups in gathers]
         for block in self._blocks:
             hidden = block(hidden, known)
-        # Projected for all nodes, because rounding depends on the number of rows.
+        # All nodes are projected, because rounding depends on the number of rows.
         pooled: torch.Tensor = model.ln_final(hidden)
         projection: nn.Linear | torch.Tensor | None = model.text_projection
         if isinstance(projection, nn.Linear):
@@ -263,8 +263,8 @@ class ClipEmbedder:
             )
         model = load_clip(config.architecture, config.weights)
         simplify_tower(model.visual)
-        # Else a CPU's convolutions reorder each input. Measured on two threads of an AMD EPYC with AVX-512, 64 crops of
-        # RN50: 5.5 s become 3.6. On a GPU it was not measured.
+        # In another layout a CPU reorders each input of a convolution. Measured on two threads of an AMD EPYC with
+        # AVX-512, 64 crops of RN50: 5.5 s become 3.6. On a GPU it was not measured.
         is_last = is_on_cpu and isinstance(model.visual, ModifiedResNet)
         self._layout = torch.channels_last if is_last else torch.contiguous_format
         self._model = model.to(device=self.device, dtype=self._dtype)

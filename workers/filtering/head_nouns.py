@@ -158,7 +158,7 @@ def _is_leading_verb(words: list[str], i: int, chunk: Chunk) -> bool:
         return False
     if words[i] in lexicon.VERBS:
         return _at(words, i + 1) in _WITHOUT_ARTICLE
-    # Such as "what looks like a fox".
+    # A verb may follow a relative pronoun: "what looks like a fox".
     return i > 0 and words[i - 1] in lexicon.RELATIVES and _is_finite_verb(words[i], is_plural=False)
 
 

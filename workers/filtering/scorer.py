@@ -68,7 +68,7 @@ def score_candidates(
         ValueError: The shapes disagree, a target is not a mask, or a cosine is not finite. NaN would compare as "not
             above tau", so a broken model would look like a strict filter.
     """
-    # In float64, so that a ratio of two float32 cosines is rounded only once.
+    # Scores are computed in float64, so that a ratio of two float32 cosines is rounded only once.
     c, m = (np.maximum(np.asarray(cosines, dtype=np.float64), min_cosine) for cosines in (context, masked))
     target = np.asarray(targets, dtype=np.int64)
     if c.ndim != 2 or c.shape != m.shape or target.shape != c.shape[1:]:

@@ -43,7 +43,7 @@ from pseudoris.workers.filtering.scorer import candidates_of, is_candidate
 from pseudoris.workers.masks import rle
 from pseudoris.workers.stages import STAGE_FILTER
 
-# Letters, because each is one token in the vocabularies of all tried models. Numbers above 9 are not.
+# Masks are named by letters: each is one token in the vocabularies of all tried models. Numbers above 9 are not.
 LETTERS: Final = ascii_uppercase
 _NUM_LETTERINGS: Final = 2
 QUESTION: Final = (

@@ -83,7 +83,7 @@ def measured(
 _EDGE_TOLERANCE_PX = 20
 # This many bytes of logits are upsampled at once. On a CPU they fit its caches. Results do not depend on it.
 _UPSAMPLE_BYTES = {"cpu": 8 * 2**20, "cuda": 2**30}
-# Images of one batch on a GPU, and the bytes that it may hold of them.
+# A batch on a GPU holds at most so many images, and so many bytes of their logits.
 _MOST_IMAGES, _HELD_BYTES = 16, 6 * 2**30
 # Pixels that share an edge or a corner belong to one region.
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
@@ -97,7 +97,7 @@ class MaskGenerator:
         self._grids = layer_grids(config)
         # At most so many images are to be handed over at once; fewer once memory ran out.
         self.images_together = 1
-        # Only on a GPU: a CPU fills its caches with one image and gains nothing from batches.
+        # A CPU fills its caches with one image and gains nothing from batches.
         self._sam = model if isinstance(model, PromptableSam) and model.is_on_gpu else None
         if self._sam is not None:
             num_points = sum(4**layer * len(grid) for layer, grid in enumerate(self._grids))
@@ -156,7 +156,7 @@ class MaskGenerator:
         """Return the mask candidates of an image's crops, all in its frame, after the NMS between crops."""
         found = concatenate(parts)
         if len(crops) > 1:
-            # NMS between crops: masks of smaller crops win.
+            # Between crops, NMS keeps the masks of the smaller ones.
             areas = torch.tensor([(x1 - x0) * (y1 - y0) for (x0, y0, x1, y1), _ in crops])
             scores = (1 / areas).repeat_interleave(torch.tensor([len(part.bits) for part in parts]))
             boxes = found.boxes_px.float()

@@ -12,7 +12,7 @@ bits of masks. It saves:
 - Most of the final attention. After the last layer no token attends to another one: the IoU token is computed first,
   and mask tokens 1 to 3 only if a mask passes the filter. Mask token 0, SAM's single-mask output, and the prompt's own
   tokens are needed inside the layers only.
-- Upscaling of masks that are not kept (`mask_upscaling.py`).
+- Upscaling of masks that are not kept.
 
 Attention has the layout (n, H·T, L), heads before tokens, so that the sum over heads and tokens is one matrix product.
 Source: segment-anything 1.0, modeling/mask_decoder.py and modeling/transformer.py.
@@ -29,13 +29,13 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from segment_anything.modeling import Sam
+from segment_anything.modeling import MaskDecoder, Sam
 from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock, TwoWayTransformer
 from torch import nn
+from torch.nn import functional as F
 
 from pseudoris.workers.device import to_device, to_host
-from pseudoris.workers.masks.mask_upscaling import Upscaling
-from pseudoris.workers.pass_sizes import PROMPT_BYTES, PROMPT_TILE, PROMPTS_A_POINT
+from pseudoris.workers.pass_sizes import PROMPT_BYTES, PROMPT_TILE, PROMPTS_A_POINT, UPSCALED_BYTES
 
 
 class SamCrossAttention:
@@ -92,7 +92,7 @@ class SamCrossAttention:
         scores = self._scores(by_head, self._q_by_head, None if is_shared else image, queries, len(image))
         # For each head and pixel, attention sums to 1 over the tokens.
         attention = _softmax(scores.view(len(scores), self._heads, -1, scores.shape[2]), 2).flatten(1, 2)
-        # What each token contributes to a pixel, after the output projection. The projection's bias is split among the
+        # Each token contributes this to a pixel, after the output projection. The projection's bias is split among the
         # heads, because in each head a pixel's attention sums to 1.
         outputs = torch.bmm(self._heads_first(self._v(tokens)), self._out_by_head) + self._out.bias / self._heads
         return image.baddbmm_(attention.transpose(1, 2), self._prompts_first(outputs, len(tokens)))
@@ -125,6 +125,48 @@ class SamCrossAttention:
 def _softmax(scores: torch.Tensor, dim: int) -> torch.Tensor:
     """Return the softmax in the dtype of the scores, computed in at least float32."""
     return scores.softmax(dim, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
+
+
+# Two convolutions upscale masks, and each makes 2 × 2 pixels of one.
+_PIXELS_A_TOKEN = 16
+
+
+class Upscaling:
+    """`MaskDecoder.output_upscaling` and its product with the masks' weights, as matrix products.
+
+    Both transposed convolutions have a stride equal to their kernel: each pixel becomes 2 × 2 pixels independently of
+    its neighbours, so a few pixels can be computed at a time.
+    """
+
+    def __init__(self, decoder: MaskDecoder, *, dtype: torch.dtype | None = None) -> None:
+        """Share the weights, which must not change afterwards; with a `dtype`, keep copies in it."""
+        first, norm, self._activate, second, self._activate_again = decoder.output_upscaling
+        self._norm_eps = norm.eps
+        # Weight (4·out, in) and bias (4·out,) of a 2 × 2 transposed convolution of stride 2, with channels innermost.
+        weights = (each.weight.detach().permute(2, 3, 1, 0).flatten(0, 2).contiguous() for each in (first, second))
+        biases = (each.bias.detach().repeat(4) for each in (first, second))
+        # `to` shares the tensor if nothing changes.
+        every = (each.to(dtype or each.dtype) for each in (*weights, *biases, norm.weight, norm.bias))
+        self._first, self._second, self._first_bias, self._second_bias, self._norm_weight, self._norm_bias = every
+
+    def __call__(self, image: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Return logits (n, M, 4h, 4w) from square images (n, h·w, C) and mask weights (n, M, C / 8)."""
+        num_prompts, length, width = image.shape
+        side = round(length**0.5)
+        held = num_prompts * _PIXELS_A_TOKEN * (width // 8) * image.element_size()
+        step = max(1, UPSCALED_BYTES[image.device.type] // held)
+        columns = weights.transpose(1, 2)
+        parts = []
+        for part in torch.split(image, step, dim=1):
+            pixels = F.linear(part, self._first, self._first_bias).reshape(-1, len(self._norm_weight))
+            pixels = F.layer_norm(pixels, pixels.shape[1:], self._norm_weight, self._norm_bias, self._norm_eps)
+            pixels = F.linear(self._activate(pixels), self._second, self._second_bias)
+            # (n, 16·l, C / 8), with the 16 pixels of a token adjacent.
+            features = self._activate_again(pixels).view(num_prompts, part.shape[1] * _PIXELS_A_TOKEN, -1)
+            parts.append(torch.bmm(features, columns))
+        # Row and column of the token, then of the first convolution's pixel, then of the second one's.
+        logits = torch.cat(parts, dim=1).view(num_prompts, side, side, 2, 2, 2, 2, -1)
+        return logits.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(num_prompts, -1, 4 * side, 4 * side)
 
 
 # Mask token 0 is for unambiguous prompts. A single point uses the other three.
@@ -283,7 +325,7 @@ class SamPromptDecoder:
         many rows, so none depends on what another row is asked. Nothing waits for a GPU.
         """
         rows = min(self._num_fitting, PROMPTS_A_POINT * points_per_batch)
-        # Rounded down to whole tiles, because a product's bits may depend on a row's place in its tile.
+        # A pass has whole tiles of rows, because a product's bits may depend on a row's place in its tile.
         rows -= rows % PROMPT_TILE if rows > PROMPT_TILE else 0
         counts = [len(each) for each in points_xy]
         num_padding = -sum(counts) % rows
@@ -324,7 +366,7 @@ class SamPromptDecoder:
         predicted_iou = self._heads.iou_prediction_head(self._finish(tokens, prompt, image, slice(0, 1))[:, 0])
         predicted_iou = predicted_iou[:, _FIRST_MULTIMASK:]
         is_kept = predicted_iou > min_predicted_iou if min_predicted_iou > 0 else torch.ones_like(predicted_iou).bool()
-        # This is copied to the host once. Each use of a bool index would copy it again.
+        # The flags are copied to the host once. Each use of a bool index would copy them again.
         (kept,) = to_host(is_kept)
         needed = np.flatnonzero(kept.any(axis=1))
         if not len(needed):

@@ -110,7 +110,7 @@ def crop_boxes(size: tuple[int, int], config: MasksConfig) -> list[tuple[Box, in
 def to_input_frame(points_xy: NDArray[np.float64], crop: EncodedCrop) -> NDArray[np.float64]:
     """Return points (P, 2) of the unit square in pixels of the encoder's input."""
     (height, width), (input_height, input_width) = crop.size, crop.input_size
-    # Computed in SAM's order, because another order rounds differently.
+    # The factors are multiplied in SAM's order, because another order rounds differently.
     in_crop = points_xy * np.array([width, height])
     in_input: NDArray[np.float64] = in_crop * np.array([input_width / width, input_height / height])
     return in_input

@@ -60,7 +60,7 @@ class Kept:
 
     row: int
     prior: str = "none"
-    # Is n for the n-th further instance that chose the same proposal.
+    # 0, or n if this is the n-th further instance that chose the same proposal.
     copy: int = 0
 
 

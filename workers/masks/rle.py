@@ -136,7 +136,7 @@ def _coco(counts: Sequence[str], size: tuple[int, int]) -> list[dict[str, Any]]:
 
 
 _UNKNOWN_FORM: Final = "the segmentation is neither RLE nor polygons of at least three points"
-# No image is as wide. Below it, clipping is exact to 1e-6 pixels.
+# No image is as wide. Below this bound clipping is exact to 1e-6 pixels.
 _MAX_COORDINATE_PX: Final = 1e9
 
 
