@@ -1,4 +1,7 @@
-"""Starts and ends children that may die; keeps library output out of their answers. For `images` and `workers`."""
+"""Starts and ends child processes that may die, and keeps library output out of their answers.
+
+Called by `prover.py` and by `workers`. A child must end when its standard input ends: it never outlives its parent.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,10 @@ EXTERNAL_SIGNALS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGI
 def start_child(
     module: str, *arguments: str, environment: Mapping[str, str] | None = None, is_buffered: bool = True
 ) -> subprocess.Popen[bytes]:
-    """Start `python -m module` with pipes for its standard input and output.
+    """Start `python -m module *arguments` with pipes for its standard input and output.
 
-    Args:
-        module: It must end when its standard input ends, so that it does not outlive its parent.
-        arguments: Arguments of the module.
-        environment: Variables added to, or replacing, those of this process.
-        is_buffered: Whether this process's ends of the pipes are buffered files; raw ones can be polled.
+    `environment` is added to the variables of this process. Without `is_buffered` the pipes are raw, so they can be
+    polled.
     """
     # The child gets the parent's import path, for a package that is on the path without being installed.
     search_path = os.pathsep.join(entry or os.curdir for entry in sys.path)
@@ -39,10 +39,7 @@ def start_child(
 
 
 def end_child(child: subprocess.Popen[bytes], *, timeout_s: float, is_hung: bool = False) -> int:
-    """Close the child's pipes and reap it; return its exit status, a signal as a negative number.
-
-    It is killed if it `is_hung`, or does not end within `timeout_s`.
-    """
+    """Close the child's pipes, reap it, kill it if it `is_hung` or too slow; return its status, a signal as -number."""
     for stream in (child.stdin, child.stdout):
         if stream is not None:
             # Data that a dead child did not take stays in the buffer, and closing tries to send it again.
@@ -66,8 +63,8 @@ def is_external_signal(status: int) -> bool:
 def reserve_stdout() -> tuple[BinaryIO, BinaryIO]:
     """Return this process's standard input, and its standard output reserved for answers.
 
-    What a library prints from now on goes to standard error and cannot corrupt an answer. If the parent has ended, the
-    process ends without a traceback.
+    Output of libraries goes to standard error from now on. If the parent has ended, this process ends without a
+    traceback.
     """
     sys.excepthook = lambda kind, error, trace: (
         None if issubclass(kind, BrokenPipeError) else sys.__excepthook__(kind, error, trace)

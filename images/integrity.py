@@ -1,7 +1,7 @@
-"""Checks PNG chunks, TIFF strips, JPEG segments: whether a file stores all of its pixels, before they are decoded.
+"""Checks that a JPEG, PNG or TIFF file stores all of its pixels: Pillow would fill in lost ones without an error.
 
-Pillow would put other bytes in place of lost ones. Does not import torch. Called by `pixels.py` before it decodes,
-and by `layouts.py`, which reads `segments`.
+Called by `pixels.py` before it decodes; `layouts.py` reads `segments`. A damaged file is an `ImageError` (`corrupt`),
+never half an image, and a whole file must pass. Imports no torch.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _START_OF_SCAN: Final = 0xDA
 FRAME_STARTS: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Markers without a body: TEM and start of image.
 _BARE: Final = (0x01, 0xD8)
-# All up to a marker that is neither a stuffed byte nor a restart marker, which stand inside the entropy-coded data.
-# Matched and not searched, and possessive: a long run of 0xff, which may stand before a marker, takes linear time.
+# Matches all up to the next marker. Stuffed bytes and restart markers are part of the entropy-coded data. The pattern
+# is matched, not searched, and possessive, so that a long run of 0xff before a marker takes linear time.
 _MARKER: Final = re.compile(rb"[^\xff]*+(?:\xff++[\x00\xd0-\xd7][^\xff]*+)*+\xff++([^\x00\xff\xd0-\xd7])")
 _RESTART_INTERVAL: Final = 0xDD
 _RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
-# Bits that may stand behind the data; each is longer than the largest unit of a scan (ten blocks of 64 coefficients of
-# up to 32 bits), and none holds a marker. Source of the choice: of 186,000 small JPEGs cut by 0 to 39 bytes these
-# four let none with a wrong pixel pass; the best three let 7 of 118,000 pass, two 50 of 88,000.
+# Bits that are tried behind the data. Each is longer than the largest unit of a scan (ten blocks of 64 coefficients of
+# up to 32 bits), and none holds a marker. Source of the choice: with these four, no wrong pixel passed in 186,000 small
+# JPEGs cut by 0 to 39 bytes. With the best three, 7 files of 118,000 passed.
 _TAILS: Final = tuple(bytes([value]) * 2560 for value in (0xAA, 0x55, 0xCC, 0x0F))
 # Real files have hundreds: a scan has at most four segments, and each holds up to 65,533 bytes of metadata.
 _MAX_SEGMENTS: Final = 20_000
@@ -38,11 +38,7 @@ _MAX_FILL_BYTES: Final = 2**20
 
 
 def segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Yield the second byte of each marker, the body of its segment and where that ends, in the file's first image.
-
-    Raises:
-        ImageError: `corrupt`: there are more segments than a whole file has.
-    """
+    """Yield each marker's second byte, its segment's body and end, in the first image; ImageError if too many."""
     at = num_found = 0
     while found := _MARKER.match(data, at):
         code, at, num_found = found[1][0], found.end(), num_found + 1
@@ -59,11 +55,7 @@ def segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
 
 
 def check_image_header(data: bytes) -> None:
-    """Check that the segments before a JPEG's pixels are few, and the bytes between them: Pillow steps through each.
-
-    Raises:
-        ImageError: `corrupt`: there are more than a whole file has.
-    """
+    """Raise ImageError for too many segments, or bytes between them, before a JPEG's pixels: Pillow walks over them."""
     at = num_fill = 0
     for code, body, end in segments(data):
         num_fill += end - len(body) - at
@@ -82,12 +74,11 @@ def has_end_marker(data: bytes) -> bool:
 
 
 def possible_ends(data: bytes) -> tuple[list[bytes], list[bytes]]:
-    """Return a JPEG with each of several bits between its data and its end marker, which may be missing.
+    """Return copies of a JPEG with different bits between its data and its end marker, which may be missing.
 
-    If all decode to the same pixels, the decoder needs no bit behind the data: nothing is lost. The second list is of
-    the data without their last two bytes: if those show the same pixels too, other bytes stand behind the data. Both
-    lists are empty if whole scans are missing (those that are there do not hold every coefficient of every component to
-    its last bit), or restart markers of the last scan.
+    If all copies show the same pixels, the decoder needs no bit behind the data: nothing is lost. The copies of the
+    second list lack the last two bytes of data: if they show these pixels too, other bytes stand behind the data. Both
+    lists are empty if the scans do not hold every bit of every coefficient, or if the last scan lacks restart markers.
     """
     frame, scan, interval, start = b"", b"", 0, 0
     left = set[tuple[int, int]]()
@@ -116,7 +107,7 @@ def possible_ends(data: bytes) -> tuple[list[bytes], list[bytes]]:
 
 
 def _without_filler(data: bytes) -> bytes:
-    """Return a JPEG without a newline, or zeros that fill the place of lost data, at its end. A single zero is data."""
+    """Return a JPEG without a newline, or the zeros in place of lost data, at its end. A single zero is data."""
     if data.endswith(b"\n"):
         return data[:-1].removesuffix(b"\r")
     kept = data.rstrip(b"\0")
@@ -149,7 +140,7 @@ def check_integrity(data: bytes, image: Image.Image) -> None:
 
     Raises:
         ImageError: `corrupt`: bytes are lost.
-        Exception: Of many types, if the file is damaged otherwise.
+        Exception: Any type, if the file is damaged otherwise.
     """
     if image.format == "PNG":
         kind = b""
@@ -163,11 +154,7 @@ def check_integrity(data: bytes, image: Image.Image) -> None:
 
 
 def png_chunks(png: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield the kind of each chunk of a PNG, to its end chunk, and the whole chunk; the last one may be cut short.
-
-    Raises:
-        ImageError: `corrupt`: there are more chunks than a whole file has.
-    """
+    """Yield kind and bytes of each PNG chunk, to the end chunk; the last may be cut. ImageError if too many."""
     view, at, kind = memoryview(png), len(PNG_BEGIN), b""
     for _ in range(_MAX_CHUNKS):
         if kind == b"IEND" or at + 12 > len(png):

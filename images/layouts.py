@@ -1,7 +1,7 @@
-"""The layouts of samples that Pillow is known to read rightly, and that of an image's header. For `pixels.py`.
+"""Lists the layouts of samples that Pillow reads rightly, and reads the layout of an image from its header.
 
-Pillow reads some layouts wrongly without an error, so what is not listed is quarantined. A test writes each layout of
-the list with another encoder and compares the pixels with another decoder's. Does not import torch.
+Called by `pixels.py`. Pillow reads other layouts wrongly without an error, so those are quarantined. A layout is added
+only with a test that writes it with another encoder and compares another decoder's pixels. Imports no torch.
 """
 
 from __future__ import annotations
@@ -26,14 +26,9 @@ APART: Final = "separate planes"
 
 
 class Layout(NamedTuple):
-    """How a file stores its samples.
+    """How a file stores its samples: format, kind and bits of a sample, their order, and how transparency is stored.
 
-    Attributes:
-        format: Pillow's name of the format; JPEG also for MPO.
-        samples: What they are: `grey`, `rgb`, `palette`, `cmyk`, `ycbcr`, or what else the header says.
-        bits: Bits of a sample, or of a pixel of a BMP.
-        order: How they are stored.
-        alpha: How transparency is stored.
+    `format` is Pillow's name, JPEG also for MPO. `bits` are those of a sample, of a pixel in a BMP.
     """
 
     format: str
@@ -91,15 +86,13 @@ LAYOUTS: Final = frozenset(
 
 
 def check_layout(data: bytes, image: Image.Image | None) -> Layout | None:
-    """Return the layout of an image; None of a format outside the list, or if the header does not tell.
+    """Return the layout of an image; None for a format outside the list, or if the header does not tell.
 
-    Args:
-        data: The encoded image.
-        image: As Pillow opens it; None if Pillow refuses to open it.
+    `image` is None if Pillow refuses to open `data`.
 
     Raises:
         ImageError: `unsupported_pixels`: the layout is not one of `LAYOUTS`.
-        Exception: Of many types, if the header is damaged.
+        Exception: Any type, if the header is damaged.
     """
     name = (
         image.format if image is not None else next((name for start, name in _STARTS if data.startswith(start)), None)
@@ -190,7 +183,13 @@ def _png(data: bytes, image: Image.Image) -> Layout:
 
 
 def _tiff(data: bytes, image: Image.Image | None) -> Layout:
-    tags: Any = _tiff_tags(data)
+    tags: Any = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if 43 in data[2:4] else 8])
+    file, start = io.BytesIO(data), tags.next
+    file.seek(start)
+    tags.load(file)
+    # Pillow raises no error for a directory that is cut short; it returns the tags that are left.
+    if tags.next == start or 256 not in tags:
+        raise ValueError("the directory is lost")
     colours = {0: "inverted grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "ycbcr"}
     samples = colours.get(tags.get(262, -1), f"photometric {tags.get(262)}")
     count, extra = tags.get(277, 1), tuple(tags.get(338, ()))
@@ -217,21 +216,9 @@ def _tiff(data: bytes, image: Image.Image | None) -> Layout:
     return Layout("TIFF", samples, bits, order, alpha)
 
 
-# None, LZW, JPEG, two of Deflate, PackBits, LZMA, Zstandard, WebP. Not 6: JPEG of the old style. Not 2 to 4: where
-# fax is cut short, libtiff makes the lost rows up.
+# None, LZW, JPEG, two of Deflate, PackBits, LZMA, Zstandard, WebP. Old-style JPEG (6) and fax (2 to 4) are left out:
+# libtiff makes up the lost rows of a fax that is cut short.
 _COMPRESSIONS: Final = (1, 5, 7, 8, 32773, 32946, 34925, 50000, 50001)
-
-
-def _tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
-    """Return the tags of a TIFF; ValueError if its directory is cut short, of which Pillow returns what is left."""
-    tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if 43 in data[2:4] else 8])
-    file = io.BytesIO(data)
-    start = tags.next
-    file.seek(start)
-    tags.load(file)
-    if tags.next == start or 256 not in tags:
-        raise ValueError("the directory is lost")
-    return tags
 
 
 _READERS: Final[dict[str | None, Callable[[bytes, Any], Layout]]] = {

@@ -1,4 +1,7 @@
-"""Traces a mask's borders along pixel corners. Called by `viewer/outlines.py` and `workers/masks/polygons.py`."""
+"""Traces the borders of a mask along pixel corners. Called by `viewer/outlines.py` and `workers/masks/polygons.py`.
+
+Filled under the rule `evenodd`, the rings cover exactly the mask's pixels.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ Point = tuple[int, int]
 def mask_rings(pixels: NDArray[np.bool_]) -> list[list[Point]]:
     """Return the borders of a mask (H, W) bool as rings of corners (x, y), from (0, 0) to (W, H).
 
-    Each goes first along a row, then along a column. Under the rule `evenodd` they fill exactly the mask's pixels.
+    Each ring goes first along a row, then along a column.
     """
     inside = np.pad(pixels, 1)
     changes = inside[:-1] ^ inside[1:]

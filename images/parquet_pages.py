@@ -1,8 +1,8 @@
-"""Checks the pages of Parquet files that may come from strangers: a kilobyte may unpack to gigabytes.
+"""Checks the pages of untrusted Parquet files before Arrow unpacks them: a kilobyte may unpack to gigabytes.
 
-A footer may claim any size for a column. Only the header before each page decides how much is unpacked. So the headers
-are read here before they reach Arrow; no byte is read twice. Sources, priors, exclusions and predictions that
-are tables are opened through it. Called by `interchange`, `store`, `training` and `workers`.
+Called by `interchange`, `store`, `training` and `workers` for each table that a user names: sources, priors,
+exclusions, predictions. A footer may claim any size, but the header before each page decides how much is unpacked. So
+Arrow must get no page whose header was not checked here. No byte is read twice.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from pseudoris.schemas.errors import ConfigError, ImageError
 
-# A page may unpack to this many times its bytes: encoded images hardly shrink at all, bitmaps of photographs by half.
-# A page beyond it is a bomb, unless it is small.
+# A page that unpacks to more times its bytes is a bomb, unless it is small: encoded images hardly shrink, bitmaps of
+# photographs shrink by half.
 _MAX_UNPACKING: Final = 4
 # A page may always unpack to this size. Uris and bitmaps shrink a hundredfold, in pages of a few megabytes.
 ALWAYS_BYTES: Final = 64 * 2**20
@@ -46,13 +46,9 @@ _DETAILS: Final = {0: 5, 2: 7, 3: 8}
 
 @dataclass(frozen=True, slots=True)
 class PageHeader:
-    """What stands before a page.
+    """The header of a page: the page's size unpacked and in the file, its number of values, and the header's size.
 
-    Attributes:
-        unpacked_bytes: The page's size once decompressed.
-        packed_bytes: Its size in the file; the next header follows it.
-        num_values: Of the page, nulls included; None for a kind of page that has none.
-        size_bytes: Of the header.
+    `num_values` includes nulls; it is None for a kind of page that has no values.
     """
 
     unpacked_bytes: int
@@ -164,11 +160,11 @@ class BorrowedFile:
 
 
 class WatchedPages(BorrowedFile):
-    """A Parquet file for Arrow to read column chunks from, from their beginnings on, each without gaps.
+    """A Parquet file for Arrow, which must read each column chunk from its beginning and without gaps.
 
-    Reading raises, besides what the stream raises:
-        ImageError: `too_many_bytes` where a page would unpack to more than 64 MiB, and either to more than `max_bytes`
-            a value or to more than `max_bytes` and four times its bytes; `corrupt` where a page has no sound header.
+    Reading raises:
+        ImageError: `too_many_bytes` if a page would unpack to more than 64 MiB, and either to more than `max_bytes` a
+            value or to more than `max_bytes` and four times its bytes; `corrupt` if a page has no sound header.
     """
 
     def __init__(self, stream: BinaryIO, max_bytes: int) -> None:
@@ -178,11 +174,11 @@ class WatchedPages(BorrowedFile):
         self._chunks: list[_Chunk] = []
 
     def watch(self) -> None:
-        """Take every read from now on for one of a column chunk: call it when the footer is read."""
+        """Treat every later read as one of a column chunk; called when the footer is read."""
         self._is_watching = True
 
     def read(self, size: int | None = -1) -> bytes:
-        """Return the next `size` bytes, fewer at the end alone; the rest where it is negative or None."""
+        """Read as `BorrowedFile` does, and check the headers of the pages that the bytes hold."""
         start, data = self.tell(), super().read(size)
         if not self._is_watching or not data:
             return data
@@ -211,7 +207,7 @@ class WatchedPages(BorrowedFile):
 
 @dataclass(slots=True)
 class _Chunk:
-    """How far a column chunk has been read, and where its next page begins; `begun` is a header's first bytes."""
+    """How far a column chunk has been read, and where its next page begins; `begun` holds a header's first bytes."""
 
     read_to: int
     header_at: int
@@ -242,12 +238,9 @@ def _damaged() -> ImageError:
 
 
 def read_columns(data: bytes, names: Collection[str], *, where: str) -> pa.Table:
-    """Return those of the columns that the file has, in one chunk each; where it has none, its schema without rows.
+    """Return those of the columns that the file has, in one chunk each; if it has none, its schema without rows.
 
-    Args:
-        data: The file, whole.
-        names: Of columns.
-        where: The option and the file, for messages.
+    `data` is the whole file; `where` names the option and the file in messages.
 
     Raises:
         ConfigError: It is not Parquet, is damaged, or unpacks to far more than its size.

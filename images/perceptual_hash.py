@@ -1,6 +1,7 @@
-"""The perceptual hash of an image for exclusions, by `imagehash`: near copies differ in few of its 64 bits.
+"""Computes the perceptual hash of an image for exclusions, with `imagehash`: near copies differ in few of its 64 bits.
 
-Does not import torch, because the prover's child imports this module. Called by `images` and `interchange`.
+Called by the prover's child, so it imports no torch, and by `interchange`. Users keep lists of these hashes, so the
+bits must not change.
 """
 
 from __future__ import annotations
@@ -17,17 +18,13 @@ if TYPE_CHECKING:
 
 HASH_HEX_DIGITS: Final = 16
 HASH_BITS: Final = 64
-# Of the copies that were encoded again or resized 99.9 % are within 6 bits, of those cropped by 2 % a side 85 %. Of 2
-# million pairs of different scenes 3 are within 4 bits, 4 within 6, 20 within 8. Source: docs/records/exclusions.md.
+# 99.9 % of copies that were encoded again or resized are within 6 bits; 85 % of those cropped by 2 % a side. Among 2
+# million pairs of different scenes, 4 are within 6 bits, 20 within 8. Source: docs/records/exclusions.md.
 DEFAULT_MAX_DISTANCE: Final = 6
 
 
 def require_imagehash() -> None:
-    """Import what `perceptual_hash` needs, so that it neither fails nor allocates later.
-
-    Raises:
-        ConfigError: The package is missing.
-    """
+    """Import what `perceptual_hash` needs, so that it fails and allocates here; ConfigError if it is missing."""
     require_extra("exclude", "a perceptual hash")
     importlib.import_module("imagehash")
     # imagehash would import it at the first hash, and might fail there.
@@ -35,12 +32,9 @@ def require_imagehash() -> None:
 
 
 def perceptual_hash(pixels: np.ndarray) -> str:
-    """Return `imagehash.phash` of an image with its defaults, 16 lower-case hex digits.
+    """Return `imagehash.phash` of (H, W, 3) uint8 RGB upright pixels with its defaults, 16 lower-case hex digits.
 
     It is the sign of the 8 × 8 lowest frequencies of the image at 32 × 32 pixels, against their median.
-
-    Args:
-        pixels: (H, W, 3) uint8 RGB, upright.
     """
     import imagehash
 

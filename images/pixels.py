@@ -1,11 +1,9 @@
-"""Decodes image files to upright RGB pixels, as viewers show them, or raises an `ImageError` with a reason.
+"""Decodes image files to upright RGB pixels, as viewers show them, or raises an `ImageError` with a reason code.
 
-Does not import torch, because the prover's child imports this module.
-
-Which formats may be opened is a fixed list, and those of Pillow plugins (`images.decoder_plugins`). A plug-in runs
-code, so only `import_plugins` imports one, and only names from the user's own configuration or command line are passed
-to it. The header of a run names its plug-ins too, but a run may come from a stranger: readers of runs decode with those
-plug-ins that the user has loaded, and import none. Called by most rooms.
+Called by every room that needs pixels. Only the formats of a fixed list, and of Pillow plug-ins, are opened. A plug-in
+runs code, so `import_plugins` may get names only from the user's own configuration or command line. A run's header may
+come from a stranger: its plug-ins are used only if the user has loaded them. Imports no torch, because the prover's
+child imports this module.
 """
 
 from __future__ import annotations
@@ -75,13 +73,9 @@ def decode_with_note(data: bytes, limits: ImagesConfig) -> tuple[np.ndarray, str
     """Return the first frame or page as (H, W, 3) uint8 RGB in [0, 255], turned upright by its EXIF orientation.
 
     Only the layouts of `layouts.LAYOUTS` are read. Transparency, and what the first frame of a GIF leaves out, is
-    composited on white, as viewers do. 16-bit grey is scaled to 8 bits; for 16-bit colour the high byte is used. CMYK
-    is converted by Pillow's plain formula (JPEG inks in Adobe's inverted convention). Colour profiles are ignored. A
+    composited on white, as viewers do. 16-bit grey is scaled to 8 bits; of 16-bit colour the high byte is used. CMYK is
+    converted by Pillow's plain formula (JPEG inks in Adobe's inverted convention). Colour profiles are ignored. A
     truncated image is an error, never half an image. The note says what is wrong with a file that is read nevertheless.
-
-    Args:
-        data: The encoded image, whole.
-        limits: Its `max_bytes`, `max_pixels` and `decoder_plugins` are read.
 
     Raises:
         ImageError: `empty_file`, `too_many_bytes`, `too_many_pixels` (from the header, before decoding),
@@ -105,11 +99,8 @@ def decode_with_note(data: bytes, limits: ImagesConfig) -> tuple[np.ndarray, str
 def decode_proven(data: bytes) -> np.ndarray:
     """Return the pixels of an image that the prover has decoded, like `decode_upright`, but without its limits.
 
-    A plugin's formats are known only after this process has imported it (`import_plugins`).
-
-    Raises:
-        ImageError: The bytes do not decode this time.
-        MemoryError: The machine ran out of memory.
+    Formats of a plug-in need this process to have imported it. ImageError if the bytes do not decode this time;
+    MemoryError if the machine ran out of memory.
     """
     with _open_as(data, registered_formats()) as image:
         return _decode(image, data, is_proven=True)[0]
@@ -131,11 +122,9 @@ def exif_orientation(data: bytes, plugins: Sequence[str] = ()) -> int:
 
 
 def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation, 1 to 8 (Exif 2.32, 0x0112); the result, maybe `pixels`, is contiguous, owns its memory.
+    """Undo an EXIF orientation, 1 to 8 (Exif 2.32, 0x0112), of (H, W) or (H, W, C) pixels as the file stores them.
 
-    Args:
-        pixels: (H, W) or (H, W, C), as stored in the file.
-        orientation: As `exif_orientation` returns it.
+    The result, which may be `pixels` itself, is contiguous and owns its memory.
     """
     if orientation == 1 and pixels.flags.owndata and pixels.flags.c_contiguous:
         return pixels
@@ -148,9 +137,9 @@ def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def common_suffix(data: bytes, plugins: Sequence[str] = ()) -> str | None:
     """Return `.jpg` or `.png` if every common reader sees the same image as `decode_upright`, else None.
 
-    That is a JPEG of grey or RGB samples, or a PNG without transparency of at most 8 bits per sample. Neither may have
-    an EXIF orientation, because OpenCV applies it and Pillow does not. A JPEG needs its end marker. Decodes no pixels.
-    Raises like `decode_upright`.
+    That is a JPEG of grey or RGB samples with its end marker, or a PNG of at most 8 bits a sample without transparency;
+    neither with an EXIF orientation, which OpenCV applies and Pillow does not. Decodes no pixels. Raises like
+    `decode_upright`.
     """
     with _open(data, plugins) as image:
         if _header_orientation(image, data) != 1 or image.has_transparency_data:
@@ -173,7 +162,7 @@ def is_plain_jpeg(data: bytes, limits: ImagesConfig) -> bool:
 
 def _open(data: bytes, plugins: Sequence[str]) -> Image.Image:
     try:
-        return _open_as(data, allowed_formats(plugins))
+        return _open_as(data, registered_formats() if loaded_plugins(plugins) else IMAGE_FORMATS)
     except ImageError as error:
         missing = explain_missing(plugins)
         if error.reason != "not_an_image" or missing is None:
@@ -279,23 +268,19 @@ def _pixels(image: Image.Image, layout: Layout | None) -> np.ndarray:
         white = Image.new("RGB", image.size, (255, 255, 255))
         white.paste(layer, mask=layer.getchannel("A"))
         return np.asarray(white)
-    rgb = _from_rgb(image if image.mode == "RGB" else image.convert("RGB"))
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    # Bands of 2**16 pixels fit into a cache. Pillow's export of a whole image would make several copies of it.
+    step = max(1, 2**16 // image.width)
+    for top in range(0, image.height, step):
+        rows = rgb[top : top + step]
+        rows[:] = np.asarray(image.crop((0, top, image.width, top + len(rows))))
     if tile is None or tile.extents is None:
         return rgb
     x0, y0, x1, y1 = tile.extents
     screen = np.full_like(rgb, 255)
     screen[y0:y1, x0:x1] = rgb[y0:y1, x0:x1]
     return screen
-
-
-def _from_rgb(image: Image.Image) -> np.ndarray:
-    """Return (H, W, 3) uint8, by bands of 2**16 pixels, which a cache holds: Pillow's export makes several copies."""
-    pixels = np.empty((image.height, image.width, 3), np.uint8)
-    step = max(1, 2**16 // image.width)
-    for top in range(0, image.height, step):
-        rows = pixels[top : top + step]
-        rows[:] = np.asarray(image.crop((0, top, image.width, top + len(rows))))
-    return pixels
 
 
 def _grey_16_to_rgb(image: Image.Image) -> np.ndarray:
@@ -314,19 +299,16 @@ def _grey_16_to_rgb(image: Image.Image) -> np.ndarray:
 def _header_orientation(image: Image.Image, data: bytes) -> int:
     if image.format != "PNG" or "exif" in image.info:
         return _orientation(image)
-    # The text chunk may follow the pixels, and Pillow would decode them first: a kilobyte could unpack to gigabytes.
+    # The text chunk may follow the pixels, and Pillow would decode them first: a kilobyte could unpack to gigabytes. So
+    # Pillow gets a PNG of one pixel with the chunks in which it looks for EXIF before that pixel.
+    found: list[bytes | memoryview] = [PNG_BEGIN, _png_chunk(b"IHDR", b"\0\0\0\1\0\0\0\1\x08\0\0\0\0")]
+    found += [chunk for kind, chunk in png_chunks(data) if kind in _PNG_METADATA]
+    found += [_png_chunk(b"IDAT", zlib.compress(b"\0\0")), _png_chunk(b"IEND", b"")]
     try:
-        with Image.open(io.BytesIO(_png_of_metadata(data)), formats=("PNG",)) as metadata:
+        with Image.open(io.BytesIO(b"".join(found)), formats=("PNG",)) as metadata:
             return _orientation(metadata)
     except _EXIF_FAULTS:
         return 1
-
-
-def _png_of_metadata(png: bytes) -> bytes:
-    """Return a PNG of one pixel that has the chunks of `png` in which Pillow looks for EXIF, before that pixel."""
-    found: list[bytes | memoryview] = [PNG_BEGIN, _png_chunk(b"IHDR", b"\0\0\0\1\0\0\0\1\x08\0\0\0\0")]
-    found += [chunk for kind, chunk in png_chunks(png) if kind in _PNG_METADATA]
-    return b"".join([*found, _png_chunk(b"IDAT", zlib.compress(b"\0\0")), _png_chunk(b"IEND", b"")])
 
 
 def _png_chunk(kind: bytes, body: bytes) -> bytes:
@@ -349,14 +331,7 @@ for _name in ("Avif", "Bmp", "Gif", "Jpeg2K", "Jpeg", "Mpo", "Png", "Tiff", "Web
 
 
 def import_plugins(plugins: Sequence[str]) -> None:
-    """Import Pillow plugin modules, which register their formats.
-
-    Args:
-        plugins: Names that the user gave in this session; never those of a run's header.
-
-    Raises:
-        ConfigError: A module cannot be imported.
-    """
+    """Import Pillow plug-ins, which register their formats; only the user may name them. ConfigError if one fails."""
     for name in plugins:
         try:
             importlib.import_module(name)
@@ -367,11 +342,6 @@ def import_plugins(plugins: Sequence[str]) -> None:
                 f"images.decoder_plugins names {name!r}, which cannot be imported ({error}): "
                 f"install it on every node{command}, or remove it"
             ) from error
-
-
-def allowed_formats(plugins: Sequence[str]) -> tuple[str, ...]:
-    """Return the formats that may be opened: the fixed list, and those of `plugins` that are imported already."""
-    return registered_formats() if loaded_plugins(plugins) else IMAGE_FORMATS
 
 
 def loaded_plugins(plugins: Sequence[str]) -> tuple[str, ...]:

@@ -1,4 +1,9 @@
-"""`Prover` decodes images in a child, so a crash costs one image. For most rooms: imports, runs, audits, the viewer."""
+"""Decodes images in a child process, so that an image that crashes its decoder costs that image alone.
+
+Called by `pipeline` (for `store/sources`), `interchange`, `training`, `audit` and `viewer`. A first death of the child
+decides nothing, and a kill from outside is never the image's fault. An answer counts only if it is sound and has the
+number of its image: a hostile image may control the child.
+"""
 
 from __future__ import annotations
 
@@ -46,13 +51,7 @@ _HASH: Final = re.compile(rf"[0-9a-f]{{{HASH_HEX_DIGITS}}}")
 
 @dataclass(frozen=True, slots=True)
 class PictureForm:
-    """How a picture of an image is encoded for a page.
-
-    Attributes:
-        format: By Pillow's name.
-        max_side_px: Most pixels of its longer side.
-        quality: 0 to 100.
-    """
+    """How a picture of an image is encoded for a page: Pillow's format, longest side, quality from 0 to 100."""
 
     format: Literal["WEBP", "JPEG"]
     max_side_px: int
@@ -71,11 +70,9 @@ class _TimedOutError(Exception):
 def shared_prover(limits: ImagesConfig, *, has_hash: bool = False) -> Iterator[Prover]:
     """Provide this process's prover inside the block. Its child is kept for the next block with the same arguments.
 
-    Starting a child takes longer than proving a shard of small images. The child is replaced after `_MAX_PROOFS`
-    images, and if the block ends with an exception, so that damage by an image does not last. Blocks must not be
-    nested.
-
-    Raises like `Prover.__enter__`.
+    Starting a child takes longer than proving a shard of small images. It is replaced after `_MAX_PROOFS` images, and
+    if the block raises, so that damage by an image does not last. Blocks must not be nested. Raises like
+    `Prover.__enter__`.
     """
     key = f"{limits.model_dump_json()} {has_hash}"
     prover = _SHARED.pop(key, None)
@@ -96,12 +93,8 @@ def shared_prover(limits: ImagesConfig, *, has_hash: bool = False) -> Iterator[P
 class Prover:
     """Decodes images in a child process with limits on memory and time. A child that dies is replaced.
 
-    With `has_hash` it also computes their perceptual hashes, with `form` pictures of them for a page.
-
-    Use as a context manager: the child lives from entry to exit. Not thread-safe.
-
-    Attributes:
-        num_proofs: Number of images that it was asked to prove.
+    With `has_hash` it also computes perceptual hashes, with `form` pictures for a page. Use as a context manager: the
+    child lives from entry to exit. Not thread-safe. `num_proofs` is the number of images that it was asked to prove.
     """
 
     def __init__(self, limits: ImagesConfig, *, has_hash: bool = False, form: PictureForm | None = None) -> None:
@@ -127,9 +120,6 @@ class Prover:
 
     def prove(self, data: bytes) -> Proof:
         """Decode an image to the end with `decode_upright`, and return what is known of it; its hash with `has_hash`.
-
-        A first death of the child decides nothing; a second of the same kind does. A kill from outside is never the
-        image's fault.
 
         Raises:
             ImageError: A reason of `decode_upright`; `decoder_killed` if decoding ended its process twice (a crash of

@@ -1,4 +1,4 @@
-"""The prover's child process: decodes each image to the end and answers with its upright size.
+"""The prover's child process: decodes each image to the end and answers with its upright size. Started by `prover.py`.
 
 `python -m pseudoris.images.prover_main <ImagesConfig as JSON> [phash] [FORMAT SIDE QUALITY]` speaks frames over
 standard input and output:
@@ -11,7 +11,7 @@ standard input and output:
                 its "number" from 1 on and "grown_bytes", what earlier images have left in this process;
                 {"config_error": …} at the start where a plug-in or package is missing
 
-The process ends when its standard input ends: at most one image's time limit after its parent. Started by `prover.py`.
+The process must end when its standard input ends: at most one image's time limit after its parent. Imports no torch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Opens a folder by path or uri with its storage: a run, an export, a gallery. Called by most rooms.
+"""Opens a folder with its storage, by path or uri: a run, an export, a gallery. Called by every room that has files.
 
-A store without conditional writes is refused before a run, because commits would not be safe there.
+All reads and writes of a run go through `RunLocation`, whose errors name the full path. A store without conditional
+writes is refused before a run (`probe`), because commits would not be safe there.
 """
 
 from __future__ import annotations
@@ -45,17 +46,11 @@ def storage_at(
     follows_links: bool = True,
     requester_pays: bool = False,
 ) -> Storage:
-    """Return the storage whose root is `uri`; it need not exist, and no request is made yet.
+    """Return the storage whose root is `uri`, a path or an fsspec url; it need not exist, and no request is made yet.
 
-    Args:
-        uri: A local path or an fsspec url (`s3://bucket/prefix`).
-        endpoint_url: Endpoint of an S3 store other than AWS; None uses AWS_ENDPOINT_URL of the environment.
-        limits: Timeouts of an S3 store or a web server, and how long the first is retried. The Hub has its own.
-        follows_links: Whether links below a local folder are followed.
-        requester_pays: Whether requests to S3 say that their sender pays for them.
-
-    Raises:
-        ConfigError: The protocol is unknown, or its package is missing.
+    `endpoint_url` is that of an S3 store other than AWS; None uses AWS_ENDPOINT_URL of the environment. `limits` hold
+    for S3 and web servers. Links below a local folder are refused without `follows_links`. With `requester_pays`,
+    requests to S3 say that their sender pays. ConfigError if the protocol is unknown, or its package is missing.
     """
     folder = local_path(uri)
     if folder is not None:
@@ -80,10 +75,7 @@ def storage_at(
 def local_path(uri: str) -> Path | None:
     """Return the absolute path of a local `uri` (`pseudoris.schemas.uris.named_path`); None if it names another store.
 
-    Percent signs of a `file://` url stand for themselves too.
-
-    Raises:
-        ConfigError: It is relative to the working directory that Ray made for a job, and deletes.
+    ConfigError if it is relative to the working directory that Ray made for a job, and deletes.
     """
     protocol, separator, rest = uri.partition("://")
     if separator and protocol not in LOCAL_PROTOCOLS:
@@ -100,17 +92,11 @@ def local_path(uri: str) -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class RunLocation:
-    """The output of a run; every path is relative to it, with `/`. Can be pickled, so that it can be sent to workers.
+    """The folder `root` of a run, for the operations of `Storage`; paths are relative to it, with `/`. Can be pickled.
 
-    `Storage` documents the operations that it has too.
-
-    It may come from others: on a disk, links below it are refused, for reading and for writing.
-
-    Each operation raises `ConfigError` if the user must correct something (disk full, read-only, no rights), and
+    Others may have written the folder: on a disk, links below it are refused, for reading and for writing. Each
+    operation raises `ConfigError` if the user must correct something (disk full, read-only, no rights), and
     `TransientError` if another try may help; both name the full path.
-
-    Attributes:
-        root: Absolute path, or uri, of the run's folder.
     """
 
     root: str
@@ -118,16 +104,7 @@ class RunLocation:
 
     @classmethod
     def open(cls, out: str, endpoint_url: str | None = None, limits: StorageConfig | None = None) -> Self:
-        """Return the location `out`; it need not exist; no request is made yet.
-
-        Args:
-            out: A local path or an fsspec url (`s3://bucket/prefix`).
-            endpoint_url: Endpoint of an S3 store other than AWS; None uses AWS_ENDPOINT_URL of the environment.
-            limits: Timeouts and retry limits of an S3 store.
-
-        Raises:
-            ConfigError: The uri contains a secret or is incomplete, its protocol is unknown, or a package is missing.
-        """
+        """Return the location `out`, as `storage_at`; ConfigError also if the uri is incomplete or holds a secret."""
         refuse_secrets(out)
         folder = local_path(out)
         if folder is None and not out.partition("://")[2].strip("/"):
@@ -139,9 +116,7 @@ class RunLocation:
 
     @classmethod
     def open_to_read(cls, out: str) -> Self:
-        """Return the location `out` for a command that only reads.
-
-        A store that is down is reported within ten seconds. A run waits longer, as it has more to lose.
+        """Return the location `out` for a command that only reads: a store that is down is reported within ten seconds.
 
         Raises:
             ConfigError: As `open`, or access is denied.
@@ -229,18 +204,14 @@ class RunLocation:
     def create_once(self, path: str, data: bytes) -> bool:
         """Create `path` with `data`, durably, completely or not at all; of several callers, one gets True.
 
-        Returns:
-            False if the file already exists. On object stores other than S3, also if a repeated request met its own
-            first try: a caller whose content names its author reads the file back.
+        False means that the file exists. On object stores other than S3 it may be the caller's own, if a request was
+        repeated: a caller whose content names its author reads the file back.
         """
         with storage_errors("create", self.uri(path)):
             return self._storage.create_once(path, data)
 
     def put_part(self, path: str, data: bytes) -> None:
-        """Write a file whose name contains the hash of its content; an existing one of equal size is kept.
-
-        If it is killed halfway, it leaves no file or the complete one.
-        """
+        """Write a file whose name contains the hash of its content, or nothing at all; one of equal size is kept."""
         with storage_errors("write", self.uri(path)):
             if self.size(path) != len(data):
                 self._storage.put(path, data)
@@ -257,7 +228,7 @@ class RunLocation:
     def replace_by(self, path: str, local: Path) -> None:
         """Write `path` from a file on this disk, replacing an existing file; bounded memory.
 
-        On a disk the file is moved, so it must be on the same disk. Into a bucket it is copied, in parts.
+        A disk moves the file, so it must be on the same disk. A bucket gets a copy, in parts.
         """
         with storage_errors("write", self.uri(path)):
             self._storage.put_file(path, local)
@@ -268,12 +239,7 @@ class RunLocation:
             self._storage.delete(path)
 
     def probe(self) -> None:
-        """Prove that the location can be written and that a second creation is refused.
-
-        Raises:
-            ConfigError: It cannot be written, or it ignores the condition, so that two writers of one receipt would
-                both succeed.
-        """
+        """Prove that the location can be written and that a second creation is refused, else raise ConfigError."""
         path = _probe_name()
         try:
             is_first = self.create_once(path, b"first")
@@ -294,7 +260,7 @@ class RunLocation:
             )
 
     def clock_s(self) -> float:
-        """Return the storage's time, in seconds since the epoch: that of a file written for this.
+        """Return the time of a file written for this, in seconds since the epoch: the storage's clock.
 
         0 if a listing does not show the file, so that nothing looks old.
         """

@@ -1,4 +1,7 @@
-"""Work on many files at once, in order and bounded memory. Called by `store`, `interchange` and `training`."""
+"""Works on many files at once with threads, in bounded memory. Called by `store`, `interchange` and `training`.
+
+Results come in the order of the items, whatever thread is faster: bytes of tables depend on it.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Images that must not be in training data: rules by name, COCO id, sha256 and perceptual hash, and their matcher.
+"""Rules for images that must not be in training data, by name, COCO id, sha256 or perceptual hash, and their matcher.
 
 A rule by name decides from an image's key, before the image is planned. A rule by content needs its bytes.
-`interchange/exclusions` reads rules out of what `--exclude` names; planning, datasets, exports and imports apply them.
-A run's header holds its rules, without their values: their digest is compared on a resume, so `name_value` and
-`coco_id` must not change. Called by `cli`, `interchange`, `pipeline` and `store`.
+`interchange/exclusions` reads rules from `--exclude`; planning, datasets, exports and imports apply them. A run's
+header holds the rules without their values. A resume compares their digest, so `name_value` and `coco_id` must not
+change.
 """
 
 from __future__ import annotations
@@ -41,14 +41,15 @@ class ExclusionRule(FrozenModel):
     Attributes:
         kind: What the values are: file names and COCO ids (`refer` from a REFER dataset, `names` from a list, `only` of
             the images that stay), sha256 of encoded bytes, or perceptual hashes.
-        name: Last name of the path that was given: of a moved file the same, so that it can stand in tables.
+        name: Last name of the given path, so that a moved file keeps its name in tables.
         files: sha256 by name of the files that were read; empty for a folder of images.
         settings: `splits` of `refer`, all that are held out; `max_distance` of `phash`, in bits, inclusive.
         values_sha256: sha256 of the values, sorted, a line each.
-        num_excluded: By name: images of the last listing that are not planned because of it, each counted for the first
-            rule that applies. None by content: the images are planned, and quarantined as `excluded`.
-        num_absent: Of `only`: values that name no image of the last listing; None if it was not read to its end.
-        values: Names, COCO ids or hex digits. Never in a header: the rules of one have none (`stored_exclusions`).
+        num_excluded: For a rule by name, images of the last listing that are not planned because of it; each counts for
+            the first rule that applies. None for a rule by content: the images are planned, and quarantined as
+            `excluded`.
+        num_absent: For `only`, values that name no image of the last listing; None if it was not read to its end.
+        values: Names, COCO ids or hex digits. Never in a header (`stored_exclusions`).
     """
 
     kind: RuleKind
@@ -73,7 +74,7 @@ class ExclusionRule(FrozenModel):
 
     @property
     def datasets(self) -> list[str]:
-        """Names of the REFER datasets that were read, by the folders of their files; of other kinds none."""
+        """Names of the REFER datasets that were read, by the folders of their files; none for other kinds."""
         files = self.files if self.kind == "refer" else ()
         return sorted({PurePosixPath(file).parent.name or self.name for file in files})
 
@@ -85,7 +86,9 @@ class ExclusionRule(FrozenModel):
     @property
     def identity(self) -> str:
         """What must be equal for two sessions to have the same rule, as text for messages."""
-        settings = "".join(f", {name} {_shown(value)}" for name, value in sorted(self.settings.items()))
+        settings = ""
+        for name, value in sorted(self.settings.items()):
+            settings += f", {name} {'+'.join(map(str, value)) if isinstance(value, list) else value}"
         return f"{self.kind}, {self.num_values:,} values{settings}, sha256 {self.values_sha256[:16]}"
 
     @property
@@ -108,7 +111,7 @@ Exclusions: TypeAlias = tuple[ExclusionRule, ...]
 
 
 class ExclusionRecord(FrozenModel):
-    """All rules of a run, and the file of the plan that holds their values: the section `exclusions` of a header."""
+    """All rules of a run, and the part that holds their values: the section `exclusions` of a header."""
 
     rules: Annotated[Exclusions, Field(min_length=1)]
     part: PartRecord
@@ -120,10 +123,7 @@ class ExclusionRecord(FrozenModel):
 
 
 class ListingCounts(FrozenModel):
-    """What one listing says of the rules: `num_excluded` of each by its number, `num_absent` of the one of `only`.
-
-    It is the section `exclusions` of an extension of the plan.
-    """
+    """Counts of one listing: `num_excluded` by rule, `num_absent` of `only`. A section of an extension of the plan."""
 
     num_excluded: tuple[int | None, ...]
     num_absent: int | None = None
@@ -162,7 +162,7 @@ def extended_exclusions(header: RunHeader, extension: PlanExtension) -> dict[str
     if record is None or extension.exclusions is None:
         return header.exclusions
     counts = ListingCounts.model_validate(extension.exclusions)
-    return as_section(with_counts(record.rules, counts), record.part)
+    return ExclusionRecord(rules=with_counts(record.rules, counts), part=record.part).model_dump(mode="json")
 
 
 def with_counts(rules: Exclusions, counts: ListingCounts) -> Exclusions:
@@ -173,15 +173,6 @@ def with_counts(rules: Exclusions, counts: ListingCounts) -> Exclusions:
         )
         for rule, count in zip(rules, counts.num_excluded, strict=True)
     )
-
-
-def as_section(rules: Exclusions, part: PartRecord) -> dict[str, JsonValue]:
-    """Return the section of a header."""
-    return ExclusionRecord(rules=rules, part=part).model_dump(mode="json")
-
-
-def _shown(value: JsonValue) -> str:
-    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 # COCO's names, of all years, and what is made from them: REFER's pickles append the number of an object, our exports
@@ -199,7 +190,7 @@ def coco_id(name: str) -> int | None:
 
 
 def name_value(entry: str) -> str:
-    """Return a listed name, path or COCO id as a rule's value: of a COCO id the digits, without leading zeros."""
+    """Return a listed name, path or COCO id as a rule's value: a COCO id as digits without leading zeros."""
     path = entry.replace("\\", "/").strip("/")
     number = int(path) if path.isascii() and path.isdecimal() else coco_id(path.rpartition("/")[2])
     return path if number is None else str(number)
@@ -238,7 +229,7 @@ def beyond(rules: Iterable[ExclusionRule], known: Iterable[ExclusionRule]) -> Ex
 
 
 class _NameIndex:
-    """Finds what names a key: one look-up, whatever the number of values. Each value has a number; the first counts."""
+    """Finds the values that name a key, by look-ups. If values repeat, the first number counts."""
 
     def __init__(self, numbered: Iterable[tuple[int, str]]) -> None:
         self._names: dict[str, int] = {}
@@ -265,9 +256,7 @@ class _NameIndex:
 class ExclusionMatcher:
     """Finds the first rule that excludes an image: by its key, by its content, or by both as a run's table has them.
 
-    Attributes:
-        has_names: Whether a rule acts on the plan.
-        has_hashes: Whether it needs the perceptual hash of an image.
+    `has_names` tells whether a rule acts on the plan, `has_hashes` whether a rule needs perceptual hashes.
     """
 
     def __init__(self, rules: Exclusions) -> None:
@@ -328,8 +317,8 @@ class ExclusionMatcher:
 
 
 def key_path(key: str) -> str:
-    """Return a key's path, decoded, as it is in SOURCE; a member of a tar is below it.
+    """Return a key's path in SOURCE, decoded, to compare and to show, not to open: a back-slash becomes a `/`.
 
-    To compare and to show, not to open: a back-slash is a `/` there.
+    A member of a tar is below the tar.
     """
     return unquote_to_bytes(key.replace("!", "/")).decode("utf-8", "replace").replace("\\", "/")

@@ -1,9 +1,9 @@
-"""The exclusions of a run: their values stand beside the plan, so that no later session needs the files they came from.
+"""Stores the exclusions of a run beside its plan, so that no later session needs the files they came from.
 
     _plan/g0001/exclusions-<first 8 hex digits of its sha256>.parquet     columns rule, value
 
-The plan of a run is frozen, and so are its exclusions: sessions without `--exclude` keep to them, a session with others
-is refused. Called by `interchange`, `pipeline` and `store`.
+Called by `interchange`, `pipeline` and `store`. The exclusions of a run are frozen as its plan is: a session without
+`--exclude` keeps them, a session with others is refused.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pseudoris.schemas.ids import CONTENT_HASH_HEX_DIGITS, image_id, sha256_hex
 from pseudoris.schemas.run_records import PLAN_FOLDER, PartRecord, RunHeader
 from pseudoris.store.exclusions.exclusion_rules import (
     ExclusionMatcher,
+    ExclusionRecord,
     ExclusionRule,
     Exclusions,
     ListingCounts,
-    as_section,
     exclusions_of,
     missing_phrase,
     planned_rules,
@@ -44,9 +44,8 @@ _MATCHERS: Final[dict[str, ExclusionMatcher]] = {}
 class ExcludedItems:
     """Leaves out the items of a listing that a rule by name excludes, and counts them.
 
-    Attributes:
-        num_excluded: By number of the rule, the images left out; None for rules by content. Complete when the listing
-            ends.
+    `num_excluded` holds the images left out by number of the rule, None for a rule by content; complete when the
+    listing ends.
     """
 
     def __init__(self, exclusions: Exclusions) -> None:
@@ -91,7 +90,7 @@ class ExcludedItems:
         name = f"g0001/exclusions-{digest[:CONTENT_HASH_HEX_DIGITS]}.parquet"
         location.put_part(f"{PLAN_FOLDER}/{name}", data)
         part = PartRecord(name=name, rows=len(rows), size_bytes=len(data), sha256=digest)
-        return as_section(with_counts(self._rules, self.counts()), part)
+        return ExclusionRecord(rules=with_counts(self._rules, self.counts()), part=part).model_dump(mode="json")
 
     def kept(self, items: Iterable[SourceItem]) -> Iterator[SourceItem]:
         """Yield the other items, in their order; an image that is listed several times counts once."""
@@ -116,11 +115,7 @@ class ExcludedItems:
 
 
 def stored_exclusions(location: RunLocation, header: RunHeader) -> Exclusions:
-    """Return the rules of the run with their values; no rule if it excludes nothing.
-
-    Raises:
-        ConfigError: Their file is missing, or its bytes do not have the digest in the header.
-    """
+    """Return the rules of the run with their values, () if it has none; ConfigError if their file is not intact."""
     record = exclusions_of(header)
     if record is None:
         return ()
@@ -142,17 +137,15 @@ def content_matcher(location: RunLocation, header: RunHeader) -> ExclusionMatche
     if digest not in _MATCHERS:
         # Rules by name were applied to the plan, so only rules by content are loaded.
         by_content = tuple(rule for rule in stored_exclusions(location, header) if not rule.is_by_name)
-        matcher = ExclusionMatcher(by_content)
         _MATCHERS.clear()
-        _MATCHERS[digest] = matcher
+        _MATCHERS[digest] = ExclusionMatcher(by_content)
     return _MATCHERS[digest]
 
 
 def check_exclusions(header: RunHeader, given: Exclusions) -> None:
     """Accept what a session of the run of `header` excludes: nothing of its own, or the run's own rules in any order.
 
-    Raises:
-        ConfigError: It excludes something else. The message has a line for each rule that differs.
+    Otherwise raise ConfigError, with a line for each rule that differs.
     """
     ours = {rule.identity: rule for rule in planned_rules(header)}
     theirs = {rule.identity: rule for rule in given}
@@ -170,10 +163,7 @@ def check_exclusions(header: RunHeader, given: Exclusions) -> None:
 def exclusion_notices(header: RunHeader, *, is_new: bool, is_given: bool) -> list[str]:
     """Return what the user should know about the run's rules, a sentence each.
 
-    Args:
-        header: Of the run.
-        is_new: Whether it was just planned.
-        is_given: Whether this session names exclusions.
+    `is_new` says that the run was just planned, `is_given` that this session names exclusions.
     """
     rules = planned_rules(header)
     if is_new:

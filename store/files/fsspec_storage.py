@@ -1,6 +1,7 @@
-"""Storage for `location` through fsspec (`gs://…`, `az://…`), not S3. Objects are put whole and never renamed.
+"""Storage through fsspec, for every object store but S3 (`gs://…`, `az://…`) and for the web. Opened by `location`.
 
-The store's own client retries requests. For S3 `s3_requests` does.
+Objects are put whole and never renamed. The store's own client retries; for S3 `s3_requests` does. Versions in plans
+are made here: `_version` must give the same text for the same object in every release.
 """
 
 from __future__ import annotations
@@ -42,8 +43,7 @@ _VERSION_TIMES: Final = ("LastModified", "mtime", "modified", "updated", "create
 class FsspecStorage(Storage):
     """A prefix in an object store, as `Storage` describes it.
 
-    A put is atomic on object stores: a reader sees the old object or the new one, never part of one. The client manages
-    its uploads.
+    A put is atomic: a reader sees the old object or the new one. The client manages its uploads.
     """
 
     def __init__(self, filesystem: fsspec.AbstractFileSystem, root: str) -> None:
@@ -53,12 +53,9 @@ class FsspecStorage(Storage):
 
     @classmethod
     def at(cls, uri: str, limits: StorageConfig) -> Self:
-        """Return the storage at `uri`, of a folder or a file. No request is made yet.
+        """Return the storage at `uri`, of a folder or a file; ConfigError if its protocol is unknown or not installed.
 
-        `limits` are the timeouts of a web server. Clients of other stores have their own.
-
-        Raises:
-            ConfigError: The protocol is unknown, or its package is missing.
+        `limits` hold for web servers. No request is made yet.
         """
         options: dict[str, Any] = {}
         if uri.startswith(("http://", "https://")):

@@ -1,7 +1,7 @@
 """Reads a dataset of the Hugging Face Hub (`hf://datasets/OWNER/NAME@COMMIT/folder`). For `location` and exports.
 
 `sources.open_source` replaces a branch or a tag by its commit (`pinned`), so that a later session reads the same bytes.
-The Hub's client reads and retries. It lists each folder once per process, then makes one request for each file.
+The Hub's client retries. Errors must not repeat its texts, which may hold a signed url.
 """
 
 from __future__ import annotations
@@ -75,11 +75,7 @@ class HubStorage(FsspecStorage):
 
     @classmethod
     def at(cls, uri: str, limits: StorageConfig | None = None) -> Self:
-        """Return the storage at `hf://datasets/OWNER/NAME[@REVISION][/folder]`. No request is made yet.
-
-        Raises:
-            ConfigError: It is not the url of a dataset.
-        """
+        """Return the storage at `hf://datasets/OWNER/NAME[@REVISION][/folder]`; ConfigError for another url."""
         try:
             found = parse_hf_uri(uri)
         except ValueError:

@@ -1,7 +1,7 @@
-"""Makes the keys of images and sorts listings by key, for sources and plans. A listing may be larger than memory.
+"""Makes the keys of images and sorts listings by key. Called by `store` (sources, plans), `interchange` and `training`.
 
-A key is a percent-encoded path relative to SOURCE; it can hold any name that a file system allows. An image's id
-is made of it: another spelling of a key is another image in every run. Called by `interchange`, `store` and `training`.
+A key is a percent-encoded path relative to SOURCE. An image's id is made of its key, so the spelling of keys must never
+change. A listing may be larger than memory.
 """
 
 from __future__ import annotations
@@ -58,15 +58,11 @@ def file_path(key: str) -> str:
 
 
 def sorted_externally(records: Iterable[Record], *, max_in_memory: int | None = None) -> Iterator[Record]:
-    """Yield the records ordered by their first field. Records with equal first fields keep their order.
+    """Yield picklable records ordered by their first field. Records with equal first fields keep their order.
 
-    Fewer than `max_in_memory` records are sorted in memory. Otherwise sorted runs are written to the folder of
-    `tempfile`, about 100 bytes per record, and merged: at most `_MAX_RUNS` runs, with `_BLOCK` records of each in
-    memory. Records that are in order already make one run.
-
-    Args:
-        records: Tuples that can be pickled.
-        max_in_memory: Records per run; `MAX_IN_MEMORY` by default.
+    Fewer than `max_in_memory` (by default `MAX_IN_MEMORY`) are sorted in memory. Otherwise sorted runs are written to
+    the folder of `tempfile`, about 100 bytes per record, and merged: at most `_MAX_RUNS` runs, with `_BLOCK` records of
+    each in memory. Records that are in order already make one run.
     """
     max_in_memory = max_in_memory or MAX_IN_MEMORY
     remaining = iter(records)
@@ -95,7 +91,12 @@ class _Spilled:
         """Write sorted records: to the last run if they continue it, else to a new run."""
         if not self._runs or records[0][0] < self._last:
             if len(self._runs) == _MAX_RUNS:
-                self._merge_all()
+                target, merged = self._folder / f"run-{next(self._names)}", self.merged()
+                while block := list(islice(merged, _BLOCK)):
+                    _append(target, block)
+                for run in self._runs:
+                    run.unlink()
+                self._runs = [target]
             self._runs.append(self._folder / f"run-{next(self._names)}")
         _append(self._runs[-1], records)
         self._last = records[-1][0]
@@ -105,15 +106,6 @@ class _Spilled:
         with ExitStack() as files:
             streams = [_blocks(files.enter_context(run.open("rb"))) for run in self._runs]
             yield from heapq.merge(*streams, key=itemgetter(0))
-
-    def _merge_all(self) -> None:
-        target = self._folder / f"run-{next(self._names)}"
-        records = self.merged()
-        while block := list(islice(records, _BLOCK)):
-            _append(target, block)
-        for run in self._runs:
-            run.unlink()
-        self._runs = [target]
 
 
 def _append(run: Path, records: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Storage for `location` on a local or mounted disk: a power cut or SIGKILL never leaves a partial file.
+"""Storage on a local or mounted disk, opened by `location`: a power cut or SIGKILL never leaves a partial file.
 
 Each write goes to a temporary file in the same folder, which is synced before it gets its final name. `create_once`
 gives the name by an exclusive hard link, so that only one of several writers succeeds. Other writes rename the file.
@@ -52,19 +52,15 @@ _Entry = tuple[str, str, int | None, int | None, _Identity | None]
 
 @dataclass(frozen=True, slots=True)
 class LocalStorage(Storage):
-    """A folder on disk, as `Storage` describes it.
+    """The folder `root` on disk, as `Storage` describes it.
 
-    Links to files and folders are followed, except a link to a folder that contains the link. Pipes, sockets and
-    devices do not count as files.
-
-    Attributes:
-        root: Absolute path.
-        follows_links: False for a folder that others may have written: a link below the root is then a `ConfigError`,
-            and an obstacle in listings.
-        max_readers: 1, because many shards are read in parallel and threads do not hide a disk's latency.
+    Links to files and folders are followed, except a link to a folder that contains the link. Without `follows_links`,
+    for a folder that others may have written, a link below the root is a `ConfigError`, and an obstacle in listings.
+    Pipes, sockets and devices do not count as files.
     """
 
     faults: ClassVar[tuple[type[Exception], ...]] = (OSError,)
+    # Many shards are read in parallel, and threads do not hide a disk's latency.
     max_readers: ClassVar[int] = 1
 
     root: Path
@@ -191,9 +187,22 @@ class LocalStorage(Storage):
                     yield from self._walk(path, may_descend, shut | {identity}, mark)
 
     def _entries(self, parts: tuple[str, ...]) -> Iterator[_Entry]:
+        """Yield the files and folders of a folder as records that sort by their keys."""
         folder = "/".join(parts)
         with listing_errors("list", shown_uri(self.uri(folder)), faults=self.faults):
-            yield from filter(None, map(_entry, self._scan(folder)))
+            for entry in self._scan(folder):
+                key, found = path_key(entry.name), _stat(entry)
+                if found is None and entry.is_dir(follow_symlinks=False):
+                    # It may hold images, so it is listed as a folder. Its own listing shows whether it can be read.
+                    yield f"{key}/", entry.name, None, None, _UNKNOWN
+                elif found is None:
+                    # A broken link was meant as an image, so it is planned, and quarantined when it is read.
+                    yield key, entry.name, None, None, None
+                elif stat.S_ISREG(found.st_mode):
+                    yield key, entry.name, found.st_size, found.st_mtime_ns, None
+                elif stat.S_ISDIR(found.st_mode):
+                    # With the slash, a folder sorts among files as the keys of its content do.
+                    yield f"{key}/", entry.name, None, None, _identity(found)
 
     def _write(self, path: str, data: bytes, give_name: Callable[[Path], _T]) -> _T:
         """Write a temporary file and return what `give_name` returns; a file that gc has taken is written again."""
@@ -214,21 +223,6 @@ class LocalStorage(Storage):
             return answer
         # Not FileNotFoundError: for callers that means that the file they asked for is missing.
         raise OSError(errno.EAGAIN, f"its temporary file was deleted {_MAX_WRITES} times before it had its name")
-
-
-def _entry(entry: os.DirEntry[str]) -> _Entry | None:
-    """Return a folder's entry as a record that sorts by its key; None if it is neither a file nor a folder."""
-    key, found = path_key(entry.name), _stat(entry)
-    if found is None and entry.is_dir(follow_symlinks=False):
-        # It may hold images, so it is listed as a folder. The listing then shows whether it can be read.
-        return f"{key}/", entry.name, None, None, _UNKNOWN
-    if found is None:
-        # A broken link was meant as an image, so it is planned, and quarantined when it is read.
-        return key, entry.name, None, None, None
-    if stat.S_ISREG(found.st_mode):
-        return key, entry.name, found.st_size, found.st_mtime_ns, None
-    # With the slash, a folder sorts among files as the keys of its content do.
-    return (f"{key}/", entry.name, None, None, _identity(found)) if stat.S_ISDIR(found.st_mode) else None
 
 
 def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:

@@ -1,7 +1,7 @@
-"""Botocore's client of a bucket and what a store may answer it, for `s3_requests`, which sends the requests.
+"""Sets up botocore's client of a bucket, and checks the answers of its store. Called by the other `s3_*` modules.
 
-What its set-up got wrong is not retried: the user corrects it. An answer without a field that must be there, and a
-listing or a redirect that would not end, ends the command with the store's fault by name.
+An error of the set-up is not retried: the user corrects it. An answer that lacks a field, and a listing or a redirect
+that would not end, must end the command with an error that names the store.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ for _name in ("botocore", "aiobotocore"):
 # Clients that their store has answered: their settings work, so a later failure may pass and is retried.
 _ANSWERED: Final[WeakSet[Any]] = WeakSet()
 _TLS_TIMEOUT_S: Final = 2.0
-# Errors of settings that name a file. Other OSErrors come from the machine or the network.
+# Errors of a setting that names a file. Other OSErrors come from the machine or the network.
 _OF_A_PATH: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 # The connection broke during the handshake.
 _BROKEN_HANDSHAKE: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
@@ -41,7 +41,7 @@ async def with_client(
 
     Raises:
         ConfigError: The client's set-up is wrong.
-        Exception: As the client; also of the servers that it asks for credentials.
+        Exception: As the client raises it, and the servers that it asks for credentials.
     """
     try:
         await filesystem.set_session()
@@ -85,7 +85,7 @@ def _speaks_tls(endpoint: str | None) -> bool:
 
 
 def _is_local(error: BaseException) -> bool:
-    """Return whether an error that looks like one of the network is of this machine's settings."""
+    """Return whether an error that looks like one of the network comes from the settings of this machine."""
     if isinstance(error, boto.CredentialRetrievalError):
         # The credentials come from a program that the profile names, unless a metadata server was asked.
         return not isinstance(error.__context__, boto.MetadataRetrievalError)
@@ -125,10 +125,9 @@ class Course:
         self._uri, self._last, self._num_empty = uri, last, 0
 
     def take(self, keys: list[str], prefixes: list[str], below: str) -> list[str]:
-        """Accept a page and return its new prefixes: a store may give the last one again, for keys that are left of it.
+        """Accept a page and return its new prefixes; a page may begin with the last prefix of the page before.
 
-        Raises:
-            ConfigError: Something is not after all of the page before, or not `below` the listed prefix.
+        ConfigError if something is not after all of the page before, or not `below` the listed prefix.
         """
         new = [each for each in prefixes if each != self._last]
         found = [*keys, *new]

@@ -1,4 +1,7 @@
-"""Lists a bucket for `s3_storage` in the order of the project's keys, with many pages in parallel."""
+"""Lists a bucket in the order of the project's keys, with many pages in parallel. Called by `s3_storage`.
+
+S3's own order differs, because our keys are percent-encoded. Memory must not grow with the number of objects.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +38,9 @@ def walk_bucket(
 ) -> Iterator[StoredFile]:
     """Yield the objects below a prefix in the order of their keys, after all are listed.
 
-    Memory does not grow with their number. S3's own order differs, because our keys are percent-encoded.
-
-    Args:
-        bucket: The bucket.
-        prefix: Prefix without a slash at its end; empty for the whole bucket.
-        may_descend: As for `Storage.walk`.
-        exclude: Uri of a folder that is not listed.
-        mark: As for `Storage.walk`. Asked once all are listed, and only of folders that hold its file.
+    `prefix` has no slash at its end, and is empty for the whole bucket; `exclude` is the uri of a folder that is not
+    listed; `may_descend` and `mark` are as for `Storage.walk`. `mark` is asked after the listing, once for each folder
+    that holds its file.
     """
     marked: list[str] = []
     records = _records(bucket, prefix, may_descend, exclude)

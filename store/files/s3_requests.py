@@ -1,7 +1,7 @@
 """Sends requests to one bucket of an S3 store, retries them up to a time limit, and classifies their errors.
 
-Only this module retries: s3fs and botocore send each request once. A client that silently repeats a conditional request
-cannot distinguish its own first try from another writer. Called by `s3_listing.py` and `s3_storage.py`.
+Called by `s3_listing.py` and `s3_storage.py`. Only this module may retry: s3fs and botocore send each request once. A
+client that silently repeats a conditional request cannot distinguish its own first try from another writer.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,60}")
 _BAD_BUCKETS: Final = frozenset({"InvalidBucketName", "AuthorizationHeaderMalformed", "400"})
 _BAD_PLACE: Final = re.compile(r"Location|Region|Redirect|Endpoint")
 
-# A page of a listing, one request: at most 1,000 objects as the store describes them (`Key`, `Size`, `ETag` in quotes,
+# A page of a listing: at most 1,000 objects as the store describes them (`Key`, `Size`, `ETag` in quotes,
 # `LastModified`, `StorageClass`), and the common prefixes.
 Page = tuple[list[Answer], list[str]]
 
@@ -178,13 +178,10 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class S3Requests:
-    """Sends requests to one bucket. Can be pickled; each process connects when it sends its first request.
+    """Sends requests to the bucket `name`. Can be pickled; each process connects when it sends its first request.
 
-    Attributes:
-        name: Name of the bucket.
-        endpoint_url: Endpoint of a store other than AWS; None uses that of the environment, or else AWS.
-        limits: Timeouts, retry limits and sizes.
-        requester_pays: Whether each request says that its sender pays for it.
+    `endpoint_url` is that of a store other than AWS; None uses that of the environment, or else AWS. With
+    `requester_pays` each request says that its sender pays for it.
     """
 
     name: str
@@ -206,8 +203,7 @@ class S3Requests:
     def request(self, action: str, key: str, method: str, **arguments: Any) -> Any:
         """Return the answer of a method of botocore's client, such as `head_object`; it may be sent often.
 
-        `action`, a verb such as `read`, and `key`, of an object or a prefix of several, are for messages. The bucket's
-        name is added to the arguments.
+        `action`, a verb such as `read`, and `key`, an object or a prefix, are for messages. The bucket's name is added.
         """
         return self.with_retries(action, key, lambda: self.send(lambda: self.call(method, **arguments)))
 
@@ -263,13 +259,8 @@ class S3Requests:
     def get(self, key: str, *, etag: str | None = None, start: int = 0, length: int | None = None) -> Fetched:
         """Return bytes of the object, from one request unless it breaks; fewer if the object ends earlier.
 
-        With an etag, an interrupted body is continued, not fetched again.
-
-        Args:
-            key: Of the object.
-            etag: The version that must be read; `ChangedError` if it has another.
-            start: First byte; negative counts from the end, and `length` is then not used.
-            length: How many bytes; to the end by default.
+        With an etag, an interrupted body is continued, not fetched again, and another version raises `ChangedError`. A
+        negative `start` counts from the end, and `length` is then not used. Without a `length` the bytes go to the end.
         """
         received = bytearray()
         most = -start if start < 0 else sys.maxsize if length is None else length
@@ -305,10 +296,8 @@ class S3Requests:
     def pages(self, prefix: str, *, delimiter: str = "", start_after: str = "") -> Iterator[Page]:
         """Yield the objects below a prefix whose keys come after `start_after`, in the order of their keys' bytes.
 
-        Keys that contain the `delimiter` after the prefix are grouped into the prefixes of a page.
-
-        Raises:
-            ConfigError: A page does not go on after the one before: the listing might never end.
+        Keys that contain the `delimiter` after the prefix are grouped into the prefixes of a page. ConfigError if a
+        page does not go on after the one before: the listing might never end.
         """
         where = {"Delimiter": delimiter, **({"StartAfter": start_after} if start_after else {})}
         course = Course(self.address(prefix), start_after)

@@ -1,6 +1,7 @@
-"""Storage for `location` below a prefix of an S3 bucket: creates objects only if absent, reads only the expected etag.
+"""Storage below a prefix of an S3 bucket, opened by `location`.
 
-A reader is a seekable file of one version of an object. It makes ranged requests that require the expected etag.
+A creation must carry its condition (`If-None-Match: *`), and a planned object must be read by its etag: commits and
+reads are safe only by that. A reader is a seekable file of one version, read by ranges.
 """
 
 from __future__ import annotations
@@ -63,14 +64,10 @@ _CONTENT_TYPES: Final = {".html": "text/html; charset=utf-8", ".webp": "image/we
 
 @dataclass(frozen=True, slots=True)
 class S3Storage(S3Requests, Storage):
-    """A prefix of a bucket, as `Storage` describes it.
+    """A prefix of a bucket, without a slash at its end; empty for the whole bucket.
 
     Every operation raises `TransientError` if the store gave no useful answer for `patience_s`; `ConfigError` for what
-    the user must correct; FileNotFoundError, PermissionError and `ChangedError` for answers of the store; and OSError
-    for any other error.
-
-    Attributes:
-        prefix: Without a slash at its end; empty for the bucket as a whole.
+    the user must correct; FileNotFoundError, PermissionError and `ChangedError` for answers of the store; else OSError.
     """
 
     max_readers: ClassVar[int] = 16
@@ -278,11 +275,9 @@ class S3Storage(S3Requests, Storage):
 class S3Reader(io.RawIOBase):
     """An object opened for reading. No request is made before the first read or the first seek from the end.
 
-    Two windows of the object are kept in memory: the last one fetched, and the tail. A read inside them needs no
-    request. Any other read makes one request, for `window_bytes` or for the size of the read if that is larger.
-
-    Raises on reading, besides the errors of `S3Requests.get`:
-        ChangedError: The object is not the planned version, or has changed since the first read.
+    The last window and the tail of the object are kept in memory; a read inside them needs no request. Any other read
+    makes one request, for `window_bytes` or for the size of the read if that is larger. Reading raises as
+    `S3Requests.get`, and `ChangedError` for another version than the planned one, or than that of the first read.
     """
 
     def __init__(

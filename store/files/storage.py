@@ -1,10 +1,9 @@
-"""Protocol of a disk or object store, its records, its errors. Called by `store`, `pipeline` and `interchange`.
+"""The protocol of a disk or object store, its records and its errors. Called by `store`, `pipeline` and `interchange`.
 
-`RunLocation` reads and writes runs through it; `SourceRoot` reads SOURCE. Other rooms use its records, and
-`storage_errors` around files of their own. Implementations raise the errors of the disk or the client, and those two
-classes convert them to the project's errors. Only `walk` raises the project's errors itself, because it knows which
-folder failed. There are three rules: `storage_errors` for a run's own files, `listing_errors` for input before a run
-starts, and `transient_faults` for input during a run, where a fault of one image must cost that image alone.
+`RunLocation` reads and writes runs through it, `SourceRoot` reads SOURCE. Implementations raise the errors of the disk
+or the client. Those two classes convert them by one of three rules: `storage_errors` for a run's own files,
+`listing_errors` for input before a run starts, `transient_faults` for input during a run, where a fault of one image
+must cost that image alone. `walk` converts its errors itself, because it knows which folder failed.
 """
 
 from __future__ import annotations
@@ -32,11 +31,10 @@ MayDescend = Callable[[tuple[str, ...]], bool]
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A file that may close the folder that holds it: a listing then leaves out the folder with all below it.
+    """A file `name` that may close the folder that holds it: a listing then leaves out the folder with all below it.
 
-    Attributes:
-        name: The file's name.
-        closes: Takes the path of a folder below the root. Returns whether it holds the file, and is closed by it.
+    `closes` takes the path of a folder below the root. It returns whether the folder holds the file, and is closed by
+    it.
     """
 
     name: str
@@ -50,9 +48,9 @@ class StoredFile:
     Attributes:
         path: Relative to the root, with `/`. On disk a name that is not UTF-8 has surrogate escapes.
         size_bytes: None for a broken link.
-        etag: None on disk. If a store has no etags, the modification time replaces it.
+        etag: None on disk. In a store without etags it is made of the modification time.
         mtime_ns: None on object stores.
-        is_archived: Whether a listing says that it is in an archive class; it may be restored all the same.
+        is_archived: Whether a listing shows an archive class; the object may have been restored all the same.
     """
 
     path: str
@@ -112,9 +110,8 @@ def is_unknown_host(error: object) -> bool:
 class Storage(Protocol):
     """Files below a root. Every path is relative to the root, with `/`. Can be pickled.
 
-    A write is durable and atomic: a reader sees the old file or the new one, even if the writer is killed.
-
-    What has a body here is what an object store does that holds only objects, and no unfinished ones.
+    A write is durable and atomic: a reader sees the old file or the new one, even if the writer is killed. A method
+    with a body here does what suits an object store that holds only objects, and no unfinished ones.
 
     Attributes:
         faults: Exceptions that it may raise if the storage fails. All by default: the clients of object stores have no
@@ -144,15 +141,14 @@ class Storage(Protocol):
             return file.read()
 
     def open(self, path: str, *, window_bytes: int = 0) -> BinaryIO:
-        """Return the file opened for reading, seekable. At least `window_bytes` are fetched at once.
+        """Return the file opened for reading, seekable; at least `window_bytes` are fetched at once.
 
-        Raises:
-            FileNotFoundError: There is no file. A bucket may raise this only at the first read or seek.
+        FileNotFoundError if there is none; in a bucket perhaps only at the first read or seek.
         """
 
     @contextmanager
     def open_version(self, path: str, expected: StoredFile, *, window_bytes: int = 0) -> Iterator[BinaryIO]:
-        """Open a file for a block, of the etag, time and size of `expected`; those that are None may be any.
+        """Open a file for a block, with the etag, time and size of `expected`; None is not checked.
 
         Raises:
             ImageError: `changed`, when the block ends or earlier. Do not use what was read.
@@ -165,10 +161,7 @@ class Storage(Protocol):
         refuse_change(self.stat(path), expected)
 
     def list(self, folder: str, *, name_prefix: str = "") -> Iterator[ListedFile]:
-        """Yield the finished files directly in `folder` whose names begin with `name_prefix`, in any order.
-
-        Nothing if the folder does not exist.
-        """
+        """Yield the finished files directly in `folder` whose names begin with `name_prefix`, in any order."""
 
     def obstacle(self, path: str) -> str | None:
         """Return what is at `path` if it is not a file, such as `a folder`; None for a file, or for nothing."""
@@ -180,9 +173,7 @@ class Storage(Protocol):
     def walk(
         self, may_descend: MayDescend, exclude: str | None = None, mark: Mark | None = None
     ) -> Iterator[StoredFile]:
-        """Yield the files below the root in the order of their keys.
-
-        Left out are `exclude` (a full path or uri), and the folders below the root that `mark` closes.
+        """Yield the files in the order of their keys, without `exclude` and the folders that `mark` closes.
 
         Raises:
             ConfigError: Listing a folder is not permitted; the message names the folder.
@@ -219,11 +210,7 @@ class Storage(Protocol):
 
 
 def refuse_change(found: StoredFile, expected: StoredFile) -> None:
-    """Refuse a file that is not the expected version. Fields of `expected` that are None are not checked.
-
-    Raises:
-        ImageError: `changed`.
-    """
+    """Raise `ImageError` (`changed`) for another version than the expected one; None in `expected` is not checked."""
     if expected.etag is not None and found.etag != expected.etag:
         raise ImageError("changed", OTHER_ETAG)
     if expected.mtime_ns is not None and found.mtime_ns != expected.mtime_ns:
@@ -302,14 +289,9 @@ def storage_errors(action: str, uri: str) -> Iterator[None]:
 
 @contextmanager
 def transient_faults(action: str, uri: str, *, faults: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Convert the storage's errors in the block by `VERDICTS`: a few are an image's fault, all others never.
+    """Convert the `faults` of a storage in the block by `VERDICTS`: a few are an image's fault, all others never.
 
     Denied access may be either: during a run, credentials may expire. The caller decides.
-
-    Args:
-        action: Such as `read`.
-        uri: Full path or uri.
-        faults: Exceptions of the storage (`Storage.faults`).
 
     Raises:
         FileNotFoundError: There is no such file; also if a part of its path is not a folder, or it is a folder itself.

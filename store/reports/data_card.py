@@ -1,7 +1,7 @@
-"""`DATACARD.md` of every run: the origin of the data, known biases. Called by `session`, `records` and `cli`.
+"""Writes `DATACARD.md` of a run: origin of the data, models, known biases. Also `_audit.json`, the audit that it cites.
 
-Its text is `templates/data_card.md.j2`. The same run gives the same bytes, even after faults and retries. An edited
-card is never overwritten. Also `OUT/_audit.json`, the audit that the card cites: no table and no other record changes.
+Called by `runs/session`, `checks/records` and `cli`. The text is `templates/data_card.md.j2`. The same run must give
+the same bytes, even after faults and retries. An edited card is never overwritten.
 """
 
 from __future__ import annotations
@@ -61,13 +61,9 @@ def write_datacard(
 ) -> str:
     """Write the card of the run's present state, and return its path, relative to the run.
 
-    `header`, and `receipts` with the latest ones in the order of their shards, are read now unless they are given.
-
-    A run calls this after its last manifest. A card ends with the digest of its text, so an edited card is recognised.
-    It is kept, and the new card is written next to it (`BESIDE_NAME`), to be merged by hand.
-
-    Raises:
-        ConfigError: No run was started there, its records cannot be used, or it cannot be written.
+    `header` and the latest `receipts`, in the order of their shards, are read now unless they are given. The last line
+    holds the digest of the text. A card that was edited is kept, and the new one is written to `BESIDE_NAME`.
+    ConfigError if there is no run, its records cannot be used, or the card cannot be written.
     """
     header = header or require_header(location)
     totals, digest, root, excluded = Totals(), hashlib.sha256(), RootDigest(header), Counter[str]()
@@ -127,8 +123,8 @@ def card_text(
 ) -> str:
     """Return the card without its final digest line: Markdown with the front matter of Hugging Face.
 
-    `header` has all extensions of the plan, `totals` sum the latest receipts. `tables_sha256` is over the digests of
-    all parts, ordered by shard and table. `excluded` counts images quarantined as excluded, by their message.
+    `tables_sha256` is over the digests of all parts, ordered by shard and table. `excluded` counts images quarantined
+    as excluded, by their message.
     """
     exclusions, annotation = exclusions_of(header), header.identity.method.get("import")
     annotation = dict(annotation) if isinstance(annotation, dict) else {}
@@ -160,14 +156,12 @@ def card_text(
     )
 
 
-_SHARE: Final = "{0.value:.3f}, {0.low:.3f} to {0.high:.3f} (95 %)"
-
-
 @functools.cache
 def _template() -> jinja2.Template:
     # Cached, because compiling the template takes longer than rendering it.
     environment = markdown_templates("pseudoris.store.reports")
-    environment.filters |= {"code": _code, "count": "{:,}".format, "share": _SHARE.format}
+    share = "{0.value:.3f}, {0.low:.3f} to {0.high:.3f} (95 %)".format
+    environment.filters |= {"code": _code, "count": "{:,}".format, "share": share}
     return environment.get_template("data_card.md.j2")
 
 

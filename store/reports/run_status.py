@@ -1,4 +1,7 @@
-"""A run's progress and speed, from header, receipts and lock. Read only. Called by `cli` and `viewer`."""
+"""Measures a run's progress and speed from its header, receipts and lock. Called by `cli` and `viewer`. Only reads.
+
+A look must cost one listing and the new receipts, and memory two numbers a shard: a large run is watched for days.
+"""
 
 from __future__ import annotations
 
@@ -44,16 +47,11 @@ def measure_rates(
 ) -> Rates:
     """Return the rates of commits at `times_s` (N,) with `images` (N,) each, in any order.
 
-    A gap between two commits is a pause between two sessions if it is longer than a minute and than three times
-    `shard_s`. Only `shard_s` of a pause counts as work: the first commit after it took at least that long. The time
-    before the very first commit counts the same. Actors that commit in bursts are at most `shard_s` apart, so they
-    never count as a pause.
-
-    Args:
-        times_s: Epoch seconds by the storage's clock.
-        images: Images of each commit.
-        shard_s: Mean seconds that a shard takes from its first stage to its last.
-        now_s: The present time. If it is before the last commit (clocks differ), the time of that commit is used.
+    A gap between two commits is a pause between sessions if it is longer than a minute and than three times `shard_s`,
+    the mean seconds of a shard from its first stage to its last. Only `shard_s` of a pause counts as work: the first
+    commit after it took at least that long. The time before the very first commit counts the same. Actors that commit
+    in bursts are at most `shard_s` apart, so they never count as a pause. Times are epoch seconds by the storage's
+    clock; a `now_s` before the last commit (clocks differ) counts as the time of that commit.
     """
     pause_s = max(_MIN_PAUSE_S, _PAUSE_IN_SHARDS * shard_s)
     window_s = max(WINDOW_S, _PAUSE_IN_SHARDS * shard_s)
@@ -93,7 +91,7 @@ class Driver:
             began.
         name: Process and machine; empty if there never was one.
         beaten_s_ago: Seconds since its claim was written, by the clocks of the storage and of this machine.
-        death: That it was killed, when, and the limits in force; of a silent one, if it was. Else None.
+        death: If it was killed, when, and the limits in force; if it is silent, the same if it was. Else None.
     """
 
     state: str
@@ -143,10 +141,7 @@ def run_status(location: RunLocation) -> RunStatus:
 
 
 class StatusReader:
-    """Reads the status of one run repeatedly. Receipts do not change, so each one is read once.
-
-    Holds two numbers per shard, not the receipts: those of a large run would fill the memory.
-    """
+    """Reads the status of one run repeatedly. Receipts do not change, so each one is read once, and not kept."""
 
     def __init__(self, location: RunLocation) -> None:
         self._location = location
@@ -157,10 +152,7 @@ class StatusReader:
         self._has_moved_s = 0.0
 
     def read(self, *, now_s: float | None = None) -> RunStatus:
-        """Return the run's present status; costs a listing of the receipts, and reads the new ones.
-
-        ConfigError: no run was started there, or its records cannot be used.
-        """
+        """Return the present status: lists the receipts, and reads the new ones. Raises as `require_header`."""
         now_s = time.time() if now_s is None else now_s
         # Read again each time, because the plan may have been extended.
         header = require_header(self._location)
@@ -225,8 +217,8 @@ def find_bottleneck(seconds: Mapping[str, float], config: RunConfig) -> Bottlene
     """Return the stage with the largest share of the seconds; None if there are none.
 
     Under the staged placement, if every pool has a `max_actors`, each model stage counts its seconds per actor: a pool
-    of eight actors is not slower because it sums the time of eight. The seconds of reading are then left out, as its
-    tasks use whatever CPUs are free.
+    of eight actors is not slower because it sums the time of eight. Reading is then left out: it uses whatever CPUs are
+    free.
     """
     pools = config.model_pools()
     sizes = {name: pool.max_actors for name, pool in pools.items()}

@@ -1,4 +1,7 @@
-"""Statistics of a run: totals from receipts, distributions from columns. Called by `cli/run_contents` and `viewer`."""
+"""Statistics of a run: totals from receipts, distributions from columns. Called by `cli/run_contents` and `viewer`.
+
+Memory must not grow with the run: values are counted rounded, texts up to a capacity.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,8 @@ _DIGITS: Final = 4
 class Distribution:
     """How often each value occurred; values are rounded to four significant digits.
 
-    So the scores of a billion rows take a few thousand counts, and their quantiles have an error of 0.05 % at most.
-    Whole numbers below 10,000 are exact.
+    The scores of a billion rows take a few thousand counts, and their quantiles have an error of at most 0.05 %. Whole
+    numbers below 10,000 are exact.
     """
 
     def __init__(self) -> None:
@@ -38,7 +41,10 @@ class Distribution:
         array = np.asarray(values, np.float64)
         array = array[~np.isnan(array)]
         self._sum += float(array.sum())
-        rounded, counts = np.unique(_rounded(array), return_counts=True)
+        magnitude = np.floor(np.log10(np.abs(array), out=np.zeros_like(array), where=array != 0))
+        # For a smaller magnitude the power would overflow.
+        shift = 10.0 ** (_DIGITS - 1 - np.maximum(magnitude, -300))
+        rounded, counts = np.unique(np.round(array * shift) / shift, return_counts=True)
         self._counts.update(dict(zip(rounded.tolist(), counts.tolist(), strict=True)))
 
     @property
@@ -53,9 +59,7 @@ class Distribution:
 
     def quantile(self, share: float) -> float | None:
         """Return the smallest value that at least `share` of all values do not exceed; None if there are none."""
-        due = share * self.num_values
-        seen = 0
-        value = None
+        due, seen, value = share * self.num_values, 0, None
         for value in sorted(self._counts):
             seen += self._counts[value]
             if seen >= due:
@@ -64,9 +68,7 @@ class Distribution:
 
 
 class TopTexts:
-    """The most frequent texts of a stream, with memory for `capacity` texts.
-
-    Exact for up to `capacity` distinct texts; with more, a count may be too low by at most `error`.
+    """The most frequent texts of a stream. Exact for up to `capacity` distinct texts, else too low by at most `error`.
 
     Source: Misra and Gries, "Finding repeated elements", 1982; Agarwal et al., "Mergeable summaries", 2012.
     """
@@ -87,13 +89,6 @@ class TopTexts:
     def top(self, num_texts: int) -> list[tuple[str, int]]:
         """Return the most frequent texts and their counts; equal counts in alphabetical order."""
         return sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))[:num_texts]
-
-
-def _rounded(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    magnitude = np.floor(np.log10(np.abs(values), out=np.zeros_like(values), where=values != 0))
-    # For a smaller magnitude the power would overflow.
-    shift = 10.0 ** (_DIGITS - 1 - np.maximum(magnitude, -300))
-    return np.round(values * shift) / shift
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +117,7 @@ class KeptCount:
 
 
 def count_draws(table: pa.Table) -> dict[DrawKind, KeptCount]:
-    """Return the draws of an expressions table (its `samples` and `kept`) by kind.
-
-    A text that was drawn several times counts for each draw.
-    """
+    """Return the draws of an expressions table (its `samples` and `kept`) by kind; equal texts count for each draw."""
     samples = table["samples"].combine_chunks()
     flat = pc.list_flatten(samples)
     columns = {name: pc.struct_field(flat, name) for name in ("decoder", "top_k", "top_p", "crop")}
@@ -156,7 +148,6 @@ class RunStatistics:
     """Statistics of a run. The totals cover all committed shards, the other figures only the shards that were read.
 
     Attributes:
-        warning: `RunHeader.warning`.
         masks_an_image: Over images that are not quarantined, including empty ones.
         kept_a_mask: Kept expressions, over all masks.
         words: Words (separated by blanks) of kept expressions.
@@ -211,26 +202,22 @@ def run_statistics(
         found.words.add(num_words(kept["text"]).to_numpy())
         for name, scores in found.scores.items():
             scores.add(table[name].cast(pa.float64()).to_numpy())
-        _count_groups(table, groups)
+        by_source = table.group_by("source", use_threads=False).aggregate([("kept", "count"), ("kept", "sum")])
+        counts = [("source", r["source"], KeptCount(r["kept_count"], r["kept_sum"])) for r in by_source.to_pylist()]
+        for kind, count in count_draws(table).items():
+            counts += [("decoder", kind.decoder, count), ("crop", kind.crop, count)]
+        for group, value, count in counts:
+            groups[group][value] = groups[group].get(value, KeptCount()) + count
         said = kept["text"].value_counts()
         texts.add(dict(zip(said.field(0).to_pylist(), said.field(1).to_pylist(), strict=True)))
         on_progress(number, len(chosen))
     found.totals, found.top, found.top_error = totals.sum(), texts.top(num_top), texts.error
     found.groups = {
-        name: dict(sorted(counts.items(), key=lambda item: (-item[1].counted, item[0])))
-        for name, counts in groups.items()
+        name: dict(sorted(values.items(), key=lambda item: (-item[1].counted, item[0])))
+        for name, values in groups.items()
     }
     found.scores = {k: v for k, v in found.scores.items() if v.num_values or k not in OPTIONAL_COLUMNS}
     return found
-
-
-def _count_groups(table: pa.Table, groups: Mapping[str, dict[str, KeptCount]]) -> None:
-    by_source = table.group_by("source", use_threads=False).aggregate([("kept", "count"), ("kept", "sum")])
-    found = [("source", row["source"], KeptCount(row["kept_count"], row["kept_sum"])) for row in by_source.to_pylist()]
-    for kind, count in count_draws(table).items():
-        found += [("decoder", kind.decoder, count), ("crop", kind.crop, count)]
-    for name, value, count in found:
-        groups[name][value] = groups[name].get(value, KeptCount()) + count
 
 
 def num_words(texts: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -1,7 +1,6 @@
 """Writes SVG for every chart: gallery, reports, docs. Called by `audit`, `training/evaluation` and `viewer`.
 
-A chart is a few elements with coordinates of its own. Here are what all charts share: elements with escaped texts, the
-opening of a file, and round steps of an axis.
+Elements, files and round steps of an axis are here; each chart computes its own coordinates. All texts are escaped.
 """
 
 from __future__ import annotations

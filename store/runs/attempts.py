@@ -1,11 +1,11 @@
-"""Attempts: which pool began a shard on which node. Actors write them before the work, so they survive a crash.
+"""Records which pool began a shard on which node, before the work, so that the record survives a crash.
 
     _attempts/shard-00000042.g0~fused~<session>~<node>~<pid>-<nonce>.begun        written before the work
     _attempts/shard-00000042.g0~fused~<session>~<node>~<pid>-<nonce>.ended        written when it ends, in any way
 
-A `begun` without its `ended` is an attempt that is still running, or whose process died. The files are empty: all data
-is in their names, so one listing gives a shard's history. They are deleted after the commit, so a listing shows only
-what is in flight. Called by `pipeline` and `store`.
+Actors of `pipeline` write them; `checks` and `garbage` read them. A `begun` without its `ended` is an attempt that is
+still running, or whose process died. The files are empty: all data is in their names, so that one listing gives a
+shard's history. They are deleted after the commit, so that a listing shows only what is in flight.
 """
 
 from __future__ import annotations
@@ -51,11 +51,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class AttemptHistory:
-    """The recorded attempts of one generation of a shard.
-
-    Attributes:
-        begun: All attempts.
-    """
+    """The recorded attempts of one generation of a shard: all that `begun`, and those of them that `ended`."""
 
     begun: frozenset[Attempt]
     ended: frozenset[Attempt]
@@ -67,8 +63,7 @@ class AttemptHistory:
     def num_deaths(self, *, pool: str, session_nonce: str, living_nodes: Iterable[str]) -> int:
         """Return how many attempts of this pool, in this session, died with their process on nodes that are alive.
 
-        Attempts on lost nodes and of earlier sessions are not counted: their processes died for reasons that have
-        nothing to do with the shard.
+        Attempts on lost nodes and of earlier sessions do not count: their deaths have nothing to do with the shard.
         """
         nodes = frozenset(living_nodes)
         open_ones = self.begun - self.ended
@@ -100,10 +95,7 @@ def read_attempts(location: RunLocation, shard: int, generation: int) -> Attempt
 
 
 def parse_attempts(location: RunLocation, *, name_prefix: str = "") -> tuple[frozenset[Attempt], frozenset[Attempt]]:
-    """Return all recorded attempts, and those of them that ended; the others are in flight or died.
-
-    With `name_prefix` only those whose records' names begin with it.
-    """
+    """Return all recorded attempts whose names begin with `name_prefix`, and those of them that ended."""
     found: dict[str, set[Attempt]] = {"begun": set(), "ended": set()}
     for attempt, event, _ in _list(location, name_prefix):
         found[event].add(attempt)

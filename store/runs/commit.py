@@ -1,6 +1,8 @@
-"""Commits a shard: parts first, then the receipt, created once. For `pipeline/shard_tasks`, `thread_runs`, imports.
+"""Commits a shard: parts first, then the receipt, created once. Safe to repeat, to kill, and to run twice at once.
 
-A retry commits generation g+1: generation g with the rows of the retried images replaced.
+Called by `pipeline/shard_tasks`, `thread_runs` and imports. A retry commits generation g+1: generation g with the rows
+of the retried images replaced. A new receipt vouches for its parts, so stored rows are copied only if their digest
+holds.
 """
 
 from __future__ import annotations
@@ -57,15 +59,8 @@ def commit_shard(
 ) -> Receipt:
     """Write the shard's parts and create its receipt; return it, or that of the writer that committed first.
 
-    Safe to repeat, to kill, and to run twice at once.
-
-    Args:
-        location: The run's folder.
-        shard: The shard after the last stage, with all of its images.
-        planned_ids: The plan's image ids of this shard, in order.
-        embed_images: Whether encoded images are written into the images table.
-        provenance: How the shard was computed, for the receipt.
-        is_repair: As of `commit_parts`.
+    `shard` has passed the last stage and has all of its images, `planned_ids` in the plan's order. `is_repair` is as in
+    `commit_parts`.
 
     Raises:
         ValueError: The shard's ids differ from the plan's: the engine split, merged or reordered a block.
@@ -160,16 +155,7 @@ def make_receipt(
 
 
 def quarantined_ids(location: RunLocation, receipt: Receipt, reasons: frozenset[str] | None = None) -> frozenset[str]:
-    """Return the ids of the quarantined images in the receipt's generation that a retry computes again.
-
-    Args:
-        location: The run's folder.
-        receipt: The receipt of the generation.
-        reasons: Only images quarantined for one of these reasons; all by default.
-
-    Raises:
-        ConfigError: Its part is missing or damaged.
-    """
+    """Return the ids of the images that a retry of `reasons` computes again; ConfigError if their part is damaged."""
     failures = _stored(location, FAILURES, receipt).to_pylist()
     return frozenset(row["image_id"] for row in failures if is_retried(row["reason"], reasons))
 
@@ -184,9 +170,8 @@ def commit_retry(
 ) -> Receipt:
     """Commit a retry on top of the previous generation; if no row changes, write nothing and return its receipt.
 
-    `shard` holds only the retried images, after the last stage; its generation is the one to write. `planned_ids` are
-    those of the whole shard, in order. Rows of the other images stay the same, and rows of the retried images are
-    placed in plan order. Safe to repeat, to kill, and to run twice at once, like `commit_shard`.
+    `shard` holds only the retried images; its generation is the one to write. `planned_ids` are those of the whole
+    shard, in order. Rows of the other images stay the same; rows of the retried images are placed in plan order.
 
     Raises:
         ValueError: An image was not in quarantine: the engine returned a block that was not requested.
@@ -238,9 +223,7 @@ def as_quarantined(location: RunLocation, shard: Shard, receipt: Receipt) -> Sha
     """Return a shard that was read again for a repair, with the quarantine that its receipt counts.
 
     An image that can be read by now is still for a retry. If the part that lists them is damaged, the number counts.
-
-    Raises:
-        ConfigError: An image that was annotated cannot be read now.
+    ConfigError if an image that was annotated cannot be read now.
     """
     try:
         rows = {row.pop("image_id"): row for row in _stored(location, FAILURES, receipt).to_pylist()}

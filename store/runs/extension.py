@@ -1,8 +1,8 @@
-"""`--extend`: lists SOURCE again and plans its new images as another generation of the plan. No Ray.
+"""`--extend`: lists SOURCE again and plans its new images as another generation of the plan.
 
-The listing and each generation of the plan have the same order. So they are merged as streams: memory holds one shard
-of each generation of the plan, the images of one tar, and about 70 bytes per new image. It does not grow with the
-known images. Called by `pipeline/annotation.py`, `pipeline/run_contract.py` and `planned_run.py`.
+Called by `planned_run.py` and `pipeline`. The listing and each generation of the plan must have the same order, so that
+they are merged as streams: memory holds one shard of each generation, the images of one tar, and about 70 bytes per new
+image. It does not grow with the known images.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from operator import attrgetter
-from typing import Final, TypeVar
+from operator import attrgetter, itemgetter
+from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import PartRecord, PlanEntry, PlanExtension, RunHeader
@@ -30,7 +30,7 @@ _MAX_EXAMPLES: Final = 5
 _version: Final = attrgetter("etag", "size_bytes", "mtime_ns", "offset_bytes", "row_group")
 # Where an image stands in a listing: the key of its file, and its row in a table (else -1).
 _Place = tuple[str, int]
-_Image = TypeVar("_Image", SourceItem, PlanEntry)
+_PLAN, _LISTING = "the plan", "the listing"
 
 
 @dataclass(slots=True)
@@ -55,26 +55,13 @@ class ExtensionTally(PlanTally):
 
 
 def extend_plan(
-    location: RunLocation,
-    header: RunHeader,
-    items: Iterable[SourceItem],
-    *,
-    limit: int | None = None,
+    location: RunLocation, header: RunHeader, items: Iterable[SourceItem], *, limit: int | None = None
 ) -> tuple[RunHeader, ExtensionTally]:
-    """Plan the items that `header` does not have, and return the header with this extension.
+    """Plan the `items` of SOURCE that `header` does not have, and return the header with this extension.
 
     If it is killed before it writes the extension's header, nothing has changed, and the next call lists again. If
-    there are no new images, nothing is written.
-
-    Args:
-        location: The run's folder.
-        header: The present header.
-        items: SOURCE, listed again.
-        limit: Plan only the first `limit` new images; the listing is still read to its end.
-
-    Raises:
-        ConfigError: The listing raises it, the listing's order differs from the plan's, or the location cannot be
-            written.
+    there are no new images, nothing is written. With a `limit` only so many are planned; the listing is still read to
+    its end. ConfigError if the order of the listing differs from the plan's.
     """
     tally = ExtensionTally()
     generation = 1 + max(_generation(part) for part in header.plan_parts)
@@ -106,17 +93,11 @@ def new_entries(
 ) -> Iterator[PlanEntry]:
     """Yield the plan's rows for the items whose keys `header` does not plan, in shards numbered after its own.
 
-    The run's exclusions hold for them.
-
-    Args:
-        location: The run's folder.
-        header: The present header; its config bounds the shards.
-        items: SOURCE, listed again.
-        tally: Updated along the way; complete when the iterator ends.
-        limit: Yield only the first `limit` rows.
+    The run's exclusions hold for them. `tally` is complete when the iterator ends; only the first `limit` rows are
+    yielded.
     """
     tally.excluded = ExcludedItems(stored_exclusions(location, header))
-    unplanned = unplanned_items(location, header, tally.excluded.kept(items), tally)
+    unplanned = _unplanned_items(location, header, tally.excluded.kept(items), tally)
     for entry in assign_shards(itertools.islice(unplanned, limit), header.config.shards, tally=tally):
         yield replace(entry, shard=header.num_shards + entry.shard)
     # Reads to the end: items beyond the limit are not planned, but known keys after it are still compared.
@@ -124,7 +105,7 @@ def new_entries(
         pass
 
 
-def unplanned_items(
+def _unplanned_items(
     location: RunLocation, header: RunHeader, items: Iterable[SourceItem], tally: ExtensionTally
 ) -> Iterator[SourceItem]:
     """Yield the items whose keys `header` does not plan, in their order; `tally` counts the others."""
@@ -132,24 +113,26 @@ def unplanned_items(
     # `iter_plan` would hold a whole part in memory: 100 MB for each generation.
     shards = (stream_plan(location, tuple(parts)) for _, parts in generations)
     streams = [itertools.chain.from_iterable(entries for _, entries in each) for each in shards]
-    planned = _grouped(heapq.merge(*streams, key=_place), "the plan")
-    listed = _grouped(items, "the listing")
-    ours = next(planned, None)
-    for place, found in listed:
-        while ours is not None and ours[0] < place:
-            _count_vanished(ours[1], tally)
-            ours = next(planned, None)
-        if ours is None or ours[0] > place:
-            yield from found
-            continue
-        yield from _compare(found, ours[1], tally)
-        ours = next(planned, None)
-    while ours is not None:
-        _count_vanished(ours[1], tally)
-        ours = next(planned, None)
+    planned = _grouped(heapq.merge(*streams, key=_place), _PLAN)
+    both = heapq.merge(planned, _grouped(items, _LISTING), key=itemgetter(0))
+    for _, sides in itertools.groupby(both, key=itemgetter(0)):
+        found: dict[str, list[Any]] = {what: images for _, what, images in sides}
+        known: dict[str, PlanEntry] = {entry.key: entry for entry in found.get(_PLAN, ())}
+        vanished = dict(known)
+        for item in found.get(_LISTING, ()):
+            if item.key not in known:
+                yield item
+            elif vanished.pop(item.key, None) is not None:
+                if _version(item) == _version(known[item.key]):
+                    tally.num_known += 1
+                else:
+                    tally.num_changed += 1
+                    tally.changed += [item.key] if len(tally.changed) < _MAX_EXAMPLES else []
+        tally.num_vanished += len(vanished)
+        tally.vanished += [*vanished][: _MAX_EXAMPLES - len(tally.vanished)]
 
 
-def _grouped(images: Iterable[_Image], what: str) -> Iterator[tuple[_Place, list[_Image]]]:
+def _grouped(images: Iterable[SourceItem | PlanEntry], what: str) -> Iterator[tuple[_Place, str, list[Any]]]:
     """Yield the images of each place together: one image, except for tar members and repeated listings."""
     last: _Place | None = None
     for place, group in itertools.groupby(images, key=_place):
@@ -160,34 +143,11 @@ def _grouped(images: Iterable[_Image], what: str) -> Iterator[tuple[_Place, list
                 "version of pseudoris may have listed it. Name another output"
             )
         last = place
-        yield place, list(group)
+        yield place, what, list(group)
 
 
 def _place(image: SourceItem | PlanEntry) -> _Place:
     return file_of(image.key), -1 if image.row is None else image.row
-
-
-def _compare(found: list[SourceItem], ours: list[PlanEntry], tally: ExtensionTally) -> Iterator[SourceItem]:
-    """Yield the new images of one file; count its known, changed and vanished images."""
-    known = {entry.key: entry for entry in ours}
-    seen: set[str] = set()
-    for item in found:
-        entry = known.get(item.key)
-        if entry is None:
-            yield item
-        elif item.key not in seen:
-            seen.add(item.key)
-            if _version(item) == _version(entry):
-                tally.num_known += 1
-            else:
-                tally.num_changed += 1
-                tally.changed += [item.key] if len(tally.changed) < _MAX_EXAMPLES else []
-    _count_vanished([entry for entry in ours if entry.key not in seen], tally)
-
-
-def _count_vanished(entries: list[PlanEntry], tally: ExtensionTally) -> None:
-    tally.num_vanished += len(entries)
-    tally.vanished += [entry.key for entry in entries[: _MAX_EXAMPLES - len(tally.vanished)]]
 
 
 def _generation(part: PartRecord) -> int:

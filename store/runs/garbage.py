@@ -1,10 +1,8 @@
 """`gc`: deletes files of failed or replaced attempts: parts that lost, replaced generations, files of killed writers.
 
-Shards without a receipt are not touched, so gc is safe at any time, during a run, without a lock. Parts are listed
-before receipts: every deleted part is older than the receipt that replaces it. Called by `cli`, `pipeline` and `store`.
-
-`remove_run` deletes a whole run, such as the temporary run of `estimate`. `stray_files` and `refuse_unexpected_files`
-find what else is in the table folders: readers that glob a folder would include it.
+Called by `cli`, `pipeline` and `runs/session`; `checks` ask for stray files. Shards without a receipt keep all files,
+so gc is safe at any time, during a run, without a lock. Parts must be listed before receipts: every deleted part is
+then older than the receipt that replaces it. `remove_run` deletes a whole run, such as the temporary one of `estimate`.
 """
 
 from __future__ import annotations
@@ -49,15 +47,13 @@ _RUN_FILE: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class GcReport:
-    """What was deleted, or would be: paths relative to the run, and the bytes of the parts among them.
+    """Paths that were deleted, or would be, relative to the run, bytes of the parts among them, and aborted uploads.
 
     Attributes:
         lost: Parts of a generation whose receipt names other parts.
         superseded: Parts of generations below the latest one.
-        abandoned: Temporary files of killed writers, probes of killed sessions, and attempt records that a commit made
+        abandoned: Temporary files of killed writers, probes of killed sessions, attempt records that a commit made
             obsolete.
-        freed_bytes: Bytes of the deleted parts.
-        num_uploads: Aborted multipart uploads of the run's own files.
     """
 
     lost: tuple[str, ...]
@@ -72,8 +68,18 @@ class GcReport:
         return (*self.lost, *self.superseded, *self.abandoned)
 
 
-def _doomed(parts: Mapping[str, Iterable[str]], latest: Mapping[int, Receipt]) -> tuple[list[str], list[str]]:
+def _doomed(
+    location: RunLocation, parts: Mapping[str, Iterable[str]], highest: Mapping[int, int]
+) -> tuple[list[str], list[str]]:
     """Return the paths of the parts that can be deleted: those that lost, and those of superseded generations."""
+    # Only committed shards with more than one part in a table are suspects, so only their receipts are read.
+    suspects: set[int] = set()
+    for names in parts.values():
+        commits = [commit for commit in map(_commit_of, names) if commit and commit[0] in highest]
+        num_parts = Counter(shard for shard, _ in commits)
+        suspects |= {shard for shard, generation in commits if num_parts[shard] > 1 or generation < highest[shard]}
+    commits = [(shard, highest[shard]) for shard in sorted(suspects)]
+    latest = {receipt.shard: receipt for receipt in read_receipts(location, commits)}
     # A shard without a receipt keeps all its parts. So do newer generations, which may be in progress.
     lost, superseded = list[str](), list[str]()
     for table, listed in parts.items():
@@ -101,25 +107,16 @@ def run_gc(
 ) -> GcReport:
     """Delete parts that no reader needs, and temporary files and uploads older than `temporary_age_s`; report it.
 
-    Args:
-        location: The run's folder.
-        is_dry: Delete nothing; only report what would be deleted.
-        temporary_age_s: Seconds by the storage's clock.
-        now_s: Seconds since the epoch; by default the present time of the storage's clock. A dry run writes nothing, so
-            it uses this machine's clock.
-        sizes: Of the parts, if they were just listed (`part_sizes`).
-
-    Raises:
-        ConfigError: The header or a receipt cannot be used, or the location cannot be written.
+    A dry run writes nothing, so it uses this machine's clock; else `now_s` is by default the storage's time. `sizes`
+    are those of the parts, if they were just listed (`part_sizes`). ConfigError if the header or a receipt cannot be
+    used.
     """
     # Two guards against a second driver, whatever the caller has read: the header that stands now must be sound, and
     # receipts are listed after the parts.
     read_header(location)
     sizes = part_sizes(location) if sizes is None else sizes
     highest = list_receipts(location)
-    suspects = _suspects(sizes, highest)
-    latest = {each.shard: each for each in read_receipts(location, ((s, highest[s]) for s in suspects))}
-    lost, superseded = _doomed(sizes, latest)
+    lost, superseded = _doomed(location, sizes, highest)
     freed = sum(sizes[path.partition("/")[0]][path.partition("/")[2]] for path in (*lost, *superseded))
     unfinished, uploads = list(list_unfinished(location)), abandoned_uploads(location)
     if now_s is None and (unfinished or uploads):
@@ -152,8 +149,8 @@ def list_unfinished(location: RunLocation) -> Iterator[tuple[str, float]]:
 def abandoned_uploads(location: RunLocation) -> list[Upload]:
     """Return the unfinished uploads of the run's files; never uploads of other files below its prefix.
 
-    If they cannot be listed, log a warning and return none: listing needs a separate permission
-    (s3:ListBucketMultipartUploads), some stores do not support it, and a run must not depend on it.
+    If they cannot be listed, log a warning and return none: listing needs a separate permission, some stores do not
+    support it, and a run must not depend on it.
     """
     try:
         return list(location.list_uploads(_RUN_FILE))
@@ -162,16 +159,6 @@ def abandoned_uploads(location: RunLocation) -> list[Upload]:
             "Abandoned uploads are not deleted: listing them needs the right s3:ListBucketMultipartUploads: %s", error
         )
         return []
-
-
-def _suspects(parts: Mapping[str, Iterable[str]], highest: Mapping[int, int]) -> list[int]:
-    """Return the committed shards with more than one part in a table: only their receipts need to be read."""
-    suspects: set[int] = set()
-    for names in parts.values():
-        commits = [commit for commit in map(_commit_of, names) if commit and commit[0] in highest]
-        num_parts = Counter(shard for shard, _ in commits)
-        suspects |= {shard for shard, generation in commits if num_parts[shard] > 1 or generation < highest[shard]}
-    return sorted(suspects)
 
 
 def _commit_of(name: str) -> tuple[int, int] | None:
@@ -198,7 +185,7 @@ def remove_run(location: RunLocation) -> None:
 def remove_leftovers(location: RunLocation) -> None:
     """Delete what a run without header and results left: extensions of its plan, attempts, and parts; under its lock.
 
-    Parts of its plan stay: no header names them, and an equal plan has them again.
+    Parts of its plan stay: no header names them, and an equal plan uses them again.
     """
     left = {PLAN_FOLDER: EXTENSION_NAME, ATTEMPTS_FOLDER: ATTEMPT_NAME, **dict.fromkeys(SCHEMAS, PART_NAME)}
     for folder, name in left.items():
@@ -239,16 +226,12 @@ def stray_files(
 ) -> Iterator[str]:
     """Yield a sentence for each file in a table folder that does not belong to the committed run.
 
-    A name that begins with a dot is no exception: DuckDB and polars read `.x.parquet` and fail on `._x.parquet`.
+    A name that begins with a dot is no exception: DuckDB and polars read `.x.parquet` and fail on `._x.parquet`. A part
+    that no receipt names is skipped while the run is in progress: it may soon be committed, or deleted by gc. The run
+    has ended when a manifest holds all latest receipts, because the last manifest is written after gc.
 
-    A part that no receipt names is skipped while the run is in progress: it may soon be committed, or deleted by gc.
-    The run has ended when a manifest holds all latest receipts: the last manifest is written after gc.
-
-    Args:
-        location: The run's folder.
-        named: The parts of all latest receipts.
-        latest: The latest generation by shard, listed before the folders.
-        is_whole: Whether `named` has the parts of every planned shard.
+    `named` has the parts of the latest receipts, of every planned shard if `is_whole`. `latest` has the latest
+    generation by shard, listed before the folders.
     """
     has_ended = is_whole and is_manifest_complete(location, latest)
     unnamed: list[str] = []
@@ -268,12 +251,9 @@ def stray_files(
 
 
 def refuse_unexpected_files(location: RunLocation) -> None:
-    """Accept a location for a new run if its table folders hold only files that an earlier run may have left there.
+    """Raise ConfigError if the table folders of a new run hold anything but parts, which readers would include.
 
-    The garbage collection at the end of the new run deletes parts without a receipt.
-
-    Raises:
-        ConfigError: A table folder holds something else: readers would include it, or fail.
+    Parts of an earlier run may stay: the new run's gc deletes them.
     """
     for table in SCHEMAS:
         for name, what in _entries(location, table):

@@ -1,17 +1,13 @@
-"""A run's header, for all that open a run: `_run.json` and the plan's extensions, and whether a resume fits them.
+"""Reads and writes a run's header, `_run.json` with the plan's extensions, and checks whether a resume fits it.
 
-Each JSON record of a run carries the digest of its own bytes (`sealed`, `parse_record`): a change after it was written
-is found. That detects accidents. Against a person who writes a matching digest, compare the run's root digest
-(`receipts.RootDigest`).
-
-Most readers open a run by `store/tables/open_run.py`; `cli` and datasets ask `require_header`; `pipeline` checks a
-resume.
+Called by all that open a run, mostly through `store/tables/open_run.py`. Each JSON record of a run must carry the
+digest of its own bytes (`sealed`, `parse_record`), so that a later change is found. That detects accidents. Against a
+person who writes a matching digest, compare the run's root digest (`receipts.RootDigest`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -56,15 +52,9 @@ def sealed(record: _Record) -> tuple[_Record, bytes]:
 def parse_record(
     data: bytes, uri: str, model: type[_Record], what: str, *, remedy: str, again: str = "annotate again"
 ) -> _Record:
-    """Return the record in the bytes of a file, which is of this version and as it was written.
+    """Return the record in `data`, the bytes of the file `uri`; `what` names it for errors, with its article.
 
-    Args:
-        data: Bytes of the file.
-        uri: Its address, for errors.
-        model: Of the record.
-        what: Its name for errors, with its article: `a receipt`, `the header of a run`.
-        remedy: What to do about a record that was changed.
-        again: How to make one of another version anew.
+    `remedy` says what to do about a record that was changed, `again` how to make one of another version anew.
 
     Raises:
         ConfigError: It is not a record, was changed after it was written, or another version of the package wrote it.
@@ -100,10 +90,9 @@ _WHAT: Final = "the header of a run"
 
 
 def refuse_queries(config: RunConfig, source: str, parent: RunHeader | None = None) -> None:
-    """Refuse to write a url with a query whose names are neither harmless nor in `source.allowed_query`.
+    """Raise ConfigError for a url with a query whose names are neither harmless nor in `source.allowed_query`.
 
-    Raises:
-        ConfigError: SOURCE or a setting is such a url, and the header of the `parent` does not hold it already.
+    SOURCE and all settings are checked. What the header of a `parent` holds already is allowed.
     """
     allowed = {*config.source.allowed_query, *held_texts(parent)}
     refuse_secrets(source, allowed)
@@ -117,11 +106,7 @@ def held_texts(header: RunHeader | None) -> list[str]:
 
 
 def create_header(location: RunLocation, header: RunHeader) -> RunHeader:
-    """Create the header; return `header` with its digest, or the one that another driver created first.
-
-    Raises:
-        ConfigError: The location cannot be written, or the existing header cannot be used.
-    """
+    """Create the header; return `header` with its digest, or the one that another driver created first."""
     header, data = sealed(header)
     if location.create_once(HEADER_NAME, data):
         return header
@@ -129,11 +114,7 @@ def create_header(location: RunLocation, header: RunHeader) -> RunHeader:
 
 
 def create_extension(location: RunLocation, extension: PlanExtension) -> RunHeader:
-    """Create the extension of the plan; return the run's header with `extension`, or with another driver's.
-
-    Raises:
-        ConfigError: The location cannot be written, or the existing extension cannot be used.
-    """
+    """Create the extension of the plan; return the run's header with `extension`, or with another driver's."""
     location.create_once(extension_path(extension.number), sealed(extension)[1])
     return require_header(location)
 
@@ -144,20 +125,25 @@ def extension_path(number: int) -> str:
 
 
 def read_header(location: RunLocation) -> RunHeader | None:
-    """Return the run's header with all extensions of its plan; None if there is no run.
-
-    Raises:
-        ConfigError: Another version wrote it, it is not a header, or it was changed after it was written.
-    """
+    """Return the run's header with all extensions of its plan; None if there is no run. Raises as `parse_record`."""
     data = location.read_if_there(HEADER_NAME)
     if data is None:
         return None
     header = parse_record(data, location.uri(HEADER_NAME), RunHeader, _WHAT, remedy=RESTORE)
-    for extension in _extensions(location):
+    matches = (EXTENSION_NAME.match(file.name) for file in location.list(PLAN_FOLDER))
+    numbers = sorted(int(match[1]) for match in matches if match)
+    if numbers != list(range(2, 2 + len(numbers))):
+        raise ConfigError(
+            f"{location.uri(PLAN_FOLDER)} holds the extensions {numbers} of the plan, but an earlier one is missing: "
+            "restore the file from a copy, or start again with another output"
+        )
+    for number in numbers:
+        path = extension_path(number)
+        extension = parse_record(location.read_bytes(path), location.uri(path), PlanExtension, _WHAT, remedy=RESTORE)
         if extension.header_sha256 != header.sha256:
             raise ConfigError(
-                f"{location.uri(extension_path(extension.number))} extends another plan than the one that stands: it, "
-                f"or the header before it, was replaced. {RESTORE}"
+                f"{location.uri(path)} extends another plan than the one that stands: it, or the header before it, was "
+                f"replaced. {RESTORE}"
             )
         update = {
             "plan_parts": header.plan_parts + extension.plan_parts,
@@ -179,11 +165,7 @@ def header_digests(location: RunLocation) -> frozenset[str]:
 
 
 def require_header(location: RunLocation) -> RunHeader:
-    """Return the header of the run in `location`.
-
-    Raises:
-        ConfigError: No run was started there, or its header cannot be used.
-    """
+    """Return the header of the run in `location`; ConfigError if no run was started there, or it cannot be used."""
     header = read_header(location)
     if header is None:
         if what := location.obstacle(HEADER_NAME):
@@ -201,32 +183,22 @@ def require_header(location: RunLocation) -> RunHeader:
 
 
 def check_identity(
-    header: RunHeader,
-    identity: Identity,
-    source: str | None = None,
-    *,
-    preset: str | None = None,
-    allow_mixed: bool = False,
+    header: RunHeader, identity: Identity, source: str | None = None, *, preset: str | None, allow_mixed: bool = False
 ) -> list[str]:
-    """Accept `identity` and `source` for the run of `header`.
+    """Accept `identity`, and `source` (a `Source.name`) unless it is None, for the run of `header`.
 
-    Args:
-        header: Of the existing run.
-        identity: Accepted if no field differs, or if `allow_mixed` accepts all that differ.
-        source: A `Source.name`, which must be that of the run; None is not checked.
-        preset: The preset given now; if it is another one, a refusal names it in place of all that follows from it.
-        allow_mixed: Accept another device and other package versions.
-
-    Returns:
-        The accepted differences, one line per field.
+    With `allow_mixed` another device and other package versions are accepted, and returned, one line per field. If
+    `preset`, the one given now, is another than the run's, a refusal names it in place of all that follows from it.
 
     Raises:
         ConfigError: Other fields differ. It has one line per field: the run's value, and the value given now.
     """
     acceptable = header.identity.mixed_differences(identity)
     refused = header.identity.method_differences(identity) + ([] if allow_mixed else acceptable)
-    is_moved = source is not None and not is_same_source(header, source)
-    if not refused and is_moved:
+    moved = []
+    if source is not None and not is_same_source(header, source):
+        moved = [f"SOURCE: {without_secrets(header.source)!r} in the run, {source!r} now"]
+    if not refused and moved:
         # A copy in another place is refused too. Its ids would be the same, as they are relative to SOURCE. But its
         # files may have other times or etags, and their images would be quarantined as changed.
         raise ConfigError(
@@ -235,8 +207,7 @@ def check_identity(
         )
     if not refused:
         return acceptable
-    if is_moved:
-        refused.append(f"SOURCE: {without_secrets(header.source)!r} in the run, {source!r} now")
+    refused += moved
     remedies = ["Use the settings that the run was started with"]
     version = header.identity.versions.get("pseudoris")
     if version is not None and version != identity.versions.get("pseudoris"):
@@ -246,9 +217,8 @@ def check_identity(
         remedies.append("or accept other devices and package versions with --allow-mixed")
     if preset not in (None, header.config.preset):
         # The differences that follow from the preset would be dozens of lines, so only the preset is named.
-        differing = refused
-        refused = [f"preset: {header.config.preset!r} in the run, {preset!r} now, and with it {len(refused)} settings"]
-        refused += [each for each in differing if each.startswith("SOURCE: ")]
+        changed = f"preset: {header.config.preset!r} in the run, {preset!r} now, and with it {len(refused)} settings"
+        refused = [changed, *moved]
         remedies[0] = f"Use --preset {header.config.preset} and the settings that the run was started with"
     lines = "\n".join(f"  {line}" for line in refused[:_SHOWN_DIFFERENCES])
     if len(refused) > _SHOWN_DIFFERENCES:
@@ -260,11 +230,7 @@ def check_identity(
 
 
 def check_origin(location: RunLocation, header: RunHeader, origin: str) -> None:
-    """Accept the run of `header` if `origin`, the command that continues it, started it.
-
-    Raises:
-        ConfigError: Another command started it; the tables would not match.
-    """
+    """Accept the run of `header` if `origin`, the command that continues it, started it; else raise ConfigError."""
     if header.origin == origin:
         return
     parent = f" from {header.parent.location}" if header.parent else ""
@@ -285,16 +251,3 @@ def planned_source(header: RunHeader, source: str) -> str:
     """Return the SOURCE of the run if `source` is its dataset on the Hub, named without a revision; else `source`."""
     is_same = _HUB_COMMIT.sub(r"\1", header.source) == source.rstrip("/") != header.source
     return header.source if is_same else source
-
-
-def _extensions(location: RunLocation) -> Iterator[PlanExtension]:
-    matches = (EXTENSION_NAME.match(file.name) for file in location.list(PLAN_FOLDER))
-    numbers = sorted(int(match[1]) for match in matches if match)
-    if numbers != list(range(2, 2 + len(numbers))):
-        raise ConfigError(
-            f"{location.uri(PLAN_FOLDER)} holds the extensions {numbers} of the plan, but an earlier one is missing: "
-            "restore the file from a copy, or start again with another output"
-        )
-    for number in numbers:
-        path = extension_path(number)
-        yield parse_record(location.read_bytes(path), location.uri(path), PlanExtension, _WHAT, remedy=RESTORE)

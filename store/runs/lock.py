@@ -1,10 +1,10 @@
-"""The advisory lock of a run, held by the `session` that writes it. Only receipts protect the data.
+"""The advisory lock of a run, held by each session that writes it. Called by `runs`, imports and `pipeline`.
 
-Each owner creates the next claim, `_lock/claim-00000007.json`, once; the highest claim holds the lock. A claim contains
-its owner's nonce and a counter that the owner raises while it is alive. A driver that finds a claim watches the counter
-for a minute by its own clock (clocks of two machines are never compared). If the counter moves, the owner is alive. If
-it does not, the watcher creates the next claim; if there are several watchers, one of them succeeds. The store only
-needs exclusive creation, so a disk and a bucket behave the same.
+Only receipts protect the data. Each owner creates the next claim, `_lock/claim-00000007.json`, once; the highest claim
+holds the lock. A claim has its owner's nonce, and a counter that the owner raises while it is alive. A driver that
+finds a claim watches the counter for a minute by its own clock; clocks of two machines must never be compared. If the
+counter moves, the owner is alive. Otherwise the watcher creates the next claim; of several watchers one succeeds. The
+store only needs exclusive creation, so a disk and a bucket behave the same.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Claim:
     """The content of a claim's file.
 
     Attributes:
-        owner: The owner's nonce, a space, and the limits that were in force for the owner, for a person. The limits
-            have no field of their own, because version 0.5.0 takes a claim with another field for none.
+        owner: The owner's nonce, a space, and the limits in force for the owner, for a person. The limits have no field
+            of their own, because version 0.5.0 takes a claim with another field for none.
         counter: Raised by every heartbeat.
         host: The owner's machine and process namespace.
         is_released: Whether the owner has released the lock.
@@ -113,16 +113,9 @@ class RunLock:
     def acquire(
         cls, location: RunLocation, *, on_wait: Callable[[str], None] = logger.warning, times: LockTimes | None = None
     ) -> RunLock:
-        """Acquire and return the lock; at once if it is free, or if its owner died on this machine.
+        """Acquire and return the lock, at once if it is free or its owner died here; ConfigError if its owner lives.
 
-        Args:
-            location: The run's folder.
-            on_wait: Called before a wait, with a text that names the owner, before a takeover, and after the owner's
-                death.
-            times: Clock and times.
-
-        Raises:
-            ConfigError: Another driver is alive and holds it.
+        `on_wait` is called with a text before a wait, before a takeover, and after the owner's death.
         """
         times = times or LockTimes()
         owner = f"{secrets.token_hex(8)} {', '.join(map(str, machine_limits()))}"
@@ -141,11 +134,7 @@ class RunLock:
                 return cls(location, number + 1, own)
 
     def heartbeat(self) -> None:
-        """Raise the counter.
-
-        Raises:
-            TakenOverError: Another driver took over the run: this one must stop.
-        """
+        """Raise the counter; TakenOverError if another driver took over the run: this one must stop."""
         number, holder = _highest(self._location)
         if number != self._number or holder is None or holder.owner != self._claim.owner:
             who = _name(holder) if holder else "unknown"
@@ -157,11 +146,7 @@ class RunLock:
         self._location.replace(_path(self._number), claim_to_bytes(self._claim))
 
     def check(self) -> None:
-        """Return if the lock was still held at the last heartbeat.
-
-        Raises:
-            TakenOverError: Another driver took over the run; this one must stop.
-        """
+        """Raise TakenOverError if another driver had taken over the run at the last heartbeat."""
         if self._loss is not None:
             raise self._loss
 
@@ -175,11 +160,7 @@ class RunLock:
     def held(
         cls, location: RunLocation, *, on_wait: Callable[[str], None] = logger.warning, times: LockTimes | None = None
     ) -> Iterator[RunLock]:
-        """Hold the lock for the block, with a heartbeat thread; call `check` between units of work.
-
-        Raises:
-            ConfigError: Another driver is alive and holds it.
-        """
+        """Hold the lock for the block, with heartbeats; `check` it between units of work. Raises as `acquire`."""
         times = times or LockTimes()
         lock = cls.acquire(location, on_wait=on_wait, times=times)
         stop = threading.Event()
@@ -255,7 +236,7 @@ def current_holder(location: RunLocation) -> Holder | None:
 
 
 def _death(claim: Claim, beaten_s: float) -> str:
-    """Return that a driver ended or fell silent without a word, when, and the limits that were in force."""
+    """Return what to say of a driver that ended or fell silent: when, and the limits that were in force."""
     first, last = (f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}" for at in (beaten_s, beaten_s + HEARTBEAT_S))
     limits = claim.owner.partition(" ")[2]
     killed = "was killed from outside (out of memory, a scheduler, kill -9) or crashed"

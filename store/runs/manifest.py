@@ -1,7 +1,8 @@
 """Numbered snapshots of the receipts, `_manifest/0001.parquet`: one read instead of one per shard.
 
-A cache, except those that child runs or saved trainings pin: keep these. `LatestReceipts` reads receipts on demand.
-Sessions write it; readers of a run's tables get their receipts from `LatestReceipts`, by `store/tables/open_run.py`.
+Sessions write them. Readers of tables get receipts from `LatestReceipts`, through `store/tables/open_run.py`; figures
+come from `cached_receipts`. A snapshot is a cache, so receipts rule: an unusable one is passed over with a warning, and
+nothing is deleted or proven by it. Those that a child run or a saved training pins must be kept.
 """
 
 from __future__ import annotations
@@ -77,13 +78,8 @@ MANIFEST_SCHEMA: Final = pa.schema(
 def write_manifest(location: RunLocation, receipts: Iterable[Receipt] | None = None) -> str:
     """Write a snapshot of all latest receipts under the next number; return its path.
 
-    Args:
-        location: The run's folder.
-        receipts: The latest receipts, ordered by shard. During a run, `cached_receipts` is good enough. By default each
-            is read from the storage.
-
-    Raises:
-        ConfigError: The location cannot be written, or a receipt cannot be used.
+    `receipts` are ordered by shard; by default each is read from storage. During a run, `cached_receipts` is good
+    enough.
     """
     data = sealed_parquet_bytes(_tables(latest_receipts(location) if receipts is None else receipts), MANIFEST_SCHEMA)
     number = latest_snapshot(location) or 0
@@ -97,8 +93,7 @@ def write_manifest(location: RunLocation, receipts: Iterable[Receipt] | None = N
 def iter_manifest(location: RunLocation) -> Iterator[Receipt]:
     """Yield the receipts of the latest snapshot, ordered by shard, a few held at once; none if it is not usable.
 
-    A damaged snapshot ends with a warning where the damage begins, and one of another version yields nothing: the
-    receipts themselves are complete.
+    A damaged snapshot ends with a warning where the damage begins.
     """
     try:
         number = latest_snapshot(location)
@@ -115,18 +110,10 @@ def manifest_numbers(location: RunLocation) -> list[int]:
 
 
 def read_manifest(location: RunLocation, number: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return a snapshot by its number, one row per receipt, ordered by shard. A reader of a growing run can pin it.
+    """Return a snapshot by its number as a table, one row per receipt, ordered by shard; objects would take a gigabyte.
 
-    A table, because a million receipts take a gigabyte as objects.
-
-    Args:
-        location: The run's folder.
-        number: One of `manifest_numbers`.
-        columns: Columns of `MANIFEST_SCHEMA`, in the order wanted; all by default.
-
-    Raises:
-        ConfigError: There is no such snapshot, or it is of another version.
-        TransientError: Storage failed, or the snapshot cannot be read.
+    `columns` are of `MANIFEST_SCHEMA`, in the order wanted. ConfigError if there is no such snapshot, or it is of
+    another version; TransientError if it cannot be read.
     """
     uri = location.uri(snapshot_path(number))
     try:
@@ -160,11 +147,7 @@ def latest_snapshot(location: RunLocation) -> int | None:
 
 
 def snapshot_sha256(location: RunLocation, number: int) -> str:
-    """Return the sha256 of a snapshot's bytes, 64 hex digits.
-
-    Raises:
-        FileNotFoundError: There is no such snapshot.
-    """
+    """Return the sha256 of a snapshot's bytes, 64 hex digits; FileNotFoundError if there is none."""
     digest = hashlib.sha256()
     with location.open_input(snapshot_path(number)) as file:
         while block := file.read(_BLOCK_BYTES):
@@ -196,11 +179,7 @@ def snapshot_path(number: int) -> str:
 
 
 def snapshot_damage(location: RunLocation, number: int) -> str | None:
-    """Return what is wrong with the bytes of a snapshot, None if it is as it was written.
-
-    Raises:
-        FileNotFoundError: There is no such snapshot.
-    """
+    """Return what is wrong with a snapshot, None if it is as it was written; FileNotFoundError if there is none."""
     with location.open_input(snapshot_path(number)) as file:
         intact = is_intact(file)
     return None if intact else f"{location.uri(snapshot_path(number))} {_CHANGED}"
@@ -215,15 +194,9 @@ def cached_receipts(
     """Yield the latest receipts ordered by shard, from the latest snapshot if it has them; a few are held at once.
 
     Use it for figures, not for deletion or proof: a receipt that was deleted and written again may show its old data.
-
-    Args:
-        location: The run's folder.
-        anew: Shards whose receipts are read even if the snapshot has them: those committed since it was written.
-        commits: The (shard, generation) pairs wanted, ordered by shard; by default the latest ones, listed now.
-        header: Of the run; by default it is read now.
-
-    Raises:
-        ConfigError: A receipt cannot be used, or was deleted since it was listed.
+    Receipts of the shards `anew`, committed since the snapshot, are read even if it has them. `commits` are the (shard,
+    generation) pairs wanted, ordered by shard; by default the latest ones, listed now. ConfigError if a receipt cannot
+    be used, or was deleted since it was listed.
     """
     wanted = list_receipts(location).items() if commits is None else commits
     yield from of_this_run(location, _cached(location, anew, wanted), header)
@@ -308,13 +281,8 @@ class LatestReceipts:
     """The receipts of the highest generation of each committed shard, ordered by shard, as one listing found them.
 
     Each pass reads them again, a few at a time, in large runs from the manifest. All passes see the same commits, even
-    if more shards are committed meanwhile. Reading a single receipt costs one request.
-
-    Attributes:
-        shards: (S,) int64, their numbers.
-
-    Reading raises:
-        ConfigError: A receipt cannot be used, or was deleted since the listing.
+    if more shards are committed meanwhile. `shards` are their numbers, (S,) int64. Reading one receipt costs one
+    request. Reading raises ConfigError if a receipt cannot be used, or was deleted since the listing.
     """
 
     def __init__(self, location: RunLocation, highest: Mapping[int, int], header: RunHeader | None = None) -> None:

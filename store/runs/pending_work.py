@@ -1,9 +1,9 @@
-"""A session's pending work, for its executor, the events that the session reports, and the shards that it sets aside.
+"""The pending work of a session, the events that it reports, and the shards that it sets aside.
 
-A shard that failed alone is set aside, and the others are committed first. A failure that every shard has must not be
-taken for one of many shards, or a run would spend its time on nothing. So the run stops if `MAX_IN_A_ROW` shards fail
-and none is committed between them. That is the most that such a failure costs, also at the start, when nothing is
-committed yet. A failure that was proven to be the shard's own is not counted. Called by `cli`, `pipeline` and `store`.
+Called by `runs/session`, `runs/commit`, `thread_runs`, `pipeline` and `cli`. A shard that failed alone is set aside,
+and the others are committed first. A failure that every shard has must not be taken for one of many shards: the run
+stops if `MAX_IN_A_ROW` shards fail and none is committed between them. A failure that was proven to be the shard's own
+is not counted.
 """
 
 from __future__ import annotations
@@ -106,11 +106,7 @@ class SetAside:
         self._has_commits = False
 
     def add(self, fault: ShardFault) -> None:
-        """Set a shard aside, and tell the user.
-
-        Raises:
-            ConfigError, TransientError: It is one too many without a commit between.
-        """
+        """Set a shard aside, and tell the user; raise as `check` if it is one too many without a commit between."""
         self._faults.append(fault)
         if not fault.is_proven:
             self._row.append(fault)
@@ -183,12 +179,9 @@ class PendingWork:
 
 
 def missing_shards(header: RunHeader, latest: Mapping[int, int], tried: Collection[int] = frozenset()) -> PendingWork:
-    """Return the planned shards that are not committed.
+    """Return the planned shards that are not committed; `latest` has the latest generation by shard.
 
-    Args:
-        header: Of the run.
-        latest: The latest generation by shard.
-        tried: Shards that a session began and did not commit. They come last: if they fail again, it is after others.
+    Shards that a session has `tried` and not committed come last: if they fail again, it is after others.
     """
     missing = [shard for shard in range(header.num_shards) if shard not in latest]
     return PendingWork(sorted(missing, key=lambda shard: shard in tried))
@@ -216,11 +209,7 @@ def is_retried(reason: str, reasons: frozenset[str] | None) -> bool:
 
 
 def parse_reasons(words: Iterable[str] | None) -> frozenset[str] | None:
-    """Return words such as "missing" as reason codes; None for None.
-
-    Raises:
-        ConfigError: One is not a reason code, or of images that are never retried.
-    """
+    """Return words such as "missing" as reason codes, None for None; ConfigError if one is no reason to retry."""
     if words is None:
         return None
     reasons = frozenset(word.strip() for word in words)

@@ -2,8 +2,9 @@
 
     _plan/g0001/part-<first shard, 8 digits>-<first 8 hex digits of its sha256>.parquet
 
-The parts are Parquet with one row group per shard, written before the header. A part's name gives its first shard. So
-the header's list of names is enough to find a shard, and its rows are one row group.
+The parts are Parquet with one row group per shard, written before the header. A part's name gives its first shard, so
+the header's list of names is enough to find a shard, and one row group is enough to read it. The same listing must give
+the same plan, byte for byte.
 """
 
 from __future__ import annotations
@@ -46,26 +47,26 @@ _PART_NAME: Final = re.compile(rf"^g[0-9]{{4}}/part-{EIGHT_DIGITS}-[0-9a-f]{{8}}
 def write_plan(location: RunLocation, entries: Iterable[PlanEntry], generation: int = 1) -> tuple[PartRecord, ...]:
     """Write the plan's parts while `entries` stream in, and return them; memory is bounded by one part.
 
-    If it is killed halfway, it leaves parts that no header names; writing the same entries again reuses them.
-
-    Args:
-        location: The run's folder.
-        entries: Ordered by shard, then position. Shard numbers have no gap (for an extension the first one may be above
-            0), and positions count from 0 in each shard.
-        generation: 1 for the first plan, higher for extensions.
-
-    Raises:
-        ValueError: The entries are out of order or leave a gap.
+    Entries are ordered by shard, then position: shards without a gap (an extension begins above 0), positions from 0 in
+    each shard; otherwise ValueError. If this is killed, it leaves parts that no header names; writing the same entries
+    again reuses them.
     """
-    bundles = _bundles(_shard_tables(entries))
-    return tuple(_write_part(location, generation, first_shard, tables) for first_shard, tables in bundles)
+    parts = []
+    for first_shard, tables in _bundles(_shard_tables(entries)):
+        data = parquet_bytes(tables, PLAN_SCHEMA)
+        digest = sha256_hex(data)
+        name = f"g{generation:04d}/part-{first_shard:08d}-{digest[:CONTENT_HASH_HEX_DIGITS]}.parquet"
+        location.put_part(f"{PLAN_FOLDER}/{name}", data)
+        rows = sum(table.num_rows for table in tables)
+        parts.append(PartRecord(name=name, rows=rows, size_bytes=len(data), sha256=digest))
+    return tuple(parts)
 
 
 def read_shard_plan(location: RunLocation, header: RunHeader, shard: int) -> list[PlanEntry]:
     """Return the planned images of one shard, by position; reads one row group, and a footer once per process.
 
-    It checks the part's size, its rows and the checksums of the pages read, but not the digest of the whole part:
-    `iter_plan` does that.
+    It checks the part's size, its rows and the checksums of the pages read, but not the part's digest, as `iter_plan`
+    does.
 
     Raises:
         ValueError: The plan has no such shard.
@@ -86,7 +87,7 @@ def read_shard_plan(location: RunLocation, header: RunHeader, shard: int) -> lis
 def stream_plan(location: RunLocation, parts: Iterable[PartRecord]) -> Iterator[tuple[int, list[PlanEntry]]]:
     """Yield every shard of these parts with its planned images, in order; holds one shard in memory at a time.
 
-    For plans that are read side by side. Checks and raises like `read_shard_plan`.
+    Used if several plans are read side by side. Checks and raises like `read_shard_plan`.
     """
     for record in parts:
         with _opened_part(location, record) as parquet:
@@ -96,11 +97,7 @@ def stream_plan(location: RunLocation, parts: Iterable[PartRecord]) -> Iterator[
 
 
 def iter_plan(location: RunLocation, header: RunHeader) -> Iterator[tuple[int, list[PlanEntry]]]:
-    """Yield every shard with its planned images, in order; holds one part in memory at a time.
-
-    Raises:
-        ConfigError: A part is missing, or its bytes do not have the digest in the header.
-    """
+    """Yield every shard with its planned images, in order; one part is in memory at a time. Raises as `read_whole`."""
     for record in header.plan_parts:
         yield from iter_plan_part(location, record)
 
@@ -150,15 +147,6 @@ def _bundles(tables: Iterable[tuple[int, pa.Table]]) -> Iterator[tuple[int, list
         yield first_shard, bundle
 
 
-def _write_part(location: RunLocation, generation: int, first_shard: int, tables: list[pa.Table]) -> PartRecord:
-    data = parquet_bytes(tables, PLAN_SCHEMA)
-    digest = sha256_hex(data)
-    name = f"g{generation:04d}/part-{first_shard:08d}-{digest[:CONTENT_HASH_HEX_DIGITS]}.parquet"
-    location.put_part(f"{PLAN_FOLDER}/{name}", data)
-    rows = sum(table.num_rows for table in tables)
-    return PartRecord(name=name, rows=rows, size_bytes=len(data), sha256=digest)
-
-
 def _first_shard(part: PartRecord) -> int:
     match = _PART_NAME.match(part.name)
     if match is None:
@@ -193,13 +181,10 @@ def _entries(table: pa.Table) -> list[PlanEntry]:
 
 @dataclass(slots=True)
 class PlanTally:
-    """Counts of `assign_shards`, up to the last row that it yielded.
+    """Counts of `assign_shards`, up to the last row that it yielded; sizes are the expected ones.
 
-    Attributes:
-        num_shards: Shards begun.
-        num_repeated: Listed images whose key was already listed; they are not planned again.
-        size_bytes: Sum of the expected sizes.
-        max_shard_bytes: Largest such sum of one shard.
+    `num_repeated` counts listed images whose key was already listed. `max_shard_bytes` is the size of the largest
+    shard.
     """
 
     num_images: int = 0
@@ -216,29 +201,13 @@ def assign_shards(
 
     A shard ends before the item that would exceed `max_images` or `max_bytes`, and where the `boundary` of the items
     changes. An item larger than `max_bytes` gets a shard of its own. Of several items with the same key, the first is
-    planned and the others are counted.
-
-    Memory does not grow with the number of images. In a listing, a repeated file follows itself directly, and repeated
-    members are in the same tar. So only the ids of one tar's members are held, about 70 bytes each.
-
-    Args:
-        items: The listing in the order of `Source.list`: by the key of the file that holds the image; in a table by
-            row.
-        config: The bounds of a shard.
-        tally: Updated along the way.
-
-    Raises:
-        ValueError: The files are out of order, so repeated files could not be detected.
+    planned and the others are counted. `items` have the order of `Source.list`, otherwise ValueError: repeated files
+    could not be detected. Memory does not grow with the number of images. `tally` is updated along the way.
     """
     tally = PlanTally() if tally is None else tally
-    seen = _Seen()
     # They count the shard that is being filled.
     position, size_bytes, boundary = 0, 0, None
-    for item in items:
-        name = image_id(item.key)
-        if seen.has_or_adds(item, name):
-            tally.num_repeated += 1
-            continue
+    for item, name in _first_listed(items, tally):
         fits = position < config.max_images and size_bytes + item.expected_bytes <= config.max_bytes
         if tally.num_images == 0 or not fits or item.boundary != boundary:
             tally.num_shards += 1
@@ -264,25 +233,23 @@ def assign_shards(
         yield entry
 
 
-class _Seen:
-    """The items of the file that is being listed."""
-
-    def __init__(self) -> None:
-        self._file: str | None = None
-        self._last_row = -1
-        self._ids: set[int] = set()
-
-    def has_or_adds(self, item: SourceItem, name: str) -> bool:
-        file = file_of(item.key)
-        if file != self._file:
-            if self._file is not None and file < self._file:
-                raise ValueError(f"the listing is out of order: {file!r} comes after {self._file!r}")
-            self._file, self._last_row, self._ids = file, -1, set()
-        if item.row is not None:
-            is_repeated = item.row <= self._last_row
-            self._last_row = max(item.row, self._last_row)
-            return is_repeated
-        number = int(name, 16)
-        is_repeated = number in self._ids
-        self._ids.add(number)
-        return is_repeated
+def _first_listed(items: Iterable[SourceItem], tally: PlanTally) -> Iterator[tuple[SourceItem, str]]:
+    """Yield each item that is listed for the first time, with its image id; count the others."""
+    # A repeated file follows itself directly, and repeated members are in the same tar. So only the ids of one tar's
+    # members are held, about 70 bytes each.
+    last, last_row, ids = "", -1, set[int]()
+    for item in items:
+        file, name = file_of(item.key), image_id(item.key)
+        if file < last:
+            raise ValueError(f"the listing is out of order: {file!r} comes after {last!r}")
+        if file != last:
+            last, last_row, ids = file, -1, set()
+        number = int(name, 16) if item.row is None else item.row
+        if number in ids if item.row is None else number <= last_row:
+            tally.num_repeated += 1
+            continue
+        if item.row is None:
+            ids.add(number)
+        else:
+            last_row = number
+        yield item, name

@@ -1,6 +1,7 @@
-"""A run's plan: the first session freezes it, later ones continue it. Called by all commands that write runs.
+"""Plans a run: the first session freezes the plan, later ones continue it. Called by all commands that write runs.
 
-A run may be made from a parent: a complete run, pinned by the bytes of its last manifest.
+No shard may start before the header exists, and the header is created after the plan. A run may be made from a parent:
+a complete run, pinned by the bytes of its last manifest.
 """
 
 from __future__ import annotations
@@ -62,13 +63,10 @@ class Parent:
 
     @classmethod
     def open(cls, location: RunLocation, target: RunLocation, allowed: Collection[str] = NO_FIELDS) -> Self:
-        """Open the run at `location`, from which the run at `target` is made.
+        """Open the run at `location`, from which the run at `target` is made; one must not contain the other.
 
         A run of 0.5.0 may hold secrets. They are left out, unless `target` holds them already or they are queries of
-        `allowed` names.
-
-        Raises:
-            ConfigError: There is no run, or one of the two folders contains the other.
+        `allowed` names. ConfigError if there is no run.
         """
         if location.holds(target) or target.holds(location):
             raise ConfigError(
@@ -118,19 +116,13 @@ class Parent:
         )
 
     def check(self, pinned: ParentRun) -> None:
-        """Accept this run if it is the one that `pinned` names, even if it was moved.
-
-        Raises:
-            ConfigError: It is another run.
-        """
+        """Accept this run if it is the one that `pinned` names, even if it was moved; otherwise raise ConfigError."""
         location, header = self.location, self.header
-        if header.created_utc != pinned.created_utc:
-            differs = f"the first was created at {pinned.created_utc}, the second at {header.created_utc}"
-        else:
-            try:
+        differs = f"the first was created at {pinned.created_utc}, the second at {header.created_utc}"
+        if header.created_utc == pinned.created_utc:
+            digest = "none"
+            with suppress(FileNotFoundError):
                 digest = snapshot_sha256(location, pinned.manifest)
-            except FileNotFoundError:
-                digest = "none"
             if digest == pinned.manifest_sha256:
                 return
             differs = (
@@ -143,19 +135,11 @@ class Parent:
         )
 
     def receipts(self, pinned: ParentRun) -> Iterator[Receipt]:
-        """Yield the receipts of this run at the time it was pinned, ordered by shard; a few are held at once.
-
-        Raises:
-            TransientError: Storage failed, or the manifest cannot be read.
-        """
+        """Yield the receipts of this run at the time it was pinned. Raises as `read_snapshot`."""
         return read_snapshot(self.location, pinned.manifest)
 
     def read_part(self, table: str, part: PartRecord) -> bytes:
-        """Return the bytes of a part, checked against its receipt.
-
-        Raises:
-            ConfigError: It is missing or damaged.
-        """
+        """Return the bytes of a part, checked against its receipt; ConfigError if it is missing or damaged."""
         again = "to start again from the parent as it is now, name another output"
         return read_whole(self.location, table, part, replaced=again)
 
@@ -194,13 +178,10 @@ class RunRequest:
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """A run with a plan, ready for work.
+    """A run with a plan, ready for work: its header, and what the user must know before it begins, a sentence each.
 
-    Attributes:
-        header: As it was read or created under the lock.
-        mixed: Lines of `Identity.mixed_differences` that `allow_mixed` accepts.
-        is_repair: Whether parts that are missing or damaged are written again.
-        notices: What a user must know of the run before work begins, a sentence each.
+    `mixed` holds the differences of identity that `allow_mixed` accepts. With `is_repair`, parts that are missing or
+    damaged are written again.
     """
 
     header: RunHeader
@@ -210,7 +191,7 @@ class PlannedRun:
 
     @property
     def parent(self) -> ParentRun:
-        """The parent run as it was when this run started; only for a run that is made from another one."""
+        """The parent as it was when this run started; ValueError if the run has none."""
         if self.header.parent is None:
             raise ValueError("the run was planned without a parent")
         return self.header.parent
@@ -220,25 +201,23 @@ def plan_run(location: RunLocation, request: RunRequest, items: Lister | Parent)
     """Return the run in `location`, ready for work. If there is none, plan it first.
 
     If this is killed before the header exists, the next session plans again. If another driver creates the header
-    first, that one counts.
-
-    Args:
-        location: The folder of a new run, or of a run that the same request started.
-        request: The run to start or continue.
-        items: Lists the images, in the order of their keys; only called for a new plan or an extension. Or a parent:
-            the run has its plan, shard by shard, and its keys, ids and SOURCE, whatever the request says. SOURCE is
-            read as the parent's header says.
+    first, that one counts. `items` lists the images in the order of their keys, for a new plan or an extension alone.
+    Or it is a parent: the run then has its plan, shard by shard, and its keys, ids and SOURCE, whatever the request
+    says.
 
     Raises:
         ConfigError: The listing raises it, or the existing run has another origin, parent, identity or source, or
             excludes other images. A new one: the location cannot be written, its table folders hold files, every image
             is excluded, or the parent is not complete.
     """
+    lister: Lister | None = None
     if isinstance(items, Parent):
         before = items.header.config
         held = {"source": before.source, "images": before.images, "shards": before.shards}
         config = request.config.model_copy(update=held)
         request = replace(request, source=items.header.source, config=config, parent=items)
+    else:
+        lister = items
     standing = _standing(location, request)
     if standing is None:
         header = _plan_anew(location, request, items)
@@ -251,8 +230,8 @@ def plan_run(location: RunLocation, request: RunRequest, items: Lister | Parent)
             "plain torch attends on this GPU, slower than Triton's kernels: `pseudoris doctor` there says why"
         )
     notices += exclusion_notices(header, is_new=standing is None, is_given=bool(request.exclusions))
-    if standing is not None and request.is_extension and not isinstance(items, Parent):
-        header, tally = extend_plan(location, header, items(), limit=request.limit)
+    if standing is not None and request.is_extension and lister is not None:
+        header, tally = extend_plan(location, header, lister(), limit=request.limit)
         notices += extension_notices(tally)
     elif standing is not None and request.limit not in (None, header.num_images):
         notices.append(
@@ -275,12 +254,14 @@ def _plan_anew(location: RunLocation, request: RunRequest, items: Lister | Paren
         "parent": pinned,
         "audits": None if request.audit is None else request.audit.model_dump(mode="json"),
     }
-    refuse_queries(request.config, request.source, items.header if isinstance(items, Parent) else None)
-    refuse_unexpected_files(location)
     if isinstance(items, Parent):
+        refuse_queries(request.config, request.source, items.header)
+        refuse_unexpected_files(location)
         for part in plan_files(items.header):
             location.put_part(part_path(PLAN_FOLDER, part), items.read_part(PLAN_FOLDER, part))
         return create_header(location, items.header.model_copy(update={**made, "earlier": frozenset()}))
+    refuse_queries(request.config, request.source)
+    refuse_unexpected_files(location)
     tally, excluded = PlanTally(), ExcludedItems(request.exclusions)
     listed = excluded.kept(items())
     entries = itertools.islice(assign_shards(listed, request.config.shards, tally=tally), request.limit)
@@ -307,7 +288,7 @@ def may_give_way(location: RunLocation) -> bool:
 def _standing(location: RunLocation, request: RunRequest) -> tuple[RunHeader, tuple[str, ...]] | None:
     """Return header and accepted differences of the run in `location`; None if there is none, or if it gave way.
 
-    A guard against a second driver, whatever was read before: under the lock no other plans or commits.
+    It guards against a second driver, whatever was read before: under the lock no other driver plans or commits.
     """
     is_repair, lock = request.config.placement.repair, request.lock
     header = require_header(location) if is_repair else read_header(location)

@@ -1,7 +1,7 @@
 """Receipts: which generation of which shard is committed, and its parts; their sums, and the digest of a whole run.
 
-Only receipts decide which parts count. A run writes them through `commit.py`; `pipeline`, `interchange`, `audit`, `cli`
-and `viewer` read a run by them, `training` through `OpenRun`.
+Only receipts decide which parts count. A run writes them through `commit.py`; every room that reads runs reads them
+here, `training` through `OpenRun`. A later release must compute the same root digest of a stored run.
 """
 
 from __future__ import annotations
@@ -96,12 +96,9 @@ def latest_receipts(location: RunLocation) -> Iterator[Receipt]:
 def of_this_run(
     location: RunLocation, receipts: Iterable[Receipt], header: RunHeader | None = None
 ) -> Iterator[Receipt]:
-    """Yield `receipts`, listed before, while each names `header`, that of the run, or an extension of its plan.
+    """Yield `receipts`, listed before, while each names `header` (read now by default) or an extension of its plan.
 
-    Without `header` it is read now.
-
-    Raises:
-        ConfigError: One was committed under another header.
+    ConfigError if one was committed under another header.
     """
     known = header_digests(location) if header is None else header.digests
     for receipt in receipts:
@@ -162,7 +159,7 @@ class RunTotals:
         samples: Drawn candidate captions, equal ones counted each time (44 per mask under the paper's settings).
         expressions: Distinct candidates: equal captions of a mask count once.
         kept: Expressions above tau.
-        kept_lone: Of these, captions of masks alone in their image, which no filter compared.
+        kept_lone: Kept captions of masks alone in their image, which no filter compared.
         output_bytes: Size of the parts that receipts name.
         repeats: How many times a pool repeated its work on a shard after a loss.
         retried: Shards whose latest generation is a retry of quarantined images.
@@ -243,8 +240,7 @@ class RootDigest:
     It covers SOURCE, the method, the identity, the plan, and for each committed shard the content of its parts, its
     counts and its degraded or mixed settings. It leaves out when and where the run worked: times, placement, nodes,
     attempts, generations, and the place of its parent. So two runs that wrote the same bytes have the same root,
-    whatever went wrong on the way, and any copy can be compared with it. What is left out is still covered by the
-    digests of the header and of the receipts themselves.
+    whatever went wrong on the way. The digests of the header and of the receipts cover what is left out.
     """
 
     def __init__(self, header: RunHeader, receipts: Iterable[Receipt] = ()) -> None:

@@ -1,8 +1,8 @@
 """`refilter` makes a run from a complete run's scores, without models or images. Called by `cli` and the API.
 
-The plan and the tables of images, masks and failures equal the parent's, byte for byte. In the expressions table the
-column `kept` is computed again, and `weight` if its rule changes. If the composer's settings or weights change, its
-rows are written anew, from the stored masks, candidates and scores.
+The plan and the tables of images, masks and failures must equal the parent's, byte for byte. In the expressions table
+`kept` is computed again, and `weight` if its rule changes. If the composer's settings or weights change, its rows are
+written anew, from the stored masks, candidates and scores.
 """
 
 from __future__ import annotations
@@ -111,11 +111,9 @@ def refilter(
 ) -> RefilterSummary:
     """Write a copy of the run at `parent` to `target` with another rule of what is kept; or continue such a copy.
 
-    If it is killed, the same call continues. The tables equal those of a run that was annotated with that rule, even
-    if two processes refilter at the same time. `parent` is complete and only read. `composer_of` makes the composer,
-    which a change of what is composed needs. `num_threads` shards are in memory at once. `allow_mixed` goes on with
-    other versions of the writing packages. `is_repair` writes missing or damaged parts again, with the same bytes.
-    `on_wait` is told who holds the new run, before a wait, and of a data card that was edited.
+    If it is killed, the same call continues; two processes may refilter at once. The tables equal those of a run that
+    was annotated with that rule. `composer_of` makes the composer, which a change of what is composed needs.
+    `num_threads` shards are in memory at once. `on_wait` is told who holds the new run, and of an edited data card.
 
     Raises:
         ConfigError: The parent is not complete; the target holds another run, parent or rule; or nothing would change.
@@ -152,10 +150,9 @@ def refilter(
 
 
 def refiltered(table: pa.Table, rule: KeepRule) -> pa.Table:
-    """Return an expressions table with `kept` set by `rule`, in the present schema; rows and order stay the same.
+    """Return an expressions table with `kept` set by `rule`, and `weight` if the rule says how; all else stays.
 
-    Expressions written by a human, and drawn ones of several masks, are not changed. `weight` is set if the rule
-    says how.
+    `kept` stays for expressions of a human, and for drawn ones of several masks.
     """
     kept = np.where(judged(table), passes(rule, table), flags_of(table["kept"]))
     kept = np.where(is_from(table, SOURCE_COMPOSER), keeps_composed(rule, table), kept)

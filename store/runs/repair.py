@@ -1,7 +1,7 @@
 """Finds missing, cut or changed parts; `--repair` writes them again. Called by `store`, `pipeline` and `cli`.
 
-`--repair` of the command that wrote the run computes their shards again. A part is written only with the bytes that its
-receipt names: a repair changes no digest, may be killed at any moment, and may meet another writer or `gc`.
+`--repair` of the command that wrote the run computes their shards again. A part may be written only with the bytes that
+its receipt names: a repair changes no digest, may be killed at any moment, and may meet another writer or `gc`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ def lost_part(location: RunLocation, path: str, found: str | None = None, *, rep
     `found` says how it is, by default that it is missing; `replaced` is the remedy if a retry replaced it.
     """
     uri, witness = location.uri(path), _witness(path)
-    missing = "is missing, although a receipt names it"
-    found = found or (missing if witness != HEADER_NAME else f"is missing, although {witness} names it")
+    found = found or f"is missing, although {witness} names it"
     name = PART_NAME.fullmatch(path.rpartition("/")[2])
     if name and read_receipt(location, int(name[1]), int(name[2]) + 1) is not None:
         return ConfigError(f"{uri} was replaced by a retry of quarantined images: {replaced}")
@@ -73,10 +72,9 @@ def part_sizes(location: RunLocation, tables: Iterable[str] = SCHEMAS) -> dict[s
 
 
 def refuse_lost(location: RunLocation, table: str, part: PartRecord, sizes: Mapping[str, int]) -> None:
-    """Accept a part that is there with all of its bytes; `sizes` are those of its folder, listed before.
+    """Raise ConfigError for a part that is missing or cut; `sizes` are those of its folder, listed before.
 
-    Raises:
-        ConfigError: It is missing or cut. What else may be changed in it shows when it is read.
+    Other changes of its bytes show when it is read.
     """
     if sizes.get(part.name) == part.size_bytes:
         return
@@ -105,8 +103,7 @@ def damaged_receipts(location: RunLocation, receipts: Iterable[Receipt]) -> Iter
 def restore_parts(location: RunLocation, receipt: Receipt, contents: Mapping[str, bytes]) -> None:
     """Write the damaged parts of a committed shard from `contents`, its tables computed again; sound ones stay.
 
-    Raises:
-        ConfigError: `contents` has other bytes than the receipt names. Nothing is written.
+    ConfigError, and nothing is written, if `contents` has other bytes than the receipt names.
     """
     damaged = damaged_tables(location, receipt)
     if other := [table for table in damaged if sha256_hex(contents[table]) != receipt.parts[table].sha256]:

@@ -1,8 +1,9 @@
-"""One session of a run, from the pending shards to the data card: one loop for every command that writes a run.
+"""One session of a run, from the pending shards to the data card: the one loop of every command that writes a run.
 
-(`estimate` does without: its run is temporary.) The session does not use Ray. An executor does the work and yields
-receipts, and shards that it sets aside. The session counts them, checks the lock, writes snapshots on the way, and
-finishes the run. Called by `pipeline/annotation.py`, `pipeline/executor.py` and `thread_runs.py`.
+Called by `pipeline/annotation.py`, `pipeline/executor.py` and `thread_runs.py`; only `estimate`, whose run is
+temporary, does without. An executor does the work and yields receipts, and shards that it sets aside. The session
+counts them, checks the lock, writes snapshots on the way, and finishes the run. It must do so in order: garbage, last
+manifest, lost parts, card. It imports no Ray.
 """
 
 from __future__ import annotations
@@ -59,22 +60,18 @@ def trim_memory() -> None:
 def next_manifest(num_done: int) -> int:
     """Return the number of commits at which the next snapshot is due: 1,000 more, in long runs a tenth more.
 
-    A snapshot lists and copies all earlier commits. With a fixed distance, that work would grow with the square of the
-    number of shards. With this one, a resume reads at most a tenth of the receipts one by one.
+    A snapshot copies all earlier commits, so with a fixed distance its work would grow with the square of the shards.
+    With this one, a resume reads at most a tenth of the receipts one by one.
     """
     return num_done + max(COMMITS_PER_MANIFEST, num_done // 10)
 
 
 @dataclass(frozen=True, slots=True)
 class SessionOutcome:
-    """The state of a run after a session.
+    """The state of a run after a session: sums over all committed shards, of which earlier sessions did some.
 
-    Attributes:
-        totals: Sums over all committed shards.
-        num_shards_before: Shards that earlier sessions committed.
-        num_images_now: Images that this session added to the run; 0 in a retry.
-        wall_s: Seconds of the executor's work; 0.0 if nothing was pending.
-        is_interrupted: Whether KeyboardInterrupt ended the work.
+    `num_images_now` are the images that this session added, 0 in a retry. `wall_s` are the seconds of the executor's
+    work, 0.0 if nothing was pending. `is_interrupted` says that a KeyboardInterrupt ended the work.
     """
 
     totals: RunTotals
@@ -88,16 +85,10 @@ class RunSession:
     """One driver's work on a planned run, under its lock."""
 
     def __init__(self, location: RunLocation, header: RunHeader, lock: RunLock, *, on_event: OnEvent = ignore) -> None:
-        """Read what is committed: one listing, one pass over the receipts.
+        """Read what is committed: one listing, one pass over the receipts; ConfigError if one cannot be used.
 
-        Args:
-            location: The run's folder.
-            header: As it was read under the lock.
-            lock: The lock that this process holds on the run.
-            on_event: Called with each commit, and with notices for the user.
-
-        Raises:
-            ConfigError: A receipt cannot be used.
+        `header` was read under the `lock`, which this process holds. `on_event` gets each commit, and notices for the
+        user.
         """
         self._location = location
         self._header = header
@@ -238,8 +229,8 @@ class RunSession:
     def _standing(self) -> tuple[RunHeader, Mapping[int, int]]:
         """Return the header and the latest generation by shard as they stand in the storage.
 
-        A guard: a second driver may have taken over, extended the plan or committed since this session began. Its work
-        must not be missing from the manifest and the card.
+        A second driver may have taken over, extended the plan or committed since this session began. Its work must not
+        be missing from the manifest and the card.
         """
         return require_header(self._location), list_receipts(self._location)
 

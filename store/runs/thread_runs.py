@@ -1,6 +1,7 @@
-"""Runs that threads of one process write, without Ray. Called by imports, `refilter` and PPT's recipes.
+"""Writes runs by threads of one process, without Ray. Called by imports, `refilter` and PPT's recipes.
 
 A derived run is written out of the tables of a complete one, shard by shard: a refilter, or a person's corrections.
+Equal work must give equal bytes, whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -95,12 +96,8 @@ def derive_run(
 ) -> tuple[PlannedRun, WrittenRun]:
     """Write or continue a run with the parent's plan, whose shards are the parent's, rewritten.
 
-    `rewrite` is called by `num_workers` threads. `on_wait` is told who holds the run, before a wait, and of a data card
-    that was edited.
-
-    Raises:
-        ConfigError: The parent is not complete, or there is another run.
-        TransientError: Storage failed; the same call continues.
+    `num_workers` threads call `rewrite`. `on_wait` is told who holds the run, before a wait, and of an edited data
+    card. ConfigError if the parent is not complete or there is another run; TransientError if storage failed.
     """
     location.probe()
     with RunLock.held(location, on_wait=on_wait) as lock:

@@ -1,4 +1,8 @@
-"""Lists Parquet tables of images by row for `source`, and reads them by row group for `planned_images`."""
+"""Parquet tables of images: lists their rows for `source`, and reads them by row group for `planned_images`.
+
+A table is untrusted: its footer may claim anything, its pages may be bombs. At most one checked page is unpacked at
+once, and every fault becomes an error of the table or of its images.
+"""
 
 from __future__ import annotations
 
@@ -59,8 +63,8 @@ def count_rows(
 ) -> list[RowGroup]:
     """Return the table's row groups; only its footer is read.
 
-    With `left_out` the table stands beside a tar of the same name. Without bytes of images it holds the tar's labels:
-    it is counted there, and has no row groups.
+    With `left_out` the table stands beside a tar of the same name. If it has no bytes of images, it holds the tar's
+    labels: it is counted there, and has no row groups.
 
     Raises:
         ConfigError: It is not a Parquet file, or has no column of images.
@@ -159,10 +163,8 @@ def read_rows(
 ) -> Iterator[tuple[int, RowImage | ImageError]]:
     """Yield (row, image) for the wanted rows of one row group, in order; for an image that is too large, its error.
 
-    Whatever the file claims, at most one page that `WatchedPages` accepts is unpacked at once: of up to `max_bytes`, or
-    four times its real bytes in the file, and never more than 2 GiB (its size has 32 bits). A dictionary is held in
-    addition to a page. An image takes its own size once more, at most that of its page or dictionary. Rows are counted
-    over the whole file; `table` is its path, for messages.
+    Whatever the file claims, at most one page that `WatchedPages` accepts is unpacked at once, besides a dictionary and
+    one image. Rows are counted over the whole file; `table` is its path, for messages.
 
     Raises:
         ImageError: `corrupt` if the row group cannot be decoded; `too_many_bytes` if one of its pages is a bomb, or

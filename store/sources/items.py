@@ -1,4 +1,8 @@
-"""Items of a listing of SOURCE, an image and its place, and counts of the rest. Used by `store` and `pipeline`."""
+"""The items of a listing of SOURCE, an image and its place each, and the counts of what is left out.
+
+Made by `store/sources`; plans, exclusions and `pipeline` take them. A key is relative to SOURCE's root, so that a moved
+SOURCE has the same ids.
+"""
 
 from __future__ import annotations
 
@@ -51,11 +55,11 @@ _OTHER: Final = "of other extensions"
 
 @dataclass(slots=True)
 class LeftOut:
-    """Files and members of tars that a listing passes over. Pickles; complete when the listing ends.
+    """Files and members of tars that a listing passes over. Can be pickled; complete when the listing ends.
 
     Attributes:
-        extensions: How many files by extension, in lower case; "" for names without a plain one. Of a tar's members
-            only those of images that are not read: the others are labels.
+        extensions: How many files by extension, in lower case; "" for names without a plain one. For members of tars
+            only images that are not read count: the others are labels.
         num_tables: Parquet tables of a tar's labels.
         num_archived: Objects in an archive class; they are planned.
     """

@@ -1,4 +1,7 @@
-"""Matches braces and globs for `source`, as a shell does; part by part, so that a listing skips other folders."""
+"""Matches braces and globs as a shell does, part by part, so that a listing skips other folders. Called by `source`.
+
+A pattern must select the same files on a disk and in a bucket.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,8 @@ def split_root(pattern: str) -> tuple[str, str]:
 def expand_braces(pattern: str) -> list[str]:
     """Return the words that `pattern` expands to, in order: `{a,b}` and `{000..123}`, nested and repeated.
 
-    As in a shell: a range keeps the zeros of its first number, runs backwards if it says so, and a brace
-    with neither comma nor range is kept as it is.
-
-    Raises:
-        ConfigError: It expands to more than `MAX_EXPANDED` words.
+    As in a shell, a range keeps the zeros of its first number and may run backwards, and a brace with neither comma nor
+    range is kept as it is. ConfigError for more than `MAX_EXPANDED` words.
     """
     words: list[str] = []
     for word in _expand(pattern):

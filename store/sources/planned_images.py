@@ -1,4 +1,8 @@
-"""Reads encoded bytes of planned images from SOURCE, for every room; accepts only the planned version of a file."""
+"""Reads the encoded bytes of planned images from SOURCE. Called by every room that needs images of a run.
+
+Only the planned version of a file is accepted: another etag, time or size is `changed`. An image's fault is an outcome
+of that image; a storage's fault is raised.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +47,7 @@ LoadBytes = Callable[[int, str], bytes]
 class Reading:
     """What came of reading the entry at `position` of its shard, and the kind of store that was asked.
 
-    The outcome is bytes, the image's error, or a refusal that may be the image's fault or the store's.
+    The outcome is bytes, the image's error, or a refusal, which may be the image's fault or the store's.
     """
 
     position: int
@@ -218,7 +222,7 @@ def _as_annotated(outcome: Outcome, sha256: str) -> Outcome:
 
 
 class PlannedImages:
-    """Reads images of a run again from its SOURCE; keeps the root, and the plan of the last shard. It pickles."""
+    """Reads images of a run again from its SOURCE. Can be pickled; keeps the root, and the plan of the last shard."""
 
     def __init__(
         self, location: RunLocation, header: RunHeader, *, source: str | None = None, is_random_access: bool = False
@@ -241,10 +245,7 @@ class PlannedImages:
     def read(self, shard: int, keys: Collection[str]) -> Iterator[tuple[str, Outcome]]:
         """Yield key and outcome of each image, in the order of the plan; neighbours in a file are read together.
 
-        An image that is missing, changed since the plan or too large is an outcome.
-
-        Raises:
-            ConfigError: SOURCE itself no longer exists.
+        An image that is missing, changed or too large is an outcome. ConfigError if SOURCE itself no longer exists.
         """
         plan, config = self._plan(shard), self._header.config
         entries = sorted((plan[key] for key in keys), key=lambda entry: entry.position)

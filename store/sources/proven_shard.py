@@ -1,8 +1,8 @@
 """Reads a planned shard; bad images are quarantined. For `pipeline/shard_tasks`, `training/ppt`, `interchange`.
 
-An image error becomes a failure of that image. A storage error ends the attempt. A refusal may be either: a file
-without read permission and credentials that expire give the same answer. So a refused image is asked for again after
-a minute. It is quarantined only if the store then refuses it, and gives another image to the same credentials.
+An image error becomes a failure of that image; a storage error must end the attempt. A refusal may be either: a file
+without read permission and credentials that expire give the same answer. So a refused image is asked for again after a
+minute. It is quarantined only if the store then refuses it, and gives another image to the same credentials.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Final, Protocol
 
@@ -41,10 +41,8 @@ def settle_refusals(
 ) -> dict[int, Outcome]:
     """Return the outcome of each position; an image that is refused again, but not its store, becomes a failure.
 
-    `others` are read if no image of the shard shows that its store still gives any.
-
-    Raises:
-        TransientError: A store refuses all that is asked of it, or failed.
+    `others` are read if no image of the shard shows that its store still gives any. TransientError if a store refuses
+    all that is asked of it, or failed.
     """
     refused = _refused(entries, readings)
     if refused:
@@ -66,26 +64,25 @@ def settle_refusals(
                 giving.add(witness.store)
             if wanted <= giving:
                 break
-    return {at: _verdict(reading, giving, num_known) for at, reading in readings.items()}
+    outcomes: dict[int, Outcome] = {}
+    for at, reading in readings.items():
+        outcome, store = reading.outcome, reading.store
+        if isinstance(outcome, RefusedError):
+            # A single row of a table may name a store that nothing else is in. Then any other image shows that the
+            # machine and its network are well.
+            is_alone = num_known[store] == 1
+            if store not in giving and not (giving and (is_alone or outcome.any_store)):
+                raise TransientError(
+                    f"{outcome} (refused twice, {AGAIN_AFTER_S:.0f} s apart, and no other image of the same store can "
+                    "be read)"
+                ) from outcome
+            outcome = outcome.failure
+        outcomes[at] = outcome
+    return outcomes
 
 
 def _refused(entries: Sequence[PlanEntry], readings: Mapping[int, Reading]) -> list[PlanEntry]:
     return [entry for entry in entries if isinstance(readings[entry.position].outcome, RefusedError)]
-
-
-def _verdict(reading: Reading, giving: Set[str], num_known: Mapping[str, int]) -> Outcome:
-    """Return the outcome, with an image that its store refuses as a failure if the store gives others."""
-    refusal = reading.outcome
-    if not isinstance(refusal, RefusedError):
-        return refusal
-    # A single row of a table may name a store that nothing else is in. Then any other image shows that the machine and
-    # its network are well.
-    is_alone = num_known[reading.store] == 1
-    if reading.store in giving or (giving and (is_alone or refusal.any_store)):
-        return refusal.failure
-    raise TransientError(
-        f"{refusal} (refused twice, {AGAIN_AFTER_S:.0f} s apart, and no other image of the same store can be read)"
-    ) from refusal
 
 
 STAGE_READ: Final = "read"
@@ -114,7 +111,7 @@ def read_shard(
 
     Args:
         source: The present SOURCE; keys are relative to its root.
-        config: Its `source` and `images` are used.
+        config: Its `source`, `images` and `placement.storage` are used.
         entries: The shard's plan, or the part that is retried, in order; at least one entry.
         prover: Decodes each image in a process that may crash.
         generation: Generation of the shard.

@@ -1,6 +1,7 @@
-"""The root of SOURCE, which keys are relative to: storage, meaning of errors. Called by `store` and `interchange`.
+"""The root of SOURCE, which keys are relative to: its storage, and the meaning of its errors.
 
-Also the roots that uris in the rows of a Parquet table lead to: untrusted text that must not lead out of its folder.
+Called by `store/sources` and `interchange`. Uris in the rows of a Parquet table lead to roots too. They are untrusted
+text, and must not lead out of their folder, to this machine or to a private network.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pseudoris.store.location import local_path, storage_at
 
 @dataclass(frozen=True, slots=True)
 class SourceRoot:
-    """A storage of input. Pickles.
+    """A storage of input. Can be pickled.
 
     While SOURCE is listed (`kind`, `walk`, `read`), errors that the user must correct are a `ConfigError`. During a run
     (`stat`, `open`, `open_version`) an image's fault is an `ImageError` or FileNotFoundError, every other fault a
@@ -71,9 +72,9 @@ class SourceRoot:
 
     @contextmanager
     def open_version(self, path: str, expected: StoredFile, *, window_bytes: int = 0) -> Iterator[BinaryIO]:
-        """Open a file for a block, of the etag, time and size of `expected`; None is not checked.
+        """Open a file for a block, with the etag, time and size of `expected`; None is not checked.
 
-        At least `window_bytes` are fetched at once: for many small reads that are close together.
+        At least `window_bytes` are fetched at once, for many small reads that are close together.
 
         Raises:
             ImageError: `changed`, at the latest at the end of the block: what was read must not be used; `unreadable`.
@@ -112,13 +113,7 @@ class SourceRoot:
 
 
 def root_at(location: str, config: SourceConfig, limits: StorageConfig | None = None) -> SourceRoot:
-    """Return the root at a local path or an fsspec url; it need not exist.
-
-    Links of a local path are followed: a folder has one name, however it was reached.
-
-    Raises:
-        ConfigError: The protocol is unknown, or its package is missing.
-    """
+    """Return the root at a local path, whose links are followed, or an fsspec url. Raises as `storage_at`."""
     folder = local_path(location)
     # `Path.resolve` would raise for a link to itself.
     resolved = location if folder is None else os.path.realpath(folder)

@@ -1,4 +1,8 @@
-"""Opens SOURCE: its root, its files in key order. Called by `store`, `pipeline` and `interchange`."""
+"""Opens SOURCE and lists its images: folders, urls, globs, tars, tables. Called by `store`, `pipeline`, `interchange`.
+
+Two listings of an unchanged SOURCE must be equal, in the order of keys: plans and ids depend on it. A folder that holds
+a run is left out.
+"""
 
 from __future__ import annotations
 
@@ -69,11 +73,9 @@ class Source:
     def list(self) -> Iterator[SourceItem]:
         """Yield every image once for each time that SOURCE names it, while the storage is read.
 
-        Files are in the order of their keys, a tar's members in the tar's order, a table's rows by number: two listings
-        of an unchanged SOURCE are equal. Hidden names (with a leading dot) are only listed if SOURCE spells them out.
-
-        Raises:
-            ConfigError: Nothing is listed, a named file is missing, or a tar or table cannot be listed.
+        Files are in the order of their keys, a tar's members in the tar's order, a table's rows by number. Names with a
+        leading dot are only listed if SOURCE spells them out. ConfigError if nothing is listed, a named file is
+        missing, or a tar or table cannot be listed.
         """
         is_empty = True
         for file, format_ in self.files():
@@ -168,10 +170,9 @@ class Source:
 
     def _is_run(self, folder: str) -> bool:
         """Return whether a folder below the root holds a run, which is not input; the first time, tell the user."""
-        uri = self.root.describe(folder)
         if not _holds_run(self.root, folder):
             return False
-        if uri not in _TOLD:
+        if (uri := self.root.describe(folder)) not in _TOLD:
             _TOLD.add(uri)
             logger.warning("%s holds a run of pseudoris. It is skipped; its images are not listed.", uri)
         return True
@@ -189,11 +190,10 @@ def open_source(
 
     Keys are relative to the root: the folder itself, the folder of a single file, or the folder before the part of a
     path that is a pattern. What exists is taken literally, including special characters: the whole path, a leading
-    folder, and each word that braces expand to.
+    folder, and each word that braces expand to. A dataset on the Hub is pinned to its present commit.
 
     Args:
-        source: A folder, file, fsspec url, glob, or any of them with braces (`train-{000..123}.tar`). Of a dataset on
-            the Hub the present commit is read.
+        source: A folder, file, fsspec url, glob, or any of them with braces (`train-{000..123}.tar`).
         config: How it is read.
         exclude: OUT, which may be below SOURCE.
         limits: Time-outs and patience of an S3 store.
@@ -248,9 +248,7 @@ def open_root(source: str, config: SourceConfig, limits: StorageConfig | None = 
 
 
 def open_recorded_root(source: str, config: SourceConfig, limits: StorageConfig | None = None) -> SourceRoot:
-    """Return `open_root` for the SOURCE in a run's header, which may be a stranger's: of a disk or a known store only.
-
-    What is read there counts only if it has the sha256 that the run's tables name.
+    """Return `open_root` for the SOURCE in a run's header, which may be a stranger's: on a disk or a known store only.
 
     Raises:
         ConfigError: As `open_root`, or SOURCE has another protocol, or chains several.

@@ -1,12 +1,15 @@
-"""Lists the image members of WebDataset tars from the headers, with the offset of their bytes. Called by `source`."""
+"""Lists the image members of WebDataset tars from their headers, with the offset of their bytes. Called by `source`.
+
+A tar is untrusted: memory must be bounded by one header, and a damaged tar must be refused, never listed in part.
+"""
 
 from __future__ import annotations
 
 import io
 import posixpath
 import tarfile
-from collections.abc import Generator, Iterator
-from typing import Any, BinaryIO, Final, cast
+from collections.abc import Iterator
+from typing import BinaryIO, Final, cast
 
 from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.errors import ConfigError
@@ -32,15 +35,10 @@ def list_members(
 ) -> Iterator[SourceItem]:
     """Yield the tar's image members in the tar's order, which is the order of reading them.
 
-    Links, devices, sparse members and hidden names are skipped. A member's name is part of a key and never used as a
-    path: `../x.jpg` is allowed.
-
-    From a tar in a bucket only the headers are fetched: a window of 32 KiB each, or one for several small members.
-
-    Tars that were written behind one another are listed to the last, as `tar --ignore-zeros` does. Bytes behind an end
-    marker that are no tar are refused: they may be what is left of one.
-
-    Memory is bounded by one header, whatever the tar claims. Images that are not listed are counted in `left_out`.
+    Links, devices, sparse members and hidden names are skipped; other images that are not listed are counted in
+    `left_out`. A member's name is part of a key and never used as a path: `../x.jpg` is allowed. From a tar in a bucket
+    only headers are fetched, by windows of 32 KiB. Tars that were written behind one another are all listed, as `tar
+    --ignore-zeros` does.
 
     Raises:
         ConfigError: The tar is truncated, damaged, compressed or malicious, or other bytes follow it.
@@ -49,7 +47,9 @@ def list_members(
     with root.open_listed(file, window_bytes=_WINDOW_BYTES) as stream:
         try:
             for member in _members(stream):
-                if _is_image(member, config):
+                name = posixpath.basename(member.name)
+                is_plain = member.isreg() and not member.issparse() and not name.startswith(".")
+                if is_plain and name.lower().endswith(config.extensions):
                     end = member.offset_data + member.size
                     # An extended header may claim any size.
                     if member.size < 0 or (file.size_bytes is not None and end > file.size_bytes):
@@ -94,7 +94,20 @@ def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
         stream.seek(start)
         # `r:` refuses compression, because a single member of a compressed tar cannot be read.
         with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
-            end = yield from _members_of_one(tar, start)
+            end = start
+            while (member := tar.next()) is not None:
+                # A negative size would lead backwards into an endless loop.
+                if tar.offset <= end:
+                    raise tarfile.ReadError(f"the member after byte {end:,} ends before it begins")
+                if len(tar.pax_headers) > _MAX_GLOBAL_SETTINGS:
+                    raise tarfile.ReadError(
+                        f"more than the {_MAX_GLOBAL_SETTINGS:,} allowed global settings before byte {tar.offset:,}"
+                    )
+                end = tar.offset
+                yield member
+                # Its type does not declare it. It would keep every header of a tar of millions.
+                tar.members = []  # type: ignore[attr-defined]
+            end = tar.offset
         # tarfile takes a damaged header for the end and would silently drop all members behind it.
         following = _next_content(stream, end)
         if following == end and end > start:
@@ -103,23 +116,6 @@ def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
             num_bytes = stream.seek(0, io.SEEK_END) - start
             raise tarfile.ReadError(f"{num_bytes:,} bytes behind its end marker, from byte {start:,}, are no tar")
         start = following
-
-
-def _members_of_one(tar: Any, start: int) -> Generator[tarfile.TarInfo, None, int]:
-    """Yield the members of one tar. Return the offset of its end marker, or of a damaged header."""
-    end = start
-    while (member := tar.next()) is not None:
-        # A negative size would lead backwards into an endless loop.
-        if tar.offset <= end:
-            raise tarfile.ReadError(f"the member after byte {end:,} ends before it begins")
-        if len(tar.pax_headers) > _MAX_GLOBAL_SETTINGS:
-            raise tarfile.ReadError(
-                f"more than the {_MAX_GLOBAL_SETTINGS:,} allowed global settings before byte {tar.offset:,}"
-            )
-        end = tar.offset
-        yield member
-        tar.members = []  # not declared by its type; it would keep every header of a tar of millions
-    return int(tar.offset)
 
 
 def _next_content(stream: BinaryIO, start: int) -> int | None:
@@ -134,12 +130,6 @@ def _next_content(stream: BinaryIO, start: int) -> int | None:
             return start + num_zeros - num_zeros % tarfile.BLOCKSIZE
         start, size_bytes = start + len(chunk), min(4 * size_bytes, _CHUNK_BYTES)
     return None
-
-
-def _is_image(member: tarfile.TarInfo, config: SourceConfig) -> bool:
-    name = posixpath.basename(member.name)
-    is_plain = member.isreg() and not member.issparse() and not name.startswith(".")
-    return is_plain and name.lower().endswith(config.extensions)
 
 
 def _damage(root: SourceRoot, file: StoredFile, reason: str) -> str:
