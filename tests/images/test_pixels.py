@@ -212,7 +212,8 @@ def test_formats_that_run_other_programs_are_not_on_the_list():
     Image.init()
     import_plugins(["tests.builders.hostile_plugin"])
     assert "EPS" in Image.OPEN
-    assert {*registered_formats()} == {*IMAGE_FORMATS, "HOSTILE"}
+    # Another test of this process may have loaded the plug-in for HEIF.
+    assert {*registered_formats()} - {"HEIF"} == {*IMAGE_FORMATS, "HOSTILE"}
 
 
 def test_naming_a_plugin_imports_nothing():
