@@ -40,7 +40,8 @@ def lost_part(location: RunLocation, path: str, found: str | None = None, *, rep
     `found` says how it is, by default that it is missing; `replaced` is the remedy if a retry replaced it.
     """
     uri, witness = location.uri(path), _witness(path)
-    found = found or f"is missing, although {witness} names it"
+    # The text stands whole in the source, because a page of docs quotes it.
+    found = found or "is missing, although a receipt names it".replace("a receipt", witness)
     name = PART_NAME.fullmatch(path.rpartition("/")[2])
     if name and read_receipt(location, int(name[1]), int(name[2]) + 1) is not None:
         return ConfigError(f"{uri} was replaced by a retry of quarantined images: {replaced}")
