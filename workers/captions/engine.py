@@ -179,8 +179,8 @@ class CachedEngine:
     ) -> list[list[GeneratedCaption]]:
         """Return the captions of several images, each in the order of `generate`; `encoded` as by `encode`.
 
-        The images share prefix trees, so matrices are larger than for one image. So the last bits of a probability, and
-        rarely a draw, depend on which images are decoded together.
+        Unless the engine is static, the images share prefix trees, so matrices are larger than for one image. Then the
+        last bits of a probability, and rarely a draw, depend on which images are decoded together.
         """
         encoded = self.encode(images) if encoded is None else encoded
         budget = sys.maxsize if self.is_static else self._config.cache_bytes // 2
@@ -233,7 +233,7 @@ class CachedEngine:
         rows: SamplerRows,
         searched: Sequence[int],
     ) -> tuple[Callable[[int], SampledCaption], Callable[[int], Beam]]:
-        """Return the captions by row, and the best beams by crop of the crops `searched`, decoded over one tree."""
+        """Return functions that give the caption of a row, and the best beam of a crop in `searched`, from one tree."""
         unique_crop_of, tokens = gather_crops(encoded, crop_sets)
         image_bytes = self.towers.image_bytes(tokens)
         self.towers.attend_to(tokens)

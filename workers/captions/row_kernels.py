@@ -1,8 +1,8 @@
 """Attention and norm of single rows for `static_towers`, each as one kernel on a GPU.
 
-The functions below are plain torch: the definition, and what runs on a CPU. On a GPU Triton's kernels
-run in their place, where it can compile them. The last bits of the two may differ, so `workers/stages.py` puts
-`triton_version` into a run's identity; `doctor` shows it. In both a row's bits depend on that row alone.
+The functions below are plain torch: they are the definition, and run on a CPU. On a GPU Triton's kernels run in their
+place, where it can compile them. The last bits of the two may differ, so `workers/stages.py` puts `triton_version` into
+a run's identity; `doctor` shows it. In both, a row's bits must depend on that row alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def triton_version() -> tuple[str, str]:
         from pseudoris.workers.captions import triton_kernels
 
         triton_kernels.try_all(torch.device("cuda"))
-    # Whatever compiler, linker or driver fails, plain torch does not need it.
+    # Any error of a compiler, linker or driver may come. Plain torch needs none of these.
     except Exception as error:  # noqa: BLE001
         return PLAIN, " ".join(f"{type(error).__name__}: {error}".split())[:_SHOWN_LETTERS]
     return str(triton.__version__), ""

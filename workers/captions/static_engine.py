@@ -113,7 +113,7 @@ class StaticEngine(CachedEngine):
         rows: SamplerRows,
         num_image_tokens: int,
     ) -> Mapping[GroupShape, Sequence[_PlacedGroup]]:
-        """Return by shape the groups that describe each crop once; the targets are a group's first crops."""
+        """Return groups by shape. Each crop is a target of one group; the targets are a group's first crops."""
         before = np.cumsum([0, *(len(image.tokens) for image in encoded)])
         chosen = [each.indices for each in others if each.how == "nearest"]
         named = iter(to_host(*chosen) if chosen else ())

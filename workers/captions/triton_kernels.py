@@ -1,6 +1,6 @@
 """The functions of `row_kernels` in Triton, compiled at the first call. Called by `row_kernels.py` on a GPU.
 
-Sizes are fixed, not tuned: timing must not choose bits. A program has one row (and one head) for itself.
+Sizes are fixed, not tuned, because timing must not choose bits. A program has one row (and one head) for itself.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def attend_newest_kernel(
     scale: tl.constexpr,
     sums: tl.constexpr,
 ):
-    """Of a row and head."""
+    """Attend from the newest position of one row and head."""
     program = tl.program_id(0).to(tl.int64)
     row, head = program // heads, program % heads
     column, time = tl.arange(0, padded_width), tl.arange(0, padded_length)
@@ -115,7 +115,7 @@ def add_norm_kernel(
     eps: tl.constexpr,
     sums: tl.constexpr,
 ):
-    """Of a row."""
+    """Add and normalise one row."""
     row, column = tl.program_id(0).to(tl.int64), tl.arange(0, padded_width)
     is_column, own = column < width, row * width + column
     total = tl.load(x + own, mask=is_column, other=0.0).to(sums)

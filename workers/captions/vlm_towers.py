@@ -88,7 +88,7 @@ class VlmTowers:
         return len(encodings) * (max(each["input_ids"].shape[1] for each in encodings) - 1) * self.node_bytes
 
     def attend_to(self, encodings: Sequence[Inputs]) -> None:
-        """Compute the prompts."""
+        """Compute the prompts, a pass for some of one shape."""
         lengths = [each["input_ids"].shape[1] - 1 for each in encodings]
         longest, self._num_crops = max(lengths), len(encodings)
         # The earlier crops are freed first, because both may not fit.
@@ -98,11 +98,12 @@ class VlmTowers:
         of_shape: dict[tuple[Any, ...], list[int]] = {}
         for number, each in enumerate(encodings):
             of_shape.setdefault(tuple((name, part.shape) for name, part in each.items()), []).append(number)
-        for some in (
+        passes = (
             numbers[first : first + PROMPTS_A_PASS]
             for numbers in of_shape.values()
             for first in range(0, len(numbers), PROMPTS_A_PASS)
-        ):
+        )
+        for some in passes:
             self._forget_offsets()
             prompts = [encodings[number] for number in some]
             batch = self._placed({name: torch.cat([each[name] for each in prompts]) for name in prompts[0]})
