@@ -1,4 +1,7 @@
-"""A synthetic world whose truth is known: scenes, captions, an oracle, and the recipe of the tiny models."""
+"""A synthetic world whose truth is known: scenes, their texts and an oracle. Called by `cli`, `recipes`, `experiments`.
+
+A seed and an index give the same scene and pixels on every machine.
+"""
 
 if not __name__.startswith("pseudoris."):
     # In a clone's root Python would find this folder under its bare name and load a second copy of every module.

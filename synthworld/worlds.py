@@ -45,7 +45,6 @@ class World:
     """One kind of scenes.
 
     Attributes:
-        name: As `make_scene`, the demonstration set and truth.json name it.
         palette: The colour (R, G, B) of each word; it is nearest to the same word's colour in `COLOURS`, so the word
             stays true.
         textures: Names in `renderer.TEXTURES`, one of them drawn a scene.
@@ -56,7 +55,6 @@ class World:
         lighting: By which share the picture darkens towards one side, drawn a scene from 0 to this.
         pattern_shade: Darkening of a pattern's second colour.
         part_shade: Darkening of a part.
-        patterns: Their geometry.
         category_weights: How frequent each of `CATEGORIES` is, in any unit; None if all are equally frequent.
         count_weights: How frequent scenes of 2, 3, … 10 objects are, in any unit.
         small_share: Share of the objects that are small; None if all sizes are equally frequent.

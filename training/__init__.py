@@ -1,4 +1,7 @@
-"""What learns from a run's tables, and what measures them: learners, evaluations, calibration, metrics."""
+"""What learns from a run's tables, and what measures them: learners, evaluations, calibration. Called by `cli`.
+
+A run is read by its receipts and never changed. No Ray here.
+"""
 
 if not __name__.startswith("pseudoris."):
     # In a clone's root Python would find this folder under its bare name and load a second copy of every module.

@@ -267,7 +267,7 @@ def calibrated_run(
     expressions per mask are kept, and only the reached yield is known. The first `max_images` images are read.
     """
     images = judged_images(location, truth, max_images=max_images)
-    # Whether all candidates have scores of a listener, and of a second opinion.
+    # A run has a listener, or a second opinion, if all candidates have its scores.
     is_heard, is_checked = (
         not any(np.isnan(image.rated.scores[name]).any() for image in images) for name in ("truth", "grounding_share")
     )

@@ -25,8 +25,8 @@ _LEAST_MASKS: Final = 5
 # name 0.22 to 1 of its own. What is wider by chance has more in a few dozen masks, hence the margin of the first.
 _SAME: Final = 0.62
 _WIDER: Final = 0.25
-# By how many standard deviations of correctness the scorer may tell two names of one thing apart, both ways together:
-# of confused names it was 1.5 or more. Where a wider name is drawn more, it may be preferred by half: it was 0.4.
+# The scorer prefers names of one thing by fewer standard deviations of correctness, both ways together: confused names
+# had 1.5 or more. A wider name may be preferred by half of that where it is drawn more: it had 0.4.
 _MOST_TOLD_APART: Final = 1.2
 
 

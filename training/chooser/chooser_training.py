@@ -108,8 +108,7 @@ class ChooserLearner:
     ) -> Choice:
         """Return the choice for some expressions of an image (3, H, W) uint8, upright RGB.
 
-        Candidates are kept by `image_key`: one key is one image. `module` takes the place of the own one, as the
-        trainer wrapped it.
+        One `image_key` is one image. `module` takes the place of the own one, as the trainer wrapped it.
         """
         asked = self.module.eval() if module is None else module
         candidates = self.store.of(image_key, image)
@@ -229,8 +228,7 @@ def train_student(
 ) -> tuple[ChooserLearner, FitSummary]:
     """Train, or continue the training in the folder; return the learner and its summary.
 
-    All processes of `fabric` make this call. `on_image` tells of how many images that are not in the cache masks are
-    proposed, of how many.
+    All processes of `fabric` make this call. `on_image` counts the images whose masks are proposed now, of how many.
     """
     folder = TrainingFolder(request.out)
     folder.refuse_another(is_resuming=request.is_resuming)

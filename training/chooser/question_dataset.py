@@ -34,8 +34,7 @@ class Question:
         ious: (N,) float32, of each candidate with the mask that was meant, or with the most like of several. Where
             "none of these" is an answer, (1 + N): its own comes first, 1 if no mask was meant.
         outline: (5, S, S) uint8, the view of the best candidate, and of that view the share that the meant mask covers.
-            None where there is no refinement, where no candidate resembles the mask, where the draw left the mask out,
-            or where an earlier question has it.
+            None without a refinement, or where the draw left the mask out, or an earlier question has it.
     """
 
     image_key: str

@@ -118,11 +118,7 @@ class Predictions:
         {"image": "a/b.jpg", "text": "the red cup", "segmentation": {"size": [480, 640], "counts": "…"}}
 
     `image` is the file's path below the truth's folder of images, or its key there. `segmentation` is any form of COCO;
-    null is an empty mask.
-
-    Attributes:
-        num_missing: Questions without a prediction.
-        num_unasked: Predictions that no question asks for.
+    null is an empty mask. Questions without a prediction are `num_missing`, predictions that none asks `num_unasked`.
     """
 
     def __init__(self, path: Path, questions: HeldOutExpressions) -> None:

@@ -89,10 +89,7 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class FitSummary:
-    """How a training ended: figures of its last validation, steps in all and of this call, and this call's time.
-
-    `circularity` is said before the figures.
-    """
+    """How a training ended: its last figures, steps in all and of this call, its time; `circularity` is said first."""
 
     figures: Mapping[str, float]
     num_steps: int

@@ -36,14 +36,14 @@ from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
 # Snapshots as `Snapshot.state` gives them, by the location of the run.
 Snapshots = dict[str, Any]
+Collate = Callable[[list[Any]], Any]
 _CHANCE_STEPS: Final = 2**32
 
 
 class DataConfig(FrozenModel):
     """Which expressions are trained on, and in what batches."""
 
-    # A batch has `images_per_batch` images, each with up to `masks_per_image` of its masks. An epoch has every mask
-    # once.
+    # A batch has so many images, each with up to `masks_per_image` of its masks. An epoch has every mask once.
     images_per_batch: int = Field(default=16, ge=1)
     masks_per_image: int = Field(default=6, ge=1)
     num_workers: int = Field(default=0, ge=0)
@@ -58,10 +58,9 @@ class DataConfig(FrozenModel):
     # See `SampleSpec`. None: as the Pseudo-RIS authors' loader (`pseudo_ris`), or by weight where `weighting` says so.
     # `distinct` never learns what the filter rejected: worse in docs/records/quality.md.
     draw: Draw | None = None
-    # What the column `weight` does (of a fitted file; without it every weight is 1, and nothing changes). loss:
-    # multiplies the loss of an expression. draw: draws expressions in proportion to it (`draw=weighted`), and takes a
-    # mask into an epoch with the probability of its best expression. Set is_kept_only=false to learn from all
-    # candidates.
+    # The column `weight` (of a fitted file; otherwise every weight is 1, and nothing changes) has these uses. loss: it
+    # multiplies the loss of an expression. draw: expressions are drawn in proportion to it (`draw=weighted`), and masks
+    # with the probability of their best expression. Set is_kept_only=false to learn from all candidates.
     weighting: Literal["none", "loss", "draw", "both"] = "none"
     # How many expressions of each mask an epoch has; a mask with fewer repeats them.
     expressions_per_mask: int = Field(default=1, ge=1)
@@ -74,8 +73,7 @@ class DataConfig(FrozenModel):
     none: float = Field(default=0.0, ge=0, lt=1)
     # Images that are not trained on, human ones neither: what `--exclude` takes. See docs/guides/exclusions.md.
     exclude: tuple[str, ...] = ()
-    # If human annotation is given: the share of its masks that is used, and its share of an epoch's items (None: each
-    # once).
+    # If human annotation is given: the used share of its masks, and its share of an epoch's items (None: each once).
     human_fraction: UnitInterval = 1.0
     human_share: float | None = Field(default=None, ge=0, lt=1)
 
@@ -180,7 +178,7 @@ class ResumableFeed:
     def __init__(
         self,
         dataset: EpochDataset,
-        collate: Callable[[list[Any]], Any],
+        collate: Collate,
         *,
         units_per_batch: int,
         masks_per_unit: int,
@@ -254,13 +252,7 @@ def loss_weights(sample: RisSample) -> list[float]:
 
 
 def open_feed(
-    data: EpochDataset,
-    collate: Callable[[list[Any]], Any],
-    config: DataConfig,
-    fabric: Fabric,
-    *,
-    targets: MapDataset,
-    seed: int,
+    data: EpochDataset, collate: Collate, config: DataConfig, fabric: Fabric, *, targets: MapDataset, seed: int
 ) -> ResumableFeed:
     """Return the batches of this process from a learner's dataset over `targets`."""
     return ResumableFeed(

@@ -101,10 +101,8 @@ _RECIPES: Final[Mapping[str, str]] = {"d_sem": "objects", "d_ref": "compose", "h
 class SourceRuns:
     """Runs, as folders or urls, any of them several, by the command that writes them.
 
-    Attributes:
-        h: Texts with a referent are H_sem. Texts with several pseudo-masks and no referent are H_ref.
-        annotated: Any other run: of the pipeline, refiltered, imported. Its kept texts join H_sem, with the masks that
-            texts were rejected for as contexts; texts without a kept row are not read.
+    Texts of `h` with a referent are H_sem; those with pseudo-masks and no referent are H_ref. `annotated` is any other
+    run: its kept texts join H_sem, with the masks that they were rejected for as contexts.
     """
 
     d_sem: Sequence[str] = ()

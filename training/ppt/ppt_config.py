@@ -127,8 +127,7 @@ class PairsDataConfig(FrozenModel):
 
     # A batch has this many pairs of image and expression, over all ranks together.
     pairs_per_batch: int = Field(default=64, ge=1)
-    # One image gives this many pairs of a batch. A higher number means fewer images to encode for each batch, unless
-    # their features are cached.
+    # One image gives this many pairs of a batch. More of them mean fewer images to encode, unless features are cached.
     pairs_per_image: int = Field(default=1, ge=1)
     # Whether to train on mirrored images too. For the encoders each is an image of its own, and so it is in the cache.
     is_flipping: bool = True
@@ -139,8 +138,7 @@ class PairsDataConfig(FrozenModel):
     on_bad_image: Literal["raise", "skip"] = "raise"
     # The present place of images, by the SOURCE that their run names. Also used for --val.
     moved: dict[str, str] = Field(default_factory=dict)
-    # Embedded images of a run are held in memory: a run with more bytes is refused. Images of SOURCE are read one by
-    # one.
+    # Embedded images of a run are held in memory: a run with more bytes is refused. Images of SOURCE are read singly.
     max_memory_bytes: int = Field(default=DEFAULT_MAX_MEMORY_BYTES, ge=0)
     num_workers: int = Field(default=0, ge=0)
     # Each process caches features of images in float16 in host memory, up to this size. The rest is computed when it is

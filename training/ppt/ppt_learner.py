@@ -33,10 +33,7 @@ from pseudoris.workers.masks.sam_model import encode_sam_crops, load_sam, upsamp
 
 
 class _EncodedImage(NamedTuple):
-    """An image: stages (N, C, h, w) and patches in the joint space (D, h, w) of CLIP, SAM's embedding (C, h, w).
-
-    All float16 on the CPU; `input_size` is the image's for SAM, (h, w).
-    """
+    """An image's CLIP stages (N, C, h, w) and patches (D, h, w), and SAM's (C, h, w); all float16 on the CPU."""
 
     stages: torch.Tensor
     dense: torch.Tensor
@@ -203,10 +200,9 @@ _RADIUS_PX: Final = 7
 
 
 def draw_answer(image: torch.Tensor, answer: PointAnswer, text: str, truth: torch.Tensor | None = None) -> Image.Image:
-    """Return a picture: the mask tinted, positive points as green discs with a plus, negative ones red with a minus.
+    """Return a picture of an image (3, H, W) uint8 RGB: the mask tinted, the outline of `truth` (H, W) bool blue.
 
-    The image is (3, H, W) uint8 RGB; the answer's confidence is written behind the expression. The outline of
-    `truth` (H, W) bool is blue.
+    Positive points are green discs with a plus, negative ones red with a minus. Confidence follows the expression.
     """
     height, width = int(image.shape[1]), int(image.shape[2])
     confidence = float(answer.confidences[0])

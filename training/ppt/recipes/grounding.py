@@ -208,8 +208,7 @@ class Grounder:
     def _answer(self, crop: EncodedCrop, share: FloatArray) -> tuple[NDArray[np.bool_], float, float]:
         """The mask of one peak: prompts from the map, and of SAM's answers the one that the config chooses."""
         config = self._config
-        count = 1 if config.prompts == "peak" else config.num_points
-        xy, labels = response_points(share, count, high=config.high, low=config.low)
+        xy, labels = response_points(share, config.num_points, high=config.high, low=config.low)
         if config.prompts == "peak":
             xy, labels = xy[:1], labels[:1]
         height, width = crop.size

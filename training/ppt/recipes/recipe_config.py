@@ -40,8 +40,7 @@ class GroundingConfig(FrozenModel):
     choice: Literal["agreement", "predicted_iou"] = "agreement"
     # Points of each label if prompts=points.
     num_points: int = Field(default=2, ge=1, le=32)
-    # If prompts=points: positive points have at least the share `high` of the response's range, negative points at most
-    # `low`.
+    # If prompts=points: positive points have at least the share `high` of the response's range, others at most `low`.
     high: UnitInterval = 0.8
     low: UnitInterval = 0.2
     # Template of the text that CLIP reads; {} is the phrase without its article.
@@ -85,8 +84,7 @@ class ComposeConfig(FrozenModel):
 class PairsConfig(FrozenModel):
     """H_sem and H_ref out of image-text pairs (section 3.3, pseudo label generation)."""
 
-    # Masks of two phrases with at least this IoU are merged into one pseudo-mask. Ours: the paper does not
-    # say when two candidates are one.
+    # Masks of two phrases with at least this IoU are one pseudo-mask. Ours: the paper has no rule for this.
     merge_iou: Share = 0.7
     # The most pseudo-masks of one phrase, at positions with about equal response. The paper has 1, so its pseudo-masks
     # belong to different phrases. "The star on the left" has one phrase; if the image has two stars, CLIP's choice

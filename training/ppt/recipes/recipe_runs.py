@@ -39,8 +39,7 @@ _MODEL_PACKAGES: Final = ("torch", "torchvision", "open_clip_torch", "segment-an
 class Recipe:
     """One recipe, `objects`, `compose` or `pairs`, on its way into a run.
 
-    `settings` is what decides the tables' bytes, of `config` and of its input, as JSON; `has_models` whether CLIP and
-    SAM are read.
+    `settings` decides the tables' bytes, by `config` and the input. With `has_models` CLIP and SAM are read.
     """
 
     name: str
