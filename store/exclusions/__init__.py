@@ -1,1 +1,1 @@
-"""What a run leaves out: the rules and their matcher, and a run's own rules beside its plan."""
+"""Images that a run leaves out, for planning, reading, exports and datasets. The rules of a run are frozen."""

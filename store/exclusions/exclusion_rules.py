@@ -116,11 +116,6 @@ class ExclusionRecord(FrozenModel):
     rules: Annotated[Exclusions, Field(min_length=1)]
     part: PartRecord
 
-    @property
-    def missing(self) -> str | None:
-        """Which REFER datasets share images with those that were read, and were not read, in a sentence; else None."""
-        return missing_phrase(self.rules)
-
 
 class ListingCounts(FrozenModel):
     """Counts of one listing: `num_excluded` by rule, `num_absent` of `only`. A section of an extension of the plan."""

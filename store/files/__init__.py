@@ -1,1 +1,1 @@
-"""Files on a disk, in a bucket or in another object store, behind one protocol: `storage.Storage`."""
+"""Disks, buckets and other stores behind one protocol, for `location` and SOURCE. A write is atomic and durable."""

@@ -1,1 +1,1 @@
-"""Reports on a run: its statistics, its status and its data card."""
+"""What `cli`, `viewer` and each session tell of a run: statistics, status, data card. No table changes."""

@@ -22,7 +22,7 @@ from pseudoris.schemas.run_records import AuditRecord, CitedAudit, Receipt, RunH
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, SCHEMAS
 from pseudoris.schemas.templates import markdown_templates
 from pseudoris.schemas.untrusted import spelled, without_secrets
-from pseudoris.store.exclusions.exclusion_rules import EXCLUDED, exclusions_of
+from pseudoris.store.exclusions.exclusion_rules import EXCLUDED, exclusions_of, missing_phrase
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import parse_record, require_header, sealed
 from pseudoris.store.runs.manifest import cached_receipts
@@ -148,6 +148,7 @@ def card_text(
         audit=header.section("audits", AuditRecord),
         exclusions=exclusions,
         excluded=excluded,
+        missing=missing_phrase(rules),
         excluded_files=dict.fromkeys(each for rule in rules for each in rule.files.items()),
         models=models,
         titles=titles,

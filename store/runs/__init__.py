@@ -1,1 +1,1 @@
-"""One run: header, plan, lock, receipts, commits, manifest; planning, resuming, refiltering and garbage collection."""
+"""One run, for all that write or read one: plan, lock, commits, manifest, gc. Receipts alone decide what counts."""

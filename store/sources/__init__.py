@@ -1,4 +1,4 @@
-"""All forms of SOURCE, listed in one order: folders, urls, globs, WebDataset tars, Parquet tables. No Ray."""
+"""SOURCE in all its forms, for planning and reading: files, tars, tables, uris. Listings keep one order. No Ray."""
 
 from pseudoris.store.sources.items import SourceItem
 from pseudoris.store.sources.source import Source, open_source

@@ -247,7 +247,15 @@ class PlannedImages:
 
         An image that is missing, changed or too large is an outcome. ConfigError if SOURCE itself no longer exists.
         """
-        plan, config = self._plan(shard), self._header.config
+        config, plan = self._header.config, self._plans.get(shard)
+        if plan is None:
+            planned = read_shard_plan(self._location, self._header, shard)
+            if self._source is not None:
+                # A copied file has another time and etag. Its sha256 decides whether it is the same image.
+                planned = [replace(entry, etag=None, mtime_ns=None) for entry in planned]
+            plan = {entry.key: entry for entry in planned}
+            # The mapping is replaced and never changed, because a thread that reads ahead may use it at any time.
+            self._plans = {**self._plans, shard: plan} if self._is_random_access else {shard: plan}
         entries = sorted((plan[key] for key in keys), key=lambda entry: entry.position)
         if self._root is None:
             opened = open_recorded_root if self._source is None else open_root
@@ -268,15 +276,3 @@ class PlannedImages:
             while data is None and key not in held:
                 held.update([next(found)])
             yield _as_annotated(held.pop(key) if data is None else data, sha256)
-
-    def _plan(self, shard: int) -> dict[str, PlanEntry]:
-        plan = self._plans.get(shard)
-        if plan is None:
-            entries = read_shard_plan(self._location, self._header, shard)
-            if self._source is not None:
-                # A copied file has another time and etag. Its sha256 decides whether it is the same image.
-                entries = [replace(entry, etag=None, mtime_ns=None) for entry in entries]
-            plan = {entry.key: entry for entry in entries}
-            # The mapping is replaced and never changed, because a thread that reads ahead may use it at any time.
-            self._plans = {**self._plans, shard: plan} if self._is_random_access else {shard: plan}
-        return plan

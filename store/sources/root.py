@@ -161,13 +161,9 @@ def resolve_uri(
         raise ImageError("refused_uri", "the uri chains protocols: `://` may occur once, and `::` not at all")
     if separator and scheme.lower() not in _LOCAL_SCHEMES:
         return _resolve_remote(scheme.lower(), rest, config, limits)
-    return _resolve_local(rest if separator else uri, table, config, limits)
-
-
-def _resolve_local(path: str, table: str, config: SourceConfig, limits: StorageConfig | None) -> tuple[SourceRoot, str]:
     # On the web a query may have slashes. In a bucket `?` is an ordinary letter.
     place = re.split("[?#]", table)[0] if table.startswith(("http://", "https://")) else table
-    root = root_at(config.uri_root or posixpath.dirname(place), config, limits)
+    root, path = root_at(config.uri_root or posixpath.dirname(place), config, limits), rest if separator else uri
     if any(len(name.encode("utf-8")) > _MAX_NAME_BYTES for name in path.split("/")):
         raise ImageError("refused_uri", f"the uri holds a name of more than {_MAX_NAME_BYTES} bytes")
     path = posixpath.normpath(path)

@@ -106,7 +106,10 @@ class Source:
         A file that SOURCE names twice is yielded twice in a row. What is passed over is counted in `left_out`.
         """
         self.left_out.clear()
-        for (file, is_named), (following, _) in pairwise(chain(self._files(), [(StoredFile("", None), False)])):
+        patterns = self.patterns if self.patterns or self.named else (ALL_FILES,)
+        sources = [((file, True) for file in self._named_files()), *map(self._globbed_files, patterns)]
+        selected = heapq.merge(*sources, key=lambda pair: path_key(pair[0].path))
+        for (file, is_named), (following, _) in pairwise(chain(selected, [(StoredFile("", None), False)])):
             self.left_out.num_archived += file.is_archived
             format_ = _format_of(file.path, self.config, is_named=is_named)
             if format_ is not None:
@@ -132,13 +135,6 @@ class Source:
     def row_groups(self, file: StoredFile, format_: Format) -> builtins.list[RowGroup]:
         """Return the row groups of a table; none if it holds the labels of a tar. Raises like `items`."""
         return count_rows(self.root, file, self.config, self.left_out if format_ == "beside_tar" else None)
-
-    def _files(self) -> Iterator[tuple[StoredFile, bool]]:
-        """Yield the selected files in the order of their keys, and whether SOURCE names each one itself."""
-        patterns = self.patterns if self.patterns or self.named else (ALL_FILES,)
-        named = ((file, True) for file in self._named_files())
-        globbed = [self._globbed_files(pattern) for pattern in patterns]
-        yield from heapq.merge(named, *globbed, key=lambda pair: path_key(pair[0].path))
 
     def _has_tar(self, table: StoredFile, following: StoredFile) -> bool:
         stem = table.path.rpartition(".")[0]
