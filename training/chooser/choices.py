@@ -56,9 +56,7 @@ class Choice:
     @property
     def numbers(self) -> list[list[int]]:
         """The candidates chosen, by expression, whether or not `is_absent`; none where there are no candidates."""
-        if not len(self.masks):
-            return [[] for _ in self.probabilities]
-        if not self.is_of_several:
+        if len(self.masks) and not self.is_of_several:
             return [[number] for number in self.probabilities.argmax(1).tolist()]
         found: list[list[int]] = [[] for _ in self.probabilities]
         for own, numbers in zip(self.probabilities, found, strict=True):

@@ -135,9 +135,8 @@ class HumanTruth:
             )
 
         shards: list[JoinedTables] = []
-        for tables in map_in_threads(
-            lambda shard: joined_tables(shard, "target_mask_ids", "text"), run.shards(), _THREADS
-        ):
+        read = map_in_threads(lambda each: joined_tables(each, "target_mask_ids", "text"), run.shards(), _THREADS)
+        for tables in read:
             shards.append(tables)
             on_progress(len(shards), header.num_shards)
         has_sentences = any(tables.expressions.num_rows for tables in shards)

@@ -80,18 +80,15 @@ class FrozenEncoders:
                 pixels = torch.stack([resize(image, [side, side], antialias=True) for image in missing.values()])
                 found = self._towers.read_images(pixels)
                 of_clip = (each.half().cpu() for each in (found.stages, found.dense))
-                for (key, image), stages_of_one, dense_of_one in zip(missing.items(), *of_clip, strict=True):
-                    seen[key] = self._with_sam(image, stages_of_one, dense_of_one)
+                for (key, image), *own in zip(missing.items(), *of_clip, strict=True):
+                    seen[key] = self._with_sam(image, *own)
                     if self._left_bytes > 0:
                         self._left_bytes -= sum(each.nbytes for each in seen[key][:3])
                         self._kept[key] = seen[key]
-            own = [seen[key] for key in image_keys]
-            stages, dense, embeddings = (
-                to_device(torch.stack([getattr(each, name) for each in own]), self.device).float()
-                for name in ("stages", "dense", "embedding")
-            )
+            *parts, input_sizes = zip(*(seen[key] for key in image_keys), strict=True)
+            stages, dense, embeddings = (to_device(torch.stack(each), self.device).float() for each in parts)
             # x comes before y, as in points.
-            sizes = torch.tensor([each.input_size[::-1] for each in own], dtype=torch.float32)
+            sizes = torch.tensor([size[::-1] for size in input_sizes], dtype=torch.float32)
             words = self._towers.encode_texts(texts)
             encoded = EncodedImages(embeddings, to_device(sizes, self.device))
             asked = self._towers.encode_texts([prompted(text, self._prompt) for text in texts])
