@@ -132,10 +132,6 @@ class SourceRuns:
             found[run] = Snapshot.shared(location) if state is None else Snapshot.from_state(location, state)
         return found
 
-    def roots(self) -> dict[str, list[str]]:
-        """Return the roots of the runs, by source."""
-        return {name: [RunLocation.open(run).root for run in getattr(self, name)] for name in self.__slots__}
-
 
 def open_sources(
     runs: SourceRuns, config: PptConfig, frame: LabelFrame, snapshots: Mapping[str, Snapshot]

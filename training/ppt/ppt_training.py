@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def train_ppt(request: PptRequest, fabric: Fabric, reports: Reports | None = Non
         "learner": LEARNER,
         "config": config.decisive(),
         "sha256": digests,
-        "runs": request.runs.roots(),
+        "runs": {name: [RunLocation.open(run).root for run in runs] for name, runs in asdict(request.runs).items()},
         "snapshots": {RunLocation.open(run).root: each.state() for run, each in snapshots.items()},
     }
     num_pairs = {source: sum(map(len, parts)) for source, parts in sources.items()}
