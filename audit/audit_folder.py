@@ -28,13 +28,7 @@ _RESTORE: Final = "Restore the file from a copy, or draw again into another fold
 
 @dataclass(frozen=True, slots=True)
 class AuditFolder:
-    """An audit on this disk.
-
-    Attributes:
-        pairs: `pairs.parquet`, `PAIRS_SCHEMA`; rows by position.
-        images: `images.parquet` without `bytes`; `picture` reads one.
-        known: What a file of verdicts may answer.
-    """
+    """An audit on this disk: its tables, `images` without `bytes`, and what a file of verdicts may answer."""
 
     path: Path
     draw: DrawRecord
@@ -63,7 +57,7 @@ class AuditFolder:
         return cls(path, draw, pairs, images, known)
 
     def pictures(self) -> dict[str, bytes | None]:
-        """Return the encoded bytes of each image by its id; None where it could not be read when it was drawn."""
+        """Return the encoded bytes of each image by its id; None if it could not be read when it was drawn."""
         data, shown = _read(self.path, IMAGES_NAME), str(self.path / IMAGES_NAME)
         table = read_sample(data, IMAGES_NAME, shown=shown, columns=["image_id", "bytes"])
         return dict(zip(table["image_id"].to_pylist(), table["bytes"].to_pylist(), strict=True))
@@ -74,7 +68,7 @@ class AuditFolder:
         return {image: {mask["mask_id"]: mask for mask in masks} for image, masks in rows}
 
     def answers(self) -> list[RaterAnswers]:
-        """Return what stands of every rater's file, ordered by name; empty before the first verdict."""
+        """Return the answers of every rater that count, ordered by name; empty before the first verdict."""
         location, folder = RunLocation.open(str(self.path)), self.path / VERDICTS_FOLDER
         for name, what in location.list_obstacles(VERDICTS_FOLDER):
             raise ConfigError(f"{folder / name} is {what}, not a file of verdicts: move it out of the audit")

@@ -54,11 +54,11 @@ from pseudoris.store.tables.parquet_files import parquet_bytes
 DEFAULT_PAIRS: Final = 200
 _LEAST_IMAGES: Final = 20
 _IMAGES_SHARE: Final = 0.2
-# Draws a stratum. Below two its variance cannot be estimated; ten are enough to estimate it well.
+# Numbers of draws per stratum. With fewer than two its variance cannot be estimated; ten are enough for that.
 _LEAST_DRAWN: Final = 2
 _DRAWN_PER_BIN: Final = 10
 _MAX_BINS: Final = 8
-# These seed random draws. A stratum uses its own number, other draws use these.
+# Seeds of random draws. A stratum uses its own number, other draws use these.
 _POSITIONS, _IMAGES = 10_000, 10_003
 
 
@@ -67,8 +67,7 @@ class DrawOptions:
     """What is drawn.
 
     Attributes:
-        num_pairs: Pairs to judge, follow-ups not counted.
-        seed: The same run, options and seed give the same sample.
+        num_pairs: Pairs to judge, without follow-ups.
         unkept_share: Share of the pairs that the run does not keep. They cost the accuracy of the kept some width, and
             let the audit speak about other rules.
         num_images: Images that are asked for missed objects; None: a fifth of the pairs, at least 20.
@@ -86,12 +85,7 @@ class DrawOptions:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """What was written.
-
-    Attributes:
-        num_follow_ups: Pairs that may be asked after another.
-        unreadable: Pictures that could not be read, with the reason.
-    """
+    """What was written; `unreadable` has the reason for each picture that could not be read."""
 
     record: DrawRecord
     num_follow_ups: int
@@ -110,12 +104,9 @@ class PairStratum:
 
 @dataclass(frozen=True, eq=False)
 class DrawnPairs:
-    """D pairs drawn from one stratum, in random order.
+    """D different pairs drawn from one stratum, in random order, (D,).
 
-    Attributes:
-        pairs: (D,) int64, each once.
-        first_stage: (D,) float64, the probability of the pair's image in this stratum.
-        second_stage: (D,) float64, of the pair if its image is drawn.
+    `first_stage` is the probability of the pair's image in this stratum, `second_stage` that of the pair in its image.
     """
 
     pairs: Ints
@@ -165,7 +156,7 @@ def draw_audit(
         folder.replace(name, data)
         written.append(PartRecord(name=name, rows=len(tables[name]), size_bytes=len(data), sha256=sha256_hex(data)))
     # The record is written last: a folder without it is no audit.
-    record, data = sealed(_record(run, pairs, options, strata, image_strata, written))
+    record, data = sealed(_record(run, pairs, options.seed, strata, image_strata, written))
     if not folder.create_once(DRAW_NAME, data):
         raise ConfigError(f"another process has drawn into {audit} at the same time. Name another folder")
     folder.delete_temporary("")
@@ -177,13 +168,8 @@ def make_strata(
 ) -> list[PairStratum]:
     """Return the strata of P pairs; together `num_drawn` are drawn of them, or all pairs if there are fewer.
 
-    Args:
-        score: (P,) NaN where a pair has none.
-        kind: (P,) as of `draw_kind`; each has strata of its own.
-        is_kept: (P,)
-        is_lone: (P,) of masks alone in their image; they have strata of their own.
-        num_drawn: Pairs to draw.
-        unkept_share: Share of the draws that goes to pairs that the run does not keep.
+    Arrays are (P,). A pair has a NaN `score` or one; each `kind` of `draw_kind`, and pairs of lone masks, have strata
+    of their own. `unkept_share` of the draws goes to pairs that the run does not keep.
     """
     kept, unkept = np.flatnonzero(is_kept), np.flatnonzero(~is_kept)
     for_unkept = min(round(num_drawn * unkept_share), len(unkept))
@@ -198,7 +184,7 @@ def make_strata(
         for (name, members), share in zip(groups, allocate([len(m) for _, m in groups], number), strict=True):
             bins = [(name, members)]
             if name in of_kind:
-                # Bins of equal size, in ascending order. Equal scores may fall into two neighbouring bins.
+                # The bins have equal sizes, in ascending order. Equal scores may fall into two neighbouring bins.
                 number_of_bins = max(1, min(_MAX_BINS, share // _DRAWN_PER_BIN))
                 cut = np.array_split(members[np.argsort(score[members], kind="stable")], number_of_bins)
                 filled = [each for each in cut if len(each)]
@@ -235,8 +221,8 @@ def draw_pairs(pairs: Ints, images: Ints, number: int, rng: np.random.Generator)
     """Draw `number` of a stratum's M pairs, (M,), with the image of each: images first, then pairs in the image."""
     size = len(pairs)
     _, place, counts = np.unique(images, return_inverse=True, return_counts=True)
-    # Images in a random order, pairs in a random order in their image: a step that is longer than an image's pairs
-    # takes one pair of it at most.
+    # Images come in a random order, and so do the pairs of each image. So a step that is longer than an image's pairs
+    # takes at most one of them.
     order = np.lexsort((rng.random(size), rng.random(len(counts))[place]))
     step = size / max(number, 1)
     taken = order[np.minimum((rng.random() * step + step * np.arange(number)).astype(np.int64), size - 1)]
@@ -249,10 +235,8 @@ def draw_pairs(pairs: Ints, images: Ints, number: int, rng: np.random.Generator)
 def draw_images(image_masks: Ints, options: DrawOptions) -> tuple[dict[int, tuple[int, float]], list[Stratum]]:
     """Return stratum and probability of each image that is asked for missed objects, and the strata.
 
-    Simple random samples of images without a mask, and of three bins by the number of masks: an image with few masks
-    may have been searched badly, one with many has more to miss.
-
-    `image_masks` are the (I,) numbers of masks of each image.
+    Simple random samples of images without a mask, and of three bins by the number of masks, `image_masks` (I,): an
+    image with few masks may have been searched badly, one with many has more to miss.
     """
     rng, order = options.rng(_IMAGES), np.argsort(image_masks, kind="stable")
     number = options.num_images
@@ -290,12 +274,7 @@ def _pair_rows(rows: SampleRows, drawn: Sequence[DrawnPairs], pairs: RunPairs, o
 
 
 def _record(
-    run: OpenRun,
-    pairs: RunPairs,
-    options: DrawOptions,
-    strata: Sequence[PairStratum],
-    image_strata: Sequence[Stratum],
-    parts: Sequence[PartRecord],
+    run: OpenRun, pairs: RunPairs, seed: int, strata: list[PairStratum], images: list[Stratum], parts: list[PartRecord]
 ) -> DrawRecord:
     header, rule = run.header, stated_rule(run.header)
     of_pairs = [
@@ -328,9 +307,9 @@ def _record(
             pairs=len(pairs.row),
             kept=int(pairs.is_kept.sum()),
         ),
-        seed=options.seed,
+        seed=seed,
         score=pairs.score_kind,
         strata=tuple(of_pairs),
-        image_strata=tuple(image_strata),
+        image_strata=tuple(images),
         parts=tuple(parts),
     )

@@ -40,7 +40,7 @@ FOLLOW_UP: Final = "follow_up"
 # The name of the strata whose pairs have no score. No keep rule decides about them.
 WITHOUT_SCORE: Final = "without a score"
 
-# Scores of the run, stored beside each pair; null where the run has none.
+# Scores of the run, stored beside each pair; null if the run has none.
 STORED_SCORES: Final = (
     *("confidence", "rank", "uniqueness", "correctness", "distinctiveness", "log_prob", "count"),
     *("caption_score", "listener", "truth"),
@@ -140,10 +140,8 @@ class DrawnRun(FrozenModel):
 
     Attributes:
         location: Absolute path or url of its folder at that time.
-        header_sha256: Digest of its header.
-        root_sha256: Its root digest over the shards that were committed; see `pseudoris.store.runs.receipts`.
-        origin: What made it: annotate, refilter, import or ppt.
-        rule: What it keeps, in words; None where no rule decides.
+        root_sha256: Its root digest over the committed shards; see `pseudoris.store.runs.receipts`.
+        rule: What it keeps, in words; None if no rule decides.
     """
 
     location: str
@@ -161,7 +159,6 @@ class Population(FrozenModel):
 
     Attributes:
         masks_with_kept: Masks with at least one kept expression of their own.
-        pairs: Different expressions of different targets, kept or not.
         without_target: Absences that a draw of version 0.5.0 left out; 0 where they are pairs.
     """
 
@@ -178,10 +175,8 @@ class Stratum(FrozenModel):
 
     Attributes:
         number: From 0; the column `stratum` of the table.
-        name: For people: `kept, score 0.41 to 0.63`.
         is_kept: Whether the run keeps its pairs; None for a stratum of images.
-        num_units: Pairs of the run that it holds; of a stratum of images, images.
-        num_images: Images of the run that hold them.
+        num_units: Pairs or images of the run that it holds; `num_images` hold them.
     """
 
     number: int = Field(ge=0)
@@ -199,12 +194,9 @@ class Stratum(FrozenModel):
 
 
 class DrawRecord(SealedRecord):
-    """The draw: the content of `draw.json`.
+    """The draw: the content of `draw.json`; `image_strata` are those of images that are asked for missed objects.
 
-    Attributes:
-        seed: The same run, options and seed give the same pairs.
-        score: What the strata are made by: the run's `confidence`, or `label_free`, computed from its other scores.
-        image_strata: Of the images that are asked for missed objects.
+    Strata are made by `score`: the run's `confidence`, or `label_free`, computed from its other scores.
     """
 
     created_utc: str
@@ -250,7 +242,7 @@ def keeps_no_others(header: RunHeader, rule: KeepRule | None, drawn: DrawnRun) -
 
 
 def _is_as_strict(rule: str, other: str) -> bool:
-    """Compare rules in the words that a draw records them in: each bound of the other has one as strict beside it."""
+    """Return whether each bound of the other rule has one as strict in this rule; both are in the words of a draw."""
     words, _, lone = rule.partition(";")
     others, _, other_lone = other.partition(";")
     if words == others and lone == other_lone:
@@ -260,7 +252,7 @@ def _is_as_strict(rule: str, other: str) -> bool:
             [KeepCondition.model_validate(word) for word in each.split(" and ")] for each in (words, others)
         )
     except ValueError:
-        # Another package's scorer does not say its tau.
+        # The rule of another package's scorer has no tau.
         return False
 
     def implies(mine: KeepCondition, bound: KeepCondition) -> bool:

@@ -34,7 +34,7 @@ from pseudoris.schemas.keep_rule import Flags
 from pseudoris.schemas.untrusted import without_nan
 from pseudoris.store.reports.svg import element, svg_file
 
-# Shares and means that `expected_precision` assumes.
+# `expected_precision` assumes these shares and means.
 _ACCURACIES: Final = (0.75, 0.9, 0.97)
 _MEANS: Final = (0.5, 2.0)
 # The picture has these sizes in pixels.
@@ -55,14 +55,9 @@ _STYLE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class BoundedFigure:
-    """A figure with its interval.
+    """A figure from `num` verdicts, without the undecided; `worst` and `best` if all of these were wrong, or right.
 
-    Attributes:
-        num: Verdicts that it comes from.
-        value: Without the undecided verdicts.
-        worst: If all undecided were wrong.
-        best: If all undecided were right.
-        num_undecided: `cannot_say`, or masks whose kept expressions were not all judged.
+    Undecided are verdicts `cannot_say`, and masks whose kept expressions were not all judged.
     """
 
     name: str
@@ -78,23 +73,17 @@ class AuditFigures:
     """All figures of an audit.
 
     Attributes:
-        num_drawn: Pairs drawn; follow-ups not counted.
-        num_judged: Of these.
-        num_verdicts: Those of all raters that count, follow-ups included.
-        raters: Number of the verdicts that count, by rater.
-        accuracy: Share of the kept pairs that are right.
-        corrected: The same, corrected for raters' errors; None where too little was checked.
+        num_drawn: Pairs drawn, without follow-ups; `num_judged` of them have a verdict.
+        num_verdicts: Verdicts that count, follow-ups included; `raters` has them by rater.
+        accuracy: Share of the kept pairs that are right; `corrected` for raters' errors, None if too few were checked.
         masks: Share of all masks that have a right kept expression.
         unkept: Share of right pairs among those that are not kept.
-        missed: Missed objects per image.
-        with_missed: Share of images with a missed object.
-        by_kind: Share of the kept pairs of each kind that are right: `drawn`, or as composed.
+        missed: Missed objects per image; `with_missed` is the share of images with one.
+        by_kind: Accuracy of each kind: `drawn`, or as composed.
         kinds: Share of each verdict among the kept pairs.
-        checks: What was judged twice.
-        error: The raters' error rate; None if nothing was checked.
-        unreached: Strata of which no pair was judged yet: the figures leave them out.
-        undrawn: Strata of which no pair was drawn: the figures leave them out for good.
-        num_unseen: Pairs of these that the run keeps, or may keep. More than 0: its accuracy is not known.
+        error: The raters' error rate; None if nothing was judged twice.
+        unreached: Strata without a verdict yet. The figures leave them out, and `undrawn`, those without a drawn pair.
+        num_unseen: Pairs of `undrawn` that the run keeps, or may keep. If there are any, its accuracy is not known.
         applied: Set if the audit is applied to another run than the drawn one.
     """
 
@@ -185,7 +174,7 @@ def _accuracy(name: str, judged: JudgedPairs, domain: Flags) -> BoundedFigure:
 
 
 def _masks(judged: JudgedPairs, share_with_kept: float) -> BoundedFigure:
-    """Each kept pair stands for its mask, divided by the mask's kept pairs: any of them could have been drawn."""
+    """Return the share of masks with a right kept expression; a kept pair has its mask's weight over its kept pairs."""
     # Source: P. Lavallée, "Indirect Sampling" (2007), the generalised weight share method. Masks without a kept
     # expression are counted in the run: they have no right one.
     inside = judged.is_kept & (judged.num_kept_of_mask > 0) & (judged.weights > 0)
@@ -228,11 +217,10 @@ def _missed(
 
 
 def expected_precision(record: DrawRecord) -> Iterator[tuple[str, ...]]:
-    """Yield what the audit will answer if all verdicts are given, before the first one.
+    """Yield the intervals that the audit will give if all verdicts are given, before the first one.
 
-    A row has the question, a value that is assumed, the interval that it would get, half its width, and the verdicts
-    that it comes from. The intervals are those of simple random samples of the same size: strata make them narrower
-    where scores tell right from wrong, and never wider.
+    A row has the question, an assumed value, its interval, half its width, and the verdicts that it comes from. The
+    intervals are those of simple random samples of the same size: strata only make them narrower.
     """
 
     def row(question: str, assumed: str, low: float, high: float, basis: str) -> tuple[str, ...]:
@@ -303,7 +291,7 @@ def interval_chart(rows: Sequence[ChartRow], *, title: str, low: float = 0.0) ->
 
 
 def report_chart(figures: AuditFigures) -> str:
-    """Return the figures that are shares as an SVG file; dashed is what undecided verdicts leave open."""
+    """Return the figures that are shares as an SVG file; dashed lines show what undecided verdicts leave open."""
 
     def rows_of(found: Iterable[BoundedFigure]) -> list[ChartRow]:
         return [ChartRow(each.name, each.value, Interval(None, each.worst.low, each.best.high)) for each in found]

@@ -48,11 +48,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def width(self) -> float:
-        """High less low."""
-        return self.high - self.low
-
 
 @dataclass(frozen=True, slots=True)
 class RatioEstimate:
@@ -114,9 +109,8 @@ def _with_one_more(count: float, heavy: float) -> tuple[float, float]:
 def effective_size(found: RatioEstimate, unit_variance: float) -> float:
     """Return the size of a simple random sample with the same variance, at most Kish's.
 
-    It is lowered by the degrees of freedom, because the variance is itself estimated. It is not raised above the number
-    of verdicts, or what their weights leave of it: in strata without an error the estimated variance is 0, and says
-    more than is known.
+    The degrees of freedom lower it, because the variance is itself estimated. It has a bound because in strata without
+    an error the estimated variance is 0, which says more than is known.
     """
     if not found.variance > 0 or not unit_variance > 0:
         return found.num_effective_at_most
@@ -137,15 +131,11 @@ def exact_share(successes: float, size: float, *, level: float = LEVEL) -> tuple
 def ratio(
     over: np.ndarray, under: np.ndarray, *, weights: np.ndarray, strata: np.ndarray, units: np.ndarray
 ) -> RatioEstimate:
-    """Return sum(w·over) / sum(w·under) over n rows, with its variance.
+    """Return sum(w·over) / sum(w·under) over n rows, with its variance; all arrays are (n,).
 
-    Args:
-        over: (n,) float64, such as 1 for a pair that is right.
-        under: (n,) float64, such as 1 for a pair of the domain, 0 for others. Rows outside count as zeros: the domain's
-            size is random, and its variance is in the estimate.
-        weights: (n,) float64, 1 over the inclusion probability, or a multiple.
-        strata: (n,) int, any numbers.
-        units: (n,) int, the primary unit; equal numbers in two strata are two units.
+    `over` is 1 for a pair that is right, `under` 1 for a pair of the domain, 0 for others: the domain's size is random,
+    and its variance is in the estimate. `weights` are 1 over the inclusion probability, or a multiple. `units` are
+    numbers of primary units; equal numbers in two `strata` are two units.
     """
     inside = under != 0
     total = float(weights @ under)
@@ -177,7 +167,7 @@ def _numbered(strata: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.nda
 
 @dataclass(frozen=True, slots=True)
 class RaterChecks:
-    """What was judged twice.
+    """How often two raters judged the same pair.
 
     Attributes:
         num_twice: Comparisons of two raters on a pair, both of which could say.

@@ -26,13 +26,10 @@ _DIGITS: Final = 3
 
 
 def judged_lines(judged: JudgedPairs, confidence: Floats, error: float) -> PairWeightConfig:
-    """Return a line for drawn and one for composed expressions, where enough of either were judged.
+    """Return a line for drawn and one for composed expressions, each if enough were judged.
 
-    One line serves all kinds of composed expressions: of 200 verdicts too few are on each. `confidence` is (R,) float64
-    of the judged pairs, NaN without one; `error` the share of wrong verdicts.
-
-    Raises:
-        ConfigError: Too few were judged of both.
+    One line serves all kinds of composed expressions, because 200 verdicts are too few for each. `confidence` is (R,)
+    float64 of the judged pairs, NaN without one; `error` is the share of wrong verdicts.
     """
     is_told = ~np.isnan(confidence) & ~np.isnan(judged.right)
     sorts = {"drawn": (DRAWN,), "composed": COMPOSED_KINDS}

@@ -71,7 +71,7 @@ class JudgedPairs:
             return np.asarray(self.counts[:, KINDS.index(RIGHT)] / said)
 
     def bounded(self, value: float) -> Floats:
-        """(R,) float64: `right`, with `value` where no rater could say, or none judged."""
+        """(R,) float64: `right`, with `value` if no rater could say, or none judged."""
         return np.where(np.isnan(self.right), value, self.right)
 
     @cached_property
@@ -168,13 +168,12 @@ class AppliedRun:
 
     Attributes:
         num_asked: Pairs of the audit.
-        num_same: Of these, those that the run has as well: same image bytes, same masks, same text.
-        num_kept: Of these, those that it keeps.
+        num_same: Those that the run has as well: same image bytes, masks and text. It keeps `num_kept` of these.
         has_same_pairs: Whether the run has as many images, masks and pairs as the drawn one, and all of the audit's:
             then the sample stands for all of its pairs.
         keeps_no_others: Whether it is known to keep nothing that the drawn run does not keep.
-        num_masks_with_kept: Of its masks, those with a kept expression.
-        kept: What it keeps of the same pairs, and of how many kept ones of the mask, by pair id.
+        num_masks_with_kept: Those of its masks that have a kept expression.
+        kept: By id of the same pairs, whether it keeps the pair, and the number of kept pairs of its mask.
     """
 
     location: str

@@ -7,7 +7,7 @@ of the plan, so that a seed draws the same ones again.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -36,7 +36,7 @@ _LABEL_FREE_HEARD: Final = (*_LABEL_FREE, "listener", "truth")
 MAX_FOLLOW_UPS: Final = 5
 _PAIR_COLUMNS: Final = ("image_id", "target_mask_ids", "text", "kind", "source", *STORED_SCORES)
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256", "bytes")
-# A smaller spread comes from rounding of equal values.
+# A smaller spread comes from rounding of equal values, and does not order them.
 _LEAST_SPREAD: Final = 1e-9
 
 
@@ -50,8 +50,6 @@ class RunPairs:
         shard: (P,) place of the pair's shard among the committed ones.
         row: (P,) row of the pair in its shard's table of expressions.
         image: (P,) number of its image.
-        kind: (P,) str, as of `draw_kind`.
-        is_kept: (P,) bool.
         is_lone: (P,) bool, its mask is alone in its image, so that no filter compared it.
         score: (P,) float64, of composed pairs the composer's confidence; NaN if it has none, such as a human's.
         num_kept_of_mask: (P,) kept pairs of its mask alone; 0 for a group or an absence.
@@ -98,7 +96,7 @@ def _read_shard(shard: CommittedShard, place: int, *, first_image: int) -> dict[
     tables = shard.joined((), (), _COLUMNS)
     table, num_images = tables.expressions, tables.images.num_rows
     image_of_row = first_image + np.repeat(np.arange(num_images), np.diff(tables.expression_starts))
-    # The first row of each pair, ascending, and whether any row of the pair is kept.
+    # Find the first row of each pair, and whether any row of the pair is kept.
     place_of: dict[tuple[str, ...], int] = {}
     firsts, flags = list[int](), list[bool]()
     columns = (table[name].to_pylist() for name in ("image_id", "target_mask_ids", "text", "kept"))
@@ -114,6 +112,14 @@ def _read_shard(shard: CommittedShard, place: int, *, first_image: int) -> dict[
     kept_of = Counter(target for target, is_kept in zip(targets, kept.tolist(), strict=True) if is_kept and target)
     is_judged = judged(table)[rows]
     scores = scores_of(table)
+    # Only pairs that a model drew have features.
+    heard, chosen = np.full((len(rows), len(_LABEL_FREE_HEARD)), np.nan), rows[is_judged]
+    groups = [masks[0] for masks in _taken(table, "target_mask_ids", chosen)]
+    rated = Rated(groups, _taken(table, "text", chosen), {name: scores[name][chosen] for name in CONFIDENCE_COLUMNS})
+    with np.errstate(invalid="ignore"):
+        # Pairs of lone masks have their own stratum, so the value in place of their missing ratios does not matter.
+        by_name = features(rated, 0.0)
+    heard[is_judged] = np.stack([by_name[name] for name in _LABEL_FREE_HEARD], axis=1)
     return {
         "shard": np.full(len(rows), place),
         "row": rows,
@@ -122,7 +128,7 @@ def _read_shard(shard: CommittedShard, place: int, *, first_image: int) -> dict[
         "is_kept": kept,
         "is_lone": is_judged & np.isnan(scores["distinctiveness"][rows]),
         "confidence": scores["confidence"][rows],
-        "heard": _features(table, scores, rows, is_judged),
+        "heard": heard,
         "num_kept_of_mask": np.array([kept_of[target] if target else 0 for target in targets], np.int64),
         "image_shard": np.full(num_images, place),
         "image_row": np.arange(num_images),
@@ -135,21 +141,8 @@ def _taken(table: pa.Table, column: str, rows: Ints) -> list[Any]:
     return list(table[column].take(pa.array(rows)).to_pylist())
 
 
-def _features(table: pa.Table, scores: Mapping[str, Floats], rows: Ints, is_judged: Flags) -> Floats:
-    """Return (rows, features) float64 of `_LABEL_FREE_HEARD`; NaN for what no model drew."""
-    found = np.full((len(rows), len(_LABEL_FREE_HEARD)), np.nan)
-    chosen = rows[is_judged]
-    groups = [masks[0] for masks in _taken(table, "target_mask_ids", chosen)]
-    rated = Rated(groups, _taken(table, "text", chosen), {name: scores[name][chosen] for name in CONFIDENCE_COLUMNS})
-    with np.errstate(invalid="ignore"):
-        # Pairs of lone masks have their own stratum, so the value in place of their missing ratios does not matter.
-        by_name = features(rated, 0.0)
-    found[is_judged] = np.stack([by_name[name] for name in _LABEL_FREE_HEARD], axis=1)
-    return found
-
-
 def _score(confidence: Floats, heard: Floats) -> tuple[Literal["confidence", "label_free"], Floats]:
-    """Return the score of every pair: the confidence where the run has one, else equal weights of its features.
+    """Return the score of every pair: the confidence if the run has one, else its features with equal weights.
 
     A composed pair, which no model drew, has its confidence.
     """
@@ -167,13 +160,9 @@ def _score(confidence: Floats, heard: Floats) -> tuple[Literal["confidence", "la
 
 @dataclass(slots=True)
 class SampleRows:
-    """Rows of both tables, not yet in order.
+    """Rows of both tables, not yet in order, by the number of the pair or the image in `RunPairs`.
 
-    Attributes:
-        drawn: By the pair's number in `RunPairs`.
-        follow_ups: The same of follow-ups.
-        images: By the image's number in `RunPairs`; masks included.
-        unreadable: What was wrong with a picture that is missing, by image id.
+    `unreadable` has the error of each picture that is missing, by image id.
     """
 
     drawn: dict[int, Row] = field(default_factory=dict)

@@ -35,7 +35,7 @@ _DIGITS: Final = 3
 # A two-sided interval of 90 % gives a one-sided test at 5 %: the truth is below the lower limit with 5 %.
 _LEVEL: Final = 0.9
 _LEVEL_ONE_SIDED: Final = (1 + _LEVEL) / 2
-# The sequence starts where so many wrong verdicts may still pass: the very strictest rules have too few verdicts to
+# The sequence starts at a rule that passes with this many wrong verdicts. The strictest rules have too few verdicts to
 # show anything, and the first failure ends the search.
 _START_ERRORS: Final = 2
 _MAX_VERDICTS: Final = 10_000
@@ -125,14 +125,12 @@ def rule_sequence(audit: AuditFolder, judged: JudgedPairs, rule: KeepRule) -> li
 
 @dataclass(frozen=True, slots=True)
 class TestedRule:
-    """A rule of the sequence.
+    """What the verdicts say of a rule.
 
     Attributes:
-        name: `confidence > 0.62`.
         num: Verdicts on pairs that it keeps.
         estimate: Their accuracy; corrected for raters' errors if that is known.
         low: Lower limit of a one-sided interval of 95 %; the accuracy itself if all of the run was judged.
-        passes: Whether that reaches the target.
     """
 
     # Without this, pytest would collect the class as a test.
@@ -150,7 +148,6 @@ class RuleChoice:
     """What the search found.
 
     Attributes:
-        target: The accuracy to reach.
         tested: The rules in the order of their tests, up to the first that fails.
         chosen: Place of the chosen rule among those given; None if none was shown to reach the target.
         more: Verdicts that would tell, over all of the audit, if the accuracies are as they look; None if no number
@@ -188,7 +185,7 @@ def choose_rule(
     if chosen is None:
         total = int((judged.is_drawn & judged.is_judged).sum())
         more = _more([test(place) for place in range(len(keeps))], sizes, target, total)
-        # Never more than the pairs that are left: once all are judged, nothing is uncertain.
+        # No more are needed than the pairs that are left: once all are judged, nothing is uncertain.
         more = None if more is None else min(more, max(round(judged.weights.sum()) - total, 1))
     least = math.ceil(math.log(1 - _LEVEL_ONE_SIDED) / math.log(target))
     return RuleChoice(target, tuple(tested), chosen, more, min(least, math.ceil(judged.weights[keeps[-1]].sum())))
@@ -205,7 +202,7 @@ def tested_rule(judged: JudgedPairs, keeps: Flags, name: str, *, target: float, 
 
 
 def _size(judged: JudgedPairs, keeps: Flags) -> float:
-    """Kish's effective number of verdicts for a rule, by weights alone; infinite if all that it keeps was judged."""
+    """Return Kish's effective number of verdicts for a rule, by weights alone; infinite if all of them were judged."""
     weights = judged.weights[keeps & judged.is_drawn]
     if not weights.any():
         return 0.0
@@ -235,8 +232,8 @@ def _least_size(target: float, errors: int) -> int:
 
 def _more(tests: Sequence[TestedRule], sizes: Sequence[float], target: float, total: int) -> int | None:
     """Return about how many verdicts, beside `total`, it takes until the first rule passes as accurate as it is."""
-    # Its lower limit comes closer with the square root of their number. With more verdicts the sequence starts at a
-    # stricter rule.
+    # The lower limit approaches the estimate with the square root of the number of verdicts. With more verdicts the
+    # sequence starts at a stricter rule.
     for factor in map(float, np.geomspace(1, max(_MAX_VERDICTS / max(total, 1), 1), _NUM_TRIED)):
         first = tests[first_rule([size * factor for size in sizes], target)]
         if first.num and first.estimate - (first.estimate - first.low) / math.sqrt(factor) >= target:

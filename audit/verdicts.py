@@ -13,9 +13,8 @@ line feed. So a line that was edited, removed from the middle, or moved is found
 file that ends in the middle of a line was cut off by a crash: that last piece was never confirmed to the rater, and is
 left out.
 
-The last line about a pair or an image counts: a second verdict replaces the first, `undo` withdraws it. The page in
-the browser writes the file; in JavaScript a line is `body + ',"digest":"' + sha256(previous + body).slice(0, 16) +
-'"}'`, with `body` the object's JSON without its closing brace.
+The last line about a pair or an image counts: a second verdict replaces the first, `undo` withdraws it.
+`templates/storage.js` writes the same file in the browser: both must change together.
 """
 
 from __future__ import annotations
@@ -74,12 +73,7 @@ class HeaderLine(FrozenModel):
 
 
 class VerdictLine(FrozenModel):
-    """A verdict on a pair.
-
-    Attributes:
-        pair: A `pair_id` of `pairs.parquet`.
-        seconds: From the picture to the answer; None if unknown.
-    """
+    """A verdict on a pair; `seconds` from the picture to the answer, None if unknown."""
 
     line: Literal["verdict"] = "verdict"
     pair: str
@@ -90,12 +84,7 @@ class VerdictLine(FrozenModel):
 
 
 class MissedLine(FrozenModel):
-    """All objects of an image that no mask has.
-
-    Attributes:
-        image: An `image_id` of `images.parquet` with `is_asked_missed`.
-        clicks: (x, y) of one click an object, in upright pixels; empty if no object is missed.
-    """
+    """All objects of an image that no mask has: `clicks` are (x, y) of one click each, in upright pixels."""
 
     line: Literal["missed"] = "missed"
     image: str
@@ -106,7 +95,7 @@ class MissedLine(FrozenModel):
 
 
 class UndoLine(FrozenModel):
-    """Withdraws what stands about one pair, or about one image's missed objects."""
+    """Withdraws the answer about one pair, or about one image's missed objects."""
 
     line: Literal["undo"] = "undo"
     pair: str | None = None
@@ -127,13 +116,9 @@ _LINES: Final[TypeAdapter[Line]] = TypeAdapter(Annotated[Line, Field(discriminat
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What an audit asks: a file that answers anything else is refused.
+    """What an audit asks: digest of the draw, ids of pairs, ids of images that are asked for missed objects.
 
-    Attributes:
-        draw: Digest of the draw.
-        run: Of the drawn run, for messages.
-        pairs: Ids of all pairs.
-        images: Ids of the images that are asked for missed objects.
+    A file that answers anything else is refused; `run` names the drawn run in messages.
     """
 
     draw: str
@@ -144,15 +129,12 @@ class Known:
 
 @dataclass(slots=True)
 class RaterAnswers:
-    """What stands of one rater's file.
+    """The answers of one rater's file that count.
 
     Attributes:
-        verdicts: The last verdict on each pair that was not undone, by pair id.
-        missed: The same of images.
-        num_replaced: Answers that a later one replaced.
-        num_undone: Answers that were withdrawn.
+        verdicts: The last verdict on each pair that was not undone, by pair id; `missed` has the same by image id.
         num_cut_bytes: Length of a last line that a crash cut off.
-        num_bytes: Length of the file without what was cut off.
+        num_bytes: Length of the file without that line.
     """
 
     rater: str
@@ -164,7 +146,7 @@ class RaterAnswers:
     num_bytes: int = 0
 
     def add(self, answer: Answer) -> None:
-        """Let an answer take effect."""
+        """Take an answer, which may replace or withdraw an earlier one."""
         if isinstance(answer, VerdictLine):
             self.num_replaced += answer.pair in self.verdicts
             self.verdicts[answer.pair] = answer
@@ -178,7 +160,7 @@ class RaterAnswers:
 
 
 def read_answers(data: bytes, name: str, known: Known, *, rater: str | None = None) -> RaterAnswers:
-    """Return what stands of a file's bytes; errors show `name`, the line and the value.
+    """Return the answers in a file's bytes that count; errors show `name`, the line and the value.
 
     With `rater`, the file must be of this rater.
     """
@@ -214,7 +196,7 @@ def read_answers(data: bytes, name: str, known: Known, *, rater: str | None = No
 
 
 def write_answers(header: HeaderLine, answers: Iterable[Answer]) -> bytes:
-    """Return the file of a rater whose answers come from elsewhere than the page."""
+    """Return the file of a rater whose answers do not come from the page."""
     data, digest = "", ""
     for line in (header, *answers):
         body = line.model_dump_json(exclude_none=True)[:-1]
@@ -232,22 +214,18 @@ def _decoded(data: bytes, name: str) -> Iterator[Line]:
     # A crash may have cut off the text after the last line end, so it is ignored.
     for number, raw in enumerate(data.split(b"\n")[:-1], start=1):
         try:
-            line, previous = _decode_line(raw.decode("utf-8"), previous)
+            text = raw.decode("utf-8")
+            match = _LINE.fullmatch(text)
+            if match is None:
+                raise ValueError(f"it does not end with a digest: {text[:80]!r}")
+            if _digest(previous, match[1]) != match[2]:
+                what = "it, or a line before it, was edited, moved or removed"
+                raise ValueError(f"its digest {match[2]!r} does not fit: {what}")
+            line, previous = _LINES.validate_json(match[1] + "}"), match[2]
         except ValueError as error:
-            raise ConfigError(f"{name}, line {number}: {error}. Restore the file from a copy") from None
+            said = str(error)
+            if isinstance(error, ValidationError):
+                item = error.errors(include_url=False)[0]
+                said = f"{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item['input']!r})"
+            raise ConfigError(f"{name}, line {number}: {said}. Restore the file from a copy") from None
         yield line
-
-
-def _decode_line(text: str, previous: str) -> tuple[Line, str]:
-    """Return a line, given without its line end, and its digest; a `ValueError` says what is wrong with it."""
-    match = _LINE.fullmatch(text)
-    if match is None:
-        raise ValueError(f"it does not end with a digest: {text[:80]!r}")
-    if _digest(previous, match[1]) != match[2]:
-        raise ValueError(f"its digest {match[2]!r} does not fit: it, or a line before it, was edited, moved or removed")
-    try:
-        return _LINES.validate_json(match[1] + "}"), match[2]
-    except ValidationError as error:
-        item = error.errors(include_url=False)[0]
-        place = ".".join(map(str, item["loc"]))
-        raise ValueError(f"{place}: {item['msg']} (got {item['input']!r})") from None

@@ -28,7 +28,7 @@ WITHOUT_SENTENCE: Final = "human references without a sentence"
 
 # A JPEG's side has at most this length. COCO's masks count pixels in 32 bits, and pycocotools exits if memory runs out.
 _MAX_SIDE_PX: Final = 65_535
-# Letters that no file name can contain.
+# No file name can contain these letters.
 _UNWRITABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
@@ -64,15 +64,9 @@ class RecordIds(defaultdict[str, Iterator[int]]):
 
 @dataclass(frozen=True, slots=True)
 class HumanRefs:
-    """References of a REFER dataset with the images and masks they need.
+    """References of a REFER dataset, without empty sentences, with the images and annotations that they name, by id.
 
-    Attributes:
-        refs: As the file holds them, without empty sentences; the references of the wanted splits.
-        images: By id, those that `refs` name.
-        annotations: By id, those that `refs` name.
-        categories: All of them.
-        folder: The folder of the images; None if they are not to be copied.
-        dropped: What was left out, by reason.
+    `folder` holds the images, and is None if they are not to be copied; `dropped` is what was left out, by reason.
     """
 
     refs: Sequence[Mapping[str, Any]] = ()
@@ -96,11 +90,9 @@ class HumanRefs:
     def renumbered(
         self, numbers: RecordIds, image_ids: Mapping[int, int]
     ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """Yield each annotation with its references, under new ids; every other key is as the files hold it.
+        """Yield each annotation with its references, under the next ids of `numbers`; other keys are as in the files.
 
-        Args:
-            numbers: Ids continue from these.
-            image_ids: New id of each image by its old one.
+        `image_ids` are the new ids of images by their old ones.
         """
         by_annotation: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
         for ref in self.refs:
@@ -125,11 +117,7 @@ class HumanRefs:
             yield {**found, "id": ids["ann_id"], "image_id": ids["image_id"]}, renumbered
 
     def image_bytes(self, file_name: str) -> bytes:
-        """Return the encoded bytes of one of the images.
-
-        Raises:
-            ConfigError: `folder` holds no such file.
-        """
+        """Return the encoded bytes of one of the images in `folder`."""
         path = (self.folder or Path()) / file_name
         try:
             with storage_errors("read", str(path)):
@@ -142,11 +130,7 @@ class HumanRefs:
 
 
 def read_human(human: HumanAnnotation | None) -> HumanRefs:
-    """Return the references to merge, in memory; nothing for None.
-
-    Raises:
-        ConfigError: A file is missing or no REFER file, or holds no reference of those splits.
-    """
+    """Return the references to merge, in memory; nothing for None. What a loader cannot read is a ConfigError."""
     if human is None:
         return HumanRefs()
     dropped: Counter[str] = Counter()

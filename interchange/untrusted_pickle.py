@@ -68,7 +68,7 @@ def load_plain(data: bytes, where: str, *, with_bytes: bool = False) -> Any:
         (value,) = built.values
     except (ConfigError, MemoryError):
         raise
-    except Exception as error:  # hostile bytes raise any type
+    except Exception as error:  # hostile bytes may raise any type
         raise ConfigError(
             f"{where} cannot be read as a pickle: it is damaged or cut short. Download the file again."
         ) from error

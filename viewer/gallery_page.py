@@ -29,8 +29,8 @@ from pseudoris.viewer.pages import GENERATOR, MASK_COLOURS, embedded_json, iter_
 
 logger = logging.getLogger(__name__)
 
-# Is twice the size on a card, for dense screens and for the larger view next to the grid. Captions name small things:
-# below a quality of about 80, WebP's artefacts hide them; above 90 the folder doubles.
+# A picture has twice its size on a card, for dense screens and for the larger view. Captions name small things: below
+# a quality of about 80, WebP's artefacts hide them; above 90 the folder doubles.
 THUMBNAIL: Final = PictureForm("WEBP", max_side_px=800, quality=84)
 
 INDEX_NAME: Final = "index.html"
@@ -46,7 +46,7 @@ _MARK: Final = f'<meta name="generator" content="{GENERATOR}">'
 
 # If this machine lacks an image format, every picture is blank. Only the first few are logged.
 _MAX_WARNINGS: Final = 3
-# More digits than the page shows. The value that is compared with τ is not rounded.
+# The record has more digits than the page shows. The value that is compared with τ is not rounded.
 _DIGITS: Final = 5
 _HASH_DIGITS: Final = 8
 
@@ -124,13 +124,9 @@ def _cards(
 
 @dataclass(frozen=True, slots=True)
 class MaskShape:
-    """One mask over its picture.
+    """One mask over its picture: its position on the card, the proposer's number, and the number of its colour class.
 
-    Attributes:
-        order: Position on the card; the record's lists count by it.
-        index: The proposer's number, which the page shows.
-        colour: Number of its colour class.
-        outline: None if its encoding is damaged; the page says so, and shows the rest.
+    `outline` is None if the encoding is damaged; the page says so, and shows the rest.
     """
 
     order: int
@@ -190,13 +186,13 @@ def _expression_record(row: Row, order_of: Mapping[int, int]) -> dict[str, Any]:
     rival = row["rival_mask_id"]
     return {
         "text": row["text"],
-        # The end of a pair's id, as audits write it.
+        # A pair's id ends with this hash, as audits write it.
         "hash": sha256_hex(row["text"].encode())[:_HASH_DIGITS],
         "head": row["head_noun"],
         "targets": [order_of[index] for index in targets if index in order_of],
         "nothing": not targets,
         "human": row["source"] == SOURCE_HUMAN,
-        # Left out if false, as in most runs.
+        # This key is left out if it is false, as in most runs.
         **({"composed": True} if row["source"] == SOURCE_COMPOSER else {}),
         "judged": row["judged"],
         "unmet": row["unmet"],
@@ -207,7 +203,7 @@ def _expression_record(row: Row, order_of: Mapping[int, int]) -> dict[str, Any]:
         "rival": None if rival is None else order_of.get(mask_index(rival)),
         "kept": row["kept"],
         "weight": _rounded(row["weight"]),
-        # Left out if null, as in most runs.
+        # These keys are left out if they are null, as in most runs.
         **{name: value for name in OPTIONAL_COLUMNS if (value := _rounded(row[name])) is not None},
         # A draw is a list: a mask has 44 draws, and names would be most of the page.
         "draws": [

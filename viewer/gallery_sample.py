@@ -29,7 +29,7 @@ from pseudoris.store.tables.open_run import OpenRun, QuarantinedImage
 logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
-# As many as a person reads. `pseudoris status` counts all of them by reason.
+# A person reads no more than this. `pseudoris status` counts all of them by reason.
 MAX_QUARANTINED: Final = 200
 # If SOURCE was moved, all pictures are missing. Only the first few are logged with the reason.
 _MAX_WARNINGS: Final = 3
@@ -44,13 +44,9 @@ _EXPRESSION_COLUMNS: Final = (
 class GalleryImage:
     """One image that was annotated, or in which no mask survived.
 
-    Attributes:
-        key: Percent-encoded key relative to SOURCE.
-        height: In upright pixels, as `width`.
-        data: The encoded image; None if it can no longer be read.
-        masks: Its rows of the table of masks, in the proposer's order.
-        expressions: Its rows of the table of expressions, each with `judged`, whether scores decide on it, and `unmet`,
-            the positions among the rule's conditions that it does not meet.
+    Height and width are in upright pixels. `data` is the encoded image; None if it can no longer be read. `masks` and
+    `expressions` are its rows of the tables. An expression also has `judged`, whether scores decide on it, and `unmet`,
+    the positions among the rule's conditions that it does not meet.
     """
 
     image_id: str
@@ -69,10 +65,8 @@ class GallerySummary(RunTotals):
     Attributes:
         tau: The configured tau, where the slider begins.
         images_per_s: Over the time in which the run worked; None before the first commit.
-        pairs_digest: Of all that decides masks and texts: runs that share it have the same pair under the same id. A
-            refilter has its parent's.
+        pairs_digest: Digest of all that decides masks and texts: runs of one digest have the same pairs under an id.
         preset: The preset of the annotation; None if no models annotated.
-        parent: The run that this one was made from.
         warning: Shown above all figures if the models do not know such images.
         rule: What is kept; without a tau if a scorer of another package decided, None if humans wrote all expressions.
     """
@@ -102,13 +96,9 @@ class GallerySummary(RunTotals):
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """What the gallery page holds.
+    """What the gallery page holds; `images` and `quarantined` are read once, one after another.
 
-    Attributes:
-        images: Read once, one after another; only the file of its small picture and its record are kept.
-        num_images: How many `images` holds.
-        quarantined: Read once.
-        verdicts: People's verdicts by rater, by pair: `<image id>-0007-9f3a1c07`, as an audit names it.
+    `verdicts` are people's, by rater, by pair: `<image id>-0007-9f3a1c07`, as an audit names it.
     """
 
     summary: GallerySummary
@@ -130,7 +120,7 @@ def choose_images(counts: Ints, sample: int) -> dict[int, list[int]]:
 
 
 def choose_shards(rows: Ints, max_rows: int) -> list[int]:
-    """Return evenly spaced shards that hold `max_rows` rows at most together: all where they do, one at the least."""
+    """Return evenly spaced shards that hold at most `max_rows` rows together; at least one shard."""
     num_chosen = len(rows)
     while True:
         chosen = [number * len(rows) // num_chosen for number in range(num_chosen)]
@@ -237,7 +227,7 @@ class _SourceImages:
             level = logging.WARNING if self._num_blank < _MAX_WARNINGS else logging.DEBUG
             logger.log(level, "The gallery does not show image %s: %s", row["key"], error)
         except (ConfigError, TransientError) as error:
-            # SOURCE itself fails, not this picture. A bucket that does not answer was retried before.
+            # SOURCE itself fails, not this picture. Storage has retried before.
             self._is_gone = True
             logger.warning("SOURCE cannot be read. No image after %s is tried: %s", row["key"], error)
         self._num_blank += 1

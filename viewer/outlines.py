@@ -63,21 +63,13 @@ def frame_size(height: int, width: int) -> tuple[float, float]:
 
 
 def outline_of(counts: str, size: tuple[int, int]) -> Outline:
-    """Return the outline of a mask.
-
-    Args:
-        counts: COCO compressed run-length encoding.
-        size: (height, width) of the image in pixels.
-
-    Raises:
-        ValueError: `counts` does not encode a mask of that size.
-    """
+    """Return the outline of a mask in COCO compressed RLE; a ValueError if it is not of `size` (height, width)."""
     height, width = size
     if min(size) < 1 or height * width > _MAX_PIXELS:
         raise ValueError(f"The mask has {height} x {width} pixels. 1 to {_MAX_PIXELS:,} are allowed.")
     full = decode_mask(counts, height, width)
-    # The longer side gets near `FRAME` pixels. Enlarging makes a curve of a small mask's staircase. Enlarged more,
-    # every pixel would become a blob.
+    # The longer side gets near `FRAME` pixels. Enlarging makes a curve of a small mask's staircase; more of it would
+    # make a blob of every pixel.
     factor = min(FRAME / max(height, width), _MAX_ENLARGEMENT)
     resized = (max(1, round(width * factor)), max(1, round(height * factor)))
     method = Image.Resampling.BOX if factor <= 1 else Image.Resampling.BILINEAR
@@ -102,10 +94,7 @@ def spread_labels(
     """Return where the labels of one picture stand so that none covers another.
 
     In order, each label stays in its place, or moves to the nearest free one. It also stays if no place near is free.
-
-    Args:
-        labels: The text and wanted centre (x, y) of each, in the page's units.
-        size: (height, width) of the picture in the page's units.
+    `labels` are texts with their wanted centres (x, y); `size` is that of the picture, (height, width).
     """
     placed: list[tuple[float, float, float]] = []
     tall = _LABEL_HEIGHT + _LABEL_GAP
@@ -124,7 +113,7 @@ def spread_labels(
 
 
 def _simplified(ring: Sequence[Point]) -> Points:
-    """Ramer-Douglas-Peucker on a closed loop, split at its first point and the one farthest from it."""
+    """Apply Ramer-Douglas-Peucker to a closed loop, split at its first point and the one farthest from it."""
     loop = np.array(ring, dtype=np.float64)
     if len(loop) <= 4:
         return loop

@@ -29,7 +29,7 @@ GENERATOR: Final = "pseudoris"
 ROOM: Final = "pseudoris.viewer"
 _TEMPLATES: Final = cache(page_templates)
 _STREAM_PIECES: Final = 64
-# These are hues in degrees of OKLCH. Neighbours in the list differ most. Then the list repeats in darker tones.
+# These are hues in degrees of OKLCH. Neighbours in the list differ most. The list repeats in other tones.
 _HUES: Final = (28, 250, 142, 85, 320, 200, 55, 285, 115, 0, 225, 170)
 _LIGHTNESSES: Final = (0.74, 0.62, 0.86)
 # CSS colours of a picture's masks, in order. Then they repeat.

@@ -29,9 +29,8 @@ from pseudoris.store.tables.judged_expressions import flags_of, floats_of
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun
 from pseudoris.viewer.gallery_sample import GallerySummary, choose_shards
 
-# Candidate expressions read at most: 1,500 images of ten masks under the paper's settings, half a minute on one core
-# (measured on the demo's run: 7,125 in 0.3 s). Their distinct texts and scores are held in memory, some hundred bytes
-# each.
+# At most this many candidate expressions are read: 1,500 images of ten masks under the paper's settings, half a minute
+# on one core (measured on the demo's run: 7,125 in 0.3 s). Memory holds some hundred bytes of each.
 MAX_ROWS: Final = 500_000
 SCORES: Final = ("distinctiveness", "uniqueness", "correctness")
 _COLUMNS: Final = ("image_id", "target_mask_ids", "text", "head_noun", "kept", "samples", *SCORES)
@@ -49,7 +48,7 @@ _WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
-# The target masks of an expression, and its text.
+# An expression's target masks, and its text.
 Spoken = tuple[tuple[str, ...], str]
 # Called with the number of shards read, and the number of shards.
 OnShard = Callable[[int, int], None]
@@ -70,12 +69,9 @@ class Duplicates:
     """Counts near-duplicates among kept expressions, image by image; remembers one number a distinct word set.
 
     Attributes:
-        compared: Expressions that were compared with the others of their image.
-        left_out: Those beyond `MAX_COMPARED` of their image.
-        same_mask: Compared ones with a near-duplicate of the same mask.
-        other_mask: Compared ones with a near-duplicate of another mask of the image.
-        seen_before: Expressions whose word set an earlier image had.
-        counted: Expressions that were checked for `seen_before`.
+        compared: Expressions that were compared with the others of their image; `left_out` beyond `MAX_COMPARED`.
+        same_mask: Compared ones with a near-duplicate of the same mask; `other_mask`, of another mask of the image.
+        seen_before: Expressions whose word set an earlier image had, out of `counted` ones.
     """
 
     compared: int = 0
@@ -135,7 +131,7 @@ class Growth:
 
     @property
     def points(self) -> tuple[tuple[int, int], ...]:
-        """(expressions read, distinct words among them), both ascending, from (0, 0) to the last expression."""
+        """Pairs (expressions read, distinct words among them), ascending, from (0, 0) to the last expression."""
         last = (self._num_read, self.num_words)
         return (*self._points, last) if self._points[-1] != last else tuple(self._points)
 
@@ -165,16 +161,10 @@ class RunQuality:
         num_shards: Committed shards.
         num_read: Of these, those that the rest was counted in.
         masks_per_image: Images by their number of masks; without quarantined ones.
-        lengths: Candidates by their number of words.
-        kept_lengths: Kept ones by their number of words.
-        scores: By name, float32 of each candidate that has the score.
-        is_kept: By name, whether that candidate was kept.
-        draws: By decoder with its setting, and crop.
-        all_words: Growth of the vocabulary over candidates, in the tables' order.
-        kept_words: The same over kept ones.
-        texts: Kept expressions by text.
-        nouns: Kept expressions by head noun.
-        duplicates: Near-duplicates among kept expressions.
+        lengths: Candidates by their number of words; `kept_lengths` of kept ones.
+        scores: By name, float32 of each candidate that has the score; `is_kept` says whether it was kept.
+        all_words: Growth of the vocabulary over candidates, in the tables' order; `kept_words` over kept ones.
+        texts: Kept expressions by text; `nouns` by head noun.
     """
 
     summary: GallerySummary

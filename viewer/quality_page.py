@@ -63,7 +63,7 @@ def iter_quality(quality: RunQuality) -> Iterator[str]:
         "growth_chart": _growth_chart(quality),
         "texts": _common(quality.texts),
         "nouns": _common(quality.nouns),
-        # Seconds, milliseconds per image, and images per second of stage time.
+        # A row has seconds, milliseconds per image, and images per second of stage time.
         "stages": [
             (stage, each, 1000 * each / images if images else 0.0, images / each if each else None)
             for stage, each in seconds.items()

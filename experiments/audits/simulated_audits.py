@@ -75,7 +75,8 @@ def simulate(job: Job) -> list[Row]:
     rng = np.random.default_rng([job.seed, 1])
     strata = strata_of(population)
     samples = [draw_sample(population, strata, rng) for _ in range(job.num_audits)]
-    baseline = float(np.mean([_simple(population, rng).width for _ in range(job.num_audits)]))
+    compared = [_simple(population, rng) for _ in range(job.num_audits)]
+    baseline = float(np.mean([each.high - each.low for each in compared]))
     simple = [_simple(population, rng) for _ in range(job.num_audits)]
     wald = [_wald(population, rng) for _ in range(job.num_audits)]
     rows = [_row(job, "accuracy", _SRS, simple, population.accuracy, baseline)]
@@ -302,7 +303,7 @@ def _row(
     error: float = 0.0,
 ) -> Row:
     held = np.mean([each.low <= truth <= each.high for each in found]) if found else float("nan")
-    width = float(np.mean([each.width for each in found])) if found else float("nan")
+    width = float(np.mean([each.high - each.low for each in found])) if found else float("nan")
     return {
         "question": question,
         "population": job.population,

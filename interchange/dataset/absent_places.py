@@ -48,21 +48,20 @@ def placed_absence(text: str, others: Sequence[str], *, key: int, turn: int) -> 
     if form >= len(_FORMS) or phrase is None:
         return text
     side, rank = _SIDES[draw_below(key, first + 1, len(_SIDES))], 1 + draw_below(key, first + 2, 3)
-    numbers = range(first + 3, first + _NUMBERS_A_DRAW) if others else ()
-    tried = (_phrase(others[draw_below(key, number, len(others))]) for number in numbers)
-    return _said(_FORMS[form], phrase, side, rank, next(filter(None, tried), None)) or text
-
-
-def _said(form: str, phrase: NounPhrase, side: templates.Side, rank: int, other: NounPhrase | None) -> str | None:
-    if form == "side":
-        return templates.at_side(side, phrase)
-    if form == "end":
-        return templates.extreme(side, phrase)
-    if form == "rank":
-        return templates.extreme_of(side, 2, phrase) if rank == 1 else templates.ordinal(side, rank, phrase)
-    if other is None:
-        return None
-    return templates.related(side, phrase, other) if form == "relation" else templates.related(side, other, phrase)
+    said: str | None = None
+    if _FORMS[form] == "side":
+        said = templates.at_side(side, phrase)
+    elif _FORMS[form] == "end":
+        said = templates.extreme(side, phrase)
+    elif _FORMS[form] == "rank":
+        said = templates.extreme_of(side, 2, phrase) if rank == 1 else templates.ordinal(side, rank, phrase)
+    else:
+        numbers = range(first + 3, first + _NUMBERS_A_DRAW) if others else ()
+        tried = (_phrase(others[draw_below(key, number, len(others))]) for number in numbers)
+        if (other := next(filter(None, tried), None)) is not None:
+            pair = (phrase, other) if _FORMS[form] == "relation" else (other, phrase)
+            said = templates.related(side, *pair)
+    return said or text
 
 
 def _phrase(text: str) -> NounPhrase | None:

@@ -75,7 +75,7 @@ class ImageBytes:
         self._planned = PlannedImages(
             location, header.model_copy(update={"config": config}), source=moved, is_random_access=is_random_access
         )
-        # Plug-ins that the user has imported. A spawned worker of a loader imports them too.
+        # A spawned worker of a loader imports the plug-ins that the user has imported.
         self._plugins = loaded_plugins(config.images.decoder_plugins)
 
     @property
@@ -98,9 +98,8 @@ class ImageBytes:
     def decode(self, images: ShardImages, at: int) -> Tensor:
         """Return the image at a position, (3, H, W) uint8 RGB, upright, contiguous.
 
-        Raises:
-            ImageError: It is missing, not the one that was annotated, or does not decode to the annotated size.
-            ConfigError: It needs a decoder plug-in of the run that the user has not imported.
+        It is an ImageError if it is missing, or not the one that was annotated; a ConfigError if it needs a decoder
+        plug-in of the run that the user has not imported.
         """
         outcome = images.outcomes[at]
         if outcome is None:

@@ -37,7 +37,7 @@ from pseudoris.workers.counter_rng import key_of, permutation
 
 logger = logging.getLogger(__name__)
 
-# None would not do, because a transform may return None.
+# Stands for a sample that is left out. None cannot, because a transform may return None.
 _NO_SAMPLE: Final = object()
 
 
@@ -76,7 +76,7 @@ class RisIterableDataset(StreamedDataset):
         super().__init__(self._order.rank, self._order.world_size)
         self._endpoint_url = endpoint_url
         self._transform = transform
-        # How many refreshes there were.
+        # The number of refreshes so far.
         self._turn = 0
         self._take_stock(DatasetRun.open(run, spec or SampleSpec(), snapshot, endpoint_url=endpoint_url))
         if self._counts is None and self.world_size > 1 and self.rank == 0:
@@ -161,7 +161,7 @@ class RisIterableDataset(StreamedDataset):
                 raise ConfigError("No image of this rank can be used. The log names the first ones.")
 
     def _lap(self, slices: Sequence[ShardSlice], stream: Stream, epoch: int, num_passed: int) -> Iterator[Any]:
-        """Yield the stream's samples once; `_NO_SAMPLE` for one of a bad image, and, unread, the first `num_passed`."""
+        """Yield the stream's samples; `_NO_SAMPLE` for the first `num_passed`, unread, and for bad images."""
         iterator = ShardIterator(self._run, slices, self._key("images", epoch) if self._order.is_shuffled else None)
         iterator.is_skipping = num_passed > 0
         masks = in_order(iterator)
@@ -194,7 +194,7 @@ class RisIterableDataset(StreamedDataset):
         self._take_stock(DatasetRun.open(location, spec, snapshot, endpoint_url=self._endpoint_url))
 
     def _take_stock(self, run: DatasetRun) -> None:
-        """Begin to read a snapshot: count its samples if needed, and describe what decides the sequence."""
+        """Start to read a snapshot: count its samples if needed, and describe what decides the sequence."""
         order, spec = self._order, run.spec
         counts: Int64Array | None = None
         if order.uneven != "keep":

@@ -209,7 +209,7 @@ class RisDataset(SharedNumbers, MapDataset):
         digests: list[str] = []
         for content in self._contents:
             if not content.index.num_masks:
-                # A shard without a usable mask is not read further.
+                # The images of a shard without a mask are not read.
                 continue
             if content.images is None:
                 raise ConfigError("Images are not read. Add 'image' to parts.")

@@ -31,7 +31,7 @@ def agreed(key: str, propose: Callable[[], str]) -> str:
     """
     if not _has_group() or get_worker_info() is not None:
         return propose()
-    # The store that every process group begins with. torch has no public name for it, and some builds lack it.
+    # Every process group has this store. torch has no public name for it, and some builds lack it.
     from torch.distributed.distributed_c10d import _get_default_store
 
     store, name = _get_default_store(), f"pseudoris/{key}"

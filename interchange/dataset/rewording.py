@@ -100,7 +100,7 @@ _THINGS: Final = _DRAWN | lexicon.KNOWN_NOUNS - _words(
 # A rewording may not add any of these to a text: "under", "the left star", "red small star".
 _LATE_SIZE: Final = rf"\b(?:{'|'.join(_CLASSES.keys() - _SIZES)}) (?:{'|'.join(_SIZES)})\b"
 _UNSAID: Final = re.compile(rf"\bunder\b|\b(?:left|right|top|bottom) (?!of\b)|{_LATE_SIZE}")
-# Only before an article: "the shelf below" stays. "Closest to the left of" is about the side of a thing.
+# A relation is only reworded before an article: "the shelf below" stays, and so does "closest to the left of".
 _RELATIONS: Final = (
     (re.compile(r"\b(\w+) below(?= (?:an?|the) )"), r"\1 under"),
     (
@@ -175,7 +175,7 @@ def sentences(image_id: str, said: Sequence[ExpressionRecord], number: int) -> I
         yield (first, *(form for _, form in further))
 
 
-# Bounded, because a run may have millions of texts. An epoch repeats those of the one before.
+# The cache is bounded, because a run may have millions of texts. Each epoch repeats the texts of the one before.
 @lru_cache(maxsize=2**16)
 def forms_of(text: str) -> tuple[str, ...]:
     """Return the forms of an expression in lower case, itself first; only itself if the rules do not know it."""
@@ -217,7 +217,7 @@ def _is_phrase(text: str) -> bool:
     if any(word in _CLAUSES or not re.sub("['-]", "", word).isalpha() for word in words):
         return False
     chunks = (read_chunk(words, start) for start in range(len(words)))
-    # A verb follows: "a dog sits on a mat".
+    # A text with a verb, such as "a dog sits on a mat", is a sentence.
     if any(each.nouns and finite_stem("".join(words[each.end : each.end + 1])) for each in chunks):
         return False
     return not any(
@@ -271,7 +271,7 @@ def _side_first(noun_phrase: str) -> str | None:
 
 def _adjectives(words: list[str]) -> tuple[int, int] | None:
     """Return where the adjectives before the noun begin and end; None unless they and the noun are known words."""
-    # At most one word of each class, because the order of several colours may matter.
+    # There may be one word of each class, because the order of several colours may matter.
     begin = 1 if words[0] in _ENDS | _ORDINALS else 0
     end = begin
     while end < len(words) and words[end] in _CLASSES:

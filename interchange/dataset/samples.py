@@ -26,7 +26,7 @@ from pseudoris.schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.tables.committed_tables import RowFilter
 
-# Inclusive bounds. None leaves a side open.
+# Both bounds are inclusive. None leaves a side open.
 Bounds = tuple[float | None, float | None]
 
 # Scores that may have bounds. `top_k` and `top_p` are left out: they say how a text was drawn, not how good it is.
@@ -141,7 +141,7 @@ class ExpressionFilter:
         if self.max_clip_tokens is None:
             return None
         require_extra("run", "`max_clip_tokens`")
-        # Imported here, because it reads a vocabulary of a megabyte that most datasets do not need.
+        # The import reads a vocabulary of a megabyte that most datasets do not need.
         from pseudoris.workers.checkpoints.openclip import num_clip_tokens
 
         return pa.array([num_clip_tokens(text) <= self.max_clip_tokens for text in texts.to_pylist()], pa.bool_())
@@ -293,7 +293,7 @@ class SampleSpec:
             raise ConfigError(f"none is {self.none}. Give a share of the samples, at least 0 and below 1.")
         if self.on_bad_image not in ("raise", "skip"):
             raise ConfigError(f"on_bad_image is {self.on_bad_image!r}: give 'raise' or 'skip'")
-        # Read once, so that copies of the spec in loader workers hold the rules.
+        # The rules are read once, so that copies of the spec in loader workers hold them.
         object.__setattr__(self, "exclude", as_exclusions(self.exclude))
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -86,7 +86,7 @@ class Snapshot:
                 "too).",
                 *(numbers[-1], location.root, len(snapshot), num_newer),
             )
-        held = _commits(snapshot.table)
+        held = snapshot.commits()
         retried = {shard: latest[shard] for shard, generation in held if latest.get(shard, 0) > generation}
         return snapshot._with_retried(location, retried)
 
@@ -154,7 +154,7 @@ class Snapshot:
 
         Without a manifest: all commits. Commits come run by run.
         """
-        commits = _commits(self.table) if self.manifest is None else self.retried.items()
+        commits = self.commits() if self.manifest is None else self.retried.items()
         # Each run is [first shard, number of shards, generation].
         runs: list[list[int]] = []
         for shard, generation in commits:
@@ -166,7 +166,7 @@ class Snapshot:
 
     def commits(self) -> list[tuple[int, int]]:
         """Return shard and generation of every commit, by shard."""
-        return list(_commits(self.table))
+        return list(zip(self.table["shard"].to_pylist(), self.table["generation"].to_pylist(), strict=True))
 
     def parts(self, row: int) -> ShardParts:
         """Return the shard in a row of the snapshot."""
@@ -211,7 +211,3 @@ class Snapshot:
 
 def _opened(location: RunLocation | str | Path) -> RunLocation:
     return location if isinstance(location, RunLocation) else RunLocation.open(place(location, "location"))
-
-
-def _commits(table: pa.Table) -> Iterable[tuple[int, int]]:
-    return zip(table["shard"].to_pylist(), table["generation"].to_pylist(), strict=True)

@@ -118,7 +118,7 @@ def equal_slices(
     start, stop = (stream.rank * share + bounds[stream.worker + at] for at in (0, 1))
     slices: list[ShardSlice] = []
     while start < stop:
-        # The shard that holds the next sample, and the place of that sample in it.
+        # Find the shard that holds the next sample, and the place of that sample in it.
         begin = start % total
         at = int(np.searchsorted(ends, begin, side="right"))
         first = int(ends[at - 1]) if at else 0

@@ -28,10 +28,9 @@ class Reached:
     """How far streams of this rank are in one sequence of samples.
 
     Attributes:
-        sequence: Epoch, and how often the data was replaced before: a position in one sequence is meaningless in
-            another, and a state that mixed them would skip samples that were never read.
-        num_streams: All of this rank.
-        positions: By number of the stream; one that is absent is at its beginning.
+        sequence: Epoch, and how often the data was replaced before. A position in one sequence is meaningless in
+            another.
+        positions: By number of the stream, of the rank's `num_streams`; one that is absent is at its beginning.
         first: The stream of the next batch.
     """
 
@@ -216,8 +215,8 @@ class ResumableLoader:
                 reached.first = (max(place.positions) + 1) % self._num_streams
                 yield batch
         except Exception as error:  # noqa: BLE001  # whatever a worker raises
-            # Torch's frames refer to the error and to its iterator. The garbage collector would end the workers, and
-            # wait 5 s for each: by then they cannot be told. The message has the worker's own traceback.
+            # Torch's frames refer to the error and to its iterator. With them the garbage collector would end the
+            # workers, and wait 5 s for each. The message has the worker's own traceback.
             raise error.with_traceback(None) from None
         # The workers forgot the state only in their own copies.
         self.dataset.forget_state()

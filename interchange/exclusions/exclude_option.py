@@ -175,7 +175,7 @@ def read_refer_folder(folder: Path) -> Exclusions:
     values: set[str] = set()
     digests: dict[str, str] = {}
     splits: set[str] = set()
-    # File names begin with the dataset's name, also where the dataset's own folder was given.
+    # Recorded names begin with the dataset's name, also if the dataset's own folder was given.
     root = folder.resolve().parent
     for path in refer_files(folder):
         refs = read_refs(path)
@@ -272,7 +272,7 @@ def read_hash_table(path: Path, max_distance: int) -> Exclusions:
             # If the wanted columns are missing, only the schema is read, for the message.
             table = read_columns(data, COLUMNS, where=where)
         else:
-            # Read as text, because a hash of digits is not a number.
+            # Columns are read as text, because a hash of digits is not a number.
             options = pc.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
             table = pc.read_csv(pa.BufferReader(data), pc.ReadOptions(use_threads=False), convert_options=options)
         # Arrow decodes column names, and raises, only when they are asked for.

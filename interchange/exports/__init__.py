@@ -69,15 +69,8 @@ def export_request(
 ) -> ExportRequest:
     """Return what `find_export(export_format).write` needs; nothing is written.
 
-    Args:
-        out: Folder or url of the run.
-        destination: Empty folder or url that gets the export.
-        export_format: A name of `EXPORTS`.
-        options: Only those that the format reads may differ from their defaults.
-        source: Where the run's images are now, if they have moved.
-        is_partial: Export the committed shards of an unfinished run.
-        is_overwriting: Replace an existing export at the destination.
-        exclusions: Images to leave out.
+    Only options that the format reads may differ from their defaults. `source` is where the run's images are now, if
+    they have moved. With `is_partial` an unfinished run is exported, with `is_overwriting` an export is replaced.
     """
     chosen = find_export(export_format)
     for option in fields(options):
@@ -86,7 +79,7 @@ def export_request(
         if "min" in bounds:
             kind = {"is_whole": option.type != "float", "is_needed": option.default is not None}
             check_number(flag, value, bounds["min"], bounds.get("max", 2**63 - 1), **kind)
-        # Not Label Studio: people correct the run's own texts, and the import compares their answers with these.
+        # Label Studio is left out, because people correct the run's own texts, and the import compares them.
         of_all = {*EXPORTS} - {LABEL_STUDIO.name} if name == "rewording" else set[str]()
         readers = [each.name for each in EXPORTS.values() if name in each.reads or each.name in of_all]
         if chosen.name not in readers and value != option.default:

@@ -64,8 +64,8 @@ def annotation_of(image: ExportImage, mask: ExportMask, segmentation: Any, **cha
         "segmentation": segmentation,
         "area": mask.area,
         "bbox": mask.box_xywh,
-        # 0, although COCO itself writes encodings for crowds alone: pycocotools goes by the segmentation's form, while
-        # detectron2 and mmdetection train on no crowd and the evaluation counts none.
+        # COCO itself writes encodings for crowds alone. Here it is 0: pycocotools goes by the segmentation's form, and
+        # detectron2, mmdetection and the evaluation leave out crowds.
         "iscrowd": 0,
         **changes,
     }
@@ -142,8 +142,8 @@ def _write_coco(job: ExportJob) -> ExportReport:
             instances[IMAGES_ARRAY].append(image_record(image.number, image))
             captions[IMAGES_ARRAY].append(image_record(image.number, image))
             for mask, said in image.masks_with_texts():
-                # Bare, with text for counts: COCO's own readers distinguish it from polygons because it is not a list.
-                # FiftyOne reads no captions, and keeps the keys of an annotation.
+                # The encoding is not in a list, because COCO's own readers take a list for polygons. FiftyOne reads no
+                # captions, and keeps the keys of an annotation.
                 keys = {"mask_id": mask.record.mask_id, "expressions": [each.text for each in said]}
                 instances[ANNOTATIONS].append(annotation_of(image, mask, mask.rle, **keys))
                 for each in said:
@@ -162,7 +162,7 @@ def _write_coco(job: ExportJob) -> ExportReport:
     )
 
 
-# All masks that have pixels, because instances need no kept expression.
+# The format takes all masks that have pixels, because instances need no kept expression.
 _COCO_TAKES: Final = TextRule(keeps_bare_masks=True)
 _COCO_SUMMARY: Final = "instances and captions: pycocotools, detectron2, mmdetection, FiftyOne"
 COCO: Final = ExportFormat("coco", _COCO_SUMMARY, _write_coco, _COCO_TAKES, ("max_tokens", "split"))
@@ -255,7 +255,7 @@ def _read_sam3(destination: RunLocation, texts: list[str]) -> Iterator[Content]:
 
 _REFS: Final = "grefcoco/grefs(unc).json"
 _INSTANCES: Final = "grefcoco/instances.json"
-# The id that a reference without a mask has.
+# A reference without a mask has this id.
 _NONE: Final = -1
 
 
@@ -337,6 +337,6 @@ def _read_grefcoco(destination: RunLocation) -> Iterator[Content]:
             targets = tuple(list(masks).index(number) for number in ref["ann_id"] if number != _NONE)
             texts = check_texts([each["sent"] for each in ref["sentences"]], place)
             said += [(number, text, targets) for number, text in zip(ref["sent_ids"], texts, strict=True)]
-        # Sorted by their numbers, because expressions of the same masks need not be neighbours.
+        # Texts are sorted by their numbers, because expressions of the same masks need not be neighbours.
         yield _content(image, encodings, ((text, found) for _, text, found in sorted(said)))
     refs.check_end()

@@ -26,7 +26,7 @@ from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import parse_json
 
-# Markers that the trainers replace in texts or read as special tokens.
+# The trainers replace these markers in texts, or read them as special tokens.
 _REFUSED: Final = ("<image>", "<video>", "<audio>", "<bbox>", "<ref-object>", "<start-image>", "<cot-process>", "<|")
 # At a higher ratio of sides Qwen's processors raise an error, and LLaMA-Factory resizes by another rule.
 _TAKES: Final = TextRule(refused=_REFUSED, with_groups=True, with_none=True, max_side_ratio=200)
@@ -34,7 +34,7 @@ _QUESTION: Final = ("Locate ", ", and list the box of everything that it refers 
 _NORM: Final = 1000
 # A record does not say the size of its image.
 _NO_SIZE: Final = (0, 0)
-# The processors of Qwen2-VL and Qwen2.5-VL scale an image into these bounds of pixels; LLaMA-Factory before them.
+# The processors of Qwen2-VL and Qwen2.5-VL scale an image into these bounds of pixels, after LLaMA-Factory's scaling.
 _PROCESSOR_PIXELS: Final = (56 * 56, 28 * 28 * 16384)
 
 Size = tuple[int, int]
@@ -45,12 +45,10 @@ _Wrap = Callable[[str, str, list[list[int]]], dict[str, Any]]
 
 
 def qwen_size(size: Size, factor: int, limits: Size) -> Size:
-    """Return the (height, width) to which Qwen's processors resize an image (`smart_resize`).
+    """Return the (height, width) to which Qwen's processors resize an image of `size` pixels (`smart_resize`).
 
-    Args:
-        size: (height, width) in pixels.
-        factor: Both sides become multiples of it: 28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL.
-        limits: The smallest and the largest area, pixels.
+    Both sides become multiples of `factor`: 28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL. `limits` are the smallest
+    and the largest area.
     """
     height, width = size
     lowest, highest = limits
@@ -98,10 +96,6 @@ def _records(frame: _Frame, wrap: _Wrap, image: ExportImage) -> Iterator[tuple[d
         yield wrap(path, said.text, boxes), Content.of_expression(path, _NO_SIZE, boxes, said.text)
 
 
-def _question(text: str) -> str:
-    return text.join(_QUESTION)
-
-
 def _answer(text: str, boxes: Sequence[list[int]]) -> str:
     return json.dumps([{"bbox_2d": box, "label": text} for box in boxes], ensure_ascii=False)
 
@@ -114,16 +108,16 @@ def _swift_record(path: str, text: str, boxes: list[list[int]]) -> dict[str, Any
     # The loader replaces each placeholder by the next item of its list, also within the JSON of the answer.
     answer = ", ".join(['{"bbox_2d": <bbox>, "label": "<ref-object>"}'] * len(boxes))
     refs = [text, *[json.dumps(text, ensure_ascii=False)[1:-1]] * len(boxes)]
-    messages = _messages(_question("<ref-object>"), f"[{answer}]")
+    messages = _messages("<ref-object>".join(_QUESTION), f"[{answer}]")
     return {"messages": messages, "images": [path], "objects": {"ref": refs, "bbox": boxes}}
 
 
 def _factory_record(path: str, text: str, boxes: list[list[int]]) -> dict[str, Any]:
-    return {"messages": _messages(_question(text), _answer(text, boxes)), "images": [path]}
+    return {"messages": _messages(text.join(_QUESTION), _answer(text, boxes)), "images": [path]}
 
 
 def _qwen_record(path: str, text: str, boxes: list[list[int]]) -> dict[str, Any]:
-    question = {"from": "human", "value": f"<image>\n{_question(text)}"}
+    question = {"from": "human", "value": f"<image>\n{text.join(_QUESTION)}"}
     return {"image": path, "conversations": [question, {"from": "gpt", "value": _answer(text, boxes)}]}
 
 

@@ -36,8 +36,8 @@ _KNOWN_DATASETS: Final = ("refcoco", "refcoco+", "refcocog_u", "refcocog_g")
 _TAKES: Final = TextRule(max_tokens=17, is_lower_case=True)
 _READS: Final = ("max_tokens", "dataset", "split")
 _IMAGES_FOLDER: Final = "images/train2014"
-# Above every segment id of the human data sets (their ref_ids, below 150,000): the trainers look for human masks of
-# val and test in the same folder.
+# The ids are above those of the human data sets (their ref_ids, below 150,000), because the trainers look for human
+# masks of val and test in the same folder.
 _FIRST_SEGMENT_ID: Final = 1_000_000
 # The index of a class of COCO. No loss reads it, and a run has no classes.
 _CATEGORY_INDEX: Final = 0
@@ -123,7 +123,7 @@ def _read_folders(destination: RunLocation, anns: str, masks: str) -> Iterator[C
 _PICKLE_PROTOCOL: Final = 4
 _KEYS: Final = b"__keys__"
 _LENGTH: Final = b"__len__"
-# Address space, not disk: the file grows as it is filled. The trainers' own writer reserves as much.
+# This reserves address space, not disk: the file grows as it is filled. The trainers' own writer reserves as much.
 _MAP_BYTES: Final = 2**41
 # Bytes that one transaction holds in memory.
 _COMMIT_BYTES: Final = 64 * 2**20

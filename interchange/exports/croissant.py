@@ -46,7 +46,7 @@ _MEDIA_TYPES: Final = {
     **{".parquet": "application/x-parquet", ".tar": "application/x-tar"},
 }
 _IS_OF: Final = {"Boolean": pa.types.is_boolean, "Integer": pa.types.is_integer, "Float": pa.types.is_floating}
-# Our engines that read `weights.uri`, and what is known about weights by the scheme of their uri.
+# These engines of ours read `weights.uri`. By the scheme of the uri something is known about the weights.
 _OWN_ENGINES: Final = frozenset({"sam", "coca", "clip"})
 _KNOWN_WEIGHTS: Final = {
     "builtin": "The weights shipped with pseudoris learnt from synthetic drawings and simulated captions alone: on "
@@ -67,13 +67,8 @@ def description(
 ) -> bytes:
     """Return the content of `croissant.json`.
 
-    Args:
-        request: What was exported.
-        report: What was written of it.
-        title: Of the data set.
-        name: Of the format.
-        files: sha256 by path; None for a pattern of many files.
-        tables: The Parquet files of which rows can be read.
+    `title` is that of the data set, `name` that of the format. `files` are sha256 by path, None for a pattern of many
+    files; rows of the files in `tables` can be read.
     """
     tree = {
         "@context": _CONTEXT,
@@ -134,7 +129,7 @@ def _claims(request: ExportRequest, rows: Mapping[str, int], dropped: Mapping[st
     """Yield each key on responsible AI with its text or texts; an import's keys on models are empty."""
     header, config = request.run.header, request.run.header.config
     stages: dict[str, Any] = {"propose": config.masks, "caption": config.captions, "filter": config.filtering}
-    # What each stage computed with, and what is known of its weights. Their place is private.
+    # A tool is the engine and digest of a stage, with what is known of its weights. Their place is private.
     tools: list[tuple[str, str]] = []
     for stage, digest in header.identity.weights.items():
         settings = stages.get(stage)

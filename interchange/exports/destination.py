@@ -21,7 +21,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.threads import map_in_threads
 
 EXPORT_NAME: Final = "_export.json"
-# More than `ManyFiles` writes at the same time.
+# This is more than `ManyFiles` writes at the same time.
 _MAX_GAP: Final = 64
 _DELETED_AT_ONCE: Final = 8
 
@@ -42,7 +42,7 @@ def claim_destination(
     """
     num_numbered = 0 if numbered is None else _num_folders(destination, numbered)
     last = [numbered(num_numbered - 1)] if numbered is not None and num_numbered else []
-    # Checked before the destination is marked as ours. Otherwise a second try would take foreign files for its own.
+    # This check comes before the mark. Otherwise a second try would take foreign files for its own.
     earlier = has_earlier(destination, export_format, [*folders, *last], is_overwriting=is_overwriting)
     if earlier:
         for folder in ("", *folders):
@@ -65,7 +65,7 @@ def _files(destination: RunLocation, folder: str) -> Iterator[str]:
 
 
 def _empty(destination: RunLocation, folder: str) -> None:
-    # Deleted in parallel: in a bucket a deletion is mostly waiting, and there may be a million files.
+    # In a bucket a deletion is mostly waiting, and there may be a million files, so threads delete them.
     for _ in map_in_threads(destination.delete, _files(destination, folder), _DELETED_AT_ONCE):
         pass
 

@@ -58,12 +58,12 @@ class ExportFormat:
     """One format. A killed export leaves no half file under a final name; the same call writes all of it anew.
 
     Attributes:
-        name: As `--format` has it, and the record of the export.
+        name: As in `--format`, and in the record of the export.
         summary: One line for the help.
         writer: Writes an export, reads it back, and reports.
-        takes: Which masks and texts; `max_tokens` is what its trainers cut at, where the user names no limit.
+        takes: Which masks and texts; its trainers cut texts at `max_tokens`, the default limit.
         reads: Names of the fields of `ExportOptions` that it reads.
-        extra: Extra of the package that its writer needs; None for none.
+        extra: Extra of the package that its writer needs.
     """
 
     name: str
@@ -164,7 +164,7 @@ class ExportJob:
         with new_file(self.destination, path) as local:
             yield local
             self.size_bytes += local.stat().st_size
-            # Hashed while its bytes are in memory, so that it is not read again for its description.
+            # The file is hashed while its bytes are in memory, so that the description need not read it again.
             self.single_files[path] = file_sha256(local)
 
     @contextmanager
@@ -216,7 +216,7 @@ class ExportJob:
         request, rule = self.request, self.rule
         take, excluded = Selection(rule, self.dropped), request.excluded_images
         planned = PlannedImages(request.run.location, request.run.header, source=request.source)
-        # Asked once, because it reads every receipt.
+        # The property reads every receipt, so it is read once.
         num_done, total = 0, request.num_images
         for shard in request.run.shards():
             left_out = excluded.of_shard(shard)
@@ -224,7 +224,7 @@ class ExportJob:
             annotated = iter_annotations(
                 [shard], kept_only=rule.is_kept_only, with_bytes=True, with_samples=rule.with_samples
             )
-            # Filtered before their bytes are read, so that images without a remaining mask are not read.
+            # Images are filtered first, so that the bytes of those without a remaining mask are not read.
             wanted = [found for each in annotated if each.image_id not in left_out and (found := take.image(each))]
             num_done += shard.receipt.counts.num_shown
             self.lacking.update(image.image_id for image in wanted)
@@ -337,7 +337,7 @@ def sentences_of(image_id: str, said: Sequence[ExpressionRecord], rewording: int
     """Return what an export says for each of an image's expressions: its text, or its sentences by `--rewording`."""
     if not rewording:
         return ((each.text,) for each in said)
-    # Imported here, because it loads torch, and every command imports this module.
+    # The import loads torch, and every command imports this module.
     from pseudoris.interchange.dataset.rewording import sentences
 
     return sentences(image_id, said, rewording)

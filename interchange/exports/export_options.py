@@ -81,14 +81,9 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
-    """What to export, and where to.
+    """What to export, and where to: a place outside the run.
 
-    Attributes:
-        run: The parts that its receipts name are exported.
-        destination: Where the export goes; another place than the run.
-        is_overwriting: Whether an existing export is replaced.
-        source: Where the images are now, if they are not embedded; None uses the header's SOURCE.
-        exclusions: Images to leave out, with all that belongs to them.
+    `source` is where images are now that are not embedded; None uses the header's SOURCE.
     """
 
     run: OpenRun

@@ -25,25 +25,23 @@ from pseudoris.store.files.hub_storage import HubStorage, hub_errors
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.location import local_path
 
-# The files that the format `hf` writes, without the record in DEST.
+# The format `hf` writes these files. The record in DEST is left out.
 _FILES: Final = ["README.md", "croissant.json", "data/*.parquet"]
-# A file that the Hub itself puts into a new dataset.
+# The Hub itself puts this file into a new dataset.
 _OWN_FILES: Final = {".gitattributes"}
-# Answers 4xx for which a retry may help.
+# For these answers 4xx a retry may help.
 _PASSING: Final = frozenset({408, 409, 412, 425, 429})
 _NO_TOKEN: Final = "--push needs a token that may write there: run `hf auth login`, or set HF_TOKEN."
 
 
 @dataclass(frozen=True, slots=True)
 class HubRepository:
-    """A dataset's name, and what stands there.
+    """A dataset's name, OWNER/NAME, and what it holds.
 
     Attributes:
-        name: OWNER/NAME.
-        digest: Of the export that is to stand there (`ExportRequest.digest`).
+        digest: `ExportRequest.digest` of the export that it is to hold.
         state: `empty`, `begun` (a push of this export was killed), or `whole` (nothing is left to do).
-        folder: DEST.
-        is_written: Whether DEST holds the export: then it is not written again. Its card may have been edited.
+        is_written: Whether DEST, `folder`, holds the export: then it is not written again. Its card may be edited.
     """
 
     name: str
@@ -55,14 +53,10 @@ class HubRepository:
 
     @classmethod
     def open(cls, name: str, request: ExportRequest, *, is_public: bool) -> Self:
-        """Create the dataset of a name if there is none, before the export is written, and look at it.
+        """Create the dataset of a name if there is none, and read what it holds.
 
-        So a token without the right to create it is known before hours of writing.
-
-        Raises:
-            ConfigError: There is no token or no licence, the token may not write there, or something else stands there
-                or in DEST.
-            TransientError: The Hub does not answer.
+        This comes before the export is written, so that a token without rights is known before hours of writing. A
+        ConfigError says what is missing, or that something else stands there or in DEST.
         """
         folder = local_path(request.destination.root)
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
@@ -98,9 +92,7 @@ class HubRepository:
     def upload(self) -> str:
         """Upload DEST, mark it as whole, and return a line on what stands there.
 
-        Raises:
-            ConfigError: The token may not write there, or the Hub refuses the card.
-            TransientError: The upload broke off; the same call continues it.
+        If the upload breaks off, a TransientError, the same call continues it.
         """
         with _explained(self.page, "push to"):
             if self.state != "begun":

@@ -29,7 +29,7 @@ from pseudoris.store.tables.parquet_files import open_parquet
 
 _DATA_FOLDER: Final = "data"
 _CARD_NAME: Final = "README.md"
-# Bounds what a reader holds, because `datasets` reads one row group at a time.
+# These bound a reader's memory, because `datasets` reads one row group at a time.
 _MAX_GROUP_BYTES: Final = 32 * 2**20
 _MAX_GROUP_ROWS: Final = 100
 _SPLIT: Final = re.compile(r"[A-Za-z0-9_]+")
@@ -48,8 +48,8 @@ _OF_MASK: Final[dict[str, Any]] = {
     "expressions": [_STRING],
     "distinctiveness": [_FLOAT64],
 }
-# A list around a feature is a list of it, in every version of `datasets`; its own word for one has changed twice. What
-# detectors read is an image's number, and a struct of lists with a class for each object.
+# A Python list means a list feature in every version of `datasets`; its own word for it has changed twice. Detectors
+# read an image's number, and a struct of lists with a class for each object.
 FEATURES: Final[dict[str, dict[str, Any]]] = {
     "masks": {"image_id": _STRING, **_OF_IMAGE, "masks": [_OF_MASK]},
     "objects": {
@@ -159,7 +159,7 @@ def _rows(destination: RunLocation, path: str) -> Iterator[dict[str, Any]]:
                 table = parquet.read_row_group(group, use_threads=False)
             except (pa.ArrowException, OSError) as error:
                 raise broken(where, str(error)) from error
-            # Converted row by row, because a whole group as Python values would need its memory again.
+            # Rows are converted one by one, because a group as Python values would need its memory again.
             for batch in table.to_batches(max_chunksize=1):
                 yield from batch.to_pylist()
 
@@ -226,8 +226,8 @@ def head(split: str, num_images: int, *, title: str, licence: str | None, sha256
         "task_categories": ["image-segmentation"],
         "tags": ["referring-image-segmentation", "synthetic", "pseudoris"],
         "size_categories": [_SIZES[min(max(len(str(num_images)) - 3, 0), len(_SIZES) - 1)]],
-        # `datasets` keeps what it has read under the name of the folder, and a hash of this: it looks at no file. So
-        # two exports need different words here (datasets 4.8.5 and 5.2.0, LocalDatasetModuleFactory.get_module).
+        # `datasets` caches by the name of the folder and a hash of this, and looks at no file. So two exports need
+        # different words here (datasets 4.8.5 and 5.2.0, LocalDatasetModuleFactory.get_module).
         "configs": [
             {
                 "config_name": "default",

@@ -22,8 +22,7 @@ from pseudoris.schemas.errors import ImageError, TransientError
 from pseudoris.store.tables.annotations import AnnotatedImage
 from pseudoris.workers.masks.rle import canonical_counts
 
-# For images that are encoded again: chroma is not subsampled, and the added noise is smaller than that of scaling for a
-# network.
+# Images that are encoded again have this quality. It adds less noise than scaling for a network does.
 JPEG_QUALITY: Final = 95
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 # With the id and a suffix it stays well below 255 bytes, the limit of file systems.
@@ -32,10 +31,7 @@ _MAX_STEM: Final = 80
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image as a JPEG or PNG file of an export; the name is unique in a run, of ASCII letters, digits, `._-`.
-
-    `is_encoded_anew` says that `data` differs from the bytes that the run annotated.
-    """
+    """An image as a JPEG or PNG file of an export; encoded anew, its bytes are not those that the run annotated."""
 
     name: str
     data: bytes
@@ -45,12 +41,10 @@ class ImageFile:
 def image_file_of(image: AnnotatedImage, limits: ImagesConfig) -> ImageFile:
     """Return the file of an image, such that every loader sees the annotated pixels; its bytes are kept if possible.
 
-    Masks and boxes refer to the upright image. For a photograph with an EXIF orientation, OpenCV's `imread` returns
-    upright pixels, Pillow's `open` the stored ones. The same export would then suit one trainer and not another. Such a
-    file is turned and encoded again, as JPEG. So is what readers differ about otherwise: transparency, CMYK, 16 bits a
-    sample, animations, and every format other than JPEG and PNG.
-
-    Bytes that do not decode are an ImageError; those that need a decoder plug-in that is not loaded, a ConfigError.
+    Masks and boxes refer to the upright image. OpenCV's `imread` turns a photograph by its EXIF orientation, Pillow's
+    `open` does not, so such a file is turned and encoded again, as JPEG. So is what readers differ about otherwise:
+    transparency, CMYK, 16 bits a sample, animations, and every format other than JPEG and PNG. Bytes that do not decode
+    are an ImageError; those that need a decoder plug-in that is not loaded, a ConfigError.
     """
     if image.data is None:
         raise ValueError(f"image {image.key} came without its bytes")

@@ -70,7 +70,7 @@ def _write_sa1b(job: ExportJob) -> ExportReport:
     )
 
 
-# All masks that have pixels, because SA-1B has no expressions.
+# The format takes all masks that have pixels, because SA-1B has no expressions.
 _SA1B_TAKES: Final = TextRule(keeps_bare_masks=True)
 SA1B: Final = ExportFormat("sa1b", "each image with one JSON of its masks, as SA-1B has them", _write_sa1b, _SA1B_TAKES)
 

@@ -30,7 +30,8 @@ from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, open_parquet
 
 _OF: Final = "Text that the row says in other words; all other columns are of that text. Null of the run's own texts."
 _REWORDING_OF: Final = pa.field("rewording_of", pa.string(), metadata={"doc": _OF})
-# Counts bytes in memory before encoding. One row group has at most this, so a reader holds no more.
+_ID_OF: Final = {MASKS: "mask_id"}
+# A row group has at most this many bytes in memory before encoding, so a reader holds no more.
 _ROW_GROUP_BYTES: Final = 64 * 2**20
 
 
@@ -80,7 +81,7 @@ def _write(job: ExportJob) -> ExportReport:
     return report
 
 
-# The tables unchanged, in files of `target_bytes`. The last file of a table may be smaller.
+# The tables are unchanged, in files of `target_bytes`. The last file of a table may be smaller.
 PARQUET: Final = ExportFormat(
     "parquet", "the four tables, merged into files of a set size", _write, reads=("target_mb",)
 )
@@ -103,12 +104,8 @@ class _Ids:
     rows: int = 0
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
-    @property
-    def column(self) -> str:
-        return {MASKS: "mask_id"}.get(self.table, "image_id")
-
     def add(self, rows: pa.Table) -> None:
-        column = rows[self.column]
+        column = rows[_ID_OF.get(self.table, "image_id")]
         self.rows += len(column)
         # Ids have a fixed alphabet without commas, so joined ids are unambiguous.
         self.digest.update(",".join(map(str, column.to_pylist())).encode() + b",")
@@ -162,7 +159,7 @@ def _parts(job: ExportJob, table: str, left_out: _LeftOut) -> Iterator[pa.Table]
         # Rewordings add rows that no receipt counts.
         left_out.rows[table] += found.num_rows - part.num_rows
         for start in range(0, part.num_rows, ROW_GROUP_SIZE):
-            # Copied, because a slice counts with the bytes of its whole table.
+            # The slice is copied, because otherwise it counts with the bytes of its whole table.
             yield part.slice(start, ROW_GROUP_SIZE).combine_chunks()
 
 
@@ -178,7 +175,7 @@ def _check_table(request: ExportRequest, files: Sequence[dict[str, Any]], due: _
                 raise TransientError(f"{uri} reads back differently. Run the same command again.")
             parquet = open_parquet(stream, uri)
             for group in range(parquet.num_row_groups):
-                ids.add(parquet.read_row_group(group, columns=[ids.column], use_threads=False))
+                ids.add(parquet.read_row_group(group, columns=[_ID_OF.get(table, "image_id")], use_threads=False))
     uri = request.destination.uri(table)
     if ids.digest.digest() != due.digest.digest():
         raise TransientError(f"{uri} reads back differently. Run the same command again.")

@@ -34,12 +34,8 @@ _READERS: Final = 8
 def new_file(destination: RunLocation, path: str) -> Iterator[Path]:
     """Give a path on this disk to write to; the file is at `path` of the destination once the block ends.
 
-    Where the block raises, nothing appears. On a disk the file is written next to its final name; for a bucket it is
-    written to this machine's temporary folder (TMPDIR), which must have room for it, and sent in parts: memory holds a
-    few of them, for files of any size.
-
-    Raises:
-        ConfigError: It cannot be written there.
+    If the block raises, nothing appears. On a disk the file is written next to its final name; for a bucket it is
+    written to this machine's temporary folder (TMPDIR), which must have room for it, and sent in parts.
     """
     with storage_errors("write", destination.uri(path)):
         beside = destination.temporary_path(path)

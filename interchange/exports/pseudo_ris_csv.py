@@ -39,8 +39,8 @@ CSV_NAME: Final = "distinctive_captions_cc3m.csv"
 MASKS_FOLDER: Final = "datasets/pseudo_masks/cutler_sam"
 IMAGES_FOLDER: Final = "datasets/images/train2014"
 COLUMNS: Final = ("index", "img_name", "img_id", "seg_id", "num_sent", "pseudo_caption", "doc", "one_mask")
-# For expressions without scores (human or composed): above the threshold of any run, and finite, since the trainer
-# evaluates its text.
+# Expressions without scores (human or composed) get this: it is above the threshold of any run, and finite, because
+# the trainer evaluates its text.
 DOC_OF_HUMANS: Final = 2.0
 # A draw's crop, decoder, k and p.
 Draw: TypeAlias = tuple[str, str, int | None, float | None]
@@ -61,7 +61,7 @@ def _write(job: ExportJob) -> ExportReport:
         path.open("w", encoding="utf-8", newline="") as file,
         job.files() as image_files,
     ):
-        # A fixed line end, because the csv module would write that of Windows.
+        # Without this the csv module would write the line end of Windows.
         rows_file = csv.writer(file, lineterminator="\n")
         rows_file.writerow(COLUMNS)
         for image in job.images():

@@ -58,12 +58,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class ExportMask:
-    """A mask.
-
-    Attributes:
-        number: From 1, rising over the export.
-        record: As the tables hold it; its encoding is the truth, from which all other forms are made.
-    """
+    """A mask, numbered from 1 over the export; all forms of it are made from the encoding of its `record`."""
 
     number: int
     record: MaskRecord
@@ -116,12 +111,10 @@ class ExportMask:
 
 @dataclass(frozen=True, slots=True)
 class ExportExpression:
-    """An expression.
+    """An expression, numbered from 1 over the export; its record's text is in the form that the format takes.
 
     Attributes:
-        number: From 1, rising over the export.
-        record: As the tables hold it, its text in the form that the format takes.
-        targets: Places of its masks among those of the image; () where it was verified that none fits.
+        targets: Places of its masks among those of the image; () if it was verified that none fits.
         origin: The key `rewording_of` with the text of the run that it rewords; empty if it is that text.
     """
 
@@ -138,16 +131,14 @@ class ExportExpression:
 
 @dataclass(frozen=True, slots=True)
 class ExportImage:
-    """An image with what a format takes of it.
+    """An image with what a format takes of it, numbered from 1 over the export.
 
     Attributes:
-        number: From 1, rising over the export.
         key: In SOURCE; untrusted.
         name: File name, unique in the export, of ASCII letters, digits and `._-`.
-        data: The file's bytes; it is upright.
-        size: (height, width), plain ints.
+        data: The bytes of an upright image of `size`, (height, width).
         masks: In the proposer's order.
-        expressions: In the order of their first targets; those of no mask stand last.
+        expressions: In the order of their first targets; those of no mask come last.
     """
 
     number: int

@@ -84,8 +84,8 @@ def _write_odvg(job: ExportJob) -> ExportReport:
     return write_records(job, "annotations.jsonl", _odvg_records, _read_odvg, notes=notes)
 
 
-# The loader makes captions small. Open-GroundingDINO stops at a line without a region, and takes several boxes of a
-# region for as many regions, with one label (longzw1997/Open-GroundingDINO, datasets/odvg.py).
+# The loader turns captions into small letters. Open-GroundingDINO stops at a line without a region, and takes several
+# boxes of a region for as many regions, with one label (longzw1997/Open-GroundingDINO, datasets/odvg.py).
 _ODVG_TAKES: Final = TextRule(is_lower_case=True)
 _ODVG_SUMMARY: Final = "a line an expression with its box, for MM-Grounding-DINO and Open-GroundingDINO"
 ODVG: Final = ExportFormat("odvg", _ODVG_SUMMARY, _write_odvg, _ODVG_TAKES, ("max_tokens", "any_targets"))

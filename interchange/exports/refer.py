@@ -76,7 +76,7 @@ def _write(job: ExportJob) -> ExportReport:
     with job.new_file(refs_path) as path, path.open("wb") as file:
         pickle.dump(refs, file, protocol=_PICKLE_PROTOCOL)
     splits, digest = Counter(ref["split"] for ref in refs), _digest(refs)
-    # Released before they are read back, so that memory holds them only once.
+    # The references are released before they are read back, so that memory holds them only once.
     refs.clear()
     job.check(_read_back(destination, refs_path, instances_path, digest), destination.root)
     by_split = {f"references of {split}": num for split, num in splits.items()}
@@ -107,8 +107,8 @@ def _add_run(
         files.write(IMAGES_FOLDER, image.name, image.data)
         arrays[IMAGES_ARRAY].append(image_record(image.number, image))
         for mask, said in image.masks_with_texts():
-            # Every loader takes polygons, only some an encoding: MaskRIS and Sa2VA stop, ReLA keeps no reference. In a
-            # list: REFER checks the first element to tell the two apart, and fails on a bare dict.
+            # Every loader takes polygons. With an encoding MaskRIS and Sa2VA stop, and ReLA keeps no reference. Both
+            # stand in a list, because REFER checks the first element to tell them apart.
             code: Any = mask.rle
             if job.options.masks != "rle":
                 code, _ = mask.corner_polygon()

@@ -53,8 +53,7 @@ class TextRule:
             image, a human's expression); None needs no such expression.
         keeps_bare_masks: Whether masks stay also without an expression.
         with_samples: Whether expressions come with every draw.
-        with_groups: Whether expressions that refer to several masks are taken.
-        with_none: Whether expressions that refer to no mask are taken.
+        with_groups: Whether expressions of several masks are taken; `with_none`, of those that refer to no mask.
         max_side_ratio: The most that one side of an image is of the other; None for no limit.
     """
 
@@ -81,7 +80,7 @@ class Selection:
         self._rule = rule
         self._dropped = dropped
         if rule.max_tokens is not None:
-            # Imported only if a limit is set, because torch takes seconds.
+            # The import takes seconds, because it loads torch.
             from pseudoris.workers.checkpoints.openclip import num_clip_tokens
 
             self._num_tokens = num_clip_tokens
@@ -194,9 +193,6 @@ class ExcludedImages:
         """Return the phrase of the reason for each image that is left out, by image id.
 
         A rule by perceptual hash reads and decodes every image. An image that cannot be compared is left out too.
-
-        Raises:
-            ConfigError: A part, or SOURCE as a whole, is missing.
         """
         if not self:
             return {}

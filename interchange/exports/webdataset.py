@@ -149,7 +149,7 @@ def _read_back(destination: RunLocation) -> Iterator[Content]:
 
 
 class _DigestingReader:
-    """Passes a stream on and digests it."""
+    """Passes on the bytes of a stream, and digests them."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

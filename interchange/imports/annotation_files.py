@@ -44,12 +44,12 @@ from pseudoris.store.threads import map_in_threads
 # In these formats the splits choose entries of a file. In the others they choose files.
 _SPLIT_INSIDE: Final = ("refer", "grefcoco")
 
-# Packages that read, draw and write. Another version may give other bytes.
+# These packages read, draw and write. Another version may give other bytes.
 PACKAGES: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "pycocotools")
-# Sections of the configuration that an import reads. Those of models are not among them.
+# An import reads these sections of the configuration. It reads none of a model.
 _SECTIONS: Final = ("images", "shards")
 INSTANCES_NAME: Final = "instances.json"
-# A sentence, not yet checked, and the split of its reference.
+# It is a sentence, not yet checked, with the split of its reference.
 _Said = tuple[Any, str]
 _PICKLE: Final = ".p"
 _REFER: Final = f"A REFER dataset has refs(<splitBy>).p beside {INSTANCES_NAME}."
@@ -57,7 +57,7 @@ _PHRASECUT: Final = "PhraseCut has refer_train.json, refer_val.json, refer_test.
 _REFS_NAME: Final = re.compile(r"^refs\((.+)\)\.p$")
 _GREF: Final = f"gRefCOCO has grefs(<splitBy>).json beside {INSTANCES_NAME}."
 _GREFS_NAME: Final = re.compile(r"^grefs\((.+)\)\.json$")
-# The object id that gRefCOCO gives to an expression without an object.
+# gRefCOCO gives this object id to an expression without an object.
 _NO_OBJECT: Final = -1
 
 
@@ -66,18 +66,14 @@ class ImportRequest:
     """One import.
 
     Attributes:
-        annotation: File or url by format: COCO's JSON; the references of REFER (a pickle) or of gRefCOCO (JSON), or
-            PhraseCut's tasks, or the folder of one of these; the folder of ReasonSeg; Label Studio's JSON.
+        annotation: File, folder or url of the annotation, as ANNOTATION of `pseudoris import`.
         images: Folder or url that file names are relative to. Keys and ids are those of a run over it. For
             `label-studio` it is the corrected run.
         config: Only its limits of images, size of shards, storage and endpoint are read.
-        splits: REFER, gRefCOCO, ReasonSeg, and PhraseCut if `annotation` is a folder: what to import into one run;
-            `train` if empty.
-        split_by: REFER and gRefCOCO only, if `annotation` is a folder: which `refs(<split_by>).p` or
-            `grefs(<split_by>).json`; None if there is only one.
-        captions: COCO only: file or url of captions by instance; None for none.
+        splits: What to import into one run; `train` if empty. COCO and a file of PhraseCut have none.
+        split_by: The name in the brackets of `refs(…).p` or `grefs(…).json`, if `annotation` is a folder with several.
+        captions: COCO only: file or url of captions by instance.
         prefix: Folder below `images` that the file names start in, "" for `images` itself.
-        orientation: What masks and sizes refer to.
         num_workers: Shards at work at a time; decides no byte.
         exclusions: Images to leave out; of an existing run they must be the same, or none.
     """
@@ -134,7 +130,7 @@ def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequenc
 
 
 def read_gref(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequence[str]) -> Annotation:
-    """Return the objects of gRefCOCO's references of `splits`, and what is said of several of them, or of none.
+    """Return the objects of gRefCOCO's references of `splits`, and the expressions of several of them, or of none.
 
     Source: henghuiding/ReLA, `gres_model/data/datasets/grefer.py` and `grefcoco.py`, 3ca9551.
     """
@@ -216,11 +212,8 @@ def _sentences(ref: Mapping[str, Any], where: str) -> list[Any]:
 def read_annotation(request: ImportRequest) -> Annotation:
     """Return the content of the annotation's files; `label_studio.correct_run` reads those of Label Studio.
 
-    They are read into memory whole, and take about eight times their size there (measured: docs/guides/imports.md).
-
-    Raises:
-        ConfigError: A file is missing, damaged, hostile or of another format.
-        TransientError: The storage failed.
+    They are read into memory whole, and take about eight times their size there (measured: docs/guides/imports.md). A
+    file that is missing, damaged, hostile or of another format is a ConfigError.
     """
     if request.format == "coco":
         data, name = read_named_file(request.annotation, request.config)

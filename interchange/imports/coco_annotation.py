@@ -28,7 +28,7 @@ from pseudoris.interchange.imports.human_annotation import (
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 
-# Above any image that can be decoded. pycocotools counts pixels in 32 bits.
+# No image that can be decoded is larger. pycocotools counts pixels in 32 bits.
 _MAX_SIDE_PX: Final = 2**20
 
 
@@ -80,12 +80,9 @@ class AnnotationEntry:
 
 @dataclass(frozen=True)
 class CocoTables:
-    """The two tables of COCO JSON.
+    """The two tables of COCO JSON: the stated size of each path, the path of each image id, the annotations.
 
-    Attributes:
-        sizes: What each path's image is stated to be, in the file's order; a repeated path counts once.
-        paths: Paths of the images by their id.
-        annotations: In the file's order.
+    Sizes and annotations are in the file's order; a repeated path counts once.
     """
 
     sizes: Mapping[str, tuple[int, int] | None]
@@ -149,7 +146,7 @@ def read_lists(data: bytes, where: str, names: Sequence[str]) -> dict[str, list[
 
 
 def _image(row: Mapping[str, Any], where: str) -> tuple[str, tuple[int, int] | None]:
-    """Return path and (H, W) in pixels; None where the size is not stated."""
+    """Return path and (H, W) in pixels; None if the size is not stated."""
     name = row.get("file_name")
     # Tools on Windows write `train\001.jpg`. A drive letter, as in `C:\001.jpg`, makes the path absolute.
     if isinstance(name, str) and "\\" in name:

@@ -32,12 +32,9 @@ _SHOWN_LETTERS: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class HumanMask:
-    """One annotated object.
+    """One annotated object; `index` is its position among all annotations of its image, whatever the chosen splits.
 
-    Attributes:
-        index: Its position among all annotations of its image, in the file's order, so that ids do not depend on the
-            chosen splits.
-        segmentation: In any of COCO's forms, unchecked; or a function that returns compressed RLE for a size (H, W).
+    `segmentation` has any of COCO's forms, unchecked, or is a function that returns compressed RLE for a size (H, W).
     """
 
     index: int
@@ -62,13 +59,10 @@ class HumanPhrase:
 
 @dataclass(frozen=True, slots=True)
 class HumanImage:
-    """One annotated image.
+    """One annotated image; its masks are ordered by index, its expressions are in the order of their rows.
 
-    Attributes:
-        path: Relative to the folder of images, with `/`; never leads out of it.
-        size: (H, W) in pixels as the file states them; None if it does not.
-        masks: By index.
-        phrases: Expressions, in the order of their rows.
+    `path` is relative to the folder of images, and never leads out of it; `size` is (H, W) in pixels as the file states
+    them, or None.
     """
 
     path: str
@@ -79,13 +73,7 @@ class HumanImage:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """What the files of an annotation hold.
-
-    Attributes:
-        images: Each path once.
-        digests: sha256 by name of the file.
-        left_out: What was not imported, by kind.
-    """
+    """The content of an annotation: its images, each path once; sha256 by file; what is not imported, by kind."""
 
     images: tuple[HumanImage, ...]
     digests: Mapping[str, str]

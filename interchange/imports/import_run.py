@@ -71,7 +71,7 @@ def import_annotation(
             "in tars or tables cannot be imported."
         )
     annotation = read_annotation(request)
-    # A list, because several threads append to it.
+    # Several threads append to this list.
     num_without_pixels: list[int] = []
     location.probe()
     with RunLock.held(location, on_wait=on_wait) as lock:
@@ -112,20 +112,11 @@ def _plan(
 ) -> tuple[PlannedRun, dict[str, HumanImage]]:
     """Return the plan in `location`, and what its images are annotated with, by id; write it first if there is none."""
     # If an image is missing but others exist, it is planned, and quarantined when it is read.
-    below = _prefix(request.prefix)
-    keyed = {path_key(f"{below}{human.path}"): human for human in annotation.images}
+    prefix, root = f"{relative_path(request.prefix, where='--prefix')}/" if request.prefix else "", source.root
+    keyed = {path_key(f"{prefix}{human.path}"): human for human in annotation.images}
     humans = dict(sorted(keyed.items()))
     if not humans:
         raise ConfigError(f"ANNOTATION {request.annotation!r} lists no images, so there is nothing to import.")
-    identity = request.identity(annotation.digests)
-    wanted = RunRequest("import", source.name, identity, request.config, exclusions=request.exclusions, lock=lock)
-    run = plan_run(location, wanted, lambda: _listed(request, source, humans))
-    return run, {image_id(key): human for key, human in humans.items()}
-
-
-def _listed(request: ImportRequest, source: Source, humans: Mapping[str, HumanImage]) -> Iterator[SourceItem]:
-    """Yield the planned files; refuse a folder that has none of them."""
-    prefix, root = _prefix(request.prefix), source.root
 
     def look(pair: tuple[str, HumanImage]) -> SourceItem:
         key, human = pair
@@ -135,17 +126,19 @@ def _listed(request: ImportRequest, source: Source, humans: Mapping[str, HumanIm
             return SourceItem(key)
         return SourceItem(key, found.size_bytes, etag=found.etag, mtime_ns=found.mtime_ns)
 
-    is_found = False
-    # In a bucket each look-up is a request, nearly all of it waiting, so threads make them.
-    for item in map_in_threads(look, humans.items(), root.storage.max_readers):
-        is_found = is_found or item.size_bytes is not None
-        yield item
-    if not is_found:
-        raise ConfigError(
-            f"None of the {len(humans):,} files of ANNOTATION is below IMAGES {request.images!r}. The first one is "
-            f"{prefix}{next(iter(humans.values())).path}. See --prefix."
-        )
+    def listed() -> Iterator[SourceItem]:
+        is_found = False
+        # In a bucket each look-up is a request, nearly all of it waiting, so threads make them.
+        for item in map_in_threads(look, humans.items(), root.storage.max_readers):
+            is_found = is_found or item.size_bytes is not None
+            yield item
+        if not is_found:
+            raise ConfigError(
+                f"None of the {len(humans):,} files of ANNOTATION is below IMAGES {request.images!r}. The first one is "
+                f"{prefix}{next(iter(humans.values())).path}. See --prefix."
+            )
 
-
-def _prefix(prefix: str) -> str:
-    return f"{relative_path(prefix, where='--prefix')}/" if prefix else ""
+    identity = request.identity(annotation.digests)
+    wanted = RunRequest("import", source.name, identity, request.config, exclusions=request.exclusions, lock=lock)
+    run = plan_run(location, wanted, listed)
+    return run, {image_id(key): human for key, human in humans.items()}

@@ -140,10 +140,9 @@ def read_tasks(data: bytes, name: str) -> dict[str, TaskAnnotation]:
 def read_regions(
     annotation: TaskAnnotation, size: tuple[int, int], left_out: Counter[str], *, where: str
 ) -> tuple[list[Region], tuple[str, ...]]:
-    """Return the regions of an image of upright (height, width) `size`, and the expressions that mean no mask.
+    """Return the regions of an image of upright (height, width) `size`, and the expressions that refer to no mask.
 
-    Raises:
-        ConfigError: A result is damaged, of an unknown type, or of an image of another size; `where` names the image.
+    A result that is damaged, of an unknown type or another size is a ConfigError; `where` names the image.
     """
     drawn: dict[str, str] = {}
     texts: defaultdict[str, list[str]] = defaultdict(list)

@@ -39,14 +39,14 @@ from pseudoris.workers.masks.rle import canonical_counts
 
 # OpenCV's fixed-point coordinates have this many steps per pixel.
 _STEPS: Final = 2**16
-# No image is as wide, and products of two such numbers stay exact.
+# No image is as wide as this, and products of two such numbers stay exact.
 _MAX_COORDINATE_PX: Final = 2**20
 _IGNORED, _FLAG = "ignore", "flag"
 
 
 @dataclass(frozen=True, slots=True)
 class PaintedShapes:
-    """Polygons of pixel centres (N, 2) int64, x and y, and whether each is a target; others cover what is below."""
+    """Polygons of pixel centres (N, 2) int64, x and y, and whether each is a target; others cover targets."""
 
     polygons: tuple[NDArray[np.int64], ...]
     is_target: tuple[bool, ...]
@@ -75,7 +75,7 @@ def filled(points: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.bool_
         rows = np.arange(max(first, 0), min(last, height))
         # Rounds towards zero, as C does.
         step = int(math.copysign(abs(other - x) * _STEPS // (last - first), other - x))
-        # The first pixel whose centre is not left of the edge. A centre on the edge belongs to the outline.
+        # These are the first pixels whose centre is not left of the edge. A centre on the edge belongs to the outline.
         columns = -(-(x * _STEPS + step * (rows - first)) // _STEPS)
         sides[rows, columns.clip(0, width)] += 1
     inside: NDArray[np.bool_] = (sides.cumsum(1)[:, :width] % 2 == 1) | outline
@@ -100,7 +100,7 @@ def _draw(into: NDArray[np.bool_], start: tuple[int, int], end: tuple[int, int])
 
 
 def read_reason(files: Mapping[str, bytes]) -> Annotation:
-    """Return what JSON files ask, by path below the folder of images, `train/a.json`; each belongs to `train/a.jpg`.
+    """Return the annotation of JSON files by path below the folder of images; `train/a.json` is of `train/a.jpg`.
 
     A text's split is the first part of its path. A file that is not ReasonSeg's is a ConfigError, which names it.
     """

@@ -88,7 +88,7 @@ def test_an_accuracy_is_corrected_by_rogan_and_gladens_formula_and_gets_wider():
     assert found is not None
     assert found.share.estimate == pytest.approx((0.86 - 0.05) / 0.9, abs=0.005)
     assert found.share.low < found.share.estimate < found.share.high
-    assert found.share.width > 0.096
+    assert found.share.high - found.share.low > 0.096
 
 
 @pytest.mark.parametrize("checks", [RaterChecks(59, 3), RaterChecks(100, 50)], ids=["too few", "by chance"])
