@@ -161,7 +161,7 @@ class Storage(Protocol):
         refuse_change(self.stat(path), expected)
 
     def list(self, folder: str, *, name_prefix: str = "") -> Iterator[ListedFile]:
-        """Yield the finished files directly in `folder` whose names begin with `name_prefix`, in any order."""
+        """Yield the finished files of a folder, if there is one, whose names begin with `name_prefix`, in any order."""
 
     def obstacle(self, path: str) -> str | None:
         """Return what is at `path` if it is not a file, such as `a folder`; None for a file, or for nothing."""
