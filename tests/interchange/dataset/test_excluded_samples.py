@@ -12,7 +12,7 @@ from pseudoris.interchange.dataset.shard_reader import DatasetRun
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord
-from pseudoris.store.exclusions.exclusion_rules import as_section, exclusion
+from pseudoris.store.exclusions.exclusion_rules import ExclusionRecord, exclusion
 
 
 @pytest.fixture
@@ -58,7 +58,9 @@ def test_perceptual_hashes_are_refused_unless_the_run_was_planned_with_them(run)
     with pytest.raises(ConfigError, match="bench has perceptual hashes, but a dataset compares names and sha256 alone"):
         RisDataset(run.location, spec(looks))
     part = PartRecord(name="g0001/exclusions-00000000.parquet", rows=1, size_bytes=1, sha256="00" * 32)
-    header = run.header.model_copy(update={"exclusions": as_section(looks, part)})
+    header = run.header.model_copy(
+        update={"exclusions": ExclusionRecord(rules=looks, part=part).model_dump(mode="json")}
+    )
     assert _opens(run, header, looks)
 
 

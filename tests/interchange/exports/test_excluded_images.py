@@ -13,7 +13,7 @@ from pseudoris.interchange.exports.selected_rows import UNCHECKED, ExcludedImage
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.exclusions.exclusion_rules import Exclusions, as_section, exclusion, name_value
+from pseudoris.store.exclusions.exclusion_rules import ExclusionRecord, Exclusions, exclusion, name_value
 from pseudoris.store.location import RunLocation
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.open_run import OpenRun
@@ -79,6 +79,8 @@ def test_copies_are_found_by_look_and_what_cannot_be_compared_is_left_out(tmp_pa
 
 def test_rules_that_the_run_was_planned_with_cost_nothing_more(built_run):
     part = PartRecord(name="g0001/exclusions-00000000.parquet", rows=1, size_bytes=1, sha256="00" * 32)
-    header = built_run.header.model_copy(update={"exclusions": as_section(LOOKS, part)})
+    header = built_run.header.model_copy(
+        update={"exclusions": ExclusionRecord(rules=LOOKS, part=part).model_dump(mode="json")}
+    )
     assert not excluding(built_run, header, LOOKS)
     assert excluding(built_run, header, LOOKS + NAMES)
