@@ -15,7 +15,7 @@ import logging
 import re
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from pseudoris.schemas.fitted import FittedConfig, FittedValues
 from pseudoris.schemas.frozen import FrozenModel, NonNegative
@@ -138,8 +138,8 @@ class FilterConfig(FrozenModel):
     # Keeps candidates whose distinctiveness is strictly above tau.
     tau: NonNegative = 1.0
     # Further conditions, such as `correctness > 0.2`. A kept candidate meets all of them, so more conditions keep fewer
-    # expressions of a mask.
-    keep: tuple[KeepCondition, ...] = ()
+    # expressions of a mask. Their order makes no difference.
+    keep: Annotated[tuple[KeepCondition, ...], AfterValidator(lambda keep: tuple(sorted(set(keep), key=str)))] = ()
     # Captions of a mask that is alone in its image, which no tau can judge. keep: all that meet `keep`. drop: none.
     # better_half: per mask, the half of its draws with the highest correctness, as the authors' loader.
     lone_masks: LoneMasks = "keep"
@@ -164,12 +164,6 @@ class FilterConfig(FrozenModel):
     fitted: FittedConfig | None = None
     # Settings of a plug-in engine.
     options: dict[str, JsonValue] = Field(default_factory=dict)
-
-    @field_validator("keep")
-    @classmethod
-    def _in_one_order(cls, keep: tuple[KeepCondition, ...]) -> tuple[KeepCondition, ...]:
-        # All conditions hold together: the order in which they are written does not change the method.
-        return tuple(sorted(set(keep), key=str))
 
     @property
     def fitted_values(self) -> FittedValues:

@@ -309,14 +309,16 @@ def features(rated: Rated, lone_log_ratio: float) -> dict[str, Floats]:
         among["vote"][rows] = _least_shares(words, rated.scores["count"][rows])
         among["relative_truth"][rows] = truth - truth.max()
         among["consensus"][rows] = _least_shares(words, np.exp(score - score.max()))
-    scores = rated.scores
+    scores, among_masks = rated.scores, {}
+    for name in ("uniqueness", "distinctiveness"):
+        logs = np.clip(np.log(np.maximum(scores[name], _TINY)), -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+        among_masks[f"log_{name}"] = np.where(np.isnan(scores[name]), lone_log_ratio, logs)
     return {
         "listener": np.clip(log_odds(scores["listener"]), -_MAX_LOG_ODDS, _MAX_LOG_ODDS),
         "truth": scores["truth"],
         **among,
         "grounding": np.clip(log_odds(scores["grounding_share"]), -_MAX_LOG_ODDS, _MAX_LOG_ODDS),
-        "log_uniqueness": _log_ratio(scores["uniqueness"], lone_log_ratio),
-        "log_distinctiveness": _log_ratio(scores["distinctiveness"], lone_log_ratio),
+        **among_masks,
         "correctness": scores["correctness"],
         "log_count": np.log(np.maximum(scores["count"], 1.0)),
         "num_words": np.array([len(set(text.split())) for text in rated.texts], np.float64),
@@ -360,8 +362,3 @@ def _least_shares(words: Sequence[frozenset[str]], weights: Floats) -> Floats:
     least = np.array([min((totals[word] for word in said), default=0.0) for said in words], np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.clip(np.log(least / weights.sum()), _MIN_LOG_SHARE, 0.0))
-
-
-def _log_ratio(ratio: Floats, lone_log_ratio: float) -> Floats:
-    logs = np.clip(np.log(np.maximum(ratio, _TINY)), -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
-    return np.asarray(np.where(np.isnan(ratio), lone_log_ratio, logs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeVar
 
-from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
@@ -298,10 +298,6 @@ class CaptionsConfig(FrozenModel):
             raise ValueError("captions need at least one crop kind: set has_masked_crop=true or give context_scales")
         if self.min_length > self.max_length:
             raise ValueError(f"min_length {self.min_length} exceeds max_length {self.max_length}")
-        return self
-
-    @model_validator(mode="after")
-    def _listens_to_its_crops(self) -> Self:
         kinds = self.crop_kinds()
         unknown = [crop for crop in self.listening.crops if crop not in kinds] if self.listening else []
         if unknown:
@@ -328,7 +324,9 @@ class ComposingConfig(FrozenModel):
 
     # `group` refers to several masks, `none` to no mask: some trainers cannot read these. `attribute` is a phrase
     # without a position, where it suffices.
-    kinds: tuple[ComposedKind, ...] = Field(default=("position", "relation"), min_length=1)
+    kinds: Annotated[tuple[ComposedKind, ...], AfterValidator(lambda kinds: tuple(sorted(set(kinds))))] = Field(
+        default=("position", "relation"), min_length=1
+    )
     # A mask gets at most this many expressions, positions and relations together.
     max_per_mask: int = Field(default=2, ge=1, le=1_000)
     # Least probability of a mask's likeliest expression. Lower it to describe more objects.
@@ -341,12 +339,6 @@ class ComposingConfig(FrozenModel):
     # it. The seed and the image's id decide which. None: only near absences, which differ in a word from what is true.
     # A method without a bank keeps its hash.
     bank: TextBankConfig | None = Field(default=None, exclude_if=lambda bank: bank is None)
-
-    @field_validator("kinds")
-    @classmethod
-    def _in_one_order(cls, kinds: tuple[ComposedKind, ...]) -> tuple[ComposedKind, ...]:
-        # A set: the order in which it is written does not change the method.
-        return tuple(sorted(set(kinds)))
 
     @model_validator(mode="after")
     def _needs_more_for_more(self) -> Self:

@@ -120,7 +120,12 @@ def _findings(table: pa.Table, masks: pa.Table, rule: KeepRule) -> Iterator[Find
     num_masks = Counter(image_of.values())
     images, targets = table["image_id"].to_pylist(), table["target_mask_ids"].to_pylist()
     yield from _reference_problems(table, image_of)
-    yield from _text_problems(table)
+    texts = table["text"].to_pylist()
+    rows = np.flatnonzero(np.array([not text or text != text.strip().lower() for text in texts], bool))
+    yield "expression_text", (f"row {row}: {texts[row]!r} is empty, not stripped or not lower case" for row in rows)
+    # The key includes the image, because a no-target expression has no mask.
+    keys = Counter((image, *target, text) for image, target, text in zip(images, targets, texts, strict=True))
+    yield "expression_repeated", (f"{key} is in {n} rows" for key, n in keys.items() if n > 1)
     known = pc.is_in(table["source"], value_set=pa.array(SOURCES, pa.string()))
     yield "expression_source", _at(~np.asarray(known), f"source is none of {', '.join(SOURCES)}")
     authors = (SOURCE_HUMAN, SOURCE_COMPOSER, SOURCE_RECIPE)
@@ -162,18 +167,6 @@ def _reference_problems(table: pa.Table, image_of: dict[str, str]) -> Iterator[F
         ]
     yield "expression_target", targets
     yield "expression_rival", rivals
-
-
-def _text_problems(table: pa.Table) -> Iterator[Finding]:
-    """Check that texts are lower case and stripped, and that no target has the same text twice."""
-    texts, targets = table["text"].to_pylist(), table["target_mask_ids"].to_pylist()
-    is_wrong = np.array([not text or text != text.strip().lower() for text in texts], bool)
-    rows = np.flatnonzero(is_wrong)
-    yield "expression_text", (f"row {row}: {texts[row]!r} is empty, not stripped or not lower case" for row in rows)
-    # The key includes the image, because a no-target expression has no mask.
-    images = table["image_id"].to_pylist()
-    keys = Counter((image, *target, text) for image, target, text in zip(images, targets, texts, strict=True))
-    yield "expression_repeated", (f"{key} is in {n} rows" for key, n in keys.items() if n > 1)
 
 
 def _draw_problems(table: pa.Table, is_undrawn: Flags) -> Iterator[Finding]:

@@ -33,25 +33,6 @@ _RECORDS: Final[Mapping[str, Callable[[str], object]]] = {
 }
 
 
-def refuse_blocked_extensions(location: RunLocation) -> None:
-    """Raise a ConfigError if a folder, a pipe or the like is in an extension's place: the plan would end there."""
-    for name, what in location.list_obstacles(PLAN_FOLDER):
-        if EXTENSION_NAME.match(name):
-            raise ConfigError(
-                f"{location.uri(f'{PLAN_FOLDER}/{name}')} is {what}, not a header of the plan: restore the file"
-            )
-
-
-def blocked_receipts(location: RunLocation) -> dict[int, Problem]:
-    """Return a problem by shard for each folder, pipe or the like in the place of a receipt."""
-    blocked = {}
-    for name, what in location.list_obstacles(RECEIPTS_FOLDER):
-        if commit := commit_of_name(name):
-            detail = f"{RECEIPTS_FOLDER}/{name} is {what}, not a receipt: move it out, then run the same command again"
-            blocked[commit[0]] = Problem(commit[0], "receipt", detail)
-    return blocked
-
-
 def replaced_receipt_problems(
     location: RunLocation, replaced: Sequence[tuple[int, int]], known: frozenset[str]
 ) -> Iterator[Problem]:

@@ -12,25 +12,24 @@ import numpy.typing as npt
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.keep_rule import KeepRule
-from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader
+from pseudoris.schemas.run_records import PLAN_FOLDER, RECEIPTS_FOLDER, PlanEntry, Receipt, RunHeader
 from pseudoris.store.checks.content import Problem, examples
 from pseudoris.store.checks.records import (
     Manifests,
-    blocked_receipts,
     card_notices,
     junk_notices,
-    refuse_blocked_extensions,
     replaced_receipt_problems,
 )
 from pseudoris.store.checks.shard_parts import verify_shard
 from pseudoris.store.exclusions.stored_exclusions import stored_exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import NamedParts, stray_files
-from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.header import EXTENSION_NAME, require_header
 from pseudoris.store.runs.plan import iter_plan_part, shards_of_parts
 from pseudoris.store.runs.receipts import (
     READERS,
     RootDigest,
+    commit_of_name,
     foreign_receipt,
     list_commits,
     spread_evenly,
@@ -106,7 +105,13 @@ class VerifyWalk:
         self.num_shards = 0
         self._location = location
         self._header = header
-        self._blocked = blocked_receipts(location)
+        # A folder, a pipe or the like in the place of a receipt, by shard.
+        self._blocked: dict[int, Problem] = {}
+        for name, what in location.list_obstacles(RECEIPTS_FOLDER):
+            if commit := commit_of_name(name):
+                found = f"{RECEIPTS_FOLDER}/{name} is {what}, not a receipt"
+                detail = f"{found}: move it out, then run the same command again"
+                self._blocked[commit[0]] = Problem(commit[0], "receipt", detail)
         self._root: RootDigest | None = RootDigest(header)
         self._is_plan_whole = True
         self._manifests = Manifests(location)
@@ -297,7 +302,12 @@ def verify_run(
         ConfigError: No run was started there, or its header cannot be used.
     """
     header = require_header(location)
-    refuse_blocked_extensions(location)
+    for name, what in location.list_obstacles(PLAN_FOLDER):
+        # A folder, a pipe or the like in an extension's place: the plan would end there.
+        if EXTENSION_NAME.match(name):
+            raise ConfigError(
+                f"{location.uri(f'{PLAN_FOLDER}/{name}')} is {what}, not a header of the plan: restore the file"
+            )
     walk = VerifyWalk(location, header, sample)
     try:
         stored_exclusions(location, header)

@@ -167,7 +167,25 @@ def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
     with _opened(location, number) as parquet:
         try:
             for batch in parquet.iter_batches(batch_size=ROWS_AT_ONCE, use_threads=False):
-                yield from map(_receipt, batch.to_pylist())
+                for row in batch.to_pylist():
+                    parts = {
+                        table: PartRecord(**{name: row[f"{table}_part_{name}"] for name in _PART_TYPES})
+                        for table in SCHEMAS
+                    }
+                    yield Receipt(
+                        version=row["version"],
+                        shard=row["shard"],
+                        generation=row["generation"],
+                        parts=parts,
+                        counts=ShardCounts(**{name: row[name] for name in _COUNTS}, reasons=dict(row["reasons"])),
+                        seconds=dict(row["seconds"]),
+                        attempts=dict(row["attempts"]),
+                        nodes=tuple(row["nodes"]),
+                        degraded=parse_json(row["degraded"]),
+                        mixed=tuple(row["mixed"]),
+                        long_texts=row.get("long_texts") or 0,
+                        **{name: row[name] for name in _DIGESTS},
+                    )
         except (LookupError, TypeError, ValueError) as error:
             # The cause is a column with another name or type, or a damaged page.
             raise TransientError(damaged(uri, error)) from error
@@ -257,24 +275,6 @@ def _row(receipt: Receipt) -> dict[str, Any]:
     for table, part in receipt.parts.items():
         row |= {f"{table}_part_{name}": value for name, value in part.model_dump().items()}
     return row
-
-
-def _receipt(row: dict[str, Any]) -> Receipt:
-    parts = {table: PartRecord(**{name: row[f"{table}_part_{name}"] for name in _PART_TYPES}) for table in SCHEMAS}
-    return Receipt(
-        version=row["version"],
-        shard=row["shard"],
-        generation=row["generation"],
-        parts=parts,
-        counts=ShardCounts(**{name: row[name] for name in _COUNTS}, reasons=dict(row["reasons"])),
-        seconds=dict(row["seconds"]),
-        attempts=dict(row["attempts"]),
-        nodes=tuple(row["nodes"]),
-        degraded=parse_json(row["degraded"]),
-        mixed=tuple(row["mixed"]),
-        long_texts=row.get("long_texts") or 0,
-        **{name: row[name] for name in _DIGESTS},
-    )
 
 
 class LatestReceipts:

@@ -107,7 +107,7 @@ def iter_plan_part(location: RunLocation, record: PartRecord) -> Iterator[tuple[
     data = read_whole(location, PLAN_FOLDER, record)
     parquet = open_parquet(pa.BufferReader(data), location.uri(part_path(PLAN_FOLDER, record)))
     for row_group in range(parquet.num_row_groups):
-        entries = _entries(parquet.read_row_group(row_group, use_threads=False))
+        entries = [PlanEntry(**row) for row in parquet.read_row_group(row_group, use_threads=False).to_pylist()]
         yield entries[0].shard, entries
 
 
@@ -169,14 +169,10 @@ def _opened_part(location: RunLocation, record: PartRecord) -> Iterator[pq.Parqu
 
 def _read_shard(location: RunLocation, record: PartRecord, parquet: pq.ParquetFile, row_group: int) -> list[PlanEntry]:
     try:
-        return _entries(parquet.read_row_group(row_group, use_threads=False))
+        return [PlanEntry(**row) for row in parquet.read_row_group(row_group, use_threads=False).to_pylist()]
     except (pa.ArrowException, OSError, TypeError, UnicodeDecodeError) as error:
         # Arrow raises TypeError if a column has another name.
         raise TransientError(damaged(location.uri(f"{PLAN_FOLDER}/{record.name}"), error)) from error
-
-
-def _entries(table: pa.Table) -> list[PlanEntry]:
-    return [PlanEntry(**row) for row in table.to_pylist()]
 
 
 @dataclass(slots=True)
