@@ -1,6 +1,6 @@
 """Intervals of shares and means, corrected for raters' errors. Called by `audit` and `cli/audit_report.py`.
 
-An interval holds the truth in at least 95 % of audits (`python -m experiments.audits`).
+A change needs the coverage of `python -m experiments.audits` again.
 
 **Intervals** are exact ones on an effective number of verdicts. A Wald interval is never used: at 0.97 of 200 it is too
 narrow, and where no error was seen it has no width.
@@ -55,9 +55,9 @@ class RatioEstimate:
 
     Attributes:
         value: The ratio; NaN without units.
-        variance: Of the ratio, linearised, between primary units in strata; NaN where it cannot be told.
+        variance: Its variance, linearised, between primary units in strata.
         num: Verdicts that have a part in it.
-        num_effective_at_most: Kish's size of these, by their weights alone: what counts where all verdicts are equal.
+        num_effective_at_most: Kish's size of these, by their weights alone.
         heaviest: The largest weight of a verdict, as a share of all.
         degrees: Primary units less strata.
     """

@@ -1,6 +1,7 @@
 """Joins all raters' answers with the draw, as arrays in the order of `pairs.parquet`. Called by `audit` and `cli`.
 
-The verdicts may be applied to another run, such as a refilter of the drawn one: to the pairs that both runs have.
+The verdicts may be applied to another run, such as a refilter of the drawn one: to the pairs that both runs have, with
+the same image bytes, masks and text. Pairs without a verdict are missing at random, because the order is random.
 """
 
 from __future__ import annotations

@@ -47,13 +47,9 @@ def iter_page(
 ) -> Iterator[str]:
     """Yield a page's text piece by piece.
 
-    Args:
-        template: Its name among the templates.
-        content: What the template shows; text in it is escaped.
-        styles: Names of stylesheets, joined.
-        scripts: Names of the parts of the page's script, joined; the script of the theme comes on its own, first.
-        room: Package whose `templates` are looked in before the viewer's.
-        pictures: Where pictures may come from: beside the page, or, of a page in one file, `data:`.
+    The template shows `content`, and escapes its texts. `styles` and `scripts` are names of parts that are joined; the
+    script of the theme comes first, on its own. The templates of the package `room` come before the viewer's.
+    `pictures` come from beside the page, or from `data:` in a page of one file.
     """
     # Colours are CSS classes, because the page's policy allows no style attribute.
     colours = (f".c{number} {{ --c: {colour}; }}\n" for number, colour in enumerate(MASK_COLOURS))

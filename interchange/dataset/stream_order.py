@@ -1,6 +1,6 @@
 """Orders the samples of a stream: split over ranks, read-ahead, shuffle. Called by the stream datasets.
 
-Seed, epoch, ranks and workers decide the order; neither time nor memory does. An image is decoded once for its masks.
+Seed, epoch, ranks, workers and settings decide the order, never timing. An image is decoded once for its masks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`python -m pseudoris.interchange.exclusions FOLDER TABLE`: writes the table of hashes that `--exclude` reads.
 
-For the owner of a benchmark, who gives away its hashes and not its images. Called by `training/exclusions.py`.
+For whoever owns a benchmark and gives away its hashes, not its images. Called by `training/exclusions.py`.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def annotation_of(image: ExportImage, mask: ExportMask, segmentation: Any, **cha
         "image_id": image.number,
         "category_id": CATEGORY_ID,
         "segmentation": segmentation,
-        "area": mask.area,
+        "area": int(mask.record.area_px),
         "bbox": mask.box_xywh,
         # COCO itself writes encodings for crowds alone. Here it is 0: pycocotools goes by the segmentation's form, and
         # detectron2, mmdetection and the evaluation leave out crowds.

@@ -94,16 +94,14 @@ class ExportJob:
     """One export on its way.
 
     Attributes:
-        name: The name of the format.
         rule: Which masks and texts: what the format takes, within what the user asks for.
         dropped: What was left out, by reason.
         num_images: Images that `images` yielded.
         lacking: Ids of the images that were left out because they cannot be read.
         num_further: Sentences that say an expression in other words.
-        num_files: Files that were written by `files`.
+        num_files: Files that were written by `files`; their paths have the `patterns`.
         size_bytes: Size of all files that were written.
         single_files: sha256 by path of the files that were not written by `files`.
-        patterns: Patterns of the paths of the files that were written by `files`.
         give_back: Leaves the destination to others if no file was written; does nothing before `claim`.
     """
 
@@ -207,11 +205,8 @@ class ExportJob:
     def images(self) -> Iterator[ExportImage]:
         """Yield each image with its file and the masks and expressions that the rule takes, in plan order.
 
-        One that is missing, changed or does not decode is left out. Memory is bounded by one shard, with its encoded
-        images.
-
-        Raises:
-            ConfigError: Nothing of the run is left; a part, or SOURCE as a whole, is missing.
+        One that is missing, changed or does not decode is left out. If nothing is left, it is a ConfigError. Memory is
+        bounded by one shard, with its encoded images.
         """
         request, rule = self.request, self.rule
         take, excluded = Selection(rule, self.dropped), request.excluded_images

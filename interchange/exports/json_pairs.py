@@ -6,6 +6,7 @@ reasonseg   DEST/reason_seg/<dataset>/<split>/000000001.jpg      the image, once
             DEST/reason_seg/<dataset>/<split>/000000001.json     {"text": […], "is_sentence", "shapes": [polygons]}
             DEST/reason_seg/<dataset>/explanatory/train.json     an empty list, which the loader opens
 
+Files are numbered without a gap, so that they are read back by their numbers.
 Source of reasonseg: dvlab-research/LISA 3cb2d43, utils/{data_processing,reason_seg_dataset}.py.
 """
 

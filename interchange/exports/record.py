@@ -25,12 +25,10 @@ from pseudoris.workers.masks.rle import MaskSizeError, canonical_counts, compres
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """An image, or one of its masks, as far as a format keeps it.
+    """An image of (height, width) `size`, or one of its masks, as far as a format keeps it.
 
     Attributes:
-        name: Of its file, or its id.
-        size: (height, width).
-        masks: In the format's form: canonical COCO encodings where it holds pixels (what pycocotools gives for them).
+        masks: In the format's form: canonical COCO encodings if it holds pixels (what pycocotools gives for them).
         texts: Each expression with the places of its targets in `masks`.
     """
 
@@ -75,11 +73,6 @@ class ExportMask:
         return [int(edge) for edge in self.record.box_xyxy_px]
 
     @property
-    def area(self) -> int:
-        """Number of pixels, a plain int."""
-        return int(self.record.area_px)
-
-    @property
     def rle(self) -> dict[str, Any]:
         """The compressed encoding as JSON holds it, {"size": [height, width], "counts": str}."""
         return {"size": [int(side) for side in self.record.rle_size], "counts": self.record.rle_counts}
@@ -88,7 +81,7 @@ class ExportMask:
     def measures(self) -> dict[str, Any]:
         """`bbox`, `area` and the proposer's scores, null for a mask of a prior."""
         scores = {"predicted_iou": self.record.predicted_iou, "stability_score": self.record.stability_score}
-        return {"bbox": self.box_xywh, "area": self.area, **scores}
+        return {"bbox": self.box_xywh, "area": int(self.record.area_px), **scores}
 
     def pixels(self) -> NDArray[np.bool_]:
         """Return the mask, (height, width) bool; a ValueError if its encoding does not fill its size."""

@@ -6,8 +6,8 @@ label-studio  DEST/tasks.json        a task per image, for people to correct: a 
               DEST/config.xml        the labelling interface that the tasks need
 all       DEST/images/<file_name>    the images, upright
 
-Sources: mmdet 3.3.0, datasets/odvg.py, which reads no masks; bytedance/Sa2VA 9832e1a,
-projects/sa2va/datasets/sa2va_data_finetune.py; label-studio-sdk 2.1.2, label_interface.
+Each record must read back as the content that it was made of. Sources: mmdet 3.3.0, datasets/odvg.py; bytedance/Sa2VA
+9832e1a, projects/sa2va/datasets/sa2va_data_finetune.py; label-studio-sdk 2.1.2, label_interface.
 """
 
 from __future__ import annotations
@@ -41,13 +41,9 @@ def write_records(
 ) -> ExportReport:
     """Write images and records as they come, and read the records back.
 
-    Args:
-        job: The export.
-        path: Path of the list; one record per line if it ends in `.jsonl`.
-        records_of: Returns the records of an image, plain values, each with its content.
-        read: Returns the content of a record that was read; raises if the record is not as it was written.
-        notes: For the user.
-        others: Further small files, by path.
+    The list at `path` has one record per line if its name ends in `.jsonl`. `records_of` returns the records of an
+    image, plain values, each with its content. `read` returns the content of a record that was read; it raises if the
+    record is not as it was written. `others` are further small files, by path.
     """
     destination = job.destination
     job.claim(*{file.rpartition("/")[0] for file in (path, *(others or ()))} - {""}, IMAGES_FOLDER)
