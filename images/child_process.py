@@ -39,7 +39,7 @@ def start_child(
 
 
 def end_child(child: subprocess.Popen[bytes], *, timeout_s: float, is_hung: bool = False) -> int:
-    """Close the child's pipes, reap it, kill it if it `is_hung` or too slow; return its status, a signal as -number."""
+    """Close the child's pipes and reap it, killed if it `is_hung` or too slow; return its status (-9 for SIGKILL)."""
     for stream in (child.stdin, child.stdout):
         if stream is not None:
             # Data that a dead child did not take stays in the buffer, and closing tries to send it again.

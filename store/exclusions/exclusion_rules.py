@@ -280,7 +280,7 @@ class ExclusionMatcher:
         self.has_hashes = bool(self._hashes)
 
     def matched(self, key: str) -> tuple[int | None, list[int]]:
-        """Return the number of the first rule by name that excludes a key or None, and what names it of `only`.
+        """Return the first rule by name that excludes a key, by number or None, and the values of `only` that name it.
 
         Values of `only` are numbered in their order. A listed name is that of the file; a listed path must be the end
         of the key's path, by whole folders. Rows of a table have no name.

@@ -1,4 +1,4 @@
-"""Storage through fsspec, for every object store but S3 (`gs://…`, `az://…`) and for the web. Opened by `location`.
+"""Storage through fsspec: the web, and every object store but S3 (`gs://…`, `az://…`). Opened by `location`.
 
 Objects are put whole and never renamed. The store's own client retries; for S3 `s3_requests` does. Versions in plans
 are made here: `_version` must give the same text for the same object in every release.

@@ -1,6 +1,6 @@
 """Measures a run's progress and speed from its header, receipts and lock. Called by `cli` and `viewer`. Only reads.
 
-A look must cost one listing and the new receipts, and memory two numbers a shard: a large run is watched for days.
+A large run is watched for days: each look may cost one listing and the new receipts, and memory two numbers a shard.
 """
 
 from __future__ import annotations

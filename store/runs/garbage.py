@@ -1,6 +1,6 @@
 """`gc`: deletes files of failed or replaced attempts: parts that lost, replaced generations, files of killed writers.
 
-Called by `cli`, `pipeline` and `runs/session`; `checks` ask for stray files. Shards without a receipt keep all files,
+Called by `cli`, `pipeline` and `runs/session`; `checks` asks for stray files. Shards without a receipt keep all files,
 so gc is safe at any time, during a run, without a lock. Parts must be listed before receipts: every deleted part is
 then older than the receipt that replaces it. `remove_run` deletes a whole run, such as the temporary one of `estimate`.
 """
