@@ -162,7 +162,7 @@ class _Reading:
         self._words, self._chunk, self._noun, self._start = words, chunk, noun, start
         self._before, self._after = _attributes_before(words, chunk, noun), list[str]()
         self._is_list = False
-        # What was named last besides the head, or "and" in a list. A verb without an object is about it.
+        # The last noun besides the head, or "and" in a list. A verb without an object is about this noun.
         self._other = ""
 
     def phrase(self) -> NounPhrase:

@@ -115,7 +115,7 @@ def near_absences(view: Likelihood, mask_ids: Sequence[str], seed: int) -> Itera
     "The red circle" in an image of a red star and a blue circle, or "the blue star" there: a trainer that looks for one
     of the parts finds a mask, and is wrong. Seed and mask id decide which of a mask's expressions are tried first.
     """
-    # The attributes in one place of likely phrases by their words: "small _ #" has red and blue. "_" has all nouns.
+    # Lists the attributes that likely phrases have in one place: "small _ #" has red and blue. "_" has all nouns.
     slots: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for phrase in chain.from_iterable(view.phrases):
         slots[_GAP].setdefault(phrase.noun, phrase.noun)

@@ -1,4 +1,4 @@
-"""The probability that a composed expression is right: true of its target, and of no other mask at its position.
+"""The probability that a composed expression is right: true of its target t, and of no other mask k at its position.
 
     P(right)  =  P(object | t) · P(phrase | t) · P(position | t)
                  · Π (1 − P(object | k) · P(phrase | k) · P(same position | k))     over the other masks k
