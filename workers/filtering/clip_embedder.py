@@ -129,15 +129,6 @@ class TreeBlock(SelfAttentionBlock):
         return self.finish(x, torch.cat(mixed, dim=1).transpose(0, 1).reshape(x.shape))
 
 
-def _gather(groups: Sequence[tuple[Ints, NDArray[np.bool_]]], device: torch.device) -> _Gather:
-    """Return groups of paths (n, P) and the positions that are seen (n, P) on the device, each by one copy."""
-    paths, seen = (
-        to_device(np.concatenate([each.ravel() for each in both]), device) for both in zip(*groups, strict=True)
-    )
-    of_group = torch.split(seen, [each.size for each, _ in groups])
-    return paths, [own.view(len(each), 1, -1) for own, (each, _) in zip(of_group, groups, strict=True)]
-
-
 class TextTower:
     """The text side of a CLIP."""
 
@@ -179,7 +170,13 @@ class TextTower:
                 if gathers[-1] and together > _POSITIONS_A_GATHER[device.type]:
                     gathers.append([])
                 gathers[-1].append(group)
-        known = [_gather(groups, device) for groups in gathers]
+        known: list[_Gather] = []
+        for groups in gathers:
+            # One copy takes all paths of a gather to the device, and another the positions that are seen.
+            columns = (np.concatenate([each.ravel() for each in both]) for both in zip(*groups, strict=True))
+            nodes, seen = (to_device(column, device) for column in columns)
+            of_group = torch.split(seen, [each.size for each, _ in groups])
+            known.append((nodes, [own.view(len(each), 1, -1) for own, (each, _) in zip(of_group, groups, strict=True)]))
         for block in self._blocks:
             hidden = block(hidden, known)
         # All nodes are projected, because rounding depends on the number of rows.

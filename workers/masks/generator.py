@@ -85,6 +85,8 @@ _EDGE_TOLERANCE_PX = 20
 _UPSAMPLE_BYTES = {"cpu": 8 * 2**20, "cuda": 2**30}
 # A batch on a GPU holds at most so many images, and so many bytes of their logits.
 _MOST_IMAGES, _HELD_BYTES = 16, 6 * 2**30
+# Returns the pixels (H, W, 3) uint8 RGB of an image, upright.
+Decoder = Callable[[ShardImage], NDArray[np.uint8]]
 # Pixels that share an edge or a corner belong to one region.
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 
@@ -107,7 +109,7 @@ class MaskGenerator:
     def together(self, images: Sequence[NDArray[np.uint8]]) -> list[Proposals]:
         """Return the masks of several images, each as it has them alone; if memory runs out, of fewer at a time."""
         if self._sam is None:
-            return [self(image) for image in images]
+            return list(map(self, images))
         work = partial(self._of_batch, self._sam)
         lower = f"masks.points_per_batch (now {self._config.points_per_batch})"
         return together_or_fewer(images, work, remember=partial(setattr, self, "images_together"), lower=lower)
@@ -255,18 +257,13 @@ class SamProposer:
         """Return the shard with `masks` set on every image that is not quarantined; () if no mask survives."""
         sound = [image for image in shard.images if not image.failure]
         with prefetched_pixels(sound, self._device) as decode:
-            return apply_to_groups(
-                shard,
-                STAGE_PROPOSE,
-                lambda images: self._propose(images, [decode(image) for image in images]),
-                fits=self._fits,
-            )
+            return apply_to_groups(shard, STAGE_PROPOSE, partial(self._propose, decode), fits=self._fits)
 
     def _fits(self, images: Sequence[ShardImage]) -> bool:
         return len(images) <= self._generate.images_together
 
-    def _propose(self, images: Sequence[ShardImage], pixels: Sequence[NDArray[np.uint8]]) -> list[ShardImage]:
-        done = []
+    def _propose(self, decode: Decoder, images: Sequence[ShardImage]) -> list[ShardImage]:
+        pixels, done = list(map(decode, images)), []
         for image, of_image, proposals in zip(images, pixels, self._generate.together(pixels), strict=True):
             kept = self._prior(image, of_image, proposals)
             done.append(replace(image, masks=mask_records(image.image_id, proposals, kept)))

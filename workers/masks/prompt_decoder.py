@@ -24,6 +24,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -261,6 +262,10 @@ class SamPromptDecoder:
         self._final_norm: nn.LayerNorm = transformer.norm_final_attn
         self._logit_size = tuple(4 * side for side in sam.prompt_encoder.image_embedding_size)
         self._own = torch.cat([self._heads.iou_token.weight, self._heads.mask_tokens.weight]).detach()
+        # So many prompts fit into one pass with their images, attentions and logits.
+        (length, width), num_tokens, num_heads = self._position.shape, len(self._own) + 2, len(self._final_keys)
+        held = self._position.element_size() * length * (3 * width + 2 * num_heads * num_tokens)
+        self._num_fitting = max(1, int(PROMPT_BYTES[self._position.device.type] // held))
 
     def share(self, embedding: torch.Tensor) -> SharedImage:
         """Return an image's encoding (C, h, w) float32 with the projections that all prompts share."""
@@ -279,8 +284,7 @@ class SamPromptDecoder:
         self, image: SharedImage, points_xy: torch.Tensor, *, min_predicted_iou: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return low-resolution logits (K, 4h, 4w) and predicted IoU (K,), float32, as `PromptableModel.decode`."""
-        prompt = self._prompt(points_xy)
-        step = self._num_fitting
+        prompt, step = self._prompt(points_xy), self._num_fitting
         # The first layer updates the tokens of all prompts. The image is still the same for all.
         first = self._layers[0]
         tokens = first.attend_to_tokens(prompt, prompt)
@@ -288,10 +292,8 @@ class SamPromptDecoder:
             first.read_image.read_shared(part, image.keys, image.values) for part in torch.split(tokens + prompt, step)
         ]
         tokens = first.update_tokens(tokens, torch.cat(taken))
-        parts = [
-            self._decode(some, of_prompts, image, min_predicted_iou)
-            for some, of_prompts in zip(torch.split(tokens, step), torch.split(prompt, step), strict=True)
-        ]
+        decode = partial(self._decode, image, min_predicted_iou)
+        parts = map(decode, torch.split(tokens, step), torch.split(prompt, step))
         logits, predicted_iou = zip(*parts, strict=True)
         return torch.cat(logits), torch.cat(predicted_iou)
 
@@ -307,14 +309,6 @@ class SamPromptDecoder:
         point = place[:, :1] + prompts.point_embeddings[_FOREGROUND].weight
         own, none = (each.expand(len(point), -1, -1) for each in (self._own, prompts.not_a_point_embed.weight))
         return torch.cat([own, point, none], dim=1).to(self._dtype)
-
-    @property
-    def _num_fitting(self) -> int:
-        """How many prompts fit into one pass with their images, attentions and logits; at least 1."""
-        (length, width), num_tokens = self._position.shape, len(self._own) + 2
-        num_heads = len(self._final_keys)
-        held = self._position.element_size() * length * (3 * width + 2 * num_heads * num_tokens)
-        return max(1, int(PROMPT_BYTES[self._position.device.type] // held))
 
     def decode_together(
         self, embeddings: torch.Tensor, points_xy: Sequence[NDArray[np.float64]], points_per_batch: int
@@ -357,7 +351,7 @@ class SamPromptDecoder:
         return torch.stack([head(masks[:, number]) for number, head in enumerate(heads)], dim=1)
 
     def _decode(
-        self, tokens: torch.Tensor, prompt: torch.Tensor, shared: SharedImage, min_predicted_iou: float
+        self, shared: SharedImage, min_predicted_iou: float, tokens: torch.Tensor, prompt: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         first, *others = self._layers
         image = first.update_image(shared.tokens.repeat(len(tokens), 1, 1), tokens, prompt, shared.queries)
