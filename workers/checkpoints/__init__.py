@@ -5,6 +5,6 @@ table of what others publish, `weight_cache` the folder of downloaded files, `do
 `weight_headers` the check of a file that costs no torch. `model_folder` is a folder of `transformers`.
 
 Models are built by `openclip` and `masks.sam_model`, with the numbers of `model_configs` and `sam_architectures` and
-the tensors that `tensor_files` reads; by `hf_models` from a folder. Only the modules of this paragraph but for the two
-of numbers import torch: a driver asks for digests, and torch takes seconds to load.
+the tensors that `tensor_files` reads; by `hf_models` from a folder. These import torch, except for the two with
+numbers. The modules of the first paragraph must not: a driver asks for digests, and torch takes seconds to load.
 """

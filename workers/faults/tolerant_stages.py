@@ -1,7 +1,7 @@
 """The stages of one process with the fault ladder of this folder. Called by `pipeline/stage_actor.py`.
 
 Image errors quarantine the image; other errors never do. A retry runs the same tiles, so its bytes are those of the
-first try.
+first try, unless `placement.allow_degraded` lets it halve them.
 """
 
 from __future__ import annotations

@@ -24,14 +24,9 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.workers.checkpoints.openclip import ClipTokenizer
+from pseudoris.workers.crops.shard_pixels import Decode
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
-from pseudoris.workers.masks.generator import (
-    Decoder,
-    SamProposer,
-    encode_proposals,
-    measured,
-    without_small_regions,
-)
+from pseudoris.workers.masks.generator import SamProposer, encode_proposals, measured, without_small_regions
 from pseudoris.workers.masks.mask_candidates import MaskCandidates, concatenate
 from pseudoris.workers.masks.proposals import Kept, Proposals, mask_records, without_doubles
 from pseudoris.workers.masks.sam2_model import in_dtype, load_sam2, model_input, sam2_digest, upsample_logits
@@ -163,7 +158,7 @@ class ConceptProposer(SamProposer):
     def _fits(self, images: Sequence[ShardImage]) -> bool:
         return len(images) == 1
 
-    def _propose(self, decode: Decoder, images: Sequence[ShardImage]) -> list[ShardImage]:
+    def _propose(self, decode: Decode, images: Sequence[ShardImage]) -> list[ShardImage]:
         (image,) = images
         proposals, concepts = self._detect(decode(image))
         rows = np.sort(without_doubles(proposals, np.arange(len(proposals)), self._max_iou))

@@ -26,7 +26,7 @@ from torchvision.ops import nms
 
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
 from pseudoris.schemas.shard import Box, Shard, ShardImage
-from pseudoris.workers.crops.shard_pixels import prefetched_pixels
+from pseudoris.workers.crops.shard_pixels import Decode, prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 from pseudoris.workers.faults.quarantine import apply_to_groups, together_or_fewer
 from pseudoris.workers.forward_passes import compile_tower
@@ -85,8 +85,6 @@ _EDGE_TOLERANCE_PX = 20
 _UPSAMPLE_BYTES = {"cpu": 8 * 2**20, "cuda": 2**30}
 # A batch on a GPU holds at most so many images, and so many bytes of their logits.
 _MOST_IMAGES, _HELD_BYTES = 16, 6 * 2**30
-# Returns the pixels (H, W, 3) uint8 RGB of an image, upright.
-Decoder = Callable[[ShardImage], NDArray[np.uint8]]
 # Pixels that share an edge or a corner belong to one region.
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 
@@ -262,7 +260,7 @@ class SamProposer:
     def _fits(self, images: Sequence[ShardImage]) -> bool:
         return len(images) <= self._generate.images_together
 
-    def _propose(self, decode: Decoder, images: Sequence[ShardImage]) -> list[ShardImage]:
+    def _propose(self, decode: Decode, images: Sequence[ShardImage]) -> list[ShardImage]:
         pixels, done = list(map(decode, images)), []
         for image, of_image, proposals in zip(images, pixels, self._generate.together(pixels), strict=True):
             kept = self._prior(image, of_image, proposals)
