@@ -20,9 +20,9 @@ from pseudoris.workers.composing.posterior import Evidence, by_names
 # A name counts for a mask if this share of the draws say it. A name is judged if this many masks have it.
 _SAID: Final = 0.1
 _LEAST_MASKS: Final = 5
-# Chosen on drawn scenes of a captioner with three names a category, and on captions in which wrong nouns are planted.
-# Names of one thing have 0.52 or more of their shares where the other is, what is confused 0.19 at most, and a wider
-# name 0.22 to 1 of its own. What is wider by chance has more in a few dozen masks, hence the margin of the first.
+# Chosen on drawn scenes whose captioner has three names a category, and on captions with planted wrong nouns. `share`
+# was 0.52 or more for names of one thing, at most 0.19 for confused names, and 0.22 to 1 for a wider name. In a few
+# dozen masks a wider name can have more than 0.52 by chance, hence the margin of `_SAME`.
 _SAME: Final = 0.62
 _WIDER: Final = 0.25
 # The scorer prefers names of one thing by fewer standard deviations of correctness, both ways together: confused names
@@ -57,7 +57,7 @@ def _names(together: _Together) -> tuple[tuple[str, ...], ...]:
             group[name] is not group[other]
             and min(share(name, other), share(other, name)) >= _SAME
             and together.gap(name, other) + together.gap(other, name) < _MOST_TOLD_APART
-            # Not "kid", which is drawn as usual where "boy" is, and "girl".
+            # A third name that is drawn with only one of the two tells them apart: "boy" with "kid", never with "girl".
             and not any(
                 max(beside := (share(each, name), share(each, other))) >= _SAME and min(beside) < _WIDER
                 for each in together.said

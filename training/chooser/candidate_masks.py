@@ -41,8 +41,8 @@ _VERSION: Final = 2
 # Settings of the filter that change the embedding of a crop.
 _OF_CROPS: Final = ("architecture", "context_scale", "has_antialiasing", "batch_size")
 _META: Final = "candidates"
-# A candidate is one of several masks meant if at least this share of it lies in their union, and if it shares less than
-# this with each one taken before: both shares, of it and of the other, count.
+# A candidate is one of several masks meant if at least the first share of it lies in their union, and if its overlap
+# with each one taken before is less than the second share of either.
 _MEMBER_INSIDE, _MEMBER_APART = 0.8, 0.5
 # `Candidates.geometry` and `Candidates.pairs` have these widths.
 GEOMETRY_WIDTH, PAIR_WIDTH = 7, 8

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.metrics import ious_of, pixel_counts
 
-# If several masks may be the answer, a further mask needs this share of the likeliest one's probability. With each mask
-# chosen before it may share less than this share of the smaller of the two.
+# If several masks may be the answer, a further mask needs the first share of the likeliest one's probability. It may
+# overlap each mask chosen before by less than the second share of the smaller of the two.
 _COMPANION_SHARE, _COMPANION_APART = 0.5, 0.5
 # Weight of the squared coefficients in the fit. Levels are scaled to a spread of 1.
 _RIDGE: Final = 1e-3

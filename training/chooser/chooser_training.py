@@ -148,8 +148,8 @@ class ChooserLearner:
             own[: len(each.pairs), : len(each.pairs)] = each.pairs
         counts = torch.tensor([len(each.counts) for each in found])
         is_mask = torch.arange(num_masks) < counts[:, None]
-        # CLIP's cosines (T, N, S) of texts with crops, less their mean over an image's masks, about 1 in spread; and
-        # what that leaves out: the highest and the mean (T, 2 · S), in the same scale.
+        # Cosines (T, N, S) of texts with crops, less their mean over an image's masks, have a spread of about 1.
+        # Levels (T, 2 · S) keep what that removes: the highest and the mean, in the same scale.
         cosines = torch.einsum("tnkd,tqd->tnkq", crops[owners], self._embedded(texts)).flatten(2)
         own_masks = is_mask[owners][..., None]
         mean = (cosines * own_masks).sum(1, keepdim=True) / own_masks.sum(1, keepdim=True)

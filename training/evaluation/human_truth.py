@@ -110,7 +110,7 @@ class HumanTruth:
     title: str
     notes: tuple[str, ...]
     _shards: list[JoinedTables]
-    # Gives for each image the shard that has it, and its number there.
+    # The shard of each image, and its number there.
     _places: dict[str, tuple[int, int]]
     groups: tuple[str, ...] = field(default=())
     # A sentence is compared with one object, so expressions of several objects or none cannot be judged.

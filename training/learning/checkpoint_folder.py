@@ -175,7 +175,7 @@ class Trained(Generic[ConfigT]):
         return cls(file, state["module"], settings, validate_as(model, settings["config"]))
 
     def require_weights(self, noun: str, weights: WeightsConfig, *names: str) -> None:
-        """Refuse another file of the frozen part `noun` than the settings have the sha256 of, under `names`."""
+        """Refuse weights of the frozen part `noun` whose sha256 is not the one at `names` in the settings."""
         sha256: Any = self.settings
         for name in names:
             sha256 = sha256.get(name) if isinstance(sha256, Mapping) else None

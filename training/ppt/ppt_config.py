@@ -96,9 +96,8 @@ class ObjectiveConfig(FrozenModel):
     # the referent although another query has the right mask, and it learns to stay confident. At lower values masks
     # decide.
     confidence_in_matching: UnitInterval = 1.0
-    # Not in equation 4 or in the matching: distance between a matched query's attention and its pseudo-mask. The L1 of
-    # points gives a direction, not a patch. This term shows the patch within a few hundred steps. 0 leaves it out, as
-    # in the paper.
+    # Weight of the distance between a matched query's attention and its pseudo-mask, which the paper does not have (0).
+    # The L1 of points gives a direction, not a patch. This term shows the patch within a few hundred steps.
     look: NonNegative = 0.0
     # assignment: the points of a matched pair correspond by a second assignment; order: as they were drawn.
     point_correspondence: Literal["assignment", "order"] = "assignment"

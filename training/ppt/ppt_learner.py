@@ -153,8 +153,7 @@ class PointLearner:
         """Return the figures of the held-out expressions."""
         if self.held_out is None:
             return {}
-        # The own module, which `module` is wrapped around: only its referent is needed, and there is no other entry
-        # point for it.
+        # `answer` calls the own module and not its wrapper `module`, which only has `forward`.
         with fabric.autocast():
             return held_out_figures(self.answer, self.held_out, fabric)
 

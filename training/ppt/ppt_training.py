@@ -157,7 +157,7 @@ class _Curriculum:
                 steps_now, wall_s = steps_now + done.num_steps_now, wall_s + done.wall_s
             self.fabric.barrier()
             state, before = own.load(), own
-            # Also if the last round was already done: the process may have been killed just before this write.
+            # The last round is saved even if it was done before: a process may have been killed just before this write.
             if self.fabric.is_global_zero and state is not None and (is_new or each is self.rounds[-1]):
                 folder.save(state)
             if each.is_last and self.held_out is not None:

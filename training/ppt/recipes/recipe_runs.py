@@ -39,7 +39,7 @@ _MODEL_PACKAGES: Final = ("torch", "torchvision", "open_clip_torch", "segment-an
 class Recipe:
     """One recipe, `objects`, `compose` or `pairs`, on its way into a run.
 
-    `settings` decides the tables' bytes, by `config` and the input. With `has_models` CLIP and SAM are read.
+    `settings` holds what decides the tables' bytes. With `has_models` CLIP and SAM are read.
     """
 
     name: str
