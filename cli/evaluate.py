@@ -129,7 +129,7 @@ def evaluate(
     if model is not None:
         if sample is not None:
             raise typer.BadParameter("--sample belongs to a run. Leave it out, or give OUT in place of --model.")
-        _evaluate_model(model, truth, _splits(split), preset, assignments or [], images, report_to, as_json=as_json)
+        _evaluate_model(model, truth, split, preset, assignments or [], images, report_to, as_json=as_json)
         return
     for name, value in {"--split": split, "--preset": preset, "--set": assignments, "--images": images}.items():
         if value is not None:
@@ -162,7 +162,7 @@ def _evaluate_run(out: str, truth: str, sample: int | None, report_to: str | Non
 def _evaluate_model(
     model: str,
     truth: str,
-    splits: list[str],
+    split: str | None,
     preset: str | None,
     assignments: list[str],
     images: str | None,
@@ -170,6 +170,9 @@ def _evaluate_model(
     *,
     as_json: bool,
 ) -> None:
+    splits = [name for each in (split or "").split(",") if (name := each.strip())]
+    if split is not None and not splits:
+        raise typer.BadParameter("--split names no split. Give some, such as val,testA, or leave it out for all.")
     require_extra("train", "`pseudoris evaluate --model`")
     from pseudoris.training.evaluation import answerers
     from pseudoris.training.evaluation.circularity import circularity
@@ -202,15 +205,6 @@ def _evaluate_model(
     if destination is not None:
         address = write_model_report(found, questions, destination)
         report("report", address, "green", console=stderr if as_json else stdout)
-
-
-def _splits(given: str | None) -> list[str]:
-    if given is None:
-        return []
-    names = [name for each in given.split(",") if (name := each.strip())]
-    if not names:
-        raise typer.BadParameter("--split names no split. Give some, such as val,testA, or leave it out for all.")
-    return names
 
 
 def _destination(report_to: str | None, read: RunLocation) -> RunLocation | None:
@@ -315,7 +309,7 @@ def calibrate(
 
 
 def _corrected(run: OpenRun, audit: str | None) -> FittedValues:
-    """Return what a run has with the lines of an audit; without one, with the composer's weights in the run's units."""
+    """Return a run's fitted values with the lines of an audit, or with the composer's weights in the run's units."""
     fitted = run.header.config.filtering.fitted_values
     if audit is not None:
         from pseudoris.cli.audit_report import lines_of_audit

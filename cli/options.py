@@ -1,7 +1,6 @@
 """Arguments and options that several commands share, and checks of the places that they name. Called by most commands.
 
-A help text here appears on each command that uses it. A check refuses by `ConfigError` before any work. Pillow and the
-readers of images are imported inside functions, so that `--help` stays quick.
+A help text here appears on each command that uses it. A check refuses by `ConfigError` before any work.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE
+from pseudoris.images.pixels import import_plugins
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
 from pseudoris.schemas.tables import SCHEMAS
@@ -163,7 +163,7 @@ def read_exclude(exclude: list[str] | None, max_distance: int | None, only: list
     """Return what `--exclude`, `--exclude-distance` and `--only` name."""
     if not exclude and not only and max_distance is None:
         return ()
-    # Imported here, because it loads the readers of images and pickles.
+    # Imported here, because it loads the readers of annotation, which `--help` does not need.
     from pseudoris.interchange.exclusions import read_exclusions
 
     return read_exclusions(exclude or (), max_distance, only or ())
@@ -171,11 +171,7 @@ def read_exclude(exclude: list[str] | None, max_distance: int | None, only: list
 
 def load_plugins(plugins: Iterable[str] | None) -> None:
     """Import the decoder plug-ins that `--plugin` names."""
-    if plugins:
-        # Imported here, because it loads Pillow, which commands such as `--help` do not need.
-        from pseudoris.images.pixels import import_plugins
-
-        import_plugins(tuple(plugins))
+    import_plugins(tuple(plugins or ()))
 
 
 def check_file(path: Path) -> None:

@@ -68,7 +68,7 @@ class Bar:
         self._progress.update(self._task, description=text, visible=True)
 
     def restart(self, done: int) -> None:
-        """Let the clocks begin; `done` was done before, and no rate counts it."""
+        """Start the clocks. `done` was done before: no rate counts it."""
         self._progress.reset(self._task, completed=done, done_before=done)
 
     def print(self, text: str | Text) -> None:

@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from rich.console import Group, RenderableType
@@ -49,14 +50,38 @@ def stats(
     with bar("reading shards") as show:
         chosen = None if every else sample
         found = run_statistics(RunLocation.open_to_read(out), sample=chosen, num_top=top, on_progress=show)
-    if as_json:
-        console.echo_json(_tree(found))
-    else:
-        console.stdout.print(stats_view(out, found))
+    spreads = {"masks an image": found.masks_an_image, "kept a mask": found.kept_a_mask, "words, kept": found.words}
+    spreads |= found.scores
+    if not as_json:
+        console.stdout.print(stats_view(out, found, spreads))
+        return
+    distributions = {
+        name: {
+            "values": each.num_values,
+            "mean": each.mean,
+            "quantiles": {f"{share:g}": each.quantile(share) for share in QUANTILES},
+        }
+        for name, each in spreads.items()
+    }
+    groups = {
+        name: {value: {GROUPS[name]: n.counted, "kept": n.kept, "share": n.share} for value, n in counts.items()}
+        for name, counts in found.groups.items()
+    }
+    tree = {
+        "num_planned_images": found.num_planned_images,
+        "num_shards_read": found.num_shards_read,
+        "totals": dataclasses.asdict(found.totals),
+        "warning": found.warning,
+        "distributions": distributions,
+        "groups": groups,
+        "top": [{"text": text, "count": count} for text, count in found.top],
+        "top_error": found.top_error,
+    }
+    console.echo_json(tree)
 
 
-def stats_view(out: str, found: RunStatistics) -> RenderableType:
-    """Return the figures as tables."""
+def stats_view(out: str, found: RunStatistics, spreads: Mapping[str, Distribution]) -> RenderableType:
+    """Return the figures as tables; `spreads` are its distributions by title."""
     totals = found.totals
     counts = console.facts_table(f"{out}: {totals.images:,} of {found.num_planned_images:,} images committed")
     counts.add_row("", counts_text(totals))
@@ -67,12 +92,12 @@ def stats_view(out: str, found: RunStatistics) -> RenderableType:
     counts.add_row("size", console.format_bytes(totals.output_bytes))
     counts.add_row("below", f"from the tables of {found.num_shards_read:,} of {totals.shards:,} shards")
     names = ("", "mean", *(_QUANTILE_NAMES.get(share, f"{share:.0%}") for share in QUANTILES))
-    spreads = console.columns_table(names, title="distributions")
-    spreads.columns[0].no_wrap = True
-    for name, distribution in _distributions(found).items():
+    table = console.columns_table(names, title="distributions")
+    table.columns[0].no_wrap = True
+    for name, distribution in spreads.items():
         values = (distribution.mean, *(distribution.quantile(share) for share in QUANTILES))
-        spreads.add_row(name, *("–" if value is None else f"{value:.4g}" for value in values))
-    parts: list[RenderableType] = [*console.warning_lines(found.warning), counts, "", spreads]
+        table.add_row(name, *("–" if value is None else f"{value:.4g}" for value in values))
+    parts: list[RenderableType] = [*console.warning_lines(found.warning), counts, "", table]
     for name, groups in found.groups.items():
         rows = ((value, f"{each.counted:,}", f"{each.kept:,}", f"{each.share:.1%}") for value, each in groups.items())
         parts += ["", console.columns_table(("", GROUPS[name], "kept", "share"), rows, title=f"by {name}")]
@@ -81,42 +106,6 @@ def stats_view(out: str, found: RunStatistics) -> RenderableType:
         most = ((text, f"{times:,}") for text, times in found.top)
         parts += ["", console.columns_table(("", "times"), most, title=f"most frequent kept expressions{error}")]
     return Group(*parts)
-
-
-def _distributions(found: RunStatistics) -> dict[str, Distribution]:
-    return {
-        "masks an image": found.masks_an_image,
-        "kept a mask": found.kept_a_mask,
-        "words, kept": found.words,
-        **found.scores,
-    }
-
-
-def _tree(found: RunStatistics) -> dict[str, Any]:
-    distributions = {
-        name: {
-            "values": each.num_values,
-            "mean": each.mean,
-            "quantiles": {f"{share:g}": each.quantile(share) for share in QUANTILES},
-        }
-        for name, each in _distributions(found).items()
-    }
-    return {
-        "num_planned_images": found.num_planned_images,
-        "num_shards_read": found.num_shards_read,
-        "totals": dataclasses.asdict(found.totals),
-        "warning": found.warning,
-        "distributions": distributions,
-        "groups": {
-            name: {
-                value: {GROUPS[name]: count.counted, "kept": count.kept, "share": count.share}
-                for value, count in groups.items()
-            }
-            for name, groups in found.groups.items()
-        },
-        "top": [{"text": text, "count": count} for text, count in found.top],
-        "top_error": found.top_error,
-    }
 
 
 def sample(

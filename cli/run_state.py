@@ -100,7 +100,9 @@ def status_view(out: str, found: RunStatus) -> RenderableType:
     table.add_row("shards", f"{found.shards:,} of {found.num_shards:,}{retried}")
     table.add_row("speed", _speed(found))
     if not found.is_complete:
-        table.add_row("left", _left(found))
+        once = "" if found.driver.state == DRIVER_ALIVE else " after the run is started again"
+        about = "" if found.eta_s is None else f", about {console.format_seconds(found.eta_s)}{once}"
+        table.add_row("left", f"{found.num_images - found.images:,} images{about}")
     if found.bottleneck is not None:
         basis = "the time of all stages" + (", per actor" if found.bottleneck.is_by_actor else "")
         table.add_row("bottleneck", f"{found.bottleneck.stage}: {found.bottleneck.share:.0%} of {basis}")
@@ -130,14 +132,6 @@ def _speed(found: RunStatus) -> str:
     if rates.now is None:
         return overall
     return f"{rates.now:.2f} images/s now (over the last {console.format_seconds(rates.window_s)} or less), {overall}"
-
-
-def _left(found: RunStatus) -> str:
-    images = f"{found.num_images - found.images:,} images"
-    if found.eta_s is None:
-        return images
-    once = "" if found.driver.state == DRIVER_ALIVE else " after the run is started again"
-    return f"{images}, about {console.format_seconds(found.eta_s)}{once}"
 
 
 def verify(

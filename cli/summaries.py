@@ -29,7 +29,7 @@ def counts_text(counts: RunTotals | VerifyReport, words: tuple[str, str] = ("ann
 
 
 def totals_rows(totals: RunTotals, num_images: int) -> Iterator[tuple[str, str]]:
-    """Yield what a run with `num_images` planned images holds, for `facts_table`; what most runs lack is last."""
+    """Yield what a run with `num_images` planned images holds, for `facts_table`; what most runs lack comes last."""
     yield "images", f"{totals.images:,} of {num_images:,}: {counts_text(totals)}"
     yield "masks", f"{totals.masks:,}"
     yield "candidates", f"{totals.samples:,} drawn, {totals.expressions:,} distinct"

@@ -167,7 +167,7 @@ class TrainingBar:
         self._show = show
 
     def on_image(self, done: int, total: int) -> None:
-        """Show how many images have their masks, of how many."""
+        """Show how many of all images have their masks."""
         self._show(done, total, "proposing masks")
 
     def on_step(self, step: StepReport) -> None:

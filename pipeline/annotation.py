@@ -25,7 +25,7 @@ from pseudoris.pipeline.meters import Meter
 from pseudoris.pipeline.opened_run import Opened, opened
 from pseudoris.pipeline.resources import check_object_store, plan_actors, with_readers
 from pseudoris.pipeline.run_contract import RetryTally, RunOptions, RunPlan, RunSummary, table_globs
-from pseudoris.pipeline.shard_tasks import Job, Retry
+from pseudoris.pipeline.shard_tasks import Job
 from pseudoris.pipeline.stored_masks import StoredMasks
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import Identity, RunHeader
@@ -116,9 +116,9 @@ def annotate(
         check_object_store(nodes, config, actors, header.max_shard_bytes)
         interrupts.check()
         masks = None if start.parent is None else StoredMasks.pinned(start.parent, begun.planned.parent)
-        job = Job(start.listing.name, location, header, config, may_grow=may_grow, masks=masks)
-        again = {"retry": Retry(generations, options.reasons)} if options.is_retry else {"repairs": generations}
-        job = replace(job, notices=_notices_of_actors(config, on_event, stack), **again)
+        job = Job(start.listing.name, location, header, config, may_grow=may_grow, masks=masks, generations=generations)
+        job = replace(job, is_retry=options.is_retry, reasons=options.reasons)
+        job = replace(job, notices=_notices_of_actors(config, on_event, stack))
         return begun.finish(actors, executor.ray_executor(job, actors, interrupts))
 
 

@@ -32,13 +32,12 @@ class Interrupts:
     """Whether the user or the cluster asked this process to stop."""
 
     def __init__(self) -> None:
-        self._is_requested = False
+        self._requested_s: float | None = None
         self._is_raised = False
-        self._requested_s = 0.0
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if a stop was requested, even if a library swallowed the exception."""
-        if self._is_requested:
+        if self._requested_s is not None:
             self._is_raised = True
             raise KeyboardInterrupt
 
@@ -49,9 +48,8 @@ class Interrupts:
             return
         if number == signal.SIGHUP:
             _leave_dead_terminal()
-        if not self._is_requested:
+        if self._requested_s is None:
             self._requested_s = time.monotonic()
-        self._is_requested = True
         # An exception between acquiring the lock of `logging` and the `try` that releases it would leave it locked. The
         # next thread that logs would then wait forever (seen: Ray Data's executor, and with it the run). In an import
         # the exception would be swallowed, or leave a module half imported (seen: by a callback of importlib).

@@ -54,20 +54,6 @@ OUTCOME_SCHEMA: Final = pa.schema([("receipt", pa.large_string()), ("fault", FAU
 
 
 @dataclass(frozen=True, slots=True)
-class Retry:
-    """A session that only computes quarantined images again.
-
-    Attributes:
-        generations: By shard, the generation that the retry starts from. Fixed when it starts: a shard that is
-            processed twice, after a loss, must not retry its own retry.
-        reasons: Only retry images quarantined for one of these reasons; None for all.
-    """
-
-    generations: Mapping[int, int]
-    reasons: frozenset[str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Job:
     """A planned run, as its workers see it.
 
@@ -76,8 +62,10 @@ class Job:
         config: The configuration of this session: the header's method with this session's placement.
         may_grow: Whether nodes may join the cluster during the run.
         session_nonce: Identifies this session. Attempts of other sessions count against no image.
-        retry: None if shards are computed for the first time.
-        repairs: The generations of the committed shards whose damaged parts are written again.
+        generations: By shard, the committed generation that a retry starts from, or whose damaged parts a repair writes
+            again. Fixed when the session starts: a shard that is processed twice must not retry its own retry.
+        is_retry: Whether only quarantined images are computed again.
+        reasons: A retry computes only images quarantined for one of these reasons; None for all.
         masks: The run that the masks are taken from; None if they are proposed.
         notices: Where a stage actor puts what the user must know before a shard is written; None without composing.
     """
@@ -88,8 +76,9 @@ class Job:
     config: RunConfig
     may_grow: bool = field(default=False, kw_only=True)
     session_nonce: str = field(default_factory=lambda: secrets.token_hex(6), kw_only=True)
-    retry: Retry | None = field(default=None, kw_only=True)
-    repairs: Mapping[int, int] = field(default_factory=dict, kw_only=True)
+    generations: Mapping[int, int] = field(default_factory=dict, kw_only=True)
+    is_retry: bool = field(default=False, kw_only=True)
+    reasons: frozenset[str] | None = field(default=None, kw_only=True)
     masks: StoredMasks | None = field(default=None, kw_only=True)
     notices: Queue | None = field(default=None, kw_only=True)
 
@@ -150,14 +139,14 @@ def shard_work(job: Job, shard: int) -> ShardWork:
 
     If the generation is committed there are none: if a node is lost after a commit, Ray runs the shard again.
     """
-    if job.retry is None:
-        generation = job.repairs.get(shard, 0)
+    if not job.is_retry:
+        generation = job.generations.get(shard, 0)
         receipt = read_receipt(job.location, shard, generation)
-        if receipt is not None and not (shard in job.repairs and damaged_tables(job.location, receipt)):
+        if receipt is not None and not (shard in job.generations and damaged_tables(job.location, receipt)):
             return ShardWork(generation)
         planned = read_shard_plan(job.location, job.header, shard)
         return ShardWork(generation, planned, planned, receipt)
-    base = job.retry.generations[shard]
+    base = job.generations[shard]
     receipt = read_receipt(job.location, shard, base)
     if receipt is None:
         raise ConfigError(
@@ -165,7 +154,7 @@ def shard_work(job: Job, shard: int) -> ShardWork:
             "damage"
         )
     try:
-        wanted = quarantined_ids(job.location, receipt, job.retry.reasons)
+        wanted = quarantined_ids(job.location, receipt, job.reasons)
     except ConfigError:
         # If a newer generation exists, gc has deleted the parts of this one.
         if read_receipt(job.location, shard, base + 1) is None:
@@ -259,8 +248,8 @@ def _commit(job: Job, shard: Shard) -> Receipt | ShardFault:
             receipt = read_receipt(job.location, shard.shard, shard.generation)
         else:
             shard = on_this_node(shard).with_mixed(mixed)
-            is_repair = shard.shard in job.repairs
-            commit = commit_retry if job.retry is not None else partial(commit_shard, is_repair=is_repair)
+            is_repair = shard.shard in job.generations
+            commit = commit_retry if job.is_retry else partial(commit_shard, is_repair=is_repair)
             receipt = commit(
                 job.location,
                 shard,

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from pseudoris.pipeline import shard_tasks
-from pseudoris.pipeline.shard_tasks import Job, Retry, block_to_outcome, commit_block, read_block
+from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block, read_block
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.shard import Proof, Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
@@ -168,7 +168,7 @@ def planned_ids(job: Job) -> tuple[str, ...]:
 
 
 def retrying(job: Job, base: int = 0) -> Job:
-    return replace(job, retry=Retry({0: base}))
+    return replace(job, generations={0: base}, is_retry=True)
 
 
 def test_a_shard_is_read_and_committed_with_its_plan_read_once(alone, monkeypatch):
