@@ -61,7 +61,7 @@ def read_instance_table(path: str, min_score: float) -> InstanceTable:
         raise ConfigError(f"prior.path={path} cannot be read: {error}") from error
     if data.startswith(_PARQUET_MAGIC):
         return _from_parquet(data, path, min_score)
-    return read_coco_json(data, path, min_score)
+    return _from_coco_json(data, path, min_score)
 
 
 def _from_parquet(data: bytes, path: str, min_score: float) -> InstanceTable:
@@ -102,7 +102,7 @@ def _first_column(table: pa.Table, wanted: tuple[str, ...], path: str) -> str:
     raise ConfigError(f"prior.path={path} has none of the columns {', '.join(wanted)}: it needs one of them")
 
 
-def read_coco_json(data: bytes, path: str, min_score: float) -> InstanceTable:
+def _from_coco_json(data: bytes, path: str, min_score: float) -> InstanceTable:
     """Return the instances of a COCO JSON document whose score is at least `min_score`."""
     try:
         document = parse_json(data)

@@ -71,7 +71,7 @@ def test_random_weights_follow_from_their_seed_and_leave_the_generator_alone():
 
 @pytest.mark.parametrize(("preset", "name"), [("base", "vit_b"), ("paper", "vit_h")])
 def test_each_preset_builds_its_published_sam(preset, name):
-    # Without memory for the 2.5 GB of the larger one.
+    # The larger one would take 2.5 GB of memory.
     with torch.device("meta"):
         ours = build_sam(sam_architecture(load_config(preset).masks.architecture)).state_dict()
         published = sam_model_registry[name]().state_dict()

@@ -85,7 +85,7 @@ def build_embedder(monkeypatch, *, precision="float32", batch_size=8, device="cp
 @pytest.mark.parametrize("text_cfg", [{"no_causal_mask": True}, {"pool_type": "last"}])
 def test_texts_of_a_tower_that_reads_its_padding_are_embedded_as_open_clip_does(monkeypatch, text_cfg):
     embedder, model = build_embedder(monkeypatch, **text_cfg)
-    # More than a pass holds.
+    # One pass does not hold all of them.
     texts = [f"a red circle and {number} stars" for number in range(20)]
     with torch.inference_mode():
         expected = model.encode_text(embedder.tokeniser(texts), normalize=True)
@@ -103,7 +103,7 @@ def test_crops_of_a_residual_tower_are_embedded_as_open_clip_does(monkeypatch, d
         expected = model.encode_image(crops, normalize=True)
     torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
     assert torch.equal(alone, found[:1])
-    # Without norms, with one pooled output, channels last.
+    # The tower has no norms, pools one output, and lies channels last.
     tower = embedder._model.visual
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in tower.modules())
     assert isinstance(tower.attnpool, AttentionPool)

@@ -35,7 +35,7 @@ def embed(tower, contexts):
     return found
 
 
-# Three tiles: two of them full of one long text each.
+# They take three tiles. One long text each fills two of them.
 LONG = ["very " * 90, "small star " * 60, "a small dotted star " * 3]
 SENTENCES = ["", "a red circle", "a red star", "a red circle", *LONG]
 

@@ -16,7 +16,7 @@ from pseudoris.workers.masks import SamProposer
 from pseudoris.workers.masks.generator import MaskGenerator
 from pseudoris.workers.masks.sam_model import PromptableSam, load_sam
 
-# Of several crops each, and none of them of the size of what SAM sees.
+# Each image has several crops, and none has the size that SAM sees.
 SIZES = [(60, 90), (90, 60), (130, 75), (33, 200), (64, 64)]
 
 

@@ -10,7 +10,7 @@ from pseudoris.workers import pass_sizes
 from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder
 
 KEEP_ALL = 0.0
-# Two float32 forwards that add up in other orders, each 2e-5 from the one in float64, on logits of up to 30.
+# Two float32 forwards add up in other orders: each is 2e-5 from the one in float64, on logits of up to 30.
 ROUNDING = 4e-5
 
 
@@ -83,7 +83,7 @@ def test_the_prompts_of_a_pass_are_bounded_by_bytes_and_decide_no_result(sam, em
     hook = sam.mask_decoder.iou_prediction_head.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
     in_passes = decoded(sam, embedding, points(23))
     hook.remove()
-    # Of 8 x 8 tokens of width 32, and two heads with seven tokens each.
+    # The image has 8 x 8 tokens of width 32. Each of two heads has seven tokens of a prompt.
     assert max(sizes) == max(1, num_bytes // (4 * 64 * (3 * 32 + 2 * 2 * 7)))
     assert (sum(sizes), len(sizes) > 1) == (23, True)
     for one, other in zip(in_passes, whole, strict=True):

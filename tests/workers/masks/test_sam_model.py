@@ -44,7 +44,7 @@ def test_as_many_crops_are_encoded_at_once_as_the_budget_allows(sam, draw_image,
     seen = []
     handle = sam.image_encoder.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     together = encoded(sam, images)
-    # Two heads and 8 x 8 tokens: scores and softmax of two crops, and a byte too few for a third.
+    # With two heads and 8 x 8 tokens, scores and softmax of two crops fit. A byte is missing for those of a third.
     monkeypatch.setitem(pass_sizes.SAM_ENCODER_BYTES, "cpu", 3 * 2 * 4 * 2 * 64**2 - 1)
     few = encoded(sam, images)
     monkeypatch.setitem(pass_sizes.SAM_ENCODER_BYTES, "cpu", 1)
