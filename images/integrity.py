@@ -138,9 +138,7 @@ _ANCILLARY: Final = 0x20
 def check_integrity(data: bytes, image: Image.Image) -> None:
     """Check the checksums of a PNG's critical chunks and its end, or the size, checksum or end of a TIFF's strips.
 
-    Raises:
-        ImageError: `corrupt`: bytes are lost.
-        Exception: Any type, if the file is damaged otherwise.
+    ImageError (`corrupt`) if bytes are lost; any exception if the file is damaged otherwise.
     """
     if image.format == "PNG":
         kind = b""

@@ -88,11 +88,8 @@ LAYOUTS: Final = frozenset(
 def check_layout(data: bytes, image: Image.Image | None) -> Layout | None:
     """Return the layout of an image; None for a format outside the list, or if the header does not tell.
 
-    `image` is None if Pillow refuses to open `data`.
-
-    Raises:
-        ImageError: `unsupported_pixels`: the layout is not one of `LAYOUTS`.
-        Exception: Any type, if the header is damaged.
+    `image` is None if Pillow refuses to open `data`. ImageError (`unsupported_pixels`) for a layout that is not one of
+    `LAYOUTS`; any exception for a damaged header.
     """
     name = (
         image.format if image is not None else next((name for start, name in _STARTS if data.startswith(start)), None)

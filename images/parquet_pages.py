@@ -62,13 +62,9 @@ class CutShortError(Exception):
 
 
 def parse_page_header(data: bytes) -> PageHeader:
-    """Return the page header at the beginning of `data`.
+    """Return the page header at the beginning of `data`; CutShortError if it goes on, ValueError if it is none.
 
     Source: PageHeader in parquet.thrift of apache/parquet-format; numbers are cut to 32 bits as Thrift for C++ does.
-
-    Raises:
-        CutShortError: More bytes are needed.
-        ValueError: It is no page header.
     """
     reader = _Compact(data)
     fields = reader.struct()

@@ -106,12 +106,7 @@ class Prover:
         self.num_proofs = 0
 
     def __enter__(self) -> Self:
-        """Start the child, so that a missing plug-in is noticed before the first image.
-
-        Raises:
-            ConfigError: A module of `images.decoder_plugins` cannot be imported.
-            TransientError: The child does not start.
-        """
+        """Start the child; ConfigError if a plug-in cannot be imported, TransientError if the child does not start."""
         self._running_child()
         return self
 

@@ -118,9 +118,7 @@ class RunLocation:
     def open_to_read(cls, out: str) -> Self:
         """Return the location `out` for a command that only reads: a store that is down is reported within ten seconds.
 
-        Raises:
-            ConfigError: As `open`, or access is denied.
-            TransientError: The store does not answer.
+        Raises as `open`, ConfigError if access is denied, and TransientError if the store does not answer.
         """
         cls.open(out, limits=StorageConfig().hasty()).exists(HEADER_NAME)
         return cls.open(out)

@@ -88,9 +88,7 @@ class HubStorage(FsspecStorage):
     def pinned(self) -> str:
         """Return the uri with the commit that its revision names now.
 
-        Raises:
-            ConfigError: The Hub gives no such dataset or revision to this user.
-            TransientError: The Hub does not answer.
+        ConfigError if the Hub gives no such dataset or revision to this user; TransientError if it does not answer.
         """
         found, name = parse_hf_uri(self.uri()), self.uri()
         page = f"{constants.ENDPOINT}/datasets/{found.id}"

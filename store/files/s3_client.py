@@ -39,9 +39,7 @@ async def with_client(
 ) -> Any:
     """Return what `use` returns for botocore's client, once its credentials are there.
 
-    Raises:
-        ConfigError: The client's set-up is wrong.
-        Exception: As the client raises it, and the servers that it asks for credentials.
+    ConfigError if the client's set-up is wrong; otherwise errors of the client, and of servers that give credentials.
     """
     try:
         await filesystem.set_session()

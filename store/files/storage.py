@@ -150,9 +150,8 @@ class Storage(Protocol):
     def open_version(self, path: str, expected: StoredFile, *, window_bytes: int = 0) -> Iterator[BinaryIO]:
         """Open a file for a block, with the etag, time and size of `expected`; None is not checked.
 
-        Raises:
-            ImageError: `changed`, when the block ends or earlier. Do not use what was read.
-            FileNotFoundError: There is no file.
+        ImageError (`changed`) when the block ends or earlier: do not use what was read. FileNotFoundError if there is
+        none.
         """
         # Checked before and after the read, because this storage has no conditional reads.
         refuse_change(self.stat(path), expected)
@@ -175,9 +174,7 @@ class Storage(Protocol):
     ) -> Iterator[StoredFile]:
         """Yield the files in the order of their keys, without `exclude` and the folders that `mark` closes.
 
-        Raises:
-            ConfigError: Listing a folder is not permitted; the message names the folder.
-            TransientError: The storage failed.
+        ConfigError, which names the folder, if it may not be listed; TransientError if the storage failed.
         """
 
     def list_temporary(self, folder: str) -> Iterator[tuple[str, float]]:

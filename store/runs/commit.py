@@ -60,10 +60,7 @@ def commit_shard(
     """Write the shard's parts and create its receipt; return it, or that of the writer that committed first.
 
     `shard` has passed the last stage and has all of its images, `planned_ids` in the plan's order. `is_repair` is as in
-    `commit_parts`.
-
-    Raises:
-        ValueError: The shard's ids differ from the plan's: the engine split, merged or reordered a block.
+    `commit_parts`. ValueError if the shard's ids differ from the plan's: the engine split, merged or reordered a block.
     """
     _check_ids(shard, planned_ids)
     tables = shard_tables(shard, embed_images=embed_images)
@@ -172,10 +169,7 @@ def commit_retry(
 
     `shard` holds only the retried images; its generation is the one to write. `planned_ids` are those of the whole
     shard, in order. Rows of the other images stay the same; rows of the retried images are placed in plan order.
-
-    Raises:
-        ValueError: An image was not in quarantine: the engine returned a block that was not requested.
-        ConfigError: The previous generation cannot be read, or the location cannot be written.
+    ValueError if an image was not in quarantine: the engine returned a block that was not requested.
     """
     existing = read_receipt(location, shard.shard, shard.generation)
     if existing is not None:

@@ -158,10 +158,7 @@ def snapshot_sha256(location: RunLocation, number: int) -> str:
 def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
     """Yield the receipts of one snapshot, ordered by shard, a few held at once.
 
-    Raises:
-        FileNotFoundError: There is no such snapshot.
-        ConfigError: It is of another version.
-        TransientError: It cannot be read, or storage failed.
+    FileNotFoundError if there is none, ConfigError if it is of another version, TransientError if it cannot be read.
     """
     uri = location.uri(snapshot_path(number))
     with _opened(location, number) as parquet:

@@ -123,9 +123,7 @@ class SetAside:
     def check(self) -> None:
         """Accept the end of the work if no shard is set aside.
 
-        Raises:
-            ConfigError: Some are, and the user must correct something for each of them.
-            TransientError: Some are, for other reasons.
+        Otherwise raise ConfigError if the user must correct something for each of them, else TransientError.
         """
         if not self._faults:
             return

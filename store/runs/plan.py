@@ -65,12 +65,8 @@ def write_plan(location: RunLocation, entries: Iterable[PlanEntry], generation: 
 def read_shard_plan(location: RunLocation, header: RunHeader, shard: int) -> list[PlanEntry]:
     """Return the planned images of one shard, by position; reads one row group, and a footer once per process.
 
-    It checks the part's size, its rows and the checksums of the pages read, but not the part's digest, as `iter_plan`
-    does.
-
-    Raises:
-        ValueError: The plan has no such shard.
-        ConfigError: The part is missing or is not the one that the header names.
+    It checks the part's size, its rows and the checksums of the pages read; `iter_plan` checks the part's digest.
+    ValueError if the plan has no such shard; ConfigError if the part is not the one that the header names.
     """
     firsts = [_first_shard(part) for part in header.plan_parts]
     at = bisect_right(firsts, shard) - 1

@@ -89,9 +89,7 @@ class Parent:
     def pin(self) -> ParentRun:
         """Return the present state of the run, pinned: a later retry or extension does not affect the child run.
 
-        Raises:
-            ConfigError: It is not complete, or its last manifest lacks commits.
-            TransientError: Storage failed, or the manifest cannot be read.
+        ConfigError if it is not complete, or its last manifest lacks commits; TransientError if that cannot be read.
         """
         location, header = self.location, self.header
         latest = list_receipts(location)

@@ -70,11 +70,7 @@ def commit_of_name(name: str) -> tuple[int, int] | None:
 
 
 def read_receipt(location: RunLocation, shard: int, generation: int) -> Receipt | None:
-    """Return the receipt, None if that generation of the shard is not committed.
-
-    Raises:
-        ConfigError: Another version wrote it, or it is not a receipt of this shard and generation.
-    """
+    """Return the receipt, None if that generation is not committed; ConfigError if the file is not its receipt."""
     path = receipt_path(shard, generation)
     uri, data = location.uri(path), location.read_if_there(path)
     if data is None:
@@ -119,8 +115,7 @@ def foreign_receipt(location: RunLocation, shard: int, generation: int) -> str:
 def read_receipts(location: RunLocation, commits: Iterable[tuple[int, int]]) -> Iterator[Receipt]:
     """Yield the receipts of (shard, generation) pairs, in their order; several are read at once.
 
-    Raises:
-        ConfigError: A receipt cannot be used, or was deleted since it was listed.
+    ConfigError if one cannot be used, or was deleted since it was listed.
     """
     some, read = tee(commits)
     for (shard, generation), receipt in zip(some, try_read_receipts(location, read), strict=True):

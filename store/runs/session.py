@@ -121,8 +121,7 @@ class RunSession:
     def with_damaged(self, pending: PendingWork) -> PendingWork:
         """Return `pending` and the committed shards that have a damaged part, which no longer count; reads every part.
 
-        Raises:
-            ConfigError: A receipt, or a part of the plan, cannot be used.
+        ConfigError if a receipt, or a part of the plan, cannot be used.
         """
         # A lost plan cannot be computed again, only copied back, so it is checked first.
         for part in plan_files(self._header):

@@ -64,11 +64,8 @@ def count_rows(
     """Return the table's row groups; only its footer is read.
 
     With `left_out` the table stands beside a tar of the same name. If it has no bytes of images, it holds the tar's
-    labels: it is counted there, and has no row groups.
-
-    Raises:
-        ConfigError: It is not a Parquet file, or has no column of images.
-        TransientError: It changed since it was listed, or the storage failed.
+    labels: it is counted there, and has no row groups. ConfigError if it is not a Parquet file, or has no column of
+    images; TransientError if it changed since it was listed, or the storage failed.
     """
     name = root.describe(file.path)
     with root.open_listed(file, window_bytes=_FOOTER_BYTES) as stream:

@@ -87,11 +87,9 @@ class SourceRoot:
 
     @contextmanager
     def open_listed(self, file: StoredFile, *, window_bytes: int) -> Iterator[BinaryIO]:
-        """Open a file that was just listed, for the block.
+        """Open a file that was just listed, for the block; TransientError if it changed since, or the storage failed.
 
-        Raises:
-            ConfigError: It vanished since, or cannot be opened: its images are not known, so none can be quarantined.
-            TransientError: It changed since, or the storage failed.
+        ConfigError if it vanished or cannot be opened: its images are not known, so none can be quarantined.
         """
         uri = self.describe(file.path)
         try:
@@ -139,11 +137,8 @@ def resolve_uri(
     A relative uri starts in `source.uri_root`, or else in the table's folder; a local absolute uri must be inside that
     folder. A remote uri must have one of the protocols s3, s3a, gs, gcs, az, abfs, http and https, and a web host must
     not be this machine or an address of a private network. The addresses that a host name resolves to, and the
-    redirects of its server, are not checked.
-
-    Raises:
-        ImageError: `refused_uri` if it leaves the root, has another protocol or such a host, chains protocols, contains
-            a secret, is not text, is too long, or names no file.
+    redirects of its server, are not checked. ImageError (`refused_uri`) for any other uri, and for one that chains
+    protocols, contains a secret, is not text, is too long, or names no file.
     """
     # Refused here, because the error of a file system or client would look like a fault of the storage.
     try:

@@ -246,9 +246,8 @@ def open_root(source: str, config: SourceConfig, limits: StorageConfig | None = 
 def open_recorded_root(source: str, config: SourceConfig, limits: StorageConfig | None = None) -> SourceRoot:
     """Return `open_root` for the SOURCE in a run's header, which may be a stranger's: on a disk or a known store only.
 
-    Raises:
-        ConfigError: As `open_root`, or SOURCE has another protocol, or chains several.
-        TransientError: The store does not answer within ten seconds.
+    Raises as `open_root`, ConfigError for another protocol, or several, and TransientError if the store does not answer
+    within ten seconds.
     """
     protocol, separator, rest = source.partition("://")
     if separator and (protocol not in {*LOCAL_PROTOCOLS, *_RECORDED_SCHEMES} or "::" in source or "://" in rest):

@@ -37,12 +37,9 @@ def list_members(
 
     Links, devices, sparse members and hidden names are skipped; other images that are not listed are counted in
     `left_out`. A member's name is part of a key and never used as a path: `../x.jpg` is allowed. From a tar in a bucket
-    only headers are fetched, by windows of 32 KiB. Tars that were written behind one another are all listed, as `tar
-    --ignore-zeros` does.
-
-    Raises:
-        ConfigError: The tar is truncated, damaged, compressed or malicious, or other bytes follow it.
-        TransientError: It changed since it was listed, or the storage failed.
+    only headers are fetched, by windows of 32 KiB. Tars that were written behind one another are all listed.
+    ConfigError if the tar is truncated, damaged, compressed or malicious, or other bytes follow it; TransientError if
+    it changed since it was listed.
     """
     with root.open_listed(file, window_bytes=_WINDOW_BYTES) as stream:
         try:
