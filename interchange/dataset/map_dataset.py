@@ -37,7 +37,6 @@ class ConcatIndex:
         self._ends = np.cumsum(lengths)
 
     def __len__(self) -> int:
-        """Return the number of items."""
         return int(self._ends[-1])
 
     def of(self, index: int, *, noun: str) -> tuple[int, int]:

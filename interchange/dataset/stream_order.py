@@ -204,7 +204,6 @@ class ShardIterator:
         self._key = key
 
     def __iter__(self) -> Iterator[StreamedImage]:
-        """Yield the images."""
         with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
             ahead: Future[StreamedShard] | None = None
             for at, part in enumerate(self._slices):

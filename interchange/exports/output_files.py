@@ -109,7 +109,6 @@ class ManyFiles:
         future.result()
 
     def __enter__(self) -> Self:
-        """Return this."""
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
