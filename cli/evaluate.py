@@ -216,27 +216,20 @@ def _destination(report_to: str | None, read: RunLocation) -> RunLocation | None
 
 def model_view(found: ModelEvaluation) -> RenderableType:
     """Return a model's figures as a table of at most 80 columns; the intervals of P@X are in JSON and the report."""
+    from pseudoris.training.evaluation import model_evaluation as models
     from pseudoris.training.evaluation.evaluation_report import value_text
-    from pseudoris.training.evaluation.model_evaluation import (
-        FIGURE_TITLES,
-        NO_TARGET_TITLES,
-        facts,
-        model_caption,
-        percents,
-        split_name,
-    )
 
-    lines = facts_table("evaluation", facts(found).items())
-    named = FIGURE_TITLES
-    for name, title in NO_TARGET_TITLES.items():
+    lines = facts_table("evaluation", models.facts(found).items())
+    named = models.FIGURE_TITLES
+    for name, title in models.NO_TARGET_TITLES.items():
         if name in found.parts[0].figures:
             lines.add_row(title, value_text(found.parts[0].figures[name], 3))
     table = columns_table(("", "asked", *named.values()), title="percent")
     for part in found.parts:
-        figures = zip(named, percents(part, named), strict=True)
+        figures = zip(named, models.percents(part, named), strict=True)
         cells = (_cell(each, 2) if name in ("oiou", "miou") else value_text(each, 1) for name, each in figures)
-        table.add_row(split_name(part), f"{part.num_expressions:,}", *cells)
-    return _parts(*found.circularity, lines, table, *found.notes, model_caption(found))
+        table.add_row(models.split_name(part), f"{part.num_expressions:,}", *cells)
+    return _parts(*found.circularity, lines, table, *found.notes, models.model_caption(found))
 
 
 def _parts(first: RenderableType, *others: RenderableType) -> Group:
@@ -302,8 +295,7 @@ def calibrate(
     else:
         options.write_text(to, text, option="--to")
     # These are laid over a preset with `--config`, beside the `captions.listening` of the run.
-    fitted_file = {"uri": "FILE" if to is None else str(to)}
-    settings = {"tau": 0.0, "keep": found.reached.bounds.conditions(), "fitted": fitted_file}
+    settings = {"tau": 0.0, "keep": found.reached.bounds.conditions(), "fitted": {"uri": str(to or "FILE")}}
     echo(yaml.safe_dump({"filtering": settings}, sort_keys=False), nl=False)
     _report_fit(found, aim if truth is not None else None, least)
 

@@ -79,8 +79,7 @@ def annotate(
     the plan, each commit as it lands, and notices for the user.
 
     Raises:
-        ConfigError: The user must correct something. Nothing was reserved or computed, unless the message says that a
-            worker found the error.
+        ConfigError: The user must correct something. Nothing was reserved or computed, unless the error is a worker's.
     """
     options = options or RunOptions()
     location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage)
