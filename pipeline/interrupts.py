@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
 
@@ -76,7 +76,7 @@ def interruptible() -> Iterator[Interrupts]:
     Outside of the main thread the handlers are not changed.
     """
     interrupts = Interrupts()
-    with _handled(interrupts.handle):
+    with handlers_kept(interrupts.handle):
         yield interrupts
 
 
@@ -95,7 +95,7 @@ def signals_deferred() -> Iterator[None]:
         return signal.getsignal(number) if number in _SIGNALS else install(number, handler)
 
     try:
-        with _handled(lambda number, _frame: kept.append(number)):
+        with handlers_kept(lambda number, _frame: kept.append(number)):
             signal.signal = install_others  # type: ignore[assignment]
             # A terminal's Ctrl-C, `timeout` and Slurm signal the whole process group. If Ray's processes end while Ray
             # starts, its C++ code ends this process silently with exit code 1.
@@ -110,14 +110,9 @@ def signals_deferred() -> Iterator[None]:
             signal.raise_signal(number)
 
 
-def handlers_kept() -> AbstractContextManager[None]:
-    """Let signals act at once inside the block; handlers that the block installs are removed after it."""
-    return _handled(None)
-
-
 @contextmanager
-def _handled(handler: _Handler | None) -> Iterator[None]:
-    """Handle the signals by `handler` inside the block, None for as before; afterwards they are handled as before."""
+def handlers_kept(handler: _Handler | None = None) -> Iterator[None]:
+    """Handle the signals by `handler` inside the block, if it is given. The handlers of before come back after it."""
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread receives signals, and only it may install handlers.
         yield

@@ -16,13 +16,14 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import read_header
+from pseudoris.store.runs.header import read_header, require_header
 from pseudoris.store.runs.pending_work import Planned, Step
 from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.runs.receipts import RunTotals
 from pseudoris.store.sources import open_source
 from pseudoris.synthworld.demo import write_demo
-from tests.builders.command import NUM_SCENES, OPTIONS, invoke, pseudoris_here, start_pseudoris, wait_for
+from tests.builders.command import NUM_SCENES, OPTIONS, invoke, pseudoris, pseudoris_here, start_pseudoris, wait_for
+from tests.builders.hub import TOKEN, serving_hub
 from tests.builders.images import png
 from tests.builders.plain_runs import work_off
 from tests.builders.runs import SMALL, STUBS, stub_config, write_source
@@ -259,3 +260,31 @@ def test_extend_then_retry_then_mixed(ray_session, tmp_path):
     assert "0 degraded and 1 mixed shards" in mixed
     assert read_header(location).num_images == header.num_images + 1
     assert "device_kind: 'another' in the run" in invoke("verify", out, columns=300).output
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_private_dataset_is_annotated_and_resumed_at_the_commit_of_the_plan(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with serving_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        dataset = hub.add("me/photos", {f"{n}.png": png(96, 96, seed=n) for n in range(3)}, is_private=True)
+        planned = dataset.sha()
+        command = ("annotate", "--preset=tiny", "hf://datasets/me/photos", str(out), "--address", "local")
+        first = pseudoris(*command)
+        assert first.returncode == 0, first.stderr
+        images = ds.dataset(out / "images").to_table(columns=["key", "status"]).to_pylist()
+        assert sorted(row["key"] for row in images) == ["0.png", "1.png", "2.png"]
+        assert {row["status"] for row in images} <= {"annotated", "empty"}
+        assert require_header(RunLocation.open(str(out))).source == f"hf://datasets/me/photos@{planned}"
+        hub.add("me/photos", {"0.png": png(96, 96, seed=9)})
+        again = pseudoris(*command)
+        assert again.returncode == 0, again.stderr
+        later = pseudoris("annotate", "--preset=tiny", "hf://datasets/me/photos@main", *command[2:])
+        assert later.returncode == 2
+        assert f"planned from SOURCE 'hf://datasets/me/photos@{planned}', but SOURCE is" in later.stderr
+        printed = "".join(each.stdout + each.stderr for each in (first, again, later))
+    held = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
+    assert TOKEN not in printed
+    assert TOKEN.encode() not in held

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 import signal
@@ -19,6 +20,9 @@ from pseudoris.schemas.untrusted import mask_logs
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import card_text
 from pseudoris.store.runs.receipts import RunTotals
+from tests.builders.command import OPTIONS, pseudoris_here
+from tests.builders.redirecting_host import redirecting_host
+from tests.builders.runs import SMALL, STUBS
 from tests.builders.scored_runs import begin
 from tests.store.builders import start_run
 from tests.viewer.builders import annotated, write_run
@@ -215,3 +219,29 @@ def test_doctor_repeats_no_secret():
         assert not check.is_ok
         assert "in the environment" in check.detail
         assert SECRET not in check.detail
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_repeats_no_query_of_its_source_nor_of_where_its_server_redirects_to(ray_session, tmp_path, caplog):
+    def holding(folder: Path, secret: str) -> list[str]:
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return [str(path) for path in files if secret.encode() in path.read_bytes()]
+
+    caplog.set_level(logging.DEBUG, logger="pseudoris")
+    settings = (*STUBS, *SMALL, "source.allowed_query=[sig]", "source.format=webdataset")
+    words = [f"--set={each}" for each in (*settings, "placement.storage.patience_s=2")]
+    redirected = "swordfish"
+    with redirecting_host(redirected) as web:
+        for number, (failure, after) in enumerate(((0, None), (403, 1), (0, 2), (503, 3))):
+            web.served, web.failure, web.fails_after = itertools.count(), failure, after
+            url, out = f"{web.url}/set.tar?sig={SECRET}", str(tmp_path / f"out{number}")
+            ended = pseudoris_here("annotate", "--preset=tiny", url, out, *words, *OPTIONS)
+            assert after is not None or ended.returncode == 0, ended.stderr
+            for command in ("status", "stats", "verify", "gallery"):
+                told = pseudoris_here(command, out)
+                ended.stdout += told.stdout + told.stderr
+            for secret in (SECRET, redirected):
+                assert secret not in ended.stdout + ended.stderr + caplog.text
+                assert holding(Path(ray_session), secret) == []
+            assert holding(tmp_path, redirected) == []
