@@ -1,6 +1,6 @@
-"""The models and stages of a run, in plain torch; `pipeline` runs them in its actors.
+"""The models and stages of a run, in plain torch; `pipeline` runs them in its actors, most rooms use single modules.
 
-No module here imports Ray, so that models can be imported and benchmarked without a cluster.
+No module here may import Ray, so that models can be imported and benchmarked without a cluster.
 """
 
 if not __name__.startswith("pseudoris."):

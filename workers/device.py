@@ -1,7 +1,7 @@
 """Prepares torch as `compute` asks (device, dtype, repeatable kernels), and copies between host and device.
 
-Every engine of `workers` and the frozen CLIP and SAM of `training` use it. Its switches decide the bits of a run, and
-none may let a kernel be chosen by timing.
+The engines of `workers`, their towers and crops, `training`, and a run's identity use it. Its switches decide the bits
+of a run, and none may let a kernel be chosen by timing.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def to_host(*tensors: torch.Tensor) -> tuple[NDArray[Any], ...]:
     device = tensors[0].device
     if device.type != "cuda":
         return tuple(tensor.numpy() for tensor in tensors)
-    # Copied into pinned memory, which torch uses for such copies.
+    # torch copies into pinned memory here, so the CPU waits only once, below.
     copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
     torch.cuda.current_stream(device).synchronize()
     return tuple(copy.numpy() for copy in copies)

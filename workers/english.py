@@ -140,7 +140,7 @@ NOUNS_IN_LY = _words("family butterfly dragonfly jelly belly lily bully assembly
 PARTICLES = _words("up down out off over")
 IRREGULAR_PLURALS = _words("people men women children sheep cattle geese police kids mice feet teeth oxen folks")
 
-# These heads are skipped if `of` follows, because the object is what they show, count or bound.
+# `PICTURES`, `QUANTITIES` and `PARTS` are no heads if `of` follows: the object is what they show, count or bound.
 PICTURES = _words(
     "photo photograph picture pic image view shot snapshot closeup painting drawing illustration portrait cartoon "
     "sketch rendering render depiction silhouette outline icon clipart screenshot selfie scene photos pictures images"
@@ -206,7 +206,7 @@ BODY = _words(
 POSSESSIONS = _words("has have had having")
 # "With trees in the background" only says what is near, so it is no attribute.
 SURROUNDINGS = _words("background distance behind around nearby foreground surrounding")
-# Verbs that say something only with their preposition: "looking at the camera". Others are past participles.
+# Verbs that say something only with their preposition: "looking at the camera". The rest are participles.
 VERBS_WITH_PREPOSITIONS = frozenset(
     {
         *("looking at", "looking out", "looking down", "looking up", "looking over", "looking for", "looking into"),

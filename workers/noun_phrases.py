@@ -1,4 +1,4 @@
-"""Reads a caption's head noun and what describes it. For the composer, `spacy_nouns` and `absent_places`.
+"""Reads a caption's head noun and what describes it. For `composing`, `spacy_nouns` and `absent_places`.
 
 "A close up of a man in a red shirt holding a frisbee on a beach" is about a man; "in a red shirt" and "holding a
 frisbee" describe him, and the beach is scenery. Clauses count as what they say of their subject: "a circle that is red
@@ -340,7 +340,7 @@ def is_no_attribute(word: str) -> bool:
 _NO_ATTRIBUTES: Final = (lexicon.DETERMINERS | lexicon.NUMERALS | lexicon.PLACES | {"couple"}) - {"single", "double"}
 _NO_OBJECTS: Final = lexicon.PREPOSITIONS | lexicon.AUXILIARIES | lexicon.RELATIVES | {"", ","}
 _JOINS: Final = lexicon.CONJUNCTIONS | {",", "-"}
-# Words that belong to the word before them: "a strange looking bird", "a rolled up towel".
+# These belong to the word after them ("light blue"), and those of `_JOINED` to the word before them ("rolled up").
 _JOINING: Final = lexicon.SHADES | lexicon.DEGREES
 _JOINED: Final = lexicon.LINKING_PARTICIPLES | lexicon.PARTICLES | {"decker"}
 

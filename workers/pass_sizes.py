@@ -11,7 +11,7 @@ import json
 
 from pseudoris.schemas.ids import sha256_hex
 
-# Bytes of the temporary tensors of a step of captions; its rows are computed in parts.
+# The temporary tensors of a caption's step stay near these bytes: as many rows are computed at once as fit.
 CAPTION_STEP_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
 LEAST_CAPTION_ROWS = 64
 # CUDA's attention kernels take at most 65,535 rows, the limit of the second axis of a grid.
@@ -20,21 +20,21 @@ MOST_CAPTION_ROWS = 2**15
 PROJECTED_ROWS = 256
 # A listener in fixed shapes projects this many rows.
 LISTENER_ROWS = 512
-# The attention maps of crops that SAM encodes at once take this many bytes; a single crop may take more.
+# SAM encodes as many crops at once as have attention maps of this many bytes, but at least one.
 SAM_ENCODER_BYTES = {"cpu": 2 * 2**30, "cuda": 16 * 2**30}
 # A GPU encodes `points_per_batch` divided by this many crops at once, so that setting bounds this memory too.
 POINTS_A_CROP = 16
-# Bytes of one pass over some prompts. On a CPU about a last-level cache, because a pass reads the same image tokens ten
-# times. An estimate, not tuned by measurement.
+# SAM decodes as many prompts in a pass as fit into these bytes. On a CPU about a last-level cache, because a pass reads
+# the same image tokens ten times. An estimate, not tuned by measurement.
 PROMPT_BYTES = {"cpu": 24 * 2**20, "cuda": 8 * 2**30}
 # A GPU decodes this many times `points_per_batch` prompts at once, of several images, in multiples of a tile.
 PROMPTS_A_POINT = 16
 PROMPT_TILE = 64
 # A step's upscaled features take this many bytes: on a CPU about the cache of one core (estimated, not measured).
 UPSCALED_BYTES = {"cpu": 2 * 2**20, "cuda": 2**30}
-# Crops whose feature maps stay in a CPU's cache from one layer to the next. Measured on two threads of an AMD EPYC with
-# AVX-512, in place of 64: RN50 2.0 s in place of 2.6, ViT-B/32 2.9 in place of 3.1, ViT-B/16 11.1 in place of 13.4; and
-# a last tile is padded less.
+# A CPU computes this many crops of CLIP at once: their feature maps stay in its cache from one layer to the next, and a
+# last tile is padded less. Measured on two threads of an AMD EPYC with AVX-512, in place of 64: RN50 2.0 s in place of
+# 2.6, ViT-B/32 2.9 in place of 3.1, ViT-B/16 11.1 in place of 13.4.
 CLIP_CROPS_ON_CPU = 8
 
 # The length of each prefix of texts is rounded up to a multiple of this, independent of other prefixes.
@@ -43,13 +43,13 @@ TEXT_LENGTH_STEP = 4
 TOKENS_A_TEXT = 16
 # Crops in one forward pass of CoCa's image tower, then the same in fixed shapes. Bounds the memory of activations.
 CROPS_A_PASS, CROPS_A_FIXED_PASS = 64, 128
-# Prompts of a vision-language model's pass. Bounds the activations: 0.5 GB in half precision for 300 tokens and 8B.
+# Prompts that a vision-language model computes at once. Of 300 tokens, with 8B weights in half precision: 0.5 GB.
 PROMPTS_A_PASS = 16
-# Layers of fewer inputs are not packed: they spend more time on calls than on arithmetic.
+# `linear` does not pack layers of fewer inputs: they spend more time on calls than on arithmetic.
 LEAST_PACKED_INPUTS = 256
 
 
 def pass_sizes_digest() -> str:
-    """Return the start of a sha256 over all of them, 12 hex digits."""
+    """Return the start of a sha256 over all constants above, 12 hex digits."""
     sizes = {name: value for name, value in globals().items() if name.isupper()}
     return sha256_hex(json.dumps(sizes, sort_keys=True).encode())[:12]

@@ -1,6 +1,6 @@
 """Environment of processes that compute on a CPU: they reuse freed memory, and keep few of oneDNN's kernels.
 
-The pipeline's `executor` sets it before a process starts, because glibc reads it only then.
+`pipeline/executor.py` and `recipes/child_environment.py` set it before a process starts: glibc reads it only then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _MALLOC: Final = {
     "MALLOC_TOP_PAD_": str(64 * 2**20),
 }
 # oneDNN, and torch's binding to it, each keep a kernel a shape, 1,024 of them by default. The captioner's products have
-# ever other numbers of rows. Source: measured, captions of `tiny`, 12 shards of 16 scenes: 1,032 MB and growing become
+# always new numbers of rows. Source: measured, captions of `tiny`, 12 shards of 16 scenes: 1,032 MB and growing become
 # 740 and flat; with 64 kernels 690, and 2 % slower.
 _KERNELS: Final = {name: "128" for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")}
 MEMORY_ENVIRONMENT: Final = {**_MALLOC, **_KERNELS}

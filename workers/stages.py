@@ -1,8 +1,8 @@
 """The three stages of a run in their order: name, part of the config, and the engine behind each.
 
-`pipeline` builds them and asks for their digests; `doctor` and `weights` check them; `training` takes digests and the
-kind of device. Importing an engine loads torch and open_clip, which takes seconds, so this module must import none: the
-digests of what our engines load are here too, with the kind of device, which alone may load torch.
+`pipeline` and `faults` build them, `pipeline` asks for their digests; `doctor` and `weights` check them; engines and
+`training` take digests. Importing an engine loads torch and open_clip, which takes seconds, so this module must import
+none: the digests of what our engines load are here too, with the kind of device, which alone may load torch.
 
 A model is replaced by a plug-in: a class that follows the protocol `Engine` below, found by its entry point.
 

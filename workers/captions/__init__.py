@@ -1,6 +1,6 @@
 """The caption stage: candidate captions of masks by CoCa or a user's vision-language model.
 
-`pyproject.toml` registers both captioners as engines. They load on first use: other rooms read the rules without torch.
+`pyproject.toml` registers both as engines. They must load on first use: `interchange` imports the rules without torch.
 """
 
 from typing import TYPE_CHECKING

@@ -1,8 +1,9 @@
-"""Runs CoCa's text tower and decoder over a prefix tree, and computes no prefix twice. Built by `captioner`.
+"""Runs CoCa's text tower and decoder over a prefix tree, and computes no prefix twice.
 
-The text tower and the decoder's first self-attention see no image; their keys and values are cached per prefix. All
-layers after the first cross-attention are cached per (prefix, crop). The keys and values of the image tokens are
-computed once per crop and layer. The result must equal open_clip's full forward up to rounding.
+Built by `captioner`; `static_engine` decodes by it what fixed shapes cannot decide. The text tower and the decoder's
+first self-attention see no image and are cached per prefix; all layers after the first cross-attention, per (prefix,
+crop). Image tokens' keys and values are computed once per crop. The result must equal open_clip's full forward up to
+rounding.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class NodeCache:
     def __init__(self, num_layers: int, num_heads: int, width: int, *, like: torch.Tensor) -> None:
         """Start empty, with the dtype and device of `like`."""
         self._shape, self._like = (num_layers, num_heads, 2 * width // num_heads), like
-        # Holds one tensor of keys and values (heads, nodes, …) for each layer.
+        # One tensor (heads, nodes, 2 · head width) per layer: a node's keys, then its values.
         self._store: list[torch.Tensor] = []
         self.node_bytes = 2 * num_layers * width * like.dtype.itemsize
         # Nodes in use, and nodes for which memory is allocated.
@@ -64,10 +65,10 @@ class NodeCache:
         """Allocate at least `capacity` nodes, and never fewer than exist."""
         layers, heads, width = self._shape
         shape = (heads, max(capacity, self.size), width)
-        # If memory runs out on the way, later layers stay smaller, and the smallest layer decides.
+        # If an allocation fails on the way, later layers stay smaller, and `capacity` is that of the smallest.
         self.capacity = min(self.capacity, shape[1])
         if not self.size:
-            # The old memory is freed first, because both may not fit.
+            # The old memory is freed first, because old and new may not fit together.
             self._store, self.capacity = [], 0
             self._store = [self._like.new_empty(shape) for _ in range(layers)]
         for layer in range(layers if self.size else 0):
@@ -141,7 +142,7 @@ class CachedCocaTowers:
     def attend_to(self, encodings: Sequence[torch.Tensor]) -> None:
         """Compute the cross-attention keys and values."""
         self.rewind((0, 0))
-        # The earlier images' tokens are freed first, because both may not fit.
+        # The earlier images' tokens are freed first, because old and new may not fit together.
         self._image = []
         image_tokens = torch.stack(tuple(encodings))
         self._image = [block.keys_values(image_tokens) for block in self.blocks.cross]
@@ -188,7 +189,7 @@ class CachedCocaTowers:
             x: torch.Tensor = text.token_embedding(tokens) + text.positional_embedding[nodes.shape[1] - 1]
             for layer, block in enumerate(blocks.text_layers):
                 x = _self_step(block, x, self._text_cache, layer=layer, first=first, nodes=nodes, is_hidden=is_hidden)
-            # A tower with a CLS token (every CoCa has one) returns tokens before its last norm.
+            # No last norm: a text tower with a CLS token, as every CoCa has, returns tokens before that norm.
             states = _self_step(blocks.layers[0], x, self._first_cache, layer=0, first=first, nodes=nodes)
             all_states.append(states)
             all_queries.append(blocks.cross[0].queries(blocks.cross[0].ln_1(states)))
@@ -198,7 +199,7 @@ class CachedCocaTowers:
             crops, node = level.pair_crop[rows], cache_index.first_pair + rows.start
             present = slice(int(crops[0]), int(crops[-1]) + 1)
             crops = crops - present.start
-            # Pairs are sorted by crop.
+            # Pairs are sorted by crop, so a pair's number in its crop is its distance from the crop's first pair.
             counts = np.bincount(crops, minlength=present.stop - present.start)
             rows_a_crop = int(counts.max())
             numbers = crops * rows_a_crop + np.arange(len(crops)) - (np.cumsum(counts) - counts)[crops]

@@ -1,6 +1,7 @@
-"""The caption stage: `TreeCaptioner` turns masks into candidates, `CocaCaptioner` by CoCa. Built by `stages`.
+"""The caption stage: `TreeCaptioner` turns masks into candidates, `CocaCaptioner` by CoCa.
 
-Several images may share a pass. On a CPU that changes the last bits, so groups are formed by the shard alone.
+`stages` builds `CocaCaptioner`; `vlm_captioner` extends `TreeCaptioner`. Several images may share a pass. That changes
+last bits on a CPU, so groups must follow from the shard alone.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ class TreeCaptioner:
         self._engine, self._format, self._text_of = engine, crop_format, text_of
         self._listener = None
         if config.listening:
-            # Imported here, because most runs do not listen.
+            # Imported here, because most runs do not set `captions.listening`.
             from pseudoris.workers.captions.listener import Listener
 
             self._listener = Listener(engine, config, config.listening, encode)

@@ -43,7 +43,7 @@ class CocaBlocks:
         decoder = model.text_decoder
         self.text_layers = [SelfAttentionBlock(block) for block in text.transformer.resblocks]
         self.layers = [SelfAttentionBlock(block) for block in decoder.resblocks]
-        # Each follows the block of `layers` with its number.
+        # Block n of `cross` follows block n of `layers`.
         self.cross = [CrossAttention(block) for block in decoder.cross_attn]
         self.ln_final = decoder.ln_final
         self.width = int(decoder.resblocks[0].attn.embed_dim)

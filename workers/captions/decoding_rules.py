@@ -1,7 +1,7 @@
-"""Decoding without a model: the rules, an image's crops and captions, prefix levels, beam search. For all engines.
+"""Decoding without a model: the rules, an image's crops and captions, prefix levels, beam search.
 
-`interchange` reads the order of the rules, so importing it loads no torch. Equal prefixes of all rules, masks and crop
-kinds are one node of a tree. All unfinished rows have prefixes of one length, so the tree is decoded level by level.
+Called by `captions`, `vlm_check` and `interchange`; must not import torch. Equal prefixes of all rules, masks and crop
+kinds are one node of a tree. Unfinished rows have prefixes of one length, so it is decoded level by level.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class ImageCrops:
 
     image_id: str  # part of the key of random draws
     kinds: tuple[str, ...]  # names of the K crop kinds, in the order of the tables
-    # `MaskRecord.index` of the N masks, part of the key of random draws; the reduction leaves gaps.
+    # `MaskRecord.index` of the N masks, part of the key of random draws. Masks that the reduction drops leave gaps.
     mask_indices: tuple[int, ...]
     pixels: torch.Tensor  # (K, N, 3, S, S) float, normalised for the model, on its device and in its dtype
-    # (N, E) float, normalised: the products are the similarities s_ij for every kind. None: the embeddings are those
-    # of the crops.
+    # (N, E) float, normalised: products of two are the similarities s_ij, for every kind. None: the engine embeds
+    # the crops instead.
     embeddings: torch.Tensor | None = None
 
 
@@ -163,7 +163,7 @@ class Towers(Protocol):
         """
 
 
-# transformers starts all beams but the first with this score, so that the first step extends one beam.
+# transformers starts all beams but the first with this score, so that the first step extends the first alone.
 INACTIVE = -1e9
 
 

@@ -1,4 +1,4 @@
-"""Draws next tokens by distinctive sampling: the kept set V_i, q, the draw. For both engines and their decoders.
+"""Draws next tokens by distinctive sampling: the kept set V_i, q, the draw. For engines, decoders, `listener`.
 
 Pure functions over rows of next-token logits, and `Sampler`, which applies them to hidden states. A row is one prefix
 of one target under one rule, and its draw must depend on that row alone. Symbols as in the paper: z_i are the target's
@@ -19,9 +19,9 @@ from pseudoris.workers.captions.decoding_rules import Ints
 from pseudoris.workers.captions.vocabulary_logits import Vocabulary, all_finite, check_finite
 from pseudoris.workers.device import to_device, to_host
 
-# Rows whose whole vocabulary is sorted at a time.
+# This many rows have their whole vocabulary sorted at a time, which bounds memory.
 _ROWS_A_SORT = 64
-# Temperature of the softmax over the other masks (`similar`). High, all weigh alike; low, the most similar one decides.
+# Temperature of the softmax over the other masks (`similar`): high, all weigh alike; low, the most similar decides.
 OTHERS_TEMPERATURE = 0.2
 
 
@@ -119,7 +119,7 @@ def _cumulated(rows: torch.Tensor) -> torch.Tensor:
 def count_kept(ranked: torch.Tensor, log_total: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     """Return (R,) int64, the size of the kept set of each row: top-k where `top_k` is above 0, else top-p."""
     by_k = count_top_k(ranked, top_k.clamp(min=1))
-    # A row with NaN keeps no token. On a GPU a count of 0 must not reach `gather`, so it is 1.
+    # A row with NaN keeps no token. It counts as 1, because a `gather` at 0 - 1 would break the GPU's process.
     return torch.where(top_k > 0, by_k, count_top_p(ranked, log_total, top_p)).clamp(min=1)
 
 

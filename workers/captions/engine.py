@@ -1,7 +1,7 @@
 """Captions the masks of images: encodes each crop once, then decodes all rules, masks and crop kinds over one tree.
 
-`captioner`, `vlm_captioner` and `listener` use it. The images of one call share a tree, which changes the last bits of
-the results, so the caller must choose them by the shard alone.
+`captioner` and `vlm_captioner` build the engine, `static_engine` extends it, `listener` and `vlm_loading` use parts.
+The images of one call share a tree, which changes the last bits, so the caller must choose them by the shard alone.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class CachedEngine:
     ) -> None:
         """Decode with the towers and the vocabulary's `projection` (D, V) what `encode` has encoded."""
         self._encode, self._config, self._seed = encode, config, seed
-        # The listener uses the same towers, caches and vocabulary.
+        # Public, because the listener uses the same towers, caches and vocabulary.
         self.towers, self.special = towers, special
         self._samplers = [rule for rule in configured_rules(config) if rule.name != "beam"]
         self.vocabulary = Vocabulary(
@@ -195,7 +195,7 @@ class CachedEngine:
             for (image_number, kind_number), chosen in zip(crop_sets, others, strict=True):
                 image = images[image_number]
                 kind, found = image.kinds[kind_number], captions[image_number]
-                # Other masks are named in the record only if they were chosen from more.
+                # The record names the other masks only if not all of the image were taken.
                 named = chosen.indices.tolist() if chosen.how == "nearest" else [[]] * len(image.mask_indices)
                 for number, named_of in enumerate(named):
                     how = chosen.how, chosen.indices.shape[1], tuple(image.mask_indices[other] for other in named_of)

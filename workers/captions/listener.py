@@ -8,7 +8,7 @@ A mask alone in its image has listener 1, because there is no other mask to conf
 log p is the mean over the kinds. The softmax is over the whole vocabulary, and EOS may follow any token.
 
 `captioner` calls `Listener` with the crops that it has encoded. `TeacherForcing` computes log p over one prefix tree of
-the texts; on a GPU `static_engine` does, in fixed shapes.
+the texts; on a GPU `static_engine` does, in fixed shapes. The two must agree up to rounding.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class TeacherForcing:
             hidden, cache_index = self._towers.step(next_level, cache_index)
             row, unique_crop = np.nonzero(self._asked[active])
             pairs = next_level.pair_of[next_level.row_prefix[row], unique_crop]
-            # Texts with the same next token share its value.
+            # Texts with equal prefix and next token share one value.
             asked, answer_of = np.unique(pairs * self._vocabulary.size + following[row], return_inverse=True)
             pair, token = (to_device(part, hidden.device) for part in np.divmod(asked, self._vocabulary.size))
             totals = self._vocabulary.log_totals(hidden)

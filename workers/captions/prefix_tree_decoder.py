@@ -1,7 +1,7 @@
-"""Decodes all sampling rows and beams of an engine's crops over one prefix tree, level by level. Called by `engine`.
+"""Decodes all sampling rows and beams of an engine's crops over one prefix tree, level by level.
 
-Rows with an equal prefix share its computation. If the caches would grow beyond their budget, the rows are halved and
-decoded one half after the other; that must not change what a row draws, apart from rounding.
+Called by `engine`; `listener` and `static_engine` take `prefix_budget`. Rows with an equal prefix share its work. If
+caches would exceed their budget, rows are decoded in halves; that must not change what a row draws, up to rounding.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pseudoris.workers.captions.distinctive import Others, Sampler, SamplerRows
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, Vocabulary, all_finite, check_finite
 from pseudoris.workers.device import to_device, to_host
 
-# Lines for which the hidden states of the other masks are gathered at a time.
+# The other masks' hidden states are gathered for this many lines (a prefix and its target) at a time: bounds memory.
 _LINES_A_MEAN = 256
 
 
@@ -127,7 +127,7 @@ class PrefixTreeDecoding:
 
     def _descend(self, active: ActiveRows, level: PrefixLevel | None, cache_index: Any, *, length: int) -> None:
         while (num_searches := len(active.rows) + len(active.beams)) and length < self._config.max_length:
-            # The sampled rows come first, then each beam of each search.
+            # The prefixes of all beams. In `parents` and `tokens` below they follow those of the sampled rows.
             extended = [
                 (parent, beam.tokens[-1] if beam.tokens else self._special.sot, beams.crop)
                 for beams in active.beams
@@ -164,7 +164,7 @@ class PrefixTreeDecoding:
             level, length = next_level, length + 1
 
     def _sample(self, active: ActiveRows, level: PrefixLevel, hidden: torch.Tensor, length: int) -> Ints:
-        # Rows with the same prefix and target share a line, so that one projection serves all their limits.
+        # Rows with the same prefix and target share a line, so that one projection serves all their rules.
         keys = level.row_prefix[: len(active.rows)] * len(self._unique_crop_of) + active.targets
         lines, own_of = np.unique(keys, return_inverse=True)
         prefix, target = np.divmod(lines, len(self._unique_crop_of))
@@ -204,7 +204,7 @@ class PrefixTreeDecoding:
         prefixes = level.row_prefix[len(active.rows) :].reshape(-1, num_beams)
         unique_crops = self._unique_crop_of[[beams.crop for beams in active.beams]]
         pairs = level.pair_of[prefixes, unique_crops[:, None]].reshape(-1)
-        # The best tokens of each beam, as many as a search looks at: scores, log-probabilities and ids.
+        # `table` holds each beam's best tokens, as many as a search looks at: scores, log-probabilities and ids.
         hidden, is_certain = hidden[to_device(pairs, hidden.device)], False
         wanted = min((1 + len(self._eos)) * num_beams, self._vocabulary.size)
         top = self._vocabulary.top_logits(hidden, is_eos_allowed=is_eos_allowed)

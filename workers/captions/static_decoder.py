@@ -1,8 +1,9 @@
 """Decodes groups of crops in fixed shapes, all on the device. Called by `static_engine`.
 
-The host copies all that varies to the device before the first step, and must not wait for a step: it asks every eighth
-step whether captions are unfinished. A row whose kept set is wider than the top logits, and a beam that they cannot
-decide, is reported as None; the prefix tree then decodes it.
+A caption must be the one that the prefix tree would give, up to rounding. What the top logits cannot decide (a wide
+kept set, a close beam) is None, and the prefix tree decodes it. The host must not wait for a step: it copies all that
+varies before the first, and asks every eighth whether captions are unfinished. No tensor of `_State` may be replaced,
+because recorded steps use its address.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pseudoris.workers.captions.static_towers import GroupShape, RecordedStep, S
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, Vocabulary, check_finite, score_dtype
 from pseudoris.workers.device import to_device, to_host
 
-# Steps between two checks by the host whether all captions have ended.
+# The host checks after this many steps whether all captions have ended. Each check waits for the GPU.
 _STEPS_A_READ = 8
 
 
@@ -49,7 +50,7 @@ Drawn = tuple[Sequence[SampledCaption | None], Sequence[Beam | None]]
 
 
 class _State:
-    """What a batch of G groups reads and writes while it is decoded; the addresses do not change."""
+    """What a batch of G groups reads and writes while it is decoded; recorded steps use its addresses."""
 
     def __init__(self, shape: GroupShape, num_groups: int, max_length: int, like: torch.Tensor) -> None:
         new, scores = partial(torch.zeros, device=like.device), score_dtype(like.dtype)
@@ -265,7 +266,7 @@ class StaticBeams:
         self.beams = torch.full((*shape, _TOKENS + config.max_length), float(eos), dtype=torch.float64, device=device)
         self.finished = self.beams.clone()
         self.is_done = torch.zeros(*shape[:-1], dtype=torch.bool, device=device)
-        # Indexed by the position of the parent's newest token. A caption also has SOT and the token that is appended.
+        # By the position of the parent's newest token, SOT at 0: with it and the appended token, the length is 2 more.
         counted = range(2, config.max_length + 2), range(2 - (not config.beam.counts_eos), config.max_length + 2)
         self._divisors, self._finished_divisors = (
             to_device(np.array([math.pow(length, config.beam.length_penalty) for length in lengths]), device)

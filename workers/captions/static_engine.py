@@ -31,7 +31,7 @@ from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.faults.freed_memory import OWNERS
 from pseudoris.workers.pass_sizes import LISTENER_ROWS
 
-# Crops of a group are padded to the next of these sizes, then to multiples of the last step.
+# A group's number of crops is padded to the next of these sizes; above the last one, to a multiple of `_FURTHER`.
 _BUCKETS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 31)
 _FURTHER = 8
 _MOST_GROUPS = 64
@@ -59,9 +59,9 @@ class StaticEngine(CachedEngine):
     def __init__(self, towers: CachedCocaTowers, *arguments: Any, **named: Any) -> None:
         """As `CachedEngine`; rows that the fixed shapes cannot decide are decoded over `towers`."""
         super().__init__(towers, *arguments, **named)
-        # Decoders of all shapes share one memory, so that the GPU's recordings of each stay valid.
         self._decoders: dict[GroupShape, StaticDecoder] = {}
         self._readers: dict[GroupShape, StaticReader] = {}
+        # All decoders and readers share it. Recorded steps use its addresses, so it is replaced only with all of them.
         self._memory: CacheMemory | None = None
         self._budget = prefix_budget(self._config, image_bytes=0)
         OWNERS.add(self)
@@ -99,7 +99,7 @@ class StaticEngine(CachedEngine):
                 for (_, targets, of_targets), (of_rows, of_crops) in zip(part, drawn, strict=True):
                     captions |= zip(of_targets.tolist(), of_rows, strict=True)
                     beams |= zip(targets.tolist(), of_crops, strict=bool(of_crops))
-            # Dropped here, because the next decoder may reuse its memory.
+            # This name would keep the decoder's memory, which the next shape may need.
             del decoder
         self._decide_in_tree(encoded, crop_sets, others, rows, captions, beams)
         caption_of, beam_of = (cast(Callable[[int], Any], each.__getitem__) for each in (captions, beams))
@@ -235,7 +235,7 @@ class StaticReader:
         self.num_groups, shape, device = towers.num_groups, towers.shape, towers.blocks.like.device
         new = partial(torch.zeros, device=device)
         texts = (towers.num_groups, shape.rows)
-        # Column 0 is an unused token, and column 1 is SOT.
+        # Column 1 is SOT, and column 0 the token before it: -1, because there is none.
         self._tokens = new((*texts, 2 + shape.positions), dtype=torch.int64)
         self._lengths, self._position = new(texts, dtype=torch.int64), new(1, dtype=torch.int64)
         self._sums = new((towers.num_groups, shape.crops, shape.rows), dtype=torch.float64)

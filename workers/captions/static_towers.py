@@ -1,9 +1,9 @@
-"""CoCa's towers in fixed shapes: each row has its own caches, and no step copies any. For `static_engine`.
+"""CoCa's towers in fixed shapes, with caches that no step copies. For `static_engine` and `static_decoder`.
 
 Layout of a batch of G groups: a group has C crops, R sampling rows, and B beams per crop. Its N = R + C · B prefixes go
 through the text tower and the decoder's first self-attention, which see no image. Its pairs, C × Q with Q = R + B, are
-each sampling row under each crop, and each beam under its own crop alone. Positions ahead are masked, so that all steps
-have the same shapes and addresses: on a GPU one step is recorded and then replayed.
+each sampling row under each crop, and each beam under its own crop alone. All steps must have equal shapes and
+addresses, so positions ahead are masked: on a GPU one step is recorded, then replayed.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class RecordedStep:
 class StaticTowers:
     """The towers over the caches of one batch of G groups.
 
-    A beam takes earlier positions from other beams: `_Sources` has the row of each. So no step copies keys or values.
+    A beam takes earlier positions from other beams: `_sources` has the row of each. So no step copies keys or values.
     """
 
     def __init__(
@@ -132,11 +132,12 @@ class StaticTowers:
         shapes = _cache_shapes(blocks, shape, num_groups, num_image_tokens)
         self._text, self._first, self._pairs, self._image = memory.split(*shapes)
         self._numbers = torch.arange(shape.positions, device=blocks.like.device)
-        # (rows, positions) int32, as for `attend_newest`. Tokens that the text tower masks as padding are not read.
+        # (rows, 1) int32, the number of each row.
         self._own, self._own_pairs = (
             torch.arange(len(each), dtype=torch.int32, device=blocks.like.device)[:, None]
             for each in (self._first[0, 0], self._pairs[0, 0])
         )
+        # (rows, positions) int32, as for `attend_newest`. Tokens that the text tower masks as padding are not read.
         self._text_sources, self._sources, self._pair_sources = (
             own.expand(-1, shape.positions).clone() for own in (self._own, self._own, self._own_pairs)
         )

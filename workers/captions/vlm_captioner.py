@@ -30,7 +30,7 @@ from pseudoris.workers.crops.crops import CropFormat, make_crops, mask_crops, ou
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 
-# The original CLIPs have this context length.
+# Context length of the run's filter unless its architecture says another: that of the original CLIPs.
 _CONTEXT_LENGTH = 77
 
 # Openings that name the picture or answer the user, not the object. They are tried again after each cut, because of

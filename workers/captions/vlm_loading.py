@@ -1,6 +1,6 @@
 """Loads a vision-language model and builds its prompt. For `vlm_captioner`, `vlm_check`, and the digest of a run.
 
-A model that the prefix tree cannot decode, or whose captions would change from day to day, is refused by name.
+A model that the prefix tree cannot decode, or whose captions would change from day to day, must be refused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class VlmOptions(FrozenModel):
     prompt: str = Field(default="Describe the object in a few words, as one phrase without a verb.", min_length=1)
     # Side of a crop in pixels; the model's own processor then makes its input of it.
     crop_size: int = Field(default=448, ge=16, le=4096)
-    # Options of that processor, such as {do_image_splitting: false}: what cuts a crop into tiles costs a prompt each.
+    # Options of that processor, such as {do_image_splitting: false}: a crop cut into tiles costs the tokens of each.
     processor: dict[str, JsonValue] = Field(default_factory=dict)
     # Whether each mask is also captioned on the whole image, outlined: one more crop kind, `marked`.
     has_marked_crop: bool = False
@@ -181,7 +181,7 @@ class Vlm:
         special |= set(tokenizer.all_special_ids)
         of_config = (getattr(config, name, None) for name in ("image_token_id", "video_token_id", "audio_token_id"))
         special |= {number for number in of_config if number is not None}
-        # Numbers without a token: the head's size is rounded up.
+        # The head's size is rounded up, so its last ids have no token.
         special |= set(range(size)) - set(vocabulary.values())
         ends = list(dict.fromkeys(ends))
         return SpecialTokens(

@@ -25,7 +25,7 @@ FULL: Final = "full_attention"
 SLIDING: Final = "sliding_attention"
 # Outputs of a processor that have one column for each token of the prompt.
 _BY_TOKEN: Final = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-# Largest allowed difference to the model's own logits, as a share of the largest. Half precision rounds each layer.
+# Largest allowed difference to the model's own logits, as a share of the largest logit. Half precision rounds more.
 _TOLERANCES: Final = {torch.float64: 1e-9, torch.float32: 1e-3}
 _HALF_TOLERANCE: Final = 0.1
 
@@ -91,7 +91,7 @@ class VlmTowers:
         """Compute the prompts, a pass for some of one shape."""
         lengths = [each["input_ids"].shape[1] - 1 for each in encodings]
         longest, self._num_crops = max(lengths), len(encodings)
-        # The earlier crops are freed first, because both may not fit.
+        # The earlier crops are freed first, because old and new may not fit together.
         self._cache = self._new_cache()
         stacks: list[torch.Tensor] = []
         self._positions = torch.empty(len(encodings), dtype=torch.int64, device=self._device)

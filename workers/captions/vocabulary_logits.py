@@ -23,7 +23,7 @@ from pseudoris.workers.pass_sizes import PROJECTED_ROWS
 
 # Columns of `TopLogits`: enough for the top-k and most top-p sets, so that a step seldom sorts the vocabulary.
 _TOP_WIDTH = 64
-# Bytes of the vocabulary's columns that are gathered at a time.
+# `logits_at` gathers about these bytes of the vocabulary's columns at a time, which bounds memory.
 _GATHERED_BYTES = 64 * 2**20
 
 

@@ -1,4 +1,4 @@
-"""Builds models, and finds, verifies and loads their weights. Called by the stages, `training`, `pipeline` and `cli`.
+"""Builds models, and finds, verifies and loads their weights. Called by the stages and most other rooms.
 
 `weight_files` is the door: from a `weights.uri` to a local file and its digest. Behind it, `published_weights` is the
 table of what others publish, `weight_cache` the folder of downloaded files, `download` the way into that folder, and

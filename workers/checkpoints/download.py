@@ -59,7 +59,7 @@ _SERVES_OTHER_BYTES: Final = "Run the command again; if it repeats, the server o
 _RETRIED_STATUSES: Final = frozenset({408, 425, 429, *range(500, 600)})
 # The system waits for a name server without regard to our timeout, so a thread asks, and is given up after this time.
 DEADLINE_S: Final = 4.0
-# An answer of a server is kept for so long: the files of a preset ask in a row, and a network may return.
+# Whether a server answers is remembered for so long, for all files of a preset. Later the network may have changed.
 _MEMORY_S: Final = 30.0
 HUB_TIMEOUT_S: Final = 5.0
 _HUB_ATTEMPTS: Final = 5

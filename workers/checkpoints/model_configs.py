@@ -1,7 +1,7 @@
 """Reads the model config of a CoCa or CLIP: the numbers that open_clip builds it from.
 
-Called by `openclip.py` and `clip_embedder.py`, and for digests by `workers/stages.py`, so it imports neither torch nor
-open_clip. A config is untrusted: its numbers are bounded, because open_clip takes memory before it checks them.
+`openclip.py` offers it to engines, `training` and `recipes`; `stages.py` takes digests: neither torch nor open_clip
+here. A config is untrusted: its numbers are bounded, because open_clip takes memory before it checks them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import parse_json
 from pseudoris.schemas.uris import BUILTIN_PREFIX
 
-# A config in open_clip's registry has about a kilobyte. The largest number in one is 901,629, a vocabulary's tokens.
+# Above these a config is refused. open_clip's own have about a kilobyte, and no number above 901,629 (a vocabulary).
 _MAX_FILE_BYTES = 2**20
 _MAX_NUMBER = 2**20
 

@@ -1,6 +1,6 @@
 """A model folder of `transformers`, named by path or MODEL@COMMIT: its files, config and digests.
 
-`weight_files.py` (for digests and the command `weights`), the engines that read folders, and a run's identity ask here.
+Called by `weight_files.py`, `hf_models.py`, the engines that read folders, and for a run's identity by `stages.py`.
 Imports neither torch nor transformers. A folder may come from a stranger: only files of known names are used, and only
 what has a digest is shown to a loader; pickles, and a folder that brings its own code, are refused.
 """
@@ -45,11 +45,11 @@ NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "chat_template": ("chat_template.jinja", "chat_template.json"),
     "processor": ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
 }
-# The largest known tokenizer.json has 33 MB, and the largest shard on the hub 50 GB.
+# Larger files are refused. The largest known tokenizer.json has 33 MB, the largest shard of weights 50 GB.
 _MAX_FILE_BYTES: Final = 2**27
 _MAX_SHARD_BYTES: Final = 2**38
 _NUM_SHOWN: Final = 4
-# Flash attention takes no 4-dimensional mask, which the tree of prefixes needs. Eager attention is slower.
+# The attention of all folders' models. Flash takes no 4-dimensional mask, as the prefix tree needs; eager is slower.
 ATTENTION: Final = "sdpa"
 # The first version of transformers whose models take the argument `cache`.
 _FIRST_VERSION: Final = (5, 24)

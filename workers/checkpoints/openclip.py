@@ -39,7 +39,7 @@ def build_from_config(config: dict[str, Any]) -> nn.Module:
         else:
             model = CLIP(**arguments)
     except (TypeError, ValueError, AssertionError, AttributeError, ZeroDivisionError) as error:
-        # open_clip does not check a config before it uses it.
+        # open_clip does not check a config, so a wrong one raises any of these.
         raise ConfigError(
             f"open_clip cannot build this architecture ({type(error).__name__}: {error}): correct its config"
         ) from error
@@ -90,7 +90,7 @@ def byte_pair_encoder() -> tokenizer.SimpleTokenizer:
 
 # Matches plain words: cleaning leaves them unchanged, and the tokens of such a word depend on it alone.
 _PLAIN: Final = re.compile(r"[a-z ]*")
-# So many words take a few megabytes. A real run has fewer.
+# The cache holds this many words, in a few megabytes. A real run has fewer.
 _MAX_WORDS: Final = 50_000
 
 

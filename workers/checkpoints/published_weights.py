@@ -1,7 +1,7 @@
 """Knows which weights others publish: by uri, their place, licence, size and digest. Asks no network.
 
-Called by `weight_cache.py` and `weight_files.py`; `model_folder.py` and `openclip.py` take its types and prefixes.
-Sizes and digests must be those of the publishers: a downloaded file is compared with them.
+Called by `weight_cache.py`, `weight_files.py`, `openclip.py` and `tensor_files.py`; `download.py` and `model_folder.py`
+take `PublishedFile`. Sizes and digests must be those of the publishers: a downloaded file is compared with them.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ SEE_SOURCE: Final = "see the source"
 class PublishedFile:
     """A weights file that somebody else publishes."""
 
-    # Its url, or its name in `repo`, by its path relative to the cache. Of several, the first that exists is used.
+    # By path relative to the cache: the url, or the name in `repo`. Of several, the first that exists is used.
     files: Mapping[str, str]
     # `owner/name` on the Hugging Face hub, with a branch or commit; empty for a url.
     repo: str = ""
     revision: str = "main"
     licence: str = SEE_SOURCE
-    # None if they are not known before the file is fetched.
+    # Size and digest are None if they are not known before the file is fetched.
     size_bytes: int | None = None
     sha256: str | None = None
 
@@ -115,7 +115,7 @@ def random_seed(weights: WeightsConfig) -> int | None:
     if not weights.uri.startswith(RANDOM_PREFIX):
         return None
     text = weights.uri.removeprefix(RANDOM_PREFIX)
-    # torch and every Python can read 18 digits.
+    # More digits are refused, because a seed of torch has 64 bits.
     if not text.isdecimal() or len(text) > 18:
         raise ConfigError(
             f"weights '{RANDOM_PREFIX}{text[:24]}': '{RANDOM_PREFIX}' needs a whole number, of at most 18 digits"

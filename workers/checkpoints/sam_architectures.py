@@ -1,7 +1,7 @@
 """The numbers of each SAM architecture, by name or from a user's file.
 
-Called by `masks/sam_model.py`, and for digests by `workers/stages.py`, so it imports no torch. The numbers of a name
-never change: a run's identity holds the name alone.
+Called by `masks/sam_model.py`, `recipes`, and for digests by `workers/stages.py`, so it must not import torch. The
+numbers of a name must never change: a run's identity holds the name alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.untrusted import open_linked
 
-# A file with thirteen numbers has a few hundred bytes.
+# No more of a file is read. One with all thirteen numbers has a few hundred bytes.
 _MAX_FILE_BYTES: Final = 2**16
 
 

@@ -33,7 +33,7 @@ _REFUSED: Final = re.compile(r"GLOBAL ([\w.]+)")
 _ARCHIVE: Final = b"PK\x03\x04"
 _SHOWN_LETTERS: Final = 500
 _SHOWN_KEYS: Final = 4
-# Older files store these buffers and settings, and newer modules compute them.
+# Older files store these buffers and settings. They are left out, because newer modules compute them.
 _COMPUTED: Final = frozenset(
     ["attn_mask", "text.attn_mask", "text_decoder.attn_mask", "input_resolution", "context_length", "vocab_size"]
 )
@@ -109,7 +109,7 @@ def load_tensors(file: Path | IO[bytes]) -> Any:
             with _BoundedFile(open_linked(file).detach()) as bounded:
                 if file.suffix == ".safetensors":
                     return load_file(file)
-                # torch reads an archive fastest by its path. Its members have checked bounds.
+                # torch reads an archive fastest by its path, and checks the bounds of its members itself.
                 plain = file if bounded.peek(4)[:4] == _ARCHIVE else bounded
                 return torch.load(plain, map_location="cpu", weights_only=True)
         return torch.load(file, map_location="cpu", weights_only=True)

@@ -1,6 +1,6 @@
 """The folder of downloaded weights on this machine: its files, their locks, and the record of their digests.
 
-`download.py` fills it; `weight_files.py` and `model_folder.py` read it. A digest that was recorded at the first
+`download.py` and `weight_files.py` fill it; `model_folder.py` reads it. A digest that was recorded at the first
 download never changes, so that a run never continues with other bytes than it began with.
 """
 
@@ -54,7 +54,7 @@ class WeightCache:
     """
 
     folder: Path
-    # The user named it. Then others may be allowed to write to it: a team shares a folder.
+    # Whether the user named it. Then others may be allowed to write to it, as a team shares a folder.
     is_named: bool
 
     def path(self, name: str) -> Path:

@@ -1,8 +1,8 @@
 """The door to all weights: turns a `weights.uri` into a local file and its sha256, or into an error with the remedy.
 
-A uri names a local file, an fsspec url, a hub tag, a shipped file, or drawn weights. Called by `pipeline` and
-`workers/stages.py` for digests, by `tensor_files.py` for loading, by `training`, and by the commands `weights` and
-`doctor`. Imports no torch. No file is used before its digest is compared, if one is known.
+A uri names a local file, a model folder, an fsspec url, a hub tag, a shipped file, or drawn weights. Called by
+`pipeline`, `workers/stages.py` and engines for digests, by `tensor_files.py` for loading, by `training`, and by the
+commands `weights` and `doctor`. Imports no torch. No file is used before its digest is compared, if one is known.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Refuses a weights file that the loaders could not read, by its header alone, before a run is planned.
 
-Called for digests by `weight_files.py`, `model_folder.py` and `workers/stages.py`, so it imports no torch. Nothing is
-unpickled: the table of a safetensors file is checked, or each instruction of a checkpoint's pickle. It must accept what
-torch's own unpickler of weights accepts, and answer within seconds whatever the file holds.
+Called for digests by `weight_files.py`, `model_folder.py` and `workers/stages.py`, so it imports no torch, and for a
+message by `tensor_files.py`. Nothing is unpickled: the table of a safetensors file is checked, or each instruction of a
+checkpoint's pickle. It must accept what torch's own unpickler of weights accepts, and answer within seconds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
 """Composes expressions with positions, relations and numbers from the captions of an image's masks, without a model.
 
-The filter stage and `refilter` call `composer`. Equal masks, candidates and scores must give equal expressions.
+The filter stage and `refilter` call `composer`; `training` fits `posterior`. Equal input must give equal expressions.
 """

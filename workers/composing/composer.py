@@ -1,7 +1,7 @@
 """Composes expressions ("second cup from the left") from what the captions of an image's masks say.
 
-`workers/stages.py` and `cli/refilter.py` call it after the scorer. The composition reads masks, candidates and scores,
-but never `kept`, so that `refilter` composes the same expressions anew from the tables.
+`workers/stages.py` and `cli/refilter.py` call it after the scorer, and `pipeline` asks for `refusal`. The composition
+must not read `kept`, so that `refilter` composes the same expressions anew from masks, candidates and scores.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from pseudoris.workers.noun_phrases import (
 
 FormName = Literal["words", "end", "end of so many", "side", "rank", "relation"]
 _FORMS: Final[tuple[FormName, ...]] = get_args(FormName)
-# More groups of an image repeat few masks, and more easy absences teach little.
+# An image gets at most this many groups, as more repeat few masks, and so many easy absences, as more teach little.
 _MAX_PER_IMAGE: Final = 2
-# Tries for a mask's near absences, and for the bank's texts. Bounds the cost of a crowded image.
+# So many near absences of a mask, and texts of the bank, are tried. Bounds the cost of a crowded image.
 _MAX_TRIES: Final = 16
 # Stands for the attribute or noun that is replaced.
 _GAP: Final = "_"
-# "The left of the three" is the longest: a longer row too often has a missed or a doubled mask.
+# A longer row than "the left of the three" is not counted: too often it has a missed or a doubled mask.
 _MAX_COUNTED: Final = 3
 
 
@@ -71,7 +71,7 @@ def ranked_expressions(view: Likelihood, mask: int, mask_id: str) -> list[Expres
     found: dict[str, ExpressionRecord] = {}
     turns: dict[str, tuple[int, int]] = {}
     used: Counter[FormName] = Counter()
-    # A hash of the mask's id, so that every run starts with the same form.
+    # A hash of the mask's id, so that a mask starts with the same form in every run.
     start = hashlib.sha256(mask_id.encode()).digest()[0]
     for form in sorted(_forms(view, mask), key=lambda each: -each.log_right):
         right = float(np.exp(form.log_right))

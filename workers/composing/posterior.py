@@ -34,14 +34,14 @@ from pseudoris.workers.english import PEOPLE, plural_of
 from pseudoris.workers.masks import rle
 from pseudoris.workers.noun_phrases import NounPhrase, PhraseReader, english_among, implies, phrases_by_rules, says_more
 
-# Added to shares, because 0 has no logarithm. Smaller shares mean nothing.
+# `MIN_SHARE` is added to shares, because 0 has no logarithm, and `MIN_RIVAL_SHARE` to those of what replaces a word.
 MIN_SHARE: Final = 1e-4
 MIN_RIVAL_SHARE: Final = 1e-3
 # Probabilities of words that were not drawn, set by hand: a noun, a word that a drawn word replaces, another word.
 _UNSAID_NOUN: Final = 0.006
 _UNSAID_WORD: Final = 0.01
 _SILENT_WORD: Final = 0.1
-# Log-odds of SAM's scores are cut here. A mask beyond it is almost certain.
+# Log-odds of SAM's scores are cut here, at a probability of 0.9999: beyond it a mask is almost certain.
 _MAX_LOG_ODDS: Final = 9.21
 # A narrower name needs this share of the wider one's: one stray "boy" does not make every "person" a boy.
 _LEAST_TOLD: Final = 0.25

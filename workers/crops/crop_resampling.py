@@ -113,7 +113,7 @@ class CropAccumulator:
             return
         plan = _Plan.of(tiles, y, x, strip_px=image.strip_px)
         rows = plan.sum_rows(image.table(plan.windows), y)
-        # (G · S, 3 · BAND_ROWS): every output column of each band.
+        # `sums` is (G · S, 3 · BAND_ROWS): every output column of each band.
         begin = (np.cumsum(plan.band_strips) - plan.band_strips - plan.strips[plan.band_tile, 0]) * plan.strip_px
         first, count, start = (values[plan.band_tile] for values in (x.first, x.count, x.start))
         first = (first + begin[:, None]).ravel()

@@ -1,8 +1,8 @@
-"""Input and output of a batch of crops: tiles of crops; the image and its masks as strips of columns. For `crops`.
+"""Input and output of a batch of crops: tiles of crops; the image and its masks as strips of columns.
 
-A *tile* is a crop, or a part of its output; `tile_batches` divides crops into tiles below a bound in bytes, which must
-not change any bit. A *strip* is a few columns of the image; a sum over rows reads each of its rows as a vector. Masks
-stay run lengths until a batch reads them.
+Called by `crops` and `crop_resampling`. A *tile* is a crop, or a part of its output; `tile_batches` divides crops into
+tiles below a bound in bytes, which must not change any bit. A *strip* is a few columns of the image; a sum over rows
+reads each of its rows as a vector. Masks stay run lengths until a batch reads them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Span = tuple[int, int]
 
 # A strip has this many columns. Their three colours fill a few vector registers of a CPU.
 STRIP_PX: Final = 32
-# Output rows that are summed together. They also fill a few vector registers.
+# This many output rows are summed together. Their three colours also fill a few vector registers.
 BAND_ROWS: Final = 16
 
 _FLOAT_PIXEL_BYTES: Final = 12

@@ -1,8 +1,8 @@
-"""Crops of masks for the models (method page, section 2): a masked one, one per scale. For `workers` and `training`.
+"""Crops of masks for models (method page, section 2): a masked one, one per scale. For engines, `training`, `recipes`.
 
 A crop is cut, filled outside its mask, padded to a square, resized in float32, then normalised; tests hold `make_crops`
-against that definition. A crop depends only on the image, its mask and its box, whatever is computed beside it.
-`crop_tiles` defines what a batch reads and writes, `crop_resampling` computes it.
+against that definition. A crop must depend only on the image, its mask and its box. `crop_tiles` defines what a batch
+reads and writes, `crop_resampling` computes it.
 """
 
 from __future__ import annotations

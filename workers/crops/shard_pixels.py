@@ -1,8 +1,8 @@
 """Pixels of a shard's images, decoded once for all stages of a process, and on a GPU ahead by threads.
 
-The stages of `workers` ask within `prefetched_pixels`. A caller that runs several stages opens `held_pixels` around
-them, and they share what fits below the bounds; the rest is decoded again for each. No bit may depend on bounds or
-threads. Importing this module loads no torch, because a driver does.
+The stages of `workers` ask within `prefetched_pixels`. `tolerant_stages` opens `held_pixels` around several stages, and
+they share what fits below the bounds; the rest is decoded again for each. No bit may depend on bounds or threads.
+Importing this module loads no torch, because a driver does.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 Decode = Callable[[ShardImage], NDArray[np.uint8]]
 
-# Bytes of pixels that stay for later stages, and of those that threads decode ahead: 85 and 28 photographs of 12
-# megapixels; a shard of 256 MiB has about 64. On a CPU, memory and cores are the models', which take far longer.
+# Bytes of pixels that stay for later stages, and that threads decode ahead: 85 and 28 photographs of 12 megapixels (a
+# shard of 256 MiB has about 64). On a CPU less stays and nothing is decoded ahead: models need its memory and cores.
 HELD_BYTES: Final = 3 * 2**30
 AHEAD_BYTES: Final = 2**30
 HELD_BYTES_ON_CPU: Final = 64 * 2**20
-# One thread decodes ten images of 12 megapixels per second. More threads than cores slow each other down.
+# Threads that decode ahead: each ten images of 12 megapixels per second. More than cores slow each other down.
 _NUM_THREADS: Final = min(4, os.cpu_count() or 1)
 
 

@@ -1,7 +1,7 @@
 """The boundary around an engine: what it raises on one image, or returns for it, costs that image alone.
 
-`StageKind.build` puts it around every engine, in actors and in their subprocesses. Only what the tables can hold passes
-it. If each of several images fails alike, the engine is at fault, and the run stops instead.
+`StageKind.build` puts it around every engine, also in subprocesses; `tolerant_stages` takes `refuse_one_fault`. Only
+what the tables can hold may pass it. If several images fail alike, the engine is at fault, and the run stops instead.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pseudoris.workers.faults.quarantine import BAD_OUTPUT, guarded, may_blame_i
 
 logger = logging.getLogger(__name__)
 
-# Far longer than any expression. A text model reads a few hundred letters, and needs minutes to split a megabyte.
+# A longer text is refused: no expression is as long, and a text model needs minutes to split a megabyte.
 MAX_TEXT_LENGTH: Final = 10_000
 _MAX_MESSAGE: Final = 300
 # If all images of a shard fail alike, and are this many, the engine is at fault. A last shard may hold fewer, all bad.

@@ -1,7 +1,7 @@
-"""Turns an exception on one image into a quarantined image. No other module does.
+"""Turns an exception that a stage raises on one image into a quarantined image.
 
-Stages and plug-in engines use it: their `__call__` passes its work on one image to `apply_to_images`. Errors of the
-machine (memory, accelerator, disk, compiler) are never blamed on an image: they pass through.
+Stages and plug-in engines pass their work on one image to `apply_to_images`; this folder asks it what is to blame.
+Errors of the machine (memory, accelerator, disk, compiler) must never be blamed on an image: they pass through.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Runs stages in a subprocess that may die: the parent's side, which starts, feeds and reaps it.
 
-Called by `tolerant_stages`; `caption_texts` takes `send`. Whatever happens to the child, the parent gets an answer or
-one of the errors of `SubprocessStages`, and no child outlives its block.
+Called by `tolerant_stages`; `caption_texts` and the child's side take `send`. Whatever happens to the child, the parent
+must get an answer or one of the errors of `SubprocessStages`, and no child may outlive its block.
 """
 
 from __future__ import annotations

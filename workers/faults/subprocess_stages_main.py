@@ -2,7 +2,7 @@
 
 `python -m pseudoris.workers.faults.subprocess_stages_main propose,caption <RunConfig as JSON>`. Requests are pickled
 shards; answers are pickled: the name of each stage when it begins, then the shard, or the exception that the parent
-raises. The process ends after an exception, because its state is uncertain, and when its standard input ends.
+raises. The process must end after an exception, because its state is uncertain, and when its standard input ends.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The stages of one process with the fault ladder of this folder. Called by `pipeline/stage_actor.py`.
 
-Image errors quarantine the image; other errors never do. A retry runs the same tiles, so its bytes are those of the
+Image errors quarantine the image; other errors must not. A retry runs the same tiles, so its bytes are those of the
 first try, unless `placement.allow_degraded` lets it halve them.
 """
 

@@ -7,7 +7,7 @@ masks k of an image and a caption t
     share(k, t) = softmax over k of score(k, t) / temperature
 
 It says whether the caption's own mask has the highest score, its share, and the other mask with the highest score. The
-crops are those of the scorer at its defaults. A mask that is alone in its image has the share 1 and no rival.
+crops must be those of the scorer at its defaults. A mask that is alone in its image has the share 1 and no rival.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Finds head nouns and noun phrases of English captions by rules (`spacy_nouns.py` does it by a parser).
 
-Called by `caption_texts.py`, `composing`, `noun_phrases.py`, `training` and `interchange`. Heads stand in the tables
-and in CLIP's prompts, so a change of a rule changes scores. Phrases are found by word classes and the neighbours of
-each word. The rules for the head, in the order in which they apply (method page, section 4):
+Called by `filtering`, `composing`, `noun_phrases.py`, `training` and `interchange`. Heads stand in the tables and in
+CLIP's prompts, so a change of a rule changes scores. Phrases are found by word classes and the neighbours of each word.
+The rules for the head, in the order in which they apply (method page, section 4):
 
 1. The first noun phrase has the head. It ends before a preposition, a verb, a relative pronoun, a participle that
    follows a noun, or a comma. Openers are skipped ("there is", "this is"). If the sentence starts with a verb or a
@@ -28,7 +28,7 @@ PUNCTUATION = frozenset(',;:.()/!?"-')
 _CLITIC = "'s"
 # Some captioners write "black - haired" with spaces.
 _SPACED = re.compile(rf" - (?=(?:{'|'.join(sorted(lexicon.LINKING_PARTICIPLES))}|shirt|decker)\b)")
-# Words that are no thing at all, and words that are no thing before `of`.
+# Words that are no thing; that are no thing before `of`; and that a crop of the thing does not show.
 _NO_THINGS = lexicon.PICTURES | lexicon.PLACES | lexicon.COLOURS | lexicon.NUMERALS
 _OF_OTHERS = lexicon.QUANTITIES | lexicon.PARTS
 _NOT_SEEN = lexicon.DETERMINERS | lexicon.PLACES | lexicon.NUMERALS

@@ -11,7 +11,7 @@ For the T candidates of one image's N masks (method page, section 4; paper secti
     rival(i, t)           = argmax over k ≠ i of c(k, t)·m(k, t)
 
 A mask alone in its image has no others. Its uniqueness, distinctiveness and rival are undefined, and only correctness
-ranks its candidates. Built by `workers/stages.py`. Candidates that are not kept stay in the tables, with their scores.
+ranks its candidates. Built by `workers/stages.py`; checks take parts. What is not kept must stay in the tables, scored.
 """
 
 from __future__ import annotations

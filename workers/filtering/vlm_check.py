@@ -50,7 +50,7 @@ QUESTION: Final = (
     "Regions of the image are outlined, each with a letter on it. Which region is meant by the words below? Answer "
     "with its letter alone.\n{text}"
 )
-# Bounds the cached columns: for every image, each caption has a column for each of its tokens.
+# So many captions are asked at a time. Bounds the cache, which has a column per token of each, for every image.
 TEXTS_TOGETHER: Final = 64
 # A letter's size is this share of the image's longer side.
 _LETTER_SIZE: Final = 0.04

@@ -31,7 +31,7 @@ from pseudoris.workers.masks.mask_candidates import MaskCandidates, concatenate
 from pseudoris.workers.masks.proposals import Kept, Proposals, mask_records, without_doubles
 from pseudoris.workers.masks.sam2_model import in_dtype, load_sam2, model_input, sam2_digest, upsample_logits
 
-# Source: the text encoder of SAM 3. It counts CLIP's tokens.
+# A concept has at most this many of CLIP's tokens. Source: the text encoder of SAM 3.
 _CONTEXT_LENGTH: Final = 32
 
 
@@ -96,7 +96,7 @@ class ConceptDetector:
         size, device = (image.shape[0], image.shape[1]), self._model.device
         with in_dtype(device, self._dtype):
             seen = self._model.get_vision_features(model_input(image, self.side, is_sam3=True, device=device))
-        # Masks below this stability are dropped later, together with their concepts.
+        # `measured` drops no mask for its stability. Unstable ones are dropped below, together with their concepts.
         config = self._config.model_copy(update={"stability_score_thresh": 0.0})
         parts: list[MaskCandidates] = []
         concepts: list[NDArray[np.intp]] = []

@@ -95,7 +95,7 @@ class MaskGenerator:
     def __init__(self, model: PromptableModel, config: MasksConfig) -> None:
         self._model, self._config = model, config
         self._grids = layer_grids(config)
-        # At most so many images are to be handed over at once; fewer once memory ran out.
+        # `together` should get at most so many images. The number falls when memory runs out.
         self.images_together = 1
         # A CPU fills its caches with one image and gains nothing from batches.
         self._sam = model if isinstance(model, PromptableSam) and model.is_on_gpu else None

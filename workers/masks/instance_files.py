@@ -229,7 +229,7 @@ class InstanceTable:
     def instances(self, image_id: str, key: str, size: tuple[int, int]) -> Instances:
         """Return the instances of an image (H, W), by ascending row; an ImageError if they have another size."""
         found = [name for name in (image_id, key, unquote(key)) if name in self._rows][:1]
-        # Else a name matches if one path ends with the other.
+        # If no name is equal, a name matches if one of the two paths ends with the other.
         found = found or sorted(
             {
                 name

@@ -18,7 +18,7 @@ MASK_THRESHOLD = 0.0
 _PIXELS_A_BYTE = 8
 # Gathers the eight bytes (0 or 1) of a little-endian word as bits into the highest byte of the product.
 _GATHER = 0x8040201008040201 - 2**64
-# Copies a byte eight times. Pixel 0 takes the highest bit, and pixel 7 the lowest.
+# `_COPY` repeats a byte eight times. `_SCATTER` leaves one bit in each: pixel 0 the highest, pixel 7 the lowest.
 _COPY = 0x0101010101010101
 _SCATTER = 0x0102040810204080
 # This many pixels of masks are unpacked at once. It bounds memory; results do not depend on it.

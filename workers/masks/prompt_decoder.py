@@ -170,7 +170,7 @@ class Upscaling:
         return logits.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(num_prompts, -1, 4 * side, 4 * side)
 
 
-# Mask token 0 is for unambiguous prompts. A single point uses the other three.
+# The IoU token comes before the mask tokens. Of these, 0 is for unambiguous prompts, and a point uses 1 to 3.
 _FIRST_MULTIMASK = 1
 _FIRST_MASK_TOKEN = 1
 _FOREGROUND = 1

@@ -1,7 +1,7 @@
 """An image's masks as run-length codes, their reduction to objects, and their records. Called by all proposers here.
 
-PPT's recipes write records too. A mask's id is its row before the reduction, so no step may reorder `Proposals`. The
-rules are three steps, each on the result of the one before: area, doubles, parts.
+`training/ppt/recipes` writes records too. A mask's id is its row before the reduction, so no step may reorder
+`Proposals`. The rules are three steps, each on the result of the one before: area, doubles, parts.
 Source: method page, section 1, prior `none`.
 """
 

@@ -1,7 +1,7 @@
 """Masks as COCO run-length codes: makes them from tensors and from any of COCO's forms, decodes and measures them.
 
-Called by the proposers, `composing`, `interchange` and `training`. Codes must equal those of pycocotools byte by byte:
-they stand in the tables. A foreign code must pass `is_valid` first, because pycocotools checks none. Imports no torch.
+Called by most of `workers` and most rooms above it. Codes must equal those of pycocotools byte by byte: they stand in
+the tables. A foreign code must pass `is_valid` first, because pycocotools checks none. Imports no torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Int64Array = NDArray[np.int64]
 
-# pycocotools 2.0.11 keeps the number of masks in a uint8, and fails above it with numpy 2.
+# `coco.area` gets at most this many masks: pycocotools 2.0.11 counts them in a uint8, and fails above with numpy 2.
 _MAX_AREAS = 255
 MIN_MATCH_IOU: Final = 0.5
 
@@ -136,7 +136,7 @@ def _coco(counts: Sequence[str], size: tuple[int, int]) -> list[dict[str, Any]]:
 
 
 _UNKNOWN_FORM: Final = "the segmentation is neither RLE nor polygons of at least three points"
-# No image is as wide. Below this bound clipping is exact to 1e-6 pixels.
+# A number beyond this is no coordinate: no image is as wide, and below it clipping is exact to 1e-6 pixels.
 _MAX_COORDINATE_PX: Final = 1e9
 
 

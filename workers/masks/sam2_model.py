@@ -1,7 +1,7 @@
 """The mask stage by SAM 2, EdgeTAM or SAM 3's tracker of `transformers`. Built by `workers/stages.py`.
 
 Their classes have one interface. `concept_proposer.py` loads SAM 3 and prepares its input here too. The weights are a
-model folder. Its image processor is not read: images are resized here, so that their bits are equal on all devices.
+model folder. Its image processor is not read: images are resized here, because their bits must be equal on all devices.
 Source: transformers 5.24, models/sam2/modeling_sam2.py.
 """
 
