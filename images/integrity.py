@@ -31,9 +31,9 @@ _RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
 # up to 32 bits), and none holds a marker. Source of the choice: with these four, no wrong pixel passed in 186,000 small
 # JPEGs cut by 0 to 39 bytes. With the best three, 7 files of 118,000 passed.
 _TAILS: Final = tuple(bytes([value]) * 2560 for value in (0xAA, 0x55, 0xCC, 0x0F))
-# Real files have hundreds: a scan has at most four segments, and each holds up to 65,533 bytes of metadata.
+# A JPEG with more segments is refused. Real files have hundreds: a scan has four at most, metadata one a 64 KiB.
 _MAX_SEGMENTS: Final = 20_000
-# Pillow skips filler bytes between segments one by one, so many of them are slow.
+# More filler is refused: Pillow skips its bytes between segments one by one, which is slow.
 _MAX_FILL_BYTES: Final = 2**20
 
 
@@ -128,7 +128,7 @@ def _num_units(frame: bytes, scan: bytes) -> int:
 
 
 PNG_BEGIN: Final = b"\x89PNG\r\n\x1a\n"
-# Pillow needs some seconds for this many. The largest files have a tenth of it, with 8 KiB a chunk.
+# A PNG with more chunks is refused: Pillow takes some seconds for so many. The largest files have a tenth of it.
 _MAX_CHUNKS: Final = 400_000
 _PIECE_BYTES: Final = 2**20
 # A PNG chunk is critical unless this bit of its first letter is set. Source: PNG specification, 5.4.

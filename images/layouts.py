@@ -213,8 +213,8 @@ def _tiff(data: bytes, image: Image.Image | None) -> Layout:
     return Layout("TIFF", samples, bits, order, alpha)
 
 
-# None, LZW, JPEG, two of Deflate, PackBits, LZMA, Zstandard, WebP. Old-style JPEG (6) and fax (2 to 4) are left out:
-# libtiff makes up the lost rows of a fax that is cut short.
+# Compressions of TIFF that are read: none, LZW, JPEG, two of Deflate, PackBits, LZMA, Zstandard, WebP. Old-style JPEG
+# (6) and fax (2 to 4) are left out: libtiff makes up the lost rows of a fax that is cut short.
 _COMPRESSIONS: Final = (1, 5, 7, 8, 32773, 32946, 34925, 50000, 50001)
 
 

@@ -17,20 +17,20 @@ import pyarrow.parquet as pq
 
 from pseudoris.schemas.errors import ConfigError, ImageError
 
-# A page that unpacks to more times its bytes is a bomb, unless it is small: encoded images hardly shrink, bitmaps of
-# photographs shrink by half.
+# A page that unpacks to more than this many times its bytes is a bomb, unless it is small: encoded images hardly
+# shrink, bitmaps of photographs shrink by half.
 _MAX_UNPACKING: Final = 4
 # A page may always unpack to this size. Uris and bitmaps shrink a hundredfold, in pages of a few megabytes.
 ALWAYS_BYTES: Final = 64 * 2**20
 # A page may take this much more than its values, for its lengths and levels.
 _SLACK_BYTES: Final = 2**20
-# Arrow has the same limit. A header may hold the smallest and the largest value, which may be images.
+# A page header may have this many bytes, as for Arrow: it may hold the smallest and the largest value, two images.
 _MAX_HEADER_BYTES: Final = 16 * 2**20
-# Real headers have about twenty fields.
+# A header with more fields or levels is refused. Real ones have about twenty fields.
 _MAX_FIELDS: Final = 1_000
 _MAX_DEPTH: Final = 16
 
-# The run lengths of a mask of 100 megapixels take a fifth of this.
+# A value may have this many bytes. The run lengths of a mask of 100 megapixels take a fifth of it.
 _MAX_VALUE_BYTES: Final = 16 * 2**20
 # All values together may unpack to this many times the file. Names repeat, and run lengths shrink to a third.
 _MAX_TABLE_UNPACKING: Final = 16

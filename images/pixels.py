@@ -52,7 +52,7 @@ _HEADER_FAULTS: Final = (*_EXIF_FAULTS, ArithmeticError)
 _JPEG_BEGIN: Final = b"\xff\xd8\xff"
 _PNG_METADATA: Final = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 
-# The images table stores these notes for a damaged file that could still be read.
+# The images table stores this note for a damaged file that could still be read.
 NOTE_NO_END_MARKER: Final = "the JPEG lacks its end marker; all its pixels are there"
 
 _LOST_GREY: Final = 128

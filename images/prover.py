@@ -37,7 +37,7 @@ _START_TIMEOUT_S: Final = 120.0
 _END_TIMEOUT_S: Final = 10.0
 _WRITE_BYTES: Final = 2**20
 _MAX_ANSWER_BYTES: Final = 2**16
-# Several times the largest picture, which has 2,000 × 2,000 pixels.
+# An answer with a picture may have this many bytes: several times the largest one, of 2,000 × 2,000 pixels.
 _MAX_PICTURE_BYTES: Final = 2**26
 # A child is replaced after this many images, because image libraries leak memory.
 _MAX_PROOFS: Final = 10_000

@@ -59,13 +59,13 @@ from pseudoris.store.runs.session import Executor, Outcome, RunSession, trim_mem
 from pseudoris.store.sources import SourceItem
 from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, with_check
 
-# Source: measured, all four tables, on the demonstration run (69 images, 321 masks, 14,124 draws, `tiny`): the bytes of
-# a shard's footers and column docs, and the compressed bytes of each row.
+# Bytes of a shard's footers and column docs, and compressed bytes of each row. Source: measured, all four tables, on
+# the demonstration run (69 images, 321 masks, 14,124 draws, `tiny`).
 BYTES_PER_SHARD: Final = 16_000
 BYTES_PER_IMAGE: Final = 100
 BYTES_PER_MASK: Final = 150
 BYTES_PER_DRAW: Final = 30
-# The true number is unknown before the models run. The scenes of the demonstration have 4.6 masks on average.
+# Assumed, because the number is unknown before the models run. The demonstration's scenes have 4.6 masks on average.
 ASSUMED_MASKS_PER_IMAGE: Final = 5
 
 

@@ -48,7 +48,7 @@ RAY_SETTINGS: Final = {
 }
 # Ray's settings for how long it waits for its GCS and its raylet.
 _START_LIMITS: Final = ("RAY_gcs_server_port_wait_time_s", "RAY_raylet_start_wait_time_s")
-# A cluster across the internet accepts a connection, or answers, in a small part of this time.
+# A Ray that does not answer in this time counts as gone. One across the internet needs a small part of it.
 _CONNECT_TIMEOUT_S: Final = 4.0
 # Ray's gRPC uses HTTP/2. A client first sends the preface, and a server answers with a frame of the type SETTINGS.
 # Source: RFC 9113, sections 3.4 and 6.5.
@@ -138,7 +138,7 @@ def connected(address: str, start_timeout_s: int = 30) -> Iterator[bool]:
             stack.enter_context(memory_watched())
             yield may_grow
     except RayError as error:
-        # This happens, for example, when a cluster of somebody else ends.
+        # An error of Ray comes here, for example, when somebody ends a cluster that this process has joined.
         ours = original_error(error)
         if ours is error:
             raise
@@ -205,7 +205,7 @@ def joins_cluster(address: str) -> bool:
     recorded = _recorded_cluster()
     if address == "local" or recorded is None:
         return False
-    # A killed Ray leaves its address in the file.
+    # A killed Ray leaves its address recorded, so a recorded address is tried.
     _gone[recorded] = _silent(recorded) is not None
     return not _gone[recorded]
 
@@ -232,7 +232,7 @@ def _refuse_client(address: str) -> None:
 
 def _silent(named: str) -> ConfigError | None:
     """Return the error if nothing at HOST:PORT answers as a Ray does; Ray itself would try for minutes."""
-    # Ray itself refuses any other form at once.
+    # Only HOST:PORT is tried: Ray itself refuses any other form at once.
     host, _, port = named.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdecimal():

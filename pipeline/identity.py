@@ -1,7 +1,7 @@
 """Measures a run's identity (method, weights, packages, device) and refuses a process that has another one.
 
-Called by `opened_run` before a run is planned or continued, by `stage_actor` and `shard_tasks` in each process, and by
-`cli/doctor`. What computes or writes must be in the identity: equal identities must give equal bytes.
+Called by `opened_run` before a run is planned or continued, by `stage_actor` and `shard_tasks` in each process, by
+`sample_estimate` and `cli/doctor`. What computes or writes must be in it: equal identities must give equal bytes.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def measure_identity(
 
     Without `sees_device` the device stays empty. `stored` has the digests of stages that another run has computed.
     """
-    # Every process that loads weights calls this first.
+    # The endpoint is set here, because every process that loads weights measures its identity first.
     announce_endpoint(config)
     stored = stored or {}
     stages = [stage for stage in with_check(stages, config) if stage.name not in stored]

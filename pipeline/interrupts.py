@@ -1,7 +1,7 @@
 """Turns Ctrl-C, SIGTERM and SIGHUP into KeyboardInterrupt, so that a run ends cleanly.
 
-Called by `cli/main`, `annotation` and `cluster`. The exception is raised only where it is safe: not in an import, not
-while a thread holds the lock of `logging`, and not while Ray starts. Only the main thread gets signals.
+Called by `cli/main`, `annotation`, `cluster` and `executor`. The exception is raised only where it is safe: not in an
+import, not while a thread holds the lock of `logging`, and not while Ray starts. Only the main thread gets signals.
 """
 
 from __future__ import annotations

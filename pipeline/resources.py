@@ -142,7 +142,7 @@ def _stores(nodes: Sequence[Mapping[str, float]]) -> list[int]:
 
 
 def _shard_bytes(config: RunConfig, planned: int) -> int:
-    # An image above its own limit has a shard alone and is not read, so it does not count.
+    # An image above `images.max_bytes` is alone in its shard and never read, so it does not count.
     return min(planned, max(config.shards.max_bytes, config.images.max_bytes))
 
 

@@ -1,7 +1,7 @@
 """What a caller of `annotate` gives and gets: options, the preset, the summary, the plan of a dry run.
 
-Used by `annotation`, `opened_run`, `sample_estimate`, `cli` and `pseudoris.annotate`. It imports neither Ray nor torch,
-so that the command line starts quickly.
+Used by most modules here, by `cli` and by `pseudoris.annotate`, whose users read the fields of `RunSummary`. It imports
+neither Ray nor torch, so that the command line starts quickly.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ from pseudoris.store.sources import SourceItem
 from pseudoris.store.tables.shard_tables import table_bytes
 from pseudoris.workers.stages import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE, card_bytes
 
-# Enough shards for resampling and for the actors of a small cluster, yet each still fills some tiles of a batch.
+# The sample has this many shards: enough to resample them and to fill a small cluster, and each still fills batches.
 NUM_SHARDS: Final = 16
 
 _NUM_RESAMPLES: Final = 2_000

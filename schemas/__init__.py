@@ -1,4 +1,4 @@
-"""The ground floor: configuration, table schemas, run records and errors. It imports no other part of the project."""
+"""The ground floor of all rooms: configuration, table schemas, run records, errors. Imports no other room, no torch."""
 
 from __future__ import annotations
 

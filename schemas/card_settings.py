@@ -1,4 +1,4 @@
-"""Settings that fit a GPU's memory, as YAML. Called by `cli/doctor.py` and `cli/annotate.py`. Needs no torch."""
+"""Suggests settings that fit a GPU's memory, as YAML. Called by `cli/doctor.py` and `cli/annotate.py`. No torch."""
 
 from __future__ import annotations
 

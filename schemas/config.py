@@ -2,11 +2,10 @@
 
 Each section has its own module and can be imported from here. This module joins the sections and checks across them.
 
-For a resume there are two groups of settings. *Method* (`source`, `images`, `masks`, `captions`, `filtering`,
-`composing`, `grounding_check`, `compute`, `shards`) decides the bytes of the tables and is part of the run's identity:
-it must not change.
-*Placement* (`placement`, `source.endpoint_url` and `source.requester_pays`) says where the work happens: it may change
-between two sessions of one run.
+*Method* (`source`, `images`, `masks`, `captions`, `filtering`, `composing`, `grounding_check`, `compute`, `shards`)
+decides the bytes of the tables. It is part of a run's identity and may not change in a resume. A new key is left out at
+its default (`exclude_if`): else older runs could not be resumed. *Placement* (`placement`, `source.endpoint_url` and
+`source.requester_pays`) says where the work happens: it may change between two sessions of one run.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 # Text that a file cannot hold: NUL, and single halves of a UTF-16 pair.
 UNWRITABLE: Final = re.compile("[\\0\ud800-\udfff]")
-# More than any cluster has. It catches typing errors.
+# More than any cluster has of a resource: a larger number is a typing error.
 MAX_RESOURCE: Final = 1e6
 
 
@@ -93,11 +92,11 @@ class PlacementConfig(FrozenModel):
     mode: Literal["fused", "staged"] = "fused"
     # auto: the cluster of RAY_ADDRESS or of this machine, else a new local one. local: always a new local one.
     address: str = "auto"
-    # The longest start of each of Ray's two servers on this machine. A busy machine may need more than 30 s, which are
-    # Ray's own limit and cannot be lowered. If they never start, the error comes this late.
+    # Each of Ray's two servers may take this long to start on this machine. A busy machine may need more than 30 s,
+    # which is Ray's own limit and cannot be lowered. If a server never starts, the error comes this late.
     start_timeout_s: int = Field(default=30, ge=30, le=3600)
-    # At most `max_actors` shards are read, and as many committed, at a time; by default as many as the bytes of the
-    # images ask for, and for eight times the actors if the cluster may grow: set it if it grows beyond.
+    # At most `max_actors` shards are read at once, and as many committed. By default there are enough for the bytes of
+    # the images, and for eight times the actors if the cluster may grow: set it for a cluster that grows further.
     read: TaskPoolConfig = TaskPoolConfig(num_cpus=0.25)
     commit: TaskPoolConfig = TaskPoolConfig(num_cpus=0.25)
     fused: PoolConfig = PoolConfig()
@@ -155,8 +154,8 @@ class FilterConfig(FrozenModel):
     nouns: NounRule = "rules"
     # The pipeline of `spacy_first_child`: the name of an installed one, or a folder's path.
     spacy_model: str = Field(default="en_core_web_lg", min_length=1)
-    # Crops in a forward pass, on a CPU at most 8; of texts, 16 prefixes for each. The last batch is padded to its size,
-    # because rounding depends on the shape.
+    # Crops in a forward pass; a CPU takes at most 8. A pass of texts has 16 prefixes for each crop. The last batch is
+    # padded to its size, because rounding depends on the shape.
     batch_size: int = Field(default=64, ge=1, le=MAX_BATCH)
     # A file of what was fitted for these models: weights of the columns `confidence` and `rank`, which `keep` may
     # bound; lines of the column `weight`; the composer's posterior. None: `confidence` and `rank` are null, and every
@@ -177,13 +176,13 @@ class ComputeConfig(FrozenModel):
     # none: engines of your own that compute without torch, such as clients of a service. Their processes then neither
     # load torch nor depend on the kind of CPU.
     device: Literal["cpu", "cuda", "none"] = "cuda"
-    # Models compute in it. On a GPU, bfloat16 is fast; it rounds, so most masks and one caption in ten have other bits
-    # (measured with 0.5.0). SAM's upscaling computes in it there too: on a CPU, masks of trained `tiny` have a mean
-    # IoU of 0.9985 with those that float32 upscales (119 of 24 scenes on both sides, none below 0.96), and their
-    # stability differs by at most 0.006. CoCa's projection to the vocabulary multiplies in it and sums in float32:
-    # 1,564 captions of 12 scenes, 406 kept, are the same in another order of the sums, their log-probabilities to
-    # 1e-5. `base` and `paper` ship float32, in which an H200's operations end at 2.1 and 0.85 images/s, against 13
-    # and 8 in bfloat16 (modelled).
+    # The type of numbers that models compute in. On a GPU, bfloat16 is fast; it rounds, so most masks and one caption
+    # in ten have other bits (measured with 0.5.0). SAM's upscaling computes in bfloat16 there too: on a CPU, masks of
+    # trained `tiny` have a mean IoU of 0.9985 with those that float32 upscales (119 of 24 scenes on both sides, none
+    # below 0.96), and their stability differs by at most 0.006. CoCa's projection to the vocabulary multiplies in it
+    # and sums in float32: 1,564 captions of 12 scenes, 406 kept, are the same in another order of the sums, their
+    # log-probabilities to 1e-5. `base` and `paper` ship float32, in which an H200's operations end at 2.1 and 0.85
+    # images/s, against 13 and 8 in bfloat16 (modelled).
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     # Threads of one stage process on a CPU. Part of the identity, because another number may round differently.
     threads: int = Field(default=1, ge=1, le=1_024)
@@ -199,7 +198,7 @@ class ShardsConfig(FrozenModel):
 
     # A shard has this many images. Raised, a crash loses more work; lowered, there are more files.
     max_images: int = Field(default=256, ge=1, le=1_000_000)
-    # Bytes of the encoded images, as listed. The object store holds about this many for each shard in flight.
+    # Bytes of a shard's encoded images, as listed. The object store holds about this many for each shard in flight.
     max_bytes: int = Field(default=256 * 2**20, ge=1, le=2**40)
     # Writes the encoded images into the images table, so that a trainer does not need SOURCE.
     embed_images: bool = False
@@ -220,7 +219,7 @@ class RunConfig(FrozenModel):
     It is written to the run's header, so no text in it may hold a secret. Queries of uris: `store.runs.header`.
     """
 
-    # Name of the preset that it started from; a resume without --preset takes it.
+    # Name of the preset that the configuration started from; a resume without --preset takes it.
     preset: str
     source: SourceConfig = SourceConfig()
     images: ImagesConfig = ImagesConfig()
@@ -229,7 +228,7 @@ class RunConfig(FrozenModel):
     filtering: FilterConfig
     # None: nothing is composed.
     composing: ComposingConfig | None = None
-    # None: no second opinion; the columns `grounding_*` are null. A method without one keeps its hash.
+    # None: no second opinion; `grounding_*` are null. It is then left out, so that older runs keep their hash.
     grounding_check: GroundingCheckConfig | None = Field(default=None, exclude_if=lambda check: check is None)
     compute: ComputeConfig = ComputeConfig()
     shards: ShardsConfig = ShardsConfig()
@@ -314,8 +313,8 @@ class RunConfig(FrozenModel):
 
     def method(self) -> dict[str, Any]:
         """Return the part of the tree that decides the tables' bytes, as plain JSON values."""
-        # Where the bucket is and who pays, not what is in it: the same bucket may have another address later. Of
-        # a text bank only the digest stays, not thousands of texts.
+        # These settings of SOURCE say where a bucket is and who pays, not what is in it: the same bucket may have
+        # another address later. Of a text bank only the digest stays, not thousands of texts.
         left_out: Any = {
             "source": {"endpoint_url", "requester_pays", "allowed_query"},
             "composing": {"bank": {"values"}},

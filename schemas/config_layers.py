@@ -1,6 +1,6 @@
-"""Turns a preset's name, a YAML file and `--set` words into one `RunConfig`, and shows where each value was set.
+"""Merges a preset, a YAML file and `--set` words into one config, and shows where each value was set. For most rooms.
 
-Commands call it, learners for their own configs too (`lay_over`, `validate_as`); `config_hash` is in each run's header.
+`--set` must win over the file, and the file over the preset. `config_hash` is in each run's header: it must not change.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, parse_yaml
 
 _NULLS: Final = ("", "null", "~")
 
-# Letters of a value that a message shows.
+# A message shows at most this many letters of a value.
 _SHOWN_LETTERS: Final = 100
 
-# Settings that were keys of a preset before they moved to a file.
+# Settings that moved from presets to a file, and the setting that names the file.
 _MOVED: Final = dict.fromkeys(
     ("filtering.confidence", "filtering.pair_weight", "composing.posterior"), "filtering.fitted.uri"
 )
@@ -153,7 +153,7 @@ def _with_file(
     tree: Mapping[str, Any], section: str, name: str, read: Callable[[str, object], dict[str, Any]]
 ) -> tuple[Mapping[str, Any], str]:
     """Return the tree with what `read` finds in the file that a part names, if it was not read yet; and its uri."""
-    # Files are read here, not in the model: a run's header, which is a stranger's, never names a file that is opened. A
+    # Files are read here and not by the pydantic model: it parses headers of strangers too, which may open no file. A
     # uri with a secret is left to the model, which refuses it without repeating it.
     part = tree[section].get(name) if isinstance(tree.get(section), Mapping) else None
     uri = part.get("uri") if isinstance(part, Mapping) and "values" not in part else None
@@ -274,7 +274,7 @@ def _explain(item: Mapping[str, Any], model: type[BaseModel], fitted: str) -> st
     if item["type"] == "missing":
         return f"{key}: missing{remedy}"
     if item["loc"][-1:] == ("architecture",) and isinstance(given, Mapping) and given:
-        # Older versions had these numbers as keys of the configuration.
+        # Older versions had the numbers of an architecture as keys of the configuration.
         gone = _cut(", ".join(f"{key}.{name}" for name in given))
         return f"{gone}: unknown key; {key} is a name or the path of a JSON file that holds such numbers"
     shown = "" if isinstance(given, Mapping) else f" (got {_cut(repr(given))})"
@@ -293,7 +293,7 @@ def _near(key: str, given: Any, names: Sequence[str]) -> list[str]:
     return near or [name for name in names if difflib.get_close_matches(last, [name.rpartition(".")[2]], cutoff=0.8)]
 
 
-# The line of a field in the source code of a model.
+# Matches a line of a model's source code that defines a field.
 _FIELD: Final = re.compile(r"    (\w+): ")
 
 
@@ -330,7 +330,7 @@ def settings(model: type[BaseModel] = RunConfig, path: tuple[str, ...] = ()) -> 
     reasons = _reasons(model)
     for name, info in model.model_fields.items():
         here, options = (*path, name), get_args(info.annotation)
-        # A field holds a section of the tree, or what a file fills, or None in the place of one.
+        # A field holds a section of the tree, a class that a file fills, or None in the place of either.
         types = [each for each in (options if type(None) in options else (info.annotation,)) if isinstance(each, type)]
         section = next((each for each in types if issubclass(each, BaseModel) or is_dataclass(each)), None)
         if section is None:

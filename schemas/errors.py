@@ -1,4 +1,4 @@
-"""The errors of every room, by who must act: the user, nobody (the image is quarantined), or another attempt."""
+"""Errors of all rooms, by who must act: user, nobody (the image is quarantined), another attempt. Users catch some."""
 
 from __future__ import annotations
 

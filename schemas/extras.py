@@ -1,4 +1,4 @@
-"""The package's extras, what each installs, and the error if it is missing. Called by the modules that need one."""
+"""The extras of pyproject.toml, what each installs, and the error if it is missing. For the modules that need one."""
 
 from __future__ import annotations
 

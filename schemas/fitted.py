@@ -1,10 +1,10 @@
-"""Values that `calibrate` fitted for a set of models: of confidence, weight and the composer. Called by most rooms.
+"""Values that `calibrate` fitted: how scores become `confidence` and `weight`, and the composer. Used by most rooms.
 
 Fitted values stand in a YAML file that `filtering.fitted.uri` names, as `pseudoris calibrate --to` writes it. A file is
 read once, when a config is resolved. A run's header holds its values: nothing that reads a run needs or opens it.
 
-`confidence` says how likely a candidate is right. It ranks well but may be too sure of itself, or not sure enough.
-`weight` corrects that by a line in its log-odds, fitted to labels; the composer and `refilter` use it too.
+`confidence` says how likely a candidate is right. It ranks well but may be too sure. `weight` corrects
+that by a line in its log-odds, fitted to labels. `verify` computes both again, so the formulas here must not change.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ConfidenceConfig(FrozenModel):
     """
 
     bias: float = 0.0
-    # These four need `captions.listening`.
+    # The next four weights need `captions.listening`.
     listener: float = 0.0
     truth: float = 0.0
     relative_truth: float = 0.0
@@ -50,8 +50,8 @@ class ConfidenceConfig(FrozenModel):
     num_words: float = 0.0
     # Needs `grounding_check`. If it is 0, a run's header leaves it out, so that older runs keep their hash.
     grounding: float = Field(default=0.0, exclude_if=lambda weight: weight == 0.0)
-    # What a caption of a mask alone in its image has in place of log uniqueness and log distinctiveness, which compare
-    # with a rival. 0 is neither for nor against it; 1 is the best possible.
+    # A mask alone in its image has no rival: this stands for the log uniqueness and log distinctiveness of its
+    # captions. 0 is neither for nor against them; 1 is the best possible.
     lone_log_ratio: float = Field(default=1.0, ge=-1, le=1)
 
     @property
@@ -161,7 +161,7 @@ class PosteriorConfig(FrozenModel):
     # out. Unlike `object_overlap` it leaves a shirt on a man an object. Left out of a run's header where it is 0, so
     # that older runs keep their hash.
     object_nested: UnitInterval = Field(default=0.0, exclude_if=lambda weight: weight == 0.0)
-    # None: each noun is a thing of its own. A method without them keeps its hash.
+    # None: each noun is a thing of its own. It is then left out, so that older runs keep their hash.
     names: NounRelations | None = Field(default=None, exclude_if=lambda names: names is None)
     # A bare noun may also mean an object without a mask or with a wrong noun: `unseen` weighs that risk.
     unseen: UnitInterval
@@ -215,7 +215,7 @@ def read_fitted(uri: str, sha256: object = None) -> dict[str, Any]:
     data, digest = read_named("filtering.fitted", uri, sha256, remedy)
     try:
         values = parse_yaml(data.decode())
-        # A truth of a thousand images would be a thousand unknown keys.
+        # Another file, such as the truth of a thousand images, would give a thousand messages about unknown keys.
         is_other = isinstance(values, dict) and len(values) > 1 and values.keys().isdisjoint(vars(FittedValues()))
         fault = "holds no keys such as `confidence:`" if is_other or not isinstance(values, dict) else ""
     except (UnicodeDecodeError, yaml.YAMLError):
@@ -268,8 +268,8 @@ CONFIDENCE_COLUMNS: Final = (
     *("caption_score", "listener", "truth"),
     *("uniqueness", "distinctiveness", "correctness", "count", "grounding_share"),
 )
-# Scores are cut here, because beyond it they tell no more: 0.999 for the listener, a ratio of e for CLIP, a word in one
-# of 400 candidates.
+# Logs of scores are cut at these bounds, because beyond them they tell no more: a probability of 0.999 for the
+# listener, a ratio of e for CLIP, a word in one of 400 candidates.
 _MAX_LOG_ODDS: Final = 7.0
 _MAX_LOG_RATIO: Final = 1.0
 _MIN_LOG_SHARE: Final = -6.0
@@ -296,9 +296,9 @@ def features(rated: Rated, lone_log_ratio: float) -> dict[str, Floats]:
     NaN if a score that the feature reads is missing because there is no listener or no second opinion. If there are no
     other masks, a ratio to them is undefined; `lone_log_ratio` stands for its logarithm.
     """
-    # Two are the log of a share, for the word of the candidate with the smallest share: the share of the mask's draws
-    # that have the word (`vote`), and the share of its candidates' probability that has it (`consensus`). A word that
-    # few of a mask's captions have is wrong more often than one that all of them have.
+    # Two features are the log of a share, for the word of the candidate with the smallest share: the share of the
+    # mask's draws that have the word (`vote`), and the share of its candidates' probability that has it (`consensus`).
+    # A word that few of a mask's captions have is wrong more often than one that all of them have.
     among = {name: np.full(len(rated.groups), np.nan) for name in ("relative_truth", "consensus", "vote")}
     of_group: defaultdict[str, list[int]] = defaultdict(list)
     for row, group in enumerate(rated.groups):

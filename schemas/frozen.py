@@ -1,4 +1,4 @@
-"""The base class of models of configurations and records: frozen, and an unknown key is refused."""
+"""The base class of configurations and records in most rooms: frozen, and an unknown key is refused."""
 
 from __future__ import annotations
 

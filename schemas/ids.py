@@ -1,4 +1,4 @@
-"""Ids and file names computed from content alone: another run, or a moved bucket, gives the same names.
+"""Ids and file names computed from content alone: another run, or a moved bucket, must give the same names.
 
 Most rooms call it: `store` names parts and receipts by them; proposers, imports and recipes name masks.
 """
@@ -11,7 +11,7 @@ from typing import Final
 
 IMAGE_ID_HEX_DIGITS = 16  # 64 bits: at 50 million images a collision has a chance of about 1 in 15,000
 CONTENT_HASH_HEX_DIGITS = 8
-# A number of at least eight digits and a generation, as they are written: each has one name, so a copy of a receipt as
+# How a shard's number and a generation are written. Each has one form only, so a copy of a receipt as
 # `shard-000000042.g0.json` or `shard-00000042.g00.json` is no receipt.
 EIGHT_DIGITS: Final = r"([0-9]{8}|[1-9][0-9]{8,})"
 SHARD_NAME: Final = rf"shard-{EIGHT_DIGITS}\.g(0|[1-9][0-9]*)"

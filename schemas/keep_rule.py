@@ -1,7 +1,7 @@
-"""Which expressions are kept: tau and bounds on scores.
+"""Which expressions are kept: the bound tau on distinctiveness, and bounds on other scores. Called by most rooms.
 
-The filter stage, `refilter`, `verify` and the audit's search for a rule share it; `viewer/templates/rules.js`
-repeats it for the gallery's slider.
+The filter stage, `refilter`, `verify`, audits and readers must keep the same rows. `viewer/templates/rules.js` repeats
+the rule for the gallery's slider, so a change must be made there too.
 
 An undefined score passes every bound. A kind of composed expressions, such as `position`, stands for their confidence:
 `position > 0.9` decides about these alone, and the other bounds do not touch them. A mask alone in its image has no
@@ -54,7 +54,7 @@ def lone_draws(
     if lone_masks != "better_half":
         return draws if lone_masks == "keep" else np.zeros_like(draws)
     _, numbers = np.unique(np.asarray(masks), return_inverse=True)
-    # `lexsort` puts NaN last.
+    # `lexsort` puts NaN last, so draws without a correctness count as the worst.
     order = np.lexsort((-np.arange(len(draws)), -correctness, numbers))
     totals = np.bincount(numbers, weights=draws).astype(np.int64)
     before = np.cumsum(draws[order]) - draws[order] - (np.cumsum(totals) - totals)[numbers[order]]
@@ -63,7 +63,7 @@ def lone_draws(
     return kept
 
 
-# Null for drawn candidates unless `captions.listening`, `filtering.fitted` or `grounding_check` is set.
+# Scores that are null for drawn candidates unless `captions.listening`, `filtering.fitted` or `grounding_check` is set.
 OptionalColumn = Literal[
     "caption_score", "listener", "truth", "confidence", "rank", "grounding_choice", "grounding_share"
 ]

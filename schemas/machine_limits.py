@@ -28,10 +28,10 @@ _COUNTS: Final = (
     ("open files", resource.RLIMIT_NOFILE, (), 256, "ulimit -n"),
     ("processes", resource.RLIMIT_NPROC, ("pids.max", "pids/pids.max"), 1_024, "ulimit -u, or the container's pids"),
 )
-# These functions of the standard library fork. A full pipe gives the same error number as a failed fork.
+# Functions of the standard library that fork: a full pipe gives the same error number as a failed fork.
 _FORKS: Final = frozenset({"_execute_child", "_posix_spawn", "_launch", "spawnv_passfds"})
-# For each folder, the bytes that should be free, and the remedy. Ray keeps logs and sockets in the temporary folder.
 SHARED: Final = "/dev/shm"
+# For each folder, the bytes that should be free, and the remedy. Ray keeps logs and sockets in the temporary folder.
 _FOLDERS: Final = {
     "temporary": (_GIB // 4, "free space, or set RAY_TMPDIR to a folder of another disk"),
     "shared": (_GIB // 2, "give the container more (docker run --shm-size=4g)"),

@@ -1,4 +1,4 @@
-"""Files that settings name, and the one of `composing.bank`. For `fitted`, `config_layers` and `stage_settings`.
+"""Reads the files that settings name, such as the text bank of `composing.bank`. Called by other modules of `schemas`.
 
 A file is read once, when a config is resolved. A run's header holds its content: no reader of the run opens the file.
 """
@@ -22,10 +22,10 @@ from pseudoris.schemas.untrusted import open_linked
 from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.schemas.yaml_text import MAX_LETTERS
 
-# The header of a run stores the texts of its bank, and each command parses the header.
+# A bank has at most this many texts: the header stores them, and each command parses the header.
 MAX_TEXTS: Final = 5_000
 MAX_TEXT_LETTERS: Final = 200
-# Letters that are not Latin, or an article of another language: short texts tell no more.
+# Matches text that is not English: letters that are not Latin, or an article of another language at the start.
 _FOREIGN: Final = re.compile(
     r".*[^\W\d\u0000-\u024f]|(?:der|die|das|eine?|le|la|les|une?|el|los|las|una|il|gli|uno|uma?|het|een|ett) ",
     re.IGNORECASE,

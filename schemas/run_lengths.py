@@ -1,6 +1,6 @@
 """COCO's compressed run-length encoding (RLE) of masks: one reader, one writer, area, box. Called by most rooms.
 
-`workers/masks/rle.py` writes by it; `verify`, captions, scores, datasets, exports, imports and the gallery read by it.
+`workers/masks/rle.py` writes masks by it; all other callers read masks.
 
 A mask is read column by column. Runs of background and foreground alternate, background first (of length 0 if the first
 pixel is set). From the fourth run on, a run is stored as its difference to the run two before. A number is written in
@@ -23,7 +23,7 @@ _CHUNK_BITS = 5
 _CONTINUES = 0x20
 _SIGN = 0x10
 _FIRST_CHARACTER = 48
-# Seven chunks hold 35 bits: enough for the pixels of any image, and their sums cannot overflow int64.
+# A number has at most seven chunks: 35 bits are enough for the pixels of any image, and sums cannot overflow int64.
 _MAX_CHUNKS = 7
 
 

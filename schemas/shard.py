@@ -1,8 +1,8 @@
 """A shard in memory: the input and output of the stages.
 
 A stage is a callable `Shard -> Shard`. It returns a new shard and never changes its input, so that a call can be
-repeated after a crash. Stages, imports and PPT's recipes make these records; `shard_blocks` carries them through Ray
-and `store/tables` writes them, so a new field needs a column or a type there. Used by most rooms.
+repeated after a crash. Stages, imports and `training/ppt` make these records; `shard_blocks` carries them through Ray
+and `store/tables` writes them, so a new field needs a type or a column there. Used by most rooms.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CROP_MARKED: Final = "marked"
 SOURCE_MODEL: Final = "model"
 SOURCE_HUMAN: Final = "human"
 SOURCE_COMPOSER: Final = "composer"
-# PPT's recipes write pseudo-labels that no model drew or scored. If not kept, they are a context or undecided.
+# Recipes of `training/ppt` write pseudo-labels that no model drew or scored. Those not kept are contexts or undecided.
 SOURCE_RECIPE: Final = "recipe"
 SOURCES: Final = (SOURCE_MODEL, SOURCE_HUMAN, SOURCE_COMPOSER, SOURCE_RECIPE)
 

@@ -1,4 +1,4 @@
-"""Sections of `config.py`: SOURCE, weights, masks, captions, composer. Used by `schemas` and engines of `workers`."""
+"""Sections of `config.py`, one a stage, for most rooms. A default is part of a run's identity; docs show comments."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pseudoris.schemas.shard import CROP_MASKED, crop_context
 from pseudoris.schemas.untrusted import EXTENSIONS
 
 Options = TypeVar("Options", bound=FrozenModel)
-# More than any machine holds or any caption has. A typing error is refused before models load.
+# More than any machine holds or any caption has: a typing error is refused before models load.
 MAX_BATCH: Final = 65_536
 MAX_TOKENS: Final = 4_096
 
@@ -37,8 +37,8 @@ class SourceConfig(FrozenModel):
 
     # auto: `.tar` is a WebDataset, `.parquet` a table; everything else is listed as image files.
     format: Literal["auto", "files", "webdataset", "parquet"] = "auto"
-    # Give lower case. Files with other extensions are not listed, so that the user's notes do not count as broken
-    # images; they are counted. With its plug-in (below) the default also lists HEIC.
+    # In lower case. Files with other extensions are not listed, so that the user's notes do not count as broken images;
+    # they are counted. With the plug-in of `images.decoder_plugins` the default also lists HEIC.
     extensions: tuple[str, ...] = EXTENSIONS
     # Parquet: the first of these columns that exists is read; bytes come before uris.
     bytes_columns: tuple[str, ...] = ("bytes", "image_bytes", "image")
@@ -51,8 +51,8 @@ class SourceConfig(FrozenModel):
     endpoint_url: str | None = Field(default=None, pattern=r"^https?://")
     # S3: you pay for the requests and the traffic. A requester-pays bucket refuses all other requests.
     requester_pays: bool = False
-    # Names of fields that urls may have in their queries: the urls are written to the run's header. Only names whose
-    # values are no secret. Which version it is, and `download`, may always stand there.
+    # Names of fields that urls may have in their queries. Name only fields whose values are no secret: urls are written
+    # to the run's header. Fields that choose a version, and `download`, are always allowed.
     allowed_query: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
 
     @model_validator(mode="after")
@@ -70,7 +70,7 @@ class ImagesConfig(FrozenModel):
     # cropping briefly a few more. Proposing peaks near 35 bytes per pixel (measured: 24 megapixels, `tiny`), plus an
     # eighth for each candidate.
     max_pixels: int = Field(default=100_000_000, ge=1, le=2**34)
-    # Bounds the share of the object store that one image can take.
+    # Bytes of an encoded image. Bounds the share of the object store that one image can take.
     max_bytes: int = Field(default=256 * 2**20, ge=1, le=2**40)
     # A decoder that takes longer is killed. Raise it for gigapixel TIFFs on slow disks.
     decoder_timeout_s: float = Field(default=60.0, gt=0, le=86_400)
@@ -148,9 +148,9 @@ class MasksConfig(FrozenModel):
     weights: WeightsConfig
     # Prompts of a crop: a square grid with this many points on each side.
     points_per_side: int = Field(default=32, ge=1, le=1_024)
-    # Prompts in a forward pass of the mask decoder; on a GPU, where SAM answers several images at once, up to 16 times
-    # as many, and a crop in a pass of the encoder for each 16. Lower it if memory is short. Part of the identity,
-    # because rounding depends on the batch's shape.
+    # Prompts in a forward pass of the mask decoder. A GPU answers several images at once: up to 16 times as many
+    # prompts a pass of the decoder, and one crop for each 16 of this number a pass of the encoder. Lower it if memory
+    # is short. Part of the identity, because rounding depends on the batch's shape.
     points_per_batch: int = Field(default=64, ge=1, le=MAX_BATCH)
     # A mask is kept if the model's own estimate of its IoU is above this; of sam3_concepts, its score.
     pred_iou_thresh: float = 0.5
@@ -242,8 +242,8 @@ class SamplingConfig(FrozenModel):
     temperature: float = Field(default=1.0, gt=0)
     # The most other masks that a caption is contrasted with.
     max_others: int = Field(default=30, ge=1, le=100_000)
-    # What happens above it. no_contrast: in an image with more masks, captions are drawn from the target alone (the
-    # paper, at 30 masks). nearest: the most similar other masks are averaged.
+    # What happens above `max_others`. no_contrast: in an image with more masks, captions are drawn from the target
+    # alone (the paper, at 30 masks). nearest: the most similar other masks are averaged.
     above_max_others: Literal["no_contrast", "nearest"] = "nearest"
     # mean: all other masks have the same weight (the paper). similar: a softmax of the similarity, so that the masks
     # that are hardest to tell apart count most. In both the weights sum to `others_weight`; each is then multiplied by
@@ -331,13 +331,13 @@ class ComposingConfig(FrozenModel):
     max_per_mask: int = Field(default=2, ge=1, le=1_000)
     # Least probability of a mask's likeliest expression. Lower it to describe more objects.
     min_first: UnitInterval = 0.63
-    # The same of every further one, and of groups and no-target expressions. Lower it for more expressions of each.
+    # Least probability of further ones, of groups and no-target expressions. Lower it for more expressions of each.
     min_further: UnitInterval = 0.9
     # Expressions of one mask in one form: words alone, an end of a row, a side, a rank, a relation.
     max_per_form: int = Field(default=2, ge=1, le=1_000)
     # Texts of what may be absent, for easy absences: up to two per image, which share no word with what was drawn for
     # it. The seed and the image's id decide which. None: only near absences, which differ in a word from what is true.
-    # A method without a bank keeps its hash.
+    # It is then left out, so that older runs keep their hash.
     bank: TextBankConfig | None = Field(default=None, exclude_if=lambda bank: bank is None)
 
     @model_validator(mode="after")
@@ -362,8 +362,8 @@ class GroundingCheckConfig(FrozenModel):
     # The architecture of the engine clip, as `filtering.architecture`.
     architecture: str | None = Field(default=None, min_length=1)
     weights: WeightsConfig
-    # Of the engine clip: cosines are divided by it before the softmax that gives the shares. CLIPs are trained at 0.01.
-    # Raised, shares are more alike.
+    # For the engine clip: cosines are divided by it before the softmax that gives the shares. CLIPs are trained at
+    # 0.01. Raised, shares are more alike.
     temperature: float = Field(default=0.01, gt=0)
     # Settings of another engine: those of vlm are in docs/guides/second-opinion.md.
     options: dict[str, JsonValue] = Field(default_factory=dict)

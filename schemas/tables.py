@@ -1,7 +1,8 @@
 """Arrow schemas of the four tables and the plan, with text per column; reason codes of failures. For most rooms.
 
-All four tables of a shard are always written, even without rows, so that a glob over a folder always matches. Boxes and
-masks refer to the *upright* image: EXIF orientation is applied before anything is measured.
+The texts are stored in every table: another text gives other bytes. All four tables of a shard are always written, even
+without rows, so that a glob over a folder always matches. Boxes and masks refer to the *upright* image: EXIF
+orientation is applied before anything is measured.
 """
 
 from __future__ import annotations
@@ -87,8 +88,8 @@ _SAMPLE = pa.struct(
     ]
 )
 
-# Of a second opinion (`grounding_check`): a model that chooses, among the masks of an image, the one that a text refers
-# to. They were reserved before a stage filled them, and the doc strings are part of the tables' bytes.
+# Columns of a second opinion (`grounding_check`): a model chooses the mask of an image that a text refers to. They were
+# "reserved" before a stage filled them. The word stays, because texts are part of the tables' bytes.
 GROUNDING_COLUMNS: Final[dict[str, tuple[pa.DataType, str]]] = {
     "grounding_choice": (pa.float64(), "1 if a second model chooses the target for the text, 0 if another mask."),
     "grounding_share": (pa.float64(), "The second model's probability of the target among the masks."),

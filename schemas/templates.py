@@ -1,4 +1,4 @@
-"""Opens the rooms' Jinja templates of pages and Markdown; a missing name raises. For `viewer`, `store` and others."""
+"""Opens the Jinja templates of pages and Markdown, for most rooms. A missing name raises; pages escape all texts."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from typing import IO, Any, BinaryIO, Final, Literal, TextIO, overload
 
 from pseudoris.schemas.errors import ConfigError
 
-# Several times the largest known annotation file (LVIS, 1.1 GB). Files are read whole, so they must fit into memory.
+# Larger files are refused, because files are read whole. The largest known annotation file has 1.1 GB (LVIS).
 MAX_BYTES: Final = 4 * 2**30
 _KINDS: Final[Mapping[type, str]] = {dict: "an object", list: "a list", tuple: "a list", str: "a text", bytes: "bytes"}
 
@@ -120,8 +120,8 @@ def _refusal(path: Path, what: str) -> ConfigError:
 HEIF_PLUGIN: Final = "pillow_heif.HeifImagePlugin"
 HEIF_EXTENSIONS: Final = (".heic", ".heif", ".hif")
 
-# By Pillow's names; MPO is opened as JPEG. The list is closed because a folder of images is untrusted input, and Pillow
-# would pass a PostScript file to Ghostscript.
+# Formats that may be opened, by Pillow's names; MPO is opened as JPEG. The list is closed because a folder of images is
+# untrusted input, and Pillow would pass a PostScript file to Ghostscript.
 IMAGE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")
 # File name extensions that are listed by default.
 EXTENSIONS: Final = (
@@ -130,8 +130,8 @@ EXTENSIONS: Final = (
 )
 
 
-# Python's hash of a whole number is its remainder by 2^61 - 1: with larger ones a file of a few megabytes can make one
-# dict of ids take minutes.
+# Whole numbers may have this many bits. Python's hash is the remainder by 2^61 - 1: with larger numbers a file of a few
+# megabytes can make one dict of ids take minutes.
 MAX_BITS: Final = 64
 # Finds texts that may hold a number above 64 bits: it has at least 19 digits.
 _MANY_DIGITS: Final = re.compile("[0-9]{19}")
@@ -164,19 +164,19 @@ def _whole(digits: str) -> int:
     return value
 
 
-# A link from its slashes on, to the next white space: a path of this machine keeps one of them. Of a path, two slashes
-# in a row are no link, nor are those of `file:///`. A link may be encoded, as a field of another one.
+# Matches a link from its slashes on, to the next white space. Two slashes inside a path begin no link, nor do those of
+# `file:///`. A link may be encoded, as a field of another one.
 _LINK: Final = re.compile(
     r"(?:(?<=[A-Za-z0-9+.-]:)(?!(?:(?<=file:)|(?<=local:))///)/|(?<![\w/.:])//|(?<=\w)(?i:%(?:25)*3a(?:%(?:25)*2f){2}))\S+"
 )
-# A secret key is base64 and may contain a `/`, which looks like the end of the authority.
+# Matches credentials in links. A secret key is base64, so a `/` between `:` and `@` does not end it.
 _USERINFO: Final = re.compile(r"(/|%(?:25)*2[fF])\1(?:(?!\1)[^/])*(?:@|%(?:25)*40)|//[^/:\[]+:(?!\d*/)[^@]*@")
 # Credentials in links with a single slash or none, which clients accept too. A host with a port or path follows.
 _BARE_USERINFO: Final = re.compile(
     r"(?<![\w.+])(?:(?i:https?|s3a?|gcs|gs|az|abfs|hf|ftp):/?(?!/)[^\s@/]{1,512}@"
     r"|[A-Za-z][\w.+-]{0,64}:[^\s@/]{1,512}@(?=[\w.-]+[:/]))"
 )
-# The start of a query, a fragment or parameters, encoded or not. `#` and a number is the row of a table.
+# Matches from the start of a query, a fragment or parameters, encoded or not. `#` and a number is the row of a table.
 _QUERY: Final = re.compile(r"(?:\?|#(?!\d+\W*$)|%(?:25)*(?:3[fF]|23)|;(?=[\w.-]+=)).*", re.DOTALL)
 # A query of a link without scheme or with a space in it. An absolute path keeps its `?` unless a request names it.
 _BARE_QUERY: Final = re.compile(

@@ -1,4 +1,4 @@
-"""Checks paths and uris that a user names, for most rooms: resolves them, refuses secrets, explains failing clients."""
+"""Checks paths and uris of users, for most rooms: resolves them, explains clients' errors. No secret may be written."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _TOKEN: Final = re.compile(
     # A secret key of AWS. Hex digests and nearly all paths change less often between small, capital and digit.
     r"|(?!/)(?=[A-Za-z0-9+/]{40}$)(?=.*[a-z])(?=.*[A-Z])(?:.*?(?:(?<=[a-z])[A-Z0-9]|(?<=\d)[A-Za-z])){7}.*"
 )
-# A query may be encoded several times.
+# A query may be encoded several times, and is decoded this often.
 _MAX_ENCODED: Final = 4
 # Context of a validation that accepts everything that an existing run holds.
 RECORDED: Final = "recorded"
@@ -60,7 +60,7 @@ _REMEDY: Final = (
 _SECRET: Final = f"this text holds a secret: {_REMEDY}"
 _NOT_FIRST: Final = string.digits + "+.-"
 _SCHEME: Final = string.ascii_letters + _NOT_FIRST
-# No query field may be written, and this command has no option to allow one.
+# For commands without an option that allows query fields: none may be written.
 NO_FIELDS: Final = frozenset[str]()
 
 

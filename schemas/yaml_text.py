@@ -1,4 +1,4 @@
-"""Reads YAML within bounds, because a small file can exhaust memory. Called by `config_layers.py` and `fitted.py`."""
+"""Reads YAML within bounds, because a small file can exhaust memory. Called by other modules of `schemas`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import yaml
 
 from pseudoris.schemas.untrusted import MAX_BITS
 
-# The presets have 4 levels. The parser, the merge and the validation recurse, and fail near 200 levels.
+# A file has at most this many levels; presets have 4. Parser, merge and validation recurse, and fail near 200 levels.
 MAX_LEVELS: Final = 64
-# Values are counted after aliases are replaced, because the run stores them that way. The presets have 200.
+# A file has at most this many values, counted with aliases replaced, as the run stores them. Presets have 200.
 MAX_VALUES: Final = 50_000
 MAX_LETTERS: Final = 4 * 2**20
 # A number has at most this many letters. 64 binary digits with a sign take fewer.
@@ -82,7 +82,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _whole(loader: yaml.SafeLoader, node: Any) -> int:
-    # For a number in base 60 (1:30), time and memory grow with the square of its digits.
+    # Long numbers are not computed: in base 60 (1:30), time and memory grow with the square of the digits.
     value: int | None = loader.construct_yaml_int(node) if len(node.value) <= _MAX_DIGITS else None
     if value is None or value.bit_length() > MAX_BITS:
         raise YamlRefusedError(f"{_place(node)} has more than {MAX_BITS} bits; quote a value that is text")

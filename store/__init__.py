@@ -1,6 +1,6 @@
 """A run on storage: plan, parts, receipts, commit and lock, and all code that reads committed data.
 
-This package keeps the durability promises. It imports neither torch nor Ray.
+Called by `pipeline` and all rooms that read runs. It keeps the durability promises, and imports neither torch nor Ray.
 """
 
 if not __name__.startswith("pseudoris."):

@@ -1,1 +1,1 @@
-"""What `pseudoris verify` checks: files against receipts, rows against schemas, expressions against rules."""
+"""`verify`, for `cli` and `pipeline`: files against receipts, rows against schemas and rules. It changes no file."""

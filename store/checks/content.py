@@ -1,4 +1,4 @@
-"""Checks rows of a shard's tables; pure functions return problems. Called by `checks` and `pipeline/fan_out.py`."""
+"""Checks rows of a shard's tables; pure functions return problems. Called by `checks`; `pipeline` takes `Problem`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks a shard's expressions for `verify`, by source (model, human, composer, recipe), listener and confidence.
+"""Checks a shard's expressions for `verify`, by source (model, human, composer, recipe), scores and confidence.
 
 The checks work on whole columns, because a shard has hundreds of thousands of expressions. Called by `shard_parts.py`.
 """
@@ -34,7 +34,7 @@ from pseudoris.store.tables.judged_expressions import (
 _TARGETS: Final = {"attribute": (1, 1), "position": (1, 1), "relation": (1, 1), "group": (2, None), "none": (0, 0)}
 _HEARD: Final = ("caption_score", "listener", "truth")
 _CONFIDENCE: Final = ("confidence", "rank")
-# Exponentials of another machine may differ in the last bits.
+# Confidences may differ by this much: exponentials of another machine may differ in the last bits.
 _TOLERANCE: Final = 1e-9
 _SCORES: Final = ("uniqueness", "correctness", "distinctiveness")
 _FIRST_DRAW: Final = ("crop", "decoder", "top_k", "top_p", "log_prob")
@@ -44,7 +44,7 @@ _NULL_OF_UNDRAWN: Final = (*_FIRST_DRAW, *_SCORES, *_HEARD, *_CONFIDENCE, "rival
 _NULL_OF_COMPOSED: Final = tuple(name for name in _NULL_OF_UNDRAWN if name not in ("confidence", "rival_mask_id"))
 _GROUNDING_SHARES: Final = ("grounding_choice", "grounding_share")
 _WEIGHT_OF_UNDRAWN: Final = 1.0
-# Another machine may round the last digit differently.
+# Weights may differ by this much: another machine may round the last digit differently.
 _WEIGHT_TOLERANCE: Final = 1.5 * 10**-WEIGHT_DIGITS
 
 

@@ -1,4 +1,4 @@
-"""Checks a run's records, not its header: manifests, replaced receipts, stray files. Called by `verification.py`."""
+"""Checks manifests, replaced receipts and stray files for `verification.py`. What no reader uses is only a notice."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def junk_notices(location: RunLocation, header: RunHeader) -> Iterator[str]:
         for name in _names(location, folder):
             if not is_record(name):
                 yield f"{_shown(folder, name)} is an unexpected file. No reader of the run uses it. Move it out"
-    # These files may belong to a driver that is running.
+    # These files may belong to a running driver, so they are reported only if there is none.
     late = [
         f"{_shown('', path)} is of a killed writer. gc deletes it when it is an hour old"
         for path, _ in list_unfinished(location)

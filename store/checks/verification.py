@@ -1,4 +1,4 @@
-"""`verify` proves that each planned image counts once and no file is damaged. For `cli`, `pipeline` and the API."""
+"""Proves that each planned image counts once and no file is damaged. For `cli`, `pipeline`, users (`VerifyReport`)."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class VerifyWalk:
             shard_and_entries: tuple[int, list[PlanEntry] | None],
         ) -> tuple[int, list[PlanEntry] | None, Receipt | ConfigError | None]:
             shard, entries = shard_and_entries
-            # A shard that is planned twice has no second receipt.
+            # If a shard is planned twice, its receipt counts the first time only.
             generation = self._unplanned.pop(shard, None)
             found = None if generation is None else try_read_receipt(self._location, shard, generation)
             return shard, entries, found
@@ -269,7 +269,7 @@ class ShardToCheck:
     rule: KeepRule = SOME_TAU
 
 
-# Checks shards, here or on a cluster. Yields the problems of each shard in any order, and reads ahead as it has room.
+# Checks shards, here or on a cluster. Yields the problems of each shard in any order, and takes shards as it has room.
 CheckShards = Callable[[RunLocation, Iterator[ShardToCheck], bool], Iterator[list[Problem]]]
 
 

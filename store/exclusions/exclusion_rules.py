@@ -1,9 +1,9 @@
 """Rules for images that must not be in training data, by name, COCO id, sha256 or perceptual hash, and their matcher.
 
 A rule by name decides from an image's key, before the image is planned. A rule by content needs its bytes.
-`interchange/exclusions` reads rules from `--exclude`; planning, datasets, exports and imports apply them. A run's
-header holds the rules without their values. A resume compares their digest, so `name_value` and `coco_id` must not
-change.
+Used by `interchange`, `store`, `pipeline` and `cli`: `interchange/exclusions` reads rules from `--exclude`; planning,
+datasets, exports and imports apply them. A run's header holds the rules without their values. A resume compares their
+digest, so `name_value` and `coco_id` must not change.
 """
 
 from __future__ import annotations
@@ -170,8 +170,8 @@ def with_counts(rules: Exclusions, counts: ListingCounts) -> Exclusions:
     )
 
 
-# COCO's names, of all years, and what is made from them: REFER's pickles append the number of an object, our exports
-# the id of the image. The digits are always 12: a photograph `120.jpg` has no COCO id.
+# Matches COCO's file names of all years, and names made from them: REFER's pickles append the number of an object, our
+# exports the id of the image. The digits are always 12: a photograph `120.jpg` has no COCO id.
 _COCO_NAME: Final = re.compile(
     rf"(?:COCO_[a-z]+\d{{4}}_)?(\d{{12}})(?:_(?:\d{{1,12}}|[0-9a-f]{{{IMAGE_ID_HEX_DIGITS}}}))?\.[A-Za-z0-9]{{1,5}}"
 )

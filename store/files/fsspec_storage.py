@@ -1,7 +1,7 @@
 """Storage through fsspec: the web, and every object store but S3 (`gs://…`, `az://…`). Opened by `location`.
 
 Objects are put whole and never renamed. The store's own client retries; for S3 `s3_requests` does. Versions in plans
-are made here: `_version` must give the same text for the same object in every release.
+are made here: `_version` must give the same text for the same object in every release. `hub_storage` extends it.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class FsspecStorage(Storage):
             named = self._below(folder)
         if mark is not None and parts and mark.name in dict(named) and mark.closes(folder):
             return
-        # Folders are sorted as if a slash followed their names.
+        # Folders are sorted as if a slash followed their names, as the keys of their content are.
         for name, entry in sorted(named, key=lambda each: path_key(each[0]) + "/" * (each[1]["type"] != "file")):
             path = (*parts, name)
             if entry["type"] == "file":
@@ -192,7 +192,7 @@ class FsspecStorage(Storage):
         with self._errors():
             entries = self._filesystem.ls(at, detail=True)
         named = ((entry["name"].rstrip("/"), entry) for entry in entries)
-        # Web consoles create an empty object for the folder itself.
+        # Web consoles create an empty object for the folder itself, which is no file.
         return [(full.rpartition("/")[2], entry) for full, entry in named if full not in ("", at)]
 
     def _at(self, path: str) -> str:

@@ -1,7 +1,7 @@
 """Reads a dataset of the Hugging Face Hub (`hf://datasets/OWNER/NAME@COMMIT/folder`). For `location` and exports.
 
 `sources.open_source` replaces a branch or a tag by its commit (`pinned`), so that a later session reads the same bytes.
-The Hub's client retries. Errors must not repeat its texts, which may hold a signed url.
+The Hub's client retries. Errors must not repeat the client's texts, which may hold a signed url.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def hub_errors() -> Iterator[None]:
             raise
         if not isinstance(cause, HfHubHTTPError):
             below: Any = getattr(cause.__cause__, "__context__", None)
-            # HF_ENDPOINT may name an unknown host, or TLS may fail. If the Hub has ever answered, it is the network.
+            # With a wrong HF_ENDPOINT or TLS no request works. If the Hub has ever answered, the network is to blame.
             is_no_host = getattr(below, "errno", None) == socket.EAI_NONAME and "HF_ENDPOINT" in os.environ
             if not _ANSWERED.is_set() and (is_no_host or isinstance(below, ssl.SSLError)):
                 raise client_error(below, "hf://") from told(cause)

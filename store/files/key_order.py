@@ -1,4 +1,4 @@
-"""Makes the keys of images and sorts listings by key. Called by `store` (sources, plans), `interchange` and `training`.
+"""Makes the keys of images and sorts listings by key. Called by `store`, `interchange` and `training`.
 
 A key is a percent-encoded path relative to SOURCE. An image's id is made of its key, so the spelling of keys must never
 change. A listing may be larger than memory.
@@ -23,9 +23,9 @@ from pseudoris.store.files.storage import storage_errors
 _MEMBER: Final = "!"
 _ROW: Final = "#"
 
-# A record of a listing takes about 400 bytes, so this is about 40 MB.
+# A listing with more records is sorted on disk. A record takes about 400 bytes, so this is about 40 MB.
 MAX_IN_MEMORY: Final = 100_000
-# Sorted runs that are merged at once. Each holds an open file and a block of records.
+# Sorted pieces on disk that are merged at once. Each holds an open file and a block of records.
 _MAX_RUNS: Final = 64
 _BLOCK: Final = 1_000
 
@@ -121,7 +121,7 @@ def _append(run: Path, records: list[Any]) -> None:
 def _blocks(file: Any) -> Iterator[Any]:
     while True:
         try:
-            # Our own file, in a folder that no other user can write.
+            # Safe to unpickle: it is our own file, in a folder that no other user can write.
             block = pickle.load(file)
         except EOFError:
             return

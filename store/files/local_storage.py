@@ -34,12 +34,12 @@ from pseudoris.store.files.storage import (
 
 logger = logging.getLogger(__name__)
 
-# Hidden and without a table's suffix, so that no glob over tables finds temporary files.
+# Temporary files have names that are hidden and without a table's suffix, so that no glob over tables finds them.
 TEMPORARY_PREFIX: Final = ".tmp-"
 # The name ends in process id and nonce. A file that only has the prefix was not written here.
 _TEMPORARY: Final = re.compile(r"\.tmp-\d+-[0-9a-f]{16}")
 
-# gc may delete a file whose writer was stopped for long, or after the clock jumped. That is rare, never in a row.
+# gc may delete a file whose writer paused for long. That is rare, so this many attempts are enough.
 _MAX_WRITES: Final = 3
 _T = TypeVar("_T")
 
@@ -60,7 +60,7 @@ class LocalStorage(Storage):
     """
 
     faults: ClassVar[tuple[type[Exception], ...]] = (OSError,)
-    # Many shards are read in parallel, and threads do not hide a disk's latency.
+    # A shard is read by one thread: shards are read in parallel, and more threads do not hide a disk's latency.
     max_readers: ClassVar[int] = 1
 
     root: Path
@@ -193,7 +193,7 @@ class LocalStorage(Storage):
             for entry in self._scan(folder):
                 key, found = path_key(entry.name), _stat(entry)
                 if found is None and entry.is_dir(follow_symlinks=False):
-                    # It may hold images, so it is listed as a folder. Its own listing shows whether it can be read.
+                    # The folder may hold images, so it is listed. Its own listing shows whether it can be read.
                     yield f"{key}/", entry.name, None, None, _UNKNOWN
                 elif found is None:
                     # A broken link was meant as an image, so it is planned, and quarantined when it is read.

@@ -52,7 +52,7 @@ async def with_client(
         if may_pass or (isinstance(error, MemoryError | OSError) and not isinstance(error, _OF_A_PATH)):
             raise
         raise client_error(error, f"s3://{bucket}", filesystem.endpoint_url) from error
-    # A client that is redirected asks for the bucket's region. If that is redirected too, it would ask forever.
+    # A client that is redirected asks for the bucket's region. If that request is redirected too, it would ask forever.
     client.meta.events.register("before-call.s3.HeadBucket", _refuse_second, unique_id="pseudoris-region")
     try:
         answer = await use(client)
@@ -92,12 +92,12 @@ def _is_local(error: BaseException) -> bool:
         return not isinstance(getattr(cause, "os_error", cause), _BROKEN_HANDSHAKE)
     if isinstance(error, boto.EndpointConnectionError):
         return is_unknown_host(cause)
-    # The settings name certificates that cannot be read.
+    # With these causes, the settings name certificates that cannot be read.
     return isinstance(error, boto.HTTPClientError) and isinstance(cause, (*_OF_A_PATH, ssl.SSLError, ValueError))
 
 
 _REMEDY: Final = "Check the endpoint, update the store, or use another one"
-# With many deleted versions, a page of a bucket may be empty although more pages follow.
+# A listing may have this many empty pages in a row: deleted versions can fill pages, and more pages follow.
 _MAX_EMPTY_PAGES: Final = 100
 # Whether the client has asked for the bucket's region during the present request.
 _ASKED_REGION: Final = ContextVar("_ASKED_REGION", default=False)

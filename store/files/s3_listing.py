@@ -20,7 +20,7 @@ from pseudoris.store.files.storage import Mark, MayDescend, StoredFile
 MAX_LISTERS: Final = 16
 # Levels of folders that are searched for enough places to start listings in parallel.
 _SPLIT_LEVELS: Final = 3
-# A level may have one folder for each image. Then listings start at some folders and read on through the next ones.
+# Parallel listings start at no more folders than this, and read on through the next: each image may have a folder.
 MAX_MARKS: Final = 256
 # One page of a listing has at most this many keys.
 PAGE_KEYS: Final = 1_000
@@ -158,7 +158,7 @@ def _wanted(objects: Iterable[dict[str, Any]], base: str, is_open: Callable[[str
     for each in objects:
         path = each["Key"][len(base) :]
         folder, _, name = path.rpartition("/")
-        # Web consoles create an empty object for a folder itself.
+        # Web consoles create an empty object for a folder itself, which is no file.
         if name and is_open(f"{folder}/" if folder else ""):
             yield path_key(path), path, each["Size"], etag_of(each), each.get("StorageClass") in _ARCHIVES
 

@@ -59,7 +59,7 @@ _BAD_CREDENTIALS: Final = frozenset(
 )
 # The refusal names the header that the store does not know. Nothing else of it is shown, because it may hold secrets.
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,60}")
-# The answer to HEAD has no body, so its code is just `400`.
+# Codes of a wrong name or region of a bucket. The answer to HEAD has no body, so its code is just `400`.
 _BAD_BUCKETS: Final = frozenset({"InvalidBucketName", "AuthorizationHeaderMalformed", "400"})
 _BAD_PLACE: Final = re.compile(r"Location|Region|Redirect|Endpoint")
 
@@ -163,7 +163,7 @@ _WARN_AFTER_S: Final = 10.0
 _MAX_CONNECTIONS: Final = 32
 _BODY_CHUNK_BYTES: Final = 2**20
 _CREDENTIAL_PAUSES_S: Final = (1.0, 4.0)
-# The order in which botocore reads them.
+# botocore reads these variables in this order.
 _ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
@@ -285,7 +285,7 @@ class S3Requests:
                 raise OSError(errno.ENOTSUP, "the store does not support range requests", self.address(key))
             found = etag_of(answer)
             if etag not in (None, found):
-                # 501: the store does not support the condition.
+                # The store ignored the condition (`IfMatch`), and this is another version.
                 raise _changed(self.address(key))
             await _receive(answer, received)
             return Fetched(bytes(received), _whole_size(answer), found)

@@ -48,12 +48,12 @@ logger = logging.getLogger(__name__)
 # A read of this size nearly always holds a whole Parquet footer. The answer also gives the object's size.
 _TAIL_BYTES: Final = 64 * 2**10
 _PARTS_AT_ONCE: Final = 4
-# Larger objects are sent in parts of this size, each retried separately: a part is sent within the time limit of a
-# request, also over a slow line. S3 accepts no part below 5 MiB.
+# Larger objects are sent in parts of this size, each retried separately, so that a part is sent within the time limit
+# of a request over a slow line too. S3 accepts no part below 5 MiB.
 MULTIPART_BYTES: Final = 64 * 2**20
 # S3 allows this many parts in one upload.
 MAX_PARTS: Final = 10_000
-# gc may abort the upload of a writer that was stopped for long. That is rare, and never happens often in a row.
+# gc may abort the upload of a writer that paused for long. That is rare, so this many attempts are enough.
 _MAX_UPLOADS: Final = 3
 _AUTHOR: Final = "pseudoris-author"
 # Holds numbers and etags of the parts of an upload. The store requires them to complete it.

@@ -216,8 +216,8 @@ def refuse_change(found: StoredFile, expected: StoredFile) -> None:
         raise ImageError("changed", "the size differs from the plan")
 
 
-# What an error says while an input image is read. A reason code quarantines that image: `missing` after a second look,
-# `denied` if the store gives another image at the same time. `store` never does.
+# What an error says about an input image. A reason code quarantines that image: `missing` after a second look, `denied`
+# if the store gives another image at the same time. `store` says that the storage is at fault: no image is.
 Verdict = Literal["missing", "unreadable", "denied", "store"]
 
 # docs/records/reliability.md has the same table. Error numbers not listed here count as errors of the store.

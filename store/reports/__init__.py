@@ -1,1 +1,1 @@
-"""What `cli`, `viewer` and each session tell of a run: statistics, status, data card. No table changes."""
+"""What `cli`, `viewer` and each session tell of a run: statistics, status, data card. A report changes no table."""

@@ -42,7 +42,7 @@ class Distribution:
         array = array[~np.isnan(array)]
         self._sum += float(array.sum())
         magnitude = np.floor(np.log10(np.abs(array), out=np.zeros_like(array), where=array != 0))
-        # For a smaller magnitude the power would overflow.
+        # The magnitude is bounded, because the power would overflow for a smaller one.
         shift = 10.0 ** (_DIGITS - 1 - np.maximum(magnitude, -300))
         rounded, counts = np.unique(np.round(array * shift) / shift, return_counts=True)
         self._counts.update(dict(zip(rounded.tolist(), counts.tolist(), strict=True)))
@@ -131,7 +131,7 @@ def count_draws(table: pa.Table) -> dict[DrawKind, KeptCount]:
     return found
 
 
-# Shards of the presets hold 16 to 256 images, so shares are known to about 0.1 % from 100,000 images.
+# By default this many shards are read. At 100 images a shard, shares are then known to about 0.1 %.
 DEFAULT_SAMPLE: Final = 1_000
 # The groups of the statistics. A text that was drawn several times counts for each draw's decoder and crop.
 GROUPS: Final[Mapping[str, str]] = {"source": "candidates", "decoder": "draws", "crop": "draws"}

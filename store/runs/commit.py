@@ -209,7 +209,7 @@ def _stored(location: RunLocation, table: str, receipt: Receipt) -> pa.Table:
     return read_part(io.BytesIO(read_whole(location, table, part)), SCHEMAS[table], part.name)
 
 
-# Faults of reading, before the image's bytes are known. A retry may read them.
+# Reasons of images whose bytes could not be read. A retry may be able to read them.
 _NOT_READ: Final = ("missing", "changed", "unreadable", "archived", "denied")
 
 

@@ -26,7 +26,7 @@ from pseudoris.store.sources.items import SourceItem
 
 _MAX_EXAMPLES: Final = 5
 
-# The offset counts too: in a tar, a name may now belong to other bytes of the same size.
+# Fields that are equal if an image is unchanged. The offset counts: in a tar, a name may now belong to other bytes.
 _version: Final = attrgetter("etag", "size_bytes", "mtime_ns", "offset_bytes", "row_group")
 # Where an image stands in a listing: the key of its file, and its row in a table (else -1).
 _Place = tuple[str, int]

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 # Writing one file never takes this long. A younger temporary file may belong to a running writer.
 TEMPORARY_AGE_S: Final = 3_600.0
 
-# Only files of a run: SOURCE may lie below the run's prefix, and its writers must not lose their uploads.
+# Only uploads of a run's files are aborted: SOURCE may lie below the run's prefix, and its writers must lose none.
 _RUN_FILE: Final = re.compile(
     rf"({'|'.join(SCHEMAS)})/{PART_NAME.pattern}"
     rf"|({PLAN_FOLDER}|{RECEIPTS_FOLDER}|{MANIFEST_FOLDER})/.+|{re.escape(HEADER_NAME)}"

@@ -83,7 +83,7 @@ def parse_record(
 EXTENSION_NAME: Final = re.compile(r"^g([0-9]{4})\.json$")
 _HUB_COMMIT: Final = re.compile(r"^(hf://datasets/[^/@]+/[^/@]+)@[0-9a-f]{40}")
 _SUMMED: Final = ("num_images", "num_repeated", "num_shards")
-# Runs of an older version may differ in very many packages.
+# An error shows at most this many differences: runs of an older version may differ in very many packages.
 _SHOWN_DIFFERENCES: Final = 24
 RESTORE: Final = "Restore the file from a copy, or name another output"
 _WHAT: Final = "the header of a run"

@@ -1,4 +1,4 @@
-"""The advisory lock of a run, held by each session that writes it. Called by `runs`, imports and `pipeline`.
+"""The advisory lock of a run, held by each session that writes it. Called by the rooms that write or look at runs.
 
 Only receipts protect the data. Each owner creates the next claim, `_lock/claim-00000007.json`, once; the highest claim
 holds the lock. A claim has its owner's nonce, and a counter that the owner raises while it is alive. A driver that

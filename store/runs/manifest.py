@@ -1,6 +1,6 @@
 """Numbered snapshots of the receipts, `_manifest/0001.parquet`: one read instead of one per shard.
 
-Sessions write them. Readers of tables get receipts from `LatestReceipts`, through `store/tables/open_run.py`; figures
+Sessions write them, datasets read them. Other readers get receipts from `LatestReceipts`, through `open_run`; figures
 come from `cached_receipts`. A snapshot is a cache, so receipts rule: an unusable one is passed over with a warning, and
 nothing is deleted or proven by it. Those that a child run or a saved training pins must be kept.
 """
@@ -61,7 +61,7 @@ MANIFEST_SCHEMA: Final = pa.schema(
         # Stored as JSON, because settings have values of many types.
         pa.field("degraded", pa.string(), nullable=False),
         pa.field("mixed", pa.list_(pa.string()), nullable=False),
-        # The digest of a receipt's header, and its own digest.
+        # The digest of the run's header that the receipt names, and the receipt's own digest.
         *(pa.field(name, pa.string()) for name in _DIGESTS),
         *(
             pa.field(f"{table}_part_{name}", kind, nullable=False)

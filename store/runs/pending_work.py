@@ -1,9 +1,9 @@
 """The pending work of a session, the events that it reports, and the shards that it sets aside.
 
-Called by `runs/session`, `runs/commit`, `thread_runs`, `pipeline` and `cli`. A shard that failed alone is set aside,
-and the others are committed first. A failure that every shard has must not be taken for one of many shards: the run
-stops if `MAX_IN_A_ROW` shards fail and none is committed between them. A failure that was proven to be the shard's own
-is not counted.
+Called by `store/runs`, `pipeline` and `cli`. The events are public (`pseudoris.RunEvent`): users read their fields in
+`on_event`, so a field keeps its name and meaning. A shard that failed alone is set aside, and the others are committed
+first. A failure that every shard has must not be taken for one of many shards: the run stops if `MAX_IN_A_ROW` shards
+fail and none is committed between them. A failure that was proven to be the shard's own is not counted.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def ignore(event: RunEvent) -> None:
 
 
 MAX_IN_A_ROW: Final = 3
-# Faults that are shown. Of a thousand faults, the first ones are enough to find the cause.
+# An error shows at most this many faults: of a thousand, the first ones are enough to find the cause.
 _MAX_SHOWN: Final = 10
 
 

@@ -1,4 +1,4 @@
-"""Plans a run: the first session freezes the plan, later ones continue it. Called by all commands that write runs.
+"""Plans a run: the first session freezes the plan, later ones continue it. For all that write runs, and for `doctor`.
 
 No shard may start before the header exists, and the header is created after the plan. A run may be made from a parent:
 a complete run, pinned by the bytes of its last manifest.
@@ -327,7 +327,7 @@ def package_versions(packages: Iterable[str]) -> dict[str, str]:
     """Return the version of each package, `absent` if it is not installed."""
     found = {}
     for name in packages:
-        # An image for GPUs may lack packages that its plug-ins do not use. "absent" is then part of the identity.
+        # A container for GPUs may lack packages that its plug-ins do not use. "absent" is then part of the identity.
         found[name] = "absent"
         with suppress(PackageNotFoundError):
             found[name] = version(name)

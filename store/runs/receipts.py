@@ -1,7 +1,7 @@
 """Receipts: which generation of which shard is committed, and its parts; their sums, and the digest of a whole run.
 
 Only receipts decide which parts count. A run writes them through `commit.py`; every room that reads runs reads them
-here, `training` through `OpenRun`. A later release must compute the same root digest of a stored run.
+here, most through `OpenRun`. A later release must compute the same root digest of a stored run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pseudoris.store.runs.header import header_digests, parse_record
 from pseudoris.store.threads import map_in_threads
 
 _NAME: Final = re.compile(rf"{SHARD_NAME}\.json")
-# A receipt has a kilobyte, so reading one from a bucket is mostly latency, which threads hide.
+# Receipts are read by this many threads: one has a kilobyte, so that from a bucket nearly all the time is latency.
 READERS: Final = 16
 _ANEW: Final = (
     "Restore it from a copy, or delete all receipts of the shard ({}.g*.json): the run's command then computes it again"

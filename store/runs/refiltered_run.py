@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 ORIGIN: Final = "refilter"
 # Packages that write the new tables. The rest of the identity is copied from the run that computed the scores.
 _WRITERS: Final = ("pseudoris", "pyarrow")
-# Composes expressions for an image. They replace its earlier composed ones.
+# Composes expressions for an image, in place of its earlier composed ones.
 Compose = Callable[[ShardImage], ShardImage]
 
 

@@ -18,7 +18,7 @@ from pseudoris.store.runs.header import RESTORE, read_header
 from pseudoris.store.runs.receipts import part_path, read_receipt, receipt_path
 from pseudoris.store.threads import map_in_threads
 
-# Each thread holds a part, with embedded images of up to `shards.max_bytes`.
+# Few threads, because each holds a part, with embedded images of up to `shards.max_bytes`.
 _THREADS: Final = 4
 # Problems that `verify` reports for a damaged file. A part with other problems still has the bytes of its receipt.
 REPAIRED: Final = ("part_missing", "part_size", "part_sha256", "part_unreadable")

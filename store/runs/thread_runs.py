@@ -1,4 +1,4 @@
-"""Writes runs by threads of one process, without Ray. Called by imports, `refilter` and PPT's recipes.
+"""Writes runs by threads of one process, without Ray. Called by imports, `refilter`, `training/ppt`; `cli` reports.
 
 A derived run is written out of the tables of a complete one, shard by shard: a refilter, or a person's corrections.
 Equal work must give equal bytes, whatever the number of threads.
@@ -28,10 +28,10 @@ from pseudoris.store.threads import map_in_threads
 
 logger = logging.getLogger(__name__)
 
-# Each thread holds the tables of one shard. With embedded images that is `shards.max_bytes` or more.
+# Few threads, because each holds the tables of a shard: with embedded images, `shards.max_bytes` or more.
 DEFAULT_THREADS: Final = 4
 
-# It is called with the number of images committed so far, and the number of all images.
+# Called with the number of images committed so far, and the number of all images.
 OnProgress = Callable[[int, int], None]
 # Makes the shard with its masks and expressions from its plan. Several threads call it at once.
 MakeShard = Callable[[Sequence[PlanEntry]], Shard]
@@ -107,7 +107,7 @@ def derive_run(
         def commit(before: Receipt) -> Receipt:
             contents = {table: parent.read_part(table, before.parts[table]) for table in SCHEMAS}
             written, counts = rewrite(header, before, contents)
-            # No stage has worked on it, so it has no seconds and no nodes. Equal commits differ only in digests.
+            # No stage has worked on the shard, so it has no seconds and no nodes. Equal commits differ only in digests.
             mixed = tuple(dict.fromkeys((*before.mixed, *planned.mixed)))
             provenance = Provenance(degraded=before.degraded, mixed=mixed, header_sha256=header.sha256)
             receipt = make_receipt(Shard(before.shard, 0, ()), written, counts, provenance)

@@ -1,4 +1,4 @@
-"""Parquet tables of images: lists their rows for `source`, and reads them by row group for `planned_images`.
+"""Parquet tables of images: lists their rows for plans, and reads them by row group for `planned_images`.
 
 A table is untrusted: its footer may claim anything, its pages may be bombs. At most one checked page is unpacked at
 once, and every fault becomes an error of the table or of its images.
@@ -22,14 +22,14 @@ from pseudoris.store.sources.items import LeftOut, SourceItem
 from pseudoris.store.sources.root import SourceRoot
 from pseudoris.store.tables.parquet_files import is_damage
 
-# Bounds what is decoded at once: a kilobyte can hold an image of gigabytes, named by every row. Reading images row by
-# row costs nothing; rows of uris come by the million, of which most are passed over (3 us each alone, 0.5 in eights).
+# Rows decoded at once. A kilobyte can hold an image of gigabytes that each row repeats, so images are decoded one by
+# one. Uris come by the million, and most are passed over: each takes 3 us alone, 0.5 in eights.
 _IMAGES_AT_ONCE: Final = 1
 _URIS_AT_ONCE: Final = 8
 _BUFFER_BYTES: Final = 2**20
 # Bytes that pyarrow reads at the end of a table.
 _FOOTER_BYTES: Final = 64 * 2**10
-# Longest untrusted text that a message shows.
+# A message shows at most this many columns of an untrusted table, and this many letters of a text.
 _SHOWN_COLUMNS: Final = 20
 _SHOWN_LETTERS: Final = 200
 

@@ -1,6 +1,6 @@
 """The items of a listing of SOURCE, an image and its place each, and the counts of what is left out.
 
-Made by `store/sources`; plans, exclusions and `pipeline` take them. A key is relative to SOURCE's root, so that a moved
+Made by `store/sources`; all that plans runs takes them. A key is relative to SOURCE's root, so that a moved
 SOURCE has the same ids.
 """
 

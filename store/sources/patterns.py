@@ -17,7 +17,7 @@ GLOB: Final = re.compile(r"[*?\[]")
 # Signs that start a glob or a brace.
 MAGIC: Final = re.compile(r"[*?\[{]")
 _RANGE: Final = re.compile(r"(\d+)\.\.(\d+)")
-# Several times the tars of the largest public data sets. More is a typing error that would fill the memory.
+# Braces may name this many files, several times the tars of the largest public data sets. More is a typing error.
 MAX_EXPANDED: Final = 200_000
 
 

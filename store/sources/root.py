@@ -125,7 +125,7 @@ REMOTE_SCHEMES: Final = _WEB_SCHEMES | {"s3", "s3a", "gs", "gcs", "az", "abfs"}
 # Limits of a Linux path and of a name in it. A key of S3 has at most 1,024 bytes.
 _MAX_URI_BYTES: Final = 4_095
 _MAX_NAME_BYTES: Final = 255
-# The check of a host and the connection to it may normalise other characters differently.
+# Characters that a host may have. Its check and its connection may normalise other ones differently.
 _HOST: Final = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 
 
@@ -156,7 +156,7 @@ def resolve_uri(
         raise ImageError("refused_uri", "the uri chains protocols: `://` may occur once, and `::` not at all")
     if separator and scheme.lower() not in _LOCAL_SCHEMES:
         return _resolve_remote(scheme.lower(), rest, config, limits)
-    # On the web a query may have slashes. In a bucket `?` is an ordinary letter.
+    # The query of a web table is cut off, because it may have slashes. In a bucket `?` is an ordinary letter.
     place = re.split("[?#]", table)[0] if table.startswith(("http://", "https://")) else table
     root, path = root_at(config.uri_root or posixpath.dirname(place), config, limits), rest if separator else uri
     if any(len(name.encode("utf-8")) > _MAX_NAME_BYTES for name in path.split("/")):

@@ -1,4 +1,4 @@
-"""Opens SOURCE and lists its images: folders, urls, globs, tars, tables. Called by `store`, `pipeline`, `interchange`.
+"""Opens SOURCE and lists its images: folders, urls, globs, tars, tables. Called by most rooms, for plans and readers.
 
 Two listings of an unchanged SOURCE must be equal, in the order of keys: plans and ids depend on it. A folder that holds
 a run is left out.
@@ -45,7 +45,7 @@ _RUN_FOLDERS: Final = frozenset({*SCHEMAS, "_plan", "_receipts", "_manifest"})
 _TOLD: Final[set[str]] = set()
 # What SOURCE may be in a header. A row of a table may not lead to the Hub, because its uri names no commit.
 _RECORDED_SCHEMES: Final = REMOTE_SCHEMES | {"hf"}
-# A folder of images may hold millions of names, so only this many are compared.
+# A wrong path is compared with at most this many names beside it: a folder of images may hold millions.
 _MAX_COMPARED: Final = 10_000
 
 
@@ -261,8 +261,8 @@ def open_recorded_root(source: str, config: SourceConfig, limits: StorageConfig 
 
 @functools.cache
 def _check_answers(source: str, config: SourceConfig, limits: StorageConfig) -> None:
-    # Once in a process: commands that only read report a store that is down within ten seconds, but later wait as long
-    # as a run.
+    # Checked once in a process: a store that is down is reported within ten seconds. Later reads wait as long as a run
+    # does.
     open_root(source, config, limits.hasty())
 
 

@@ -18,13 +18,13 @@ from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.sources.items import LeftOut, SourceItem
 from pseudoris.store.sources.root import SourceRoot
 
-# Holds the header of the next image, and of small members before it.
+# A read of this size holds the header of the next image, and of small members before it.
 _WINDOW_BYTES: Final = 32 * 2**10
 # Bytes that are searched at once for content behind the end of a tar.
 _CHUNK_BYTES: Final = 2**20
 # Long names and file attributes have at most 64 KiB in real file systems. A header may claim exabytes.
 _MAX_HEADER_BYTES: Final = 2**20
-# Global settings apply to all following members, and tarfile copies them to each member.
+# A tar may have this many global settings: they apply to all following members, and tarfile copies them to each.
 _MAX_GLOBAL_SETTINGS: Final = 1_000
 # Exceptions that tarfile raises for a malicious header.
 _HOSTILE: Final = (tarfile.TarError, ValueError, OverflowError, RecursionError)
@@ -102,7 +102,7 @@ def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
                     )
                 end = tar.offset
                 yield member
-                # Its type does not declare it. It would keep every header of a tar of millions.
+                # `members` would keep every header of a tar of millions. The type of a tarfile does not declare it.
                 tar.members = []  # type: ignore[attr-defined]
             end = tar.offset
         # tarfile takes a damaged header for the end and would silently drop all members behind it.
@@ -118,7 +118,7 @@ def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
 def _next_content(stream: BinaryIO, start: int) -> int | None:
     """Return the offset of the first block from `start` on that holds more than zeros; None if there is none."""
     stream.seek(start)
-    # Padding is usually at most 10 KiB, and in a bucket it mostly came with the last header.
+    # Padding is usually at most 10 KiB, and from a bucket its bytes mostly came with the last header.
     size_bytes = 2 * tarfile.BLOCKSIZE
     while chunk := stream.read(size_bytes):
         rest = chunk.lstrip(b"\0")

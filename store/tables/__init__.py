@@ -1,1 +1,1 @@
-"""The tables of a run: what a shard writes, and how committed rows are read."""
+"""The tables of a run, for most rooms: writers (equal shard, equal bytes) and readers of committed rows."""

@@ -1,4 +1,4 @@
-"""A run's tables as objects: images hold masks, which hold expressions. Called by exports, datasets and `training`."""
+"""A run's tables as objects in plan order: images hold masks, masks expressions. For most rooms that read runs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Reads committed tables, whole or by columns and rows: only the parts that receipts name, never uncommitted files.
 
-Called by checks, reports and `refilter`, and by `training`, `viewer`, `audit` and `cli/demo.py`.
+Called by `store`, `interchange`, `pipeline` and `viewer`; other rooms read through `OpenRun`.
 """
 
 from __future__ import annotations

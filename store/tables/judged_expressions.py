@@ -1,4 +1,4 @@
-"""Applies the keep rule to a shard's expressions table. For `refilter`, `verify` and readers in most rooms."""
+"""Applies the keep rule to rows of models and composer, never to others. For `refilter`, `verify` and most rooms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pseudoris.schemas.keep_rule import COMPOSED_KINDS, SCORE_COLUMNS, Flags, Ke
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_MODEL
 
-# The tau of a plug-in engine may be unknown. The table still shows whether any one bound explains what was kept.
+# For a plug-in engine, whose tau may be unknown: checks then ask whether any one bound explains what was kept.
 SOME_TAU: Final = KeepRule(tau=None)
 
 

@@ -1,6 +1,6 @@
 """A run that is open for reading: its header, its latest receipts, and each committed shard with its tables joined.
 
-Readers of whole runs begin here: reports, `refilter`, the viewer, audits, exports and evaluations.
+Most rooms read runs through it. It reads only parts that receipts name, and refuses rows that belong to no image.
 """
 
 from __future__ import annotations

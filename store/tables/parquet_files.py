@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pseudoris.schemas.errors import TransientError
 
-# Counts rows. No shard of the presets has as many, so that a table is one row group and readers skip whole files.
+# Rows of a row group. No shard of the presets has as many, so a table is one row group and readers skip whole files.
 ROW_GROUP_SIZE: Final = 65_536
 
 # Each value is pinned although some are pyarrow's defaults: a default may change between versions.
@@ -95,7 +95,7 @@ _KEY: Final = "pseudoris.sha256"
 _BLANK: Final = "0" * 64
 # The key, then type and length of the value in Thrift's compact protocol, then the value.
 _SEAL: Final = re.compile(re.escape(_KEY.encode()) + rb"\x18\x40([0-9a-f]{64})")
-# The metadata stand behind the row groups in the footer, so only short fields follow before the file's end.
+# The digest is within these bytes of the file's end: in the footer, only short fields follow the metadata.
 _TAIL_BYTES: Final = 2**16
 _BLOCK_BYTES: Final = 2**20
 

@@ -1,4 +1,4 @@
-"""One image of a run in Python: pixels, masks as numpy, expressions, a drawing. Called by `run_reader` for users."""
+"""An image of a run, upright: pixels, masks, expressions, a drawing. `run_reader` gives it to users: it is public."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run in Python: header, counts, tables as pyarrow datasets. Called by users and `cli/run_contents.py`."""
+"""`pseudoris.Run`, on which users depend: header, counts, committed tables as pyarrow datasets. `cli` uses it too."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _field(name: str) -> pa.Field:
     return field.with_type(pa.struct([inner.with_nullable(True) for inner in field.type]))
 
 
-# Images of a run that a notebook shows.
+# A notebook shows this many images of a run.
 _NUM_SHOWN: Final = 3
 SAMPLE_COLUMNS: Final = ("key", "text", "distinctiveness", "correctness", "mask_id", "segmentation")
 
@@ -257,7 +257,8 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
     def __init__(self, location: RunLocation, table: str, parts: Sequence[PartRecord]) -> None:
         checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
         form = ds.ParquetFileFormat(default_fragment_scan_options=checked)
-        # Both read paths of the form `location.uri(path)` and can be pickled for the workers of a data loader.
+        # Both file systems read paths of the form `location.uri(path)`, and can be pickled for workers of a data
+        # loader.
         files = fs.PyFileSystem(_RunFiles(location)) if "://" in location.root else fs.LocalFileSystem()
         fragments = [form.make_fragment(location.uri(part_path(table, part)), files) for part in parts]
         super().__init__(fragments, SCHEMAS[table], form, files)

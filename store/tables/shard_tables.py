@@ -1,4 +1,4 @@
-"""Converts a shard to its four tables and their bytes, for commits. Called by `store`, `pipeline`, `interchange`."""
+"""Converts a shard to four tables and their bytes: equal shard, equal bytes. For `store`, `pipeline`, `interchange`."""
 
 from __future__ import annotations
 
