@@ -1,4 +1,4 @@
-"""A person's verdicts on a sample of a run, and what they say about the whole run. Called by `cli`.
+"""A person's verdicts on a sample of a run, and what they say about the whole run. Called by `cli`, examples.
 
 `AUDIT` is a local folder. `draw` writes the first three files once; nothing changes them afterwards.
 

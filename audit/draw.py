@@ -1,4 +1,4 @@
-"""Draws the pairs and images of an audit, and writes them with the record of the draw. Called by `cli/audit.py`.
+"""Draws the pairs and images of an audit, and writes them with the record of the draw. For `cli/audit.py`, experiments.
 
 The design, and why; `figures` relies on it:
 
@@ -54,11 +54,11 @@ from pseudoris.store.tables.parquet_files import parquet_bytes
 DEFAULT_PAIRS: Final = 200
 _LEAST_IMAGES: Final = 20
 _IMAGES_SHARE: Final = 0.2
-# Numbers of draws per stratum. With fewer than two its variance cannot be estimated; ten are enough for that.
+# A stratum gets two draws or more, if there are enough, because one gives no variance. A bin of scores gets about ten.
 _LEAST_DRAWN: Final = 2
 _DRAWN_PER_BIN: Final = 10
 _MAX_BINS: Final = 8
-# Seeds of random draws. A stratum uses its own number, other draws use these.
+# Seeds of the draws of positions and of images. Each stratum has its own number as its seed.
 _POSITIONS, _IMAGES = 10_000, 10_003
 
 

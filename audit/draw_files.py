@@ -252,7 +252,7 @@ def _is_as_strict(rule: str, other: str) -> bool:
             [KeepCondition.model_validate(word) for word in each.split(" and ")] for each in (words, others)
         )
     except ValueError:
-        # The rule of another package's scorer has no tau.
+        # The rule of another package's scorer cannot be parsed: no bound is known to imply another.
         return False
 
     def implies(mine: KeepCondition, bound: KeepCondition) -> bool:

@@ -1,4 +1,4 @@
-"""Intervals of shares and means, corrected for raters' errors. Called by `audit` and `cli/audit_report.py`.
+"""Intervals of shares and means, corrected for raters' errors. Called by `audit`, `cli/audit_report` and experiments.
 
 A change needs the coverage of `python -m experiments.audits` again.
 
@@ -32,7 +32,7 @@ from scipy import optimize, special
 from pseudoris.schemas.fitted import Floats
 
 LEVEL: Final = 0.95
-# With fewer checked pairs the error rate of raters is only a guess.
+# Errors are corrected if two raters judged at least this many pairs. With fewer the error rate is only a guess.
 LEAST_CHECKED: Final = 60
 # Above this error rate two raters agree little more than by chance, so nothing can be corrected.
 MAX_ERROR: Final = 0.4

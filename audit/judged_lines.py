@@ -1,6 +1,6 @@
-"""Fits lines from an expression's confidence to its `weight`. Called by `cli/audit_report.py` for `calibrate --audit`.
+"""Fits lines from an expression's confidence to its `weight`. Called by `cli/audit_report.py` and experiments.
 
-With few verdicts a line stays near the one that leaves the confidence as it is.
+With few verdicts a line stays near the one that leaves the confidence as it is. More confidence never lowers a weight.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import Floats, PairWeightConfig, WeightLine, log_odds, logistic
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS
 
-# A line has two numbers. To fit them takes as many verdicts as to correct raters' errors.
+# A line is fitted to at least this many verdicts: its two numbers need as many as the error rate of raters.
 LEAST_JUDGED: Final = LEAST_CHECKED
-# The prior of the slope has this standard deviation, around 1. That of the bias has 1, around 0.
+# Standard deviation of the slope's prior, whose mean is 1. The prior of the bias has mean 0 and deviation 1.
 _SLOPE_SPREAD: Final = 0.5
 _LEAST_CONFIDENCE: Final = 1e-4
 _DIGITS: Final = 3

@@ -1,4 +1,4 @@
-"""Joins all raters' answers with the draw, as arrays in the order of `pairs.parquet`. Called by `audit` and `cli`.
+"""Joins all raters' answers with the draw, as arrays in the order of `pairs.parquet`. For `audit`, `cli`, experiments.
 
 The verdicts may be applied to another run, such as a refilter of the drawn one: to the pairs that both runs have, with
 the same image bytes, masks and text. Pairs without a verdict are missing at random, because the order is random.

@@ -88,7 +88,7 @@ def _plan(audit: AuditFolder) -> dict[str, Any]:
     questions = []
     for row in sorted(pairs, key=lambda row: row["position"]):
         follows = {} if row["follows"] is None else {"follows": row["follows"]}
-        # An absence, such as `the red star`, is asked as a question.
+        # An absence (a text that refers to nothing, such as `the red star`) is asked as a question.
         thing = row["text"].removeprefix("the ")
         asked_of = f"Is there {'an' if thing[:1] in 'aeiou' else 'a'} {thing} in the picture?"
         absence = {} if row["mask_ids"] else {"absence": asked_of}

@@ -1,7 +1,7 @@
-"""Reads a run for an audit: first all pairs as numbers, then the drawn rows and pictures. Called by `draw`.
+"""Reads a run for an audit: first all pairs as numbers, then the drawn rows and pictures.
 
-A pair is a text with its target masks; the same text twice on one mask is one pair. Pairs and images stand in the order
-of the plan, so that a seed draws the same ones again.
+Called by `draw`; `judged_pairs` uses its type `OnShard`. A pair is a text with its target masks; the same text twice on
+one mask is one pair. Pairs and images stand in the order of the plan, so that a seed draws the same ones again.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from pseudoris.store.tables.judged_expressions import judged, scores_of
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun
 
 Row = dict[str, Any]
-# It is called with the number of shards read so far, and the number of shards.
+# Called with the number of shards read so far, and the number of all shards.
 OnShard = Callable[[int, int], None]
 _COLUMNS: Final = ("image_id", "target_mask_ids", "text", "kind", "source", "kept", *SCORE_COLUMNS)
 # Features that rise with quality for any model. Source: label-free `calibrate`, training/calibration/confidence_fit.py.
 _LABEL_FREE: Final = ("log_uniqueness", "correctness", "vote")
 _LABEL_FREE_HEARD: Final = (*_LABEL_FREE, "listener", "truth")
-# At most this many further pairs of one mask are judged, the most likely ones. Then the mask may stay undecided.
+# At most this many further pairs of one mask are judged, the most likely ones. A mask with more may stay undecided.
 MAX_FOLLOW_UPS: Final = 5
 _PAIR_COLUMNS: Final = ("image_id", "target_mask_ids", "text", "kind", "source", *STORED_SCORES)
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256", "bytes")
-# A smaller spread comes from rounding of equal values, and does not order them.
+# A feature with a smaller spread has equal values up to rounding, and cannot order the pairs.
 _LEAST_SPREAD: Final = 1e-9
 
 

@@ -1,4 +1,4 @@
-"""Finds the loosest keep rule that an audit shows to reach an accuracy. Called by `cli/audit_report.py`.
+"""Finds the loosest keep rule that an audit shows to reach an accuracy. For `cli/audit_report` and experiments.
 
 Drawn expressions, and each kind of composed ones with enough verdicts, get a bound of their own; the other kinds share
 one. The rules for a bound are tested one after another, from strict to loose. The first one that is not shown to reach
@@ -185,7 +185,7 @@ def choose_rule(
     if chosen is None:
         total = int((judged.is_drawn & judged.is_judged).sum())
         more = _more([test(place) for place in range(len(keeps))], sizes, target, total)
-        # No more are needed than the pairs that are left: once all are judged, nothing is uncertain.
+        # At most all pairs that are left need a verdict: then nothing is uncertain.
         more = None if more is None else min(more, max(round(judged.weights.sum()) - total, 1))
     least = math.ceil(math.log(1 - _LEVEL_ONE_SIDED) / math.log(target))
     return RuleChoice(target, tuple(tested), chosen, more, min(least, math.ceil(judged.weights[keeps[-1]].sum())))

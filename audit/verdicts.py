@@ -1,4 +1,4 @@
-"""Reads a rater's file, `verdicts/<rater>.jsonl`, for `audit_folder`; writes one for `cli/studio_verdicts`.
+"""Reads and writes a rater's file, `verdicts/<rater>.jsonl`. Called by `audit`, `cli`, examples and experiments.
 
 One JSON object a line, in UTF-8; lines are appended, never rewritten.
 

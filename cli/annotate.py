@@ -1,6 +1,6 @@
 """`pseudoris annotate` and `estimate`: annotates images, or a sample of them to predict speed and size.
 
-Called by `main`; `demo` calls `run`. The exit code says how a run ended, so that a script knows whether to repeat it.
+Called by `main`, `demo` and `weights`. The exit code says how a run ended: a script knows by it whether to repeat it.
 """
 
 from __future__ import annotations

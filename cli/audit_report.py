@@ -1,7 +1,7 @@
 """Prints the figures of an audit, cites them in a data card, and chooses a keep rule by its verdicts.
 
-Called by `audit` (`audit report`), `refilter` (`--accuracy`) and `evaluate` (`calibrate --audit`). Verdicts count only
-for a run that has the pairs they were given on, and no figure speaks about a stratum that no pair was drawn of.
+Called by `audit` (`audit report`), `refilter` (`--accuracy`), `evaluate` (`calibrate --audit`) and examples. Verdicts
+count only for a run that has their pairs, and no figure speaks about a stratum that no pair was drawn of.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Output of all commands: two consoles, tables, and numbers written for a person. Called by every command.
+"""Output of all commands: two consoles, tables, and numbers written for a person. Called by every command, examples.
 
 Names, captions and messages are untrusted: a terminal executes the control characters in them. So everything that a
 command prints goes through the consoles, `echo` or `echo_json`, which spell control characters.
@@ -28,7 +28,7 @@ from pseudoris.schemas.untrusted import printable, printable_json, spelled, with
 READER_GONE: Final = 141
 # The name under which `degrade_output` registers its error handler.
 _DEGRADED: Final = "pseudoris-degraded"
-# Each sign is replaced by one letter, so that tables and bars keep their widths. The spinner's are Braille.
+# Each sign is replaced by one letter, so that tables and bars keep their widths. The spinner's signs are Braille.
 _PLAIN: Final = str.maketrans("–—…×·•τ━╸╺█✓“”‘’←→↑↓", "--.x..t---#v\"\"''<>^v") | {
     code: "|/-\\"[code % 4] for code in range(0x2800, 0x2900)
 }

@@ -1,6 +1,6 @@
 """`pseudoris demo`: annotates bundled scenes with two presets and compares them with the truth. Called by `main`.
 
-It runs offline on a CPU in about two minutes, with the code and commands of real runs. The same call continues it.
+It must run offline on a CPU in about two minutes, with the code and commands of real runs, on a Ray of its own.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ _PACKAGES = ("torch", "torchvision", "open_clip_torch", "segment-anything", "ray
 # With less free disk, or less memory, a run still starts but will probably fail early.
 _MIN_FREE_DISK_BYTES = 2 * 2**30
 _MIN_MEMORY_BYTES = 4 * 2**30
-# While weights load, they exist twice, at four bytes per parameter.
+# A GPU with less free memory is a problem: while weights load, they exist twice, at four bytes per parameter.
 _MIN_GPU_MEMORY_BYTES = 8 * 2**30
 # The check takes seconds, so it stops counting a bucket of millions at this number.
 _MAX_LISTED = 100_000
@@ -195,7 +195,7 @@ def _device(config: RunConfig) -> str:
             "processes that use the GPU."
         )
     pipes = os.environ.get("CUDA_MPS_PIPE_DIRECTORY")
-    # The daemon's sockets outlive it. Only this file shows that it runs.
+    # The daemon's sockets stay when it ends. Only its pid file shows that it runs.
     if pipes is not None and not Path(pipes, "nvidia-cuda-mps-control.pid").exists():
         remedy = "start one (nvidia-cuda-mps-control -d), or unset the variable"
         raise ConfigError(f"CUDA_MPS_PIPE_DIRECTORY is {pipes!r}, but no daemon of NVIDIA's MPS runs there: {remedy}")
@@ -223,7 +223,7 @@ def _weights(config: RunConfig) -> Iterator[Check]:
     from pseudoris.workers.stages import STAGES, with_check
 
     announce_endpoint(config)
-    # Other lines of the report check the prior and the noun parser.
+    # The prior and the noun parser are left out here, because other lines of the report check them.
     alone = config.model_copy(
         update={
             "masks": config.masks.model_copy(update={"prior": PriorConfig()}),
@@ -269,7 +269,7 @@ def _output(source: str | None, out: str, config: RunConfig) -> str:
     if header is not None:
         check_origin(location, header, "annotate")
     if header is not None and not may_give_way(location):
-        # Other lines check weights and device, so their digests are copied and only the settings are compared.
+        # Other lines of the report check weights and device: their digests are copied, and only settings are compared.
         now = header.identity.model_copy(update={"method": config.method()})
         check_identity(header, now, preset=config.preset)
     folder = Path(location.root)

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 DEFAULT_COVERAGE: Final = 0.65
 DEFAULT_YIELD: Final = 2.0
-# A fit records the models of these stages. It holds for masks from any proposer.
+# A fit holds only for the models of these stages, which it records. The masks may come from any proposer.
 _FITTED: Final = ("caption", "filter")
-# If the yield differs by more than this share from the wanted one, a note is printed. Bounds of small runs lie so far
-# apart.
+# A note is printed if the yield differs by more than this share from the wanted one: a small run has few bounds to
+# choose from.
 _NEAR: Final = 0.1
 
 Out = Annotated[str | None, argument("[OUT]", "Folder or url of the run to judge.")]
@@ -294,7 +294,7 @@ def calibrate(
         echo(f"# --to FILE writes this:\n{text}---\n# and these settings name it:")
     else:
         options.write_text(to, text, option="--to")
-    # These are laid over a preset with `--config`, beside the `captions.listening` of the run.
+    # The settings are laid over a preset with `--config`, beside the `captions.listening` of the run.
     settings = {"tau": 0.0, "keep": found.reached.bounds.conditions(), "fitted": {"uri": str(to or "FILE")}}
     echo(yaml.safe_dump({"filtering": settings}, sort_keys=False), nl=False)
     _report_fit(found, aim if truth is not None else None, least)

@@ -23,7 +23,7 @@ from pseudoris.store.tables.open_run import OpenRun
 
 FOLDER = "gallery"
 DEFAULT_SAMPLE = 200
-# The page holds the records of all its images. A browser can open a page of some hundred megabytes.
+# At most this many images, because the page holds the records of all of them: a browser opens some hundred megabytes.
 MAX_SAMPLE = 2_000
 
 

@@ -1,7 +1,7 @@
 """`pseudoris ppt`: writes the training data of PPT (curriculum point prompting). Called by `main`.
 
-`training/ppt/recipes` does the work. Each recipe writes a run with the usual tables, so that all readers of runs read
-it, and the same call continues it.
+`training/ppt/recipes` does the work. A command only parses, calls and prints. Recipes are imported inside it: `--help`
+must load neither torch nor Ray.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`pseudoris predict`: shows the mask of an expression in one image, by a trained model. Called by `main`.
 
-The model is a checkpoint of `pseudoris train`, of a student or of PPT. The names of the pictures are checked before the
-model is loaded, and IMAGE is never overwritten.
+The model is a checkpoint of `pseudoris train`, of a student or of PPT (curriculum point prompting). The names of the
+pictures are checked before the model is loaded, and IMAGE is never overwritten.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class ImageRateColumn(ProgressColumn):
 class TimeLeftColumn(ProgressColumn):
     """Time left at the rate that `ImageRateColumn` shows."""
 
-    # A clock that changes with every frame cannot be read.
+    # Seconds between changes: a clock that changes with every frame cannot be read.
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:

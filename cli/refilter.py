@@ -1,6 +1,6 @@
 """`pseudoris refilter`: writes another run from a finished run's scores, without a model. Called by `main`.
 
-`store/runs/refiltered_run` does the work; this module reads what the options change. The finished run is only read.
+`store/runs/refiltered_run` does the work; this module reads what the options change. An absent option changes nothing.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from pseudoris.store.runs.header import read_header, require_header
 from pseudoris.store.tables.open_run import OpenRun
 
 DEFAULT_EVERY_S = 5.0
-# Further problems, and further ranges of shards, are not listed.
+# At most this many problems, and this many ranges of shards, are listed.
 MAX_SHOWN = 50
 MAX_RANGES = 8
 

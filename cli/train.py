@@ -1,4 +1,4 @@
-"""`pseudoris train`: trains PPT or a student on runs, and shows steps and figures.
+"""`pseudoris train`: trains PPT (curriculum point prompting) or a student on runs, and shows steps and figures.
 
 Called by `main`; `experiments/segmenter` uses the bar and the view. With several processes only the first one prints.
 After an interrupt the last checkpoint stays, and `--resume` continues from it.
@@ -139,8 +139,8 @@ def _run(train: Callable[[TrainingBar], RenderableType], out: Path, *, is_first:
     """Train, and show what `train` returns; only the first process says anything. Return the exit code."""
     from pseudoris.training.learning import TrainingFolder
 
-    # This is no error, because a script that restarts after a kill always passes `--resume`, also before the first
-    # checkpoint. It is reported, because a mistyped folder looks the same.
+    # A folder without a training is no error: a script that restarts after a kill always passes `--resume`. It is
+    # reported, because a mistyped folder looks the same.
     if is_first and is_resuming and not TrainingFolder(out).is_begun:
         console.report("note", f"{out} has no training to resume. A new one begins.", "yellow")
     try:

@@ -9,7 +9,7 @@ if not __name__.startswith("pseudoris."):
 
 from typing import Literal
 
-# These stand here because the command line needs them before it loads `imports`, which takes a second.
+# Both types stand here because the command line needs them before it loads `imports`, which takes a second.
 ImportFormat = Literal["refer", "grefcoco", "coco", "phrasecut", "reasonseg", "label-studio"]
 # The frame of an annotation's masks and sizes: the upright image, or the image as stored in its file.
 Orientation = Literal["upright", "stored"]

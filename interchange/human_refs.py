@@ -1,6 +1,6 @@
 """A REFER dataset's human references, chosen by split, for an export with `--merge-human`. Called by `exports`.
 
-The files are untrusted: names, sizes, ids and masks are checked, so that a loader can read what is exported of them.
+Files are untrusted: names, sizes, ids and masks are checked. Users of `pseudoris.export` depend on `HumanAnnotation`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pseudoris.workers.masks.rle import compressed_counts
 WITHOUT_TEXT: Final = "human sentences without a text"
 WITHOUT_SENTENCE: Final = "human references without a sentence"
 
-# A JPEG's side has at most this length. COCO's masks count pixels in 32 bits, and pycocotools exits if memory runs out.
+# Larger sides are refused, as no JPEG has one: COCO counts pixels in 32 bits, and pycocotools exits without memory.
 _MAX_SIDE_PX: Final = 65_535
 # No file name can contain these letters.
 _UNWRITABLE: Final = re.compile("[\0\ud800-\udfff]")

@@ -1,7 +1,7 @@
 """The words of the synthetic world: attributes of objects, and words that place and count them.
 
-Used by the other modules of this room and by `recipes`. Every word has exactly one meaning, so that the oracle can
-judge a text. Scenes are drawn by index into these tuples: another order or another word changes every published scene.
+Used by most modules here, `recipes` and `experiments`. Every word has exactly one meaning, so that the oracle can judge
+a text. Scenes are drawn by index into these tuples: another order or word changes every published scene.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Judges an expression by the truth of a scene: to which objects does it refer? Called by `scene_truth` and `recipes`.
+"""Judges an expression by a scene: to which objects does it refer? For `scene_truth`, `recipes` and `experiments`.
 
 Words, thirds of the image and counts are true or false. Rows and relations can be too close to decide:
 
@@ -30,7 +30,7 @@ TOUCH_PX = 4.0
 MAX_SLANT = 2.0
 # A side of the picture is this share of its width or height.
 SIDE = 1 / 3
-# Three objects have a middle one if their row is at least this much longer than wide.
+# Three objects have a middle one if their row is at least this many times as long as wide.
 MIN_ROW_SHAPE = 1.5
 
 

@@ -1,4 +1,4 @@
-"""Scenes as a truth to evaluate against: repainted masks, an oracle for texts. For `cli/demo` and `cli/evaluate`.
+"""Scenes as a truth to evaluate against: repainted masks, an oracle for texts. For `cli`, users and experiments.
 
 Fulfils the protocols of `pseudoris.training.evaluation.truth`, which this room may not import. A truth file comes from
 a user: words and places that cannot be painted are refused before anything is painted.
@@ -45,7 +45,7 @@ class SceneImageTruth:
         """Takes a scene; its visible masks (N, 192, 192) bool where they are painted already."""
         self._scene = scene
         self._masks = masks
-        # It is cached, because systems of an ablation produce the same texts thousands of times.
+        # Parsing is cached, because systems of an ablation produce the same texts thousands of times.
         self._parsed = cache(parse_reference)
         self._referents: dict[str, frozenset[int] | None] = {}
         self._stated: dict[tuple[str, int], tuple[int, int, int]] = {}

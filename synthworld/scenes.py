@@ -1,4 +1,4 @@
-"""Scenes as plain data, drawn by (seed, index). Called by `demo`, `recipes` and `experiments`; the room reads them.
+"""Scenes as plain data, drawn by (seed, index). Called by this room, `recipes`, `experiments` and `benchmarks`.
 
 A scene index means the same scene on any machine: the order of draws must not change. Splits are disjoint index ranges.
 Training scenes never hold a held-out category × colour pair; the other splits draw from all pairs.

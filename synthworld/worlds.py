@@ -1,4 +1,4 @@
-"""Worlds: how scenes look and what they hold. Used by `scenes`, `renderer`, `demo` and `scene_truth`.
+"""Worlds: how scenes look and what they hold. Used by this room, `recipes` and `experiments`.
 
 Words mean the same in all worlds. The numbers of a world decide published pixels and figures: add a world, change none.
 The tiny models were trained on `default`. `second` draws the same objects at the same places with another look.

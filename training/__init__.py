@@ -1,4 +1,4 @@
-"""What learns from a run's tables, and what measures them: learners, evaluations, calibration. Called by `cli`.
+"""Learners that read a run's tables, and what measures them: evaluations, calibration. For `cli`, users, experiments.
 
 A run is read by its receipts and never changed. No Ray here.
 """

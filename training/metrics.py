@@ -1,7 +1,7 @@
-"""The metrics of referring image segmentation, one definition for all learners. Called by `chooser` and `evaluation`.
+"""The metrics of referring image segmentation, one definition for all learners.
 
-Four whole numbers are kept for each expression: the pixels of the intersection, the union, the prediction and the
-target. Rows of any parts can be joined, so nothing rounds.
+Called by `chooser`, `evaluation`, examples and experiments. Four whole numbers are kept for each expression: the pixels
+of the intersection, the union, the prediction and the target. Rows of any parts can be joined, so nothing rounds.
 """
 
 from __future__ import annotations

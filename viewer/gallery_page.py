@@ -1,4 +1,4 @@
-"""Writes the gallery for `cli/gallery.py`: a page of images, masks and expressions, and small pictures.
+"""Writes the gallery: a page of images, masks, expressions. For `cli/gallery.py`, `quality_page`, benchmarks, examples.
 
     DEST/index.html   DEST/pictures/<image id>.webp        (`quality_page` makes DEST/quality.html)
 
@@ -44,13 +44,13 @@ _SCRIPTS: Final = (
 _PICTURE_NAME: Final = re.compile(r"^[0-9a-f]{16}\.webp$")
 _MARK: Final = f'<meta name="generator" content="{GENERATOR}">'
 
-# If this machine lacks an image format, every picture is blank. Only the first few are logged.
+# Only this many blank pictures are logged: if this machine lacks an image format, every picture is blank.
 _MAX_WARNINGS: Final = 3
-# The record has more digits than the page shows. The value that is compared with τ is not rounded.
+# Digits of the record's scores, more than the page shows. Distinctiveness has all, because it is compared with τ.
 _DIGITS: Final = 5
 _HASH_DIGITS: Final = 8
 
-# It is called with the number of images done.
+# Called with the number of images done.
 OnImage = Callable[[int], None]
 
 

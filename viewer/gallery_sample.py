@@ -1,6 +1,6 @@
 """Reads what a gallery shows: a sample of a run's images, spread evenly over it, with everything written about them.
 
-Called by `cli/gallery.py`, `gallery_page.py` and `quality.py`. Rows are those of the run's tables
+Called by `cli/gallery.py`, this room, `benchmarks` and examples. Rows are those of the run's tables
 (`pseudoris.schemas.tables`). Memory holds a few numbers per shard, and the images one by one.
 """
 
@@ -29,9 +29,9 @@ from pseudoris.store.tables.open_run import OpenRun, QuarantinedImage
 logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
-# A person reads no more than this. `pseudoris status` counts all of them by reason.
+# At most this many quarantined images are listed. `pseudoris status` counts all of them by reason.
 MAX_QUARANTINED: Final = 200
-# If SOURCE was moved, all pictures are missing. Only the first few are logged with the reason.
+# Only this many missing pictures are logged: if SOURCE was moved, all are missing.
 _MAX_WARNINGS: Final = 3
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256", "bytes")
 _EXPRESSION_COLUMNS: Final = (
@@ -127,7 +127,7 @@ def choose_shards(rows: Ints, max_rows: int) -> list[int]:
         num_rows = int(sum(rows[shard] for shard in chosen))
         if num_rows <= max_rows or num_chosen == 1:
             return chosen
-        # The number shrinks in proportion. Shards of unequal size may need several steps.
+        # The number of shards shrinks in proportion to the rows. Shards of unequal size may need several steps.
         num_chosen = max(1, min(num_chosen - 1, num_chosen * max_rows // num_rows))
 
 

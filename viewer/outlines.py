@@ -1,4 +1,4 @@
-"""Draws a mask as a crisp SVG path of some hundred bytes. Called by `gallery_page.py` and `audit/judging_page.py`.
+"""Draws a mask as a crisp SVG path of some hundred bytes. Called by `gallery_page`, `audit/judging_page` and examples.
 
 Paths and labels are in the page's units: the longer side of a picture has `FRAME`, at any number of pixels, so that
 strokes and labels keep their size. A path stays within a pixel of its mask.
@@ -21,7 +21,7 @@ from pseudoris.images.mask_rings import Point, mask_rings
 from pseudoris.schemas.run_lengths import decode_mask
 
 FRAME: Final = 512
-# A table may claim any size, and decoding takes a byte a pixel. This is ten times the default limit of images.
+# Larger masks are refused, because decoding takes a byte a pixel: ten times the default limit of an image's pixels.
 _MAX_PIXELS: Final = 2**30
 # Corners of a staircase are up to one pixel off the true line. A smaller tolerance would keep the steps.
 _TOLERANCE_PX: Final = 1.0

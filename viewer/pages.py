@@ -1,4 +1,4 @@
-"""Builds any page from templates, styles and scripts. Called by `gallery_page`, `quality_page`, `audit/judging_page`.
+"""Builds any page from templates, styles and scripts. Called by this room, `audit/judging_page` and examples.
 
 Captions, keys and messages come from models and from untrusted files. They are escaped, and control characters and
 signs of direction in them are spelled, in attributes too. If an escape ever fails, the content security policy allows

@@ -36,7 +36,7 @@ SCORES: Final = ("distinctiveness", "uniqueness", "correctness")
 _COLUMNS: Final = ("image_id", "target_mask_ids", "text", "head_noun", "kept", "samples", *SCORES)
 
 MIN_JACCARD: Final = 0.8
-# All pairs of an image's expressions are compared: at most 20,000.
+# At most this many expressions of an image are compared, each with each: 20,000 pairs.
 MAX_COMPARED: Final = 200
 # Above this number no new set is remembered, so later repeats of a new set are not counted.
 MAX_REMEMBERED: Final = 2_000_000

@@ -1,6 +1,7 @@
-"""Runs as torch datasets: images, masks and expressions out of the tables. Called by `pseudoris` and `training`.
+"""Runs as torch datasets: images, masks and expressions out of the tables. Called by users, `training`, experiments.
 
 The order of samples and every draw follow from the seed, the epoch, the ranks and workers, and the snapshot alone.
+The names are public (docs/reference/api.md): users depend on them, their arguments and fields.
 """
 
 from pseudoris.interchange.dataset.iterable_dataset import RisIterableDataset

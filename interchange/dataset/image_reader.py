@@ -89,7 +89,7 @@ class ImageBytes:
         found: list[Outcome | None] = rows["bytes"].to_pylist() if "bytes" in rows.column_names else [None] * len(keys)
         sizes = list(zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True))
         images = ShardImages(shard, keys, rows["sha256"].to_pylist(), sizes, found)
-        # Embedded bytes are not compared here: their pages have checksums.
+        # Embedded bytes are not compared with their sha256: the pages of the Parquet file have checksums.
         absent = [] if self._is_random_access else [at for at, data in enumerate(found) if data is None]
         for at, outcome in zip(absent, self._outcomes(images, absent), strict=True):
             images.outcomes[at] = outcome

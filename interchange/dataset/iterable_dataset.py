@@ -1,7 +1,7 @@
 """A run of any size as a stream of samples: shard after shard, each image decoded once for all its masks.
 
-Called by users' trainings and by `mixed_dataset.py`; our own learners read the map-style `RisDataset`. A resumed epoch
-gives the samples that an uninterrupted one would have given, on every rank and in every worker.
+Called by users' trainings, who depend on its arguments, and by `mixed_dataset.py`; our own learners read the map-style
+`RisDataset`. A resumed epoch gives the samples of an uninterrupted one, on every rank and in every worker.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class RisIterableDataset(StreamedDataset):
                         *(len(slices), stream.worker, stream.rank, self._run.spec.where.as_json()),
                     )
                 return
-            # Skipped masks are replaced by the first masks of the stream, so that all ranks have equally many.
+            # A rank that skipped masks begins its stream again to give its quota. Without usable images it never ends.
             if num_yielded == before and drawn > start and first_drawn >= start:
                 raise ConfigError("No image of this rank can be used. The log names the first ones.")
 

@@ -1,6 +1,6 @@
-"""Small runs in memory as a map-style dataset: any mask by its number. Called by `training` and by users.
+"""Small runs in memory as a map-style dataset: any mask by its number. For `training`, `mixed_dataset.py` and users.
 
-The same number in the same epoch gives the same sample, on every rank and in every worker.
+Equal numbers in an epoch give equal samples, on every rank and in every worker. Users depend on `RisDataset`.
 """
 
 from __future__ import annotations

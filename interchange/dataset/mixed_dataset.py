@@ -1,6 +1,6 @@
 """Machine-made and human annotation in one dataset: the semi-supervised setting of the paper (its Figure 4).
 
-Called by users' trainings and by `train student`. A seed chooses the same human masks in every epoch and on every rank.
+Called by users (it is public) and by `train student`. A seed chooses the same human masks in every epoch and rank.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class MixedIterableDataset(StreamedDataset):
         number = stream.rank * stream.num_workers + stream.worker
         own = shuffled[number :: stream.world_size * stream.num_workers]
         own = own if len(own) else shuffled
-        # Numbers below this limit mean a human sample. The limit is not reached, because the epoch would never end.
+        # A drawn number below the limit means a human sample. It is never certain: such an epoch would not end.
         limit = min(round(self.human_share * _PROBABILITY_STEPS), _PROBABILITY_STEPS - 1)
         while True:
             if draw_below(key, num_drawn, _PROBABILITY_STEPS) < limit:

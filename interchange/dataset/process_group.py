@@ -1,4 +1,4 @@
-"""Values shared in a torch.distributed group and with loader workers. Called by the datasets and `training/ppt`.
+"""Values shared in a torch.distributed group and with loader workers. Called by this folder and `training/ppt`.
 
 No process may wait for another one, because some ranks may make no dataset.
 """

@@ -68,14 +68,14 @@ _NEEDS_ARTICLE: Final = (
     | lexicon.CONJUNCTIONS
     | lexicon.PERSONAL_PRONOUNS
 )
-# Without an article "chicken" is meat, "glass" a material, and "orange" a colour.
+# These nouns keep their article: without it "chicken" is meat, "glass" a material, and "orange" a colour.
 _MATERIALS: Final = _words(
     "chicken lamb turkey salmon glass paper iron tin cork rubber plastic cardboard cloth wood stone brick hair light "
     "orange gold silver"
 )
 # Matches texts such as "the taller of the two dogs".
 _OF_COUNTED: Final = re.compile(rf".* of (?:the |these |those )?(?:{'|'.join(sorted(lexicon.NUMERALS))})\b.*")
-# Matches texts such as "the left of the dog" and "the back of the bus".
+# Before "of" these words keep their article: "the left of the dog", "the back of the bus".
 _HALVES: Final = lexicon.PLACES | lexicon.PARTS
 _ORDINALS: Final = frozenset({"first", "second", "third", "fourth"})
 _RANK: Final = re.compile(r"(?:first|second|third|fourth) .* from the (?:left|right|top|bottom)")
@@ -112,7 +112,7 @@ _RELATIONS: Final = (
     ),
 )
 _SIDES: Final = {"on the left": "left", "on the right": "right", "at the top": "top", "at the bottom": "bottom"}
-# "Left arrow" points left, and a top chef is a good chef.
+# Here the word is no place: a "left arrow" points left, and a "top chef" is a good chef.
 _OTHER_THINGS: Final = frozenset(
     {
         *("left arrow", "right arrow", "top arrow", "bottom arrow", "left sign", "right sign", "right triangle"),

@@ -1,7 +1,7 @@
-"""Names, shapes, dtypes of a sample, and which expressions it is made of. Used by the datasets and the shard reader.
+"""Names, shapes, dtypes of a sample, and which expressions it is made of. Used by users and most modules here.
 
 Parquet evaluates the conditions before anything else is read. The forms of `as_json` must not change: saved trainings
-hold them.
+hold them. Users depend on the fields of `SampleSpec` and `ExpressionFilter`, and on the keys of a sample.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MASK_NUMBERS: Final = ("predicted_iou", "stability_score", "area_px")
 
 DECODERS: Final = ("beam", "top_k", "top_p")
 _SOURCE: Final = pc.field("source")
-# A pseudo-label that is not kept does not show the object of its text.
+# False for a pseudo-label (a recipe's row) that is not kept: it does not show the object of its text.
 _IS_NO_WRONG_LABEL: Final = (_SOURCE != SOURCE_RECIPE) | pc.field("kept")
 
 

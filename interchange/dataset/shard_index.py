@@ -1,4 +1,7 @@
-"""Orders a shard's samples: one mask, several, or none. For `iterable_dataset`, `shard_reader`, `stream_order`."""
+"""Orders a shard's samples: one mask, several, or none. For `iterable_dataset`, `shard_reader`, `stream_order`.
+
+The order and the names of samples must not change: the number of a sample in a saved training's state refers to them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from pseudoris.interchange.dataset.snapshot import ShardParts
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
-# The end of the name of an image's no-target expressions; then the steps in which their number is rounded.
+# The name of an image's no-target expressions ends with the first. Chances are whole numbers below the second.
 _NONE: Final = "none"
 _ROUNDING_STEPS: Final = 2**32
 

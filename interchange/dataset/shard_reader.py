@@ -1,6 +1,6 @@
 """Reads a run shard by shard for a dataset: the masks that keep an expression, with the requested columns.
 
-Each table's part is read once, and only the columns of the spec. Called by `interchange` and `training`.
+Called by this folder and `training`. Only the spec's columns are read, once. All arrays are in the order of the index.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def _fixed(lists: pa.ChunkedArray | pa.Array, width: int) -> Int64Array:
     return values
 
 
-# Counting reads a few columns of each shard. On a bucket that is mostly latency, which threads hide.
+# Threads that count samples. Each reads a few columns of a shard, which on a bucket is mostly waiting.
 _COUNTERS: Final = 8
 
 
@@ -235,7 +235,7 @@ class DatasetRun:
             images = ImageBytes(
                 location, header, source=spec.source, endpoint_url=endpoint_url, is_random_access=is_random_access
             )
-        # The run was planned with some of these rules, so they have nothing left to exclude.
+        # Rules that the run was planned with have nothing left to exclude.
         left = beyond(spec.exclusions, planned_rules(header))
         if looks := [rule.name for rule in left if rule.kind == "phash"]:
             raise ConfigError(
@@ -258,7 +258,7 @@ class DatasetRun:
         for row in range(len(self.snapshot)):
             if not wanted:
                 break
-            # The whole shard is counted: of a small one, the share that `spec` takes may be nothing.
+            # All expressions of the shard are counted, because the share of them that `spec` takes may be none.
             num_targets = self._read_index(self.snapshot.parts(row), ()).num_targets()
             wanted = {
                 name: noun
@@ -305,7 +305,7 @@ class DatasetRun:
             return with_share_of_none(index, self.spec), None
         masks = self._read(parts, MASKS, ("mask_id", *of_masks))
         if has_bounds:
-            # What refers to several masks is kept if all of them are.
+            # An expression of several masks is kept if all of them are.
             known, targets = set(masks["mask_id"].to_pylist()), index.targets or [[each] for each in index.mask_ids]
             kept = np.fromiter(map(known.issuperset, targets), np.bool_, index.num_masks)
             of_row = np.repeat(kept, np.diff(index.first_rows))

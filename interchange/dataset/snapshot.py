@@ -1,6 +1,6 @@
 """Which commits of a run a dataset reads: fixed at construction, so that a growing run does not change the dataset.
 
-Called by the datasets and `training`. Saved trainings hold its `state()` and `digest`: their form must not change.
+For this folder, `training`, users (it is public). Saved trainings hold its `state()` and `digest`: no form may change.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Snapshot:
         Without a manifest: all commits. Commits come run by run.
         """
         commits = self.commits() if self.manifest is None else self.retried.items()
-        # Each run is [first shard, number of shards, generation].
+        # Each item is [first shard, number of shards, generation].
         runs: list[list[int]] = []
         for shard, generation in commits:
             if runs and runs[-1][2] == generation and runs[-1][0] + runs[-1][1] == shard:

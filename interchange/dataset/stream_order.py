@@ -1,4 +1,4 @@
-"""Orders the samples of a stream: split over ranks, read-ahead, shuffle. Called by the stream datasets.
+"""Orders a stream's samples: split over ranks, read-ahead, shuffle. For stream datasets; users depend on `StreamOrder`.
 
 Seed, epoch, ranks, workers and settings decide the order, never timing. An image is decoded once for its masks.
 """

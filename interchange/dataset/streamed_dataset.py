@@ -1,4 +1,4 @@
-"""Base of iterable datasets, and their resumable `DataLoader`. Called by the dataset modules here and by users.
+"""Base of iterable datasets, and their resumable `DataLoader`. For this folder and users: `ResumableLoader` is public.
 
 A state holds for one sequence of samples. It is refused by another dataset, other settings, or another rank.
 """

@@ -1,4 +1,4 @@
-"""Turns values of `--exclude` and `--only` into rules. Called by `__main__`, `cli/options` and `dataset/samples`.
+"""Turns values of `--exclude` and `--only` into rules. Called by `cli`, `dataset`, `pseudoris`, examples.
 
 A rule follows from the content of the files alone, because it is part of a run's identity. The files are untrusted. A
 table of hashes is Parquet or CSV with a column `sha256` of encoded bytes, a column `phash`, or both.
@@ -58,7 +58,7 @@ def read_exclusions(values: Sequence[str], max_distance: int | None = None, only
     The images that the paths of `only` name together are taken, all others left out. `max_distance` is the most bits in
     which the perceptual hashes of two copies differ; None is `DEFAULT_MAX_DISTANCE`.
     """
-    # The hashes of two unrelated images differ in half of the bits on average.
+    # The distance must be below half of the bits, in which the hashes of two unrelated images differ on average.
     check_number("--exclude-distance", max_distance, 0, HASH_BITS // 2 - 1)
     distance = DEFAULT_MAX_DISTANCE if max_distance is None else max_distance
     taken: Exclusions = ()

@@ -64,7 +64,7 @@ def annotation_of(image: ExportImage, mask: ExportMask, segmentation: Any, **cha
         "segmentation": segmentation,
         "area": int(mask.record.area_px),
         "bbox": mask.box_xywh,
-        # COCO itself writes encodings for crowds alone. Here it is 0: pycocotools goes by the segmentation's form, and
+        # 0, though COCO writes run-length encodings for crowds alone: pycocotools goes by the segmentation's form, and
         # detectron2, mmdetection and the evaluation leave out crowds.
         "iscrowd": 0,
         **changes,
@@ -142,8 +142,8 @@ def _write_coco(job: ExportJob) -> ExportReport:
             instances[IMAGES_ARRAY].append(image_record(image.number, image))
             captions[IMAGES_ARRAY].append(image_record(image.number, image))
             for mask, said in image.masks_with_texts():
-                # The encoding is not in a list, because COCO's own readers take a list for polygons. FiftyOne reads no
-                # captions, and keeps the keys of an annotation.
+                # The encoding is not in a list, because COCO's own readers take a list for polygons. The expressions
+                # are a key too, for FiftyOne: it reads no file of captions, and keeps the keys of an annotation.
                 keys = {"mask_id": mask.record.mask_id, "expressions": [each.text for each in said]}
                 instances[ANNOTATIONS].append(annotation_of(image, mask, mask.rle, **keys))
                 for each in said:

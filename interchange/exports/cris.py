@@ -8,7 +8,8 @@
 
 `cris` is the safest target: their own tools make the LMDB of it. The LMDB holds records under "0" … "N-1", their keys
 under `__keys__`, and N under `__len__`. Values are pickles. ETRIS reads with `pyarrow.deserialize`, which pyarrow 13
-removed; CRIS as published writes pickles and reads with pyarrow. Both read pickles after a change of one line.
+removed; CRIS as published writes pickles and reads with pyarrow. Both read pickles after a change of one line. Keys and
+paths must stay those that their readers open.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def _write_folders(job: ExportJob) -> ExportReport:
                     "cat": _CATEGORY_INDEX,
                     "segment_id": segment_id,
                     "img_name": image.name,
-                    # Only Pseudo-RIS reads these.
+                    # Only Pseudo-RIS reads this key.
                     "img_id": image.number,
                     "sentences": sentences,
                     "sentences_num": len(said),
@@ -119,11 +120,11 @@ def _read_folders(destination: RunLocation, anns: str, masks: str) -> Iterator[C
         yield Content.of_mask(record["img_name"], *counts_of_png(data, destination.uri(path)), texts)
 
 
-# Protocol 4 needs Python 3.4 or later.
+# Every trainer's Python reads this protocol, which came with Python 3.4.
 _PICKLE_PROTOCOL: Final = 4
 _KEYS: Final = b"__keys__"
 _LENGTH: Final = b"__len__"
-# This reserves address space, not disk: the file grows as it is filled. The trainers' own writer reserves as much.
+# The largest size of a file. It reserves address space and no disk, as much as the trainers' own writer reserves.
 _MAP_BYTES: Final = 2**41
 # Bytes that one transaction holds in memory.
 _COMMIT_BYTES: Final = 64 * 2**20
@@ -147,7 +148,7 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
                 "cat": _CATEGORY_INDEX,
                 "seg_id": segment_id,
                 "img_name": image.name,
-                # Only Pseudo-RIS reads these.
+                # Only Pseudo-RIS reads this key.
                 "img_id": image.number,
                 "num_sents": len(said),
                 "sents": [each.text for each in said],

@@ -1,4 +1,4 @@
-"""Describes an export in `croissant.json`, for searches of data sets. Called by `export_job`.
+"""Describes an export in `croissant.json`, for searches of data sets. Called by `export_job`, `huggingface`.
 
 Croissant 1.1 with its vocabulary on responsible AI. Each claim names its evidence: the run's header, its settings, or
 counts. The publisher fills in the rest. It never says where the images were: a path or a bucket's name is private.
@@ -46,7 +46,7 @@ _MEDIA_TYPES: Final = {
     **{".parquet": "application/x-parquet", ".tar": "application/x-tar"},
 }
 _IS_OF: Final = {"Boolean": pa.types.is_boolean, "Integer": pa.types.is_integer, "Float": pa.types.is_floating}
-# These engines of ours read `weights.uri`. By the scheme of the uri something is known about the weights.
+# Our own engines, which read `weights.uri`. For them the scheme of the uri may say what the weights are.
 _OWN_ENGINES: Final = frozenset({"sam", "coca", "clip"})
 _KNOWN_WEIGHTS: Final = {
     "builtin": "The weights shipped with pseudoris learnt from synthetic drawings and simulated captions alone: on "

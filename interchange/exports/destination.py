@@ -21,7 +21,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.threads import map_in_threads
 
 EXPORT_NAME: Final = "_export.json"
-# This is more than `ManyFiles` writes at the same time.
+# After this many empty folders no filled one follows: it is more than `ManyFiles` writes at the same time.
 _MAX_GAP: Final = 64
 _DELETED_AT_ONCE: Final = 8
 

@@ -211,7 +211,7 @@ class ExportJob:
         request, rule = self.request, self.rule
         take, excluded = Selection(rule, self.dropped), request.excluded_images
         planned = PlannedImages(request.run.location, request.run.header, source=request.source)
-        # The property reads every receipt, so it is read once.
+        # `num_images` reads every receipt, so it is asked once.
         num_done, total = 0, request.num_images
         for shard in request.run.shards():
             left_out = excluded.of_shard(shard)
@@ -321,7 +321,7 @@ class ExportJob:
 
     def describe(self, report: ExportReport, tables: Tables) -> None:
         """Write the description of all that was written; `tables` are the Parquet files of which rows can be read."""
-        # TensorFlow Datasets caches a dataset under this title.
+        # TensorFlow Datasets caches a dataset under its title, so the title names the content.
         title = f"pseudoris-{self.name}-{self.content_sha256[:16]}"
         files = {**self.single_files, **dict.fromkeys(sorted(self.patterns | {path for path, _ in tables.values()}))}
         tree = description(self.request, report, title=title, name=self.name, files=files, tables=tables)

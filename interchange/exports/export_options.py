@@ -1,6 +1,6 @@
-"""An export's options, request and report. Called by all formats and `cli/export.py`, which makes its help of them.
+"""An export's options, request and report. Called by all formats; `cli/export.py` makes its help of them.
 
-Requests of equal digests give equal rows: a push recognises by it what an earlier one began.
+Requests of equal digests give equal rows: a push finds by it what an earlier one began. Users depend on `ExportReport`.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from pseudoris.store.tables.parquet_files import open_parquet
 
 _DATA_FOLDER: Final = "data"
 _CARD_NAME: Final = "README.md"
-# These bound a reader's memory, because `datasets` reads one row group at a time.
+# A row group has at most these bytes and rows, because `datasets` holds one row group in memory.
 _MAX_GROUP_BYTES: Final = 32 * 2**20
 _MAX_GROUP_ROWS: Final = 100
 _SPLIT: Final = re.compile(r"[A-Za-z0-9_]+")
@@ -48,8 +48,8 @@ _OF_MASK: Final[dict[str, Any]] = {
     "expressions": [_STRING],
     "distinctiveness": [_FLOAT64],
 }
-# A Python list means a list feature in every version of `datasets`; its own word for it has changed twice. Detectors
-# read an image's number, and a struct of lists with a class for each object.
+# The features by layout; detectors read `objects`. A Python list means a list feature in every version of `datasets`,
+# whose own word for it has changed twice.
 FEATURES: Final[dict[str, dict[str, Any]]] = {
     "masks": {"image_id": _STRING, **_OF_IMAGE, "masks": [_OF_MASK]},
     "objects": {
@@ -181,7 +181,7 @@ def _content_of(row: Mapping[str, Any], where: str) -> Content:
     return Content.of_masks(row.get("source_image_id", row["image_id"]), size, found)
 
 
-# The Hub has these size categories, each ten times the one before. There is none above the last.
+# Size categories on the Hub, by number of images: each bound is ten times the one before, from 1,000.
 _SIZES: Final = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 _TITLE: Final = "Referring expressions for masks, "
 

@@ -1,4 +1,4 @@
-"""Makes the files of images and masks that exports write, and reads masks back. Called by most formats.
+"""Makes the files of images and masks that exports write, and reads masks back. Called by most modules here.
 
 Every reader must see the annotated pixels: upright, three plain channels. Names come from untrusted keys: they are
 unique, and lead nowhere.
@@ -25,7 +25,7 @@ from pseudoris.workers.masks.rle import canonical_counts
 # Images that are encoded again have this quality. It adds less noise than scaling for a network does.
 JPEG_QUALITY: Final = 95
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
-# With the id and a suffix it stays well below 255 bytes, the limit of file systems.
+# A stem has at most this many letters: with id and suffix a name stays well below 255 bytes, file systems' limit.
 _MAX_STEM: Final = 80
 
 
@@ -64,7 +64,7 @@ def image_file_name(image: AnnotatedImage, suffix: str) -> str:
     key is kept: loaders join a folder and a name. The table `images` gives the key of an id.
     """
     name = key_name(image.key)
-    # A row of a table has only a number as its name: `photos.parquet#17`.
+    # The table's whole name stays, because its row has only a number: `photos.parquet#17`.
     stem = name.replace("#", "_") if "#" in name else re.sub(r"\.[A-Za-z0-9]{1,5}$", "", name)
     safe = _UNSAFE.sub("_", stem)[:_MAX_STEM].strip("._-")
     return f"{safe}_{image.image_id}{suffix}" if safe else f"{image.image_id}{suffix}"

@@ -26,7 +26,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.threads import map_in_threads
 
 _WRITERS: Final = 8
-# Reading a small file from a bucket is mostly waiting. Up to twice as many files are held in memory.
+# Threads that read, because a small file in a bucket is mostly waiting. Twice as many files may be in memory.
 _READERS: Final = 8
 
 

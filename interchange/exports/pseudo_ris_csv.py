@@ -61,7 +61,7 @@ def _write(job: ExportJob) -> ExportReport:
         path.open("w", encoding="utf-8", newline="") as file,
         job.files() as image_files,
     ):
-        # Without this the csv module would write the line end of Windows.
+        # By default the csv module would write the line end of Windows.
         rows_file = csv.writer(file, lineterminator="\n")
         rows_file.writerow(COLUMNS)
         for image in job.images():
@@ -101,7 +101,7 @@ def _masks_folder(number: int) -> str:
 def _write_masks(job: ExportJob, image: ExportImage, places: Mapping[Draw, int], seen: Counter[str]) -> Iterator[Any]:
     """Write the PNGs of an image's masks, and yield a row for each, of values that their own text evaluates to."""
     tau, img_id, last = job.request.run.header.config.filtering.tau, image.number, len(places)
-    # Written files are counted by folder, so that memory does not grow with the images.
+    # One writer per image: a writer keeps a count for each folder, and each image has its own folder.
     with job.files() as files:
         # Masks are numbered without gaps, because the authors' script counts the files of the folder.
         for seg_id, (mask, said) in enumerate(image.masks_with_texts()):

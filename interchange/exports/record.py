@@ -1,4 +1,4 @@
-"""Records that all formats write and read back: an image with its masks and expressions. Used by every format here.
+"""Records that all formats write and read back: an image with its masks and expressions. Used by most modules here.
 
 Expressions stand beside the masks, because one may refer to several masks, or to none. Both are numbered over the whole
 export. The content that a format writes must equal the content that its reader gives back (`Fingerprint`).

@@ -110,7 +110,7 @@ def _read_odvg(record: dict[str, Any]) -> Content:
     return Content.of_expression(record["filename"], (record["height"], record["width"]), boxes, text)
 
 
-# A record has at most this many texts. Each becomes a mask of the image's size and a turn of the conversation.
+# A record has at most this many texts, because the trainer makes a mask and a turn of a conversation of each.
 _TEXTS_A_RECORD: Final = 6
 
 

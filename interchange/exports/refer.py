@@ -107,8 +107,8 @@ def _add_run(
         files.write(IMAGES_FOLDER, image.name, image.data)
         arrays[IMAGES_ARRAY].append(image_record(image.number, image))
         for mask, said in image.masks_with_texts():
-            # Every loader takes polygons. With an encoding MaskRIS and Sa2VA stop, and ReLA keeps no reference. Both
-            # stand in a list, because REFER checks the first element to tell them apart.
+            # Every loader takes polygons. With an encoding MaskRIS and Sa2VA stop, and ReLA keeps no reference. Either
+            # form stands in a list, because REFER tells them apart by the first element.
             code: Any = mask.rle
             if job.options.masks != "rle":
                 code, _ = mask.corner_polygon()

@@ -127,7 +127,7 @@ class Selection:
         reason = self._refusal(expression, text, left)
         if reason is None:
             return replace(expression, text=text)
-        # Several masks list this expression, but it is counted once.
+        # Several masks may list the expression. It is counted once, with the first.
         if mask_id in ("", *expression.target_mask_ids[:1]):
             self._dropped[reason] += 1
         return None

@@ -29,7 +29,7 @@ from pseudoris.store.location import RunLocation
 _INDEX_NAME: Final = "index.json"
 _OF_EXPRESSION: Final = ("head_noun", "uniqueness", "correctness", "distinctiveness", "weight")
 _BLOCK_BYTES: Final = tarfile.BLOCKSIZE
-# A tar ends with two empty blocks and is padded to a whole record.
+# The end of a tar takes at most this many bytes: two empty blocks, and padding to a whole record.
 _END_BYTES: Final = 2 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE
 # Must rise if a sample of the same image gets other bytes.
 _VERSION: Final = 1

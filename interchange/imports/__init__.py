@@ -1,4 +1,4 @@
-"""Imports a human's annotation, or a human's corrections, as a run. Called by `cli/import_annotation.py`.
+"""Imports a human's annotation, or a human's corrections, as a run. Called by `cli` and experiments.
 
 The plan, and so the run, follows from the files and the options alone. The files are untrusted.
 """

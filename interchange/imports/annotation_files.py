@@ -44,12 +44,12 @@ from pseudoris.store.threads import map_in_threads
 # In these formats the splits choose entries of a file. In the others they choose files.
 _SPLIT_INSIDE: Final = ("refer", "grefcoco")
 
-# These packages read, draw and write. Another version may give other bytes.
+# These packages decide bytes: they read, draw and write. A run records their versions.
 PACKAGES: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "pycocotools")
 # An import reads these sections of the configuration. It reads none of a model.
 _SECTIONS: Final = ("images", "shards")
 INSTANCES_NAME: Final = "instances.json"
-# It is a sentence, not yet checked, with the split of its reference.
+# A sentence, not yet checked, and the split of its reference.
 _Said = tuple[Any, str]
 _PICKLE: Final = ".p"
 _REFER: Final = f"A REFER dataset has refs(<splitBy>).p beside {INSTANCES_NAME}."

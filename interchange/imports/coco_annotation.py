@@ -28,7 +28,7 @@ from pseudoris.interchange.imports.human_annotation import (
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 
-# No image that can be decoded is larger. pycocotools counts pixels in 32 bits.
+# Larger sides are refused: no such image can be decoded, and pycocotools counts pixels in 32 bits.
 _MAX_SIDE_PX: Final = 2**20
 
 

@@ -25,7 +25,7 @@ from pseudoris.schemas.untrusted import kind_of, parse_json
 from pseudoris.schemas.uris import secret_in
 from pseudoris.workers.masks.rle import MaskSizeError, canonical_counts, compressed_counts
 
-# File systems allow no longer name.
+# A longer name in a path is refused, because file systems allow none.
 _MAX_NAME_BYTES: Final = 255
 _SHOWN_LETTERS: Final = 100
 

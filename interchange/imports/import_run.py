@@ -1,4 +1,4 @@
-"""Writes a folder's annotated images as a finished run. Called by `cli/import_annotation`.
+"""Writes a folder's annotated images as a finished run. For `cli/import_annotation` and `label_studio` (a type).
 
 An image that cannot be read is a row with its failure, and what is left out is counted. The number of workers decides
 no byte.
@@ -78,7 +78,7 @@ def import_annotation(
         run, humans = _plan(request, annotation, source, location, lock)
         exclusions = content_matcher(location, run.header)
         has_hash = exclusions is not None and exclusions.has_hashes
-        # This process decodes images too, after they are proven.
+        # This process decodes images too, after the provers, so it needs the plug-ins.
         import_plugins(config.images.decoder_plugins)
         provers: queue.SimpleQueue[Prover] = queue.SimpleQueue()
         with ExitStack() as stack:

@@ -39,7 +39,7 @@ from pseudoris.workers.masks.rle import canonical_counts
 
 # OpenCV's fixed-point coordinates have this many steps per pixel.
 _STEPS: Final = 2**16
-# No image is as wide as this, and products of two such numbers stay exact.
+# A coordinate from here on is refused: no image is as wide, and products of two such numbers stay exact.
 _MAX_COORDINATE_PX: Final = 2**20
 _IGNORED, _FLAG = "ignore", "flag"
 

@@ -1,4 +1,4 @@
-"""Learns which names a run's captions give to one thing, and which are wider, without labels. For `run_units`.
+"""Learns, without labels, which names captions give to one thing, and which are wider. For `run_units`, experiments.
 
 Two names of one thing ("man", "guy") are drawn for the same masks, and the scorer does not tell them apart. Confused
 names (a circle that is called a ring now and then) have their large shares on different masks, and the scorer tells
@@ -17,7 +17,7 @@ import numpy as np
 from pseudoris.schemas.fitted import NounRelations
 from pseudoris.workers.composing.posterior import Evidence, by_names
 
-# A name counts for a mask if this share of the draws say it. A name is judged if this many masks have it.
+# A name counts for a mask if the first share of its draws say it, and is judged if the second number of masks have it.
 _SAID: Final = 0.1
 _LEAST_MASKS: Final = 5
 # Chosen on drawn scenes whose captioner has three names a category, and on captions with planted wrong nouns. `share`

@@ -1,4 +1,4 @@
-"""Adapts the composer's weights to the models of a run, without labels. For `calibrate --composer` (`cli/evaluate.py`).
+"""Adapts the composer's weights to the models of a run, without labels. For `calibrate --composer` and experiments.
 
 The scores of other models have another spread, so each weight is multiplied by the ratio of the two spreads: a score
 then has the effect that a score of the same rank had where the weights were fitted. Only weights for any captioner are
@@ -37,7 +37,7 @@ def posterior_of_run(run: OpenRun) -> PosteriorConfig:
     config = run.header.config
     fitted = config.filtering.fitted_values
     own = fitted.posterior
-    # Weights fitted to labels name their models, and have no `object_nested`: only those for any captioner have it.
+    # Weights that were fitted to labels name their models and stay. `object_nested` marks weights for any captioner.
     if own is not None and fitted.models and not own.object_nested:
         return own
     if own is None or fitted.models:

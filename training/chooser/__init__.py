@@ -1,4 +1,4 @@
-"""The student that ships, called chooser: it draws no mask, but chooses one that SAM proposes. Called by `cli`.
+"""The student that ships, called chooser: it chooses among the masks of SAM. For `cli`, `training`, experiments.
 
 An untrained chooser answers as CLIP does. Checkpoints hold the trained layers alone.
 """

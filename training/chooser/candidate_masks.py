@@ -36,7 +36,7 @@ from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.masks import SamProposer, rle
 from pseudoris.workers.stages import clip_digest, sam_digest
 
-# Raised when the content of a file changes. Files of other versions are written again.
+# Must rise when the content of a cached file changes. Files of other versions are written again.
 _VERSION: Final = 2
 # Settings of the filter that change the embedding of a crop.
 _OF_CROPS: Final = ("architecture", "context_scale", "has_antialiasing", "batch_size")

@@ -1,4 +1,4 @@
-"""The settings of `train student`: masks, towers, layers, data. Used by this folder, `training` and `cli`.
+"""The settings of `train student`: masks, towers, layers, data. Used by this folder, `cli`, examples, experiments.
 
 `decisive` has every setting that changes the weights: a resume with another value is refused.
 """
@@ -44,7 +44,7 @@ class ModelConfig(FrozenModel):
     num_layers: int = Field(default=3, ge=1)
     # The perceptrons are this many times as wide inside.
     mlp_ratio: int = Field(default=2, ge=1)
-    # Bits of a fixed random code for each token: what takes the place of a table of learnt embeddings.
+    # Bits of a fixed random code for each token, which replaces a table of learnt embeddings.
     word_code_width: int = Field(default=128, ge=0)
     # Whether each mask reads the positions of the others relative to it.
     has_relative_geometry: bool = True
@@ -93,7 +93,7 @@ class ChooserConfig(FrozenModel):
     target: TargetConfig = TargetConfig()
     refinement: RefinementConfig = RefinementConfig()
     data: DataConfig = DataConfig()
-    # Words that change places when an image is mirrored; None never mirrors. Without it "left" would become wrong.
+    # Words that change places when an image is mirrored: else "left" would become wrong. None never mirrors.
     mirrored_words: dict[str, str] | None = None
     training: TrainingConfig = TrainingConfig()
 

@@ -1,4 +1,4 @@
-"""`train student`: from runs to a folder, and back to a chooser. For `cli/train`, `cli/predict` and `answerers`.
+"""`train student`: from runs to a folder, and back to a chooser. For `cli`, `answerers` and experiments.
 
 A training that was killed and resumed ends with the weights of one that was not. Every refusal comes before the folder
 is taken. A student is read back only with the masks and weights that it was trained on.

@@ -1,4 +1,4 @@
-"""Redraws a mask's outline: a small U-Net over the image around it. Called by the other modules of this folder.
+"""Redraws a mask's outline: a small U-Net over the image around it. Called by most modules of this folder.
 
 SAM's masks are coarser than the image, which limits a chooser among them. The network sees a mask and the pixels around
 it, and draws only a change: outside of its view a mask stays as it is, and an untrained network changes nothing. It

@@ -1,6 +1,6 @@
 """Evaluates annotation against a truth, from the tables alone, with intervals over images. Called by `cli` and users.
 
-Its own names load no torch: `answerers` and `model_evaluation`, which need it, are imported as modules.
+Users depend on `Evaluation`, `Truth`. These names load no torch: `answerers`, `model_evaluation` are imported apart.
 """
 
 from pseudoris.training.evaluation.evaluation_report import write_report

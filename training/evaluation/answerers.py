@@ -1,4 +1,4 @@
-"""Opens what `evaluate --model` names; each answers a text with a mask. For `cli/evaluate` and `model_evaluation`.
+"""Opens what `evaluate --model` names; each answers a text with a mask. For `cli`, this folder, examples, experiments.
 
 An answer never uses the masks of the question. A file of predictions is checked when it is opened, before any figure.
 """

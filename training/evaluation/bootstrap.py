@@ -1,4 +1,4 @@
-"""Intervals by resampling images, because expressions of one image depend on each other. For `training` and `cli`.
+"""Intervals by resampling images: expressions of one image depend on each other. For `training`, `cli`, experiments.
 
 Every figure is a ratio of two sums over images. A figure for which nothing was counted is NaN, never 0.
 """
@@ -16,7 +16,7 @@ from pseudoris.schemas.fitted import Floats
 
 RESAMPLES: Final = 2000
 _BOUNDS: Final = (0.025, 0.975)
-# Drawn images at a time, over all resamples of a block: 32 MB of indices and as much of counts.
+# A block of resamples draws at most this many images: 32 MB of indices and as much of counts.
 _MAX_DRAWS: Final = 2**22
 # Numerator and denominator of each figure, for one image or many.
 Sums = Mapping[str, tuple[float, float]]

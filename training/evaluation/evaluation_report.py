@@ -1,4 +1,4 @@
-"""Writes an evaluation as files: Markdown, an HTML page and JSON. Called by `cli/evaluate` and `model_evaluation`.
+"""Writes an evaluation as files: Markdown, an HTML page and JSON. For `cli`, `model_evaluation`, experiments.
 
 Texts come from files and users: each is escaped. The page loads nothing and runs no script.
 """

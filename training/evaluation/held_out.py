@@ -1,4 +1,7 @@
-"""Asks a model the kept expressions of a run, and compares each answer with the mask. For `evaluate` and learners."""
+"""Asks a model the kept expressions of a run, and compares each answer with the mask.
+
+For `cli`, `training`, examples, experiments. Each image counts once. An answer never uses the masks of its question.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Opens the truth that `--truth` names; a human's annotation as a truth: an OUT of `pseudoris import`.
 
-Called by `cli` and `training`. Masks are exact. The judgement of a text is an approximation, and every report says so:
-a text refers to the object with the most similar sentence, by token F1.
+Called by `cli`, `pseudoris`, `training` and experiments. Masks are exact. The judgement of a text is an approximation,
+and every report says so: a text refers to the object with the most similar sentence, by token F1.
 """
 
 from __future__ import annotations

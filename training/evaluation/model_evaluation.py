@@ -1,4 +1,4 @@
-"""`evaluate --model`: oIoU, mIoU, P@X by split and kind, and a page of the worst and best. Called by `cli/evaluate.py`.
+"""`evaluate --model`: overall and mean IoU, precision at IoU bounds, a page of worst and best. For `cli/evaluate.py`.
 
 A missing prediction counts as wrong. The same answers give the same page.
 """

@@ -1,6 +1,6 @@
-"""Evaluates a run's tables against a truth, shard by shard, without models, pixels or Ray. Called by `cli`.
+"""Evaluates a run's tables against a truth, by shard, without models, pixels or Ray. For `cli`, users, experiments.
 
-A quarantined image counts with its objects missed. A figure that the truth cannot judge is undefined, never 0.
+A quarantined image has its objects missed. A figure that cannot be judged is undefined, not 0. `Evaluation` is public.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The protocol of a truth, and its verdicts on the masks and expressions of an image.
 
-Called by `training/calibration` and `training/evaluation`. Every figure is a ratio of two sums over images, named
-`<set>.<figure>` (`beam.accuracy`); besides sets there are `masks.…`, `difficulty.…`, `group.…` and `kind.…`. An
-expression is right if it refers to its targets and to nothing else.
+Called by `training` and experiments. Users fulfil `Truth` and `ImageTruth`: a new member breaks theirs. Every figure is
+a ratio of two sums over images, named `<set>.<figure>` (`beam.accuracy`); besides sets there are `masks.…`,
+`difficulty.…`, `group.…` and `kind.…`. An expression is right if it refers to its targets and to nothing else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ALL: Final = "all"
 KEPT: Final = "kept"
 # In the first four sets and in `all` each draw counts. In `kept` each distinct expression of a mask counts once.
 SETS: Final = (*DECODERS, SAMPLING, ALL, KEPT)
-# Number of other objects of the target's category. The last one is for masks that are not an object.
+# Numbers of other objects of the target's category. The last name is for masks that are not an object.
 DIFFICULTIES: Final = ("0", "1", "2", "3+", "no object")
 # Kinds of kept expressions, as the column `kind` names them.
 KINDS: Final = ("attribute", "position", "relation", "group", "none")
@@ -176,7 +176,6 @@ def count_image(truth: ImageTruth, candidates: CandidateTable) -> dict[str, tupl
         "masks.objects": (float(len(matched.object_of_mask)), num_masks),
         **_of_sets(verdicts, candidates.weights(), num_masks, num_visible),
     }
-    # Counts kept expressions of one target, by difficulty and by group.
     is_counted = candidates.is_kept & verdicts.is_single
     for number in np.unique(verdicts.target[is_counted]).tolist():
         rows = is_counted & (verdicts.target == number)

@@ -1,4 +1,4 @@
-"""A training's folder, of which each file is written whole or not at all. Called by `training` and `cli`.
+"""A training's folder, of which each file is written whole or not at all. For `training`, `cli`, experiments.
 
 FOLDER/config.json        settings and data, written once: a resume must have the same
 FOLDER/trained_on.json    sha256 of the images and models that it learns from (`evaluation/circularity.py`)
@@ -124,7 +124,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         folder = path.parent
         if path.name != CHECKPOINT_NAME or not TrainingFolder(folder).is_begun:
             raise ConfigError(f"There is no checkpoint at {path}. Give the --out of `pseudoris train`.") from None
-        # The rounds of a curriculum have their own checkpoints before the first one is done.
+        # A round of a curriculum has its own checkpoint before the first round is done.
         rounds = sorted(each.parent for each in folder.glob(f"*/{CHECKPOINT_NAME}"))
         meanwhile = f" Or give {rounds[-1]}, an unfinished round." if rounds else ""
         raise ConfigError(

@@ -1,7 +1,7 @@
 """Dense features of a CLIP: block outputs, patches in the joint space, words, CLIP Surgery.
 
-Called by `frozen_towers`, `ppt_learner` and the recipes' `grounding`. Plain functions over open_clip's own modules for
-any CLIP whose image tower is a ViT without an attention pooler. Embeddings are open_clip's own; gradients flow through.
+Called by `training` and experiments. Plain functions over open_clip's own modules for any CLIP whose image tower is a
+ViT without an attention pooler. Embeddings are open_clip's own; gradients flow through.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Draws a mask on its image, tinted and outlined, with the expression below. For `cli/predict`, `ppt`, `evaluation`.
+"""Draws a mask on its image, tinted and outlined, with the expression below. For `cli`, `training`, examples.
 
 An outline lies outside of its mask, so that it hides no pixel of it.
 """

@@ -1,4 +1,4 @@
-"""Residual layers of words and patches, fixed codes of tokens. Called by `chooser_model` and `point_generator`.
+"""Residual layers of words and patches, fixed codes of tokens. For `chooser`, `ppt` and experiments.
 
 The names of parameters are keys of checkpoints: they must not change. Attention is written out: for a dozen words,
 PyTorch's fused kernels for CPUs take longer (measured: a half more at 256 patches in float32, far more in bfloat16).
@@ -12,7 +12,7 @@ from torch import nn
 
 from pseudoris.training.learning.frozen_towers import TowerTexts
 
-# Source: CLIP's context is 77 tokens. Positions beyond the tower's own are never used.
+# Learnt positions, as many as CLIP's context has tokens. A tower with a shorter context never uses the last ones.
 _MAX_TOKENS = 77
 
 

@@ -1,4 +1,4 @@
-"""The training loop of all learners: one process or several. Called by `chooser`, `ppt` and `experiments/segmenter`.
+"""The training loop of all learners: one process or several. For `chooser`, `ppt`, experiments, benchmarks.
 
 A training that was killed at any step and resumed ends with equal weights. Nothing is learnt from a loss or gradient
 that is not finite.
@@ -221,7 +221,7 @@ class Trainer:
         return values
 
     def _require_finite(self, value: float, noun: str, step: int) -> None:
-        # After NaN no resume can recover.
+        # A weight that is NaN stays NaN: no resume could recover.
         if not math.isfinite(value):
             raise ConfigError(
                 f"{noun} of step {step} is {value}. Lower training.peak_rate={self.config.peak_rate}, and train "

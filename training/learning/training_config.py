@@ -1,4 +1,4 @@
-"""Settings that all learners share, and their presets (YAML by the code). Used by `chooser` and `ppt`.
+"""Settings that all learners share, and their presets (YAML by the code). For `training`, experiments.
 
 `decisive` has every setting that changes the weights: a resume with another value is refused.
 """
@@ -32,17 +32,17 @@ class TowersConfig(FrozenModel):
 class TrainingConfig(FrozenModel):
     """Length, rates and devices. Only `device`, `num_devices` and the `_every` settings may change on a resume."""
 
-    # The optimiser makes this many steps. They set the cosine's length, so no finished training can be prolonged.
+    # Steps of the optimiser. A resume must have the same number, because the cosine ends at the last step.
     num_steps: int = Field(default=1000, ge=1)
     # adamw: decoupled decay, and faster averages of gradients; adam: as published by Kingma and Ba.
     optimiser: Literal["adamw", "adam"] = "adamw"
-    # This follows the warm-up: the cosine ends near 0, constant stays at the peak and can be prolonged.
+    # The rate after the warm-up. cosine: it falls to near 0 at the last step; constant: it stays at the peak.
     schedule: Literal["cosine", "constant"] = "cosine"
     peak_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     # The warm-up has this many linear steps. Without it AdamW's first steps have full size in noisy directions.
     num_warmup_steps: int = Field(default=50, ge=0)
     weight_decay: NonNegative = 0.05
-    # Global norm; a batch with a mask of a few pixels can have a gradient many times larger than usual.
+    # Larger global norms are scaled down to this: a mask of a few pixels can give a gradient many times the usual.
     max_gradient_norm: float = Field(default=1.0, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["cpu", "cuda"] = "cpu"

@@ -1,4 +1,4 @@
-"""Masks and expressions of runs, by the settings `data`, in resumable batches. Called by `chooser` and `ppt`.
+"""Masks and expressions of runs, by the settings `data`, in resumable batches. For `chooser`, `ppt`, experiments.
 
 Batch n is always the same, on any number of processes and after a resume. A resume reads the commits that the first
 start read.
@@ -91,7 +91,7 @@ class DataConfig(FrozenModel):
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON."""
         tree, spec = self.model_dump(mode="json", exclude={"num_workers", "moved"}), self.spec(seed=0)
-        # If these are off, the settings equal those of older trainings without them.
+        # Without `groups` and `none` the settings equal those of older trainings, which had neither.
         tree = {name: value for name, value in tree.items() if value or name not in ("groups", "none")}
         # The content of the rules decides, wherever their files lie.
         return {**tree, "draw": spec.draw, "exclude": spec.as_json()["exclude"]}

@@ -1,8 +1,8 @@
-"""The multi-source curriculum (section 3.3): the data sets and the length of each phase, and Select.
+"""PPT's multi-source curriculum (section 3.3): the data sets and the length of each phase, and Select.
 
-Called by `cli/train.py` and `ppt_training.py`. Select (equations 6 and 7) chooses the referent among the pseudo-masks
-of an H_ref pair. The paper says only "according to the model": IoU with the most confident query's mask, and pairs that
-stay undecided below `curriculum.min_iou`, are ours. All ranks plan and choose the same.
+Called by `cli`, `ppt_training` and experiments. In Select (equations 6 and 7) the model chooses the referent of an
+H_ref pair (see `recipes`) among its pseudo-masks. The paper says only "according to the model": IoU with the most
+confident query's mask, and pairs undecided below `curriculum.min_iou`, are ours. All ranks plan and choose the same.
 """
 
 from __future__ import annotations

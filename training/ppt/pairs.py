@@ -1,7 +1,7 @@
-"""Reads runs as pairs of image and expression, and batches: PPT's training data. Called by the modules of `ppt`.
+"""Reads runs as pairs of image and expression, and batches: PPT's training data. For `ppt`, experiments, benchmarks.
 
-Any run is a source. Its rows of one image and one text give the pseudo-masks of that text. Kept rows have ĉ = 1, the
-others 0. An import has one pseudo-mask per text. In an annotated run, a mask that a text was rejected for is a context.
+Any run is a source: its rows of an image and a text give the text's pseudo-masks, with confidence 1 if kept, else 0. An
+import has one pseudo-mask per text. In an annotated run, a mask that a text was rejected for is a context.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From K queries to point prompts and confidences (section 3.1.1). Built by `ppt_learner.py`, run by `ppt_model.py`.
+"""PPT's network, from K queries to point prompts and confidences (section 3.1.1). For `ppt_learner`, `ppt_model`.
 
 The names of its parameters are the keys of checkpoints, and the order in which its modules are made decides the weights
 that a seed draws: neither may change.
@@ -329,7 +329,7 @@ class PointGenerator(nn.Module):
         # Position and response of a patch are added to its features in every stage. Frozen features hardly encode the
         # position; the response is what CLIP learnt about images and texts.
         known = position if self.response is None else position + self.response(response.flatten(1)[..., None])
-        # Codes are the input of the first bridge beside the features of words, (B, L, d), or a zero.
+        # The first bridge reads codes (B, L, d) of the words beside their features, or a zero.
         fused = known, self.queries.new_zeros(())
         if self.code is not None:
             fused = known, self.code(word_codes(features.tokens, self._code_width))

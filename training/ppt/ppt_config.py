@@ -1,7 +1,7 @@
-"""The settings of a PPT training; presets are in `presets/`. Used by `training/ppt` and `cli/train`.
+"""The settings of a PPT training; presets are in `presets/`. Used by `training/ppt`, `cli`, examples and experiments.
 
-`paper` has the paper's equations and sizes. `decisive` has every setting that changes the weights: a resume with
-another value is refused.
+The preset `paper` has the paper's equations and sizes. `decisive` has every setting that changes the weights: a resume
+with another value is refused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class PointGeneratorConfig(FrozenModel):
     # ones meaning. Blocks of the first half hold little that words could attend to. Three is a compromise on cost: each
     # stage is a bridge and two readings by the queries, about a third of the parameters.
     image_blocks: tuple[Annotated[int, Field(ge=0)], ...] = (5, 8, 11)
-    # With N and feed_forward_ratio it gives about the paper's number of parameters, which grows with the square of it.
+    # With N and feed_forward_ratio this gives about the paper's number of parameters, which grows with its square.
     width: int = Field(default=384, ge=8)
     # Each head has 48 channels, a usual size. More heads cost no time. Other numbers were not tried.
     num_heads: int = Field(default=8, ge=1)

@@ -1,4 +1,4 @@
-"""PPT for the trainer: the point generator over cached frozen CLIP and SAM. Called by `training` and `cli`.
+"""PPT for the trainer: the point generator over cached frozen CLIP and SAM. For `training`, `cli` and experiments.
 
 Neither the size of the cache nor the batch changes a feature. One key stands for one image.
 """
@@ -95,7 +95,7 @@ class FrozenEncoders:
             response = response_map(dense, asked.embedding)
             response = response - response.mean((1, 2), keepdim=True)
             if response[0].numel() > 1:
-                # A map without a range stays 0.
+                # A constant map has deviation 0. It stays 0, because 1e-4 keeps the division defined.
                 response = response / (response.std((1, 2), keepdim=True) + 1e-4)
             return FrozenFeatures(list(stages.unbind(1)), words.words, words.is_word, words.tokens, response, encoded)
 

@@ -177,7 +177,7 @@ class PointMaskDecoder:
 
 # Logit of pixels that cannot belong to a mask.
 _NOTHING: Final = -20.0
-# This is a constant and no setting, because it affects rounding.
+# So many prompts are decoded at once. It is a constant and no setting, because it affects rounding.
 _PROMPTS_A_PASS: Final = 256
 
 

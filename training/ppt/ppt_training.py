@@ -1,7 +1,8 @@
-"""Trains PPT through its curriculum, from runs to a folder. Called by `cli/train.py`.
+"""Trains PPT (curriculum point prompting) through its phases, from runs to a folder. For `cli/train.py`, experiments.
 
-A training that was killed at any point and resumed ends with the weights of one that was not. Every refusal comes
-before the folder is taken.
+A training that was killed and resumed ends with the weights of one that was not. Every refusal comes before the folder
+is taken. H_ref: the pairs of image and text with several pseudo-masks. Select: before some rounds the present model
+chooses the one that the text means.
 
 OUT/config.json              settings and data, written once: a resume must have the same
 OUT/01-semantic/, 02-…       one folder per round: checkpoint, summary and curves; selected.json if Select came first

@@ -1,4 +1,5 @@
-"""PPT's data recipes (sections 3.2 and 3.3): they write D_sem, D_ref, H_sem and H_ref as runs. Called by `cli/ppt.py`.
+"""PPT's data recipes (sections 3.2 and 3.3 of the paper): each writes a run. Called by `cli` and `training`.
 
-Such a run is a run like any other: every reader, `verify` and a resume take it.
+D_sem has an object an image, and its class as text; D_ref composed images, with texts about places. H has texts of a
+run: in H_sem one pseudo-mask fits the text, in H_ref several do. Every reader, `verify` and a resume take such a run.
 """

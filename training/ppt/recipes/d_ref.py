@@ -1,4 +1,4 @@
-"""Makes D_ref from D_sem: composed images, each text with its referent (section 3.2). Called by `cli/ppt.py`.
+"""Makes D_ref from D_sem (see `recipes`): composed images, each text with its referent. For `cli/ppt.py`, experiments.
 
 Several object-centric images become one: a mosaic (objects have places) or a fusion (objects have relations). An image
 is drawn by its number and the seed alone: another order of draws changes the bytes of a run.
@@ -267,7 +267,6 @@ def _image(entry: PlanEntry, pieces: _Pieces, config: ComposeConfig) -> ShardIma
     masks = recipe_masks(entry.image_id, composed.masks, RECIPE)
     mask_ids, rows = [mask.mask_id for mask in masks], list[ExpressionRecord]()
     count = min(config.texts_per_image, len(masks))
-    # Pseudo-masks of each text, in the order of the targets.
     for target in sorted(rng.choice(len(masks), size=count, replace=False).tolist()):
         said = composed.texts[target]
         text = said[int(rng.integers(len(said)))]

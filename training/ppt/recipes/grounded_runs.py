@@ -1,7 +1,7 @@
 """Makes D_sem and H for `pseudoris ppt`: runs whose pseudo-masks are what CLIP and SAM find for a text.
 
 D_sem has one pseudo-label a pair, from object-centric images and their classes (section 3.2). H_sem and H_ref are made
-from the images and texts of a run, without reading its masks (section 3.3). Called by `cli/ppt.py`.
+from the images and texts of a run, without reading its masks (section 3.3). Called by `cli/ppt.py` and experiments.
 """
 
 from __future__ import annotations
@@ -264,7 +264,6 @@ def _paired(
     """The image with the pseudo-masks of each of its texts; a phrase that several texts have is answered once."""
     data = source.data or b""
     image = replace(image, data=data, sha256=source.sha256, height=source.height, width=source.width)
-    # Holds the kept texts of the image, each one once.
     kept = dict.fromkeys(each.text for mask in source.masks for each in mask.expressions)
     phrases_of = {text: noun_phrases(text) or [text] for text in list(kept)[: config.pairs.max_texts_per_image]}
     phrases = list(dict.fromkeys(phrase for phrases in phrases_of.values() for phrase in phrases))

@@ -1,4 +1,4 @@
-"""Grounds a phrase: CLIP's response map prompts SAM (section 3.2). For `grounded_runs`, `ppt_learner`, `answerers`.
+"""Grounds a phrase: CLIP's response map prompts SAM (section 3.2 of PPT). For `training` and experiments.
 
 An answer does not depend on the phrases asked beside it, nor on the cache.
 """
@@ -35,7 +35,7 @@ FloatArray = NDArray[np.float32]
 
 # So many texts are read at once, padded, because the rounding of a product depends on its shape.
 _TEXTS_A_TILE: Final = 8
-# Enough for the texts of a run, about a hundred thousand: one takes 2 kB with a ViT-B.
+# Cached texts take at most these bytes, enough for a hundred thousand: one takes 2 kB with a ViT-B.
 _TEXT_BYTES: Final = 2**28
 
 
@@ -78,8 +78,8 @@ class Peaks:
 
     count: int = 1
     min_share: float = 1.0
-    # A share of the longer side, along rows and columns: two and a half patches of the scene CLIP. Nearer peaks belong
-    # to one object there.
+    # Peaks nearer than this share of the longer side, along rows and columns, belong to one object: two and a half
+    # patches of the scene CLIP.
     radius: float = 0.16
 
 

@@ -1,4 +1,4 @@
-"""The settings of the data recipes, with the reason for each default. Used by `cli/ppt`, the recipes and `answerers`.
+"""The settings of the data recipes, with the reason for each default. For `cli`, `training`, experiments.
 
 What decides a recipe's bytes is in its run's identity: another default makes another run.
 """

@@ -1,4 +1,4 @@
-"""The texts that PPT's recipes write and read again. Called by `d_ref`, `grounded_runs` and `training/ppt/pairs`.
+"""The texts that PPT's recipes write and read again. Called by `training/ppt`, examples and experiments.
 
 A text is true of its image. What a mirrored image would make untrue is never mirrored.
 """
