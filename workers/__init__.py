@@ -1,4 +1,4 @@
-"""The models and stages of a run, in plain torch; `pipeline` runs them in its actors, most rooms use single modules.
+"""The models and stages of a run, in plain torch; `pipeline` runs them in its actors; other rooms use single modules.
 
 No module here may import Ray, so that models can be imported and benchmarked without a cluster.
 """

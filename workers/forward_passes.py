@@ -59,7 +59,7 @@ def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Callable[[torch.T
         and weight.dtype == torch.float32
         and weight.shape[1] >= LEAST_PACKED_INPUTS
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        # Operators that torch's own compiler uses for linear layers. They are not public.
+        # torch's own compiler uses these operators for linear layers. They are not public, so a version may lack them.
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     )

@@ -14,11 +14,11 @@ from pseudoris.schemas.ids import sha256_hex
 # The temporary tensors of a caption's step stay near these bytes: as many rows are computed at once as fit.
 CAPTION_STEP_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
 LEAST_CAPTION_ROWS = 64
-# CUDA's attention kernels take at most 65,535 rows, the limit of the second axis of a grid.
+# No more rows are computed at once: CUDA's attention kernels take 65,535, the limit of a grid's second axis.
 MOST_CAPTION_ROWS = 2**15
 # Hidden states that are projected at a time: 49,408 float32 logits of 256 rows take 50 MB, and their softmax as much.
 PROJECTED_ROWS = 256
-# A listener in fixed shapes projects this many rows.
+# A listener in fixed shapes projects this many hidden states at a time.
 LISTENER_ROWS = 512
 # SAM encodes as many crops at once as have attention maps of this many bytes, but at least one.
 SAM_ENCODER_BYTES = {"cpu": 2 * 2**30, "cuda": 16 * 2**30}
@@ -30,7 +30,7 @@ PROMPT_BYTES = {"cpu": 24 * 2**20, "cuda": 8 * 2**30}
 # A GPU decodes this many times `points_per_batch` prompts at once, of several images, in multiples of a tile.
 PROMPTS_A_POINT = 16
 PROMPT_TILE = 64
-# A step's upscaled features take this many bytes: on a CPU about the cache of one core (estimated, not measured).
+# SAM upscales features of this many bytes at a time: on a CPU about the cache of one core (estimated, not measured).
 UPSCALED_BYTES = {"cpu": 2 * 2**20, "cuda": 2**30}
 # A CPU computes this many crops of CLIP at once: their feature maps stay in its cache from one layer to the next, and a
 # last tile is padded less. Measured on two threads of an AMD EPYC with AVX-512, in place of 64: RN50 2.0 s in place of

@@ -1,6 +1,6 @@
 """The caption stage: candidate captions of masks by CoCa or a user's vision-language model.
 
-`pyproject.toml` registers both as engines. They must load on first use: `interchange` imports the rules without torch.
+Both are engines of `pyproject.toml`. They must load on first use: `interchange` imports `decoding_rules` without torch.
 """
 
 from typing import TYPE_CHECKING

@@ -80,7 +80,7 @@ def coca_engine(
 def coca_text(tokens: Sequence[int]) -> str:
     """Return what tokens of CoCa say, not cleaned."""
     tokenizer = byte_pair_encoder()
-    # A SOT token within a caption would be decoded as text.
+    # A SOT token within a caption is left out, because it would be decoded as text.
     return str(tokenizer.decode([token for token in tokens if token != tokenizer.sot_token_id]))
 
 

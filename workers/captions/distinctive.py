@@ -30,7 +30,7 @@ class Others:
     """The other masks that the captions of each mask are contrasted with, and their weights."""
 
     indices: torch.Tensor  # (N, M) int64, the masks j of mask i; M = 0 without contrast
-    # (N, M) float, others_weight · s_ij / M, or with `similar` others_weight · s_ij · softmax_j(s_ij / T).
+    # (N, M) float, others_weight · s_ij / M; for `similar`, others_weight · s_ij · softmax_j(s_ij / temperature).
     weights: torch.Tensor
     how: str  # `none`, `all`, `nearest` or `no_contrast`, as `CaptionSample.others` records it
 
@@ -69,7 +69,7 @@ def choose_others(similarity: torch.Tensor, sampling: SamplingConfig) -> Others:
     if num_masks == 1 or (sampling.above_max_others == "no_contrast" and num_masks > sampling.max_others):
         return Others(nobody.to(torch.int64), nobody, "no_contrast")
     num_others = min(num_masks - 1, sampling.max_others)
-    # The target itself sorts last.
+    # The target itself sorts last, so it is none of its own others.
     apart = similarity.masked_fill(torch.eye(num_masks, dtype=torch.bool, device=similarity.device), -torch.inf)
     indices = apart.argsort(dim=1, descending=True, stable=True)[:, :num_others].sort(dim=1).values
     cosines = similarity.gather(1, indices)
@@ -83,7 +83,7 @@ def descending(logits: torch.Tensor) -> torch.Tensor:
     """Return logits (R, V) in descending order."""
     if logits.device.type != "cpu":
         return logits.sort(dim=1, descending=True).values
-    # For plain values numpy's sort has vector instructions and is ten times as fast as torch's.
+    # For values without indices numpy's sort has vector instructions: it is ten times as fast as torch's.
     return torch.from_numpy(np.sort(logits.numpy(), axis=1)).flip(1)
 
 

@@ -110,7 +110,7 @@ class RecordedStep:
             return
         if self._graph is None:
             graph = torch.cuda.CUDAGraph()
-            # While a graph is recorded, nothing is computed.
+            # Recording computes nothing, so this step too is computed by the replay below.
             with torch.cuda.graph(graph, pool=self._recordings):
                 self._step()
             # Set only now, because a step that raised is recorded only in part.

@@ -25,7 +25,7 @@ from pseudoris.workers.checkpoints.hf_models import check_vocabulary, load_model
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 
 _CLASS: Final = "AutoModelForImageTextToText"
-# Settings that change the logits after the head's product, each with the value that turns it off.
+# Settings that change the logits after the head's product, with the value that turns each off. Others are refused.
 _OF_LOGITS: Final = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
 
 

@@ -131,7 +131,7 @@ class VlmTowers:
     def rewind(self, mark: int) -> None:
         """Remove the columns at the end."""
         if (num_removed := self.mark() - mark) > 0:
-            # transformers removes columns if the number is negative.
+            # With a negative number transformers removes so many columns. It refuses a positive one.
             self._cache.crop(-num_removed)
 
     def bytes_after(self, level: PrefixLevel, num_steps: int) -> int:
@@ -186,7 +186,7 @@ class VlmTowers:
         return masks if SLIDING in masks and len(masks) > 1 else next(iter(masks.values()))
 
     def _forget_offsets(self) -> None:
-        # Models with positions in several dimensions would apply the offsets of the last images.
+        # A model with positions in several dimensions keeps the offsets of its last images, and would apply them here.
         if hasattr(self._base, "rope_deltas"):
             self._base.rope_deltas = None
 

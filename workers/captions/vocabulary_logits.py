@@ -111,7 +111,7 @@ class Vocabulary:
         # At least float32: half precision would make ties, and the contrast subtracts two scores.
         self._rows = projection.t()[self._live].to(score_dtype(projection.dtype)).contiguous()
         self._linear = linear(self._rows, None)
-        # A GPU multiplies half precision eight times as fast as float32.
+        # Kept in half precision too, because a GPU multiplies it eight times as fast as float32.
         is_half = projection.is_cuda and self._rows.dtype != projection.dtype
         self._half_rows = projection.t()[self._live].contiguous() if is_half else None
         self._num_dead = projection.shape[1] - len(self._live)

@@ -1,6 +1,6 @@
 """Builds models, and finds, verifies and loads their weights. Called by the stages and most other rooms.
 
-`weight_files` is the door: from a `weights.uri` to a local file and its digest. Behind it, `published_weights` is the
+`weight_files` is the entry: from a `weights.uri` to a local file and its digest. Behind it, `published_weights` is the
 table of what others publish, `weight_cache` the folder of downloaded files, `download` the way into that folder, and
 `weight_headers` the check of a file that costs no torch. `model_folder` is a folder of `transformers`.
 

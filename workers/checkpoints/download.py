@@ -1,8 +1,8 @@
 """Gets a published file into the cache of weights: asks its server what it must be, and downloads it over HTTP.
 
-Called by `weight_files.py`, and by `model_folder.py` for each file of a folder. A file gets its name only when it is
-complete and its digest is right; a download that broke off is continued, also by a later process. Without a network
-this is told within seconds.
+Called by `weight_files.py`, and by `model_folder.py` for each file of a folder. A file may get its name only when
+it is complete and its digest is right; a download that broke off is continued, also by a later process. A missing
+network is told within seconds.
 
 The hub's own library says digests and urls of its files. It does not download: its version 2 throws away what it has of
 a file when a download breaks off.

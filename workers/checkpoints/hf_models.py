@@ -1,6 +1,6 @@
 """Opens models and processors of `transformers` (the extra `pseudoris[hf]`) from a model folder.
 
-Called by the engines that read folders, and by `pipeline` for a run's identity. `model_skeleton` and `check_fits`
+Called by the engines that read folders, and by `pipeline` for a run's identity. `model_skeleton` and `check_fits` must
 refuse before Ray starts what `load_model` would refuse in an actor. Nothing is downloaded, and no code of a model is
 run.
 """

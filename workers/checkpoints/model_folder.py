@@ -1,8 +1,8 @@
 """A model folder of `transformers`, named by path or MODEL@COMMIT: its files, config and digests.
 
 Called by `weight_files.py`, `hf_models.py`, the engines that read folders, and for a run's identity by `stages.py`.
-Imports neither torch nor transformers. A folder may come from a stranger: only files of known names are used, and only
-what has a digest is shown to a loader; pickles, and a folder that brings its own code, are refused.
+Imports neither torch nor transformers. A folder may come from a stranger: only files of known names may be used, and
+only what has a digest is shown to a loader; pickles, and a folder that brings its own code, are refused.
 """
 
 from __future__ import annotations

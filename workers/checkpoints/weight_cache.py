@@ -1,7 +1,7 @@
 """The folder of downloaded weights on this machine: its files, their locks, and the record of their digests.
 
 `download.py` and `weight_files.py` fill it; `model_folder.py` reads it. A digest that was recorded at the first
-download never changes, so that a run never continues with other bytes than it began with.
+download must never change, so that a run never continues with other bytes than it began with.
 """
 
 from __future__ import annotations

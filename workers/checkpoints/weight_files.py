@@ -1,8 +1,8 @@
-"""The door to all weights: turns a `weights.uri` into a local file and its sha256, or into an error with the remedy.
+"""The entry to all weights: turns a `weights.uri` into a local file and its sha256, or into an error with the remedy.
 
-A uri names a local file, a model folder, an fsspec url, a hub tag, a shipped file, or drawn weights. Called by
+A uri names a local file, a model folder, an fsspec url, a hub tag, a shipped file, or random weights. Called by
 `pipeline`, `workers/stages.py` and engines for digests, by `tensor_files.py` for loading, by `training`, and by the
-commands `weights` and `doctor`. Imports no torch. No file is used before its digest is compared, if one is known.
+commands `weights` and `doctor`. Imports no torch. No file may be used before its digest is compared, if one is known.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def _asking(weights: WeightsConfig) -> Iterator[None]:
     except UnreachableError as error:
         raise MissingWeightsError(weights, str(error)) from error
     except (OSError, ValueError, ImportError) as error:
-        # A web client says "not found" for a server that is down. Its cause has the real reason.
+        # A web client says "not found" for a server that is down. The cause of its error has the real reason.
         reason = error.__cause__ or error
         raise MissingWeightsError(weights, f"it cannot be fetched: {type(reason).__name__}: {reason}") from error
 

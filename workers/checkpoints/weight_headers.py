@@ -24,7 +24,7 @@ from safetensors import safe_open
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import open_linked
 
-# Source of both patterns: torch 2.14, _weights_only_unpickler.py.
+# Instructions of a pickle, and names in it, that torch accepts. Source: torch 2.14, _weights_only_unpickler.py.
 _INSTRUCTIONS: Final = re.compile(
     r"APPENDS?|BINFLOAT|(LONG_)?BIN(GET|PUT)|BININT[12]?|BINPERSID|BINUNICODE|BUILD|EMPTY_(DICT|LIST|SET|TUPLE)|GLOBAL"
     r"|LONG1|MARK|NEW(FALSE|OBJ|TRUE)|NONE|PROTO|REDUCE|SETITEMS?|SHORT_BINSTRING|STOP|TUPLE[123]?"
@@ -36,7 +36,7 @@ _NAMES: Final = re.compile(
     r"|torch\._utils _rebuild_\w+|torch\._tensor _rebuild_from_type_v2|torch\.nn\.parameter Parameter"
     r"|torch\.serialization _get_layout"
 )
-# Source: torch's storage types. An element of any other type takes one byte.
+# Bytes of an element, by torch's storage type. An element of any other type takes one byte.
 _ELEMENT_BYTES: Final = {
     **{"BFloat16": 2, "Half": 2, "Short": 2, "Float": 4, "Int": 4, "QInt32": 4},
     **{"Double": 8, "Long": 8, "ComplexFloat": 8, "ComplexDouble": 16},

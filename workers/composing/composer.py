@@ -43,7 +43,7 @@ FormName = Literal["words", "end", "end of so many", "side", "rank", "relation"]
 _FORMS: Final[tuple[FormName, ...]] = get_args(FormName)
 # An image gets at most this many groups, as more repeat few masks, and so many easy absences, as more teach little.
 _MAX_PER_IMAGE: Final = 2
-# So many near absences of a mask, and texts of the bank, are tried. Bounds the cost of a crowded image.
+# At most this many near absences of a mask, and texts of the bank, are tried. Bounds the cost of a crowded image.
 _MAX_TRIES: Final = 16
 # Stands for the attribute or noun that is replaced.
 _GAP: Final = "_"

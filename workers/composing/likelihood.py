@@ -114,7 +114,7 @@ def _ramp(distance: Floats | np.float64, width: float) -> Floats:
 
 # A phrase has at most this many words besides its noun. Each one excludes more other masks, and may itself be wrong.
 _MAX_WORDS: Final = 2
-# The highest probability of a rival: at 1 the logarithm of the probability that it is none would be infinite.
+# The highest probability of a rival. At 1, the logarithm of the probability of no rival would be infinite.
 MAX_RIVAL: Final = 0.999
 # Above this probability a mask belongs to a row.
 IS_MEMBER: Final = 0.5

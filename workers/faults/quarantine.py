@@ -1,6 +1,6 @@
 """Turns an exception that a stage raises on one image into a quarantined image.
 
-Stages and plug-in engines pass their work on one image to `apply_to_images`; this folder asks it what is to blame.
+Stages and plug-in engines pass their work on an image to `apply_to_images`; other modules here ask what is to blame.
 Errors of the machine (memory, accelerator, disk, compiler) must never be blamed on an image: they pass through.
 """
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 STAGE_ERROR: Final = "stage_error"
 BAD_OUTPUT: Final = "bad_output"
-# torch raises a plain RuntimeError for these; only its text tells.
+# torch raises a plain RuntimeError if memory runs out or a GPU fails. Only one of these words in its text tells so.
 _MEMORY_WORDS: Final = ("CUDA out of memory", "DefaultCPUAllocator", "Cannot allocate memory", "std::bad_alloc")
 _DEVICE_WORDS: Final = ("CUDA", "cuDNN", "CUBLAS", "cublas")
 # Exceptions of these modules come from `compute.is_compiled`: the machine lacks a compiler. No image is to blame.

@@ -1,7 +1,7 @@
 """The filter stage's engines: CLIP's scores with the choice of what to keep, and second opinions of another model.
 
-`pyproject.toml` names the classes as entry points; `workers/stages.py` loads the configured ones. Only then are their
-modules imported, because that loads torch.
+`pyproject.toml` names the classes as entry points; `workers/stages.py` loads the configured ones. Only then may their
+modules be imported, because that loads torch.
 """
 
 from typing import TYPE_CHECKING

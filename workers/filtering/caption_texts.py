@@ -2,7 +2,7 @@
 
 On a GPU's host `captioner` announces captions early, and processes (`python -m` of this module) work on them. A thread
 would hold the GIL, and with it the thread that launches kernels (measured: launches of 0.02 s end with the texts, after
-1.1 s). A process only makes the texts earlier: without it, or after its death, they are the same.
+1.1 s). A process only makes the texts earlier: without it, or after its death, they must be the same.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """CLIP embeddings of crops and texts. Called by the scorer, the check, the captioner `vlm`, and `training`.
 
-Both are computed in tiles of one shape, because rounding depends on a product's shape, and scores stand in the tables.
+Both need tiles of one shape, because rounding depends on a product's shape, and scores stand in the tables.
 
 Texts are computed over their prefix tree: a causal tower's output at a token never reads what follows, padding
 included, so a prefix that texts share is computed once. Texts in the order of their tokens are packed into tiles of one

@@ -63,7 +63,7 @@ class Chunk:
             pair = f"{words[last - 1]} {words[last]}" if last else ""
             return pair if pair in lexicon.FIXED_COMPOUNDS else words[last]
         if self.modifiers and words[self.modifiers[-1]] in lexicon.ADJECTIVES_OR_NOUNS:
-            # In "one of the dogs" it is a number, and in "the one" a noun.
+            # In "one of the dogs" the word "one" is a number, and in "the one" it is a noun.
             is_count = words[self.modifiers[-1]] == "one" and words[self.end : self.end + 1] == ["of"]
             return None if is_count else words[self.modifiers[-1]]
         return None

@@ -3,7 +3,7 @@
 Called by `caption_texts.py`, the composer, `training`, `doctor`, and for a run's identity by `pipeline` and
 `workers/stages.py`. spaCy is an extra, imported at its first use. A parse is read by our rule or by the authors'. The
 language model of our rule is a package; that of the authors' rule is a setting: a package, or a folder that
-`nlp.to_disk` wrote. The digest of its files is part of a run's identity.
+`nlp.to_disk` wrote. The digest of its files must be part of a run's identity.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 An image is encoded once and a concept once per run. Several concepts may find one object: of masks that overlap, the
 one with the highest score stays. Reduction by rules and instance priors do not apply: they are for masks of which
-nothing is known. A mask's id depends on the order of the concepts.
+nothing is known. A mask's id is its place before duplicates go, so masks must stay in the concepts' order.
 Source: Carion et al., SAM 3: Segment Anything with Concepts; transformers 5.24, models/sam3/modeling_sam3.py.
 """
 

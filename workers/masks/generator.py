@@ -328,7 +328,7 @@ class MaskBatch:
         """Yield a crop, some of its rows, and their logits (N, H, W) float32 at its size: as many at once as fit."""
         on_gpu, first = to_device(np.concatenate(rows), self._low.device), 0
         for number, (crop, of_crop) in enumerate(zip(self._encoded, rows, strict=True)):
-            # Masks are placed in the frame of the image, which may be much larger than the crop.
+            # The step counts the image's pixels: `codes` places masks in its frame, which may be far larger.
             height, width, _ = self._places[number][0].shape
             step = max(1, _BATCH_BYTES // (4 * max(self._model.side**2, height * width)))
             for start in range(0, len(of_crop), step):

@@ -1,7 +1,7 @@
 """Chooses which proposals are objects (`masks.prior`): by rules, by a table or by a detector.
 
-`generator.py` and `ready_masks.py` build one prior for a process. A prior returns proposals in the generator's order,
-because ids and the tables' bytes depend on it.
+`generator.py` and `ready_masks.py` build one prior for a process. A prior must return proposals in the generator's
+order, because ids and the tables' bytes depend on it.
 Source: method page, section 1; the authors' instances come from CutLER, score > 0.5.
 """
 
@@ -54,7 +54,7 @@ def match_instances(proposals: Proposals, instances: Instances, config: PriorCon
 
 
 _CLASSES_KEY = "roi_heads.box_predictor.cls_score.bias"
-# Version 2 has a convolutional box head, and version 1 has two linear layers.
+# One of these keys tells the version: 2 has a convolutional box head, and 1 has two linear layers.
 _V1_KEY = "roi_heads.box_head.fc6.weight"
 _V2_KEY = "roi_heads.box_head.0.0.weight"
 # A pixel of a mask has at least this probability. Source: torchvision's Mask R-CNN reference.

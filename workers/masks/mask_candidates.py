@@ -1,7 +1,7 @@
 """Mask candidates of a crop or an image as a table of tensors. Called by `generator.py` and `concept_proposer.py`.
 
 Masks are packed bits, eight pixels per byte: of several hundred a few survive, and only these are unpacked. Every
-operation keeps the order of the rows, because it is the order of the masks in the output.
+operation must keep the order of the rows, because it is the order of the masks in the output.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pseudoris.schemas.shard import Box
 
 MASK_THRESHOLD = 0.0
 _PIXELS_A_BYTE = 8
-# Gathers the eight bytes (0 or 1) of a little-endian word as bits into the highest byte of the product.
+# Times this, a little-endian word of eight bytes 0 or 1 has them as the bits of its highest byte.
 _GATHER = 0x8040201008040201 - 2**64
 # `_COPY` repeats a byte eight times. `_SCATTER` leaves one bit in each: pixel 0 the highest, pixel 7 the lowest.
 _COPY = 0x0101010101010101

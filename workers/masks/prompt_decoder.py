@@ -54,7 +54,7 @@ class SamCrossAttention:
         self._k: nn.Linear = module.k_proj
         self._v: nn.Linear = module.v_proj
         self._out: nn.Linear = module.out_proj
-        # (H, d, C)
+        # The weights by head, (H, d, C).
         self._q_by_head, self._k_by_head, self._v_by_head = (
             projection.weight.detach().view(self._heads, self._width, -1) for projection in (self._q, self._k, self._v)
         )
@@ -128,7 +128,7 @@ def _softmax(scores: torch.Tensor, dim: int) -> torch.Tensor:
     return scores.softmax(dim, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
 
 
-# Two convolutions upscale masks, and each makes 2 × 2 pixels of one.
+# An image token becomes so many pixels of a mask: each of two convolutions makes 2 × 2 of one.
 _PIXELS_A_TOKEN = 16
 
 
@@ -262,7 +262,7 @@ class SamPromptDecoder:
         self._final_norm: nn.LayerNorm = transformer.norm_final_attn
         self._logit_size = tuple(4 * side for side in sam.prompt_encoder.image_embedding_size)
         self._own = torch.cat([self._heads.iou_token.weight, self._heads.mask_tokens.weight]).detach()
-        # So many prompts fit into one pass with their images, attentions and logits.
+        # `_num_fitting` prompts fit into one pass with their images, attentions and logits.
         (length, width), num_tokens, num_heads = self._position.shape, len(self._own) + 2, len(self._final_keys)
         held = self._position.element_size() * length * (3 * width + 2 * num_heads * num_tokens)
         self._num_fitting = max(1, int(PROMPT_BYTES[self._position.device.type] // held))

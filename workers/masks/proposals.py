@@ -1,4 +1,4 @@
-"""An image's masks as run-length codes, their reduction to objects, and their records. Called by all proposers here.
+"""An image's masks as run-length codes, their reduction to objects, and their records. Called by most modules here.
 
 `training/ppt/recipes` writes records too. A mask's id is its row before the reduction, so no step may reorder
 `Proposals`. The rules are three steps, each on the result of the one before: area, doubles, parts.

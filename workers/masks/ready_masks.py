@@ -2,8 +2,8 @@
 
 `--set masks.engine=ready --set masks.options.folder=/data/sa1b_masks`; docs/guides/ready-masks.md has the format. Most
 of the masks are parts of objects, so the reduction, or an instance prior, chooses among them. The thresholds of the
-generation (`masks.pred_iou_thresh` and the like) are not applied. The files are untrusted: everything is checked, and
-a bad file costs its own image alone.
+generation (`masks.pred_iou_thresh` and the like) are not applied. The files are untrusted: everything must be checked,
+and a bad file costs its own image alone.
 """
 
 from __future__ import annotations
