@@ -33,7 +33,7 @@ _RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
 _TAILS: Final = tuple(bytes([value]) * 2560 for value in (0xAA, 0x55, 0xCC, 0x0F))
 # A JPEG with more segments is refused. Real files have hundreds: a scan has four at most, metadata one a 64 KiB.
 _MAX_SEGMENTS: Final = 20_000
-# More filler is refused: Pillow skips its bytes between segments one by one, which is slow.
+# A JPEG with more filler between segments is refused: Pillow skips these bytes one by one, which is slow.
 _MAX_FILL_BYTES: Final = 2**20
 
 

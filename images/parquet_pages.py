@@ -26,7 +26,7 @@ ALWAYS_BYTES: Final = 64 * 2**20
 _SLACK_BYTES: Final = 2**20
 # A page header may have this many bytes, as for Arrow: it may hold the smallest and the largest value, two images.
 _MAX_HEADER_BYTES: Final = 16 * 2**20
-# A header with more fields or levels is refused. Real ones have about twenty fields.
+# A page header with more fields, or more levels of them, is refused. Real ones have about twenty fields.
 _MAX_FIELDS: Final = 1_000
 _MAX_DEPTH: Final = 16
 
@@ -40,7 +40,7 @@ _ROWS_AT_ONCE: Final = 8
 
 # These are type codes of Thrift's compact protocol.
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12)
-# The field of a page header with its details, by page type: data page, dictionary page, data page version 2.
+# The field of a page header that holds its details, by page type: data page, dictionary page, data page version 2.
 _DETAILS: Final = {0: 5, 2: 7, 3: 8}
 
 

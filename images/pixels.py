@@ -60,7 +60,7 @@ _CUT_SHORT: Final = "the JPEG is cut short: its decoder stopped before the end o
 
 # Pillow's limit is off. `images.max_pixels` is checked before any pixel is decoded, and may be higher.
 Image.MAX_IMAGE_PIXELS = None
-# Pillow's own reader of uncompressed TIFF reads separate planes of 16 bits as 8 bits.
+# libtiff reads TIFF files, because Pillow's own reader takes separate planes of 16 bits for 8 bits.
 TiffImagePlugin.READ_LIBTIFF = True
 
 

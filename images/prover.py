@@ -32,7 +32,7 @@ from pseudoris.schemas.untrusted import parse_json
 
 logger = logging.getLogger(__name__)
 
-# Time for imports on a loaded machine; an idle one needs 0.3 s (measured).
+# A child may take this long to import its modules on a loaded machine; an idle one needs 0.3 s (measured).
 _START_TIMEOUT_S: Final = 120.0
 _END_TIMEOUT_S: Final = 10.0
 _WRITE_BYTES: Final = 2**20

@@ -45,7 +45,7 @@ LENGTH: Final = struct.Struct(">Q")
 # Argument of a child that also computes perceptual hashes.
 WITH_HASH: Final = "phash"
 EXIT_OUT_OF_MEMORY: Final = 86
-# The parent kills a decoder that hangs. This alarm is for a child whose parent has died.
+# This long after the time limit, an alarm ends a child whose parent has died. A living parent ends it at the limit.
 _ORPHAN_GRACE_S: Final = 10.0
 _STATM: Final = Path("/proc/self/statm")
 

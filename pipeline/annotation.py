@@ -93,7 +93,7 @@ def annotate(
         lock = None if start.header is None else locks.enter_context(held)
         begin = partial(_begin, start, location, options=options, on_event=on_event)
         if lock is not None and start.here is not None and not options.is_extension:
-            # This machine can check the run without Ray, which takes seconds to start: it may be complete.
+            # This machine can check without Ray, which takes seconds to start, whether the run is complete.
             begun = begin(start.here, lock, start.listing.list)
             if not begun.pending.shards:
                 return begun.finish({}, lambda _: (each for each in list[Outcome]()))

@@ -46,7 +46,7 @@ RAY_SETTINGS: Final = {
     "RAY_worker_niceness": "0",
     "RAY_task_oom_retries": "5",
 }
-# Ray's settings for how long it waits for its GCS and its raylet.
+# Ray's settings for how long it waits for its two servers, GCS and raylet.
 _START_LIMITS: Final = ("RAY_gcs_server_port_wait_time_s", "RAY_raylet_start_wait_time_s")
 # A Ray that does not answer in this time counts as gone. One across the internet needs a small part of it.
 _CONNECT_TIMEOUT_S: Final = 4.0
@@ -275,7 +275,7 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
         check_limits(temporary=temporary_folder())
     elif (refusal := _silent(named)) is not None:
         raise refusal
-    # Only a Ray that starts now reads these. A running one keeps its own settings.
+    # Only a Ray that starts now reads these variables. A running one keeps its own settings.
     os.environ.update({name: value for name, value in RAY_SETTINGS.items() if name not in os.environ})
     os.environ.update(dict.fromkeys(_START_LIMITS, str(start_timeout_s)))
     # This process read Ray's settings at import. Ray has no public function to read them again.
@@ -338,7 +338,7 @@ def _start_error(error: Exception, address: str, start_timeout_s: int) -> Pseudo
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Ray's messages off the terminal, where they would break the progress bar; Ray's log files keep them all."""
-    # Ray's C++ code reads this when it starts.
+    # Ray's C++ code reads this variable when it starts.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for handler in logging.getLogger("ray.data").handlers:
         # An error that ends a run is also raised, and we report it. Ray's file handler is not a StreamHandler. Handlers

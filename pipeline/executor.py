@@ -114,7 +114,7 @@ def actor_environment(compute: ComputeConfig) -> dict[str, str]:
     threads = str(compute.threads)
     environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
     if compute.device == "cuda":
-        # Otherwise cuBLAS may use workspaces of several streams, and sums would differ between runs.
+        # Without this variable cuBLAS may use workspaces of several streams, and sums would differ between runs.
         return {**environment, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     return {**environment, **MEMORY_ENVIRONMENT}
 
@@ -127,7 +127,7 @@ def actor_runtime(compute: ComputeConfig, executable: str = sys.executable) -> d
     """
     runtime: dict[str, Any] = {"env_vars": actor_environment(compute)}
     quoted = shlex.quote(executable)
-    # If the path needs no quotes, it is not set, because other nodes may have their Python elsewhere.
+    # A path that needs no quotes is not passed on, because other nodes may have their Python elsewhere.
     return runtime if quoted == executable else {**runtime, "py_executable": quoted}
 
 

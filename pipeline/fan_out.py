@@ -26,12 +26,12 @@ from pseudoris.store.sources.source import Format
 
 # A task gets this many tars and tables. Starting a task is then cheap compared with its requests to a bucket.
 _FILES_A_TASK: Final = 4
-# Bounds the results that wait in the object store: a few megabytes for each of these tasks.
+# At most this many tasks run, or have results in the object store that are not taken yet: a few megabytes each.
 TASKS_IN_FLIGHT: Final = 64
 # Images listed behind a tar that a task still indexes. Bounds what the driver holds while it waits for that tar.
 BUNDLES_WAITING: Final = 10_000
 _TABLES: Final = ("parquet", "beside_tar")
-# The items of a tar, or the row groups of a table. Rows of a table would be too many to send.
+# What a file holds: the items of a tar, or the row groups of a table. Rows of a table would be too many to send.
 _Index = list[SourceItem] | list[RowGroup]
 # The index of each file, and what was left out of them.
 _Indices = tuple[list[_Index], LeftOut]

@@ -78,7 +78,7 @@ def identity_before_ray(
         config.masks.prior.check_is_set()
     else:
         import_plugins(config.images.decoder_plugins)
-        # Only a Ray process holds a GPU, so a device is measured there.
+        # Only a Ray process holds a GPU, so a GPU is measured in one, not here.
         measured = measure_identity(config, sees_device=not needs_cluster, stored=stored)
         if config.compute.device == "cpu":
             # A model folder must fit into this machine's memory. On a GPU the process that loads it checks that.
@@ -109,7 +109,7 @@ def _check_run(location: RunLocation, header: RunHeader, now: Identity, config: 
     except ConfigError as error:
         if not Totals(cached_receipts(location)).sum().is_fruitless:
             raise
-        # That run has annotated nothing, so nothing in it is worth keeping.
+        # The run in OUT has annotated nothing, so nothing in it is worth keeping.
         remedy = f"That run annotated no image: delete {location.root} to begin anew there"
         raise ConfigError(f"{error}\n{remedy}") from error
 

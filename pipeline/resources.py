@@ -16,7 +16,7 @@ from pseudoris.schemas.config import PoolConfig, RunConfig, TaskPoolConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import RunHeader
 
-# Ray counts resources in ten-thousandths. Floats would not add up (3 x 0.1 > 0.3).
+# Resources are added in ten-thousandths, as Ray counts them. Floats would not add up (3 x 0.1 > 0.3).
 UNITS: Final = 10_000
 # For each group of this many actors, the plan keeps CPUs free for one reader and one committer.
 ACTORS_PER_READER: Final = 8

@@ -34,7 +34,7 @@ _NULLS: Final = ("", "null", "~")
 # A message shows at most this many letters of a value.
 _SHOWN_LETTERS: Final = 100
 
-# Settings that moved from presets to a file, and the setting that names the file.
+# Keys whose values moved to a file, and the key that names the file.
 _MOVED: Final = dict.fromkeys(
     ("filtering.confidence", "filtering.pair_weight", "composing.posterior"), "filtering.fitted.uri"
 )

@@ -28,7 +28,7 @@ _COUNTS: Final = (
     ("open files", resource.RLIMIT_NOFILE, (), 256, "ulimit -n"),
     ("processes", resource.RLIMIT_NPROC, ("pids.max", "pids/pids.max"), 1_024, "ulimit -u, or the container's pids"),
 )
-# Functions of the standard library that fork: a full pipe gives the same error number as a failed fork.
+# Functions of the standard library that fork. Their names tell, because a full pipe has the error number of a fork.
 _FORKS: Final = frozenset({"_execute_child", "_posix_spawn", "_launch", "spawnv_passfds"})
 SHARED: Final = "/dev/shm"
 # For each folder, the bytes that should be free, and the remedy. Ray keeps logs and sockets in the temporary folder.

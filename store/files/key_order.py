@@ -109,7 +109,7 @@ class _Spilled:
 
 
 def _append(run: Path, records: list[Any]) -> None:
-    # If this fails while a bucket is listed, the error must name the disk, not the bucket.
+    # If the disk fails while a bucket is listed, the error must name the disk, not the bucket.
     with (
         storage_errors("sort the listing on disk (set TMPDIR to use another)", str(run.parent)),
         run.open("ab") as file,

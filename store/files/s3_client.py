@@ -21,7 +21,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.uris import client_error
 from pseudoris.store.files.storage import is_unknown_host
 
-# These libraries log each failed renewal of credentials with a traceback, and also raise the error.
+# Warnings of these libraries are off: they log each failed renewal of credentials, and raise the error as well.
 for _name in ("botocore", "aiobotocore"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
@@ -30,7 +30,7 @@ _ANSWERED: Final[WeakSet[Any]] = WeakSet()
 _TLS_TIMEOUT_S: Final = 2.0
 # Errors of a setting that names a file. Other OSErrors come from the machine or the network.
 _OF_A_PATH: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-# The connection broke during the handshake.
+# Errors of a connection that broke during the handshake.
 _BROKEN_HANDSHAKE: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 

@@ -216,8 +216,8 @@ def refuse_change(found: StoredFile, expected: StoredFile) -> None:
         raise ImageError("changed", "the size differs from the plan")
 
 
-# What an error says about an input image. A reason code quarantines that image: `missing` after a second look, `denied`
-# if the store gives another image at the same time. `store` says that the storage is at fault: no image is.
+# What an error says about an input image. `missing` quarantines it after a second look, `denied` if the store gives
+# another image at the same time, `unreadable` at once. `store` blames the storage, and quarantines none.
 Verdict = Literal["missing", "unreadable", "denied", "store"]
 
 # docs/records/reliability.md has the same table. Error numbers not listed here count as errors of the store.

@@ -137,7 +137,7 @@ def find_column(schema: pa.Schema, config: SourceConfig, table: str) -> ImageCol
 
 
 def _image_column(schema: pa.Schema, config: SourceConfig) -> ImageColumn | None:
-    # If several columns share a name, it is ambiguous and ignored.
+    # A name that several columns share is ambiguous, and ignored.
     names = [name for name in schema.names if schema.names.count(name) == 1]
     for name in config.bytes_columns:
         kind = schema.field(name).type if name in names else None

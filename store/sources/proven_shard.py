@@ -132,7 +132,7 @@ def read_shard(
     readings |= {reading.position: reading for reading in read_or_refused(root, missing, config)}
     failed = (reading.outcome for reading in readings.values() if isinstance(reading.outcome, ImageError))
     is_lost = any(error.reason in ("missing", "unreadable") for error in failed)
-    # Otherwise an unmounted disk would quarantine every image.
+    # The root is looked at, because an unmounted disk would otherwise quarantine every image.
     if is_lost and root.kind("") != "folder":
         raise TransientError(f"SOURCE is gone: {root.describe()}. Restore it, then run the same command again")
     outcomes = settle_refusals(root, config, entries=entries, readings=readings, others=others)

@@ -43,7 +43,7 @@ Format = Literal["files", "webdataset", "parquet", "beside_tar"]
 _RUN_FOLDERS: Final = frozenset({*SCHEMAS, "_plan", "_receipts", "_manifest"})
 # Runs for which this process has logged that they are skipped: a SOURCE may be listed several times.
 _TOLD: Final[set[str]] = set()
-# What SOURCE may be in a header. A row of a table may not lead to the Hub, because its uri names no commit.
+# Schemes of SOURCE in a header. A row of a table may not lead to the Hub, because its uri names no commit.
 _RECORDED_SCHEMES: Final = REMOTE_SCHEMES | {"hf"}
 # A wrong path is compared with at most this many names beside it: a folder of images may hold millions.
 _MAX_COMPARED: Final = 10_000

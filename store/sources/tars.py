@@ -22,7 +22,7 @@ from pseudoris.store.sources.root import SourceRoot
 _WINDOW_BYTES: Final = 32 * 2**10
 # Bytes that are searched at once for content behind the end of a tar.
 _CHUNK_BYTES: Final = 2**20
-# Long names and file attributes have at most 64 KiB in real file systems. A header may claim exabytes.
+# A larger header is refused: it may claim exabytes. Long names and attributes of real files have at most 64 KiB.
 _MAX_HEADER_BYTES: Final = 2**20
 # A tar may have this many global settings: they apply to all following members, and tarfile copies them to each.
 _MAX_GLOBAL_SETTINGS: Final = 1_000

@@ -93,7 +93,7 @@ def damaged(name: str, error: Exception) -> str:
 
 _KEY: Final = "pseudoris.sha256"
 _BLANK: Final = "0" * 64
-# The key, then type and length of the value in Thrift's compact protocol, then the value.
+# Matches the key, then type and length of the value in Thrift's compact protocol, then the value.
 _SEAL: Final = re.compile(re.escape(_KEY.encode()) + rb"\x18\x40([0-9a-f]{64})")
 # The digest is within these bytes of the file's end: in the footer, only short fields follow the metadata.
 _TAIL_BYTES: Final = 2**16
