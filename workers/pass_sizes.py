@@ -43,7 +43,7 @@ TEXT_LENGTH_STEP = 4
 TOKENS_A_TEXT = 16
 # Crops in one forward pass of CoCa's image tower, then the same in fixed shapes. Bounds the memory of activations.
 CROPS_A_PASS, CROPS_A_FIXED_PASS = 64, 128
-# Prompts that a vision-language model computes at once. Of 300 tokens, with 8B weights in half precision: 0.5 GB.
+# Prompts in one pass of a vision-language model. Bounds activations: 0.5 GB for 300 tokens and 8B, half precision.
 PROMPTS_A_PASS = 16
 # `linear` does not pack layers of fewer inputs: they spend more time on calls than on arithmetic.
 LEAST_PACKED_INPUTS = 256
