@@ -1,7 +1,7 @@
 """`pseudoris evaluate` and `calibrate`: compares a run or a model with a truth, and fits a run's rule to one.
 
-Called by `main`. A run is judged by its tables alone: no model runs, and the run is only read. A fit holds for the
-models whose digests it records.
+Called by `main`. What the answers share with the truth is printed before any figure. A fit holds for the models whose
+digests it records.
 """
 
 from __future__ import annotations

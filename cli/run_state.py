@@ -175,7 +175,7 @@ def _checking(address: str | None) -> Iterator[CheckShards]:
     if address is None:
         yield check_shards
         return
-    # Importing Ray takes seconds, so only this option does it.
+    # Importing Ray takes seconds, so only `--address` does.
     from pseudoris.pipeline.cluster import connected
     from pseudoris.pipeline.fan_out import checking_on_cluster
 

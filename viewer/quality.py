@@ -42,7 +42,7 @@ MAX_COMPARED: Final = 200
 MAX_REMEMBERED: Final = 2_000_000
 FRAME_WORDS: Final = frozenset({"a", "an", "the", "of", "photo", "picture", "image"})
 _MAX_POINTS: Final = 256
-# With fewer points the slope is not reliable.
+# No slope is fitted to fewer points, because it would not be reliable.
 _MIN_FITTED: Final = 8
 _WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
@@ -50,7 +50,7 @@ Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 # An expression's target masks, and its text.
 Spoken = tuple[tuple[str, ...], str]
-# Called with the number of shards read, and the number of shards.
+# Called with the number of shards read so far, and the number of all shards.
 OnShard = Callable[[int, int], None]
 
 

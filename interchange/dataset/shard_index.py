@@ -19,7 +19,7 @@ from pseudoris.interchange.dataset.snapshot import ShardParts
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
-# The name of an image's no-target expressions ends with the first. Chances are whole numbers below the second.
+# `_NONE` ends the name of an image's no-target expressions. A chance is a whole number below `_ROUNDING_STEPS`.
 _NONE: Final = "none"
 _ROUNDING_STEPS: Final = 2**32
 

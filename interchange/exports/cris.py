@@ -40,7 +40,7 @@ _IMAGES_FOLDER: Final = "images/train2014"
 # The ids are above those of the human data sets (their ref_ids, below 150,000), because the trainers look for human
 # masks of val and test in the same folder.
 _FIRST_SEGMENT_ID: Final = 1_000_000
-# The index of a class of COCO. No loss reads it, and a run has no classes.
+# Stands for the index of a COCO class: a run has no classes, and no loss reads it.
 _CATEGORY_INDEX: Final = 0
 
 
@@ -178,7 +178,7 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
     return replace(report, rows={"images": job.num_images, **report.rows})
 
 
-# Each record holds its whole image, as the trainers expect. An image of twenty masks is stored twenty times.
+# The format `lmdb`: each record holds its whole image, as the trainers expect. Twenty masks store it twenty times.
 _LMDB_SUMMARY: Final = "the LMDB of CRIS and ETRIS, with pickles: their reader needs two lines changed"
 LMDB: Final = ExportFormat("lmdb", _LMDB_SUMMARY, _write_lmdb, _TAKES, _READS, "lmdb")
 

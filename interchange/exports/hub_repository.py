@@ -25,7 +25,7 @@ from pseudoris.store.files.hub_storage import HubStorage, hub_errors
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.location import local_path
 
-# The format `hf` writes these files. The record in DEST is left out.
+# The files of the format `hf` that are uploaded. DEST's own record is left out, because it holds SOURCE.
 _FILES: Final = ["README.md", "croissant.json", "data/*.parquet"]
 # The Hub itself puts this file into a new dataset.
 _OWN_FILES: Final = {".gitattributes"}

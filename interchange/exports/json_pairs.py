@@ -27,7 +27,7 @@ from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.workers.masks.polygons import centre_polygons
 
-# SA-1B has about eleven thousand a folder. File systems and listings slow down far above that.
+# A folder has at most this many images. SA-1B has about eleven thousand; file systems slow down far above that.
 IMAGES_A_FOLDER: Final = 10_000
 
 

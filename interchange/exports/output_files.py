@@ -54,7 +54,7 @@ def new_file(destination: RunLocation, path: str) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-# Files that wait to be written are held in memory: at most this many, and this many bytes or a single file.
+# Files that wait to be written are held in memory: at most this many, with this many bytes unless one file has more.
 _MAX_PENDING: Final = 32
 _MAX_PENDING_BYTES: Final = 128 * 2**20
 _MODULUS: Final = 2**128

@@ -39,10 +39,10 @@ from pseudoris.training.evaluation.truth import CandidateTable, ImageTruth, Trut
 # A ridge keeps weights from growing without bound. It acts on standardised features.
 _RIDGE: Final = 1e-3
 _STEPS: Final = 40
-# Above these log-odds a probability is 0 or 1 in float64, and its exponential may overflow.
+# Log-odds are clipped here: above, a probability is 0 or 1 in float64, and the exponential may overflow.
 _MAX_LOG_ODDS: Final = 30.0
 _DIGITS: Final = 3
-# With fewer right or fewer wrong expressions, a line shows chance more than the models.
+# No line is fitted to fewer right or fewer wrong expressions: it would show chance more than the models.
 _LEAST_OF_EACH: Final = 5
 # Features that every run has, then those that need `captions.listening`.
 CLIP: Final = ("log_uniqueness", "log_distinctiveness", "correctness", "log_count", "num_words")
@@ -57,7 +57,7 @@ NO_LABELS: Final = (*NO_LABELS_VOTE, "listener", "truth")
 # Every confidence is above 0 and every rank is below the last one, so the widest bounds keep everything.
 _GRID: Final = tuple(float(value) for value in np.round(np.arange(0.0, 0.985, 0.02), 2))
 _RANKS: Final = (1, 2, 3, 4, 5, 6, 8, 1000)
-# The rank that is used if nobody knows how many candidates of a mask are right.
+# Without labels the candidates of a mask are kept up to this rank, because it is unknown how many are right.
 NO_LABEL_RANK: Final = 3
 Columns = Mapping[str, Sequence[Any]]
 # A ratio of 1: the caption of a lone mask counts as if its best rival fitted equally well.

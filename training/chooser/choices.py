@@ -117,7 +117,7 @@ def trusted_levels(choose: Callable[..., Choice], held_out: HeldOutExpressions) 
     if of_logit <= 0:
         return torch.zeros(len(of_levels) + 1)
     ratio = torch.tensor(of_levels, dtype=torch.float64) / of_logit
-    # The constant removes what the levels add on average, so that probabilities stay where they are.
+    # The last coefficient, a constant, removes what the levels add on average: probabilities stay where they are.
     return torch.cat([ratio, -(ratio @ mean[1:])[None]]).float()
 
 
@@ -138,7 +138,7 @@ def least_none(choose: Callable[..., Choice], held_out: HeldOutExpressions) -> f
         return None
     order = np.argsort(-none, kind="stable")
     none, gained = none[order], np.concatenate(([0.0], np.cumsum(gained[order])))
-    # A bound lies between two neighbours that differ, or above all, or below all.
+    # A bound lies between two neighbouring probabilities that differ, or above all, or below all.
     bounds = np.concatenate(([1.0 + none[0]], none, [0.0]))
     middles = (bounds[:-1] + bounds[1:]) / 2
     return float(middles[np.where(bounds[:-1] > bounds[1:], gained, -np.inf).argmax()])

@@ -76,9 +76,9 @@ class RefinementConfig(FrozenModel):
     context: float = Field(default=1.5, ge=1)
     # The U-Net has this many channels at full size, and more where it is halved.
     width: int = Field(default=8, ge=4, multiple_of=4)
-    # It learns from this share of the masks, drawn anew each epoch, and from those alone whose best candidate has this
-    # IoU. Where human annotation is mixed in, it learns from all of that and from nothing else: SAM's outlines teach
-    # it to leave SAM's outlines. The sum of their losses is divided by the number of questions.
+    # The U-Net learns from this share of the masks, drawn anew each epoch, and only from those whose best candidate has
+    # this IoU. Where human annotation is mixed in, it learns from all of that and from nothing else: SAM's outlines
+    # teach it to change nothing. The sum of their losses is divided by the number of questions.
     share: UnitInterval = 0.33
     min_iou: NonNegative = 0.5
 

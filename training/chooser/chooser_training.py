@@ -165,7 +165,7 @@ class ChooserLearner:
             cosines=(cosines - mean) * own_masks * _COSINE_SCALE,
             levels=torch.cat([highest, mean[:, 0]], 1) * _COSINE_SCALE,
         )
-        # Texts are on the device already.
+        # The fields of texts are not moved, because they are on the device already.
         for name in ("crops", "pooled", "geometry", "pairs", "is_mask", "owners", "cosines", "levels"):
             setattr(given, name, getattr(given, name).to(self.towers.device))
         return given

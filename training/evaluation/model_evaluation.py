@@ -167,7 +167,7 @@ def _name(split: str, kind: str, figure: str) -> str:
 
 
 def _order(answer: ShownAnswer) -> str:
-    # Among equal answers the choice is arbitrary but always the same.
+    # The digest decides between equal answers: an arbitrary choice that is always the same.
     return sha256_hex(f"{answer.image.key}\n{answer.image.texts[answer.row]}".encode())
 
 

@@ -179,7 +179,7 @@ class FrozenTowers:
         self._config, self.device = config, torch.device(device)
         self._model, self._tokenise = frozen_clip(config.architecture, config.weights, setting=settings[0])
         visual = vision_tower(self._model.to(self.device))
-        # This is checked now. At the first image the training's folder would already exist.
+        # The layers are checked now: at the first image the training's folder would already exist.
         image_blocks(visual, config.layers, setting=settings[1])
         self.image_format: CropFormat = crop_format(self._model, config.weights)
         self._texts = FeatureCache[_Text](_TEXT_BYTES, lambda seen: sum(each.nbytes for each in seen))

@@ -1,8 +1,8 @@
-"""PPT's multi-source curriculum (section 3.3): the data sets and the length of each phase, and Select.
+"""The curriculum of PPT (curriculum point prompting, section 3.3): data sets and length of each phase, and Select.
 
 Called by `cli`, `ppt_training` and experiments. In Select (equations 6 and 7) the model chooses the referent of an
-H_ref pair (see `recipes`) among its pseudo-masks. The paper says only "according to the model": IoU with the most
-confident query's mask, and pairs undecided below `curriculum.min_iou`, are ours. All ranks plan and choose the same.
+H_ref pair, a text with several pseudo-masks. The paper says only "according to the model": IoU with the most confident
+query's mask, and pairs undecided below `curriculum.min_iou`, are ours. All ranks plan and choose the same.
 """
 
 from __future__ import annotations

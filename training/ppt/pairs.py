@@ -1,7 +1,8 @@
-"""Reads runs as pairs of image and expression, and batches: PPT's training data. For `ppt`, experiments, benchmarks.
+"""Reads runs as pairs of image and expression, and batches: the data of PPT (curriculum point prompting).
 
-Any run is a source: its rows of an image and a text give the text's pseudo-masks, with confidence 1 if kept, else 0. An
-import has one pseudo-mask per text. In an annotated run, a mask that a text was rejected for is a context.
+For `ppt`, experiments and benchmarks. Any run is a source: its rows of an image and a text give the text's
+pseudo-masks, with confidence 1 if kept, else 0. An import has one pseudo-mask per text. In an annotated run, a mask
+that a text was rejected for is a context.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""PPT's network, from K queries to point prompts and confidences (section 3.1.1). For `ppt_learner`, `ppt_model`.
+"""The network of PPT (curriculum point prompting, section 3.1.1): from K queries to point prompts and confidences.
 
-The names of its parameters are the keys of checkpoints, and the order in which its modules are made decides the weights
-that a seed draws: neither may change.
+For `ppt_learner`, `ppt_model`, experiments. The names of its parameters are the keys of checkpoints, and the order in
+which its modules are made decides the weights that a seed draws: neither may change.
 """
 
 from __future__ import annotations

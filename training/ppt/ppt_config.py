@@ -1,7 +1,7 @@
-"""The settings of a PPT training; presets are in `presets/`. Used by `training/ppt`, `cli`, examples and experiments.
+"""Settings of a PPT training (curriculum point prompting). Used by `training/ppt`, `cli`, examples and experiments.
 
-The preset `paper` has the paper's equations and sizes. `decisive` has every setting that changes the weights: a resume
-with another value is refused.
+Presets are in `presets/`; `paper` has the paper's equations and sizes. `decisive` has every setting that changes the
+weights: a resume with another value is refused.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""PPT for the trainer: the point generator over cached frozen CLIP and SAM. For `training`, `cli` and experiments.
+"""PPT (curriculum point prompting) for the trainer: the point generator over cached frozen CLIP and SAM.
 
-Neither the size of the cache nor the batch changes a feature. One key stands for one image.
+For `training`, `cli`, examples, experiments. No feature depends on the size of the cache or batch. A key is one image.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""PPT's model f_θ, for `ppt_learner`: from frozen features to K predictions, and its loss (equations 3 and 4).
+"""PPT's (curriculum point prompting) model f_θ, for `ppt_learner`: K predictions, and their loss (equations 3 and 4).
 
 SAM's frozen mask decoder reads the predicted points, so the mask's loss trains coordinates and labels. The loss and the
 cost of matching σ(e) (section 3.1.2) share their terms. Those of masks are products of matrices for all K × E pairs at
@@ -271,7 +271,7 @@ class PointPrompting(nn.Module):
             # The Kullback-Leibler divergence of matched queries' attention from their masks.
             extent = features.sam.input_sizes / self._decoder.image_size
             covered = on_patches(pseudo_labels.masks, extent, *features.response.shape[-2:])[at]
-            # A mask that covers no patch gives 0.
+            # The clamp makes a mask that covers no patch give 0.
             target = covered / covered.sum(-1, keepdim=True).clamp(min=1e-6)
             own = prompts.attention_log_shares[pairs.rows, pairs.queries]
             terms["look"] = self.objective.look * F.kl_div(own, target, reduction="none").sum(-1).mean()

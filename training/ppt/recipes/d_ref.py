@@ -1,4 +1,4 @@
-"""Makes D_ref from D_sem (see `recipes`): composed images, each text with its referent. For `cli/ppt.py`, experiments.
+"""Makes PPT's composed images (D_ref) out of object images (D_sem), texts with a referent. For `cli`, experiments.
 
 Several object-centric images become one: a mosaic (objects have places) or a fusion (objects have relations). An image
 is drawn by its number and the seed alone: another order of draws changes the bytes of a run.

@@ -1,4 +1,4 @@
-"""The settings of the data recipes, with the reason for each default. For `cli`, `training`, experiments.
+"""The settings of PPT's data recipes, with the reason for each default. For `cli`, `training`, experiments.
 
 What decides a recipe's bytes is in its run's identity: another default makes another run.
 """
@@ -120,7 +120,7 @@ _PRESETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
             "filtering.architecture=builtin:tiny/scene_clip.json",
             "filtering.weights.uri=builtin:tiny/scene_clip.safetensors",
         ),
-        # These scenes have several objects of one category, which expressions distinguish by position.
+        # The synthetic scenes have several objects of one category, which expressions distinguish by position.
         ("pairs.peaks_per_phrase=3",),
     ),
     # As in the paper: SAM ViT-B, and CLIP ViT-B/16 with CLIP Surgery in its last six blocks.
