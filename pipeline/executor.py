@@ -77,7 +77,7 @@ def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) ->
         functools.partial(commit_block, job=job),
         batch_size=None,
         batch_format="pyarrow",
-        # Ray Data sees this bound and leaves the other resources to the pools.
+        # Ray Data sees the bound on tasks, and leaves the other resources to the pools.
         compute=TaskPoolStrategy(size=num_committers(job.config)),
         **_task_arguments(placement.commit),
     )

@@ -1,4 +1,4 @@
-"""Suggests settings that fit a GPU's memory, as YAML. Called by `cli/doctor.py` and `cli/annotate.py`. No torch."""
+"""Suggests settings that fit a GPU's memory; a test adds the numbers up. For `cli/doctor` and `cli/annotate`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration tree of a run, for every room: frozen, complete, and the same model for every preset.
+"""The configuration tree of a run, for every room and users: frozen, complete, and the same model for every preset.
 
 Each section has its own module and can be imported from here. This module joins the sections and checks across them.
 

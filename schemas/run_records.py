@@ -1,6 +1,6 @@
 """Records of a run besides its tables, which every reader parses: header, rows of the plan, receipts, audits.
 
-Runs on disk hold them: a change that an older record does not fit raises RECORDS_VERSION. Used by most rooms.
+Runs on disk hold them: a change that older ones do not fit raises RECORDS_VERSION. Most rooms and users read them.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ def assign_shards(
     could not be detected. Memory does not grow with the number of images. `tally` is updated along the way.
     """
     tally = PlanTally() if tally is None else tally
-    # These describe the shard that is being filled.
+    # These three describe the shard that is being filled.
     position, size_bytes, boundary = 0, 0, None
     for item, name in _first_listed(items, tally):
         fits = position < config.max_images and size_bytes + item.expected_bytes <= config.max_bytes

@@ -1,8 +1,8 @@
-"""`refilter` makes a run from a complete run's scores, without models or images. Called by `cli` and the API.
+"""`refilter` makes a run from a complete run's scores, without models or images. Called by `cli` and users.
 
 The plan and the tables of images, masks and failures must equal the parent's, byte for byte. In the expressions table
 `kept` is computed again, and `weight` if its rule changes. If the composer's settings or weights change, its rows are
-written anew, from the stored masks, candidates and scores.
+written anew, from the stored masks, candidates and scores. Users read `RefilterSummary`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writes runs by threads of one process, without Ray. Called by imports, `refilter`, `training/ppt`; `cli` reports.
+"""Writes runs by threads of one process, without Ray. For imports, `refilter` and `training/ppt`; `cli` shows results.
 
 A derived run is written out of the tables of a complete one, shard by shard: a refilter, or a person's corrections.
 Equal work must give equal bytes, whatever the number of threads.

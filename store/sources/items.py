@@ -1,7 +1,7 @@
 """The items of a listing of SOURCE, an image and its place each, and the counts of what is left out.
 
-Made by `store/sources`; all that plans runs takes them. A key is relative to SOURCE's root, so that a moved
-SOURCE has the same ids.
+Made by `store/sources`; whatever plans a run takes them. A key is relative to SOURCE's root, so that a moved SOURCE has
+the same ids.
 """
 
 from __future__ import annotations

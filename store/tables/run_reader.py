@@ -118,7 +118,7 @@ class Run:
             shard, plugins = self._opened.shard(at), self.header.config.images.decoder_plugins
             found = [RunImage(each, partial(self._load, shard, each), plugins) for each in iter_annotations([shard])]
             self._last = (at, found)
-        # A negative index counts from the end of the shard.
+        # `place - ends[at]` is negative: it counts from the end of the shard's images.
         return self._last[1][place - ends[at]]
 
     def _load(self, shard: CommittedShard, image: AnnotatedImage) -> bytes:
