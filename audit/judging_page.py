@@ -76,7 +76,7 @@ def _plan(audit: AuditFolder) -> dict[str, Any]:
             return ""
 
     asked = [row["image_id"] for row in images if row["is_asked_missed"]]
-    # The table is sorted by shard. This order is random, so that each of its prefixes is a fair sample.
+    # The table is sorted by shard. The order here is as good as random, so that each of its prefixes is a fair sample.
     missed = sorted(asked, key=lambda image: sha256_hex((draw + image).encode()))
     outlined = {row["pair_id"]: (row["image_id"], row["mask_ids"]) for row in pairs}
     outlined |= {image: (image, list(masks[image])) for image in missed}

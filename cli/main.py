@@ -123,7 +123,7 @@ class HelpPage(TyperGroup):
         except BrokenPipeError:
             stdout.on_broken_pipe()
         except UsageError as error:
-            # Pydantic adds this prefix, and Typer would print it.
+            # Pydantic puts `Value error, ` before a message, and Typer would print it.
             error.message = without_secrets(error.message.removeprefix("Value error, "))
             if "extra argument" in error.message:
                 error.message += f". {QUOTE}"

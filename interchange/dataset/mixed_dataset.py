@@ -183,7 +183,7 @@ class MixedIterableDataset(StreamedDataset):
         number = stream.rank * stream.num_workers + stream.worker
         own = shuffled[number :: stream.world_size * stream.num_workers]
         own = own if len(own) else shuffled
-        # A drawn number below the limit means a human sample. It is never certain: such an epoch would not end.
+        # A drawn number below the limit means a human sample. With human samples alone no epoch would end.
         limit = min(round(self.human_share * _PROBABILITY_STEPS), _PROBABILITY_STEPS - 1)
         while True:
             if draw_below(key, num_drawn, _PROBABILITY_STEPS) < limit:

@@ -73,7 +73,7 @@ _MATERIALS: Final = _words(
     "chicken lamb turkey salmon glass paper iron tin cork rubber plastic cardboard cloth wood stone brick hair light "
     "orange gold silver"
 )
-# Matches texts such as "the taller of the two dogs".
+# Texts that keep their article, such as "the taller of the two dogs".
 _OF_COUNTED: Final = re.compile(rf".* of (?:the |these |those )?(?:{'|'.join(sorted(lexicon.NUMERALS))})\b.*")
 # Before "of" these words keep their article: "the left of the dog", "the back of the bus".
 _HALVES: Final = lexicon.PLACES | lexicon.PARTS
@@ -205,7 +205,7 @@ def _without_opening(text: str) -> str:
     phrase = text[opening.end() :]
     is_on_thing = _IS_SHOWN.search(phrase) and "close" not in opening[0].lower()
     is_drink = head_noun(text) == "shot" != head_noun(phrase)
-    # "There is a photo of a dog" has two openings.
+    # "There is a photo of a dog" has two openings, so the second one is left out too.
     return text if opening.re is _PHOTO and (is_on_thing or is_drink) else _without_opening(phrase)
 
 
@@ -271,7 +271,7 @@ def _side_first(noun_phrase: str) -> str | None:
 
 def _adjectives(words: list[str]) -> tuple[int, int] | None:
     """Return where the adjectives before the noun begin and end; None unless they and the noun are known words."""
-    # There may be one word of each class, because the order of several colours may matter.
+    # At most one word of each class is allowed, because the order of several colours may matter.
     begin = 1 if words[0] in _ENDS | _ORDINALS else 0
     end = begin
     while end < len(words) and words[end] in _CLASSES:

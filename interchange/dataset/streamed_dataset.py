@@ -218,7 +218,7 @@ class ResumableLoader:
             # Torch's frames refer to the error and to its iterator. With them the garbage collector would end the
             # workers, and wait 5 s for each. The message has the worker's own traceback.
             raise error.with_traceback(None) from None
-        # The workers forgot the state only in their own copies.
+        # The workers forgot the state only in their own copies, so this process forgets it too.
         self.dataset.forget_state()
 
     def __len__(self) -> int:

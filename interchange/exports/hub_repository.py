@@ -29,7 +29,7 @@ from pseudoris.store.location import local_path
 _FILES: Final = ["README.md", "croissant.json", "data/*.parquet"]
 # The Hub itself puts this file into a new dataset.
 _OWN_FILES: Final = {".gitattributes"}
-# For these answers 4xx a retry may help.
+# Status codes 4xx after which a retry may help.
 _PASSING: Final = frozenset({408, 409, 412, 425, 429})
 _NO_TOKEN: Final = "--push needs a token that may write there: run `hf auth login`, or set HF_TOKEN."
 

@@ -46,7 +46,7 @@ _SPLIT_INSIDE: Final = ("refer", "grefcoco")
 
 # These packages decide bytes: they read, draw and write. A run records their versions.
 PACKAGES: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "pycocotools")
-# An import reads these sections of the configuration. It reads none of a model.
+# An import reads these sections of the configuration, and none of a model.
 _SECTIONS: Final = ("images", "shards")
 INSTANCES_NAME: Final = "instances.json"
 # A sentence, not yet checked, and the split of its reference.

@@ -44,7 +44,7 @@ _MAX_LOG_ODDS: Final = 30.0
 _DIGITS: Final = 3
 # No line is fitted to fewer right or fewer wrong expressions: it would show chance more than the models.
 _LEAST_OF_EACH: Final = 5
-# Features that every run has, then those that need `captions.listening`.
+# Every run has the features `CLIP` and `VOTE`. `LISTENER` and `EVERYTHING` need `captions.listening`.
 CLIP: Final = ("log_uniqueness", "log_distinctiveness", "correctness", "log_count", "num_words")
 VOTE: Final = (*CLIP, "vote")
 LISTENER: Final = ("listener", "truth", "relative_truth")

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 _TINT, _EDGE, _PAPER, _INK = (255, 60, 60), (255, 255, 255), (250, 250, 248), (20, 20, 20)
 _TRUTH = (30, 90, 255)
 _TINT_SHARE = 0.45
-# A smaller picture is enlarged by a whole number, because its text would not be legible.
+# A picture with a smaller side is enlarged by a whole number, so that the text below it is legible.
 _MIN_SIDE_PX = 480
 _FONT_PX, _MARGIN_PX = 18, 10
 

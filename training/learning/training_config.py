@@ -53,7 +53,7 @@ class TrainingConfig(FrozenModel):
     num_threads: int = Field(default=1, ge=1)
     # A crash loses at most this many steps. A checkpoint is written whole or not at all, in a fraction of a second.
     checkpoint_every: int = Field(default=200, ge=1)
-    # 0: only at the end.
+    # Steps between validations; 0 validates only at the end.
     validate_every: int = Field(default=0, ge=0)
     log_every: int = Field(default=20, ge=1)
 

@@ -45,7 +45,7 @@ from pseudoris.workers.filtering.head_nouns import head_noun, noun_phrases
 
 _OBJECTS: Final = "objects"
 _PAIRS: Final = "pairs"
-# Folders that a message names. Further ones are only counted.
+# A message names at most this many folders, and counts the others.
 _NAMED: Final = 5
 _GONE: Final = "The image that was annotated is not there any more, or is another one."
 _MISSING: Final = Failure(STAGE_RECIPE, "missing", _GONE)
