@@ -280,8 +280,7 @@ def calibrate(
     least = DEFAULT_YIELD if least_yield is None else least_yield
     location = RunLocation.open_to_read(out)
     if audit is not None or composer:
-        run = OpenRun.at(location)
-        text = fitted_text(run.header, _corrected(run, audit))
+        text = fitted_text((run := OpenRun.at(location)).header, _corrected(run, audit))
         return echo(text, nl=False) if to is None else options.write_text(to, text, option="--to")
     header = require_header(location)
     with bar() as show:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -83,12 +83,11 @@ def annotate(
     """
     options = options or RunOptions()
     location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage)
-    with interruptible() as interrupts, ExitStack() as stack:
+    # Stacks end in reverse order: the lock is held until Ray has ended.
+    with interruptible() as interrupts, ExitStack() as locks, ExitStack() as stack:
         start = opened(source, location, config, options, on_event)
         config, begun = start.config, None
         location.probe()
-        # This stack ends after Ray has ended, so the lock is held until then.
-        locks = stack.enter_context(ExitStack())
         held = RunLock.held(location, on_wait=lambda text: on_event(Notice(text)))
         lock = None if start.header is None else locks.enter_context(held)
         begin = partial(_begin, start, location, options=options, on_event=on_event)
@@ -96,7 +95,7 @@ def annotate(
             # This machine can check without Ray, which takes seconds to start, whether the run is complete.
             begun = begin(start.here, lock, start.listing.list)
             if not begun.pending.shards:
-                return begun.finish({}, lambda _: (each for each in list[Outcome]()))
+                return begun.finish({}, _nothing)
         # Imported here because it takes seconds: a mistake in SOURCE or OUT is reported before.
         executor = importlib.import_module("pseudoris.pipeline.executor")
         # An interrupt may have come during the import. Starting Ray would delay it for seconds more.
@@ -116,9 +115,14 @@ def annotate(
         interrupts.check()
         masks = None if start.parent is None else StoredMasks.pinned(start.parent, begun.planned.parent)
         job = Job(start.listing.name, location, header, config, may_grow=may_grow, masks=masks, generations=generations)
-        job = replace(job, is_retry=options.is_retry, reasons=options.reasons)
-        job = replace(job, notices=_notices_of_actors(config, on_event, stack))
+        notices = _notices_of_actors(config, on_event, stack)
+        job = replace(job, is_retry=options.is_retry, reasons=options.reasons, notices=notices)
         return begun.finish(actors, executor.ray_executor(job, actors, interrupts))
+
+
+def _nothing(pending: PendingWork) -> Generator[Outcome]:
+    """The executor of a session that has nothing to do."""
+    yield from ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ def asked_preset(
     else:
         config = load_config(None, path, assignments)
     endpoint, limits = config.source.endpoint_url, config.placement.storage
-    for run, read in ((out, read_header), (masks_from, require_header)):
+    for run, read in ((out, read_header), (masks_from or config.placement.masks_from, require_header)):
         header = None if run is None else read(RunLocation.open(run, endpoint, limits))
         if header is not None and header.config.preset in preset_names():
             return header.config.preset

@@ -30,10 +30,8 @@ from pseudoris.schemas.uris import secret_in, secrets_in
 from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, parse_yaml
 
 _NULLS: Final = ("", "null", "~")
-
 # A message shows at most this many letters of a value.
 _SHOWN_LETTERS: Final = 100
-
 # Keys whose values moved to a file, and the key that names the file.
 _MOVED: Final = dict.fromkeys(
     ("filtering.confidence", "filtering.pair_weight", "composing.posterior"), "filtering.fitted.uri"

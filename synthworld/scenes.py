@@ -90,6 +90,7 @@ def make_scene(split: Split, position: int, *, seed: int = 0, world: str = DEFAU
     """
     if not 0 <= position < _SPLIT_SIZE:
         raise ValueError(f"scene position {position} is outside [0, {_SPLIT_SIZE}): a split holds a million scenes")
+    # The order of the splits decides which scenes they hold.
     index = list(Split).index(split) * _SPLIT_SIZE + position
     mix = world_named(world)
     rng = generator(seed, index, stream=_LAYOUT_STREAM)

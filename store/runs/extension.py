@@ -1,8 +1,8 @@
 """`--extend`: lists SOURCE again and plans its new images as another generation of the plan.
 
 Called by `planned_run.py` and `pipeline`. The listing and each generation of the plan must have the same order, so that
-they are merged as streams: memory holds one shard of each generation, the images of one tar, and about 70 bytes per new
-image. It does not grow with the known images.
+they are merged as streams: memory holds one shard of each generation, the images of two tars, and about 70 bytes per
+new image. It does not grow with the known images.
 """
 
 from __future__ import annotations

@@ -152,13 +152,14 @@ class QuestionDataset(Dataset[list[Question]]):
             Question(key, text if words is None else mirrored_text(text, words), answers, words is not None, weight)
             for text, weight in zip(texts, loss_weights(sample), strict=True)
         ]
-        views = None if outline is None else self._store[key].views
-        if outline is None or views is None or self._refinement is None:
+        if outline is None or self._refinement is None:
             return questions
         drawn = draw_below(key_of("outline", self._seed, self._epoch, sample["mask_id"]), 0, 2**20)
         # Where human masks are mixed in, the refinement learns from all of those and from no others.
         is_human = index >= len(self) - self._num_human
         if not (is_human if self._num_human else drawn < self._refinement.share * 2**20):
+            return questions
+        if (views := self._store[key].views) is None:
             return questions
         seen = torch.cat([views[int(ious.argmax())], outline[None]])
         return [replace(questions[0], outline=seen if words is None else seen.flip(-1)), *questions[1:]]

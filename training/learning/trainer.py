@@ -145,11 +145,7 @@ class Trainer:
         # Move before the optimiser exists: its restored state follows the parameters' device, and never moves later.
         learner.module.to(self.fabric.device)
         optimiser = make_optimiser(learner.module, self.config)
-        own, first = self.folder.load(), 0
-        if (state := self.begin_with if own is None else own) is not None:
-            load_trained(learner.module, state["module"], where=str(self.folder.path))
-            optimiser.load_state_dict(state["optimiser"])
-            first = 0 if own is None else int(own["step"])
+        first = self._restore(learner.module, optimiser)
         module, wrapped = self.fabric.setup(learner.module, optimiser)
         if self.fabric.is_global_zero:
             # `purge_step` drops the logs of steps that are repeated.
@@ -172,6 +168,16 @@ class Trainer:
         if self.fabric.is_global_zero:
             self.folder.write_json(SUMMARY_NAME, {name: getattr(summary, name) for name in summary.__slots__})
         return summary
+
+    def _restore(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+        """Load the checkpoint to go on from; return the first step. Its copy of the weights is released."""
+        own = self.folder.load()
+        state = self.begin_with if own is None else own
+        if state is None:
+            return 0
+        load_trained(module, state["module"], where=str(self.folder.path))
+        optimiser.load_state_dict(state["optimiser"])
+        return 0 if own is None else int(own["step"])
 
     def _run(self, learner: Learner, feed: Feed, module: nn.Module, optimiser: Any, first: int) -> None:
         config = self.config

@@ -267,7 +267,9 @@ class PointPrompting(nn.Module):
             "point": point_loss(points, drawn, self.objective).mean(),
             "confidence": self.objective.confidence * said.sum() / len(pairs.rows),
         }
-        if self.objective.look and prompts.attention_log_shares is not None:
+        if self.objective.look:
+            if prompts.attention_log_shares is None:
+                raise ValueError("these prompts have no attention")
             # The Kullback-Leibler divergence of matched queries' attention from their masks.
             extent = features.sam.input_sizes / self._decoder.image_size
             covered = on_patches(pseudo_labels.masks, extent, *features.response.shape[-2:])[at]
