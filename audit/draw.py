@@ -104,7 +104,7 @@ class PairStratum:
 
 @dataclass(frozen=True, eq=False)
 class DrawnPairs:
-    """D different pairs drawn from one stratum, in random order, (D,).
+    """D different pairs drawn from one stratum, in random order: (D,) int64, and their probabilities, (D,) float64.
 
     `first_stage` is the probability of the pair's image in this stratum, `second_stage` that of the pair in its image.
     """

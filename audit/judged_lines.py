@@ -30,6 +30,7 @@ def judged_lines(judged: JudgedPairs, confidence: Floats, error: float) -> PairW
 
     One line serves all kinds of composed expressions, because 200 verdicts are too few for each. `confidence` is (R,)
     float64 of the judged pairs, NaN without one; `error` is the share of wrong verdicts.
+    ConfigError if too few were judged of both.
     """
     is_told = ~np.isnan(confidence) & ~np.isnan(judged.right)
     sorts = {"drawn": (DRAWN,), "composed": COMPOSED_KINDS}

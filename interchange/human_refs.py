@@ -117,7 +117,7 @@ class HumanRefs:
             yield {**found, "id": ids["ann_id"], "image_id": ids["image_id"]}, renumbered
 
     def image_bytes(self, file_name: str) -> bytes:
-        """Return the encoded bytes of one of the images in `folder`."""
+        """Return the encoded bytes of one of the images in `folder`; ConfigError if it is not there."""
         path = (self.folder or Path()) / file_name
         try:
             with storage_errors("read", str(path)):

@@ -138,6 +138,7 @@ def shard_work(job: Job, shard: int) -> ShardWork:
     """Return the images to compute for a shard: all of its images, or those to retry.
 
     If the generation is committed there are none: if a node is lost after a commit, Ray runs the shard again.
+    ConfigError if the plan, or the generation that a retry starts from, cannot be read.
     """
     if not job.is_retry:
         generation = job.generations.get(shard, 0)

@@ -56,7 +56,8 @@ class HubRepository:
         """Create the dataset of a name if there is none, and read what it holds.
 
         This comes before the export is written, so that a token without rights is known before hours of writing. A
-        ConfigError says what is missing, or that something else stands there or in DEST.
+        ConfigError says what is missing, or that something else stands there or in DEST; a TransientError that the Hub
+        does not answer.
         """
         folder = local_path(request.destination.root)
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
@@ -92,7 +93,8 @@ class HubRepository:
     def upload(self) -> str:
         """Upload DEST, mark it as whole, and return a line on what stands there.
 
-        If the upload breaks off, a TransientError, the same call continues it.
+        If the upload breaks off, a TransientError, the same call continues it. ConfigError if the token may not write
+        there, or the Hub refuses the card.
         """
         with _explained(self.page, "push to"):
             if self.state != "begun":

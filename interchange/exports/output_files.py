@@ -36,6 +36,7 @@ def new_file(destination: RunLocation, path: str) -> Iterator[Path]:
 
     If the block raises, nothing appears. On a disk the file is written next to its final name; for a bucket it is
     written to this machine's temporary folder (TMPDIR), which must have room for it, and sent in parts.
+    ConfigError if it cannot be written there.
     """
     with storage_errors("write", destination.uri(path)):
         beside = destination.temporary_path(path)

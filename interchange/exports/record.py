@@ -88,7 +88,7 @@ class ExportMask:
         return decode_mask(self.record.rle_counts, *self.record.rle_size)
 
     def corner_polygon(self) -> tuple[list[int], str]:
-        """Return one polygon [x0, y0, x1, y1, …] that pycocotools fills to the mask, and the pixels' own encoding."""
+        """Return a polygon [x0, y0, …] that pycocotools fills to the mask, and its encoding; errors as `pixels`."""
         pixels = self.pixels()
         return [edge for point in corner_polygon(pixels) for edge in point], canonical_counts(pixels)
 

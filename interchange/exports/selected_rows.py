@@ -193,6 +193,7 @@ class ExcludedImages:
         """Return the phrase of the reason for each image that is left out, by image id.
 
         A rule by perceptual hash reads and decodes every image. An image that cannot be compared is left out too.
+        ConfigError if a part of the run, or SOURCE as a whole, is missing.
         """
         if not self:
             return {}

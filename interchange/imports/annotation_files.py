@@ -213,7 +213,7 @@ def read_annotation(request: ImportRequest) -> Annotation:
     """Return the content of the annotation's files; `label_studio.correct_run` reads those of Label Studio.
 
     They are read into memory whole, and take about eight times their size there (measured: docs/guides/imports.md). A
-    file that is missing, damaged, hostile or of another format is a ConfigError.
+    missing, damaged or hostile file, or one of another format, is a ConfigError, a failure of storage a TransientError.
     """
     if request.format == "coco":
         data, name = read_named_file(request.annotation, request.config)

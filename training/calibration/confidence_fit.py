@@ -70,8 +70,8 @@ JUDGED_COLUMNS: Final = ("source", "confidence", *CONFIDENCE_COLUMNS)
 class AlwaysKept:
     """K expressions of one mask each that are kept at any bounds: a composer's, or a human's.
 
-    `targets` are the masks' objects, -1 for none, `confidence` the composer's, NaN for a human's, `pairs` K mask ids
-    and texts, empty if not known.
+    `targets` are (K,) int64, the masks' objects, -1 for none; `confidence` (K,) float64 is the composer's, NaN for a
+    human's; `pairs` are K mask ids and texts, empty if not known.
     """
 
     is_right: Flags

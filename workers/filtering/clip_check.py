@@ -66,7 +66,7 @@ class Choices:
 
 
 def choices(logits: npt.ArrayLike, targets: npt.ArrayLike) -> Choices:
-    """Return what logits (N, T) of N masks say of T captions, whose masks are `targets` (T,) int."""
+    """Return what logits (N, T) of N masks say of T captions, with masks `targets` (T,) int; ValueError for NaN."""
     table, target = np.asarray(logits, np.float64), np.asarray(targets, np.int64)
     if not np.isfinite(table).all():
         raise ValueError("a logit is not finite: the weights or the crop hold NaN")

@@ -185,7 +185,8 @@ def encode_instance(segmentation: Mapping[str, Any] | None, box: Any, size: tupl
     """Return the checked RLE of a user's instance in an upright image (H, W).
 
     It is made from the segmentation (`size`, and `counts` as compressed RLE), else from the box (x0, y0, x1, y1), whose
-    x1 and y1 are exclusive. `where` names file and row in errors.
+    x1 and y1 are exclusive. `where` names file and row in errors: a ConfigError if it has neither or the RLE is
+    damaged, an ImageError if the segmentation has another size.
     """
     if segmentation is not None and not isinstance(segmentation, Mapping):
         raise ConfigError(f"{where}: segmentation is a {type(segmentation).__name__}, but needs size and counts")
@@ -227,7 +228,10 @@ class InstanceTable:
         self._has_warned = False
 
     def instances(self, image_id: str, key: str, size: tuple[int, int]) -> Instances:
-        """Return the instances of an image (H, W), by ascending row; an ImageError if they have another size."""
+        """Return the instances of an image (H, W), by ascending row; an ImageError if they have another size.
+
+        ConfigError if several names of the table fit the image, or a row is malformed.
+        """
         found = [name for name in (image_id, key, unquote(key)) if name in self._rows][:1]
         # If no name is equal, a name matches if one of the two paths ends with the other.
         found = found or sorted(

@@ -152,7 +152,10 @@ class ReadyMasks:
 
 
 def json_name(key: str) -> str:
-    """Return the path of an image's masks below the folder: the image's path, or its name in its tar, with `.json`."""
+    """Return the path of an image's masks below the folder: the image's path, or its name in its tar, with `.json`.
+
+    ImageError if a row of a table has no name, or a name leads out of the folder.
+    """
     if "#" in key:
         raise ImageError(
             "annotation_missing", "ready masks are found by an image's file name; rows of tables have none"
