@@ -188,7 +188,9 @@ def choose_rule(
         # At most all pairs that are left need a verdict: then nothing is uncertain.
         more = None if more is None else min(more, max(round(judged.weights.sum()) - total, 1))
     least = math.ceil(math.log(1 - _LEVEL_ONE_SIDED) / math.log(target))
-    return RuleChoice(target, tuple(tested), chosen, more, min(least, math.ceil(judged.weights[keeps[-1]].sum())))
+    # Without a verdict, all weights are 0 and say nothing about the number of pairs.
+    most = math.ceil(judged.weights[keeps[-1]].sum()) or least
+    return RuleChoice(target, tuple(tested), chosen, more, min(least, most))
 
 
 def tested_rule(judged: JudgedPairs, keeps: Flags, name: str, *, target: float, checks: RaterChecks) -> TestedRule:

@@ -39,7 +39,7 @@ def totals_rows(totals: RunTotals, num_images: int) -> Iterator[tuple[str, str]]
     yield "seconds per stage", ", ".join(f"{stage} {value:.1f}" for stage, value in totals.seconds.items()) or "–"
     yield "output", console.format_bytes(totals.output_bytes)
     if totals.repeats:
-        yield "repeated", f"{totals.repeats:,} attempts, after the loss of a process, node or driver"
+        yield "repeated", f"{totals.repeats:,} attempts, after a stop, or the loss of a process, node or driver"
     if totals.degraded or totals.mixed:
         own = f"{totals.degraded:,} degraded and {totals.mixed:,} mixed shards"
         yield "byte-reproducible", f"all except {own}. Their bytes may differ in another run"

@@ -258,7 +258,7 @@ class RunConfig(FrozenModel):
             found.append("placement.accept_domain")
             left["placement"] = {key: value for key, value in placement.items() if key != "accept_domain"}
         if found and info.context != RECORDED:
-            logger.warning("%s: left out. No sample of SOURCE is asked any more what it shows", " and ".join(found))
+            logger.warning("%s: left out. This setting of version 0.5 no longer exists: delete it", " and ".join(found))
         return left
 
     @model_validator(mode="after")

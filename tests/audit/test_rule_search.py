@@ -69,3 +69,8 @@ def test_what_was_judged_whole_needs_no_number_of_verdicts():
     found = chosen([1] * 12 + [0], 12, 13, target=0.95, inclusion=1.0)
     assert [(each.low, each.passes) for each in found.tested] == [(1.0, True), (pytest.approx(12 / 13), False)]
     assert chosen([1] * 12, 12, target=0.95, inclusion=0.5).least == 24
+
+
+def test_without_a_verdict_the_number_that_could_tell_is_named():
+    found = chosen([], 0)
+    assert (found.chosen, found.more, found.least) == (None, None, 29)
