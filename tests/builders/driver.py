@@ -18,7 +18,7 @@ from pseudoris.pipeline import annotation
 from pseudoris.pipeline.annotation import annotate
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.schemas.config import PoolConfig
-from pseudoris.store.runs import plan
+from pseudoris.store.runs import plan, planned_run
 from pseudoris.store.runs.pending_work import Planned, RunEvent
 from pseudoris.store.sources import Source, SourceItem
 from tests.builders.runs import stub_config
@@ -32,7 +32,7 @@ def main() -> None:
     if die_at == "plan":
         _die_in_the_listing(after=13)
     if die_at == "header":
-        plan.create_header = lambda location, header: _die()
+        planned_run.create_header = lambda location, header: _die()
     config = stub_config(f"placement.address={address}", *assignments)
 
     def on_event(event: RunEvent) -> None:

@@ -281,7 +281,7 @@ def test_a_private_dataset_is_annotated_and_resumed_at_the_commit_of_the_plan(tm
         hub.add("me/photos", {"0.png": png(96, 96, seed=9)})
         again = pseudoris(*command)
         assert again.returncode == 0, again.stderr
-        later = pseudoris("annotate", "--preset=tiny", "hf://datasets/me/photos@main", *command[2:])
+        later = pseudoris("annotate", "--preset=tiny", "hf://datasets/me/photos@main", *command[3:])
         assert later.returncode == 2
         assert f"planned from SOURCE 'hf://datasets/me/photos@{planned}', but SOURCE is" in later.stderr
         printed = "".join(each.stdout + each.stderr for each in (first, again, later))
