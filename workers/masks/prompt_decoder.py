@@ -262,10 +262,13 @@ class SamPromptDecoder:
         self._final_norm: nn.LayerNorm = transformer.norm_final_attn
         self._logit_size = tuple(4 * side for side in sam.prompt_encoder.image_embedding_size)
         self._own = torch.cat([self._heads.iou_token.weight, self._heads.mask_tokens.weight]).detach()
-        # `_num_fitting` prompts fit into one pass with their images, attentions and logits.
+
+    @property
+    def _num_fitting(self) -> int:
+        """As many prompts per pass as fit in with their images, attentions and logits; at least 1."""
         (length, width), num_tokens, num_heads = self._position.shape, len(self._own) + 2, len(self._final_keys)
         held = self._position.element_size() * length * (3 * width + 2 * num_heads * num_tokens)
-        self._num_fitting = max(1, int(PROMPT_BYTES[self._position.device.type] // held))
+        return max(1, int(PROMPT_BYTES[self._position.device.type] // held))
 
     def share(self, embedding: torch.Tensor) -> SharedImage:
         """Return an image's encoding (C, h, w) float32 with the projections that all prompts share."""
