@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     except ImportError as error:
         sys.stderr.write(MISSING.format(problem=error, python=sys.executable, host=platform.node()) + "\n")
         sys.exit(USER_MUST_MEND)
-    # Our defaults come first, because the last value counts if an option is given twice.
+    # `--address auto` comes first, so that an `--address` of the user wins: the last value of an option counts.
     sys.argv = ["pseudoris", "annotate", "--address", "auto", *arguments]
     command()
 

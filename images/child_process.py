@@ -25,7 +25,7 @@ def start_child(
     `environment` is added to the variables of this process. Without `is_buffered` the pipes are raw, so they can be
     polled.
     """
-    # The child gets the parent's import path, for a package that is on the path without being installed.
+    # The child gets the parent's import path, because the package may be on that path without being installed.
     search_path = os.pathsep.join(entry or os.curdir for entry in sys.path)
     return subprocess.Popen(
         [sys.executable, "-P", "-m", module, *arguments],
@@ -33,7 +33,7 @@ def start_child(
         stdout=subprocess.PIPE,
         bufsize=-1 if is_buffered else 0,
         env={**os.environ, "PYTHONPATH": search_path, **(environment or {})},
-        # Only the parent handles Ctrl-C; the child ends with its standard input.
+        # In a session of its own the child gets no Ctrl-C. It ends when the parent closes its standard input.
         start_new_session=True,
     )
 
@@ -42,13 +42,13 @@ def end_child(child: subprocess.Popen[bytes], *, timeout_s: float, is_hung: bool
     """Close the child's pipes and reap it, killed if it `is_hung` or too slow; return its status (-9 for SIGKILL)."""
     for stream in (child.stdin, child.stdout):
         if stream is not None:
-            # Data that a dead child did not take stays in the buffer, and closing tries to send it again.
+            # Data that a dead child did not take stays in the buffer. Closing the pipe tries to send it, and fails.
             with suppress(BrokenPipeError):
                 stream.close()
     if is_hung:
         child.kill()
     try:
-        # A child whose pipe has closed is already ending, and its own status tells why.
+        # A child that is already ending is not killed, because its own exit status says why it ended.
         return child.wait(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         child.kill()

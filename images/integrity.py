@@ -18,9 +18,9 @@ from pseudoris.schemas.errors import ImageError
 END_OF_IMAGE: Final = b"\xff\xd9"
 _END: Final = END_OF_IMAGE[1]
 _START_OF_SCAN: Final = 0xDA
-# All markers that start a frame. C4, C8 and CC mean something else. Source: ITU-T T.81, table B.1.
+# Codes of the JPEG markers that start a frame. C4, C8 and CC mean something else. Source: ITU-T T.81, table B.1.
 FRAME_STARTS: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-# Markers without a body: TEM and start of image.
+# Codes of the JPEG markers without a body: TEM and start of image.
 _BARE: Final = (0x01, 0xD8)
 # Matches all up to the next marker. Stuffed bytes and restart markers are part of the entropy-coded data. The pattern
 # is matched, not searched, and possessive, so that a long run of 0xff before a marker takes linear time.
@@ -31,9 +31,9 @@ _RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
 # up to 32 bits), and none holds a marker. Source of the choice: with these four, no wrong pixel passed in 186,000 small
 # JPEGs cut by 0 to 39 bytes. With the best three, 7 files of 118,000 passed.
 _TAILS: Final = tuple(bytes([value]) * 2560 for value in (0xAA, 0x55, 0xCC, 0x0F))
-# A JPEG with more segments is refused. Real files have hundreds: a scan has four at most, metadata one a 64 KiB.
+# A JPEG with more segments than this is refused. Real files have hundreds: four per scan, one per 64 KiB of metadata.
 _MAX_SEGMENTS: Final = 20_000
-# A JPEG with more filler between segments is refused: Pillow skips these bytes one by one, which is slow.
+# A JPEG with more filler than this between segments is refused: Pillow skips it byte by byte, which is slow.
 _MAX_FILL_BYTES: Final = 2**20
 
 
@@ -90,7 +90,7 @@ def possible_ends(data: bytes) -> tuple[list[bytes], list[bytes]]:
         elif code == _START_OF_SCAN:
             scan, start = body, end
             if len(scan) >= 6 and not scan[-1] & 15:
-                # The bytes are the first and last coefficient, then the number of bits that later scans refine.
+                # A scan header ends with the first coefficient, the last one, and the bits that later scans refine.
                 left -= {(component, index) for component in scan[1:-3:2] for index in range(scan[-3], scan[-2] + 1)}
     if left or not scan or not frame:
         return [], []
@@ -121,14 +121,14 @@ def _num_units(frame: bytes, scan: bytes) -> int:
     shares = {frame[at]: (frame[at + 1] >> 4, frame[at + 1] & 15) for at in range(6, len(frame) - 2, 3)}
     most_x, most_y = (max(share[axis] for share in shares.values()) for axis in (0, 1))
     x, y = shares[scan[1]] if scan[0] == 1 else (1, 1)
-    # A scan of one component counts its own blocks. Otherwise a unit holds the blocks of all components.
+    # In a scan of one component, a unit is one block. Otherwise a unit holds the blocks of all components.
     if scan[0] == 1:
         return -(-width * x // (most_x * 8)) * -(-height * y // (most_y * 8))
     return -(-width // (most_x * 8)) * -(-height // (most_y * 8))
 
 
 PNG_BEGIN: Final = b"\x89PNG\r\n\x1a\n"
-# A PNG with more chunks is refused: Pillow takes some seconds for so many. The largest files have a tenth of it.
+# A PNG with more chunks than this is refused: Pillow would take seconds. The largest known files have a tenth of it.
 _MAX_CHUNKS: Final = 400_000
 _PIECE_BYTES: Final = 2**20
 # A PNG chunk is critical unless this bit of its first letter is set. Source: PNG specification, 5.4.

@@ -61,7 +61,7 @@ LAYOUTS: Final = frozenset(
         ("JPEG", "cmyk", (8,), ("sequential", "progressive"), (OPAQUE,)),
         ("JPEG2000", "grey", (8, 16), (TOGETHER,), (OPAQUE,)),
         ("JPEG2000", "grey", (8,), (TOGETHER,), (STRAIGHT,)),
-        # 16 bits are not in this list, because Pillow makes their brightest samples black.
+        # JPEG2000 colour of 16 bits is missing here, because Pillow makes its brightest samples black.
         ("JPEG2000", "rgb", (8,), (TOGETHER,), (OPAQUE, STRAIGHT)),
         ("PNG", "grey", (1, 2, 4, 8, 16), (TOGETHER,), (OPAQUE, KEYED)),
         ("PNG", "grey", (8, 16), (TOGETHER,), (STRAIGHT,)),
@@ -103,7 +103,7 @@ def check_layout(data: bytes, image: Image.Image | None) -> Layout | None:
 
 
 def _avif(data: bytes, image: Image.Image) -> Layout:
-    # The byte of the AV1 configuration has flags for more than 8 bits, for 12 bits, and for a single plane.
+    # This byte of the AV1 configuration has flags: more than 8 bits (0x40), 12 bits (0x20), a single plane (0x10).
     flags = data[data.index(b"av1C") + 6]
     bits = 8 + 2 * bool(flags & 0x40) + 2 * bool(flags & 0x20)
     return Layout("AVIF", "grey" if flags & 0x10 else "rgb", bits, TOGETHER, _of_mode(image))
@@ -122,7 +122,7 @@ def _bmp(data: bytes, image: Image.Image | None) -> Layout:
     order = orders[compression] if compression < len(orders) else f"compression {compression}"
     samples = "palette" if bits <= 8 else "rgb"
     if image is not None and ((image.mode == "1" and bits > 1) or (image.mode == "L" and bits == 4)):
-        # Pillow would open this as an image of 1 or 8 bits.
+        # Pillow opens such a palette as an image of 1 or 8 bits, so this layout has a name of its own.
         samples = "palette of few greys"
     return Layout("BMP", samples, bits, order, _of_mode(image))
 
@@ -184,7 +184,7 @@ def _tiff(data: bytes, image: Image.Image | None) -> Layout:
     file, start = io.BytesIO(data), tags.next
     file.seek(start)
     tags.load(file)
-    # Pillow raises no error for a directory that is cut short; it returns the tags that are left.
+    # For a directory that is cut short Pillow returns the tags that are left, so a lost width (256) is an error here.
     if tags.next == start or 256 not in tags:
         raise ValueError("the directory is lost")
     colours = {0: "inverted grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "ycbcr"}

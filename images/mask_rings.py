@@ -24,7 +24,7 @@ def mask_rings(pixels: NDArray[np.bool_]) -> list[list[Point]]:
     rows, columns = np.nonzero(is_corner | is_double)
     counts = 1 + is_double[rows, columns]
     rows, columns = rows.repeat(counts), columns.repeat(counts)
-    # Sorted along a line, points 1 and 2 are the ends of an edge, then 3 and 4, and so on. Both axes work alike.
+    # After the sort along a line, points 1 and 2 are the ends of an edge, points 3 and 4 of the next edge, and so on.
     down = np.lexsort((rows, columns))
     below = np.empty_like(down)
     below[down[0::2]], below[down[1::2]] = down[1::2], down[0::2]

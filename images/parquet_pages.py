@@ -20,27 +20,27 @@ from pseudoris.schemas.errors import ConfigError, ImageError
 # A page that unpacks to more than this many times its bytes is a bomb, unless it is small: encoded images hardly
 # shrink, bitmaps of photographs shrink by half.
 _MAX_UNPACKING: Final = 4
-# A page may always unpack to this size. Uris and bitmaps shrink a hundredfold, in pages of a few megabytes.
+# A page may unpack to this size at any ratio. Uris and bitmaps shrink a hundredfold, in pages of a few megabytes.
 ALWAYS_BYTES: Final = 64 * 2**20
-# A page may take this much more than its values, for its lengths and levels.
+# A page may unpack to this many bytes more than its values, for its lengths and levels.
 _SLACK_BYTES: Final = 2**20
-# A page header may have this many bytes, as for Arrow: it may hold the smallest and the largest value, two images.
+# A page header has at most this many bytes, Arrow's own limit. Its statistics may hold two values, which are images.
 _MAX_HEADER_BYTES: Final = 16 * 2**20
-# A page header with more fields, or more levels of them, is refused. Real ones have about twenty fields.
+# A page header with more fields, or more levels of fields, is refused. Real headers have about twenty fields.
 _MAX_FIELDS: Final = 1_000
 _MAX_DEPTH: Final = 16
 
-# A value may have this many bytes. The run lengths of a mask of 100 megapixels take a fifth of it.
+# A value has at most this many bytes. The run lengths of a mask of 100 megapixels take a fifth of that.
 _MAX_VALUE_BYTES: Final = 16 * 2**20
-# All values together may unpack to this many times the file. Names repeat, and run lengths shrink to a third.
+# All values of a file may unpack to this many times its size. Names repeat, and run lengths shrink to a third.
 _MAX_TABLE_UNPACKING: Final = 16
 TABLE_ALWAYS_BYTES: Final = 256 * 2**20
-# Few rows are unpacked at once, because each row may repeat a large value of the dictionary.
+# Rows that are unpacked at once: few, because each row may repeat a large value of the dictionary.
 _ROWS_AT_ONCE: Final = 8
 
 # These are type codes of Thrift's compact protocol.
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12)
-# The field of a page header that holds its details, by page type: data page, dictionary page, data page version 2.
+# The number of the page header's field with the details, by page type: data, dictionary, data version 2.
 _DETAILS: Final = {0: 5, 2: 7, 3: 8}
 
 
@@ -213,7 +213,7 @@ class _Chunk:
         """Take what is read next; yield the headers that are whole with it."""
         start, self.read_to = self.read_to, self.read_to + len(data)
         while self.header_at < self.read_to:
-            # A header that an earlier block began continues where `data` starts.
+            # If an earlier call ended inside a header, the rest of that header is at the start of `data`.
             rest = self.begun + data if self.begun else data[self.header_at - start :]
             try:
                 header = parse_page_header(rest)
@@ -256,7 +256,7 @@ def read_columns(data: bytes, names: Collection[str], *, where: str) -> pa.Table
         pages.watch()
         batches, left = [], max(TABLE_ALWAYS_BYTES, _MAX_TABLE_UNPACKING * len(data))
         for read in file.iter_batches(_ROWS_AT_ONCE, columns=wanted, use_threads=False):
-            # Repeated values of a dictionary are unpacked here, where their bytes are counted, and not later.
+            # Repeated values of a dictionary are unpacked here, so that `batch.nbytes` counts their bytes.
             columns = [each.dictionary_decode() if pa.types.is_dictionary(each.type) else each for each in read]
             batch = pa.RecordBatch.from_arrays(columns, names=read.schema.names)
             left -= batch.nbytes

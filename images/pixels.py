@@ -58,9 +58,9 @@ NOTE_NO_END_MARKER: Final = "the JPEG lacks its end marker; all its pixels are t
 _LOST_GREY: Final = 128
 _CUT_SHORT: Final = "the JPEG is cut short: its decoder stopped before the end of the image"
 
-# Pillow's limit is off. `images.max_pixels` is checked before any pixel is decoded, and may be higher.
+# Pillow's own limit is off: `images.max_pixels`, which may be higher, is checked before any pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
-# libtiff reads TIFF files, because Pillow's own reader takes separate planes of 16 bits for 8 bits.
+# Makes Pillow read TIFF files with libtiff. Pillow's own reader reads separate planes of 16 bits as 8-bit samples.
 TiffImagePlugin.READ_LIBTIFF = True
 
 
@@ -110,7 +110,7 @@ def upright_size(data: bytes, plugins: Sequence[str] = ()) -> tuple[int, int]:
     """Return (height, width) of the upright image from its header; decodes no pixels. Raises like `decode_upright`."""
     with _open(data, plugins) as image:
         width, height = image.size
-        # Pillow gives a TIFF's size after its orientation, and every other format's size before it.
+        # Pillow applies the orientation to the size of a TIFF, but not to the size of any other format.
         is_turned = image.format != "TIFF" and _header_orientation(image, data) >= 5
     return (width, height) if is_turned else (height, width)
 
@@ -147,7 +147,7 @@ def common_suffix(data: bytes, plugins: Sequence[str] = ()) -> str | None:
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
             return ".jpg" if has_end_marker(data) else None
         is_still_png = image.format == "PNG" and not getattr(image, "is_animated", False)
-        # The ninth byte of the header chunk says 16 bits. Pillow would silently return such colour as 8-bit RGB.
+        # This byte of a PNG's header is the bit depth. Pillow would silently return 16-bit colour as 8-bit RGB.
         is_deep = data[24:25] == b"\x10"
         return ".png" if is_still_png and image.mode in ("1", "L", "P", "RGB") and not is_deep else None
 
@@ -186,7 +186,7 @@ def _open_as(data: bytes, formats: Sequence[str]) -> Image.Image:
             with suppress(*_HEADER_FAULTS):
                 check_layout(data, None)
         elif is_unknown:
-            # Pillow's own text is not used, because it contains the address of the buffer.
+            # Pillow's own text is not used, because it contains the address of the buffer, which differs in each run.
             raise ImageError("not_an_image", f"no decoder recognises the bytes ({', '.join(formats)})") from None
         message = "the header is truncated or damaged" if is_unknown else "the header is damaged"
         raise _as_image_error(error, message) from error
@@ -206,7 +206,7 @@ def _decode(image: Image.Image, data: bytes, *, is_proven: bool = False) -> tupl
             pixels, note = _pixels_without_end(data, layout, is_proven=is_proven), NOTE_NO_END_MARKER
         else:
             pixels = _pixels(image, layout)
-            # libjpeg fills lost data with this grey if only an end marker follows. The corner may also really be grey.
+            # libjpeg fills lost data before an end marker with this grey. A grey corner is suspect, but may be real.
             is_suspect = is_jpeg and not is_proven and (pixels[-1, -1] == _LOST_GREY).all()
             if is_suspect and not _all_show(pixels, possible_ends(data)[0], layout):
                 raise ImageError("corrupt", _CUT_SHORT)
@@ -260,7 +260,7 @@ def _pixels(image: Image.Image, layout: Layout | None) -> np.ndarray:
             "states: convert it to 8 or 16 bits a channel",
         )
     if layout is not None and layout.format == "PNG" and layout.alpha == KEYED and image.mode == "L":
-        # Pillow scales grey of 2 and 4 bits to 8 bits, but leaves the transparent value unscaled.
+        # Pillow scales grey of 2 and 4 bits to 8 bits but not the transparent value, which is scaled here.
         most = 2**layout.bits - 1
         image.info["transparency"] = (image.info["transparency"] & most) * 255 // most
     if image.has_transparency_data:
@@ -286,7 +286,7 @@ def _pixels(image: Image.Image, layout: Layout | None) -> np.ndarray:
 def _grey_16_to_rgb(image: Image.Image) -> np.ndarray:
     levels = np.asarray(image)
     grey = _TO_8_BIT[levels]
-    # For this TIFF convention (0 is white), Pillow inverts only 8-bit images.
+    # If 0 is white in a TIFF, Pillow inverts 8-bit images only, so 16-bit images are inverted here.
     tags = getattr(image, "tag_v2", None)
     if tags is not None and tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _TIFF_WHITE_IS_ZERO:
         grey = 255 - grey
@@ -325,7 +325,7 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-# Importing a plugin registers its format. MPO is opened through JPEG.
+# Importing a plug-in registers its format. Mpo is in the list, because the JPEG plug-in opens MPO files with it.
 for _name in ("Avif", "Bmp", "Gif", "Jpeg2K", "Jpeg", "Mpo", "Png", "Tiff", "WebP"):
     importlib.import_module(f"PIL.{_name}ImagePlugin")
 
@@ -335,7 +335,7 @@ def import_plugins(plugins: Sequence[str]) -> None:
     for name in plugins:
         try:
             importlib.import_module(name)
-        # An empty name raises ValueError, a relative one TypeError.
+        # An empty name raises ValueError, a relative name TypeError.
         except (ImportError, ValueError, TypeError) as error:
             command = f" ({install('heif')})" if name == HEIF_PLUGIN else ""
             raise ConfigError(

@@ -32,16 +32,16 @@ from pseudoris.schemas.untrusted import parse_json
 
 logger = logging.getLogger(__name__)
 
-# A child may take this long to import its modules on a loaded machine; an idle one needs 0.3 s (measured).
+# A child has this long to import its modules. A loaded machine may need it; an idle one needs 0.3 s (measured).
 _START_TIMEOUT_S: Final = 120.0
 _END_TIMEOUT_S: Final = 10.0
 _WRITE_BYTES: Final = 2**20
 _MAX_ANSWER_BYTES: Final = 2**16
-# An answer with a picture may have this many bytes: several times the largest one, of 2,000 × 2,000 pixels.
+# An answer with a picture has at most this many bytes, several times what a picture of 2,000 × 2,000 pixels takes.
 _MAX_PICTURE_BYTES: Final = 2**26
 # A child is replaced after this many images, because image libraries leak memory.
 _MAX_PROOFS: Final = 10_000
-# If a child has less than 15/16 of its memory left, it is replaced, and an image that it rejected is tried again.
+# A child that has used more than 1/16 of its memory limit is replaced. An image that it rejected is tried again.
 _CRAMPED: Final = 16
 # The prover that this process reuses for its next shard. At most one, keyed by its limits.
 _SHARED: Final[dict[str, Prover]] = {}
@@ -144,7 +144,7 @@ class Prover:
                 continue
             is_cramped = answer["grown_bytes"] > self._limits.decoder_memory_bytes // _CRAMPED
             if is_cramped:
-                # The child is replaced, so that memory of earlier images does not decide about later ones.
+                # The child is replaced, so that memory that earlier images took does not decide about later images.
                 self._end_child()
             if "size" in answer:
                 return answer
@@ -155,7 +155,7 @@ class Prover:
         child = self._running_child()
         self._num_asked += 1
         deadline = time.monotonic() + self._limits.decoder_timeout_s
-        # The length is sent together with the first bytes. Alone, it would wake the child for nothing.
+        # The length is sent together with the first bytes. Sent alone, it would wake the child for nothing.
         _send(child, LENGTH.pack(len(data)) + data[:_WRITE_BYTES], deadline)
         _send(child, memoryview(data)[_WRITE_BYTES:], deadline)
         answer = _receive(child, deadline, max_bytes=_MAX_ANSWER_BYTES if self._form is None else _MAX_PICTURE_BYTES)
@@ -209,7 +209,7 @@ class Prover:
 
 
 def _start(limits: ImagesConfig, *, has_hash: bool, form: PictureForm | None) -> subprocess.Popen[bytes]:
-    # One BLAS thread, because the stacks of more threads would count against the memory limit.
+    # The child gets one BLAS thread, because the stacks of more threads would count against the memory limit.
     environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     arguments = [limits.model_dump_json(), *([WITH_HASH] if has_hash else [])]
     if form is not None:

@@ -65,7 +65,7 @@ BYTES_PER_SHARD: Final = 16_000
 BYTES_PER_IMAGE: Final = 100
 BYTES_PER_MASK: Final = 150
 BYTES_PER_DRAW: Final = 30
-# Assumed, because the number is unknown before the models run. The demonstration's scenes have 4.6 masks on average.
+# Masks per image that the estimate assumes, because no model has run yet. The demonstration's scenes have 4.6.
 ASSUMED_MASKS_PER_IMAGE: Final = 5
 
 
@@ -83,7 +83,7 @@ def annotate(
     """
     options = options or RunOptions()
     location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage)
-    # Stacks end in reverse order: the lock is held until Ray has ended.
+    # Both stacks are closed in reverse order, so the lock is held until Ray has ended.
     with interruptible() as interrupts, ExitStack() as locks, ExitStack() as stack:
         start = opened(source, location, config, options, on_event)
         config, begun = start.config, None
@@ -96,9 +96,9 @@ def annotate(
             begun = begin(start.here, lock, start.listing.list)
             if not begun.pending.shards:
                 return begun.finish({}, _nothing)
-        # Imported here because it takes seconds: a mistake in SOURCE or OUT is reported before.
+        # Ray is imported here, because that takes seconds: mistakes in SOURCE or OUT are reported before.
         executor = importlib.import_module("pseudoris.pipeline.executor")
-        # An interrupt may have come during the import. Starting Ray would delay it for seconds more.
+        # An interrupt may have come during the import. It ends the run here, before Ray takes seconds to start.
         interrupts.check()
         on_event(Step("connecting to Ray"))
         may_grow = stack.enter_context(connected(config.placement.address, config.placement.start_timeout_s))
@@ -207,7 +207,7 @@ def _notices_of_actors(config: RunConfig, on_event: OnEvent, stack: ExitStack) -
     queue = Queue(actor_options={"num_cpus": 0})
 
     def hand_on() -> None:
-        # Each actor may send a notice; the first one is shown. If the queue dies, the wait ends without one.
+        # Each actor may send a notice; only the first notice is shown. If the queue dies, none is shown.
         with suppress(RayError):
             on_event(Notice(queue.get()))
 

@@ -29,7 +29,7 @@ from pseudoris.schemas.uris import secret_in
 
 logger = logging.getLogger(__name__)
 
-# Ray Data appends advice on its own settings to the message of every exception that passes through it.
+# The start of the advice that Ray Data appends to the message of every exception that passes through it.
 _ADVICE: Final = "\nFailed to apply UDF transform after "
 
 T = TypeVar("T")
@@ -46,18 +46,18 @@ RAY_SETTINGS: Final = {
     "RAY_worker_niceness": "0",
     "RAY_task_oom_retries": "5",
 }
-# Ray's settings for how long it waits for its two servers, GCS and raylet.
+# Ray's environment variables for how long it waits until its two servers, GCS and raylet, have started.
 _START_LIMITS: Final = ("RAY_gcs_server_port_wait_time_s", "RAY_raylet_start_wait_time_s")
-# A Ray that does not answer in this time counts as gone. One across the internet needs a small part of it.
+# A cluster that does not answer within this time counts as gone. An answer across the internet takes far less.
 _CONNECT_TIMEOUT_S: Final = 4.0
 # Ray's gRPC uses HTTP/2. A client first sends the preface, and a server answers with a frame of the type SETTINGS.
 # Source: RFC 9113, sections 3.4 and 6.5.
 _HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 _HTTP2_SETTINGS: Final = 4
-# Ray raises this text, as an OSError without a number, before it starts any process.
+# Matches Ray's error for a too long socket path: an OSError without a number, raised before any process starts.
 _LONG_SOCKET: Final = re.compile(r"AF_UNIX path length cannot exceed (\d+) bytes: (.+)")
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
-# Results of `joins_cluster`, kept for the start: each try at a dead address costs seconds.
+# Whether nothing answers at an address, as `joins_cluster` found. The start reuses it, because a try takes seconds.
 _gone: Final[dict[str, bool]] = {}
 
 
@@ -78,7 +78,7 @@ def original_error(error: BaseException) -> BaseException:
     """
     chain = list(causes(error))
     for link in chain:
-        # Ray may also raise a class derived at run time from our class and its own, whose text is a page of traceback.
+        # Classes that Ray derives at run time from our class and its own are skipped: their text is a whole traceback.
         if isinstance(link, PseudorisError) and not isinstance(link, RayError):
             link.args = (str(link).partition(_ADVICE)[0], *link.args[1:])
             return link
@@ -188,7 +188,7 @@ def node_resources() -> list[dict[str, float]]:
 
 def lone_node() -> dict[str, float]:
     """Return the CPUs of the node that a Ray started here would have, without asking Ray."""
-    # Ray counts the CPUs that a container may use; Python counts all. Ray has no public name for it.
+    # Ray's count respects the CPU limit of a container, Python's does not. Ray has no public name for it.
     return {"CPU": float(ray._private.utils.get_num_cpus(override_docker_cpu_warning=True))}
 
 
@@ -241,7 +241,7 @@ def _silent(named: str) -> ConfigError | None:
         try:
             _greet(host, int(port))
         except OSError:
-            # At a loopback address Ray means this node's own address, and may listen only there.
+            # For a loopback address Ray takes this node's own address, and may listen only there: it is tried next.
             if host not in _LOOPBACK:
                 raise
             _greet(ray.util.get_node_ip_address(), int(port))  # type: ignore[no-untyped-call]  # Ray's own
@@ -278,7 +278,7 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
     # Only a Ray that starts now reads these variables. A running one keeps its own settings.
     os.environ.update({name: value for name, value in RAY_SETTINGS.items() if name not in os.environ})
     os.environ.update(dict.fromkeys(_START_LIMITS, str(start_timeout_s)))
-    # This process read Ray's settings at import. Ray has no public function to read them again.
+    # Ray has read the variables at import. It has no public function to read them again.
     raylet: Any = ray._raylet
     raylet.Config.initialize("")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -288,7 +288,7 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
         options |= {"address": address}
     elif named is None and (recorded := _recorded_cluster()) is not None:
         is_gone = _gone.pop(recorded) if recorded in _gone else _silent(recorded) is not None
-        # Ray would try for 15 minutes to join a cluster that is gone.
+        # Ray would try for 15 minutes to join a cluster that is gone, so a new one is started.
         options |= {"address": "local"} if is_gone else {}
     try:
         # An interrupted start would leave Ray's processes behind, so signals wait. Joining starts no process, and may
@@ -313,7 +313,7 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
 
 def _start_error(error: Exception, address: str, start_timeout_s: int) -> PseudorisError:
     """Return what to raise for an error of `ray.init`, a bare Exception if its processes do not start in time."""
-    # Ray also keeps files in the home folder, which may be above the temporary folder or below it.
+    # Ray also keeps files in the home folder. It may hold the temporary folder or lie in it: the longer match decides.
     home, path = os.environ.get("HOME", ""), str(getattr(error, "filename", ""))
     roots = [root for root in (home, temporary_folder()) if root and path.startswith(root)]
     has_none = isinstance(error, RuntimeError) and "home directory" in str(error)
@@ -338,18 +338,18 @@ def _start_error(error: Exception, address: str, start_timeout_s: int) -> Pseudo
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Ray's messages off the terminal, where they would break the progress bar; Ray's log files keep them all."""
-    # Ray's C++ code reads this variable when it starts.
+    # Ray's C++ code reads this variable when it starts, and then prints only fatal errors.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for handler in logging.getLogger("ray.data").handlers:
         # An error that ends a run is also raised, and we report it. Ray's file handler is not a StreamHandler. Handlers
         # of others are the caller's, and may serve other loggers too.
         if isinstance(handler, logging.StreamHandler) and type(handler).__module__.startswith("ray."):
             handler.setLevel(logging.CRITICAL)
-    # Ray prints reports of the cluster, such as dead workers, even if `log_to_driver` is off.
+    # Ray prints reports of dead workers even if `log_to_driver` is off, unless this private switch is off too.
     worker: Any = ray._private.worker
     is_printing, worker._worker_logs_enabled = worker._worker_logs_enabled, False
     with warnings.catch_warnings():
-        # Ray Data warns its callers with paths of its own files. The user is not its caller.
+        # Ray Data's warnings are for its callers, which is this code and not the user.
         warnings.filterwarnings("ignore", module=r"ray\.")
         try:
             yield

@@ -53,7 +53,7 @@ def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) ->
         **_task_arguments(placement.read),
     )
     for name, pool in job.config.model_pools().items():
-        # `map_batches` requires a batch size for GPUs, and any batch size would merge or split shards.
+        # `map_batches` is not used: it requires a batch size for GPUs, and any batch size would merge or split shards.
         dataset = dataset.map_batches_internal(
             StageActor,
             fn_constructor_args=(job, name),
@@ -77,7 +77,7 @@ def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) ->
         functools.partial(commit_block, job=job),
         batch_size=None,
         batch_format="pyarrow",
-        # Ray Data sees the bound on tasks, and leaves the other resources to the pools.
+        # With this bound Ray Data knows how many commit tasks run, and leaves the other resources to the pools.
         compute=TaskPoolStrategy(size=num_committers(job.config)),
         **_task_arguments(placement.commit),
     )
@@ -127,7 +127,7 @@ def actor_runtime(compute: ComputeConfig, executable: str = sys.executable) -> d
     """
     runtime: dict[str, Any] = {"env_vars": actor_environment(compute)}
     quoted = shlex.quote(executable)
-    # A path that needs no quotes is not passed on, because other nodes may have their Python elsewhere.
+    # A path that needs no shell quotes is not passed on, because other nodes may have their Python elsewhere.
     return runtime if quoted == executable else {**runtime, "py_executable": quoted}
 
 
@@ -148,11 +148,11 @@ def configure_ray_data() -> None:
     # A node with a broken GPU must not end the run. An actor that cannot load on any node ends it, after this many
     # deaths in a row.
     context.max_consecutive_actor_init_deaths = MAX_INIT_DEATHS
-    # A shard that waits for GPU nodes makes no progress but has not failed.
+    # No limit on the time without progress: a shard that waits for GPU nodes has not failed.
     context.execution_no_progress_timeout_s = -1
     # A wrapped exception would lose its type on the way to the driver.
     context.raise_original_map_exception = True
-    # Our own progress bar counts receipts.
+    # Ray's progress bars are off: our own progress bar counts receipts.
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # By default each task runs a thread that measures its memory. Nothing here reads the result.
@@ -208,7 +208,7 @@ def run_shards(
 
 def _run_window(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Generator[Outcome]:
     dataset = build_dataset(job, shards, actors)
-    # `iter_batches` would send statistics to an actor every five seconds, and they grow with the shards.
+    # `iter_batches` is not used: every five seconds it would send an actor statistics, which grow with the shards.
     for bundle in dataset.iter_internal_ref_bundles():
         for entry in bundle.blocks:
             yield block_to_outcome(ray.get(entry.ref))

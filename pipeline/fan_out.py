@@ -26,14 +26,14 @@ from pseudoris.store.sources.source import Format
 
 # A task gets this many tars and tables. Starting a task is then cheap compared with its requests to a bucket.
 _FILES_A_TASK: Final = 4
-# At most this many tasks run, or have results in the object store that are not taken yet: a few megabytes each.
+# At most this many tasks run or have results that the driver has not taken yet: a few megabytes each.
 TASKS_IN_FLIGHT: Final = 64
-# Images listed behind a tar that a task still indexes. Bounds what the driver holds while it waits for that tar.
+# At most this many images are held behind a tar that a task still indexes. This bounds the driver's memory.
 BUNDLES_WAITING: Final = 10_000
 _TABLES: Final = ("parquet", "beside_tar")
-# What a file holds: the items of a tar, or the row groups of a table. Rows of a table would be too many to send.
+# The index of a file: the items of a tar, or the row groups of a table. A table's rows would be too many to send.
 _Index = list[SourceItem] | list[RowGroup]
-# The index of each file, and what was left out of them.
+# The index of each file of a task, and what was left out of these files.
 _Indices = tuple[list[_Index], LeftOut]
 # Consecutive files of the listing, and the task that indexes them. Image files need no task: None.
 _Files = tuple[tuple[StoredFile, Format], ...]
@@ -68,7 +68,7 @@ def _indexed(source: Source, pool: TaskPoolConfig) -> Iterator[_Bundle]:
         while files := tuple(islice(listed, 1 if is_image else _FILES_A_TASK)):
             waiting.append((files, None if is_image else index.remote(source_ref, files)))
             num_in_flight += not is_image
-            # Images wait for the tars before them. Without a tar before them they are yielded at once.
+            # Images wait for tars listed before them, to keep the order. Without such tars they are yielded at once.
             while waiting and (
                 waiting[0][1] is None or num_in_flight >= TASKS_IN_FLIGHT or len(waiting) >= BUNDLES_WAITING
             ):
@@ -94,7 +94,7 @@ def _items(source: Source, files: _Files, index: ray.ObjectRef[_Indices] | None)
     indices, left_out = task_result(index)
     source.left_out.add(left_out)
     for (file, format_), found in zip(files, indices, strict=True):
-        # The type of `found` follows from the format.
+        # The format decides the type of `found`, which mypy cannot know.
         yield from rows_of(file, found) if format_ in _TABLES else found  # type: ignore[arg-type, misc]
 
 

@@ -38,7 +38,7 @@ from pseudoris.workers.stages import (
     with_check,
 )
 
-# Packages that compute or write. Another version may give other bytes.
+# Packages that compute or write tables. Another version may give other bytes.
 PACKAGES: Final = (
     "pseudoris",
     "torch",
@@ -50,9 +50,9 @@ PACKAGES: Final = (
     "numpy",
     "scipy",
 )
-# The packages among them that processes without models use: they check images and write tables.
+# The packages of `PACKAGES` that processes without models use. Such processes check images and write tables.
 _PACKAGES_WITHOUT_MODELS: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "scipy")
-# botocore reads the first variable. The second one marks that a run has set it.
+# botocore reads the first variable. The second variable marks that a run has set the first one.
 _ENDPOINT_VARIABLE: Final = "AWS_ENDPOINT_URL"
 _ENDPOINT_MARK: Final = "PSEUDORIS_ANNOUNCED_ENDPOINT"
 
@@ -72,18 +72,18 @@ def identity_before_ray(
     """
     here, needs_cluster = None, config.compute.device == "cuda"
     if header is not None and _weights(config) != _weights(header.config):
-        # If weights differ, the settings are compared first: weights may be missing, or be gigabytes to download.
+        # Settings that name other weights are compared first: the weights may be missing, or be gigabytes to download.
         _check_run(location, header, header.identity, config, source)
     if joins_cluster(config.placement.address):
         config.masks.prior.check_is_set()
     else:
         import_plugins(config.images.decoder_plugins)
-        # Only a Ray process holds a GPU, so a GPU is measured in one, not here.
+        # Only a Ray process holds a GPU, so the GPU is measured there and not in this process.
         measured = measure_identity(config, sees_device=not needs_cluster, stored=stored)
         if config.compute.device == "cpu":
-            # A model folder must fit into this machine's memory. On a GPU the process that loads it checks that.
+            # A model folder must fit into this machine's memory. For a GPU, the process that loads it checks.
             for folder in filter(None, (stage.folder(config) for stage in with_check(STAGES, config))):
-                # Imported here, because only such a run needs torch before Ray starts.
+                # torch is imported here, because most runs do not need it before Ray starts.
                 import torch
 
                 from pseudoris.workers.checkpoints.hf_models import check_fits
@@ -139,7 +139,7 @@ def measure_identity(
 
     Without `sees_device` the device stays empty. `stored` has the digests of stages that another run has computed.
     """
-    # The endpoint is set here, because every process that loads weights measures its identity first.
+    # The S3 endpoint is set here, because every process that loads weights measures its identity first.
     announce_endpoint(config)
     stored = stored or {}
     stages = [stage for stage in with_check(stages, config) if stage.name not in stored]
@@ -172,7 +172,7 @@ def may_download(config: RunConfig, stages: Sequence[StageKind]) -> bool:
     """Return whether to fetch weights of `stages`: not if one of them is missing that no run can fetch."""
     awaited = [stage for stage in stages if is_awaited(stage.settings(config).weights)]
     try:
-        # The other files are only checked if a download is awaited. Otherwise each would be read twice.
+        # If a download is needed, all other weights are checked first. Otherwise the check would read files twice.
         gather(*(partial(stage.weights_digest, config) for stage in stages if awaited and stage not in awaited))
     except ConfigError:
         return False
@@ -187,7 +187,7 @@ def _check_is_another(config: RunConfig, weights: Mapping[str, str]) -> None:
             continue
         other, is_same = getattr(config, section), weights[NAME_CHECK] == weights[stage]
         if {check.engine, other.engine} <= {"clip", "coca"}:
-            # The digest of a stage may also cover a noun parser or a model config.
+            # The digest of a stage may also cover a noun parser or a model config, so the weights alone are compared.
             is_same = weights_digest(check.weights) == weights_digest(other.weights)
         if is_same:
             raise ConfigError(
@@ -219,9 +219,9 @@ def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageK
     names = {stage.name for stage in with_check(stages, config)}
     held = {name: digest for name, digest in identity.weights.items() if name in names}
     folders = {name: parts for name, parts in identity.folders.items() if name in names}
-    # The method comes from the run. Only what this process has itself is checked.
+    # The method is taken from the run, so only weights, packages and device of this process are checked.
     here = measure_identity(config, stages).model_copy(update={"method": identity.method})
-    # The captioner may load the filter's CLIP too, to compare masks.
+    # The engine vlm may load the filter's CLIP too, to compare masks. Its digest is then checked too.
     is_asked = config.captions.engine == "vlm" and config.captions.options.get("similarity", "clip") == "clip"
     if STAGE_CAPTION in names and STAGE_FILTER not in names and is_asked:
         (scorer,) = stages_named((STAGE_FILTER,))

@@ -20,7 +20,7 @@ from typing import Any, Final
 # SIGHUP comes when a terminal closes. `nohup` ignores it, and then it stays ignored.
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE_S: Final = 0.05
-# If an import never ends, it is interrupted after this long. Torch needs seconds, and aborts if interrupted.
+# An import is interrupted only after this long. Torch needs seconds to import, and aborts if interrupted.
 _IMPORT_PATIENCE_S: Final = 30.0
 
 _Handler = Callable[[int, FrameType | None], Any]
@@ -130,7 +130,7 @@ def handlers_kept(handler: _Handler | None = None) -> Iterator[None]:
 
 
 def _leave_group() -> None:
-    # Elsewhere Ray may stop its processes by their group, so they must stay in it.
+    # Outside Linux Ray may stop its processes by their group, so child processes stay in the group.
     if _is_apart.is_set() and sys.platform == "linux":
         os.setpgrp()
 

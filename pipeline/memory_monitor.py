@@ -19,12 +19,12 @@ from ray.exceptions import RayError
 
 logger = logging.getLogger(__name__)
 
-# The pause after a read, in durations of that read: reading takes 1 % of a core at most, however many workers died.
+# After a read, the pause is this many times as long as the read took: reading takes at most 1 % of a core.
 _INTERVAL_READS: Final = 100
 # protobuf makes these names at import, so type checkers do not know them.
 _common: Any = common_pb2
 _gcs: Any = gcs_pb2
-# Matches Ray's message, with its numbers of bytes.
+# Matches Ray's message about used memory, with its two numbers of bytes.
 _MEMORY_USED: Final = re.compile(r"[Mm]emory usage (\d+)B exceeded threshold of (\d+)B")
 
 
@@ -50,7 +50,7 @@ def memory_watched(interval_s: float = 10.0) -> Iterator[None]:
         yield
     finally:
         is_over.set()
-        # Joined before Ray is left: the thread uses Ray's client, which may not answer.
+        # The thread uses Ray's client, so it ends before Ray is left. The client may not answer: the wait is short.
         watch.join(timeout=1)
 
 
@@ -61,7 +61,7 @@ def _watch(is_over: threading.Event, interval_s: float) -> None:
         try:
             killed = _killed_workers()
         except RayError:
-            # The run itself will fail with the same error.
+            # Nothing is reported here, because the run itself will fail with the same error.
             return
         if len(killed) >= next_told:
             next_told = 2 * len(killed)

@@ -20,7 +20,7 @@ from pseudoris.schemas.run_records import RunHeader
 UNITS: Final = 10_000
 # For each group of this many actors, the plan keeps CPUs free for one reader and one committer.
 ACTORS_PER_READER: Final = 8
-# If a cluster may grow, readers are planned for this many times the actors of the start.
+# If a cluster may grow, readers are planned for this many times the actors that fit at the start.
 _GROWTH: Final = 8
 _MIN_READERS: Final = 2
 # The most images per second that an actor takes, by kind of device: an H200's limit for `base`; `tiny` on a core. Then
@@ -124,7 +124,7 @@ def check_object_store(
     being_read = num_readers(config)
     in_flight = being_read + per_actor * sum(actors.values())
     asked, given = in_flight * max_shard_bytes, sum(stores)
-    # An actor and the block that it processes are on one node, so the node needs room for whole blocks.
+    # An actor and its blocks are on one node, so the largest node needs room for two whole blocks.
     if asked <= given and 2 * max_shard_bytes <= max(stores, default=0):
         return
     raise ConfigError(

@@ -61,7 +61,7 @@ def asked_preset(
     if named := preset or named_preset(own_layers(None if path is None else Path(path), assignments)):
         return named
     for name in preset_names():
-        # The location of a run does not depend on the preset, so the first preset that fits the settings is enough.
+        # How OUT is reached does not depend on the preset, so the first preset that fits the settings is enough.
         with suppress(ConfigError):
             config = load_config(name, path, assignments)
             break

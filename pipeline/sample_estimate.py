@@ -42,7 +42,7 @@ from pseudoris.store.sources import SourceItem
 from pseudoris.store.tables.shard_tables import table_bytes
 from pseudoris.workers.stages import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE, card_bytes
 
-# The sample has this many shards: enough to resample them and to fill a small cluster, and each still fills batches.
+# The sample has this many shards: enough to resample and to fill a small cluster, few enough that each fills batches.
 NUM_SHARDS: Final = 16
 
 _NUM_RESAMPLES: Final = 2_000
@@ -125,7 +125,7 @@ def estimate(
         items = excluded.kept(list_on_cluster(start.listing, config.placement.read))
         sample = draw_sample(items, config, size=size, seed=config.compute.seed)
         excluded.check_left(len(sample.items))
-        # A single shard would use one actor and give no interval.
+        # The sample is split into shards, because a single shard would use one actor and give no interval.
         shards = config.shards.model_copy(update={"max_images": max(1, -(-len(sample.items) // NUM_SHARDS))})
         small, name = config.model_copy(update={"shards": shards}), start.listing.name
         request = RunRequest("annotate", name, identity, small, exclusions=exclusions)
@@ -233,7 +233,7 @@ def summarise(
 ) -> RunEstimate:
     """Return the figures for the `whole` listing from the receipts of a sample, and nothing of how it was run."""
     pools, is_cuda = config.model_pools(), config.compute.device == "cuda"
-    # An actor's first shard is slow, because caches and kernels are cold. It is left out if enough others remain.
+    # The first shard of each actor is slow, with cold caches and kernels. It is left out if enough other shards remain.
     first = max(actors.values())
     warm = receipts[first:] if len(receipts) >= 4 * first else receipts
     draws, warm_draws = _resamples(len(receipts), config.compute.seed), _resamples(len(warm), config.compute.seed)
@@ -241,7 +241,7 @@ def summarise(
     warm_images = _column(warm, lambda receipt: receipt.counts.images)
     quarantined = _column(receipts, lambda receipt: receipt.counts.quarantined)
     unit_s = _column(warm, lambda receipt: unit_seconds(receipt.seconds, config))
-    # Footers have a fixed size for each shard. The small shards of the sample would overstate it.
+    # Footers have a fixed size per shard and weigh more in the sample's small shards: taken off here, added back below.
     fixed_bytes = sum(len(table_bytes(schema.empty_table())) for schema in SCHEMAS.values())
     bytes_ = _column(receipts, lambda receipt: sum(p.size_bytes for p in receipt.parts.values()) - fixed_bytes)
     unit_hours = _ratio(unit_s, warm_images, warm_draws, whole.num_images / 3_600)

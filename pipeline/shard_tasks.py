@@ -49,7 +49,7 @@ _CHECKED: Final[dict[str, tuple[str, ...]]] = {}
 # If images are refused, at most this many other images and shards are tried to find the cause.
 _MAX_OTHERS: Final = 12
 Value = TypeVar("Value")
-# A shard is either committed or set aside, so one of the two is null.
+# A shard is either committed or set aside, so one of the two columns is null.
 OUTCOME_SCHEMA: Final = pa.schema([("receipt", pa.large_string()), ("fault", FAULT)])
 
 
@@ -114,7 +114,7 @@ def _reads(job: Job, shard: int) -> bool:
         with shared_prover(config.images) as prover:
             prover.prove(reading.outcome)
     except ImageError:
-        # The image was read and only fails to decode, so the reader is fine.
+        # The image was read and only fails to decode, so reading works.
         return True
     except INPUT_ERRORS:
         return False
@@ -157,7 +157,7 @@ def shard_work(job: Job, shard: int) -> ShardWork:
     try:
         wanted = quarantined_ids(job.location, receipt, job.reasons)
     except ConfigError:
-        # If a newer generation exists, gc has deleted the parts of this one.
+        # gc deletes parts of superseded generations, so the error counts only if there is no newer generation.
         if read_receipt(job.location, shard, base + 1) is None:
             raise
         return ShardWork(base + 1)
@@ -178,7 +178,7 @@ def read_block(job: Job, shard: int) -> pa.Table:
         shard_read = _read(job, shard)
     except INPUT_ERRORS as error:
         hasty, num = _hasty(job), job.header.num_shards
-        # Three other shards, spread over the plan: the neighbours may be in the same damaged folder.
+        # Three other shards, spread over the plan, because neighbours may be in the same damaged folder.
         others = [(shard + num * quarter // 4) % num for quarter in (2, 1, 3)]
         if not any(_reads(hasty, other) for other in dict.fromkeys(others) if other != shard):
             raise

@@ -44,7 +44,7 @@ class StageActor:
 
     def __init__(self, job: Job, pool: str) -> None:
         """Load the models of the stages of `pool`, and check that this process has the run's identity."""
-        # Masks that come from another run need no proposer.
+        # If the masks come from another run, the stage that proposes masks is not loaded.
         is_stored = job.config.placement.masks_from is not None
         names = tuple(name for name in POOL_STAGES[pool] if not (is_stored and name == STAGE_PROPOSE))
         self._job = job
@@ -53,13 +53,13 @@ class StageActor:
         self._error: ConfigError | None = None
         self._meter = StageMeter(job.location.root, pool)
         self._mixed: tuple[str, ...] = ()
-        # Only the pool with the last stage sends a notice: its first shard shows what the others are like.
+        # Only the pool with the last stage sends a notice: its first shard shows what the other shards are like.
         self._notices = job.notices if names[-1] == STAGES[-1].name else None
-        # No later stage needs the bytes, so they would only fill the object store.
+        # After the last stage, image bytes that are not embedded would only fill the object store.
         self._drops_bytes = names[-1] == STAGES[-1].name and not job.config.shards.embed_images
         try:
             self._mixed = check_process(job.header.identity, job.config, stages_named(names))
-            # Reading used the same plug-ins to check the images.
+            # Reading used the same plug-ins to check the images, so these plug-ins are needed to decode them here.
             import_plugins(job.config.images.decoder_plugins)
             with self._meter.loading():
                 self._stages = FaultTolerantStages(names, job.config)
@@ -80,7 +80,7 @@ class StageActor:
         measured = self._meter.at_work(block, nodes=shard.nodes, on_node=this_node())
         with measured, attempted(self._job, shard, self._pool) as num_deaths:
             try:
-                # Ray itself would restart the shard forever.
+                # The shard is given up after this many deaths, because Ray itself would restart it forever.
                 if num_deaths >= self._job.config.placement.max_deaths_per_shard:
                     raise TransientError(
                         f"shard {shard.shard} crashed its process {num_deaths} times on nodes that are alive, and no "
@@ -126,5 +126,5 @@ def attempted(job: Job, shard: Shard, pool: str) -> Iterator[int]:
     try:
         yield num_deaths
     finally:
-        # A process that dies does not reach this line. The missing record shows its death.
+        # A process that dies does not reach this line. Its attempt then has no end, which shows the death.
         end_attempt(job.location, attempt)

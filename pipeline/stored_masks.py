@@ -29,7 +29,7 @@ from pseudoris.store.sources.proven_shard import STAGE_READ
 from pseudoris.store.tables.annotations import mask_fields
 from pseudoris.store.tables.committed_tables import chosen_schema, read_part
 
-# Origins whose header describes a mask proposer. Masks of the other origins come from people and recipes.
+# Origins of runs whose header describes a mask proposer. In other runs, masks come from people and recipes.
 _ORIGINS: Final = ("annotate", "refilter")
 # The parent run decides these sections of the configuration.
 _SECTIONS: Final = ("masks", "source", "images", "shards")
@@ -135,7 +135,7 @@ class StoredMasks:
     def _rows(self, receipt: Receipt, table: str) -> Mapping[str, list[dict[str, Any]]]:
         part = receipt.parts[table]
         name = self.parent.location.uri(part_path(table, part))
-        # The bytes of images are read from SOURCE, not from the parent.
+        # Images are read from SOURCE, so only two columns of the parent's images table are needed.
         schema = chosen_schema(table, ("image_id", "sha256") if table == IMAGES else None)
         found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in read_part(BytesIO(self.parent.read_part(table, part)), schema, name).to_pylist():

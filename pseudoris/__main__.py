@@ -15,13 +15,13 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command line."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        # A shell starts background jobs with Ctrl-C ignored. That stays.
+        # A shell starts background jobs with Ctrl-C ignored. An ignored signal stays ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end_at_once)
     try:
         from pseudoris.cli.main import main as run
     except ModuleNotFoundError as error:
-        # In a clone's root Python finds this folder before an installed package of the name.
+        # In a clone's root Python takes the clone's own `pseudoris`, whose dependencies may not be installed.
         is_ours = str(error.name).partition(".")[0] == "pseudoris"
         if is_ours or not (Path(__file__).parents[1] / "Makefile").exists():
             raise
@@ -30,7 +30,7 @@ def main() -> None:
     try:
         run()
     finally:
-        # While Python ends, a second Ctrl-C would print a traceback.
+        # The handlers are set again, because a second Ctrl-C while Python ends would print a traceback.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end_at_once)
 

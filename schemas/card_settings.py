@@ -28,7 +28,7 @@ def card_config(config: RunConfig, card_bytes: float) -> str:
             f"{', '.join(each or 'no architecture' for each in models)}: give --preset base or paper, or keep "
             "the settings of the preset"
         )
-    # The memory that a card offers is a little less than its name says.
+    # A card offers a little less memory than its nominal size, so 95 % of that size is enough.
     fitting = [size for size in cards if 0.95 * size <= gib]
     if not fitting:
         raise ConfigError(

@@ -35,20 +35,20 @@ from pseudoris.schemas.uris import RECORDED, secrets_in, texts_in
 
 logger = logging.getLogger(__name__)
 
-# Text that a file cannot hold: NUL, and single halves of a UTF-16 pair.
+# Matches letters that neither a path nor JSON can hold: NUL, and surrogates (single halves of a UTF-16 pair).
 UNWRITABLE: Final = re.compile("[\\0\ud800-\udfff]")
-# More than any cluster has of a resource: a larger number is a typing error.
+# At most this much of a resource may be asked for. No cluster has more, so a larger number is a typing error.
 MAX_RESOURCE: Final = 1e6
 
 
 class TaskPoolConfig(FrozenModel):
     """A pool of identical tasks or actors, and what each of them needs."""
 
-    # CPUs of the cluster that each one takes; a share lets several run on one.
+    # CPUs that each task or actor takes. A fraction lets several run on one CPU.
     num_cpus: float = Field(default=1.0, ge=0, le=MAX_RESOURCE)
-    # None: as many as the cluster's resources allow when the run starts.
+    # At most this many tasks or actors. None: as many actors as fit when the run starts, and tasks to suit them.
     max_actors: int | None = Field(default=None, ge=1, le=1_000_000)
-    # Custom Ray resources, such as spot labels.
+    # Amounts of custom Ray resources that each task or actor takes, for example to keep it on spot nodes.
     resources: dict[str, Annotated[float, Field(ge=0, le=MAX_RESOURCE)]] = Field(default_factory=dict)
 
     @field_validator("resources")
@@ -62,14 +62,14 @@ class TaskPoolConfig(FrozenModel):
 class PoolConfig(TaskPoolConfig):
     """A pool of actors that hold models."""
 
-    # GPUs that each actor takes; 0.5 lets two run on one GPU.
+    # GPUs that each actor takes. 0.5 lets two actors run on one GPU.
     num_gpus: float = Field(default=0.0, ge=0, le=MAX_RESOURCE)
 
 
 class StorageConfig(FrozenModel):
     """How an S3 store is accessed, for SOURCE and OUT alike. Its address is `source.endpoint_url`."""
 
-    # A request may be silent for this long. If a busy store answers more slowly, requests are sent twice.
+    # A request that gets no answer for this long is sent again. Raise it if a busy store answers more slowly.
     read_timeout_s: float = Field(default=60.0, gt=0, le=86_400)
     # An operation is retried, with growing pauses, up to this long; then the run stops and can be resumed. The limit
     # covers the whole operation: raise it if one part takes minutes to transfer.
@@ -90,7 +90,7 @@ class PlacementConfig(FrozenModel):
 
     # fused: one actor holds all three models. staged: each stage has its own pool.
     mode: Literal["fused", "staged"] = "fused"
-    # auto: the cluster of RAY_ADDRESS or of this machine, else a new local one. local: always a new local one.
+    # auto: joins the cluster that RAY_ADDRESS names or that runs on this machine, else starts one. local: starts one.
     address: str = "auto"
     # Each of Ray's two servers may take this long to start on this machine. A busy machine may need more than 30 s,
     # which is Ray's own limit and cannot be lowered. If a server never starts, the error comes this late.
@@ -103,9 +103,9 @@ class PlacementConfig(FrozenModel):
     propose: PoolConfig = PoolConfig()
     caption: PoolConfig = PoolConfig()
     filter: PoolConfig = PoolConfig()
-    # Shards assigned to an actor, including the one it works on. More than two only fill the object store.
+    # At most this many shards are assigned to an actor, with the current one. More than 2 only fill the object store.
     max_tasks_in_flight_per_actor: int = Field(default=2, ge=1, le=1_000)
-    # A shard is set aside after this many deaths of its process on living nodes, if no single image is the cause.
+    # A shard is given up for this session after it crashed its process this often on nodes that are still alive.
     max_deaths_per_shard: int = Field(default=6, ge=3, le=1_000)
     # If a shard runs out of memory twice with the same tiles, halve the tiles for that shard instead of stopping the
     # run. Its tables may then differ in the last bits from a run with more memory; its receipt and `verify` report
@@ -119,7 +119,7 @@ class PlacementConfig(FrozenModel):
     # A finished run of the same SOURCE: its masks, and its settings of masks, images and shards, are taken as they are,
     # and only captions and scores are computed (`annotate --masks-from`).
     masks_from: str | None = Field(default=None, min_length=1, exclude_if=lambda run: run is None)
-    # Read every part of the run, and write those again that are missing or damaged (`--repair`).
+    # Reads every part of the run, and writes missing or damaged parts again (`--repair`).
     repair: bool = Field(default=False, exclude_if=lambda is_repair: not is_repair)
 
 
@@ -129,7 +129,7 @@ NounRule = Literal["rules", "spacy", "spacy_first_child"]
 class FilterConfig(FrozenModel):
     """Distinctiveness-based filtering (paper section 3.3; method page section 4)."""
 
-    # clip, or a plug-in of the entry points `pseudoris.scorers`.
+    # The model that scores captions: clip, or a plug-in of the entry points `pseudoris.scorers`.
     engine: str = "clip"
     # The architecture of the CLIP; same values as for `captions.architecture`.
     architecture: str
@@ -142,17 +142,17 @@ class FilterConfig(FrozenModel):
     # Captions of a mask that is alone in its image, which no tau can judge. keep: all that meet `keep`. drop: none.
     # better_half: per mask, the half of its draws with the highest correctness, as the authors' loader.
     lone_masks: LoneMasks = "keep"
-    # The mask's box is embedded with its surroundings too, enlarged by this factor.
+    # Besides the masked crop, CLIP embeds the mask's box with its surroundings, enlarged by this factor.
     context_scale: float = Field(default=1.2, ge=1.0, le=4.0)
-    # As `captions.has_antialiasing`: the authors give both models the same crops.
+    # Whether crops are resized with antialiasing. `captions.has_antialiasing` should be equal, as in the authors' code.
     has_antialiasing: bool = True
-    # Cosines are clamped to at least this: a negative value would reverse the order of ratios.
+    # Cosines of image and text are clamped to at least this. A negative cosine would reverse the order of ratios.
     min_cosine: float = Field(default=1e-4, gt=0)
     # rules: ours, without a parser. spacy: spaCy's small English pipeline; pictures and quantities are skipped.
     # spacy_first_child: the authors' rule on `spacy_model`: the noun chunk of the parse's root, else of its first
     # child, else the whole caption.
     nouns: NounRule = "rules"
-    # The pipeline of `spacy_first_child`: the name of an installed one, or a folder's path.
+    # The spaCy pipeline of `nouns=spacy_first_child`: the name of an installed package, or the path of a folder.
     spacy_model: str = Field(default="en_core_web_lg", min_length=1)
     # Crops in a forward pass; a CPU takes at most 8. A pass of texts has 16 prefixes for each crop. The last batch is
     # padded to its size, because rounding depends on the shape.
@@ -161,7 +161,7 @@ class FilterConfig(FrozenModel):
     # bound; lines of the column `weight`; the composer's posterior. None: `confidence` and `rank` are null, and every
     # weight is 1.
     fitted: FittedConfig | None = None
-    # Settings of a plug-in engine.
+    # Settings that a plug-in engine reads.
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @property
@@ -184,27 +184,27 @@ class ComputeConfig(FrozenModel):
     # log-probabilities to 1e-5. `base` and `paper` ship float32, in which an H200's operations end at 2.1 and 0.85
     # images/s, against 13 and 8 in bfloat16 (modelled).
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    # Threads of one stage process on a CPU. Part of the identity, because another number may round differently.
+    # CPU threads of each process that holds models. Part of the identity, because another number may round differently.
     threads: int = Field(default=1, ge=1, le=1_024)
     # torch.compile for the towers of images, in passes of fixed shapes. Each actor then takes minutes to start, which
     # pays off in GPU runs that last hours. It needs a C++ compiler on every node.
     is_compiled: bool = False
-    # The seed of every draw. Another seed gives other captions.
+    # The seed of all random draws. Another seed gives other captions.
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 class ShardsConfig(FrozenModel):
     """The size of a shard. A crash loses the shards in flight, and a stage should take under five minutes per shard."""
 
-    # A shard has this many images. Raised, a crash loses more work; lowered, there are more files.
+    # A shard has at most this many images. A larger number loses more work in a crash; a smaller one makes more files.
     max_images: int = Field(default=256, ge=1, le=1_000_000)
-    # Bytes of a shard's encoded images, as listed. The object store holds about this many for each shard in flight.
+    # A shard has at most this many bytes of encoded images, as listed. The object store holds those of shards at work.
     max_bytes: int = Field(default=256 * 2**20, ge=1, le=2**40)
     # Writes the encoded images into the images table, so that a trainer does not need SOURCE.
     embed_images: bool = False
 
 
-# What the models of each preset know. Shown to users who must choose a preset.
+# Says which images the models of each preset know. A user who must choose a preset sees this text.
 PRESETS_KNOW: Final = """\
   tiny, tiny-composed: drawn scenes alone. The models are in the package and need no GPU
   base, paper, open: photographs, by the paper's filter. Published models (`pseudoris weights`), on a GPU
@@ -226,9 +226,9 @@ class RunConfig(FrozenModel):
     masks: MasksConfig
     captions: CaptionsConfig
     filtering: FilterConfig
-    # None: nothing is composed.
+    # None: no expressions are composed.
     composing: ComposingConfig | None = None
-    # None: no second opinion; `grounding_*` are null. It is then left out, so that older runs keep their hash.
+    # None: no second opinion, and `grounding_*` are null. Headers omit a None, so that older runs keep their hash.
     grounding_check: GroundingCheckConfig | None = Field(default=None, exclude_if=lambda check: check is None)
     compute: ComputeConfig = ComputeConfig()
     shards: ShardsConfig = ShardsConfig()
@@ -237,11 +237,11 @@ class RunConfig(FrozenModel):
     @model_validator(mode="before")
     @classmethod
     def _can_be_written(cls, tree: Any, info: ValidationInfo) -> Any:
-        # Checked before the fields are validated, because the error of a field repeats its value.
+        # Texts are checked before the fields, because the error of a field repeats its value, which may hold a secret.
         for key, text in texts_in(tree):
             if letter := UNWRITABLE.search(key + text):
                 raise ValueError(f"a text holds {letter[0]!r}, which neither a path nor JSON can hold: remove it")
-        # Queries of urls are refused later, before a header is written: a run that already holds one can go on.
+        # Urls may have queries here (None). They are refused before a header is written, so that old runs can continue.
         if info.context != RECORDED and (found := "; ".join(secrets_in(tree, None))):
             raise ValueError(found)
         return tree
@@ -249,7 +249,7 @@ class RunConfig(FrozenModel):
     @model_validator(mode="before")
     @classmethod
     def _is_without_gone_settings(cls, tree: Any, info: ValidationInfo) -> Any:
-        # Version 0.5 had these settings. They are accepted and ignored.
+        # Version 0.5 had `domain` and `placement.accept_domain`. They are accepted and ignored.
         if not isinstance(tree, dict):
             return tree
         left = dict(tree)

@@ -32,7 +32,7 @@ from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, parse_yaml
 _NULLS: Final = ("", "null", "~")
 # A message shows at most this many letters of a value.
 _SHOWN_LETTERS: Final = 100
-# Keys whose values moved to a file, and the key that names the file.
+# For each old key whose values moved to a file: the key that names the file.
 _MOVED: Final = dict.fromkeys(
     ("filtering.confidence", "filtering.pair_weight", "composing.posterior"), "filtering.fitted.uri"
 )
@@ -40,7 +40,7 @@ _MOVED: Final = dict.fromkeys(
 # A message suggests at most this many similar keys.
 _SHOWN_KEYS: Final = 3
 
-# What a section records about the file at its `uri`: its digest, what it held, and how to get it.
+# Keys beside `uri` in a section that names a file: the file's digest, its content, and how to get it.
 _OF_FILE: Final = ("sha256", "values", "how_to_get")
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -141,7 +141,7 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
     config = validate_as(RunConfig, tree, fitted=uri)
     if config.composing is None or config.filtering.fitted_values.posterior is not None:
         return config
-    # No posterior was fitted, so the shipped one of drawn scenes is used. It fits any captioner.
+    # No posterior was fitted for this run's models, so the shipped one of drawn scenes is used. It fits any captioner.
     shipped = for_any_captioner(is_heard=config.captions.listening is not None)
     part = shipped if config.filtering.fitted is None else {"values": {"posterior": shipped["values"]["posterior"]}}
     return validate_as(RunConfig, merge(tree, {"filtering": {"fitted": part}}), fitted=uri)
@@ -230,7 +230,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _parse_assignment(assignment: str) -> dict[str, Any]:
     key, equals, text = assignment.partition("=")
-    # This check comes first, because the messages below repeat the assignment.
+    # Secrets are looked for first, because the messages below repeat the assignment.
     secret = next(secrets_in({key.strip(): text}, None), None) or secret_in(assignment, None)
     if secret is not None:
         raise ConfigError(f"--set {secret}")
@@ -252,7 +252,7 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
 
 
 def _problem(error: Exception) -> str:
-    # The error's own text quotes the lines around the fault, which may hold a secret.
+    # Only the problem and its line number are given: the error's own text quotes lines, which may hold a secret.
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem} in line {error.problem_mark.line + 1}"
     return " ".join(str(error).split())
@@ -283,7 +283,7 @@ def _near(key: str, given: Any, names: Sequence[str]) -> list[str]:
     """Return the known keys that end as `key` does, else the most similar one, else those with a slip in their last."""
     section, _, last = key.rpartition(".")
     if key in _MOVED:
-        # Some settings of the old posterior section are now settings of the composer.
+        # Some settings of the old section `composing.posterior` are now settings of `composing`.
         leaves = given if key == "composing.posterior" and isinstance(given, Mapping) and given else [""]
         return list(dict.fromkeys(moved if (moved := f"{section}.{leaf}") in names else _MOVED[key] for leaf in leaves))
     near = [name for name in names if f".{name}".endswith(f".{key}")]
@@ -328,7 +328,7 @@ def settings(model: type[BaseModel] = RunConfig, path: tuple[str, ...] = ()) -> 
     reasons = _reasons(model)
     for name, info in model.model_fields.items():
         here, options = (*path, name), get_args(info.annotation)
-        # A field holds a section of the tree, a class that a file fills, or None in the place of either.
+        # An optional section is a union with None, so its class is looked for among the members of the union.
         types = [each for each in (options if type(None) in options else (info.annotation,)) if isinstance(each, type)]
         section = next((each for each in types if issubclass(each, BaseModel) or is_dataclass(each)), None)
         if section is None:

@@ -1,4 +1,4 @@
-"""Errors of all rooms, by who must act: user, nobody (the image is quarantined), another attempt. Users catch some."""
+"""Errors of all rooms, by who must act. `PseudorisError`, `ConfigError` and `TransientError` are public, for users."""
 
 from __future__ import annotations
 

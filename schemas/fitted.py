@@ -48,7 +48,7 @@ class ConfidenceConfig(FrozenModel):
     correctness: float = 0.0
     log_count: float = 0.0
     num_words: float = 0.0
-    # Needs `grounding_check`. If it is 0, a run's header leaves it out, so that older runs keep their hash.
+    # This weight needs `grounding_check`. A run's header omits it if it is 0, so that older runs keep their hash.
     grounding: float = Field(default=0.0, exclude_if=lambda weight: weight == 0.0)
     # A mask alone in its image has no rival: this stands for the log uniqueness and log distinctiveness of its
     # captions. 0 is neither for nor against them; 1 is the best possible.
@@ -64,7 +64,7 @@ class WeightLine(FrozenModel):
     """The probability is logistic(bias + slope · log-odds of confidence); the defaults leave confidence as it is."""
 
     bias: float = 0.0
-    # Below 1, confidences were too extreme; above 1, too cautious. 0: all expressions weigh the same.
+    # A slope below 1 corrects confidences that were too extreme, above 1 too cautious ones. At 0 all weights are equal.
     slope: float = Field(default=1.0, ge=0)
 
 
@@ -80,16 +80,16 @@ class PairWeightConfig(FrozenModel):
     composed: WeightLine | None = None
 
 
-# A candidate counts as evidence by how often it was drawn, or by its probability under the captioner.
+# How a candidate counts as evidence: by the number of its draws, or by its probability under the captioner.
 Counted = Literal["draws", "probability"]
 
 
 class NounRelations(FrozenModel):
     """What a run's captions say of its nouns (`pseudoris calibrate --composer` learns it)."""
 
-    # Groups of names for one thing. The first name of a group is the most frequent one, and is composed.
+    # Groups of nouns that name the same thing. The first noun of a group is its most frequent one, and is composed.
     same: tuple[tuple[str, ...], ...] = ()
-    # For each wider name, the names that it includes: the first name of each group, and the next wider names only.
+    # Direct narrower names of each wider name, such as `dog` of `animal`. A group of `same` stands by its first name.
     wider: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -140,7 +140,7 @@ class PosteriorConfig(FrozenModel):
     the models, and on how captions are drawn (`python -m experiments.composing.posterior_fit`).
     """
 
-    # `probability` reads `caption_score`: it needs `captions.listening`.
+    # `probability` reads the column `caption_score`, so it needs `captions.listening`.
     counts: Counted
     # P(noun), a softmax over the nouns drawn for a mask. Weights of the log of the noun's share, and of its
     # correctness.
@@ -161,9 +161,9 @@ class PosteriorConfig(FrozenModel):
     # out. Unlike `object_overlap` it leaves a shirt on a man an object. Left out of a run's header where it is 0, so
     # that older runs keep their hash.
     object_nested: UnitInterval = Field(default=0.0, exclude_if=lambda weight: weight == 0.0)
-    # None: each noun is a thing of its own. It is then left out, so that older runs keep their hash.
+    # None: every noun names another thing. Headers omit a None, so that older runs keep their hash.
     names: NounRelations | None = Field(default=None, exclude_if=lambda names: names is None)
-    # A bare noun may also mean an object without a mask or with a wrong noun: `unseen` weighs that risk.
+    # How much the risk counts that a bare noun also fits an object without a mask or with a wrong noun.
     unseen: UnitInterval
 
     def true_of(self, noun: str) -> Mapping[str, float]:
@@ -215,7 +215,7 @@ def read_fitted(uri: str, sha256: object = None) -> dict[str, Any]:
     data, digest = read_named("filtering.fitted", uri, sha256, remedy)
     try:
         values = parse_yaml(data.decode())
-        # Another file, such as the truth of a thousand images, would give a thousand messages about unknown keys.
+        # A file of another kind gets one error here, instead of one error for each of its keys.
         is_other = isinstance(values, dict) and len(values) > 1 and values.keys().isdisjoint(vars(FittedValues()))
         fault = "holds no keys such as `confidence:`" if is_other or not isinstance(values, dict) else ""
     except (UnicodeDecodeError, yaml.YAMLError):
@@ -235,7 +235,7 @@ def for_any_captioner(*, is_heard: bool) -> dict[str, Any]:
 
 Floats = npt.NDArray[np.float64]
 
-# Probabilities stay this far from 0 and 1, where the log-odds are infinite.
+# Probabilities are clipped to this distance from 0 and 1, where the log-odds are infinite.
 _TINY: Final = 1e-12
 
 
@@ -251,7 +251,7 @@ def logistic(odds: Floats) -> Floats:
     return np.asarray(np.where(odds >= 0, 1.0, np.exp(np.minimum(odds, 0.0))) / (1.0 + np.exp(-np.abs(odds))))
 
 
-# Weights are rounded, so that machines whose exponentials differ in the last bits agree.
+# Weights are rounded to this many digits, because the last bits of an exponential differ between machines.
 WEIGHT_DIGITS: Final = 6
 
 
@@ -263,7 +263,7 @@ def line_weights(line: WeightLine | None, confidence: Floats) -> Floats:
     return np.asarray(np.where(np.isnan(found), 1.0, np.round(found, WEIGHT_DIGITS)))
 
 
-# The columns of the table that `features` reads.
+# The columns of the expressions table that `features` reads.
 CONFIDENCE_COLUMNS: Final = (
     *("caption_score", "listener", "truth"),
     *("uniqueness", "distinctiveness", "correctness", "count", "grounding_share"),
@@ -333,7 +333,7 @@ def confidences(rated: Rated, config: ConfidenceConfig) -> Floats:
 def confidence_of(found: Mapping[str, Floats], config: ConfidenceConfig) -> Floats:
     """Return the same probability from the candidates' `features`, at least one feature."""
     total = np.full(len(next(iter(found.values()))), config.bias, np.float64)
-    # Summed in a fixed order, because the order changes a sum of floats.
+    # The features are summed in a fixed order, because the order changes a sum of floats.
     for name in sorted(found):
         if weight := getattr(config, name):
             total += weight * found[name]

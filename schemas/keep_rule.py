@@ -72,7 +72,7 @@ Comparison = Literal[">", ">=", "<", "<="]
 SCORE_COLUMNS: Final[tuple[ScoreColumn, ...]] = get_args(ScoreColumn)
 OPTIONAL_COLUMNS: Final[tuple[ScoreColumn, ...]] = get_args(OptionalColumn)
 COMPOSED_KINDS: Final[tuple[ComposedKind, ...]] = get_args(ComposedKind)
-# Names that a condition may bound.
+# Names that a condition of `filtering.keep` may bound.
 BOUNDED: Final = (*SCORE_COLUMNS, *COMPOSED_KINDS)
 
 Flags = npt.NDArray[np.bool_]

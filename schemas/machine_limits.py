@@ -28,7 +28,7 @@ _COUNTS: Final = (
     ("open files", resource.RLIMIT_NOFILE, (), 256, "ulimit -n"),
     ("processes", resource.RLIMIT_NPROC, ("pids.max", "pids/pids.max"), 1_024, "ulimit -u, or the container's pids"),
 )
-# Functions of the standard library that fork. Their names tell, because a full pipe has the error number of a fork.
+# Functions of the standard library that fork. In any other function EAGAIN is a full pipe, not a limit of processes.
 _FORKS: Final = frozenset({"_execute_child", "_posix_spawn", "_launch", "spawnv_passfds"})
 SHARED: Final = "/dev/shm"
 # For each folder, the bytes that should be free, and the remedy. Ray keeps logs and sockets in the temporary folder.
@@ -76,7 +76,7 @@ def machine_limits(**folders: str) -> list[Limit]:
 def check_limits(**folders: str) -> str:
     """Return the limits in force as text; ConfigError if one is too low for a Ray on this machine."""
     found = machine_limits(**folders)
-    # Runs work with a container's 64 MiB of shared memory, only slower, so that is no error.
+    # Little shared memory, such as a container's 64 MiB, only slows a run down, so it is a hint and no error.
     slow = [limit for limit in found if limit.is_low and limit.name == f"free in {folders.get('shared')}"]
     if low := [limit for limit in found if limit.is_low and limit not in slow]:
         raise ConfigError("; ".join(f"{limit} is too low for Ray on this machine: {limit.remedy}" for limit in low))
@@ -106,8 +106,8 @@ def _lowest(limit: int, groups: Sequence[str]) -> int | None:
     """Return the lower of a limit and of what the control groups of a container allow; None if there is none."""
     values = [limit]
     for group in groups:
-        # Most of these files are missing, or have no number. Without a free file descriptor none can be read.
+        # A file that is missing, has no number, or cannot be opened for lack of a file descriptor sets no limit.
         with suppress(OSError, ValueError):
             values.append(int((_CGROUPS / group).read_bytes()))
-    # Without a limit, cgroup v1 has the largest number of pages, and `getrlimit` has -1.
+    # Values outside these bounds mean no limit: cgroup v1 has the largest number of pages, and `getrlimit` has -1.
     return min((value for value in values if 0 <= value < 2**60), default=None)

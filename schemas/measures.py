@@ -11,17 +11,17 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
-# The rows of a forward pass that are not padding, as a share in (0, 1]. `of` names what the rows are.
+# The share of a forward pass's rows that are not padding, in (0, 1]. `record` gets as `of` what the rows are.
 BATCH_FILL: Final = "batch_fill"
-# Seconds that the model of a stage took to load. `of` names the stage.
+# Seconds that the model of a stage took to load. `record` gets the stage as `of`.
 LOAD_SECONDS: Final = "load_seconds"
-# The most bytes that the captioner's keys and values took while one tree was decoded.
+# The most bytes that the captioner's keys and values took while one tree of prefixes was decoded.
 CACHE_BYTES: Final = "cache_bytes"
-# Number of retried storage requests that got no answer.
+# Number of storage requests that were sent again after an error or without an answer.
 STORAGE_RETRIES: Final = "storage_retries"
 
 
-# Values of a `collecting` block in their order, by (name, `of`). `of` is "" if it was not given.
+# Values that a `collecting` block collected, in order, by (`name`, `of`) of `record`. `of` is "" by default.
 Measures = dict[tuple[str, str], list[float]]
 
 

@@ -94,7 +94,7 @@ def mask_faults(
 
 def decode_image_runs(height: int, width: int, counts: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the run lengths (R,) of a mask, and where each run ends (R,), int64; errors as `summarise_rle`."""
-    # Each run but the first has a pixel. Longer text is refused before it is unpacked to 50 times its size.
+    # Each run but the first has at least one pixel, so a longer text is invalid. It would unpack to 50 times its size.
     if len(counts) > _MAX_CHUNKS * (height * width + 1):
         raise ValueError(f"the runs take {len(counts)} characters, more than an image of {height} x {width} can need")
     runs = decode_runs(counts)
@@ -112,7 +112,7 @@ def decode_mask(counts: str, height: int, width: int) -> npt.NDArray[np.bool_]:
     runs, ends = decode_image_runs(height, width, counts)
     pixels = np.zeros((height, width), dtype=np.bool_)
     if runs.size > 1:
-        # Runs go down the columns. Only columns of the mask are written and transposed, because most masks are small.
+        # Runs go down the columns. Only the columns that the mask touches are filled, because most masks are small.
         left, right = int(ends[0]) // height, -(-int(ends[1::2][-1]) // height)
         runs[0] -= left * height
         columns = np.repeat(np.arange(runs.size) % 2 == 1, runs)[: (right - left) * height]
@@ -141,7 +141,7 @@ def decode_runs(counts: str) -> npt.NDArray[np.int64]:
     values = np.add.reduceat(payload, starts) if starts.size else payload
     is_negative = (codes[ends] & _SIGN) != 0
     values = values - np.where(is_negative, np.int64(1) << (_CHUNK_BITS * sizes), 0)
-    # The first run is stored as a plain number. No later run is a difference to it.
+    # Runs 1 and 2 are stored as they are, each later run as its difference to the run two before. Run 0 takes no part.
     for parity in (1, 2):
         values[parity::2] = np.cumsum(values[parity::2])
     return values
@@ -166,7 +166,7 @@ def encode_runs(runs: npt.NDArray[np.int64], runs_a_mask: npt.NDArray[np.int64])
         digit = rest & (2**_CHUNK_BITS - 1)
         rest = rest >> _CHUNK_BITS
         is_used[:, number] = is_open
-        # The high bit of the last digit is the sign, so all remaining bits must equal it.
+        # A number ends when all remaining bits equal the high bit of its last digit, which is the sign.
         is_open = is_open & np.where(digit & _SIGN, rest != -1, rest != 0)
         digits[:, number] = digit + _CONTINUES * is_open + _FIRST_CHARACTER
         if not is_open.any():

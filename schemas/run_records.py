@@ -32,7 +32,7 @@ _Model = TypeVar("_Model", bound=FrozenModel)
 class PartRecord(FrozenModel):
     """One Parquet file by name: how many rows, how many bytes, and the sha256 of its bytes."""
 
-    # At most one folder deep, so that an edited record cannot point outside of the run.
+    # The name is at most one folder deep, so that an edited record cannot point outside of the run.
     name: str = Field(pattern=r"^([\w-][\w.-]*/)?[\w-][\w.-]*$")
     rows: int = Field(ge=0)
     size_bytes: int = Field(ge=0)

@@ -15,7 +15,7 @@ from typing import Annotated, Final, NamedTuple
 
 from pydantic import Field, with_config
 
-# Engines of plug-ins make these records, so `workers.faults.image_boundary` checks their types.
+# Plug-in engines make the records below, so `workers.faults.image_boundary` checks their types.
 _checked = with_config(revalidate_instances="always", allow_inf_nan=False)
 Share = Annotated[float, Field(ge=0, le=1)]
 Box = tuple[int, int, int, int]
@@ -27,7 +27,7 @@ CROP_MARKED: Final = "marked"
 SOURCE_MODEL: Final = "model"
 SOURCE_HUMAN: Final = "human"
 SOURCE_COMPOSER: Final = "composer"
-# Recipes of `training/ppt` write pseudo-labels that no model drew or scored. Those not kept are contexts or undecided.
+# Recipes of `training/ppt` write pseudo-labels: expressions that no model drew or scored.
 SOURCE_RECIPE: Final = "recipe"
 SOURCES: Final = (SOURCE_MODEL, SOURCE_HUMAN, SOURCE_COMPOSER, SOURCE_RECIPE)
 

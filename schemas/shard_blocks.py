@@ -62,7 +62,7 @@ def from_array(array: pa.Array, name: str, classes: Mapping[str, type]) -> list[
     return values_
 
 
-# The Arrow type of each field of a record. If a column of the tables has the field's name, it has the column's type.
+# The Arrow type of each field of a record. A field named as a column of the tables has the column's type.
 _TYPES: Final[dict[str, pa.DataType]] = {
     **{column.name: column.type for schema in (PLAN_SCHEMA, *SCHEMAS.values()) for column in schema},
     **{"index": pa.int32(), "rle_size": pa.list_(pa.int32()), "rle_counts": pa.large_string()},
@@ -84,13 +84,13 @@ _TYPES.update(fault=FAULT, failure=_struct(Failure))
 _TYPES.update(masks=pa.large_list(_struct(MaskRecord)), expressions=pa.large_list(_struct(ExpressionRecord)))
 _SHARD_COLUMNS: Final = tuple(field.name for field in fields(Shard) if field.name != "images")
 _IMAGE_COLUMNS: Final = tuple(field.name for field in fields(ShardImage))
-# Columns of the shard have a value only in the first row.
+# The columns of the shard have a value only in the first row of a block's records.
 _RECORDS_SCHEMA: Final = pa.schema(
     [(name, _TYPES[name]) for name in (*_SHARD_COLUMNS, *_IMAGE_COLUMNS) if name != "data"]
 )
 # `large_*` types, because a `binary` column overflows at 2 GiB a block (measured on Ray Data 2.60).
 BLOCK_SCHEMA: Final = pa.schema([("records", pa.large_binary()), ("data", pa.large_list(pa.large_binary()))])
-# The dataclass that each struct becomes, by the name of its column or field.
+# The dataclass that each Arrow struct becomes, by the name of its column or field.
 _CLASSES: Final[Mapping[str, type]] = {
     "fault": ShardFault,
     "failure": Failure,
@@ -113,7 +113,7 @@ def shard_to_block(shard: Shard) -> pa.Table:
         **{name: [getattr(image, name) for image in images] or [None] for name in _IMAGE_COLUMNS},
     }
     arrays = [to_array(columns[field.name], field.type) for field in _RECORDS_SCHEMA]
-    # The schema is left out, because both ends know it.
+    # The serialized batch leaves out the schema, because both ends know it.
     message = pa.RecordBatch.from_arrays(arrays, schema=_RECORDS_SCHEMA).serialize()
     return pa.table({"records": [memoryview(message)], "data": [[image.data for image in images]]}, BLOCK_SCHEMA)
 

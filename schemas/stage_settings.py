@@ -14,7 +14,7 @@ from pseudoris.schemas.shard import CROP_MASKED, crop_context
 from pseudoris.schemas.untrusted import EXTENSIONS
 
 Options = TypeVar("Options", bound=FrozenModel)
-# More than any machine holds or any caption has: a typing error is refused before models load.
+# The largest batch sizes and caption lengths that are accepted. Typing errors are refused before models load.
 MAX_BATCH: Final = 65_536
 MAX_TOKENS: Final = 4_096
 
@@ -26,9 +26,9 @@ class WeightsConfig(FrozenModel):
     # hub tag, or `random:<seed>` for untrained weights. Engines that read models of transformers take a model folder:
     # its path, or `OWNER/NAME@COMMIT`. Its sha256 is the one that `pseudoris weights check` shows.
     uri: str = Field(min_length=1)
-    # A file with another digest than this is rejected before anything runs. None accepts any file.
+    # The sha256 of the weights. A file with another digest is refused before anything runs. None accepts any file.
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    # The command that the error for a missing file shows.
+    # The command that fetches the weights. The error for a missing file shows it.
     how_to_get: str = ""
 
 
@@ -40,7 +40,7 @@ class SourceConfig(FrozenModel):
     # In lower case. Files with other extensions are not listed, so that the user's notes do not count as broken images;
     # they are counted. With the plug-in of `images.decoder_plugins` the default also lists HEIC.
     extensions: tuple[str, ...] = EXTENSIONS
-    # Parquet: the first of these columns that exists is read; bytes come before uris.
+    # Parquet: the first of these columns that exists is read as encoded images. Bytes are preferred to uris.
     bytes_columns: tuple[str, ...] = ("bytes", "image_bytes", "image")
     # Parquet: without a column of bytes, the first of these columns that exists gives the uris of the images.
     uri_columns: tuple[str, ...] = ("uri", "url", "path")
@@ -49,7 +49,7 @@ class SourceConfig(FrozenModel):
     uri_root: str | None = None
     # Custom S3 endpoint; None is AWS. Credentials come from the environment only.
     endpoint_url: str | None = Field(default=None, pattern=r"^https?://")
-    # S3: you pay for the requests and the traffic. A requester-pays bucket refuses all other requests.
+    # S3: true declares that you pay for requests and traffic. A requester-pays bucket refuses all other requests.
     requester_pays: bool = False
     # Names of fields that urls may have in their queries. Name only fields whose values are no secret: urls are written
     # to the run's header. Fields that choose a version, and `download`, are always allowed.
@@ -70,9 +70,9 @@ class ImagesConfig(FrozenModel):
     # cropping briefly a few more. Proposing peaks near 35 bytes per pixel (measured: 24 megapixels, `tiny`), plus an
     # eighth for each candidate.
     max_pixels: int = Field(default=100_000_000, ge=1, le=2**34)
-    # Bytes of an encoded image. Bounds the share of the object store that one image can take.
+    # An image has at most this many encoded bytes. This bounds the share of the object store that one image takes.
     max_bytes: int = Field(default=256 * 2**20, ge=1, le=2**40)
-    # A decoder that takes longer is killed. Raise it for gigapixel TIFFs on slow disks.
+    # A decoder that takes longer than this for an image is killed. Raise it for gigapixel TIFFs on slow disks.
     decoder_timeout_s: float = Field(default=60.0, gt=0, le=86_400)
     # Address space that the proving process may add after its start. Below about 4 bytes for each of `max_pixels`,
     # large valid images are quarantined.
@@ -86,28 +86,28 @@ class ImagesConfig(FrozenModel):
 class ReductionConfig(FrozenModel):
     """How over-segmented proposals become objects if there is no instance prior (method page, section 1)."""
 
-    # A mask is a double if its IoU with a better one is above this.
+    # A mask is dropped as a double if its IoU with a better mask is above this.
     mask_nms_iou: UnitInterval = 0.7
-    # Share of the image's area. A mask below it is speckle.
+    # A mask below this share of the image's area is dropped as speckle.
     min_area: UnitInterval = 0.001
-    # Share of the image's area. A mask above it is background.
+    # A mask above this share of the image's area is dropped as background.
     max_area: UnitInterval = 0.8
-    # A mask is a part of another if at least this share of it lies inside, and it is small enough (the next key).
+    # A mask is a part of another mask if at least this share of it lies inside, and `max_part_area` holds too.
     min_inside: UnitInterval = 0.9
-    # A part's area is at most this share of the other's. 1.0 drops every mask that lies inside another.
+    # A part has at most this share of the other mask's area. 1.0: every mask that lies inside another is dropped.
     max_part_area: UnitInterval = 0.5
 
 
 class PriorConfig(FrozenModel):
     """An instance detector's opinion of what the objects are (the paper: CutLER, score > 0.5)."""
 
-    # unset: not decided yet. A run is refused before it starts, with both ways to decide (`docs/guides/priors.md`).
+    # unset: no decision yet. The run is refused before it starts, with both ways to decide (`docs/guides/priors.md`).
     kind: Literal["none", "table", "torchvision", "unset"] = "none"
-    # table: Parquet, or COCO JSON; torchvision: a local checkpoint.
+    # The file of the instances. table: Parquet, or COCO JSON. torchvision: a local checkpoint.
     path: str | None = None
-    # Instances with this score or a higher one count.
+    # Instances with at least this score count.
     min_score: UnitInterval = 0.5
-    # intersection: the SAM mask that covers most of the instance (the paper). iou: the one with the highest IoU (ours).
+    # An instance chooses a SAM mask. intersection: the one that covers most of it (paper). iou: the highest IoU (ours).
     match: Literal["intersection", "iou"] = "intersection"
     # A mask that several instances choose. merge: it is kept once (ours). keep: once for each instance, as in the
     # authors' scripts; such twins compete with each other, so their expressions have a distinctiveness of at most 1.
@@ -152,27 +152,27 @@ class MasksConfig(FrozenModel):
     # prompts a pass of the decoder, and one crop for each 16 of this number a pass of the encoder. Lower it if memory
     # is short. Part of the identity, because rounding depends on the batch's shape.
     points_per_batch: int = Field(default=64, ge=1, le=MAX_BATCH)
-    # A mask is kept if the model's own estimate of its IoU is above this; of sam3_concepts, its score.
+    # A mask is kept if the model's own estimate of its IoU is above this. For sam3_concepts, the score is.
     pred_iou_thresh: float = 0.5
     # A mask is kept if its stability is at least this: the IoU of the masks above a higher and a lower logit.
     stability_score_thresh: float = 0.95
-    # The higher logit is this far above 0, and the lower one this far below.
+    # `stability_score_thresh` compares the masks at this logit and at minus this logit.
     stability_score_offset: float = Field(default=1.0, ge=0)
-    # If the boxes of masks overlap by more than this IoU, the mask with the best estimate is kept.
+    # If the boxes of masks overlap by more than this IoU, the mask with the best estimated IoU is kept.
     box_nms_thresh: UnitInterval = 0.7
-    # 0: the whole image only. Each layer l adds 4^l crops and their cost.
+    # SAM also sees crops of the image, in this many layers. Layer l adds 4^l crops and their cost; 0 adds none.
     crop_n_layers: int = Field(default=0, ge=0, le=4)
     # Like `box_nms_thresh`, between masks of different crops. Masks of smaller crops are preferred.
     crop_nms_thresh: UnitInterval = 0.7
     # Share of the image by which crops of the first layer overlap.
     crop_overlap_ratio: UnitInterval = 512 / 1500
-    # Layer l has `points_per_side` divided by this to the power of l.
+    # Crops of layer l have `points_per_side` divided by this number to the power of l.
     crop_n_points_downscale_factor: int = Field(default=1, ge=1, le=1_024)
     # Holes and islands up to this many pixels are removed; 0 leaves masks as they are.
     min_mask_region_area: int = Field(default=0, ge=0, le=2**34)
     reduction: ReductionConfig = ReductionConfig()
     prior: PriorConfig = PriorConfig()
-    # Settings of another engine: those of ready and sam3_concepts are in docs/guides/masks.md.
+    # Settings of an engine other than sam. docs/guides/masks.md has those of ready and sam3_concepts.
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -210,11 +210,11 @@ class BeamConfig(FrozenModel):
 
     # Captions that are kept at each step, of all groups together. 0: no beam search.
     num_beams: int = Field(default=6, ge=0, le=1_000)
-    # Groups of the search; all but the first repeat it.
+    # Number of groups, which share `num_beams` equally. All groups are the same, so only the first is computed.
     num_groups: int = Field(default=3, ge=1, le=1_000)
-    # logit (the authors' setting) sums raw logits; logprob sums log-probabilities.
+    # The score of a beam. logit (the authors' setting) sums raw logits; logprob sums log-probabilities.
     beam_score: Literal["logit", "logprob"] = "logit"
-    # A sum is divided by the length to this power. Raised, captions get longer.
+    # The score of a beam is divided by its length to this power. A larger power gives longer captions.
     length_penalty: float = 1.0
     # Whether the length that a sum is divided by counts the EOS that ended a caption. True: transformers 4.56. False:
     # the authors' transformers (4.30.2), whose beams end sooner.
@@ -230,17 +230,17 @@ class BeamConfig(FrozenModel):
 class SamplingConfig(FrozenModel):
     """Distinctive caption sampling (paper section 3.2; method page section 3)."""
 
-    # Captions are drawn from the k most likely tokens, one for each k and crop kind.
+    # Top-k sampling: for each k and each kind of crop, one caption is drawn from the k most likely tokens.
     top_k: tuple[Annotated[int, Field(ge=1)], ...] = (5, 7, 9, 11, 13)
-    # Captions are drawn from the most likely tokens with this probability in sum, one for each p and crop kind.
+    # Nucleus sampling: for each p and each kind of crop, one caption is drawn from the likeliest tokens that sum to p.
     top_p: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.4, 0.5, 0.6, 0.7, 0.8)
     # If false, tokens are drawn from the target's own distribution: the nucleus baseline.
     is_distinctive: bool = True
-    # Weight of the other masks' mean logits, which are subtracted. 1 subtracts the full mean, as the paper does.
+    # Weight of the other masks' mean logits, which are subtracted from the target's. 1: the full mean, as in the paper.
     others_weight: NonNegative = 1.0
-    # Divides the logits before a draw. Raised, captions vary more.
+    # Logits are divided by this before a draw. A larger value gives more varied captions.
     temperature: float = Field(default=1.0, gt=0)
-    # The most other masks that a caption is contrasted with.
+    # A caption is contrasted with at most this many other masks.
     max_others: int = Field(default=30, ge=1, le=100_000)
     # What happens above `max_others`. no_contrast: in an image with more masks, captions are drawn from the target
     # alone (the paper, at 30 masks). nearest: the most similar other masks are averaged.
@@ -264,16 +264,16 @@ class CaptionsConfig(FrozenModel):
     # whose weights say it.
     architecture: str | None = Field(default=None, exclude_if=lambda name: name is None)
     weights: WeightsConfig
-    # Whether the mask's box is captioned with everything else in it painted over.
+    # Whether a crop of the mask's box is captioned in which everything but the mask is painted over.
     has_masked_crop: bool = True
-    # The mask's box is captioned with its surroundings too, enlarged by each of these factors.
+    # For each factor a crop is captioned that shows the mask's box, enlarged by the factor, with its surroundings.
     context_scales: tuple[Annotated[float, Field(ge=1.0, le=4.0)], ...] = (1.0, 1.1, 1.2)
     # Whether crops are resized with antialiasing (ours). The authors' torchvision resizes tensors without it, so fine
     # texture of large objects becomes noise.
     has_antialiasing: bool = True
-    # The least length of a caption in tokens, SOT included.
+    # A caption has at least this many tokens, the start token (SOT) included.
     min_length: int = Field(default=5, ge=1, le=MAX_TOKENS)
-    # The largest length of a caption in tokens, SOT and EOS included.
+    # A caption has at most this many tokens, the start and end tokens (SOT, EOS) included.
     max_length: int = Field(default=30, ge=3, le=MAX_TOKENS)
     beam: BeamConfig = BeamConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -285,9 +285,9 @@ class CaptionsConfig(FrozenModel):
     # alone; above 1 the last bits of a probability depend there on the neighbours in the shard. A GPU takes at least
     # 640 together, in fixed shapes, by which no neighbour changes a bit (not yet run on a GPU).
     crops_together: int = Field(default=1, ge=1, le=MAX_BATCH)
-    # None: no listener; the columns `caption_score`, `listener` and `truth` are null.
+    # None: no listener scores captions; the columns `caption_score`, `listener` and `truth` are null.
     listening: ListeningConfig | None = None
-    # Settings of another engine: those of vlm are in docs/guides/vlm.md.
+    # Settings of an engine other than coca. docs/guides/vlm.md has those of vlm.
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -327,13 +327,13 @@ class ComposingConfig(FrozenModel):
     kinds: Annotated[tuple[ComposedKind, ...], AfterValidator(lambda kinds: tuple(sorted(set(kinds))))] = Field(
         default=("position", "relation"), min_length=1
     )
-    # A mask gets at most this many expressions, positions and relations together.
+    # At most this many composed expressions refer to one mask alone, all kinds together.
     max_per_mask: int = Field(default=2, ge=1, le=1_000)
-    # Least probability of a mask's likeliest expression. Lower it to describe more objects.
+    # A mask's likeliest expression is written if its probability of being right is above this. Lower it to get more.
     min_first: UnitInterval = 0.63
-    # Least probability of further ones, of groups and no-target expressions. Lower it for more expressions of each.
+    # Any other expression, also of a group or of no target, is written if its probability of being right is above this.
     min_further: UnitInterval = 0.9
-    # Expressions of one mask in one form: words alone, an end of a row, a side, a rank, a relation.
+    # A mask gets at most this many expressions of one form: words alone, an end of a row, a side, a rank, a relation.
     max_per_form: int = Field(default=2, ge=1, le=1_000)
     # Texts of what may be absent, for easy absences: up to two per image, which share no word with what was drawn for
     # it. The seed and the image's id decide which. None: only near absences, which differ in a word from what is true.
@@ -359,13 +359,13 @@ class GroundingCheckConfig(FrozenModel):
     # clip; vlm, a vision-language model that reads lettered marks; or a plug-in of the entry points `pseudoris.checks`
     # (docs/guides/second-opinion.md).
     engine: str = "clip"
-    # The architecture of the engine clip, as `filtering.architecture`.
+    # The architecture for engine=clip; same values as for `filtering.architecture`.
     architecture: str | None = Field(default=None, min_length=1)
     weights: WeightsConfig
     # For the engine clip: cosines are divided by it before the softmax that gives the shares. CLIPs are trained at
     # 0.01. Raised, shares are more alike.
     temperature: float = Field(default=0.01, gt=0)
-    # Settings of another engine: those of vlm are in docs/guides/second-opinion.md.
+    # Settings of an engine other than clip. docs/guides/second-opinion.md has those of vlm.
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")

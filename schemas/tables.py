@@ -49,7 +49,7 @@ FAILURE_REASONS: Final[dict[str, str]] = {
     "annotation_damaged": "A mask of the imported annotation or of the ready masks cannot be decoded.",
     "excluded": "The image is one that `--exclude` lists by its content; it is never tried again.",
 }
-# Reasons that a retry cannot change.
+# Reasons of failures that a retry cannot change.
 FINAL_REASONS: Final = frozenset({"excluded"})
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def page_templates(*packages: str) -> jinja2.Environment:
     """Return the templates of pages: each is taken from the first package that has it, and texts are escaped."""
     environment = _templates(packages, autoescape=True, finalize=visible)
-    # `unquoted` shows a key without its percent encoding.
+    # `unquoted` shows an image's key without its percent encoding.
     environment.filters |= {"thousands": "{:,}".format, "unquoted": unquote}
     return environment
 

@@ -25,7 +25,7 @@ from typing import IO, Any, BinaryIO, Final, Literal, TextIO, overload
 
 from pseudoris.schemas.errors import ConfigError
 
-# Larger files are refused, because files are read whole. The largest known annotation file has 1.1 GB (LVIS).
+# Larger files than this are refused, because files are read whole. The largest known annotations have 1.1 GB (LVIS).
 MAX_BYTES: Final = 4 * 2**30
 _KINDS: Final[Mapping[type, str]] = {dict: "an object", list: "a list", tuple: "a list", str: "a text", bytes: "bytes"}
 
@@ -133,7 +133,7 @@ EXTENSIONS: Final = (
 # Whole numbers may have this many bits. Python's hash is the remainder by 2^61 - 1: with larger numbers a file of a few
 # megabytes can make one dict of ids take minutes.
 MAX_BITS: Final = 64
-# Finds texts that may hold a number above 64 bits: it has at least 19 digits.
+# Matches 19 digits in a row. A text without them holds no number above 64 bits.
 _MANY_DIGITS: Final = re.compile("[0-9]{19}")
 _MANY_DIGITS_UTF8: Final = re.compile(b"[0-9]{19}")
 
@@ -169,16 +169,16 @@ def _whole(digits: str) -> int:
 _LINK: Final = re.compile(
     r"(?:(?<=[A-Za-z0-9+.-]:)(?!(?:(?<=file:)|(?<=local:))///)/|(?<![\w/.:])//|(?<=\w)(?i:%(?:25)*3a(?:%(?:25)*2f){2}))\S+"
 )
-# Matches credentials in links. A secret key is base64, so a `/` between `:` and `@` does not end it.
+# Matches credentials in links. A secret key is base64, so a `/` between `:` and `@` may belong to it.
 _USERINFO: Final = re.compile(r"(/|%(?:25)*2[fF])\1(?:(?!\1)[^/])*(?:@|%(?:25)*40)|//[^/:\[]+:(?!\d*/)[^@]*@")
-# Credentials in links with a single slash or none, which clients accept too. A host with a port or path follows.
+# Matches credentials in links with one slash or none after the colon, which clients accept too.
 _BARE_USERINFO: Final = re.compile(
     r"(?<![\w.+])(?:(?i:https?|s3a?|gcs|gs|az|abfs|hf|ftp):/?(?!/)[^\s@/]{1,512}@"
     r"|[A-Za-z][\w.+-]{0,64}:[^\s@/]{1,512}@(?=[\w.-]+[:/]))"
 )
-# Matches from the start of a query, a fragment or parameters, encoded or not. `#` and a number is the row of a table.
+# Matches a query, fragment or parameters, encoded or not, to the end of the link. `#` and a number is a table's row.
 _QUERY: Final = re.compile(r"(?:\?|#(?!\d+\W*$)|%(?:25)*(?:3[fF]|23)|;(?=[\w.-]+=)).*", re.DOTALL)
-# A query of a link without scheme or with a space in it. An absolute path keeps its `?` unless a request names it.
+# Matches a query after a word or a request such as `GET /path`. In other absolute paths a `?` is part of the name.
 _BARE_QUERY: Final = re.compile(
     r"((?:(?<![A-Za-z])[A-Z]{3,7}[ \t]+(?=/)"
     r"|(?<!\S)(?![\"'(\[]?(?:/|file:/|local:/))(?=[^\s?]*\?[\w.~%-]+=))[^\s?]*)\?\S+"
@@ -235,7 +235,7 @@ def mask_logs() -> None:
     logging.setLogRecordFactory(masked)
 
 
-# Control characters, direction marks, lone surrogates (which no terminal can show) and line ends.
+# Unicode categories: control characters, direction marks, lone surrogates (no terminal can show these), line ends.
 _CONTROL_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 

@@ -28,13 +28,13 @@ _SECRET_SETTINGS: Final = frozenset(
     | {"accesskey", "accesskeyid", "secretkey", "secretaccesskey", "authtoken", "apitoken", "refreshtoken", "hftoken"}
     | {"accountkey", "sharedkey", "sharedaccesskey", "sharedaccesssignature", "sastoken"}
 )
-# Fields of a query that are no secrets: they choose a version or a form.
+# Names of query fields that hold no secrets: they choose a version or a form of the file.
 _HARMLESS: Final = frozenset(
     {"versionid", "version", "revision", "generation", "snapshot", "download", "dl", "raw", "alt"}
 )
-# Matches a field with a value. `=` at the end of a base64 secret is padding and begins no value.
+# Matches a query field with a value. `=` at the end of a base64 secret is padding and begins no value.
 _FIELD: Final = re.compile(r"[?#&;]([A-Za-z][\w.-]{0,30})=(?!%(?:25)*3[dD])[^=&#]")
-# Secrets in texts that are not uris: connection strings, headers, private keys, and tokens of known form.
+# Matches secrets in texts that are not uris: connection strings, headers, private keys, and tokens of known form.
 _SECRET_TEXT: Final = re.compile(
     r"(?i)\b(?:account_?key|shared_?access_?(?:key|signature)|aws_secret_access_key|aws_session_token|client_?secret"
     r"|api[-_]?key)\s*[=:]\s*\S|\bauthorization\s*:\s*\S|\bbearer\s+[\w.~+/-]{16}|-----begin [a-z ]*private key"
@@ -43,15 +43,15 @@ _SECRET_TEXT: Final = re.compile(
     r"|\b(?:github_pat_|[a-z]{2}pat-|xox[a-z]-|pypi-age|dop_v1_|[sr]k_(?:live|test)_)[\w-]{16}"
     r"|\bsk-(?:[a-z]{2,8}\d*-)*\w{20}|(?-i:\bA[KS]IA[A-Z0-9]{16}\b)"
 )
-# Tokens of other services: one to three words, then twenty letters and digits. Matches whole settings, not folders.
+# Matches tokens of other services: one to three words, then twenty letters and digits. For whole settings only.
 _TOKEN: Final = re.compile(
     r"(?:[A-Za-z]{2,12}[_-]){1,3}(?=\w*[a-z])(?=\w*[A-Z])(?=(?:[A-Za-z]*\d){3})[A-Za-z0-9]{20,}[\w-]*"
-    # A secret key of AWS. Hex digests and nearly all paths change less often between small, capital and digit.
+    # Or an AWS secret key: it changes more often between small letter, capital and digit than digests and most paths.
     r"|(?!/)(?=[A-Za-z0-9+/]{40}$)(?=.*[a-z])(?=.*[A-Z])(?:.*?(?:(?<=[a-z])[A-Z0-9]|(?<=\d)[A-Za-z])){7}.*"
 )
-# A query may be encoded several times, and is decoded this often.
+# A query is decoded this many times, because it may be encoded several times.
 _MAX_ENCODED: Final = 4
-# Context of a validation that accepts everything that an existing run holds.
+# A validation in this context accepts everything that an existing run holds.
 RECORDED: Final = "recorded"
 _REMEDY: Final = (
     "it would be written into the run file and logs. Give the bare uri and the credentials in the "
@@ -60,7 +60,7 @@ _REMEDY: Final = (
 _SECRET: Final = f"this text holds a secret: {_REMEDY}"
 _NOT_FIRST: Final = string.digits + "+.-"
 _SCHEME: Final = string.ascii_letters + _NOT_FIRST
-# For commands without an option that allows query fields: none may be written.
+# The allowed query fields of a command that has no option to allow any.
 NO_FIELDS: Final = frozenset[str]()
 
 
@@ -197,14 +197,14 @@ def secret_in(uri: str, allowed: Collection[str] | None = NO_FIELDS) -> str | No
     Of the fields of a query, `allowed` are the names that hold no secret. It may hold whole uris too; None: all may.
     The remedy says how a user adds to it, unless it is `NO_FIELDS`.
     """
-    # One text may hold several uris: `simplecache::s3://…`, `https://host/?from=https://…`.
+    # A text may hold several uris, such as `simplecache::s3://…`. The scheme is the word right before the first `://`.
     before, separator, rest = uri.partition("://")
     scheme = before[len(before.rstrip(_SCHEME)) :].lstrip(_NOT_FIRST)
     if has_userinfo(uri):
         if separator:
             return f"a {scheme}:// uri holds credentials before an @: {_REMEDY}"
         return f"this text holds credentials before an @: {_REMEDY}. A file of this name is written ./name"
-    # A local path has no query.
+    # A local path has no query: its `?` is a letter.
     if separator and scheme not in ("file", "local") and allowed is not None and uri not in allowed:
         fields = {each.partition("=")[0] for each in _unknown_fields(f"{scheme}://{rest}", allowed)}
         if fields:
@@ -217,7 +217,7 @@ def secret_in(uri: str, allowed: Collection[str] | None = NO_FIELDS) -> str | No
 
 def _unknown_fields(link: str, allowed: Collection[str]) -> list[str]:
     """Return the fields of a link's query, fragment and parameters whose names are not known to be harmless."""
-    # In a bucket, `?` is a wildcard and `#` a letter. There, only a field with a value counts.
+    # Outside http and https, `?` is a wildcard and `#` a letter, so there only a field with a value counts.
     for _ in range(_MAX_ENCODED):
         link = unquote(link)
     _, *fields = re.split(r"[?#&]|;(?=[\w.-]+=)", link)
@@ -238,14 +238,14 @@ _S3: Final = (
     *("AWS_DEFAULTS_MODE", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
 )
 _PROXIES: Final = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy", "SSL_CERT_FILE")
-# Variables to show, by protocol. They hold names, paths and addresses; values of others are hidden.
+# Environment variables that an error shows, by protocol: names, paths, addresses. Values of others are hidden.
 _SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "s3": _S3,
     "s3a": _S3,
     "hf": ("HF_ENDPOINT", *_PROXIES),
     "gs": ("GOOGLE_APPLICATION_CREDENTIALS",),
 }
-# Errors whose text repeats what a program or server said, which may be a secret.
+# Names of errors whose text repeats the words of a program or a server, which may hold a secret.
 _REPEATS_OTHERS: Final = frozenset({"CredentialRetrievalError", "HTTPClientError", "ClientError"})
 _MIN_SECRET_LETTERS: Final = 4
 

@@ -14,7 +14,7 @@ MAX_LEVELS: Final = 64
 # A file has at most this many values, counted with aliases replaced, as the run stores them. Presets have 200.
 MAX_VALUES: Final = 50_000
 MAX_LETTERS: Final = 4 * 2**20
-# A number has at most this many letters. 64 binary digits with a sign take fewer.
+# A number has at most this many letters. 64 binary digits with a sign and a prefix take 67.
 _MAX_DIGITS: Final = 100
 _SHOWN_LETTERS: Final = 24
 
@@ -34,7 +34,7 @@ def parse_yaml(text: str) -> Any:
     try:
         return yaml.load(text, _Loader)  # a safe loader, which also bounds numbers
     except (ValueError, OverflowError) as error:
-        # YAML has types of its own, such as dates, and 2020-13-45 is no date.
+        # YAML parses values such as dates itself, and fails on 2020-13-45, which is no date.
         raise YamlRefusedError(f"{error}; quote a value that is text") from error
 
 
