@@ -28,12 +28,12 @@ __all__ = ["ListedFile", "RunLocation", "Upload"]
 
 LOCAL_PROTOCOLS: Final = ("file", "local")
 S3_PROTOCOLS: Final = ("s3", "s3a")
-# Ray unpacks the working directory of a job below this folder, and deletes it after the job.
+# Ray unpacks a job's working directory below this folder and deletes it later, so a relative path there is refused.
 _RAY_FOLDER: Final = "/runtime_resources/working_dir_files/"
 _ANY_PATH: Final = re.compile(r"(?s:.*)")
-# One request fetches this many bytes: about a row group of a plan part, or a whole manifest.
+# One request fetches at least this many bytes: about a row group of a plan part, or a whole manifest.
 _WINDOW_BYTES: Final = 2**20
-# A probe file is deleted right after its creation. One stays behind only if its writer is killed in between.
+# Names of probe files. A probe deletes its file at once, so a file stays only if its process is killed in between.
 PROBE_NAME: Final = re.compile(r"_probe-[0-9a-f]{16}")
 _NEEDED: Final = "commits would not be safe. Use a store with conditional writes: AWS S3, MinIO, Ceph, or a local disk"
 
@@ -55,7 +55,7 @@ def storage_at(
     folder = local_path(uri)
     if folder is not None:
         return LocalStorage(folder, follows_links=follows_links)
-    # Imported here, so that a local run never loads the clients of buckets and of the web.
+    # Clients of buckets and of the web are imported here, so that a local run never loads them.
     protocol = uri.partition("://")[0]
     if protocol in (*S3_PROTOCOLS, "http", "https", "hf"):
         require_extra("remote", uri)
@@ -159,7 +159,7 @@ class RunLocation:
         """Return the file opened for reading, seekable; FileNotFoundError if there is none."""
         with storage_errors("open", self.uri(path)):
             file = self._storage.open(path, window_bytes=_WINDOW_BYTES)
-            # Seeking checks that the file exists, also in a bucket, and its answer brings the size and the tail.
+            # In a bucket, opening makes no request. Seeking makes one: it finds the file, its size and its tail.
             file.seek(0, io.SEEK_END)
             file.seek(0)
             return file
@@ -242,7 +242,7 @@ class RunLocation:
         try:
             is_first = self.create_once(path, b"first")
         except NotImplementedByStoreError as error:
-            # Without the condition the same write works, so the condition is to blame.
+            # If this write without the condition works, the condition is to blame. If not, its own error is raised.
             self.replace(path, b"plain")
             self.delete(path)
             raise ConfigError(f"{self.root} does not support conditional writes (HTTP 501): {_NEEDED}") from error

@@ -25,7 +25,7 @@ from pseudoris.schemas.tables import (
 )
 from pseudoris.store.tables.shard_tables import table_counts
 
-# Each shard gives this many examples of a problem. They show a pattern, without a line for each row of a lost table.
+# A shard gives at most this many examples of a problem: enough to show a pattern, not a line for each lost row.
 _MAX_EXAMPLES: Final = 5
 _STATUSES: Final = (STATUS_ANNOTATED, STATUS_EMPTY, STATUS_QUARANTINED)
 

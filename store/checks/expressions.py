@@ -30,21 +30,21 @@ from pseudoris.store.tables.judged_expressions import (
     weights_by,
 )
 
-# An expression of each kind refers to at least and at most these numbers of masks.
+# By kind, the least and the most masks that an expression refers to. None is no limit.
 _TARGETS: Final = {"attribute": (1, 1), "position": (1, 1), "relation": (1, 1), "group": (2, None), "none": (0, 0)}
 _HEARD: Final = ("caption_score", "listener", "truth")
 _CONFIDENCE: Final = ("confidence", "rank")
-# Confidences may differ by this much: exponentials of another machine may differ in the last bits.
+# Confidences may differ by at most this much: exponentials of another machine may differ in the last bits.
 _TOLERANCE: Final = 1e-9
 _SCORES: Final = ("uniqueness", "correctness", "distinctiveness")
 _FIRST_DRAW: Final = ("crop", "decoder", "top_k", "top_p", "log_prob")
 # Columns that are null for expressions that the captioner did not draw.
 _NULL_OF_UNDRAWN: Final = (*_FIRST_DRAW, *_SCORES, *_HEARD, *_CONFIDENCE, "rival_mask_id")
-# Columns that are null for composed expressions. The composer sets confidence and weight itself.
+# Columns that are null for composed expressions: the composer sets confidence, and for kind `none` the rival.
 _NULL_OF_COMPOSED: Final = tuple(name for name in _NULL_OF_UNDRAWN if name not in ("confidence", "rival_mask_id"))
 _GROUNDING_SHARES: Final = ("grounding_choice", "grounding_share")
 _WEIGHT_OF_UNDRAWN: Final = 1.0
-# Weights may differ by this much: another machine may round the last digit differently.
+# Weights may differ by at most this much: another machine may round the last digit differently.
 _WEIGHT_TOLERANCE: Final = 1.5 * 10**-WEIGHT_DIGITS
 
 
@@ -86,13 +86,13 @@ def confidence_problems(table: pa.Table, config: ConfidenceConfig | None) -> Ite
         _at(is_heard & ~is_probability, "caption_score or truth is null or above 0, though listener is set"),
     )
     if config is None:
-        # The composer sets these columns itself.
+        # Composed expressions are skipped: the composer sets their confidence, with or without `filtering.fitted`.
         is_composed = is_from(table, SOURCE_COMPOSER)
         for name in _CONFIDENCE:
             is_set = ~is_composed & np.isfinite(scores[name])
             yield "expression_confidence", _at(is_set, f"{name} is set without filtering.fitted")
         return
-    # Only expressions of kind attribute were candidates of the filter. Other kinds are composed later.
+    # The filter gives a confidence only to expressions of kind `attribute`. Other kinds are composed later.
     rows = np.flatnonzero(judged(table) & np.asarray(pc.equal(table["kind"], "attribute")))
     groups = pc.list_element(table["target_mask_ids"].combine_chunks().take(rows), 0).to_pylist()
     found = {name: values[rows] for name, values in scores.items()}
@@ -123,7 +123,7 @@ def _findings(table: pa.Table, masks: pa.Table, rule: KeepRule) -> Iterator[Find
     texts = table["text"].to_pylist()
     rows = np.flatnonzero(np.array([not text or text != text.strip().lower() for text in texts], bool))
     yield "expression_text", (f"row {row}: {texts[row]!r} is empty, not stripped or not lower case" for row in rows)
-    # The key includes the image, because a no-target expression has no mask.
+    # The key includes the image, because a no-target expression has no mask that would identify the image.
     keys = Counter((image, *target, text) for image, target, text in zip(images, targets, texts, strict=True))
     yield "expression_repeated", (f"{key} is in {n} rows" for key, n in keys.items() if n > 1)
     known = pc.is_in(table["source"], value_set=pa.array(SOURCES, pa.string()))
@@ -144,7 +144,7 @@ def _findings(table: pa.Table, masks: pa.Table, rule: KeepRule) -> Iterator[Find
         differs = np.abs(np.asarray(table["weight"]) - weights_by(rule.pair_weight, table)) > _WEIGHT_TOLERANCE
         unlike = "weight is not what filtering.fitted gives for the confidence"
         yield "expression_weight", _at(differs, unlike)
-    # The scores of groups and of no-target expressions have another meaning, so they are left out.
+    # Scores are checked for one mask only: those of groups and no-target expressions have another meaning.
     is_single = np.array([len(each) == 1 for each in targets], bool) & ~is_undrawn
     is_alone = np.array([num_masks[image] == 1 for image in images], bool)
     yield from _score_problems(table, is_single, is_alone)

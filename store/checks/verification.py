@@ -105,7 +105,7 @@ class VerifyWalk:
         self.num_shards = 0
         self._location = location
         self._header = header
-        # A folder, a pipe or the like in the place of a receipt, by shard.
+        # By shard, the problem that a folder, a pipe or the like is in the place of its receipt.
         self._blocked: dict[int, Problem] = {}
         for name, what in location.list_obstacles(RECEIPTS_FOLDER):
             if commit := commit_of_name(name):
@@ -145,7 +145,7 @@ class VerifyWalk:
             shard_and_entries: tuple[int, list[PlanEntry] | None],
         ) -> tuple[int, list[PlanEntry] | None, Receipt | ConfigError | None]:
             shard, entries = shard_and_entries
-            # If a shard is planned twice, its receipt counts the first time only.
+            # If a shard is planned twice, its receipt counts only the first time.
             generation = self._unplanned.pop(shard, None)
             found = None if generation is None else try_read_receipt(self._location, shard, generation)
             return shard, entries, found
@@ -209,7 +209,7 @@ class VerifyWalk:
         root = None if self._root is None else self._root.hexdigest()
         # Problems arrive in any order. They are sorted, so that equal runs give equal reports.
         self._problems.sort(key=lambda problem: -1 if problem.shard is None else problem.shard)
-        # 8 bytes per image: 50 million images are sorted in 400 MB.
+        # Ids take 8 bytes per image: those of 50 million images are sorted in 400 MB.
         values, counts = np.unique(ids := np.concatenate(self._ids), return_counts=True)
         repeated = zip(values[counts > 1], counts[counts > 1], strict=True)
         details = (f"image {value:016x} is planned {number} times" for value, number in repeated)
@@ -229,7 +229,7 @@ class VerifyWalk:
             (f"shard {shard} has a receipt, but is not in the plan" for shard in self._unplanned),
         )
         if not quick:
-            # In an incomplete run, an unnamed part may belong to a shard in progress or to an unreadable receipt.
+            # In an incomplete run, a part that no receipt names may belong to a shard in progress, so it is no stray.
             is_whole = self._num_read == self.num_shards == len(self._committed)
             strays = stray_files(self._location, self._named, self._committed, is_whole=is_whole)
             self._problems += examples(None, "stray_file", strays)
@@ -269,7 +269,7 @@ class ShardToCheck:
     rule: KeepRule = SOME_TAU
 
 
-# Checks shards, here or on a cluster. Yields the problems of each shard in any order, and takes shards as it has room.
+# Checks shards, in this process or on a cluster. Takes a shard when there is room, and yields its problems.
 CheckShards = Callable[[RunLocation, Iterator[ShardToCheck], bool], Iterator[list[Problem]]]
 
 
@@ -303,7 +303,7 @@ def verify_run(
     """
     header = require_header(location)
     for name, what in location.list_obstacles(PLAN_FOLDER):
-        # A folder, a pipe or the like in an extension's place: the plan would end there.
+        # A folder, a pipe or the like is in the place of an extension. The plan would seem to end before it.
         if EXTENSION_NAME.match(name):
             raise ConfigError(
                 f"{location.uri(f'{PLAN_FOLDER}/{name}')} is {what}, not a header of the plan: restore the file"

@@ -28,7 +28,7 @@ from pseudoris.schemas.run_records import PartRecord, PlanExtension, RunHeader
 RuleKind = Literal["refer", "names", "only", "sha256", "phash"]
 NAME_KINDS: Final = frozenset({"refer", "names", "only"})
 
-# The REFER datasets share the images of MS-COCO's train2014, and each splits them differently.
+# These REFER datasets share images, but split them differently, so a notice names those that no rule reads.
 SHARED_DATASETS: Final = ("refcoco", "refcoco+", "refcocog")
 
 # An image that a rule by content excludes has this reason code.
@@ -235,7 +235,7 @@ class _NameIndex:
                 self._coco_ids.setdefault(int(value), number)
                 continue
             self._names.setdefault(value, number)
-            # Our exports use the id of an image as its file name.
+            # Our exports use the id of an image as its file name, so such a name also excludes the image of this id.
             if match := _EXPORTED_NAME.fullmatch(value):
                 self._image_ids.setdefault(match[1], number)
 
@@ -264,7 +264,7 @@ class ExclusionMatcher:
         self._only = [
             (number, _NameIndex(enumerate(sorted(rule.values)))) for number, rule in numbered if rule.kind == "only"
         ]
-        # If rules share a digest, the first one counts.
+        # If several rules list the same digest, it counts for the first rule.
         self._digests = {
             value: number for number, rule in reversed(numbered) if rule.kind == "sha256" for value in rule.values
         }

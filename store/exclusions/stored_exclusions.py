@@ -37,7 +37,7 @@ from pseudoris.store.tables.parquet_files import open_parquet, parquet_bytes
 _MATCHING: Final = "A listed name is the whole name of a file, a listed path the end of its path"
 _SCHEMA: Final = pa.schema([("rule", pa.int32()), ("value", pa.string())])
 
-# The last matcher of this process, by the digest of its part. A process reads many shards of one run.
+# The last matcher of this process, by the digest of its part: a process reads many shards of the same run.
 _MATCHERS: Final[dict[str, ExclusionMatcher]] = {}
 
 
@@ -97,7 +97,7 @@ class ExcludedItems:
         if not self._matcher.has_names:
             yield from items
             return
-        # `seen` holds one file's ids: repeats of a file follow it directly, and repeats of a member are in its tar.
+        # `seen` needs only one file's ids: a repeated file follows itself directly, a repeated member is in its tar.
         file, seen = "", set[str]()
         for item in items:
             number, wanted = self._matcher.matched(item.key)

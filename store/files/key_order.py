@@ -19,13 +19,13 @@ from urllib.parse import quote, unquote_to_bytes
 
 from pseudoris.store.files.storage import storage_errors
 
-# `quote` encodes both signs, so in a key they are always separators.
+# `quote` encodes `!` and `#` in names, so in a key they are always separators.
 _MEMBER: Final = "!"
 _ROW: Final = "#"
 
-# A listing with more records is sorted on disk. A record takes about 400 bytes, so this is about 40 MB.
+# At most this many records, of about 400 bytes each, are sorted in memory. A longer listing is sorted on disk.
 MAX_IN_MEMORY: Final = 100_000
-# Sorted pieces on disk that are merged at once. Each holds an open file and a block of records.
+# At most this many sorted pieces on disk are merged at once: each takes an open file and a block of records.
 _MAX_RUNS: Final = 64
 _BLOCK: Final = 1_000
 
@@ -121,7 +121,7 @@ def _append(run: Path, records: list[Any]) -> None:
 def _blocks(file: Any) -> Iterator[Any]:
     while True:
         try:
-            # Safe to unpickle: it is our own file, in a folder that no other user can write.
+            # Safe to unpickle: we wrote the file, in a folder that no other user can write.
             block = pickle.load(file)
         except EOFError:
             return

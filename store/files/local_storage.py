@@ -34,19 +34,19 @@ from pseudoris.store.files.storage import (
 
 logger = logging.getLogger(__name__)
 
-# Temporary files have names that are hidden and without a table's suffix, so that no glob over tables finds them.
+# Temporary files have hidden names without a table's suffix, so that no glob over tables finds them.
 TEMPORARY_PREFIX: Final = ".tmp-"
-# The name ends in process id and nonce. A file that only has the prefix was not written here.
+# A temporary file's name ends in process id and nonce. Other files with the prefix are not from pseudoris.
 _TEMPORARY: Final = re.compile(r"\.tmp-\d+-[0-9a-f]{16}")
 
-# gc may delete a file whose writer paused for long. That is rare, so this many attempts are enough.
+# A file is written at most this many times: gc may delete the temporary file of a writer that paused for long.
 _MAX_WRITES: Final = 3
 _T = TypeVar("_T")
 
 # Device and inode identify a folder even if it has several paths.
 _Identity = tuple[int, int]
 _UNKNOWN: Final[_Identity] = (-1, -1)
-# Key and name, then size and time of a file, or identity of a folder.
+# Key and name of an entry, then size and modification time (ns) of a file, or identity of a folder.
 _Entry = tuple[str, str, int | None, int | None, _Identity | None]
 
 
@@ -60,7 +60,7 @@ class LocalStorage(Storage):
     """
 
     faults: ClassVar[tuple[type[Exception], ...]] = (OSError,)
-    # A shard is read by one thread: shards are read in parallel, and more threads do not hide a disk's latency.
+    # One thread reads the images of a shard: shards are read in parallel, and more threads are no faster on a disk.
     max_readers: ClassVar[int] = 1
 
     root: Path
@@ -166,7 +166,7 @@ class LocalStorage(Storage):
 
     def _scan(self, folder: str) -> Iterator[os.DirEntry[str]]:
         try:
-            # pathlib's iterdir would need another system call for the type and size of each file.
+            # `scandir` gives the type of each entry. With pathlib's `iterdir`, each type needs another system call.
             with os.scandir(self._at(folder)) as entries:
                 yield from entries
         except FileNotFoundError:
@@ -193,15 +193,15 @@ class LocalStorage(Storage):
             for entry in self._scan(folder):
                 key, found = path_key(entry.name), _stat(entry)
                 if found is None and entry.is_dir(follow_symlinks=False):
-                    # The folder may hold images, so it is listed. Its own listing shows whether it can be read.
+                    # The folder may hold images, so it is listed. Its own listing then shows whether it is readable.
                     yield f"{key}/", entry.name, None, None, _UNKNOWN
                 elif found is None:
-                    # A broken link was meant as an image, so it is planned, and quarantined when it is read.
+                    # A broken link stands for an image: it is planned, and quarantined when it is read.
                     yield key, entry.name, None, None, None
                 elif stat.S_ISREG(found.st_mode):
                     yield key, entry.name, found.st_size, found.st_mtime_ns, None
                 elif stat.S_ISDIR(found.st_mode):
-                    # With the slash, a folder sorts among files as the keys of its content do.
+                    # The slash sorts the folder as the keys of its content: these have a slash after its name.
                     yield f"{key}/", entry.name, None, None, _identity(found)
 
     def _write(self, path: str, data: bytes, give_name: Callable[[Path], _T]) -> _T:
@@ -217,11 +217,11 @@ class LocalStorage(Storage):
             except FileNotFoundError:
                 continue
             finally:
-                # The partial file is deleted, so that it does not keep a full disk full.
+                # A partial file is deleted after an error too, so that it does not keep a full disk full.
                 temporary.unlink(missing_ok=True)
             _sync_folder(temporary.parent)
             return answer
-        # Not FileNotFoundError: for callers that means that the file they asked for is missing.
+        # Not FileNotFoundError: callers would conclude that the file at `path` is missing.
         raise OSError(errno.EAGAIN, f"its temporary file was deleted {_MAX_WRITES} times before it had its name")
 
 
@@ -259,7 +259,7 @@ def _link_once(temporary: Path, target: Path) -> bool:
     try:
         target.hardlink_to(temporary)
     except FileExistsError:
-        # NFS may create the link, lose the answer, and fail the retry with EEXIST. The link count tells.
+        # NFS may create the link, lose the answer, and fail the retry with EEXIST. Two links prove that it is ours.
         return temporary.stat().st_nlink == 2
     return True
 
@@ -267,7 +267,7 @@ def _link_once(temporary: Path, target: Path) -> bool:
 @contextmanager
 def _refusals() -> Iterator[None]:
     """Convert FileNotFoundError to PermissionError: some existing folders refuse new files that way, such as /proc."""
-    # Not FileNotFoundError: for callers that means that the file they asked for is missing.
+    # FileNotFoundError must not pass: callers would conclude that the file they asked for is missing.
     try:
         yield
     except FileNotFoundError as error:
@@ -283,7 +283,7 @@ def _make_folder(folder: Path) -> None:
         with _refusals():
             folder.mkdir(exist_ok=True)
     except FileExistsError:
-        # A file has the folder's name. Callers would take FileExistsError to mean that their own file exists already.
+        # A file has the folder's name. From FileExistsError, callers would conclude that their own file exists.
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
     _sync_folder(folder.parent)
 

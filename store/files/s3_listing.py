@@ -16,20 +16,20 @@ from pseudoris.store.files.s3_client import etag_of
 from pseudoris.store.files.s3_requests import Page, S3Requests
 from pseudoris.store.files.storage import Mark, MayDescend, StoredFile
 
-# Number of prefixes that are listed in parallel.
+# At most this many prefixes are listed in parallel.
 MAX_LISTERS: Final = 16
-# Levels of folders that are searched for enough places to start listings in parallel.
+# At most this many levels of folders are searched for places where parallel listings can start.
 _SPLIT_LEVELS: Final = 3
-# Parallel listings start at no more folders than this, and read on through the next: each image may have a folder.
+# Parallel listings start at most at this many folders: each image may have one. A listing reads on to the next start.
 MAX_MARKS: Final = 256
 # One page of a listing has at most this many keys.
 PAGE_KEYS: Final = 1_000
 # Storage classes whose objects must be restored before they can be read.
 _ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
-# This sorts after every name in a folder.
+# This character sorts after every name in a folder.
 _LAST: Final = "\U0010ffff"
 
-# Key, path, size, etag, and whether it is archived.
+# Key, path, size and etag of an object, and whether it is archived.
 _Record = tuple[str, str, int, str, bool]
 
 
@@ -68,7 +68,7 @@ def _records(bucket: S3Requests, prefix: str, may_descend: MayDescend, exclude: 
     base = f"{prefix}/" if prefix else ""
     is_open = _cached_gate(bucket.address(base), may_descend, exclude)
     folders, level, is_whole = [""], 0, True
-    # If some folders of this level were dropped, the next level would be incomplete, so the search stops.
+    # The loop ends at a level of which some folders were dropped: the next level would be incomplete.
     while folders and is_whole and level < _SPLIT_LEVELS and len(folders) < MAX_LISTERS:
         inner = _Marks()
         for page in _in_parallel(iter([bucket.pages(base + each, delimiter="/") for each in folders])):
@@ -78,7 +78,7 @@ def _records(bucket: S3Requests, prefix: str, may_descend: MayDescend, exclude: 
     stops = [*folders[1:], None][: len(folders)]
     ranges = (_between(bucket, base, start, stop, is_open) for start, stop in zip(folders, stops, strict=True))
     for page in _in_parallel(ranges):
-        # Objects above this level were listed before.
+        # Objects above this level were yielded by the loop above.
         deep = [each for each in page[0] if each["Key"].count("/", len(base)) >= level]
         yield from _wanted(deep, base, is_open)
 
@@ -158,7 +158,7 @@ def _wanted(objects: Iterable[dict[str, Any]], base: str, is_open: Callable[[str
     for each in objects:
         path = each["Key"][len(base) :]
         folder, _, name = path.rpartition("/")
-        # Web consoles create an empty object for a folder itself, which is no file.
+        # Web consoles create an empty object for a folder itself. It is no file, so it is left out.
         if name and is_open(f"{folder}/" if folder else ""):
             yield path_key(path), path, each["Size"], etag_of(each), each.get("StorageClass") in _ARCHIVES
 

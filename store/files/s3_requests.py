@@ -30,16 +30,16 @@ from pseudoris.schemas.uris import client_error, secret_in
 from pseudoris.store.files.s3_client import Answer, Course, etag_of, with_client
 from pseudoris.store.files.storage import ArchivedError, ChangedError, NoBucketError, NotImplementedByStoreError
 
-# These codes mean an expired token. It is renewed before a retry, where possible.
+# These codes mean an expired token. The client renews it before a retry if it can.
 _EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
 _CODES_TO_RETRY: Final = frozenset(
     {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
     | {"TooManyRequests", "BandwidthLimitExceeded", "OperationAborted", "ConditionalRequestConflict"}
-    # The body was damaged in transit.
+    # These codes mean that the body was damaged in transit.
     | {"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}
     | _EXPIRED
 )
-# Connections that break, time out, or end within a body.
+# Errors of connections that break, time out, or end within a body, and failures to get credentials.
 _BROKEN: Final = (
     boto.HTTPClientError,
     boto.ConnectionError,
@@ -57,9 +57,9 @@ _BAD_CREDENTIALS: Final = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed"}
     | {"AccountProblem", "NotSignedUp", "InvalidSecurity"}
 )
-# The refusal names the header that the store does not know. Nothing else of it is shown, because it may hold secrets.
+# A refusal may name the header that the store does not know. Only this name is shown: the rest may hold secrets.
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,60}")
-# Codes of a wrong name or region of a bucket. The answer to HEAD has no body, so its code is just `400`.
+# Codes of a wrong name or region of a bucket. An answer to HEAD has no body, so its code is just `400`.
 _BAD_BUCKETS: Final = frozenset({"InvalidBucketName", "AuthorizationHeaderMalformed", "400"})
 _BAD_PLACE: Final = re.compile(r"Location|Region|Redirect|Endpoint")
 
@@ -83,7 +83,7 @@ def is_transient(error: BaseException) -> bool:
     """Return whether another try may succeed."""
     if isinstance(error, boto.ClientError):
         status = status_of(error)
-        # 501 (not implemented) and 505 are permanent.
+        # 501 (not implemented) and 505 (HTTP version not supported) are permanent.
         is_fault = status >= 500 and status not in (501, 505)
         return is_fault or status in (408, 409, 429) or code_of(error) in _CODES_TO_RETRY
     return isinstance(error, _BROKEN)
@@ -154,16 +154,16 @@ def _response(error: BaseException) -> dict[str, dict[str, object]]:
 
 logger = logging.getLogger(__name__)
 
-# Pauses are random, between 0 and 0.2 s · 2ⁿ: clients that failed together do not retry together.
+# The first pause is at most this long, and the limit doubles with each retry. Random pauses keep clients apart.
 _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 20.0
-# A pause long enough for the user to notice is logged as a warning.
+# A retry more than this long after the first attempt is logged as a warning: by now the user notices the delay.
 _WARN_AFTER_S: Final = 10.0
-# A process opens at most this many connections. More only help where a single connection is slow.
+# A process opens at most this many connections to S3. More help only where a single connection is slow.
 _MAX_CONNECTIONS: Final = 32
 _BODY_CHUNK_BYTES: Final = 2**20
 _CREDENTIAL_PAUSES_S: Final = (1.0, 4.0)
-# botocore reads these variables in this order.
+# The endpoint is read from these variables, in botocore's order.
 _ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
@@ -267,7 +267,7 @@ class S3Requests:
 
         async def attempt() -> Fetched:
             if etag is None or start < 0:
-                # Without an etag the object may have changed between two attempts, so the bytes so far are dropped.
+                # Bytes so far are dropped: without an etag the object may have changed, and a tail cannot be continued.
                 received.clear()
             first = start + len(received)
             arguments = {"Key": key, **_range(first, None if length is None else start + length)}
@@ -278,14 +278,14 @@ class S3Requests:
             except boto.ClientError as error:
                 if status_of(error) != 416:
                     raise
-                # The range starts behind the end of the object. Stores report its size differently here.
+                # The range starts behind the end of the object. The sizes that stores report here are not reliable.
                 return Fetched(bytes(received), max(start, 0) + len(received), etag or "")
             is_whole = first > 0 and answer["ResponseMetadata"]["HTTPStatusCode"] != 206
             if is_whole or int(answer["ContentLength"]) > most:
                 raise OSError(errno.ENOTSUP, "the store does not support range requests", self.address(key))
             found = etag_of(answer)
             if etag not in (None, found):
-                # The store ignored the condition (`IfMatch`), and this is another version.
+                # The store ignored the condition (`IfMatch`) and sent another version.
                 raise _changed(self.address(key))
             await _receive(answer, received)
             return Fetched(bytes(received), _whole_size(answer), found)
@@ -310,7 +310,7 @@ class S3Requests:
             where["ContinuationToken"] = answer["NextContinuationToken"]
 
     def _synced(self, request: Callable[[], Awaitable[Any]]) -> Any:
-        # This limit also ends a body that arrives slowly, although no single read times out.
+        # `patience_s` also ends a body that arrives slowly, although no single read of it times out.
         return sync(self._filesystem().loop, request, timeout=self.limits.patience_s)
 
     def _filesystem(self) -> Any:

@@ -45,18 +45,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A read of this size nearly always holds a whole Parquet footer. The answer also gives the object's size.
+# Bytes of the first read at an object's end: nearly always a whole Parquet footer. The answer also gives the size.
 _TAIL_BYTES: Final = 64 * 2**10
 _PARTS_AT_ONCE: Final = 4
 # Larger objects are sent in parts of this size, each retried separately, so that a part is sent within the time limit
 # of a request over a slow line too. S3 accepts no part below 5 MiB.
 MULTIPART_BYTES: Final = 64 * 2**20
-# S3 allows this many parts in one upload.
+# An upload has at most this many parts: S3's limit.
 MAX_PARTS: Final = 10_000
-# gc may abort the upload of a writer that paused for long. That is rare, so this many attempts are enough.
+# An upload is made at most this many times: gc may abort the upload of a writer that paused for long.
 _MAX_UPLOADS: Final = 3
 _AUTHOR: Final = "pseudoris-author"
-# Holds numbers and etags of the parts of an upload. The store requires them to complete it.
+# Number and etag of each part of an upload. The store requires them to complete the upload.
 Parts = list[dict[str, Any]]
 # Types of files that a browser should show and not download. Programs that read parts ignore the type.
 _CONTENT_TYPES: Final = {".html": "text/html; charset=utf-8", ".webp": "image/webp"}
@@ -110,7 +110,7 @@ class S3Storage(S3Requests, Storage):
     def open_version(self, path: str, expected: StoredFile, *, window_bytes: int = 0) -> Iterator[BinaryIO]:
         """Open the expected version: every request requires its etag."""
         if expected.size_bytes == 0:
-            # An empty range makes no request, so the version is checked here.
+            # A read of an empty object makes no request, so its version is checked here.
             refuse_change(self.stat(path), expected)
         reader = S3Reader(
             self, self._key(path), etag=expected.etag, size=expected.size_bytes, window_bytes=window_bytes
@@ -177,7 +177,7 @@ class S3Storage(S3Requests, Storage):
             except ClientError as error:
                 if status_of(error) != 412:
                     raise
-                # Checked even after a success: aiohttp silently repeats a PUT if a kept-alive connection breaks.
+                # The existing object may be our own: aiohttp silently repeats a PUT if a kept-alive connection breaks.
                 return self._author(key) == author
             return True
 
@@ -257,11 +257,11 @@ class S3Storage(S3Requests, Storage):
             try:
                 self.send(lambda: self.call("complete_multipart_upload", **arguments))
             except ClientError as error:
-                # If the answer to a completion was lost, the repeated completion finds no upload.
+                # If a completion's answer was lost, a repeated one finds no upload: the object's author decides.
                 if code_of(error) != "NoSuchUpload" or self._author(upload.key) != author:
                     raise
 
-        # After a 409 S3 requires all parts again, so the caller repeats the upload.
+        # A 409 is not retried here: S3 then requires all parts again, so the caller repeats the upload.
         retry = self.retrying("write", upload.key, lambda error: is_transient(error) and status_of(error) != 409)
         retry(attempt)
 

@@ -20,11 +20,11 @@ from pseudoris.store.runs.lock import WATCH_S, Holder, current_holder
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import RunTotals, Totals, list_commits, read_receipt, read_receipts
 
-# Seconds over which the present rate is measured. Longer if fewer than three shards were committed in them.
+# The present rate is measured over this many seconds, or over the time of three shards if that is longer.
 WINDOW_S: Final = 600.0
-# If no shard is committed for the time of this many shards, no driver was running: a pause.
+# A gap of more than this many times the mean seconds of a shard is a pause: no driver was running.
 _PAUSE_IN_SHARDS: Final = 3.0
-# A pause has at least this length. With fast shards, a slow listing or a start of Ray is no pause.
+# A shorter gap is never a pause: with fast shards, a slow listing or a start of Ray may take as long.
 _MIN_PAUSE_S: Final = 60.0
 
 
@@ -62,7 +62,7 @@ def measure_rates(
     gaps = np.diff(times_s)
     is_pause = gaps > pause_s
     active_s = shard_s + float(np.where(is_pause, min(shard_s, pause_s), gaps).sum())
-    # The present session starts one `shard_s` before the first commit after the last pause.
+    # The present session starts `shard_s` before its first commit, which is the first after the last pause.
     first = int(np.flatnonzero(is_pause)[-1]) + 1 if is_pause.any() else 0
     now_s = max(now_s, float(times_s[-1]))
     since_s = max(now_s - window_s, float(times_s[first]) - shard_s)
@@ -154,13 +154,13 @@ class StatusReader:
     def read(self, *, now_s: float | None = None) -> RunStatus:
         """Return the present status: lists the receipts, and reads the new ones. Raises as `require_header`."""
         now_s = time.time() if now_s is None else now_s
-        # Read again each time, because the plan may have been extended.
+        # The header is read again each time, because the plan may have been extended.
         header = require_header(self._location)
         first_s: dict[int, tuple[int, float]] = {}
         highest: dict[int, int] = {}
         for shard, generation, modified_s in list_commits(self._location):
             highest[shard] = max(generation, highest.get(shard, 0))
-            # A retry computes only a few images of a shard, so the rate uses the first commit of each shard.
+            # A retry computes only a few images of a shard, so the rate uses the time of a shard's first commit.
             first_s[shard] = min((generation, modified_s), first_s.get(shard, (generation, modified_s)))
         self._catch_up(highest)
         done = self._totals.sum()
@@ -183,7 +183,7 @@ class StatusReader:
 
     def _catch_up(self, highest: Mapping[int, int]) -> None:
         if any(highest.get(shard, -1) < generation for shard, generation in self._generations.items()):
-            # A deleted receipt means that its shard is computed again, so everything is summed again.
+            # A receipt was deleted, so its shard is computed again. All receipts are summed again.
             self._totals, self._generations, self._images = Totals(), {}, {}
         new = {shard: generation for shard, generation in highest.items() if self._generations.get(shard) != generation}
         wanted = sorted(new.items())
@@ -202,7 +202,7 @@ class StatusReader:
         if holder is None:
             return Driver(DRIVER_NONE)
         if self._beat not in (None, holder.beat):
-            # The counter has moved since the last read, so the driver lives, whatever the storage's clock says.
+            # The lock's counter has moved since the last read, so the driver lives, whatever the storage's clock says.
             self._has_moved_s = now_s
         self._beat = holder.beat
         ago_s = max(0.0, now_s - max(holder.beaten_s, self._has_moved_s))

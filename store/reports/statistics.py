@@ -42,7 +42,7 @@ class Distribution:
         array = array[~np.isnan(array)]
         self._sum += float(array.sum())
         magnitude = np.floor(np.log10(np.abs(array), out=np.zeros_like(array), where=array != 0))
-        # The magnitude is bounded, because the power would overflow for a smaller one.
+        # The magnitude has a lower bound, because the power of ten would overflow for smaller values.
         shift = 10.0 ** (_DIGITS - 1 - np.maximum(magnitude, -300))
         rounded, counts = np.unique(np.round(array * shift) / shift, return_counts=True)
         self._counts.update(dict(zip(rounded.tolist(), counts.tolist(), strict=True)))
@@ -131,9 +131,9 @@ def count_draws(table: pa.Table) -> dict[DrawKind, KeptCount]:
     return found
 
 
-# By default this many shards are read. At 100 images a shard, shares are then known to about 0.1 %.
+# By default this many shards are read. With 100 images each, a share of expressions is known to about 0.1 %.
 DEFAULT_SAMPLE: Final = 1_000
-# The groups of the statistics. A text that was drawn several times counts for each draw's decoder and crop.
+# What the statistics group by, and what a group counts. A text counts for the decoder and the crop of each draw.
 GROUPS: Final[Mapping[str, str]] = {"source": "candidates", "decoder": "draws", "crop": "draws"}
 
 _THREADS: Final = 4

@@ -26,9 +26,9 @@ from pseudoris.store.sources.items import SourceItem
 
 _MAX_EXAMPLES: Final = 5
 
-# Fields that are equal if an image is unchanged. The offset counts: in a tar, a name may now belong to other bytes.
+# Fields that are equal if an image is unchanged. In a changed tar, a name may have another offset.
 _version: Final = attrgetter("etag", "size_bytes", "mtime_ns", "offset_bytes", "row_group")
-# Where an image stands in a listing: the key of its file, and its row in a table (else -1).
+# Where an image stands in a listing: the key of its file, and its row in a table (-1 outside of tables).
 _Place = tuple[str, int]
 _PLAN, _LISTING = "the plan", "the listing"
 
@@ -100,7 +100,7 @@ def new_entries(
     unplanned = _unplanned_items(location, header, tally.excluded.kept(items), tally)
     for entry in assign_shards(itertools.islice(unplanned, limit), header.config.shards, tally=tally):
         yield replace(entry, shard=header.num_shards + entry.shard)
-    # Reads to the end: items beyond the limit are not planned, but known keys after it are still compared.
+    # The rest is read too: its new items are beyond the limit, but its planned keys must be compared.
     for _ in unplanned:
         pass
 
@@ -110,7 +110,7 @@ def _unplanned_items(
 ) -> Iterator[SourceItem]:
     """Yield the items whose keys `header` does not plan, in their order; `tally` counts the others."""
     generations = itertools.groupby(header.plan_parts, key=_generation)
-    # `iter_plan` would hold a whole part in memory: 100 MB for each generation.
+    # `stream_plan` is used, because `iter_plan` would hold a whole part of each generation in memory: 100 MB.
     shards = (stream_plan(location, tuple(parts)) for _, parts in generations)
     streams = [itertools.chain.from_iterable(entries for _, entries in each) for each in shards]
     planned = _grouped(heapq.merge(*streams, key=_place), _PLAN)
@@ -137,7 +137,7 @@ def _grouped(images: Iterable[SourceItem | PlanEntry], what: str) -> Iterator[tu
     last: _Place | None = None
     for place, group in itertools.groupby(images, key=_place):
         if last is not None and place < last:
-            # Merging two orders would plan a known key a second time.
+            # Merging two different orders would plan a known key a second time.
             raise ConfigError(
                 f"cannot extend the plan: {what} is not in the order of keys ({place[0]} is after {last[0]}). Another "
                 "version of pseudoris may have listed it. Name another output"

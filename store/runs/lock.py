@@ -33,7 +33,7 @@ from pseudoris.store.location import ListedFile, RunLocation
 
 logger = logging.getLogger(__name__)
 
-# The largest process id on Linux. Other systems have smaller limits.
+# A process id above this is invalid: it is the limit of Linux, and other systems have lower limits.
 _MAX_PID: Final = 2**22
 
 
@@ -71,12 +71,12 @@ def claim_from_bytes(data: bytes) -> Claim | None:
     except (ValueError, TypeError, AttributeError):
         return None
     is_typed = all(type(getattr(claim, name)) is kind for name, kind in _KINDS.items())
-    # For 0 and below, the system would check process groups, such as our own.
+    # A process id of 0 or below is invalid: the system would check process groups, such as our own.
     return claim if is_typed and 0 < claim.pid <= _MAX_PID else None
 
 
 LOCK_FOLDER: Final = "_lock"
-# Four heartbeats fit into the watch time, so that one delayed by a slow bucket does not lose the lock.
+# Seconds between heartbeats. Four fit into `WATCH_S`, so that one delayed by a slow bucket does not lose the lock.
 HEARTBEAT_S: Final = 15.0
 WATCH_S: Final = 60.0
 _POLL_S: Final = 2.0
@@ -126,7 +126,7 @@ class RunLock:
                 _watch(location, number, holder, on_wait=on_wait, times=times)
             last = current_holder(location)
             location.create_once(_path(number + 1), claim_to_bytes(own))
-            # Check the files, not the return value: others may have claimed, released and cleaned up since we looked.
+            # The files decide, not the return value: meanwhile others may have added, released and deleted claims.
             if _highest(location) == (number + 1, own):
                 if last is not None and last.death is not None:
                     on_wait(last.death)
@@ -152,7 +152,7 @@ class RunLock:
 
     def release(self) -> None:
         """Release the lock; the next driver need not wait."""
-        # The file stays, because with reused numbers a late heartbeat of a stopped owner could look like a new claim.
+        # The file stays. If its number were used again, a late heartbeat of this driver could look like a new claim.
         self._location.replace(_path(self._number), claim_to_bytes(replace(self._claim, is_released=True)))
 
     @classmethod
@@ -177,14 +177,14 @@ class RunLock:
             end.join(times.release_s)
 
     def _end(self, beats: threading.Thread) -> None:
-        # A heartbeat that is being written would undo the release.
+        # The thread of heartbeats ends first: a heartbeat written after the release would undo the release.
         beats.join()
         if self._loss is not None:
             return
         try:
             self.release()
             if not self._location.exists(HEADER_NAME):
-                # No run was started, so the lock leaves nothing behind.
+                # No run was started, so the lock's files are deleted.
                 _tidy(self._location, self._number + 1)
         except (TransientError, ConfigError, OSError) as error:
             logger.warning("Could not release the run's lock. It expires in a minute: %s", error)
@@ -306,7 +306,7 @@ def _host() -> str:
     marks = [socket.gethostname()]
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     if boot.exists() and namespace.exists():
-        # Two containers may have the same host name, but they have different process namespaces.
+        # Two containers may have the same host name, and process ids are unique only within a process namespace.
         marks += [boot.read_text().strip()[:8], str(namespace.readlink())]
     return " ".join(marks)
 

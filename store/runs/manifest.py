@@ -35,7 +35,7 @@ _COUNTS: Final = tuple(name for name in ShardCounts.model_fields if name != "rea
 _DIGESTS: Final = ("header_sha256", "sha256")
 _COPIED: Final = {"version", "shard", "generation", "seconds", "attempts", "nodes", "mixed", "long_texts", *_DIGESTS}
 _PART_TYPES: Final = {"name": pa.string(), "rows": pa.int64(), "size_bytes": pa.int64(), "sha256": pa.string()}
-# A receipt takes 15 KB as Python objects and 1 KB in Arrow, so few are converted at a time.
+# This many receipts are converted at a time: each takes 15 KB as Python objects, but 1 KB in Arrow.
 ROWS_AT_ONCE: Final = 200
 _ROWS_A_GROUP: Final = 1_000
 _BLOCK_BYTES: Final = 8 * 2**20
@@ -58,17 +58,17 @@ MANIFEST_SCHEMA: Final = pa.schema(
         pa.field("seconds", pa.map_(pa.string(), pa.float64()), nullable=False),
         pa.field("attempts", pa.map_(pa.string(), pa.int32()), nullable=False),
         pa.field("nodes", pa.list_(pa.string()), nullable=False),
-        # Stored as JSON, because settings have values of many types.
+        # `degraded` is stored as JSON, because settings have values of many types.
         pa.field("degraded", pa.string(), nullable=False),
         pa.field("mixed", pa.list_(pa.string()), nullable=False),
-        # The digest of the run's header that the receipt names, and the receipt's own digest.
+        # The digest of the run's header, as the receipt names it, and the receipt's own digest.
         *(pa.field(name, pa.string()) for name in _DIGESTS),
         *(
             pa.field(f"{table}_part_{name}", kind, nullable=False)
             for table in SCHEMAS
             for name, kind in _PART_TYPES.items()
         ),
-        # Runs of versions before 0.5 lack this column.
+        # Manifests of versions before 0.5 lack this column.
         pa.field("long_texts", pa.int64()),
     ],
     metadata={_VERSION_KEY: str(_VERSION)},
@@ -184,7 +184,7 @@ def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
                         **{name: row[name] for name in _DIGESTS},
                     )
         except (LookupError, TypeError, ValueError) as error:
-            # The cause is a column with another name or type, or a damaged page.
+            # A column has another name or type, or a page is damaged.
             raise TransientError(damaged(uri, error)) from error
 
 
@@ -224,7 +224,7 @@ def _cached(location: RunLocation, anew: Container[int], commits: Iterable[tuple
     while some := list(islice(remaining, ROWS_AT_ONCE)):
         cached: dict[tuple[int, int], Receipt] = {}
         wanted = frozenset(some)
-        # Snapshot and wanted shards are both sorted by shard, so they are merged.
+        # Snapshot and wanted commits are both sorted by shard, so one pass over the snapshot is enough.
         while ahead is not None and ahead.shard <= some[-1][0]:
             if ahead.shard not in anew and (ahead.shard, ahead.generation) in wanted:
                 cached[ahead.shard, ahead.generation] = ahead

@@ -32,7 +32,7 @@ from pseudoris.store.runs.repair import read_whole, refuse_lost
 from pseudoris.store.sources.items import SourceItem
 from pseudoris.store.tables.parquet_files import damaged, open_parquet, parquet_bytes
 
-# A part is built in memory. These bounds keep it near 100 MB, and its footer near 2 MB.
+# A part is built in memory. These two bounds keep it near 100 MB, and its footer near 2 MB.
 MAX_SHARDS_PER_PART: Final = 1_000
 MAX_ROWS_PER_PART: Final = 1_000_000
 
@@ -123,7 +123,7 @@ def _shard_tables(entries: Iterable[PlanEntry]) -> Iterator[tuple[int, pa.Table]
         for position, entry in enumerate(rows):
             if entry.position != position:
                 raise ValueError(f"shard {shard}: expected position {position}, got {entry.position} ({entry.key})")
-        # Built column by column, because `asdict` copies every value, which takes two thirds of the time.
+        # The table is built column by column: with `asdict`, which copies every value, it would take thrice as long.
         columns = [pa.array([getattr(entry, field.name) for entry in rows], field.type) for field in PLAN_SCHEMA]
         yield shard, pa.Table.from_arrays(columns, schema=PLAN_SCHEMA)
         due = shard + 1
@@ -167,7 +167,7 @@ def _read_shard(location: RunLocation, record: PartRecord, parquet: pq.ParquetFi
     try:
         return [PlanEntry(**row) for row in parquet.read_row_group(row_group, use_threads=False).to_pylist()]
     except (pa.ArrowException, OSError, TypeError, UnicodeDecodeError) as error:
-        # Arrow raises TypeError if a column has another name.
+        # `PlanEntry` raises TypeError if a column has another name.
         raise TransientError(damaged(location.uri(f"{PLAN_FOLDER}/{record.name}"), error)) from error
 
 
@@ -197,7 +197,7 @@ def assign_shards(
     could not be detected. Memory does not grow with the number of images. `tally` is updated along the way.
     """
     tally = PlanTally() if tally is None else tally
-    # These three describe the shard that is being filled.
+    # Images and bytes so far of the shard that is being filled, and its boundary.
     position, size_bytes, boundary = 0, 0, None
     for item, name in _first_listed(items, tally):
         fits = position < config.max_images and size_bytes + item.expected_bytes <= config.max_bytes
@@ -216,7 +216,7 @@ def assign_shards(
             row_group=item.row_group,
             row=item.row,
         )
-        # Counted before the yield, because a consumer that stops here has received this row.
+        # The row is counted before the yield: a consumer that takes this row and stops never resumes the loop.
         position += 1
         size_bytes += item.expected_bytes
         tally.num_images += 1

@@ -240,7 +240,7 @@ def plan_run(location: RunLocation, request: RunRequest, items: Lister | Parent)
 
 def _plan_anew(location: RunLocation, request: RunRequest, items: Lister | Parent) -> RunHeader:
     """Write the plan, then create the header."""
-    # The parent is pinned first, so that an incomplete parent is reported before the listing.
+    # The parent is pinned first, so that an incomplete parent is reported before SOURCE is listed.
     pinned = None if request.parent is None else request.parent.pin()
     made: dict[str, Any] = {
         "source": request.source,
@@ -296,15 +296,15 @@ def _standing(location: RunLocation, request: RunRequest) -> tuple[RunHeader, tu
         except ConfigError:
             if lock is None or is_repair or header.origin != request.origin:
                 raise
-            # The heartbeat proves that the lock is still held, so no other driver commits after it.
+            # This heartbeat proves that the lock is still held, so no other driver commits meanwhile.
             lock.heartbeat()
             if has_results(location):
                 raise
-            # A run exists while its header does. A kill before this line keeps the old run; after it there is none.
+            # A run exists while its header does. A kill before this line keeps the old run, a later kill keeps none.
             location.delete(HEADER_NAME)
             logger.warning("%s holds a run with other settings and no results: it is planned anew.", location.root)
     elif has_results(location):
-        # There are tables without a header. This raises an error that says what to restore, so nothing is deleted.
+        # There are tables, but no header. This call raises an error that says what to restore: nothing is deleted.
         require_header(location)
     if lock is not None:
         remove_leftovers(location)
@@ -327,7 +327,7 @@ def package_versions(packages: Iterable[str]) -> dict[str, str]:
     """Return the version of each package, `absent` if it is not installed."""
     found = {}
     for name in packages:
-        # A container for GPUs may lack packages that its plug-ins do not use. "absent" is then part of the identity.
+        # A container may lack packages that its plug-ins do not need. The identity then records "absent".
         found[name] = "absent"
         with suppress(PackageNotFoundError):
             found[name] = version(name)

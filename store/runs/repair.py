@@ -18,9 +18,9 @@ from pseudoris.store.runs.header import RESTORE, read_header
 from pseudoris.store.runs.receipts import part_path, read_receipt, receipt_path
 from pseudoris.store.threads import map_in_threads
 
-# Few threads, because each holds a part, with embedded images of up to `shards.max_bytes`.
+# Few threads read parts, because each holds a whole part: with embedded images, up to `shards.max_bytes`.
 _THREADS: Final = 4
-# Problems that `verify` reports for a damaged file. A part with other problems still has the bytes of its receipt.
+# Problems of `verify` that a repair mends: the file is damaged. With other problems, it is as its receipt says.
 REPAIRED: Final = ("part_missing", "part_size", "part_sha256", "part_unreadable")
 _SNAPSHOT: Final = "take a new snapshot of the run (refresh() of the dataset, or Snapshot.shared with another turn)"
 
@@ -40,7 +40,7 @@ def lost_part(location: RunLocation, path: str, found: str | None = None, *, rep
     `found` says how it is, by default that it is missing; `replaced` is the remedy if a retry replaced it.
     """
     uri, witness = location.uri(path), _witness(path)
-    # The text stands whole in the source, because a page of docs quotes it.
+    # The default text is one literal, because a page of the docs quotes it.
     found = found or "is missing, although a receipt names it".replace("a receipt", witness)
     name = PART_NAME.fullmatch(path.rpartition("/")[2])
     if name and read_receipt(location, int(name[1]), int(name[2]) + 1) is not None:
@@ -80,7 +80,7 @@ def refuse_lost(location: RunLocation, table: str, part: PartRecord, sizes: Mapp
     if sizes.get(part.name) == part.size_bytes:
         return
     path = part_path(table, part)
-    # The listing may be older than the file, so the size is asked again.
+    # The listing may be older than the file, so the storage is asked for the size again.
     size = location.size(path)
     if size is None:
         raise lost_part(location, path)

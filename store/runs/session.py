@@ -32,7 +32,7 @@ from pseudoris.store.runs.pending_work import Committed, Notice, OnEvent, Pendin
 from pseudoris.store.runs.receipts import RunTotals, Totals, list_receipts, read_receipts
 from pseudoris.store.runs.repair import damaged_receipts, part_sizes, read_whole, refuse_lost
 
-# A shard's receipt, or the reason why it is set aside.
+# A shard's receipt, or the reason why the shard is set aside.
 Outcome = Receipt | ShardFault
 # Commits the shards of the pending work and yields their outcomes, in any order. Closing it ends the work; committed
 # shards are kept.
@@ -52,7 +52,7 @@ def trim_memory() -> None:
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError):
-        # Only glibc has `malloc_trim`.
+        # Only glibc has `malloc_trim`. Elsewhere there is nothing more to do.
         return
     trim(0)
 
@@ -123,12 +123,12 @@ class RunSession:
 
         ConfigError if a receipt, or a part of the plan, cannot be used.
         """
-        # A lost plan cannot be computed again, only copied back, so it is checked first.
+        # A lost plan cannot be computed again, only copied back, so it is checked before the parts of tables.
         for part in plan_files(self._header):
             read_whole(self._location, PLAN_FOLDER, part)
         generations: dict[int, int] = {}
         num_shards = len(self._latest)
-        # Read from the receipts themselves, because a snapshot is only a cache.
+        # The receipts themselves are read, not the snapshot, which is only a cache.
         for receipt in damaged_receipts(self._location, read_receipts(self._location, [*self._latest.items()])):
             generations[receipt.shard] = self._latest.pop(receipt.shard)
             self._totals.remove(receipt)
@@ -164,7 +164,7 @@ class RunSession:
             standing = self._standing()
             if is_changed:
                 self._write_manifest(*standing)
-            # Lost parts are reported last, so that they stop nothing else; but before the card, which reads the tables.
+            # A lost part stops the run only after gc and manifest, but before the card, which reads the tables.
             for receipt in self.receipts():
                 for table, part in receipt.parts.items():
                     refuse_lost(self._location, table, part, sizes[table])
@@ -212,7 +212,7 @@ class RunSession:
     def _count_unseen(self, pending: PendingWork) -> None:
         """Count the shards that were committed before an interrupt, but whose receipts did not reach this process."""
         counted, latest = self._latest, list_receipts(self._location)
-        # A repair keeps the generation of its shard, so a repair before the interrupt cannot be seen here.
+        # A repair keeps the generation of its shard, so a repair whose receipt was not seen cannot be counted.
         before = {**dict.fromkeys(pending.shards, -1), **pending.base_generations, **counted}
         unseen = [(shard, latest[shard]) for shard in pending.shards if latest.get(shard, -1) > before[shard]]
         for receipt in read_receipts(self._location, unseen):
@@ -220,7 +220,7 @@ class RunSession:
 
     def _snapshot_if_due(self, num_commits: int, *, is_last: bool) -> None:
         num_done = self._num_shards_before + num_commits
-        # The last manifest is written after gc. A session that finds it complete then has nothing more to do.
+        # The last manifest is written after gc, not here: if it is complete, the next session has nothing to do.
         if num_done >= self._manifest_due and not is_last:
             self._write_manifest(*self._standing())
             self._manifest_due = next_manifest(num_done)

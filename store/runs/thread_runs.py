@@ -28,16 +28,16 @@ from pseudoris.store.threads import map_in_threads
 
 logger = logging.getLogger(__name__)
 
-# Few threads, because each holds the tables of a shard: with embedded images, `shards.max_bytes` or more.
+# Number of threads by default: few, as each holds a shard's tables: with embedded images `shards.max_bytes` or more.
 DEFAULT_THREADS: Final = 4
 
 # Called with the number of images committed so far, and the number of all images.
 OnProgress = Callable[[int, int], None]
-# Makes the shard with its masks and expressions from its plan. Several threads call it at once.
+# Makes a shard, with masks and expressions, from its plan entries. Several threads call this function at once.
 MakeShard = Callable[[Sequence[PlanEntry]], Shard]
-# Returns the new parts from the new run's header, the parent's receipt, and the bytes of the parent's parts by table.
+# Returns the new parts by table from the new run's header, the parent's receipt, and the parent's parts by table.
 Rewrite = Callable[[RunHeader, Receipt, dict[str, bytes]], tuple[Mapping[str, bytes], ShardCounts]]
-# Yields the number of each pending shard, and a function that makes and commits it.
+# Yields the number of each pending shard, and a function that makes and commits the shard.
 _Work = Callable[[PendingWork], Iterable[tuple[int, Callable[[], Receipt]]]]
 
 
@@ -107,7 +107,7 @@ def derive_run(
         def commit(before: Receipt) -> Receipt:
             contents = {table: parent.read_part(table, before.parts[table]) for table in SCHEMAS}
             written, counts = rewrite(header, before, contents)
-            # No stage has worked on the shard, so it has no seconds and no nodes. Equal commits differ only in digests.
+            # No stage has worked on the shard, so its receipt has no seconds and no nodes.
             mixed = tuple(dict.fromkeys((*before.mixed, *planned.mixed)))
             provenance = Provenance(degraded=before.degraded, mixed=mixed, header_sha256=header.sha256)
             receipt = make_receipt(Shard(before.shard, 0, ()), written, counts, provenance)
@@ -140,7 +140,7 @@ def _written(
         except ConfigError as error:
             if item[0] not in pending.base_generations:
                 raise
-            # A damaged shard that cannot be repaired must not stop the repair of the others.
+            # One damaged shard that cannot be repaired must not stop the repair of other shards.
             return ShardFault(item[0], str(error), is_config=True, is_proven=True)
 
     def execute(pending: PendingWork) -> Generator[Outcome]:

@@ -27,9 +27,9 @@ from pseudoris.store.tables.parquet_files import is_damage
 _IMAGES_AT_ONCE: Final = 1
 _URIS_AT_ONCE: Final = 8
 _BUFFER_BYTES: Final = 2**20
-# Bytes that pyarrow reads at the end of a table.
+# Size of a read of a table's end: pyarrow reads this many bytes to find the footer.
 _FOOTER_BYTES: Final = 64 * 2**10
-# A message shows at most this many columns of an untrusted table, and this many letters of a text.
+# A message shows at most this many columns of an untrusted table, and this many characters of each text.
 _SHOWN_COLUMNS: Final = 20
 _SHOWN_LETTERS: Final = 200
 
@@ -73,7 +73,7 @@ def count_rows(
             table = pq.ParquetFile(stream, pre_buffer=False)
             schema = table.schema_arrow
             found = (table.metadata.row_group(group) for group in range(table.num_row_groups))
-            # All columns are read: with a damaged footer, pyarrow crashes the process if a single column is asked for.
+            # The size is that of all columns: asked for one column of a damaged footer, pyarrow crashes the process.
             groups = [(int(group.num_rows), int(group.total_byte_size)) for group in found]
         except Exception as error:  # a hostile footer; other errors are raised again
             if not is_damage(error):
@@ -87,7 +87,7 @@ def count_rows(
         left_out.num_tables += 1
         return []
     column = column or find_column(schema, config, name)
-    # A footer may claim any number of rows, each of which becomes a plan entry. A file has fewer rows than bytes.
+    # A footer may claim any number of rows, and each becomes a plan entry. More rows than bytes are refused.
     counts, total = [num_rows for num_rows, _ in groups], table.metadata.num_rows
     limit = total if file.size_bytes is None else file.size_bytes
     if min(counts, default=0) < 0 or sum(counts) != total or total > limit:
@@ -97,7 +97,7 @@ def count_rows(
         )
     if column.kind == "uri":
         return [RowGroup(num_rows) for num_rows in counts]
-    # Encoded images do not shrink when compressed, so the uncompressed size of a group is the right one.
+    # Encoded images do not shrink when compressed, so the uncompressed size of a row group gives their size.
     means = (max(0, size_bytes) // max(1, num_rows) for num_rows, size_bytes in groups)
     return [
         RowGroup(num_rows, mean if file.size_bytes is None else min(mean, file.size_bytes))
@@ -137,7 +137,7 @@ def find_column(schema: pa.Schema, config: SourceConfig, table: str) -> ImageCol
 
 
 def _image_column(schema: pa.Schema, config: SourceConfig) -> ImageColumn | None:
-    # A name that several columns share is ambiguous, and ignored.
+    # A name that several columns share is ambiguous, so it is ignored.
     names = [name for name in schema.names if schema.names.count(name) == 1]
     for name in config.bytes_columns:
         kind = schema.field(name).type if name in names else None
@@ -175,7 +175,7 @@ def read_rows(
         column = find_column(parquet.schema_arrow, config, table)
         row = sum(parquet.metadata.row_group(group).num_rows for group in range(row_group))
         size = _URIS_AT_ONCE if column.kind == "uri" else _IMAGES_AT_ONCE
-        # Other fields of a struct are not decoded, because they may hold anything.
+        # Only these two fields of a struct are decoded, because other fields may hold anything.
         leaves = [f"{column.name}.bytes", f"{column.name}.path"] if column.kind == "struct" else [column.name]
         pages.watch()
         for batch in parquet.iter_batches(size, row_groups=[row_group], columns=leaves, use_threads=False):
@@ -200,14 +200,14 @@ def _row_image(value: pa.Scalar, column: ImageColumn, max_bytes: int) -> RowImag
     values = [each.value if isinstance(each, pa.DictionaryScalar) and each.is_valid else each for each in values]
     values = [each if each is not None and (_is_binary(each.type) or _is_text(each.type)) else None for each in values]
     buffers = [each.as_buffer() if each is not None and each.is_valid else None for each in values]
-    # The size is checked before a value is copied to Python.
+    # The size is checked before a value is copied to Python, because a row may hold gigabytes.
     size_bytes = max(0 if each is None else int(each.size) for each in buffers)
     if size_bytes > max_bytes:
         return too_many_bytes(size_bytes, max_bytes)
     found: list[Any] = [None if each is None else each.to_pybytes() for each in buffers]
     for at, value in enumerate(values):
         if found[at] is not None and _is_text(value.type):
-            # Surrogate escapes, as in paths: a row that is not UTF-8 must not fail the other rows.
+            # Bytes that are not UTF-8 become surrogate escapes, as in paths: one such row must not fail the others.
             found[at] = found[at].decode("utf-8", "surrogateescape")
     if column.kind == "struct":
         return RowImage(*found)
@@ -215,7 +215,7 @@ def _row_image(value: pa.Scalar, column: ImageColumn, max_bytes: int) -> RowImag
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    # pandas and DuckDB write categories as a dictionary column.
+    # pandas and DuckDB write categories as a dictionary column, so the type of its values counts.
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 

@@ -32,14 +32,14 @@ _NO_CREDENTIALS: Final = ImageError("denied", "there are no credentials for the 
 # Members of a tar are read together if at most this many bytes are between them: headers, labels, other files. From a
 # bucket, a megabyte takes as long as the latency of another request.
 _MAX_GAP_BYTES: Final = 2**20
-# Members that are read together have at most this size: while they are cut apart, their bytes exist twice.
+# Members are read together up to this many bytes: while they are cut apart, their bytes exist twice.
 _MAX_SPAN_BYTES: Final = 32 * 2**20
-# The image column of a row group is read in windows of this size from a bucket.
+# A row group's image column is read from a bucket in windows of this many bytes.
 _TABLE_WINDOW_BYTES: Final = 8 * 2**20
 
 # An image's encoded bytes, or why there are none.
 Outcome = bytes | ImageError
-# Returns the encoded bytes of an image, given its shard's number and its key.
+# Returns the encoded bytes of an image, given the number of its shard and its key.
 LoadBytes = Callable[[int, str], bytes]
 
 
@@ -71,7 +71,7 @@ def read_or_refused(root: SourceRoot, entries: Sequence[PlanEntry], config: RunC
     groups = [list(group) for _, group in itertools.groupby(entries, key=lambda entry: file_path(entry.key))]
     read = functools.partial(_read_group, root, config=config)
     num_readers = min(root.storage.max_readers, len(groups))
-    # From a bucket each image is one request, which is nearly all latency, so threads read ahead.
+    # From a bucket an image is one request, which is nearly all latency, so threads read several at once.
     found = map(read, groups) if num_readers < 2 else map_in_threads(read, groups, num_readers)
     yield from itertools.chain.from_iterable(found)
 
@@ -79,7 +79,7 @@ def read_or_refused(root: SourceRoot, entries: Sequence[PlanEntry], config: RunC
 def _read_group(root: SourceRoot, entries: Sequence[PlanEntry], *, config: RunConfig) -> list[Reading]:
     """Return what comes of the entries of one file; only its planned version is accepted."""
     path, first = file_path(entries[0].key), entries[0]
-    # For a tar or a table, the plan holds the size of the image and not of the file.
+    # For a tar or a table, the plan holds the size of the image, so the size of the file is not checked.
     is_whole_file = first.offset_bytes is None and first.row_group is None
     expected = StoredFile(path, first.size_bytes if is_whole_file else None, first.etag, first.mtime_ns)
     window_bytes = 0 if first.row_group is None else _TABLE_WINDOW_BYTES
@@ -142,7 +142,7 @@ def _read_table(
     stream: BinaryIO, root: SourceRoot, *, entries: Sequence[PlanEntry], config: RunConfig
 ) -> list[Reading]:
     """Return what comes of rows of a Parquet file, all from one row group."""
-    # Relative uris of rows start from the table's real place, so it is not masked.
+    # Relative uris of rows are resolved by the table's real uri, so secrets in that uri are not masked here.
     table, store = root.storage.uri(file_path(entries[0].key)), root.store
     positions = {entry.row: entry.position for entry in entries if entry.row is not None}
     readings: dict[int, Reading] = {}
@@ -160,7 +160,7 @@ def _read_table(
             outcome, other_store = _read_row(image, table, config)
             readings[positions[row]] = Reading(positions[row], outcome, other_store or store)
     except ImageError as error:
-        # Damage within a row group: the rows before it are good, and the rest get this error.
+        # The row group is damaged: the rows before the damage are good, and the rest get this error.
         rest = error
     return [readings.get(position, Reading(position, rest, store)) for position in positions.values()]
 
@@ -195,7 +195,7 @@ def _read_uri(root: SourceRoot, path: str, config: RunConfig) -> Outcome | Refus
     except TransientError as error:
         if root.store != "web":
             raise
-        # One broken web server among many refuses its image. If all break, the network of this machine is to blame.
+        # A failing web server refuses its image. If all servers fail, `settle_refusals` blames this machine's network.
         return RefusedError(str(error))
     if len(data) <= config.images.max_bytes:
         return data
@@ -251,10 +251,10 @@ class PlannedImages:
         if plan is None:
             planned = read_shard_plan(self._location, self._header, shard)
             if self._source is not None:
-                # A copied file has another time and etag. Its sha256 decides whether it is the same image.
+                # A copied file has another time and etag, so the sha256 decides whether it is the same image.
                 planned = [replace(entry, etag=None, mtime_ns=None) for entry in planned]
             plan = {entry.key: entry for entry in planned}
-            # The mapping is replaced and never changed, because a thread that reads ahead may use it at any time.
+            # The mapping is replaced and never changed, because other threads that read ahead may use it at any time.
             self._plans = {**self._plans, shard: plan} if self._is_random_access else {shard: plan}
         entries = sorted((plan[key] for key in keys), key=lambda entry: entry.position)
         if self._root is None:

@@ -18,7 +18,7 @@ from pseudoris.store.tables.open_run import CommittedShard, JoinedTables
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256")
 
 
-# Readers use these columns of an expression. The other fields of a record keep their defaults.
+# Only these columns of an expression are read. The other fields of a record keep their defaults.
 _EXPRESSION_COLUMNS: Final = (
     *("target_mask_ids", "text", "kind", "head_noun", "source", "kept", "weight"),
     *("uniqueness", "correctness", "distinctiveness"),

@@ -39,7 +39,7 @@ def read_part(file: BinaryIO, schema: pa.Schema, name: str, keep: RowFilter | No
     groups = list(range(parquet.num_row_groups))
     try:
         if keep is not None:
-            # Imported here, because it loads pandas, for which `--help` would wait.
+            # `pyarrow.dataset` is imported here: it loads pandas, for which `--help` would wait.
             import pyarrow.dataset as ds
 
             fragment = ds.ParquetFileFormat().make_fragment(pa.PythonFile(BorrowedFile(file), mode="r"))
@@ -85,7 +85,7 @@ def read_selected(
     if keep is not None:
         from pyarrow import acero
 
-        # `Table.filter` is not used, because it starts threads of its own (see `parquet_files`).
+        # `Table.filter` is not used, because it starts threads of its own (see `open_parquet`).
         source = acero.Declaration("table_source", acero.TableSourceNodeOptions(found))
         kept = acero.Declaration("filter", acero.FilterNodeOptions(keep.expression), inputs=[source])
         found = kept.to_table(use_threads=False)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pseudoris.schemas.errors import TransientError
 
-# Rows of a row group. No shard of the presets has as many, so a table is one row group and readers skip whole files.
+# A row group of a table has at most this many rows. Readers skip whole row groups by their statistics.
 ROW_GROUP_SIZE: Final = 65_536
 
 # Each value is pinned although some are pyarrow's defaults: a default may change between versions.
@@ -30,7 +30,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     "write_page_checksum": True,
     "store_schema": True,
 }
-# Encoded images are all different, so a dictionary would only be a second copy that is dropped later.
+# Columns without a dictionary: encoded images all differ, so a dictionary would only be a second copy.
 _WITHOUT_DICTIONARY: Final = frozenset({"bytes"})
 
 
@@ -41,7 +41,7 @@ def parquet_bytes(
     sink = io.BytesIO()
     with open_writer(sink, schema) as writer:
         for table in row_groups:
-            # Written as one chunk, because page boundaries follow the chunks.
+            # Page boundaries follow a table's chunks, so it is written as one chunk: equal rows give equal bytes.
             writer.write_table(table.combine_chunks(), row_group_size=max(table.num_rows, 1))
         if metadata is not None:
             writer.add_key_value_metadata(dict(metadata))
@@ -51,7 +51,7 @@ def parquet_bytes(
 def open_writer(sink: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
     """Return a writer with the fixed settings. Equal row groups give equal bytes."""
     flat = [name for name in schema.names if name not in _WITHOUT_DICTIONARY]
-    # A list must name leaf columns, with long paths in nested schemas. So it is used only if one is left out.
+    # A list must name the leaf columns of nested schemas, so it is given only if a column is left out.
     use_dictionary: bool | list[str] = True if len(flat) == len(schema.names) else flat
     return pq.ParquetWriter(sink, schema, use_dictionary=use_dictionary, **_SETTINGS)
 
@@ -81,7 +81,7 @@ def is_damage(error: Exception) -> bool:
     """Return whether pyarrow raises this error for a damaged file."""
     if isinstance(error, MemoryError):
         return False  # Arrow's own is an ArrowException too
-    # Arrow also raises bare OSErrors for damage. Errors of the storage have a number or their own type.
+    # For damage, Arrow also raises a plain OSError without a number. Storage errors have a number or another type.
     is_bare = type(error) is OSError and error.errno is None
     return is_bare or isinstance(error, pa.ArrowException | UnicodeDecodeError)
 
@@ -95,7 +95,7 @@ _KEY: Final = "pseudoris.sha256"
 _BLANK: Final = "0" * 64
 # Matches the key, then type and length of the value in Thrift's compact protocol, then the value.
 _SEAL: Final = re.compile(re.escape(_KEY.encode()) + rb"\x18\x40([0-9a-f]{64})")
-# The digest is within these bytes of the file's end: in the footer, only short fields follow the metadata.
+# The digest is within this many bytes of the file's end: behind it, the footer has only short fields.
 _TAIL_BYTES: Final = 2**16
 _BLOCK_BYTES: Final = 2**20
 

@@ -61,11 +61,11 @@ def _field(name: str) -> pa.Field:
     field = SCHEMAS[table].field(name).with_nullable(True)
     if not pa.types.is_struct(field.type):
         return field
-    # Rows that do not refer to exactly one mask have null in every field of the struct.
+    # Rows that do not refer to exactly one mask have null in every field of the struct, so all fields are nullable.
     return field.with_type(pa.struct([inner.with_nullable(True) for inner in field.type]))
 
 
-# A notebook shows this many images of a run.
+# A notebook shows at most this many images of a run.
 _NUM_SHOWN: Final = 3
 SAMPLE_COLUMNS: Final = ("key", "text", "distinctiveness", "correctness", "mask_id", "segmentation")
 
@@ -96,7 +96,7 @@ class Run:
         config = self.header.config.model_copy(update={"placement": placement})
         header = self.header.model_copy(update={"config": config})
         self._pictures = PlannedImages(location, header, source=source)
-        # The images of the shard that was read last, and that shard's place.
+        # The place of the shard that was read last among the run's shards (-1: none), and its images.
         self._last: tuple[int, list[RunImage]] = (-1, [])
 
     def __repr__(self) -> str:
@@ -214,12 +214,12 @@ class Run:
         return pa.concat_tables(found)
 
     def _dataset(self, table: str) -> ds.Dataset:
-        # Parts are opened by name. A listing would also find files that were replaced or never committed.
+        # Parts are opened by the names in receipts. A listing would also find replaced or uncommitted files.
         location, parts = self._opened.location, self._contents.parts[table]
         if "://" not in location.root:
             sizes = part_sizes(location, [table])[table]
             for part in parts:
-                # A pipe in the place of a part would make Arrow wait forever.
+                # A part that is not a file is refused here: Arrow would wait forever for a pipe.
                 refuse_lost(location, table, part, sizes)
         return _PartsDataset(location, table, parts)
 
@@ -265,7 +265,7 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
         self._made_of, self._unproven = (location, table, parts), dict(enumerate(fragments))
 
     def __reduce__(self) -> Any:
-        # Arrow raises for a filtered dataset, because its filter would be lost.
+        # A filtered dataset cannot be pickled, because its filter would be lost: Arrow raises the error.
         return super().__reduce__() if self._scan_options else (_PartsDataset, self._made_of)
 
     @contextmanager
@@ -273,7 +273,7 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
         """Compare the footers before `end`, once, with what their parts must hold: footers have no checksums."""
         location, table, parts = self._made_of
         try:
-            # For a renamed column Arrow would return nulls. The footers are read before the scan, and kept for it.
+            # For a renamed column Arrow would return nulls, so footers are compared before the scan, which reuses them.
             some = {number: each for number, each in tuple(self._unproven.items()) if number < end}
             read = map_in_threads(lambda each: (each.physical_schema, each.metadata), some.values(), READERS)
             for number, (schema, metadata) in zip(some, read, strict=True):
@@ -296,7 +296,7 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
             yield from super().to_batches(**options)
 
     def head(self, num_rows: int, **options: Any) -> pa.Table:
-        # Parts are read one by one, so that a few rows need few footers, and a script that ends aborts no read.
+        # Parts are read one by one. A few rows then need few footers, and no read still runs when a script ends.
         found = [super().scanner(**options).projected_schema.empty_table()]
         for number, fragment in enumerate(super().get_fragments()):
             with self._told(number + 1):
