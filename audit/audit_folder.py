@@ -74,7 +74,7 @@ class AuditFolder:
             raise ConfigError(f"{folder / name} is {what}, not a file of verdicts: move it out of the audit")
         names = sorted(file.name for file in location.list(VERDICTS_FOLDER) if file.name.endswith(SUFFIX))
         for name in names:
-            # A browser names a repeated download `ana (1).jsonl`. Its answers would count twice.
+            # A browser saves a second download as `ana (1).jsonl`. With both files its answers would count twice.
             if RATER_NAME.fullmatch(name.removesuffix(SUFFIX)) is None:
                 raise ConfigError(
                     f"{folder / name} does not have the name of a rater. Move it to another folder, and add it from "
@@ -121,7 +121,7 @@ def add_file(
         raise ConfigError(f"{file} cannot be read ({error.strerror or error})") from error
     folder = os.open(audit.path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        # The lock stops another `audit add`, which would replace the file that is read here. Closing releases it.
+        # Another `audit add` waits here, because both would replace one file. Closing the folder releases the lock.
         fcntl.flock(folder, fcntl.LOCK_EX)
         answers = read_answers(data, str(file), audit.known)
         data = data[: answers.num_bytes]

@@ -1,5 +1,6 @@
 """Draws the pairs and images of an audit, and writes them with the record of the draw. For `cli/audit.py`, experiments.
 
+A pair is a text with its target masks. A person judges whether the text fits these masks and no others.
 The design, and why; `figures` relies on it:
 
 - **Strata are bins of the pairs' own scores, by kind, kept and not kept apart.** Scores tell where errors are, so bins
@@ -54,11 +55,12 @@ from pseudoris.store.tables.parquet_files import parquet_bytes
 DEFAULT_PAIRS: Final = 200
 _LEAST_IMAGES: Final = 20
 _IMAGES_SHARE: Final = 0.2
-# A stratum gets two draws or more, if there are enough, because one gives no variance. A bin of scores gets about ten.
+# A stratum gets at least this many draws, if it has as many pairs, because one draw gives no variance.
 _LEAST_DRAWN: Final = 2
+# A bin of scores gets about this many draws.
 _DRAWN_PER_BIN: Final = 10
 _MAX_BINS: Final = 8
-# Seeds of the draws of positions and of images. Each stratum has its own number as its seed.
+# Seeds of two draws: the positions of pairs, and the images. The seed of a stratum's draw is the stratum's number.
 _POSITIONS, _IMAGES = 10_000, 10_003
 
 
@@ -125,7 +127,7 @@ def draw_audit(
     """Draw a sample of a run into the new folder `audit`."""
     if (audit / DRAW_NAME).exists():
         raise ConfigError(f"{audit} holds an audit already. Name another folder; its verdicts are worth keeping")
-    # Files that an interrupted draw left here are overwritten.
+    # An interrupted draw may have left files with these names, which are overwritten. Any other file is refused.
     left = (".", *SAMPLE_SCHEMAS)
     held = audit.iterdir() if audit.is_dir() else ()
     if strange := sorted(each.name for each in held if not each.name.startswith(left)):
@@ -184,7 +186,7 @@ def make_strata(
         for (name, members), share in zip(groups, allocate([len(m) for _, m in groups], number), strict=True):
             bins = [(name, members)]
             if name in of_kind:
-                # The bins have equal sizes, in ascending order. Equal scores may fall into two neighbouring bins.
+                # Bins hold equally many pairs, from low to high scores. Two bins may share pairs of equal score.
                 number_of_bins = max(1, min(_MAX_BINS, share // _DRAWN_PER_BIN))
                 cut = np.array_split(members[np.argsort(score[members], kind="stable")], number_of_bins)
                 filled = [each for each in cut if len(each)]
@@ -261,7 +263,7 @@ def _pair_rows(rows: SampleRows, drawn: Sequence[DrawnPairs], pairs: RunPairs, o
     rng = options.rng(_POSITIONS)
     found: list[Row] = []
     for stratum, each in enumerate(drawn):
-        # Positions are spread evenly, so that every prefix of the order holds each stratum in proportion.
+        # A stratum's pairs are spread evenly, so that the first n questions hold every stratum in proportion.
         spread = (np.arange(len(each.pairs)) + rng.random(len(each.pairs))) / max(len(each.pairs), 1)
         columns = (each.pairs.tolist(), spread.tolist(), each.first_stage, each.second_stage)
         for number, key, first, second in zip(*columns, strict=True):

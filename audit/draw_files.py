@@ -37,10 +37,10 @@ IMAGES_NAME: Final = "images.parquet"
 
 DRAWN: Final = "drawn"
 FOLLOW_UP: Final = "follow_up"
-# The name of the strata whose pairs have no score. No keep rule decides about them.
+# The name of the strata whose pairs have no score, so that no keep rule decides about these pairs.
 WITHOUT_SCORE: Final = "without a score"
 
-# Scores of the run, stored beside each pair; null if the run has none.
+# Columns of the run's scores, stored beside each pair; null where the run has no such score.
 STORED_SCORES: Final = (
     *("confidence", "rank", "uniqueness", "correctness", "distinctiveness", "log_prob", "count"),
     *("caption_score", "listener", "truth"),
@@ -56,7 +56,7 @@ def _list(kind: pa.DataType) -> pa.DataType:
     return pa.list_(pa.field("element", kind, nullable=False))
 
 
-# `counts` are COCO compressed RLE in upright pixels, as in the run's table of masks.
+# `counts` is the mask as COCO's compressed RLE, in upright pixels, as in the run's table of masks.
 _MASK: Final = {"mask_id": pa.string(), "height": pa.int32(), "width": pa.int32(), "counts": pa.string()}
 MASK_TYPE: Final = pa.struct([pa.field(name, kind, nullable=False) for name, kind in _MASK.items()])
 
@@ -252,7 +252,7 @@ def _is_as_strict(rule: str, other: str) -> bool:
             [KeepCondition.model_validate(word) for word in each.split(" and ")] for each in (words, others)
         )
     except ValueError:
-        # The rule of another package's scorer cannot be parsed: no bound is known to imply another.
+        # Another package's scorer may state a rule that cannot be parsed. Then its bounds cannot be compared.
         return False
 
     def implies(mine: KeepCondition, bound: KeepCondition) -> bool:

@@ -34,10 +34,10 @@ from pseudoris.schemas.keep_rule import Flags
 from pseudoris.schemas.untrusted import without_nan
 from pseudoris.store.reports.svg import element, svg_file
 
-# `expected_precision` assumes these shares and means.
+# Shares of right pairs, and means of missed objects, for which `expected_precision` gives the intervals.
 _ACCURACIES: Final = (0.75, 0.9, 0.97)
 _MEANS: Final = (0.5, 2.0)
-# The picture has these sizes in pixels.
+# Sizes of the picture's parts in pixels.
 _WIDTH: Final = 720
 _LEFT: Final = 270
 _RIGHT: Final = 130
@@ -191,7 +191,7 @@ def _masks(judged: JudgedPairs, share_with_kept: float) -> BoundedFigure:
     )
     undecided = int((inside & (least < most)).sum())
     name = "masks with a right expression"
-    # A mask is undecided while no judged expression is right. Leaving it out would make the figure too good.
+    # A mask is undecided while none of its judged pairs is right. Without such masks the figure would be too good.
     value = middle if not undecided else Interval(middle.estimate, worst.low, best.high)
     return BoundedFigure(name, int(inside.sum()), value, worst, best, undecided)
 
@@ -237,7 +237,7 @@ def expected_precision(record: DrawRecord) -> Iterator[tuple[str, ...]]:
     for accuracy in _ACCURACIES if kept else ():
         yield share("accuracy of the kept", accuracy, kept, "kept pairs")
     if kept and has_kept:
-        # A mask may have several pairs, so there are at most this many masks.
+        # At most this many masks, because a mask may have several kept pairs.
         masks = min(kept, record.population.masks_with_kept)
         yield share("masks with a right expression", 0.9, masks, "masks of kept pairs", has_kept)
     if unkept:

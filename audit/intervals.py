@@ -32,9 +32,9 @@ from scipy import optimize, special
 from pseudoris.schemas.fitted import Floats
 
 LEVEL: Final = 0.95
-# Errors are corrected if two raters judged at least this many pairs. With fewer the error rate is only a guess.
+# Raters' errors are corrected if two raters judged at least this many pairs. With fewer, the error rate is a guess.
 LEAST_CHECKED: Final = 60
-# Above this error rate two raters agree little more than by chance, so nothing can be corrected.
+# Errors are corrected up to this error rate. Above it, two raters agree little more often than by chance.
 MAX_ERROR: Final = 0.4
 _ERRORS: Final[Floats] = np.linspace(0.0005, 0.4995, 500)
 _NEGLIGIBLE: Final = 1e-7
@@ -145,7 +145,7 @@ def ratio(
     _, unit, unit_stratum = _numbered(strata, units)
     residuals = np.bincount(unit, weights * (over - value * under) / total)
     size = np.bincount(unit_stratum).astype(np.float64)
-    # A stratum with one unit has no variance. Its distance to 0 is used instead, which overestimates it.
+    # One unit alone has no variance, so its squared residual is used instead. This is too large rather than too small.
     centre = np.where(size > 1, np.bincount(unit_stratum, residuals) / size, 0.0)
     squares = np.bincount(unit_stratum, (residuals - centre[unit_stratum]) ** 2)
     variance = float((squares * np.where(size > 1, size / np.maximum(size - 1, 1), 1.0)).sum())

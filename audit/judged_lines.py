@@ -17,7 +17,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import Floats, PairWeightConfig, WeightLine, log_odds, logistic
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS
 
-# A line is fitted to at least this many verdicts: its two numbers need as many as raters' error rate.
+# A line is fitted to at least this many verdicts, as many as are needed for the raters' error rate.
 LEAST_JUDGED: Final = LEAST_CHECKED
 # Standard deviation of the slope's prior, whose mean is 1. The prior of the bias has mean 0 and deviation 1.
 _SLOPE_SPREAD: Final = 0.5

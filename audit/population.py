@@ -32,11 +32,11 @@ _COLUMNS: Final = ("image_id", "target_mask_ids", "text", "kind", "source", "kep
 # Features that rise with quality for any model. Source: label-free `calibrate`, training/calibration/confidence_fit.py.
 _LABEL_FREE: Final = ("log_uniqueness", "correctness", "vote")
 _LABEL_FREE_HEARD: Final = (*_LABEL_FREE, "listener", "truth")
-# At most this many further pairs of one mask are judged, the most likely ones. A mask with more may stay undecided.
+# After a drawn pair, at most this many other kept pairs of its mask are judged, the most likely ones first.
 MAX_FOLLOW_UPS: Final = 5
 _PAIR_COLUMNS: Final = ("image_id", "target_mask_ids", "text", "kind", "source", *STORED_SCORES)
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256", "bytes")
-# A feature with a smaller spread has equal values up to rounding, and cannot order the pairs.
+# A smaller standard deviation is rounding: such a feature is equal for all pairs and cannot order them.
 _LEAST_SPREAD: Final = 1e-9
 
 
@@ -112,12 +112,12 @@ def _read_shard(shard: CommittedShard, place: int, *, first_image: int) -> dict[
     kept_of = Counter(target for target, is_kept in zip(targets, kept.tolist(), strict=True) if is_kept and target)
     is_judged = judged(table)[rows]
     scores = scores_of(table)
-    # Only pairs that a model drew have features.
+    # Only pairs that a model drew have features. The rows of all others stay NaN.
     heard, chosen = np.full((len(rows), len(_LABEL_FREE_HEARD)), np.nan), rows[is_judged]
     groups = [masks[0] for masks in _taken(table, "target_mask_ids", chosen)]
     rated = Rated(groups, _taken(table, "text", chosen), {name: scores[name][chosen] for name in CONFIDENCE_COLUMNS})
     with np.errstate(invalid="ignore"):
-        # Pairs of lone masks have their own stratum, so the value in place of their missing ratios does not matter.
+        # Lone masks have no ratios. Any value will do, because their pairs have a stratum of their own.
         by_name = features(rated, 0.0)
     heard[is_judged] = np.stack([by_name[name] for name in _LABEL_FREE_HEARD], axis=1)
     return {
@@ -149,7 +149,7 @@ def _score(confidence: Floats, heard: Floats) -> tuple[Literal["confidence", "la
     is_drawn = ~np.isnan(heard[:, 1])
     if is_drawn.any() and (~np.isnan(confidence[is_drawn])).mean() > 0.5:
         return "confidence", confidence
-    # Scores of the listener count only if all pairs have them. Sums over different features cannot be compared.
+    # The listener's scores are used only if all drawn pairs have them: sums over different features cannot be compared.
     names = len(_LABEL_FREE_HEARD) if not np.isnan(heard[is_drawn]).any() else len(_LABEL_FREE)
     table = heard[:, :names]
     spread = np.nanstd(table, axis=0) if is_drawn.any() else np.ones(names)

@@ -32,7 +32,7 @@ from pseudoris.schemas.stage_settings import ComposedKind
 # Candidate bounds are these quantiles of the drawn pairs' scores.
 BOUND_QUANTILES: Final = np.linspace(0.95, 0.0, 20)
 _DIGITS: Final = 3
-# A two-sided interval of 90 % gives a one-sided test at 5 %: the truth is below the lower limit with 5 %.
+# A two-sided interval of 90 % is a one-sided test at 5 %: the truth is below its lower limit with a chance of 5 %.
 _LEVEL: Final = 0.9
 _LEVEL_ONE_SIDED: Final = (1 + _LEVEL) / 2
 # The sequence starts at a rule that passes with this many wrong verdicts. The strictest rules have too few verdicts to
@@ -185,17 +185,17 @@ def choose_rule(
     if chosen is None:
         total = int((judged.is_drawn & judged.is_judged).sum())
         more = _more([test(place) for place in range(len(keeps))], sizes, target, total)
-        # At most all pairs that are left need a verdict: then nothing is uncertain.
+        # No more verdicts are needed than there are unjudged pairs: once all are judged, nothing is uncertain.
         more = None if more is None else min(more, max(round(judged.weights.sum()) - total, 1))
     least = math.ceil(math.log(1 - _LEVEL_ONE_SIDED) / math.log(target))
-    # Without a verdict, all weights are 0 and say nothing about the number of pairs.
+    # Without a verdict all weights are 0, so their sum is not the number of pairs. Then `least` alone counts.
     most = math.ceil(judged.weights[keeps[-1]].sum()) or least
     return RuleChoice(target, tuple(tested), chosen, more, min(least, most))
 
 
 def tested_rule(judged: JudgedPairs, keeps: Flags, name: str, *, target: float, checks: RaterChecks) -> TestedRule:
     """Return what the verdicts say of a rule that keeps these R pairs, (R,) bool."""
-    # Undecided pairs count as wrong, so the target is only reached if it is reached without them.
+    # Undecided pairs count as wrong, so that no rule passes because of them.
     found = judged.share_right(keeps, judged.bounded(0.0))
     corrected = corrected_share(found, checks, level=_LEVEL)
     share = share_interval(found, level=_LEVEL) if corrected is None else corrected.share

@@ -45,7 +45,7 @@ VERDICTS: Final[dict[str, str]] = {
     "not_an_object": "The outline holds background, or less than half of an object. A group counts as one.",
     CANNOT_SAY: "The picture does not tell.",
 }
-# Answers to "is this in the picture?", and the verdict on the absence that each one means.
+# For each verdict on an absence, the answer to "is this in the picture?" and its explanation.
 ABSENCE_VERDICTS: Final[dict[str, tuple[str, str]]] = {
     RIGHT: ("No", "Nothing in the picture is that."),
     "untrue": ("Yes", "There is one or more, outlined or not."),
@@ -211,7 +211,7 @@ def _digest(previous: str, body: str) -> str:
 
 def _decoded(data: bytes, name: str) -> Iterator[Line]:
     previous = ""
-    # A crash may have cut off the text after the last line end, so it is ignored.
+    # The text after the last line end is ignored, because a crash may have cut it off.
     for number, raw in enumerate(data.split(b"\n")[:-1], start=1):
         try:
             text = raw.decode("utf-8")

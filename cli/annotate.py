@@ -48,7 +48,7 @@ Limit = Annotated[
     int | None, option("Plan only the first N images; with --extend, the first N that the run lacks.", min=1, max=10**9)
 ]
 DEFAULT_SAMPLE = 200
-# With fewer sampled images no interval is shown: single odd images would decide it.
+# With fewer sampled images than this, no interval is shown: one unusual image would decide it.
 _LEAST_SAMPLE = 16
 
 
@@ -106,7 +106,7 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
     """Run to the end or to an interrupt, with a bar and a summary; return the exit code."""
     from pseudoris.pipeline.annotation import annotate as run_pipeline
 
-    # KeyboardInterrupt escapes only after the last shard. Earlier, the run ends cleanly and returns its summary.
+    # An interrupt while shards are processed ends the run cleanly. At other times `resumable` gets KeyboardInterrupt.
     with resumable(out) as planned, run_progress() as show:
 
         def tell(event: RunEvent) -> None:
@@ -130,7 +130,7 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
         return INTERRUPTED
     if not summary.is_complete:
         left = summary.num_planned_shards - summary.totals.shards
-        # A retry ends here even if other shards of the plan are still missing.
+        # Only a retry ends here: `--retry-failed` leaves out the shards that were never committed.
         console.report(
             "incomplete", f"{left:,} shards are not committed. Run without --retry-failed to continue.", "yellow"
         )

@@ -28,7 +28,7 @@ from pseudoris.schemas.untrusted import printable, printable_json, spelled, with
 READER_GONE: Final = 141
 # The name under which `degrade_output` registers its error handler.
 _DEGRADED: Final = "pseudoris-degraded"
-# Each sign is replaced by one letter, so that tables and bars keep their widths. The spinner's signs are Braille.
+# On output without Unicode each sign becomes one letter, so that widths stay. Rich's spinner is made of Braille signs.
 _PLAIN: Final = str.maketrans("–—…×·•τ━╸╺█✓“”‘’←→↑↓", "--.x..t---#v\"\"''<>^v") | {
     code: "|/-\\"[code % 4] for code in range(0x2800, 0x2900)
 }
@@ -109,7 +109,7 @@ def facts_table(title: str, rows: Iterable[tuple[str, str]] = ()) -> Table:
         min_width=len(title),
     )
     table.add_column(style="dim", overflow="fold")
-    # A path longer than the terminal is wrapped and not cut, because its end matters.
+    # A path longer than the terminal is wrapped and not cut, because the end of a path matters.
     table.add_column(overflow="fold")
     for row in rows:
         table.add_row(*row)

@@ -24,7 +24,7 @@ from pseudoris.store.tables.open_run import OpenRun
 
 # The paper's method, and the composed variant from which a student learns more.
 PRESETS: Final = ("tiny", "tiny-composed")
-# The figures of `pseudoris evaluate` that the comparison shows, each with its digits.
+# The figures of `pseudoris evaluate` that the comparison shows, each with its title and its number of decimals.
 _FIGURES: Final = {
     "accuracy": ("share that is right", 3),
     "yield": ("expressions a mask", 2),
@@ -58,7 +58,7 @@ def demo(
     for preset in PRESETS:
         # The demonstration starts its own Ray, so that it never uses somebody's cluster.
         config = load_config(preset, assignments=["placement.address=local"])
-        # The folder's name holds the config's hash: other weights make another run, equal ones continue the run.
+        # The folder's name holds the config's hash: another config begins a new run, an equal one continues its run.
         runs[preset] = str(folder / f"{preset}-{scenes}-{config_hash(config)[:8]}")
         stdout.print(f"preset {preset}", style="bold")
         exit_code = annotate.run(str(images), runs[preset], config)

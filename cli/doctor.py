@@ -42,12 +42,12 @@ if TYPE_CHECKING:
     from pseudoris.workers.stages import StageKind
 
 _PACKAGES = ("torch", "torchvision", "open_clip_torch", "segment-anything", "ray", "pyarrow", "pillow")
-# With less free disk, or less memory, a run still starts but will probably fail early.
+# With less free disk or memory than this, a run still starts but will probably fail early.
 _MIN_FREE_DISK_BYTES = 2 * 2**30
 _MIN_MEMORY_BYTES = 4 * 2**30
-# A GPU with less free memory is a problem: while weights load, they exist twice, at four bytes per parameter.
+# A GPU with less free memory than this is reported: while weights load, they exist twice, at four bytes a parameter.
 _MIN_GPU_MEMORY_BYTES = 8 * 2**30
-# The check takes seconds, so it stops counting a bucket of millions at this number.
+# At most this many files are listed, because the check must take seconds even for a bucket of millions.
 _MAX_LISTED = 100_000
 _NUM_SHOWN = 3
 _HASTY = ("placement.storage.patience_s=6", "placement.storage.read_timeout_s=6")
@@ -94,7 +94,7 @@ def doctor(
     there is a problem.
     """
     named, given = None, assignments or ()
-    # A problem with OUT becomes a line of the report. A problem with the settings raises again below.
+    # A problem with OUT becomes a line of the report. A problem with the settings is raised by `load_config` below.
     with contextlib.suppress(PseudorisError):
         named = asked_preset(preset, config_file, [*given, *_HASTY], out=out)
     config = load_config(named, config_file, given)
@@ -110,7 +110,7 @@ def doctor(
     stdout.print(columns_table(("", "check", "found"), rows, title=title, num_texts=3))
     for check in checks:
         if not check.is_ok and check.summary != check.detail:
-            # Printed below the table, whose columns would break commands and urls.
+            # The remedy is printed below the table, because columns would break its commands and urls.
             rest = check.detail.removeprefix(check.summary).removeprefix(". ")
             stdout.print("", Text.assemble((check.name, "bold"), "  ", printable(rest)), sep="\n", soft_wrap=True)
     if config.compute.device == "cuda" and any(check.name == "device" and check.is_ok for check in checks):
@@ -162,7 +162,7 @@ def _versions() -> str:
     try:
         import torchvision
     except (ImportError, RuntimeError) as error:
-        # torchvision's operators only load with the torch version that it was built for.
+        # torchvision loads only with the version of torch that it was built for.
         raise ConfigError(
             f"{found}: torchvision cannot be imported ({error}). Install matching versions of torch and torchvision, "
             "such as torch==2.14.1 torchvision==0.29.1."
@@ -238,7 +238,7 @@ def _digest(stage: StageKind, config: RunConfig) -> str:
     from pseudoris.workers.checkpoints.weight_files import is_missing, is_unfetched, missing
 
     weights = stage.settings(config).weights
-    # A run would download the file. This check does not, because the file may have gigabytes.
+    # A run would download the file. This check does not, because the file may have several gigabytes.
     if is_missing(weights):
         raise ConfigError(missing(weights, "there is no such file", config.preset))
     if is_unfetched(weights):
@@ -269,7 +269,7 @@ def _output(source: str | None, out: str, config: RunConfig) -> str:
     if header is not None:
         check_origin(location, header, "annotate")
     if header is not None and not may_give_way(location):
-        # Other lines of the report check weights and device: their digests are copied, and only settings are compared.
+        # Only settings are compared. The header's weights and device are kept: other lines of the report check them.
         now = header.identity.model_copy(update={"method": config.method()})
         check_identity(header, now, preset=config.preset)
     folder = Path(location.root)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 DEFAULT_COVERAGE: Final = 0.65
 DEFAULT_YIELD: Final = 2.0
-# A fit holds only for the models of these stages, which it records. The masks may come from any proposer.
+# A fit records the models of these stages and holds only for them. The masks may come from any proposer.
 _FITTED: Final = ("caption", "filter")
 # A note is printed if the yield differs by more than this share from the wanted one: a small run has few bounds to
 # choose from.
@@ -293,7 +293,7 @@ def calibrate(
         echo(f"# --to FILE writes this:\n{text}---\n# and these settings name it:")
     else:
         options.write_text(to, text, option="--to")
-    # The settings are laid over a preset with `--config`, beside the `captions.listening` of the run.
+    # The user gives these settings with `--config`, over a preset and beside the run's own `captions.listening`.
     settings = {"tau": 0.0, "keep": found.reached.bounds.conditions(), "fitted": {"uri": str(to or "FILE")}}
     echo(yaml.safe_dump({"filtering": settings}, sort_keys=False), nl=False)
     _report_fit(found, aim if truth is not None else None, least)
@@ -317,7 +317,7 @@ def _corrected(run: OpenRun, audit: str | None) -> FittedValues:
         return fitted
     lines = fitted.pair_weight
     if lines is not None and lines.composed is not None:
-        # The line was fitted to the old confidences, so it does not hold for the new ones.
+        # The line was fitted to the old confidences, so it does not hold for the new confidences.
         lines = lines.model_copy(update={"composed": None})
         report("note", "The line of composed weights is left out: judge an audit of what is composed anew", "yellow")
     return replace(fitted, pair_weight=lines, posterior=posterior)

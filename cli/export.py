@@ -133,7 +133,7 @@ def _write(request: ExportRequest, export_format: str, destination: str) -> None
             table.add_row(title, escape("\n".join(lines)))
     stdout.print(table, soft_wrap=True)
     for note in report.notes:
-        # Printed below the table, whose columns would break commands and paths.
+        # Notes are printed below the table, because columns would break their commands and paths.
         stdout.print(f"- {note}", soft_wrap=True, markup=False, highlight=False)
 
 

@@ -24,7 +24,7 @@ from pseudoris.store.location import RunLocation
 if TYPE_CHECKING:
     from pseudoris.interchange.imports import ImportRequest
 
-# The header needs a preset's name. No setting of a model is read.
+# The name of the preset in the header of an import. An import reads no setting of a model.
 _PRESET = "import"
 # No model runs here, so shards have the default sizes and not the small ones of the preset.
 _SHARD_SIZES: Final = [f"shards.{name}={getattr(ShardsConfig(), name)}" for name in ("max_images", "max_bytes")]

@@ -52,7 +52,7 @@ EXIT_CODES: Final = "Exit codes: 0 done; 1 problem found; 2 error to fix; 3 inco
 USER_MUST_MEND = 2
 # Typer may ship its own copy of Click, so the class is taken from Typer.
 UsageError: Any = typer.BadParameter.__base__
-# The extras that each command needs. `evaluate` and `export` check theirs by their options.
+# The extra that each command needs. What `evaluate` and `export` need depends on their options.
 _EXTRAS: Final = {
     **dict.fromkeys(("demo", "doctor", "weights", "estimate", "annotate"), "run"),
     **dict.fromkeys(("ppt", "train", "predict"), "train"),
@@ -123,7 +123,7 @@ class HelpPage(TyperGroup):
         except BrokenPipeError:
             stdout.on_broken_pipe()
         except UsageError as error:
-            # Pydantic puts `Value error, ` before a message, and Typer would print it.
+            # Pydantic begins a message with `Value error, `, which tells a user nothing, so it is removed.
             error.message = without_secrets(error.message.removeprefix("Value error, "))
             if "extra argument" in error.message:
                 error.message += f". {QUOTE}"
@@ -136,7 +136,7 @@ class HelpPage(TyperGroup):
             page.add_column(min_width=width)
         groups: dict[str, list[tuple[str, str]]] = {}
         for name, command in self.commands.items():
-            # The help texts escape brackets for Typer's markup. This page has no markup.
+            # The help texts escape brackets for Typer's markup. This page has no markup, so the escapes are removed.
             summary = (command.help or "").partition("\n")[0].replace("\\[", "[")
             groups.setdefault(str(getattr(command, "rich_help_panel", "")), []).append((name, summary))
         for group, rows in groups.items():
@@ -146,7 +146,7 @@ class HelpPage(TyperGroup):
         options = f"Options: {', '.join(names for names, _ in filter(None, records))}"
         with stdout.capture() as captured:
             stdout.print(self.get_usage(ctx), self.help, page, options, EXIT_CODES, sep="\n")
-        # Typer adds the last line end itself.
+        # The last line end is removed, because Typer adds one.
         formatter.write(captured.get().rstrip("\n"))
 
 
@@ -220,7 +220,7 @@ def main() -> None:
     mask_logs()
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
-        # Signals raise an exception here, so that half-written files are removed on the way out.
+        # Signals raise an exception here, so that half-written files are removed before the process ends.
         with interruptible():
             app(prog_name="pseudoris")
     except ConfigError as error:

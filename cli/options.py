@@ -20,7 +20,7 @@ from pseudoris.schemas.uris import writable
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.location import RunLocation
 
-# The remedy if the shell has expanded a pattern: its matches took the places of other arguments.
+# The remedy if the shell has expanded a pattern, so that the matches took the places of other arguments.
 QUOTE: Final = "If the shell opened a pattern, quote it: 'folder/*.jpg'"
 _PICTURES: Final = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -100,7 +100,7 @@ Address = Annotated[
         "cluster of RAY_ADDRESS or of this machine, else a new one.",
     ),
 ]
-# Version 0.5 had this option. It is accepted and ignored.
+# Scripts for version 0.5 may give this option, so it is accepted and ignored.
 AcceptDomain = Annotated[bool, option("--accept-domain", "No longer needed.", hidden=True)]
 
 Exclude = Annotated[
@@ -201,10 +201,10 @@ def local_folder(audit: str) -> Path:
 def training_folder(out: str, runs: Iterable[str]) -> Path:
     """Return the local folder that `--out` of a training names; it lies in none of the `runs` that it reads."""
     if "://" in out:
-        # `Path` would drop a slash of the url and make a local folder of it.
+        # A url is refused, because `Path` would drop one of its slashes and make a local folder.
         raise ConfigError(f"--out {out!r} is a url. Give a local folder, and copy it when the training has ended.")
     folder = Path(out)
-    # The path is made absolute first: `RunLocation` expands a leading `~`, and a training's folder does not.
+    # The path is made absolute, because `RunLocation` would expand a leading `~`, which a training's folder keeps.
     destination = RunLocation.open(str(folder.absolute()))
     for run in runs:
         check_apart(RunLocation.open_to_read(run), destination, option="--out")

@@ -33,7 +33,7 @@ from pseudoris.store.runs.header import read_header, require_header
 from pseudoris.store.tables.open_run import OpenRun
 
 DEFAULT_EVERY_S = 5.0
-# At most this many problems, and this many ranges of shards, are listed.
+# At most MAX_SHOWN problems and MAX_RANGES ranges of shards are listed.
 MAX_SHOWN = 50
 MAX_RANGES = 8
 
@@ -72,7 +72,7 @@ def status(
             for found in states:
                 live.update(Group(status_view(out, found), ""), refresh=True)
     except KeyboardInterrupt:
-        # Ctrl-C stops watching, not the run. The last view stays on the screen.
+        # Ctrl-C ends the watching and not the run. The last view stays on the screen.
         if not watch:
             raise
 
@@ -175,7 +175,7 @@ def _checking(address: str | None) -> Iterator[CheckShards]:
     if address is None:
         yield check_shards
         return
-    # Importing Ray takes seconds, so only `--address` does.
+    # Ray is imported only for `--address`, because the import takes seconds.
     from pseudoris.pipeline.cluster import connected
     from pseudoris.pipeline.fan_out import checking_on_cluster
 
@@ -194,7 +194,7 @@ def _show_report(out: str, found: VerifyReport) -> None:
     for notice in found.notices:
         table.add_row("notice", notice)
     console.stdout.print(table)
-    # Printed on one unwrapped line, so that it can be copied.
+    # Printed on one unwrapped line, so that the digest can be copied.
     console.stdout.print(f"root digest  {found.root or 'unknown, as a receipt cannot be used'}", soft_wrap=True)
     if found.problems:
         more = f", the first {MAX_SHOWN}" if len(found.problems) > MAX_SHOWN else ""
@@ -219,7 +219,7 @@ def gc(
 ) -> None:
     """Delete files of failed or replaced attempts. Every run does this at its end."""
     location = RunLocation.open(out)
-    # In a folder without a run, gc would report success because it finds nothing to delete.
+    # A folder without a run is refused: gc would find nothing to delete there, and report success.
     require_header(location)
     report = run_gc(location, is_dry=dry_run)
     if dry_run:

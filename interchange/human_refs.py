@@ -26,7 +26,7 @@ from pseudoris.workers.masks.rle import compressed_counts
 WITHOUT_TEXT: Final = "human sentences without a text"
 WITHOUT_SENTENCE: Final = "human references without a sentence"
 
-# Larger sides are refused, as no JPEG has one: COCO's counts have 32 bits, and pycocotools exits if memory runs out.
+# Longer sides are refused. No JPEG has one, and pycocotools counts in 32 bits and ends the process if memory runs out.
 _MAX_SIDE_PX: Final = 65_535
 # No file name can contain these letters.
 _UNWRITABLE: Final = re.compile("[\0\ud800-\udfff]")

@@ -60,7 +60,7 @@ def load_plain(data: bytes, where: str, *, with_bytes: bool = False) -> Any:
         for name, argument in _instructions(data):
             build = _INSTRUCTIONS.get(name)
             if build is None or (isinstance(argument, bytes) and not with_bytes):
-                # In newer protocols the two texts before name the function that is called.
+                # In newer protocols the two texts before this instruction name the function to call.
                 raise _refusal(name, argument if isinstance(argument, str) else " ".join(words), where)
             build(built, argument)
             if isinstance(argument, str):
@@ -163,7 +163,7 @@ _INSTRUCTIONS: Final[dict[str, _Build]] = {
     **dict.fromkeys(("PROTO", "STOP"), lambda built, _: None),
     "FRAME": _Built.frame,
     **dict.fromkeys((*_NUMBERS, *_TEXTS, *_BYTES), _Built.push),
-    # `genops` returns the bytes of Python 2 strings as Latin-1.
+    # `genops` decodes the strings of Python 2 as Latin-1. Encoding them again gives their bytes.
     **dict.fromkeys(
         ("STRING", "BINSTRING", "SHORT_BINSTRING"), lambda built, text: built.push(_text_of(text.encode("latin-1")))
     ),

@@ -25,7 +25,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 PATTERNS: tuple[str, ...] = ("plain", "striped", "dotted", "checked")
 SIZES: tuple[str, ...] = ("small", "large")
 PARTS: tuple[str, ...] = ("hat", "tail", "handle")
-# Radii in scene pixels. The gap between the ranges keeps the two words apart.
+# Ranges of radii in scene pixels. The gap between them makes "small" and "large" unambiguous.
 RADIUS_RANGE_PX: dict[str, tuple[float, float]] = {"small": (12.5, 16.0), "large": (23.0, 31.0)}
 # A pair is held out if (category index + colour index) is divisible by this: 27 of 160 pairs, some of each category.
 HELD_OUT_MODULUS = 6
@@ -37,7 +37,7 @@ EXTREMES: dict[str, tuple[str, ...]] = {
     "bottom": ("bottommost", "bottom", "lower"),
     "middle": ("middle",),
 }
-# These are only said of two objects.
+# These words are only used for a row of two objects.
 COMPARATIVES: tuple[str, ...] = ("upper", "lower")
 ORDINALS: tuple[str, ...] = ("first", "second", "third", "fourth")
 NUMBERS: dict[str, int] = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6}

@@ -54,7 +54,7 @@ def meant_among(row: Mapping[int, SceneObject], reference: Reference, scene: Sce
         return frozenset()
     if isinstance(reference, Extreme):
         side = next(side for side, words in EXTREMES.items() if reference.word in words)
-        # The words presuppose how many objects the row has.
+        # The number of objects that the words need: "middle" needs three, "upper" and "lower" need two.
         presupposed = {NUMBERS[reference.number]} if reference.number is not None else set()
         presupposed |= {3} if side == "middle" else {2} if reference.word in COMPARATIVES else set()
         if presupposed and presupposed != {len(row)}:
@@ -67,7 +67,7 @@ def meant_among(row: Mapping[int, SceneObject], reference: Reference, scene: Sce
     if reference.relation is not None:
         surely, maybe = _related(reference.relation, row, scene)
     if isinstance(reference, Group):
-        # The members of a group are beyond doubt, and their number is the stated one.
+        # The scene must leave no doubt about any member of a group, and their number must be the stated one.
         number = 2 if reference.word == "both" else NUMBERS.get(reference.word)
         if maybe or (surely and number is not None and number != len(surely)):
             return None

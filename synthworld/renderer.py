@@ -74,7 +74,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "moon": (_ellipse(0, 0, 1.0, 1.0), _ellipse(0.55, -0.05, 0.78, 0.78, filled=False)),
     "flower": (
-        # These are the petals. The first one points up.
+        # The six petals. The first one points up.
         *(
             _ellipse(0.58 * math.cos(a), 0.58 * math.sin(a), 0.42, 0.42)
             for a in (2 * math.pi * k / 6 - math.pi / 2 for k in range(6))
@@ -252,7 +252,7 @@ def render(scene: Scene) -> RenderedScene:
         # The picture is darker towards a random side, by a random share of at most `lighting`.
         angle, share = rng.uniform(0, 2 * math.pi), rng.uniform(0, world.lighting)
         ys, xs = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
-        # Rises from 0 in one corner to 1 in the opposite corner.
+        # Rises in the direction of the angle, within [0, 1].
         towards = 0.5 + (xs * math.cos(angle) + ys * math.sin(angle)) / math.sqrt(8)
         image = np.asarray(np.rint(image * (1 - share * towards)[..., None]), dtype=np.uint8)
     image = image.astype(np.int16)

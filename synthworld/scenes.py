@@ -90,7 +90,7 @@ def make_scene(split: Split, position: int, *, seed: int = 0, world: str = DEFAU
     """
     if not 0 <= position < _SPLIT_SIZE:
         raise ValueError(f"scene position {position} is outside [0, {_SPLIT_SIZE}): a split holds a million scenes")
-    # The order of the splits decides which scenes they hold.
+    # The order of `Split` decides which scenes a split holds, so that order must not change.
     index = list(Split).index(split) * _SPLIT_SIZE + position
     mix = world_named(world)
     rng = generator(seed, index, stream=_LAYOUT_STREAM)
@@ -118,7 +118,7 @@ def _draw_attributes(
 ) -> Attributes:
     """Draws one object's words; often a distractor that shares words with an earlier object."""
     while True:
-        # The words are independent, and uniform but for the world's mix. Four objects in ten have a part.
+        # Words are drawn independently, with equal chances unless the world has others. 40 % of objects have a part.
         part = PARTS[int(rng.integers(len(PARTS)))] if rng.random() < 0.4 else None
         if mix.category_weights is None:
             category = CATEGORIES[int(rng.integers(len(CATEGORIES)))]
@@ -153,7 +153,7 @@ def _place(rng: np.random.Generator, attributes: Attributes, objects: list[Scene
     for _ in range(_PLACEMENT_TRIES):
         x, y = rng.uniform((left, top), (SCENE_SIZE_PX - right, SCENE_SIZE_PX - bottom))
         gaps = [math.dist((x, y), o.centre_xy_px) / (radius + o.radius_px) for o in objects]
-        # At 0.85 of touching, outlines sometimes overlap, but no object hides most of another.
+        # Centres are at least 0.85 times both radii apart: outlines may overlap, but no object hides most of another.
         if all(gap >= 0.85 for gap in gaps):
             return SceneObject(attributes, (float(x), float(y)), radius, rotation, (tint[0], tint[1], tint[2]))
     return None

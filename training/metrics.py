@@ -38,7 +38,7 @@ def pixel_counts(
     counts = [(guess & truth).sum(1), (guess | truth).sum(1), guess.sum(1), truth.sum(1)]
     rows: NDArray[np.int64] = torch.stack(counts, 1).cpu().numpy().astype(np.int64)
     if is_missing is not None:
-        # A missing answer counts as the worst one, with no common pixel and the largest union, and as wrong.
+        # A missing answer counts as the worst one: no common pixel, the largest union, a mask only if none is meant.
         rows[is_missing, 0], rows[is_missing, 1] = 0, guess.shape[1]
         rows[is_missing, 2] = np.where(rows[is_missing, 3] > 0, 0, guess.shape[1])
     return rows

@@ -44,7 +44,7 @@ _SCRIPTS: Final = (
 _PICTURE_NAME: Final = re.compile(r"^[0-9a-f]{16}\.webp$")
 _MARK: Final = f'<meta name="generator" content="{GENERATOR}">'
 
-# Only this many blank pictures are logged: if this machine lacks an image format, every picture is blank.
+# At most this many blank pictures are logged: if this machine lacks an image format, every picture is blank.
 _MAX_WARNINGS: Final = 3
 # Digits of the record's scores, more than the page shows. Distinctiveness has all, because it is compared with τ.
 _DIGITS: Final = 5
@@ -160,7 +160,7 @@ def image_card(image: GalleryImage, *, picture: str | None) -> dict[str, Any]:
         "pixels": f"{image.width} × {image.height}",
         "picture": picture,
         **{"width": round(width, 1), "height": round(height, 1), "masks": shapes},
-        # Expressions that refer to no mask exist also for an image without masks.
+        # An image without masks may have expressions too, which refer to no mask.
         "has_expressions": bool(image.expressions),
         "record": embedded_json(record),
     }

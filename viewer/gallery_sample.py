@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 Row = Mapping[str, Any]
 # At most this many quarantined images are listed. `pseudoris status` counts all of them by reason.
 MAX_QUARANTINED: Final = 200
-# Only this many missing pictures are logged: if SOURCE was moved, all are missing.
+# At most this many missing pictures are logged: if SOURCE was moved, all pictures are missing.
 _MAX_WARNINGS: Final = 3
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256", "bytes")
 _EXPRESSION_COLUMNS: Final = (
@@ -167,7 +167,7 @@ def gallery_from_run(
 def read_summary(run: OpenRun) -> GallerySummary:
     """Return the run in numbers."""
     header, status = run.header, run_status(run.location)
-    # A refilter changes `filtering` alone, so it has the same pairs as its parent.
+    # `filtering` is left out, because a refilter changes nothing else and has the same pairs as its parent.
     method = {key: value for key, value in header.identity.method.items() if key != "filtering"}
     pairs = json.dumps([header.source, header.identity.weights, method], sort_keys=True)
     return GallerySummary(
@@ -227,7 +227,7 @@ class _SourceImages:
             level = logging.WARNING if self._num_blank < _MAX_WARNINGS else logging.DEBUG
             logger.log(level, "The gallery does not show image %s: %s", row["key"], error)
         except (ConfigError, TransientError) as error:
-            # SOURCE itself fails, not this picture. Storage has retried before.
+            # SOURCE itself cannot be read, after storage has retried, so no other picture is tried.
             self._is_gone = True
             logger.warning("SOURCE cannot be read. No image after %s is tried: %s", row["key"], error)
         self._num_blank += 1

@@ -21,9 +21,9 @@ from pseudoris.images.mask_rings import Point, mask_rings
 from pseudoris.schemas.run_lengths import decode_mask
 
 FRAME: Final = 512
-# Larger masks are refused, because decoding takes a byte a pixel: ten times the default limit of an image's pixels.
+# Masks with more pixels are refused: decoding takes a byte a pixel. This is ten times the default limit of an image.
 _MAX_PIXELS: Final = 2**30
-# Corners of a staircase are up to one pixel off the true line. A smaller tolerance would keep the steps.
+# An outline is simplified by up to this: steps of a slanted edge are up to one pixel off the true line, and must go.
 _TOLERANCE_PX: Final = 1.0
 _MAX_ENLARGEMENT: Final = 4.0
 # Standard deviation in image pixels of the blur that removes the steps of an enlarged mask.
@@ -76,7 +76,7 @@ def outline_of(counts: str, size: tuple[int, int]) -> Outline:
     coverage = np.asarray(Image.fromarray(full.astype(np.uint8) * 255).resize(resized, method), dtype=np.float32)
     if factor > 1:
         coverage = ndimage.gaussian_filter(coverage, _SMOOTHING_PX * factor, mode="nearest", truncate=3)
-    # A mask that would vanish keeps a pixel.
+    # The maximum keeps a pixel of a mask that would otherwise vanish.
     mask = np.asarray(coverage >= min(127.5, float(coverage.max())))
     # Each axis has its own scale, because resized sides are rounded to whole pixels.
     frame_height, frame_width = frame_size(height, width)

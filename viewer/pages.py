@@ -29,10 +29,10 @@ GENERATOR: Final = "pseudoris"
 ROOM: Final = "pseudoris.viewer"
 _TEMPLATES: Final = cache(page_templates)
 _STREAM_PIECES: Final = 64
-# These are hues in degrees of OKLCH. Neighbours in the list differ most. The list repeats in other tones.
+# Hues in degrees of OKLCH. Neighbours in the list differ most. Each lightness repeats the list.
 _HUES: Final = (28, 250, 142, 85, 320, 200, 55, 285, 115, 0, 225, 170)
 _LIGHTNESSES: Final = (0.74, 0.62, 0.86)
-# CSS colours of a picture's masks, in order. Then they repeat.
+# CSS colours of a picture's masks, in order. After the last colour they repeat from the first.
 MASK_COLOURS: Final = tuple(f"oklch({light} 0.17 {hue})" for light in _LIGHTNESSES for hue in _HUES)
 
 

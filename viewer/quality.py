@@ -38,7 +38,7 @@ _COLUMNS: Final = ("image_id", "target_mask_ids", "text", "head_noun", "kept", "
 MIN_JACCARD: Final = 0.8
 # At most this many expressions of an image are compared, each with each: 20,000 pairs.
 MAX_COMPARED: Final = 200
-# Above this number no new set is remembered, so later repeats of a new set are not counted.
+# When this many sets are remembered, no new set is added, so the repeats of later sets are not counted.
 MAX_REMEMBERED: Final = 2_000_000
 FRAME_WORDS: Final = frozenset({"a", "an", "the", "of", "photo", "picture", "image"})
 _MAX_POINTS: Final = 256
@@ -88,7 +88,7 @@ class Duplicates:
         compared = sets[:MAX_COMPARED]
         same, other = [False] * len(compared), [False] * len(compared)
         for (i, (targets, words)), (j, (other_targets, other_words)) in combinations(enumerate(compared), 2):
-            # The Jaccard index is at most the size of the smaller set divided by that of the larger.
+            # Sizes are compared first: the Jaccard index is at most the smaller set's size divided by the larger set's.
             small, large = sorted((len(words), len(other_words)))
             shared, union = len(words & other_words), len(words | other_words)
             # Two empty sets count as equal.
@@ -100,7 +100,7 @@ class Duplicates:
         self.left_out += len(sets) - len(compared)
         self.same_mask += sum(same)
         self.other_mask += sum(other)
-        # Python's hash has 64 bits: among two million sets two share a hash with a chance of one in ten million.
+        # Hashes of 64 bits stand for the sets: among two million, two share a hash with a chance of one in ten million.
         hashes = [hash(words) for _, words in sets]
         self.counted += len(hashes)
         self.seen_before += sum(each in self._seen for each in hashes)

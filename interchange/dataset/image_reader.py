@@ -75,7 +75,7 @@ class ImageBytes:
         self._planned = PlannedImages(
             location, header.model_copy(update={"config": config}), source=moved, is_random_access=is_random_access
         )
-        # A spawned worker of a loader imports the plug-ins that the user has imported.
+        # The decoder plug-ins that the user has imported: a spawned worker of a loader imports them again.
         self._plugins = loaded_plugins(config.images.decoder_plugins)
 
     @property

@@ -156,7 +156,7 @@ class RisIterableDataset(StreamedDataset):
                         *(len(slices), stream.worker, stream.rank, self._run.spec.where.as_json()),
                     )
                 return
-            # A rank that skipped masks begins its stream again to give its quota. Without usable images it never ends.
+            # A rank that skipped images reads its stream again to fill its quota: endless if no image can be used.
             if num_yielded == before and drawn > start and first_drawn >= start:
                 raise ConfigError("No image of this rank can be used. The log names the first ones.")
 

@@ -26,7 +26,7 @@ from pseudoris.store.location import RunLocation
 
 DEFAULT_MAX_MEMORY_BYTES: Final = 4 * 2**30
 
-# Decoded images (3, H, W) uint8 of a batch, by `id` of the dataset, row of its snapshot, and place in the shard.
+# Images (3, H, W) uint8 of a batch, by the dataset's `id`, the shard's row in its snapshot, the image's place there.
 Decoded = dict[tuple[int, int, int], Tensor]
 
 
@@ -208,7 +208,7 @@ class RisDataset(SharedNumbers, MapDataset):
         digests: list[str] = []
         for content in self._contents:
             if not content.index.num_masks:
-                # The images of a shard without a mask are not read.
+                # The images of a shard without a mask are not read, so there are no digests to add.
                 continue
             if content.images is None:
                 raise ConfigError("Images are not read. Add 'image' to parts.")

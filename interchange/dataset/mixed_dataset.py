@@ -71,7 +71,7 @@ class MixedDataset(JoinedDataset):
         share = human_share
         # The number of human items in an epoch.
         self.num_human = len(self._chosen) if share is None else round(len(pseudo) * share / (1 - share))
-        # The last epoch that was asked for, and its order.
+        # The number of the last requested epoch, and its order, which is kept for the next item.
         self._shuffled: tuple[int, NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
@@ -178,12 +178,12 @@ class MixedIterableDataset(StreamedDataset):
         reached = position.get("pseudo", {})
         num_human, num_drawn = position.get("human", 0), position.get("drawn", 0)
         key = key_of("mix", self._seed, epoch, stream.worker, stream.num_workers)
-        # The human masks of a stream are disjoint from the other streams', unless there are fewer than streams.
+        # Streams share no human mask, unless there are fewer human masks than streams: then each stream has all.
         shuffled = self._chosen[permutation(key_of("human", self._seed, epoch), len(self._chosen))]
         number = stream.rank * stream.num_workers + stream.worker
         own = shuffled[number :: stream.world_size * stream.num_workers]
         own = own if len(own) else shuffled
-        # A drawn number below the limit means a human sample. With human samples alone no epoch would end.
+        # A number below the limit draws a human sample. One never does: only the end of pseudo-labels ends an epoch.
         limit = min(round(self.human_share * _PROBABILITY_STEPS), _PROBABILITY_STEPS - 1)
         while True:
             if draw_below(key, num_drawn, _PROBABILITY_STEPS) < limit:

@@ -10,7 +10,7 @@ from typing import Final
 
 from pseudoris.interchange.dataset.arrays import HAS_TORCH, get_worker_info, shared_zeros
 
-# Slots of the counter. Workers beyond this number share slots and may overwrite each other's counts.
+# The counter has this many slots, one per worker. Workers above it share slots and may overwrite each other's counts.
 _SLOTS: Final = 1_024
 
 
@@ -31,7 +31,7 @@ def agreed(key: str, propose: Callable[[], str]) -> str:
     """
     if not _has_group() or get_worker_info() is not None:
         return propose()
-    # Every process group has this store. torch has no public name for it, and some builds lack it.
+    # Imported here, because the store of process groups has no public name in torch, and some builds of torch lack it.
     from torch.distributed.distributed_c10d import _get_default_store
 
     store, name = _get_default_store(), f"pseudoris/{key}"

@@ -36,7 +36,7 @@ def _words(text: str) -> frozenset[str]:
 # A reworded text in a sample has this `source`. No table has it.
 SOURCE_REWORDED: Final = "reworded"
 
-# Openings that name a photograph. A painting, a drawing, or "the picture of a dog" may be the object itself.
+# Openings that name a photograph. Others are kept: a painting, or "the picture of a dog", may be the object itself.
 _PHOTO: Final = re.compile(
     r"(?:this is )?(?:(?:an? )?close[ -]?up of )*(?:an? )?(?:close[ -]?up of|(?:(?:close[ -]?up|\w+ and white|blurry|"
     r"full|side|aerial|overhead) )?(?:photo|photograph|picture|pic|image|shot|view) of) ",
@@ -91,7 +91,7 @@ _CLASSES: Final = {
     **dict.fromkeys(_COLOURS, "colour"),
     **dict.fromkeys(lexicon.PATTERNS, "pattern"),
 }
-# These things stay the same after "red" or "left". A brown bear is a kind of bear; a left hand is one of a pair.
+# Nouns that name the same thing after "red" or "left". A brown bear is a kind of bear; a left hand is one of a pair.
 _DRAWN: Final = _words("circle square triangle star heart diamond cross ring arrow moon drop mushroom bolt crown key")
 _THINGS: Final = _DRAWN | lexicon.KNOWN_NOUNS - _words(
     "bear bull light batter catcher pitcher hand arm leg head shoe shoes pants window door wall building food people "
@@ -112,7 +112,7 @@ _RELATIONS: Final = (
     ),
 )
 _SIDES: Final = {"on the left": "left", "on the right": "right", "at the top": "top", "at the bottom": "bottom"}
-# Here the word is no place: a "left arrow" points left, and a "top chef" is a good chef.
+# Here "left" or "top" is no place: a "left arrow" points left, and a "top chef" is a good chef.
 _OTHER_THINGS: Final = frozenset(
     {
         *("left arrow", "right arrow", "top arrow", "bottom arrow", "left sign", "right sign", "right triangle"),
@@ -175,7 +175,7 @@ def sentences(image_id: str, said: Sequence[ExpressionRecord], number: int) -> I
         yield (first, *(form for _, form in further))
 
 
-# The cache is bounded, because a run may have millions of texts. Each epoch repeats the texts of the one before.
+# Cached, because each epoch repeats all texts. The cache is bounded, because a run may have millions of texts.
 @lru_cache(maxsize=2**16)
 def forms_of(text: str) -> tuple[str, ...]:
     """Return the forms of an expression in lower case, itself first; only itself if the rules do not know it."""
@@ -188,7 +188,7 @@ def forms_of(text: str) -> tuple[str, ...]:
     if article and not _is_free_of_article(article, noun_phrase):
         return tuple(found)
     reworded = [pattern.subn(word, noun_phrase) for pattern, word in _RELATIONS]
-    # A phrase with one relation also has a form with the other word for it.
+    # A phrase with exactly one relation also gets a form with another word for that relation.
     related = [text for text, count in reworded if count and sum(each for _, each in reworded) == 1]
     for ordered in (order for each in (noun_phrase, *related) for order in _orders(each)):
         found.update(dict.fromkeys(_with_articles(article, ordered, is_reordered=ordered != noun_phrase)))
@@ -217,7 +217,7 @@ def _is_phrase(text: str) -> bool:
     if any(word in _CLAUSES or not re.sub("['-]", "", word).isalpha() for word in words):
         return False
     chunks = (read_chunk(words, start) for start in range(len(words)))
-    # A text with a verb, such as "a dog sits on a mat", is a sentence.
+    # A text with a verb, such as "a dog sits on a mat", is a sentence and not a noun phrase.
     if any(each.nouns and finite_stem("".join(words[each.end : each.end + 1])) for each in chunks):
         return False
     return not any(

@@ -38,7 +38,7 @@ MASK_NUMBERS: Final = ("predicted_iou", "stability_score", "area_px")
 
 DECODERS: Final = ("beam", "top_k", "top_p")
 _SOURCE: Final = pc.field("source")
-# False for a pseudo-label (a recipe's row) that is not kept: it does not show the object of its text.
+# False for a row of a PPT recipe that is not kept: its mask is not the object of its text.
 _IS_NO_WRONG_LABEL: Final = (_SOURCE != SOURCE_RECIPE) | pc.field("kept")
 
 
@@ -89,7 +89,7 @@ class ExpressionFilter:
         if self.max_clip_tokens is not None and self.max_clip_tokens < 3:
             raise ConfigError(f"max_clip_tokens is {self.max_clip_tokens}. Give 3 or more: start, end and one word.")
         for name, words in (("decoders", DECODERS), ("sources", SOURCES)):
-            # The dataclass is frozen, so the set replaces the given collection this way.
+            # The dataclass is frozen, so the checked set replaces the given collection in this way.
             object.__setattr__(self, name, _chosen(name, getattr(self, name), words))
 
     def expression_rows(self) -> RowFilter | None:
@@ -98,7 +98,7 @@ class ExpressionFilter:
         conditions: list[pc.Expression] = []
         columns: list[str] = []
         if self.tau is not None:
-            # Arrow skips row groups only if the condition is never null, or if a group has no null.
+            # `is_null` makes the condition never null. Otherwise Arrow could not skip row groups that have a null.
             passes = (distinctiveness > self.tau) | distinctiveness.is_null()
             conditions.append(passes & _IS_NO_WRONG_LABEL)
             columns += ["distinctiveness", "kept", "source"]
@@ -293,7 +293,7 @@ class SampleSpec:
             raise ConfigError(f"none is {self.none}. Give a share of the samples, at least 0 and below 1.")
         if self.on_bad_image not in ("raise", "skip"):
             raise ConfigError(f"on_bad_image is {self.on_bad_image!r}: give 'raise' or 'skip'")
-        # The rules are read once, so that copies of the spec in loader workers hold them.
+        # The rules are read from their files once, so that copies of the spec in loader workers hold them.
         object.__setattr__(self, "exclude", as_exclusions(self.exclude))
 
     @property

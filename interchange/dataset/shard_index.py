@@ -19,8 +19,9 @@ from pseudoris.interchange.dataset.snapshot import ShardParts
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
-# `_NONE` ends the name of an image's no-target expressions. A chance is a whole number below `_ROUNDING_STEPS`.
+# Ends the name of an image's no-target expressions.
 _NONE: Final = "none"
+# A chance is drawn as a whole number below this.
 _ROUNDING_STEPS: Final = 2**32
 
 Int64Array = NDArray[np.int64]
@@ -106,13 +107,13 @@ def with_share_of_none(index: ShardIndex, spec: SampleSpec) -> ShardIndex:
     if not len(absent):
         return index
     key = key_of("none", spec.seed, index.parts.shard)
-    # A draw rounds up or down. Rounding to nearest would lose all samples of many small shards.
+    # A draw decides whether to round up or down. Rounding to nearest could give 0 samples in every small shard.
     wanted = (index.num_masks - len(absent)) * spec.none / (1 - spec.none)
     num_wanted = int(wanted + draw_below(key, 0, _ROUNDING_STEPS) / _ROUNDING_STEPS)
     num_texts = np.diff(index.first_rows)[absent]
     of_image = np.repeat(np.arange(len(absent)), num_texts)
     number = np.arange(len(of_image)) - np.repeat(np.cumsum(num_texts) - num_texts, num_texts)
-    # One sample of each image in a random order, then a second of each that has another text, and so on, and again.
+    # Each image once, in a random order; then each image with a second text, and so on. All of it may repeat.
     order = np.lexsort((permutation(key, len(absent))[of_image], number))
     num_samples = np.ones(index.num_masks, np.int64)
     num_samples[absent] = np.bincount(of_image[order[np.arange(num_wanted) % len(order)]], minlength=len(absent))

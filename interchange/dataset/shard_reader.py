@@ -42,7 +42,7 @@ from pseudoris.store.threads import map_in_threads
 
 # Columns of the expressions table that `draw_weights` reads.
 WEIGHT_COLUMNS: Final = ("source", "kept", "distinctiveness", "correctness", "count", "weight")
-# Stands for a weight of 1, as an integer. It is as fine as the rounding of the column `weight`.
+# The integer that a weight of 1 becomes. Its steps are as fine as the rounding of the column `weight`.
 FULL_WEIGHT: Final = 2**20
 
 
@@ -60,9 +60,9 @@ def draw_weights(spec: SampleSpec, candidates: pa.Table, masks: NDArray[np.int64
     Source: the loader of the Pseudo-RIS authors (method page, section 5).
     """
     distinctiveness, correctness = (floats_of(candidates[name]) for name in ("distinctiveness", "correctness"))
-    # Expressions that were not drawn, such as a human's, have a count of 0. They count once.
+    # Expressions that were not drawn, such as a human's, have a count of 0, but count once here.
     counts = np.maximum(candidates["count"].to_numpy().astype(np.int64), 1)
-    # Keeps what is above tau or has no distinctiveness. Without a tau: what the run kept, or everything.
+    # Keeps expressions above tau or without a distinctiveness. If tau is None: what the run kept, or everything.
     if spec.where.tau is not None:
         is_passing = ~(distinctiveness <= spec.where.tau)
     elif spec.where.is_kept_only:
@@ -83,7 +83,7 @@ def draw_weights(spec: SampleSpec, candidates: pa.Table, masks: NDArray[np.int64
 
 
 _SIZE_COLUMNS: Final = ("image_id", "height", "width")
-# An added column of the index's expressions if `SampleSpec.is_judged_by_mask`.
+# The name of the column for `draw_weights` in the index's expressions, if `SampleSpec.is_judged_by_mask`.
 _WEIGHT = "draw_weight"
 
 
@@ -193,7 +193,7 @@ def _fixed(lists: pa.ChunkedArray | pa.Array, width: int) -> Int64Array:
     return values
 
 
-# Threads that count samples. Each reads a few columns of a shard, which on a bucket is mostly waiting.
+# This many threads count samples. Each reads a few columns of a shard, which in a bucket is mostly waiting.
 _COUNTERS: Final = 8
 
 
@@ -235,7 +235,7 @@ class DatasetRun:
             images = ImageBytes(
                 location, header, source=spec.source, endpoint_url=endpoint_url, is_random_access=is_random_access
             )
-        # Rules that the run was planned with have nothing left to exclude.
+        # The rules that the run was planned with are left out: their images are not in the run.
         left = beyond(spec.exclusions, planned_rules(header))
         if looks := [rule.name for rule in left if rule.kind == "phash"]:
             raise ConfigError(
@@ -258,7 +258,7 @@ class DatasetRun:
         for row in range(len(self.snapshot)):
             if not wanted:
                 break
-            # All expressions of the shard are counted, because the share of them that `spec` takes may be none.
+            # Counted without `spec.none`, the share that is sampled, because this share of a single shard may be empty.
             num_targets = self._read_index(self.snapshot.parts(row), ()).num_targets()
             wanted = {
                 name: noun
@@ -331,7 +331,7 @@ class DatasetRun:
         fits = where.fits_tokens(table["text"]) if is_counting_tokens else None
         table = table if fits is None else table.filter(fits)
         if is_judged_by_mask:
-            # The requested columns of the candidates that may be drawn, and their weight.
+            # Keeps the candidates that may be drawn, with the requested columns and their weight.
             of_mask, _ = numbered(target_names(table, self.spec))
             weights = pa.array(draw_weights(self.spec, table, of_mask))
             table = table.select(list(wanted)).append_column(_WEIGHT, weights).filter(pc.greater(weights, 0))

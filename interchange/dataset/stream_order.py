@@ -177,10 +177,10 @@ class StreamedImage:
                     raise explained from error
                 if content.images.outcomes[self.at] is not error:
                     logger.warning("image left out, with its masks: %s", explained)
-                # The image is not decoded again for its other masks.
+                # The error is stored, so that the image is not decoded again for its other masks.
                 content.images.outcomes[self.at] = error
                 return None
-            # The bytes are dropped after decoding, because masks of a few images keep the content of a shard in memory.
+            # The encoded bytes are dropped. Otherwise a few masks that wait would keep all bytes of a shard in memory.
             content.images.outcomes[self.at] = b""
         pixels = self._pixels
         if is_last:

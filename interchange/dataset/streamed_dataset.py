@@ -218,7 +218,7 @@ class ResumableLoader:
             # Torch's frames refer to the error and to its iterator. With them the garbage collector would end the
             # workers, and wait 5 s for each. The message has the worker's own traceback.
             raise error.with_traceback(None) from None
-        # The workers forgot the state only in their own copies, so this process forgets it too.
+        # The workers forgot the loaded state only in their own copies, so this process forgets it too.
         self.dataset.forget_state()
 
     def __len__(self) -> int:
@@ -239,6 +239,6 @@ class ResumableLoader:
 def _placed(samples: Any, *, dataset: StreamedDataset, collate: Collate) -> tuple[Reached | None, Any]:
     """Collate a batch, and return it behind its stream's position."""
     info = get_worker_info()
-    # A worker iterates over its own copy of the dataset.
+    # A worker iterates over its own copy of the dataset, and only this copy has the position.
     own = cast("StreamedDataset", info.dataset) if info else dataset
     return own.reached, collate(samples)

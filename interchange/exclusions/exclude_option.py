@@ -58,7 +58,7 @@ def read_exclusions(values: Sequence[str], max_distance: int | None = None, only
     The images that the paths of `only` name together are taken, all others left out. `max_distance` is the most bits in
     which the perceptual hashes of two copies differ; None is `DEFAULT_MAX_DISTANCE`.
     """
-    # The distance must be below half of the bits, in which the hashes of two unrelated images differ on average.
+    # Below half of the bits: the hashes of two unrelated images differ in half of their bits on average.
     check_number("--exclude-distance", max_distance, 0, HASH_BITS // 2 - 1)
     distance = DEFAULT_MAX_DISTANCE if max_distance is None else max_distance
     taken: Exclusions = ()
@@ -218,7 +218,7 @@ def _file_names(path: Path, refs: list[dict[str, Any]], digests: dict[str, str],
     names: Mapping[Any, str] | None = None
     for ref in refs:
         name = ref.get("file_name")
-        # RefCOCO's pickles append the number of the object: COCO_train2014_000000581857_16.jpg.
+        # `coco_id` also reads RefCOCO's names, which end with the object's number: COCO_train2014_000000581857_16.jpg.
         if isinstance(name, str) and coco_id(name.replace("\\", "/").rpartition("/")[2]) is not None:
             yield name
             continue
@@ -275,7 +275,7 @@ def read_hash_table(path: Path, max_distance: int) -> Exclusions:
             # Columns are read as text, because a hash of digits is not a number.
             options = pc.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
             table = pc.read_csv(pa.BufferReader(data), pc.ReadOptions(use_threads=False), convert_options=options)
-        # Arrow decodes column names, and raises, only when they are asked for.
+        # Arrow decodes the names of columns only here, so the error of a bad name is raised within the `try`.
         names = table.column_names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where} cannot be read as csv: {error}. Write the file again.") from error

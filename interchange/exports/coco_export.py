@@ -255,7 +255,7 @@ def _read_sam3(destination: RunLocation, texts: list[str]) -> Iterator[Content]:
 
 _REFS: Final = "grefcoco/grefs(unc).json"
 _INSTANCES: Final = "grefcoco/instances.json"
-# A reference without a mask has this id.
+# Stands for the mask's id and category in a reference without a mask.
 _NONE: Final = -1
 
 

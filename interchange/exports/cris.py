@@ -31,7 +31,7 @@ from pseudoris.interchange.untrusted_pickle import load_plain
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.location import RunLocation
 
-# The `info` table in their utils/dataset.py has these names. For another name the user must extend it.
+# The names in the `info` table of CRIS's and ETRIS's utils/dataset.py. For another name the user must extend the table.
 _KNOWN_DATASETS: Final = ("refcoco", "refcoco+", "refcocog_u", "refcocog_g")
 # Both trainers cut texts at 17 CLIP tokens, with start and end (`word_len`).
 _TAKES: Final = TextRule(max_tokens=17, is_lower_case=True)
@@ -61,7 +61,7 @@ def _write_folders(job: ExportJob) -> ExportReport:
                     "cat": _CATEGORY_INDEX,
                     "segment_id": segment_id,
                     "img_name": image.name,
-                    # Only Pseudo-RIS reads this key.
+                    # Only the trainer of the Pseudo-RIS authors reads this key.
                     "img_id": image.number,
                     "sentences": sentences,
                     "sentences_num": len(said),
@@ -124,11 +124,11 @@ def _read_folders(destination: RunLocation, anns: str, masks: str) -> Iterator[C
 _PICKLE_PROTOCOL: Final = 4
 _KEYS: Final = b"__keys__"
 _LENGTH: Final = b"__len__"
-# The largest size of a file. It reserves address space and no disk, as much as the trainers' own writer reserves.
+# The largest size of an LMDB file, as in the trainers' own writer. It reserves address space and no disk.
 _MAP_BYTES: Final = 2**41
-# Bytes that one transaction holds in memory.
+# A transaction is committed when it holds this many bytes in memory.
 _COMMIT_BYTES: Final = 64 * 2**20
-# For this split the trainers take masks only from the LMDB.
+# The split whose masks the trainers take from the LMDB alone.
 _TRAIN: Final = "train"
 
 
@@ -148,7 +148,7 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
                 "cat": _CATEGORY_INDEX,
                 "seg_id": segment_id,
                 "img_name": image.name,
-                # Only Pseudo-RIS reads this key.
+                # Only the trainer of the Pseudo-RIS authors reads this key.
                 "img_id": image.number,
                 "num_sents": len(said),
                 "sents": [each.text for each in said],
@@ -178,7 +178,7 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
     return replace(report, rows={"images": job.num_images, **report.rows})
 
 
-# The format `lmdb`: each record holds its whole image, as the trainers expect. Twenty masks store it twenty times.
+# The format `lmdb`. Each record holds its whole image, as the trainers expect: twenty masks store it twenty times.
 _LMDB_SUMMARY: Final = "the LMDB of CRIS and ETRIS, with pickles: their reader needs two lines changed"
 LMDB: Final = ExportFormat("lmdb", _LMDB_SUMMARY, _write_lmdb, _TAKES, _READS, "lmdb")
 
@@ -188,7 +188,7 @@ def _fill(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     # All keys are in memory for a moment, at 60 bytes per record, as in the trainers' loaders.
     import lmdb
 
-    # One process writes and syncs once at the end, so there is no lock file and nothing to recover before that.
+    # One process writes, so there is no lock file. It syncs once at the end: before that the file is of no use.
     options: dict[str, Any] = {"subdir": False, "map_size": _MAP_BYTES, "lock": False, "sync": False, "metasync": False}
     num_records = pending_bytes = 0
     try:

@@ -129,7 +129,7 @@ def _claims(request: ExportRequest, rows: Mapping[str, int], dropped: Mapping[st
     """Yield each key on responsible AI with its text or texts; an import's keys on models are empty."""
     header, config = request.run.header, request.run.header.config
     stages: dict[str, Any] = {"propose": config.masks, "caption": config.captions, "filter": config.filtering}
-    # A tool is the engine and digest of a stage, with what is known of its weights. Their place is private.
+    # A tool is a stage's engine and digest, and what is known of its weights, without their place, which is private.
     tools: list[tuple[str, str]] = []
     for stage, digest in header.identity.weights.items():
         settings = stages.get(stage)

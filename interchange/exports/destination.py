@@ -21,7 +21,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.threads import map_in_threads
 
 EXPORT_NAME: Final = "_export.json"
-# After this many empty folders no filled one follows: it is more than `ManyFiles` writes at the same time.
+# After this many empty folders in a row no folder has a file, because `ManyFiles` writes fewer files at the same time.
 _MAX_GAP: Final = 64
 _DELETED_AT_ONCE: Final = 8
 
@@ -42,17 +42,17 @@ def claim_destination(
     """
     num_numbered = 0 if numbered is None else _num_folders(destination, numbered)
     last = [numbered(num_numbered - 1)] if numbered is not None and num_numbered else []
-    # This check comes before the mark. Otherwise a second try would take foreign files for its own.
+    # Checked before the mark is written: a second try would find the mark, and treat foreign files as its own.
     earlier = has_earlier(destination, export_format, [*folders, *last], is_overwriting=is_overwriting)
     if earlier:
         for folder in ("", *folders):
             _empty(destination, folder)
-        # Unfinished files of a killed export may have many gigabytes, and no listing shows them.
+        # Unfinished files of a killed export may take gigabytes, and no listing shows them, so they are deleted.
         destination.delete_temporary("", *folders)
         for upload in list(destination.list_uploads()):
             destination.abort_upload(upload)
     mark(destination, {"format": export_format, "state": "begun"})
-    # Behind the last whole file there may be an unfinished one that no listing shows.
+    # The folders after the last filled one are emptied too: they may hold unfinished files, which no listing shows.
     for folder in map(numbered, reversed(range(num_numbered + _MAX_GAP))) if numbered is not None and earlier else ():
         _empty(destination, folder)
         destination.delete_temporary(folder)
@@ -125,5 +125,5 @@ def _num_folders(destination: RunLocation, numbered: Callable[[int], str]) -> in
     above = 1
     while not is_empty_from(above):
         above *= 2
-    # From `above // 2` a folder follows within the gap, and from `above` none does, so the end lies between.
+    # Near `above // 2` there is a filled folder, and from `above` on there is none, so the end lies between these two.
     return bisect_left(range(above), True, lo=above // 2 + 1, key=is_empty_from)

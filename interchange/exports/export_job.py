@@ -162,7 +162,7 @@ class ExportJob:
         with new_file(self.destination, path) as local:
             yield local
             self.size_bytes += local.stat().st_size
-            # The file is hashed while its bytes are in memory, so that the description need not read it again.
+            # Hashed while the file is on this disk, so that the description need not read it from the destination.
             self.single_files[path] = file_sha256(local)
 
     @contextmanager
@@ -211,7 +211,7 @@ class ExportJob:
         request, rule = self.request, self.rule
         take, excluded = Selection(rule, self.dropped), request.excluded_images
         planned = PlannedImages(request.run.location, request.run.header, source=request.source)
-        # `num_images` reads every receipt, so it is asked once.
+        # `num_images` reads every receipt, so it is called only once.
         num_done, total = 0, request.num_images
         for shard in request.run.shards():
             left_out = excluded.of_shard(shard)

@@ -73,7 +73,7 @@ def _write(job: ExportJob) -> ExportReport:
         raise ConfigError(f"--layout {layout!r} is not {' or '.join(FEATURES)}.")
     job.claim(_DATA_FOLDER)
     features = FEATURES[layout]
-    # The metadata gives `datasets` the features.
+    # `datasets` reads the features from this key of the schema's metadata.
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     schema = pa.schema([(name, _arrow_type(feature)) for name, feature in features.items()], metadata=metadata)
     paths = [path for path, *_ in job.parquet_files(f"{_DATA_FOLDER}/{split}", schema, _row_groups(job, schema))]
@@ -129,7 +129,7 @@ def _row_groups(job: ExportJob, schema: pa.Schema) -> Iterator[pa.Table]:
             for (mask, said), (png, _) in zip(image.masks_with_texts(), files, strict=True)
         ]
         is_of_masks = job.options.layout in (None, "masks")
-        # Arrow ignores keys that are not in the schema.
+        # The row has the fields of every layout, because Arrow ignores keys that are not in the schema.
         row = {
             "image_id": image.image_id if is_of_masks else image.number,
             "source_image_id": image.image_id,
@@ -159,7 +159,7 @@ def _rows(destination: RunLocation, path: str) -> Iterator[dict[str, Any]]:
                 table = parquet.read_row_group(group, use_threads=False)
             except (pa.ArrowException, OSError) as error:
                 raise broken(where, str(error)) from error
-            # Rows are converted one by one, because a group as Python values would need its memory again.
+            # Rows are converted one by one, because a whole group as Python values would double the memory.
             for batch in table.to_batches(max_chunksize=1):
                 yield from batch.to_pylist()
 
@@ -181,7 +181,7 @@ def _content_of(row: Mapping[str, Any], where: str) -> Content:
     return Content.of_masks(row.get("source_image_id", row["image_id"]), size, found)
 
 
-# Size categories on the Hub, by number of images: each bound is ten times the one before, from 1,000.
+# Size categories on the Hub, by number of images. Each bound is ten times the one before; the first is 1,000.
 _SIZES: Final = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 _TITLE: Final = "Referring expressions for masks, "
 

@@ -36,7 +36,7 @@ def _write_sa1b(job: ExportJob) -> ExportReport:
     num_unscored = 0
     with job.files() as files:
         for image in job.images():
-            # As in SA-1B, the name is the id. `source_image_id` leads to the key of the image.
+            # As in SA-1B, a file's name holds the image's id. `source_image_id` leads to the key of the image.
             stem = f"sa_{image.number}"
             name = f"{stem}{PurePosixPath(image.name).suffix}"
             folder = _folder_name((image.number - 1) // IMAGES_A_FOLDER)

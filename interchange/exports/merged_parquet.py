@@ -156,12 +156,12 @@ def _parts(job: ExportJob, table: str, left_out: _LeftOut) -> Iterator[pa.Table]
             at = part.schema.get_field_index("text")
             part = part.set_column(at, part.schema.field(at), texts).append_column(_REWORDING_OF, origins)
         job.num_further += part.num_rows - own.num_rows
-        # Rewordings add rows that no receipt counts.
+        # Rewordings add rows that no receipt counts, so the number of rows left out may be negative.
         left_out.rows[table] += found.num_rows - part.num_rows
         # Released here, so that memory holds a shard once while its rows are written.
         del found, own
         for start in range(0, part.num_rows, ROW_GROUP_SIZE):
-            # The slice is copied, because otherwise it counts with the bytes of its whole table.
+            # The slice is copied, because a slice without a copy counts with the bytes of its whole table.
             yield part.slice(start, ROW_GROUP_SIZE).combine_chunks()
 
 

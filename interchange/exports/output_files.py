@@ -26,7 +26,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.threads import map_in_threads
 
 _WRITERS: Final = 8
-# Threads that read, because a small file in a bucket is mostly waiting. Twice as many files may be in memory.
+# This many threads read, because a small file in a bucket is mostly waiting. Memory may hold twice as many files.
 _READERS: Final = 8
 
 
@@ -55,7 +55,7 @@ def new_file(destination: RunLocation, path: str) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-# Files that wait to be written are held in memory: at most this many, with this many bytes unless one file has more.
+# At most this many files wait in memory to be written, with at most this many bytes unless a single file has more.
 _MAX_PENDING: Final = 32
 _MAX_PENDING_BYTES: Final = 128 * 2**20
 _MODULUS: Final = 2**128

@@ -42,7 +42,7 @@ COLUMNS: Final = ("index", "img_name", "img_id", "seg_id", "num_sent", "pseudo_c
 # Expressions without scores (human or composed) get this: it is above the threshold of any run, and finite, because
 # the trainer evaluates its text.
 DOC_OF_HUMANS: Final = 2.0
-# A draw's crop, decoder, k and p.
+# How a caption was drawn: its crop, decoder, k and p.
 Draw: TypeAlias = tuple[str, str, int | None, float | None]
 
 
@@ -101,7 +101,7 @@ def _masks_folder(number: int) -> str:
 def _write_masks(job: ExportJob, image: ExportImage, places: Mapping[Draw, int], seen: Counter[str]) -> Iterator[Any]:
     """Write the PNGs of an image's masks, and yield a row for each, of values that their own text evaluates to."""
     tau, img_id, last = job.request.run.header.config.filtering.tau, image.number, len(places)
-    # One writer per image: a writer keeps a count for each folder, and each image has its own folder.
+    # Each image has its own writer, because a writer keeps a count for each folder, and each image has its own folder.
     with job.files() as files:
         # Masks are numbered without gaps, because the authors' script counts the files of the folder.
         for seg_id, (mask, said) in enumerate(image.masks_with_texts()):
@@ -119,7 +119,7 @@ def _write_masks(job: ExportJob, image: ExportImage, places: Mapping[Draw, int],
                 for place in [places.get(by, last) for by in own] or [last]
             ]
             rows.sort(key=lambda row: row[0])
-            # Of a mask alone the trainer takes the upper half of the captions, and half of one caption is none.
+            # A lone mask's only caption is written twice: the trainer takes half of the captions, and half of 1 is 0.
             rows = rows * 2 if len(rows) == 1 else rows
             captions, doc = [text for _, text, _ in rows], [score for *_, score in rows]
             seen["unfiltered"] += not is_distinctive(expressions, tau)
@@ -132,9 +132,9 @@ def _write_masks(job: ExportJob, image: ExportImage, places: Mapping[Draw, int],
 def _doc(expression: ExpressionRecord, is_alone: bool) -> float:
     if expression.source != SOURCE_MODEL:
         return DOC_OF_HUMANS
-    # A mask alone has no distinctiveness, so the authors' script writes its correctness.
+    # The captions of a lone mask have no distinctiveness. The authors' script writes their correctness instead.
     score = expression.correctness if is_alone else expression.distinctiveness
-    # Without a noun there is no correctness. With 0, the trainer draws such an expression last.
+    # An expression without a noun has no correctness. It gets 0, so that the trainer draws it last.
     return float(score or 0.0)
 
 
@@ -164,6 +164,6 @@ def _read_back(destination: RunLocation, csv_path: str) -> Iterator[Content]:
 
 
 def _rows(file: Any) -> Iterator[dict[str, str]]:
-    # The default limit of a field is 128 KiB, but a mask may have thousands of captions.
+    # The limit is raised: by default a field has at most 128 KiB, but a mask may have thousands of captions.
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     return csv.DictReader(io.TextIOWrapper(file, encoding="utf-8", newline=""))

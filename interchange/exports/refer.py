@@ -51,7 +51,7 @@ _Refs: TypeAlias = list[dict[str, Any]]
 
 def _write(job: ExportJob) -> ExportReport:
     """Write images and instances as they come, the references at the end; then read all of it back."""
-    # All references are in memory meanwhile, as in every trainer that loads them.
+    # All references stay in memory until the end, as in every trainer that loads them.
     options, dataset = job.options, job.options.dataset or _DATASETS[0]
     if dataset not in _DATASETS:
         raise ConfigError(
@@ -199,14 +199,14 @@ def _read_back(destination: RunLocation, refs_path: str, instances_path: str, du
 def _digest(refs: _Refs) -> str:
     digest = sha256()
     for ref in refs:
-        # json raises for numbers that are not plain Python numbers.
+        # `json` raises an error for numbers that are not plain Python numbers, which the pickle must not hold.
         digest.update(json.dumps(ref, sort_keys=True).encode())
     return digest.hexdigest()
 
 
 def _read_refs(data: bytes, where: str, due: str) -> _Refs:
     """Return the references; check that they are those that were written, in a pickle that every trainer reads."""
-    # Protocols from 2 on begin with their number. All Pythons read older ones.
+    # A pickle from protocol 2 on begins with the protocol's number. Every Python reads older protocols.
     if data[:1] == b"\x80" and data[1] > _PICKLE_PROTOCOL:
         raise broken(where, f"it has pickle protocol {data[1]}, which the trainers' Python cannot read")
     try:
@@ -228,7 +228,7 @@ def _image_of(
     if image is None or any(ref["image_id"] != annotation["image_id"] for ref in refs):
         raise broken(uri, f"annotation {number} names an image that does not exist")
     try:
-        # An encoding that is not in a list would stop the loader.
+        # REFER's loader would raise an error for an encoding that is not in a list.
         if not isinstance(annotation["segmentation"], list):
             raise ValueError("it is not in a list")
         counts_of(annotation["segmentation"], (image["height"], image["width"]))

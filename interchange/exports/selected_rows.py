@@ -98,7 +98,7 @@ class Selection:
             self._dropped[f"images with a side above {most} times the other"] += 1
             return None
         if not masks:
-            # Loaders ask for an image with a target first. Some of them stop at an image that only has absences.
+            # An image with absences alone is left out: loaders look for a target first, and some fail without one.
             self._dropped.update([NONE_ALONE] * len(untargeted))
             self._dropped[self._reason_without_masks() if image.masks else WITHOUT_MASK] += 1
             return None
@@ -127,7 +127,7 @@ class Selection:
         reason = self._refusal(expression, text, left)
         if reason is None:
             return replace(expression, text=text)
-        # Several masks may list the expression. It is counted once, with the first.
+        # Each of several masks may list the expression. It is counted once, with its first mask.
         if mask_id in ("", *expression.target_mask_ids[:1]):
             self._dropped[reason] += 1
         return None

@@ -87,7 +87,7 @@ def _tars(job: ExportJob, stem: str) -> Iterator[dict[str, Any]]:
                         entry = tarfile.TarInfo(entry_name)
                         entry.size = len(data)
                         tar.addfile(entry, io.BytesIO(data))
-                    # The tar would keep all written entries in memory.
+                    # The list is emptied, because otherwise the tar keeps all written entries in memory.
                     tar.members = []  # type: ignore[attr-defined]
                     num_samples += 1
                     sample = next(samples, None)
@@ -171,7 +171,7 @@ def _samples(stream: _DigestingReader, where: str) -> Iterator[tuple[str, bytes,
             for entry in tar:
                 name, file = PurePosixPath(entry.name), tar.extractfile(entry)
                 data = b"" if file is None else file.read()
-                # The stream would keep all read entries in memory.
+                # The list is emptied, because otherwise the stream keeps all read entries in memory.
                 tar.members = []  # type: ignore[attr-defined]
                 if image is None:
                     image = name, data

@@ -44,7 +44,7 @@ from pseudoris.store.threads import map_in_threads
 # In these formats the splits choose entries of a file. In the others they choose files.
 _SPLIT_INSIDE: Final = ("refer", "grefcoco")
 
-# These packages decide bytes: they read, draw and write. A run records their versions.
+# A run records the versions of these packages, because they read, draw and write: another version may give other bytes.
 PACKAGES: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "pycocotools")
 # An import reads these sections of the configuration, and none of a model.
 _SECTIONS: Final = ("images", "shards")
@@ -105,7 +105,7 @@ class ImportRequest:
             "orientation": self.orientation,
             **({"splits": sorted(set(self.chosen_splits))} if self.format in _SPLIT_INSIDE else {}),
         }
-        # No model computes anything; boxes and runs are whole numbers, equal on every machine.
+        # There are no weights and no device: no model computes, and boxes and run lengths are equal on every machine.
         return Identity(method=method, weights={}, device_kind="none", versions=package_versions(PACKAGES))
 
 

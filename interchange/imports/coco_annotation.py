@@ -28,7 +28,7 @@ from pseudoris.interchange.imports.human_annotation import (
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 
-# Larger sides are refused: no such image can be decoded, and pycocotools counts pixels in 32 bits.
+# Longer sides are refused: no such image can be decoded, and pycocotools counts pixels in 32 bits.
 _MAX_SIDE_PX: Final = 2**20
 
 
@@ -148,7 +148,7 @@ def read_lists(data: bytes, where: str, names: Sequence[str]) -> dict[str, list[
 def _image(row: Mapping[str, Any], where: str) -> tuple[str, tuple[int, int] | None]:
     """Return path and (H, W) in pixels; None if the size is not stated."""
     name = row.get("file_name")
-    # Tools on Windows write `train\001.jpg`. A drive letter, as in `C:\001.jpg`, makes the path absolute.
+    # Tools on Windows write `train\001.jpg`. The drive letter of `C:\001.jpg` becomes a slash, which is refused.
     if isinstance(name, str) and "\\" in name:
         name = f"{'/' if PureWindowsPath(name).drive else ''}{name}".replace("\\", "/")
     path = relative_path(name, where=where)

@@ -71,7 +71,7 @@ def import_annotation(
             "in tars or tables cannot be imported."
         )
     annotation = read_annotation(request)
-    # Several threads append to this list.
+    # A list, because several threads add to it at the same time.
     num_without_pixels: list[int] = []
     location.probe()
     with RunLock.held(location, on_wait=on_wait) as lock:
@@ -111,7 +111,7 @@ def _plan(
     request: ImportRequest, annotation: Annotation, source: Source, location: RunLocation, lock: RunLock
 ) -> tuple[PlannedRun, dict[str, HumanImage]]:
     """Return the plan in `location`, and what its images are annotated with, by id; write it first if there is none."""
-    # If an image is missing but others exist, it is planned, and quarantined when it is read.
+    # If an image is missing but others exist, the missing image is planned, and quarantined when it is read.
     prefix, root = f"{relative_path(request.prefix, where='--prefix')}/" if request.prefix else "", source.root
     keyed = {path_key(f"{prefix}{human.path}"): human for human in annotation.images}
     humans = dict(sorted(keyed.items()))

@@ -309,7 +309,7 @@ def _rewritten(
     targets = zip(said["image_id"].to_pylist(), said["target_mask_ids"].to_pylist(), strict=True)
     stays = [image not in by_image or by_image[image].keeps(of) for image, of in targets]
     said = said.filter(pa.array(stays, pa.bool_()))
-    # If the rival's mask is gone, the second opinion on the expression no longer holds.
+    # If the rival's mask was deleted, the second opinion (the columns `grounding_…`) no longer holds and becomes null.
     is_gone = pc.invert(pc.is_in(said["grounding_rival"], masks["mask_id"].combine_chunks(), skip_nulls=False))
     is_gone = pc.and_(pc.is_valid(said["grounding_rival"]), is_gone)
     for name in ("grounding_choice", "grounding_share", "grounding_rival"):

@@ -134,7 +134,7 @@ def _image(path: str, data: bytes, left_out: Counter[str]) -> HumanImage:
         points = shape.get("points")
         if not isinstance(points, list) or not points or not all(map(_is_point, points)):
             raise ConfigError(f"{where} has points of another form than [[x, y], …] in pixels. Fix the file.")
-        # The loader drops fractions.
+        # Fractions are dropped, as in ReasonSeg's own loader.
         polygons.append(np.array([[int(x), int(y)] for x, y in points], np.int64))
         is_target.append(_IGNORED not in label.lower())
     left_out["regions to ignore, which become background"] += len(is_target) - sum(is_target)

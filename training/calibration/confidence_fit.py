@@ -36,31 +36,31 @@ from pseudoris.training.evaluation.human_truth import HumanImageTruth
 from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, committed_images
 from pseudoris.training.evaluation.truth import CandidateTable, ImageTruth, Truth, judge, match_image
 
-# A ridge keeps weights from growing without bound. It acts on standardised features.
+# Strength of the ridge, which keeps the weights of standardised features from growing without bound.
 _RIDGE: Final = 1e-3
 _STEPS: Final = 40
-# Log-odds are clipped here: above, a probability is 0 or 1 in float64, and the exponential may overflow.
+# Log-odds are clipped to ± this, where a probability is within 1e-13 of 0 or 1, so that `exp` cannot overflow.
 _MAX_LOG_ODDS: Final = 30.0
 _DIGITS: Final = 3
-# No line is fitted to fewer right or fewer wrong expressions: it would show chance more than the models.
+# A line needs at least this many right and as many wrong expressions. A line from fewer would show mostly chance.
 _LEAST_OF_EACH: Final = 5
 # Every run has the features `CLIP` and `VOTE`. `LISTENER` and `EVERYTHING` need `captions.listening`.
 CLIP: Final = ("log_uniqueness", "log_distinctiveness", "correctness", "log_count", "num_words")
 VOTE: Final = (*CLIP, "vote")
 LISTENER: Final = ("listener", "truth", "relative_truth")
 EVERYTHING: Final = (*VOTE, *LISTENER, "consensus")
-# These features need `grounding_check`.
+# A feature that needs the run's `grounding_check`.
 CHECKED: Final = ("grounding",)
 # Features that rise with quality for any model, so that no labels are needed.
 NO_LABELS_VOTE: Final = ("log_uniqueness", "correctness", "vote")
 NO_LABELS: Final = (*NO_LABELS_VOTE, "listener", "truth")
-# Every confidence is above 0 and every rank is below the last one, so the widest bounds keep everything.
+# The bounds that are tried. The widest keep everything: each confidence is above 0, and each rank is below 1000.
 _GRID: Final = tuple(float(value) for value in np.round(np.arange(0.0, 0.985, 0.02), 2))
 _RANKS: Final = (1, 2, 3, 4, 5, 6, 8, 1000)
 # Without labels the candidates of a mask are kept up to this rank, because it is unknown how many are right.
 NO_LABEL_RANK: Final = 3
 Columns = Mapping[str, Sequence[Any]]
-# A ratio of 1: the caption of a lone mask counts as if its best rival fitted equally well.
+# The logarithm of a ratio of 1: the caption of a lone mask counts as if its best rival fitted equally well.
 LONE_LOG_RATIO: Final = 0.0
 # Columns that `judge_image` reads besides those of a `CandidateTable`.
 JUDGED_COLUMNS: Final = ("source", "confidence", *CONFIDENCE_COLUMNS)
@@ -198,7 +198,7 @@ def fit_line(confidence: Floats, right: Floats) -> WeightLine | None:
         return None
     bias, (slope,) = logistic_regression(odds[:, None], right)
     if slope <= 0:
-        # A falling line is an accident of few verdicts: less confidence never means more.
+        # Less confidence never means more right expressions: a falling line is chance, and becomes a constant line.
         bias, slope = float(log_odds(np.array([right.mean()]))[0]), 0.0
     return WeightLine(bias=round(bias, _DIGITS), slope=round(float(slope), _DIGITS))
 

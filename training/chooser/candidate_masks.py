@@ -44,7 +44,7 @@ _META: Final = "candidates"
 # A candidate is one of several masks meant if at least the first share of it lies in their union, and if its overlap
 # with each one taken before is less than the second share of either.
 _MEMBER_INSIDE, _MEMBER_APART = 0.8, 0.5
-# `Candidates.geometry` and `Candidates.pairs` have these widths.
+# The widths of `Candidates.geometry` and `Candidates.pairs`.
 GEOMETRY_WIDTH, PAIR_WIDTH = 7, 8
 
 
@@ -155,7 +155,7 @@ class CandidateStore:
         self.digest = sha256_hex(json.dumps([said, weights, *views], sort_keys=True).encode())
         cache = config.candidates.cache
         self._folder = None if cache is None else cache / self.digest[:16]
-        # Without a cache folder, memory is the only place, so it keeps everything.
+        # Without a cache folder the features are only in memory, so memory keeps all of them.
         max_bytes = sys.maxsize if self._folder is None else config.candidates.memory_bytes
         self._held = FeatureCache[Candidates](max_bytes, lambda found: found.nbytes)
 
@@ -196,7 +196,7 @@ class CandidateStore:
         views = None if self.refinement is None else views_of(image, counts, size, self.refinement)
         crops = torch.zeros(0, 2, 0, dtype=torch.float16)
         if masks:
-            # The context crops, then the masked crops.
+            # `seen[0]` has the crops with context, `seen[1]` the masked crops.
             seen = embedded_masks(self.clip, pixels, masks, (self.run.filtering.context_scale, None))
             crops = seen.transpose(0, 1).contiguous().half()
         found = Candidates.of(size, counts, crops=crops, pooled=self._pooled(image, counts, size), views=views)
@@ -215,7 +215,7 @@ class CandidateStore:
         """Patches (N, C) under each mask; the nearest patch where a mask is smaller than any."""
         form = self.towers.image_format
         placement = Placement.of(size, form.size)
-        # Not cached, because only the pooled patches are kept.
+        # The image's patches are not cached, because only the pooled patches of its masks are kept.
         seen = self.towers.read_images(placement.image(image, form.mean)[None])
         patches = torch.cat([seen.stages.flatten(1, 2), seen.dense], 1)[0]
         if not counts:
@@ -251,7 +251,7 @@ def propose_masks(proposer: SamProposer, pixels: NDArray[np.uint8]) -> tuple[Mas
 def _read(path: Path, digest: str) -> Candidates | None:
     """Return what a file holds; None if there is none, or it is damaged or of another digest."""
     try:
-        # safetensors alone would wait forever for the other end of a pipe.
+        # `open_regular` refuses a pipe. safetensors alone would wait forever for the other end of a pipe.
         with open_regular(path), safe_open(path, framework="pt") as file:
             meta = parse_json((file.metadata() or {}).get(_META, "{}"))
             if meta.get("digest") != digest:

@@ -117,7 +117,7 @@ def trusted_levels(choose: Callable[..., Choice], held_out: HeldOutExpressions) 
     if of_logit <= 0:
         return torch.zeros(len(of_levels) + 1)
     ratio = torch.tensor(of_levels, dtype=torch.float64) / of_logit
-    # The last coefficient, a constant, removes what the levels add on average: probabilities stay where they are.
+    # The last coefficient, a constant, subtracts what the levels add on average, so that the mean logit stays.
     return torch.cat([ratio, -(ratio @ mean[1:])[None]]).float()
 
 
@@ -132,7 +132,7 @@ def least_none(choose: Callable[..., Choice], held_out: HeldOutExpressions) -> f
         rows = pixel_counts(choice.likeliest, question.masks)
         none = np.zeros(len(rows)) if choice.none is None else choice.none.double().numpy()
         parts.append(np.stack([none, np.where(rows[:, 3] > 0, -ious_of(rows), 1.0)], 1))
-    # This is the gain of answering "none of these", for each expression.
+    # What each expression gains by the answer "none of these": 1 if it has no target, else it loses its IoU.
     none, gained = np.concatenate(parts).T
     if not (gained == 1).any():
         return None

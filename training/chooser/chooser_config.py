@@ -26,7 +26,7 @@ class CandidatesConfig(FrozenModel):
     assignments: tuple[str, ...] = ()
     # Folder that keeps masks and features of images between trainings; None keeps them in memory alone.
     cache: Path | None = None
-    # Bytes that each process keeps in memory too. 60 masks of a ViT-B take half a megabyte, with views twice that.
+    # Bytes of images that each process also keeps in memory. 60 masks take 0.5 MB with a ViT-B, and 1 MB with views.
     memory_bytes: int = Field(default=2 * 2**30, ge=0)
 
     def run_config(self) -> RunConfig:
@@ -42,7 +42,7 @@ class ModelConfig(FrozenModel):
     num_heads: int = Field(default=4, ge=1)
     # The model has this many layers. In each, masks attend to the words, then to one another.
     num_layers: int = Field(default=3, ge=1)
-    # The perceptrons are this many times as wide inside.
+    # The hidden layer of a perceptron is this many times as wide as its input.
     mlp_ratio: int = Field(default=2, ge=1)
     # Bits of a fixed random code for each token, which replaces a table of learnt embeddings.
     word_code_width: int = Field(default=128, ge=0)
@@ -71,8 +71,9 @@ class RefinementConfig(FrozenModel):
     """Whether a small network redraws the outline of the mask that is chosen; it needs targets with true outlines."""
 
     is_on: bool = False
-    # The view of a mask has this side, in pixels, and as a multiple of the longer side of the mask's box.
+    # The side of a mask's view, in pixels.
     size: int = Field(default=48, ge=8, multiple_of=8)
+    # The side of a mask's view, as a multiple of the longer side of the mask's box.
     context: float = Field(default=1.5, ge=1)
     # The U-Net has this many channels at full size, and more where it is halved.
     width: int = Field(default=8, ge=4, multiple_of=4)

@@ -39,11 +39,11 @@ from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.filtering.head_nouns import noun_prompt
 from pseudoris.workers.filtering.spacy_nouns import noun_finder
 
-# Expressions of one image that are answered in one pass. An image with more takes several passes.
+# One pass answers at most this many expressions of an image.
 _TEXTS_A_PASS = 64
 # Cached sentences and prompts take at most these bytes. Ten thousand expressions of a run take 30 MB.
 _TEXT_BYTES = 2**27
-# Cosines of a CLIP differ by a few tenths, so they are scaled up.
+# CLIP's cosines differ by a few tenths, so they are multiplied by this.
 _COSINE_SCALE = 10.0
 # The name of this kind of training in its checkpoint.
 CHOOSER: Final = "chooser"
@@ -88,7 +88,7 @@ class ChooserLearner:
         loss = choice_loss(logits, ious, self._config.target.temperature, weights)
         if change is None:
             return {"loss": loss}
-        # Averaged over all questions as the other loss, because a rank's loss is weighted by their number.
+        # Divided by the number of questions, as the other loss, because a rank's loss is weighted by that number.
         drawn = outline_loss(change.float(), taught) / len(batch)
         return {"loss": loss + drawn, "choice": loss.detach(), "outline": drawn.detach()}
 
@@ -173,7 +173,7 @@ class ChooserLearner:
     def _embedded(self, texts: Sequence[str]) -> torch.Tensor:
         """Embeddings (T, Q, D) of each sentence, and of the prompt of its head noun."""
         both = zip(texts, map(self._prompt, texts, self._nouns(texts)), strict=True)
-        # Cloned, because a row that is cached would keep the whole batch in memory.
+        # Cloned, because a cached view of one row would keep its whole batch in memory.
         found = self._sentences.read(
             [text for each in both for text in each[: self._num_texts]],
             lambda texts: (row.clone() for row in self.store.clip.embed_texts(texts)),

@@ -68,7 +68,7 @@ class ClipChoice:
         """Load the CLIP; `asked` turns an expression into the text that it is asked."""
         self._proposals, self._asked = proposals, asked
         self._embedder = ClipEmbedder(config.filtering, config.compute)
-        # The embeddings of the last image, by its id.
+        # The embeddings of the last image alone, by its id.
         self._seen: dict[str, torch.Tensor] = {}
 
     def answer(self, question: ImageQuestion) -> torch.Tensor:
@@ -82,7 +82,7 @@ class ClipChoice:
         """Return the score of each text with each mask of the image, (T, N); it has at least one."""
         if question.image_id not in self._seen:
             seen = embedded_masks(self._embedder, _pixels(question), self._proposals(question), _SCALES)
-            # Sums the embeddings of each mask over its crops: (N, D).
+            # A mask's embedding is the sum over its crops: (N, D).
             self._seen = {question.image_id: seen.sum(0)}
         asked = self._embedder.embed_texts([self._asked(text) for text in texts])
         return np.asarray((asked @ self._seen[question.image_id].T).cpu().numpy(), np.float32)

@@ -39,7 +39,7 @@ class ImageBootstrap:
 
     def __init__(self, images: Iterable[Sums], *, seed: int = 0) -> None:
         """Take numerator and denominator by figure of each image; what an image does not name counts as 0 by 0."""
-        # Gives the column of each figure. `table` holds sums with shape (images, 2 · figures).
+        # The number of each figure, which gives its two columns in `table`, (images, 2 · figures).
         self._columns: dict[str, int] = {}
         rows: list[Floats] = []
         for sums in images:

@@ -102,7 +102,7 @@ def render_page(template: str, *, img_src: str | None = None, **values: Any) -> 
 
 
 def _escaped(text: str) -> str:
-    # Markdown may contain HTML, so HTML is escaped too.
+    # Markdown may contain HTML, so HTML's special characters are escaped too.
     return escape_html(_MARKUP.sub(r"\\\1", printable(" ".join(text.split()))), quote=False)
 
 

@@ -110,7 +110,7 @@ class HumanTruth:
     title: str
     notes: tuple[str, ...]
     _shards: list[JoinedTables]
-    # The shard of each image, and its number there.
+    # By the id of an image: the index of its shard, and its number in that shard.
     _places: dict[str, tuple[int, int]]
     groups: tuple[str, ...] = field(default=())
     # A sentence is compared with one object, so expressions of several objects or none cannot be judged.

@@ -32,7 +32,7 @@ FIGURE_TITLES: Final = {"oiou": "oIoU", "miou": "mIoU", **{f"p@{at}": f"P@{at}" 
 NO_TARGET_TITLES: Final = {"giou": "gIoU", "no_target_accuracy": "N-acc.", "target_accuracy": "T-acc."}
 ALL: Final = "all"
 _MISSING: Final = "missing"
-# The page shows this many of the worst answers, and as many of the best.
+# The page shows this many of the worst answers, and as many of the best answers.
 _NUM_SHOWN: Final = 12
 _SIDE_PX: Final = 480
 
@@ -174,7 +174,7 @@ def _order(answer: ShownAnswer) -> str:
 def write_model_report(found: ModelEvaluation, questions: HeldOutExpressions, destination: RunLocation) -> str:
     """Write JSON, and a page with the worst and the best answers; return its address."""
     used = {name for part in found.parts for name in part.figures}
-    # Written first, because the page needs images, which may be gone.
+    # The JSON is written first, because the page needs images, which may be missing by now.
     destination.replace(JSON_NAME, f"{printable_json(found.as_json(), indent=2)}\n".encode())
     page = render_page(
         "model_evaluation.html.j2",

@@ -178,7 +178,7 @@ def summarise_evaluation(
         mask_quality={figure: bootstrap.ratio(f"masks.{figure}") for figure in MASK_FIGURES},
         difficulty=parts("difficulty", DIFFICULTIES),
         groups=parts("group", truth.groups),
-        # If there is only one kind, the figures above are about it already.
+        # A single kind is left out, because the figures of the whole run are about it already.
         kinds=kinds if sum(part.expressions > 0 for part in kinds.values()) > 1 else {},
         differences={
             f"{SET_TITLES[more]} − {SET_TITLES[less]}": {

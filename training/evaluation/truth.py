@@ -23,9 +23,9 @@ DECODERS: Final = ("beam", "top_k", "top_p")
 SAMPLING: Final = "sampling"
 ALL: Final = "all"
 KEPT: Final = "kept"
-# In the first four sets and in `all` each draw counts. In `kept` each distinct expression of a mask counts once.
+# In `kept` each distinct expression of a mask counts once. In all other sets each draw counts.
 SETS: Final = (*DECODERS, SAMPLING, ALL, KEPT)
-# Numbers of other objects of the target's category. The last name is for masks that are not an object.
+# How many other objects have the target's category. The last name is for masks that are not an object.
 DIFFICULTIES: Final = ("0", "1", "2", "3+", "no object")
 # Kinds of kept expressions, as the column `kind` names them.
 KINDS: Final = ("attribute", "position", "relation", "group", "none")

@@ -137,7 +137,7 @@ def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> ImageF
             f"give 1 to {len(blocks) - 1}"
         )
     first = len(blocks) - num_blocks
-    # The output of a block is the input of the next one, so the outputs of the blocks before are asked for.
+    # The inputs of the last blocks are needed, so the outputs of the blocks before them are asked for.
     out = visual.forward_intermediates(
         images, indices=list(range(first - 1, len(blocks) - 1)), output_fmt="NLC", output_extra_tokens=True
     )

@@ -97,7 +97,7 @@ class TowerWidths:
         return self.num_stages * self.image + self.joint
 
 
-# These two are not frozen, because Fabric replaces the tensors of a module's input.
+# `TowerImages` and `TowerTexts` are not frozen, because Fabric replaces the tensors of a module's input.
 @dataclass(slots=True)
 class TowerImages:
     """The towers' features of B images, float32: stages (B, S, C, h, w), patches in the joint space (B, D, h, w)."""
@@ -179,7 +179,7 @@ class FrozenTowers:
         self._config, self.device = config, torch.device(device)
         self._model, self._tokenise = frozen_clip(config.architecture, config.weights, setting=settings[0])
         visual = vision_tower(self._model.to(self.device))
-        # The layers are checked now: at the first image the training's folder would already exist.
+        # The layers are checked here, before a training's folder exists, and not at the first image.
         image_blocks(visual, config.layers, setting=settings[1])
         self.image_format: CropFormat = crop_format(self._model, config.weights)
         self._texts = FeatureCache[_Text](_TEXT_BYTES, lambda seen: sum(each.nbytes for each in seen))

@@ -172,6 +172,6 @@ def word_codes(tokens: torch.Tensor, width: int) -> torch.Tensor:
     # The product wraps at 64 bits, as SplitMix64 requires.
     state = (tokens[..., None] * 2**20 + counter) * _STEP
     for bits, factor in ((30, _FIRST), (27, _SECOND)):
-        # Masks the sign bits that torch shifts in, as in a shift of an unsigned number.
+        # The mask clears the sign bits that torch shifts in, so that the shift is that of an unsigned number.
         state = (state ^ (state >> bits & (1 << (64 - bits)) - 1)) * factor
     return (state >> 63).to(torch.float32) * 2 + 1

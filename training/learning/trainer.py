@@ -69,7 +69,7 @@ def make_optimiser(module: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     """Return the optimiser of the parameters that need a gradient; those of one dimension do not decay."""
     parameters = [each for each in module.parameters() if each.requires_grad]
     if config.optimiser == "adam":
-        # Plain Adam has its authors' settings.
+        # Plain Adam as published: without weight decay, and with its authors' averages of gradients.
         return torch.optim.Adam(parameters, lr=config.peak_rate)
     groups = [
         {"params": [each for each in parameters if each.ndim > 1], "weight_decay": config.weight_decay},
@@ -107,7 +107,7 @@ def open_fabric(config: TrainingConfig) -> Fabric:
             "training.device=cuda, but torch sees no GPU. Fix the driver, or give --set training.device=cpu."
         )
     torch.set_num_threads(config.num_threads)
-    # A resumed training must equal an uninterrupted one, also on a GPU.
+    # cuDNN must be deterministic, because a resumed training must equal an uninterrupted one, also on a GPU.
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     fabric = Fabric(
         accelerator=config.device,
@@ -142,7 +142,7 @@ class Trainer:
     def fit(self, learner: Learner, feed: Feed) -> FitSummary:
         """Train to the last step from the folder's checkpoint, or from the beginning where there is none."""
         started = time.monotonic()
-        # Move before the optimiser exists: its restored state follows the parameters' device, and never moves later.
+        # Moved before the optimiser exists: its restored state goes where the parameters are, and stays there.
         learner.module.to(self.fabric.device)
         optimiser = make_optimiser(learner.module, self.config)
         first = self._restore(learner.module, optimiser)
@@ -227,7 +227,7 @@ class Trainer:
         return values
 
     def _require_finite(self, value: float, noun: str, step: int) -> None:
-        # A weight that is NaN stays NaN: no resume could recover.
+        # A weight that is NaN stays NaN, and no resume could recover, so the training ends here.
         if not math.isfinite(value):
             raise ConfigError(
                 f"{noun} of step {step} is {value}. Lower training.peak_rate={self.config.peak_rate}, and train "
@@ -260,7 +260,7 @@ def trained_state(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def begin_together(folder: TrainingFolder, settings: Mapping[str, Any], fabric: Fabric) -> None:
     """`TrainingFolder.begin` on the first process; every process makes this call."""
-    # After the barrier no process still looks for an earlier training here.
+    # The first process begins the folder after all processes have looked for an earlier training in it.
     fabric.barrier()
     if fabric.is_global_zero:
         folder.begin(settings)

@@ -39,10 +39,10 @@ class TrainingConfig(FrozenModel):
     # The rate after the warm-up. cosine: it falls to near 0 at the last step; constant: it stays at the peak.
     schedule: Literal["cosine", "constant"] = "cosine"
     peak_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
-    # The warm-up has this many linear steps. Without it AdamW's first steps have full size in noisy directions.
+    # The rate rises linearly over this many steps. Without a warm-up AdamW's first steps are large in noisy directions.
     num_warmup_steps: int = Field(default=50, ge=0)
     weight_decay: NonNegative = 0.05
-    # Larger global norms are scaled down to this: a mask of a few pixels can give a gradient many times the usual.
+    # A gradient with a larger global norm is scaled down to this: a mask of a few pixels can give many times the usual.
     max_gradient_norm: float = Field(default=1.0, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["cpu", "cuda"] = "cpu"

@@ -47,7 +47,7 @@ class DataConfig(FrozenModel):
     images_per_batch: int = Field(default=16, ge=1)
     masks_per_image: int = Field(default=6, ge=1)
     num_workers: int = Field(default=0, ge=0)
-    # The present place of images, by the SOURCE that their run names. Also used for --val.
+    # Where images are now, by the SOURCE that their run's header names. Used for `--val` too.
     moved: dict[str, str] = Field(default_factory=dict)
     # See `pseudoris.interchange.dataset.ExpressionFilter`. Human expressions pass all conditions on scores.
     tau: float | None = None
@@ -71,10 +71,11 @@ class DataConfig(FrozenModel):
     # that is mixed in gives what it has of both.
     groups: bool = False
     none: float = Field(default=0.0, ge=0, lt=1)
-    # Images that are not trained on, human ones neither: what `--exclude` takes. See docs/guides/exclusions.md.
+    # Images that are left out, of human annotation too: values of `--exclude`. See docs/guides/exclusions.md.
     exclude: tuple[str, ...] = ()
-    # If human annotation is given: the used share of its masks, and its share of an epoch's items (None: each once).
+    # The share of the masks of the human annotation that is used, if human annotation is given.
     human_fraction: UnitInterval = 1.0
+    # The share of an epoch's items that is human. None takes each used human mask once.
     human_share: float | None = Field(default=None, ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -91,9 +92,9 @@ class DataConfig(FrozenModel):
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON."""
         tree, spec = self.model_dump(mode="json", exclude={"num_workers", "moved"}), self.spec(seed=0)
-        # Without `groups` and `none` the settings equal those of older trainings, which had neither.
+        # Left out if they are off, so that the settings equal those of older trainings, which had neither.
         tree = {name: value for name, value in tree.items() if value or name not in ("groups", "none")}
-        # The content of the rules decides, wherever their files lie.
+        # Rules are identified by their content and not by the places of their files.
         return {**tree, "draw": spec.draw, "exclude": spec.as_json()["exclude"]}
 
     def spec(self, seed: int) -> SampleSpec:
@@ -210,7 +211,7 @@ class ResumableFeed:
         """Yield batch `first`, `first` + 1, … of this rank, without end."""
         epoch = 0
         while True:
-            # The epoch decides the human masks of a mixed dataset, so its units are known only now.
+            # The epoch decides which human masks a mixed dataset has, so it is set before the batches are made.
             self._dataset.set_epoch(epoch)
             own = self._epoch(epoch)
             if first < len(own):

@@ -93,7 +93,7 @@ def describe(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> list[tupl
     ]
 
 
-# For each option, the command of `pseudoris ppt` that makes the runs it takes.
+# For each option, the command of `pseudoris ppt` that makes the option's runs.
 _RECIPES: Final[Mapping[str, str]] = {"d_sem": "objects", "d_ref": "compose", "h": "pairs"}
 
 
@@ -123,7 +123,7 @@ class SourceRuns:
             header = require_header(location)
             made = header.identity.method.get("recipe")
             if recipe is not None and made != recipe:
-                # Labels mean what the recipe says that made them: a human's masks would pass as pseudo-labels.
+                # A run of another command is refused: a human's masks, for example, would be read as pseudo-labels.
                 raise ConfigError(
                     f"{location.root} was written by `pseudoris {f'ppt {made}' if made else header.origin}`, but a run "
                     f"of `pseudoris ppt {recipe}` is needed. Give such a run, or give this one as --annotated."
@@ -167,7 +167,7 @@ def open_sources(
 
 
 SELECTED_NAME: Final = "selected.json"
-# Select answers this many pairs at once. It is a constant and no setting, because it affects rounding.
+# Select answers this many pairs at once. Another number may round differently, so it is a constant and no setting.
 _PAIRS_A_PASS: Final = 32
 
 

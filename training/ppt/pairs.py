@@ -105,7 +105,7 @@ def points_in_box(
     rng = np.random.Generator(np.random.Philox(key=key))
     low = np.array([xs.min(), ys.min()], np.float64)
     high = np.array([xs.max() + 1, ys.max() + 1], np.float64)
-    # Kept below the box's end, because floating point may round up to it.
+    # Kept below the end of the box, because floating point may round a draw up to the end.
     drawn = np.minimum(rng.uniform(low, high, size=(num_points, 2)), high - 1e-6)
     at = np.floor(drawn).astype(np.int64)
     labels = mask[at[:, 1], at[:, 0]].astype(np.float32)
@@ -124,7 +124,7 @@ def masks_in_frame(masks: torch.Tensor, frame: LabelFrame) -> torch.Tensor:
 
 
 Which = Literal["all", "decided", "undecided"]
-# These name pairs without and with a referent.
+# The names of pairs without and with a referent, in this order.
 _DECIDED: Final = ("undecided", "decided")
 
 
@@ -300,7 +300,7 @@ class PairDataset(Dataset[Pair]):
             counts = dict(zip(image.mask_ids, image.mask_counts, strict=True))
             for text, kept in pairs.items():
                 self._num_cut += len(kept) > most and not any(kept.values())
-                # Kept rows come first. Within each part the order is that of the tables.
+                # Kept rows come first. Kept rows, and then all others, have the order of the tables.
                 mask_ids = [each for flag in (True, False) for each in kept if kept[each] is flag][:most]
                 self._counts.update((mask, (counts[mask], image.size)) for mask in mask_ids)
                 confidences = np.array([kept[mask] for mask in mask_ids], np.float32)

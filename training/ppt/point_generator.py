@@ -132,7 +132,7 @@ class FrozenFeatures:
     sam: EncodedImages
 
 
-# Deviation of initial weights that have hardly any effect but do have a gradient.
+# Standard deviation of initial weights: so small that they have hardly any effect, but do have a gradient.
 _LITTLE: Final = 1e-3
 
 
@@ -154,9 +154,9 @@ class ReferencePatchAttention(nn.Module):
         self.norm = nn.LayerNorm(width)
         # The keys need no bias: it is the same for all patches and cancels in the softmax.
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)
-        # At first, CLIP's response dominates the query's own scores.
+        # Small at first, so that CLIP's response dominates the query's own scores.
         nn.init.normal_(self.key.weight, std=_LITTLE)
-        # Logarithm of the inverse temperature, so that the initial factor is 1.
+        # Gives the logarithm of the inverse temperature. It begins near 0, so that the factor begins near 1.
         self.sharpness = nn.Linear(width, 1)
         nn.init.normal_(self.sharpness.weight, std=_LITTLE)
         nn.init.zeros_(self.sharpness.bias)
@@ -329,7 +329,7 @@ class PointGenerator(nn.Module):
         # Position and response of a patch are added to its features in every stage. Frozen features hardly encode the
         # position; the response is what CLIP learnt about images and texts.
         known = position if self.response is None else position + self.response(response.flatten(1)[..., None])
-        # The first bridge reads codes (B, L, d) of the words beside their features, or a zero.
+        # The first bridge also reads the words' codes (B, L, d), which are added to their features, or a zero.
         fused = known, self.queries.new_zeros(())
         if self.code is not None:
             fused = known, self.code(word_codes(features.tokens, self._code_width))

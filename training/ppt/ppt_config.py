@@ -28,13 +28,13 @@ class PointGeneratorConfig(FrozenModel):
     # K. Several times the pseudo-masks of an expression (one per noun phrase, two to four), so that contexts and
     # referent have queries of their own. Each query costs a pass of SAM's mask decoder.
     num_queries: int = Field(default=12, ge=1, le=256)
-    # M. Enough for points on both sides of an outline; SAM's own training stops at nine. It was chosen, not searched.
+    # M, the points of a query, enough for both sides of an outline. SAM's own training has at most nine. Not searched.
     num_points: int = Field(default=8, ge=1, le=64)
     # Blocks of the image tower, from 0, whose output is a stage; their number is N. Early blocks encode shapes, late
     # ones meaning. Blocks of the first half hold little that words could attend to. Three is a compromise on cost: each
     # stage is a bridge and two readings by the queries, about a third of the parameters.
     image_blocks: tuple[Annotated[int, Field(ge=0)], ...] = (5, 8, 11)
-    # With N and feed_forward_ratio this gives about the paper's number of parameters, which grows with its square.
+    # Channels of a query. With N and feed_forward_ratio, 384 gives about the paper's number of parameters.
     width: int = Field(default=384, ge=8)
     # Each head has 48 channels, a usual size. More heads cost no time. Other numbers were not tried.
     num_heads: int = Field(default=8, ge=1)
@@ -86,7 +86,7 @@ class ObjectiveConfig(FrozenModel):
     In the loss each term is a mean over matched pairs, to which unmatched queries add their confidence, to be 0.
     """
 
-    # The paper adds its terms as they are. The preset `tiny` has other weights, and says why.
+    # Weights of the terms. The paper adds its terms without weights. The preset `tiny` has others, and says why.
     dice: NonNegative = 1.0
     mask_cross_entropy: NonNegative = 1.0
     point_l1: NonNegative = 1.0
@@ -99,7 +99,7 @@ class ObjectiveConfig(FrozenModel):
     # Weight of the distance between a matched query's attention and its pseudo-mask, which the paper does not have (0).
     # The L1 of points gives a direction, not a patch. This term shows the patch within a few hundred steps.
     look: NonNegative = 0.0
-    # assignment: the points of a matched pair correspond by a second assignment; order: as they were drawn.
+    # assignment: an assignment of least cost pairs predicted and drawn points; order: the order of drawing pairs them.
     point_correspondence: Literal["assignment", "order"] = "assignment"
 
 
@@ -128,16 +128,16 @@ class PairsDataConfig(FrozenModel):
     pairs_per_batch: int = Field(default=64, ge=1)
     # One image gives this many pairs of a batch. More of them mean fewer images to encode, unless features are cached.
     pairs_per_image: int = Field(default=1, ge=1)
-    # Whether to train on mirrored images too. For the encoders each is an image of its own, and so it is in the cache.
+    # Whether to train on mirrored images too. Encoders and cache treat a mirrored image as another image.
     is_flipping: bool = True
     # The most pseudo-masks of a pair, and at most `generator.num_queries`: each needs a query of its own. Further ones
     # are left out. If the referent is undecided it may be among them, so a warning counts such texts.
     max_candidates: int = Field(default=12, ge=1)
-    # If an image is missing or differs from the annotated one. skip: the next pair replaces each of its pairs.
+    # If an image is missing or is not the annotated one. skip: each pair of the image is replaced by the next pair.
     on_bad_image: Literal["raise", "skip"] = "raise"
-    # The present place of images, by the SOURCE that their run names. Also used for --val.
+    # Where images are now, by the SOURCE that their run's header names. Used for `--val` too.
     moved: dict[str, str] = Field(default_factory=dict)
-    # Embedded images of a run are held in memory: a run with more bytes is refused. Images of SOURCE are read singly.
+    # A run with more bytes of embedded images is refused, as they are held in memory. Images of SOURCE are read singly.
     max_memory_bytes: int = Field(default=DEFAULT_MAX_MEMORY_BYTES, ge=0)
     num_workers: int = Field(default=0, ge=0)
     # Each process caches features of images in float16 in host memory, up to this size. The rest is computed when it is
@@ -195,7 +195,7 @@ class CurriculumConfig(FrozenModel):
         PhaseConfig(name="ris_joint", sources=SOURCES, epochs=15, is_selecting=True),
         PhaseConfig(name="refinement", sources=("h_sem", "h_ref"), epochs=10, is_selecting=True, num_rounds=5),
     )
-    # All phases are scaled by this factor.
+    # The epochs of all phases are multiplied by this.
     epochs_factor: float = Field(default=1.0, gt=0, le=1000)
     # Ours: the paper's Select has no threshold and no undecided pair. Below this IoU with the prediction no pseudo-mask
     # is the referent. 0.5 is also what counts as found in the evaluation. At 0 every pair has a referent, right or not.
@@ -265,7 +265,7 @@ class PptConfig(FrozenModel):
 
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON."""
-        # `on_bad_image` is left out too, so that a training that stopped at a bad image can continue without it.
+        # These settings may change on a resume: with another `on_bad_image`, a training can go on after a bad image.
         placement = {"num_workers", "cache_bytes", "max_memory_bytes", "moved", "on_bad_image"}
         tree = self.model_dump(mode="json", exclude={"training": True, "data": placement})
         training = self.training.decisive()

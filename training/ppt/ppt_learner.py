@@ -55,7 +55,7 @@ class FrozenEncoders:
         self._sam_dtype = torch.float32 if config.training.precision == "32-true" else torch.bfloat16
         self.decoder = PointMaskDecoder(self._sam)
         side = int(self._sam.image_encoder.img_size)
-        # Source: segment-anything 1.0: mask logits have four cells for each cell of the embedding.
+        # SAM's mask logits have four cells along each side of an embedding's cell. Source: segment-anything 1.0.
         self.frame = LabelFrame(side, 4 * int(self._sam.prompt_encoder.image_embedding_size[0]))
         self.image_width, self.text_width = self._towers.widths.image, self._towers.widths.text
         self._left_bytes = config.data.cache_bytes
@@ -95,7 +95,7 @@ class FrozenEncoders:
             response = response_map(dense, asked.embedding)
             response = response - response.mean((1, 2), keepdim=True)
             if response[0].numel() > 1:
-                # A constant map has deviation 0. It stays 0, because 1e-4 keeps the division defined.
+                # A constant map has deviation 0. The added 1e-4 avoids a division by 0, and the map stays 0.
                 response = response / (response.std((1, 2), keepdim=True) + 1e-4)
             return FrozenFeatures(list(stages.unbind(1)), words.words, words.is_word, words.tokens, response, encoded)
 
@@ -107,13 +107,13 @@ class FrozenEncoders:
     def _with_sam(self, image: torch.Tensor, stages: torch.Tensor, dense: torch.Tensor) -> _EncodedImage:
         # Encoded one by one, because rounding depends on the batch, and the batch would depend on the cache.
         (crop,) = encode_sam_crops(self._sam, [image.permute(1, 2, 0).numpy()], self._sam_dtype)
-        # Cloned, because a row that is cached would keep the whole batch in memory.
+        # Cloned, because a cached view of one row would keep its whole batch in memory.
         return _EncodedImage(stages.clone(), dense.clone(), crop.embedding.half().cpu().clone(), crop.input_size)
 
 
 # The name of this kind of training in its checkpoint.
 LEARNER: Final = "ppt"
-# Expressions of one image that are answered in one pass. An image with more takes several passes.
+# One pass answers at most this many expressions of an image.
 _TEXTS_A_PASS = 32
 
 
@@ -153,7 +153,7 @@ class PointLearner:
         """Return the figures of the held-out expressions."""
         if self.held_out is None:
             return {}
-        # `answer` calls the own module and not its wrapper `module`, which only has `forward`.
+        # `self.answer` uses the learner's own module, because the wrapper `module` only has `forward`.
         with fabric.autocast():
             return held_out_figures(self.answer, self.held_out, fabric)
 

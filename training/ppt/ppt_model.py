@@ -51,7 +51,7 @@ def mask_losses(logits: torch.Tensor, masks: torch.Tensor, weights: ObjectiveCon
 
     Source of the dice, 1 − (2·|s·ŝ| + 1) / (|s| + |ŝ| + 1): Li et al. 2019 [31].
     """
-    # Sums of ten thousand cells nearly cancel, so that in half precision a cross-entropy could fall below 0.
+    # In half precision a cross-entropy could fall below 0, because sums of ten thousand cells nearly cancel.
     with torch.autocast(logits.device.type, enabled=False):
         logits, target = logits.float(), masks.float().flatten(2)
         flat = logits.flatten(2)
@@ -85,7 +85,7 @@ def corresponding(predicted: Points, target: Points, weights: ObjectiveConfig) -
     logits, labels = predicted.labels[:, :, None], target.labels[:, None, :]
     label = F.softplus(logits) - logits * labels
     costs = (weights.point_l1 * distance + weights.point_label * label).cpu().numpy()
-    # The matrix is square, so the rows come back in order.
+    # For a square matrix the rows come back in order, so only the columns are needed.
     order = np.array([linear_sum_assignment(cost)[1] for cost in costs], dtype=np.int64).reshape(num_pairs, num_points)
     return to_device(order, predicted.xy.device)
 
@@ -132,7 +132,7 @@ def prompt_embeddings(encoder: PromptEncoder, points_xy_px: torch.Tensor, label_
     positive = ((label_logits > 0).to(soft.dtype) + soft - soft.detach())[..., None]
     negative_row, positive_row = (encoder.point_embeddings[label].weight for label in (0, 1))
     embedded = place + positive * positive_row + (1 - positive) * negative_row
-    # If there is no box, SAM appends a point with the label "not a point".
+    # SAM's prompt encoder does the same without a box: it appends a point with the label "not a point".
     return torch.cat([embedded, encoder.not_a_point_embed.weight.expand(len(place), 1, -1)], dim=1)
 
 
@@ -177,7 +177,7 @@ class PointMaskDecoder:
 
 # Logit of pixels that cannot belong to a mask.
 _NOTHING: Final = -20.0
-# So many prompts are decoded at once. It is a constant and no setting, because it affects rounding.
+# This many prompts are decoded at once. Another number may round differently, so it is a constant and no setting.
 _PROMPTS_A_PASS: Final = 256
 
 
@@ -246,7 +246,7 @@ class PointPrompting(nn.Module):
         prompts: PointPrompts = self.generator(features)
         with torch.no_grad():
             masks = self._decode_all(features, prompts)
-            # What SAM answers in the padding does not count.
+            # SAM's answers in the padding do not count, so they are replaced by "no mask".
             inside = self._decoder.inside(features.sam, masks.shape[-1])
             masks = masks.masked_fill(~inside[:, None], _NOTHING)
         found = (prompts.points_xy, prompts.label_logits, prompts.confidence_logits, masks)
@@ -258,7 +258,7 @@ class PointPrompting(nn.Module):
         logits = self._decoder(features.sam, pairs.rows, matched).masked_fill(~inside[pairs.rows], _NOTHING)
         points = Points(matched.points_xy, matched.label_logits)
         drawn = Points(pseudo_labels.points_xy[at], pseudo_labels.labels[at])
-        # The target of a query's confidence is that of its pseudo-label, or 0 without one.
+        # A query's target is the confidence of its pseudo-label, or 0 without one.
         targets = torch.zeros_like(prompts.confidence_logits)
         targets[pairs.rows, pairs.queries] = pseudo_labels.confidences[at]
         said = F.binary_cross_entropy_with_logits(prompts.confidence_logits, targets, reduction="none")

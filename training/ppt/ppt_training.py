@@ -229,7 +229,7 @@ class _Curriculum:
         config = self.request.config.training.with_steps(each.num_steps)
         trainer = Trainer(
             self.fabric,
-            # A later round needs no warm-up.
+            # Only the first round has a warm-up, because later rounds begin with trained weights.
             config.model_copy(update={"num_warmup_steps": 0}) if each.steps_before else config,
             own,
             settings=self.settings,

@@ -32,7 +32,7 @@ from pseudoris.training.ppt.recipes.recipe_texts import name_in, position_texts,
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
-# A tile fills at least this share of its mosaic cell. The rest allows any position within the cell.
+# A tile fills at least this share of its mosaic cell. In the rest of the cell its position is random.
 _MIN_FILL: Final = 0.85
 # Space that a window leaves around its object, as a share of the object's box.
 _MARGIN: Final = 0.1
@@ -149,7 +149,7 @@ def _canvas(pieces: Sequence[Piece], side: int) -> Pixels:
 
 def _window(piece: Piece, cell: tuple[int, int], rng: np.random.Generator) -> Piece:
     """The largest part of the piece that has the cell's shape (width, height) and holds the whole object."""
-    # An object of another shape than the cell decides the window, which then may fill less of the cell.
+    # If the object does not fit into the cell's shape, the window has another shape and may fill less of the cell.
     if not piece.mask.any():
         return piece
     height, width = piece.mask.shape
@@ -293,7 +293,7 @@ def _drawn(pieces: _Pieces, config: ComposeConfig, rng: np.random.Generator) -> 
             chosen = _chosen(pieces.names, layout[0] * layout[1], config.same_class_share, rng)
             found = mosaic([pieces.drawn(at, rng) for at in chosen], layout, config.side_px, rng)
         else:
-            # The two classes differ, because "the star left of the star" would name both objects. `_Pieces` ensures it.
+            # The classes differ, because "the star left of the star" would name both. `_Pieces` has two or more.
             base, embedded = _chosen(pieces.names, 2, 0.0, rng)
             found = fusion(pieces.drawn(base, rng), pieces.drawn(embedded, rng), config, rng)
         if found is not None:
@@ -307,7 +307,7 @@ def _drawn(pieces: _Pieces, config: ComposeConfig, rng: np.random.Generator) -> 
 
 def _chosen(names: Sequence[str], count: int, same_class_share: float, rng: np.random.Generator) -> list[int]:
     """Positions of pieces; each but the first is of a class that is there with probability `same_class_share`."""
-    # With a share of 0 all classes differ if there are enough: always for a fusion, not always for a mosaic.
+    # With a share of 0, all classes differ if there are enough classes: always for a fusion, not always for a mosaic.
     chosen = [int(rng.integers(len(names)))]
     while len(chosen) < count:
         there = {names[at] for at in chosen}

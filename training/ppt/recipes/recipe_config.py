@@ -38,7 +38,7 @@ class GroundingConfig(FrozenModel):
     # Which of the three masks: the one that agrees best with the response map, or the one with the highest predicted
     # IoU. Predicted IoU ignores the text and prefers parts with sharp edges.
     choice: Literal["agreement", "predicted_iou"] = "agreement"
-    # Points of each label if prompts=points.
+    # The number of positive points, and of negative points, if prompts=points.
     num_points: int = Field(default=2, ge=1, le=32)
     # If prompts=points: positive points have at least the share `high` of the response's range, others at most `low`.
     high: UnitInterval = 0.8
@@ -58,9 +58,9 @@ class ComposeConfig(FrozenModel):
     layouts: tuple[Layout, ...] = Field(default=((1, 2), (2, 1), (1, 3), (2, 2)), min_length=1)
     # Probability that a tile of a mosaic repeats a class of the mosaic, so that only the position distinguishes them.
     same_class_share: UnitInterval = 0.5
-    # The composed square has this side in pixels: as large as the scenes or photographs at the end of the training.
+    # The side in pixels of a composed image: as large as the scenes or photographs at the end of the training.
     side_px: int = Field(default=192, ge=32, le=4096)
-    # Fusions: the longer side of the embedded image as a share of the image's, drawn between the two.
+    # In a fusion, the longer side of the embedded image is a share of the other image's, drawn between these two.
     embedded_side: tuple[Share, Share] = (0.2, 0.4)
     # object: only the pixels of the pseudo-mask are pasted, so that one scene has two objects; image: the whole image
     # is pasted, as in the paper.
@@ -90,11 +90,11 @@ class PairsConfig(FrozenModel):
     # belong to different phrases. "The star on the left" has one phrase; if the image has two stars, CLIP's choice
     # between them is not a label.
     peaks_per_phrase: int = Field(default=1, ge=1, le=16)
-    # A further peak gives a pseudo-mask from this share of the response's range on.
+    # Peaks after the highest one give a pseudo-mask if they have at least this share of the response's range.
     min_peak: Share = 0.85
-    # Texts of one image that are taken, the first ones; None takes all.
+    # At most this many texts of an image are taken, the first ones; None takes all.
     max_texts_per_image: int | None = Field(default=None, ge=1)
-    # How many of the run's most frequent nouns count as redundant texts, where grounding.is_feature_surgery.
+    # This many of the run's most frequent nouns count as redundant texts, if grounding.is_feature_surgery is true.
     num_redundant: int = Field(default=64, ge=0, le=1000)
 
 
@@ -139,7 +139,7 @@ _PRESETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
         ),
     ),
 }
-# A shard has this many images. A crash loses the shards in progress, and the models take a second for an image.
+# Images of a shard. A crash loses the shards in progress, and the models take a second for an image.
 _SHARD_IMAGES: Final = 64
 
 

@@ -1,6 +1,8 @@
-"""Pseudo-labels as records, a recipe's run, its counts. For `d_ref`, `grounded_runs` and `cli/ppt`.
+"""What PPT's three data recipes (objects, compose, pairs) share: their records, run identity and lock, and counts.
 
-The E pseudo-masks of an expression are E rows of one image and text. A run continues only with an equal identity.
+Called by `d_ref`, `grounded_runs` and `cli/ppt`. Pseudo-masks are the masks that may be meant by a text. Source: PPT
+(curriculum point prompting), equation 4. The E pseudo-masks of an expression are E rows of one image and text. A run
+continues only with an equal identity.
 """
 
 from __future__ import annotations

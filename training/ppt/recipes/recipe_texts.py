@@ -24,7 +24,7 @@ _AT: Final = {
 }
 _CORNER: Final = ("the {name} at the {row} {column}", "the {row} {column} {name}")
 
-# These texts state a relation, from the target to its anchor.
+# Texts that state where the target is relative to its anchor.
 _RELATIONS: Final = {
     "left": ("the {name} left of the {anchor}", "the {name} to the left of the {anchor}"),
     "right": ("the {name} right of the {anchor}", "the {name} to the right of the {anchor}"),
@@ -57,7 +57,7 @@ def position_texts(name: str, layout: tuple[int, int], tile: tuple[int, int]) ->
     """Return the texts for the object in a tile (row, column) of a mosaic of 1 to 3 rows and columns, not 1 × 1."""
     row, column = _ROW_WORDS[layout[0]][tile[0]], _COLUMN_WORDS[layout[1]][tile[1]]
     if not row or not column or row == column:
-        # The tile is in the middle of both axes, or there is only one axis.
+        # One word is enough: the mosaic has a single row or column, or the tile is in the middle of both.
         return tuple(form.format(name=name) for form in _AT[row or column])
     return tuple(form.format(name=name, row=row, column=column) for form in _CORNER)
 
