@@ -153,7 +153,7 @@ def _score(confidence: Floats, heard: Floats) -> tuple[Literal["confidence", "la
     names = len(_LABEL_FREE_HEARD) if not np.isnan(heard[is_drawn]).any() else len(_LABEL_FREE)
     table = heard[:, :names]
     spread = np.nanstd(table, axis=0) if is_drawn.any() else np.ones(names)
-    # A feature that is equal for all pairs cannot order them, so it adds 0.
+    # A feature that is equal for all pairs cannot order them. It is divided by infinity, so that it adds 0.
     label_free = (table / np.where(spread > _LEAST_SPREAD, spread, np.inf)).sum(axis=1)
     return "label_free", np.where(is_drawn, label_free, confidence)
 

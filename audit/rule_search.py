@@ -133,7 +133,7 @@ class TestedRule:
         low: Lower limit of a one-sided interval of 95 %; the accuracy itself if all of the run was judged.
     """
 
-    # Without this, pytest would collect the class as a test.
+    # Without this line pytest would collect the class as a test, because of the class's name.
     __test__ = False
 
     name: str

@@ -195,7 +195,7 @@ def _device(config: RunConfig) -> str:
             "processes that use the GPU."
         )
     pipes = os.environ.get("CUDA_MPS_PIPE_DIRECTORY")
-    # The daemon's sockets stay when it ends. Only its pid file shows that it runs.
+    # The daemon's sockets stay when the daemon ends. Only the pid file shows that it runs.
     if pipes is not None and not Path(pipes, "nvidia-cuda-mps-control.pid").exists():
         remedy = "start one (nvidia-cuda-mps-control -d), or unset the variable"
         raise ConfigError(f"CUDA_MPS_PIPE_DIRECTORY is {pipes!r}, but no daemon of NVIDIA's MPS runs there: {remedy}")

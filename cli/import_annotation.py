@@ -29,7 +29,7 @@ _PRESET = "import"
 # No model runs here, so shards have the default sizes and not the small ones of the preset.
 _SHARD_SIZES: Final = [f"shards.{name}={getattr(ShardsConfig(), name)}" for name in ("max_images", "max_bytes")]
 _DATASETS: Final = ("refer", "grefcoco", "coco", "phrasecut", "reasonseg")
-# The formats that take each option. Options that are not listed fit all formats.
+# The formats that take each option. All formats take the options that are not listed.
 _FORMATS_OF: Final = {
     "split": ("refer", "grefcoco", "phrasecut", "reasonseg"),
     "split_by": ("refer", "grefcoco"),

@@ -53,7 +53,7 @@ Source = Annotated[
     ),
 ]
 Out = Annotated[str, argument("OUT", "Folder or url of the run. For S3 outside AWS, set AWS_ENDPOINT_URL.")]
-# OUT of the commands that take a configuration and write.
+# The argument OUT of the commands that take a configuration and write.
 ConfiguredOut = Annotated[
     str,
     argument(

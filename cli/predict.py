@@ -144,7 +144,7 @@ def _check_pictures(image: Path, out: Path, mask_out: Path | None) -> None:
 
     if Pictures.registered_extensions().get(out.suffix.lower()) not in {"PNG", "JPEG", "WEBP"}:
         raise ConfigError(f"--out {out} must end in .png, .jpg or .webp.")
-    # A lossy format would write values other than 0 and 255.
+    # Only PNG is accepted: a lossy format would write values other than 0 and 255.
     if mask_out is not None and mask_out.suffix.lower() != ".png":
         raise ConfigError(f"--mask {mask_out} must end in .png. Its pixels are 0 or 255.")
     written = {"--out": out} if mask_out is None else {"--out": out, "--mask": mask_out}

@@ -28,7 +28,7 @@ WITHOUT_SENTENCE: Final = "human references without a sentence"
 
 # Longer sides are refused. No JPEG has one, and pycocotools counts in 32 bits and ends the process if memory runs out.
 _MAX_SIDE_PX: Final = 65_535
-# No file name can contain these letters.
+# These letters cannot be in the name of a file.
 _UNWRITABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 

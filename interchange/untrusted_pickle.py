@@ -40,7 +40,7 @@ def read_refs(path: Path) -> list[dict[str, Any]]:
         if missing:
             raise ConfigError(f"{path}: reference number {number} has no {missing[0]!r}, which REFER's format needs")
         for key in ("ref_id", "ann_id", "image_id", "split"):
-            # Other types are refused: lists may share parts that grow when a message prints them.
+            # Other types are refused: nested lists may share parts, and a message that prints them could become huge.
             if not isinstance(ref[key], str if key == "split" else int | str):
                 kind = kind_of(ref[key])
                 raise ConfigError(f"{path}: reference number {number} has {kind} as {key!r}, not a number or text")

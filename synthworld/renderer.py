@@ -293,7 +293,7 @@ def _stencil(shape: Shape, item: SceneObject, *, frame: tuple[int, int], origin:
     scale = item.radius_px * SUPERSAMPLING
     cx, cy = (c * SUPERSAMPLING for c in item.centre_xy_px)
     for filled, points in shape:
-        # Corners are rounded to whole samples, so that the last bits of a machine's sine do not matter.
+        # Corners are rounded to whole samples, because the last bits of a sine may differ between machines.
         turned = [
             (
                 round(cx + scale * (x * math.cos(angle) - y * math.sin(angle))) - origin[0],

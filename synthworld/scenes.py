@@ -96,7 +96,7 @@ def make_scene(split: Split, position: int, *, seed: int = 0, world: str = DEFAU
     rng = generator(seed, index, stream=_LAYOUT_STREAM)
     wanted = int(rng.choice(np.arange(MIN_OBJECTS, MAX_OBJECTS + 1), p=_shares(mix.count_weights)))
     objects: list[SceneObject] = []
-    # Placing may fail in a crowded scene. MIN_OBJECTS objects always fit within these attempts.
+    # Placing an object may fail in a crowded scene. MIN_OBJECTS objects always fit within these attempts.
     for attempt in range(40 * wanted):
         if len(objects) == wanted or (attempt >= 4 * wanted and len(objects) >= MIN_OBJECTS):
             break

@@ -36,7 +36,7 @@ THUMBNAIL: Final = PictureForm("WEBP", max_side_px=800, quality=84)
 INDEX_NAME: Final = "index.html"
 QUALITY_NAME: Final = "quality.html"
 PICTURES_FOLDER: Final = "pictures"
-# These parts are joined in this order into one script. All are within the body of one function.
+# The page's script is these files, joined in this order within the body of one function.
 _SCRIPTS: Final = (
     *("model", "rules", "sorting", "pair_marks", "filters", "elements", "peek", "cards", "inspector", "keyboard"),
     *("address", "main"),
@@ -46,7 +46,7 @@ _MARK: Final = f'<meta name="generator" content="{GENERATOR}">'
 
 # At most this many blank pictures are logged: if this machine lacks an image format, every picture is blank.
 _MAX_WARNINGS: Final = 3
-# Digits of the record's scores, more than the page shows. Distinctiveness has all, because it is compared with τ.
+# Digits of the scores in the record, more than the page shows. Distinctiveness has all, because τ is compared with it.
 _DIGITS: Final = 5
 _HASH_DIGITS: Final = 8
 

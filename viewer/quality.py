@@ -36,13 +36,13 @@ SCORES: Final = ("distinctiveness", "uniqueness", "correctness")
 _COLUMNS: Final = ("image_id", "target_mask_ids", "text", "head_noun", "kept", "samples", *SCORES)
 
 MIN_JACCARD: Final = 0.8
-# At most this many expressions of an image are compared, each with each: 20,000 pairs.
+# At most this many expressions of an image are compared in pairs: about 20,000 pairs.
 MAX_COMPARED: Final = 200
 # When this many sets are remembered, no new set is added, so the repeats of later sets are not counted.
 MAX_REMEMBERED: Final = 2_000_000
 FRAME_WORDS: Final = frozenset({"a", "an", "the", "of", "photo", "picture", "image"})
 _MAX_POINTS: Final = 256
-# No slope is fitted to fewer points, because it would not be reliable.
+# No slope is fitted to fewer points than this, because the slope would not be reliable.
 _MIN_FITTED: Final = 8
 _WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 

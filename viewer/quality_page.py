@@ -97,7 +97,7 @@ def _counts_chart(whole: Mapping[int, int], part: Mapping[int, int], thing: str,
         hint += "" if whole is part else f", {part_of:,} kept"
         bars.append((all_of, part_of, hint))
         names.append(name)
-    # Each label is below the middle of its bar. If there are many, every nth bar has one.
+    # Each label is below the middle of its bar. If there are many bars, only every nth bar has a label.
     step = max(1, -(-len(names) // _MAX_LABELS))
     labels = [((place + 0.5) / len(names), names[place]) for place in range(0, len(names), step)]
     return _histogram(bars, title=f"{thing}s by their number of {unit}s", labels=labels)
@@ -124,7 +124,7 @@ def _score_chart(quality: RunQuality, name: str, tau: float | None) -> Markup | 
         (n, k, f"{each}: {n:,} expression{'' if n == 1 else 's'}, {k:,} kept")
         for each, n, k in zip(names, whole, part, strict=True)
     ]
-    # Labels are at round numbers between both edges.
+    # Labels are at round numbers between both edges of the histogram.
     step = nice_ticks(high - low)[1]
     ticks = [(-(-low // step) + number) * step for number in range(floor((high - low) / step) + 2)]
     labels = [((tick - low) / (high - low), f"{tick:.3g}") for tick in ticks if low <= tick <= high]
@@ -193,9 +193,9 @@ def _common(counts: Mapping[str, int]) -> list[tuple[str, int, float, float]]:
     return [(text, count, count / total, count / ranked[0][1]) for text, count in ranked]
 
 
-# A bar of a histogram: its count, how much of that has the strong colour, and its tooltip.
+# A bar of a histogram: its count, the part of the count that has the strong colour, and its tooltip.
 Bar = tuple[int, int, str]
-# A place as a share of the width in [0, 1], and the label there.
+# A place as a share of the width in [0, 1], and the label at that place.
 Label = tuple[float, str]
 
 

@@ -36,7 +36,7 @@ def agreed(key: str, propose: Callable[[], str]) -> str:
 
     store, name = _get_default_store(), f"pseudoris/{key}"
     if not store.check([name]):
-        # If another process was faster, its value stays and is returned.
+        # If another process was faster, that process's value stays and is returned.
         store.compare_set(name, "", propose())
     value: bytes = store.get(name)
     return value.decode()

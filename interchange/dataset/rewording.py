@@ -205,7 +205,7 @@ def _without_opening(text: str) -> str:
     phrase = text[opening.end() :]
     is_on_thing = _IS_SHOWN.search(phrase) and "close" not in opening[0].lower()
     is_drink = head_noun(text) == "shot" != head_noun(phrase)
-    # "There is a photo of a dog" has two openings, so the second one is left out too.
+    # "There is a photo of a dog" has two openings, so the second opening is left out too.
     return text if opening.re is _PHOTO and (is_on_thing or is_drink) else _without_opening(phrase)
 
 

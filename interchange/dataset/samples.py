@@ -330,7 +330,7 @@ class SampleSpec:
             "where": {**self.where.as_json(), "lone": self.lone_masks},
             "exclude": sorted(rule.identity for rule in self.exclusions),
             "rewording": self.rewording,
-            # Left out if they are off, so that states of earlier versions without these settings still fit.
+            # Left out if they are off, so that states of earlier versions, which had no such settings, still fit.
             **({"groups": True} if self.groups else {}),
             **({"none": self.none} if self.none else {}),
         }

@@ -58,7 +58,7 @@ class StreamedDataset(SharedNumbers, IterableDataset[Any]):
             )
         super().__init__()
         self._loaded: dict[str, Any] | None = None
-        # Counts how often a refresh or a loaded state has replaced the data. Copies in workers do not see this.
+        # Counts how often a refresh or a loaded state has replaced the data, but not in the copies of workers.
         self.num_replaced = 0
         # Where this process was after its last sample, even if another epoch was chosen since.
         self.reached: Reached | None = None

@@ -175,7 +175,7 @@ def read_refer_folder(folder: Path) -> Exclusions:
     values: set[str] = set()
     digests: dict[str, str] = {}
     splits: set[str] = set()
-    # Recorded names begin with the dataset's name, also if the dataset's own folder was given.
+    # Recorded names of files begin with the name of the dataset, even if `folder` is the dataset's own folder.
     root = folder.resolve().parent
     for path in refer_files(folder):
         refs = read_refs(path)

@@ -88,7 +88,7 @@ class ResizedPolygons:
         if len(self._ious) < self._MAX_MASKS:
             side, scales = self._SIDE_PX, self._SIDE_PX / np.array(pixels.shape[::-1])
             filled = coco.frPyObjects([(np.reshape(polygon, (-1, 2)) * scales).ravel().tolist()], side, side)
-            # Each pixel of the resized mask takes the pixel under its centre.
+            # Each pixel of the resized mask gets the value of the full-size pixel under its centre.
             rows, columns = (((np.arange(side) + 0.5) * length / side).astype(int) for length in pixels.shape)
             due = coco.encode(np.asfortranarray(pixels[np.ix_(rows, columns)], np.uint8))
             self._ious.append(float(coco.iou(filled, [due], [0])[0, 0]))
@@ -337,6 +337,6 @@ def _read_grefcoco(destination: RunLocation) -> Iterator[Content]:
             targets = tuple(list(masks).index(number) for number in ref["ann_id"] if number != _NONE)
             texts = check_texts([each["sent"] for each in ref["sentences"]], place)
             said += [(number, text, targets) for number, text in zip(ref["sent_ids"], texts, strict=True)]
-        # Texts are sorted by their numbers, because expressions of the same masks need not be neighbours.
+        # Texts are sorted by their numbers, because the file lists them by masks and not in the order of the texts.
         yield _content(image, encodings, ((text, found) for _, text, found in sorted(said)))
     refs.check_end()

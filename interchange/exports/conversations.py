@@ -26,7 +26,7 @@ from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import parse_json
 
-# The trainers replace these markers in texts, or read them as special tokens.
+# Texts with these markers are left out: the trainers replace the markers, or read them as special tokens.
 _REFUSED: Final = ("<image>", "<video>", "<audio>", "<bbox>", "<ref-object>", "<start-image>", "<cot-process>", "<|")
 # Sides may have a ratio of at most 200. Above it Qwen's processors raise an error, and LLaMA-Factory resizes otherwise.
 _TAKES: Final = TextRule(refused=_REFUSED, with_groups=True, with_none=True, max_side_ratio=200)
@@ -34,7 +34,7 @@ _QUESTION: Final = ("Locate ", ", and list the box of everything that it refers 
 _NORM: Final = 1000
 # Stands for the image's size, which a record does not hold.
 _NO_SIZE: Final = (0, 0)
-# The processors of Qwen2-VL and Qwen2.5-VL scale an image into these bounds of pixels, after LLaMA-Factory's scaling.
+# The least and the largest area in pixels to which the processors of Qwen2-VL and Qwen2.5-VL scale an image.
 _PROCESSOR_PIXELS: Final = (56 * 56, 28 * 28 * 16384)
 
 Size = tuple[int, int]

@@ -46,7 +46,7 @@ _MEDIA_TYPES: Final = {
     **{".parquet": "application/x-parquet", ".tar": "application/x-tar"},
 }
 _IS_OF: Final = {"Boolean": pa.types.is_boolean, "Integer": pa.types.is_integer, "Float": pa.types.is_floating}
-# Our own engines, which read `weights.uri`. For them the scheme of the uri may say what the weights are.
+# Our own engines. They read `weights.uri`, so its scheme may say what their weights are.
 _OWN_ENGINES: Final = frozenset({"sam", "coca", "clip"})
 _KNOWN_WEIGHTS: Final = {
     "builtin": "The weights shipped with pseudoris learnt from synthetic drawings and simulated captions alone: on "
@@ -116,7 +116,7 @@ def _field(name: str, column: pa.Field, path: str, source: str, *steps: str) -> 
         return field | {"subField": inner}
     if is_image:
         steps = (*steps, f"{each}bytes")
-        # The reader returns several images only if the field is marked as repeated.
+        # A reader of Croissant returns several images only if the field is marked as repeated.
         field |= {"repeated": True} if "*" in "".join(steps) else {}
     transform = {"transform": [{"jsonPath": step} for step in steps]} if steps else {}
     found = {"fileSet": {"@id": path}, "extract": {"column": source}, **transform}

@@ -190,7 +190,7 @@ class ExportJob:
                 while group is not None and sink.tell() < self.options.target_bytes:
                     writer.write_table(group, row_group_size=max(group.num_rows, 1))
                     num_rows += group.num_rows
-                    # The old group is released before the next one is made.
+                    # The written group is released before the next group is made, so that memory holds one group.
                     group = None
                     group = next(groups, None)
             yield path, num_rows, self.size_bytes - size_bytes
@@ -219,7 +219,7 @@ class ExportJob:
             annotated = iter_annotations(
                 [shard], kept_only=rule.is_kept_only, with_bytes=True, with_samples=rule.with_samples
             )
-            # Images are filtered first, so that the bytes of those without a remaining mask are not read.
+            # Masks are selected before bytes are read, so that no bytes are read of images without a remaining mask.
             wanted = [found for each in annotated if each.image_id not in left_out and (found := take.image(each))]
             num_done += shard.receipt.counts.num_shown
             self.lacking.update(image.image_id for image in wanted)

@@ -22,7 +22,7 @@ from pseudoris.schemas.errors import ImageError, TransientError
 from pseudoris.store.tables.annotations import AnnotatedImage
 from pseudoris.workers.masks.rle import canonical_counts
 
-# Images that are encoded again have this quality. It adds less noise than scaling for a network does.
+# JPEG quality of images that are encoded again: this adds less noise than scaling an image for a network does.
 JPEG_QUALITY: Final = 95
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 # A stem has at most this many letters: with id and suffix a name stays well below 255 bytes, file systems' limit.
@@ -86,7 +86,7 @@ def check_image_size(data: bytes, size: tuple[int, int], where: str) -> None:
         raise broken(where, f"its image has the size {found}, its record says {size} (height, width)")
 
 
-# Readers require a category for each annotation, but a run has no classes.
+# Readers require a category for each annotation. A run has no classes, so all masks have this category.
 CATEGORY_ID: Final = 1
 CATEGORY: Final[dict[str, Any]] = {"id": CATEGORY_ID, "name": "object", "supercategory": "object"}
 

@@ -110,7 +110,7 @@ _REASON_FOLDER: Final = "reason_seg"
 # LISA's loader lists only `*.jpg`. OpenCV reads the format from the bytes, so any format works under this name.
 _REASON_IMAGE: Final = "{:09d}.jpg"
 _REASON_JSON: Final = "{:09d}.json"
-# Stands for the size of an image, which its JSON does not say.
+# Stands for the size of an image, which the image's JSON does not say.
 _NO_SIZE: Final = (0, 0)
 
 

@@ -72,7 +72,7 @@ class ManyFiles:
         self._pending: deque[tuple[Future[None], int]] = deque()
         self._pending_bytes = 0
         self._sums: dict[str, int] = {}
-        # Paths with `*` for a file's name and a folder's number. There are few, whatever the number of files.
+        # Paths with `*` for a file's name and a folder's number: few patterns, whatever the number of files.
         self.patterns: set[str] = set()
         self.num_files = 0
         self.size_bytes = 0

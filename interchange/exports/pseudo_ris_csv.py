@@ -61,7 +61,7 @@ def _write(job: ExportJob) -> ExportReport:
         path.open("w", encoding="utf-8", newline="") as file,
         job.files() as image_files,
     ):
-        # By default the csv module would write the line end of Windows.
+        # By default the csv module would end lines as on Windows.
         rows_file = csv.writer(file, lineterminator="\n")
         rows_file.writerow(COLUMNS)
         for image in job.images():

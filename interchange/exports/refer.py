@@ -39,7 +39,7 @@ from pseudoris.interchange.untrusted_pickle import load_plain
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 
-# REFER's code exits for any other name. (`refclef` is left out: it keeps its images elsewhere.)
+# REFER's code exits for any name but these and `refclef`, which is left out because it keeps its images elsewhere.
 _DATASETS: Final = ("refcoco", "refcoco+", "refcocog")
 # LAVT documents Python 3.7, which reads protocols up to 4. Protocol 2 also serves the original REFER on Python 2.
 _PICKLE_PROTOCOL: Final = 2

@@ -141,7 +141,7 @@ def _read_back(destination: RunLocation) -> Iterator[Content]:
                         raise broken(place, "it has no expression")
                     masks.append((check_mask(mask, size, place), of_mask))
                 yield Content.of_masks(key, size, masks)
-            # A tar ends before its file does. The rest is read for the digest.
+            # A tar ends before its file does. The rest is read for the digest of the whole file.
             while stream.read(2**20):
                 pass
         if (len(keys), stream.size_bytes, stream.md5.hexdigest()) != written:

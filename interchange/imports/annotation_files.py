@@ -41,7 +41,7 @@ from pseudoris.store.runs.planned_run import package_versions
 from pseudoris.store.sources.root import SourceRoot, root_at
 from pseudoris.store.threads import map_in_threads
 
-# In these formats the splits choose entries of a file. In the others they choose files.
+# In these formats the splits choose entries of a file. In all other formats they choose files.
 _SPLIT_INSIDE: Final = ("refer", "grefcoco")
 
 # A run records the versions of these packages, because they read, draw and write: another version may give other bytes.
@@ -122,7 +122,7 @@ def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequenc
         if own is not None:
             where = f"{refs_name}: a sentence of annotation {entry.annotation_id}"
             texts = clean_texts((sentence for sentence, _ in own), left_out, where=where)
-            # A text in two splits, which no dataset has, counts in the first.
+            # A text in two splits, which no dataset has, counts in the first of the two.
             split_of = {clean_text(sentence): split for sentence, split in reversed(own)}
             phrases[entry.path] += (HumanPhrase((entry.index,), text, split_of[text]) for text in texts)
     digests = {refs_name: sha256_hex(refs), INSTANCES_NAME: sha256_hex(instances)}

@@ -78,7 +78,7 @@ def import_annotation(
         run, humans = _plan(request, annotation, source, location, lock)
         exclusions = content_matcher(location, run.header)
         has_hash = exclusions is not None and exclusions.has_hashes
-        # This process decodes images too, after the provers, so it needs the plug-ins.
+        # This process decodes images too, after the provers have, so it also needs the decoder plug-ins.
         import_plugins(config.images.decoder_plugins)
         provers: queue.SimpleQueue[Prover] = queue.SimpleQueue()
         with ExitStack() as stack:
@@ -128,7 +128,7 @@ def _plan(
 
     def listed() -> Iterator[SourceItem]:
         is_found = False
-        # In a bucket each look-up is a request, nearly all of it waiting, so threads make them.
+        # Threads look up the images, because in a bucket each look-up is a request and mostly waiting.
         for item in map_in_threads(look, humans.items(), root.storage.max_readers):
             is_found = is_found or item.size_bytes is not None
             yield item

@@ -316,7 +316,7 @@ def _rewritten(
         at, kind = said.schema.get_field_index(name), said.schema.field(name)
         said = said.set_column(at, kind, pc.if_else(is_gone, pa.scalar(None, kind.type), said[name]))
     expressions = in_plan_order([said, made[EXPRESSIONS]], order)
-    # A person may have drawn the first mask of an image, or deleted its last one, so its status may change.
+    # A person may have drawn an image's first mask, or deleted the last one, so the image's status may change.
     images, status = old[IMAGES], made[IMAGES]["status"].combine_chunks()
     status = pc.replace_with_mask(images["status"].combine_chunks(), pc.is_in(order, changed), status)
     place = images.schema.get_field_index("status")

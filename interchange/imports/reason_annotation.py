@@ -39,7 +39,7 @@ from pseudoris.workers.masks.rle import canonical_counts
 
 # OpenCV's fixed-point coordinates have this many steps per pixel.
 _STEPS: Final = 2**16
-# A coordinate from here on is refused: no image is as wide, and products of two such numbers stay exact.
+# A coordinate of this size or more is refused: no image is as wide, and products of two smaller ones stay exact.
 _MAX_COORDINATE_PX: Final = 2**20
 _IGNORED, _FLAG = "ignore", "flag"
 
@@ -115,7 +115,7 @@ def _image(path: str, data: bytes, left_out: Counter[str]) -> HumanImage:
     try:
         data.decode()
     except UnicodeDecodeError:
-        # Some of the published files are in Windows' code page.
+        # Some of the files that ReasonSeg's authors published are in the code page of Windows.
         data = data.decode("cp1252", errors="replace").encode()
     document = read_json(data, path)
     shapes = document.get("shapes") if isinstance(document, dict) else None

@@ -267,7 +267,7 @@ def calibrated_run(
     expressions per mask are kept, and only the reached yield is known. The first `max_images` images are read.
     """
     images = judged_images(location, truth, max_images=max_images)
-    # A run has a listener, or a second opinion, if all candidates have its scores.
+    # The listener's features, or the grounding check's, are used if all candidates have the scores.
     is_heard, is_checked = (
         not any(np.isnan(image.rated.scores[name]).any() for image in images) for name in ("truth", "grounding_share")
     )
@@ -314,7 +314,7 @@ def reached(images: Sequence[JudgedImage], config: ConfidenceConfig) -> list[Bou
     found = []
     for max_rank in _RANKS:
         inside = rank <= max_rank
-        # An object is covered while the bound is below the confidence of its best right expression.
+        # A bound covers an object if it is below the confidence of the best right expression of the object.
         best = least.copy()
         np.maximum.at(best, objects[inside & right], confidence[inside & right])
         for bound in _GRID:

@@ -19,7 +19,7 @@ from pseudoris.training.metrics import ious_of, pixel_counts
 # If several masks may be the answer, a further mask needs the first share of the likeliest one's probability. It may
 # overlap each mask chosen before by less than the second share of the smaller of the two.
 _COMPANION_SHARE, _COMPANION_APART = 0.5, 0.5
-# Weight of the squared coefficients in the fit. Levels are scaled to a spread of 1.
+# Weight of the squared coefficients in the loss of the fit. Levels are scaled to a standard deviation of 1.
 _RIDGE: Final = 1e-3
 
 
@@ -138,7 +138,7 @@ def least_none(choose: Callable[..., Choice], held_out: HeldOutExpressions) -> f
         return None
     order = np.argsort(-none, kind="stable")
     none, gained = none[order], np.concatenate(([0.0], np.cumsum(gained[order])))
-    # A bound lies between two neighbouring probabilities that differ, or above all, or below all.
+    # A bound lies between two neighbouring probabilities that differ, or above all probabilities, or below all.
     bounds = np.concatenate(([1.0 + none[0]], none, [0.0]))
     middles = (bounds[:-1] + bounds[1:]) / 2
     return float(middles[np.where(bounds[:-1] > bounds[1:], gained, -np.inf).argmax()])

@@ -21,7 +21,7 @@ from pseudoris.training.learning.training_data import DataConfig
 class CandidatesConfig(FrozenModel):
     """Which masks there are to choose among, and which CLIP sees their crops: as a run of these settings has them."""
 
-    # The preset of a run, and its settings as `--set` takes them.
+    # The preset of a run, and assignments that change the preset's settings, as `--set` takes them.
     preset: str = "tiny"
     assignments: tuple[str, ...] = ()
     # Folder that keeps masks and features of images between trainings; None keeps them in memory alone.
@@ -40,11 +40,11 @@ class ModelConfig(FrozenModel):
     # Masks and words are vectors of this width.
     width: int = Field(default=128, ge=8)
     num_heads: int = Field(default=4, ge=1)
-    # The model has this many layers. In each, masks attend to the words, then to one another.
+    # The model has this many layers. In each layer masks attend to the words, then to all other masks.
     num_layers: int = Field(default=3, ge=1)
     # The hidden layer of a perceptron is this many times as wide as its input.
     mlp_ratio: int = Field(default=2, ge=1)
-    # Bits of a fixed random code for each token, which replaces a table of learnt embeddings.
+    # Each token has a fixed random code of this many bits, in place of a table of learnt embeddings.
     word_code_width: int = Field(default=128, ge=0)
     # Whether each mask reads the positions of the others relative to it.
     has_relative_geometry: bool = True
@@ -63,7 +63,7 @@ class TargetConfig(FrozenModel):
     """What an answer is compared with: a softmax of the candidates' IoU with the mask that was meant."""
 
     temperature: float = Field(default=0.1, gt=0)
-    # Questions whose best candidate has a lower IoU teach nothing and are skipped.
+    # Questions whose best candidate has a lower IoU than this teach nothing and are skipped.
     min_iou: NonNegative = 0.3
 
 
@@ -94,7 +94,7 @@ class ChooserConfig(FrozenModel):
     target: TargetConfig = TargetConfig()
     refinement: RefinementConfig = RefinementConfig()
     data: DataConfig = DataConfig()
-    # Words that change places when an image is mirrored: else "left" would become wrong. None never mirrors.
+    # Words that change places when an image is mirrored, such as "left" and "right". With None no image is mirrored.
     mirrored_words: dict[str, str] | None = None
     training: TrainingConfig = TrainingConfig()
 

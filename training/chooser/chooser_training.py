@@ -41,7 +41,7 @@ from pseudoris.workers.filtering.spacy_nouns import noun_finder
 
 # One pass answers at most this many expressions of an image.
 _TEXTS_A_PASS = 64
-# Cached sentences and prompts take at most these bytes. Ten thousand expressions of a run take 30 MB.
+# Cached sentences and prompts take at most this many bytes. Ten thousand expressions of a run take 30 MB.
 _TEXT_BYTES = 2**27
 # CLIP's cosines differ by a few tenths, so they are multiplied by this.
 _COSINE_SCALE = 10.0
@@ -165,7 +165,7 @@ class ChooserLearner:
             cosines=(cosines - mean) * own_masks * _COSINE_SCALE,
             levels=torch.cat([highest, mean[:, 0]], 1) * _COSINE_SCALE,
         )
-        # The fields of texts are not moved, because they are on the device already.
+        # The fields of texts are left out, because they are on the device already.
         for name in ("crops", "pooled", "geometry", "pairs", "is_mask", "owners", "cosines", "levels"):
             setattr(given, name, getattr(given, name).to(self.towers.device))
         return given

@@ -23,7 +23,7 @@ _NUM_CHANNELS = 4
 # edge: chosen on development scenes, where 2 gave half as much.
 _TRUST = 0.5
 _NUM_GROUPS = 4
-# Views and outlines of an empty batch.
+# The views and outlines of a batch that has none.
 NO_OUTLINES = torch.zeros(0, _NUM_CHANNELS + 1, 8, 8, dtype=torch.uint8)
 
 

@@ -16,7 +16,7 @@ from pseudoris.schemas.fitted import Floats
 
 RESAMPLES: Final = 2000
 _BOUNDS: Final = (0.025, 0.975)
-# A block of resamples draws at most this many images: 32 MB of indices and as much of counts.
+# A block of resamples draws at most this many images, which takes 32 MB for indices and as much for counts.
 _MAX_DRAWS: Final = 2**22
 # Numerator and denominator of each figure, for one image or many.
 Sums = Mapping[str, tuple[float, float]]

@@ -113,7 +113,7 @@ class HumanTruth:
     # By the id of an image: the index of its shard, and its number in that shard.
     _places: dict[str, tuple[int, int]]
     groups: tuple[str, ...] = field(default=())
-    # A sentence is compared with one object, so expressions of several objects or none cannot be judged.
+    # A sentence is compared with a single object, so expressions of several objects or of none cannot be judged.
     unjudged_kinds: tuple[str, ...] = field(default=("group", "none"))
     judges_texts: bool = True
 
@@ -208,14 +208,14 @@ class HumanImageTruth:
         for word, count in counts.items():
             if word in times:
                 common += np.minimum(times[word], count)
-        # At least 1, for two empty sentences, which have nothing in common.
+        # The divisor is at least 1, because two empty sentences have no words at all.
         np.maximum.at(best, objects, 2 * common / np.maximum(lengths + counts.total(), 1))
         return best
 
     def referents(self, text: str) -> frozenset[int] | None:
         """Return the one object that a text agrees with most; None if it agrees with none, or equally with several."""
         scores = self.scores(text)
-        # Equal fractions of whole numbers are equal floats, so ties can be compared exactly.
+        # Equal fractions of whole numbers are equal floats, so equal scores are found without a tolerance.
         nearest = np.flatnonzero(scores == scores.max(initial=0.0)).tolist()
         return frozenset(nearest) if len(nearest) == 1 and scores[nearest[0]] > 0 else None
 

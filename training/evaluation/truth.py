@@ -131,7 +131,7 @@ class CandidateTable:
     def weights(self) -> Floats:
         """Return how often each row counts in each of `SETS`, (R, 6) float64."""
         beam, top_k, top_p, _ = self.draws.T
-        # A human expression was not drawn but counts as one candidate. A composed one does not.
+        # A human expression was not drawn but counts as one candidate. A composed expression does not count.
         is_composed = np.array([source == SOURCE_COMPOSER for source in self.sources], dtype=np.bool_)
         every = np.maximum(self.draws.sum(1), ~is_composed)
         return np.stack([beam, top_k, top_p, top_k + top_p, every, self.is_kept], axis=1).astype(np.float64)

@@ -31,7 +31,7 @@ from pseudoris.workers.checkpoints.weight_files import weights_digest
 CONFIG_NAME: Final = "config.json"
 CHECKPOINT_NAME: Final = "checkpoint.pt"
 SUMMARY_NAME: Final = "summary.json"
-# A training's settings have this version. Pseudoris 0.4 wrote none, which counts as version 1.
+# A training's settings record this version. Pseudoris 0.4 recorded none, which counts as version 1.
 TRAININGS_VERSION: Final = 2
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -124,7 +124,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         folder = path.parent
         if path.name != CHECKPOINT_NAME or not TrainingFolder(folder).is_begun:
             raise ConfigError(f"There is no checkpoint at {path}. Give the --out of `pseudoris train`.") from None
-        # A round of a curriculum has its own checkpoint before the first round is done.
+        # A round of a curriculum has a checkpoint of its own before the first round is done.
         rounds = sorted(each.parent for each in folder.glob(f"*/{CHECKPOINT_NAME}"))
         meanwhile = f" Or give {rounds[-1]}, an unfinished round." if rounds else ""
         raise ConfigError(

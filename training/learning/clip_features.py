@@ -90,7 +90,7 @@ def read_texts(model: Clip, tokens: torch.Tensor) -> TextFeatures:
         out = tower.forward_intermediates(text=tokens, text_indices=1, normalize=False, normalize_intermediates=True)
     else:
         out = tower.forward_intermediates(tokens, indices=1, normalize_intermediates=True, output_fmt="NLC")
-    # The end token has the highest number. open_clip finds it in the same way.
+    # The end token is the one with the highest number. open_clip finds it in the same way.
     ends = tokens.argmax(dim=1, keepdim=True)
     is_word = torch.arange(tokens.shape[1], device=tokens.device) <= ends
     return TextFeatures(out["text_intermediates"][-1], is_word, out["text_features"])

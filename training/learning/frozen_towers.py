@@ -25,9 +25,9 @@ from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.filtering.clip_embedder import crop_format
 
 Value = TypeVar("Value")
-# So many images or texts are read at once, padded with zeros, because the rounding of a product depends on its shape.
+# This many images or texts are read at once, padded with zeros: the rounding of a product depends on its shape.
 _IMAGES_A_TILE, _TEXTS_A_TILE = 8, 32
-# Cached sentences take at most these bytes, enough for ten thousand: one of twelve tokens takes 25 kB with a ViT-B.
+# Cached sentences take at most this many bytes, enough for ten thousand: one of 12 tokens takes 25 kB with a ViT-B.
 _TEXT_BYTES: Final = 2**28
 
 _Text = tuple[torch.Tensor, torch.Tensor, torch.Tensor]

@@ -12,7 +12,7 @@ from torch import nn
 
 from pseudoris.training.learning.frozen_towers import TowerTexts
 
-# Learnt positions, as many as CLIP's context has tokens. A tower with a shorter context never uses the last ones.
+# The number of learnt positions is that of CLIP's context. A tower with a shorter context never uses the last ones.
 _MAX_TOKENS = 77
 
 

@@ -181,7 +181,7 @@ class Trainer:
 
     def _run(self, learner: Learner, feed: Feed, module: nn.Module, optimiser: Any, first: int) -> None:
         config = self.config
-        # Losses since the last report. Not every step has every value.
+        # The losses since the last report, by name. Not every step has a loss of every name.
         seen: defaultdict[str, list[float]] = defaultdict(list)
         module.train()
         batches = feed.batches(first) if first < config.num_steps else iter(())
@@ -219,7 +219,7 @@ class Trainer:
             loss, value = loss * (len(batch) * self.fabric.world_size / max(total, 1)), math.nan if num_lost else value
         self._require_finite(value, "the loss", step)
         self.fabric.backward(loss)
-        # The norm is checked here, because Fabric's own error names no setting.
+        # The norm is checked here, because the error of Fabric's own check names no setting.
         limit = self.config.max_gradient_norm
         norm = self.fabric.clip_gradients(module, optimiser, max_norm=limit, error_if_nonfinite=False)
         self._require_finite(0.0 if norm is None else float(norm), "the gradient norm", step)

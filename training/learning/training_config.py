@@ -25,14 +25,14 @@ class TowersConfig(FrozenModel):
 
     architecture: str
     weights: WeightsConfig
-    # Blocks of the image tower, from 0; negative numbers count from the last. Each is a stage of the fusion, in order.
+    # Blocks of the image tower, from 0, or from the last if negative. Each block gives a stage of the fusion, in order.
     layers: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1)
 
 
 class TrainingConfig(FrozenModel):
     """Length, rates and devices. Only `device`, `num_devices` and the `_every` settings may change on a resume."""
 
-    # Steps of the optimiser. A resume must have the same number, because the cosine ends at the last step.
+    # Steps of the optimiser. A resume needs the same number, because the cosine ends at the last step.
     num_steps: int = Field(default=1000, ge=1)
     # adamw: decoupled decay, and faster averages of gradients; adam: as published by Kingma and Ba.
     optimiser: Literal["adamw", "adam"] = "adamw"
@@ -49,9 +49,9 @@ class TrainingConfig(FrozenModel):
     # One machine runs this many processes and averages their gradients (DDP).
     num_devices: int = Field(default=1, ge=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    # On a CPU, each process has this many threads of torch. Another number may round differently.
+    # On a CPU, each process has this many threads of torch. Another number of threads may round differently.
     num_threads: int = Field(default=1, ge=1)
-    # A crash loses at most this many steps. A checkpoint is written whole or not at all, in a fraction of a second.
+    # A crash loses at most this many steps. Each checkpoint takes a fraction of a second.
     checkpoint_every: int = Field(default=200, ge=1)
     # Steps between validations; 0 validates only at the end.
     validate_every: int = Field(default=0, ge=0)

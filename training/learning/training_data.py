@@ -43,7 +43,7 @@ _CHANCE_STEPS: Final = 2**32
 class DataConfig(FrozenModel):
     """Which expressions are trained on, and in what batches."""
 
-    # A batch has so many images, each with up to `masks_per_image` of its masks. An epoch has every mask once.
+    # A batch has this many images, each with up to `masks_per_image` of its masks. An epoch has every mask once.
     images_per_batch: int = Field(default=16, ge=1)
     masks_per_image: int = Field(default=6, ge=1)
     num_workers: int = Field(default=0, ge=0)
@@ -64,7 +64,7 @@ class DataConfig(FrozenModel):
     weighting: Literal["none", "loss", "draw", "both"] = "none"
     # How many expressions of each mask an epoch has; a mask with fewer repeats them.
     expressions_per_mask: int = Field(default=1, ge=1)
-    # Whether expressions get other words of the same meaning, new ones each epoch. Human ones never do.
+    # Whether expressions get other words of the same meaning, new words each epoch. Human expressions never do.
     rewording: bool = False
     # Whether several masks that an expression means together are learnt from too, and which share of the masks of an
     # epoch are expressions of no mask in their image: from these a student learns to answer "not here". A human import

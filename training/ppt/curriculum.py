@@ -69,7 +69,7 @@ def plan_rounds(
         is_selecting = phase.is_selecting and "h_ref" in sources
         num_rounds = phase.num_rounds if is_selecting else 1
         own_epochs = phase.epochs * config.epochs_factor / num_rounds
-        # The small constant keeps a rounding error from adding a step.
+        # The small constant is subtracted, so that a rounding error adds no step.
         own_steps = max(1, math.ceil(own_epochs * batches - 1e-9))
         for number in range(1, num_rounds + 1):
             suffix = f"-{number}" if num_rounds > 1 else ""
@@ -119,7 +119,7 @@ class SourceRuns:
         found = {}
         for option, run in [(name, run) for name in self.__slots__ for run in getattr(self, name)]:
             location, recipe = RunLocation.open(run), _RECIPES.get(option)
-            # A mistyped path must not pass as a run without commits.
+            # Raises an error for a mistyped path, which must not pass as a run without commits.
             header = require_header(location)
             made = header.identity.method.get("recipe")
             if recipe is not None and made != recipe:

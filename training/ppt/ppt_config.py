@@ -36,7 +36,7 @@ class PointGeneratorConfig(FrozenModel):
     image_blocks: tuple[Annotated[int, Field(ge=0)], ...] = (5, 8, 11)
     # Channels of a query. With N and feed_forward_ratio, 384 gives about the paper's number of parameters.
     width: int = Field(default=384, ge=8)
-    # Each head has 48 channels, a usual size. More heads cost no time. Other numbers were not tried.
+    # Each head has 48 channels, a usual number. More heads cost no time. Other numbers of heads were not tried.
     num_heads: int = Field(default=8, ge=1)
     # Hidden width of a feed-forward layer, as a multiple of `width`: the model has about the paper's parameters.
     feed_forward_ratio: float = Field(default=2.5, gt=0)
@@ -45,7 +45,7 @@ class PointGeneratorConfig(FrozenModel):
     point_head: Literal["regression", "patch_attention"] = "patch_attention"
     # Whether patches receive CLIP's response to the expression beside their features. Not in the paper.
     is_response_read: bool = True
-    # Off, and not searched: points and flips differ in each epoch, and `tiny` sees each pair only a few times.
+    # Off without a search: points and mirroring differ in each epoch, and `tiny` sees each pair only a few times.
     dropout: float = Field(default=0.0, ge=0, lt=1)
     # How strongly queries attend to the patches that match the expression in CLIP: softmax score for each standard
     # deviation of CLIP's response. The query's own scores are added to it, and each query learns a temperature of the
@@ -126,7 +126,7 @@ class PairsDataConfig(FrozenModel):
 
     # A batch has this many pairs of image and expression, over all ranks together.
     pairs_per_batch: int = Field(default=64, ge=1)
-    # One image gives this many pairs of a batch. More of them mean fewer images to encode, unless features are cached.
+    # A batch has this many pairs of an image. More pairs mean fewer images to encode, unless features are cached.
     pairs_per_image: int = Field(default=1, ge=1)
     # Whether to train on mirrored images too. Encoders and cache treat a mirrored image as another image.
     is_flipping: bool = True
@@ -160,7 +160,7 @@ class PhaseConfig(FrozenModel):
     # The joined data sets (equations 5 to 7), each pair once per epoch. Data sets that are not given are left out.
     sources: tuple[Source, ...] = Field(min_length=1)
     epochs: float = Field(gt=0, le=100_000)
-    # Whether Select decides H_ref with the present model, before the phase and before each further round of it.
+    # Whether Select decides H_ref with the present model, before the phase and before each later round of the phase.
     is_selecting: bool = False
     # The epochs are split into this many rounds (equation 7). With more rounds the referents follow the model sooner,
     # but each round runs the model on all of H_ref.
@@ -216,7 +216,7 @@ class CurriculumConfig(FrozenModel):
 class CurriculumTrainingConfig(TrainingConfig):
     """The settings of a training whose number of steps follows from its phases."""
 
-    # Above the steps of any curriculum, so that the check of the warm-up always passes.
+    # More than the steps of any curriculum, so that the check of the warm-up always passes.
     num_steps: int = Field(default=2**53, ge=1)
 
 

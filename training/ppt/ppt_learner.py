@@ -87,7 +87,7 @@ class FrozenEncoders:
                         self._kept[key] = seen[key]
             *parts, input_sizes = zip(*(seen[key] for key in image_keys), strict=True)
             stages, dense, embeddings = (to_device(torch.stack(each), self.device).float() for each in parts)
-            # x comes before y, as in points.
+            # Sizes become (x, y), the order of the points' coordinates.
             sizes = torch.tensor([size[::-1] for size in input_sizes], dtype=torch.float32)
             words = self._towers.encode_texts(texts)
             encoded = EncodedImages(embeddings, to_device(sizes, self.device))
@@ -105,7 +105,7 @@ class FrozenEncoders:
 
     @torch.inference_mode()
     def _with_sam(self, image: torch.Tensor, stages: torch.Tensor, dense: torch.Tensor) -> _EncodedImage:
-        # Encoded one by one, because rounding depends on the batch, and the batch would depend on the cache.
+        # Images are encoded one by one: rounding depends on the batch, and the batch would depend on the cache.
         (crop,) = encode_sam_crops(self._sam, [image.permute(1, 2, 0).numpy()], self._sam_dtype)
         # Cloned, because a cached view of one row would keep its whole batch in memory.
         return _EncodedImage(stages.clone(), dense.clone(), crop.embedding.half().cpu().clone(), crop.input_size)
@@ -209,7 +209,7 @@ def draw_answer(image: torch.Tensor, answer: PointAnswer, text: str, truth: torc
     for (x, y), is_positive in zip((answer.points_xy[0] * scale).tolist(), answer.is_positive[0].tolist(), strict=True):
         colour = _POSITIVE if is_positive else _NEGATIVE
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=_RIM, width=2)
-        # Labels are shown by signs and not by colour alone.
+        # A plus or a minus shows the label too, for readers who cannot see the difference in colour.
         draw.line((x - half, y, x + half, y), fill=_RIM, width=2)
         if is_positive:
             draw.line((x, y - half, x, y + half), fill=_RIM, width=2)

@@ -57,7 +57,7 @@ def mask_losses(logits: torch.Tensor, masks: torch.Tensor, weights: ObjectiveCon
         flat = logits.flatten(2)
         # For each cell: log(1 + exp(x)) − x·ŝ.
         cross_entropies = (F.softplus(flat).sum(-1, keepdim=True) - flat @ target.transpose(1, 2)) / flat.shape[-1]
-        # `flat` is not reused: gradients would add up in another order and change the last bits of a training.
+        # `flat` is not reused, because gradients would add up in another order and change the last bits of a training.
         share = logits.sigmoid().flatten(2)
         overlap, both = share @ target.transpose(1, 2), share.sum(-1)[:, :, None] + target.sum(-1)[:, None]
         return weights.dice * (1 - (2 * overlap + 1) / (both + 1)) + weights.mask_cross_entropy * cross_entropies
@@ -126,7 +126,7 @@ def prompt_embeddings(encoder: PromptEncoder, points_xy_px: torch.Tensor, label_
     A label (P, M), above 0 for a positive point, is a choice between two embeddings and has no gradient. Forward takes
     the choice; backward takes the mixture of both by the label's probability (straight through, Bengio et al. 2013).
     """
-    # Half a pixel is added to reach the centre of a pixel, as in the prompt encoder.
+    # Half a pixel is added, which is the centre of a pixel, as in SAM's prompt encoder.
     place = encoder.pe_layer.forward_with_coords(points_xy_px + 0.5, encoder.input_image_size)
     soft = label_logits.sigmoid()
     positive = ((label_logits > 0).to(soft.dtype) + soft - soft.detach())[..., None]
@@ -175,7 +175,7 @@ class PointMaskDecoder:
         return rows[:, :, None] & columns[:, None, :]
 
 
-# Logit of pixels that cannot belong to a mask.
+# The logit of pixels that cannot belong to a mask.
 _NOTHING: Final = -20.0
 # This many prompts are decoded at once. Another number may round differently, so it is a constant and no setting.
 _PROMPTS_A_PASS: Final = 256
@@ -211,7 +211,7 @@ class PointPrompting(nn.Module):
     def __init__(self, generator: PointGenerator, decoder: PointMaskDecoder, objective: ObjectiveConfig) -> None:
         super().__init__()
         self.generator, self.objective = generator, objective
-        # Kept out of the submodules, so that a checkpoint holds only trained weights.
+        # Not registered as a submodule, so that a checkpoint holds only trained weights.
         self._decoder = decoder
 
     def forward(self, given: LabelledFeatures) -> dict[str, torch.Tensor]:

@@ -165,7 +165,7 @@ class _Curriculum:
                 if is_new:
                     phases[each.phase] = done.figures
                 else:
-                    # Validated again, because the earlier figures may be about another `val`.
+                    # Validated again, because the earlier figures may be about another run in `val`.
                     learner = self._at(state, own, self.held_out)
                     phases[each.phase] = learner.validate(learner.module, self.fabric)
         learner = self._at(state, before, self.held_out)

@@ -130,7 +130,7 @@ def relative_side(target: Mask, anchor: Mask) -> str | None:
 
     It is clear if they are apart by `_MIN_GAP` or more along one axis, and by at most half of that along the other.
     """
-    # Twice the centre of each box, (x, y).
+    # Twice the centre of each object's box, (x, y).
     centres = [np.array([xs.min() + xs.max(), ys.min() + ys.max()]) for ys, xs in map(np.nonzero, (target, anchor))]
     x, y = (centres[0] - centres[1]) / 2 / np.array([target.shape[1], target.shape[0]])
     along, across = (x, y) if abs(x) > abs(y) else (y, x)
@@ -186,7 +186,7 @@ def _placed(mask: Mask, corner_xy: tuple[int, int], side: int) -> Mask:
 
 RECIPE: Final = "compose"
 _JPEG_QUALITY: Final = 95
-# Compositions that are tried for one image, each with other pieces.
+# At most this many compositions are tried for one image, each with other pieces.
 _TRIES: Final = 50
 
 

@@ -40,7 +40,7 @@ class GroundingConfig(FrozenModel):
     choice: Literal["agreement", "predicted_iou"] = "agreement"
     # The number of positive points, and of negative points, if prompts=points.
     num_points: int = Field(default=2, ge=1, le=32)
-    # If prompts=points: positive points have at least the share `high` of the response's range, others at most `low`.
+    # If prompts=points: positive points have at least the share `high` of the response's range, negative at most `low`.
     high: UnitInterval = 0.8
     low: UnitInterval = 0.2
     # Template of the text that CLIP reads; {} is the phrase without its article.
@@ -112,7 +112,7 @@ class RecipeConfig(FrozenModel):
     pairs: PairsConfig = PairsConfig()
 
 
-# The preset of the run, assignments that change it, and assignments of the recipe's own settings.
+# By preset: the preset of the run, assignments that change it, and assignments of the recipe's own settings.
 _PRESETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
     "tiny": (
         "tiny",

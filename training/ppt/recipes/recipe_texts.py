@@ -12,7 +12,7 @@ from typing import Final
 MIDDLE: Final = "the {name} in the middle"
 _MIDDLE_READ: Final = re.compile(r"the (?P<name>.+) in the middle")
 
-# Words for the row of a tile by the mosaic's number of rows, and the same for columns.
+# Words for the row of a tile, by the mosaic's number of rows; the next constant has the words for columns.
 _ROW_WORDS: Final = {1: ("",), 2: ("top", "bottom"), 3: ("top", "middle", "bottom")}
 _COLUMN_WORDS: Final = {1: ("",), 2: ("left", "right"), 3: ("left", "middle", "right")}
 _AT: Final = {
