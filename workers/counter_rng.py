@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 _DRAWS_A_BLOCK = 8  # a 64-byte digest holds eight 64-bit words
 _MANTISSA_BITS = 53
-# Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014 (SplitMix64).
+# The constants of SplitMix64. Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
 _STEP: Final = 0x9E3779B97F4A7C15
 _FIRST_FACTOR: Final = 0xBF58476D1CE4E5B9
 _SECOND_FACTOR: Final = 0x94D049BB133111EB
@@ -127,7 +127,7 @@ def _independent_draws(
 
 def _wait(text: str, key: bytes) -> float:
     word = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, key=key).digest(), "little")
-    # Above 0, so that the logarithm is finite.
+    # The fraction lies above 0, so that its logarithm is finite.
     return -math.log((word + 1) * 2.0**-64)
 
 

@@ -37,7 +37,7 @@ def prepare_device(compute: ComputeConfig) -> torch.device:
                 f"compute.device=cuda, but torch sees no GPU{why}: fix the driver, or compute on CPUs, slowly: "
                 "--set compute.device=cpu --set placement.fused.num_gpus=0 --set placement.fused.num_cpus=1"
             )
-        # Off, because benchmark chooses kernels by timing, so that two runs would differ in bytes.
+        # Off, because `benchmark` chooses kernels by timing, so that two runs would differ in bytes.
         torch.backends.cudnn.benchmark = False
         # On: cuDNN's backward kernels otherwise sum in any order, and a transposed convolution (SAM's mask decoder)
         # uses them.

@@ -70,7 +70,7 @@ NOUNS_IN_EST = _words(
     "forest nest chest vest guest west rest test harvest quest crest contest priest request protest pest tempest zest"
 )
 NOUNS_LIKE_ADJECTIVES = _words("fish radish dish british finish rubbish varnish relish starfish swordfish jellyfish")
-# These words are also nouns: at the end of a phrase without another noun they are its head ("a peeled orange").
+# Adjectives that are also nouns: at the end of a phrase without another noun they are its head ("a peeled orange").
 ADJECTIVES_OR_NOUNS = _words("orange light gold silver blonde blond brunette one ones others second-hand plastic")
 
 # The second word of two-word adjectives: "a funny looking dog".
@@ -116,7 +116,7 @@ PREPOSITIONS = _words(
     "because while when if but so not also just only still then infront"
 )
 RELATIVES = _words("that which who whom whose where whos what whatever why how")
-# Pronouns for a noun that the caption does not name. Then there is no head, and the whole caption is used.
+# Pronouns for a noun that the caption does not name. Such a caption has no head, and the whole caption is used.
 PERSONAL_PRONOUNS = _words("he she him they them me us himself herself themselves itself")
 # Words that open a caption without content: "it is a dog", "there are two cats", "i can see a bus".
 EMPTY_PRONOUNS = _words("it there here i we you nobody everybody everyone someone's you'd")
@@ -125,7 +125,7 @@ AUXILIARIES = _words(
     "is are was were be been being am has have had having do does did can could may might will would shall should must "
     "appears appear seems seem isn't aren't wasn't doesn't don't didn't can't hasn't ain't wont cant isnt doesnt"
 )
-# Base forms are verbs after a plural ("people stand") and nouns after a singular ("hot dog stand").
+# Verbs in base form: after a plural they are verbs ("people stand"), after a singular nouns ("hot dog stand").
 VERBS = _words(
     "hold wear sit stand ride look eat run walk play fly drive carry jump swim smile lie lay hang show see sleep watch "
     "pull push throw kick hit catch reach lean rest graze drink read talk move go come get take give make use keep "
@@ -140,12 +140,12 @@ NOUNS_IN_LY = _words("family butterfly dragonfly jelly belly lily bully assembly
 PARTICLES = _words("up down out off over")
 IRREGULAR_PLURALS = _words("people men women children sheep cattle geese police kids mice feet teeth oxen folks")
 
-# `PICTURES`, `QUANTITIES` and `PARTS` are no heads if `of` follows: the object is what they show, count or bound.
+# No heads if `of` follows (`PICTURES`, `QUANTITIES`, `PARTS`): the object is what they show, count or bound.
 PICTURES = _words(
     "photo photograph picture pic image view shot snapshot closeup painting drawing illustration portrait cartoon "
     "sketch rendering render depiction silhouette outline icon clipart screenshot selfie scene photos pictures images"
 )
-# "A shot of whiskey" is no picture.
+# Drinks, because "a shot of whiskey" is no picture.
 DRINKS = _words("whiskey whisky bourbon scotch vodka tequila rum gin brandy liquor alcohol sake espresso")
 QUANTITIES = _words(
     "pair pairs group groups bunch bunches couple number lot lots row rows pile piles stack stacks set sets herd flock "
@@ -180,7 +180,7 @@ SHARED = _words(
     "in no do me am as for so over van man hand arm ball bus taxi train pizza table orange vase photo bed hat"
 )
 
-# Things that are worn: "in a red shirt" describes a person, "in a red room" does not.
+# Things that are worn, and colours: "in a red shirt" and "in red" describe a person, "in a red room" does not.
 CLOTHES = _words(
     "shirt shirts t-shirt tshirt tee-shirt tee jacket jackets coat coats suit suits dress dresses hat hats cap caps "
     "helmet helmets tie ties uniform uniforms jersey jerseys shorts pants jeans trousers skirt vest vests sweater "
@@ -204,9 +204,9 @@ BODY = _words(
     "trunk beak tail fingers knees chest waist"
 )
 POSSESSIONS = _words("has have had having")
-# "With trees in the background" only says what is near, so it is no attribute.
+# Words of the surroundings: "with trees in the background" only says what is near, so it is no attribute.
 SURROUNDINGS = _words("background distance behind around nearby foreground surrounding")
-# Verbs that say something only with their preposition: "looking at the camera". The rest are participles.
+# Verbs that say something only with their preposition: "looking at the camera".
 VERBS_WITH_PREPOSITIONS = frozenset(
     {
         *("looking at", "looking out", "looking down", "looking up", "looking over", "looking for", "looking into"),

@@ -18,7 +18,7 @@ from torch import nn
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.pass_sizes import LEAST_PACKED_INPUTS
 
-# One function keeps at most this many compiled programs, one for each shape.
+# torch keeps at most this many compiled programs of one function, one for each shape.
 _MAX_PROGRAMS = 128
 
 
@@ -30,7 +30,7 @@ def padded(rows: torch.Tensor, count: int) -> torch.Tensor:
 
 def compile_tower(tower: nn.Module) -> None:
     """Compile a module's forward pass in place: one program for each shape that it is called with."""
-    # Imported here: it takes as long to import as torch itself, and most processes compile nothing.
+    # Imported here: torch's compiler takes as long to import as torch itself, and most processes compile nothing.
     import torch._dynamo
     import torch._inductor.config
 

@@ -16,7 +16,7 @@ from typing import Final, Literal
 from pseudoris.workers import english as lexicon
 from pseudoris.workers.filtering import head_nouns as rules
 
-# One thing, a pair that has a plural name, several things, or stuff that is not counted.
+# What a noun names: one thing, a pair that has a plural name, several things, or stuff that is not counted.
 Number = Literal["one", "pair", "several", "stuff"]
 
 
@@ -71,10 +71,10 @@ _LIGHT: Final = (_CLOSED | lexicon.POSSESSIONS | {"wearing", "wears"}) - {"witho
 def implies(words: str, fewer: str) -> bool:
     """Return whether what has an attribute has another one too, both as of `content_of`: "long tail" and "tail"."""
     if "without" in words.split():
-        # Someone without a shirt is also without a red shirt, so the order turns round.
+        # Someone without a shirt is also without a red shirt, so the two attributes change places.
         words, fewer = fewer, words
     more, less = words.split(), fewer.split()
-    # Someone in a red shirt is not red, so the last words must be equal.
+    # Someone in a red shirt is not red, so the last words of both must be equal.
     return (more[-1] == less[-1] or rules.is_progressive(less[0])) and says_more(words, fewer)
 
 
@@ -88,22 +88,22 @@ def noun_phrase(caption: str, noun: str | None) -> NounPhrase | None:
     """Return what a caption says of `noun`, its head as a noun finder has it; None if the caption has no such head."""
     words, named = rules.tokenise(caption), (noun or "").lower().split()
     start = 0
-    # A captioner in a loop says "with a handle handle".
+    # A captioner that repeats itself writes "with a handle handle". Such a caption is not read.
     is_loop = any(each == following and each not in _REPEATED for each, following in pairwise(words))
-    # "Does not have a tail" says nothing that can be composed.
+    # A denied caption such as "does not have a tail" says nothing that can be composed.
     is_denied = any(word in _DENIALS or word.endswith("n't") for word in words)
     while named and start < len(words) and not is_loop and not is_denied:
         chunk = rules.read_chunk(words, start)
         last = chunk.nouns[-1] + 1 if chunk.nouns else chunk.end
         if words[last - len(named) : last] == named:
-            # Nothing is there: "there is no dog", "a no parking sign".
+            # The named thing is absent: "there is no dog", "a no parking sign".
             is_absent = any(words[at] in ("no", "neither") for at in chunk.modifiers)
             return None if is_absent else _Reading(words, chunk, " ".join(named), start).phrase()
         start = max(chunk.end, start) + 1
     return None
 
 
-# Takes captions and their head nouns. Returns what each says of its head, or None if nothing.
+# Takes captions and their head nouns. Returns what each caption says of its head, None if it says nothing.
 PhraseReader = Callable[[Sequence[str], Sequence[str]], list[NounPhrase | None]]
 
 
@@ -184,10 +184,10 @@ class _Reading:
     def _read(self, at: int) -> int | None:
         """Read what begins at a word; return where the next begins, or None where the description ends."""
         word = self._words[at]
-        # "Used to be" describes the past, so it is ignored.
+        # "Used to be" describes the past, so its "be" does not count.
         is_now = word in lexicon.AUXILIARIES and (self._at(at - 1), word) != ("to", "be")
         if is_now or (word == "while" and rules.is_progressive(self._at(at + 1))):
-            # The subject of the verb is the head.
+            # The verb is about the head, not about the last noun before it.
             self._other = ""
             opening = "with" if word in lexicon.POSSESSIONS else "doing" if word in ("do", "does") else None
             return at + 1 if opening is None else self._attribute(at + 1, opening)
@@ -229,13 +229,13 @@ class _Reading:
         inside = self._words[at + 1 : end]
         is_of_body = inside[0] in lexicon.POSSESSIVES and inside[-1] in lexicon.BODY
         if self._after and " " in self._after[-1] and is_of_body:
-            # Keeps one attribute: "holding a phone in her hand".
+            # "Holding a phone in her hand" stays one attribute.
             self._after[-1] = " ".join((self._after[-1], word, *inside))
             return end
         is_worn = word == "in" and inside[-1] in lexicon.CLOTHES
         if is_worn and self._other in lexicon.PEOPLE:
             return end
-        # "With trees in the background" only says what is near.
+        # "With trees in the background" only says what is near, so it is no attribute.
         is_near = lexicon.SURROUNDINGS.intersection(self._words[end : end + 3])
         is_part = word in ("with", "without") and not self._other and not is_near
         is_content = word == "of" and at == self._chunk.end
@@ -250,7 +250,7 @@ class _Reading:
         # A sandwich "cut in half" is cut, but a bride who "cut a cake" is cutting.
         verb = word if is_done and self._object_end(at + 1) is None else rules.progressive(word)
         if not is_done and not rules.is_progressive(word):
-            # The subject of the verb is the head.
+            # The verb is about the head, not about the last noun before it.
             self._other = ""
         is_needed = f"{verb} {following}" in lexicon.VERBS_WITH_PREPOSITIONS
         is_needed |= following in lexicon.PREPOSITIONS_OF_PARTICIPLES and not verb.endswith("ing")
@@ -262,7 +262,7 @@ class _Reading:
             if not self._other and is_particle and f"{verb} {following}" in lexicon.VERBS_WITH_PREPOSITIONS:
                 self._after.append(f"{verb} {following}")
             elif not self._other and verb not in lexicon.VERBS_OF_PICTURES:
-                # "The parked truck". Behind the noun it would take the next words: "the truck parked on the left".
+                # "The parked truck": behind the noun it would take the next words, "the truck parked on the left".
                 self._before.insert(0, f"{verb} {following}" if is_particle and is_done else verb)
             return at + 1
         return self._object_end(at + 1) if self._other in lexicon.PEOPLE else self._attribute(at + 1, verb)
@@ -280,7 +280,7 @@ class _Reading:
         if "or" in (*inside, self._at(end)):
             return self._object_end(end + 1) if self._at(end) == "or" else end
         self._after.append(" ".join((opening, *inside)))
-        # Worn or held things cannot be the subject of what follows.
+        # Clothes, and what follows "of" or "wearing", cannot be the subject of the words that follow.
         if opening not in ("of", "wearing") and lexicon.CLOTHES.isdisjoint(inside):
             self._other = inside[-1]
         following = end + (self._at(end) == ",")
@@ -340,7 +340,7 @@ def is_no_attribute(word: str) -> bool:
 _NO_ATTRIBUTES: Final = (lexicon.DETERMINERS | lexicon.NUMERALS | lexicon.PLACES | {"couple"}) - {"single", "double"}
 _NO_OBJECTS: Final = lexicon.PREPOSITIONS | lexicon.AUXILIARIES | lexicon.RELATIVES | {"", ","}
 _JOINS: Final = lexicon.CONJUNCTIONS | {",", "-"}
-# These belong to the word after them ("light blue"), and those of `_JOINED` to the word before them ("rolled up").
+# Words that belong to the word after them ("light blue"). Those of `_JOINED` belong to the word before ("rolled up").
 _JOINING: Final = lexicon.SHADES | lexicon.DEGREES
 _JOINED: Final = lexicon.LINKING_PARTICIPLES | lexicon.PARTICLES | {"decker"}
 

@@ -11,41 +11,41 @@ import json
 
 from pseudoris.schemas.ids import sha256_hex
 
-# The temporary tensors of a caption's step stay near these bytes: as many rows are computed at once as fit.
+# About the most bytes of temporary tensors in a step of captioning: as many rows are computed at once as fit.
 CAPTION_STEP_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
 LEAST_CAPTION_ROWS = 64
-# No more rows are computed at once: CUDA's attention kernels take 65,535, the limit of a grid's second axis.
+# At most this many rows are computed at once: CUDA's attention kernels take 65,535, the limit of a grid's second axis.
 MOST_CAPTION_ROWS = 2**15
-# Hidden states that are projected at a time: 49,408 float32 logits of 256 rows take 50 MB, and their softmax as much.
+# Hidden states projected at a time: the 49,408 float32 logits of 256 rows take 50 MB, and their softmax as much.
 PROJECTED_ROWS = 256
 # A listener in fixed shapes projects this many hidden states at a time.
 LISTENER_ROWS = 512
-# SAM encodes as many crops at once as have attention maps of this many bytes, but at least one.
+# SAM encodes as many crops at once as have attention maps of at most this many bytes, but at least one.
 SAM_ENCODER_BYTES = {"cpu": 2 * 2**30, "cuda": 16 * 2**30}
-# A GPU encodes `points_per_batch` divided by this many crops at once, so that setting bounds this memory too.
+# A GPU encodes `points_per_batch` divided by this many crops at once, so that the setting bounds their memory too.
 POINTS_A_CROP = 16
 # SAM decodes as many prompts in a pass as fit into these bytes. On a CPU about a last-level cache, because a pass reads
 # the same image tokens ten times. An estimate, not tuned by measurement.
 PROMPT_BYTES = {"cpu": 24 * 2**20, "cuda": 8 * 2**30}
-# A GPU decodes this many times `points_per_batch` prompts at once, of several images, in multiples of a tile.
+# A GPU decodes `points_per_batch` times this many prompts at once, of several images, in multiples of `PROMPT_TILE`.
 PROMPTS_A_POINT = 16
 PROMPT_TILE = 64
-# SAM upscales features of this many bytes at a time: on a CPU about the cache of one core (estimated, not measured).
+# SAM upscales features of this many bytes at a time, on a CPU about the cache of one core. Estimated, not measured.
 UPSCALED_BYTES = {"cpu": 2 * 2**20, "cuda": 2**30}
 # A CPU computes this many crops of CLIP at once: their feature maps stay in its cache from one layer to the next, and a
 # last tile is padded less. Measured on two threads of an AMD EPYC with AVX-512, in place of 64: RN50 2.0 s in place of
 # 2.6, ViT-B/32 2.9 in place of 3.1, ViT-B/16 11.1 in place of 13.4.
 CLIP_CROPS_ON_CPU = 8
 
-# The length of each prefix of texts is rounded up to a multiple of this, independent of other prefixes.
+# The length of each text prefix is rounded up to a multiple of this, so that it does not depend on other prefixes.
 TEXT_LENGTH_STEP = 4
 # A tile of texts has room for `batch_size` texts with this many tokens that no other text shares.
 TOKENS_A_TEXT = 16
-# Crops in one forward pass of CoCa's image tower, then the same in fixed shapes. Bounds the memory of activations.
+# Crops in one pass of CoCa's image tower, in a tree and in fixed shapes. Bounds the memory of activations.
 CROPS_A_PASS, CROPS_A_FIXED_PASS = 64, 128
-# Prompts in one pass of a vision-language model. Bounds activations: 0.5 GB for 300 tokens and 8B, half precision.
+# Prompts in one pass of a vision-language model: 0.5 GB of activations for 300 tokens each, 8B, half precision.
 PROMPTS_A_PASS = 16
-# `linear` does not pack layers of fewer inputs: they spend more time on calls than on arithmetic.
+# Layers with fewer inputs are not packed by `linear`: they spend more time on calls than on arithmetic.
 LEAST_PACKED_INPUTS = 256
 
 

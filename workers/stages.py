@@ -60,7 +60,7 @@ Stage = Callable[[Shard], Shard]
 STAGE_PROPOSE = "propose"
 STAGE_CAPTION = "caption"
 STAGE_FILTER = "filter"
-# A check is no stage: the filter stage asks it before its scorer, because the keep rule may bound its answers.
+# A check is no stage: the filter stage asks it before its scorer, whose keep rule may use the check's answers.
 NAME_CHECK = "check"
 
 
@@ -220,7 +220,7 @@ def clip_digest(config: FilterConfig) -> str:
     """Return the sha256 of CLIP's weights, with those of `spacy_model` and of a model config from a file."""
     parts: list[Callable[[], str | None]] = [partial(tensors_digest, config.weights)]
     if config.nouns == "spacy_first_child":
-        # Imported here, because most runs find nouns by rules.
+        # Imported here, because most runs find nouns by rules, without spaCy.
         from pseudoris.workers.filtering.spacy_nouns import pipeline_digest
 
         parts.append(partial(pipeline_digest, config))
@@ -264,7 +264,7 @@ DIGESTS: Final[Mapping[str, Callable[[Any], str]]] = {
 }
 
 
-# Increase it when a change alters the bits of a GPU. 1: captions are decoded in fixed shapes. 2: masks are, too.
+# Increase this when a change alters the bits of a GPU. 1: captions are decoded in fixed shapes. 2: masks are too.
 _CUDA_REVISION: Final = "2"
 
 
@@ -290,7 +290,7 @@ def device_kind(compute: ComputeConfig) -> str:
     if compute.device == "none":
         return "none"
     if compute.device == "cuda":
-        # Imported here: processes without models must not pay torch's load time and memory.
+        # Imported here, because processes without models must not pay torch's load time and memory.
         import torch
 
         from pseudoris.workers.device import prepare_device

@@ -47,7 +47,7 @@ class CocaBlocks:
         self.cross = [CrossAttention(block) for block in decoder.cross_attn]
         self.ln_final = decoder.ln_final
         self.width = int(decoder.resblocks[0].attn.embed_dim)
-        # All weights have the dtype and the device of this one.
+        # New tensors are made like this weight: all weights have its dtype and its device.
         self.like = cast(torch.Tensor, text.token_embedding.weight)
 
 

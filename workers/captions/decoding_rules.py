@@ -53,7 +53,7 @@ class ImageCrops:
 
     image_id: str  # part of the key of random draws
     kinds: tuple[str, ...]  # names of the K crop kinds, in the order of the tables
-    # `MaskRecord.index` of the N masks, part of the key of random draws. Masks that the reduction drops leave gaps.
+    # `MaskRecord.index` of the N masks, part of the key of random draws. Dropped masks leave gaps in the numbers.
     mask_indices: tuple[int, ...]
     pixels: torch.Tensor  # (K, N, 3, S, S) float, normalised for the model, on its device and in its dtype
     # (N, E) float, normalised: products of two are the similarities s_ij, for every kind. None: the engine embeds
@@ -69,14 +69,14 @@ class GeneratedCaption:
     crop: str  # name of the crop kind
     rule: DecodingRule
     tokens: tuple[int, ...]  # without SOT and EOS
-    # These four are as in `CaptionSample`.
+    # The four fields below mean the same as in `CaptionSample`.
     log_prob: float
     others: str = "none"
     num_others: int = 0
     other_masks: tuple[int, ...] = ()
 
 
-# The tokens without SOT and EOS, and their log-probability.
+# A sampled caption: its tokens without SOT and EOS, and its log-probability.
 SampledCaption = tuple[tuple[int, ...], float]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -163,7 +163,7 @@ class Towers(Protocol):
         """
 
 
-# transformers starts all beams but the first with this score, so that the first step extends the first alone.
+# First score of all beams but the first, as in transformers, so that the first step extends only the first beam.
 INACTIVE = -1e9
 
 
@@ -235,7 +235,7 @@ class BeamSearch:
         if not self.is_done:
             for beam in self.beams:
                 self._finish(beam.score, beam.tokens, beam.log_prob, len(beam.tokens) + 1)
-        # Among equal scores the last one wins, because transformers takes the end of a stable ascending sort.
+        # Of hypotheses with equal scores the last wins, because transformers takes the end of a stable ascending sort.
         return sorted(self.finished, key=lambda hypothesis: hypothesis.score)[-1]
 
     def _finish(self, score: float, tokens: tuple[int, ...], log_prob: float, length: int) -> None:

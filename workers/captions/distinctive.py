@@ -19,9 +19,9 @@ from pseudoris.workers.captions.decoding_rules import Ints
 from pseudoris.workers.captions.vocabulary_logits import Vocabulary, all_finite, check_finite
 from pseudoris.workers.device import to_device, to_host
 
-# This many rows have their whole vocabulary sorted at a time, which bounds memory.
+# At most this many rows have their whole vocabulary sorted at a time, which bounds memory.
 _ROWS_A_SORT = 64
-# Temperature of the softmax over the other masks (`similar`): high, all weigh alike; low, the most similar decides.
+# Softmax temperature of `others_weighting=similar`. If high, other masks weigh alike; if low, the most similar decides.
 OTHERS_TEMPERATURE = 0.2
 
 
@@ -30,7 +30,7 @@ class Others:
     """The other masks that the captions of each mask are contrasted with, and their weights."""
 
     indices: torch.Tensor  # (N, M) int64, the masks j of mask i; M = 0 without contrast
-    # (N, M) float, others_weight · s_ij / M; for `similar`, others_weight · s_ij · softmax_j(s_ij / temperature).
+    # (N, M) float: w · s_ij / M, or for `similar` w · s_ij · softmax_j(s_ij / temperature). w is `others_weight`.
     weights: torch.Tensor
     how: str  # `none`, `all`, `nearest` or `no_contrast`, as `CaptionSample.others` records it
 
@@ -69,7 +69,7 @@ def choose_others(similarity: torch.Tensor, sampling: SamplingConfig) -> Others:
     if num_masks == 1 or (sampling.above_max_others == "no_contrast" and num_masks > sampling.max_others):
         return Others(nobody.to(torch.int64), nobody, "no_contrast")
     num_others = min(num_masks - 1, sampling.max_others)
-    # The target itself sorts last, so it is none of its own others.
+    # With -inf a mask sorts last in its own row, so it is not one of its other masks.
     apart = similarity.masked_fill(torch.eye(num_masks, dtype=torch.bool, device=similarity.device), -torch.inf)
     indices = apart.argsort(dim=1, descending=True, stable=True)[:, :num_others].sort(dim=1).values
     cosines = similarity.gather(1, indices)
@@ -83,7 +83,7 @@ def descending(logits: torch.Tensor) -> torch.Tensor:
     """Return logits (R, V) in descending order."""
     if logits.device.type != "cpu":
         return logits.sort(dim=1, descending=True).values
-    # For values without indices numpy's sort has vector instructions: it is ten times as fast as torch's.
+    # Only values are needed, not their indices: these numpy sorts ten times as fast as torch, by vector instructions.
     return torch.from_numpy(np.sort(logits.numpy(), axis=1)).flip(1)
 
 
@@ -111,7 +111,7 @@ def count_top_p(ranked: torch.Tensor, log_total: torch.Tensor, p: torch.Tensor) 
 
 def _cumulated(rows: torch.Tensor) -> torch.Tensor:
     if rows.device.type == "cuda" and len(rows) == 1:
-        # A GPU sums a single row in blocks in an order that depends on timing. With two rows it does not.
+        # A GPU sums a single row in an order that depends on timing, and two rows in a fixed order: the row is doubled.
         return rows.expand(2, -1).cumsum(dim=1)[:1]
     return rows.cumsum(dim=1)
 
@@ -119,7 +119,7 @@ def _cumulated(rows: torch.Tensor) -> torch.Tensor:
 def count_kept(ranked: torch.Tensor, log_total: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     """Return (R,) int64, the size of the kept set of each row: top-k where `top_k` is above 0, else top-p."""
     by_k = count_top_k(ranked, top_k.clamp(min=1))
-    # A row with NaN keeps no token. It counts as 1, because a `gather` at 0 - 1 would break the GPU's process.
+    # A row with NaN keeps no token. Its count is raised to 1, because a `gather` at -1 would make the GPU unusable.
     return torch.where(top_k > 0, by_k, count_top_p(ranked, log_total, top_p)).clamp(min=1)
 
 
@@ -132,7 +132,7 @@ def kept_tokens(logits: torch.Tensor, ranked: torch.Tensor, num_kept: torch.Tens
     is_above = logits > last
     is_tied = logits == last
     num_tied = (num_kept - is_above.sum(dim=1))[:, None]
-    # Usually all tied tokens are kept or none. On a CPU that is checked to skip the sum; on a GPU the check costs more.
+    # If every tied token is kept, the sum below is not needed. On a GPU this check costs more than the sum.
     if logits.device.type == "cpu" and bool((is_tied.sum(dim=1, keepdim=True) == num_tied).all()):
         return is_above | is_tied
     return is_above | (is_tied & (is_tied.cumsum(dim=1) <= num_tied))
@@ -172,7 +172,7 @@ def draw(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     cumulated = _cumulated(weights)
     total = cumulated[:, -1:]
     first_above = (cumulated <= uniform[:, None] * total).sum(dim=1)
-    # Rounding may raise uniform · total to the total. Then the last column with a weight is drawn.
+    # If rounding raises uniform · total to the total, no sum is above it. Then the last column with weight is drawn.
     return torch.minimum(first_above, (cumulated < total).sum(dim=1))
 
 
@@ -225,11 +225,11 @@ class Sampler:
             num_kept.max(), top.contains_kept_set(num_kept), all_finite(top.log_total, others)
         )
         check_finite(is_finite)
-        # Draws from the top logits only. Valid for rows whose kept set lies within them.
+        # All rows draw from the top logits. Rows whose kept set is larger draw again below, from the whole vocabulary.
         width = int(most_kept)
         ids, logits = top.ids[:, :width], top.logits[:, :width]
         is_kept = torch.arange(width, device=device) < num_kept[:, None]
-        # Sorted by token id, as the draw requires. Tokens that are not kept go to the end with weight 0.
+        # Columns are sorted by token id, as `draw` requires. Tokens that are not kept go to the end with weight 0.
         order = ids.masked_fill(~is_kept, self.vocabulary.size).argsort(dim=1)
         ids, logits, is_kept = ids.gather(1, order), logits.gather(1, order), is_kept.gather(1, order)
         contrast, is_eos = self.vocabulary.logits_at(others[line], ids), self.vocabulary.is_eos(ids)

@@ -44,7 +44,7 @@ class EncodedImage:
     unique_crop_of: Ints  # (K, N) the unique crop of each kind and mask
 
 
-# A set is an image and a crop kind, by number. A crop is contrasted with the other crops of its set.
+# A set of crops, by the number of its image and of its crop kind. A crop is contrasted with other crops of its set.
 CropSet = tuple[int, int]
 # Takes crops (C, 3, S, S). Returns embeddings (C, E), and C encodings that can be indexed and sliced.
 Encode = Callable[[torch.Tensor], tuple[torch.Tensor, Any]]
@@ -135,7 +135,7 @@ class CachedEngine:
     ) -> None:
         """Decode with the towers and the vocabulary's `projection` (D, V) what `encode` has encoded."""
         self._encode, self._config, self._seed = encode, config, seed
-        # Public, because the listener uses the same towers, caches and vocabulary.
+        # The towers, the special tokens and the vocabulary are public, because the listener uses them too.
         self.towers, self.special = towers, special
         self._samplers = [rule for rule in configured_rules(config) if rule.name != "beam"]
         self.vocabulary = Vocabulary(
@@ -154,7 +154,7 @@ class CachedEngine:
         for image in images:
             crops = image.pixels.flatten(0, 1)
             unique_crop_of: Ints = np.arange(len(crops))
-            # On a GPU the search for equal crops would make the host wait twice an image.
+            # A static engine works on a GPU: there the search for equal crops would make the host wait twice an image.
             if not self.is_static:
                 first, unique_crop_of = find_unique_crops(crops)
                 crops = crops[first]
@@ -195,7 +195,7 @@ class CachedEngine:
             for (image_number, kind_number), chosen in zip(crop_sets, others, strict=True):
                 image = images[image_number]
                 kind, found = image.kinds[kind_number], captions[image_number]
-                # The record names the other masks only if not all of the image were taken.
+                # Other masks are recorded by index only for `nearest`. Otherwise they are all of the image's, or none.
                 named = chosen.indices.tolist() if chosen.how == "nearest" else [[]] * len(image.mask_indices)
                 for number, named_of in enumerate(named):
                     how = chosen.how, chosen.indices.shape[1], tuple(image.mask_indices[other] for other in named_of)

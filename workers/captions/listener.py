@@ -79,7 +79,7 @@ class TeacherForcing:
             num_steps = int(self._lengths[active].max()) - length
             if len(active) > 1 and self._towers.bytes_after(next_level, num_steps) > self._budget_bytes:
                 mark = self._towers.mark()
-                # Texts with a common prefix stay together if possible.
+                # Sorted by parent, so that most texts with a common prefix stay in one half.
                 for half in np.array_split(np.argsort(parents, kind="stable"), 2):
                     self._descend(active[half], parents[half], level, cache_index, length=length)
                     self._towers.rewind(mark)
@@ -88,7 +88,7 @@ class TeacherForcing:
             hidden, cache_index = self._towers.step(next_level, cache_index)
             row, unique_crop = np.nonzero(self._asked[active])
             pairs = next_level.pair_of[next_level.row_prefix[row], unique_crop]
-            # Texts with equal prefix and next token share one value.
+            # Texts with the same prefix, next token and crop share one log-probability, so it is computed once.
             asked, answer_of = np.unique(pairs * self._vocabulary.size + following[row], return_inverse=True)
             pair, token = (to_device(part, hidden.device) for part in np.divmod(asked, self._vocabulary.size))
             totals = self._vocabulary.log_totals(hidden)
@@ -157,7 +157,7 @@ class Listener:
         limit = SamplingConfig(max_others=self._listening.max_others, above_max_others="nearest")
         (others,) = to_host(choose_others(embeddings @ embeddings.t(), limit).indices)
         num_masks = len(crops.mask_indices)
-        # (N, N) gives for each mask the masks whose crops score its candidates, itself included.
+        # (N, N) bool: row i marks the masks whose crops score the candidates of mask i, mask i included.
         asked = np.eye(num_masks, dtype=np.bool_)
         asked[np.arange(num_masks)[:, None], others] = True
         rows = token_rows(

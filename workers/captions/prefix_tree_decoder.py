@@ -28,7 +28,7 @@ from pseudoris.workers.captions.distinctive import Others, Sampler, SamplerRows
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, Vocabulary, all_finite, check_finite
 from pseudoris.workers.device import to_device, to_host
 
-# The other masks' hidden states are gathered for this many lines (a prefix and its target) at a time: bounds memory.
+# At most this many lines (a prefix and its target) gather their other masks' hidden states at a time. Bounds memory.
 _LINES_A_MEAN = 256
 
 
@@ -63,7 +63,7 @@ class ActiveRows:
         """Return two halves; rows of one parent stay together where possible, so that the halves share few nodes."""
         order = np.argsort(self.parents, kind="stable")
         middle, beams = (len(order) + 1) // 2, (len(self.beams) + 1) // 2
-        # The odd row and the odd search go to different halves. Otherwise one half could be empty.
+        # If both numbers are odd, one half gets the odd row and the other the odd search, so that no half is empty.
         if len(order) % 2 and len(self.beams) % 2:
             beams -= 1
         return self._part(order[:middle], self.beams[:beams]), self._part(order[middle:], self.beams[beams:])
@@ -127,7 +127,7 @@ class PrefixTreeDecoding:
 
     def _descend(self, active: ActiveRows, level: PrefixLevel | None, cache_index: Any, *, length: int) -> None:
         while (num_searches := len(active.rows) + len(active.beams)) and length < self._config.max_length:
-            # The prefixes of all beams. In `parents` and `tokens` below they follow those of the sampled rows.
+            # Parent, newest token and crop of each beam. In `parents` and `tokens` below, sampled rows come first.
             extended = [
                 (parent, beam.tokens[-1] if beam.tokens else self._special.sot, beams.crop)
                 for beams in active.beams
@@ -147,7 +147,7 @@ class PrefixTreeDecoding:
                     self._towers.rewind(mark)
                 return
             held_bytes = self._towers.make_room(next_level, self._config.max_length - length, self._budget_bytes)
-            # A pair is counted once for each row that shares it.
+            # A pair that several rows or beams share counts once for each of them.
             self._towers.num_asked += int(needs.sum())
             self.peak_cache_bytes = max(self.peak_cache_bytes, held_bytes)
             hidden, cache_index = self._towers.step(next_level, cache_index)
@@ -156,7 +156,7 @@ class PrefixTreeDecoding:
             tokens = active.tokens
             if len(active.rows):
                 tokens = self._sample(active, next_level, hidden, length)
-                # The last token is always EOS, so it needs no hidden state.
+                # A row with one place left is closed too: that place takes EOS, which needs no hidden state.
                 is_open = (tokens != self._special.eos) & (length + 2 < self._config.max_length)
             active = ActiveRows(
                 active.rows[is_open], active.targets[is_open], prefixes[is_open], tokens[is_open], beams
@@ -204,7 +204,7 @@ class PrefixTreeDecoding:
         prefixes = level.row_prefix[len(active.rows) :].reshape(-1, num_beams)
         unique_crops = self._unique_crop_of[[beams.crop for beams in active.beams]]
         pairs = level.pair_of[prefixes, unique_crops[:, None]].reshape(-1)
-        # `table` holds each beam's best tokens, as many as a search looks at: scores, log-probabilities and ids.
+        # `table`: scores, log-probabilities and ids of each beam's best tokens, as many as a search looks at.
         hidden, is_certain = hidden[to_device(pairs, hidden.device)], False
         wanted = min((1 + len(self._eos)) * num_beams, self._vocabulary.size)
         top = self._vocabulary.top_logits(hidden, is_eos_allowed=is_eos_allowed)

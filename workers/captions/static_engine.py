@@ -31,11 +31,11 @@ from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.faults.freed_memory import OWNERS
 from pseudoris.workers.pass_sizes import LISTENER_ROWS
 
-# A group's number of crops is padded to the next of these sizes; above the last one, to a multiple of `_FURTHER`.
+# A group's number of crops is padded to the next of these sizes. Above all of them: to a multiple of `_FURTHER`.
 _BUCKETS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 31)
 _FURTHER = 8
 _MOST_GROUPS = 64
-# A listener's group has at most this many texts and crops, and its batch this many groups.
+# A listener's group has at most `_TEXTS_A_READ` texts and `_CROPS_A_READ` crops, its batch `_MOST_READS` groups.
 _TEXTS_A_READ, _CROPS_A_READ, _MOST_READS = 32, 16, 8
 
 
@@ -44,7 +44,7 @@ def bucket_of(num_crops: int) -> int:
     return next((size for size in _BUCKETS if num_crops <= size), -(-num_crops // _FURTHER) * _FURTHER)
 
 
-# A group, the numbers of its targets among all crops, and the numbers of its sampled rows.
+# A group, the numbers of its targets among all crops, and the numbers of its sampled rows among all rows.
 _PlacedGroup = tuple[CropGroup, Ints, Ints]
 
 
@@ -53,7 +53,7 @@ class StaticEngine(CachedEngine):
 
     towers: CachedCocaTowers
     is_static = True
-    # Sixteen images of ten masks and four crop kinds. Pixels and encodings take 1.4 GB in float32.
+    # Crops captioned together: sixteen images of ten masks and four kinds, 1.4 GB of pixels and encodings in float32.
     crops_together = 640
 
     def __init__(self, towers: CachedCocaTowers, *arguments: Any, **named: Any) -> None:
@@ -61,7 +61,7 @@ class StaticEngine(CachedEngine):
         super().__init__(towers, *arguments, **named)
         self._decoders: dict[GroupShape, StaticDecoder] = {}
         self._readers: dict[GroupShape, StaticReader] = {}
-        # All decoders and readers share it. Recorded steps use its addresses, so it is replaced only with all of them.
+        # All decoders and readers share this memory. Recorded steps use its addresses, so they go when it is replaced.
         self._memory: CacheMemory | None = None
         self._budget = prefix_budget(self._config, image_bytes=0)
         OWNERS.add(self)
@@ -71,7 +71,7 @@ class StaticEngine(CachedEngine):
         self._decoders.clear()
         self._readers.clear()
         self._memory = None
-        # Steps and decoders refer to each other, so only the collector frees them.
+        # Steps and decoders refer to each other, so only the garbage collector frees them.
         gc.collect()
 
     def _decode(
@@ -83,7 +83,7 @@ class StaticEngine(CachedEngine):
         searched: Sequence[int],
     ) -> tuple[Callable[[int], SampledCaption], Callable[[int], Beam]]:
         tokens = torch.cat([image.tokens for image in encoded])
-        # The results by number. None is what the top logits could not decide.
+        # Captions by row, beams by crop. The tree decoder decides each that is None: the top logits could not.
         captions: dict[int, SampledCaption | None] = {}
         beams: dict[int, Beam | None] = dict.fromkeys(searched)
         for shape, groups in self._groups(encoded, crop_sets, others, rows, tokens.shape[1]).items():
@@ -99,7 +99,7 @@ class StaticEngine(CachedEngine):
                 for (_, targets, of_targets), (of_rows, of_crops) in zip(part, drawn, strict=True):
                     captions |= zip(of_targets.tolist(), of_rows, strict=True)
                     beams |= zip(targets.tolist(), of_crops, strict=bool(of_crops))
-            # This name would keep the decoder's memory, which the next shape may need.
+            # The name `decoder` would keep the decoder's memory, which the next shape may need.
             del decoder
         self._decide_in_tree(encoded, crop_sets, others, rows, captions, beams)
         caption_of, beam_of = (cast(Callable[[int], Any], each.__getitem__) for each in (captions, beams))
@@ -153,7 +153,7 @@ class StaticEngine(CachedEngine):
     def _bytes(self, shape: GroupShape, num_image_tokens: int) -> int:
         """Return the bytes of a group: its caches, and what a step makes of them, which a recording keeps."""
         blocks = self.towers.blocks
-        # The MLP of all pairs before and after its activation, and some states; then the logits and their sort order.
+        # `of_pairs`: the MLP before and after its activation, some states. `of_vocabulary`: logits and their order.
         of_pairs = shape.pairs * 14 * blocks.width * blocks.like.element_size()
         of_vocabulary = shape.prefixes * self.vocabulary.size * 2 * score_dtype(blocks.like.dtype).itemsize
         return group_bytes(blocks, shape, num_image_tokens) + of_pairs + of_vocabulary
@@ -164,7 +164,7 @@ class StaticEngine(CachedEngine):
         each, caches = self._bytes(shape, num_image_tokens), group_bytes(blocks, shape, num_image_tokens)
         num_groups = min(max(self._budget // each, 1), most_groups)
         if self._memory is None or self._memory.num_bytes < num_groups * caches:
-            # All memory is taken at once, so that recordings stay valid until a group is larger.
+            # The whole budget is taken at once, so that recordings stay valid until a larger group comes.
             self.free_memory()
             self._memory = CacheMemory(blocks.like, max(num_groups * caches, self._budget))
         record(CACHE_BYTES, num_groups * each)
@@ -212,7 +212,7 @@ class StaticEngine(CachedEngine):
             if not of_set and not of_crops:
                 continue
             if self._memory is not None:
-                # The caches of the tree decoder need this memory.
+                # The caches of the tree decoder need the memory of the fixed shapes.
                 self.free_memory()
             some = SamplerRows(
                 rows.target[of_set] - crops.start, rows.top_k[of_set], rows.top_p[of_set], rows.uniform[of_set]
@@ -235,7 +235,7 @@ class StaticReader:
         self.num_groups, shape, device = towers.num_groups, towers.shape, towers.blocks.like.device
         new = partial(torch.zeros, device=device)
         texts = (towers.num_groups, shape.rows)
-        # Column 1 is SOT, and column 0 the token before it: -1, because there is none.
+        # Column 1 is SOT. Column 0 is -1, because there is no token before SOT.
         self._tokens = new((*texts, 2 + shape.positions), dtype=torch.int64)
         self._lengths, self._position = new(texts, dtype=torch.int64), new(1, dtype=torch.int64)
         self._sums = new((towers.num_groups, shape.crops, shape.rows), dtype=torch.float64)

@@ -113,7 +113,7 @@ class RecordedStep:
             # Recording computes nothing, so this step too is computed by the replay below.
             with torch.cuda.graph(graph, pool=self._recordings):
                 self._step()
-            # Set only now, because a step that raised is recorded only in part.
+            # `_graph` is set only after the recording, because a step that raised is recorded only in part.
             self._graph = graph
         self._graph.replay()
 
@@ -132,12 +132,12 @@ class StaticTowers:
         shapes = _cache_shapes(blocks, shape, num_groups, num_image_tokens)
         self._text, self._first, self._pairs, self._image = memory.split(*shapes)
         self._numbers = torch.arange(shape.positions, device=blocks.like.device)
-        # (rows, 1) int32, the number of each row.
+        # (rows, 1) int32: the number of each row of prefixes, and of each row of pairs.
         self._own, self._own_pairs = (
             torch.arange(len(each), dtype=torch.int32, device=blocks.like.device)[:, None]
             for each in (self._first[0, 0], self._pairs[0, 0])
         )
-        # (rows, positions) int32, as for `attend_newest`. Tokens that the text tower masks as padding are not read.
+        # (rows, positions) int32, `sources` as in `attend_newest`: -1 at tokens that the text tower masks as padding.
         self._text_sources, self._sources, self._pair_sources = (
             own.expand(-1, shape.positions).clone() for own in (self._own, self._own, self._own_pairs)
         )
@@ -164,14 +164,14 @@ class StaticTowers:
             position: (1,) int64, of the newest.
         """
         blocks, shape, text = self.blocks, self.shape, self.blocks.text
-        # As in `CachedCocaTowers`, a `pad_id` hides the next position, or with `correct_cls_mask` its own.
+        # As in `CachedCocaTowers`, `pad_id` hides the position after it, or with `correct_cls_mask` its own position.
         is_padding = (tokens if text.correct_cls_mask else before).flatten() == text.pad_id
         self._text_sources.index_copy_(1, position, self._own.masked_fill(is_padding[:, None], -1))
         x: torch.Tensor = text.token_embedding(tokens.flatten())
         addend = text.positional_embedding.index_select(0, position).expand_as(x)
         for block, cache in zip(blocks.text_layers, self._text, strict=True):
             x, addend = _attended(block, x, addend, cache, position, self._text_sources)
-        # The last norm is left out: a text tower with a CLS token, as every CoCa has, returns the tokens before it.
+        # The last norm is left out: a text tower with a CLS token, as every CoCa has, returns tokens without it.
         x, addend = _attended(blocks.layers[0], x, addend, self._first[0], position, self._sources)
         first, *crosses = blocks.cross
         x, normed = _normed(first.ln_1, x, addend)

@@ -64,7 +64,7 @@ def attend_newest_kernel(
     tl.store(all_keys + place, key, mask=is_column)
     tl.store(all_values + place, value, mask=is_column)
     source = tl.load(sources + row * length + time, mask=time < length, other=-1).to(tl.int64)
-    # The newest entry is taken from registers, because it may not have been written yet.
+    # The newest entry is taken from registers, because its store may not have reached memory yet.
     is_past, is_read = (time < newest) & (source >= 0), (time <= newest) & (source >= 0)
     past = ((source * heads + head) * length + time)[:, None] * width + column[None, :]
     is_loaded, is_newest = is_past[:, None] & is_column[None, :], (time == newest)[:, None]
@@ -83,7 +83,7 @@ def add_norm(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `row_kernels.add_norm`."""
     total, normed, width = torch.empty_like(x), torch.empty_like(x), x.shape[1]
-    # An addend that all rows share has a stride of 0.
+    # The stride of `addend` is passed, because it is 0 for an addend that all rows share.
     add_norm_kernel[len(x),](
         x,
         addend,
@@ -120,7 +120,7 @@ def add_norm_kernel(
     is_column, own = column < width, row * width + column
     total = tl.load(x + own, mask=is_column, other=0.0).to(sums)
     total += tl.load(addend + row * stride + column, mask=is_column, other=0.0).to(sums)
-    # Rounded to the type in which it is stored, so that later reads give the same value.
+    # The sum is rounded to the type in which it is stored, so that later reads give the same value.
     total = total.to(all_totals.dtype.element_ty)
     tl.store(all_totals + own, total, mask=is_column)
     total = total.to(sums)

@@ -30,7 +30,7 @@ from pseudoris.workers.crops.crops import CropFormat, make_crops, mask_crops, ou
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 
-# Context length of the run's filter unless its architecture says another: that of the original CLIPs.
+# Context length in tokens if the filter's architecture names none: that of the original CLIPs.
 _CONTEXT_LENGTH = 77
 
 # Openings that name the picture or answer the user, not the object. They are tried again after each cut, because of
@@ -50,7 +50,7 @@ _OPENINGS: Final = (
     r"(?:i|we|you|one) (?:can )?sees?",
 )
 _OPENING: Final = re.compile(rf"(?:{'|'.join(_OPENINGS)})(?:\s+|$)", re.IGNORECASE)
-# Signs that are stripped from both ends: quotes, list marks, headings and emphasis.
+# Signs that are stripped from both ends of an answer: quotes, list marks, headings and emphasis.
 _MARKS: Final = " \t\"'`*_#>-–—•:“”‘’«»"
 
 
@@ -99,7 +99,7 @@ class VlmCaptioner(TreeCaptioner):
             config,
             CropFormat(vlm.options.crop_size, *plain, config.has_antialiasing),
             device=device,
-            # The crops are pixels, from which the processor makes the model's input.
+            # Crops stay pixels in float32, because the model's processor makes its input from pixels.
             dtype=torch.float32,
             text_of=lambda tokens: spoken_part(str(tokenizer.decode(tokens, skip_special_tokens=True))),
             encode=lambda text: [int(token) for token in tokenizer.encode(text, add_special_tokens=False)],
@@ -137,7 +137,7 @@ class VlmCaptioner(TreeCaptioner):
         """As of `TreeCaptioner`, with the marked crops and with embeddings of the masks, if they are asked for."""
         found = super().image_crops(image, pixels)
         if self._options.has_marked_crop:
-            # The whole image as a crop (N, 3, S, S), each mask outlined in its own.
+            # N crops (N, 3, S, S): each is the whole image with one mask outlined.
             (height, width), crops = pixels.shape[:2], []
             for mask in image.masks:
                 marked = outlined(pixels, decode_mask(mask.rle_counts, height, width))

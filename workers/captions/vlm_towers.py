@@ -25,7 +25,7 @@ FULL: Final = "full_attention"
 SLIDING: Final = "sliding_attention"
 # Outputs of a processor that have one column for each token of the prompt.
 _BY_TOKEN: Final = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-# Largest allowed difference to the model's own logits, as a share of the largest logit. Half precision rounds more.
+# Largest allowed difference from the model's own logits, as a share of the largest logit. Half precision rounds more.
 _TOLERANCES: Final = {torch.float64: 1e-9, torch.float32: 1e-3}
 _HALF_TOLERANCE: Final = 0.1
 
@@ -91,7 +91,7 @@ class VlmTowers:
         """Compute the prompts, a pass for some of one shape."""
         lengths = [each["input_ids"].shape[1] - 1 for each in encodings]
         longest, self._num_crops = max(lengths), len(encodings)
-        # The earlier crops are freed first, because old and new may not fit together.
+        # The previous crops' columns are freed first, because the old and the new may not fit together.
         self._cache = self._new_cache()
         stacks: list[torch.Tensor] = []
         self._positions = torch.empty(len(encodings), dtype=torch.int64, device=self._device)
@@ -131,7 +131,7 @@ class VlmTowers:
     def rewind(self, mark: int) -> None:
         """Remove the columns at the end."""
         if (num_removed := self.mark() - mark) > 0:
-            # With a negative number transformers removes so many columns. It refuses a positive one.
+            # `crop` removes as many columns as a negative number says, and refuses a positive number.
             self._cache.crop(-num_removed)
 
     def bytes_after(self, level: PrefixLevel, num_steps: int) -> int:
@@ -151,7 +151,7 @@ class VlmTowers:
         numbers = np.arange(len(crops)) - (np.cumsum(counts) - counts)[crops]
         own = (self.mark() + numbers)[:, None]
         paths = own if before is None else np.concatenate((before[level.pair_parent], own), axis=1)
-        # Rows with fewer pairs are padded with the root token, which no column attends to.
+        # Rows with fewer pairs are padded with the root token, which no other column attends to.
         tokens = np.full((self._num_crops, int(counts.max())), self._root, dtype=np.int64)
         tokens[crops, numbers] = level.tokens[level.pair_prefix]
         depth = paths.shape[1] - 1
@@ -171,10 +171,10 @@ class VlmTowers:
         for kind in self._kinds:
             prompt, ancestors = self._is_prompt, paths
             if kind == SLIDING:
-                # In a sliding layer a column attends to the last `window` columns, itself included.
+                # In a sliding layer a column attends to the last `window` columns of its path, itself included.
                 prompt = prompt & (self._distance + depth < self._window)
                 ancestors = paths[:, -self._window :]
-            # Built in host memory, because each assignment on a GPU would wait for it.
+            # Built in host memory, because on a GPU each assignment would make the host wait.
             sees = np.zeros((self._num_crops, width, self.mark() + width), dtype=np.bool_)
             sees[:, :, : prompt.shape[1]] = prompt[:, None]
             sees[crops[:, None], numbers[:, None], ancestors] = True
@@ -186,7 +186,7 @@ class VlmTowers:
         return masks if SLIDING in masks and len(masks) > 1 else next(iter(masks.values()))
 
     def _forget_offsets(self) -> None:
-        # A model with positions in several dimensions keeps the offsets of its last images, and would apply them here.
+        # A model with positions in several dimensions keeps its last images' offsets. They would shift the positions.
         if hasattr(self._base, "rope_deltas"):
             self._base.rope_deltas = None
 
@@ -197,7 +197,7 @@ class VlmTowers:
         }
 
     def _new_cache(self) -> Any:
-        # Made without the config: with it, sliding layers would drop columns that other paths still need.
+        # Made without the model's config: with it, sliding layers would drop columns that other prefixes still need.
         from transformers import DynamicCache
 
         return DynamicCache()

@@ -21,9 +21,9 @@ from pseudoris.schemas.errors import ImageError
 from pseudoris.workers.forward_passes import linear, padded
 from pseudoris.workers.pass_sizes import PROJECTED_ROWS
 
-# Columns of `TopLogits`: enough for the top-k and most top-p sets, so that a step seldom sorts the vocabulary.
+# Number of columns of `TopLogits`. The usual kept sets fit into it, so that a step seldom sorts the vocabulary.
 _TOP_WIDTH = 64
-# `logits_at` gathers about these bytes of the vocabulary's columns at a time, which bounds memory.
+# `logits_at` gathers about this many bytes of the projection at a time, which bounds memory.
 _GATHERED_BYTES = 64 * 2**20
 
 
@@ -81,7 +81,7 @@ class TopLogits:
 
     logits: torch.Tensor  # (R, K) float; -inf for a token that is forbidden
     ids: torch.Tensor  # (R, K) int64 token ids
-    # (R,) float, log of the sum of exp(logit) over the whole vocabulary, except forbidden tokens.
+    # (R,) float: the log of the sum of exp(logit) over all tokens that are not forbidden.
     log_total: torch.Tensor
     max_outside: torch.Tensor  # (R,) float, an upper bound of the logits of all other tokens; -inf if there are none
 
@@ -92,7 +92,7 @@ class TopLogits:
     def contains_kept_set(self, num_kept: torch.Tensor) -> torch.Tensor:
         """Return (R,) bool: whether the first `num_kept` tokens are certain to be the kept set."""
         last = self.logits.gather(1, (num_kept - 1)[:, None])[:, 0]
-        # If all K top tokens are kept, more may follow. The set ends only where a token is not kept.
+        # If all K top tokens are kept, tokens outside may be kept too. The set is complete if a top token is not kept.
         num_allowed = (self.logits > -torch.inf).sum(dim=1)
         is_whole = self.max_outside == -torch.inf
         return is_whole | ((num_kept < num_allowed) & (last > self.max_outside))
@@ -108,17 +108,17 @@ class Vocabulary:
         is_live = (projection != 0).any(dim=0)
         is_live[[eos, *further_eos, *forbidden]] = True
         self._live = is_live.nonzero()[:, 0]
-        # At least float32: half precision would make ties, and the contrast subtracts two scores.
+        # At least float32, because the contrast subtracts two scores, and half precision makes different scores equal.
         self._rows = projection.t()[self._live].to(score_dtype(projection.dtype)).contiguous()
         self._linear = linear(self._rows, None)
-        # Kept in half precision too, because a GPU multiplies it eight times as fast as float32.
+        # A copy in half precision: a GPU multiplies it eight times as fast as float32.
         is_half = projection.is_cuda and self._rows.dtype != projection.dtype
         self._half_rows = projection.t()[self._live].contiguous() if is_half else None
         self._num_dead = projection.shape[1] - len(self._live)
-        # The row of each token. Dead tokens share a row of zeros behind the live ones.
+        # The row of each token in `_rows`. Dead tokens have a number behind the last row: their logits are 0.
         self._row_of = torch.full((projection.shape[1],), len(self._live), device=projection.device)
         self._row_of[self._live] = torch.arange(len(self._live), device=projection.device)
-        # The number of tokens with the dead ones, and the number of columns of `TopLogits`.
+        # `size`: the number of all tokens, dead ones included. `top_width`: the number of columns of `TopLogits`.
         self.size = len(self._row_of)
         self.top_width = min(_TOP_WIDTH, len(self._live))
         self._eos = torch.tensor([eos, *further_eos], device=projection.device)
@@ -136,7 +136,7 @@ class Vocabulary:
         parts, width = [], self.top_width
         for part in torch.split(hidden, rows_together):
             scores, log_total = self._scores(part, is_eos_allowed)
-            # topk leaves the order of equal values open, so they are sorted by token id, then stably by value.
+            # topk returns equal values in any order, so columns are sorted by token id, then stably by value.
             columns = scores.topk(width, dim=1, sorted=False).indices.sort(dim=1).values
             values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
             ids = self._live[columns.gather(1, order)]
@@ -172,7 +172,7 @@ class Vocabulary:
         states = hidden.to(self._rows.dtype)
         together = max(1, _GATHERED_BYTES // (ids.shape[1] * states.shape[1] * states.element_size()))
         if rows.is_cuda and len(rows) > together:
-            # Each part has the same number of rows, because the bits of a product may depend on it.
+            # All parts have the same number of rows, because on a GPU the bits of a product may depend on that number.
             whole = -(-len(rows) // together) * together
             rows, states = padded(rows, whole), padded(states, whole)
         parts = zip(torch.split(rows, together), torch.split(states, together), strict=True)
@@ -186,7 +186,7 @@ class Vocabulary:
             if half is not None and hidden.dtype == half.dtype
             else self._linear(hidden.to(self._rows.dtype))
         )
-        # An assignment by index would make the CPU wait for the GPU.
+        # `index_fill_`, because an assignment by index would make the CPU wait for the GPU.
         if len(self._forbidden_columns):
             scores.index_fill_(1, self._forbidden_columns, -torch.inf)
         if not is_eos_allowed:

@@ -46,24 +46,24 @@ from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, WeightCac
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# Called with the bytes that are on disk, and the bytes of the whole file if known.
+# Called with the number of bytes on disk, and the number of bytes of the whole file, None if it is not known.
 OnProgress = Callable[[int, int | None], None]
 _CONNECT_TIMEOUT_S: Final = 5.0
-# A server that sends nothing for this long counts as broken off.
+# If a server sends nothing for this long, the connection counts as broken off.
 _READ_TIMEOUT_S: Final = 30.0
-# So many attempts in a row may bring no byte: half a minute of refusals, or three minutes of silence.
+# This many attempts in a row without a byte end the download: half a minute of refusals, or three minutes of silence.
 _MAX_IDLE_ATTEMPTS: Final = 6
-# Ends the download if a server ignores ranges and always breaks off a little later.
+# Largest number of attempts: a server may ignore ranges, and break off a little later each time.
 _MAX_ATTEMPTS: Final = 100
 _SERVES_OTHER_BYTES: Final = "Run the command again; if it repeats, the server or a proxy serves other bytes"
 _RETRIED_STATUSES: Final = frozenset({408, 425, 429, *range(500, 600)})
-# The system waits for a name server without regard to our timeout, so a thread asks, and is given up after this time.
+# Longest wait for the thread that asks a server. A thread, because the system's name lookup ignores our timeout.
 DEADLINE_S: Final = 4.0
-# Whether a server answers is remembered for so long, for all files of a preset. Later the network may have changed.
+# A server's answer is remembered for this long, for all files of a preset. Later the network may have changed.
 _MEMORY_S: Final = 30.0
 HUB_TIMEOUT_S: Final = 5.0
 _HUB_ATTEMPTS: Final = 5
-# On the hub the etag of a large file is its sha256. That of a small file is another hash.
+# On the hub the etag of a large file is its sha256. The etag of a small file is another hash, and does not match.
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -96,10 +96,10 @@ def _unreachable(origin: str, now: int) -> str | None:
         try:
             httpx2.head(origin, timeout=DEADLINE_S)
             answers.append(None)
-        # ValueError and ImportError come from a proxy variable that is not a usable proxy.
+        # httpx2 raises ValueError and ImportError for a proxy variable that names no usable proxy.
         except (httpx2.HTTPError, ValueError, ImportError) as error:
             text = str(error) or type(error).__name__
-            # A bad certificate proves that the host is reachable. The request that follows reports it.
+            # A bad certificate proves that the host is reachable. The download that follows reports the certificate.
             answers.append(None if "CERTIFICATE" in text.upper() else text)
 
     asking = threading.Thread(target=ask, daemon=True)
@@ -116,7 +116,7 @@ def located(published: PublishedFile, cache: WeightCache) -> RemoteFile:
         return RemoteFile(published.name, published.url, published.sha256, published.size_bytes)
     name, pin = next(((name, pin) for name in files if (pin := cache.pin(name))), ("", None))
     if pin:
-        # The files are taken from the commit of the first fetch, even if newer ones were published since.
+        # The file is taken from the commit of its first fetch, even if a newer version was published since.
         files, revision = {name: files[name]}, pin.revision or revision
     for name, filename in files.items():
         ask = partial(get_hf_file_metadata, hf_hub_url(repo, filename, revision=revision), timeout=HUB_TIMEOUT_S)
@@ -125,7 +125,7 @@ def located(published: PublishedFile, cache: WeightCache) -> RemoteFile:
         except EntryNotFoundError:
             continue
         sha256 = found.etag if found.etag and _SHA256.fullmatch(found.etag) else None
-        # The url names the commit, so that a part of one version is not continued with another.
+        # The url names the commit, so that half a file of one version is not continued with another version.
         url = hf_hub_url(repo, filename, revision=found.commit_hash)
         if pin and sha256 not in (None, pin.sha256):
             raise ConfigError(
@@ -204,7 +204,7 @@ def fetch(
                 return path
             unproved = path if known is None else None
     for name, copy in copies:
-        # The hub's own library names a stored file by its digest.
+        # The hub's own library names a file in its cache by the file's digest.
         blob = copy.resolve().name
         known = cache.known_sha256(published, name) or (blob if _SHA256.fullmatch(blob) else None)
         if known is not None and file_sha256(copy) == known:
@@ -217,7 +217,7 @@ def fetch(
         return unproved
     target = cache.make_folder(remote.name)
     with cache.lock(remote.name):
-        # Another process, or a person, may have put the file there.
+        # While this process waited for the lock, another process or a person may have put the file there.
         sha256 = file_sha256(target) if target.is_file() else ""
         if not sha256 or remote.sha256 not in (None, sha256):
             sha256 = _download(remote, target, on_progress)
@@ -241,12 +241,12 @@ class RemoteFile:
 
     name: str
     url: str
-    # None accepts any bytes, and any length.
+    # The digest and the size that the file must have. None accepts any.
     sha256: str | None = None
     size_bytes: int | None = None
-    # The commit on the hub; empty for a file that is not of the hub.
+    # The commit on the hub; empty for a file that is not on the hub.
     revision: str = ""
-    # Sent with each request; `Authorization` goes only to the url's own host.
+    # Headers of each request. `Authorization` goes only to the url's own host.
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -314,7 +314,7 @@ class _Transfer:
         if self.offset and self.offset == self._size_bytes:
             return
         timeout = httpx2.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
-        # If the server compressed the file, byte offsets would not fit.
+        # The server is asked not to compress: byte offsets in a compressed file would not fit.
         headers = {**self._remote.headers, "Accept-Encoding": "identity"}
         if self.offset:
             headers["Range"] = f"bytes={self.offset}-"
@@ -325,7 +325,7 @@ class _Transfer:
             ):
                 self._receive(response)
         except (httpx2.TooManyRedirects, httpx2.UnsupportedProtocol) as error:
-            # A retry would be redirected in the same way.
+            # Not retried, because a retry would be redirected in the same way.
             raise ConfigError(
                 f"{self._remote.url} cannot be downloaded: it redirects without end, or to no web server "
                 f"({error}). Check the url, and the proxy in between"
@@ -347,7 +347,7 @@ class _Transfer:
         # The length is checked before a byte is written: a proxy's error page must not replace what was downloaded.
         sent = response.headers.get("Content-Range", "")
         length = sent.partition("/")[2]
-        # The length of a compressed answer is not the length of the file.
+        # The length of a compressed answer is not the length of the file, so it does not count.
         if response.status_code == httpx2.codes.OK and "Content-Encoding" not in response.headers:
             length = response.headers.get("Content-Length", "")
         total = int(length) if length.isdecimal() else None
@@ -363,9 +363,9 @@ class _Transfer:
             self.part.unlink(missing_ok=True)
             raise TransientError(f"the server sent another range: {sent}")
         if self._remote.size_bytes is None:
-            # A range may arrive without the length of the whole file.
+            # A range may arrive without the length of the whole file. Then the length known so far stays.
             self._size_bytes = total or self._size_bytes
-        # A plain 200 is the whole file, because the server ignores ranges.
+        # A status 200 means that the server ignores ranges and sends the whole file, so writing starts at byte 0.
         self._write(response, done=self.offset if is_rest else 0)
 
     def _other_bytes(self, found: str) -> ConfigError:
@@ -384,7 +384,7 @@ class _Transfer:
             )
         is_whole = done == 0
         with open_regular(self.part, "wb" if is_whole else "ab") as file:
-            # Bytes are written as they arrive: a half-full block would be lost when the server breaks off.
+            # Bytes are written as they arrive, because a half-full block would be lost when the server breaks off.
             for block in response.iter_bytes():
                 done += len(block)
                 if self._size_bytes is not None and done > self._size_bytes:
@@ -392,7 +392,7 @@ class _Transfer:
                     raise self._other_bytes("sends more bytes")
                 file.write(block)
                 self._on_progress(done, self._size_bytes)
-        # A chunked answer marks its own end, so a shorter one is another file and not broken off.
+        # A chunked answer marks its own end. If it is too short, it was not broken off: it is another file.
         if is_whole and "Transfer-Encoding" in response.headers and done < (self._size_bytes or 0):
             self.part.unlink()
             raise self._other_bytes(f"has {done:,} bytes")

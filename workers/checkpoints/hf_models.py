@@ -100,7 +100,7 @@ def check_fits(folder: ModelFolder, device: torch.device, dtype: torch.dtype) ->
 def _opened(folder: ModelFolder, class_name: str, build: Callable[[Any, str], Any]) -> Any:
     """What `build` makes of a class and of the folder's digested files; each error of transformers named."""
     check_installed()
-    # Imported here, because it belongs to an extra and takes seconds.
+    # Imported here, because transformers belongs to an extra and takes seconds to load.
     import transformers
 
     disable_bar: Callable[[], None] = transformers.utils.logging.disable_progress_bar
@@ -108,7 +108,7 @@ def _opened(folder: ModelFolder, class_name: str, build: Callable[[Any, str], An
     with folder.view() as path:
         try:
             return build(getattr(transformers, class_name), str(path))
-        # transformers, tokenizers and safetensors raise these for a folder that they cannot open.
+        # transformers, tokenizers and safetensors raise these types for a folder that they cannot open.
         except (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, RuntimeError) as error:
             reason = str(error).replace(str(path), folder.uri).strip().partition("\n")[0]
             raise ConfigError(

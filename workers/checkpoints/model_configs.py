@@ -16,7 +16,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import parse_json
 from pseudoris.schemas.uris import BUILTIN_PREFIX
 
-# Above these a config is refused. open_clip's own have about a kilobyte, and no number above 901,629 (a vocabulary).
+# Largest size of a config, and largest number in it. open_clip's own have about a kilobyte, and at most 901,629.
 _MAX_FILE_BYTES = 2**20
 _MAX_NUMBER = 2**20
 

@@ -45,11 +45,11 @@ NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "chat_template": ("chat_template.jinja", "chat_template.json"),
     "processor": ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
 }
-# Larger files are refused. The largest known tokenizer.json has 33 MB, the largest shard of weights 50 GB.
+# Largest size of a file and of a shard of weights. The largest known tokenizer.json has 33 MB, the largest shard 50 GB.
 _MAX_FILE_BYTES: Final = 2**27
 _MAX_SHARD_BYTES: Final = 2**38
 _NUM_SHOWN: Final = 4
-# The attention of all folders' models. Flash takes no 4-dimensional mask, as the prefix tree needs; eager is slower.
+# The attention of models from folders. Flash takes no 4-dimensional mask, which a prefix tree needs; eager is slower.
 ATTENTION: Final = "sdpa"
 # The first version of transformers whose models take the argument `cache`.
 _FIRST_VERSION: Final = (5, 24)
@@ -136,7 +136,7 @@ class ModelFolder:
             raise ConfigError(f"model '{uri}': {path} has no {CONFIG_NAME} with a model_type: name a saved model")
         if "adapter_config.json" in present:
             raise ConfigError(f"model '{uri}': {path} holds an adapter: merge it into the model, and save that")
-        # If both exist, transformers reads the single file.
+        # If a folder has an index of shards and a single file, transformers reads the single file.
         is_sharded = INDEX_NAME in contents and SINGLE_NAME not in present
         shards = shard_names(contents[INDEX_NAME], uri) if is_sharded else (SINGLE_NAME,)
         if absent := [name for name in shards if name not in present]:
@@ -197,7 +197,7 @@ def fetch_folder(
     `on_progress` gives, by a file's name in the cache, what is told of its download. `config.json` comes last: a folder
     with it is whole. Raises as `fetch`, and if the repository has no such commit, is gated, or has no safetensors.
     """
-    # Imported here, because it loads all clients of the hub, which takes 0.2 s.
+    # Imported here, because `HfApi` loads all clients of the hub, which takes 0.2 s.
     from huggingface_hub import HfApi
 
     repo, commit = hub_model(uri) or ("", "")
@@ -208,7 +208,7 @@ def fetch_folder(
         copies = [(published.name, copy) for copy in places if copy is not None and copy.is_file()]
         return fetch(published, cache, copies=copies, on_progress=on_progress(published.name))
 
-    # If the folder is complete, the hub is only asked when a file was changed.
+    # If the folder is complete, its record names all files, and the hub is asked only for a file that was changed.
     pins = {**user_cache().pins(), **cache.pins()}
     names = [name.removeprefix(f"{uri}/") for name in pins if name.startswith(f"{uri}/")]
     if CONFIG_NAME not in names:
@@ -234,7 +234,7 @@ def _located(uri: str, cache: WeightCache) -> tuple[Path, dict[str, str]]:
         if Path(uri).is_dir():
             return Path(uri), {}
         raise ConfigError(f"model '{uri}': no such folder. Give the path of a saved model, or OWNER/NAME@COMMIT")
-    # The config is fetched last, so the folder is complete if it is there.
+    # The config is fetched last, so a folder that has a config is complete.
     if (cache.path(uri) / CONFIG_NAME).exists():
         pins = {name: pin.sha256 for name, pin in cache.pins().items() if name.startswith(f"{uri}/")}
         return cache.path(uri), {name.removeprefix(f"{uri}/"): sha256 for name, sha256 in pins.items()}
@@ -253,7 +253,7 @@ def _content(path: Path, uri: str) -> Any:
         if path.suffix != ".json":
             return None
         try:
-            # transformers writes 10^30 as the limit of a tokenizer without one.
+            # Large numbers are accepted: transformers writes 10^30 as the length limit of a tokenizer without a limit.
             tree = parse_json(file.read(), takes_large=True)
         except ValueError as error:
             raise ConfigError(f"model '{uri}': {path} is not JSON ({error}): get it again") from error

@@ -31,7 +31,7 @@ def build_from_config(config: dict[str, Any]) -> nn.Module:
     try:
         if "multimodal_cfg" in config:
             model: nn.Module = CoCa(**arguments)
-            # open_clip 3.3 allocates this projection of the decoder but does not initialise it.
+            # open_clip 3.3 allocates this projection of the decoder but does not initialise it, so that is done here.
             projection = model.get_parameter("text_decoder.text_projection")
             nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
         elif config.get("custom_text"):
@@ -39,7 +39,7 @@ def build_from_config(config: dict[str, Any]) -> nn.Module:
         else:
             model = CLIP(**arguments)
     except (TypeError, ValueError, AssertionError, AttributeError, ZeroDivisionError) as error:
-        # open_clip does not check a config, so a wrong one raises any of these.
+        # open_clip does not check a config, so a wrong config raises any of these types.
         raise ConfigError(
             f"open_clip cannot build this architecture ({type(error).__name__}: {error}): correct its config"
         ) from error
@@ -88,9 +88,9 @@ def byte_pair_encoder() -> tokenizer.SimpleTokenizer:
     return getattr(tokenizer, "_tokenizer", None) or tokenizer.SimpleTokenizer()
 
 
-# Matches plain words: cleaning leaves them unchanged, and the tokens of such a word depend on it alone.
+# Matches plain words: cleaning leaves them unchanged, and the tokens of such a word depend on the word alone.
 _PLAIN: Final = re.compile(r"[a-z ]*")
-# The cache holds this many words, in a few megabytes. A real run has fewer.
+# The cache holds the tokens of at most this many words, in a few megabytes. A real run has fewer words.
 _MAX_WORDS: Final = 50_000
 
 

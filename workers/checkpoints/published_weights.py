@@ -16,7 +16,7 @@ from pseudoris.schemas.errors import ConfigError
 
 OPEN_CLIP_PREFIX: Final = "open_clip:"
 RANDOM_PREFIX: Final = "random:"
-# A relative path below this folder is also searched in the cache of weights.
+# A file at a relative path below this folder is also looked for in the cache of weights.
 CHECKPOINTS_FOLDER: Final = "checkpoints"
 SEE_SOURCE: Final = "see the source"
 
@@ -25,9 +25,9 @@ SEE_SOURCE: Final = "see the source"
 class PublishedFile:
     """A weights file that somebody else publishes."""
 
-    # By path relative to the cache: the url, or the name in `repo`. Of several, the first that exists is used.
+    # By path relative to the cache: the url, or the name in `repo`. Of several files, the first that exists is used.
     files: Mapping[str, str]
-    # `owner/name` on the Hugging Face hub, with a branch or commit; empty for a url.
+    # `owner/name` on the Hugging Face hub, empty for a url; and its branch or commit.
     repo: str = ""
     revision: str = "main"
     licence: str = SEE_SOURCE
@@ -46,7 +46,7 @@ class PublishedFile:
         first = self.files[self.name]
         if not self.repo:
             return first
-        # Imported here and below, because it loads a web client that only a missing file needs.
+        # Imported here and below, because huggingface_hub loads a web client, which only a missing file needs.
         from huggingface_hub import hf_hub_url
 
         return hf_hub_url(self.repo, first, revision=self.revision)
@@ -67,10 +67,10 @@ class PublishedFile:
 
 
 _AUTHORS_COCA: Final = "laion_cc3m/checkpoints/epoch_1.pt"
-# Source: HF_WEIGHTS_NAME and HF_SAFE_WEIGHTS_NAME of open_clip.constants.
+# open_clip's usual names of a weights file. Source: HF_WEIGHTS_NAME and HF_SAFE_WEIGHTS_NAME of open_clip.constants.
 _DEFAULT_NAME: Final = "open_clip_pytorch_model.bin"
 _DEFAULT_SAFE_NAME: Final = "open_clip_model.safetensors"
-# Source: the links and the licence in segment-anything's README.
+# SAM's files: sha256, and bytes if known. Source of links and licence: segment-anything's README.
 _SAM_FILES: Final[Mapping[str, tuple[str, int | None]]] = {
     "sam_vit_h_4b8939.pth": ("a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", 2_564_550_879),
     "sam_vit_l_0b3195.pth": ("3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", None),
@@ -93,7 +93,7 @@ CHECKPOINTS: Final[Mapping[str, PublishedFile]] = {
         for name, (sha256, size_bytes) in _SAM_FILES.items()
     },
 }
-# Repositories of the presets' tags, from open_clip's table. Importing open_clip to ask it takes seconds.
+# Repositories of the presets' tags, copied from open_clip's table, because importing open_clip takes seconds.
 TAG_REPOS: Final[Mapping[str, str]] = {
     "coca_ViT-B-32/laion2b_s13b_b90k": "laion/CoCa-ViT-B-32-laion2B-s13B-b90k",
     "coca_ViT-L-14/laion2b_s13b_b90k": "laion/CoCa-ViT-L-14-laion2B-s13B-b90k",
@@ -115,7 +115,7 @@ def random_seed(weights: WeightsConfig) -> int | None:
     if not weights.uri.startswith(RANDOM_PREFIX):
         return None
     text = weights.uri.removeprefix(RANDOM_PREFIX)
-    # More digits are refused, because a seed of torch has 64 bits.
+    # At most 18 digits are accepted, because a seed of torch has 64 bits.
     if not text.isdecimal() or len(text) > 18:
         raise ConfigError(
             f"weights '{RANDOM_PREFIX}{text[:24]}': '{RANDOM_PREFIX}' needs a whole number, of at most 18 digits"
@@ -149,7 +149,7 @@ def _checkpoint_names(uri: str) -> tuple[str, ...]:
 
 def split_tag(weights: WeightsConfig) -> tuple[str, str]:
     """Return model name and tag of `open_clip:<model>/<tag>`."""
-    # Imported here, because it takes seconds and only a hub tag needs it.
+    # Imported here, because open_clip takes seconds to load, and only a hub tag needs it.
     from open_clip.pretrained import is_pretrained_cfg, list_pretrained_tags_by_model
 
     name, _, tag = weights.uri.removeprefix(OPEN_CLIP_PREFIX).partition("/")
@@ -165,7 +165,7 @@ def open_clip_file(weights: WeightsConfig) -> PublishedFile:
     known = TAG_REPOS.get(weights.uri.removeprefix(OPEN_CLIP_PREFIX))
     repo, filename = known or "", _DEFAULT_NAME
     if known is None:
-        # open_clip's own table knows the other tags.
+        # Tags that `TAG_REPOS` lacks are looked up in open_clip's own table.
         from open_clip.pretrained import get_pretrained_cfg
 
         repo, _, named = get_pretrained_cfg(*split_tag(weights)).get("hf_hub", "").rpartition("/")

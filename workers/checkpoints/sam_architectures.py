@@ -18,7 +18,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.untrusted import open_linked
 
-# No more of a file is read. One with all thirteen numbers has a few hundred bytes.
+# At most this many bytes of a file are read. A file with all thirteen numbers has a few hundred bytes.
 _MAX_FILE_BYTES: Final = 2**16
 
 
@@ -33,7 +33,7 @@ class SamArchitecture(FrozenModel):
     encoder_width: int = Field(ge=8)
     encoder_depth: int = Field(ge=1)
     encoder_heads: int = Field(ge=1)
-    # These blocks attend to the whole image. All others attend within windows of `window_size` patches.
+    # Numbers of the blocks that attend to the whole image. Others attend within windows of `window_size` patches.
     encoder_global_blocks: tuple[int, ...]
     window_size: int = Field(default=14, ge=0)
     prompt_width: int = Field(default=256, ge=8)

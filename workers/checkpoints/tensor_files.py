@@ -28,7 +28,7 @@ from pseudoris.workers.checkpoints.published_weights import random_seed
 from pseudoris.workers.checkpoints.weight_files import local_file, verified_digest
 from pseudoris.workers.checkpoints.weight_headers import more_than_tensors
 
-# torch names what it refuses in two forms: `unsupported GLOBAL posix.system`, `GLOBAL numpy.dtype was not allowed`.
+# The name in torch's two refusals: `unsupported GLOBAL posix.system`, `GLOBAL numpy.dtype was not allowed`.
 _REFUSED: Final = re.compile(r"GLOBAL ([\w.]+)")
 _ARCHIVE: Final = b"PK\x03\x04"
 _SHOWN_LETTERS: Final = 500
@@ -39,7 +39,7 @@ _COMPUTED: Final = frozenset(
 )
 TOKEN_IDS = "token_ids"
 FULL_VOCABULARY = 49408
-# The dimension of tokens in tables that have a row or column per token, by the end of the table's name.
+# By the end of a table's name: which of its dimensions has a row or column per token.
 _TOKEN_DIMENSION: dict[str, int] = {"token_embedding.weight": 0, "text_decoder.text_projection": 1}
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -61,7 +61,7 @@ def load_into(module: nn.Module, weights: WeightsConfig) -> str:
     digest = verified_digest(weights, path)
     state = expand_vocabulary(read_state(path, f"weights '{weights.uri}'"), where=weights.uri)
     own = module.state_dict()
-    # A trainer may put a prefix before every name. It is removed if the module has no part of that name.
+    # A trainer may put `model.` before every name. It is removed if the module has no part of that name.
     if all(key.startswith("model.") for key in state) and not any(key.startswith("model.") for key in own):
         state = {key.removeprefix("model."): value for key, value in state.items()}
     # CoCa and custom-text models keep CLIP's text tower under `text`, so its tensors are renamed as in open_clip.
@@ -109,7 +109,7 @@ def load_tensors(file: Path | IO[bytes]) -> Any:
             with _BoundedFile(open_linked(file).detach()) as bounded:
                 if file.suffix == ".safetensors":
                     return load_file(file)
-                # torch reads an archive fastest by its path, and checks the bounds of its members itself.
+                # torch reads an archive fastest by its path, and checks the bounds of the archive's members itself.
                 plain = file if bounded.peek(4)[:4] == _ARCHIVE else bounded
                 return torch.load(plain, map_location="cpu", weights_only=True)
         return torch.load(file, map_location="cpu", weights_only=True)

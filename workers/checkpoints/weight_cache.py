@@ -54,7 +54,7 @@ class WeightCache:
     """
 
     folder: Path
-    # Whether the user named it. Then others may be allowed to write to it, as a team shares a folder.
+    # Whether the user named the folder. Then other users may be allowed to write to it, because a team may share it.
     is_named: bool
 
     def path(self, name: str) -> Path:
@@ -151,7 +151,7 @@ def user_cache() -> WeightCache:
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
         return WeightCache(named_path(named), is_named=True)
-    # The XDG specification says to ignore a relative path.
+    # A relative `XDG_CACHE_HOME` is ignored, as the XDG specification says.
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     try:
         base = base.expanduser()

@@ -41,13 +41,13 @@ _ELEMENT_BYTES: Final = {
     **{"BFloat16": 2, "Half": 2, "Short": 2, "Float": 4, "Int": 4, "QInt32": 4},
     **{"Double": 8, "Long": 8, "ComplexFloat": 8, "ComplexDouble": 16},
 }
-# Source: torch.serialization.MAGIC_NUMBER. Files of torch before 1.6 start with it.
+# Files of torch before 1.6 start with this number. Source: torch.serialization.MAGIC_NUMBER.
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _ARCHIVE: Final = b"PK\x03\x04"
-# A pickle may have so many bytes and instructions, which takes a second to read. SAM's ViT-H has 20,000 instructions.
+# Largest number of bytes and of instructions of a pickle, read in a second. SAM's ViT-H has 20,000 instructions.
 _MAX_PICKLE_BYTES: Final = 2**26
 _MAX_INSTRUCTIONS: Final = 500_000
-# An archive's index may have so many bytes: about 40,000 members, listed in half a second. SAM's ViT-H has 600.
+# Largest number of bytes of an archive's index: 40,000 members, listed in half a second. SAM's ViT-H has 600 members.
 _MAX_READ_BYTES: Final = 2**22
 _SHOWN_LETTERS: Final = 500
 _GET_AGAIN: Final = "it is cut or damaged: get it again"
@@ -136,7 +136,7 @@ def _check_pickles(file: IO[bytes]) -> None:
 
 def _walk(data: BytesIO) -> tuple[dict[str, int], list[Any]]:
     """Checks the instructions of a pickle to its end; returns the bytes of each storage, and its last plain values."""
-    # The pickle describes a storage as `storage`, its type, key, device and number of elements, behind a mark.
+    # A storage in a pickle is a mark, the word `storage`, and the storage's type, key, device and number of elements.
     storages: dict[str, int] = {}
     memo: dict[int, Any] = {}
     values: list[Any] = []

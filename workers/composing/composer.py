@@ -41,13 +41,13 @@ from pseudoris.workers.noun_phrases import (
 
 FormName = Literal["words", "end", "end of so many", "side", "rank", "relation"]
 _FORMS: Final[tuple[FormName, ...]] = get_args(FormName)
-# An image gets at most this many groups, as more repeat few masks, and so many easy absences, as more teach little.
+# At most this many groups an image, because more repeat few masks, and easy absences, because more teach little.
 _MAX_PER_IMAGE: Final = 2
-# At most this many near absences of a mask, and texts of the bank, are tried. Bounds the cost of a crowded image.
+# At most this many near absences a mask and easy absences an image are tried. Bounds the cost of a crowded image.
 _MAX_TRIES: Final = 16
-# Stands for the attribute or noun that is replaced.
+# Stands in a phrase for the attribute or noun that is replaced.
 _GAP: Final = "_"
-# A longer row than "the left of the three" is not counted: too often it has a missed or a doubled mask.
+# Longest row whose number of masks is named ("the left of the three"): longer ones often have a missed or doubled mask.
 _MAX_COUNTED: Final = 3
 
 
@@ -71,7 +71,7 @@ def ranked_expressions(view: Likelihood, mask: int, mask_id: str) -> list[Expres
     found: dict[str, ExpressionRecord] = {}
     turns: dict[str, tuple[int, int]] = {}
     used: Counter[FormName] = Counter()
-    # A hash of the mask's id, so that a mask starts with the same form in every run.
+    # A hash of the mask's id decides with which form a mask starts, so that it is the same form in every run.
     start = hashlib.sha256(mask_id.encode()).digest()[0]
     for form in sorted(_forms(view, mask), key=lambda each: -each.log_right):
         right = float(np.exp(form.log_right))
@@ -115,7 +115,7 @@ def near_absences(view: Likelihood, mask_ids: Sequence[str], seed: int) -> Itera
     "The red circle" in an image of a red star and a blue circle, or "the blue star" there: a trainer that looks for one
     of the parts finds a mask, and is wrong. Seed and mask id decide which of a mask's expressions are tried first.
     """
-    # Lists the attributes that likely phrases have in one place: "small _ #" has red and blue. "_" has all nouns.
+    # For each place in likely phrases, the attributes found there: "small _ #" has red and blue. "_" has all nouns.
     slots: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for phrase in chain.from_iterable(view.phrases):
         slots[_GAP].setdefault(phrase.noun, phrase.noun)
@@ -150,7 +150,7 @@ def _swaps(
     view: Likelihood, phrase: NounPhrase, slots: Mapping[str, Mapping[str, str]], told: Callable[[str], Set[str]]
 ) -> Iterator[Callable[[], NounPhrase]]:
     """Yield what makes the phrase with another noun, or with an attribute that replaces one of its own."""
-    # The new word must fit the slot as in a likely phrase of the image: "red" may replace "small", "hat" may not.
+    # A new word comes from the same place of a likely phrase of the image: "red" may replace "small", "hat" may not.
     attributes = (*phrase.before, *phrase.after)
     for noun in slots[_GAP] if attributes else ():
         is_kin = noun != phrase.noun and (noun in PEOPLE) == (phrase.noun in PEOPLE)
@@ -200,7 +200,7 @@ def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:
             yield from _positions(view, mask, phrase)
         log_true = float(np.log(view.rivals(phrase)[mask]))
         for anchor, (named, log_named) in view.anchors.items() if "relation" in view.config.kinds else ():
-            # In a crowded image this skips most pairs before other masks are compared.
+            # An unlikely pair tries no side. In a crowded image this skips most pairs before other masks are compared.
             for side in SIDES if view.is_likely(log_true + log_named) else ():
                 surely, maybe = view.beside[anchor][side]
                 if surely[mask]:
@@ -211,7 +211,7 @@ def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:
 
 def _positions(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
     row = view.members(phrase, mask)
-    # "The leftmost circle" implies that there are other circles.
+    # "The leftmost circle" implies that there are other circles, so a mask without a row gets no such form.
     sides_of_row = SIDES if len(row) else ()
     for side in sides_of_row:
         log_right = view.log_right(mask, phrase, 1.0 - view.lead[side][mask])
@@ -224,7 +224,7 @@ def _positions(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_For
     for side in sides_of_row:
         ahead, behind = view.lead[side][row, mask], view.lead[side][mask, row]
         rank = 1 + int((ahead > behind).sum())
-        # The last of a row is the first from the other side. The end of a longer row is named without a number.
+        # Skipped: the last of a row, which is the first from the other side, and the first of a row that is too long.
         if rank == 1 + len(row) or (rank == 1 and len(row) >= _MAX_COUNTED):
             continue
         log_right = view.log_counted(mask, phrase, row, np.maximum(ahead, behind))

@@ -34,13 +34,13 @@ from pseudoris.workers.english import plural_of
 from pseudoris.workers.noun_phrases import NounPhrase, PhraseReader, is_sayable, noun_phrase, phrases_by_rules, shorter
 
 SIDES: Final[tuple[Side, ...]] = ("left", "right", "top", "bottom")
-# A side of the picture is its outer third.
+# Share of the picture that counts as a side: the outer third.
 _THIRD: Final = 1 / 3
 # Centres closer than this share of the image's side have no order: neither is further left.
 _MIN_GAP: Final = 0.08
-# Largest sideways offset as a multiple of the distance toward the named side. 1 would be 45 degrees.
+# Largest sideways offset, as a multiple of the distance toward the named side. 1 would be an angle of 45 degrees.
 _MAX_SLANT: Final = 0.8
-# The largest slant (steps across for each step toward a side) that some viewers still call that side.
+# Largest sideways offset that a lenient viewer accepts, as a multiple of the distance toward the named side.
 _LENIENT_SLANT: Final = 2.0
 
 
@@ -90,7 +90,7 @@ def surely_lies(side: Side, item: MaskPosition, anchor: MaskPosition) -> bool:
 def maybe_lies(side: Side, item: MaskPosition, anchor: MaskPosition) -> bool:
     """Return whether some viewer may say that a mask is on a side of another one."""
     toward, across = item.step(side, anchor)
-    # Uses a lenient viewer's slant and half the gap, because a mask's centre may differ from its object's.
+    # Half of the smallest gap is forgiven, because a mask's centre may differ from its object's.
     slack = _MIN_GAP / 2
     return toward > -slack and across <= _LENIENT_SLANT * (toward + slack) + slack
 
@@ -112,13 +112,13 @@ def _ramp(distance: Floats | np.float64, width: float) -> Floats:
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(distance / max(width, 1e-9), -500.0, 500.0))))
 
 
-# A phrase has at most this many words besides its noun. Each one excludes more other masks, and may itself be wrong.
+# A phrase has at most this many words besides its noun. Each word excludes more other masks, and may itself be wrong.
 _MAX_WORDS: Final = 2
-# The highest probability of a rival. At 1, the logarithm of the probability of no rival would be infinite.
+# The highest probability of a rival. At 1, the logarithm of the probability of no rival would be -infinity.
 MAX_RIVAL: Final = 0.999
-# Above this probability a mask belongs to a row.
+# A mask counts as in a row, or at a side of the picture, if the probability of that is above this.
 IS_MEMBER: Final = 0.5
-# Each word besides the noun multiplies the risk that the phrase means something unseen. Set by hand.
+# The risk that a phrase means something unseen is multiplied by this for each word besides the noun. Set by hand.
 _UNSEEN_WORD: Final = 0.3
 
 
@@ -140,12 +140,12 @@ class Likelihood:
             drawn = [each for each in evidence.phrases if each.noun == noun]
             longer = [each for each in drawn if 0 < len(each.words) <= _MAX_WORDS and is_sayable(each)]
             if not longer:
-                # The captioner says more than the allowed words at once, so its phrases are shortened.
+                # The captioner drew no phrase of so few words that can be said, so its longer phrases are shortened.
                 longer = [part for each in drawn for part in shorter(each, _MAX_WORDS) if is_sayable(part)]
             distinct: dict[frozenset[str], NounPhrase] = {}
             for phrase in (*([] if alone is None or alone.number == "several" else [alone]), *longer):
                 distinct.setdefault(phrase.words, phrase)
-            # This is an upper bound: no expression with this phrase is likelier than the phrase itself.
+            # Unlikely phrases go: no expression with a phrase is likelier than that the phrase is true of the mask.
             found.append([each for each in distinct.values() if self.is_likely(math.log(self.rivals(each)[mask]))])
         return found
 

@@ -120,7 +120,7 @@ class CropAccumulator:
         sums = weighted_sums(rows, first, count=count.ravel(), start=start.ravel(), weights=x.weights)
         crops = np.array([tile.crop for tile in tiles])
         bands = to_device(crops[plan.band_tile] * self._num_bands + plan.band, sums.device)
-        # Tiles of one crop do not overlap: where one has values, the others are 0.
+        # Tiles of one crop do not overlap, so they may be added: where one tile has values, the others are 0.
         self._bands.index_add_(0, bands, sums.view(len(bands), self._size, -1))
 
     def scaled(self, gain: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
@@ -146,7 +146,7 @@ class _Plan:
     @classmethod
     def of(cls, tiles: Sequence[CropTile], y: AxisTaps, x: AxisTaps, *, strip_px: int) -> _Plan:
         """Plan one window for all unmasked tiles of a mask, and one for its masked tiles."""
-        # For each axis and tile: the first output that reads a pixel, the end of such outputs, and the same for pixels.
+        # For each axis and tile: first and end of the outputs that read a pixel, and first and end of these pixels.
         tile, outputs, pixels = np.arange(len(tiles)), [], []
         for taps in (y, x):
             reads = taps.count > 0
@@ -160,12 +160,12 @@ class _Plan:
         num_bands = -(-outputs[0][1] // BAND_ROWS) - first_band
         band_tile = np.repeat(tile, num_bands)
         masks, is_masked = np.array([each.mask for each in tiles]), np.array([each.is_masked for each in tiles])
-        # Masked windows sort behind all others.
+        # Masked windows come last, where `TiledImage.table` expects them.
         kinds, window = np.unique(np.stack([is_masked, masks], axis=1), axis=0, return_inverse=True)
         window = window.ravel()
         hulls = []
         for spans in (rows, strips):
-            # The smallest span of each window that holds the spans of all its tiles.
+            # `hull`: for each window, the smallest span that holds the spans of all its tiles.
             hull = np.tile([np.iinfo(np.int64).max, 0], (len(kinds), 1))
             np.minimum.at(hull[:, 0], window, spans[:, 0])
             np.maximum.at(hull[:, 1], window, spans[:, 1])
@@ -190,7 +190,7 @@ class _Plan:
         top = self.windows.starts[window] + strip * self.windows.num_rows[window] - self.windows.rows[window, 0]
         output = band[:, None] * BAND_ROWS + np.arange(BAND_ROWS)
         num_outputs = y.count.shape[1]
-        # Outputs behind the last one are 0.
+        # The last band may reach beyond the last output. There the count is 0, so the sum is 0.
         first, count, start = (
             np.where(output < num_outputs, values[tile[:, None], np.minimum(output, num_outputs - 1)], 0)
             for values in (y.first, y.count, y.start)

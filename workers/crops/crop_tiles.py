@@ -28,7 +28,7 @@ STRIP_PX: Final = 32
 BAND_ROWS: Final = 16
 
 _FLOAT_PIXEL_BYTES: Final = 12
-# Bytes of a tap: the number and the weight of a row, and temporaries to compute them.
+# Bytes that a tap takes: the number and the weight of a row, and temporaries to compute them.
 _TAP_BYTES: Final = 40
 
 
@@ -67,14 +67,14 @@ def tile_bytes(tile: CropTile, *, size: int) -> int:
     # The side of the padded square crop.
     side = max(tile.box[2] - tile.box[0], tile.box[3] - tile.box[1])
     scale = side / size
-    # Upper bounds of the pixels that the outputs read along each axis.
+    # Upper bounds of how many pixels the outputs read along each axis.
     height, width = (
         min(tile.box[axis + 2] - tile.box[axis], int((end - begin) * scale + 2 * max(scale, 1.0)) + 1)
         for axis, (begin, end) in ((1, tile.rows), (0, tile.columns))
     )
     num_rows = min(tile.rows[1] - tile.rows[0], height * size // side + 2) + BAND_ROWS
     num_columns = tile.columns[1] - tile.columns[0]
-    # The sum counts the pixels, a masked copy of them, and rows of outputs in two orders.
+    # `pixels` counts the pixels, a masked copy of them, and rows of outputs in two orders.
     pixels = 2 * (height + num_rows) * (width + STRIP_PX)
     taps = (2 * height + num_rows) * (width // STRIP_PX + 1) + (2 * width + num_columns) * (num_rows // BAND_ROWS)
     return _FLOAT_PIXEL_BYTES * pixels + _TAP_BYTES * taps
@@ -115,7 +115,7 @@ class TiledImage:
     ) -> None:
         """Copy `pixels` (H, W, 3) uint8 RGB to the device; `runs` as in `unpack_columns`."""
         self._height, width = pixels.shape[:2]
-        # Not wider than the image: for an image one column wide, full strips would take 32 times the memory.
+        # A strip is not wider than the image: in an image one column wide, full strips would take 32 times the memory.
         self.strip_px = min(STRIP_PX, width)
         self._num_strips = -(-width // self.strip_px)
         padded = np.zeros((self._height, self._num_strips * self.strip_px, 3), dtype=np.uint8)
@@ -137,7 +137,7 @@ class TiledImage:
         table = self._rows.index_select(0, numbers).float().sub_(self._fill)
         is_masked = window >= len(windows.rows) - len(windows.masks)
         if is_masked.any():
-            # Columns of the masked windows side by side. Each spans the full height of the image.
+            # First and end column of each masked window. `bits` has these columns side by side, in the image's height.
             columns = windows.strips[len(windows.rows) - len(windows.masks) :] * self.strip_px
             runs = [self._runs[mask] for mask in windows.masks]
             bits = unpack_columns(runs, columns, height=self._height, device=self._device)
@@ -174,7 +174,7 @@ def unpack_columns(runs: Sequence[Ints], columns: Ints, *, height: int, device: 
     flat = torch.zeros(num_pixels + 1, dtype=torch.uint8, device=device)
     positions = to_device(np.concatenate([np.zeros(0, np.int64), *changes]), device)
     flat.index_add_(0, positions, torch.ones(len(positions), dtype=torch.uint8, device=device))
-    # Only the parity of the count matters, and overflow of uint8 keeps it.
+    # Only the parity of the number of changes matters, and overflow of uint8 keeps it.
     bits = flat.cumsum(0, dtype=torch.uint8)[:num_pixels].bitwise_and_(1)
     return bits.view(int(widths.sum()), height).t().contiguous()
 

@@ -27,7 +27,7 @@ from pseudoris.workers.device import to_device
 # The colour of masked-out pixels and of padding: CLIP's mean, 255 * (0.48145466, 0.4578275, 0.40821073), rounded.
 # Source: open_clip 3.3.0, OPENAI_DATASET_MEAN; raw colours, as method page section 2 asks.
 FILL_RGB: Final = (123, 117, 104)
-# A batch of at most these bytes holds all crops of a photograph with a few masks. A smaller one is slower.
+# Largest memory of a batch: it holds all crops of a photograph with a few masks. Smaller batches are slower.
 BATCH_BYTES: Final = 64 * 2**20
 
 
@@ -118,7 +118,7 @@ def grow_box(box: tuple[int, int, int, int], *, scale: float, image_size: tuple[
     numerator, denominator = Fraction(str(scale)).as_integer_ratio()
     grown = []
     for start, end, limit in ((box[0], box[2], image_size[1]), (box[1], box[3], image_size[0])):
-        # start' = (start + end) / 2 - factor * (end - start) / 2, over the common denominator.
+        # The new start is (start + end) / 2 - factor * (end - start) / 2, here in integers over a common denominator.
         twice_centre, span = (start + end) * denominator, (end - start) * numerator
         low = (twice_centre - span) // (2 * denominator)
         high = -((-twice_centre - span) // (2 * denominator))

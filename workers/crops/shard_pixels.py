@@ -31,7 +31,7 @@ Decode = Callable[[ShardImage], NDArray[np.uint8]]
 HELD_BYTES: Final = 3 * 2**30
 AHEAD_BYTES: Final = 2**30
 HELD_BYTES_ON_CPU: Final = 64 * 2**20
-# Threads that decode ahead: each ten images of 12 megapixels per second. More than cores slow each other down.
+# Number of threads that decode ahead, each ten images of 12 megapixels per second. More threads than cores are slower.
 _NUM_THREADS: Final = min(4, os.cpu_count() or 1)
 
 

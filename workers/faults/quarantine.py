@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 STAGE_ERROR: Final = "stage_error"
 BAD_OUTPUT: Final = "bad_output"
-# torch raises a plain RuntimeError if memory runs out or a GPU fails. Only one of these words in its text tells so.
+# torch raises a plain RuntimeError if memory runs out or a GPU fails. Only these words in its text show which.
 _MEMORY_WORDS: Final = ("CUDA out of memory", "DefaultCPUAllocator", "Cannot allocate memory", "std::bad_alloc")
 _DEVICE_WORDS: Final = ("CUDA", "cuDNN", "CUBLAS", "cublas")
 # Exceptions of these modules come from `compute.is_compiled`: the machine lacks a compiler. No image is to blame.
@@ -56,7 +56,7 @@ def is_broken_device(error: BaseException) -> bool:
 
 def _torch_error(name: str) -> type[BaseException] | tuple[()]:
     """Return torch's exception of that name; if torch is not loaded, (), of which no error is an instance."""
-    # torch is not imported for this. Without it, no exception can be torch's.
+    # torch is not imported for this: if it is not loaded, no exception can be torch's.
     found: type[BaseException] | tuple[()] = getattr(sys.modules.get("torch"), name, ())
     return found
 
@@ -127,7 +127,7 @@ def together_or_fewer(
         except Exception as error:
             if len(few) == 1 or not is_out_of_memory(error):
                 raise
-        # Run after the except block, because the error's frames keep memory in use.
+        # This runs after the except block, because inside it the error's frames keep memory in use.
         most = len(few) // 2
         free_memory()
         remember(most)

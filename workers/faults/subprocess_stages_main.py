@@ -42,7 +42,7 @@ def main() -> None:
             shard = pickle.load(requests)  # from our own parent
         except EOFError:
             return
-        # Stages are loaded with the first shard, so that an error of loading is returned as any other.
+        # Stages are loaded with the first shard, so that an error of loading is returned like any other error.
         answer = _answer(shard, kinds, stages, config=config, answers=answers)
         send(answers, answer)
         if isinstance(answer, Exception):

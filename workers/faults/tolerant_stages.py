@@ -28,12 +28,12 @@ from pseudoris.workers.stages import Stage, StageKind, stages_named
 logger = logging.getLogger(__name__)
 
 KILLED: Final = "process_killed"
-# After its process has died this often, a shard is searched for the image that causes it.
+# After this many deaths of its process, a shard is searched for the image that causes them.
 CRASHES_BEFORE_SEARCH: Final = 2
-# After the child was killed from outside this often on one image, the machine is to blame.
+# If the child was killed from outside this many times on one image, the machine is to blame.
 _MAX_EXTERNAL_SIGNALS: Final = 3
 
-# These settings bound the memory of each stage; the numbers are their smallest values.
+# Settings that bound the memory of each stage, and the smallest value of each setting.
 _TILES: Final[Mapping[str, Mapping[str, int]]] = {
     stages.STAGE_PROPOSE: {"points_per_batch": 1},
     stages.STAGE_CAPTION: {"cache_bytes": 2**20, "crops_together": 1},
@@ -91,7 +91,7 @@ class FaultTolerantStages:
         section = f"{kind.section}."
         lowered = {name.removeprefix(section): n for name, n in shard.degraded.items() if name.startswith(section)}
         if lowered:
-            # A repair of a shard that was made with less memory: only the same tile sizes give its bytes again.
+            # This repairs a shard that was made with less memory: only the same tile sizes give its bytes again.
             return self._retry_raised(kind, shard, self._run_with_less_memory(kind, shard, lowered))
         try:
             done = stage(shard)
@@ -102,7 +102,7 @@ class FaultTolerantStages:
                 raise
             logger.warning("stage %s ran out of memory on shard %d: %s", kind.name, shard.shard, error)
             done = None
-        # Run after the except block, because the error's frames keep memory in use.
+        # This runs after the except block, because inside it the error's frames keep memory in use.
         if done is None:
             done = self._run_with_less_memory(kind, shard, {})
         return self._retry_raised(kind, shard, done)

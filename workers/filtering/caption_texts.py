@@ -37,7 +37,7 @@ class TextMaker:
     ) -> None:
         """Load the noun finder; `ConfigError` if it is missing. A process without an answer in `timeout_s` is ended."""
         self._find_nouns, self._config, self._tokeniser = noun_finder(config), config, tokeniser
-        # Each thread waits for its own process of 0.5 GB. spaCy takes 0.3 s for an image's captions, so it gets two.
+        # Each thread waits for its own process of 0.5 GB. spaCy needs 0.3 s an image, so it gets two processes.
         num_processes = 1 if config.nouns == "rules" else 2
         self._threads = ThreadPoolExecutor(num_processes, "texts") if is_ahead else None
         self._own, self._num_starts, self._begun = threading.local(), 0, dict[str, Future[Texts]]()

@@ -63,7 +63,7 @@ def cut_into_tiles(texts: Sequence[list[int]], num_nodes: int) -> Iterator[TextT
     """Yield the tiles of texts, each text once; a text has at least one token and at most `num_nodes` (R)."""
     # Texts are visited in the order of their tokens. Nodes (token, depth, parent) are numbered as they appear.
     nodes: list[tuple[int, int, int]] = []
-    # The last text, the nodes of its prefixes, and for each text of the tile its number and last node.
+    # `newest` is the last text, `path` the nodes of its prefixes. `ends` has each text's number and last node.
     newest: Sequence[int] = ()
     path: list[int] = []
     ends: list[tuple[int, int]] = []
@@ -153,7 +153,7 @@ class TextTower:
         device = model.positional_embedding.device
         tokens, depths, ends = (to_device(column, device) for column in (tile.tokens, tile.depths, tile.ends))
         hidden = model.token_embedding(tokens).to(dtype) + model.positional_embedding[depths].to(dtype)
-        # Neighbouring nodes with prefixes of the same rounded length attend together.
+        # Neighbouring nodes whose prefixes have the same rounded length are computed in one attention.
         gathers: list[list[tuple[Ints, NDArray[np.bool_]]]] = [[]]
         rounded = tile.depths // TEXT_LENGTH_STEP
         starts = np.flatnonzero(np.diff(rounded, prepend=-1))
@@ -179,7 +179,7 @@ class TextTower:
             known.append((nodes, [own.view(len(each), 1, -1) for own, (each, _) in zip(of_group, groups, strict=True)]))
         for block in self._blocks:
             hidden = block(hidden, known)
-        # All nodes are projected, because rounding depends on the number of rows.
+        # All nodes are projected, not only the ends: the number of ends differs, and rounding depends on that of rows.
         pooled: torch.Tensor = model.ln_final(hidden)
         projection: nn.Linear | torch.Tensor | None = model.text_projection
         if isinstance(projection, nn.Linear):
@@ -210,7 +210,7 @@ class AttentionPool(nn.Module):
         keys, values = (proj.weight.view(self._num_heads, -1, x.shape[2]) for proj in (self.k_proj, self.v_proj))
         queries = self.q_proj(x[:, 0]).view(len(x), self._num_heads, -1).transpose(0, 1)
         queries = torch.bmm(queries / math.sqrt(queries.shape[2]), keys).transpose(0, 1)
-        # Logits and softmax are in float32 at least, as everywhere.
+        # Logits and softmax are computed in at least float32.
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         attention = torch.bmm(queries.to(wide.dtype), wide.transpose(1, 2)).softmax(dim=2)
         mixed = torch.bmm(attention, wide).to(x.dtype).transpose(0, 1)
@@ -228,7 +228,7 @@ def simplify_tower(tower: nn.Module) -> None:
     if not isinstance(tower, ModifiedResNet):
         return
     for module in list(tower.modules()):
-        # In open_clip's towers each convolution is followed by its norm.
+        # In open_clip's towers each convolution is followed by its norm, so neighbours are fused.
         for (name, convolution), (name_of_norm, norm) in pairwise(list(module.named_children())):
             if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(convolution, norm))

@@ -26,9 +26,9 @@ from pseudoris.workers import english as lexicon
 _TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|'s?(?=\s|$)|[&]|[,;:.()/!?\"-]")
 PUNCTUATION = frozenset(',;:.()/!?"-')
 _CLITIC = "'s"
-# Some captioners write "black - haired" with spaces.
+# Matches a hyphen between spaces, because some captioners write "black - haired".
 _SPACED = re.compile(rf" - (?=(?:{'|'.join(sorted(lexicon.LINKING_PARTICIPLES))}|shirt|decker)\b)")
-# Words that are no thing; that are no thing before `of`; and that a crop of the thing does not show.
+# Words that name no thing; that name no thing before `of`; and that say what a crop of the thing does not show.
 _NO_THINGS = lexicon.PICTURES | lexicon.PLACES | lexicon.COLOURS | lexicon.NUMERALS
 _OF_OTHERS = lexicon.QUANTITIES | lexicon.PARTS
 _NOT_SEEN = lexicon.DETERMINERS | lexicon.PLACES | lexicon.NUMERALS
@@ -82,7 +82,7 @@ def noun_phrases(text: str) -> list[str]:
     while start < len(words):
         chunk = read_chunk(words, start)
         head = chunk.head(words)
-        # Pictures, places, colours and numbers are no things. Nor are quantities and parts of what follows them.
+        # Pictures, places, colours and numbers are no things. Quantities and parts are none if `of` follows them.
         is_of_others = head in _OF_OTHERS and words[chunk.end : chunk.end + 1] == ["of"]
         if head is not None and head not in _NO_THINGS and not is_of_others:
             modifiers = (words[index] for index in chunk.modifiers)
@@ -337,6 +337,6 @@ def _is_final(words: list[str], chunk: Chunk) -> bool:
         return last in lexicon.PLACES - lexicon.PARTS
     if end_word in lexicon.AUXILIARIES:  # "this is a dog"
         return last not in lexicon.DEMONSTRATIVES
-    # "On the left, a red bus" is a place and then the phrase.
+    # "On the left, a red bus" is a place, and then the phrase that counts.
     opens = end_word in {",", ":", "-"} or end_word in lexicon.EMPTY_PRONOUNS
     return not opens or all(words[i] in lexicon.NUMERALS for i in chunk.modifiers)

@@ -92,7 +92,7 @@ def score_candidates(
     )
 
 
-# A listener or a second opinion has set these columns before the scorer, if configured.
+# Columns that a listener or a grounding check has set before the scorer, if the run has one.
 _SET_BEFORE: Final = ("caption_score", "listener", "truth", "grounding_choice", "grounding_share")
 # Embeddings of one image's context crops and masked crops, (N, D) float32 each, normalised.
 Vectors = tuple[torch.Tensor, torch.Tensor]
@@ -172,7 +172,7 @@ class ClipScorer:
             self._texts_of.begin(captions_of([image]))
         images, vectors = embed_crops(shard, self._embedder, self._config.context_scale)
         made = self._texts_of(captions_of(images))
-        # Each caption and each prompt is embedded once.
+        # Each distinct caption and prompt is embedded once.
         pairs = (zip((caption, prompt), both, strict=True) for caption, (_, prompt, *both) in made.items())
         tokens = dict(chain.from_iterable(pairs))
         rows = {text: row for row, text in enumerate(tokens)}

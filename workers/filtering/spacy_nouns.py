@@ -32,7 +32,7 @@ from pseudoris.workers.noun_phrases import (
 
 # `filtering.nouns=spacy` loads this pipeline.
 SPACY_MODEL: Final = "en_core_web_sm"
-# The parse does not need these parts of English pipelines, which take most of the time.
+# Parts of English pipelines that the parse does not need. They take most of the time.
 _UNUSED: Final = ("ner", "lemmatizer")
 
 
@@ -98,7 +98,7 @@ def phrase_of_parse(parsed: Any, noun: str) -> NounPhrase | None:
     head = None if root is None else _skip_quantities(root)
     if head is None or head.lower_ != noun.lower() or any(token.dep_ == "neg" for token in parsed):
         return None
-    # In "a group of cows grazing" the clause may belong to the group.
+    # In "a group of cows grazing" the clause may belong to the group, so the children of both words are read.
     around = [child for token in dict.fromkeys((head, root)) for child in token.children]
     before = [_words(each) for each in head.lefts if each.dep_ in _BEFORE and not is_no_attribute(each.lower_)]
     after = [each for child in head.children for each in _with(child)]

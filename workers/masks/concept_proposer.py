@@ -31,16 +31,16 @@ from pseudoris.workers.masks.mask_candidates import MaskCandidates, concatenate
 from pseudoris.workers.masks.proposals import Kept, Proposals, mask_records, without_doubles
 from pseudoris.workers.masks.sam2_model import in_dtype, load_sam2, model_input, sam2_digest, upsample_logits
 
-# A concept has at most this many of CLIP's tokens. Source: the text encoder of SAM 3.
+# A concept has at most this many tokens of CLIP's tokenizer. Source: the text encoder of SAM 3.
 _CONTEXT_LENGTH: Final = 32
 
 
 class ConceptOptions(FrozenModel):
     """`masks.options` of the engine `sam3_concepts`."""
 
-    # These are noun phrases. A mask's `prior` names its concept by the number in this list, from 0: `concept:3`.
+    # Noun phrases of the things to find. A mask's `prior` has its phrase's number in this list, from 0: `concept:3`.
     concepts: tuple[str, ...] = Field(min_length=1)
-    # So many concepts are asked together. Memory grows with it. It is part of the identity, as rounding depends on it.
+    # Number of concepts asked together. Memory grows with it. Rounding depends on it, so it is part of the identity.
     concepts_per_batch: int = Field(default=8, ge=1)
 
     @field_validator("concepts")
@@ -96,7 +96,7 @@ class ConceptDetector:
         size, device = (image.shape[0], image.shape[1]), self._model.device
         with in_dtype(device, self._dtype):
             seen = self._model.get_vision_features(model_input(image, self.side, is_sam3=True, device=device))
-        # `measured` drops no mask for its stability. Unstable ones are dropped below, together with their concepts.
+        # With a bound of 0 `measured` drops no unstable mask. They are dropped below, with their concept numbers.
         config = self._config.model_copy(update={"stability_score_thresh": 0.0})
         parts: list[MaskCandidates] = []
         concepts: list[NDArray[np.intp]] = []
@@ -129,7 +129,7 @@ class ConceptDetector:
                 attention_mask=is_token,
             )
         scores = found.pred_logits.float().sigmoid() * found.presence_logits.float().sigmoid()
-        # Masks are dropped before upsampling, because each concept has 200 and most show nothing.
+        # Masks are dropped before upsampling, because each concept has 200 masks and most show nothing.
         (is_found,) = to_host(scores > self._config.pred_iou_thresh)
         concepts, queries = np.nonzero(is_found)
         at = tuple(to_device(each, scores.device) for each in (concepts, queries))
@@ -162,7 +162,7 @@ class ConceptProposer(SamProposer):
         (image,) = images
         proposals, concepts = self._detect(decode(image))
         rows = np.sort(without_doubles(proposals, np.arange(len(proposals)), self._max_iou))
-        # The score says that the concept is there, not how well the mask fits, so that is unknown.
+        # The score says that the concept is there, not how well the mask fits. So the predicted IoU is unknown.
         unknown = replace(proposals, predicted_iou=np.full(len(proposals), np.nan))
         kept = [Kept(int(row), prior=f"concept:{concepts[row]}") for row in rows]
         return [replace(image, masks=mask_records(image.image_id, unknown, kept))]

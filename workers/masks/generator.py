@@ -83,7 +83,7 @@ def measured(
 _EDGE_TOLERANCE_PX = 20
 # This many bytes of logits are upsampled at once. On a CPU they fit its caches. Results do not depend on it.
 _UPSAMPLE_BYTES = {"cpu": 8 * 2**20, "cuda": 2**30}
-# A batch on a GPU holds at most so many images, and so many bytes of their logits.
+# A batch on a GPU holds at most `_MOST_IMAGES` images, and at most `_HELD_BYTES` bytes of their logits.
 _MOST_IMAGES, _HELD_BYTES = 16, 6 * 2**30
 # Pixels that share an edge or a corner belong to one region.
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
@@ -95,9 +95,9 @@ class MaskGenerator:
     def __init__(self, model: PromptableModel, config: MasksConfig) -> None:
         self._model, self._config = model, config
         self._grids = layer_grids(config)
-        # `together` should get at most so many images. The number falls when memory runs out.
+        # `together` should get at most this many images. The number falls when memory runs out.
         self.images_together = 1
-        # A CPU fills its caches with one image and gains nothing from batches.
+        # Only a GPU gains from batches of images: one image fills a CPU's caches.
         self._sam = model if isinstance(model, PromptableSam) and model.is_on_gpu else None
         if self._sam is not None:
             num_points = sum(4**layer * len(grid) for layer, grid in enumerate(self._grids))
@@ -156,7 +156,7 @@ class MaskGenerator:
         """Return the mask candidates of an image's crops, all in its frame, after the NMS between crops."""
         found = concatenate(parts)
         if len(crops) > 1:
-            # Between crops, NMS keeps the masks of the smaller ones.
+            # Of doubles from two crops, NMS keeps the mask of the smaller crop.
             areas = torch.tensor([(x1 - x0) * (y1 - y0) for (x0, y0, x1, y1), _ in crops])
             scores = (1 / areas).repeat_interleave(torch.tensor([len(part.bits) for part in parts]))
             boxes = found.boxes_px.float()
@@ -167,7 +167,7 @@ class MaskGenerator:
         """Return the mask candidates of an image as proposals, without small regions where these are to go."""
         if not self._config.min_mask_region_area or not len(found.bits):
             return encode_proposals(found)
-        # Without holes and islands, two masks may be doubles. Of two, NMS keeps the unchanged one.
+        # Two masks may become doubles when holes and islands go. Then NMS prefers a mask that was not changed.
         found, is_unchanged = without_small_regions(found, self._config.min_mask_region_area)
         threshold = max(self._config.box_nms_thresh, self._config.crop_nms_thresh)
         return encode_proposals(found.take(nms(found.boxes_px.float(), is_unchanged.float(), threshold)))
@@ -204,7 +204,7 @@ def remove_small_regions(mask: NDArray[np.bool_], min_area_px: int) -> tuple[NDA
     A hole is any region of background, also at the image's border. If all islands are small, the largest stays (the
     first in reading order among equals), so that a mask with pixels never becomes empty.
     """
-    # The label is 0 outside of all regions, and 1, 2 and so on in them.
+    # The label is 0 outside of all regions, and 1, 2 and so on in them. So the size of label 0 is dropped.
     labels, _ = ndimage.label(~mask, structure=_EIGHT_NEIGHBOURS)
     sizes = np.bincount(labels.ravel())[1:]
     is_small = sizes < min_area_px
@@ -328,7 +328,7 @@ class MaskBatch:
         """Yield a crop, some of its rows, and their logits (N, H, W) float32 at its size: as many at once as fit."""
         on_gpu, first = to_device(np.concatenate(rows), self._low.device), 0
         for number, (crop, of_crop) in enumerate(zip(self._encoded, rows, strict=True)):
-            # The step counts the image's pixels: `codes` places masks in its frame, which may be far larger.
+            # `codes` places masks in the image's frame, which may be far larger than the crop: its pixels are counted.
             height, width, _ = self._places[number][0].shape
             step = max(1, _BATCH_BYTES // (4 * max(self._model.side**2, height * width)))
             for start in range(0, len(of_crop), step):
@@ -344,7 +344,7 @@ class MaskBatch:
         for number, some, logits in self._upsampled(chosen):
             image, (x0, y0, x1, y1), _ = self._places[number]
             masks = F.pad(logits > MASK_THRESHOLD, (x0, image.shape[1] - x1, y0, image.shape[0] - y1))
-            # In a larger frame a mask may have two more changes a column, at the crop's edges: `most` must suffice.
+            # In a larger frame a mask may have two more changes a column, at the crop's edges. `most` must count them.
             further = 2 * (x1 - x0) * len(some) if masks.shape != logits.shape else 0
             most = further + sum(self._num_changes[row] for row in some.tolist())
             sent.append(torch.nonzero_static(rle.changes(masks).flatten(), size=most, fill_value=-1)[:, 0])

@@ -233,7 +233,7 @@ class InstanceTable:
         ConfigError if several names of the table fit the image, or a row is malformed.
         """
         found = [name for name in (image_id, key, unquote(key)) if name in self._rows][:1]
-        # If no name is equal, a name matches if one of the two paths ends with the other.
+        # If no name equals the image's, a name matches if one of the two paths ends with the other path.
         found = found or sorted(
             {
                 name
@@ -259,5 +259,5 @@ class InstanceTable:
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    # A tar's member has the key `tar!member`. Tools on Windows write `train\1.jpg`.
+    # `!` and `\` separate parts too: a tar's member has the key `tar!member`, and Windows tools write `train\1.jpg`.
     return PurePosixPath(name.replace("!", "/").replace("\\", "/")).parts or ("",)

@@ -54,10 +54,10 @@ def match_instances(proposals: Proposals, instances: Instances, config: PriorCon
 
 
 _CLASSES_KEY = "roi_heads.box_predictor.cls_score.bias"
-# One of these keys tells the version: 2 has a convolutional box head, and 1 has two linear layers.
+# Which key a state dict has shows its version: v1 has two linear layers as box head, v2 convolutions.
 _V1_KEY = "roi_heads.box_head.fc6.weight"
 _V2_KEY = "roi_heads.box_head.0.0.weight"
-# A pixel of a mask has at least this probability. Source: torchvision's Mask R-CNN reference.
+# A pixel belongs to a mask at this probability or above. Source: torchvision's Mask R-CNN reference.
 _MIN_MASK_PROBABILITY = 0.5
 
 

@@ -16,9 +16,9 @@ from pseudoris.schemas.shard import Box
 
 MASK_THRESHOLD = 0.0
 _PIXELS_A_BYTE = 8
-# Times this, a little-endian word of eight bytes 0 or 1 has them as the bits of its highest byte.
+# A little-endian word of eight bytes, each 0 or 1, times this number has these bytes as the bits of its highest byte.
 _GATHER = 0x8040201008040201 - 2**64
-# `_COPY` repeats a byte eight times. `_SCATTER` leaves one bit in each: pixel 0 the highest, pixel 7 the lowest.
+# A byte times `_COPY` is the byte eight times. `_SCATTER` keeps one bit of each: the highest for pixel 0, and so on.
 _COPY = 0x0101010101010101
 _SCATTER = 0x0102040810204080
 # This many pixels of masks are unpacked at once. It bounds memory; results do not depend on it.
@@ -51,7 +51,7 @@ class MaskCandidates:
 
     def take(self, rows: torch.Tensor) -> MaskCandidates:
         """Return the mask candidates at `rows` (indices in a new order, or a bool mask)."""
-        # An index of bools would give the same, but the CPU waits for a GPU at each use of one.
+        # A bool index would give the same, but each use of one makes the CPU wait for the GPU.
         rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
         return MaskCandidates(self.size, *(column[rows] for column in self.columns))
 

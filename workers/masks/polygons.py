@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pseudoris.images.mask_rings import Point, mask_rings
 
-# A hole: the point where its bridge ends, and its points from the bridge's start back to there.
+# A hole: the point where its bridge ends, and the hole's points from the bridge's start around to that start.
 _Hole = tuple[Point, list[Point]]
 
 
@@ -32,7 +32,7 @@ def corner_polygon(pixels: NDArray[np.bool_]) -> list[Point]:
         ring if inside[y + 1, x + 1] else [ring[0], *ring[:0:-1]] for ring in mask_rings(pixels) for x, y in ring[:1]
     ]
     start = rings[0][0]
-    # After each further ring the line returns to the start, where the next ring begins.
+    # From the first ring's start the line goes to each further ring, around it, and back to that start.
     return [*rings[0], *(point for ring in rings[1:] for point in (start, *ring, ring[0]))]
 
 
@@ -47,13 +47,13 @@ def centre_polygons(pixels: NDArray[np.bool_]) -> list[list[Point]]:
     owners = {
         (x, y): number
         for number, ring in enumerate(rings)
-        # A bridge is horizontal, so it ends at an edge along a column.
+        # A bridge is horizontal, so only vertical edges, where it may end, are listed.
         for (x, y0), (_, y1) in zip(ring[1::2], [*ring[2::2], ring[0]], strict=True)
         for y in range(min(y0, y1), max(y0, y1))
     }
     holes: defaultdict[int, list[_Hole]] = defaultdict(list)
     polygons = []
-    # Rings come from right to left: a bridge ends at a ring that reaches further left, so no ring joins incomplete.
+    # Rings come from right to left: a bridge ends at a ring that reaches further left, which has all its holes by then.
     for number in sorted(range(len(rings)), key=lambda each: min(rings[each]), reverse=True):
         x, y = min(rings[number])
         points = _centres(rings[number], inside, holes.pop(number, []))

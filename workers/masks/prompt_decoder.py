@@ -128,7 +128,7 @@ def _softmax(scores: torch.Tensor, dim: int) -> torch.Tensor:
     return scores.softmax(dim, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
 
 
-# An image token becomes so many pixels of a mask: each of two convolutions makes 2 × 2 of one.
+# An image token becomes this many pixels of a mask: each of two convolutions makes 2 × 2 pixels of one pixel.
 _PIXELS_A_TOKEN = 16
 
 
@@ -146,7 +146,7 @@ class Upscaling:
         # Weight (4·out, in) and bias (4·out,) of a 2 × 2 transposed convolution of stride 2, with channels innermost.
         weights = (each.weight.detach().permute(2, 3, 1, 0).flatten(0, 2).contiguous() for each in (first, second))
         biases = (each.bias.detach().repeat(4) for each in (first, second))
-        # `to` shares the tensor if nothing changes.
+        # `to` shares the tensor if it has that dtype already.
         every = (each.to(dtype or each.dtype) for each in (*weights, *biases, norm.weight, norm.bias))
         self._first, self._second, self._first_bias, self._second_bias, self._norm_weight, self._norm_bias = every
 
@@ -165,12 +165,12 @@ class Upscaling:
             # (n, 16·l, C / 8), with the 16 pixels of a token adjacent.
             features = self._activate_again(pixels).view(num_prompts, part.shape[1] * _PIXELS_A_TOKEN, -1)
             parts.append(torch.bmm(features, columns))
-        # Row and column of the token, then of the first convolution's pixel, then of the second one's.
+        # After the prompts: row and column of the token, of the first convolution's pixel, of the second one's.
         logits = torch.cat(parts, dim=1).view(num_prompts, side, side, 2, 2, 2, 2, -1)
         return logits.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(num_prompts, -1, 4 * side, 4 * side)
 
 
-# The IoU token comes before the mask tokens. Of these, 0 is for unambiguous prompts, and a point uses 1 to 3.
+# The IoU token comes before the mask tokens. Mask token 0 is for unambiguous prompts; a point uses 1 to 3.
 _FIRST_MULTIMASK = 1
 _FIRST_MASK_TOKEN = 1
 _FOREGROUND = 1
@@ -288,7 +288,7 @@ class SamPromptDecoder:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return low-resolution logits (K, 4h, 4w) and predicted IoU (K,), float32, as `PromptableModel.decode`."""
         prompt, step = self._prompt(points_xy), self._num_fitting
-        # The first layer updates the tokens of all prompts. The image is still the same for all.
+        # The first layer updates the tokens of all prompts at once, while the image is still the same for all prompts.
         first = self._layers[0]
         tokens = first.attend_to_tokens(prompt, prompt)
         taken = [
@@ -363,7 +363,7 @@ class SamPromptDecoder:
         predicted_iou = self._heads.iou_prediction_head(self._finish(tokens, prompt, image, slice(0, 1))[:, 0])
         predicted_iou = predicted_iou[:, _FIRST_MULTIMASK:]
         is_kept = predicted_iou > min_predicted_iou if min_predicted_iou > 0 else torch.ones_like(predicted_iou).bool()
-        # The flags are copied to the host once. Each use of a bool index would copy them again.
+        # The flags are copied to the host once, because each use of a bool index would copy them again.
         (kept,) = to_host(is_kept)
         needed = np.flatnonzero(kept.any(axis=1))
         if not len(needed):

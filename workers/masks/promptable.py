@@ -47,7 +47,7 @@ class EncodedCrop:
 class PromptableModel(Protocol):
     """A model, loaded on its device, that answers a foreground point with some masks and its guess of their IoU."""
 
-    # The square input has this side in pixels.
+    # Side of the model's square input in pixels.
     side: int
 
     def encode(self, crops: Sequence[NDArray[np.uint8]]) -> Iterator[EncodedCrop]:

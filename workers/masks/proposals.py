@@ -1,7 +1,8 @@
-"""An image's masks as run-length codes, their reduction to objects, and their records. Called by most modules here.
+"""An image's masks as run-length codes, their reduction to objects, and their records.
 
-`training/ppt/recipes` writes records too. A mask's id is its row before the reduction, so no step may reorder
-`Proposals`. The rules are three steps, each on the result of the one before: area, doubles, parts.
+The proposers (`generator`, `concept_proposer`, `ready_masks`), `instances`, and `recipe_runs` of `training/ppt/recipes`
+call it. A mask's id is its row before the reduction, so no step may reorder `Proposals`. The rules are three steps,
+each on the result of the one before: area, doubles, parts.
 Source: method page, section 1, prior `none`.
 """
 
@@ -60,7 +61,7 @@ class Kept:
 
     row: int
     prior: str = "none"
-    # 0, or n if this is the n-th further instance that chose the same proposal.
+    # 0 for the first instance that chose this proposal, 1 for the second, and so on.
     copy: int = 0
 
 

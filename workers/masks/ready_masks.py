@@ -37,7 +37,7 @@ from pseudoris.workers.masks.rle import MaskSizeError, compressed_counts
 from pseudoris.workers.stages import STAGE_PROPOSE, prior_digest
 
 _SCORES: Final = ("predicted_iou", "stability_score")
-# Scores lie in [0, 1], but predictions may overshoot. NaN or a value beyond this is no score.
+# Largest accepted score. Scores lie in [0, 1], but a model may predict more. NaN and values beyond this are refused.
 _MAX_SCORE: Final = 10.0
 
 
@@ -47,9 +47,9 @@ class ReadyOptions(FrozenModel):
     # The masks of `a/b.jpg` in SOURCE are in `a/b.json` of this folder, those of a tar's member `b.jpg` in `b.json`. It
     # must be absolute: a relative path is another folder in another process.
     folder: str = Field(min_length=1)
-    # SA-1B's largest files are near 10 MB. A parsed file takes about ten times its size.
+    # Largest JSON file that is read. SA-1B's largest are near 10 MB. A parsed file takes about ten times its size.
     max_bytes: int = Field(default=64 * 2**20, ge=1)
-    # Each mask of an image is compared with each other one, so memory grows with the square: 8 bytes per pair.
+    # Largest number of masks of an image. Each is compared with every other one: 8 bytes of memory per pair.
     max_masks: int = Field(default=4_096, ge=1)
 
     @model_validator(mode="after")
@@ -123,7 +123,7 @@ class ReadyMasks:
                 `refused_uri` if the key points outside the folder.
         """
         path = json_name(key)
-        # Messages must be UTF-8.
+        # The name goes into messages, which must be UTF-8.
         name = path.encode("utf-8", "backslashreplace").decode()
         rows = _rows(self._read(path, name), name, size)
         if len(rows) > (most := self._options.max_masks):

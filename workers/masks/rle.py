@@ -17,12 +17,12 @@ from pseudoris.schemas.run_lengths import decode_image_runs, encode_runs
 from pseudoris.schemas.shard import Box
 
 if TYPE_CHECKING:
-    # Only the annotations need it: readers of foreign masks run without torch.
+    # Only annotations need torch: readers of foreign masks run without it.
     import torch
 
 Int64Array = NDArray[np.int64]
 
-# `coco.area` gets at most this many masks: pycocotools 2.0.11 counts them in a uint8, and fails above with numpy 2.
+# `coco.area` gets at most this many masks: pycocotools 2.0.11 counts them in a uint8, and fails above 255 with numpy 2.
 _MAX_AREAS = 255
 MIN_MATCH_IOU: Final = 0.5
 
@@ -33,7 +33,7 @@ def encode(masks: torch.Tensor) -> list[str]:
     if num_masks == 0:
         return []
     flags = changes(masks).flatten()
-    # On a CPU numpy is five times as fast as torch. From a GPU only positions are copied.
+    # On a CPU numpy finds the positions five times as fast as torch. From a GPU only the positions are copied.
     is_on_cpu = flags.device.type == "cpu"
     positions = np.flatnonzero(flags.numpy()) if is_on_cpu else flags.nonzero()[:, 0].cpu().numpy()
     return encode_changes(positions, num_masks, height * width)
@@ -113,7 +113,7 @@ def ious(
     """
     if not counts or not others:
         return np.zeros((len(counts), len(others)))
-    # For a "crowd" COCO divides the intersection by the area of the first mask only.
+    # For a "crowd" COCO divides the intersection by the area of the first mask only, as `is_share` asks.
     table = coco.iou(_coco(counts, size), _coco(others, size), [is_share] * len(others))
     return np.asarray(table, dtype=np.float64)
 
@@ -122,7 +122,7 @@ def match_masks(ious: np.ndarray, *, min_iou: float = MIN_MATCH_IOU) -> dict[int
     """Return the object of each mask in the assignment with the largest total IoU, without pairs below `min_iou`."""
     if ious.size == 0:
         return {}
-    # Imported here: it takes 25 MB in each actor, and runs without instance priors match nothing.
+    # Imported here: scipy.optimize takes 25 MB in each actor, and runs without instance priors match nothing.
     from scipy.optimize import linear_sum_assignment
 
     # Pairs below the bound count as 0, so that they cannot displace a good pair.
@@ -136,7 +136,7 @@ def _coco(counts: Sequence[str], size: tuple[int, int]) -> list[dict[str, Any]]:
 
 
 _UNKNOWN_FORM: Final = "the segmentation is neither RLE nor polygons of at least three points"
-# A number beyond this is no coordinate: no image is as wide, and below it clipping is exact to 1e-6 pixels.
+# Largest coordinate that is accepted: no image is as wide, and up to it clipping is exact to 1e-6 pixels.
 _MAX_COORDINATE_PX: Final = 1e9
 
 
@@ -177,7 +177,7 @@ def compressed_counts(segmentation: Any, size: tuple[int, int]) -> str | None:
 def _of_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> str:
     claimed: Any = segmentation.get("size")
     if not isinstance(claimed, list | tuple) or list(claimed) != list(size):
-        # An untrusted value may be huge, or small in memory and huge in print: one part many times.
+        # Only a short size is shown: an untrusted one may be huge, at least in print (one part of it many times).
         is_short = isinstance(claimed, list | tuple) and len(claimed) <= 4
         is_plain = is_short and all(isinstance(each, int) for each in claimed)
         shown = list(claimed) if is_plain else f"a {type(claimed).__name__}"
@@ -195,7 +195,7 @@ def _of_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> str:
 
 
 def _is_polygon(piece: Any) -> bool:
-    # COCO would read four numbers as a box.
+    # A polygon needs six numbers, because COCO would read four as a box.
     is_list = isinstance(piece, list | tuple) and len(piece) >= 6 and len(piece) % 2 == 0
     return is_list and all(map(is_coordinate, piece))
 
@@ -222,5 +222,5 @@ def _clipped(polygon: list[float], size: tuple[int, int]) -> list[float]:
                 if last <= limit:
                     kept.append(end)
             points = kept
-    # COCO would read two points as a box, and fails if there is none.
+    # COCO would read two points as a box, and fails on no point, so six zeros stand for an empty polygon.
     return [value for point in points for value in point] if len(points) >= 3 else [0.0] * 6
