@@ -29,7 +29,7 @@ Row = dict[str, Any]
 # Called with the number of shards read so far, and the number of all shards.
 OnShard = Callable[[int, int], None]
 _COLUMNS: Final = ("image_id", "target_mask_ids", "text", "kind", "source", "kept", *SCORE_COLUMNS)
-# Features that rise with quality for any model. Source: label-free `calibrate`, training/calibration/confidence_fit.py.
+# Higher values mean better expressions for every model. As NO_LABELS in training/calibration/confidence_fit.py.
 _LABEL_FREE: Final = ("log_uniqueness", "correctness", "vote")
 _LABEL_FREE_HEARD: Final = (*_LABEL_FREE, "listener", "truth")
 # After a drawn pair, at most this many other kept pairs of its mask are judged, the most likely ones first.

@@ -23,7 +23,7 @@ from pseudoris.store.tables.open_run import OpenRun
 
 FOLDER = "gallery"
 DEFAULT_SAMPLE = 200
-# At most this many images: the page holds the records of all, and a browser opens a page of some hundred megabytes.
+# Most images in a gallery: one page holds all their records, and browsers fail above a few hundred megabytes.
 MAX_SAMPLE = 2_000
 
 

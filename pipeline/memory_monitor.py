@@ -50,7 +50,7 @@ def memory_watched(interval_s: float = 10.0) -> Iterator[None]:
         yield
     finally:
         is_over.set()
-        # The thread uses Ray's client, so it ends before Ray is left. The client may not answer: the wait is short.
+        # The thread uses Ray's client, so it should end before Ray does. The client may hang: the wait is limited.
         watch.join(timeout=1)
 
 

@@ -46,7 +46,7 @@ INPUT_ERRORS: Final = (PseudorisError, OSError, ValueError, TypeError)
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 # Differences of packages that `check_packages` accepted in this process, by session.
 _CHECKED: Final[dict[str, tuple[str, ...]]] = {}
-# If images are refused, at most this many other images and shards are tried to find the cause.
+# If the storage denies access to images, at most this many other images, and shards, show whether it denies all.
 _MAX_OTHERS: Final = 12
 Value = TypeVar("Value")
 # A shard is either committed or set aside, so one of the two columns is null.

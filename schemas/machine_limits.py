@@ -109,5 +109,5 @@ def _lowest(limit: int, groups: Sequence[str]) -> int | None:
         # A file that is missing, has no number, or cannot be opened for lack of a file descriptor sets no limit.
         with suppress(OSError, ValueError):
             values.append(int((_CGROUPS / group).read_bytes()))
-    # Values outside these bounds mean no limit: cgroup v1 has the largest number of pages, and `getrlimit` has -1.
+    # Values outside these bounds mean "no limit": cgroup v1 gives a number near 2**63, and `getrlimit` gives -1.
     return min((value for value in values if 0 <= value < 2**60), default=None)

@@ -11,7 +11,7 @@ import json
 
 from pseudoris.schemas.ids import sha256_hex
 
-# About the most bytes of temporary tensors in a step of captioning: as many rows are computed at once as fit.
+# Approximate limit in bytes for temporary tensors in a captioning step. It sets how many rows are computed at once.
 CAPTION_STEP_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
 LEAST_CAPTION_ROWS = 64
 # At most this many rows are computed at once: CUDA's attention kernels take 65,535, the limit of a grid's second axis.

@@ -10,7 +10,7 @@ from typing import Final
 
 from pseudoris.interchange.dataset.arrays import HAS_TORCH, get_worker_info, shared_zeros
 
-# The counter has this many slots, one per worker. Workers above it share slots and may overwrite each other's counts.
+# Slots of the counter of skipped masks, one per worker. With more workers, some share a slot and may lose counts.
 _SLOTS: Final = 1_024
 
 

@@ -253,7 +253,7 @@ class ExportJob:
             targets = tuple(places[mask] for mask in own.target_mask_ids)
             self.num_further += len(forms)
             for text in (first, *forms):
-                # No draw gave a reworded text, so it has no samples.
+                # The captioner did not produce a reworded text, so no sampling records (CaptionSample) belong to it.
                 record = replace(own, text=text, samples=own.samples if text == first else ())
                 origin = {} if text == own.text else {"rewording_of": own.text}
                 expressions.append(ExportExpression(next(self._text_numbers), record, targets, origin))

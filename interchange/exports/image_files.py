@@ -64,7 +64,7 @@ def image_file_name(image: AnnotatedImage, suffix: str) -> str:
     key is kept: loaders join a folder and a name. The table `images` gives the key of an id.
     """
     name = key_name(image.key)
-    # An image in a table is named `photos.parquet#17`. The table's whole name stays, because a row has only a number.
+    # A table's row (`photos.parquet#17`) has no file name of its own, so the table's name stays, with its suffix.
     stem = name.replace("#", "_") if "#" in name else re.sub(r"\.[A-Za-z0-9]{1,5}$", "", name)
     safe = _UNSAFE.sub("_", stem)[:_MAX_STEM].strip("._-")
     return f"{safe}_{image.image_id}{suffix}" if safe else f"{image.image_id}{suffix}"

@@ -199,7 +199,7 @@ def _read_back(destination: RunLocation, refs_path: str, instances_path: str, du
 def _digest(refs: _Refs) -> str:
     digest = sha256()
     for ref in refs:
-        # `json` raises an error for numbers that are not plain Python numbers, which the pickle must not hold.
+        # The pickle must hold only plain Python numbers. `json.dumps` raises an error for any other, such as NumPy's.
         digest.update(json.dumps(ref, sort_keys=True).encode())
     return digest.hexdigest()
 

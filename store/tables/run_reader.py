@@ -296,7 +296,7 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
             yield from super().to_batches(**options)
 
     def head(self, num_rows: int, **options: Any) -> pa.Table:
-        # Parts are read one by one. A few rows then need few footers, and no read still runs when a script ends.
+        # Read part by part: a few rows need few footers. Arrow's `head` reads ahead, even when a script has ended.
         found = [super().scanner(**options).projected_schema.empty_table()]
         for number, fragment in enumerate(super().get_fragments()):
             with self._told(number + 1):

@@ -139,7 +139,7 @@ class Chooser(nn.Module):
         # a seed are then those of a chooser without it.
         self.none = nn.Parameter(0.02 * torch.randn(config.width)) if settings.answers_none else None
         if settings.answers_none:
-            # Weights of the cosines' levels and of a constant in the score of "none". They are 0 until fitted.
+            # Weights of `levels` and of a constant: their sum is added to the logit of "none". 0 until fitted.
             self.register_buffer("trusted_levels", torch.zeros(2 * num_cosines + 1))
             # "None" is the answer from this probability on. NaN until it is chosen on development scenes.
             self.register_buffer("min_none", torch.tensor(float("nan")))

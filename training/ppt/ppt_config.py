@@ -160,7 +160,7 @@ class PhaseConfig(FrozenModel):
     # The joined data sets (equations 5 to 7), each pair once per epoch. Data sets that are not given are left out.
     sources: tuple[Source, ...] = Field(min_length=1)
     epochs: float = Field(gt=0, le=100_000)
-    # Whether Select decides H_ref with the present model, before the phase and before each later round of the phase.
+    # Whether the model picks a mask for each ambiguous text (the paper's Select on H_ref) before each round.
     is_selecting: bool = False
     # The epochs are split into this many rounds (equation 7). With more rounds the referents follow the model sooner,
     # but each round runs the model on all of H_ref.

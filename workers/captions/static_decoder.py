@@ -153,7 +153,7 @@ class StaticDecoder:
         hidden = self._towers.step(state.newest, state.before, state.position)
         state.before.copy_(state.newest)
         rows, num_rows = shape.rows, self.num_groups * shape.rows
-        # `of_rows` (G, C, T, rules, D): the sampling rows' states under all crops. `own` (G · R, D): under their own.
+        # States of sampled prefixes: `of_rows` (G, C, T, rules, D) under all crops, `own` (G · R, D) under their own.
         of_rows = split_axis(hidden[:, :, :rows], 2, shape.targets, shape.rules)
         own = of_rows[:, : shape.targets].diagonal(dim1=1, dim2=2).permute(0, 3, 1, 2).flatten(0, 2)
         states = torch.cat((own, hidden[:, :, rows:].flatten(0, 2)))

@@ -41,7 +41,7 @@ from pseudoris.workers.noun_phrases import (
 
 FormName = Literal["words", "end", "end of so many", "side", "rank", "relation"]
 _FORMS: Final[tuple[FormName, ...]] = get_args(FormName)
-# At most this many groups an image, because more repeat few masks, and easy absences, because more teach little.
+# Limit per image, for groups and for easy absences: more groups repeat the same masks, more absences teach little.
 _MAX_PER_IMAGE: Final = 2
 # At most this many near absences a mask and easy absences an image are tried. Bounds the cost of a crowded image.
 _MAX_TRIES: Final = 16

@@ -146,10 +146,10 @@ def _classes(
     names: Mapping[str, str] | None, folders: Collection[str], option: str, on_note: Callable[[str], None]
 ) -> dict[str, str]:
     """The class of each folder, by default its own name with underscores as spaces."""
-    # Every folder must have a name. Otherwise a text would say "the n01532829".
     if names is None:
         names = {folder: folder.replace("_", " ").replace("-", " ") for folder in folders}
     missing, unknown = sorted(set(folders) - set(names)), sorted(set(names) - set(folders))
+    # A list of names must name every folder. Otherwise texts would hold folder codes, such as "the n01532829".
     if missing:
         raise ConfigError(
             f"{option} does not name {len(missing):,} of {len(folders):,} folders of images: {_listed(missing)}. Add "
