@@ -50,7 +50,7 @@ def test_a_live_run_shows_its_driver_speed_what_is_left_and_the_bottleneck(tmp_p
     assert "images/s overall" in printed
     assert "8 images, about" in printed
     assert "caption: 57% of the time of all stages" in printed
-    assert "repeated 1 attempts, after the loss" in printed
+    assert "repeated 1 attempts, after a stop, or the loss of a process" in printed
     assert "all except 0 degraded and 1 mixed shards" in printed
 
 
