@@ -32,7 +32,7 @@ def read_all(source):
 def test_no_error_of_a_clients_repeats_where_a_server_redirected_it(web, caplog, failure):
     caplog.set_level(logging.DEBUG, logger="pseudoris")
     url = f"{web.url}/set.tar?sig={GIVEN}"
-    config, limits = SourceConfig(allowed_query=("sig",), format="webdataset"), StorageConfig(patience_s=5)
+    config, limits = SourceConfig(allowed_query=("sig",), format="webdataset"), StorageConfig(patience_s=2)
     opened = open_source(url, config, limits=limits)
     assert len(list(opened.list())) == 8
     web.failure, web.fails_after = failure, 0
