@@ -38,8 +38,6 @@ MASK_NUMBERS: Final = ("predicted_iou", "stability_score", "area_px")
 
 DECODERS: Final = ("beam", "top_k", "top_p")
 _SOURCE: Final = pc.field("source")
-# False for a row of a PPT recipe that is not kept: its mask is not the object of its text.
-_IS_NO_WRONG_LABEL: Final = (_SOURCE != SOURCE_RECIPE) | pc.field("kept")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +98,7 @@ class ExpressionFilter:
         if self.tau is not None:
             # `is_null` makes the condition never null. Otherwise Arrow could not skip row groups that have a null.
             passes = (distinctiveness > self.tau) | distinctiveness.is_null()
-            conditions.append(passes & _IS_NO_WRONG_LABEL)
+            conditions.append(passes & _is_no_wrong_label())
             columns += ["distinctiveness", "kept", "source"]
         elif self.is_kept_only:
             conditions.append(pc.field("kept"))
@@ -112,7 +110,7 @@ class ExpressionFilter:
 
     def candidate_rows(self) -> RowFilter | None:
         """Return the conditions without `tau`, `kept` and `lone`, which are judged after reading."""
-        return self._rows([_IS_NO_WRONG_LABEL], ["source", "kept"])
+        return self._rows([_is_no_wrong_label()], ["source", "kept"])
 
     def _rows(self, conditions: list[pc.Expression], columns: Sequence[str]) -> RowFilter | None:
         """Return conditions, and those that do not look at scores."""
@@ -173,6 +171,12 @@ def _chosen(name: str, chosen: Collection[str] | None, known: Sequence[str]) -> 
     if unknown:
         raise ConfigError(f"{name}: there is no {unknown[0]!r}. Choose from {', '.join(known)}.")
     return frozenset(chosen)
+
+
+def _is_no_wrong_label() -> pc.Expression:
+    # False for a row of a PPT recipe that is not kept: its mask is not the object of its text. Made at its use, because
+    # pyarrow loads pandas with the first constant that it compares.
+    return (_SOURCE != SOURCE_RECIPE) | pc.field("kept")
 
 
 def _within(value: pc.Expression, bounds: Bounds) -> pc.Expression | None:
