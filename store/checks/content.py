@@ -134,8 +134,10 @@ def order_problems(tables: Tables) -> Iterator[Finding]:
     for name, columns in ((MASKS, ["image_id", "mask_id"]), (EXPRESSIONS, ["image_id"])):
         rows = tables[name].select(columns).to_pylist()
         indices = (row.get("mask_id", "").rpartition("-")[2] for row in rows)
-        numbers = [int(index) if index.isdecimal() else -1 for index in indices]
-        keys = [(position.get(row["image_id"], -1), number) for row, number in zip(rows, numbers, strict=True)]
+        keys = [
+            (position.get(row["image_id"], -1), int(index) if index.isdecimal() else -1)
+            for row, index in zip(rows, indices, strict=True)
+        ]
         if keys != sorted(keys):
             yield "order", [f"the rows of {name} are not in the documented order"]
 

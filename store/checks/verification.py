@@ -95,13 +95,10 @@ class VerifyWalk:
     """The sums and problems of one pass over the plan; receipts are listed once."""
 
     def __init__(self, location: RunLocation, header: RunHeader, sample: int | None) -> None:
-        latest: dict[int, int] = {}
-        replaced = []
-        for shard, generation, _ in list_commits(location):
-            if shard in latest:
-                replaced.append((shard, min(generation, latest[shard])))
-            latest[shard] = max(generation, latest.get(shard, 0))
-        committed = dict(sorted(latest.items()))
+        commits = sorted((shard, generation) for shard, generation, _ in list_commits(location))
+        # The latest generation by shard.
+        committed = dict(commits)
+        replaced = [each for each in commits if each[1] < committed[each[0]]]
         self.num_shards = 0
         self._location = location
         self._header = header
@@ -122,7 +119,7 @@ class VerifyWalk:
         self._num_read = 0
         self._missing: list[int] = []
         self._problems: list[Problem] = [*self._blocked.values(), *self._manifests.problems]
-        self._problems += replaced_receipt_problems(location, sorted(replaced), header.digests)
+        self._problems += replaced_receipt_problems(location, replaced, header.digests)
         self._ids: list[npt.NDArray[np.uint64]] = [np.array([], np.uint64)]
         self._status = {"annotated": 0, "empty": 0, "quarantined": 0}
         self._num_checked = 0

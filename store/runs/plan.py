@@ -236,12 +236,13 @@ def _first_listed(items: Iterable[SourceItem], tally: PlanTally) -> Iterator[tup
             raise ValueError(f"the listing is out of order: {file!r} comes after {last!r}")
         if file != last:
             last, last_row, ids = file, -1, set()
-        number = int(name, 16) if item.row is None else item.row
-        if number in ids if item.row is None else number <= last_row:
-            tally.num_repeated += 1
-            continue
         if item.row is None:
+            is_repeated = (number := int(name, 16)) in ids
             ids.add(number)
         else:
-            last_row = number
-        yield item, name
+            is_repeated = item.row <= last_row
+            last_row = max(item.row, last_row)
+        if is_repeated:
+            tally.num_repeated += 1
+        else:
+            yield item, name
