@@ -61,8 +61,13 @@ class TeacherForcing:
             ImageError: A score is beyond the range of the precision.
         """
         rows = np.arange(len(asked))
-        self._texts, self._asked, self._sums = texts, asked, np.zeros(asked.shape)
+        self._asked, self._sums = asked, np.zeros(asked.shape)
         self._lengths = np.array([len(text) for text in texts], np.int64)
+        # (R, L + 1): the start token, then the text's own. Nothing is read behind a text's end.
+        self._tokens = np.zeros((len(texts), int(self._lengths.max(initial=0)) + 1), np.int64)
+        self._tokens[:, 0] = self._sot
+        for row, text in enumerate(texts):
+            self._tokens[row, 1 : len(text) + 1] = text
         self._descend(rows, np.zeros_like(rows), None, None, length=0)
         return self._sums
 
@@ -71,10 +76,7 @@ class TeacherForcing:
     ) -> None:
         """Score the texts `active` (r,) from token `length` on; `parents` (r,) are their prefixes in `level`."""
         while len(active):
-            newest, following = (
-                np.array([self._texts[row][at] if at >= 0 else self._sot for row in active], np.int64)
-                for at in (length - 1, length)
-            )
+            newest, following = self._tokens[active, length], self._tokens[active, length + 1]
             next_level = extend(level, parents, newest, self._asked[active])
             num_steps = int(self._lengths[active].max()) - length
             if len(active) > 1 and self._towers.bytes_after(next_level, num_steps) > self._budget_bytes:
