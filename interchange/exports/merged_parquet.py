@@ -30,7 +30,6 @@ from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, open_parquet
 
 _OF: Final = "Text that the row says in other words; all other columns are of that text. Null of the run's own texts."
 _REWORDING_OF: Final = pa.field("rewording_of", pa.string(), metadata={"doc": _OF})
-_ID_OF: Final = {MASKS: "mask_id"}
 # A row group has at most this many bytes in memory before encoding, so a reader holds no more.
 _ROW_GROUP_BYTES: Final = 64 * 2**20
 
@@ -104,8 +103,13 @@ class _Ids:
     rows: int = 0
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
+    @property
+    def column(self) -> str:
+        """The column that has the ids."""
+        return "mask_id" if self.table == MASKS else "image_id"
+
     def add(self, rows: pa.Table) -> None:
-        column = rows[_ID_OF.get(self.table, "image_id")]
+        column = rows[self.column]
         self.rows += len(column)
         # Ids have a fixed alphabet without commas, so joined ids are unambiguous.
         self.digest.update(",".join(map(str, column.to_pylist())).encode() + b",")
@@ -177,7 +181,7 @@ def _check_table(request: ExportRequest, files: Sequence[dict[str, Any]], due: _
                 raise TransientError(f"{uri} reads back differently. Run the same command again.")
             parquet = open_parquet(stream, uri)
             for group in range(parquet.num_row_groups):
-                ids.add(parquet.read_row_group(group, columns=[_ID_OF.get(table, "image_id")], use_threads=False))
+                ids.add(parquet.read_row_group(group, columns=[ids.column], use_threads=False))
     uri = request.destination.uri(table)
     if ids.digest.digest() != due.digest.digest():
         raise TransientError(f"{uri} reads back differently. Run the same command again.")
