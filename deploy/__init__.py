@@ -4,5 +4,5 @@
 """
 
 if not __name__.startswith("pseudoris."):
-    # In a clone's root Python would find this folder under its bare name and load a second copy of every module.
+    # Without this, `import deploy` in the root of a clone would load a second copy of every module.
     raise ImportError("'deploy' is not a package of its own: import pseudoris.deploy", name=__name__)

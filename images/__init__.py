@@ -4,5 +4,5 @@ Imports no torch, so that a child starts fast. Stands on `schemas` alone; every 
 """
 
 if not __name__.startswith("pseudoris."):
-    # In a clone's root Python would find this folder under its bare name and load a second copy of every module.
+    # Without this, `import images` in the root of a clone would load a second copy of every module.
     raise ImportError("'images' is not a package of its own: import pseudoris.images", name=__name__)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import BinaryIO, Final
 
-# These signals come from outside: the machine is short of memory, or shuts down. No image causes them.
+# Only another process, or a machine without free memory, sends these signals. No image causes them.
 EXTERNAL_SIGNALS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 
 
@@ -33,7 +33,7 @@ def start_child(
         stdout=subprocess.PIPE,
         bufsize=-1 if is_buffered else 0,
         env={**os.environ, "PYTHONPATH": search_path, **(environment or {})},
-        # In a session of its own the child gets no Ctrl-C. It ends when the parent closes its standard input.
+        # A child in its own session gets no Ctrl-C from the terminal. It ends when its standard input ends.
         start_new_session=True,
     )
 
@@ -42,7 +42,7 @@ def end_child(child: subprocess.Popen[bytes], *, timeout_s: float, is_hung: bool
     """Close the child's pipes and reap it, killed if it `is_hung` or too slow; return its status (-9 for SIGKILL)."""
     for stream in (child.stdin, child.stdout):
         if stream is not None:
-            # Data that a dead child did not take stays in the buffer. Closing the pipe tries to send it, and fails.
+            # Closing a pipe also sends the data that is left in its buffer. This fails if the child is dead.
             with suppress(BrokenPipeError):
                 stream.close()
     if is_hung:

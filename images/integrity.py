@@ -90,7 +90,7 @@ def possible_ends(data: bytes) -> tuple[list[bytes], list[bytes]]:
         elif code == _START_OF_SCAN:
             scan, start = body, end
             if len(scan) >= 6 and not scan[-1] & 15:
-                # A scan header ends with the first coefficient, the last one, and the bits that later scans refine.
+                # `scan[-3]` and `scan[-2]` are the numbers of the first and the last coefficient in this scan.
                 left -= {(component, index) for component in scan[1:-3:2] for index in range(scan[-3], scan[-2] + 1)}
     if left or not scan or not frame:
         return [], []
@@ -98,7 +98,7 @@ def possible_ends(data: bytes) -> tuple[list[bytes], list[bytes]]:
     kept = data[:stop] if stop >= 0 else _without_filler(data)
     if interval and len(_RESTART.findall(kept, start)) != -(-_num_units(frame, scan) // interval) - 1:
         return [], []
-    # A last 0xFF began a marker that was cut. A last 0xFF00 is data, or a cut end marker with filler: both are tried.
+    # A 0xFF at the end began a marker that was cut. 0xFF00 may be data or a cut end marker, so both are tried.
     kept = kept.rstrip(b"\xff")
     less = kept.removesuffix(b"\xff\0")
     less = less[:-2].rstrip(b"\xff") if len(less) > start + 2 else b""
@@ -128,7 +128,7 @@ def _num_units(frame: bytes, scan: bytes) -> int:
 
 
 PNG_BEGIN: Final = b"\x89PNG\r\n\x1a\n"
-# A PNG with more chunks than this is refused: Pillow would take seconds. The largest known files have a tenth of it.
+# A PNG with more chunks than this is refused, because Pillow would take seconds. Known files have a tenth of it.
 _MAX_CHUNKS: Final = 400_000
 _PIECE_BYTES: Final = 2**20
 # A PNG chunk is critical unless this bit of its first letter is set. Source: PNG specification, 5.4.

@@ -122,7 +122,7 @@ def _bmp(data: bytes, image: Image.Image | None) -> Layout:
     order = orders[compression] if compression < len(orders) else f"compression {compression}"
     samples = "palette" if bits <= 8 else "rgb"
     if image is not None and ((image.mode == "1" and bits > 1) or (image.mode == "L" and bits == 4)):
-        # Pillow opens such a palette as an image of 1 or 8 bits, so this layout has a name of its own.
+        # Pillow opens a palette of few greys as an image of 1 or 8 bits, so this layout has a name of its own.
         samples = "palette of few greys"
     return Layout("BMP", samples, bits, order, _of_mode(image))
 
@@ -184,7 +184,7 @@ def _tiff(data: bytes, image: Image.Image | None) -> Layout:
     file, start = io.BytesIO(data), tags.next
     file.seek(start)
     tags.load(file)
-    # For a directory that is cut short Pillow returns the tags that are left, so a lost width (256) is an error here.
+    # Pillow reads a directory that is cut short without an error. So this checks that the width (tag 256) is there.
     if tags.next == start or 256 not in tags:
         raise ValueError("the directory is lost")
     colours = {0: "inverted grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "ycbcr"}

@@ -19,12 +19,12 @@ def mask_rings(pixels: NDArray[np.bool_]) -> list[list[Point]]:
     inside = np.pad(pixels, 1)
     changes = inside[:-1] ^ inside[1:]
     is_corner = changes[:, :-1] ^ changes[:, 1:]
-    # Where two mask pixels touch only at a corner, two borders turn, so the point is used twice.
+    # Where two mask pixels touch only at a corner, two borders pass through the point, so it is used twice.
     is_double = changes[:, :-1] & changes[:, 1:] & (inside[:-1, :-1] ^ inside[:-1, 1:])
     rows, columns = np.nonzero(is_corner | is_double)
     counts = 1 + is_double[rows, columns]
     rows, columns = rows.repeat(counts), columns.repeat(counts)
-    # After the sort along a line, points 1 and 2 are the ends of an edge, points 3 and 4 of the next edge, and so on.
+    # Sorted by column, points 1 and 2 are the ends of one vertical edge, points 3 and 4 of the next edge, and so on.
     down = np.lexsort((rows, columns))
     below = np.empty_like(down)
     below[down[0::2]], below[down[1::2]] = down[1::2], down[0::2]

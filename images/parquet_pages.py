@@ -20,27 +20,27 @@ from pseudoris.schemas.errors import ConfigError, ImageError
 # A page that unpacks to more than this many times its bytes is a bomb, unless it is small: encoded images hardly
 # shrink, bitmaps of photographs shrink by half.
 _MAX_UNPACKING: Final = 4
-# A page may unpack to this size at any ratio. Uris and bitmaps shrink a hundredfold, in pages of a few megabytes.
+# A page may unpack to this many bytes at any ratio. Pages of uris and bitmaps are small, but shrink a hundredfold.
 ALWAYS_BYTES: Final = 64 * 2**20
 # A page may unpack to this many bytes more than its values, for its lengths and levels.
 _SLACK_BYTES: Final = 2**20
-# A page header has at most this many bytes, Arrow's own limit. Its statistics may hold two values, which are images.
+# A page header has at most this many bytes, as in Arrow. It may be long, because its statistics may hold two images.
 _MAX_HEADER_BYTES: Final = 16 * 2**20
-# A page header with more fields, or more levels of fields, is refused. Real headers have about twenty fields.
+# A page header with more fields, or with more nested levels, is refused. Real headers have about twenty fields.
 _MAX_FIELDS: Final = 1_000
 _MAX_DEPTH: Final = 16
 
-# A value has at most this many bytes. The run lengths of a mask of 100 megapixels take a fifth of that.
+# A value has at most this many bytes. The run lengths of a mask of 100 megapixels take a fifth of them.
 _MAX_VALUE_BYTES: Final = 16 * 2**20
-# All values of a file may unpack to this many times its size. Names repeat, and run lengths shrink to a third.
+# A file may unpack to this many times its size, because names repeat, or to the bytes below if that is more.
 _MAX_TABLE_UNPACKING: Final = 16
 TABLE_ALWAYS_BYTES: Final = 256 * 2**20
-# Rows that are unpacked at once: few, because each row may repeat a large value of the dictionary.
+# At most this many rows are unpacked at once, because each row may repeat a large value of the dictionary.
 _ROWS_AT_ONCE: Final = 8
 
-# These are type codes of Thrift's compact protocol.
+# These are the type codes of Thrift's compact protocol.
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12)
-# The number of the page header's field with the details, by page type: data, dictionary, data version 2.
+# Maps a page type (data, dictionary, data version 2) to the number of the header's field that describes the page.
 _DETAILS: Final = {0: 5, 2: 7, 3: 8}
 
 

@@ -27,7 +27,7 @@ def require_imagehash() -> None:
     """Import what `perceptual_hash` needs, so that it fails and allocates here; ConfigError if it is missing."""
     require_extra("exclude", "a perceptual hash")
     importlib.import_module("imagehash")
-    # imagehash imports this module only at the first hash. Imported here, it cannot fail there.
+    # imagehash imports this module only at its first hash. Imported here, it fails before any image is read.
     importlib.import_module("scipy.fftpack")
 
 

@@ -147,7 +147,7 @@ def common_suffix(data: bytes, plugins: Sequence[str] = ()) -> str | None:
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
             return ".jpg" if has_end_marker(data) else None
         is_still_png = image.format == "PNG" and not getattr(image, "is_animated", False)
-        # This byte of a PNG's header is the bit depth. Pillow would silently return 16-bit colour as 8-bit RGB.
+        # Byte 24 of a PNG is the bit depth. The mode does not show it, because Pillow opens 16-bit colour as 8-bit RGB.
         is_deep = data[24:25] == b"\x10"
         return ".png" if is_still_png and image.mode in ("1", "L", "P", "RGB") and not is_deep else None
 
@@ -206,7 +206,7 @@ def _decode(image: Image.Image, data: bytes, *, is_proven: bool = False) -> tupl
             pixels, note = _pixels_without_end(data, layout, is_proven=is_proven), NOTE_NO_END_MARKER
         else:
             pixels = _pixels(image, layout)
-            # libjpeg fills lost data before an end marker with this grey. A grey corner is suspect, but may be real.
+            # libjpeg fills lost data with this grey. It may also be real, so a file that ends with it is checked.
             is_suspect = is_jpeg and not is_proven and (pixels[-1, -1] == _LOST_GREY).all()
             if is_suspect and not _all_show(pixels, possible_ends(data)[0], layout):
                 raise ImageError("corrupt", _CUT_SHORT)
@@ -270,7 +270,7 @@ def _pixels(image: Image.Image, layout: Layout | None) -> np.ndarray:
         return np.asarray(white)
     image = image if image.mode == "RGB" else image.convert("RGB")
     rgb = np.empty((image.height, image.width, 3), np.uint8)
-    # Bands of 2**16 pixels fit into a cache. Pillow's export of a whole image would make several copies of it.
+    # The image is copied in bands of about 2**16 pixels, because Pillow's export makes several copies of its input.
     step = max(1, 2**16 // image.width)
     for top in range(0, image.height, step):
         rows = rgb[top : top + step]

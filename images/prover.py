@@ -32,7 +32,7 @@ from pseudoris.schemas.untrusted import parse_json
 
 logger = logging.getLogger(__name__)
 
-# A child has this long to import its modules. A loaded machine may need it; an idle one needs 0.3 s (measured).
+# A child may take this many seconds to import its modules. An idle machine needs 0.3 s (measured), a loaded one more.
 _START_TIMEOUT_S: Final = 120.0
 _END_TIMEOUT_S: Final = 10.0
 _WRITE_BYTES: Final = 2**20
@@ -41,9 +41,9 @@ _MAX_ANSWER_BYTES: Final = 2**16
 _MAX_PICTURE_BYTES: Final = 2**26
 # A child is replaced after this many images, because image libraries leak memory.
 _MAX_PROOFS: Final = 10_000
-# A child that has used more than 1/16 of its memory limit is replaced. An image that it rejected is tried again.
+# A child is replaced if its memory grew by more than this part of its limit. An image that it rejected is tried again.
 _CRAMPED: Final = 16
-# The prover that this process reuses for its next shard. At most one, keyed by its limits.
+# This process uses this prover again for its next shard. There is at most one; its settings are the key.
 _SHARED: Final[dict[str, Prover]] = {}
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/]+=*")
 _HASH: Final = re.compile(rf"[0-9a-f]{{{HASH_HEX_DIGITS}}}")
@@ -144,7 +144,6 @@ class Prover:
                 continue
             is_cramped = answer["grown_bytes"] > self._limits.decoder_memory_bytes // _CRAMPED
             if is_cramped:
-                # The child is replaced, so that memory that earlier images took does not decide about later images.
                 self._end_child()
             if "size" in answer:
                 return answer
@@ -155,7 +154,7 @@ class Prover:
         child = self._running_child()
         self._num_asked += 1
         deadline = time.monotonic() + self._limits.decoder_timeout_s
-        # The length is sent together with the first bytes. Sent alone, it would wake the child for nothing.
+        # The length is sent together with the first bytes. Sent alone, it would wake the child before there is work.
         _send(child, LENGTH.pack(len(data)) + data[:_WRITE_BYTES], deadline)
         _send(child, memoryview(data)[_WRITE_BYTES:], deadline)
         answer = _receive(child, deadline, max_bytes=_MAX_ANSWER_BYTES if self._form is None else _MAX_PICTURE_BYTES)

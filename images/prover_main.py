@@ -42,17 +42,16 @@ if TYPE_CHECKING:
     from pseudoris.schemas.config import ImagesConfig
 
 LENGTH: Final = struct.Struct(">Q")
-# This argument of the command line makes a child compute perceptual hashes too.
 WITH_HASH: Final = "phash"
 EXIT_OUT_OF_MEMORY: Final = 86
-# This long after the time limit, an alarm ends a child whose parent died. A living parent ends the child at the limit.
+# An alarm ends a child this many seconds after the time limit, if its parent has died and cannot end it.
 _ORPHAN_GRACE_S: Final = 10.0
 _STATM: Final = Path("/proc/self/statm")
 
 
 def main() -> None:
     """Answer requests until the standard input ends."""
-    # The parent has validated the limits. In each child pydantic would cost 10 MB and half of the start-up time.
+    # pydantic is not used: it costs 10 MB and half of the start-up time, and the parent has validated the limits.
     limits = cast("ImagesConfig", SimpleNamespace(**parse_json(sys.argv[1])))
     has_hash = WITH_HASH in sys.argv[2:]
     form = sys.argv[-3:] if len(sys.argv) > 4 else None

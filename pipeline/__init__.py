@@ -4,10 +4,10 @@
 """
 
 if not __name__.startswith("pseudoris."):
-    # In a clone's root Python would find this folder under its bare name and load a second copy of every module.
+    # Without this, `import pipeline` in the root of a clone would load a second copy of every module.
     raise ImportError("'pipeline' is not a package of its own: import pseudoris.pipeline", name=__name__)
 
 from pseudoris.schemas.untrusted import mask_logs
 
-# The driver and every Ray process import this room before they work. Their logs then hide secrets of urls.
+# Every process of a run imports this room before it works, so all of its logs hide the secrets in urls.
 mask_logs()

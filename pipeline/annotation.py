@@ -65,7 +65,7 @@ BYTES_PER_SHARD: Final = 16_000
 BYTES_PER_IMAGE: Final = 100
 BYTES_PER_MASK: Final = 150
 BYTES_PER_DRAW: Final = 30
-# Masks per image that the estimate assumes, because no model has run yet. The demonstration's scenes have 4.6.
+# The estimate assumes this many masks per image, because no model has run yet. The demonstration's scenes have 4.6.
 ASSUMED_MASKS_PER_IMAGE: Final = 5
 
 
@@ -83,7 +83,7 @@ def annotate(
     """
     options = options or RunOptions()
     location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage)
-    # Both stacks are closed in reverse order, so the lock is held until Ray has ended.
+    # The stack of locks is closed last, so the lock is held until Ray has ended.
     with interruptible() as interrupts, ExitStack() as locks, ExitStack() as stack:
         start = opened(source, location, config, options, on_event)
         config, begun = start.config, None
@@ -92,13 +92,13 @@ def annotate(
         lock = None if start.header is None else locks.enter_context(held)
         begin = partial(_begin, start, location, options=options, on_event=on_event)
         if lock is not None and start.here is not None and not options.is_extension:
-            # This machine can check without Ray, which takes seconds to start, whether the run is complete.
+            # Ray takes seconds to start, so this machine checks first whether the run is complete.
             begun = begin(start.here, lock, start.listing.list)
             if not begun.pending.shards:
                 return begun.finish({}, _nothing)
-        # Ray is imported here, because that takes seconds: mistakes in SOURCE or OUT are reported before.
+        # The executor imports Ray Data, which takes seconds, so mistakes in SOURCE or OUT are reported before.
         executor = importlib.import_module("pseudoris.pipeline.executor")
-        # An interrupt may have come during the import. It ends the run here, before Ray takes seconds to start.
+        # An interrupt that came during the import ends the run here, before Ray takes seconds to start.
         interrupts.check()
         on_event(Step("connecting to Ray"))
         may_grow = stack.enter_context(connected(config.placement.address, config.placement.start_timeout_s))
@@ -207,7 +207,7 @@ def _notices_of_actors(config: RunConfig, on_event: OnEvent, stack: ExitStack) -
     queue = Queue(actor_options={"num_cpus": 0})
 
     def hand_on() -> None:
-        # Each actor may send a notice; only the first notice is shown. If the queue dies, none is shown.
+        # If the actor of the queue dies, no notice is shown.
         with suppress(RayError):
             on_event(Notice(queue.get()))
 
@@ -327,7 +327,7 @@ def _estimate(location: RunLocation, tally: PlanTally, config: RunConfig) -> tup
         basis = f"from the {done.images} images committed so far, {done.output_bytes // done.images} bytes each"
         return done.output_bytes * tally.num_images // done.images, basis, done.shards
     captions = config.captions
-    # In each kind of crop a mask gets this many captions: one by beam search, and one for each sampling setting.
+    # A mask gets this many captions per crop: one by beam search, and one for each sampling setting.
     draws = bool(captions.beam.num_beams) + len(captions.sampling.top_k) + len(captions.sampling.top_p)
     draws *= len(captions.context_scales) + captions.has_masked_crop
     per_mask = BYTES_PER_MASK + draws * BYTES_PER_DRAW

@@ -29,7 +29,7 @@ from pseudoris.schemas.uris import secret_in
 
 logger = logging.getLogger(__name__)
 
-# The start of the advice that Ray Data appends to the message of every exception that passes through it.
+# Ray Data appends advice to the message of every exception that passes through it. The advice begins with this text.
 _ADVICE: Final = "\nFailed to apply UDF transform after "
 
 T = TypeVar("T")
@@ -46,18 +46,18 @@ RAY_SETTINGS: Final = {
     "RAY_worker_niceness": "0",
     "RAY_task_oom_retries": "5",
 }
-# Ray's environment variables for how long it waits until its two servers, GCS and raylet, have started.
+# These variables say how many seconds Ray waits until its two servers, GCS and raylet, have started.
 _START_LIMITS: Final = ("RAY_gcs_server_port_wait_time_s", "RAY_raylet_start_wait_time_s")
-# A cluster that does not answer within this time counts as gone. An answer across the internet takes far less.
+# A cluster that does not answer within this many seconds counts as gone. An answer across the internet takes far less.
 _CONNECT_TIMEOUT_S: Final = 4.0
 # Ray's gRPC uses HTTP/2. A client first sends the preface, and a server answers with a frame of the type SETTINGS.
 # Source: RFC 9113, sections 3.4 and 6.5.
 _HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 _HTTP2_SETTINGS: Final = 4
-# Matches Ray's error for a too long socket path: an OSError without a number, raised before any process starts.
+# Matches Ray's error for a socket path that is too long. Ray raises it before any process starts.
 _LONG_SOCKET: Final = re.compile(r"AF_UNIX path length cannot exceed (\d+) bytes: (.+)")
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
-# Whether nothing answers at an address, as `joins_cluster` found. The start reuses it, because a try takes seconds.
+# Maps an address to whether `joins_cluster` got no answer there. `_start` uses it, because a try takes seconds.
 _gone: Final[dict[str, bool]] = {}
 
 
@@ -78,7 +78,7 @@ def original_error(error: BaseException) -> BaseException:
     """
     chain = list(causes(error))
     for link in chain:
-        # Classes that Ray derives at run time from our class and its own are skipped: their text is a whole traceback.
+        # Classes that Ray derives from our class and `RayError` are skipped: their text is a whole traceback.
         if isinstance(link, PseudorisError) and not isinstance(link, RayError):
             link.args = (str(link).partition(_ADVICE)[0], *link.args[1:])
             return link
@@ -205,7 +205,7 @@ def joins_cluster(address: str) -> bool:
     recorded = _recorded_cluster()
     if address == "local" or recorded is None:
         return False
-    # A killed Ray leaves its address recorded, so a recorded address is tried.
+    # A Ray that was killed leaves its address recorded, so this checks that something answers there.
     _gone[recorded] = _silent(recorded) is not None
     return not _gone[recorded]
 
@@ -232,7 +232,7 @@ def _refuse_client(address: str) -> None:
 
 def _silent(named: str) -> ConfigError | None:
     """Return the error if nothing at HOST:PORT answers as a Ray does; Ray itself would try for minutes."""
-    # Only HOST:PORT is tried: Ray itself refuses any other form at once.
+    # Only HOST:PORT is tried, because Ray itself refuses any other form at once.
     host, _, port = named.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdecimal():
@@ -241,7 +241,7 @@ def _silent(named: str) -> ConfigError | None:
         try:
             _greet(host, int(port))
         except OSError:
-            # For a loopback address Ray takes this node's own address, and may listen only there: it is tried next.
+            # A Ray on this machine may listen only at the node's own address, so that is tried for a loopback address.
             if host not in _LOOPBACK:
                 raise
             _greet(ray.util.get_node_ip_address(), int(port))  # type: ignore[no-untyped-call]  # Ray's own
@@ -278,7 +278,7 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
     # Only a Ray that starts now reads these variables. A running one keeps its own settings.
     os.environ.update({name: value for name, value in RAY_SETTINGS.items() if name not in os.environ})
     os.environ.update(dict.fromkeys(_START_LIMITS, str(start_timeout_s)))
-    # Ray has read the variables at import. It has no public function to read them again.
+    # Ray read these variables when it was imported. It has no public function to read them again.
     raylet: Any = ray._raylet
     raylet.Config.initialize("")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -313,7 +313,7 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
 
 def _start_error(error: Exception, address: str, start_timeout_s: int) -> PseudorisError:
     """Return what to raise for an error of `ray.init`, a bare Exception if its processes do not start in time."""
-    # Ray also keeps files in the home folder. It may hold the temporary folder or lie in it: the longer match decides.
+    # Ray also keeps files in the home folder. One of the two folders may contain the other: the longer match decides.
     home, path = os.environ.get("HOME", ""), str(getattr(error, "filename", ""))
     roots = [root for root in (home, temporary_folder()) if root and path.startswith(root)]
     has_none = isinstance(error, RuntimeError) and "home directory" in str(error)
@@ -349,7 +349,7 @@ def _quiet() -> Iterator[None]:
     worker: Any = ray._private.worker
     is_printing, worker._worker_logs_enabled = worker._worker_logs_enabled, False
     with warnings.catch_warnings():
-        # Ray Data's warnings are for its callers, which is this code and not the user.
+        # Ray Data's warnings are about how this code calls it, so the user does not see them.
         warnings.filterwarnings("ignore", module=r"ray\.")
         try:
             yield

@@ -47,13 +47,13 @@ def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) ->
     actors = busy_actors(actors, len(shards))
     dataset = ray.data.read_datasource(
         ShardDatasource(job, shards),
-        # One block for each read task. Otherwise Ray Data would split blocks to reach its own number.
+        # Each read task makes one block. Otherwise Ray Data would split blocks to reach a number of its own.
         override_num_blocks=len(shards),
         concurrency=num_readers(job.config),
         **_task_arguments(placement.read),
     )
     for name, pool in job.config.model_pools().items():
-        # `map_batches` is not used: it requires a batch size for GPUs, and any batch size would merge or split shards.
+        # `map_batches` would require a batch size for GPUs, and any batch size would merge or split shards.
         dataset = dataset.map_batches_internal(
             StageActor,
             fn_constructor_args=(job, name),
@@ -89,7 +89,7 @@ class ShardDatasource(Datasource):
 
     def __init__(self, job: Job, shards: Sequence[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Ray's own
-        # The header goes into the object store once. Otherwise each of 200,000 read tasks would pickle it.
+        # The job goes into Ray's object store once. Otherwise each of up to 200,000 read tasks would pickle it.
         self._job_ref = ray.put(job)
         self._shards = tuple(shards)
 
@@ -143,14 +143,14 @@ def _task_arguments(pool: TaskPoolConfig) -> dict[str, Any]:
 def configure_ray_data() -> None:
     """Configure Ray Data for a run, in this process."""
     context = DataContext.get_current()
-    # A shard is one block and is never split. By default Ray Data splits a block of 400 MB in three.
+    # By default Ray Data splits a block of 400 MB in three. A shard must stay one block.
     context.target_max_block_size = None
     # A node with a broken GPU must not end the run. An actor that cannot load on any node ends it, after this many
     # deaths in a row.
     context.max_consecutive_actor_init_deaths = MAX_INIT_DEATHS
-    # No limit on the time without progress: a shard that waits for GPU nodes has not failed.
+    # There is no limit on the time without progress, because a shard that waits for GPU nodes has not failed.
     context.execution_no_progress_timeout_s = -1
-    # A wrapped exception would lose its type on the way to the driver.
+    # Without this, Ray Data would wrap the exception, which would lose its type on the way to the driver.
     context.raise_original_map_exception = True
     # Ray's progress bars are off: our own progress bar counts receipts.
     context.enable_progress_bars = False
@@ -208,7 +208,7 @@ def run_shards(
 
 def _run_window(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Generator[Outcome]:
     dataset = build_dataset(job, shards, actors)
-    # `iter_batches` is not used: every five seconds it would send an actor statistics, which grow with the shards.
+    # `iter_batches` would send statistics to a Ray actor every five seconds, and they grow with the number of shards.
     for bundle in dataset.iter_internal_ref_bundles():
         for entry in bundle.blocks:
             yield block_to_outcome(ray.get(entry.ref))

@@ -24,18 +24,18 @@ from pseudoris.store.sources.image_tables import RowGroup, rows_of
 from pseudoris.store.sources.items import LeftOut
 from pseudoris.store.sources.source import Format
 
-# A task gets this many tars and tables. Starting a task is then cheap compared with its requests to a bucket.
+# A task indexes this many tars and tables, so that its start is cheap compared with its requests to a bucket.
 _FILES_A_TASK: Final = 4
-# At most this many tasks run or have results that the driver has not taken yet: a few megabytes each.
+# At most this many tasks run, or have results of a few megabytes each that the driver has not read yet.
 TASKS_IN_FLIGHT: Final = 64
-# At most this many images are held behind a tar that a task still indexes. This bounds the driver's memory.
+# At most this many images wait in the driver's memory for an earlier tar that a task still indexes.
 BUNDLES_WAITING: Final = 10_000
 _TABLES: Final = ("parquet", "beside_tar")
-# The index of a file: the items of a tar, or the row groups of a table. A table's rows would be too many to send.
+# The index of a tar is its items. The index of a table is its row groups, because its rows would be too many to send.
 _Index = list[SourceItem] | list[RowGroup]
-# The index of each file of a task, and what was left out of these files.
+# A task returns the index of each of its files, and what was left out of these files.
 _Indices = tuple[list[_Index], LeftOut]
-# Consecutive files of the listing, and the task that indexes them. Image files need no task: None.
+# `_Files` are consecutive files of the listing. A bundle adds the task that indexes them, or None for image files.
 _Files = tuple[tuple[StoredFile, Format], ...]
 _Bundle = tuple[_Files, "ray.ObjectRef[_Indices] | None"]
 # A task of `verify` checks this many shards: starting it is then cheap compared with its reads. Both numbers bound the

@@ -38,7 +38,7 @@ from pseudoris.workers.stages import (
     with_check,
 )
 
-# Packages that compute or write tables. Another version may give other bytes.
+# These packages compute or write tables. Another version of them may give other bytes.
 PACKAGES: Final = (
     "pseudoris",
     "torch",
@@ -50,7 +50,7 @@ PACKAGES: Final = (
     "numpy",
     "scipy",
 )
-# The packages of `PACKAGES` that processes without models use. Such processes check images and write tables.
+# Processes without models use only these packages of `PACKAGES`: they check images and write tables.
 _PACKAGES_WITHOUT_MODELS: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "scipy")
 # botocore reads the first variable. The second variable marks that a run has set the first one.
 _ENDPOINT_VARIABLE: Final = "AWS_ENDPOINT_URL"
@@ -72,16 +72,16 @@ def identity_before_ray(
     """
     here, needs_cluster = None, config.compute.device == "cuda"
     if header is not None and _weights(config) != _weights(header.config):
-        # Settings that name other weights are compared first: the weights may be missing, or be gigabytes to download.
+        # If the settings name other weights, the run is refused before they are read, because they may be missing.
         _check_run(location, header, header.identity, config, source)
     if joins_cluster(config.placement.address):
         config.masks.prior.check_is_set()
     else:
         import_plugins(config.images.decoder_plugins)
-        # Only a Ray process holds a GPU, so the GPU is measured there and not in this process.
+        # A GPU is measured in a Ray process, because only Ray processes get a GPU.
         measured = measure_identity(config, sees_device=not needs_cluster, stored=stored)
         if config.compute.device == "cpu":
-            # A model folder must fit into this machine's memory. For a GPU, the process that loads it checks.
+            # A model folder must fit into this machine's memory. For a GPU, the process that loads it checks this.
             for folder in filter(None, (stage.folder(config) for stage in with_check(STAGES, config))):
                 # torch is imported here, because most runs do not need it before Ray starts.
                 import torch
@@ -102,14 +102,13 @@ def _weights(config: RunConfig) -> list[WeightsConfig]:
 
 def _check_run(location: RunLocation, header: RunHeader, now: Identity, config: RunConfig, source: str) -> None:
     """Accept the settings of `config`, and what else `now` has, for the run of `header`."""
-    # Only a process of the cluster knows its device, so the recorded device is assumed.
+    # Only a process of the cluster knows the device, so the recorded device is assumed here.
     now = now.model_copy(update={"method": config.method(), "device_kind": header.identity.device_kind})
     try:
         check_identity(header, now, source, preset=config.preset, allow_mixed=config.placement.allow_mixed)
     except ConfigError as error:
         if not Totals(cached_receipts(location)).sum().is_fruitless:
             raise
-        # The run in OUT has annotated nothing, so nothing in it is worth keeping.
         remedy = f"That run annotated no image: delete {location.root} to begin anew there"
         raise ConfigError(f"{error}\n{remedy}") from error
 
@@ -172,7 +171,7 @@ def may_download(config: RunConfig, stages: Sequence[StageKind]) -> bool:
     """Return whether to fetch weights of `stages`: not if one of them is missing that no run can fetch."""
     awaited = [stage for stage in stages if is_awaited(stage.settings(config).weights)]
     try:
-        # If a download is needed, all other weights are checked first. Otherwise the check would read files twice.
+        # The other weights are checked only if a download is needed, because a check reads whole files.
         gather(*(partial(stage.weights_digest, config) for stage in stages if awaited and stage not in awaited))
     except ConfigError:
         return False

@@ -17,14 +17,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
 
-# SIGHUP comes when a terminal closes. `nohup` ignores it, and then it stays ignored.
+# SIGHUP comes when a terminal closes. If `nohup` made the process ignore it, it stays ignored.
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE_S: Final = 0.05
-# An import is interrupted only after this long. Torch needs seconds to import, and aborts if interrupted.
+# An import is interrupted only after this many seconds, because torch needs seconds and aborts if interrupted.
 _IMPORT_PATIENCE_S: Final = 30.0
 
 _Handler = Callable[[int, FrameType | None], Any]
-# While this is set, child processes get their own process groups.
+# While this is set, each child process leaves the process group, so that no signal to the group reaches it.
 _is_apart: Final = threading.Event()
 
 
@@ -44,7 +44,7 @@ class Interrupts:
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Handle the signal: raise KeyboardInterrupt at once, or as soon as it is safe."""
         if number == signal.SIGHUP and self._is_raised:
-            # A closing terminal sends SIGHUP twice. The second one must not interrupt the cleaning up.
+            # A closing terminal sends SIGHUP twice. The second signal must not interrupt the cleaning up.
             return
         if number == signal.SIGHUP:
             _leave_dead_terminal()
@@ -114,7 +114,6 @@ def signals_deferred() -> Iterator[None]:
 def handlers_kept(handler: _Handler | None = None) -> Iterator[None]:
     """Handle the signals by `handler` inside the block, if it is given. The handlers of before come back after it."""
     if threading.current_thread() is not threading.main_thread():
-        # Only the main thread receives signals, and only it may install handlers.
         yield
         return
     previous = {number: signal.getsignal(number) for number in _SIGNALS}

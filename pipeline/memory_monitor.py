@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 
 logger = logging.getLogger(__name__)
 
-# After a read, the pause is this many times as long as the read took: reading takes at most 1 % of a core.
+# The pause after a read is this many times as long as the read, so that reading takes at most 1 % of a core.
 _INTERVAL_READS: Final = 100
 # protobuf makes these names at import, so type checkers do not know them.
 _common: Any = common_pb2
@@ -50,7 +50,7 @@ def memory_watched(interval_s: float = 10.0) -> Iterator[None]:
         yield
     finally:
         is_over.set()
-        # The thread uses Ray's client, so it should end before Ray does. The client may hang: the wait is limited.
+        # The thread uses Ray's client, so it should end before Ray. The wait is limited, because it may hang.
         watch.join(timeout=1)
 
 

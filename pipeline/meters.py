@@ -54,7 +54,7 @@ class Metric(NamedTuple):
         return (f"{base}_bucket", f"{base}_sum", f"{base}_count") if self.boundaries else (f"{base}_total",)
 
 
-# All metrics are defined here. Ray's instruments are built from them; a test compares the Grafana dashboard with them.
+# All metrics are defined here. A test checks that the Grafana dashboard uses these metrics.
 METRICS: Final = (
     IMAGES := Metric(
         "pseudoris_images",
@@ -71,7 +71,7 @@ METRICS: Final = (
         "pseudoris_repeats", "Attempts that a pool repeated on a shard after the loss of a process, node or driver."
     ),
     STORAGE_RETRIES := Metric("pseudoris_storage_retries", "Storage requests that were retried, by step.", ("step",)),
-    # A counter and no histogram, because Ray sums a histogram by the middles of its buckets, which is inexact.
+    # This is a counter, because Ray would sum a histogram from the middles of its buckets, which is inexact.
     STAGE_SECONDS := Metric(
         "pseudoris_stage_seconds",
         "Seconds that stages worked on committed shards. Its rate is the number of busy processes of a stage.",
@@ -96,7 +96,7 @@ METRICS: Final = (
         "Seconds that actors of a pool waited for their next shard, after their models were loaded.",
         ("pool",),
     ),
-    # A histogram and no gauge, because Ray drops a gauge a few seconds after its process ends.
+    # This is a histogram, because Ray drops a gauge a few seconds after its process ends.
     CACHE_BYTES := Metric(
         "pseudoris_cache_bytes",
         "Peak bytes of a captioner's keys and values during a shard.",

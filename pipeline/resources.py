@@ -16,7 +16,7 @@ from pseudoris.schemas.config import PoolConfig, RunConfig, TaskPoolConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import RunHeader
 
-# Resources are added in ten-thousandths, as Ray counts them. Floats would not add up (3 x 0.1 > 0.3).
+# Resources are counted in units of 1/10,000, as in Ray, because sums of floats are inexact (3 x 0.1 > 0.3).
 UNITS: Final = 10_000
 # For each group of this many actors, the plan keeps CPUs free for one reader and one committer.
 ACTORS_PER_READER: Final = 8
@@ -28,7 +28,7 @@ _MIN_READERS: Final = 2
 _IMAGES_PER_S: Final = {"cuda": 13, "cpu": 2, "none": 100}
 _READ_S, _READ_S_PER_BYTE = 0.004, 6e-8
 
-# Ray Data's own default share of the object store. Source: ray.data.DataContext, Ray 2.60.
+# Ray Data uses this share of the object store by default. Source: ray.data.DataContext, Ray 2.60.
 RAY_DATA_SHARE: Final = 0.5
 
 _LOWER: Final = (
@@ -57,7 +57,7 @@ def plan_actors(nodes: Sequence[Mapping[str, float]], config: RunConfig) -> dict
     while growing:
         name = min(growing, key=lambda pool: (actors[pool], -_weight(pools[pool]), list(pools).index(pool)))
         most = pools[name].max_actors
-        # An actor that needs no resources would always fit, so the loop would not end.
+        # A pool without a maximum does not grow if its actors need no resources, because the loop would not end.
         may_grow = actors[name] < most if most is not None else bool(_demand(pools[name]))
         needs_reader = sum(actors.values()) % ACTORS_PER_READER == 0
         asked = [*((config.placement.read, config.placement.commit) if needs_reader else ()), pools[name]]
@@ -181,7 +181,7 @@ def _refusal(nodes: Sequence[Mapping[str, float]], pools: Mapping[str, PoolConfi
     existing = [f"  {count} node(s) of {shape}" for shape, count in shapes.items()] or ["  no node"]
     remedy = _LOWER.format(pool=next(iter(pools)))
     if any(pool.num_gpus for pool in pools.values()) and not any(node.get("GPU") for node in nodes):
-        # The settings move the whole placement to CPUs: each of them alone would be refused.
+        # The message names all settings of a run on CPUs, because one of them alone would be refused.
         settings = ["compute.device=cpu"] if config.compute.device == "cuda" else []
         for name, pool in pools.items():
             settings += [f"placement.{name}.num_gpus=0"] if pool.num_gpus else []

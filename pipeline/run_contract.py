@@ -61,7 +61,7 @@ def asked_preset(
     if named := preset or named_preset(own_layers(None if path is None else Path(path), assignments)):
         return named
     for name in preset_names():
-        # How OUT is reached does not depend on the preset, so the first preset that fits the settings is enough.
+        # The endpoint and the storage limits do not depend on the preset, so the first preset that fits is enough.
         with suppress(ConfigError):
             config = load_config(name, path, assignments)
             break

@@ -42,7 +42,7 @@ from pseudoris.store.sources import SourceItem
 from pseudoris.store.tables.shard_tables import table_bytes
 from pseudoris.workers.stages import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE, card_bytes
 
-# The sample has this many shards: enough to resample and to fill a small cluster, few enough that each fills batches.
+# The sample has this many shards. They are enough to resample and to fill a small cluster, and each fills batches.
 NUM_SHARDS: Final = 16
 
 _NUM_RESAMPLES: Final = 2_000
@@ -52,7 +52,7 @@ _NO_REACH: Final = (
     "a folder or bucket that all nodes can reach. Other files in it are not changed"
 )
 
-# Called with the number of sampled images that are committed, and the size of the sample.
+# This callback gets the number of sampled images that are committed, and the size of the sample.
 OnProgress = Callable[[int, int], None]
 
 
@@ -233,7 +233,7 @@ def summarise(
 ) -> RunEstimate:
     """Return the figures for the `whole` listing from the receipts of a sample, and nothing of how it was run."""
     pools, is_cuda = config.model_pools(), config.compute.device == "cuda"
-    # The first shard of each actor is slow, with cold caches and kernels. It is left out if enough other shards remain.
+    # The first shard of each actor is slow, so it is left out of `warm` if enough other shards remain.
     first = max(actors.values())
     warm = receipts[first:] if len(receipts) >= 4 * first else receipts
     draws, warm_draws = _resamples(len(receipts), config.compute.seed), _resamples(len(warm), config.compute.seed)
@@ -241,7 +241,7 @@ def summarise(
     warm_images = _column(warm, lambda receipt: receipt.counts.images)
     quarantined = _column(receipts, lambda receipt: receipt.counts.quarantined)
     unit_s = _column(warm, lambda receipt: unit_seconds(receipt.seconds, config))
-    # Footers have a fixed size per shard and weigh more in the sample's small shards: taken off here, added back below.
+    # Footers have a fixed size per shard, so small shards have more of them. They are subtracted here and added below.
     fixed_bytes = sum(len(table_bytes(schema.empty_table())) for schema in SCHEMAS.values())
     bytes_ = _column(receipts, lambda receipt: sum(p.size_bytes for p in receipt.parts.values()) - fixed_bytes)
     unit_hours = _ratio(unit_s, warm_images, warm_draws, whole.num_images / 3_600)

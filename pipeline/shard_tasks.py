@@ -41,12 +41,12 @@ from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.sources.source import open_root
 
 logger = logging.getLogger(__name__)
-# Exceptions that reading raises for a damaged plan or input.
+# Reading raises one of these exceptions for a damaged plan or input.
 INPUT_ERRORS: Final = (PseudorisError, OSError, ValueError, TypeError)
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-# Differences of packages that `check_packages` accepted in this process, by session.
+# Maps a session to the differences of packages that `check_packages` accepted in this process.
 _CHECKED: Final[dict[str, tuple[str, ...]]] = {}
-# If the storage denies access to images, at most this many other images, and shards, show whether it denies all.
+# At most this many other images, and as many shards, are tried if storage denies access, to see if it denies all.
 _MAX_OTHERS: Final = 12
 Value = TypeVar("Value")
 # A shard is either committed or set aside, so one of the two columns is null.
@@ -178,7 +178,7 @@ def read_block(job: Job, shard: int) -> pa.Table:
         shard_read = _read(job, shard)
     except INPUT_ERRORS as error:
         hasty, num = _hasty(job), job.header.num_shards
-        # Three other shards, spread over the plan, because neighbours may be in the same damaged folder.
+        # Three other shards, spread over the plan, are tried: neighbours may be in the same damaged folder.
         others = [(shard + num * quarter // 4) % num for quarter in (2, 1, 3)]
         if not any(_reads(hasty, other) for other in dict.fromkeys(others) if other != shard):
             raise
@@ -266,7 +266,7 @@ def _commit(job: Job, shard: Shard) -> Receipt | ShardFault:
     except PseudorisError as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno in _FULL:
-            # A full disk may have room for the few bytes of a probe, but not for a part. So this error is final.
+            # A full disk may have room for the few bytes of a probe but not for a part, so no probe is tried.
             raise
         try:
             _hasty(job).location.probe()

@@ -44,7 +44,6 @@ class StageActor:
 
     def __init__(self, job: Job, pool: str) -> None:
         """Load the models of the stages of `pool`, and check that this process has the run's identity."""
-        # If the masks come from another run, the stage that proposes masks is not loaded.
         is_stored = job.config.placement.masks_from is not None
         names = tuple(name for name in POOL_STAGES[pool] if not (is_stored and name == STAGE_PROPOSE))
         self._job = job
@@ -53,13 +52,13 @@ class StageActor:
         self._error: ConfigError | None = None
         self._meter = StageMeter(job.location.root, pool)
         self._mixed: tuple[str, ...] = ()
-        # Only the pool with the last stage sends a notice: its first shard shows what the other shards are like.
+        # Only the pool with the last stage sends a notice, because that stage composes.
         self._notices = job.notices if names[-1] == STAGES[-1].name else None
-        # After the last stage, image bytes that are not embedded would only fill the object store.
+        # After the last stage, image bytes that are not embedded would only fill the object store, so they are dropped.
         self._drops_bytes = names[-1] == STAGES[-1].name and not job.config.shards.embed_images
         try:
             self._mixed = check_process(job.header.identity, job.config, stages_named(names))
-            # Reading used the same plug-ins to check the images, so these plug-ins are needed to decode them here.
+            # Reading used these plug-ins to check the images, so they are needed to decode the images here.
             import_plugins(job.config.images.decoder_plugins)
             with self._meter.loading():
                 self._stages = FaultTolerantStages(names, job.config)
@@ -126,5 +125,4 @@ def attempted(job: Job, shard: Shard, pool: str) -> Iterator[int]:
     try:
         yield num_deaths
     finally:
-        # A process that dies does not reach this line. Its attempt then has no end, which shows the death.
         end_attempt(job.location, attempt)

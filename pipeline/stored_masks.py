@@ -29,7 +29,7 @@ from pseudoris.store.sources.proven_shard import STAGE_READ
 from pseudoris.store.tables.annotations import mask_fields
 from pseudoris.store.tables.committed_tables import chosen_schema, read_part
 
-# Origins of runs whose header describes a mask proposer. In other runs, masks come from people and recipes.
+# The header of a run of these origins describes a mask proposer. In other runs, people or recipes made the masks.
 _ORIGINS: Final = ("annotate", "refilter")
 # The parent run decides these sections of the configuration.
 _SECTIONS: Final = ("masks", "source", "images", "shards")

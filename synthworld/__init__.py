@@ -4,5 +4,5 @@ A seed and an index give the same scene and pixels on every machine.
 """
 
 if not __name__.startswith("pseudoris."):
-    # In a clone's root Python would find this folder under its bare name and load a second copy of every module.
+    # Without this, `import synthworld` in the root of a clone would load a second copy of every module.
     raise ImportError("'synthworld' is not a package of its own: import pseudoris.synthworld", name=__name__)

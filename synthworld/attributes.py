@@ -27,9 +27,9 @@ SIZES: tuple[str, ...] = ("small", "large")
 PARTS: tuple[str, ...] = ("hat", "tail", "handle")
 # Ranges of radii in scene pixels. The gap between them makes "small" and "large" unambiguous.
 RADIUS_RANGE_PX: dict[str, tuple[float, float]] = {"small": (12.5, 16.0), "large": (23.0, 31.0)}
-# A pair of category and colour is held out if the sum of both indices is divisible by this: 27 of 160 pairs.
+# Training scenes lack a pair of category and colour if the sum of both indices is divisible by this: 27 of 160 pairs.
 HELD_OUT_MODULUS = 6
-# Words before the noun for the end of a row, by the end's side: "the leftmost star", "the left star".
+# These words name the object at a side's end of a row: "the leftmost star", "the left star".
 EXTREMES: dict[str, tuple[str, ...]] = {
     "left": ("leftmost", "left"),
     "right": ("rightmost", "right"),
@@ -41,7 +41,7 @@ EXTREMES: dict[str, tuple[str, ...]] = {
 COMPARATIVES: tuple[str, ...] = ("upper", "lower")
 ORDINALS: tuple[str, ...] = ("first", "second", "third", "fourth")
 NUMBERS: dict[str, int] = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
-# By relation, the side of the anchor on which the object lies: "the circle above the star" is on the star's top side.
+# Maps a relation to the side of the anchor on which the object lies: "the circle above the star" is on its top side.
 RELATIONS: dict[str, str] = {
     "above": "top",
     "below": "bottom",

@@ -50,7 +50,6 @@ def write_demo(folder: Path, *, num_scenes: int = 64, seed: int = 0, world: str 
         truth[name] = scene_truth(scene)
     pixels = render(make_scene(Split.DEMO, 999, seed=0)).image
     jpeg, png = _encode(pixels, ".jpg"), _encode(pixels, ".png")
-    # These files cannot be annotated: they are cut off, empty, text, or damaged.
     broken_files = {
         "broken-truncated.jpg": jpeg[: len(jpeg) // 2],
         "broken-zero-bytes.jpg": b"",

@@ -177,7 +177,7 @@ def _ordinal(tokens: list[str]) -> Ordinal | None:
 def _group(tokens: list[str]) -> Group | None:
     word = tokens[0] if tokens and tokens[0] in _GROUP_WORDS else ""
     rest = tokens[1:] if word else tokens
-    # The article of "all the stars" is dropped here. That of "the two stars" has been dropped before.
+    # The article in "all the stars" is dropped here. The caller dropped an article at the start of the text.
     if word in ("all", "both") and rest[:1] and rest[0] in ARTICLES:
         rest = rest[1:]
     found = described_noun(rest, nouns=_SINGULARS)

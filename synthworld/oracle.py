@@ -28,9 +28,9 @@ ROW_MARGIN_PX = 10.0
 MIN_STEP_PX = 16.0
 TOUCH_PX = 4.0
 MAX_SLANT = 2.0
-# A side of the picture is this share of its width or height.
+# An object is at a side of the picture if its centre lies in this outermost share of the width or height.
 SIDE = 1 / 3
-# Three objects have a middle one if their row is at least this many times as long as wide.
+# Three objects have a middle one only if their row is at least this many times as long as wide.
 MIN_ROW_SHAPE = 1.5
 
 
@@ -54,7 +54,7 @@ def meant_among(row: Mapping[int, SceneObject], reference: Reference, scene: Sce
         return frozenset()
     if isinstance(reference, Extreme):
         side = next(side for side, words in EXTREMES.items() if reference.word in words)
-        # The number of objects that the words need: "middle" needs three, "upper" and "lower" need two.
+        # Some words need an exact number of objects: "middle" needs three, "upper" and "lower" need two.
         presupposed = {NUMBERS[reference.number]} if reference.number is not None else set()
         presupposed |= {3} if side == "middle" else {2} if reference.word in COMPARATIVES else set()
         if presupposed and presupposed != {len(row)}:
@@ -67,7 +67,7 @@ def meant_among(row: Mapping[int, SceneObject], reference: Reference, scene: Sce
     if reference.relation is not None:
         surely, maybe = _related(reference.relation, row, scene)
     if isinstance(reference, Group):
-        # The scene must leave no doubt about any member of a group, and their number must be the stated one.
+        # No member of a group may be in doubt, and the number of members must be the stated one.
         number = 2 if reference.word == "both" else NUMBERS.get(reference.word)
         if maybe or (surely and number is not None and number != len(surely)):
             return None

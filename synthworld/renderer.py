@@ -74,7 +74,6 @@ SHAPES: dict[str, Shape] = {
     ),
     "moon": (_ellipse(0, 0, 1.0, 1.0), _ellipse(0.55, -0.05, 0.78, 0.78, filled=False)),
     "flower": (
-        # The six petals. The first one points up.
         *(
             _ellipse(0.58 * math.cos(a), 0.58 * math.sin(a), 0.42, 0.42)
             for a in (2 * math.pi * k / 6 - math.pi / 2 for k in range(6))
@@ -236,7 +235,6 @@ class RenderedScene:
 def render(scene: Scene) -> RenderedScene:
     """Return the scene's pixels and visible masks; the same bytes for the same (seed, index) and world."""
     rng, world, size = pixel_generator(scene), world_named(scene.world), SCENE_SIZE_PX
-    # The background is a muted texture: two tones mixed by one of the world's textures, with grain.
     base = rng.integers(*world.tones) + rng.integers(-world.chroma, world.chroma + 1, size=3)
     other = base + rng.choice([-1, 1]) * rng.integers(12, 40) + rng.integers(-8, 9, size=3)
     texture = TEXTURES[world.textures[int(rng.integers(len(world.textures)))]]
@@ -252,7 +250,7 @@ def render(scene: Scene) -> RenderedScene:
         # The picture is darker towards a random side, by a random share of at most `lighting`.
         angle, share = rng.uniform(0, 2 * math.pi), rng.uniform(0, world.lighting)
         ys, xs = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
-        # Rises in the direction of the angle, within [0, 1].
+        # `towards` rises from 0 to 1 in the direction of the angle.
         towards = 0.5 + (xs * math.cos(angle) + ys * math.sin(angle)) / math.sqrt(8)
         image = np.asarray(np.rint(image * (1 - share * towards)[..., None]), dtype=np.uint8)
     image = image.astype(np.int16)

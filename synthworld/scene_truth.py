@@ -45,7 +45,7 @@ class SceneImageTruth:
         """Takes a scene; its visible masks (N, 192, 192) bool where they are painted already."""
         self._scene = scene
         self._masks = masks
-        # Parsing is cached, because systems of an ablation produce the same texts thousands of times.
+        # Parsing is cached, because an ablation compares systems that write the same texts thousands of times.
         self._parsed = cache(parse_reference)
         self._referents: dict[str, frozenset[int] | None] = {}
         self._stated: dict[tuple[str, int], tuple[int, int, int]] = {}
@@ -126,7 +126,7 @@ class SceneTruth:
         known = {key: scene for key, scene in scenes.items() if scene is not None}
         for key, scene in known.items():
             _check(scene, f"{name}: {key!r}")
-        # Older files name no world. Their scenes belong to the default world.
+        # The title does not name the default world, to which scenes of older files without a world belong.
         others = sorted({scene.world for scene in known.values()} - {DEFAULT_WORLD})
         return cls(known, f"synthetic world{''.join(f' {world!r}' for world in others)}, {name}")
 

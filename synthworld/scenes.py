@@ -26,7 +26,7 @@ from pseudoris.synthworld.worlds import DEFAULT_WORLD, World, world_named
 
 SCENE_SIZE_PX = 192
 MIN_OBJECTS, MAX_OBJECTS = 2, 10
-# Share of objects that repeat the colour and pattern of an earlier object, but not its category.
+# This share of objects repeats the colour and pattern of an earlier object, but not its category.
 SAME_LOOK_SHARE = 0.15
 _LAYOUT_STREAM, _PIXEL_STREAM = 0, 1
 _PLACEMENT_TRIES = 60
@@ -96,7 +96,7 @@ def make_scene(split: Split, position: int, *, seed: int = 0, world: str = DEFAU
     rng = generator(seed, index, stream=_LAYOUT_STREAM)
     wanted = int(rng.choice(np.arange(MIN_OBJECTS, MAX_OBJECTS + 1), p=_shares(mix.count_weights)))
     objects: list[SceneObject] = []
-    # Placing an object may fail in a crowded scene. MIN_OBJECTS objects always fit within these attempts.
+    # Placing an object may fail in a crowded scene. These attempts are always enough for MIN_OBJECTS objects.
     for attempt in range(40 * wanted):
         if len(objects) == wanted or (attempt >= 4 * wanted and len(objects) >= MIN_OBJECTS):
             break

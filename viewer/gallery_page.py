@@ -36,7 +36,7 @@ THUMBNAIL: Final = PictureForm("WEBP", max_side_px=800, quality=84)
 INDEX_NAME: Final = "index.html"
 QUALITY_NAME: Final = "quality.html"
 PICTURES_FOLDER: Final = "pictures"
-# The page's script is these files, joined in this order within the body of one function.
+# The page's script joins these files in this order within the body of one function.
 _SCRIPTS: Final = (
     *("model", "rules", "sorting", "pair_marks", "filters", "elements", "peek", "cards", "inspector", "keyboard"),
     *("address", "main"),
@@ -46,11 +46,11 @@ _MARK: Final = f'<meta name="generator" content="{GENERATOR}">'
 
 # At most this many blank pictures are logged: if this machine lacks an image format, every picture is blank.
 _MAX_WARNINGS: Final = 3
-# Digits of the scores in the record, more than the page shows. Distinctiveness has all, because τ is compared with it.
+# Scores in the record are rounded to this many digits. Distinctiveness is not, because τ is compared with it.
 _DIGITS: Final = 5
 _HASH_DIGITS: Final = 8
 
-# Called with the number of images done.
+# This callback gets the number of images that are done.
 OnImage = Callable[[int], None]
 
 
@@ -186,13 +186,13 @@ def _expression_record(row: Row, order_of: Mapping[int, int]) -> dict[str, Any]:
     rival = row["rival_mask_id"]
     return {
         "text": row["text"],
-        # A pair's id ends with this hash, as audits write it.
+        # The page's script ends the id of a mask and text with this hash, as an audit does.
         "hash": sha256_hex(row["text"].encode())[:_HASH_DIGITS],
         "head": row["head_noun"],
         "targets": [order_of[index] for index in targets if index in order_of],
         "nothing": not targets,
         "human": row["source"] == SOURCE_HUMAN,
-        # This key is left out if it is false, as in most runs.
+        # The key is left out if it is false, as in most runs, to keep the page small.
         **({"composed": True} if row["source"] == SOURCE_COMPOSER else {}),
         "judged": row["judged"],
         "unmet": row["unmet"],
@@ -203,9 +203,9 @@ def _expression_record(row: Row, order_of: Mapping[int, int]) -> dict[str, Any]:
         "rival": None if rival is None else order_of.get(mask_index(rival)),
         "kept": row["kept"],
         "weight": _rounded(row["weight"]),
-        # These keys are left out if they are null, as in most runs.
+        # Keys are left out if they are null, as in most runs, to keep the page small.
         **{name: value for name in OPTIONAL_COLUMNS if (value := _rounded(row[name])) is not None},
-        # A draw is a list: a mask has 44 draws, and names would be most of the page.
+        # A draw is a list, because a mask has 44 draws, and names of fields would be most of the page.
         "draws": [
             [
                 *(draw["crop"], draw["decoder"], draw["top_p"] if draw["top_k"] is None else draw["top_k"]),

@@ -190,7 +190,7 @@ def _iter_images(run: OpenRun, chosen: Mapping[int, Sequence[int]], load_bytes: 
         shard = run.shard(place)
         joined = shard.joined(_IMAGE_COLUMNS, None, _EXPRESSION_COLUMNS).take(positions)
         table, scores = joined.expressions, scores_of(joined.expressions)
-        # The columns `judged` and `unmet` are computed as by `refilter`. The page's script compares with tau alone.
+        # `judged` and `unmet` are computed here as in `refilter`, because the page's script compares only with τ.
         unmet: list[list[int]] = [[] for _ in range(table.num_rows)]
         for number, condition in enumerate(rule.conditions if rule else ()):
             for failed in np.flatnonzero(~meets([condition], scores, table.num_rows)):
@@ -227,7 +227,7 @@ class _SourceImages:
             level = logging.WARNING if self._num_blank < _MAX_WARNINGS else logging.DEBUG
             logger.log(level, "The gallery does not show image %s: %s", row["key"], error)
         except (ConfigError, TransientError) as error:
-            # SOURCE itself cannot be read, after storage has retried, so no other picture is tried.
+            # SOURCE itself cannot be read, even after retries, so no other picture is tried.
             self._is_gone = True
             logger.warning("SOURCE cannot be read. No image after %s is tried: %s", row["key"], error)
         self._num_blank += 1

@@ -21,20 +21,20 @@ from pseudoris.images.mask_rings import Point, mask_rings
 from pseudoris.schemas.run_lengths import decode_mask
 
 FRAME: Final = 512
-# Masks with more pixels are refused: decoding takes a byte a pixel. This is ten times the default limit of an image.
+# Masks with more pixels than this are refused, because decoding takes one byte per pixel. An image has a tenth of it.
 _MAX_PIXELS: Final = 2**30
-# An outline is simplified by up to this: steps of a slanted edge are up to one pixel off the true line, and must go.
+# An outline may be simplified by this distance. It removes the steps of a slanted edge, which are up to a pixel high.
 _TOLERANCE_PX: Final = 1.0
 _MAX_ENLARGEMENT: Final = 4.0
-# Standard deviation in image pixels of the blur that removes the steps of an enlarged mask.
+# The steps of an enlarged mask are blurred with this standard deviation, in image pixels.
 _SMOOTHING_PX: Final = 0.75
 _MIN_LOOP_AREA_PX: Final = 4.0
 _MIN_LABEL_RADIUS: Final = 11.0
 _LABEL_HEIGHT: Final = 16.0
-# A digit has this width: the page's font at 17 px, bold, with half of the dark border on each side.
+# A digit of the page's font is this wide: 17 px, bold, with half of the dark border on each side.
 _DIGIT_WIDTH: Final = 11.0
 _LABEL_GAP: Final = 2.0
-# Places to which a label may move, nearest first: up to four labels away.
+# A label may move by one of these steps (dx, dy), which are sorted by distance.
 _SHIFTS: Final = sorted(
     ((dx * 6.0, dy * 6.0) for dx in range(-12, 13) for dy in range(-12, 13)), key=lambda shift: math.hypot(*shift)
 )
@@ -76,7 +76,7 @@ def outline_of(counts: str, size: tuple[int, int]) -> Outline:
     coverage = np.asarray(Image.fromarray(full.astype(np.uint8) * 255).resize(resized, method), dtype=np.float32)
     if factor > 1:
         coverage = ndimage.gaussian_filter(coverage, _SMOOTHING_PX * factor, mode="nearest", truncate=3)
-    # The maximum keeps a pixel of a mask that would otherwise vanish.
+    # The maximum is the threshold for a mask that would otherwise vanish, because no pixel is covered by half.
     mask = np.asarray(coverage >= min(127.5, float(coverage.max())))
     # Each axis has its own scale, because resized sides are rounded to whole pixels.
     frame_height, frame_width = frame_size(height, width)
@@ -127,7 +127,7 @@ def _simplified(ring: Sequence[Point]) -> Points:
         if last - first < 2:
             continue
         (x, y), offset = closed[last] - closed[first], closed[first + 1 : last] - closed[first]
-        # The distance to the line through both ends, or to the point if both ends are one.
+        # Distances are to the line through both ends, or to the point if both ends are the same point.
         across = offset[:, 0] * y - offset[:, 1] * x
         distances = np.abs(across) / np.hypot(x, y) if x or y else np.hypot(*offset.T)
         worst = int(distances.argmax())

@@ -25,14 +25,14 @@ from pseudoris.schemas.templates import page_templates
 from pseudoris.schemas.untrusted import visible
 
 GENERATOR: Final = "pseudoris"
-# The room whose templates are the base of every page.
+# The templates of this room are the base of every page.
 ROOM: Final = "pseudoris.viewer"
 _TEMPLATES: Final = cache(page_templates)
 _STREAM_PIECES: Final = 64
-# Hues in degrees of OKLCH. Neighbours in the list differ most. Each lightness repeats the list.
+# The hues are degrees of OKLCH. Neighbours in the list differ strongly.
 _HUES: Final = (28, 250, 142, 85, 320, 200, 55, 285, 115, 0, 225, 170)
 _LIGHTNESSES: Final = (0.74, 0.62, 0.86)
-# CSS colours of a picture's masks, in order. After the last colour they repeat from the first.
+# The masks of a picture get these CSS colours in this order. The first colour comes again after the last one.
 MASK_COLOURS: Final = tuple(f"oklch({light} 0.17 {hue})" for light in _LIGHTNESSES for hue in _HUES)
 
 
@@ -66,7 +66,7 @@ def iter_page(
     ]
     page = {
         "generator": GENERATOR,
-        # These are our files, not data. They hold no character that HTML would read within a style or script element.
+        # These texts are our own files and not data, so they need no escape.
         "style": Markup(style),
         "theme": Markup(theme),
         "script": Markup(script),
@@ -95,7 +95,7 @@ def embedded_json(value: object) -> Markup:
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     if not text.isprintable() or "\\" in text:
-        # The page's script shows these texts unchanged, so invisible letters are made visible here.
+        # The page's script shows these texts unchanged, so invisible characters are made visible here.
         text = json.dumps(_visible(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c"))
 

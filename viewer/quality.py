@@ -38,7 +38,7 @@ _COLUMNS: Final = ("image_id", "target_mask_ids", "text", "head_noun", "kept", "
 MIN_JACCARD: Final = 0.8
 # At most this many expressions of an image are compared in pairs: about 20,000 pairs.
 MAX_COMPARED: Final = 200
-# When this many sets are remembered, no new set is added, so the repeats of later sets are not counted.
+# When this many word sets are remembered, no new one is added, so later sets that repeat are not counted as repeats.
 MAX_REMEMBERED: Final = 2_000_000
 FRAME_WORDS: Final = frozenset({"a", "an", "the", "of", "photo", "picture", "image"})
 _MAX_POINTS: Final = 256
@@ -48,9 +48,9 @@ _WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
-# An expression's target masks, and its text.
+# A spoken expression is its target masks and its text.
 Spoken = tuple[tuple[str, ...], str]
-# Called with the number of shards read so far, and the number of all shards.
+# This callback gets the number of shards read so far, and the number of all shards.
 OnShard = Callable[[int, int], None]
 
 
@@ -88,7 +88,7 @@ class Duplicates:
         compared = sets[:MAX_COMPARED]
         same, other = [False] * len(compared), [False] * len(compared)
         for (i, (targets, words)), (j, (other_targets, other_words)) in combinations(enumerate(compared), 2):
-            # Sizes are compared first: the Jaccard index is at most the smaller set's size divided by the larger set's.
+            # This size test is quick: the index is at most the smaller set's size divided by the larger set's.
             small, large = sorted((len(words), len(other_words)))
             shared, union = len(words & other_words), len(words | other_words)
             # Two empty sets count as equal.
@@ -100,7 +100,7 @@ class Duplicates:
         self.left_out += len(sets) - len(compared)
         self.same_mask += sum(same)
         self.other_mask += sum(other)
-        # Hashes of 64 bits stand for the sets: among two million, two share a hash with a chance of one in ten million.
+        # Only hashes of 64 bits are kept. Two of two million sets share a hash with a chance of one in ten million.
         hashes = [hash(words) for _, words in sets]
         self.counted += len(hashes)
         self.seen_before += sum(each in self._seen for each in hashes)
@@ -125,7 +125,7 @@ class Growth:
             if self._num_read % self._step == 0:
                 self._points.append((self._num_read, len(self._words)))
                 if len(self._points) > _MAX_POINTS:
-                    # The number of points is not known in advance. If there are too many, every second one is dropped.
+                    # The number of points is not known in advance. If there are too many, half of them are dropped.
                     self._points = self._points[::2]
                     self._step *= 2
 

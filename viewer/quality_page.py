@@ -25,13 +25,13 @@ _NUM_BINS: Final = 48
 _MAX_BARS: Final = 40
 _NUM_COMMON: Final = 20
 _HEAT_LEVELS: Final = 10
-# Scores beyond these quantiles join the outermost bars. Otherwise they would squeeze all others into a few bars.
+# Scores beyond these quantiles join the outermost bars. Otherwise all other scores would fill only a few bars.
 _QUANTILES: Final = (0.005, 0.995)
 HEIGHT_PX: Final = 190
 NUM_STAGE_COLOURS: Final = 6
 _STACK_HEIGHT_PX: Final = 28
 _SHARE_HEIGHT_PX: Final = 6
-# The gap between bars, as a share of a bar's place.
+# The gap between two bars is this share of the distance from one bar to the next.
 _GAP: Final = 0.12
 _MAX_LABELS: Final = 9
 _MAX_TICKS: Final = 5
@@ -63,7 +63,7 @@ def iter_quality(quality: RunQuality) -> Iterator[str]:
         "growth_chart": _growth_chart(quality),
         "texts": _common(quality.texts),
         "nouns": _common(quality.nouns),
-        # A row has seconds, milliseconds per image, and images per second of stage time.
+        # Each row has a stage, its seconds, its milliseconds per image, and its images per second.
         "stages": [
             (stage, each, 1000 * each / images if images else 0.0, images / each if each else None)
             for stage, each in seconds.items()
@@ -124,7 +124,7 @@ def _score_chart(quality: RunQuality, name: str, tau: float | None) -> Markup | 
         (n, k, f"{each}: {n:,} expression{'' if n == 1 else 's'}, {k:,} kept")
         for each, n, k in zip(names, whole, part, strict=True)
     ]
-    # Labels are at round numbers between both edges of the histogram.
+    # Labels are at round numbers within the range of the histogram.
     step = nice_ticks(high - low)[1]
     ticks = [(-(-low // step) + number) * step for number in range(floor((high - low) / step) + 2)]
     labels = [((tick - low) / (high - low), f"{tick:.3g}") for tick in ticks if low <= tick <= high]
@@ -193,9 +193,9 @@ def _common(counts: Mapping[str, int]) -> list[tuple[str, int, float, float]]:
     return [(text, count, count / total, count / ranked[0][1]) for text, count in ranked]
 
 
-# A bar of a histogram: its count, the part of the count that has the strong colour, and its tooltip.
+# A bar is its count, the part of the count that has the strong colour, and its tooltip.
 Bar = tuple[int, int, str]
-# A place as a share of the width in [0, 1], and the label at that place.
+# A label is a position, as a share of the width in [0, 1], and the text at that position.
 Label = tuple[float, str]
 
 
@@ -212,7 +212,7 @@ def _histogram(bars: Sequence[Bar], *, title: str, labels: Iterable[Label], mark
                 # A bar has at least one pixel, so that a single row among millions is visible.
                 tall = max(1.0, HEIGHT_PX * count / top)
                 blocks.append(element("rect", class_=kind, y=f"{HEIGHT_PX - tall:.2f}", height=f"{tall:.2f}", **inset))
-        # The pointer reacts on the bar's whole place, so that low bars have a hint too.
+        # This invisible rectangle has the chart's full height, so that low bars show their hint too.
         place = {"x": f"{left:.3f}%", "width": f"{width:.3f}%", "height": HEIGHT_PX}
         drawn.append(element("g", *blocks, element("rect", element("title", hint), class_="hit", **place)))
     if marker is not None:

@@ -4,5 +4,5 @@ No module here may import Ray, so that models can be imported and benchmarked wi
 """
 
 if not __name__.startswith("pseudoris."):
-    # In a clone's root Python would find this folder under its bare name and load a second copy of every module.
+    # Without this, `import workers` in the root of a clone would load a second copy of every module.
     raise ImportError("'workers' is not a package of its own: import pseudoris.workers", name=__name__)

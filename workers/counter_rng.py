@@ -38,7 +38,7 @@ def draws(keys: Sequence[DrawKey], num_steps: int) -> NDArray[np.float64]:
     BLAKE2b over the key and the number of the block of eight steps.
     """
     num_blocks = -(-num_steps // _DRAWS_A_BLOCK)
-    # Unit separators keep two different keys from joining to the same text.
+    # With a separator, two different keys cannot join to the same text.
     texts = ("\x1f".join(map(str, (*key, block))) for key in keys for block in range(num_blocks))
     digests = b"".join(hashlib.blake2b(text.encode("utf-8"), digest_size=64).digest() for text in texts)
     words = np.frombuffer(digests, dtype="<u8").reshape(len(keys), num_blocks * _DRAWS_A_BLOCK)
@@ -127,7 +127,7 @@ def _independent_draws(
 
 def _wait(text: str, key: bytes) -> float:
     word = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, key=key).digest(), "little")
-    # The fraction lies above 0, so that its logarithm is finite.
+    # The fraction is above 0, so that its logarithm is finite.
     return -math.log((word + 1) * 2.0**-64)
 
 
@@ -141,5 +141,4 @@ def _smallest_word(text: str, count: int, key: bytes) -> bytes:
 
 
 def _digest(words: Sequence[str | int]) -> bytes:
-    # Unit separators keep two different lists of words from joining to the same text.
     return hashlib.blake2b("\x1f".join(map(str, words)).encode(), digest_size=8).digest()

@@ -37,7 +37,7 @@ def prepare_device(compute: ComputeConfig) -> torch.device:
                 f"compute.device=cuda, but torch sees no GPU{why}: fix the driver, or compute on CPUs, slowly: "
                 "--set compute.device=cpu --set placement.fused.num_gpus=0 --set placement.fused.num_cpus=1"
             )
-        # Off, because `benchmark` chooses kernels by timing, so that two runs would differ in bytes.
+        # `benchmark` would choose kernels by timing, so that two runs would differ in bytes.
         torch.backends.cudnn.benchmark = False
         # On: cuDNN's backward kernels otherwise sum in any order, and a transposed convolution (SAM's mask decoder)
         # uses them.
@@ -48,7 +48,7 @@ def prepare_device(compute: ComputeConfig) -> torch.device:
         torch.backends.cuda.enable_cudnn_sdp(False)
         matmul = torch.backends.cuda.matmul
         matmul.allow_tf32 = False
-        # Off, because parts of a sum would be rounded to half precision before they are added.
+        # With these settings, parts of a sum would be rounded to half precision before they are added.
         matmul.allow_bf16_reduced_precision_reduction = matmul.allow_fp16_reduced_precision_reduction = False
     return torch.device(compute.device)
 

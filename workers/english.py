@@ -17,7 +17,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 ARTICLES = _words("a an the")
-# Words that open a noun phrase. After a noun they open a new phrase.
+# These words open a noun phrase. After a noun they open a new phrase.
 DETERMINERS = ARTICLES | _words(
     "this these those some any each every another other both all no my your his her its our their either neither "
     "several many few most more much various multiple numerous"
@@ -36,11 +36,11 @@ COLOURS = _words(
     "red orange yellow green blue purple pink brown black white grey gray gold golden silver beige tan teal cyan "
     "magenta maroon turquoise violet lavender cream blonde blond brunette navy khaki burgundy"
 )
-# Shades before a colour ("light blue shirt"). Elsewhere they are nouns or adjectives.
+# These words are shades before a colour ("light blue shirt"). Elsewhere they are nouns or adjectives.
 SHADES = _words(
     "light dark bright pale deep navy sky baby lime forest olive royal rose hot neon mint dusty pastel off powder"
 )
-# Places in the picture. After a noun they end the phrase ("man left", "pizza bottom right").
+# These words are places in the picture. After a noun they end the phrase ("man left", "pizza bottom right").
 PLACES = _words(
     "left right far top bottom middle center centre front back upper lower rear leftmost rightmost topmost bottommost "
     "left-most right-most foreground background upper-left upper-right lower-left lower-right"
@@ -70,10 +70,10 @@ NOUNS_IN_EST = _words(
     "forest nest chest vest guest west rest test harvest quest crest contest priest request protest pest tempest zest"
 )
 NOUNS_LIKE_ADJECTIVES = _words("fish radish dish british finish rubbish varnish relish starfish swordfish jellyfish")
-# Adjectives that are also nouns: at the end of a phrase without another noun they are its head ("a peeled orange").
+# These adjectives are also nouns: without another noun they are the head of their phrase ("a peeled orange").
 ADJECTIVES_OR_NOUNS = _words("orange light gold silver blonde blond brunette one ones others second-hand plastic")
 
-# The second word of two-word adjectives: "a funny looking dog".
+# These are the second words of adjectives of two words: "a funny looking dog".
 LINKING_PARTICIPLES = _words(
     "looking shaped colored coloured sized covered lined filled topped coated haired eyed printed faced legged handled "
     "sleeved themed powered flavored flavoured dipped patterned shouldered rimmed framed frosted glazed crusted "
@@ -91,7 +91,7 @@ NOUNS_IN_ING = _words(
     "offering serving helping keyring seasoning padding piping tubing wiring underling"
 )
 NOUNS_IN_ED = _words("bed shed seed weed sled reed steed tweed bobsled moped biped feed deed newlywed crossbred speed")
-# Participles that belong to the noun after them, also behind another noun ("the hotel swimming pool").
+# These participles belong to the noun after them, also behind another noun ("the hotel swimming pool").
 GERUND_COMPOUNDS = frozenset(
     {
         *("parking lot", "parking meter", "parking garage", "parking space", "swimming pool", "cutting board"),
@@ -100,7 +100,7 @@ GERUND_COMPOUNDS = frozenset(
         *("serving tray", "watering can", "sleeping bag", "folding chair", "reading glasses", "running shoes"),
     }
 )
-# Compounds whose last word alone names another thing: a hot dog is not a dog.
+# The last word of these compounds alone names another thing: a hot dog is not a dog.
 FIXED_COMPOUNDS = frozenset(
     {
         *("hot dog", "hot dogs", "corn dog", "corn dogs", "prairie dog", "prairie dogs", "guinea pig", "guinea pigs"),
@@ -116,16 +116,16 @@ PREPOSITIONS = _words(
     "because while when if but so not also just only still then infront"
 )
 RELATIVES = _words("that which who whom whose where whos what whatever why how")
-# Pronouns for a noun that the caption does not name. Such a caption has no head, and the whole caption is used.
+# These pronouns name nothing that can be a head, so the whole caption is used instead.
 PERSONAL_PRONOUNS = _words("he she him they them me us himself herself themselves itself")
-# Words that open a caption without content: "it is a dog", "there are two cats", "i can see a bus".
+# These words open a caption without content: "it is a dog", "there are two cats", "i can see a bus".
 EMPTY_PRONOUNS = _words("it there here i we you nobody everybody everyone someone's you'd")
 CONJUNCTIONS = _words("and or & plus nor")
 AUXILIARIES = _words(
     "is are was were be been being am has have had having do does did can could may might will would shall should must "
     "appears appear seems seem isn't aren't wasn't doesn't don't didn't can't hasn't ain't wont cant isnt doesnt"
 )
-# Verbs in base form: after a plural they are verbs ("people stand"), after a singular nouns ("hot dog stand").
+# These verbs in base form are verbs after a plural ("people stand"), and nouns after a singular ("hot dog stand").
 VERBS = _words(
     "hold wear sit stand ride look eat run walk play fly drive carry jump swim smile lie lay hang show see sleep watch "
     "pull push throw kick hit catch reach lean rest graze drink read talk move go come get take give make use keep "
@@ -140,12 +140,12 @@ NOUNS_IN_LY = _words("family butterfly dragonfly jelly belly lily bully assembly
 PARTICLES = _words("up down out off over")
 IRREGULAR_PLURALS = _words("people men women children sheep cattle geese police kids mice feet teeth oxen folks")
 
-# No heads if `of` follows (`PICTURES`, `QUANTITIES`, `PARTS`): the object is what they show, count or bound.
+# Words of `PICTURES`, `QUANTITIES` and `PARTS` are no heads if `of` follows: the head comes after `of`.
 PICTURES = _words(
     "photo photograph picture pic image view shot snapshot closeup painting drawing illustration portrait cartoon "
     "sketch rendering render depiction silhouette outline icon clipart screenshot selfie scene photos pictures images"
 )
-# Drinks, because "a shot of whiskey" is no picture.
+# A "shot" of one of these drinks is no picture.
 DRINKS = _words("whiskey whisky bourbon scotch vodka tequila rum gin brandy liquor alcohol sake espresso")
 QUANTITIES = _words(
     "pair pairs group groups bunch bunches couple number lot lots row rows pile piles stack stacks set sets herd flock "
@@ -175,12 +175,12 @@ KNOWN_NOUNS = PEOPLE | _words(
     "hand arm leg head"
 )
 
-# Words that other languages have too, so they do not show that a caption is English.
+# Other languages have these words too, so the words do not show that a caption is English.
 SHARED = _words(
     "in no do me am as for so over van man hand arm ball bus taxi train pizza table orange vase photo bed hat"
 )
 
-# Things that are worn, and colours: "in a red shirt" and "in red" describe a person, "in a red room" does not.
+# In "in a red shirt" and "in red", these clothes and colours describe a person. "In a red room" does not.
 CLOTHES = _words(
     "shirt shirts t-shirt tshirt tee-shirt tee jacket jackets coat coats suit suits dress dresses hat hats cap caps "
     "helmet helmets tie ties uniform uniforms jersey jerseys shorts pants jeans trousers skirt vest vests sweater "
@@ -188,12 +188,12 @@ CLOTHES = _words(
     "tuxedo robe apron scarf gown blouse overalls tank top glasses sunglasses goggles shoes boots sandals heels "
     "pajamas kimono raincoat wet-suit red white black blue green yellow orange pink purple brown grey gray"
 )
-# Plural names of a single thing or pair.
+# These plurals name a single thing or pair.
 PAIRS = _words(
     "scissors jeans pants trousers shorts glasses sunglasses goggles binoculars tweezers pliers headphones pajamas "
     "overalls skis tongs shears earphones"
 )
-# Nouns that cannot be counted.
+# These nouns cannot be counted.
 STUFF = _words(
     "snow water food grass sand dirt traffic furniture rice bread meat fruit pasta soup cheese broccoli luggage "
     "clothing hair milk coffee beer wine juice ice mud gravel smoke fog rain bacon salad sauce jewelry equipment "
@@ -204,9 +204,9 @@ BODY = _words(
     "trunk beak tail fingers knees chest waist"
 )
 POSSESSIONS = _words("has have had having")
-# Words of the surroundings: "with trees in the background" only says what is near, so it is no attribute.
+# These words are about the surroundings: "with trees in the background" is no attribute of the object.
 SURROUNDINGS = _words("background distance behind around nearby foreground surrounding")
-# Verbs that say something only with their preposition: "looking at the camera".
+# These verbs mean something only with their preposition: "looking at the camera".
 VERBS_WITH_PREPOSITIONS = frozenset(
     {
         *("looking at", "looking out", "looking down", "looking up", "looking over", "looking for", "looking into"),
@@ -219,12 +219,12 @@ VERBS_WITH_PREPOSITIONS = frozenset(
     }
 )
 PREPOSITIONS_OF_PARTICIPLES = _words("with by to of from")
-# Verbs that only say that the picture shows the object, or say nothing without more words.
+# These verbs only say that the picture shows the object, or say nothing without more words.
 VERBS_OF_PICTURES = _words(
     "shown seen displayed featured pictured taken depicted showing displaying taking putting trying getting making "
     "giving going coming keeping using used picking looking turning shaped colored coloured sized"
 )
-# Words after which a caption is about something else.
+# After these words, a caption is about something else.
 ENDS_OF_DESCRIPTIONS = _words("half while when because but if so whilst ; : .")
 
 _IRREGULAR_PLURALS: Final[Mapping[str, str]] = {

@@ -30,7 +30,7 @@ def padded(rows: torch.Tensor, count: int) -> torch.Tensor:
 
 def compile_tower(tower: nn.Module) -> None:
     """Compile a module's forward pass in place: one program for each shape that it is called with."""
-    # Imported here: torch's compiler takes as long to import as torch itself, and most processes compile nothing.
+    # torch's compiler is imported here: it takes as long to import as torch, and most processes compile nothing.
     import torch._dynamo
     import torch._inductor.config
 

@@ -16,7 +16,7 @@ from typing import Final, Literal
 from pseudoris.workers import english as lexicon
 from pseudoris.workers.filtering import head_nouns as rules
 
-# What a noun names: one thing, a pair that has a plural name, several things, or stuff that is not counted.
+# A noun names one thing, a pair that has a plural name, several things, or stuff that is not counted.
 Number = Literal["one", "pair", "several", "stuff"]
 
 
@@ -28,7 +28,7 @@ class NounPhrase:
     before: tuple[str, ...] = ()  # attributes in front of it: adjectives, nouns, an owner ("man's")
     after: tuple[str, ...] = ()  # attributes behind it: "in a red shirt", "holding a frisbee", "sitting"
     number: Number = "one"  # how many things the noun names
-    # The attributes' content words, one entry an attribute: equal for "in a red shirt" and "wearing a red shirt".
+    # Each attribute has one entry, its content words: "in a red shirt" and "wearing a red shirt" have the same.
     words: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ def content_of(attribute: str) -> str:
 
 
 _CLOSED: Final = lexicon.DETERMINERS | lexicon.PREPOSITIONS | lexicon.CONJUNCTIONS
-# Small words that carry no sense. "On" and "off" stay: "turned on" is not "turned off".
+# These small words mean little. "On" and "off" are not among them: "turned on" is not "turned off".
 _LIGHT: Final = (_CLOSED | lexicon.POSSESSIONS | {"wearing", "wears"}) - {"without", "on", "off", "up", "down"}
 
 
@@ -90,20 +90,20 @@ def noun_phrase(caption: str, noun: str | None) -> NounPhrase | None:
     start = 0
     # A captioner that repeats itself writes "with a handle handle". Such a caption is not read.
     is_loop = any(each == following and each not in _REPEATED for each, following in pairwise(words))
-    # A denied caption such as "does not have a tail" says nothing that can be composed.
+    # A caption that denies, such as "does not have a tail", says nothing that can be composed.
     is_denied = any(word in _DENIALS or word.endswith("n't") for word in words)
     while named and start < len(words) and not is_loop and not is_denied:
         chunk = rules.read_chunk(words, start)
         last = chunk.nouns[-1] + 1 if chunk.nouns else chunk.end
         if words[last - len(named) : last] == named:
-            # The named thing is absent: "there is no dog", "a no parking sign".
+            # In "there is no dog" and "a no parking sign" the named thing is absent.
             is_absent = any(words[at] in ("no", "neither") for at in chunk.modifiers)
             return None if is_absent else _Reading(words, chunk, " ".join(named), start).phrase()
         start = max(chunk.end, start) + 1
     return None
 
 
-# Takes captions and their head nouns. Returns what each caption says of its head, None if it says nothing.
+# The function takes captions and their head nouns, and returns what each says of its head, None if nothing.
 PhraseReader = Callable[[Sequence[str], Sequence[str]], list[NounPhrase | None]]
 
 
@@ -162,7 +162,7 @@ class _Reading:
         self._words, self._chunk, self._noun, self._start = words, chunk, noun, start
         self._before, self._after = _attributes_before(words, chunk, noun), list[str]()
         self._is_list = False
-        # The last noun besides the head, or "and" in a list. A verb without an object is about this noun.
+        # `_other` is the last noun besides the head, or "and" in a list. A verb without an object is about this noun.
         self._other = ""
 
     def phrase(self) -> NounPhrase:
@@ -250,7 +250,6 @@ class _Reading:
         # A sandwich "cut in half" is cut, but a bride who "cut a cake" is cutting.
         verb = word if is_done and self._object_end(at + 1) is None else rules.progressive(word)
         if not is_done and not rules.is_progressive(word):
-            # The verb is about the head, not about the last noun before it.
             self._other = ""
         is_needed = f"{verb} {following}" in lexicon.VERBS_WITH_PREPOSITIONS
         is_needed |= following in lexicon.PREPOSITIONS_OF_PARTICIPLES and not verb.endswith("ing")
@@ -262,7 +261,7 @@ class _Reading:
             if not self._other and is_particle and f"{verb} {following}" in lexicon.VERBS_WITH_PREPOSITIONS:
                 self._after.append(f"{verb} {following}")
             elif not self._other and verb not in lexicon.VERBS_OF_PICTURES:
-                # "The parked truck": behind the noun it would take the next words, "the truck parked on the left".
+                # The verb goes before the noun ("parked truck"). Behind it, it would refer to the words that follow.
                 self._before.insert(0, f"{verb} {following}" if is_particle and is_done else verb)
             return at + 1
         return self._object_end(at + 1) if self._other in lexicon.PEOPLE else self._attribute(at + 1, verb)
@@ -340,7 +339,7 @@ def is_no_attribute(word: str) -> bool:
 _NO_ATTRIBUTES: Final = (lexicon.DETERMINERS | lexicon.NUMERALS | lexicon.PLACES | {"couple"}) - {"single", "double"}
 _NO_OBJECTS: Final = lexicon.PREPOSITIONS | lexicon.AUXILIARIES | lexicon.RELATIVES | {"", ","}
 _JOINS: Final = lexicon.CONJUNCTIONS | {",", "-"}
-# Words that belong to the word after them ("light blue"). Those of `_JOINED` belong to the word before ("rolled up").
+# These words belong to the word after them ("light blue"), and those of `_JOINED` to the word before ("rolled up").
 _JOINING: Final = lexicon.SHADES | lexicon.DEGREES
 _JOINED: Final = lexicon.LINKING_PARTICIPLES | lexicon.PARTICLES | {"decker"}
 

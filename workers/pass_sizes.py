@@ -11,12 +11,12 @@ import json
 
 from pseudoris.schemas.ids import sha256_hex
 
-# Approximate limit in bytes for temporary tensors in a captioning step. It sets how many rows are computed at once.
+# A captioning step has temporary tensors of about this many bytes. This sets how many rows are computed at once.
 CAPTION_STEP_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
 LEAST_CAPTION_ROWS = 64
 # At most this many rows are computed at once: CUDA's attention kernels take 65,535, the limit of a grid's second axis.
 MOST_CAPTION_ROWS = 2**15
-# Hidden states projected at a time: the 49,408 float32 logits of 256 rows take 50 MB, and their softmax as much.
+# This many hidden states are projected at once: their 49,408 float32 logits take 50 MB, and the softmax as much.
 PROJECTED_ROWS = 256
 # A listener in fixed shapes projects this many hidden states at a time.
 LISTENER_ROWS = 512
@@ -41,9 +41,9 @@ CLIP_CROPS_ON_CPU = 8
 TEXT_LENGTH_STEP = 4
 # A tile of texts has room for `batch_size` texts with this many tokens that no other text shares.
 TOKENS_A_TEXT = 16
-# Crops in one pass of CoCa's image tower, in a tree and in fixed shapes. Bounds the memory of activations.
+# CoCa's image tower computes so many crops in a pass, in a tree and in fixed shapes. This bounds the memory.
 CROPS_A_PASS, CROPS_A_FIXED_PASS = 64, 128
-# Prompts in one pass of a vision-language model: 0.5 GB of activations for 300 tokens each, 8B, half precision.
+# A vision-language model reads this many prompts in a pass: at 8B and 300 tokens each, 0.5 GB in half precision.
 PROMPTS_A_PASS = 16
 # Layers with fewer inputs are not packed by `linear`: they spend more time on calls than on arithmetic.
 LEAST_PACKED_INPUTS = 256

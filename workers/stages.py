@@ -178,7 +178,7 @@ STAGES: Final = (
     StageKind(STAGE_FILTER, "filtering", "pseudoris.scorers"),
 )
 CHECK: Final = StageKind(NAME_CHECK, "grounding_check", "pseudoris.checks")
-# The stages that the actors of each pool hold.
+# The actors of each pool hold the models of these stages.
 POOL_STAGES: Final = {
     "fused": (STAGE_PROPOSE, STAGE_CAPTION, STAGE_FILTER),
     **{stage.name: (stage.name,) for stage in STAGES},
@@ -220,7 +220,7 @@ def clip_digest(config: FilterConfig) -> str:
     """Return the sha256 of CLIP's weights, with those of `spacy_model` and of a model config from a file."""
     parts: list[Callable[[], str | None]] = [partial(tensors_digest, config.weights)]
     if config.nouns == "spacy_first_child":
-        # Imported here, because most runs find nouns by rules, without spaCy.
+        # This is imported here, because most runs find nouns by rules, without spaCy.
         from pseudoris.workers.filtering.spacy_nouns import pipeline_digest
 
         parts.append(partial(pipeline_digest, config))
@@ -264,7 +264,7 @@ DIGESTS: Final[Mapping[str, Callable[[Any], str]]] = {
 }
 
 
-# Increase this when a change alters the bits of a GPU. 1: captions are decoded in fixed shapes. 2: masks are too.
+# Increase this number when a change alters the bits of a GPU. 1: captions are decoded in fixed shapes. 2: masks too.
 _CUDA_REVISION: Final = "2"
 
 
@@ -290,7 +290,7 @@ def device_kind(compute: ComputeConfig) -> str:
     if compute.device == "none":
         return "none"
     if compute.device == "cuda":
-        # Imported here, because processes without models must not pay torch's load time and memory.
+        # torch is imported here, because processes without models must not pay its load time and memory.
         import torch
 
         from pseudoris.workers.device import prepare_device

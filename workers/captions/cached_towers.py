@@ -55,20 +55,20 @@ class NodeCache:
     def __init__(self, num_layers: int, num_heads: int, width: int, *, like: torch.Tensor) -> None:
         """Start empty, with the dtype and device of `like`."""
         self._shape, self._like = (num_layers, num_heads, 2 * width // num_heads), like
-        # One tensor (heads, nodes, 2 · head width) per layer. The last axis has a node's keys, then its values.
+        # Each layer has one tensor (heads, nodes, 2 · head width). Its last axis has a node's keys, then its values.
         self._store: list[torch.Tensor] = []
         self.node_bytes = 2 * num_layers * width * like.dtype.itemsize
-        # `size`: how many nodes are in use. `capacity`: for how many nodes memory is allocated.
+        # `size` nodes are in use, and memory is allocated for `capacity` nodes.
         self.size = self.capacity = 0
 
     def resize(self, capacity: int) -> None:
         """Allocate at least `capacity` nodes, and never fewer than exist."""
         layers, heads, width = self._shape
         shape = (heads, max(capacity, self.size), width)
-        # Lowered first: if an allocation below fails, some layers keep the old size, and only the smaller size is safe.
+        # If an allocation below fails, some layers have the old size and some the new one. Only the smaller is safe.
         self.capacity = min(self.capacity, shape[1])
         if not self.size:
-            # The old memory is freed first, because the old and the new may not fit together.
+            # The old memory is freed first, because both may not fit into memory at once.
             self._store, self.capacity = [], 0
             self._store = [self._like.new_empty(shape) for _ in range(layers)]
         for layer in range(layers if self.size else 0):
@@ -110,8 +110,7 @@ class CacheIndex:
     first_pair: int  # the same for the pairs
     prefixes: torch.Tensor  # (U, T) int64 nodes
     pairs: torch.Tensor  # (P, T) int64 nodes
-    # (U, T) bool: which positions the text tower masks as padding. None if it masks no position.
-    is_padding: torch.Tensor | None
+    is_padding: torch.Tensor | None  # (U, T) bool, positions that the text tower masks as padding; None if none
     tokens: Ints  # (U,) the newest tokens, in host memory, where they are compared with padding
 
 
@@ -130,7 +129,7 @@ class CachedCocaTowers:
         self._pair_cache = NodeCache(len(blocks.layers) - 1, heads, width, like=like)
         self._itemsize: int = like.dtype.itemsize
         self._prefix_bytes = self._text_cache.node_bytes + self._first_cache.node_bytes
-        # Bytes that one (prefix, crop) pair adds to the caches: its newest position.
+        # A step adds this many bytes to the caches for each (prefix, crop) pair.
         self.pair_bytes = self._pair_cache.node_bytes
         self._image: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.num_pairs = self.num_asked = 0
@@ -142,7 +141,7 @@ class CachedCocaTowers:
     def attend_to(self, encodings: Sequence[torch.Tensor]) -> None:
         """Compute the cross-attention keys and values."""
         self.rewind((0, 0))
-        # The previous crops' keys and values are freed first, because the old and the new may not fit together.
+        # The previous crops' keys and values are freed first, because both may not fit into memory at once.
         self._image = []
         image_tokens = torch.stack(tuple(encodings))
         self._image = [block.keys_values(image_tokens) for block in self.blocks.cross]
@@ -179,7 +178,7 @@ class CachedCocaTowers:
         """Compute the newest position of the level's prefixes, then of its pairs."""
         self.num_pairs += len(level.pair_prefix)
         cache_index = self._extend_index(level, before)
-        # Computed without the crops: states (U, D) after the decoder's first self-attention, and their queries.
+        # The states (U, D) after the decoder's first self-attention, and their queries, do not depend on the crops.
         blocks, all_states, all_queries = self.blocks, [], []
         text = blocks.text
         for rows in self._parts(len(cache_index.prefixes), cache_index.prefixes.shape[1]):
@@ -189,7 +188,7 @@ class CachedCocaTowers:
             x: torch.Tensor = text.token_embedding(tokens) + text.positional_embedding[nodes.shape[1] - 1]
             for layer, block in enumerate(blocks.text_layers):
                 x = _self_step(block, x, self._text_cache, layer=layer, first=first, nodes=nodes, is_hidden=is_hidden)
-            # The last norm is left out: a text tower with a CLS token, as every CoCa has, returns tokens without it.
+            # The text tower's last norm is left out, as in open_clip, because every CoCa has a CLS token.
             states = _self_step(blocks.layers[0], x, self._first_cache, layer=0, first=first, nodes=nodes)
             all_states.append(states)
             all_queries.append(blocks.cross[0].queries(blocks.cross[0].ln_1(states)))
@@ -216,7 +215,7 @@ class CachedCocaTowers:
 
     def _parts(self, num_rows: int, num_positions: int) -> Iterator[slice]:
         """Slices of rows that are computed together, so that a layer's temporaries stay below their bound."""
-        # Bytes of a row's temporaries: gathered keys and values, the MLP before and after its activation, some states.
+        # A row's temporaries are gathered keys and values, the MLP before and after its activation, and four states.
         row_bytes = max(self.blocks.width, self.blocks.text.width) * self._itemsize * (2 * num_positions + 8 + 4)
         allowed = CAPTION_STEP_BYTES[self._device.type] // row_bytes
         num_together = min(max(LEAST_CAPTION_ROWS, allowed), MOST_CAPTION_ROWS)

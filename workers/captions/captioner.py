@@ -137,7 +137,7 @@ class TreeCaptioner:
         self._engine, self._format, self._text_of = engine, crop_format, text_of
         self._listener = None
         if config.listening:
-            # Imported here, because most runs have no listener (`captions.listening`).
+            # The listener is imported here, because most runs have none.
             from pseudoris.workers.captions.listener import Listener
 
             self._listener = Listener(engine, config, config.listening, encode)

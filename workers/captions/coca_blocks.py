@@ -23,7 +23,7 @@ class CrossAttention(Block):
         super().__init__(block)
         weight, bias, width = block.attn.in_proj_weight, block.attn.in_proj_bias, block.attn.embed_dim
         self.ln_1_kv = block.ln_1_kv
-        # Maps the block's input after `ln_1`, (P, D), to queries (P, D).
+        # `queries` maps the block's input after `ln_1`, (P, D), to queries (P, D).
         self.queries = linear(weight[:width], None if bias is None else bias[:width])
         self._keys_values = linear(weight[width:], None if bias is None else bias[width:])
 

@@ -53,8 +53,7 @@ class ImageCrops:
 
     image_id: str  # part of the key of random draws
     kinds: tuple[str, ...]  # names of the K crop kinds, in the order of the tables
-    # `MaskRecord.index` of the N masks, part of the key of random draws. Dropped masks leave gaps in the numbers.
-    mask_indices: tuple[int, ...]
+    mask_indices: tuple[int, ...]  # `MaskRecord.index` of the N masks, with gaps; part of the key of random draws
     pixels: torch.Tensor  # (K, N, 3, S, S) float, normalised for the model, on its device and in its dtype
     # (N, E) float, normalised: products of two are the similarities s_ij, for every kind. None: the engine embeds
     # the crops instead.
@@ -76,7 +75,7 @@ class GeneratedCaption:
     other_masks: tuple[int, ...] = ()
 
 
-# A sampled caption: its tokens without SOT and EOS, and its log-probability.
+# A sampled caption is its tokens without SOT and EOS, and its log-probability.
 SampledCaption = tuple[tuple[int, ...], float]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -163,7 +162,7 @@ class Towers(Protocol):
         """
 
 
-# First score of all beams but the first, as in transformers, so that the first step extends only the first beam.
+# All beams but the first start with this score, as in transformers, so that the first step extends only the first.
 INACTIVE = -1e9
 
 

@@ -21,7 +21,7 @@ from pseudoris.workers.device import to_device, to_host
 
 # At most this many rows have their whole vocabulary sorted at a time, which bounds memory.
 _ROWS_A_SORT = 64
-# Softmax temperature of `others_weighting=similar`. If high, other masks weigh alike; if low, the most similar decides.
+# `others_weighting=similar` has this softmax temperature. If it is high, all other masks get similar weights.
 OTHERS_TEMPERATURE = 0.2
 
 
@@ -30,7 +30,7 @@ class Others:
     """The other masks that the captions of each mask are contrasted with, and their weights."""
 
     indices: torch.Tensor  # (N, M) int64, the masks j of mask i; M = 0 without contrast
-    # (N, M) float: w · s_ij / M, or for `similar` w · s_ij · softmax_j(s_ij / temperature). w is `others_weight`.
+    # These are w · s_ij / M, or for `similar` w · s_ij · softmax_j(s_ij / temperature), (N, M). w is `others_weight`.
     weights: torch.Tensor
     how: str  # `none`, `all`, `nearest` or `no_contrast`, as `CaptionSample.others` records it
 
@@ -69,7 +69,7 @@ def choose_others(similarity: torch.Tensor, sampling: SamplingConfig) -> Others:
     if num_masks == 1 or (sampling.above_max_others == "no_contrast" and num_masks > sampling.max_others):
         return Others(nobody.to(torch.int64), nobody, "no_contrast")
     num_others = min(num_masks - 1, sampling.max_others)
-    # With -inf a mask sorts last in its own row, so it is not one of its other masks.
+    # With -inf a mask is last in its own row, so it is not one of its other masks.
     apart = similarity.masked_fill(torch.eye(num_masks, dtype=torch.bool, device=similarity.device), -torch.inf)
     indices = apart.argsort(dim=1, descending=True, stable=True)[:, :num_others].sort(dim=1).values
     cosines = similarity.gather(1, indices)
@@ -83,7 +83,7 @@ def descending(logits: torch.Tensor) -> torch.Tensor:
     """Return logits (R, V) in descending order."""
     if logits.device.type != "cpu":
         return logits.sort(dim=1, descending=True).values
-    # Only values are needed, not their indices: these numpy sorts ten times as fast as torch, by vector instructions.
+    # numpy sorts values without their indices ten times as fast as torch, and only the values are needed.
     return torch.from_numpy(np.sort(logits.numpy(), axis=1)).flip(1)
 
 
@@ -111,7 +111,7 @@ def count_top_p(ranked: torch.Tensor, log_total: torch.Tensor, p: torch.Tensor) 
 
 def _cumulated(rows: torch.Tensor) -> torch.Tensor:
     if rows.device.type == "cuda" and len(rows) == 1:
-        # A GPU sums a single row in an order that depends on timing, and two rows in a fixed order: the row is doubled.
+        # A GPU sums one row in an order that depends on timing, but two rows in a fixed order. So the row is doubled.
         return rows.expand(2, -1).cumsum(dim=1)[:1]
     return rows.cumsum(dim=1)
 

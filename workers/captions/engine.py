@@ -44,9 +44,9 @@ class EncodedImage:
     unique_crop_of: Ints  # (K, N) the unique crop of each kind and mask
 
 
-# A set of crops, by the number of its image and of its crop kind. A crop is contrasted with other crops of its set.
+# A crop set is named by its image and its crop kind. A crop is contrasted only with other crops of its set.
 CropSet = tuple[int, int]
-# Takes crops (C, 3, S, S). Returns embeddings (C, E), and C encodings that can be indexed and sliced.
+# The function maps crops (C, 3, S, S) to embeddings (C, E) and to C encodings, which can be indexed and sliced.
 Encode = Callable[[torch.Tensor], tuple[torch.Tensor, Any]]
 
 
@@ -56,7 +56,7 @@ def find_unique_crops(crops: torch.Tensor) -> tuple[torch.Tensor, Ints]:
     Large masks have equal crops, because at every scale the context ends at the borders of the image.
     """
     flat = crops.flatten(1)
-    # Equal crops have equal sums. Only crops of equal sum are compared bit for bit.
+    # Equal crops have equal sums, so only crops of equal sum are compared bit for bit.
     sums = flat.sum(dim=1, dtype=torch.float64)
     values, group = torch.unique(sums, return_inverse=True)
     numbers = torch.arange(len(flat), device=flat.device)
@@ -154,7 +154,7 @@ class CachedEngine:
         for image in images:
             crops = image.pixels.flatten(0, 1)
             unique_crop_of: Ints = np.arange(len(crops))
-            # A static engine works on a GPU: there the search for equal crops would make the host wait twice an image.
+            # On a GPU, where a static engine works, a search for equal crops would make the host wait twice per image.
             if not self.is_static:
                 first, unique_crop_of = find_unique_crops(crops)
                 crops = crops[first]
@@ -195,7 +195,7 @@ class CachedEngine:
             for (image_number, kind_number), chosen in zip(crop_sets, others, strict=True):
                 image = images[image_number]
                 kind, found = image.kinds[kind_number], captions[image_number]
-                # Other masks are recorded by index only for `nearest`. Otherwise they are all of the image's, or none.
+                # Other masks are recorded by index only for `nearest`. Otherwise all are used, or none.
                 named = chosen.indices.tolist() if chosen.how == "nearest" else [[]] * len(image.mask_indices)
                 for number, named_of in enumerate(named):
                     how = chosen.how, chosen.indices.shape[1], tuple(image.mask_indices[other] for other in named_of)

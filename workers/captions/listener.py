@@ -63,7 +63,7 @@ class TeacherForcing:
         rows = np.arange(len(asked))
         self._asked, self._sums = asked, np.zeros(asked.shape)
         self._lengths = np.array([len(text) for text in texts], np.int64)
-        # (R, L + 1): the start token, then the text's own. Nothing is read behind a text's end.
+        # A row is the start token and then the text's tokens. Nothing is read behind a text's end.
         self._tokens = np.zeros((len(texts), int(self._lengths.max(initial=0)) + 1), np.int64)
         self._tokens[:, 0] = self._sot
         for row, text in enumerate(texts):
@@ -81,7 +81,7 @@ class TeacherForcing:
             num_steps = int(self._lengths[active].max()) - length
             if len(active) > 1 and self._towers.bytes_after(next_level, num_steps) > self._budget_bytes:
                 mark = self._towers.mark()
-                # Sorted by parent, so that most texts with a common prefix stay in one half.
+                # Texts are sorted by parent, so that most texts with a common prefix stay in one half.
                 for half in np.array_split(np.argsort(parents, kind="stable"), 2):
                     self._descend(active[half], parents[half], level, cache_index, length=length)
                     self._towers.rewind(mark)
@@ -159,7 +159,7 @@ class Listener:
         limit = SamplingConfig(max_others=self._listening.max_others, above_max_others="nearest")
         (others,) = to_host(choose_others(embeddings @ embeddings.t(), limit).indices)
         num_masks = len(crops.mask_indices)
-        # (N, N) bool: row i marks the masks whose crops score the candidates of mask i, mask i included.
+        # Row i of `asked` (N, N) marks the masks whose crops score the candidates of mask i, mask i included.
         asked = np.eye(num_masks, dtype=np.bool_)
         asked[np.arange(num_masks)[:, None], others] = True
         rows = token_rows(

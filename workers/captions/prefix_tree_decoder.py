@@ -28,7 +28,7 @@ from pseudoris.workers.captions.distinctive import Others, Sampler, SamplerRows
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, Vocabulary, all_finite, check_finite
 from pseudoris.workers.device import to_device, to_host
 
-# At most this many lines (a prefix and its target) gather their other masks' hidden states at a time. Bounds memory.
+# At most this many lines (a prefix and its target) gather hidden states of other masks at once, to bound memory.
 _LINES_A_MEAN = 256
 
 
@@ -63,7 +63,7 @@ class ActiveRows:
         """Return two halves; rows of one parent stay together where possible, so that the halves share few nodes."""
         order = np.argsort(self.parents, kind="stable")
         middle, beams = (len(order) + 1) // 2, (len(self.beams) + 1) // 2
-        # If both numbers are odd, one half gets the odd row and the other the odd search, so that no half is empty.
+        # If both numbers are odd, one half gets one more row and the other one more search, so that no half is empty.
         if len(order) % 2 and len(self.beams) % 2:
             beams -= 1
         return self._part(order[:middle], self.beams[:beams]), self._part(order[middle:], self.beams[beams:])
@@ -105,7 +105,6 @@ class PrefixTreeDecoding:
         self._tokens = np.full((len(rows.target), config.max_length), special.eos, dtype=np.int64)
         self._log_probs = np.zeros(len(rows.target))
         self._eos = [special.eos, *special.further_eos]
-        # The largest number of bytes that the caches of prefixes have held.
         self.peak_cache_bytes = 0
         self.searches = [
             BeamSearch(self._num_beams, special.eos, config.beam.length_penalty, config.beam.counts_eos)
@@ -127,7 +126,7 @@ class PrefixTreeDecoding:
 
     def _descend(self, active: ActiveRows, level: PrefixLevel | None, cache_index: Any, *, length: int) -> None:
         while (num_searches := len(active.rows) + len(active.beams)) and length < self._config.max_length:
-            # Parent, newest token and crop of each beam. In `parents` and `tokens` below, sampled rows come first.
+            # An entry is a beam's parent, newest token and crop. In `parents` and `tokens`, sampled rows come first.
             extended = [
                 (parent, beam.tokens[-1] if beam.tokens else self._special.sot, beams.crop)
                 for beams in active.beams
@@ -156,7 +155,7 @@ class PrefixTreeDecoding:
             tokens = active.tokens
             if len(active.rows):
                 tokens = self._sample(active, next_level, hidden, length)
-                # A row with one place left is closed too: that place takes EOS, which needs no hidden state.
+                # A row with room for one more token ends too: that token is EOS, which needs no hidden state.
                 is_open = (tokens != self._special.eos) & (length + 2 < self._config.max_length)
             active = ActiveRows(
                 active.rows[is_open], active.targets[is_open], prefixes[is_open], tokens[is_open], beams
@@ -204,7 +203,7 @@ class PrefixTreeDecoding:
         prefixes = level.row_prefix[len(active.rows) :].reshape(-1, num_beams)
         unique_crops = self._unique_crop_of[[beams.crop for beams in active.beams]]
         pairs = level.pair_of[prefixes, unique_crops[:, None]].reshape(-1)
-        # `table`: scores, log-probabilities and ids of each beam's best tokens, as many as a search looks at.
+        # `table` has scores, log-probabilities and ids of the best tokens of each beam, `wanted` tokens per beam.
         hidden, is_certain = hidden[to_device(pairs, hidden.device)], False
         wanted = min((1 + len(self._eos)) * num_beams, self._vocabulary.size)
         top = self._vocabulary.top_logits(hidden, is_eos_allowed=is_eos_allowed)

@@ -30,7 +30,7 @@ def triton_version() -> tuple[str, str]:
         from pseudoris.workers.captions import triton_kernels
 
         triton_kernels.try_all(torch.device("cuda"))
-    # A compiler, linker or driver may raise any error. Plain torch, used instead, needs none of them.
+    # A compiler, linker or driver may raise any error. Then plain torch is used, which needs none of them.
     except Exception as error:  # noqa: BLE001
         return PLAIN, " ".join(f"{type(error).__name__}: {error}".split())[:_SHOWN_LETTERS]
     return str(triton.__version__), ""

@@ -31,7 +31,7 @@ from pseudoris.workers.captions.static_towers import GroupShape, RecordedStep, S
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, Vocabulary, check_finite, score_dtype
 from pseudoris.workers.device import to_device, to_host
 
-# Number of steps between two checks whether all captions have ended. Each check makes the host wait for the GPU.
+# After this many steps the host checks whether all captions have ended. Each check makes it wait for the GPU.
 _STEPS_A_READ = 8
 
 
@@ -55,22 +55,20 @@ class _State:
     def __init__(self, shape: GroupShape, num_groups: int, max_length: int, like: torch.Tensor) -> None:
         new, scores = partial(torch.zeros, device=like.device), score_dtype(like.dtype)
         prefixes, rows, crops = (num_groups, shape.prefixes), (num_groups, shape.rows), (num_groups, shape.crops)
-        # (1,): the position of the newest tokens.
-        self.position = new(1, dtype=torch.int64)
-        # (G, N): the newest token of each prefix, and the token before it.
+        self.position = new(1, dtype=torch.int64)  # (1,) position of the newest tokens
+        # `newest` (G, N) has each prefix's newest token, `before` the token before that.
         self.newest, self.before = new(prefixes, dtype=torch.int64), new(prefixes, dtype=torch.int64)
-        # (G, T, C): the weights of each target's other crops.
+        # `weights` (G, T, C) has each target's weights of other crops.
         self.weights = new((num_groups, shape.targets, shape.crops), dtype=scores)
-        # (G, R, max_length): the random draws of each row, and its tokens.
+        # `uniform` (G, R, max_length) has each row's random draws, `tokens` its tokens.
         self.uniform = new((*rows, max_length), dtype=torch.float64)
         self.tokens = new((*rows, max_length), dtype=torch.int64)
-        # (G, R): the log-probability of each row's tokens.
-        self.log_probs = new(rows, dtype=torch.float64)
-        # (G, R): whether a row goes on, and whether the top logits were enough for all its draws.
+        self.log_probs = new(rows, dtype=torch.float64)  # (G, R), of each row's tokens
+        # `is_open` (G, R): the row is not finished. `is_settled`: the top logits were enough for all its draws.
         self.is_open, self.is_settled = new(rows, dtype=torch.bool), new(rows, dtype=torch.bool)
-        # (G, C): whether the top logits were enough for every step of the crop's beams.
+        # `is_decided` (G, C): the top logits were enough for every step of the crop's beams.
         self.is_decided = new(crops, dtype=torch.bool)
-        # (G, N): a running sum of a prefix's scores. If one score is not finite, neither is the sum.
+        # `totals` (G, N) adds up each prefix's scores. If one score is not finite, the total is not finite either.
         self.totals = new(prefixes, dtype=scores)
 
     def restart(self, special: SpecialTokens) -> None:
@@ -110,7 +108,7 @@ class StaticDecoder:
         self._ends = to_device(np.array([special.eos, *special.further_eos, *pad]), device)
         self._eos, self._zero = torch.full((), special.eos, device=device), torch.zeros((), device=device)
         self._columns = torch.arange(vocabulary.top_width, device=device)
-        # Number of tokens that a search looks at for each beam. If the top logits are too few, a tree decoder is used.
+        # A search looks at this many tokens of each beam. If they cannot decide, a tree decoder is used.
         self._wanted = min((2 + len(special.further_eos)) * shape.beams, vocabulary.top_width)
         self._wanted_rows = torch.full((num_groups * shape.crops * shape.beams,), self._wanted, device=device)
         self._steps = [
@@ -153,7 +151,7 @@ class StaticDecoder:
         hidden = self._towers.step(state.newest, state.before, state.position)
         state.before.copy_(state.newest)
         rows, num_rows = shape.rows, self.num_groups * shape.rows
-        # States of sampled prefixes: `of_rows` (G, C, T, rules, D) under all crops, `own` (G · R, D) under their own.
+        # Sampled prefixes have states `of_rows` (G, C, T, rules, D) under all crops, `own` (G · R, D) under their own.
         of_rows = split_axis(hidden[:, :, :rows], 2, shape.targets, shape.rules)
         own = of_rows[:, : shape.targets].diagonal(dim1=1, dim2=2).permute(0, 3, 1, 2).flatten(0, 2)
         states = torch.cat((own, hidden[:, :, rows:].flatten(0, 2)))
@@ -162,7 +160,7 @@ class StaticDecoder:
         num_kept = count_kept(sampled.logits, sampled.log_total, self._top_k, self._top_p)
         is_certain = top.contains_kept_set(torch.cat((num_kept, self._wanted_rows)))
         if rows:
-            # (G · R, D): the weighted means of the states under the crops of the other masks.
+            # `others` (G · R, D) are weighted means of the states under the crops of the other masks.
             others = torch.einsum("gtc,gctrd->gtrd", state.weights, of_rows.to(state.weights.dtype)).flatten(0, 2)
             is_kept = self._columns < num_kept[:, None]
             state.newest[:, :rows] = self._draw(sampled, others, is_kept=is_kept, is_certain=is_certain[:num_rows])
@@ -200,7 +198,7 @@ class StaticDecoder:
         tokens = tokens.where(is_open & ~torch.isin(tokens, self._ends), self._eos)
         state.log_probs.add_(log_probs.where(is_open, self._zero))
         state.tokens.index_copy_(2, state.position, tokens[..., None])
-        # A row with one place left is closed too: that place takes EOS, which needs no hidden state.
+        # A row with room for one more token ends too: that token is EOS, which needs no hidden state.
         is_open.logical_and_((tokens != self._eos) & (state.position + 3 < config.max_length))
         return tokens
 
@@ -266,7 +264,7 @@ class StaticBeams:
         self.beams = torch.full((*shape, _TOKENS + config.max_length), float(eos), dtype=torch.float64, device=device)
         self.finished = self.beams.clone()
         self.is_done = torch.zeros(*shape[:-1], dtype=torch.bool, device=device)
-        # Entry p is for a parent whose newest token is at position p, SOT at 0: extended, it has p + 2 tokens.
+        # Entry p is for a beam whose newest token is at position p (SOT is at 0). Extended, it has p + 2 tokens.
         counted = range(2, config.max_length + 2), range(2 - (not config.beam.counts_eos), config.max_length + 2)
         self._divisors, self._finished_divisors = (
             to_device(np.array([math.pow(length, config.beam.length_penalty) for length in lengths]), device)
@@ -296,7 +294,7 @@ class StaticBeams:
             position: (1,) int64, of the parents' newest tokens.
         """
         width = tokens.shape[-1]
-        # Tokens are sorted first: the stable sort below then puts equal scores in the order of beams, then of tokens.
+        # Tokens are sorted first, so that the stable sort below orders equal scores by beam, then by token.
         tokens, order = tokens.sort(dim=-1, stable=True)
         columns = torch.stack((scores.gather(-1, order), log_probs.gather(-1, order)), dim=-1)
         columns = (columns + self.beams[..., None, :_TOKENS]).flatten(2, 3)
@@ -307,7 +305,7 @@ class StaticBeams:
         best = self._extended(columns[..., : self._num_beams, :], parents[..., : self._num_beams])
         best[..., _SCORE] /= self._finished_divisors.index_select(0, position)
         for number in range(self._num_beams):
-            # An extension that ends with EOS and beats the worst finished caption replaces it: of equal ones the first.
+            # An extension with EOS that beats the worst finished caption replaces it, or the first of equally bad ones.
             row, ends = best[..., number, :], is_eos[..., number] & ~self.is_done
             worst, place = (each[..., 0] for each in self.finished[..., _SCORE].sort(dim=-1, stable=True))
             place = place.where(ends & (row[..., _SCORE] > worst), self._nowhere)

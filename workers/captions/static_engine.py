@@ -31,11 +31,11 @@ from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.faults.freed_memory import OWNERS
 from pseudoris.workers.pass_sizes import LISTENER_ROWS
 
-# A group's number of crops is padded to the next of these sizes. Above all of them: to a multiple of `_FURTHER`.
+# The number of crops of a group is padded to the next of these sizes, or above 31 to a multiple of `_FURTHER`.
 _BUCKETS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 31)
 _FURTHER = 8
 _MOST_GROUPS = 64
-# A listener's group has at most `_TEXTS_A_READ` texts and `_CROPS_A_READ` crops, its batch `_MOST_READS` groups.
+# A listener's batch has at most `_MOST_READS` groups, each of at most so many texts and crops.
 _TEXTS_A_READ, _CROPS_A_READ, _MOST_READS = 32, 16, 8
 
 
@@ -44,7 +44,7 @@ def bucket_of(num_crops: int) -> int:
     return next((size for size in _BUCKETS if num_crops <= size), -(-num_crops // _FURTHER) * _FURTHER)
 
 
-# A group, the numbers of its targets among all crops, and the numbers of its sampled rows among all rows.
+# A placed group has the numbers of its targets among all crops, and of its sampled rows among all rows.
 _PlacedGroup = tuple[CropGroup, Ints, Ints]
 
 
@@ -53,7 +53,7 @@ class StaticEngine(CachedEngine):
 
     towers: CachedCocaTowers
     is_static = True
-    # Crops captioned together: sixteen images of ten masks and four kinds, 1.4 GB of pixels and encodings in float32.
+    # This many crops are captioned together: 16 images of ten masks and four kinds, 1.4 GB of pixels and encodings.
     crops_together = 640
 
     def __init__(self, towers: CachedCocaTowers, *arguments: Any, **named: Any) -> None:
@@ -61,7 +61,7 @@ class StaticEngine(CachedEngine):
         super().__init__(towers, *arguments, **named)
         self._decoders: dict[GroupShape, StaticDecoder] = {}
         self._readers: dict[GroupShape, StaticReader] = {}
-        # All decoders and readers share this memory. Recorded steps use its addresses, so they go when it is replaced.
+        # All decoders and readers share this memory. Recorded steps use its addresses, so they are dropped with it.
         self._memory: CacheMemory | None = None
         self._budget = prefix_budget(self._config, image_bytes=0)
         OWNERS.add(self)
@@ -83,7 +83,7 @@ class StaticEngine(CachedEngine):
         searched: Sequence[int],
     ) -> tuple[Callable[[int], SampledCaption], Callable[[int], Beam]]:
         tokens = torch.cat([image.tokens for image in encoded])
-        # Captions by row, beams by crop. The tree decoder decides each that is None: the top logits could not.
+        # Captions are by row, beams by crop. None stands for what the tree decoder must decide.
         captions: dict[int, SampledCaption | None] = {}
         beams: dict[int, Beam | None] = dict.fromkeys(searched)
         for shape, groups in self._groups(encoded, crop_sets, others, rows, tokens.shape[1]).items():
@@ -153,7 +153,7 @@ class StaticEngine(CachedEngine):
     def _bytes(self, shape: GroupShape, num_image_tokens: int) -> int:
         """Return the bytes of a group: its caches, and what a step makes of them, which a recording keeps."""
         blocks = self.towers.blocks
-        # `of_pairs`: the MLP before and after its activation, some states. `of_vocabulary`: logits and their order.
+        # `of_pairs` counts the MLP before and after its activation, `of_vocabulary` the logits and their order.
         of_pairs = shape.pairs * 14 * blocks.width * blocks.like.element_size()
         of_vocabulary = shape.prefixes * self.vocabulary.size * 2 * score_dtype(blocks.like.dtype).itemsize
         return group_bytes(blocks, shape, num_image_tokens) + of_pairs + of_vocabulary
@@ -212,7 +212,7 @@ class StaticEngine(CachedEngine):
             if not of_set and not of_crops:
                 continue
             if self._memory is not None:
-                # The caches of the tree decoder need the memory of the fixed shapes.
+                # The memory of the fixed shapes is freed, because the caches of the tree decoder need it.
                 self.free_memory()
             some = SamplerRows(
                 rows.target[of_set] - crops.start, rows.top_k[of_set], rows.top_p[of_set], rows.uniform[of_set]

@@ -113,7 +113,7 @@ class RecordedStep:
             # Recording computes nothing, so this step too is computed by the replay below.
             with torch.cuda.graph(graph, pool=self._recordings):
                 self._step()
-            # `_graph` is set only after the recording, because a step that raised is recorded only in part.
+            # `_graph` is set only after the recording, because a recording whose step raised is incomplete.
             self._graph = graph
         self._graph.replay()
 
@@ -132,12 +132,12 @@ class StaticTowers:
         shapes = _cache_shapes(blocks, shape, num_groups, num_image_tokens)
         self._text, self._first, self._pairs, self._image = memory.split(*shapes)
         self._numbers = torch.arange(shape.positions, device=blocks.like.device)
-        # (rows, 1) int32: the number of each row of prefixes, and of each row of pairs.
+        # `_own` (rows, 1) int32 numbers the rows of prefixes, `_own_pairs` the rows of pairs.
         self._own, self._own_pairs = (
             torch.arange(len(each), dtype=torch.int32, device=blocks.like.device)[:, None]
             for each in (self._first[0, 0], self._pairs[0, 0])
         )
-        # (rows, positions) int32, `sources` as in `attend_newest`: -1 at tokens that the text tower masks as padding.
+        # These are `sources` (rows, positions) of `attend_newest`. -1 marks what the text tower masks as padding.
         self._text_sources, self._sources, self._pair_sources = (
             own.expand(-1, shape.positions).clone() for own in (self._own, self._own, self._own_pairs)
         )
@@ -171,7 +171,7 @@ class StaticTowers:
         addend = text.positional_embedding.index_select(0, position).expand_as(x)
         for block, cache in zip(blocks.text_layers, self._text, strict=True):
             x, addend = _attended(block, x, addend, cache, position, self._text_sources)
-        # No final norm here: open_clip's text tower does not normalise tokens if it has a CLS token, as in every CoCa.
+        # The text tower's last norm is left out, as in open_clip, because every CoCa has a CLS token.
         x, addend = _attended(blocks.layers[0], x, addend, self._first[0], position, self._sources)
         first, *crosses = blocks.cross
         x, normed = _normed(first.ln_1, x, addend)

@@ -30,7 +30,7 @@ from pseudoris.workers.crops.crops import CropFormat, make_crops, mask_crops, ou
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 
-# Context length in tokens if the filter's architecture names none: that of the original CLIPs.
+# The filter's CLIP reads this many tokens if its architecture names no context length, as the original CLIPs do.
 _CONTEXT_LENGTH = 77
 
 # Openings that name the picture or answer the user, not the object. They are tried again after each cut, because of
@@ -50,7 +50,7 @@ _OPENINGS: Final = (
     r"(?:i|we|you|one) (?:can )?sees?",
 )
 _OPENING: Final = re.compile(rf"(?:{'|'.join(_OPENINGS)})(?:\s+|$)", re.IGNORECASE)
-# Signs that are stripped from both ends of an answer: quotes, list marks, headings and emphasis.
+# These signs are stripped from both ends of an answer: quotes, list marks, headings and emphasis.
 _MARKS: Final = " \t\"'`*_#>-–—•:“”‘’«»"
 
 
@@ -137,7 +137,7 @@ class VlmCaptioner(TreeCaptioner):
         """As of `TreeCaptioner`, with the marked crops and with embeddings of the masks, if they are asked for."""
         found = super().image_crops(image, pixels)
         if self._options.has_marked_crop:
-            # N crops (N, 3, S, S): each is the whole image with one mask outlined.
+            # Each of these crops is the whole image with one mask outlined.
             (height, width), crops = pixels.shape[:2], []
             for mask in image.masks:
                 marked = outlined(pixels, decode_mask(mask.rle_counts, height, width))

@@ -25,20 +25,20 @@ from pseudoris.workers.checkpoints.hf_models import check_vocabulary, load_model
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 
 _CLASS: Final = "AutoModelForImageTextToText"
-# Settings that change logits after the head's product, with the value that switches each off. Other values are refused.
+# These settings change logits after the head's product. Each is refused unless it has the value that switches it off.
 _OF_LOGITS: Final = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
 
 
 class VlmOptions(FrozenModel):
     """`captions.options` of the engine `vlm`."""
 
-    # The question about each crop. It should ask for one phrase: asked for a list of properties, models write too much.
+    # The model gets this question about each crop. It should ask for one phrase, because lists come out too long.
     prompt: str = Field(default="Describe the object in a few words, as one phrase without a verb.", min_length=1)
-    # Side of a crop in pixels. The model's own processor then makes the model's input from the crop.
+    # A crop has this side in pixels. The model's own processor makes the model's input from the crop.
     crop_size: int = Field(default=448, ge=16, le=4096)
-    # Options of the model's processor, such as {do_image_splitting: false}: a split crop costs the tokens of each part.
+    # The model's processor gets these options, such as {do_image_splitting: false}: a split crop takes more tokens.
     processor: dict[str, JsonValue] = Field(default_factory=dict)
-    # Whether each mask is also captioned on the whole image, with its outline drawn: one more crop kind, `marked`.
+    # If true, each mask is also captioned on the whole image with its outline drawn: one more crop kind, `marked`.
     has_marked_crop: bool = False
     # How similar two masks are, which weighs the contrast. clip: the cosine of their context crops under the run's
     # filter. one: all alike.
@@ -131,7 +131,7 @@ class Vlm:
         """
         from PIL import Image
 
-        # Names of the options that a processor and its parts declare. Source: ProcessorMixin of transformers 5.24.
+        # `declared` are the options of a processor and of its parts. Source: ProcessorMixin of transformers 5.24.
         kinds = self.processor.valid_processor_kwargs.__annotations__
         parts = (getattr(self.processor, name, None) for name in ("tokenizer", "image_processor", "video_processor"))
         of_parts = (*kinds.values(), *(getattr(part, "valid_kwargs", None) for part in parts))
@@ -174,7 +174,7 @@ class Vlm:
         ends = [int(token) for token in ends if token is not None and token < size]
         if not ends:
             raise ConfigError(f"captions: {type(self.model).__name__} names no token of its own that ends a text")
-        # A line break ends a caption too: as a token "Ċ" (byte-level tokenizers), "\n" (others) or the byte <0x0A>.
+        # A line break ends a caption too. Its token has "Ċ" (byte-level tokenizers) or "\n", or is the byte <0x0A>.
         lines = [number for token, number in vocabulary.items() if "Ċ" in token or "\n" in token or token == "<0x0A>"]
         ends += sorted(number for number in lines if "\n" in tokenizer.decode([number]))
         special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}

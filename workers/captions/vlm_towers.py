@@ -23,14 +23,14 @@ from pseudoris.workers.pass_sizes import PROMPTS_A_PASS
 
 FULL: Final = "full_attention"
 SLIDING: Final = "sliding_attention"
-# Outputs of a processor that have one column for each token of the prompt.
+# These outputs of a processor have one column for each token of the prompt.
 _BY_TOKEN: Final = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-# Largest allowed difference from the model's own logits, as a share of the largest logit. Half precision rounds more.
+# Logits may differ from the model's own by this share of the largest logit. Half precision rounds more.
 _TOLERANCES: Final = {torch.float64: 1e-9, torch.float32: 1e-3}
 _HALF_TOLERANCE: Final = 0.1
 
 
-# The processor's output for one crop: a batch of one prompt.
+# `Inputs` is a processor's output for one crop, as a batch of one.
 Inputs = Mapping[str, torch.Tensor]
 
 
@@ -70,7 +70,7 @@ class VlmTowers:
         self._root = int(sample["input_ids"][0, -1])
         self.max_prefix_length = longest_prefix(model, sample)
         self.num_pairs = self.num_asked = 0
-        # Bytes that a column of one crop takes in the cache. `_check` measures them.
+        # A column of one crop takes this many bytes in the cache, as `_check` measures.
         self.node_bytes = 0
         try:
             with torch.inference_mode():
@@ -91,7 +91,7 @@ class VlmTowers:
         """Compute the prompts, a pass for some of one shape."""
         lengths = [each["input_ids"].shape[1] - 1 for each in encodings]
         longest, self._num_crops = max(lengths), len(encodings)
-        # The previous crops' columns are freed first, because the old and the new may not fit together.
+        # The previous crops' columns are freed first, because both may not fit into memory at once.
         self._cache = self._new_cache()
         stacks: list[torch.Tensor] = []
         self._positions = torch.empty(len(encodings), dtype=torch.int64, device=self._device)
@@ -121,7 +121,7 @@ class VlmTowers:
         for layer, (keys, values) in enumerate(zip(stacks[::2], stacks[1::2], strict=True)):
             self._cache.update(keys, values, layer)
         numbers, lengths_of = np.arange(longest), np.array(lengths)[:, None]
-        # (C, L): whether a column belongs to the prompt, and its distance to the first column after the prompt.
+        # Both are (C, L): whether a column belongs to the prompt, and its distance to the first column after it.
         self._is_prompt, self._distance = numbers < lengths_of, lengths_of - numbers
 
     def mark(self) -> int:
@@ -174,7 +174,7 @@ class VlmTowers:
                 # In a sliding layer a column attends to the last `window` columns of its path, itself included.
                 prompt = prompt & (self._distance + depth < self._window)
                 ancestors = paths[:, -self._window :]
-            # Built in host memory, because on a GPU each assignment would make the host wait.
+            # `sees` is built in host memory, because on a GPU each assignment would make the host wait.
             sees = np.zeros((self._num_crops, width, self.mark() + width), dtype=np.bool_)
             sees[:, :, : prompt.shape[1]] = prompt[:, None]
             sees[crops[:, None], numbers[:, None], ancestors] = True
@@ -186,7 +186,7 @@ class VlmTowers:
         return masks if SLIDING in masks and len(masks) > 1 else next(iter(masks.values()))
 
     def _forget_offsets(self) -> None:
-        # A model with positions in several dimensions keeps its last images' offsets. They would shift the positions.
+        # A model with positions in several dimensions keeps offsets of its last images, which would shift the next.
         if hasattr(self._base, "rope_deltas"):
             self._base.rope_deltas = None
 
@@ -197,7 +197,7 @@ class VlmTowers:
         }
 
     def _new_cache(self) -> Any:
-        # Made without the model's config: with it, sliding layers would drop columns that other prefixes still need.
+        # The cache gets no model config, because with one, sliding layers drop columns that other prefixes need.
         from transformers import DynamicCache
 
         return DynamicCache()

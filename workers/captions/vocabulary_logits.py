@@ -21,7 +21,7 @@ from pseudoris.schemas.errors import ImageError
 from pseudoris.workers.forward_passes import linear, padded
 from pseudoris.workers.pass_sizes import PROJECTED_ROWS
 
-# Number of columns of `TopLogits`. The usual kept sets fit into it, so that a step seldom sorts the vocabulary.
+# `TopLogits` has this many columns. Most kept sets fit into them, so a step seldom sorts the whole vocabulary.
 _TOP_WIDTH = 64
 # `logits_at` gathers about this many bytes of the projection at a time, which bounds memory.
 _GATHERED_BYTES = 64 * 2**20
@@ -81,8 +81,7 @@ class TopLogits:
 
     logits: torch.Tensor  # (R, K) float; -inf for a token that is forbidden
     ids: torch.Tensor  # (R, K) int64 token ids
-    # (R,) float: the log of the sum of exp(logit) over all tokens that are not forbidden.
-    log_total: torch.Tensor
+    log_total: torch.Tensor  # (R,) float, log of the sum of exp(logit) over all tokens that are not forbidden
     max_outside: torch.Tensor  # (R,) float, an upper bound of the logits of all other tokens; -inf if there are none
 
     def part(self, rows: Any) -> TopLogits:
@@ -108,17 +107,17 @@ class Vocabulary:
         is_live = (projection != 0).any(dim=0)
         is_live[[eos, *further_eos, *forbidden]] = True
         self._live = is_live.nonzero()[:, 0]
-        # At least float32, because the contrast subtracts two scores, and half precision makes different scores equal.
+        # Rows are at least float32: the contrast subtracts scores, and half precision makes different scores equal.
         self._rows = projection.t()[self._live].to(score_dtype(projection.dtype)).contiguous()
         self._linear = linear(self._rows, None)
-        # A copy in half precision: a GPU multiplies it eight times as fast as float32.
+        # A GPU multiplies this copy in half precision eight times as fast as float32.
         is_half = projection.is_cuda and self._rows.dtype != projection.dtype
         self._half_rows = projection.t()[self._live].contiguous() if is_half else None
         self._num_dead = projection.shape[1] - len(self._live)
-        # The row of each token in `_rows`. Dead tokens have a number behind the last row: their logits are 0.
+        # `_row_of` has each token's row in `_rows`. A dead token has a number behind the last row, and its logit is 0.
         self._row_of = torch.full((projection.shape[1],), len(self._live), device=projection.device)
         self._row_of[self._live] = torch.arange(len(self._live), device=projection.device)
-        # `size`: the number of all tokens, dead ones included. `top_width`: the number of columns of `TopLogits`.
+        # `size` counts all tokens, with the dead ones. `top_width` is the number of columns of `TopLogits`.
         self.size = len(self._row_of)
         self.top_width = min(_TOP_WIDTH, len(self._live))
         self._eos = torch.tensor([eos, *further_eos], device=projection.device)
@@ -186,7 +185,7 @@ class Vocabulary:
             if half is not None and hidden.dtype == half.dtype
             else self._linear(hidden.to(self._rows.dtype))
         )
-        # `index_fill_`, because an assignment by index would make the CPU wait for the GPU.
+        # `index_fill_` is used, because an assignment by index would make the CPU wait for the GPU.
         if len(self._forbidden_columns):
             scores.index_fill_(1, self._forbidden_columns, -torch.inf)
         if not is_eos_allowed:

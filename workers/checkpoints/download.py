@@ -46,20 +46,20 @@ from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, WeightCac
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# Called with the number of bytes on disk, and the number of bytes of the whole file, None if it is not known.
+# This callback gets the number of bytes on disk, and the size of the whole file, None if it is not known.
 OnProgress = Callable[[int, int | None], None]
 _CONNECT_TIMEOUT_S: Final = 5.0
-# If a server sends nothing for this long, the connection counts as broken off.
+# If a server sends nothing for this many seconds, the connection counts as broken.
 _READ_TIMEOUT_S: Final = 30.0
 # This many attempts in a row without a byte end the download: half a minute of refusals, or three minutes of silence.
 _MAX_IDLE_ATTEMPTS: Final = 6
-# Largest number of attempts: a server may ignore ranges, and break off a little later each time.
+# A download has at most this many attempts: a server may ignore ranges, and break off a little later each time.
 _MAX_ATTEMPTS: Final = 100
 _SERVES_OTHER_BYTES: Final = "Run the command again; if it repeats, the server or a proxy serves other bytes"
 _RETRIED_STATUSES: Final = frozenset({408, 425, 429, *range(500, 600)})
-# Longest wait for the thread that asks a server. A thread, because the system's name lookup ignores our timeout.
+# This many seconds are spent on a server at most. A thread asks it, because name lookup ignores our timeout.
 DEADLINE_S: Final = 4.0
-# A server's answer is remembered for this long, for all files of a preset. Later the network may have changed.
+# A server's answer is used again for this many seconds, for all files of a preset. Later it may be outdated.
 _MEMORY_S: Final = 30.0
 HUB_TIMEOUT_S: Final = 5.0
 _HUB_ATTEMPTS: Final = 5
@@ -241,12 +241,11 @@ class RemoteFile:
 
     name: str
     url: str
-    # The digest and the size that the file must have. None accepts any.
+    # The file must have this digest and this size. None accepts any.
     sha256: str | None = None
     size_bytes: int | None = None
-    # The commit on the hub; empty for a file that is not on the hub.
-    revision: str = ""
-    # Headers of each request. `Authorization` goes only to the url's own host.
+    revision: str = ""  # the commit on the hub; empty for a file that is not on the hub
+    # Each request has these headers. `Authorization` goes only to the url's own host.
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -314,7 +313,7 @@ class _Transfer:
         if self.offset and self.offset == self._size_bytes:
             return
         timeout = httpx2.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
-        # The server is asked not to compress: byte offsets in a compressed file would not fit.
+        # The server is asked not to compress, because byte offsets would not fit a compressed file.
         headers = {**self._remote.headers, "Accept-Encoding": "identity"}
         if self.offset:
             headers["Range"] = f"bytes={self.offset}-"
@@ -325,7 +324,7 @@ class _Transfer:
             ):
                 self._receive(response)
         except (httpx2.TooManyRedirects, httpx2.UnsupportedProtocol) as error:
-            # Not retried, because a retry would be redirected in the same way.
+            # This is not retried, because a retry would be redirected in the same way.
             raise ConfigError(
                 f"{self._remote.url} cannot be downloaded: it redirects without end, or to no web server "
                 f"({error}). Check the url, and the proxy in between"

@@ -100,7 +100,7 @@ def check_fits(folder: ModelFolder, device: torch.device, dtype: torch.dtype) ->
 def _opened(folder: ModelFolder, class_name: str, build: Callable[[Any, str], Any]) -> Any:
     """What `build` makes of a class and of the folder's digested files; each error of transformers named."""
     check_installed()
-    # Imported here, because transformers belongs to an extra and takes seconds to load.
+    # transformers is imported here, because it belongs to an extra and takes seconds to load.
     import transformers
 
     disable_bar: Callable[[], None] = transformers.utils.logging.disable_progress_bar

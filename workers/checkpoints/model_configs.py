@@ -16,7 +16,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import parse_json
 from pseudoris.schemas.uris import BUILTIN_PREFIX
 
-# Largest size of a config, and largest number in it. open_clip's own have about a kilobyte, and at most 901,629.
+# A config has at most so many bytes, and so large a number. open_clip's configs have 1 kB, and 901,629 at most.
 _MAX_FILE_BYTES = 2**20
 _MAX_NUMBER = 2**20
 

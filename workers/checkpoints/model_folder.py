@@ -45,13 +45,13 @@ NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "chat_template": ("chat_template.jinja", "chat_template.json"),
     "processor": ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
 }
-# Largest size of a file and of a shard of weights. The largest known tokenizer.json has 33 MB, the largest shard 50 GB.
+# A file or a shard of weights has at most so many bytes. Known ones have up to 33 MB (tokenizer.json) and 50 GB.
 _MAX_FILE_BYTES: Final = 2**27
 _MAX_SHARD_BYTES: Final = 2**38
 _NUM_SHOWN: Final = 4
-# The attention of models from folders. Flash takes no 4-dimensional mask, which a prefix tree needs; eager is slower.
+# Models from folders use this attention: flash takes no mask of four dimensions, as a tree needs, and eager is slower.
 ATTENTION: Final = "sdpa"
-# The first version of transformers whose models take the argument `cache`.
+# From this version on, models of transformers take the argument `cache`.
 _FIRST_VERSION: Final = (5, 24)
 _SHARD_NAME: Final = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)
 _HUB_NAME: Final = re.compile(r"(\w[\w.-]*/\w[\w.-]*)@([^/]+)", re.ASCII)
@@ -197,7 +197,7 @@ def fetch_folder(
     `on_progress` gives, by a file's name in the cache, what is told of its download. `config.json` comes last: a folder
     with it is whole. Raises as `fetch`, and if the repository has no such commit, is gated, or has no safetensors.
     """
-    # Imported here, because `HfApi` loads all clients of the hub, which takes 0.2 s.
+    # `HfApi` is imported here, because it loads all clients of the hub, which takes 0.2 s.
     from huggingface_hub import HfApi
 
     repo, commit = hub_model(uri) or ("", "")

@@ -88,7 +88,7 @@ def byte_pair_encoder() -> tokenizer.SimpleTokenizer:
     return getattr(tokenizer, "_tokenizer", None) or tokenizer.SimpleTokenizer()
 
 
-# Matches plain words: cleaning leaves them unchanged, and the tokens of such a word depend on the word alone.
+# Matches plain words. Cleaning does not change them, and a word's tokens depend on that word alone.
 _PLAIN: Final = re.compile(r"[a-z ]*")
 # The cache holds the tokens of at most this many words, in a few megabytes. A real run has fewer words.
 _MAX_WORDS: Final = 50_000

@@ -25,9 +25,9 @@ SEE_SOURCE: Final = "see the source"
 class PublishedFile:
     """A weights file that somebody else publishes."""
 
-    # By path relative to the cache: the url, or the name in `repo`. Of several files, the first that exists is used.
+    # Maps a path relative to the cache to a url or to a name in `repo`. The first file that exists is used.
     files: Mapping[str, str]
-    # `owner/name` on the Hugging Face hub, empty for a url; and its branch or commit.
+    # `repo` is `owner/name` on the Hugging Face hub, empty for a url. `revision` is its branch or commit.
     repo: str = ""
     revision: str = "main"
     licence: str = SEE_SOURCE
@@ -46,7 +46,7 @@ class PublishedFile:
         first = self.files[self.name]
         if not self.repo:
             return first
-        # Imported here and below, because huggingface_hub loads a web client, which only a missing file needs.
+        # huggingface_hub is imported here and below, because it loads a web client, which only a missing file needs.
         from huggingface_hub import hf_hub_url
 
         return hf_hub_url(self.repo, first, revision=self.revision)
@@ -67,16 +67,16 @@ class PublishedFile:
 
 
 _AUTHORS_COCA: Final = "laion_cc3m/checkpoints/epoch_1.pt"
-# open_clip's usual names of a weights file. Source: HF_WEIGHTS_NAME and HF_SAFE_WEIGHTS_NAME of open_clip.constants.
+# open_clip gives files of weights these names. Source: HF_WEIGHTS_NAME and HF_SAFE_WEIGHTS_NAME of its constants.
 _DEFAULT_NAME: Final = "open_clip_pytorch_model.bin"
 _DEFAULT_SAFE_NAME: Final = "open_clip_model.safetensors"
-# SAM's files: sha256, and bytes if known. Source of links and licence: segment-anything's README.
+# Maps SAM's files to sha256 and size, None if not known. Source of links and licence: segment-anything's README.
 _SAM_FILES: Final[Mapping[str, tuple[str, int | None]]] = {
     "sam_vit_h_4b8939.pth": ("a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", 2_564_550_879),
     "sam_vit_l_0b3195.pth": ("3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", None),
     "sam_vit_b_01ec64.pth": ("ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", 375_042_383),
 }
-# Published files, by their path below `checkpoints/`.
+# Maps a path below `checkpoints/` to its published file.
 CHECKPOINTS: Final[Mapping[str, PublishedFile]] = {
     f"pseudo-ris/{_AUTHORS_COCA}": PublishedFile(
         {f"pseudo-ris/{_AUTHORS_COCA}": _AUTHORS_COCA},
@@ -93,7 +93,7 @@ CHECKPOINTS: Final[Mapping[str, PublishedFile]] = {
         for name, (sha256, size_bytes) in _SAM_FILES.items()
     },
 }
-# Repositories of the presets' tags, copied from open_clip's table, because importing open_clip takes seconds.
+# Maps a preset's tag to its repository. It is copied from open_clip, because importing open_clip takes seconds.
 TAG_REPOS: Final[Mapping[str, str]] = {
     "coca_ViT-B-32/laion2b_s13b_b90k": "laion/CoCa-ViT-B-32-laion2B-s13B-b90k",
     "coca_ViT-L-14/laion2b_s13b_b90k": "laion/CoCa-ViT-L-14-laion2B-s13B-b90k",
@@ -101,7 +101,7 @@ TAG_REPOS: Final[Mapping[str, str]] = {
     "ViT-B-16-quickgelu/openai": "timm/vit_base_patch16_clip_224.openai",
     "ViT-B-16/laion2b_s34b_b88k": "laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
 }
-# Licences by repository, where they are certain: MIT for LAION's CoCa models and OpenAI's CLIP.
+# Only licences that are certain are listed: LAION's CoCa models and OpenAI's CLIP have MIT.
 _HUB_LICENCES: Final = {
     "laion/CoCa-ViT-B-32-laion2B-s13B-b90k": "MIT",
     "laion/CoCa-ViT-L-14-laion2B-s13B-b90k": "MIT",
@@ -149,7 +149,7 @@ def _checkpoint_names(uri: str) -> tuple[str, ...]:
 
 def split_tag(weights: WeightsConfig) -> tuple[str, str]:
     """Return model name and tag of `open_clip:<model>/<tag>`."""
-    # Imported here, because open_clip takes seconds to load, and only a hub tag needs it.
+    # open_clip is imported here, because it takes seconds to load, and only a hub tag needs it.
     from open_clip.pretrained import is_pretrained_cfg, list_pretrained_tags_by_model
 
     name, _, tag = weights.uri.removeprefix(OPEN_CLIP_PREFIX).partition("/")

@@ -33,7 +33,7 @@ class SamArchitecture(FrozenModel):
     encoder_width: int = Field(ge=8)
     encoder_depth: int = Field(ge=1)
     encoder_heads: int = Field(ge=1)
-    # Numbers of the blocks that attend to the whole image. Others attend within windows of `window_size` patches.
+    # These blocks attend to the whole image. The others attend within windows of `window_size` patches.
     encoder_global_blocks: tuple[int, ...]
     window_size: int = Field(default=14, ge=0)
     prompt_width: int = Field(default=256, ge=8)
@@ -65,7 +65,7 @@ SAM_ARCHITECTURES: Final[Mapping[str, SamArchitecture]] = {
     "vit_h": SamArchitecture(
         encoder_width=1280, encoder_depth=32, encoder_heads=16, encoder_global_blocks=(7, 15, 23, 31)
     ),
-    # Our own model is in the package, and small enough for a CPU.
+    # This is our own model. It is in the package, and small enough for a CPU.
     "tiny": SamArchitecture(
         image_size=192,
         patch_size=12,

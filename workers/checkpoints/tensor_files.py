@@ -28,7 +28,7 @@ from pseudoris.workers.checkpoints.published_weights import random_seed
 from pseudoris.workers.checkpoints.weight_files import local_file, verified_digest
 from pseudoris.workers.checkpoints.weight_headers import more_than_tensors
 
-# The name in torch's two refusals: `unsupported GLOBAL posix.system`, `GLOBAL numpy.dtype was not allowed`.
+# Matches the name in torch's refusals: `unsupported GLOBAL posix.system`, `GLOBAL numpy.dtype was not allowed`.
 _REFUSED: Final = re.compile(r"GLOBAL ([\w.]+)")
 _ARCHIVE: Final = b"PK\x03\x04"
 _SHOWN_LETTERS: Final = 500
@@ -39,7 +39,7 @@ _COMPUTED: Final = frozenset(
 )
 TOKEN_IDS = "token_ids"
 FULL_VOCABULARY = 49408
-# By the end of a table's name: which of its dimensions has a row or column per token.
+# Maps the end of a table's name to the dimension that has one entry per token.
 _TOKEN_DIMENSION: dict[str, int] = {"token_embedding.weight": 0, "text_decoder.text_projection": 1}
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -156,6 +156,6 @@ def expand_vocabulary(state: Mapping[str, torch.Tensor], *, where: str) -> dict[
             )
         shape = list(tensor.shape)
         shape[dimension] = FULL_VOCABULARY
-        # `index_copy` would hold the table twice, 25 MB each for `tiny`, so the rows are copied in place.
+        # Rows are copied in place, because `index_copy` would make the table twice, 25 MB each for `tiny`.
         full[name] = torch.zeros(shape, dtype=tensor.dtype).index_copy_(dimension, ids, tensor)
     return full

@@ -54,7 +54,7 @@ class WeightCache:
     """
 
     folder: Path
-    # Whether the user named the folder. Then other users may be allowed to write to it, because a team may share it.
+    # Other users may write to the folder only if the user named it, because a team may share such a folder.
     is_named: bool
 
     def path(self, name: str) -> Path:

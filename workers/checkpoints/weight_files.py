@@ -49,9 +49,9 @@ from pseudoris.workers.locations import client_errors
 logger = logging.getLogger(__name__)
 
 _COPY_BLOCK_BYTES: Final = 2**20
-# The folder of the cache that holds copies of files behind urls.
+# This folder of the cache has the copies of files behind urls.
 _URLS_FOLDER: Final = "urls"
-# Keys under which S3, GCS, Azure, web servers and disks give the version of a file.
+# S3, GCS, Azure, web servers and disks give the version of a file under these keys.
 _VERSION_KEYS: Final = (
     *("size", "ETag", "etag", "Content-MD5", "content_md5", "md5Hash", "generation"),
     *("LastModified", "Last-Modified", "last_modified", "updated", "mtime", "created"),
@@ -129,7 +129,7 @@ def local_file(weights: WeightsConfig) -> Path:
         return found
     if not weights.uri.startswith(OPEN_CLIP_PREFIX):
         raise MissingWeightsError(weights, "there is no such file")
-    # Logged, because a run would otherwise be silent for minutes.
+    # The download is logged, because a run would otherwise be silent for minutes.
     logger.warning("downloading the weights '%s' to %s", weights.uri, user_cache().folder)
     with _asking(weights):
         return fetch(open_clip_file(weights), user_cache())
@@ -140,7 +140,7 @@ def found_file(weights: WeightsConfig) -> Path | None:
     if weights.uri.startswith(BUILTIN_PREFIX):
         return local_file(weights)
     if "://" in weights.uri:
-        # Without a digest only the store knows whether a copy is the present version, so no copy counts as found.
+        # Without a digest only the server can tell whether a copy is current, so no copy counts as found.
         copy = _url_copy(weights, weights.sha256) if weights.sha256 else None
         return copy if copy is not None and copy.is_file() else None
     return next((path for _, path in found_files(weights)), None)
@@ -203,7 +203,7 @@ def _asking(weights: WeightsConfig) -> Iterator[None]:
     except UnreachableError as error:
         raise MissingWeightsError(weights, str(error)) from error
     except (OSError, ValueError, ImportError) as error:
-        # A web client says "not found" for a server that is down. The cause of the client's error has the real reason.
+        # A web client reports "not found" for a server that is down. The cause of its error has the real reason.
         reason = error.__cause__ or error
         raise MissingWeightsError(weights, f"it cannot be fetched: {type(reason).__name__}: {reason}") from error
 
@@ -220,7 +220,7 @@ def _present_copy(weights: WeightsConfig) -> Path:
 
 def _remote_file(weights: WeightsConfig) -> Path:
     """Downloads an fsspec url once, into the cache of weights; again if the file behind the url changes."""
-    # With a digest the store is not asked: a copy under this name was checked when it was downloaded.
+    # With a digest the server is not asked, because a copy under this name was checked when it was downloaded.
     target = _url_copy(weights, weights.sha256) if weights.sha256 else _present_copy(weights)
     name, cache = f"{_URLS_FOLDER}/{target.name}", user_cache()
     if target.is_file():

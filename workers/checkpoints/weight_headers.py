@@ -24,7 +24,7 @@ from safetensors import safe_open
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import open_linked
 
-# Instructions of a pickle, and names in it, that torch accepts. Source: torch 2.14, _weights_only_unpickler.py.
+# torch accepts these instructions of a pickle, and these names in it. Source: torch 2.14, _weights_only_unpickler.py.
 _INSTRUCTIONS: Final = re.compile(
     r"APPENDS?|BINFLOAT|(LONG_)?BIN(GET|PUT)|BININT[12]?|BINPERSID|BINUNICODE|BUILD|EMPTY_(DICT|LIST|SET|TUPLE)|GLOBAL"
     r"|LONG1|MARK|NEW(FALSE|OBJ|TRUE)|NONE|PROTO|REDUCE|SETITEMS?|SHORT_BINSTRING|STOP|TUPLE[123]?"
@@ -36,7 +36,7 @@ _NAMES: Final = re.compile(
     r"|torch\._utils _rebuild_\w+|torch\._tensor _rebuild_from_type_v2|torch\.nn\.parameter Parameter"
     r"|torch\.serialization _get_layout"
 )
-# Bytes of an element, by torch's storage type. An element of any other type takes one byte.
+# Maps torch's storage type to the bytes of an element. An element of any other type takes one byte.
 _ELEMENT_BYTES: Final = {
     **{"BFloat16": 2, "Half": 2, "Short": 2, "Float": 4, "Int": 4, "QInt32": 4},
     **{"Double": 8, "Long": 8, "ComplexFloat": 8, "ComplexDouble": 16},
@@ -44,10 +44,10 @@ _ELEMENT_BYTES: Final = {
 # Files of torch before 1.6 start with this number. Source: torch.serialization.MAGIC_NUMBER.
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _ARCHIVE: Final = b"PK\x03\x04"
-# Largest number of bytes and of instructions of a pickle, read in a second. SAM's ViT-H has 20,000 instructions.
+# A pickle has at most so many bytes and instructions, read in a second. SAM's ViT-H has 20,000 instructions.
 _MAX_PICKLE_BYTES: Final = 2**26
 _MAX_INSTRUCTIONS: Final = 500_000
-# Largest number of bytes of an archive's index: 40,000 members, listed in half a second. SAM's ViT-H has 600 members.
+# An archive's index has at most this many bytes: 40,000 members, read in half a second. SAM's ViT-H has 600.
 _MAX_READ_BYTES: Final = 2**22
 _SHOWN_LETTERS: Final = 500
 _GET_AGAIN: Final = "it is cut or damaged: get it again"

@@ -41,13 +41,13 @@ from pseudoris.workers.noun_phrases import (
 
 FormName = Literal["words", "end", "end of so many", "side", "rank", "relation"]
 _FORMS: Final[tuple[FormName, ...]] = get_args(FormName)
-# Limit per image, for groups and for easy absences: more groups repeat the same masks, more absences teach little.
+# An image gets at most this many groups, and as many easy absences: more would repeat masks, or teach little.
 _MAX_PER_IMAGE: Final = 2
-# At most this many near absences a mask and easy absences an image are tried. Bounds the cost of a crowded image.
+# At most this many near absences per mask, and easy absences per image, are tried, to bound the time.
 _MAX_TRIES: Final = 16
-# Stands in a phrase for the attribute or noun that is replaced.
+# This sign marks the place in a phrase where an attribute or noun is replaced.
 _GAP: Final = "_"
-# Longest row whose number of masks is named ("the left of the three"): longer ones often have a missed or doubled mask.
+# Only rows up to this length state their number ("the left of the three"): longer ones often miss or double a mask.
 _MAX_COUNTED: Final = 3
 
 
@@ -71,7 +71,6 @@ def ranked_expressions(view: Likelihood, mask: int, mask_id: str) -> list[Expres
     found: dict[str, ExpressionRecord] = {}
     turns: dict[str, tuple[int, int]] = {}
     used: Counter[FormName] = Counter()
-    # A hash of the mask's id decides with which form a mask starts, so that it is the same form in every run.
     start = hashlib.sha256(mask_id.encode()).digest()[0]
     for form in sorted(_forms(view, mask), key=lambda each: -each.log_right):
         right = float(np.exp(form.log_right))
@@ -115,7 +114,7 @@ def near_absences(view: Likelihood, mask_ids: Sequence[str], seed: int) -> Itera
     "The red circle" in an image of a red star and a blue circle, or "the blue star" there: a trainer that looks for one
     of the parts finds a mask, and is wrong. Seed and mask id decide which of a mask's expressions are tried first.
     """
-    # For each place in likely phrases, the attributes found there: "small _ #" has red and blue. "_" has all nouns.
+    # Maps a gap to the words that likely phrases have there: "small _ #" to red and blue, "_" to all nouns.
     slots: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for phrase in chain.from_iterable(view.phrases):
         slots[_GAP].setdefault(phrase.noun, phrase.noun)
@@ -200,7 +199,7 @@ def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:
             yield from _positions(view, mask, phrase)
         log_true = float(np.log(view.rivals(phrase)[mask]))
         for anchor, (named, log_named) in view.anchors.items() if "relation" in view.config.kinds else ():
-            # An unlikely pair tries no side. In a crowded image this skips most pairs before other masks are compared.
+            # No side is tried for an unlikely pair. In a crowded image this skips most pairs before masks are compared.
             for side in SIDES if view.is_likely(log_true + log_named) else ():
                 surely, maybe = view.beside[anchor][side]
                 if surely[mask]:
@@ -224,7 +223,7 @@ def _positions(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_For
     for side in sides_of_row:
         ahead, behind = view.lead[side][row, mask], view.lead[side][mask, row]
         rank = 1 + int((ahead > behind).sum())
-        # Skipped: the last of a row, which is the first from the other side, and the first of a row that is too long.
+        # The last of a row is skipped, because it is the first from the other side, and so is the first of a long row.
         if rank == 1 + len(row) or (rank == 1 and len(row) >= _MAX_COUNTED):
             continue
         log_right = view.log_counted(mask, phrase, row, np.maximum(ahead, behind))
@@ -282,7 +281,6 @@ class Composer:
         distinct: dict[tuple[tuple[str, ...], str], ExpressionRecord] = {}
         for each in found:
             distinct.setdefault((each.target_mask_ids, each.text), each)
-        # A text that the mask already has is not composed again.
         taken = {(each.target_mask_ids, each.text) for each in given}
         composed = [each for key, each in distinct.items() if key not in taken]
         met = [meets(self._keep, {each.kind: np.array([each.confidence])}, 1) for each in composed]

@@ -34,13 +34,13 @@ from pseudoris.workers.english import plural_of
 from pseudoris.workers.noun_phrases import NounPhrase, PhraseReader, is_sayable, noun_phrase, phrases_by_rules, shorter
 
 SIDES: Final[tuple[Side, ...]] = ("left", "right", "top", "bottom")
-# Share of the picture that counts as a side: the outer third.
+# A side of the picture is this share of its width or height.
 _THIRD: Final = 1 / 3
-# Centres closer than this share of the image's side have no order: neither is further left.
+# Two centres closer than this share of the image's width or height have no order: neither is further left.
 _MIN_GAP: Final = 0.08
-# Largest sideways offset, as a multiple of the distance toward the named side. 1 would be an angle of 45 degrees.
+# The offset across may be at most this multiple of the distance toward the named side. 1 would allow 45 degrees.
 _MAX_SLANT: Final = 0.8
-# Largest sideways offset that a lenient viewer accepts, as a multiple of the distance toward the named side.
+# A lenient viewer accepts an offset across of at most this multiple of the distance toward the named side.
 _LENIENT_SLANT: Final = 2.0
 
 
@@ -69,9 +69,9 @@ class MaskPosition:
 def position_of(mask: MaskRecord) -> MaskPosition:
     """Return the position of a mask's pixels."""
     height, width = mask.rle_size
-    # The ends of runs, in pixels counted column by column. Every second run belongs to the mask.
+    # `ends` are the ends of runs, in pixels counted column by column. Every second run belongs to the mask.
     ends = np.cumsum(decode_runs(mask.rle_counts))
-    # Sums of column and row numbers over all pixels before each end, without a loop over pixels.
+    # `columns` and `rows` are the sums of the column and row numbers of all pixels before each end.
     column, row = np.divmod(ends, height)
     columns = height * (column * (column - 1) // 2) + column * row
     rows = column * (height * (height - 1) // 2) + row * (row - 1) // 2
@@ -114,7 +114,7 @@ def _ramp(distance: Floats | np.float64, width: float) -> Floats:
 
 # A phrase has at most this many words besides its noun. Each word excludes more other masks, and may itself be wrong.
 _MAX_WORDS: Final = 2
-# The highest probability of a rival. At 1, the logarithm of the probability of no rival would be -infinity.
+# A rival's probability is at most this. At 1, the logarithm of the probability of no rival would be -infinity.
 MAX_RIVAL: Final = 0.999
 # A mask counts as in a row, or at a side of the picture, if the probability of that is above this.
 IS_MEMBER: Final = 0.5
@@ -145,7 +145,7 @@ class Likelihood:
             distinct: dict[frozenset[str], NounPhrase] = {}
             for phrase in (*([] if alone is None or alone.number == "several" else [alone]), *longer):
                 distinct.setdefault(phrase.words, phrase)
-            # Unlikely phrases go: no expression with a phrase is likelier than that the phrase is true of the mask.
+            # Unlikely phrases are left out: an expression is never likelier than that its phrase is true of the mask.
             found.append([each for each in distinct.values() if self.is_likely(math.log(self.rivals(each)[mask]))])
         return found
 
@@ -182,7 +182,6 @@ class Likelihood:
             there = self.positions[anchor]
             surely = np.array([surely_lies(side, each, there) for each in self.positions], np.bool_)
             maybe = np.array([maybe_lies(side, each, there) for each in self.positions], np.float64)
-            # A mask is not beside itself.
             surely[anchor], maybe[anchor] = False, 0.0
             found[anchor][side] = surely, maybe
         return found

@@ -34,20 +34,20 @@ from pseudoris.workers.english import PEOPLE, plural_of
 from pseudoris.workers.masks import rle
 from pseudoris.workers.noun_phrases import NounPhrase, PhraseReader, english_among, implies, phrases_by_rules, says_more
 
-# Added to shares, because 0 has no logarithm. `MIN_RIVAL_SHARE` is for the shares of what replaces a word.
+# These are added to shares, because 0 has no logarithm: `MIN_RIVAL_SHARE` to shares of what replaces a word.
 MIN_SHARE: Final = 1e-4
 MIN_RIVAL_SHARE: Final = 1e-3
-# Probabilities of words that were not drawn, set by hand: a noun, a word that a drawn word replaces, another word.
+# Words that were not drawn have these probabilities, set by hand: a noun, a word that a drawn one replaces, any other.
 _UNSAID_NOUN: Final = 0.006
 _UNSAID_WORD: Final = 0.01
 _SILENT_WORD: Final = 0.1
 # Log-odds of SAM's scores are clipped to ± this, a probability of 0.9999: beyond it a mask is almost certain.
 _MAX_LOG_ODDS: Final = 9.21
-# Narrower names need more than this share of the wider name's: one stray "boy" does not make every "person" a boy.
+# A narrower name needs more than this share of the wider name's: one stray "boy" does not make a "person" a boy.
 _LEAST_TOLD: Final = 0.25
-# Lowest factor for a mask that lies in another object: a probability of 0 would have no logarithm.
+# The factor of a mask inside another object is at least this, because a probability of 0 would have no logarithm.
 _LEAST: Final = 1e-3
-# Overlaps count at most this much: half of a mask within another says as much as all of it.
+# An overlap counts at most this much: half of a mask within another says as much as all of it.
 _MAX_OVERLAP: Final = 0.5
 
 
@@ -89,7 +89,7 @@ def evidence_of(
             raise ValueError(
                 "the posterior counts probabilities, but a candidate has no caption_score from captions.listening"
             )
-        # Divided by the largest, because only shares matter, and very small probabilities would all become 0.
+        # Weights are relative to the largest one: only shares matter, and very small probabilities would all become 0.
         weights = [math.exp(score - max(heard)) for score in heard]
     english = english_among(candidate.text for candidate in candidates)
     weighed = [
@@ -100,18 +100,17 @@ def evidence_of(
     found = read([candidate.text for candidate, _, _ in weighed], [noun for _, noun, _ in weighed])
     for (candidate, noun, weight), phrase in zip(weighed, found, strict=True):
         nouns[noun] += weight
-        # Any candidate's score will do: for one mask, correctness depends only on the noun.
+        # The score of any candidate can be taken, because for one mask correctness depends only on the noun.
         correctness[noun] = candidate.correctness or 0.0
         if phrase is None:
             continue
         num_read += weight
         for word in phrase.words:
             words[word] += weight
-        # "Two red dogs" says that the dogs are red, but is no phrase for a single mask.
+        # "Two red dogs" shows that the dogs are red, but it is no phrase for a single mask.
         if phrase.number != "several":
             phrases[phrase] += weight
     of_nouns, of_words = _shares(nouns, sum(nouns.values())), _shares(words, num_read)
-    # Phrases of equal weight are ordered by length, then alphabetically.
     heaviest_first = sorted(phrases, key=lambda phrase: (-phrases[phrase], len(phrase.text), phrase.text))
     return Evidence(of_nouns, correctness, of_words, tuple(heaviest_first))
 
@@ -160,7 +159,7 @@ def substitutes(phrases: Iterable[NounPhrase]) -> Mapping[str, frozenset[str]]:
     found: defaultdict[str, set[str]] = defaultdict(set)
     for rivals in in_context.values():
         for first, second in combinations(sorted(rivals), 2):
-            # "In red" and "in a red shirt" may both be said of one man, so neither replaces the other.
+            # "In red" and "in a red shirt" may both describe one man, so neither replaces the other.
             is_finer = says_more(first, second) or says_more(second, first)
             if (first, second) not in together and not is_finer:
                 found[first].add(second)
@@ -212,7 +211,7 @@ class Posterior:
 
     def _word(self, word: str, mask: int) -> float:
         said = self.words[mask]
-        # A drawn "long tail" also says "tail".
+        # A drawn "long tail" also implies "tail".
         found = max((said[other] for other in said if implies(other, word)), default=None)
         if found is not None:
             return found

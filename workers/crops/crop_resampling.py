@@ -113,7 +113,7 @@ class CropAccumulator:
             return
         plan = _Plan.of(tiles, y, x, strip_px=image.strip_px)
         rows = plan.sum_rows(image.table(plan.windows), y)
-        # `sums` is (G · S, 3 · BAND_ROWS): every output column of each band.
+        # `sums` (G · S, 3 · BAND_ROWS), computed below, has every output column of each band.
         begin = (np.cumsum(plan.band_strips) - plan.band_strips - plan.strips[plan.band_tile, 0]) * plan.strip_px
         first, count, start = (values[plan.band_tile] for values in (x.first, x.count, x.start))
         first = (first + begin[:, None]).ravel()
@@ -146,7 +146,7 @@ class _Plan:
     @classmethod
     def of(cls, tiles: Sequence[CropTile], y: AxisTaps, x: AxisTaps, *, strip_px: int) -> _Plan:
         """Plan one window for all unmasked tiles of a mask, and one for its masked tiles."""
-        # For each axis and tile: first and end of the outputs that read a pixel, and first and end of these pixels.
+        # By axis and tile, `outputs` has the span of outputs that read a pixel, and `pixels` that of these pixels.
         tile, outputs, pixels = np.arange(len(tiles)), [], []
         for taps in (y, x):
             reads = taps.count > 0
@@ -165,7 +165,7 @@ class _Plan:
         window = window.ravel()
         hulls = []
         for spans in (rows, strips):
-            # `hull`: for each window, the smallest span that holds the spans of all its tiles.
+            # `hull` is, for each window, the smallest span that contains the spans of all its tiles.
             hull = np.tile([np.iinfo(np.int64).max, 0], (len(kinds), 1))
             np.minimum.at(hull[:, 0], window, spans[:, 0])
             np.maximum.at(hull[:, 1], window, spans[:, 1])

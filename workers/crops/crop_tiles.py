@@ -28,7 +28,7 @@ STRIP_PX: Final = 32
 BAND_ROWS: Final = 16
 
 _FLOAT_PIXEL_BYTES: Final = 12
-# Bytes that a tap takes: the number and the weight of a row, and temporaries to compute them.
+# A tap, one input of a weighted sum, takes this many bytes: the number and the weight of a row, and temporaries.
 _TAP_BYTES: Final = 40
 
 
@@ -64,10 +64,9 @@ def tile_batches(tiles: list[CropTile], *, size: int, max_bytes: int) -> Iterato
 
 def tile_bytes(tile: CropTile, *, size: int) -> int:
     """Return approximately how many bytes a tile takes while it is computed, without its result."""
-    # The side of the padded square crop.
-    side = max(tile.box[2] - tile.box[0], tile.box[3] - tile.box[1])
+    side = max(tile.box[2] - tile.box[0], tile.box[3] - tile.box[1])  # of the padded square crop
     scale = side / size
-    # Upper bounds of how many pixels the outputs read along each axis.
+    # These are upper bounds of the number of pixels that the outputs read along each axis.
     height, width = (
         min(tile.box[axis + 2] - tile.box[axis], int((end - begin) * scale + 2 * max(scale, 1.0)) + 1)
         for axis, (begin, end) in ((1, tile.rows), (0, tile.columns))
@@ -115,7 +114,7 @@ class TiledImage:
     ) -> None:
         """Copy `pixels` (H, W, 3) uint8 RGB to the device; `runs` as in `unpack_columns`."""
         self._height, width = pixels.shape[:2]
-        # A strip is not wider than the image: in an image one column wide, full strips would take 32 times the memory.
+        # A strip is not wider than the image: for an image of one column, full strips would take 32 times the memory.
         self.strip_px = min(STRIP_PX, width)
         self._num_strips = -(-width // self.strip_px)
         padded = np.zeros((self._height, self._num_strips * self.strip_px, 3), dtype=np.uint8)
@@ -137,7 +136,7 @@ class TiledImage:
         table = self._rows.index_select(0, numbers).float().sub_(self._fill)
         is_masked = window >= len(windows.rows) - len(windows.masks)
         if is_masked.any():
-            # First and end column of each masked window. `bits` has these columns side by side, in the image's height.
+            # `columns` has each masked window's first and end column. `bits` has these columns side by side.
             columns = windows.strips[len(windows.rows) - len(windows.masks) :] * self.strip_px
             runs = [self._runs[mask] for mask in windows.masks]
             bits = unpack_columns(runs, columns, height=self._height, device=self._device)
@@ -170,7 +169,7 @@ def unpack_columns(runs: Sequence[Ints], columns: Ints, *, height: int, device: 
         begin + np.clip(np.cumsum(mask)[: len(mask) // 2 * 2] - first * height, 0, width * height)
         for mask, begin, first, width in zip(runs, begins, columns[:, 0], widths, strict=True)
     ]
-    # One entry more than pixels, because a run that ends with the last column changes the entry after it.
+    # There is one entry more than pixels, because a run that ends with the last column changes the entry after it.
     flat = torch.zeros(num_pixels + 1, dtype=torch.uint8, device=device)
     positions = to_device(np.concatenate([np.zeros(0, np.int64), *changes]), device)
     flat.index_add_(0, positions, torch.ones(len(positions), dtype=torch.uint8, device=device))

@@ -27,7 +27,7 @@ from pseudoris.workers.device import to_device
 # The colour of masked-out pixels and of padding: CLIP's mean, 255 * (0.48145466, 0.4578275, 0.40821073), rounded.
 # Source: open_clip 3.3.0, OPENAI_DATASET_MEAN; raw colours, as method page section 2 asks.
 FILL_RGB: Final = (123, 117, 104)
-# Largest memory of a batch: it holds all crops of a photograph with a few masks. Smaller batches are slower.
+# A batch takes at most this many bytes, enough for a photograph with a few masks. Smaller batches are slower.
 BATCH_BYTES: Final = 64 * 2**20
 
 
@@ -76,7 +76,7 @@ def make_crops(
         if (found := int(mask.sum())) != height * width:
             raise ValueError(f"mask {number} has {found:,} pixels, the image {height * width:,}")
     grown, whole = partial(grow_box, image_size=(height, width)), (0, crop_format.size)
-    # Ordered mask by mask, because the crop kinds of a mask read the same pixels.
+    # Tiles are ordered mask by mask, because the crop kinds of a mask read the same pixels.
     tiles = [
         CropTile(kind * len(boxes) + mask, mask, scale is None, grown(box, scale=scale or 1.0), whole, whole)
         for mask, box in enumerate(boxes)
@@ -118,7 +118,7 @@ def grow_box(box: tuple[int, int, int, int], *, scale: float, image_size: tuple[
     numerator, denominator = Fraction(str(scale)).as_integer_ratio()
     grown = []
     for start, end, limit in ((box[0], box[2], image_size[1]), (box[1], box[3], image_size[0])):
-        # The new start is (start + end) / 2 - factor * (end - start) / 2, here in integers over a common denominator.
+        # The new start is (start + end) / 2 - scale * (end - start) / 2, here in integers over a common denominator.
         twice_centre, span = (start + end) * denominator, (end - start) * numerator
         low = (twice_centre - span) // (2 * denominator)
         high = -((-twice_centre - span) // (2 * denominator))
@@ -128,7 +128,7 @@ def grow_box(box: tuple[int, int, int, int], *, scale: float, image_size: tuple[
     return x0, y0, x1, y1
 
 
-# Colour of a mask's outline, and its width as a share of the image's longer side.
+# A mask's outline has this colour, and as its width this share of the image's longer side.
 _OUTLINE_RGB: Final = (255, 0, 0)
 _OUTLINE: Final = 1 / 200
 

@@ -31,7 +31,7 @@ Decode = Callable[[ShardImage], NDArray[np.uint8]]
 HELD_BYTES: Final = 3 * 2**30
 AHEAD_BYTES: Final = 2**30
 HELD_BYTES_ON_CPU: Final = 64 * 2**20
-# Number of threads that decode ahead, each ten images of 12 megapixels per second. More threads than cores are slower.
+# This many threads decode ahead, each ten images of 12 megapixels per second. More threads than cores are slower.
 _NUM_THREADS: Final = min(4, os.cpu_count() or 1)
 
 
@@ -69,7 +69,7 @@ class _ShardPixels:
         self._ahead.clear()
 
 
-# Holds the pixels of the shard in progress: at most one entry.
+# This list has at most one entry: the pixels of the shard in progress.
 _SHARED: Final[list[_ShardPixels]] = []
 
 

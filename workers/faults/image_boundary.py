@@ -33,14 +33,14 @@ from pseudoris.workers.faults.quarantine import BAD_OUTPUT, guarded, may_blame_i
 
 logger = logging.getLogger(__name__)
 
-# Largest number of letters of a text: no expression is longer, and a text model needs minutes to split a megabyte.
+# A text has at most this many letters: no expression is longer, and a text model needs minutes to split a megabyte.
 MAX_TEXT_LENGTH: Final = 10_000
 _MAX_MESSAGE: Final = 300
-# If this many images or more fail, all alike, and none succeeds, the engine is at fault. A last shard may hold fewer.
+# If at least this many images fail, all alike, and none succeeds, the engine is at fault.
 _SEVERAL: Final = 3
-# Parts that differ between two messages of one fault: quoted values and numbers.
+# Two messages of one fault may differ in these parts: quoted values and numbers.
 _VALUES: Final = re.compile(r"""'[^']*'|"[^"]*"|\d[\d,.]*""")
-# Types that Arrow and pydantic raise for a wrong value, or for a record without an attribute.
+# Arrow and pydantic raise these types for a wrong value, or for a record without an attribute.
 _OUTPUT_ERRORS: Final = (ValueError, TypeError, AttributeError, OverflowError)
 _AGAINST_OTHERS: Final = ("uniqueness", "distinctiveness", "rival_mask_id")
 
@@ -128,7 +128,7 @@ class ImageBoundary:
     def _held_by_tables(self, before: Sequence[ShardImage], after: tuple[ShardImage, ...]) -> tuple[ShardImage, ...]:
         """Return the images `after`; one with what no type of the tables holds is quarantined (a lone surrogate)."""
         try:
-            # All images are checked at once: one at a time they take longer than all other checks.
+            # All images are checked at once, because checking them one by one takes longer than all other checks.
             shard_to_block(Shard(0, 0, tuple(replace(image, data=b"") for image in after)))
         except _OUTPUT_ERRORS as error:
             if len(after) == 1:

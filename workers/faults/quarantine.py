@@ -23,7 +23,7 @@ BAD_OUTPUT: Final = "bad_output"
 # torch raises a plain RuntimeError if memory runs out or a GPU fails. Only these words in its text show which.
 _MEMORY_WORDS: Final = ("CUDA out of memory", "DefaultCPUAllocator", "Cannot allocate memory", "std::bad_alloc")
 _DEVICE_WORDS: Final = ("CUDA", "cuDNN", "CUBLAS", "cublas")
-# Exceptions of these modules come from `compute.is_compiled`: the machine lacks a compiler. No image is to blame.
+# Exceptions of these modules come from `compute.is_compiled`, if the machine lacks a compiler. No image is to blame.
 _COMPILERS: Final = ("torch._dynamo", "torch._inductor", "triton.")
 
 
@@ -56,7 +56,6 @@ def is_broken_device(error: BaseException) -> bool:
 
 def _torch_error(name: str) -> type[BaseException] | tuple[()]:
     """Return torch's exception of that name; if torch is not loaded, (), of which no error is an instance."""
-    # torch is not imported for this: if it is not loaded, no exception can be torch's.
     found: type[BaseException] | tuple[()] = getattr(sys.modules.get("torch"), name, ())
     return found
 

@@ -32,7 +32,7 @@ def main() -> None:
     """Answer requests until the standard input ends, or until this process is in an uncertain state."""
     mask_logs()
     requests, answers = reserve_stdout()
-    # No core files: this process may die often, and each file would take gigabytes.
+    # Core files are switched off: this process may die often, and each file would take gigabytes.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     kinds = stages_named(tuple(sys.argv[1].split(",")))
     config = RunConfig.model_validate_json(sys.argv[2], context=RECORDED)

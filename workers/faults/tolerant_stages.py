@@ -28,12 +28,12 @@ from pseudoris.workers.stages import Stage, StageKind, stages_named
 logger = logging.getLogger(__name__)
 
 KILLED: Final = "process_killed"
-# After this many deaths of its process, a shard is searched for the image that causes them.
+# If its process has died this many times, a shard is searched for the image that causes the deaths.
 CRASHES_BEFORE_SEARCH: Final = 2
-# If the child was killed from outside this many times on one image, the machine is to blame.
+# If the child was killed from outside this many times with one image, the machine is to blame.
 _MAX_EXTERNAL_SIGNALS: Final = 3
 
-# Settings that bound the memory of each stage, and the smallest value of each setting.
+# These settings bound the memory of each stage. They may be lowered to the values here.
 _TILES: Final[Mapping[str, Mapping[str, int]]] = {
     stages.STAGE_PROPOSE: {"points_per_batch": 1},
     stages.STAGE_CAPTION: {"cache_bytes": 2**20, "crops_together": 1},
@@ -83,7 +83,7 @@ class FaultTolerantStages:
             with SubprocessStages(names, self._config) as child:
                 return quarantine_crashing_images(shard, child)
         except (NoSubprocessError, BrokenDeviceError) as error:
-            # No image is to blame: the whole shard runs as usual, and reports its own errors.
+            # No image is to blame, so the whole shard runs as usual and reports its own errors.
             logger.warning("the test of single images ended without a result: %s", error)
             return shard
 
@@ -91,7 +91,7 @@ class FaultTolerantStages:
         section = f"{kind.section}."
         lowered = {name.removeprefix(section): n for name, n in shard.degraded.items() if name.startswith(section)}
         if lowered:
-            # This repairs a shard that was made with less memory: only the same tile sizes give its bytes again.
+            # This shard was computed before with smaller tiles. Only the same tile sizes give its bytes again.
             return self._retry_raised(kind, shard, self._run_with_less_memory(kind, shard, lowered))
         try:
             done = stage(shard)
@@ -140,7 +140,7 @@ class FaultTolerantStages:
         again: dict[int, ShardImage] = {}
         for image in before.images:
             if image.position in raised:
-                # A new subprocess for each image, because a stage that raised may have damaged its process.
+                # Each image gets a new subprocess, because a stage that raised may have damaged its process.
                 with SubprocessStages((kind.name,), self._config) as child:
                     again[image.position] = retry_in_subprocess(before, image, child)
                 if len(raised) == len(returned):

@@ -25,7 +25,7 @@ from pseudoris.workers.filtering.spacy_nouns import noun_finder
 
 logger = logging.getLogger(__name__)
 
-# For each caption: its head noun or None, its prompt, and the tokens of caption and prompt.
+# Maps a caption to its head noun or None, its prompt, and the tokens of caption and prompt.
 Texts = dict[str, tuple[str | None, str, list[int], list[int]]]
 
 
@@ -92,7 +92,7 @@ class TextMaker:
 
 _MAX_STARTS: Final = 4
 _END_TIMEOUT_S: Final = 5.0
-# The text makers of this process: one, or none if no scorer works on a GPU.
+# These are the text makers of this process: one, or none if no scorer works on a GPU.
 _AHEAD: Final[WeakSet[TextMaker]] = WeakSet()
 
 

@@ -61,7 +61,7 @@ class TextTile:
 
 def cut_into_tiles(texts: Sequence[list[int]], num_nodes: int) -> Iterator[TextTile]:
     """Yield the tiles of texts, each text once; a text has at least one token and at most `num_nodes` (R)."""
-    # Texts are visited in the order of their tokens. Nodes (token, depth, parent) are numbered as they appear.
+    # Texts are visited in the order of their tokens. Nodes (token, depth, parent) are numbered in this order.
     nodes: list[tuple[int, int, int]] = []
     # `newest` is the last text, `path` the nodes of its prefixes. `ends` has each text's number and last node.
     newest: Sequence[int] = ()
@@ -179,7 +179,7 @@ class TextTower:
             known.append((nodes, [own.view(len(each), 1, -1) for own, (each, _) in zip(of_group, groups, strict=True)]))
         for block in self._blocks:
             hidden = block(hidden, known)
-        # All nodes are projected, not only the ends: the number of ends differs, and rounding depends on that of rows.
+        # All nodes are projected, not only the ends: rounding depends on the number of rows, and that of ends differs.
         pooled: torch.Tensor = model.ln_final(hidden)
         projection: nn.Linear | torch.Tensor | None = model.text_projection
         if isinstance(projection, nn.Linear):
@@ -210,7 +210,6 @@ class AttentionPool(nn.Module):
         keys, values = (proj.weight.view(self._num_heads, -1, x.shape[2]) for proj in (self.k_proj, self.v_proj))
         queries = self.q_proj(x[:, 0]).view(len(x), self._num_heads, -1).transpose(0, 1)
         queries = torch.bmm(queries / math.sqrt(queries.shape[2]), keys).transpose(0, 1)
-        # Logits and softmax are computed in at least float32.
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         attention = torch.bmm(queries.to(wide.dtype), wide.transpose(1, 2)).softmax(dim=2)
         mixed = torch.bmm(attention, wide).to(x.dtype).transpose(0, 1)

@@ -28,17 +28,17 @@ PUNCTUATION = frozenset(',;:.()/!?"-')
 _CLITIC = "'s"
 # Matches a hyphen between spaces, because some captioners write "black - haired".
 _SPACED = re.compile(rf" - (?=(?:{'|'.join(sorted(lexicon.LINKING_PARTICIPLES))}|shirt|decker)\b)")
-# Words that name no thing; that name no thing before `of`; and that say what a crop of the thing does not show.
+# `_NO_THINGS` name no thing, `_OF_OTHERS` name none before `of`, and a crop of a thing does not show `_NOT_SEEN`.
 _NO_THINGS = lexicon.PICTURES | lexicon.PLACES | lexicon.COLOURS | lexicon.NUMERALS
 _OF_OTHERS = lexicon.QUANTITIES | lexicon.PARTS
 _NOT_SEEN = lexicon.DETERMINERS | lexicon.PLACES | lexicon.NUMERALS
-# Words that are no noun and cannot stand before a noun.
+# These words are neither nouns nor adjectives.
 CLOSED = (PUNCTUATION | lexicon.DETERMINERS | lexicon.PREPOSITIONS | lexicon.RELATIVES | lexicon.CONJUNCTIONS) | (
     lexicon.AUXILIARIES | lexicon.PERSONAL_PRONOUNS | lexicon.EMPTY_PRONOUNS
 )
 _WITH_IS = lexicon.EMPTY_PRONOUNS | lexicon.PERSONAL_PRONOUNS | lexicon.RELATIVES | {"this"}
 _PLURAL = lexicon.PLURAL_DETERMINERS | lexicon.PLURAL_NUMERALS
-# Words before which no article can stand.
+# No article comes before these words.
 _WITHOUT_ARTICLE = lexicon.DETERMINERS | lexicon.PLURAL_NUMERALS | {"one"}
 
 
@@ -82,7 +82,6 @@ def noun_phrases(text: str) -> list[str]:
     while start < len(words):
         chunk = read_chunk(words, start)
         head = chunk.head(words)
-        # Pictures, places, colours and numbers are no things. Quantities and parts are none if `of` follows them.
         is_of_others = head in _OF_OTHERS and words[chunk.end : chunk.end + 1] == ["of"]
         if head is not None and head not in _NO_THINGS and not is_of_others:
             modifiers = (words[index] for index in chunk.modifiers)
@@ -116,7 +115,7 @@ def read_chunk(words: list[str], start: int) -> Chunk:
     chunk = Chunk(end=len(words))
     for i in range(start, len(words)):
         if words[i] == _CLITIC and chunk.nouns:
-            # A possessive: the words before it own the phrase that follows and are not its head.
+            # The words before a possessive name the owner of the phrase that follows, so they are not its head.
             chunk.modifiers, chunk.nouns = [*chunk.modifiers, *chunk.nouns], []
         elif not chunk.nouns and _modifies(words, i, chunk):
             chunk.modifiers.append(i)
@@ -124,7 +123,7 @@ def read_chunk(words: list[str], start: int) -> Chunk:
             chunk.end = i
             break
         elif chunk.nouns and describes(words[i]):
-            # The word before is no noun but describes one: "vintage blue car", "hand painted wooden sign".
+            # Words before an adjective are no nouns but describe one: "vintage blue car", "hand painted wooden sign".
             chunk.modifiers, chunk.nouns = [*chunk.modifiers, *chunk.nouns, i], []
         else:
             chunk.nouns.append(i)
@@ -337,6 +336,6 @@ def _is_final(words: list[str], chunk: Chunk) -> bool:
         return last in lexicon.PLACES - lexicon.PARTS
     if end_word in lexicon.AUXILIARIES:  # "this is a dog"
         return last not in lexicon.DEMONSTRATIVES
-    # "On the left, a red bus" is a place, and then the phrase that counts.
+    # In "On the left, a red bus" the place does not end the search, because the phrase after the comma counts.
     opens = end_word in {",", ":", "-"} or end_word in lexicon.EMPTY_PRONOUNS
     return not opens or all(words[i] in lexicon.NUMERALS for i in chunk.modifiers)

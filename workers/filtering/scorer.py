@@ -92,9 +92,9 @@ def score_candidates(
     )
 
 
-# Columns that a listener or a grounding check has set before the scorer, if the run has one.
+# A listener or a grounding check has set these columns before the scorer, if the run has one.
 _SET_BEFORE: Final = ("caption_score", "listener", "truth", "grounding_choice", "grounding_share")
-# Embeddings of one image's context crops and masked crops, (N, D) float32 each, normalised.
+# These are the embeddings of one image's context crops and masked crops, (N, D) float32 each, normalised.
 Vectors = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -110,7 +110,7 @@ def embed_crops(
 
     def cut(image: ShardImage) -> ShardImage:
         crops = mask_crops(decode(image), image.masks, (context_scale, None), embedder.crop_format, embedder.device)
-        # (2N, 3, S, S): the N context crops, then the N masked ones.
+        # The crops become (2N, 3, S, S): the N context crops, then the N masked ones.
         made.append(crops.flatten(0, 1))
         return image
 

@@ -32,7 +32,7 @@ from pseudoris.workers.noun_phrases import (
 
 # `filtering.nouns=spacy` loads this pipeline.
 SPACY_MODEL: Final = "en_core_web_sm"
-# Parts of English pipelines that the parse does not need. They take most of the time.
+# The parse does not need these parts of English pipelines, which take most of the time.
 _UNUSED: Final = ("ner", "lemmatizer")
 
 

@@ -43,14 +43,14 @@ from pseudoris.workers.filtering.scorer import candidates_of, is_candidate
 from pseudoris.workers.masks import rle
 from pseudoris.workers.stages import STAGE_FILTER
 
-# Masks are named by letters, each one token in the vocabularies of all tried models. Numbers above 9 often are not.
+# Masks are named by letters, because a letter is one token in all models that were tried. "10" often is not.
 LETTERS: Final = ascii_uppercase
 _NUM_LETTERINGS: Final = 2
 QUESTION: Final = (
     "Regions of the image are outlined, each with a letter on it. Which region is meant by the words below? Answer "
     "with its letter alone.\n{text}"
 )
-# At most this many captions are asked at a time. Bounds the cache, which has a column per caption's token and picture.
+# At most this many captions are asked at once. This bounds the cache, which grows with their tokens.
 TEXTS_TOGETHER: Final = 64
 # A letter's size is this share of the image's longer side.
 _LETTER_SIZE: Final = 0.04
@@ -60,9 +60,9 @@ _MIN_LETTER_PX: Final = 10
 class VlmCheckOptions(FrozenModel):
     """`grounding_check.options` of the engine `vlm`."""
 
-    # Longer side in pixels to which a larger image is reduced before its masks are marked.
+    # An image is reduced until its longer side has at most this many pixels, before its masks are marked.
     max_size: int = Field(default=1024, ge=28, le=8192)
-    # Options of the model's processor, like the option `processor` of the captioner `vlm`.
+    # The model's processor gets these options, as in the option `processor` of the captioner `vlm`.
     processor: dict[str, JsonValue] = Field(default_factory=dict)
 
 
@@ -180,7 +180,7 @@ class Asker:
         orders = letterings(len(masks))
         flat = [order for group in orders for order in group]
         pictures = [lettered(pixels, masks[order], LETTERS[: len(order)]) for order in flat]
-        # A caption must not act as a marker of the chat template.
+        # Special tokens in a caption are replaced, because they would act as markers of the chat template.
         for token in self._special:
             texts = [text.replace(token, " ") for text in texts]
         logits = self._logits(pictures, texts)

@@ -38,9 +38,9 @@ _CONTEXT_LENGTH: Final = 32
 class ConceptOptions(FrozenModel):
     """`masks.options` of the engine `sam3_concepts`."""
 
-    # Noun phrases of the things to find. A mask's `prior` has its phrase's number in this list, from 0: `concept:3`.
+    # These noun phrases name the things to find. A mask's `prior` has a phrase's number, from 0: `concept:3`.
     concepts: tuple[str, ...] = Field(min_length=1)
-    # Number of concepts asked together. Memory grows with it. Rounding depends on it, so it is part of the identity.
+    # This many concepts are asked together. Memory grows with it. It changes the rounding, so the identity contains it.
     concepts_per_batch: int = Field(default=8, ge=1)
 
     @field_validator("concepts")

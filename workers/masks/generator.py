@@ -81,7 +81,7 @@ def measured(
 
 # A box this close to an edge of its crop counts as cut off. Source: amg.py, is_box_near_crop_edge.
 _EDGE_TOLERANCE_PX = 20
-# This many bytes of logits are upsampled at once. On a CPU they fit its caches. Results do not depend on it.
+# This many bytes of logits are upsampled at once. On a CPU they fit into its caches. Results do not depend on it.
 _UPSAMPLE_BYTES = {"cpu": 8 * 2**20, "cuda": 2**30}
 # A batch on a GPU holds at most `_MOST_IMAGES` images, and at most `_HELD_BYTES` bytes of their logits.
 _MOST_IMAGES, _HELD_BYTES = 16, 6 * 2**30
@@ -156,7 +156,7 @@ class MaskGenerator:
         """Return the mask candidates of an image's crops, all in its frame, after the NMS between crops."""
         found = concatenate(parts)
         if len(crops) > 1:
-            # Of doubles from two crops, NMS keeps the mask of the smaller crop.
+            # If two crops have the same object, NMS keeps the mask of the smaller crop.
             areas = torch.tensor([(x1 - x0) * (y1 - y0) for (x0, y0, x1, y1), _ in crops])
             scores = (1 / areas).repeat_interleave(torch.tensor([len(part.bits) for part in parts]))
             boxes = found.boxes_px.float()
@@ -167,7 +167,7 @@ class MaskGenerator:
         """Return the mask candidates of an image as proposals, without small regions where these are to go."""
         if not self._config.min_mask_region_area or not len(found.bits):
             return encode_proposals(found)
-        # Two masks may become doubles when holes and islands go. Then NMS prefers a mask that was not changed.
+        # Two masks may become doubles when holes and islands are removed. Then NMS prefers a mask that was not changed.
         found, is_unchanged = without_small_regions(found, self._config.min_mask_region_area)
         threshold = max(self._config.box_nms_thresh, self._config.crop_nms_thresh)
         return encode_proposals(found.take(nms(found.boxes_px.float(), is_unchanged.float(), threshold)))
@@ -328,7 +328,7 @@ class MaskBatch:
         """Yield a crop, some of its rows, and their logits (N, H, W) float32 at its size: as many at once as fit."""
         on_gpu, first = to_device(np.concatenate(rows), self._low.device), 0
         for number, (crop, of_crop) in enumerate(zip(self._encoded, rows, strict=True)):
-            # `codes` places masks in the image's frame, which may be far larger than the crop: its pixels are counted.
+            # The image's pixels are counted too, because `codes` makes masks of its size, which may exceed the crop's.
             height, width, _ = self._places[number][0].shape
             step = max(1, _BATCH_BYTES // (4 * max(self._model.side**2, height * width)))
             for start in range(0, len(of_crop), step):

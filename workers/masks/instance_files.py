@@ -37,7 +37,7 @@ Entry = Mapping[str, Any]
 _PARQUET_MAGIC = b"PAR1"
 _NAME_COLUMNS = ("image_id", "key", "file_name")
 _MASK_COLUMNS = ("segmentation", "box_xyxy_px")
-# Returns the RLE string of a row, by its number and the image's (H, W).
+# The function returns the RLE string of a row, by the row's number and the image's (H, W).
 EncodeRow = Callable[[int, tuple[int, int]], str]
 
 

@@ -54,7 +54,7 @@ def match_instances(proposals: Proposals, instances: Instances, config: PriorCon
 
 
 _CLASSES_KEY = "roi_heads.box_predictor.cls_score.bias"
-# Which key a state dict has shows its version: v1 has two linear layers as box head, v2 convolutions.
+# A state dict has one of these keys, which shows its version: v1 has linear layers as box head, v2 convolutions.
 _V1_KEY = "roi_heads.box_head.fc6.weight"
 _V2_KEY = "roi_heads.box_head.0.0.weight"
 # A pixel belongs to a mask at this probability or above. Source: torchvision's Mask R-CNN reference.
@@ -86,7 +86,7 @@ def load_detector(path: str) -> nn.Module:
 
     The version and the number of classes are read from the tensors.
     """
-    # Imported here, because most runs have no detector.
+    # torchvision's detection models are imported here, because most runs have no detector.
     from torchvision.models import detection
 
     try:

@@ -21,7 +21,7 @@ _GATHER = 0x8040201008040201 - 2**64
 # A byte times `_COPY` is the byte eight times. `_SCATTER` keeps one bit of each: the highest for pixel 0, and so on.
 _COPY = 0x0101010101010101
 _SCATTER = 0x0102040810204080
-# This many pixels of masks are unpacked at once. It bounds memory; results do not depend on it.
+# At most about this many pixels are unpacked at once, which bounds memory. Results do not depend on it.
 _CHUNK_PIXELS = 32 * 2**20
 
 

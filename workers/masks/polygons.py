@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pseudoris.images.mask_rings import Point, mask_rings
 
-# A hole: the point where its bridge ends, and the hole's points from the bridge's start around to that start.
+# A hole is the point where its bridge ends, and its points from the bridge's start around to that start.
 _Hole = tuple[Point, list[Point]]
 
 
@@ -53,7 +53,7 @@ def centre_polygons(pixels: NDArray[np.bool_]) -> list[list[Point]]:
     }
     holes: defaultdict[int, list[_Hole]] = defaultdict(list)
     polygons = []
-    # Rings come from right to left: a bridge ends at a ring that reaches further left, which has all its holes by then.
+    # Rings are visited from right to left, because a bridge ends at a ring that reaches further left.
     for number in sorted(range(len(rings)), key=lambda each: min(rings[each]), reverse=True):
         x, y = min(rings[number])
         points = _centres(rings[number], inside, holes.pop(number, []))

@@ -54,7 +54,7 @@ class SamCrossAttention:
         self._k: nn.Linear = module.k_proj
         self._v: nn.Linear = module.v_proj
         self._out: nn.Linear = module.out_proj
-        # The weights by head, (H, d, C).
+        # These are the weights by head, (H, d, C).
         self._q_by_head, self._k_by_head, self._v_by_head = (
             projection.weight.detach().view(self._heads, self._width, -1) for projection in (self._q, self._k, self._v)
         )
@@ -143,7 +143,7 @@ class Upscaling:
         """Share the weights, which must not change afterwards; with a `dtype`, keep copies in it."""
         first, norm, self._activate, second, self._activate_again = decoder.output_upscaling
         self._norm_eps = norm.eps
-        # Weight (4·out, in) and bias (4·out,) of a 2 × 2 transposed convolution of stride 2, with channels innermost.
+        # As products, these convolutions have weights (4·out, in) and biases (4·out,), with channels innermost.
         weights = (each.weight.detach().permute(2, 3, 1, 0).flatten(0, 2).contiguous() for each in (first, second))
         biases = (each.bias.detach().repeat(4) for each in (first, second))
         # `to` shares the tensor if it has that dtype already.
@@ -162,10 +162,10 @@ class Upscaling:
             pixels = F.linear(part, self._first, self._first_bias).reshape(-1, len(self._norm_weight))
             pixels = F.layer_norm(pixels, pixels.shape[1:], self._norm_weight, self._norm_bias, self._norm_eps)
             pixels = F.linear(self._activate(pixels), self._second, self._second_bias)
-            # (n, 16·l, C / 8), with the 16 pixels of a token adjacent.
+            # `features` are (n, 16·l, C / 8), with the 16 pixels of a token side by side.
             features = self._activate_again(pixels).view(num_prompts, part.shape[1] * _PIXELS_A_TOKEN, -1)
             parts.append(torch.bmm(features, columns))
-        # After the prompts: row and column of the token, of the first convolution's pixel, of the second one's.
+        # After the prompts come row and column: of the token, of the first convolution's pixel, of the second's.
         logits = torch.cat(parts, dim=1).view(num_prompts, side, side, 2, 2, 2, 2, -1)
         return logits.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(num_prompts, -1, 4 * side, 4 * side)
 

@@ -47,8 +47,7 @@ class EncodedCrop:
 class PromptableModel(Protocol):
     """A model, loaded on its device, that answers a foreground point with some masks and its guess of their IoU."""
 
-    # Side of the model's square input in pixels.
-    side: int
+    side: int  # of the model's square input, in pixels
 
     def encode(self, crops: Sequence[NDArray[np.uint8]]) -> Iterator[EncodedCrop]:
         """Yield the encodings of crops (H, W, 3) uint8 RGB in order; how many are encoded at once is the model's."""
@@ -80,7 +79,7 @@ def layer_grids(config: MasksConfig) -> tuple[PointGrid, ...]:
         )
     grids = []
     for points_per_side in sides:
-        # Centres of the cells of a square grid, (points², 2) float64 as x, y in (0, 1), row by row.
+        # A grid has the centres of square cells, (points², 2) float64 as x, y in (0, 1), row by row.
         half = 1 / (2 * points_per_side)
         side = np.linspace(half, 1 - half, points_per_side)
         grids.append(np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2))

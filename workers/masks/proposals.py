@@ -61,8 +61,7 @@ class Kept:
 
     row: int
     prior: str = "none"
-    # 0 for the first instance that chose this proposal, 1 for the second, and so on.
-    copy: int = 0
+    copy: int = 0  # 0 for the first instance that chose this proposal, 1 for the second, and so on
 
 
 def reduce_proposals(proposals: Proposals, config: ReductionConfig) -> list[Kept]:

@@ -37,7 +37,7 @@ from pseudoris.workers.masks.rle import MaskSizeError, compressed_counts
 from pseudoris.workers.stages import STAGE_PROPOSE, prior_digest
 
 _SCORES: Final = ("predicted_iou", "stability_score")
-# Largest accepted score. Scores lie in [0, 1], but a model may predict more. NaN and values beyond this are refused.
+# A score is at most this. Scores should lie in [0, 1], but a model may predict more. NaN and larger ones are refused.
 _MAX_SCORE: Final = 10.0
 
 
@@ -47,9 +47,9 @@ class ReadyOptions(FrozenModel):
     # The masks of `a/b.jpg` in SOURCE are in `a/b.json` of this folder, those of a tar's member `b.jpg` in `b.json`. It
     # must be absolute: a relative path is another folder in another process.
     folder: str = Field(min_length=1)
-    # Largest JSON file that is read. SA-1B's largest are near 10 MB. A parsed file takes about ten times its size.
+    # A JSON file may have this many bytes. SA-1B's largest ones have 10 MB. A parsed file takes ten times its size.
     max_bytes: int = Field(default=64 * 2**20, ge=1)
-    # Largest number of masks of an image. Each is compared with every other one: 8 bytes of memory per pair.
+    # An image may have this many masks. Each is compared with every other one, which takes 8 bytes of memory per pair.
     max_masks: int = Field(default=4_096, ge=1)
 
     @model_validator(mode="after")

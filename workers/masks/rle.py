@@ -122,7 +122,7 @@ def match_masks(ious: np.ndarray, *, min_iou: float = MIN_MATCH_IOU) -> dict[int
     """Return the object of each mask in the assignment with the largest total IoU, without pairs below `min_iou`."""
     if ious.size == 0:
         return {}
-    # Imported here: scipy.optimize takes 25 MB in each actor, and runs without instance priors match nothing.
+    # scipy.optimize is imported here: it takes 25 MB in each actor, and runs without instance priors do not need it.
     from scipy.optimize import linear_sum_assignment
 
     # Pairs below the bound count as 0, so that they cannot displace a good pair.
@@ -136,7 +136,7 @@ def _coco(counts: Sequence[str], size: tuple[int, int]) -> list[dict[str, Any]]:
 
 
 _UNKNOWN_FORM: Final = "the segmentation is neither RLE nor polygons of at least three points"
-# Largest coordinate that is accepted: no image is as wide, and up to it clipping is exact to 1e-6 pixels.
+# A coordinate may be at most this. No image is as wide, and up to this value clipping is exact to 1e-6 pixels.
 _MAX_COORDINATE_PX: Final = 1e9
 
 
@@ -177,7 +177,7 @@ def compressed_counts(segmentation: Any, size: tuple[int, int]) -> str | None:
 def _of_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> str:
     claimed: Any = segmentation.get("size")
     if not isinstance(claimed, list | tuple) or list(claimed) != list(size):
-        # Only a short size is shown: an untrusted one may be huge, at least in print (one part of it many times).
+        # Only a short size is shown, because an untrusted one may be huge.
         is_short = isinstance(claimed, list | tuple) and len(claimed) <= 4
         is_plain = is_short and all(isinstance(each, int) for each in claimed)
         shown = list(claimed) if is_plain else f"a {type(claimed).__name__}"
@@ -222,5 +222,5 @@ def _clipped(polygon: list[float], size: tuple[int, int]) -> list[float]:
                 if last <= limit:
                     kept.append(end)
             points = kept
-    # COCO would read two points as a box, and fails on no point, so six zeros stand for an empty polygon.
+    # COCO would read two points as a box, and fail without a point, so an empty polygon is written as six zeros.
     return [value for point in points for value in point] if len(points) >= 3 else [0.0] * 6

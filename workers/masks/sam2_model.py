@@ -28,7 +28,7 @@ from pseudoris.workers.masks.generator import SamProposer
 from pseudoris.workers.masks.promptable import EncodedCrop
 from pseudoris.workers.stages import combined, prior_digest
 
-# The class that opens a folder, by engine and by the folder's `model_type`. A video model contains the image model.
+# Maps an engine and a folder's `model_type` to the class that opens it. A video model contains the image model.
 _CLASSES: Final = {
     "sam2": {
         "sam2": "Sam2Model",

@@ -26,7 +26,7 @@ from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder, SharedImage
 from pseudoris.workers.masks.promptable import EncodedCrop, PointGrid, to_input_frame
 from pseudoris.workers.pass_sizes import POINTS_A_CROP, SAM_ENCODER_BYTES
 
-# Mean and standard deviation of RGB in [0, 255]. Source: segment-anything 1.0, build_sam.py.
+# SAM normalises RGB in [0, 255] with this mean and standard deviation. Source: segment-anything 1.0, build_sam.py.
 _PIXEL_MEAN, _PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _MASK_IN_CHANNELS, _MASKS_A_POINT = 16, 3
 
@@ -94,7 +94,7 @@ def encode_sam_crops(
     limits that number and fills up the last pass: then all passes have equally many rows, on which bits depend.
     """
     encoder = sam.image_encoder
-    # A block without windows takes the most memory: attention scores and their softmax, in at most float32.
+    # A block without windows takes the most memory, for attention scores and their softmax in at most float32.
     height, width = sam.prompt_encoder.image_embedding_size
     num_heads = max(block.attn.num_heads for block in encoder.blocks)
     step = max(1, SAM_ENCODER_BYTES[sam.device.type] // (2 * 4 * num_heads * (height * width) ** 2))
@@ -110,7 +110,7 @@ def encode_sam_crops(
         planes = [sam.preprocess(to_device(one, sam.device).permute(2, 0, 1)) for one in resized]
         if crops_a_pass:
             planes += planes[:1] * (step - len(planes))
-        # SAM makes an index of relative positions in each block. `with sam.device` makes it there, so it is not copied.
+        # Each block of SAM makes an index of positions. Inside `with sam.device` it is made there, and not copied.
         with sam.device, torch.autocast(sam.device.type, dtype=dtype, enabled=dtype != torch.float32):
             embeddings = encoder(torch.stack(planes))
         for pixels, one, embedding in zip(several, resized, embeddings.float(), strict=False):
@@ -139,7 +139,7 @@ class PromptableSam:
         self._decode = SamPromptDecoder(sam, dtype=dtype)
         self.side: int = sam.image_encoder.img_size
         self.is_on_gpu = sam.device.type == "cuda"
-        # Bytes of the logits that `answer_together` returns for a point.
+        # `answer_together` returns this many bytes of logits for a point.
         self.bytes_a_point: int = _MASKS_A_POINT * math.prod(sam.prompt_encoder.mask_input_size) * dtype.itemsize
 
     def encode(self, crops: Sequence[NDArray[np.uint8]]) -> Iterator[EncodedCrop]:
