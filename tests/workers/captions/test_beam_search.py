@@ -108,11 +108,3 @@ def test_one_group_finds_what_open_clips_groups_find(case, tokens):
     if case[2:4] == (6, 3):
         paper = load_config("paper").captions.beam
         assert list(one_group(case, num_beams=paper.num_beams, num_groups=paper.num_groups).tokens) == tokens
-
-
-def test_an_eos_below_the_best_beams_does_not_finish_a_caption():
-    search = BeamSearch(num_beams=2, eos=9, length_penalty=1.0)
-    origins = search.advance([BeamExtension(5.0, 0, 1, 0), BeamExtension(4.0, 0, 2, 0), BeamExtension(3.0, 0, 9, 0)])
-    assert origins == [0, 0]
-    assert search.finished == []
-    assert [beam.tokens for beam in search.beams] == [(1,), (2,)]

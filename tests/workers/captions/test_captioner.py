@@ -188,16 +188,6 @@ def test_half_precision_gives_captions_too(run, precision):
     assert len(out.expressions) > 10
 
 
-@pytest.mark.slow
-def test_images_that_are_captioned_together_get_the_captions_they_get_alone(run, captioner):
-    # Rounding aside, which may flip a draw: here it flips none.
-    together = CocaCaptioner(run.captions.model_copy(update={"crops_together": 64}), run.compute)
-    shard = Shard(0, 0, tuple(shard_image(n, num_masks=n + 1) for n in range(3)))
-    alone, found = ([[e.text for e in image.expressions] for image in s(shard).images] for s in (captioner, together))
-    assert all(alone)
-    assert found == alone
-
-
 @pytest.fixture
 def fixed(run, monkeypatch):
     """Return what builds the captioner of a GPU, whose image tower is `encode`, in bfloat16."""

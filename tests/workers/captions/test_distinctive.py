@@ -135,13 +135,6 @@ SIMILARITY = torch.tensor(
 )
 
 
-def test_over_the_bound_the_nearest_count_and_ties_go_by_mask():
-    others = distinctive.choose_others(SIMILARITY, SamplingConfig(max_others=1, above_max_others="nearest"))
-    assert others.how == "nearest"
-    assert others.indices.tolist() == [[3], [0], [1], [0]]
-    assert others.weights[0].tolist() == pytest.approx([0.9])
-
-
 @pytest.mark.parametrize(
     ("num_masks", "settings_", "how"),
     [
@@ -156,19 +149,6 @@ def test_the_bound_of_the_paper_counts_masks_and_the_record_says_what_counted(nu
     others = distinctive.choose_others(SIMILARITY[:num_masks, :num_masks], settings_)
     assert others.how == how
     assert others.indices.shape == (num_masks, num_masks - 1 if how == "all" else 0)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_first_in_order_are_those_that_a_stable_sort_puts_first(seed):
-    # Few different values, so that ties are everywhere.
-    logits = torch.randint(0, 4, (6, 50), generator=torch.Generator().manual_seed(seed)).double()
-    order = distinctive.descending(logits)
-    num_kept = torch.randint(1, 51, (6,), generator=torch.Generator().manual_seed(seed + 100))
-    found = distinctive.kept_tokens(logits, order, num_kept)
-    values, ids = logits.sort(dim=1, descending=True, stable=True)
-    torch.testing.assert_close(order, values)
-    for row, count in enumerate(num_kept.tolist()):
-        assert found[row].nonzero()[:, 0].tolist() == sorted(ids[row, :count].tolist())
 
 
 def test_a_gpu_draws_for_a_row_alone_as_a_cpu_does():
@@ -222,17 +202,6 @@ def test_a_forbidden_eos_is_gone_before_the_set_is_formed():
     assert tokens == [0]
     # Tokens 1 and 3 tie for the second place: the set has three.
     np.testing.assert_allclose(found, 0.5)
-
-
-def test_each_eos_keeps_its_own_probability_and_a_forbidden_token_is_gone_before_the_set_is_formed():
-    ends = Vocabulary(torch.eye(5, dtype=torch.float64), EOS, further_eos=(1,), forbidden=(3,))
-    own, others = [np.log([0.1, 0.3, 0.2, 0.3, 0.1])], [[0.0, 9.0, 9.0, 0.0, 0.0]]
-    drawn_by = sampler(top_k=[5] * 4, top_p=[1.0] * 4, uniform=[0.1, 0.4, 0.7, 0.99], vocabulary=ends)
-    tokens, found = next_tokens(drawn_by, own, others)
-    # Of the target alone, over four tokens: 3/7 and 2/7. The contrast leaves a half for each of the two words.
-    assert tokens == [0, 1, 2, 4]
-    np.testing.assert_allclose(found, np.array([1 / 2, 3 / 7, 2 / 7, 1 / 2]) / (12 / 7), rtol=1e-3)
-    assert next_tokens(drawn_by, own, others, is_eos_allowed=False)[0] == [0, 0, 4, 4]
 
 
 def test_a_nucleus_wider_than_the_head_is_drawn_from_the_whole_vocabulary():

@@ -11,8 +11,9 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import BATCH_FILL, CACHE_BYTES, collecting
 from pseudoris.workers.captions import engine as engine_module
-from pseudoris.workers.captions.captioner import coca_engine
-from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
+from pseudoris.workers.captions.cached_towers import cached_attention
+from pseudoris.workers.captions.captioner import coca_engine, encode_crops
+from tests.builders.coca import SPECIAL, VOCABULARY, captions_config, image_crops, small_coca
 
 
 def static(model, special, config, **named):
@@ -114,6 +115,56 @@ def test_other_settings_follow_the_plain_definition(engine, changes):
     assert_engines_agree(engine, image_crops(num_masks=4), max_length=7, min_length=2, **changes)
 
 
+def likes_padding(model):
+    """Return the model with a higher logit of token 0, which open_clip's text mask takes for padding."""
+    model.text_decoder.text_projection[:, SPECIAL.pad] += 9.0 / 16
+    return model
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        {"quick_gelu": True},
+        {"text": {"ls_init_value": 0.3}, "decoder": {"ls_init_value": 0.5}},
+        {"decoder": {"heads": 8, "layers": 3}, "text": {"layers": 1}},
+    ],
+    ids=["quick_gelu", "layer_scale", "other_depths"],
+)
+def test_other_architectures_follow_open_clips_forward(engine, architecture):
+    rules = {"top_k": (13,), "top_p": (0.8,)}
+    assert_engines_agree(engine, image_crops(num_masks=2), small_coca(**architecture), sampling=rules, max_length=7)
+
+
+def test_a_decoder_of_one_layer_follows_open_clips_forward():
+    model = small_coca(decoder={"layers": 1})
+    assert_engines_agree(coca_engine, image_crops(num_masks=2), model, max_length=7)
+
+
+def test_the_corrected_padding_mask_is_followed_too(engine):
+    model = likes_padding(small_coca())
+    model.text.correct_cls_mask = True
+    rules = {"top_k": (13,), "top_p": (0.8,)}
+    captions = assert_engines_agree(engine, image_crops(num_masks=3), model, sampling=rules, max_length=8, min_length=5)
+    assert any(SPECIAL.pad in caption.tokens[:-1] for caption in captions)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ({"no_causal_mask": True}, "no_causal_mask=true"),
+        ({"embed_cls": False}, "embed_cls=false"),
+        ({"qk_norm": True}, "custom attention blocks"),
+        (None, "the text tower is a Linear"),
+    ],
+)
+def test_a_text_tower_that_cannot_be_decoded_step_by_step_is_refused(engine, text, message):
+    model = small_coca(text=text)
+    if text is None:
+        model.text = torch.nn.Linear(2, VOCABULARY)
+    with pytest.raises(ConfigError, match=message):
+        engine(model, SPECIAL, captions_config(), seed=0)
+
+
 def test_in_paper_the_best_beam_has_the_highest_sum_of_raw_logits(engine):
     beam = load_config("paper").captions.beam.model_dump()
     image, lengths = image_crops(num_masks=3), {"max_length": 7, "min_length": 2}
@@ -142,8 +193,7 @@ def test_others_weigh_by_the_cosine_of_open_clips_embeddings_also_below_zero(eng
 
 
 def test_in_paper_a_drawn_token_0_ends_a_caption_as_the_plain_definition_ends_it(engine):
-    image, model = image_crops(num_masks=3), small_coca()
-    model.text_decoder.text_projection[:, SPECIAL.pad] += 9.0 / 16
+    image, model = image_crops(num_masks=3), likes_padding(small_coca())
     settings = {"max_length": 8, "min_length": 5}
     rules = {"top_k": (13,), "top_p": (0.8,)}
     free = captions_of(engine, image, model, sampling=rules, **settings)
@@ -248,6 +298,15 @@ def test_a_small_budget_splits_the_tree_and_changes_no_caption(engine):
     assert_equal(captions_of(engine, image, cache_bytes=2**20), captions_of(engine, image, cache_bytes=2**26))
 
 
+def test_the_trees_caches_stay_below_their_budget():
+    peaks = []
+    for cache_bytes in (2**20, 2**26):
+        with collecting() as measures:
+            captions_of(coca_engine, image_crops(num_masks=9, num_kinds=2), cache_bytes=cache_bytes)
+        peaks.append(max(measures[CACHE_BYTES, ""]))
+    assert peaks[0] <= 2**20 < peaks[1]
+
+
 def test_the_peak_of_the_caches_and_the_fill_of_passes_are_recorded(engine):
     engine = engine(small_coca(), SPECIAL, captions_config(), seed=3)
     with collecting() as measures:
@@ -260,3 +319,20 @@ def test_the_peak_of_the_caches_and_the_fill_of_passes_are_recorded(engine):
 def test_an_architecture_with_too_few_positions_is_refused_with_the_remedy(engine):
     with pytest.raises(ConfigError, match=r"set captions\.max_length=13"):
         engine(small_coca(), SPECIAL, captions_config(max_length=14), seed=0)
+
+
+def test_crops_of_more_than_a_pass_keep_their_own_embeddings():
+    model, pixels = small_coca(), image_crops(num_masks=70).pixels[0]
+    embeddings, tokens = encode_crops(model, pixels)
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(70, dtype=torch.float64))
+    torch.testing.assert_close(tokens[66:68], encode_crops(model, pixels[66:68])[1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+@pytest.mark.parametrize("is_hiding", [True, False])
+def test_on_a_gpu_attention_is_what_it_is_on_a_cpu(is_hiding):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(4, 300, length, 16, generator=generator) for length in (1, 9, 9))
+    is_hidden = (torch.arange(9) == 3).expand(300, 9)[None, :, None] if is_hiding else None
+    on_gpu = cached_attention(q.cuda(), k.cuda(), v.cuda(), None if is_hidden is None else is_hidden.cuda())
+    torch.testing.assert_close(on_gpu.cpu(), cached_attention(q, k, v, is_hidden), rtol=1e-4, atol=1e-4)

@@ -82,11 +82,18 @@ def test_an_image_of_80_masks_is_decoded_in_parts():
 
 
 @pytest.mark.slow
-def test_a_kept_set_that_is_wider_than_the_top_logits_is_drawn_as_the_plain_definition_draws_it():
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sampling": {"top_k": (2, 90), "top_p": (0.999,)}, "max_length": 6, "min_length": 4, "cache_bytes": 2**28},
+        {"beam": {"num_beams": 34, "num_groups": 1}, "max_length": 5, "min_length": 3, "cache_bytes": 2**25},
+    ],
+    ids=["kept set", "beams"],
+)
+def test_the_tree_decides_what_is_wider_than_the_top_logits(settings):
     wide = {"vocab_size": 120}
     model, (image,) = small_coca(text=wide, decoder=wide), ragged((3,))
-    settings = {"sampling": {"top_k": (2, 90), "top_p": (0.999,)}, "max_length": 6, "min_length": 4}
-    engine = static(model, **settings, cache_bytes=2**28)
+    engine = static(model, **settings)
     assert words(engine.generate(image)) == plain([image], model, **settings)[0]
     # The tree's caches took the place of the fixed ones.
     assert largest_tensor() < 2**27
@@ -171,11 +178,3 @@ def test_a_step_that_raises_while_it_is_recorded_is_recorded_anew():
         runs.clear()
         recorded()
     assert runs == ["first half", "second half"]
-
-
-@pytest.mark.slow
-def test_of_more_beams_than_the_top_logits_tell_the_tree_decides():
-    wide = {"vocab_size": 120}
-    model, (image,) = small_coca(text=wide, decoder=wide), ragged((2,))
-    settings = {"beam": {"num_beams": 34, "num_groups": 1}, "max_length": 5, "min_length": 3, "cache_bytes": 2**25}
-    assert words(static(model, **settings).generate(image)) == plain([image], model, **settings)[0]
