@@ -1,70 +1,51 @@
-"""Draws become shares, and shares and scores probabilities: of nouns, of words, of there being an object."""
+"""Draws become probabilities of nouns, words and objects; these, how likely an expression is right."""
 
+from __future__ import annotations
+
+import itertools
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from pseudoris.schemas.fitted import NounRelations
-from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
+from pseudoris.schemas.shard import SOURCE_COMPOSER, CaptionSample, ExpressionRecord, MaskRecord
+from pseudoris.schemas.stage_settings import ComposingConfig
+from pseudoris.workers.composing.likelihood import (
+    SIDES,
+    Likelihood,
+    MaskPosition,
+    maybe_lies,
+    position_of,
+    surely_lies,
+)
 from pseudoris.workers.composing.posterior import (
     Evidence,
     Posterior,
     by_names,
+    drawn_by_mask,
     evidence_of,
     is_object,
     nested_shares,
-    nouns_of,
     object_features,
-    substitutes,
-    words_of,
 )
+from pseudoris.workers.masks import rle
 from pseudoris.workers.noun_phrases import NounPhrase
 from tests.builders.fitted import POSTERIOR
-from tests.workers.composing.builders import make_mask
+from tests.workers.composing.builders import make_image, make_mask
 
 PLAIN = POSTERIOR.model_copy(
     update={"noun_share": 1.0, "noun_correctness": 0.0, "word_bias": 0.0, "word_against": 1.0, "word_share": 0.0}
 )
-STAR, RED_STAR = NounPhrase("star"), NounPhrase("star", ("red",))
 
 
 def evidence(nouns, words=(), correctness=()):
     return Evidence(dict(nouns), {**dict.fromkeys(dict(nouns), 0.0), **dict(correctness)}, dict(words), ())
-
-
-def test_nouns_are_a_softmax_of_shares_and_correctness():
-    said = evidence({"star": 0.6, "heart": 0.4}, correctness={"star": 0.5, "heart": 0.7})
-    assert nouns_of(said, PLAIN) == pytest.approx({"star": 0.6, "heart": 0.4}, abs=1e-3)
-    looks = nouns_of(said, PLAIN.model_copy(update={"noun_correctness": 10.0}))
-    # 0.4 · e² against 0.6.
-    assert looks["heart"] == pytest.approx(0.4 * math.e**2 / (0.4 * math.e**2 + 0.6), abs=1e-3)
-    assert nouns_of(evidence({}), PLAIN) == {}
-
-
-def test_a_word_is_held_against_what_replaces_it():
-    said = evidence({"star": 1.0}, {"red": 0.3, "blue": 0.1, "small": 0.2})
-    found = words_of(said, {"red": frozenset({"blue"}), "blue": frozenset({"red", "green"})}, PLAIN)
-    # Log-odds of 0.3 / 0.1, of 0.1 / 0.3, and of 0.2 against nothing.
-    assert found["red"] == pytest.approx(0.75, abs=0.01)
-    assert found["blue"] == pytest.approx(0.25, abs=0.01)
-    assert found["small"] > 0.99
-
-
-def test_a_phrase_fits_by_its_noun_and_all_its_words():
-    star = evidence({"star": 1.0}, {"red": 0.5, "blue": 0.5})
-    phrases = tuple(NounPhrase("star", (word,)) for word in ("red", "blue"))
-    blue = evidence({"star": 1.0}, {"blue": 0.5})
-    found = Posterior(
-        PLAIN,
-        [replace(star, phrases=phrases), blue, evidence({"star": 1.0}), evidence({"heart": 1.0}), evidence({})],
-        np.ones(5),
-    )
-    assert found.fits(STAR) == pytest.approx([1.0, 1.0, 1.0, 0.006, 0.006], abs=1e-4)
-    # Half of the draws say red of the first; blue replaces red of the second; of the third nobody said a colour.
-    assert found.fits(RED_STAR)[:3] == pytest.approx([0.5, 0.01, 0.1], abs=1e-3)
-    assert [found.noun(mask) for mask in range(5)] == ["star", "star", "star", "heart", None]
 
 
 def test_a_mask_inside_another_one_or_of_poor_scores_is_less_likely_an_object():
@@ -129,32 +110,6 @@ def said(text, count, noun=None, *, score=None, correctness=None):
     return ExpressionRecord(("m",), text, (DRAW,) * count, head_noun=noun, caption_score=score, correctness=correctness)
 
 
-def phrase(text):
-    *words, noun = text.split()
-    return NounPhrase(noun, tuple(words))
-
-
-def test_nouns_are_shares_of_what_names_one_and_words_of_what_is_a_noun_phrase():
-    found = evidence_of(
-        [
-            said("red dog", 6, "dog", correctness=0.8),
-            said("cat", 2, "cat"),
-            said("dog is running", 2, "dog", correctness=0.8),
-            said("it", 9),
-        ],
-        "draws",
-    )
-    assert found.nouns == {"cat": 0.2, "dog": 0.8}
-    assert found.words == {"red": 0.6, "running": 0.2}
-    assert found.correctness == {"dog": 0.8, "cat": 0.0}
-    assert [each.text for each in found.phrases] == ["red dog", "cat", "running dog"]
-
-
-def test_what_is_said_of_several_is_evidence_and_names_no_mask():
-    found = evidence_of([said("two red dogs", 4, "dogs"), said("dogs", 1, "dogs")], "draws")
-    assert (found.words, found.phrases) == ({"red": 0.8}, ())
-
-
 def test_probabilities_count_in_place_of_draws():
     rows = [said("dog", 1, "dog", score=math.log(0.3)), said("cat", 9, "cat", score=math.log(0.1))]
     assert evidence_of(rows, "probability").nouns == pytest.approx({"cat": 0.25, "dog": 0.75})
@@ -164,22 +119,93 @@ def test_probabilities_count_in_place_of_draws():
     assert evidence_of(low, "probability").nouns == {"cat": 0.5, "dog": 0.5}
 
 
-def test_words_said_in_one_place_and_never_together_replace_each_other():
-    found = substitutes(map(phrase, ["red star", "blue star", "dotted star", "red dotted star", "small heart", "star"]))
-    # Dotted is said with red, so it is no other colour; nobody said blue and dotted of one thing.
-    assert found == {"red": {"blue"}, "blue": {"red", "dotted"}, "dotted": {"blue"}}
-    more = substitutes(map(phrase, ["red star", "blue star", "dotted star", "red dotted star", "dotted blue star"]))
-    assert more == {"red": {"blue"}, "blue": {"red"}}
+STAR = NounPhrase("star")
+SHARES = st.lists(st.floats(0.01, 0.99), min_size=2, max_size=5)
 
 
-def test_a_word_does_not_replace_one_that_says_more():
-    shirts = [NounPhrase("man", (), (each,)) for each in ("in red", "in a red shirt", "with a hat", "without a hat")]
-    found = substitutes(shirts)
-    assert "red shirt" not in found["red"]
-    assert "without hat" in found["hat"]
+def view_of_stars(shares, **settings):
+    """Masks that are stars so likely, from left to right."""
+    weights = POSTERIOR.model_copy(update={"noun_share": 1.0, "noun_correctness": 0.0, **settings})
+    evidence = [Evidence({"star": each, "x": 1 - each}, {"star": 0.0, "x": 0.0}, {}, (STAR,)) for each in shares]
+    positions = [MaskPosition((n + 0.5) / len(shares), 0.5) for n in range(len(shares))]
+    return Likelihood(Posterior(weights, evidence, np.ones(len(shares))), positions, ComposingConfig())
 
 
-def test_words_of_different_nouns_do_not_replace_each_other():
-    assert substitutes(map(phrase, ["red star", "blue heart"])) == {}
-    # But in the same place of longer phrases.
-    assert substitutes(map(phrase, ["small red star", "small blue star"])) == {"red": {"blue"}, "blue": {"red"}}
+def expected(shares, is_right):
+    """The probability of all ways to be stars or not in which an expression is right."""
+    worlds = itertools.product((True, False), repeat=len(shares))
+    return sum(
+        math.prod(share if is_so else 1 - share for share, is_so in zip(shares, world, strict=True))
+        for world in worlds
+        if is_right(world)
+    )
+
+
+@given(SHARES, st.data())
+def test_alone_is_the_sum_over_all_that_the_masks_may_be(shares, data):
+    view = view_of_stars(shares, unseen=0.0)
+    told_apart = data.draw(st.lists(st.booleans(), min_size=len(shares), max_size=len(shares)))
+    found = view.log_right(0, STAR, 1.0 - np.array(told_apart, np.float64))
+    fits = view.rivals(STAR).tolist()
+
+    def is_right(world):
+        return world[0] and not any(is_so and not apart for is_so, apart in zip(world[1:], told_apart[1:], strict=True))
+
+    assert math.exp(found) == pytest.approx(expected(fits, is_right))
+
+
+@given(SHARES)
+def test_a_counted_row_is_the_sum_over_just_that_row(shares):
+    view = view_of_stars(shares, unseen=0.0)
+    row = np.array([1])
+    found = view.log_counted(0, STAR, row, np.array([0.8]))
+    fits = view.rivals(STAR).tolist()
+    just_these = expected(fits, lambda world: world[0] and world[1] and not any(world[2:]))
+    assert math.exp(found) == pytest.approx(0.8 * just_these)
+
+
+def test_a_counted_row_carries_the_risk_of_what_has_no_mask_once_more_for_each_member():
+    at, places = np.array([1, 2]), np.array([0.8, 0.9])
+    counted = [view_of_stars([0.9, 0.8, 0.7], unseen=each).log_counted(0, STAR, at, places) for each in (0.0, 0.1)]
+    assert counted[0] - counted[1] == pytest.approx(0.1 * (1 + len(at)))
+
+
+def test_only_draws_of_one_mask_are_evidence():
+    image = make_image(((20, 50), {"a circle": 8}), ((80, 50), {"a star": 10}))
+    drawn = image.expressions[0]
+    composed = replace(drawn, source=SOURCE_COMPOSER)
+    of_two = replace(drawn, target_mask_ids=(*drawn.target_mask_ids, "more"))
+    more = replace(image, expressions=(*image.expressions, composed, of_two))
+    assert drawn_by_mask(more) == drawn_by_mask(image)
+
+
+shares = st.floats(0, 1)
+pairs = st.tuples(shares, shares, shares, shares, st.sampled_from([0.5, 1.0, 1.5]))
+
+
+@given(arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=12)).filter(np.any))
+def test_a_masks_place_is_the_mean_of_its_pixels(pixels):
+    size = pixels.shape
+    counts = rle.encode(torch.from_numpy(pixels[None]))
+    mask = MaskRecord("m", 0, size, counts[0], rle.boxes(counts, size)[0], int(pixels.sum()))
+    y, x = np.nonzero(pixels)
+    place = position_of(mask)
+    assert np.allclose((place.x, place.y), ((x.mean() + 0.5) / size[1], (y.mean() + 0.5) / size[0]))
+    assert place.aspect == size[0] / size[1]
+
+
+@given(pairs, st.sampled_from(SIDES))
+def test_what_surely_lies_on_a_side_maybe_does_and_surely_not_on_the_opposite_one(pair, side):
+    item, anchor = MaskPosition(*pair[:2], pair[4]), MaskPosition(*pair[2:])
+    opposite = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}[side]
+    if surely_lies(side, item, anchor):
+        assert maybe_lies(side, item, anchor)
+        assert not maybe_lies(opposite, item, anchor)
+        assert surely_lies(opposite, anchor, item)
+
+
+def test_steps_are_measured_in_pixels_whatever_the_picture_s_shape():
+    # Of a picture twice as high as wide, a fifth of the height is two fifths of the width.
+    anchor = MaskPosition(0.5, 0.5, 2.0)
+    assert surely_lies("bottom", MaskPosition(0.8, 0.7, 2.0), anchor)
+    assert surely_lies("right", MaskPosition(0.8, 0.7), MaskPosition(0.5, 0.5))

@@ -1,4 +1,4 @@
-"""What is said where one probability decides."""
+"""What is said where one probability decides, and in which words."""
 
 from dataclasses import replace
 
@@ -9,8 +9,11 @@ from pseudoris.schemas.fitted import WeightLine, line_weights
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.schemas.stage_settings import ComposingConfig
+from pseudoris.workers.composing import templates
 from pseudoris.workers.composing.composer import Composer, ranked_expressions
 from pseudoris.workers.composing.likelihood import likelihood_of
+from pseudoris.workers.filtering.head_nouns import head_noun
+from pseudoris.workers.noun_phrases import noun_phrase
 from tests.builders.fitted import POSTERIOR
 from tests.workers.composing.builders import IMAGE_ID, composed, composer, make_image, texts
 
@@ -120,17 +123,6 @@ def test_ranks_need_a_row_that_is_told_apart():
     assert not any("second" in text for text in weighed(close, kinds=["position"]))
 
 
-def test_groups_are_all_that_a_phrase_is_true_of_and_absences_true_of_nothing():
-    red, blue = {"a red circle": 20, "a circle": 5}, {"a blue star": 20, "a star": 5}
-    image = make_image(((20, 30), red), ((80, 30), red), ((50, 80), blue))
-    found = composed(image, kinds=["group", "none"], posterior={"min_first": 0.5, "min_further": 0.5, "unseen": 0.0})
-    assert ("group", "the two circles", 2) in {(each.kind, each.text, len(each.target_mask_ids)) for each in found}
-    absent = {each.text for each in found if each.kind == "none"}
-    assert absent <= {"the red star", "the blue circle"}
-    assert absent
-    assert composed(image, kinds=["group", "none"], posterior={"min_further": 1.0}) == []
-
-
 def test_probabilities_need_a_listener():
     with pytest.raises(ValueError, match=r"no caption_score from captions\.listening"):
         composed(TWO, posterior={"counts": "probability"})
@@ -157,3 +149,67 @@ def test_each_expression_weighs_what_the_line_makes_of_its_probability():
     assert [replace(each, weight=1.0) for each in weighing] == list(plain)
     due = line_weights(line, np.array([each.confidence for each in plain]))
     assert [each.weight for each in weighing] == due.tolist()
+
+
+def phrase(caption):
+    return noun_phrase(caption, head_noun(caption))
+
+
+def test_templates_speak_of_the_head():
+    man, star = phrase("a photo of a man in a red shirt"), phrase("a star")
+    assert templates.extreme("left", man) == "the leftmost man in a red shirt"
+    assert templates.extreme_of("top", 2, man) == "the upper of the two men in red shirts"
+    assert templates.extreme_of("right", 3, star) == "the rightmost of the three stars"
+    assert templates.extreme_of("right", 9, star) is None
+    assert templates.ordinal("left", 2, man) == "the second man in a red shirt from the left"
+    assert templates.ordinal("left", 9, man) is None
+    assert templates.at_side("bottom", man) == "the man in a red shirt at the bottom"
+    assert templates.related("top", man, star) == "the man in a red shirt above the star"
+    assert templates.group(2, man) == "the two men in red shirts"
+    assert templates.group(12, star) == "all stars"
+    assert templates.definite(star) == "the star"
+
+
+def test_a_place_is_not_said_of_what_the_object_is_with():
+    woman = phrase("a woman with a dog in her arms")
+    assert templates.at_side("left", woman) is None
+    assert templates.related("left", woman, phrase("a cat")) is None
+    assert templates.extreme("left", woman) == "the leftmost woman with a dog in her arms"
+
+
+def test_stuff_is_not_counted_and_pairs_are():
+    snow, jeans = phrase("fresh snow"), phrase("blue jeans")
+    assert templates.definite(snow) == "the fresh snow"
+    assert templates.at_side("left", snow) == "the fresh snow on the left"
+    nothing = (templates.extreme("left", snow), templates.extreme_of("left", 2, snow), templates.group(2, snow))
+    assert nothing == (None, None, None)
+    assert templates.ordinal("left", 2, snow) is None
+    assert templates.definite(jeans) == "the blue jeans"
+    assert templates.extreme("left", jeans) == "the leftmost blue pair of jeans"
+    assert templates.group(2, jeans) == "the two blue pairs of jeans"
+
+
+@pytest.mark.parametrize(
+    ("caption", "several"),
+    [
+        ("a clerk wearing a hat on his head", "clerks wearing hats on their heads"),
+        ("a clerk in a pair of jeans", "clerks in pairs of jeans"),
+        ("a clerk in a blue shorts", "clerks in blue shorts"),
+        ("a clerk holding a cup in her hand", "clerks holding a cup in their hands"),
+        ("a women in a red shirt", "women in red shirts"),
+    ],
+)
+def test_what_several_wear_and_hold_is_theirs(caption, several):
+    assert templates.group(2, phrase(caption)) == f"the two {several}"
+
+
+@pytest.mark.parametrize(
+    ("noun", "plural"),
+    [
+        *(("cross", "crosses"), ("fish", "fish"), ("boy", "boys"), ("lady", "ladies"), ("woman", "women")),
+        *(("person", "people"), ("bench", "benches"), ("bus", "buses"), ("fire truck", "fire trucks")),
+        ("octopus", "octopuses"),
+    ],
+)
+def test_plurals(noun, plural):
+    assert templates.group(2, noun_phrase(noun, noun)) == f"the two {plural}"
