@@ -62,11 +62,36 @@ def test_a_whole_file_gets_its_name_and_leaves_nothing_beside_it(server, target)
     assert steps[-1] == (len(CONTENT), len(CONTENT))
 
 
-def test_a_connection_that_breaks_off_is_continued_where_it_broke(server, target):
-    server.faults = [("cut", 100_000), ("cut", 50_000)]
-    fetched(server, target)
+CUTS = [("cut", 100_000), ("cut", 50_000)]
+
+
+@pytest.mark.parametrize(
+    ("faults", "ignores_ranges", "known", "asked"),
+    [
+        (CUTS, False, {}, [None, "bytes=100000-", "bytes=150000-"]),
+        # Without a digest and a length, the length that the server tells is expected.
+        (CUTS, False, {"sha256": None, "size_bytes": None}, [None, "bytes=100000-", "bytes=150000-"]),
+        ([("cut", 100_000), ("cut", 200_000)], True, {}, [None, "bytes=100000-", "bytes=200000-"]),
+        ([("status", 503), ("status", 429), ("status", 500)], False, {}, [None] * 4),
+    ],
+    ids=["a connection that breaks off", "of unknown length", "a server that ignores ranges", "a busy server"],
+)
+def test_a_file_is_fetched_whole_and_continued_where_it_broke(server, target, faults, ignores_ranges, known, asked):
+    server.faults, server.ignores_ranges = list(faults), ignores_ranges
+    fetched(server, target, **known)
     assert target.read_bytes() == CONTENT
-    assert ranges(server) == [None, "bytes=100000-", "bytes=150000-"]
+    assert ranges(server) == asked
+
+
+@pytest.mark.parametrize("size_bytes", [None, SIZE])
+@pytest.mark.parametrize("more", [b"", b"more"], ids=["complete", "too long"])
+def test_of_a_part_that_is_complete_or_longer_no_byte_is_kept_but_the_files(server, target, size_bytes, more):
+    target.with_name("weights.bin.part").write_bytes(CONTENT + more)
+    fetched(server, target, size_bytes=size_bytes)
+    assert target.read_bytes() == CONTENT
+    if not more:
+        # Without the length, the server's 416 tells that nothing is missing.
+        assert ranges(server) == ([f"bytes={SIZE}-"] if size_bytes is None else [])
 
 
 def test_what_another_process_left_is_continued(server, target):
@@ -77,35 +102,6 @@ def test_what_another_process_left_is_continued(server, target):
     fetched(server, target)
     assert target.read_bytes() == CONTENT
     assert ranges(server)[-1] == "bytes=70000-"
-
-
-def test_a_server_that_is_busy_is_asked_again(server, target):
-    server.faults = [("status", 503), ("status", 429), ("status", 500)]
-    fetched(server, target)
-    assert target.read_bytes() == CONTENT
-
-
-def test_a_server_that_ignores_ranges_sends_the_whole_file_again(server, target):
-    server.ignores_ranges = True
-    server.faults = [("cut", 100_000), ("cut", 200_000)]
-    fetched(server, target)
-    assert target.read_bytes() == CONTENT
-
-
-@pytest.mark.parametrize("size_bytes", [None, len(CONTENT)])
-def test_a_part_that_is_complete_needs_no_byte_more(server, target, size_bytes):
-    target.with_name("weights.bin.part").write_bytes(CONTENT)
-    fetched(server, target, size_bytes=size_bytes)
-    assert target.read_bytes() == CONTENT
-    # Without the length, the server's 416 tells that nothing is missing.
-    assert ranges(server) == ([f"bytes={len(CONTENT)}-"] if size_bytes is None else [])
-
-
-@pytest.mark.parametrize("size_bytes", [None, len(CONTENT)])
-def test_a_part_that_is_longer_than_the_file_is_thrown_away(server, target, size_bytes):
-    target.with_name("weights.bin.part").write_bytes(CONTENT + b"more")
-    fetched(server, target, size_bytes=size_bytes)
-    assert target.read_bytes() == CONTENT
 
 
 def test_a_part_of_other_bytes_is_refused_and_the_next_call_begins_anew(server, target):
@@ -165,10 +161,3 @@ def test_a_file_larger_than_the_disk_is_refused_before_it_fills_it(server, targe
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1_000}))
     with pytest.raises(ConfigError, match=r"needs 300,000 bytes, and .* has 1,000 free"):
         fetched(server, target)
-
-
-def test_the_length_that_the_server_tells_is_expected_if_none_is_known(server, target):
-    server.faults = [("cut", 100_000)]
-    fetched(server, target, sha256=None, size_bytes=None)
-    assert target.read_bytes() == CONTENT
-    assert len(server.requests) == 2

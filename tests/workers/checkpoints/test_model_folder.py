@@ -1,4 +1,4 @@
-"""A model folder is named by path or commit, found whole or refused, and known by the digests of its parts."""
+"""A model folder is found whole or refused, and its models and processors are loaded as they were saved."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ import json
 import os
 import shutil
 from importlib import metadata
+from types import SimpleNamespace
 
+import psutil
 import pytest
+import torch
 from huggingface_hub import constants
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.checkpoints.hf_models import (
+    check_fits,
+    check_vocabulary,
+    load_model,
+    load_processor,
+    model_skeleton,
+)
 from pseudoris.workers.checkpoints.model_folder import ModelFolder, check_installed, names_folder
 from pseudoris.workers.checkpoints.weight_cache import Pin, WeightCache
-from tests.builders.model_folders import save_llava
+from tests.builders.model_folders import WORDS, save_llava, small_llava
 
 COMMIT = "c0ffee" + "0" * 34
 NAME = f"owner/model@{COMMIT}"
@@ -171,3 +181,67 @@ def test_without_a_known_version_of_the_extra_the_remedy_is_told(monkeypatch, in
     monkeypatch.setattr(metadata, "version", version)
     with pytest.raises(ConfigError, match=r"pip install 'pseudoris\[hf\]'"):
         check_installed()
+
+
+VLM = "AutoModelForImageTextToText"
+CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
+
+
+@pytest.fixture(scope="module")
+def opened(saved):
+    return ModelFolder.open(str(saved))
+
+
+def test_a_model_is_what_was_saved_in_eval_mode_with_sdpa(opened):
+    model, own = load_model(opened, VLM, **CPU), small_llava().state_dict()
+    assert own.keys() == model.state_dict().keys()
+    assert all(torch.equal(own[name], found) for name, found in model.state_dict().items())
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert model.config.text_config._attn_implementation == "sdpa"
+    assert load_model(opened, VLM, device=CPU["device"], dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"words": (*WORDS, "more")}, "its tokenizer has ids up to 13, and its head 13 tokens: they are of two models"),
+        ({"image_token": 5}, "an image is token 5 by its config and 4 by its processor"),
+    ],
+)
+def test_a_processor_of_another_model_is_refused(tmp_path, options, message):
+    mixed = ModelFolder.open(str(save_llava(tmp_path, **options)))
+    with pytest.raises(ConfigError, match=message):
+        check_vocabulary(mixed, model_skeleton(mixed, VLM), load_processor(mixed))
+
+
+def test_a_model_of_another_kind_or_of_an_unknown_one_is_refused(opened, folder):
+    with pytest.raises(ConfigError, match=r"cannot open it as AutoModelForMaskGeneration .*LlavaConfig"):
+        model_skeleton(opened, "AutoModelForMaskGeneration")
+    change(folder / "config.json", model_type="of_2031")
+    with pytest.raises(ConfigError, match=r"transformers 5.* cannot open it as AutoModel.*`?of_2031"):
+        model_skeleton(ModelFolder.open(str(folder)), VLM)
+
+
+@pytest.mark.parametrize(
+    ("of_text", "message"),
+    [
+        ({"num_hidden_layers": 3}, "missing"),
+        ({"num_hidden_layers": 1}, "unexpected"),
+        ({"vocab_size": 20}, "mismatched"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_config_are_refused(folder, of_text, message):
+    config = folder / "config.json"
+    change(config, text_config={**json.loads(config.read_text())["text_config"], **of_text})
+    with pytest.raises(ConfigError, match=message):
+        load_model(ModelFolder.open(str(folder)), VLM, **CPU)
+
+
+def test_weights_that_are_larger_than_the_free_memory_are_refused_with_both(opened, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=4 * opened.num_parameters - 1))
+    with pytest.raises(
+        ConfigError, match=r"its 13,840 parameters take 55,360 bytes in torch.float32, and cpu has 55,359"
+    ):
+        check_fits(opened, **CPU)
+    check_fits(opened, torch.device("cpu"), torch.bfloat16)
