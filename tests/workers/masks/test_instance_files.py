@@ -23,24 +23,17 @@ def coco(tmp_path):
     return write
 
 
-def test_coco_masks_are_read_in_all_of_their_forms(coco):
+def test_coco_masks_and_boxes_are_read(coco):
     x0, y0, x1, y1 = BOX
-    polygon = [x0, y0, x1, y0, x1, y1, x0, y1]
-    flat = box_mask().T.ravel()
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], flat, [False]]).astype(int)))
-    runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    polygon, bbox = [x0, y0, x1, y0, x1, y1, x0, y1], [x0, y0, x1 - x0, y1 - y0]
     path = coco(
         {"segmentation": segmentation()},
-        {"segmentation": {"size": list(SIZE), "counts": runs}},
         {"segmentation": [polygon]},
-        {"segmentation": [segmentation()]},
-        {"segmentation": [{"size": list(SIZE), "counts": runs}]},
-        {"bbox": [x0, y0, x1 - x0, y1 - y0]},
-        {"segmentation": [], "bbox": [x0, y0, x1 - x0, y1 - y0]},
+        {"bbox": bbox},
+        {"segmentation": [], "bbox": bbox},
     )
-    assert instances(path).rows == (0, 1, 2, 3, 4, 5, 6)
-    for mask in masks(path):
-        np.testing.assert_array_equal(mask, box_mask())
+    assert instances(path).rows == (0, 1, 2, 3)
+    np.testing.assert_array_equal(masks(path), [box_mask()] * 4)
 
 
 def test_low_scores_and_crowds_are_passed_over(coco):
@@ -138,26 +131,21 @@ def parquet(tmp_path):
     return write
 
 
-def test_a_parquet_table_of_masks_is_read(parquet):
-    path = parquet(key=["b.jpg", "a.jpg"], segmentation=[segmentation((0, 0, 2, 2)), segmentation()])
-    assert instances(path).rows == (1,)
-    np.testing.assert_array_equal(masks(path), [box_mask()])
-
-
-def test_a_parquet_table_of_boxes_is_read(parquet):
-    path = parquet(file_name=["a.jpg"], box_xyxy_px=[[float(edge) for edge in BOX]])
-    np.testing.assert_array_equal(masks(path), [box_mask()])
-
-
-def test_a_row_without_a_mask_falls_back_to_its_box(parquet):
-    other = (1, 2, 3, 4)
-    path = parquet(key=["a.jpg"] * 2, segmentation=[segmentation(), None], box_xyxy_px=[None, list(other)])
-    np.testing.assert_array_equal(masks(path), [box_mask(), box_mask(other)])
-
-
-def test_a_runs_own_masks_table_is_an_instance_table(parquet):
-    path = parquet(image_id=["0" * 16], mask_id=["m"], segmentation=[segmentation()], area_px=[70])
-    np.testing.assert_array_equal(masks(path, key="whatever"), [box_mask()])
+@pytest.mark.parametrize(
+    ("columns", "boxes"),
+    [
+        ({"key": ["b.jpg", "a.jpg"], "segmentation": [segmentation((0, 0, 2, 2)), segmentation()]}, [BOX]),
+        ({"file_name": ["a.jpg"], "box_xyxy_px": [[float(edge) for edge in BOX]]}, [BOX]),
+        (
+            {"key": ["a.jpg"] * 2, "segmentation": [segmentation(), None], "box_xyxy_px": [None, [1, 2, 3, 4]]},
+            [BOX, (1, 2, 3, 4)],
+        ),
+        ({"image_id": ["0" * 16], "mask_id": ["m"], "segmentation": [segmentation()], "area_px": [70]}, [BOX]),
+    ],
+    ids=["masks", "boxes", "a box where there is no mask", "a run's own table"],
+)
+def test_a_parquet_table_is_read(parquet, columns, boxes):
+    np.testing.assert_array_equal(masks(parquet(**columns)), [box_mask(box) for box in boxes])
 
 
 def test_rows_below_the_score_are_passed_over_and_keep_the_others_numbers(parquet):

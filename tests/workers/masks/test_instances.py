@@ -1,20 +1,25 @@
-"""Instances choose their proposals, and a table finds the instances of an image."""
+"""Instances choose their proposals, a table finds the instances of an image, and a detector sees them."""
 
 import logging
 from itertools import permutations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from torch import nn
+from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from pseudoris.schemas.config import PriorConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.shard import ShardImage
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.instance_files import Instances, InstanceTable, encode_box
-from pseudoris.workers.masks.instances import match_instances
+from pseudoris.workers.masks.instances import build_prior, load_detector, match_instances
 from pseudoris.workers.masks.proposals import Kept, Proposals
+from pseudoris.workers.stages import prior_digest
 
 SIZE = (40, 50)
 
@@ -148,6 +153,61 @@ def test_an_image_without_rows_has_no_instances_and_is_named_once(caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "image b.jpg has no row in prior.path=t.parquet, so it gets no mask (logged once)"
     ]
+
+
+class OneDetection(nn.Module):
+    """Sees the upper left quarter of every image as an instance."""
+
+    def forward(self, images):
+        masks = torch.zeros(1, 1, *images[0].shape[-2:])
+        masks[..., :32, :32] = 1.0
+        return [{"scores": torch.ones(1), "masks": masks}]
+
+
+def test_torchvision_names_the_detection_that_chose_a_mask(monkeypatch):
+    monkeypatch.setattr("pseudoris.workers.masks.instances.load_detector", lambda path: OneDetection())
+    config = load_config("tiny", assignments=["masks.prior.kind=torchvision", "masks.prior.path=cutler.pth"]).masks
+    image, pixels = ShardImage(0, "0" * 16, "a.png"), np.zeros((*SIZE, 3), np.uint8)
+    found = build_prior(config, torch.device("cpu"))(image, pixels, proposals_of(SMALL, (30, 20, 50, 40)))
+    assert found == [Kept(0, "torchvision:0")]
+
+
+def test_a_prior_that_is_unset_is_refused_with_both_ways_to_decide():
+    unset = PriorConfig(kind="unset")
+    masks = load_config("tiny").masks.model_copy(update={"prior": unset})
+    for start in (lambda: build_prior(masks, torch.device("cpu")), lambda: prior_digest(unset)):
+        with pytest.raises(
+            ConfigError, match=r"docs/guides/priors\.md .* masks\.prior\.path=FILE.* masks\.prior\.kind=none"
+        ):
+            start()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_torchvisions_mask_rcnn_is_loaded_with_its_classes(tmp_path):
+    model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
+    path = tmp_path / "cutler.pth"
+    torch.save({"model": model.state_dict(), "epoch": 3}, path)
+    loaded = load_detector(str(path)).state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"a": torch.zeros(1)}, "other.pth has not roi_heads.*: give a checkpoint of torchvision's Mask"),
+        ([1, 2], "other.pth is no table of tensors"),
+        ({"roi_heads.box_predictor.cls_score.bias": torch.zeros(2)}, "has not .* one of roi_heads.box_head.fc6.weight"),
+        (
+            dict.fromkeys(("roi_heads.box_predictor.cls_score.bias", "roi_heads.box_head.fc6.weight"), torch.zeros(2)),
+            "does not fit torchvision's maskrcnn_resnet50_fpn",
+        ),
+    ],
+)
+def test_another_models_checkpoint_is_refused(tmp_path, state, message):
+    path = tmp_path / "other.pth"
+    torch.save(state, path)
+    with pytest.raises(ConfigError, match=message):
+        load_detector(str(path))
 
 
 @st.composite

@@ -1,11 +1,15 @@
-"""The stage: shards in, shards with masks out."""
+"""The stage: shards in, shards with masks out; and the reduction by areas, doubles and parts."""
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from pseudoris.schemas.config import PriorConfig, ReductionConfig
 from pseudoris.workers.masks import SamProposer, rle
 from pseudoris.workers.masks.generator import MaskGenerator
+from pseudoris.workers.masks.proposals import Kept, Proposals, mask_records, reduce_proposals
 from pseudoris.workers.masks.sam_model import PromptableSam
 
 
@@ -44,15 +48,6 @@ def test_another_reduction_leaves_the_ids_of_what_stays(proposer_of, draw_image,
     assert few.items() <= many.items()
 
 
-def test_an_images_masks_do_not_depend_on_its_shard(proposer_of, draw_image, shard_of):
-    propose = proposer_of()
-    images = [draw_image(60, 90, seed) for seed in range(3)]
-    together = propose(shard_of(*images)).images
-    for at, image in enumerate(images):
-        alone = propose(shard_of(image)).images[0]
-        assert [m.rle_counts for m in together[at].masks] == [m.rle_counts for m in alone.masks]
-
-
 def test_a_broken_image_is_quarantined_and_the_rest_goes_on(proposer_of, draw_image, shard_of):
     broken, fine = proposer_of()(shard_of(b"not an image", draw_image(50, 50))).images
     assert broken.failure is not None
@@ -77,3 +72,81 @@ def test_the_digest_covers_the_priors_file_too(masks_config, tmp_path):
     first = SamProposer.weights_digest(config)
     path.write_bytes(b"two")
     assert len({first, SamProposer.weights_digest(config), SamProposer.weights_digest(masks_config())}) == 3
+
+
+SIZE = (40, 50)
+
+
+def proposals_of(*boxes, ious=None):
+    """Rectangles (x0, y0, x1, y1) as proposals; predicted IoU falls from the first to the last unless given."""
+    masks = torch.zeros(len(boxes), *SIZE, dtype=torch.bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
+        mask[y0:y1, x0:x1] = True
+    counts = tuple(rle.encode(masks))
+    scores = np.asarray(ious if ious is not None else np.linspace(0.9, 0.5, len(boxes)), dtype=np.float32)
+    areas = rle.areas(counts, SIZE)
+    return Proposals(SIZE, counts, tuple(rle.boxes(counts, SIZE)), areas, scores, np.ones(len(boxes), np.float32))
+
+
+def test_copies_of_a_mask_have_ids_of_their_own_that_no_other_mask_changes():
+    proposals = proposals_of((5, 5, 20, 20), (1, 1, 9, 9), (30, 30, 40, 40))
+    twins = [Kept(1, "table:0"), Kept(1, "table:4", copy=1), Kept(1, "table:9", copy=2)]
+    first, second, third = mask_records("f" * 16, proposals, twins)
+    assert [each.index for each in (first, second, third)] == [1, 4, 7]
+    assert second.mask_id == "f" * 16 + "-0004"
+    assert first.rle_counts == second.rle_counts == third.rle_counts
+    beside = mask_records("f" * 16, proposals, [Kept(0, "table:7"), Kept(1, "table:0"), Kept(1, "table:4", copy=1)])
+    assert beside[1:] == (first, second)
+
+
+BOXES = st.tuples(st.integers(0, 9), st.integers(0, 7), st.integers(1, 9), st.integers(1, 7)).map(
+    lambda box: (box[0], box[1], box[0] + box[2], box[1] + box[3])
+)
+
+
+def pixels_of(boxes):
+    return [{(x, y) for x in range(x0, x1) for y in range(y0, y1)} for x0, y0, x1, y1 in boxes]
+
+
+def plain(boxes, ious, config):
+    """Return the rows that stay by the definition, pixel by pixel."""
+    pixels = pixels_of(boxes)
+    sized = [row for row, mask in enumerate(pixels) if config.min_area <= len(mask) / 2000 <= config.max_area]
+    single, whole = [], []
+    for row in sorted(sized, key=lambda row: -ious[row]):
+        overlaps = [len(pixels[row] & pixels[one]) / len(pixels[row] | pixels[one]) for one in single]
+        single += [row] * (max(overlaps, default=0) <= config.mask_nms_iou)
+    for row in sorted(single, key=lambda row: -len(pixels[row])):
+        inside = [one for one in whole if len(pixels[row] & pixels[one]) / len(pixels[row]) >= config.min_inside]
+        whole += [row] * all(len(pixels[row]) > config.max_part_area * len(pixels[one]) for one in inside)
+    return sorted(whole)
+
+
+@st.composite
+def problems(draw):
+    """Boxes, scores, and bounds that are often just what a box has."""
+    boxes = draw(st.lists(BOXES, min_size=1, max_size=8))
+    ious = [draw(st.sampled_from([0.5, 0.75, 1.0])) for _ in boxes]
+    pairs = [(one, other) for one in pixels_of(boxes) for other in pixels_of(boxes)]
+    shares = {
+        "mask_nms_iou": {len(one & other) / len(one | other) for one, other in pairs},
+        "min_inside": {len(one & other) / len(one) for one, other in pairs},
+        "max_part_area": {len(one) / len(other) for one, other in pairs if len(one) <= len(other)},
+    }
+    areas = st.sampled_from([0, *(len(one) / 2000 for one, _ in pairs), 1])
+    low, high = sorted((draw(areas), draw(areas)))
+    bounds = {name: draw(st.sampled_from(sorted(found | {0.5}))) for name, found in shares.items()}
+    return boxes, ious, ReductionConfig(min_area=low, max_area=high, **bounds)
+
+
+# The second doubles the first, and the third the second alone.
+CHAIN = [(0, 0, 20, 10), (5, 0, 25, 10), (10, 0, 30, 10)]
+
+
+@settings(max_examples=300)
+@given(problems())
+@example((CHAIN, [1.0, 0.75, 0.5], ReductionConfig(mask_nms_iou=0.5, min_area=0, max_area=1)))
+def test_what_stays_are_the_separate_objects_of_the_plain_definition(problem):
+    boxes, ious, config = problem
+    kept = reduce_proposals(proposals_of(*boxes, ious=ious), config)
+    assert [each.row for each in kept] == plain(boxes, ious, config)

@@ -11,7 +11,7 @@ import pytest
 from pseudoris.schemas.config import MasksConfig, PriorConfig, ReductionConfig, WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.shard import Failure, Shard, ShardImage
+from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.masks import ReadyProposer, rle
 from pseudoris.workers.masks.ready_masks import json_name
 from tests.builders.human import box_mask
@@ -57,13 +57,6 @@ def only(shard: Shard) -> ShardImage:
     return image
 
 
-def failure(propose, **values) -> Failure:
-    image = only(propose(shard_of("a.jpg"), **values))
-    assert image.failure is not None
-    assert (image.masks, image.failure.stage) == ((), "propose")
-    return image.failure
-
-
 def test_masks_come_from_the_file_of_their_image_with_scores_and_tight_boxes(folder, propose):
     rows = [
         mask_row(box_mask(box), predicted_iou=0.9 + n / 37, stability_score=0.95 + n / 71, bbox=[0, 0, 1, 1], area=7)
@@ -81,10 +74,10 @@ def test_masks_come_from_the_file_of_their_image_with_scores_and_tight_boxes(fol
         assert mask.prior == "none"
 
 
-def test_the_reduction_chooses_among_them_as_among_sams_and_the_others_keep_their_ids(folder, config_of, compute):
+def test_the_reduction_chooses_among_them_as_among_sams_and_the_others_keep_their_ids(folder, propose):
     rows = [mask_row(box_mask(box)) for box in [(2, 2, 20, 20), (3, 3, 8, 8), (22, 4, 30, 20)]]
     write_sa1b(folder / "a.json", rows, SIZE)
-    done = only(ReadyProposer(config_of(reduction=ReductionConfig()), compute)(shard_of("a.jpg")))
+    done = only(propose(shard_of("a.jpg"), reduction=ReductionConfig()))
     assert [mask.index for mask in done.masks] == [0, 2]
 
 
@@ -117,16 +110,17 @@ def test_a_file_is_named_after_its_image(key, name):
 
 
 @pytest.mark.parametrize(
-    "key", ["t.tar!../../etc/passwd.jpg", "t.tar!/etc/passwd.jpg", "t.tar!..", "../a.jpg", "t.tar!"]
+    ("key", "reason"),
+    [
+        *((key, "refused_uri") for key in ("t.tar!../../etc/passwd.jpg", "t.tar!/etc/passwd.jpg", "t.tar!..")),
+        *((key, "refused_uri") for key in ("../a.jpg", "t.tar!")),
+        ("t.parquet#3", "annotation_missing"),
+    ],
 )
-def test_a_name_that_leads_out_of_the_folder_is_quarantined_unread(folder, propose, key):
+def test_a_name_that_leads_out_of_the_folder_or_names_no_file_is_quarantined_unread(folder, propose, key, reason):
     write_sa1b(folder.parent / "a.json", [mask_row(box_mask(BOXES[0]))], SIZE)
     done = only(propose(shard_of(key)))
-    assert (done.failure.reason, done.masks) == ("refused_uri", ())
-
-
-def test_a_row_of_a_table_has_no_name_to_find_masks_by(propose):
-    assert only(propose(shard_of("t.parquet#3"))).failure.reason == "annotation_missing"
+    assert (done.failure.reason, done.masks) == (reason, ())
 
 
 def test_an_image_without_a_file_is_quarantined_and_the_rest_goes_on(folder, propose):
@@ -147,19 +141,19 @@ def test_no_mask_and_masks_without_a_pixel_leave_an_empty_image(folder, propose)
     assert [mask.area_px for mask in one.masks] == [100]
 
 
-def test_a_mask_of_another_size_than_its_document_says_is_quarantined(folder, config_of, compute):
+def test_a_mask_of_another_size_than_its_document_says_is_quarantined(folder, propose):
     write_sa1b(folder / "a.json", [mask_row(box_mask(BOXES[0], (9, 9)))], SIZE)
-    done = only(ReadyProposer(config_of(), compute)(shard_of("a.jpg")))
+    done = only(propose(shard_of("a.jpg")))
     assert done.failure.reason == "annotation_mismatch"
     assert "mask 0: the segmentation is of size [9, 9], the image has [24, 32]" in done.failure.message
 
 
-def test_masks_are_of_the_upright_image(folder, config_of, compute):
+def test_masks_are_of_the_upright_image(folder, propose):
     data = oriented(smooth_pixels(*SIZE), 6)
     upright = SIZE[::-1]
     write_sa1b(folder / "a.json", [mask_row(box_mask(BOXES[0], upright))], upright)
     write_sa1b(folder / "b.json", [mask_row(box_mask(BOXES[0], SIZE))], SIZE)
-    first, second = ReadyProposer(config_of(), compute)(shard_of("a.jpg", "b.jpg", data=data)).images
+    first, second = propose(shard_of("a.jpg", "b.jpg", data=data)).images
     assert first.masks[0].rle_size == upright
     assert second.failure.reason == "annotation_mismatch"
 
@@ -195,25 +189,25 @@ GOOD = mask_row(box_mask(BOXES[0]))
 )
 def test_a_damaged_file_is_quarantined(folder, propose, content):
     (folder / "a.json").write_bytes(content)
-    image = failure(propose)
-    assert image.reason == "annotation_damaged"
-    assert "a.json" in image.message
+    done = only(propose(shard_of("a.jpg")))
+    assert (done.masks, done.failure.stage, done.failure.reason) == ((), "propose", "annotation_damaged")
+    assert "a.json" in done.failure.message
 
 
-def test_scores_that_are_not_stated_are_null_and_such_a_mask_gives_way_to_one_with_a_score(folder, config_of, compute):
+def test_scores_that_are_not_stated_are_null_and_such_a_mask_gives_way_to_one_with_a_score(folder, propose):
     box = box_mask((2, 2, 20, 20))
     rows = [mask_row(box, predicted_iou=None), mask_row(box, predicted_iou=0.1, stability_score=None)]
     write_sa1b(folder / "a.json", rows, SIZE)
-    (mask,) = only(ReadyProposer(config_of(reduction=ReductionConfig()), compute)(shard_of("a.jpg"))).masks
+    (mask,) = only(propose(shard_of("a.jpg"), reduction=ReductionConfig())).masks
     assert (mask.index, mask.predicted_iou, mask.stability_score) == (1, 0.1, None)
-    (first, _) = only(ReadyProposer(config_of(), compute)(shard_of("a.jpg"))).masks
+    (first, _) = only(propose(shard_of("a.jpg"))).masks
     assert first.predicted_iou is None
 
 
-def test_a_file_beyond_the_limits_is_quarantined(folder, config_of, compute):
+def test_a_file_beyond_the_limits_is_quarantined(folder, propose):
     write_sa1b(folder / "a.json", [mask_row(box_mask(box)) for box in BOXES], SIZE)
     for option, value in (("max_masks", 2), ("max_bytes", 100)):
-        done = only(ReadyProposer(config_of(options={option: value}), compute)(shard_of("a.jpg")))
+        done = only(propose(shard_of("a.jpg"), options={option: value}))
         assert done.failure.reason == "annotation_damaged"
         assert f"masks.options.{option}" in done.failure.message
 
