@@ -22,12 +22,23 @@ from pseudoris.workers.counter_rng import (
 TEXTS = ["the cat", "a cat", "the left cat", "a grey one", "the animal"]
 
 
+COUNTS = [1, 20, 9, 2, 12]
+WEIGHTS = [0.9, 0.05, 0.3, 0.5, 0.01]
+KEY = (0, "2c26b46b68ffc68f", 3, "masked", "top_k=5")
+
+
 def test_numbers_are_golden():
-    # A resumed epoch meets the numbers of the version that began it.
+    # A resumed epoch meets the numbers of the version that began it, and a resumed run its draws.
+    draw = {"seed": 1, "epoch": 2, "mask_id": "m-0000"}
     assert key_of("shards", 0, 7) == 0x7972A59044359908
     assert permutation(5, 8).tolist() == [3, 4, 2, 5, 0, 7, 1, 6]
     assert [draw_below(5, counter, 1_000) for counter in range(4)] == [386, 752, 232, 99]
-    assert draw_texts(TEXTS, 2, seed=1, epoch=2, mask_id="m-0000") == [3, 0]
+    assert draw_texts(TEXTS, 2, **draw) == [3, 0]
+    assert draw_weighted_texts(TEXTS, COUNTS, 6, **draw) == [4, 1, 1, 4, 1, 4]
+    assert draw_texts_by_weight(TEXTS, WEIGHTS, 8, **draw) == [0, 3, 0, 0, 0, 3, 3, 2]
+    assert draw_texts_by_weight(TEXTS[:1], [0.1], 3, **draw) == [0, 0, 0]
+    assert draw_texts_by_weight(TEXTS, WEIGHTS, None, **draw) == [0, 1, 2, 3, 4]
+    assert draws([KEY], 3).tolist() == [[0.7735894092916366, 0.41775520553997136, 0.8508669253851227]]
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 200))
@@ -46,14 +57,6 @@ def test_a_text_that_is_filtered_away_changes_only_the_draws_that_held_it():
         assert after == before or before == 4
 
 
-COUNTS = [1, 20, 9, 2, 12]
-
-
-def test_weighted_numbers_are_golden():
-    assert draw_weighted_texts(TEXTS, COUNTS, 6, seed=1, epoch=2, mask_id="m-0000") == [4, 1, 1, 4, 1, 4]
-
-
-WEIGHTS = [0.9, 0.05, 0.3, 0.5, 0.01]
 DRAWS = {
     "alike": ([1] * 5, lambda texts, _, **draw: draw_texts(texts, 1, **draw)),
     "occurrence": (COUNTS, lambda texts, counts, **draw: draw_weighted_texts(texts, counts, 1, **draw)),
@@ -76,13 +79,6 @@ def test_a_text_is_drawn_as_often_as_its_share_says_in_whatever_order_the_rows_a
         assert abs(drawn[at] - masks * share) < 5 * (masks * share * (1 - share)) ** 0.5
 
 
-def test_numbers_by_weight_are_golden():
-    drawn = draw_texts_by_weight(TEXTS, WEIGHTS, 8, seed=1, epoch=2, mask_id="m-0000")
-    assert drawn == [0, 3, 0, 0, 0, 3, 3, 2]
-    assert draw_texts_by_weight(TEXTS[:1], [0.1], 3, seed=0, epoch=0, mask_id="m") == [0, 0, 0]
-    assert draw_texts_by_weight(TEXTS, WEIGHTS, None, seed=0, epoch=0, mask_id="m") == [0, 1, 2, 3, 4]
-
-
 def test_by_weight_neither_the_order_of_rows_nor_the_scale_of_weights_matters_and_less_of_one_moves_to_others():
     draw = {"num_drawn": 200, "seed": 3, "epoch": 1, "mask_id": "m-0001"}
     drawn = draw_texts_by_weight(TEXTS, WEIGHTS, **draw)
@@ -91,14 +87,6 @@ def test_by_weight_neither_the_order_of_rows_nor_the_scale_of_weights_matters_an
     lower = draw_texts_by_weight(TEXTS, [0.6, *WEIGHTS[1:]], **draw)
     changed = {before for before, after in zip(drawn, lower, strict=True) if before != after}
     assert changed == {0}
-
-
-KEY = (0, "2c26b46b68ffc68f", 3, "masked", "top_k=5")
-
-
-def test_a_key_gives_the_draws_that_it_always_gave():
-    golden = [0.7735894092916366, 0.41775520553997136, 0.8508669253851227]
-    assert draws([KEY], 3).tolist() == [golden]
 
 
 def test_a_draw_depends_neither_on_its_neighbours_nor_on_how_many_follow():

@@ -1,15 +1,22 @@
-"""The device comes from the config alone."""
+"""The device comes from the config alone; packed and compiled passes give what plain ones give."""
 
+from __future__ import annotations
+
+import shutil
 import warnings
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.schemas.config import ComputeConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.device import prepare_device, to_device, to_host
+from pseudoris.workers.forward_passes import linear
+from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -34,33 +41,17 @@ def test_an_engine_with_torch_is_refused_where_none_is_expected():
         prepare_device(ComputeConfig(device="none"))
 
 
-def test_cuda_takes_no_kernel_that_timing_or_the_order_of_a_sum_chooses(monkeypatch):
-    before = torch.get_num_threads()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    cudnn = torch.backends.cudnn
-    try:
-        with cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True):
-            prepare_device(ComputeConfig(device="cuda"))
-            assert (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32) == (False, True, False)
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_cuda_takes_no_attention_that_is_built_anew_for_each_shape():
-    cuda = torch.backends.cuda
+def test_cuda_takes_no_kernel_that_timing_or_a_shape_or_the_order_of_a_sum_chooses():
+    cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
     was_enabled = cuda.cudnn_sdp_enabled()
-    with pretended_gpu():
+    flags = cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True)
+    with pretended_gpu(), flags:
         prepare_device(ComputeConfig(device="cuda"))
+        assert (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32) == (False, True, False)
         assert not cuda.cudnn_sdp_enabled()
+        assert not cuda.matmul.allow_bf16_reduced_precision_reduction
+        assert not cuda.matmul.allow_fp16_reduced_precision_reduction
     assert cuda.cudnn_sdp_enabled() == was_enabled
-
-
-def test_cuda_sums_half_precision_in_float32():
-    matmul = torch.backends.cuda.matmul
-    with pretended_gpu():
-        prepare_device(ComputeConfig(device="cuda"))
-        flags = (matmul.allow_bf16_reduced_precision_reduction, matmul.allow_fp16_reduced_precision_reduction)
-    assert flags == (False, False)
 
 
 def test_the_config_sets_the_threads():
@@ -83,3 +74,39 @@ def test_the_cpu_waits_once_for_all_tensors_of_a_gpu():
 def test_on_their_way_to_a_gpu_nothing_is_lost():
     device = torch.device("cuda")
     assert [to_device(np.full(4, number), device).tolist() for number in range(50)] == [[n] * 4 for n in range(50)]
+
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: no g++")
+
+
+@needs_compiler
+@pytest.mark.long
+def test_a_compiled_engine_draws_the_same_captions():
+    torch.compiler.reset()
+    config = captions_config(max_length=6)
+    image = image_crops(num_masks=3)
+    plain = coca_engine(small_coca(), SPECIAL, config, seed=0).generate(image)
+    compiled = coca_engine(small_coca(), SPECIAL, config, seed=0, is_compiled=True).generate(image)
+    assert [caption.tokens for caption in compiled] == [caption.tokens for caption in plain]
+
+
+def weights(inputs=256, outputs=300, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    made = torch.randn(outputs, inputs, generator=generator, dtype=torch.float64) / inputs**0.5
+    return made.to(dtype), torch.randn(outputs, generator=generator, dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (40,), (700,), (3, 5)])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_packed_weights_give_what_plain_ones_give(shape, has_bias):
+    weight, bias = weights()
+    layer = linear(weight, bias if has_bias else None)
+    x = torch.randn(*shape, 256, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(layer(x), F.linear(x, weight, bias if has_bias else None), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes_share_their_weights(dtype):
+    weight, bias = weights(dtype=dtype)
+    layer, x = linear(weight, bias), torch.ones(2, 256, dtype=dtype)
+    assert torch.equal(layer(x), F.linear(x, weight, bias))

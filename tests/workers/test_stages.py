@@ -17,20 +17,12 @@ from pseudoris.schemas.config import ComputeConfig, PriorConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, gather
 from pseudoris.workers import stages
-from pseudoris.workers import stages as module
-from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.checkpoints.model_configs import read_model_config
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
-from pseudoris.workers.filtering import ClipCheck, ClipScorer
-from pseudoris.workers.masks import SamProposer
-from pseudoris.workers.stages import clip_digest, device_kind, open_clip_digest, prior_digest, sam_digest
+from pseudoris.workers.filtering import ClipCheck
+from pseudoris.workers.stages import device_kind, prior_digest
 
 EACH = pytest.mark.parametrize("stage", stages.STAGES, ids=lambda stage: stage.name)
-
-
-def test_the_presets_engines_are_found_by_their_entry_points():
-    found = [stage.engine(load_config("paper")) for stage in stages.STAGES]
-    assert found == [SamProposer, CocaCaptioner, ClipScorer]
 
 
 def test_a_second_opinion_is_found_and_loaded_with_the_filter_alone():
@@ -41,13 +33,6 @@ def test_a_second_opinion_is_found_and_loaded_with_the_filter_alone():
     assert stages.with_check([caption, filtering], config) == (caption, filtering, stages.CHECK)
     assert stages.with_check([caption], config) == (caption,)
     assert stages.with_check([filtering], without) == (filtering,)
-
-
-@pytest.mark.usefixtures("stub_engines")
-@EACH
-def test_a_plug_in_package_is_found_without_a_change_here(stage):
-    config = load_config("tiny", assignments=[f"{stage.section}.engine=stub"])
-    assert stage.engine(config).__module__ == "stub_engines"
 
 
 @pytest.mark.usefixtures("stub_engines")
@@ -89,10 +74,6 @@ print(device_kind(ComputeConfig(device="cpu")), "torch" in sys.modules)
 """
 
 
-def test_the_device_kind_of_a_cpu_names_its_vector_capability():
-    assert device_kind(ComputeConfig(device="cpu")).endswith(torch.backends.cpu.get_cpu_capability())
-
-
 def _asked(**environment):
     done = subprocess.run(
         [sys.executable, "-c", ASKED], env={**os.environ, **environment}, capture_output=True, text=True
@@ -102,7 +83,9 @@ def _asked(**environment):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists what the CPU can")
 def test_a_process_without_torch_gives_torchs_answer_and_does_not_load_it():
-    assert _asked() == f"{device_kind(ComputeConfig(device='cpu'))} False"
+    kind = device_kind(ComputeConfig(device="cpu"))
+    assert kind.endswith(torch.backends.cpu.get_cpu_capability())
+    assert _asked() == f"{kind} False"
 
 
 @pytest.mark.slow
@@ -121,9 +104,9 @@ def test_a_capability_that_the_user_sets_is_asked_of_torch():
 def test_without_torch_its_rule_is_applied_to_what_the_cpu_can(monkeypatch, flags, capability):
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
-    monkeypatch.setattr(module.sys, "platform", "linux")
-    monkeypatch.setattr(module.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(module.Path, "read_text", lambda *_, **__: f"processor : 0\nflags : {' '.join(flags)}\n")
+    monkeypatch.setattr(stages.sys, "platform", "linux")
+    monkeypatch.setattr(stages.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(stages.Path, "read_text", lambda *_, **__: f"processor : 0\nflags : {' '.join(flags)}\n")
     assert device_kind(ComputeConfig(device="cpu")) == f"cpu x86_64 {capability}"
 
 
@@ -148,27 +131,25 @@ def test_the_digest_of_a_prior_is_that_of_its_file(tmp_path):
         prior_digest(PriorConfig(kind="table", path=str(tmp_path / "nowhere.json")))
 
 
-def test_an_architecture_from_a_file_counts_with_each_of_its_numbers(tmp_path):
-    masks = load_config("tiny").masks
-    path = tmp_path / "sam.json"
-    digests = {sam_digest(masks)}
-    for window_size in (14, 7):
-        path.write_text(sam_architecture("tiny").model_copy(update={"window_size": window_size}).model_dump_json())
-        digests.add(sam_digest(masks.model_copy(update={"architecture": str(path)})))
-    assert len(digests) == 3
+SAM = sam_architecture("tiny")
+COCA, CLIP = (json.dumps(read_model_config(f"builtin:tiny/{name}.json")) for name in ("coca", "clip"))
 
 
-@pytest.mark.parametrize(("digest", "section"), [(open_clip_digest, "captions"), (clip_digest, "filtering")])
-def test_a_model_config_from_a_file_counts_with_its_content(tmp_path, digest, section):
-    stage = getattr(load_config("tiny"), section)
-    path = tmp_path / "model.json"
-    from_file = stage.model_copy(update={"architecture": str(path)})
-    with pytest.raises(ConfigError, match=r"model\.json': no such file; give the path of an open_clip model config"):
-        digest(from_file)
-    digests, config = {digest(stage)}, json.dumps(read_model_config(stage.architecture))
-    for content in (config, f"{config} "):
-        path.write_text(content)
-        digests.add(digest(from_file))
+@pytest.mark.parametrize(
+    ("stage", "texts"),
+    [
+        (0, [SAM.model_copy(update={"window_size": size}).model_dump_json() for size in (14, 7)]),
+        (1, [COCA, f"{COCA} "]),
+        (2, [CLIP, f"{CLIP} "]),
+    ],
+)
+def test_an_architecture_from_a_file_counts_with_its_content(tmp_path, stage, texts):
+    kind, path = stages.STAGES[stage], tmp_path / "model.json"
+    of_file = load_config("tiny", None, [f"{kind.section}.architecture={path}"])
+    digests = {kind.weights_digest(load_config("tiny"))}
+    for text in texts:
+        path.write_text(text)
+        digests.add(kind.weights_digest(of_file))
     assert len(digests) == 3
 
 
@@ -178,19 +159,22 @@ def test_a_model_config_from_a_file_counts_with_its_content(tmp_path, digest, se
         (f"masks.weights.uri={'x' * 5_000}", "^masks: x+ cannot be read: File name too long$"),
         (f"masks.weights.uri=random:{'9' * 5_000}", "needs a whole number, of at most 18 digits"),
         ("captions.architecture=coca_ViT-B-33", "'coca_ViT-B-33' is not in open_clip's registry: give one"),
+        ("captions.architecture=model.json", r"model\.json': no such file; give the path of an open_clip model config"),
+        ("captions.architecture=builtin:tiny/none.json", "no such file is shipped"),
+        ("masks.architecture=vit-b", r"choose from vit_b, vit_l, vit_h, tiny, or give .*; did you mean vit_b\?"),
+        ("masks.architecture=absent.json", "'absent.json' cannot be read: No such file"),
         ("captions.architecture=RN50", "'RN50' has no multimodal_cfg: a captioner must be a CoCa"),
         ("filtering.architecture=coca_ViT-L-14", "has multimodal_cfg, but a scorer must be a CLIP"),
     ],
-    ids=["a long name", "a long seed", "no such model", "no captioner", "no scorer"],
 )
 def test_a_model_that_no_actor_could_build_is_refused_before_a_plan(word, message):
     config = load_config("tiny", None, [word])
     with pytest.raises(ConfigError, match=message):
-        gather(*(partial(stage.weights_digest, config) for stage in module.STAGES))
+        gather(*(partial(stage.weights_digest, config) for stage in stages.STAGES))
 
 
 def test_a_detector_that_cannot_be_read_is_refused_before_a_plan(tmp_path):
     (tmp_path / "prior.pth").write_bytes(b"<html>")
     words = ["masks.prior.kind=torchvision", f"masks.prior.path={tmp_path}/prior.pth"]
     with pytest.raises(ConfigError, match=r"prior\.pth cannot be read as tensors: it is a web page"):
-        module.STAGES[0].weights_digest(load_config("tiny", None, words))
+        stages.STAGES[0].weights_digest(load_config("tiny", None, words))

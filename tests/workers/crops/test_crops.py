@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import v2
 
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.workers.crops.crop_tiles import CropTile, tile_batches, tile_bytes
 from pseudoris.workers.crops.crops import FILL_RGB, CropFormat, grow_box, make_crops
 from tests.builders.crops import padded_square, plain_crop, runs_of
 from tests.builders.images import random_pixels
@@ -32,6 +32,8 @@ CLIP = CropFormat(size=16, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.2686
         ((10, 20, 30, 40), 1.2, (8, 18, 32, 42)),
         # 5 * 1.1 / 2 = 2.75 to each side of 12.5: 9.75 down, 15.25 up.
         ((10, 20, 15, 25), 1.1, (9, 19, 16, 26)),
+        # 56 - 100 * 1.1 / 2 is 1, and below 1 in floats.
+        ((6, 6, 106, 106), 1.1, (1, 1, 100, 100)),
         ((0, 0, 10, 10), 1.2, (0, 0, 11, 11)),
         ((90, 90, 100, 100), 1.2, (89, 89, 100, 100)),
         ((0, 0, 100, 100), 1.2, (0, 0, 100, 100)),
@@ -41,11 +43,6 @@ CLIP = CropFormat(size=16, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.2686
 )
 def test_boxes_grow_about_their_centre_and_are_clipped(box, scale, expected):
     assert grow_box(box, scale=scale, image_size=(100, 100)) == expected
-
-
-def test_growing_is_exact_where_floats_would_touch_a_pixel_more():
-    assert math.floor(56 - 100 * 1.1 / 2) == 0
-    assert grow_box((6, 6, 106, 106), scale=1.1, image_size=(200, 200)) == (1, 1, 111, 111)
 
 
 def unresized(square):
@@ -184,6 +181,13 @@ def test_masks_that_do_not_fit_are_refused():
         crops_of(random_pixels(), [(0, 0, 2, 2)], [np.ones((3, 3), bool)])
     with pytest.raises(ValueError, match="got 2 masks and 1 boxes"):
         crops_of(random_pixels(), [(0, 0, 2, 2)], np.ones((2, 24, 32), bool))
+
+
+@pytest.mark.parametrize("box", [(0, 0, 3, 2_000_000), (0, 0, 2_000_000, 3), (0, 0, 9000, 9000), (0, 0, 1, 1)])
+def test_no_batch_of_tiles_takes_more_than_its_bound(box):
+    tile = CropTile(crop=0, mask=0, is_masked=False, box=box, rows=(0, 224), columns=(0, 224))
+    for batch in tile_batches([tile] * 3, size=224, max_bytes=64 * 2**20):
+        assert sum(tile_bytes(each, size=224) for each in batch) <= 64 * 2**20
 
 
 @pytest.mark.long

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
-from pseudoris.schemas.shard import Failure, Shard, ShardImage
+from pseudoris.schemas.shard import Failure
 from pseudoris.workers.faults.quarantine import apply_to_groups, apply_to_images, is_broken_device, is_out_of_memory
+from tests.workers.faults.builders import shard_of
 
 MEMORY = (
     MemoryError("host"),
@@ -19,10 +20,6 @@ MEMORY = (
     RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
 )
 DEVICE = (torch.AcceleratorError("illegal access"), RuntimeError("CUDA error: misaligned address"))
-
-
-def shard_of(*names):
-    return Shard(0, 0, tuple(ShardImage(position, name, name, b"x") for position, name in enumerate(names)))
 
 
 def raising(error, on="bad"):
@@ -47,6 +44,7 @@ ELSEWHERE = (OSError("disk"), TransientError("bucket"), ConfigError("setting"), 
 
 @pytest.mark.parametrize("error", [*MEMORY, *DEVICE, *ELSEWHERE], ids=repr)
 def test_memory_storage_and_accelerator_errors_are_never_an_images_fault(error):
+    assert (is_out_of_memory(error), is_broken_device(error)) == (error in MEMORY, error in DEVICE)
     with pytest.raises(type(error), match=re.escape(str(error))):
         apply_to_images(shard_of("bad"), "propose", raising(error))
     with pytest.raises(type(error), match=re.escape(str(error))):
@@ -82,7 +80,7 @@ def test_successive_images_come_together_while_they_fit_and_quarantined_ones_sta
     done = apply_to_groups(shard, "caption", remembering(seen), fits=at_most(3))
     assert seen == [["a", "c", "d"], ["e"]]
     assert [image.image_id for image in done.images] == ["a", "b", "c", "d", "e"]
-    assert [image.height for image in done.images] == [7, None, 7, 7, 7]
+    assert [image.height for image in done.images] == [7, 9, 7, 7, 7]
     assert set(done.seconds) == {"caption"}
 
 
@@ -102,11 +100,6 @@ def test_of_a_group_only_the_image_at_fault_is_quarantined(error):
     )
     assert seen[0] == ["a", "bad", "c"]
     assert [image.failure is None for image in done.images] == [True, False, True]
-
-
-def test_memory_and_device_are_told_apart():
-    assert [(is_out_of_memory(error), is_broken_device(error)) for error in MEMORY] == [(True, False)] * 3
-    assert [(is_out_of_memory(error), is_broken_device(error)) for error in DEVICE] == [(False, True)] * 2
 
 
 @pytest.mark.parametrize("allocate", [torch.empty, np.empty])

@@ -88,13 +88,6 @@ def test_an_image_with_which_one_process_died_is_not_blamed(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_that_somebody_else_kills_again_and_again_blames_no_image(tmp_path):
-    stages = FaultTolerantStages(ALL, faulty_config(tmp_path, kills_on="bad", kills_with=int(signal.SIGKILL)))
-    with pytest.raises(TransientError, match="from outside 3 times"):
-        stages(shard_of("good", "bad"), num_deaths=2)
-
-
-@pytest.mark.slow
 def test_an_error_of_the_machine_in_the_search_blames_no_image(tmp_path):
     stages = FaultTolerantStages(ALL, faulty_config(tmp_path, breaks_on="bad"))
     with pytest.raises(TransientError, match=r"the propose stage raised OSError: .*weights\.bin"):
@@ -126,6 +119,14 @@ def test_a_search_without_a_subprocess_runs_the_shard_as_a_whole(tmp_path):
     shard = shard_of("good", "fine")
     stages = FaultTolerantStages(ALL, faulty_config(tmp_path, child_dies=9))
     assert stages(shard, num_deaths=2).images == undisturbed(shard)
+
+
+@pytest.mark.slow
+def test_a_config_error_of_a_subprocess_arrives_as_what_it_is(tmp_path):
+    stages = FaultTolerantStages(ALL, faulty_config(tmp_path, fault="load", marker=str(tmp_path / "marker")))
+    (tmp_path / "marker").touch()
+    with pytest.raises(ConfigError, match="install them"):
+        stages(shard_of("a"), num_deaths=2)
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import BATCH_FILL, collecting
-from pseudoris.workers.checkpoints.openclip import build_from_config
+from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from pseudoris.workers.filtering import clip_embedder
-from pseudoris.workers.filtering.clip_embedder import AttentionPool, ClipEmbedder, embed_in_tiles
+from pseudoris.workers.filtering.clip_embedder import AttentionPool, ClipEmbedder, TextTower, embed_in_tiles
 
 TINY = FilterConfig(architecture="builtin:tiny/clip.json", weights=WeightsConfig(uri="random:3"), batch_size=8)
 
@@ -82,14 +82,35 @@ def build_embedder(monkeypatch, *, precision="float32", batch_size=8, device="cp
     return ClipEmbedder(config, ComputeConfig(device=device, precision=precision)), model
 
 
-@pytest.mark.parametrize("text_cfg", [{"no_causal_mask": True}, {"pool_type": "last"}])
-def test_texts_of_a_tower_that_reads_its_padding_are_embedded_as_open_clip_does(monkeypatch, text_cfg):
-    embedder, model = build_embedder(monkeypatch, **text_cfg)
-    # One pass does not hold all of them.
-    texts = [f"a red circle and {number} stars" for number in range(20)]
+# They take several tiles. Long ones are cut at the context.
+TEXTS = ["", "a red circle", "a red star", "a red circle", "very " * 500, "small star " * 60]
+TEXTS += [f"a red circle and {number} stars" for number in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("text_cfg", "precision", "tolerance"),
+    [
+        ({}, "float32", 1e-6),
+        ({"proj_bias": True}, "float32", 1e-6),
+        ({"width": 256, "heads": 4}, "float32", 1e-6),
+        ({}, "bfloat16", 0.02),
+        # These towers read the padding, so that no two texts share a prefix.
+        ({"no_causal_mask": True}, "float32", 1e-6),
+        ({"pool_type": "last"}, "float32", 1e-6),
+    ],
+    ids=["plain", "projection with a bias", "packed products", "bfloat16", "looks ahead", "pools the end"],
+)
+def test_texts_are_embedded_as_open_clip_embeds_each(monkeypatch, text_cfg, precision, tolerance):
+    embedder, model = build_embedder(monkeypatch, batch_size=2, precision=precision, **text_cfg)
     with torch.inference_mode():
-        expected = model.encode_text(embedder.tokeniser(texts), normalize=True)
-    torch.testing.assert_close(embedder.embed_texts(texts), expected, rtol=1e-5, atol=1e-6)
+        expected = model.encode_text(embedder.tokeniser(TEXTS), normalize=True)
+    torch.testing.assert_close(embedder.embed_texts(TEXTS), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("architecture", ["builtin:tiny/clip.json", "RN50-quickgelu"])
+def test_the_presets_towers_have_a_tree(architecture):
+    with torch.device("meta"):
+        assert TextTower(build_from_config(read_model_config(architecture))).is_tree
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -108,10 +129,6 @@ def test_crops_of_a_residual_tower_are_embedded_as_open_clip_does(monkeypatch, d
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in tower.modules())
     assert isinstance(tower.attnpool, AttentionPool)
     assert device == "cuda" or tower.conv1.weight.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_a_text_longer_than_the_context_is_cut_not_refused(embedder):
-    assert embedder.embed_texts(["very " * 500 + "long"]).shape == (1, 128)
 
 
 def test_in_paper_clip_sees_crops_without_antialiasing(embedder):

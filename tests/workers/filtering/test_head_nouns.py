@@ -80,14 +80,10 @@ def test_the_head_of_a_synthetic_caption_is_its_category(description, opening, i
     assert head_noun(caption) == description.category
 
 
-def finder(nouns):
-    return noun_finder(FilterConfig(architecture="RN50", weights=WeightsConfig(uri="random:0"), nouns=nouns))
-
-
 def test_spacy_where_it_is_not_installed_is_refused_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(ConfigError, match=re.escape("pip install 'pseudoris[spacy]' && python -m spacy download")):
-        finder("spacy")
+        noun_finder(FilterConfig(architecture="RN50", weights=WeightsConfig(uri="random:0"), nouns="spacy"))
 
 
 @pytest.mark.parametrize(
