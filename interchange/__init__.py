@@ -4,12 +4,12 @@ Called by `cli`, `training` and users. A run is read by its receipts and never c
 """
 
 if not __name__.startswith("pseudoris."):
-    # In a clone's root Python would find this folder under its bare name and load a second copy of every module.
+    # From the root of a clone, `import interchange` would find this folder and load a second copy of every module.
     raise ImportError("'interchange' is not a package of its own: import pseudoris.interchange", name=__name__)
 
 from typing import Literal
 
-# Both types stand here because the command line needs them before it loads `imports`, which takes a second.
+# Both types are defined here, because the command line needs them before it loads `imports`, which takes a second.
 ImportFormat = Literal["refer", "grefcoco", "coco", "phrasecut", "reasonseg", "label-studio"]
-# The frame of an annotation's masks and sizes: the upright image, or the image as stored in its file.
+# Masks and sizes of an annotation are in one of two frames: the upright image, or the image as its file stores it.
 Orientation = Literal["upright", "stored"]

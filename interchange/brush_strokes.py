@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-# A pixel has four channels: red, green, blue and opacity.
+# Each pixel has four channels: red, green, blue and opacity.
 _CHANNELS: Final = 4
 _LENGTH_BITS: Final = (3, 4, 8, 16)
 _VALUE_BITS: Final = 8
@@ -34,7 +34,7 @@ def brush_strokes(pixels: NDArray[np.bool_]) -> list[int]:
             bits.append(f"1{kind:02b}{length - 1:0{_LENGTH_BITS[kind]}b}{value}")
             start += length
     whole = "".join(bits)
-    # The bits are padded to whole bytes. If no bit is missing, a whole byte of zeros follows.
+    # The bits are padded to whole bytes. As in Label Studio, a byte of zeros is added if no bit is missing.
     whole += "0" * (8 - len(whole) % 8)
     return list(int(whole, 2).to_bytes(len(whole) // 8, "big"))
 

@@ -26,9 +26,9 @@ from pseudoris.workers.masks.rle import compressed_counts
 WITHOUT_TEXT: Final = "human sentences without a text"
 WITHOUT_SENTENCE: Final = "human references without a sentence"
 
-# Longer sides are refused. No JPEG has one, and pycocotools counts in 32 bits and ends the process if memory runs out.
+# Longer sides are refused: no JPEG has one, and pycocotools, which counts in 32 bits, may end the process.
 _MAX_SIDE_PX: Final = 65_535
-# These letters cannot be in the name of a file.
+# The name of a file cannot have these characters.
 _UNWRITABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
@@ -49,7 +49,7 @@ class HumanAnnotation:
     images: str | None = None
 
     def __post_init__(self) -> None:
-        # Paths become text, because an export records them as JSON.
+        # Paths are converted to text, because an export records them as JSON.
         for name in ("refs", "instances", "images"):
             if (given := getattr(self, name)) is not None:
                 object.__setattr__(self, name, place(given, name))

@@ -40,7 +40,7 @@ def read_refs(path: Path) -> list[dict[str, Any]]:
         if missing:
             raise ConfigError(f"{path}: reference number {number} has no {missing[0]!r}, which REFER's format needs")
         for key in ("ref_id", "ann_id", "image_id", "split"):
-            # Other types are refused: nested lists may share parts, and a message that prints them could become huge.
+            # Other types are refused, because nested lists may share parts and become huge in a message.
             if not isinstance(ref[key], str if key == "split" else int | str):
                 kind = kind_of(ref[key])
                 raise ConfigError(f"{path}: reference number {number} has {kind} as {key!r}, not a number or text")
@@ -60,7 +60,7 @@ def load_plain(data: bytes, where: str, *, with_bytes: bool = False) -> Any:
         for name, argument in _instructions(data):
             build = _INSTRUCTIONS.get(name)
             if build is None or (isinstance(argument, bytes) and not with_bytes):
-                # In newer protocols the two texts before this instruction name the function to call.
+                # Newer protocols have the name of the called function in the two texts before this instruction.
                 raise _refusal(name, argument if isinstance(argument, str) else " ".join(words), where)
             build(built, argument)
             if isinstance(argument, str):
@@ -89,7 +89,7 @@ def _instructions(data: bytes) -> Iterator[tuple[str, Any]]:
 
 
 def _text_of(data: bytes) -> str:
-    # Python 2 stored texts as the bytes of the source file: mostly UTF-8, in old files also latin-1.
+    # Pickles of Python 2 hold texts as the bytes of the source file: mostly UTF-8, in old files also latin-1.
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -163,7 +163,7 @@ _INSTRUCTIONS: Final[dict[str, _Build]] = {
     **dict.fromkeys(("PROTO", "STOP"), lambda built, _: None),
     "FRAME": _Built.frame,
     **dict.fromkeys((*_NUMBERS, *_TEXTS, *_BYTES), _Built.push),
-    # `genops` decodes the strings of Python 2 as Latin-1. Encoding them again gives their bytes.
+    # `genops` decodes the strings of Python 2 as Latin-1, so encoding them again gives their bytes.
     **dict.fromkeys(
         ("STRING", "BINSTRING", "SHORT_BINSTRING"), lambda built, text: built.push(_text_of(text.encode("latin-1")))
     ),

@@ -4,5 +4,5 @@ Called by `pipeline` and all rooms that read runs. It keeps the durability promi
 """
 
 if not __name__.startswith("pseudoris."):
-    # In a clone's root Python would find this folder under its bare name and load a second copy of every module.
+    # From the root of a clone, `import store` would find this folder and load a second copy of every module.
     raise ImportError("'store' is not a package of its own: import pseudoris.store", name=__name__)

@@ -33,7 +33,7 @@ _RAY_FOLDER: Final = "/runtime_resources/working_dir_files/"
 _ANY_PATH: Final = re.compile(r"(?s:.*)")
 # One request fetches at least this many bytes: about a row group of a plan part, or a whole manifest.
 _WINDOW_BYTES: Final = 2**20
-# Names of probe files. A probe deletes its file at once, so a file stays only if its process is killed in between.
+# Probe files have such names. A probe deletes its file at once, so one is left only if its process is killed.
 PROBE_NAME: Final = re.compile(r"_probe-[0-9a-f]{16}")
 _NEEDED: Final = "commits would not be safe. Use a store with conditional writes: AWS S3, MinIO, Ceph, or a local disk"
 
@@ -55,7 +55,7 @@ def storage_at(
     folder = local_path(uri)
     if folder is not None:
         return LocalStorage(folder, follows_links=follows_links)
-    # Clients of buckets and of the web are imported here, so that a local run never loads them.
+    # The clients of buckets and of the web are imported here, so that a local run never loads them.
     protocol = uri.partition("://")[0]
     if protocol in (*S3_PROTOCOLS, "http", "https", "hf"):
         require_extra("remote", uri)
@@ -159,7 +159,7 @@ class RunLocation:
         """Return the file opened for reading, seekable; FileNotFoundError if there is none."""
         with storage_errors("open", self.uri(path)):
             file = self._storage.open(path, window_bytes=_WINDOW_BYTES)
-            # In a bucket, opening makes no request. Seeking makes one: it finds the file, its size and its tail.
+            # In a bucket, `open` makes no request. The seek makes one, so that a missing file raises its error here.
             file.seek(0, io.SEEK_END)
             file.seek(0)
             return file
@@ -242,7 +242,7 @@ class RunLocation:
         try:
             is_first = self.create_once(path, b"first")
         except NotImplementedByStoreError as error:
-            # If this write without the condition works, the condition is to blame. If not, its own error is raised.
+            # If a plain write works, the store lacks conditional writes. Otherwise the write raises its own error.
             self.replace(path, b"plain")
             self.delete(path)
             raise ConfigError(f"{self.root} does not support conditional writes (HTTP 501): {_NEEDED}") from error

@@ -26,11 +26,11 @@ from pseudoris.workers.noun_phrases import NounPhrase, noun_phrase
 
 _SIDES: Final[tuple[templates.Side, ...]] = get_args(templates.Side)
 _FORMS: Final = ("side", "end", "rank", "relation", "anchor")
-# As many choices keep the plain text as add a place, because about half of all other expressions have a place.
+# This many choices keep the plain text, as many as add a place: about half of the other expressions have a place.
 _NUM_PLAIN: Final = len(_FORMS)
-# At most this many other texts are tried as the object that a place refers to, until one is a noun phrase.
+# At most this many other texts are tried as the anchor, until one of them is a noun phrase.
 _NUM_TRIED: Final = 6
-# Each draw of a text uses this many random numbers, so that the next draw begins after them.
+# Each draw of a text uses this many random numbers, so the next draw begins after them.
 _NUMBERS_A_DRAW: Final = 3 + _NUM_TRIED
 # These words may stand before the noun phrase of a text: "a photo of the".
 _OPENINGS: Final = ARTICLES | PICTURES | {"of"}

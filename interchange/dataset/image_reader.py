@@ -75,7 +75,7 @@ class ImageBytes:
         self._planned = PlannedImages(
             location, header.model_copy(update={"config": config}), source=moved, is_random_access=is_random_access
         )
-        # The decoder plug-ins that the user has imported: a spawned worker of a loader imports them again.
+        # The names of the decoder plug-ins are kept, because a spawned worker of a loader must import them again.
         self._plugins = loaded_plugins(config.images.decoder_plugins)
 
     @property
@@ -89,7 +89,7 @@ class ImageBytes:
         found: list[Outcome | None] = rows["bytes"].to_pylist() if "bytes" in rows.column_names else [None] * len(keys)
         sizes = list(zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True))
         images = ShardImages(shard, keys, rows["sha256"].to_pylist(), sizes, found)
-        # Embedded bytes are not compared with their sha256: the pages of the Parquet file have checksums.
+        # Embedded bytes are not compared with their sha256, because the pages of the Parquet file have checksums.
         absent = [] if self._is_random_access else [at for at, data in enumerate(found) if data is None]
         for at, outcome in zip(absent, self._outcomes(images, absent), strict=True):
             images.outcomes[at] = outcome

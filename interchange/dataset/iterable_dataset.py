@@ -37,7 +37,7 @@ from pseudoris.workers.counter_rng import key_of, permutation
 
 logger = logging.getLogger(__name__)
 
-# Stands for a sample that is left out. None cannot, because a transform may return None.
+# This object takes the place of a sample that is left out. None cannot, because a transform may return None.
 _NO_SAMPLE: Final = object()
 
 
@@ -76,7 +76,7 @@ class RisIterableDataset(StreamedDataset):
         super().__init__(self._order.rank, self._order.world_size)
         self._endpoint_url = endpoint_url
         self._transform = transform
-        # The number of refreshes so far.
+        # Counts the refreshes.
         self._turn = 0
         self._take_stock(DatasetRun.open(run, spec or SampleSpec(), snapshot, endpoint_url=endpoint_url))
         if self._counts is None and self.world_size > 1 and self.rank == 0:
@@ -156,7 +156,7 @@ class RisIterableDataset(StreamedDataset):
                         *(len(slices), stream.worker, stream.rank, self._run.spec.where.as_json()),
                     )
                 return
-            # A rank that skipped images reads its stream again to fill its quota: endless if no image can be used.
+            # A rank that skipped images reads its stream again. That would never end if no image can be used.
             if num_yielded == before and drawn > start and first_drawn >= start:
                 raise ConfigError("No image of this rank can be used. The log names the first ones.")
 

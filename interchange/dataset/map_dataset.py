@@ -26,7 +26,7 @@ from pseudoris.store.location import RunLocation
 
 DEFAULT_MAX_MEMORY_BYTES: Final = 4 * 2**30
 
-# Images (3, H, W) uint8 of a batch, by the dataset's `id`, the shard's row in its snapshot, the image's place there.
+# Maps a dataset's `id`, a shard's row in its snapshot and an image's index in the shard to (3, H, W) uint8.
 Decoded = dict[tuple[int, int, int], Tensor]
 
 

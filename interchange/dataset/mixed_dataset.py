@@ -69,9 +69,8 @@ class MixedDataset(JoinedDataset):
         self._chosen = choose_fraction(human.mask_ids(), fraction, seed)
         _check_share(human_share, len(self._chosen))
         share = human_share
-        # The number of human items in an epoch.
         self.num_human = len(self._chosen) if share is None else round(len(pseudo) * share / (1 - share))
-        # The number of the last requested epoch, and its order, which is kept for the next item.
+        # Holds the last requested epoch and its order, so that the next item does not compute the order again.
         self._shuffled: tuple[int, NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
@@ -151,7 +150,7 @@ class MixedIterableDataset(StreamedDataset):
         self._seed = seed
         self._chosen = choose_fraction(human.mask_ids(), fraction, seed)
         _check_share(human_share, len(self._chosen))
-        # The probability that a sample is human.
+        # A sample is human with this probability.
         self.human_share = self._find_share()
 
     @property
@@ -178,12 +177,12 @@ class MixedIterableDataset(StreamedDataset):
         reached = position.get("pseudo", {})
         num_human, num_drawn = position.get("human", 0), position.get("drawn", 0)
         key = key_of("mix", self._seed, epoch, stream.worker, stream.num_workers)
-        # Streams share no human mask, unless there are fewer human masks than streams: then each stream has all.
+        # Streams share no human mask. If there are fewer human masks than streams, each stream has all of them.
         shuffled = self._chosen[permutation(key_of("human", self._seed, epoch), len(self._chosen))]
         number = stream.rank * stream.num_workers + stream.worker
         own = shuffled[number :: stream.world_size * stream.num_workers]
         own = own if len(own) else shuffled
-        # A number below the limit draws a human sample. One never does: only the end of pseudo-labels ends an epoch.
+        # A number below the limit gives a human sample. The largest never does, as only pseudo-labels end an epoch.
         limit = min(round(self.human_share * _PROBABILITY_STEPS), _PROBABILITY_STEPS - 1)
         while True:
             if draw_below(key, num_drawn, _PROBABILITY_STEPS) < limit:

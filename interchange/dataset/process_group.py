@@ -10,7 +10,7 @@ from typing import Final
 
 from pseudoris.interchange.dataset.arrays import HAS_TORCH, get_worker_info, shared_zeros
 
-# Slots of the counter of skipped masks, one per worker. With more workers, some share a slot and may lose counts.
+# The counter of skipped masks has a slot for this many workers. More workers share slots, and may lose counts.
 _SLOTS: Final = 1_024
 
 
@@ -31,12 +31,12 @@ def agreed(key: str, propose: Callable[[], str]) -> str:
     """
     if not _has_group() or get_worker_info() is not None:
         return propose()
-    # Imported here, because the store of process groups has no public name in torch, and some builds of torch lack it.
+    # The import is here, because some builds of torch lack this private name. torch has no public one.
     from torch.distributed.distributed_c10d import _get_default_store
 
     store, name = _get_default_store(), f"pseudoris/{key}"
     if not store.check([name]):
-        # If another process was faster, that process's value stays and is returned.
+        # If another process was faster, its value stays, and `get` returns it.
         store.compare_set(name, "", propose())
     value: bytes = store.get(name)
     return value.decode()

@@ -33,10 +33,10 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# A reworded text in a sample has this `source`. No table has it.
+# A reworded text in a sample has this `source`, which no table has.
 SOURCE_REWORDED: Final = "reworded"
 
-# Openings that name a photograph. Others are kept: a painting, or "the picture of a dog", may be the object itself.
+# These openings name a photograph. Others are kept, because "a painting of a dog" may be the object itself.
 _PHOTO: Final = re.compile(
     r"(?:this is )?(?:(?:an? )?close[ -]?up of )*(?:an? )?(?:close[ -]?up of|(?:(?:close[ -]?up|\w+ and white|blurry|"
     r"full|side|aerial|overhead) )?(?:photo|photograph|picture|pic|image|shot|view) of) ",
@@ -47,7 +47,7 @@ _THERE: Final = re.compile(
     r"(?=(?:an?|the|one|some|several|many|two|three|four|five|six) )",
     re.IGNORECASE,
 )
-# On these things a picture may be the object itself: "a picture of a cat on a mug".
+# A picture on one of these things may be the object itself: "a picture of a cat on a mug".
 _ON_THINGS: Final = (
     "wall screen tv television monitor laptop phone poster billboard sign page book magazine newspaper paper fridge "
     "refrigerator shirt t-shirt tshirt mug cup plate stamp card cover calendar box bag"
@@ -73,9 +73,9 @@ _MATERIALS: Final = _words(
     "chicken lamb turkey salmon glass paper iron tin cork rubber plastic cardboard cloth wood stone brick hair light "
     "orange gold silver"
 )
-# Texts that keep their article, such as "the taller of the two dogs".
+# Texts of this form keep their article, such as "the taller of the two dogs".
 _OF_COUNTED: Final = re.compile(rf".* of (?:the |these |those )?(?:{'|'.join(sorted(lexicon.NUMERALS))})\b.*")
-# Before "of" these words keep their article: "the left of the dog", "the back of the bus".
+# Before "of" these words keep their article, as in "the left of the dog" and "the back of the bus".
 _HALVES: Final = lexicon.PLACES | lexicon.PARTS
 _ORDINALS: Final = frozenset({"first", "second", "third", "fourth"})
 _RANK: Final = re.compile(r"(?:first|second|third|fourth) .* from the (?:left|right|top|bottom)")
@@ -84,20 +84,20 @@ _ENDS: Final = _words(
 )
 
 _SIZES: Final = _words("small large big tiny huge")
-# Words that are only colours. "Orange" is left out: "small orange tree" names a kind of tree.
+# These words are only colours. "Orange" is left out, because "small orange tree" names a kind of tree.
 _COLOURS: Final = _words("red yellow green blue purple pink brown black white grey gray aqua teal turquoise")
 _CLASSES: Final = {
     **dict.fromkeys(_SIZES, "size"),
     **dict.fromkeys(_COLOURS, "colour"),
     **dict.fromkeys(lexicon.PATTERNS, "pattern"),
 }
-# Nouns that name the same thing after "red" or "left". A brown bear is a kind of bear; a left hand is one of a pair.
+# With "red" or "left", these nouns keep their meaning. Others may not: a "brown bear" is a kind of bear.
 _DRAWN: Final = _words("circle square triangle star heart diamond cross ring arrow moon drop mushroom bolt crown key")
 _THINGS: Final = _DRAWN | lexicon.KNOWN_NOUNS - _words(
     "bear bull light batter catcher pitcher hand arm leg head shoe shoes pants window door wall building food people "
     "men women children kids someone somebody something anything animal bread broccoli glass orange"
 )
-# A rewording may not add any of these to a text: "under", "the left star", "red small star".
+# A form with more of these words than its text is left out: "under", "the left star", "red small star".
 _LATE_SIZE: Final = rf"\b(?:{'|'.join(_CLASSES.keys() - _SIZES)}) (?:{'|'.join(_SIZES)})\b"
 _UNSAID: Final = re.compile(rf"\bunder\b|\b(?:left|right|top|bottom) (?!of\b)|{_LATE_SIZE}")
 # A relation is only reworded before an article: "the shelf below" stays, and so does "closest to the left of".
@@ -112,7 +112,7 @@ _RELATIONS: Final = (
     ),
 )
 _SIDES: Final = {"on the left": "left", "on the right": "right", "at the top": "top", "at the bottom": "bottom"}
-# Here "left" or "top" is no place: a "left arrow" points left, and a "top chef" is a good chef.
+# In these texts "left" or "top" is no place: a "left arrow" points left, and a "top chef" is a good chef.
 _OTHER_THINGS: Final = frozenset(
     {
         *("left arrow", "right arrow", "top arrow", "bottom arrow", "left sign", "right sign", "right triangle"),
@@ -175,7 +175,7 @@ def sentences(image_id: str, said: Sequence[ExpressionRecord], number: int) -> I
         yield (first, *(form for _, form in further))
 
 
-# Cached, because each epoch repeats all texts. The cache is bounded, because a run may have millions of texts.
+# Results are cached, because each epoch repeats all texts. The cache is bounded: a run may have millions of texts.
 @lru_cache(maxsize=2**16)
 def forms_of(text: str) -> tuple[str, ...]:
     """Return the forms of an expression in lower case, itself first; only itself if the rules do not know it."""
@@ -271,13 +271,13 @@ def _side_first(noun_phrase: str) -> str | None:
 
 def _adjectives(words: list[str]) -> tuple[int, int] | None:
     """Return where the adjectives before the noun begin and end; None unless they and the noun are known words."""
-    # At most one word of each class is allowed, because the order of several colours may matter.
     begin = 1 if words[0] in _ENDS | _ORDINALS else 0
     end = begin
     while end < len(words) and words[end] in _CLASSES:
         end += 1
     classes = [_CLASSES[word] for word in words[begin:end]]
     noun, following = words[end : end + 1], words[end + 1 : end + 2]
+    # Two words of one class are not reordered, because the order of two colours may matter.
     is_known = noun != [] and noun[0] in _THINGS and len(set(classes)) == len(classes)
     is_whole = not following or following[0] in lexicon.PREPOSITIONS | lexicon.RELATIVES
     return (begin, end) if is_known and is_whole else None

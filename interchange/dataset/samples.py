@@ -26,10 +26,10 @@ from pseudoris.schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.tables.committed_tables import RowFilter
 
-# Both bounds are inclusive. None leaves a side open.
+# Both bounds are inclusive. None means that there is no bound.
 Bounds = tuple[float | None, float | None]
 
-# Scores that may have bounds. `top_k` and `top_p` are left out: they say how a text was drawn, not how good it is.
+# These scores may have bounds. `top_k` and `top_p` may not: they say how a text was drawn, not how good it is.
 EXPRESSION_NUMBERS: Final = (
     *("uniqueness", "correctness", "distinctiveness", "log_prob", "weight", "count"),
     *OPTIONAL_COLUMNS,
@@ -87,7 +87,7 @@ class ExpressionFilter:
         if self.max_clip_tokens is not None and self.max_clip_tokens < 3:
             raise ConfigError(f"max_clip_tokens is {self.max_clip_tokens}. Give 3 or more: start, end and one word.")
         for name, words in (("decoders", DECODERS), ("sources", SOURCES)):
-            # The dataclass is frozen, so the checked set replaces the given collection in this way.
+            # The dataclass is frozen, so `object.__setattr__` replaces the given collection by the checked set.
             object.__setattr__(self, name, _chosen(name, getattr(self, name), words))
 
     def expression_rows(self) -> RowFilter | None:
@@ -96,7 +96,7 @@ class ExpressionFilter:
         conditions: list[pc.Expression] = []
         columns: list[str] = []
         if self.tau is not None:
-            # `is_null` makes the condition never null. Otherwise Arrow could not skip row groups that have a null.
+            # `is_null` makes the condition never null. Otherwise Arrow could not skip row groups with a null value.
             passes = (distinctiveness > self.tau) | distinctiveness.is_null()
             conditions.append(passes & _is_no_wrong_label())
             columns += ["distinctiveness", "kept", "source"]
@@ -139,7 +139,7 @@ class ExpressionFilter:
         if self.max_clip_tokens is None:
             return None
         require_extra("run", "`max_clip_tokens`")
-        # The import reads a vocabulary of a megabyte that most datasets do not need.
+        # The import is here, because it reads a vocabulary of a megabyte that most datasets do not need.
         from pseudoris.workers.checkpoints.openclip import num_clip_tokens
 
         return pa.array([num_clip_tokens(text) <= self.max_clip_tokens for text in texts.to_pylist()], pa.bool_())
@@ -334,7 +334,7 @@ class SampleSpec:
             "where": {**self.where.as_json(), "lone": self.lone_masks},
             "exclude": sorted(rule.identity for rule in self.exclusions),
             "rewording": self.rewording,
-            # Left out if they are off, so that states of earlier versions, which had no such settings, still fit.
+            # A setting that is off is left out, so that states of earlier versions, which lack it, still fit.
             **({"groups": True} if self.groups else {}),
             **({"none": self.none} if self.none else {}),
         }

@@ -19,9 +19,9 @@ from pseudoris.interchange.dataset.snapshot import ShardParts
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
-# Ends the name of an image's no-target expressions.
+# The name of an image's no-target expressions ends with this word.
 _NONE: Final = "none"
-# A chance is drawn as a whole number below this.
+# A whole number below this is drawn and divided by it, which gives a number from 0 to 1.
 _ROUNDING_STEPS: Final = 2**32
 
 Int64Array = NDArray[np.int64]
@@ -78,7 +78,7 @@ def index_of(parts: ShardParts, table: pa.Table, spec: SampleSpec) -> ShardIndex
     """Return the index of expressions, by what they refer to; those of an image's none are together."""
     table = table.combine_chunks()
     of_mask, mask_ids = numbered(target_names(table, spec))
-    # Tables are written in the order of masks, but nothing here relies on it.
+    # The rows are sorted by mask, because nothing here relies on the order in which tables are written.
     order = np.argsort(of_mask, kind="stable")
     first_rows = np.concatenate(([0], np.cumsum(np.bincount(of_mask, minlength=len(mask_ids)))))
     of_image, image_ids = numbered(table["image_id"].take(order[first_rows[:-1]]))
@@ -107,13 +107,13 @@ def with_share_of_none(index: ShardIndex, spec: SampleSpec) -> ShardIndex:
     if not len(absent):
         return index
     key = key_of("none", spec.seed, index.parts.shard)
-    # A draw decides whether to round up or down. Rounding to nearest could give 0 samples in every small shard.
+    # A random number decides whether to round up or down. Rounding to nearest could give 0 in every small shard.
     wanted = (index.num_masks - len(absent)) * spec.none / (1 - spec.none)
     num_wanted = int(wanted + draw_below(key, 0, _ROUNDING_STEPS) / _ROUNDING_STEPS)
     num_texts = np.diff(index.first_rows)[absent]
     of_image = np.repeat(np.arange(len(absent)), num_texts)
     number = np.arange(len(of_image)) - np.repeat(np.cumsum(num_texts) - num_texts, num_texts)
-    # Each image once, in a random order; then each image with a second text, and so on. All of it may repeat.
+    # Each image comes once, in a random order; then each with its second text, and so on. The order may repeat.
     order = np.lexsort((permutation(key, len(absent))[of_image], number))
     num_samples = np.ones(index.num_masks, np.int64)
     num_samples[absent] = np.bincount(of_image[order[np.arange(num_wanted) % len(order)]], minlength=len(absent))

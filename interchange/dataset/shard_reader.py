@@ -40,9 +40,9 @@ from pseudoris.store.tables.committed_tables import read_selected
 from pseudoris.store.tables.judged_expressions import floats_of
 from pseudoris.store.threads import map_in_threads
 
-# Columns of the expressions table that `draw_weights` reads.
+# `draw_weights` reads these columns of the expressions table.
 WEIGHT_COLUMNS: Final = ("source", "kept", "distinctiveness", "correctness", "count", "weight")
-# The integer that a weight of 1 becomes. Its steps are as fine as the rounding of the column `weight`.
+# A weight of 1 becomes this integer. Its steps are as fine as the rounding of the column `weight`.
 FULL_WEIGHT: Final = 2**20
 
 
@@ -60,9 +60,9 @@ def draw_weights(spec: SampleSpec, candidates: pa.Table, masks: NDArray[np.int64
     Source: the loader of the Pseudo-RIS authors (method page, section 5).
     """
     distinctiveness, correctness = (floats_of(candidates[name]) for name in ("distinctiveness", "correctness"))
-    # Expressions that were not drawn, such as a human's, have a count of 0, but count once here.
+    # Expressions that were not sampled, such as a human's, have a count of 0, but count once here.
     counts = np.maximum(candidates["count"].to_numpy().astype(np.int64), 1)
-    # Keeps expressions above tau or without a distinctiveness. If tau is None: what the run kept, or everything.
+    # Expressions pass above tau, or without a distinctiveness. If tau is None, those pass that the run kept, or all.
     if spec.where.tau is not None:
         is_passing = ~(distinctiveness <= spec.where.tau)
     elif spec.where.is_kept_only:
@@ -83,7 +83,7 @@ def draw_weights(spec: SampleSpec, candidates: pa.Table, masks: NDArray[np.int64
 
 
 _SIZE_COLUMNS: Final = ("image_id", "height", "width")
-# The name of the column for `draw_weights` in the index's expressions, if `SampleSpec.is_judged_by_mask`.
+# If `SampleSpec.is_judged_by_mask`, the index's expressions have the result of `draw_weights` in this column.
 _WEIGHT = "draw_weight"
 
 
@@ -193,7 +193,7 @@ def _fixed(lists: pa.ChunkedArray | pa.Array, width: int) -> Int64Array:
     return values
 
 
-# This many threads count samples. Each reads a few columns of a shard, which in a bucket is mostly waiting.
+# This many threads count samples, because each reads a few columns of a shard: in a bucket that is mostly waiting.
 _COUNTERS: Final = 8
 
 
@@ -235,7 +235,7 @@ class DatasetRun:
             images = ImageBytes(
                 location, header, source=spec.source, endpoint_url=endpoint_url, is_random_access=is_random_access
             )
-        # The rules that the run was planned with are left out: their images are not in the run.
+        # Rules that the run was planned with are left out, because their images are not in the run.
         left = beyond(spec.exclusions, planned_rules(header))
         if looks := [rule.name for rule in left if rule.kind == "phash"]:
             raise ConfigError(
@@ -258,7 +258,7 @@ class DatasetRun:
         for row in range(len(self.snapshot)):
             if not wanted:
                 break
-            # Counted without `spec.none`, the share that is sampled, because this share of a single shard may be empty.
+            # All no-target expressions count here: the share `spec.none` of them may be empty in a single shard.
             num_targets = self._read_index(self.snapshot.parts(row), ()).num_targets()
             wanted = {
                 name: noun
@@ -305,7 +305,7 @@ class DatasetRun:
             return with_share_of_none(index, self.spec), None
         masks = self._read(parts, MASKS, ("mask_id", *of_masks))
         if has_bounds:
-            # An expression of several masks is kept if all of them are.
+            # An expression of several masks is kept if all of its masks are.
             known, targets = set(masks["mask_id"].to_pylist()), index.targets or [[each] for each in index.mask_ids]
             kept = np.fromiter(map(known.issuperset, targets), np.bool_, index.num_masks)
             of_row = np.repeat(kept, np.diff(index.first_rows))
@@ -331,7 +331,7 @@ class DatasetRun:
         fits = where.fits_tokens(table["text"]) if is_counting_tokens else None
         table = table if fits is None else table.filter(fits)
         if is_judged_by_mask:
-            # Keeps the candidates that may be drawn, with the requested columns and their weight.
+            # The table keeps the candidates that may be drawn, with the requested columns and a column of weights.
             of_mask, _ = numbered(target_names(table, self.spec))
             weights = pa.array(draw_weights(self.spec, table, of_mask))
             table = table.select(list(wanted)).append_column(_WEIGHT, weights).filter(pc.greater(weights, 0))

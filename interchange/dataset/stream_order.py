@@ -23,7 +23,7 @@ from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
 logger = logging.getLogger(__name__)
 
-# Says how ranks with unequal numbers of samples are treated.
+# This setting says what happens if ranks have different numbers of samples.
 Uneven = Literal["keep", "drop", "pad"]
 
 
@@ -118,7 +118,7 @@ def equal_slices(
     start, stop = (stream.rank * share + bounds[stream.worker + at] for at in (0, 1))
     slices: list[ShardSlice] = []
     while start < stop:
-        # Find the shard that holds the next sample, and the place of that sample in it.
+        # `at` is the shard that holds the next sample, and `first` is the number of that shard's first sample.
         begin = start % total
         at = int(np.searchsorted(ends, begin, side="right"))
         first = int(ends[at - 1]) if at else 0
@@ -180,7 +180,7 @@ class StreamedImage:
                 # The error is stored, so that the image is not decoded again for its other masks.
                 content.images.outcomes[self.at] = error
                 return None
-            # The encoded bytes are dropped. Otherwise a few masks that wait would keep all bytes of a shard in memory.
+            # The encoded bytes are dropped, because a few waiting masks would keep all bytes of a shard in memory.
             content.images.outcomes[self.at] = b""
         pixels = self._pixels
         if is_last:

@@ -17,7 +17,7 @@ from pseudoris.interchange.dataset.stream_order import Stream
 from pseudoris.schemas.errors import ConfigError, refuse_other_version
 from pseudoris.schemas.extras import require_extra
 
-# The position of a stream, as JSON.
+# A position in a stream has JSON values only.
 Position = dict[str, Any]
 
 STATE_VERSION: Final = 2
@@ -58,9 +58,9 @@ class StreamedDataset(SharedNumbers, IterableDataset[Any]):
             )
         super().__init__()
         self._loaded: dict[str, Any] | None = None
-        # Counts how often a refresh or a loaded state has replaced the data, but not in the copies of workers.
+        # Counts how often a refresh or a loaded state has replaced the data. Copies in workers do not count it.
         self.num_replaced = 0
-        # Where this process was after its last sample, even if another epoch was chosen since.
+        # Holds the position after this process's last sample, even if another epoch was chosen since.
         self.reached: Reached | None = None
 
     @property
@@ -218,7 +218,7 @@ class ResumableLoader:
             # Torch's frames refer to the error and to its iterator. With them the garbage collector would end the
             # workers, and wait 5 s for each. The message has the worker's own traceback.
             raise error.with_traceback(None) from None
-        # The workers forgot the loaded state only in their own copies, so this process forgets it too.
+        # This process forgets the loaded state here, because the workers forgot it only in their own copies.
         self.dataset.forget_state()
 
     def __len__(self) -> int:
@@ -239,6 +239,6 @@ class ResumableLoader:
 def _placed(samples: Any, *, dataset: StreamedDataset, collate: Collate) -> tuple[Reached | None, Any]:
     """Collate a batch, and return it behind its stream's position."""
     info = get_worker_info()
-    # A worker iterates over its own copy of the dataset, and only this copy has the position.
+    # A worker iterates over its own copy of the dataset, so only this copy has the position.
     own = cast("StreamedDataset", info.dataset) if info else dataset
     return own.reached, collate(samples)

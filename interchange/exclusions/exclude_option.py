@@ -58,7 +58,7 @@ def read_exclusions(values: Sequence[str], max_distance: int | None = None, only
     The images that the paths of `only` name together are taken, all others left out. `max_distance` is the most bits in
     which the perceptual hashes of two copies differ; None is `DEFAULT_MAX_DISTANCE`.
     """
-    # Below half of the bits: the hashes of two unrelated images differ in half of their bits on average.
+    # The limit is below half of the bits, because hashes of unrelated images differ in half of their bits on average.
     check_number("--exclude-distance", max_distance, 0, HASH_BITS // 2 - 1)
     distance = DEFAULT_MAX_DISTANCE if max_distance is None else max_distance
     taken: Exclusions = ()
@@ -175,7 +175,7 @@ def read_refer_folder(folder: Path) -> Exclusions:
     values: set[str] = set()
     digests: dict[str, str] = {}
     splits: set[str] = set()
-    # Recorded names of files begin with the name of the dataset, even if `folder` is the dataset's own folder.
+    # Recorded names are relative to the parent, so they have the dataset's name even if `folder` is the dataset's own.
     root = folder.resolve().parent
     for path in refer_files(folder):
         refs = read_refs(path)
@@ -269,13 +269,13 @@ def read_hash_table(path: Path, max_distance: int) -> Exclusions:
         data = read_regular(path)
     try:
         if path.suffix.lower() == ".parquet":
-            # If the wanted columns are missing, only the schema is read, for the message.
+            # If all wanted columns are missing, only the schema is read, for the message below.
             table = read_columns(data, COLUMNS, where=where)
         else:
-            # Columns are read as text, because a hash of digits is not a number.
+            # Columns are read as text, because a hash that has only digits would be read as a number.
             options = pc.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
             table = pc.read_csv(pa.BufferReader(data), pc.ReadOptions(use_threads=False), convert_options=options)
-        # Arrow decodes the names of columns only here, so the error of a bad name is raised within the `try`.
+        # Arrow decodes the names of columns here, so the error of a bad name must be caught here too.
         names = table.column_names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where} cannot be read as csv: {error}. Write the file again.") from error

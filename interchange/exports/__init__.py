@@ -79,7 +79,7 @@ def export_request(
         if "min" in bounds:
             kind = {"is_whole": option.type != "float", "is_needed": option.default is not None}
             check_number(flag, value, bounds["min"], bounds.get("max", 2**63 - 1), **kind)
-        # Label Studio has no rewording: people correct the run's own texts there, and the import compares these texts.
+        # Label Studio's export has no rewording: its import compares the run's own texts with the corrected ones.
         of_all = {*EXPORTS} - {LABEL_STUDIO.name} if name == "rewording" else set[str]()
         readers = [each.name for each in EXPORTS.values() if name in each.reads or each.name in of_all]
         if chosen.name not in readers and value != option.default:

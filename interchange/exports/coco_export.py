@@ -162,7 +162,7 @@ def _write_coco(job: ExportJob) -> ExportReport:
     )
 
 
-# The format takes all masks that have pixels, because instances need no kept expression.
+# The format takes all masks that have pixels, because a COCO instance needs no expression.
 _COCO_TAKES: Final = TextRule(keeps_bare_masks=True)
 _COCO_SUMMARY: Final = "instances and captions: pycocotools, detectron2, mmdetection, FiftyOne"
 COCO: Final = ExportFormat("coco", _COCO_SUMMARY, _write_coco, _COCO_TAKES, ("max_tokens", "split"))
@@ -236,7 +236,7 @@ def _write_sam3(job: ExportJob) -> ExportReport:
     )
 
 
-# SAM 3 reads texts of at most 32 tokens.
+# SAM 3 reads at most 32 tokens of a text.
 _SAM3_TAKES: Final = TextRule(max_tokens=32, with_groups=True, with_none=True)
 _SAM3_SUMMARY: Final = "COCO with an expression a category, and its loader class, for SAM 3's fine-tuning"
 SAM3: Final = ExportFormat("sam3", _SAM3_SUMMARY, _write_sam3, _SAM3_TAKES)
@@ -255,7 +255,7 @@ def _read_sam3(destination: RunLocation, texts: list[str]) -> Iterator[Content]:
 
 _REFS: Final = "grefcoco/grefs(unc).json"
 _INSTANCES: Final = "grefcoco/instances.json"
-# Stands for the mask's id and category in a reference without a mask.
+# A reference without a mask has this number in place of the mask's id and category.
 _NONE: Final = -1
 
 
@@ -337,6 +337,6 @@ def _read_grefcoco(destination: RunLocation) -> Iterator[Content]:
             targets = tuple(list(masks).index(number) for number in ref["ann_id"] if number != _NONE)
             texts = check_texts([each["sent"] for each in ref["sentences"]], place)
             said += [(number, text, targets) for number, text in zip(ref["sent_ids"], texts, strict=True)]
-        # Texts are sorted by their numbers, because the file lists them by masks and not in the order of the texts.
+        # Texts are sorted by their numbers, because the file lists them by masks, not in the order of the texts.
         yield _content(image, encodings, ((text, found) for _, text, found in sorted(said)))
     refs.check_end()

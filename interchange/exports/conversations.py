@@ -26,21 +26,21 @@ from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import parse_json
 
-# Texts with these markers are left out: the trainers replace the markers, or read them as special tokens.
+# Texts with these markers are left out, because the trainers replace the markers or read them as special tokens.
 _REFUSED: Final = ("<image>", "<video>", "<audio>", "<bbox>", "<ref-object>", "<start-image>", "<cot-process>", "<|")
-# Sides may have a ratio of at most 200. Above it Qwen's processors raise an error, and LLaMA-Factory resizes otherwise.
+# Images with a ratio of sides above 200 are left out, because Qwen's processors raise an error for them.
 _TAKES: Final = TextRule(refused=_REFUSED, with_groups=True, with_none=True, max_side_ratio=200)
 _QUESTION: Final = ("Locate ", ", and list the box of everything that it refers to.")
 _NORM: Final = 1000
-# Stands for the image's size, which a record does not hold.
+# This value takes the place of an image's size, because a record does not hold the size.
 _NO_SIZE: Final = (0, 0)
-# The least and the largest area in pixels to which the processors of Qwen2-VL and Qwen2.5-VL scale an image.
+# The processors of Qwen2-VL and Qwen2.5-VL scale an image to an area in pixels between these two.
 _PROCESSOR_PIXELS: Final = (56 * 56, 28 * 28 * 16384)
 
 Size = tuple[int, int]
-# Returns the (height, width) of an image in the frame of the exported coordinates.
+# The function returns the (height, width) of an image in the frame of the exported coordinates.
 _Frame = Callable[[Size], Size]
-# Makes a record from the name of an image's file, a text, and the boxes of its targets.
+# The function makes a record from the name of an image's file, a text, and the boxes of the text's targets.
 _Wrap = Callable[[str, str, list[list[int]]], dict[str, Any]]
 
 

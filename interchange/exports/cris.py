@@ -31,16 +31,16 @@ from pseudoris.interchange.untrusted_pickle import load_plain
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.location import RunLocation
 
-# The names in the `info` table of CRIS's and ETRIS's utils/dataset.py. For another name the user must extend the table.
+# The `info` table in utils/dataset.py of CRIS and ETRIS has these names. For another, the user must extend it.
 _KNOWN_DATASETS: Final = ("refcoco", "refcoco+", "refcocog_u", "refcocog_g")
-# Both trainers cut texts at 17 CLIP tokens, with start and end (`word_len`).
+# Both trainers cut texts at 17 CLIP tokens (`word_len`), which include the start and end tokens.
 _TAKES: Final = TextRule(max_tokens=17, is_lower_case=True)
 _READS: Final = ("max_tokens", "dataset", "split")
 _IMAGES_FOLDER: Final = "images/train2014"
 # The ids are above those of the human data sets (their ref_ids, below 150,000), because the trainers look for human
 # masks of val and test in the same folder.
 _FIRST_SEGMENT_ID: Final = 1_000_000
-# Stands for the index of a COCO class: a run has no classes, and no loss reads it.
+# Each record has this index of a COCO class, because a run has no classes. No loss reads it.
 _CATEGORY_INDEX: Final = 0
 
 
@@ -120,15 +120,15 @@ def _read_folders(destination: RunLocation, anns: str, masks: str) -> Iterator[C
         yield Content.of_mask(record["img_name"], *counts_of_png(data, destination.uri(path)), texts)
 
 
-# Every trainer's Python reads this protocol, which came with Python 3.4.
+# The Python of every trainer reads this protocol, which came with Python 3.4.
 _PICKLE_PROTOCOL: Final = 4
 _KEYS: Final = b"__keys__"
 _LENGTH: Final = b"__len__"
-# The largest size of an LMDB file, as in the trainers' own writer. It reserves address space and no disk.
+# An LMDB file has at most this many bytes, as in the trainers' own writer. The size reserves no disk space.
 _MAP_BYTES: Final = 2**41
 # A transaction is committed when it holds this many bytes in memory.
 _COMMIT_BYTES: Final = 64 * 2**20
-# The split whose masks the trainers take from the LMDB alone.
+# In this split the trainers take masks only from the LMDB.
 _TRAIN: Final = "train"
 
 
@@ -148,7 +148,6 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
                 "cat": _CATEGORY_INDEX,
                 "seg_id": segment_id,
                 "img_name": image.name,
-                # Only the trainer of the Pseudo-RIS authors reads this key.
                 "img_id": image.number,
                 "num_sents": len(said),
                 "sents": [each.text for each in said],
@@ -178,17 +177,16 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
     return replace(report, rows={"images": job.num_images, **report.rows})
 
 
-# The format `lmdb`. Each record holds its whole image, as the trainers expect: twenty masks store it twenty times.
+# Each record holds its whole image, as the trainers expect: an image with twenty masks is stored twenty times.
 _LMDB_SUMMARY: Final = "the LMDB of CRIS and ETRIS, with pickles: their reader needs two lines changed"
 LMDB: Final = ExportFormat("lmdb", _LMDB_SUMMARY, _write_lmdb, _TAKES, _READS, "lmdb")
 
 
 def _fill(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write records of plain values to a new LMDB file of this disk, then their keys and their number."""
-    # All keys are in memory for a moment, at 60 bytes per record, as in the trainers' loaders.
     import lmdb
 
-    # One process writes, so there is no lock file. It syncs once at the end: before that the file is of no use.
+    # Locks and syncs are off, because one process writes, and an unfinished file is of no use.
     options: dict[str, Any] = {"subdir": False, "map_size": _MAP_BYTES, "lock": False, "sync": False, "metasync": False}
     num_records = pending_bytes = 0
     try:

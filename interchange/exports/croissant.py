@@ -18,7 +18,7 @@ from pseudoris.schemas.untrusted import printable_json
 from pseudoris.store.tables.judged_expressions import stated_rule
 
 CROISSANT_NAME: Final = "croissant.json"
-# For each record set, the pattern of its Parquet files and their schema.
+# Maps each record set to the pattern of its Parquet files, and to their schema.
 Tables = Mapping[str, tuple[str, pa.Schema]]
 
 _TERMS: Final = (
@@ -26,7 +26,7 @@ _TERMS: Final = (
     "includes isArray isLiveDataset jsonPath key md5 parentField path recordSet references regex repeated replace "
     "samplingRate separator source subField transform"
 )
-# The official context of version 1.1, with the vocabulary `rai`.
+# This is the official context of version 1.1, with the vocabulary `rai`.
 _CONTEXT: Final[dict[str, Any]] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
@@ -46,7 +46,7 @@ _MEDIA_TYPES: Final = {
     **{".parquet": "application/x-parquet", ".tar": "application/x-tar"},
 }
 _IS_OF: Final = {"Boolean": pa.types.is_boolean, "Integer": pa.types.is_integer, "Float": pa.types.is_floating}
-# Our own engines. They read `weights.uri`, so its scheme may say what their weights are.
+# Our own engines read `weights.uri`, so its scheme may say what kind of weights they have.
 _OWN_ENGINES: Final = frozenset({"sam", "coca", "clip"})
 _KNOWN_WEIGHTS: Final = {
     "builtin": "The weights shipped with pseudoris learnt from synthetic drawings and simulated captions alone: on "
@@ -116,11 +116,11 @@ def _field(name: str, column: pa.Field, path: str, source: str, *steps: str) -> 
         return field | {"subField": inner}
     if is_image:
         steps = (*steps, f"{each}bytes")
-        # A reader of Croissant returns several images only if the field is marked as repeated.
+        # A field that is not marked as repeated would give only one of several images.
         field |= {"repeated": True} if "*" in "".join(steps) else {}
     transform = {"transform": [{"jsonPath": step} for step in steps]} if steps else {}
     found = {"fileSet": {"@id": path}, "extract": {"column": source}, **transform}
-    # A column of bytes gets the type Text: its images may have a format that no reader of Croissant decodes.
+    # A column of bytes gets the type Text, because its images may have a format that no reader of Croissant decodes.
     value = "ImageObject" if is_image else next((name for name, is_of in _IS_OF.items() if is_of(kind)), "Text")
     return field | {"dataType": f"sc:{value}", "source": found}
 
@@ -129,7 +129,7 @@ def _claims(request: ExportRequest, rows: Mapping[str, int], dropped: Mapping[st
     """Yield each key on responsible AI with its text or texts; an import's keys on models are empty."""
     header, config = request.run.header, request.run.header.config
     stages: dict[str, Any] = {"propose": config.masks, "caption": config.captions, "filter": config.filtering}
-    # A tool is a stage's engine and digest, and what is known of its weights, without their place, which is private.
+    # A tool is a stage's engine and digest, and what is known of its weights. Their path is private, so it is left out.
     tools: list[tuple[str, str]] = []
     for stage, digest in header.identity.weights.items():
         settings = stages.get(stage)

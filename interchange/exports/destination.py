@@ -21,7 +21,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.threads import map_in_threads
 
 EXPORT_NAME: Final = "_export.json"
-# After this many empty folders in a row no folder has a file, because `ManyFiles` writes fewer files at the same time.
+# After this many empty folders no folder has a file, because `ManyFiles` writes fewer files at the same time.
 _MAX_GAP: Final = 64
 _DELETED_AT_ONCE: Final = 8
 
@@ -42,17 +42,17 @@ def claim_destination(
     """
     num_numbered = 0 if numbered is None else _num_folders(destination, numbered)
     last = [numbered(num_numbered - 1)] if numbered is not None and num_numbered else []
-    # Checked before the mark is written: a second try would find the mark, and treat foreign files as its own.
+    # The check comes before the mark: a second try would find the mark, and delete foreign files as its own.
     earlier = has_earlier(destination, export_format, [*folders, *last], is_overwriting=is_overwriting)
     if earlier:
         for folder in ("", *folders):
             _empty(destination, folder)
-        # Unfinished files of a killed export may take gigabytes, and no listing shows them, so they are deleted.
+        # Unfinished files of a killed export are deleted, because they may take gigabytes and no listing shows them.
         destination.delete_temporary("", *folders)
         for upload in list(destination.list_uploads()):
             destination.abort_upload(upload)
     mark(destination, {"format": export_format, "state": "begun"})
-    # The folders after the last filled one are emptied too: they may hold unfinished files, which no listing shows.
+    # Folders after the last filled one are emptied too, because they may hold unfinished files, which no listing shows.
     for folder in map(numbered, reversed(range(num_numbered + _MAX_GAP))) if numbered is not None and earlier else ():
         _empty(destination, folder)
         destination.delete_temporary(folder)
@@ -65,7 +65,7 @@ def _files(destination: RunLocation, folder: str) -> Iterator[str]:
 
 
 def _empty(destination: RunLocation, folder: str) -> None:
-    # In a bucket a deletion is mostly waiting, and there may be a million files, so threads delete them.
+    # Threads delete the files, because a deletion in a bucket is mostly waiting, and there may be a million files.
     for _ in map_in_threads(destination.delete, _files(destination, folder), _DELETED_AT_ONCE):
         pass
 
@@ -125,5 +125,5 @@ def _num_folders(destination: RunLocation, numbered: Callable[[int], str]) -> in
     above = 1
     while not is_empty_from(above):
         above *= 2
-    # Near `above // 2` there is a filled folder, and from `above` on there is none, so the end lies between these two.
+    # The end lies between `above // 2`, near which a folder is filled, and `above`, from which on none is.
     return bisect_left(range(above), True, lo=above // 2 + 1, key=is_empty_from)

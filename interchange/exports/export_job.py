@@ -162,7 +162,7 @@ class ExportJob:
         with new_file(self.destination, path) as local:
             yield local
             self.size_bytes += local.stat().st_size
-            # Hashed while the file is on this disk, so that the description need not read it from the destination.
+            # The file is hashed while it is on this disk, so that it is not read again from the destination.
             self.single_files[path] = file_sha256(local)
 
     @contextmanager
@@ -219,7 +219,7 @@ class ExportJob:
             annotated = iter_annotations(
                 [shard], kept_only=rule.is_kept_only, with_bytes=True, with_samples=rule.with_samples
             )
-            # Masks are selected before bytes are read, so that no bytes are read of images without a remaining mask.
+            # Masks are selected first, so that bytes are read only of images that keep a mask.
             wanted = [found for each in annotated if each.image_id not in left_out and (found := take.image(each))]
             num_done += shard.receipt.counts.num_shown
             self.lacking.update(image.image_id for image in wanted)
@@ -253,7 +253,7 @@ class ExportJob:
             targets = tuple(places[mask] for mask in own.target_mask_ids)
             self.num_further += len(forms)
             for text in (first, *forms):
-                # The captioner did not produce a reworded text, so no sampling records (CaptionSample) belong to it.
+                # A reworded text has no samples (CaptionSample), because the captioner did not produce it.
                 record = replace(own, text=text, samples=own.samples if text == first else ())
                 origin = {} if text == own.text else {"rewording_of": own.text}
                 expressions.append(ExportExpression(next(self._text_numbers), record, targets, origin))
@@ -321,7 +321,7 @@ class ExportJob:
 
     def describe(self, report: ExportReport, tables: Tables) -> None:
         """Write the description of all that was written; `tables` are the Parquet files of which rows can be read."""
-        # TensorFlow Datasets caches a dataset under its title, so the title names the content.
+        # The title names the content, because TensorFlow Datasets caches a dataset under its title.
         title = f"pseudoris-{self.name}-{self.content_sha256[:16]}"
         files = {**self.single_files, **dict.fromkeys(sorted(self.patterns | {path for path, _ in tables.values()}))}
         tree = description(self.request, report, title=title, name=self.name, files=files, tables=tables)
@@ -332,7 +332,7 @@ def sentences_of(image_id: str, said: Sequence[ExpressionRecord], rewording: int
     """Return what an export says for each of an image's expressions: its text, or its sentences by `--rewording`."""
     if not rewording:
         return ((each.text,) for each in said)
-    # The import loads torch, and every command imports this module.
+    # The import is here, because it loads torch, and every command imports this module.
     from pseudoris.interchange.dataset.rewording import sentences
 
     return sentences(image_id, said, rewording)

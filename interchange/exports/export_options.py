@@ -103,7 +103,7 @@ class ExportRequest:
         """sha256 of the run's content and the options: equal for two exports with the same rows."""
         root = RootDigest(self.run.header, self.run.receipts)
         rules = [(rule.kind, rule.settings, rule.values_sha256) for rule in self.exclusions]
-        # Without rewordings the digest is as in older versions, so that a push recognises what an older version began.
+        # Without rewording, the digest equals that of older versions, so a push recognises what an older version began.
         options = {name: value for name, value in asdict(self.options).items() if name != "rewording" or value}
         return sha256_hex(json.dumps([root.hexdigest(), options, rules], sort_keys=True).encode())
 

@@ -25,11 +25,11 @@ from pseudoris.store.files.hub_storage import HubStorage, hub_errors
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.location import local_path
 
-# The files of the format `hf` that are uploaded. DEST's own record is left out, because it holds SOURCE.
+# These files of the format `hf` are uploaded. DEST's own record is not, because it holds SOURCE.
 _FILES: Final = ["README.md", "croissant.json", "data/*.parquet"]
 # The Hub itself puts this file into a new dataset.
 _OWN_FILES: Final = {".gitattributes"}
-# Status codes 4xx after which a retry may help.
+# A retry may help after these status codes. It does not help after other 4xx codes.
 _PASSING: Final = frozenset({408, 409, 412, 425, 429})
 _NO_TOKEN: Final = "--push needs a token that may write there: run `hf auth login`, or set HF_TOKEN."
 

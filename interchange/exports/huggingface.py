@@ -89,7 +89,7 @@ def _write(job: ExportJob) -> ExportReport:
         notes=() if job.options.license else (to_fill,),
         tables={"default": (f"{_DATA_FOLDER}/{split}-*.parquet", schema)},
         checked="every image has the size of its masks",
-        # A push recognises its own unfinished files by this digest.
+        # The digest lets a later push recognise its own unfinished files.
         request=job.request.digest,
     )
 
@@ -159,7 +159,7 @@ def _rows(destination: RunLocation, path: str) -> Iterator[dict[str, Any]]:
                 table = parquet.read_row_group(group, use_threads=False)
             except (pa.ArrowException, OSError) as error:
                 raise broken(where, str(error)) from error
-            # Rows are converted one by one, because a whole group as Python values would double the memory.
+            # Rows are converted one by one, because a whole group of Python values would double the memory.
             for batch in table.to_batches(max_chunksize=1):
                 yield from batch.to_pylist()
 
@@ -181,7 +181,7 @@ def _content_of(row: Mapping[str, Any], where: str) -> Content:
     return Content.of_masks(row.get("source_image_id", row["image_id"]), size, found)
 
 
-# Size categories on the Hub, by number of images. Each bound is ten times the one before; the first is 1,000.
+# The Hub has these size categories. Each bound is ten times the one before, and the first is 1,000 images.
 _SIZES: Final = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 _TITLE: Final = "Referring expressions for masks, "
 

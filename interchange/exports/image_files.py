@@ -22,10 +22,10 @@ from pseudoris.schemas.errors import ImageError, TransientError
 from pseudoris.store.tables.annotations import AnnotatedImage
 from pseudoris.workers.masks.rle import canonical_counts
 
-# JPEG quality of images that are encoded again: this adds less noise than scaling an image for a network does.
+# Images that are encoded again get this JPEG quality, which adds less noise than scaling for a network does.
 JPEG_QUALITY: Final = 95
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
-# A stem has at most this many letters: with id and suffix a name stays well below 255 bytes, file systems' limit.
+# A stem has at most this many letters, so that a name with id and suffix stays well below 255 bytes, a common limit.
 _MAX_STEM: Final = 80
 
 
@@ -64,7 +64,7 @@ def image_file_name(image: AnnotatedImage, suffix: str) -> str:
     key is kept: loaders join a folder and a name. The table `images` gives the key of an id.
     """
     name = key_name(image.key)
-    # A table's row (`photos.parquet#17`) has no file name of its own, so the table's name stays, with its suffix.
+    # A row of a table (`photos.parquet#17`) has no file name of its own, so the table's name stays, with its suffix.
     stem = name.replace("#", "_") if "#" in name else re.sub(r"\.[A-Za-z0-9]{1,5}$", "", name)
     safe = _UNSAFE.sub("_", stem)[:_MAX_STEM].strip("._-")
     return f"{safe}_{image.image_id}{suffix}" if safe else f"{image.image_id}{suffix}"
@@ -94,7 +94,7 @@ CATEGORY: Final[dict[str, Any]] = {"id": CATEGORY_ID, "name": "object", "superca
 def mask_png(mask: ExportMask) -> tuple[bytes, str]:
     """Return a mask as PNG, 8 bits, one channel, 0 or 255, of the upright image's size; and its canonical encoding."""
     pixels, encoded = mask.pixels(), io.BytesIO()
-    # Masks compress well at any level, and the lowest level is four times as fast.
+    # The lowest compression level is four times as fast, and masks compress well at any level.
     Image.fromarray(pixels * np.uint8(255)).save(encoded, "PNG", compress_level=1)
     return encoded.getvalue(), canonical_counts(pixels)
 

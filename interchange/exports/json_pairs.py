@@ -27,7 +27,7 @@ from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.workers.masks.polygons import centre_polygons
 
-# A folder has at most this many images. SA-1B has about eleven thousand; file systems slow down far above that.
+# A folder has at most this many images, about as many as in SA-1B. File systems slow down far above that.
 IMAGES_A_FOLDER: Final = 10_000
 
 
@@ -107,10 +107,10 @@ def _read_trees(destination: RunLocation, paths: Iterable[str], *keys: str) -> I
 
 
 _REASON_FOLDER: Final = "reason_seg"
-# LISA's loader lists only `*.jpg`. OpenCV reads the format from the bytes, so any format works under this name.
+# The name must end in `.jpg`, because LISA's loader lists only such files. OpenCV reads any format under this name.
 _REASON_IMAGE: Final = "{:09d}.jpg"
 _REASON_JSON: Final = "{:09d}.json"
-# Stands for the size of an image, which the image's JSON does not say.
+# This value takes the place of an image's size, because the image's JSON does not hold the size.
 _NO_SIZE: Final = (0, 0)
 
 

@@ -80,7 +80,6 @@ def _write(job: ExportJob) -> ExportReport:
     return report
 
 
-# The tables are unchanged, in files of `target_bytes`. The last file of a table may be smaller.
 PARQUET: Final = ExportFormat(
     "parquet", "the four tables, merged into files of a set size", _write, reads=("target_mb",)
 )
@@ -111,7 +110,7 @@ class _Ids:
     def add(self, rows: pa.Table) -> None:
         column = rows[self.column]
         self.rows += len(column)
-        # Ids have a fixed alphabet without commas, so joined ids are unambiguous.
+        # Joined ids are unambiguous, because ids have no commas.
         self.digest.update(",".join(map(str, column.to_pylist())).encode() + b",")
 
 
@@ -162,10 +161,10 @@ def _parts(job: ExportJob, table: str, left_out: _LeftOut) -> Iterator[pa.Table]
         job.num_further += part.num_rows - own.num_rows
         # Rewordings add rows that no receipt counts, so the number of rows left out may be negative.
         left_out.rows[table] += found.num_rows - part.num_rows
-        # Released here, so that memory holds a shard once while its rows are written.
+        # The shard is released here, so that memory holds it once while its rows are written.
         del found, own
         for start in range(0, part.num_rows, ROW_GROUP_SIZE):
-            # The slice is copied, because a slice without a copy counts with the bytes of its whole table.
+            # The slice is copied, because an uncopied slice counts with the bytes of its whole table.
             yield part.slice(start, ROW_GROUP_SIZE).combine_chunks()
 
 

@@ -55,11 +55,11 @@ def new_file(destination: RunLocation, path: str) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-# At most this many files wait in memory to be written, with at most this many bytes unless a single file has more.
+# At most this many files, with at most this many bytes, wait in memory. A single file may have more bytes.
 _MAX_PENDING: Final = 32
 _MAX_PENDING_BYTES: Final = 128 * 2**20
 _MODULUS: Final = 2**128
-# The number in the name of a folder: `sa_000017` or `17`.
+# Matches the number in a folder's name, as in `sa_000017` or `17`.
 _NUMBERED: Final = re.compile(r"(?<=_)\d+(?![^/])|(?<![^/])\d+(?![^/])")
 
 
@@ -72,7 +72,7 @@ class ManyFiles:
         self._pending: deque[tuple[Future[None], int]] = deque()
         self._pending_bytes = 0
         self._sums: dict[str, int] = {}
-        # Paths with `*` for a file's name and a folder's number: few patterns, whatever the number of files.
+        # Holds the written paths, with `*` for a file's name and a folder's number, so that they are few.
         self.patterns: set[str] = set()
         self.num_files = 0
         self.size_bytes = 0

@@ -42,7 +42,7 @@ COLUMNS: Final = ("index", "img_name", "img_id", "seg_id", "num_sent", "pseudo_c
 # Expressions without scores (human or composed) get this: it is above the threshold of any run, and finite, because
 # the trainer evaluates its text.
 DOC_OF_HUMANS: Final = 2.0
-# How a caption was drawn: its crop, decoder, k and p.
+# A draw is a caption's crop, decoder, k and p.
 Draw: TypeAlias = tuple[str, str, int | None, float | None]
 
 
@@ -61,7 +61,8 @@ def _write(job: ExportJob) -> ExportReport:
         path.open("w", encoding="utf-8", newline="") as file,
         job.files() as image_files,
     ):
-        # By default the csv module would end lines as on Windows.
+        # Lines end in `
+        # `, because the csv module by default ends them as on Windows.
         rows_file = csv.writer(file, lineterminator="\n")
         rows_file.writerow(COLUMNS)
         for image in job.images():
@@ -101,7 +102,7 @@ def _masks_folder(number: int) -> str:
 def _write_masks(job: ExportJob, image: ExportImage, places: Mapping[Draw, int], seen: Counter[str]) -> Iterator[Any]:
     """Write the PNGs of an image's masks, and yield a row for each, of values that their own text evaluates to."""
     tau, img_id, last = job.request.run.header.config.filtering.tau, image.number, len(places)
-    # Each image has its own writer, because a writer keeps a count for each folder, and each image has its own folder.
+    # Each image has its own writer, because a writer keeps a count per folder, and each image has a folder.
     with job.files() as files:
         # Masks are numbered without gaps, because the authors' script counts the files of the folder.
         for seg_id, (mask, said) in enumerate(image.masks_with_texts()):
@@ -119,7 +120,7 @@ def _write_masks(job: ExportJob, image: ExportImage, places: Mapping[Draw, int],
                 for place in [places.get(by, last) for by in own] or [last]
             ]
             rows.sort(key=lambda row: row[0])
-            # A lone mask's only caption is written twice: the trainer takes half of the captions, and half of 1 is 0.
+            # A mask's only caption is written twice: the trainer takes half of the captions, and half of 1 is 0.
             rows = rows * 2 if len(rows) == 1 else rows
             captions, doc = [text for _, text, _ in rows], [score for *_, score in rows]
             seen["unfiltered"] += not is_distinctive(expressions, tau)
@@ -132,7 +133,7 @@ def _write_masks(job: ExportJob, image: ExportImage, places: Mapping[Draw, int],
 def _doc(expression: ExpressionRecord, is_alone: bool) -> float:
     if expression.source != SOURCE_MODEL:
         return DOC_OF_HUMANS
-    # The captions of a lone mask have no distinctiveness. The authors' script writes their correctness instead.
+    # Captions of a lone mask have no distinctiveness. As in the authors' script, their correctness takes its place.
     score = expression.correctness if is_alone else expression.distinctiveness
     # An expression without a noun has no correctness. It gets 0, so that the trainer draws it last.
     return float(score or 0.0)

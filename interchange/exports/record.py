@@ -97,7 +97,7 @@ class ExportMask:
         runs = decode_runs(self.record.rle_counts)
         ends = runs.cumsum()
         longest = 2 * int(runs[1::2].argmax()) + 1
-        # Runs go down column after column, so an index divided by the height gives the column x and the row y.
+        # Runs go down one column after the other, so dividing an index by the height gives the column x and the row y.
         x, y = divmod(int(ends[longest] - (runs[longest] + 1) // 2), self.record.rle_size[0])
         return [float(x), float(y)]
 

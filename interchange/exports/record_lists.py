@@ -90,7 +90,7 @@ ODVG: Final = ExportFormat("odvg", _ODVG_SUMMARY, _write_odvg, _ODVG_TAKES, ("ma
 def _odvg_records(image: ExportImage) -> Iterator[tuple[dict[str, Any], Content]]:
     for said in image.expressions:
         boxes = [image.masks[place].box_xyxy for place in said.targets]
-        # All targets together are one region, whose phrase is the whole caption. An absence has no region.
+        # All targets are one region, whose phrase is the whole caption. An expression without a target has no region.
         region = {"phrase": said.text, "bbox": boxes, "tokens_positive": [[0, len(said.text)]]}
         record = {
             "filename": image.name,
@@ -133,7 +133,7 @@ def _sa2va_records(image: ExportImage) -> Iterator[tuple[dict[str, Any], Content
     for first in range(0, len(image.expressions), _TEXTS_A_RECORD):
         said = image.expressions[first : first + _TEXTS_A_RECORD]
         counts, texts = [image.united(each) for each in said], [each.text for each in said]
-        # The loader adds the parts of a mask and refuses compressed counts, so each mask is one part with plain counts.
+        # Each mask is one part with plain counts, because the loader adds up parts and refuses compressed counts.
         masks = [[{"size": list(image.size), "counts": decode_runs(each).tolist()}] for each in counts]
         kept = Content.of_masks(
             image.name, image.size, [(mask, [text]) for mask, text in zip(counts, texts, strict=True)]
@@ -194,7 +194,7 @@ def _tasks(image: ExportImage) -> Iterator[tuple[dict[str, Any], Content]]:
         stroke = {"format": "rle", "rle": brush_strokes(pixels), "brushlabels": ["object"]}
         region = {"id": mask.record.mask_id, **shared}
         regions.append({**region, "from_name": "mask", "type": "brushlabels", "value": stroke})
-        # The text of a region is a second result, with the id of the region.
+        # Label Studio holds a region's texts in a second result that has the region's id.
         if said:
             value = {"text": [each.text for each in said]}
             regions.append({**region, "from_name": "text", "type": "textarea", "value": value})

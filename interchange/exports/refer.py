@@ -39,9 +39,9 @@ from pseudoris.interchange.untrusted_pickle import load_plain
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 
-# REFER's code exits for any name but these and `refclef`, which is left out because it keeps its images elsewhere.
+# REFER's code exits for any other name. It knows `refclef` too, which is left out: its images are elsewhere.
 _DATASETS: Final = ("refcoco", "refcoco+", "refcocog")
-# LAVT documents Python 3.7, which reads protocols up to 4. Protocol 2 also serves the original REFER on Python 2.
+# Protocol 2 is the highest that the original REFER reads, because it runs on Python 2.
 _PICKLE_PROTOCOL: Final = 2
 _ANNOTATION_KEYS: Final = ("id", "image_id", "category_id", "bbox", "area", "segmentation", "iscrowd")
 SHOWN_TO_HUMANS: Final = "images that the merged human references show too"
@@ -51,7 +51,6 @@ _Refs: TypeAlias = list[dict[str, Any]]
 
 def _write(job: ExportJob) -> ExportReport:
     """Write images and instances as they come, the references at the end; then read all of it back."""
-    # All references stay in memory until the end, as in every trainer that loads them.
     options, dataset = job.options, job.options.dataset or _DATASETS[0]
     if dataset not in _DATASETS:
         raise ConfigError(
@@ -199,14 +198,14 @@ def _read_back(destination: RunLocation, refs_path: str, instances_path: str, du
 def _digest(refs: _Refs) -> str:
     digest = sha256()
     for ref in refs:
-        # The pickle must hold only plain Python numbers. `json.dumps` raises an error for any other, such as NumPy's.
+        # `json.dumps` raises an error for NumPy's numbers. The pickle may hold only plain Python numbers.
         digest.update(json.dumps(ref, sort_keys=True).encode())
     return digest.hexdigest()
 
 
 def _read_refs(data: bytes, where: str, due: str) -> _Refs:
     """Return the references; check that they are those that were written, in a pickle that every trainer reads."""
-    # A pickle from protocol 2 on begins with the protocol's number. Every Python reads older protocols.
+    # A pickle begins with its protocol's number, from protocol 2 on. Every Python reads older protocols.
     if data[:1] == b"\x80" and data[1] > _PICKLE_PROTOCOL:
         raise broken(where, f"it has pickle protocol {data[1]}, which the trainers' Python cannot read")
     try:

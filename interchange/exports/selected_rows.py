@@ -34,7 +34,7 @@ WITHOUT_EXPRESSION: Final = "masks without an expression"
 NOT_DISTINCTIVE: Final = "masks without an expression above tau"
 WITHOUT_MASK: Final = "images without a mask"
 NONE_ALONE: Final = "expressions that refer to no mask, of images without another"
-# The reason for an image whose masks were all left out.
+# An image whose masks were all left out has this reason.
 _BARE_IMAGES: Final = "images whose masks have no {}"
 WITHOUT_KEPT: Final = _BARE_IMAGES.format("kept expression")
 UNREADABLE: Final = "images that are missing from SOURCE, or changed there"
@@ -80,7 +80,7 @@ class Selection:
         self._rule = rule
         self._dropped = dropped
         if rule.max_tokens is not None:
-            # The import takes seconds, because it loads torch.
+            # The import is here, because it loads torch, which takes seconds.
             from pseudoris.workers.checkpoints.openclip import num_clip_tokens
 
             self._num_tokens = num_clip_tokens
@@ -98,7 +98,7 @@ class Selection:
             self._dropped[f"images with a side above {most} times the other"] += 1
             return None
         if not masks:
-            # An image with absences alone is left out: loaders look for a target first, and some fail without one.
+            # An image that has only no-target expressions is left out, because some loaders fail without a target.
             self._dropped.update([NONE_ALONE] * len(untargeted))
             self._dropped[self._reason_without_masks() if image.masks else WITHOUT_MASK] += 1
             return None
@@ -127,7 +127,7 @@ class Selection:
         reason = self._refusal(expression, text, left)
         if reason is None:
             return replace(expression, text=text)
-        # Each of several masks may list the expression. It is counted once, with its first mask.
+        # Each of several masks may list the same expression, so it is counted once, with its first mask.
         if mask_id in ("", *expression.target_mask_ids[:1]):
             self._dropped[reason] += 1
         return None

@@ -29,9 +29,9 @@ from pseudoris.store.location import RunLocation
 _INDEX_NAME: Final = "index.json"
 _OF_EXPRESSION: Final = ("head_noun", "uniqueness", "correctness", "distinctiveness", "weight")
 _BLOCK_BYTES: Final = tarfile.BLOCKSIZE
-# The end of a tar takes at most this many bytes: two empty blocks, and padding to a whole record.
+# The end of a tar takes at most this many bytes, for two empty blocks and the padding to a whole record.
 _END_BYTES: Final = 2 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE
-# Must rise if a sample of the same image gets other bytes.
+# This number must rise if another release writes other bytes for the same image.
 _VERSION: Final = 1
 
 
@@ -141,7 +141,7 @@ def _read_back(destination: RunLocation) -> Iterator[Content]:
                         raise broken(place, "it has no expression")
                     masks.append((check_mask(mask, size, place), of_mask))
                 yield Content.of_masks(key, size, masks)
-            # A tar ends before its file does. The rest is read for the digest of the whole file.
+            # The tar ends before its file does, so the rest is read too, for the digest of the whole file.
             while stream.read(2**20):
                 pass
         if (len(keys), stream.size_bytes, stream.md5.hexdigest()) != written:
@@ -171,7 +171,7 @@ def _samples(stream: _DigestingReader, where: str) -> Iterator[tuple[str, bytes,
             for entry in tar:
                 name, file = PurePosixPath(entry.name), tar.extractfile(entry)
                 data = b"" if file is None else file.read()
-                # The list is emptied, because otherwise the stream keeps all read entries in memory.
+                # The list is emptied, because otherwise the tar keeps all read entries in memory.
                 tar.members = []  # type: ignore[attr-defined]
                 if image is None:
                     image = name, data

@@ -41,15 +41,15 @@ from pseudoris.store.runs.planned_run import package_versions
 from pseudoris.store.sources.root import SourceRoot, root_at
 from pseudoris.store.threads import map_in_threads
 
-# In these formats the splits choose entries of a file. In all other formats they choose files.
+# In these formats the splits choose entries of one file. In all others they choose files.
 _SPLIT_INSIDE: Final = ("refer", "grefcoco")
 
-# A run records the versions of these packages, because they read, draw and write: another version may give other bytes.
+# The run records the versions of these packages, because another version may give other bytes.
 PACKAGES: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "pycocotools")
-# An import reads these sections of the configuration, and none of a model.
+# An import reads only these sections of the configuration, because it runs no model.
 _SECTIONS: Final = ("images", "shards")
 INSTANCES_NAME: Final = "instances.json"
-# A sentence, not yet checked, and the split of its reference.
+# The pair is a sentence that is not yet checked, and the split of its reference.
 _Said = tuple[Any, str]
 _PICKLE: Final = ".p"
 _REFER: Final = f"A REFER dataset has refs(<splitBy>).p beside {INSTANCES_NAME}."
@@ -105,7 +105,7 @@ class ImportRequest:
             "orientation": self.orientation,
             **({"splits": sorted(set(self.chosen_splits))} if self.format in _SPLIT_INSIDE else {}),
         }
-        # There are no weights and no device: no model computes, and boxes and run lengths are equal on every machine.
+        # Weights and device are empty, because no model computes: boxes and run lengths are equal on every machine.
         return Identity(method=method, weights={}, device_kind="none", versions=package_versions(PACKAGES))
 
 
@@ -122,7 +122,7 @@ def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequenc
         if own is not None:
             where = f"{refs_name}: a sentence of annotation {entry.annotation_id}"
             texts = clean_texts((sentence for sentence, _ in own), left_out, where=where)
-            # A text in two splits, which no dataset has, counts in the first of the two.
+            # The sentences are reversed, so that a text in two splits counts in the first of them.
             split_of = {clean_text(sentence): split for sentence, split in reversed(own)}
             phrases[entry.path] += (HumanPhrase((entry.index,), text, split_of[text]) for text in texts)
     digests = {refs_name: sha256_hex(refs), INSTANCES_NAME: sha256_hex(instances)}

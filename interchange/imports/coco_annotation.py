@@ -148,7 +148,7 @@ def read_lists(data: bytes, where: str, names: Sequence[str]) -> dict[str, list[
 def _image(row: Mapping[str, Any], where: str) -> tuple[str, tuple[int, int] | None]:
     """Return path and (H, W) in pixels; None if the size is not stated."""
     name = row.get("file_name")
-    # Tools on Windows write `train\001.jpg`. The drive letter of `C:\001.jpg` becomes a slash, which is refused.
+    # Tools on Windows write `\` for `/`, so it is replaced. A drive letter becomes a leading slash, which is refused.
     if isinstance(name, str) and "\\" in name:
         name = f"{'/' if PureWindowsPath(name).drive else ''}{name}".replace("\\", "/")
     path = relative_path(name, where=where)

@@ -25,7 +25,7 @@ from pseudoris.schemas.untrusted import kind_of, parse_json
 from pseudoris.schemas.uris import secret_in
 from pseudoris.workers.masks.rle import MaskSizeError, canonical_counts, compressed_counts
 
-# A name in a path has at most this many bytes, because file systems allow no longer names.
+# A name in a path may have at most this many bytes, because file systems allow no longer names.
 _MAX_NAME_BYTES: Final = 255
 _SHOWN_LETTERS: Final = 100
 
@@ -194,7 +194,7 @@ def annotate_image(
     kept, said = {mask.index for mask in masks}, []
     for phrase in human.phrases:
         targets = tuple(mask_id(image.image_id, index) for index in phrase.targets if index in kept)
-        # An expression whose masks have no pixels is dropped, so that it does not become a no-target expression.
+        # An expression whose masks all lack pixels is dropped. Otherwise it would become a no-target expression.
         if targets or not phrase.targets:
             kind = ("none", "attribute", "group")[min(len(targets), 2)]
             of_human = partial(ExpressionRecord, samples=(), kept=True, source=SOURCE_HUMAN)
@@ -209,7 +209,7 @@ def _shape(mask: HumanMask, size: _Size, turn: int) -> tuple[str, RleSummary]:
         counts = given(size) if callable(given) else compressed_counts(given, size)
         if counts is None:
             return "", RleSummary(0, (0, 0, 0, 0))
-        # The untrusted run lengths are checked first, because pycocotools could write outside of its memory.
+        # The run lengths are checked first, because pycocotools could write outside of its memory.
         summary = summarise_rle(*size, counts)
     except MaskSizeError as error:
         raise ImageError("annotation_mismatch", f"{where}: {error}") from error

@@ -71,14 +71,14 @@ def import_annotation(
             "in tars or tables cannot be imported."
         )
     annotation = read_annotation(request)
-    # A list, because several threads add to it at the same time.
+    # The counter is a list, because several threads add to it at the same time.
     num_without_pixels: list[int] = []
     location.probe()
     with RunLock.held(location, on_wait=on_wait) as lock:
         run, humans = _plan(request, annotation, source, location, lock)
         exclusions = content_matcher(location, run.header)
         has_hash = exclusions is not None and exclusions.has_hashes
-        # This process decodes images too, after the provers have, so it also needs the decoder plug-ins.
+        # This process needs the decoder plug-ins too, because it decodes images after the provers.
         import_plugins(config.images.decoder_plugins)
         provers: queue.SimpleQueue[Prover] = queue.SimpleQueue()
         with ExitStack() as stack:
@@ -111,7 +111,6 @@ def _plan(
     request: ImportRequest, annotation: Annotation, source: Source, location: RunLocation, lock: RunLock
 ) -> tuple[PlannedRun, dict[str, HumanImage]]:
     """Return the plan in `location`, and what its images are annotated with, by id; write it first if there is none."""
-    # If an image is missing but others exist, the missing image is planned, and quarantined when it is read.
     prefix, root = f"{relative_path(request.prefix, where='--prefix')}/" if request.prefix else "", source.root
     keyed = {path_key(f"{prefix}{human.path}"): human for human in annotation.images}
     humans = dict(sorted(keyed.items()))
@@ -123,12 +122,13 @@ def _plan(
         try:
             found = root.stat(f"{prefix}{human.path}")
         except FileNotFoundError:
+            # A missing image is planned too, and quarantined when it is read.
             return SourceItem(key)
         return SourceItem(key, found.size_bytes, etag=found.etag, mtime_ns=found.mtime_ns)
 
     def listed() -> Iterator[SourceItem]:
         is_found = False
-        # Threads look up the images, because in a bucket each look-up is a request and mostly waiting.
+        # Threads look up the images, because each look-up in a bucket is a request, which is mostly waiting.
         for item in map_in_threads(look, humans.items(), root.storage.max_readers):
             is_found = is_found or item.size_bytes is not None
             yield item

@@ -57,7 +57,7 @@ from pseudoris.workers.masks.rle import areas, canonical_counts, compressed_coun
 _BRUSH: Final = ("brush", "brushlabels")
 _POLYGON: Final = ("polygon", "polygonlabels")
 _ABSENT: Final = "absent"
-# Exports end the names of images with the image's id.
+# Exports write the image's id at the end of the image's name.
 _IMAGE_ID: Final = re.compile(r"([0-9a-f]{16})\.(?:jpg|png)$")
 _OPAQUE: Final = 128
 _CORRECTED, _ACCEPTED, _SKIPPED = "corrected", "accepted as they are", "skipped"
@@ -213,7 +213,7 @@ def correct_run(
     given = RunLocation.open(request.images, config.source.endpoint_url, config.placement.storage)
     parent = Parent.open(given, location)
     num_tasks, left_out = Counter({_CORRECTED: 0, _ACCEPTED: 0, _SKIPPED: 0}), Counter[str]()
-    # Corrections are read before anything is written, so that a wrong file leaves nothing behind.
+    # Corrections are read before anything is written, so a wrong file leaves nothing behind.
     header, tasks, corrections = parent.header, read_tasks(data, name), defaultdict[int, list[Correction]](list)
     left = dict(tasks)
     for receipt in parent.receipts(parent.pin()):
@@ -309,14 +309,14 @@ def _rewritten(
     targets = zip(said["image_id"].to_pylist(), said["target_mask_ids"].to_pylist(), strict=True)
     stays = [image not in by_image or by_image[image].keeps(of) for image, of in targets]
     said = said.filter(pa.array(stays, pa.bool_()))
-    # If the rival's mask was deleted, the second opinion (the columns `grounding_…`) no longer holds and becomes null.
+    # The columns `grounding_…` compare an expression with a rival mask. They become null if that mask was deleted.
     is_gone = pc.invert(pc.is_in(said["grounding_rival"], masks["mask_id"].combine_chunks(), skip_nulls=False))
     is_gone = pc.and_(pc.is_valid(said["grounding_rival"]), is_gone)
     for name in ("grounding_choice", "grounding_share", "grounding_rival"):
         at, kind = said.schema.get_field_index(name), said.schema.field(name)
         said = said.set_column(at, kind, pc.if_else(is_gone, pa.scalar(None, kind.type), said[name]))
     expressions = in_plan_order([said, made[EXPRESSIONS]], order)
-    # A person may have drawn an image's first mask, or deleted the last one, so the image's status may change.
+    # The status of an image may change, because a person may have drawn its first mask or deleted its last one.
     images, status = old[IMAGES], made[IMAGES]["status"].combine_chunks()
     status = pc.replace_with_mask(images["status"].combine_chunks(), pc.is_in(order, changed), status)
     place = images.schema.get_field_index("status")

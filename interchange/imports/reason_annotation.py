@@ -37,9 +37,9 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.workers.masks.rle import canonical_counts
 
-# OpenCV's fixed-point coordinates have this many steps per pixel.
+# A pixel has this many steps in OpenCV's fixed-point coordinates.
 _STEPS: Final = 2**16
-# A coordinate of this size or more is refused: no image is as wide, and products of two smaller ones stay exact.
+# A coordinate of this size or more is refused. No image is as wide, and products of smaller ones stay exact.
 _MAX_COORDINATE_PX: Final = 2**20
 _IGNORED, _FLAG = "ignore", "flag"
 
@@ -65,7 +65,7 @@ def filled(points: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.bool_
     """Return a polygon (N, 2) of pixel centres, filled with its outline, (H, W) bool."""
     height, width = size
     outline = np.zeros(size, np.bool_)
-    # Counts the polygon's edges at each pixel of a row. The last column counts those beyond the right border.
+    # Edges of the polygon are counted at each pixel. The last column counts edges beyond the right border.
     sides = np.zeros((height, width + 1), np.int64)
     for (x0, y0), (x1, y1) in pairwise([*points.tolist(), points[0].tolist()]):
         _draw(outline, (x0, y0), (x1, y1))
@@ -73,9 +73,9 @@ def filled(points: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.bool_
             continue
         (x, first), (other, last) = ((x0, y0), (x1, y1)) if y0 < y1 else ((x1, y1), (x0, y0))
         rows = np.arange(max(first, 0), min(last, height))
-        # Rounds towards zero, as C does.
+        # The quotient is rounded towards zero, as in C.
         step = int(math.copysign(abs(other - x) * _STEPS // (last - first), other - x))
-        # These are the first pixels whose centre is not left of the edge. A centre on the edge belongs to the outline.
+        # `columns` are the first pixels whose centre is not left of the edge. A centre on the edge is in the outline.
         columns = -(-(x * _STEPS + step * (rows - first)) // _STEPS)
         sides[rows, columns.clip(0, width)] += 1
     inside: NDArray[np.bool_] = (sides.cumsum(1)[:, :width] % 2 == 1) | outline
@@ -87,7 +87,7 @@ def _draw(into: NDArray[np.bool_], start: tuple[int, int], end: tuple[int, int])
     (x0, y0), (x1, y1) = (start, end) if start[0] <= end[0] else (end, start)
     across, down = x1 - x0, abs(y1 - y0)
     longer, shorter = max(across, down), min(across, down)
-    # Only steps within the image are drawn, because a file may name many points far away.
+    # Only steps within the image are drawn, because a file may name points that are far away.
     start_at, side = (
         (y0 if y1 >= y0 else into.shape[0] - 1 - y0, into.shape[0]) if down > across else (x0, into.shape[1])
     )
@@ -106,7 +106,7 @@ def read_reason(files: Mapping[str, bytes]) -> Annotation:
     """
     left_out = Counter[str]()
     images = [_image(path, data, left_out) for path, data in files.items()]
-    # One digest for all files, because a header should not list a thousand files.
+    # All files share one digest, because a header should not list a thousand files.
     listed = "\n".join(f"{path} {sha256_hex(data)}" for path, data in files.items())
     return Annotation(tuple(images), {"*.json": sha256_hex(listed.encode())}, +left_out)
 
@@ -115,7 +115,7 @@ def _image(path: str, data: bytes, left_out: Counter[str]) -> HumanImage:
     try:
         data.decode()
     except UnicodeDecodeError:
-        # Some of the files that ReasonSeg's authors published are in the code page of Windows.
+        # Some of the files that ReasonSeg's authors published have Windows's code page 1252.
         data = data.decode("cp1252", errors="replace").encode()
     document = read_json(data, path)
     shapes = document.get("shapes") if isinstance(document, dict) else None

@@ -25,12 +25,12 @@ from pseudoris.schemas.tables import (
 )
 from pseudoris.store.tables.shard_tables import table_counts
 
-# A shard gives at most this many examples of a problem: enough to show a pattern, not a line for each lost row.
+# The report shows at most this many examples of one problem per shard: a few are enough to show a pattern.
 _MAX_EXAMPLES: Final = 5
 _STATUSES: Final = (STATUS_ANNOTATED, STATUS_EMPTY, STATUS_QUARANTINED)
 
 Tables = Mapping[str, pa.Table]
-# The kind of a problem, and a sentence for each row that has it.
+# A finding is the kind of a problem, and one sentence for each row that has the problem.
 Finding = tuple[str, Iterable[str]]
 
 

@@ -30,21 +30,21 @@ from pseudoris.store.tables.judged_expressions import (
     weights_by,
 )
 
-# By kind, the least and the most masks that an expression refers to. None is no limit.
+# Maps the kind of an expression to the least and the most masks that it refers to. None means no upper limit.
 _TARGETS: Final = {"attribute": (1, 1), "position": (1, 1), "relation": (1, 1), "group": (2, None), "none": (0, 0)}
 _HEARD: Final = ("caption_score", "listener", "truth")
 _CONFIDENCE: Final = ("confidence", "rank")
-# Confidences may differ by at most this much: exponentials of another machine may differ in the last bits.
+# Two confidences may differ by this much, because `exp` of another machine may round the last bits differently.
 _TOLERANCE: Final = 1e-9
 _SCORES: Final = ("uniqueness", "correctness", "distinctiveness")
 _FIRST_DRAW: Final = ("crop", "decoder", "top_k", "top_p", "log_prob")
-# Columns that are null for expressions that the captioner did not draw.
+# These columns must be null for expressions that the captioner did not sample: of humans, composers and recipes.
 _NULL_OF_UNDRAWN: Final = (*_FIRST_DRAW, *_SCORES, *_HEARD, *_CONFIDENCE, "rival_mask_id")
-# Columns that are null for composed expressions: the composer sets confidence, and for kind `none` the rival.
+# For composed expressions two of these columns may have values, because the composer sets them.
 _NULL_OF_COMPOSED: Final = tuple(name for name in _NULL_OF_UNDRAWN if name not in ("confidence", "rival_mask_id"))
 _GROUNDING_SHARES: Final = ("grounding_choice", "grounding_share")
 _WEIGHT_OF_UNDRAWN: Final = 1.0
-# Weights may differ by at most this much: another machine may round the last digit differently.
+# Two weights may differ by this much, because another machine may round the last digit differently.
 _WEIGHT_TOLERANCE: Final = 1.5 * 10**-WEIGHT_DIGITS
 
 
@@ -86,13 +86,13 @@ def confidence_problems(table: pa.Table, config: ConfidenceConfig | None) -> Ite
         _at(is_heard & ~is_probability, "caption_score or truth is null or above 0, though listener is set"),
     )
     if config is None:
-        # Composed expressions are skipped: the composer sets their confidence, with or without `filtering.fitted`.
+        # Composed expressions are skipped, because they have a confidence with and without `filtering.fitted`.
         is_composed = is_from(table, SOURCE_COMPOSER)
         for name in _CONFIDENCE:
             is_set = ~is_composed & np.isfinite(scores[name])
             yield "expression_confidence", _at(is_set, f"{name} is set without filtering.fitted")
         return
-    # The filter gives a confidence only to expressions of kind `attribute`. Other kinds are composed later.
+    # Only expressions of kind `attribute` are compared, because the filter gives a confidence to no other kind.
     rows = np.flatnonzero(judged(table) & np.asarray(pc.equal(table["kind"], "attribute")))
     groups = pc.list_element(table["target_mask_ids"].combine_chunks().take(rows), 0).to_pylist()
     found = {name: values[rows] for name, values in scores.items()}
@@ -144,7 +144,7 @@ def _findings(table: pa.Table, masks: pa.Table, rule: KeepRule) -> Iterator[Find
         differs = np.abs(np.asarray(table["weight"]) - weights_by(rule.pair_weight, table)) > _WEIGHT_TOLERANCE
         unlike = "weight is not what filtering.fitted gives for the confidence"
         yield "expression_weight", _at(differs, unlike)
-    # Scores are checked for one mask only: those of groups and no-target expressions have another meaning.
+    # Scores are checked for one mask only, because those of groups and no-target expressions have another meaning.
     is_single = np.array([len(each) == 1 for each in targets], bool) & ~is_undrawn
     is_alone = np.array([num_masks[image] == 1 for image in images], bool)
     yield from _score_problems(table, is_single, is_alone)

@@ -22,7 +22,7 @@ from pseudoris.store.runs.receipts import commit_of_name, foreign_receipt, try_r
 
 _PLAN_GENERATION: Final = re.compile(r"g\d{4}")
 _TOP_NAMES: Final = frozenset({HEADER_NAME, CARD_NAME, BESIDE_NAME, CITATION_NAME})
-# By folder of records, a test whether a run writes a file of this name there.
+# Maps each folder of records to a function that is true for the file names that a run writes there.
 _RECORDS: Final[Mapping[str, Callable[[str], object]]] = {
     "": lambda name: name in _TOP_NAMES or PROBE_NAME.fullmatch(name),
     RECEIPTS_FOLDER: commit_of_name,
@@ -98,7 +98,7 @@ def junk_notices(location: RunLocation, header: RunHeader) -> Iterator[str]:
         for name in _names(location, folder):
             if not is_record(name):
                 yield f"{_shown(folder, name)} is an unexpected file. No reader of the run uses it. Move it out"
-    # Unfinished files may belong to a running driver, so `late` files are reported only if no driver runs.
+    # An unfinished file may belong to a running driver, so the list `late` is reported only if no driver runs.
     late = [
         f"{_shown('', path)} is of a killed writer. gc deletes it when it is an hour old"
         for path, _ in list_unfinished(location)

@@ -50,7 +50,7 @@ def verify_shard(
                 continue
             files[table] = file
             problems += _footer_problems(receipt, table, file)
-        # If a part is damaged, rows are not checked: problems of single rows would only hide the cause.
+        # Rows are not checked if a part is damaged, because problems of single rows would hide the cause.
         return problems or list(_content_problems(receipt, files, planned, quick=quick, rule=rule))
     finally:
         for file in files.values():

@@ -96,13 +96,13 @@ class VerifyWalk:
 
     def __init__(self, location: RunLocation, header: RunHeader, sample: int | None) -> None:
         commits = sorted((shard, generation) for shard, generation, _ in list_commits(location))
-        # The latest generation by shard.
+        # Commits are sorted, so the last one of each shard, its latest generation, stays in the dict.
         committed = dict(commits)
         replaced = [each for each in commits if each[1] < committed[each[0]]]
         self.num_shards = 0
         self._location = location
         self._header = header
-        # By shard, the problem that a folder, a pipe or the like is in the place of its receipt.
+        # Holds the problem of each shard whose receipt cannot exist, because a folder or a pipe has its name.
         self._blocked: dict[int, Problem] = {}
         for name, what in location.list_obstacles(RECEIPTS_FOLDER):
             if commit := commit_of_name(name):
@@ -142,7 +142,7 @@ class VerifyWalk:
             shard_and_entries: tuple[int, list[PlanEntry] | None],
         ) -> tuple[int, list[PlanEntry] | None, Receipt | ConfigError | None]:
             shard, entries = shard_and_entries
-            # If a shard is planned twice, its receipt counts only the first time.
+            # `pop` returns a receipt only once, so a shard that is planned twice is not counted twice.
             generation = self._unplanned.pop(shard, None)
             found = None if generation is None else try_read_receipt(self._location, shard, generation)
             return shard, entries, found
@@ -204,9 +204,9 @@ class VerifyWalk:
     def report(self, expected_root: str | None, *, quick: bool) -> VerifyReport:
         """Return the report, with the problems that show only at the end; `quick` as of `verify_run`."""
         root = None if self._root is None else self._root.hexdigest()
-        # Problems arrive in any order. They are sorted, so that equal runs give equal reports.
+        # Problems arrive in any order, so they are sorted: equal runs give equal reports.
         self._problems.sort(key=lambda problem: -1 if problem.shard is None else problem.shard)
-        # Ids take 8 bytes per image: those of 50 million images are sorted in 400 MB.
+        # All ids are held in memory, because they take only 8 bytes per image: 400 MB for 50 million images.
         values, counts = np.unique(ids := np.concatenate(self._ids), return_counts=True)
         repeated = zip(values[counts > 1], counts[counts > 1], strict=True)
         details = (f"image {value:016x} is planned {number} times" for value, number in repeated)
@@ -226,7 +226,7 @@ class VerifyWalk:
             (f"shard {shard} has a receipt, but is not in the plan" for shard in self._unplanned),
         )
         if not quick:
-            # In an incomplete run, a part that no receipt names may belong to a shard in progress, so it is no stray.
+            # A part that no receipt names is no stray in an incomplete run: its shard may be in progress.
             is_whole = self._num_read == self.num_shards == len(self._committed)
             strays = stray_files(self._location, self._named, self._committed, is_whole=is_whole)
             self._problems += examples(None, "stray_file", strays)

@@ -28,10 +28,9 @@ from pseudoris.schemas.run_records import PartRecord, PlanExtension, RunHeader
 RuleKind = Literal["refer", "names", "only", "sha256", "phash"]
 NAME_KINDS: Final = frozenset({"refer", "names", "only"})
 
-# These REFER datasets share images, but split them differently, so a notice names those that no rule reads.
+# These REFER datasets have the same images in different splits. A notice names those for which no rule is given.
 SHARED_DATASETS: Final = ("refcoco", "refcoco+", "refcocog")
 
-# An image that a rule by content excludes has this reason code.
 EXCLUDED: Final = "excluded"
 
 
@@ -106,7 +105,6 @@ class ExclusionRule(FrozenModel):
         return f"excluded by {self.name}: its {what} is listed"
 
 
-# Rules in the order in which they were given, each with its values. They can be pickled.
 Exclusions: TypeAlias = tuple[ExclusionRule, ...]
 
 
@@ -235,7 +233,7 @@ class _NameIndex:
                 self._coco_ids.setdefault(int(value), number)
                 continue
             self._names.setdefault(value, number)
-            # Our exports use the id of an image as its file name, so such a name also excludes the image of this id.
+            # Our exports name a file after its image's id, so such a name also excludes the image with this id.
             if match := _EXPORTED_NAME.fullmatch(value):
                 self._image_ids.setdefault(match[1], number)
 
@@ -264,7 +262,7 @@ class ExclusionMatcher:
         self._only = [
             (number, _NameIndex(enumerate(sorted(rule.values)))) for number, rule in numbered if rule.kind == "only"
         ]
-        # If several rules list the same digest, it counts for the first rule.
+        # The rules are reversed, so that a digest that several rules list counts for the first of them.
         self._digests = {
             value: number for number, rule in reversed(numbered) if rule.kind == "sha256" for value in rule.values
         }

@@ -37,7 +37,7 @@ from pseudoris.store.tables.parquet_files import open_parquet, parquet_bytes
 _MATCHING: Final = "A listed name is the whole name of a file, a listed path the end of its path"
 _SCHEMA: Final = pa.schema([("rule", pa.int32()), ("value", pa.string())])
 
-# The last matcher of this process, by the digest of its part: a process reads many shards of the same run.
+# The last matcher is kept, by the digest of its part, because a process reads many shards of the same run.
 _MATCHERS: Final[dict[str, ExclusionMatcher]] = {}
 
 
@@ -97,7 +97,7 @@ class ExcludedItems:
         if not self._matcher.has_names:
             yield from items
             return
-        # `seen` needs only one file's ids: a repeated file follows itself directly, a repeated member is in its tar.
+        # Only items of the same file can repeat, and they follow one another, so `seen` holds the ids of one file.
         file, seen = "", set[str]()
         for item in items:
             number, wanted = self._matcher.matched(item.key)
@@ -135,7 +135,7 @@ def content_matcher(location: RunLocation, header: RunHeader) -> ExclusionMatche
         return None
     digest = record.part.sha256
     if digest not in _MATCHERS:
-        # Rules by name were applied to the plan, so only rules by content are loaded.
+        # Only rules by content are loaded, because rules by name have already removed their images from the plan.
         by_content = tuple(rule for rule in stored_exclusions(location, header) if not rule.is_by_name)
         _MATCHERS.clear()
         _MATCHERS[digest] = ExclusionMatcher(by_content)

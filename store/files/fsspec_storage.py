@@ -34,9 +34,9 @@ from pseudoris.store.files.storage import (
     storage_errors,
 )
 
-# Names of the modification time in different stores, the most common names first.
+# Stores have different names for the modification time. The most common names come first.
 _TIMES: Final = ("LastModified", "mtime", "modified", "updated", "last_modified", "created")
-# A plan may hold a version made of one of these times, so this list must never change.
+# Stored plans hold versions that are made of one of these times, so this list must never change.
 _VERSION_TIMES: Final = ("LastModified", "mtime", "modified", "updated", "created")
 
 
@@ -59,14 +59,13 @@ class FsspecStorage(Storage):
         """
         options: dict[str, Any] = {}
         if uri.startswith(("http://", "https://")):
-            # Imported here, because only web storage needs aiohttp.
             from aiohttp import ClientTimeout
 
             waits = limits.connect_timeout_s, limits.read_timeout_s
             timeout = ClientTimeout(limits.patience_s, sock_connect=waits[0], sock_read=waits[1])
             options = {"client_kwargs": {"timeout": timeout}}
         try:
-            # Listings are not cached: a cached listing would hide what other processes write.
+            # Listings are not cached, because a cached listing would hide what other processes write.
             with storage_errors("open", uri):
                 filesystem, root = fsspec.url_to_fs(uri, use_listings_cache=False, **options)
         except (ValueError, ImportError) as error:
@@ -87,7 +86,7 @@ class FsspecStorage(Storage):
             found = self._info(path)
         except (FileNotFoundError, NotADirectoryError) as error:
             failure = _web_failure(error)
-            # Some servers refuse access to a name that does not exist, so a refusal also means that nothing is there.
+            # Some servers refuse access to a name that does not exist, so a refusal also means that it is missing.
             if failure is None or type(failure) is PermissionError:
                 return None
             raise failure from error
@@ -174,7 +173,7 @@ class FsspecStorage(Storage):
             named = self._below(folder)
         if mark is not None and parts and mark.name in dict(named) and mark.closes(folder):
             return
-        # A folder sorts with a slash after its name, because the keys of its content have that slash.
+        # A folder is sorted by its name with a slash, because the keys of its files have that slash.
         for name, entry in sorted(named, key=lambda each: path_key(each[0]) + "/" * (each[1]["type"] != "file")):
             path = (*parts, name)
             if entry["type"] == "file":
@@ -192,7 +191,7 @@ class FsspecStorage(Storage):
         with self._errors():
             entries = self._filesystem.ls(at, detail=True)
         named = ((entry["name"].rstrip("/"), entry) for entry in entries)
-        # Web consoles create an empty object for the folder itself. It is no file, so it is left out.
+        # Web consoles create an empty object that represents the folder itself. It is left out, because it is no file.
         return [(full.rpartition("/")[2], entry) for full, entry in named if full not in ("", at)]
 
     def _at(self, path: str) -> str:
@@ -213,9 +212,9 @@ def _web_refusals() -> Iterator[None]:
 
 def _web_failure(error: OSError) -> OSError | None:
     """Return why a web client has no answer about a file; None if the server says that there is no such file."""
-    # The client raises FileNotFoundError also for a server that is down, slow or refuses, so the cause decides.
+    # The cause decides, because the client raises FileNotFoundError also if a server is down, slow or refuses.
     cause = error.__cause__
-    # If aiohttp was never imported, the error does not come from a web client.
+    # aiohttp is not imported here: if no other code has imported it, the error does not come from a web client.
     aiohttp: Any = sys.modules.get("aiohttp")
     status = getattr(cause, "status", 0)
     if aiohttp is None or not isinstance(cause, aiohttp.ClientError | TimeoutError) or status in (404, 410):

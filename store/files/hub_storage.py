@@ -34,7 +34,7 @@ from pseudoris.schemas.uris import client_error, secret_in, writable
 from pseudoris.store.files.fsspec_storage import FsspecStorage
 from pseudoris.store.files.storage import StoredFile, refuse_change, storage_errors
 
-# The client lists a file's folder before it reads the file. One thread lists a folder, and the others wait.
+# Before a read, the client lists the file's folder. This lock lets one thread list it while the others wait.
 _LISTING: Final = threading.Lock()
 _ANSWERED: Final = threading.Event()
 _LOG_IN: Final = "run `hf auth login`, or set HF_TOKEN, on each machine that reads it"
@@ -53,13 +53,13 @@ def hub_errors() -> Iterator[None]:
     except (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, httpx2.InvalidURL, ValueError) as error:
         raise client_error(error, "hf://") from told(error)
     except (httpx2.HTTPError, FileNotFoundError, OfflineModeIsEnabled) as error:
-        # The client raises FileNotFoundError also for a dataset that the user may not see, so the cause decides.
+        # The cause decides, because the client raises FileNotFoundError also for a dataset that the user may not see.
         cause = error.__cause__ if isinstance(error.__cause__, HfHubHTTPError) else error
         if isinstance(cause, FileNotFoundError):
             raise
         if not isinstance(cause, HfHubHTTPError):
             below: Any = getattr(cause.__cause__, "__context__", None)
-            # A wrong HF_ENDPOINT or TLS setting fails every request. After any answer, the network is to blame.
+            # A wrong HF_ENDPOINT or TLS setting fails every request, so it is blamed only before the first answer.
             is_no_host = getattr(below, "errno", None) == socket.EAI_NONAME and "HF_ENDPOINT" in os.environ
             if not _ANSWERED.is_set() and (is_no_host or isinstance(below, ssl.SSLError)):
                 raise client_error(below, "hf://") from told(cause)

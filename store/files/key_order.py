@@ -19,13 +19,13 @@ from urllib.parse import quote, unquote_to_bytes
 
 from pseudoris.store.files.storage import storage_errors
 
-# `quote` encodes `!` and `#` in names, so in a key they are always separators.
+# In a key, `!` and `#` are always separators, because `quote` encodes these characters in names.
 _MEMBER: Final = "!"
 _ROW: Final = "#"
 
-# At most this many records, of about 400 bytes each, are sorted in memory. A longer listing is sorted on disk.
+# At most this many records are sorted in memory: each takes about 400 bytes. A longer listing is sorted on disk.
 MAX_IN_MEMORY: Final = 100_000
-# At most this many sorted pieces on disk are merged at once: each takes an open file and a block of records.
+# At most this many sorted files are merged at once, because each takes an open file and a block of records.
 _MAX_RUNS: Final = 64
 _BLOCK: Final = 1_000
 
@@ -121,7 +121,7 @@ def _append(run: Path, records: list[Any]) -> None:
 def _blocks(file: Any) -> Iterator[Any]:
     while True:
         try:
-            # Safe to unpickle: we wrote the file, in a folder that no other user can write.
+            # Unpickling is safe here, because this process wrote the file, in a folder that no other user can write.
             block = pickle.load(file)
         except EOFError:
             return

@@ -34,19 +34,19 @@ from pseudoris.store.files.storage import (
 
 logger = logging.getLogger(__name__)
 
-# Temporary files have hidden names without a table's suffix, so that no glob over tables finds them.
+# Temporary files have hidden names without the suffix of tables, so that no glob over tables finds them.
 TEMPORARY_PREFIX: Final = ".tmp-"
-# A temporary file's name ends in process id and nonce. Other files with the prefix are not from pseudoris.
+# A temporary file of pseudoris has a process id and a nonce in its name. Other files with the prefix are left alone.
 _TEMPORARY: Final = re.compile(r"\.tmp-\d+-[0-9a-f]{16}")
 
-# A file is written at most this many times: gc may delete the temporary file of a writer that paused for long.
+# A write is tried at most this many times, because gc may delete the temporary file of a writer that is slow.
 _MAX_WRITES: Final = 3
 _T = TypeVar("_T")
 
 # Device and inode identify a folder even if it has several paths.
 _Identity = tuple[int, int]
 _UNKNOWN: Final[_Identity] = (-1, -1)
-# Key and name of an entry, then size and modification time (ns) of a file, or identity of a folder.
+# An entry has a key, a name, the size and modification time (ns) of a file, and the identity of a folder.
 _Entry = tuple[str, str, int | None, int | None, _Identity | None]
 
 
@@ -60,7 +60,7 @@ class LocalStorage(Storage):
     """
 
     faults: ClassVar[tuple[type[Exception], ...]] = (OSError,)
-    # One thread reads the images of a shard: shards are read in parallel, and more threads are no faster on a disk.
+    # One thread reads a shard's images: other shards are read at the same time, so more threads would not help a disk.
     max_readers: ClassVar[int] = 1
 
     root: Path
@@ -166,7 +166,7 @@ class LocalStorage(Storage):
 
     def _scan(self, folder: str) -> Iterator[os.DirEntry[str]]:
         try:
-            # `scandir` gives the type of each entry. With pathlib's `iterdir`, each type needs another system call.
+            # `scandir` already gives the type of each entry. With `iterdir`, each type would need another system call.
             with os.scandir(self._at(folder)) as entries:
                 yield from entries
         except FileNotFoundError:
@@ -193,15 +193,15 @@ class LocalStorage(Storage):
             for entry in self._scan(folder):
                 key, found = path_key(entry.name), _stat(entry)
                 if found is None and entry.is_dir(follow_symlinks=False):
-                    # The folder may hold images, so it is listed. Its own listing then shows whether it is readable.
+                    # The folder may hold images, so it is listed. That raises an error if the folder is unreadable.
                     yield f"{key}/", entry.name, None, None, _UNKNOWN
                 elif found is None:
-                    # A broken link stands for an image: it is planned, and quarantined when it is read.
+                    # A broken link may stand for an image, so it is planned. The image is quarantined when it is read.
                     yield key, entry.name, None, None, None
                 elif stat.S_ISREG(found.st_mode):
                     yield key, entry.name, found.st_size, found.st_mtime_ns, None
                 elif stat.S_ISDIR(found.st_mode):
-                    # The slash sorts the folder as the keys of its content: these have a slash after its name.
+                    # A folder is sorted by its name with a slash, because the keys of its files have that slash.
                     yield f"{key}/", entry.name, None, None, _identity(found)
 
     def _write(self, path: str, data: bytes, give_name: Callable[[Path], _T]) -> _T:
@@ -217,11 +217,10 @@ class LocalStorage(Storage):
             except FileNotFoundError:
                 continue
             finally:
-                # A partial file is deleted after an error too, so that it does not keep a full disk full.
                 temporary.unlink(missing_ok=True)
             _sync_folder(temporary.parent)
             return answer
-        # Not FileNotFoundError: callers would conclude that the file at `path` is missing.
+        # FileNotFoundError is not raised, because callers would conclude that the file at `path` is missing.
         raise OSError(errno.EAGAIN, f"its temporary file was deleted {_MAX_WRITES} times before it had its name")
 
 
@@ -267,7 +266,6 @@ def _link_once(temporary: Path, target: Path) -> bool:
 @contextmanager
 def _refusals() -> Iterator[None]:
     """Convert FileNotFoundError to PermissionError: some existing folders refuse new files that way, such as /proc."""
-    # FileNotFoundError must not pass: callers would conclude that the file they asked for is missing.
     try:
         yield
     except FileNotFoundError as error:
@@ -283,7 +281,7 @@ def _make_folder(folder: Path) -> None:
         with _refusals():
             folder.mkdir(exist_ok=True)
     except FileExistsError:
-        # A file has the folder's name. From FileExistsError, callers would conclude that their own file exists.
+        # A file has the folder's name. FileExistsError would say that the file to be written exists already.
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
     _sync_folder(folder.parent)
 

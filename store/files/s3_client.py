@@ -21,16 +21,16 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.uris import client_error
 from pseudoris.store.files.storage import is_unknown_host
 
-# Warnings are off: these libraries log each failed renewal of credentials, although they also raise the error.
+# Warnings are off, because these libraries log each failed renewal of credentials and also raise the error.
 for _name in ("botocore", "aiobotocore"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
-# Clients whose store has answered once. Their settings are right, so a later failure is retried.
+# Holds the clients that got an answer once. Their settings are right, so a later failure is retried.
 _ANSWERED: Final[WeakSet[Any]] = WeakSet()
 _TLS_TIMEOUT_S: Final = 2.0
-# OSErrors of a file that a setting names. Other OSErrors come from the machine or the network.
+# These OSErrors come from a file that a setting names. All others come from the machine or the network.
 _OF_A_PATH: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-# TLS errors of a connection that broke during the handshake: they come from the network, not from a setting.
+# These TLS errors mean that the connection broke during the handshake: the network failed, not a setting.
 _BROKEN_HANDSHAKE: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
@@ -52,7 +52,7 @@ async def with_client(
         if may_pass or (isinstance(error, MemoryError | OSError) and not isinstance(error, _OF_A_PATH)):
             raise
         raise client_error(error, f"s3://{bucket}", filesystem.endpoint_url) from error
-    # A client that is redirected asks for the bucket's region. A second such request is refused: it would never end.
+    # A redirected client asks for the bucket's region. A second such request is refused: it could repeat forever.
     client.meta.events.register("before-call.s3.HeadBucket", _refuse_second, unique_id="pseudoris-region")
     try:
         answer = await use(client)
@@ -76,7 +76,7 @@ def _speaks_tls(endpoint: str | None) -> bool:
         place = at.hostname or "", at.port or 80
         return at.scheme == "http" and bool(ssl.get_server_certificate(place, timeout=_TLS_TIMEOUT_S))
     except ssl.SSLError as error:
-        # A TLS alert shows that the server expects TLS.
+        # The server answered with a TLS alert, so it expects TLS.
         return "ALERT" in str(error.reason)
     except (OSError, ValueError):
         return False
@@ -85,21 +85,21 @@ def _speaks_tls(endpoint: str | None) -> bool:
 def _is_local(error: BaseException) -> bool:
     """Return whether an error that looks like one of the network comes from the settings of this machine."""
     if isinstance(error, boto.CredentialRetrievalError):
-        # Without a metadata server, the credentials come from a program that the profile names: a local fault.
+        # No metadata server was asked, so a program that the profile names gave no credentials: a local fault.
         return not isinstance(error.__context__, boto.MetadataRetrievalError)
     cause = getattr(error, "kwargs", {}).get("error")
     if isinstance(error, boto.SSLError):
         return not isinstance(getattr(cause, "os_error", cause), _BROKEN_HANDSHAKE)
     if isinstance(error, boto.EndpointConnectionError):
         return is_unknown_host(cause)
-    # These causes mean that the settings name certificates that cannot be read.
+    # An error with one of these causes means that the settings name certificates that cannot be read.
     return isinstance(error, boto.HTTPClientError) and isinstance(cause, (*_OF_A_PATH, ssl.SSLError, ValueError))
 
 
 _REMEDY: Final = "Check the endpoint, update the store, or use another one"
-# A listing may have at most this many empty pages in a row: deleted versions may fill pages before other objects.
+# A listing may have at most this many empty pages in a row. Some are normal, as deleted versions can fill a page.
 _MAX_EMPTY_PAGES: Final = 100
-# Whether the client has asked for the bucket's region during the present request.
+# True if the client has already asked for the bucket's region during the present request.
 _ASKED_REGION: Final = ContextVar("_ASKED_REGION", default=False)
 
 

@@ -16,20 +16,19 @@ from pseudoris.store.files.s3_client import etag_of
 from pseudoris.store.files.s3_requests import Page, S3Requests
 from pseudoris.store.files.storage import Mark, MayDescend, StoredFile
 
-# At most this many prefixes are listed in parallel.
 MAX_LISTERS: Final = 16
 # At most this many levels of folders are searched for places where parallel listings can start.
 _SPLIT_LEVELS: Final = 3
-# Parallel listings start at most at this many folders: each image may have one. A listing reads on to the next start.
+# Parallel listings start at most at this many folders, because a bucket may have one folder per image.
 MAX_MARKS: Final = 256
-# One page of a listing has at most this many keys.
+# S3 returns at most this many keys in one page of a listing.
 PAGE_KEYS: Final = 1_000
-# Storage classes whose objects must be restored before they can be read.
+# Objects of these storage classes must be restored before they can be read.
 _ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
-# This character sorts after every name in a folder.
+# This character sorts after all names, so a listing that starts after `folder/` and it skips the folder.
 _LAST: Final = "\U0010ffff"
 
-# Key, path, size and etag of an object, and whether it is archived.
+# A record has the key, path, size and etag of an object, and whether it is archived.
 _Record = tuple[str, str, int, str, bool]
 
 
@@ -49,7 +48,7 @@ def walk_bucket(
     closed: tuple[str, ...] | None = None
     for _, path, size_bytes, etag, is_archived in sorted_externally(records):
         if closed is None:
-            # The first sorted record comes after everything is listed, so all marked folders are known.
+            # All marked folders are known now, because the sort yields its first record after everything is listed.
             closed = tuple(f"{folder}/" for folder in marked if mark is not None and mark.closes(folder))
         if not path.startswith(closed):
             yield StoredFile(path, size_bytes, etag=etag, is_archived=is_archived)
@@ -68,7 +67,7 @@ def _records(bucket: S3Requests, prefix: str, may_descend: MayDescend, exclude: 
     base = f"{prefix}/" if prefix else ""
     is_open = _cached_gate(bucket.address(base), may_descend, exclude)
     folders, level, is_whole = [""], 0, True
-    # The loop ends at a level of which some folders were dropped: the next level would be incomplete.
+    # The loop ends if some folders of a level were dropped, because the next level would be incomplete.
     while folders and is_whole and level < _SPLIT_LEVELS and len(folders) < MAX_LISTERS:
         inner = _Marks()
         for page in _in_parallel(iter([bucket.pages(base + each, delimiter="/") for each in folders])):
@@ -78,7 +77,7 @@ def _records(bucket: S3Requests, prefix: str, may_descend: MayDescend, exclude: 
     stops = [*folders[1:], None][: len(folders)]
     ranges = (_between(bucket, base, start, stop, is_open) for start, stop in zip(folders, stops, strict=True))
     for page in _in_parallel(ranges):
-        # Objects above this level were yielded by the loop above.
+        # Objects above this level are left out, because the loop above has yielded them.
         deep = [each for each in page[0] if each["Key"].count("/", len(base)) >= level]
         yield from _wanted(deep, base, is_open)
 
@@ -158,7 +157,7 @@ def _wanted(objects: Iterable[dict[str, Any]], base: str, is_open: Callable[[str
     for each in objects:
         path = each["Key"][len(base) :]
         folder, _, name = path.rpartition("/")
-        # Web consoles create an empty object for a folder itself. It is no file, so it is left out.
+        # Web consoles create an empty object that represents the folder itself. It is left out, because it is no file.
         if name and is_open(f"{folder}/" if folder else ""):
             yield path_key(path), path, each["Size"], etag_of(each), each.get("StorageClass") in _ARCHIVES
 

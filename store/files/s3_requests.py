@@ -30,7 +30,7 @@ from pseudoris.schemas.uris import client_error, secret_in
 from pseudoris.store.files.s3_client import Answer, Course, etag_of, with_client
 from pseudoris.store.files.storage import ArchivedError, ChangedError, NoBucketError, NotImplementedByStoreError
 
-# These codes mean an expired token. The client renews it before a retry if it can.
+# These codes mean that the token has expired. A retry helps if the client can renew the token.
 _EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
 _CODES_TO_RETRY: Final = frozenset(
     {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
@@ -39,7 +39,7 @@ _CODES_TO_RETRY: Final = frozenset(
     | {"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}
     | _EXPIRED
 )
-# Errors of connections that break, time out, or end within a body, and failures to get credentials.
+# These errors mean that a connection broke, timed out or ended within a body, or that credentials were not available.
 _BROKEN: Final = (
     boto.HTTPClientError,
     boto.ConnectionError,
@@ -52,14 +52,14 @@ _BROKEN: Final = (
     TimeoutError,
     ConnectionError,
 )
-# A 403 with one of these codes blames the credentials and not the object.
+# A 403 with one of these codes means that the credentials are bad, not that the object is protected.
 _BAD_CREDENTIALS: Final = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed"}
     | {"AccountProblem", "NotSignedUp", "InvalidSecurity"}
 )
-# A refusal may name the header that the store does not know. Only this name is shown: the rest may hold secrets.
+# An error may name the header that the store refuses. Only that name is shown, because the rest may hold secrets.
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,60}")
-# Codes of a wrong name or region of a bucket. An answer to HEAD has no body, so its code is just `400`.
+# These codes mean a wrong name or region of a bucket. `400` is one, because an answer to HEAD has no other code.
 _BAD_BUCKETS: Final = frozenset({"InvalidBucketName", "AuthorizationHeaderMalformed", "400"})
 _BAD_PLACE: Final = re.compile(r"Location|Region|Redirect|Endpoint")
 
@@ -154,16 +154,16 @@ def _response(error: BaseException) -> dict[str, dict[str, object]]:
 
 logger = logging.getLogger(__name__)
 
-# The first pause is at most this long, and the limit doubles with each retry. Random pauses keep clients apart.
+# The first pause is random and at most this long. The limit doubles with each retry, up to the longest pause.
 _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 20.0
-# A retry more than this long after the first attempt is logged as a warning: by now the user notices the delay.
+# A retry this long after the first attempt is logged as a warning, because by then the user notices the delay.
 _WARN_AFTER_S: Final = 10.0
-# A process opens at most this many connections to S3. More help only where a single connection is slow.
+# A process opens at most this many connections to S3. More connections help only if a single one is slow.
 _MAX_CONNECTIONS: Final = 32
 _BODY_CHUNK_BYTES: Final = 2**20
 _CREDENTIAL_PAUSES_S: Final = (1.0, 4.0)
-# The endpoint is read from these variables, in botocore's order.
+# botocore reads the endpoint from these variables, in this order.
 _ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
@@ -267,7 +267,7 @@ class S3Requests:
 
         async def attempt() -> Fetched:
             if etag is None or start < 0:
-                # Bytes so far are dropped: without an etag the object may have changed, and a tail cannot be continued.
+                # Without an etag the object may have changed, and a read from the end cannot resume: both start anew.
                 received.clear()
             first = start + len(received)
             arguments = {"Key": key, **_range(first, None if length is None else start + length)}
@@ -278,7 +278,7 @@ class S3Requests:
             except boto.ClientError as error:
                 if status_of(error) != 416:
                     raise
-                # The range starts behind the end of the object. The sizes that stores report here are not reliable.
+                # The range starts behind the object's end. Stores report unreliable sizes here, so it is computed.
                 return Fetched(bytes(received), max(start, 0) + len(received), etag or "")
             is_whole = first > 0 and answer["ResponseMetadata"]["HTTPStatusCode"] != 206
             if is_whole or int(answer["ContentLength"]) > most:
@@ -310,7 +310,7 @@ class S3Requests:
             where["ContinuationToken"] = answer["NextContinuationToken"]
 
     def _synced(self, request: Callable[[], Awaitable[Any]]) -> Any:
-        # `patience_s` also ends a body that arrives slowly, although no single read of it times out.
+        # The time limit is for the whole request, because a slow body never exceeds the limit of a single read.
         return sync(self._filesystem().loop, request, timeout=self.limits.patience_s)
 
     def _filesystem(self) -> Any:

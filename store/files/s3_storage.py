@@ -45,20 +45,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Bytes of the first read at an object's end: nearly always a whole Parquet footer. The answer also gives the size.
+# The first read at an object's end has this many bytes: nearly always, they hold the whole Parquet footer.
 _TAIL_BYTES: Final = 64 * 2**10
 _PARTS_AT_ONCE: Final = 4
 # Larger objects are sent in parts of this size, each retried separately, so that a part is sent within the time limit
 # of a request over a slow line too. S3 accepts no part below 5 MiB.
 MULTIPART_BYTES: Final = 64 * 2**20
-# An upload has at most this many parts: S3's limit.
+# S3 allows at most this many parts in an upload.
 MAX_PARTS: Final = 10_000
-# An upload is made at most this many times: gc may abort the upload of a writer that paused for long.
+# An upload is tried at most this many times, because gc may abort the upload of a writer that is slow.
 _MAX_UPLOADS: Final = 3
 _AUTHOR: Final = "pseudoris-author"
-# Number and etag of each part of an upload. The store requires them to complete the upload.
+# Holds the number and etag of each part of an upload, which the store requires to complete the upload.
 Parts = list[dict[str, Any]]
-# Types of files that a browser should show and not download. Programs that read parts ignore the type.
+# Files with these suffixes get a content type, so that a browser shows them instead of downloading them.
 _CONTENT_TYPES: Final = {".html": "text/html; charset=utf-8", ".webp": "image/webp"}
 
 
@@ -177,7 +177,7 @@ class S3Storage(S3Requests, Storage):
             except ClientError as error:
                 if status_of(error) != 412:
                     raise
-                # The existing object may be our own: aiohttp silently repeats a PUT if a kept-alive connection breaks.
+                # The object may be our own, because aiohttp silently repeats a PUT if a kept-alive connection breaks.
                 return self._author(key) == author
             return True
 
@@ -257,7 +257,7 @@ class S3Storage(S3Requests, Storage):
             try:
                 self.send(lambda: self.call("complete_multipart_upload", **arguments))
             except ClientError as error:
-                # If a completion's answer was lost, a repeated one finds no upload: the object's author decides.
+                # If an earlier completion succeeded and its answer was lost, the object has our author.
                 if code_of(error) != "NoSuchUpload" or self._author(upload.key) != author:
                     raise
 

@@ -23,9 +23,9 @@ from pseudoris.schemas.untrusted import told, without_secrets
 
 OTHER_ETAG: Final = "the etag differs from the plan"
 
-# What exists at a path; None if nothing does.
+# None means that nothing exists at the path.
 Kind = Literal["file", "folder"] | None
-# Takes the names in a folder's path below the root. Returns whether the folder may hold wanted files.
+# The function gets the names in a folder's path below the root, and returns whether the folder may hold wanted files.
 MayDescend = Callable[[tuple[str, ...]], bool]
 
 
@@ -220,7 +220,7 @@ def refuse_change(found: StoredFile, expected: StoredFile) -> None:
 # another image at the same time, `unreadable` at once. `store` blames the storage, and quarantines none.
 Verdict = Literal["missing", "unreadable", "denied", "store"]
 
-# docs/records/reliability.md has the same table. Error numbers that are not listed count as `store`.
+# docs/records/reliability.md has the same table. An error number that is not in it counts as `store`.
 VERDICTS: Final[dict[int, Verdict]] = {
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR), "missing"),
     **dict.fromkeys((errno.ELOOP, errno.ENAMETOOLONG, errno.EILSEQ, errno.EOVERFLOW), "unreadable"),
@@ -232,7 +232,7 @@ VERDICTS: Final[dict[int, Verdict]] = {
     **dict.fromkeys((errno.EHOSTUNREACH, errno.ENOTCONN, errno.ECONNREFUSED, errno.ECONNRESET), "store"),
     **dict.fromkeys((errno.ENOMEM, errno.EMFILE, errno.ENFILE), "store"),
 }
-# The texts are fixed, because the failures table stores them and `os.strerror` depends on the machine's language.
+# The texts are fixed: the failures table stores them, but `os.strerror` depends on the machine's language.
 _UNREADABLE: Final[dict[int, str]] = {
     errno.ELOOP: "its link leads to itself, or too many links follow one another",
     errno.ENAMETOOLONG: "its path, or the target of its link, is too long",
@@ -247,7 +247,7 @@ _NUMBERS: Final[dict[type[Exception], int]] = {
     IsADirectoryError: errno.EISDIR,
 }
 
-# Waiting cannot mend these errors: the user must free space, grant rights, or name another location.
+# A retry does not help against these errors, so each message names what the user can do.
 _REMEDIES: Final[dict[int, str]] = {
     errno.ENOSPC: "the disk is full: free space or name another output, then run the same command again",
     errno.EDQUOT: "the quota is used up: free space or name another output, then run the same command again",

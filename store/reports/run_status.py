@@ -22,9 +22,9 @@ from pseudoris.store.runs.receipts import RunTotals, Totals, list_commits, read_
 
 # The present rate is measured over this many seconds, or over the time of three shards if that is longer.
 WINDOW_S: Final = 600.0
-# A gap of more than this many times the mean seconds of a shard is a pause: no driver was running.
+# A gap between commits of more than this many mean shard times is a pause: no driver was running.
 _PAUSE_IN_SHARDS: Final = 3.0
-# A shorter gap is never a pause: with fast shards, a slow listing or a start of Ray may take as long.
+# A gap shorter than this is never a pause, because with fast shards a listing or a start of Ray takes as long.
 _MIN_PAUSE_S: Final = 60.0
 
 
@@ -62,7 +62,7 @@ def measure_rates(
     gaps = np.diff(times_s)
     is_pause = gaps > pause_s
     active_s = shard_s + float(np.where(is_pause, min(shard_s, pause_s), gaps).sum())
-    # The present session starts `shard_s` before its first commit, which is the first after the last pause.
+    # `first` is the first commit after the last pause. The present session started `shard_s` before it.
     first = int(np.flatnonzero(is_pause)[-1]) + 1 if is_pause.any() else 0
     now_s = max(now_s, float(times_s[-1]))
     since_s = max(now_s - window_s, float(times_s[first]) - shard_s)
@@ -160,7 +160,7 @@ class StatusReader:
         highest: dict[int, int] = {}
         for shard, generation, modified_s in list_commits(self._location):
             highest[shard] = max(generation, highest.get(shard, 0))
-            # A retry computes only a few images of a shard, so the rate uses the time of a shard's first commit.
+            # The rate uses the time of a shard's first commit, because a retry computes only a few of its images.
             first_s[shard] = min((generation, modified_s), first_s.get(shard, (generation, modified_s)))
         self._catch_up(highest)
         done = self._totals.sum()
@@ -183,7 +183,7 @@ class StatusReader:
 
     def _catch_up(self, highest: Mapping[int, int]) -> None:
         if any(highest.get(shard, -1) < generation for shard, generation in self._generations.items()):
-            # A receipt was deleted, so its shard is computed again. All receipts are summed again.
+            # A receipt was deleted, so its shard is computed again. The totals include it and are summed anew.
             self._totals, self._generations, self._images = Totals(), {}, {}
         new = {shard: generation for shard, generation in highest.items() if self._generations.get(shard) != generation}
         wanted = sorted(new.items())
@@ -202,7 +202,7 @@ class StatusReader:
         if holder is None:
             return Driver(DRIVER_NONE)
         if self._beat not in (None, holder.beat):
-            # The lock's counter has moved since the last read, so the driver lives, whatever the storage's clock says.
+            # The lock's counter has changed since the last read, so the driver is alive, whatever its time says.
             self._has_moved_s = now_s
         self._beat = holder.beat
         ago_s = max(0.0, now_s - max(holder.beaten_s, self._has_moved_s))

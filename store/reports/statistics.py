@@ -131,15 +131,15 @@ def count_draws(table: pa.Table) -> dict[DrawKind, KeptCount]:
     return found
 
 
-# By default this many shards are read. With 100 images each, a share of expressions is known to about 0.1 %.
+# By default this many shards are read: with 100 images each, they give shares of expressions to about 0.1 %.
 DEFAULT_SAMPLE: Final = 1_000
-# What the statistics group by, and what a group counts. A text counts for the decoder and the crop of each draw.
+# Maps what expressions are grouped by to what a group counts. A text counts once for each draw that gave it.
 GROUPS: Final[Mapping[str, str]] = {"source": "candidates", "decoder": "draws", "crop": "draws"}
 
 _THREADS: Final = 4
 _COLUMNS: Final = ("target_mask_ids", "text", "kept", "source", "samples", *SCORE_COLUMNS)
 
-# Called with the number of shards read so far, and the number of shards to read.
+# The function gets the number of shards read so far, and the number of shards to read.
 OnProgress = Callable[[int, int], None]
 
 

@@ -91,7 +91,7 @@ def end_attempt(location: RunLocation, attempt: Attempt) -> None:
 
 def read_attempts(location: RunLocation, shard: int, generation: int) -> AttemptHistory:
     """Return the shard's history; empty once the shard is committed and its records are deleted."""
-    # Only records of this shard are listed: in a large run thousands of other shards are in progress.
+    # Only records of this shard are listed, because a large run has thousands of other shards in progress.
     begun, ended = parse_attempts(location, name_prefix=f"{shard_name(shard, generation)}~")
     return AttemptHistory(begun, begun & ended)
 

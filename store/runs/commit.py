@@ -183,7 +183,7 @@ def commit_retry(
     try:
         before = {table: _stored(location, table, base) for table in SCHEMAS}
     except ConfigError:
-        # gc deletes the base's parts once another writer has committed this generation: its receipt then stands.
+        # If another writer has committed this generation, gc may have deleted the base. That receipt counts.
         existing = read_receipt(location, shard.shard, shard.generation)
         if existing is None:
             raise
@@ -209,7 +209,7 @@ def _stored(location: RunLocation, table: str, receipt: Receipt) -> pa.Table:
     return read_part(io.BytesIO(read_whole(location, table, part)), SCHEMAS[table], part.name)
 
 
-# Reasons of images whose bytes could not be read. A later read may succeed.
+# Images with these reasons could not be read. A later read may succeed.
 _NOT_READ: Final = ("missing", "changed", "unreadable", "archived", "denied")
 
 
@@ -269,7 +269,7 @@ def in_plan_order(tables: Sequence[pa.Table], order: pa.Array) -> pa.Table:
 
 def _together(base: Receipt, provenance: Provenance) -> Provenance:
     """Return the provenance of the whole shard: most of its rows come from the previous generation."""
-    # A retry needs one attempt per pool in any case, so only its further attempts are added.
+    # The first attempt of a retry is not counted as a repetition, so only its further attempts are added.
     attempts = Counter(base.attempts)
     attempts.update(
         {pool: count - 1 if pool in base.attempts else count for pool, count in provenance.attempts.items()}

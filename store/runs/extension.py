@@ -26,9 +26,9 @@ from pseudoris.store.sources.items import SourceItem
 
 _MAX_EXAMPLES: Final = 5
 
-# Fields that are equal if an image is unchanged. In a changed tar, a name may have another offset.
+# An image is unchanged if these fields are equal. In a changed tar, a member of the same name may have another offset.
 _version: Final = attrgetter("etag", "size_bytes", "mtime_ns", "offset_bytes", "row_group")
-# Where an image stands in a listing: the key of its file, and its row in a table (-1 outside of tables).
+# A place in a listing is the key of an image's file, and the image's row in a table (-1 outside of tables).
 _Place = tuple[str, int]
 _PLAN, _LISTING = "the plan", "the listing"
 
@@ -100,7 +100,7 @@ def new_entries(
     unplanned = _unplanned_items(location, header, tally.excluded.kept(items), tally)
     for entry in assign_shards(itertools.islice(unplanned, limit), header.config.shards, tally=tally):
         yield replace(entry, shard=header.num_shards + entry.shard)
-    # The rest is read too: its new items are beyond the limit, but its planned keys must be compared.
+    # The rest is read too: new items are beyond the limit, but planned keys must be compared with the plan.
     for _ in unplanned:
         pass
 
@@ -137,7 +137,7 @@ def _grouped(images: Iterable[SourceItem | PlanEntry], what: str) -> Iterator[tu
     last: _Place | None = None
     for place, group in itertools.groupby(images, key=_place):
         if last is not None and place < last:
-            # Merging two different orders would plan a known key a second time.
+            # If two different orders were merged, a known key could be planned a second time.
             raise ConfigError(
                 f"cannot extend the plan: {what} is not in the order of keys ({place[0]} is after {last[0]}). Another "
                 "version of pseudoris may have listed it. Name another output"

@@ -35,7 +35,7 @@ from pseudoris.store.runs.repair import part_sizes
 
 logger = logging.getLogger(__name__)
 
-# Temporary files older than this are deleted: writing one file never takes so long. A younger one may be in use.
+# Temporary files older than this (in seconds) are deleted. A younger one may still be in use by its writer.
 TEMPORARY_AGE_S: Final = 3_600.0
 
 # Only uploads of these files are aborted: SOURCE may lie below the run's prefix and have uploads of its own.
@@ -72,7 +72,7 @@ def _doomed(
     location: RunLocation, parts: Mapping[str, Iterable[str]], highest: Mapping[int, int]
 ) -> tuple[list[str], list[str]]:
     """Return the paths of the parts that can be deleted: those that lost, and those of superseded generations."""
-    # Suspects are shards with several parts in a table, or with an old part. Only receipts of suspects are read.
+    # Only receipts of suspects are read: shards with several parts in a table, or with a part of an old generation.
     suspects: set[int] = set()
     for names in parts.values():
         commits = [commit for commit in map(_commit_of, names) if commit and commit[0] in highest]
@@ -80,14 +80,14 @@ def _doomed(
         suspects |= {shard for shard, generation in commits if num_parts[shard] > 1 or generation < highest[shard]}
     commits = [(shard, highest[shard]) for shard in sorted(suspects)]
     latest = {receipt.shard: receipt for receipt in read_receipts(location, commits)}
-    # A shard without a receipt keeps all its parts. Newer generations keep theirs too: they may be in progress.
+    # A shard without a receipt keeps all its parts. Parts of newer generations stay too, as they may be in progress.
     lost, superseded = list[str](), list[str]()
     for table, listed in parts.items():
         names = set(listed)
         for name in sorted(names):
             commit = _commit_of(name)
             receipt = latest.get(commit[0]) if commit else None
-            # If the named part is lost or the receipt was edited, other parts may be all that is left: they stay.
+            # If the part that the receipt names is missing, the shard's other parts stay: they may be all that is left.
             if commit is None or receipt is None or receipt.parts[table].name not in names:
                 continue
             is_superseded = commit[1] < receipt.generation
@@ -135,7 +135,7 @@ def run_gc(
 
 def list_unfinished(location: RunLocation) -> Iterator[tuple[str, float]]:
     """Yield path and time (epoch seconds) of files that exist only while their writer runs."""
-    # The storage is asked for folders: an extension killed before its header leaves one that no header names.
+    # The folders are listed, because a killed `--extend` may leave one that no header names.
     plans = sorted(name for name, what in location.list_obstacles(PLAN_FOLDER) if what == "a folder")
     records = ("", ATTEMPTS_FOLDER, LOCK_FOLDER, RECEIPTS_FOLDER, MANIFEST_FOLDER, PLAN_FOLDER)
     for folder in (*records, *(f"{PLAN_FOLDER}/{name}" for name in plans), *SCHEMAS):
@@ -172,7 +172,7 @@ def remove_run(location: RunLocation) -> None:
         with storage_errors("delete", location.root):
             shutil.rmtree(location.root, ignore_errors=not Path(location.root).exists())
         return
-    # Receipts are deleted first: if the deletion is interrupted, no reader finds a committed shard in the rest.
+    # Receipts are deleted first: if the deletion is interrupted, readers find no committed shard in the rest.
     plans = (PLAN_FOLDER, f"{PLAN_FOLDER}/g0001")
     folders = (RECEIPTS_FOLDER, "", *SCHEMAS, *plans, MANIFEST_FOLDER, ATTEMPTS_FOLDER, LOCK_FOLDER)
     for folder in folders:
@@ -237,14 +237,14 @@ def stray_files(
     unnamed: list[str] = []
     for table in SCHEMAS:
         for name, what in _entries(location, table):
-            # A part that a receipt names is no stray, even if it is a folder: that is a problem of its shard.
+            # A folder that has the name of a committed part is no stray: the check of its shard reports it.
             if named.has(table, name):
                 continue
             if what is not None or PART_NAME.fullmatch(name) is None:
                 yield _unexpected(shown_uri(f"{table}/{name}"), what)
             elif has_ended:
                 unnamed.append(f"{table}/{name}")
-    # The lock is checked after the listing: a driver that wrote one of these parts holds the lock by now.
+    # The lock is checked after the listing, because a driver takes the lock before it writes a part.
     if unnamed and not is_driven(location):
         for path in unnamed:
             yield f"{path} is in no receipt. Readers that glob its folder will include it. Run gc, or move it out"

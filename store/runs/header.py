@@ -66,7 +66,7 @@ def parse_record(
         version = parse_json(data)["version"]
     except (ValueError, TypeError, KeyError):
         raise ConfigError(f"{uri} ({len(data)} bytes) is not {what}. {remedy}") from None
-    # The version is checked before the fields: those of another version would be reported as unknown keys.
+    # The version is checked before the fields: fields of another version would be reported as unknown keys.
     refuse_other_version(uri, version, RECORDS_VERSION, again=again)
     if seal is None:
         raise ConfigError(f"{uri} was changed after it was written: its sha256 is missing or misplaced. {remedy}")
@@ -83,7 +83,7 @@ def parse_record(
 EXTENSION_NAME: Final = re.compile(r"^g([0-9]{4})\.json$")
 _HUB_COMMIT: Final = re.compile(r"^(hf://datasets/[^/@]+/[^/@]+)@[0-9a-f]{40}")
 _SUMMED: Final = ("num_images", "num_repeated", "num_shards")
-# An error shows at most this many differences: a run of an older version may differ in many packages.
+# An error shows at most this many differences, because a run of an older version may differ in many packages.
 _SHOWN_DIFFERENCES: Final = 24
 RESTORE: Final = "Restore the file from a copy, or name another output"
 _WHAT: Final = "the header of a run"
@@ -216,7 +216,7 @@ def check_identity(
     if refused == acceptable:
         remedies.append("or accept other devices and package versions with --allow-mixed")
     if preset not in (None, header.config.preset):
-        # Differences that follow from the preset would take dozens of lines, so only the preset is named.
+        # Only the preset is named, because the differences that follow from it would take dozens of lines.
         changed = f"preset: {header.config.preset!r} in the run, {preset!r} now, and with it {len(refused)} settings"
         refused = [changed, *moved]
         remedies[0] = f"Use --preset {header.config.preset} and the settings that the run was started with"
@@ -243,7 +243,7 @@ def check_origin(location: RunLocation, header: RunHeader, origin: str) -> None:
 
 def is_same_source(header: RunHeader, source: str) -> bool:
     """Return whether `source`, a `Source.name`, is the place that the run was planned from."""
-    # Links are resolved here, because the header keeps them: two paths may name the same folder.
+    # The header keeps links unresolved, so they are resolved here: two paths may lead to the same folder.
     return resolved(header.source) == resolved(source)
 
 

@@ -33,7 +33,7 @@ from pseudoris.store.location import ListedFile, RunLocation
 
 logger = logging.getLogger(__name__)
 
-# A process id above this is invalid: it is the limit of Linux, and other systems have lower limits.
+# A process id above this is invalid. It is the limit of Linux, and other systems have lower limits.
 _MAX_PID: Final = 2**22
 
 
@@ -71,12 +71,12 @@ def claim_from_bytes(data: bytes) -> Claim | None:
     except (ValueError, TypeError, AttributeError):
         return None
     is_typed = all(type(getattr(claim, name)) is kind for name, kind in _KINDS.items())
-    # A process id of 0 or below is invalid: the system would check process groups, such as our own.
+    # A process id of 0 or below is invalid, because `os.kill` would then check a process group, such as our own.
     return claim if is_typed and 0 < claim.pid <= _MAX_PID else None
 
 
 LOCK_FOLDER: Final = "_lock"
-# Seconds between heartbeats. Four fit into `WATCH_S`, so that one delayed by a slow bucket does not lose the lock.
+# A driver writes a heartbeat after this many seconds. Four fit into `WATCH_S`, so that one may be late.
 HEARTBEAT_S: Final = 15.0
 WATCH_S: Final = 60.0
 _POLL_S: Final = 2.0
@@ -126,7 +126,7 @@ class RunLock:
                 _watch(location, number, holder, on_wait=on_wait, times=times)
             last = current_holder(location)
             location.create_once(_path(number + 1), claim_to_bytes(own))
-            # The files decide, not the return value: meanwhile others may have added, released and deleted claims.
+            # The claims are read again, because meanwhile other drivers may have added, released or deleted some.
             if _highest(location) == (number + 1, own):
                 if last is not None and last.death is not None:
                     on_wait(last.death)
@@ -177,7 +177,7 @@ class RunLock:
             end.join(times.release_s)
 
     def _end(self, beats: threading.Thread) -> None:
-        # The thread of heartbeats ends first: a heartbeat written after the release would undo the release.
+        # The thread of heartbeats ends first, because a heartbeat after the release would undo the release.
         beats.join()
         if self._loss is not None:
             return
@@ -306,7 +306,7 @@ def _host() -> str:
     marks = [socket.gethostname()]
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     if boot.exists() and namespace.exists():
-        # Two containers may have the same host name, and process ids are unique only within a process namespace.
+        # The host name is not enough: two containers may have the same one. Process ids are unique only in a namespace.
         marks += [boot.read_text().strip()[:8], str(namespace.readlink())]
     return " ".join(marks)
 

@@ -35,7 +35,7 @@ _COUNTS: Final = tuple(name for name in ShardCounts.model_fields if name != "rea
 _DIGESTS: Final = ("header_sha256", "sha256")
 _COPIED: Final = {"version", "shard", "generation", "seconds", "attempts", "nodes", "mixed", "long_texts", *_DIGESTS}
 _PART_TYPES: Final = {"name": pa.string(), "rows": pa.int64(), "size_bytes": pa.int64(), "sha256": pa.string()}
-# This many receipts are converted at a time: each takes 15 KB as Python objects, but 1 KB in Arrow.
+# This many receipts are converted at a time, because each takes 15 KB as Python objects, but 1 KB in Arrow.
 ROWS_AT_ONCE: Final = 200
 _ROWS_A_GROUP: Final = 1_000
 _BLOCK_BYTES: Final = 8 * 2**20
@@ -61,7 +61,6 @@ MANIFEST_SCHEMA: Final = pa.schema(
         # `degraded` is stored as JSON, because settings have values of many types.
         pa.field("degraded", pa.string(), nullable=False),
         pa.field("mixed", pa.list_(pa.string()), nullable=False),
-        # The digest of the run's header, as the receipt names it, and the receipt's own digest.
         *(pa.field(name, pa.string()) for name in _DIGESTS),
         *(
             pa.field(f"{table}_part_{name}", kind, nullable=False)
@@ -184,7 +183,7 @@ def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
                         **{name: row[name] for name in _DIGESTS},
                     )
         except (LookupError, TypeError, ValueError) as error:
-            # A column has another name or type, or a page is damaged.
+            # These errors mean that a column has another name or type, or that a page is damaged.
             raise TransientError(damaged(uri, error)) from error
 
 
@@ -224,7 +223,7 @@ def _cached(location: RunLocation, anew: Container[int], commits: Iterable[tuple
     while some := list(islice(remaining, ROWS_AT_ONCE)):
         cached: dict[tuple[int, int], Receipt] = {}
         wanted = frozenset(some)
-        # Snapshot and wanted commits are both sorted by shard, so one pass over the snapshot is enough.
+        # One pass over the snapshot is enough, because snapshot and wanted commits are both sorted by shard.
         while ahead is not None and ahead.shard <= some[-1][0]:
             if ahead.shard not in anew and (ahead.shard, ahead.generation) in wanted:
                 cached[ahead.shard, ahead.generation] = ahead

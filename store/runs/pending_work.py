@@ -92,7 +92,7 @@ def ignore(event: RunEvent) -> None:
 
 
 MAX_IN_A_ROW: Final = 3
-# An error shows at most this many faults: even of a thousand, the first faults show the cause.
+# An error shows at most this many faults, because the first few are enough to see the cause.
 _MAX_SHOWN: Final = 10
 
 

@@ -123,7 +123,7 @@ def _shard_tables(entries: Iterable[PlanEntry]) -> Iterator[tuple[int, pa.Table]
         for position, entry in enumerate(rows):
             if entry.position != position:
                 raise ValueError(f"shard {shard}: expected position {position}, got {entry.position} ({entry.key})")
-        # The table is built column by column: with `asdict`, which copies every value, it would take thrice as long.
+        # The table is built column by column, because `asdict` copies every value and takes three times as long.
         columns = [pa.array([getattr(entry, field.name) for entry in rows], field.type) for field in PLAN_SCHEMA]
         yield shard, pa.Table.from_arrays(columns, schema=PLAN_SCHEMA)
         due = shard + 1
@@ -197,7 +197,6 @@ def assign_shards(
     could not be detected. Memory does not grow with the number of images. `tally` is updated along the way.
     """
     tally = PlanTally() if tally is None else tally
-    # Images and bytes so far of the shard that is being filled, and its boundary.
     position, size_bytes, boundary = 0, 0, None
     for item, name in _first_listed(items, tally):
         fits = position < config.max_images and size_bytes + item.expected_bytes <= config.max_bytes

@@ -296,15 +296,15 @@ def _standing(location: RunLocation, request: RunRequest) -> tuple[RunHeader, tu
         except ConfigError:
             if lock is None or is_repair or header.origin != request.origin:
                 raise
-            # This heartbeat proves that the lock is still held, so no other driver commits meanwhile.
+            # The heartbeat raises if this driver has lost the lock. Otherwise no other driver can commit meanwhile.
             lock.heartbeat()
             if has_results(location):
                 raise
-            # A run exists while its header does. A kill before this line keeps the old run, a later kill keeps none.
+            # The header is deleted first: a kill before this line keeps the old run, and a kill after it leaves no run.
             location.delete(HEADER_NAME)
             logger.warning("%s holds a run with other settings and no results: it is planned anew.", location.root)
     elif has_results(location):
-        # There are tables, but no header. This call raises an error that says what to restore: nothing is deleted.
+        # Without a header, this call raises an error that says what to restore, so the results are never deleted.
         require_header(location)
     if lock is not None:
         remove_leftovers(location)
@@ -327,7 +327,7 @@ def package_versions(packages: Iterable[str]) -> dict[str, str]:
     """Return the version of each package, `absent` if it is not installed."""
     found = {}
     for name in packages:
-        # A container may lack packages that its plug-ins do not need. The identity then records "absent".
+        # A container may lack packages that its plug-ins do not need, so the identity records "absent" for these.
         found[name] = "absent"
         with suppress(PackageNotFoundError):
             found[name] = version(name)

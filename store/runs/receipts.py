@@ -23,7 +23,7 @@ from pseudoris.store.runs.header import header_digests, parse_record
 from pseudoris.store.threads import map_in_threads
 
 _NAME: Final = re.compile(rf"{SHARD_NAME}\.json")
-# This many threads read receipts. A receipt has about a kilobyte, so a read from a bucket is nearly all latency.
+# This many threads read receipts, because a read of a kilobyte from a bucket is nearly all latency.
 READERS: Final = 16
 _ANEW: Final = (
     "Restore it from a copy, or delete all receipts of the shard ({}.g*.json): the run's command then computes it again"
@@ -98,7 +98,7 @@ def of_this_run(
     """
     known = header_digests(location) if header is None else header.digests
     for receipt in receipts:
-        # Without a header there is no digest to compare with. Other checks report a missing header.
+        # Without a header there is no digest to compare with. Another check reports the missing header.
         if known and receipt.header_sha256 not in known:
             raise ConfigError(foreign_receipt(location, receipt.shard, receipt.generation))
         yield receipt

@@ -48,9 +48,9 @@ from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
 logger = logging.getLogger(__name__)
 
 ORIGIN: Final = "refilter"
-# Packages that write the new tables: their present versions count. The rest of the identity is the parent's.
+# These packages write the new tables, so the identity has their present versions. The rest is the parent's.
 _WRITERS: Final = ("pseudoris", "pyarrow")
-# Composes new expressions for an image, in place of those that were composed before.
+# The function writes new composed expressions for an image, in place of its old ones.
 Compose = Callable[[ShardImage], ShardImage]
 
 
@@ -171,7 +171,7 @@ def _rewritten(
     parent: Parent, compose: Compose | None, header: RunHeader, before: Receipt, contents: dict[str, bytes]
 ) -> tuple[Mapping[str, bytes], ShardCounts]:
     rule, fitted = rule_of(header), parent.header.config.filtering.fitted_values
-    # With the parent's weight rule, weights are copied: computed on another machine, a last digit could differ.
+    # Weights are copied if the rule is the parent's: a computation on another machine may change the last digit.
     rule = replace(rule, pair_weight=None) if rule.pair_weight == fitted.pair_weight else rule
 
     def read(name: str) -> pa.Table:
@@ -204,7 +204,7 @@ def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunC
     before = config.filtering
     tau = before.tau if change.tau is None else change.tau
     given = before.keep if change.keep is None else tuple(change.keep)
-    # Bounds on drawn expressions and on composed kinds are independent: new bounds replace only those of their sort.
+    # Bounds on drawn expressions and on composed kinds are independent: new ones replace only bounds of the same sort.
     sorts = {each.column in COMPOSED_KINDS for each in given} or {True, False}
     keep = (*(each for each in before.keep if (each.column in COMPOSED_KINDS) not in sorts), *given)
     tree = config.model_dump()

@@ -20,7 +20,7 @@ from pseudoris.store.threads import map_in_threads
 
 # Few threads read parts, because each holds a whole part: with embedded images, up to `shards.max_bytes`.
 _THREADS: Final = 4
-# Problems of `verify` that a repair mends: the file is damaged. With other problems, it is as its receipt says.
+# A repair mends these problems of `verify`, in which a file is damaged. In others, a file is as its receipt says.
 REPAIRED: Final = ("part_missing", "part_size", "part_sha256", "part_unreadable")
 _SNAPSHOT: Final = "take a new snapshot of the run (refresh() of the dataset, or Snapshot.shared with another turn)"
 

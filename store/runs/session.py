@@ -32,7 +32,7 @@ from pseudoris.store.runs.pending_work import Committed, Notice, OnEvent, Pendin
 from pseudoris.store.runs.receipts import RunTotals, Totals, list_receipts, read_receipts
 from pseudoris.store.runs.repair import damaged_receipts, part_sizes, read_whole, refuse_lost
 
-# A shard's receipt, or the reason why the shard is set aside.
+# An outcome is a shard's receipt, or the reason why the shard is set aside.
 Outcome = Receipt | ShardFault
 # Commits the shards of the pending work and yields their outcomes, in any order. Closing it ends the work; committed
 # shards are kept.
@@ -52,7 +52,7 @@ def trim_memory() -> None:
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError):
-        # Only glibc has `malloc_trim`. Elsewhere there is nothing more to do.
+        # Only glibc has `malloc_trim`. With another C library there is nothing more to do.
         return
     trim(0)
 
@@ -100,7 +100,7 @@ class RunSession:
             self._add(receipt)
         self._num_shards_before = len(self._latest)
         self._num_images_before = self._totals.images
-        # Shards that this session has committed and that no snapshot holds yet.
+        # Holds the shards that this session has committed and that are in no snapshot yet.
         self._unwritten: set[int] = set()
         self._manifest_due = next_manifest(self._num_shards_before)
 
@@ -123,12 +123,12 @@ class RunSession:
 
         ConfigError if a receipt, or a part of the plan, cannot be used.
         """
-        # A lost plan cannot be computed again, only copied back, so it is checked before the parts of tables.
+        # The plan is checked before the tables, because a lost plan cannot be computed again, only copied back.
         for part in plan_files(self._header):
             read_whole(self._location, PLAN_FOLDER, part)
         generations: dict[int, int] = {}
         num_shards = len(self._latest)
-        # The receipts themselves are read, not the snapshot, which is only a cache.
+        # The receipts themselves are read, because the snapshot is only a cache.
         for receipt in damaged_receipts(self._location, read_receipts(self._location, [*self._latest.items()])):
             generations[receipt.shard] = self._latest.pop(receipt.shard)
             self._totals.remove(receipt)
@@ -164,7 +164,7 @@ class RunSession:
             standing = self._standing()
             if is_changed:
                 self._write_manifest(*standing)
-            # A lost part stops the run only after gc and manifest, but before the card, which reads the tables.
+            # A lost part raises an error: after gc and manifest, which are then done, but before the card, which reads.
             for receipt in self.receipts():
                 for table, part in receipt.parts.items():
                     refuse_lost(self._location, table, part, sizes[table])
@@ -220,7 +220,7 @@ class RunSession:
 
     def _snapshot_if_due(self, num_commits: int, *, is_last: bool) -> None:
         num_done = self._num_shards_before + num_commits
-        # The last manifest is written after gc, not here: if it is complete, the next session has nothing to do.
+        # The last manifest is written after gc, because a complete manifest shows the next session that gc has run.
         if num_done >= self._manifest_due and not is_last:
             self._write_manifest(*self._standing())
             self._manifest_due = next_manifest(num_done)

@@ -28,16 +28,16 @@ from pseudoris.store.threads import map_in_threads
 
 logger = logging.getLogger(__name__)
 
-# Number of threads by default: few, as each holds a shard's tables: with embedded images `shards.max_bytes` or more.
+# By default this many threads work: few, as each holds a shard's tables, with embedded images `shards.max_bytes`.
 DEFAULT_THREADS: Final = 4
 
-# Called with the number of images committed so far, and the number of all images.
+# The function gets the number of images committed so far, and the number of all images.
 OnProgress = Callable[[int, int], None]
-# Makes a shard, with masks and expressions, from its plan entries. Several threads call this function at once.
+# The function makes a shard from its plan entries. Several threads call it at once.
 MakeShard = Callable[[Sequence[PlanEntry]], Shard]
-# Returns the new parts by table from the new run's header, the parent's receipt, and the parent's parts by table.
+# The function gets the new header, the parent's receipt and parts by table, and returns new parts and counts.
 Rewrite = Callable[[RunHeader, Receipt, dict[str, bytes]], tuple[Mapping[str, bytes], ShardCounts]]
-# Yields the number of each pending shard, and a function that makes and commits the shard.
+# The function yields the number of each pending shard, and a function that makes and commits this shard.
 _Work = Callable[[PendingWork], Iterable[tuple[int, Callable[[], Receipt]]]]
 
 
@@ -140,7 +140,7 @@ def _written(
         except ConfigError as error:
             if item[0] not in pending.base_generations:
                 raise
-            # One damaged shard that cannot be repaired must not stop the repair of other shards.
+            # A damaged shard that cannot be repaired is set aside, so that the repair of other shards goes on.
             return ShardFault(item[0], str(error), is_config=True, is_proven=True)
 
     def execute(pending: PendingWork) -> Generator[Outcome]:

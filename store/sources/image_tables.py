@@ -27,9 +27,9 @@ from pseudoris.store.tables.parquet_files import is_damage
 _IMAGES_AT_ONCE: Final = 1
 _URIS_AT_ONCE: Final = 8
 _BUFFER_BYTES: Final = 2**20
-# Size of a read of a table's end: pyarrow reads this many bytes to find the footer.
+# A read of a table's end has this many bytes, because pyarrow reads as many to find the footer.
 _FOOTER_BYTES: Final = 64 * 2**10
-# A message shows at most this many columns of an untrusted table, and this many characters of each text.
+# A message shows at most this many columns of an untrusted table, and this many characters of a text.
 _SHOWN_COLUMNS: Final = 20
 _SHOWN_LETTERS: Final = 200
 
@@ -73,7 +73,7 @@ def count_rows(
             table = pq.ParquetFile(stream, pre_buffer=False)
             schema = table.schema_arrow
             found = (table.metadata.row_group(group) for group in range(table.num_row_groups))
-            # The size is that of all columns: asked for one column of a damaged footer, pyarrow crashes the process.
+            # The size is that of all columns, because pyarrow crashes if a damaged footer is asked for one column.
             groups = [(int(group.num_rows), int(group.total_byte_size)) for group in found]
         except Exception as error:  # a hostile footer; other errors are raised again
             if not is_damage(error):
@@ -87,7 +87,7 @@ def count_rows(
         left_out.num_tables += 1
         return []
     column = column or find_column(schema, config, name)
-    # A footer may claim any number of rows, and each becomes a plan entry. More rows than bytes are refused.
+    # A footer may claim any number of rows, each of which becomes a plan entry, so more rows than bytes are refused.
     counts, total = [num_rows for num_rows, _ in groups], table.metadata.num_rows
     limit = total if file.size_bytes is None else file.size_bytes
     if min(counts, default=0) < 0 or sum(counts) != total or total > limit:
@@ -97,7 +97,7 @@ def count_rows(
         )
     if column.kind == "uri":
         return [RowGroup(num_rows) for num_rows in counts]
-    # Encoded images do not shrink when compressed, so the uncompressed size of a row group gives their size.
+    # The uncompressed size of a row group is used, because encoded images do not shrink when they are compressed.
     means = (max(0, size_bytes) // max(1, num_rows) for num_rows, size_bytes in groups)
     return [
         RowGroup(num_rows, mean if file.size_bytes is None else min(mean, file.size_bytes))
@@ -207,7 +207,7 @@ def _row_image(value: pa.Scalar, column: ImageColumn, max_bytes: int) -> RowImag
     found: list[Any] = [None if each is None else each.to_pybytes() for each in buffers]
     for at, value in enumerate(values):
         if found[at] is not None and _is_text(value.type):
-            # Bytes that are not UTF-8 become surrogate escapes, as in paths: one such row must not fail the others.
+            # Bytes that are not UTF-8 become surrogate escapes, as in paths: such a row must not fail the others.
             found[at] = found[at].decode("utf-8", "surrogateescape")
     if column.kind == "struct":
         return RowImage(*found)
@@ -215,7 +215,7 @@ def _row_image(value: pa.Scalar, column: ImageColumn, max_bytes: int) -> RowImag
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    # pandas and DuckDB write categories as a dictionary column, so the type of its values counts.
+    # The type of the values counts, because pandas and DuckDB write categories as a dictionary column.
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 

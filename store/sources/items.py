@@ -83,7 +83,7 @@ class LeftOut:
         """Count a file that is not listed."""
         suffix = PurePosixPath(path).suffix.lower()
         is_usual = suffix.isascii() and suffix[1:].isalnum() and len(suffix) <= _MAX_LETTERS
-        # Names such as `photo.000001` have millions of suffixes, so only the first suffixes are counted by name.
+        # Only the first suffixes are counted by name, because names such as `photo.000001` have millions of suffixes.
         is_kept = suffix in self.extensions or len(self.extensions) < _MAX_EXTENSIONS
         self.extensions[(suffix if is_kept else _OTHER) if is_usual else ""] += 1
 

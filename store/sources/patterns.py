@@ -14,10 +14,10 @@ from typing import Final
 from pseudoris.schemas.errors import ConfigError
 
 GLOB: Final = re.compile(r"[*?\[]")
-# Characters that start a glob or a brace.
+# These characters start a glob or a brace.
 MAGIC: Final = re.compile(r"[*?\[{]")
 _RANGE: Final = re.compile(r"(\d+)\.\.(\d+)")
-# Braces may name at most this many files, several times the largest public data sets. More is a typing error.
+# Braces may give at most this many names, several times what the largest public data sets need.
 MAX_EXPANDED: Final = 200_000
 
 
@@ -114,12 +114,12 @@ ALL_FILES: Final = GlobPattern(("**", "*"))
 
 def _fits(path: tuple[str, ...], parts: tuple[str, ...], *, is_folder: bool) -> bool:
     if not path:
-        # The path is used up. A folder is visited if parts of the pattern are left for the folder's content.
+        # The path ends here. A folder is visited if parts of the pattern remain for the folder's content.
         return bool(parts) if is_folder else all(part == "**" for part in parts)
     if not parts:
         return False
     name, part = path[0], parts[0]
-    # In a bucket, `.` and `..` are ordinary names from programs that join paths, so they are not hidden.
+    # `.` and `..` are not hidden: in a bucket they are ordinary names, made by programs that join paths.
     is_shown = not name.startswith(".") or name in (".", "..")
     if part != "**":
         has_name = (is_shown or part.startswith(".")) and fnmatchcase(name, part)

@@ -32,14 +32,14 @@ _NO_CREDENTIALS: Final = ImageError("denied", "there are no credentials for the 
 # Members of a tar are read together if at most this many bytes are between them: headers, labels, other files. From a
 # bucket, a megabyte takes as long as the latency of another request.
 _MAX_GAP_BYTES: Final = 2**20
-# Members are read together up to this many bytes: while they are cut apart, their bytes exist twice.
+# One read of members has at most this many bytes, because it is copied when it is cut into members.
 _MAX_SPAN_BYTES: Final = 32 * 2**20
 # A row group's image column is read from a bucket in windows of this many bytes.
 _TABLE_WINDOW_BYTES: Final = 8 * 2**20
 
-# An image's encoded bytes, or why there are none.
+# An outcome is an image's encoded bytes, or the error because of which there are none.
 Outcome = bytes | ImageError
-# Returns the encoded bytes of an image, given the number of its shard and its key.
+# The function gets the number of an image's shard and the image's key, and returns its encoded bytes.
 LoadBytes = Callable[[int, str], bytes]
 
 
@@ -71,7 +71,7 @@ def read_or_refused(root: SourceRoot, entries: Sequence[PlanEntry], config: RunC
     groups = [list(group) for _, group in itertools.groupby(entries, key=lambda entry: file_path(entry.key))]
     read = functools.partial(_read_group, root, config=config)
     num_readers = min(root.storage.max_readers, len(groups))
-    # From a bucket an image is one request, which is nearly all latency, so threads read several at once.
+    # Threads read several images at once, because a request to a bucket is nearly all latency.
     found = map(read, groups) if num_readers < 2 else map_in_threads(read, groups, num_readers)
     yield from itertools.chain.from_iterable(found)
 
@@ -79,7 +79,7 @@ def read_or_refused(root: SourceRoot, entries: Sequence[PlanEntry], config: RunC
 def _read_group(root: SourceRoot, entries: Sequence[PlanEntry], *, config: RunConfig) -> list[Reading]:
     """Return what comes of the entries of one file; only its planned version is accepted."""
     path, first = file_path(entries[0].key), entries[0]
-    # For a tar or a table, the plan holds the size of the image, so the size of the file is not checked.
+    # The size of a tar or a table is not checked, because the plan holds only the size of the image in it.
     is_whole_file = first.offset_bytes is None and first.row_group is None
     expected = StoredFile(path, first.size_bytes if is_whole_file else None, first.etag, first.mtime_ns)
     window_bytes = 0 if first.row_group is None else _TABLE_WINDOW_BYTES
@@ -142,7 +142,7 @@ def _read_table(
     stream: BinaryIO, root: SourceRoot, *, entries: Sequence[PlanEntry], config: RunConfig
 ) -> list[Reading]:
     """Return what comes of rows of a Parquet file, all from one row group."""
-    # Relative uris of rows are resolved by the table's real uri, so secrets in that uri are not masked here.
+    # The table's real uri is used, with its secrets, because relative uris of rows are resolved by it.
     table, store = root.storage.uri(file_path(entries[0].key)), root.store
     positions = {entry.row: entry.position for entry in entries if entry.row is not None}
     readings: dict[int, Reading] = {}
@@ -160,7 +160,7 @@ def _read_table(
             outcome, other_store = _read_row(image, table, config)
             readings[positions[row]] = Reading(positions[row], outcome, other_store or store)
     except ImageError as error:
-        # The row group is damaged: the rows before the damage are good, and the rest get this error.
+        # The row group is damaged. The rows before the damage are good, and the other rows get this error.
         rest = error
     return [readings.get(position, Reading(position, rest, store)) for position in positions.values()]
 
@@ -195,7 +195,7 @@ def _read_uri(root: SourceRoot, path: str, config: RunConfig) -> Outcome | Refus
     except TransientError as error:
         if root.store != "web":
             raise
-        # A failing web server refuses its image. If all servers fail, `settle_refusals` blames this machine's network.
+        # A failing web server counts as a refusal. If all fail, `settle_refusals` blames this machine's network.
         return RefusedError(str(error))
     if len(data) <= config.images.max_bytes:
         return data
@@ -254,7 +254,7 @@ class PlannedImages:
                 # A copied file has another time and etag, so the sha256 decides whether it is the same image.
                 planned = [replace(entry, etag=None, mtime_ns=None) for entry in planned]
             plan = {entry.key: entry for entry in planned}
-            # The mapping is replaced and never changed, because other threads that read ahead may use it at any time.
+            # The mapping is replaced and never changed, because threads that read ahead may use it at any time.
             self._plans = {**self._plans, shard: plan} if self._is_random_access else {shard: plan}
         entries = sorted((plan[key] for key in keys), key=lambda entry: entry.position)
         if self._root is None:

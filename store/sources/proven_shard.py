@@ -27,7 +27,7 @@ from pseudoris.store.sources.source import open_root
 
 logger = logging.getLogger(__name__)
 
-# Refused images are read again after this many seconds: enough to renew credentials. A shard waits at most once.
+# Refused images are read again after this many seconds, in which credentials can be renewed.
 AGAIN_AFTER_S: Final = 60.0
 
 
@@ -55,7 +55,7 @@ def settle_refusals(
     num_known = Counter(reading.store for reading in readings.values())
     if refused:
         wanted = {readings[entry.position].store for entry in refused}
-        # To see whether a store still gives images, a readable image of it is read again. Rows may name many stores.
+        # One readable image of each store is read again, to see whether the store still gives images.
         given = [entry for entry in reversed(entries) if isinstance(readings[entry.position].outcome, bytes)]
         for entry in chain({readings[entry.position].store: entry for entry in given}.values(), others):
             (witness,) = read_or_refused(root, [entry], config)
@@ -132,7 +132,7 @@ def read_shard(
     readings |= {reading.position: reading for reading in read_or_refused(root, missing, config)}
     failed = (reading.outcome for reading in readings.values() if isinstance(reading.outcome, ImageError))
     is_lost = any(error.reason in ("missing", "unreadable") for error in failed)
-    # SOURCE's root is checked, because an unmounted disk would otherwise quarantine every image.
+    # The root of SOURCE is checked, because an unmounted disk would otherwise quarantine every image.
     if is_lost and root.kind("") != "folder":
         raise TransientError(f"SOURCE is gone: {root.describe()}. Restore it, then run the same command again")
     outcomes = settle_refusals(root, config, entries=entries, readings=readings, others=others)

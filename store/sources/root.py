@@ -45,7 +45,7 @@ class SourceRoot:
     def describe(self, path: str = "") -> str:
         """Return the full path or uri for messages, not to read from: links are masked."""
         uri = shown_uri(self.storage.uri(path))
-        # Masking ends a link at a space, so a secret after the space would be shown. Spaces are encoded first.
+        # Spaces are encoded first, because masking ends a link at a space and would show a secret after the space.
         return without_secrets(uri.replace(" ", "%20")) if "://" in uri else uri
 
     def kind(self, path: str) -> Kind:
@@ -113,19 +113,19 @@ class SourceRoot:
 def root_at(location: str, config: SourceConfig, limits: StorageConfig | None = None) -> SourceRoot:
     """Return the root at a local path, whose links are followed, or an fsspec url. Raises as `storage_at`."""
     folder = local_path(location)
-    # `Path.resolve` is not used, because it would raise for a link to itself.
+    # `Path.resolve` is not used, because it raises an error for a link to itself.
     resolved = location if folder is None else os.path.realpath(folder)
     return SourceRoot(storage_at(resolved, config.endpoint_url, limits, requester_pays=config.requester_pays))
 
 
 _LOCAL_SCHEMES: Final = frozenset({"file", "local"})
 _WEB_SCHEMES: Final = frozenset({"http", "https"})
-# Only these schemes are allowed: fsspec has others that read this machine (`dir`, `zip`, `git`) or hosts (`ssh`).
+# Only these schemes are allowed, because fsspec has others that read this machine (`dir`, `git`) or hosts (`ssh`).
 REMOTE_SCHEMES: Final = _WEB_SCHEMES | {"s3", "s3a", "gs", "gcs", "az", "abfs"}
-# The most bytes of a uri and of a name in it: the limits of Linux. A key of S3 has at most 1,024 bytes.
+# A uri, and a name in it, may have at most this many bytes. These are the limits of Linux.
 _MAX_URI_BYTES: Final = 4_095
 _MAX_NAME_BYTES: Final = 255
-# A host may have only these characters: our check and the client may normalise others differently.
+# A host may have only these characters, because the client may normalise others in another way than our check.
 _HOST: Final = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 
 
@@ -140,23 +140,23 @@ def resolve_uri(
     redirects of its server, are not checked. ImageError (`refused_uri`) for any other uri, and for one that chains
     protocols, contains a secret, is not text, is too long, or names no file.
     """
-    # Bad uris are refused here: an error of a file system or client would look like a fault of the storage.
+    # Bad uris are refused here, because a later error of a client would look like a fault of the storage.
     try:
         size_bytes = len(uri.encode("utf-8"))
     except UnicodeEncodeError:
         raise ImageError("refused_uri", "the uri is not UTF-8") from None
     if size_bytes > _MAX_URI_BYTES:
         raise ImageError("refused_uri", f"the uri has {size_bytes:,} bytes; at most {_MAX_URI_BYTES:,} are allowed")
-    # A query is allowed, because a row's uri is not stored, and messages show it without its query.
+    # A uri with a query is allowed, because uris of rows are not stored, and messages show them without the query.
     if secret_in(uri, None):
         raise ImageError("refused_uri", "the uri carries credentials")
     scheme, separator, rest = uri.partition("://")
     if "://" in rest or (separator and "::" in uri):
-        # `file://file:///etc/…` would keep its second prefix, and `tar://…::file:///etc/…` would read any file.
+        # Chained protocols could read a local file, as `tar://…::file:///etc/…` or `file://file:///etc/…`.
         raise ImageError("refused_uri", "the uri chains protocols: `://` may occur once, and `::` not at all")
     if separator and scheme.lower() not in _LOCAL_SCHEMES:
         return _resolve_remote(scheme.lower(), rest, config, limits)
-    # A web table's query may have slashes, so it is cut off first. In a bucket, `?` is an ordinary character.
+    # A web table's query is cut off first, because it may hold slashes. In a bucket, `?` is an ordinary character.
     place = re.split("[?#]", table)[0] if table.startswith(("http://", "https://")) else table
     root, path = root_at(config.uri_root or posixpath.dirname(place), config, limits), rest if separator else uri
     if any(len(name.encode("utf-8")) > _MAX_NAME_BYTES for name in path.split("/")):
@@ -198,7 +198,7 @@ def _refuse_inner_host(uri: str) -> None:
     with suppress(ValueError):
         address = ipaddress.ip_address(host)
     if address is None:
-        # Resolvers also accept the forms `127.1`, `0x7f000001` and `2130706433`, and so does `inet_aton`.
+        # `inet_aton` accepts the forms `127.1`, `0x7f000001` and `2130706433`, because resolvers also accept them.
         with suppress(OSError):
             address = ipaddress.IPv4Address(socket.inet_aton(host))
     address = getattr(address, "ipv4_mapped", None) or address

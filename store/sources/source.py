@@ -39,13 +39,13 @@ logger = logging.getLogger(__name__)
 # mostly its labels, as img2dataset writes them: it is listed only if it holds the bytes of images.
 Format = Literal["files", "webdataset", "parquet", "beside_tar"]
 
-# Folders that a run writes below OUT. A SOURCE in one of them is refused: it would list the run's own tables.
+# A run writes these folders below OUT. A SOURCE in one of them is refused, because it would list the run's own tables.
 _RUN_FOLDERS: Final = frozenset({*SCHEMAS, "_plan", "_receipts", "_manifest"})
-# Runs that this process has already logged as skipped: a SOURCE may be listed several times.
+# Holds the runs whose skipping was logged, so that several listings of SOURCE log each run once.
 _TOLD: Final[set[str]] = set()
-# Schemes of SOURCE in a header. Only SOURCE may be on the Hub: there, a row's uri would name no commit.
+# A recorded SOURCE may have these schemes. A row's uri may not be on the Hub, because it would name no commit.
 _RECORDED_SCHEMES: Final = REMOTE_SCHEMES | {"hf"}
-# A wrong path is compared with at most this many names in its folder, which may hold millions of images.
+# A wrong path is compared with at most this many names, because its folder may hold millions of images.
 _MAX_COMPARED: Final = 10_000
 
 
@@ -156,7 +156,7 @@ class Source:
                     "exist: check the path"
                 ) from None
             except (ImageError, RefusedError):
-                # A named file that cannot be looked at is planned, and quarantined when it is read: others may be good.
+                # A named file whose status cannot be read is planned, as others may be good. Its read quarantines it.
                 yield StoredFile(path, None)
 
     def _globbed_files(self, pattern: GlobPattern) -> Iterator[tuple[StoredFile, bool]]:
@@ -299,7 +299,7 @@ def _missing(source: str, name: str) -> ConfigError:
     begins = f"To match all names that begin with it, write {shlex.quote(f'{without_secrets(name)}*')}."
     if local is None:
         return ConfigError(f"SOURCE {source!r} does not exist. Check the url and the credentials. {begins}")
-    # SOURCE may be a url without its scheme, which looks like a path, so its query is masked.
+    # The query is masked, because SOURCE may be a url without its scheme, which looks like a path.
     source = f"/{without_secrets(source[1:])}"
     parent = next(folder for folder in local.parents if folder.is_dir())
     wanted = local.relative_to(parent).parts[0]

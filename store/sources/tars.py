@@ -18,15 +18,15 @@ from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.sources.items import LeftOut, SourceItem
 from pseudoris.store.sources.root import SourceRoot
 
-# Size of a read while headers are listed: the next image's header, with the small members before it.
+# A read of headers has this many bytes, enough for the small members before the next image and its header.
 _WINDOW_BYTES: Final = 32 * 2**10
-# Content behind the end of a tar is searched in pieces of at most this many bytes.
+# The bytes behind the end of a tar are searched in pieces of at most this many bytes.
 _CHUNK_BYTES: Final = 2**20
-# A larger header is refused: it may claim exabytes. Names and attributes of real files have at most 64 KiB.
+# A header with more bytes is refused, because it may claim exabytes. Those of real files have at most 64 KiB.
 _MAX_HEADER_BYTES: Final = 2**20
-# A tar may have at most this many global settings: tarfile copies them to each member that follows.
+# A tar may have at most this many global settings, because tarfile copies them to each member that follows.
 _MAX_GLOBAL_SETTINGS: Final = 1_000
-# Exceptions that tarfile raises for a malicious header.
+# tarfile raises these exceptions for a malicious header.
 _HOSTILE: Final = (tarfile.TarError, ValueError, OverflowError, RecursionError)
 
 
@@ -48,7 +48,7 @@ def list_members(
                 is_plain = member.isreg() and not member.issparse() and not name.startswith(".")
                 if is_plain and name.lower().endswith(config.extensions):
                     end = member.offset_data + member.size
-                    # An extended header may claim any size, so the claim is compared with the tar's size.
+                    # The member's size is compared with the tar's size, because an extended header may claim any size.
                     if member.size < 0 or (file.size_bytes is not None and end > file.size_bytes):
                         at = f"at byte {member.offset_data:,} of the tar"
                         raise tarfile.ReadError(f"a member of {member.size:,} bytes {at}")
@@ -64,7 +64,7 @@ def list_members(
                     left_out.count_member(member.name)
         except _HOSTILE as error:
             raise ConfigError(_damage(root, file, str(error))) from error
-    # If the last header is truncated, tarfile ends without an error, but the size is no multiple of a block.
+    # If the last header is truncated, tarfile raises no error, but the file's size is no multiple of a block.
     if file.size_bytes is not None and file.size_bytes % tarfile.BLOCKSIZE:
         raise ConfigError(_damage(root, file, "its size is not a multiple of 512 bytes"))
 
@@ -89,11 +89,11 @@ def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
     start: int | None = 0
     while start is not None:
         stream.seek(start)
-        # `r:` refuses compressed tars, because one member of such a tar cannot be read alone.
+        # `r:` refuses compressed tars, because a single member of such a tar cannot be read alone.
         with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
             end = start
             while (member := tar.next()) is not None:
-                # A member of negative size would lead back to an earlier header, in an endless loop.
+                # The offset must grow: a member of negative size would lead back to an earlier header, without end.
                 if tar.offset <= end:
                     raise tarfile.ReadError(f"the member after byte {end:,} ends before it begins")
                 if len(tar.pax_headers) > _MAX_GLOBAL_SETTINGS:
@@ -102,10 +102,10 @@ def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
                     )
                 end = tar.offset
                 yield member
-                # tarfile keeps every header in `members`, which its type does not declare: millions for a large tar.
+                # `members` is emptied, because tarfile keeps every header in it: millions for a large tar.
                 tar.members = []  # type: ignore[attr-defined]
             end = tar.offset
-        # A damaged header looks like the end to tarfile, so the bytes behind it are searched for lost members.
+        # tarfile takes a damaged header for the end, so members are searched for behind the end.
         following = _next_content(stream, end)
         if following == end and end > start:
             raise tarfile.ReadError(f"the header at byte {end:,} is damaged")
@@ -118,7 +118,7 @@ def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
 def _next_content(stream: BinaryIO, start: int) -> int | None:
     """Return the offset of the first block from `start` on that holds more than zeros; None if there is none."""
     stream.seek(start)
-    # The first read is small: padding is usually at most 10 KiB, and mostly came with the last header's window.
+    # The first read is small, because most tars have only a few KiB of zeros at their end.
     size_bytes = 2 * tarfile.BLOCKSIZE
     while chunk := stream.read(size_bytes):
         rest = chunk.lstrip(b"\0")

@@ -23,7 +23,6 @@ _EXPRESSION_COLUMNS: Final = (
     *("target_mask_ids", "text", "kind", "head_noun", "source", "kept", "weight"),
     *("uniqueness", "correctness", "distinctiveness"),
 )
-# Columns that `shard_images` reads of each table.
 SHARD_COLUMNS: Final = {
     IMAGES: (*_IMAGE_COLUMNS, "status"),
     EXPRESSIONS: ("image_id", *(field.name for field in fields(ExpressionRecord))),

@@ -39,7 +39,7 @@ def read_part(file: BinaryIO, schema: pa.Schema, name: str, keep: RowFilter | No
     groups = list(range(parquet.num_row_groups))
     try:
         if keep is not None:
-            # `pyarrow.dataset` is imported here: it loads pandas, for which `--help` would wait.
+            # `pyarrow.dataset` is imported here, because it loads pandas, which would slow down `--help`.
             import pyarrow.dataset as ds
 
             fragment = ds.ParquetFileFormat().make_fragment(pa.PythonFile(BorrowedFile(file), mode="r"))

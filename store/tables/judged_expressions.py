@@ -18,7 +18,7 @@ from pseudoris.schemas.keep_rule import COMPOSED_KINDS, SCORE_COLUMNS, Flags, Ke
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_MODEL
 
-# The rule of a plug-in engine, whose tau may be unknown: checks ask whether any bound explains what was kept.
+# Plug-in engines get this rule, because their tau may be unknown: checks ask whether any tau explains what was kept.
 SOME_TAU: Final = KeepRule(tau=None)
 
 

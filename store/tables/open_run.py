@@ -35,7 +35,7 @@ class QuarantinedImage(NamedTuple):
 
 
 DAMAGED_IMAGES: Final = "the table images of shard {} is damaged: run `pseudoris verify`"
-# A reader adds these columns to those of expressions: of the image, and of the mask if an expression has exactly one.
+# Readers add these columns to each expression: those of its image, and those of its mask if it has exactly one.
 COLUMNS_BESIDE: Final = {
     IMAGES: ("key", "height", "width", "sha256"),
     MASKS: ("mask_id", "segmentation", "box_xyxy_px", "area_px", "predicted_iou", "stability_score", "prior"),
@@ -113,7 +113,7 @@ class CommittedShard:
 
     def shown(self, columns: Sequence[str]) -> pa.Table:
         """Return columns of the images that are not quarantined, in plan order; `bytes` is null unless embedded."""
-        # The filter is no constant of the module: converting a value loads pandas, for which `--help` would wait.
+        # The filter is made here, because the conversion of a value loads pandas, which would slow down `--help`.
         keep = RowFilter(pc.field("status") != STATUS_QUARANTINED, ("status",))
         return self.table(IMAGES, columns, keep)
 

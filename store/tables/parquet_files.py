@@ -30,7 +30,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     "write_page_checksum": True,
     "store_schema": True,
 }
-# Columns without a dictionary: encoded images all differ, so a dictionary would only be a second copy.
+# These columns have no dictionary, because encoded images all differ: a dictionary would be a second copy.
 _WITHOUT_DICTIONARY: Final = frozenset({"bytes"})
 
 
@@ -41,7 +41,7 @@ def parquet_bytes(
     sink = io.BytesIO()
     with open_writer(sink, schema) as writer:
         for table in row_groups:
-            # Page boundaries follow a table's chunks, so it is written as one chunk: equal rows give equal bytes.
+            # The table is written as one chunk, because page boundaries follow chunks: equal rows give equal bytes.
             writer.write_table(table.combine_chunks(), row_group_size=max(table.num_rows, 1))
         if metadata is not None:
             writer.add_key_value_metadata(dict(metadata))
@@ -51,7 +51,7 @@ def parquet_bytes(
 def open_writer(sink: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
     """Return a writer with the fixed settings. Equal row groups give equal bytes."""
     flat = [name for name in schema.names if name not in _WITHOUT_DICTIONARY]
-    # A list must name the leaf columns of nested schemas, so it is given only if a column is left out.
+    # The list is given only if a column is left out, because it must name the leaf columns of nested schemas.
     use_dictionary: bool | list[str] = True if len(flat) == len(schema.names) else flat
     return pq.ParquetWriter(sink, schema, use_dictionary=use_dictionary, **_SETTINGS)
 
@@ -93,9 +93,9 @@ def damaged(name: str, error: Exception) -> str:
 
 _KEY: Final = "pseudoris.sha256"
 _BLANK: Final = "0" * 64
-# Matches the key, then type and length of the value in Thrift's compact protocol, then the value.
+# Matches the key, the type and length of the value in Thrift's compact protocol, and the value.
 _SEAL: Final = re.compile(re.escape(_KEY.encode()) + rb"\x18\x40([0-9a-f]{64})")
-# The digest is within this many bytes of the file's end: behind it, the footer has only short fields.
+# The digest is within this many bytes of the file's end, because only short fields of the footer follow it.
 _TAIL_BYTES: Final = 2**16
 _BLOCK_BYTES: Final = 2**20
 

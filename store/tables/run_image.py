@@ -56,7 +56,7 @@ class RunImage:
     def expressions(self) -> tuple[ImageExpression, ...]:
         """All candidates by mask, and last those that refer to nothing; `kept` says which the run keeps."""
         places = {mask.mask_id: place for place, mask in enumerate(self._record.masks)}
-        # An expression of several masks is in the record of each of them, but is listed here once.
+        # An expression of several masks is in the record of each mask, but is listed once.
         said = dict.fromkeys(each for mask in self._record.masks for each in mask.expressions)
         return tuple(
             ImageExpression(
@@ -137,7 +137,7 @@ def _drawn(pixels: npt.NDArray[np.uint8], masks: npt.NDArray[np.bool_], max_side
         edge = ImageChops.subtract(inside, inside.filter(ImageFilter.MinFilter(5)))
         picture.paste(_colour(number), mask=inside.point(lambda value: value // 3))
         picture.paste(_colour(number), mask=edge)
-        # The label stands at the mask's pixel nearest to its centre: the centre of a ring is outside of the ring.
+        # The label is at the mask's pixel nearest to the centre, because the centre of a ring is outside of it.
         if len(points := np.argwhere(np.asarray(inside))):
             labels.append((number, points[((points - points.mean(axis=0)) ** 2).sum(axis=1).argmin()]))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
@@ -147,5 +147,5 @@ def _drawn(pixels: npt.NDArray[np.uint8], masks: npt.NDArray[np.bool_], max_side
 
 
 def _colour(number: int) -> str:
-    # Steps by the golden angle give neighbours in the list of masks different hues.
+    # Hues differ by the golden angle, so that neighbours in the list of masks have different colours.
     return f"hsl({round(number * 137.508) % 360}, 85%, 55%)"

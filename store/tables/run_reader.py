@@ -61,7 +61,7 @@ def _field(name: str) -> pa.Field:
     field = SCHEMAS[table].field(name).with_nullable(True)
     if not pa.types.is_struct(field.type):
         return field
-    # Rows that do not refer to exactly one mask have null in every field of the struct, so all fields are nullable.
+    # All fields of a struct are nullable, because they are null in rows that do not refer to exactly one mask.
     return field.with_type(pa.struct([inner.with_nullable(True) for inner in field.type]))
 
 
@@ -90,13 +90,13 @@ class Run:
         self.out = location.root
         self._opened = OpenRun.at(location)
         self.header: RunHeader = self._opened.header
-        # A notebook must not wait minutes for a bucket that is gone, so retries are short.
+        # Retries are short, because a notebook must not wait minutes for a bucket that is gone.
         placement = self.header.config.placement
         placement = placement.model_copy(update={"storage": placement.storage.hasty()})
         config = self.header.config.model_copy(update={"placement": placement})
         header = self.header.model_copy(update={"config": config})
         self._pictures = PlannedImages(location, header, source=source)
-        # The place of the shard that was read last among the run's shards (-1: none), and its images.
+        # Holds the index of the shard that was read last (-1 for none), and its images.
         self._last: tuple[int, list[RunImage]] = (-1, [])
 
     def __repr__(self) -> str:
@@ -118,7 +118,7 @@ class Run:
             shard, plugins = self._opened.shard(at), self.header.config.images.decoder_plugins
             found = [RunImage(each, partial(self._load, shard, each), plugins) for each in iter_annotations([shard])]
             self._last = (at, found)
-        # `place - ends[at]` is negative: it counts from the end of the shard's images.
+        # `place - ends[at]` is negative, because it counts from the end of the shard's images.
         return self._last[1][place - ends[at]]
 
     def _load(self, shard: CommittedShard, image: AnnotatedImage) -> bytes:
@@ -214,7 +214,7 @@ class Run:
         return pa.concat_tables(found)
 
     def _dataset(self, table: str) -> ds.Dataset:
-        # Parts are opened by the names in receipts. A listing would also find replaced or uncommitted files.
+        # Parts are opened by the names in receipts, because a listing would also find replaced or uncommitted files.
         location, parts = self._opened.location, self._contents.parts[table]
         if "://" not in location.root:
             sizes = part_sizes(location, [table])[table]
@@ -265,7 +265,7 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
         self._made_of, self._unproven = (location, table, parts), dict(enumerate(fragments))
 
     def __reduce__(self) -> Any:
-        # A filtered dataset cannot be pickled, because its filter would be lost: Arrow raises the error.
+        # A filtered dataset cannot be pickled, because its filter would be lost, so Arrow's method raises the error.
         return super().__reduce__() if self._scan_options else (_PartsDataset, self._made_of)
 
     @contextmanager
@@ -273,7 +273,7 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
         """Compare the footers before `end`, once, with what their parts must hold: footers have no checksums."""
         location, table, parts = self._made_of
         try:
-            # For a renamed column Arrow would return nulls, so footers are compared before the scan, which reuses them.
+            # Footers are compared before the scan, which reuses them, because Arrow returns nulls for a renamed column.
             some = {number: each for number, each in tuple(self._unproven.items()) if number < end}
             read = map_in_threads(lambda each: (each.physical_schema, each.metadata), some.values(), READERS)
             for number, (schema, metadata) in zip(some, read, strict=True):
@@ -296,7 +296,7 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
             yield from super().to_batches(**options)
 
     def head(self, num_rows: int, **options: Any) -> pa.Table:
-        # Read part by part: a few rows need few footers. Arrow's `head` reads ahead, even when a script has ended.
+        # Parts are read one by one, because a few rows need few footers. Arrow's `head` would read further parts ahead.
         found = [super().scanner(**options).projected_schema.empty_table()]
         for number, fragment in enumerate(super().get_fragments()):
             with self._told(number + 1):

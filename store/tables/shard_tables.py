@@ -25,7 +25,6 @@ from pseudoris.schemas.tables import (
 from pseudoris.store.tables.judged_expressions import num_kept_lone
 from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, parquet_bytes
 
-# The fields of an expression's record. Each is a column of the table.
 _EXPRESSION_FIELDS: Final = tuple(field.name for field in fields(ExpressionRecord))
 
 
