@@ -4,5 +4,5 @@ A run is read by its receipts and never changed. No Ray here.
 """
 
 if not __name__.startswith("pseudoris."):
-    # In a clone's root Python would find this folder under its bare name and load a second copy of every module.
+    # From the root of a clone, `import training` would find this folder and load a second copy of every module.
     raise ImportError("'training' is not a package of its own: import pseudoris.training", name=__name__)

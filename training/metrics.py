@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 # P@0.5 to P@0.9 are the field's (Yu et al., "Modeling Context in Referring Expressions", 2016, and all since); P@0.3 is
 # that of weakly supervised work (PPT, tables 2 and 3): the right object was found, with any outline.
 PRECISION_AT: Final = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
-# Overall IoU if no pixel is predicted and none is wanted: a perfect answer.
+# The overall IoU is this if no pixel is predicted and none is wanted, because the answer is perfect.
 NOTHING_ASKED_OIOU: Final = 1.0
 
 

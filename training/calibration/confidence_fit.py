@@ -36,33 +36,33 @@ from pseudoris.training.evaluation.human_truth import HumanImageTruth
 from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, committed_images
 from pseudoris.training.evaluation.truth import CandidateTable, ImageTruth, Truth, judge, match_image
 
-# Strength of the ridge, which keeps the weights of standardised features from growing without bound.
+# The ridge has this strength. It keeps the weights of standardised features from growing without bound.
 _RIDGE: Final = 1e-3
 _STEPS: Final = 40
 # Log-odds are clipped to ± this, where a probability is within 1e-13 of 0 or 1, so that `exp` cannot overflow.
 _MAX_LOG_ODDS: Final = 30.0
 _DIGITS: Final = 3
-# A line needs at least this many right and as many wrong expressions. A line from fewer would show mostly chance.
+# A line is fitted to at least this many right and as many wrong expressions, because fewer show mostly chance.
 _LEAST_OF_EACH: Final = 5
 # Every run has the features `CLIP` and `VOTE`. `LISTENER` and `EVERYTHING` need `captions.listening`.
 CLIP: Final = ("log_uniqueness", "log_distinctiveness", "correctness", "log_count", "num_words")
 VOTE: Final = (*CLIP, "vote")
 LISTENER: Final = ("listener", "truth", "relative_truth")
 EVERYTHING: Final = (*VOTE, *LISTENER, "consensus")
-# A feature that needs the run's `grounding_check`.
+# This feature needs the run's `grounding_check`.
 CHECKED: Final = ("grounding",)
-# Features that rise with quality for any model, so that no labels are needed.
+# These features rise with quality for any model, so they need no labels.
 NO_LABELS_VOTE: Final = ("log_uniqueness", "correctness", "vote")
 NO_LABELS: Final = (*NO_LABELS_VOTE, "listener", "truth")
-# The bounds that are tried. The widest keep everything: each confidence is above 0, and each rank is below 1000.
+# All pairs of these bounds are tried. The widest keep everything: a confidence is above 0, a rank below 1000.
 _GRID: Final = tuple(float(value) for value in np.round(np.arange(0.0, 0.985, 0.02), 2))
 _RANKS: Final = (1, 2, 3, 4, 5, 6, 8, 1000)
-# Without labels the candidates of a mask are kept up to this rank, because it is unknown how many are right.
+# Without labels it is unknown how many candidates of a mask are right, so they are kept up to this rank.
 NO_LABEL_RANK: Final = 3
 Columns = Mapping[str, Sequence[Any]]
-# The logarithm of a ratio of 1: the caption of a lone mask counts as if its best rival fitted equally well.
+# A lone mask's caption has this logarithm of a ratio, as if its best rival fitted equally well.
 LONE_LOG_RATIO: Final = 0.0
-# Columns that `judge_image` reads besides those of a `CandidateTable`.
+# `judge_image` reads these columns, besides those of a `CandidateTable`.
 JUDGED_COLUMNS: Final = ("source", "confidence", *CONFIDENCE_COLUMNS)
 
 
@@ -142,7 +142,7 @@ def judge_image(truth: ImageTruth, candidates: CandidateTable, columns: Columns)
     verdicts = judge(truth, candidates, matched.object_of_mask)
     drawn = np.array([source == SOURCE_MODEL for source in columns["source"]], np.bool_)
     beside = ~drawn & verdicts.is_single & candidates.is_kept
-    # None, of a mask without a rival, becomes NaN.
+    # The conversion turns None, which a mask without a rival has, into NaN.
     scores = {name: np.array(columns[name], np.float64)[drawn] for name in CONFIDENCE_COLUMNS}
     chosen = np.flatnonzero(drawn).tolist()
     return JudgedImage(
@@ -198,7 +198,7 @@ def fit_line(confidence: Floats, right: Floats) -> WeightLine | None:
         return None
     bias, (slope,) = logistic_regression(odds[:, None], right)
     if slope <= 0:
-        # Less confidence never means more right expressions: a falling line is chance, and becomes a constant line.
+        # A falling line is chance and becomes constant, because less confidence never means more right expressions.
         bias, slope = float(log_odds(np.array([right.mean()]))[0]), 0.0
     return WeightLine(bias=round(bias, _DIGITS), slope=round(float(slope), _DIGITS))
 
@@ -267,7 +267,7 @@ def calibrated_run(
     expressions per mask are kept, and only the reached yield is known. The first `max_images` images are read.
     """
     images = judged_images(location, truth, max_images=max_images)
-    # The listener's features, or the grounding check's, are used if all candidates have the scores.
+    # Features of the listener or of the grounding check are used only if all candidates have their scores.
     is_heard, is_checked = (
         not any(np.isnan(image.rated.scores[name]).any() for image in images) for name in ("truth", "grounding_share")
     )
@@ -301,7 +301,7 @@ def reached(images: Sequence[JudgedImage], config: ConfidenceConfig) -> list[Bou
     ranked = [_ranked(image, config) for image in images]
     confidence, rank = (_joined(each[part] for each in ranked) for part in (0, 1))
     right = _joined(image.is_right for image in images).astype(np.bool_)
-    # Objects are numbered over all images. Number 0 stands for none.
+    # Objects are numbered over all images. The number 0 means that there is no object.
     first, numbers, covered = 1, [np.zeros(0, np.int64)], list[int]()
     for image in images:
         numbers.append(np.where(image.targets < 0, 0, image.targets + first))

@@ -17,9 +17,9 @@ import numpy as np
 from pseudoris.schemas.fitted import NounRelations
 from pseudoris.workers.composing.posterior import Evidence, by_names
 
-# A name counts for a mask if at least this share of the mask's draws say it.
+# A name counts for a mask if at least this share of the mask's sampled captions contain it.
 _SAID: Final = 0.1
-# A name is judged if it counts for at least this many masks.
+# A name is judged only if it counts for at least this many masks.
 _LEAST_MASKS: Final = 5
 # Chosen on drawn scenes whose captioner has three names a category, and on captions with planted wrong nouns. `share`
 # was 0.52 or more for names of one thing, at most 0.19 for confused names, and 0.22 to 1 for a wider name. In a few
@@ -46,7 +46,7 @@ def noun_relations(masks: Sequence[Evidence]) -> NounRelations:
         # A wider name must cover two names that are seldom drawn together. Otherwise it may be a part of one thing.
         if any(max(merged.share(*pair), merged.share(*pair[::-1])) < _WIDER for pair in combinations(each, 2))
     }
-    # Built anew, because a copy would keep the derived values of the old relations.
+    # The relations are built anew, because a copy of `same` would keep its derived values.
     return NounRelations(same=same.same, wider=several)
 
 
@@ -58,7 +58,7 @@ def _names(together: _Together) -> tuple[tuple[str, ...], ...]:
             group[name] is not group[other]
             and min(share(name, other), share(other, name)) >= _SAME
             and together.gap(name, other) + together.gap(other, name) < _MOST_TOLD_APART
-            # A third name that is drawn with one of the two alone shows that they differ: "boy" with "kid", not "girl".
+            # Two names differ if a third is drawn with one of them only, as "boy" is with "kid", but not with "girl".
             and not any(
                 max(beside := (share(each, name), share(each, other))) >= _SAME and min(beside) < _WIDER
                 for each in together.said

@@ -28,7 +28,7 @@ SCORE_MEANS: Final = (1.834, 1.797)
 SCORE_STDS: Final = (0.696, 0.470)
 _DIGITS: Final = 4
 _MAX_IMAGES: Final = 5_000
-# A score with a smaller standard deviation differs only by rounding, and separates nothing.
+# A score with a smaller standard deviation differs only by rounding, so it gets the weight 0.
 _LEAST_STD: Final = 1e-6
 
 
@@ -37,7 +37,7 @@ def posterior_of_run(run: OpenRun) -> PosteriorConfig:
     config = run.header.config
     fitted = config.filtering.fitted_values
     own = fitted.posterior
-    # Weights that name their models were fitted to labels and stay. `object_nested` marks weights for any captioner.
+    # Weights that name their models stay, because labels fitted them. `object_nested` marks weights for any captioner.
     if own is not None and fitted.models and not own.object_nested:
         return own
     if own is None or fitted.models:

@@ -36,15 +36,15 @@ from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.masks import SamProposer, rle
 from pseudoris.workers.stages import clip_digest, sam_digest
 
-# Must rise when the content of a cached file changes. Files of other versions are written again.
+# This version must rise when the content of cached files changes. Files of other versions are written again.
 _VERSION: Final = 2
-# Settings of the filter that change the embedding of a crop.
+# These settings of the filter change the embedding of a crop.
 _OF_CROPS: Final = ("architecture", "context_scale", "has_antialiasing", "batch_size")
 _META: Final = "candidates"
 # A candidate is one of several masks meant if at least the first share of it lies in their union, and if its overlap
 # with each one taken before is less than the second share of either.
 _MEMBER_INSIDE, _MEMBER_APART = 0.8, 0.5
-# The widths of `Candidates.geometry` and `Candidates.pairs`.
+# `Candidates.geometry` and `Candidates.pairs` have these widths.
 GEOMETRY_WIDTH, PAIR_WIDTH = 7, 8
 
 
@@ -155,7 +155,7 @@ class CandidateStore:
         self.digest = sha256_hex(json.dumps([said, weights, *views], sort_keys=True).encode())
         cache = config.candidates.cache
         self._folder = None if cache is None else cache / self.digest[:16]
-        # Without a cache folder the features are only in memory, so memory keeps all of them.
+        # Without a cache folder, memory keeps the features of all images, because they are stored nowhere else.
         max_bytes = sys.maxsize if self._folder is None else config.candidates.memory_bytes
         self._held = FeatureCache[Candidates](max_bytes, lambda found: found.nbytes)
 
@@ -215,7 +215,7 @@ class CandidateStore:
         """Patches (N, C) under each mask; the nearest patch where a mask is smaller than any."""
         form = self.towers.image_format
         placement = Placement.of(size, form.size)
-        # The image's patches are not cached, because only the pooled patches of its masks are kept.
+        # The image's patches are not cached, because only the pooled patches of its masks are needed later.
         seen = self.towers.read_images(placement.image(image, form.mean)[None])
         patches = torch.cat([seen.stages.flatten(1, 2), seen.dense], 1)[0]
         if not counts:
@@ -238,7 +238,7 @@ def embedded_masks(
 def propose_masks(proposer: SamProposer, pixels: NDArray[np.uint8]) -> tuple[MaskRecord, ...]:
     """Return the masks of an image (H, W, 3) uint8, upright RGB."""
     data = io.BytesIO()
-    # PNG without compression, because it is lossless and is read only once.
+    # The PNG is not compressed, because it is read only once.
     Image.fromarray(pixels).save(data, format="PNG", compress_level=0)
     (height, width, _), encoded = pixels.shape, data.getvalue()
     given = ShardImage(0, "0" * 16, "", encoded, sha256=sha256_hex(encoded), height=height, width=width)

@@ -19,7 +19,7 @@ from pseudoris.training.metrics import ious_of, pixel_counts
 # If several masks may be the answer, a further mask needs the first share of the likeliest one's probability. It may
 # overlap each mask chosen before by less than the second share of the smaller of the two.
 _COMPANION_SHARE, _COMPANION_APART = 0.5, 0.5
-# Weight of the squared coefficients in the loss of the fit. Levels are scaled to a standard deviation of 1.
+# The loss of the fit contains the squared coefficients times this. Its inputs have a standard deviation of 1.
 _RIDGE: Final = 1e-3
 
 
@@ -132,7 +132,7 @@ def least_none(choose: Callable[..., Choice], held_out: HeldOutExpressions) -> f
         rows = pixel_counts(choice.likeliest, question.masks)
         none = np.zeros(len(rows)) if choice.none is None else choice.none.double().numpy()
         parts.append(np.stack([none, np.where(rows[:, 3] > 0, -ious_of(rows), 1.0)], 1))
-    # What each expression gains by the answer "none of these": 1 if it has no target, else it loses its IoU.
+    # `gained` is what the answer "none of these" gains: 1 for an expression without a target, else minus its IoU.
     none, gained = np.concatenate(parts).T
     if not (gained == 1).any():
         return None

@@ -21,12 +21,12 @@ from pseudoris.training.learning.training_data import DataConfig
 class CandidatesConfig(FrozenModel):
     """Which masks there are to choose among, and which CLIP sees their crops: as a run of these settings has them."""
 
-    # The preset of a run, and assignments that change the preset's settings, as `--set` takes them.
+    # Masks and CLIP are those of a run with this preset and these assignments, which have the form of `--set`.
     preset: str = "tiny"
     assignments: tuple[str, ...] = ()
-    # Folder that keeps masks and features of images between trainings; None keeps them in memory alone.
+    # This folder keeps masks and features of images between trainings; None keeps them only in memory.
     cache: Path | None = None
-    # Bytes of images that each process also keeps in memory. 60 masks take 0.5 MB with a ViT-B, and 1 MB with views.
+    # Each process also keeps this many bytes of images in memory. 60 masks take 0.5 MB with a ViT-B, 1 MB with views.
     memory_bytes: int = Field(default=2 * 2**30, ge=0)
 
     def run_config(self) -> RunConfig:
@@ -44,11 +44,11 @@ class ModelConfig(FrozenModel):
     num_layers: int = Field(default=3, ge=1)
     # The hidden layer of a perceptron is this many times as wide as its input.
     mlp_ratio: int = Field(default=2, ge=1)
-    # Each token has a fixed random code of this many bits, in place of a table of learnt embeddings.
+    # Each token has a fixed random code of this many bits, in place of a learnt embedding.
     word_code_width: int = Field(default=128, ge=0)
-    # Whether each mask reads the positions of the others relative to it.
+    # If true, each mask reads where the other masks are, relative to it.
     has_relative_geometry: bool = True
-    # Whether CLIP's cosines with the head noun are read, besides those with the whole sentence.
+    # If true, CLIP's cosines with the head noun are read, besides those with the whole sentence.
     has_head_noun: bool = True
     dropout: UnitInterval = 0.0
 
@@ -63,7 +63,7 @@ class TargetConfig(FrozenModel):
     """What an answer is compared with: a softmax of the candidates' IoU with the mask that was meant."""
 
     temperature: float = Field(default=0.1, gt=0)
-    # Questions whose best candidate has a lower IoU than this teach nothing and are skipped.
+    # A question is skipped if its best candidate has a lower IoU than this, because it teaches nothing.
     min_iou: NonNegative = 0.3
 
 
@@ -71,11 +71,11 @@ class RefinementConfig(FrozenModel):
     """Whether a small network redraws the outline of the mask that is chosen; it needs targets with true outlines."""
 
     is_on: bool = False
-    # The side of a mask's view, in pixels.
+    # A mask's view is a square, whose side has this many pixels.
     size: int = Field(default=48, ge=8, multiple_of=8)
-    # The side of a mask's view, as a multiple of the longer side of the mask's box.
+    # The side of a view covers this multiple of the longer side of the mask's box.
     context: float = Field(default=1.5, ge=1)
-    # The U-Net has this many channels at full size, and more where it is halved.
+    # The U-Net has this many channels at full size, and more at lower resolutions.
     width: int = Field(default=8, ge=4, multiple_of=4)
     # The U-Net learns from this share of the masks, drawn anew each epoch, and only from those whose best candidate has
     # this IoU. Where human annotation is mixed in, it learns from all of that and from nothing else: SAM's outlines
@@ -94,7 +94,7 @@ class ChooserConfig(FrozenModel):
     target: TargetConfig = TargetConfig()
     refinement: RefinementConfig = RefinementConfig()
     data: DataConfig = DataConfig()
-    # Words that change places when an image is mirrored, such as "left" and "right". With None no image is mirrored.
+    # These words change places when an image is mirrored, such as "left" and "right". With None no image is mirrored.
     mirrored_words: dict[str, str] | None = None
     training: TrainingConfig = TrainingConfig()
 

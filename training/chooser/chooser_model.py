@@ -132,16 +132,16 @@ class Chooser(nn.Module):
         self.of_cosines = nn.Linear(num_cosines, config.width)
         self.layers = nn.ModuleList(ChooserLayer(config) for _ in range(config.num_layers))
         self.score = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, 1, bias=False))
-        # All begin at 1, so that an untrained chooser answers as CLIP does.
+        # The weights of all cosines begin at 1, so that an untrained chooser answers as CLIP does.
         self.trusted = nn.Parameter(torch.ones(num_cosines))
         self.refiner = MaskRefiner(refinement.width) if refinement.is_on else None
         # The answer "none of these" is one more mask, of which nothing is known. It is drawn last: the other weights of
         # a seed are then those of a chooser without it.
         self.none = nn.Parameter(0.02 * torch.randn(config.width)) if settings.answers_none else None
         if settings.answers_none:
-            # Weights of `levels` and of a constant: their sum is added to the logit of "none". 0 until fitted.
+            # These weights of `levels` and of a constant change the logit of "none". They are 0 until they are fitted.
             self.register_buffer("trusted_levels", torch.zeros(2 * num_cosines + 1))
-            # "None" is the answer from this probability on. NaN until it is chosen on development scenes.
+            # From this probability on, the answer is "none". NaN means that it is not yet chosen on development scenes.
             self.register_buffer("min_none", torch.tensor(float("nan")))
 
     def forward(self, given: ChooserInput) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -41,11 +41,11 @@ from pseudoris.workers.filtering.spacy_nouns import noun_finder
 
 # One pass answers at most this many expressions of an image.
 _TEXTS_A_PASS = 64
-# Cached sentences and prompts take at most this many bytes. Ten thousand expressions of a run take 30 MB.
+# Cached sentences and prompts take at most this many bytes: those of ten thousand expressions take 30 MB.
 _TEXT_BYTES = 2**27
-# CLIP's cosines differ by a few tenths, so they are multiplied by this.
+# Multiplied by this, CLIP's cosines differ by about 1.
 _COSINE_SCALE = 10.0
-# The name of this kind of training in its checkpoint.
+# A checkpoint records this name for its kind of training.
 CHOOSER: Final = "chooser"
 
 
@@ -88,7 +88,7 @@ class ChooserLearner:
         loss = choice_loss(logits, ious, self._config.target.temperature, weights)
         if change is None:
             return {"loss": loss}
-        # Divided by the number of questions, as the other loss, because a rank's loss is weighted by that number.
+        # The loss is divided by the number of questions, as the other one, because a rank's loss is weighted by it.
         drawn = outline_loss(change.float(), taught) / len(batch)
         return {"loss": loss + drawn, "choice": loss.detach(), "outline": drawn.detach()}
 
@@ -165,7 +165,7 @@ class ChooserLearner:
             cosines=(cosines - mean) * own_masks * _COSINE_SCALE,
             levels=torch.cat([highest, mean[:, 0]], 1) * _COSINE_SCALE,
         )
-        # The fields of texts are left out, because they are on the device already.
+        # Only these fields are moved, because those of texts are on the device already.
         for name in ("crops", "pooled", "geometry", "pairs", "is_mask", "owners", "cosines", "levels"):
             setattr(given, name, getattr(given, name).to(self.towers.device))
         return given
@@ -173,7 +173,7 @@ class ChooserLearner:
     def _embedded(self, texts: Sequence[str]) -> torch.Tensor:
         """Embeddings (T, Q, D) of each sentence, and of the prompt of its head noun."""
         both = zip(texts, map(self._prompt, texts, self._nouns(texts)), strict=True)
-        # Cloned, because a cached view of one row would keep its whole batch in memory.
+        # Rows are cloned, because a cached view of one row would keep its whole batch in memory.
         found = self._sentences.read(
             [text for each in both for text in each[: self._num_texts]],
             lambda texts: (row.clone() for row in self.store.clip.embed_texts(texts)),
@@ -246,7 +246,7 @@ def train_student(
     if request.num_epochs is not None:
         training = config.training.with_steps(request.num_epochs * feed.num_batches())
         config = config.model_copy(update={"training": training})
-    # The settings that decide the weights, and enough to build the model again.
+    # These settings decide the weights, and are enough to build the model again.
     settings: dict[str, Any] = {
         "version": TRAININGS_VERSION,
         "learner": CHOOSER,

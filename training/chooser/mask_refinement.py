@@ -23,7 +23,7 @@ _NUM_CHANNELS = 4
 # edge: chosen on development scenes, where 2 gave half as much.
 _TRUST = 0.5
 _NUM_GROUPS = 4
-# The views and outlines of a batch that has none.
+# A batch without views and outlines has this value in their place.
 NO_OUTLINES = torch.zeros(0, _NUM_CHANNELS + 1, 8, 8, dtype=torch.uint8)
 
 
@@ -46,7 +46,7 @@ def views_of(
         return torch.zeros(0, _NUM_CHANNELS, config.size, config.size, dtype=torch.uint8)
     boxes = view_boxes(counts, size, config.context)
     pixels = _viewed(image[None].float(), boxes, config.size).round().byte()
-    # Masks are decoded one by one: all masks of a large image as floats would take gigabytes.
+    # Masks are decoded one by one, because all masks of a large image would take gigabytes as floats.
     masks = (torch.from_numpy(rle.decode([each], size)[0]) for each in counts)
     covered = [mask_share(mask, box, config.size) for mask, box in zip(masks, boxes, strict=True)]
     return torch.cat([pixels, torch.stack(covered)[:, None]], 1)

@@ -155,7 +155,7 @@ class QuestionDataset(Dataset[list[Question]]):
         if outline is None or self._refinement is None:
             return questions
         drawn = draw_below(key_of("outline", self._seed, self._epoch, sample["mask_id"]), 0, 2**20)
-        # Where human masks are mixed in, the refinement learns from all of those and from no others.
+        # If human masks are mixed in, the refinement learns from all of them and from no others.
         is_human = index >= len(self) - self._num_human
         if not (is_human if self._num_human else drawn < self._refinement.share * 2**20):
             return questions
@@ -166,10 +166,10 @@ class QuestionDataset(Dataset[list[Question]]):
 
     def _compare(self, key: str, mask: torch.Tensor, num_masks: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return a mask's IoU with every candidate, and its outline in the view of the best, (S, S) uint8."""
-        # A union of several masks is compared with the candidates that best make it up, and has no outline.
         named = key, sha256_hex(mask.numpy().tobytes())
         if named not in self._compared:
             found, config, outline = self._store[key], self._refinement, None
+            # A union of several masks is compared with the candidates that best make it up, and has no outline.
             if num_masks > 1:
                 ious, config = torch.from_numpy(found.member_ious(mask, num_masks)).float(), None
             else:

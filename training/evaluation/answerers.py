@@ -36,9 +36,9 @@ from pseudoris.workers.filtering.head_nouns import noun_phrases
 from pseudoris.workers.masks import SamProposer, rle
 from pseudoris.workers.masks.rle import compressed_counts
 
-# CLIP sees a mask twice: its box enlarged by 1.2, as for uniqueness (section 4), and the mask alone.
+# CLIP sees a mask in two crops: its box enlarged by 1.2, as for uniqueness (paper, section 4), and the mask alone.
 _SCALES: Final = (1.2, None)
-# Returns the masks of an image in the order of the proposer.
+# The function returns the masks of an image in the order of the proposer.
 Proposals = Callable[[ImageQuestion], Sequence[MaskRecord]]
 SUFFIXES: Final = (".parquet", ".jsonl")
 _COLUMNS: Final = ("image", "text", "segmentation")
@@ -68,7 +68,7 @@ class ClipChoice:
         """Load the CLIP; `asked` turns an expression into the text that it is asked."""
         self._proposals, self._asked = proposals, asked
         self._embedder = ClipEmbedder(config.filtering, config.compute)
-        # The embeddings of the last image alone, by its id.
+        # Holds the embeddings of the last image only, by the image's id.
         self._seen: dict[str, torch.Tensor] = {}
 
     def answer(self, question: ImageQuestion) -> torch.Tensor:

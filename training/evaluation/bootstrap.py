@@ -18,7 +18,7 @@ RESAMPLES: Final = 2000
 _BOUNDS: Final = (0.025, 0.975)
 # A block of resamples draws at most this many images, which takes 32 MB for indices and as much for counts.
 _MAX_DRAWS: Final = 2**22
-# Numerator and denominator of each figure, for one image or many.
+# Maps a figure to its numerator and denominator, for one image or many.
 Sums = Mapping[str, tuple[float, float]]
 
 
@@ -39,13 +39,13 @@ class ImageBootstrap:
 
     def __init__(self, images: Iterable[Sums], *, seed: int = 0) -> None:
         """Take numerator and denominator by figure of each image; what an image does not name counts as 0 by 0."""
-        # The number of each figure, which gives its two columns in `table`, (images, 2 · figures).
+        # Maps a figure to its number, which gives its two columns in `table`, (images, 2 · figures).
         self._columns: dict[str, int] = {}
         rows: list[Floats] = []
         for sums in images:
             for name in sums:
                 self._columns.setdefault(name, len(self._columns))
-            # Stored as an array, because the sums of 100,000 images would take a gigabyte as dicts.
+            # The sums of an image are an array, because those of 100,000 images would take a gigabyte as dicts.
             row = np.zeros((len(self._columns), 2))
             row[[self._columns[name] for name in sums]] = list(sums.values()) or np.zeros((0, 2))
             rows.append(row.reshape(-1))
@@ -90,7 +90,7 @@ def _resampled_sums(table: Floats, seed: int) -> Iterator[Floats]:
     for start in range(0, RESAMPLES, block):
         count = min(block, RESAMPLES - start)
         draws = rng.integers(num_images, size=(count, num_images)) + np.arange(count)[:, None] * num_images
-        # Counts how often each image was drawn. One matrix product then replaces a copy of the table per resample.
+        # `times` counts how often each image was drawn. One product then replaces a copy of the table per resample.
         times = np.bincount(draws.reshape(-1), minlength=count * num_images).reshape(count, num_images)
         yield (times.astype(np.float64) @ table).reshape(count, -1, 2)
 

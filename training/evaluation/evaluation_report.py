@@ -97,12 +97,12 @@ def render_page(template: str, *, img_src: str | None = None, **values: Any) -> 
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
     images = "" if img_src is None else f" img-src {img_src};"
     policy = f"default-src 'none';{images} style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    # The style comes from our own file and not from data, so it is not escaped.
+    # The style is not escaped, because it comes from our own file and not from data.
     return _environment().get_template(template).render(style=Markup(style), policy=policy, **values)
 
 
 def _escaped(text: str) -> str:
-    # Markdown may contain HTML, so HTML's special characters are escaped too.
+    # HTML's special characters are escaped too, because Markdown may contain HTML.
     return escape_html(_MARKUP.sub(r"\\\1", printable(" ".join(text.split()))), quote=False)
 
 

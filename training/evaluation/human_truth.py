@@ -110,7 +110,7 @@ class HumanTruth:
     title: str
     notes: tuple[str, ...]
     _shards: list[JoinedTables]
-    # By the id of an image: the index of its shard, and its number in that shard.
+    # Maps an image's id to the index of its shard, and to its number in that shard.
     _places: dict[str, tuple[int, int]]
     groups: tuple[str, ...] = field(default=())
     # A sentence is compared with a single object, so expressions of several objects or of none cannot be judged.
@@ -215,7 +215,7 @@ class HumanImageTruth:
     def referents(self, text: str) -> frozenset[int] | None:
         """Return the one object that a text agrees with most; None if it agrees with none, or equally with several."""
         scores = self.scores(text)
-        # Equal fractions of whole numbers are equal floats, so equal scores are found without a tolerance.
+        # Equal scores are found without a tolerance, because equal fractions of whole numbers are equal floats.
         nearest = np.flatnonzero(scores == scores.max(initial=0.0)).tolist()
         return frozenset(nearest) if len(nearest) == 1 and scores[nearest[0]] > 0 else None
 

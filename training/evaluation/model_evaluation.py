@@ -27,7 +27,7 @@ from pseudoris.training.learning.mask_overlay import draw_masks
 from pseudoris.training.metrics import NOTHING_ASKED_OIOU, PRECISION_AT, figure_sums, ious_of, pixel_counts
 from pseudoris.workers.masks import rle
 
-# Titles by the names that the figures have in JSON and in `figure_sums`.
+# Maps the name of a figure, in JSON and in `figure_sums`, to its title.
 FIGURE_TITLES: Final = {"oiou": "oIoU", "miou": "mIoU", **{f"p@{at}": f"P@{at}" for at in PRECISION_AT}}
 NO_TARGET_TITLES: Final = {"giou": "gIoU", "no_target_accuracy": "N-acc.", "target_accuracy": "T-acc."}
 ALL: Final = "all"
@@ -167,7 +167,7 @@ def _name(split: str, kind: str, figure: str) -> str:
 
 
 def _order(answer: ShownAnswer) -> str:
-    # The digest decides between equal answers: an arbitrary choice that is always the same.
+    # The digest orders equal answers. Its order is arbitrary, but always the same.
     return sha256_hex(f"{answer.image.key}\n{answer.image.texts[answer.row]}".encode())
 
 

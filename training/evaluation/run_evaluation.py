@@ -65,9 +65,9 @@ KIND_TITLES: Final[Mapping[str, str]] = {
     "none": "no object",
 }
 GROUP_TITLES: Final[Mapping[str, str]] = {"seen": "seen in training", "held_out": "held out of training"}
-# These figures need sentences in the truth.
+# These figures can be computed only if the truth has sentences.
 _OF_VERDICTS: Final = frozenset(FIGURES) - {"yield", "distinct", "words"}
-# The pairs of sets whose difference is shown: the first minus the second.
+# The report shows the difference of the two sets of each pair: the first minus the second.
 STEPS: Final = ((KEPT, ALL), (SAMPLING, "beam"))
 _THREADS: Final = 4
 _FITTED: Final = "Unknown, not clean: the images that its confidence was fitted on (filtering.fitted) are not recorded."
@@ -178,7 +178,7 @@ def summarise_evaluation(
         mask_quality={figure: bootstrap.ratio(f"masks.{figure}") for figure in MASK_FIGURES},
         difficulty=parts("difficulty", DIFFICULTIES),
         groups=parts("group", truth.groups),
-        # A single kind is left out, because the figures of the whole run are about it already.
+        # A single kind is left out, because the figures of the whole run are those of this kind.
         kinds=kinds if sum(part.expressions > 0 for part in kinds.values()) > 1 else {},
         differences={
             f"{SET_TITLES[more]} − {SET_TITLES[less]}": {
@@ -242,7 +242,7 @@ def evaluate_run(
     left_out = f"{num_not_judged:,} kept expressions of kind {' or '.join(truth.unjudged_kinds)} are left out"
     notes = [f"{left_out} of all figures: this truth cannot judge them."] if num_not_judged else []
     masks = f"{num_same:,} masks of the run are masks of the truth, pixel for pixel"
-    # A model may match the mask of a small object exactly by chance, so half of the masks must match.
+    # Half of the masks must match, because a model may match the mask of a small object exactly by chance.
     is_same = 2 * num_same > bootstrap.total("masks.proposals")[0]
     circular = [f"Circular: {masks}. The figures of masks say nothing."] if is_same else []
     circular += [_FITTED] if run.header.config.filtering.fitted_values.confidence is not None else []

@@ -21,7 +21,7 @@ from pseudoris.training.evaluation.truth import DECODERS, CandidateTable, ImageT
 
 _IMAGE_COLUMNS: Final = ("key", "height", "width", "status")
 _MASK_COLUMNS: Final = ("mask_id", "segmentation")
-# Columns of the expressions table that `CommittedImage.candidates` needs.
+# `CommittedImage.candidates` needs these columns of the expressions table.
 CANDIDATE_COLUMNS: Final = ("target_mask_ids", "text", "samples", "kept", "kind", "source")
 
 
@@ -60,7 +60,7 @@ class CommittedImage:
     def candidates(self) -> CandidateTable:
         """Its expressions; read with `CANDIDATE_COLUMNS`."""
         columns = {name: self.expressions[name].to_pylist() for name in ("text", "target_mask_ids", "kind", "source")}
-        # Draws are counted by decoder: `DECODERS`, then any other.
+        # Draws are counted by decoder. Each of `DECODERS` has a column, and all other decoders share the last one.
         samples, width = self.expressions["samples"], len(DECODERS) + 1
         lists = pa.concat_arrays([pa.array([], samples.type), *samples.chunks])
         names = pc.struct_field(pc.list_flatten(lists), "decoder")

@@ -25,9 +25,8 @@ ALL: Final = "all"
 KEPT: Final = "kept"
 # In `kept` each distinct expression of a mask counts once. In all other sets each draw counts.
 SETS: Final = (*DECODERS, SAMPLING, ALL, KEPT)
-# How many other objects have the target's category. The last name is for masks that are not an object.
+# A difficulty is the number of other objects with the target's category. A mask that is not an object has the last one.
 DIFFICULTIES: Final = ("0", "1", "2", "3+", "no object")
-# Kinds of kept expressions, as the column `kind` names them.
 KINDS: Final = ("attribute", "position", "relation", "group", "none")
 _HARDEST: Final = 3
 _NO_OBJECT: Final = -1
@@ -214,7 +213,7 @@ def judge(truth: ImageTruth, candidates: CandidateTable, object_of_mask: Mapping
     is_right = np.zeros(num_rows, dtype=np.bool_)
     target = np.full(num_rows, _NO_OBJECT, dtype=np.int64)
     attributes = np.zeros((num_rows, 3), dtype=np.int64)
-    # Several masks may get the same text, so each text is read once.
+    # Each text is read once, because several masks may have the same text.
     referents: dict[str, frozenset[int] | None] = {}
     for row, (text, masks) in enumerate(zip(candidates.texts, candidates.targets, strict=True)):
         numbers = [object_of_mask.get(mask, _NO_OBJECT) for mask in masks]

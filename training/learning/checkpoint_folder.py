@@ -124,7 +124,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         folder = path.parent
         if path.name != CHECKPOINT_NAME or not TrainingFolder(folder).is_begun:
             raise ConfigError(f"There is no checkpoint at {path}. Give the --out of `pseudoris train`.") from None
-        # A round of a curriculum has a checkpoint of its own before the first round is done.
+        # A round of a curriculum may have a checkpoint before it is done. The error below then names this checkpoint.
         rounds = sorted(each.parent for each in folder.glob(f"*/{CHECKPOINT_NAME}"))
         meanwhile = f" Or give {rounds[-1]}, an unfinished round." if rounds else ""
         raise ConfigError(

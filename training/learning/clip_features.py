@@ -90,7 +90,7 @@ def read_texts(model: Clip, tokens: torch.Tensor) -> TextFeatures:
         out = tower.forward_intermediates(text=tokens, text_indices=1, normalize=False, normalize_intermediates=True)
     else:
         out = tower.forward_intermediates(tokens, indices=1, normalize_intermediates=True, output_fmt="NLC")
-    # The end token is the one with the highest number. open_clip finds it in the same way.
+    # The end token has the highest number. open_clip finds it in the same way.
     ends = tokens.argmax(dim=1, keepdim=True)
     is_word = torch.arange(tokens.shape[1], device=tokens.device) <= ends
     return TextFeatures(out["text_intermediates"][-1], is_word, out["text_features"])
@@ -137,7 +137,7 @@ def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> ImageF
             f"give 1 to {len(blocks) - 1}"
         )
     first = len(blocks) - num_blocks
-    # The inputs of the last blocks are needed, so the outputs of the blocks before them are asked for.
+    # The inputs of the last blocks are needed. They are the outputs of the blocks one before, hence the indices.
     out = visual.forward_intermediates(
         images, indices=list(range(first - 1, len(blocks) - 1)), output_fmt="NLC", output_extra_tokens=True
     )
@@ -145,7 +145,7 @@ def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> ImageF
     inputs = [torch.cat(each, 1) for each in both]
     path = inputs[0]
     for block, tokens in zip(blocks[first:], inputs, strict=True):
-        # Attention of values to values (CLIP Surgery): only the block's value weights are used.
+        # In CLIP Surgery values attend to values, so only the block's value weights are used.
         attention, width = block.attn, tokens.shape[-1]
         weight, bias = attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
         values = F.linear(block.ln_1(tokens), weight, bias).view(*tokens.shape[:2], attention.num_heads, -1)

@@ -25,7 +25,7 @@ from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.filtering.clip_embedder import crop_format
 
 Value = TypeVar("Value")
-# This many images or texts are read at once, padded with zeros: the rounding of a product depends on its shape.
+# This many images or texts are read at once, padded with zeros, because a product's rounding depends on its shape.
 _IMAGES_A_TILE, _TEXTS_A_TILE = 8, 32
 # Cached sentences take at most this many bytes, enough for ten thousand: one of 12 tokens takes 25 kB with a ViT-B.
 _TEXT_BYTES: Final = 2**28
@@ -39,7 +39,7 @@ class FeatureCache(Generic[Value]):
     def __init__(self, max_bytes: int, size_of: Callable[[Value], int]) -> None:
         self._max_bytes, self._size_of = max_bytes, size_of
         self._num_bytes = 0
-        # A dict keeps the order of insertion, so the most recently used value is last.
+        # The most recently used value is last, because a dict keeps the order of insertion.
         self._values: dict[str, Value] = {}
 
     def get(self, key: str) -> Value | None:
@@ -179,7 +179,7 @@ class FrozenTowers:
         self._config, self.device = config, torch.device(device)
         self._model, self._tokenise = frozen_clip(config.architecture, config.weights, setting=settings[0])
         visual = vision_tower(self._model.to(self.device))
-        # The layers are checked here, before a training's folder exists, and not at the first image.
+        # The layers are checked here, so that a wrong setting is refused before a training's folder exists.
         image_blocks(visual, config.layers, setting=settings[1])
         self.image_format: CropFormat = crop_format(self._model, config.weights)
         self._texts = FeatureCache[_Text](_TEXT_BYTES, lambda seen: sum(each.nbytes for each in seen))

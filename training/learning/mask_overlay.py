@@ -23,7 +23,7 @@ _FONT_PX, _MARGIN_PX = 18, 10
 def draw_overlay(image: torch.Tensor, mask: torch.Tensor, text: str, truth: torch.Tensor | None = None) -> Image.Image:
     """Return the picture of `draw_masks` with `text` below, wrapped."""
     picture, font = draw_masks(image, mask, truth), ImageFont.load_default(_FONT_PX)
-    # Estimates the letters of a line: a letter is about half as wide as it is high.
+    # The number of letters in a line is estimated: a letter is about half as wide as it is high.
     lines = textwrap.wrap(text, max(8, int((picture.width - 2 * _MARGIN_PX) / (0.55 * _FONT_PX)))) or [""]
     height = len(lines) * (_FONT_PX + 6) + 2 * _MARGIN_PX
     page = Image.new("RGB", (picture.width, picture.height + height), _PAPER)

@@ -12,7 +12,7 @@ from torch import nn
 
 from pseudoris.training.learning.frozen_towers import TowerTexts
 
-# The number of learnt positions is that of CLIP's context. A tower with a shorter context never uses the last ones.
+# There are this many learnt positions, as in CLIP's context. A tower with a shorter context never uses the last ones.
 _MAX_TOKENS = 77
 
 
@@ -159,7 +159,7 @@ class WordReader(nn.Module):
         return perceived
 
 
-# Constants of SplitMix64 as signed numbers, because torch has no unsigned arithmetic.
+# The constants of SplitMix64 are written as signed numbers, because torch has no unsigned arithmetic.
 _STEP, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 

@@ -69,7 +69,7 @@ def make_optimiser(module: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     """Return the optimiser of the parameters that need a gradient; those of one dimension do not decay."""
     parameters = [each for each in module.parameters() if each.requires_grad]
     if config.optimiser == "adam":
-        # Plain Adam as published: without weight decay, and with its authors' averages of gradients.
+        # This is Adam as published: without weight decay, and with its authors' averages of gradients.
         return torch.optim.Adam(parameters, lr=config.peak_rate)
     groups = [
         {"params": [each for each in parameters if each.ndim > 1], "weight_decay": config.weight_decay},
@@ -142,13 +142,13 @@ class Trainer:
     def fit(self, learner: Learner, feed: Feed) -> FitSummary:
         """Train to the last step from the folder's checkpoint, or from the beginning where there is none."""
         started = time.monotonic()
-        # Moved before the optimiser exists: its restored state goes where the parameters are, and stays there.
+        # The module is moved first, because the optimiser's restored state goes to the device of the parameters.
         learner.module.to(self.fabric.device)
         optimiser = make_optimiser(learner.module, self.config)
         first = self._restore(learner.module, optimiser)
         module, wrapped = self.fabric.setup(learner.module, optimiser)
         if self.fabric.is_global_zero:
-            # `purge_step` drops the logs of steps that are repeated.
+            # `purge_step` drops the logs of steps that will be done again.
             self._writer = SummaryWriter(str(self.folder.path), purge_step=self.steps_before + first)
         try:
             self._run(learner, feed, module, wrapped, first)
@@ -181,7 +181,7 @@ class Trainer:
 
     def _run(self, learner: Learner, feed: Feed, module: nn.Module, optimiser: Any, first: int) -> None:
         config = self.config
-        # The losses since the last report, by name. Not every step has a loss of every name.
+        # Holds the losses since the last report, by name. Some steps lack some of the losses.
         seen: defaultdict[str, list[float]] = defaultdict(list)
         module.train()
         batches = feed.batches(first) if first < config.num_steps else iter(())
@@ -207,7 +207,7 @@ class Trainer:
             group["lr"] = rate_at(step, self.config)
         optimiser.zero_grad(set_to_none=True)
         losses = learner.losses(module, batch)
-        # All values are read at once, so that the CPU waits for the GPU once.
+        # All values are read at once, so that the CPU waits only once for the GPU.
         read = torch.stack([value.detach().double() for value in losses.values()]).tolist()
         values = dict(zip(losses, read, strict=True))
         loss, value = losses["loss"], values["loss"]
@@ -260,7 +260,7 @@ def trained_state(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def begin_together(folder: TrainingFolder, settings: Mapping[str, Any], fabric: Fabric) -> None:
     """`TrainingFolder.begin` on the first process; every process makes this call."""
-    # The first process begins the folder after all processes have looked for an earlier training in it.
+    # The first process begins the folder only after all processes have looked for an earlier training in it.
     fabric.barrier()
     if fabric.is_global_zero:
         folder.begin(settings)

@@ -25,18 +25,18 @@ class TowersConfig(FrozenModel):
 
     architecture: str
     weights: WeightsConfig
-    # Blocks of the image tower, from 0, or from the last if negative. Each block gives a stage of the fusion, in order.
+    # These blocks of the image tower are the stages of the fusion, in order: from 0, or from the last if negative.
     layers: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1)
 
 
 class TrainingConfig(FrozenModel):
     """Length, rates and devices. Only `device`, `num_devices` and the `_every` settings may change on a resume."""
 
-    # Steps of the optimiser. A resume needs the same number, because the cosine ends at the last step.
+    # The optimiser makes this many steps. A resume needs the same number, because the cosine ends at the last step.
     num_steps: int = Field(default=1000, ge=1)
-    # adamw: decoupled decay, and faster averages of gradients; adam: as published by Kingma and Ba.
+    # adamw has decoupled decay and faster averages of gradients; adam is as Kingma and Ba published it.
     optimiser: Literal["adamw", "adam"] = "adamw"
-    # The rate after the warm-up. cosine: it falls to near 0 at the last step; constant: it stays at the peak.
+    # After the warm-up, the rate falls to near 0 at the last step (cosine), or stays at the peak (constant).
     schedule: Literal["cosine", "constant"] = "cosine"
     peak_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     # The rate rises linearly over this many steps. Without a warm-up AdamW's first steps are large in noisy directions.
@@ -51,9 +51,9 @@ class TrainingConfig(FrozenModel):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     # On a CPU, each process has this many threads of torch. Another number of threads may round differently.
     num_threads: int = Field(default=1, ge=1)
-    # A crash loses at most this many steps. Each checkpoint takes a fraction of a second.
+    # A checkpoint is written after this many steps, which a crash may lose. It takes a fraction of a second.
     checkpoint_every: int = Field(default=200, ge=1)
-    # Steps between validations; 0 validates only at the end.
+    # A validation follows each of this many steps; 0 validates only at the end.
     validate_every: int = Field(default=0, ge=0)
     log_every: int = Field(default=20, ge=1)
 

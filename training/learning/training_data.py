@@ -34,7 +34,7 @@ from pseudoris.schemas.keep_rule import LoneMasks
 from pseudoris.store.location import RunLocation
 from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
-# Snapshots as `Snapshot.state` gives them, by the location of the run.
+# Maps the location of a run to its snapshot, as `Snapshot.state` gives it.
 Snapshots = dict[str, Any]
 Collate = Callable[[list[Any]], Any]
 _CHANCE_STEPS: Final = 2**32
@@ -47,7 +47,7 @@ class DataConfig(FrozenModel):
     images_per_batch: int = Field(default=16, ge=1)
     masks_per_image: int = Field(default=6, ge=1)
     num_workers: int = Field(default=0, ge=0)
-    # Where images are now, by the SOURCE that their run's header names. Used for `--val` too.
+    # Maps the SOURCE that a run's header names to where its images are now. `--val` uses it too.
     moved: dict[str, str] = Field(default_factory=dict)
     # See `pseudoris.interchange.dataset.ExpressionFilter`. Human expressions pass all conditions on scores.
     tau: float | None = None
@@ -62,20 +62,20 @@ class DataConfig(FrozenModel):
     # multiplies the loss of an expression. draw: expressions are drawn in proportion to it (`draw=weighted`), and masks
     # with the probability of their best expression. Set is_kept_only=false to learn from all candidates.
     weighting: Literal["none", "loss", "draw", "both"] = "none"
-    # How many expressions of each mask an epoch has; a mask with fewer repeats them.
+    # An epoch has this many expressions of each mask. A mask with fewer repeats them.
     expressions_per_mask: int = Field(default=1, ge=1)
-    # Whether expressions get other words of the same meaning, new words each epoch. Human expressions never do.
+    # If true, expressions get other words of the same meaning, new ones each epoch. Human expressions never do.
     rewording: bool = False
     # Whether several masks that an expression means together are learnt from too, and which share of the masks of an
     # epoch are expressions of no mask in their image: from these a student learns to answer "not here". A human import
     # that is mixed in gives what it has of both.
     groups: bool = False
     none: float = Field(default=0.0, ge=0, lt=1)
-    # Images that are left out, of human annotation too: values of `--exclude`. See docs/guides/exclusions.md.
+    # These images are left out, of human annotation too: values of `--exclude`. See docs/guides/exclusions.md.
     exclude: tuple[str, ...] = ()
-    # The share of the masks of the human annotation that is used, if human annotation is given.
+    # This share of the masks of the human annotation is used, if human annotation is given.
     human_fraction: UnitInterval = 1.0
-    # The share of an epoch's items that is human. None takes each used human mask once.
+    # This share of an epoch's items is human. None takes each used human mask once.
     human_share: float | None = Field(default=None, ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -92,9 +92,9 @@ class DataConfig(FrozenModel):
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON."""
         tree, spec = self.model_dump(mode="json", exclude={"num_workers", "moved"}), self.spec(seed=0)
-        # Left out if they are off, so that the settings equal those of older trainings, which had neither.
+        # A setting that is off is left out, because older trainings had neither: equal settings must stay equal.
         tree = {name: value for name, value in tree.items() if value or name not in ("groups", "none")}
-        # Rules are identified by their content and not by the places of their files.
+        # Rules are identified by their content, not by the paths of their files.
         return {**tree, "draw": spec.draw, "exclude": spec.as_json()["exclude"]}
 
     def spec(self, seed: int) -> SampleSpec:
@@ -107,7 +107,6 @@ class DataConfig(FrozenModel):
             words=(None, self.max_words),
         )
         return SampleSpec(
-            # The scores are only read if weights multiply losses.
             parts=("mask", "text", "scores") if self.weighting in ("loss", "both") else ("mask", "text"),
             where=where,
             draw=self.draw or ("weighted" if self.draws_by_weight else "pseudo_ris"),
@@ -147,7 +146,7 @@ def open_runs(
         own = datasets[0] if len(datasets) == 1 else JoinedDataset(datasets)
         if human is None:
             return own
-        # Human expressions were never scored, so they pass all conditions on scores.
+        # Human expressions have no scores, so they pass all conditions on scores.
         plain = replace(spec.where, is_kept_only=True, tau=None, lone="keep", decoders=None)
         annotation = of_run(human, replace(spec, where=plain, draw="distinct"), is_human=True)
         return MixedDataset(own, annotation, fraction=data.human_fraction, human_share=data.human_share, seed=seed)
@@ -215,7 +214,7 @@ class ResumableFeed:
             self._dataset.set_epoch(epoch)
             own = self._epoch(epoch)
             if first < len(own):
-                # mypy: torch needs only a dataset's items, not its class.
+                # torch needs only the items of a dataset, not its class, so the type error is ignored.
                 loader: DataLoader[Any] = DataLoader(
                     self._dataset,  # type: ignore[arg-type]
                     batch_sampler=own[first:],

@@ -93,7 +93,7 @@ def describe(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> list[tupl
     ]
 
 
-# For each option, the command of `pseudoris ppt` that makes the option's runs.
+# Maps an option to the command of `pseudoris ppt` that makes the option's runs.
 _RECIPES: Final[Mapping[str, str]] = {"d_sem": "objects", "d_ref": "compose", "h": "pairs"}
 
 
@@ -119,7 +119,7 @@ class SourceRuns:
         found = {}
         for option, run in [(name, run) for name in self.__slots__ for run in getattr(self, name)]:
             location, recipe = RunLocation.open(run), _RECIPES.get(option)
-            # Raises an error for a mistyped path, which must not pass as a run without commits.
+            # This call raises an error for a mistyped path. Otherwise it would pass as a run without commits.
             header = require_header(location)
             made = header.identity.method.get("recipe")
             if recipe is not None and made != recipe:
@@ -167,7 +167,7 @@ def open_sources(
 
 
 SELECTED_NAME: Final = "selected.json"
-# Select answers this many pairs at once. Another number may round differently, so it is a constant and no setting.
+# Select answers this many pairs at once. It is no setting, because another number may round differently.
 _PAIRS_A_PASS: Final = 32
 
 
@@ -212,7 +212,7 @@ def select_referents(
                 referent = select(each.labels.masks, mask, min_iou=min_iou)
                 chosen[at] = referent.argmax() if referent.any() else -1
     if fabric.world_size > 1:
-        # Each pair belongs to one rank. The other ranks have -1 for it.
+        # Each pair was chosen on one rank, and has -1 on the others, so the maximum is the choice.
         chosen = of_all_ranks(chosen, fabric).amax(0).cpu()
     found: list[int] = chosen.tolist()
     return found

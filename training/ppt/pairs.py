@@ -41,9 +41,9 @@ from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.sam_model import resized_size
 
 logger = logging.getLogger(__name__)
-# Images of a batch by key, mirrored where their pairs are. None for an image that cannot be used.
+# Maps a key to its image of a batch, mirrored if its pair is. None means that the image cannot be used.
 _Seen = dict[str, torch.Tensor | None]
-# Fields of `PseudoLabels`, in its order.
+# `PseudoLabels` has these fields, in this order.
 _TENSORS: Final = ("masks", "points_xy", "labels", "confidences")
 
 
@@ -105,7 +105,7 @@ def points_in_box(
     rng = np.random.Generator(np.random.Philox(key=key))
     low = np.array([xs.min(), ys.min()], np.float64)
     high = np.array([xs.max() + 1, ys.max() + 1], np.float64)
-    # Kept below the end of the box, because floating point may round a draw up to the end.
+    # Points are kept below the end of the box, because floating point may round a draw up to the end.
     drawn = np.minimum(rng.uniform(low, high, size=(num_points, 2)), high - 1e-6)
     at = np.floor(drawn).astype(np.int64)
     labels = mask[at[:, 1], at[:, 0]].astype(np.float32)
@@ -124,7 +124,7 @@ def masks_in_frame(masks: torch.Tensor, frame: LabelFrame) -> torch.Tensor:
 
 
 Which = Literal["all", "decided", "undecided"]
-# The names of pairs without and with a referent, in this order.
+# A pair without a referent is "undecided", a pair with one is "decided".
 _DECIDED: Final = ("undecided", "decided")
 
 
@@ -300,7 +300,7 @@ class PairDataset(Dataset[Pair]):
             counts = dict(zip(image.mask_ids, image.mask_counts, strict=True))
             for text, kept in pairs.items():
                 self._num_cut += len(kept) > most and not any(kept.values())
-                # Kept rows come first. Kept rows, and then all others, have the order of the tables.
+                # Kept rows come first, then all others, both in the order of the tables.
                 mask_ids = [each for flag in (True, False) for each in kept if kept[each] is flag][:most]
                 self._counts.update((mask, (counts[mask], image.size)) for mask in mask_ids)
                 confidences = np.array([kept[mask] for mask in mask_ids], np.float32)

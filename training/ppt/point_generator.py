@@ -61,7 +61,7 @@ def grid_position(height: int, width: int, channels: int, *, device: torch.devic
     Source: Carion et al. 2020 (DETR), with coordinates in [0, 1] so that grids of any size share one frame.
     """
     quarter = channels // 4
-    # Wavelengths from twice the image to a quarter of it: with finer ones a model memorises patches and not "left".
+    # Wavelengths go from twice the image to a quarter of it. With finer ones a model memorises patches, not "left".
     frequency = math.pi * 2.0 ** torch.linspace(0, 3, quarter, device=device)
     x, y = grid_centres(height, width, device=device).unsqueeze(-1).unbind(1)
     on_y, on_x = y * frequency, x * frequency
@@ -132,7 +132,7 @@ class FrozenFeatures:
     sam: EncodedImages
 
 
-# Standard deviation of initial weights: so small that they have hardly any effect, but do have a gradient.
+# Initial weights have this standard deviation, so that they have hardly any effect, but do have a gradient.
 _LITTLE: Final = 1e-3
 
 
@@ -154,9 +154,9 @@ class ReferencePatchAttention(nn.Module):
         self.norm = nn.LayerNorm(width)
         # The keys need no bias: it is the same for all patches and cancels in the softmax.
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)
-        # Small at first, so that CLIP's response dominates the query's own scores.
+        # The weights are small at first, so that CLIP's response dominates the query's own scores.
         nn.init.normal_(self.key.weight, std=_LITTLE)
-        # Gives the logarithm of the inverse temperature. It begins near 0, so that the factor begins near 1.
+        # The layer gives the logarithm of the inverse temperature. It begins near 0, so the factor begins near 1.
         self.sharpness = nn.Linear(width, 1)
         nn.init.normal_(self.sharpness.weight, std=_LITTLE)
         nn.init.zeros_(self.sharpness.bias)
@@ -329,7 +329,7 @@ class PointGenerator(nn.Module):
         # Position and response of a patch are added to its features in every stage. Frozen features hardly encode the
         # position; the response is what CLIP learnt about images and texts.
         known = position if self.response is None else position + self.response(response.flatten(1)[..., None])
-        # The first bridge also reads the words' codes (B, L, d), which are added to their features, or a zero.
+        # The first bridge adds `fused[1]` to the words' features: codes of the words (B, L, d), or a zero.
         fused = known, self.queries.new_zeros(())
         if self.code is not None:
             fused = known, self.code(word_codes(features.tokens, self._code_width))

@@ -28,24 +28,24 @@ class PointGeneratorConfig(FrozenModel):
     # K. Several times the pseudo-masks of an expression (one per noun phrase, two to four), so that contexts and
     # referent have queries of their own. Each query costs a pass of SAM's mask decoder.
     num_queries: int = Field(default=12, ge=1, le=256)
-    # M, the points of a query, enough for both sides of an outline. SAM's own training has at most nine. Not searched.
+    # A query has M points, enough for both sides of an outline. SAM's training has at most nine. M was not searched.
     num_points: int = Field(default=8, ge=1, le=64)
     # Blocks of the image tower, from 0, whose output is a stage; their number is N. Early blocks encode shapes, late
     # ones meaning. Blocks of the first half hold little that words could attend to. Three is a compromise on cost: each
     # stage is a bridge and two readings by the queries, about a third of the parameters.
     image_blocks: tuple[Annotated[int, Field(ge=0)], ...] = (5, 8, 11)
-    # Channels of a query. With N and feed_forward_ratio, 384 gives about the paper's number of parameters.
+    # A query has this many channels. With N and feed_forward_ratio, 384 gives about the paper's number of parameters.
     width: int = Field(default=384, ge=8)
     # Each head has 48 channels, a usual number. More heads cost no time. Other numbers of heads were not tried.
     num_heads: int = Field(default=8, ge=1)
-    # Hidden width of a feed-forward layer, as a multiple of `width`: the model has about the paper's parameters.
+    # A feed-forward layer is this many times as wide as a query: the model has about the paper's parameters.
     feed_forward_ratio: float = Field(default=2.5, gt=0)
     # regression: points and labels are regressed from the query, as equation 2 has it. patch_attention: they spread
     # around the peak of an attention to the patches, and the settings below say how.
     point_head: Literal["regression", "patch_attention"] = "patch_attention"
-    # Whether patches receive CLIP's response to the expression beside their features. Not in the paper.
+    # If true, patches receive CLIP's response to the expression beside their features. The paper does not do this.
     is_response_read: bool = True
-    # Off without a search: points and mirroring differ in each epoch, and `tiny` sees each pair only a few times.
+    # Drop-out is off, without a search: pairs differ in each epoch, and `tiny` sees each pair only a few times.
     dropout: float = Field(default=0.0, ge=0, lt=1)
     # How strongly queries attend to the patches that match the expression in CLIP: softmax score for each standard
     # deviation of CLIP's response. The query's own scores are added to it, and each query learns a temperature of the
@@ -86,7 +86,7 @@ class ObjectiveConfig(FrozenModel):
     In the loss each term is a mean over matched pairs, to which unmatched queries add their confidence, to be 0.
     """
 
-    # Weights of the terms. The paper adds its terms without weights. The preset `tiny` has others, and says why.
+    # The terms have these weights. The paper adds them without weights. The preset `tiny` has others, and says why.
     dice: NonNegative = 1.0
     mask_cross_entropy: NonNegative = 1.0
     point_l1: NonNegative = 1.0
@@ -99,7 +99,7 @@ class ObjectiveConfig(FrozenModel):
     # Weight of the distance between a matched query's attention and its pseudo-mask, which the paper does not have (0).
     # The L1 of points gives a direction, not a patch. This term shows the patch within a few hundred steps.
     look: NonNegative = 0.0
-    # assignment: an assignment of least cost pairs predicted and drawn points; order: the order of drawing pairs them.
+    # Predicted and drawn points are paired at least cost (assignment), or in the order of drawing (order).
     point_correspondence: Literal["assignment", "order"] = "assignment"
 
 
@@ -126,18 +126,18 @@ class PairsDataConfig(FrozenModel):
 
     # A batch has this many pairs of image and expression, over all ranks together.
     pairs_per_batch: int = Field(default=64, ge=1)
-    # A batch has this many pairs of an image. More pairs mean fewer images to encode, unless features are cached.
+    # Each image of a batch has this many pairs. More pairs mean fewer images to encode, unless features are cached.
     pairs_per_image: int = Field(default=1, ge=1)
-    # Whether to train on mirrored images too. Encoders and cache treat a mirrored image as another image.
+    # If true, mirrored images are trained on too. Encoders and cache treat a mirrored image as another image.
     is_flipping: bool = True
     # The most pseudo-masks of a pair, and at most `generator.num_queries`: each needs a query of its own. Further ones
     # are left out. If the referent is undecided it may be among them, so a warning counts such texts.
     max_candidates: int = Field(default=12, ge=1)
-    # If an image is missing or is not the annotated one. skip: each pair of the image is replaced by the next pair.
+    # A missing or changed image ends the training (raise), or the next pair replaces each of the image's pairs (skip).
     on_bad_image: Literal["raise", "skip"] = "raise"
-    # Where images are now, by the SOURCE that their run's header names. Used for `--val` too.
+    # Maps the SOURCE that a run's header names to where its images are now. `--val` uses it too.
     moved: dict[str, str] = Field(default_factory=dict)
-    # A run with more bytes of embedded images is refused, as they are held in memory. Images of SOURCE are read singly.
+    # A run with more bytes of embedded images is refused, because memory holds them. Images of SOURCE are read singly.
     max_memory_bytes: int = Field(default=DEFAULT_MAX_MEMORY_BYTES, ge=0)
     num_workers: int = Field(default=0, ge=0)
     # Each process caches features of images in float16 in host memory, up to this size. The rest is computed when it is
@@ -157,10 +157,10 @@ class PhaseConfig(FrozenModel):
     """One phase, or one step of a phase."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
-    # The joined data sets (equations 5 to 7), each pair once per epoch. Data sets that are not given are left out.
+    # A phase joins these data sets (equations 5 to 7), each pair once per epoch. Sets that are not given are left out.
     sources: tuple[Source, ...] = Field(min_length=1)
     epochs: float = Field(gt=0, le=100_000)
-    # Whether the model picks a mask for each ambiguous text (the paper's Select on H_ref) before each round.
+    # If true, the model picks a mask for each ambiguous text (the paper's Select on H_ref) before each round.
     is_selecting: bool = False
     # The epochs are split into this many rounds (equation 7). With more rounds the referents follow the model sooner,
     # but each round runs the model on all of H_ref.
@@ -216,7 +216,7 @@ class CurriculumConfig(FrozenModel):
 class CurriculumTrainingConfig(TrainingConfig):
     """The settings of a training whose number of steps follows from its phases."""
 
-    # More than the steps of any curriculum, so that the check of the warm-up always passes.
+    # This is more than any curriculum's steps, so that the check of the warm-up always passes.
     num_steps: int = Field(default=2**53, ge=1)
 
 

@@ -69,7 +69,7 @@ class FrozenEncoders:
         self, image_keys: Sequence[str], images: Sequence[torch.Tensor | None], texts: Sequence[str]
     ) -> FrozenFeatures:
         """Return the features of B pairs; one key is one image (3, H, W) uint8 RGB, upright, or None if it is held."""
-        # Without autocast, cached features do not depend on the caller: Select runs in half precision, a step in full.
+        # Autocast is off, so that cached features are equal for all callers: Select runs in half precision.
         with torch.autocast(self.device.type, enabled=False):
             given = dict(zip(image_keys, images, strict=True))
             seen = {key: self._kept[key] for key in given if key in self._kept}
@@ -87,7 +87,7 @@ class FrozenEncoders:
                         self._kept[key] = seen[key]
             *parts, input_sizes = zip(*(seen[key] for key in image_keys), strict=True)
             stages, dense, embeddings = (to_device(torch.stack(each), self.device).float() for each in parts)
-            # Sizes become (x, y), the order of the points' coordinates.
+            # Sizes become (x, y), because points have this order too.
             sizes = torch.tensor([size[::-1] for size in input_sizes], dtype=torch.float32)
             words = self._towers.encode_texts(texts)
             encoded = EncodedImages(embeddings, to_device(sizes, self.device))
@@ -95,7 +95,7 @@ class FrozenEncoders:
             response = response_map(dense, asked.embedding)
             response = response - response.mean((1, 2), keepdim=True)
             if response[0].numel() > 1:
-                # A constant map has deviation 0. The added 1e-4 avoids a division by 0, and the map stays 0.
+                # The added 1e-4 avoids a division by 0: the deviation of a constant map is 0, and the map stays 0.
                 response = response / (response.std((1, 2), keepdim=True) + 1e-4)
             return FrozenFeatures(list(stages.unbind(1)), words.words, words.is_word, words.tokens, response, encoded)
 
@@ -107,11 +107,11 @@ class FrozenEncoders:
     def _with_sam(self, image: torch.Tensor, stages: torch.Tensor, dense: torch.Tensor) -> _EncodedImage:
         # Images are encoded one by one: rounding depends on the batch, and the batch would depend on the cache.
         (crop,) = encode_sam_crops(self._sam, [image.permute(1, 2, 0).numpy()], self._sam_dtype)
-        # Cloned, because a cached view of one row would keep its whole batch in memory.
+        # Tensors are cloned, because a cached view of one row would keep its whole batch in memory.
         return _EncodedImage(stages.clone(), dense.clone(), crop.embedding.half().cpu().clone(), crop.input_size)
 
 
-# The name of this kind of training in its checkpoint.
+# A checkpoint records this name for its kind of training.
 LEARNER: Final = "ppt"
 # One pass answers at most this many expressions of an image.
 _TEXTS_A_PASS = 32

@@ -55,9 +55,9 @@ def mask_losses(logits: torch.Tensor, masks: torch.Tensor, weights: ObjectiveCon
     with torch.autocast(logits.device.type, enabled=False):
         logits, target = logits.float(), masks.float().flatten(2)
         flat = logits.flatten(2)
-        # For each cell: log(1 + exp(x)) − x·ŝ.
+        # The cross-entropy of a cell is log(1 + exp(x)) − x·ŝ.
         cross_entropies = (F.softplus(flat).sum(-1, keepdim=True) - flat @ target.transpose(1, 2)) / flat.shape[-1]
-        # `flat` is not reused, because gradients would add up in another order and change the last bits of a training.
+        # `flat` is not reused, because gradients would add up in another order and change a training's last bits.
         share = logits.sigmoid().flatten(2)
         overlap, both = share @ target.transpose(1, 2), share.sum(-1)[:, :, None] + target.sum(-1)[:, None]
         return weights.dice * (1 - (2 * overlap + 1) / (both + 1)) + weights.mask_cross_entropy * cross_entropies
@@ -85,7 +85,7 @@ def corresponding(predicted: Points, target: Points, weights: ObjectiveConfig) -
     logits, labels = predicted.labels[:, :, None], target.labels[:, None, :]
     label = F.softplus(logits) - logits * labels
     costs = (weights.point_l1 * distance + weights.point_label * label).cpu().numpy()
-    # For a square matrix the rows come back in order, so only the columns are needed.
+    # Rows come back in order, because the matrix is square, so only the columns are needed.
     order = np.array([linear_sum_assignment(cost)[1] for cost in costs], dtype=np.int64).reshape(num_pairs, num_points)
     return to_device(order, predicted.xy.device)
 
@@ -126,13 +126,13 @@ def prompt_embeddings(encoder: PromptEncoder, points_xy_px: torch.Tensor, label_
     A label (P, M), above 0 for a positive point, is a choice between two embeddings and has no gradient. Forward takes
     the choice; backward takes the mixture of both by the label's probability (straight through, Bengio et al. 2013).
     """
-    # Half a pixel is added, which is the centre of a pixel, as in SAM's prompt encoder.
+    # Half a pixel is added, because coordinates are those of a pixel's centre, as in SAM's prompt encoder.
     place = encoder.pe_layer.forward_with_coords(points_xy_px + 0.5, encoder.input_image_size)
     soft = label_logits.sigmoid()
     positive = ((label_logits > 0).to(soft.dtype) + soft - soft.detach())[..., None]
     negative_row, positive_row = (encoder.point_embeddings[label].weight for label in (0, 1))
     embedded = place + positive * positive_row + (1 - positive) * negative_row
-    # SAM's prompt encoder does the same without a box: it appends a point with the label "not a point".
+    # Without a box, SAM's prompt encoder also appends a point with the label "not a point".
     return torch.cat([embedded, encoder.not_a_point_embed.weight.expand(len(place), 1, -1)], dim=1)
 
 
@@ -175,9 +175,9 @@ class PointMaskDecoder:
         return rows[:, :, None] & columns[:, None, :]
 
 
-# The logit of pixels that cannot belong to a mask.
+# Pixels that cannot belong to a mask get this logit.
 _NOTHING: Final = -20.0
-# This many prompts are decoded at once. Another number may round differently, so it is a constant and no setting.
+# This many prompts are decoded at once. It is no setting, because another number may round differently.
 _PROMPTS_A_PASS: Final = 256
 
 
@@ -211,7 +211,7 @@ class PointPrompting(nn.Module):
     def __init__(self, generator: PointGenerator, decoder: PointMaskDecoder, objective: ObjectiveConfig) -> None:
         super().__init__()
         self.generator, self.objective = generator, objective
-        # Not registered as a submodule, so that a checkpoint holds only trained weights.
+        # The decoder is no submodule, so that a checkpoint holds only trained weights.
         self._decoder = decoder
 
     def forward(self, given: LabelledFeatures) -> dict[str, torch.Tensor]:
@@ -246,7 +246,7 @@ class PointPrompting(nn.Module):
         prompts: PointPrompts = self.generator(features)
         with torch.no_grad():
             masks = self._decode_all(features, prompts)
-            # SAM's answers in the padding do not count, so they are replaced by "no mask".
+            # SAM's logits in the padding are replaced by "no mask", because they have no meaning.
             inside = self._decoder.inside(features.sam, masks.shape[-1])
             masks = masks.masked_fill(~inside[:, None], _NOTHING)
         found = (prompts.points_xy, prompts.label_logits, prompts.confidence_logits, masks)
@@ -270,7 +270,7 @@ class PointPrompting(nn.Module):
         if self.objective.look:
             if prompts.attention_log_shares is None:
                 raise ValueError("these prompts have no attention")
-            # The Kullback-Leibler divergence of matched queries' attention from their masks.
+            # The term is the Kullback-Leibler divergence of matched queries' attention from their masks.
             extent = features.sam.input_sizes / self._decoder.image_size
             covered = on_patches(pseudo_labels.masks, extent, *features.response.shape[-2:])[at]
             # The clamp makes a mask that covers no patch give 0.
@@ -302,7 +302,7 @@ def on_patches(masks: torch.Tensor, extent: torch.Tensor, height: int, width: in
     its side. `height` and `width` count the patches, on an image that is stretched to them.
     """
     centres = grid_centres(height, width, device=masks.device)
-    # `grid_sample` uses coordinates from −1 to 1, edge to edge.
+    # `grid_sample` reads coordinates from −1 to 1, from edge to edge.
     places = (2 * centres * extent[:, None] - 1).view(-1, height, width, 2)
     kernel = 2 * (masks.shape[-1] // (2 * width)) + 1
     blurred = F.avg_pool2d(masks, kernel, stride=1, padding=kernel // 2)

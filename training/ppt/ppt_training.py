@@ -99,7 +99,7 @@ def train_ppt(request: PptRequest, fabric: Fabric, reports: Reports | None = Non
     sources = open_sources(request.runs, request.config, encoders.frame, snapshots)
     config, data = request.config, request.config.data
     digests = {"clip": weights_digest(config.clip.weights), "sam": weights_digest(config.sam.weights)}
-    # The settings that decide weights and figures, and enough to build the model again.
+    # These settings decide weights and figures, and are enough to build the model again.
     settings = {
         "version": TRAININGS_VERSION,
         "learner": LEARNER,
@@ -114,7 +114,6 @@ def train_ppt(request: PptRequest, fabric: Fabric, reports: Reports | None = Non
         return _feed(PromptedPairs(_joined(sources, names)), data, fabric, seed=0).num_batches()
 
     rounds = plan_rounds(request.config.curriculum, num_pairs, num_batches)
-    # Every refusal happens before this line, where the training takes the folder.
     held_out = None if request.val is None else HeldOutExpressions(request.val, data.moved)
     begin_together(folder, settings, fabric)
     images = PromptedPairs(_joined(sources, SOURCES)).image_keys()
@@ -152,20 +151,20 @@ class _Curriculum:
             is_new = not (own.path / SUMMARY_NAME).exists()
             if is_new:
                 data = self._data(each, self._at(state, before), own)
-                # A new learner for each round, because DDP's wrapper keeps the weights of its round.
+                # Each round has a new learner, because DDP's wrapper keeps the weights of its round.
                 learner = PointLearner(self.request.config, self.encoders, self.held_out if each.is_last else None)
                 done = self._train(each, learner, data, own, state)
                 steps_now, wall_s = steps_now + done.num_steps_now, wall_s + done.wall_s
             self.fabric.barrier()
             state, before = own.load(), own
-            # The last round is saved even if it was done before: a process may have been killed just before this write.
+            # The last round is saved even if it was done before: a process may have been killed before this write.
             if self.fabric.is_global_zero and state is not None and (is_new or each is self.rounds[-1]):
                 folder.save(state)
             if each.is_last and self.held_out is not None:
                 if is_new:
                     phases[each.phase] = done.figures
                 else:
-                    # Validated again, because the earlier figures may be about another run in `val`.
+                    # The model is validated again, because the earlier figures may be about another run in `val`.
                     learner = self._at(state, own, self.held_out)
                     phases[each.phase] = learner.validate(learner.module, self.fabric)
         learner = self._at(state, before, self.held_out)
@@ -197,7 +196,7 @@ class _Curriculum:
                 if self.fabric.is_global_zero:
                     write_chosen(own.path, chosen, min_iou=min_iou)
                     self.reports.on_select(each, sum(at >= 0 for at in chosen), len(chosen))
-            # No rank starts before the choice is on disk, where a resumed training reads it.
+            # All ranks wait until the choice is on disk, where a resumed training reads it.
             self.fabric.barrier()
             num_pairs = sum(map(len, parts["h_ref"]))
             if len(chosen) != num_pairs:

@@ -34,7 +34,7 @@ Mask = NDArray[np.bool_]
 
 # A tile fills at least this share of its mosaic cell. In the rest of the cell its position is random.
 _MIN_FILL: Final = 0.85
-# Space that a window leaves around its object, as a share of the object's box.
+# A window leaves this space around its object, as a share of the object's box.
 _MARGIN: Final = 0.1
 _PLACES_TRIED: Final = 16
 # Centres must be this far apart, as a share of the image's side, for a relation to be visible.
@@ -130,7 +130,7 @@ def relative_side(target: Mask, anchor: Mask) -> str | None:
 
     It is clear if they are apart by `_MIN_GAP` or more along one axis, and by at most half of that along the other.
     """
-    # Twice the centre of each object's box, (x, y).
+    # Each of these is twice the centre (x, y) of an object's box.
     centres = [np.array([xs.min() + xs.max(), ys.min() + ys.max()]) for ys, xs in map(np.nonzero, (target, anchor))]
     x, y = (centres[0] - centres[1]) / 2 / np.array([target.shape[1], target.shape[0]])
     along, across = (x, y) if abs(x) > abs(y) else (y, x)
@@ -149,7 +149,6 @@ def _canvas(pieces: Sequence[Piece], side: int) -> Pixels:
 
 def _window(piece: Piece, cell: tuple[int, int], rng: np.random.Generator) -> Piece:
     """The largest part of the piece that has the cell's shape (width, height) and holds the whole object."""
-    # If the object does not fit into the cell's shape, the window has another shape and may fill less of the cell.
     if not piece.mask.any():
         return piece
     height, width = piece.mask.shape
@@ -162,6 +161,7 @@ def _window(piece: Piece, cell: tuple[int, int], rng: np.random.Generator) -> Pi
     ):
         margin = _MARGIN * (high - low) / 2
         low, high = max(0, int(low - margin)), min(full, int(high + margin + 1))
+        # The length is at least that of the object, so a window may have another shape than its cell.
         length = min(full, max(high - low, int(wanted)))
         start = int(rng.integers(max(0, high - length), min(low, full - length) + 1))
         spans.append(slice(start, start + length))
@@ -307,7 +307,7 @@ def _drawn(pieces: _Pieces, config: ComposeConfig, rng: np.random.Generator) -> 
 
 def _chosen(names: Sequence[str], count: int, same_class_share: float, rng: np.random.Generator) -> list[int]:
     """Positions of pieces; each but the first is of a class that is there with probability `same_class_share`."""
-    # With a share of 0, all classes differ if there are enough classes: always for a fusion, not always for a mosaic.
+    # With a share of 0 all classes differ, if there are enough classes. A mosaic may have too few.
     chosen = [int(rng.integers(len(names)))]
     while len(chosen) < count:
         there = {names[at] for at in chosen}

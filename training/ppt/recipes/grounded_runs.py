@@ -80,7 +80,7 @@ def make_objects(
         table = None if names is None else names.read_bytes()
     except OSError as error:
         raise ConfigError(f"--names {names} cannot be read ({error.strerror}). Give a CSV file.") from None
-    # SOURCE is listed twice, here for all of its classes. Listing is cheap compared with the models.
+    # SOURCE is listed here for its classes, and again later. Listing is cheap compared with the models.
     folders = {class_folder(item.key) for item in source.list()}
     if not folders:
         raise ConfigError(f"FOLDER {folder!r} has no images. It needs one folder of images per class, CLASS/*.jpg.")

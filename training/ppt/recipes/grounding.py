@@ -33,9 +33,9 @@ from pseudoris.workers.masks.sam_model import encode_sam_crops, load_sam, upsamp
 
 FloatArray = NDArray[np.float32]
 
-# This many texts are read at once, padded, because the rounding of a product depends on its shape.
+# This many texts are read at once, padded, because a product's rounding depends on its shape.
 _TEXTS_A_TILE: Final = 8
-# Cached texts take at most these bytes, enough for a hundred thousand: one takes 2 kB with a ViT-B.
+# Cached texts take at most this many bytes, enough for a hundred thousand: one takes 2 kB with a ViT-B.
 _TEXT_BYTES: Final = 2**28
 
 
@@ -95,7 +95,7 @@ def parted(share: FloatArray, peaks: Peaks) -> list[FloatArray]:
         return [share]
     radius = max(1, round(peaks.radius * max(share.shape)))
     is_peak = (share == maximum_filter(share, size=2 * radius + 1, mode="nearest")) & (share >= peaks.min_share)
-    # Every pixel of a plateau is a peak, so a peak within the radius of a chosen peak is dropped.
+    # A peak within the radius of a chosen peak is dropped, because every pixel of a plateau is a peak.
     places = np.argwhere(is_peak)
     taken: list[NDArray[np.int64]] = []
     for place in places[np.argsort(-share[is_peak], kind="stable")]:
@@ -192,7 +192,7 @@ class Grounder:
         def read(some: Sequence[str]) -> Iterator[torch.Tensor]:
             tokens = self._tokenise([prompted(text, self._config.prompt) for text in some])
             tile = F.pad(tokens, (0, 0, 0, _TEXTS_A_TILE - len(some)))
-            # Cloned, because a cached view of one row would keep its whole batch in memory.
+            # Rows are cloned, because a cached view of one row would keep its whole batch in memory.
             yield from (row.clone() for row in read_texts(self._model, tile.to(self._device)).embedding[: len(some)])
 
         return torch.stack(self._texts.read(texts, read, tile=_TEXTS_A_TILE))
@@ -216,7 +216,7 @@ class Grounder:
         prompt = torch.from_numpy(points).float(), torch.from_numpy(labels)
         given = tuple(each[None].to(self._device) for each in prompt)
         sparse, dense = self._sam.prompt_encoder(points=given, boxes=None, masks=None)
-        # SAM is asked for three masks of a single peak, and for one mask of several points.
+        # SAM is asked for three masks if there is one peak, and for one mask if there are several points.
         low, predicted = self._sam.mask_decoder(
             image_embeddings=crop.embedding[None],
             image_pe=self._sam.prompt_encoder.get_dense_pe(),

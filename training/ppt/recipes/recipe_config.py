@@ -38,12 +38,12 @@ class GroundingConfig(FrozenModel):
     # Which of the three masks: the one that agrees best with the response map, or the one with the highest predicted
     # IoU. Predicted IoU ignores the text and prefers parts with sharp edges.
     choice: Literal["agreement", "predicted_iou"] = "agreement"
-    # The number of positive points, and of negative points, if prompts=points.
+    # With prompts=points, SAM gets this many positive points and this many negative points.
     num_points: int = Field(default=2, ge=1, le=32)
-    # If prompts=points: positive points have at least the share `high` of the response's range, negative at most `low`.
+    # With prompts=points, positive points have at least the share `high` of the response's range, negative ≤ `low`.
     high: UnitInterval = 0.8
     low: UnitInterval = 0.2
-    # Template of the text that CLIP reads; {} is the phrase without its article.
+    # CLIP reads this text, in which {} is replaced by the phrase without its article.
     prompt: str = Field(default="a photo of a {}", pattern=r"\{\}")
 
 
@@ -52,20 +52,20 @@ class ComposeConfig(FrozenModel):
 
     # This many composed images are made for each image of D_sem.
     images_per_source: float = Field(default=1.0, gt=0, le=100)
-    # The share of mosaics; the others are fusions.
+    # This share of the composed images are mosaics; the others are fusions.
     mosaic_share: UnitInterval = 0.5
     # A mosaic has one of these (rows, columns), drawn for each image.
     layouts: tuple[Layout, ...] = Field(default=((1, 2), (2, 1), (1, 3), (2, 2)), min_length=1)
-    # Probability that a tile of a mosaic repeats a class of the mosaic, so that only the position distinguishes them.
+    # A tile of a mosaic repeats a class with this probability, so that only the position distinguishes its objects.
     same_class_share: UnitInterval = 0.5
-    # The side in pixels of a composed image: as large as the scenes or photographs at the end of the training.
+    # A composed image has sides of this many pixels, as the scenes or photographs at the end of the training.
     side_px: int = Field(default=192, ge=32, le=4096)
     # In a fusion, the longer side of the embedded image is a share of the other image's, drawn between these two.
     embedded_side: tuple[Share, Share] = (0.2, 0.4)
     # object: only the pixels of the pseudo-mask are pasted, so that one scene has two objects; image: the whole image
     # is pasted, as in the paper.
     embedded: Literal["object", "image"] = "object"
-    # The least share of an object that stays visible when another one is embedded in its image.
+    # At least this share of an object stays visible when another one is embedded in its image.
     min_visible: Share = 0.6
     # One image gets this many texts, each about another target.
     texts_per_image: int = Field(default=2, ge=1, le=9)
@@ -84,7 +84,7 @@ class ComposeConfig(FrozenModel):
 class PairsConfig(FrozenModel):
     """H_sem and H_ref out of image-text pairs (section 3.3, pseudo label generation)."""
 
-    # Masks of two phrases with at least this IoU are one pseudo-mask. Ours: the paper has no rule for this.
+    # Masks of two phrases with at least this IoU become one pseudo-mask. The paper has no rule for this.
     merge_iou: Share = 0.7
     # The most pseudo-masks of one phrase, at positions with about equal response. The paper has 1, so its pseudo-masks
     # belong to different phrases. "The star on the left" has one phrase; if the image has two stars, CLIP's choice
@@ -106,13 +106,13 @@ class RecipeConfig(FrozenModel):
     """
 
     run: RunConfig
-    # The settings of `objects` and `pairs`.
+    # The commands `objects` and `pairs` read these settings.
     grounding: GroundingConfig = GroundingConfig()
     compose: ComposeConfig = ComposeConfig()
     pairs: PairsConfig = PairsConfig()
 
 
-# By preset: the preset of the run, assignments that change it, and assignments of the recipe's own settings.
+# Maps a preset to the run's preset, assignments that change it, and assignments of the recipe's own settings.
 _PRESETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
     "tiny": (
         "tiny",
@@ -120,26 +120,26 @@ _PRESETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
             "filtering.architecture=builtin:tiny/scene_clip.json",
             "filtering.weights.uri=builtin:tiny/scene_clip.safetensors",
         ),
-        # The synthetic scenes have several objects of one category, which expressions distinguish by position.
+        # The value is 3, because synthetic scenes have several objects of a category, told apart only by position.
         ("pairs.peaks_per_phrase=3",),
     ),
-    # As in the paper: SAM ViT-B, and CLIP ViT-B/16 with CLIP Surgery in its last six blocks.
+    # The paper has SAM ViT-B, and CLIP ViT-B/16 with CLIP Surgery in its last six blocks.
     "paper": (
         "base",
         ("filtering.architecture=ViT-B-16-quickgelu", "filtering.weights.uri=open_clip:ViT-B-16-quickgelu/openai"),
         (
             "grounding.surgery_blocks=6",
             "grounding.is_feature_surgery=true",
-            # An expression has no list of classes, so a single text is compared with the empty prompt.
+            # A single text is compared with the empty prompt, because an expression has no list of classes.
             "pairs.num_redundant=0",
-            # Section 3.2: "we embed one image within another".
+            # The paper pastes a whole image (section 3.2): "we embed one image within another".
             "compose.embedded=image",
             "compose.side_px=640",
             "compose.image_format=jpeg",
         ),
     ),
 }
-# Images of a shard. A crash loses the shards in progress, and the models take a second for an image.
+# A shard has this many images. A crash loses the shards in progress, and an image takes the models a second.
 _SHARD_IMAGES: Final = 64
 
 

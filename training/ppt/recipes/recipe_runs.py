@@ -32,7 +32,7 @@ from pseudoris.workers.stages import device_kind
 
 ORIGIN: Final = "ppt"
 STAGE_RECIPE: Final = "recipe"
-# Packages that read, draw and write, then packages that compute. Another version may give other bytes.
+# A run records the versions of these packages, because another version may give other bytes.
 _PACKAGES: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "pycocotools")
 _MODEL_PACKAGES: Final = ("torch", "torchvision", "open_clip_torch", "segment-anything")
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
-# Section 3.2: "the [class name] in the middle".
+# The paper has this text in section 3.2: "the [class name] in the middle".
 MIDDLE: Final = "the {name} in the middle"
 _MIDDLE_READ: Final = re.compile(r"the (?P<name>.+) in the middle")
 
-# Words for the row of a tile, by the mosaic's number of rows; the next constant has the words for columns.
+# Maps a mosaic's number of rows to the words for each row. The next constant has the words for columns.
 _ROW_WORDS: Final = {1: ("",), 2: ("top", "bottom"), 3: ("top", "middle", "bottom")}
 _COLUMN_WORDS: Final = {1: ("",), 2: ("left", "right"), 3: ("left", "middle", "right")}
 _AT: Final = {
@@ -24,7 +24,7 @@ _AT: Final = {
 }
 _CORNER: Final = ("the {name} at the {row} {column}", "the {row} {column} {name}")
 
-# Texts that state where the target is relative to its anchor.
+# These texts state where the target is, relative to its anchor.
 _RELATIONS: Final = {
     "left": ("the {name} left of the {anchor}", "the {name} to the left of the {anchor}"),
     "right": ("the {name} right of the {anchor}", "the {name} to the right of the {anchor}"),
@@ -32,7 +32,7 @@ _RELATIONS: Final = {
     "bottom": ("the {name} below the {anchor}", "the {name} under the {anchor}"),
 }
 
-# Words that a mirrored image makes wrong, as people write them: "left-hand", "topright", "lft", "3 o'clock".
+# A mirrored image makes these words wrong, as people write them: "left-hand", "topright", "lft", "3 o'clock".
 _SIDE: Final = re.compile(
     r"""left(?!over)|(?<!\bb)(?<!\bup)right
     |\b(?:lf?t|rg?t|[lr])\b
