@@ -9,5 +9,5 @@
 """
 
 if not __name__.startswith("pseudoris."):
-    # In a clone's root Python would find this folder under its bare name and load a second copy of every module.
+    # From the root of a clone, `import audit` would find this folder and load a second copy of every module.
     raise ImportError("'audit' is not a package of its own: import pseudoris.audit", name=__name__)

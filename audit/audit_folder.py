@@ -74,7 +74,7 @@ class AuditFolder:
             raise ConfigError(f"{folder / name} is {what}, not a file of verdicts: move it out of the audit")
         names = sorted(file.name for file in location.list(VERDICTS_FOLDER) if file.name.endswith(SUFFIX))
         for name in names:
-            # A browser saves a second download as `ana (1).jsonl`. With both files its answers would count twice.
+            # A browser saves a second download as `ana (1).jsonl`, which is refused: its answers would count twice.
             if RATER_NAME.fullmatch(name.removesuffix(SUFFIX)) is None:
                 raise ConfigError(
                     f"{folder / name} does not have the name of a rater. Move it to another folder, and add it from "

@@ -55,12 +55,12 @@ from pseudoris.store.tables.parquet_files import parquet_bytes
 DEFAULT_PAIRS: Final = 200
 _LEAST_IMAGES: Final = 20
 _IMAGES_SHARE: Final = 0.2
-# A stratum gets at least this many draws, if it has as many pairs, because one draw gives no variance.
+# A stratum gets at least this many draws, if it has as many pairs, because one draw shows no variance.
 _LEAST_DRAWN: Final = 2
 # A bin of scores gets about this many draws.
 _DRAWN_PER_BIN: Final = 10
 _MAX_BINS: Final = 8
-# Seeds of two draws: the positions of pairs, and the images. The seed of a stratum's draw is the stratum's number.
+# These seed two draws: the positions of pairs, and the images. A stratum's draw has the stratum's number as its seed.
 _POSITIONS, _IMAGES = 10_000, 10_003
 
 
@@ -157,7 +157,7 @@ def draw_audit(
         data = parquet_bytes([pa.Table.from_pylist(tables[name], schema=schema)], schema)
         folder.replace(name, data)
         written.append(PartRecord(name=name, rows=len(tables[name]), size_bytes=len(data), sha256=sha256_hex(data)))
-    # The record is written last: a folder without it is no audit.
+    # The record is written last, because a folder without it is no audit.
     record, data = sealed(_record(run, pairs, options.seed, strata, image_strata, written))
     if not folder.create_once(DRAW_NAME, data):
         raise ConfigError(f"another process has drawn into {audit} at the same time. Name another folder")
@@ -186,7 +186,7 @@ def make_strata(
         for (name, members), share in zip(groups, allocate([len(m) for _, m in groups], number), strict=True):
             bins = [(name, members)]
             if name in of_kind:
-                # Bins hold equally many pairs, from low to high scores. Two bins may share pairs of equal score.
+                # Bins hold equally many pairs, from low to high scores, so pairs of equal score may be in two bins.
                 number_of_bins = max(1, min(_MAX_BINS, share // _DRAWN_PER_BIN))
                 cut = np.array_split(members[np.argsort(score[members], kind="stable")], number_of_bins)
                 filled = [each for each in cut if len(each)]

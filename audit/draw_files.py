@@ -37,10 +37,10 @@ IMAGES_NAME: Final = "images.parquet"
 
 DRAWN: Final = "drawn"
 FOLLOW_UP: Final = "follow_up"
-# The name of the strata whose pairs have no score, so that no keep rule decides about these pairs.
+# Strata of pairs that have no score have this name. No keep rule decides about these pairs.
 WITHOUT_SCORE: Final = "without a score"
 
-# Columns of the run's scores, stored beside each pair; null where the run has no such score.
+# Each pair is stored with these scores of the run, null where the run has no such score.
 STORED_SCORES: Final = (
     *("confidence", "rank", "uniqueness", "correctness", "distinctiveness", "log_prob", "count"),
     *("caption_score", "listener", "truth"),
@@ -252,7 +252,7 @@ def _is_as_strict(rule: str, other: str) -> bool:
             [KeepCondition.model_validate(word) for word in each.split(" and ")] for each in (words, others)
         )
     except ValueError:
-        # Another package's scorer may state a rule that cannot be parsed. Then its bounds cannot be compared.
+        # Another package's scorer may state a rule that cannot be parsed, so its bounds cannot be compared.
         return False
 
     def implies(mine: KeepCondition, bound: KeepCondition) -> bool:

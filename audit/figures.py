@@ -34,10 +34,10 @@ from pseudoris.schemas.keep_rule import Flags
 from pseudoris.schemas.untrusted import without_nan
 from pseudoris.store.reports.svg import element, svg_file
 
-# Shares of right pairs, and means of missed objects, for which `expected_precision` gives the intervals.
+# `expected_precision` gives the intervals for these shares of right pairs, and these means of missed objects.
 _ACCURACIES: Final = (0.75, 0.9, 0.97)
 _MEANS: Final = (0.5, 2.0)
-# Sizes of the picture's parts in pixels.
+# The parts of the picture have these sizes in pixels.
 _WIDTH: Final = 720
 _LEFT: Final = 270
 _RIGHT: Final = 130
@@ -191,7 +191,7 @@ def _masks(judged: JudgedPairs, share_with_kept: float) -> BoundedFigure:
     )
     undecided = int((inside & (least < most)).sum())
     name = "masks with a right expression"
-    # A mask is undecided while none of its judged pairs is right. Without such masks the figure would be too good.
+    # If masks are undecided, the interval goes from `worst` to `best`. Leaving them out would make it too good.
     value = middle if not undecided else Interval(middle.estimate, worst.low, best.high)
     return BoundedFigure(name, int(inside.sum()), value, worst, best, undecided)
 
@@ -237,7 +237,7 @@ def expected_precision(record: DrawRecord) -> Iterator[tuple[str, ...]]:
     for accuracy in _ACCURACIES if kept else ():
         yield share("accuracy of the kept", accuracy, kept, "kept pairs")
     if kept and has_kept:
-        # At most this many masks, because a mask may have several kept pairs.
+        # There are at most this many masks, because a mask may have several kept pairs.
         masks = min(kept, record.population.masks_with_kept)
         yield share("masks with a right expression", 0.9, masks, "masks of kept pairs", has_kept)
     if unkept:

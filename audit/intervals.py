@@ -32,7 +32,7 @@ from scipy import optimize, special
 from pseudoris.schemas.fitted import Floats
 
 LEVEL: Final = 0.95
-# Raters' errors are corrected if two raters judged at least this many pairs. With fewer, the error rate is a guess.
+# Raters' errors are corrected if two raters judged at least this many pairs. From fewer, the error rate is a guess.
 LEAST_CHECKED: Final = 60
 # Errors are corrected up to this error rate. Above it, two raters agree little more often than by chance.
 MAX_ERROR: Final = 0.4
@@ -145,7 +145,7 @@ def ratio(
     _, unit, unit_stratum = _numbered(strata, units)
     residuals = np.bincount(unit, weights * (over - value * under) / total)
     size = np.bincount(unit_stratum).astype(np.float64)
-    # One unit alone has no variance, so its squared residual is used instead. This is too large rather than too small.
+    # A stratum with a single unit has no variance, so its squared residual is used, which is rather too large.
     centre = np.where(size > 1, np.bincount(unit_stratum, residuals) / size, 0.0)
     squares = np.bincount(unit_stratum, (residuals - centre[unit_stratum]) ** 2)
     variance = float((squares * np.where(size > 1, size / np.maximum(size - 1, 1), 1.0)).sum())

@@ -19,7 +19,7 @@ from pseudoris.schemas.keep_rule import COMPOSED_KINDS
 
 # A line is fitted to at least this many verdicts, as many as are needed for the raters' error rate.
 LEAST_JUDGED: Final = LEAST_CHECKED
-# Standard deviation of the slope's prior, whose mean is 1. The prior of the bias has mean 0 and deviation 1.
+# The slope's prior has this standard deviation and the mean 1. The bias's prior has the mean 0 and deviation 1.
 _SLOPE_SPREAD: Final = 0.5
 _LEAST_CONFIDENCE: Final = 1e-4
 _DIGITS: Final = 3

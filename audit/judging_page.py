@@ -22,9 +22,9 @@ from pseudoris.viewer.pages import MASK_COLOURS, embedded_json, iter_page, page_
 
 INDEX_NAME: Final = "index.html"
 PICTURES_FOLDER: Final = "pictures"
-# The page's script is these files, joined in this order.
+# The page's script consists of these files, joined in this order.
 SCRIPTS: Final = ("storage", "stage", "questions")
-# The longer side has at most 2,000 px: more than a screen, for zooming; less than a phone's photograph, to save bytes.
+# A picture's longer side has at most 2,000 px: more than a screen, for zooming, but fewer bytes than a photograph.
 _PICTURE: Final = PictureForm("JPEG", max_side_px=2_000, quality=90)
 _GENERATOR: Final = "pseudoris audit"
 _MARK: Final = f'<meta name="generator" content="{_GENERATOR}">'
@@ -72,11 +72,11 @@ def _plan(audit: AuditFolder) -> dict[str, Any]:
         try:
             return outline_of(row["counts"], (row["height"], row["width"])).path
         except ValueError:
-            # A damaged mask has no outline. The page tells the rater.
+            # A damaged mask has an empty outline, and the page tells the rater that it is damaged.
             return ""
 
     asked = [row["image_id"] for row in images if row["is_asked_missed"]]
-    # Ordered by a hash and not by shard as in the table, so that the first images of the order are a fair sample.
+    # Images are ordered by a hash, not by shard as in the table, so that the first ones are a fair sample.
     missed = sorted(asked, key=lambda image: sha256_hex((draw + image).encode()))
     outlined = {row["pair_id"]: (row["image_id"], row["mask_ids"]) for row in pairs}
     outlined |= {image: (image, list(masks[image])) for image in missed}

@@ -26,17 +26,17 @@ from pseudoris.store.tables.judged_expressions import judged, scores_of
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun
 
 Row = dict[str, Any]
-# Called with the number of shards read so far, and the number of all shards.
+# The function gets the number of shards read so far, and the number of all shards.
 OnShard = Callable[[int, int], None]
 _COLUMNS: Final = ("image_id", "target_mask_ids", "text", "kind", "source", "kept", *SCORE_COLUMNS)
-# Higher values mean better expressions for every model. As NO_LABELS in training/calibration/confidence_fit.py.
+# Higher values of these features mean better expressions for every model (`NO_LABELS` of `confidence_fit.py`).
 _LABEL_FREE: Final = ("log_uniqueness", "correctness", "vote")
 _LABEL_FREE_HEARD: Final = (*_LABEL_FREE, "listener", "truth")
 # After a drawn pair, at most this many other kept pairs of its mask are judged, the most likely ones first.
 MAX_FOLLOW_UPS: Final = 5
 _PAIR_COLUMNS: Final = ("image_id", "target_mask_ids", "text", "kind", "source", *STORED_SCORES)
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256", "bytes")
-# A smaller standard deviation is rounding: such a feature is equal for all pairs and cannot order them.
+# A feature with a smaller standard deviation differs only by rounding, so it cannot order pairs.
 _LEAST_SPREAD: Final = 1e-9
 
 
@@ -96,7 +96,7 @@ def _read_shard(shard: CommittedShard, place: int, *, first_image: int) -> dict[
     tables = shard.joined((), (), _COLUMNS)
     table, num_images = tables.expressions, tables.images.num_rows
     image_of_row = first_image + np.repeat(np.arange(num_images), np.diff(tables.expression_starts))
-    # Find the first row of each pair, and whether any row of the pair is kept.
+    # `firsts` gets the first row of each pair, and `flags` whether any row of the pair is kept.
     place_of: dict[tuple[str, ...], int] = {}
     firsts, flags = list[int](), list[bool]()
     columns = (table[name].to_pylist() for name in ("image_id", "target_mask_ids", "text", "kept"))
@@ -112,12 +112,12 @@ def _read_shard(shard: CommittedShard, place: int, *, first_image: int) -> dict[
     kept_of = Counter(target for target, is_kept in zip(targets, kept.tolist(), strict=True) if is_kept and target)
     is_judged = judged(table)[rows]
     scores = scores_of(table)
-    # Only pairs that a model drew have features. The rows of all others stay NaN.
+    # Only pairs that a model drew have features, so the rows of all others stay NaN.
     heard, chosen = np.full((len(rows), len(_LABEL_FREE_HEARD)), np.nan), rows[is_judged]
     groups = [masks[0] for masks in _taken(table, "target_mask_ids", chosen)]
     rated = Rated(groups, _taken(table, "text", chosen), {name: scores[name][chosen] for name in CONFIDENCE_COLUMNS})
     with np.errstate(invalid="ignore"):
-        # Lone masks have no ratios. Any value will do, because their pairs have a stratum of their own.
+        # Lone masks have no ratios, but any value will do, because their pairs have a stratum of their own.
         by_name = features(rated, 0.0)
     heard[is_judged] = np.stack([by_name[name] for name in _LABEL_FREE_HEARD], axis=1)
     return {
@@ -149,11 +149,11 @@ def _score(confidence: Floats, heard: Floats) -> tuple[Literal["confidence", "la
     is_drawn = ~np.isnan(heard[:, 1])
     if is_drawn.any() and (~np.isnan(confidence[is_drawn])).mean() > 0.5:
         return "confidence", confidence
-    # The listener's scores are used only if all drawn pairs have them: sums over different features cannot be compared.
+    # The listener's scores count only if all drawn pairs have them, because sums of other features cannot be compared.
     names = len(_LABEL_FREE_HEARD) if not np.isnan(heard[is_drawn]).any() else len(_LABEL_FREE)
     table = heard[:, :names]
     spread = np.nanstd(table, axis=0) if is_drawn.any() else np.ones(names)
-    # A feature that is equal for all pairs cannot order them. It is divided by infinity, so that it adds 0.
+    # A feature that is equal for all pairs cannot order them, so it is divided by infinity and adds 0.
     label_free = (table / np.where(spread > _LEAST_SPREAD, spread, np.inf)).sum(axis=1)
     return "label_free", np.where(is_drawn, label_free, confidence)
 

@@ -29,7 +29,7 @@ from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, Flags, KeepCondition, KeepRule, ScoreColumn, meets
 from pseudoris.schemas.stage_settings import ComposedKind
 
-# Candidate bounds are these quantiles of the drawn pairs' scores.
+# The candidate bounds are these quantiles of the drawn pairs' scores.
 BOUND_QUANTILES: Final = np.linspace(0.95, 0.0, 20)
 _DIGITS: Final = 3
 # A two-sided interval of 90 % is a one-sided test at 5 %: the truth is below its lower limit with a chance of 5 %.
@@ -133,7 +133,7 @@ class TestedRule:
         low: Lower limit of a one-sided interval of 95 %; the accuracy itself if all of the run was judged.
     """
 
-    # Without this line pytest would collect the class as a test, because of the class's name.
+    # Without this line pytest would collect the class as a test, because its name begins with `Test`.
     __test__ = False
 
     name: str
@@ -185,10 +185,10 @@ def choose_rule(
     if chosen is None:
         total = int((judged.is_drawn & judged.is_judged).sum())
         more = _more([test(place) for place in range(len(keeps))], sizes, target, total)
-        # No more verdicts are needed than there are unjudged pairs: once all are judged, nothing is uncertain.
+        # At most all unjudged pairs are asked for, because nothing is uncertain when all pairs are judged.
         more = None if more is None else min(more, max(round(judged.weights.sum()) - total, 1))
     least = math.ceil(math.log(1 - _LEVEL_ONE_SIDED) / math.log(target))
-    # Without a verdict all weights are 0, so their sum is not the number of pairs. Then `least` alone counts.
+    # Without a verdict all weights are 0, so their sum is not the number of pairs, and `least` is used.
     most = math.ceil(judged.weights[keeps[-1]].sum()) or least
     return RuleChoice(target, tuple(tested), chosen, more, min(least, most))
 

@@ -37,7 +37,7 @@ RATER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
 RIGHT: Final = "right"
 CANNOT_SAY: Final = "cannot_say"
-# The answers that a rater can give, each with its text on the page.
+# A rater can give these answers. Each has its text on the page.
 VERDICTS: Final[dict[str, str]] = {
     RIGHT: "It is true of the outlined object, and of no other object in the picture.",
     "several": "It is true of the outlined object, and of others as well.",
@@ -45,7 +45,7 @@ VERDICTS: Final[dict[str, str]] = {
     "not_an_object": "The outline holds background, or less than half of an object. A group counts as one.",
     CANNOT_SAY: "The picture does not tell.",
 }
-# For each verdict on an absence, the answer to "is this in the picture?" and its explanation.
+# Maps a verdict on an absence to its answer to "is this in the picture?", and to its explanation.
 ABSENCE_VERDICTS: Final[dict[str, tuple[str, str]]] = {
     RIGHT: ("No", "Nothing in the picture is that."),
     "untrue": ("Yes", "There is one or more, outlined or not."),

@@ -4,5 +4,5 @@ A command imports Ray, torch and what it alone needs in its function, so that `-
 """
 
 if not __name__.startswith("pseudoris."):
-    # In a clone's root Python would find this folder under its bare name and load a second copy of every module.
+    # From the root of a clone, `import cli` would find this folder and load a second copy of every module.
     raise ImportError("'cli' is not a package of its own: import pseudoris.cli", name=__name__)

@@ -48,7 +48,7 @@ Limit = Annotated[
     int | None, option("Plan only the first N images; with --extend, the first N that the run lacks.", min=1, max=10**9)
 ]
 DEFAULT_SAMPLE = 200
-# With fewer sampled images than this, no interval is shown: one unusual image would decide it.
+# With fewer sampled images no interval is shown, because one unusual image would decide it.
 _LEAST_SAMPLE = 16
 
 
@@ -130,7 +130,7 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
         return INTERRUPTED
     if not summary.is_complete:
         left = summary.num_planned_shards - summary.totals.shards
-        # Only a retry ends here: `--retry-failed` leaves out the shards that were never committed.
+        # This can only be a retry, because `--retry-failed` leaves out the shards that were never committed.
         console.report(
             "incomplete", f"{left:,} shards are not committed. Run without --retry-failed to continue.", "yellow"
         )

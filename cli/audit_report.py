@@ -39,7 +39,7 @@ from pseudoris.store.runs.refiltered_run import RuleChange
 from pseudoris.store.tables.judged_expressions import stated_rule
 from pseudoris.store.tables.open_run import OpenRun
 
-# The remedy if a stratum that the run, or a rule, keeps has no drawn pair.
+# An error gives this remedy if a stratum that the run, or a rule, keeps has no drawn pair.
 DRAW_AGAIN = "Draw another audit with a larger -n, or a larger --unkept"
 _NONE = "–"
 _DIGITS = 4

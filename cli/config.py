@@ -24,7 +24,7 @@ app = typer.Typer(help="Show the settings of a preset, compare two, or print the
 
 DIFFERENT: Final = 1
 SCHEMA_NAME: Final = "run.schema.json"
-# The settings that users change most.
+# Users change these settings most often.
 _COMMON: Final = (
     *("images.decoder_plugins", "masks.weights.uri", "masks.points_per_side", "masks.pred_iou_thresh"),
     *("captions.weights.uri", "filtering.weights.uri", "filtering.tau", "filtering.keep"),

@@ -26,9 +26,9 @@ from rich.text import Text
 from pseudoris.schemas.untrusted import printable, printable_json, spelled, without_controls
 
 READER_GONE: Final = 141
-# The name under which `degrade_output` registers its error handler.
+# `degrade_output` registers its error handler under this name.
 _DEGRADED: Final = "pseudoris-degraded"
-# On output without Unicode each sign becomes one letter, so that widths stay. Rich's spinner is made of Braille signs.
+# Without Unicode each sign becomes one letter, so that widths stay. The Braille signs are those of Rich's spinner.
 _PLAIN: Final = str.maketrans("–—…×·•τ━╸╺█✓“”‘’←→↑↓", "--.x..t---#v\"\"''<>^v") | {
     code: "|/-\\"[code % 4] for code in range(0x2800, 0x2900)
 }
@@ -39,7 +39,7 @@ class SafeConsole(Console):
     """A console that spells the control characters in everything that it prints, also in tables and progress bars."""
 
     def __init__(self, **options: Any) -> None:
-        # Markup and emoji are off: `[a]` in keys, paths and captions is no style, and `:smile:` is no picture.
+        # Markup and emoji are off, because `[a]` in keys, paths and captions is no style, and `:smile:` is no picture.
         super().__init__(**options, highlight=False, markup=False, emoji=False)
 
     def on_broken_pipe(self) -> None:
@@ -109,7 +109,7 @@ def facts_table(title: str, rows: Iterable[tuple[str, str]] = ()) -> Table:
         min_width=len(title),
     )
     table.add_column(style="dim", overflow="fold")
-    # A path longer than the terminal is wrapped and not cut, because the end of a path matters.
+    # A path longer than the terminal is wrapped, not cut, because the end of a path matters.
     table.add_column(overflow="fold")
     for row in rows:
         table.add_row(*row)

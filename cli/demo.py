@@ -22,9 +22,9 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.open_run import OpenRun
 
-# The paper's method, and the composed variant from which a student learns more.
+# The demo compares the paper's method with the composed variant, from which a student learns more.
 PRESETS: Final = ("tiny", "tiny-composed")
-# The figures of `pseudoris evaluate` that the comparison shows, each with its title and its number of decimals.
+# The comparison shows these figures of `pseudoris evaluate`, each with its title and its number of decimals.
 _FIGURES: Final = {
     "accuracy": ("share that is right", 3),
     "yield": ("expressions a mask", 2),
@@ -32,7 +32,7 @@ _FIGURES: Final = {
 }
 _NUM_SAMPLE_ROWS = 3
 _ABSENCE: Final = "kind none is an absence: no object of its image fits the text, so that a model learns to say so"
-# Columns that fit beside the text into 80 letters. The key says whether the run has composed expressions.
+# These columns fit beside the text into 80 letters. The key says whether the run has composed expressions.
 _SAMPLE_COLUMNS: Final = {
     False: ("text", "uniqueness", "correctness", "distinctiveness"),
     True: ("text", "kind", "confidence"),

@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from pseudoris.workers.stages import StageKind
 
 _PACKAGES = ("torch", "torchvision", "open_clip_torch", "segment-anything", "ray", "pyarrow", "pillow")
-# With less free disk or memory than this, a run still starts but will probably fail early.
+# With less free disk or memory than this, a run starts but will probably fail early.
 _MIN_FREE_DISK_BYTES = 2 * 2**30
 _MIN_MEMORY_BYTES = 4 * 2**30
-# A GPU with less free memory than this is reported: while weights load, they exist twice, at four bytes a parameter.
+# A GPU with less free memory is reported, because weights exist twice while they load, at four bytes per parameter.
 _MIN_GPU_MEMORY_BYTES = 8 * 2**30
 # At most this many files are listed, because the check must take seconds even for a bucket of millions.
 _MAX_LISTED = 100_000
@@ -162,7 +162,7 @@ def _versions() -> str:
     try:
         import torchvision
     except (ImportError, RuntimeError) as error:
-        # torchvision loads only with the version of torch that it was built for.
+        # The cause is mostly that torchvision loads only with the version of torch that it was built for.
         raise ConfigError(
             f"{found}: torchvision cannot be imported ({error}). Install matching versions of torch and torchvision, "
             "such as torch==2.14.1 torchvision==0.29.1."
@@ -170,7 +170,7 @@ def _versions() -> str:
     del torchvision
     found = f"Python {sys.version.split()[0]}, {found}"
     if any(map(str.isspace, sys.executable)):
-        # Local runs work, so this is a hint and not a problem.
+        # A path with a space does not stop local runs, so this is a hint and not a problem.
         found += (
             f". A Ray started from {sys.prefix!r} runs no submitted jobs: they stay PENDING, because its agent cannot "
             "start from a path with a space. For `ray job submit`, make the environment in another folder"
@@ -195,7 +195,7 @@ def _device(config: RunConfig) -> str:
             "processes that use the GPU."
         )
     pipes = os.environ.get("CUDA_MPS_PIPE_DIRECTORY")
-    # The daemon's sockets stay when the daemon ends. Only the pid file shows that it runs.
+    # The daemon's sockets stay when the daemon ends, so only the pid file shows that it runs.
     if pipes is not None and not Path(pipes, "nvidia-cuda-mps-control.pid").exists():
         remedy = "start one (nvidia-cuda-mps-control -d), or unset the variable"
         raise ConfigError(f"CUDA_MPS_PIPE_DIRECTORY is {pipes!r}, but no daemon of NVIDIA's MPS runs there: {remedy}")
@@ -223,7 +223,7 @@ def _weights(config: RunConfig) -> Iterator[Check]:
     from pseudoris.workers.stages import STAGES, with_check
 
     announce_endpoint(config)
-    # The prior and the noun parser are left out here, because other lines of the report check them.
+    # The prior and the noun parser are left out, because other lines of the report check them.
     alone = config.model_copy(
         update={
             "masks": config.masks.model_copy(update={"prior": PriorConfig()}),
@@ -238,7 +238,7 @@ def _digest(stage: StageKind, config: RunConfig) -> str:
     from pseudoris.workers.checkpoints.weight_files import is_missing, is_unfetched, missing
 
     weights = stage.settings(config).weights
-    # A run would download the file. This check does not, because the file may have several gigabytes.
+    # A run would download the file. This check does not, because it may have several gigabytes.
     if is_missing(weights):
         raise ConfigError(missing(weights, "there is no such file", config.preset))
     if is_unfetched(weights):
@@ -269,13 +269,13 @@ def _output(source: str | None, out: str, config: RunConfig) -> str:
     if header is not None:
         check_origin(location, header, "annotate")
     if header is not None and not may_give_way(location):
-        # Only settings are compared. The header's weights and device are kept: other lines of the report check them.
+        # The header's weights and device are kept, because other lines of the report check them.
         now = header.identity.model_copy(update={"method": config.method()})
         check_identity(header, now, preset=config.preset)
     folder = Path(location.root)
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     location.probe()
-    # The probe may have made folders. They are removed, because a check leaves nothing behind.
+    # Folders that the probe has made are removed, because a check leaves nothing behind.
     while folder != existing and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
         folder = folder.parent

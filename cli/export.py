@@ -35,9 +35,8 @@ if TYPE_CHECKING:
 
 DEFAULTS: Final = ExportOptions()
 DEFAULT_MERGED_SPLITS: Final = "val,test,testA,testB"
-# Printed below the options of `export --help`: one line for each format.
+# `export --help` prints this text below the options: one line for each format.
 FORMATS: Final = "\n".join(["Formats:", *(f"  {name:<14}  {export.summary}" for name, export in EXPORTS.items())])
-# Choices of `--format`, made from the table of formats.
 ExportFormat: Any = StrEnum("ExportFormat", {name: name for name in EXPORTS})  # type: ignore[misc]
 _MergeHuman = Annotated[
     Path | None,

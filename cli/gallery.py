@@ -23,7 +23,7 @@ from pseudoris.store.tables.open_run import OpenRun
 
 FOLDER = "gallery"
 DEFAULT_SAMPLE = 200
-# Most images in a gallery: one page holds all their records, and browsers fail above a few hundred megabytes.
+# A gallery has at most this many images: a page holds all records, and browsers fail above a few hundred megabytes.
 MAX_SAMPLE = 2_000
 
 
@@ -91,7 +91,7 @@ def write_pages(
     check_apart(location, destination, option="--to")
     check_destination(destination)
     verdicts = _verdicts(audit, run) if audit else {}
-    # A pair's id begins with the id of its image, up to the first hyphen.
+    # An image's id is the part of a pair's id before the first hyphen.
     ids = {pair.partition("-")[0] for pair in (*besides, *verdicts)}
     planned = PlannedImages(location, run.header, source=source)
     content = replace(gallery_from_run(run, planned, sample=sample, besides=ids), verdicts=verdicts)
@@ -113,7 +113,7 @@ def _verdicts(audit: Path, run: OpenRun) -> dict[str, dict[str, str]]:
     from pseudoris.audit.judged_pairs import apply_to
 
     folder = AuditFolder.open(audit)
-    # `apply_to` compares more than ids: another run of the same images has the same ids for other masks.
+    # `apply_to` compares more than ids, because another run of the same images has the same ids for other masks.
     applied = apply_to(run, folder)
     if left_out := applied.num_asked - applied.num_same:
         report("note", f"{left_out:,} pairs of {audit} are not in this run. Their verdicts are not shown.", "yellow")

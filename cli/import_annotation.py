@@ -24,12 +24,12 @@ from pseudoris.store.location import RunLocation
 if TYPE_CHECKING:
     from pseudoris.interchange.imports import ImportRequest
 
-# The name of the preset in the header of an import. An import reads no setting of a model.
+# The header of an import names this preset, because an import reads no setting of a model.
 _PRESET = "import"
-# No model runs here, so shards have the default sizes and not the small ones of the preset.
+# Shards have the default sizes, not the small ones of the preset, because no model runs here.
 _SHARD_SIZES: Final = [f"shards.{name}={getattr(ShardsConfig(), name)}" for name in ("max_images", "max_bytes")]
 _DATASETS: Final = ("refer", "grefcoco", "coco", "phrasecut", "reasonseg")
-# The formats that take each option. All formats take the options that are not listed.
+# Maps an option to the formats that take it. All formats take the options that are not listed.
 _FORMATS_OF: Final = {
     "split": ("refer", "grefcoco", "phrasecut", "reasonseg"),
     "split_by": ("refer", "grefcoco"),

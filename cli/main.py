@@ -52,12 +52,12 @@ EXIT_CODES: Final = "Exit codes: 0 done; 1 problem found; 2 error to fix; 3 inco
 USER_MUST_MEND = 2
 # Typer may ship its own copy of Click, so the class is taken from Typer.
 UsageError: Any = typer.BadParameter.__base__
-# The extra that each command needs. What `evaluate` and `export` need depends on their options.
+# Maps a command to the extra that it needs. What `evaluate` and `export` need depends on their options.
 _EXTRAS: Final = {
     **dict.fromkeys(("demo", "doctor", "weights", "estimate", "annotate"), "run"),
     **dict.fromkeys(("ppt", "train", "predict"), "train"),
 }
-# The groups of `--help`, in the order in which they are shown.
+# `--help` shows these groups in this order.
 _GROUPS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
     "Start": {
         "demo": demo.demo,
@@ -123,7 +123,7 @@ class HelpPage(TyperGroup):
         except BrokenPipeError:
             stdout.on_broken_pipe()
         except UsageError as error:
-            # Pydantic begins a message with `Value error, `, which tells a user nothing, so it is removed.
+            # Pydantic begins a message with `Value error, `, which does not help a user, so it is removed.
             error.message = without_secrets(error.message.removeprefix("Value error, "))
             if "extra argument" in error.message:
                 error.message += f". {QUOTE}"
@@ -136,7 +136,7 @@ class HelpPage(TyperGroup):
             page.add_column(min_width=width)
         groups: dict[str, list[tuple[str, str]]] = {}
         for name, command in self.commands.items():
-            # The help texts escape brackets for Typer's markup. This page has no markup, so the escapes are removed.
+            # Help texts escape brackets for Typer's markup. The escapes are removed, because this page has no markup.
             summary = (command.help or "").partition("\n")[0].replace("\\[", "[")
             groups.setdefault(str(getattr(command, "rich_help_panel", "")), []).append((name, summary))
         for group, rows in groups.items():

@@ -20,7 +20,7 @@ from pseudoris.schemas.uris import writable
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.location import RunLocation
 
-# The remedy if the shell has expanded a pattern, so that the matches took the places of other arguments.
+# An error gives this remedy if the shell has expanded a pattern, so that the matches took other arguments' places.
 QUOTE: Final = "If the shell opened a pattern, quote it: 'folder/*.jpg'"
 _PICTURES: Final = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -53,7 +53,6 @@ Source = Annotated[
     ),
 ]
 Out = Annotated[str, argument("OUT", "Folder or url of the run. For S3 outside AWS, set AWS_ENDPOINT_URL.")]
-# The argument OUT of the commands that take a configuration and write.
 ConfiguredOut = Annotated[
     str,
     argument(
@@ -163,7 +162,7 @@ def read_exclude(exclude: list[str] | None, max_distance: int | None, only: list
     """Return what `--exclude`, `--exclude-distance` and `--only` name."""
     if not exclude and not only and max_distance is None:
         return ()
-    # Imported here, because it loads the readers of annotation, which `--help` does not need.
+    # The import is here, because it loads the readers of annotation, which `--help` does not need.
     from pseudoris.interchange.exclusions import read_exclusions
 
     return read_exclusions(exclude or (), max_distance, only or ())
@@ -204,7 +203,7 @@ def training_folder(out: str, runs: Iterable[str]) -> Path:
         # A url is refused, because `Path` would drop one of its slashes and make a local folder.
         raise ConfigError(f"--out {out!r} is a url. Give a local folder, and copy it when the training has ended.")
     folder = Path(out)
-    # The path is made absolute, because `RunLocation` would expand a leading `~`, which a training's folder keeps.
+    # The path is made absolute, because `RunLocation` expands a leading `~`, which a training's folder keeps.
     destination = RunLocation.open(str(folder.absolute()))
     for run in runs:
         check_apart(RunLocation.open_to_read(run), destination, option="--out")

@@ -52,7 +52,7 @@ def predict(
 
     try:
         data = image.read_bytes()
-        # An image (3, H, W) uint8, upright.
+        # The image is (3, H, W) uint8, upright.
         pixels = torch.from_numpy(decode_upright(data, ImagesConfig())).permute(2, 0, 1)
     except OSError as error:
         raise ConfigError(f"The image {image} cannot be read ({error.strerror}). Give a file.") from error
@@ -144,7 +144,7 @@ def _check_pictures(image: Path, out: Path, mask_out: Path | None) -> None:
 
     if Pictures.registered_extensions().get(out.suffix.lower()) not in {"PNG", "JPEG", "WEBP"}:
         raise ConfigError(f"--out {out} must end in .png, .jpg or .webp.")
-    # Only PNG is accepted: a lossy format would write values other than 0 and 255.
+    # Only PNG is accepted, because a lossy format would write values other than 0 and 255.
     if mask_out is not None and mask_out.suffix.lower() != ".png":
         raise ConfigError(f"--mask {mask_out} must end in .png. Its pixels are 0 or 255.")
     written = {"--out": out} if mask_out is None else {"--out": out, "--mask": mask_out}

@@ -112,7 +112,7 @@ class ImageRateColumn(ProgressColumn):
 class TimeLeftColumn(ProgressColumn):
     """Time left at the rate that `ImageRateColumn` shows."""
 
-    # Seconds between changes of the time left: a clock that changes with every frame cannot be read.
+    # The time left changes once in this many seconds, because a clock that changes with every frame cannot be read.
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
@@ -124,7 +124,7 @@ class TimeLeftColumn(ProgressColumn):
 
 
 def _images_per_second(task: Task) -> float | None:
-    # The mean since the start. Rich's own speed counts a short window, and would jump because shards end in bunches.
+    # The rate is the mean since the start. Rich's own rate is of a short window, and jumps as shards end in bunches.
     elapsed = task.finished_time if task.finished else task.elapsed
     num_images = task.completed - task.fields.get("done_before", 0)
     return num_images / elapsed if elapsed and num_images > 0 else None
@@ -146,7 +146,7 @@ class RunProgress:
                 told = f"continuing: {event.num_shards_done} of {event.num_shards} shards are already committed"
                 self._show.print(told)
             self._total = event.num_images
-            # Restarted, so that the rate leaves out the time of planning and the images of earlier sessions.
+            # The bar is restarted, so that its rate leaves out the planning and the images of earlier sessions.
             self._show.restart(event.num_images_done)
             verb = "retrying" if event.is_retry else "annotating"
             self._advance(event.num_images_done, f"{verb} ({actors_text(event.actors) or 'nothing left to do'})")

@@ -137,7 +137,7 @@ def sample(
         for row in found:
             console.echo_json(row)
     elif as_csv:
-        # A pipe gets the raw values. A terminal would obey control characters, so they are spelled out there.
+        # A pipe gets the raw values. On a terminal control characters are spelled out, because it would obey them.
         shown = printable if sys.stdout.isatty() else str
         writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
         writer.writeheader()

@@ -67,12 +67,12 @@ def status(
         if not watch:
             console.stdout.print(status_view(out, next(states)))
             return
-        # Without a terminal Rich omits the last line feed. The empty text at the end adds it.
+        # The empty text at the end adds the last line feed, which Rich omits without a terminal.
         with Live(console=console.stdout, auto_refresh=False) as live:
             for found in states:
                 live.update(Group(status_view(out, found), ""), refresh=True)
     except KeyboardInterrupt:
-        # Ctrl-C ends the watching and not the run. The last view stays on the screen.
+        # Ctrl-C ends the watching, not the run. The last view stays on the screen.
         if not watch:
             raise
 
@@ -194,7 +194,7 @@ def _show_report(out: str, found: VerifyReport) -> None:
     for notice in found.notices:
         table.add_row("notice", notice)
     console.stdout.print(table)
-    # Printed on one unwrapped line, so that the digest can be copied.
+    # The digest is printed on one unwrapped line, so that it can be copied.
     console.stdout.print(f"root digest  {found.root or 'unknown, as a receipt cannot be used'}", soft_wrap=True)
     if found.problems:
         more = f", the first {MAX_SHOWN}" if len(found.problems) > MAX_SHOWN else ""
@@ -219,7 +219,7 @@ def gc(
 ) -> None:
     """Delete files of failed or replaced attempts. Every run does this at its end."""
     location = RunLocation.open(out)
-    # A folder without a run is refused: gc would find nothing to delete there, and report success.
+    # A folder without a run is refused, because gc would find nothing to delete there, and report success.
     require_header(location)
     report = run_gc(location, is_dry=dry_run)
     if dry_run:

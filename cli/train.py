@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pseudoris.training.ppt.ppt_training import PptSummary
 
 _Runs = list[str] | None
-# Printed when no threshold was fitted. It says what `Choice.is_absent` does then.
+# This text is printed if no threshold was fitted. It says what `Choice.is_absent` does then.
 _NOT_FITTED: Final = (
     'Without --val no threshold for "not here" is fitted: predict says it only if it is likelier than every mask. '
     "Give --val a run of development images with absences."

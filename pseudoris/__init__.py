@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if not (Path(__file__).parent / "schemas").is_dir():
-    # Without this error, Python would silently import the rooms of the checkout to which the environment belongs.
+    # Without this error, Python would silently import the rooms of the clone to which the environment belongs.
     raise ImportError(
         "the folder pseudoris/ has no links to its rooms: git made files of them. Run `git config core.symlinks true` "
         "and `git checkout -- pseudoris`, on Windows with the right to make links",
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# The module that defines each public name. It is imported when the name is first used (PEP 562).
+# Maps a public name to the module that defines it, which is imported when the name is first used (PEP 562).
 _HOMES = {
     name: home
     for home, names in {

@@ -15,7 +15,7 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command line."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        # A shell starts background jobs with Ctrl-C ignored. An ignored signal stays ignored.
+        # A signal that is ignored must stay ignored: a shell starts background jobs with Ctrl-C ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end_at_once)
     try:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 
 if not __name__.startswith("pseudoris."):
-    # In a clone's root Python would find this folder under its bare name and load a second copy of every module.
+    # From the root of a clone, `import schemas` would find this folder and load a second copy of every module.
     raise ImportError("'schemas' is not a package of its own: import pseudoris.schemas", name=__name__)
 
 

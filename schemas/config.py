@@ -35,20 +35,20 @@ from pseudoris.schemas.uris import RECORDED, secrets_in, texts_in
 
 logger = logging.getLogger(__name__)
 
-# Matches letters that neither a path nor JSON can hold: NUL, and surrogates (single halves of a UTF-16 pair).
+# Matches characters that neither a path nor JSON can hold: NUL, and surrogates (halves of a UTF-16 pair).
 UNWRITABLE: Final = re.compile("[\\0\ud800-\udfff]")
-# At most this much of a resource may be asked for. No cluster has more, so a larger number is a typing error.
+# At most this much of a resource may be requested. No cluster has more, so a larger number is a typing error.
 MAX_RESOURCE: Final = 1e6
 
 
 class TaskPoolConfig(FrozenModel):
     """A pool of identical tasks or actors, and what each of them needs."""
 
-    # CPUs that each task or actor takes. A fraction lets several run on one CPU.
+    # Each task or actor takes this many CPUs. A fraction lets several run on one CPU.
     num_cpus: float = Field(default=1.0, ge=0, le=MAX_RESOURCE)
-    # At most this many tasks or actors. None: as many actors as fit when the run starts, and tasks to suit them.
+    # At most this many tasks or actors run. None: as many actors as fit when the run starts, and tasks to suit them.
     max_actors: int | None = Field(default=None, ge=1, le=1_000_000)
-    # Amounts of custom Ray resources that each task or actor takes, for example to keep it on spot nodes.
+    # Each task or actor takes these amounts of custom Ray resources, for example to keep it on spot nodes.
     resources: dict[str, Annotated[float, Field(ge=0, le=MAX_RESOURCE)]] = Field(default_factory=dict)
 
     @field_validator("resources")
@@ -62,7 +62,7 @@ class TaskPoolConfig(FrozenModel):
 class PoolConfig(TaskPoolConfig):
     """A pool of actors that hold models."""
 
-    # GPUs that each actor takes. 0.5 lets two actors run on one GPU.
+    # Each actor takes this many GPUs. 0.5 lets two actors run on one GPU.
     num_gpus: float = Field(default=0.0, ge=0, le=MAX_RESOURCE)
 
 
@@ -119,7 +119,7 @@ class PlacementConfig(FrozenModel):
     # A finished run of the same SOURCE: its masks, and its settings of masks, images and shards, are taken as they are,
     # and only captions and scores are computed (`annotate --masks-from`).
     masks_from: str | None = Field(default=None, min_length=1, exclude_if=lambda run: run is None)
-    # Reads every part of the run, and writes missing or damaged parts again (`--repair`).
+    # If true, every part of the run is read, and missing or damaged parts are written again (`--repair`).
     repair: bool = Field(default=False, exclude_if=lambda is_repair: not is_repair)
 
 
@@ -129,12 +129,12 @@ NounRule = Literal["rules", "spacy", "spacy_first_child"]
 class FilterConfig(FrozenModel):
     """Distinctiveness-based filtering (paper section 3.3; method page section 4)."""
 
-    # The model that scores captions: clip, or a plug-in of the entry points `pseudoris.scorers`.
+    # This model scores captions: clip, or a plug-in of the entry points `pseudoris.scorers`.
     engine: str = "clip"
-    # The architecture of the CLIP; same values as for `captions.architecture`.
+    # The CLIP has this architecture, with the same values as for `captions.architecture`.
     architecture: str
     weights: WeightsConfig
-    # Keeps candidates whose distinctiveness is strictly above tau.
+    # A candidate is kept if its distinctiveness is strictly above tau.
     tau: NonNegative = 1.0
     # Further conditions, such as `correctness > 0.2`. A kept candidate meets all of them, so more conditions keep fewer
     # expressions of a mask. Their order makes no difference.
@@ -144,15 +144,15 @@ class FilterConfig(FrozenModel):
     lone_masks: LoneMasks = "keep"
     # Besides the masked crop, CLIP embeds the mask's box with its surroundings, enlarged by this factor.
     context_scale: float = Field(default=1.2, ge=1.0, le=4.0)
-    # Whether crops are resized with antialiasing. `captions.has_antialiasing` should be equal, as in the authors' code.
+    # If true, crops are resized with antialiasing. `captions.has_antialiasing` should be equal, as with the authors.
     has_antialiasing: bool = True
-    # Cosines of image and text are clamped to at least this. A negative cosine would reverse the order of ratios.
+    # Cosines are clamped to at least this, because a negative cosine would reverse the order of ratios.
     min_cosine: float = Field(default=1e-4, gt=0)
     # rules: ours, without a parser. spacy: spaCy's small English pipeline; pictures and quantities are skipped.
     # spacy_first_child: the authors' rule on `spacy_model`: the noun chunk of the parse's root, else of its first
     # child, else the whole caption.
     nouns: NounRule = "rules"
-    # The spaCy pipeline of `nouns=spacy_first_child`: the name of an installed package, or the path of a folder.
+    # `nouns=spacy_first_child` uses this spaCy pipeline: the name of an installed package, or the path of a folder.
     spacy_model: str = Field(default="en_core_web_lg", min_length=1)
     # Crops in a forward pass; a CPU takes at most 8. A pass of texts has 16 prefixes for each crop. The last batch is
     # padded to its size, because rounding depends on the shape.
@@ -161,7 +161,7 @@ class FilterConfig(FrozenModel):
     # bound; lines of the column `weight`; the composer's posterior. None: `confidence` and `rank` are null, and every
     # weight is 1.
     fitted: FittedConfig | None = None
-    # Settings that a plug-in engine reads.
+    # A plug-in engine reads these settings.
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @property
@@ -184,12 +184,12 @@ class ComputeConfig(FrozenModel):
     # log-probabilities to 1e-5. `base` and `paper` ship float32, in which an H200's operations end at 2.1 and 0.85
     # images/s, against 13 and 8 in bfloat16 (modelled).
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    # CPU threads of each process that holds models. Part of the identity, because another number may round differently.
+    # Each process with models has this many CPU threads: part of the identity, as another number may round differently.
     threads: int = Field(default=1, ge=1, le=1_024)
     # torch.compile for the towers of images, in passes of fixed shapes. Each actor then takes minutes to start, which
     # pays off in GPU runs that last hours. It needs a C++ compiler on every node.
     is_compiled: bool = False
-    # The seed of all random draws. Another seed gives other captions.
+    # All random draws depend on this seed. Another seed gives other captions.
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 
@@ -200,11 +200,11 @@ class ShardsConfig(FrozenModel):
     max_images: int = Field(default=256, ge=1, le=1_000_000)
     # A shard has at most this many bytes of encoded images, as listed. The object store holds those of shards at work.
     max_bytes: int = Field(default=256 * 2**20, ge=1, le=2**40)
-    # Writes the encoded images into the images table, so that a trainer does not need SOURCE.
+    # If true, the images table holds the encoded images, so that a trainer does not need SOURCE.
     embed_images: bool = False
 
 
-# Says which images the models of each preset know. A user who must choose a preset sees this text.
+# A user who must choose a preset sees this text, which says what images the models of each preset know.
 PRESETS_KNOW: Final = """\
   tiny, tiny-composed: drawn scenes alone. The models are in the package and need no GPU
   base, paper, open: photographs, by the paper's filter. Published models (`pseudoris weights`), on a GPU
@@ -219,16 +219,16 @@ class RunConfig(FrozenModel):
     It is written to the run's header, so no text in it may hold a secret. Queries of uris: `store.runs.header`.
     """
 
-    # Name of the preset that the configuration started from; a resume without --preset takes it.
+    # The configuration started from this preset. A resume without --preset takes it.
     preset: str
     source: SourceConfig = SourceConfig()
     images: ImagesConfig = ImagesConfig()
     masks: MasksConfig
     captions: CaptionsConfig
     filtering: FilterConfig
-    # None: no expressions are composed.
+    # With None, no expressions are composed.
     composing: ComposingConfig | None = None
-    # None: no second opinion, and `grounding_*` are null. Headers omit a None, so that older runs keep their hash.
+    # With None, `grounding_*` are null, without a second opinion. Headers omit it, so that older runs keep their hash.
     grounding_check: GroundingCheckConfig | None = Field(default=None, exclude_if=lambda check: check is None)
     compute: ComputeConfig = ComputeConfig()
     shards: ShardsConfig = ShardsConfig()
@@ -241,7 +241,7 @@ class RunConfig(FrozenModel):
         for key, text in texts_in(tree):
             if letter := UNWRITABLE.search(key + text):
                 raise ValueError(f"a text holds {letter[0]!r}, which neither a path nor JSON can hold: remove it")
-        # Urls may have queries here (None). They are refused before a header is written, so that old runs can continue.
+        # Queries of urls are accepted here (None), so that old runs can continue. New headers refuse them later.
         if info.context != RECORDED and (found := "; ".join(secrets_in(tree, None))):
             raise ValueError(found)
         return tree

@@ -32,7 +32,7 @@ from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, parse_yaml
 _NULLS: Final = ("", "null", "~")
 # A message shows at most this many letters of a value.
 _SHOWN_LETTERS: Final = 100
-# For each old key whose values moved to a file: the key that names the file.
+# Maps an old key whose values moved to a file to the key that names the file.
 _MOVED: Final = dict.fromkeys(
     ("filtering.confidence", "filtering.pair_weight", "composing.posterior"), "filtering.fitted.uri"
 )
@@ -40,7 +40,7 @@ _MOVED: Final = dict.fromkeys(
 # A message suggests at most this many similar keys.
 _SHOWN_KEYS: Final = 3
 
-# Keys beside `uri` in a section that names a file: the file's digest, its content, and how to get it.
+# A section that names a file has these keys beside `uri`: the file's digest, its content, and how to get it.
 _OF_FILE: Final = ("sha256", "values", "how_to_get")
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -252,7 +252,7 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
 
 
 def _problem(error: Exception) -> str:
-    # Only the problem and its line number are given: the error's own text quotes lines, which may hold a secret.
+    # Only the problem and its line number are given, because the error's own text quotes lines with possible secrets.
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem} in line {error.problem_mark.line + 1}"
     return " ".join(str(error).split())
@@ -272,7 +272,7 @@ def _explain(item: Mapping[str, Any], model: type[BaseModel], fitted: str) -> st
     if item["type"] == "missing":
         return f"{key}: missing{remedy}"
     if item["loc"][-1:] == ("architecture",) and isinstance(given, Mapping) and given:
-        # Older versions had the numbers of an architecture as keys of the configuration.
+        # In older versions the numbers of an architecture were keys of the configuration.
         gone = _cut(", ".join(f"{key}.{name}" for name in given))
         return f"{gone}: unknown key; {key} is a name or the path of a JSON file that holds such numbers"
     shown = "" if isinstance(given, Mapping) else f" (got {_cut(repr(given))})"

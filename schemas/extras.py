@@ -7,7 +7,7 @@ from typing import Final
 
 from pseudoris.schemas.errors import ConfigError
 
-# The modules that each extra installs. pyproject.toml lists their version ranges; a test compares both lists.
+# Maps an extra to the modules that it installs. A test compares them with pyproject.toml, which has their versions.
 MODULES: Final[dict[str, tuple[str, ...]]] = {
     "remote": ("aiohttp", "s3fs", "tenacity", "huggingface_hub", "httpx2"),
     "run": ("ray", "torch", "torchvision", "open_clip", "segment_anything", "filelock", "safetensors", "psutil"),

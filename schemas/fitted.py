@@ -64,7 +64,7 @@ class WeightLine(FrozenModel):
     """The probability is logistic(bias + slope · log-odds of confidence); the defaults leave confidence as it is."""
 
     bias: float = 0.0
-    # A slope below 1 corrects confidences that were too extreme, above 1 too cautious ones. At 0 all weights are equal.
+    # A slope below 1 corrects confidences that are too extreme, above 1 too cautious ones. At 0 all weights are equal.
     slope: float = Field(default=1.0, ge=0)
 
 
@@ -74,22 +74,22 @@ class PairWeightConfig(FrozenModel):
     An expression without a confidence, such as a human's, has the weight 1.
     """
 
-    # The line of the captioner's expressions, whose confidence is fitted. None: their weight is 1.
+    # The captioner's expressions, whose confidence is fitted, get their weight by this line. With None it is 1.
     drawn: WeightLine | None = None
-    # The line of composed expressions, whose confidence is the posterior. None: their weight is 1.
+    # Composed expressions, whose confidence is the posterior, get their weight by this line. With None it is 1.
     composed: WeightLine | None = None
 
 
-# How a candidate counts as evidence: by the number of its draws, or by its probability under the captioner.
+# A candidate counts as evidence by the number of its draws, or by its probability under the captioner.
 Counted = Literal["draws", "probability"]
 
 
 class NounRelations(FrozenModel):
     """What a run's captions say of its nouns (`pseudoris calibrate --composer` learns it)."""
 
-    # Groups of nouns that name the same thing. The first noun of a group is its most frequent one, and is composed.
+    # The nouns of a group name the same thing. The first noun is the most frequent one, and the one that is composed.
     same: tuple[tuple[str, ...], ...] = ()
-    # Direct narrower names of each wider name, such as `dog` of `animal`. A group of `same` stands by its first name.
+    # Maps a wider name to its direct narrower names, as `animal` to `dog`. A group of `same` has its first name here.
     wider: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -161,9 +161,9 @@ class PosteriorConfig(FrozenModel):
     # out. Unlike `object_overlap` it leaves a shirt on a man an object. Left out of a run's header where it is 0, so
     # that older runs keep their hash.
     object_nested: UnitInterval = Field(default=0.0, exclude_if=lambda weight: weight == 0.0)
-    # None: every noun names another thing. Headers omit a None, so that older runs keep their hash.
+    # With None, every noun names another thing. Headers omit it, so that older runs keep their hash.
     names: NounRelations | None = Field(default=None, exclude_if=lambda names: names is None)
-    # How much the risk counts that a bare noun also fits an object without a mask or with a wrong noun.
+    # A bare noun may also fit an object without a mask or with a wrong noun. This weight says how much that counts.
     unseen: UnitInterval
 
     def true_of(self, noun: str) -> Mapping[str, float]:
@@ -215,7 +215,7 @@ def read_fitted(uri: str, sha256: object = None) -> dict[str, Any]:
     data, digest = read_named("filtering.fitted", uri, sha256, remedy)
     try:
         values = parse_yaml(data.decode())
-        # A file of another kind gets one error here, instead of one error for each of its keys.
+        # A file of another kind gets one error here, because it would otherwise get an error for each of its keys.
         is_other = isinstance(values, dict) and len(values) > 1 and values.keys().isdisjoint(vars(FittedValues()))
         fault = "holds no keys such as `confidence:`" if is_other or not isinstance(values, dict) else ""
     except (UnicodeDecodeError, yaml.YAMLError):
@@ -263,7 +263,7 @@ def line_weights(line: WeightLine | None, confidence: Floats) -> Floats:
     return np.asarray(np.where(np.isnan(found), 1.0, np.round(found, WEIGHT_DIGITS)))
 
 
-# The columns of the expressions table that `features` reads.
+# `features` reads these columns of the expressions table.
 CONFIDENCE_COLUMNS: Final = (
     *("caption_score", "listener", "truth"),
     *("uniqueness", "distinctiveness", "correctness", "count", "grounding_share"),

@@ -15,7 +15,7 @@ CONTENT_HASH_HEX_DIGITS = 8
 # `shard-000000042.g0.json` or `shard-00000042.g00.json` is no receipt.
 EIGHT_DIGITS: Final = r"([0-9]{8}|[1-9][0-9]{8,})"
 SHARD_NAME: Final = rf"shard-{EIGHT_DIGITS}\.g(0|[1-9][0-9]*)"
-# The form of a `part_name`: shard, generation, and the first digits of the content's sha256.
+# A `part_name` has this form: shard, generation, and the first digits of the content's sha256.
 PART_NAME: Final = re.compile(rf"{SHARD_NAME}-([0-9a-f]{{8}})\.parquet")
 
 

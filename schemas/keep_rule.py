@@ -63,7 +63,7 @@ def lone_draws(
     return kept
 
 
-# Scores that are null for drawn candidates unless `captions.listening`, `filtering.fitted` or `grounding_check` is set.
+# Drawn candidates have these scores only if `captions.listening`, `filtering.fitted` or `grounding_check` is set.
 OptionalColumn = Literal[
     "caption_score", "listener", "truth", "confidence", "rank", "grounding_choice", "grounding_share"
 ]
@@ -72,7 +72,7 @@ Comparison = Literal[">", ">=", "<", "<="]
 SCORE_COLUMNS: Final[tuple[ScoreColumn, ...]] = get_args(ScoreColumn)
 OPTIONAL_COLUMNS: Final[tuple[ScoreColumn, ...]] = get_args(OptionalColumn)
 COMPOSED_KINDS: Final[tuple[ComposedKind, ...]] = get_args(ComposedKind)
-# Names that a condition of `filtering.keep` may bound.
+# A condition of `filtering.keep` may bound these names.
 BOUNDED: Final = (*SCORE_COLUMNS, *COMPOSED_KINDS)
 
 Flags = npt.NDArray[np.bool_]

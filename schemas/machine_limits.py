@@ -28,10 +28,10 @@ _COUNTS: Final = (
     ("open files", resource.RLIMIT_NOFILE, (), 256, "ulimit -n"),
     ("processes", resource.RLIMIT_NPROC, ("pids.max", "pids/pids.max"), 1_024, "ulimit -u, or the container's pids"),
 )
-# Functions of the standard library that fork. In any other function EAGAIN is a full pipe, not a limit of processes.
+# These functions of the standard library fork. In all others EAGAIN means a full pipe, not a limit of processes.
 _FORKS: Final = frozenset({"_execute_child", "_posix_spawn", "_launch", "spawnv_passfds"})
 SHARED: Final = "/dev/shm"
-# For each folder, the bytes that should be free, and the remedy. Ray keeps logs and sockets in the temporary folder.
+# Maps a folder to the bytes that should be free, and to the remedy. Ray keeps logs in the temporary folder.
 _FOLDERS: Final = {
     "temporary": (_GIB // 4, "free space, or set RAY_TMPDIR to a folder of another disk"),
     "shared": (_GIB // 2, "give the container more (docker run --shm-size=4g)"),
@@ -76,7 +76,7 @@ def machine_limits(**folders: str) -> list[Limit]:
 def check_limits(**folders: str) -> str:
     """Return the limits in force as text; ConfigError if one is too low for a Ray on this machine."""
     found = machine_limits(**folders)
-    # Little shared memory, such as a container's 64 MiB, only slows a run down, so it is a hint and no error.
+    # Too little shared memory, such as a container's 64 MiB, only slows a run down, so it is a hint and no error.
     slow = [limit for limit in found if limit.is_low and limit.name == f"free in {folders.get('shared')}"]
     if low := [limit for limit in found if limit.is_low and limit not in slow]:
         raise ConfigError("; ".join(f"{limit} is too low for Ray on this machine: {limit.remedy}" for limit in low))

@@ -11,23 +11,23 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
-# The share of a forward pass's rows that are not padding, in (0, 1]. `record` gets as `of` what the rows are.
+# `BATCH_FILL` is the share of a forward pass's rows that are not padding, in (0, 1]. `of` says what the rows are.
 BATCH_FILL: Final = "batch_fill"
-# Seconds that the model of a stage took to load. `record` gets the stage as `of`.
+# `LOAD_SECONDS` is how long the model of a stage took to load. `of` is the stage.
 LOAD_SECONDS: Final = "load_seconds"
-# The most bytes that the captioner's keys and values took while one tree of prefixes was decoded.
+# `CACHE_BYTES` is the most memory of the captioner's keys and values while one tree of prefixes was decoded.
 CACHE_BYTES: Final = "cache_bytes"
-# Number of storage requests that were sent again after an error or without an answer.
+# `STORAGE_RETRIES` counts storage requests that were sent again after an error or without an answer.
 STORAGE_RETRIES: Final = "storage_retries"
 
 
-# Values that a `collecting` block collected, in order, by (`name`, `of`) of `record`. `of` is "" by default.
+# Maps (`name`, `of`) of `record` to the values that a block collected, in order. `of` is "" by default.
 Measures = dict[tuple[str, str], list[float]]
 
 
 _counts: dict[str, int] = {}
 _counts_lock = threading.Lock()
-# A context variable, so that threads that collect at the same time do not mix their values.
+# This is a context variable, so that threads that collect at the same time do not mix their values.
 _collecting: ContextVar[Measures | None] = ContextVar("collecting", default=None)
 
 

@@ -22,7 +22,7 @@ from pseudoris.schemas.untrusted import open_linked
 from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.schemas.yaml_text import MAX_LETTERS
 
-# A text bank has at most this many texts: the header stores them, and each command parses the header.
+# A text bank has at most this many texts, because the header stores them, and each command parses the header.
 MAX_TEXTS: Final = 5_000
 MAX_TEXT_LETTERS: Final = 200
 # Matches text that is not English: letters that are not Latin, or an article of another language at the start.
@@ -36,9 +36,9 @@ _BANK_REMEDY: Final = "name a file with one text a line, such as `the red boat`"
 class NamedFile(FrozenModel):
     """A file that a setting names; what it held when the config was resolved stands beside it. Opens no file."""
 
-    # A local path, or `builtin:<file>` for a file that is shipped beside the presets.
+    # The uri is a local path, or `builtin:<file>` for a file that is shipped beside the presets.
     uri: str = Field(min_length=1)
-    # The sha256 of the file; a file with another one is refused. If none is given, it is computed.
+    # A file with another sha256 is refused. If none is given, it is computed.
     sha256: Sha256
 
 

@@ -23,7 +23,7 @@ _CHUNK_BITS = 5
 _CONTINUES = 0x20
 _SIGN = 0x10
 _FIRST_CHARACTER = 48
-# A number has at most seven chunks: 35 bits are enough for the pixels of any image, and sums cannot overflow int64.
+# A number has at most seven chunks: 35 bits are enough for any image's pixels, and sums cannot overflow int64.
 _MAX_CHUNKS = 7
 
 
@@ -94,7 +94,7 @@ def mask_faults(
 
 def decode_image_runs(height: int, width: int, counts: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the run lengths (R,) of a mask, and where each run ends (R,), int64; errors as `summarise_rle`."""
-    # Each run but the first has at least one pixel, so a longer text is invalid. It would unpack to 50 times its size.
+    # A longer text is invalid, because each run but the first has a pixel. It would unpack to 50 times its size.
     if len(counts) > _MAX_CHUNKS * (height * width + 1):
         raise ValueError(f"the runs take {len(counts)} characters, more than an image of {height} x {width} can need")
     runs = decode_runs(counts)
@@ -141,7 +141,7 @@ def decode_runs(counts: str) -> npt.NDArray[np.int64]:
     values = np.add.reduceat(payload, starts) if starts.size else payload
     is_negative = (codes[ends] & _SIGN) != 0
     values = values - np.where(is_negative, np.int64(1) << (_CHUNK_BITS * sizes), 0)
-    # Runs 1 and 2 are stored as they are, each later run as its difference to the run two before. Run 0 takes no part.
+    # From the third run on, a run is stored as its difference to the run two before. Run 0 is not part of these sums.
     for parity in (1, 2):
         values[parity::2] = np.cumsum(values[parity::2])
     return values

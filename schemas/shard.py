@@ -23,7 +23,7 @@ Box = tuple[int, int, int, int]
 CROP_MASKED: Final = "masked"
 CROP_MARKED: Final = "marked"
 
-# Who wrote an expression: a model, a human, the composer, or a recipe.
+# These sources say who wrote an expression: a model, a human, the composer, or a recipe.
 SOURCE_MODEL: Final = "model"
 SOURCE_HUMAN: Final = "human"
 SOURCE_COMPOSER: Final = "composer"
@@ -31,7 +31,7 @@ SOURCE_COMPOSER: Final = "composer"
 SOURCE_RECIPE: Final = "recipe"
 SOURCES: Final = (SOURCE_MODEL, SOURCE_HUMAN, SOURCE_COMPOSER, SOURCE_RECIPE)
 
-# Letters that fonts draw as empty space: Hangul fillers and the empty Braille pattern.
+# Fonts draw these letters as empty space: Hangul fillers and the empty Braille pattern.
 _FILLERS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")

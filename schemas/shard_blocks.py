@@ -62,7 +62,7 @@ def from_array(array: pa.Array, name: str, classes: Mapping[str, type]) -> list[
     return values_
 
 
-# The Arrow type of each field of a record. A field named as a column of the tables has the column's type.
+# Maps a field of a record to its Arrow type. A field named as a column of the tables has the column's type.
 _TYPES: Final[dict[str, pa.DataType]] = {
     **{column.name: column.type for schema in (PLAN_SCHEMA, *SCHEMAS.values()) for column in schema},
     **{"index": pa.int32(), "rle_size": pa.list_(pa.int32()), "rle_counts": pa.large_string()},
@@ -88,9 +88,9 @@ _IMAGE_COLUMNS: Final = tuple(field.name for field in fields(ShardImage))
 _RECORDS_SCHEMA: Final = pa.schema(
     [(name, _TYPES[name]) for name in (*_SHARD_COLUMNS, *_IMAGE_COLUMNS) if name != "data"]
 )
-# `large_*` types, because a `binary` column overflows at 2 GiB a block (measured on Ray Data 2.60).
+# The types are `large_*`, because a `binary` column overflows at 2 GiB per block (measured on Ray Data 2.60).
 BLOCK_SCHEMA: Final = pa.schema([("records", pa.large_binary()), ("data", pa.large_list(pa.large_binary()))])
-# The dataclass that each Arrow struct becomes, by the name of its column or field.
+# Maps the name of a column or field to the dataclass that its Arrow struct becomes.
 _CLASSES: Final[Mapping[str, type]] = {
     "fault": ShardFault,
     "failure": Failure,
@@ -105,9 +105,9 @@ def shard_to_block(shard: Shard) -> pa.Table:
     images = shard.images
     num_others = max(len(images) - 1, 0)
     values = {name: getattr(shard, name) for name in _SHARD_COLUMNS}
-    # Arrow builds a map from a list of pairs.
+    # Mappings become lists of pairs, because Arrow builds a map from these.
     first = {name: list(value.items()) if isinstance(value, Mapping) else value for name, value in values.items()}
-    # One row per image, in plan order; a shard without images is one row with null image columns.
+    # Each image has a row, in plan order. A shard without images has one row with null image columns.
     columns: dict[str, Sequence[Any]] = {
         **{name: [value] + [None] * num_others for name, value in first.items()},
         **{name: [getattr(image, name) for image in images] or [None] for name in _IMAGE_COLUMNS},

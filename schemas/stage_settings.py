@@ -14,7 +14,7 @@ from pseudoris.schemas.shard import CROP_MASKED, crop_context
 from pseudoris.schemas.untrusted import EXTENSIONS
 
 Options = TypeVar("Options", bound=FrozenModel)
-# The largest batch sizes and caption lengths that are accepted. Typing errors are refused before models load.
+# Larger batch sizes and caption lengths are refused, so that a typing error is found before models load.
 MAX_BATCH: Final = 65_536
 MAX_TOKENS: Final = 4_096
 
@@ -26,9 +26,9 @@ class WeightsConfig(FrozenModel):
     # hub tag, or `random:<seed>` for untrained weights. Engines that read models of transformers take a model folder:
     # its path, or `OWNER/NAME@COMMIT`. Its sha256 is the one that `pseudoris weights check` shows.
     uri: str = Field(min_length=1)
-    # The sha256 of the weights. A file with another digest is refused before anything runs. None accepts any file.
+    # A file of weights with another sha256 is refused before anything runs. None accepts any file.
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    # The command that fetches the weights. The error for a missing file shows it.
+    # This command fetches the weights. The error for a missing file shows it.
     how_to_get: str = ""
 
 
@@ -40,16 +40,16 @@ class SourceConfig(FrozenModel):
     # In lower case. Files with other extensions are not listed, so that the user's notes do not count as broken images;
     # they are counted. With the plug-in of `images.decoder_plugins` the default also lists HEIC.
     extensions: tuple[str, ...] = EXTENSIONS
-    # Parquet: the first of these columns that exists is read as encoded images. Bytes are preferred to uris.
+    # In a Parquet table, the first of these columns that exists is read as encoded images. Bytes are preferred to uris.
     bytes_columns: tuple[str, ...] = ("bytes", "image_bytes", "image")
-    # Parquet: without a column of bytes, the first of these columns that exists gives the uris of the images.
+    # In a Parquet table without such a column, the first of these columns that exists gives the uris of the images.
     uri_columns: tuple[str, ...] = ("uri", "url", "path")
     # Folder that relative uris start from and that local uris must stay in: a table is untrusted input. None is the
     # table's own folder. It must be absolute: a relative path is another folder in another process.
     uri_root: str | None = None
-    # Custom S3 endpoint; None is AWS. Credentials come from the environment only.
+    # S3 requests go to this endpoint; None is AWS. Credentials come from the environment only.
     endpoint_url: str | None = Field(default=None, pattern=r"^https?://")
-    # S3: true declares that you pay for requests and traffic. A requester-pays bucket refuses all other requests.
+    # True declares that you pay for S3 requests and traffic. A requester-pays bucket refuses all other requests.
     requester_pays: bool = False
     # Names of fields that urls may have in their queries. Name only fields whose values are no secret: urls are written
     # to the run's header. Fields that choose a version, and `download`, are always allowed.
@@ -86,24 +86,24 @@ class ImagesConfig(FrozenModel):
 class ReductionConfig(FrozenModel):
     """How over-segmented proposals become objects if there is no instance prior (method page, section 1)."""
 
-    # A mask is dropped as a double if its IoU with a better mask is above this.
+    # A mask is dropped as a duplicate if its IoU with a better mask is above this.
     mask_nms_iou: UnitInterval = 0.7
     # A mask below this share of the image's area is dropped as speckle.
     min_area: UnitInterval = 0.001
     # A mask above this share of the image's area is dropped as background.
     max_area: UnitInterval = 0.8
-    # A mask is a part of another mask if at least this share of it lies inside, and `max_part_area` holds too.
+    # A mask is a part of another mask if at least this share of it lies in the other, and `max_part_area` holds too.
     min_inside: UnitInterval = 0.9
-    # A part has at most this share of the other mask's area. 1.0: every mask that lies inside another is dropped.
+    # A part has at most this share of the other mask's area. With 1.0, every mask that lies in another is dropped.
     max_part_area: UnitInterval = 0.5
 
 
 class PriorConfig(FrozenModel):
     """An instance detector's opinion of what the objects are (the paper: CutLER, score > 0.5)."""
 
-    # unset: no decision yet. The run is refused before it starts, with both ways to decide (`docs/guides/priors.md`).
+    # A run with `unset` is refused before it starts, with both ways to decide (`docs/guides/priors.md`).
     kind: Literal["none", "table", "torchvision", "unset"] = "none"
-    # The file of the instances. table: Parquet, or COCO JSON. torchvision: a local checkpoint.
+    # This file has the instances. table: Parquet, or COCO JSON. torchvision: a local checkpoint.
     path: str | None = None
     # Instances with at least this score count.
     min_score: UnitInterval = 0.5
@@ -146,13 +146,13 @@ class MasksConfig(FrozenModel):
     # `pseudoris.workers.checkpoints.sam_architectures` names. None for an engine whose weights say it.
     architecture: str | None = Field(default=None, min_length=1, exclude_if=lambda name: name is None)
     weights: WeightsConfig
-    # Prompts of a crop: a square grid with this many points on each side.
+    # A crop is prompted at the points of a square grid, with this many points on each side.
     points_per_side: int = Field(default=32, ge=1, le=1_024)
     # Prompts in a forward pass of the mask decoder. A GPU answers several images at once: up to 16 times as many
     # prompts a pass of the decoder, and one crop for each 16 of this number a pass of the encoder. Lower it if memory
     # is short. Part of the identity, because rounding depends on the batch's shape.
     points_per_batch: int = Field(default=64, ge=1, le=MAX_BATCH)
-    # A mask is kept if the model's own estimate of its IoU is above this. For sam3_concepts, the score is.
+    # A mask is kept if the model's own estimate of its IoU (of sam3_concepts, the score) is above this.
     pred_iou_thresh: float = 0.5
     # A mask is kept if its stability is at least this: the IoU of the masks above a higher and a lower logit.
     stability_score_thresh: float = 0.95
@@ -162,9 +162,9 @@ class MasksConfig(FrozenModel):
     box_nms_thresh: UnitInterval = 0.7
     # SAM also sees crops of the image, in this many layers. Layer l adds 4^l crops and their cost; 0 adds none.
     crop_n_layers: int = Field(default=0, ge=0, le=4)
-    # Like `box_nms_thresh`, between masks of different crops. Masks of smaller crops are preferred.
+    # If the boxes of masks of different crops overlap by more than this IoU, the mask of the smaller crop is kept.
     crop_nms_thresh: UnitInterval = 0.7
-    # Share of the image by which crops of the first layer overlap.
+    # Crops of the first layer overlap by this share of the image.
     crop_overlap_ratio: UnitInterval = 512 / 1500
     # Crops of layer l have `points_per_side` divided by this number to the power of l.
     crop_n_points_downscale_factor: int = Field(default=1, ge=1, le=1_024)
@@ -172,7 +172,7 @@ class MasksConfig(FrozenModel):
     min_mask_region_area: int = Field(default=0, ge=0, le=2**34)
     reduction: ReductionConfig = ReductionConfig()
     prior: PriorConfig = PriorConfig()
-    # Settings of an engine other than sam. docs/guides/masks.md has those of ready and sam3_concepts.
+    # An engine other than sam reads these settings. docs/guides/masks.md has those of ready and sam3_concepts.
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -208,11 +208,11 @@ class ListeningConfig(FrozenModel):
 class BeamConfig(FrozenModel):
     """Group beam search as open_clip does it: groups without a diversity term, so one group is computed."""
 
-    # Captions that are kept at each step, of all groups together. 0: no beam search.
+    # This many captions are kept at each step, of all groups together. 0: no beam search.
     num_beams: int = Field(default=6, ge=0, le=1_000)
-    # Number of groups, which share `num_beams` equally. All groups are the same, so only the first is computed.
+    # This many groups share `num_beams` equally. All groups are the same, so only the first is computed.
     num_groups: int = Field(default=3, ge=1, le=1_000)
-    # The score of a beam. logit (the authors' setting) sums raw logits; logprob sums log-probabilities.
+    # A beam's score is the sum of raw logits (logit, the authors' setting), or of log-probabilities (logprob).
     beam_score: Literal["logit", "logprob"] = "logit"
     # The score of a beam is divided by its length to this power. A larger power gives longer captions.
     length_penalty: float = 1.0
@@ -236,7 +236,7 @@ class SamplingConfig(FrozenModel):
     top_p: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.4, 0.5, 0.6, 0.7, 0.8)
     # If false, tokens are drawn from the target's own distribution: the nucleus baseline.
     is_distinctive: bool = True
-    # Weight of the other masks' mean logits, which are subtracted from the target's. 1: the full mean, as in the paper.
+    # The other masks' mean logits, times this weight, are subtracted from the target's. The paper has 1.
     others_weight: NonNegative = 1.0
     # Logits are divided by this before a draw. A larger value gives more varied captions.
     temperature: float = Field(default=1.0, gt=0)
@@ -264,7 +264,7 @@ class CaptionsConfig(FrozenModel):
     # whose weights say it.
     architecture: str | None = Field(default=None, exclude_if=lambda name: name is None)
     weights: WeightsConfig
-    # Whether a crop of the mask's box is captioned in which everything but the mask is painted over.
+    # If true, a crop of the mask's box is captioned in which everything but the mask is painted over.
     has_masked_crop: bool = True
     # For each factor a crop is captioned that shows the mask's box, enlarged by the factor, with its surroundings.
     context_scales: tuple[Annotated[float, Field(ge=1.0, le=4.0)], ...] = (1.0, 1.1, 1.2)
@@ -285,9 +285,9 @@ class CaptionsConfig(FrozenModel):
     # alone; above 1 the last bits of a probability depend there on the neighbours in the shard. A GPU takes at least
     # 640 together, in fixed shapes, by which no neighbour changes a bit (not yet run on a GPU).
     crops_together: int = Field(default=1, ge=1, le=MAX_BATCH)
-    # None: no listener scores captions; the columns `caption_score`, `listener` and `truth` are null.
+    # With None, no listener scores captions: the columns `caption_score`, `listener` and `truth` are null.
     listening: ListeningConfig | None = None
-    # Settings of an engine other than coca. docs/guides/vlm.md has those of vlm.
+    # An engine other than coca reads these settings. docs/guides/vlm.md has those of vlm.
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -327,7 +327,7 @@ class ComposingConfig(FrozenModel):
     kinds: Annotated[tuple[ComposedKind, ...], AfterValidator(lambda kinds: tuple(sorted(set(kinds))))] = Field(
         default=("position", "relation"), min_length=1
     )
-    # At most this many composed expressions refer to one mask alone, all kinds together.
+    # At most this many composed expressions refer to a single mask, all kinds together.
     max_per_mask: int = Field(default=2, ge=1, le=1_000)
     # A mask's likeliest expression is written if its probability of being right is above this. Lower it to get more.
     min_first: UnitInterval = 0.63
@@ -359,13 +359,13 @@ class GroundingCheckConfig(FrozenModel):
     # clip; vlm, a vision-language model that reads lettered marks; or a plug-in of the entry points `pseudoris.checks`
     # (docs/guides/second-opinion.md).
     engine: str = "clip"
-    # The architecture for engine=clip; same values as for `filtering.architecture`.
+    # With engine=clip, CLIP has this architecture, with the same values as for `filtering.architecture`.
     architecture: str | None = Field(default=None, min_length=1)
     weights: WeightsConfig
     # For the engine clip: cosines are divided by it before the softmax that gives the shares. CLIPs are trained at
     # 0.01. Raised, shares are more alike.
     temperature: float = Field(default=0.01, gt=0)
-    # Settings of an engine other than clip. docs/guides/second-opinion.md has those of vlm.
+    # An engine other than clip reads these settings. docs/guides/second-opinion.md has those of vlm.
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")

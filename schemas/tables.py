@@ -22,7 +22,7 @@ STATUS_ANNOTATED: Final = "annotated"
 STATUS_EMPTY: Final = "empty"
 STATUS_QUARANTINED: Final = "quarantined"
 
-# Reason codes of the failures table, each with its text for the user.
+# Maps a reason code of the failures table to its text for the user.
 FAILURE_REASONS: Final[dict[str, str]] = {
     "missing": "The image was planned but is not there (tried twice).",
     "changed": "The image is another one than was planned: its etag, or size and time, differ.",
@@ -49,7 +49,7 @@ FAILURE_REASONS: Final[dict[str, str]] = {
     "annotation_damaged": "A mask of the imported annotation or of the ready masks cannot be decoded.",
     "excluded": "The image is one that `--exclude` lists by its content; it is never tried again.",
 }
-# Reasons of failures that a retry cannot change.
+# A retry cannot change failures with these reasons.
 FINAL_REASONS: Final = frozenset({"excluded"})
 
 

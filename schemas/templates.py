@@ -28,7 +28,7 @@ def markdown_templates(package: str) -> jinja2.Environment:
 
 
 def _templates(packages: Sequence[str], **options: Any) -> jinja2.Environment:
-    # Imported here, because jinja2 would slow down the start of a driver.
+    # jinja2 is imported here, because it would slow down the start of a driver.
     import jinja2
 
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader(each) for each in packages])

@@ -83,7 +83,7 @@ def read_regular(path: Path) -> bytes:
 
 
 def _open(path: str, flags: int) -> int:
-    # The file is emptied only after the check that it has no other name (hard link).
+    # O_TRUNC is left out here: the file is emptied only after the check that it has no other name (hard link).
     descriptor = _checked(path, (flags & ~os.O_TRUNC) | os.O_NOFOLLOW)
     if flags & (os.O_WRONLY | os.O_RDWR) and os.fstat(descriptor).st_nlink > 1:
         os.close(descriptor)
@@ -116,14 +116,14 @@ def _refusal(path: Path, what: str) -> ConfigError:
     )
 
 
-# The Pillow plug-in that `pseudoris[heif]` installs, and the extensions of the files that it reads.
+# `pseudoris[heif]` installs this Pillow plug-in, which reads files with these extensions.
 HEIF_PLUGIN: Final = "pillow_heif.HeifImagePlugin"
 HEIF_EXTENSIONS: Final = (".heic", ".heif", ".hif")
 
 # Formats that may be opened, by Pillow's names; MPO is opened as JPEG. The list is closed because a folder of images is
 # untrusted input, and Pillow would pass a PostScript file to Ghostscript.
 IMAGE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")
-# File name extensions that are listed by default.
+# Files with these extensions are listed by default.
 EXTENSIONS: Final = (
     *(".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
     *(".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".avif"),
@@ -183,7 +183,7 @@ _BARE_QUERY: Final = re.compile(
     r"((?:(?<![A-Za-z])[A-Z]{3,7}[ \t]+(?=/)"
     r"|(?<!\S)(?![\"'(\[]?(?:/|file:/|local:/))(?=[^\s?]*\?[\w.~%-]+=))[^\s?]*)\?\S+"
 )
-# Letters that end a sentence and do not belong to the link before them.
+# These letters end a sentence and do not belong to the link before them.
 _END: Final = "\"'<>`:;,.)]!"
 
 
@@ -235,7 +235,7 @@ def mask_logs() -> None:
     logging.setLogRecordFactory(masked)
 
 
-# Unicode categories: control characters, direction marks, lone surrogates (no terminal can show these), line ends.
+# These Unicode categories are control characters, direction marks, lone surrogates and line ends.
 _CONTROL_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 

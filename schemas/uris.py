@@ -18,9 +18,9 @@ from pydantic import BaseModel
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import has_userinfo, without_secrets
 
-# The prefix of names of files that the package ships.
+# Names of files that the package ships begin with this prefix.
 BUILTIN_PREFIX: Final = "builtin:"
-# Names of settings that hold secrets, in lower case, letters and digits only. Some are of fsspec's file systems.
+# Settings with these names hold secrets. Only letters and digits of a name count, in lower case.
 _SECRET_SETTINGS: Final = frozenset(
     {"key", "secret", "token", "password", "passwd", "pwd", "passphrase", "signature", "authorization", "bearer"}
     | {"credential", "credentials", "privatekey", "connectionstring", "apikey", "xapikey", "clientsecret"}
@@ -28,11 +28,11 @@ _SECRET_SETTINGS: Final = frozenset(
     | {"accesskey", "accesskeyid", "secretkey", "secretaccesskey", "authtoken", "apitoken", "refreshtoken", "hftoken"}
     | {"accountkey", "sharedkey", "sharedaccesskey", "sharedaccesssignature", "sastoken"}
 )
-# Names of query fields that hold no secrets: they choose a version or a form of the file.
+# Query fields with these names hold no secrets: they choose a version or a form of the file.
 _HARMLESS: Final = frozenset(
     {"versionid", "version", "revision", "generation", "snapshot", "download", "dl", "raw", "alt"}
 )
-# Matches a query field with a value. `=` at the end of a base64 secret is padding and begins no value.
+# Matches a query field with a value. A `=` at the end of a base64 secret is padding, and no value follows it.
 _FIELD: Final = re.compile(r"[?#&;]([A-Za-z][\w.-]{0,30})=(?!%(?:25)*3[dD])[^=&#]")
 # Matches secrets in texts that are not uris: connection strings, headers, private keys, and tokens of known form.
 _SECRET_TEXT: Final = re.compile(
@@ -43,15 +43,15 @@ _SECRET_TEXT: Final = re.compile(
     r"|\b(?:github_pat_|[a-z]{2}pat-|xox[a-z]-|pypi-age|dop_v1_|[sr]k_(?:live|test)_)[\w-]{16}"
     r"|\bsk-(?:[a-z]{2,8}\d*-)*\w{20}|(?-i:\bA[KS]IA[A-Z0-9]{16}\b)"
 )
-# Matches tokens of other services: one to three words, then twenty letters and digits. For whole settings only.
+# Matches tokens of other services: one to three words, then twenty letters and digits. It must match a whole setting.
 _TOKEN: Final = re.compile(
     r"(?:[A-Za-z]{2,12}[_-]){1,3}(?=\w*[a-z])(?=\w*[A-Z])(?=(?:[A-Za-z]*\d){3})[A-Za-z0-9]{20,}[\w-]*"
-    # Or an AWS secret key: it changes more often between small letter, capital and digit than digests and most paths.
+    # This line matches an AWS secret key: its kinds of letters change more often than those of digests and most paths.
     r"|(?!/)(?=[A-Za-z0-9+/]{40}$)(?=.*[a-z])(?=.*[A-Z])(?:.*?(?:(?<=[a-z])[A-Z0-9]|(?<=\d)[A-Za-z])){7}.*"
 )
 # A query is decoded this many times, because it may be encoded several times.
 _MAX_ENCODED: Final = 4
-# A validation in this context accepts everything that an existing run holds.
+# In this context a validation accepts everything that an existing run holds.
 RECORDED: Final = "recorded"
 _REMEDY: Final = (
     "it would be written into the run file and logs. Give the bare uri and the credentials in the "
@@ -60,7 +60,7 @@ _REMEDY: Final = (
 _SECRET: Final = f"this text holds a secret: {_REMEDY}"
 _NOT_FIRST: Final = string.digits + "+.-"
 _SCHEME: Final = string.ascii_letters + _NOT_FIRST
-# The allowed query fields of a command that has no option to allow any.
+# A command that has no option for allowed query fields allows none.
 NO_FIELDS: Final = frozenset[str]()
 
 
@@ -204,7 +204,7 @@ def secret_in(uri: str, allowed: Collection[str] | None = NO_FIELDS) -> str | No
         if separator:
             return f"a {scheme}:// uri holds credentials before an @: {_REMEDY}"
         return f"this text holds credentials before an @: {_REMEDY}. A file of this name is written ./name"
-    # A local path has no query: its `?` is a letter.
+    # A local path has no query, because its `?` is an ordinary character.
     if separator and scheme not in ("file", "local") and allowed is not None and uri not in allowed:
         fields = {each.partition("=")[0] for each in _unknown_fields(f"{scheme}://{rest}", allowed)}
         if fields:
@@ -217,11 +217,11 @@ def secret_in(uri: str, allowed: Collection[str] | None = NO_FIELDS) -> str | No
 
 def _unknown_fields(link: str, allowed: Collection[str]) -> list[str]:
     """Return the fields of a link's query, fragment and parameters whose names are not known to be harmless."""
-    # Outside http and https, `?` is a wildcard and `#` a letter, so there only a field with a value counts.
     for _ in range(_MAX_ENCODED):
         link = unquote(link)
     _, *fields = re.split(r"[?#&]|;(?=[\w.-]+=)", link)
     known = _HARMLESS | {_letters(name) for name in allowed}
+    # Outside http and https, `?` is a wildcard and `#` a letter, so there only a field with a value counts.
     is_web = "http://" in link or "https://" in link
     return [
         each for each in fields if each and (is_web or "=" in each) and _letters(each.partition("=")[0]) not in known
@@ -238,14 +238,14 @@ _S3: Final = (
     *("AWS_DEFAULTS_MODE", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
 )
 _PROXIES: Final = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy", "SSL_CERT_FILE")
-# Environment variables that an error shows, by protocol: names, paths, addresses. Values of others are hidden.
+# An error shows these environment variables of each protocol: names, paths, addresses. It hides the values of others.
 _SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "s3": _S3,
     "s3a": _S3,
     "hf": ("HF_ENDPOINT", *_PROXIES),
     "gs": ("GOOGLE_APPLICATION_CREDENTIALS",),
 }
-# Names of errors whose text repeats the words of a program or a server, which may hold a secret.
+# Errors with these names repeat the words of a program or a server, which may hold a secret.
 _REPEATS_OTHERS: Final = frozenset({"CredentialRetrievalError", "HTTPClientError", "ClientError"})
 _MIN_SECRET_LETTERS: Final = 4
 

@@ -44,7 +44,7 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._level = self._num_values = 0
-        # The number of values below each node. A node that is still being read is absent.
+        # Holds the number of values below each node. A node that is still being read is absent.
         self._values_of: dict[int, int] = {}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -82,7 +82,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _whole(loader: yaml.SafeLoader, node: Any) -> int:
-    # Long numbers are not computed: in base 60 (1:30), time and memory grow with the square of the digits.
+    # A long number is not computed, because time and memory grow with the square of its digits in base 60 (1:30).
     value: int | None = loader.construct_yaml_int(node) if len(node.value) <= _MAX_DIGITS else None
     if value is None or value.bit_length() > MAX_BITS:
         raise YamlRefusedError(f"{_place(node)} has more than {MAX_BITS} bits; quote a value that is text")
