@@ -18,9 +18,9 @@ from pseudoris.schemas.errors import ImageError
 END_OF_IMAGE: Final = b"\xff\xd9"
 _END: Final = END_OF_IMAGE[1]
 _START_OF_SCAN: Final = 0xDA
-# Codes of the JPEG markers that start a frame. C4, C8 and CC mean something else. Source: ITU-T T.81, table B.1.
+# These JPEG markers start a frame. C4, C8 and CC mean something else. Source: ITU-T T.81, table B.1.
 FRAME_STARTS: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-# Codes of the JPEG markers without a body: TEM and start of image.
+# These JPEG markers have no body: TEM and start of image.
 _BARE: Final = (0x01, 0xD8)
 # Matches all up to the next marker. Stuffed bytes and restart markers are part of the entropy-coded data. The pattern
 # is matched, not searched, and possessive, so that a long run of 0xff before a marker takes linear time.
@@ -128,7 +128,7 @@ def _num_units(frame: bytes, scan: bytes) -> int:
 
 
 PNG_BEGIN: Final = b"\x89PNG\r\n\x1a\n"
-# A PNG with more chunks than this is refused, because Pillow would take seconds. Known files have a tenth of it.
+# A PNG with more chunks is refused, because Pillow would take seconds. The largest known files have a tenth.
 _MAX_CHUNKS: Final = 400_000
 _PIECE_BYTES: Final = 2**20
 # A PNG chunk is critical unless this bit of its first letter is set. Source: PNG specification, 5.4.

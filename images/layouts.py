@@ -229,7 +229,7 @@ _READERS: Final[dict[str | None, Callable[[bytes, Any], Layout]]] = {
     "TIFF": _tiff,
     "WEBP": lambda data, image: Layout("WEBP", "rgb", 8, TOGETHER, _of_mode(image)),
 }
-# First bytes of formats whose layout can be read even where Pillow cannot open the file.
+# A file that begins with these bytes has a layout that can be read even if Pillow cannot open the file.
 _STARTS: Final = (
     (b"BM", "BMP"),
     (b"\xff\xd8\xff", "JPEG"),

@@ -41,9 +41,9 @@ _MAX_ANSWER_BYTES: Final = 2**16
 _MAX_PICTURE_BYTES: Final = 2**26
 # A child is replaced after this many images, because image libraries leak memory.
 _MAX_PROOFS: Final = 10_000
-# A child is replaced if its memory grew by more than this part of its limit. An image that it rejected is tried again.
+# A child is replaced if its memory grew by over 1/16 of the limit. An image that it rejected is tried again.
 _CRAMPED: Final = 16
-# This process uses this prover again for its next shard. There is at most one; its settings are the key.
+# This process uses the prover in here again for its next shard. There is at most one; its settings are the key.
 _SHARED: Final[dict[str, Prover]] = {}
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/]+=*")
 _HASH: Final = re.compile(rf"[0-9a-f]{{{HASH_HEX_DIGITS}}}")
@@ -166,7 +166,6 @@ class Prover:
         else:
             is_sound &= {"reason", "message"} <= {*answer}
         if not is_sound or answer.get("number") != self._num_asked:
-            # The answer belongs to an earlier image, or an image that controls its decoder has forged it.
             raise _ProverDiedError
         return answer
 

@@ -96,7 +96,7 @@ def annotate(
             begun = begin(start.here, lock, start.listing.list)
             if not begun.pending.shards:
                 return begun.finish({}, _nothing)
-        # The executor imports Ray Data, which takes seconds, so mistakes in SOURCE or OUT are reported before.
+        # The executor imports Ray Data, which takes seconds, so mistakes in SOURCE or OUT are reported first.
         executor = importlib.import_module("pseudoris.pipeline.executor")
         # An interrupt that came during the import ends the run here, before Ray takes seconds to start.
         interrupts.check()

@@ -47,7 +47,6 @@ def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) ->
     actors = busy_actors(actors, len(shards))
     dataset = ray.data.read_datasource(
         ShardDatasource(job, shards),
-        # Each read task makes one block. Otherwise Ray Data would split blocks to reach a number of its own.
         override_num_blocks=len(shards),
         concurrency=num_readers(job.config),
         **_task_arguments(placement.read),
@@ -155,7 +154,7 @@ def configure_ray_data() -> None:
     # Ray's progress bars are off: our own progress bar counts receipts.
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # By default each task runs a thread that measures its memory. Nothing here reads the result.
+    # By default each task runs a thread that measures its memory. This is off, because nothing here reads the result.
     context.memory_usage_poll_interval_s = None
 
 

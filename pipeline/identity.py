@@ -38,7 +38,6 @@ from pseudoris.workers.stages import (
     with_check,
 )
 
-# These packages compute or write tables. Another version of them may give other bytes.
 PACKAGES: Final = (
     "pseudoris",
     "torch",

@@ -129,7 +129,7 @@ def handlers_kept(handler: _Handler | None = None) -> Iterator[None]:
 
 
 def _leave_group() -> None:
-    # Outside Linux Ray may stop its processes by their group, so child processes stay in the group.
+    # Outside Linux, Ray may end its processes by their group, so child processes stay in the group.
     if _is_apart.is_set() and sys.platform == "linux":
         os.setpgrp()
 

@@ -50,7 +50,7 @@ def memory_watched(interval_s: float = 10.0) -> Iterator[None]:
         yield
     finally:
         is_over.set()
-        # The thread uses Ray's client, so it should end before Ray. The wait is limited, because it may hang.
+        # The thread uses Ray's client, so it should end before Ray. The client may hang, so the wait is limited.
         watch.join(timeout=1)
 
 

@@ -25,11 +25,11 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 PATTERNS: tuple[str, ...] = ("plain", "striped", "dotted", "checked")
 SIZES: tuple[str, ...] = ("small", "large")
 PARTS: tuple[str, ...] = ("hat", "tail", "handle")
-# Ranges of radii in scene pixels. The gap between them makes "small" and "large" unambiguous.
+# Radii lie in these ranges of scene pixels. The gap between them makes "small" and "large" unambiguous.
 RADIUS_RANGE_PX: dict[str, tuple[float, float]] = {"small": (12.5, 16.0), "large": (23.0, 31.0)}
 # Training scenes lack a pair of category and colour if the sum of both indices is divisible by this: 27 of 160 pairs.
 HELD_OUT_MODULUS = 6
-# These words name the object at a side's end of a row: "the leftmost star", "the left star".
+# These words name the object at an end of a row, by the end's side: "the leftmost star", "the left star".
 EXTREMES: dict[str, tuple[str, ...]] = {
     "left": ("leftmost", "left"),
     "right": ("rightmost", "right"),

@@ -67,7 +67,6 @@ def meant_among(row: Mapping[int, SceneObject], reference: Reference, scene: Sce
     if reference.relation is not None:
         surely, maybe = _related(reference.relation, row, scene)
     if isinstance(reference, Group):
-        # No member of a group may be in doubt, and the number of members must be the stated one.
         number = 2 if reference.word == "both" else NUMBERS.get(reference.word)
         if maybe or (surely and number is not None and number != len(surely)):
             return None

@@ -186,13 +186,13 @@ def _expression_record(row: Row, order_of: Mapping[int, int]) -> dict[str, Any]:
     rival = row["rival_mask_id"]
     return {
         "text": row["text"],
-        # The page's script ends the id of a mask and text with this hash, as an audit does.
+        # The id of a mask's text ends with this hash, on the page and in audits.
         "hash": sha256_hex(row["text"].encode())[:_HASH_DIGITS],
         "head": row["head_noun"],
         "targets": [order_of[index] for index in targets if index in order_of],
         "nothing": not targets,
         "human": row["source"] == SOURCE_HUMAN,
-        # The key is left out if it is false, as in most runs, to keep the page small.
+        # `composed` is left out if it is false, as in most runs, to keep the page small.
         **({"composed": True} if row["source"] == SOURCE_COMPOSER else {}),
         "judged": row["judged"],
         "unmet": row["unmet"],
@@ -203,9 +203,9 @@ def _expression_record(row: Row, order_of: Mapping[int, int]) -> dict[str, Any]:
         "rival": None if rival is None else order_of.get(mask_index(rival)),
         "kept": row["kept"],
         "weight": _rounded(row["weight"]),
-        # Keys are left out if they are null, as in most runs, to keep the page small.
+        # Columns are left out if they are null, as in most runs, to keep the page small.
         **{name: value for name in OPTIONAL_COLUMNS if (value := _rounded(row[name])) is not None},
-        # A draw is a list, because a mask has 44 draws, and names of fields would be most of the page.
+        # A draw is a list, because a mask has 44 draws, and names of fields would fill most of the page.
         "draws": [
             [
                 *(draw["crop"], draw["decoder"], draw["top_p"] if draw["top_k"] is None else draw["top_k"]),

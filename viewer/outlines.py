@@ -21,7 +21,7 @@ from pseudoris.images.mask_rings import Point, mask_rings
 from pseudoris.schemas.run_lengths import decode_mask
 
 FRAME: Final = 512
-# Masks with more pixels than this are refused, because decoding takes one byte per pixel. An image has a tenth of it.
+# Masks with more pixels are refused, because decoding takes a byte per pixel. It is ten times an image's default limit.
 _MAX_PIXELS: Final = 2**30
 # An outline may be simplified by this distance. It removes the steps of a slanted edge, which are up to a pixel high.
 _TOLERANCE_PX: Final = 1.0

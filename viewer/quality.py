@@ -48,7 +48,7 @@ _WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
-# A spoken expression is its target masks and its text.
+# `Spoken` is an expression: its target masks and its text.
 Spoken = tuple[tuple[str, ...], str]
 # This callback gets the number of shards read so far, and the number of all shards.
 OnShard = Callable[[int, int], None]
@@ -88,7 +88,7 @@ class Duplicates:
         compared = sets[:MAX_COMPARED]
         same, other = [False] * len(compared), [False] * len(compared)
         for (i, (targets, words)), (j, (other_targets, other_words)) in combinations(enumerate(compared), 2):
-            # This size test is quick: the index is at most the smaller set's size divided by the larger set's.
+            # The Jaccard index is at most the ratio of the smaller size to the larger one, so sizes are tested first.
             small, large = sorted((len(words), len(other_words)))
             shared, union = len(words & other_words), len(words | other_words)
             # Two empty sets count as equal.

@@ -124,7 +124,6 @@ def _score_chart(quality: RunQuality, name: str, tau: float | None) -> Markup | 
         (n, k, f"{each}: {n:,} expression{'' if n == 1 else 's'}, {k:,} kept")
         for each, n, k in zip(names, whole, part, strict=True)
     ]
-    # Labels are at round numbers within the range of the histogram.
     step = nice_ticks(high - low)[1]
     ticks = [(-(-low // step) + number) * step for number in range(floor((high - low) / step) + 2)]
     labels = [((tick - low) / (high - low), f"{tick:.3g}") for tick in ticks if low <= tick <= high]

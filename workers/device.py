@@ -48,7 +48,7 @@ def prepare_device(compute: ComputeConfig) -> torch.device:
         torch.backends.cuda.enable_cudnn_sdp(False)
         matmul = torch.backends.cuda.matmul
         matmul.allow_tf32 = False
-        # With these settings, parts of a sum would be rounded to half precision before they are added.
+        # These settings would let parts of a sum be rounded to half precision before they are added.
         matmul.allow_bf16_reduced_precision_reduction = matmul.allow_fp16_reduced_precision_reduction = False
     return torch.device(compute.device)
 

@@ -116,7 +116,7 @@ PREPOSITIONS = _words(
     "because while when if but so not also just only still then infront"
 )
 RELATIVES = _words("that which who whom whose where whos what whatever why how")
-# These pronouns name nothing that can be a head, so the whole caption is used instead.
+# If a caption is about one of these pronouns, it has no head noun, and the whole caption is used.
 PERSONAL_PRONOUNS = _words("he she him they them me us himself herself themselves itself")
 # These words open a caption without content: "it is a dog", "there are two cats", "i can see a bus".
 EMPTY_PRONOUNS = _words("it there here i we you nobody everybody everyone someone's you'd")

@@ -90,7 +90,7 @@ def noun_phrase(caption: str, noun: str | None) -> NounPhrase | None:
     start = 0
     # A captioner that repeats itself writes "with a handle handle". Such a caption is not read.
     is_loop = any(each == following and each not in _REPEATED for each, following in pairwise(words))
-    # A caption that denies, such as "does not have a tail", says nothing that can be composed.
+    # A caption that denies something ("does not have a tail") says nothing that can be composed.
     is_denied = any(word in _DENIALS or word.endswith("n't") for word in words)
     while named and start < len(words) and not is_loop and not is_denied:
         chunk = rules.read_chunk(words, start)
@@ -235,7 +235,6 @@ class _Reading:
         is_worn = word == "in" and inside[-1] in lexicon.CLOTHES
         if is_worn and self._other in lexicon.PEOPLE:
             return end
-        # "With trees in the background" only says what is near, so it is no attribute.
         is_near = lexicon.SURROUNDINGS.intersection(self._words[end : end + 3])
         is_part = word in ("with", "without") and not self._other and not is_near
         is_content = word == "of" and at == self._chunk.end
@@ -261,7 +260,7 @@ class _Reading:
             if not self._other and is_particle and f"{verb} {following}" in lexicon.VERBS_WITH_PREPOSITIONS:
                 self._after.append(f"{verb} {following}")
             elif not self._other and verb not in lexicon.VERBS_OF_PICTURES:
-                # The verb goes before the noun ("parked truck"). Behind it, it would refer to the words that follow.
+                # The verb goes before the noun ("parked truck"): behind it, the verb would take the words that follow.
                 self._before.insert(0, f"{verb} {following}" if is_particle and is_done else verb)
             return at + 1
         return self._object_end(at + 1) if self._other in lexicon.PEOPLE else self._attribute(at + 1, verb)

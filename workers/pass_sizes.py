@@ -41,7 +41,7 @@ CLIP_CROPS_ON_CPU = 8
 TEXT_LENGTH_STEP = 4
 # A tile of texts has room for `batch_size` texts with this many tokens that no other text shares.
 TOKENS_A_TEXT = 16
-# CoCa's image tower computes so many crops in a pass, in a tree and in fixed shapes. This bounds the memory.
+# CoCa's image tower computes this many crops in a pass, in a tree and in fixed shapes. This bounds the memory.
 CROPS_A_PASS, CROPS_A_FIXED_PASS = 64, 128
 # A vision-language model reads this many prompts in a pass: at 8B and 300 tokens each, 0.5 GB in half precision.
 PROMPTS_A_PASS = 16

@@ -178,7 +178,6 @@ STAGES: Final = (
     StageKind(STAGE_FILTER, "filtering", "pseudoris.scorers"),
 )
 CHECK: Final = StageKind(NAME_CHECK, "grounding_check", "pseudoris.checks")
-# The actors of each pool hold the models of these stages.
 POOL_STAGES: Final = {
     "fused": (STAGE_PROPOSE, STAGE_CAPTION, STAGE_FILTER),
     **{stage.name: (stage.name,) for stage in STAGES},

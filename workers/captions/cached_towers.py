@@ -68,7 +68,7 @@ class NodeCache:
         # If an allocation below fails, some layers have the old size and some the new one. Only the smaller is safe.
         self.capacity = min(self.capacity, shape[1])
         if not self.size:
-            # The old memory is freed first, because both may not fit into memory at once.
+            # The old memory is freed first, because the old and the new may not fit at the same time.
             self._store, self.capacity = [], 0
             self._store = [self._like.new_empty(shape) for _ in range(layers)]
         for layer in range(layers if self.size else 0):
@@ -141,7 +141,7 @@ class CachedCocaTowers:
     def attend_to(self, encodings: Sequence[torch.Tensor]) -> None:
         """Compute the cross-attention keys and values."""
         self.rewind((0, 0))
-        # The previous crops' keys and values are freed first, because both may not fit into memory at once.
+        # The previous crops' keys and values are freed first, because old and new ones may not fit at the same time.
         self._image = []
         image_tokens = torch.stack(tuple(encodings))
         self._image = [block.keys_values(image_tokens) for block in self.blocks.cross]

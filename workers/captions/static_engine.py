@@ -35,7 +35,7 @@ from pseudoris.workers.pass_sizes import LISTENER_ROWS
 _BUCKETS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 31)
 _FURTHER = 8
 _MOST_GROUPS = 64
-# A listener's batch has at most `_MOST_READS` groups, each of at most so many texts and crops.
+# A listener's group has at most the first two numbers of texts and crops, its batch at most the third of groups.
 _TEXTS_A_READ, _CROPS_A_READ, _MOST_READS = 32, 16, 8
 
 

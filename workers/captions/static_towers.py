@@ -137,7 +137,7 @@ class StaticTowers:
             torch.arange(len(each), dtype=torch.int32, device=blocks.like.device)[:, None]
             for each in (self._first[0, 0], self._pairs[0, 0])
         )
-        # These are `sources` (rows, positions) of `attend_newest`. -1 marks what the text tower masks as padding.
+        # `attend_newest` reads these `sources` (rows, positions). -1 marks what the text tower masks as padding.
         self._text_sources, self._sources, self._pair_sources = (
             own.expand(-1, shape.positions).clone() for own in (self._own, self._own, self._own_pairs)
         )

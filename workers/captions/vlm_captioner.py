@@ -137,7 +137,6 @@ class VlmCaptioner(TreeCaptioner):
         """As of `TreeCaptioner`, with the marked crops and with embeddings of the masks, if they are asked for."""
         found = super().image_crops(image, pixels)
         if self._options.has_marked_crop:
-            # Each of these crops is the whole image with one mask outlined.
             (height, width), crops = pixels.shape[:2], []
             for mask in image.masks:
                 marked = outlined(pixels, decode_mask(mask.rle_counts, height, width))

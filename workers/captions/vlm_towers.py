@@ -91,7 +91,7 @@ class VlmTowers:
         """Compute the prompts, a pass for some of one shape."""
         lengths = [each["input_ids"].shape[1] - 1 for each in encodings]
         longest, self._num_crops = max(lengths), len(encodings)
-        # The previous crops' columns are freed first, because both may not fit into memory at once.
+        # The previous crops' columns are freed first, because old and new ones may not fit at the same time.
         self._cache = self._new_cache()
         stacks: list[torch.Tensor] = []
         self._positions = torch.empty(len(encodings), dtype=torch.int64, device=self._device)

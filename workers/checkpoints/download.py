@@ -57,7 +57,7 @@ _MAX_IDLE_ATTEMPTS: Final = 6
 _MAX_ATTEMPTS: Final = 100
 _SERVES_OTHER_BYTES: Final = "Run the command again; if it repeats, the server or a proxy serves other bytes"
 _RETRIED_STATUSES: Final = frozenset({408, 425, 429, *range(500, 600)})
-# This many seconds are spent on a server at most. A thread asks it, because name lookup ignores our timeout.
+# A server has this many seconds to answer. A thread asks it, because the name lookup ignores our timeout.
 DEADLINE_S: Final = 4.0
 # A server's answer is used again for this many seconds, for all files of a preset. Later it may be outdated.
 _MEMORY_S: Final = 30.0

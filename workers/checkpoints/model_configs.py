@@ -16,7 +16,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import parse_json
 from pseudoris.schemas.uris import BUILTIN_PREFIX
 
-# A config has at most so many bytes, and so large a number. open_clip's configs have 1 kB, and 901,629 at most.
+# A config may have this many bytes, and numbers up to the second limit. open_clip's have 1 kB and up to 901,629.
 _MAX_FILE_BYTES = 2**20
 _MAX_NUMBER = 2**20
 

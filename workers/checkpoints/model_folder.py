@@ -45,7 +45,7 @@ NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "chat_template": ("chat_template.jinja", "chat_template.json"),
     "processor": ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
 }
-# A file or a shard of weights has at most so many bytes. Known ones have up to 33 MB (tokenizer.json) and 50 GB.
+# These are the most bytes of a file and of a shard of weights. The largest known have 33 MB (a tokenizer) and 50 GB.
 _MAX_FILE_BYTES: Final = 2**27
 _MAX_SHARD_BYTES: Final = 2**38
 _NUM_SHOWN: Final = 4

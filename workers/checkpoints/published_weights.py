@@ -165,7 +165,6 @@ def open_clip_file(weights: WeightsConfig) -> PublishedFile:
     known = TAG_REPOS.get(weights.uri.removeprefix(OPEN_CLIP_PREFIX))
     repo, filename = known or "", _DEFAULT_NAME
     if known is None:
-        # Tags that `TAG_REPOS` lacks are looked up in open_clip's own table.
         from open_clip.pretrained import get_pretrained_cfg
 
         repo, _, named = get_pretrained_cfg(*split_tag(weights)).get("hf_hub", "").rpartition("/")

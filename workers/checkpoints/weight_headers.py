@@ -44,7 +44,7 @@ _ELEMENT_BYTES: Final = {
 # Files of torch before 1.6 start with this number. Source: torch.serialization.MAGIC_NUMBER.
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _ARCHIVE: Final = b"PK\x03\x04"
-# A pickle has at most so many bytes and instructions, read in a second. SAM's ViT-H has 20,000 instructions.
+# A pickle may have this many bytes and instructions, read in a second. SAM's ViT-H has 20,000 instructions.
 _MAX_PICKLE_BYTES: Final = 2**26
 _MAX_INSTRUCTIONS: Final = 500_000
 # An archive's index has at most this many bytes: 40,000 members, read in half a second. SAM's ViT-H has 600.

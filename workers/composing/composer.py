@@ -41,9 +41,9 @@ from pseudoris.workers.noun_phrases import (
 
 FormName = Literal["words", "end", "end of so many", "side", "rank", "relation"]
 _FORMS: Final[tuple[FormName, ...]] = get_args(FormName)
-# An image gets at most this many groups, and as many easy absences: more would repeat masks, or teach little.
+# An image gets at most this many groups, and texts of `easy_absences`: more would repeat masks, or teach little.
 _MAX_PER_IMAGE: Final = 2
-# At most this many near absences per mask, and easy absences per image, are tried, to bound the time.
+# At most this many texts of `near_absences` per mask, and of `easy_absences` per image, are tried, to bound the time.
 _MAX_TRIES: Final = 16
 # This sign marks the place in a phrase where an attribute or noun is replaced.
 _GAP: Final = "_"

@@ -38,9 +38,9 @@ SIDES: Final[tuple[Side, ...]] = ("left", "right", "top", "bottom")
 _THIRD: Final = 1 / 3
 # Two centres closer than this share of the image's width or height have no order: neither is further left.
 _MIN_GAP: Final = 0.08
-# The offset across may be at most this multiple of the distance toward the named side. 1 would allow 45 degrees.
+# The sideways offset may be at most this multiple of the distance toward the named side. 1 would allow 45 degrees.
 _MAX_SLANT: Final = 0.8
-# A lenient viewer accepts an offset across of at most this multiple of the distance toward the named side.
+# A lenient viewer accepts a sideways offset of at most this multiple of the distance toward the named side.
 _LENIENT_SLANT: Final = 2.0
 
 
@@ -90,7 +90,7 @@ def surely_lies(side: Side, item: MaskPosition, anchor: MaskPosition) -> bool:
 def maybe_lies(side: Side, item: MaskPosition, anchor: MaskPosition) -> bool:
     """Return whether some viewer may say that a mask is on a side of another one."""
     toward, across = item.step(side, anchor)
-    # Half of the smallest gap is forgiven, because a mask's centre may differ from its object's.
+    # Half of `_MIN_GAP` is forgiven, because a mask's centre may differ from its object's.
     slack = _MIN_GAP / 2
     return toward > -slack and across <= _LENIENT_SLANT * (toward + slack) + slack
 

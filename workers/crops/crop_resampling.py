@@ -106,7 +106,6 @@ class CropAccumulator:
         )
         is_live: list[bool] = np.logical_and(y.count.any(axis=1), x.count.any(axis=1)).tolist()
         if not all(is_live):
-            # Tiles that see only padding are left out.
             tiles = [tile for tile, live in zip(tiles, is_live, strict=True) if live]
             if tiles:
                 self.add(image, tiles)
@@ -146,7 +145,7 @@ class _Plan:
     @classmethod
     def of(cls, tiles: Sequence[CropTile], y: AxisTaps, x: AxisTaps, *, strip_px: int) -> _Plan:
         """Plan one window for all unmasked tiles of a mask, and one for its masked tiles."""
-        # By axis and tile, `outputs` has the span of outputs that read a pixel, and `pixels` that of these pixels.
+        # By axis and tile, `outputs` has the span of outputs that read pixels, `pixels` the span of these pixels.
         tile, outputs, pixels = np.arange(len(tiles)), [], []
         for taps in (y, x):
             reads = taps.count > 0

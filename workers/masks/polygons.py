@@ -53,7 +53,7 @@ def centre_polygons(pixels: NDArray[np.bool_]) -> list[list[Point]]:
     }
     holes: defaultdict[int, list[_Hole]] = defaultdict(list)
     polygons = []
-    # Rings are visited from right to left, because a bridge ends at a ring that reaches further left.
+    # Rings are visited from right to left, so that a ring has all its holes: a bridge ends at a ring further left.
     for number in sorted(range(len(rings)), key=lambda each: min(rings[each]), reverse=True):
         x, y = min(rings[number])
         points = _centres(rings[number], inside, holes.pop(number, []))

@@ -94,7 +94,7 @@ def encode_sam_crops(
     limits that number and fills up the last pass: then all passes have equally many rows, on which bits depend.
     """
     encoder = sam.image_encoder
-    # A block without windows takes the most memory, for attention scores and their softmax in at most float32.
+    # The number of crops follows from the largest tensors: attention scores and their softmax, in at most float32.
     height, width = sam.prompt_encoder.image_embedding_size
     num_heads = max(block.attn.num_heads for block in encoder.blocks)
     step = max(1, SAM_ENCODER_BYTES[sam.device.type] // (2 * 4 * num_heads * (height * width) ** 2))
@@ -110,7 +110,7 @@ def encode_sam_crops(
         planes = [sam.preprocess(to_device(one, sam.device).permute(2, 0, 1)) for one in resized]
         if crops_a_pass:
             planes += planes[:1] * (step - len(planes))
-        # Each block of SAM makes an index of positions. Inside `with sam.device` it is made there, and not copied.
+        # Each block of SAM makes an index of positions. In this block it is made on the device, without a copy.
         with sam.device, torch.autocast(sam.device.type, dtype=dtype, enabled=dtype != torch.float32):
             embeddings = encoder(torch.stack(planes))
         for pixels, one, embedding in zip(several, resized, embeddings.float(), strict=False):
