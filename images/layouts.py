@@ -184,7 +184,7 @@ def _tiff(data: bytes, image: Image.Image | None) -> Layout:
     file, start = io.BytesIO(data), tags.next
     file.seek(start)
     tags.load(file)
-    # Pillow reads a directory that is cut short without an error. So this checks that the width (tag 256) is there.
+    # Pillow raises no error for a directory that is cut short, so this checks that the width (tag 256) is there.
     if tags.next == start or 256 not in tags:
         raise ValueError("the directory is lost")
     colours = {0: "inverted grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "ycbcr"}

@@ -43,7 +43,7 @@ _MAX_PICTURE_BYTES: Final = 2**26
 _MAX_PROOFS: Final = 10_000
 # A child is replaced if its memory grew by over 1/16 of the limit. An image that it rejected is tried again.
 _CRAMPED: Final = 16
-# This process uses the prover in here again for its next shard. There is at most one; its settings are the key.
+# The prover in this dictionary is used again for the next shard. There is at most one; the key is its settings.
 _SHARED: Final[dict[str, Prover]] = {}
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/]+=*")
 _HASH: Final = re.compile(rf"[0-9a-f]{{{HASH_HEX_DIGITS}}}")

@@ -312,7 +312,7 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
 
 def _start_error(error: Exception, address: str, start_timeout_s: int) -> PseudorisError:
     """Return what to raise for an error of `ray.init`, a bare Exception if its processes do not start in time."""
-    # Ray also keeps files in the home folder. It may contain the temporary folder or lie in it: the longer path wins.
+    # Ray keeps files in the home folder too. It may contain the temporary folder or be in it: the longer match decides.
     home, path = os.environ.get("HOME", ""), str(getattr(error, "filename", ""))
     roots = [root for root in (home, temporary_folder()) if root and path.startswith(root)]
     has_none = isinstance(error, RuntimeError) and "home directory" in str(error)

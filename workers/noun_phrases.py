@@ -260,7 +260,7 @@ class _Reading:
             if not self._other and is_particle and f"{verb} {following}" in lexicon.VERBS_WITH_PREPOSITIONS:
                 self._after.append(f"{verb} {following}")
             elif not self._other and verb not in lexicon.VERBS_OF_PICTURES:
-                # The verb goes before the noun ("parked truck"): behind it, the verb would take the words that follow.
+                # The verb goes before the noun ("parked truck"). Behind it, the next words would seem its object.
                 self._before.insert(0, f"{verb} {following}" if is_particle and is_done else verb)
             return at + 1
         return self._object_end(at + 1) if self._other in lexicon.PEOPLE else self._attribute(at + 1, verb)

@@ -188,7 +188,7 @@ class CachedCocaTowers:
             x: torch.Tensor = text.token_embedding(tokens) + text.positional_embedding[nodes.shape[1] - 1]
             for layer, block in enumerate(blocks.text_layers):
                 x = _self_step(block, x, self._text_cache, layer=layer, first=first, nodes=nodes, is_hidden=is_hidden)
-            # The text tower's last norm is left out, as in open_clip, because every CoCa has a CLS token.
+            # open_clip does not apply the text tower's last norm to tokens if there is a CLS token, as in every CoCa.
             states = _self_step(blocks.layers[0], x, self._first_cache, layer=0, first=first, nodes=nodes)
             all_states.append(states)
             all_queries.append(blocks.cross[0].queries(blocks.cross[0].ln_1(states)))

@@ -35,7 +35,7 @@ from pseudoris.workers.pass_sizes import LISTENER_ROWS
 _BUCKETS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 31)
 _FURTHER = 8
 _MOST_GROUPS = 64
-# A listener's group has at most the first two numbers of texts and crops, its batch at most the third of groups.
+# These are the most texts and the most crops of a listener's group, and the most groups of a batch.
 _TEXTS_A_READ, _CROPS_A_READ, _MOST_READS = 32, 16, 8
 
 
@@ -153,7 +153,7 @@ class StaticEngine(CachedEngine):
     def _bytes(self, shape: GroupShape, num_image_tokens: int) -> int:
         """Return the bytes of a group: its caches, and what a step makes of them, which a recording keeps."""
         blocks = self.towers.blocks
-        # `of_pairs` counts the MLP before and after its activation, `of_vocabulary` the logits and their order.
+        # `of_pairs` counts the MLP before and after activation and some states, `of_vocabulary` logits and their order.
         of_pairs = shape.pairs * 14 * blocks.width * blocks.like.element_size()
         of_vocabulary = shape.prefixes * self.vocabulary.size * 2 * score_dtype(blocks.like.dtype).itemsize
         return group_bytes(blocks, shape, num_image_tokens) + of_pairs + of_vocabulary

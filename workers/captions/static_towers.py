@@ -171,7 +171,7 @@ class StaticTowers:
         addend = text.positional_embedding.index_select(0, position).expand_as(x)
         for block, cache in zip(blocks.text_layers, self._text, strict=True):
             x, addend = _attended(block, x, addend, cache, position, self._text_sources)
-        # The text tower's last norm is left out, as in open_clip, because every CoCa has a CLS token.
+        # open_clip does not apply the text tower's last norm to tokens if there is a CLS token, as in every CoCa.
         x, addend = _attended(blocks.layers[0], x, addend, self._first[0], position, self._sources)
         first, *crosses = blocks.cross
         x, normed = _normed(first.ln_1, x, addend)

@@ -116,7 +116,7 @@ def _ramp(distance: Floats | np.float64, width: float) -> Floats:
 _MAX_WORDS: Final = 2
 # A rival's probability is at most this. At 1, the logarithm of the probability of no rival would be -infinity.
 MAX_RIVAL: Final = 0.999
-# A mask counts as in a row, or at a side of the picture, if the probability of that is above this.
+# A mask counts as a member of a row, or as at a side of the picture, above this probability.
 IS_MEMBER: Final = 0.5
 # The risk that a phrase means something unseen is multiplied by this for each word besides the noun. Set by hand.
 _UNSEEN_WORD: Final = 0.3

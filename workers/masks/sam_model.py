@@ -110,7 +110,7 @@ def encode_sam_crops(
         planes = [sam.preprocess(to_device(one, sam.device).permute(2, 0, 1)) for one in resized]
         if crops_a_pass:
             planes += planes[:1] * (step - len(planes))
-        # Each block of SAM makes an index of positions. In this block it is made on the device, without a copy.
+        # SAM's blocks make an index of positions. Inside this `with` they make it on the device, without a copy.
         with sam.device, torch.autocast(sam.device.type, dtype=dtype, enabled=dtype != torch.float32):
             embeddings = encoder(torch.stack(planes))
         for pixels, one, embedding in zip(several, resized, embeddings.float(), strict=False):
