@@ -1,7 +1,5 @@
 """A model folder is found whole or refused, and its models and processors are loaded as they were saved."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """What no loader reads is refused by its header, and what torch's own unpickler of weights reads is accepted."""
 
-from __future__ import annotations
-
 import collections
 import io
 import json

@@ -1,7 +1,5 @@
 """Tensors are read into a model; other files are refused, without advice to load them nevertheless."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import pickle
@@ -137,37 +135,27 @@ def test_a_text_that_claims_two_gigabytes_takes_no_memory(tmp_path):
 IDS = torch.tensor([0, 5, 320, 49406, 49407])
 
 
-def full_state():
-    embedding = torch.zeros(FULL_VOCABULARY, 3)
-    embedding[IDS] = torch.randn(len(IDS), 3)
-    projection = torch.zeros(4, FULL_VOCABULARY)
-    projection[:, IDS] = torch.randn(4, len(IDS))
-    return {
-        "text.token_embedding.weight": embedding,
-        "text_decoder.text_projection": projection,
-        "proj": torch.ones(2, 2),
-    }
-
-
 def test_a_vocabulary_survives_the_round_trip_exactly():
-    full = full_state()
+    embedding, projection = torch.zeros(FULL_VOCABULARY, 3), torch.zeros(4, FULL_VOCABULARY)
+    embedding[IDS], projection[:, IDS] = torch.randn(len(IDS), 3), torch.randn(4, len(IDS))
+    full = {"text.token_embedding.weight": embedding, "text_decoder.text_projection": projection, "proj": IDS}
     compact = full | {
         "token_ids": IDS,
-        "text.token_embedding.weight": full["text.token_embedding.weight"][IDS],
-        "text_decoder.text_projection": full["text_decoder.text_projection"][:, IDS],
+        "text.token_embedding.weight": embedding[IDS],
+        "text_decoder.text_projection": projection[:, IDS],
     }
     restored = expand_vocabulary(compact, where="here")
     assert restored.keys() == full.keys()
     assert all(torch.equal(restored[name], full[name]) for name in full)
 
 
-@pytest.mark.parametrize("ids", [[0, 0, 1], [0, FULL_VOCABULARY], [-1, 2]])
-def test_impossible_ids_are_refused(ids):
-    with pytest.raises(ConfigError, match="distinct numbers in"):
-        expand_vocabulary({"token_ids": torch.tensor(ids)}, where="here")
-
-
-def test_a_table_of_another_length_is_refused():
-    state = {"token_ids": torch.tensor([0, 1, 2]), "token_embedding.weight": torch.zeros(2, 4)}
-    with pytest.raises(ConfigError, match="has 2 tokens and token_ids 3"):
-        expand_vocabulary(state, where="here")
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        *((ids, "distinct numbers in") for ids in ([0, 0, 1], [0, FULL_VOCABULARY], [-1, 2])),
+        ([0, 1, 2], "has 2 tokens and token_ids 3"),
+    ],
+)
+def test_impossible_ids_are_refused(ids, message):
+    with pytest.raises(ConfigError, match=message):
+        expand_vocabulary({"token_ids": torch.tensor(ids), "token_embedding.weight": torch.zeros(2, 4)}, where="here")

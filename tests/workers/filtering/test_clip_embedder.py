@@ -1,10 +1,11 @@
-"""A residual image tower computes the same without its norms, with one pooled output, in either layout."""
-
-from __future__ import annotations
+"""Crops and texts are embedded as open_clip embeds them, and texts are made beside a GPU's thread as on it."""
 
 import copy
+import time
 from contextlib import nullcontext
 
+import open_clip
+import psutil
 import pytest
 import torch
 
@@ -12,8 +13,9 @@ from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import BATCH_FILL, collecting
-from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
+from pseudoris.workers.checkpoints.openclip import ClipTokenizer, build_from_config, read_model_config
 from pseudoris.workers.filtering import clip_embedder
+from pseudoris.workers.filtering.caption_texts import TextMaker, announce
 from pseudoris.workers.filtering.clip_embedder import AttentionPool, ClipEmbedder, TextTower, embed_in_tiles
 
 TINY = FilterConfig(architecture="builtin:tiny/clip.json", weights=WeightsConfig(uri="random:3"), batch_size=8)
@@ -38,13 +40,6 @@ def test_a_tile_is_computed_before_the_next_piece_is_read():
 
     embed_in_tiles(pieces(), encode, tile=2)
     assert events == ["read 0", "encode", "read 1", "encode", "read 2", "encode"]
-
-
-def test_embeddings_equal_open_clips_own_normalised_ones(embedder):
-    crops = torch.rand(2, 3, embedder.crop_format.size, embedder.crop_format.size)
-    with torch.inference_mode():
-        expected = embedder._model.encode_image(crops, normalize=True)
-    torch.testing.assert_close(embedder.embed_crops([crops]), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_text_has_the_same_bits_in_any_company(embedder):
@@ -140,3 +135,53 @@ def test_a_text_tower_with_a_tokenizer_of_its_own_is_refused():
     config = FilterConfig(architecture="roberta-ViT-B-32", weights=WeightsConfig(uri="random:0"))
     with pytest.raises(ConfigError, match=r"tokenizer 'roberta-base'.*choose another architecture"):
         ClipEmbedder(config, ComputeConfig(device="cpu"))
+
+
+NOUNS = {"a red fire truck": "truck", "the dog's tail": "tail", "left": None, "r &amp; <end_of_text> 2": "r"}
+CAPTIONS = [*NOUNS, "very " * 90]
+
+
+def maker(*, is_ahead=True, **named):
+    return TextMaker(TINY, ClipTokenizer(77), is_ahead=is_ahead, **named)
+
+
+def text_processes():
+    children = psutil.Process().children()
+    # One that was killed is a zombie until its maker asks it again.
+    living = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in living if "pseudoris.workers.filtering.caption_texts" in child.cmdline()]
+
+
+def test_nouns_are_the_rules_and_tokens_are_open_clips():
+    tokenise, made = open_clip.SimpleTokenizer(context_length=77), maker(is_ahead=False)(CAPTIONS)
+    assert list(made) == CAPTIONS
+    assert {text: made[text][0] for text in NOUNS} == NOUNS
+    for caption, (_, prompt, *both) in made.items():
+        assert [row + [0] * (77 - len(row)) for row in both] == tokenise([caption, prompt]).tolist()
+
+
+@pytest.mark.slow
+def test_texts_of_a_process_are_those_made_here_also_when_it_is_killed():
+    make, here = maker(), maker(is_ahead=False)(CAPTIONS)
+    announce(CAPTIONS[:2])
+    assert make(CAPTIONS) == here
+    announce(CAPTIONS)
+    for process in text_processes():
+        process.kill()
+    # One that ended after its answer is missed, and replaced, when it is asked again.
+    for _ in range(3):
+        assert make(CAPTIONS) == here
+    assert text_processes()
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_ended_and_its_texts_are_made_here(caplog):
+    others, make, here = text_processes(), maker(timeout_s=3), maker(is_ahead=False)(CAPTIONS)
+    make.begin(CAPTIONS)
+    while not (started := set(text_processes()) - set(others)):
+        time.sleep(0.01)
+    (process,) = started
+    process.suspend()
+    assert make(CAPTIONS) == here
+    assert "ended (EOFError" in caplog.text
+    assert not process.is_running()

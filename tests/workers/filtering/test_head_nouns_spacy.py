@@ -4,6 +4,7 @@ A pipeline of these parses stands for the authors' `en_core_web_lg`.
 """
 
 import functools
+import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -124,15 +125,15 @@ def never_read(doc):
     raise AssertionError("it was run")
 
 
-@pytest.fixture
-def pipeline(tmp_path):
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
     """The folder of a pipeline that knows the parses above."""
-    nlp = spacy.blank("en")
+    path, nlp = tmp_path_factory.mktemp("spacy") / "pipeline", spacy.blank("en")
     nlp.add_pipe("written_parses")
     for name in ("ner", "lemmatizer"):
         nlp.add_pipe("never_read", name=name)
-    nlp.to_disk(tmp_path / "pipeline")
-    return tmp_path / "pipeline"
+    nlp.to_disk(path)
+    return path
 
 
 def config(pipeline, **changes):
@@ -173,7 +174,8 @@ def test_in_paper_the_prompt_names_what_the_pipeline_finds_else_the_whole_captio
     assert noun_prompt(text, *noun_finder(settings)([text]), nouns=settings.nouns) == prompt
 
 
-def test_the_pipelines_files_are_part_of_the_identity(pipeline):
+def test_the_pipelines_files_are_part_of_the_identity(pipeline, tmp_path):
+    pipeline = shutil.copytree(pipeline, tmp_path / "pipeline")
     settings = config(pipeline)
     first = ClipScorer.weights_digest(settings)
     assert ClipScorer.weights_digest(settings) == first
