@@ -67,7 +67,7 @@ def annotated(entry: PlanEntry, scene: Scene) -> ShardImage:
     corner = np.zeros_like(masks[0])
     corner[:9, :9] = True
     proposed = np.stack([*shapes, corner])
-    records = _records(entry.image_id, proposed)
+    records = mask_records(entry.image_id, proposed)
     expressions = tuple(
         each
         for number, record in enumerate(records)
@@ -120,7 +120,8 @@ def _ragged(mask: np.ndarray, draw: random.Random) -> np.ndarray:
     return kept
 
 
-def _records(image: str, masks: np.ndarray) -> tuple[MaskRecord, ...]:
+def mask_records(image: str, masks: np.ndarray) -> tuple[MaskRecord, ...]:
+    """Return the records of masks (N, H, W) bool."""
     counts = rle.encode(torch.from_numpy(masks))
     size = (masks.shape[1], masks.shape[2])
     boxes, areas = rle.boxes(counts, size), rle.areas(counts, size)

@@ -1,7 +1,5 @@
 """Draws: decided by what they are for, uniform, and the same on every machine."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The device comes from the config alone; packed and compiled passes give what plain ones give."""
 
-from __future__ import annotations
-
 import shutil
 import warnings
 

@@ -1,7 +1,5 @@
 """Engines are found by entry point: ours, and a plug-in that this repository does not know."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -22,8 +20,6 @@ from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from pseudoris.workers.filtering import ClipCheck
 from pseudoris.workers.stages import device_kind, prior_digest
 
-EACH = pytest.mark.parametrize("stage", stages.STAGES, ids=lambda stage: stage.name)
-
 
 def test_a_second_opinion_is_found_and_loaded_with_the_filter_alone():
     check = "grounding_check={architecture: 'builtin:tiny/clip.json', weights: {uri: 'random:1'}}"
@@ -42,7 +38,7 @@ def test_an_option_that_a_plug_in_does_not_list_is_refused_with_those_that_it_do
         stages.STAGES[1].weights_digest(load_config("tiny", assignments=set_))
 
 
-@EACH
+@pytest.mark.parametrize("stage", stages.STAGES, ids=lambda stage: stage.name)
 def test_an_unknown_engine_is_refused_with_the_known_ones(stage):
     config = load_config("tiny", assignments=[f"{stage.section}.engine=blip"])
     with pytest.raises(ConfigError, match=rf"{stage.section}.engine='blip'.*known: "):

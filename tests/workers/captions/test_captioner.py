@@ -13,8 +13,8 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.ids import image_id, mask_id
-from pseudoris.schemas.shard import Failure, MaskRecord, Shard, ShardImage
+from pseudoris.schemas.ids import image_id
+from pseudoris.schemas.shard import MaskRecord, Shard, ShardImage
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.captions import captioner as captioner_module
 from pseudoris.workers.captions.captioner import coca_engine, encode_crops, to_expressions
@@ -25,6 +25,7 @@ from pseudoris.workers.filtering.clip_embedder import crop_format
 from pseudoris.workers.masks import rle
 from tests.builders.crops import plain_crop
 from tests.builders.images import encode
+from tests.builders.scene_runs import mask_records
 
 WORDS = {1: "A Red circle . ", 2: "a red circle ", 3: " . ", 4: "a dog "}
 MASKS = [MaskRecord(f"00ab-000{n}", n, (4, 4), "", (0, 0, 1, 1), 1) for n in (2, 5)]
@@ -53,7 +54,7 @@ def test_equal_captions_of_one_mask_are_one_record_with_all_their_samples_and_an
 SIDE = 96
 
 
-def shard_image(position, *, num_masks=3, indices=None):
+def shard_image(position, *, num_masks=3):
     """Return an image of coloured discs on a textured ground, a mask a disc."""
     generator = np.random.default_rng(position)
     pixels = generator.integers(180, 210, (SIDE, SIDE, 3), dtype=np.uint8)
@@ -64,24 +65,8 @@ def shard_image(position, *, num_masks=3, indices=None):
         mask[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = True
         pixels[mask] = generator.integers(0, 255, 3)
     key = f"{position}.png"
-    return ShardImage(
-        position=position,
-        image_id=image_id(key),
-        key=key,
-        data=encode(pixels),
-        height=SIDE,
-        width=SIDE,
-        masks=records(image_id(key), masks, indices or range(num_masks)),
-    )
-
-
-def records(image, masks, indices):
-    counts = rle.encode(torch.from_numpy(masks))
-    boxes, areas = rle.boxes(counts, (SIDE, SIDE)), rle.areas(counts, (SIDE, SIDE))
-    return tuple(
-        MaskRecord(mask_id(image, index), index, (SIDE, SIDE), counts[n], boxes[n], int(areas[n]))
-        for n, index in enumerate(indices)
-    )
+    records = mask_records(image_id(key), masks)
+    return ShardImage(position, image_id(key), key, encode(pixels), height=SIDE, width=SIDE, masks=records)
 
 
 @pytest.fixture(scope="module")
@@ -140,29 +125,12 @@ def test_both_models_see_colours_normalised_by_clips_mean_and_deviation(captione
     assert (clip.mean, clip.std) == (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
 
 
-@pytest.mark.slow
-def test_an_image_gives_the_same_candidates_alone_and_in_another_order(captioner):
-    images = [shard_image(n, num_masks=n + 1) for n in range(3)]
-    forward = captioner(Shard(0, 0, tuple(images))).images
-    backward = captioner(Shard(1, 0, tuple(reversed(images)))).images
-    alone = [captioner(Shard(2, 0, (image,))).images[0] for image in images]
-    assert list(forward) == list(reversed(backward)) == alone
-
-
-def test_images_without_masks_and_quarantined_ones_pass_through(captioner):
-    empty = dataclasses.replace(shard_image(0), masks=())
-    broken = shard_image(1).quarantined(Failure("read", "corrupt", "cut short"))
-    out = captioner(Shard(0, 0, (empty, broken)))
-    assert out.images == (empty, broken)
-    assert out.seconds["caption"] > 0
-
-
 def test_a_mask_of_one_pixel_and_one_at_the_border_are_captioned(captioner):
     image = shard_image(4)
     masks = np.zeros((2, SIDE, SIDE), dtype=np.bool_)
     masks[0, 40, 40] = True
     masks[1, :, SIDE - 1] = True
-    image = dataclasses.replace(image, masks=records(image.image_id, masks, (0, 7)))
+    image = dataclasses.replace(image, masks=mask_records(image.image_id, masks))
     out = captioner(Shard(0, 0, (image,))).images[0]
     assert {one.target_mask_ids[0] for one in out.expressions} == {mask.mask_id for mask in image.masks}
 

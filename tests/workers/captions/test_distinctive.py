@@ -42,10 +42,6 @@ def kept_ids(ids, counts):
     return [sorted(row[:count].tolist()) for row, count in zip(ids, counts.tolist(), strict=True)]
 
 
-def logs(*probabilities):
-    return [[math.log(p) for p in probabilities]]
-
-
 def test_top_k_keeps_every_token_that_ties_with_the_kth():
     logits = [[1.0, 5.0, 3.0, 3.0, 3.0, 0.0]]
     assert top_k(logits * 2, 2, 1) == [[1, 2, 3, 4], [1]]
@@ -53,7 +49,7 @@ def test_top_k_keeps_every_token_that_ties_with_the_kth():
 
 @pytest.mark.parametrize(("p", "kept"), [(0.4, [1]), (0.49, [1]), (0.51, [1, 2]), (0.8, [1, 2]), (0.82, [0, 1, 2])])
 def test_top_p_keeps_the_smallest_set_that_reaches_p_with_the_crossing_token(p, kept):
-    assert top_p(logs(0.15, 0.5, 0.3125, 0.0375), p) == [kept]
+    assert top_p(np.log([[0.15, 0.5, 0.3125, 0.0375]]), p) == [kept]
     # Two of four reach one half exactly, so no third one is taken.
     assert top_p([[0.0, 0.0, 0.0, 0.0]], 0.5) == [[0, 1]]
 

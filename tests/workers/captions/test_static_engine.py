@@ -1,14 +1,11 @@
 """Decoding in fixed shapes: what its batches may not change, and what a GPU is asked for it."""
 
-from __future__ import annotations
-
 import gc
 from dataclasses import replace
 
 import pytest
 import torch
 
-from benchmarks.gpu_limits import Meter
 from benchmarks.plain_captioner import ReferenceEngine
 from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.workers.captions.captioner import coca_engine
@@ -59,7 +56,7 @@ def test_images_of_any_number_of_masks_have_the_captions_of_the_plain_definition
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_bits_do_not_depend_on_what_is_decoded_beside_an_image(dtype):
-    engine, images = static(small_coca(dtype=dtype)), ragged((4, 3, 4, 5, 2, 7, 1, 6), dtype)
+    engine, images = static(small_coca(dtype=dtype), max_length=8), ragged((4, 3, 4, 5, 2, 7, 1, 6), dtype)
     alone = [engine.generate(image) for image in images]
     assert engine.generate_together(images) == alone
     assert engine.generate_together(images[::-1]) == alone[::-1]
@@ -128,37 +125,6 @@ def test_a_gpu_records_a_step_once_and_is_read_each_eight_steps_alone():
             assert words(engine.generate(image)) == captions
             waits.append(len(gpu.waits) - before)
     assert waits == [2] * 3
-
-
-def asked(images, max_length):
-    """Return the kernels, waits and copies of decoding images twice by a captioner of 12 and 12 layers."""
-    config = captions_config(cache_bytes=2**30, max_length=max_length, beam={"num_beams": 2, "num_groups": 1})
-    depth = {"layers": 12}
-    with pretended_gpu() as gpu:
-        engine = coca_engine(small_coca(text=depth, decoder=depth).to("cuda"), SPECIAL, config, seed=3, is_static=True)
-        images = [replace(image, pixels=image.pixels.to("cuda")) for image in images]
-        counts = []
-        for _ in range(2):
-            encoded = engine.encode(images)
-            before = len(gpu.waits), gpu.num_copies
-            with Meter(is_hollow=False) as meter:
-                engine.generate_together(images, encoded)
-            counts.append((meter.counts["kernels"], len(gpu.waits) - before[0], gpu.num_copies - before[1]))
-    return counts
-
-
-@pytest.mark.slow
-def test_16_images_ask_a_gpu_for_few_kernels_reads_and_copies():
-    num_images, more = 16, 3
-    images = ragged((2,) * num_images)
-    short, long = asked(images, 6), asked(images, 6 + more)
-    for (fewer, _, _), (kernels, reads, copies) in zip(short, long, strict=True):
-        a_step = (kernels - fewer) / more
-        assert a_step <= 500
-        # At the 29 steps of `base`.
-        assert (fewer + 24 * a_step) / num_images <= 1_000
-        assert reads <= 6
-        assert copies <= 20
 
 
 def test_a_step_that_raises_while_it_is_recorded_is_recorded_anew():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -38,17 +39,8 @@ def make_image(*masks: tuple[tuple[int, int], Mapping[str, int]], correctness: f
         for mask, (_, drawn) in zip(records, masks, strict=True)
         for text, count in drawn.items()
     ]
-    return ShardImage(
-        position=0,
-        image_id=IMAGE_ID,
-        key="a.png",
-        data=b"",
-        sha256="0" * 64,
-        height=SIZE,
-        width=SIZE,
-        masks=tuple(records),
-        expressions=tuple(expressions),
-    )
+    image = ShardImage(0, IMAGE_ID, "a.png", b"", "0" * 64, SIZE, SIZE)
+    return replace(image, masks=tuple(records), expressions=tuple(expressions))
 
 
 def composer(**settings: object) -> Composer:

@@ -1,7 +1,5 @@
 """Draws become probabilities of nouns, words and objects; these, how likely an expression is right."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from dataclasses import replace

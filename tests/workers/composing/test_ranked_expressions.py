@@ -164,10 +164,8 @@ def test_templates_speak_of_the_head():
     assert templates.ordinal("left", 2, man) == "the second man in a red shirt from the left"
     assert templates.ordinal("left", 9, man) is None
     assert templates.at_side("bottom", man) == "the man in a red shirt at the bottom"
-    assert templates.related("top", man, star) == "the man in a red shirt above the star"
     assert templates.group(2, man) == "the two men in red shirts"
     assert templates.group(12, star) == "all stars"
-    assert templates.definite(star) == "the star"
 
 
 def test_a_place_is_not_said_of_what_the_object_is_with():

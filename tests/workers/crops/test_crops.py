@@ -1,7 +1,5 @@
 """Crops against hand-computed values and the plain definition by torchvision, and properties."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 
@@ -50,12 +48,6 @@ def unresized(square):
     return torch.from_numpy(square).permute(2, 0, 1) / 255
 
 
-def cut(pixels, box, *, size, scale=1.0, mask=None, mean=RAW.mean, std=RAW.std):
-    scale = None if mask is not None else scale
-    kept = np.ones(pixels.shape[:2], bool) if mask is None else mask
-    return crops_of(pixels, [box], [kept], scales=(scale,), crop_format=CropFormat(size, mean, std))[0, 0]
-
-
 def crops_of(pixels, boxes, masks, *, scales=(None, 1.0, 1.1, 1.2), crop_format=RAW, **options):
     runs = [runs_of(mask) for mask in masks]
     return make_crops(pixels, boxes, runs=runs, scales=scales, crop_format=crop_format, device=CPU, **options)
@@ -69,7 +61,9 @@ def test_a_masked_crop_shows_the_mask_and_fills_the_rest():
     expected = np.empty((3, 3, 3), dtype=np.uint8)
     expected[:] = FILL_RGB
     expected[0, 0], expected[1, 1], expected[2, 0] = pixels[1, 2], pixels[2, 3], pixels[3, 2]
-    torch.testing.assert_close(cut(pixels, (2, 1, 4, 4), size=3, mask=mask), unresized(expected), rtol=0, atol=1e-6)
+    crop_format = CropFormat(3, RAW.mean, RAW.std)
+    crop = crops_of(pixels, [(2, 1, 4, 4)], [mask], scales=(None,), crop_format=crop_format)[0, 0]
+    torch.testing.assert_close(crop, unresized(expected), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [1, 7, 16, 40])

@@ -1,7 +1,5 @@
 """Whatever an engine returns for one image, or raises on it, costs that image alone."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -36,18 +36,6 @@ def test_masks_are_records_of_the_reduced_proposals(proposer_of, masks_config, s
         assert mask.prior == "none"
 
 
-def test_another_reduction_leaves_the_ids_of_what_stays(proposer_of, draw_image, shard_of):
-    shard = shard_of(draw_image(60, 90))
-    strict, loose = (
-        ReductionConfig(),
-        ReductionConfig(mask_nms_iou=1.0, min_inside=1.0, max_part_area=0.0, max_area=1.0),
-    )
-    few = {mask.mask_id: mask for mask in proposer_of(reduction=strict)(shard).images[0].masks}
-    many = {mask.mask_id: mask for mask in proposer_of(reduction=loose)(shard).images[0].masks}
-    assert 0 < len(few) < len(many)
-    assert few.items() <= many.items()
-
-
 def test_a_broken_image_is_quarantined_and_the_rest_goes_on(proposer_of, draw_image, shard_of):
     broken, fine = proposer_of()(shard_of(b"not an image", draw_image(50, 50))).images
     assert broken.failure is not None
