@@ -7,17 +7,12 @@
 
 Whether a request is hit depends on the seed, the rule, the operation, the key and how often that request came
 before, never on how threads interleave: the same requests meet the same faults.
-
-From a shell, as a process of its own: `python -m tests.builders.fault_proxy UPSTREAM --fault slow_down=0.1 --seed 7`
-prints its url. `GET /__counts__` of it answers the counts as JSON; `PUT /__faults__` takes a JSON list of rules.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import hashlib
-import json
 import re
 import socket
 import struct
@@ -190,20 +185,11 @@ class FaultProxy:
     async def _serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while (request := await _read_request(reader, writer)) is not None:
-                if request.target.startswith("/__"):
-                    await self._serve_control(request, writer)
-                elif not await self._serve_request(request, reader, writer):
+                if not await self._serve_request(request, reader, writer):
                     break
         with suppress(ConnectionError):
             writer.close()
             await writer.wait_closed()
-
-    async def _serve_control(self, request: Request, writer: asyncio.StreamWriter) -> None:
-        if request.target == "/__faults__" and request.method == "PUT":
-            self.set_faults([Fault(**fault) for fault in json.loads(request.body)])
-        with self._lock:
-            found = {"counts": dict(self.counts), "hits": dict(self.hits), "bytes_out": dict(self.bytes_out)}
-        await _write(writer, 200, "OK", json.dumps(found).encode(), "application/json")
 
     async def _serve_request(
         self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -218,14 +204,13 @@ class FaultProxy:
             head, body = _edited(head, body, fault.old, fault.new.replace("{n}", f"{sum(self.hits.values()):06d}"))
         if fault is None or fault.kind in ("doubled", "edited"):
             self._count_bytes(request, body)
-            return await _write_raw(writer, head, body)
+            return await _write(writer, head, body)
         if fault.kind in _ERRORS:
             status, reason, code = _ERRORS[fault.kind]
             document = (
                 f"<Error><Code>{code}</Code><Message>injected</Message></Error>" if request.method != "HEAD" else ""
             )
-            await _write(writer, status, reason, document.encode(), "application/xml")
-            return True
+            return await _write_document(writer, status, reason, document.encode())
         if fault.kind.startswith("hang"):
             with suppress(TimeoutError):
                 await asyncio.wait_for(reader.read(1), fault.seconds)
@@ -393,12 +378,12 @@ def _unchunked(body: bytes) -> bytes:
     return b"".join(parts)
 
 
-async def _write(writer: asyncio.StreamWriter, status: int, reason: str, body: bytes, kind: str) -> None:
-    head = f"HTTP/1.1 {status} {reason}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
-    await _write_raw(writer, head.encode(), body)
+async def _write_document(writer: asyncio.StreamWriter, status: int, reason: str, body: bytes) -> bool:
+    head = f"HTTP/1.1 {status} {reason}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n"
+    return await _write(writer, head.encode(), body)
 
 
-async def _write_raw(writer: asyncio.StreamWriter, head: bytes, body: bytes) -> bool:
+async def _write(writer: asyncio.StreamWriter, head: bytes, body: bytes) -> bool:
     writer.write(head + body)
     await writer.drain()
     return True
@@ -414,25 +399,3 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 def _draw(seed: int, number: int, operation: str, key: str, nth: int) -> float:
     digest = hashlib.sha256(f"{seed} {number} {operation} {key} {nth}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def _parse_fault(text: str) -> Fault:
-    kind, _, rate = text.partition("=")
-    return Fault(kind, rate=float(rate or 1.0))  # type: ignore[arg-type]  # a wrong kind is refused by `choices` of none
-
-
-def main() -> None:
-    """Serve until interrupted or terminated."""
-    parser = argparse.ArgumentParser(description="A fault-injecting proxy before an S3 store.")
-    parser.add_argument("upstream", help="Url of the store, http://127.0.0.1:9000")
-    parser.add_argument("--fault", action="append", default=[], metavar="KIND=RATE", help="May be repeated.")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    with injecting(given.upstream, [_parse_fault(text) for text in given.fault], seed=given.seed) as proxy:
-        print(proxy.endpoint_url, flush=True)
-        with suppress(KeyboardInterrupt):
-            threading.Event().wait()
-
-
-if __name__ == "__main__":
-    main()

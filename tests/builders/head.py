@@ -12,10 +12,12 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from tests.builders.command import wait_for
 
@@ -152,55 +154,37 @@ def _tail(log: Path) -> str:
     return log.read_text(errors="replace")[-2000:]
 
 
-def end_tree(pid: int, *, patience_s: float = 5.0) -> None:
-    """End a process of ours and all below it: asked first, killed where they have not gone in time."""
-    processes = [pid, *_descendants(pid)]
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for process in processes:
-            with suppress(ProcessLookupError):
-                os.kill(process, number)
-        with suppress(TimeoutError):
-            wait_for(lambda: not any(_lives(process) for process in processes), timeout_s=patience_s)
+def end_tree(pid: int) -> None:
+    """End a process of ours and all below it."""
+    with suppress(psutil.NoSuchProcess):
+        top = psutil.Process(pid)
+        _end([top, *top.children(recursive=True)])
 
 
 def end_all_with(word: str) -> None:
     """End every process that has `word` in its environment: daemons of `ray start`, whose parents are gone."""
     marked = []
-    for process in (path for path in Path("/proc").iterdir() if path.name.isdigit()):
-        with suppress(OSError):
-            if word.encode() in (process / "environ").read_bytes():
-                marked.append(int(process.name))
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(word in f"{name}={value}" for name, value in process.environ().items()):
+                marked.append(process)
+    _end(marked)
+
+
+def _end(processes: Sequence[psutil.Process]) -> None:
+    """Ask processes to end, and kill those that have not gone in time."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for process in marked:
-            with suppress(ProcessLookupError):
-                os.kill(process, number)
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
         with suppress(TimeoutError):
-            wait_for(lambda: not any(_lives(process) for process in marked), timeout_s=5)
+            wait_for(lambda: not any(map(_lives, processes)), timeout_s=5)
 
 
-def _descendants(pid: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for process in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
-        children.setdefault(_stat(process)[1], []).append(process)
-    found = list(children.get(pid, ()))
-    for process in found:
-        # Grows while it is walked: the children of children.
-        found += children.get(process, ())
-    return found
-
-
-def _lives(pid: int) -> bool:
-    return _stat(pid)[0] not in ("", "Z")
-
-
-def _stat(pid: int) -> tuple[str, int]:
-    """State and parent of a process; an empty state where it is gone."""
-    try:
-        # The name in parentheses may hold spaces.
-        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
-    except (FileNotFoundError, ProcessLookupError):
-        return "", 0
-    return state, int(parent)
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _answers(head: Head) -> bool:

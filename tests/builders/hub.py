@@ -6,15 +6,15 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import pytest
 from huggingface_hub import constants
+
+from tests.builders.web import Answering, serving
 
 TOKEN = "hf_" + "x" * 34
 LARGE = (".parquet", ".jpg", ".png", ".tar")
@@ -81,7 +81,7 @@ def _oid(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Answering):
     hub: Hub
 
     def handle_one_request(self) -> None:
@@ -95,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
         for failure in self.hub.failures:
             if failure[0] in path:
                 self.hub.failures.remove(failure)
-                self._answer(failure[1], b"{}", failure[2])
+                self.answer(failure[1], b"{}", failure[2])
                 return
         self._route(urlsplit(path).path, parse_qs(urlsplit(path).query), has_token=has_token)
 
@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             if self.hub.on_blob(self.body):
                 self.hub.blobs[path[7:]] = self.body
-                self._answer(200, b"")
+                self.answer(200)
         elif path == "/api/validate-yaml":
             self._json({"errors": [], "warnings": []})
         elif path == "/api/whoami-v2":
@@ -139,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         status = 409 if name in self.hub.datasets else 200
         self.hub.datasets.setdefault(name, Dataset(is_private=asked.get("visibility") == "private"))
-        self._answer(status, json.dumps({"url": f"{self.hub.url}/datasets/{name}"}).encode())
+        self.answer(status, json.dumps({"url": f"{self.hub.url}/datasets/{name}"}).encode())
 
     def _read(self, dataset: Dataset, name: str, files: dict[str, bytes], what: str, path: str, query: dict) -> None:
         sha = next(dataset.sha(number) for number, each in enumerate(dataset.commits) if each is files)
@@ -160,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
             # Another host, as on the Hub: clients send it no token.
             place = self.hub.url.replace("127.0.0.1", "localhost")
             location = f"{place}/cdn/{digest}?X-Amz-Signature=secret"
-            self._answer(302, b"", {"Location": location, "X-Linked-Etag": f'"{digest}"', "X-Repo-Commit": sha})
+            self.answer(302, b"", {"Location": location, "X-Linked-Etag": f'"{digest}"', "X-Repo-Commit": sha})
         else:
             self._bytes(files[path], {"ETag": f'"{_oid(files[path])}"', "X-Repo-Commit": sha})
 
@@ -184,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
         }
         following = f"{self.hub.url}{urlsplit(self.path).path}?{urlencode(query)}"
         links = {"Link": f'<{following}>; rel="next"'} if len(entries) > first + _PAGE else {}
-        self._answer(200, json.dumps(entries[first : first + _PAGE]).encode(), links)
+        self.answer(200, json.dumps(entries[first : first + _PAGE]).encode(), links)
 
     def _write(self, dataset: Dataset, name: str, what: str) -> None:
         if what == "preupload":
@@ -226,29 +226,16 @@ class _Handler(BaseHTTPRequestHandler):
             first = int(asked[1]) if asked[1] else max(0, last - int(asked[2]))
             last = min(int(asked[2]) + 1, last) if asked[1] and asked[2] else last
             if first >= len(content):
-                self._answer(416, b"")
+                self.answer(416)
                 return
             headers = {**headers, "Content-Range": f"bytes {first}-{last - 1}/{len(content)}"}
-        self._answer(206 if asked else 200, content[first:last], headers)
+        self.answer(206 if asked else 200, content[first:last], headers)
 
     def _json(self, tree: object) -> None:
-        self._answer(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
+        self.answer(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
 
     def _refuse(self, status: int, code: str) -> None:
-        self._answer(status, b"{}", {"X-Error-Code": code, "X-Error-Message": "refused"})
-
-    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-        self.wfile.flush()
-        self.close_connection = True
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.answer(status, b"{}", {"X-Error-Code": code, "X-Error-Message": "refused"})
 
 
 def _entry(path: str, data: bytes) -> dict[str, object]:
@@ -267,14 +254,9 @@ def _folder(path: str) -> dict[str, object]:
 def serving_hub() -> Iterator[Hub]:
     """Serve an empty Hub on a free port of this machine for the block."""
     handler = type("Handler", (_Handler,), {})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        handler.hub = Hub(f"http://127.0.0.1:{server.server_port}")
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        try:
-            yield handler.hub
-        finally:
-            server.shutdown()
+    with serving(handler) as url:
+        handler.hub = Hub(url)
+        yield handler.hub
 
 
 def use_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch, token: str | None = None) -> None:

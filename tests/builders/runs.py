@@ -8,10 +8,7 @@ from pathlib import Path
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.receipts import list_commits, read_receipts
 from tests.builders.images import png
 
 STUBS = ("masks.engine=stub", "captions.engine=stub", "filtering.engine=stub", "compute.device=none")
@@ -35,12 +32,6 @@ def write_source(folder: Path, num_images: int = 18) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return folder
-
-
-def all_receipts(location: RunLocation) -> list[Receipt]:
-    """Return every receipt, including replaced generations, ordered by shard, then generation."""
-    commits = sorted((shard, generation) for shard, generation, _ in list_commits(location))
-    return list(read_receipts(location, commits))
 
 
 def part_digests(out: Path) -> dict[str, str]:

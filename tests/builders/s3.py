@@ -1,20 +1,16 @@
-"""An S3 server for tests: moto's, as a process of its own, on a free port of this machine.
-
-From a shell: `python -m tests.builders.s3` prints its url and serves until it is interrupted.
-"""
+"""An S3 server for tests: moto's, as a process of its own, on a free port of this machine."""
 
 from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -105,15 +101,3 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
             return match[1]
         time.sleep(0.05)
     raise RuntimeError(f"moto's server did not start within {_START_TIMEOUT_S:.0f} s: {log.read_text()[-2000:]}")
-
-
-def main() -> None:
-    """Serve until interrupted."""
-    with serving_s3() as server:
-        print(server.endpoint_url, flush=True)
-        with suppress(KeyboardInterrupt):
-            signal.pause()
-
-
-if __name__ == "__main__":
-    main()

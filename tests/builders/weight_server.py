@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
 
 import pytest
 from huggingface_hub import constants
+
+from tests.builders.web import Answering, serving
 
 COMMIT = "c0ffee" + "0" * 34
 
@@ -44,93 +44,64 @@ class WeightServer:
         return next((refusal for repo, refusal in self.refusals.items() if f"/{repo}/" in path), None)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Answering):
     weights: WeightServer
 
-    def do_HEAD(self) -> None:
-        if self.weights.faults[:1] == [("circle", 0)]:
-            self._redirect_to_itself()
-            return
-        if self._is_refused_by_hub():
+    def do_HEAD(self) -> None:  # noqa: N802  # as http.server calls it
+        if self._is_answered():
             return
         content = self.weights.find(self.path)
-        self.send_response(404 if content is None else 200)
         if content is None:
-            self.send_header("X-Error-Code", "EntryNotFound")
+            self.answer(404, headers={"X-Error-Code": "EntryNotFound"})
         else:
-            self._describe(content, len(content))
-        self.end_headers()
+            self.answer(200, headers=_described(content, 0))
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802  # as http.server calls it
         asked = self.headers.get("Range")
         self.weights.requests.append((self.path, asked))
-        if self.weights.faults[:1] == [("circle", 0)]:
-            self._redirect_to_itself()
-            return
-        if self._is_refused_by_hub():
+        if self._is_answered():
             return
         is_asked = self.path.startswith("/api/")
         fault, number = self.weights.faults.pop(0) if self.weights.faults and not is_asked else ("", 0)
         content = self.weights.find(self.path)
         if fault == "status" or content is None:
-            self._refuse(number or 404)
-            return
-        if fault in {"page", "chunked"}:
-            self._send_page(number, is_chunked=fault == "chunked")
-            return
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
-        start = 0 if self.weights.ignores_ranges else start - (number if fault == "early" else 0)
-        if start >= len(content):
-            self._refuse(416, f"bytes */{len(content)}")
-            return
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self._describe(content, len(content) - start)
-        self.end_headers()
-        self.wfile.write(content[start : start + number] if fault == "cut" else content[start:])
+            self.answer(number or 404)
+        elif fault == "page":
+            self.answer(200, b"p" * number)
+        elif fault == "chunked":
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.send(b"%x\r\n%b\r\n0\r\n\r\n" % (number, b"p" * number))
+        else:
+            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+            start = 0 if self.weights.ignores_ranges else start - (number if fault == "early" else 0)
+            self._send(content, start, start + number if fault == "cut" else None)
 
-    def _is_refused_by_hub(self) -> bool:
+    def _send(self, content: bytes, start: int, end: int | None) -> None:
+        if start >= len(content):
+            self.answer(416, headers={"Content-Range": f"bytes */{len(content)}"})
+            return
+        headers = _described(content, start)
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        self.answer(206 if start else 200, content[start:end], headers)
+
+    def _is_answered(self) -> bool:
+        """Send a redirection or the hub's refusal, if there is one."""
+        if self.weights.faults[:1] == [("circle", 0)]:
+            self.answer(302, headers={"Location": self.weights.url + self.path})
+            return True
         refusal = self.weights.refusal(self.path)
         if refusal is not None:
-            self.send_response(refusal[0])
-            self.send_header("X-Error-Code", refusal[1])
-            self.send_header("X-Error-Message", refusal[2])
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.answer(refusal[0], headers={"X-Error-Code": refusal[1], "X-Error-Message": refusal[2]})
         return refusal is not None
 
-    def _redirect_to_itself(self) -> None:
-        self.send_response(302)
-        self.send_header("Location", self.weights.url + self.path)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
 
-    def _send_page(self, num_bytes: int, *, is_chunked: bool) -> None:
-        self.send_response(200)
-        name, value = ("Transfer-Encoding", "chunked") if is_chunked else ("Content-Length", str(num_bytes))
-        self.send_header(name, value)
-        self.end_headers()
-        page = b"p" * num_bytes
-        # The client may hang up before the end.
-        with suppress(ConnectionError):
-            self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (num_bytes, page) if is_chunked else page)
-
-    def _refuse(self, status: int, content_range: str = "") -> None:
-        self.send_response(status)
-        if content_range:
-            self.send_header("Content-Range", content_range)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def _describe(self, content: bytes, length: int) -> None:
-        self.send_header("Content-Length", str(length))
-        self.send_header("X-Repo-Commit", COMMIT)
-        # As of the hub's large files.
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-
-    def log_message(self, *_: object) -> None:
-        pass
+def _described(content: bytes, start: int) -> dict[str, str]:
+    # The ETag is that of the hub's large files.
+    etag = f'"{hashlib.sha256(content).hexdigest()}"'
+    return {"Content-Length": str(len(content) - start), "X-Repo-Commit": COMMIT, "ETag": etag}
 
 
 def use_as_hub(server: WeightServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,12 +116,6 @@ def use_as_hub(server: WeightServer, monkeypatch: pytest.MonkeyPatch) -> None:
 def serving_weights() -> Iterator[WeightServer]:
     """Serve on a free port of this machine for the block."""
     handler = type("Handler", (_Handler,), {})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        handler.weights = WeightServer(f"http://127.0.0.1:{server.server_port}")
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield handler.weights
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(handler) as url:
+        handler.weights = WeightServer(url)
+        yield handler.weights

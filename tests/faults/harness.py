@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, SCHEMAS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import Attempt, parse_attempts
-from tests.builders.runs import all_receipts
+from pseudoris.store.runs.receipts import list_commits, read_receipts
+from tests.builders.tables import read_table
 
 ROOT = Path(__file__).parents[2]
 # A driver imports Ray and waits for processes that import torch: seconds, on a busy machine minutes.
@@ -139,10 +141,15 @@ class Driver:
 
 
 def start_driver(
-    source: str | Path, out: str | Path, address: str, *assignments: str, prefix: Sequence[str] = ()
+    source: str | Path,
+    out: str | Path,
+    address: str,
+    *assignments: str,
+    die_at: str = "never",
+    prefix: Sequence[str] = (),
 ) -> Driver:
     """Start `annotate` with stub engines in a process of its own; `prefix` stands before its command."""
-    command = [sys.executable, "-m", "tests.builders.driver", str(source), str(out), address, "never", *assignments]
+    command = [sys.executable, "-m", "tests.builders.driver", str(source), str(out), address, die_at, *assignments]
     search_path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
         [*prefix, *command],
@@ -166,7 +173,9 @@ def num_receipts(location: RunLocation) -> int:
 
 
 def receipts(location: RunLocation) -> list[Receipt]:
-    return all_receipts(location)
+    """Return every receipt, including replaced generations, ordered by shard, then generation."""
+    commits = sorted((shard, generation) for shard, generation, _ in list_commits(location))
+    return list(read_receipts(location, commits))
 
 
 def part_digests(location: RunLocation) -> dict[str, str]:
@@ -178,7 +187,9 @@ def part_digests(location: RunLocation) -> dict[str, str]:
     }
 
 
-def prove(out: str | Path, undisturbed: str | Path, *, fault: str, how: str, tries: int = 1) -> dict[str, Any]:
+def prove(
+    out: str | Path, undisturbed: str | Path, *, fault: str, how: str, tries: int = 1, but: str = ""
+) -> dict[str, Any]:
     """Nothing lost, nothing doubled, the same bytes: the two promises that every fault must leave standing.
 
     Returns the trial's row, as `record` writes it.
@@ -189,11 +200,13 @@ def prove(out: str | Path, undisturbed: str | Path, *, fault: str, how: str, tri
         fault: What happened, for the table of docs/records/reliability.md.
         how: How it was made to happen.
         tries: How often, in this run.
+        but: Key of an image that is quarantined now, as it must be; no row of another image may differ.
     """
     location, reference = RunLocation.open(str(out)), RunLocation.open(str(undisturbed))
     report = verify_run(location)
     rows = Counter(image_ids(location))
     planned = set(image_ids(reference))
+    content = partial(_rows_but, image=image_id(but)) if but else part_digests
     row = {
         "fault": fault,
         "how": how,
@@ -201,7 +214,7 @@ def prove(out: str | Path, undisturbed: str | Path, *, fault: str, how: str, tri
         "images": len(planned),
         "lost": len(planned - rows.keys()),
         "doubled": sum(count - 1 for count in rows.values()),
-        "bytes_equal": part_digests(location) == part_digests(reference),
+        "bytes_equal": content(location) == content(reference),
         "verified": report.is_clean,
     }
     record(row)
@@ -211,36 +224,9 @@ def prove(out: str | Path, undisturbed: str | Path, *, fault: str, how: str, tri
     return row
 
 
-def prove_all_but(out: str | Path, undisturbed: str | Path, key: str, *, fault: str, how: str) -> None:
-    """One image is quarantined, as it must be; nothing else differs from the run in which it was sound."""
-    location, reference = RunLocation.open(str(out)), RunLocation.open(str(undisturbed))
-    report = verify_run(location)
-    lost = image_id(key)
-    ids = Counter(image_ids(location))
-    is_equal = all(_rows_but(location, table, lost) == _rows_but(reference, table, lost) for table in (IMAGES, MASKS))
-    is_equal = is_equal and _rows_but(location, EXPRESSIONS, lost) == _rows_but(reference, EXPRESSIONS, lost)
-    row = {
-        "fault": fault,
-        "how": how,
-        "tries": 1,
-        "images": len(ids),
-        "lost": len(set(image_ids(reference)) - ids.keys()),
-        "doubled": sum(count - 1 for count in ids.values()),
-        "bytes_equal": is_equal,
-        "verified": report.is_clean,
-    }
-    record(row)
-    assert report.is_clean, report.problems
-    assert (row["lost"], row["doubled"], row["bytes_equal"]) == (0, 0, True), row
-
-
-def _rows_but(location: RunLocation, table: str, image: str) -> list[dict[str, Any]]:
-    names = sorted(file.name for file in location.list(table))
-    rows: list[dict[str, Any]] = []
-    for name in names:
-        with location.open_input(f"{table}/{name}") as stream:
-            rows += pq.read_table(stream).to_pylist()
-    return [row for row in rows if row["image_id"] != image]
+def _rows_but(location: RunLocation, image: str) -> dict[str, list[dict[str, Any]]]:
+    tables = {name: read_table(location, name).to_pylist() for name in (IMAGES, MASKS, EXPRESSIONS)}
+    return {name: [row for row in rows if row["image_id"] != image] for name, rows in tables.items()}
 
 
 def record(row: dict[str, Any]) -> None:

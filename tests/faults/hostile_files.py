@@ -18,7 +18,6 @@ from tests.builders.human import document, image_row, object_row, reference
 # Python's hash of an int is its remainder by this: multiples fall into one slot of a dict.
 PRIME: Final = 2**61 - 1
 NUM_ALIKE: Final = 60_000
-MANY: Final = 10**9
 _LEVELS: Final = 60
 _DEEP: Final = 100_000
 

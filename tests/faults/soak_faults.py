@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -90,15 +91,7 @@ class Piece:
             _set_clock(self.setting.clock, self.latest_s)
 
 
-def kill_actor(piece: Piece) -> bool:
-    return _signal_actor(piece, signal.SIGKILL)
-
-
-def pause_actor(piece: Piece) -> bool:
-    return _signal_actor(piece, signal.SIGSTOP)
-
-
-def _signal_actor(piece: Piece, number: signal.Signals) -> bool:
+def signal_actor(piece: Piece, number: signal.Signals) -> bool:
     actors = _actors(piece)
     if not actors:
         return False
@@ -277,8 +270,8 @@ _BUCKETS: Final = ("bucket", "clock")
 # Made by the setting itself at every start; a driver's end brings the next one.
 SMALL_SHM: Final = Kind("Ray started with 64 MiB of /dev/shm", kill_driver, ("shm",))
 CHEAP: Final = (
-    Kind("a stage's process was killed", kill_actor, _ALL, 3),
-    Kind("a stage's process stood still for a second", pause_actor, _ALL, 3),
+    Kind("a stage's process was killed", partial(signal_actor, number=signal.SIGKILL), _ALL, 3),
+    Kind("a stage's process stood still for a second", partial(signal_actor, number=signal.SIGSTOP), _ALL, 3),
     Kind("`gc` ran beside it", collect, _ALL, 2),
     Kind("the bucket answered 503 to three of ten requests", storm(Fault("slow_down", rate=0.3)), _BUCKETS, 2),
     Kind("the bucket answered 500 to one request in ten", storm(Fault("internal_error", rate=0.1)), _BUCKETS, 2),

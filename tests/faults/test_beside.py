@@ -39,18 +39,27 @@ def test_gc_beside_a_live_run_takes_what_has_lost_and_nothing_else(cluster, sour
 
 
 @pytest.mark.long
-def test_a_retry_beside_a_live_run_says_who_holds_it_and_afterwards_changes_nothing(
-    cluster, source, undisturbed, tmp_path
+@pytest.mark.parametrize(
+    ("words", "fault", "how"),
+    [
+        ((), "two drivers on one output", "a second start while the first one works"),
+        (
+            ("--retry-failed",),
+            "--retry-failed beside a live run",
+            "a start with --retry-failed while the first one works, and again after it",
+        ),
+    ],
+)
+def test_a_second_start_says_who_holds_the_run_and_changes_nothing(
+    cluster, source, undisturbed, tmp_path, words, fault, how
 ):
     slower = tuple(word.replace("0.12", "2.5") for word in SLOW)
     first = start_driver(source, tmp_path, cluster.address, *slower)
     first.wait_for_commits(1)
-    second = start_driver(source, tmp_path, cluster.address, *slower, "--retry-failed").finish(code=1)
+    second = start_driver(source, tmp_path, cluster.address, *slower, *words).finish(code=1)
     assert "is working on" in second["text"]
     assert f"process {first.process.pid}" in second["text"]
     first.finish()
     # What was broken still is: no new generation.
-    retried = start_driver(source, tmp_path, cluster.address, *slower, "--retry-failed").finish()
-    assert retried["shards"] == 8
-    how = "a start with --retry-failed while the first one works, and again after it"
-    prove(tmp_path, undisturbed, fault="--retry-failed beside a live run", how=how)
+    assert start_driver(source, tmp_path, cluster.address, *slower, *words).finish()["shards"] == 8
+    prove(tmp_path, undisturbed, fault=fault, how=how)

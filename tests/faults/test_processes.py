@@ -13,7 +13,7 @@ import pytest
 from pseudoris.store.location import RunLocation
 from tests.builders.hostile_plugin import hostile
 from tests.faults.conftest import SLOW, SLOWER
-from tests.faults.harness import local_cluster, num_receipts, prove, prove_all_but, receipts, start_driver
+from tests.faults.harness import local_cluster, num_receipts, prove, receipts, start_driver
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -82,7 +82,8 @@ def test_a_poison_image_that_kills_its_process_costs_itself_alone(cluster, sourc
     others = [receipt for receipt in done if receipt.shard != killed[0].shard]
     assert all(receipt.parts == reference[receipt.shard].parts for receipt in others)
     assert killed[0].counts.images == reference[killed[0].shard].counts.images
-    prove_all_but(tmp_path, undisturbed, poison, fault="an image kills its process", how="a C-level abort on one image")
+    how = "a C-level abort on one image"
+    prove(tmp_path, undisturbed, fault="an image kills its process", how=how, but=poison)
 
 
 @pytest.mark.long
@@ -97,7 +98,7 @@ def test_an_image_whose_decoder_dies_costs_itself_alone(cluster, source, undistu
     # It has never come to a stage.
     assert all(receipt.attempts == {"fused": 1} for receipt in done)
     how = "a C-level abort in the decoder of one image"
-    prove_all_but(tmp_path / "out", undisturbed, key, fault="an image kills its decoder", how=how)
+    prove(tmp_path / "out", undisturbed, fault="an image kills its decoder", how=how, but=key)
 
 
 @pytest.mark.long

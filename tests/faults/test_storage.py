@@ -44,18 +44,6 @@ def test_a_disk_that_fills_ends_the_run_with_its_name_and_more_room_continues_it
 
 
 @pytest.mark.long
-def test_a_second_driver_says_who_holds_the_run_and_changes_nothing(cluster, source, undisturbed, tmp_path):
-    slower = tuple(word.replace("0.12", "2.5") for word in SLOW)
-    first = start_driver(source, tmp_path, cluster.address, *slower)
-    first.wait_for_commits(1)
-    second = start_driver(source, tmp_path, cluster.address, *slower).finish(code=1)
-    assert "is working on" in second["text"]
-    assert f"process {first.process.pid}" in second["text"]
-    first.finish()
-    prove(tmp_path, undisturbed, fault="two drivers on one output", how="a second start while the first one works")
-
-
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("assignments", "outcome"),
     [((), "won"), (("compute.seed=7",), "lost")],

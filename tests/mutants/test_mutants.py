@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from experiments.conformance.page import SECTIONS
-from tests.mutants.__main__ import Outcome, outcomes, table
+from tests.mutants.__main__ import outcomes
 from tests.mutants.listed import MUTANTS, read_mutants
 from tests.mutants.mutant import Mutant
 
@@ -46,14 +46,6 @@ def test_each_break_has_a_name_of_its_own_and_its_text_stands_once_in_its_file()
 def test_a_word_that_is_unknown_missing_or_stands_twice_is_refused(text, error, match) -> None:
     with pytest.raises(error, match=match):
         read_mutants(text)
-
-
-def test_the_table_counts_by_room_and_shows_what_could_not_be_tried_only_if_there_is_any() -> None:
-    killed, broken = (Outcome(IDS, word) for word in ("killed", "broken"))
-    head, _, *rows = table([killed, killed]).splitlines()
-    assert head == "| room | killed | survived | unobservable |"
-    assert rows == ["| schemas | 2 | 0 | 0 |", "| **all** | 2 | 0 | 0 |"]
-    assert table([killed, broken]).splitlines()[-1] == "| **all** | 1 | 0 | 0 | 1 |"
 
 
 def test_each_exact_row_of_the_conformance_page_has_a_break_that_its_own_test_must_see() -> None:

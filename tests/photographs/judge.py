@@ -9,14 +9,16 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.dataset as ds
 
 from pseudoris.schemas.ids import image_id, mask_index
 from pseudoris.workers import english as lexicon
 from pseudoris.workers.masks import rle
-from tests.photographs.told import WORDS, Thing
+from tests.photographs.told import WORDS, Thing, things
 
 _NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
 _RANKS = {"second": 2, "third": 3, "fourth": 4}
@@ -115,23 +117,21 @@ def _related(match: re.Match[str], noun: str, place: Place, target: int) -> bool
     return [each for each in place.fitting(match[1], noun) if steps[each] > 0 and each != anchor] == [target]
 
 
-def places(masks: Sequence[Mapping[str, Any]], truth: Mapping[str, Sequence[tuple[Any, Thing]]]) -> Mapping[str, Place]:
-    """Return by image id the things and centres, from a run's masks table: mask n is instance n of its image."""
-    names = {image_id(name): name for name in truth}
-    found = {}
-    for image, name in names.items():
-        rows = sorted((row for row in masks if row["image_id"] == image), key=lambda row: row["mask_id"])
-        centres = []
-        for row in rows:
+def composed(out: Path) -> tuple[Sequence[Mapping[str, Any]], Mapping[str, Place]]:
+    """Return a run's composed rows, and what its images show by their ids: mask n is instance n of its image."""
+    rows = ds.dataset(out / "expressions").to_table(filter=ds.field("source") == "composer").to_pylist()
+    masks, found = ds.dataset(out / "masks").to_table().to_pylist(), {}
+    for name, truth in things().items():
+        image, centres, shown = image_id(name), [], []
+        for row in sorted((row for row in masks if row["image_id"] == image), key=lambda row: row["mask_id"]):
             size = row["segmentation"]["size"]
             pixels = rle.decode([row["segmentation"]["counts"]], tuple(size))[0]
             centres.append(
                 [float(at.mean()) / side for at, side in zip(np.nonzero(pixels)[::-1], size[::-1], strict=True)]
             )
-        found[image] = Place(
-            [truth[name][mask_index(row["mask_id"])][1] for row in rows], np.array(centres).reshape(-1, 2)
-        )
-    return found
+            shown.append(truth[mask_index(row["mask_id"])][1])
+        found[image] = Place(shown, np.array(centres).reshape(-1, 2))
+    return rows, found
 
 
 def coco_categories(noun: str) -> set[str]:
@@ -147,3 +147,13 @@ def tally(rows: Sequence[Mapping[str, Any]], found: Mapping[str, Place]) -> Coun
         targets = [mask_index(each) for each in row["target_mask_ids"]]
         counted[row["kind"], verdict(row, found[row["image_id"]], targets)] += 1
     return counted
+
+
+def absences(rows: Sequence[Mapping[str, Any]], found: Mapping[str, Place]) -> tuple[int, int]:
+    """Return how many absences name a category of COCO by a bare noun, and of how many the image has an instance."""
+    judged = Counter[bool]()
+    for row in rows:
+        categories = coco_categories(row["head_noun"])
+        if row["kind"] == "none" and categories and row["text"] == f"the {row['head_noun']}":
+            judged[not categories.isdisjoint(thing.category for thing in found[row["image_id"]].things)] += 1
+    return judged[True] + judged[False], judged[True]

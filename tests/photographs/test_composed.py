@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.builders.command import pseudoris_here
-from tests.photographs.__main__ import absences, composed
-from tests.photographs.judge import tally
+from tests.photographs.judge import absences, composed, tally
 from tests.photographs.told import PHOTOS, settings, write_inputs
 
 pytestmark = [
@@ -25,6 +24,7 @@ def test_what_is_composed_of_told_captions_is_true_of_the_instances(ray_session,
     rows, found = composed(tmp_path / "out")
     assert sum(len(place.things) for place in found.values()) == 246
     counted = tally(rows, found)
+    print(counted)
     right, wrong = ({kind: n for (kind, is_right), n in counted.items() if is_right is way} for way in (True, False))
     assert wrong.get("none", 0) <= 0.02 * right["none"]
     of_one = ("attribute", "position", "relation", "group")
@@ -32,5 +32,6 @@ def test_what_is_composed_of_told_captions_is_true_of_the_instances(ray_session,
     assert said >= 100
     assert sum(wrong.get(kind, 0) for kind in of_one) <= 0.03 * said
     num_named, num_there = absences(rows, found)
+    print(num_named, num_there)
     assert num_there <= 0.02 * num_named
     assert pseudoris_here("verify", str(tmp_path / "out")).returncode == 0

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -32,14 +27,13 @@ from pseudoris.store.sources.planned_images import PlannedImages
 from tests.builders.images import png
 from tests.builders.plain_runs import work_off
 from tests.builders.runs import part_digests, stub_config, write_source
+from tests.faults.harness import DEADLINE_S, Driver, start_driver
 
 pytestmark = pytest.mark.ray
 
 RETRY = RunOptions(is_retry=True)
 # One in a shard of its own neighbours, two that share one, and files that stay broken.
 HIDDEN = ("a/image-003.png", "b/image-007.png", "b/image-010.png")
-# A driver imports Ray and waits for processes that import torch: seconds, on a busy machine minutes.
-DEADLINE_S = 300
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +76,15 @@ def start_lacking(source: Path, out: Path, *assignments: str) -> None:
         show(source)
 
 
-def wait_for_receipts(driver: subprocess.Popen, out: Path, names: str, count: int) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while len(list((out / "_receipts").glob(names))) < count:
-        assert driver.poll() is None, "the driver ended before it could be disturbed"
-        assert time.monotonic() < deadline, "no shard was committed in time"
-        time.sleep(0.02)
+def started(source: Path, out: Path, *words: str, die_at: str = "never") -> Driver:
+    return start_driver(source, out, ray.get_runtime_context().gcs_address, *words, die_at=die_at)
 
 
-def rows(out: Path, table: str) -> list[dict]:
-    return pq.read_table(out / table).to_pylist()
+def assert_equal_tables(out: Path, undisturbed: Path) -> None:
+    """Of all generations the folders hold the latest alone: what a glob reads is the undisturbed run."""
+    for table in SCHEMAS:
+        assert pq.read_table(out / table).to_pylist() == pq.read_table(undisturbed / table).to_pylist()
+    assert verify_run(RunLocation.open(str(out))).is_clean
 
 
 def test_a_retry_ends_with_the_tables_of_an_undisturbed_run(lacking, undisturbed, source):
@@ -108,10 +101,7 @@ def test_a_retry_ends_with_the_tables_of_an_undisturbed_run(lacking, undisturbed
     assert (tally.num_images, tally.num_recovered) == (6, 3)
     assert (summary.totals.quarantined, summary.num_images_now) == (3, 6)
     assert "missing" not in summary.totals.reasons
-    # The folders hold the latest generation alone: what a glob reads is the undisturbed run.
-    for table in SCHEMAS:
-        assert rows(lacking, table) == rows(undisturbed, table)
-    assert verify_run(location).is_clean
+    assert_equal_tables(lacking, undisturbed)
     # Shards where nothing changed wrote nothing; in the others the parts have the undisturbed run's content.
     changed = {shard for shard, generation in list_receipts(location).items() if generation == 1}
     assert len(changed) == tally.num_shards_changed < tally.num_shards
@@ -131,43 +121,26 @@ def test_a_retry_ends_with_the_tables_of_an_undisturbed_run(lacking, undisturbed
     assert {receipt.shard: receipt for receipt in iter_manifest(location)} == latest
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("num_commits", [0, 1])
-def test_a_retry_killed_anywhere_is_finished_by_the_same_command(
-    ray_session, undisturbed, source, tmp_path, num_commits
-):
-    code = (
-        "import sys; from tests.builders.runs import stub_config; from pseudoris.pipeline.annotation import annotate; "
-        "from pseudoris.pipeline.run_contract import RunOptions; "
-        "annotate(sys.argv[1], sys.argv[2], "
-        "stub_config(f'placement.address={sys.argv[3]}', 'masks.options={sleep_s: 0.4}'), "
-        "options=RunOptions(is_retry=True))"
-    )
-    address = ray.get_runtime_context().gcs_address
-    # Slow from the start on, as options are part of the identity.
-    out = tmp_path / "slow"
-    slow = stub_config("masks.options={sleep_s: 0.4}")
-    start_lacking(source, out, "masks.options={sleep_s: 0.4}")
-    driver = subprocess.Popen([sys.executable, "-c", code, str(source), str(out), address])
-    deadline = time.monotonic() + DEADLINE_S
-    if num_commits == 0:
-        while not _is_held(out):
-            assert driver.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    wait_for_receipts(driver, out, "*.g1.json", num_commits)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait(timeout=DEADLINE_S)
-
-    summary = annotate(str(source), str(out), slow, options=RETRY)
-    assert "missing" not in summary.totals.reasons
-    for table in SCHEMAS:
-        assert rows(out, table) == rows(undisturbed, table)
-    assert verify_run(RunLocation.open(str(out))).is_clean
-
-
-def _is_held(out: Path) -> bool:
+def is_held(out: Path) -> bool:
     return any('"is_released": false' in path.read_text() for path in (out / "_lock").glob("claim-*"))
+
+
+def has_committed(out: Path) -> bool:
+    return any((out / "_receipts").glob("*.g1.json"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("moment", [is_held, has_committed])
+def test_a_retry_killed_anywhere_is_finished_by_the_same_command(ray_session, undisturbed, source, tmp_path, moment):
+    # Slow from the start on, as options are part of the identity.
+    out, slow = tmp_path / "slow", "masks.options={sleep_s: 0.4}"
+    start_lacking(source, out, slow)
+    driver = started(source, out, slow, "--retry-failed")
+    driver.wait_until(lambda: moment(out), moment.__name__)
+    driver.kill()
+    summary = annotate(str(source), str(out), stub_config(slow), options=RETRY)
+    assert "missing" not in summary.totals.reasons
+    assert_equal_tables(out, undisturbed)
 
 
 @pytest.mark.long
@@ -187,9 +160,7 @@ def test_gc_beside_a_live_retry_takes_nothing_that_counts(lacking, undisturbed, 
         is_over.set()
         collecting.join()
     assert summary.retry.num_recovered == 3
-    for table in SCHEMAS:
-        assert rows(lacking, table) == rows(undisturbed, table)
-    assert verify_run(location).is_clean
+    assert_equal_tables(lacking, undisturbed)
 
 
 def test_an_extended_run_annotates_what_source_has_gained_and_touches_nothing_else(ray_session, tmp_path):
@@ -221,41 +192,17 @@ def test_an_extended_run_annotates_what_source_has_gained_and_touches_nothing_el
     assert (again.num_planned_images, again.num_images_now) == (11, 0)
 
 
-def start_driver(source: Path, out: Path, die_at: str, *assignments: str) -> subprocess.Popen:
-    address = ray.get_runtime_context().gcs_address
-    command = [sys.executable, "-m", "tests.builders.driver", str(source), str(out), address, die_at, *assignments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("die_at", ["plan", "header", "planned"])
 def test_a_driver_killed_before_its_first_shard_is_followed_by_a_whole_run(die_at, source, undisturbed, tmp_path):
-    driver = start_driver(source, tmp_path, die_at)
-    assert driver.wait(timeout=DEADLINE_S) == -signal.SIGKILL
+    driver = started(source, tmp_path, die_at=die_at)
+    assert driver.process.wait(timeout=DEADLINE_S) == -signal.SIGKILL
     assert (tmp_path / HEADER_NAME).exists() == (die_at == "planned")
     assert list((tmp_path / "_plan" / "g0001").glob("*.parquet"))
 
     summary = annotate(str(source), str(tmp_path), stub_config())
     assert summary.is_complete
     assert part_digests(tmp_path) == part_digests(undisturbed)
-
-
-@pytest.mark.long
-def test_sigterm_ends_a_start_cleanly_and_the_next_one_continues(source, tmp_path):
-    slow = "masks.options={sleep_s: 0.3}"
-    driver = start_driver(source, tmp_path, "never", slow)
-    wait_for_receipts(driver, tmp_path, "*.json", 1)
-    os.kill(driver.pid, signal.SIGTERM)
-    output, _ = driver.communicate(timeout=DEADLINE_S)
-    assert driver.returncode == 0
-    left = json.loads(output)
-    assert left["interrupted"]
-    assert 1 <= left["shards"] < 6
-
-    summary = annotate(str(source), str(tmp_path), stub_config(slow))
-    assert summary.is_complete
-    assert not summary.interrupted
-    assert summary.num_shards_before >= left["shards"]
 
 
 def test_a_relative_source_is_the_same_from_another_folder(ray_session, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, NodeDiedError, RaySystemError
 
-from pseudoris.pipeline.cluster import RAY_SETTINGS, connected, joins_cluster, node_resources, original_error
+from pseudoris.pipeline.cluster import RAY_SETTINGS, connected, joins_cluster, original_error
 from pseudoris.pipeline.memory_monitor import memory_watched
 from pseudoris.schemas.errors import ConfigError, TransientError
 
@@ -36,20 +36,11 @@ def test_a_client_address_in_the_environment_is_refused_as_well(address, monkeyp
         pass
 
 
-@pytest.mark.ray
-@pytest.mark.parametrize("address", ["https://user:hunter2@host:8265", "ray://user:hunter2@host:10001"])
-def test_an_address_with_a_secret_is_not_repeated(address, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    for given, name in (("auto", "RAY_ADDRESS"), (address, "address")):
-        with pytest.raises(ConfigError, match=f"^{name}: a .* uri holds credentials") as refusal, connected(given):
-            pass
-        assert "hunter2" not in str(refusal.value)
-
-
-def test_an_open_connection_is_used_and_left_open(ray_session):
-    with connected("local"):
-        assert [node["CPU"] for node in node_resources()] == [2.0]
-    assert ray.is_initialized()
+def test_an_address_with_a_secret_in_the_environment_is_not_repeated(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "https://user:hunter2@host:8265")
+    with pytest.raises(ConfigError, match=r"^RAY_ADDRESS: a .* uri holds credentials") as refusal, connected("auto"):
+        pass
+    assert "hunter2" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(("given", "used"), [(None, RAY_SETTINGS), ("5", dict.fromkeys(RAY_SETTINGS, "5"))])
@@ -104,10 +95,9 @@ with connected("local", 120):
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize("mode", ["token", "disabled"])
-def test_a_ray_that_starts_after_its_own_limit_is_waited_for(tmp_path, mode):
+def test_a_ray_that_starts_after_its_own_limit_is_waited_for(tmp_path):
     # Ray reads its settings anew by itself only if the mode is not set.
-    environment = {**os.environ, "RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": "0" * 64}
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
     words = [sys.executable, "-c", _SLOW, str(tmp_path / "raylet")]
     ended = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     assert ended.stdout == "started\n", ended.stderr

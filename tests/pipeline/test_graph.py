@@ -73,25 +73,6 @@ def test_placement_and_order_do_not_change_a_byte(actors, order, assignments, so
     assert len(reference) == 4 * 6
 
 
-@pytest.mark.long
-def test_windows_lose_no_shard_at_their_edges_double_none_and_do_not_change_a_byte(
-    source, identity, reference, tmp_path, monkeypatch
-):
-    windows = []
-    built = executor.build_dataset
-    monkeypatch.setattr(
-        executor,
-        "build_dataset",
-        lambda job, shards, actors: windows.append(list(shards)) or built(job, shards, actors),
-    )
-    job = planned_job(source, tmp_path, stub_config(SEEDED), identity)
-    receipts = list(run_shards(job, range(6), {"fused": 1}, max_shards=4))
-    assert windows == [[0, 1, 2], [3, 4, 5]]
-    assert sorted(receipt.shard for receipt in receipts) == list(range(6))
-    assert [receipt.shard in windows[0] for receipt in receipts] == [True] * 3 + [False] * 3
-    assert part_digests(tmp_path) == reference
-
-
 @pytest.mark.slow
 @pytest.mark.long
 def test_placement_and_order_do_not_change_a_byte_of_the_embedded_models_work(ray_session, tmp_path):

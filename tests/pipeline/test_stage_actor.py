@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import multiprocessing
-import queue
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import RayError
 
-from pseudoris.pipeline import executor, stage_actor
-from pseudoris.pipeline.executor import ray_executor, run_shards, window_size
-from pseudoris.pipeline.interrupts import Interrupts
+from pseudoris.pipeline import stage_actor
+from pseudoris.pipeline.executor import window_size
 from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block
 from pseudoris.pipeline.stage_actor import EXIT_UNUSABLE, StageActor
 from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
-from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Shard, ShardFault
+from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import begin_attempt, parse_attempts
-from pseudoris.store.runs.pending_work import PendingWork
-from pseudoris.workers.composing.composer import refusal
 from tests.store.builders import annotated, make_entries, start_run
 
 ALL = ("propose", "caption", "filter")
@@ -106,17 +100,6 @@ def test_a_process_that_cannot_go_on_ends_so_that_another_takes_the_shard(job, m
     assert (len(begun), ended) == (1, frozenset())
 
 
-def test_the_first_shard_with_captions_says_that_they_are_not_in_english(job):
-    drawn = ExpressionRecord(("m",), "un perro negro en la calle", (CaptionSample("masked", "beam", None, None, 0.0),))
-    captioned = tuple(replace(image, expressions=(drawn,)) for image in SHARD.images)
-    notices = queue.Queue()
-    actor = StageActor(replace(job, notices=notices), "fused")
-    bare = SHARD.with_images(tuple(replace(image, expressions=()) for image in SHARD.images))
-    for shard in (bare, SHARD.with_images(captioned), SHARD.with_images(captioned)):
-        actor(shard_to_block(shard))
-    assert [notices.get_nowait() for _ in range(notices.qsize())] == [refusal(captioned)]
-
-
 def test_the_stages_are_told_how_many_processes_have_died_with_the_shard(job):
     die_with(job, 2)
     actor = StageActor(job, "fused")
@@ -181,48 +164,3 @@ def test_a_user_s_mistake_is_raised_by_the_first_call_and_not_by_the_constructor
 )
 def test_the_executions_of_a_run_are_equal_and_as_few_as_may_be(num_pending, size):
     assert window_size(num_pending) == size
-
-
-def no_job(monkeypatch, build_dataset):
-    """Put `build_dataset` in the place of the graph; what it is given of the job does not matter."""
-    monkeypatch.setattr(executor, "build_dataset", lambda job, shards, actors: build_dataset(shards))
-    monkeypatch.setattr(executor.ray, "get", lambda ref: ref)
-    monkeypatch.setattr(executor, "block_to_outcome", lambda block: block)
-
-
-class Dataset:
-    """Yields its shards in place of bundles, and remembers whether it was closed."""
-
-    def __init__(self, shards):
-        self.shards, self.is_closed = shards, False
-
-    def iter_internal_ref_bundles(self):
-        try:
-            for shard in self.shards:
-                yield SimpleNamespace(blocks=[SimpleNamespace(ref=shard)])
-        finally:
-            self.is_closed = True
-
-
-def test_a_requested_stop_ends_the_executor_once_the_commit_before_it_is_taken(monkeypatch):
-    datasets = []
-    no_job(monkeypatch, lambda shards: datasets.append(Dataset(shards)) or datasets[0])
-    interrupts = Interrupts()
-    receipts = ray_executor(None, {}, interrupts)(PendingWork([5, 6, 7]))
-    assert next(receipts) == 5
-    with pytest.raises(KeyboardInterrupt):
-        interrupts.handle(2, None)
-    with pytest.raises(KeyboardInterrupt):
-        next(receipts)
-    assert datasets[0].is_closed
-
-
-def test_an_error_of_rays_is_raised_as_ours_without_its_frames(monkeypatch):
-    def fail(shards):
-        raise RayError("a node was lost")
-
-    no_job(monkeypatch, fail)
-    with pytest.raises(TransientError, match=r"a node was lost.*run the same command again") as caught:
-        list(run_shards(None, [0], {}))
-    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
-    assert all(entry.name != "fail" for entry in caught.traceback)
