@@ -62,7 +62,6 @@ def image_crops(
 
 
 def captions_config(**changes: Any) -> CaptionsConfig:
-    """Return settings that fit the small CoCa."""
     return CaptionsConfig.model_validate(
         {
             "architecture": "small",

@@ -98,7 +98,6 @@ class Fault:
     new: str = ""
 
     def fits(self, request: Request) -> bool:
-        """Return whether the rule speaks of such a request."""
         return (
             (not self.operation or re.fullmatch(self.operation, request.operation) is not None)
             and re.search(self.key, request.key) is not None
@@ -110,13 +109,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as the client sent it.
-
-    Attributes:
-        operation: As S3 calls it, `GetObject`.
-        key: `bucket/key`, decoded; for a listing the bucket and the prefix.
-        is_conditional: Whether it has `If-None-Match` or `If-Match`.
-    """
+    """A request as the client sent it: `operation` as S3 calls it, `key` with its bucket, of a listing the prefix."""
 
     method: str
     target: str
@@ -127,22 +120,16 @@ class Request:
     is_conditional: bool
 
     def has_header(self, pattern: str) -> bool:
-        """Return whether the name of a header fits."""
         return any(re.fullmatch(pattern, name, re.IGNORECASE) for name, _ in self.headers)
 
 
 class FaultProxy:
     """A proxy that runs in a thread of this process.
 
-    Attributes:
-        endpoint_url: Where clients connect.
-        counts: Requests that arrived by operation, those that were hit included.
-        hits: Requests that were hit, by kind of fault.
-        bytes_out: Bytes of bodies that were answered, by operation.
+    `counts` are all requests and `bytes_out` the bytes of answers' bodies, by operation; `hits` go by kind of fault.
     """
 
     def __init__(self, upstream: str, faults: Sequence[Fault] = (), seed: int = 0) -> None:
-        """Wire it to the store at `upstream`, `http://host:port`."""
         address = urlsplit(upstream)
         self._upstream = (address.hostname or "127.0.0.1", address.port or 80)
         self._seed = seed
@@ -155,7 +142,6 @@ class FaultProxy:
         self.set_faults(faults)
 
     def set_faults(self, faults: Sequence[Fault]) -> None:
-        """Put other rules in force, from the next request on."""
         with self._lock:
             self._faults = tuple(faults)
             self._left = [fault.times for fault in faults]
@@ -163,7 +149,6 @@ class FaultProxy:
             self._seen: Counter[tuple[str, str]] = Counter()
 
     def reset_counts(self) -> None:
-        """Count from zero again."""
         with self._lock:
             for counter in (self.counts, self.hits, self.bytes_out):
                 counter.clear()
@@ -300,7 +285,6 @@ def injecting(upstream: str, faults: Sequence[Fault] = (), *, seed: int = 0) -> 
 
 
 def _edited(head: bytes, body: bytes, old: str, new: str) -> tuple[bytes, bytes]:
-    """Return head and body with the text replaced, and the length of the body that is sent."""
     whole = re.sub(old.encode(), new.encode(), head + body)
     head, separator, body = whole.partition(b"\r\n\r\n")
     if body:

@@ -31,15 +31,7 @@ QUIET_PORTS = range(20_000, 32_768)
 
 @dataclass(frozen=True)
 class Head:
-    """A running head node.
-
-    Attributes:
-        address: HOST:PORT that a driver joins.
-        jobs_url: Where `ray job submit` goes.
-        metrics_url: What Prometheus would scrape of this node.
-        temp: Ray's temporary folder.
-        environment: What drivers and clients need beside their own: the token that the cluster asks for.
-    """
+    """A running head node; `environment` holds the token that the cluster asks drivers and clients for."""
 
     address: str
     jobs_url: str
@@ -105,7 +97,6 @@ def free_ports(count: int) -> list[int]:
 
 
 def is_listening(port: int) -> bool:
-    """Return whether a connection to the port of loopback is taken."""
     with socket.socket() as tried:
         return tried.connect_ex(("127.0.0.1", port)) == 0
 
@@ -155,7 +146,6 @@ def _tail(log: Path) -> str:
 
 
 def end_tree(pid: int) -> None:
-    """End a process of ours and all below it."""
     with suppress(psutil.NoSuchProcess):
         top = psutil.Process(pid)
         _end([top, *top.children(recursive=True)])

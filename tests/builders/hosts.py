@@ -49,7 +49,6 @@ class Hosts:
         return ["ip", "netns", "exec", self.names[host], *words]
 
     def host_of(self, pid: int) -> int:
-        """Return the host that a process lives on."""
         network = Path(f"/proc/{pid}/ns/net").stat().st_ino
         return next(i for i, name in enumerate(self.names) if Path(f"/run/netns/{name}").stat().st_ino == network)
 
@@ -59,7 +58,6 @@ class Hosts:
 
 
 def can_make_hosts() -> bool:
-    """Return whether this process may make network namespaces."""
     if os.geteuid() or shutil.which("ip") is None:
         return False
     name = f"pr-{secrets.token_hex(3)}"

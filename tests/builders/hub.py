@@ -252,7 +252,6 @@ def _folder(path: str) -> dict[str, object]:
 
 @contextmanager
 def serving_hub() -> Iterator[Hub]:
-    """Serve an empty Hub on a free port of this machine for the block."""
     handler = type("Handler", (_Handler,), {})
     with serving(handler) as url:
         handler.hub = Hub(url)

@@ -26,19 +26,16 @@ def box_mask(box: Sequence[int], size: tuple[int, int] = (HEIGHT, WIDTH)) -> np.
 
 
 def polygon(box: Sequence[int]) -> list[int]:
-    """Return a box as COCO's polygon of four points."""
     x0, y0, x1, y1 = box
     return [x0, y0, x1, y0, x1, y1, x0, y1]
 
 
 def rle(mask: np.ndarray) -> dict[str, Any]:
-    """Return a mask as compressed RLE, as JSON has it."""
     found = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": list(mask.shape), "counts": found["counts"].decode()}
 
 
 def runs(mask: np.ndarray) -> dict[str, Any]:
-    """Return a mask as uncompressed RLE."""
     flat = np.concatenate([[0], mask.T.ravel().astype(int), [1 - int(mask.T.ravel()[-1])]])
     edges = np.flatnonzero(np.diff(flat))
     counts = np.diff(np.concatenate([[0], edges])).tolist()
@@ -52,7 +49,6 @@ def texts_of(image: HumanImage, mask: HumanMask) -> tuple[str, ...]:
 
 
 def image_row(number: int, file_name: str, **changes: Any) -> dict[str, Any]:
-    """Return a row of `images`."""
     return {"id": number, "file_name": file_name, "height": HEIGHT, "width": WIDTH, **changes}
 
 
@@ -84,7 +80,6 @@ def write_images(folder: Path, *names: str, size: tuple[int, int] = (HEIGHT, WID
 
 
 def document(images: Sequence[Mapping], annotations: Sequence[Mapping]) -> bytes:
-    """Return COCO JSON."""
     categories = [{"id": 1, "name": "object"}]
     return json.dumps({"images": images, "annotations": annotations, "categories": categories}).encode()
 
@@ -92,7 +87,6 @@ def document(images: Sequence[Mapping], annotations: Sequence[Mapping]) -> bytes
 def write_refer(
     folder: Path, images: Sequence[Mapping], annotations: Sequence[Mapping], refs: Any, *, protocol: int = 2
 ) -> Path:
-    """Write `refs(unc).p` and `instances.json`, and return their folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "instances.json").write_bytes(document(images, annotations))
     (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol))

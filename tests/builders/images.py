@@ -27,7 +27,6 @@ def smooth_pixels(height: int = 24, width: int = 32) -> np.ndarray:
 
 
 def encode(image: Image.Image | np.ndarray, image_format: str = "PNG", **options: Any) -> bytes:
-    """Return `image` encoded by Pillow."""
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
     buffer = io.BytesIO()
@@ -36,12 +35,10 @@ def encode(image: Image.Image | np.ndarray, image_format: str = "PNG", **options
 
 
 def png(height: int = 24, width: int = 32, *, seed: int = 0) -> bytes:
-    """Return a sound PNG of noise."""
     return encode(random_pixels(height, width, seed=seed))
 
 
 def jpeg(height: int = 24, width: int = 32) -> bytes:
-    """Return a sound JPEG of smooth ramps."""
     return encode(smooth_pixels(height, width), "JPEG", quality=95)
 
 

@@ -29,7 +29,6 @@ def import_small(
 
 
 def read_files(annotation: str | Path, **values: Any) -> Annotation:
-    """Read the files of an annotation without its images."""
     return read_annotation(
         ImportRequest(str(annotation), "images", load_config("tiny"), **{"format": "refer", **values})
     )

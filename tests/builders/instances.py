@@ -11,7 +11,6 @@ BOX = (4, 5, 14, 12)
 
 
 def box_mask(box=BOX):
-    """Return a box as a boolean mask."""
     x0, y0, x1, y1 = box
     mask = np.zeros(SIZE, dtype=bool)
     mask[y0:y1, x0:x1] = True
@@ -19,20 +18,16 @@ def box_mask(box=BOX):
 
 
 def code(box=BOX):
-    """Return a box as compressed RLE counts."""
     return rle.encode(torch.from_numpy(box_mask(box))[None])[0]
 
 
 def segmentation(box=BOX):
-    """Return a box as a COCO segmentation."""
     return {"size": list(SIZE), "counts": code(box)}
 
 
 def instances(path, *, min_score=0.5, key="a.jpg", size=SIZE):
-    """Return what the table says of an image."""
     return read_instance_table(path, min_score).instances("0" * 16, key, size)
 
 
 def masks(path, **settings):
-    """Return the table's masks of an image."""
     return rle.decode(instances(path, **settings).counts, SIZE)

@@ -27,7 +27,6 @@ def attention(dtype, rows=7, heads=3, length=5, width=12):
 
 
 def norm(dtype, rows=7, width=24):
-    """Return arguments."""
     numbers = torch.Generator().manual_seed(rows)
     shapes = [(rows, width), (rows, width), (width,), (width,)]
     return *(torch.randn(*shape, generator=numbers).to(dtype) for shape in shapes), 1e-5
@@ -57,7 +56,6 @@ def compared(dtype):
 
 
 def difference(one, other):
-    """Return the largest; NaN if there is one."""
     return float((one - other).abs().max())
 
 

@@ -27,7 +27,6 @@ def _sizes(side: int, *strides: int) -> list[list[int]]:
 
 
 def sam2_config() -> Any:
-    """Return the config of a SAM 2 for 64 pixels."""
     from transformers import Sam2Config, Sam2HieraDetConfig, Sam2VisionConfig
 
     backbone = Sam2HieraDetConfig(
@@ -50,7 +49,6 @@ def sam2_config() -> Any:
 
 
 def edgetam_config() -> Any:
-    """Return the config of an EdgeTAM for 64 pixels; timm's smallest backbone of four levels."""
     from transformers import EdgeTamConfig, EdgeTamVisionConfig, TimmWrapperConfig
 
     backbone = TimmWrapperConfig(
@@ -88,7 +86,6 @@ def _sam3_vision() -> dict[str, Any]:
 
 
 def sam3_tracker_config() -> Any:
-    """Return the config of a tracker of SAM 3 for 56 pixels."""
     from transformers import Sam3TrackerConfig
 
     return Sam3TrackerConfig(
@@ -97,7 +94,6 @@ def sam3_tracker_config() -> Any:
 
 
 def sam3_config() -> Any:
-    """Return the config of a detector of SAM 3 for 56 pixels and CLIP's own tokens."""
     from transformers import Sam3Config
 
     text = {

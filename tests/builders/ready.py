@@ -24,13 +24,11 @@ def mask_row(mask: np.ndarray, *, predicted_iou: float = 0.9, stability_score: f
 
 
 def sa1b(rows: Iterable[Mapping[str, Any]], size: tuple[int, int], file_name: str = "a.jpg") -> dict[str, Any]:
-    """Return one image's document."""
     image = {"image_id": 1, "height": size[0], "width": size[1], "file_name": file_name}
     return {"image": image, "annotations": list(rows)}
 
 
 def write_sa1b(path: Path, rows: Iterable[Mapping[str, Any]], size: tuple[int, int]) -> Path:
-    """Write one image's document, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(sa1b(rows, size)))
     return path

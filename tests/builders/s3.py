@@ -50,18 +50,12 @@ _ADDRESS: Final = re.compile(r"Running on (http://127\.0\.0\.1:\d+)")
 
 @dataclass(frozen=True, slots=True)
 class S3Server:
-    """A server that runs.
-
-    Attributes:
-        endpoint_url: Where it answers, `http://127.0.0.1:<port>`.
-        pid: Of its process.
-    """
+    """A server that runs, and the id of its process."""
 
     endpoint_url: str
     pid: int
 
     def client(self) -> Any:
-        """Return a plain botocore client of the server itself; credentials come from the environment."""
         return botocore.session.get_session().create_client("s3", endpoint_url=self.endpoint_url)
 
     def new_bucket(self, prefix: str = "test") -> str:
@@ -74,11 +68,7 @@ class S3Server:
 
 @contextmanager
 def serving_s3() -> Iterator[S3Server]:
-    """Serve for the block; the process is ended by its id.
-
-    Raises:
-        RuntimeError: The server did not start; with what it said.
-    """
+    """Serve for the block; the process is ended by its id."""
     with tempfile.NamedTemporaryFile() as log:
         process = subprocess.Popen(
             [sys.executable, "-c", _SERVER],

@@ -29,7 +29,6 @@ Change = Callable[[ShardImage], ShardImage]
 
 
 def scenes(count: int) -> dict[str, Scene]:
-    """Return scenes by the names of their files."""
     return {f"scene-{number:03d}.png": make_scene(Split.DEMO, number) for number in range(count)}
 
 
@@ -101,7 +100,6 @@ def scored(image: ShardImage, *, has_listened: bool = True) -> ShardImage:
 
 
 def quarantined(image: ShardImage) -> ShardImage:
-    """Return the image quarantined."""
     return image.quarantined(Failure("read", "corrupt", "The bytes end in the middle of the image."))
 
 

@@ -27,14 +27,12 @@ def tar_bytes(members: Iterable[tuple[str, bytes]]) -> bytes:
 
 
 def parquet_bytes(columns: dict[str, Sequence[Any]], *, rows_per_group: int = 1000) -> bytes:
-    """Return a Parquet file of the columns."""
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer, row_group_size=rows_per_group)
     return buffer.getvalue()
 
 
 def plan_of(items: Iterable[SourceItem], *, shard: int = 0) -> list[PlanEntry]:
-    """Return all items as one shard of a plan."""
     return [
         PlanEntry(
             shard=shard,

@@ -36,7 +36,6 @@ def mask_of(results: Results, number: int) -> Result:
 
 
 def texts_of(results: Results, region: str) -> list[str]:
-    """Return the texts of a region, to be changed in place."""
     (found,) = [each["value"]["text"] for each in results if each["from_name"] == "text" and each["id"] == region]
     return found
 

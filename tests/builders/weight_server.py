@@ -114,7 +114,6 @@ def use_as_hub(server: WeightServer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def serving_weights() -> Iterator[WeightServer]:
-    """Serve on a free port of this machine for the block."""
     handler = type("Handler", (_Handler,), {})
     with serving(handler) as url:
         handler.weights = WeightServer(url)

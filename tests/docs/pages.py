@@ -29,7 +29,6 @@ defaults, preset, `--config FILE`, `--set KEY=VALUE`. A preset is named where it
 
 
 def settings_page() -> str:
-    """Return docs/reference/settings.md: a section of the configuration a table, a line a key."""
     presets = {name: load_config(name).model_dump(mode="json") for name in preset_names()}
     lines = [_HEAD, *_TABLE]
     for each in settings():
@@ -68,7 +67,6 @@ where a condition of `filtering.keep` on its kind, such as `position > 0.9`, doe
 
 
 def tables_page() -> str:
-    """Return the page as Markdown: a section a table, a line a column."""
     sections = [_TABLES_HEAD]
     sections += [_table_section(f"{name}/*.parquet", schema) for name, schema in SCHEMAS.items()]
     sections.append(_table_section("_plan/g0001/part-*.parquet", PLAN_SCHEMA))

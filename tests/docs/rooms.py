@@ -46,13 +46,11 @@ def imports_of_rooms() -> dict[str, set[str]]:
 
 
 def parts_of(room: str) -> list[str]:
-    """Return the packages in a room."""
     folder = DRAWING.parents[2] / room.removeprefix(f"{_PACKAGE}.")
     return [] if room == _PACKAGE else sorted(each.parent.name for each in folder.glob("*/__init__.py"))
 
 
 def draw() -> str:
-    """Return the drawing: a room stands above all that it imports."""
     below = imports_of_rooms()
 
     def floor(room: str) -> int:

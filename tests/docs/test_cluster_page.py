@@ -77,7 +77,6 @@ class Machine:
         )
 
     def run(self, block: str, **other_words: str) -> str:
-        """Run a block to its end and return what it printed."""
         process = self.start(f"set -e\n{block}", **other_words)
         printed, _ = process.communicate(timeout=180)
         assert process.returncode == 0, printed
@@ -122,12 +121,10 @@ def machine() -> Iterator[Machine]:
 
 
 def nodes(status: str) -> list[str]:
-    """Return the living nodes that `ray status` names."""
     return re.findall(r"^ 1 (node_\w+)", status, re.MULTILINE)
 
 
 def blocks(section: str) -> list[str]:
-    """Return the shell blocks of a section of the page."""
     text = PAGE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     return re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 

@@ -47,8 +47,6 @@ for language, code, line in blocks:
 
 
 class Snippet(NamedTuple):
-    """A block of code on a page, and the line of its fence."""
-
     language: str
     code: str
     line: int

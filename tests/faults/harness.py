@@ -69,11 +69,9 @@ class LocalCluster:
         self._cluster.remove_node(node, allow_graceful=False)
 
     def kill_head(self) -> None:
-        """End the head node: GCS, its raylet, everything on it."""
         self._cluster.remove_node(self._cluster.head_node, allow_graceful=False)
 
     def raylets(self) -> list[int]:
-        """Return the process ids of the raylets."""
         return [info.process.pid for node in self.nodes for info in node.all_processes.get("raylet", ())]
 
     def shutdown(self) -> None:
@@ -116,8 +114,6 @@ class Driver:
         return found
 
     def attempt(self, among: Callable[[Attempt], bool] = lambda attempt: True) -> Attempt:
-        """Return an attempt that is under way."""
-
         def under_way() -> list[Attempt]:
             return [attempt for attempt in open_attempts(self.location()) if among(attempt)]
 
@@ -163,7 +159,6 @@ def start_driver(
 
 
 def open_attempts(location: RunLocation) -> list[Attempt]:
-    """Return the attempts that have begun and not ended."""
     begun, ended = parse_attempts(location)
     return sorted(begun - ended, key=lambda attempt: attempt.shard)
 
@@ -179,7 +174,6 @@ def receipts(location: RunLocation) -> list[Receipt]:
 
 
 def part_digests(location: RunLocation) -> dict[str, str]:
-    """Return the sha256 of every part that lies in a table's folder, by its path."""
     return {
         f"{table}/{file.name}": hashlib.sha256(location.read_bytes(f"{table}/{file.name}")).hexdigest()
         for table in SCHEMAS

@@ -23,8 +23,6 @@ _DEEP: Final = 100_000
 
 
 class _Call:
-    """Pickles as a call of `os.system`."""
-
     def __init__(self, command: str) -> None:
         self._command = command
 
@@ -188,7 +186,6 @@ def tables(column: str, values: Sequence[Any]) -> dict[str, Callable[[], bytes]]
 
 
 def written(table: pa.Table, **options: Any) -> bytes:
-    """Return a table as Parquet."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, **options)
     return buffer.getvalue()

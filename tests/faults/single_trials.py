@@ -47,7 +47,6 @@ def _row(tried: str, outcome: str, problems: Iterable[str] = (), times: int = 1)
 
 
 def many_files(at: Path) -> Row:
-    """Plan 100,000 files of one folder."""
     _link_many(at / "images")
     said = finish(start(annotation("--dry-run"), at))
     is_planned = re.search(rf"images +{_MANY:,} ", said) and not (at / "run").exists()
@@ -110,7 +109,6 @@ def large_tar(at: Path) -> Row:
 
 
 def one_processor(at: Path) -> Row:
-    """Annotate on one processor."""
     write_source(at / "images", 40)
     finish(start(annotation(), at))
     expected = run_result(at / "run")

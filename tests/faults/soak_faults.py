@@ -239,8 +239,6 @@ def grow_source(piece: Piece) -> bool:
 
 
 def storm(*faults: Fault) -> Callable[[Piece], bool]:
-    """Return a fault that lasts until another one changes what the bucket does."""
-
     def begin(piece: Piece) -> bool:
         assert piece.setting.proxy
         piece.setting.proxy.set_faults((*faults, *DRIZZLE))

@@ -72,7 +72,6 @@ class Setting:
         return start_driver(self.source, self.out, address, *self.words, prefix=self.prefix)
 
     def new_cluster(self) -> None:
-        """Start a cluster in the place of the one that is there."""
         self._clusters.close()
         self.cluster = self._clusters.enter_context(local_cluster(NODES))
 

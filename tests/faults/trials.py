@@ -108,7 +108,6 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def annotation(*words: str, source: str = "images", options: str = _SLEEP) -> list[str]:
-    """Return the words of `annotate` with stub engines, on a Ray of its own."""
     settings = [word for each in (*STUBS, *SMALL, options) for word in ("--set", each)]
     return ["annotate", "--preset=tiny", source, "run", "--address", "local", *settings, *words]
 
@@ -169,7 +168,6 @@ def _annotated(at: Path) -> None:
 
 
 def training_result(out: Path) -> Result:
-    """Return the digest of each tensor that was trained."""
     module = TrainingFolder(out).load()["module"]
     return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in module.items()}
 

@@ -24,7 +24,6 @@ MAX_GROWTH_BYTES = 512 * 2**20
 
 
 def main() -> None:
-    """Answer until the standard input ends."""
     module, _, name = sys.argv[1].partition(":")
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

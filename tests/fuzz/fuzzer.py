@@ -64,7 +64,6 @@ class Finding:
     what: str
 
     def __str__(self) -> str:
-        """Say where the input is, too."""
         return f"{self.kind}: {self.path}\n{self.what}"
 
 
@@ -116,17 +115,14 @@ class Reader:
         self.sound: list[dict[str, str]] = []
 
     def __enter__(self) -> Self:
-        """Start the child."""
         self._start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it."""
         self._end()
         self._folder.cleanup()
 
     def read(self, data: bytes) -> dict[str, str]:
-        """Return what becomes of an input."""
         answer = self._read(data)
         if answer["kind"] == "hang":
             # A machine that others use may pause: it counts if it hangs again, alone.
@@ -195,7 +191,6 @@ class Reader:
 
 
 def main() -> None:
-    """Look for findings, or replay one."""
     from tests.fuzz.targets import TARGETS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

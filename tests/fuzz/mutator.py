@@ -109,7 +109,6 @@ _CHANGES = (
 
 
 def strange_values() -> list[Any]:
-    """Return values that a reader of plain data may not expect."""
     deep: Any = 1
     for _ in range(100):
         deep = [deep]

@@ -110,7 +110,6 @@ def vary_image(draw: Random, seeds: Sequence[bytes]) -> bytes:
 
 
 def png_with_new_checksums(data: bytes) -> bytes:
-    """Return a PNG with the checksums that its chunks should have."""
     changed, at = bytearray(data), 8
     while data.startswith(b"\x89PNG") and at + 12 <= len(data):
         end = at + 8 + int.from_bytes(data[at : at + 4], "big")
@@ -168,7 +167,6 @@ def tar_with_another_size(draw: Random, data: bytes) -> bytes:
 
 
 def tar_with_new_checksums(data: bytes) -> bytes:
-    """Return a tar with the checksums that its headers should have."""
     changed = bytearray(data)
     for at in range(0, len(data) - 511, 512):
         if data[at + 257 : at + 262] == b"ustar":
@@ -225,7 +223,6 @@ def prepare_source(name: str) -> Callable[[Path], Read]:
 
 
 def coco_tree(*segmentations: Any) -> Any:
-    """Return the document of one image with these masks."""
     objects = [object_row(n + 1, 1, caption=f"thing {n}") for n in range(len(segmentations))]
     rows = [{**row, "segmentation": each} for row, each in zip(objects, segmentations, strict=True)]
     rows[0] |= {"captions": ["one", "two"], "iscrowd": 0}
@@ -263,7 +260,6 @@ def prepare_coco(folder: Path) -> Read:
 
 
 def refer_trees() -> list[Any]:
-    """Return sound references."""
     one = [reference(n, n, 1, f"thing {n}", "the left one", split=SPLITS[n % 2]) for n in (1, 2)]
     return [one, [{key: ref[key] for key in ("ann_id", "image_id", "split", "sentences")} for ref in one]]
 
@@ -299,15 +295,12 @@ def prepare_gref(folder: Path) -> Read:
 
 
 def reason_trees() -> list[Any]:
-    """Return sound files of ReasonSeg."""
     labels = ("target", "ignore", "flag")
     shapes = [{"label": each, "points": [[4, 3], [12.5, 3], [12, 9 + n]]} for n, each in enumerate(labels)]
     return [{"text": ["what one drinks from"], "is_sentence": True, "shapes": each} for each in (shapes, [])]
 
 
 def prepare_reason(folder: Path) -> Read:
-    """Return what reads a file of ReasonSeg, and paints its mask on an image."""
-
     def read(data: bytes) -> None:
         _annotated(read_reason({"train/a.json": data}))
 
@@ -385,7 +378,6 @@ def _finished_run(folder: Path) -> RunLocation:
 
 @cache
 def run_files() -> dict[str, bytes]:
-    """Return the files of a finished run by their path."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -448,7 +440,6 @@ shards: {max_images: 0x1F}
 
 
 def config_trees() -> list[Any]:
-    """Return a whole configuration, and a part."""
     return [load_config("tiny").model_dump(mode="json"), {"masks": {"points_per_side": 8}, "shards": {"max_images": 4}}]
 
 
@@ -467,7 +458,6 @@ def vary_config(draw: Random, seeds: Sequence[bytes]) -> bytes:
 
 
 def prepare_config(folder: Path) -> Read:
-    """Return what reads a configuration from a file, and from a word of `--set`."""
     path = folder / "config.yaml"
 
     def read(data: bytes) -> None:
@@ -553,7 +543,6 @@ def prepare_checkpoints(suffix: str) -> Callable[[Path], Read]:
 
 @cache
 def safetensors_seeds() -> list[bytes]:
-    """Return files of tensors."""
     from safetensors.torch import save
 
     return [

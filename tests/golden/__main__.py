@@ -27,12 +27,10 @@ _LIBRARIES: Final = ("torch", "numpy", "pyarrow", "pillow", "torchvision", "open
 
 
 def made_with() -> dict[str, str]:
-    """Return the processor's family and the libraries that decide bytes."""
     return {"machine": platform.machine(), **{name: version(name) for name in _LIBRARIES}}
 
 
 def digests(scenarios: Sequence[Scenario], folder: Path) -> Digests:
-    """Return the digests of scenarios, made in a folder."""
     found: Digests = {}
     for scenario in scenarios:
         at = folder / scenario.__name__ if scenario in OWN_FOLDER else folder
@@ -49,7 +47,6 @@ def differences(found: Digests, recorded: Digests) -> list[str]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Make what is asked for, and compare it; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.golden", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--fast", action="store_true", help="a few scenes, and every export of them")
     parser.add_argument("--only", action="append", choices=[each.__name__ for each in WHOLE], help="may be repeated")

@@ -19,7 +19,6 @@ def words_of(command: click.Command, before: tuple[str, ...] = ()) -> Iterator[t
 
 
 def main() -> None:
-    """Print each command's help below its words."""
     for words in words_of(typer.main.get_command(app)):
         shown = CliRunner(env={"COLUMNS": "120", "TERM": "dumb"}).invoke(app, [*words, "--help"])
         print(f"$ pseudoris {' '.join(words)}\n{shown.output}")

@@ -49,7 +49,6 @@ def run(words: Sequence[str], at: Path, program: Sequence[str] = Command.program
 
 
 def digest_of(files: Mapping[str, bytes]) -> str:
-    """Return one sha256 of files by their names."""
     whole = hashlib.sha256()
     for name, data in sorted(files.items()):
         whole.update(f"{name} {hashlib.sha256(data).hexdigest()}\n".encode())
@@ -57,7 +56,6 @@ def digest_of(files: Mapping[str, bytes]) -> str:
 
 
 def run_digests(name: str, out: Path) -> Digests:
-    """Return the digest of each table of a run: of the names and bytes of its parts."""
     return {
         f"{name}/{table}": digest_of({path.name: path.read_bytes() for path in (out / table).glob("*.parquet")})
         for table in SCHEMAS

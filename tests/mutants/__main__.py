@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-from tests.mutants.listed import MUTANTS
+from tests.mutants.listed import MUTANTS, Mutant
 from tests.mutants.loaded import NOT_LOADED
-from tests.mutants.mutant import Mutant
 
 ROOT = Path(__file__).parents[2]
 _NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "__pycache__", "*-out", "*_cache")
@@ -47,7 +46,6 @@ class Copy:
     """A copy of the repository, in which one mutant at a time lives."""
 
     def __init__(self, folder: Path) -> None:
-        """Copy the checkout; what lies beside it is linked."""
         self.root = folder / "clone"
         shutil.copytree(ROOT, self.root, ignore=_NOT_COPIED, symlinks=True)
         if (ROOT.parent / "shared").exists():
@@ -75,7 +73,6 @@ class Copy:
     def tested(
         self, tests: Sequence[str], *words: str, file: str = "", timeout_s: int = _TIMEOUT_S
     ) -> subprocess.CompletedProcess[str]:
-        """Run tests in the copy, until one fails."""
         hook = self.root / "tests" / "mutants" / "path"
         environment = {
             **os.environ,
@@ -143,7 +140,6 @@ def table(found: Sequence[Outcome]) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Try the mutants that are asked for; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--only", default="", help="a part of a mutant's name, file or tests")
     parser.add_argument("--tenth", type=int, choices=range(10), help="every tenth mutant, from this one on")

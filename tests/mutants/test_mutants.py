@@ -12,8 +12,7 @@ from pydantic import ValidationError
 
 from experiments.conformance.page import SECTIONS
 from tests.mutants.__main__ import outcomes
-from tests.mutants.listed import MUTANTS, read_mutants
-from tests.mutants.mutant import Mutant
+from tests.mutants.listed import MUTANTS, Mutant, read_mutants
 
 ROOT = Path(__file__).parents[2]
 IDS = Mutant(

@@ -71,7 +71,6 @@ def _thing(category: str, row: Mapping[str, Any]) -> Thing:
 
 
 def captions(thing: Thing, seed: int) -> Counter[str]:
-    """Return what is drawn for a thing: captions, and how often each."""
     draw = random.Random(f"captions {seed}")
     wrong = draw.choice(WORDS[thing.kind]["wrong"]) if draw.random() < _MISNAMED else None
     return Counter(_caption(thing, draw, wrong) for _ in range(NUM_DRAWS))

@@ -141,13 +141,6 @@ def test_a_shard_that_fails_alone_is_named_after_the_others_are_committed_and_is
     assert (again.num_shards_before, again.is_complete, again.totals.images) == (2, True, 12)
 
 
-def test_a_placement_that_cannot_run_is_refused_before_anything_is_planned(ray_session, tmp_path):
-    source = write_source(tmp_path / "in", num_images=1)
-    with pytest.raises(ConfigError, match="can never be scheduled"):
-        annotate(str(source), str(tmp_path / "out"), stub_config("placement.fused.num_cpus=2"))
-    assert not (tmp_path / "out" / "_plan").exists()
-
-
 @pytest.mark.long
 def test_a_run_interrupted_in_its_second_window_continues_and_ends_as_an_undisturbed_one(run, tmp_path, monkeypatch):
     source, undisturbed, _, _, _ = run

@@ -51,20 +51,17 @@ def test_images_behind_a_tar_do_not_wait_on_the_driver_by_the_million(ray_sessio
     for number in range(200):
         (tmp_path / f"{number:03d}.png").write_bytes(b"not looked into")
     source = open_source(str(tmp_path), SourceConfig(format="auto"))
-    listed = []
-    monkeypatch.setattr(type(source), "files", _counting(type(source).files, listed))
-    first = next(list_on_cluster(source, POOL))
-    assert first.key.startswith("00.tar")
-    assert len(listed) <= 12
+    listed, files = [], type(source).files
 
-
-def _counting(files, listed):
-    def count(self):
-        for file in files(self):
+    def counted(source):
+        for file in files(source):
             listed.append(file)
             yield file
 
-    return count
+    monkeypatch.setattr(type(source), "files", counted)
+    first = next(list_on_cluster(source, POOL))
+    assert first.key.startswith("00.tar")
+    assert len(listed) <= 12
 
 
 def test_a_damaged_tar_and_an_empty_source_are_told_as_in_one_process(ray_session, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -193,8 +192,8 @@ print([type(stage.build(config).engine).__name__ for stage in STAGES])
     assert ended.stdout.split() == ["['SamProposer',", "'CocaCaptioner',", "'ClipScorer']"]
 
 
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch):
+@pytest.fixture
+def environment(monkeypatch):
     # Set first, so that monkeypatch takes back whatever the test leaves.
     for name in ("AWS_ENDPOINT_URL", "PSEUDORIS_ANNOUNCED_ENDPOINT"):
         monkeypatch.setenv(name, "")
@@ -202,22 +201,18 @@ def clean_environment(monkeypatch):
     return monkeypatch
 
 
-def test_weights_in_a_bucket_are_found_at_the_runs_endpoint(s3_server, s3_bucket):
+def test_weights_in_a_bucket_are_found_at_the_runs_endpoint(environment, s3_server, s3_bucket):
     s3_server.client().put_object(Bucket=s3_bucket, Key="sam.safetensors", Body=b"weights")
     announce_endpoint(stub_config(f"source.endpoint_url={s3_server.endpoint_url}"))
-    digest = weights_digest(WeightsConfig(uri=f"s3://{s3_bucket}/sam.safetensors"))
-    assert digest == hashlib.sha256(b"weights").hexdigest()
+    assert weights_digest(WeightsConfig(uri=f"s3://{s3_bucket}/sam.safetensors")) == sha256_hex(b"weights")
 
 
-def test_that_of_an_earlier_run_in_the_same_process_goes():
-    announce_endpoint(stub_config("source.endpoint_url=http://first:1"))
-    announce_endpoint(stub_config("source.endpoint_url=http://second:2"))
-    assert os.environ["AWS_ENDPOINT_URL"] == "http://second:2"
+def test_the_endpoint_of_an_earlier_run_in_the_same_process_goes_and_that_of_the_environment_stays(environment):
+    for announced in ("http://first:1", "http://second:2"):
+        announce_endpoint(stub_config(f"source.endpoint_url={announced}"))
+        assert os.environ["AWS_ENDPOINT_URL"] == announced
     announce_endpoint(stub_config())
     assert "AWS_ENDPOINT_URL" not in os.environ
-
-
-def test_an_endpoint_of_the_environment_stays(clean_environment):
-    clean_environment.setenv("AWS_ENDPOINT_URL", "http://here:1")
+    environment.setenv("AWS_ENDPOINT_URL", "http://here:1")
     announce_endpoint(stub_config("source.endpoint_url=http://there:2"))
     assert os.environ["AWS_ENDPOINT_URL"] == "http://here:1"

@@ -12,16 +12,14 @@ import pytest
 from pseudoris.cli.doctor import run_checks
 from pseudoris.pipeline import annotation, identity, sample_estimate
 from pseudoris.pipeline.identity import identity_before_ray, measure_identity
-from pseudoris.pipeline.run_contract import RunOptions, check_options
+from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.lock import RunLock
-from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from tests.builders.command import pseudoris
 from tests.builders.images import png
-from tests.builders.scored_runs import scored_run
 from tests.builders.sources import parquet_bytes, tar_bytes
 from tests.store.builders import commit, make_entries, make_identity, start_run
 
@@ -221,29 +219,6 @@ def test_all_missing_parts_of_paper_are_told_in_one_message_before_ray(refusal, 
     for number, (part, remedy) in enumerate(zip(parts, remedies, strict=True), start=1):
         assert part.startswith(f"  {number}. ")
         assert remedy in part
-
-
-OPTIONS = {"anew": RunOptions(), "--extend": RunOptions(is_extension=True), "--retry-failed": RunOptions(is_retry=True)}
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("starts")
-    parent, child = RunLocation.open(str(folder / "parent")), RunLocation.open(str(folder / "child"))
-    scored_run(parent, num_shards=1)
-    refilter(parent, child, RuleChange(tau=1.2))
-    return parent, child
-
-
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
-def test_a_run_that_was_filtered_anew_is_not_annotated_further(runs, options):
-    parent, child = runs
-    with pytest.raises(ConfigError, match="`annotate` cannot continue it: name another output") as refusal:
-        check_options(child, options)
-    assert str(refusal.value) == (
-        f"{child.root} holds a run of `pseudoris refilter` from {parent.root}. `annotate` cannot continue it: name "
-        f"another output; to compute images again, use {parent.root}"
-    )
 
 
 def test_an_unset_prior_is_refused_even_if_a_cluster_does_the_work(monkeypatch, source, tmp_path):

@@ -26,8 +26,6 @@ ALL_SERIES = {series for metric in METRICS for series in metric.series}
 
 
 class Scrape:
-    """Samples of a scrape, summed over processes."""
-
     def __init__(self, url: str) -> None:
         with urllib.request.urlopen(url, timeout=10) as answer:
             families = text_string_to_metric_families(answer.read().decode())
@@ -119,30 +117,17 @@ def test_stages_show_their_seconds_loads_waits_fills_and_caches(scraped):
     assert scrape.total("ray_pseudoris_cache_bytes_sum", "out") > 2**12
 
 
-@pytest.fixture
-def rows(monkeypatch):
-    """What Ray's instruments would be given."""
+def test_requests_tried_again_are_recorded_once_with_the_step_that_asked(monkeypatch):
     found = []
-
-    def keep(meter, metric, value, tags=None):
-        found.append((metric.name.removeprefix("pseudoris_"), value, dict(tags or {})))
-
-    monkeypatch.setattr(Meter, "record", keep)
-    return found
-
-
-BLOCK = stamp_enqueue_time(pa.table({"shard": [1]}))
-
-
-def test_requests_tried_again_are_recorded_once_with_the_step_that_asked(rows):
+    monkeypatch.setattr(Meter, "record", lambda meter, metric, value, tags: found.append((value, tags)))
     take_counts()
     count(STORAGE_RETRIES, 2)
     for step in ("read", "commit"):
         task_meter("/runs/run-7").count_retries(step)
-    assert [row[1:] for row in rows] == [(2, {"step": "read"}), (0, {"step": "commit"})]
+    assert found == [(2, {"step": "read"}), (0, {"step": "commit"})]
 
 
-@pytest.mark.parametrize("block", [pa.table({"shard": [1]}), BLOCK])
+@pytest.mark.parametrize("block", [pa.table({"shard": [1]}), stamp_enqueue_time(pa.table({"shard": [1]}))])
 def test_a_metric_that_fails_fails_no_shard(block, monkeypatch):
     def fails(*arguments):
         raise RuntimeError("no instrument")

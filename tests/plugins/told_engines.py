@@ -18,8 +18,6 @@ from pseudoris.workers.filtering.head_nouns import head_noun
 
 
 class ToldCaptioner:
-    """Draws what the file says."""
-
     OPTIONS = frozenset({"file"})
 
     def __init__(self, config: CaptionsConfig, compute: ComputeConfig) -> None:

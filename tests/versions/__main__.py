@@ -46,12 +46,10 @@ def put_images(folder: Path, server: S3Server) -> None:
 
 
 def annotation(out: str, *words: str) -> tuple[str, ...]:
-    """Return the words that annotate `SOURCE` into `out`, a folder beside the settings."""
     return ("annotate", SOURCE, out, "--config", "config.yaml", *words)
 
 
 def record(folder: Path) -> None:
-    """Write the images, the settings and both runs."""
     _write_images(folder / "images")
     settings = load_config(PRESET, None, ["shards.max_images=2"]).model_dump(mode="json")
     (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, width=120), encoding="utf-8")
@@ -84,7 +82,6 @@ def _write_images(folder: Path) -> None:
 
 
 def main() -> None:
-    """Record into a new folder."""
     parser = argparse.ArgumentParser(prog="python -m tests.versions", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--force", action="store_true", help="replace what is there")
