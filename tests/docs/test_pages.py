@@ -14,6 +14,7 @@ from experiments.method_example import figure, score_table, step, token_table
 from pseudoris.schemas.tables import FAILURE_REASONS, SCHEMAS
 from tests.docs.pages import PAGES, REFERENCE
 from tests.docs.rooms import DRAWING, draw
+from tests.faults.report import read_record, soak_table, trial_table
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "docs" / "records"
@@ -84,3 +85,10 @@ def test_the_step_is_the_formula_of_the_page_of_the_method():
     assert found.distinctive.tolist() == pytest.approx([cup, 0.0, red, striped, eos], abs=1e-6)
     assert found.distinctive.sum() == pytest.approx(0.963, abs=5e-4)
     assert found.drawn == ("red", "striped")
+
+
+@pytest.mark.parametrize(("name", "table"), [("soak", soak_table), ("trials", trial_table)])
+def test_the_page_of_reliability_shows_the_record(name, table):
+    _, _, rest = (RECORDS / "reliability.md").read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
+    record = read_record(ROOT / "tests" / "faults" / f"{name}.jsonl")
+    assert rest.partition(f"<!-- /{name} -->")[0].strip() == table(record)

@@ -1,4 +1,4 @@
-"""The graph on several nodes: both placements, nodes that join, nodes that are chosen, a store that never spills."""
+"""The graph on several nodes: nodes that are lost, cut off, join or are chosen, and a store that never spills."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from pseudoris.store.location import RunLocation
 from tests.builders.head import RAY
+from tests.builders.hosts import can_make_hosts, ray_hosts
 from tests.builders.images import png
 from tests.faults.conftest import SLOW, SLOWER
 from tests.faults.harness import local_cluster, open_attempts, prove, receipts, start_driver
@@ -30,6 +31,20 @@ def test_a_node_lost_under_the_staged_placement_costs_work_that_is_counted(clust
     done = receipts(RunLocation.open(str(tmp_path)))
     assert all(set(receipt.attempts) == {"propose", "caption", "filter"} for receipt in done)
     assert left["repeats"] == sum(receipt.num_repeats for receipt in done) >= 1
+
+
+def test_a_node_that_is_cut_off_and_works_on_doubles_nothing(source, undisturbed, tmp_path):
+    if not can_make_hosts():
+        pytest.skip("this process may not make network namespaces")
+    with ray_hosts(3) as hosts:
+        prefix = tuple(hosts.command(0))
+        driver = start_driver(source, tmp_path, hosts.address, *SLOWER, prefix=prefix)
+        driver.wait_for_commits(1)
+        pid = int(driver.attempt().process.partition("-")[0])
+        hosts.cut(hosts.host_of(pid))
+        left = driver.finish()
+    prove(tmp_path, undisturbed, fault="a node is cut off", how="the link of 1 of 3 network namespaces set down")
+    assert left["repeats"] >= 1
 
 
 def test_a_node_that_joins_in_the_midst_of_a_run_is_used(source, undisturbed, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -14,7 +13,6 @@ import pytest
 from pseudoris.pipeline import identity
 from pseudoris.pipeline.identity import (
     PACKAGES,
-    announce_endpoint,
     check_process,
     identity_before_ray,
     measure_identity,
@@ -27,7 +25,7 @@ from pseudoris.schemas.run_records import Identity
 from pseudoris.store.location import RunLocation
 from pseudoris.workers import pass_sizes
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
-from pseudoris.workers.checkpoints.weight_files import folder_digest, weights_digest
+from pseudoris.workers.checkpoints.weight_files import folder_digest
 from pseudoris.workers.stages import STAGES, device_versions
 from recipes.llava_recipe import FOLDER
 from tests.builders.head import ROOT
@@ -190,29 +188,3 @@ print([type(stage.build(config).engine).__name__ for stage in STAGES])
 """
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout.split() == ["['SamProposer',", "'CocaCaptioner',", "'ClipScorer']"]
-
-
-@pytest.fixture
-def environment(monkeypatch):
-    # Set first, so that monkeypatch takes back whatever the test leaves.
-    for name in ("AWS_ENDPOINT_URL", "PSEUDORIS_ANNOUNCED_ENDPOINT"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    return monkeypatch
-
-
-def test_weights_in_a_bucket_are_found_at_the_runs_endpoint(environment, s3_server, s3_bucket):
-    s3_server.client().put_object(Bucket=s3_bucket, Key="sam.safetensors", Body=b"weights")
-    announce_endpoint(stub_config(f"source.endpoint_url={s3_server.endpoint_url}"))
-    assert weights_digest(WeightsConfig(uri=f"s3://{s3_bucket}/sam.safetensors")) == sha256_hex(b"weights")
-
-
-def test_the_endpoint_of_an_earlier_run_in_the_same_process_goes_and_that_of_the_environment_stays(environment):
-    for announced in ("http://first:1", "http://second:2"):
-        announce_endpoint(stub_config(f"source.endpoint_url={announced}"))
-        assert os.environ["AWS_ENDPOINT_URL"] == announced
-    announce_endpoint(stub_config())
-    assert "AWS_ENDPOINT_URL" not in os.environ
-    environment.setenv("AWS_ENDPOINT_URL", "http://here:1")
-    announce_endpoint(stub_config("source.endpoint_url=http://there:2"))
-    assert os.environ["AWS_ENDPOINT_URL"] == "http://here:1"

@@ -1,14 +1,19 @@
-"""A whole run on a real S3 server that fails requests leaves no secret anywhere."""
+"""The endpoint of a run, and a whole run on a real S3 server that fails requests: no secret is left anywhere."""
 
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
 
 from pseudoris.pipeline.annotation import annotate
+from pseudoris.pipeline.identity import announce_endpoint
+from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import PseudorisError
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.workers.checkpoints.weight_files import weights_digest
 from tests.builders.fault_proxy import Fault, injecting
 from tests.builders.runs import stub_config, write_source
 from tests.builders.s3 import ENVIRONMENT
@@ -83,3 +88,20 @@ def test_no_secret_reaches_the_output_a_log_or_an_error(
 
 def chain_of(error: BaseException | None) -> list[str]:
     return [] if error is None else [repr(error), *chain_of(error.__cause__ or error.__context__)]
+
+
+def test_weights_in_a_bucket_are_found_at_the_runs_endpoint(s3_server, s3_bucket):
+    s3_server.client().put_object(Bucket=s3_bucket, Key="sam.safetensors", Body=b"weights")
+    announce_endpoint(stub_config(f"source.endpoint_url={s3_server.endpoint_url}"))
+    assert weights_digest(WeightsConfig(uri=f"s3://{s3_bucket}/sam.safetensors")) == sha256_hex(b"weights")
+
+
+def test_the_endpoint_of_an_earlier_run_in_the_same_process_goes_and_that_of_the_environment_stays(monkeypatch):
+    for announced in ("http://first:1", "http://second:2"):
+        announce_endpoint(stub_config(f"source.endpoint_url={announced}"))
+        assert os.environ["AWS_ENDPOINT_URL"] == announced
+    announce_endpoint(stub_config())
+    assert "AWS_ENDPOINT_URL" not in os.environ
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://here:1")
+    announce_endpoint(stub_config("source.endpoint_url=http://there:2"))
+    assert os.environ["AWS_ENDPOINT_URL"] == "http://here:1"

@@ -1,4 +1,4 @@
-"""The tasks that read and commit a shard, and one shard's failure or everyone's. Without Ray."""
+"""The tasks that read and commit a shard, onto which the masks of another run may go. Without Ray."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ import pytest
 
 from pseudoris.pipeline import shard_tasks
 from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block, read_block
+from pseudoris.pipeline.stored_masks import StoredMasks
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
-from pseudoris.schemas.shard import Proof, Shard
+from pseudoris.schemas.shard import Failure, Proof, Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import begin_attempt, parse_attempts
 from pseudoris.store.runs.garbage import run_gc
+from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.plan import read_shard_plan
-from pseudoris.store.runs.receipts import list_receipts, read_receipt, receipt_path
+from pseudoris.store.runs.planned_run import Parent
+from pseudoris.store.runs.receipts import latest_receipts, list_receipts, read_receipt, receipt_path
 from pseudoris.store.sources.planned_images import Reading
-from tests.store.builders import annotated, commit, make_entries, start_run
+from tests.store.builders import annotated, commit, commit_images, empty, make_entries, quarantined, start_run
 
 NUM_SHARDS = 5
 
@@ -239,3 +242,33 @@ def test_a_retry_reads_the_quarantined_images_and_knows_the_whole_plan(alone):
         assert (block_to_shard(again).generation, block_to_shard(again).is_committed) == (1, True)
         assert block_to_outcome(commit_block(again, retrying(alone))) == read_receipt(alone.location, 0, 1)
         run_gc(alone.location)
+
+
+MASKED = make_entries(num_shards=1, per_shard=4)
+
+
+@pytest.fixture
+def stored(tmp_path) -> StoredMasks:
+    """Those of a run of two images with masks, one without, and one in quarantine."""
+    location = RunLocation.open(str(tmp_path / "parent"))
+    kinds = dict(zip([entry.image_id for entry in MASKED], (annotated, annotated, empty, quarantined), strict=True))
+    commit_images(location, start_run(location, MASKED), lambda entry: kinds[entry.image_id](entry))
+    write_manifest(location, latest_receipts(location))
+    parent = Parent.open(location, RunLocation.open(str(tmp_path / "out")))
+    return StoredMasks.pinned(parent, parent.pin())
+
+
+def test_an_image_gets_its_masks_where_its_bytes_are_those_that_they_were_proposed_for(stored):
+    read = [replace(annotated(entry), masks=(), expressions=()) for entry in MASKED]
+    read[1] = replace(read[1], sha256="f" * 64)
+    same, changed, bare, failed = stored.onto(Shard(0, 0, tuple(read))).images
+    assert (same.masks, same.failure) == (annotated(MASKED[0]).masks, None)
+    assert (changed.masks, changed.failure.reason) == ((), "changed")
+    assert (bare.masks, bare.failure) == ((), None)
+    assert (failed.masks, failed.failure.reason) == ((), "corrupt")
+
+
+def test_an_image_that_cannot_be_read_now_has_its_own_reason(stored):
+    lost = replace(empty(MASKED[0]), failure=Failure("read", "missing", "not there"))
+    (found,) = stored.onto(Shard(0, 0, (lost,))).images
+    assert found == lost
