@@ -31,7 +31,6 @@ Kind = Literal[
     "not_implemented",  # 501, not done
     "denied",  # 403, not done
     "expired",  # 400 ExpiredToken, not done
-    "precondition",  # 412, not done
     "no_such_upload",  # 404, not done: a gc has aborted it
     "conflict",  # 409 ConditionalRequestConflict, not done
     "conflict_done",  # done, and answered with that 409
@@ -53,7 +52,6 @@ _ERRORS: Final[dict[str, tuple[int, str, str]]] = {
     "not_implemented": (501, "Not Implemented", "NotImplemented"),
     "denied": (403, "Forbidden", "AccessDenied"),
     "expired": (400, "Bad Request", "ExpiredToken"),
-    "precondition": (412, "Precondition Failed", "PreconditionFailed"),
     "no_such_upload": (404, "Not Found", "NoSuchUpload"),
     "redirected": (301, "Moved Permanently", "PermanentRedirect"),
     "elsewhere": (400, "Bad Request", "IllegalLocationConstraintException"),

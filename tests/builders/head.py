@@ -36,7 +36,6 @@ class Head:
     address: str
     jobs_url: str
     metrics_url: str
-    temp: Path
     environment: Mapping[str, str]
 
     def ray(self, *arguments: str, timeout_s: float = 300.0) -> subprocess.CompletedProcess[str]:
@@ -125,7 +124,6 @@ def running_head(*, num_cpus: int = 2, environment: Mapping[str, str] | None = N
         address=f"127.0.0.1:{ports['port']}",
         jobs_url=f"http://127.0.0.1:{ports['dashboard-port']}",
         metrics_url=f"http://127.0.0.1:{ports['metrics-export-port']}/metrics",
-        temp=temp / "r",
         environment=shared,
     )
     try:

@@ -60,6 +60,12 @@ def on_white(samples: np.ndarray, bits: int, alpha: np.ndarray | None = None) ->
     return shown * share + 255 * (1 - share)
 
 
+def composited(samples: np.ndarray, bits: int, *, has_alpha: bool) -> np.ndarray:
+    """Return what samples show on white, the last channel of which may be alpha."""
+    colour, alpha = (samples[..., :-1], samples[..., -1]) if has_alpha else (samples, None)
+    return on_white(colour[..., 0] if has_alpha and colour.shape[2] == 1 else colour, bits, alpha)
+
+
 def cells(layout: Layout, *, orientation: int = 1) -> Iterator[Cell]:
     """Yield files of a layout, a TIFF with an orientation, each with its (H, W, 3) float64 RGB as stored, on white."""
     yield from _tiff(layout, orientation) if layout.format == "TIFF" else _WRITERS[layout.format](layout)
@@ -79,9 +85,7 @@ def _png(layout: Layout) -> Iterator[Cell]:
         shown = on_white(PALETTE[samples], 8, clear[samples])
     else:
         options |= {"greyscale": is_grey, "alpha": has_alpha}
-        colour = samples[..., :-1] if has_alpha else samples
-        alpha = samples[..., -1] if has_alpha else None
-        shown = on_white(colour[..., 0] if has_alpha and is_grey else colour, bits, alpha)
+        shown = composited(samples, bits, has_alpha=has_alpha)
         if layout.alpha == KEYED:
             key = samples[samples > 0][0] if is_grey else samples[3, 4]
             options["transparent"] = int(key) if is_grey else tuple(map(int, key))
@@ -183,17 +187,13 @@ def _lossless(layout: Layout) -> Iterator[Cell]:
     bits, has_alpha = layout.bits, layout.alpha == STRAIGHT
     num_colours = CHANNELS.get(layout.samples, 1)
     samples = noise(bits, num_colours + has_alpha)
-    colour = samples[..., :-1] if has_alpha else samples
-    shown = on_white(
-        colour[..., 0] if has_alpha and num_colours == 1 else colour, bits, samples[..., -1] if has_alpha else None
-    )
+    shown = composited(samples, bits, has_alpha=has_alpha)
     if layout.format == "WEBP":
         files = [imagecodecs.webp_encode(samples, lossless=True)]
     elif layout.format == "AVIF":
         yield bytes(imagecodecs.avif_encode(samples, imagecodecs.AVIF.QUALITY.LOSSLESS, bitspersample=bits)), shown
         smooth = ramps(bits, samples.shape[2] if samples.ndim == 3 else 1)
-        alpha = smooth[..., -1] if has_alpha else None
-        shown = on_white(smooth[..., :num_colours] if has_alpha else smooth, bits, alpha)
+        shown = composited(smooth, bits, has_alpha=has_alpha)
         files = [imagecodecs.avif_encode(smooth, 95, bitspersample=bits)]
     else:
         files = [
@@ -201,11 +201,8 @@ def _lossless(layout: Layout) -> Iterator[Cell]:
             for kind in (("jp2",) if has_alpha else ("jp2", "j2k"))
             for mct in (True, False)
         ]
-    for data in files:
-        yield (
-            _with_opacity(bytes(data), num_colours) if layout.format == "JPEG2000" and has_alpha else bytes(data),
-            shown,
-        )
+    for data in map(bytes, files):
+        yield _with_opacity(data, num_colours) if layout.format == "JPEG2000" and has_alpha else data, shown
 
 
 def _with_opacity(jp2: bytes, num_colours: int) -> bytes:

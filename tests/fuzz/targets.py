@@ -247,16 +247,19 @@ def _annotated(annotation: Annotation) -> None:
         annotate_image(image, human, orientation="stored", limits=LIMITS)
 
 
-def prepare_coco(folder: Path) -> Read:
-    """Return what reads COCO JSON, and lays its masks on an image; it is its own file of captions too."""
-    instances = _written(coco_trees()[0])
+INSTANCES = _written(coco_trees()[0])
 
-    def read(data: bytes) -> None:
-        with suppress(ConfigError):
-            read_coco(instances, "instances.json", data, "captions.json")
-        _annotated(read_coco(data, "instances.json"))
 
-    return read
+def prepare_annotation(parse: Callable[[bytes], Annotation]) -> Callable[[Path], Read]:
+    """Return what reads an annotation, and lays its masks on an image."""
+    return lambda folder: lambda data: _annotated(parse(data))
+
+
+def parse_coco(data: bytes) -> Annotation:
+    """Read COCO JSON; it is a file of captions beside a sound one too."""
+    with suppress(ConfigError):
+        read_coco(INSTANCES, "instances.json", data, "captions.json")
+    return read_coco(data, "instances.json")
 
 
 def refer_trees() -> list[Any]:
@@ -268,43 +271,16 @@ def _pickled(tree: Any) -> bytes:
     return pickle.dumps(tree, 2)
 
 
-def prepare_refer(folder: Path) -> Read:
-    """Return what reads a pickle of references beside a sound `instances.json`, and lays the masks on an image."""
-    instances = _written(coco_trees()[0])
-
-    def read(data: bytes) -> None:
-        _annotated(read_refer(data, instances, refs_name="refs(unc).p", splits=SPLITS))
-
-    return read
-
-
 def gref_trees() -> list[Any]:
     """Return sound references of gRefCOCO: of one object, of both, of none."""
     ids = ([1], [2, 1], [-1])
     return [[reference(n, each, 1, f"thing {n}", split=SPLITS[n % 2]) for n, each in enumerate(ids)]]
 
 
-def prepare_gref(folder: Path) -> Read:
-    """Return what reads gRefCOCO's references beside a sound `instances.json`, and lays the masks on an image."""
-    instances = _written(coco_trees()[0])
-
-    def read(data: bytes) -> None:
-        _annotated(read_gref(data, instances, refs_name="grefs(unc).json", splits=SPLITS))
-
-    return read
-
-
 def reason_trees() -> list[Any]:
     labels = ("target", "ignore", "flag")
     shapes = [{"label": each, "points": [[4, 3], [12.5, 3], [12, 9 + n]]} for n, each in enumerate(labels)]
     return [{"text": ["what one drinks from"], "is_sentence": True, "shapes": each} for each in (shapes, [])]
-
-
-def prepare_reason(folder: Path) -> Read:
-    def read(data: bytes) -> None:
-        _annotated(read_reason({"train/a.json": data}))
-
-    return read
 
 
 def studio_trees() -> list[Any]:
@@ -350,7 +326,7 @@ def prepare_human(name: str) -> Callable[[Path], Read]:
 
     def prepare(folder: Path) -> Read:
         (folder / "refs.p").write_bytes(_pickled(refer_trees()[0]))
-        (folder / "instances.json").write_bytes(_written(coco_trees()[0]))
+        (folder / "instances.json").write_bytes(INSTANCES)
         human = HumanAnnotation(str(folder / "refs.p"), str(folder / "instances.json"), splits=SPLITS)
 
         def read(data: bytes) -> None:
@@ -564,6 +540,10 @@ def _each(*looks: Callable[[], object]) -> None:
         raise raised[-1]
 
 
+def _of(trees: Callable[[], list[Any]], prepare: Callable[[Path], Read], write: Callable[[Any], bytes]) -> Target:
+    return Target(lambda: [write(each) for each in trees()], prepare, of_trees(trees(), write))
+
+
 def _bytes_of(start: str) -> Target:
     return Target(lambda: [run_files()[_one(start)]], prepare_run(start))
 
@@ -572,22 +552,20 @@ TARGETS = {
     "images": Target(image_seeds, prepare_images, vary_image),
     "tar": Target(tar_seeds, prepare_source("x.tar"), vary_tar),
     "parquet": Target(table_seeds, prepare_source("x.parquet"), vary_table),
-    "coco": Target(lambda: [_written(each) for each in coco_trees()], prepare_coco, of_trees(coco_trees(), _written)),
+    "coco": _of(coco_trees, prepare_annotation(parse_coco), _written),
     "refer": Target(
         lambda: [pickle.dumps(each, n) for each in refer_trees() for n in (0, 2, 4)],
-        prepare_refer,
+        prepare_annotation(lambda data: read_refer(data, INSTANCES, refs_name="refs(unc).p", splits=SPLITS)),
         of_trees(refer_trees(), _pickled),
     ),
-    "gref": Target(lambda: [_written(each) for each in gref_trees()], prepare_gref, of_trees(gref_trees(), _written)),
-    "reason": Target(
-        lambda: [_written(each) for each in reason_trees()], prepare_reason, of_trees(reason_trees(), _written)
+    "gref": _of(
+        gref_trees,
+        prepare_annotation(lambda data: read_gref(data, INSTANCES, refs_name="grefs(unc).json", splits=SPLITS)),
+        _written,
     ),
-    "studio": Target(
-        lambda: [_written(each) for each in studio_trees()], prepare_studio, of_trees(studio_trees(), _written)
-    ),
-    "human": Target(
-        lambda: [_written(coco_trees()[0])], prepare_human("instances.json"), of_trees(coco_trees()[:1], _written)
-    ),
+    "reason": _of(reason_trees, prepare_annotation(lambda data: read_reason({"train/a.json": data})), _written),
+    "studio": _of(studio_trees, prepare_studio, _written),
+    "human": Target(lambda: [INSTANCES], prepare_human("instances.json"), of_trees(coco_trees()[:1], _written)),
     "human refs": Target(
         lambda: [_pickled(each) for each in refer_trees()[:1]],
         prepare_human("refs.p"),

@@ -21,6 +21,7 @@ from ray.exceptions import ActorDiedError, NodeDiedError, RaySystemError
 from pseudoris.pipeline.cluster import RAY_SETTINGS, connected, joins_cluster, original_error
 from pseudoris.pipeline.memory_monitor import memory_watched
 from pseudoris.schemas.errors import ConfigError, TransientError
+from tests.builders.head import free_ports
 
 
 def start_is(monkeypatch, init):
@@ -146,17 +147,11 @@ def test_a_cluster_that_goes_away_is_worth_another_try(monkeypatch):
 HTTP2_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
 
 
-def closed_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "no-such-host.invalid"])
 @pytest.mark.parametrize("is_in_environment", [False, True])
 def test_an_address_that_nothing_answers_is_refused_in_seconds(host, is_in_environment, monkeypatch):
     start_is(monkeypatch, lambda **options: pytest.fail("Ray would try for minutes"))
-    named = f"{host}:{closed_port()}"
+    named = f"{host}:{free_ports(1)[0]}"
     if is_in_environment:
         monkeypatch.setenv("RAY_ADDRESS", named)
     started = time.monotonic()
@@ -199,7 +194,7 @@ def test_a_cluster_on_record_is_joined_only_if_it_answers(is_there, tmp_path, mo
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with listening(HTTP2_SETTINGS) as address:
         (tmp_path / "ray").mkdir()
-        (tmp_path / "ray" / "ray_current_cluster").write_text(address if is_there else f"127.0.0.1:{closed_port()}")
+        (tmp_path / "ray" / "ray_current_cluster").write_text(address if is_there else f"127.0.0.1:{free_ports(1)[0]}")
         for _ in range(2):
             assert joins_cluster("auto") is is_there
             before = len(greeted)

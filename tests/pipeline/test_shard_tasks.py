@@ -174,24 +174,6 @@ def retrying(job: Job, base: int = 0) -> Job:
     return replace(job, generations={0: base}, is_retry=True)
 
 
-def test_a_shard_is_read_and_committed_with_its_plan_read_once(alone, monkeypatch):
-    ids, reads = planned_ids(alone), []
-
-    def read_plan(*arguments):
-        reads.append(arguments)
-        return read_shard_plan(*arguments)
-
-    monkeypatch.setattr(shard_tasks, "read_shard_plan", read_plan)
-    block = read_block(alone, 0)
-    shard = block_to_shard(block)
-    assert (shard.planned_ids, shard.is_committed) == (ids, False)
-    assert (shard.nodes, shard.mixed) == (("node-a",), ("versions.x: …",))
-    receipt = block_to_outcome(commit_block(block, alone))
-    assert receipt == read_receipt(alone.location, 0, 0)
-    assert receipt.counts.images == NUM_IMAGES
-    assert len(reads) == 1
-
-
 @pytest.mark.parametrize("change", ["cut", "reordered", "doubled"])
 def test_a_shard_that_is_not_the_plan_s_is_not_committed(alone, change):
     shard = block_to_shard(read_block(alone, 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -36,6 +37,12 @@ def parts(run: Path) -> dict[str, bytes]:
     return {path.relative_to(run).as_posix(): path.read_bytes() for path in run.glob("*/*.parquet")}
 
 
+def forge(run: Path, edit: Callable[[dict], object]) -> None:
+    """Change the header of a finished run."""
+    forge_header(RunLocation.open(str(run)), edit)
+    write_manifest(RunLocation.open(str(run)))
+
+
 def says(*words: str, at: Path, code: int = 0) -> str:
     ended = pseudoris_here(*words, cwd=at)
     assert ended.returncode == code, ended.stdout + ended.stderr
@@ -58,7 +65,7 @@ def test_it_is_whole_with_what_no_header_may_hold_now_and_shows_none_of_it(kept)
         tree["config"]["masks"]["weights"]["uri"] = url
         tree["config"]["captions"]["options"]["place"] = token
 
-    forge_header(RunLocation.open(str(kept / "finished")), plant)
+    forge(kept / "finished", plant)
     for command in ("verify", "status", "stats", "sample", "parts"):
         assert "hunter2" not in says(command, "finished", at=kept)
     assert "https://host/set.tar?…" in says("status", "finished", at=kept)
@@ -80,9 +87,7 @@ def test_what_is_made_of_it_repeats_no_secret_and_what_0_5_made_of_it_goes_on(ke
         for method in (tree["config"], tree["identity"]["method"]):
             method["captions"] |= {"engine": "another", "options": {"place": token}}
 
-    parent = RunLocation.open(str(kept / "finished"))
-    forge_header(parent, plant_all)
-    write_manifest(parent)
+    forge(kept / "finished", plant_all)
     command = ("refilter", "finished", "stricter", "--tau", "2")
     told = says(*command, at=kept) + caplog.text
     assert "name their place (--source)" in told
@@ -99,9 +104,7 @@ def test_what_is_made_of_it_repeats_no_secret_and_what_0_5_made_of_it_goes_on(ke
 
 def test_what_is_made_of_it_has_its_source_also_where_its_folders_have_capitals_and_digits(kept):
     source = "/mnt/leftImg8bit/trainX2/cityScapes2x/AB"
-    parent = RunLocation.open(str(kept / "finished"))
-    forge_header(parent, lambda tree: tree.update(source=source))
-    write_manifest(parent)
+    forge(kept / "finished", lambda tree: tree.update(source=source))
     says("refilter", "finished", "of_folder", "--tau", "2", at=kept)
     assert require_header(RunLocation.open(str(kept / "of_folder"))).source == source
 
@@ -151,21 +154,23 @@ def test_its_half_is_resumed(kept, words, ray_session, s3_server):
         assert sorted(names[0]) == sorted(names[1])
 
 
-@pytest.mark.ray
-@TAKES_QUERIES
-def test_new_captions_for_its_masks_repeat_no_secret_that_is_not_allowed(kept, ray_session, s3_server):
-    url = "s3://versions/images?sig=hunter2"
+@pytest.fixture
+def url(kept, s3_server):
+    """The images of a run, at a place whose name holds a query."""
     for path in (kept / "images").iterdir():
         s3_server.client().put_object(Bucket="versions", Key=f"images?sig=hunter2/{path.name}", Body=path.read_bytes())
+    return "s3://versions/images?sig=hunter2"
 
+
+@pytest.mark.ray
+@TAKES_QUERIES
+def test_new_captions_for_its_masks_repeat_no_secret_that_is_not_allowed(kept, url, ray_session, s3_server):
     def plant(tree: dict) -> None:
         tree["source"] = url
         tree["config"]["masks"]["weights"]["uri"] = "https://host/sam.pth?code=hunter3"
         tree["config"]["source"]["endpoint_url"] = s3_server.endpoint_url
 
-    parent = RunLocation.open(str(kept / "finished"))
-    forge_header(parent, plant)
-    write_manifest(parent)
+    forge(kept / "finished", plant)
     settings = ("--config", "config.yaml", "--set", f"source.endpoint_url={s3_server.endpoint_url}", "--allow-mixed")
     command = ("annotate", url, "new", "--masks-from", "finished", *settings)
     refused = pseudoris_here(*command, cwd=kept)
@@ -179,10 +184,7 @@ def test_new_captions_for_its_masks_repeat_no_secret_that_is_not_allowed(kept, r
 
 @pytest.mark.ray
 @TAKES_QUERIES
-def test_its_half_is_resumed_whose_header_holds_a_query_and_shows_none_of_it(kept, ray_session, s3_server):
-    url = "s3://versions/images?sig=hunter2"
-    for path in (kept / "images").iterdir():
-        s3_server.client().put_object(Bucket="versions", Key=f"images?sig=hunter2/{path.name}", Body=path.read_bytes())
+def test_its_half_is_resumed_whose_header_holds_a_query_and_shows_none_of_it(kept, url, ray_session, s3_server):
     forge_header(RunLocation.open(str(kept / "half")), lambda tree: tree.update(source=url))
     settings = ("--config", "config.yaml", "--set", f"source.endpoint_url={s3_server.endpoint_url}")
     ended = pseudoris_here("annotate", url, "half", "--allow-mixed", *settings, cwd=kept)
