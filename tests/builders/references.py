@@ -52,8 +52,7 @@ related = st.one_of(
     st.builds(Extreme, nouns, ends, maybe(NUMBERS)),
     st.builds(Ordinal, nouns, st.sampled_from(ORDINALS), st.sampled_from(sorted(POSITIONS))),
     # Without a word for how many, "fish" is one or several.
-    st.one_of(
-        st.builds(Group, placed, _group_words),
-        st.builds(Group, nouns, _group_words, _relations),
-    ).filter(lambda group: bool(group.word) or group.noun.category != "fish"),
+    st.one_of(st.builds(Group, placed, _group_words), st.builds(Group, nouns, _group_words, _relations)).filter(
+        lambda group: bool(group.word) or group.noun.category != "fish"
+    ),
 )

@@ -71,10 +71,7 @@ def serving_s3() -> Iterator[S3Server]:
     """Serve for the block; the process is ended by its id."""
     with tempfile.NamedTemporaryFile() as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", _SERVER],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
+            [sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
         )
         try:
             yield S3Server(_address(process, Path(log.name)), process.pid)

@@ -34,11 +34,7 @@ def guide(name: str) -> str:
 
 @pytest.mark.parametrize(
     ("name", "listens", "composes"),
-    [
-        ("listener.yaml", True, False),
-        ("listener-composer.yaml", True, True),
-        ("vote.yaml", False, False),
-    ],
+    [("listener.yaml", True, False), ("listener-composer.yaml", True, True), ("vote.yaml", False, False)],
 )
 def test_the_configurations_load_over_the_preset(name, listens, composes):
     config = load_config("tiny", EXAMPLES / name)

@@ -81,8 +81,7 @@ def test_a_link_to_a_file_of_the_repository_leads_to_the_forge(site):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("text", "said"),
-    [("[away](nowhere.md)", "nowhere.md"), ("[part](index.md#no-such-part)", "no-such-part")],
+    ("text", "said"), [("[away](nowhere.md)", "nowhere.md"), ("[part](index.md#no-such-part)", "no-such-part")]
 )
 def test_a_link_to_nowhere_fails_the_build(tmp_path, text, said):
     (tmp_path / "docs").mkdir()

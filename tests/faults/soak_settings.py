@@ -138,12 +138,7 @@ def on_small_shm(source: Path, folder: Path, server: S3Server, seed: int) -> Ite
 
 
 Enter = Callable[[Path, Path, S3Server, int], AbstractContextManager[Setting]]
-SETTINGS: Final[dict[str, Enter]] = {
-    "bucket": on_bucket,
-    "disk": on_disk,
-    "clock": on_clock,
-    "shm": on_small_shm,
-}
+SETTINGS: Final[dict[str, Enter]] = {"bucket": on_bucket, "disk": on_disk, "clock": on_clock, "shm": on_small_shm}
 
 
 def possible_settings() -> tuple[str, ...]:

@@ -99,9 +99,7 @@ def test_a_disk_that_fills_ends_the_run_with_its_name_and_more_room_continues_it
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("assignments", "outcome"),
-    [((), "won"), (("compute.seed=7",), "lost")],
-    ids=["same-bytes", "other-bytes"],
+    ("assignments", "outcome"), [((), "won"), (("compute.seed=7",), "lost")], ids=["same-bytes", "other-bytes"]
 )
 def test_a_writer_that_comes_after_the_commit_changes_nothing(
     cluster, source, undisturbed, tmp_path, assignments, outcome

@@ -19,17 +19,27 @@ STAGED = ("placement.mode=staged", *(f"placement.{name}.max_actors=1" for name i
 GROWING = ("placement.fused.max_actors=null", "placement.fused.num_cpus=1")
 
 
-def test_a_node_lost_under_the_staged_placement_costs_work_that_is_counted(cluster, source, undisturbed, tmp_path):
-    driver = start_driver(source, tmp_path, cluster.address, *SLOWER, *STAGED)
+@pytest.mark.parametrize(
+    ("words", "pools", "how"),
+    [
+        ((), ("fused",), "SIGKILL of a raylet and all its workers, 1 of 3 nodes"),
+        (STAGED, ("propose", "caption", "filter"), "SIGKILL of a raylet, staged placement, 1 of 3 nodes"),
+    ],
+    ids=["fused", "staged"],
+)
+def test_a_node_killed_in_the_midst_of_a_shard_costs_work_that_is_counted_and_blames_nobody(
+    cluster, source, undisturbed, tmp_path, words, pools, how
+):
+    driver = start_driver(source, tmp_path, cluster.address, *SLOWER, *words)
     driver.wait_for_commits(1)
-    cluster.kill_node(driver.attempt(lambda attempt: attempt.pool == "propose").node)
+    cluster.kill_node(driver.attempt(lambda attempt: attempt.pool == pools[0]).node)
     try:
         left = driver.finish()
     finally:
         cluster.add_node()
-    prove(tmp_path, undisturbed, fault="a node is lost", how="SIGKILL of a raylet, staged placement, 1 of 3 nodes")
+    prove(tmp_path, undisturbed, fault="a node is lost", how=how)
     done = receipts(RunLocation.open(str(tmp_path)))
-    assert all(set(receipt.attempts) == {"propose", "caption", "filter"} for receipt in done)
+    assert all(set(receipt.attempts) == set(pools) for receipt in done)
     assert left["repeats"] == sum(receipt.num_repeats for receipt in done) >= 1
 
 

@@ -11,12 +11,7 @@ import psutil
 import pytest
 
 from pseudoris.pipeline import identity
-from pseudoris.pipeline.identity import (
-    PACKAGES,
-    check_process,
-    identity_before_ray,
-    measure_identity,
-)
+from pseudoris.pipeline.identity import PACKAGES, check_process, identity_before_ray, measure_identity
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
