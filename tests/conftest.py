@@ -36,6 +36,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # NumPy's products as well: a thread a core in each process is twice the threads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# Ray would give its workers what other processes leave: on a busy machine a shard of one second takes minutes.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 # pytest-xdist sets it in its processes, and a console that finds it when it is made keeps that width for good.
 os.environ.pop("COLUMNS", None)
 
