@@ -22,11 +22,7 @@ def plain_crop(
 ) -> torch.Tensor:
     """Return one crop by its definition, (3, size, size) float32 RGB in [0, 1], before normalisation.
 
-    Args:
-        region: (h, w, 3) uint8 RGB, the pixels of the crop's box.
-        size: Side of the crop in pixels.
-        mask: (h, w) bool, the mask in the same box; None for a context crop.
-        has_antialiasing: As in `CropFormat`.
+    `region` (h, w, 3) uint8 RGB is the crop's box, `mask` (h, w) the mask in it; None for a context crop.
     """
     square = torch.from_numpy(padded_square(region, mask=mask)).permute(2, 0, 1)[None] / 255
     return F.interpolate(square, (size, size), mode="bilinear", antialias=has_antialiasing)[0]

@@ -33,12 +33,7 @@ _ENVIRONMENT = {
 
 @dataclass
 class Hosts:
-    """A Ray cluster whose nodes have nothing in common but a network and this machine's disk.
-
-    Attributes:
-        address: Of the head, as the hosts see it.
-        names: Namespaces by host number; 0 is the head.
-    """
+    """A Ray cluster whose nodes share but a network and a disk; `names` are namespaces, the first that of the head."""
 
     address: str
     names: list[str]

@@ -43,12 +43,9 @@ def ramps(bits: int, channels: int) -> np.ndarray:
 
 
 def on_white(samples: np.ndarray, bits: int, alpha: np.ndarray | None = None) -> np.ndarray:
-    """Return (H, W, 3) float64: the declared rule to 8 bits, composited on white.
+    """Return (H, W, 3) float64: grey (H, W) or RGB by the declared rule to 8 bits, composited on white.
 
-    Args:
-        samples: (H, W) grey or (H, W, 3) RGB, of `bits`. 16-bit grey without alpha is rounded, other 16 bits are cut.
-        bits: Bits of a sample.
-        alpha: (H, W) of `bits`.
+    16-bit grey without alpha is rounded, other 16 bits are cut.
     """
     most = 2**bits - 1
     is_cut = bits > 8 and (samples.ndim == 3 or alpha is not None)

@@ -55,13 +55,7 @@ if [ "$1" = requeue ]; then echo "$2" > ~/requeued; else echo 127.0.0.1; fi
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine that knows no token yet, with the commands of the page on its path.
-
-    Attributes:
-        home: Its home.
-        words: What stands on the page for what it has.
-        environment: Of its shells.
-    """
+    """A machine that knows no token yet, with the commands of the page on its path; `words` of the page are its own."""
 
     home: Path
     words: Mapping[str, str]

@@ -174,18 +174,6 @@ def texts() -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    "topic",
-    [
-        *("## GPU and memory", "bar stays at `listing`", "## Nothing or everything is kept", "are `empty`"),
-        *("endpoint_url", "access is denied", "SlowDown", "requires a token", "TMPDIR", "Ask for access", "a proxy"),
-        *("mirror", "`licence`", "a benchmark tests on them", "## macOS"),
-    ],
-)
-def test_the_page_answers_what_people_ask(topic):
-    assert topic in TROUBLES
-
-
 @pytest.mark.parametrize("heading", HEADINGS)
 def test_a_heading_is_a_message_of_the_source(heading):
     if " " not in heading:

@@ -48,15 +48,7 @@ WORDS = (*SETTINGS_OF_ALL, f"masks.options={{sleep_s: 0.02, kills_on: {POISON}}}
 
 @dataclass
 class Soak:
-    """What all runs of a soak share.
-
-    Attributes:
-        record: One line of JSON a run.
-        words: Settings of every run.
-        faults_a_run: After so many a run is left alone.
-        end: When the last run is left alone, by `time.monotonic`.
-        dear: What to choose dear faults from.
-    """
+    """What all runs of a soak share. Each is left alone after `faults_a_run`, the last one at `end` (monotonic)."""
 
     record: Path
     folder: Path

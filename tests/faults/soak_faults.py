@@ -41,14 +41,8 @@ RESUMABLE_CODES: Final = (1, 3, 130, -signal.SIGKILL, -signal.SIGTERM, -signal.S
 class Piece:
     """One run of a soak: what is around it, who drives it, what it went through.
 
-    Attributes:
-        struck: Faults by kind.
-        starts: Drivers that were started.
-        ends: Exit codes of the drivers that did not finish the run.
-        last: The kind that came last.
-        latest_s: The furthest that the clock was ahead.
-        is_calm: Nothing lasts any more.
-        may_end_anyhow: A node or the head was killed, and on one machine the driver may hang on it and go with it.
+    `ends` are the exit codes of drivers that did not finish it, `latest_s` is how far ahead the clock was at most. With
+    `may_end_anyhow` a node or the head was killed: on one machine the driver may hang on it and go with it.
     """
 
     setting: Setting
@@ -249,13 +243,7 @@ def storm(*faults: Fault) -> Callable[[Piece], bool]:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of fault.
-
-    Attributes:
-        name: As tables call it.
-        settings: Where it can be made.
-        weight: How often it is drawn among the cheap; 0 for a dear one, whose turn comes by count.
-    """
+    """A kind of fault, and where it can be made. A dear one has no weight among the cheap: its turn comes by count."""
 
     name: str
     strike: Callable[[Piece], bool]

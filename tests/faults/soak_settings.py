@@ -44,16 +44,8 @@ int timerfd_settime(int timer, int flags, const struct itimerspec *value, struct
 class Setting:
     """What a run has around it; what a setting lacks is None.
 
-    Attributes:
-        name: One of `SETTINGS`.
-        source: Its images; a folder of its own.
-        out: Where it writes.
-        words: Assignments, and the address of the cluster.
-        prefix: What stands before a driver's command.
-        cluster: The cluster, replaced where its head is killed; None where each driver starts Ray for itself.
-        proxy: What stands before the bucket.
-        disk: The file system that fills.
-        clock: The file that holds the difference of the processes' clock, in seconds.
+    `prefix` stands before a driver's command. Without a cluster each driver starts Ray for itself. `clock` is the file
+    that holds the difference of the processes' clock, in seconds.
     """
 
     name: str

@@ -57,17 +57,10 @@ FORMATS: Final = ("parquet", "refer", "cris", "lmdb", "coco", "sa1b", "webdatase
 
 @dataclass(frozen=True)
 class Command:
-    """A command to kill; it runs in a folder that holds `images` and perhaps `run`.
+    """A command to kill; it runs in a folder that `prepare` fills with `images` and perhaps `run`.
 
-    Attributes:
-        tried: As the table calls it.
-        words: The command.
-        prepare: Fills the folder.
-        writes: What it writes to.
-        result: Returns what it has left there.
-        program: What of Python takes the words.
-        aim: A pattern of paths below `writes`. It is killed once one more of them is there, each time at a later one,
-            instead of at moments of its time.
+    `aim` is a pattern of paths below `writes`. It is killed once one more of them is there, each time at a later one,
+    instead of at moments of its time.
     """
 
     tried: str

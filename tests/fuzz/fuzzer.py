@@ -42,13 +42,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Target:
-    """A reader of untrusted files.
-
-    Attributes:
-        seeds: Returns sound inputs.
-        prepare: Returns what reads an input; it may write to the empty folder that it is given.
-        vary: Returns a damaged input.
-    """
+    """A reader of untrusted files: `prepare` returns it, and may write to the empty folder that it is given."""
 
     seeds: Callable[[], Sequence[bytes]]
     prepare: Callable[[Path], Callable[[bytes], object]]
@@ -76,14 +70,9 @@ class Report:
 
 
 def fuzz(name: str, target: Target, folder: Path, *, num_inputs: int, seed: int) -> Report:
-    """Give `num_inputs` damaged inputs to a target; stop after MAX_FINDINGS of different causes.
+    """Give `num_inputs` damaged inputs to a target, of which `name` is `module:name`; keep what is found in `folder`.
 
-    Args:
-        name: `module:name` of the target, for its process.
-        target: The same, imported.
-        folder: Where inputs that were found are kept.
-        num_inputs: How many.
-        seed: Decides them, with the name.
+    Seed and name decide the inputs. It stops after MAX_FINDINGS of different causes.
     """
     report, seeds, causes = Report(), target.seeds(), set[str]()
     with Reader(name) as reader:

@@ -19,16 +19,7 @@ from pydantic import BaseModel, TypeAdapter
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A text of a file, replaced by another one.
-
-    Attributes:
-        name: What breaks, in a few words; no other mutant has it.
-        file: The file, from the root of the repository.
-        old: A text that stands in it once.
-        new: What replaces it.
-        tests: pytest's ids of the tests that must fail.
-        unobservable: Why no test can see it; empty if one must.
-    """
+    """A text that stands once in a file, replaced by another one; its tests must fail, unless it is unobservable."""
 
     name: str
     file: str
