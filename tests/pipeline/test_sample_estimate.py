@@ -98,35 +98,22 @@ def test_a_named_scratch_is_left_as_it_was_also_after_an_error(ray_session, tmp_
 FIXED_BYTES = sum(len(table_bytes(schema.empty_table())) for schema in SCHEMAS.values())
 
 
-def receipt(shard: int, *, images: int = 10, quarantined: int = 1, seconds: float = 5.0, extra_bytes: int = 4_000):
-    sizes = [FIXED_BYTES + extra_bytes, 0, 0, 0]
+def receipt(shard: int, *, seconds: float = 5.0) -> Receipt:
+    """Return that of ten images, one in quarantine, of 4,000 bytes beyond those of empty tables."""
     parts = {
         table: PartRecord(name=f"{shard}", rows=0, size_bytes=size, sha256="0" * 64)
-        for table, size in zip(SCHEMAS, sizes, strict=True)
+        for table, size in zip(SCHEMAS, [FIXED_BYTES + 4_000, 0, 0, 0], strict=True)
     }
-    counts = ShardCounts(
-        images=images,
-        annotated=images - quarantined,
-        empty=0,
-        quarantined=quarantined,
-        masks=0,
-        expressions=0,
-        samples=0,
-        kept=0,
-        kept_lone=0,
-    )
+    none = {name: 0 for name, each in ShardCounts.model_fields.items() if each.is_required()}
+    counts = ShardCounts(**{**none, "images": 10, "annotated": 9, "quarantined": 1})
     stages = {"read": 100.0, "propose": 0.2 * seconds, "caption": 0.7 * seconds, "filter": 0.1 * seconds}
     return Receipt(shard=shard, generation=0, parts=parts, counts=counts, seconds=stages)
 
 
-def summed(receipts, config=None, *, actors=None, num_gpus=None, num_images=1_000_000, num_shards=4_000) -> RunEstimate:
-    return summarise(
-        PlanTally(num_images, num_shards),
-        receipts,
-        config or stub_config(),
-        actors=actors or {"fused": 2},
-        num_gpus=num_gpus,
-    )
+def summed(receipts, config=None, *, actors=None, num_gpus=None) -> RunEstimate:
+    """Return the estimate for a million images in 4,000 shards."""
+    tally = PlanTally(1_000_000, 4_000)
+    return summarise(tally, receipts, config or stub_config(), actors=actors or {"fused": 2}, num_gpus=num_gpus)
 
 
 def test_equal_shards_give_exact_figures():
