@@ -54,7 +54,7 @@ def watch_stub_run(rows: int, shard_images: int, *, has_workers: bool) -> Watche
 
 def bare_memory(rows: int, shard_images: int) -> dict[str, Any]:
     """Return the row of bare Ray Data over as many blocks as the run has shards."""
-    arguments = ["bare", "inf", str(-(-rows // shard_images))]
+    arguments = ["bare", "inf", str(-(-rows // shard_images)), "0"]
     return _driver_row("bare Ray Data", run_watched("benchmarks.scale_driver", arguments, plugin_environment()), rows)
 
 

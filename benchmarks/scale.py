@@ -4,10 +4,11 @@
     [--folder FOLDER] [--json FILE]
 
 Tables of tiny images are planned, read, proven, taken through stand-ins for the models (a set wait a shard, see
-`benchmarks/plugins`) and committed, beside bare Ray Data: as many blocks through two pools of one actor and nothing
-else. Every run is a process of its own, watched from outside; workers are not counted. `--rows` and `--shard-images`
-take several numbers, and every pair is measured. `--work-s` ends a side early: the plan and the
-graph are of all shards, what a shard costs is of those that were committed.
+`benchmarks/plugins`) and committed, beside bare Ray Data: as many blocks through two pools of one actor, which wait as
+long. Ray's loop takes CPU by the second, so a slower side costs more a shard: only at one pace (`--shard-s 0.2`) does
+the driver's CPU show our part alone. Every run is a process of its own, watched from outside; workers are not counted.
+`--rows` and `--shard-images` take several numbers, and every pair is measured. `--work-s` ends a side early: the plan
+and the graph are of all shards, what a shard costs is of those that were committed.
 """
 
 from __future__ import annotations
@@ -152,10 +153,10 @@ def measure(folder: Path, *, rows: int, shard_images: int, shard_s: float, work_
     environment = plugin_environment()
     ours = watch_run(source, folder / "out", config, environment, work_s=work_s)
     num_shards = ours.answer["num_shards"]
-    bare = run_watched("benchmarks.scale_driver", ["bare", str(work_s), str(num_shards)], environment)
+    bare = run_watched("benchmarks.scale_driver", ["bare", str(work_s), str(num_shards), str(shard_s)], environment)
     start_s, planned_s = ours.answer["start_s"], ours.answer["planned_s"]
     sizes = [sample.driver.rss_bytes for sample in ours.between(start_s, planned_s)]
-    beside = asdict(cost_of(bare, wait_s=0.0))
+    beside = asdict(cost_of(bare, wait_s=shard_s))
     return {
         "rows": ours.answer["num_images"],
         "shards": num_shards,

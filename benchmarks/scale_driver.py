@@ -1,7 +1,7 @@
 """The process that `benchmarks.scale` watches: a planned run with stand-ins, or bare Ray Data over as many blocks.
 
     python -m benchmarks.scale_driver run WORK_S SOURCE OUT <RunConfig as JSON>
-    python -m benchmarks.scale_driver bare WORK_S NUM_BLOCKS
+    python -m benchmarks.scale_driver bare WORK_S NUM_BLOCKS WAIT_S
 
 It stops WORK_S after the first commit (or block) at the latest. It prints the times of its phases by
 `time.monotonic`, as one line of JSON.
@@ -61,17 +61,18 @@ def run(work_s: float, source: str, out: str, config: RunConfig) -> dict[str, An
     return {**phases, "commits_s": commits, "num_images": header.num_images, "num_shards": header.num_shards}
 
 
-def bare(work_s: float, num_blocks: int) -> dict[str, Any]:
-    """Take as many blocks of one row through two pools of one actor each, and nothing else."""
+def bare(work_s: float, num_blocks: int, wait_s: float) -> dict[str, Any]:
+    """Take as many blocks of one row through two pools of one actor each, the first of which waits `wait_s` a block."""
     pool = PoolConfig(num_cpus=0.5)
     blocks: list[float] = []
     with connected("local"):
         configure_ray_data()
         start_s = time.monotonic()
         dataset = ray.data.read_datasource(Blocks(num_blocks), override_num_blocks=num_blocks, num_cpus=0.25)
-        for _ in range(2):
+        for seconds in (wait_s, 0.0):
             dataset = dataset.map_batches_internal(
                 _Passes,
+                fn_constructor_args=(seconds,),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(size=1),
@@ -111,7 +112,11 @@ def _read(number: int) -> list[pa.Table]:
 
 
 class _Passes:
+    def __init__(self, wait_s: float) -> None:
+        self._wait_s = wait_s
+
     def __call__(self, block: pa.Table) -> pa.Table:
+        time.sleep(self._wait_s)
         return block
 
 
@@ -120,7 +125,7 @@ def main() -> None:
     kind, work_s, *given = sys.argv[1:]
     sides: dict[str, Callable[[], dict[str, Any]]] = {
         "run": lambda: run(float(work_s), given[0], given[1], RunConfig.model_validate_json(given[2])),
-        "bare": lambda: bare(float(work_s), int(given[0])),
+        "bare": lambda: bare(float(work_s), int(given[0]), float(given[1])),
     }
     sys.stdout.write(json.dumps(sides[kind]()) + "\n")
 

@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from pydantic import BaseModel, ValidationError
@@ -29,7 +30,7 @@ from pseudoris.schemas.shard import (
 )
 from pseudoris.schemas.shard_blocks import shard_to_block
 from pseudoris.schemas.tables import FAILURE_REASONS
-from pseudoris.workers.faults.quarantine import BAD_OUTPUT, guarded, may_blame_image
+from pseudoris.workers.faults.quarantine import BAD_OUTPUT, apply_to_images, may_blame_image
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class ImageBoundary:
     def _blamed(self, shard: Shard) -> dict[int, ShardImage]:
         """Return the images that fail alone, quarantined; none if several were tried and all fail: the engine does."""
         tried = [image for image in shard.images if not image.failure]
-        alone = (guarded(image, self._name, lambda one: self._alone(shard, one)) for image in tried)
+        alone = apply_to_images(shard.with_images(tuple(tried)), self._name, partial(self._alone, shard)).images
         blamed = {image.position: image for image in alone if image.failure}
         return blamed if len(tried) < _SEVERAL or len(blamed) < len(tried) else {}
 

@@ -76,9 +76,7 @@ def apply_to_images(shard: Shard, stage: str, work: Callable[[ShardImage], Shard
         stage: Name for the failure's row and for the shard's seconds.
         work: Pure: it may be called again with the same image, in this process or in another.
     """
-    started = time.perf_counter()
-    images = tuple(image if image.failure else guarded(image, stage, work) for image in shard.images)
-    return shard.with_images(images).with_seconds(stage, time.perf_counter() - started)
+    return apply_to_groups(shard, stage, lambda images: [work(image) for image in images], fits=lambda _: False)
 
 
 def apply_to_groups(
@@ -99,11 +97,9 @@ def apply_to_groups(
         fits: Whether some images may form a group. A single image always may.
     """
     started = time.perf_counter()
-    done = {
-        image.position: image
-        for group in _groups([image for image in shard.images if not image.failure], fits)
-        for image in _guarded_group(group, stage, work)
-    }
+    done: dict[int, ShardImage] = {}
+    for group in _groups([image for image in shard.images if not image.failure], fits):
+        done |= {image.position: image for image in _guarded(group, stage, work)}
     images = tuple(done.get(image.position, image) for image in shard.images)
     return shard.with_images(images).with_seconds(stage, time.perf_counter() - started)
 
@@ -148,31 +144,23 @@ def _groups(
         yield group
 
 
-def _guarded_group(
-    group: Sequence[ShardImage], stage: str, work: Callable[[Sequence[ShardImage]], Sequence[ShardImage]]
+def _guarded(
+    images: Sequence[ShardImage], stage: str, work: Callable[[Sequence[ShardImage]], Sequence[ShardImage]]
 ) -> Sequence[ShardImage]:
-    if len(group) > 1:
-        try:
-            return work(group)
-        except ImageError:
-            logger.info("stage %s: one of %d images is at fault; trying them one by one", stage, len(group))
-        except Exception as error:
-            if not may_blame_image(error):
-                raise
-            logger.exception("stage %s raised on a group of %d images; trying them one by one", stage, len(group))
-    return [guarded(image, stage, lambda one: work([one])[0]) for image in group]
-
-
-def guarded(image: ShardImage, stage: str, work: Callable[[ShardImage], ShardImage]) -> ShardImage:
-    """Return `work(image)`; the image quarantined if that raises what may be blamed on it."""
+    """Return `work(images)`. If it raises what may be blamed on one image, each is tried alone, then quarantined."""
+    shown = ", ".join(f"{image.image_id} ({image.key})" for image in images)
     try:
-        return work(image)
+        return work(images)
     except ImageError as error:
-        return image.quarantined(Failure(stage, error.reason, error.message))
+        failure = Failure(stage, error.reason, error.message)
     except Exception as error:
         if not may_blame_image(error):
             raise
-        logger.exception("stage %s raised on image %s (%s)", stage, image.image_id, image.key)
+        logger.exception("stage %s raised on %s", stage, shown)
         # Only the type is stored, because the text of a foreign exception may hold an address or a time.
         message = f"the {stage} stage raised {type(error).__name__}; the log holds the traceback"
-        return image.quarantined(Failure(stage, STAGE_ERROR, message))
+        failure = Failure(stage, STAGE_ERROR, message)
+    if len(images) == 1:
+        return [images[0].quarantined(failure)]
+    logger.info("stage %s: one of %d images is at fault; trying them one by one: %s", stage, len(images), shown)
+    return [done for image in images for done in _guarded([image], stage, work)]
