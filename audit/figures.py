@@ -191,7 +191,7 @@ def _masks(judged: JudgedPairs, share_with_kept: float) -> BoundedFigure:
     )
     undecided = int((inside & (least < most)).sum())
     name = "masks with a right expression"
-    # If masks are undecided, the interval goes from `worst` to `best`. Leaving them out would make it too good.
+    # If masks are undecided, the interval goes from `worst` to `best`. Without such masks the figure would be too good.
     value = middle if not undecided else Interval(middle.estimate, worst.low, best.high)
     return BoundedFigure(name, int(inside.sum()), value, worst, best, undecided)
 

@@ -37,7 +37,6 @@ RATER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
 RIGHT: Final = "right"
 CANNOT_SAY: Final = "cannot_say"
-# A rater can give these answers. Each has its text on the page.
 VERDICTS: Final[dict[str, str]] = {
     RIGHT: "It is true of the outlined object, and of no other object in the picture.",
     "several": "It is true of the outlined object, and of others as well.",

@@ -33,7 +33,6 @@ from pseudoris.store.runs.header import read_header, require_header
 from pseudoris.store.tables.open_run import OpenRun
 
 DEFAULT_EVERY_S = 5.0
-# At most MAX_SHOWN problems and MAX_RANGES ranges of shards are listed.
 MAX_SHOWN = 50
 MAX_RANGES = 8
 

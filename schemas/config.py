@@ -144,7 +144,7 @@ class FilterConfig(FrozenModel):
     lone_masks: LoneMasks = "keep"
     # Besides the masked crop, CLIP embeds the mask's box with its surroundings, enlarged by this factor.
     context_scale: float = Field(default=1.2, ge=1.0, le=4.0)
-    # If true, crops are resized with antialiasing. `captions.has_antialiasing` should be equal, as with the authors.
+    # If true, crops are resized with antialiasing. Like the authors, set `captions.has_antialiasing` to the same value.
     has_antialiasing: bool = True
     # Cosines are clamped to at least this, because a negative cosine would reverse the order of ratios.
     min_cosine: float = Field(default=1e-4, gt=0)
@@ -184,7 +184,7 @@ class ComputeConfig(FrozenModel):
     # log-probabilities to 1e-5. `base` and `paper` ship float32, in which an H200's operations end at 2.1 and 0.85
     # images/s, against 13 and 8 in bfloat16 (modelled).
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    # Each process with models has this many CPU threads: part of the identity, as another number may round differently.
+    # Each process with models has this many CPU threads. The number is part of the identity, as it may change rounding.
     threads: int = Field(default=1, ge=1, le=1_024)
     # torch.compile for the towers of images, in passes of fixed shapes. Each actor then takes minutes to start, which
     # pays off in GPU runs that last hours. It needs a C++ compiler on every node.
@@ -198,7 +198,7 @@ class ShardsConfig(FrozenModel):
 
     # A shard has at most this many images. A larger number loses more work in a crash; a smaller one makes more files.
     max_images: int = Field(default=256, ge=1, le=1_000_000)
-    # A shard has at most this many bytes of encoded images, as listed. The object store holds those of shards at work.
+    # A shard has at most this many bytes of encoded images, as listed. The object store holds shards in progress.
     max_bytes: int = Field(default=256 * 2**20, ge=1, le=2**40)
     # If true, the images table holds the encoded images, so that a trainer does not need SOURCE.
     embed_images: bool = False

@@ -87,7 +87,7 @@ Counted = Literal["draws", "probability"]
 class NounRelations(FrozenModel):
     """What a run's captions say of its nouns (`pseudoris calibrate --composer` learns it)."""
 
-    # The nouns of a group name the same thing. The first noun is the most frequent one, and the one that is composed.
+    # The nouns of a group name the same thing. The first one is the most frequent, and composed texts use it.
     same: tuple[tuple[str, ...], ...] = ()
     # Maps a wider name to its direct narrower names, as `animal` to `dog`. A group of `same` has its first name here.
     wider: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)

@@ -101,9 +101,9 @@ class ReductionConfig(FrozenModel):
 class PriorConfig(FrozenModel):
     """An instance detector's opinion of what the objects are (the paper: CutLER, score > 0.5)."""
 
-    # A run with `unset` is refused before it starts, with both ways to decide (`docs/guides/priors.md`).
+    # A run with `unset` is refused before it starts: the error names both choices (`docs/guides/priors.md`).
     kind: Literal["none", "table", "torchvision", "unset"] = "none"
-    # This file has the instances. table: Parquet, or COCO JSON. torchvision: a local checkpoint.
+    # This is the path of a file of instances (table: Parquet or COCO JSON), or of a local checkpoint (torchvision).
     path: str | None = None
     # Instances with at least this score count.
     min_score: UnitInterval = 0.5

@@ -26,7 +26,7 @@ from pseudoris.store.location import RunLocation
 
 DEFAULT_MAX_MEMORY_BYTES: Final = 4 * 2**30
 
-# Maps a dataset's `id`, a shard's row in its snapshot and an image's index in the shard to (3, H, W) uint8.
+# Maps a dataset's `id`, a shard's row in its snapshot and an image's index in the shard to (3, H, W) uint8 pixels.
 Decoded = dict[tuple[int, int, int], Tensor]
 
 

@@ -150,7 +150,6 @@ class MixedIterableDataset(StreamedDataset):
         self._seed = seed
         self._chosen = choose_fraction(human.mask_ids(), fraction, seed)
         _check_share(human_share, len(self._chosen))
-        # A sample is human with this probability.
         self.human_share = self._find_share()
 
     @property
@@ -182,7 +181,7 @@ class MixedIterableDataset(StreamedDataset):
         number = stream.rank * stream.num_workers + stream.worker
         own = shuffled[number :: stream.world_size * stream.num_workers]
         own = own if len(own) else shuffled
-        # A number below the limit gives a human sample. The largest never does, as only pseudo-labels end an epoch.
+        # A number below the limit gives a human sample. The largest never does: an epoch ends with the pseudo-labels.
         limit = min(round(self.human_share * _PROBABILITY_STEPS), _PROBABILITY_STEPS - 1)
         while True:
             if draw_below(key, num_drawn, _PROBABILITY_STEPS) < limit:

@@ -205,7 +205,7 @@ def _digest(refs: _Refs) -> str:
 
 def _read_refs(data: bytes, where: str, due: str) -> _Refs:
     """Return the references; check that they are those that were written, in a pickle that every trainer reads."""
-    # A pickle begins with its protocol's number, from protocol 2 on. Every Python reads older protocols.
+    # From protocol 2 on, a pickle begins with its protocol's number. Every Python reads the protocols before.
     if data[:1] == b"\x80" and data[1] > _PICKLE_PROTOCOL:
         raise broken(where, f"it has pickle protocol {data[1]}, which the trainers' Python cannot read")
     try:

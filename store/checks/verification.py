@@ -266,7 +266,7 @@ class ShardToCheck:
     rule: KeepRule = SOME_TAU
 
 
-# Checks shards, in this process or on a cluster. Takes a shard when there is room, and yields its problems.
+# The function checks shards, in this process or on a cluster. It takes a shard when it can start one more.
 CheckShards = Callable[[RunLocation, Iterator[ShardToCheck], bool], Iterator[list[Problem]]]
 
 
@@ -300,7 +300,7 @@ def verify_run(
     """
     header = require_header(location)
     for name, what in location.list_obstacles(PLAN_FOLDER):
-        # A folder, a pipe or the like is in the place of an extension. The plan would seem to end before it.
+        # Without this error, the plan would seem to end before an extension whose header is a folder or a pipe.
         if EXTENSION_NAME.match(name):
             raise ConfigError(
                 f"{location.uri(f'{PLAN_FOLDER}/{name}')} is {what}, not a header of the plan: restore the file"

@@ -86,7 +86,7 @@ class FsspecStorage(Storage):
             found = self._info(path)
         except (FileNotFoundError, NotADirectoryError) as error:
             failure = _web_failure(error)
-            # Some servers refuse access to a name that does not exist, so a refusal also means that it is missing.
+            # Some servers refuse access to a name that does not exist, so a refusal counts as a missing file.
             if failure is None or type(failure) is PermissionError:
                 return None
             raise failure from error

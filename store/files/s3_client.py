@@ -85,7 +85,7 @@ def _speaks_tls(endpoint: str | None) -> bool:
 def _is_local(error: BaseException) -> bool:
     """Return whether an error that looks like one of the network comes from the settings of this machine."""
     if isinstance(error, boto.CredentialRetrievalError):
-        # No metadata server was asked, so a program that the profile names gave no credentials: a local fault.
+        # If no metadata server failed, a program that the profile names did: that is a local fault.
         return not isinstance(error.__context__, boto.MetadataRetrievalError)
     cause = getattr(error, "kwargs", {}).get("error")
     if isinstance(error, boto.SSLError):

@@ -278,7 +278,7 @@ class S3Requests:
             except boto.ClientError as error:
                 if status_of(error) != 416:
                     raise
-                # The range starts behind the object's end. Stores report unreliable sizes here, so it is computed.
+                # The range starts behind the object's end. The size is computed, as some stores report a wrong one.
                 return Fetched(bytes(received), max(start, 0) + len(received), etag or "")
             is_whole = first > 0 and answer["ResponseMetadata"]["HTTPStatusCode"] != 206
             if is_whole or int(answer["ContentLength"]) > most:

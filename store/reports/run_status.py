@@ -62,7 +62,7 @@ def measure_rates(
     gaps = np.diff(times_s)
     is_pause = gaps > pause_s
     active_s = shard_s + float(np.where(is_pause, min(shard_s, pause_s), gaps).sum())
-    # `first` is the first commit after the last pause. The present session started `shard_s` before it.
+    # `first` is the first commit after the last pause. The present session started `shard_s` seconds before it.
     first = int(np.flatnonzero(is_pause)[-1]) + 1 if is_pause.any() else 0
     now_s = max(now_s, float(times_s[-1]))
     since_s = max(now_s - window_s, float(times_s[first]) - shard_s)
@@ -183,7 +183,7 @@ class StatusReader:
 
     def _catch_up(self, highest: Mapping[int, int]) -> None:
         if any(highest.get(shard, -1) < generation for shard, generation in self._generations.items()):
-            # A receipt was deleted, so its shard is computed again. The totals include it and are summed anew.
+            # A receipt was deleted, so its shard is computed again. All totals are reset, as they include it.
             self._totals, self._generations, self._images = Totals(), {}, {}
         new = {shard: generation for shard, generation in highest.items() if self._generations.get(shard) != generation}
         wanted = sorted(new.items())
@@ -202,7 +202,7 @@ class StatusReader:
         if holder is None:
             return Driver(DRIVER_NONE)
         if self._beat not in (None, holder.beat):
-            # The lock's counter has changed since the last read, so the driver is alive, whatever its time says.
+            # The lock's counter has changed since the last read, so the driver is alive, even if its time looks old.
             self._has_moved_s = now_s
         self._beat = holder.beat
         ago_s = max(0.0, now_s - max(holder.beaten_s, self._has_moved_s))

@@ -183,7 +183,7 @@ def commit_retry(
     try:
         before = {table: _stored(location, table, base) for table in SCHEMAS}
     except ConfigError:
-        # If another writer has committed this generation, gc may have deleted the base. That receipt counts.
+        # If another writer has committed this generation, gc may have deleted the base. Its receipt is returned.
         existing = read_receipt(location, shard.shard, shard.generation)
         if existing is None:
             raise

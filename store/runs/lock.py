@@ -152,7 +152,7 @@ class RunLock:
 
     def release(self) -> None:
         """Release the lock; the next driver need not wait."""
-        # The file stays. If its number were used again, a late heartbeat of this driver could look like a new claim.
+        # The file stays, because a late heartbeat of this driver could look like a new claim of the same number.
         self._location.replace(_path(self._number), claim_to_bytes(replace(self._claim, is_released=True)))
 
     @classmethod

@@ -296,7 +296,7 @@ def _standing(location: RunLocation, request: RunRequest) -> tuple[RunHeader, tu
         except ConfigError:
             if lock is None or is_repair or header.origin != request.origin:
                 raise
-            # The heartbeat raises if this driver has lost the lock. Otherwise no other driver can commit meanwhile.
+            # The heartbeat raises an error if this driver has lost the lock, so no other driver commits meanwhile.
             lock.heartbeat()
             if has_results(location):
                 raise

@@ -164,7 +164,7 @@ class RunSession:
             standing = self._standing()
             if is_changed:
                 self._write_manifest(*standing)
-            # A lost part raises an error: after gc and manifest, which are then done, but before the card, which reads.
+            # A lost part is reported after gc and manifest are done, but before the card, which reads the tables.
             for receipt in self.receipts():
                 for table, part in receipt.parts.items():
                     refuse_lost(self._location, table, part, sizes[table])

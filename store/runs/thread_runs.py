@@ -28,7 +28,7 @@ from pseudoris.store.threads import map_in_threads
 
 logger = logging.getLogger(__name__)
 
-# By default this many threads work: few, as each holds a shard's tables, with embedded images `shards.max_bytes`.
+# By default this many threads work. They are few, because each holds a shard's tables with all embedded images.
 DEFAULT_THREADS: Final = 4
 
 # The function gets the number of images committed so far, and the number of all images.

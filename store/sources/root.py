@@ -198,7 +198,7 @@ def _refuse_inner_host(uri: str) -> None:
     with suppress(ValueError):
         address = ipaddress.ip_address(host)
     if address is None:
-        # `inet_aton` accepts the forms `127.1`, `0x7f000001` and `2130706433`, because resolvers also accept them.
+        # `inet_aton` also reads `127.1`, `0x7f000001` and `2130706433`, which resolvers accept as addresses.
         with suppress(OSError):
             address = ipaddress.IPv4Address(socket.inet_aton(host))
     address = getattr(address, "ipv4_mapped", None) or address

@@ -156,7 +156,7 @@ class Source:
                     "exist: check the path"
                 ) from None
             except (ImageError, RefusedError):
-                # A named file whose status cannot be read is planned, as others may be good. Its read quarantines it.
+                # The file's status cannot be read. It is planned, as other files may be good, and quarantined later.
                 yield StoredFile(path, None)
 
     def _globbed_files(self, pattern: GlobPattern) -> Iterator[tuple[StoredFile, bool]]:

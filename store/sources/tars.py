@@ -93,7 +93,7 @@ def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
         with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
             end = start
             while (member := tar.next()) is not None:
-                # The offset must grow: a member of negative size would lead back to an earlier header, without end.
+                # The offset must grow: a member of negative size would lead back to an earlier header, in a loop.
                 if tar.offset <= end:
                     raise tarfile.ReadError(f"the member after byte {end:,} ends before it begins")
                 if len(tar.pax_headers) > _MAX_GLOBAL_SETTINGS:
@@ -105,7 +105,7 @@ def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
                 # `members` is emptied, because tarfile keeps every header in it: millions for a large tar.
                 tar.members = []  # type: ignore[attr-defined]
             end = tar.offset
-        # tarfile takes a damaged header for the end, so members are searched for behind the end.
+        # tarfile stops at a damaged header, so the bytes behind its end are searched for lost members.
         following = _next_content(stream, end)
         if following == end and end > start:
             raise tarfile.ReadError(f"the header at byte {end:,} is damaged")

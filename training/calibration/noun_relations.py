@@ -43,7 +43,7 @@ def noun_relations(masks: Sequence[Evidence]) -> NounRelations:
     several = {
         name: tuple(each)
         for name, each in wider.items()
-        # A wider name must cover two names that are seldom drawn together. Otherwise it may be a part of one thing.
+        # A wider name must cover two names that are seldom drawn together. Otherwise it may name a part of one thing.
         if any(max(merged.share(*pair), merged.share(*pair[::-1])) < _WIDER for pair in combinations(each, 2))
     }
     # The relations are built anew, because a copy of `same` would keep its derived values.

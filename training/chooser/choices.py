@@ -19,7 +19,7 @@ from pseudoris.training.metrics import ious_of, pixel_counts
 # If several masks may be the answer, a further mask needs the first share of the likeliest one's probability. It may
 # overlap each mask chosen before by less than the second share of the smaller of the two.
 _COMPANION_SHARE, _COMPANION_APART = 0.5, 0.5
-# The loss of the fit contains the squared coefficients times this. Its inputs have a standard deviation of 1.
+# The fit's loss contains the squared coefficients times this. The fit's inputs have a standard deviation of 1.
 _RIDGE: Final = 1e-3
 
 

@@ -88,7 +88,7 @@ class ChooserLearner:
         loss = choice_loss(logits, ious, self._config.target.temperature, weights)
         if change is None:
             return {"loss": loss}
-        # The loss is divided by the number of questions, as the other one, because a rank's loss is weighted by it.
+        # Both losses are divided by the number of questions, because a rank's loss is weighted by that number.
         drawn = outline_loss(change.float(), taught) / len(batch)
         return {"loss": loss + drawn, "choice": loss.detach(), "outline": drawn.detach()}
 

@@ -242,7 +242,7 @@ def evaluate_run(
     left_out = f"{num_not_judged:,} kept expressions of kind {' or '.join(truth.unjudged_kinds)} are left out"
     notes = [f"{left_out} of all figures: this truth cannot judge them."] if num_not_judged else []
     masks = f"{num_same:,} masks of the run are masks of the truth, pixel for pixel"
-    # Half of the masks must match, because a model may match the mask of a small object exactly by chance.
+    # More than half of the masks must match, because a model may match a small object's mask exactly by chance.
     is_same = 2 * num_same > bootstrap.total("masks.proposals")[0]
     circular = [f"Circular: {masks}. The figures of masks say nothing."] if is_same else []
     circular += [_FITTED] if run.header.config.filtering.fitted_values.confidence is not None else []

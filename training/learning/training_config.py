@@ -42,7 +42,7 @@ class TrainingConfig(FrozenModel):
     # The rate rises linearly over this many steps. Without a warm-up AdamW's first steps are large in noisy directions.
     num_warmup_steps: int = Field(default=50, ge=0)
     weight_decay: NonNegative = 0.05
-    # A gradient with a larger global norm is scaled down to this: a mask of a few pixels can give many times the usual.
+    # A gradient with a larger norm is scaled down to this: a mask of a few pixels can give many times the usual norm.
     max_gradient_norm: float = Field(default=1.0, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["cpu", "cuda"] = "cpu"
@@ -53,7 +53,7 @@ class TrainingConfig(FrozenModel):
     num_threads: int = Field(default=1, ge=1)
     # A checkpoint is written after this many steps, which a crash may lose. It takes a fraction of a second.
     checkpoint_every: int = Field(default=200, ge=1)
-    # A validation follows each of this many steps; 0 validates only at the end.
+    # The model is validated each time this many steps are done; 0 validates only at the end.
     validate_every: int = Field(default=0, ge=0)
     log_every: int = Field(default=20, ge=1)
 

@@ -61,7 +61,7 @@ def grid_position(height: int, width: int, channels: int, *, device: torch.devic
     Source: Carion et al. 2020 (DETR), with coordinates in [0, 1] so that grids of any size share one frame.
     """
     quarter = channels // 4
-    # Wavelengths go from twice the image to a quarter of it. With finer ones a model memorises patches, not "left".
+    # Wavelengths go from twice the image to a quarter of it. Finer ones let a model memorise patches instead of "left".
     frequency = math.pi * 2.0 ** torch.linspace(0, 3, quarter, device=device)
     x, y = grid_centres(height, width, device=device).unsqueeze(-1).unbind(1)
     on_y, on_x = y * frequency, x * frequency
@@ -156,7 +156,7 @@ class ReferencePatchAttention(nn.Module):
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)
         # The weights are small at first, so that CLIP's response dominates the query's own scores.
         nn.init.normal_(self.key.weight, std=_LITTLE)
-        # The layer gives the logarithm of the inverse temperature. It begins near 0, so the factor begins near 1.
+        # The layer gives the logarithm of the inverse temperature, near 0 at first: the temperature begins near 1.
         self.sharpness = nn.Linear(width, 1)
         nn.init.normal_(self.sharpness.weight, std=_LITTLE)
         nn.init.zeros_(self.sharpness.bias)

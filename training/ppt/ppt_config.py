@@ -38,14 +38,14 @@ class PointGeneratorConfig(FrozenModel):
     width: int = Field(default=384, ge=8)
     # Each head has 48 channels, a usual number. More heads cost no time. Other numbers of heads were not tried.
     num_heads: int = Field(default=8, ge=1)
-    # A feed-forward layer is this many times as wide as a query: the model has about the paper's parameters.
+    # A feed-forward layer is this many times as wide as a query, which gives about the paper's number of parameters.
     feed_forward_ratio: float = Field(default=2.5, gt=0)
     # regression: points and labels are regressed from the query, as equation 2 has it. patch_attention: they spread
     # around the peak of an attention to the patches, and the settings below say how.
     point_head: Literal["regression", "patch_attention"] = "patch_attention"
     # If true, patches receive CLIP's response to the expression beside their features. The paper does not do this.
     is_response_read: bool = True
-    # Drop-out is off, without a search: pairs differ in each epoch, and `tiny` sees each pair only a few times.
+    # Drop-out is off, because pairs differ in each epoch, and `tiny` sees each only a few times. It was not searched.
     dropout: float = Field(default=0.0, ge=0, lt=1)
     # How strongly queries attend to the patches that match the expression in CLIP: softmax score for each standard
     # deviation of CLIP's response. The query's own scores are added to it, and each query learns a temperature of the
@@ -137,7 +137,7 @@ class PairsDataConfig(FrozenModel):
     on_bad_image: Literal["raise", "skip"] = "raise"
     # Maps the SOURCE that a run's header names to where its images are now. `--val` uses it too.
     moved: dict[str, str] = Field(default_factory=dict)
-    # A run with more bytes of embedded images is refused, because memory holds them. Images of SOURCE are read singly.
+    # A run with more bytes of embedded images is refused: memory holds them all. Images of SOURCE are read one by one.
     max_memory_bytes: int = Field(default=DEFAULT_MAX_MEMORY_BYTES, ge=0)
     num_workers: int = Field(default=0, ge=0)
     # Each process caches features of images in float16 in host memory, up to this size. The rest is computed when it is

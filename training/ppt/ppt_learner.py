@@ -76,7 +76,7 @@ class FrozenEncoders:
             missing = {key: image for key, image in given.items() if key not in seen and image is not None}
             if missing:
                 side = self._towers.image_format.size
-                # Images are stretched as for the recipes' responses, so that grid and image share one frame in [0, 1].
+                # Images are stretched as in `recipes/grounding.py`, so that grid and image share one frame in [0, 1].
                 pixels = torch.stack([resize(image, [side, side], antialias=True) for image in missing.values()])
                 found = self._towers.read_images(pixels)
                 of_clip = (each.half().cpu() for each in (found.stages, found.dense))

@@ -293,7 +293,7 @@ def _drawn(pieces: _Pieces, config: ComposeConfig, rng: np.random.Generator) -> 
             chosen = _chosen(pieces.names, layout[0] * layout[1], config.same_class_share, rng)
             found = mosaic([pieces.drawn(at, rng) for at in chosen], layout, config.side_px, rng)
         else:
-            # The classes differ, because "the star left of the star" would name both. `_Pieces` has two or more.
+            # The classes differ, because "the star left of the star" would name both. There are two classes or more.
             base, embedded = _chosen(pieces.names, 2, 0.0, rng)
             found = fusion(pieces.drawn(base, rng), pieces.drawn(embedded, rng), config, rng)
         if found is not None:

@@ -40,7 +40,7 @@ class GroundingConfig(FrozenModel):
     choice: Literal["agreement", "predicted_iou"] = "agreement"
     # With prompts=points, SAM gets this many positive points and this many negative points.
     num_points: int = Field(default=2, ge=1, le=32)
-    # With prompts=points, positive points have at least the share `high` of the response's range, negative ≤ `low`.
+    # With prompts=points, positive points have at least share `high` of the response's range, negative at most `low`.
     high: UnitInterval = 0.8
     low: UnitInterval = 0.2
     # CLIP reads this text, in which {} is replaced by the phrase without its article.
@@ -58,7 +58,7 @@ class ComposeConfig(FrozenModel):
     layouts: tuple[Layout, ...] = Field(default=((1, 2), (2, 1), (1, 3), (2, 2)), min_length=1)
     # A tile of a mosaic repeats a class with this probability, so that only the position distinguishes its objects.
     same_class_share: UnitInterval = 0.5
-    # A composed image has sides of this many pixels, as the scenes or photographs at the end of the training.
+    # A composed image has sides of this many pixels, like the images at the end of the training.
     side_px: int = Field(default=192, ge=32, le=4096)
     # In a fusion, the longer side of the embedded image is a share of the other image's, drawn between these two.
     embedded_side: tuple[Share, Share] = (0.2, 0.4)

@@ -24,7 +24,6 @@ _AT: Final = {
 }
 _CORNER: Final = ("the {name} at the {row} {column}", "the {row} {column} {name}")
 
-# These texts state where the target is, relative to its anchor.
 _RELATIONS: Final = {
     "left": ("the {name} left of the {anchor}", "the {name} to the left of the {anchor}"),
     "right": ("the {name} right of the {anchor}", "the {name} to the right of the {anchor}"),
