@@ -26,7 +26,6 @@ from rich.text import Text
 from pseudoris.schemas.untrusted import printable, printable_json, spelled, without_controls
 
 READER_GONE: Final = 141
-# `degrade_output` registers its error handler under this name.
 _DEGRADED: Final = "pseudoris-degraded"
 # Without Unicode each sign becomes one letter, so that widths stay. The Braille signs are those of Rich's spinner.
 _PLAIN: Final = str.maketrans("–—…×·•τ━╸╺█✓“”‘’←→↑↓", "--.x..t---#v\"\"''<>^v") | {

@@ -57,7 +57,6 @@ _EXTRAS: Final = {
     **dict.fromkeys(("demo", "doctor", "weights", "estimate", "annotate"), "run"),
     **dict.fromkeys(("ppt", "train", "predict"), "train"),
 }
-# `--help` shows these groups in this order.
 _GROUPS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
     "Start": {
         "demo": demo.demo,

@@ -263,7 +263,6 @@ def line_weights(line: WeightLine | None, confidence: Floats) -> Floats:
     return np.asarray(np.where(np.isnan(found), 1.0, np.round(found, WEIGHT_DIGITS)))
 
 
-# `features` reads these columns of the expressions table.
 CONFIDENCE_COLUMNS: Final = (
     *("caption_score", "listener", "truth"),
     *("uniqueness", "distinctiveness", "correctness", "count", "grounding_share"),

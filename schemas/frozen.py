@@ -6,7 +6,6 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# The sha256 of a file or a record is written in lower-case hex digits.
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 NonNegative = Annotated[float, Field(ge=0.0)]
 UnitInterval = Annotated[float, Field(ge=0.0, le=1.0)]

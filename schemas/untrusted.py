@@ -123,7 +123,6 @@ HEIF_EXTENSIONS: Final = (".heic", ".heif", ".hif")
 # Formats that may be opened, by Pillow's names; MPO is opened as JPEG. The list is closed because a folder of images is
 # untrusted input, and Pillow would pass a PostScript file to Ghostscript.
 IMAGE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")
-# Files with these extensions are listed by default.
 EXTENSIONS: Final = (
     *(".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
     *(".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".avif"),

@@ -123,7 +123,6 @@ def with_share_of_none(index: ShardIndex, spec: SampleSpec) -> ShardIndex:
     for at, turn in zip(of.tolist(), part.tolist(), strict=True):
         own = np.arange(index.first_rows[at], index.first_rows[at + 1])
         is_none = not num_targets[at]
-        # If there are more samples than texts, texts repeat.
         rows.append(own[turn % len(own) :: max(num_samples[at], 1)] if is_none else own)
         ids.append(f"{index.mask_ids[at]}-{turn}" if is_none else index.mask_ids[at])
     images, position = np.unique(

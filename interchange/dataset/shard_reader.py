@@ -40,7 +40,6 @@ from pseudoris.store.tables.committed_tables import read_selected
 from pseudoris.store.tables.judged_expressions import floats_of
 from pseudoris.store.threads import map_in_threads
 
-# `draw_weights` reads these columns of the expressions table.
 WEIGHT_COLUMNS: Final = ("source", "kept", "distinctiveness", "correctness", "count", "weight")
 # A weight of 1 becomes this integer. Its steps are as fine as the rounding of the column `weight`.
 FULL_WEIGHT: Final = 2**20
@@ -305,7 +304,6 @@ class DatasetRun:
             return with_share_of_none(index, self.spec), None
         masks = self._read(parts, MASKS, ("mask_id", *of_masks))
         if has_bounds:
-            # An expression of several masks is kept if all of its masks are.
             known, targets = set(masks["mask_id"].to_pylist()), index.targets or [[each] for each in index.mask_ids]
             kept = np.fromiter(map(known.issuperset, targets), np.bool_, index.num_masks)
             of_row = np.repeat(kept, np.diff(index.first_rows))
@@ -331,7 +329,6 @@ class DatasetRun:
         fits = where.fits_tokens(table["text"]) if is_counting_tokens else None
         table = table if fits is None else table.filter(fits)
         if is_judged_by_mask:
-            # The table keeps the candidates that may be drawn, with the requested columns and a column of weights.
             of_mask, _ = numbered(target_names(table, self.spec))
             weights = pa.array(draw_weights(self.spec, table, of_mask))
             table = table.select(list(wanted)).append_column(_WEIGHT, weights).filter(pc.greater(weights, 0))

@@ -23,7 +23,6 @@ from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
 logger = logging.getLogger(__name__)
 
-# This setting says what happens if ranks have different numbers of samples.
 Uneven = Literal["keep", "drop", "pad"]
 
 

@@ -45,7 +45,6 @@ from pseudoris.store.location import RunLocation
 
 ANNOTATIONS: Final = "annotations"
 IMAGES_FOLDER: Final = "images"
-# REFER's and gRefCOCO's loaders look for images here.
 REFER_IMAGES_FOLDER: Final = "images/mscoco/images/train2014"
 REFER_SPLITS: Final = ("train", "val", "test", "testA", "testB")
 
@@ -279,7 +278,6 @@ def _write_grefcoco(job: ExportJob) -> ExportReport:
             for mask, (polygon, _) in zip(image.masks, polygons, strict=True):
                 instances[ANNOTATIONS].append(annotation_of(image, mask, [polygon]))
                 resized.add(polygon, mask.pixels())
-            # Expressions of the same masks are sentences of one reference.
             for targets, said in image.by_targets().items():
                 ids = [image.masks[place].number for place in targets] or [_NONE]
                 categories = [CATEGORY_ID] * len(targets) or [_NONE]

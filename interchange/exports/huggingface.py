@@ -104,7 +104,6 @@ def _arrow_type(feature: Any) -> pa.DataType:
     if feature == _IMAGE:
         return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     if "_type" in feature:
-        # A class label is stored as a number.
         return _VALUES[feature.get("dtype", "int64")]
     return pa.struct([(name, _arrow_type(inner)) for name, inner in feature.items()])
 

@@ -34,7 +34,6 @@ WITHOUT_EXPRESSION: Final = "masks without an expression"
 NOT_DISTINCTIVE: Final = "masks without an expression above tau"
 WITHOUT_MASK: Final = "images without a mask"
 NONE_ALONE: Final = "expressions that refer to no mask, of images without another"
-# An image whose masks were all left out has this reason.
 _BARE_IMAGES: Final = "images whose masks have no {}"
 WITHOUT_KEPT: Final = _BARE_IMAGES.format("kept expression")
 UNREADABLE: Final = "images that are missing from SOURCE, or changed there"

@@ -57,7 +57,6 @@ _PHRASECUT: Final = "PhraseCut has refer_train.json, refer_val.json, refer_test.
 _REFS_NAME: Final = re.compile(r"^refs\((.+)\)\.p$")
 _GREF: Final = f"gRefCOCO has grefs(<splitBy>).json beside {INSTANCES_NAME}."
 _GREFS_NAME: Final = re.compile(r"^grefs\((.+)\)\.json$")
-# gRefCOCO gives this object id to an expression without an object.
 _NO_OBJECT: Final = -1
 
 

@@ -23,7 +23,6 @@ _SPLIT_LEVELS: Final = 3
 MAX_MARKS: Final = 256
 # S3 returns at most this many keys in one page of a listing.
 PAGE_KEYS: Final = 1_000
-# Objects of these storage classes must be restored before they can be read.
 _ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 # This character sorts after all names, so a listing that starts after `folder/` and it skips the folder.
 _LAST: Final = "\U0010ffff"

@@ -23,7 +23,6 @@ from pseudoris.schemas.untrusted import told, without_secrets
 
 OTHER_ETAG: Final = "the etag differs from the plan"
 
-# None means that nothing exists at the path.
 Kind = Literal["file", "folder"] | None
 # The function gets the names in a folder's path below the root, and returns whether the folder may hold wanted files.
 MayDescend = Callable[[tuple[str, ...]], bool]

@@ -209,7 +209,6 @@ def _stored(location: RunLocation, table: str, receipt: Receipt) -> pa.Table:
     return read_part(io.BytesIO(read_whole(location, table, part)), SCHEMAS[table], part.name)
 
 
-# Images with these reasons could not be read. A later read may succeed.
 _NOT_READ: Final = ("missing", "changed", "unreadable", "archived", "denied")
 
 

@@ -184,7 +184,6 @@ class RunLock:
         try:
             self.release()
             if not self._location.exists(HEADER_NAME):
-                # No run was started, so the lock's files are deleted.
                 _tidy(self._location, self._number + 1)
         except (TransientError, ConfigError, OSError) as error:
             logger.warning("Could not release the run's lock. It expires in a minute: %s", error)

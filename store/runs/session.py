@@ -32,7 +32,6 @@ from pseudoris.store.runs.pending_work import Committed, Notice, OnEvent, Pendin
 from pseudoris.store.runs.receipts import RunTotals, Totals, list_receipts, read_receipts
 from pseudoris.store.runs.repair import damaged_receipts, part_sizes, read_whole, refuse_lost
 
-# An outcome is a shard's receipt, or the reason why the shard is set aside.
 Outcome = Receipt | ShardFault
 # Commits the shards of the pending work and yields their outcomes, in any order. Closing it ends the work; committed
 # shards are kept.

@@ -14,7 +14,6 @@ from typing import Final
 from pseudoris.schemas.errors import ConfigError
 
 GLOB: Final = re.compile(r"[*?\[]")
-# These characters start a glob or a brace.
 MAGIC: Final = re.compile(r"[*?\[{]")
 _RANGE: Final = re.compile(r"(\d+)\.\.(\d+)")
 # Braces may give at most this many names, several times what the largest public data sets need.

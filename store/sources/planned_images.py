@@ -37,7 +37,6 @@ _MAX_SPAN_BYTES: Final = 32 * 2**20
 # A row group's image column is read from a bucket in windows of this many bytes.
 _TABLE_WINDOW_BYTES: Final = 8 * 2**20
 
-# An outcome is an image's encoded bytes, or the error that explains why there are none.
 Outcome = bytes | ImageError
 # The function gets the number of an image's shard and the image's key, and returns its encoded bytes.
 LoadBytes = Callable[[int, str], bytes]

@@ -26,7 +26,6 @@ _CHUNK_BYTES: Final = 2**20
 _MAX_HEADER_BYTES: Final = 2**20
 # A tar may have at most this many global settings, because tarfile copies them to each member that follows.
 _MAX_GLOBAL_SETTINGS: Final = 1_000
-# tarfile raises these exceptions for a malicious header.
 _HOSTILE: Final = (tarfile.TarError, ValueError, OverflowError, RecursionError)
 
 

@@ -62,7 +62,6 @@ NO_LABEL_RANK: Final = 3
 Columns = Mapping[str, Sequence[Any]]
 # A lone mask's caption has this logarithm of a ratio, as if its best rival fitted equally well.
 LONE_LOG_RATIO: Final = 0.0
-# `judge_image` reads these columns, besides those of a `CandidateTable`.
 JUDGED_COLUMNS: Final = ("source", "confidence", *CONFIDENCE_COLUMNS)
 
 

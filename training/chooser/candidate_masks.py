@@ -44,7 +44,6 @@ _META: Final = "candidates"
 # A candidate is one of several masks meant if at least the first share of it lies in their union, and if its overlap
 # with each one taken before is less than the second share of either.
 _MEMBER_INSIDE, _MEMBER_APART = 0.8, 0.5
-# `Candidates.geometry` and `Candidates.pairs` have these widths.
 GEOMETRY_WIDTH, PAIR_WIDTH = 7, 8
 
 

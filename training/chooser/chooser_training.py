@@ -45,7 +45,6 @@ _TEXTS_A_PASS = 64
 _TEXT_BYTES = 2**27
 # Multiplied by this, CLIP's cosines differ by about 1.
 _COSINE_SCALE = 10.0
-# A checkpoint records this name for its kind of training.
 CHOOSER: Final = "chooser"
 
 

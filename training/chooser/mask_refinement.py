@@ -23,7 +23,6 @@ _NUM_CHANNELS = 4
 # edge: chosen on development scenes, where 2 gave half as much.
 _TRUST = 0.5
 _NUM_GROUPS = 4
-# A batch without views and outlines has this value in their place.
 NO_OUTLINES = torch.zeros(0, _NUM_CHANNELS + 1, 8, 8, dtype=torch.uint8)
 
 

@@ -27,7 +27,6 @@ from pseudoris.training.learning.mask_overlay import draw_masks
 from pseudoris.training.metrics import NOTHING_ASKED_OIOU, PRECISION_AT, figure_sums, ious_of, pixel_counts
 from pseudoris.workers.masks import rle
 
-# Maps the name of a figure, in JSON and in `figure_sums`, to its title.
 FIGURE_TITLES: Final = {"oiou": "oIoU", "miou": "mIoU", **{f"p@{at}": f"P@{at}" for at in PRECISION_AT}}
 NO_TARGET_TITLES: Final = {"giou": "gIoU", "no_target_accuracy": "N-acc.", "target_accuracy": "T-acc."}
 ALL: Final = "all"

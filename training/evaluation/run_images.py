@@ -21,7 +21,6 @@ from pseudoris.training.evaluation.truth import DECODERS, CandidateTable, ImageT
 
 _IMAGE_COLUMNS: Final = ("key", "height", "width", "status")
 _MASK_COLUMNS: Final = ("mask_id", "segmentation")
-# `CommittedImage.candidates` needs these columns of the expressions table.
 CANDIDATE_COLUMNS: Final = ("target_mask_ids", "text", "samples", "kept", "kind", "source")
 
 

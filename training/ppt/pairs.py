@@ -43,7 +43,6 @@ from pseudoris.workers.masks.sam_model import resized_size
 logger = logging.getLogger(__name__)
 # Maps a key to its image of a batch, mirrored if its pair is. None means that the image cannot be used.
 _Seen = dict[str, torch.Tensor | None]
-# `PseudoLabels` has these fields, in this order.
 _TENSORS: Final = ("masks", "points_xy", "labels", "confidences")
 
 

@@ -111,7 +111,6 @@ class FrozenEncoders:
         return _EncodedImage(stages.clone(), dense.clone(), crop.embedding.half().cpu().clone(), crop.input_size)
 
 
-# A checkpoint records this name for its kind of training.
 LEARNER: Final = "ppt"
 # One pass answers at most this many expressions of an image.
 _TEXTS_A_PASS = 32
