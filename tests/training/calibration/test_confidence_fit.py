@@ -17,6 +17,7 @@ from pseudoris.training.calibration.confidence_fit import (
     NO_LABELS,
     NO_LABELS_VOTE,
     AlwaysKept,
+    JudgedImage,
     calibrate,
     calibrated_run,
     choose,
@@ -29,9 +30,23 @@ from pseudoris.training.calibration.confidence_fit import (
 )
 from tests.builders.scene_runs import quarantined, said, scene_run, scored, truth_bytes
 from tests.builders.scene_runs import scenes as drawn_scenes
-from tests.training.calibration.builders import scene
 
 KNOWN = drawn_scenes(8)
+
+
+def scene(seed: int) -> JudgedImage:
+    """Return three masks' candidates, of which the true and unambiguous ones are right, but for noise."""
+    draw = np.random.default_rng(seed)
+    size, each = 36, 12
+    scores = {name: draw.uniform(0.4, 1.0, size) for name in CONFIDENCE_COLUMNS}
+    scores["truth"] = draw.uniform(-2, 0, size)
+    scores["caption_score"] = scores["truth"] * 5
+    scores["uniqueness"] = draw.uniform(0.7, 1.5, size)
+    odds = 4 * (scores["truth"] + 1) + 6 * np.log(scores["uniqueness"])
+    is_right = draw.random(size) < 1 / (1 + np.exp(-odds))
+    groups = [f"{seed}-{n // each}" for n in range(size)]
+    texts = [f"a {n % 3} {n}" for n in range(size)]
+    return JudgedImage(Rated(groups, texts, scores), is_right, np.arange(size) // each, 3, 4)
 
 
 @pytest.fixture(scope="module")
@@ -105,20 +120,6 @@ def truth():
     return SceneTruth.from_json(truth_bytes(dict(list(KNOWN.items())[:6])), "truth.json")
 
 
-def test_all_candidates_of_the_images_that_the_truth_knows_are_judged(tmp_path, truth):
-    found = judged_images(written(tmp_path / "run"), truth)
-    assert len(found) == 6
-    for image in found:
-        assert len(image.is_right) == len(image.rated.texts) == len(image.rated.groups) == len(image.targets)
-        assert list(image.rated.scores) == list(CONFIDENCE_COLUMNS)
-        assert not np.isnan(image.rated.scores["truth"]).any()
-        assert image.num_masks > 0
-        assert len(image.beside.is_right) == 0
-    right = np.concatenate([image.is_right for image in found])
-    assert 0 < right.sum() < len(right)
-    assert len(judged_images(written(tmp_path / "again"), truth, max_images=2)) == 2
-
-
 def test_what_was_composed_is_kept_beside_and_is_no_candidate(tmp_path, truth):
     def composing(image):
         image = scored(image)
@@ -147,6 +148,8 @@ def test_without_a_truth_every_image_counts_and_the_scores_that_there_are(tmp_pa
 def test_with_a_truth_a_run_without_a_listener_weighs_the_vote(tmp_path, truth):
     location = written(tmp_path / "run", lambda image: scored(image, has_listened=False))
     found = calibrated_run(location, truth, coverage=0.1, least_yield=0.5)
+    assert found.num_images == 6
+    assert calibrated_run(location, truth, coverage=0.1, least_yield=0.5, max_images=4).num_images == 4
     assert not found.weights.needs_listener
     assert found.weights.vote != 0
     assert found.reached.coverage >= 0.1

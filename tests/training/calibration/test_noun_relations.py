@@ -68,6 +68,20 @@ CASES = {
         (),
         {"kid": {"boy", "girl"}},
     ),
+    "two names of one thing are one, and a wider name covers what it is drawn beside": (
+        [
+            (30, {"man": 0.6, "guy": 0.25, "person": 0.15}, {"man": 0.7, "guy": 0.69, "person": 0.68}),
+            (30, {"woman": 0.8, "person": 0.2}, {"woman": 0.7, "person": 0.68}),
+            (30, {"dog": 1.0}, {"dog": 0.5}),
+        ],
+        (("man", "guy"),),
+        {"person": {"man", "woman"}},
+    ),
+    "a name beside one thing alone is not wider": (
+        [(30, {"dog": 0.85, "tail": 0.15}, {"dog": 0.7, "tail": 0.69}), (30, {"tail": 1.0}, {"tail": 0.69})],
+        (),
+        {},
+    ),
     "few masks": ([(4, {"man": 0.6, "guy": 0.4}, {"man": 0.7, "guy": 0.7})], (), {}),
     "none": ([], (), {}),
 }
@@ -78,22 +92,6 @@ def test_names_are_one_or_wider(case):
     masks, same, wider = CASES[case]
     found = noun_relations([each for given in masks for each in masks_of(*given)])
     assert (found.same, {name: set(names) for name, names in found.wider.items()}) == (same, wider)
-
-
-def test_two_names_of_one_thing_are_one_and_a_wider_name_covers_what_it_is_drawn_beside():
-    found = noun_relations(
-        [
-            *masks_of(30, {"man": 0.6, "guy": 0.25, "person": 0.15}, {"man": 0.7, "guy": 0.69, "person": 0.68}),
-            *masks_of(30, {"woman": 0.8, "person": 0.2}, {"woman": 0.7, "person": 0.68}),
-            *masks_of(30, {"dog": 1.0}, {"dog": 0.5}),
-        ]
-    )
-    assert found.same == (("man", "guy"),)
-    assert {name: set(names) for name, names in found.wider.items()} == {"person": {"man", "woman"}}
-    assert found.truth["person"] == dict.fromkeys(("man", "woman", "person"), 1.0)
-
-
-def test_a_name_beside_one_thing_alone_is_not_wider():
-    alone = masks_of(30, {"tail": 1.0}, {"tail": 0.69})
-    part = noun_relations([*masks_of(30, {"dog": 0.85, "tail": 0.15}, {"dog": 0.7, "tail": 0.69}), *alone])
-    assert part.wider == {}
+    # What is drawn of a thing is as true of a name that covers it.
+    for name, names in wider.items():
+        assert found.truth[name] == dict.fromkeys((*names, name), 1.0)

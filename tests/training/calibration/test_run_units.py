@@ -16,14 +16,10 @@ def object_odds(weights, scores):
     return weights.object_bias + scores @ [weights.object_predicted_iou, weights.object_stability]
 
 
-def test_where_scores_spread_as_they_did_the_weights_stay():
-    found = in_units_of(WEIGHTS, CORRECTNESS, SCORES)
-    assert found.noun_correctness == pytest.approx(WEIGHTS.noun_correctness, rel=0.05)
-    assert object_odds(found, SCORES) == pytest.approx(object_odds(WEIGHTS, SCORES), abs=0.25)
-
-
-def test_squeezed_scores_have_the_effect_that_they_had():
+def test_scores_have_the_effect_that_they_had_squeezed_or_not():
     plain = in_units_of(WEIGHTS, CORRECTNESS, SCORES)
+    assert plain.noun_correctness == pytest.approx(WEIGHTS.noun_correctness, rel=0.05)
+    assert object_odds(plain, SCORES) == pytest.approx(object_odds(WEIGHTS, SCORES), abs=0.25)
     squeezed = 0.1 + 0.2 * CORRECTNESS, 3.0 + 0.4 * SCORES
     found = in_units_of(WEIGHTS, *squeezed)
     assert found.noun_correctness * squeezed[0].std() == pytest.approx(plain.noun_correctness * CORRECTNESS.std(), 1e-3)

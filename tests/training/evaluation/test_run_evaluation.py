@@ -1,20 +1,26 @@
-"""Which images of a run are judged, and what is said of those that are not."""
+"""Which images of a run are judged by which truth, and what is said of those that are not."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import MaskRecord
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.synthworld.scene_truth import SceneTruth
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.training.evaluation import evaluate_run
+from pseudoris.training.evaluation.human_truth import beside, open_truth
+from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, committed_images
 from tests.builders.human import rle
-from tests.builders.scene_runs import quarantined, scene_run, scenes
+from tests.builders.scene_runs import quarantined, said, scene_run, scenes
 
 KNOWN = scenes(6)
 
@@ -97,3 +103,44 @@ def test_a_damaged_mask_is_refused_before_it_is_decoded(tmp_path):
     location = run(tmp_path, change=lambda image: with_mask(image, (192, 192), "0P6"))
     with pytest.raises(ConfigError, match=r"mask 0 of image scene-000\.png of .*run is damaged: .* `pseudoris verify`"):
         evaluate_run(location, truth())
+
+
+@pytest.mark.parametrize("table", ["masks", "expressions"])
+def test_rows_in_another_order_than_their_images_are_refused(tmp_path, table):
+    location = run(tmp_path, per_shard=6)
+    (part,) = Path(location.root).glob(f"{table}/shard-00000000.*.parquet")
+    found = pq.read_table(part)
+    pq.write_table(found.take(np.arange(len(found))[::-1]), part)
+    with pytest.raises(ConfigError, match=rf"the {table} of shard 0 .* not those of its images, in their order"):
+        evaluate_run(location, truth())
+
+
+def test_a_decoder_of_a_plug_in_counts_beside_the_known_ones(tmp_path):
+    def change(image):
+        mask = image.masks[0].mask_id
+        return replace(image, expressions=(said(mask, "a", "greedy", "beam"), said(mask, "b")))
+
+    (shard,) = OpenRun.at(run(tmp_path, scenes(1), change=change)).shards()
+    (image,) = committed_images(shard, *CANDIDATE_COLUMNS)
+    assert image.candidates.draws.tolist() == [[1, 0, 0, 1], [0, 0, 0, 0]]
+    assert image.candidates.weights().tolist() == [[1, 0, 0, 0, 2, 1], [0, 0, 0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("source", "address"),
+    [
+        ("/data/demo/images", "/data/demo/truth.json"),
+        ("/data/demo/images/", "/data/demo/truth.json"),
+        ("s3://bucket/demo/images", "s3://bucket/demo/truth.json"),
+        ("s3://bucket/images/", "s3://bucket/truth.json"),
+        ("images", "/truth.json"),
+    ],
+)
+def test_the_truth_is_looked_for_beside_the_images(source, address):
+    assert beside(source, SceneTruth.file_name) == address
+
+
+def test_a_bucket_as_a_whole_has_nothing_beside_it(whole):
+    header = require_header(whole).model_copy(update={"source": "s3://bucket"})
+    with pytest.raises(ConfigError, match=r"no file at .*synthworld:FILE"):
+        open_truth("synthworld", header, SceneTruth)

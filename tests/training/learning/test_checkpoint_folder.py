@@ -47,6 +47,8 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work_and_none_is_
     for place in ("file", "lost"):
         with pytest.raises(ConfigError, match=rf"out cannot be used: .*{place} is no folder .*Name another --out"):
             TrainingFolder(tmp_path / place / "in" / "out").refuse_another(is_resuming=False)
+    with pytest.raises(ConfigError, match=r"file/out cannot be made: Not a directory\. Name another folder"):
+        TrainingFolder(tmp_path / "file" / "out").begin({"learner": "ppt"})
     out = TrainingFolder(tmp_path / "new" / "out")
     out.refuse_another(is_resuming=False)
     # Root may write anywhere: a folder of another user is played.
@@ -90,26 +92,15 @@ def test_a_training_without_a_checkpoint_yet_is_told_from_no_training(tmp_path):
         load_checkpoint(path)
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"file/out cannot be made: Not a directory\. Name another folder"):
-        TrainingFolder(tmp_path / "file" / "out").begin({"learner": "ppt"})
-
-
-@pytest.mark.parametrize(("learner", "load"), [("chooser", load_student), ("ppt", load_ppt)])
-def test_a_checkpoint_that_names_its_learner_alone_is_refused(tmp_path, learner, load):
-    TrainingFolder(tmp_path).save(
-        {"module": {}, "settings": json.dumps({"learner": learner, "version": TRAININGS_VERSION})}
-    )
-    with pytest.raises(ConfigError, match=r"checkpoint\.pt lacks the settings of its training. Give the --out"):
-        load(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("learner", "load", "read"), [("chooser", load_student, load_chooser_config), ("ppt", load_ppt, load_ppt_config)]
 )
-def test_a_checkpoint_without_the_digests_of_what_it_was_trained_on_is_refused(tmp_path, learner, load, read):
-    said = {"learner": learner, "version": TRAININGS_VERSION, "config": read("tiny").decisive()}
-    TrainingFolder(tmp_path).save({"module": {}, "settings": json.dumps(said)})
-    with pytest.raises(ConfigError, match=r"checkpoint\.pt lacks the sha256 of its CLIP. Give the --out"):
-        load(tmp_path)
+def test_a_checkpoint_that_lacks_settings_or_the_digests_of_what_it_was_trained_on_is_refused(
+    tmp_path, learner, load, read
+):
+    said = {"learner": learner, "version": TRAININGS_VERSION}
+    configured = {**said, "config": read("tiny").decisive()}
+    for settings, lacking in ((said, "settings of its training"), (configured, "sha256 of its CLIP")):
+        TrainingFolder(tmp_path).save({"module": {}, "settings": json.dumps(settings)})
+        with pytest.raises(ConfigError, match=rf"checkpoint\.pt lacks the {lacking}. Give the --out"):
+            load(tmp_path)

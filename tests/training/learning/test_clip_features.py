@@ -1,40 +1,13 @@
-"""CLIP Surgery's second path, against its plain definition.
-
-The towers of a CLIP as features: equal to open_clip's own forward, for the shipped scene CLIP and for any ViT.
-"""
+"""The towers of a CLIP as features: equal to open_clip's own forward, and kept as long as there is room for them."""
 
 import pytest
 import torch
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.learning.clip_features import (
-    read_images,
-    read_texts,
-    surgery_map,
-    vision_tower,
-)
-from pseudoris.workers.checkpoints.openclip import ClipTokenizer, build_from_config, load_clip, read_model_config
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return build_from_config(read_model_config("builtin:tiny/scene_clip.json")).requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def images(model):
-    return torch.randn(2, 3, *model.visual.image_size, generator=torch.Generator().manual_seed(0))
-
-
-def test_more_blocks_than_there_are_before_the_first_are_refused(model, images) -> None:
-    count = len(model.visual.transformer.resblocks)
-    with pytest.raises(
-        ConfigError, match=f"last {count} blocks, but the image tower has {count}: give 1 to {count - 1}"
-    ):
-        surgery_map(model, images, num_blocks=count)
-
+from pseudoris.training.learning.clip_features import read_images, read_texts, surgery_map, vision_tower
+from pseudoris.training.learning.frozen_towers import FeatureCache
+from pseudoris.workers.checkpoints.openclip import ClipTokenizer, build_from_config, load_clip
 
 TEXTS = ["a red circle", "the small blue star on the left"]
 CUSTOM = {
@@ -43,9 +16,6 @@ CUSTOM = {
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
     "custom_text": True,
 }
-
-
-RESNET = {**CUSTOM, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}}
 
 
 def _random(architecture):
@@ -111,9 +81,34 @@ def test_words_run_from_the_start_to_the_end_token(read):
     assert torch.equal(said.is_word, tokens != 0)
 
 
+def test_more_blocks_than_there_are_before_the_first_are_refused() -> None:
+    with pytest.raises(ConfigError, match="last 3 blocks, but the image tower has 3: give 1 to 2"):
+        surgery_map(build_from_config(CUSTOM), torch.zeros(1, 3, 32, 32), num_blocks=3)
+
+
 def test_a_tower_without_patches_in_the_joint_space_is_refused():
-    config = {**CUSTOM, "vision_cfg": {**CUSTOM["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2}}
+    pooler = {**CUSTOM, "vision_cfg": {**CUSTOM["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2}}
+    resnet = {**CUSTOM, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}}
     with pytest.raises(ConfigError, match="a ViT with an attention pooler"):
-        read_images(build_from_config(config), torch.zeros(1, 3, 32, 32))
+        read_images(build_from_config(pooler), torch.zeros(1, 3, 32, 32))
     with pytest.raises(ConfigError, match="the image tower is ModifiedResNet"):
-        read_images(build_from_config(RESNET), torch.zeros(1, 3, 32, 32))
+        read_images(build_from_config(resnet), torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "steps", "due"),
+    [
+        # What was not asked for the longest goes first: `a` is asked for in between.
+        (6, ["a=12", "b=34", "c=56", "a", "d=78"], {"a": "12", "b": None, "c": "56", "d": "78"}),
+        # A value in the place of another counts alone.
+        (6, ["a=1234", "a=12", "a=123456"], {"a": "123456"}),
+        # What there is never room for is not kept, and leaves none to others.
+        (3, ["a=12", "b=1234"], {"a": None, "b": None}),
+    ],
+)
+def test_as_much_is_kept_as_there_is_room_for(max_bytes, steps, due) -> None:
+    kept = FeatureCache[str](max_bytes, len)
+    for step in steps:
+        key, is_put, value = step.partition("=")
+        kept.put(key, value) if is_put else kept.get(key)
+    assert {key: kept.get(key) for key in due} == due
