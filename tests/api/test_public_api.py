@@ -28,6 +28,16 @@ from tests.builders.scored_runs import scored_run
 from tests.interchange.exports.builders import PICTURES, build_run
 from tests.store.builders import start_run
 
+FUNCTIONS = ["annotate", "open_run", "verify", "refilter", "export", "evaluate"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> str:
+    """A finished run, which its tests only read."""
+    location = RunLocation.open(str(tmp_path_factory.mktemp("api") / "out"))
+    scored_run(location)
+    return location.root
+
 
 def in_new_process(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
@@ -39,9 +49,7 @@ def test_importing_it_loads_no_torch_no_ray_and_no_pyarrow():
 
 
 @pytest.mark.slow
-def test_reading_a_run_loads_no_torch_and_no_ray(tmp_path):
-    out = str(tmp_path / "out")
-    scored_run(RunLocation.open(out), num_shards=1)
+def test_reading_a_run_loads_no_torch_and_no_ray(out):
     code = (
         f"import sys, pseudoris; run = pseudoris.open_run({out!r}); run.expressions().count_rows(); "
         "pseudoris.verify(run.out); print([name for name in ('torch', 'ray') if name in sys.modules])"
@@ -55,14 +63,14 @@ def test_every_name_is_there_and_documented():
     assert dir(pseudoris) == sorted(pseudoris.__all__)
 
 
-@pytest.mark.parametrize("name", ["annotate", "open_run", "verify", "refilter", "export", "evaluate"])
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_says_what_it_returns_and_when_it_raises(name):
     page = inspect.getdoc(getattr(pseudoris, name))
     assert all(f"\n{part}:\n" in page for part in ("Returns", "Raises"))
     assert all(f"\n    {error}: " in page for error in ("ConfigError", "TransientError"))
 
 
-@pytest.mark.parametrize("name", ["annotate", "open_run", "verify", "refilter", "export", "evaluate"])
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_names_its_arguments(name):
     arguments = inspect.signature(getattr(pseudoris, name)).parameters
     of_class = {each.name: each.default for each in fields(ExportOptions)} if name == "export" else {}
@@ -139,9 +147,8 @@ def test_what_annotate_is_asked_for_reaches_the_run(monkeypatch):
     assert seen[2] == (None, False, False, None, True)
 
 
-def test_refilter_writes_another_run_under_another_rule(tmp_path):
-    out, new = str(tmp_path / "out"), str(tmp_path / "new")
-    scored_run(RunLocation.open(out))
+def test_refilter_writes_another_run_under_another_rule(out, tmp_path):
+    new = str(tmp_path / "new")
     summary = pseudoris.refilter(out, new, tau=1.2, keep=["correctness > 0.2"])
     kept = pseudoris.open_run(new).expressions().to_table(filter=pc.field("kept"))
     assert kept.num_rows == summary.totals.kept > 0
@@ -150,18 +157,14 @@ def test_refilter_writes_another_run_under_another_rule(tmp_path):
         pseudoris.refilter(out, new, keep=["correct"])
 
 
-def test_a_string_is_one_condition_or_one_reason(tmp_path):
-    out = str(tmp_path / "out")
-    scored_run(RunLocation.open(out))
+def test_a_string_is_one_condition_or_one_reason(out, tmp_path):
     summary = pseudoris.refilter(out, str(tmp_path / "new"), keep="correctness > 0.2")
     assert [str(each) for each in summary.rule.conditions] == ["correctness > 0.2"]
     with pytest.raises(pseudoris.ConfigError, match="'mising' is not a quarantine reason"):
         pseudoris.annotate("in", out, retry_failed=True, retry_reasons="mising")
 
 
-def test_export_writes_a_format_and_refuses_what_it_does_not_read(tmp_path):
-    out = str(tmp_path / "out")
-    scored_run(RunLocation.open(out))
+def test_export_writes_a_format_and_refuses_what_it_does_not_read(out, tmp_path):
     report = pseudoris.export(out, str(tmp_path / "tables"))
     assert report.rows["expressions"] == pseudoris.open_run(out).expressions().count_rows()
     with pytest.raises(pseudoris.ConfigError, match="--format parquet does not use --split"):
@@ -178,7 +181,7 @@ def test_export_reads_the_images_where_they_are_now(tmp_path):
     assert report.rows["images"] == 2
 
 
-def test_annotate_and_export_take_one_path_to_exclude_or_several(tmp_path, monkeypatch):
+def test_annotate_and_export_take_one_path_to_exclude_or_several(out, tmp_path, monkeypatch):
     names, table = tmp_path / "names.txt", tmp_path / "bench.csv"
     names.write_text("3.png\n")
     table.write_text(f"phash\n{'ab' * 8}\n")
@@ -189,8 +192,6 @@ def test_annotate_and_export_take_one_path_to_exclude_or_several(tmp_path, monke
     pseudoris.annotate("in", "out", "tiny")
     assert [[rule.kind for rule in each.exclusions] for each in seen] == [["names"], ["names", "phash"], []]
     assert seen[1].exclusions[1].settings == {"max_distance": 3}
-    out = str(tmp_path / "out")
-    scored_run(RunLocation.open(out))
     keys = pseudoris.open_run(out).images().to_table(columns=["key"])["key"].to_pylist()
     names.write_text(f"{keys[0]}\n")
     report = pseudoris.export(out, str(tmp_path / "tables"), exclude=str(names))
@@ -207,9 +208,8 @@ def test_annotate_and_export_take_one_path_to_exclude_or_several(tmp_path, monke
     ],
     ids=["-1", "nan", "inf", "True", "text", "10^23", "10^5000"],
 )
-def test_a_number_that_means_nothing_is_refused_by_name_before_anything_is_written(number, shown, tmp_path):
-    out, new = tmp_path / "run", tmp_path / "new"
-    scored_run(RunLocation.open(str(out)))
+def test_a_number_that_means_nothing_is_refused_by_name_before_anything_is_written(number, shown, out, tmp_path):
+    new = tmp_path / "new"
     truth = SceneTruth.from_json(truth_bytes(scenes(1)), "truth.json")
     pixels = {"coordinates": "resized", "resize_factor": 28, "min_pixels": 1}
     calls = [
@@ -223,18 +223,15 @@ def test_a_number_that_means_nothing_is_refused_by_name_before_anything_is_writt
         ("--max-pixels", partial(pseudoris.export, out, new, "qwen", **pixels, max_pixels=number)),
     ]
     for name, call in calls:
+        told = f"^{name} {shown} is not possible: give a (whole|finite) number from "
         if (name, number) != ("tau", 10**23):
-            with pytest.raises(
-                ConfigError, match=f"^{name} {shown} is not possible: give a (whole|finite) number from "
-            ):
+            with pytest.raises(ConfigError, match=told):
                 call()
     assert not new.exists()
     pseudoris.verify(out, sample=np.int64(1))
 
 
-def test_a_large_number_that_means_something_is_taken(tmp_path):
-    out = tmp_path / "run"
-    scored_run(RunLocation.open(str(out)))
+def test_a_large_number_that_means_something_is_taken(out, tmp_path):
     pseudoris.refilter(out, tmp_path / "none", tau=1e30)
     assert pseudoris.open_run(tmp_path / "none").header.config.filtering.tau == 1e30
     with pytest.raises(ConfigError, match="no_images"):  # as without a limit
@@ -259,9 +256,8 @@ def test_a_run_that_is_not_there_is_a_config_error(tmp_path):
 
 
 @pytest.mark.parametrize("place", [Path, str])
-def test_each_place_is_a_path_or_a_text(place, tmp_path):
-    out, folder = place(tmp_path / "out"), place(tmp_path)
-    scored_run(RunLocation.open(str(out)))
+def test_each_place_is_a_path_or_a_text(place, out, tmp_path):
+    out, folder = place(out), place(tmp_path)
     assert pseudoris.verify(out).is_clean
     assert len(pseudoris.open_run(out, source=folder)) > 0
     assert pseudoris.refilter(out, place(tmp_path / "new"), tau=1.2).totals.kept > 0
@@ -313,9 +309,7 @@ def test_a_url_that_pathlib_has_cut_is_refused():
         pseudoris.open_run(Path("s3://bucket/run"))
 
 
-def test_a_slice_is_refused_with_what_to_write(tmp_path):
-    out = str(tmp_path / "out")
-    scored_run(RunLocation.open(out))
+def test_a_slice_is_refused_with_what_to_write(out):
     dataset = pseudoris.RisDataset(out, pseudoris.SampleSpec(parts=("mask", "text")))
     for name, each in (("run", pseudoris.open_run(out)), ("dataset", dataset)):
         told = rf"{name}\[…\] takes a whole number, not a slice: for several, write \[{name}\[i\] for i in range"

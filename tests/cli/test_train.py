@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +22,19 @@ from tests.store.builders import start_run
 from tests.training.chooser.builders import chooser_words, imported_run
 from tests.training.ppt.builders import small_words
 
+REGRESSION = "generator.point_head=regression"
+
+
+def setting(*words: str) -> list[str]:
+    return [each for word in words for each in ("--set", word)]
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with a small run, a training on it, and what the command printed."""
     folder = tmp_path_factory.mktemp("a student é")
     run = imported_run(folder, 2)
-    words = [each for word in chooser_words(folder / "candidates") for each in ("--set", word)]
+    words = setting(*chooser_words(folder / "candidates"))
     arguments = ["train", "student", run, "--val", run, "--out", folder / "out", "--epochs", "6", "--seed", "2", *words]
     return folder, arguments, invoke(*arguments)
 
@@ -37,7 +42,7 @@ def trained(tmp_path_factory):
 @pytest.mark.slow
 def test_a_student_says_not_here_from_its_threshold_on(tmp_path):
     run = grefs_run(tmp_path, SceneRun(Split.TRAIN, 2))
-    words = [each for word in chooser_words(tmp_path / "candidates") for each in ("--set", word)]
+    words = setting(*chooser_words(tmp_path / "candidates"))
     student, image = TrainingFolder(tmp_path / "out"), next((tmp_path / "images").iterdir())
     given = ("--steps", "4", "--set", "data.none=0.3", "--set", "data.draw=distinct", *words)
     result = invoke("train", "student", run, "--val", run, "--out", student.path, *given)
@@ -97,7 +102,7 @@ def test_a_validation_on_images_that_were_learnt_from_is_said_first_and_once(tra
     asked = invoke("evaluate", "--model", folder / "out" / "checkpoint.pt", "--truth", other, "--json")
     assert json.loads(asked.stdout)["circularity"] == []
     (tmp_path / "names.txt").write_text("scene-00001.png\n")
-    words = [each for word in chooser_words(folder / "candidates") for each in ("--set", word)]
+    words = setting(*chooser_words(folder / "candidates"))
     words += ["--set", f'data.exclude=["{tmp_path}/names.txt"]', "--steps", "1"]
     left_out = invoke("train", "student", folder / "run", "--val", folder / "run", "--out", tmp_path / "out", *words)
     half = "Circular: 1 of the 2 images of the truth were learnt from"
@@ -187,7 +192,7 @@ def trained_ppt(tmp_path_factory):
     # Of random weights: so that some texts have one pseudo-mask, and some have several.
     of_pairs = ["--set", "filtering.weights.uri=random:0", "--set", "pairs.min_peak=0.98"]
     invoke("ppt", "pairs", human, pairs, *of_pairs)
-    words = [each for word in small_words(folder / "models") for each in ("--set", word)]
+    words = setting(*small_words(folder / "models"))
     arguments = ["train", "ppt", "--h", pairs, "--val", human, "--out", folder / "out"]
     arguments += ["--set", "curriculum.epochs_factor=0.5", "--seed", "2", *words]
     return folder, images, arguments, invoke(*arguments)
@@ -208,19 +213,6 @@ def test_refer_data_go_from_import_to_a_trained_model(trained_ppt) -> None:
     assert settings["config"]["training"]["seed"] == 2
 
 
-@pytest.mark.slow
-def test_a_training_before_its_first_round_is_done_says_how_to_go_on(trained_ppt, tmp_path) -> None:
-    folder, images, _, _ = trained_ppt
-    begun = tmp_path / "begun"
-    begun.mkdir()
-    shutil.copy(folder / "out" / "config.json", begun)
-    image = next(images.rglob("*.png"))
-    with pytest.raises(
-        ConfigError, match=r"has no checkpoint yet \(for PPT: no finished round\). Continue it: .* --resume\.$"
-    ):
-        invoke("predict", image, "a cup", "--model", begun, "--out", tmp_path / "seen.png")
-
-
 @pytest.mark.parametrize("option", ["--d-sem", "--d-ref", "--h", "--annotated", "--val"])
 def test_a_training_is_not_written_into_a_run_that_it_reads(tmp_path, option) -> None:
     run = tmp_path / "run"
@@ -238,8 +230,18 @@ def test_a_training_is_not_written_into_a_run_that_it_reads(tmp_path, option) ->
         (["--d-sem", "{tmp}/none"], "there is no run at"),
         (["--preset", "papr"], "The ppt has no preset 'papr'. The presets are paper, tiny; did you mean 'paper'"),
         (["--set", "generator.widht=3"], "generator.widht"),
-        (["--set", "training.optimiser=adam", "--set", "training.weight_decay=0.1"], "adam has no decay"),
-        (["--set", "data.pairs_per_batch=5", "--set", "data.pairs_per_image=2"], "5 is not a multiple of"),
+        (setting("training.optimiser=adam", "training.weight_decay=0.1"), "adam has no decay"),
+        (setting("data.pairs_per_batch=5", "data.pairs_per_image=2"), "5 is not a multiple of"),
+        (setting("training.num_devices=3"), r"data.pairs_per_batch \d+ .* training.num_devices 3"),
+        (setting("training.num_steps=5"), r"training.num_steps=5 would be ignored.*Set curriculum.epochs_factor"),
+        (
+            ["--preset", "tiny", *setting(REGRESSION, "objective.look=0", "generator.response_gain=0")],
+            r"no attention to patches, but response_gain is 0\.0 and anchor_gain 6\.0. Set both to 0",
+        ),
+        (
+            ["--preset", "tiny", *setting(REGRESSION, "generator.response_gain=0", "generator.anchor_gain=0")],
+            r"objective\.look 1\.0 compares the attention to patches .* Set objective\.look to 0",
+        ),
     ],
 )
 def test_a_users_mistake_is_an_error_with_a_remedy(tmp_path, arguments, message) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.segmenter.segmenter_config import SegmenterConfig, load_segmenter_config
-from tests.training.small_clip import CLIP
+from tests.training.ppt.builders import CLIP
 
 
 def clip_words(folder: Path) -> list[str]:

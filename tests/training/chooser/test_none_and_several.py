@@ -17,12 +17,7 @@ from pseudoris.interchange.dataset import RisDataset, SampleSpec
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.chooser.candidate_masks import Candidates, CandidateStore
 from pseudoris.training.chooser.choices import Choice, least_none, trusted_levels
-from pseudoris.training.chooser.chooser_training import (
-    ChooserLearner,
-    StudentRequest,
-    load_student,
-    train_student,
-)
+from pseudoris.training.chooser.chooser_training import ChooserLearner, StudentRequest, load_student, train_student
 from pseudoris.training.chooser.question_dataset import QuestionDataset, collate_questions
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, held_out_figures
 from pseudoris.training.learning import open_fabric
@@ -96,7 +91,11 @@ def test_none_is_asked_how_well_the_masks_fit_and_not_only_which_fits_best(none_
     torch.testing.assert_close(change, -0.1 * (expected.sum(1) + 1), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("least", "is_absent"), [(0.3, [True, True]), (0.5, [False, True]), (1.1, [False, False])])
+# Without a threshold it is the answer where it is likelier than every mask.
+@pytest.mark.parametrize(
+    ("least", "is_absent"),
+    [(0.3, [True, True]), (0.5, [False, True]), (1.1, [False, False]), (None, [False, True])],
+)
 def test_from_the_threshold_on_no_mask_is_the_answer(least, is_absent):
     masks = torch.stack([square(2, 5), square(12, 5)])
     shares = torch.tensor([[0.6, 0.0], [0.1, 0.1]])
@@ -104,12 +103,6 @@ def test_from_the_threshold_on_no_mask_is_the_answer(least, is_absent):
     assert choice.is_absent.tolist() == is_absent
     assert (~choice.chosen.flatten(1).any(1)).tolist() == is_absent
     assert choice.likeliest.flatten(1).any(1).all()
-
-
-def test_without_a_threshold_it_is_the_answer_where_it_is_likelier_than_every_mask():
-    masks = torch.stack([square(2, 5), square(12, 5)])
-    choice = Choice(torch.tensor([[0.4, 0.3], [0.3, 0.2]]), masks, none=torch.tensor([0.3, 0.5]))
-    assert choice.is_absent.tolist() == [False, True]
 
 
 def test_several_masks_are_chosen_that_are_as_likely_and_apart():
@@ -135,9 +128,7 @@ def test_members_of_a_union_are_its_largest_candidates_that_lie_apart():
 
 @pytest.mark.slow
 def test_an_expression_of_none_asks_for_none_and_others_for_their_mask(cache, grefs, none_learner):
-    parts = ("mask", "text")
-    spec = SampleSpec(parts=parts, none=0.3)
-    targets, images = RisDataset(grefs, spec), RisDataset(grefs, SampleSpec(parts=("image",), none=0.3))
+    targets, images = (RisDataset(grefs, SampleSpec(parts=parts, none=0.3)) for parts in (("mask", "text"), ("image",)))
     data = QuestionDataset(targets, images, store=none_learner.store, config=small_config(cache, NONE))
     asked = {targets[at]["num_masks"]: data[at] for at in range(len(data)) if data[at]}
     (absent,), (single,) = asked[0], asked[1]
@@ -153,15 +144,15 @@ def test_an_expression_of_none_asks_for_none_and_others_for_their_mask(cache, gr
 
 
 def asked_and_choices(rows):
-    """Return questions and a `choose` that answers each with its probability of none, right or wrong."""
-    masks = torch.stack([square(2, 5), square(12, 5)])
-    questions, answers = [], {}
-    for number, (none, has_target, is_right) in enumerate(rows):
+    """Return questions, and a `choose` that answers each with its probability of none, right or wrong, and levels."""
+    masks, questions, answers = torch.stack([square(2, 5), square(12, 5)]), [], {}
+    for number, (none, has_target, is_right, *levels) in enumerate(rows):
         target = masks[:1] if has_target else torch.zeros_like(masks[:1])
         questions.append(SimpleNamespace(image_key=str(number), image=None, texts=["x"], masks=target))
         shares = torch.tensor([[1.0, 0.0] if is_right else [0.0, 1.0]]) * (1 - none)
-        answers[str(number)] = Choice(shares, masks, none=torch.tensor([none], dtype=torch.float64))
-    return questions, lambda key, image, texts: answers[key]
+        said = torch.tensor([none], dtype=torch.float64)
+        answers[str(number)] = Choice(shares, masks, none=said, levels=torch.tensor(levels) if levels else None)
+    return lambda key, image, texts: answers[key], questions
 
 
 def giou(rows, least):
@@ -174,7 +165,7 @@ def giou(rows, least):
 
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.4, 0.5, 0.9, 0.99]), st.booleans(), st.booleans()), min_size=1))
 def test_the_threshold_has_the_highest_giou(rows):
-    least = least_none(*reversed(asked_and_choices(rows)))
+    least = least_none(*asked_and_choices(rows))
     if all(has for _, has, _ in rows):
         assert least is None
         return
@@ -183,43 +174,30 @@ def test_the_threshold_has_the_highest_giou(rows):
     assert giou(rows, least) == pytest.approx(best)
 
 
-def levels_and_choices(rows):
-    """Return questions and a `choose` that answers each with a probability of none, and two levels."""
-    mask, answers, questions = square(2, 5)[None], {}, []
-    for number, (none, has_target, levels) in enumerate(rows):
-        target = mask if has_target else torch.zeros_like(mask)
-        questions.append(SimpleNamespace(image_key=str(number), image=None, texts=["x"], masks=target))
-        none, levels = torch.tensor([none]), torch.tensor([levels])
-        answers[str(number)] = Choice(1 - none[:, None], mask, none=none, levels=levels)
-    return lambda key, image, texts: answers[key], questions
-
-
 def leaning(*, count=200):
     """The logit of none leans to the truth; the first level, about 6, is lower where there is no target."""
     for number in range(count):
         has_target, place = number % 3 > 0, (number * 7 % 20 - 10) / 5
         logit = torch.tensor(place + (0.3 if has_target else 1.0))
-        yield logit.sigmoid().item(), has_target, [6.0 + has_target + place / 5, 4.0 + number * 11 % 13 / 13]
+        yield logit.sigmoid().item(), has_target, True, [6.0 + has_target + place / 5, 4.0 + number * 11 % 13 / 13]
 
 
 def test_levels_are_trusted_as_far_as_they_tell_absences_on_development_scenes():
     rows = list(leaning())
-    found = trusted_levels(*levels_and_choices(rows))
+    found = trusted_levels(*asked_and_choices(rows))
     first, second, constant = found.tolist()
     assert first < -0.5
     assert abs(second) < 0.2 * abs(first)
     # On average nothing is added.
-    assert first * np.mean([row[2][0] for row in rows]) + second * np.mean([row[2][1] for row in rows]) == (
-        pytest.approx(-constant, rel=1e-4)
-    )
+    added = first * np.mean([levels[0] for *_, levels in rows]) + second * np.mean([levels[1] for *_, levels in rows])
+    assert added == pytest.approx(-constant, rel=1e-4)
 
 
 def test_levels_count_for_nothing_where_the_answer_itself_says_nothing_or_nothing_is_absent():
-    wrong = [(0.6 if has_target else 0.4, has_target, levels) for _, has_target, levels in leaning()]
-    assert trusted_levels(*levels_and_choices(wrong)).tolist() == [0, 0, 0]
-    there = [row for row in leaning() if row[1]]
-    assert trusted_levels(*levels_and_choices(there)) is None
-    assert trusted_levels(*levels_and_choices([row for row in leaning() if not row[1]])) is None
+    wrong = [(0.6 if has_target else 0.4, has_target, *rest) for _, has_target, *rest in leaning()]
+    assert trusted_levels(*asked_and_choices(wrong)).tolist() == [0, 0, 0]
+    for is_there in (True, False):
+        assert trusted_levels(*asked_and_choices([row for row in leaning() if row[1] == is_there])) is None
 
 
 @pytest.mark.slow
@@ -236,6 +214,9 @@ def test_a_student_learns_not_here_and_stores_when_it_says_so(tmp_path, cache, g
     assert torch.equal(student.module.trusted_levels, learner.module.trusted_levels)
     asked = HeldOutExpressions(grefs, has_groups=True)
     assert held_out_figures(student.answer, asked) == pytest.approx(summary.figures)
+    # It has learnt which mask is meant as well.
+    before = ChooserLearner(request.config, student.store)
+    assert summary.figures["miou"] > held_out_figures(before.answer, asked)["miou"] + 0.05
 
 
 @pytest.mark.slow

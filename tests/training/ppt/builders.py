@@ -9,8 +9,13 @@ from pathlib import Path
 from pseudoris.training.ppt.curriculum import SourceRuns
 from pseudoris.training.ppt.ppt_config import PptConfig, load_ppt_config
 from tests.interchange.dataset.builders import build_run
-from tests.training.small_clip import CLIP
 
+# A CLIP of a few thousand weights, in open_clip's format.
+CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 16, "head_width": 8, "patch_size": 8},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
+}
 SAM = {
     "image_size": 32,
     "patch_size": 8,
@@ -40,12 +45,10 @@ _UNDECIDED = {**_ALONE, "kept": False}
 def small_words(folder: Path) -> list[str]:
     """Return `--set` words of small random models and a short curriculum."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "clip.json"
-    path.write_text(json.dumps(CLIP), encoding="utf-8")
-    models = [f"clip.architecture={path}", "clip.weights.uri=random:3"]
-    sam = folder / "sam.json"
-    sam.write_text(json.dumps(SAM), encoding="utf-8")
-    models += [f"sam.architecture={sam}", "sam.weights.uri=random:4"]
+    models = ["clip.weights.uri=random:3", "sam.weights.uri=random:4"]
+    for name, architecture in {"clip": CLIP, "sam": SAM}.items():
+        (folder / f"{name}.json").write_text(json.dumps(architecture), encoding="utf-8")
+        models.append(f"{name}.architecture={folder / name}.json")
     sizes = ["num_queries=3", "num_points=3", "image_blocks=[0, 1]", "width=16", "num_heads=2"]
     rest = ["data.pairs_per_batch=4", "training.log_every=1", "training.checkpoint_every=2"]
     # At random a prediction overlaps a pseudo-mask by a little.

@@ -1,17 +1,29 @@
-"""Phases to rounds, as pure arithmetic."""
+"""The preset of the paper, and phases to rounds, as pure arithmetic."""
 
 import pytest
 from pydantic import ValidationError
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.ppt.curriculum import describe, plan_rounds
+from pseudoris.training.ppt.point_generator import PointGenerator
 from pseudoris.training.ppt.ppt_config import CurriculumConfig, load_ppt_config
+from pseudoris.training.ppt.recipes.grounding import prompted
 
 PAIRS = {"d_sem": 600, "d_ref": 1200, "h_sem": 400, "h_ref": 800}
 
 
 def num_batches(sources):
     return -(-sum(PAIRS[source] for source in sources) // 100)
+
+
+def test_the_clip_of_paper_reads_the_expression_as_it_stands() -> None:
+    assert prompted("the red star", load_ppt_config("paper").clip.prompt) == "the red star"
+
+
+def test_paper_has_the_sizes_of_section_4_1() -> None:
+    # CLIP ViT-B/16: 768 channels a patch, 512 a word. Table 2: 20.7M.
+    generator = PointGenerator(load_ppt_config("paper").generator, 768, 512)
+    assert sum(weight.numel() for weight in generator.parameters()) == pytest.approx(20.7e6, abs=0.05e6)
 
 
 def test_the_papers_curriculum_has_its_mixes_and_its_fifty_epochs() -> None:

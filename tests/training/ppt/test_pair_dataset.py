@@ -1,7 +1,9 @@
-"""Runs as pairs: pseudo-masks and confidences of the rows, points of the masks, flips of both."""
+"""Runs as pairs and as sources of the curriculum: pseudo-masks and confidences of the rows, points, flips."""
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.ppt.curriculum import SourceRuns, open_sources
 from pseudoris.training.ppt.pairs import (
     LabelFrame,
     PairDataset,
@@ -21,14 +24,16 @@ from pseudoris.training.ppt.pairs import (
     points_in_box,
 )
 from tests.interchange.dataset.builders import BuiltRun, build_run
-from tests.training.ppt.builders import RECIPE
+from tests.training.ppt.builders import RECIPE, small_config
 
+ALONE = {**RECIPE, "rival_mask_id": None}
+UNDECIDED = {**ALONE, "kept": False}
 ROWS = [
-    (0, "the star on top", {**RECIPE, "kept": False, "rival_mask_id": None}),
-    (1, "the star on top", {**RECIPE, "rival_mask_id": None}),
-    (0, "the left star", {**RECIPE, "kept": False, "rival_mask_id": None}),
-    (2, "the left star", {**RECIPE, "kept": False, "rival_mask_id": None}),
-    (2, "a cup", {**RECIPE, "rival_mask_id": None}),
+    (0, "the star on top", UNDECIDED),
+    (1, "the star on top", ALONE),
+    (0, "the left star", UNDECIDED),
+    (2, "the left star", UNDECIDED),
+    (2, "a cup", ALONE),
 ]
 SPEC = PairSpec(num_points=5, frame=LabelFrame(64, 16))
 
@@ -168,8 +173,10 @@ PROMPTED = PairSpec(num_points=3, frame=LabelFrame(64, 16), is_flipping=False)
 
 
 def _run(folder, **options) -> BuiltRun:
-    rows = [(0, "a star", {**RECIPE, "rival_mask_id": None})]
-    return build_run(folder, num_shards=1, per_shard=3, is_embedding=False, rows=lambda number: rows, **options)
+    """One pair an image, decided; the images are files."""
+    rows = [(0, "a star", ALONE)]
+    options = {"num_shards": 1, "is_embedding": False, "rows": lambda number: rows, **options}
+    return build_run(folder, **options)
 
 
 def _pairs(run, spec=PROMPTED, **options) -> PromptedPairs:
@@ -177,14 +184,14 @@ def _pairs(run, spec=PROMPTED, **options) -> PromptedPairs:
 
 
 def test_an_image_that_is_held_is_not_read_again(tmp_path) -> None:
-    run = _run(tmp_path)
+    run = _run(tmp_path, per_shard=3)
     (run.source / "s0-1.png").unlink()
 
     assert [each.image for each in _pairs(run, is_held=lambda key: True).__getitems__([0, 1])] == [None, None]
 
 
 def test_the_next_pair_stands_in_for_one_whose_image_is_gone_and_is_counted(tmp_path) -> None:
-    run = _run(tmp_path)
+    run = _run(tmp_path, per_shard=3)
     (run.source / "s0-1.png").unlink()
     pairs = _pairs(run, replace(PROMPTED, on_bad_image="skip"))
 
@@ -196,9 +203,72 @@ def test_the_next_pair_stands_in_for_one_whose_image_is_gone_and_is_counted(tmp_
 
 
 def test_pairs_without_a_usable_image_are_refused(tmp_path) -> None:
-    run = _run(tmp_path)
+    run = _run(tmp_path, per_shard=3)
     for path in run.source.iterdir():
         path.unlink()
 
     with pytest.raises(ConfigError, match="No image of the 3 pairs can be used"):
         _pairs(run, replace(PROMPTED, on_bad_image="skip"))[0]
+
+
+def test_pseudo_masks_that_no_query_can_take_are_left_out_with_a_warning_where_one_may_be_the_referent(
+    tmp_path, caplog
+) -> None:
+    rows = [(mask, "one of them", UNDECIDED) for mask in range(5)]
+    rows += [(mask, "the first of them", {**UNDECIDED, "kept": mask == 0}) for mask in range(5)]
+    options = {"num_shards": 1, "per_shard": 2, "rows": lambda number: rows, "recipe": "pairs"}
+    root = build_run(tmp_path / "run", **options).location.root
+    runs, config = SourceRuns(h=(root,)), small_config(tmp_path, ["generator.num_queries=3"])
+
+    with caplog.at_level("WARNING", logger="pseudoris.training"):
+        found = open_sources(runs, config, LabelFrame(32, 16), runs.snapshots())
+
+    assert [len(pair.labels.confidences) for pair in found["h_ref"][0]] == [3, 3]
+    assert [record.getMessage().partition(", which")[0] for record in caplog.records] == [
+        f"{root}: 2 texts without a referent have more pseudo-masks than the first 3"
+    ]
+
+
+def test_a_run_that_grows_is_read_as_it_was_when_its_snapshot_was_taken(tmp_path) -> None:
+    built = _run(tmp_path / "run", num_shards=2, per_shard=2, recipe="objects", is_committed=False)
+    built.commit(0)
+    root = built.location.root
+    runs = SourceRuns(d_sem=(root,), annotated=(root,))
+    taken = runs.snapshots()
+    saved = json.loads(json.dumps({root: taken[root].state()}))
+
+    built.commit(1)
+
+    for snapshots in (taken, runs.snapshots(saved)):
+        found = open_sources(runs, small_config(tmp_path), LabelFrame(32, 16), snapshots)
+        assert [len(part) for source in ("d_sem", "h_sem") for part in found[source]] == [2, 2]
+    assert len(open_sources(runs, small_config(tmp_path), LabelFrame(32, 16), runs.snapshots())["d_sem"][0]) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "said"),
+    [
+        ("h", None, "`pseudoris annotate`, but a run of `pseudoris ppt pairs` is needed"),
+        ("d_sem", "compose", "`pseudoris ppt compose`, but a run of `pseudoris ppt objects` is needed"),
+        ("d_ref", "pairs", "`pseudoris ppt pairs`, but a run of `pseudoris ppt compose` is needed"),
+    ],
+)
+def test_a_run_of_another_command_is_refused_and_any_is_annotated(tmp_path, name, recipe, said) -> None:
+    root = build_run(tmp_path / "run", num_shards=1, per_shard=1, recipe=recipe).location.root
+    with pytest.raises(ConfigError, match=re.escape(f"{root} was written by {said}. Give such a run")):
+        SourceRuns(**{name: (root,)}).snapshots()
+    assert list(SourceRuns(annotated=(root,)).snapshots()) == [root]
+
+
+def test_images_that_were_moved_are_read_where_they_lie_now(tmp_path) -> None:
+    built = _run(tmp_path / "run", per_shard=2, recipe="objects")
+    runs, frame = SourceRuns(d_sem=(built.location.root,)), LabelFrame(32, 16)
+    (before,) = open_sources(runs, small_config(tmp_path), frame, runs.snapshots())["d_sem"]
+    expected = before.image(0)
+    moved = built.source.rename(tmp_path / "elsewhere")
+
+    config = small_config(tmp_path, [f"data.moved={json.dumps({str(built.source): str(moved)})}"])
+    (after,) = open_sources(runs, config, frame, runs.snapshots())["d_sem"]
+
+    assert torch.equal(after.image(0), expected)
+    assert config.decisive() == small_config(tmp_path).decisive()

@@ -1,4 +1,4 @@
-"""The point generator between frozen features and SAM's decoder."""
+"""The point generator between frozen features and SAM's frozen decoder."""
 
 from dataclasses import replace
 from itertools import permutations
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from segment_anything.modeling import Sam
 
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.learning.trainer import make_optimiser, rate_at
@@ -39,12 +40,21 @@ _SIZES = {name: getattr(SMALL, name) for name in ("num_queries", "num_points", "
 OF_PAPER = load_ppt_config("paper").generator.model_copy(update=_SIZES)
 
 
-def _model(objective: ObjectiveConfig | None = None) -> PointPrompting:
+def _sam() -> Sam:
     masks = load_config("tiny").masks
+    return load_sam(masks.architecture, masks.weights)
+
+
+def _points() -> tuple[torch.Tensor, torch.Tensor]:
+    """Coordinates of three queries' points, and logits of their labels."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(3, 5, 2, generator=generator), torch.randn(3, 5, generator=generator)
+
+
+def _model(objective: ObjectiveConfig | None = None) -> PointPrompting:
     torch.manual_seed(0)
     generator = PointGenerator(SMALL, 24, 16)
-    decoder = PointMaskDecoder(load_sam(masks.architecture, masks.weights))
-    return PointPrompting(generator, decoder, objective or ObjectiveConfig())
+    return PointPrompting(generator, PointMaskDecoder(_sam()), objective or ObjectiveConfig())
 
 
 def _features(batch: int = 2) -> FrozenFeatures:
@@ -58,11 +68,6 @@ def _features(batch: int = 2) -> FrozenFeatures:
         torch.randn(batch, 4, 4, generator=generator),
         EncodedImages(torch.randn(batch, 64, 16, 16, generator=generator), torch.full((batch, 2), 192.0)),
     )
-
-
-def _prompts(model: PointPrompting, features: FrozenFeatures) -> PointPrompts:
-    prompts: PointPrompts = model.generator(features)
-    return prompts
 
 
 def _labels() -> PseudoLabelBatch:
@@ -94,11 +99,45 @@ def test_a_prediction_a_query_and_the_answer_is_that_of_the_most_confident() -> 
         torch.testing.assert_close(answer.mask_logits[pair], found.mask_logits[pair, best])
 
 
+def test_the_masks_are_those_of_sam_image_by_image() -> None:
+    sam, (xy, logits) = _sam(), _points()
+    embeddings = torch.randn(2, 64, 16, 16, generator=torch.Generator().manual_seed(1))
+    sizes, rows = torch.tensor([[192.0, 192.0], [192.0, 96.0]]), torch.tensor([1, 0, 1])
+    decode = PointMaskDecoder(sam)
+    assert load_ppt_config("paper").sam.architecture == "vit_b"
+
+    ours = decode(EncodedImages(embeddings, sizes), rows, PointPrompts(xy, logits, torch.zeros(3)))
+
+    for place, row in enumerate(rows.tolist()):
+        prompt = (xy[place] * sizes[row])[None], (logits[place] > 0).long()[None]
+        sparse, dense = sam.prompt_encoder(points=prompt, boxes=None, masks=None)
+        theirs, _ = sam.mask_decoder(
+            image_embeddings=embeddings[row : row + 1],
+            image_pe=sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        assert torch.allclose(ours[place], theirs[0, 0], atol=1e-3)
+
+
+def test_gradients_reach_coordinates_and_labels_and_no_weight_of_sam() -> None:
+    sam, (xy, logits) = _sam(), (each.requires_grad_() for each in _points())
+    images = EncodedImages(torch.randn(1, 64, 16, 16), torch.tensor([[192.0, 192.0]]))
+
+    decoded = PointMaskDecoder(sam)(images, torch.zeros(3, dtype=torch.int64), PointPrompts(xy, logits, torch.zeros(3)))
+    decoded.square().mean().backward()
+
+    assert (xy.grad != 0).all()
+    assert (logits.grad != 0).all()
+    assert all(weight.grad is None for weight in sam.parameters())
+
+
 @pytest.mark.parametrize("name", ["points_xy", "label_logits", "confidence_logits"])
 def test_half_precision_does_not_round_what_the_heads_say(name) -> None:
     features = _features()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        found = getattr(_prompts(_model(), features), name)
+        found = getattr(_model().generator(features), name)
 
     assert found.dtype == torch.float32
     assert not torch.equal(found, found.bfloat16().float())
@@ -155,8 +194,7 @@ def test_padding_of_a_text_says_nothing() -> None:
     other_text = features.text.clone()
     other_text[0, 4:] = 100.0
 
-    before = _prompts(model, features)
-    after = _prompts(model, replace(features, text=other_text))
+    before, after = model.generator(features), model.generator(replace(features, text=other_text))
 
     assert torch.allclose(before.points_xy, after.points_xy, atol=1e-5)
 

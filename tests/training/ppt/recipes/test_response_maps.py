@@ -24,7 +24,7 @@ from pseudoris.training.ppt.recipes.grounding import (
 )
 from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig, load_recipe_config
 from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip
-from tests.training.small_clip import CLIP
+from tests.training.ppt.builders import CLIP
 
 SHARE = np.zeros((8, 8), np.float32)
 SHARE[1:4, 1:4] = 0.9
