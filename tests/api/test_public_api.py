@@ -89,13 +89,6 @@ def test_its_version_is_the_installed_one():
     assert pseudoris.__version__ == version("pseudoris")
 
 
-def test_it_offers_what_the_page_of_the_project_names():
-    assert {
-        *("annotate", "load_config", "open_run", "verify", "refilter", "export", "evaluate"),
-        *("RisDataset", "RisIterableDataset", "SampleSpec", "ExpressionFilter"),
-    } <= set(pseudoris.__all__)
-
-
 def test_a_name_that_does_not_exist_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'anotate'"):
         pseudoris.anotate  # noqa: B018

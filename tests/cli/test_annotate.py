@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import signal
+from pathlib import Path
 
 import pyarrow.dataset as ds
 import pytest
@@ -29,6 +31,7 @@ from tests.builders.plain_runs import work_off
 from tests.builders.runs import SMALL, STUBS, stub_config, write_source
 from tests.builders.seals import forge_header
 
+PHOTOS = Path(__file__).parents[3] / "shared" / "assets" / "photos"
 pytestmark = pytest.mark.ray
 NUM_BROKEN = 5
 
@@ -45,7 +48,21 @@ def test_the_summary_counts_images_masks_candidates_and_quarantine(tiny_run):
     assert f"{NUM_BROKEN} quarantined" in printed
     assert "empty_file" in printed
     assert all(word in printed for word in ("masks", "candidates", "kept expressions", "images/s", "seconds per stage"))
+    assert re.search(r"[\d,]+ drawn, [\d,]+ distinct", printed)
     assert str(tiny_run.out / "expressions") in printed
+
+
+def test_the_demo_prints_summaries_tables_rows_the_comparison_and_the_pages(tiny_run):
+    shown = tiny_run.printed.stdout
+    told = ("summary", "tables", "3 rows of expressions", "both against the truth", "is an absence", "--quarantined")
+    assert all(words in shown for words in told)
+    (composed,) = tiny_run.out.parent.glob("tiny-composed-*")
+    for out in (tiny_run.out, composed):
+        page = out / "gallery" / "index.html"
+        assert str(page) in shown
+        assert page.stat().st_size > 10_000
+    (right,) = (line.split()[-2:] for line in shown.splitlines() if "share that is right" in line)
+    assert all(0 < float(each) <= 1 for each in right)
 
 
 def test_the_tables_read_with_pyarrow_alone_and_join(tiny_run):
@@ -102,17 +119,22 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(ray_session, tiny_run, tmp
         (("s3://key:secret@bucket/images", "out"), "environment"),
         (("{source}", "out", "--set", "masks.weights.uri=nowhere.pth"), "nowhere.pth"),
         (("{source}", "out", "--set", "placement.fused.num_cpus=4096"), "4096"),
+        (("{folder}/empty", "out"), "lists no image"),
+        (("{folder}", "out", "--set=source.extensions=[.nothing]"), "table.parquet cannot be read as Parquet"),
     ],
 )
 def test_a_users_mistake_is_one_message_without_a_traceback(ray_session, tiny_run, tmp_path, arguments, message):
     source = write_source(tmp_path / "in", num_images=1)
-    words = [word.format(source=source, run=tiny_run.out) for word in arguments]
+    (tmp_path / "folder" / "empty").mkdir(parents=True)
+    (tmp_path / "folder" / "table.parquet").write_bytes(b"no table")
+    words = [word.format(source=source, run=tiny_run.out, folder=tmp_path / "folder") for word in arguments]
     options = () if "--address" in words else OPTIONS
     failed = pseudoris_here("annotate", "--preset=tiny", *words, *options, cwd=tmp_path)
     assert failed.returncode == 2, failed.stdout + failed.stderr
     assert message in failed.stderr
     assert "Traceback" not in failed.stderr
     assert "secret" not in failed.stderr
+    assert not [*(tmp_path / "out").glob("_lock/*")]
 
 
 def test_a_run_whose_images_are_all_quarantined_is_a_problem_and_says_how_to_begin_anew(ray_session, tmp_path):
@@ -137,19 +159,6 @@ def test_a_folder_of_other_files_is_refused_before_ray_starts_and_stays_as_it_is
     assert "is an unexpected file" in refused.stderr
     assert "Ray" not in refused.stderr
     assert [path for path in (tmp_path / "mine").rglob("*") if path.name != "images"] == [own]
-
-
-@pytest.mark.parametrize("arguments", [("{empty}", "out"), ("{source}", "out", "--set=source.extensions=[.nothing]")])
-def test_a_source_that_is_refused_leaves_no_lock(ray_session, tmp_path, arguments):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "in" / "deep").mkdir(parents=True)
-    (tmp_path / "in" / "table.parquet").write_bytes(b"no table")
-    words = [word.format(empty=tmp_path / "empty", source=tmp_path / "in") for word in arguments]
-    failed = pseudoris_here(
-        "annotate", "--preset=tiny", *words, *OPTIONS, *(f"--set={each}" for each in STUBS), cwd=tmp_path
-    )
-    assert failed.returncode == 2, failed.stdout + failed.stderr
-    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(
@@ -227,6 +236,25 @@ def test_weights_that_cannot_be_read_are_refused_before_there_is_a_plan(ray_sess
     assert failed.returncode == (1 if command == "doctor" else 2), failed.stdout + failed.stderr
     assert "cannot be read as tensors: it is cut or damaged" in failed.stdout + failed.stderr
     assert not [*out.glob("_*")]
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"the test photographs are absent: {PHOTOS.name} beside the clone")
+@pytest.mark.parametrize("num_photos", [1, pytest.param(3, marks=pytest.mark.long)])
+def test_photographs_are_annotated_in_their_own_size_and_verify(ray_session, tmp_path, num_photos):
+    out = tmp_path / "out"
+    # A coarse grid: what counts is that real files get through, not how many masks they have.
+    coarse = ("--limit", str(num_photos), "--set", "masks.points_per_side=3")
+    shown = pseudoris_here("annotate", "--preset=tiny", str(PHOTOS), str(out), *OPTIONS, *coarse)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    listed = json.loads((PHOTOS / "instances.json").read_text(encoding="utf-8"))["images"]
+    sizes = {image["file_name"]: (image["height"], image["width"]) for image in listed}
+    rows = ds.dataset(out / "images").to_table().to_pylist()
+    assert len(rows) == num_photos
+    assert all((row["height"], row["width"]) == sizes[row["key"]] for row in rows)
+    assert {row["status"] for row in rows} <= {"annotated", "empty"}
+    assert pseudoris_here("verify", str(out)).returncode == 0
+    for page in (shown.stdout, pseudoris_here("stats", str(out)).stdout, (out / "DATACARD.md").read_text()):
+        assert "The preset tiny knows drawn scenes alone" in " ".join(page.split())
 
 
 @pytest.mark.long

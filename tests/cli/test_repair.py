@@ -306,20 +306,6 @@ def test_an_import_comes_back(tmp_path):
     assert lost.startswith("masks/shard-00000000.")
 
 
-@pytest.mark.slow
-def test_an_import_without_results_gives_way_to_another(tmp_path):
-    annotation, images = write_small_refer(tmp_path)
-    out = tmp_path / "out"
-    words = [str(word) for word in ("import", annotation, images, out, "--shard-size")]
-    assert pseudoris_here(*words, "2").returncode == 0
-    assert "shards" in pseudoris_here(*words, "3").stderr
-    for folder in ("_receipts", "_manifest"):
-        shutil.rmtree(out / folder)
-    told = pseudoris_here(*words, "3")
-    assert told.returncode == 0, told.stderr
-    assert require_header(RunLocation.open(str(out))).config.shards.max_images == 3
-
-
 @pytest.mark.long
 @pytest.mark.ray
 def test_of_two_that_race_for_the_output_of_a_killed_run_one_plans_it_anew(stub_engines, tmp_path):

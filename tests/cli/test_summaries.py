@@ -1,4 +1,4 @@
-"""Events become a bar, notices and a summary; nothing in them is read as markup."""
+"""Events become a bar and notices; nothing in them is read as markup."""
 
 from __future__ import annotations
 
@@ -7,18 +7,9 @@ import io
 from rich.console import Console
 
 from pseudoris.cli.progress import run_progress
-from pseudoris.cli.summaries import summary_view
-from pseudoris.pipeline.run_contract import RunSummary
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.runs.pending_work import Committed, Notice, Planned
-from pseudoris.store.runs.receipts import RunTotals
-
-
-def shown(*renderables):
-    console = Console(file=io.StringIO(), width=200, markup=False)
-    console.print(*renderables)
-    return console.file.getvalue()
 
 
 def terminal():
@@ -76,28 +67,3 @@ def test_rate_and_time_left_count_from_the_first_shard_though_two_land_together(
     assert "1.0 images/s" in last
     assert "0:00:20" in last
     assert "0:00:40" in last
-
-
-def make_summary(**changes):
-    counts = {"shards": 2, "images": 4, "annotated": 3, "quarantined": 1, "masks": 5, "samples": 220, "expressions": 60}
-    values = {
-        "out": "out",
-        "totals": RunTotals(**counts, kept=20, kept_lone=7, reasons={"corrupt": 1}),
-        "num_planned_images": 4,
-        "num_planned_shards": 2,
-        "num_shards_before": 0,
-        "num_images_now": 4,
-        "wall_s": 2.0,
-        "tables": {"masks": "out/masks/*.parquet"},
-    }
-    return RunSummary(**{**values, **changes})
-
-
-def test_the_summary_names_reasons_tables_and_rate():
-    text = shown(summary_view(make_summary()))
-    assert "4 of 4: 3 annotated, 0 empty, 1 quarantined" in text
-    assert "220 drawn, 60 distinct" in text
-    assert "20 of 60 candidates, 7 of them unfiltered (their mask is alone in its image)" in text
-    assert "2.0 images/s" in text
-    assert "corrupt" in text
-    assert "out/masks/*.parquet" in text

@@ -180,6 +180,8 @@ def test_a_resume_that_finds_no_training_says_so_and_begins(trained, tmp_path):
     assert f"{tmp_path / 'new'} has no training to resume" in begun.stderr
     assert "12, 12 of them now" in begun.output
     assert "no training to resume" not in invoke(*found, "--resume").stderr
+    with pytest.raises(ConfigError, match="already has a training"):
+        invoke(*found)
 
 
 @pytest.fixture(scope="module")

@@ -131,6 +131,20 @@ def test_a_small_share_of_human_masks_brings_others_in_each_epoch_and_all_of_the
 
 
 @pytest.mark.slow
+def test_it_learns_which_mask_is_meant(tmp_path, cache, run):
+    words = ["training.peak_rate=0.003", "training.log_every=1", "mirrored_words=null"]
+    losses = []
+    request = StudentRequest(small_config(cache, words, steps=200), [run], tmp_path / "out", val=run)
+    _, summary = train_student(
+        request, open_fabric(request.config.training), on_step=lambda each: losses.append(each.values.get("train/loss"))
+    )
+    # The last report is the validation's.
+    assert sum(losses[-11:-1]) < 0.5 * sum(losses[:10])
+    before = ChooserLearner(request.config, load_student(request.out).store)
+    assert summary.figures["miou"] > held_out_figures(before.answer, HeldOutExpressions(run))["miou"] + 0.05
+
+
+@pytest.mark.slow
 def test_masks_of_other_settings_than_it_was_trained_on_are_refused(tmp_path, cache, run, monkeypatch):
     request = StudentRequest(small_config(cache, steps=3), [run], tmp_path / "out")
     train(request)

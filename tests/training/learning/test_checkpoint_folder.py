@@ -26,21 +26,6 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_former(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["checkpoint.pt", "config.json"]
 
 
-def test_a_kill_while_a_summary_is_written_leaves_none_of_it(tmp_path, monkeypatch):
-    folder = TrainingFolder(tmp_path)
-
-    def kill(handle):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("pseudoris.training.learning.checkpoint_folder.os.fsync", kill)
-        with pytest.raises(KeyboardInterrupt):
-            folder.write_json("summary.json", {"figures": {"miou": 0.5}})
-    assert not (tmp_path / "summary.json").exists()
-    folder.write_json("summary.json", {"figures": {}})
-    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
-
-
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work_and_none_is_made(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     (tmp_path / "lost").symlink_to(tmp_path / "nowhere")

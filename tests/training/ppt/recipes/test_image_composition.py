@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pseudoris.training.ppt.recipes.d_ref import Piece, fusion, mosaic, relative_side
 from pseudoris.training.ppt.recipes.recipe_config import ComposeConfig, load_recipe_config
-from pseudoris.training.ppt.recipes.recipe_texts import middle_text, name_in, names_a_side, position_texts
+from pseudoris.training.ppt.recipes.recipe_texts import middle_text, name_in, names_a_side
 
 SIDE = 48
 
@@ -94,21 +94,6 @@ def test_the_class_name_comes_back_out_of_an_object_centric_text() -> None:
     assert middle_text("fire truck") == "the fire truck in the middle"
     assert name_in(middle_text("fire truck")) == "fire truck"
     assert name_in("the star on the left") is None
-
-
-@pytest.mark.parametrize(
-    ("layout", "tile", "expected"),
-    [
-        ((1, 2), (0, 1), "the star on the right"),
-        ((2, 1), (0, 0), "the star at the top"),
-        ((1, 3), (0, 1), "the star in the middle"),
-        ((2, 2), (1, 0), "the star at the bottom left"),
-        ((3, 3), (1, 1), "the star in the middle"),
-        ((3, 3), (0, 1), "the star at the top middle"),
-    ],
-)
-def test_a_tile_is_named_by_its_place(layout, tile, expected) -> None:
-    assert expected in position_texts("star", layout, tile)
 
 
 @pytest.mark.parametrize(

@@ -116,18 +116,6 @@ def test_the_same_call_again_computes_nothing_and_another_seed_is_refused(runs) 
         compose_objects(source, runs["d_ref"], load_recipe_config("tiny", None, (*WORDS, "compose.seed=7")), **SILENT)
 
 
-def test_a_recipes_run_without_results_gives_way_to_another(runs, tmp_path) -> None:
-    location, source = RunLocation.open(str(tmp_path / "out")), runs["d_sem"].root
-    other = load_recipe_config("tiny", None, (*WORDS, "compose.seed=7"))
-    compose_objects(source, location, runs["config"], **SILENT)
-    for folder in ("_receipts", "_manifest"):
-        for file in list(location.list(folder)):
-            location.delete(f"{folder}/{file.name}")
-    written = compose_objects(source, location, other, **SILENT)
-    assert written.header.config_sha256 == require_header(location).config_sha256
-    assert verify_run(location).is_clean
-
-
 def test_a_lost_part_of_each_recipe_comes_back(runs) -> None:
     config = load_recipe_config("tiny", None, (*WORDS, "placement.repair=true"))
     commands = (
