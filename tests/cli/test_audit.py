@@ -34,6 +34,16 @@ def ran(*words, columns=120):
     return invoke("audit", *words, columns=columns).output
 
 
+def judged(out, folder, *words, number=None, file_in=None, verdict=lambda place: "right"):
+    """Return a new audit of a run, its first pairs judged by ana, and what drawing it printed."""
+    drawn = ran("draw", out, folder, *(words or ("-n", 60)), columns=400)
+    audit = AuditFolder.open(folder)
+    with VerdictFile.open(file_in or folder, "ana", audit.known) as file:
+        for place, pair in enumerate(audit.pairs["pair_id"].to_pylist()[:number]):
+            file.append(VerdictLine(pair=pair, verdict=verdict(place)))
+    return audit, drawn
+
+
 def test_draw_says_which_questions_it_will_answer_how_precisely(out, tmp_path):
     printed = ran("draw", out, tmp_path / "audit", "-n", 60)
     assert "accuracy of the kept" in printed
@@ -61,11 +71,7 @@ def test_the_address_of_the_page_is_the_result(tmp_path):
 
 
 def test_report_prints_figures_with_intervals_and_what_they_lack(out, tmp_path):
-    ran("draw", out, tmp_path / "audit", "-n", 60)
-    audit = AuditFolder.open(tmp_path / "audit")
-    with VerdictFile.open(tmp_path / "elsewhere", "ana", audit.known) as file:
-        for pair in audit.pairs["pair_id"].to_pylist():
-            file.append(VerdictLine(pair=pair, verdict="right"))
+    audit, _ = judged(out, tmp_path / "audit", file_in=tmp_path / "elsewhere")
     ran("add", tmp_path / "audit", tmp_path / "elsewhere" / "verdicts" / "ana.jsonl")
     printed = ran("report", tmp_path / "audit", "--plot", tmp_path / "plot.svg", "--out-run", out)
     assert "60 of 60 pairs judged" in printed
@@ -77,16 +83,6 @@ def test_report_prints_figures_with_intervals_and_what_they_lack(out, tmp_path):
     assert figures["raters"] == {"ana": audit.pairs.num_rows}
 
 
-def judged(out, folder, *, number=60):
-    """Return a new audit of a run, its first pairs judged `right` in turn with `cannot_say`."""
-    ran("draw", out, folder, "-n", 60)
-    audit = AuditFolder.open(folder)
-    with VerdictFile.open(folder, "ana", audit.known) as file:
-        for place, pair in enumerate(audit.pairs["pair_id"].to_pylist()[:number]):
-            file.append(VerdictLine(pair=pair, verdict="cannot_say" if place % 10 == 5 else "right"))
-    return audit
-
-
 def test_the_runs_own_data_card_cites_an_audit_and_no_table_changes(tmp_path):
     out = RunLocation.open(str(tmp_path / "run"))
     header = begin(out)
@@ -94,7 +90,7 @@ def test_the_runs_own_data_card_cites_an_audit_and_no_table_changes(tmp_path):
         commit_scored(out, header, shard)
     write_datacard(out)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    audit = judged(out.root, tmp_path / "audit")
+    audit, _ = judged(out.root, tmp_path / "audit", verdict=lambda place: "cannot_say" if place % 10 == 5 else "right")
     assert "cited" in ran("report", tmp_path / "audit", "--cite")
     card = (tmp_path / "run" / CARD_NAME).read_text()
     assert "| right, of the kept | 1.000, 0.9" in card
@@ -121,12 +117,8 @@ def test_the_runs_own_data_card_cites_an_audit_and_no_table_changes(tmp_path):
 def test_what_a_refilter_keeps_of_strata_without_a_draw_is_told_and_not_cited(tmp_path):
     out = RunLocation.open(str(tmp_path / "run"))
     scored_run(out, "filtering.tau=1.3")
-    drawn = ran("draw", out.root, tmp_path / "audit", "--unkept", 0, "-n", 20, columns=400)
+    audit, drawn = judged(out.root, tmp_path / "audit", "--unkept", 0, "-n", 20)
     left_out = int(re.search(r"No pair is drawn of not kept, score .*: (\d+) pairs that the audit says", drawn)[1])
-    audit = AuditFolder.open(tmp_path / "audit")
-    with VerdictFile.open(audit.path, "ana", audit.known) as file:
-        for pair in audit.pairs["pair_id"].to_pylist():
-            file.append(VerdictLine(pair=pair, verdict="right"))
     for name, tau in (("looser", 0.0), ("stricter", 1.5)):
         refilter(out, RunLocation.open(str(tmp_path / name)), RuleChange(tau=tau))
     looser = ran("report", audit.path, "--out-run", tmp_path / "looser", columns=400)
@@ -141,7 +133,7 @@ def test_what_a_refilter_keeps_of_strata_without_a_draw_is_told_and_not_cited(tm
 
 
 def test_what_is_no_file_of_a_rater_is_named_with_the_remedy(out, tmp_path):
-    verdicts = judged(out, tmp_path / "audit", number=1).path / "verdicts"
+    verdicts = judged(out, tmp_path / "audit", number=1)[0].path / "verdicts"
     file = (verdicts / "ana.jsonl").rename(verdicts / "ana (1).jsonl")
     remedy = (
         r"verdicts/ana \(1\)\.jsonl does not have the name of a rater. Move it .*: `pseudoris audit add .*audit FILE`"

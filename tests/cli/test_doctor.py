@@ -18,6 +18,12 @@ from tests.builders.scored_runs import scored_run
 from tests.store.builders import make_entries, start_run
 
 
+def check_of(name, config=None, **places):
+    """Return the check of that name: of the preset tiny, without SOURCE and OUT, by default."""
+    checks = run_checks(config or load_config("tiny"), **{"source": None, "out": None, **places})
+    return next(each for each in checks if each.name == name)
+
+
 @pytest.mark.slow
 def test_the_embedded_preset_is_healthy_here(tmp_path):
     source = write_demo(tmp_path / "source", num_scenes=1)
@@ -36,17 +42,14 @@ def test_the_embedded_preset_is_healthy_here(tmp_path):
 )
 def test_what_is_off_is_one_line_with_the_remedy(assignments, name, remedy):
     config = load_config("tiny", assignments=assignments)
-    (check,) = [check for check in run_checks(config, source=None, out=None) if not check.is_ok]
-    assert check.name == name
-    assert remedy in check.detail
+    (check,) = (check for check in run_checks(config, source=None, out=None) if not check.is_ok)
+    assert (check.name, remedy in check.detail) == (name, True)
 
 
 def test_the_check_of_source_counts_what_would_not_be_listed(tmp_path):
     for name in ("a.png", "b.heic", "c.heic", "d"):
         (tmp_path / name).write_bytes(png())
-    (check,) = [
-        each for each in run_checks(load_config("tiny"), source=str(tmp_path), out=None) if each.name == "source"
-    ]
+    check = check_of("source", source=str(tmp_path))
     assert check.is_ok
     assert "The first are a.png\nnot listed: 2 .heic, 1 without an extension\nto read HEIC files: pip" in check.detail
 
@@ -71,17 +74,14 @@ def test_the_preset_is_named_or_that_of_the_run_or_tiny_and_the_first_line_says_
 
 def test_an_output_with_a_run_of_other_settings_is_off(tmp_path):
     scored_run(RunLocation.open(str(tmp_path)))
-    same = load_config("tiny", assignments=["filtering.tau=1.0"])
-    for config, is_ok in ((same, True), (load_config("tiny-composed"), False)):
-        (check,) = [each for each in run_checks(config, source=None, out=str(tmp_path)) if each.name == "output"]
-        assert check.is_ok == is_ok, check.detail
+    same = check_of("output", load_config("tiny", assignments=["filtering.tau=1.0"]), out=str(tmp_path))
+    assert (same.is_ok, "continues a run of these settings" in same.detail) == (True, True)
+    check = check_of("output", load_config("tiny-composed"), out=str(tmp_path))
+    assert not check.is_ok
     # Not every setting that follows from it.
     assert "preset: 'tiny' in the run, 'tiny-composed' now, and with it " in check.detail
     assert "Use --preset tiny" in check.detail
     assert "captions" not in check.detail
-    assert "continues a run of these settings" in next(
-        each.detail for each in run_checks(same, source=None, out=str(tmp_path)) if each.name == "output"
-    )
 
 
 TOO_LOW = "open files: 64 is too low for Ray on this machine: raise it (ulimit -n), at least to 256"
@@ -139,15 +139,10 @@ def test_on_a_gpu_one_line_says_which_attention_runs_and_why_and_settings_for_th
 def test_mps_that_is_asked_for_without_its_daemon_is_one_sentence(a_gpu, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
     config = load_config("base")
-    device = next(each for each in run_checks(config, source=None, out=None) if each.name == "device")
+    device = check_of("device", config)
     assert (device.is_ok, "no daemon of NVIDIA's MPS runs there: start one" in device.detail) == (False, True)
     (tmp_path / "nvidia-cuda-mps-control.pid").write_text("1")
-    assert next(each for each in run_checks(config, source=None, out=None) if each.name == "device").is_ok
-
-
-def found_of(name):
-    (found,) = [check for check in run_checks(load_config("tiny"), source=None, out=None) if check.name == name]
-    return found
+    assert check_of("device", config).is_ok
 
 
 @pytest.mark.parametrize(
@@ -155,14 +150,14 @@ def found_of(name):
 )
 def test_an_environment_in_a_folder_with_a_space_is_told_what_ray_does_there(prefix, is_told, monkeypatch):
     monkeypatch.setattr("sys.executable", f"{prefix}/bin/python")
-    found = found_of("python and packages")
+    found = check_of("python and packages")
     assert ("they stay PENDING" in found.detail) == is_told
     assert found.is_ok
 
 
 def test_too_few_open_files_are_off(monkeypatch):
     monkeypatch.setattr("resource.getrlimit", lambda number: (64, 64))
-    found = found_of("limits")
+    found = check_of("limits")
     assert not found.is_ok
     assert TOO_LOW.partition(" for Ray")[0] in found.detail
 
@@ -170,7 +165,7 @@ def test_too_few_open_files_are_off(monkeypatch):
 def test_the_shared_memory_of_a_container_is_a_note_because_runs_work_there(monkeypatch):
     free = {"/dev/shm": 64 * 2**20}
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free.get(str(folder), 2**40)))
-    found = found_of("limits")
+    found = check_of("limits")
     assert found.is_ok
     assert "free in /dev/shm: 0.06 GiB. With so little, Ray keeps" in found.detail
     assert "--shm-size" in found.detail

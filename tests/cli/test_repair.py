@@ -21,7 +21,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import LockTimes, RunLock
 from pseudoris.store.runs.receipts import RootDigest, latest_receipts
-from tests.builders.command import OPTIONS, pseudoris_here, start_pseudoris, wait_for
+from tests.builders.command import pseudoris_here, start_pseudoris, wait_for
 from tests.builders.human import write_small_refer
 from tests.builders.images import png
 from tests.builders.plain_runs import work_off
@@ -304,31 +304,6 @@ def test_an_import_comes_back(tmp_path):
     assert "shard 0 cannot be repaired: image train2014/0.png is changed" in told.stderr
     (lost,) = before.keys() - contents(location).keys()
     assert lost.startswith("masks/shard-00000000.")
-
-
-@pytest.mark.long
-@pytest.mark.ray
-def test_of_two_that_race_for_the_output_of_a_killed_run_one_plans_it_anew(stub_engines, tmp_path):
-    source, out = write_source(tmp_path / "in"), tmp_path / "out"
-    location = RunLocation.open(str(out))
-
-    def start(seed: int, sleep_s: float):
-        settings = ("--set", f"compute.seed={seed}", "--set", f"masks.options={{sleep_s: {sleep_s}}}")
-        return start_pseudoris("annotate", "--preset=tiny", str(source), str(out), *SETTINGS, *settings, *OPTIONS)
-
-    killed = start(1, 60)
-    wait_for(lambda: location.exists("_run.json"), timeout_s=400)
-    killed.kill()
-    killed.wait()
-    assert not list(location.list("_receipts"))
-    racing = {seed: start(seed, 0.2) for seed in (2, 3)}
-    ended = {seed: (process.communicate()[1], process.returncode) for seed, process in racing.items()}
-    (won,) = (seed for seed, (_, code) in ended.items() if code == 0)
-    told, code = ended[5 - won]
-    assert code == 2, told
-    assert "is working on" in told or "another identity" in told
-    assert require_header(location).config.compute.seed == won
-    assert pseudoris_here("verify", str(out)).returncode == 0
 
 
 def test_a_live_run_and_what_else_does_not_fit_is_refused(damaged, tmp_path):

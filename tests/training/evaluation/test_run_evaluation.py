@@ -1,7 +1,11 @@
-"""Which images of a run are judged by which truth, and what is said of those that are not."""
+"""Which images of a run are judged by which truth, what is said of those that are not, and the report's files."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +20,26 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.synthworld.scene_truth import SceneTruth
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.training.evaluation import evaluate_run
+from pseudoris.training.evaluation import as_tree, evaluate_run, write_report
+from pseudoris.training.evaluation.bootstrap import UNDEFINED
+from pseudoris.training.evaluation.evaluation_report import (
+    HTML_NAME,
+    JSON_NAME,
+    MARKDOWN_NAME,
+    html,
+    image_lines,
+    interval_text,
+    markdown,
+    value_text,
+)
 from pseudoris.training.evaluation.human_truth import beside, open_truth
+from pseudoris.training.evaluation.run_evaluation import FIGURES, MASK_FIGURES, SET_TITLES
 from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, committed_images
 from tests.builders.human import rle
 from tests.builders.scene_runs import quarantined, said, scene_run, scenes
 
 KNOWN = scenes(6)
+HOSTILE = "</style><script>document.title='owned'</script>|`_x_`"
 
 
 def run(tmp_path, known=KNOWN, **options):
@@ -144,3 +161,53 @@ def test_a_bucket_as_a_whole_has_nothing_beside_it(whole):
     header = require_header(whole).model_copy(update={"source": "s3://bucket"})
     with pytest.raises(ConfigError, match=r"no file at .*synthworld:FILE"):
         open_truth("synthworld", header, SceneTruth)
+
+
+@pytest.fixture(scope="module")
+def found(whole):
+    """The evaluation of a run of which the truth knows four images."""
+    return evaluate_run(whole, truth(scenes(4)))
+
+
+def test_three_files_hold_the_same_figures(found, tmp_path):
+    address = write_report(found, RunLocation.open(str(tmp_path / "report")))
+    assert address == str(tmp_path / "report" / HTML_NAME)
+    tree = json.loads((tmp_path / "report" / JSON_NAME).read_text())
+    assert tree == json.loads(json.dumps(as_tree(found)))
+    texts = [(tmp_path / "report" / name).read_text() for name in (MARKDOWN_NAME, HTML_NAME)]
+    for text in texts:
+        for each in (*FIGURES.values(), *MASK_FIGURES.values()):
+            assert each.title in text
+        for name in SET_TITLES:
+            for figure, about in FIGURES.items():
+                assert value_text(found.sets[name][figure], about.digits) in text
+                assert interval_text(found.sets[name][figure], about.digits) in text
+        assert "not in the truth, such as scene-004.png" in text
+        assert "held out of training" in text
+
+
+def test_json_has_null_for_what_nothing_was_counted_of(found, tmp_path):
+    sets = {**found.sets, "beam": dict.fromkeys(FIGURES, UNDEFINED)}
+    write_report(replace(found, sets=sets), RunLocation.open(str(tmp_path)))
+    tree = json.loads((tmp_path / JSON_NAME).read_text(), parse_constant=pytest.fail)
+    assert tree["sets"]["beam"]["accuracy"] == {"value": None, "low": None, "high": None}
+
+
+def test_names_from_outside_are_no_markup(found):
+    hostile = replace(found, run=HOSTILE, images=replace(found.images, unknown_key=HOSTILE), notes=(HOSTILE,))
+    page, text = html(hostile), markdown(hostile)
+    assert "<script" not in page
+    assert page.count("</style>") == 1
+    assert "<script" not in text
+    assert "\\|\\`\\_x\\_\\`" in text
+    assert image_lines(hostile)["run"] == HOSTILE
+
+
+def test_the_page_needs_nothing_else_and_its_policy_allows_its_own_style_alone(found):
+    page = html(found)
+    (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"style-src &#39;sha256-{digest}&#39;" in page
+    assert "default-src &#39;none&#39;" in page
+    assert not re.search(r"<(script|link|img|iframe)\b|style=|url\(|@import|https?://", page)
+    assert "color-scheme: light dark" in style

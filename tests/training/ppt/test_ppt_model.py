@@ -1,5 +1,6 @@
-"""The point generator between frozen features and SAM's frozen decoder."""
+"""The point generator between frozen features and SAM's frozen decoder, and its loss, equation 4 by hand."""
 
+import math
 from dataclasses import replace
 from itertools import permutations
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from segment_anything.modeling import Sam
@@ -27,9 +28,12 @@ from pseudoris.training.ppt.ppt_config import ObjectiveConfig, PointGeneratorCon
 from pseudoris.training.ppt.ppt_model import (
     PointMaskDecoder,
     PointPrompting,
+    Points,
     assign,
+    mask_losses,
     matching_cost,
     on_patches,
+    point_loss,
 )
 from pseudoris.workers.masks.sam_model import load_sam
 
@@ -128,8 +132,7 @@ def test_gradients_reach_coordinates_and_labels_and_no_weight_of_sam() -> None:
     decoded = PointMaskDecoder(sam)(images, torch.zeros(3, dtype=torch.int64), PointPrompts(xy, logits, torch.zeros(3)))
     decoded.square().mean().backward()
 
-    assert (xy.grad != 0).all()
-    assert (logits.grad != 0).all()
+    assert all((each.grad != 0).all() for each in (xy, logits))
     assert all(weight.grad is None for weight in sam.parameters())
 
 
@@ -260,6 +263,68 @@ def test_gradients_reach_all_of_the_point_generator_and_nothing_frozen() -> None
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"generator"}
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 3))
+def test_the_assignment_is_the_cheapest_of_all(seed: int, count: int) -> None:
+    cost = torch.rand(1, 4, 3, generator=torch.Generator().manual_seed(seed))
+
+    pairs = assign(cost, (count,))
+
+    total = sum(cost[0, q, e].item() for q, e in zip(pairs.queries.tolist(), pairs.labels.tolist(), strict=True))
+    every = permutations(range(4), count)
+    best = min(sum(cost[0, q, e].item() for e, q in enumerate(queries)) for queries in every)
+    assert abs(total - best) < 1e-6
+    assert sorted(pairs.labels.tolist()) == list(range(count))
+    assert len(set(pairs.queries.tolist())) == count
+
+
+def test_more_labels_than_queries_leave_the_dearest_out() -> None:
+    pairs = assign(torch.tensor([[[3.0, 1.0, 2.0]]]), (3,))
+
+    assert (pairs.queries.tolist(), pairs.labels.tolist()) == ([0], [1])
+
+
+def test_each_entry_of_the_cost_is_equation_4_of_its_pair() -> None:
+    with torch.no_grad():
+        found = _model().eval().predictions(_features())
+    prompts, masks, wanted = found.prompts, found.mask_logits, _labels()
+    weights = load_ppt_config("paper").objective.model_copy(update={"confidence": 0.7})
+
+    cost = matching_cost(prompts, masks, wanted, weights)
+
+    for b, k, e in [(0, 0, 0), (0, 2, 1), (0, 4, 2), (1, 2, 0)]:
+        predicted = Points(prompts.points_xy[b, k][None], prompts.label_logits[b, k][None])
+        points = Points(wanted.points_xy[b, e][None], wanted.labels[b, e][None])
+        alone = mask_losses(masks[b, k][None, None], wanted.masks[b, e][None, None], weights)[0, 0, 0]
+        alone = alone + point_loss(predicted, points, weights)[0]
+        asked = F.binary_cross_entropy_with_logits(prompts.confidence_logits[b, k], wanted.confidences[b, e])
+        assert torch.allclose(cost[b, k, e], alone + 0.7 * asked, atol=1e-6)
+
+
+def test_the_point_loss_by_hand_with_and_without_the_assignment() -> None:
+    predicted = Points(torch.tensor([[[0.1, 0.1], [0.9, 0.9]]]), torch.tensor([[0.0, 0.0]]))
+    wanted = Points(torch.tensor([[[0.8, 0.8], [0.2, 0.2]]]), torch.tensor([[0.0, 1.0]]))
+    assigned = ObjectiveConfig(point_l1=1.0, point_label=1.0)
+    ordered = ObjectiveConfig(point_l1=1.0, point_label=1.0, point_correspondence="order")
+
+    # Each point is 0.1 off on both axes; in the order drawn 0.7.
+    assert point_loss(predicted, wanted, assigned).tolist() == pytest.approx([0.2 + math.log(2)])
+    assert point_loss(predicted, wanted, ordered).tolist() == pytest.approx([1.4 + math.log(2)])
+
+
+def test_masks_are_weighed_in_single_precision_whatever_the_training_computes_in() -> None:
+    generator = torch.Generator().manual_seed(0)
+    masks = (torch.rand(2, 1, 256, 256, generator=generator) < 0.3).float()
+    logits = (2 * masks - 1) * (12 + torch.rand(2, 3, 256, 256, generator=generator))
+
+    single = mask_losses(logits, masks, ObjectiveConfig())
+    with torch.autocast("cpu", torch.bfloat16):
+        half = mask_losses(logits, masks, ObjectiveConfig())
+
+    assert torch.equal(single, half)
+    assert (single >= 0).all()
+
+
 def test_in_paper_the_loss_is_equation_4_summed_over_its_terms_and_averaged_over_matched_pairs() -> None:
     model, features, labels = _model(load_ppt_config("paper").objective).eval(), _features(), _labels()
 
@@ -282,11 +347,10 @@ def test_in_paper_the_loss_is_equation_4_summed_over_its_terms_and_averaged_over
     targets = torch.zeros_like(found.prompts.confidence_logits)
     targets[pairs.rows, pairs.queries] = labels.confidences[pairs.rows, pairs.labels]
     confidences = F.binary_cross_entropy_with_logits(found.prompts.confidence_logits, targets, reduction="sum").item()
-    by_hand = {name: total / len(pairs.rows) for name, total in (("mask", masks), ("point", points))}
-    by_hand["confidence"] = confidences / len(pairs.rows)
-    assert {name: term.item() for name, term in terms.items()} == pytest.approx(
-        {"loss": sum(by_hand.values()), **by_hand}, abs=1e-4
-    )
+    totals = {"mask": masks, "point": points, "confidence": confidences}
+    by_hand = {name: total / len(pairs.rows) for name, total in totals.items()}
+    by_hand["loss"] = sum(by_hand.values())
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(by_hand, abs=1e-4)
 
 
 def test_in_paper_clips_response_changes_no_prompt() -> None:
