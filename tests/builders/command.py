@@ -40,7 +40,10 @@ def pseudoris(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedP
 
 
 def pseudoris_here(*arguments: str, cwd: Path | str = ".") -> subprocess.CompletedProcess[str]:
-    """Run the command in this process, and return what it printed; log records are pytest's, an open Ray is joined."""
+    """Run the command in this process, and return what it printed, never a traceback.
+
+    Log records are pytest's, and an open Ray is joined.
+    """
     out, err = io.StringIO(), io.StringIO()
     handler = signal.getsignal(signal.SIGTERM)
     words = ["pseudoris", *arguments]
@@ -53,6 +56,7 @@ def pseudoris_here(*arguments: str, cwd: Path | str = ".") -> subprocess.Complet
             code = int(ended.code or 0)
         finally:
             signal.signal(signal.SIGTERM, handler)
+    assert "Traceback" not in err.getvalue()
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 

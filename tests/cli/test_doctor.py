@@ -105,20 +105,6 @@ def test_the_settings_of_a_card_that_is_not_here_are_printed_as_a_file_and_nothi
     assert (settings.preset, settings.captions.cache_bytes) == ("base", 8 * 2**30)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        *(
-            (f"--card-memory={gib}", "Invalid value for '--card-memory'")
-            for gib in ("0", "-24", "nan", "inf", "24GB", "1e9")
-        ),
-        (". --card-memory=24", "it checks nothing: leave out SOURCE and OUT"),
-    ],
-)
-def test_a_card_memory_without_sense_is_refused_in_one_sentence(words, message):
-    assert message in invoke("doctor", "--preset", "base", *words.split(), code=2).output
-
-
 @pytest.fixture
 def a_gpu(monkeypatch):
     """A GPU of 80 GiB, as torch would name it."""

@@ -195,23 +195,3 @@ def test_the_composers_weights_say_of_how_many_images_of_an_unfinished_run_they_
     scene_run(RunLocation.open(str(tmp_path / "run")), KNOWN_CALIBRATE, change=with_nouns, committed=[0, 1])
     printed = invoke("calibrate", tmp_path / "run", "--composer").output
     assert "is not finished: it holds 4 of 8 images" in printed
-
-
-LABELS = (["--truth", "synthworld"], ["--coverage", "0.8"], ["--yield", "2"], ["--images", "3"])
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--to", "{tmp}/no/x.yaml"], "The folder .*/no for x.yaml does not exist. Create it first"),
-        (["--to", "{tmp}"], "is a folder. Give a file name in it"),
-        (["--coverage", "0.65"], "--coverage 0.65 needs --truth. Give --truth, or leave --coverage out"),
-        *((["--composer", *each], "--composer needs no labels: leave --truth, --coverage, --yield") for each in LABELS),
-        *((["--audit", "x", *each], "--audit has its own verdicts: leave --truth") for each in LABELS),
-        (["--audit", "x", "--composer"], "and the other of --audit, --composer out"),
-    ],
-)
-def test_a_mistake_is_refused_before_anything_is_read(tmp_path, words, message):
-    # There is no run: nothing is read before the refusal.
-    with pytest.raises(ConfigError, match=message):
-        invoke("calibrate", tmp_path / "none", *(each.format(tmp=tmp_path) for each in words))

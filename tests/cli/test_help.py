@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from pseudoris.cli.export import ExportFormat
 from pseudoris.cli.main import app
 from pseudoris.interchange.exports import EXPORTS
-from tests.builders.command import invoke, pseudoris_here
 
 GROUPS = ["Start", "Run", "Look", "Data", "Learn"]
 
@@ -125,26 +124,3 @@ def test_in_a_clone_a_bare_name_is_no_second_copy_of_ours():
     assert ended.stdout.splitlines() == [
         f"{room!r} is not a package of its own: import pseudoris.{room}" for room in ROOMS
     ]
-
-
-@pytest.mark.parametrize("words", ["a.jpg b.jpg c.jpg out", "a.jpg b.jpg", "cats dogs"])
-def test_a_pattern_that_the_shell_opened_is_to_be_quoted(tmp_path, words):
-    for name in ("a.jpg", "b.jpg", "cats/a.jpg", "dogs/b.jpg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    ended = pseudoris_here("annotate", *words.split(), cwd=tmp_path)
-    assert (ended.returncode, "quote it: 'folder/*.jpg'" in " ".join(ended.stderr.split())) == (2, True), ended.stderr
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("annotate", "in", "out", "--limit", f"{10**23}"),
-        ("audit", "draw", "out", "audit", "--pairs", f"{10**23}"),
-        ("estimate", "in", "--sample", f"{2**63}"),
-        ("status", "out", "--every", "nan"),
-    ],
-    ids=" ".join,
-)
-def test_a_number_that_no_counter_holds_is_a_mistake_of_the_command_line(words):
-    assert f"Invalid value for '{words[-2]}'" in invoke(*words, code=2).output.replace("-n' / '", "")

@@ -88,58 +88,6 @@ def test_reasonseg_is_one_folder_of_images_and_files(tmp_path):
     assert "--split-by cannot go with --format reasonseg, only with refer, grefcoco." in refused.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("import nowhere {images} out", "'nowhere' does not exist"),
-        ("import {annotation} nowhere out", "does not exist"),
-        ("import {annotation} {images} out --split testA", "Its splits are train (5), val (5)"),
-        ("import {annotation} {images} out --prefix ../up", "--prefix has the file_name '../up', which is outside"),
-        (
-            "import README.md {images} out",
-            "is neither the folder of a REFER dataset, nor its refs(…).p, nor a COCO .json file",
-        ),
-        (
-            "import {annotation} {annotation} out",
-            "None of the 5 files of ANNOTATION is below IMAGES 'refcoco'. The first one is train2014/0.png",
-        ),
-        ("import {annotation} {images} out --prefix else", "The first one is else/train2014/0.png. See --prefix"),
-        ("import s3://key:secret@bucket/x {images} out", "environment"),
-        ("import {annotation} {images} out --set shards.max_image=3", "did you mean shards.max_images"),
-        (
-            "import ana.json run out --format label-studio --set shards.max_images=3",
-            "--set shards.max_images=3: --format label-studio takes only source.endpoint_url",
-        ),
-        ("import ana.json run out --format label-studio --set placement.allow_mixed=true", "there is no run at"),
-        (
-            "import ana.json run out --format label-studio --set source.endpoint_url=http://localhost:9",
-            "there is no run at",
-        ),
-        ("ppt objects none out", "none' does not exist.\nThe nearest folder that exists is "),
-        ("ppt objects . out --preset huge", "no preset 'huge'. The presets are tiny, paper"),
-        ("ppt objects . out --names no.csv", "no.csv cannot be read"),
-        ("ppt objects flat out --set grounding.points=4", "grounding.points: unknown key"),
-        ("ppt objects flat out --set pairs", "is not of the form key=value"),
-        ("ppt compose none out --set compose.layouts=[[1,1]]", "a mosaic of 1 x 1 has no positions"),
-        ("ppt objects flat out", "flat.png is not in a class folder"),
-        ("ppt compose none out", "there is no run at"),
-        ("ppt pairs none out", "there is no run at"),
-        ("ppt compose a a/b", "would be inside its parent"),
-    ],
-)
-def test_a_users_mistake_is_one_message_without_a_traceback(dataset, tmp_path, words, message):
-    annotation, images = (path.relative_to(tmp_path) for path in dataset)
-    (tmp_path / "README.md").write_text("no annotation")
-    write_project(tmp_path / "ana.json", [])
-    (tmp_path / "flat").mkdir()
-    (tmp_path / "flat" / "flat.png").write_bytes(b"x")
-    failed = pseudoris_here(*words.format(annotation=annotation, images=images).split(), cwd=tmp_path)
-    assert failed.returncode == 2, failed.stdout + failed.stderr
-    assert message in failed.stderr
-    assert "Traceback" not in failed.stderr
-    assert "secret@" not in failed.stderr
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.long)])
 def test_an_import_that_is_ended_is_finished_by_the_same_command(tmp_path, signal_number):

@@ -22,8 +22,6 @@ from tests.store.builders import start_run
 from tests.training.chooser.builders import chooser_words, imported_run
 from tests.training.ppt.builders import small_words
 
-REGRESSION = "generator.point_head=regression"
-
 
 def setting(*words: str) -> list[str]:
     return [each for word in words for each in ("--set", word)]
@@ -223,29 +221,3 @@ def test_a_training_is_not_written_into_a_run_that_it_reads(tmp_path, option) ->
     with pytest.raises(ConfigError, match=r"--out .* is inside the run"):
         invoke("train", "ppt", option, run, "--out", run)
     assert sorted(run.rglob("*")) == before
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "There is nothing to train on. Give --d-sem"),
-        (["--d-sem", "{tmp}/none"], "there is no run at"),
-        (["--preset", "papr"], "The ppt has no preset 'papr'. The presets are paper, tiny; did you mean 'paper'"),
-        (["--set", "generator.widht=3"], "generator.widht"),
-        (setting("training.optimiser=adam", "training.weight_decay=0.1"), "adam has no decay"),
-        (setting("data.pairs_per_batch=5", "data.pairs_per_image=2"), "5 is not a multiple of"),
-        (setting("training.num_devices=3"), r"data.pairs_per_batch \d+ .* training.num_devices 3"),
-        (setting("training.num_steps=5"), r"training.num_steps=5 would be ignored.*Set curriculum.epochs_factor"),
-        (
-            ["--preset", "tiny", *setting(REGRESSION, "objective.look=0", "generator.response_gain=0")],
-            r"no attention to patches, but response_gain is 0\.0 and anchor_gain 6\.0. Set both to 0",
-        ),
-        (
-            ["--preset", "tiny", *setting(REGRESSION, "generator.response_gain=0", "generator.anchor_gain=0")],
-            r"objective\.look 1\.0 compares the attention to patches .* Set objective\.look to 0",
-        ),
-    ],
-)
-def test_a_users_mistake_is_an_error_with_a_remedy(tmp_path, arguments, message) -> None:
-    with pytest.raises(ConfigError, match=message):
-        invoke("train", "ppt", "--out", tmp_path / "out", *(word.format(tmp=tmp_path) for word in arguments))
