@@ -1,12 +1,10 @@
 """`pseudoris estimate`: what of it is shown; the sample itself is `tests/pipeline/test_sample_estimate.py`."""
 
 import dataclasses
-import io
 import json
 
-from rich.console import Console
+import pytest
 
-from pseudoris.cli.annotate import estimate_view
 from pseudoris.pipeline.sample_estimate import BootstrapInterval, RunEstimate
 from tests.builders.command import invoke
 
@@ -33,14 +31,20 @@ def found(**changes):
     return dataclasses.replace(values, **changes)
 
 
-def lines(estimate):
-    console = Console(file=io.StringIO(), width=200, color_system=None)
-    console.print(estimate_view(estimate))
-    return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+@pytest.fixture
+def shown(monkeypatch):
+    """Return a function that shows an estimate as the command does, its lines without the space that aligns them."""
+
+    def lines(**changes) -> list[str]:
+        monkeypatch.setattr("pseudoris.pipeline.sample_estimate.estimate", lambda *_, **__: found(**changes))
+        printed = invoke("estimate", "photos", "--preset", "base").stdout
+        return [" ".join(line.split()) for line in printed.splitlines()]
+
+    return lines
 
 
-def test_each_figure_is_shown_with_its_interval_and_unit():
-    shown = lines(found())
+def test_each_figure_is_shown_with_its_interval_and_unit(shown):
+    told = shown()
     for line in (
         "/photos: estimate",
         "images 1,200,000 in 4,688 shards",
@@ -53,23 +57,20 @@ def test_each_figure_is_shown_with_its_interval_and_unit():
         "quarantined 1.5% (0.0% to 4.0%)",
         "seconds per image propose 0.050, caption 0.020",
     ):
-        assert line in shown
+        assert line in told
 
 
-def test_settings_for_the_gpu_that_computed_follow(monkeypatch):
-    for size, settings in ((24 * 2**30, "cache_bytes: 8589934592"), (0, None)):
-        estimate = found(card_bytes=size)
-        monkeypatch.setattr("pseudoris.pipeline.sample_estimate.estimate", lambda *_, at=estimate, **__: at)
-        shown = invoke("estimate", "photos", "--preset", "base").stdout
-        assert ("# For a GPU of" in shown) == (settings is not None)
-        assert settings is None or settings in shown
+def test_settings_for_the_gpu_that_computed_follow(shown):
+    told = "\n".join(shown(card_bytes=24 * 2**30))
+    assert "cache_bytes: 8589934592" in told.partition("# For a GPU of")[2]
+    assert not any("# For a GPU of" in line for line in shown(card_bytes=0))
 
 
-def test_too_few_images_give_figures_and_no_interval():
-    shown = lines(found(num_sampled=3, num_sample_shards=3, hours=BootstrapInterval(1.34, 0.2, 3.5e3)))
-    assert "hours 1.34 on 4 GPUs" in shown
-    assert "quarantined 1.5%" in shown
-    assert shown[-1].startswith("Only 3 images were measured: too few for intervals, which take 16. Raise --sample")
+def test_too_few_images_give_figures_and_no_interval(shown):
+    told = shown(num_sampled=3, num_sample_shards=3, hours=BootstrapInterval(1.34, 0.2, 3.5e3))
+    assert "hours 1.34 on 4 GPUs" in told
+    assert "quarantined 1.5%" in told
+    assert told[-1].startswith("Only 3 images were measured: too few for intervals, which take 16. Raise --sample")
 
 
 def test_options_reach_the_sample_and_json_is_one_object(monkeypatch, tmp_path):

@@ -16,7 +16,7 @@ from pseudoris.cli.main import app
 from pseudoris.interchange.exports import EXPORTS, ExportOptions
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from tests.builders.command import invoke, pseudoris_here
+from tests.builders.command import invoke
 from tests.interchange.exports.builders import build_run, jpeg
 from tests.store.builders import commit, start_run
 
@@ -50,17 +50,6 @@ def test_excluded_images_are_left_out_and_counted(out, tmp_path):
     result = invoke("export", out, tmp_path / "export", "--partial", "--exclude", tmp_path / "held-out.txt")
     assert "1 images excluded by held-out.txt (names)" in result.output
     assert ds.dataset(tmp_path / "export" / "images").count_rows() == 7
-
-
-def test_mistakes_are_messages_with_exit_code_two(out, tmp_path):
-    for arguments, message in [
-        ((str(tmp_path / "nowhere"), str(tmp_path / "export")), "there is no run"),
-        ((str(out), str(tmp_path / "export"), "--format", "yolo"), "'--format': 'yolo' is not one of 'parquet'"),
-        ((str(out), str(tmp_path / "export"), "--exclude", str(tmp_path / "none.csv")), "none.csv' does not exist"),
-    ]:
-        failed = pseudoris_here("export", *arguments)
-        assert failed.returncode == 2
-        assert message in failed.stderr
 
 
 @pytest.fixture(scope="module")

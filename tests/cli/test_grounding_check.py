@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from pseudoris.pipeline import annotation, identity
-from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
@@ -118,9 +117,3 @@ def test_a_vision_language_model_without_letters_is_refused_before_ray(monkeypat
     words = ("--set", f"grounding_check={{engine: vlm, weights: {{uri: '{folder}'}}}}")
     with pytest.raises(ConfigError, match="no token of its own for the letter B"):
         invoke("annotate", "--preset=tiny", tmp_path, tmp_path / "out", "--address", "local", *words)
-
-
-def test_a_method_without_a_second_opinion_says_nothing_of_it():
-    assert "grounding_check" not in load_config("tiny").method()
-    method = load_config("tiny", None, [ANOTHER[1]]).method()
-    assert method["grounding_check"]["temperature"] == 0.1

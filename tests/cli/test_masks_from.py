@@ -1,9 +1,12 @@
-"""`pseudoris annotate --masks-from RUN`: captions anew on the masks of a finished run."""
+"""`pseudoris annotate` with masks of others: of a finished run, or those that a table of instances chooses."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
@@ -12,7 +15,7 @@ from pseudoris.pipeline.sample_estimate import estimate
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
-from tests.builders.command import OPTIONS, pseudoris_here
+from tests.builders.command import OPTIONS, pseudoris, pseudoris_here
 from tests.builders.images import png
 from tests.builders.plain_runs import work_off
 from tests.builders.runs import STUBS, part_digests, stub_config, write_source
@@ -124,3 +127,40 @@ def test_a_run_goes_on_only_as_it_was_started(parent, taken, tmp_path):
         annotate(str(source), str(run), taking(out))
     with pytest.raises(ConfigError, match=r"leave placement\.masks_from out"):
         estimate(str(source), taking(run), size=2)
+
+
+def masks_of(out) -> list[dict]:
+    return ds.dataset(out / "masks").to_table().to_pylist()
+
+
+def chosen_by(tiny_run, tmp_path, instances: pa.Table, *settings: str) -> Path:
+    """Return a run whose masks these instances chose; it verifies, and each mask says which row chose it."""
+    path, out = tmp_path / "instances", tmp_path / "out"
+    pq.write_table(instances, path)
+    options = [f"--set=masks.prior.{each}" for each in ("kind=table", f"path={path}", "match=iou", *settings)]
+    done = pseudoris("annotate", "--preset=tiny", str(tiny_run.source), str(out), *OPTIONS, *options)
+    assert done.returncode == 0, done.stderr
+    assert {row["prior"] for row in masks_of(out)} == {f"table:{row}" for row in range(len(instances))}
+    assert pseudoris("verify", str(out)).returncode == 0
+    return out
+
+
+@pytest.mark.long
+def test_the_instances_choose_their_masks_and_each_says_which_row_chose_it(tiny_run, tmp_path):
+    masks = ds.dataset(tiny_run.out / "masks").to_table()
+    out = chosen_by(tiny_run, tmp_path, masks)
+    # SAM proposes the same again, so each instance finds its own mask.
+    chosen, before = ({row["mask_id"]: row["segmentation"] for row in masks_of(each)} for each in (out, tiny_run.out))
+    assert chosen == before
+
+
+@pytest.mark.long
+def test_in_paper_a_mask_that_two_instances_choose_is_there_twice_and_says_nothing_distinctive(tiny_run, tmp_path):
+    masks = ds.dataset(tiny_run.out / "masks").to_table()
+    both = pa.concat_tables([masks, masks])
+    out = chosen_by(tiny_run, tmp_path, both, "duplicates=keep", "untouched=first_mask")
+    assert len({row["mask_id"] for row in masks_of(out)}) == 2 * len(masks)
+    expressions = ds.dataset(out / "expressions").to_table().to_pylist()
+    assert expressions
+    assert max(row["distinctiveness"] for row in expressions) == 1.0
+    assert not any(row["kept"] for row in expressions)

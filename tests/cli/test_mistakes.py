@@ -25,6 +25,15 @@ MISTAKES = [
         (f"doctor --preset base --card-memory={each}", "Invalid value for '--card-memory'")
         for each in ("0", "-24", "nan", "inf", "24GB", "1e9")
     ),
+    *(
+        (f"{each} none", "there is no run at")
+        for each in ("status", "verify", "stats", "sample", "parts", "gc", "gallery")
+    ),
+    ("annotate --preset=tiny cats none --repair", "there is no run at"),
+    ("export none there", "there is no run at"),
+    ("export none there --format yolo", "'--format': 'yolo' is not one of 'parquet'"),
+    ("export none there --exclude none.csv", "none.csv' does not exist"),
+    ("refilter none new --tau inf", "inf is not possible: give a finite number"),
     ("doctor --preset base . --card-memory=24", "it checks nothing: leave out SOURCE and OUT"),
     ("import nowhere images out", "'nowhere' does not exist"),
     ("import refcoco nowhere out", "does not exist"),

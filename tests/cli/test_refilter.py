@@ -93,12 +93,6 @@ def test_a_bound_on_a_kind_leaves_those_on_scores_and_needs_the_kind_in_the_new_
             invoke("refilter", out, tmp_path / "other", "--keep", "group > 0.9", "--set", other)
 
 
-def test_an_infinite_tau_is_told_as_that(out, tmp_path):
-    assert (
-        "inf is not possible: give a finite number" in invoke("refilter", out, tmp_path, "--tau", "inf", code=2).output
-    )
-
-
 def test_an_accuracy_needs_an_audit_of_the_run_and_chooses_a_rule_that_is_shown_to_reach_it(tmp_path):
     out = str(tmp_path / "out")
     location = RunLocation.open(out)

@@ -12,7 +12,6 @@ import time
 import pyarrow.dataset as ds
 import pytest
 
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
@@ -171,11 +170,6 @@ def test_what_is_left_is_what_receipts_name(location):
     assert len(files(location)) == 12
     assert verify_run(location).is_clean
     assert "0 files deleted" in printed(location)
-
-
-def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="there is no run"):
-        invoke("gc", tmp_path / "elsewhere")
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Fitted weights tell right from wrong, bounds keep what they promise, and runs are judged from their tables."""
+"""Fitted weights tell right from wrong in any run's units, and bounds keep what they promise."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Rated, line_weights, log_odds, logistic
 from pseudoris.schemas.shard import SOURCE_COMPOSER
@@ -28,10 +29,15 @@ from pseudoris.training.calibration.confidence_fit import (
     reached,
     without_labels,
 )
+from pseudoris.training.calibration.run_units import CORRECTNESS_STD, SCORE_MEANS, SCORE_STDS, in_units_of
 from tests.builders.scene_runs import quarantined, said, scene_run, scored, truth_bytes
 from tests.builders.scene_runs import scenes as drawn_scenes
 
 KNOWN = drawn_scenes(8)
+WEIGHTS = load_config("base", None, ["composing={}"]).filtering.fitted_values.posterior
+RNG = np.random.default_rng(0)
+CORRECTNESS = 0.7 + CORRECTNESS_STD * RNG.standard_normal(4_000)
+SCORES = np.array(SCORE_MEANS) + np.array(SCORE_STDS) * RNG.standard_normal((4_000, 2))
 
 
 def scene(seed: int) -> JudgedImage:
@@ -203,3 +209,29 @@ def test_a_calibration_holds_a_line_for_each_kind():
     assert found.pair_weight.composed.slope == pytest.approx(0.7, abs=0.25)
     silent = [replace(each, beside=scene(0).beside) for each in scenes]
     assert fit_pair_weight(silent, found.weights).composed is None
+
+
+def object_odds(weights, scores):
+    return weights.object_bias + scores @ [weights.object_predicted_iou, weights.object_stability]
+
+
+def test_scores_have_the_effect_that_they_had_squeezed_or_not():
+    plain = in_units_of(WEIGHTS, CORRECTNESS, SCORES)
+    assert plain.noun_correctness == pytest.approx(WEIGHTS.noun_correctness, rel=0.05)
+    assert object_odds(plain, SCORES) == pytest.approx(object_odds(WEIGHTS, SCORES), abs=0.25)
+    squeezed = 0.1 + 0.2 * CORRECTNESS, 3.0 + 0.4 * SCORES
+    found = in_units_of(WEIGHTS, *squeezed)
+    assert found.noun_correctness * squeezed[0].std() == pytest.approx(plain.noun_correctness * CORRECTNESS.std(), 1e-3)
+    assert object_odds(found, squeezed[1]) == pytest.approx(object_odds(plain, SCORES), abs=1e-2)
+    # Nothing else of a posterior has a unit.
+    changed = ("noun_correctness", "object_bias", "object_predicted_iou", "object_stability")
+    assert found.model_dump(exclude=changed) == WEIGHTS.model_dump(exclude=changed)
+
+
+def test_a_score_that_is_missing_or_always_the_same_tells_nothing():
+    scores = np.column_stack([np.full(5, np.nan), np.full(5, 2.0)])
+    found = in_units_of(WEIGHTS, np.full(7, np.nan), scores)
+    assert (found.noun_correctness, found.object_predicted_iou, found.object_stability) == (0.0, 0.0, 0.0)
+    # A mask of usual scores.
+    usual = WEIGHTS.object_bias + np.dot([WEIGHTS.object_predicted_iou, WEIGHTS.object_stability], SCORE_MEANS)
+    assert found.object_bias == pytest.approx(usual, abs=1e-3)

@@ -192,11 +192,3 @@ def test_a_student_learns_not_here_and_stores_when_it_says_so(tmp_path, cache, g
     assert torch.equal(student.module.trusted_levels, learner.module.trusted_levels)
     asked = HeldOutExpressions(grefs, has_groups=True)
     assert held_out_figures(student.answer, asked) == pytest.approx(summary.figures)
-
-
-@pytest.mark.slow
-def test_without_expressions_of_none_to_choose_it_on_there_is_no_threshold(tmp_path, cache, run, grefs):
-    request = StudentRequest(small_config(cache, NONE, steps=4), [grefs], tmp_path / "out", val=run)
-    learner, summary = train_student(request, open_fabric(request.config.training))
-    assert learner.min_none is None
-    assert not {"giou", "n_acc"} & summary.figures.keys()

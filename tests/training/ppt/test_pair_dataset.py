@@ -52,15 +52,6 @@ def test_the_rows_of_one_text_are_its_pseudo_masks_and_kept_is_the_confidence(ru
     assert pairs.image(0).shape[0] == 3
 
 
-@pytest.mark.parametrize(
-    ("which", "texts"), [("decided", {"the star on top", "a cup"}), ("undecided", {"the left star"})]
-)
-def test_decided_and_undecided_pairs_can_be_read_apart(run, which, texts) -> None:
-    pairs = PairDataset(run, replace(SPEC, which=which))
-
-    assert {pairs[at].text for at in range(len(pairs))} == texts
-
-
 def test_a_flip_mirrors_masks_and_points_and_spares_texts_that_name_a_side(run) -> None:
     # A cell a pixel of the images, 12 x 20: the masks say exactly what a point lies on.
     spec = replace(SPEC, num_points=64, frame=LabelFrame(20, 20))
@@ -100,16 +91,6 @@ def test_selected_pairs_have_other_confidences_and_leave_the_old_ones_as_they_we
     assert torch.equal(chosen[0].labels.points_xy, pairs[0].labels.points_xy)
     with pytest.raises(ValueError, match="shorter"):
         pairs.selected([1])
-
-
-def test_a_run_of_the_pipeline_is_a_source_and_its_rejected_rows_are_contexts(tmp_path) -> None:
-    rows = [(0, "the red star", {}), (1, "the red star", {"kept": False}), (1, "a cup", {"kept": False})]
-    pairs = PairDataset(build_run(tmp_path, num_shards=1, per_shard=1, rows=lambda number: rows).location, SPEC)
-
-    assert [(pair.text, pair.labels.confidences.tolist()) for pair in (pairs[0], pairs[1])] == [
-        ("the red star", [1.0, 0.0]),
-        ("a cup", [0.0]),
-    ]
 
 
 def test_a_run_without_such_pairs_is_refused(tmp_path) -> None:
