@@ -221,7 +221,9 @@ def test_a_run_that_is_complete_ends_with_what_to_do_next(monkeypatch, tmp_path)
     assert f"pseudoris verify {tmp_path / 'out'}\n" in ended.stdout.partition("\nnext\n")[2].replace("'", "")
 
 
-@pytest.mark.parametrize("command", ["annotate --preset=tiny", "annotate --preset=tiny --dry-run", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["annotate --preset=tiny --address local", "annotate --preset=tiny --dry-run", "doctor"]
+)
 def test_weights_that_cannot_be_read_are_refused_before_there_is_a_plan(ray_session, tmp_path, command):
     source, out, weights = write_source(tmp_path / "in", num_images=1), tmp_path / "out", tmp_path / "sam.safetensors"
     weights.write_bytes(b"\xff" * 100)
