@@ -225,25 +225,17 @@ def test_a_text_of_several_masks_asks_for_their_union_and_one_of_none_for_nothin
     assert {part["kind"]: part["oiou"]["value"] for part in right["parts"]} == {"all": 1.0, "group": 1.0, "none": 1.0}
 
 
-def test_a_missing_prediction_is_counted_and_no_answer_could_be_worse(truth, tmp_path):
-    first, *others = ((at, text, box) for at in range(3) for text, box in (("thing", FIRST), ("<b>other</b>", SECOND)))
-    rows = [predicted(*each) for each in others]
-    found = {}
-    for name, box in {"right": FIRST, "empty": None, "wrong": (0, 0, WIDTH, HEIGHT)}.items():
-        path = lines(tmp_path / f"{name}.jsonl", predicted(*first[:2], box), *rows)
-        found[name] = tree("--model", path, "--truth", truth)["parts"][0]
-    path = lines(tmp_path / "missing.jsonl", *rows)
+def test_a_missing_prediction_is_counted_as_the_worst_answer(truth, tmp_path):
+    _, *others = ((at, text, box) for at in range(3) for text, box in (("thing", FIRST), ("<b>other</b>", SECOND)))
+    path = lines(tmp_path / "missing.jsonl", *(predicted(*each) for each in others))
     missing = tree("--model", path, "--truth", truth)
     assert [(part["split"], part["num_missing"]) for part in missing["parts"]] == [("all", 1), ("testA", 0), ("val", 1)]
-    values = {name: part["oiou"]["value"] for name, part in (found | {"missing": missing["parts"][0]}).items()}
     areas = [int(box_mask(box).sum()) for *_, box in others]
-    assert values["missing"] == pytest.approx(sum(areas) / (sum(areas) + WIDTH * HEIGHT))
-    assert values["missing"] < values["wrong"] < values["empty"] < values["right"] == 1
-    assert missing["parts"][0]["miou"]["value"] == found["empty"]["miou"]["value"] == pytest.approx(5 / 6)
+    assert missing["parts"][0]["oiou"]["value"] == pytest.approx(sum(areas) / (sum(areas) + WIDTH * HEIGHT))
+    assert missing["parts"][0]["miou"]["value"] == pytest.approx(5 / 6)
     (note,) = missing["notes"]
-    assert note.startswith(
-        "Questions without a prediction: 1. Each counts as the worst answer, with IoU 0, and in oIoU"
-    )
+    worst = "Questions without a prediction: 1. Each counts as the worst answer, with IoU 0, and in oIoU"
+    assert note.startswith(worst)
     shown = evaluated("--model", path, "--truth", truth)
     assert "6 expressions of 3 images, 1 of them without a prediction" in " ".join(shown.split())
 
