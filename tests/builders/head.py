@@ -101,12 +101,12 @@ def is_listening(port: int) -> bool:
 
 
 @contextmanager
-def running_head(*, num_cpus: int = 2, environment: Mapping[str, str] | None = None) -> Iterator[Head]:
+def running_head(*, environment: Mapping[str, str] | None = None) -> Iterator[Head]:
     """Run a head for the block; every process that it started is gone afterwards, and no other."""
     # Short: the paths of its unix sockets may have 107 characters.
     temp = Path(tempfile.mkdtemp(prefix="ph-", dir="/tmp"))
     ports = head_ports()
-    arguments = start_arguments(temp / "r", ports, num_cpus=num_cpus)
+    arguments = start_arguments(temp / "r", ports, num_cpus=2)
     # Its own token: a cluster without one would run what anybody on this machine sends.
     shared = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     # Of drivers too: a node drops a gauge that is not reported again within two of its own intervals.

@@ -63,7 +63,7 @@ def can_make_hosts() -> bool:
 
 
 @contextmanager
-def ray_hosts(num_workers: int, *, num_cpus: int = 2) -> Iterator[Hosts]:
+def ray_hosts(num_workers: int) -> Iterator[Hosts]:
     """Start a head and `num_workers` Ray nodes, each in a network namespace; all of it ends with the block."""
     tag = f"pr{secrets.token_hex(2)}"
     hosts = Hosts(f"{_NETWORK}.1:{_PORT}", [f"{tag}-{number}" for number in range(num_workers + 1)])
@@ -78,7 +78,7 @@ def ray_hosts(num_workers: int, *, num_cpus: int = 2) -> Iterator[Hosts]:
         head = ("--head", f"--port={_PORT}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={temp}")
         _start_node(hosts, 0, ray, *head)
         for number in range(1, num_workers + 1):
-            _start_node(hosts, number, ray, f"--address={hosts.address}", f"--num-cpus={num_cpus}")
+            _start_node(hosts, number, ray, f"--address={hosts.address}", "--num-cpus=2")
             # One after the other: they share this machine's disk, where two at once take the same socket's name.
             _await_nodes(hosts, number + 1)
         yield hosts

@@ -18,18 +18,48 @@ from examples.photographs.__main__ import copy_sample, main, measure_gpu
 from examples.photographs.results import write_results
 from examples.step_log import StepLog, read_record, write_record
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.verdicts import VerdictLine
+from pseudoris.audit.verdicts import HeaderLine, VerdictLine
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
 from pseudoris.synthworld.demo import TRUTH_FILE, write_demo
-from tests.builders.audits import VerdictFile, small_audit
-from tests.builders.scene_judge import judge_as_truth
+from pseudoris.synthworld.scene_truth import SceneTruth
+from pseudoris.workers.masks import rle
+from pseudoris.workers.masks.rle import match_masks
+from tests.builders.audits import VerdictFile, encode_line, small_audit
 from tests.builders.sources import parquet_bytes, tar_bytes
 from tests.viewer.builders import picture
 
 ROOT = Path(__file__).parents[2]
 STEPS = ("weights", "sample", "annotate", "benchmark", "audit")
 HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def judge_as_truth(audit: AuditFolder, truth: Path, to: Path) -> dict[str, str]:
+    """Write a verdict on every pair, of the rater that the file is named after; return them by pair."""
+    scenes = SceneTruth.from_json(truth.read_bytes(), str(truth))
+    text, digest = encode_line(HeaderLine(draw=audit.draw.digest, rater=to.stem), "")
+    verdicts = {}
+    # The copies of `examples.photographs` are named by the ids of the scenes' own images.
+    scene_of = {row["image_id"]: Path(row["key"]).stem for row in audit.images.select(["image_id", "key"]).to_pylist()}
+    for row in audit.pairs.to_pylist():
+        known, masks = scenes.of_image(scene_of[row["image_id"]]), audit.masks()[row["image_id"]]
+        ious = rle.ious([mask["counts"] for mask in masks.values()], known.masks, known.size)
+        found = {list(masks)[mask]: number for mask, number in match_masks(ious).items()}
+        verdicts[row["pair_id"]] = _verdict(known, [found.get(mask) for mask in row["mask_ids"]], row["text"])
+        line, digest = encode_line(VerdictLine(pair=row["pair_id"], verdict=verdicts[row["pair_id"]]), digest)
+        text += line
+    to.write_text(text)
+    return verdicts
+
+
+def _verdict(known, targets, text) -> str:
+    if None in targets:
+        return "not_an_object"
+    # As in `pseudoris evaluate`, a text that cannot be read is wrong.
+    meant = known.referents(text) or set()
+    if meant == set(targets):
+        return "right"
+    return "several" if meant > set(targets) else "untrue"
 
 
 def kit(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.plain_captioner import ReferenceEngine
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.captions.decoding_rules import ImageCrops, extend
 from pseudoris.workers.captions.engine import CachedEngine
@@ -14,11 +15,45 @@ from pseudoris.workers.captions.listener import TeacherForcing, token_rows
 from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions
 from pseudoris.workers.captions.vlm_towers import VlmTowers
 from tests.builders.coca import captions_config
-from tests.builders.plain_vlm import PlainVlm
 from tests.builders.vlms import CLASSES, small_vlm
 
 SIZES = ((28, 28), (56, 42), (90, 40), (30, 84))
 RULES = {"top_k": (3, 9), "top_p": (0.5, 0.9)}
+
+
+class PlainVlm(ReferenceEngine):
+    """The plain definition: the model's own forward over the whole sequence of each crop, no cache, batch or tree.
+
+    `inputs_of` returns the processor's output for a crop (3, S, S).
+    """
+
+    def __init__(self, model, inputs_of, special, config, *, seed):
+        super().__init__(self._encode, special, config, seed=seed)
+        self._vlm, self._inputs_of = model, inputs_of
+
+    def _encode(self, pixels):
+        self._inputs, self._known = [self._inputs_of(crop) for crop in pixels], {}
+        return {"image_features": torch.ones(len(pixels), 1), "image_embs": torch.arange(len(pixels))}
+
+    def logits(self, crops, prefixes):
+        return torch.stack(
+            [self._of(crop, tuple(prefix)) for crop, prefix in zip(crops.tolist(), prefixes, strict=True)]
+        )
+
+    def _of(self, crop, prefix):
+        if (crop, prefix) not in self._known:
+            base, longer = self._vlm.base_model, (0, len(prefix) - 1)
+            if hasattr(base, "rope_deltas"):
+                base.rope_deltas = None
+            whole = dict(self._inputs[crop])
+            # The root is the prompt's last token.
+            whole["input_ids"] = torch.cat((whole["input_ids"], torch.tensor([prefix[1:]], dtype=torch.int64)), dim=1)
+            whole["attention_mask"] = F.pad(whole["attention_mask"], longer, value=1)
+            for name in {"token_type_ids", "mm_token_type_ids"} & whole.keys():
+                whole[name] = F.pad(whole[name], longer)
+            whole = {name: part.double() if part.is_floating_point() else part for name, part in whole.items()}
+            self._known[crop, prefix] = self._vlm(**whole, use_cache=False).logits[0, -1]
+        return self._known[crop, prefix]
 
 
 def uneven_inputs(vlm, crop):

@@ -15,12 +15,34 @@ from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.masks import ReadyProposer, rle
 from pseudoris.workers.masks.ready_masks import json_name
 from tests.builders.human import box_mask
+from tests.builders.human import rle as coded
 from tests.builders.images import oriented, png, smooth_pixels
-from tests.builders.ready import mask_row, sa1b, write_sa1b
 
 SIZE = (24, 32)
 BOXES = [(2, 2, 12, 12), (14, 3, 30, 20), (3, 14, 12, 22)]
 KEEP_ALL = ReductionConfig(mask_nms_iou=1.0, min_area=0.0, max_area=1.0, min_inside=1.0, max_part_area=0.0)
+
+
+def mask_row(mask, *, predicted_iou=0.9, stability_score=0.97, **changes):
+    """Return a mask (H, W) bool as a row of `annotations`, with the keys that SA-1B has."""
+    rows, columns = np.nonzero(mask)
+    x0, y0 = (int(columns.min()), int(rows.min())) if len(rows) else (0, 0)
+    box = [x0, y0, int(columns.max()) + 1 - x0, int(rows.max()) + 1 - y0] if len(rows) else [0, 0, 0, 0]
+    height, width = mask.shape
+    known = {"id": 1, "area": int(mask.sum()), "bbox": box, "crop_box": [0, 0, width, height], "point_coords": [[1, 1]]}
+    scores = {"predicted_iou": predicted_iou, "stability_score": stability_score}
+    return {**known, "segmentation": coded(mask), **scores, **changes}
+
+
+def sa1b(rows, size):
+    image = {"image_id": 1, "height": size[0], "width": size[1], "file_name": "a.jpg"}
+    return {"image": image, "annotations": list(rows)}
+
+
+def write_sa1b(path, rows, size):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(sa1b(rows, size)))
+    return path
 
 
 @pytest.fixture
