@@ -85,16 +85,6 @@ def test_many_tars_in_a_bucket_are_indexed_by_tasks_under_faults(ray_session, s3
     assert proxy.hits["slow_down"] > 0
 
 
-@pytest.mark.long
-def test_a_bucket_that_stays_away_is_transient(ray_session, s3_server, s3_bucket):
-    s3_server.client().put_object(Bucket=s3_bucket, Key="set/a.tar", Body=tar_bytes([("a.png", png())]))
-    with injecting(s3_server.endpoint_url, [Fault("slow_down", operation="GetObject")]) as proxy:
-        config = SourceConfig(endpoint_url=proxy.endpoint_url)
-        source = open_source(f"s3://{s3_bucket}/set", config, limits=StorageConfig(patience_s=5))
-        with pytest.raises(TransientError, match="retried for"):
-            list(list_on_cluster(source, POOL))
-
-
 NUM_SHARDS = 11
 
 
