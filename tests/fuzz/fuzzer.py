@@ -63,8 +63,9 @@ class Finding:
 
 @dataclass
 class Report:
-    """How often each thing happened, and the findings."""
+    """What became of the sound inputs, how often each thing happened, and the findings."""
 
+    sound: list[dict[str, str]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
 
@@ -76,6 +77,7 @@ def fuzz(name: str, target: Target, folder: Path, *, num_inputs: int, seed: int)
     """
     report, seeds, causes = Report(), target.seeds(), set[str]()
     with Reader(name) as reader:
+        report.sound = reader.sound
         for number in range(num_inputs):
             # By number, so that one input can be made again without those before it.
             data = target.vary(Random(f"{name} {seed} {number}"), seeds)
