@@ -31,11 +31,12 @@ def small_coca(
     `num_dead` tokens from id 5 on have a column of zeros in the vocabulary projection; `eos_bonus` is added to every
     logit of EOS, so that captions end.
     """
+    pooler = {"attentional_pool": True, "attn_pooler_queries": 6, "attn_pooler_heads": 2, "output_tokens": True}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = CoCa(
             embed_dim=16,
-            vision_cfg=_vision(),
+            vision_cfg={"image_size": 8, "patch_size": 4, "width": 16, "head_width": 8, "layers": 1, **pooler},
             text_cfg={**_text(), "heads": 4, "embed_cls": True, "output_tokens": True, **(text or {})},
             multimodal_cfg={**_text(), **(decoder or {})},
             quick_gelu=quick_gelu,
@@ -71,11 +72,6 @@ def captions_config(**changes: Any) -> CaptionsConfig:
             **changes,
         }
     )
-
-
-def _vision() -> dict[str, Any]:
-    pooler = {"attentional_pool": True, "attn_pooler_queries": 6, "attn_pooler_heads": 2, "output_tokens": True}
-    return {"image_size": 8, "patch_size": 4, "width": 16, "head_width": 8, "layers": 1, **pooler}
 
 
 def _text() -> dict[str, Any]:

@@ -139,7 +139,9 @@ def changing_source(at: Path) -> Row:
     reasons = Counter(row["reason"] for row in failures)
     read = [row for row in table if row["status"] != "quarantined"]
     problems = [
-        f"{row['key']} has two states" for row in read if row["sha256"] not in _states(row["key"], before, after)
+        f"{row['key']} has two states"
+        for row in read
+        if row["sha256"] not in (before.get(row["key"]), after.get(row["key"]))
     ]
     problems += [f"LOST {key}" for key in before.keys() - {row["key"] for row in table}]
     problems += [
@@ -152,10 +154,6 @@ def changing_source(at: Path) -> Row:
     )
     outcome = "each is annotated from one state, or `changed` or `missing`; a second start says so, and changes nothing"
     return _row(tried, outcome, problems)
-
-
-def _states(key: str, *states: Any) -> list[object]:
-    return [state.get(key) for state in states]
 
 
 def _wait_for_a_commit(process: subprocess.Popen[str], at: Path) -> None:

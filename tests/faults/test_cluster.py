@@ -102,15 +102,11 @@ def test_blocks_wait_at_their_readers_and_the_object_store_never_spills(tmp_path
     with local_cluster(1, object_store_memory=80 * 2**20) as cluster:
         driver = start_driver(tmp_path / "in", tmp_path / "out", cluster.address, *SLOW, "placement.fused.max_actors=1")
         driver.finish()
-        summary = _memory_summary(cluster.address)
+        # In a process of its own: this one may be connected to another cluster.
+        command = [*RAY, "memory", "--stats-only", "--address", cluster.address]
+        summary = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "Plasma memory usage" in summary, summary
     assert "Spilled" not in summary, summary
-
-
-def _memory_summary(address: str) -> str:
-    # Its own process: this one may be connected to another cluster.
-    command = [*RAY, "memory", "--stats-only", "--address", address]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_shards_too_large_for_the_object_store_are_refused_before_the_work(cluster, source, tmp_path):

@@ -34,7 +34,8 @@ def main() -> None:
     gc.collect()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (_address_space_bytes() + MAX_GROWTH_BYTES, hard))
+    size_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size_bytes + MAX_GROWTH_BYTES, hard))
     print(json.dumps({"kind": "ready", "sound": sound}), file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(_answer(read, Path(line.strip()).read_bytes())), file=answers, flush=True)
@@ -50,10 +51,6 @@ def _answer(read: Any, data: bytes) -> dict[str, str]:
     except Exception:  # noqa: BLE001  # it is what the fuzzer looks for
         return {"kind": "error", "what": traceback.format_exc()[-4_000:]}
     return {"kind": "read", "what": ""}
-
-
-def _address_space_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 if __name__ == "__main__":

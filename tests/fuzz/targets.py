@@ -344,20 +344,14 @@ def prepare_human(name: str) -> Callable[[Path], Read]:
 # A run of someone else.
 
 
-def _finished_run(folder: Path) -> RunLocation:
-    location = RunLocation.open(str(folder))
-    header = start_run(location, make_entries(2, 4))
-    commit(location, header, 0, 1)
-    write_manifest(location)
-    return location
-
-
 @cache
 def run_files() -> dict[str, bytes]:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        _finished_run(Path(folder))
+        location = RunLocation.open(folder)
+        commit(location, start_run(location, make_entries(2, 4)), 0, 1)
+        write_manifest(location)
         return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
