@@ -73,29 +73,26 @@ class BuiltRun:
         recipe: str | None = None,
     ) -> None:
         self.location, self.source, self._rows, self._is_embedding = location, source, rows, is_embedding
-        keys = [f"{prefix}{shard}-{at}.png" for shard in range(num_shards) for at in range(per_shard)]
-        entries = []
+        self._per_shard, entries = per_shard, []
         source.mkdir(parents=True, exist_ok=True)
-        for number, key in enumerate(keys):
-            path = source / key
+        for number in range(num_shards * per_shard):
+            shard, position = divmod(number, per_shard)
+            path = source / f"{prefix}{shard}-{position}.png"
             path.write_bytes(png(height=HEIGHT, width=WIDTH, seed=number))
             facts = path.stat()
-            shard, position = divmod(number, per_shard)
-            entry = PlanEntry(shard, position, image_id(key), key, facts.st_size, None, facts.st_mtime_ns)
-            entries.append(entry)
-        self._numbers = {key: number for number, key in enumerate(keys)}
-        identity = make_identity() if recipe is None else make_identity(method={"recipe": recipe})
+            stored = (facts.st_size, None, facts.st_mtime_ns)
+            entries.append(PlanEntry(shard, position, image_id(path.name), path.name, *stored))
         self.header = start_run(
             location,
             entries,
             f"shards.embed_images={json.dumps(is_embedding)}",
             origin="annotate" if recipe is None else "ppt",
             source=str(source),
-            identity=identity,
+            identity=make_identity(**({} if recipe is None else {"method": {"recipe": recipe}})),
         )
 
     def image(self, entry: PlanEntry) -> ShardImage:
-        number = self._numbers[entry.key]
+        number = entry.shard * self._per_shard + entry.position
         return make_image(entry, number, self._rows(number))
 
     def commit(self, *shards: int, generation: int = 0) -> list[Receipt]:

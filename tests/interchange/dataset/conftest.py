@@ -7,13 +7,19 @@ import pytest
 
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
-from tests.interchange.dataset.builders import build_run
+from tests.interchange.dataset.builders import build_run, composed_rows
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Three shards of four images with two masks of four kept texts each, embedded. Do not change it."""
     return build_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def composed(tmp_path_factory):
+    """Three shards of four images: two masks with four texts, one group and three of none each. Do not change it."""
+    return build_run(tmp_path_factory.mktemp("composed"), rows=composed_rows)
 
 
 class Reads:

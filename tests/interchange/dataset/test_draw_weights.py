@@ -9,13 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pseudoris.interchange.dataset import (
-    ExpressionFilter,
-    JoinedDataset,
-    MixedDataset,
-    RisDataset,
-    SampleSpec,
-)
+from pseudoris.interchange.dataset import ExpressionFilter, JoinedDataset, MixedDataset, RisDataset, SampleSpec
 from pseudoris.interchange.dataset.shard_reader import FULL_WEIGHT, DatasetRun
 from pseudoris.schemas.shard import CaptionSample
 from pseudoris.store.location import RunLocation
@@ -98,26 +92,22 @@ def test_each_text_is_drawn_as_often_as_its_weight_says(run):
 
 
 @pytest.mark.parametrize(
-    ("where", "expected"),
+    ("draw", "where", "expected"),
     [
-        ({"tau": 1.45}, [{"a circle in red": 2}, FALLBACK, BETTER_HALF]),
-        ({"tau": 0.39}, [{**PASSING, "a circle": 7}, FALLBACK, BETTER_HALF]),
-        ({"is_kept_only": False}, [{**PASSING, "a circle": 7}, FALLBACK, BETTER_HALF]),
-        ({"lone": "keep"}, [PASSING, FALLBACK, {"best": 3, "worst": 1, "middle": 4, "nothing": 1}]),
-        ({"lone": "drop"}, [PASSING, FALLBACK]),
-        ({"words": (2, None)}, [PASSING, FALLBACK]),
-        ({"max_clip_tokens": 4}, [{"a circle": 7}, FALLBACK, BETTER_HALF]),
-        ({"bounds": {"area_px": (1e9, None)}}, []),
+        ("pseudo_ris", {"tau": 1.45}, [{"a circle in red": 2}, FALLBACK, BETTER_HALF]),
+        ("pseudo_ris", {"tau": 0.39}, [{**PASSING, "a circle": 7}, FALLBACK, BETTER_HALF]),
+        ("pseudo_ris", {"is_kept_only": False}, [{**PASSING, "a circle": 7}, FALLBACK, BETTER_HALF]),
+        ("pseudo_ris", {"lone": "keep"}, [PASSING, FALLBACK, {"best": 3, "worst": 1, "middle": 4, "nothing": 1}]),
+        ("pseudo_ris", {"lone": "drop"}, [PASSING, FALLBACK]),
+        ("pseudo_ris", {"words": (2, None)}, [PASSING, FALLBACK]),
+        ("pseudo_ris", {"max_clip_tokens": 4}, [{"a circle": 7}, FALLBACK, BETTER_HALF]),
+        ("pseudo_ris", {"bounds": {"area_px": (1e9, None)}}, []),
+        ("distinct", {"lone": "better_half"}, [dict.fromkeys(PASSING, 1), dict.fromkeys(BETTER_HALF, 1)]),
+        ("distinct", {"lone": "better_half", "tau": 99.0}, [dict.fromkeys(BETTER_HALF, 1)]),
     ],
 )
-def test_the_other_conditions_say_what_there_is_to_draw_from(run, where, expected):
-    assert weights(run, draw="pseudo_ris", where=ExpressionFilter(**where)) == expected
-
-
-def test_our_draw_takes_the_better_half_too_where_it_is_asked_for(run):
-    where = ExpressionFilter(lone="better_half")
-    assert weights(run, where=where) == [dict.fromkeys(PASSING, 1), dict.fromkeys(BETTER_HALF, 1)]
-    assert weights(run, where=ExpressionFilter(lone="better_half", tau=99.0)) == [dict.fromkeys(BETTER_HALF, 1)]
+def test_the_other_conditions_say_what_there_is_to_draw_from(run, draw, where, expected):
+    assert weights(run, draw=draw, where=ExpressionFilter(**where)) == expected
 
 
 def test_a_humans_and_a_composers_text_weigh_one_and_a_wrong_label_nothing(tmp_path):

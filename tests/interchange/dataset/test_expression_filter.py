@@ -1,13 +1,20 @@
-"""Filters: what they keep, against the rows judged one by one, and what they leave unread."""
+"""Filters and exclusions: what they keep, against the rows judged one by one, and what they refuse."""
 
 from __future__ import annotations
 
 import math
+import pickle
+from pathlib import Path
 
 import pytest
 
 from pseudoris.interchange.dataset import ExpressionFilter, RisDataset, RisIterableDataset, SampleSpec, StreamOrder
+from pseudoris.interchange.dataset.samples import PARTS
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import image_id, sha256_hex
+from pseudoris.schemas.run_records import PartRecord
+from pseudoris.store.exclusions.exclusion_rules import ExclusionRecord, exclusion
+from tests.builders.seals import forge_header
 from tests.interchange.dataset.builders import build_run
 
 SCORED = [
@@ -21,7 +28,7 @@ LONE = [(0, "the only one", {}), (0, "by hand alone", {"source": "human", "sampl
 
 
 @pytest.fixture
-def run(tmp_path):
+def scored(tmp_path):
     """Scored, human and lone expressions, in two images of one shard."""
     return build_run(tmp_path, num_shards=1, per_shard=2, rows=lambda number: (SCORED, LONE)[number])
 
@@ -62,8 +69,8 @@ HUMAN = {"by hand", "by hand alone"}
         ({"max_clip_tokens": 5}, ALL - {"the red circle", "by hand", "the only one", "by hand alone"}),
     ],
 )
-def test_a_filter_keeps_what_it_says(run, where, missing):
-    assert texts(run, ExpressionFilter(**where)) == ALL - missing
+def test_a_filter_keeps_what_it_says(scored, where, missing):
+    assert texts(scored, ExpressionFilter(**where)) == ALL - missing
 
 
 def test_a_pseudo_label_passes_every_tau_as_it_was_kept(tmp_path):
@@ -98,23 +105,67 @@ def test_a_filter_that_makes_no_sense_is_refused(where, message):
 NOTHING = ExpressionFilter(words=(99, None))
 
 
-def test_a_filter_that_keeps_nothing_is_refused_where_that_is_known(run):
+def test_a_filter_that_keeps_nothing_is_refused_where_that_is_known(scored):
     spec = SampleSpec(parts=("text",), where=NOTHING)
     with pytest.raises(ConfigError, match=r"No expression of the run at .* passes the filter .* Loosen"):
-        RisDataset(run.location, spec)
+        RisDataset(scored.location, spec)
     for uneven in ("drop", "pad"):
         with pytest.raises(ConfigError, match=r"No expression of the run at .* passes the filter .* Loosen"):
-            RisIterableDataset(run.location, spec, order=StreamOrder(uneven=uneven))
+            RisIterableDataset(scored.location, spec, order=StreamOrder(uneven=uneven))
 
 
-def test_a_filter_that_keeps_nothing_is_told_by_an_epoch_that_does_not_know_before(run, caplog):
-    dataset = RisIterableDataset(run.location, SampleSpec(parts=("text",), where=NOTHING))
+def test_a_filter_that_keeps_nothing_is_told_by_an_epoch_that_does_not_know_before(scored, caplog):
+    dataset = RisIterableDataset(scored.location, SampleSpec(parts=("text",), where=NOTHING))
     with caplog.at_level("WARNING", logger="pseudoris.interchange"):
         assert list(dataset) == []
     assert "No expression in the 1 shards of worker 0, rank 0 passes the filter" in caplog.text
     caplog.clear()
-    assert len(list(RisIterableDataset(run.location, SampleSpec(parts=("text",))))) == 3
+    assert len(list(RisIterableDataset(scored.location, SampleSpec(parts=("text",))))) == 3
     # A stream without a shard of its own is no sign of a filter.
     other = StreamOrder(rank=1, world_size=2)
-    assert list(RisIterableDataset(run.location, SampleSpec(parts=("text",)), order=other)) == []
+    assert list(RisIterableDataset(scored.location, SampleSpec(parts=("text",)), order=other)) == []
     assert "passes the filter" not in caplog.text
+
+
+# Without a benchmark's images: by key, and by the sha256 that the images table stores.
+
+
+@pytest.fixture
+def exclude(run, tmp_path) -> list[str]:
+    """One image by its name, one by its bytes."""
+    (tmp_path / "names.txt").write_text("s0-1.png\n")
+    digest = sha256_hex((run.source / "s2-3.png").read_bytes())
+    (tmp_path / "bench.csv").write_text(f"sha256\n{digest}\n")
+    return [str(tmp_path / "names.txt"), str(tmp_path / "bench.csv")]
+
+
+@pytest.mark.parametrize("parts", [("text",), PARTS])
+def test_excluded_images_are_left_out_by_a_spec_as_workers_get_it(run, exclude, parts):
+    sent = pickle.dumps(SampleSpec(exclude=exclude, parts=parts))
+    for path in exclude:
+        Path(path).unlink()
+    spec, gone = pickle.loads(sent), {image_id("s0-1.png"), image_id("s2-3.png")}
+    mapped, streamed = RisDataset(run.location, spec), RisIterableDataset(run.location, spec)
+    assert len(mapped) == streamed.count() == 20
+    for samples in (mapped, streamed):
+        found = {sample["image_id"] for sample in samples}
+        assert len(found) == 10
+        assert not gone & found
+
+
+def test_the_state_names_the_rules_in_one_order(exclude):
+    state = SampleSpec(exclude=exclude).as_json()
+    assert len(state["exclude"]) == 2
+    assert SampleSpec(exclude=exclude[::-1]).as_json() == state
+
+
+def test_perceptual_hashes_are_refused_unless_the_run_was_planned_with_them(tmp_path):
+    run = build_run(tmp_path, num_shards=1).location
+    looks = exclusion("phash", "bench", ["00" * 8], settings={"max_distance": 8})
+    spec = SampleSpec(parts=("text",), exclude=looks)
+    with pytest.raises(ConfigError, match="bench has perceptual hashes, but a dataset compares names and sha256 alone"):
+        RisDataset(run, spec)
+    part = PartRecord(name="g0001/exclusions-00000000.parquet", rows=1, size_bytes=1, sha256="00" * 32)
+    planned = ExclusionRecord(rules=looks, part=part).model_dump(mode="json")
+    forge_header(run, lambda tree: tree.update(exclusions=planned))
+    assert len(RisDataset(run, spec)) == 8

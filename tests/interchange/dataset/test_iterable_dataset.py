@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 from torch.utils.data import DataLoader
 
+from pseudoris.images.pixels import decode_upright
 from pseudoris.interchange.dataset import (
     ExpressionFilter,
     RisDataset,
@@ -22,12 +28,16 @@ from pseudoris.interchange.dataset import (
     StreamOrder,
     collate_lists,
 )
+from pseudoris.interchange.dataset.image_reader import decode_plain_jpeg
+from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import CaptionSample
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.location import RunLocation
+from pseudoris.store.sources import planned_images
 from pseudoris.store.tables.annotations import iter_annotations
 from pseudoris.store.tables.open_run import OpenRun
+from tests.builders import images as build
 from tests.interchange.dataset.builders import build_run
 
 # What Arrow reads of a file to find its footer.
@@ -77,7 +87,7 @@ def test_samples_hold_what_an_independent_reader_finds(run):
         image, pixels, mask, box, texts, scores = due[sample["mask_id"]]
         assert (sample["image_id"], sample["key"]) == (image.image_id, image.key)
         assert torch.equal(sample["image"], torch.from_numpy(pixels.copy()))
-        assert sample["mask"].dtype is torch.bool
+        assert (sample["mask"].dtype, sample["mask"].is_contiguous()) == (torch.bool, True)
         assert np.array_equal(sample["mask"].numpy(), mask)
         assert sample["box_xyxy_px"].tolist() == list(box)
         assert sample["box_xyxy_px"].dtype is torch.int64
@@ -214,30 +224,6 @@ def test_bad_images_are_skipped_and_counted_where_that_is_asked_for(tmp_path, nu
     assert dataset.num_skipped == 2
 
 
-def test_even_ranks_stay_even_over_bad_images(tmp_path):
-    run = build_run(tmp_path, is_embedding=False)
-    spoil(run, "missing")
-    spec = SampleSpec(on_bad_image="skip")
-    for rank in range(2):
-        order = StreamOrder(rank=rank, world_size=2, uneven="pad")
-        assert len(list(RisIterableDataset(run.location, spec, order=order))) == 12
-
-
-def test_images_that_were_moved_are_read_where_they_lie_now(tmp_path):
-    run = build_run(tmp_path, is_embedding=False)
-    moved = tmp_path / "elsewhere"
-    moved.mkdir()
-    for path in run.source.iterdir():
-        # Another time of modification.
-        (moved / path.name).write_bytes(path.read_bytes())
-        path.unlink()
-    run.source.rmdir()
-    assert len(list(RisIterableDataset(run.location, SampleSpec(source=str(moved))))) == 24
-    (moved / "s0-1.png").write_bytes((moved / "s0-2.png").read_bytes())
-    with pytest.raises(ConfigError, match=r"s0-1.png of .*elsewhere cannot be used"):
-        list(RisIterableDataset(run.location, SampleSpec(source=str(moved))))
-
-
 @pytest.mark.long
 def test_a_run_on_s3_gives_the_samples_of_the_same_run_on_a_disk(run, s3_server, s3_bucket):
     root = RunLocation.open(f"s3://{s3_bucket}/run", s3_server.endpoint_url)
@@ -255,30 +241,22 @@ def test_a_run_on_s3_gives_the_samples_of_the_same_run_on_a_disk(run, s3_server,
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("spec", "order", "message"),
     [
-        ({"buffer_images": 0}, "Give 1 or more"),
-        ({"uneven": "even"}, "give 'keep', 'drop' or 'pad'"),
-        ({"rank": 2, "world_size": 2}, "rank is 2, world_size 2"),
+        ({}, {"buffer_images": 0}, "Give 1 or more"),
+        ({}, {"uneven": "even"}, "give 'keep', 'drop' or 'pad'"),
+        ({}, {"rank": 2, "world_size": 2}, "rank is 2, world_size 2"),
+        ({"parts": ("pixels",)}, {}, "give some of image, mask, box, text, scores"),
+        ({"parts": ()}, {}, "give some of image"),
+        ({"expressions_per_mask": 0}, {}, "give 1 or more, or None for all"),
+        ({"on_bad_image": "ignore"}, {}, "give 'raise' or 'skip'"),
+        ({"none": -0.1}, {}, "Give a share of the samples, at least 0 and below 1"),
+        ({"none": 1.0}, {}, "Give a share of the samples, at least 0 and below 1"),
     ],
 )
-def test_an_order_that_makes_no_sense_is_refused(run, options, message):
+def test_a_spec_or_an_order_that_makes_no_sense_is_refused(run, spec, order, message):
     with pytest.raises(ConfigError, match=message):
-        RisIterableDataset(run.location, order=StreamOrder(**options))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"parts": ("pixels",)}, "give some of image, mask, box, text, scores"),
-        ({"parts": ()}, "give some of image"),
-        ({"expressions_per_mask": 0}, "give 1 or more, or None for all"),
-        ({"on_bad_image": "ignore"}, "give 'raise' or 'skip'"),
-    ],
-)
-def test_a_spec_that_makes_no_sense_is_refused(options, message):
-    with pytest.raises(ConfigError, match=message):
-        SampleSpec(**options)
+        RisIterableDataset(run.location, SampleSpec(**spec), order=StreamOrder(**order))
 
 
 def test_a_transform_that_writes_into_an_image_spoils_it_for_no_other_mask(run):
@@ -296,3 +274,80 @@ def test_what_a_transform_returns_is_yielded_whatever_it_is(run):
     dataset = RisIterableDataset(run.location, SampleSpec(parts=("text",)), transform=lambda sample: None)
     assert list(dataset) == [None] * 24
     assert dataset.num_skipped == 0
+
+
+# Encoded images of a shard are read by two threads, and decoded to the pixels of annotation.
+
+
+LIMITS = ImagesConfig()
+
+
+def give_way(frame, event, argument):
+    """Let other threads come before every line of the reader: the interpreter promises none that they may not."""
+    if frame.f_code.co_filename != planned_images.__file__:
+        return None
+    time.sleep(1e-4)
+    return give_way
+
+
+@pytest.mark.parametrize("is_random_access", [False, True])
+def test_two_threads_that_read_two_shards_do_not_take_each_others_plans(tmp_path, is_random_access):
+    run = build_run(tmp_path, is_committed=False, num_shards=40, per_shard=1)
+    encoded = planned_images.PlannedImages(run.location, run.header, is_random_access=is_random_access)
+
+    def look(shards):
+        sys.settrace(give_way)
+        try:
+            return [[key for key, _ in encoded.read(shard, [f"s{shard}-0.png"])] for shard in shards]
+        finally:
+            sys.settrace(None)
+
+    shards = range(0, 40, 2), range(1, 40, 2)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(look, shards)) == [[[f"s{shard}-0.png"] for shard in each] for each in shards]
+
+
+def upright(data: bytes) -> torch.Tensor:
+    return torch.from_numpy(decode_upright(data, LIMITS).transpose(2, 0, 1).copy())
+
+
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    seed=st.integers(0, 9),
+    quality=st.sampled_from([10, 75, 90, 100]),
+    subsampling=st.sampled_from(["4:4:4", "4:2:2", "4:2:0"]),
+    options=st.sampled_from([{}, {"progressive": True}, {"restart_marker_blocks": 2}, {"optimize": True}]),
+    is_grey=st.booleans(),
+)
+def test_pixels_equal_those_of_annotation(height, width, seed, quality, subsampling, options, is_grey):
+    image = Image.fromarray(build.random_pixels(height, width, seed=seed)).convert("L" if is_grey else "RGB")
+    chroma = {} if is_grey else {"subsampling": subsampling}
+    data = build.encode(image, "JPEG", quality=quality, **chroma, **options)
+    pixels = decode_plain_jpeg(data, LIMITS)
+    assert pixels is not None
+    assert pixels.is_contiguous()
+    assert torch.equal(pixels, upright(data))
+
+
+JPEG = build.jpeg(30, 40)
+
+
+@pytest.mark.parametrize(
+    ("data", "limits"),
+    [
+        pytest.param(build.png(), {}, id="png"),
+        pytest.param(build.oriented(build.smooth_pixels(), 6, "JPEG"), {}, id="turned"),
+        pytest.param(build.encode(Image.new("CMYK", (9, 7), (1, 2, 3, 4)), "JPEG"), {}, id="cmyk"),
+        pytest.param(build.jpeg()[:20], {}, id="cut in its header"),
+        # Half an image is none.
+        pytest.param(build.jpeg(64, 64)[: len(build.jpeg(64, 64)) // 2], {}, id="cut in its middle"),
+        pytest.param(b"", {}, id="empty"),
+        pytest.param(b"no image", {}, id="no image"),
+        pytest.param(JPEG, {"max_pixels": 30 * 40 - 1}, id="too many pixels"),
+        pytest.param(JPEG, {"max_bytes": len(JPEG) - 1}, id="too many bytes"),
+    ],
+)
+def test_anything_else_is_left_to_the_other_decoder(data, limits):
+    assert decode_plain_jpeg(data, ImagesConfig(**limits)) is None
+    assert decode_plain_jpeg(JPEG, ImagesConfig(max_pixels=30 * 40, max_bytes=len(JPEG))) is not None

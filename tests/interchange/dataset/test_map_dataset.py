@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 
-from pseudoris.images.pixels import decode_upright
 from pseudoris.interchange.dataset import (
     JoinedDataset,
     MixedDataset,
@@ -14,8 +13,8 @@ from pseudoris.interchange.dataset import (
     RisIterableDataset,
     SampleSpec,
     Snapshot,
+    StreamOrder,
     collate_lists,
-    image_reader,
 )
 from pseudoris.schemas.errors import ConfigError
 from tests.interchange.dataset.builders import build_run
@@ -23,32 +22,34 @@ from tests.interchange.dataset.builders import build_run
 
 def equal(one, other):
     tensors = all(torch.equal(one[name], other[name]) for name in ("image", "mask", "box_xyxy_px"))
-    scores = all(torch.equal(one["scores"][name], other["scores"][name]) for name in one["scores"])
-    rest = all(one[name] == other[name] for name in ("image_id", "mask_id", "key", "expressions", "sources"))
-    return tensors and scores and rest
+    pairs = [(values, other["scores"][name]) for name, values in one["scores"].items()]
+    scores = all(torch.allclose(*pair, rtol=0, atol=0, equal_nan=True) for pair in pairs)
+    rest = one.keys() - {"image", "mask", "box_xyxy_px", "scores"}
+    return one.keys() == other.keys() and tensors and scores and all(one[name] == other[name] for name in rest)
 
 
 @pytest.mark.parametrize("is_embedding", [True, False])
 @pytest.mark.parametrize("epoch", [0, 5])
 def test_both_styles_give_the_same_samples(tmp_path, is_embedding, epoch):
     run = build_run(tmp_path, is_embedding=is_embedding)
-    spec = SampleSpec(expressions_per_mask=2, seed=7)
-    mapped, stream = RisDataset(run.location, spec), RisIterableDataset(run.location, spec)
-    mapped.set_epoch(epoch)
-    stream.set_epoch(epoch)
-    by_mask = {sample["mask_id"]: sample for sample in stream}
-    assert len(mapped) == len(by_mask) == 24
-    assert all(equal(sample, by_mask[sample["mask_id"]]) for sample in (mapped[at] for at in range(24)))
+    mapped = assert_alike(run, SampleSpec(expressions_per_mask=2, seed=7), StreamOrder(), epoch)
+    assert len(mapped) == 24
     assert equal(mapped[-1], mapped[23])
 
 
-def test_a_batch_decodes_an_image_once_and_shares_none(run, monkeypatch):
-    decoded = []
-    monkeypatch.setattr(image_reader, "decode_upright", lambda *given: decoded.append(1) or decode_upright(*given))
-    batch = RisDataset(run.location).__getitems__([0, 1, 2, 0])
-    assert len(decoded) == 2
-    assert len({sample["image"].data_ptr() for sample in batch}) == 4
-    assert equal(batch[0], batch[3])
+@pytest.mark.parametrize("uneven", ["keep", "drop"])
+def test_both_styles_give_the_same_groups_and_absences(composed, uneven):
+    assert_alike(composed, SampleSpec(groups=True, none=0.25), StreamOrder(uneven=uneven), epoch=0)
+
+
+def assert_alike(run, spec, order, epoch):
+    mapped, stream = RisDataset(run.location, spec), RisIterableDataset(run.location, spec, order=order)
+    mapped.set_epoch(epoch)
+    stream.set_epoch(epoch)
+    by_mask = {sample["mask_id"]: sample for sample in stream}
+    assert len(mapped) == len(by_mask)
+    assert all(equal(sample, by_mask[sample["mask_id"]]) for sample in mapped)
+    return mapped
 
 
 def test_every_mask_has_the_digest_of_its_image_and_a_shard_without_masks_has_none(tmp_path):

@@ -144,23 +144,18 @@ def test_a_mix_that_makes_no_sense_is_refused(pseudo, human, mix, message):
         MixedDataset(pseudo, human, **mix)
 
 
-NOTHING = SampleSpec(parts=("text",), where=ExpressionFilter(words=(99, None)))
-
-
-def test_a_stream_of_a_machine_that_gives_nothing_is_refused(run, human):
+def test_a_stream_whose_machine_gives_nothing_now_or_at_the_saved_snapshot_is_refused(run, human, tmp_path):
+    nothing = SampleSpec(parts=("text",), where=ExpressionFilter(words=(99, None)))
     with pytest.raises(ConfigError, match="The pseudo-labelled run gives no samples"):
-        MixedIterableDataset(RisIterableDataset(run.location, NOTHING), human)
-
-
-def test_a_stream_whose_machine_gave_nothing_at_the_saved_snapshot_is_refused(human, tmp_path):
-    run = build_run(
+        MixedIterableDataset(RisIterableDataset(run.location, nothing), human)
+    growing = build_run(
         tmp_path, is_committed=False, num_shards=2, rows=lambda number: [(0, "a star", BY_HAND if number < 4 else {})]
     )
     spec = SampleSpec(parts=("text",), where=ExpressionFilter(sources=frozenset({"model"})))
-    run.commit(0)
-    small = Snapshot.take(run.location)
-    run.commit(1)
-    stream = MixedIterableDataset(RisIterableDataset(run.location, spec), human)
+    growing.commit(0)
+    small = Snapshot.take(growing.location)
+    growing.commit(1)
+    stream = MixedIterableDataset(RisIterableDataset(growing.location, spec), human)
     state = stream.state_dict()
     state["dataset"]["snapshot"]["pseudo"] = small.state()
     with pytest.raises(ConfigError, match="The pseudo-labelled run gives no samples"):

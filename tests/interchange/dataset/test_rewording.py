@@ -8,33 +8,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pseudoris.interchange.dataset import (
-    RisDataset,
-    RisIterableDataset,
-    SampleSpec,
-)
+from experiments.absences import absent_texts
+from pseudoris.interchange.dataset import RisDataset, RisIterableDataset, SampleSpec
+from pseudoris.interchange.dataset.absent_places import placed_absence
 from pseudoris.interchange.dataset.rewording import drawn_forms, forms_of
-from pseudoris.synthworld.attributes import (
-    RELATIONS,
-)
-from pseudoris.synthworld.grammar import (
-    Description,
-    Extreme,
-    parse_reference,
-)
+from pseudoris.schemas.shard import SOURCE_COMPOSER
+from pseudoris.synthworld.attributes import RELATIONS
+from pseudoris.synthworld.grammar import Description, Extreme, NamedObject, Ordinal, parse_reference
 from pseudoris.synthworld.oracle import ROW_MARGIN_PX, along, referents, row_of
+from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.composing import templates
 from pseudoris.workers.composing.likelihood import SIDES
 from pseudoris.workers.noun_phrases import noun_phrase
 from recipes.scene_texts import realise, to_text
 from tests.builders.references import nouns, openings, placed, related
-from tests.interchange.dataset.builders import build_run
+from tests.interchange.dataset.builders import build_run, composed_rows
 
-SCENES = [make_scene(Split.DEVELOPMENT, position) for position in range(20)]
-
-
-scenes = st.sampled_from(SCENES)
+scenes = st.sampled_from([make_scene(Split.DEVELOPMENT, position) for position in range(20)])
 
 
 def means_the_same(text, form):
@@ -99,11 +90,8 @@ def test_forms_of_what_is_composed_mean_what_it_means(noun, anchor, side, number
     phrase, other = (noun_phrase(realise(each), each.category) for each in (noun, anchor))
     texts = [
         *(templates.definite(phrase), templates.extreme(side, phrase), templates.extreme_of(side, number, phrase)),
-        *(
-            templates.ordinal(side, number, phrase),
-            templates.related(side, phrase, other),
-            templates.group(number, phrase),
-        ),
+        *(templates.ordinal(side, number, phrase), templates.related(side, phrase, other)),
+        templates.group(number, phrase),
     ]
     for text in filter(None, texts):
         assert_sound(text)
@@ -148,38 +136,14 @@ def test_people_say(text, forms):
 @pytest.mark.parametrize(
     "text",
     [
-        *("the two dogs", "the other dog", "the taller of the two men", "a group of people", "a glass", "the red"),
-        *(
-            "small orange tree",
-            "small brown bear",
-            "small light blue boat",
-            "very small red star",
-            "small red fire truck",
-        ),
-        *(
-            "left dog",
-            "leftmost dog",
-            "dog on the far left",
-            "dog on the left of the car",
-            "man with a dog on the left",
-        ),
+        *("the two dogs", "the other dog", "the taller of the two men", "a group of people", "a glass", "the red", "a"),
+        *("small orange tree", "small brown bear", "small light blue boat", "small red fire truck"),
+        *("leftmost dog", "dog on the far left", "dog on the left of the car", "man with a dog on the left"),
         *("shelf below", "dog below boxes", "dog under the box", "dog left of the cat", "dog on the left of the cat"),
         *("dog below a box to the left of a cat", "dog next to the box", "dog closest to the left of the box"),
-        *("hand on the left", "triangle on the right", "arrow on the left", "dog at the top"),
-        *(
-            "the dog is red",
-            "a dog sits on a mat",
-            "a man in a red shirt rides a horse",
-            "a man and a woman",
-            "a dog, running",
-            "A dog",
-            "a  dog",
-            "a dog.",
-            "3 dogs",
-            "",
-            "a",
-        ),
-        *("there is nothing", "this is red"),
+        *("hand on the left", "triangle on the right", "arrow on the left", "dog at the top", "", "a  dog", "a dog."),
+        *("the dog is red", "a dog sits on a mat", "a man in a red shirt rides a horse", "a man and a woman", "A dog"),
+        *("left dog", "very small red star", "a dog, running", "3 dogs", "there is nothing", "this is red"),
     ],
 )
 def test_where_a_word_may_matter_the_text_stays(text):
@@ -211,12 +175,6 @@ def by_mask(samples):
     return {sample["mask_id"]: sample for sample in samples}
 
 
-def assert_marked(sample):
-    for said, row, source in zip(sample["expressions"], sample["row_texts"], sample["sources"], strict=True):
-        assert said in forms_of(row)
-        assert (source == "reworded") == (said != row)
-
-
 @pytest.mark.parametrize("epoch", [0, 3])
 def test_both_styles_give_the_same_forms_of_the_rows_that_are_drawn_without(machine, epoch):
     plain, mapped = RisDataset(machine, replace(SPEC, rewording=False)), RisDataset(machine, SPEC)
@@ -228,4 +186,94 @@ def test_both_styles_give_the_same_forms_of_the_rows_that_are_drawn_without(mach
     assert [sample["row_texts"] for sample in samples] == [plain[at]["expressions"] for at in range(len(plain))]
     assert {source for sample in samples for source in sample["sources"]} == {"model", "reworded"}
     for sample in samples:
-        assert_marked(sample)
+        for said, row, source in zip(sample["expressions"], sample["row_texts"], sample["sources"], strict=True):
+            assert said in forms_of(row)
+            assert (source == "reworded") == (said != row)
+
+
+# What is absent gets a place, and means nothing there either.
+
+
+OTHERS = ["a photo of a star", "the star above the box", "the leftmost star"]
+
+
+def placed(text, others=OTHERS, count=400):
+    return [placed_absence(text, others, key=7, turn=turn) for turn in range(count)]
+
+
+def test_half_of_the_draws_keep_the_words_and_the_others_have_every_kind_of_place():
+    drawn = placed("the red circle", ["a photo of a star"])
+    assert 160 < drawn.count("the red circle") < 240
+    assert {
+        *("the red circle", "the red circle on the left", "the topmost red circle", "the left of the two red circles"),
+        *("the third red circle from the top", "the red circle above the star", "the star below the red circle"),
+    } <= set(drawn)
+    assert drawn == placed("the red circle", ["a photo of a star"])
+
+
+def test_the_other_side_of_a_relation_is_a_text_of_the_image_without_a_place():
+    related = {text for text in placed("the red circle") if "star" in text}
+    assert related
+    assert all(text.count("star") == 1 and "box" not in text and "leftmost" not in text for text in related)
+    assert not any("star" in text for text in placed("the red circle", []))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("the red circle on the left", "the circle above the star", "the dog is red", "two dogs", "no dog here", ""),
+        *("near a dog", "riding a horse", "the half circle", "the second red circle"),
+    ],
+)
+def test_a_text_with_a_place_or_that_is_no_noun_phrase_stays(text):
+    assert set(placed(text)) == {text}
+
+
+def test_on_drawn_scenes_every_placed_absence_means_nothing():
+    scenes = [make_scene(Split.TRAIN, at) for at in range(4)]
+    kinds = set()
+    for at, scene in enumerate(scenes):
+        truth = SceneImageTruth(scene)
+        others = [f"the {item.attributes.category}" for item in scene.objects]
+        for text in absent_texts(scenes, at):
+            for drawn in set(placed(text, others, 40)):
+                assert truth.referents(drawn) == frozenset(), (text, drawn)
+                kinds.add(type(parse_reference(drawn)))
+    assert kinds >= {NamedObject, Extreme, Ordinal}
+
+
+def rows_with_an_absence(number):
+    *_, (_, _, fields) = composed_rows(number)
+    return [(0, "the tree", {}), (1, "the leftmost tree", {}), ((), "the red circle", fields)]
+
+
+@pytest.fixture(scope="module")
+def with_absences(tmp_path_factory):
+    return build_run(tmp_path_factory.mktemp("placed"), rows=rows_with_an_absence).location
+
+
+PLACING = SampleSpec(parts=("text",), none=0.5, rewording=True)
+
+
+def test_a_dataset_places_absences_beside_texts_of_their_image(with_absences):
+    mapped, stream, said = RisDataset(with_absences, PLACING), RisIterableDataset(with_absences, PLACING), set()
+    for epoch in range(4):
+        mapped.set_epoch(epoch)
+        stream.set_epoch(epoch)
+        absent = {each["mask_id"]: each for each in mapped if not each["num_masks"]}
+        assert absent == {each["mask_id"]: each for each in stream if not each["num_masks"]}
+        for sample in absent.values():
+            assert sample["row_texts"] == ["the red circle"]
+            is_row = sample["expressions"] == sample["row_texts"]
+            assert sample["sources"] == [SOURCE_COMPOSER if is_row else "reworded"]
+            said.update(sample["expressions"])
+    assert any(text.endswith("the tree") for text in said)
+    assert any(text.startswith("the tree") for text in said)
+    assert any("most red circle" in text for text in said)
+
+
+def test_what_is_there_is_never_placed_and_without_rewording_neither_is_an_absence(with_absences):
+    present = {text for each in RisDataset(with_absences, PLACING) if each["num_masks"] for text in each["expressions"]}
+    assert {"tree"} < present <= {"the tree", "tree", "the leftmost tree", "leftmost tree"}
+    plain = RisDataset(with_absences, replace(PLACING, rewording=False))
+    assert {each["expressions"][0] for each in plain if not each["num_masks"]} == {"the red circle"}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,28 +46,19 @@ def taken(order, counts, stream, uneven):
     return [(part.row, at) for part in slices for at in range(part.start, part.stop)]
 
 
-@given(SIZES, COUNTS, st.integers(0, 2**32))
-def test_padding_gives_ranks_as_many_and_repeats_fewer_than_there_are_ranks(sizes, counts, key):
+@pytest.mark.parametrize("uneven", ["pad", "drop"])
+@given(sizes=SIZES, counts=COUNTS, key=st.integers(0, 2**32))
+def test_even_ranks_have_as_many_and_repeat_or_drop_fewer_than_there_are_ranks(uneven, sizes, counts, key):
     order, counts = permutation(key, len(counts)), np.array(counts, np.int64)
-    ranks = [[taken(order, counts, stream, "pad") for stream in of_rank] for of_rank in streams(*sizes)]
+    ranks = [[taken(order, counts, stream, uneven) for stream in of_rank] for of_rank in streams(*sizes)]
     found = Counter(sample for of_rank in ranks for stream in of_rank for sample in stream)
-    due = {(row, at) for row, count in enumerate(counts) for at in range(count)}
-    assert set(found) == due
-    assert found.total() - len(due) < max(sizes[0], 1)
-    share = samples_per_rank(len(due), sizes[0], "pad")
-    assert {sum(map(len, of_rank)) for of_rank in ranks} == {share}
+    due = Counter((row, at) for row, count in enumerate(counts) for at in range(count))
+    repeated, dropped = found - due, due - found
+    assert not (dropped if uneven == "pad" else repeated)
+    assert repeated.total() + dropped.total() < max(sizes[0], 1)
+    assert {sum(map(len, of_rank)) for of_rank in ranks} == {samples_per_rank(due.total(), sizes[0], uneven)}
     # Batches too: worker w of every rank has as many.
     assert all(len({len(of_rank[worker]) for of_rank in ranks}) == 1 for worker in range(sizes[1]))
-
-
-@given(SIZES, COUNTS, st.integers(0, 2**32))
-def test_dropping_gives_ranks_as_many_repeats_none_and_drops_fewer_than_there_are_ranks(sizes, counts, key):
-    order, counts = permutation(key, len(counts)), np.array(counts, np.int64)
-    ranks = [[taken(order, counts, stream, "drop") for stream in of_rank] for of_rank in streams(*sizes)]
-    found = Counter(sample for of_rank in ranks for stream in of_rank for sample in stream)
-    assert max(found.values(), default=1) == 1
-    assert 0 <= counts.sum() - found.total() < max(sizes[0], 1)
-    assert {sum(map(len, of_rank)) for of_rank in ranks} == {samples_per_rank(int(counts.sum()), sizes[0], "drop")}
 
 
 @dataclass(frozen=True)
