@@ -13,7 +13,7 @@ from pseudoris.images.pixels import decode_upright
 from pseudoris.interchange.imports.human_annotation import HumanImage, HumanMask, HumanPhrase, annotate_image
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.ids import image_id
-from pseudoris.schemas.shard import Failure, ShardImage
+from pseudoris.schemas.shard import ShardImage
 from tests.builders.human import box_mask, polygon, rle, runs
 from tests.builders.images import oriented, smooth_pixels
 
@@ -37,11 +37,6 @@ def annotated(image: ShardImage, what: HumanImage, orientation="upright") -> Sha
     return annotate_image(image, what, orientation=orientation, limits=LIMITS)
 
 
-def pixels(image: ShardImage) -> np.ndarray:
-    (mask,) = image.masks
-    return coco.decode({"size": list(mask.rle_size), "counts": mask.rle_counts.encode()}).astype(bool)
-
-
 def upright_by_pillow(mask: np.ndarray, orientation: int) -> np.ndarray:
     """Return a stored mask as Pillow turns it: an independent reference."""
     exif = Image.Exif()
@@ -51,28 +46,23 @@ def upright_by_pillow(mask: np.ndarray, orientation: int) -> np.ndarray:
     return np.asarray(ImageOps.exif_transpose(Image.open(buffer))) > 0
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_upright_masks_of_a_turned_image_are_taken_as_they_are(orientation):
-    image = picture(orientation)
-    size = (image.height, image.width)
-    mask = box_mask((1, 2, 5, 4), size)
-    done = annotated(image, human(rle(mask), size))
-    assert done.failure is None
-    np.testing.assert_array_equal(pixels(done), mask)
-
-
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_stored_masks_of_a_turned_image_are_turned_with_it(orientation, image_format):
+def test_stored_masks_of_a_turned_image_are_turned_with_it_and_upright_ones_taken_as_they_are(
+    orientation, image_format
+):
     mask = box_mask(BOX, STORED)
     mask[1, 2] = False
-    for form in (rle(mask), runs(mask)):
+    upright = upright_by_pillow(mask, orientation)
+    given = [(mask, rle, "stored"), (mask, runs, "stored"), (upright, rle, "upright")]
+    for pixels, form, how in given:
         image = picture(orientation, image_format)
-        done = annotated(image, human(form), "stored")
+        done = annotated(image, human(form(pixels), pixels.shape), how)
         assert done.failure is None, done.failure
-        np.testing.assert_array_equal(pixels(done), upright_by_pillow(mask, orientation))
         (record,) = done.masks
-        rows, columns = np.nonzero(pixels(done))
+        found = coco.decode({"size": list(record.rle_size), "counts": record.rle_counts.encode()})
+        np.testing.assert_array_equal(found, upright)
+        rows, columns = np.nonzero(upright)
         assert record.rle_size == (image.height, image.width)
         assert record.box_xyxy_px == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
         assert record.area_px == mask.sum()
@@ -90,34 +80,29 @@ def test_sizes_with_their_sides_swapped_are_quarantined_and_the_message_says_wha
     assert (stored.masks, stored.expressions, stored.data) == ((), (), b"")
 
 
-def test_another_size_is_quarantined_without_a_guess():
-    done = annotated(picture(), human([polygon(BOX)], (10, 17)))
-    assert done.failure.reason == "annotation_mismatch"
-    assert "--orientation" not in done.failure.message
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (human([polygon(BOX)], (10, 17)), "10 x 17 pixels"),
+        # The entry states no size.
+        (
+            human(rle(np.ones((3, 3), bool)), None),
+            "annotation 431: the segmentation is of size [3, 3], the image has [10, 16]",
+        ),
+    ],
+)
+def test_another_size_is_quarantined_without_a_guess(what, message):
+    failure = annotated(picture(), what).failure
+    assert (failure.stage, failure.reason) == ("import", "annotation_mismatch")
+    assert message in failure.message
+    assert "--orientation" not in failure.message
 
 
-def test_an_rle_of_another_size_than_its_image_is_quarantined_also_where_the_entry_states_none():
-    done = annotated(picture(), human(rle(np.ones((3, 3), bool)), None))
-    assert done.failure == Failure(
-        "import",
-        "annotation_mismatch",
-        "annotation 431: the segmentation is of size [3, 3], the image has [10, 16]",
-    )
+COUNTS = ("0", "o" * 50, "é", b"\xff", [5], [-5, 165])
 
 
 @pytest.mark.parametrize(
-    "segmentation",
-    [
-        {"size": list(STORED), "counts": "0"},
-        {"size": list(STORED), "counts": "o" * 50},
-        {"size": list(STORED), "counts": "é"},
-        {"size": list(STORED), "counts": b"\xff"},
-        {"size": list(STORED), "counts": [5]},
-        {"size": list(STORED), "counts": [-5, 165]},
-        [[1, 2, 3]],
-        "polygon",
-        5,
-    ],
+    "segmentation", [*({"size": list(STORED), "counts": each} for each in COUNTS), [[1, 2, 3]], "polygon", 5]
 )
 def test_a_mask_that_does_not_decode_is_quarantined_with_its_annotation(segmentation):
     done = annotated(picture(), human(segmentation))

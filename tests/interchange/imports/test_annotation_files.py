@@ -1,23 +1,29 @@
-"""Which files an annotation is, on a disk and in a bucket."""
+"""REFER and gRefCOCO: which files an annotation is, on a disk and in a bucket, and what is read of them."""
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
+from functools import partial
 
 import pytest
 
-from pseudoris.interchange.imports.annotation_files import read_refer
+from pseudoris.interchange.dataset import RisDataset, SampleSpec
+from pseudoris.interchange.imports.annotation_files import read_gref, read_phrasecut, read_refer
+from pseudoris.interchange.imports.human_annotation import HumanPhrase
+from pseudoris.interchange.imports.import_run import WITHOUT_PIXELS
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
-from tests.builders.human import document, image_row, object_row, reference, texts_of, write_small_refer
+from pseudoris.training.evaluation.held_out import HeldOutExpressions
+from tests.builders.human import document, image_row, object_row, reference, texts_of, write_images, write_small_refer
 from tests.builders.imports import import_small, read_files
 from tests.builders.runs import part_digests
 from tests.builders.tables import read_table
 
 IMAGES = [image_row(7, "a.png"), image_row(8, "sub/b.png")]
-OBJECTS = [object_row(70, 7), object_row(71, 7), object_row(80, 8), object_row(81, 8)]
+OBJECTS = [object_row(70, 7), object_row(71, 7, (15, 10, 25, 20)), object_row(80, 8), object_row(81, 8)]
 
 
 @pytest.fixture
@@ -27,10 +33,8 @@ def dataset(tmp_path):
 
 def test_of_several_files_of_references_one_is_chosen(dataset):
     (dataset / "refs(google).p").write_bytes((dataset / "refs(unc).p").read_bytes())
-    with pytest.raises(
-        ConfigError,
-        match=r"has refs\(google\)\.p, refs\(unc\)\.p\. Choose one: give the name in its brackets as --split-by",
-    ):
+    chosen = r"has refs\(google\)\.p, refs\(unc\)\.p\. Choose one: give the name in its brackets as --split-by"
+    with pytest.raises(ConfigError, match=chosen):
         read_files(dataset)
     assert set(read_files(dataset, split_by="google").digests) == {"refs(google).p", "instances.json"}
     with pytest.raises(ConfigError, match=r"refs\(google\)\.p"):
@@ -42,12 +46,9 @@ def test_of_several_files_of_references_one_is_chosen(dataset):
 def test_what_is_missing_is_named(dataset, tmp_path):
     with pytest.raises(ConfigError, match="nowhere' does not exist"):
         read_files(tmp_path / "nowhere")
-    with pytest.raises(
-        ConfigError,
-        match=rf"ANNOTATION {re.escape(str(tmp_path))} has no refs\(<splitBy>\)\.p, which a REFER dataset has beside "
-        r"instances\.json\. Name the folder that holds it; .* the \.json file itself; .* "
-        r"--format phrasecut, grefcoco or reasonseg",
-    ):
+    beside = r"no refs\(<splitBy>\)\.p, which a REFER dataset has beside instances\.json"
+    remedy = r"Name the folder that holds it; .* the \.json file itself; .* --format phrasecut, grefcoco or reasonseg"
+    with pytest.raises(ConfigError, match=rf"ANNOTATION {re.escape(str(tmp_path))} has {beside}\. {remedy}"):
         read_files(tmp_path)
     with pytest.raises(ConfigError, match=r"is a folder\. Name the JSON file in it"):
         read_files(dataset, format="coco")
@@ -137,7 +138,6 @@ def test_masks_stand_in_the_order_of_the_instances_whatever_the_order_of_referen
     [
         ({"train": []}, "has an object. A list of references"),
         (["a reference"], "reference 0 has no split"),
-        ([{"ref_id": 1}], "reference 0 has no split"),
         ([], r"no reference of split 'train'. Its splits are none"),
         (
             [reference(1, 70, 7, "x", split="val")],
@@ -149,13 +149,10 @@ def test_masks_stand_in_the_order_of_the_instances_whatever_the_order_of_referen
         ([reference(1, 70, 8, "x")], "names image_id 8, but its annotation 70 belongs to another image"),
         ([reference(1, 70, [7], "x")], "names image_id a list, which is not in instances"),
         ([reference(1, 70, 7, sentences="the cat")], "has the sentences 'the cat'. A list of dicts"),
-        ([reference(1, 70, 7, sentences=["the cat"])], "has the sentences a list"),
         (
             [reference(1, 70, 7, sentences=[{"sent": None}])],
             "annotation 70 has the expression nothing. An expression must be a UTF-8 text",
         ),
-        ([reference(1, 70, 7, sentences=[{}])], "annotation 70 has the expression nothing"),
-        ([reference(1, 70, 7, sentences=[{"sent": 5}])], "annotation 70 has the expression 5"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_place_and_the_remedy(refs, message):
@@ -166,3 +163,193 @@ def test_what_does_not_fit_is_refused_with_its_place_and_the_remedy(refs, messag
 def test_every_split_that_is_asked_for_must_be_there():
     with pytest.raises(ConfigError, match="no reference of split 'testA'"):
         read_references([reference(1, 70, 7, "x")], splits=("train", "testA"))
+
+
+# gRefCOCO: references of one object, of several, and of none, with the masks that they name.
+
+
+def gref(number, ids, image, *sents, **changes):
+    """Return a reference as gRefCOCO has it: ids and categories are lists."""
+    return reference(number, ids, image, *sents, category_id=[1 if each > 0 else -1 for each in ids], **changes)
+
+
+REFS = [
+    gref(1, [71, 70], 7, "cup and plate", "both things"),
+    gref(2, [-1], 7, "green fork"),
+    gref(3, [70], 7, "cup", "cup"),
+    gref(4, [80], 8, "seen later", split="val"),
+    gref(5, [-1], 8, "the third plate", split="testA"),
+]
+
+
+@pytest.fixture
+def grefs(tmp_path):
+    folder = tmp_path / "grefcoco"
+    folder.mkdir()
+    (folder / "grefs(unc).json").write_text(json.dumps(REFS))
+    (folder / "instances.json").write_bytes(document(IMAGES, OBJECTS))
+    return folder, write_images(tmp_path / "images", "a.png", "sub/b.png")
+
+
+def test_several_ids_are_a_group_and_minus_one_is_none(grefs, location):
+    folder, images = grefs
+    summary = import_small(folder, images, location, format="grefcoco", splits=("train", "testA"))
+    rows = read_table(location, "expressions").to_pylist()
+    assert [(row["text"], row["kind"], len(row["target_mask_ids"]), row["split"]) for row in rows] == [
+        ("cup and plate", "group", 2, "train"),
+        ("both things", "group", 2, "train"),
+        ("green fork", "none", 0, "train"),
+        ("cup", "attribute", 1, "train"),
+        ("the third plate", "none", 0, "testA"),
+    ]
+    assert all(row["source"] == "human" and row["kept"] for row in rows)
+    # An image of which only none is said has no mask, and is asked all the same.
+    assert [row["area_px"] for row in read_table(location, "masks").to_pylist()] == [48, 100]
+    assert dict(summary.left_out) == {
+        "objects without a reference in these splits": 2,
+        "repeated expressions of one mask": 1,
+    }
+    assert verify_run(location).problems == ()
+    questions = HeldOutExpressions(location.root, {str(images): str(images)}, has_groups=True)
+    assert [[len(targets) for targets in image.targets] for image in questions.images] == [[2, 2, 0, 1], [0]]
+    served = [each["num_masks"] for each in RisDataset(location, SampleSpec(parts=("text",), groups=True, none=0.5))]
+    assert sorted(served) == [0, 0, 1, 2]
+
+
+def test_the_folder_the_file_and_the_split_by_lead_to_the_same(grefs):
+    folder, _ = grefs
+    files = partial(read_files, format="grefcoco")
+    assert files(folder) == files(folder / "grefs(unc).json") == files(folder, split_by="unc")
+    (folder / "grefs(unc).p").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"is neither gRefCOCO's folder, nor its grefs\(…\)\.json"):
+        files(folder / "grefs(unc).p")
+    (folder / "grefs(unc).json").unlink()
+    with pytest.raises(ConfigError, match=r"has no grefs\(<splitBy>\)\.json, which gRefCOCO has beside"):
+        files(folder)
+
+
+@pytest.mark.parametrize(
+    ("ref", "message"),
+    [
+        (gref(1, [70], 7, "a") | {"ann_id": 70}, r"has the ann_id 70\. A list of ids is needed, \[-1\] for no object"),
+        (gref(1, [], 7, "a"), r"A list of ids is needed"),
+        (gref(1, [-1, 70], 7, "a"), r"names ann_id -1, which is not in instances\.json"),
+        (gref(1, [-1], 5, "a"), r"names image_id 5, which is not in instances"),
+    ],
+)
+def test_ids_that_gref_cannot_have_are_refused_with_their_place(ref, message):
+    with pytest.raises(ConfigError, match=message):
+        read_gref(json.dumps([ref]).encode(), document(IMAGES, OBJECTS), refs_name="grefs.json", splits=("train",))
+
+
+def test_a_group_of_which_no_mask_has_a_pixel_is_no_expression_of_none(grefs, location):
+    folder, images = grefs
+    objects = [object_row(80, 8, (40, 40, 50, 50)), object_row(81, 8)]
+    (folder / "instances.json").write_bytes(document(IMAGES, objects))
+    (folder / "grefs(unc).json").write_text(json.dumps([gref(1, [80], 8, "gone"), gref(2, [81], 8, "there")]))
+    import_small(folder, images, location, format="grefcoco")
+    rows = read_table(location, "expressions").to_pylist()
+    assert [row["text"] for row in rows] == ["there"]
+
+
+# PhraseCut's tasks: phrases of several instances, equal instances, splits, and files that are none.
+
+
+# Points [x, y] on images of 24 x 32 pixels.
+LEFT = [[2, 3], [8, 3], [8, 9], [2, 9]]
+RIGHT = [[20, 5], [28, 5], [28, 20], [20, 20]]
+PART = [[20, 21], [22, 21], [22, 23], [20, 23]]
+
+
+def task(number: int, image: int, phrase: str, *instances: list) -> dict:
+    """Return a task with keys of the dataset; each instance is a list of polygons."""
+    ids = {"task_id": f"{image}__{number}", "image_id": image, "ann_ids": [number]}
+    return {**ids, "instance_boxes": [[0, 0, 9, 9]] * len(instances), "Polygons": instances, "phrase": phrase}
+
+
+def tasks_json(*tasks: dict) -> bytes:
+    return json.dumps(tasks).encode()
+
+
+@pytest.fixture
+def phrases(tmp_path):
+    """The folder of two splits, and the images 7 and 8; image 9 is missing."""
+    folder = tmp_path / "VGPhraseCut_v0"
+    folder.mkdir()
+    several = [task(1, 7, "Windows.", [LEFT], [RIGHT, PART]), task(2, 7, "left window", [LEFT])]
+    (folder / "refer_test.json").write_bytes(tasks_json(*several, task(3, 9, "dog", [LEFT])))
+    (folder / "refer_miniv.json").write_bytes(
+        tasks_json(task(4, 8, "far away", [[[90, 90], [99, 90], [99, 99]]], [LEFT]))
+    )
+    return folder, write_images(tmp_path / "images", "7.jpg", "8.jpg")
+
+
+def test_what_is_no_question_is_left_out_and_counted():
+    few = task(3, 7, "line", [LEFT, [[1, 1], [5, 5]]], [LEFT])
+    found = read_phrasecut(
+        {"x.json": tasks_json(task(1, 7, "a"), task(2, 7, "b", [LEFT]), task(2, 7, "b", [LEFT]), few)}
+    )
+    assert found.images[0].phrases == (HumanPhrase((0,), "b"), HumanPhrase((0,), "line"))
+    assert found.left_out == {
+        "phrases without an instance": 1,
+        "repeated phrases of the same instances": 1,
+        "polygons of fewer than three points": 1,
+    }
+
+
+def test_an_import_is_a_run_whose_groups_have_several_targets_and_a_split(phrases, location):
+    folder, images = phrases
+    summary = import_small(folder, images, location, format="phrasecut", splits=("test", "miniv"))
+    assert verify_run(location).is_clean
+    rows = read_table(location, "expressions").to_pylist()
+    keys = {row["image_id"]: row["key"] for row in read_table(location, "images").to_pylist()}
+    assert [(keys[r["image_id"]], r["text"], r["kind"], len(r["target_mask_ids"]), r["split"]) for r in rows] == [
+        ("7.jpg", "windows", "group", 2, "test"),
+        ("7.jpg", "left window", "attribute", 1, "test"),
+        # Of its instances one is outside of the image.
+        ("8.jpg", "far away", "attribute", 1, "miniv"),
+    ]
+    areas = {row["mask_id"]: row["area_px"] for row in read_table(location, "masks").to_pylist()}
+    assert [areas[target] for target in rows[0]["target_mask_ids"]] == [36, 124]
+    assert (summary.left_out[WITHOUT_PIXELS], summary.totals.reasons) == (1, {"missing": 1})
+
+
+def test_a_file_is_the_split_that_its_name_says_and_splits_are_chosen_in_the_folder(phrases):
+    folder, _ = phrases
+    read = partial(read_files, format="phrasecut")
+    assert read(folder / "refer_miniv.json").images[0].phrases[0].split == "miniv"
+    assert set(read(folder, splits=("test",)).digests) == {"refer_test.json"}
+    with pytest.raises(
+        ConfigError, match=r"refer_train\.json does not exist\. PhraseCut has refer_train\.json, refer_val"
+    ):
+        read(folder)
+    for split in ("miniv", "train"):
+        with pytest.raises(ConfigError, match=r"is the file of one split\. Leave --split out, or give its folder"):
+            read(folder / "refer_test.json", splits=(split,))
+    with pytest.raises(ConfigError, match=r"is not COCO JSON\. .* For PhraseCut give --format phrasecut"):
+        read_files(folder / "refer_test.json", format="coco")
+
+
+def test_polygons_that_are_no_numbers_quarantine_their_image(phrases, location):
+    folder, images = phrases
+    (folder / "refer_train.json").write_bytes(
+        tasks_json(task(1, 7, "a", [[["x", 1], [2, 2], [3, 3]]]), task(2, 8, "b", [LEFT]))
+    )
+    assert import_small(folder, images, location, format="phrasecut").totals.reasons == {"annotation_damaged": 1}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"{", "t.json cannot be read as JSON"),
+        (b'{"images": []}', "t.json is not a list of PhraseCut's tasks"),
+        (b"[1]", "t.json is not a list of PhraseCut's tasks"),
+        (tasks_json(task(1, "../7", "a", [LEFT])), "t.json: task 0 has the image_id '../7'. A whole number"),
+        (b'[{"image_id": 7, "phrase": "a"}]', "no Polygons. Files refer_input_… are questions alone"),
+        (tasks_json(task(1, 7, "a", LEFT)), r"task 0 has Polygons of another form than \[instance\]"),
+        (tasks_json(task(1, 7, 3, [LEFT])), "task 0 has the expression 3. An expression must be a UTF-8 text"),
+    ],
+)
+def test_a_file_of_another_form_is_refused_with_its_place(data, message):
+    with pytest.raises(ConfigError, match=message):
+        read_phrasecut({"t.json": data})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from pseudoris.schemas.ids import image_id
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.exclusions.exclusion_rules import exclusions_of
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import is_manifest_complete
 from pseudoris.store.runs.receipts import list_receipts
@@ -36,6 +34,7 @@ from tests.builders.human import (
     write_refer,
     write_small_refer,
 )
+from tests.builders.images import png
 from tests.builders.imports import import_small
 from tests.builders.runs import part_digests
 from tests.builders.seals import forge_header
@@ -45,11 +44,6 @@ from tests.builders.tables import read_table
 @pytest.fixture
 def dataset(tmp_path):
     return write_small_refer(tmp_path)
-
-
-@pytest.fixture
-def location(tmp_path):
-    return RunLocation.open(str(tmp_path / "out"))
 
 
 @pytest.fixture(scope="module")
@@ -70,21 +64,11 @@ def pixels(mask) -> np.ndarray:
     return coco.decode({"size": list(mask.rle_size), "counts": mask.rle_counts.encode()}).astype(bool)
 
 
-@pytest.mark.slow
-def test_a_refer_dataset_becomes_a_run_that_verifies(finished):
-    location, _, summary = finished
-    assert (summary.totals.images, summary.totals.masks, summary.totals.expressions) == (5, 5, 10)
-    assert summary.totals.kept == 10
-    verified = verify_run(location)
-    assert verified.is_clean, verified.problems
-    assert (verified.num_images, verified.num_accounted, verified.annotated) == (5, 5, 5)
-    assert run_status(location).is_complete
-    assert is_manifest_complete(location, list_receipts(location))
-
-
 def test_texts_masks_and_ids_are_the_datasets(finished):
-    location, _, _ = finished
+    location, _, summary = finished
     run = found(location)
+    assert (summary.totals.masks, summary.totals.kept) == (5, 10)
+    assert is_manifest_complete(location, list_receipts(location))
     assert sorted(run) == [f"train2014/{n}.png" for n in range(5)]
     for number in range(5):
         image = run[f"train2014/{number}.png"]
@@ -117,39 +101,27 @@ def test_its_data_card_says_that_no_model_made_it_and_which_files_people_s_annot
 
 
 @pytest.mark.slow
-def test_several_splits_are_one_run_with_the_same_ids_of_what_one_split_has(dataset, imported, tmp_path):
+def test_several_splits_are_one_run_with_the_same_ids_of_what_one_split_has(dataset, tmp_path):
     annotation, images = dataset
     every, one = (RunLocation.open(str(tmp_path / name)) for name in ("every", "one"))
-    imported(annotation, images, out=every.root, splits=("train", "val"))
-    imported(annotation, images, out=one.root, splits=("val",))
+    import_small(annotation, images, every, splits=("train", "val"))
+    import_small(annotation, images, one, splits=("val",))
     both, second = found(every), found(one)
     for key, image in both.items():
         assert [mask.mask_id for mask in image.masks] == [f"{image.image_id}-0000", f"{image.image_id}-0001"]
         assert second[key].masks == image.masks[1:]
 
 
-def test_a_prefix_gives_the_ids_of_a_run_over_the_folder_above(tmp_path, imported, location):
+def test_a_prefix_gives_the_ids_of_a_run_over_the_folder_above(tmp_path, location):
     images = write_images(tmp_path / "images", "train2014/a.png")
     rows, objects = [image_row(1, "a.png")], [object_row(1, 1)]
     annotation = write_refer(tmp_path / "refcoco", rows, objects, [reference(1, 1, 1, "a thing")])
-    imported(annotation, images, prefix="train2014")
+    import_small(annotation, images, location, prefix="train2014")
     assert found(location)["train2014/a.png"].image_id == image_id("train2014/a.png")
 
 
 @pytest.mark.slow
-def test_the_same_import_again_changes_nothing_and_elsewhere_has_the_same_bytes(dataset, imported, tmp_path):
-    annotation, images = dataset
-    imported(annotation, images, num_workers=1)
-    before = part_digests(tmp_path / "out")
-    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.parquet")}
-    assert imported(annotation, images).num_shards_before == 3
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.parquet")} == stamps
-    imported(annotation, images, out=tmp_path / "other", num_workers=3)
-    assert part_digests(tmp_path / "other") == before
-
-
-@pytest.mark.slow
-def test_an_import_that_ends_half_way_is_continued_by_the_same_call(dataset, imported, tmp_path, location):
+def test_an_import_that_ends_half_way_is_continued_to_the_bytes_of_any_other(dataset, tmp_path, location):
     annotation, images = dataset
 
     def stop(done, total):
@@ -157,27 +129,21 @@ def test_an_import_that_ends_half_way_is_continued_by_the_same_call(dataset, imp
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        imported(annotation, images, on_progress=stop)
+        import_small(annotation, images, location, on_progress=stop, num_workers=1)
     num_done = len(list_receipts(location))
     assert 0 < num_done < 3
     assert not verify_run(location).is_clean
-    assert imported(annotation, images).num_shards_before == num_done
+    assert import_small(annotation, images, location).num_shards_before == num_done
     assert verify_run(location).is_clean
-    imported(annotation, images, out=tmp_path / "other")
-    assert part_digests(tmp_path / "out") == part_digests(tmp_path / "other")
+    before = part_digests(tmp_path / "out")
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.parquet")}
+    # Settings of models are no part of an import.
+    assert import_small(annotation, images, location, "compute.seed=7", "filtering.tau=2").num_shards_before == 3
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.parquet")} == stamps
+    import_small(annotation, images, RunLocation.open(str(tmp_path / "other")), num_workers=3)
+    assert part_digests(tmp_path / "other") == before
 
 
-def test_another_annotation_on_the_same_output_is_refused_by_name(dataset, imported):
-    annotation, images = dataset
-    imported(annotation, images)
-    changed = json.loads((annotation / "instances.json").read_bytes())
-    changed["annotations"][0]["segmentation"] = [[1, 1, 9, 1, 9, 9]]
-    (annotation / "instances.json").write_text(json.dumps(changed))
-    with pytest.raises(ConfigError, match=r"import\.files\.instances\.json"):
-        imported(annotation, images)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "words", "message"),
     [
@@ -187,35 +153,29 @@ def test_another_annotation_on_the_same_output_is_refused_by_name(dataset, impor
         ({}, ("images.max_pixels=10000",), r"images\.max_pixels"),
     ],
 )
-def test_other_settings_on_the_same_output_are_refused_by_name(dataset, imported, values, words, message):
-    annotation, images = dataset
-    imported(annotation, images)
+def test_other_settings_on_the_same_output_are_refused_by_name(finished, values, words, message):
+    location, images, _ = finished
     with pytest.raises(ConfigError, match=message):
-        imported(annotation, images, *words, **values)
+        import_small(images.with_name("refcoco"), images, location, *words, **values)
 
 
-@pytest.mark.slow
-def test_settings_of_models_are_no_part_of_an_import(dataset, imported):
+def test_another_annotation_or_a_run_of_models_on_the_same_output_is_refused(dataset, location):
     annotation, images = dataset
-    imported(annotation, images)
-    assert imported(annotation, images, "compute.seed=7", "filtering.tau=2").num_shards_before == 3
-
-
-@pytest.mark.slow
-def test_an_output_that_a_run_of_models_holds_is_refused(dataset, imported, location):
-    annotation, images = dataset
-    imported(annotation, images)
+    import_small(annotation, images, location)
+    instances = (annotation / "instances.json").read_bytes()
+    (annotation / "instances.json").write_bytes(instances.replace(b"[[4, 3,", b"[[4, 2,", 1))
+    with pytest.raises(ConfigError, match=r"import\.files\.instances\.json"):
+        import_small(annotation, images, location)
+    (annotation / "instances.json").write_bytes(instances)
     forge_header(location, lambda tree: tree.update(origin="annotate"))
     with pytest.raises(ConfigError, match=r"`pseudoris annotate`\. `import` cannot continue it"):
-        imported(annotation, images)
+        import_small(annotation, images, location)
 
 
 @pytest.mark.slow
-def test_images_that_cannot_be_are_quarantined_with_their_reason_and_the_rest_goes_on(tmp_path, imported, location):
+def test_images_that_cannot_be_are_quarantined_with_their_reason_and_the_rest_goes_on(tmp_path, location):
     images = write_images(tmp_path / "images", "fine.png", "small.png", "broken.png", "worse.png")
-    (images / "small.png").write_bytes(
-        write_images(tmp_path / "x", "a.png", size=(10, 10)).joinpath("a.png").read_bytes()
-    )
+    (images / "small.png").write_bytes(png(10, 10))
     (images / "broken.png").write_bytes(b"no image at all")
     names = ["fine.png", "absent.png", "small.png", "broken.png", "worse.png"]
     objects = [object_row(number, number) for number in range(5)]
@@ -223,7 +183,7 @@ def test_images_that_cannot_be_are_quarantined_with_their_reason_and_the_rest_go
     rows = [image_row(number, name) for number, name in enumerate(names)]
     path = tmp_path / "objects.json"
     path.write_bytes(document(rows, objects))
-    summary = imported(path, images, format="coco")
+    summary = import_small(path, images, location, format="coco")
     failures = read_table(location, "failures").to_pylist()
     keys = {row["image_id"]: row["key"] for row in read_table(location, "images").to_pylist()}
     assert {keys[row["image_id"]]: (row["stage"], row["reason"]) for row in failures} == {
@@ -237,7 +197,7 @@ def test_images_that_cannot_be_are_quarantined_with_their_reason_and_the_rest_go
 
 
 @pytest.mark.slow
-def test_every_form_of_segmentation_is_taken_and_a_mask_without_a_pixel_is_left_out(tmp_path, imported, location):
+def test_every_form_of_segmentation_is_taken_and_a_mask_without_a_pixel_is_left_out(tmp_path, location):
     box = (4, 3, 12, 9)
     mask = box_mask(box)
     forms = [rle(mask), [rle(mask)], runs(mask), [runs(mask)], rle(np.zeros((HEIGHT, WIDTH), bool)), []]
@@ -247,7 +207,7 @@ def test_every_form_of_segmentation_is_taken_and_a_mask_without_a_pixel_is_left_
     images = write_images(tmp_path / "images", "a.png")
     path = tmp_path / "objects.json"
     path.write_bytes(document([image_row(1, "a.png")], objects))
-    summary = imported(path, images, format="coco")
+    summary = import_small(path, images, location, format="coco")
     (image,) = found(location).values()
     assert [each.index for each in image.masks] == [0, 1, 2, 3, 4]
     assert [each.text for one in image.masks for each in one.expressions] == [f"form {n}" for n in range(5)]
@@ -257,22 +217,18 @@ def test_every_form_of_segmentation_is_taken_and_a_mask_without_a_pixel_is_left_
     assert verify_run(location).is_clean
 
 
-def test_an_annotation_without_images_and_images_that_are_no_folder_are_refused(tmp_path, imported, dataset):
+def test_what_cannot_be_imported_is_refused(tmp_path, location, dataset):
     annotation, images = dataset
-    path = tmp_path / "nothing.json"
+    path = tmp_path / "broken.json"
+    path.write_bytes(b"[")
+    with pytest.raises(ConfigError, match=r"broken\.json cannot be read as JSON"):
+        import_small(path, images, location, format="coco")
+    assert not (tmp_path / "out").exists()
     path.write_bytes(document([], []))
     with pytest.raises(ConfigError, match="lists no image"):
-        imported(path, images, format="coco")
+        import_small(path, images, location, format="coco")
     with pytest.raises(ConfigError, match="is not a folder"):
-        imported(annotation, images / "train2014" / "0.png")
-
-
-def test_nothing_is_written_where_the_annotation_cannot_be_read(tmp_path, imported, dataset):
-    annotation, images = dataset
-    (annotation / "instances.json").write_bytes(b"[")
-    with pytest.raises(ConfigError, match=r"instances\.json cannot be read as JSON"):
-        imported(annotation, images)
-    assert not (tmp_path / "out").exists()
+        import_small(annotation, images / "train2014" / "0.png", location)
 
 
 def test_an_import_leaves_out_the_images_of_a_benchmark_and_says_how_many(dataset, location, tmp_path):

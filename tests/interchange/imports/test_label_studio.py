@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -165,14 +167,11 @@ def test_a_text_that_is_changed_takes_the_expressions_of_its_mask_alone(parent, 
 
     summary, out = correct([submitted(tasks[THREE], reword)])
     before, after = (expressions_of(location, THREE) for location in (parent.location, out))
-    first = before[0].target_mask_ids
-    assert [each for each in after if each.target_mask_ids != first] == [
-        each for each in before if each.target_mask_ids != first
-    ]
-    assert {(each.text, each.source) for each in after if each.target_mask_ids == first} == {
-        ("a thing", "human"),
-        ("another", "human"),
-    }
+    own = before[0].target_mask_ids
+    stays, others = ([each for each in said if each.target_mask_ids != own] for said in (after, before))
+    assert stays == others
+    said = {(each.text, each.source) for each in after if each.target_mask_ids == own}
+    assert said == {("a thing", "human"), ("another", "human")}
     gone = {"expressions that were deleted or reworded": 1, "scores of expressions that stay, in corrected images": 1}
     assert summary.left_out == gone
     assert problems(out) <= problems(parent.location)
@@ -194,11 +193,15 @@ def test_a_mask_that_is_changed_takes_the_expressions_of_several_that_refer_to_i
     assert problems(out) <= problems(parent.location)
 
 
-def test_an_image_whose_masks_were_all_deleted_is_empty(parent, tasks, correct):
-    summary, out = correct([submitted(tasks[ONE], lambda results: results.clear())])
+def test_an_image_whose_masks_were_all_deleted_is_empty_and_only_the_same_file_continues(parent, tasks, correct):
+    project = [submitted(tasks[ONE], lambda results: results.clear())]
+    summary, out = correct(project)
     assert images_of(out)[ONE].masks == ()
     assert (summary.totals.annotated, summary.totals.empty) == (2, 2)
     assert problems(out) <= problems(parent.location)
+    assert correct(project)[0].num_shards_before == 5
+    with pytest.raises(ConfigError, match="another identity"):
+        correct([submitted(tasks[THREE], mend)])
 
 
 REWORDED, OTHERS = "by the one that counts", "by the other one"
@@ -228,60 +231,58 @@ def test_of_several_annotations_a_ground_truth_counts_then_the_latest_and_no_ski
     assert texts == [REWORDED if is_ours else OTHERS]
 
 
-def of_first(**changes):
-    """Return a change of the first result of an annotation."""
-    return lambda results: results[0].update(changes)
-
-
 OTHER = "0123456789abcdef"
+
+
+def renamed(task, image: str):
+    url = task["data"]["image"]
+    return submitted(task) | {"data": {"image": f"{url[: url.rindex('_')]}_{image}.jpg" if image == OTHER else "x.jpg"}}
+
+
+def first(**changes):
+    """Return what submits a task with a change of its first result."""
+    return given(lambda results: results[0].update(changes))
+
+
+def given(change):
+    return lambda task: [submitted(task, change)]
+
+
+AS_JSON = r"as JSON \(not JSON-MIN\)"
 BAD = {
     "another image": (lambda task: [renamed(task, OTHER)], rf"lacks 1 of them, such as {OTHER}\. Give the run that"),
-    "another size": (
-        lambda task: [submitted(task, of_first(original_width=9))],
-        r"image \w{16}, result 0 is of an image of 12 x 9.*Give the run",
-    ),
+    "another size": (first(original_width=9), r"image \w{16}, result 0 is of an image of 12 x 9.*Give the run"),
     "a picture of something else": (
         lambda task: [renamed(task, "x")],
         "shows .*x.jpg.*`pseudoris export --format label-studio`",
     ),
     "JSON-MIN": (
         lambda task: [{"id": 1, "image": task["data"]["image"], "mask": []}],
-        r"ana\.json\[0\]\['data'\]\['image'\]: Field required.*as JSON \(not JSON-MIN\)",
+        rf"ana\.json\[0\]\['data'\]\['image'\]: Field required.*{AS_JSON}",
     ),
     "nothing done": (lambda task: [task | {"annotations": []}], "has no annotation. Submit some tasks"),
-    "an object": (lambda task: {"tasks": []}, r"ana\.json: Input should be a valid array.*as JSON \(not JSON-MIN\)"),
-    "half a file": (lambda task: b'[{"data"', r"ana\.json: Invalid JSON.*as JSON \(not JSON-MIN\)"),
-    "a rectangle": (
-        lambda task: [submitted(task, of_first(type="rectanglelabels"))],
-        "is 'rectanglelabels'. Only brushes, polygons and texts.*Delete it",
-    ),
-    "a turned image": (lambda task: [submitted(task, of_first(image_rotation=90))], "rotated image. Turn it back"),
+    "an object": (lambda task: {"tasks": []}, rf"ana\.json: Input should be a valid array.*{AS_JSON}"),
+    "half a file": (lambda task: b'[{"data"', rf"ana\.json: Invalid JSON.*{AS_JSON}"),
+    "a rectangle": (first(type="rectanglelabels"), "is 'rectanglelabels'. Only brushes, polygons and texts.*Delete it"),
+    "a turned image": (first(image_rotation=90), "rotated image. Turn it back"),
     "strokes of a huge image": (
-        lambda task: [submitted(task, lambda results: results[0]["value"]["rle"].__setitem__(0, 255))],
+        given(lambda results: results[0]["value"]["rle"].__setitem__(0, 255)),
         "do not have the size",
     ),
     "broken strokes": (
-        lambda task: [submitted(task, lambda results: results[0]["value"]["rle"].__delitem__(slice(12, None)))],
+        given(lambda results: results[0]["value"]["rle"].__delitem__(slice(12, None))),
         "do not fill the image.*Draw it again",
     ),
     "a text that is none": (
-        lambda task: [submitted(task, lambda results: results[1]["value"].update(text=[7]))],
+        given(lambda results: results[1]["value"].update(text=[7])),
         r"\['text'\]\[0\]: Input should be a valid string, got 7",
     ),
     "a relation": (
-        lambda task: [submitted(task, lambda results: results.append({"type": "relation"}))],
+        given(lambda results: results.append({"type": "relation"})),
         "'relation'. Only brushes, polygons and texts.*Delete it",
     ),
-    "an id twice": (
-        lambda task: [submitted(task, lambda results: results.append(results[0]))],
-        "second mask with the id",
-    ),
+    "an id twice": (given(lambda results: results.append(results[0])), "second mask with the id"),
 }
-
-
-def renamed(task, image: str):
-    url = task["data"]["image"]
-    return submitted(task) | {"data": {"image": f"{url[: url.rindex('_')]}_{image}.jpg" if image == OTHER else "x.jpg"}}
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -290,14 +291,6 @@ def test_a_file_of_other_images_or_a_damaged_one_is_refused_before_anything_is_w
     with pytest.raises(ConfigError, match=told):
         correct(make(tasks[ONE]))
     assert not (tmp_path / "out").exists()
-
-
-def test_the_same_call_continues_and_another_file_is_refused(tasks, correct):
-    correct([submitted(tasks[ONE], lambda results: results.clear())])
-    summary, _ = correct([submitted(tasks[ONE], lambda results: results.clear())])
-    assert summary.num_shards_before == 5
-    with pytest.raises(ConfigError, match="another identity"):
-        correct([submitted(tasks[THREE], mend)])
 
 
 SDK_SIDE = Path(__file__).with_name("sdk_annotator.py")
@@ -322,9 +315,6 @@ def test_label_studios_own_sdk_validates_the_tasks_and_its_annotation_comes_back
 @pytest.fixture(scope="module")
 def sdk_python(tmp_path_factory):
     """Run a script with label-studio-sdk, in an environment of its own: it needs an older OpenCV than LISA's loader."""
-    import subprocess
-    import sys
-
     folder = tmp_path_factory.mktemp("sdk")
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     python = str(folder / "bin/python")

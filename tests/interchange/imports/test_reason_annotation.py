@@ -6,16 +6,14 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
-from pseudoris.interchange.imports.reason_annotation import PaintedShapes, filled, read_reason
+from pseudoris.interchange.imports.reason_annotation import filled, read_reason
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.location import RunLocation
 from pseudoris.workers.masks import rle
 from tests.builders.human import HEIGHT, WIDTH
 from tests.builders.images import jpeg
-from tests.builders.imports import read_files
+from tests.builders.imports import import_small, read_files
 from tests.builders.tables import read_table
 
 # (4, 3) to (11, 8), both inclusive: 8 wide, 6 high.
@@ -35,7 +33,7 @@ def dataset(tmp_path):
     folder = tmp_path / "ReasonSeg"
     files = {
         "train/a": file(shape(), texts=["what one drinks from", "the vessel"]),
-        "train/b": file(texts=["what is not there"]),
+        "train/b": file(shape(label="ignore"), texts=["what is not there"]),
         "val/c": file(shape(), shape([[20, 10], [25, 10], [25, 15]])),
     }
     for path, data in files.items():
@@ -82,18 +80,17 @@ def test_smaller_shapes_lie_on_larger_ones_and_ignored_regions_are_background():
     assert dict(left_out) == {"regions to ignore, which become background": 1, "shapes of the label flag": 1}
 
 
-def test_a_file_is_one_mask_that_all_of_its_texts_mean(dataset, imported, tmp_path):
-    imported(dataset, dataset, format="reasonseg", splits=("train", "val"))
-    run = RunLocation.open(str(tmp_path / "out"))
-    rows = [(row["text"], row["kind"], row["split"]) for row in read_table(run, "expressions").to_pylist()]
+def test_a_file_is_one_mask_that_all_of_its_texts_mean(dataset, location):
+    import_small(dataset, dataset, location, format="reasonseg", splits=("train", "val"))
+    rows = [(row["text"], row["kind"], row["split"]) for row in read_table(location, "expressions").to_pylist()]
     assert sorted(rows) == [
         ("the thing one drinks from", "attribute", "val"),
         ("the vessel", "attribute", "train"),
         ("what is not there", "none", "train"),
         ("what one drinks from", "attribute", "train"),
     ]
-    assert sorted(row["area_px"] for row in read_table(run, "masks").to_pylist()) == [48, 48 + 21]
-    assert verify_run(run).problems == ()
+    assert sorted(row["area_px"] for row in read_table(location, "masks").to_pylist()) == [48, 48 + 21]
+    assert verify_run(location).problems == ()
 
 
 def test_splits_are_folders_and_another_layout_is_named(dataset):
@@ -133,10 +130,3 @@ def test_a_file_in_windows_code_page_is_read():
 def test_what_is_not_reasonseg_is_refused_with_its_place(data, message):
     with pytest.raises(ConfigError, match=message):
         read_reason({"train/a.json": data})
-
-
-def test_shapes_without_a_target_give_no_mask():
-    (image,) = read_reason({"train/a.json": file(shape(label="ignore"))}).images
-    assert image.masks == ()
-    assert [phrase.targets for phrase in image.phrases] == [()]
-    assert PaintedShapes((), ()).counts((2, 3)) == rle.encode(torch.zeros(1, 2, 3, dtype=torch.bool))[0]
