@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,17 +11,18 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from pseudoris.interchange.exports import ExportOptions, ExportReport, ExportRequest, find_export
+from pseudoris.interchange.exports import ExportOptions, ExportReport, ExportRequest, export_job, find_export
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_lengths import summarise_rle
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, ShardImage
 from pseudoris.store.files.key_order import member_key, path_key, row_key
 from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.annotations import AnnotatedImage
 from pseudoris.store.tables.open_run import OpenRun
+from tests.builders.images import EXIF_ORIENTATION, encode
 from tests.store.builders import HEIGHT, WIDTH, commit_images, empty, make_expression, make_mask, quarantined, start_run
 
-EXIF_ORIENTATION = 0x0112
 LONG_TEXT = "a very small and rather round red thing that lies to the left of all of the other things over there"
 # The upright picture: a left half and a right half that no turning confuses, and a mark in its upper left corner.
 UPRIGHT = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
@@ -67,19 +67,15 @@ class BuiltRun:
 def jpeg(orientation: int = 1, mode: str = "RGB") -> bytes:
     """Return the picture as a JPEG whose EXIF orientation makes it `UPRIGHT`."""
     stored = {1: UPRIGHT, 6: np.rot90(UPRIGHT), 3: UPRIGHT[::-1, ::-1]}[orientation]
-    exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = orientation
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(stored)).convert(mode).save(
-        file, "JPEG", quality=95, subsampling=0, **({"exif": exif} if orientation != 1 else {})
-    )
-    return file.getvalue()
+    options = {"quality": 95, "subsampling": 0}
+    if orientation != 1:
+        options["exif"] = Image.Exif()
+        options["exif"][EXIF_ORIENTATION] = orientation
+    return encode(Image.fromarray(np.ascontiguousarray(stored)).convert(mode), "JPEG", **options)
 
 
 def png(mode: str = "RGB") -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(UPRIGHT).convert(mode).save(file, "PNG")
-    return file.getvalue()
+    return encode(Image.fromarray(UPRIGHT).convert(mode))
 
 
 # Key, encoded bytes, texts of each mask (a text that begins with "-" is a candidate that was not kept).
@@ -98,7 +94,7 @@ EMPTY_KEY, QUARANTINED_KEY = "d/empty.jpg", "d/quarantined.jpg"
 
 
 def build_run(
-    location: RunLocation,
+    place: RunLocation | Path,
     pictures: tuple[ImageFile, ...] = PICTURES,
     *,
     embed: bool = True,
@@ -108,14 +104,10 @@ def build_run(
 ) -> BuiltRun:
     """Commit a run of the pictures, an empty and a quarantined image.
 
-    Args:
-        location: Where it will live.
-        pictures: What it holds.
-        embed: Whether the tables hold the encoded images.
-        source: Folder to write the encoded images into, as its plan lists them; for keys that are plain paths.
-        per_shard: Images of a shard.
-        more: Gives an image's further expressions, of several masks or of none, from its key and its masks.
+    `embed` says whether the tables hold the encoded images. They are written into the folder `source`, if it is given,
+    for keys that are plain paths. `more` gives an image's expressions of several masks or of none.
     """
+    location = _opened(place)
     keys = [*(key for key, _, _ in pictures), EMPTY_KEY, QUARANTINED_KEY]
     data = {key: content for key, content, _ in pictures}
     stats = {} if source is None else {key: _write(source / key, data[key]) for key in data}
@@ -142,14 +134,7 @@ SEVERAL: tuple[ImageFile, ...] = (
         jpeg(),
         (("the left thing", "a thing"), ("a thing", 'the "middle" thing'), ("ünder it",)),
     ),
-    (
-        path_key("a/group.png"),
-        png(),
-        (
-            (),
-            ("a <image> of it", "the cup<|im_end|>", "to the [SEG] right"),
-        ),
-    ),
+    (path_key("a/group.png"), png(), ((), ("a <image> of it", "the cup<|im_end|>", "to the [SEG] right"))),
     (path_key("b/one.jpg"), jpeg(6), (("a thing", "left || right"),)),
 )
 GROUPS = {
@@ -159,7 +144,7 @@ GROUPS = {
 }
 
 
-def build_run_of_several(location: RunLocation, **options) -> BuiltRun:
+def build_run_of_several(place: RunLocation | Path, **options) -> BuiltRun:
     """Commit a run with expressions of several masks and of none."""
 
     def more(key: str, masks: Sequence[MaskRecord]) -> Iterable[ExpressionRecord]:
@@ -167,7 +152,7 @@ def build_run_of_several(location: RunLocation, **options) -> BuiltRun:
             said = make_expression("", text)
             yield replace(said, target_mask_ids=tuple(masks[place].mask_id for place in places))
 
-    return build_run(location, SEVERAL, more=more, **options)
+    return build_run(place, SEVERAL, more=more, **options)
 
 
 @dataclass(frozen=True)
@@ -241,19 +226,28 @@ def _true_masks(key: str, texts: tuple[tuple[str, ...], ...]):
 
 
 def request_for(
-    run: BuiltRun, destination: RunLocation, *, is_overwriting: bool = False, target_bytes: int = 2**20, **options
+    run: BuiltRun, place: RunLocation | Path, *, is_overwriting: bool = False, target_bytes: int = 2**20, **options
 ) -> ExportRequest:
     chosen = ExportOptions(target_mb=target_bytes / 1e6, **options)
-    return ExportRequest(
-        replace(OpenRun.at(run.location), header=run.header), destination, chosen, is_overwriting=is_overwriting
-    )
+    opened = replace(OpenRun.at(run.location), header=run.header)
+    return ExportRequest(opened, _opened(place), chosen, is_overwriting=is_overwriting)
 
 
-def export(name: str, run: BuiltRun, destination: RunLocation, **options) -> ExportReport:
+def export(name: str, run: BuiltRun, destination: RunLocation | Path, **options) -> ExportReport:
     """Export with the format's default limit, unless `max_tokens` is given."""
     return find_export(name).write(request_for(run, destination, **options), lambda done, total, stage="": None)
+
+
+def _opened(place: RunLocation | Path) -> RunLocation:
+    return place if isinstance(place, RunLocation) else RunLocation.open(str(place))
 
 
 def stored(root: Path | str) -> Counter[str]:
     """Return the paths of all files below a folder."""
     return Counter(str(path.relative_to(root)) for path in Path(root).rglob("*") if path.is_file())
+
+
+def changed_tables(monkeypatch, change: Callable[[AnnotatedImage], AnnotatedImage]) -> None:
+    """Read the images of tables as a run of another kind, an import or a later one, holds them."""
+    real = export_job.iter_annotations
+    monkeypatch.setattr(export_job, "iter_annotations", lambda *of, **options: map(change, real(*of, **options)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,11 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from tests.interchange.exports.readers_coco import read_instances
+from tests.interchange.exports.readers_coco import read_instances, read_sa1b
 from tests.interchange.exports.readers_cris import CrisDataset, decode_record, folder2records
 from tests.interchange.exports.readers_huggingface import open_folder
 from tests.interchange.exports.readers_pseudo_ris import PseudoDataset
 from tests.interchange.exports.readers_refer import LavtDataset
-from tests.interchange.exports.readers_sa1b import read_sa1b
 from tests.interchange.exports.readers_webdataset import read_samples
 
 
@@ -59,8 +57,8 @@ class LoadedMask:
 Load = Callable[[Path], list[LoadedMask]]
 
 
-def load_refer(root: Path, split: str = "train") -> list[LoadedMask]:
-    dataset = LavtDataset(root, split)
+def load_refer(root: Path) -> list[LoadedMask]:
+    dataset = LavtDataset(root, "train")
     loaded = []
     for at in range(len(dataset)):
         path, mask, texts = dataset[at]
@@ -76,17 +74,15 @@ def _loaded(record: dict) -> LoadedMask:
     return LoadedMask(record["img_name"], record["img"], mask == 1, tuple(texts), record["seg_id"], number)
 
 
-def load_cris(root: Path, split: str = "train") -> list[LoadedMask]:
+def load_cris(root: Path) -> list[LoadedMask]:
     # Pseudo-RIS' loader reads `img_id` off the list; the trainers' own tool drops it from its records.
-    numbers = [item["img_id"] for item in json.loads((root / "anns" / "refcoco" / f"{split}.json").read_text())]
-    records = folder2records(root, "refcoco", split)
+    numbers = [item["img_id"] for item in json.loads((root / "anns/refcoco/train.json").read_text())]
+    records = folder2records(root, "refcoco", "train")
     return [_loaded({**record, "img_id": number}) for record, number in zip(records, numbers, strict=True)]
 
 
-def load_lmdb(root: Path, split: str = "train") -> list[LoadedMask]:
-    # As if the user had put the printed number into the trainer's table.
-    dataset = CrisDataset(root, "refcoco", split, {"refcoco": {split: 0}}, loads=pickle.loads)
-    dataset.length = dataset.stored_length
+def load_lmdb(root: Path) -> list[LoadedMask]:
+    dataset = CrisDataset(root)
     try:
         return [_loaded(dataset[at]) for at in range(len(dataset))]
     finally:
@@ -94,33 +90,22 @@ def load_lmdb(root: Path, split: str = "train") -> list[LoadedMask]:
 
 
 def load_coco(root: Path) -> list[LoadedMask]:
-    return [
-        LoadedMask(
-            image["file_name"],
-            (root / "images" / image["file_name"]).read_bytes(),
-            mask,
-            tuple(texts),
-            annotation["id"],
-            image["id"],
-        )
-        for image, annotation, mask, texts in read_instances(root)
-    ]
+    loaded = []
+    for image, annotation, mask, texts in read_instances(root):
+        name = image["file_name"]
+        data = (root / "images" / name).read_bytes()
+        loaded.append(LoadedMask(name, data, mask, tuple(texts), annotation["id"], image["id"]))
+    return loaded
 
 
 def load_sa1b(root: Path) -> list[LoadedMask]:
-    return [
-        LoadedMask(
-            path.name,
-            path.read_bytes(),
-            mask,
-            tuple(annotation["expressions"]),
-            annotation["id"],
-            image["image_id"],
-            image["source_image_id"],
-        )
-        for path, image, annotations in read_sa1b(root)
-        for annotation, mask in annotations
-    ]
+    loaded = []
+    for path, image, found in read_sa1b(root):
+        numbers = image["image_id"], image["source_image_id"]
+        for annotation, mask in found:
+            texts = tuple(annotation["expressions"])
+            loaded.append(LoadedMask(path.name, path.read_bytes(), mask, texts, annotation["id"], *numbers))
+    return loaded
 
 
 def load_webdataset(root: Path) -> list[LoadedMask]:
@@ -151,20 +136,13 @@ def load_huggingface(root: Path) -> list[LoadedMask]:
 
 def load_pseudo_ris(root: Path) -> list[LoadedMask]:
     """Return each caption once, kept or not; how often it stands there is asked elsewhere."""
-    dataset = PseudoDataset(root)
-    rows = [dataset[at] for at in range(len(dataset))]
-    assert all(set(np.unique(row.mask)) <= {0.0, 1.0} for row in rows)
-    return [
-        LoadedMask(
-            row.img_name,
-            row.image.read_bytes(),
-            row.mask == 1,
-            tuple(dict.fromkeys(row.captions)),
-            f"{row.img_id}/{row.seg_id}",
-            row.img_id,
-        )
-        for row in rows
-    ]
+    dataset, loaded = PseudoDataset(root), []
+    for at in range(len(dataset)):
+        row = dataset[at]
+        assert set(np.unique(row.mask)) <= {0.0, 1.0}
+        texts, number = tuple(dict.fromkeys(row.captions)), f"{row.img_id}/{row.seg_id}"
+        loaded.append(LoadedMask(row.img_name, row.image.read_bytes(), row.mask == 1, texts, number, row.img_id))
+    return loaded
 
 
 # Formats of masks first of all: a mask without an expression is in them too.

@@ -1,9 +1,10 @@
-"""Readers of a COCO export: pycocotools itself, and what detectron2's loader does with an annotation."""
+"""Readers of COCO and of SA-1B: pycocotools itself, what detectron2's loader does, and every JSON of a folder."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,3 +43,11 @@ def detectron_instances(coco: COCO, image_id: int) -> list[np.ndarray]:
         if annotation.get("iscrowd", 0) == 0:
             masks.append(coco_mask.decode(segmentation).astype(bool))
     return masks
+
+
+def read_sa1b(root: Path) -> Iterator[tuple[Path, dict, list[tuple[dict, np.ndarray]]]]:
+    """Yield path and record of each image, and its annotations with their masks (H, W) bool."""
+    for path in sorted(root.glob("sa_*/*.json"), key=lambda path: int(path.stem.partition("_")[2])):
+        tree = json.loads(path.read_text("utf-8"))
+        annotations = [(each, coco_mask.decode(each["segmentation"]).astype(bool)) for each in tree["annotations"]]
+        yield path.parent / tree["image"]["file_name"], tree["image"], annotations

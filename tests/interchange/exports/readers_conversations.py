@@ -1,11 +1,12 @@
-"""Readers of grounding conversations, from the loaders' sources: they import nothing of ours.
+"""Readers of grounding conversations and of ODVG lines, from the loaders' sources: they import nothing of ours.
 
 ms-swift 4.6.0: `RowPreprocessor._check_objects` and `_check_messages` (dataset/preprocessor/core.py), `replace_ref`,
 `replace_bbox` and `normalize_bbox` of `Template` (template/base.py, template/templates/qwen.py). LLaMA-Factory 0.9.5:
 data/parser.py, `SharegptDatasetConverter` (data/converter.py), `_validate_messages` (data/mm_plugin.py). Qwen3-VL
-9658872: `_build_messages` (qwen-vl-finetune/qwenvl/data/data_processor.py).
+9658872: `_build_messages` (qwen-vl-finetune/qwenvl/data/data_processor.py). mmdet 3.3.0:
+`ODVGDataset`, `RandomSamplingNegPos`.
 
-Each yields (image's path, question, answer) as the model is given them.
+Each of the conversations yields (image's path, question, answer) as the model is given them.
 """
 
 from __future__ import annotations
@@ -89,3 +90,25 @@ def read_qwen(root: Path) -> Iterator[Turn]:
             turns.append("".join(text))
         assert not pool
         yield opened, *turns
+
+
+def read_odvg(root: Path) -> Iterator[tuple[Path, str, list[list[float]]]]:
+    """Yield the image's path, the caption that the model is given, and the boxes of the phrase that is all of it."""
+    for line in (root / "annotations.jsonl").read_text("utf-8").splitlines():
+        row = json.loads(line)
+        grounding = row["grounding"]
+        caption = grounding["caption"].lower().strip()
+        if not caption.endswith("."):
+            caption += ". "
+        boxes = []
+        for region in grounding["regions"]:
+            found = region["bbox"] if isinstance(region["bbox"][0], list) else [region["bbox"]]
+            for x0, y0, x1, y1 in found:
+                width = max(0, min(x1, row["width"]) - max(x0, 0))
+                height = max(0, min(y1, row["height"]) - max(y0, 0))
+                if width * height > 0 and x1 - x0 >= 1 and y1 - y0 >= 1:
+                    boxes.append([x0, y0, x1, y1])
+            # The spans are of the caption as it was written.
+            ((start, end),) = region["tokens_positive"]
+            assert caption[start:end] == region["phrase"]
+        yield root / "images" / row["filename"], caption.removesuffix(". "), boxes

@@ -1,7 +1,7 @@
 """Readers of what CRIS and ETRIS keep on disk, written from the description of the formats alone: nothing of ours.
 
 `folder2records` is what their folder2lmdb makes of annotations, images and masks; `CrisDataset` is what their dataset
-does with an LMDB, its length taken from a table in the code, as theirs is.
+does with an LMDB.
 """
 
 from __future__ import annotations
@@ -49,25 +49,24 @@ def folder2lmdb(root: Path, dataset: str, split: str) -> Path:
 
 
 class CrisDataset:
-    """An LMDB opened as the trainers open it; `info` is the table that they hold in their code."""
+    """An LMDB opened as the trainers open it."""
 
-    def __init__(self, root: Path, dataset: str, split: str, info: dict[str, dict[str, int]], loads=pickle.loads):
-        self.length = info[dataset][split]
-        self.loads = loads
+    def __init__(self, root: Path, dataset: str = "refcoco", split: str = "train"):
         path = root / "lmdb" / dataset / f"{split}.lmdb"
         self.env = lmdb.open(
             str(path), subdir=path.is_dir(), max_readers=1, readonly=True, lock=False, readahead=False, meminit=False
         )
+        self.length, self.keys = self._read(b"__len__"), self._read(b"__keys__")
+
+    def _read(self, key: bytes):
         with self.env.begin(write=False) as transaction:
-            self.stored_length = loads(transaction.get(b"__len__"))
-            self.keys = loads(transaction.get(b"__keys__"))
+            return pickle.loads(transaction.get(key))
 
     def __len__(self):
         return self.length
 
     def __getitem__(self, index: int) -> dict:
-        with self.env.begin(write=False) as transaction:
-            return self.loads(transaction.get(self.keys[index]))
+        return self._read(self.keys[index])
 
     def close(self):
         self.env.close()

@@ -3,31 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 from PIL import Image
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row as the trainer sees it.
-
-    Attributes:
-        captions: Of the mask, kept or not.
-        doc: A score for each.
-    """
-
-    img_name: str
-    img_id: int
-    seg_id: int
-    captions: list[str]
-    doc: list[float]
-    one_mask: int
-    mask: np.ndarray
-    image: Path
 
 
 class PseudoDataset:
@@ -42,23 +23,16 @@ class PseudoDataset:
     def __len__(self) -> int:
         return len(self.frame)
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> SimpleNamespace:
+        """Return a row with the captions of its mask, kept or not, and a score for each."""
         row = self.frame.iloc[index]
-        path = self._masks / str(row["img_id"]) / f"{row['seg_id']}.png"
-        with Image.open(path) as image:
+        with Image.open(self._masks / str(row["img_id"]) / f"{row['seg_id']}.png") as image:
             mask = np.asarray(image.convert("L")) / 255
-        captions = eval(row["pseudo_caption"])
+        captions, doc = eval(row["pseudo_caption"]), eval(row["doc"])
         assert len(captions) == row["num_sent"]
-        return Row(
-            row["img_name"],
-            int(row["img_id"]),
-            int(row["seg_id"]),
-            captions,
-            eval(row["doc"]),
-            int(row["one_mask"]),
-            mask,
-            self._images / row["img_name"],
-        )
+        numbers = {name: int(row[name]) for name in ("img_id", "seg_id", "one_mask")}
+        name, path = row["img_name"], self._images / row["img_name"]
+        return SimpleNamespace(img_name=name, captions=captions, doc=doc, mask=mask, image=path, **numbers)
 
     def candidates(self, index: int) -> list[int]:
         """Return the positions of which the trainer draws one."""

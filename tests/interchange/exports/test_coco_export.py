@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,15 @@ import pytest
 from PIL import Image
 from torchvision.datasets import CocoCaptions, CocoDetection
 
-from tests.interchange.exports.builders import LONG_TEXT, export
-from tests.interchange.exports.readers_coco import detectron_instances, open_coco
+from pseudoris.interchange.exports import json_pairs
+from pseudoris.store.files.key_order import path_key
+from tests.interchange.exports.builders import LONG_TEXT, build_run, changed_tables, export, jpeg, stored
+from tests.interchange.exports.readers_coco import detectron_instances, open_coco, read_sa1b
 
 
 @pytest.fixture
-def root(built_run, place) -> Path:
-    export("coco", built_run, place)
-    return Path(place.root)
+def root(exported) -> Path:
+    return exported("coco")[0]
 
 
 def test_no_mask_is_a_crowd_so_that_detectron_trains_on_every_one(root, built_run):
@@ -64,16 +66,49 @@ def test_an_image_has_the_height_and_width_of_its_file(root):
     assert any(width != height for width, height in sizes)
 
 
-def test_the_split_names_the_files(built_run, place):
-    export("coco", built_run, place, split="train2017")
-    assert place.exists("annotations/instances_train2017.json")
-
-
 def test_the_report_counts_images_instances_and_captions_and_what_was_left_out(built_run, place):
-    report = export("coco", built_run, place, max_tokens=17)
+    report = export("coco", built_run, place, max_tokens=17, split="train2017")
     truth = [mask for image in built_run.truth for mask in image.masks]
     texts = [text for mask in truth for text in mask.texts if text != LONG_TEXT]
     assert report.rows == {"images": len(built_run.truth), "instances": len(truth), "captions": len(texts)}
     assert report.dropped == {"expressions of more than 17 CLIP tokens": 3, "images without a mask": 1}
+    assert place.exists("annotations/instances_train2017.json")
     recorded = json.loads(place.read_bytes("_export.json"))
     assert (recorded["state"], recorded["rows"], recorded["dropped"]) == ("whole", report.rows, report.dropped)
+
+
+# SA-1B, through a reader written from the format's description.
+
+
+def test_masks_of_a_prior_have_no_score_and_the_report_says_how_many(built_run, place, monkeypatch):
+    def unscored(image):
+        masks = (replace(mask, predicted_iou=None, stability_score=None) for mask in image.masks)
+        return replace(image, masks=tuple(masks))
+
+    changed_tables(monkeypatch, unscored)
+    report = export("sa1b", built_run, place)
+    scores = [mask["predicted_iou"] for _, _, masks in read_sa1b(Path(place.root)) for mask, _ in masks]
+    assert set(scores) == {None}
+    assert any(f"{len(scores)} masks of a prior have no predicted_iou" in note for note in report.notes)
+
+
+def test_folders_are_filled_one_after_the_other(built_run, place, tmp_path, monkeypatch):
+    monkeypatch.setattr(json_pairs, "IMAGES_A_FOLDER", 3)
+    export("sa1b", built_run, place)
+    assert sorted({Path(path).parts[0] for path in stored(place.root) if "/" in path}) == [
+        "sa_000000",
+        "sa_000001",
+        "sa_000002",
+    ]
+    assert [image["image_id"] for _, image, _ in read_sa1b(Path(place.root))] == list(
+        range(1, len(built_run.truth) + 1)
+    )
+    described = json.loads(place.read_bytes("croissant.json"))["distribution"]
+    patterns = {each["includes"] for each in described if each["@type"] == "cr:FileSet"}
+    assert patterns == {"sa_*/*.jpg", "sa_*/*.json", "sa_*/*.png"}
+    # Replaced by one of fewer folders: of the others nothing is left.
+    one = build_run(tmp_path / "one", ((path_key("a.jpg"), jpeg(), (("the red half",),)),))
+    export("sa1b", one, place, is_overwriting=True)
+    assert sorted(stored(place.root)) == [
+        *("_export.json", "croissant.json", "sa_000000/sa_1.jpg", "sa_000000/sa_1.json")
+    ]

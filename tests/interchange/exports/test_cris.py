@@ -1,33 +1,31 @@
-"""What the tools of CRIS and ETRIS find on disk: records, mask files, the length that their code must be told."""
+"""What the tools of CRIS and ETRIS find on disk: records, mask files, the length to be told, and the LMDB."""
 
 from __future__ import annotations
 
 import json
+import pickle
+import pickletools
 import re
+import sys
 from pathlib import Path
 
+import lmdb
 import numpy as np
 import pytest
 from PIL import Image
 
+from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.location import RunLocation
-from tests.builders.memory import TRIES, least_peak_bytes
-from tests.interchange.exports.builders import build_run, export, jpeg
-from tests.interchange.exports.readers_cris import folder2records
+from tests.interchange.exports.builders import build_run, export, jpeg, stored
+from tests.interchange.exports.readers_cris import CrisDataset, folder2records
 
 
-@pytest.fixture(scope="module")
-def exported(built_run, tmp_path_factory):
-    root = tmp_path_factory.mktemp("cris") / "datasets"
-    return root, export("cris", built_run, RunLocation.open(str(root)))
-
-
-def records_of(root: Path, dataset: str = "refcoco", split: str = "train") -> list[dict]:
-    return json.loads((root / "anns" / dataset / f"{split}.json").read_text())
+def records_of(root: Path) -> list[dict]:
+    return json.loads((root / "anns/refcoco/train.json").read_text())
 
 
 def test_trap_masks_are_of_one_channel_of_0_and_255_and_of_the_images_size(exported):
-    root, _ = exported
+    root, _ = exported("cris")
     for record in records_of(root):
         with Image.open(root / "masks/refcoco" / f"{record['segment_id']}.png") as mask:
             with Image.open(root / "images/train2014" / record["img_name"]) as image:
@@ -39,7 +37,7 @@ def test_trap_masks_are_of_one_channel_of_0_and_255_and_of_the_images_size(expor
 
 
 def test_trap_segment_and_sentence_ids_are_unique_and_beside_those_of_the_human_data(exported):
-    records = records_of(exported[0])
+    records = records_of(exported("cris")[0])
     segments = [record["segment_id"] for record in records]
     sentences = [sentence["sent_id"] for record in records for sentence in record["sentences"]]
     assert (len(set(segments)), len(set(sentences))) == (len(segments), len(sentences))
@@ -48,7 +46,7 @@ def test_trap_segment_and_sentence_ids_are_unique_and_beside_those_of_the_human_
 
 
 def test_trap_the_hard_coded_length_is_printed_as_the_table_of_the_trainer_wants_it(exported):
-    root, report = exported
+    root, report = exported("cris")
     (number,) = re.findall(r"info\['refcoco'\]\['train'\] = (\d+)\.", " ".join(report.notes))
     assert int(number) == len(records_of(root)) == report.rows["records of train"]
     (command,) = [note for note in report.notes if "folder2lmdb" in note]
@@ -63,19 +61,90 @@ def test_trap_a_name_that_the_trainers_table_does_not_know_is_told(built_run, pl
     assert len(folder2records(Path(place.root), "harvest", "val")) == number
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["cris", "lmdb"])
-def test_memory_follows_the_shard_and_not_the_run(name, tmp_path):
-    def peak_bytes(num_images: int) -> int:
-        # What follows the end of a JPEG is nobody's pixels.
-        large = jpeg() + bytes(100_000)
-        pictures = tuple((f"{number}.jpg", large, (("red one",), ("blue one",))) for number in range(num_images))
-        run = build_run(RunLocation.open(str(tmp_path / f"run-{num_images}")), pictures, per_shard=10)
-        # What a first export loads stays.
-        export(name, run, RunLocation.open(str(tmp_path / "warm")), is_overwriting=True)
-        places = [RunLocation.open(str(tmp_path / f"export-{num_images}-{number}")) for number in range(TRIES)]
-        return least_peak_bytes(lambda number: export(name, run, places[number]))
+# The LMDB, opened by readers that do what theirs do.
 
-    # Both have as many files on their way as may be. Their images are 3 MB apart.
-    small, large = peak_bytes(40), peak_bytes(70)
-    assert large < small + 1_000_000
+
+def test_trap_values_are_pickles_of_protocol_four_or_lower_that_name_no_class(exported):
+    path = str(exported("lmdb")[0] / "lmdb/refcoco/train.lmdb")
+    with lmdb.open(path, subdir=False, readonly=True, lock=False) as environment, environment.begin() as transaction:
+        values = [bytes(value) for _, value in transaction.cursor()]
+    for value in values:
+        codes = list(pickletools.genops(value))
+        assert next(argument for code, argument, _ in codes if code.name == "PROTO") <= 4
+        assert not {code.name for code, _, _ in codes} & {"GLOBAL", "STACK_GLOBAL", "REDUCE"}
+
+
+def test_the_records_are_those_that_the_trainers_tool_makes_of_the_cris_export(exported):
+    dataset = CrisDataset(exported("lmdb")[0])
+    assert len(dataset) == len(dataset.keys)
+    ours = [{key: value for key, value in dataset[at].items() if key != "img_id"} for at in range(len(dataset))]
+    assert ours == folder2records(exported("cris")[0], "refcoco", "train")
+    dataset.close()
+
+
+@pytest.mark.slow
+def test_many_transactions_hold_what_one_does(tmp_path, place):
+    """The first two records fill more than one transaction may hold."""
+    large = jpeg() + bytes(33 * 2**20)
+    run = build_run(tmp_path / "run", (("a.jpg", large, (("one",), ("two",), ("three",))),))
+    export("lmdb", run, place)
+    dataset = CrisDataset(Path(place.root))
+    assert [(dataset[at]["img"] == large, dataset[at]["sents"]) for at in range(3)] == [
+        *((True, ["one"]), (True, ["two"]), (True, ["three"]))
+    ]
+    dataset.close()
+
+
+def test_without_its_package_the_format_says_what_to_install(built_run, place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(ConfigError, match=r"pip install 'pseudoris\[lmdb\]'"):
+        export("lmdb", built_run, place)
+    assert not Path(place.root).exists()
+
+
+def with_a_text_less(writing: lmdb.Transaction) -> None:
+    record = pickle.loads(writing.get(b"0"))
+    writing.put(b"0", pickle.dumps({**record, "sents": record["sents"][:1], "num_sents": 1}))
+
+
+def with_a_key_less(writing: lmdb.Transaction) -> None:
+    keys = pickle.loads(writing.get(b"__keys__"))
+    writing.put(b"__keys__", pickle.dumps(keys[:-1]))
+    writing.put(b"__len__", pickle.dumps(len(keys) - 1))
+
+
+@pytest.mark.parametrize(("damage", "message"), [(with_a_text_less, "reads back as"), (with_a_key_less, "__len__ is")])
+def test_a_file_that_does_not_read_back_never_gets_its_name(built_run, place, monkeypatch, damage, message):
+    real = lmdb.open
+
+    def damaging(path, *, readonly=False, **options):
+        if readonly:
+            with real(path, subdir=False, lock=False) as environment, environment.begin(write=True) as writing:
+                damage(writing)
+        return real(path, readonly=readonly, **options)
+
+    monkeypatch.setattr(lmdb, "open", damaging)
+    with pytest.raises(TransientError, match=message):
+        export("lmdb", built_run, place)
+    assert set(stored(place.root)) == {"_export.json"}
+
+
+def test_a_copy_that_differs_is_told(built_run, place, monkeypatch):
+    real = RunLocation.replace_by
+
+    def damaged(self, path, local):
+        real(self, path, local)
+        self.replace(path, self.read_bytes(path) + b"x")
+
+    monkeypatch.setattr(RunLocation, "replace_by", damaged)
+    with pytest.raises(TransientError, match="differs from the file that was sent"):
+        export("lmdb", built_run, place)
+
+
+def test_a_disk_that_does_not_take_it_is_told(built_run, place, monkeypatch):
+    # As with a full disk: LMDB's own kind of error, from the midst of its work.
+    real = lmdb.open
+    monkeypatch.setattr(lmdb, "open", lambda path, **options: real(path, **{**options, "map_size": 12_288}))
+    with pytest.raises(ConfigError, match=r"An LMDB cannot be written in .*Free space"):
+        export("lmdb", built_run, place)
+    assert not stored(place.root)

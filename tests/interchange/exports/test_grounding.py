@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from pycocotools import mask as coco
 from pseudoris.interchange.exports import EXPORTS
 from pseudoris.interchange.exports.conversations import factory_size, qwen_size
 from pseudoris.interchange.exports.record_lists import brush_strokes, pixels_of_strokes
-from pseudoris.store.location import RunLocation
 from tests.interchange.exports.builders import (
     GROUPS,
     HEIGHT,
@@ -25,11 +25,9 @@ from tests.interchange.exports.builders import (
     WIDTH,
     BuiltRun,
     TrueExpression,
-    export,
     true_expressions,
 )
-from tests.interchange.exports.readers_boxes import read_odvg
-from tests.interchange.exports.readers_conversations import read_factory, read_qwen, read_swift
+from tests.interchange.exports.readers_conversations import read_factory, read_odvg, read_qwen, read_swift
 from tests.interchange.exports.readers_label_studio import decode_rle, read_label_studio
 from tests.interchange.exports.readers_masks import CocoFromJson, read_grefcoco, read_reasonseg, read_sa2va, read_sam3
 
@@ -68,19 +66,9 @@ def taken(run: BuiltRun, name: str) -> list[TrueExpression]:
     ]
 
 
-@pytest.fixture(scope="module")
-def exported(run_of_several, tmp_path_factory):
-    """Write a format once, with options; return its folder and its report."""
-    done = {}
-
-    def write(name: str, **options):
-        key = (name, *options.items())
-        if key not in done:
-            root = tmp_path_factory.mktemp("grounding") / "export"
-            done[key] = root, export(name, run_of_several, RunLocation.open(str(root)), **options)
-        return done[key]
-
-    return write
+@pytest.fixture
+def exported(exported, run_of_several):
+    return partial(exported, run=run_of_several)
 
 
 def due_boxes(run, name: str, normed: Normed) -> Counter:
@@ -127,27 +115,23 @@ def test_boxes_are_in_the_frame_that_was_asked_for(name, read, options, normed, 
 
 # (width, height), the limits in pixels, and what the trainer's own resizing made of it: run, not computed.
 SIZES = [
-    ((640, 428), (3_136, 12_845_056), (644, 420)),
-    ((1024, 768), (3_136, 12_845_056), (1036, 756)),
-    ((4000, 3000), (3_136, 12_845_056), (4004, 2996)),
-    ((640, 428), (12_544, 451_584), (644, 420)),
-    ((1024, 768), (12_544, 451_584), (756, 560)),
-    ((4000, 3000), (12_544, 451_584), (756, 560)),
-    ((1024, 768), (3_136, 1_003_520), (1036, 756)),
-    ((4000, 3000), (3_136, 1_003_520), (1148, 840)),
+    (qwen_size, (640, 428), (3_136, 12_845_056), (644, 420)),
+    (qwen_size, (1024, 768), (3_136, 12_845_056), (1036, 756)),
+    (qwen_size, (4000, 3000), (3_136, 12_845_056), (4004, 2996)),
+    (qwen_size, (640, 428), (12_544, 451_584), (644, 420)),
+    (qwen_size, (1024, 768), (12_544, 451_584), (756, 560)),
+    (qwen_size, (4000, 3000), (12_544, 451_584), (756, 560)),
+    (qwen_size, (1024, 768), (3_136, 1_003_520), (1036, 756)),
+    (qwen_size, (4000, 3000), (3_136, 1_003_520), (1148, 840)),
+    (factory_size, (640, 428), (1_024, 589_824), (644, 420)),
+    (factory_size, (1024, 768), (1_024, 589_824), (896, 672)),
+    (factory_size, (4000, 3000), (1_024, 589_824), (896, 672)),
 ]
 
 
-@pytest.mark.parametrize(("size", "limits", "due"), SIZES)
-def test_the_size_is_that_of_qwens_own_resizing(size, limits, due):
-    assert qwen_size(size[::-1], 28, limits) == due[::-1]
-
-
-@pytest.mark.parametrize(
-    ("size", "due"), [((640, 428), (644, 420)), ((1024, 768), (896, 672)), ((4000, 3000), (896, 672))]
-)
-def test_the_size_is_that_of_llama_factorys_own_resizing(size, due):
-    assert factory_size(size[::-1], 28, (1_024, 589_824)) == due[::-1]
+@pytest.mark.parametrize(("resized", "size", "limits", "due"), SIZES)
+def test_the_size_is_that_of_the_trainers_own_resizing(resized, size, limits, due):
+    assert resized(size[::-1], 28, limits) == due[::-1]
 
 
 def test_the_registry_of_llamafactory_has_the_name_that_was_given(exported, run_of_several):
@@ -186,6 +170,9 @@ def test_sam3_asks_each_image_for_its_own_texts_with_all_of_their_masks(exported
     root, report = exported("sam3")
     found = Counter(key_of(shown(path), text, masks) for path, text, masks in read_sam3(root))
     assert found == by_text(true_expressions(run_of_several))
+    # In portions of the model's limit too.
+    portions = read_sam3(root, max_queries=2)
+    assert Counter(key_of(shown(path), text, masks) for path, text, masks in portions) == found
     # "a thing" is said of two masks: one query, two annotations.
     (of_two,) = [masks for path, text, masks in read_sam3(root) if text == "a thing" and "three" in path.name]
     assert len(of_two) == 2
@@ -203,12 +190,6 @@ def test_sam3_asks_in_vain_only_where_it_was_checked_that_nothing_fits(exported,
     alone = CocoFromJson(root / "annotations.json")
     queries, _ = alone.loadQueriesAndAnnotationsFromDatapoint(0)
     assert len(queries) == len({text for _, text, _ in read_sam3(root)})
-
-
-def test_sam3s_queries_come_in_portions_of_the_models_limit(exported):
-    root, _ = exported("sam3")
-    whole = Counter(key_of(*each[:2], each[2]) for each in read_sam3(root))
-    assert Counter(key_of(*each[:2], each[2]) for each in read_sam3(root, max_queries=2)) == whole
 
 
 def test_grefcocos_references_have_their_masks_in_order_or_none(exported, run_of_several):

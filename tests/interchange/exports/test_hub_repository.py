@@ -29,12 +29,7 @@ from tests.interchange.exports.builders import export, request_for
 from tests.interchange.exports.readers_huggingface import open_folder
 
 OPTIONS = {"license": "cc-by-4.0", "target_bytes": 2_000}
-
-
-@pytest.fixture
-def tmp_path(tmp_path):
-    """Return a folder with a plain name: `datasets` reads a folder's name as a pattern."""
-    return tmp_path.parent
+HAS_PLAIN_PATHS = True
 
 
 @pytest.fixture

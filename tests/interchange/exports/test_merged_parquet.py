@@ -9,31 +9,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pseudoris.interchange.exports import ExportOptions, ExportRequest, find_export, merged_parquet
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.interchange.exports import find_export, merged_parquet
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.tables import read_table
-from tests.interchange.exports.builders import build_run, jpeg
+from tests.interchange.exports.builders import BuiltRun, build_run, jpeg, request_for
 from tests.store.builders import commit, make_entries, start_run
 
 NUM_SHARDS = 12
 
 
-@pytest.fixture
-def location(tmp_path):
-    return RunLocation.open(str(tmp_path / "run"))
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run that its tests only read, and its header."""
+    """A run that its tests only read."""
     location = RunLocation.open(str(tmp_path_factory.mktemp("merged") / "run"))
     header = start_run(location, make_entries(num_shards=NUM_SHARDS))
     commit(location, header, *range(NUM_SHARDS))
     commit(location, header, 3, generation=1)
-    return location, header
+    return BuiltRun(location, header, ())
 
 
 @pytest.fixture(params=["disk", "objects"])
@@ -41,12 +34,10 @@ def destination(request, tmp_path):
     return RunLocation.open(str(tmp_path / "export é") if request.param == "disk" else f"memory://export-{tmp_path}")
 
 
-def write(run, destination, *, target_bytes=2**28, **options):
-    chosen = ExportOptions(target_mb=target_bytes / 1e6)
-    request = ExportRequest(OpenRun.at(run[0]), destination, chosen, **options)
+def write(run, destination, *, target_bytes=2**28):
     seen = []
-    report = find_export("parquet").write(request, lambda done, total: seen.append((done, total)))
-    return report, seen
+    request = request_for(run, destination, target_bytes=target_bytes)
+    return find_export("parquet").write(request, lambda done, total: seen.append((done, total))), seen
 
 
 def contents(destination: RunLocation) -> dict[str, bytes]:
@@ -54,20 +45,16 @@ def contents(destination: RunLocation) -> dict[str, bytes]:
     return {path: destination.read_bytes(path) for path in sorted(paths)}
 
 
-def merged(destination: RunLocation, table: str):
-    names = sorted(file.name for file in destination.list(table))
-    tables = []
-    for name in names:
-        with destination.open_input(f"{table}/{name}") as file:
-            tables.append(pq.read_table(file))
-    return tables
+def merged(destination: RunLocation, table: str) -> list[pa.Table]:
+    files = [data for path, data in contents(destination).items() if path.startswith(f"{table}/")]
+    return [pq.read_table(pa.BufferReader(data)) for data in files]
 
 
 def test_the_rows_are_those_of_the_latest_generations_in_plan_order(run, destination):
     report, seen = write(run, destination)
     for table in SCHEMAS:
         (found,) = merged(destination, table)
-        assert found.equals(read_table(run[0], table))
+        assert found.equals(read_table(run.location, table))
         assert found.schema.equals(SCHEMAS[table], check_metadata=True)
         assert report.rows[table] == found.num_rows
     assert report.files == dict.fromkeys(SCHEMAS, 1)
@@ -83,7 +70,7 @@ def test_files_end_at_the_target_size(run, destination, monkeypatch):
     assert report.files["expressions"] > 2
     assert len(merged(destination, "expressions")) == report.files["expressions"]
     rows = [row for table in merged(destination, "expressions") for row in table.to_pylist()]
-    assert rows == read_table(run[0], "expressions").to_pylist()
+    assert rows == read_table(run.location, "expressions").to_pylist()
     *full, _ = [data for path, data in contents(destination).items() if path.startswith("expressions")]
     assert all(len(data) > 4_000 for data in full)
 
@@ -115,10 +102,11 @@ def test_a_killed_export_leaves_no_half_file_and_the_same_call_finishes_it(run, 
     assert contents(place) == contents(whole)
 
 
-def test_a_run_without_a_mask_still_has_a_file_of_each_table(location, destination):
+def test_a_run_without_a_mask_still_has_a_file_of_each_table(tmp_path, destination):
+    location = RunLocation.open(str(tmp_path / "run"))
     header = start_run(location, make_entries(num_shards=1, per_shard=1))
     commit(location, header, 0)
-    report, _ = write((location, header), destination)
+    report, _ = write(BuiltRun(location, header, ()), destination)
     assert report.rows["failures"] == 0
     assert merged(destination, "failures")[0].schema.equals(SCHEMAS["failures"])
 
@@ -134,7 +122,7 @@ def test_memory_follows_the_row_group_and_not_the_run(tmp_path, monkeypatch):
         usual = pa.default_memory_pool()
         pa.set_memory_pool(counted := pa.proxy_memory_pool(usual))
         try:
-            write((location, header), RunLocation.open(str(tmp_path / f"export-{num_shards}")), target_bytes=50_000)
+            write(BuiltRun(location, header, ()), tmp_path / f"export-{num_shards}", target_bytes=50_000)
         finally:
             pa.set_memory_pool(usual)
         return int(counted.max_memory())
@@ -147,12 +135,6 @@ def test_memory_follows_the_row_group_and_not_the_run(tmp_path, monkeypatch):
 def test_a_row_group_is_bounded_in_bytes_too(tmp_path):
     """Two images of 33 MiB are more than the 64 MiB of a row group."""
     pictures = tuple((f"{number}.jpg", jpeg() + bytes(33 * 2**20), (("a half",),)) for number in range(2))
-    built = build_run(RunLocation.open(str(tmp_path / "run")), pictures, per_shard=1)
-    write((built.location, built.header), RunLocation.open(str(tmp_path / "export")))
+    write(build_run(tmp_path / "run", pictures, per_shard=1), tmp_path / "export")
     metadata = pq.read_metadata(tmp_path / "export/images/part-00000.parquet")
     assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [1, 3]
-
-
-def test_an_unknown_format_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"no export format 'yolo'\. Give --format parquet"):
-        find_export("yolo")

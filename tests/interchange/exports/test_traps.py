@@ -11,32 +11,24 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from pseudoris.interchange.exports import EXPORTS, export_job, selected_rows
+from pseudoris.interchange.exports import EXPORTS, selected_rows
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
-from tests.interchange.exports.builders import LONG_TEXT, PICTURES, UPRIGHT, TrueMask, export, stored
+from tests.interchange.exports.builders import UPRIGHT, TrueMask, changed_tables, export, stored
 from tests.interchange.exports.loading import LOADERS, WITH_BARE_MASKS, WITH_CANDIDATES, LoadedMask
-from tests.interchange.exports.readers_coco import read_instances
+from tests.interchange.exports.readers_coco import read_instances, read_sa1b
+from tests.interchange.exports.readers_huggingface import open_folder
 from tests.interchange.exports.readers_refer import Refer
-from tests.interchange.exports.readers_sa1b import read_sa1b
 from tests.interchange.exports.readers_webdataset import read_samples
 
 # The texts that a format leaves out whatever its limit; LISA's loader refuses what it joins texts with.
 REFUSED = {"refer": "||"}
-
-
-@pytest.fixture
-def tmp_path(tmp_path):
-    """Return a folder with a plain name: `datasets` and `webdataset` read a folder's name as a pattern."""
-    return tmp_path.parent
+HAS_PLAIN_PATHS = True
 
 
 @pytest.fixture(scope="module", params=sorted(LOADERS))
-def loaded(request, built_run, tmp_path_factory) -> tuple[str, list[LoadedMask]]:
-    root = tmp_path_factory.mktemp(request.param) / "export"
-    export(request.param, built_run, RunLocation.open(str(root)), max_tokens=0)
-    return request.param, LOADERS[request.param](root)
+def loaded(request, exported) -> tuple[str, list[LoadedMask]]:
+    return request.param, LOADERS[request.param](exported(request.param, max_tokens=0)[0])
 
 
 def due(built_run, name: str):
@@ -62,35 +54,35 @@ def test_the_round_trip_keeps_masks_to_the_pixel_texts_and_counts(loaded, built_
             assert mask.texts == true.texts
 
 
-@pytest.mark.parametrize("name", ["coco", "refer", "sa1b", "webdataset"])
-def test_boxes_are_x_y_width_height_and_areas_pixels_of_their_masks(name, built_run, place):
-    export(name, built_run, place, **({"masks": "rle"} if name == "refer" else {}))
-    root = Path(place.root)
+@pytest.mark.parametrize("name", ["coco", "hf", "refer", "sa1b", "webdataset"])
+def test_boxes_are_x_y_width_height_and_areas_pixels_of_their_masks(name, exported):
+    root, _ = exported(name, **({"masks": "rle"} if name == "refer" else {}))
     found = {
         "coco": lambda: [each for _, each, _, _ in read_instances(root)],
+        "hf": lambda: [mask for row in open_folder(root) for mask in row["masks"]],
         "refer": lambda: [*Refer(root).anns.values()],
         "sa1b": lambda: [each for _, _, of_image in read_sa1b(root) for each, _ in of_image],
         "webdataset": lambda: [mask for sample in read_samples(root) for mask in json.loads(sample["json"])["masks"]],
     }[name]()
     assert found
     for each in found:
-        # REFER's loader wants a list.
-        code = each["segmentation"][0] if name == "refer" else each["segmentation"]
-        assert isinstance(code["counts"], str)
+        if name == "hf":
+            code = coco.encode(np.asfortranarray(each["mask"]))
+        else:
+            # REFER's loader wants a list.
+            code = each["segmentation"][0] if name == "refer" else each["segmentation"]
+            assert isinstance(code["counts"], str)
         assert [*each["bbox"], each["area"]] == [*coco.toBbox(code).tolist(), coco.area(code)]
 
 
 @pytest.mark.parametrize("name", ["cris", "lmdb", "refer"])
 def test_trap_texts_reach_trainers_stripped_in_small_letters_and_never_empty(name, built_run, place, monkeypatch):
-    real = export_job.iter_annotations
-
     # As later tables or another tool's may hold them: ours are clean from the start.
-    def shouted(*arguments, **options):
-        for image in real(*arguments, **options):
-            masks = [replace(mask, expressions=tuple(_shouted(mask.expressions))) for mask in image.masks]
-            yield replace(image, masks=tuple(masks))
+    def shouted(image):
+        masks = (replace(mask, expressions=tuple(_shouted(mask.expressions))) for mask in image.masks)
+        return replace(image, masks=tuple(masks))
 
-    monkeypatch.setattr(export_job, "iter_annotations", shouted)
+    changed_tables(monkeypatch, shouted)
     report = export(name, built_run, place, max_tokens=0)
     masks = LOADERS[name](Path(place.root))
     texts = Counter(text for mask in masks for text in mask.texts)
@@ -132,33 +124,11 @@ def test_names_of_files_are_unique_and_lead_nowhere(loaded, built_run):
     assert len({mask.file_name for mask in loaded[1]}) == len(due(built_run, loaded[0]))
 
 
-@pytest.mark.parametrize("name", sorted(LOADERS))
-def test_the_length_limit_drops_what_is_longer_and_says_how_much(name, built_run, place):
-    report = export(name, built_run, place, max_tokens=17)
-    masks = LOADERS[name](Path(place.root))
-    assert not any(LONG_TEXT in mask.texts for mask in masks)
-    assert report.dropped["expressions of more than 17 CLIP tokens"] == 3
-    # One of those masks keeps another text; two keep none, and neither does a mask without a kept candidate.
-    assert image_id(PICTURES[6][0]) not in {mask.image_id for mask in masks if mask.texts}
-    everything = export(name, built_run, place, max_tokens=0, is_overwriting=True)
-    assert sum("CLIP tokens" in reason for reason in everything.dropped) == 0
-
-
-@pytest.mark.parametrize("name", sorted(EXPORTS.keys() - {"parquet"}))
-def test_the_same_run_gives_the_same_files(name, built_run, tmp_path):
-    places = [tmp_path / "one", tmp_path / "two"]
-    for each in places:
-        export(name, built_run, RunLocation.open(str(each)))
-    assert stored(places[0]) == stored(places[1])
-    for path in stored(places[0]):
-        assert (places[0] / path).read_bytes() == (places[1] / path).read_bytes(), path
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(EXPORTS.keys() - {"parquet"}))
 def test_an_export_to_a_bucket_holds_the_files_of_one_to_a_disk(name, built_run, tmp_path, s3_server, s3_bucket):
     disk, bucket = tmp_path / "disk", RunLocation.open(f"s3://{s3_bucket}/an export", s3_server.endpoint_url)
-    local, remote = (export(name, built_run, place) for place in (RunLocation.open(str(disk)), bucket))
+    local, remote = (export(name, built_run, place) for place in (disk, bucket))
     assert (local.rows, local.size_bytes) == (remote.rows, remote.size_bytes)
     for path in stored(disk):
         assert bucket.read_bytes(path) == (disk / path).read_bytes(), path

@@ -13,25 +13,19 @@ from pycocotools import mask as coco
 
 from pseudoris.interchange.exports import find_export
 from pseudoris.schemas.errors import TransientError
-from pseudoris.store.location import RunLocation
 from tests.interchange.exports.builders import UPRIGHT, build_run, export, jpeg, request_for
 from tests.interchange.exports.readers_webdataset import read_index, read_samples
 
 SMALL = 20_000
 
 
-@pytest.fixture
-def root(built_run, place) -> Path:
-    export("webdataset", built_run, place)
-    return Path(place.root)
-
-
 def tars(root: Path) -> list[Path]:
     return sorted(root.glob("data-*.tar"))
 
 
-def test_the_package_decodes_images_and_json_by_their_extensions(root):
-    decoded = list(webdataset.WebDataset([str(path) for path in tars(root)], shardshuffle=False).decode("rgb8"))
+def test_the_package_decodes_images_and_json_by_their_extensions(exported):
+    paths = [str(path) for path in tars(exported("webdataset")[0])]
+    decoded = list(webdataset.WebDataset(paths, shardshuffle=False).decode("rgb8"))
     for sample in decoded:
         image = sample["jpg"] if "jpg" in sample else sample["png"]
         assert image.shape == (sample["json"]["height"], sample["json"]["width"], 3) == UPRIGHT.shape
@@ -47,7 +41,7 @@ def test_each_export_gives_its_own_samples_out_of_one_cache(built_run, run_of_se
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         for run, folder in ((built_run, "a"), (run_of_several, "b"), (run_of_several, "a")):
-            export("webdataset", run, RunLocation.open(str(tmp_path / folder)), is_overwriting=True)
+            export("webdataset", run, tmp_path / folder, is_overwriting=True)
             shards = read_index(tmp_path / folder / "index.json")
             urls = [f"http://127.0.0.1:{server.server_port}/{folder}/{shard['url']}" for shard in shards]
             samples = webdataset.WebDataset(urls, shardshuffle=False, cache_dir=cache)
@@ -59,10 +53,10 @@ def test_the_tars_are_one_pattern_whose_digest_tells_what_they_hold(tmp_path_fac
     """The package expands braces; a tar without an image that has gone is another one, and so is each beside it."""
     photos, folder = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("exports")
     pictures = tuple((key, jpeg(), (("the red square",),)) for key in ("a.jpg", "b.jpg", "c.jpg"))
-    run = build_run(RunLocation.open(str(folder / "run")), pictures, embed=False, source=photos)
+    run = build_run(folder / "run", pictures, embed=False, source=photos)
 
     def read(name: str) -> tuple[list[str], int]:
-        report = export("webdataset", run, RunLocation.open(str(folder / name)), target_bytes=1)
+        report = export("webdataset", run, folder / name, target_bytes=1)
         (pattern,) = (each.split()[4].rstrip(";") for each in report.notes)
         samples = webdataset.WebDataset(str(folder / name / pattern), shardshuffle=False)
         return [path.name for path in tars(folder / name)], len(list(samples))
@@ -76,7 +70,7 @@ def test_the_tars_are_one_pattern_whose_digest_tells_what_they_hold(tmp_path_fac
 
 def test_images_that_come_and_go_end_an_export(tmp_path, place):
     pictures = tuple((key, jpeg(), (("the red square",),)) for key in ("a.jpg", "b.jpg"))
-    run = build_run(RunLocation.open(str(tmp_path / "run")), pictures, embed=False, source=tmp_path / "photos")
+    run = build_run(tmp_path / "run", pictures, embed=False, source=tmp_path / "photos")
     there, gone = tmp_path / "photos" / "a.jpg", tmp_path / "photos" / "a.gone"
     there.rename(gone)
 
