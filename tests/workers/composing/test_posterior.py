@@ -18,6 +18,8 @@ from pseudoris.workers.composing.likelihood import (
     SIDES,
     Likelihood,
     MaskPosition,
+    doubtless_lead,
+    inside_third,
     maybe_lies,
     position_of,
     surely_lies,
@@ -30,7 +32,9 @@ from pseudoris.workers.composing.posterior import (
     evidence_of,
     is_object,
     nested_shares,
+    nouns_of,
     object_features,
+    substitutes,
 )
 from pseudoris.workers.masks import rle
 from pseudoris.workers.noun_phrases import NounPhrase
@@ -44,6 +48,36 @@ PLAIN = POSTERIOR.model_copy(
 
 def evidence(nouns, words=(), correctness=()):
     return Evidence(dict(nouns), {**dict.fromkeys(dict(nouns), 0.0), **dict(correctness)}, dict(words), ())
+
+
+def test_nouns_are_a_softmax_of_shares_and_correctness():
+    said = evidence({"star": 0.6, "heart": 0.4}, correctness={"star": 0.5, "heart": 0.7})
+    assert nouns_of(said, PLAIN) == pytest.approx({"star": 0.6, "heart": 0.4}, abs=1e-3)
+    looks = nouns_of(said, PLAIN.model_copy(update={"noun_correctness": 10.0}))
+    # 0.4 · e² against 0.6.
+    assert looks["heart"] == pytest.approx(0.4 * math.e**2 / (0.4 * math.e**2 + 0.6), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        # Dotted is said with red, so it is no other colour; no caption has both blue and dotted.
+        (
+            "red star|blue star|dotted star|red dotted star|small heart|star",
+            {"red": {"blue"}, "blue": {"red", "dotted"}, "dotted": {"blue"}},
+        ),
+        ("red star|blue heart", {}),
+        ("small red star|small blue star", {"red": {"blue"}, "blue": {"red"}}),
+    ],
+)
+def test_words_said_in_one_place_and_never_together_replace_each_other(said, found):
+    phrases = [NounPhrase(each.split()[-1], tuple(each.split()[:-1])) for each in said.split("|")]
+    assert substitutes(phrases) == found
+
+
+def test_a_word_does_not_replace_one_that_says_more():
+    found = substitutes(NounPhrase("man", (), (each,)) for each in ("in red", "in a red shirt", "with a hat"))
+    assert "red shirt" not in found["red"]
 
 
 def test_a_mask_inside_another_one_or_of_poor_scores_is_less_likely_an_object():
@@ -106,6 +140,19 @@ DRAW = CaptionSample("masked", "top_p", None, 0.9, -2.0)
 
 def said(text, count, noun=None, *, score=None, correctness=None):
     return ExpressionRecord(("m",), text, (DRAW,) * count, head_noun=noun, caption_score=score, correctness=correctness)
+
+
+def test_nouns_are_shares_of_what_names_one_and_words_of_what_is_a_noun_phrase():
+    rows = [said("red dog", 6, "dog", correctness=0.8), said("cat", 2, "cat"), said("it", 9)]
+    found = evidence_of([*rows, said("dog is running", 2, "dog", correctness=0.8)], "draws")
+    assert (found.nouns, found.words) == ({"cat": 0.2, "dog": 0.8}, {"red": 0.6, "running": 0.2})
+    assert found.correctness == {"dog": 0.8, "cat": 0.0}
+    assert [each.text for each in found.phrases] == ["red dog", "cat", "running dog"]
+
+
+def test_what_is_said_of_several_is_evidence_and_names_no_mask():
+    found = evidence_of([said("two red dogs", 4, "dogs"), said("dogs", 1, "dogs")], "draws")
+    assert (found.words, found.phrases) == ({"red": 0.8}, ())
 
 
 def test_probabilities_count_in_place_of_draws():
@@ -207,3 +254,11 @@ def test_steps_are_measured_in_pixels_whatever_the_picture_s_shape():
     anchor = MaskPosition(0.5, 0.5, 2.0)
     assert surely_lies("bottom", MaskPosition(0.8, 0.7, 2.0), anchor)
     assert surely_lies("right", MaskPosition(0.8, 0.7), MaskPosition(0.5, 0.5))
+
+
+def test_a_lead_is_doubtless_from_about_the_gap_on_and_a_side_within_its_third():
+    leads = doubtless_lead(np.array([-0.2, 0.06, 0.2]))
+    assert leads == pytest.approx([0.0, 0.5, 1.0], abs=0.01)
+    inside = [inside_third("left", MaskPosition(x, 0.5)) for x in (0.1, 1 / 3, 0.5)]
+    assert inside == pytest.approx([1.0, 0.5, 0.0], abs=0.01)
+    assert inside_third("bottom", MaskPosition(0.5, 0.9)) > 0.99
