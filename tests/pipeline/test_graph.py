@@ -14,7 +14,6 @@ from pseudoris.pipeline.shard_tasks import Job
 from pseudoris.schemas.config import ComputeConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
-from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.location import RunLocation
@@ -109,16 +108,9 @@ def test_a_stages_process_is_told_its_threads_and_what_its_device_needs(device, 
 NUM_LARGE, LARGE_BYTES = 100, 4_000_000
 
 
-def large_entries() -> list[PlanEntry]:
-    keys = [f"{index:03d}.bin" for index in range(NUM_LARGE)]
-    return [PlanEntry(0, index, image_id(key), key) for index, key in enumerate(keys)]
-
-
 def read_large(job_ref, shard: int) -> list[pa.Table]:
-    images = (
-        ShardImage(entry.position, entry.image_id, entry.key, data=bytes([entry.position]) * LARGE_BYTES)
-        for entry in large_entries()
-    )
+    keys = [f"{index:03d}.bin" for index in range(NUM_LARGE)]
+    images = (ShardImage(at, image_id(key), key, data=bytes([at]) * LARGE_BYTES) for at, key in enumerate(keys))
     return [shard_to_block(Shard(shard, 0, tuple(images)))]
 
 

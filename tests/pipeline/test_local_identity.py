@@ -163,6 +163,8 @@ def test_of_a_cluster_only_the_settings_are_known(monkeypatch, out, source):
     assert identity_before_ray(load_config("tiny"), header, source, location=location) is None
     with pytest.raises(ConfigError, match=r"compute\.seed"):
         identity_before_ray(load_config("tiny", None, ["compute.seed=9"]), header, source, location=location)
+    with pytest.raises(ConfigError, match=r"masks\.prior\.kind is unset"):
+        identity_before_ray(load_config("tiny", None, ["masks.prior.kind=unset"]), None, source, location=location)
 
 
 def test_of_a_gpu_all_but_the_device_is_asked_before_ray(source, tmp_path):
@@ -219,13 +221,6 @@ def test_all_missing_parts_of_paper_are_told_in_one_message_before_ray(refusal, 
     for number, (part, remedy) in enumerate(zip(parts, remedies, strict=True), start=1):
         assert part.startswith(f"  {number}. ")
         assert remedy in part
-
-
-def test_an_unset_prior_is_refused_even_if_a_cluster_does_the_work(monkeypatch, source, tmp_path):
-    monkeypatch.setattr(identity, "joins_cluster", lambda address: True)
-    unset, location = load_config("tiny", None, ["masks.prior.kind=unset"]), RunLocation.open(str(tmp_path / "out"))
-    with pytest.raises(ConfigError, match=r"masks\.prior\.kind is unset"):
-        identity_before_ray(unset, None, source, location=location)
 
 
 @pytest.mark.parametrize(

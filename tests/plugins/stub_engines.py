@@ -56,7 +56,13 @@ _ADJECTIVES = ("red", "small", "dotted", "left", "round")
 _NOUNS = ("cup", "kite", "boat", "lamp", "leaf", "key")
 
 
-class StubProposer:
+class _Stub:
+    @classmethod
+    def weights_digest(cls, config: MasksConfig | CaptionsConfig | FilterConfig) -> str:
+        return sha256_hex(config.weights.uri.encode())
+
+
+class StubProposer(_Stub):
     """Up to three rectangles an image; some images have none."""
 
     def __init__(self, config: MasksConfig, compute: ComputeConfig) -> None:
@@ -80,10 +86,6 @@ class StubProposer:
         if "mb_per_point" in self._options and os.getpid() != self._options.get("roomy_pid"):
             self._take_memory()
         return apply_to_images(shard, "propose", self._propose)
-
-    @classmethod
-    def weights_digest(cls, config: MasksConfig) -> str:
-        return sha256_hex(config.weights.uri.encode())
 
     def _is_due(self) -> bool:
         marker = self._options.get("marker")
@@ -129,7 +131,7 @@ class StubProposer:
         return replace(image, masks=tuple(_mask(image, index, next(draw)) for index in range(next(draw) % 4)))
 
 
-class StubCaptioner:
+class StubCaptioner(_Stub):
     """Five draws a mask, of which equal texts are one candidate."""
 
     OPTIONS = frozenset({"blank_on", "ends_with"})
@@ -140,10 +142,6 @@ class StubCaptioner:
 
     def __call__(self, shard: Shard) -> Shard:
         return apply_to_images(shard, "caption", self._caption)
-
-    @classmethod
-    def weights_digest(cls, config: CaptionsConfig) -> str:
-        return sha256_hex(config.weights.uri.encode())
 
     def _caption(self, image: ShardImage) -> ShardImage:
         expressions = [each for mask in image.masks for each in self._candidates(mask)]
@@ -161,7 +159,7 @@ class StubCaptioner:
             yield ExpressionRecord(target_mask_ids=(mask.mask_id,), text=text, samples=tuple(drawn))
 
 
-class StubScorer:
+class StubScorer(_Stub):
     """Scores between 0.5 and 1.5, against the first other mask as the rival."""
 
     def __init__(self, config: FilterConfig, compute: ComputeConfig) -> None:
@@ -169,10 +167,6 @@ class StubScorer:
 
     def __call__(self, shard: Shard) -> Shard:
         return apply_to_images(shard, "filter", self._score_all)
-
-    @classmethod
-    def weights_digest(cls, config: FilterConfig) -> str:
-        return sha256_hex(config.weights.uri.encode())
 
     def _score_all(self, image: ShardImage) -> ShardImage:
         return replace(image, expressions=tuple(self._score(image, each) for each in image.expressions))
