@@ -20,10 +20,13 @@ from rich.text import Text
 from pseudoris.cli.console import SafeConsole, facts_table, path_lines
 from pseudoris.cli.main import main
 from pseudoris.cli.progress import run_progress
+from pseudoris.cli.summaries import summary_view
+from pseudoris.pipeline.run_contract import RunSummary
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.pending_work import Committed, Notice, Planned
+from pseudoris.store.runs.receipts import RunTotals
 from tests.builders.command import pseudoris_here
 from tests.store.builders import commit, start_run
 from tests.viewer.builders import annotated, write_run
@@ -190,3 +193,14 @@ def test_rate_and_time_left_count_from_the_first_shard_though_two_land_together(
     assert "1.0 images/s" in last
     assert "0:00:20" in last
     assert "0:00:40" in last
+
+
+def test_the_summary_names_reasons_tables_and_rate():
+    counts = {"shards": 2, "images": 4, "annotated": 3, "quarantined": 1, "masks": 5, "samples": 220, "expressions": 60}
+    totals = RunTotals(**counts, kept=20, kept_lone=7, reasons={"corrupt": 1})
+    console = Console(file=io.StringIO(), width=200, markup=False)
+    console.print(summary_view(RunSummary("out", totals, 4, 2, 0, 4, 2.0, {"masks": "out/masks/*.parquet"})))
+    text = console.file.getvalue()
+    assert "4 of 4: 3 annotated, 0 empty, 1 quarantined" in text
+    assert "20 of 60 candidates, 7 of them unfiltered (their mask is alone in its image)" in text
+    assert all(words in text for words in ("220 drawn, 60 distinct", "2.0 images/s", "corrupt", "out/masks/*.parquet"))

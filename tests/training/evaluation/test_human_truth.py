@@ -101,6 +101,7 @@ def test_a_run_of_models_is_judged_by_what_humans_said(human, tmp_path):
     )
     found = evaluate_run(run, human)
     assert APPROXIMATION in found.notes
+    assert human.example_key == "a.png"
     assert (found.images.judged, found.images.unknown, found.images.unknown_key) == (2, 1, "c.png")
     # Right: "a black cat", "the dog", "the cat on the right"; and "a cat" is as near to "left cat" as to none other.
     kept = found.sets["kept"]
