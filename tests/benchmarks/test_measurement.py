@@ -1,13 +1,27 @@
-"""A benchmark's figures are medians and ratios, and its JSON has the promised keys."""
+"""A benchmark's figures, its command line, and the command of all of them."""
+
+from __future__ import annotations
 
 import itertools
 import json
 import mmap
+import os
+import re
+import shutil
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from benchmarks import measurement
+from benchmarks import __main__ as everything
+from benchmarks import bucket_listing, gallery_latency, measurement
+from benchmarks.fake_bucket import BUCKET, KeySpace, num_requests, served
+from benchmarks.first_result import main, timed
+from pseudoris.schemas.config import SourceConfig
+from pseudoris.store.sources import open_source
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_median_ignores_warm_ups_and_one_outlier(monkeypatch):
@@ -16,20 +30,6 @@ def test_the_median_ignores_warm_ups_and_one_outlier(monkeypatch):
     calls = []
     assert measurement.median_seconds(lambda: calls.append(1), repeats=3, warm_ups=2) == 1
     assert len(calls) == 5
-
-
-def test_the_json_is_a_list_of_rows_with_their_ratio(tmp_path, capsys):
-    path = tmp_path / "rows.json"
-    measurement.report("title", [measurement.Row("case", 3.0, 1.0, 2**20)], path)
-    (row,) = json.loads(path.read_text(encoding="utf-8"))
-    assert {
-        "case": "case",
-        "baseline_s": 3.0,
-        "ours_s": 1.0,
-        "ratio": 3.0,
-        "peak_rss_bytes": 2**20,
-    }.items() <= row.items()
-    assert "title" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux resets a peak")
@@ -67,3 +67,96 @@ def test_a_command_lines_options_are_those_of_its_usage():
 def test_what_a_usage_does_not_show_is_refused(words, capsys):
     with pytest.raises(SystemExit):
         measurement.options(USAGE, words)
+
+
+def test_every_part_writes_its_json_beside_the_others_and_a_failure_is_told_at_the_end(tmp_path, monkeypatch):
+    def run(name, arguments):
+        given.append((name, arguments))
+        return 1 if name == "masks" else 0
+
+    given = []
+    monkeypatch.setattr(everything, "run", run)
+    with pytest.raises(SystemExit, match="failed: masks"):
+        everything.main(["--folder", str(tmp_path / "out")])
+    assert [name for name, _ in given] == list(everything.PARTS)
+    for name, arguments in given:
+        assert arguments == [*everything.PARTS[name], "--json", str(tmp_path / "out" / f"{name}.json")]
+
+
+def test_all_benchmarks_of_the_folder_are_parts():
+    assert all(find_spec(f"benchmarks.{name}") for name in everything.PARTS)
+    assert {"captioner", "masks", "crops", "filter", "pipeline", "roofline"} <= everything.PARTS.keys()
+
+
+@pytest.mark.long
+def test_a_part_is_a_process_of_its_own():
+    assert everything.run("scale", ["--help"]) == 0
+    assert everything.run("scale", ["--no-such-option"]) == 2
+
+
+WRITES = "import pathlib, sys, time; time.sleep(0.2); pathlib.Path(sys.argv[1]).touch(); time.sleep(0.5)"
+
+
+@pytest.mark.slow
+def test_the_time_of_the_first_file_and_of_the_end_are_told_apart(tmp_path):
+    found = timed([sys.executable, "-c", WRITES, str(tmp_path / "first")], tmp_path, "first")
+    assert 0.2 <= found.first_s < found.end_s - 0.3
+    assert found.peak_pss_bytes > 1_000_000
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_both_sides_come_to_a_result(tmp_path):
+    main(["--images", "1", "--repeats", "1", "--json", str(tmp_path / "first.json")])
+    (row,) = json.loads((tmp_path / "first.json").read_text())
+    assert row["baseline_s"] > 0
+    assert row["ours_s"] > 0
+
+
+@pytest.mark.browser
+def test_the_command_line_times_every_action(tmp_path):
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        message = "no chromium on the PATH: install it to run the browser tests"
+        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+    path = tmp_path / "rows.json"
+    gallery_latency.main(["--expressions", "250", "--repeats", "2", "--json", str(path)])
+    rows = json.loads(path.read_text(encoding="utf-8"))
+
+    assert [row["case"].partition(",")[0] for row in rows] == ["load", *gallery_latency.ACTIONS]
+    assert all(0 < row["ours_s"] < 30 for row in rows)
+
+
+@pytest.mark.browser
+def test_what_is_published_was_measured_and_answers_at_once():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "gallery.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "records" / "performance.md").read_text(encoding="utf-8")
+
+    assert len(rows) == 2 * (1 + len(gallery_latency.ACTIONS))
+    for row in rows:
+        name = row["case"].partition(",")[0]
+        (line,) = re.findall(rf"^\| {re.escape(name)} \|.*$", page, re.MULTILINE)
+        assert f"| {1000 * row['ours_s']:.0f} ms (" in line
+        assert name == "load" or row["ours_s"] < 0.1
+
+
+@pytest.mark.long
+def test_a_source_lists_all_of_it_in_the_order_of_its_keys(monkeypatch):
+    for name, value in bucket_listing._CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    with served(21_500) as endpoint:
+        items = list(open_source(f"s3://{BUCKET}/data", SourceConfig(endpoint_url=endpoint)).list())
+        assert num_requests(endpoint) >= 22
+    assert [item.key for item in items] == [
+        KeySpace(21_500).key(number).removeprefix("data/") for number in range(21_500)
+    ]
+    assert items[7].etag == f"{7:032x}"
+
+
+@pytest.mark.long
+def test_the_command_measures_tars_and_a_bucket(tmp_path):
+    path = tmp_path / "listing.json"
+    bucket_listing.main(["--tars", "3", "--members", "4", "--keys", "2500", "--json", str(path)])
+    tars, bucket = json.loads(path.read_text())
+    assert (tars["images"], bucket["images"]) == (12, 2_500)
+    assert bucket["list_requests"] >= 3
+    assert all(row["list_s"] > 0 for row in (tars, bucket))

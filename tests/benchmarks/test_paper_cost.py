@@ -81,12 +81,6 @@ def test_arithmetic_takes_as_long_as_its_operations_and_a_lone_draw_as_reading_t
     assert lone.gpu_s > 12 * weights / 3.35e12
 
 
-def test_crops_and_marked_ones_are_those_of_the_engines_options():
-    words = ["captions.engine=vlm", "captions.options={crop_size: 224, has_marked_crop: true}"]
-    work = configured_work(load_config("base", assignments=words).captions, 2)
-    assert (work.crop_px, work.num_kinds) == (224, 5)
-
-
 @pytest.mark.parametrize(
     ("changes", "num_masks", "expected"),
     [
