@@ -14,11 +14,11 @@ from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, ShardImage
 from pseudoris.store.location import RunLocation
-from pseudoris.synthworld.attributes import COLOURS
+from pseudoris.synthworld.attributes import COLOURS, Attributes
 from pseudoris.synthworld.demo import scene_truth
 from pseudoris.synthworld.grammar import Description
 from pseudoris.synthworld.renderer import render
-from pseudoris.synthworld.scenes import Scene, Split, make_scene
+from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
 from pseudoris.workers.masks import rle
 from recipes.scene_texts import realise
 from tests.store.builders import commit_images, start_run
@@ -30,6 +30,11 @@ Change = Callable[[ShardImage], ShardImage]
 
 def scenes(count: int) -> dict[str, Scene]:
     return {f"scene-{number:03d}.png": make_scene(Split.DEMO, number) for number in range(count)}
+
+
+def plain_object(category: str, colour: str, x: float) -> SceneObject:
+    """Return a large plain object of the middle row of a scene."""
+    return SceneObject(Attributes(category, colour, "plain", "large"), (x, 96.0), 24.0, 0.0, (0, 0, 0))
 
 
 def truth_bytes(known: dict[str, Scene], **broken: None) -> bytes:

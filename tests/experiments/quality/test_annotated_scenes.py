@@ -6,14 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.quality.annotated_scenes import (
-    DISTINCTIVE,
-    NUCLEUS,
-    SHIPPED,
-    SceneSet,
-    annotate,
-    annotated_chunk,
-)
+from experiments.quality.annotated_scenes import DISTINCTIVE, NUCLEUS, SHIPPED, SceneSet, annotate, annotated_chunk
 from experiments.quality.ladder import ALL_DRAWS, Draws
 from experiments.quality.parts import Options
 from pseudoris.synthworld.scenes import Split

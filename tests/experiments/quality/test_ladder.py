@@ -10,28 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.quality import ladder
-from experiments.quality.annotated_scenes import PAPER, SHIPPED, SceneSet
-from experiments.quality.ladder import (
-    REASONS,
-    Draws,
-    Everything,
-    ScoreTable,
-    System,
-    Thresholds,
-    count_system,
-)
-from experiments.quality.parts import Options
+from experiments.quality import expressions
+from experiments.quality.judge import JUDGES, conventions
+from experiments.quality.ladder import REASONS, Draws, Everything, ScoreTable, System, count_system
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
+from pseudoris.synthworld import oracle
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.scene_truth import SceneImageTruth
-from pseudoris.synthworld.scenes import Scene, SceneObject, Split
+from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, SceneObject
 from recipes.scene_shards import scene_image, scene_shard
-
-
-def item(category, colour, x):
-    return SceneObject(Attributes(category, colour, "plain", "large"), (x, 96.0), 24.0, 0.0, (0, 0, 0))
-
+from tests.builders.scene_runs import plain_object as item
 
 SCENE = Scene(0, 1, (item("circle", "orange", 40.0), item("circle", "blue", 96.0), item("star", "orange", 150.0)))
 PAINTED = scene_image(SCENE)
@@ -100,33 +88,47 @@ def test_a_threshold_keeps_what_was_asked_for_as_far_as_it_goes(values, num_alon
     assert found == pytest.approx(expected / 10)
 
 
-SCENES = SceneSet(Split.DEVELOPMENT, 5)
-# Ten masks of ten candidates each; distinctiveness is above 1 for 40 of them.
-SCORES = {name: np.linspace(low, low + 1, 100) for name, low in (("uniqueness", 2), ("correctness", 0))}
-TABLE = ScoreTable({**SCORES, "distinctiveness": np.linspace(0.2, 1.5, 100)}, 10)
+def test_bounds_are_of_the_surest_expression_of_a_mask_and_of_its_others() -> None:
+    ranked = expressions._Ranked(
+        probability=np.array([0.9, 0.8, 0.6, 0.4]),
+        is_right=np.array([True, False, True, True]),
+        objects=np.array([0, -1, 1, 2]),
+        is_first=np.array([True, False, True, True]),
+        num_masks=3,
+        num_objects=4,
+    )
+    assert ranked.figures(ranked.is_first) == {"accuracy": 1.0, "yield": 1.0, "coverage": 0.75}
+    assert ranked.bounded(0.7, 1.2) == {"accuracy": 0.75, "yield": 4 / 3, "coverage": 0.75}
+    assert ranked.bounded(1.0, 1.0) == ranked.figures(ranked.is_first)
+    assert ranked.bounded(0.8, 1.2) is None
 
 
-@pytest.fixture
-def thresholds(tmp_path, monkeypatch):
-    """Thresholds over a fixed table of scores; `asked` has what was read."""
-    asked = []
+def _scene(*places: tuple[str, float, float]) -> Scene:
+    return Scene(
+        seed=0,
+        index=0,
+        objects=tuple(
+            SceneObject(
+                Attributes(name, "red", "plain", "large"), (x * SCENE_SIZE_PX, y * SCENE_SIZE_PX), 20, 0, (0, 0, 0)
+            )
+            for name, x, y in places
+        ),
+    )
 
-    def read(options, scenes, setting, bound, draws):
-        asked.append((scenes, setting.name, bound, draws))
-        return TABLE
 
-    monkeypatch.setattr(ladder, "score_table", read)
-    found = Thresholds(Options(tmp_path), SCENES, {PAPER: 1.0, SHIPPED: 1.2})
-    return found, asked
-
-
-@pytest.mark.parametrize(("bound", "tau"), [(PAPER, 1.0), (SHIPPED, 1.2)])
-def test_single_scores_keep_as_many_as_the_whole_rule_does(thresholds, bound, tau):
-    systems = {system.name: system for system in ladder.ladder(thresholds[0])}
-    whole = systems[f"{bound}-distinctiveness"]
-    assert (whole.rule.threshold, whole.bound) == (tau, bound)
-    wanted = TABLE.yield_above("distinctiveness", tau)
-    for column in ("uniqueness", "correctness"):
-        single = systems[f"{bound}-{column}"]
-        assert (single.rule.column, single.bound) == (column, bound)
-        assert TABLE.yield_above(column, single.rule.threshold) == pytest.approx(wanted)
+@pytest.mark.parametrize(
+    ("text", "scene"),
+    [
+        # Three tenths from the left.
+        ("the circle on the left", _scene(("circle", 0.3, 0.5))),
+        # 1.75 times as far up as to the left.
+        ("the circle left of the star", _scene(("circle", 0.4, 0.2), ("star", 0.6, 0.55))),
+    ],
+)
+def test_a_stricter_judge_finds_nothing_where_the_usual_one_may(text: str, scene: Scene) -> None:
+    usual, strict = JUDGES.values()
+    with conventions(*strict):
+        assert oracle.referents(text, scene) == frozenset()
+    with conventions(*usual):
+        assert oracle.referents(text, scene) != frozenset()
+    assert usual == (oracle.SIDE, oracle.MAX_SLANT)

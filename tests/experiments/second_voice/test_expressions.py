@@ -5,14 +5,8 @@ import hashlib
 import pytest
 
 from experiments.second_voice import words
-from experiments.second_voice.expressions import (
-    Saying,
-    sayings,
-    second_voice_expressions,
-)
-from pseudoris.synthworld.attributes import (
-    Attributes,
-)
+from experiments.second_voice.expressions import Saying, sayings, second_voice_expressions
+from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.oracle import referents
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
 from pseudoris.workers.checkpoints.openclip import num_clip_tokens

@@ -1,21 +1,47 @@
-"""The page is what is generated, and every row of it holds."""
+"""The page of conformance is what is generated and every row of it holds; what an arm counts, by hand."""
 
 import ast
 from collections.abc import Iterator
+from dataclasses import replace
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from experiments.conformance.arms import ARMS, ARMS_BY_NAME
+from experiments.conformance.arm_counts import (
+    GREY_RGB,
+    ArmCounter,
+    chances,
+    changed_crops,
+    with_short_boxes,
+    write_instances,
+)
+from experiments.conformance.arms import (
+    ARMS,
+    ARMS_BY_NAME,
+    NUM_SCENES,
+    PLAIN,
+    ArmCounts,
+    difference,
+    extended,
+    missing,
+    read_record,
+    write_record,
+)
 from experiments.conformance.page import PAGE, elements, render, value_at
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
+from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
+from pseudoris.workers.crops import crops
+from pseudoris.workers.masks.instance_files import read_instance_table
+from recipes.scene_shards import scene_image, scene_shard
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 ELEMENTS = list(elements())
 EXACT = [each for each in ELEMENTS if each.verdict == "exact"]
 DECLARED = [each for each in ELEMENTS if each.verdict == "declared"]
@@ -119,3 +145,92 @@ def test_every_setting_of_paper_is_on_the_page_or_needs_no_row() -> None:
 def test_every_arm_that_is_named_is_one() -> None:
     assert {name for element in ELEMENTS for name in element.arms} <= set(ARMS_BY_NAME)
     assert all(arm.against in ARMS_BY_NAME for arm in ARMS)
+
+
+SEED = ARMS_BY_NAME["seed"]
+SCENES = ((2.0, 4, 2), (3.0, 3, 1))
+
+
+def test_counts_come_back_and_go_on_where_they_stopped(tmp_path) -> None:
+    counted = extended(extended({}, SEED, SCENES[:1]), SEED, SCENES[1:])
+    write_record(counted, tmp_path / "record.json")
+    found = read_record(tmp_path / "record.json")
+    assert found == {"seed": ArmCounts(SEED.digest(), SCENES)}
+    assert list(missing(found, SEED, 4)) == [2, 3]
+
+
+def test_there_is_no_difference_before_all_scenes_are_counted() -> None:
+    whole = ArmCounts("", ((2.0, 4, 2), (3.0, 4, 2)) * (NUM_SCENES // 2))
+    assert difference({PLAIN: whole, "seed": whole}, SEED) is not None
+    assert difference({PLAIN: whole, "seed": ArmCounts("", SCENES)}, SEED) is None
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return scene_image(make_scene(Split.TEST, 0))
+
+
+@pytest.fixture(scope="module")
+def image(scene):
+    return scene_shard([scene], with_true_masks=True).images[0]
+
+
+def candidate(mask: str, text: str, *, draws: int = 1, correctness: float = 0.5, kept: bool = False):
+    sample = CaptionSample("masked", "top_k", 5, None, -1.0)
+    return ExpressionRecord((mask,), text, samples=(sample,) * draws, correctness=correctness, kept=kept)
+
+
+def test_the_authors_draw_by_repeats_and_any_caption_where_none_is_kept(image) -> None:
+    first, second = (mask.mask_id for mask in image.masks[:2])
+    expressions = (
+        candidate(first, "a", draws=3, kept=True),
+        candidate(first, "b", kept=True),
+        candidate(first, "c"),
+        candidate(second, "d", draws=4),
+        candidate(second, "e"),
+    )
+    scored = replace(image, expressions=expressions)
+    assert chances(scored, first, "repeats").tolist() == [0.75, 0.25, 0, 0, 0]
+    assert chances(scored, second, "repeats").tolist() == [0, 0, 0, 0.8, 0.2]
+    assert chances(scored, first, "distinct").tolist() == [0.5, 0.5, 0, 0, 0]
+    assert chances(scored, second, "distinct").sum() == 0
+    assert chances(scored, first, "kept_repeats").tolist() == [0.75, 0.25, 0, 0, 0]
+    assert chances(scored, second, "kept_repeats").sum() == 0
+
+
+def test_of_a_lone_mask_the_authors_draw_the_better_half(image) -> None:
+    mask = image.masks[0].mask_id
+    expressions = (candidate(mask, "a", draws=2, correctness=0.9), candidate(mask, "b", draws=2, correctness=0.1))
+    scored = replace(image, masks=image.masks[:1], expressions=expressions)
+    assert chances(scored, mask, "repeats").tolist() == [1, 0]
+
+
+def test_a_short_box_ends_one_pixel_before_and_keeps_a_pixel(image) -> None:
+    shard = scene_shard([])
+    thin = replace(image.masks[0], box_xyxy_px=(3, 4, 4, 9))
+    shard = shard.with_images((replace(image, masks=(thin,)),))
+    assert with_short_boxes(shard).images[0].masks[0].box_xyxy_px == (3, 4, 4, 8)
+
+
+def test_grey_fill_lasts_as_long_as_the_arm() -> None:
+    before = crops.FILL_RGB
+    with changed_crops("grey"):
+        assert crops.FILL_RGB == GREY_RGB
+    assert before == crops.FILL_RGB
+
+
+def test_the_instances_of_a_scene_are_its_visible_objects(scene, image, tmp_path) -> None:
+    write_instances([scene], tmp_path / "instances.parquet")
+    table = read_instance_table(str(tmp_path / "instances.parquet"), 0.5)
+    found = table.instances(image.image_id, image.key, (192, 192))
+    assert list(found.counts) == [mask.rle_counts for mask in image.masks]
+    assert len(found.counts) == int(np.any(scene.masks, axis=(1, 2)).sum())
+
+
+@pytest.mark.slow
+def test_arms_of_one_annotation_count_the_same_masks() -> None:
+    counter = ArmCounter()
+    ((right, kept, masks),) = counter.count(ARMS_BY_NAME["plain"], range(1))
+    ((chance, drawn, same),) = counter.count(ARMS_BY_NAME["distinct_draw"], range(1))
+    assert 0 < right <= kept
+    assert 0 < chance <= drawn <= masks == same
