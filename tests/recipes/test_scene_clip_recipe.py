@@ -16,14 +16,7 @@ from pseudoris.workers.masks.sam_model import load_sam
 from recipes.caption_crops import normalise
 from recipes.caption_recipe import pointing_loss
 from recipes.caption_vocabulary import expression_vocabulary, word_ids
-from recipes.scene_clip_recipe import (
-    SHIFT_PX,
-    SceneClipTrainee,
-    draw_scenes,
-    patches_at,
-    patches_near,
-    start_from_sam,
-)
+from recipes.scene_clip_recipe import SHIFT_PX, SceneClipTrainee, draw_scenes, patches_at, patches_near, start_from_sam
 from recipes.scene_shards import rendered_scenes
 
 VOCABULARY = expression_vocabulary()

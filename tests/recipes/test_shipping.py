@@ -1,26 +1,55 @@
-"""Weights are shipped whole: files, the digests that verify them, and the card that names them."""
+"""What a training ships: its one command, its processes, and files, digests and card that agree."""
+
+from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.workers.checkpoints.openclip import load_clip
+from pseudoris.workers.checkpoints.openclip import load_clip, load_coca
+from recipes.__main__ import Model, shortened, train
 from recipes.caption_recipe import ClipTrainee
 from recipes.caption_vocabulary import caption_vocabulary
-from recipes.shipped_weights import (
-    DESCRIPTIONS,
-    ROOT,
-    ship,
-    shipped_state,
-    write_weights,
-)
+from recipes.child_environment import MEMORY_ENVIRONMENT, child_environment
+from recipes.shipped_weights import DESCRIPTIONS, ROOT, ship, shipped_state, write_weights
+from recipes.training_plan import TrainingPlan
+
+
+@pytest.mark.long
+def test_the_one_command_trains_ships_and_skips_what_is_done(tmp_path):
+    plan = shortened(TrainingPlan(out=tmp_path, num_scenes=12, num_proposed_scenes=12), 2)
+    train(plan, frozenset({Model.SAM}))
+    assert plan.weights("sam").exists()
+    assert not plan.weights("coca").exists()
+    stamp = plan.weights("sam").stat().st_mtime_ns
+    train(plan, frozenset({Model.SCENE_CLIP}))
+    assert not plan.weights("coca").exists()
+    train(plan, frozenset(Model))
+    assert plan.weights("sam").stat().st_mtime_ns == stamp
+    load_coca("builtin:tiny/coca.json", WeightsConfig(uri=str(plan.weights("coca"))))
+    for model in ("clip", "scene_clip"):
+        load_clip(f"builtin:tiny/{model}.json", WeightsConfig(uri=str(plan.weights(model))))
+
+
+def test_children_have_the_settings_of_malloc_that_they_were_given_and_a_failure_leaves_none(monkeypatch):
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "1")
+    monkeypatch.delenv("MALLOC_MMAP_MAX_", raising=False)
+    before = dict(os.environ)
+    with child_environment({}):
+        assert "MALLOC_TOP_PAD_" not in os.environ
+    with child_environment(MEMORY_ENVIRONMENT):
+        assert MEMORY_ENVIRONMENT.items() <= os.environ.items()
+    with pytest.raises(ValueError, match="lost"), child_environment(MEMORY_ENVIRONMENT):
+        raise ValueError("lost")
+    assert dict(os.environ) == before
 
 
 @pytest.fixture
@@ -82,14 +111,6 @@ def test_a_model_trained_on_the_compact_vocabulary_is_the_full_one(tmp_path):
     trainee.model.load_state_dict({name: t.half().float() for name, t in trainee.model.state_dict().items()})
     with torch.no_grad():
         assert torch.equal(trainee.model.encode_text(compact_tokens), full.encode_text(full_tokens))
-
-
-def test_the_file_holds_half_precision_and_the_used_ids(tmp_path):
-    vocabulary = caption_vocabulary()
-    write_weights(tmp_path / "w.safetensors", shipped_state({"token_embedding.weight": torch.ones(3, 2)}, vocabulary))
-    state = load_file(tmp_path / "w.safetensors")
-    assert state["token_embedding.weight"].dtype == torch.float16
-    assert tuple(state["token_ids"].tolist()) == vocabulary.ids
 
 
 def test_a_weight_beyond_half_precision_is_refused():
