@@ -20,7 +20,7 @@ IDS = Mutant(
     "schemas/ids.py",
     'f"{image}-{index:04d}"',
     'f"{image}-{index:05d}"',
-    ("tests/schemas/test_ids.py",),
+    ("tests/schemas/test_records.py::test_ids_and_names_are_what_they_were",),
 )
 # What the tests cannot tell from the code.
 SAME = replace(IDS, new='f"{image}-{index:0>4d}"')

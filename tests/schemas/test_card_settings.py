@@ -73,12 +73,7 @@ def test_each_proposed_figure_says_that_no_such_card_was_measured():
 @pytest.mark.parametrize(
     ("preset", "words", "gib", "told"),
     [
-        (
-            "paper",
-            (),
-            8,
-            r"a GPU of 8 GiB is smaller than the smallest for which settings of paper are known, 12 GiB",
-        ),
+        ("paper", (), 8, r"a GPU of 8 GiB is smaller than the smallest for which settings of paper are known, 12 GiB"),
         ("tiny", (), 24, "not for sam, tiny, coca, .*: give --preset base or paper"),
         ("base", ("masks.engine=sam2",), 24, "not for sam2, vit_b, coca, coca_ViT-B-32, clip: give"),
     ],

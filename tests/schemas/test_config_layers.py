@@ -1,10 +1,12 @@
-"""Preset, then YAML, then `--set`; a mistake names its key and the nearest known one."""
+"""Preset, then YAML, then `--set`; a mistake names its key and the nearest known one; rules that span fields."""
 
 import re
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
+from pseudoris.schemas import config
 from pseudoris.schemas.config_layers import (
     config_hash,
     load_config,
@@ -15,6 +17,7 @@ from pseudoris.schemas.config_layers import (
     shown_config,
 )
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.uris import RECORDED
 
 
 def test_assignments_win_over_yaml_and_yaml_over_the_preset(tmp_path):
@@ -245,10 +248,7 @@ BROKEN = {
     "NUL among options": ('masks.options={a: ["\\0"]}', r"a text holds '\\x00'"),
     "half a letter": ('masks.engine="\\ud800"', r"a text holds '\\ud800'"),
     "a word that is not UTF-8": ("masks.prior.path=\udcff", r"a text holds '\\udcff'"),
-    "a number that is not UTF-8": (
-        "masks.points_per_side=\udcff",
-        "points_per_side: .*unacceptable character",
-    ),
+    "a number that is not UTF-8": ("masks.points_per_side=\udcff", "points_per_side: .*unacceptable character"),
     "a key twice": ("masks.options={a: 1, b: 2, a: 3}", "the key a stands twice in the mapping of line 1: keep one"),
     "a section twice": ("masks: {points_per_side: 8}\nmasks: {crop_n_layers: 1}\n", "the key masks stands twice"),
     "a number as a file": (f"compute: {{seed: {HEX}}}\n", "run.yaml cannot be read as YAML: the number 0xf+ in line 1"),
@@ -271,3 +271,61 @@ def test_a_configuration_that_no_run_could_keep_is_refused_in_one_sentence(tmp_p
 def test_the_path_of_a_configuration_may_hold_any_letter_that_a_system_takes():
     with pytest.raises(ConfigError, match="cannot be read as YAML: embedded null byte"):
         load_config("tiny", "a\0b")
+
+
+@pytest.mark.parametrize(
+    ("preset", "assignment", "message"),
+    [
+        ("tiny", "masks.prior.kind=table", r"prior.kind=table needs prior.path"),
+        ("tiny", "captions.beam.num_beams=5", "num_beams 5 is not a multiple of num_groups 3"),
+        ("base", "placement.fused.num_gpus=0", r"compute.device=cuda, but placement.fused.num_gpus=0"),
+    ],
+)
+def test_settings_that_do_not_fit_each_other_are_refused(preset, assignment, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(preset, assignments=[assignment])
+
+
+def test_the_method_leaves_out_placement_endpoint_payer_queries_and_preset():
+    method = load_config("tiny").method()
+    assert set(method) == {"source", "images", "masks", "captions", "filtering", "composing", "compute", "shards"}
+    left_out = set(config.SourceConfig.model_fields) - set(method["source"])
+    assert left_out == {"endpoint_url", "requester_pays", "allowed_query"}
+    assert load_config("tiny", assignments=["source.requester_pays=true"]).method() == method
+
+
+@pytest.mark.parametrize(
+    "assignment", ["source.format=parquet", "source.bytes_columns=[jpeg]", "source.uri_root=/images"]
+)
+def test_what_decides_the_bytes_of_the_input_belongs_to_the_method(assignment):
+    assert load_config("tiny", assignments=[assignment]).method() != load_config("tiny").method()
+
+
+@pytest.mark.parametrize("root", ["images", "./images", "~/images", "file://images"])
+def test_a_relative_root_of_uris_is_refused(root):
+    with pytest.raises(ValidationError, match=f"uri_root '{root}' is relative: give an absolute path"):
+        config.SourceConfig(uri_root=root)
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        *("captions.max_length=1000000000", "filtering.batch_size=1000000000000", "masks.points_per_batch=1000000000"),
+        *("shards.max_images=1000000000000", "compute.threads=1000000", "placement.fused.max_actors=1000000000"),
+        *("masks.points_per_side=100000", "placement.storage.patience_s=1000000000"),
+        "images.decoder_timeout_s=1000000000",
+    ],
+)
+def test_a_number_beyond_what_any_machine_has_is_refused_with_what_is_allowed(assignment):
+    key, _, value = assignment.partition("=")
+    with pytest.raises(ConfigError, match=rf"{key}: Input should be less than or equal to [\d.]+ \(got {value[:3]}"):
+        load_config("tiny", assignments=[assignment])
+
+
+@pytest.mark.parametrize("section", ["masks", "captions", "filtering"])
+def test_options_are_refused_of_an_engine_that_takes_none_and_read_in_a_run_that_has_them(section):
+    with pytest.raises(ConfigError, match=rf"{section}\.options has sleep, but .* takes none: remove them"):
+        load_config("tiny", assignments=[f"{section}.options.sleep=3"])
+    tree = load_config("tiny").model_dump()
+    tree[section]["options"] = {"sleep": 3}
+    assert config.RunConfig.model_validate(tree, context=RECORDED)

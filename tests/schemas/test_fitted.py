@@ -1,8 +1,10 @@
-"""Fitted values: read once, checked, part of the method; confidence, rank and weight by plain definitions."""
+"""Files that a configuration reads once, fitted values and banks of texts: checked, and part of the method."""
 
 from __future__ import annotations
 
+import hashlib
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import (
@@ -25,6 +28,8 @@ from pseudoris.schemas.fitted import (
     logistic,
     ranks,
 )
+from pseudoris.workers.filtering.head_nouns import head_noun
+from pseudoris.workers.noun_phrases import noun_phrase
 from tests.builders.fitted import POSTERIOR, fitted, fitted_file
 
 CONFIDENCE = {"log_uniqueness": 1.0}
@@ -62,7 +67,6 @@ def test_values_are_part_of_the_method_and_are_not_read_again():
             fitted(confidence=CONFIDENCE, pair_weight={"drawn": {"slope": -1}}),
             r"slope: .*greater than or equal to 0 \(got -1\)",
         ),
-        (fitted(confidence={"bais": 1.0}), r"filtering.fitted.values.confidence.bais: unknown key"),
         (fitted(filtering={"confidence": {}}), r"filtering.fitted.values.filtering: unknown key"),
         (fitted(posterior={"counts": "draws"}), "filtering.fitted.values.posterior.noun_share: missing"),
         (fitted(models={"caption": "0"}), "filtering.fitted.values.models.caption: String should match"),
@@ -216,9 +220,6 @@ def test_the_share_of_a_second_opinion_is_a_feature_that_is_left_out_of_a_header
     assert found == pytest.approx([0.2, 0.9, logistic(np.array([7.0]))[0]])
     assert "grounding" not in ConfidenceConfig(vote=1.0).model_dump()
     assert ConfidenceConfig.model_validate(ConfidenceConfig(grounding=0.5).model_dump()).grounding == 0.5
-
-
-def test_a_weight_of_a_second_opinion_is_read_where_there_is_one():
     word = fitted(confidence={"grounding": 1.0})
     load_config("tiny", None, [word, "grounding_check={architecture: RN50, weights: {uri: 'random:1'}}"])
 
@@ -241,3 +242,64 @@ def test_a_wider_name_is_true_of_what_a_narrower_one_covers():
     found = NounRelations(same=(("dog", "hound"),), wider={"animal": ("dog", "cat"), "thing": ("animal",)})
     assert found.truth["thing"] == dict.fromkeys(("thing", "animal", "dog", "cat"), 1.0)
     assert found.truth["hound"] == {"dog": 1.0, "animal": 0.5, "thing": 0.5}
+
+
+BANKS = sorted((Path(__file__).parents[2] / "schemas/presets").glob("*.bank.txt"))
+# Names that are true of many things: "no animal" is seldom right where no caption says "animal".
+WIDER = "animal bird vehicle food fruit furniture person man woman child clothing tool toy plant building thing object"
+
+
+def bank_file(folder, data: bytes):
+    path = folder / "texts.txt"
+    path.write_bytes(data)
+    return path, hashlib.sha256(data).hexdigest()
+
+
+def banked(path, digest: str | None = None) -> RunConfig:
+    words = [f"composing.bank.uri={path}", *([] if digest is None else [f"composing.bank.sha256={digest}"])]
+    return load_config("tiny-composed", assignments=words)
+
+
+def test_a_bank_is_its_lines_cleaned_and_each_once(tmp_path):
+    path, digest = bank_file(tmp_path, b"the red boat\r\n\nThe  Red boat.\na key\n")
+    found = banked(path).composing.bank
+    assert (found.values.texts, found.sha256) == (("the red boat", "a key"), digest)
+    assert banked(path, digest).composing.bank == found
+
+
+def test_the_identity_has_the_digest_and_a_header_is_read_without_the_file(tmp_path):
+    path, digest = bank_file(tmp_path, b"a key\n")
+    config = banked(path)
+    assert config.method()["composing"]["bank"] == {"uri": str(path), "sha256": digest}
+    path.unlink()
+    assert RunConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("data", "digest", "expected"),
+    [
+        (b"\n \n", None, r"holds 0 texts, and 1 to 5000 are allowed"),
+        (b"a key\n\xff", None, r"texts\.txt, line 2 is not UTF-8: name a file with one text a line"),
+        (b"a key\n\na \0 key", None, r"texts\.txt, line 3 holds a control character"),
+        (b"the red boat\nDas rote Boot", None, r"texts\.txt, line 2 is not in English"),
+        ("the café\n红色的船".encode(), None, r"texts\.txt, line 2 is not in English"),
+        (b"".join(b"a key %d\n" % n for n in range(5001)), None, "holds 5001 texts"),
+        (b"a key", "0" * 64, "composing.bank: .* expected 0000"),
+        (b"a" * 201, None, r"texts\.txt, line 1 has more than 200 letters"),
+        (None, None, r"composing.bank: uri .*texts.txt' cannot be read .*one text a line"),
+    ],
+)
+def test_another_file_is_refused_by_name(tmp_path, data, digest, expected):
+    if data is not None:
+        bank_file(tmp_path, data)
+    with pytest.raises(ConfigError, match=expected):
+        banked(tmp_path / "texts.txt", digest)
+
+
+@pytest.mark.parametrize("path", BANKS, ids=lambda path: path.name)
+def test_each_text_of_a_shipped_bank_is_read_whole_as_one_thing_and_is_no_wider_name(path):
+    texts = path.read_text(encoding="utf-8").splitlines()
+    found = {text: noun_phrase(text, head_noun(text)) for text in texts}
+    assert len(found) == len(texts)
+    assert [text for text, phrase in found.items() if phrase is None or f"the {phrase.text}" != text] == []
+    assert [text for text, phrase in found.items() if phrase.number == "several" or phrase.noun in WIDER.split()] == []

@@ -14,39 +14,25 @@ from pseudoris.workers.masks.generator import SamProposer
 HEAVY = ("torch", "torchvision", "open_clip", "segment_anything")
 
 
-def loaded_by(modules: tuple[str, ...]) -> dict[str, list[str]]:
-    """Those of HEAVY that are loaded after each import, one import after the other in a fresh interpreter."""
+# Ray starts a process for each reader, committer and driver: torch costs one seconds, and the models many more.
+@pytest.mark.slow
+def test_who_runs_no_model_loads_no_torch_and_kernels_of_a_package_come_without_its_engines() -> None:
+    light = (
+        *("workers.faults.quarantine", "workers.faults.tolerant_stages", "workers.faults.subprocess_stages_main"),
+        *("store.runs.commit", "pipeline.shard_tasks", "pipeline.stage_actor", "pipeline.fan_out"),
+        *("pipeline.annotation", "cli.main"),
+    )
+    kernels = ("workers.masks.rle", "workers.filtering.head_nouns", "workers.composing.composer")
+    # One import after the other in a fresh interpreter, and which heavy modules are loaded after each.
     code = (
         "import importlib, json, sys\n"
         "loaded = lambda: [name for name in sys.argv[1].split() if name in sys.modules]\n"
-        "print(json.dumps({module: importlib.import_module(module) and loaded() for module in sys.argv[2:]}))"
+        "print(json.dumps([importlib.import_module(f'pseudoris.{name}') and loaded() for name in sys.argv[2:]]))"
     )
-    command = [sys.executable, "-c", code, " ".join(HEAVY), *modules]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-# Ray starts a process for each reader, committer and driver: torch costs one seconds, and the models many more.
-@pytest.mark.slow
-def test_who_runs_no_model_loads_no_torch() -> None:
-    modules = (
-        "pseudoris.workers.faults.quarantine",
-        "pseudoris.workers.faults.tolerant_stages",
-        "pseudoris.workers.faults.subprocess_stages_main",
-        "pseudoris.store.runs.commit",
-        "pseudoris.pipeline.shard_tasks",
-        "pseudoris.pipeline.stage_actor",
-        "pseudoris.pipeline.fan_out",
-        "pseudoris.pipeline.annotation",
-        "pseudoris.cli.main",
-    )
-    assert loaded_by(modules) == {module: [] for module in modules}
-
-
-@pytest.mark.slow
-def test_kernels_of_a_package_come_without_its_engines() -> None:
-    modules = ("workers.masks.rle", "workers.filtering.head_nouns", "workers.composing.composer")
-    loaded = loaded_by(tuple(f"pseudoris.{module}" for module in modules))
-    assert {name for names in loaded.values() for name in names} <= {"torch"}
+    command = [sys.executable, "-c", code, " ".join(HEAVY), *light, *kernels]
+    loaded = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert dict(zip(light, loaded, strict=False)) == {name: [] for name in light}
+    assert set(loaded[-1]) <= {"torch"}
 
 
 def test_an_engine_is_found_when_it_is_asked_for() -> None:

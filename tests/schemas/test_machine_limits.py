@@ -1,16 +1,17 @@
-"""What a limit of the machine ends is told with the limit, its value and the remedy."""
+"""Errors that a person reads: limits of the machine with their value and the remedy, missing parts all at once."""
 
 from __future__ import annotations
 
 import errno
 import os
+import pickle
 import re
 import subprocess
 import sys
 
 import pytest
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, ImageError, MissingPartsError
 from pseudoris.schemas.machine_limits import check_limits, told_by_limit
 
 
@@ -90,3 +91,10 @@ def test_a_full_folder_is_refused_with_its_free_space(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": usage.f_bsize})())
     with pytest.raises(ConfigError, match=rf"^free in {re.escape(str(tmp_path))}: 0\.00 GiB is too low .*RAY_TMPDIR"):
         check_limits(temporary=str(tmp_path))
+
+
+def test_errors_cross_the_border_of_a_process_whole():
+    error = pickle.loads(pickle.dumps(ImageError("corrupt", "the data ends early")))
+    assert (error.reason, error.message, str(error)) == ("corrupt", "the data ends early", "the data ends early")
+    missing = MissingPartsError("no prior", "no weights")
+    assert str(pickle.loads(pickle.dumps(missing))) == str(missing)

@@ -33,10 +33,7 @@ def test_area_and_box_are_those_of_the_pixels(pixels):
 
 @pytest.mark.parametrize(
     "pixels",
-    [
-        np.arange(2_000_000).reshape(1000, 2000) > 1_700_000,
-        np.arange(70_000).reshape(1, 70_000) == 69_999,
-    ],
+    [np.arange(2_000_000).reshape(1000, 2000) > 1_700_000, np.arange(70_000).reshape(1, 70_000) == 69_999],
     ids=["long runs", "a last pixel far away"],
 )
 def test_masks_of_long_runs_are_summarised(pixels):
