@@ -27,20 +27,8 @@ RECORDED = ROOT / "tests/versions/0.5.0"
 MOST_DEPENDENCIES = 14
 OLDEST = os.environ.get("PSEUDORIS_CORE_PYTHON")
 FORMATS = (
-    *(
-        "parquet",
-        "webdataset",
-        "refer",
-        "grefcoco",
-        "coco",
-        "hf",
-        "reasonseg",
-        "pseudo-ris-csv",
-        "odvg",
-        "sa1b",
-        "qwen",
-    ),
-    *("llamafactory", "ms-swift", "sa2va", "label-studio"),
+    *("parquet", "webdataset", "refer", "grefcoco", "coco", "hf", "reasonseg", "pseudo-ris-csv", "odvg", "sa1b"),
+    *("qwen", "llamafactory", "ms-swift", "sa2va", "label-studio"),
 )
 DATASETS = """
 import sys
@@ -215,19 +203,14 @@ def test_a_command_without_its_extra_says_so_in_one_line_before_any_work(core):
     assert not (core.folder / "new").exists()
 
 
-def test_the_modules_of_extras_are_those_of_their_requirements():
+def test_the_modules_of_extras_are_those_of_their_requirements(monkeypatch):
     distributions = packages_distributions()
     for extra, modules in MODULES.items():
         due = {named(each) for each in PROJECT["optional-dependencies"][extra]} - {"pseudoris"}
         assert {distributions[module][0].lower().replace("_", "-") for module in modules} == due
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"^this needs 'ray', .*: pip install 'pseudoris\[run\]'$"):
-        with_ray_absent(lambda: require_extra("run", "this"))
-
-
-def with_ray_absent(call):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "ray", None)
-        call()
+        require_extra("run", "this")
 
 
 @pytest.mark.parametrize("name", ["ray_cluster.yaml", "deploy/Dockerfile"])

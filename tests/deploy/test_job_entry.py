@@ -1,8 +1,9 @@
-"""The entry script where it starts nothing."""
+"""What a start without its code says: the entry script of a job, and a checkout without links or an environment."""
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,7 @@ from pseudoris.cli import main as cli_main
 from pseudoris.deploy.job_entry import main
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import local_path
-
-ROOT = Path(__file__).parents[2]
+from tests.builders.wheel import ROOMS, ROOT
 
 
 @pytest.fixture
@@ -44,25 +44,6 @@ def test_without_the_package_it_says_what_to_install_and_where(tmp_path):
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.slow
-def test_exit_codes_of_the_command_pass_through(tmp_path):
-    ended = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "deploy" / "job_entry.py"),
-            "--preset=tiny",
-            str(tmp_path / "nowhere"),
-            str(tmp_path / "out"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
-    )
-    assert ended.returncode == 2
-    assert "nowhere" in ended.stderr
-
-
 @pytest.mark.parametrize("word", ["photos", "./out", "file://out"])
 def test_a_relative_path_in_a_ray_job_is_refused_with_what_it_would_be(word, tmp_path, monkeypatch):
     folder = tmp_path / "session_1" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
@@ -81,3 +62,41 @@ def test_elsewhere_a_relative_path_is_one_below_the_working_folder_in_a_ray_job_
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert local_path("photos") == tmp_path / "photos"
+
+
+def checkout(folder: Path, *, has_links: bool = True) -> Path:
+    """Copy what `git checkout` writes of the package, its links as files where they cannot be made."""
+    for name in ROOMS:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "pseudoris", folder / "pseudoris", symlinks=True)
+    (folder / "Makefile").touch()
+    for name in ROOMS if not has_links else ():
+        (folder / "pseudoris" / name).unlink()
+        (folder / "pseudoris" / name).write_text(f"../{name}")
+    return folder
+
+
+def python(at: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], cwd=at, capture_output=True, text=True, check=False)
+
+
+def test_a_second_checkout_with_the_environment_of_this_one_loads_its_own_code(tmp_path):
+    at = checkout(tmp_path / "second")
+    ended = python(at, "-c", "import pseudoris.store.location as loaded; print(loaded.__file__)")
+    assert ended.stderr == ""
+    assert Path(ended.stdout.strip()).resolve() == at / "store" / "location.py"
+
+
+@pytest.mark.parametrize("words", [("-m", "pseudoris", "--help"), ("-c", "import pseudoris")])
+def test_a_checkout_without_links_is_refused_with_what_makes_them(tmp_path, words):
+    ended = python(checkout(tmp_path / "without", has_links=False), *words)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "ImportError: the folder pseudoris/ has no links to its rooms" in ended.stderr.splitlines()[-1]
+    assert words[0] == "-c" or ended.stderr.count("\n") == 1
+
+
+def test_a_clone_without_an_environment_is_told_to_make_one(tmp_path):
+    ended = python(checkout(tmp_path / "clone"), "-S", "-m", "pseudoris", "--help")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: no module ")
+    assert "run `make install`" in ended.stderr

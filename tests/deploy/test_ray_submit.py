@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,36 +93,31 @@ def test_ray_up_and_ray_submit_run_the_script_on_the_cluster(launcher, tmp_path)
     assert "nowhere" in failed.stdout + failed.stderr
 
 
-class _sshd:  # noqa: N801  # reads as the command it runs
+@contextmanager
+def _sshd(folder: Path, port: int) -> Iterator[None]:
     """A server for the block that knows one key, this user, and a home of its own."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self._folder, self._port = folder, port
-
-    def __enter__(self) -> None:
-        folder = self._folder
-        (folder / "home").mkdir()
-        for name in ("host", "key"):
-            words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
-            subprocess.run(words, check=True, capture_output=True)
-        shutil.copy(folder / "key.pub", folder / "authorized")
-        (folder / "sshd_config").write_text(
-            f"Port {self._port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\n"
-            f"AuthorizedKeysFile {folder}/authorized\nAuthenticationMethods publickey\nStrictModes no\nUsePAM no\n"
-            f"PermitRootLogin prohibit-password\nSetEnv HOME={folder}/home\n"
-        )
-        if os.getuid() == 0:
-            # Where the server drops its rights to; Debian's service makes it.
-            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        self._log = (folder / "sshd.log").open("w")
-        arguments = [str(SSHD), "-D", "-e", "-f", str(folder / "sshd_config")]
-        self._process = subprocess.Popen(arguments, stdout=self._log, stderr=self._log)
-        wait_for(lambda: is_listening(self._port), timeout_s=20)
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait()
-        self._log.close()
+    (folder / "home").mkdir()
+    for name in ("host", "key"):
+        words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+        subprocess.run(words, check=True, capture_output=True)
+    shutil.copy(folder / "key.pub", folder / "authorized")
+    (folder / "sshd_config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\n"
+        f"AuthorizedKeysFile {folder}/authorized\nAuthenticationMethods publickey\nStrictModes no\nUsePAM no\n"
+        f"PermitRootLogin prohibit-password\nSetEnv HOME={folder}/home\n"
+    )
+    if os.getuid() == 0:
+        # Where the server drops its rights to; Debian's service makes it.
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    arguments = [str(SSHD), "-D", "-e", "-f", str(folder / "sshd_config")]
+    with (folder / "sshd.log").open("w") as log:
+        process = subprocess.Popen(arguments, stdout=log, stderr=log)
+        try:
+            wait_for(lambda: is_listening(port), timeout_s=20)
+            yield
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def _launcher(folder: Path, port: int, token: str) -> Launcher:

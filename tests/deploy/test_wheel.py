@@ -119,21 +119,8 @@ def test_it_runs_among_decoys_and_no_process_asks_for_a_bare_name(elsewhere):
     settings = [word for each in (*STUBS, *SMALL, "masks.options={raises_on: 3.png}") for word in ("--set", each)]
     python, command = elsewhere.python, elsewhere.python.with_name("pseudoris")
     # By `-m`: Python then looks into the working directory first, here and in Ray's workers.
-    shown = elsewhere.run(
-        python,
-        "-m",
-        "pseudoris",
-        "annotate",
-        "images",
-        "out",
-        "--preset",
-        "tiny",
-        "--address",
-        "local",
-        "--shard-size",
-        "3",
-        *settings,
-    )
+    words = "-m pseudoris annotate images out --preset tiny --address local --shard-size 3"
+    shown = elsewhere.run(python, *words.split(), *settings)
     assert "6 of 6: " in shown
     assert "1 quarantined" in shown
     assert "out: complete" in elsewhere.run(command, "status", "out")
