@@ -9,7 +9,7 @@ from pseudoris.audit.verdicts import HeaderLine, Known, MissedLine, UndoLine, Ve
 from pseudoris.schemas.errors import ConfigError
 from tests.builders.audits import VerdictFile, encode_line
 
-KNOWN = Known("a" * 64, {"p1", "p2"}, set())
+KNOWN = Known("a" * 64, {"p1", "p2"}, {"i1"})
 
 
 @pytest.fixture
@@ -18,12 +18,20 @@ def audit(tmp_path):
     return AuditFolder(tmp_path, None, None, None, KNOWN)
 
 
-def written(folder, *pairs, verdict="right"):
+def given(folder, *answers, known=KNOWN):
     folder.mkdir(exist_ok=True)
-    with VerdictFile.open(folder, "ana", KNOWN) as file:
-        for pair in pairs:
-            file.append(VerdictLine(pair=pair, verdict=verdict))
+    with VerdictFile.open(folder, "ana", known) as file:
+        for answer in answers:
+            file.append(answer)
     return folder / "verdicts" / "ana.jsonl"
+
+
+def written(folder, pair, verdict="right"):
+    return given(folder, VerdictLine(pair=pair, verdict=verdict))
+
+
+def read(path, **changes):
+    return read_answers(path.read_bytes(), path.name, KNOWN, **changes)
 
 
 def test_a_file_is_added_once_and_a_later_state_continues_it(audit, tmp_path):
@@ -50,20 +58,6 @@ def test_files_added_at_once_are_added_one_after_the_other(audit, tmp_path):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: add_file(audit, files[number % 2]), range(32)))
     assert (audit.path / "verdicts" / "ana.jsonl").read_bytes() == files[1].read_bytes()
-
-
-VERDICTS_KNOWN = Known("a" * 64, {"p1", "p2"}, {"i1"})
-
-
-def given(tmp_path, *answers, rater="ana", known=VERDICTS_KNOWN):
-    with VerdictFile.open(tmp_path, rater, known) as file:
-        for answer in answers:
-            file.append(answer)
-    return tmp_path / "verdicts" / f"{rater}.jsonl"
-
-
-def read(path, **changes):
-    return read_answers(path.read_bytes(), path.name, VERDICTS_KNOWN, **changes)
 
 
 def test_the_last_line_about_a_pair_counts_and_an_undo_withdraws_it(tmp_path):

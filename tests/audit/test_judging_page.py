@@ -135,10 +135,7 @@ def test_a_static_page_stores_in_the_browser_and_gives_the_file_that_add_reads(o
             ready(page)
             page.keyboard.press("Enter")
         page.wait_for_selector("#finished:not([hidden])")
-        with page.expect_download() as download:
-            page.locator("#finished .download").click()
-        file = tmp_path / download.value.suggested_filename
-        download.value.save_as(file)
+        file = downloaded(page, tmp_path)
     answers = read_answers(file.read_bytes(), file.name, audit.known)
     assert file.name == "eva.jsonl"
     assert len(answers.verdicts) == 24
@@ -161,8 +158,5 @@ def test_a_static_page_keeps_what_a_full_browser_does_not_store_and_says_so_unti
         for _ in range(3):
             give_verdict(page)
             assert page.locator("#notice").inner_text().startswith("This browser cannot store your answers. Download")
-        with page.expect_download() as download:
-            page.locator("header .download").click()
-        file = tmp_path / "eva.jsonl"
-        download.value.save_as(file)
+        file = downloaded(page, tmp_path)
     assert len(add_file(audit, file)[1].verdicts) == 4

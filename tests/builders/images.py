@@ -8,6 +8,7 @@ import zlib
 from typing import Any
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 EXIF_ORIENTATION = 0x0112
@@ -31,6 +32,13 @@ def encode(image: Image.Image | np.ndarray, image_format: str = "PNG", **options
         image = Image.fromarray(image)
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def tiff(samples: np.ndarray, **options: Any) -> bytes:
+    """Return samples written by tifffile."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, samples, **options)
     return buffer.getvalue()
 
 

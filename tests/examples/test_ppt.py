@@ -123,14 +123,9 @@ def test_a_plan_reads_what_it_wrote_before_and_has_every_step_once(tmp_path, com
     made: list[str] = []
     for step in steps:
         places = [word for word in step.words if word.startswith(str(inputs.out))]
-        written = {"ppt": 3, "import": 3}.get(step.words[0])
-        wrote = (
-            step.words[written]
-            if written
-            else step.words[step.words.index("--out") + 1]
-            if "--out" in step.words
-            else ""
-        )
+        at = step.words.index("--out") + 1 if "--out" in step.words else None
+        at = {"ppt": 3, "import": 3}.get(step.words[0], at)
+        wrote = "" if at is None else step.words[at]
         assert all(any(read.startswith(before) for before in made) for read in places if read != wrote), step
         made += [wrote] if wrote else []
 

@@ -97,14 +97,9 @@ def test_a_plan_trains_on_runs_that_it_makes_before_and_has_every_step_once(tmp_
     made: set[str] = set()
     for step in steps:
         read = {word for word in step.words if str(benchmark.out / "runs") in word or "/models/" in word}
-        writes = {"annotate": 2, "import": 3, "refilter": 2}.get(step.words[0])
-        written = (
-            {step.words[writes]}
-            if writes
-            else {step.words[step.words.index("--out") + 1]}
-            if "--out" in step.words
-            else set()
-        )
+        at = step.words.index("--out") + 1 if "--out" in step.words else None
+        at = {"annotate": 2, "import": 3, "refilter": 2}.get(step.words[0], at)
+        written = set() if at is None else {step.words[at]}
         assert read - written <= made, step
         made |= written
     annotate = steps[0].words
@@ -202,13 +197,8 @@ def _refusal(capsys: pytest.CaptureFixture[str], table: str, refer: Path, out: P
 
 def test_a_share_has_a_reference_and_lies_in_a_larger_one(tmp_path):
     refer = small_refer(tmp_path / "refer", *["train"] * 10, "val")
-    shares = [
-        {
-            ref["ref_id"]
-            for ref in read_refs(write_share(refer / "refcoco+", share, tmp_path / f"{share}") / "refs(unc).p")
-        }
-        for share in (0.01, 0.5, 1.0)
-    ]
+    made = [write_share(refer / "refcoco+", share, tmp_path / f"{share}") for share in (0.01, 0.5, 1.0)]
+    shares = [{ref["ref_id"] for ref in read_refs(each / "refs(unc).p")} for each in made]
     assert [len(found) for found in shares] == [1, 5, 10]
     assert shares[0] < shares[1] < shares[2] == set(range(10))
 

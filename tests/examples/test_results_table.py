@@ -1,14 +1,15 @@
-"""The page of a table: our figures beside the published ones, and what each step cost."""
+"""The page of a table, with our figures beside the published ones, and what each of its steps cost."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
+import typer
 
 from examples import results_table
 from examples.results_table import PUBLISHED, Measured, as_markdown
-from examples.step_log import StepRecord
+from examples.step_log import StepLog, StepRecord, run_pseudoris
 
 FIGURES = {"num_expressions": 1234} | {
     name: {"value": value, "low": low, "high": 0.5}
@@ -60,3 +61,29 @@ def test_a_published_table_has_its_source_and_percent(published):
     assert values
     assert "titles" not in published or all(isinstance(each, dict) for each in figures)
     assert all(value is None or 0 < value < 100 for value in values)
+
+
+def test_a_step_that_fails_keeps_its_seconds_and_is_not_finished(tmp_path):
+    log = StepLog(tmp_path)
+    with pytest.raises(ValueError, match="broken"), log.measured("annotate"):
+        raise ValueError("broken")
+    assert not log.read("annotate").is_finished
+    assert log.read("annotate").peak_bytes > 0
+    with log.measured("annotate"):
+        pass
+    assert [(each.name, each.is_finished) for each in StepLog(tmp_path).records()] == [("annotate", True)]
+
+
+def test_a_finished_step_is_not_done_again(tmp_path, capsys):
+    done = []
+    for _ in range(2):
+        StepLog(tmp_path).step("annotate", lambda: done.append(1))
+    assert done == [1]
+    assert capsys.readouterr().err.splitlines() == ["annotate", "annotate: finished before"]
+
+
+@pytest.mark.slow
+def test_a_command_that_fails_ends_the_example_with_its_exit_code():
+    with pytest.raises(typer.Exit) as ended:
+        run_pseudoris("weights", "get", "no-such-preset")
+    assert ended.value.exit_code == 2

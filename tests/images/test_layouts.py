@@ -15,14 +15,13 @@ import imagecodecs
 import numpy as np
 import png
 import pytest
-import tifffile
 from PIL import Image
 
 from pseudoris.images.layouts import APART, LAYOUTS, OPAQUE, PREMULTIPLIED, STRAIGHT, TOGETHER, Layout, check_layout
 from pseudoris.images.pixels import decode_proven, decode_upright
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ImageError
-from tests.builders.images import encode
+from tests.builders.images import encode, tiff
 from tests.builders.layouts import HEIGHT, WIDTH, bmp, cells, noise, ramps
 
 LIMITS = ImagesConfig()
@@ -97,12 +96,6 @@ def test_imagemagick_shows_the_same(layout):
     decoded = decode_upright(data, LIMITS)
     shown = np.frombuffer(done.stdout, np.uint8).reshape(decoded.shape).astype(int)
     assert np.abs(decoded - shown).max() <= tolerance(layout) + 2
-
-
-def tiff(samples: np.ndarray, **options: object) -> bytes:
-    file = io.BytesIO()
-    tifffile.imwrite(file, samples, **options)
-    return file.getvalue()
 
 
 def with_tag(data: bytes, number: int, value: int, *, instead_of: int, number_before: int | None = None) -> bytes:

@@ -186,9 +186,7 @@ def test_the_wanted_columns_that_are_there_are_read_in_the_order_of_asking():
     table = pa.table({"b": [1, 2] * 50, "c": ["x"] * 100, "a": [{"k": [1]}] * 100})
     found = read_columns(table_of(table, row_group_size=30), ("a", "b", "d"), where="t")
     assert found.to_pydict() == table.select(["a", "b"]).to_pydict()
-
-
-def test_without_a_wanted_column_the_schema_is_told():
+    # Without a wanted column the schema is told.
     assert read_columns(table_of({"b": [1]}), ("a",), where="t").schema.names == ["b"]
 
 

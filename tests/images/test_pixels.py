@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import resource
 import struct
+import sys
 import tracemalloc
 import zlib
 from functools import cache
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
@@ -20,12 +22,15 @@ from pseudoris.images.pixels import (
     import_plugins,
     loaded_plugins,
     registered_formats,
+    turn_upright,
     upright_size,
 )
+from pseudoris.images.prover import Prover
 from pseudoris.schemas.config import ImagesConfig
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.tables import FAILURE_REASONS
-from pseudoris.schemas.untrusted import IMAGE_FORMATS
+from pseudoris.schemas.untrusted import HEIF_PLUGIN, IMAGE_FORMATS
 from tests.builders import images as build
 from tests.builders.hostile_plugin import hostile
 
@@ -97,10 +102,7 @@ BOMBS = {
         lambda: with_size_at(build.encode(Image.new("P", (8, 8)), "GIF"), b"GIF8", 6, b"\xff" * 4),
         "too_many_pixels",
     ),
-    "a GIF's first frame": (
-        lambda: with_size_at(GIF, b",\0\0\0\0", 5, b"\xff" * 4),
-        "too_many_pixels",
-    ),
+    "a GIF's first frame": (lambda: with_size_at(GIF, b",\0\0\0\0", 5, b"\xff" * 4), "too_many_pixels"),
     "a JPEG 2000's box": (
         lambda: with_size_at(
             build.encode(build.random_pixels(), "JPEG2000"), b"ihdr", 4, struct.pack(">II", 10**5, 10**5)
@@ -220,3 +222,50 @@ def test_naming_a_plugin_imports_nothing():
     with pytest.raises(ConfigError, match="--plugin a_strangers_module"):
         upright_size(hostile("hang"), ("a_strangers_module",))
     assert loaded_plugins(("a_strangers_module", "tests.builders.hostile_plugin")) == ("tests.builders.hostile_plugin",)
+
+
+HEIF_LIMITS = load_config("tiny", assignments=[f"images.decoder_plugins=[{HEIF_PLUGIN}]"]).images
+# Blocks of one colour, which lossy compression keeps.
+PIXELS = np.kron(np.random.default_rng(4).integers(0, 255, (4, 6, 3), np.uint8), np.ones((16, 16, 1), np.uint8))
+
+
+def heic(pixels: np.ndarray, orientation: int = 1) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = pillow_heif.from_pillow(Image.fromarray(pixels))
+    buffer = io.BytesIO()
+    image.save(buffer, quality=-1, chroma=444, exif=exif.tobytes())
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def prover():
+    import_plugins([HEIF_PLUGIN])
+    with Prover(HEIF_LIMITS) as prover:
+        yield prover
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_read_upright(prover, orientation):
+    data, upright = heic(PIXELS, orientation), turn_upright(PIXELS, orientation)
+    assert prover.prove(data).size == upright_size(data, HEIF_LIMITS.decoder_plugins) == upright.shape[:2]
+    assert np.abs(decode_upright(data, HEIF_LIMITS).astype(int) - upright).max() <= 3
+
+
+def test_what_is_transparent_is_laid_on_white(prover):
+    clear = np.dstack([PIXELS, np.zeros(PIXELS.shape[:2], np.uint8)])
+    assert decode_upright(heic(clear), HEIF_LIMITS).min() == 255
+
+
+def test_a_truncated_photograph_is_no_half_image(prover):
+    data = heic(PIXELS)
+    for end in (20, len(data) // 2, len(data) - 10):
+        with pytest.raises(ImageError, match=r"header is|stopped before|no decoder recognises") as caught:
+            prover.prove(data[:end])
+        assert caught.value.reason in ("corrupt", "not_an_image")
+
+
+def test_without_the_extra_a_run_is_refused_with_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, HEIF_PLUGIN, None)
+    with pytest.raises(ConfigError, match=r"names 'pillow_heif.HeifImagePlugin'.*pip install 'pseudoris\[heif\]'"):
+        import_plugins([HEIF_PLUGIN])

@@ -53,12 +53,7 @@ def test_an_image_that_kills_its_decoder_is_named_and_the_next_one_proved(prover
 @pytest.mark.parametrize(
     "forged",
     [
-        *(
-            b"\xff" * 8,
-            (5).to_bytes(8) + b"nojso",
-            (2).to_bytes(8) + b"[]",
-            (2).to_bytes(8) + b"{}",
-        ),
+        *(b"\xff" * 8, (5).to_bytes(8) + b"nojso", (2).to_bytes(8) + b"[]", (2).to_bytes(8) + b"{}"),
         (60).to_bytes(8) + b'{"size": [9, 9], "note": "a", "number": 1, "grown_bytes": 0}',
     ],
     ids=["exabytes", "no JSON", "no object", "an empty one", "a note that nobody writes"],

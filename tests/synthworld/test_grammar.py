@@ -3,15 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.synthworld.attributes import (
-    Attributes,
-)
-from pseudoris.synthworld.grammar import (
-    Description,
-    Group,
-    NamedObject,
-    parse_reference,
-)
+from pseudoris.synthworld.attributes import Attributes
+from pseudoris.synthworld.grammar import Description, Group, NamedObject, parse_reference
 from pseudoris.workers.filtering.head_nouns import head_noun
 from recipes.scene_texts import noisy_caption, realise, to_text
 from tests.builders.references import openings, placed, related
@@ -64,39 +57,27 @@ def test_the_article_is_right_before_vowels():
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "a photo of",
-        "red",
-        "a red",
-        "a red blue circle",
-        "a small large circle",
-        "a circle circle",
-        "a photo of a photo of a circle",
-        "a circle with",
-        "a circle with a",
-        "a circle with a circle",
-        "a circle with a hat tail",
-        "a circle on the moon",
-        "a photo green circle",
-        "circle a",
-        "a rd circle",
-        "the left",
-        "the left of the circle",
-        "the left of the two circle",
-        "the left of two circles",
-        "the leftmost circle on the left",
-        "the second circle",
-        "the second circle from the left of the star",
-        "the circle above",
-        "the circle above the",
-        "the circle above the stars",
-        "the circle above the star on the left",
-        "the circle on the left above the star",
-        "two circle",
-        "all",
-        "both the circle",
-        "the circles circles",
-        "the circle left the star",
+        *(
+            "",
+            "a photo of",
+            "red",
+            "a red",
+            "a red blue circle",
+            "a small large circle",
+            "a circle circle",
+            "a rd circle",
+        ),
+        *("a photo of a photo of a circle", "a photo green circle", "circle a", "the circle left the star"),
+        *("a circle with", "a circle with a", "a circle with a circle", "a circle with a hat tail"),
+        *("a circle on the moon", "the left", "the left of the circle", "the left of the two circle"),
+        *("the left of two circles", "the leftmost circle on the left", "the second circle"),
+        *("the second circle from the left of the star", "the circle above", "the circle above the"),
+        *(
+            "the circle above the stars",
+            "the circle above the star on the left",
+            "the circle on the left above the star",
+        ),
+        *("two circle", "all", "both the circle", "the circles circles"),
     ],
 )
 def test_what_is_not_of_the_grammar_is_not_read(text):

@@ -2,7 +2,6 @@
 
 import functools
 import http.server
-import io
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
+from pseudoris.cli.gallery import write_pages
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, KeepRule
 from pseudoris.schemas.run_records import PlanEntry
@@ -19,6 +19,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.tables.open_run import QuarantinedImage
 from pseudoris.viewer.gallery_sample import Gallery, GalleryImage, GallerySummary
+from tests.builders.images import encode as encode_image
 from tests.store.builders import empty, quarantined, start_run
 
 HEIGHT, WIDTH = 60, 90
@@ -61,10 +62,8 @@ def make_mask(index=0, *, box=BOXES[0], counts=None, size=(HEIGHT, WIDTH)):
     return {"mask_id": target_id(index), "segmentation": encoded, **scores}
 
 
-def picture(image_format="PNG", size=(WIDTH, HEIGHT), mode="RGB", **options):
-    file = io.BytesIO()
-    Image.new(mode, size, 0).save(file, image_format, **options)
-    return file.getvalue()
+def picture():
+    return encode_image(Image.new("RGB", (WIDTH, HEIGHT), 0))
 
 
 def make_image(key="a/b.png", *, masks=None, expressions=None, data=None):
@@ -138,6 +137,12 @@ def write_run(folder, *makers, per_shard=4, seconds=None, settings=(), embed_ima
         ids = [image.image_id for image in some]
         commit_shard(location, shard, planned_ids=ids, embed_images=embed_images, provenance=provenance)
     return location
+
+
+def pages_of(folder, *makers, **changes):
+    """Write a run and its pages, and return the folder of the pages."""
+    write_pages(write_run(folder / "a run", *makers, **changes).root)
+    return folder / "a run" / "gallery"
 
 
 def set_tau(page, value):

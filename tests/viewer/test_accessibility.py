@@ -2,8 +2,7 @@
 
 import pytest
 
-from pseudoris.cli.gallery import write_pages
-from tests.viewer.builders import annotated, quarantined_because, write_run
+from tests.viewer.builders import annotated, pages_of, quarantined_because
 
 pytestmark = pytest.mark.browser
 
@@ -59,15 +58,12 @@ FAINT = """
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pages")
-    run = write_run(
-        folder / "run",
+    return pages_of(
+        tmp_path_factory.mktemp("pages"),
         ("two.png", lambda entry: annotated(entry, 2, TWO)),
         ("lone.png", lambda entry: annotated(entry, 1, [(0, "a lone circle", None, None)])),
         ("broken.png", quarantined_because("the header is cut short")),
     )
-    write_pages(run.root)
-    return folder / "run" / "gallery"
 
 
 @pytest.mark.parametrize("name", ["index.html", "quality.html"])
@@ -104,24 +100,12 @@ def test_every_text_of_the_quality_page_stands_out_in_cells_of_every_heat(open_p
         assert page.evaluate(FAINT) == []
 
 
-def gallery_of(folder, *makers):
-    write_pages(write_run(folder / "run", *makers).root)
-    return (folder / "run" / "gallery" / "index.html").as_uri()
-
-
-@pytest.fixture
-def address(tmp_path):
-    """The gallery of two images of two masks, and of a quarantined one that is wider than its place."""
-    return gallery_of(
-        tmp_path,
-        ("a.png", lambda entry: annotated(entry, 2, TWO)),
-        ("b.png", lambda entry: annotated(entry, 2, TWO)),
-        ("a long name of a file that no phone is wide enough for.png", quarantined_because("wide " * 40)),
+def test_arrows_scroll_a_table_that_is_wider_than_its_place(open_page, tmp_path):
+    makers = [(f"{name}.png", lambda entry: annotated(entry, 2, TWO)) for name in "ab"]
+    folder = pages_of(
+        tmp_path, *makers, ("a name that no phone is wide enough for.png", quarantined_because("wide " * 40))
     )
-
-
-def test_arrows_scroll_a_table_that_is_wider_than_its_place(open_page, address):
-    page = open_page(address)
+    page = open_page((folder / "index.html").as_uri())
     region = page.locator("#quarantined .scroll")
     region.evaluate("region => { region.firstElementChild.style.minWidth = '3000px'; }")
     region.focus()

@@ -1,5 +1,7 @@
 """The gallery and the quality page in headless Chromium, from a run through the command to what a person does."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -7,8 +9,10 @@ import pytest
 
 from pseudoris.cli.gallery import write_pages
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.refiltered_run import RuleChange, refilter
+from tests.builders.scored_runs import scored_run
 from tests.interchange.exports.builders import build_run_of_several
-from tests.viewer.builders import annotated, quarantined_because, serving, set_tau, write_run
+from tests.viewer.builders import annotated, pages_of, quarantined_because, serving, set_tau
 
 pytestmark = pytest.mark.browser
 
@@ -16,11 +20,6 @@ TWO = [(0, "a red circle", 1.5, 1), (0, "the dotted circle", 1.2, 1), (1, "a blu
 LONE = [(0, "a lone circle in the snow", None, None)]
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">'`${1}"
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" onload="document.title=\'owned\'"><script>alert(1)</script></svg>'
-
-
-def pages_of(folder, *makers):
-    write_pages(write_run(folder / "a run", *makers).root)
-    return folder / "a run" / "gallery"
 
 
 @pytest.fixture(scope="module")
@@ -220,15 +219,10 @@ def test_no_key_caption_message_or_picture_of_a_stranger_runs_anything(open_page
     assert page.locator("img[src=x], [onerror], [onload], [onfocus], main svg script").count() == 0
     assert page.locator("#expressions .text").first.inner_text() in bait
     assert page.locator(".card >> nth=1 >> .absent").count() == 1
-    assert list((folder / "pictures").iterdir()) == [folder / "pictures" / f"{page_id(folder)}.webp"]
+    assert [path.suffix for path in (folder / "pictures").iterdir()] == [".webp"]
     quality = open_page((folder / "quality.html").as_uri())
     assert quality.title().startswith("Quality of")
     assert quality.locator("img, [onerror], [onload], [onfocus]").count() == 0
-
-
-def page_id(folder):
-    (found,) = (folder / "pictures").glob("*.webp")
-    return found.stem
 
 
 def test_the_note_instead_of_a_picture_stands_above_the_masks(open_page, tmp_path):
@@ -268,3 +262,82 @@ def test_on_a_phone_a_tap_opens_a_sheet_that_takes_the_focus_and_gives_it_back(o
     page.locator("#close").tap()
     page.locator("#inspector").wait_for(state="hidden")
     assert page.evaluate("document.activeElement.closest('.card') === document.querySelector('.card')")
+
+
+MEETING = [
+    (0, "meets neither", 1.2, 1, {"kept": False, "correctness": 0.25}),
+    (0, "meets tau alone", 1.5, 1, {"kept": False, "correctness": 0.25}),
+    (1, "meets both", 1.5, 0, {"kept": True, "correctness": 6.0}),
+]
+
+
+def reasons_of(page, mask):
+    page.locator(f'#tabs [data-mask="{mask}"]').click()
+    found = {}
+    for number in range(page.locator("#expressions .line").count()):
+        line = page.locator("#expressions .line").nth(number)
+        text, *rest = line.inner_text().split("\n")
+        line.click()
+        found[text.removesuffix(" ×2")] = (rest[0], page.locator("#expressions .is-open .why").inner_text())
+    return found
+
+
+def test_a_condition_that_is_not_met_is_named_as_the_reason(open_page, tmp_path):
+    maker = ("a.png", lambda entry: annotated(entry, 2, MEETING))
+    folder = pages_of(tmp_path, maker, settings=["filtering.keep=[correctness > 5]"])
+    page = open_page((folder / "index.html").as_uri())
+
+    told = reasons_of(page, 0)
+    assert told["meets tau alone"] == (
+        "not correctness > 5",
+        "Not kept. The rule of the run has more conditions: its correctness of 0.250 does not meet correctness > 5.",
+    )
+    assert told["meets neither"][1].endswith("Also, its correctness of 0.250 does not meet correctness > 5.")
+    set_tau(page, 1.1)
+    page.locator("#yield >> text=1 kept of 3").wait_for()
+
+
+def test_where_another_scorer_decided_tau_is_no_reason(open_page, tmp_path):
+    said = [(0, "kept by it", 1.1, 1, {"kept": True}), (0, "rejected by it", 1.9, 1, {"kept": False})]
+    maker = ("a.png", lambda entry: annotated(entry, 2, said))
+    folder = pages_of(tmp_path, maker, settings=["filtering.engine=siglip"])
+    page = open_page((folder / "index.html").as_uri())
+
+    told = reasons_of(page, 0)
+    assert told["kept by it"][1].startswith("Kept. A plug-in scorer kept it. Its bound is not known here.")
+    assert told["rejected by it"][1].startswith("Not kept. A plug-in scorer rejected it")
+    quality = (folder / "quality.html").read_text(encoding="utf-8")
+    assert "A plug-in scorer decided what is kept. Its bound may differ from τ." in quality
+    assert 'class="marker"' not in quality
+
+
+@pytest.mark.long
+def test_the_slider_keeps_what_refilter_keeps_at_every_tau(open_page, tmp_path):
+    run = RunLocation.open(str(tmp_path / "run"))
+    scored_run(run, "filtering.keep=[correctness >= 0.5, log_prob > -7, count < 4]", has_humans=True)
+    write_pages(run.root)
+    page = open_page((tmp_path / "run" / "gallery" / "index.html").as_uri())
+
+    for tau in (0.7, 0.9, 1.2, 1.5):
+        totals = refilter(run, RunLocation.open(str(tmp_path / f"at {tau}")), RuleChange(tau)).totals
+        set_tau(page, tau)
+        page.locator(f"#tau-value >> text=/^{tau}$/").wait_for()
+        # The figures follow in the next frame.
+        page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+        shown = re.sub(r"\s", "", page.locator("#yield b").first.inner_text())
+        assert (tau, int(shown)) == (tau, totals.kept)
+
+
+def test_of_several_masks_the_tables_word_stands_at_every_tau(open_page, tmp_path):
+    def of_both(entry):
+        image = annotated(entry, 2, [(0, "both of them", 0.9, None), (1, "a circle", 1.5, 0)])
+        both, one = image.expressions
+        group = replace(both, target_mask_ids=tuple(mask.mask_id for mask in image.masks), kind="group", kept=True)
+        return replace(image, expressions=(group, one))
+
+    page = open_page((pages_of(tmp_path, ("a.png", of_both)) / "index.html").as_uri())
+    set_tau(page, 1.6)
+    page.locator("#yield >> text=1 kept of 2").wait_for()
+
+    page.locator('#tabs [data-mask="0"]').click()
+    assert page.locator("#expressions .kept .reason").inner_text() == "of several masks"

@@ -1,3 +1,5 @@
+"""The gallery's page: what it shows, what of strangers it lets through, its pictures, cards and outlines."""
+
 from __future__ import annotations
 
 import base64
@@ -13,20 +15,33 @@ from collections import Counter
 from html.parser import HTMLParser
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from hypothesis.extra import numpy as hnp
+from PIL import Image, ImageDraw
 
+from pseudoris.images.mask_rings import mask_rings
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import printable, visible
 from pseudoris.store.location import RunLocation
 from pseudoris.viewer import pages
 from pseudoris.viewer.gallery_page import THUMBNAIL, check_destination, image_card, write_gallery
 from pseudoris.viewer.gallery_sample import Gallery, GalleryImage
+from pseudoris.viewer.outlines import FRAME, outline_of
 from pseudoris.viewer.pages import embedded_json, page_prover
+from tests.builders.images import encode as encode_image
 from tests.builders.images import png_of_header_only
-from tests.viewer.builders import make_expression, make_gallery, make_image, make_mask, make_quarantined, make_summary
+from tests.viewer.builders import (
+    encode,
+    make_expression,
+    make_gallery,
+    make_image,
+    make_mask,
+    make_quarantined,
+    make_summary,
+)
 
 
 class Elements(HTMLParser):
@@ -217,16 +232,10 @@ def test_a_bomb_in_the_run_of_a_stranger_is_not_opened():
     assert thumbnail(png_of_header_only(30_000, 30_000)) is None
 
 
-def saved(image, image_format="PNG", **options):
-    file = io.BytesIO()
-    image.save(file, image_format, **options)
-    return file.getvalue()
-
-
 @pytest.mark.slow
 def test_a_small_file_of_many_pixels_costs_the_process_of_the_command_no_memory():
     # 420 KB that took 1.7 GB: it is decoded, or killed by its limit, elsewhere.
-    data = saved(Image.new("LA", (9_000, 9_000), (7, 200)))
+    data = encode_image(Image.new("LA", (9_000, 9_000), (7, 200)))
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert opened(thumbnail(data)).size == (800, 800)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 50_000
@@ -255,3 +264,44 @@ def test_json_in_a_page_reads_back_and_ends_no_element(text):
 
     assert json.loads(written) == {"text": visible(text)}
     assert "<" not in written
+
+
+def fill(loops, shape):
+    """Fill loops of pixel corners by the rule `evenodd`: a pixel is in where a ray to the left crosses odd borders."""
+    crossings = np.zeros((shape[0], shape[1] + 1), dtype=int)
+    for loop in loops:
+        for (x0, y0), (x1, y1) in zip(loop, np.roll(loop, -1, axis=0), strict=True):
+            if x0 == x1:
+                crossings[int(min(y0, y1)) : int(max(y0, y1)), int(x0)] += 1
+    return np.cumsum(crossings, axis=1)[:, :-1] % 2 == 1
+
+
+def loops_of(path):
+    return [
+        np.array([[float(v) for v in point.split()] for point in loop.split("L")])
+        for loop in re.findall(r"M([^Z]+)Z", path)
+    ]
+
+
+@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)))
+def test_a_masks_rings_fill_exactly_its_pixels(mask):
+    np.testing.assert_array_equal(fill(mask_rings(mask), mask.shape), mask)
+
+
+def test_an_outline_stays_within_a_pixel_of_the_mask():
+    image = Image.new("1", (300, 200))
+    ImageDraw.Draw(image).ellipse((40, 30, 250, 170), fill=1)
+    mask = np.asarray(image)
+    scale = FRAME / 300
+    drawn = Image.new("1", (300, 200))
+    (loop,) = loops_of(outline_of(encode(mask), mask.shape).path)
+    ImageDraw.Draw(drawn).polygon([(x / scale, y / scale) for x, y in loop.tolist()], fill=1)
+    overlap = (np.asarray(drawn) & mask).sum() / (np.asarray(drawn) | mask).sum()
+
+    assert overlap > 0.97
+
+
+@pytest.mark.parametrize("size", [(2**20, 2**20), (0, 5), (5, 0), (-3, -5)])
+def test_a_mask_of_an_absurd_size_is_refused_before_memory_is_taken(size):
+    with pytest.raises(ValueError, match="1 to 1,073,741,824 are allowed"):
+        outline_of("0", size)

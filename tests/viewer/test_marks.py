@@ -11,19 +11,17 @@ from pseudoris.cli.gallery import write_pages
 from pseudoris.schemas.ids import image_id, mask_id
 from tests.builders.audits import VerdictFile, small_audit
 from tests.store.builders import empty
-from tests.viewer.builders import annotated, write_run
+from tests.viewer.builders import annotated, pages_of
 
 pytestmark = pytest.mark.browser
 
 TEXTS = {"a.png": [(0, "a red circle", 1.5, 1), (1, "a dot", 1.4, 0)], "b.png": [(0, "a <b> square", 1.9, 1)]}
+MAKERS = [(key, lambda entry, texts=texts: annotated(entry, 2, texts)) for key, texts in TEXTS.items()]
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pages")
-    makers = [(key, lambda entry, texts=texts: annotated(entry, 2, texts)) for key, texts in TEXTS.items()]
-    write_pages(write_run(folder / "run", ("0.png", empty), *makers).root)
-    return (folder / "run" / "gallery" / "index.html").as_uri()
+    return (pages_of(tmp_path_factory.mktemp("pages"), ("0.png", empty), *MAKERS) / "index.html").as_uri()
 
 
 def names(page):
@@ -57,9 +55,7 @@ def test_a_run_of_other_images_of_the_same_names_does_not_show_the_marks(open_pa
     page.locator(".card", has_text="b.png").locator(".row").first.click()
     page.keyboard.press("x")
     page.locator(".expression.is-open .star").wait_for()
-    makers = [(key, lambda entry, texts=texts: annotated(entry, 2, texts)) for key, texts in TEXTS.items()]
-    other = write_run(tmp_path / "run", *makers, source="other/")
-    page.goto(Path(write_pages(other.root)).as_uri())
+    page.goto((pages_of(tmp_path, *MAKERS, source="other/") / "index.html").as_uri())
     page.locator(".card", has_text="b.png").locator(".row").first.click()
     page.locator(".expression.is-open .marking").wait_for()
     assert not page.locator(".expression.is-open .star").count()
