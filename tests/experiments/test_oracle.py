@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,14 +122,9 @@ def test_each_step_of_the_method_helps(bootstrap, better, worse):
     assert bootstrap.difference(better, worse).low > 0
 
 
-class _Knows:
-    """Answers each caption with a map of a number's own."""
-
-    def __init__(self, masks):
-        self._masks = masks
-
-    def maps(self, image, captions):
-        return np.stack(self._masks[: len(captions)]).astype(np.float32)
+def knows(masks):
+    """Return a pointer that answers each caption with the map of its number."""
+    return SimpleNamespace(maps=lambda image, captions: np.stack(masks[: len(captions)]).astype(np.float32))
 
 
 @pytest.mark.parametrize("position", range(4))
@@ -136,10 +132,10 @@ def test_the_right_objects_pixels_are_hits_and_others_are_not(position):
     scene = make_scene(Split.DEVELOPMENT, position)
     painted, asked = render(scene), questions(scene)
     right = [painted.masks[question.number] for question in asked]
-    sums = point_at(_Knows(right), scene, painted)
+    sums = point_at(knows(right), scene, painted)
     assert sum(sums[kind][0] for kind in (NAMED, DESCRIBED) if kind in sums) == len(asked)
     nobody = ~painted.masks.any(0)
-    sums = point_at(_Knows([nobody] * len(asked)), scene, painted)
+    sums = point_at(knows([nobody] * len(asked)), scene, painted)
     assert sum(sums[kind][0] for kind in (NAMED, DESCRIBED) if kind in sums) == 0
     assert sum(sums[f"{kind}_any_object"][0] for kind in (NAMED, DESCRIBED) if kind in sums) == 0
 

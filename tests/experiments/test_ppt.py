@@ -260,24 +260,14 @@ def test_a_choice_is_right_where_it_is_the_target_and_others_are_not_judged(tmp_
 ROWS = ("peak, by agreement", "peak, by predicted IoU", "points", "peak, by agreement, feature surgery")
 
 
-def _run(*arguments: object):
-    app = typer.Typer()
-    app.command()(command.main)
-    return CliRunner().invoke(app, [str(each) for each in arguments])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Of the data sets: what one call has made the next one finds."""
-    return tmp_path_factory.mktemp("ppt_data")
-
-
 @pytest.mark.long
-def test_every_grounding_and_the_pairs_are_measured_and_written(folder, tmp_path) -> None:
+def test_every_grounding_and_the_pairs_are_measured_and_written(tmp_path) -> None:
     figures, sheet = tmp_path / "figures.json", tmp_path / "sheet.png"
 
-    outcome = _run(folder, "--objects", 20, "--scenes", 2, "--json", figures, "--sheet", sheet)
-
+    app = typer.Typer()
+    app.command()(command.main)
+    words = [tmp_path / "data", "--objects", 20, "--scenes", 2, "--json", figures, "--sheet", sheet]
+    outcome = CliRunner().invoke(app, [str(each) for each in words])
     assert outcome.exit_code == 0, outcome.output
     found = json.loads(figures.read_text())
     assert (found["images"], found["scenes"]) == (20, 2)

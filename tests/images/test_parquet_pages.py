@@ -26,10 +26,14 @@ MIB = 2**20
 ROWS = [random.Random(0).randbytes(700) for _ in range(9)] + [None] + [b"\0" * 50_000] * 4
 
 
-def written(rows, **options) -> bytes:
+def table_of(columns, **options) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(pa.table({"bytes": rows}), buffer, **{"compression": "zstd", "use_dictionary": False, **options})
+    pq.write_table(pa.table(columns), buffer, **options)
     return buffer.getvalue()
+
+
+def written(rows, **options) -> bytes:
+    return table_of({"bytes": rows}, **{"compression": "zstd", "use_dictionary": False, **options})
 
 
 def chunk_of(data: bytes):
@@ -135,9 +139,8 @@ def test_a_bomb_is_found_however_the_chunk_is_read(sizes):
     pages = WatchedPages(io.BytesIO(data), max_bytes=MIB)
     pages.watch()
     pages.seek(start)
-    sizes = itertools.chain.from_iterable(itertools.repeat(sizes, len(chunk)))
     with pytest.raises(ImageError, match="unpacks") as caught:
-        read_in_pieces(pages, start + len(chunk), sizes)
+        read_in_pieces(pages, start + len(chunk), itertools.cycle(sizes))
     assert caught.value.reason == "too_many_bytes"
 
 
@@ -169,12 +172,6 @@ def test_a_page_whose_values_are_too_large_on_average_is_refused_though_it_is_th
     with pytest.raises(ImageError, match=f"allows it {ALWAYS_BYTES:,}"):
         read_all(data, max_bytes=MIB)
     read_all(data, max_bytes=ALWAYS_BYTES + 1)
-
-
-def table_of(columns, **options):
-    sink = io.BytesIO()
-    pq.write_table(pa.table(columns), sink, **options)
-    return sink.getvalue()
 
 
 def repeated(value, count):

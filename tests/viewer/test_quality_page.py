@@ -123,14 +123,8 @@ def test_the_counts_are_those_of_the_definition(spoken):
     assert (found.same_mask, found.other_mask) == (len(same), len(other))
 
 
-def growth_of(texts):
-    growth = Growth()
-    growth.add(texts)
-    return growth
-
-
 def test_the_curve_begins_at_nothing_and_counts_each_word_once():
-    found = growth_of(["a red star", "a red boat", "A STAR"])
-
+    found = Growth()
+    found.add(["a red star", "a red boat", "A STAR"])
     assert found.points == ((0, 0), (1, 3), (2, 4), (3, 4))
     assert (found.num_words, found.heaps_exponent) == (4, None)

@@ -1,4 +1,4 @@
-"""Systems say what their rule says, thresholds follow from scores alone, and each row differs as its name says."""
+"""Annotated scenes are kept on disk once, systems say what their rule says, and a judge may be stricter."""
 
 from __future__ import annotations
 
@@ -11,15 +11,86 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.quality import expressions
+from experiments.quality.annotated_scenes import DISTINCTIVE, NUCLEUS, SHIPPED, SceneSet, annotate, annotated_chunk
 from experiments.quality.judge import JUDGES, conventions
-from experiments.quality.ladder import REASONS, Draws, Everything, ScoreTable, System, count_system
+from experiments.quality.ladder import ALL_DRAWS, REASONS, Draws, Everything, ScoreTable, System, count_system
+from experiments.quality.parts import Options
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
 from pseudoris.synthworld import oracle
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.scene_truth import SceneImageTruth
-from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, SceneObject
+from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, SceneObject, Split
+from pseudoris.workers.captions import CocaCaptioner
+from pseudoris.workers.filtering import ClipScorer
+from pseudoris.workers.masks import SamProposer
 from recipes.scene_shards import scene_image, scene_shard
 from tests.builders.scene_runs import plain_object as item
+
+DRAWN = SceneSet(Split.DEVELOPMENT, 2)
+CHUNK = DRAWN.chunks[0]
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    options = Options(tmp_path_factory.mktemp("quality"), processes=1)
+    annotate(options, DRAWN, (DISTINCTIVE, NUCLEUS))
+    return options
+
+
+def cached(options, setting, bound=SHIPPED):
+    return annotated_chunk(options.out, DRAWN, CHUNK, setting, bound)
+
+
+@pytest.fixture(scope="module")
+def shard():
+    return scene_shard([scene_image(DRAWN.scene(position)) for position in CHUNK])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", [DISTINCTIVE, NUCLEUS], ids=lambda setting: setting.name)
+def test_a_cached_annotation_is_the_stages_own(options, shard, setting):
+    config = setting.config()
+    fresh = CocaCaptioner(config.captions, config.compute)(SamProposer(config.masks, config.compute)(shard))
+    fresh = ClipScorer(config.filtering, config.compute)(fresh)
+    assert cached(options, setting) == tuple(replace(image, data=b"") for image in fresh.images)
+
+
+@pytest.mark.slow
+def test_leaving_draws_out_gives_what_fewer_samplers_and_crops_would_have_drawn(options, shard):
+    config = replace(
+        DISTINCTIVE,
+        assignments=(
+            "captions.sampling.top_k=[]",
+            "captions.sampling.top_p=[0.6, 0.9]",
+            "captions.context_scales=[1.1]",
+        ),
+    ).config()
+    given = SamProposer(config.masks, config.compute)(shard)
+    fresh = CocaCaptioner(config.captions, config.compute)(given).images
+    fewer = Draws(crops=("masked", "context_1.1"), samplers=((None, 0.6), (None, 0.9)))
+    for one, other in zip(fresh, cached(options, DISTINCTIVE), strict=True):
+        left = fewer.of(other)
+        assert {(e.target_mask_ids, e.text) for e in one.expressions} == {
+            (e.target_mask_ids, e.text) for e in left.expressions
+        }
+        assert sum(len(e.samples) for e in left.expressions) == 6 * len(other.masks)
+    assert ALL_DRAWS.of(other) is other
+
+
+@pytest.mark.slow
+def test_what_stands_is_not_computed_again_and_what_is_missing_is(options):
+    files = sorted(options.out.rglob("*.arrow"))
+    # Masks, and two settings under two bounds.
+    assert len(files) == 5
+    before = {path: path.stat().st_mtime_ns for path in files}
+    lost = next(path for path in files if "nucleus" in str(path) and path.name.endswith("shipped.arrow"))
+    held = lost.read_bytes()
+    lost.unlink()
+    annotate(options, DRAWN, (DISTINCTIVE, NUCLEUS))
+    assert lost.read_bytes() == held
+    untouched = [path for path in files if "nucleus" not in str(path)]
+    assert {path: path.stat().st_mtime_ns for path in untouched} == {path: before[path] for path in untouched}
+
 
 SCENE = Scene(0, 1, (item("circle", "orange", 40.0), item("circle", "blue", 96.0), item("star", "orange", 150.0)))
 PAINTED = scene_image(SCENE)
