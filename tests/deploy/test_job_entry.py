@@ -17,18 +17,12 @@ from pseudoris.store.location import local_path
 from tests.builders.wheel import ROOMS, ROOT
 
 
-@pytest.fixture
-def words(monkeypatch):
-    """The command line that the command would see."""
+def test_it_is_annotate_on_the_cluster_that_it_runs_on_unless_a_later_address_names_another(monkeypatch):
     seen = []
     monkeypatch.setattr(cli_main, "main", lambda: seen.extend(sys.argv))
     monkeypatch.setattr(sys, "argv", ["annotate.py"])
-    return seen
-
-
-def test_it_is_annotate_on_the_cluster_that_it_runs_on_unless_a_later_address_names_another(words):
     main(["in", "out", "--address", "head:6379"])
-    assert words == ["pseudoris", "annotate", "--address", "auto", "in", "out", "--address", "head:6379"]
+    assert seen == ["pseudoris", "annotate", "--address", "auto", "in", "out", "--address", "head:6379"]
 
 
 def test_without_the_package_it_says_what_to_install_and_where(tmp_path):

@@ -55,12 +55,6 @@ def test_an_unknown_key_is_refused_with_the_one_that_is_meant(given, meant):
         load_config("tiny", assignments=[f"{given}=3"])
 
 
-def test_numbers_of_an_architecture_are_refused_with_where_they_stand_now():
-    said = r"masks\.architecture\.encoder_width: unknown key; masks\.architecture is a name or the path of a JSON file"
-    with pytest.raises(ConfigError, match=said):
-        load_config("tiny", assignments=["masks.architecture.encoder_width=64"])
-
-
 def test_two_different_presets_are_refused(tmp_path):
     path = tmp_path / "card.yaml"
     path.write_text("preset: base\n")
@@ -75,16 +69,6 @@ def test_two_different_presets_are_refused(tmp_path):
     # All written out, it says the same over each.
     path.write_text(shown_config(preset_layers("base")))
     assert load_config("paper", path) == load_config("base")
-
-
-def test_an_unknown_preset_is_refused_with_the_nearest_known_one():
-    with pytest.raises(ConfigError, match=r"unknown preset 'papr'.*did you mean 'paper'"):
-        load_config("papr")
-
-
-def test_a_value_out_of_bounds_is_refused_with_the_value():
-    with pytest.raises(ConfigError, match=r"compute.threads: .*greater than or equal to 1 \(got 0\)"):
-        load_config("tiny", assignments=["compute.threads=0"])
 
 
 @pytest.mark.parametrize("path", ["[a].json", "{a}.json", "*x.json", "%x.json", "@x", "/in/a #1.json", "x: y", "12"])
@@ -273,17 +257,27 @@ def test_the_path_of_a_configuration_may_hold_any_letter_that_a_system_takes():
         load_config("tiny", "a\0b")
 
 
+ARCHITECTURE = r"masks\.architecture"
+
+
 @pytest.mark.parametrize(
-    ("preset", "assignment", "message"),
+    ("preset", "words", "message"),
     [
-        ("tiny", "masks.prior.kind=table", r"prior.kind=table needs prior.path"),
-        ("tiny", "captions.beam.num_beams=5", "num_beams 5 is not a multiple of num_groups 3"),
-        ("base", "placement.fused.num_gpus=0", r"compute.device=cuda, but placement.fused.num_gpus=0"),
+        ("papr", (), r"unknown preset 'papr'.*did you mean 'paper'"),
+        ("tiny", ("compute.threads=0",), r"compute.threads: .*greater than or equal to 1 \(got 0\)"),
+        (
+            "tiny",
+            ("masks.architecture.encoder_width=64",),
+            rf"{ARCHITECTURE}\.encoder_width: unknown key; {ARCHITECTURE} is a name or the path of a JSON file",
+        ),
+        ("tiny", ("masks.prior.kind=table",), r"prior.kind=table needs prior.path"),
+        ("tiny", ("captions.beam.num_beams=5",), "num_beams 5 is not a multiple of num_groups 3"),
+        ("base", ("placement.fused.num_gpus=0",), r"compute.device=cuda, but placement.fused.num_gpus=0"),
     ],
 )
-def test_settings_that_do_not_fit_each_other_are_refused(preset, assignment, message):
+def test_a_mistake_is_refused_with_what_is_allowed(preset, words, message):
     with pytest.raises(ConfigError, match=message):
-        load_config(preset, assignments=[assignment])
+        load_config(preset, assignments=words)
 
 
 def test_the_method_leaves_out_placement_endpoint_payer_queries_and_preset():
