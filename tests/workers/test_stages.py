@@ -62,19 +62,14 @@ def test_a_plug_in_that_imports_an_old_name_is_told_the_new_one(line, new_name, 
         stages.STAGES[0].engine(config)
 
 
-ASKED = """
-import sys
-from pseudoris.schemas.config import ComputeConfig
-from pseudoris.workers.stages import device_kind
-print(device_kind(ComputeConfig(device="cpu")), "torch" in sys.modules)
-"""
-
-
 def _asked(**environment):
-    done = subprocess.run(
-        [sys.executable, "-c", ASKED], env={**os.environ, **environment}, capture_output=True, text=True
-    )
-    return done.stdout.strip()
+    code = """if True:
+    import sys
+    from pseudoris.schemas.config import ComputeConfig
+    from pseudoris.workers.stages import device_kind
+    print(device_kind(ComputeConfig(device="cpu")), "torch" in sys.modules)"""
+    command, environment = [sys.executable, "-c", code], {**os.environ, **environment}
+    return subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists what the CPU can")

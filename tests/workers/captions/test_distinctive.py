@@ -1,3 +1,6 @@
+"""What a sampler draws and a beam finds, by their definitions and by open_clip's own tokens."""
+
+import hashlib
 import math
 
 import numpy as np
@@ -7,13 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from benchmarks.plain_captioner import group_beam_search
 from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.schemas.config import SamplingConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ImageError
 from pseudoris.workers.captions import distinctive
+from pseudoris.workers.captions.decoding_rules import BeamExtension, BeamSearch
 from pseudoris.workers.captions.distinctive import Sampler, SamplerRows
-from pseudoris.workers.captions.vocabulary_logits import Vocabulary
+from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary
+from tests.builders.coca import captions_config
 
 # A few levels only, so that equal logits are common.
 rows_of_logits = hnp.arrays(
@@ -27,13 +33,11 @@ def in_order(logits):
 
 
 def top_k(logits, *k):
-    """The token ids of the top-k sets."""
     ordered, ids = in_order(logits)
     return kept_ids(ids, distinctive.count_top_k(ordered, torch.tensor(k)))
 
 
 def top_p(logits, *p):
-    """The token ids of the top-p sets."""
     ordered, ids = in_order(logits)
     return kept_ids(ids, distinctive.count_top_p(ordered, ordered.logsumexp(1), torch.tensor(p)))
 
@@ -86,9 +90,8 @@ def weights_of(own, others, *, eos=None, kept=None, temperature=1.0):
     own, others = torch.tensor([own]), torch.tensor([others])
     is_eos = torch.tensor([[place == eos for place in range(own.shape[1])]])
     is_kept = torch.ones_like(is_eos) if kept is None else torch.tensor([kept])
-    return distinctive.distinctive_weights(own, others, is_kept=is_kept, is_eos=is_eos, temperature=temperature)[
-        0
-    ].tolist()
+    weights = distinctive.distinctive_weights(own, others, is_kept=is_kept, is_eos=is_eos, temperature=temperature)
+    return weights[0].tolist()
 
 
 def test_the_contrast_is_a_softmax_of_the_difference_over_the_kept_tokens():
@@ -126,11 +129,6 @@ def test_where_no_weight_is_left_the_own_distribution_stands():
     assert weights == pytest.approx([0.5, 0.5, 0.0])
 
 
-SIMILARITY = torch.tensor(
-    [[1.0, 0.5, -0.2, 0.9], [0.5, 1.0, 0.5, 0.1], [-0.2, 0.5, 1.0, 0.0], [0.9, 0.1, 0.0, 1.0]], dtype=torch.float64
-)
-
-
 @pytest.mark.parametrize(
     ("num_masks", "settings_", "how"),
     [
@@ -142,7 +140,7 @@ SIMILARITY = torch.tensor(
     ],
 )
 def test_the_bound_of_the_paper_counts_masks_and_the_record_says_what_counted(num_masks, settings_, how):
-    others = distinctive.choose_others(SIMILARITY[:num_masks, :num_masks], settings_)
+    others = distinctive.choose_others(torch.eye(num_masks), settings_)
     assert others.how == how
     assert others.indices.shape == (num_masks, num_masks - 1 if how == "all" else 0)
 
@@ -217,3 +215,89 @@ def test_scores_beyond_the_precision_are_an_error_of_the_image_and_never_a_draw(
     states[side][0][1] = wrong
     with pytest.raises(ImageError, match="beyond the range of its precision"):
         next_tokens(drawn_by, states["own"], states["others"])
+
+
+SPECIAL = SpecialTokens(sot=10, eos=11, pad=0)
+
+# (seed, bonus of EOS, beams, groups, min_length, max_length), and tokens on the table of logits below: those of
+# open_clip 3.3.0's own `CoCa._generate_beamsearch` over transformers 4.56.2, and those of the loop of the authors' CoCa
+# over `BeamSearchScorer` of transformers 4.30.2, the last one with which their loop runs: it raises with 4.31.
+GOLDEN = [
+    ((1, 0, 6, 3, 5, 12), [10, 8, 5, 9, 9, 7, 3, 6], [10, 8, 5, 9, 9, 7, 3, 6]),
+    ((2, 0, 6, 3, 5, 12), [10, 4, 4, 7, 8, 7, 9, 3, 10, 5, 3], [10, 4, 4, 7, 8, 5, 1]),
+    ((3, 4, 6, 3, 5, 12), [4, 2, 9, 6, 8, 7], [4, 2, 9, 6]),
+    ((4, 4, 6, 3, 1, 12), [], []),
+    ((5, 2, 4, 1, 3, 10), [3, 10, 2, 5, 6, 2, 9, 8], [3, 1]),
+    ((6, -8, 6, 3, 5, 9), [6, 10, 2, 3, 6, 7, 7, 7], [6, 10, 2, 3, 6, 7, 7, 7]),
+    ((7, 3, 6, 2, 2, 10), [8, 0], [8]),
+    ((8, 1, 2, 1, 4, 8), [7, 6, 0, 3, 4], [7, 6, 0, 3, 4]),
+    ((9, 6, 6, 3, 1, 12), [3, 4], []),
+    ((10, 5, 3, 3, 2, 12), [1], [1]),
+]
+
+
+def logits_of(seed, eos_bonus, prefix):
+    row = []
+    for token in range(12):
+        text = f"{seed}|{','.join(map(str, prefix))}|{token}"
+        word = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=2).digest(), "big")
+        row.append(word / 8192 - 4 + (eos_bonus if token == SPECIAL.eos else 0))
+    return row
+
+
+def settings_of(case, **beam):
+    _, _, num_beams, num_groups, min_length, max_length = case
+    beam = {"num_beams": num_beams, "num_groups": num_groups, **beam}
+    return captions_config(beam=beam, min_length=min_length, max_length=max_length)
+
+
+def all_groups(case, **beam):
+    def score(prefixes):
+        return torch.tensor([logits_of(*case[:2], prefix) for prefix in prefixes], dtype=torch.float64)
+
+    return group_beam_search(score, settings_of(case, **beam), SPECIAL)
+
+
+def one_group(case, **beam):
+    config = settings_of(case, **beam)
+    num_beams = config.beam.num_beams // config.beam.num_groups
+    search = BeamSearch(num_beams, SPECIAL.eos, config.beam.length_penalty, config.beam.counts_eos)
+    for length in range(1, config.max_length):
+        extensions = []
+        for index, open_beam in enumerate(search.beams):
+            logits = torch.tensor(logits_of(*case[:2], (SPECIAL.sot, *open_beam.tokens)), dtype=torch.float64)
+            if length < config.min_length:
+                logits[SPECIAL.eos] = -torch.inf
+            log_probs = logits.log_softmax(dim=0)
+            steps = logits if config.beam.beam_score == "logit" else log_probs
+            extensions += [
+                BeamExtension(open_beam.score + float(steps[v]), open_beam.log_prob + float(log_probs[v]), v, index)
+                for v in range(12)
+            ]
+        search.advance(extensions)
+        if search.is_done:
+            break
+    return search.result()
+
+
+@pytest.mark.parametrize(("case", "tokens"), [(case, tokens) for case, _, tokens in GOLDEN])
+def test_in_paper_a_beam_that_eos_ended_is_divided_as_transformers_4_30_does(case, tokens):
+    paper = load_config("paper").captions.beam
+    length = {"counts_eos": paper.counts_eos, "length_penalty": paper.length_penalty}
+    assert list(all_groups(case, **length)[0]) == tokens
+    assert list(one_group(case, **length).tokens) == tokens
+
+
+@pytest.mark.parametrize("seed", range(40, 80))
+def test_without_eos_in_the_length_one_group_finds_what_all_groups_find(seed):
+    case = (seed, seed % 7 - 1, 6, 3, 1 + seed % 5, 12)
+    found = one_group(case, counts_eos=False)
+    assert (found.tokens, pytest.approx(found.log_prob)) == all_groups(case, counts_eos=False)
+
+
+@pytest.mark.parametrize(("case", "tokens"), [(case, tokens) for case, tokens, _ in GOLDEN])
+def test_one_group_finds_what_open_clips_groups_find(case, tokens):
+    assert list(one_group(case).tokens) == list(all_groups(case)[0]) == tokens
+    if case[2:4] == (6, 3):
+        paper = load_config("paper").captions.beam
+        assert list(one_group(case, num_beams=paper.num_beams, num_groups=paper.num_groups).tokens) == tokens

@@ -97,11 +97,6 @@ SMALL_COCA = {
 }
 
 
-def kinds_of(names):
-    """Names of tensors without the number of their layer."""
-    return {re.sub(r"\.\d+\.", ".N.", name) for name in names}
-
-
 def test_in_paper_the_authors_captioner_is_read_as_their_trainer_wrote_it(tmp_path, monkeypatch):
     paper = load_config("paper").captions
     architecture = tmp_path / "small.json"
@@ -109,7 +104,9 @@ def test_in_paper_the_authors_captioner_is_read_as_their_trainer_wrote_it(tmp_pa
     trained = load_coca(str(architecture), WeightsConfig(uri="random:5"))
     with torch.device("meta"):
         authors = build_from_config(read_model_config(paper.architecture))
-    assert kinds_of(trained.state_dict()) == kinds_of(authors.state_dict())
+    # Names of tensors without the number of their layer.
+    ours, theirs = ({re.sub(r"\.\d+\.", ".N.", name) for name in each.state_dict()} for each in (trained, authors))
+    assert ours == theirs
     # open_clip's trainer: the model under DistributedDataParallel beside its optimiser and the scaler.
     optimiser = torch.optim.AdamW(trained.parameters())
     sum(parameter.sum() for parameter in trained.parameters()).backward()

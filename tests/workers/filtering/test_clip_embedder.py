@@ -28,17 +28,8 @@ def embedder():
 
 def test_a_tile_is_computed_before_the_next_piece_is_read():
     events = []
-
-    def pieces():
-        for number in range(3):
-            events.append(f"read {number}")
-            yield torch.zeros(2, 1)
-
-    def encode(block):
-        events.append("encode")
-        return block
-
-    embed_in_tiles(pieces(), encode, tile=2)
+    pieces = (events.append(f"read {number}") or torch.zeros(2, 1) for number in range(3))
+    embed_in_tiles(pieces, lambda block: events.append("encode") or block, tile=2)
     assert events == ["read 0", "encode", "read 1", "encode", "read 2", "encode"]
 
 
