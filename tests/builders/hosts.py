@@ -108,19 +108,10 @@ def _add_host(hosts: Hosts, tag: str, number: int) -> None:
 
 
 def _start_node(hosts: Hosts, number: int, ray: Sequence[str], *words: str) -> None:
-    command = hosts.command(
-        number,
-        *ray,
-        "start",
-        "--block",
-        f"--node-ip-address={_NETWORK}.{number + 1}",
-        *words,
-        f"--object-store-memory={100 * 2**20}",
-        "--disable-usage-stats",
-    )
+    options = (f"--node-ip-address={_NETWORK}.{number + 1}", f"--object-store-memory={100 * 2**20}")
     hosts.raylets.append(
         subprocess.Popen(
-            command,
+            hosts.command(number, *ray, "start", "--block", "--disable-usage-stats", *options, *words),
             env={**os.environ, **_ENVIRONMENT},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

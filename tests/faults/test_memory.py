@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-from pathlib import Path
 
+import psutil
 import pytest
 
 from pseudoris.store.location import RunLocation
@@ -38,12 +38,11 @@ def test_memory_that_runs_out_stops_the_run_and_more_of_it_continues(cluster, so
 
 @pytest.mark.long
 def test_rays_memory_monitor_ends_a_hoarder_and_nobody_is_blamed(source, undisturbed, tmp_path, monkeypatch):
-    total, available = memory_bytes("MemTotal"), memory_bytes("MemAvailable")
-    room = 3 * 2**30
-    if available < 3 * room:
+    memory, room = psutil.virtual_memory(), 3 * 2**30
+    if memory.available < 3 * room:
         pytest.skip("less than 9 GB of memory are free")
     # Of this machine's memory: what is used now, the run itself, and no hoard beside it.
-    monkeypatch.setenv("RAY_memory_usage_threshold", f"{(total - available + room) / total:.4f}")
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{(memory.total - memory.available + room) / memory.total:.4f}")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
     options = f"masks.options={{sleep_s: 0.12, hoards: 1, hoard_mb: 5000, tally: {tmp_path / 'tally'}}}"
     with local_cluster(1) as cluster:
@@ -83,8 +82,3 @@ def test_workers_that_the_monitor_ends_on_a_cluster_of_others_are_told_while_the
     told = r"has ended \d+ workers? so far .* in use, its limit is [\d.]+ GiB\): .*placement\.fused\.max_actors.*larger"
     assert re.search(told, said), said
     assert is_alive
-
-
-def memory_bytes(name: str) -> int:
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
