@@ -1,4 +1,4 @@
-"""Output of all commands: two consoles, tables, and numbers written for a person. Called by every command, examples.
+"""Output of all commands, examples and experiments: two consoles, tables, and numbers written for a person.
 
 Names, captions and messages are untrusted: a terminal executes the control characters in them. So everything that a
 command prints goes through the consoles, `echo` or `echo_json`, which spell control characters.

@@ -100,7 +100,7 @@ def _opened(
     stored = {} if parent is None else {STAGE_PROPOSE: parent.header.identity.weights[STAGE_PROPOSE]}
     if options.is_dry:
         stages = [stage for stage in with_check(STAGES, config) if stage.name not in stored]
-        # If a download cannot make the weights complete, `identity_before_ray` raises an error that names them.
+        # Weights that the run itself would fetch may be missing in a dry run; for others `identity_before_ray` raises.
         if joins_cluster(config.placement.address) or may_download(config, stages):
             found = gather(*(partial(is_unfetched, stage.settings(config).weights) for stage in stages))
             names = [stage.name for stage, is_missing in zip(stages, found, strict=True) if is_missing]

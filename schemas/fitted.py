@@ -161,7 +161,7 @@ class PosteriorConfig(FrozenModel):
     # out. Unlike `object_overlap` it leaves a shirt on a man an object. Left out of a run's header where it is 0, so
     # that older runs keep their hash.
     object_nested: UnitInterval = Field(default=0.0, exclude_if=lambda weight: weight == 0.0)
-    # With None, every noun names another thing. Headers omit it, so that older runs keep their hash.
+    # With None, different nouns name different things. Headers omit it, so that older runs keep their hash.
     names: NounRelations | None = Field(default=None, exclude_if=lambda names: names is None)
     # A bare noun may also fit an object without a mask or with a wrong noun. This weight says how much that counts.
     unseen: UnitInterval

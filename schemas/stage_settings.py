@@ -101,7 +101,7 @@ class ReductionConfig(FrozenModel):
 class PriorConfig(FrozenModel):
     """An instance detector's opinion of what the objects are (the paper: CutLER, score > 0.5)."""
 
-    # A run with `unset` is refused before it starts: the error names both choices (`docs/guides/priors.md`).
+    # A run with `unset` is refused before it starts: the error says how to choose (`docs/guides/priors.md`).
     kind: Literal["none", "table", "torchvision", "unset"] = "none"
     # This is the path of a file of instances (table: Parquet or COCO JSON), or of a local checkpoint (torchvision).
     path: str | None = None
@@ -168,7 +168,7 @@ class MasksConfig(FrozenModel):
     crop_overlap_ratio: UnitInterval = 512 / 1500
     # Crops of layer l have `points_per_side` divided by this number to the power of l.
     crop_n_points_downscale_factor: int = Field(default=1, ge=1, le=1_024)
-    # Holes and islands up to this many pixels are removed; 0 leaves masks as they are.
+    # Holes and islands of fewer pixels than this are removed; 0 leaves masks as they are.
     min_mask_region_area: int = Field(default=0, ge=0, le=2**34)
     reduction: ReductionConfig = ReductionConfig()
     prior: PriorConfig = PriorConfig()

@@ -74,7 +74,7 @@ def implies(words: str, fewer: str) -> bool:
         # Someone without a shirt is also without a red shirt, so the two attributes change places.
         words, fewer = fewer, words
     more, less = words.split(), fewer.split()
-    # Someone in a red shirt is not red, so the last words of both must be equal.
+    # Someone in a red shirt is not red: the last words must be equal, unless `less` begins with a participle in -ing.
     return (more[-1] == less[-1] or rules.is_progressive(less[0])) and says_more(words, fewer)
 
 

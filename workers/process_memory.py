@@ -1,6 +1,7 @@
 """Environment of processes that compute on a CPU: they reuse freed memory, and keep few of oneDNN's kernels.
 
-`pipeline/executor.py` and `recipes/child_environment.py` must set it before a process starts: glibc reads it then.
+Called by `pipeline/executor.py`, `recipes/child_environment.py` and benchmarks. It must be set before a process starts:
+glibc reads it then.
 """
 
 from __future__ import annotations

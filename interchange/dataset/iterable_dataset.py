@@ -76,7 +76,7 @@ class RisIterableDataset(StreamedDataset):
         super().__init__(self._order.rank, self._order.world_size)
         self._endpoint_url = endpoint_url
         self._transform = transform
-        # Counts the refreshes.
+        # Counts the refreshes that were given no snapshot: the number is in the key under which ranks agree on one.
         self._turn = 0
         self._take_stock(DatasetRun.open(run, spec or SampleSpec(), snapshot, endpoint_url=endpoint_url))
         if self._counts is None and self.world_size > 1 and self.rank == 0:

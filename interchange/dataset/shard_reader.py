@@ -41,7 +41,7 @@ from pseudoris.store.tables.judged_expressions import floats_of
 from pseudoris.store.threads import map_in_threads
 
 WEIGHT_COLUMNS: Final = ("source", "kept", "distinctiveness", "correctness", "count", "weight")
-# A weight of 1 becomes this integer. Its steps are as fine as the rounding of the column `weight`.
+# A weight of 1 becomes this integer, so weights have steps as fine as the rounding of the column `weight`.
 FULL_WEIGHT: Final = 2**20
 
 

@@ -142,6 +142,7 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
         for image, _, said, segment_id, png in _new_masks(job):
             if split != _TRAIN:
                 files.write(masks, f"{segment_id}.png", png)
+            # The trainers expect the whole image in each record: one with twenty masks is stored twenty times.
             yield {
                 "img": image.data,
                 "mask": png,
@@ -177,7 +178,6 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
     return replace(report, rows={"images": job.num_images, **report.rows})
 
 
-# Each record holds its whole image, as the trainers expect: an image with twenty masks is stored twenty times.
 _LMDB_SUMMARY: Final = "the LMDB of CRIS and ETRIS, with pickles: their reader needs two lines changed"
 LMDB: Final = ExportFormat("lmdb", _LMDB_SUMMARY, _write_lmdb, _TAKES, _READS, "lmdb")
 

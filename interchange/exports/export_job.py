@@ -253,7 +253,7 @@ class ExportJob:
             targets = tuple(places[mask] for mask in own.target_mask_ids)
             self.num_further += len(forms)
             for text in (first, *forms):
-                # A reworded text has no samples (CaptionSample), because the captioner did not produce it.
+                # Only the first text keeps the samples (CaptionSample): the captioner did not produce the further ones.
                 record = replace(own, text=text, samples=own.samples if text == first else ())
                 origin = {} if text == own.text else {"rewording_of": own.text}
                 expressions.append(ExportExpression(next(self._text_numbers), record, targets, origin))

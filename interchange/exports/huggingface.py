@@ -89,7 +89,7 @@ def _write(job: ExportJob) -> ExportReport:
         notes=() if job.options.license else (to_fill,),
         tables={"default": (f"{_DATA_FOLDER}/{split}-*.parquet", schema)},
         checked="every image has the size of its masks",
-        # The digest lets a later push recognise its own unfinished files.
+        # By this digest a later push sees that DEST holds the whole export, and does not write it again.
         request=job.request.digest,
     )
 

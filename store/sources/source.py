@@ -299,7 +299,7 @@ def _missing(source: str, name: str) -> ConfigError:
     begins = f"To match all names that begin with it, write {shlex.quote(f'{without_secrets(name)}*')}."
     if local is None:
         return ConfigError(f"SOURCE {source!r} does not exist. Check the url and the credentials. {begins}")
-    # The query is masked, because SOURCE may be a url without its scheme, which looks like a path.
+    # SOURCE may be a url without its scheme. Its first slash is left out, or `without_secrets` would keep the query.
     source = f"/{without_secrets(source[1:])}"
     parent = next(folder for folder in local.parents if folder.is_dir())
     wanted = local.relative_to(parent).parts[0]

@@ -37,7 +37,7 @@ def posterior_of_run(run: OpenRun) -> PosteriorConfig:
     config = run.header.config
     fitted = config.filtering.fitted_values
     own = fitted.posterior
-    # Weights that name their models stay, because labels fitted them. `object_nested` marks weights for any captioner.
+    # Weights fitted to labels name their models, and stay. With `object_nested` they are weights for any captioner.
     if own is not None and fitted.models and not own.object_nested:
         return own
     if own is None or fitted.models:

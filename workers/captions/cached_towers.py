@@ -178,7 +178,7 @@ class CachedCocaTowers:
         """Compute the newest position of the level's prefixes, then of its pairs."""
         self.num_pairs += len(level.pair_prefix)
         cache_index = self._extend_index(level, before)
-        # The states (U, D) after the decoder's first self-attention, and their queries, do not depend on the crops.
+        # The states (U, D) after the decoder's first self-attention, and their queries, are the same for all crops.
         blocks, all_states, all_queries = self.blocks, [], []
         text = blocks.text
         for rows in self._parts(len(cache_index.prefixes), cache_index.prefixes.shape[1]):

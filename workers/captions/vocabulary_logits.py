@@ -91,7 +91,7 @@ class TopLogits:
     def contains_kept_set(self, num_kept: torch.Tensor) -> torch.Tensor:
         """Return (R,) bool: whether the first `num_kept` tokens are certain to be the kept set."""
         last = self.logits.gather(1, (num_kept - 1)[:, None])[:, 0]
-        # If all K top tokens are kept, tokens outside may be kept too. The set is complete if a top token is not kept.
+        # Tokens outside the top K may be kept too, unless a top one is not and all kept ones are above those outside.
         num_allowed = (self.logits > -torch.inf).sum(dim=1)
         is_whole = self.max_outside == -torch.inf
         return is_whole | ((num_kept < num_allowed) & (last > self.max_outside))

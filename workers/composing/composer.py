@@ -114,7 +114,7 @@ def near_absences(view: Likelihood, mask_ids: Sequence[str], seed: int) -> Itera
     "The red circle" in an image of a red star and a blue circle, or "the blue star" there: a trainer that looks for one
     of the parts finds a mask, and is wrong. Seed and mask id decide which of a mask's expressions are tried first.
     """
-    # Maps a gap to the words that likely phrases have there: "small _ #" to red and blue, "_" to all nouns.
+    # Maps a phrase with a gap to the words that likely phrases have there: "small _ #" (#: any noun) to red and blue.
     slots: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for phrase in chain.from_iterable(view.phrases):
         slots[_GAP].setdefault(phrase.noun, phrase.noun)

@@ -43,9 +43,9 @@ _UNSAID_WORD: Final = 0.01
 _SILENT_WORD: Final = 0.1
 # Log-odds of SAM's scores are clipped to ± this, a probability of 0.9999: beyond it a mask is almost certain.
 _MAX_LOG_ODDS: Final = 9.21
-# A narrower name needs more than this share of the wider name's: one stray "boy" does not make a "person" a boy.
+# Narrower names together need more than this part of the share of a wider name: one stray "boy" makes no person a boy.
 _LEAST_TOLD: Final = 0.25
-# The factor of a mask inside another object is at least this, because a probability of 0 would have no logarithm.
+# `object_nested` multiplies P(object) by at least this, because a probability of 0 would have no logarithm.
 _LEAST: Final = 1e-3
 # An overlap counts at most this much: half of a mask within another says as much as all of it.
 _MAX_OVERLAP: Final = 0.5

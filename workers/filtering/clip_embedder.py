@@ -179,7 +179,7 @@ class TextTower:
             known.append((nodes, [own.view(len(each), 1, -1) for own, (each, _) in zip(of_group, groups, strict=True)]))
         for block in self._blocks:
             hidden = block(hidden, known)
-        # All nodes are projected, not only the ends: rounding depends on the number of rows, and that of ends differs.
+        # Rounding depends on the number of rows. So all nodes are projected: tiles have equally many nodes, not ends.
         pooled: torch.Tensor = model.ln_final(hidden)
         projection: nn.Linear | torch.Tensor | None = model.text_projection
         if isinstance(projection, nn.Linear):

@@ -38,7 +38,7 @@ CLOSED = (PUNCTUATION | lexicon.DETERMINERS | lexicon.PREPOSITIONS | lexicon.REL
 )
 _WITH_IS = lexicon.EMPTY_PRONOUNS | lexicon.PERSONAL_PRONOUNS | lexicon.RELATIVES | {"this"}
 _PLURAL = lexicon.PLURAL_DETERMINERS | lexicon.PLURAL_NUMERALS
-# No article comes before these words.
+# No article is put before a text that begins with one of these words. After a verb, they begin its object.
 _WITHOUT_ARTICLE = lexicon.DETERMINERS | lexicon.PLURAL_NUMERALS | {"one"}
 
 

@@ -120,7 +120,7 @@ def embed_crops(
             if image.position not in positions:
                 images.append(image)
                 continue
-            # Crops are cut inside the image boundary. The model runs outside of it, so its errors blame no image.
+            # An error in cutting crops quarantines its image. The model runs later, so that its errors blame no image.
             (checked,) = apply_to_images(shard.with_images((image,)), STAGE_FILTER, cut).images
             images.append(checked)
             if not checked.failure:

@@ -132,7 +132,7 @@ class PromptableSam2:
         levels, place = shared
         points = points_xy.float()[None, :, None]
         labels = torch.ones(points.shape[:3], dtype=torch.int, device=points.device)
-        # Prompts stay in float32, because coordinates become phases of hundreds of radians: half precision rounds them.
+        # Prompts stay in float32, because coordinates become phases of many radians, which half precision would round.
         sparse, dense = self._model.prompt_encoder(
             input_points=points, input_labels=labels, input_boxes=None, input_masks=None
         )
