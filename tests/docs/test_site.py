@@ -6,13 +6,13 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from tests.builders.web import serving
 from tests.viewer.conftest import chromium  # noqa: F401 # a fixture
 
 ROOT = Path(__file__).parents[2]
@@ -97,11 +97,8 @@ def address(request, site):
     if request.param == "file":
         yield site.as_uri()
         return
-    handler = partial(SimpleHTTPRequestHandler, directory=site)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(partial(SimpleHTTPRequestHandler, directory=site)) as url:
+        yield url
 
 
 @pytest.mark.browser
