@@ -58,6 +58,21 @@ class S3Server:
     def client(self) -> Any:
         return botocore.session.get_session().create_client("s3", endpoint_url=self.endpoint_url)
 
+    def put_folder(self, folder: Path, bucket: str, prefix: str) -> str:
+        """Put the files of a folder into a bucket, and return their uri."""
+        client = self.client()
+        for path in filter(Path.is_file, folder.rglob("*")):
+            key = f"{prefix}/{path.relative_to(folder).as_posix()}"
+            client.put_object(Bucket=bucket, Key=key, Body=path.read_bytes())
+        return f"s3://{bucket}/{prefix}"
+
+    def objects(self, bucket: str, prefix: str = "") -> dict[str, bytes]:
+        """Return the objects of a bucket below a prefix, by what follows it in their keys."""
+        client = self.client()
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+        return {key.removeprefix(prefix): client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+
     def new_bucket(self, prefix: str = "test") -> str:
         """Create a bucket of a name never used before, and return its name."""
         name = f"{prefix}-{uuid.uuid4().hex}"

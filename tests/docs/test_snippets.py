@@ -166,10 +166,8 @@ def test_a_program_reads_a_bucket(snippet, bucket_run, monkeypatch):
 @pytest.fixture(scope="module")
 def bucket_run(s3_server, folder):
     """Put the run into `s3://bucket/out`; give the environment that finds it."""
-    client = s3_server.client()
-    client.create_bucket(Bucket="bucket")
-    for path in (folder / "out").rglob("*.parquet"):
-        client.put_object(Bucket="bucket", Key=str(path.relative_to(folder)), Body=path.read_bytes())
+    s3_server.client().create_bucket(Bucket="bucket")
+    s3_server.put_folder(folder / "out", "bucket", "out")
     return {"AWS_ENDPOINT_URL": s3_server.endpoint_url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
 
 

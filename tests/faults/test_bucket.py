@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -65,11 +64,9 @@ def test_rights_that_end_in_the_midst_of_a_run_end_it_with_the_remedy(
     cluster, source, undisturbed, s3_server, s3_bucket, monkeypatch, denied, fault, how
 ):
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint_url)
-    client, out = s3_server.client(), f"s3://{s3_bucket}/out"
-    for path in filter(Path.is_file, source.rglob("*")):
-        client.put_object(Bucket=s3_bucket, Key=f"in/{path.relative_to(source)}", Body=path.read_bytes())
+    images, out = s3_server.put_folder(source, s3_bucket, "in"), f"s3://{s3_bucket}/out"
     with injecting(s3_server.endpoint_url) as proxy:
-        words = (f"s3://{s3_bucket}/in", out, cluster.address, *SLOWER, f"source.endpoint_url={proxy.endpoint_url}")
+        words = (images, out, cluster.address, *SLOWER, f"source.endpoint_url={proxy.endpoint_url}")
         driver = start_driver(*words)
         driver.wait_for_commits(2)
         proxy.set_faults([Fault("denied", operation=denied)])

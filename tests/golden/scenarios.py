@@ -21,7 +21,7 @@ from recipes.object_centric import write_object_centric
 from tests.builders.command import pseudoris_here
 from tests.builders.images import png
 from tests.builders.runs import write_source
-from tests.builders.s3 import ENVIRONMENT, S3Server, serving_s3
+from tests.builders.s3 import ENVIRONMENT, serving_s3
 from tests.faults.trials import FORMATS, Command, annotation, start
 
 Digests = dict[str, str]
@@ -150,19 +150,10 @@ def on_s3(at: Path) -> Digests:
     os.environ.update(ENVIRONMENT)
     with serving_s3() as server:
         os.environ["AWS_ENDPOINT_URL"] = server.endpoint_url
-        bucket, client = server.new_bucket(), server.client()
-        images = at / "demo" / "images"
-        for path in (path for path in images.rglob("*") if path.is_file()):
-            client.put_object(Bucket=bucket, Key=f"in/{path.relative_to(images).as_posix()}", Body=path.read_bytes())
-        run(("annotate", "--preset=tiny", f"s3://{bucket}/in", f"s3://{bucket}/out", *_LOCAL), at)
-        return {f"tiny on S3/{table}": digest_of(_objects(server, bucket, f"out/{table}/")) for table in SCHEMAS}
-
-
-def _objects(server: S3Server, bucket: str, prefix: str) -> dict[str, bytes]:
-    client = server.client()
-    listed = client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", ())
-    keys = [each["Key"] for each in listed]
-    return {key.removeprefix(prefix): client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+        bucket = server.new_bucket()
+        source = server.put_folder(at / "demo" / "images", bucket, "in")
+        run(("annotate", "--preset=tiny", source, f"s3://{bucket}/out", *_LOCAL), at)
+        return {f"tiny on S3/{table}": digest_of(server.objects(bucket, f"out/{table}/")) for table in SCHEMAS}
 
 
 def trainings(at: Path) -> Digests:

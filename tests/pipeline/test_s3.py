@@ -35,22 +35,6 @@ def proxy(s3_server):
         yield proxy
 
 
-def upload(folder, server, bucket) -> str:
-    client = server.client()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            client.put_object(Bucket=bucket, Key=f"in/{path.relative_to(folder)}", Body=path.read_bytes())
-    return f"s3://{bucket}/in"
-
-
-def objects(server, bucket, prefix="") -> dict[str, bytes]:
-    client, found = server.client(), {}
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        for entry in page.get("Contents", ()):
-            found[entry["Key"]] = client.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read()
-    return found
-
-
 def s3_config(proxy, *assignments):
     return stub_config(f"source.endpoint_url={proxy.endpoint_url}", "placement.storage.read_timeout_s=20", *assignments)
 
@@ -63,7 +47,7 @@ def test_no_secret_reaches_the_output_a_log_or_an_error(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     caplog.set_level(logging.DEBUG, logger="pseudoris.store")
     caplog.set_level(logging.DEBUG, logger="pseudoris.pipeline")
-    uri = upload(write_source(tmp_path / "in", num_images=6), s3_server, s3_bucket)
+    uri = s3_server.put_folder(write_source(tmp_path / "in", num_images=6), s3_bucket, "in")
     out = f"s3://{s3_bucket}/out"
     proxy.set_faults([Fault("slow_down", rate=0.2)])
     # Its own patience makes clients of its own, which read the environment as it is now.
@@ -78,8 +62,8 @@ def test_no_secret_reaches_the_output_a_log_or_an_error(
     # Workers and tasks were started with another one than this process has now.
     secrets = (SECRET, ENVIRONMENT["AWS_SECRET_ACCESS_KEY"])
     assert not [text for text in texts if any(secret in text for secret in secrets)]
-    written = objects(s3_server, s3_bucket, "out/")
-    assert {"_run.json", "_plan", "_receipts", "_manifest", "failures"} <= {key.split("/")[1] for key in written}
+    written = s3_server.objects(s3_bucket, "out/")
+    assert {"_run.json", "_plan", "_receipts", "_manifest", "failures"} <= {key.partition("/")[0] for key in written}
     for path in Path(ray_session).rglob("*"):
         written[str(path)] = path.read_bytes() if path.is_file() else b""
     assert any("worker-" in name for name in written)

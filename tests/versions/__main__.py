@@ -39,10 +39,8 @@ SOURCE: Final = f"s3://{BUCKET}/images"
 
 def put_images(folder: Path, server: S3Server) -> None:
     """Put the images of a folder into `SOURCE`; the etag of an object is the digest of its bytes."""
-    client = server.client()
-    client.create_bucket(Bucket=BUCKET)
-    for path in sorted(folder.iterdir()):
-        client.put_object(Bucket=BUCKET, Key=f"images/{path.name}", Body=path.read_bytes())
+    server.client().create_bucket(Bucket=BUCKET)
+    server.put_folder(folder, BUCKET, "images")
 
 
 def annotation(out: str, *words: str) -> tuple[str, ...]:

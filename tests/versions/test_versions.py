@@ -160,9 +160,7 @@ def test_its_half_is_resumed(kept, words, ray_session, s3_server):
 @pytest.fixture
 def url(kept, s3_server):
     """The images of a run, at a place whose name holds a query."""
-    for path in (kept / "images").iterdir():
-        s3_server.client().put_object(Bucket="versions", Key=f"images?sig=hunter2/{path.name}", Body=path.read_bytes())
-    return "s3://versions/images?sig=hunter2"
+    return s3_server.put_folder(kept / "images", "versions", "images?sig=hunter2")
 
 
 @pytest.mark.ray
