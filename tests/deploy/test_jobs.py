@@ -58,7 +58,7 @@ def command(source: Path, out: Path, *, sleep_s: float = 0.0) -> list[str]:
     """The entry script as docs/guides/cluster.md has it, `sleep_s` of work an image."""
     assignments = (*STUBS, *SMALL, f"masks.options={{sleep_s: {sleep_s}}}")
     settings = [word for each in assignments for word in ("--set", each)]
-    return ["python", "-m", "pseudoris.deploy.job_entry", str(source), str(out), *settings]
+    return ["python", "-m", "pseudoris.deploy.job_entry", str(source), str(out), "--preset=tiny", *settings]
 
 
 def receipts(out: Path) -> dict[str, tuple[bytes, int]]:

@@ -74,7 +74,7 @@ def test_ray_up_and_ray_submit_run_the_script_on_the_cluster(launcher, tmp_path)
     assert up.returncode == 0, up.stdout + up.stderr
     # `ray submit` puts its words into a shell line as they are.
     settings = [word for each in (*STUBS, *SMALL) for word in ("--set", each)]
-    words = ["submit", "--no-config-cache", str(launcher.config), "deploy/job_entry.py", "--"]
+    words = ["submit", "--no-config-cache", str(launcher.config), "deploy/job_entry.py", "--", "--preset=tiny"]
     submitted = launcher.ray(*words, str(source), str(out), *settings)
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     assert "9 of 9" in submitted.stdout

@@ -64,7 +64,7 @@ def test_what_became_of_a_break_is_told() -> None:
             replace(IDS, tests=("tests/mutants/test_nothing.py",)),
             replace(IDS, tests=("tests/mutants/always_fails.py::test_that_fails_without_a_break",)),
         ],
-        "not loaded": [replace(IDS, file="store/runs/lock.py", old="from __future__", new="from  __future__")],
+        "not loaded": [replace(IDS, file="viewer/outlines.py", old="from __future__", new="from  __future__")],
     }
     found = outcomes([each for mutants in expected.values() for each in mutants], processes=1)
     assert [each.word for each in found] == [word for word, mutants in expected.items() for _ in mutants], found
