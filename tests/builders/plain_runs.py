@@ -10,7 +10,6 @@ from pseudoris.pipeline.identity import measure_identity
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.plan import read_shard_plan
@@ -18,6 +17,7 @@ from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.workers.stages import STAGES
+from tests.store.builders import commit_made
 
 
 def work_off(
@@ -42,9 +42,7 @@ def work_off(
             shard = read_shard(listing.name, config, entries, prover=prover)
             for stage in stages:
                 shard = stage(shard)
-            ids = [entry.image_id for entry in entries]
-            provenance = Provenance(header_sha256=header.sha256)
-            commit_shard(location, shard, planned_ids=ids, embed_images=False, provenance=provenance)
+            commit_made(location, header, shard, embed_images=False)
     run_gc(location)
     write_manifest(location)
     return header

@@ -12,12 +12,11 @@ from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS
 from pseudoris.schemas.run_records import Identity, PlanEntry, Receipt, RunHeader
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Shard, ShardImage
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.refiltered_run import writer_versions
-from tests.store.builders import empty, make_entries, make_mask, quarantined, start_run
+from tests.store.builders import commit_made, empty, make_entries, make_mask, quarantined, start_run
 
 TEXTS = ("the red circle", "a circle", "small dotted square", "the left one", "a photo of a star")
 
@@ -46,12 +45,8 @@ def begin(location: RunLocation, *settings: str, num_shards: int = 4, per_shard:
 def commit_scored(
     location: RunLocation, header: RunHeader, shard: int, *, generation: int = 0, is_repair: bool = False, **kinds
 ) -> Receipt:
-    entries = read_shard_plan(location, header, shard)
-    finished = replace(scored_shard(header.config, entries, **kinds), generation=generation)
-    ids = [entry.image_id for entry in entries]
-    provenance = Provenance(header_sha256=header.sha256)
-    options = {"embed_images": True, "provenance": provenance, "is_repair": is_repair}
-    return commit_shard(location, finished, planned_ids=ids, **options)
+    finished = scored_shard(header.config, read_shard_plan(location, header, shard), **kinds)
+    return commit_made(location, header, replace(finished, generation=generation), is_repair=is_repair)
 
 
 def scored_shard(config: RunConfig, entries: Sequence[PlanEntry], **kinds) -> Shard:

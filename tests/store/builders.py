@@ -12,6 +12,7 @@ from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.run_records import Identity, PlanEntry, PlanExtension, Receipt, RunHeader
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
+from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import NOWHERE, Provenance, commit_shard
 from pseudoris.store.runs.header import create_extension, create_header
@@ -55,14 +56,16 @@ def start_run(
     return create_header(location, header.model_copy(update=changes))
 
 
-def extend_run(location: RunLocation, header: RunHeader, entries: list[PlanEntry]) -> RunHeader:
+def extend_run(
+    location: RunLocation, header: RunHeader, entries: list[PlanEntry], *, number: int = 2, num_repeated: int = 0
+) -> RunHeader:
     """Add `entries` to the plan of a run, and return its header with them."""
     extension = PlanExtension(
-        number=2,
+        number=number,
         created_utc="2026-01-02T00:00:00Z",
-        plan_parts=write_plan(location, entries, generation=2),
+        plan_parts=write_plan(location, entries, generation=number),
         num_images=len(entries),
-        num_repeated=0,
+        num_repeated=num_repeated,
         num_shards=len({entry.shard for entry in entries}),
         header_sha256=header.sha256,
     )
@@ -132,28 +135,33 @@ def commit_images(
     """Commit shards, all by default, of the images that `image_of` makes of the plan's entries."""
     receipts = []
     for number in shards or range(header.num_shards):
-        entries = read_shard_plan(location, header, number)
-        shard, ids = Shard(number, generation, tuple(map(image_of, entries))), [entry.image_id for entry in entries]
-        options = {"embed_images": embed_images, "provenance": Provenance(header_sha256=header.sha256)}
-        receipts.append(commit_shard(location, shard, planned_ids=ids, **options))
+        images = tuple(map(image_of, read_shard_plan(location, header, number)))
+        receipts.append(commit_made(location, header, Shard(number, generation, images), embed_images=embed_images))
     return receipts
 
 
-def commit(
+def commit_made(
     location: RunLocation,
     header: RunHeader,
-    *shards: int,
-    generation: int = 0,
+    shard: Shard,
+    *,
+    write: Callable[..., Receipt] = commit_shard,
     provenance: Provenance = NOWHERE,
     **options,
-) -> list[Receipt]:
+) -> Receipt:
+    """Commit a finished shard as a run's committer does, or `write` it as a retry."""
+    options = {"embed_images": True, "provenance": replace(provenance, header_sha256=header.sha256), **options}
+    ids = [entry.image_id for entry in read_shard_plan(location, header, shard.shard)]
+    return write(location, shard, planned_ids=ids, **options)
+
+
+def commit(location: RunLocation, header: RunHeader, *shards: int, generation: int = 0, **options) -> list[Receipt]:
     """Commit finished shards of the run."""
-    provenance = replace(provenance, header_sha256=header.sha256)
-    receipts = []
-    for number in shards:
-        entries = read_shard_plan(location, header, number)
-        ids = [entry.image_id for entry in entries]
-        shard = make_shard(entries, generation)
-        options = {"embed_images": True, "provenance": provenance, **options}
-        receipts.append(commit_shard(location, shard, planned_ids=ids, **options))
-    return receipts
+    made = (make_shard(read_shard_plan(location, header, number), generation) for number in shards)
+    return [commit_made(location, header, shard, **options) for shard in made]
+
+
+def parts(location: RunLocation, *more: str) -> dict[str, bytes]:
+    """Return the files in the folders of all tables, and in further ones, by their paths."""
+    paths = [f"{folder}/{file.name}" for folder in (*SCHEMAS, *more) for file in location.list(folder)]
+    return {path: location.read_bytes(path) for path in paths}

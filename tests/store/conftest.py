@@ -25,8 +25,8 @@ def small_uploads(monkeypatch):
 ON_S3 = ("test_location", "test_commit", "test_run_reader", "test_repair")
 # What these find in a run's files does not depend on where the files are.
 ON_DISK = (
-    *("test_verification", "test_shard_parts", "test_records", "test_data_card", "test_run_status", "test_header"),
-    *("test_plan", "test_extension", "test_receipts", "test_attempts", "test_committed_tables"),
+    *("test_verification", "test_shard_parts", "test_records", "test_data_card", "test_run_figures"),
+    *("test_plan", "test_run_records", "test_pending_work", "test_shard_tables"),
 )
 
 
@@ -59,11 +59,18 @@ def disk(tmp_path):
     return RunLocation.open(str(tmp_path / "a run"))
 
 
-@pytest.fixture
-def proxy(s3_server):
-    """A proxy before the S3 server; it lets all requests through until the test sets faults."""
+@pytest.fixture(scope="module")
+def fault_proxy(s3_server):
     with injecting(s3_server.endpoint_url, seed=7) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def proxy(fault_proxy):
+    """A proxy before the S3 server; it lets all requests through until the test sets faults."""
+    fault_proxy.set_faults([])
+    fault_proxy.reset_counts()
+    return fault_proxy
 
 
 @pytest.fixture

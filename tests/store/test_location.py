@@ -1,21 +1,21 @@
+"""Where a run is: on a disk, in memory and in a bucket behind a proxy that fails requests."""
+
 from __future__ import annotations
 
-import multiprocessing
+import logging
 import socket
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.location import RunLocation
-
-
-def create_keys(out: str, author: str, num_keys: int) -> list[int]:
-    """Race for every key; return those won."""
-    location = RunLocation.open(out)
-    return [key for key in range(num_keys) if location.create_once(f"_receipts/{key}", author.encode())]
+from pseudoris.store.runs.garbage import TEMPORARY_AGE_S, remove_run, run_gc
+from pseudoris.store.runs.manifest import cached_receipts, write_manifest
+from tests.builders.fault_proxy import Fault
+from tests.store.builders import commit, start_run
 
 
 @pytest.fixture
@@ -40,21 +40,15 @@ def test_a_command_that_reads_is_told_of_a_dead_store_within_ten_seconds(
 
 
 def test_of_sixteen_threads_exactly_one_creates_each_key_and_its_content_stands(disk):
+    def race(author: int) -> list[int]:
+        return [key for key in range(40) if disk.create_once(f"_receipts/{key}", b"%d" % author)]
+
     with ThreadPoolExecutor(16) as pool:
-        authors = [str(n) for n in range(16)]
-        won = dict(zip(authors, pool.map(lambda author: create_keys(disk.root, author, 40), authors), strict=True))
-    assert sorted(key for keys in won.values() for key in keys) == list(range(40))
-    for author, keys in won.items():
-        assert all(disk.read_bytes(f"_receipts/{key}") == author.encode() for key in keys)
-    assert list(disk.list_temporary("_receipts")) == []
-
-
-@pytest.mark.slow
-def test_of_several_processes_exactly_one_creates_each_key(disk):
-    authors = [str(n) for n in range(4)]
-    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
-        won = list(pool.map(create_keys, [disk.root] * 4, authors, [40] * 4))
+        won = list(pool.map(race, range(16)))
     assert sorted(key for keys in won for key in keys) == list(range(40))
+    for author, keys in enumerate(won):
+        assert all(disk.read_bytes(f"_receipts/{key}") == b"%d" % author for key in keys)
+    assert list(disk.list_temporary("_receipts")) == []
 
 
 def test_a_part_of_equal_size_is_left_alone_and_another_size_is_replaced(location):
@@ -131,3 +125,84 @@ def test_addresses_are_full(tmp_path, monkeypatch):
 )
 def test_a_place_holds_what_lies_in_it_and_not_what_its_name_begins(outer, folder, other, holds):
     assert RunLocation.open(outer).holds(RunLocation.open(other), folder) is holds
+
+
+LARGE = bytes(11 * 2**20)
+PART = "masks/shard-00000000.g0-00000000.parquet"
+
+
+def test_a_denied_bucket_is_told_before_work_starts(bucket_run, proxy):
+    for denied in ("PutObject", "PutObject|DeleteObject"):
+        proxy.set_faults([Fault("denied", operation=denied)])
+        with pytest.raises(ConfigError, match=r"cannot create s3://.*: access is denied: grant this user"):
+            bucket_run.probe()
+
+
+def test_a_store_without_conditional_writes_is_told_at_once(bucket_run, proxy):
+    proxy.set_faults([Fault("not_implemented", is_conditional=True)])
+    with pytest.raises(ConfigError, match="does not support conditional writes"):
+        bucket_run.probe()
+    assert proxy.hits["not_implemented"] == 1
+
+
+def test_a_store_that_refuses_checksums_is_written_to(bucket_run, proxy):
+    proxy.set_faults([Fault("not_implemented", header="x-amz-(checksum-.*|sdk-checksum-.*|trailer)")])
+    bucket_run.probe()
+    bucket_run.put_part(PART, LARGE)
+    assert bucket_run.read_bytes(PART) == LARGE
+    assert not proxy.hits
+
+
+def test_a_bucket_that_is_not_there_is_told_before_work_starts(proxy):
+    with pytest.raises(ConfigError, match="there is no such bucket"):
+        RunLocation.open("s3://no-such-bucket/run", proxy.endpoint_url).probe()
+
+
+def test_a_resume_lists_receipts_by_pages_and_reads_the_manifest_alone(bucket_run, proxy):
+    header = start_run(bucket_run)
+    for shard in range(header.num_shards):
+        commit(bucket_run, header, shard)
+    write_manifest(bucket_run)
+    proxy.reset_counts()
+    assert len(list(cached_receipts(bucket_run))) == header.num_shards
+    # A page of receipts, a page of manifests, a page of extensions of the plan; no receipt is read.
+    assert proxy.counts["ListObjectsV2"] == 3
+    assert not [key for operation, key in proxy.requests if operation == "GetObject" and "_receipts/" in key]
+    assert proxy.counts["HeadObject"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["denied", "not_implemented"])
+def test_gc_and_removal_go_on_where_uploads_may_not_be_listed(bucket_run, proxy, caplog, fault):
+    start_run(bucket_run)
+    proxy.set_faults([Fault(fault, operation="ListMultipartUploads")])
+    with caplog.at_level(logging.WARNING):
+        assert run_gc(bucket_run).num_uploads == 0
+    assert "s3:ListBucketMultipartUploads" in caplog.text
+    remove_run(bucket_run)
+    assert not bucket_run.exists("_run.json")
+
+
+def test_gc_gives_up_old_uploads_of_ours_and_leaves_young_ones_and_those_of_others(bucket_run, s3_server):
+    start_run(bucket_run)
+    bucket, _, prefix = bucket_run.root.removeprefix("s3://").partition("/")
+    others = [f"{prefix}/{key}" for key in ("photos/huge.tar", "masks/mine.parquet", "images/shard-1.tar")]
+    client = s3_server.client()
+    for key in (*others, f"{prefix}/{PART}"):
+        client.create_multipart_upload(Bucket=bucket, Key=key)
+    started_s = max(upload.started_s for upload in bucket_run.list_uploads())
+    assert run_gc(bucket_run, now_s=started_s + 1).num_uploads == 0
+    assert run_gc(bucket_run, now_s=started_s + 10 * TEMPORARY_AGE_S).num_uploads == 1
+    left = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert sorted(each["Key"] for each in left) == sorted(others)
+
+
+def test_the_environment_names_the_endpoint_where_no_configuration_does(bucket_run, s3_server, proxy, monkeypatch):
+    bucket_run.replace("a", b"1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint_url)
+    assert RunLocation.open(bucket_run.root).read_bytes("a") == b"1"
+    # Another store, asked from the same process: what was connected before must not answer in its place.
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint_url)
+    proxy.set_faults([Fault("denied", operation="GetObject")])
+    with pytest.raises(ConfigError, match="access is denied"):
+        RunLocation.open(bucket_run.root).read_bytes("a")

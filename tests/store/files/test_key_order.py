@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 import tracemalloc
 
 import pytest
@@ -52,13 +51,6 @@ def test_different_paths_have_different_keys(names):
 def test_the_order_is_that_of_sorted_whatever_fits_into_memory(keys, max_in_memory):
     records = [(key, number) for number, key in enumerate(keys)]
     assert list(sorted_externally(records, max_in_memory=max_in_memory)) == sorted(records, key=lambda it: it[0])
-
-
-@pytest.fixture
-def spilled(tmp_path, monkeypatch):
-    """The folder that runs are spilled to."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return tmp_path
 
 
 def peak_bytes(num_records: int) -> int:

@@ -81,15 +81,6 @@ def test_a_writer_killed_before_its_data_is_synced_leaves_no_part(child, tmp_pat
     assert (tmp_path / "masks/part").read_bytes() == b"again"
 
 
-@pytest.mark.parametrize("delay_s", [0.005, 0.02])
-def test_a_writer_killed_at_any_time_leaves_the_whole_part_or_none(child, files, delay_s):
-    process = child(stop_at=-1)
-    time.sleep(delay_s)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert [file.size_bytes for file in files.list("masks") if file.name == "part"] in ([], [48 << 20])
-
-
 def test_a_full_disk_leaves_neither_part_nor_temporary_file(files, tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

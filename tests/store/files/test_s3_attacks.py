@@ -14,7 +14,7 @@ from pseudoris.store.files.s3_storage import S3Storage
 from pseudoris.store.files.storage import ChangedError, NoBucketError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.sources.patterns import ALL_FILES
-from tests.builders.fault_proxy import Fault, injecting
+from tests.builders.fault_proxy import Fault
 
 LIMITS = StorageConfig(read_timeout_s=1, patience_s=3)
 PAGE = "<IsTruncated>false</IsTruncated>"
@@ -23,19 +23,11 @@ TOKEN = "<NextContinuationToken>token{}</NextContinuationToken>"
 UPLOADS = "<NextKeyMarker>a{n}</NextKeyMarker><NextUploadIdMarker>b{n}</NextUploadIdMarker>"
 
 
-@pytest.fixture(scope="module")
-def proxy(s3_server):
-    with injecting(s3_server.endpoint_url) as proxy:
-        yield proxy
-
-
 @pytest.fixture
 def bucket(proxy, s3_server, s3_bucket):
     """Return a bucket of three objects below `set`, behind the proxy."""
     for name in ("a.jpg", "b/c.jpg", "d.jpg"):
         s3_server.client().put_object(Bucket=s3_bucket, Key=f"set/{name}", Body=b"0123456789" * 100)
-    proxy.set_faults([])
-    proxy.reset_counts()
     return S3Storage(s3_bucket, proxy.endpoint_url, LIMITS, prefix="set")
 
 
@@ -170,9 +162,3 @@ def test_a_redirection_without_a_region_and_a_wrong_location_are_the_users_to_me
         with pytest.raises(NoBucketError, match="Check the bucket's name, region and endpoint"):
             operation()
         assert proxy.counts.total() <= 3
-
-
-def test_rights_that_end_while_a_source_is_listed_are_told(bucket, proxy):
-    proxy.set_faults([Fault("denied", after=1)])
-    with pytest.raises(ConfigError, match=r"access to s3://.*/set is denied"):
-        list(bucket.walk(ALL_FILES.may_descend))

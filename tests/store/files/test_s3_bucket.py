@@ -13,7 +13,7 @@ from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.files import s3_requests
 from pseudoris.store.files.s3_storage import S3Storage
 from pseudoris.store.files.storage import ChangedError
-from tests.builders.fault_proxy import Fault, injecting
+from tests.builders.fault_proxy import Fault
 
 PART = 5 * 2**20
 LIMITS = StorageConfig(read_timeout_s=1.0, patience_s=30.0)
@@ -33,16 +33,8 @@ FAULTS = (
 )
 
 
-@pytest.fixture(scope="module")
-def proxy(s3_server):
-    with injecting(s3_server.endpoint_url, seed=11) as proxy:
-        yield proxy
-
-
 @pytest.fixture
 def bucket(proxy, s3_bucket):
-    proxy.set_faults([])
-    proxy.reset_counts()
     return S3Storage(s3_bucket, proxy.endpoint_url, LIMITS)
 
 
@@ -82,11 +74,19 @@ def test_the_same_bytes_of_another_writer_are_not_taken_for_ones_own(bucket, pro
     assert bucket.create_once("key", SMALL) is False
 
 
-@pytest.mark.parametrize("operation", ["PutObject", "UploadPart", "CompleteMultipartUpload"])
-def test_a_file_that_meets_a_fault_on_its_way_stands_whole(bucket, proxy, tmp_path, operation):
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        *((operation, "reset") for operation in ("PutObject", "UploadPart", "CompleteMultipartUpload")),
+        *(("CompleteMultipartUpload", kind) for kind in ("slow_down", "conflict", "reset_done", "doubled")),
+    ],
+)
+def test_a_file_that_meets_a_fault_on_its_way_stands_whole_and_leaves_no_upload(
+    bucket, proxy, tmp_path, operation, kind
+):
     data = SMALL if operation == "PutObject" else LARGE
     (tmp_path / "file").write_bytes(data)
-    proxy.set_faults([Fault("reset", times=1, operation=operation)])
+    proxy.set_faults([Fault(kind, times=1, operation=operation)])
     bucket.put_file("key", tmp_path / "file")
     assert sum(proxy.hits.values()) == 1
     assert bucket.get("key").data == data
@@ -98,15 +98,6 @@ def test_a_file_of_more_than_ten_thousand_parts_goes_in_larger_ones(bucket, tmp_
     (tmp_path / "file").write_bytes(LARGE)
     bucket.put_file("key", tmp_path / "file")
     assert bucket.get("key").data == LARGE
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["slow_down", "conflict", "reset_done", "doubled"])
-def test_a_large_put_that_meets_a_fault_stands_whole_and_leaves_no_upload(bucket, proxy, kind):
-    proxy.set_faults([Fault(kind, times=1, operation="CompleteMultipartUpload")])
-    bucket.put("key", LARGE)
-    assert bucket.get("key").data == LARGE
-    assert list(bucket.list_uploads(ANY)) == []
 
 
 @pytest.mark.slow

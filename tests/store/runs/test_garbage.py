@@ -21,7 +21,7 @@ from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.receipts import part_path, receipt_path
 from tests.builders.seals import edit_sealed
-from tests.store.builders import commit, make_entries, start_run
+from tests.store.builders import commit, make_entries, parts, start_run
 
 LOST = "shard-00000001.g0-00000000.parquet"
 
@@ -58,8 +58,9 @@ def test_records_of_attempts_go_with_the_commit_and_those_in_flight_stay(run):
     assert not location.exists(done.path("begun"))
 
 
-def at(path: Path, seconds: float) -> Path:
-    os.utime(path, (seconds, seconds))
+def aged(path: Path, modified_s: float) -> Path:
+    path.write_bytes(b"half")
+    os.utime(path, (modified_s, modified_s))
     return path
 
 
@@ -70,11 +71,8 @@ def test_what_a_start_left_that_was_killed_while_it_probed_goes_once_it_is_old(d
         disk.probe()
         disk.probe()
     old, young = sorted(Path(disk.root).glob("_probe-*"))
-    at(old, time.time() - TEMPORARY_AGE_S - 10)
-    others = [Path(disk.root) / name for name in ("_probe-mine", "_probe-00112233445566aa.txt")]
-    for path in others:
-        path.write_bytes(b"notes")
-        at(path, 0)
+    aged(old, time.time() - TEMPORARY_AGE_S - 10)
+    others = [aged(Path(disk.root, name), 0) for name in ("_probe-mine", "_probe-00112233445566aa.txt")]
     assert run_gc(disk, is_dry=True).deleted == (old.name,)
     assert run_gc(disk).deleted == (old.name,)
     assert sorted(Path(disk.root).glob("_probe-*")) == sorted([young, *others])
@@ -84,19 +82,13 @@ def test_what_a_start_left_that_was_killed_while_it_probed_goes_once_it_is_old(d
 def test_age_is_told_by_the_storages_clock_and_not_by_this_machines(disk, monkeypatch, ahead_s):
     commit(disk, start_run(disk), 0)
     now_s = time.time()
-    old = at_new(disk, ".tmp-1-00112233445566aa", now_s - TEMPORARY_AGE_S - 60)
-    young = at_new(disk, ".tmp-2-00112233445566bb", now_s - TEMPORARY_AGE_S + 600)
+    old = aged(Path(disk.root, ".tmp-1-00112233445566aa"), now_s - TEMPORARY_AGE_S - 60)
+    young = aged(Path(disk.root, ".tmp-2-00112233445566bb"), now_s - TEMPORARY_AGE_S + 600)
     before = {path.name for path in Path(disk.root).iterdir()}
     monkeypatch.setattr(time, "time", lambda: now_s + ahead_s)
     assert run_gc(disk).deleted == (old.name,)
     assert {path.name for path in Path(disk.root).iterdir()} == before - {old.name}
     assert young.exists()
-
-
-def at_new(disk, name: str, seconds: float) -> Path:
-    path = Path(disk.root) / name
-    path.write_bytes(b"half")
-    return at(path, seconds)
 
 
 def test_a_dry_run_names_by_kind_what_a_real_one_deletes(run):
@@ -148,11 +140,11 @@ def test_gc_beside_living_writers_never_takes_a_part_that_counts(disk):
 def test_a_receipt_that_names_a_part_outside_the_run_is_refused_and_nothing_is_deleted(run, name):
     location, _, _ = run
     location.replace(f"masks/{LOST}", b"12345")
-    before = files_of(location)
     edit_sealed(location, receipt_path(1, 0), lambda tree: tree["parts"]["masks"].update(name=name))
+    before = parts(location, "_plan/g0001", "_receipts")
     with pytest.raises(ConfigError, match="is not a valid receipt"):
         run_gc(location)
-    assert files_of(location) == before
+    assert parts(location, "_plan/g0001", "_receipts") == before
 
 
 def test_a_receipt_whose_named_part_is_not_there_costs_no_other_part(run):
@@ -184,11 +176,6 @@ def test_links_folders_and_strange_names_are_not_ours_to_delete(disk, tmp_path):
     assert run_gc(disk, temporary_age_s=0, now_s=time.time() + 10).deleted == ()
     assert sorted(path.name for path in masks.iterdir()) == before
     assert outside.read_bytes() == b"precious"
-
-
-def files_of(location) -> set[str]:
-    folders = (*SCHEMAS, "_plan/g0001", "_receipts")
-    return {f"{folder}/{file.name}" for folder in folders for file in location.list(folder)}
 
 
 def test_nothing_is_left_of_a_removed_run_and_what_lies_beside_it_stays(location):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 
 import pytest
@@ -133,31 +134,20 @@ def test_whoever_was_taken_over_is_told_at_the_next_beat_and_disturbs_nobody(loc
 
 
 def test_of_many_who_find_a_free_run_exactly_one_gets_it(disk):
-    start = threading.Barrier(8)
-    locks, refused = [], []
+    is_over, refused = threading.Event(), []
 
-    def race() -> None:
-        start.wait()
+    def race(_) -> bool:
         try:
-            locks.append(RunLock.acquire(disk, on_wait=lambda _: None, times=LockTimes(watch_s=30, poll_s=0.01)))
+            with RunLock.held(disk, on_wait=lambda _: None, times=LockTimes(30, poll_s=0.01, heartbeat_s=0.02)):
+                return is_over.wait(60)
         except ConfigError as error:
             refused.append(error)
+            if len(refused) == 7:
+                is_over.set()
+            return False
 
-    def beat_on() -> None:
-        while len(locks) + len(refused) < 8 and not stop.wait(0.02):
-            for lock in locks[:]:
-                lock.heartbeat()
-
-    stop = threading.Event()
-    beats = threading.Thread(target=beat_on)
-    racers = [threading.Thread(target=race) for _ in range(8)]
-    for thread in [*racers, beats]:
-        thread.start()
-    for thread in racers:
-        thread.join()
-    stop.set()
-    beats.join()
-    assert (len(locks), len(refused)) == (1, 7)
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(race, range(8))) == [*[False] * 7, True]
 
 
 def test_a_claim_below_one_that_appeared_meanwhile_is_no_lock(location, clock, monkeypatch):

@@ -16,7 +16,7 @@ from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.plan import iter_plan
 from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_run
 from pseudoris.store.sources import SourceItem
-from tests.builders.scored_runs import begin, scored_run
+from tests.builders.scored_runs import scored_run
 from tests.builders.seals import edit_sealed
 from tests.store.builders import commit, extend_run, make_entries, make_identity, start_run
 
@@ -171,28 +171,12 @@ def test_plain_attention_on_a_gpu_is_told_before_work_begins(disk, triton, told)
     assert [text.partition(",")[0] for text in planned.notices] == told
 
 
-def test_a_parent_is_pinned_before_anything_is_listed(disk, tmp_path):
-    location = RunLocation.open(str(tmp_path / "unfinished"))
-    begin(location)
-    with pytest.raises(ConfigError, match="is not complete"):
-        plan_run(disk, request(parent=Parent.open(location, disk)), unlisted)
-
-
 def test_a_header_that_names_no_parent_any_more_is_refused(disk, parent):
     wanted = request(parent=parent)
     assert plan_run(disk, wanted, items()).parent.location == parent.location.root
     edit_sealed(disk, "_run.json", lambda tree: tree.update(parent=None))
     with pytest.raises(ConfigError, match="names no parent: it was edited"):
         plan_run(disk, wanted, unlisted)
-
-
-def test_another_parent_is_told_before_what_else_differs(disk, parent, tmp_path):
-    plan_run(disk, request(parent=parent), items())
-    location = RunLocation.open(str(tmp_path / "other"))
-    scored_run(location, num_shards=3)
-    other = request(parent=Parent.open(location, disk), identity=make_identity(device_kind="cuda"))
-    with pytest.raises(ConfigError, match="this output was made from the run"):
-        plan_run(disk, other, unlisted)
 
 
 def test_a_plan_as_the_parents_is_its_own_shard_by_shard(disk, tmp_path):

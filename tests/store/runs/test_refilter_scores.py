@@ -16,7 +16,6 @@ from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.checks.expressions import expression_problems
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
@@ -26,7 +25,7 @@ from tests.builders.fitted import fitted, fitted_file
 from tests.builders.images import png
 from tests.builders.scored_runs import begin, finish, scored_shard
 from tests.builders.tables import read_table
-from tests.store.builders import HEIGHT, WIDTH
+from tests.store.builders import HEIGHT, WIDTH, commit_made, parts
 
 WEIGHTS = {"bias": 2, "listener": 0.5, "truth": 1.5, "log_uniqueness": 2, "relative_truth": 1}
 LISTENING = ("captions.listening={}", fitted(confidence=WEIGHTS))
@@ -45,9 +44,7 @@ def annotate(location: RunLocation, *settings: str) -> RunLocation:
         images = [_heard(image) for image in images]
     scorer = ClipScorer(header.config.filtering, ComputeConfig(device="cpu"))
     scored = scorer(drafted.with_images(tuple(images)))
-    ids = [entry.image_id for entry in entries]
-    provenance = Provenance(header_sha256=header.sha256)
-    commit_shard(location, scored, planned_ids=ids, embed_images=True, provenance=provenance)
+    commit_made(location, header, scored)
     finish(location)
     return location
 
@@ -62,8 +59,7 @@ def test_a_bound_on_confidence_and_rank_afterwards_gives_the_same_bytes_and_veri
     annotate(strict, "filtering.tau=0", f"filtering.keep={words!r}", *LISTENING)
     summary = refilter(loose, new, RuleChange(keep=[KeepCondition.model_validate(word) for word in words]))
     assert 0 < summary.totals.kept < len(rows)
-    for name in SCHEMAS:
-        assert _parts(new, name) == _parts(strict, name)
+    assert parts(new) == parts(strict)
     assert verify_run(new).problems == ()
     # Other weights would have given other confidences.
     header = read_header(new)
@@ -87,8 +83,7 @@ def test_a_line_applied_afterwards_gives_the_bytes_of_the_stage_that_had_it(tmp_
     summary = refilter(plain, new, RuleChange(fitted=lines))
     assert summary.totals.kept == summary.num_kept_before
     assert len({row["weight"] for row in read_table(new, EXPRESSIONS).to_pylist()}) > 3
-    for name in SCHEMAS:
-        assert _parts(new, name) == _parts(weighed, name)
+    assert parts(new) == parts(weighed)
     assert verify_run(new).problems == ()
     # Another rule of what is kept leaves the weights as they are.
     again = RunLocation.open(str(tmp_path / "again"))
@@ -105,7 +100,3 @@ def _heard(image: ShardImage) -> ShardImage:
             for each, truth in ((each, draw.uniform(0.1, 2)) for each in image.expressions)
         ),
     )
-
-
-def _parts(location: RunLocation, table: str) -> dict[str, bytes]:
-    return {file.name: location.read_bytes(f"{table}/{file.name}") for file in location.list(table)}

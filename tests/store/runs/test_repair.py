@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import commit_retry
@@ -17,17 +16,9 @@ from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from pseudoris.store.runs.repair import damaged_tables, lost_part, restore_parts
 from tests.builders.scored_runs import commit_scored, scored_run
-from tests.store.builders import commit, make_shard, quarantined, start_run
+from tests.store.builders import commit, commit_made, make_shard, parts, quarantined, start_run
 
 HIGHER = RuleChange(tau=1.2)
-
-
-def parts(location: RunLocation) -> dict[str, bytes]:
-    return {
-        f"{table}/{file.name}": location.read_bytes(f"{table}/{file.name}")
-        for table in SCHEMAS
-        for file in location.list(table)
-    }
 
 
 @pytest.fixture
@@ -104,7 +95,7 @@ def test_a_retry_vouches_for_no_damage_of_the_generation_before(location):
     entries = read_shard_plan(location, header, 1)
     retried = make_shard(entries, 1).with_images((quarantined(entries[3], "missing"),))
     with pytest.raises(ConfigError, match=r"is damaged: its sha256 .* command of this run again with --repair"):
-        commit_retry(location, retried, planned_ids=[each.image_id for each in entries], embed_images=True)
+        commit_made(location, header, retried, write=commit_retry)
     assert [each.generation for each in latest_receipts(location)] == [0]
 
 

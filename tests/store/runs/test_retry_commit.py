@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
@@ -15,7 +13,7 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import list_receipts, read_receipt
 from tests.builders.tables import read_table
-from tests.store.builders import annotated, commit, empty, make_entries, quarantined, start_run
+from tests.store.builders import annotated, commit, commit_made, empty, make_entries, quarantined, start_run
 
 NUM_IMAGES = 9
 
@@ -31,12 +29,10 @@ def run(location):
 
 
 def retry(run, kinds, generation=1, provenance=NOWHERE):
-    location, entries, failed = run
+    location, _, failed = run
     images = tuple(kind(entry) for kind, entry in zip(kinds, failed, strict=False))
     shard = Shard(0, generation, images, {"propose": 1.0, "read": 0.5}, ("node-b",))
-    ids = [entry.image_id for entry in entries]
-    provenance = replace(provenance, header_sha256=require_header(location).sha256)
-    return commit_retry(location, shard, planned_ids=ids, embed_images=True, provenance=provenance)
+    return commit_made(location, require_header(location), shard, write=commit_retry, provenance=provenance)
 
 
 def rows(location: RunLocation, table: str) -> list[dict]:

@@ -24,6 +24,7 @@ from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.sources.root import SourceRoot
 from pseudoris.store.tables.shard_tables import shard_tables
 from tests.builders import images as build
+from tests.builders.fault_proxy import Fault
 from tests.builders.hostile_plugin import hostile
 from tests.builders.sources import parquet_bytes, plan_of, tar_bytes
 
@@ -151,19 +152,6 @@ def test_a_file_that_is_back_for_the_second_look_is_read(tmp_path, read, monkeyp
     assert only_reason(shard) is None
 
 
-@pytest.mark.parametrize(("more", "later_ns"), [(b"", 1), (b"!", 0)], ids=["a nanosecond later", "a byte longer"])
-def test_a_file_of_another_time_or_size_is_changed_though_the_other_is_the_same(tmp_path, read, more, later_ns):
-    path = tmp_path / "a.png"
-    path.write_bytes(build.png())
-    planned = path.stat()
-
-    def changes():
-        path.write_bytes(build.png() + more)
-        os.utime(path, ns=(planned.st_atime_ns, planned.st_mtime_ns + later_ns))
-
-    assert only_reason(read(tmp_path, changes)) == "changed"
-
-
 def test_a_source_that_is_gone_quarantines_nothing(tmp_path, read, monkeypatch):
     folder = tmp_path / "mounted"
     folder.mkdir()
@@ -232,14 +220,77 @@ def test_an_image_by_uri_that_is_a_byte_too_large_is_refused_and_never_cut(tmp_p
     assert list(reasons(shard).values()) == [None, "too_many_bytes"]
 
 
-@pytest.mark.slow
-def test_a_bomb_in_a_table_costs_its_row_group_and_no_other(tmp_path, prover):
-    rows = [build.png(1, 5), b"\0" * (65 * 2**20), build.png(2, 5), build.png(3, 5)]
-    (tmp_path / "t.parquet").write_bytes(parquet_bytes({"bytes": rows}, rows_per_group=2))
-    source, limits = str(tmp_path / "t.parquet"), config(max_bytes=1_000_000)
-    entries = plan_of(open_source(source, SourceConfig()).list())
-    spoiled, sound = (read_shard(source, limits, entries[n : n + 2], prover=prover) for n in (0, 2))
-    # The bomb shares its page with the image before it.
-    assert list(reasons(spoiled).values()) == ["too_many_bytes", "too_many_bytes"]
-    assert "unpacks" in spoiled.images[1].failure.message
-    assert list(reasons(sound).values()) == [None, None]
+@pytest.fixture
+def read_bucket(proxy, prover, s3_server, s3_bucket):
+    """Write objects, plan them, let something happen, and read the shard; the proxy counts the reading alone."""
+    client = s3_server.client()
+
+    def put(objects: dict[str, bytes]) -> None:
+        for key, data in objects.items():
+            client.put_object(Bucket=s3_bucket, Key=f"set/{key}", Body=data)
+
+    def plan_and_read(objects, meanwhile=lambda put, delete: None, faults=(), **source) -> Shard:
+        put(objects)
+        uri = f"s3://{s3_bucket}/set"
+        configuration = config(source=SourceConfig(endpoint_url=proxy.endpoint_url, **source))
+        entries = plan_of(open_source(uri, configuration.source).list())
+        meanwhile(put, lambda key: client.delete_object(Bucket=s3_bucket, Key=f"set/{key}"))
+        proxy.reset_counts()
+        proxy.set_faults(faults)
+        return read_shard(uri, configuration, entries, prover=prover)
+
+    return plan_and_read
+
+
+def images(count: int) -> dict[str, bytes]:
+    return {f"{number:02d}.png": build.png(seed=number) for number in range(count)}
+
+
+def test_an_image_is_one_request(read_bucket, proxy):
+    wanted = images(20)
+    assert [image.data for image in read_bucket(wanted).images] == list(wanted.values())
+    # The listing is the look whether SOURCE is still there: once a shard.
+    assert proxy.counts == {"GetObject": 20, "ListObjectsV2": 1}
+
+
+def test_dots_in_the_place_of_a_folder_are_names_like_any_other(read_bucket):
+    wanted = {key: build.png(seed=n) for n, key in enumerate(["../up.png", "./here.png", "a/../b/./c.png", "b/c.png"])}
+    shard = read_bucket(wanted)
+    assert {image.key: image.data for image in shard.images} == wanted
+
+
+def test_what_changed_or_vanished_is_told_without_a_second_look_at_the_others(read_bucket, proxy):
+    def meanwhile(put, delete):
+        put({"01.png": build.png(seed=77)})
+        delete("02.png")
+
+    shard = read_bucket(images(5), meanwhile)
+    assert list(reasons(shard).values()) == [None, "changed", "missing", None, None]
+    # The missing one is asked for twice.
+    assert proxy.counts["GetObject"] == 6
+
+
+def test_an_archived_object_is_quarantined_at_once_with_the_remedy_and_the_others_are_read(
+    read_bucket, s3_server, s3_bucket
+):
+    # Archived from the start: a change of the class changes the etag of some stores, not of others.
+    s3_server.client().put_object(Bucket=s3_bucket, Key="set/99.png", Body=build.png(seed=9), StorageClass="GLACIER")
+    shard = read_bucket(images(2))
+    assert list(reasons(shard).values()) == [None, None, "archived"]
+    assert shard.images[2].failure.message.startswith("the object is archived: restore it")
+
+
+@pytest.mark.parametrize("name", ["", "a.tar", "t.parquet"])
+def test_a_bucket_whose_readers_pay_is_read_if_the_setting_says_so(read_bucket, proxy, name):
+    data = {
+        "": build.png(),
+        "a.tar": tar_bytes([("0.png", build.png())]),
+        "t.parquet": parquet_bytes({"bytes": [build.png()]}),
+    }[name]
+    without = Fault("denied", lacks_header="x-amz-request-payer")
+    proxy.set_faults([without])
+    with pytest.raises(ConfigError, match=r"is denied.*source.requester_pays=true"):
+        read_bucket({name or "0.png": data})
+    shard = read_bucket({}, faults=[without], requester_pays=True)
+    assert [image.data for image in shard.images] == [build.png()]
+    assert not proxy.hits

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import traceback
 import uuid
 
 import fsspec
 import pytest
 
-from pseudoris.schemas.config import SourceConfig
+from pseudoris.schemas.config import SourceConfig, StorageConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
+from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, TransientError
 from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.patterns import ALL_FILES
 from pseudoris.store.sources.planned_images import read_entries
 from pseudoris.store.sources.root import resolve_uri, root_at
+from tests.builders.redirecting_host import redirecting_host
 from tests.builders.sources import parquet_bytes, plan_of
 
 
@@ -158,3 +161,33 @@ def test_a_web_host_of_this_machine_or_a_private_network_is_refused(scheme, host
 def test_an_absolute_path_in_a_remote_table_is_refused():
     with pytest.raises(ImageError, match="leaves"):
         resolve_uri("/etc/passwd", "memory://bucket/t.parquet", SourceConfig())
+
+
+GIVEN, REDIRECTED = "hunter2", "swordfish"
+
+
+@pytest.fixture
+def web():
+    """Return the class that answers, with its `url`."""
+    with redirecting_host(REDIRECTED) as handler:
+        yield handler
+
+
+def read_all(source):
+    with source.root.open(source.named[0]) as stream:
+        stream.read()
+
+
+@pytest.mark.parametrize("failure", [0, 403, 503])
+def test_no_error_of_a_clients_repeats_where_a_server_redirected_it(web, caplog, failure):
+    caplog.set_level(logging.DEBUG, logger="pseudoris")
+    url = f"{web.url}/set.tar?sig={GIVEN}"
+    config, limits = SourceConfig(allowed_query=("sig",), format="webdataset"), StorageConfig(patience_s=2)
+    opened = open_source(url, config, limits=limits)
+    assert len(list(opened.list())) == 8
+    web.failure, web.fails_after = failure, 0
+    for work in (lambda: list(open_source(url, config, limits=limits).list()), lambda: read_all(opened)):
+        with pytest.raises((PseudorisError, FileNotFoundError)) as caught:
+            work()
+        assert REDIRECTED not in "".join(traceback.format_exception(caught.value)) + caplog.text
+        assert GIVEN not in str(caught.value)
