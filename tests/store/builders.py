@@ -161,6 +161,11 @@ def commit(location: RunLocation, header: RunHeader, *shards: int, generation: i
     return [commit_made(location, header, shard, **options) for shard in made]
 
 
+def whats(found) -> list[str]:
+    """Return the kinds of problems, or of those of a report of `verify`."""
+    return [problem.what for problem in getattr(found, "problems", found)]
+
+
 def parts(location: RunLocation, *more: str) -> dict[str, bytes]:
     """Return the files in the folders of all tables, and in further ones, by their paths."""
     paths = [f"{folder}/{file.name}" for folder in (*SCHEMAS, *more) for file in location.list(folder)]

@@ -177,30 +177,35 @@ CORRUPTIONS = {
         "expression_rival: row 1",
     ),
     "kept at exactly the others' score": (setting(0, distinctiveness=0.9), "expression_kept"),
+    "no log-probability of a draw that has one": (setting(0, log_prob=None), "expression_draw: row 0: log_prob"),
+    "a recipe's with a weight": (
+        setting(1, **{**AS_HUMANS, "source": "recipe", "weight": 0.5}),
+        "expression_recipe: row 1: a recipe's expression has a weight other than 1",
+    ),
+    "another log-probability behind a human's, which has no draws": (
+        lambda rows: (rows[1].update(AS_HUMANS), rows[2].update(log_prob=-1.0)),
+        "expression_draw: row 2: log_prob",
+    ),
+}
+A_GROUP = {"target_mask_ids": [mask_id(FIRST, 0), mask_id(FIRST, 1)], "kind": "group", "text": "all"}
+SOUND = {
+    "as it is written": lambda rows: None,
+    "a second opinion": setting(0, grounding_choice=0.0, grounding_share=0.25, grounding_rival=mask_id(FIRST, 1)),
+    "a draw of no probability": lambda rows: (
+        rows[0].update(log_prob=None),
+        rows[0]["samples"][0].update(log_prob=None),
+    ),
+    "a group": setting(3, **A_GROUP, rival_mask_id=None, distinctiveness=None),
+    "humans'": lambda rows: [row.update(AS_HUMANS) for row in rows],
+    "a recipe's, kept or not": lambda rows: [
+        row.update(AS_HUMANS, source="recipe", kept=at % 2 == 0) for at, row in enumerate(rows)
+    ],
 }
 
 
-def test_sound_expressions_have_no_problem():
-    assert found_in(lambda rows: None) == ""
-
-
-def test_a_second_opinion_is_sound_where_it_stands():
-    opinion = {"grounding_choice": 0.0, "grounding_share": 0.25, "grounding_rival": mask_id(FIRST, 1)}
-    assert found_in(setting(0, **opinion)) == ""
-
-
-def test_a_draw_may_have_no_probability_and_then_the_row_has_none():
-    def edit(rows):
-        rows[0]["samples"][0]["log_prob"] = rows[0]["log_prob"] = None
-
+@pytest.mark.parametrize("edit", SOUND.values(), ids=SOUND)
+def test_sound_expressions_have_no_problem(edit):
     assert found_in(edit) == ""
-    assert "expression_draw: row 0: log_prob" in found_in(setting(0, log_prob=None))
-
-
-def test_a_group_has_several_targets_and_scores_of_its_own():
-    both = [mask_id(FIRST, 0), mask_id(FIRST, 1)]
-    group = {"target_mask_ids": both, "kind": "group", "rival_mask_id": None, "distinctiveness": None, "text": "all"}
-    assert found_in(setting(3, **group)) == ""
 
 
 @pytest.mark.parametrize(("edit", "expected"), CORRUPTIONS.values(), ids=CORRUPTIONS.keys())
@@ -208,39 +213,12 @@ def test_every_corruption_is_found_and_named(edit, expected):
     assert re.search(expected, found_in(edit))
 
 
-def test_humans_expressions_have_neither_draws_nor_scores_and_are_sound():
-    assert found_in(lambda rows: [row.update(AS_HUMANS) for row in rows]) == ""
-
-
-def test_a_recipes_expressions_are_as_bare_as_humans_and_kept_or_not():
-    recipe = {**AS_HUMANS, "source": "recipe"}
-    assert found_in(lambda rows: [row.update(recipe, kept=at % 2 == 0) for at, row in enumerate(rows)]) == ""
-    assert "expression_recipe: row 1: a recipe's expression has a weight other than 1" in found_in(
-        setting(1, **{**recipe, "weight": 0.5})
-    )
-
-
-def test_the_draws_of_the_rows_behind_a_humans_are_compared_each_with_its_own():
-    def edit(rows):
-        rows[1].update(AS_HUMANS)
-        rows[2].update(log_prob=-1.0)
-
-    assert "expression_draw: row 2: log_prob" in found_in(edit)
-
-
 DRAWN = [{"crop": "masked", "decoder": "beam", "log_prob": -1.0, "others": "none", "num_others": 0, "other_masks": []}]
 
 
 DRAWN_ALONE = {
-    **{
-        "crop": "masked",
-        "decoder": "masked",
-        "top_k": 5,
-        "top_p": 0.5,
-        "log_prob": 0.5,
-        "rival_mask_id": mask_id(FIRST, 1),
-    },
-    **dict.fromkeys(("uniqueness", "correctness", "distinctiveness"), 0.5),
+    **{"crop": "masked", "decoder": "masked", "top_k": 5, "rival_mask_id": mask_id(FIRST, 1)},
+    **dict.fromkeys(("top_p", "log_prob", "uniqueness", "correctness", "distinctiveness"), 0.5),
 }
 
 
@@ -265,31 +243,35 @@ def rule(tau: float | None, *conditions: str) -> KeepRule:
     return KeepRule(tau, tuple(KeepCondition.model_validate(text) for text in conditions))
 
 
-def test_a_known_rule_is_held_to_the_letter():
-    assert found_in(lambda rows: None, rule(1.0)) == ""
-    assert found_in(lambda rows: None, rule(0.9, "correctness >= 0.5", "count > 1")) == ""
-    # Some other tau explains what is kept; this one does not.
-    assert "row 0: kept does not follow the rule: distinctiveness > 1.1" in found_in(lambda rows: None, rule(1.1))
-    assert "row 1: kept does not follow the rule: distinctiveness > 0.8" in found_in(lambda rows: None, rule(0.8))
-    assert "row 0: kept does not follow the rule" in found_in(lambda rows: None, rule(1.0, "correctness > 0.5"))
+AS_WRITTEN, NOT_FOLLOWED = SOUND["as it is written"], "kept does not follow the rule"
+OF_CORRECTNESS = "correctness > 0.4"
 
 
-def test_a_known_rule_lets_a_lone_mask_pass_but_for_scores_that_it_has():
-    assert "row 4: kept does not follow the rule" in found_in(setting(4, kept=False), rule(1.0))
-    assert found_in(setting(4, kept=False, correctness=0.3), rule(1.0, "correctness > 0.4")) == ""
-    assert "row 4: kept does not follow the rule" in found_in(
-        setting(4, correctness=0.3), rule(1.0, "correctness > 0.4")
-    )
-
-
-def test_where_tau_is_not_known_conditions_are_held_and_some_tau_explains_the_rest():
-    conditions = rule(None, "correctness > 0.4")
-    assert found_in(lambda rows: None, conditions) == ""
-    assert "row 0: kept, but does not meet: correctness > 0.4" in found_in(setting(0, correctness=0.3), conditions)
-    # What the condition drops says nothing of tau.
-    assert found_in(setting(0, correctness=0.3, kept=False, distinctiveness=2.0), conditions) == ""
-    assert "not kept, although its mask is alone" in found_in(setting(4, kept=False), conditions)
-    assert found_in(setting(4, kept=False, correctness=0.3), conditions) == ""
+@pytest.mark.parametrize(
+    ("edit", "rule", "expected"),
+    [
+        (AS_WRITTEN, rule(1.0), ""),
+        (AS_WRITTEN, rule(0.9, "correctness >= 0.5", "count > 1"), ""),
+        # Some other tau explains what is kept; this one does not.
+        (AS_WRITTEN, rule(1.1), f"row 0: {NOT_FOLLOWED}: distinctiveness > 1.1"),
+        (AS_WRITTEN, rule(0.8), f"row 1: {NOT_FOLLOWED}: distinctiveness > 0.8"),
+        (AS_WRITTEN, rule(1.0, "correctness > 0.5"), f"row 0: {NOT_FOLLOWED}"),
+        # A lone mask passes but for scores that it has.
+        (setting(4, kept=False), rule(1.0), f"row 4: {NOT_FOLLOWED}"),
+        (setting(4, kept=False, correctness=0.3), rule(1.0, OF_CORRECTNESS), ""),
+        (setting(4, correctness=0.3), rule(1.0, OF_CORRECTNESS), f"row 4: {NOT_FOLLOWED}"),
+        # Where tau is not known, conditions are held, and some tau explains the rest.
+        (AS_WRITTEN, rule(None, OF_CORRECTNESS), ""),
+        (setting(0, correctness=0.3), rule(None, OF_CORRECTNESS), "row 0: kept, but does not meet: correctness > 0.4"),
+        # What the condition drops says nothing of tau.
+        (setting(0, correctness=0.3, kept=False, distinctiveness=2.0), rule(None, OF_CORRECTNESS), ""),
+        (setting(4, kept=False), rule(None, OF_CORRECTNESS), "not kept, although its mask is alone"),
+        (setting(4, kept=False, correctness=0.3), rule(None, OF_CORRECTNESS), ""),
+    ],
+)
+def test_a_rule_is_held_to_the_letter(edit, rule, expected):
+    found = found_in(edit, rule)
+    assert expected in found if expected else found == ""
 
 
 @pytest.mark.parametrize("tau", [None, 1.0])

@@ -16,7 +16,7 @@ from pseudoris.interchange.dataset.snapshot import Snapshot
 from pseudoris.schemas.errors import ConfigError, PseudorisError
 from pseudoris.schemas.run_records import HEADER_NAME, RunHeader
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.checks.verification import VerifyReport, verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import CARD_NAME, write_datacard
 from pseudoris.store.runs.garbage import run_gc
@@ -27,7 +27,7 @@ from pseudoris.store.runs.receipts import latest_receipts, receipt_path
 from pseudoris.store.runs.session import RunSession
 from pseudoris.store.tables.run_reader import Run
 from tests.builders.seals import edit_sealed, forge_header
-from tests.store.builders import commit, extend_run, make_entries, start_run
+from tests.store.builders import commit, extend_run, make_entries, start_run, whats
 
 
 def write_run(location: RunLocation, **changes) -> None:
@@ -57,10 +57,6 @@ def folder(written, tmp_path) -> Path:
 @pytest.fixture
 def run(folder) -> RunLocation:
     return RunLocation.open(str(folder))
-
-
-def whats(report: VerifyReport) -> list[str]:
-    return [problem.what for problem in report.problems]
 
 
 def edits() -> dict[str, Callable[[dict], object]]:
@@ -169,9 +165,8 @@ def test_readers_take_the_receipts_where_the_manifest_was_changed_and_a_dataset_
     path.write_bytes(data)
     assert Run(location).counts == before
     assert "Cannot use the manifest" in caplog.text
-    with pytest.raises(
-        PseudorisError, match=r"0002\.parquet was changed after it was written: delete it, unless a child run"
-    ):
+    said = r"0002\.parquet was changed after it was written: delete it, unless a child run"
+    with pytest.raises(PseudorisError, match=said):
         Snapshot.take(location)
 
 

@@ -16,7 +16,7 @@ from pseudoris.store.runs.header import sealed
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.receipts import part_path, receipt_path
-from tests.store.builders import commit, make_entries, start_run
+from tests.store.builders import commit, make_entries, start_run, whats
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,6 @@ def run(complete, location):
     folder, header, receipts = complete
     shutil.copytree(folder, location.root)
     return location, header, receipts
-
-
-def whats(report) -> list[str]:
-    return [problem.what for problem in report.problems]
 
 
 @pytest.mark.parametrize("quick", [True, False])

@@ -9,7 +9,6 @@ import pytest
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import image_id
-from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.exclusions.exclusion_rules import (
     ExclusionMatcher,
@@ -117,17 +116,13 @@ DIGESTS = exclusion("sha256", "bench.parquet", ["cd" * 32])
 ONLY = exclusion("only", "train.txt", ["1.png", "2.png", "5.png", "not-there.png", "nor-this.png"])
 
 
-def planned(location: RunLocation, exclusions: Exclusions = (), count: int = 6, **changes) -> PlannedRun:
+def planned(
+    location: RunLocation, exclusions: Exclusions = (), count: int = 6, times: int = 1, **changes
+) -> PlannedRun:
+    """Plan `count` images, each listed so many times."""
+    listing = [SourceItem(key=f"{number}.png", size_bytes=1) for number in range(count) for _ in range(times)]
     request = RunRequest("import", "/photos", make_identity(), CONFIG, exclusions=exclusions, **changes)
-    return plan_run(location, request, lambda: items(count))
-
-
-def plan(location: RunLocation, exclusions: Exclusions, count: int = 6) -> RunHeader:
-    return planned(location, exclusions, count).header
-
-
-def items(count: int) -> list[SourceItem]:
-    return [SourceItem(key=f"{number}.png", size_bytes=1) for number in range(count)]
+    return plan_run(location, request, lambda: listing)
 
 
 def planned_keys(location: RunLocation) -> list[str]:
@@ -139,31 +134,25 @@ def counts(location: RunLocation) -> list[int | None]:
 
 
 def test_images_excluded_by_name_are_not_planned_and_the_header_counts_them(disk):
-    header = plan(disk, NAMES + DIGESTS)
+    header = planned(disk, NAMES + DIGESTS).header
     assert planned_keys(disk) == ["0.png", "2.png", "4.png", "5.png"]
     assert (header.num_images, header.num_shards) == (4, 2)
     assert counts(disk) == [2, None]
     assert require_header(disk) == header
     (rule, _) = exclusions_of(header).rules
-    assert (rule.kind, rule.name, rule.num_values, rule.files) == (
-        "names",
-        "held-out.txt",
-        3,
-        {"held-out.txt": "ab" * 32},
-    )
+    assert (rule.kind, rule.name, rule.num_values) == ("names", "held-out.txt", 3)
+    assert rule.files == {"held-out.txt": "ab" * 32}
 
 
 def test_a_repeated_image_is_excluded_once_and_a_limit_counts_what_is_planned(disk):
-    listing = [each for item in items(4) for each in (item, item)]
-    request = RunRequest("import", "/photos", make_identity(), CONFIG, exclusions=NAMES, limit=2)
-    header = plan_run(disk, request, lambda: listing).header
+    header = planned(disk, NAMES, 4, times=2, limit=2).header
     assert planned_keys(disk) == ["0.png", "2.png"]
     assert header.num_images == 2
     assert counts(disk) == [1]
 
 
 def test_the_values_stand_beside_the_plan_so_a_later_session_needs_no_file(disk):
-    header = plan(disk, NAMES + DIGESTS)
+    header = planned(disk, NAMES + DIGESTS).header
     stored = stored_exclusions(disk, require_header(disk))
     assert [rule.values for rule in stored] == [rule.values for rule in NAMES + DIGESTS]
     assert content_matcher(disk, header).by_content("cd" * 32) == 0
@@ -178,22 +167,21 @@ def test_the_values_stand_beside_the_plan_so_a_later_session_needs_no_file(disk)
     [NAMES, NAMES + exclusion("sha256", "bench.parquet", ["ef" * 32]), exclusion("names", "held-out.txt", ["9.png"])],
 )
 def test_a_session_with_other_exclusions_is_refused_by_name(disk, other):
-    plan(disk, NAMES + DIGESTS)
-    with pytest.raises(
-        ConfigError, match=r"--exclude bench\.parquet: sha256, 1 values, sha256 [0-9a-f]{16} in the run, absent now"
-    ):
-        plan(disk, other)
+    planned(disk, NAMES + DIGESTS)
+    said = r"--exclude bench\.parquet: sha256, 1 values, sha256 [0-9a-f]{16} in the run, absent now"
+    with pytest.raises(ConfigError, match=said):
+        planned(disk, other)
 
 
 def test_the_same_rules_in_another_order_from_moved_files_are_accepted(disk):
-    header = plan(disk, NAMES + DIGESTS)
+    header = planned(disk, NAMES + DIGESTS).header
     moved = exclusion("names", "moved.txt", ["not-there.png", "3.png", "1.png"])
     again = planned(disk, DIGESTS + moved)
     assert (again.header, again.notices) == (header, ())
 
 
 def test_an_extension_applies_the_runs_rules_and_counts_the_whole_listing(disk):
-    plan(disk, NAMES + DIGESTS, count=2)
+    planned(disk, NAMES + DIGESTS, count=2)
     assert counts(disk) == [1, None]
     extended = planned(disk, is_extension=True)
     assert planned_keys(disk) == ["0.png", "2.png", "4.png", "5.png"]
@@ -213,7 +201,7 @@ def test_only_the_named_images_are_planned_and_names_that_source_lacks_are_count
 
 
 def test_an_extension_takes_the_named_images_alone_and_counts_the_missing_ones_again(disk):
-    plan(disk, ONLY, count=2)
+    planned(disk, ONLY, count=2)
     assert exclusions_of(require_header(disk)).rules[0].num_absent == 4
     planned(disk, is_extension=True)
     assert planned_keys(disk) == ["1.png", "2.png", "5.png"]
@@ -226,7 +214,7 @@ def test_a_rule_that_excludes_none_is_warned_of(disk):
 
 
 def test_a_damaged_or_missing_list_is_told_and_verify_finds_it(disk):
-    header = plan(disk, DIGESTS)
+    header = planned(disk, DIGESTS).header
     path = f"_plan/{exclusions_of(header).part.name}"
     disk.replace(path, b"other")
     assert "exclusions" in {problem.what for problem in verify_run(disk).problems}
@@ -236,7 +224,7 @@ def test_a_damaged_or_missing_list_is_told_and_verify_finds_it(disk):
 
 
 def test_the_data_card_lists_each_rule_and_its_files(disk):
-    plan(disk, NAMES + DIGESTS)
+    planned(disk, NAMES + DIGESTS)
     write_datacard(disk)
     card = disk.read_bytes("DATACARD.md").decode()
     for name, rule in (("held-out.txt", "`names`"), ("bench.parquet", "`sha256`")):

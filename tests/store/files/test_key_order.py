@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tracemalloc
 
 import pytest
 from hypothesis import example, given
@@ -41,43 +40,11 @@ def test_every_path_comes_back_from_every_key(name, member):
         assert key.isascii()
 
 
-@given(st.lists(st.binary(min_size=1, max_size=4), unique=True))
-def test_different_paths_have_different_keys(names):
-    assert len({path_key(os.fsdecode(name)) for name in names}) == len(names)
-
-
 @given(keys=st.lists(st.text(max_size=3), max_size=80), max_in_memory=st.integers(1, 90))
 @example(keys=[f"{150 - n:03d}" for n in range(150)], max_in_memory=1)
 def test_the_order_is_that_of_sorted_whatever_fits_into_memory(keys, max_in_memory):
     records = [(key, number) for number, key in enumerate(keys)]
     assert list(sorted_externally(records, max_in_memory=max_in_memory)) == sorted(records, key=lambda it: it[0])
-
-
-def peak_bytes(num_records: int) -> int:
-    """Return the peak of memory while so many names, out of order, are sorted with 10,000 of them in memory."""
-
-    def names():
-        for number in range(num_records):
-            name = f"folder/{number * 7_919 % num_records:08d}.jpg"
-            yield name, name, number, "d41d8cd98f00b204e9800998ecf8427e"
-
-    tracemalloc.start()
-    try:
-        last = ""
-        for name, *_ in sorted_externally(names(), max_in_memory=10_000):
-            assert name > last
-            last = name
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
-@pytest.mark.long
-def test_memory_does_not_grow_with_the_listing():
-    small, large = peak_bytes(50_000), peak_bytes(250_000)
-    assert large < 12_000_000
-    # Each run that is merged holds a block of a thousand records.
-    assert large < 2.0 * small
 
 
 def test_a_full_temporary_disk_is_the_users_to_mend(monkeypatch):

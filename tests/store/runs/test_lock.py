@@ -202,15 +202,11 @@ def wait_for(condition) -> None:
 
 
 def test_a_held_lock_beats_by_itself_and_is_released_at_the_end(disk):
-    begin_run(disk)
+    disk.replace("_run.json", b"{}")
     with RunLock.held(disk, times=LockTimes(heartbeat_s=0.01)) as lock:
         wait_for(lambda: counter(disk) >= 3)
         lock.check()
     assert json.loads(disk.read_bytes(f"{LOCK_FOLDER}/claim-00000001.json"))["is_released"]
-
-
-def begin_run(location) -> None:
-    location.replace("_run.json", b"{}")
 
 
 def test_a_held_lock_that_is_lost_stops_its_owner(disk):

@@ -32,16 +32,16 @@ LISTENING = ("captions.listening={}", fitted(confidence=WEIGHTS))
 
 
 def annotate(location: RunLocation, *settings: str) -> RunLocation:
-    """Run the filter stage over masks and candidates of a shard, and commit it; where set, after a listener."""
-    header = begin(location, "filtering.min_cosine=0.0001", *settings, num_shards=1, per_shard=3)
+    """Run the filter stage over heard masks and candidates of a shard, keep all but for `settings`, and commit it."""
+    settings = ("filtering.min_cosine=0.0001", "filtering.tau=0", *settings)
+    header = begin(location, *settings, num_shards=1, per_shard=3)
     entries = read_shard_plan(location, header, 0)
     drafted = scored_shard(header.config, entries)
     pictures = [png(height=HEIGHT, width=WIDTH, seed=image.position) for image in drafted.images]
     images = [
-        replace(image, data=data, sha256=sha256_hex(data)) for image, data in zip(drafted.images, pictures, strict=True)
+        replace(_heard(image), data=data, sha256=sha256_hex(data))
+        for image, data in zip(drafted.images, pictures, strict=True)
     ]
-    if header.config.captions.listening:
-        images = [_heard(image) for image in images]
     scorer = ClipScorer(header.config.filtering, ComputeConfig(device="cpu"))
     scored = scorer(drafted.with_images(tuple(images)))
     commit_made(location, header, scored)
@@ -49,15 +49,19 @@ def annotate(location: RunLocation, *settings: str) -> RunLocation:
     return location
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return annotate(RunLocation.open(str(tmp_path_factory.mktemp("plain") / "run")), *LISTENING)
+
+
 @pytest.mark.slow
-def test_a_bound_on_confidence_and_rank_afterwards_gives_the_same_bytes_and_verify_recomputes_both(tmp_path):
-    loose, strict, new = (RunLocation.open(str(tmp_path / name)) for name in ("loose", "strict", "new"))
-    annotate(loose, "filtering.tau=0", *LISTENING)
-    rows = read_table(loose, EXPRESSIONS).to_pylist()
+def test_a_bound_on_confidence_and_rank_afterwards_gives_the_same_bytes_and_verify_recomputes_both(plain, tmp_path):
+    strict, new = (RunLocation.open(str(tmp_path / name)) for name in ("strict", "new"))
+    rows = read_table(plain, EXPRESSIONS).to_pylist()
     bound = sorted(row["confidence"] for row in rows)[len(rows) // 3]
     words = [f"confidence > {bound!r}", "rank <= 2"]
-    annotate(strict, "filtering.tau=0", f"filtering.keep={words!r}", *LISTENING)
-    summary = refilter(loose, new, RuleChange(keep=[KeepCondition.model_validate(word) for word in words]))
+    annotate(strict, f"filtering.keep={words!r}", *LISTENING)
+    summary = refilter(plain, new, RuleChange(keep=[KeepCondition.model_validate(word) for word in words]))
     assert 0 < summary.totals.kept < len(rows)
     assert parts(new) == parts(strict)
     assert verify_run(new).problems == ()
@@ -71,11 +75,10 @@ def test_a_bound_on_confidence_and_rank_afterwards_gives_the_same_bytes_and_veri
 
 
 @pytest.mark.slow
-def test_a_line_applied_afterwards_gives_the_bytes_of_the_stage_that_had_it(tmp_path):
-    plain, weighed, new = (RunLocation.open(str(tmp_path / name)) for name in ("plain", "weighed", "new"))
+def test_a_line_applied_afterwards_gives_the_bytes_of_the_stage_that_had_it(plain, tmp_path):
+    weighed, new = (RunLocation.open(str(tmp_path / name)) for name in ("weighed", "new"))
     line = {"drawn": {"bias": -0.5, "slope": 0.7}}
-    annotate(plain, "filtering.tau=0", *LISTENING)
-    annotate(weighed, "filtering.tau=0", *LISTENING, fitted(confidence=WEIGHTS, pair_weight=line))
+    annotate(weighed, *LISTENING, fitted(confidence=WEIGHTS, pair_weight=line))
     assert {row["weight"] for row in read_table(plain, EXPRESSIONS).to_pylist()} == {1.0}
     lines = read_header(weighed).config.filtering.fitted
     # The runs hold the values: the file is not read again.

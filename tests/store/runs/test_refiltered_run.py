@@ -267,9 +267,8 @@ def test_a_parent_that_was_moved_is_still_the_parent_and_another_run_is_not(on_d
     assert refilter(moved, new, HIGHER).num_shards_before == 3
     other = RunLocation.open(str(tmp_path / "other"))
     scored_run(other, num_shards=5)
-    with pytest.raises(
-        ConfigError, match=r"was made from the run .* has sha256 \w{64} in the first, \w{64} in the second"
-    ):
+    said = r"was made from the run .* has sha256 \w{64} in the first, \w{64} in the second"
+    with pytest.raises(ConfigError, match=said):
         refilter(other, new, HIGHER)
 
 
@@ -294,9 +293,8 @@ def test_a_damaged_part_of_the_parent_is_told_and_never_copied(on_disk, new):
     receipt = next(latest_receipts(on_disk))
     path = f"masks/{receipt.parts['masks'].name}"
     on_disk.replace(path, on_disk.read_bytes(path)[:-1] + b"?")
-    with pytest.raises(
-        ConfigError, match=r"is damaged: .*`pseudoris annotate` command of this run again with --repair"
-    ):
+    said = r"is damaged: .*`pseudoris annotate` command of this run again with --repair"
+    with pytest.raises(ConfigError, match=said):
         refilter(on_disk, new, HIGHER)
     assert 0 not in list_receipts(new)
 

@@ -54,9 +54,8 @@ def test_other_bytes_than_the_receipt_names_are_never_written(shard, lost):
     for table in ("images", lost):
         location.delete(f"{table}/{receipt.parts[table].name}")
     left = parts(location)
-    with pytest.raises(
-        ConfigError, match=rf"shard 1 cannot be repaired: .* Restore .*{lost}/shard-00000001.* from a copy"
-    ):
+    said = rf"shard 1 cannot be repaired: .* Restore .*{lost}/shard-00000001.* from a copy"
+    with pytest.raises(ConfigError, match=said):
         restore_parts(location, receipt, {**contents, lost: contents[lost] + b"?"})
     # Nor the part that would fit: half of a shard from another version helps nobody.
     assert parts(location) == left
@@ -169,17 +168,3 @@ def test_a_repair_and_verify_say_what_only_a_copy_gives_back(tmp_path, kind, pla
     for text in (*told, str(caught.value)):
         assert path.name in text
         assert "Restore " in text
-
-
-def test_a_refilter_without_results_gives_way_to_another_rule(tmp_path, caplog):
-    parent, new = (RunLocation.open(str(tmp_path / name)) for name in ("parent", "new"))
-    scored_run(parent)
-    refilter(parent, new, HIGHER)
-    with pytest.raises(ConfigError, match="another identity"):
-        refilter(parent, new, RuleChange(tau=1.3))
-    for folder in ("_receipts", "_manifest"):
-        for file in list(new.list(folder)):
-            new.delete(f"{folder}/{file.name}")
-    assert refilter(parent, new, RuleChange(tau=1.3)).rule.tau == 1.3
-    assert "no results: it is planned anew" in caplog.text
-    assert verify_run(new).is_clean

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import pickle
 import re
 import socket
@@ -186,12 +185,6 @@ def test_what_the_hub_does_not_give_is_refused_with_the_remedy(hub, uri):
         keys(uri)
 
 
-def test_a_private_dataset_opens_with_the_token(hub, monkeypatch):
-    hub.add("me/private", FILES, is_private=True)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    assert len(keys("hf://datasets/me/private/photos")) == 9
-
-
 def test_a_hub_that_is_busy_is_asked_again_and_one_that_is_down_never_costs_an_image(hub, monkeypatch, caplog):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     hub.failures = [("/tree/", 429, {"Retry-After": "0"}), ("/tree/", 503, {})]
@@ -219,9 +212,3 @@ def test_a_command_that_would_write_to_a_dataset_is_refused_before_a_request(hub
 def test_a_run_that_the_hub_does_not_show_is_refused_with_the_remedy(hub):
     with pytest.raises(ConfigError, match=r"cannot look at .*: the Hub does not show it to you: check the name"):
         RunLocation.open_to_read("hf://datasets/me/none")
-
-
-def test_nothing_is_written_to_a_dataset(hub, caplog):
-    caplog.set_level(logging.CRITICAL)
-    with pytest.raises(ConfigError, match=ONLY_READ):
-        RunLocation.open("hf://datasets/me/photos/out").probe()

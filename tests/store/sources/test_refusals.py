@@ -141,20 +141,6 @@ def bucket(s3_server, s3_bucket):
         yield f"s3://{s3_bucket}/set", config(endpoint_url=proxy.endpoint_url), proxy
 
 
-@pytest.mark.parametrize(
-    ("fault", "expected"),
-    [
-        (Fault("denied", operation="GetObject", key=r"b\.png"), "denied"),
-        (Fault("denied", operation="GetObject", key=r"b\.png", times=1), None),
-    ],
-    ids=["twice", "once"],
-)
-def test_an_object_that_a_bucket_refuses_is_denied_after_the_second_time(bucket, fault, expected):
-    uri, configuration, proxy = bucket
-    proxy.set_faults([fault])
-    assert reasons(read(uri, configuration)) == {"a.png": None, "b.png": expected, "c.png": None}
-
-
 def table_of(folder, *uris: str) -> Path:
     fill(folder, "here.png", "there.png")
     (folder / "t.parquet").write_bytes(parquet_bytes({"uri": list(uris)}))

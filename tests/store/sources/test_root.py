@@ -29,45 +29,41 @@ def root(tmp_path):
     return root_at(str(tmp_path), SourceConfig())
 
 
-def failing(number):
-    def fail(*_, **__):
-        raise OSError(number, os.strerror(number))
-
-    return fail
+def listed_bytes(root, listed) -> bytes:
+    """Return a file as the listing of tars and tables reads it: the version that was listed."""
+    with root.open_listed(listed, window_bytes=0) as stream:
+        return stream.read()
 
 
 def test_another_version_of_what_was_listed_ends_the_listing(root, tmp_path):
     (listed,) = root.storage.walk(ALL_FILES.may_descend)
-    with root.open_listed(listed, window_bytes=0) as stream:
-        assert stream.read() == b"first"
+    assert listed_bytes(root, listed) == b"first"
     (tmp_path / "a.jpg").write_bytes(b"second")
-    with (
-        pytest.raises(TransientError, match=r"a\.jpg changed while it was being listed"),
-        root.open_listed(listed, window_bytes=0),
-    ):
-        pytest.fail("another version was opened")
+    with pytest.raises(TransientError, match=r"a\.jpg changed while it was being listed"):
+        listed_bytes(root, listed)
     with pytest.raises(ImageError, match="differs from the plan"), root.open_version("a.jpg", listed):
         pytest.fail("another version was opened")
     (tmp_path / "a.jpg").unlink()
-    with (
-        pytest.raises(ConfigError, match=r"a\.jpg vanished while SOURCE was listed"),
-        root.open_listed(listed, window_bytes=0),
-    ):
-        pytest.fail("no version was opened")
+    with pytest.raises(ConfigError, match=r"a\.jpg vanished while SOURCE was listed"):
+        listed_bytes(root, listed)
 
 
 def test_a_tar_that_cannot_be_opened_is_named_with_its_remedy(root, tmp_path, monkeypatch):
     (tmp_path / "self.tar").symlink_to("self.tar")
     (tmp_path / "lost.tar").symlink_to("nowhere.tar")
     listed = {file.path: file for file in root.storage.walk(ALL_FILES.may_descend)}
-    monkeypatch.setattr(LocalStorage, "open", failing(errno.EACCES))
+
+    def denied(*_, **__):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(LocalStorage, "open", denied)
     for path, problem in {
         "self.tar": r"self\.tar cannot be opened \(its link leads to itself, .*remove it from SOURCE",
         "lost.tar": r"lost\.tar is a link that leads nowhere: repair it, or remove it from SOURCE",
         "a.jpg": r"access to .*a\.jpg is denied: grant .* or remove it from SOURCE",
     }.items():
-        with pytest.raises(ConfigError, match=problem), root.open_listed(listed[path], window_bytes=0):
-            pytest.fail("it was opened")
+        with pytest.raises(ConfigError, match=problem):
+            listed_bytes(root, listed[path])
 
 
 @pytest.mark.parametrize(
@@ -166,28 +162,22 @@ def test_an_absolute_path_in_a_remote_table_is_refused():
 GIVEN, REDIRECTED = "hunter2", "swordfish"
 
 
-@pytest.fixture
-def web():
-    """Return the class that answers, with its `url`."""
-    with redirecting_host(REDIRECTED) as handler:
-        yield handler
-
-
 def read_all(source):
     with source.root.open(source.named[0]) as stream:
         stream.read()
 
 
 @pytest.mark.parametrize("failure", [0, 403, 503])
-def test_no_error_of_a_clients_repeats_where_a_server_redirected_it(web, caplog, failure):
+def test_no_error_of_a_clients_repeats_where_a_server_redirected_it(caplog, failure):
     caplog.set_level(logging.DEBUG, logger="pseudoris")
-    url = f"{web.url}/set.tar?sig={GIVEN}"
     config, limits = SourceConfig(allowed_query=("sig",), format="webdataset"), StorageConfig(patience_s=2)
-    opened = open_source(url, config, limits=limits)
-    assert len(list(opened.list())) == 8
-    web.failure, web.fails_after = failure, 0
-    for work in (lambda: list(open_source(url, config, limits=limits).list()), lambda: read_all(opened)):
-        with pytest.raises((PseudorisError, FileNotFoundError)) as caught:
-            work()
-        assert REDIRECTED not in "".join(traceback.format_exception(caught.value)) + caplog.text
-        assert GIVEN not in str(caught.value)
+    with redirecting_host(REDIRECTED) as host:
+        url = f"{host.url}/set.tar?sig={GIVEN}"
+        opened = open_source(url, config, limits=limits)
+        assert len(list(opened.list())) == 8
+        host.failure, host.fails_after = failure, 0
+        for work in (lambda: list(open_source(url, config, limits=limits).list()), lambda: read_all(opened)):
+            with pytest.raises((PseudorisError, FileNotFoundError)) as caught:
+                work()
+            assert REDIRECTED not in "".join(traceback.format_exception(caught.value)) + caplog.text
+            assert GIVEN not in str(caught.value)

@@ -1,18 +1,24 @@
-"""SOURCE in all its forms: what is listed, in which order, under which keys."""
+"""SOURCE in all its forms: what is listed, in which order, under which keys, and what braces and globs mean."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import fsspec
 import pytest
 
+from pseudoris.images.prover import Prover
 from pseudoris.schemas.config import SourceConfig
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import storage_at
 from pseudoris.store.sources import open_source
+from pseudoris.store.sources.patterns import GlobPattern, expand_braces
+from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.sources.source import absolute_source
 from tests.builders.images import png
-from tests.builders.sources import parquet_bytes, tar_bytes
+from tests.builders.sources import parquet_bytes, plan_of, tar_bytes
 
 AUTO = SourceConfig()
 
@@ -35,29 +41,17 @@ def memory():
     filesystem.rm("/", recursive=True)
 
 
-HEADER = b'{"version": 1, "plan_parts": [], "identity": {}}'
-
-
-def fill_runs(folder) -> None:
-    """Write images, and below the folder a run with a gallery, and a folder with a file that is only named like one."""
-    fill(folder, "a.jpg", "b/c.jpg", "b/out/gallery/d.webp", "b/out/_plan/g0001/part.parquet", "b/out/A.jpg", "e/f.jpg")
-    (folder / "b/out/_run.json").write_bytes(HEADER)
-    (folder / "e/_run.json").write_bytes(b'{"version": 1}')
-
-
 def test_a_run_below_source_is_skipped_with_a_notice(tmp_path, caplog):
-    fill_runs(tmp_path)
+    fill(
+        tmp_path, "a.jpg", "b/c.jpg", "b/out/gallery/d.webp", "b/out/_plan/g0001/part.parquet", "b/out/A.jpg", "e/f.jpg"
+    )
+    (tmp_path / "b/out/_run.json").write_bytes(b'{"version": 1, "plan_parts": [], "identity": {}}')
+    # A file that is only named like a header.
+    (tmp_path / "e/_run.json").write_bytes(b'{"version": 1}')
     assert keys(tmp_path) == ["a.jpg", "b/c.jpg", "e/f.jpg"]
     told = [record.getMessage() for record in caplog.records]
     assert told == [f"{tmp_path}/b/out holds a run of pseudoris. It is skipped; its images are not listed."]
     assert keys(tmp_path / "b" / "out" / "gallery") == ["d.webp"]
-
-
-def test_a_folder_is_listed_recursively_in_the_order_of_keys(tmp_path):
-    fill(tmp_path, "b.jpg", "a/z.png", "a.jpg", "a-b.jpg", "A.JPG", "été.webp", "a/b/c.tiff", "notes.txt")
-    listed = keys(tmp_path)
-    assert listed == sorted(listed)
-    assert set(listed) == {"A.JPG", "a-b.jpg", "a.jpg", "a/b/c.tiff", "a/z.png", "b.jpg", "%C3%A9t%C3%A9.webp"}
 
 
 def test_hidden_names_are_not_listed_unless_spelled_out(tmp_path):
@@ -176,10 +170,11 @@ def test_tars_and_tables_in_a_folder_are_opened(tmp_path):
 
 
 def test_objects_are_listed_with_keys_that_a_folder_would_have(memory, tmp_path):
-    for name in ("a/x.jpg", "a-b.jpg", "é.png", ".hidden.jpg", "notes.txt"):
+    for name in ("a/x.jpg", "a/b/c.tiff", "a-b.jpg", "A.JPG", "é.png", ".hidden.jpg", "notes.txt"):
         memory.pipe(f"/bucket/set/{name}", b"x")
         fill(tmp_path, name)
-    assert keys("memory://bucket/set") == keys(tmp_path) == ["%C3%A9.png", "a-b.jpg", "a/x.jpg"]
+    assert keys("memory://bucket/set") == keys(tmp_path) == sorted(keys(tmp_path))
+    assert set(keys(tmp_path)) == {"%C3%A9.png", "A.JPG", "a-b.jpg", "a/b/c.tiff", "a/x.jpg"}
     assert keys("memory://bucket/set/") == keys(tmp_path)
     assert keys("memory://bucket/set/a/*.jpg") == ["x.jpg"]
     assert keys("memory://bucket/set/a/x.jpg") == ["x.jpg"]
@@ -256,3 +251,110 @@ def test_a_link_back_to_a_folder_above_ends_nothing_and_lists_nothing(tmp_path):
     (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "b").symlink_to(tmp_path / "a", target_is_directory=True)
     assert keys(tmp_path) == ["a/x.jpg", "b/x.jpg"]
+
+
+WORDS = {
+    **{"plain": ["plain"], "{a,b}.jpg": ["a.jpg", "b.jpg"], "x{,y}": ["x", "xy"], "{a,a}": ["a", "a"]},
+    **{"{000..003}.tar": ["000.tar", "001.tar", "002.tar", "003.tar"], "{3..1}": ["3", "2", "1"]},
+    **{"{08..11}": ["08", "09", "10", "11"], "{a,b}{1..2}": ["a1", "a2", "b1", "b2"], "{{1..2},x}": ["1", "2", "x"]},
+    **{"{a,b{1,2}}c": ["ac", "b1c", "b2c"], "{a}{b,c}": ["{a}b", "{a}c"], "{a{b,c}}": ["{ab}", "{ac}"]},
+    # Braces that stand for nothing are letters.
+    **{"{a}": ["{a}"], "{": ["{"], "{a,b": ["{a,b"]},
+}
+
+
+@pytest.mark.parametrize(("pattern", "words"), WORDS.items())
+def test_braces_stand_for_their_words(pattern, words):
+    assert expand_braces(pattern) == words
+
+
+@pytest.mark.slow
+def test_a_brace_that_would_fill_the_memory_is_refused():
+    with pytest.raises(ConfigError, match="more than 200,000 names"):
+        expand_braces("{0..99999999}.tar")
+
+
+# By pattern: paths that it fits, and paths that it does not.
+GLOBS = {
+    "*.jpg": (["a.jpg"], ["a.JPG", "d/a.jpg"]),
+    "*/a.jpg": (["d/a.jpg"], []),
+    "**/*.jpg": (["a.jpg", "d/e/a.jpg"], []),
+    "**": (["d/e/a.jpg"], []),
+    "d/**/e/*.jpg": (["d/e/a.jpg", "d/x/y/e/a.jpg"], ["d/x/y/a.jpg"]),
+    "img_?[0-9].png": (["img_x7.png"], []),
+    "*": ([], [".hidden"]),
+    "**/*": (["a/../b/./c.jpg"], [".git/a.jpg", "a/.../b.jpg"]),
+    ".*/*": ([".git/a.jpg"], []),
+    "*/*": (["../a.jpg"], []),
+}
+
+
+@pytest.mark.parametrize(("pattern", "fitting", "others"), [(name, *paths) for name, paths in GLOBS.items()])
+def test_globs_fit_names(pattern, fitting, others):
+    glob = GlobPattern.parse(pattern)
+    assert [path for path in (*fitting, *others) if glob.matches(tuple(path.split("/")))] == fitting
+
+
+# Each with a name that it would match as a pattern, or would become if it were unquoted.
+NAMES = {
+    **{"photo[1]": "photo1", "{a,b}": "a", "x{0..3}": "x2", "a*": "abc", "a?": "ab", "a%20b": "a b"},
+    **{"a%2Fb": "a%2fb", "[!x]*{q}?": "aZ{q}b", "c::d": "c", "e#f": "e", "~root": "root"},
+}
+RIGHT, WRONG = png(seed=1), png(seed=2)
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def place(request, tmp_path) -> str:
+    if request.param == "disk":
+        return str(tmp_path)
+    request.getfixturevalue("monkeypatch").setenv("AWS_ENDPOINT_URL", request.getfixturevalue("s3_server").endpoint_url)
+    return f"s3://{request.getfixturevalue('s3_bucket')}/set"
+
+
+def write(place: str, files: dict[str, bytes]) -> None:
+    storage = storage_at(place)
+    for path, data in files.items():
+        storage.put(path, data)
+
+
+def images_of(source: str, prover: Prover) -> list[bytes | None]:
+    config = load_config("tiny")
+    entries = plan_of(open_source(source, config.source).list())
+    return [image.data for image in read_shard(source, config, entries, prover=prover).images]
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    # The names are taken apart before a storage is asked: of a bucket, those that its client might take apart too.
+    [*(("disk", name) for name in NAMES), *(("bucket", name) for name in ("[!x]*{q}?", "{a,b}", "a%2Fb", "c::d"))],
+    indirect=["place"],
+)
+def test_what_exists_is_read_and_nothing_that_its_name_would_match(place, name, prover):
+    for each, data in ((name, RIGHT), (NAMES[name], WRONG)):
+        write(place, {f"{each}.png": data, f"folder/{each}/{each}.png": data})
+        write(place, {f"{each}.tar": tar_bytes([("i.png", data)]), f"{each}.parquet": parquet_bytes({"image": [data]})})
+    for source in (f"{name}.png", f"{name}.tar", f"{name}.parquet", f"folder/{name}", f"folder/{name}/{name}.png"):
+        assert images_of(f"{place}/{source}", prover) == [RIGHT], source
+    if "://" not in place:
+        assert images_of(f"file://{place}/{name}.png", prover) == [RIGHT]
+
+
+def test_a_leading_folder_that_exists_is_literal_and_the_pattern_follows_it(place, prover):
+    write(place, {"run[1]/a.png": RIGHT, "run[1]/b.txt": b"", "run1/a.png": WRONG})
+    assert images_of(f"{place}/run[1]/*.png", prover) == [RIGHT]
+    assert images_of(f"{place}/run[1]/{{a,z*}}.png", prover) == [RIGHT]
+
+
+def test_a_word_of_braces_that_exists_is_literal(place):
+    write(place, {"a[1].png": RIGHT, "a1.png": WRONG, "b1.png": WRONG})
+    listed = open_source(f"{place}/{{a[1],b[1]}}.png", SourceConfig()).list()
+    assert [item.key for item in listed] == ["a%5B1%5D.png", "b1.png"]
+
+
+def test_a_tilde_is_the_home_folder_unless_such_a_name_exists(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert storage_at("~/x").uri() == f"{tmp_path}/home/x"
+    assert storage_at("~nobody-of-this-name/x").uri() == f"{tmp_path}/~nobody-of-this-name/x"
+    Path("~").mkdir()
+    assert storage_at("~/x").uri() == f"{tmp_path}/~/x"

@@ -29,47 +29,38 @@ text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 number = st.floats(allow_nan=False)
 whole = st.integers(0, 2**31 - 1)
 
+
+def some_of(each: st.SearchStrategy, max_size: int, **options) -> st.SearchStrategy:
+    return st.lists(each, max_size=max_size, **options).map(tuple)
+
+
 samples = st.builds(
     CaptionSample, text, text, st.none() | whole, st.none() | number, number, st.sampled_from(["none", "all"]), whole
 )
-masks = st.builds(
-    MaskRecord,
-    mask_id=text,
-    index=whole,
-    rle_size=st.tuples(whole, whole),
-    rle_counts=text,
-    box_xyxy_px=st.tuples(whole, whole, whole, whole),
-    area_px=st.integers(0, 2**40),
-    predicted_iou=st.none() | number,
-    stability_score=st.none() | number,
-    prior=text,
-)
+pair, box, score = st.tuples(whole, whole), st.tuples(whole, whole, whole, whole), st.none() | number
+masks = st.builds(MaskRecord, text, whole, pair, text, box, st.integers(0, 2**40), score, score, text)
 expressions = st.builds(
     ExpressionRecord,
-    target_mask_ids=st.lists(text, max_size=3).map(tuple),
-    text=text,
-    samples=st.lists(samples, min_size=1, max_size=3).map(tuple),
+    some_of(text, 3),
+    text,
+    some_of(samples, 3, min_size=1),
     head_noun=st.none() | text,
-    uniqueness=st.none() | number,
+    uniqueness=score,
     rival_mask_id=st.none() | text,
     kept=st.booleans(),
 )
-failures = st.builds(Failure, text, st.sampled_from(sorted(FAILURE_REASONS)), text)
-sizes = st.none() | whole
 good = st.builds(
     ShardImage,
-    position=whole,
-    image_id=text,
-    key=text,
-    data=st.binary(max_size=9),
+    *(whole, text, text, st.binary(max_size=9)),
     sha256=st.none() | text,
-    height=sizes,
-    width=sizes,
-    masks=st.lists(masks, max_size=2).map(tuple),
-    expressions=st.lists(expressions, max_size=2).map(tuple),
+    height=st.none() | whole,
+    width=st.none() | whole,
+    masks=some_of(masks, 2),
+    expressions=some_of(expressions, 2),
 )
+failures = st.builds(Failure, text, st.sampled_from(sorted(FAILURE_REASONS)), text)
 bad = st.builds(ShardImage.quarantined, good, failures)
-shards = st.builds(Shard, whole, st.just(0), st.lists(good | bad, max_size=4).map(tuple))
+shards = st.builds(Shard, whole, st.just(0), some_of(good | bad, 4))
 
 
 def read(data: bytes) -> pa.Table:
