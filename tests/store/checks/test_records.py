@@ -79,23 +79,22 @@ def edits() -> dict[str, Callable[[dict], object]]:
 
 
 @pytest.mark.parametrize("field", edits())
-def test_a_changed_field_of_the_header_is_found_by_all_who_open_it(folder, field):
+def test_a_changed_field_of_the_header_is_found_by_all_who_open_it(folder, run, field):
     path = folder / HEADER_NAME
     tree = json.loads(path.read_text(encoding="utf-8"))
     edits()[field](tree)
     path.write_text(json.dumps(tree, indent=2), encoding="utf-8")
-    location = RunLocation.open(str(folder))
     for read in (verify_run, Run, write_datacard):
         with pytest.raises(ConfigError, match=rf"{HEADER_NAME} (was changed after it was written|is of version None)"):
-            read(location)
+            read(run)
 
 
 @pytest.mark.parametrize("name", ["header", "receipt", "extension"])
-def test_a_record_that_only_looks_otherwise_was_changed_too(folder, name):
+def test_a_record_that_only_looks_otherwise_was_changed_too(folder, run, name):
     path = folder / {"header": HEADER_NAME, "receipt": receipt_path(0, 0), "extension": extension_path(2)}[name]
     path.write_text(json.dumps(json.loads(path.read_bytes())), encoding="utf-8")
     with pytest.raises(ConfigError, match=f"{path.name} was changed after it was written"):
-        list(latest_receipts(RunLocation.open(str(folder))))
+        list(latest_receipts(run))
 
 
 def files_by_kind(folder: Path) -> dict[str, list[Path]]:
@@ -118,8 +117,7 @@ def found(location: RunLocation, sample: int | None = None) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_flips", [30, pytest.param(200, marks=pytest.mark.long)])
-def test_every_flipped_byte_in_a_file_of_the_run_is_found(folder, num_flips):
-    location = RunLocation.open(str(folder))
+def test_every_flipped_byte_in_a_file_of_the_run_is_found(folder, run, num_flips):
     kinds = files_by_kind(folder)
     assert set(kinds) == {
         *(HEADER_NAME, "plan header", "_plan", "_receipts", "_manifest", CARD_NAME),
@@ -132,42 +130,40 @@ def test_every_flipped_byte_in_a_file_of_the_run_is_found(folder, num_flips):
         whole = path.read_bytes()
         at, flip = draw.randrange(len(whole)), draw.randrange(1, 256)
         path.write_bytes(whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :])
-        if not found(location, sample=None if path.parent.name in SCHEMAS else 0):
+        if not found(run, sample=None if path.parent.name in SCHEMAS else 0):
             missed.append((path.name, at, whole[at], flip))
         path.write_bytes(whole)
     assert missed == []
-    assert found(location) == ""
+    assert found(run) == ""
 
 
-def test_readers_refuse_a_changed_receipt_and_name_the_remedy(folder):
+def test_readers_refuse_a_changed_receipt_and_name_the_remedy(folder, run):
     # The manifest would stand in for the receipt.
     shutil.rmtree(folder / "_manifest")
     path = folder / receipt_path(0, 0)
     path.write_text(path.read_text(encoding="utf-8").replace('"node-a"', '"node-b"'), encoding="utf-8")
-    location = RunLocation.open(str(folder))
 
     def resume() -> None:
-        with RunLock.held(location) as lock:
-            RunSession(location, require_header(location), lock)
+        with RunLock.held(run) as lock:
+            RunSession(run, require_header(run), lock)
 
-    readers = (lambda: Run(location).counts, lambda: Snapshot.take(location), resume)
+    readers = (lambda: Run(run).counts, lambda: Snapshot.take(run), resume)
     for read in readers:
         with pytest.raises(ConfigError, match=r"g0\.json was changed after it was written.*command then computes"):
             read()
 
 
-def test_readers_take_the_receipts_where_the_manifest_was_changed_and_a_dataset_refuses_it(folder, caplog):
-    location = RunLocation.open(str(folder))
-    before = Run(location).counts
+def test_readers_take_the_receipts_where_the_manifest_was_changed_and_a_dataset_refuses_it(folder, run, caplog):
+    before = Run(run).counts
     path = folder / "_manifest" / "0002.parquet"
     data = bytearray(path.read_bytes())
     data[-12] ^= 1  # in the name of the program that wrote it: no value of a row
     path.write_bytes(data)
-    assert Run(location).counts == before
+    assert Run(run).counts == before
     assert "Cannot use the manifest" in caplog.text
     said = r"0002\.parquet was changed after it was written: delete it, unless a child run"
     with pytest.raises(PseudorisError, match=said):
-        Snapshot.take(location)
+        Snapshot.take(run)
 
 
 def test_a_receipt_of_another_run_is_refused_also_where_its_own_digest_holds(run, tmp_path):
@@ -284,7 +280,7 @@ PLACES = {
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("what", PUT)
-def test_what_is_no_file_in_the_place_of_one_is_a_finding_and_the_report_goes_on(folder, monkeypatch, what, place):
+def test_what_is_no_file_in_the_place_of_one_is_a_finding_and_the_report_goes_on(folder, run, monkeypatch, what, place):
     monkeypatch.chdir(folder)  # a socket's path is short
     path = next(iter(sorted(Path().glob(place))), Path(place))
     path.unlink(missing_ok=True)
@@ -292,27 +288,27 @@ def test_what_is_no_file_in_the_place_of_one_is_a_finding_and_the_report_goes_on
     other = next(iter(sorted(Path("failures").glob("*00002.g0*"))))
     other.write_bytes(other.read_bytes()[:-1])
     for quick in (False, True):
-        report = verify_run(RunLocation.open(str(folder)), quick=quick)
+        report = verify_run(run, quick=quick)
         expected = [] if quick and PLACES[place] == "stray_file" else [PLACES[place]]
         # Strays are looked for only if all shards are whole; the other damage is found in any case.
         assert sorted(whats(report)) == sorted([*expected, "part_size"])
 
 
 @pytest.mark.parametrize("what", PUT)
-def test_what_is_no_file_in_the_place_of_a_header_is_refused_by_name(folder, monkeypatch, what):
+def test_what_is_no_file_in_the_place_of_a_header_is_refused_by_name(folder, run, monkeypatch, what):
     monkeypatch.chdir(folder)
     for name in (extension_path(2), HEADER_NAME):
         Path(name).unlink()
         PUT[what](Path(name))
         with pytest.raises(ConfigError, match=Path(name).name):
-            verify_run(RunLocation.open(str(folder)))
+            verify_run(run)
 
 
 @pytest.mark.parametrize("what", PUT)
-def test_a_run_with_a_data_card_that_is_no_file_verifies(folder, monkeypatch, what):
+def test_a_run_with_a_data_card_that_is_no_file_verifies(folder, run, monkeypatch, what):
     monkeypatch.chdir(folder)
     Path(CARD_NAME).unlink()
     PUT[what](Path(CARD_NAME))
-    report = verify_run(RunLocation.open(str(folder)))
+    report = verify_run(run)
     assert report.is_clean
     assert report.notices[0].startswith("DATACARD.md is a ")

@@ -12,33 +12,31 @@ from pseudoris.store.checks.verification import Problem, verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance
 from pseudoris.store.runs.garbage import run_gc
-from pseudoris.store.runs.header import sealed
+from pseudoris.store.runs.header import require_header, sealed
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import write_manifest
-from pseudoris.store.runs.receipts import part_path, receipt_path
+from pseudoris.store.runs.receipts import latest_receipts, part_path, receipt_path
 from tests.store.builders import commit, make_entries, start_run, whats
 
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory):
-    """A complete run of five shards: its folder, its header and its receipts."""
-    folder = tmp_path_factory.mktemp("complete") / "run"
-    location = RunLocation.open(str(folder))
-    header = start_run(location, make_entries(num_shards=5, per_shard=4))
-    return folder, header, commit(location, header, 0, 1, 2, 3, 4)
+    """The folder of a complete run of five shards."""
+    location = RunLocation.open(str(tmp_path_factory.mktemp("complete") / "run"))
+    commit(location, start_run(location, make_entries(num_shards=5, per_shard=4)), 0, 1, 2, 3, 4)
+    return location.root
 
 
 @pytest.fixture
 def run(complete, location):
-    """Return the location, its header and the receipts of a run of one's own."""
-    folder, header, receipts = complete
-    shutil.copytree(folder, location.root)
-    return location, header, receipts
+    """A copy of that run."""
+    shutil.copytree(complete, location.root)
+    return location
 
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_a_complete_run_accounts_for_every_planned_image(run, quick):
-    report = verify_run(run[0], quick=quick)
+    report = verify_run(run, quick=quick)
     assert report.is_clean
     assert (report.num_images, report.num_accounted) == (20, 20)
     assert (report.annotated, report.empty, report.quarantined) == (10, 5, 5)
@@ -46,38 +44,35 @@ def test_a_complete_run_accounts_for_every_planned_image(run, quick):
 
 
 def test_shards_without_a_receipt_are_named_as_ranges(run):
-    location, _, _ = run
     for shard in (1, 2, 4):
-        location.delete(receipt_path(shard, 0))
-    report = verify_run(location)
+        run.delete(receipt_path(shard, 0))
+    report = verify_run(run)
     assert not report.is_clean
     assert report.num_accounted == 8
     assert [problem.detail[:16] for problem in report.problems] == ["shards 1 to 2 ha", "shard 4 has no r"]
 
 
 def test_a_receipt_without_a_plan_is_found(run):
-    location, _, receipts = run
-    stranger = receipts[0].model_copy(update={"shard": 9})
-    location.replace(receipt_path(9, 0), stranger.model_dump_json().encode())
-    report = verify_run(location)
+    stranger = next(latest_receipts(run)).model_copy(update={"shard": 9})
+    run.replace(receipt_path(9, 0), stranger.model_dump_json().encode())
+    report = verify_run(run)
     assert whats(report) == ["unplanned_receipt"]
     assert "shard 9 has a receipt, but is not in the plan" in report.problems[0].detail
 
 
 def test_a_receipt_that_cannot_be_used_is_a_problem_and_not_the_end(run):
-    location, _, _ = run
-    location.replace(receipt_path(2, 0), b"{}")
-    report = verify_run(location)
+    run.replace(receipt_path(2, 0), b"{}")
+    report = verify_run(run)
     assert whats(report) == ["receipt"]
     assert report.num_accounted == 16
 
 
 def test_a_receipt_that_accounts_for_another_number_of_images_is_found(run):
-    location, _, receipts = run
-    counts = receipts[0].counts.model_copy(update={"images": 5, "empty": 2})
-    wrong = receipts[0].model_copy(update={"counts": counts})
-    location.replace(receipt_path(0, 0), sealed(wrong)[1])
-    assert "the receipt accounts for 5 images, the plan has 4" in verify_run(location, sample=0).problems[0].detail
+    receipt = next(latest_receipts(run))
+    counts = receipt.counts.model_copy(update={"images": 5, "empty": 2})
+    wrong = receipt.model_copy(update={"counts": counts})
+    run.replace(receipt_path(0, 0), sealed(wrong)[1])
+    assert "the receipt accounts for 5 images, the plan has 4" in verify_run(run, sample=0).problems[0].detail
 
 
 def test_an_id_that_is_not_its_keys_is_found(location):
@@ -95,7 +90,7 @@ def test_a_header_that_counts_otherwise_than_its_plan_is_found(location):
 
 @pytest.mark.parametrize(("sample", "checked"), [(0, 0), (2, 2), (5, 5), (99, 5), (None, 5)])
 def test_a_sample_is_looked_into_and_the_rest_is_still_accounted_for(run, sample, checked):
-    report = verify_run(run[0], sample=sample)
+    report = verify_run(run, sample=sample)
     assert report.is_clean
     assert (report.num_checked, report.num_accounted) == (checked, 20)
 
@@ -118,17 +113,16 @@ def test_shards_outside_promise_two_are_listed_by_reason_and_are_no_problem(loca
 
 @pytest.mark.parametrize("has_ended", [True, False])
 def test_a_file_that_is_no_part_is_found_in_a_table_folder_a_hidden_one_too(run, has_ended):
-    location, _, receipts = run
-    copied = receipts[0].parts["expressions"]
-    location.replace(f"expressions/copy of {copied.name}", location.read_bytes(part_path("expressions", copied)))
+    copied = next(latest_receipts(run)).parts["expressions"]
+    run.replace(f"expressions/copy of {copied.name}", run.read_bytes(part_path("expressions", copied)))
     nine_digits = copied.name.replace("shard-0", "shard-00")
-    location.replace(f"expressions/{nine_digits}", location.read_bytes(part_path("expressions", copied)))
-    location.replace("images/notes.txt", b"mine")
-    location.replace("images/.DS_Store", b"")
-    location.replace("export/notes.txt", b"elsewhere")
+    run.replace(f"expressions/{nine_digits}", run.read_bytes(part_path("expressions", copied)))
+    run.replace("images/notes.txt", b"mine")
+    run.replace("images/.DS_Store", b"")
+    run.replace("export/notes.txt", b"elsewhere")
     if has_ended:
-        write_manifest(location)
-    report = verify_run(location)
+        write_manifest(run)
+    report = verify_run(run)
     assert whats(report) == ["stray_file"] * 4
     assert sorted(problem.detail.partition(" is an unexpected")[0] for problem in report.problems) == [
         f"expressions/copy of {copied.name}",
@@ -136,35 +130,32 @@ def test_a_file_that_is_no_part_is_found_in_a_table_folder_a_hidden_one_too(run,
         "images/.DS_Store",
         "images/notes.txt",
     ]
-    assert verify_run(location, quick=True).is_clean
+    assert verify_run(run, quick=True).is_clean
 
 
 @pytest.mark.parametrize("generation", [0, 1])
 def test_a_part_that_no_receipt_names_is_a_problem_of_a_run_that_has_ended(run, generation):
-    location, _, _ = run
     stray = f"masks/shard-00000002.g{generation}-00000000.parquet"
-    location.replace(stray, b"of a killed writer")
-    assert verify_run(location).is_clean
-    write_manifest(location)
-    with RunLock.held(location, on_wait=lambda _: None):
-        assert verify_run(location).is_clean
-    (problem,) = verify_run(location).problems
+    run.replace(stray, b"of a killed writer")
+    assert verify_run(run).is_clean
+    write_manifest(run)
+    with RunLock.held(run, on_wait=lambda _: None):
+        assert verify_run(run).is_clean
+    (problem,) = verify_run(run).problems
     assert (problem.what, problem.detail.partition(" is in no receipt")[0]) == ("stray_file", stray)
 
 
 def test_parts_that_wait_for_gc_are_no_problem_of_a_run_that_goes_on(run):
-    location, header, _ = run
-    write_manifest(location)
-    commit(location, header, 1, generation=1)
-    assert verify_run(location).is_clean
+    write_manifest(run)
+    commit(run, require_header(run), 1, generation=1)
+    assert verify_run(run).is_clean
 
 
 @pytest.mark.parametrize("name", ["shard-00000009.g0-00000000.parquet", f"shard-{'9' * 30}.g0-00000000.parquet"])
 def test_a_part_of_a_shard_that_is_not_planned_is_a_stray(run, name):
-    location, _, _ = run
-    write_manifest(location)
-    location.replace(f"images/{name}", b"")
-    assert whats(verify_run(location)) == ["stray_file"]
+    write_manifest(run)
+    run.replace(f"images/{name}", b"")
+    assert whats(verify_run(run)) == ["stray_file"]
 
 
 READERS = {
@@ -289,6 +280,6 @@ def test_repair_is_offered_only_for_what_it_can_bring_back(run):
     kinds = ("part_missing", "part_size", "part_sha256", "part_unreadable", "part_rows", "part_schema")
     found = [Problem(0, what, "it") for what in kinds]
     report = verify_run(
-        run[0], check=lambda location, shards, quick: ([] if each.receipt.shard else found for each in shards)
+        run, check=lambda location, shards, quick: ([] if each.receipt.shard else found for each in shards)
     )
     assert [each.what for each in report.problems if "--repair" in each.detail] == list(kinds[:4])

@@ -1,7 +1,9 @@
-"""What every storage promises: a disk, fsspec's memory store, and a real S3 server."""
+"""What every storage promises: a disk, fsspec's memory store, and a real S3 server; and the keys of their files."""
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import re
 import subprocess
@@ -10,9 +12,12 @@ import uuid
 
 import fsspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from pseudoris.schemas.errors import ImageError
-from pseudoris.store.files.key_order import path_key
+from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.store.files import key_order
+from pseudoris.store.files.key_order import file_path, path_key, row_key, sorted_externally
 from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.location import storage_at
 from pseudoris.store.sources.patterns import ALL_FILES
@@ -192,3 +197,42 @@ def test_a_disk_loads_no_client_of_buckets_or_of_the_web(tmp_path):
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert answer.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("a/b.jpg", "a/b.jpg"),
+        ("été/猫.png", "%C3%A9t%C3%A9/%E7%8C%AB.png"),
+        (os.fsdecode(b"caf\xe9.jpg"), "caf%E9.jpg"),
+        ("100%!#?.jpg", "100%25%21%23%3F.jpg"),
+        ("a b~c-d_e.f", "a%20b~c-d_e.f"),
+    ],
+)
+def test_keys_are_percent_encoded_bytes(path, key):
+    assert path_key(path) == key
+    assert file_path(key) == path
+
+
+@given(st.binary(min_size=1).filter(lambda name: b"\0" not in name), st.text())
+def test_every_path_comes_back_from_every_key(name, member):
+    path = name.decode("utf-8", "surrogateescape")
+    for key in (path_key(path), row_key(path, 3)):
+        assert file_path(key) == path
+        assert key.isascii()
+
+
+@given(keys=st.lists(st.text(max_size=3), max_size=80), max_in_memory=st.integers(1, 90))
+@example(keys=[f"{150 - n:03d}" for n in range(150)], max_in_memory=1)
+def test_the_order_is_that_of_sorted_whatever_fits_into_memory(keys, max_in_memory):
+    records = [(key, number) for number, key in enumerate(keys)]
+    assert list(sorted_externally(records, max_in_memory=max_in_memory)) == sorted(records, key=lambda it: it[0])
+
+
+def test_a_full_temporary_disk_is_the_users_to_mend(monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(key_order.pickle, "dump", full)
+    with pytest.raises(ConfigError, match=r"sort the listing on disk \(set TMPDIR to use another\).*the disk is full"):
+        list(sorted_externally(((n,) for n in range(10)), max_in_memory=4))

@@ -34,11 +34,6 @@ ROWS = [
 ]
 
 
-def raise_within(error: OSError) -> None:
-    with storage_errors("write", "/out/masks/part"):
-        raise error
-
-
 @pytest.mark.parametrize(
     ("number", "remedy"),
     [
@@ -51,8 +46,9 @@ def raise_within(error: OSError) -> None:
     ],
 )
 def test_what_the_user_must_mend_names_the_path_and_the_remedy(number, remedy):
-    with pytest.raises(ConfigError, match=f"cannot write /out/masks/part: .*{remedy}"):
-        raise_within(OSError(number, os.strerror(number)))
+    said = f"cannot write /out/masks/part: .*{remedy}"
+    with pytest.raises(ConfigError, match=said), storage_errors("write", "/out/masks/part"):
+        raise OSError(number, os.strerror(number))
 
 
 def raise_in_a_run(error, faults=(OSError,)):

@@ -13,9 +13,10 @@ from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import begin_attempt
 from pseudoris.store.runs.garbage import TEMPORARY_AGE_S, remove_run, run_gc
+from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import write_manifest
-from pseudoris.store.runs.receipts import part_path, receipt_path
+from pseudoris.store.runs.receipts import part_path, read_receipt, receipt_path
 from tests.builders.seals import edit_sealed
 from tests.store.builders import commit, parts, start_run
 
@@ -24,9 +25,9 @@ LOST = "shard-00000001.g0-00000000.parquet"
 
 @pytest.fixture
 def run(location):
-    """Return the location, its header, and the receipts of shards 0 and 1 of three."""
-    header = start_run(location)
-    return location, header, commit(location, header, 0, 1)
+    """A run whose shards 0 and 1 of three are committed."""
+    commit(location, start_run(location), 0, 1)
+    return location
 
 
 @pytest.mark.parametrize(
@@ -39,19 +40,17 @@ def run(location):
     ],
 )
 def test_what_may_be_in_the_making_or_is_not_ours_is_left_alone(run, name):
-    location, _, _ = run
-    location.replace(f"masks/{name}", b"x")
-    assert run_gc(location).deleted == ()
-    assert location.exists(f"masks/{name}")
+    run.replace(f"masks/{name}", b"x")
+    assert run_gc(run).deleted == ()
+    assert run.exists(f"masks/{name}")
 
 
 def test_records_of_attempts_go_with_the_commit_and_those_in_flight_stay(run):
-    location = run[0]
-    done, _ = begin_attempt(location, 1, 0, pool="fused", session_nonce="one", node="n")
-    flying, _ = begin_attempt(location, 2, 0, pool="fused", session_nonce="one", node="n")
-    assert run_gc(location).abandoned == (done.path("begun"),)
-    assert location.exists(flying.path("begun"))
-    assert not location.exists(done.path("begun"))
+    done, _ = begin_attempt(run, 1, 0, pool="fused", session_nonce="one", node="n")
+    flying, _ = begin_attempt(run, 2, 0, pool="fused", session_nonce="one", node="n")
+    assert run_gc(run).abandoned == (done.path("begun"),)
+    assert run.exists(flying.path("begun"))
+    assert not run.exists(done.path("begun"))
 
 
 def aged(path: Path, modified_s: float) -> Path:
@@ -88,44 +87,40 @@ def test_age_is_told_by_the_storages_clock_and_not_by_this_machines(disk, monkey
 
 
 def test_a_dry_run_names_by_kind_what_a_real_one_deletes(run):
-    location, header, receipts = run
-    (new,) = commit(location, header, 1, generation=1)
-    location.replace("masks/shard-00000000.g0-00000000.parquet", b"12345")
-    dry = run_gc(location, is_dry=True)
+    (new,) = commit(run, require_header(run), 1, generation=1)
+    run.replace("masks/shard-00000000.g0-00000000.parquet", b"12345")
+    dry = run_gc(run, is_dry=True)
     assert dry.lost == ("masks/shard-00000000.g0-00000000.parquet",)
-    assert sorted(dry.superseded) == sorted(part_path(t, part) for t, part in receipts[1].parts.items())
-    assert all(location.exists(path) for path in dry.deleted)
-    assert run_gc(location) == dry
-    assert not any(location.exists(path) for path in dry.deleted)
-    assert all(location.exists(part_path(table, part)) for table, part in new.parts.items())
-    assert location.exists("_receipts/shard-00000001.g0.json")
+    assert sorted(dry.superseded) == sorted(part_path(*each) for each in read_receipt(run, 1, 0).parts.items())
+    assert all(run.exists(path) for path in dry.deleted)
+    assert run_gc(run) == dry
+    assert not any(run.exists(path) for path in dry.deleted)
+    assert all(run.exists(part_path(table, part)) for table, part in new.parts.items())
+    assert run.exists("_receipts/shard-00000001.g0.json")
 
 
 @pytest.mark.parametrize("name", ["../../elsewhere/x.parquet", "/etc/passwd", "..", ".hidden", "a/b/c", "a\nb", ""])
 def test_a_receipt_that_names_a_part_outside_the_run_is_refused_and_nothing_is_deleted(run, name):
-    location, _, _ = run
-    location.replace(f"masks/{LOST}", b"12345")
-    edit_sealed(location, receipt_path(1, 0), lambda tree: tree["parts"]["masks"].update(name=name))
-    before = parts(location, "_plan/g0001", "_receipts")
+    run.replace(f"masks/{LOST}", b"12345")
+    edit_sealed(run, receipt_path(1, 0), lambda tree: tree["parts"]["masks"].update(name=name))
+    before = parts(run, "_plan/g0001", "_receipts")
     with pytest.raises(ConfigError, match="is not a valid receipt"):
-        run_gc(location)
-    assert parts(location, "_plan/g0001", "_receipts") == before
+        run_gc(run)
+    assert parts(run, "_plan/g0001", "_receipts") == before
 
 
 def test_a_receipt_whose_named_part_is_not_there_costs_no_other_part(run):
-    location, _, receipts = run
     for name in (LOST, "shard-00000001.g0-11111111.parquet"):
-        location.replace(f"masks/{name}", b"12345")
-    location.delete(part_path("masks", receipts[1].parts["masks"]))
-    assert run_gc(location).deleted == ()
+        run.replace(f"masks/{name}", b"12345")
+    run.delete(part_path("masks", read_receipt(run, 1, 0).parts["masks"]))
+    assert run_gc(run).deleted == ()
 
 
 def test_a_header_that_names_a_plan_outside_the_run_is_refused(run):
-    location, _, _ = run
     elsewhere = "../../plan/part-00000000-00000000.parquet"
-    edit_sealed(location, HEADER_NAME, lambda tree: tree["plan_parts"][0].update(name=elsewhere))
+    edit_sealed(run, HEADER_NAME, lambda tree: tree["plan_parts"][0].update(name=elsewhere))
     with pytest.raises(ConfigError, match="is not a valid header, see plan_parts"):
-        run_gc(location)
+        run_gc(run)
 
 
 def test_links_folders_and_strange_names_are_not_ours_to_delete(disk, tmp_path):

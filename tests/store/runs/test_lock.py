@@ -46,6 +46,10 @@ def put_claim(location, claim: Claim, number: int = 1) -> None:
     location.replace(f"{LOCK_FOLDER}/claim-{number:08d}.json", json.dumps(asdict(claim)).encode())
 
 
+def written_claim(location, number: int = 1) -> dict:
+    return json.loads(location.read_bytes(f"{LOCK_FOLDER}/claim-{number:08d}.json"))
+
+
 def acquire(location, clock, said=None) -> RunLock:
     return RunLock.acquire(location, on_wait=(said if said is not None else []).append, times=clock.times())
 
@@ -109,7 +113,7 @@ def test_a_claim_of_version_0_5_0_or_of_a_later_one_is_read(later):
 
 def test_version_0_5_0_reads_a_claim_of_ours(disk, clock):
     acquire(disk, clock).heartbeat()
-    written = json.loads(disk.read_bytes(f"{LOCK_FOLDER}/claim-00000001.json"))
+    written = written_claim(disk)
     # It takes a claim with a field more, or of another type, for none, and the lock for free.
     assert {name: type(value) for name, value in written.items()} == {n: type(v) for n, v in _FIELDS_OF_0_5_0.items()}
 
@@ -182,16 +186,11 @@ STRANGE_CLAIMS = {
 @pytest.mark.parametrize("data", STRANGE_CLAIMS.values(), ids=STRANGE_CLAIMS)
 def test_a_claim_that_says_nothing_binds_nobody(location, clock, data):
     acquire(location, clock)
-    path = f"{LOCK_FOLDER}/claim-00000001.json"
-    ours = json.loads(location.read_bytes(path))
-    location.replace(path, json.dumps({**ours, **data}).encode() if isinstance(data, dict) else data)
+    changed = json.dumps({**written_claim(location), **data}).encode() if isinstance(data, dict) else data
+    location.replace(f"{LOCK_FOLDER}/claim-00000001.json", changed)
     assert current_holder(location) is None
     acquire(location, clock)
     assert clock.now_s == 0.0
-
-
-def counter(location) -> int:
-    return json.loads(location.read_bytes(f"{LOCK_FOLDER}/claim-00000001.json"))["counter"]
 
 
 def wait_for(condition) -> None:
@@ -204,9 +203,9 @@ def wait_for(condition) -> None:
 def test_a_held_lock_beats_by_itself_and_is_released_at_the_end(disk):
     disk.replace("_run.json", b"{}")
     with RunLock.held(disk, times=LockTimes(heartbeat_s=0.01)) as lock:
-        wait_for(lambda: counter(disk) >= 3)
+        wait_for(lambda: written_claim(disk)["counter"] >= 3)
         lock.check()
-    assert json.loads(disk.read_bytes(f"{LOCK_FOLDER}/claim-00000001.json"))["is_released"]
+    assert written_claim(disk)["is_released"]
 
 
 def test_a_held_lock_that_is_lost_stops_its_owner(disk):
@@ -221,7 +220,7 @@ def test_a_held_lock_that_is_lost_stops_its_owner(disk):
             return False
 
         wait_for(is_lost)
-    assert not json.loads(disk.read_bytes(f"{LOCK_FOLDER}/claim-00000002.json"))["is_released"]
+    assert not written_claim(disk, 2)["is_released"]
 
 
 @pytest.mark.parametrize("error", [TransientError, ConfigError])
@@ -236,7 +235,7 @@ def test_a_beat_that_storage_swallows_or_refuses_does_not_cost_the_lock(disk, mo
 
     with caplog.at_level(logging.WARNING), RunLock.held(disk, times=LockTimes(heartbeat_s=0.01)) as lock:
         monkeypatch.setattr(lock_module.RunLocation, "replace", fail_twice)
-        wait_for(lambda: len(failures) == 2 and counter(disk) >= 2)
+        wait_for(lambda: len(failures) == 2 and written_claim(disk)["counter"] >= 2)
         lock.check()
     assert "A heartbeat of the run's lock failed: slow down" in caplog.text
 

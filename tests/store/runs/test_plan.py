@@ -236,35 +236,34 @@ def test_a_listing_out_of_order_is_refused_and_never_planned_twice(location):
     assert read_header(location) == first
 
 
-def grow_files(folder: Path) -> None:
-    for name in ("a/1.png", "b/x y.png", "é.png", "b.png"):
+def write(folder: Path, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(png())
+        (folder / name).write_bytes(data)
 
 
-def grow_tars(folder: Path) -> None:
-    (folder / "b.tar").write_bytes(tar_bytes([("2.png", png()), ("1.png", png())]))
-    (folder / "a-b.tar").write_bytes(tar_bytes([("2.png", png()), ("2.png", png()), ("0.png", png())]))
+def tar_of(*numbers: int) -> bytes:
+    return tar_bytes([(f"{number}.png", png()) for number in numbers])
 
 
-def grow_tables(folder: Path) -> None:
-    (folder / "b.parquet").write_bytes(parquet_bytes({"bytes": [png()] * 25}, rows_per_group=4))
+# What is added to a source, by its kind, and how many images that are.
+GROWN = {
+    "files": (dict.fromkeys(("a/1.png", "b/x y.png", "é.png", "b.png"), png()), 4),
+    "tars": ({"b.tar": tar_of(2, 1), "a-b.tar": tar_of(2, 2, 0)}, 4),
+    "tables": ({"b.parquet": parquet_bytes({"bytes": [png()] * 25}, rows_per_group=4)}, 25),
+}
 
 
-@pytest.mark.parametrize(
-    ("grow", "num_new"), [(grow_files, 4), (grow_tars, 4), (grow_tables, 25)], ids=["files", "tars", "tables"]
-)
-def test_a_real_source_that_grew_is_planned_as_if_it_had_been_whole(location, tmp_path, grow, num_new):
+@pytest.mark.parametrize(("grown", "num_new"), GROWN.values(), ids=GROWN)
+def test_a_real_source_that_grew_is_planned_as_if_it_had_been_whole(location, tmp_path, grown, num_new):
     source = tmp_path / "in"
-    for number in range(12):
-        (source / "a").mkdir(parents=True, exist_ok=True)
-        (source / "a" / f"image-{number}.png").write_bytes(png())
-    (source / "a.tar").write_bytes(tar_bytes([(f"{9 - n}.png", png()) for n in range(9)]))
-    (source / "a.parquet").write_bytes(parquet_bytes({"bytes": [png()] * 21}, rows_per_group=10))
+    write(source, {f"a/image-{number}.png": png() for number in range(12)})
+    write(source, {"a.tar": tar_of(*range(9, 0, -1))})
+    write(source, {"a.parquet": parquet_bytes({"bytes": [png()] * 21}, rows_per_group=10)})
     config = stub_config().source
     before = plan(location, open_source(str(source), config).list())
     assert before.num_images == 12 + 9 + 21
-    grow(source)
+    write(source, grown)
     header, tally = extend_plan(location, before, open_source(str(source), config).list())
     assert (tally.num_images, tally.num_known, tally.num_changed, tally.num_vanished) == (num_new, 42, 0, 0)
     whole = {each.key for each in open_source(str(source), config).list()}
@@ -278,10 +277,10 @@ def test_a_real_source_that_grew_is_planned_as_if_it_had_been_whole(location, tm
 
 def test_a_tar_that_was_rewritten_gives_its_new_members_and_reports_the_others(location, tmp_path):
     tar, config = tmp_path / "a.tar", stub_config().source
-    tar.write_bytes(tar_bytes([("1.png", png()), ("2.png", png()), ("3.png", png())]))
+    tar.write_bytes(tar_of(1, 2, 3))
     os.utime(tar, (1, 1))
     before = plan(location, open_source(str(tar), config).list())
-    tar.write_bytes(tar_bytes([("0.png", png()), ("1.png", png()), ("3.png", png())]))
+    tar.write_bytes(tar_of(0, 1, 3))
     _, tally = extend_plan(location, before, open_source(str(tar), config).list())
     assert (tally.num_images, tally.num_changed, tally.num_vanished) == (1, 2, 1)
     assert (tally.changed, tally.vanished) == (["a.tar!1.png", "a.tar!3.png"], ["a.tar!2.png"])

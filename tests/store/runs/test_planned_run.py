@@ -37,14 +37,6 @@ def unlisted():
     pytest.fail("a plan that stands was listed anew")
 
 
-@pytest.fixture
-def parent(disk, tmp_path):
-    """A finished run."""
-    location = RunLocation.open(str(tmp_path / "parent"))
-    scored_run(location, num_shards=2)
-    return Parent.open(location, disk)
-
-
 def test_a_plan_is_made_once_and_a_limit_changes_none_that_stands(disk):
     made = plan_run(disk, request(limit=3), items())
     assert (made.header.num_images, made.header.num_shards, made.mixed, made.notices) == (3, 2, (), ())
@@ -171,9 +163,10 @@ def test_plain_attention_on_a_gpu_is_told_before_work_begins(disk, triton, told)
     assert [text.partition(",")[0] for text in planned.notices] == told
 
 
-def test_a_header_that_names_no_parent_any_more_is_refused(disk, parent):
-    wanted = request(parent=parent)
-    assert plan_run(disk, wanted, items()).parent.location == parent.location.root
+def test_a_header_that_names_no_parent_any_more_is_refused(disk, tmp_path):
+    scored_run(location := RunLocation.open(str(tmp_path / "parent")), num_shards=2)
+    wanted = request(parent=Parent.open(location, disk))
+    assert plan_run(disk, wanted, items()).parent.location == location.root
     edit_sealed(disk, "_run.json", lambda tree: tree.update(parent=None))
     with pytest.raises(ConfigError, match="names no parent: it was edited"):
         plan_run(disk, wanted, unlisted)

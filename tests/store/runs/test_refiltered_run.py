@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -309,19 +308,3 @@ def test_shards_outside_promise_two_stay_outside(disk, new):
     (ours,) = latest_receipts(new)
     assert (ours.degraded, ours.mixed) == (told.degraded, told.mixed)
     assert (ours.seconds, ours.nodes, ours.attempts) == ({}, (), {})
-
-
-@pytest.mark.slow
-def test_memory_follows_the_shard_and_not_the_run(tmp_path):
-    def peak_bytes(num_shards: int) -> int:
-        parent = RunLocation.open(str(tmp_path / f"parent-{num_shards}"))
-        scored_run(parent, num_shards=num_shards)
-        tracemalloc.start()
-        refilter(parent, RunLocation.open(str(tmp_path / f"new-{num_shards}")), HIGHER, num_threads=2)
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        return peak
-
-    small, large = peak_bytes(4), peak_bytes(24)
-    # A snapshot's row group holds its receipts as rows for a moment: some 10 kB each, a thousand at a time.
-    assert large < small + 20 * 20_000

@@ -1,4 +1,4 @@
-"""Members of WebDataset tars: which are images, and where their bytes stand."""
+"""Tars and Parquet tables of images: what is an image in them, where its bytes stand, and what is refused."""
 
 from __future__ import annotations
 
@@ -21,15 +21,23 @@ from pseudoris.store.sources import open_source
 from pseudoris.store.sources.image_tables import ImageColumn, RowImage, find_column, read_rows
 from tests.builders.sources import parquet_bytes, tar_bytes
 
-
-def listed(path):
-    return list(open_source(str(path), SourceConfig()).list())
+AUTO = SourceConfig()
 
 
-def test_members_come_in_the_order_of_the_tar_with_the_place_of_their_bytes(tmp_path):
-    path = tmp_path / "a.tar"
-    path.write_bytes(tar_bytes([("z.jpg", b"first"), ("z.json", b"{}"), ("d/a.PNG", b"second")]))
-    items = listed(path)
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "a.tar"
+
+
+def listed(path, content: bytes | None = None, config: SourceConfig = AUTO):
+    """Return what a source lists, with `content` written to it before."""
+    if content is not None:
+        path.write_bytes(content)
+    return list(open_source(str(path), config).list())
+
+
+def test_members_come_in_the_order_of_the_tar_with_the_place_of_their_bytes(path):
+    items = listed(path, tar_bytes([("z.jpg", b"first"), ("z.json", b"{}"), ("d/a.PNG", b"second")]))
     assert [item.key for item in items] == ["a.tar!z.jpg", "a.tar!d/a.PNG"]
     raw = path.read_bytes()
     assert [raw[item.offset_bytes :][: item.size_bytes] for item in items] == [b"first", b"second"]
@@ -37,21 +45,18 @@ def test_members_come_in_the_order_of_the_tar_with_the_place_of_their_bytes(tmp_
     assert {item.mtime_ns for item in items} == {path.stat().st_mtime_ns}
 
 
-def test_a_member_whose_name_would_escape_is_only_a_key(tmp_path):
-    path = tmp_path / "a.tar"
-    path.write_bytes(tar_bytes([("../../up.jpg", b"x"), ("/etc/abs.jpg", b"x")]))
-    assert [item.key for item in listed(path)] == ["a.tar!../../up.jpg", "a.tar!/etc/abs.jpg"]
+def test_a_member_whose_name_would_escape_is_only_a_key(path):
+    items = listed(path, tar_bytes([("../../up.jpg", b"x"), ("/etc/abs.jpg", b"x")]))
+    assert [item.key for item in items] == ["a.tar!../../up.jpg", "a.tar!/etc/abs.jpg"]
 
 
-def test_a_member_name_that_is_not_utf8_is_kept_by_its_bytes(tmp_path):
-    path = tmp_path / "a.tar"
+def test_a_member_name_that_is_not_utf8_is_kept_by_its_bytes(path):
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
         tar.addfile(tarfile.TarInfo(os.fsdecode(b"caf\xe9.jpg")), io.BytesIO())
     assert [item.key for item in listed(path)] == ["a.tar!caf%E9.jpg"]
 
 
-def test_links_folders_and_hidden_members_are_no_images(tmp_path):
-    path = tmp_path / "a.tar"
+def test_links_folders_and_hidden_members_are_no_images(path):
     with tarfile.open(path, "w") as tar:
         for name, kind in [("soft.jpg", tarfile.SYMTYPE), ("hard.jpg", tarfile.LNKTYPE), ("dir.jpg", tarfile.DIRTYPE)]:
             member = tarfile.TarInfo(name)
@@ -62,22 +67,18 @@ def test_links_folders_and_hidden_members_are_no_images(tmp_path):
     assert [item.key for item in listed(path)] == ["a.tar!x.jpg"]
 
 
+WHOLE = tar_bytes([("a.jpg", b"x" * 1024), ("b.jpg", b"y" * 1024)])
+
+
 @pytest.mark.parametrize(
-    "damage",
-    [
-        lambda whole: whole[:700],
-        lambda whole: whole[: 512 + 1024 + 200],
-        lambda whole: gzip.compress(whole),
-        lambda whole: b"x" * 1024,
-    ],
+    "damaged",
+    [WHOLE[:700], WHOLE[: 512 + 1024 + 200], gzip.compress(WHOLE), b"x" * 1024],
     ids=["in a member", "in a header", "compressed", "no tar"],
 )
-def test_a_damaged_tar_loses_nothing_in_silence(tmp_path, damage):
-    path = tmp_path / "a.tar"
-    path.write_bytes(damage(tar_bytes([("a.jpg", b"x" * 1024), ("b.jpg", b"y" * 1024)])))
+def test_a_damaged_tar_loses_nothing_in_silence(path, damaged):
     said = r"a\.tar cannot be listed as a tar .*: it must be complete and not compressed"
     with pytest.raises(ConfigError, match=said):
-        listed(path)
+        listed(path, damaged)
 
 
 def header(name: str, size: bytes = b"%011o\0" % 0, kind: bytes = tarfile.REGTYPE) -> bytes:
@@ -127,12 +128,11 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
-def test_a_tar_that_misleads_is_refused_at_little_cost(tmp_path, content):
-    (tmp_path / "a.tar").write_bytes(content + END)
+def test_a_tar_that_misleads_is_refused_at_little_cost(path, content):
     tracemalloc.start()
     try:
         with pytest.raises(ConfigError, match=r"a\.tar cannot be listed as a tar .* remove it from SOURCE"):
-            listed(tmp_path / "a.tar")
+            listed(path, content + END)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -140,22 +140,18 @@ def test_a_tar_that_misleads_is_refused_at_little_cost(tmp_path, content):
 
 
 @pytest.mark.parametrize("padding", [0, 512, 10_240, 3 * 2**20], ids="{:,} bytes of zeros between".format)
-def test_tars_behind_one_another_are_listed_to_the_last(tmp_path, padding):
-    path, parts = tmp_path / "a.tar", [[("a.jpg", b"1"), ("b.jpg", b"22")], [], [("c.jpg", b"333"), ("d.jpg", b"4444")]]
-    path.write_bytes((b"\0" * padding).join(map(tar_bytes, parts)))
-    items, raw = listed(path), path.read_bytes()
+def test_tars_behind_one_another_are_listed_to_the_last(path, padding):
+    parts = [[("a.jpg", b"1"), ("b.jpg", b"22")], [], [("c.jpg", b"333"), ("d.jpg", b"4444")]]
+    raw = (b"\0" * padding).join(map(tar_bytes, parts))
+    items = listed(path, raw)
     assert [item.key for item in items] == ["a.tar!a.jpg", "a.tar!b.jpg", "a.tar!c.jpg", "a.tar!d.jpg"]
     assert [raw[item.offset_bytes :][: item.size_bytes] for item in items] == [b"1", b"22", b"333", b"4444"]
 
 
-def test_long_names_and_attributes_of_a_usual_size_are_read(tmp_path):
+def test_long_names_and_attributes_of_a_usual_size_are_read(path):
     settings = tar_settings(tarfile.XHDTYPE, {"SCHILY.xattr.user.note": "x" * 60_000, "path": f"{'d/' * 500}a.jpg"})
-    (tmp_path / "a.tar").write_bytes(tar_settings(tarfile.XGLTYPE, {"comment": "y"}) + settings + IMAGE + END)
-    (item,) = listed(tmp_path / "a.tar")
+    (item,) = listed(path, tar_settings(tarfile.XGLTYPE, {"comment": "y"}) + settings + IMAGE + END)
     assert (item.key, item.size_bytes) == (f"a.tar!{'d/' * 500}a.jpg", 512)
-
-
-AUTO = SourceConfig()
 
 
 def rows_of(data, row_group, rows, config=AUTO, max_bytes=2**20):
@@ -164,9 +160,8 @@ def rows_of(data, row_group, rows, config=AUTO, max_bytes=2**20):
 
 
 def test_rows_are_listed_by_number_and_bounded_by_their_row_group(tmp_path):
-    path = tmp_path / "t.parquet"
-    path.write_bytes(parquet_bytes({"bytes": [bytes([n]) for n in range(12)]}, rows_per_group=5))
-    items = list(open_source(str(path), AUTO).list())
+    data = parquet_bytes({"bytes": [bytes([n]) for n in range(12)]}, rows_per_group=5)
+    items = listed(tmp_path / "t.parquet", data)
     assert [item.key for item in items] == [f"t.parquet#{n}" for n in range(12)]
     assert [item.row_group for item in items] == [0] * 5 + [1] * 5 + [2] * 2
     assert [item.boundary for item in items][4:6] == ["t.parquet#0", "t.parquet#1"]
@@ -198,11 +193,10 @@ def test_the_first_fitting_column_counts_bytes_before_uris(fields, column):
 
 
 def test_a_table_without_a_column_of_images_says_what_it_has(tmp_path):
-    path = tmp_path / "t.parquet"
-    path.write_bytes(parquet_bytes({"picture": [b"x"]}))
+    path, data = tmp_path / "t.parquet", parquet_bytes({"picture": [b"x"]})
     with pytest.raises(ConfigError, match=r"found picture: binary\. Name your column with --set source\.bytes_columns"):
-        list(open_source(str(path), AUTO).list())
-    assert len(list(open_source(str(path), SourceConfig(bytes_columns=("picture",))).list())) == 1
+        listed(path, data)
+    assert len(listed(path, config=SourceConfig(bytes_columns=("picture",)))) == 1
 
 
 def test_a_damaged_row_group_is_no_error_of_storage():
@@ -313,7 +307,7 @@ def test_a_footer_that_claims_rows_which_cannot_be_there_is_refused(tmp_path, cl
     (tmp_path / "t.parquet").write_bytes(data[:-length] + footer.replace(zigzag(200), zigzag(claimed), count))
     said = r"t\.parquet cannot be read as Parquet: its footer claims .* remove it from SOURCE"
     with pytest.raises(ConfigError, match=said):
-        list(open_source(str(tmp_path), AUTO).list())
+        listed(tmp_path)
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()], ids=str)
@@ -329,6 +323,6 @@ def test_rows_are_listed_with_the_mean_size_of_their_group_and_uris_with_none(tm
     images = [random.randbytes(100_000), random.randbytes(300_000)]
     (tmp_path / "t.parquet").write_bytes(parquet_bytes({"bytes": images}, rows_per_group=2))
     (tmp_path / "u.parquet").write_bytes(parquet_bytes({"url": ["a.jpg"]}))
-    first, second, uri = (item.expected_bytes for item in open_source(str(tmp_path), SourceConfig()).list())
+    first, second, uri = (item.expected_bytes for item in listed(tmp_path))
     assert 200_000 <= first == second < 210_000
     assert uri == 0
