@@ -169,16 +169,9 @@ READERS = {
 APPLE_DOUBLE = b"\x00\x05\x16\x07" + bytes(78)
 # Name in the table's folder, and its bytes; None is a copy of a part.
 STRAYS = {
-    ".x.parquet": None,
-    "x.parquet": None,
-    "._shard-00000000.g0-00000000.parquet": APPLE_DOUBLE,
-    ".tmp-mine.parquet": None,
-    ".empty.parquet": b"",
-    ".DS_Store": b"desktop",
-    "X.PARQUET": None,
-    "sub/x.parquet": None,
-    ".sub/x.parquet": None,
-    ".sub/notes.txt": b"notes",
+    **dict.fromkeys((".x.parquet", "x.parquet", ".tmp-mine.parquet", "X.PARQUET", "sub/x.parquet", ".sub/x.parquet")),
+    **{"._shard-00000000.g0-00000000.parquet": APPLE_DOUBLE, ".empty.parquet": b""},
+    **{".DS_Store": b"desktop", ".sub/notes.txt": b"notes"},
 }
 
 
@@ -225,19 +218,11 @@ def test_verify_names_what_changes_a_readers_count_or_breaks_it(plain, name):
 
 
 JUNK = (
-    "_receipts/._shard-00000000.g0.json",
-    "_receipts/notes",
-    "_plan/x",
-    "_manifest/.x.parquet",
-    "_lock/x",
-    "_attempts/x",
+    *("_receipts/._shard-00000000.g0.json", "_receipts/notes", "_plan/x"),
+    *("_manifest/.x.parquet", "_lock/x", "_attempts/x"),
     # A number written in another way is no name of ours: a copy of a receipt is no second commit.
-    "_receipts/shard-000000000.g0.json",
-    "_receipts/shard-00000000.g00.json",
-    "_receipts/shard-٠٠٠٠٠٠٠٠.g0.json",
-    "_manifest/00001.parquet",
-    "_lock/claim-000000000.json",
-    "_attempts/shard-000000000.g0~a~b~c~d.begun",
+    *("_receipts/shard-000000000.g0.json", "_receipts/shard-00000000.g00.json", "_receipts/shard-٠٠٠٠٠٠٠٠.g0.json"),
+    *("_manifest/00001.parquet", "_lock/claim-000000000.json", "_attempts/shard-000000000.g0~a~b~c~d.begun"),
 )
 
 

@@ -97,14 +97,11 @@ def test_what_stands_at_a_path_is_told(storage):
     assert storage.stat("set/a").size_bytes == 3
 
 
-@pytest.mark.parametrize("path", ["nothing", "set"])
-def test_what_is_no_file_has_no_version(storage, path):
+def test_a_missing_file_is_an_answer_and_a_folder_is_no_file(storage):
     storage.put("set/a", b"123")
-    with pytest.raises(FileNotFoundError):
-        storage.stat(path)
-
-
-def test_a_missing_file_is_an_answer(storage):
+    for path in ("nothing", "set"):
+        with pytest.raises(FileNotFoundError):
+            storage.stat(path)
     with pytest.raises(FileNotFoundError):
         storage.read("nothing")
     with pytest.raises(FileNotFoundError), storage.open("nothing") as file:

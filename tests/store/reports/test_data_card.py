@@ -142,7 +142,7 @@ def test_as_a_readme_it_tells_hugging_face_which_files_are_which_table(tmp_path)
     }
 
 
-METHOD, BUILTIN = "No human has checked the masks", "The weights shipped with pseudoris were trained only on synthetic"
+METHOD = "No human has checked the masks"
 
 
 READY = ("masks.engine=ready", "masks.options.folder=/data/sa1b")

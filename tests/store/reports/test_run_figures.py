@@ -97,13 +97,11 @@ def test_the_most_frequent_expressions_are_kept_ones(run, rows):
     assert found.top_error == 0
 
 
-def test_a_growing_run_and_one_without_a_commit_have_figures(tmp_path):
-    location = RunLocation.open(str(tmp_path / "run"))
-    commit_scored(location, begin(location), 2)
-    assert (run_statistics(location).totals.images, run_statistics(location).num_planned_images) == (5, 20)
-    empty = RunLocation.open(str(tmp_path / "empty"))
-    start_run(empty)
-    assert run_statistics(empty).masks_an_image.mean is None
+def test_a_growing_run_and_one_without_a_commit_have_figures(disk):
+    header = begin(disk)
+    assert run_statistics(disk).masks_an_image.mean is None
+    commit_scored(disk, header, 2)
+    assert (run_statistics(disk).totals.images, run_statistics(disk).num_planned_images) == (5, 20)
 
 
 WORDS = st.lists(st.sampled_from("abcdefghij"), max_size=60)
@@ -214,16 +212,11 @@ def test_the_bottleneck_is_the_stage_with_most_seconds_an_actor_where_actors_are
     assert find_bottleneck({}, load_config("tiny")) is None
 
 
-def rates(times_s, *, images=10, shard_s=30.0, now_s=None):
-    times = np.array(times_s, np.float64)
-    counts = np.full(times.size, images, np.int64)
-    return measure_rates(times, counts, shard_s=shard_s, now_s=times[-1] if now_s is None else now_s)
-
-
 @pytest.mark.parametrize("pause_s", [200.0, 3_600.0, 100 * 86_400.0])
 def test_a_pause_between_two_starts_does_not_lower_the_overall_rate(pause_s):
     first = np.arange(1, 51) * 30.0
-    found = rates(np.concatenate([first, first + first[-1] + pause_s]))
+    times = np.concatenate([first, first + first[-1] + pause_s])
+    found = measure_rates(times, np.full(times.size, 10, np.int64), shard_s=30.0, now_s=times[-1])
     assert found.num_pauses == 1
     assert found.overall == pytest.approx(10 / 30)
     assert found.active_s == pytest.approx(100 * 30.0)

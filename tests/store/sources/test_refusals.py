@@ -42,28 +42,19 @@ def pauses(monkeypatch) -> list[float]:
     return waited
 
 
-class Locks:
-    """Files of a disk whose opening is refused; `at_minute` changes which, when the minute is waited."""
-
-    def __init__(self, monkeypatch) -> None:
-        self.names: set[str] = set()
-        self._monkeypatch = monkeypatch
-        opens = LocalStorage.open
-
-        def guarded(storage, path, **options):
-            if self.names & {path, "*"}:
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-            return opens(storage, path, **options)
-
-        monkeypatch.setattr(LocalStorage, "open", guarded)
-
-    def at_minute(self, *names: str) -> None:
-        self._monkeypatch.setattr(proven_shard.time, "sleep", lambda _: setattr(self, "names", set(names)))
-
-
 @pytest.fixture
-def locks(monkeypatch) -> Locks:
-    return Locks(monkeypatch)
+def locks(monkeypatch) -> set[str]:
+    """The names of a disk's files that are refused when they are opened; `*` is all of them."""
+    names: set[str] = set()
+    opens = LocalStorage.open
+
+    def guarded(storage, path, **options):
+        if names & {path, "*"}:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opens(storage, path, **options)
+
+    monkeypatch.setattr(LocalStorage, "open", guarded)
+    return names
 
 
 def fill(folder, *names) -> None:
@@ -79,12 +70,11 @@ def config(**source) -> RunConfig:
     return base.model_copy(update={"source": SourceConfig(**source), "placement": placement})
 
 
-def read(source, configuration: RunConfig | None = None, *, first: int = 0, last: int | None = None) -> Shard:
-    """Read images of SOURCE as one shard; the images outside are the rest of the plan."""
+def read(source, configuration: RunConfig | None = None, *, count: int = 10) -> Shard:
+    """Read the first images of SOURCE as one shard; the others are the rest of the plan."""
     configuration = configuration or config()
     entries = plan_of(open_source(str(source), configuration.source).list())
-    others = entries[:first] + entries[len(entries) if last is None else last :]
-    return read_shard(str(source), configuration, entries[first:last], prover=Believing(), others=others)
+    return read_shard(str(source), configuration, entries[:count], prover=Believing(), others=entries[count:])
 
 
 def reasons(shard: Shard) -> dict[str, str | None]:
@@ -93,24 +83,24 @@ def reasons(shard: Shard) -> dict[str, str | None]:
 
 def test_files_that_are_refused_twice_among_others_are_denied_after_one_wait(tmp_path, locks, pauses):
     fill(tmp_path, "a.png", "b.png", "c.png", "d.png")
-    locks.names = {"b.png", "d.png"}
+    locks |= {"b.png", "d.png"}
     shard = read(tmp_path)
     assert reasons(shard) == {"a.png": None, "b.png": "denied", "c.png": None, "d.png": "denied"}
     assert shard.images[1].failure.message == "access was refused twice, while another image could be read"
     assert pauses == [60.0]
 
 
-def test_a_file_that_is_given_after_the_minute_is_read(tmp_path, locks):
+def test_a_file_that_is_given_after_the_minute_is_read(tmp_path, locks, monkeypatch):
     fill(tmp_path, "a.png", "b.png")
-    locks.names = {"b.png"}
-    locks.at_minute()
+    locks.add("b.png")
+    monkeypatch.setattr(proven_shard.time, "sleep", lambda _: locks.clear())
     assert reasons(read(tmp_path)) == {"a.png": None, "b.png": None}
 
 
-def test_credentials_that_expire_within_a_shard_quarantine_nothing(tmp_path, locks):
+def test_credentials_that_expire_within_a_shard_quarantine_nothing(tmp_path, locks, monkeypatch):
     fill(tmp_path, "a.png", "b.png")
-    locks.names = {"b.png"}
-    locks.at_minute("*")
+    locks.add("b.png")
+    monkeypatch.setattr(proven_shard.time, "sleep", lambda _: locks.add("*"))
     with pytest.raises(TransientError, match=rf"cannot read .*b\.png: Permission denied.*{REFUSED_BY_ALL}"):
         read(tmp_path)
 
@@ -234,5 +224,5 @@ def test_missing_credentials_cost_the_one_row_that_needs_them_and_stop_a_table_o
 
 def test_a_shard_that_is_refused_as_a_whole_is_denied_if_another_shard_is_given(tmp_path, locks):
     fill(tmp_path, "a.png", "b.png", "c.png")
-    locks.names = {"a.png", "b.png"}
-    assert reasons(read(tmp_path, last=2)) == {"a.png": "denied", "b.png": "denied"}
+    locks |= {"a.png", "b.png"}
+    assert reasons(read(tmp_path, count=2)) == {"a.png": "denied", "b.png": "denied"}

@@ -100,13 +100,8 @@ def test_a_tables_rows_begin_in_its_own_folder_whatever_letters_it_has(folder):
 
 ASTRAY = (
     *("../a.jpg", "sub/../../a.jpg", "/etc/passwd", "file:///etc/passwd", "file:///data/meta/../../etc/passwd"),
-    *(
-        "/data/metabolism/a.jpg",
-        "file://../../etc/passwd",
-        "nul\0byte.jpg",
-        "caf\udce9.jpg",
-        "s3://bucket/caf\udce9.jpg",
-    ),
+    *("/data/metabolism/a.jpg", "file://../../etc/passwd", "nul\0byte.jpg"),
+    *("caf\udce9.jpg", "s3://bucket/caf\udce9.jpg"),
     # Chains, and protocols that a row must not name.
     *(
         "zip://x::file:///etc/passwd",
@@ -170,7 +165,7 @@ def read_all(source):
 @pytest.mark.parametrize("failure", [0, 403, 503])
 def test_no_error_of_a_clients_repeats_where_a_server_redirected_it(caplog, failure):
     caplog.set_level(logging.DEBUG, logger="pseudoris")
-    config, limits = SourceConfig(allowed_query=("sig",), format="webdataset"), StorageConfig(patience_s=2)
+    config, limits = SourceConfig(allowed_query=("sig",), format="webdataset"), StorageConfig(patience_s=0.5)
     with redirecting_host(REDIRECTED) as host:
         url = f"{host.url}/set.tar?sig={GIVEN}"
         opened = open_source(url, config, limits=limits)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from pseudoris.images.prover import Prover
@@ -34,13 +34,6 @@ def fill(folder, *names) -> None:
         path.write_bytes(b"x")
 
 
-@pytest.fixture
-def memory():
-    filesystem = fsspec.filesystem("memory")
-    yield filesystem
-    filesystem.rm("/", recursive=True)
-
-
 def test_a_run_below_source_is_skipped_with_a_notice(tmp_path, caplog):
     fill(
         tmp_path, "a.jpg", "b/c.jpg", "b/out/gallery/d.webp", "b/out/_plan/g0001/part.parquet", "b/out/A.jpg", "e/f.jpg"
@@ -67,8 +60,9 @@ def test_overlapping_selections_list_a_file_twice_and_next_to_itself(tmp_path):
     assert keys(tmp_path / "{a*,*2,a1}.jpg") == ["a1.jpg", "a1.jpg", "a2.jpg", "a2.jpg", "b2.jpg"]
 
 
-def test_a_link_to_a_file_is_an_image_and_one_to_nowhere_is_planned(tmp_path):
+def test_a_link_to_a_file_is_an_image_one_to_nowhere_is_planned_and_a_pipe_is_none(tmp_path):
     fill(tmp_path, "real/a.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "real" / "a.jpg")
     (tmp_path / "lost.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (tmp_path / "self.jpg").symlink_to(tmp_path / "self.jpg")
@@ -92,12 +86,6 @@ def test_a_source_that_is_a_link_to_nothing_is_the_users_to_mend(tmp_path, targe
     (tmp_path / "self.jpg").symlink_to(target)
     with pytest.raises(ConfigError, match=r"a link in the path leads to itself|the path is too long"):
         open_source(str(tmp_path / "self.jpg"), AUTO)
-
-
-def test_a_pipe_is_no_image(tmp_path):
-    fill(tmp_path, "a.jpg")
-    os.mkfifo(tmp_path / "pipe.jpg")
-    assert keys(tmp_path) == ["a.jpg"]
 
 
 def test_out_below_source_is_not_listed(tmp_path):
@@ -161,23 +149,23 @@ def test_a_file_that_braces_name_must_exist(tmp_path):
 
 def test_tars_and_tables_in_a_folder_are_opened(tmp_path):
     fill(tmp_path, "a.jpg")
+    # Of one name: a table of bytes is no table of the tar's labels.
     (tmp_path / "b.tar").write_bytes(tar_bytes([("m.png", png())]))
-    (tmp_path / "c.parquet").write_bytes(parquet_bytes({"bytes": [png(), png()]}))
-    assert keys(tmp_path) == ["a.jpg", "b.tar!m.png", "c.parquet#0", "c.parquet#1"]
+    (tmp_path / "b.parquet").write_bytes(parquet_bytes({"bytes": [png(), png()]}))
+    assert keys(tmp_path) == ["a.jpg", "b.parquet#0", "b.parquet#1", "b.tar!m.png"]
     assert keys(tmp_path, SourceConfig(format="files")) == ["a.jpg"]
     assert keys(tmp_path, SourceConfig(format="webdataset")) == ["b.tar!m.png"]
-    assert keys(tmp_path, SourceConfig(format="parquet")) == ["c.parquet#0", "c.parquet#1"]
+    assert keys(tmp_path, SourceConfig(format="parquet")) == ["b.parquet#0", "b.parquet#1"]
 
 
-def test_objects_are_listed_with_keys_that_a_folder_would_have(memory, tmp_path):
-    for name in ("a/x.jpg", "a/b/c.tiff", "a-b.jpg", "A.JPG", "é.png", ".hidden.jpg", "notes.txt"):
-        memory.pipe(f"/bucket/set/{name}", b"x")
-        fill(tmp_path, name)
-    assert keys("memory://bucket/set") == keys(tmp_path) == sorted(keys(tmp_path))
+def test_objects_are_listed_with_keys_that_a_folder_would_have(tmp_path):
+    bucket = f"memory://source-{uuid.uuid4().hex}/set"
+    names = ("a/x.jpg", "a/b/c.tiff", "a-b.jpg", "A.JPG", "é.png", ".hidden.jpg", "notes.txt")
+    for place in (bucket, str(tmp_path)):
+        write(place, dict.fromkeys(names, b"x"))
+    assert keys(bucket) == keys(f"{bucket}/") == keys(tmp_path) == sorted(keys(tmp_path))
     assert set(keys(tmp_path)) == {"%C3%A9.png", "A.JPG", "a-b.jpg", "a/b/c.tiff", "a/x.jpg"}
-    assert keys("memory://bucket/set/") == keys(tmp_path)
-    assert keys("memory://bucket/set/a/*.jpg") == ["x.jpg"]
-    assert keys("memory://bucket/set/a/x.jpg") == ["x.jpg"]
+    assert keys(f"{bucket}/a/*.jpg") == keys(f"{bucket}/a/x.jpg") == ["x.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -238,12 +226,6 @@ def test_the_tables_that_img2dataset_writes_beside_its_tars_are_labels_and_each_
     rows = ["00000.parquet#0", "00000.parquet#1"]
     assert keys(tmp_path / "00000.parquet") == keys(tmp_path / "00000*.parquet") == rows
     assert keys(tmp_path, SourceConfig(format="parquet"))[:2] == rows
-
-
-def test_a_table_of_bytes_beside_a_tar_of_its_name_is_another_source(tmp_path):
-    (tmp_path / "a.tar").write_bytes(tar_bytes([("0.png", png())]))
-    (tmp_path / "a.parquet").write_bytes(parquet_bytes({"bytes": [png()]}))
-    assert keys(tmp_path) == ["a.parquet#0", "a.tar!0.png"]
 
 
 def test_a_link_back_to_a_folder_above_ends_nothing_and_lists_nothing(tmp_path):

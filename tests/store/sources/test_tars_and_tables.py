@@ -310,6 +310,13 @@ def test_a_footer_that_claims_rows_which_cannot_be_there_is_refused(tmp_path, cl
         listed(tmp_path)
 
 
+def test_a_file_that_is_no_table_is_refused(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"t\.parquet cannot be read as Parquet .* repair it, or remove it from SOURCE"
+    ):
+        listed(tmp_path / "t.parquet", b"PAR1, and no footer")
+
+
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()], ids=str)
 def test_an_image_that_is_too_large_costs_no_other_image(kind):
     data = parquet_bytes({"bytes": pa.array([b"x" * 10, b"y" * 11, b"z"], kind)})

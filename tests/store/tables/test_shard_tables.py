@@ -22,8 +22,7 @@ from tests.builders.tables import read_table
 from tests.store.builders import commit, make_entries, make_shard, start_run
 
 # A table is a small part of what an example costs: a few dozen of them cover the shapes there are.
-settings.register_profile("tables", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-some = settings(settings.get_profile("tables"))
+some = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 number = st.floats(allow_nan=False)
