@@ -20,7 +20,8 @@ from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.crops import shard_pixels
-from pseudoris.workers.crops.crop_tiles import CropTile, tile_batches, tile_bytes
+from pseudoris.workers.crops.crop_resampling import CropAccumulator
+from pseudoris.workers.crops.crop_tiles import CropTile, TiledImage, tile_batches, tile_bytes
 from pseudoris.workers.crops.crops import FILL_RGB, CropFormat, grow_box, make_crops
 from pseudoris.workers.crops.shard_pixels import held_pixels, prefetched_pixels
 from pseudoris.workers.faults.freed_memory import free_memory
@@ -189,6 +190,21 @@ def test_masks_that_do_not_fit_are_refused():
         crops_of(random_pixels(), [(0, 0, 2, 2)], [np.ones((3, 3), bool)])
     with pytest.raises(ValueError, match="got 2 masks and 1 boxes"):
         crops_of(random_pixels(), [(0, 0, 2, 2)], np.ones((2, 24, 32), bool))
+
+
+def test_pieces_give_the_bits_of_the_whole_also_those_that_see_padding_alone():
+    image = TiledImage(random_pixels(50, 70), [runs_of(np.ones((50, 70), bool))], fill_rgb=FILL_RGB, device=CPU)
+
+    def scaled(tiles):
+        sums = CropAccumulator(1, 20, CPU)
+        sums.add(image, tiles)
+        return sums.scaled(torch.full((3,), 1 / 255), torch.tensor(FILL_RGB) / 255)
+
+    # Wide: the first and last rows of outputs are padding.
+    whole = CropTile(crop=0, mask=0, is_masked=False, box=(0, 20, 70, 27), rows=(0, 20), columns=(0, 20))
+    corners = [(top, left) for top in range(0, 20, 5) for left in (0, 10)]
+    pieces = [replace(whole, rows=(top, top + 5), columns=(left, left + 10)) for top, left in corners]
+    assert torch.equal(scaled(pieces), scaled([whole]))
 
 
 @pytest.mark.parametrize("box", [(0, 0, 3, 2_000_000), (0, 0, 2_000_000, 3), (0, 0, 9000, 9000), (0, 0, 1, 1)])

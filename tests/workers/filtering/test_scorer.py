@@ -121,6 +121,11 @@ def test_an_image_that_cannot_be_cut_is_quarantined_and_the_rest_goes_on(scorer)
     assert got.images[2] == scorer(build_shard(good)).images[0]
 
 
+def test_an_image_without_masks_passes_untouched(scorer):
+    empty = build_image(num_masks=0)
+    assert scorer(build_shard(empty)).images == (empty,)
+
+
 def test_expressions_of_several_targets_or_none_pass_through_unscored(scorer):
     image = build_image(num_masks=2)
     both = replace(image.expressions[0], target_mask_ids=tuple(m.mask_id for m in image.masks), kind="group")

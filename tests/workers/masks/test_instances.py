@@ -196,6 +196,7 @@ def test_a_checkpoint_of_torchvisions_mask_rcnn_is_loaded_with_its_classes(tmp_p
     [
         ({"a": torch.zeros(1)}, "other.pth has not roi_heads.*: give a checkpoint of torchvision's Mask"),
         ([1, 2], "other.pth is no table of tensors"),
+        (None, r"other\.pth cannot be read as tensors"),
         ({"roi_heads.box_predictor.cls_score.bias": torch.zeros(2)}, "has not .* one of roi_heads.box_head.fc6.weight"),
         (
             dict.fromkeys(("roi_heads.box_predictor.cls_score.bias", "roi_heads.box_head.fc6.weight"), torch.zeros(2)),
@@ -205,7 +206,8 @@ def test_a_checkpoint_of_torchvisions_mask_rcnn_is_loaded_with_its_classes(tmp_p
 )
 def test_another_models_checkpoint_is_refused(tmp_path, state, message):
     path = tmp_path / "other.pth"
-    torch.save(state, path)
+    if state is not None:
+        torch.save(state, path)
     with pytest.raises(ConfigError, match=message):
         load_detector(str(path))
 
