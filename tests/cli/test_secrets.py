@@ -13,7 +13,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from pseudoris.cli.doctor import run_checks
 from pseudoris.cli.main import main
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.untrusted import mask_logs
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import card_text
@@ -236,3 +238,11 @@ def test_a_run_repeats_no_query_of_its_source_nor_of_where_its_server_redirects_
                 assert secret not in ended.stdout + ended.stderr + caplog.text
                 assert holding(Path(ray_session), secret) == []
             assert holding(tmp_path, redirected) == []
+
+
+def test_doctor_repeats_no_secret():
+    for name, where in (("source", {"source": USERINFO, "out": None}), ("output", {"source": None, "out": SIGNED})):
+        (check,) = [check for check in run_checks(load_config("tiny"), **where) if check.name == name]
+        assert not check.is_ok
+        assert "in the environment" in check.detail
+        assert SECRET not in check.detail

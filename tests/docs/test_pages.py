@@ -92,3 +92,8 @@ def test_the_page_of_reliability_shows_the_record(name, table):
     _, _, rest = (RECORDS / "reliability.md").read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
     record = read_record(ROOT / "tests" / "faults" / f"{name}.jsonl")
     assert rest.partition(f"<!-- /{name} -->")[0].strip() == table(record)
+
+
+def test_a_run_of_the_soak_that_lost_an_image_or_changed_a_byte_shows():
+    row = {"faults": 3, "starts": 2, "struck": {"b": 3}, "lost": 1, "doubled": 0, "bytes_equal": False}
+    assert soak_table([row]).splitlines()[-1].endswith("| 1 LOST, BYTES DIFFER |")

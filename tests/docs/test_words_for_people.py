@@ -63,3 +63,5 @@ def test_every_word_for_people_is_classed_and_simulated_ones_say_so():
     assert len(classed) == len({line.split("\t", 1)[1] for line in classed}), "a phrase stands twice in the list"
     found = faults(set(hits(ROOT)), classed)
     assert not found, "\n".join([*found, _HOW])
+    (unsaid,) = faults({("README.md", "people's masks")}, ["simulated\tREADME.md\tpeople's masks"])
+    assert unsaid.startswith('say "simulated"')

@@ -18,6 +18,7 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, NodeDiedError, RaySystemError
 
+from pseudoris.pipeline import executor
 from pseudoris.pipeline.cluster import RAY_SETTINGS, connected, joins_cluster, original_error
 from pseudoris.pipeline.memory_monitor import memory_watched
 from pseudoris.schemas.errors import ConfigError, TransientError
@@ -141,6 +142,18 @@ def test_a_cluster_that_goes_away_is_worth_another_try(monkeypatch):
     monkeypatch.setattr("pseudoris.pipeline.cluster.ray.is_initialized", lambda: True)
     with pytest.raises(TransientError, match=r"Ray gave up .*run the same command again"), connected("auto"):
         raise ray.exceptions.RayError("The actor never ran")
+
+
+def test_an_error_of_ray_in_a_run_is_raised_as_ours_without_its_frames(monkeypatch):
+    def fail(*arguments, **options):
+        raise ray.exceptions.RayError("a node was lost")
+
+    monkeypatch.setattr(executor, "build_dataset", fail)
+    with pytest.raises(TransientError, match=r"a node was lost.*run the same command again") as caught:
+        list(executor.run_shards(None, [0], {}))
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+    # Frames would keep the actors, and their CPUs.
+    assert all(entry.name != "fail" for entry in caught.traceback)
 
 
 # The frame with which a server of HTTP/2 answers, as Ray's gRPC is.

@@ -12,7 +12,9 @@ import time
 
 import pytest
 
-from pseudoris.pipeline.interrupts import interruptible, signals_deferred
+from pseudoris.pipeline import executor
+from pseudoris.pipeline.interrupts import Interrupts, interruptible, signals_deferred
+from pseudoris.store.runs.pending_work import PendingWork
 
 
 @pytest.fixture(autouse=True)
@@ -175,3 +177,15 @@ def test_in_another_thread_nothing_is_touched():
     thread.start()
     thread.join()
     assert handlers == [before]
+
+
+def test_a_requested_stop_ends_the_executor_once_the_commit_before_it_is_taken(monkeypatch):
+    monkeypatch.setattr(executor, "run_shards", lambda *arguments, **options: (shard for shard in (5, 6, 7)))
+    interrupts = Interrupts()
+    receipts = executor.ray_executor(None, {}, interrupts)(PendingWork([5, 6, 7]))
+    assert next(receipts) == 5
+    # Ray may swallow the exception of a signal.
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.handle(2, None)
+    with pytest.raises(KeyboardInterrupt):
+        next(receipts)

@@ -188,7 +188,7 @@ def test_each_key_says_who_set_it(tmp_path):
     lines = shown_config([*preset_layers("tiny-composed"), *own]).splitlines()
     start = {line.strip().split(" ")[0]: line.partition("  # ")[2] for line in lines if not line.startswith("# ")}
     assert start["points_per_batch:"].startswith(f"--config {tmp_path}/my.yaml. Prompts in a forward pass")
-    assert start["tau:"].startswith("--set. Keeps candidates")
+    assert start["tau:"].startswith("--set. A candidate is kept")
     assert start["keep:"].startswith("preset tiny-composed. ")
     assert start["points_per_side:"].startswith("preset tiny. ")
     assert start["start_timeout_s:"].startswith("default. ")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import HEADER_NAME
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import begin_attempt
 from pseudoris.store.runs.garbage import TEMPORARY_AGE_S, remove_run, run_gc
@@ -18,7 +22,7 @@ from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.receipts import part_path, read_receipt, receipt_path
 from tests.builders.seals import edit_sealed
-from tests.store.builders import commit, parts, start_run
+from tests.store.builders import commit, make_entries, parts, start_run
 
 LOST = "shard-00000001.g0-00000000.parquet"
 
@@ -151,3 +155,34 @@ def test_nothing_is_left_of_a_removed_run_and_what_lies_beside_it_stays(location
     if "://" not in location.root:
         assert not Path(location.root).exists()
         assert Path(location.root).parent.exists()
+
+
+@pytest.mark.slow
+def test_gc_beside_living_writers_never_takes_a_part_that_counts(disk):
+    """Writers of two minds race for each shard and then write generations, while gc runs without a pause."""
+    num_shards = 12
+    header = start_run(disk, make_entries(num_shards=num_shards))
+    is_written = threading.Event()
+    rounds = []
+
+    def write(embed_images: bool) -> None:
+        # Other settings, other bytes: one of the two loses each shard, and its parts are garbage at once.
+        for generation in range(3):
+            commit(disk, header, *range(num_shards), generation=generation, embed_images=embed_images)
+
+    def collect() -> None:
+        while not is_written.is_set():
+            rounds.append(len(run_gc(disk).deleted))
+
+    with ThreadPoolExecutor(3) as pool:
+        collecting = pool.submit(collect)
+        for writing in [pool.submit(write, embed_images) for embed_images in (True, False)]:
+            writing.result()
+        is_written.set()
+        collecting.result()
+    run_gc(disk)
+    assert sum(rounds) > num_shards
+    report = verify_run(disk)
+    assert report.is_clean, report.problems[:5]
+    for table in SCHEMAS:
+        assert len(list(disk.list(table))) == num_shards

@@ -155,7 +155,10 @@ def test_a_receipt_that_was_written_again_is_read_anew(run):
         lambda data: b"",
         lambda data: b"damaged",
         lambda data: data[:-40],
-        *(lambda data, name=name: data.replace(name, name[::-1]) for name in (b"masks_part_name", b"reasons")),
+        *(
+            lambda data, name=name: data.replace(name, name[::-1])
+            for name in (b"generation", b"masks_part_name", b"reasons")
+        ),
     ],
 )
 def test_a_snapshot_that_does_not_read_or_lacks_a_column_is_passed_over_with_a_warning(run, damage, caplog):

@@ -289,3 +289,16 @@ def test_a_bucket_whose_readers_pay_is_read_if_the_setting_says_so(read_bucket, 
     shard = read_bucket({}, faults=[without], requester_pays=True)
     assert [image.data for image in shard.images] == [build.png()]
     assert not proxy.hits
+
+
+@pytest.mark.slow
+def test_a_bomb_in_a_table_costs_its_row_group_and_no_other(tmp_path, prover):
+    rows = [build.png(1, 5), b"\0" * (65 * 2**20), build.png(2, 5), build.png(3, 5)]
+    (tmp_path / "t.parquet").write_bytes(parquet_bytes({"bytes": rows}, rows_per_group=2))
+    source, limits = str(tmp_path / "t.parquet"), config(max_bytes=1_000_000)
+    entries = plan_of(open_source(source, SourceConfig()).list())
+    spoiled, sound = (read_shard(source, limits, entries[n : n + 2], prover=prover) for n in (0, 2))
+    # The bomb shares its page with the image before it.
+    assert list(reasons(spoiled).values()) == ["too_many_bytes", "too_many_bytes"]
+    assert "unpacks" in spoiled.images[1].failure.message
+    assert list(reasons(sound).values()) == [None, None]

@@ -176,3 +176,11 @@ def test_no_error_of_a_clients_repeats_where_a_server_redirected_it(caplog, fail
                 work()
             assert REDIRECTED not in "".join(traceback.format_exception(caught.value)) + caplog.text
             assert GIVEN not in str(caught.value)
+
+
+def test_a_source_that_is_missing_or_empty_is_named_without_its_query():
+    fsspec.filesystem("memory").pipe("memory://told/set?sig=hunter2/a.txt", b"")
+    for url in (f"memory://told/none?sig={GIVEN}", f"memory://told/set?sig={GIVEN}"):
+        with pytest.raises(PseudorisError, match=r"\?…' (?:does not exist|lists no image)") as caught:
+            list(open_source(url, SourceConfig(allowed_query=("sig",))).list())
+        assert GIVEN not in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -192,3 +193,24 @@ def test_a_student_learns_not_here_and_stores_when_it_says_so(tmp_path, cache, g
     assert torch.equal(student.module.trusted_levels, learner.module.trusted_levels)
     asked = HeldOutExpressions(grefs, has_groups=True)
     assert held_out_figures(student.answer, asked) == pytest.approx(summary.figures)
+
+
+def test_none_is_asked_how_well_the_masks_fit_and_not_only_which_fits_best(none_learner, pixels):
+    candidates, texts = none_learner.store.of("scene", pixels), ["the red circle", "a purple fork"]
+    # Cosines below those of the padding, 0.
+    other = replace(
+        candidates, crops=-candidates.crops[:1], pooled=candidates.pooled[:1], geometry=candidates.geometry[:1]
+    )
+    both = [candidates, replace(other, counts=candidates.counts[:1], pairs=candidates.pairs[:1, :1])]
+    assert len(candidates.counts) > 1
+    given = none_learner._input(both, texts * 2, torch.tensor([0, 0, 1, 1]))
+    cosines = torch.einsum("nkd,tqd->tnkq", candidates.crops.float(), none_learner._embedded(texts)).flatten(2)
+    expected = 10 * torch.cat([cosines.amax(1), cosines.mean(1)], 1)
+    torch.testing.assert_close(given.levels[:2], expected)
+    # Of one mask, padded to the number of the other image's, both are its own.
+    torch.testing.assert_close(given.levels[2:], -10 * torch.cat([cosines[:, 0], cosines[:, 0]], 1))
+    before = none_learner.choose("scene", pixels, texts).none
+    with torch.no_grad():
+        none_learner.module.trusted_levels.fill_(-0.1)
+    change = none_learner.choose("scene", pixels, texts).none.logit() - before.logit()
+    torch.testing.assert_close(change, -0.1 * (expected.sum(1) + 1), rtol=1e-3, atol=1e-3)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -133,7 +134,7 @@ def test_a_warm_up_longer_than_the_training_is_refused():
     assert TrainingConfig().with_steps(30).num_warmup_steps == 3
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_former(tmp_path):
+def test_a_checkpoint_that_cannot_be_written_leaves_the_former(tmp_path, monkeypatch):
     folder = TrainingFolder(tmp_path / "out")
     folder.begin({"a": 1})
     assert folder.load() is None
@@ -141,6 +142,10 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_former(tmp_path):
     # What torch cannot pickle fails in the middle of the file.
     with pytest.raises(AttributeError):
         folder.save({"module": {"weight": torch.zeros(2)}, "step": lambda: None})
+    # It counts once it is on the disk: here a kill comes before.
+    monkeypatch.setattr("os.fsync", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        folder.save({"module": {"weight": torch.zeros(2)}, "step": 4})
     assert folder.load()["step"] == 3
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["checkpoint.pt", "config.json"]
 

@@ -212,6 +212,19 @@ def test_an_epoch_of_pairs_that_come_together_by_image_is_as_many_steps_as_there
 
 
 @pytest.mark.slow
+def test_another_setting_or_other_data_is_refused_by_name_on_a_resume(whole, runs) -> None:
+    request, *_ = whole
+    config = request.config
+    other = config.model_copy(update={"objective": config.objective.model_copy(update={"dice": 2.0})})
+    with pytest.raises(ConfigError, match=r"config.objective.dice: 1.0 then, 2.0 now"):
+        train_ppt(replace(request, config=other, is_resuming=True), open_fabric(config.training))
+    with pytest.raises(ConfigError, match=r"runs.d_ref"):
+        train_ppt(replace(request, runs=replace(runs, d_ref=()), is_resuming=True), open_fabric(config.training))
+    with pytest.raises(ConfigError, match="Continue it with --resume"):
+        train_ppt(request, open_fabric(config.training))
+
+
+@pytest.mark.slow
 def test_a_resume_with_another_val_asks_each_phase_anew_and_trains_nothing(tmp_path, whole, runs) -> None:
     request, summary, *_ = whole
     shutil.copytree(request.out, tmp_path / "out")

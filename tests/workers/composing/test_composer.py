@@ -195,9 +195,22 @@ SCENES = [make_scene(Split.DEVELOPMENT, position) for position in (2, 5)]
 
 
 @pytest.fixture(scope="module")
-def done():
+def drawn():
     shard = scene_shard([scene_image(scene) for scene in SCENES], with_true_masks=True)
-    return FILTER.build(COMPOSING)(CocaCaptioner(COMPOSING.captions, COMPOSING.compute)(shard))
+    return CocaCaptioner(COMPOSING.captions, COMPOSING.compute)(shard)
+
+
+@pytest.fixture(scope="module")
+def done(drawn):
+    return FILTER.build(COMPOSING)(drawn)
+
+
+@pytest.mark.slow
+def test_without_the_section_the_stage_is_the_scorer_alone(drawn, done):
+    plain = FILTER.build(load_config("tiny"))(drawn)
+    for image, richer in zip(plain.images, done.images, strict=True):
+        assert image.expressions == richer.expressions[: len(image.expressions)]
+        assert all(each.source == SOURCE_COMPOSER for each in richer.expressions[len(image.expressions) :])
 
 
 @pytest.mark.slow

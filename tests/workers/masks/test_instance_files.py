@@ -183,10 +183,20 @@ def test_rows_below_the_score_are_passed_over_and_keep_the_others_numbers(parque
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"key": None, "box_xyxy_px": [[0, 0, 1, 1]]}, "none of the columns image_id, key, file_name"),
-        ({}, "none of the columns segmentation, box_xyxy_px"),
-        ({"key": [None], "box_xyxy_px": [[0, 0, 1, 1]]}, "row 0 has no key"),
-        ({"box_xyxy_px": [[0, 0, 1, 1]], "score": ["high"]}, "score is string, but must be a number"),
+        ({"box_xyxy_px": [[0, 0, 1, 1]]}, "none of the columns image_id, key, file_name"),
+        ({"key": ["a.jpg"]}, "none of the columns segmentation, box_xyxy_px"),
+        ({"key": ["a.jpg", None], "box_xyxy_px": [[0, 0, 1, 1]] * 2}, "row 1 has no key"),
+        ({"key": ["a.jpg"], "box_xyxy_px": [[0, 0, 1, 1]], "score": ["high"]}, "score is string, but must be a number"),
+    ],
+)
+def test_a_malformed_parquet_table_is_refused_when_it_is_read(parquet, columns, message):
+    with pytest.raises(ConfigError, match=message):
+        read_instance_table(parquet(**columns), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
         ({"box_xyxy_px": [[0.0, 1.0, 2.0]]}, r"row 0 has neither a segmentation nor a box of four numbers, got \[0.0"),
         ({"box_xyxy_px": [[0.0, 1.0, 2.0, None]]}, "row 0 has neither"),
         ({"box_xyxy_px": [["a", "b", "c", "d"]]}, "row 0 has neither"),
@@ -206,10 +216,9 @@ def test_rows_below_the_score_are_passed_over_and_keep_the_others_numbers(parque
         ({"box_xyxy_px": [7]}, "row 0 has neither"),
     ],
 )
-def test_a_malformed_parquet_table_is_refused_with_its_column_or_row(parquet, columns, message):
-    named = {name: values for name, values in {"key": ["a.jpg"], **columns}.items() if values is not None}
+def test_a_malformed_row_is_refused_with_its_number(parquet, columns, message):
     with pytest.raises(ConfigError, match=message):
-        instances(parquet(**named))
+        instances(parquet(**{"key": ["a.jpg"], **columns}))
 
 
 def test_masks_of_another_size_are_the_images_fault_alone(parquet):

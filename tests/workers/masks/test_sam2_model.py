@@ -164,8 +164,8 @@ def _alone(sam3, image, concept, config):
     """Masks (N, H, W) and scores (N,) of one concept, by the class's own forward pass over its tokens alone."""
     encoder = byte_pair_encoder()
     ids = torch.tensor([[encoder.sot_token_id, *encoder.encode(concept), encoder.eot_token_id]])
-    pixels = model_input(image, 56, is_sam3=True, device=model.device)
-    out = model(pixel_values=pixels, input_ids=ids, attention_mask=torch.ones_like(ids))
+    pixels = model_input(image, 56, is_sam3=True, device=sam3.device)
+    out = sam3(pixel_values=pixels, input_ids=ids, attention_mask=torch.ones_like(ids))
     scores = (out.pred_logits.sigmoid() * out.presence_logits.sigmoid())[0]
     logits = F.interpolate(out.pred_masks, image.shape[:2], mode="bilinear", align_corners=False)[0]
     offset = config.stability_score_offset

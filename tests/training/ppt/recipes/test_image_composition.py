@@ -48,6 +48,8 @@ def test_each_object_of_a_mosaic_lies_in_its_cell_and_shows_its_own_pixels(seed,
         height, width = (float(np.ptp(each) + 1) for each in np.nonzero(mask))
         assert abs(16 / 20 * height - width) < 3
     assert not np.stack(found.masks).sum(0).max() > 1
+    every = [text for texts in found.texts for text in texts]
+    assert len({*every}) == len(every)
 
 
 @pytest.mark.parametrize("embedded", ["object", "image"])
