@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import caption_memory, captioner, crops, dataset, end_to_end, exports, masks, pipeline, vlm_captioner
+from benchmarks import (
+    caption_memory,
+    captioner,
+    crops,
+    dataset,
+    end_to_end,
+    exports,
+    mask_sides,
+    masks,
+    pipeline,
+    vlm_captioner,
+)
 from benchmarks import filter as filter_benchmark
 from benchmarks.captioner import AuthorsLoop
 from benchmarks.chain_sides import AuthorsChain, OurChain
@@ -206,16 +217,29 @@ def test_both_filters_score_alike():
     assert "candidates within" in plain.note
 
 
-def test_both_sides_find_the_same_masks():
-    agreement = Sides(load_config("tiny", assignments=FEW_POINTS), num_images=1, kept_share=0.4).agree()
+@pytest.mark.slow
+def test_scores_that_differ_are_not_timed(monkeypatch):
+    monkeypatch.setattr(filter_benchmark, "largest_difference", lambda one, other: 0.5)
+    config = load_config("tiny", assignments=["captions.context_scales=[1.0]", "captions.max_length=8"])
+    with pytest.raises(ValueError, match=r"scores differ by 0\.5"):
+        filter_benchmark.measure(config, num_images=1, max_masks=2, repeats=1, caption_repeats=1)
+
+
+def test_both_sides_find_the_same_masks_or_are_not_timed(monkeypatch):
+    sides = Sides(load_config("tiny", assignments=FEW_POINTS), num_images=1, kept_share=0.4)
+    agreement = sides.agree()
     assert agreement.num_same_codes == agreement.num_ours == agreement.num_theirs > 0
     assert agreement.mean_iou == 1.0
     assert 0 < agreement.share_kept < 1
     assert "codes equal" in str(agreement)
+    monkeypatch.setattr(mask_sides, "codes", lambda annotations: [])
+    monkeypatch.setattr(mask_sides, "best_ious", lambda ours, theirs, size: [[0.5]])
+    with pytest.raises(ValueError, match="find different masks"):
+        sides.agree()
 
 
 @pytest.mark.long
-def test_a_table_of_exports_has_both_sizes_and_the_growth(tmp_path, capsys):
+def test_a_table_of_exports_has_both_sizes(tmp_path, capsys):
     file = tmp_path / "rows.json"
     exports.main(["--images", "3", "5", "--formats", "odvg", "--to", str(tmp_path), "--json", str(file)])
     rows = json.loads(file.read_text())

@@ -23,6 +23,9 @@ def test_it_is_annotate_on_the_cluster_that_it_runs_on_unless_a_later_address_na
     monkeypatch.setattr(sys, "argv", ["annotate.py"])
     main(["in", "out", "--address", "head:6379"])
     assert seen == ["pseudoris", "annotate", "--address", "auto", "in", "out", "--address", "head:6379"]
+    monkeypatch.setattr(cli_main, "main", lambda: sys.exit(2))
+    with pytest.raises(SystemExit, match="2"):
+        main(["in", "out"])
 
 
 def test_without_the_package_it_says_what_to_install_and_where(tmp_path):

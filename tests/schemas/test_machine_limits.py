@@ -8,10 +8,11 @@ import pickle
 import re
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
-from pseudoris.schemas.errors import ConfigError, ImageError, MissingPartsError
+from pseudoris.schemas.errors import ConfigError, ImageError, MissingPartsError, gather
 from pseudoris.schemas.machine_limits import check_limits, told_by_limit
 
 
@@ -96,5 +97,8 @@ def test_a_full_folder_is_refused_with_its_free_space(tmp_path, monkeypatch):
 def test_errors_cross_the_border_of_a_process_whole():
     error = pickle.loads(pickle.dumps(ImageError("corrupt", "the data ends early")))
     assert (error.reason, error.message, str(error)) == ("corrupt", "the data ends early", "the data ends early")
-    missing = MissingPartsError("no prior", "no weights")
-    assert str(pickle.loads(pickle.dumps(missing))) == str(missing)
+    missing = Mock(side_effect=MissingPartsError("no weights", "no prior"))
+    with pytest.raises(ConfigError) as told:
+        gather(Mock(side_effect=ConfigError("no prior")), int, missing)
+    assert str(told.value) == "2 parts that this run needs are not ready:\n  1. no prior\n  2. no weights"
+    assert str(pickle.loads(pickle.dumps(told.value))) == str(told.value)
