@@ -5,6 +5,7 @@ import hashlib
 import json
 import random
 import threading
+import time
 from dataclasses import replace
 
 import httpx2
@@ -117,16 +118,26 @@ def test_a_wrong_copy_is_not_taken(cache, tmp_path):
         fetch(published, cache, copies=[("sam.pth", tmp_path / "copy.pth")])
 
 
-def test_two_who_fetch_the_same_file_download_it_once(server, cache):
-    server.files["/sam.pth"] = CONTENT
-    published = PublishedFile({"sam.pth": f"{server.url}/sam.pth"}, sha256=SHA256, size_bytes=SIZE)
+def test_two_who_fetch_the_same_file_download_it_once(server, cache, caplog):
+    server.files |= {"/sam.pth": CONTENT, "/other.pth": CONTENT}
+    published, other = (
+        PublishedFile({name: f"{server.url}/{name}"}, sha256=SHA256, size_bytes=SIZE)
+        for name in ("sam.pth", "other.pth")
+    )
+    # What a first download imports is there.
+    fetch(other, cache)
     threads = [threading.Thread(target=fetch, args=(published, cache)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
+    with cache.lock("sam.pth"):
+        for thread in threads:
+            thread.start()
+        while caplog.text.count("waiting for it") < 4:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        assert len(server.requests) == 1
     for thread in threads:
         thread.join()
     assert cache.path("sam.pth").read_bytes() == CONTENT
-    assert len(server.requests) == 1
+    assert len(server.requests) == 2
 
 
 def test_a_record_of_digests_that_cannot_be_read_is_named(cache):
