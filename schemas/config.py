@@ -209,7 +209,7 @@ PRESETS_KNOW: Final = """\
   tiny, tiny-composed: drawn scenes alone. The models are in the package and need no GPU
   base, paper, open: photographs, by the paper's filter. Published models (`pseudoris weights`), on a GPU
   base-composed, open-composed: photographs, by a listener and a composer, which are right more often on drawings
-Of those for photographs no quality was measured: the authors never ran them with trained weights"""
+Of those for photographs no quality was measured: this project never ran them with trained weights"""
 DRAWN_PRESETS: Final = ("tiny", "tiny-composed")
 
 

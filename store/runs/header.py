@@ -149,7 +149,10 @@ def read_header(location: RunLocation) -> RunHeader | None:
             "plan_parts": header.plan_parts + extension.plan_parts,
             "max_shard_bytes": max(header.max_shard_bytes, extension.max_shard_bytes),
             "exclusions": extended_exclusions(header, extension),
-            "domain": extension.domain or header.domain,
+            # A sample of 0.5 that was outside of what the models know still warns, whatever a later sample said.
+            "domain": next(
+                (each for each in (extension.domain, header.domain) if each and each.get("num_outside")), None
+            ),
             "sha256": extension.sha256,
             "earlier": header.digests,
         }

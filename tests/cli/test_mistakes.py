@@ -30,6 +30,10 @@ MISTAKES = [
         for each in ("status", "verify", "stats", "sample", "parts", "gc", "gallery")
     ),
     ("annotate --preset=tiny cats none --repair", "there is no run at"),
+    *(
+        (f"{each} --accept-domain", "tiny-composed: drawn scenes alone")
+        for each in ("annotate cats none", "estimate cats")
+    ),
     ("export none there", "there is no run at"),
     ("export none there --format yolo", "'--format': 'yolo' is not one of 'parquet'"),
     ("export none there --exclude none.csv", "none.csv' does not exist"),

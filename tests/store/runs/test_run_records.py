@@ -65,6 +65,13 @@ def test_readers_see_one_plan_with_all_extensions_in_it(location):
     assert [entry.key for entry in read_shard_plan(location, header, 6)] == [f"s6/{n}.png" for n in range(4)]
 
 
+def test_what_a_sample_of_0_5_warned_of_stays_where_a_later_one_warned_of_nothing(location):
+    header = start_run(location, domain={"num_sampled": 16, "num_outside": 15})
+    extend_run(location, header, make_entries(num_shards=1, first_shard=header.num_shards))
+    edit_sealed(location, extension_path(2), lambda tree: tree.update(domain={"num_sampled": 9, "num_outside": 0}))
+    assert read_header(location).warning.startswith("15 of 16 sampled images are unlike all that")
+
+
 def test_a_lost_extension_is_told(location):
     extended(location)
     location.delete(extension_path(2))
