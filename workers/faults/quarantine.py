@@ -99,7 +99,7 @@ def apply_to_groups(
     started = time.perf_counter()
     done: dict[int, ShardImage] = {}
     for group in _groups([image for image in shard.images if not image.failure], fits):
-        done |= {image.position: image for image in _guarded(group, stage, work)}
+        done |= zip([image.position for image in group], _guarded(group, stage, work), strict=True)
     images = tuple(done.get(image.position, image) for image in shard.images)
     return shard.with_images(images).with_seconds(stage, time.perf_counter() - started)
 
@@ -148,7 +148,6 @@ def _guarded(
     images: Sequence[ShardImage], stage: str, work: Callable[[Sequence[ShardImage]], Sequence[ShardImage]]
 ) -> Sequence[ShardImage]:
     """Return `work(images)`. If it raises what may be blamed on one image, each is tried alone, then quarantined."""
-    shown = ", ".join(f"{image.image_id} ({image.key})" for image in images)
     try:
         return work(images)
     except ImageError as error:
@@ -156,11 +155,12 @@ def _guarded(
     except Exception as error:
         if not may_blame_image(error):
             raise
+        shown = ", ".join(f"{image.image_id} ({image.key})" for image in images)
         logger.exception("stage %s raised on %s", stage, shown)
         # Only the type is stored, because the text of a foreign exception may hold an address or a time.
         message = f"the {stage} stage raised {type(error).__name__}; the log holds the traceback"
         failure = Failure(stage, STAGE_ERROR, message)
     if len(images) == 1:
         return [images[0].quarantined(failure)]
-    logger.info("stage %s: one of %d images is at fault; trying them one by one: %s", stage, len(images), shown)
+    logger.info("stage %s: one of %d images is at fault; trying them one by one", stage, len(images))
     return [done for image in images for done in _guarded([image], stage, work)]

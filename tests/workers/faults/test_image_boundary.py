@@ -1,6 +1,5 @@
 """Whatever an engine returns for one image, or raises on it, costs that image alone; all else passes through."""
 
-import dataclasses
 import re
 import subprocess
 import sys
@@ -296,6 +295,11 @@ def test_memory_storage_and_accelerator_errors_are_never_an_images_fault(error):
         apply_to_groups(shard_of("a", "bad"), "caption", remembering([], bad="bad", error=error), fits=at_most(2))
 
 
+def test_what_work_returns_is_kept_whatever_position_it_says():
+    done = apply_to_images(shard_of("a", "b"), "propose", lambda image: replace(image, position=9, height=7))
+    assert [(image.image_id, image.height) for image in done.images] == [("a", 7), ("b", 7)]
+
+
 def test_quarantined_images_are_not_worked_on_and_seconds_are_recorded():
     shard = shard_of("bad")
     shard = shard.with_images((shard.images[0].quarantined(Failure("read", "corrupt", "m")),))
@@ -313,7 +317,7 @@ def remembering(seen, *, bad=None, error=None):
         seen.append([image.image_id for image in images])
         if error is not None and any(image.image_id == bad for image in images):
             raise error
-        return [dataclasses.replace(image, height=7) for image in images]
+        return [replace(image, height=7) for image in images]
 
     return work
 
