@@ -47,7 +47,7 @@ from pseudoris.schemas.run_records import PartRecord
 from pseudoris.schemas.untrusted import without_secrets
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import sealed
-from pseudoris.store.sources.planned_images import LoadBytes
+from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.judged_expressions import stated_rule
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.parquet_files import parquet_bytes
@@ -121,7 +121,7 @@ def draw_audit(
     audit: Path,
     options: DrawOptions,
     *,
-    load_bytes: LoadBytes,
+    planned: PlannedImages,
     on_shard: OnShard = lambda done, total: None,
 ) -> Draw:
     """Draw a sample of a run into the new folder `audit`."""
@@ -144,7 +144,7 @@ def draw_audit(
     numbers = np.concatenate([each.pairs for each in drawn])
     asked, image_strata = draw_images(pairs.image_masks, options)
     pictures = np.union1d(pairs.image[numbers], np.array(list(asked), np.int64))
-    rows = read_sample_rows(run, pairs, drawn=numbers, images=pictures, load_bytes=load_bytes)
+    rows = read_sample_rows(run, pairs, drawn=numbers, images=pictures, planned=planned)
     if len(rows.unreadable) == len(pictures):
         raise ConfigError(f"no picture of the run can be read. The first: {next(iter(rows.unreadable.values()))}")
     found = []

@@ -21,7 +21,7 @@ from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Floats, Rated, features
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, Ints
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.runs.receipts import RootDigest
-from pseudoris.store.sources.planned_images import LoadBytes, annotated_bytes
+from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.judged_expressions import judged, scores_of
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun
 
@@ -171,10 +171,10 @@ class SampleRows:
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
-def read_sample_rows(run: OpenRun, pairs: RunPairs, *, drawn: Ints, images: Ints, load_bytes: LoadBytes) -> SampleRows:
+def read_sample_rows(run: OpenRun, pairs: RunPairs, *, drawn: Ints, images: Ints, planned: PlannedImages) -> SampleRows:
     """Return the rows of the pairs and images with these numbers; only the shards that hold them are read.
 
-    `load_bytes` reads an image that the run does not embed. An image that cannot be read has no bytes in its row.
+    `planned` reads the images that the run does not embed. An image that cannot be read has no bytes in its row.
     """
     rows = SampleRows()
     for place in np.union1d(pairs.shard[drawn], pairs.image_shard[images]).tolist():
@@ -191,7 +191,7 @@ def read_sample_rows(run: OpenRun, pairs: RunPairs, *, drawn: Ints, images: Ints
         joined = shard.joined(_IMAGE_COLUMNS, ("mask_id", "segmentation")).take(pairs.image_row[pictures])
         for number, (image, masks, _) in zip(pictures.tolist(), joined.rows(), strict=True):
             try:
-                image["bytes"] = annotated_bytes(load_bytes, shard.receipt.shard, image)
+                image["bytes"] = planned.annotated(shard.receipt.shard, image)
             except (OSError, ImageError) as error:
                 image["bytes"], rows.unreadable[image["image_id"]] = None, f"{image['key']}: {error}"
             drawn_masks = []

@@ -58,7 +58,7 @@ def draw(
         raise ConfigError(f"AUDIT {audit!r} is inside the run. Choose a folder outside it.")
     planned = PlannedImages(location, run.header, source=source)
     with bar("reading shards") as show:
-        found = draw_audit(run, folder, chosen, load_bytes=planned, on_shard=show)
+        found = draw_audit(run, folder, chosen, planned=planned, on_shard=show)
     record = found.record
     table = facts_table(f"{audit}: drawn")
     population, drawn = record.population, sum(stratum.num_drawn for stratum in record.strata)

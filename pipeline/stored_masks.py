@@ -7,11 +7,12 @@ bytes have changed is quarantined, and one that the parent quarantined keeps its
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
-from typing import Any, Final, Self
+from typing import Final, Self
+
+import pyarrow as pa
 
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.schemas.config import RunConfig
@@ -19,7 +20,7 @@ from pseudoris.schemas.config_layers import validate_as
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import ParentRun, Receipt, RunHeader
 from pseudoris.schemas.shard import Failure, MaskRecord, Shard, ShardImage
-from pseudoris.schemas.tables import FAILURES, IMAGES, MASKS
+from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
 from pseudoris.schemas.untrusted import without_secrets
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import is_same_source
@@ -28,6 +29,7 @@ from pseudoris.store.runs.receipts import part_path, read_receipt
 from pseudoris.store.sources.proven_shard import STAGE_READ
 from pseudoris.store.tables.annotations import mask_fields
 from pseudoris.store.tables.committed_tables import chosen_schema, read_part
+from pseudoris.store.tables.open_run import JoinedTables, Row
 
 # The header of a run of these origins describes a mask proposer. In other runs, people or recipes made the masks.
 _ORIGINS: Final = ("annotate", "refilter")
@@ -128,30 +130,28 @@ class StoredMasks:
                 f"the receipt of shard {shard.shard}, generation {generation}, is gone from {location.root}: run "
                 f"`pseudoris verify {location.root}` to find all damage"
             )
-        images, failures = self._rows(receipt, IMAGES), self._rows(receipt, FAILURES)
-        masks = self._rows(receipt, MASKS)
-        return shard.with_images(tuple(_masked(image, images, failures, masks) for image in shard.images))
+        # Images are read from SOURCE, so only two columns of the parent's images table are needed.
+        images, failures = self._table(receipt, IMAGES, ("image_id", "sha256")), self._table(receipt, FAILURES)
+        nothing_said = SCHEMAS[EXPRESSIONS].empty_table()
+        joined = JoinedTables.of(images, self._table(receipt, MASKS), nothing_said, where=f"shard {shard.shard}")
+        rows = {row["image_id"]: (row["sha256"], masks) for row, masks, _ in joined.rows()}
+        failed = {row["image_id"]: row for row in failures.to_pylist()}
+        return shard.with_images(
+            tuple(
+                image if image.failure else _masked(image, *rows[image.image_id], failed.get(image.image_id))
+                for image in shard.images
+            )
+        )
 
-    def _rows(self, receipt: Receipt, table: str) -> Mapping[str, list[dict[str, Any]]]:
+    def _table(self, receipt: Receipt, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         part = receipt.parts[table]
         name = self.parent.location.uri(part_path(table, part))
-        # Images are read from SOURCE, so only two columns of the parent's images table are needed.
-        schema = chosen_schema(table, ("image_id", "sha256") if table == IMAGES else None)
-        found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-        for row in read_part(BytesIO(self.parent.read_part(table, part)), schema, name).to_pylist():
-            found[row.pop("image_id")].append(row)
-        return found
+        return read_part(BytesIO(self.parent.read_part(table, part)), chosen_schema(table, columns), name)
 
 
-_Rows = Mapping[str, list[dict[str, Any]]]
-
-
-def _masked(image: ShardImage, images: _Rows, failures: _Rows, masks: _Rows) -> ShardImage:
-    if image.failure is not None:
-        return image
-    if failed := failures[image.image_id]:
-        before = failed[0]
-        return image.quarantined(Failure(before["stage"], before["reason"], before["message"]))
-    if images[image.image_id][0]["sha256"] != image.sha256:
+def _masked(image: ShardImage, sha256: str, masks: Sequence[Row], failed: Row | None) -> ShardImage:
+    if failed is not None:
+        return image.quarantined(Failure(failed["stage"], failed["reason"], failed["message"]))
+    if sha256 != image.sha256:
         return image.quarantined(Failure(STAGE_READ, "changed", "the bytes have changed since its masks were proposed"))
-    return replace(image, masks=tuple(MaskRecord(**mask_fields(row)) for row in masks[image.image_id]))
+    return replace(image, masks=tuple(MaskRecord(**mask_fields(row)) for row in masks))

@@ -22,7 +22,7 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, Ints, KeepRule, meets
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.receipts import RunTotals
-from pseudoris.store.sources.planned_images import LoadBytes, annotated_bytes
+from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.judged_expressions import judged, scores_of, stated_rule
 from pseudoris.store.tables.open_run import OpenRun, QuarantinedImage
 
@@ -132,14 +132,13 @@ def choose_shards(rows: Ints, max_rows: int) -> list[int]:
 
 
 def gallery_from_run(
-    run: OpenRun, load_bytes: LoadBytes, *, sample: int = 200, besides: Collection[str] = ()
+    run: OpenRun, planned: PlannedImages, *, sample: int = 200, besides: Collection[str] = ()
 ) -> Gallery:
     """Return a gallery of up to `sample` images of a run, and of those of `besides`.
 
     Args:
         run: It may still be going on.
-        load_bytes: Encoded bytes by shard and key, for runs without `shards.embed_images`. If it fails, or returns
-            other bytes than were annotated, that picture is blank.
+        planned: Reads the images that are not embedded. One that it cannot read, or that has changed, is blank.
         sample: The most images to show, evenly spaced over those that are not quarantined, in plan order.
         besides: Ids of images that are shown in any case. A warning counts those that the run does not have.
     """
@@ -158,7 +157,7 @@ def gallery_from_run(
         logger.warning("%d of %d images asked for are not in the run, or are quarantined", num_left, all_)
     return Gallery(
         summary=read_summary(run),
-        images=_iter_images(run, {at: sorted(chosen[at]) for at in sorted(chosen)}, load_bytes),
+        images=_iter_images(run, {at: sorted(chosen[at]) for at in sorted(chosen)}, planned),
         num_images=sum(len(positions) for positions in chosen.values()),
         quarantined=islice(run.quarantined(), MAX_QUARANTINED),
     )
@@ -184,8 +183,8 @@ def read_summary(run: OpenRun) -> GallerySummary:
     )
 
 
-def _iter_images(run: OpenRun, chosen: Mapping[int, Sequence[int]], load_bytes: LoadBytes) -> Iterator[GalleryImage]:
-    rule, pictures = stated_rule(run.header), _SourceImages(load_bytes)
+def _iter_images(run: OpenRun, chosen: Mapping[int, Sequence[int]], planned: PlannedImages) -> Iterator[GalleryImage]:
+    rule, pictures = stated_rule(run.header), _SourceImages(planned)
     for place, positions in chosen.items():
         shard = run.shard(place)
         joined = shard.joined(_IMAGE_COLUMNS, None, _EXPRESSION_COLUMNS).take(positions)
@@ -213,8 +212,8 @@ def _iter_images(run: OpenRun, chosen: Mapping[int, Sequence[int]], load_bytes: 
 class _SourceImages:
     """Loads images that are not embedded; logs why the first few are missing, and how many are in all."""
 
-    def __init__(self, load_bytes: LoadBytes) -> None:
-        self._load_bytes = load_bytes
+    def __init__(self, planned: PlannedImages) -> None:
+        self._planned = planned
         self._num_asked = self._num_blank = 0
         self._is_gone = False
 
@@ -222,7 +221,7 @@ class _SourceImages:
         self._num_asked += row["bytes"] is None
         try:
             if row["bytes"] is not None or not self._is_gone:
-                return annotated_bytes(self._load_bytes, shard, row)
+                return self._planned.annotated(shard, row)
         except (OSError, ImageError) as error:
             level = logging.WARNING if self._num_blank < _MAX_WARNINGS else logging.DEBUG
             logger.log(level, "The gallery does not show image %s: %s", row["key"], error)

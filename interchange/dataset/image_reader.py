@@ -85,15 +85,15 @@ class ImageBytes:
 
     def of_shard(self, shard: int, rows: pa.Table) -> ShardImages:
         """Return the encoded images of `rows` of a shard's images table, with `columns`."""
-        keys = rows["key"].to_pylist()
-        found: list[Outcome | None] = rows["bytes"].to_pylist() if "bytes" in rows.column_names else [None] * len(keys)
+        keys, sha256 = rows["key"].to_pylist(), rows["sha256"].to_pylist()
+        embedded = rows["bytes"].to_pylist() if "bytes" in rows.column_names else [None] * len(keys)
         sizes = list(zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True))
-        images = ShardImages(shard, keys, rows["sha256"].to_pylist(), sizes, found)
+        if self._is_random_access:
+            return ShardImages(shard, keys, sha256, sizes, embedded)
         # Embedded bytes are not compared with their sha256, because the pages of the Parquet file have checksums.
-        absent = [] if self._is_random_access else [at for at, data in enumerate(found) if data is None]
-        for at, outcome in zip(absent, self._outcomes(images, absent), strict=True):
-            images.outcomes[at] = outcome
-        return images
+        compared = [known if data is None else None for known, data in zip(sha256, embedded, strict=True)]
+        outcomes = self._outcomes(shard, list(zip(keys, compared, embedded, strict=True)))
+        return ShardImages(shard, keys, sha256, sizes, [*outcomes])
 
     def decode(self, images: ShardImages, at: int) -> Tensor:
         """Return the image at a position, (3, H, W) uint8 RGB, upright, contiguous.
@@ -103,7 +103,7 @@ class ImageBytes:
         """
         outcome = images.outcomes[at]
         if outcome is None:
-            (outcome,) = self._outcomes(images, [at])
+            (outcome,) = self._outcomes(images.shard, [(images.keys[at], images.sha256[at], None)])
         if isinstance(outcome, ImageError):
             raise outcome
         import_plugins(self._plugins)
@@ -125,10 +125,9 @@ class ImageBytes:
             f"back, {_MOVED}, or leave its masks out (on_bad_image='skip')."
         )
 
-    def _outcomes(self, images: ShardImages, places: Sequence[int]) -> list[Outcome]:
+    def _outcomes(self, shard: int, wanted: Sequence[tuple[str, str | None, bytes | None]]) -> list[Outcome]:
         try:
-            wanted = [(images.keys[at], images.sha256[at], None) for at in places]
-            return list(self._planned.outcomes(images.shard, wanted))
+            return list(self._planned.outcomes(shard, wanted))
         except ConfigError as error:
             raise ConfigError(f"{error} If the images were moved, {_MOVED}.") from None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Final
 
@@ -38,8 +38,6 @@ _MAX_SPAN_BYTES: Final = 32 * 2**20
 _TABLE_WINDOW_BYTES: Final = 8 * 2**20
 
 Outcome = bytes | ImageError
-# The function gets the number of an image's shard and the image's key, and returns its encoded bytes.
-LoadBytes = Callable[[int, str], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,25 +199,6 @@ def _read_uri(root: SourceRoot, path: str, config: RunConfig) -> Outcome | Refus
     return ImageError("too_many_bytes", f"more bytes than images.max_bytes allows ({config.images.max_bytes:,})")
 
 
-def annotated_bytes(load_bytes: LoadBytes, shard: int, row: Mapping[str, Any]) -> bytes:
-    """Return an image's embedded bytes, else those of SOURCE; raises as `load_bytes`, and `changed` for other bytes.
-
-    `row` is of the table `images`, with `key`, `sha256` and `bytes`.
-    """
-    data = load_bytes(shard, row["key"]) if row["bytes"] is None else row["bytes"]
-    outcome = _as_annotated(data, row["sha256"])
-    if isinstance(outcome, ImageError):
-        raise outcome
-    return outcome
-
-
-def _as_annotated(outcome: Outcome, sha256: str) -> Outcome:
-    """Return `outcome`, or `changed` if its bytes do not have this sha256: the masks would not fit other bytes."""
-    if isinstance(outcome, bytes) and sha256_hex(outcome) != sha256:
-        return ImageError("changed", "the bytes have changed since the annotation")
-    return outcome
-
-
 class PlannedImages:
     """Reads images of a run again from its SOURCE. Can be pickled; keeps the root, and the plan of the last shard."""
 
@@ -263,15 +242,28 @@ class PlannedImages:
         for position, outcome in read_entries(self._root, entries, config):
             yield keys_by_position[position], outcome
 
-    def outcomes(self, shard: int, wanted: Sequence[tuple[str, str, bytes | None]]) -> Iterator[Outcome]:
+    def outcomes(self, shard: int, wanted: Sequence[tuple[str, str | None, bytes | None]]) -> Iterator[Outcome]:
         """Yield what comes of images of a shard, given as key, sha256 and embedded bytes, in their order.
 
-        Images without embedded bytes are read as by `read`. All are `changed` if they are not the annotated ones. One
-        at a time is held if they are in the order of the plan.
+        Images without embedded bytes are read as by `read`. Bytes of another sha256 are `changed`, because the masks
+        would not fit them; None as sha256 compares nothing. One at a time is held if they are in the order of the plan.
         """
         absent = {key for key, _, data in wanted if data is None}
         found, held = self.read(shard, absent) if absent else iter(()), dict[str, Outcome]()
         for key, sha256, data in wanted:
             while data is None and key not in held:
                 held.update([next(found)])
-            yield _as_annotated(held.pop(key) if data is None else data, sha256)
+            outcome = held.pop(key) if data is None else data
+            if isinstance(outcome, bytes) and sha256 is not None and sha256_hex(outcome) != sha256:
+                outcome = ImageError("changed", "the bytes have changed since the annotation")
+            yield outcome
+
+    def annotated(self, shard: int, row: Mapping[str, Any]) -> bytes:
+        """Return an image's bytes, as `outcomes`; raises its ImageError.
+
+        `row` is of the table `images`, with `key`, `sha256` and `bytes`.
+        """
+        (outcome,) = self.outcomes(shard, [(row["key"], row["sha256"], row["bytes"])])
+        if isinstance(outcome, ImageError):
+            raise outcome
+        return outcome

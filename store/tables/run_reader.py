@@ -26,7 +26,7 @@ from pseudoris.schemas.uris import whole_number
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import READERS, RunTotals, Totals, part_path
 from pseudoris.store.runs.repair import part_sizes, read_whole, refuse_lost
-from pseudoris.store.sources.planned_images import PlannedImages, annotated_bytes
+from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.committed_tables import RowFilter
 from pseudoris.store.tables.open_run import COLUMNS, COLUMNS_BESIDE, DAMAGED_IMAGES, CommittedShard, OpenRun
@@ -127,7 +127,7 @@ class Run:
         found = shard.table(IMAGES, ("key", "sha256", "bytes"), keep).to_pylist()
         if not found:
             raise ConfigError(DAMAGED_IMAGES.format(shard.receipt.shard))
-        return annotated_bytes(self._pictures, shard.receipt.shard, found[0])
+        return self._pictures.annotated(shard.receipt.shard, found[0])
 
     def _repr_html_(self) -> str:
         counts = self.counts

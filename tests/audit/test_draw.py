@@ -15,6 +15,7 @@ from pseudoris.schemas.keep_rule import KeepRule, parse_conditions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.run_reader import Run
+from tests.builders.images import GivenImages
 from tests.builders.scored_runs import scored_run
 
 OPTIONS = DrawOptions(num_pairs=40, seed=3)
@@ -28,7 +29,7 @@ def run(tmp_path_factory):
 
 def drawn(run, folder, options=OPTIONS):
     location, _ = run
-    found = draw_audit(OpenRun.at(location), folder, options, load_bytes=lambda shard, key: b"")
+    found = draw_audit(OpenRun.at(location), folder, options, planned=GivenImages(lambda shard, key: b""))
     return found, AuditFolder.open(folder)
 
 

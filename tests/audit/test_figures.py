@@ -15,6 +15,7 @@ from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.run_reader import Run
 from tests.builders.audits import VerdictFile
+from tests.builders.images import GivenImages
 from tests.builders.scored_runs import scored_run
 
 
@@ -32,7 +33,7 @@ def whole(location, tmp_path):
 
 
 def drawn(location, path, **options):
-    draw_audit(OpenRun.at(location), path, DrawOptions(**options), load_bytes=lambda shard, key: b"")
+    draw_audit(OpenRun.at(location), path, DrawOptions(**options), planned=GivenImages(lambda shard, key: b""))
     return AuditFolder.open(path)
 
 

@@ -9,6 +9,7 @@ from pseudoris.audit.draw import DrawOptions, draw_audit
 from pseudoris.audit.verdicts import HeaderLine, Line
 from pseudoris.schemas.shard import ExpressionRecord
 from pseudoris.store.tables.open_run import OpenRun
+from tests.builders.images import GivenImages
 from tests.viewer.builders import annotated, picture, write_run
 
 _TEXTS = ("the red circle", "<img src=x onerror=alert(1)> left", "the small dotted square", "a circle")
@@ -27,7 +28,7 @@ def small_audit(folder: Path, *, absences=(), **options) -> AuditFolder:
 
     location = write_run(folder / "run", *((f"{number}.png", make) for number in range(8)))
     chosen = DrawOptions(**{"num_pairs": 24, "num_images": 3, "seed": 1, **options})
-    draw_audit(OpenRun.at(location), folder / "audit", chosen, load_bytes=lambda shard, key: picture())
+    draw_audit(OpenRun.at(location), folder / "audit", chosen, planned=GivenImages(lambda shard, key: picture()))
     return AuditFolder.open(folder / "audit")
 
 

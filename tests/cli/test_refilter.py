@@ -22,6 +22,7 @@ from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.audits import VerdictFile
 from tests.builders.command import invoke
 from tests.builders.fitted import fitted
+from tests.builders.images import GivenImages
 from tests.builders.scene_runs import scene_run, scenes
 from tests.builders.scored_runs import scored_run
 from tests.builders.tables import read_table
@@ -29,7 +30,9 @@ from tests.builders.tables import read_table
 
 def judged(location, folder, verdict=lambda row: "right", **options):
     """Draw an audit of a run whose pairs one rater judges, each as `verdict` of its row says."""
-    draw_audit(OpenRun.at(location), folder, DrawOptions(**options), load_bytes=lambda shard, key: key.encode())
+    draw_audit(
+        OpenRun.at(location), folder, DrawOptions(**options), planned=GivenImages(lambda shard, key: key.encode())
+    )
     audit = AuditFolder.open(folder)
     with VerdictFile.open(folder, "ana", audit.known) as file:
         for row in audit.pairs.to_pylist():
