@@ -23,6 +23,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageDraw
 
 from pseudoris.images.mask_rings import mask_rings
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import printable, visible
 from pseudoris.store.location import RunLocation
@@ -34,6 +35,7 @@ from pseudoris.viewer.pages import embedded_json, page_prover
 from tests.builders.images import encode as encode_image
 from tests.builders.images import png_of_header_only
 from tests.viewer.builders import (
+    annotated,
     encode,
     make_expression,
     make_gallery,
@@ -41,6 +43,7 @@ from tests.viewer.builders import (
     make_mask,
     make_quarantined,
     make_summary,
+    pages_of,
 )
 
 
@@ -305,3 +308,15 @@ def test_an_outline_stays_within_a_pixel_of_the_mask():
 def test_a_mask_of_an_absurd_size_is_refused_before_memory_is_taken(size):
     with pytest.raises(ValueError, match="1 to 1,073,741,824 are allowed"):
         outline_of("0", size)
+
+
+SAID = "The preset tiny knows drawn scenes alone: of photographs it makes nonsense."
+
+
+@pytest.mark.parametrize(
+    ("preset", "origin", "is_said"),
+    [("tiny", "annotate", True), ("tiny", "import", False), ("base", "annotate", False)],
+)
+def test_pages_say_of_a_preset_of_drawings_what_it_knows(tmp_path, preset, origin, is_said):
+    folder = pages_of(tmp_path, ("a.png", annotated), origin=origin, config=load_config(preset))
+    assert [SAID in (folder / name).read_text() for name in ("index.html", "quality.html")] == [is_said, is_said]
