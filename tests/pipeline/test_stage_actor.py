@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 from dataclasses import replace
 
@@ -66,6 +67,19 @@ def test_a_shard_goes_through_the_stages_and_its_attempt_is_recorded(job):
     begun, ended = parse_attempts(job.location)
     assert len(begun) == 1
     assert begun == ended
+
+
+@pytest.mark.parametrize("error", [None, ConfigError("no weights")])
+def test_no_garbage_is_collected_while_models_load_and_it_is_from_then_on(job, monkeypatch, error):
+    def load(names, config):
+        was_collecting.append(gc.isenabled())
+        if error is not None:
+            raise error
+
+    was_collecting: list[bool] = []
+    monkeypatch.setattr(stage_actor, "FaultTolerantStages", load)
+    StageActor(job, "fused")
+    assert (was_collecting, gc.isenabled()) == ([False], True)
 
 
 def test_images_that_the_run_embeds_keep_their_bytes(job):
