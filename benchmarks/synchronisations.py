@@ -41,7 +41,7 @@ from pseudoris.workers.masks.instances import InstanceDetector
 _MASKS, _IMAGES = 6, 2
 # Words of random weights are nearly alike likely: more than the top logits are kept. Each step then takes a second.
 _WIDE_MASKS: Final = 2
-_UNTRAINED: Final = ["captions.weights.uri=random:0", "captions.max_length=8"]
+_UNTRAINED: Final = ["captions.weights.uri=random:0", "captions.max_length=5"]
 # Several tiles a shard.
 _TILE: Final = 8
 _PAIRS, _LABELS, _SIDE_PX = 2, 2, 64
@@ -77,8 +77,7 @@ def measure(precision: str) -> Iterator[SyncRow]:
     """Yield the rows of all engines, then that of a training, which has a precision of its own."""
     words = ["compute.device=cuda", "placement.fused.num_gpus=1", f"compute.precision={precision}"]
     words.append(f"filtering.batch_size={_TILE}")
-    config = load_config("tiny", assignments=words)
-    listening = load_config("tiny", assignments=[*words, "captions.listening={}"])
+    config = load_config("tiny", assignments=[*words, "captions.listening={}"])
     untrained = load_config("tiny", assignments=[*words, *_UNTRAINED])
     shard = scenes_with(_MASKS, _IMAGES)
     with pretended_gpu() as gpu:
@@ -87,7 +86,6 @@ def measure(precision: str) -> Iterator[SyncRow]:
         captioner = CocaCaptioner(config.captions, config.compute)
         captioned = yield from _caption_rows(gpu, captioner, shard)
         yield _wide_row(gpu, CocaCaptioner(untrained.captions, untrained.compute), scenes_with(_WIDE_MASKS, 1))
-        yield from _listener_rows(gpu, CocaCaptioner(listening.captions, listening.compute), shard)
         scorer = ClipScorer(config.filtering, config.compute)
         with waits_of(gpu, ClipScorer, "__call__") as shards:
             scorer(captioned)
@@ -124,12 +122,14 @@ def _caption_rows(gpu: PretendedGpu, captioner: CocaCaptioner, shard: Shard) -> 
     with (
         waits_of(gpu, captioner_module, "mask_crops") as crops,
         waits_of(gpu, StaticDecoder, "decode") as batches,
+        waits_of(gpu, Listener, "listen") as listened,
         waits_of(gpu, CocaCaptioner, "_caption") as images,
     ):
         captioned = captioner(shard)
     yield SyncRow.of("crops, an image", crops)
     yield SyncRow.of("captions, a batch", batches)
-    yield SyncRow.of("captions, all else of the images", [_beside(images, [*crops, *batches])])
+    yield SyncRow.of("captions, all else of the images", [_beside(images, [*crops, *batches, *listened])])
+    yield SyncRow.of("listener, an image", listened)
     return captioned
 
 
@@ -166,12 +166,6 @@ def _beside(calls: Sequence[Sequence[Wait]], counted: Sequence[Sequence[Wait]]) 
     """Return the waits of some calls without those counted elsewhere."""
     every, elsewhere = (Counter(wait for call in each for wait in call) for each in (calls, counted))
     return list((every - elsewhere).elements())
-
-
-def _listener_rows(gpu: PretendedGpu, captioner: CocaCaptioner, shard: Shard) -> Iterator[SyncRow]:
-    with waits_of(gpu, Listener, "listen") as images:
-        captioner(shard)
-    yield SyncRow.of("listener, an image", images)
 
 
 def _training_row(gpu: PretendedGpu) -> SyncRow:
