@@ -38,6 +38,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.committed_tables import read_selected
 from pseudoris.store.tables.judged_expressions import floats_of
+from pseudoris.store.tables.open_run import rows_of
 from pseudoris.store.threads import map_in_threads
 
 WEIGHT_COLUMNS: Final = ("source", "kept", "distinctiveness", "correctness", "count", "weight")
@@ -127,15 +128,8 @@ def _sizes(index: ShardIndex, images: pa.Table) -> Int64Array:
     return np.stack([rows[name].to_numpy().astype(np.int64) for name in ("height", "width")], axis=1)
 
 
-def _rows_of(ids: Sequence[str], table: pa.Table, column: str, parts: ShardParts) -> pa.Table:
-    at = pc.index_in(pa.array(ids, pa.string()), value_set=table[column].combine_chunks())
-    if at.null_count:
-        lost = ids[at.to_pylist().index(None)]
-        raise ConfigError(
-            f"Shard {parts.shard} has expressions of {column.removesuffix('_id')} {lost}, which is not in its "
-            "tables. Run `pseudoris verify` to find all damage."
-        )
-    return table.take(at)
+def _rows_of(ids: Sequence[str], table: pa.Table, key: str, parts: ShardParts) -> pa.Table:
+    return rows_of(pa.array(ids, pa.string()), table, key, where=f"shard {parts.shard}")
 
 
 def _content(

@@ -157,8 +157,8 @@ class CommittedShard:
             if wanted:
                 key, of_rows = ids[name]
                 other = self.table(name, tuple(dict.fromkeys([key, *wanted])))
-                places = pc.index_in(of_rows, value_set=other[key].combine_chunks())
-                found |= {column: other[column].combine_chunks().take(places) for column in wanted}
+                rows = rows_of(of_rows, other, key, where=str(self)).combine_chunks()
+                found |= {column: rows[column].combine_chunks() for column in wanted}
         return found
 
 
@@ -213,6 +213,21 @@ class JoinedTables:
         for place, row in enumerate(self.images.to_pylist()):
             own = masks[self.mask_starts[place] : self.mask_starts[place + 1]]
             yield row, own, said[self.expression_starts[place] : self.expression_starts[place + 1]]
+
+
+def rows_of(ids: pa.Array, table: pa.Table, key: str, *, where: str) -> pa.Table:
+    """Return the row of each id, in the order of `ids`; a null id has a row of nulls.
+
+    ConfigError, which names `where`, if the column `key` of the table lacks an id.
+    """
+    places = pc.index_in(ids, value_set=table[key].combine_chunks())
+    if places.null_count > ids.null_count:
+        lost = ids.filter(pc.and_(pc.is_null(places), pc.is_valid(ids)))[0]
+        raise ConfigError(
+            f"The expressions of {where} name the {key.removesuffix('_id')} {lost}, which is not in its tables. Run "
+            "`pseudoris verify` to find all damage."
+        )
+    return table.take(places)
 
 
 def occurrences(ids: pa.ChunkedArray, num_ids: int) -> Ints:

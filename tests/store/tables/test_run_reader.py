@@ -121,6 +121,23 @@ def test_columns_of_image_and_mask_are_those_of_the_rows_own(run):
     assert set(kinds) == {1, 2}
 
 
+@pytest.mark.parametrize(("table", "column", "key"), [(MASKS, "area_px", "mask_id"), (IMAGES, "height", "image_id")])
+def test_an_expression_whose_mask_or_image_is_lost_is_an_error_of_samples_and_of_a_dataset(
+    tmp_path, table, column, key
+):
+    scored_run(RunLocation.open(str(tmp_path)))
+    run = pseudoris.open_run(str(tmp_path))
+    row = run.sample(1, columns=[key]).to_pylist()[0]
+    for part in tmp_path.glob(f"{table}/*.parquet"):
+        whole = pq.read_table(part)
+        pq.write_table(whole.filter(pc.field(key) != row[key]), part)
+    lost = f"name the {key.removesuffix('_id')} {row[key]}, which is not in its tables. Run `pseudoris verify`"
+    with pytest.raises(ConfigError, match=lost):
+        run.sample(1_000, columns=[column])
+    with pytest.raises(ConfigError, match=lost):
+        list(pseudoris.RisDataset(str(tmp_path), pseudoris.SampleSpec(on_bad_image="skip")))
+
+
 @pytest.mark.parametrize("number", [-1, "3", float("nan")])
 def test_a_number_of_rows_that_is_none_is_refused(run, number):
     with pytest.raises(ConfigError, match=f"num_rows {number!r} is not possible: give a whole number from 0"):
