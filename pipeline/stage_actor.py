@@ -116,11 +116,13 @@ def collector_paused() -> Iterator[None]:
     What models import makes a million objects, nearly all of which stay. The passes over them took 1.3 of the 6.7
     seconds of CPU in which the models of `tiny` load.
     """
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was_enabled:
+            gc.enable()
 
 
 @contextmanager

@@ -132,8 +132,8 @@ class StoredMasks:
             )
         # Images are read from SOURCE, so only two columns of the parent's images table are needed.
         images, failures = self._table(receipt, IMAGES, ("image_id", "sha256")), self._table(receipt, FAILURES)
-        nothing_said = SCHEMAS[EXPRESSIONS].empty_table()
-        joined = JoinedTables.of(images, self._table(receipt, MASKS), nothing_said, where=f"shard {shard.shard}")
+        where, nothing_said = f"shard {shard.shard} of {location.root}", SCHEMAS[EXPRESSIONS].empty_table()
+        joined = JoinedTables.of(images, self._table(receipt, MASKS), nothing_said, where=where)
         rows = {row["image_id"]: (row["sha256"], masks) for row, masks, _ in joined.rows()}
         failed = {row["image_id"]: row for row in failures.to_pylist()}
         return shard.with_images(

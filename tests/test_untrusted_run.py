@@ -98,7 +98,7 @@ def test_a_plug_in_that_the_user_names_is_imported(run, tmp_path):
 def test_its_source_opens_no_chain_and_no_unknown_protocol(run, source):
     header = require_header(run).model_copy(update={"source": source})
     with pytest.raises(ConfigError, match=r"the run's header names SOURCE .* name the place yourself"):
-        PlannedImages(run, header)(0, "a.png")
+        next(PlannedImages(run, header).read(0, ["a.png"]))
 
 
 class Shown(HTMLParser):

@@ -38,7 +38,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.committed_tables import read_selected
 from pseudoris.store.tables.judged_expressions import floats_of
-from pseudoris.store.tables.open_run import rows_of
+from pseudoris.store.tables.open_run import rows_by_id
 from pseudoris.store.threads import map_in_threads
 
 WEIGHT_COLUMNS: Final = ("source", "kept", "distinctiveness", "correctness", "count", "weight")
@@ -129,7 +129,7 @@ def _sizes(index: ShardIndex, images: pa.Table) -> Int64Array:
 
 
 def _rows_of(ids: Sequence[str], table: pa.Table, key: str, parts: ShardParts) -> pa.Table:
-    return rows_of(pa.array(ids, pa.string()), table, key, where=f"shard {parts.shard}")
+    return rows_by_id(pa.array(ids, pa.string()), table, key, where=f"shard {parts.shard}")
 
 
 def _content(

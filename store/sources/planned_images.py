@@ -213,13 +213,6 @@ class PlannedImages:
         self._plans: dict[int, dict[str, PlanEntry]] = {}
         self._root: SourceRoot | None = None
 
-    def __call__(self, shard: int, key: str) -> bytes:
-        """Return the encoded bytes of the image `key` of `shard`; raises its ImageError, and as `read`."""
-        ((_, outcome),) = self.read(shard, [key])
-        if isinstance(outcome, ImageError):
-            raise outcome
-        return outcome
-
     def read(self, shard: int, keys: Collection[str]) -> Iterator[tuple[str, Outcome]]:
         """Yield key and outcome of each image, in the order of the plan; neighbours in a file are read together.
 

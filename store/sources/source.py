@@ -15,7 +15,7 @@ import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain, islice, pairwise
+from itertools import chain, islice, pairwise, repeat
 from typing import Final, Literal
 
 from pseudoris.schemas.config import SourceConfig, StorageConfig
@@ -160,9 +160,8 @@ class Source:
                 yield StoredFile(path, None)
 
     def _globbed_files(self, pattern: GlobPattern) -> Iterator[tuple[StoredFile, bool]]:
-        for file in self.root.storage.walk(pattern.may_descend, self.exclude, Mark(HEADER_NAME, self._is_run)):
-            if pattern.matches(tuple(file.path.split("/"))):
-                yield file, False
+        walk = self.root.storage.walk(pattern.may_descend, self.exclude, Mark(HEADER_NAME, self._is_run))
+        return zip(filter(lambda file: pattern.matches(tuple(file.path.split("/"))), walk), repeat(False))
 
     def _is_run(self, folder: str) -> bool:
         """Return whether a folder below the root holds a run, which is not input; the first time, tell the user."""

@@ -13,7 +13,7 @@ from pseudoris.schemas.ids import mask_index
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, STATUS_QUARANTINED
 from pseudoris.store.tables.committed_tables import RowFilter
-from pseudoris.store.tables.open_run import CommittedShard, JoinedTables
+from pseudoris.store.tables.open_run import CommittedShard, JoinedTables, lost_row
 
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256")
 
@@ -82,6 +82,8 @@ def iter_annotations(
             for each in said:
                 for mask_id in each.target_mask_ids:
                     of_mask[mask_id].append(each)
+            for lost in of_mask.keys() - {each["mask_id"] for each in masks}:
+                raise lost_row(str(shard), "mask_id", lost)
             yield AnnotatedImage(
                 shard=shard.receipt.shard,
                 data=row.pop("bytes", None),

@@ -157,7 +157,7 @@ class CommittedShard:
             if wanted:
                 key, of_rows = ids[name]
                 other = self.table(name, tuple(dict.fromkeys([key, *wanted])))
-                rows = rows_of(of_rows, other, key, where=str(self)).combine_chunks()
+                rows = rows_by_id(of_rows, other, key, where=str(self)).combine_chunks()
                 found |= {column: rows[column].combine_chunks() for column in wanted}
         return found
 
@@ -215,19 +215,23 @@ class JoinedTables:
             yield row, own, said[self.expression_starts[place] : self.expression_starts[place + 1]]
 
 
-def rows_of(ids: pa.Array, table: pa.Table, key: str, *, where: str) -> pa.Table:
+def rows_by_id(ids: pa.Array, table: pa.Table, key: str, *, where: str) -> pa.Table:
     """Return the row of each id, in the order of `ids`; a null id has a row of nulls.
 
     ConfigError, which names `where`, if the column `key` of the table lacks an id.
     """
     places = pc.index_in(ids, value_set=table[key].combine_chunks())
     if places.null_count > ids.null_count:
-        lost = ids.filter(pc.and_(pc.is_null(places), pc.is_valid(ids)))[0]
-        raise ConfigError(
-            f"The expressions of {where} name the {key.removesuffix('_id')} {lost}, which is not in its tables. Run "
-            "`pseudoris verify` to find all damage."
-        )
+        raise lost_row(where, key, ids.filter(pc.is_null(places)).drop_null()[0])
     return table.take(places)
+
+
+def lost_row(where: str, key: str, row_id: object) -> ConfigError:
+    """Return the error for expressions of an image or a mask that the tables of `where` lack."""
+    return ConfigError(
+        f"The expressions of {where} name the {key.removesuffix('_id')} {row_id}, which is not in its tables. Run "
+        "`pseudoris verify` to find all damage."
+    )
 
 
 def occurrences(ids: pa.ChunkedArray, num_ids: int) -> Ints:

@@ -218,4 +218,5 @@ def test_a_relative_source_is_the_same_from_another_folder(ray_session, tmp_path
     again = annotate("../photos", str(tmp_path / "out"), stub_config())
     assert again.num_shards_before == again.num_planned_shards
     (entry, *_) = read_shard_plan(location, header, 0)
-    assert PlannedImages(location, header)(entry.shard, entry.key) == (source / entry.key).read_bytes()
+    read = PlannedImages(location, header).read(entry.shard, [entry.key])
+    assert [*read] == [(entry.key, (source / entry.key).read_bytes())]

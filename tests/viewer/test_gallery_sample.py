@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
@@ -80,6 +81,18 @@ def test_a_picture_that_is_not_the_annotated_one_any_more_is_left_out_and_logged
 
     assert [image.data is None for image in images] == [False, True, False]
     assert "does not show image s0/1.png: the bytes have changed since the annotation" in caplog.text
+
+
+def test_no_picture_is_tried_once_source_cannot_be_read(run, caplog):
+    def refuse(shard, key):
+        asked.append(key)
+        raise ConfigError("there is no such bucket")
+
+    (location, header), asked = run, []
+    commit(location, header, 0, embed_images=False)
+    assert [image.data for image in gallery_from_run(location, refuse).images] == [None] * 3
+    assert asked == ["s0/0.png"]
+    assert "No image after s0/0.png is tried: there is no such bucket" in caplog.text
 
 
 def test_a_refilter_has_the_pairs_digest_of_its_parent_and_a_run_of_other_masks_another(tmp_path):

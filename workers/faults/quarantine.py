@@ -99,7 +99,7 @@ def apply_to_groups(
     started = time.perf_counter()
     done: dict[int, ShardImage] = {}
     for group in _groups([image for image in shard.images if not image.failure], fits):
-        done |= zip([image.position for image in group], _guarded(group, stage, work), strict=True)
+        done |= zip([image.position for image in group], guarded(group, stage, work), strict=True)
     images = tuple(done.get(image.position, image) for image in shard.images)
     return shard.with_images(images).with_seconds(stage, time.perf_counter() - started)
 
@@ -144,7 +144,7 @@ def _groups(
         yield group
 
 
-def _guarded(
+def guarded(
     images: Sequence[ShardImage], stage: str, work: Callable[[Sequence[ShardImage]], Sequence[ShardImage]]
 ) -> Sequence[ShardImage]:
     """Return `work(images)`. If it raises what may be blamed on one image, each is tried alone, then quarantined."""
@@ -163,4 +163,4 @@ def _guarded(
     if len(images) == 1:
         return [images[0].quarantined(failure)]
     logger.info("stage %s: one of %d images is at fault; trying them one by one", stage, len(images))
-    return [done for image in images for done in _guarded([image], stage, work)]
+    return [done for image in images for done in guarded([image], stage, work)]

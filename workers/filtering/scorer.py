@@ -33,7 +33,7 @@ from pseudoris.schemas.keep_rule import KeepRule, keeps
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
 from pseudoris.workers.crops.crops import mask_crops
 from pseudoris.workers.crops.shard_pixels import prefetched_pixels
-from pseudoris.workers.faults.quarantine import apply_to_images
+from pseudoris.workers.faults.quarantine import apply_to_images, guarded
 from pseudoris.workers.filtering.caption_texts import TextMaker, Texts
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.stages import STAGE_FILTER, clip_digest
@@ -108,11 +108,12 @@ def embed_crops(
     sound = [image for image in shard.images if not image.failure]
     scored = [image for image in sound if any(is_candidate(each) for each in image.expressions)]
 
-    def cut(image: ShardImage) -> ShardImage:
+    def cut(alone: Sequence[ShardImage]) -> Sequence[ShardImage]:
+        (image,) = alone
         crops = mask_crops(decode(image), image.masks, (context_scale, None), embedder.crop_format, embedder.device)
         # The crops become (2N, 3, S, S): the N context crops, then the N masked ones.
         made.append(crops.flatten(0, 1))
-        return image
+        return alone
 
     def pieces() -> Iterator[torch.Tensor]:
         positions = {image.position for image in scored}
@@ -121,7 +122,7 @@ def embed_crops(
                 images.append(image)
                 continue
             # An error in cutting crops quarantines its image. The model runs later, so that its errors blame no image.
-            (checked,) = apply_to_images(shard.with_images((image,)), STAGE_FILTER, cut).images
+            (checked,) = guarded([image], STAGE_FILTER, cut)
             images.append(checked)
             if not checked.failure:
                 counts[image.image_id] = len(image.masks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, RandomSampler
@@ -81,10 +83,13 @@ def test_a_run_that_embeds_more_than_memory_is_to_hold_is_refused(run):
     assert len(RisDataset(run.location, SampleSpec(parts=("mask",)), max_memory_bytes=1_000)) == 24
 
 
-def test_a_bad_image_is_named_or_another_mask_stands_in_for_its_own(tmp_path):
+@pytest.mark.parametrize("how", ["missing", "changed"])
+def test_a_bad_image_is_named_or_another_mask_stands_in_for_its_own(tmp_path, how):
     run = build_run(tmp_path, is_embedding=False)
-    (run.source / "s0-0.png").unlink()
-    with pytest.raises(ConfigError, match=r"image s0-0.png of .* cannot be used \(missing"):
+    shutil.copy(run.source / "s1-2.png", run.source / "s0-0.png")
+    if how == "missing":
+        (run.source / "s0-0.png").unlink()
+    with pytest.raises(ConfigError, match=rf"image s0-0.png of .* cannot be used \({how}"):
         RisDataset(run.location)[0]
     skipping = RisDataset(run.location, SampleSpec(on_bad_image="skip"))
     assert [skipping[at]["key"] for at in (0, 1, 2)] == ["s0-1.png"] * 3

@@ -122,9 +122,7 @@ def test_columns_of_image_and_mask_are_those_of_the_rows_own(run):
 
 
 @pytest.mark.parametrize(("table", "column", "key"), [(MASKS, "area_px", "mask_id"), (IMAGES, "height", "image_id")])
-def test_an_expression_whose_mask_or_image_is_lost_is_an_error_of_samples_and_of_a_dataset(
-    tmp_path, table, column, key
-):
+def test_an_expression_whose_mask_or_image_is_lost_is_an_error_of_every_reader(tmp_path, table, column, key):
     scored_run(RunLocation.open(str(tmp_path)))
     run = pseudoris.open_run(str(tmp_path))
     row = run.sample(1, columns=[key]).to_pylist()[0]
@@ -136,6 +134,9 @@ def test_an_expression_whose_mask_or_image_is_lost_is_an_error_of_samples_and_of
         run.sample(1_000, columns=[column])
     with pytest.raises(ConfigError, match=lost):
         list(pseudoris.RisDataset(str(tmp_path), pseudoris.SampleSpec(on_bad_image="skip")))
+    # With the image's row its masks have no image either.
+    with pytest.raises(ConfigError, match=lost if table == MASKS else "the table images of shard"):
+        list(run)
 
 
 @pytest.mark.parametrize("number", [-1, "3", float("nan")])
