@@ -105,7 +105,7 @@ def annotate(
         source: Folder, file, glob, url or prefix, WebDataset tars, or Parquet.
         out: Folder or url of the run.
         config: What `load_config` returns, the name of a preset, or the `Path` of a YAML file that names one; None
-            continues the run at `out` with its own.
+            continues the run at `out` with its own preset.
         limit: Plan the first `limit` images only.
         extend: List `source` again and add its new images to the run.
         retry_failed: Compute the quarantined images again, and nothing else.

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, Ints, KeepRule, meets
+from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, Ints, KeepRule, LoneMasks, meets
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.receipts import RunTotals
 from pseudoris.store.sources.planned_images import PlannedImages
@@ -38,6 +38,12 @@ _EXPRESSION_COLUMNS: Final = (
     *("image_id", "target_mask_ids", "rival_mask_id", "samples", "log_prob", "text", "head_noun", "count"),
     *("uniqueness", "correctness", "distinctiveness", "kept", "weight", "source", *OPTIONAL_COLUMNS),
 )
+
+_LONE_MASKS: Final[Mapping[LoneMasks, str]] = {
+    "keep": "",
+    "drop": " No caption of a mask that is alone in its image is kept.",
+    "better_half": " Of the draws of a mask that is alone in its image, the half of better correctness is kept.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +97,8 @@ class GallerySummary(RunTotals):
             also = f" Each also meets {besides}." if besides else ""
             return f"A plug-in scorer decided what is kept. Its bound may differ from τ.{also}"
         bound = f"An expression is kept if its distinctiveness is above τ\u00a0=\u00a0{self.rule.tau:g}"
-        return f"{bound} and {besides}. A missing score passes." if besides else f"{bound}."
+        rule = f"{bound} and {besides}. A missing score passes." if besides else f"{bound}."
+        return rule + _LONE_MASKS[self.rule.lone_masks]
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,7 @@ _WORDS: Final = {
     "stopped": "Storage, a node or a process failed. The same command continues. Exit code 3.",
     "incomplete": "Some shards are not committed. The same command continues. Exit code 3.",
     "off": "`verify` found what it lists. Exit code 1.",
+    "problem": "`annotate` could annotate no image. Exit code 1.",
     "warning": "The command goes on; its result may not be what you want.",
     "note": "The command goes on; nothing is wrong.",
 }

@@ -98,10 +98,13 @@ def test_no_picture_is_tried_once_source_cannot_be_read(run, caplog):
 def test_a_refilter_has_the_pairs_digest_of_its_parent_and_a_run_of_other_masks_another(tmp_path):
     out, new, other = (RunLocation.open(str(tmp_path / name)) for name in ("out", "new", "other"))
     scored_run(out)
-    refilter(out, new, RuleChange(tau=1.3))
+    refilter(out, new, RuleChange(tau=1.3, lone_masks="drop"))
     scored_run(other, "masks.points_per_side=9")
     digests = [read_summary(OpenRun.at(each)).pairs_digest for each in (out, new, other)]
     assert digests[0] == digests[1] != digests[2]
+    assert (
+        "1.3. No caption of a mask that is alone in its image is kept." in read_summary(OpenRun.at(new)).rule_sentence
+    )
 
 
 @given(st.lists(st.integers(0, 9), max_size=8), st.integers(0, 40))
