@@ -82,8 +82,8 @@ def iter_annotations(
             for each in said:
                 for mask_id in each.target_mask_ids:
                     of_mask[mask_id].append(each)
-            for lost in of_mask.keys() - {each["mask_id"] for each in masks}:
-                raise lost_row(str(shard), "mask_id", lost)
+            if lost := of_mask.keys() - {each["mask_id"] for each in masks}:
+                raise lost_row(str(shard), "mask_id", min(lost))
             yield AnnotatedImage(
                 shard=shard.receipt.shard,
                 data=row.pop("bytes", None),

@@ -157,7 +157,7 @@ class CommittedShard:
             if wanted:
                 key, of_rows = ids[name]
                 other = self.table(name, tuple(dict.fromkeys([key, *wanted])))
-                rows = rows_by_id(of_rows, other, key, where=str(self)).combine_chunks()
+                rows = rows_by_id(of_rows, other, key, where=str(self))
                 found |= {column: rows[column].combine_chunks() for column in wanted}
         return found
 

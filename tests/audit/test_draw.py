@@ -15,8 +15,8 @@ from pseudoris.schemas.keep_rule import KeepRule, parse_conditions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.run_reader import Run
-from tests.builders.images import GivenImages
 from tests.builders.scored_runs import scored_run
+from tests.builders.sources import GivenImages
 
 OPTIONS = DrawOptions(num_pairs=40, seed=3)
 

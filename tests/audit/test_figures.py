@@ -15,8 +15,8 @@ from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.run_reader import Run
 from tests.builders.audits import VerdictFile
-from tests.builders.images import GivenImages
 from tests.builders.scored_runs import scored_run
+from tests.builders.sources import GivenImages
 
 
 @pytest.fixture(scope="module")

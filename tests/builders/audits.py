@@ -9,7 +9,7 @@ from pseudoris.audit.draw import DrawOptions, draw_audit
 from pseudoris.audit.verdicts import HeaderLine, Line
 from pseudoris.schemas.shard import ExpressionRecord
 from pseudoris.store.tables.open_run import OpenRun
-from tests.builders.images import GivenImages
+from tests.builders.sources import GivenImages
 from tests.viewer.builders import annotated, picture, write_run
 
 _TEXTS = ("the red circle", "<img src=x onerror=alert(1)> left", "the small dotted square", "a circle")

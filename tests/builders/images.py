@@ -11,20 +11,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from pseudoris.store.sources.planned_images import PlannedImages
-
 EXIF_ORIENTATION = 0x0112
-
-
-class GivenImages(PlannedImages):
-    """Gets the images of a run from a function of shard and key, in place of a SOURCE."""
-
-    def __init__(self, load):
-        self._load = load
-
-    def read(self, shard, keys):
-        for key in keys:
-            yield key, self._load(shard, key)
 
 
 def random_pixels(height: int = 24, width: int = 32, *, seed: int = 0) -> np.ndarray:

@@ -22,9 +22,9 @@ from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.audits import VerdictFile
 from tests.builders.command import invoke
 from tests.builders.fitted import fitted
-from tests.builders.images import GivenImages
 from tests.builders.scene_runs import scene_run, scenes
 from tests.builders.scored_runs import scored_run
+from tests.builders.sources import GivenImages
 from tests.builders.tables import read_table
 
 

@@ -13,8 +13,8 @@ from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.viewer import gallery_sample
 from pseudoris.viewer.gallery_sample import choose_images, choose_shards, read_summary
-from tests.builders.images import GivenImages
 from tests.builders.scored_runs import scored_run
+from tests.builders.sources import GivenImages
 from tests.store.builders import commit, make_entries, start_run
 
 
