@@ -29,7 +29,7 @@ from pseudoris.store.runs.receipts import part_path, read_receipt
 from pseudoris.store.sources.proven_shard import STAGE_READ
 from pseudoris.store.tables.annotations import mask_fields
 from pseudoris.store.tables.committed_tables import chosen_schema, read_part
-from pseudoris.store.tables.open_run import JoinedTables, Row
+from pseudoris.store.tables.open_run import JoinedTables, Row, failures_by_image
 
 # The header of a run of these origins describes a mask proposer. In other runs, people or recipes made the masks.
 _ORIGINS: Final = ("annotate", "refilter")
@@ -135,7 +135,7 @@ class StoredMasks:
         where, nothing_said = f"shard {shard.shard} of {location.root}", SCHEMAS[EXPRESSIONS].empty_table()
         joined = JoinedTables.of(images, self._table(receipt, MASKS), nothing_said, where=where)
         rows = {row["image_id"]: (row["sha256"], masks) for row, masks, _ in joined.rows()}
-        failed = {row["image_id"]: row for row in failures.to_pylist()}
+        failed = failures_by_image(failures)
         return shard.with_images(
             tuple(
                 image if image.failure else _masked(image, *rows[image.image_id], failed.get(image.image_id))
@@ -149,9 +149,9 @@ class StoredMasks:
         return read_part(BytesIO(self.parent.read_part(table, part)), chosen_schema(table, columns), name)
 
 
-def _masked(image: ShardImage, sha256: str, masks: Sequence[Row], failed: Row | None) -> ShardImage:
+def _masked(image: ShardImage, sha256: str, masks: Sequence[Row], failed: Failure | None) -> ShardImage:
     if failed is not None:
-        return image.quarantined(Failure(failed["stage"], failed["reason"], failed["message"]))
+        return image.quarantined(failed)
     if sha256 != image.sha256:
         return image.quarantined(Failure(STAGE_READ, "changed", "the bytes have changed since its masks were proposed"))
     return replace(image, masks=tuple(MaskRecord(**mask_fields(row)) for row in masks))

@@ -88,8 +88,8 @@ class ImageBytes:
         keys, sha256 = rows["key"].to_pylist(), rows["sha256"].to_pylist()
         embedded = rows["bytes"].to_pylist() if "bytes" in rows.column_names else [None] * len(keys)
         sizes = list(zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True))
-        if self._is_random_access:
-            return ShardImages(shard, keys, sha256, sizes, embedded)
+        if self._is_random_access and "bytes" not in rows.column_names:
+            return ShardImages(shard, keys, sha256, sizes, [None] * len(keys))
         # Embedded bytes are not compared with their sha256, because the pages of the Parquet file have checksums.
         compared = [known if data is None else None for known, data in zip(sha256, embedded, strict=True)]
         outcomes = self._outcomes(shard, list(zip(keys, compared, embedded, strict=True)))

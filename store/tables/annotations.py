@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
@@ -13,7 +12,7 @@ from pseudoris.schemas.ids import mask_index
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, STATUS_QUARANTINED
 from pseudoris.store.tables.committed_tables import RowFilter
-from pseudoris.store.tables.open_run import CommittedShard, JoinedTables, lost_row
+from pseudoris.store.tables.open_run import CommittedShard, JoinedTables, places_by_mask
 
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256")
 
@@ -78,18 +77,15 @@ def iter_annotations(
     for shard in shards:
         for row, masks, expressions in shard.joined(columns, None, names, said_rows=rows).rows():
             said = [_expression(each) for each in expressions]
-            of_mask: defaultdict[str, list[ExpressionRecord]] = defaultdict(list)
-            for each in said:
-                for mask_id in each.target_mask_ids:
-                    of_mask[mask_id].append(each)
-            if lost := of_mask.keys() - {each["mask_id"] for each in masks}:
-                raise lost_row(str(shard), "mask_id", min(lost))
+            ids, targets = (each["mask_id"] for each in masks), (each.target_mask_ids for each in said)
+            places = places_by_mask(ids, targets, where=str(shard))
             yield AnnotatedImage(
                 shard=shard.receipt.shard,
                 data=row.pop("bytes", None),
                 **row,
                 masks=tuple(
-                    AnnotatedMask(**mask_fields(each), expressions=tuple(of_mask[each["mask_id"]])) for each in masks
+                    AnnotatedMask(**mask_fields(each), expressions=tuple(said[at] for at in places[each["mask_id"]]))
+                    for each in masks
                 ),
                 untargeted=tuple(each for each in said if not each.target_mask_ids),
             )

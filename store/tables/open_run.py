@@ -6,7 +6,7 @@ Most rooms read runs through it. It reads only parts that receipts name, and ref
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import Ints
 from pseudoris.schemas.run_records import Receipt, RunHeader
+from pseudoris.schemas.shard import Failure
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS, STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
@@ -83,9 +84,11 @@ class OpenRun:
         """Yield each quarantined image, in plan order."""
         for shard in self.shards():
             if shard.receipt.parts[FAILURES].rows:
-                keys = dict(zip(*shard.table(IMAGES, ("image_id", "key")).to_pydict().values(), strict=True))
-                for row in shard.table(FAILURES).to_pylist():
-                    yield QuarantinedImage(keys[row["image_id"]], row["stage"], row["reason"], row["message"])
+                failures = shard.table(FAILURES)
+                ids, images = failures["image_id"].combine_chunks(), shard.table(IMAGES, ("image_id", "key"))
+                keys = rows_by_id(ids, images, "image_id", where=str(shard))["key"].to_pylist()
+                for key, failure in zip(keys, failures_by_image(failures).values(), strict=True):
+                    yield QuarantinedImage(key, *astuple(failure))
 
     def shard(self, place: int) -> CommittedShard:
         """Return the shard at a place among the committed ones, which is not its number."""
@@ -226,10 +229,30 @@ def rows_by_id(ids: pa.Array, table: pa.Table, key: str, *, where: str) -> pa.Ta
     return table.take(places)
 
 
+def places_by_mask(mask_ids: Iterable[str], targets: Iterable[Sequence[str]], *, where: str) -> dict[str, list[int]]:
+    """Return, for each mask, the places of the expressions that refer to it; `targets` are the masks of each one.
+
+    ConfigError, which names `where`, for a mask that is not among `mask_ids`.
+    """
+    found: dict[str, list[int]] = {mask_id: [] for mask_id in mask_ids}
+    for place, of_expression in enumerate(targets):
+        for mask_id in of_expression:
+            if mask_id not in found:
+                raise lost_row(where, "mask_id", mask_id)
+            found[mask_id].append(place)
+    return found
+
+
+def failures_by_image(failures: pa.Table) -> dict[str, Failure]:
+    """Return why each image was quarantined, by image id, from all columns of the table `failures`."""
+    rows = failures.to_pylist()
+    return {row["image_id"]: Failure(row["stage"], row["reason"], row["message"]) for row in rows}
+
+
 def lost_row(where: str, key: str, row_id: object) -> ConfigError:
-    """Return the error for expressions of an image or a mask that the tables of `where` lack."""
+    """Return the error for rows of an image or a mask that the tables of `where` lack."""
     return ConfigError(
-        f"The expressions of {where} name the {key.removesuffix('_id')} {row_id}, which is not in its tables. Run "
+        f"Rows of {where} name the {key.removesuffix('_id')} {row_id}, which is not in its tables. Run "
         "`pseudoris verify` to find all damage."
     )
 

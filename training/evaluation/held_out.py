@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -19,9 +19,8 @@ from pseudoris.interchange.dataset import SampleSpec
 from pseudoris.interchange.dataset.image_reader import ShardImages
 from pseudoris.interchange.dataset.shard_reader import DatasetRun
 from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.schemas.tables import IMAGES
-from pseudoris.store.tables.open_run import CommittedShard, OpenRun
-from pseudoris.training.evaluation.run_images import committed_images
+from pseudoris.store.tables.open_run import CommittedShard, OpenRun, Row
+from pseudoris.training.evaluation.run_images import CommittedImage, images_of, joined_tables
 from pseudoris.training.metrics import PRECISION_AT, figures_of, ious_of, pixel_counts
 from pseudoris.workers.masks import rle
 
@@ -112,7 +111,7 @@ class HeldOutExpressions:
         shards = list(committed.shards())
         there: Counter[str] = Counter()
 
-        def is_asked(row: dict[str, Any]) -> bool:
+        def is_asked(row: Row) -> bool:
             return (not splits or row["split"] in splits) and (has_groups or len(row["target_mask_ids"]) == 1)
 
         self.images = [each for shard in shards for each in self._read(shard, there, is_asked)]
@@ -159,21 +158,25 @@ class HeldOutExpressions:
             raise self._bytes.explained(image.key, error) from error
 
     def _read(
-        self, shard: CommittedShard, there: Counter[str], is_asked: Callable[[dict[str, Any]], bool]
+        self, shard: CommittedShard, there: Counter[str], is_asked: Callable[[Row], bool]
     ) -> Iterator[AskedImage]:
         """Yield the images of a shard that are asked something; `there` gets the splits of all its kept rows."""
-        encoded = self._bytes.of_shard(shard.receipt.shard, shard.table(IMAGES, self._bytes.columns))
-        for number, image in enumerate(committed_images(shard, *_COLUMNS)):
+        joined = joined_tables(shard, *_COLUMNS, images=self._bytes.columns)
+        found: dict[int, tuple[CommittedImage, list[Row]]] = {}
+        for place, image in enumerate(images_of(joined, shard.location.root)):
             kept = [{**row, "split": row["split"] or ""} for row in image.expressions.to_pylist() if row["kept"]]
             there.update(row["split"] for row in kept)
             asked = [row for row in kept if is_asked(row)]
             if asked:
-                names = ("text", "target_mask_ids", "kind", "split")
-                texts, targets, kinds, of_split = ([row[name] for row in asked] for name in names)
-                counts = dict(zip(image.mask_ids, image.mask_counts, strict=True))
-                yield AskedImage(
-                    image.image_id, image.key, image.size, texts, targets, kinds, of_split, counts, (encoded, number)
-                )
+                found[place] = image, asked
+        encoded = self._bytes.of_shard(shard.receipt.shard, joined.images.take(list(found)))
+        for at, (image, asked) in enumerate(found.values()):
+            names = ("text", "target_mask_ids", "kind", "split")
+            texts, targets, kinds, of_split = ([row[name] for row in asked] for name in names)
+            counts = dict(zip(image.mask_ids, image.mask_counts, strict=True))
+            yield AskedImage(
+                image.image_id, image.key, image.size, texts, targets, kinds, of_split, counts, (encoded, at)
+            )
 
 
 def held_out_figures(

@@ -23,7 +23,7 @@ from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import read_header
-from pseudoris.store.tables.open_run import JoinedTables, OpenRun
+from pseudoris.store.tables.open_run import JoinedTables, OpenRun, places_by_mask
 from pseudoris.store.threads import map_in_threads
 from pseudoris.training.evaluation.run_images import CommittedImage, joined_tables
 from pseudoris.training.evaluation.truth import Truth
@@ -167,11 +167,9 @@ class HumanTruth:
         if place is None:
             return None
         image = CommittedImage.of(self._shards[place[0]], place[1], self.title)
-        sentences: dict[str, list[str]] = {mask: [] for mask in image.mask_ids}
-        for row in image.expressions.to_pylist():
-            for target in row["target_mask_ids"]:
-                sentences[target].append(row["text"])
-        return HumanImageTruth(image.size, image.mask_counts, list(sentences.values()))
+        targets, texts = (image.expressions[name].to_pylist() for name in ("target_mask_ids", "text"))
+        places = places_by_mask(image.mask_ids, targets, where=self.title)
+        return HumanImageTruth(image.size, image.mask_counts, [[texts[at] for at in each] for each in places.values()])
 
 
 @dataclass(frozen=True, eq=False)

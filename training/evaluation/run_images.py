@@ -5,7 +5,7 @@ Images come in the order of the plan. A damaged mask is refused here: pycocotool
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -91,10 +91,17 @@ class CommittedImage:
 
 def committed_images(shard: CommittedShard, *expression_columns: str) -> Iterator[CommittedImage]:
     """Yield the images of a shard in plan order, with columns of their expressions."""
-    joined = joined_tables(shard, *expression_columns)
-    return (CommittedImage.of(joined, place, shard.location.root) for place in range(joined.images.num_rows))
+    return images_of(joined_tables(shard, *expression_columns), shard.location.root)
 
 
-def joined_tables(shard: CommittedShard, *expression_columns: str) -> JoinedTables:
-    """Return what `CommittedImage.of` reads: a shard's tables, with columns of its expressions."""
-    return shard.joined(_IMAGE_COLUMNS, _MASK_COLUMNS, expression_columns, with_quarantined=True)
+def images_of(joined: JoinedTables, where: str) -> Iterator[CommittedImage]:
+    """Yield all images of `joined_tables`; raises as `CommittedImage.of`."""
+    return (CommittedImage.of(joined, place, where) for place in range(joined.images.num_rows))
+
+
+def joined_tables(shard: CommittedShard, *expression_columns: str, images: Sequence[str] = ()) -> JoinedTables:
+    """Return what `CommittedImage.of` reads: a shard's tables, with columns of its expressions.
+
+    `images` are more columns of its images.
+    """
+    return shard.joined((*_IMAGE_COLUMNS, *images), _MASK_COLUMNS, expression_columns, with_quarantined=True)

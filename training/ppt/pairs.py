@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -29,11 +27,10 @@ from pseudoris.interchange.dataset.map_dataset import DEFAULT_MAX_MEMORY_BYTES, 
 from pseudoris.interchange.dataset.process_group import SharedNumbers
 from pseudoris.interchange.dataset.snapshot import Snapshot
 from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.schemas.tables import IMAGES
 from pseudoris.schemas.uris import place
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun
-from pseudoris.training.evaluation.run_images import CommittedImage, committed_images
+from pseudoris.training.evaluation.run_images import CommittedImage, images_of, joined_tables
 from pseudoris.training.ppt.recipes.recipe_texts import names_a_side
 from pseudoris.workers.counter_rng import key_of
 from pseudoris.workers.device import to_device
@@ -280,12 +277,12 @@ class PairDataset(Dataset[Pair]):
 
     def _read(self, shard: CommittedShard) -> None:
         """Take the pairs of a shard, their masks, and where their images are."""
-        images = committed_images(shard, "target_mask_ids", "text", "kept")
-        found = [(image, pairs) for image in images if (pairs := self._pairs_of(image))]
+        joined = joined_tables(shard, "target_mask_ids", "text", "kept", images=self._images.columns)
+        images = enumerate(images_of(joined, shard.location.root))
+        found = {place: (image, pairs) for place, image in images if (pairs := self._pairs_of(image))}
         if not found:
             return
-        rows, most = shard.table(IMAGES, self._images.columns), self._spec.max_pseudo_masks
-        rows = rows.filter(pc.is_in(rows["image_id"], value_set=pa.array([each.image_id for each, _ in found])))
+        rows, most = joined.images.take(list(found)), self._spec.max_pseudo_masks
         if "bytes" in rows.column_names:
             self._images_bytes += rows["bytes"].nbytes
         if self._images_bytes > self._spec.max_memory_bytes:
@@ -295,7 +292,7 @@ class PairDataset(Dataset[Pair]):
                 "shards.embed_images=false."
             )
         encoded = self._images.of_shard(shard.receipt.shard, rows)
-        for at, (image, pairs) in enumerate(found):
+        for at, (image, pairs) in enumerate(found.values()):
             counts = dict(zip(image.mask_ids, image.mask_counts, strict=True))
             for text, kept in pairs.items():
                 self._num_cut += len(kept) > most and not any(kept.values())

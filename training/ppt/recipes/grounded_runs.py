@@ -36,7 +36,7 @@ from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
-from pseudoris.store.tables.open_run import CommittedShard, OpenRun
+from pseudoris.store.tables.open_run import CommittedShard, OpenRun, failures_by_image
 from pseudoris.training.ppt.recipes.grounding import GroundedMask, Grounder, Peaks
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
 from pseudoris.training.ppt.recipes.recipe_runs import ORIGIN, STAGE_RECIPE, Recipe, pseudo_mask_rows, recipe_masks
@@ -210,10 +210,7 @@ def pair_masks(
             committed = CommittedShard(parent.location, receipt)
             annotated = list(iter_annotations([committed], kept_only=True, with_bytes=is_embedded))
             readable = {each.image_id: each for each in with_source_bytes(planned_images, annotated, Counter())}
-            failures = {
-                row["image_id"]: Failure(row["stage"], row["reason"], row["message"])
-                for row in committed.table(FAILURES).to_pylist()
-            }
+            failures = failures_by_image(committed.table(FAILURES))
             made = []
             for entry in entries:
                 image = ShardImage(entry.position, entry.image_id, entry.key)
