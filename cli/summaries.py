@@ -48,7 +48,8 @@ def totals_rows(totals: RunTotals, num_images: int) -> Iterator[tuple[str, str]]
 def summary_view(summary: RunSummary) -> RenderableType:
     """Return the summary of a run as tables: counts, speed, quarantine by reason, paths."""
     counts = console.facts_table("summary", totals_rows(summary.totals, summary.num_planned_images))
-    speed = "nothing to do: the run was complete" if summary.is_complete else "no image was committed"
+    complete = "nothing to do: the run was complete. --extend adds images that SOURCE got since"
+    speed = complete if summary.is_complete else "no image was committed"
     if summary.num_images_now:
         taken = f"{console.format_seconds(summary.wall_s)} for {console.counted(summary.num_images_now, 'image')}"
         speed = f"{summary.images_per_second:.1f} images/s, {taken}"

@@ -5,6 +5,7 @@ Runs on disk hold them: a change that older ones do not fit raises RECORDS_VERSI
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
@@ -84,6 +85,11 @@ class Identity(FrozenModel):
             for key in keys
             if mine.get(key) != theirs.get(key)
         ]
+
+    def settings_beside(self, other: Identity) -> list[str]:
+        """Return `KEY=VALUE`, as `--set` takes it, of the settings that this run has and `other` has not."""
+        mine, theirs = _flat(self.method), _flat(other.method)
+        return [f"{key}={json.dumps(value)}" for key, value in mine.items() if theirs.get(key, ...) != value]
 
     def mixed_differences(self, other: Identity) -> list[str]:
         """Return the lines of `differences` that `--allow-mixed` accepts: device kind and package versions."""

@@ -20,16 +20,12 @@ from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.uris import place
 from pseudoris.store.location import RunLocation
-from pseudoris.store.sources.planned_images import Outcome, PlannedImages
+from pseudoris.store.sources.planned_images import MOVED, Outcome, PlannedImages
 
 if TYPE_CHECKING:
     from pseudoris.schemas.config import ImagesConfig
 
 _COLUMNS: Final = ("image_id", "key", "sha256", "height", "width")
-_MOVED: Final = (
-    "say where the images are now (source=…; with `pseudoris train`: --set 'data.moved={OLD: NEW}'; with `pseudoris "
-    "evaluate`: --images NEW)"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +88,8 @@ class ImageBytes:
             return ShardImages(shard, keys, sha256, sizes, [None] * len(keys))
         # Embedded bytes are not compared with their sha256, because the pages of the Parquet file have checksums.
         compared = [known if data is None else None for known, data in zip(sha256, embedded, strict=True)]
-        outcomes = self._outcomes(shard, list(zip(keys, compared, embedded, strict=True)))
-        return ShardImages(shard, keys, sha256, sizes, [*outcomes])
+        outcomes = self._planned.outcomes(shard, list(zip(keys, compared, embedded, strict=True)))
+        return ShardImages(shard, keys, sha256, sizes, list(outcomes))
 
     def decode(self, images: ShardImages, at: int) -> Tensor:
         """Return the image at a position, (3, H, W) uint8 RGB, upright, contiguous.
@@ -103,7 +99,7 @@ class ImageBytes:
         """
         outcome = images.outcomes[at]
         if outcome is None:
-            (outcome,) = self._outcomes(images.shard, [(images.keys[at], images.sha256[at], None)])
+            (outcome,) = self._planned.outcomes(images.shard, [(images.keys[at], images.sha256[at], None)])
         if isinstance(outcome, ImageError):
             raise outcome
         import_plugins(self._plugins)
@@ -122,14 +118,8 @@ class ImageBytes:
         """Return the error to raise in a training for an image that cannot be used."""
         return ConfigError(
             f"image {key} of {self._source} cannot be used ({error.reason}: {error.message}). Put the annotated file "
-            f"back, {_MOVED}, or leave its masks out (on_bad_image='skip')."
+            f"back, or leave its masks out (on_bad_image='skip'). If the images were moved, {MOVED}."
         )
-
-    def _outcomes(self, shard: int, wanted: Sequence[tuple[str, str | None, bytes | None]]) -> list[Outcome]:
-        try:
-            return list(self._planned.outcomes(shard, wanted))
-        except ConfigError as error:
-            raise ConfigError(f"{error} If the images were moved, {_MOVED}.") from None
 
 
 def decode_plain_jpeg(data: bytes, limits: ImagesConfig) -> Tensor | None:

@@ -334,9 +334,10 @@ class DatasetRun:
 
     def nothing_passes(self) -> ConfigError:
         """Return the error for a snapshot of which the filter keeps nothing."""
+        later = ", or wait until more shards are committed" if len(self.snapshot) < self.header.num_shards else ""
         return ConfigError(
             f"No expression of the run at {self.location.root} passes the filter {self.spec.where.as_json()}. Loosen "
-            "it, or wait until more shards are committed."
+            f"it{later}."
         )
 
     def count_samples(self) -> Int64Array:

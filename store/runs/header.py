@@ -8,6 +8,7 @@ person who writes a matching digest, compare the run's root digest (`receipts.Ro
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -85,6 +86,8 @@ _HUB_COMMIT: Final = re.compile(r"^(hf://datasets/[^/@]+/[^/@]+)@[0-9a-f]{40}")
 _SUMMED: Final = ("num_images", "num_repeated", "num_shards")
 # An error shows at most this many differences, because a run of an older version may differ in many packages.
 _SHOWN_DIFFERENCES: Final = 24
+# At most this many settings are spelled out as options.
+_NAMED_SETTINGS: Final = 4
 RESTORE: Final = "Restore the file from a copy, or name another output"
 _WHAT: Final = "the header of a run"
 
@@ -211,7 +214,9 @@ def check_identity(
     if not refused:
         return acceptable
     refused += moved
-    remedies = ["Use the settings that the run was started with"]
+    held = header.identity.settings_beside(identity)
+    own = f": {' '.join(f'--set {shlex.quote(each)}' for each in held)}" if len(held) <= _NAMED_SETTINGS else ""
+    remedies = [f"Use the settings that the run was started with{own if held else ''}"]
     version = header.identity.versions.get("pseudoris")
     if version is not None and version != identity.versions.get("pseudoris"):
         remedies.append(f"finish it with pseudoris {version}")

@@ -37,6 +37,12 @@ _MAX_SPAN_BYTES: Final = 32 * 2**20
 # A row group's image column is read from a bucket in windows of this many bytes.
 _TABLE_WINDOW_BYTES: Final = 8 * 2**20
 
+# This remedy follows errors about images that are no longer where the run found them.
+MOVED: Final = (
+    "say where they are now: source=… in Python; --source, or --images of `pseudoris evaluate`, in a command; --set "
+    "'data.moved={OLD: NEW}' in a training"
+)
+
 Outcome = bytes | ImageError
 
 
@@ -230,7 +236,10 @@ class PlannedImages:
         entries = sorted((plan[key] for key in keys), key=lambda entry: entry.position)
         if self._root is None:
             opened = open_recorded_root if self._source is None else open_root
-            self._root = opened(self._source or self._header.source, config.source, config.placement.storage)
+            try:
+                self._root = opened(self._source or self._header.source, config.source, config.placement.storage)
+            except ConfigError as error:
+                raise ConfigError(f"{error} If the images were moved, {MOVED}.") from None
         keys_by_position = {entry.position: entry.key for entry in entries}
         for position, outcome in read_entries(self._root, entries, config):
             yield keys_by_position[position], outcome

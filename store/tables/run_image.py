@@ -18,6 +18,7 @@ from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError
 from pseudoris.schemas.run_lengths import decode_mask
 from pseudoris.schemas.stage_settings import ImagesConfig
 from pseudoris.schemas.templates import html_text, notebook_display
+from pseudoris.store.sources.planned_images import MOVED
 
 if TYPE_CHECKING:
     from pseudoris.store.tables.annotations import AnnotatedImage
@@ -92,8 +93,8 @@ class RunImage:
                 raise ImageError("changed", "its size differs from the annotated one")
             return pixels
         except (ImageError, OSError, ConfigError) as error:
-            moved = "If the images were moved, say where they are: open_run(out, source=NEW)"
-            raise ConfigError(f"image {self.key} cannot be read: {error}. {moved}") from None
+            moved = "" if isinstance(error, ConfigError) else f". If the images were moved, {MOVED}"
+            raise ConfigError(f"image {self.key} cannot be read: {error}{moved}") from None
 
     def picture(self, max_side_px: int = 640) -> Image.Image:
         """Return the image with its masks drawn and numbered; raises like `image` and `masks`."""

@@ -95,7 +95,7 @@ def test_a_confidence_that_was_fitted_is_told_as_unknown(tmp_path, settings, is_
     scene_run(run, scenes(3), config=load_config("tiny", None, settings))
     (tmp_path / "truth.json").write_bytes(truth_bytes(scenes(3)))
     tree = json.loads(evaluated(run.root, "--truth", f"synthworld:{tmp_path}/truth.json", "--json"))
-    assert [note.split(":")[0] for note in tree["circularity"]] == ["Unknown, not clean"] * is_fitted
+    assert [note.split(":")[0] for note in tree["circularity"]] == ["Not proven clean"] * is_fitted
 
 
 def test_a_report_into_the_runs_own_folder_is_refused_before_anything_is_read(demo):

@@ -240,7 +240,7 @@ def test_a_missing_prediction_is_counted_as_the_worst_answer(truth, tmp_path):
     assert "6 expressions of 3 images, 1 of them without a prediction" in " ".join(shown.split())
 
 
-UNKNOWN = "Unknown, not clean: no record says which {} the answers rest on. They may be those of the truth."
+UNKNOWN = "Not proven clean: no record says which {} the answers rest on. They may be those of the truth."
 
 
 def machine_run(folder: Path, **header: object) -> str:

@@ -42,6 +42,8 @@ _STEPS: Final = 40
 # Log-odds are clipped to ± this, where a probability is within 1e-13 of 0 or 1, so that `exp` cannot overflow.
 _MAX_LOG_ODDS: Final = 30.0
 _DIGITS: Final = 3
+# Scores that differ by less than this, as a standard deviation, are all alike but for rounding.
+_LEAST_SPREAD: Final = 1e-9
 # A line is fitted to at least this many right and as many wrong expressions, because fewer show mostly chance.
 _LEAST_OF_EACH: Final = 5
 # Every run has the features `CLIP` and `VOTE`. `LISTENER` and `EVERYTHING` need `captions.listening`.
@@ -340,7 +342,9 @@ def without_labels(images: Sequence[JudgedImage], names: Sequence[str], *, wante
     those that are always kept included, at most `NO_LABEL_RANK` for each. Its figures come from the verdicts.
     """
     table = _feature_table(images, names)
-    slopes = 1 / (table.std(axis=0) + 1e-9)
+    spread = table.std(axis=0)
+    # A score that is the same for all says nothing, such as the distinctiveness of masks that are alone in their image.
+    slopes = np.divide(1, spread, out=np.zeros_like(spread), where=spread > _LEAST_SPREAD)
     weights = _rounded_weights(names, slopes, float(-(slopes @ table.mean(axis=0))))
     options = [each for each in reached(images, weights) if each.bounds.max_rank == NO_LABEL_RANK]
     return Calibration(weights, min(options, key=lambda each: abs(each.distinct - wanted_yield)), len(images))

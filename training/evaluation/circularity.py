@@ -117,5 +117,5 @@ def circularity(origin: Origin, truth: HeldOutExpressions) -> list[str]:
         unknown.append("models")
     if unknown:
         rest = f"no record says which {' and '.join(unknown)} the answers rest on"
-        notes.append(f"Unknown, not clean: {rest}. They may be those of the truth.")
+        notes.append(f"Not proven clean: {rest}. They may be those of the truth.")
     return notes

@@ -70,7 +70,7 @@ _OF_VERDICTS: Final = frozenset(FIGURES) - {"yield", "distinct", "words"}
 # The report shows the difference of the two sets of each pair: the first minus the second.
 STEPS: Final = ((KEPT, ALL), (SAMPLING, "beam"))
 _THREADS: Final = 4
-_FITTED: Final = "Unknown, not clean: the images that its confidence was fitted on (filtering.fitted) are not recorded."
+_FITTED: Final = "Not proven clean: the images that its confidence was fitted on (filtering.fitted) are not recorded."
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,8 @@ def test_images_that_have_moved_are_read_where_they_lie_now(source_run, place, t
     for path in (tmp_path / "moved").iterdir():
         os.utime(path, (1, 1))
     (tmp_path / "moved/third.jpg").write_bytes(jpeg(3))
+    with pytest.raises(ConfigError, match=r"does not exist\.(?s:.*)If the images were moved, say where .*--source"):
+        wanted(run, place)
     images, dropped = wanted(run, place, source=str(tmp_path / "moved"))
     assert [(image.key, image.data) for image in images] == [
         (name, jpeg()) for name in ("first.jpg", "second.jpg", "fourth.jpg")

@@ -246,7 +246,7 @@ def test_an_image_is_the_annotated_file_and_no_other(tmp_path, recorded):
     other[-3] ^= 1
     (tmp_path / "scene-000.jpg").write_bytes(other)
     moved = pseudoris.open_run(recorded.out, source=str(tmp_path))
-    remedy = re.escape("If the images were moved, say where they are: open_run(out, source=NEW)")
+    remedy = "If the images were moved, say where they are now: source=… in Python.*"
     for at, reason in ((0, "the bytes have changed"), (1, "not there")):
         with pytest.raises(ConfigError, match=rf"^image scene-00{at}.jpg cannot be read: .*{reason}.*{remedy}$"):
             _ = moved[at].image

@@ -106,6 +106,10 @@ def test_without_labels_verdicts_change_nothing_and_the_yield_is_about_what_was_
     assert found.reached.distinct == pytest.approx(2.0, abs=0.2)
     everything = totals(scenes, lambda image: np.ones(len(image.is_right), bool))
     assert found.reached.accuracy > everything["accuracy"] + 0.1
+    # Where every mask is alone in its image, none has a uniqueness, and the score weighs nothing.
+    unknown = {"uniqueness": np.full(36, np.nan)}
+    lone = [replace(each, rated=replace(each.rated, scores=each.rated.scores | unknown)) for each in scenes]
+    assert without_labels(lone, NO_LABELS, wanted_yield=2.0).weights.log_uniqueness == 0.0
 
 
 @pytest.mark.parametrize("verdict", [False, True])
