@@ -14,12 +14,14 @@ import os
 import pickle
 import re
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
@@ -37,6 +39,11 @@ _SHOWN_KEYS: Final = 4
 _COMPUTED: Final = frozenset(
     ["attn_mask", "text.attn_mask", "text_decoder.attn_mask", "input_resolution", "context_length", "vocab_size"]
 )
+# Initialisation draws with these; `fill_` and the like stay, because masks of attention are made with them.
+_RANDOM_FILLS: Final = (
+    *(nn.init.kaiming_uniform_, nn.init.normal_, nn.init.uniform_),
+    *(torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_),
+)
 TOKEN_IDS = "token_ids"
 FULL_VOCABULARY = 49408
 # Maps the end of a table's name to the dimension that has one entry per token.
@@ -47,12 +54,24 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 def load_module(build: Callable[[], ModuleT], weights: WeightsConfig) -> ModuleT:
     """Return what `build` makes, in eval mode, with its weights; `random:<seed>` leaves torch's own generator alone."""
     seed = random_seed(weights)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed if seed is not None else 0)
+    with torch.random.fork_rng(devices=[]), _RandomFillsSkipped() if seed is None else nullcontext():
+        torch.manual_seed(seed or 0)
         module = build()
     if seed is None:
         load_into(module, weights)
     return module.eval()
+
+
+class _RandomFillsSkipped(TorchFunctionMode):
+    """Leaves parameters as they were allocated: all are loaded next, and drawing those of ViT-H takes two seconds."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        if function in _RANDOM_FILLS:
+            return args[0] if args else named["tensor"]
+        return function(*args, **named)
 
 
 def load_into(module: nn.Module, weights: WeightsConfig) -> str:

@@ -11,6 +11,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from segment_anything import sam_model_registry
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pseudoris.schemas.config import ComputeConfig, WeightsConfig
 from pseudoris.schemas.config_layers import load_config
@@ -74,6 +75,23 @@ def test_random_weights_are_all_drawn_follow_from_their_seed_and_leave_the_gener
     assert not torch.equal(projection, other["text_decoder.text_projection"])
     # open_clip leaves it as memory was.
     assert projection.std().item() == pytest.approx(128**-0.5, rel=0.05)
+
+
+class Draws(TorchDispatchMode):
+    """Counts how often values are drawn at random."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.name() in ("aten::normal_", "aten::uniform_")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("weights", [CONFIG.captions.weights, WeightsConfig(uri="random:3")], ids=["a file", "random"])
+def test_values_are_drawn_only_where_no_file_holds_them(weights):
+    with Draws() as drawn:
+        load_coca(CONFIG.captions.architecture, weights)
+    assert bool(drawn.count) == (weights.uri == "random:3")
 
 
 @pytest.mark.parametrize(("preset", "name"), [("base", "vit_b"), ("paper", "vit_h")])
