@@ -10,9 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
 from pseudoris.schemas.errors import PseudorisError
 from pseudoris.schemas.untrusted import open_linked
 from pseudoris.schemas.uris import client_error
@@ -27,6 +24,10 @@ def filesystem_at(location: str) -> tuple[Any, str]:
         ValueError: The protocol is unknown.
         ImportError: Its package is missing.
     """
+    # fsspec looks for all its plug-ins when it is imported. Most runs name no such place, and need not wait for that.
+    import fsspec
+    from fsspec.implementations.local import LocalFileSystem
+
     if "://" not in location:
         return LocalFileSystem(), location
     filesystem, path = fsspec.url_to_fs(location, use_listings_cache=False)
@@ -50,6 +51,8 @@ def open_at(filesystem: Any, path: str) -> Any:
         ConfigError: On a disk it is a pipe or a device, which could block for ever.
         Exception: As the file system.
     """
+    from fsspec.implementations.local import LocalFileSystem
+
     if isinstance(filesystem, LocalFileSystem):
         return open_linked(Path(filesystem._strip_protocol(path)))
     return filesystem.open(path, "rb")

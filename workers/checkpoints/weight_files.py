@@ -18,8 +18,6 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Final
 
-import fsspec
-
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config, preset_names
 from pseudoris.schemas.errors import ConfigError
@@ -44,7 +42,7 @@ from pseudoris.workers.checkpoints.published_weights import (
 )
 from pseudoris.workers.checkpoints.weight_cache import WeightCache, found_files, user_cache
 from pseudoris.workers.checkpoints.weight_headers import check_weight_header
-from pseudoris.workers.locations import client_errors
+from pseudoris.workers.locations import client_errors, filesystem_at, open_location
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +209,7 @@ def _asking(weights: WeightsConfig) -> Iterator[None]:
 def _present_copy(weights: WeightsConfig) -> Path:
     """Where the copy of the file behind a url lies, or would lie, after asking the store whether there is the file."""
     with _asking(weights):
-        filesystem, path = fsspec.url_to_fs(weights.uri)
+        filesystem, path = filesystem_at(weights.uri)
         with client_errors(weights.uri):
             info = filesystem.info(path)
     version = " ".join(f"{key}={info[key]}" for key in _VERSION_KEYS if info.get(key) is not None)
@@ -229,7 +227,7 @@ def _remote_file(weights: WeightsConfig) -> Path:
         # While this process waited for the lock, another process may have put the file there.
         if not target.is_file():
             with cache.new_file(name) as file:
-                with client_errors(weights.uri), fsspec.open(weights.uri, "rb") as source:
+                with client_errors(weights.uri), open_location(weights.uri) as source:
                     shutil.copyfileobj(source, file, _COPY_BLOCK_BYTES)
                 file.flush()
                 verified_digest(weights, Path(file.name))

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from shutil import copyfileobj
 
 import fsspec
 import pytest
@@ -41,16 +42,17 @@ REMOTE = "memory://weights/w.safetensors"
 def test_a_url_is_fetched_once_and_anew_when_its_file_is_another(tmp_path, remote, monkeypatch):
     weights = WeightsConfig(uri=REMOTE)
     first = local_file(weights)
-    opened = []
-    monkeypatch.setattr(fsspec, "open", lambda *args, real=fsspec.open: opened.append(args) or real(*args))
+    copied = []
+    monkeypatch.setattr("shutil.copyfileobj", lambda *args, real=copyfileobj: copied.append(args) or real(*args))
     assert local_file(weights) == first
-    assert not opened
+    assert not copied
     other = nn.Linear(3, 2)
     save_file(other.state_dict(), tmp_path / "other.safetensors")
     remote.pipe("/weights/w.safetensors", (tmp_path / "other.safetensors").read_bytes())
     loaded = nn.Linear(3, 2)
     assert load_into(loaded, weights) == hashlib.sha256((tmp_path / "other.safetensors").read_bytes()).hexdigest()
     assert torch.equal(loaded.weight, other.weight)
+    assert len(copied) == 1
 
 
 def test_a_fetched_file_of_another_digest_is_not_kept(tmp_path, remote):
