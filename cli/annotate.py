@@ -122,7 +122,8 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
     if summary.totals.quarantined:
         from pseudoris.store.tables.open_run import OpenRun
 
-        first = islice(OpenRun.at(RunLocation.open(out)).quarantined(), _NUM_QUARANTINED)
+        location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
+        first = islice(OpenRun.at(location).quarantined(), _NUM_QUARANTINED)
         lines = {**{each.key: each.reason for each in first}, "all": console.command("status", out, "--quarantined")}
         console.stdout.print("", console.path_lines("quarantined images", lines), sep="\n", soft_wrap=True)
     if summary.interrupted:

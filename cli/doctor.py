@@ -268,7 +268,8 @@ def _output(source: str | None, out: str, config: RunConfig) -> str:
     header = read_header(location)
     if header is not None:
         check_origin(location, header, "annotate")
-    if header is not None and not may_give_way(location):
+    gives_way = header is not None and may_give_way(location, header, ())
+    if header is not None and not gives_way:
         # The header's weights and device are kept, because other lines of the report check them.
         now = header.identity.model_copy(update={"method": config.method()})
         check_identity(header, now, preset=config.preset)
@@ -281,7 +282,7 @@ def _output(source: str | None, out: str, config: RunConfig) -> str:
         folder = folder.parent
     found = f"{location.root} can be written"
     if header is not None:
-        continues = "holds a run without results" if may_give_way(location) else "continues a run of these settings"
+        continues = "holds a run without results" if gives_way else "continues a run of these settings"
         found += f" and {continues}"
     if "://" in location.root:
         return f"{found}, and refuses to create a file twice"

@@ -255,7 +255,7 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
     with connected(config.placement.address, config.placement.start_timeout_s) if needs_ray else nullcontext():
         actors = plan_actors(node_resources() if needs_ray else [lone_node()], config)
         identity = start.identity()
-        if header is not None and not may_give_way(location):
+        if header is not None and not may_give_way(location, header, options.exclusions):
             check_identity(header, identity, preset=config.preset, allow_mixed=config.placement.allow_mixed)
         items = list_on_cluster(listing, config.placement.read) if needs_ray else listing.list()
         excluded = ExcludedItems(options.exclusions)

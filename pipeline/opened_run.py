@@ -67,7 +67,7 @@ def opened(
         return _opened(source, location, config, options, header, on_event=on_event)
     except ConfigError:
         is_old = options.is_extension or options.is_retry or config.placement.repair
-        if header is None or is_old or not may_give_way(location):
+        if header is None or is_old or not may_give_way(location, header, options.exclusions):
             raise
     return _opened(source, location, config, options, None, on_event=on_event)
 

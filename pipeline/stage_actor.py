@@ -10,11 +10,12 @@ import gc
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
 import pyarrow as pa
+from ray.exceptions import RayError
 
 from pseudoris.images.pixels import import_plugins
 from pseudoris.pipeline.cluster import living_nodes
@@ -102,7 +103,9 @@ class StageActor:
                 return shard_to_block(set_aside(stage_fault(shard.shard, error), shard.generation))
         if self._notices is not None and any(map(drawn_by_mask, shard.images)):
             if (notice := refusal(shard.images)) is not None:
-                self._notices.put(notice)
+                # The run must not end for a notice, if the node of the queue is lost.
+                with suppress(RayError):
+                    self._notices.put(notice)
             self._notices = None
         if self._drops_bytes:
             shard = shard.with_images(tuple(replace(image, data=b"") for image in shard.images))

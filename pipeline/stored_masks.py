@@ -110,7 +110,7 @@ class StoredMasks:
 
     @classmethod
     def pinned(cls, parent: Parent, pin: ParentRun) -> Self:
-        """Return the masks that the parent had when the run started; a later retry of it changes nothing.
+        """Return the masks that the parent had when the run started; those that a later retry replaced are an error.
 
         Raises:
             TransientError: Storage failed, or the parent's manifest cannot be read.

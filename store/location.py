@@ -75,8 +75,10 @@ def storage_at(
 def local_path(uri: str) -> Path | None:
     """Return the absolute path of a local `uri` (`pseudoris.schemas.uris.named_path`); None if it names another store.
 
-    ConfigError if it is relative to the working directory that Ray made for a job, and deletes.
+    ConfigError if it is empty, or relative to the working directory that Ray made for a job, and deletes.
     """
+    if not uri:
+        raise ConfigError("a path is empty, perhaps a variable of the shell that is not set. Give `.` for this folder")
     protocol, separator, rest = uri.partition("://")
     if separator and protocol not in LOCAL_PROTOCOLS:
         return None

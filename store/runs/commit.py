@@ -233,7 +233,8 @@ def as_quarantined(location: RunLocation, shard: Shard, receipt: Receipt) -> Sha
     images = []
     for image in shard.images:
         before = rows.get(image.image_id)
-        if before is not None and image.failure is None and before["reason"] in _NOT_READ:
+        is_read = image.failure is None or image.failure.reason not in _NOT_READ
+        if before is not None and is_read and before["reason"] in _NOT_READ:
             image = ShardImage(image.position, image.image_id, image.key)
         images.append(image if before is None else image.quarantined(Failure(**before)))
     return shard.with_images(tuple(images))

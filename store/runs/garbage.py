@@ -50,7 +50,7 @@ class GcReport:
     """Paths that were deleted, or would be, relative to the run, bytes of the parts among them, and aborted uploads.
 
     Attributes:
-        lost: Parts of a generation whose receipt names other parts.
+        lost: Parts of a generation whose receipt names other parts, and what killed retries left.
         superseded: Parts of generations below the latest one.
         abandoned: Temporary files of killed writers, probes of killed sessions, attempt records that a commit made
             obsolete.
@@ -69,7 +69,7 @@ class GcReport:
 
 
 def _doomed(
-    location: RunLocation, parts: Mapping[str, Iterable[str]], highest: Mapping[int, int]
+    location: RunLocation, parts: Mapping[str, Iterable[str]], highest: Mapping[int, int], *, has_ended: bool
 ) -> tuple[list[str], list[str]]:
     """Return the paths of the parts that can be deleted: those that lost, and those of superseded generations."""
     # Only receipts of suspects are read: shards with several parts in a table, or with a part of an old generation.
@@ -77,10 +77,10 @@ def _doomed(
     for names in parts.values():
         commits = [commit for commit in map(_commit_of, names) if commit and commit[0] in highest]
         num_parts = Counter(shard for shard, _ in commits)
-        suspects |= {shard for shard, generation in commits if num_parts[shard] > 1 or generation < highest[shard]}
+        suspects |= {shard for shard, generation in commits if num_parts[shard] > 1 or generation != highest[shard]}
     commits = [(shard, highest[shard]) for shard in sorted(suspects)]
     latest = {receipt.shard: receipt for receipt in read_receipts(location, commits)}
-    # A shard without a receipt keeps all its parts. Parts of newer generations stay too, as they may be in progress.
+    # A shard without a receipt keeps all its parts. So do parts of newer generations, unless all work `has_ended`.
     lost, superseded = list[str](), list[str]()
     for table, listed in parts.items():
         names = set(listed)
@@ -92,7 +92,8 @@ def _doomed(
                 continue
             is_superseded = commit[1] < receipt.generation
             has_lost = commit[1] == receipt.generation and name != receipt.parts[table].name
-            lost += [f"{table}/{name}"] if has_lost else []
+            is_left = has_ended and commit[1] > receipt.generation
+            lost += [f"{table}/{name}"] if has_lost or is_left else []
             superseded += [f"{table}/{name}"] if is_superseded else []
     return lost, superseded
 
@@ -104,19 +105,20 @@ def run_gc(
     temporary_age_s: float = TEMPORARY_AGE_S,
     now_s: float | None = None,
     sizes: Mapping[str, Mapping[str, int]] | None = None,
+    has_ended: bool = False,
 ) -> GcReport:
     """Delete parts that no reader needs, and temporary files and uploads older than `temporary_age_s`; report it.
 
     A dry run writes nothing, so it uses this machine's clock; else `now_s` is by default the storage's time. `sizes`
-    are those of the parts, if they were just listed (`part_sizes`). ConfigError if the header or a receipt cannot be
-    used.
+    are those of the parts, if they were just listed (`part_sizes`). Parts of a retry without a receipt stay, unless
+    the caller holds the lock and its work `has_ended`. ConfigError if the header or a receipt cannot be used.
     """
     # Two guards against a second driver, whatever the caller has read: the header that stands now must be sound, and
     # receipts are listed after the parts.
     read_header(location)
     sizes = part_sizes(location) if sizes is None else sizes
     highest = list_receipts(location)
-    lost, superseded = _doomed(location, sizes, highest)
+    lost, superseded = _doomed(location, sizes, highest, has_ended=has_ended)
     freed = sum(sizes[path.partition("/")[0]][path.partition("/")[2]] for path in (*lost, *superseded))
     unfinished, uploads = list(list_unfinished(location)), abandoned_uploads(location)
     if now_s is None and (unfinished or uploads):
@@ -247,7 +249,10 @@ def stray_files(
     # The lock is checked after the listing, because a driver takes the lock before it writes a part.
     if unnamed and not is_driven(location):
         for path in unnamed:
-            yield f"{path} is in no receipt. Readers that glob its folder will include it. Run gc, or move it out"
+            yield (
+                f"{path} is in no receipt. Readers that glob its folder will include it. Run gc, or, where gc leaves "
+                "it, the command of the run; or move it out"
+            )
 
 
 def refuse_unexpected_files(location: RunLocation) -> None:

@@ -135,6 +135,20 @@ def is_manifest_complete(location: RunLocation, latest: Mapping[int, int]) -> bo
     return all(left.pop(each.shard, None) == each.generation for each in iter_manifest(location)) and not left
 
 
+def holds_deleted(location: RunLocation, latest: Mapping[int, int]) -> bool:
+    """Return whether the latest snapshot holds receipts that were deleted since; `latest` are those that stand."""
+    try:
+        number = latest_snapshot(location)
+        if number is None:
+            return False
+        commits = read_manifest(location, number, ("shard", "generation"))
+    except _UNUSABLE as error:
+        logger.warning(_PASSED_OVER, error)
+        return False
+    held = zip(commits["shard"].to_pylist(), commits["generation"].to_pylist(), strict=True)
+    return any(generation > latest.get(shard, -1) for shard, generation in held)
+
+
 def has_results(location: RunLocation) -> bool:
     """Return whether a shard of the run is committed, or was: a repair takes receipts away, and no manifest."""
     return bool(list_receipts(location)) or latest_snapshot(location) is not None

@@ -87,7 +87,7 @@ class Parent:
         return cls(location, masked_one.model_copy(update={"earlier": own.earlier}))
 
     def pin(self) -> ParentRun:
-        """Return the present state of the run, pinned: a later retry or extension does not affect the child run.
+        """Return the present state of the run, pinned: the child never reads what a later retry puts there.
 
         ConfigError if it is not complete, or its last manifest lacks commits; TransientError if that cannot be read.
         """
@@ -277,10 +277,18 @@ def _plan_anew(location: RunLocation, request: RunRequest, items: Lister | Paren
     return create_header(location, header)
 
 
-def may_give_way(location: RunLocation) -> bool:
-    """Return whether the run in `location` has no receipt, and no living driver here; its lock tells of others."""
+def may_give_way(location: RunLocation, header: RunHeader, exclusions: Exclusions) -> bool:
+    """Return whether the run of `header` has no receipt, and no living driver here; its lock tells of others.
+
+    One that excludes images gives way only to `exclusions`, or its rules would be dropped in silence.
+    """
     holder = current_holder(location)
-    return not has_results(location) and (holder is None or not holder.is_here)
+    is_free = holder is None or not holder.is_here
+    return is_free and not _loses_rules(header, exclusions) and not has_results(location)
+
+
+def _loses_rules(header: RunHeader, exclusions: Exclusions) -> bool:
+    return header.exclusions is not None and not exclusions
 
 
 def _standing(location: RunLocation, request: RunRequest) -> tuple[RunHeader, tuple[str, ...]] | None:
@@ -295,6 +303,8 @@ def _standing(location: RunLocation, request: RunRequest) -> tuple[RunHeader, tu
             return header, _check(location, header, request)
         except ConfigError:
             if lock is None or is_repair or header.origin != request.origin:
+                raise
+            if _loses_rules(header, request.exclusions):
                 raise
             # The heartbeat raises an error if this driver has lost the lock, so no other driver commits meanwhile.
             lock.heartbeat()
@@ -318,6 +328,8 @@ def _check(location: RunLocation, header: RunHeader, request: RunRequest) -> tup
         if header.parent is None:
             raise ConfigError(f"the header of {location.root} names no parent: it was edited; name another output")
         request.parent.check(header.parent)
+    elif header.parent is not None:
+        raise ConfigError(f"{location.root} was begun from {header.parent.location}: name it again, or another output")
     check_exclusions(header, request.exclusions)
     preset, allow_mixed = request.config.preset, request.config.placement.allow_mixed
     return tuple(check_identity(header, request.identity, request.source, preset=preset, allow_mixed=allow_mixed))

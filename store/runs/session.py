@@ -27,7 +27,7 @@ from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, write_data
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import RunLock
-from pseudoris.store.runs.manifest import cached_receipts, is_manifest_complete, write_manifest
+from pseudoris.store.runs.manifest import cached_receipts, holds_deleted, is_manifest_complete, write_manifest
 from pseudoris.store.runs.pending_work import Committed, Notice, OnEvent, PendingWork, SetAside, ignore
 from pseudoris.store.runs.receipts import RunTotals, Totals, list_receipts, read_receipts
 from pseudoris.store.runs.repair import damaged_receipts, part_sizes, read_whole, refuse_lost
@@ -102,6 +102,9 @@ class RunSession:
         # Holds the shards that this session has committed and that are in no snapshot yet.
         self._unwritten: set[int] = set()
         self._manifest_due = next_manifest(self._num_shards_before)
+        # A deleted receipt may come again with other rows. A snapshot that holds the old one would hide them.
+        if holds_deleted(location, self._latest):
+            self._write_manifest(header, self._latest)
 
     @property
     def latest(self) -> Mapping[int, int]:
@@ -127,6 +130,7 @@ class RunSession:
             read_whole(self._location, PLAN_FOLDER, part)
         generations: dict[int, int] = {}
         num_shards = len(self._latest)
+        self._unwritten.update(self._latest)
         # The receipts themselves are read, because the snapshot is only a cache.
         for receipt in damaged_receipts(self._location, read_receipts(self._location, [*self._latest.items()])):
             generations[receipt.shard] = self._latest.pop(receipt.shard)
@@ -156,14 +160,18 @@ class RunSession:
         wall_s = time.perf_counter() - began_s
         if not is_interrupted:
             sizes = part_sizes(self._location)
-            is_changed = pending.shards or not is_manifest_complete(self._location, self._latest)
-            if is_changed:
-                # gc runs before the last manifest, so that a finished run's folders hold only committed parts.
-                run_gc(self._location, sizes=sizes)
+            is_changed = pending.shards or self._unwritten or not is_manifest_complete(self._location, self._latest)
+            if is_changed or any(len(names) > len(self._latest) for names in sizes.values()):
+                # gc runs before the last manifest, so that a finished run's folders hold only committed parts. The
+                # heartbeat raises an error if another driver has the lock, whose retry may have parts without receipts.
+                self._lock.heartbeat()
+                run_gc(self._location, sizes=sizes, has_ended=True)
             standing = self._standing()
             if is_changed:
                 self._write_manifest(*standing)
             # A lost part is reported after gc and manifest are done, but before the card, which reads the tables.
+            for part in plan_files(standing[0]):
+                refuse_lost(self._location, PLAN_FOLDER, part, {})
             for receipt in self.receipts():
                 for table, part in receipt.parts.items():
                     refuse_lost(self._location, table, part, sizes[table])

@@ -90,6 +90,7 @@ def test_a_folder_in_place_of_a_file_does_not_count_and_is_not_read(tmp_path):
         *((out, "is not a complete location: give a bucket and a prefix") for out in ("s3://", "s3:///", "memory://")),
         ("s3://key:secret@bucket/run", "credentials before an @"),
         ("nosuch://bucket", "cannot open 'nosuch://bucket'"),
+        ("", "a path is empty, perhaps a variable of the shell"),
     ],
 )
 def test_a_uri_that_is_no_place_is_refused_and_is_no_folder_of_this_disk(out, said):

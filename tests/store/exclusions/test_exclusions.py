@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import pytest
 
@@ -23,6 +24,7 @@ from pseudoris.store.files.key_order import member_key, path_key, row_key
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import write_datacard
 from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.plan import iter_plan
 from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, plan_run
 from pseudoris.store.sources import SourceItem
@@ -178,6 +180,17 @@ def test_the_same_rules_in_another_order_from_moved_files_are_accepted(disk):
     moved = exclusion("names", "moved.txt", ["not-there.png", "3.png", "1.png"])
     again = planned(disk, DIGESTS + moved)
     assert (again.header, again.notices) == (header, ())
+
+
+def test_a_run_without_results_that_excludes_gives_way_only_to_a_request_that_excludes_too(disk):
+    header = planned(disk, NAMES).header
+    with RunLock.held(disk) as lock:
+        other = RunRequest("import", "/other", make_identity(), CONFIG, lock=lock)
+        with pytest.raises(ConfigError, match="was planned from SOURCE '/photos'"):
+            plan_run(disk, other, list)
+        assert require_header(disk) == header
+        made = plan_run(disk, replace(other, exclusions=NAMES), lambda: [SourceItem("7.png", 1)])
+    assert made.header.source == "/other"
 
 
 def test_an_extension_applies_the_runs_rules_and_counts_the_whole_listing(disk):

@@ -185,3 +185,5 @@ def test_a_plan_as_the_parents_is_its_own_shard_by_shard(disk, tmp_path):
     assert planned.header.plan_parts == parent.header.plan_parts
     again = plan_run(disk, request(origin="ppt"), parent)
     assert again.header == planned.header == require_header(disk)
+    with pytest.raises(ConfigError, match=r"was begun from .*: name it again, or another output"):
+        plan_run(disk, request(origin="ppt"), unlisted)

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.shard import ShardImage
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import commit_retry
+from pseudoris.store.runs.commit import as_quarantined, commit_retry
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import latest_receipts
@@ -83,6 +84,15 @@ def test_a_repair_that_wakes_up_after_a_retry_and_its_collection_leaves_no_part_
     # As the same work of a driver that lost its lock.
     commit_scored(location, header, 0, is_repair=True)
     assert parts(location) == left
+
+
+def test_an_image_that_was_missing_and_is_damaged_now_stays_missing_in_a_repair(location):
+    entries = read_shard_plan(location, header := start_run(location), 1)
+    was, now = (quarantined(entries[0], reason) for reason in ("missing", "not_an_image"))
+    shard = make_shard(entries)
+    receipt = commit_made(location, header, shard.with_images((was, *shard.images[1:])))
+    repaired = as_quarantined(location, shard.with_images((now, *shard.images[1:])), receipt).images[0]
+    assert repaired == ShardImage(now.position, now.image_id, now.key, failure=was.failure)
 
 
 def test_a_retry_vouches_for_no_damage_of_the_generation_before(location):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run
@@ -17,11 +17,11 @@ from pseudoris.store.runs import session as sessions
 from pseudoris.store.runs.commit import commit_retry, quarantined_ids
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import RunLock, TakenOverError
-from pseudoris.store.runs.manifest import is_manifest_complete, iter_manifest, manifest_numbers
+from pseudoris.store.runs.manifest import is_manifest_complete, iter_manifest, manifest_numbers, write_manifest
 from pseudoris.store.runs.pending_work import Notice, PendingWork, missing_shards, quarantined_shards
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.planned_run import PlannedRun
-from pseudoris.store.runs.receipts import list_receipts, read_receipt
+from pseudoris.store.runs.receipts import list_receipts, read_receipt, receipt_path
 from pseudoris.store.runs.session import RunSession
 from pseudoris.store.runs.thread_runs import write_run
 from tests.store.builders import (
@@ -137,6 +137,51 @@ def test_a_run_killed_after_its_last_commit_is_finished_without_work(run):
     assert run.exists("DATACARD.md")
 
 
+def test_what_a_killed_retry_left_goes_with_the_next_session_though_it_has_no_work(run):
+    execute(run, committing(run))
+    run.replace("masks/shard-00000001.g1-00000000.parquet", b"of a retry that was killed")
+    execute(run, never)
+    assert len(parts(run)) == NUM_SHARDS * len(SCHEMAS)
+
+
+def without_images(location, *, num_done=NUM_SHARDS):
+    """Return an executor that quarantines all images, and is killed after so many shards."""
+
+    def executor(pending):
+        header = require_header(location)
+        for number, shard in enumerate(pending.shards):
+            if number == num_done:
+                raise MemoryError
+            entries = read_shard_plan(location, header, shard)
+            yield commit_made(location, header, Shard(shard, 0, tuple(map(quarantined, entries))))
+
+    return executor
+
+
+def test_no_manifest_shows_a_deleted_receipt_in_place_of_the_one_that_came_again(run):
+    execute(run, committing(run))
+    old = list(iter_manifest(run))
+    for shard in (2, 3):
+        run.delete(receipt_path(shard, 0))
+    with pytest.raises(MemoryError):
+        execute(run, without_images(run, num_done=1))
+    assert execute(run, without_images(run)).totals.quarantined == 3 + 2 * 4
+    assert list(iter_manifest(run)) == [read_receipt(run, shard, 0) for shard in range(NUM_SHARDS)]
+    assert verify_run(run).is_clean
+    # A manifest that shows them all the same is replaced by a repair.
+    write_manifest(run, old)
+    with session_of(run) as session:
+        session.execute(session.with_damaged(PendingWork(())), never)
+    assert list(iter_manifest(run)) == [read_receipt(run, shard, 0) for shard in range(NUM_SHARDS)]
+
+
+def test_a_lost_part_of_the_plan_is_told_though_nothing_is_to_do(run):
+    execute(run, committing(run))
+    run.delete(f"_plan/{require_header(run).plan_parts[0].name}")
+    with pytest.raises(ConfigError, match=r"_plan/.* is missing, although _run\.json names it"):
+        execute(run, never)
+
+
 def test_what_a_second_driver_adds_meanwhile_is_in_the_manifest_and_on_the_card(run):
     def executor(pending):
         yield from committing(run)(pending)
@@ -213,11 +258,8 @@ def test_a_late_writers_commit_is_no_part_of_what_the_session_retries(run):
 
 def test_a_shard_that_another_driver_committed_meanwhile_counts_once(run):
     def executor(pending):
-        header = require_header(run)
-        for shard in pending.shards:
-            commit(run, header, shard)
-            entries = read_shard_plan(run, header, shard)
-            yield commit_made(run, header, Shard(shard, 0, tuple(map(quarantined, entries))))
+        commit(run, require_header(run), *pending.shards)
+        yield from without_images(run)(pending)
 
     outcome = execute(run, executor)
     assert (outcome.totals.shards, outcome.totals.quarantined) == (NUM_SHARDS, NUM_SHARDS)
