@@ -190,8 +190,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
 
     # What users' paths have: a space, a letter outside ASCII, what a pattern or a url would read as something else.
     folder = tmp_path_factory.mktemp("a [run] {1,2} é%20*")
-    printed = pseudoris("demo", str(folder), "--scenes", str(NUM_SCENES))
-    assert printed.returncode == 0, printed.stdout + printed.stderr
+    printed = pseudoris("demo", str(folder), "--scenes", str(NUM_SCENES), code=0)
     (out,) = folder.glob(f"tiny-{NUM_SCENES}-*")
     return TinyRun(folder / "images", out, printed)
 

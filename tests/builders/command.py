@@ -34,13 +34,19 @@ class TinyRun:
     printed: subprocess.CompletedProcess[str]
 
 
-def pseudoris(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command and return what it printed, wide enough that no line is folded."""
-    return subprocess.run(_command(arguments), capture_output=True, text=True, check=False, cwd=cwd, env=_environment())
+def pseudoris(*arguments: str, cwd: Path | None = None, code: int | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command and return what it printed, wide enough that no line is folded.
+
+    It must end with the exit code `code`; without one any will do.
+    """
+    command = _command(arguments)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=_environment())
+    assert code in (None, ended.returncode), (ended.returncode, ended.stdout + ended.stderr)
+    return ended
 
 
-def pseudoris_here(*arguments: str, cwd: Path | str = ".") -> subprocess.CompletedProcess[str]:
-    """Run the command in this process, and return what it printed, never a traceback.
+def pseudoris_here(*arguments: str, cwd: Path | str = ".", code: int | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command in this process, and return what it printed, never a traceback; `code` is that of `pseudoris`.
 
     Log records are pytest's, and an open Ray is joined.
     """
@@ -51,13 +57,14 @@ def pseudoris_here(*arguments: str, cwd: Path | str = ".") -> subprocess.Complet
         try:
             with patch.object(sys, "argv", words):
                 main()
-            code = 0
+            found = 0
         except SystemExit as ended:
-            code = int(ended.code or 0)
+            found = int(ended.code or 0)
         finally:
             signal.signal(signal.SIGTERM, handler)
     assert "Traceback" not in err.getvalue()
-    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+    assert code in (None, found), (found, out.getvalue() + err.getvalue())
+    return subprocess.CompletedProcess(words, found, out.getvalue(), err.getvalue())
 
 
 def invoke(*words: object, columns: int = 200, code: int = 0) -> Result:

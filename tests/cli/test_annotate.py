@@ -85,8 +85,7 @@ def test_a_run_without_results_that_another_cpu_planned_is_planned_anew(ray_sess
     forge_header(location, lambda tree: tree["identity"].update(device_kind="cpu another kind"))
     # It is planned before Ray starts, so the listing must not need Ray.
     stubs = (f"--set={each}" for each in STUBS)
-    again = pseudoris_here("annotate", "--preset=tiny", str(source), location.root, *OPTIONS, *stubs)
-    assert again.returncode == 0, again.stdout + again.stderr
+    pseudoris_here("annotate", "--preset=tiny", str(source), location.root, *OPTIONS, *stubs, code=0)
     assert "planned anew" in caplog.text
 
 
@@ -102,8 +101,7 @@ def test_the_same_command_again_touches_nothing_and_starts_no_ray(tiny_run):
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(ray_session, tiny_run, tmp_path):
     out = tmp_path / "new"
-    dry = pseudoris_here("annotate", "--preset=tiny", str(tiny_run.source), str(out), *OPTIONS, "--dry-run")
-    assert dry.returncode == 0, dry.stderr
+    dry = pseudoris_here("annotate", "--preset=tiny", str(tiny_run.source), str(out), *OPTIONS, "--dry-run", code=0)
     assert all(word in dry.stdout for word in ("shards", "actors", "sha256", "estimated output"))
     assert not out.exists()
 
@@ -129,8 +127,7 @@ def test_a_users_mistake_is_one_message_without_a_traceback(ray_session, tiny_ru
     (tmp_path / "folder" / "table.parquet").write_bytes(b"no table")
     words = [word.format(source=source, run=tiny_run.out, folder=tmp_path / "folder") for word in arguments]
     options = () if "--address" in words else OPTIONS
-    failed = pseudoris_here("annotate", "--preset=tiny", *words, *options, cwd=tmp_path)
-    assert failed.returncode == 2, failed.stdout + failed.stderr
+    failed = pseudoris_here("annotate", "--preset=tiny", *words, *options, cwd=tmp_path, code=2)
     assert message in failed.stderr
     assert "secret" not in failed.stderr
     assert not [*filter(Path.is_file, (tmp_path / "out").rglob("*"))]
@@ -141,11 +138,9 @@ def test_a_run_whose_images_are_all_quarantined_is_a_problem_and_says_how_to_beg
     broken.mkdir()
     (broken / "a.png").write_bytes(b"no image")
     options = (*OPTIONS, *(f"--set={each}" for each in STUBS))
-    failed = pseudoris_here("annotate", "--preset=tiny", str(broken), str(out), *options)
-    assert failed.returncode == 1, failed.stdout + failed.stderr
+    failed = pseudoris_here("annotate", "--preset=tiny", str(broken), str(out), *options, code=1)
     assert "problem no image could be annotated. The reasons are above" in failed.stderr
-    again = pseudoris_here("annotate", "--preset=tiny", str(right), str(out), *options)
-    assert again.returncode == 2, again.stdout + again.stderr
+    again = pseudoris_here("annotate", "--preset=tiny", str(right), str(out), *options, code=2)
     assert f"That run annotated no image: delete {out} to begin anew there" in again.stderr
 
 
@@ -153,8 +148,8 @@ def test_a_folder_of_other_files_is_refused_before_ray_starts_and_stays_as_it_is
     own = tmp_path / "mine" / "images" / "own.jpg"
     own.parent.mkdir(parents=True)
     own.write_bytes(b"own")
-    refused = pseudoris_here("annotate", "--preset=tiny", str(tiny_run.source), str(tmp_path / "mine"), *OPTIONS)
-    assert refused.returncode == 2
+    places = (str(tiny_run.source), str(tmp_path / "mine"))
+    refused = pseudoris_here("annotate", "--preset=tiny", *places, *OPTIONS, code=2)
     assert "is an unexpected file" in refused.stderr
     assert "Ray" not in refused.stderr
     assert [path for path in (tmp_path / "mine").rglob("*") if path.name != "images"] == [own]
@@ -183,9 +178,8 @@ def test_a_signal_stops_cleanly_says_how_to_resume_and_the_same_command_finishes
     assert process.returncode == 130, printed
     assert "to resume run the same command again" in printed
     assert not re.search(r"Traceback|UserWarning|site-packages|retries remaining", shown + printed)
-    again = pseudoris_here(*arguments)
-    assert again.returncode == 0, again.stderr
-    assert pseudoris_here("verify", str(out)).returncode == 0
+    pseudoris_here(*arguments, code=0)
+    pseudoris_here("verify", str(out), code=0)
 
 
 @pytest.mark.parametrize("is_planned", [False, True])
@@ -198,16 +192,15 @@ def test_committed_shards_are_spoken_of_only_where_a_run_exists(monkeypatch, tmp
         raise error
 
     monkeypatch.setattr("pseudoris.pipeline.annotation.annotate", pipeline)
-    ended = pseudoris_here("annotate", "--preset=tiny", str(tmp_path), str(tmp_path / "out"))
-    assert ended.returncode == (130 if isinstance(error, KeyboardInterrupt) else 3)
+    code = 130 if isinstance(error, KeyboardInterrupt) else 3
+    ended = pseudoris_here("annotate", "--preset=tiny", str(tmp_path), str(tmp_path / "out"), code=code)
     assert ("committed shard" in ended.stderr) == is_planned
 
 
 def test_an_interrupt_before_the_first_commit_shows_no_summary_of_nothing(monkeypatch, tmp_path):
     stopped = RunSummary("out", RunTotals(), 3, 1, 0, 0, 1.0, {"masks": "out/masks"}, interrupted=True)
     monkeypatch.setattr("pseudoris.pipeline.annotation.annotate", lambda *_, **__: stopped)
-    ended = pseudoris_here("annotate", "--preset=tiny", str(tmp_path), str(tmp_path / "out"))
-    assert ended.returncode == 130
+    ended = pseudoris_here("annotate", "--preset=tiny", str(tmp_path), str(tmp_path / "out"), code=130)
     assert "summary" not in ended.stdout
     assert "to resume run the same command again" in ended.stderr
 
@@ -215,8 +208,7 @@ def test_an_interrupt_before_the_first_commit_shows_no_summary_of_nothing(monkey
 def test_a_run_that_is_complete_ends_with_what_to_do_next(monkeypatch, tmp_path):
     done = RunSummary("out", RunTotals(shards=1, images=1, annotated=1), 1, 1, 0, 1, 1.0, {"masks": "out/masks"})
     monkeypatch.setattr("pseudoris.pipeline.annotation.annotate", lambda *_, **__: done)
-    ended = pseudoris_here("annotate", "--preset=tiny", str(tmp_path), str(tmp_path / "out"))
-    assert ended.returncode == 0
+    ended = pseudoris_here("annotate", "--preset=tiny", str(tmp_path), str(tmp_path / "out"), code=0)
     assert "1.0 s for 1 image " in ended.stdout
     assert f"pseudoris verify {tmp_path / 'out'}\n" in ended.stdout.partition("\nnext\n")[2].replace("'", "")
 
@@ -227,8 +219,8 @@ def test_a_run_that_is_complete_ends_with_what_to_do_next(monkeypatch, tmp_path)
 def test_weights_that_cannot_be_read_are_refused_before_there_is_a_plan(ray_session, tmp_path, command):
     source, out, weights = write_source(tmp_path / "in", num_images=1), tmp_path / "out", tmp_path / "sam.safetensors"
     weights.write_bytes(b"\xff" * 100)
-    failed = pseudoris_here(*command.split(), str(source), str(out), f"--set=masks.weights.uri={weights}")
-    assert failed.returncode == (1 if command == "doctor" else 2), failed.stdout + failed.stderr
+    words, code = (*command.split(), str(source), str(out)), 1 if command == "doctor" else 2
+    failed = pseudoris_here(*words, f"--set=masks.weights.uri={weights}", code=code)
     assert "cannot be read as tensors: it is cut or damaged" in failed.stdout + failed.stderr
     assert not [*out.glob("_*")]
 
@@ -239,15 +231,14 @@ def test_photographs_are_annotated_in_their_own_size_and_verify(ray_session, tmp
     out = tmp_path / "out"
     # A coarse grid: what counts is that real files get through, not how many masks they have.
     coarse = ("--limit", str(num_photos), "--set", "masks.points_per_side=3")
-    shown = pseudoris_here("annotate", "--preset=tiny", str(PHOTOS), str(out), *OPTIONS, *coarse)
-    assert shown.returncode == 0, shown.stdout + shown.stderr
+    shown = pseudoris_here("annotate", "--preset=tiny", str(PHOTOS), str(out), *OPTIONS, *coarse, code=0)
     listed = json.loads((PHOTOS / "instances.json").read_text(encoding="utf-8"))["images"]
     sizes = {image["file_name"]: (image["height"], image["width"]) for image in listed}
     rows = ds.dataset(out / "images").to_table().to_pylist()
     assert len(rows) == num_photos
     assert all((row["height"], row["width"]) == sizes[row["key"]] for row in rows)
     assert {row["status"] for row in rows} <= {"annotated", "empty"}
-    assert pseudoris_here("verify", str(out)).returncode == 0
+    pseudoris_here("verify", str(out), code=0)
     for page in (shown.stdout, pseudoris_here("stats", str(out)).stdout, (out / "DATACARD.md").read_text()):
         assert "The preset tiny knows drawn scenes alone" in " ".join(page.split())
 
@@ -284,17 +275,14 @@ def test_a_private_dataset_is_annotated_and_resumed_at_the_commit_of_the_plan(tm
         dataset = hub.add("me/photos", {f"{n}.png": png(96, 96, seed=n) for n in range(3)}, is_private=True)
         planned = dataset.sha()
         command = ("annotate", "--preset=tiny", "hf://datasets/me/photos", str(out), "--address", "local")
-        first = pseudoris(*command)
-        assert first.returncode == 0, first.stderr
+        first = pseudoris(*command, code=0)
         images = ds.dataset(out / "images").to_table(columns=["key", "status"]).to_pylist()
         assert sorted(row["key"] for row in images) == ["0.png", "1.png", "2.png"]
         assert {row["status"] for row in images} <= {"annotated", "empty"}
         assert require_header(RunLocation.open(str(out))).source == f"hf://datasets/me/photos@{planned}"
         hub.add("me/photos", {"0.png": png(96, 96, seed=9)})
-        again = pseudoris(*command)
-        assert again.returncode == 0, again.stderr
-        later = pseudoris("annotate", "--preset=tiny", "hf://datasets/me/photos@main", *command[3:])
-        assert later.returncode == 2
+        again = pseudoris(*command, code=0)
+        later = pseudoris("annotate", "--preset=tiny", "hf://datasets/me/photos@main", *command[3:], code=2)
         assert f"planned from SOURCE 'hf://datasets/me/photos@{planned}', but SOURCE is" in later.stderr
         printed = "".join(each.stdout + each.stderr for each in (first, again, later))
     held = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())

@@ -34,10 +34,6 @@ def refused(name: object, version: object, known: int, remedy: str) -> str:
     return f"error {name} is of version {version!r}, and this pseudoris reads version {known} alone: {remedy}"
 
 
-def last_line(ended) -> tuple[int, str]:
-    return ended.returncode, ended.stderr.splitlines()[-1]
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -58,9 +54,9 @@ def last_line(ended) -> tuple[int, str]:
 def test_a_run_of_an_earlier_version_is_refused_in_one_sentence(out, words):
     (out.parent / "images").mkdir()
     edit_sealed(RunLocation.open(str(out)), HEADER_NAME, lambda tree: tree.update(version=2))
-    ended = pseudoris_here(*words, cwd=out.parent)
+    ended = pseudoris_here(*words, cwd=out.parent, code=2)
     remedy = "annotate again, or use the pseudoris that wrote it"
-    assert last_line(ended) == (2, refused(out / HEADER_NAME, 2, RECORDS_VERSION, remedy))
+    assert ended.stderr.splitlines()[-1] == refused(out / HEADER_NAME, 2, RECORDS_VERSION, remedy)
 
 
 def test_a_table_of_another_version_is_refused_in_one_sentence(out):
@@ -69,8 +65,8 @@ def test_a_table_of_another_version_is_refused_in_one_sentence(out):
     older = {**table.schema.metadata, b"pseudoris.version": b"1"}
     pq.write_table(table.replace_schema_metadata(older), part)
     remedy = "annotate again, or use the pseudoris that wrote it"
-    ended = pseudoris_here("stats", "out", cwd=out.parent)
-    assert last_line(ended) == (2, refused(part, 1, TABLES_VERSION, remedy))
+    ended = pseudoris_here("stats", "out", cwd=out.parent, code=2)
+    assert ended.stderr.splitlines()[-1] == refused(part, 1, TABLES_VERSION, remedy)
 
 
 @pytest.mark.parametrize(
@@ -90,5 +86,5 @@ def test_a_training_of_an_earlier_version_is_refused_in_one_sentence(out, words)
     torch.save({"module": {}, "settings": json.dumps(settings)}, folder / "checkpoint.pt")
     (out.parent / "image.png").write_bytes(png())
     file = "student/config.json" if "--resume" in words else "student/checkpoint.pt"
-    due = (2, refused(file, 1, 2, "train again, or use the pseudoris that wrote it"))
-    assert last_line(pseudoris_here(*words, cwd=out.parent)) == due
+    ended = pseudoris_here(*words, cwd=out.parent, code=2)
+    assert ended.stderr.splitlines()[-1] == refused(file, 1, 2, "train again, or use the pseudoris that wrote it")

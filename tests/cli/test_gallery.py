@@ -28,8 +28,7 @@ def run(tmp_path):
 @pytest.mark.ray
 def test_the_folder_holds_every_picture_and_both_pages(tiny_run, tmp_path):
     folder = tmp_path / "pages"
-    shown = pseudoris_here("gallery", str(tiny_run.out), "--to", str(folder))
-    assert shown.returncode == 0, shown.stderr
+    shown = pseudoris_here("gallery", str(tiny_run.out), "--to", str(folder), code=0)
     assert shown.stdout.splitlines() == [f"gallery {folder / 'index.html'}", f"quality {folder / 'quality.html'}"]
     text = (folder / "index.html").read_text(encoding="utf-8")
     assert len(list((folder / "pictures").iterdir())) >= NUM_SCENES
@@ -57,8 +56,7 @@ def test_the_folders_of_the_run_itself_are_refused_and_all_below(run, inside):
 
 def test_a_place_that_cannot_be_written_is_told_without_a_traceback(run, tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    shown = pseudoris_here("gallery", run.root, "--to", str(tmp_path / "file" / "pages"))
-    assert shown.returncode != 0
+    shown = pseudoris_here("gallery", run.root, "--to", str(tmp_path / "file" / "pages"), code=2)
     assert str(tmp_path / "file") in shown.stderr
 
 
@@ -66,11 +64,11 @@ def test_images_that_have_moved_are_shown_where_the_option_source_names_their_fo
     run = RunLocation.open(str(tmp_path / "run"))
     build_run(run, (("a.jpg", jpeg(), (("a circle",),)),), embed=False, source=tmp_path / "photos")
     (tmp_path / "photos").rename(tmp_path / "moved")
-    assert pseudoris_here("gallery", run.root).returncode == 0
+    pseudoris_here("gallery", run.root, code=0)
     assert "2 of 2 images are not shown. If they have moved, give --source" in caplog.text
     pictures = tmp_path / "run" / "gallery" / "pictures"
     assert not pictures.exists()
-    assert pseudoris_here("gallery", run.root, "--source", str(tmp_path / "moved")).returncode == 0
+    pseudoris_here("gallery", run.root, "--source", str(tmp_path / "moved"), code=0)
     assert len(list(pictures.iterdir())) == 1
 
 

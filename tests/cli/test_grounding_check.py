@@ -32,14 +32,12 @@ def rows_of(out):
 def test_a_run_is_checked_verified_and_filtered_by_the_second_opinion(tiny_run, ray_session, tmp_path):
     bounded, checked, again = (tmp_path / name for name in ("bounded", "checked", "again"))
     words = ("--set", f"filtering.keep=['{SHARE}']")
-    done = pseudoris_here("annotate", "--preset=tiny", str(tiny_run.source), str(bounded), *OPTIONS, *ANOTHER, *words)
-    assert done.returncode == 0, done.stderr
+    pseudoris_here("annotate", "--preset=tiny", str(tiny_run.source), str(bounded), *OPTIONS, *ANOTHER, *words, code=0)
     kept = [row["grounding_share"] for row in rows_of(bounded) if row["kept"]]
     assert kept
     assert min(kept) > 0.3
     for source, out, keep in ((bounded, checked, "none"), (checked, again, SHARE)):
-        done = pseudoris_here("refilter", str(source), str(out), "--keep", keep)
-        assert done.returncode == 0, done.stderr
+        pseudoris_here("refilter", str(source), str(out), "--keep", keep, code=0)
     assert part_digests(again) == part_digests(bounded)
 
     # Nothing but the second opinion differs from a run without one.
@@ -51,7 +49,7 @@ def test_a_run_is_checked_verified_and_filtered_by_the_second_opinion(tiny_run, 
         row.update(grounding_choice=None, grounding_share=None, grounding_rival=None)
     assert now == before
     for out in (bounded, checked, again):
-        assert pseudoris_here("verify", str(out)).returncode == 0
+        pseudoris_here("verify", str(out), code=0)
     assert "second opinion" in (bounded / "DATACARD.md").read_text()
 
 
@@ -64,13 +62,12 @@ def test_a_vision_language_model_checks_a_run_and_its_folder_is_in_the_identity(
     write_source(source, num_images=4)
     settings = (*STUBS[:3], f"grounding_check={{engine: vlm, weights: {{uri: '{folder}'}}}}")
     words = [word for each in settings for word in ("--set", each)]
-    done = pseudoris_here("annotate", "--preset=tiny", str(source), str(out), *OPTIONS, *words)
-    assert done.returncode == 0, done.stderr
+    pseudoris_here("annotate", "--preset=tiny", str(source), str(out), *OPTIONS, *words, code=0)
     rows = rows_of(out)
     assert len({row["grounding_share"] for row in rows}) > 5
     assert {row["grounding_choice"] for row in rows} == {0.0, 1.0}
     assert require_header(RunLocation.open(str(out))).identity.folders["check"]
-    assert pseudoris_here("verify", str(out)).returncode == 0
+    pseudoris_here("verify", str(out), code=0)
 
 
 @pytest.mark.parametrize(

@@ -83,8 +83,7 @@ def test_reasonseg_is_one_folder_of_images_and_files(tmp_path):
     words = ("import", str(tmp_path / "images"), str(tmp_path / "images"), str(tmp_path / "out"))
     words += ("--format", "reasonseg", "--split", "val")
     assert "1, all kept" in invoke(*words).output
-    refused = pseudoris_here(*words, "--split-by", "unc", cwd=tmp_path)
-    assert refused.returncode == 2
+    refused = pseudoris_here(*words, "--split-by", "unc", cwd=tmp_path, code=2)
     assert "--split-by cannot go with --format reasonseg, only with refer, grefcoco." in refused.stderr
 
 
@@ -104,10 +103,9 @@ def test_an_import_that_is_ended_is_finished_by_the_same_command(tmp_path, signa
         assert process.returncode == 130, printed
         assert "to resume run the same command again" in printed
         assert "Traceback" not in printed
-    again = pseudoris_here(*arguments)
-    assert again.returncode == 0, again.stderr
+    again = pseudoris_here(*arguments, code=0)
     assert f"{num_done} of 60 shards were committed" in again.stdout
-    assert pseudoris_here("verify", str(out)).returncode == 0
+    pseudoris_here("verify", str(out), code=0)
 
 
 @pytest.mark.slow

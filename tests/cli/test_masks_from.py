@@ -56,7 +56,7 @@ def test_the_tables_equal_those_of_a_run_from_scratch_and_no_proposer_is_loaded(
     header = require_header(RunLocation.open(str(out)))
     assert header.parent.location == str(run)
     assert header.identity == scratch.identity
-    assert pseudoris_here("verify", str(out)).returncode == 0
+    pseudoris_here("verify", str(out), code=0)
 
 
 @pytest.mark.long
@@ -70,8 +70,7 @@ def test_real_masks_pass_through_their_table_unchanged(ray_session, tiny_run, tm
     # Captions of a stub: only masks pass through.
     settings = (f"--set={each}" for each in STUBS[1:])
     words = (str(tiny_run.source), str(tmp_path / "out"), "--masks-from", str(tiny_run.out), *OPTIONS, *settings)
-    done = pseudoris_here("annotate", *words)
-    assert done.returncode == 0, done.stderr
+    pseudoris_here("annotate", *words, code=0)
     masks = [
         {path: digest for path, digest in part_digests(out).items() if path.startswith("masks/")}
         for out in (tmp_path / "out", tiny_run.out)
@@ -108,8 +107,7 @@ def test_the_dry_run_names_the_run_and_its_plan(parent, tmp_path):
 )
 def test_what_would_change_the_plan_or_the_masks_is_refused(parent, tmp_path, words, message):
     source, run = parent
-    failed = pseudoris_here("annotate", str(source), str(tmp_path / "out"), "--masks-from", str(run), *words)
-    assert failed.returncode == 2
+    failed = pseudoris_here("annotate", str(source), str(tmp_path / "out"), "--masks-from", str(run), *words, code=2)
     assert message in failed.stderr
     assert not (tmp_path / "out" / "_run.json").exists()
 
@@ -138,10 +136,9 @@ def chosen_by(tiny_run, tmp_path, instances: pa.Table, *settings: str) -> Path:
     path, out = tmp_path / "instances", tmp_path / "out"
     pq.write_table(instances, path)
     options = [f"--set=masks.prior.{each}" for each in ("kind=table", f"path={path}", "match=iou", *settings)]
-    done = pseudoris("annotate", "--preset=tiny", str(tiny_run.source), str(out), *OPTIONS, *options)
-    assert done.returncode == 0, done.stderr
+    pseudoris("annotate", "--preset=tiny", str(tiny_run.source), str(out), *OPTIONS, *options, code=0)
     assert {row["prior"] for row in masks_of(out)} == {f"table:{row}" for row in range(len(instances))}
-    assert pseudoris("verify", str(out)).returncode == 0
+    pseudoris("verify", str(out), code=0)
     return out
 
 

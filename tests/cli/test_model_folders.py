@@ -44,10 +44,8 @@ def proposing(source, out, folder, engine):
 )
 def test_a_run_is_whole_and_names_its_model(ray_session, tmp_path, class_name, engine):
     source, folder = write_source(tmp_path / "in", num_images=2), save_model(tmp_path / "model", class_name)
-    done = pseudoris_here(*proposing(source, tmp_path / "out", folder, engine))
-    assert done.returncode == 0, done.stdout + done.stderr
-    verified = pseudoris_here("verify", str(tmp_path / "out"))
-    assert verified.returncode == 0, verified.stdout + verified.stderr
+    pseudoris_here(*proposing(source, tmp_path / "out", folder, engine), code=0)
+    pseudoris_here("verify", str(tmp_path / "out"), code=0)
     header = require_header(RunLocation.open(str(tmp_path / "out")))
     assert header.identity.weights["propose"] == ModelFolder.open(str(folder)).sha256
     assert header.identity.folders.keys() == {"propose"}
@@ -59,7 +57,7 @@ def test_a_run_is_whole_and_names_its_model(ray_session, tmp_path, class_name, e
         assert header.identity.method["masks"]["options"]["concepts"] == CONCEPTS
         assert {row["prior"] for row in rows} <= {f"concept:{number}" for number in range(len(CONCEPTS))}
         assert {row["predicted_iou"] for row in rows} == {None}
-        assert pseudoris_here(*proposing(source, tmp_path / "again", folder, engine)).returncode == 0
+        pseudoris_here(*proposing(source, tmp_path / "again", folder, engine), code=0)
         assert part_digests(tmp_path / "out") == part_digests(tmp_path / "again")
     else:
         assert {row["prior"] for row in rows} == {"none"}
@@ -82,8 +80,7 @@ def test_the_wrong_engine_is_refused_before_a_run_begins(stub_engines, tmp_path,
         words = (*words, "--set", "masks.options.concepts=[dog]")
     if engine == "sam":
         words = (*words, "--set", "masks.architecture=vit_b")
-    done = pseudoris_here(*words)
-    assert done.returncode == 2
+    done = pseudoris_here(*words, code=2)
     assert message in done.stderr
     assert not (tmp_path / "out" / "_run.json").exists()
 
@@ -104,9 +101,8 @@ def captioning(source, out, *, folder=FOLDER, **options):
 @pytest.mark.ray
 def test_a_vision_language_model_captions_a_run_that_verifies(ray_session, tiny_run, tmp_path):
     out, source = tmp_path / "out", shutil.copy(tiny_run.source / "scene-000.png", tmp_path)
-    done = pseudoris_here(*captioning(source, out, has_marked_crop=True))
-    assert done.returncode == 0, done.stderr
-    assert pseudoris_here("verify", str(out)).returncode == 0
+    pseudoris_here(*captioning(source, out, has_marked_crop=True), code=0)
+    pseudoris_here("verify", str(out), code=0)
     rows = pq.read_table(out / "expressions").to_pylist()
     drawn = [sample for row in rows for sample in row["samples"]]
     assert {sample["crop"] for sample in drawn} == {"masked", "context_1.2", "marked"}
@@ -117,8 +113,7 @@ def test_a_vision_language_model_captions_a_run_that_verifies(ray_session, tiny_
     assert {"weights", "tokenizer", "chat_template", "processor", "attention"} <= identity.folders["caption"].keys()
     assert {"transformers", "tokenizers"} <= identity.versions.keys()
     # Another prompt is another run.
-    other = pseudoris_here(*captioning(source, out, has_marked_crop=True, prompt="say"))
-    assert other.returncode != 0
+    other = pseudoris_here(*captioning(source, out, has_marked_crop=True, prompt="say"), code=2)
     assert "captions.options.prompt" in other.stderr
 
 
@@ -127,7 +122,6 @@ def test_a_model_without_a_chat_template_is_refused_before_ray_starts(tmp_path):
     shutil.copytree(FOLDER, folder)
     (folder / "chat_template.jinja").unlink()
     source = write_source(tmp_path / "in", num_images=1)
-    done = pseudoris_here(*captioning(source, tmp_path / "out", folder=folder))
-    assert done.returncode != 0
+    done = pseudoris_here(*captioning(source, tmp_path / "out", folder=folder), code=2)
     assert "LlavaForConditionalGeneration has no chat template" in done.stderr
     assert not (tmp_path / "out" / "_run.json").exists()

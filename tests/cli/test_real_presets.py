@@ -81,8 +81,7 @@ def test_models_of_its_classes_go_from_images_to_verified_tables(tmp_path, ray_s
         "placement.fused": "{num_cpus: 1, num_gpus: 0, max_actors: 1}",
     }
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    ended = pseudoris_here("annotate", "images", "out", "--preset", preset, *words, cwd=tmp_path)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    pseudoris_here("annotate", "images", "out", "--preset", preset, *words, cwd=tmp_path, code=0)
     masks = ds.dataset(tmp_path / "out" / "masks").to_table().to_pylist()
     expressions = ds.dataset(tmp_path / "out" / "expressions").to_table().to_pylist()
     assert len(masks) >= 2
@@ -96,4 +95,4 @@ def test_models_of_its_classes_go_from_images_to_verified_tables(tmp_path, ray_s
     # Of a captioner that knows no word of English nothing is composed, and nothing else is kept.
     assert all(row["caption_score"] is not None for row in drawn)
     assert not any(row["kept"] for row in drawn)
-    assert pseudoris_here("verify", "out", cwd=tmp_path).returncode == 0
+    pseudoris_here("verify", "out", cwd=tmp_path, code=0)

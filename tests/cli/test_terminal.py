@@ -124,8 +124,7 @@ def test_a_hostile_run_does_not_steer_the_terminal(tmp_path, command):
     said = [(0, HOSTILE, 1.5, None)]
     location = write_run(tmp_path / "run", ("a.png", lambda entry: annotated(entry, 1, said)), source=HOSTILE)
     name, *options = command.split()
-    shown = pseudoris_here(name, location.root, *options)
-    assert shown.returncode == 0
+    shown = pseudoris_here(name, location.root, *options, code=0)
     assert not FORBIDDEN.search(shown.stdout + shown.stderr)
 
 

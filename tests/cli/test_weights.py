@@ -61,8 +61,7 @@ def offline(cache, monkeypatch):
 
 
 def test_list_tells_name_licence_size_digest_and_source_of_all_presets(cache):
-    shown = pseudoris_here("weights", "list")
-    assert shown.returncode == 0
+    shown = pseudoris_here("weights", "list", code=0)
     for words in (
         "base, propose: sam_vit_b_01ec64.pth",
         "licence  Apache-2.0",
@@ -83,15 +82,13 @@ def test_get_to_a_folder_fills_a_cache_for_another_machine(server, cache, tmp_pa
     assert f"export PSEUDORIS_WEIGHTS={shlex.quote(f'{tmp_path}/stick')}" in shown.stdout
     assert len(server.requests) == asked
     monkeypatch.setenv("PSEUDORIS_WEIGHTS", str(tmp_path / "stick"))
-    checked = pseudoris_here("weights", "check", "base")
-    assert checked.returncode == 0
+    checked = pseudoris_here("weights", "check", "base", code=0)
     assert checked.stdout.count("as it must be") == 3
 
 
 def test_get_refuses_other_bytes_and_still_gets_the_rest(server, cache):
     server.files[f"/{SAM_NAME}"] = b"x" * len(SAM)
-    shown = pseudoris_here("weights", "get", "base")
-    assert shown.returncode == 2
+    shown = pseudoris_here("weights", "get", "base", code=2)
     assert "it was not kept" in shown.stderr
     assert not (cache / SAM_NAME).exists()
     assert (cache / CLIP_NAME).exists()
@@ -130,8 +127,7 @@ def test_a_url_is_not_fetched_while_another_file_is_missing(server, cache, tmp_p
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(b"")
     words = ("--set", "masks.weights.uri=gone.pth", "--set", f"filtering.weights.uri={server.url}/{SAM_NAME}")
-    refused = pseudoris_here("annotate", "--preset=tiny", "images", "out", *words, "--address", "local")
-    assert refused.returncode == 2
+    refused = pseudoris_here("annotate", "--preset=tiny", "images", "out", *words, "--address", "local", code=2)
     assert "weights 'gone.pth' are not available: there is no such file" in refused.stderr
     assert f"{SAM_NAME}' are not downloaded, because another part cannot be used\n" in refused.stderr
     assert not list(cache.rglob("*"))
@@ -144,15 +140,13 @@ def test_a_dry_run_asks_the_hub_for_the_weights_of_a_tag_and_fetches_nothing(ser
     tag = "open_clip:coca_ViT-B-32/laion2b_s13b_b90k"
     words = [f"captions.weights.uri={tag}", "captions.architecture=coca_ViT-B-32", "placement.address=local", *engine]
     command = ("annotate", "--preset=tiny", "images", "out", "--dry-run", *(f"--set={word}" for word in words))
-    planned = pseudoris_here(*command)
-    assert planned.returncode == 0, planned.stderr
+    planned = pseudoris_here(*command, code=0)
     assert "not fetched" in planned.stdout
     # The hub's client asks for a list of its own, once a day.
     assert not [path for path, *_ in server.requests if path != "/api/agent-harnesses"]
     assert not cache.exists()
     del server.files[f"/{COCA_NAME}"]
-    refused = pseudoris_here(*command)
-    assert refused.returncode == 2
+    refused = pseudoris_here(*command, code=2)
     assert "laion/CoCa-ViT-B-32-laion2B-s13B-b90k has none of the files" in refused.stderr
 
 
@@ -163,8 +157,7 @@ def test_other_settings_than_those_of_a_run_are_refused_without_their_weights(se
     run = RunLocation.open(str(tmp_path / "run"))
     build_run(run, (("a.jpg", jpeg(), (("a circle",),)),), embed=False, source=tmp_path / "photos")
     words = [*words, "--set", "compute.device=cpu", "--address", "local", "--set", "masks.prior.kind=none"]
-    refused = pseudoris_here("annotate", str(tmp_path / "photos"), run.root, *words)
-    assert refused.returncode == 2
+    refused = pseudoris_here("annotate", str(tmp_path / "photos"), run.root, *words, code=2)
     assert "this output holds a run with another identity" in refused.stderr
     if words[0] != "--set":
         name = words[0].partition("=")[2]
@@ -177,8 +170,7 @@ def test_check_tells_what_is_missing_and_what_is_wrong(server, cache):
     pseudoris_here("weights", "get", "base")
     (cache / SAM_NAME).unlink()
     (cache / COCA_NAME).write_bytes(b"damaged")
-    shown = pseudoris_here("weights", "check", "base")
-    assert shown.returncode == 1
+    shown = pseudoris_here("weights", "check", "base", code=1)
     propose, caption, scored = shown.stdout.splitlines()
     assert propose.startswith("off  propose   weights 'checkpoints/sam_vit_b_01ec64.pth' are not available")
     assert f"expected {hashlib.sha256(COCA).hexdigest()}: it is not the published file; get it again" in caption
@@ -191,11 +183,9 @@ MODEL = f"owner/model@{COMMIT}"
 def test_a_model_folder_is_got_checked_and_listed_by_its_commit(server, cache, tmp_path):
     saved = save_llava(tmp_path / "saved", shard="20KB")
     server.files |= {f"/owner/model/{path.name}": path.read_bytes() for path in saved.iterdir()}
-    missing = pseudoris_here("weights", "check", MODEL)
-    assert missing.returncode == 1
+    missing = pseudoris_here("weights", "check", MODEL, code=1)
     assert f"is not on this machine. To get it: pseudoris weights get {MODEL}" in missing.stdout
-    got = pseudoris_here("weights", "get", MODEL)
-    assert (got.returncode, str(cache / MODEL) in got.stdout) == (0, True)
+    assert str(cache / MODEL) in pseudoris_here("weights", "get", MODEL, code=0).stdout
     checked, own = pseudoris_here("weights", "check", MODEL), pseudoris_here("weights", "check", str(saved))
     digest = ModelFolder.open(str(saved)).sha256
     assert f"{cache / MODEL}  sha256 {digest}, as it must be" in checked.stdout
@@ -209,16 +199,14 @@ def test_a_model_folder_is_got_checked_and_listed_by_its_commit(server, cache, t
 
 @pytest.mark.parametrize("command", ["get", "check", "list"])
 def test_a_branch_of_a_model_is_refused_with_the_remedy(server, command):
-    shown = pseudoris_here("weights", command, "owner/model@main")
-    assert shown.returncode == (1 if command == "check" else 2)
+    shown = pseudoris_here("weights", command, "owner/model@main", code=1 if command == "check" else 2)
     assert "'main' is not a commit" in shown.stdout + shown.stderr
     assert not server.requests
 
 
 def test_a_gated_model_tells_what_the_gate_says(server):
     server.refusals["owner/model"] = (403, "GatedRepo", "Access to model owner/model is restricted.")
-    shown = pseudoris_here("weights", "get", MODEL)
-    assert shown.returncode == 2
+    shown = pseudoris_here("weights", "get", MODEL, code=2)
     assert (
         "Access to model owner/model is restricted. Ask for access on https://huggingface.co/owner/model"
         in shown.stderr
@@ -234,10 +222,10 @@ def test_workers_of_a_local_run_find_checkpoints_in_the_cache_from_another_folde
     (tmp_path / "a.png").write_bytes(png())
     (tmp_path / "elsewhere").mkdir()
     weights = ("masks.weights.uri=checkpoints/mine.safetensors", "masks.points_per_side=4", *STUBS[1:3])
-    shown = pseudoris(
+    pseudoris(
         *("annotate", "--preset=tiny", str(tmp_path / "a.png"), str(tmp_path / "out"), "--address", "local"),
         *(f"--set={each}" for each in weights),
         cwd=tmp_path / "elsewhere",
+        code=0,
     )
-    assert shown.returncode == 0, shown.stderr
     assert "checkpoints/mine.safetensors" in (tmp_path / "out" / "_run.json").read_text()

@@ -78,7 +78,7 @@ def test_ray_up_and_ray_submit_run_the_script_on_the_cluster(launcher, tmp_path)
     submitted = launcher.ray(*words, str(source), str(out), *settings)
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     assert "9 of 9" in submitted.stdout
-    assert pseudoris("verify", str(out)).returncode == 0
+    pseudoris("verify", str(out), code=0)
     assert (launcher.config.parent / "home" / "job_entry.py").exists()
     # Installed without bytecode: what has it now was imported from the wheel.
     assert any((launcher.config.parent / "home" / "site" / "pseudoris" / "pipeline").glob("__pycache__/*.pyc"))

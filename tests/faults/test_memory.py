@@ -59,8 +59,8 @@ def test_a_machine_without_memory_ends_the_run_and_says_what_is_in_use(source, t
     # Below what is used before the run: the monitor ends each worker that it finds, again and again.
     monkeypatch.setenv("RAY_memory_usage_threshold", "0.02")
     options = [word for assignment in STUBS for word in ("--set", assignment)]
-    ended = pseudoris("annotate", "--preset=tiny", str(source), str(tmp_path / "out"), "--address", "local", *options)
-    assert ended.returncode == 3
+    words = (str(source), str(tmp_path / "out"), "--address", "local", *options)
+    ended = pseudoris("annotate", "--preset=tiny", *words, code=3)
     assert re.search(r"Ray's memory monitor ended workers .* in use, its limit is [\d.]+ GiB.* use fewer", ended.stderr)
 
 

