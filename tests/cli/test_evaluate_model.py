@@ -175,28 +175,21 @@ def test_predictions_that_do_not_fit_are_refused_by_their_row(truth, tmp_path, r
 
 def test_other_files_models_and_splits_are_refused_by_name(truth, tmp_path):
     unasked = lines(tmp_path / "unasked.jsonl", predicted(7, "thing", FIRST))
-    with pytest.raises(
-        ConfigError, match=r"none of its 1 predictions is asked for. The truth asks for 'thing' of 0.png"
-    ):
-        evaluated("--model", unasked, "--truth", truth)
-    with pytest.raises(ConfigError, match=r"no expression of split 'testB'. It has testA \(3\), val \(3\)"):
-        evaluated("--model", unasked, "--truth", truth, "--split", "val,testB")
-    broken = tmp_path / "broken.jsonl"
-    broken.write_text("{", encoding="utf-8")
-    with pytest.raises(ConfigError, match="line 1 is not JSON"):
-        evaluated("--model", broken, "--truth", truth)
+    (tmp_path / "broken.jsonl").write_text("{", encoding="utf-8")
     pq.write_table(pa.table({"image": ["0.png"], "text": ["thing"]}), tmp_path / "table.parquet")
-    with pytest.raises(ConfigError, match=r"has no column segmentation. Its columns are image, text"):
-        evaluated("--model", tmp_path / "table.parquet", "--truth", truth)
-    with pytest.raises(ConfigError, match=r"clip:verb does not exist. Give the --out of"):
-        evaluated("--model", "clip:verb", "--truth", truth)
     torch.save({"module": {}, "settings": '{"learner": "lavt", "version": 2}'}, tmp_path / "lavt.pt")
-    with pytest.raises(ConfigError, match=r"lavt.pt is a checkpoint of 'lavt', which is no model of"):
-        evaluated("--model", tmp_path / "lavt.pt", "--truth", truth)
-    with pytest.raises(ConfigError, match="clip:noun needs a --preset: tiny for drawn scenes"):
-        evaluated("--model", "clip:noun", "--truth", truth)
-    with pytest.raises(ConfigError, match="--preset and --set belong to clip:sentence"):
-        evaluated("--model", tmp_path / "lavt.pt", "--truth", truth, "--preset", "tiny")
+    for model, options, message in (
+        (unasked, (), r"none of its 1 predictions is asked for. The truth asks for 'thing' of 0.png"),
+        (unasked, ("--split", "val,testB"), r"no expression of split 'testB'. It has testA \(3\), val \(3\)"),
+        (tmp_path / "broken.jsonl", (), "line 1 is not JSON"),
+        (tmp_path / "table.parquet", (), r"has no column segmentation. Its columns are image, text"),
+        ("clip:verb", (), r"clip:verb does not exist. Give the --out of"),
+        (tmp_path / "lavt.pt", (), r"lavt.pt is a checkpoint of 'lavt', which is no model of"),
+        ("clip:noun", (), "clip:noun needs a --preset: tiny for drawn scenes"),
+        (tmp_path / "lavt.pt", ("--preset", "tiny"), "--preset and --set belong to clip:sentence"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluated("--model", model, "--truth", truth, *options)
 
 
 def test_a_text_of_several_masks_asks_for_their_union_and_one_of_none_for_nothing(tmp_path):

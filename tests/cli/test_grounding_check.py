@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -21,6 +19,8 @@ from tests.builders.vlms import small_vlm
 CHECK = "grounding_check={{architecture: 'builtin:tiny/clip.json', weights: {{uri: '{}'}}, temperature: 0.1}}"
 ANOTHER = ("--set", CHECK.format("random:7"))
 MODEL_CONFIG = ROOT / "workers" / "checkpoints" / "tiny" / "clip.json"
+# A vision-language model without tokens of their own for the letters of the choices.
+WITHOUT_LETTERS = ROOT / "recipes" / "tiny_llava"
 SHARE = "grounding_share > 0.3"
 
 
@@ -93,6 +93,10 @@ def test_a_vision_language_model_checks_a_run_and_its_folder_is_in_the_identity(
             ("grounding_check={engine: oracle, weights: {uri: 'random:7'}}",),
             r"grounding_check\.engine='oracle': no such engine in the entry points 'pseudoris\.checks' \(known: clip",
         ),
+        (
+            (f"grounding_check={{engine: vlm, weights: {{uri: '{WITHOUT_LETTERS}'}}}}",),
+            "no token of its own for the letter B",
+        ),
     ],
 )
 def test_what_cannot_be_a_second_opinion_is_refused_before_ray(monkeypatch, tmp_path, words, message):
@@ -105,12 +109,3 @@ def test_what_cannot_be_a_second_opinion_is_refused_before_ray(monkeypatch, tmp_
     with pytest.raises(ConfigError, match=message):
         invoke("annotate", "--preset=tiny", tmp_path / "in", tmp_path / "out", "--address", "local", *settings)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_vision_language_model_without_letters_is_refused_before_ray(monkeypatch, tmp_path):
-    monkeypatch.setattr(identity, "joins_cluster", lambda address: False)
-    folder = Path(__file__).parents[2] / "recipes" / "tiny_llava"
-    (tmp_path / "a.png").write_bytes(png())
-    words = ("--set", f"grounding_check={{engine: vlm, weights: {{uri: '{folder}'}}}}")
-    with pytest.raises(ConfigError, match="no token of its own for the letter B"):
-        invoke("annotate", "--preset=tiny", tmp_path, tmp_path / "out", "--address", "local", *words)
