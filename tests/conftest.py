@@ -152,6 +152,16 @@ def unsynced() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread of torch: equal weights are promised for equal numbers of threads."""
+    torch = sys.modules["torch"]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def stub_engines() -> None:
     """Make `tests/plugins` importable, its entry points known, here and in processes started from now on."""

@@ -36,6 +36,8 @@ from tests.interchange.dataset.builders import Row, build_run
 from tests.training.checkpoints import weights
 from tests.training.ppt.builders import CLIP
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def small_config(folder: Path, words: Sequence[str] = (), *, steps: int = 12) -> SegmenterConfig:
     """Return settings of a training of a small random CLIP that takes a second or two."""
@@ -50,15 +52,6 @@ def small_config(folder: Path, words: Sequence[str] = (), *, steps: int = 12) ->
 
 def learner_of(config: SegmenterConfig) -> SegmenterLearner:
     return SegmenterLearner(config, FrozenTowers(config.towers))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """One thread: equal weights are promised for equal numbers of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
