@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 
@@ -17,6 +16,7 @@ from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import lock as lock_module
 from pseudoris.store.runs.lock import LOCK_FOLDER, Claim, LockTimes, RunLock, claim_from_bytes, current_holder
+from tests.builders.command import wait_for
 
 ELSEWHERE = Claim(owner="abc", counter=3, host="another-machine boot ns", pid=4711)
 
@@ -191,13 +191,6 @@ def test_a_claim_that_says_nothing_binds_nobody(location, clock, data):
     assert current_holder(location) is None
     acquire(location, clock)
     assert clock.now_s == 0.0
-
-
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_held_lock_beats_by_itself_and_is_released_at_the_end(disk):
