@@ -9,7 +9,7 @@ from pseudoris.audit.judging_page import write_judging_page
 from pseudoris.audit.verdicts import read_answers
 from pseudoris.store.location import RunLocation
 from tests.builders.audits import small_audit
-from tests.viewer.builders import serving
+from tests.builders.web import serving_folder
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -115,7 +115,7 @@ def test_an_absence_is_asked_without_outlines_and_no_means_that_it_is_right(open
 
 def test_a_static_page_stores_in_the_browser_and_gives_the_file_that_add_reads(open_page, audit, tmp_path):
     write_judging_page(audit, RunLocation.open(str(tmp_path / "page")))
-    with serving(tmp_path / "page") as address:
+    with serving_folder(tmp_path / "page") as address:
         page = open_page(f"{address}/index.html?rater=eva", accept_downloads=True)
         ready(page)
         page.keyboard.press("c")
@@ -149,7 +149,7 @@ def test_a_static_page_keeps_what_a_full_browser_does_not_store_and_says_so_unti
     open_page, audit, tmp_path
 ):
     write_judging_page(audit, RunLocation.open(str(tmp_path / "page")))
-    with serving(tmp_path / "page") as address:
+    with serving_folder(tmp_path / "page") as address:
         page = open_page(f"{address}/index.html?rater=eva", accept_downloads=True)
         give_verdict(page)
         page.evaluate(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 
 class Answering(BaseHTTPRequestHandler):
@@ -29,11 +31,24 @@ class Answering(BaseHTTPRequestHandler):
         pass
 
 
+class _Files(Answering, SimpleHTTPRequestHandler):
+    """Gives the files of a folder."""
+
+
+class _Patient(ThreadingHTTPServer):
+    # A browser asks for many pictures at once; by default the sixth in the queue is refused.
+    request_queue_size = 128
+
+
+def serving_folder(folder: Path) -> AbstractContextManager[str]:
+    """Serve a folder during the block, as a static bucket does; its url."""
+    return serving(partial(_Files, directory=str(folder)))
+
+
 @contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+def serving(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
     """Yield the url at which a handler answers during the block."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
+    with _Patient(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"

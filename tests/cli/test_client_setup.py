@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import fsspec
 import pytest
@@ -19,6 +19,7 @@ from s3fs import S3FileSystem
 
 from tests.builders.command import pseudoris_here
 from tests.builders.s3 import FORBIDDEN
+from tests.builders.web import Answering, serving
 
 KEYS = {"AWS_ACCESS_KEY_ID": "testing-key", "AWS_SECRET_ACCESS_KEY": "hunter2hunter2"}
 PROFILE = {"AWS_PROFILE": "lab"}
@@ -109,29 +110,24 @@ def test_every_command_says_it(told, command):
     assert named in told(command, variables, profile)
 
 
-class Silent(BaseHTTPRequestHandler):
+class Silent(Answering):
     """Answers 404."""
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802  # as http.server calls it
         self.send_error(404)
 
     do_HEAD = do_GET  # noqa: N815 - the name that the server asks for
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture(scope="module")
 def server():
-    """Return the port of an http server of this machine."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port
-        server.shutdown()
+    """Return the url of an http server of this machine."""
+    with serving(Silent) as url:
+        yield url
 
 
 def test_https_asked_of_an_http_port_and_a_host_without_an_address_are_told_at_once(told, server):
-    endpoint = f"https://127.0.0.1:{server}"
+    endpoint = server.replace("http:", "https:")
     assert "SSLError" in told("status s3://bucket/run", {**KEYS, "AWS_ENDPOINT_URL": endpoint})
     hosts = {endpoint: "not served as https", "http://no.such.invalid": "there is no host of this name"}
     for host, message in hosts.items():
@@ -157,7 +153,7 @@ def test_a_hub_that_is_no_address_is_told_at_once(server):
     # The Hub's client reads its address when it is imported.
     for endpoint, named in (
         ("127.0.0.1:9", "UnsupportedProtocol"),
-        (f"https://127.0.0.1:{server}", "SSLError"),
+        (server.replace("http:", "https:"), "SSLError"),
         ("https://no.such.invalid", "gaierror"),
     ):
         words = ["-m", "pseudoris", "annotate", "--preset=tiny", "hf://datasets/a/b", "out", "--dry-run"]
@@ -188,7 +184,7 @@ def test_without_a_network_the_hub_itself_is_no_mistake_of_the_set_up():
 
 
 def test_a_mistyped_setting_is_told_before_out_is_asked_for_its_preset(told, server):
-    words = f"--set source.endpoint_url=http://127.0.0.1:{server} --set masks.point_per_side=4"
+    words = f"--set source.endpoint_url={server} --set masks.point_per_side=4"
     assert "did you mean masks.points_per_side?" in told(f"annotate photos s3://bucket/out {words}", KEYS)
 
 

@@ -6,13 +6,11 @@ import os
 import re
 import subprocess
 import sys
-from functools import partial
-from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
-from tests.builders.web import serving
+from tests.builders.web import serving_folder
 from tests.viewer.conftest import chromium  # noqa: F401 # a fixture
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +95,7 @@ def address(request, site):
     if request.param == "file":
         yield site.as_uri()
         return
-    with serving(partial(SimpleHTTPRequestHandler, directory=site)) as url:
+    with serving_folder(site) as url:
         yield url
 
 

@@ -1,9 +1,5 @@
 """Small galleries and runs to test against: every default is safe, so that a test names only what matters to it."""
 
-import functools
-import http.server
-import threading
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -157,22 +153,3 @@ def quarantined_because(message):
         return replace(image, failure=replace(image.failure, message=message))
 
     return make
-
-
-@contextmanager
-def serving(folder):
-    """Serve a folder as a static bucket does, and yield its address."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    class Patient(http.server.ThreadingHTTPServer):
-        # A browser asks for many pictures at once; by default the sixth in the queue is refused.
-        request_queue_size = 128
-
-    handler = functools.partial(Quiet, directory=str(folder))
-    with Patient(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()

@@ -11,8 +11,9 @@ from pseudoris.cli.gallery import write_pages
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from tests.builders.scored_runs import scored_run
+from tests.builders.web import serving_folder
 from tests.interchange.exports.builders import build_run_of_several
-from tests.viewer.builders import annotated, pages_of, quarantined_because, serving, set_tau
+from tests.viewer.builders import annotated, pages_of, quarantined_because, set_tau
 
 pytestmark = pytest.mark.browser
 
@@ -147,7 +148,7 @@ def test_pictures_load_as_they_come_near_and_rows_exist_only_there(open_page, tm
     makers = [(f"{n:03}.png", lambda entry: annotated(entry, 2, TWO)) for n in range(60)]
     folder = pages_of(tmp_path, *makers)
     asked = []
-    with serving(folder) as address:
+    with serving_folder(folder) as address:
         page = open_page("about:blank")
         page.on("request", lambda request: asked.append(request.url))
         page.goto(f"{address}/index.html")
@@ -178,7 +179,7 @@ def test_one_click_on_the_number_of_quarantined_images_brings_them_into_view(ope
 
 
 def test_the_pages_work_from_a_static_server_as_from_a_disk(open_page, pages):
-    with serving(pages) as address:
+    with serving_folder(pages) as address:
         page = open_page(f"{address}/index.html")
         from_disk = open_page((pages / "index.html").as_uri())
         for each in (page, from_disk):

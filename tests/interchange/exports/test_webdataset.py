@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from pycocotools import mask as coco
 
 from pseudoris.interchange.exports import find_export
 from pseudoris.schemas.errors import TransientError
+from tests.builders.web import serving_folder
 from tests.interchange.exports.builders import UPRIGHT, build_run, export, jpeg, request_for
 from tests.interchange.exports.readers_webdataset import read_index, read_samples
 
@@ -37,16 +35,13 @@ def test_the_package_decodes_images_and_json_by_their_extensions(exported):
 def test_each_export_gives_its_own_samples_out_of_one_cache(built_run, run_of_several, tmp_path_factory):
     """The package keeps a tar under the last name of its url, whatever the host and the folders."""
     tmp_path, cache = tmp_path_factory.mktemp("served"), str(tmp_path_factory.mktemp("cache"))
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    with serving_folder(tmp_path) as url:
         for run, folder in ((built_run, "a"), (run_of_several, "b"), (run_of_several, "a")):
             export("webdataset", run, tmp_path / folder, is_overwriting=True)
             shards = read_index(tmp_path / folder / "index.json")
-            urls = [f"http://127.0.0.1:{server.server_port}/{folder}/{shard['url']}" for shard in shards]
+            urls = [f"{url}/{folder}/{shard['url']}" for shard in shards]
             samples = webdataset.WebDataset(urls, shardshuffle=False, cache_dir=cache)
             assert [sample["__key__"] for sample in samples] == list(run.with_texts())
-        server.shutdown()
 
 
 def test_the_tars_are_one_pattern_whose_digest_tells_what_they_hold(tmp_path_factory):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import aiohttp
@@ -18,6 +16,7 @@ from pseudoris.store.files.fsspec_storage import FsspecStorage
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.patterns import ALL_FILES
 from pseudoris.store.sources.root import SourceRoot
+from tests.builders.web import Answering, serving
 
 
 class Bucket(AbstractFileSystem):
@@ -101,30 +100,24 @@ def test_what_a_web_server_does_not_have_is_missing_and_all_else_that_it_does_no
         root.stat("a.png")
 
 
-class _Answer(BaseHTTPRequestHandler):
+class _Answer(Answering):
     """Answers each request with the status that its path names; `silence` is never answered."""
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802  # as http.server calls it
         if self.path.endswith("silence"):
             time.sleep(5)
         else:
             self.send_error(int(self.path[1:]))
 
-    def do_HEAD(self) -> None:
+    def do_HEAD(self) -> None:  # noqa: N802  # as http.server calls it
         self.do_GET()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
 
 @pytest.fixture(scope="module")
 def web():
     """A real web server; its url."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Answer) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(_Answer) as url:
+        yield url
 
 
 @pytest.mark.parametrize(
