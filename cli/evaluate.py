@@ -22,6 +22,7 @@ from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.extras import require_extra
 from pseudoris.schemas.fitted import FittedValues
+from pseudoris.schemas.keep_rule import COMPOSED_KINDS
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.uris import writable
 from pseudoris.store.location import RunLocation
@@ -62,8 +63,8 @@ _LeastYield = Annotated[
     float | None,
     option(
         "--yield",
-        f"Smallest number of kept expressions per mask, composed ones included, {DEFAULT_YIELD:g} by default. Without "
-        "--truth: the number to aim for.",
+        f"Smallest number of kept expressions per mask, composed ones of one mask included, {DEFAULT_YIELD:g} by "
+        "default. Without --truth: the number to aim for.",
         min=0,
     ),
 ]
@@ -294,7 +295,10 @@ def calibrate(
     else:
         options.write_text(to, text, option="--to")
     # The user gives these settings with `--config`, over a preset and beside the run's own `captions.listening`.
-    settings = {"tau": 0.0, "keep": found.reached.bounds.conditions(), "fitted": {"uri": str(to or "FILE")}}
+    # The run's bounds on composed kinds decided which composed expressions the figures count.
+    kinds = [str(each) for each in header.config.filtering.keep if each.column in COMPOSED_KINDS]
+    conditions = [*kinds, *found.reached.bounds.conditions()]
+    settings = {"tau": 0.0, "keep": conditions, "fitted": {"uri": str(to or "FILE")}}
     echo(yaml.safe_dump({"filtering": settings}, sort_keys=False), nl=False)
     _report_fit(found, aim if truth is not None else None, least)
 
@@ -326,7 +330,7 @@ def _corrected(run: OpenRun, audit: str | None) -> FittedValues:
 def _report_fit(found: Calibration, coverage: float | None, least_yield: float) -> None:
     """Say what the bounds keep; `coverage` is the asked one, None without a truth."""
     reached = found.reached
-    kept = f"it keeps {reached.distinct:.2f} expressions per mask"
+    kept = f"it keeps {reached.distinct:.2f} expressions of one mask each, per mask"
     if coverage is None:
         kept += f" (wanted: about {least_yield:g})"
         if abs(reached.distinct - least_yield) > _NEAR * max(least_yield, 1):

@@ -151,7 +151,7 @@ def sample(
         rows_shown = ([_cell(row[name]) for name in has] for row in found)
         console.stdout.print(console.columns_table(has, rows_shown, num_texts=len(has)))
         if not found:
-            console.echo("None to show." if all_candidates else "None is kept so far. --all draws from all candidates.")
+            console.echo("None to show." if all_candidates else "None is kept. --all draws from all candidates.")
         if not all_candidates and (whole := run_status(location)).kept_lone:
             kept = console.kept_text(whole.kept, whole.kept_lone, num_candidates=whole.expressions)
             console.stdout.print(f"\nThe run keeps {kept}.", soft_wrap=True)

@@ -165,7 +165,9 @@ def sentences(image_id: str, said: Sequence[ExpressionRecord], number: int) -> I
         usual = len(_UNSAID.findall(phrase))
         forms = [form for form in forms_of(phrase) if len(_UNSAID.findall(form)) <= usual]
         # Two texts may lose their openings and become equal, so the second gets another form: "a dog", then "the dog".
-        first = phrase if phrase == each.text else next((form for form in forms if form not in taken), phrase)
+        first = (
+            phrase if phrase == each.text else next((form for form in (phrase, *forms) if form not in taken), each.text)
+        )
         taken.update((first,) if each.kept else ())
         found.append((first, forms if each.kept and each.source != SOURCE_HUMAN else []))
     for each, (first, forms) in zip(said, found, strict=True):

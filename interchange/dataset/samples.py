@@ -10,6 +10,7 @@ import functools
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict, get_args
 
@@ -77,9 +78,16 @@ class ExpressionFilter:
 
     def __post_init__(self) -> None:
         known = (*EXPRESSION_NUMBERS, *MASK_NUMBERS)
-        for name, (low, high) in {**self.bounds, "words": self.words, "characters": self.characters}.items():
+        both = {**self.bounds, "words": self.words, "characters": self.characters, "tau": (self.tau, None)}
+        for name, given in both.items():
             if name in self.bounds and name not in known:
                 raise ConfigError(f"bounds: there is no score {name!r}. The scores are {', '.join(known)}.")
+            pair = given if isinstance(given, tuple | list) and len(given) == 2 else ("", "")
+            if not all(each is None or (isinstance(each, Real) and not isinstance(each, bool)) for each in pair):
+                shown = self.tau if name == "tau" else given
+                form = "a number, or None" if name == "tau" else "(lowest, highest), numbers or None"
+                raise ConfigError(f"{name} is {shown!r}. Give {form}.")
+            low, high = pair
             if low is not None and high is not None and low > high:
                 raise ConfigError(f"{name}: the bounds ({low}, {high}) are in the wrong order. Give (lowest, highest).")
         if self.lone is not None and self.lone not in LONE_MASKS:

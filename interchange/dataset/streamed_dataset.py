@@ -187,9 +187,14 @@ class ResumableLoader:
     new ones if they could not learn of a loaded state or a refresh.
     """
 
-    def __init__(self, dataset: StreamedDataset, *, collate_fn: Collate = default_collate, **options: Any) -> None:
+    def __init__(self, dataset: StreamedDataset, *, collate_fn: Collate | None = None, **options: Any) -> None:
         """Wire it; `options` go to torch's `DataLoader`, such as `batch_size` and `num_workers`."""
         require_extra("run", "ResumableLoader")
+        if collate_fn is None:
+            from torch.utils.data import default_convert
+
+            # As torch's loader, which stacks no samples that come one by one.
+            collate_fn = default_convert if options.get("batch_size", 1) is None else default_collate
         self.dataset = dataset
         self._num_streams = max(1, options.get("num_workers", 0))
         self._options = {"collate_fn": partial(_placed, dataset=dataset, collate=collate_fn), **options}

@@ -97,6 +97,7 @@ class ExportJob:
         rule: Which masks and texts: what the format takes, within what the user asks for.
         dropped: What was left out, by reason.
         num_images: Images that `images` yielded.
+        unmatched: What to say of exclusions that no image matched.
         lacking: Ids of the images that were left out because they cannot be read.
         num_further: Sentences that say an expression in other words.
         num_files: Files that were written by `files`; their paths have the `patterns`.
@@ -115,6 +116,7 @@ class ExportJob:
         self.single_files: dict[str, str] = {}
         self.give_back: Callable[[], None] = lambda: None
         self.lacking: set[str] = set()
+        self.unmatched: list[str] = []
         self.patterns: set[str] = set()
         self._mask_numbers, self._text_numbers = count(1), count(1)
         self.name, takes, limit = export_format.name, export_format.takes, request.options.max_tokens
@@ -228,6 +230,7 @@ class ExportJob:
                 yield from self._with_file(image)
                 self.on_progress(number, total)
             self.on_progress(num_done, total)
+        self.unmatched = excluded.unmatched(self.dropped)
         if not self.num_images:
             reasons = "; ".join(f"{num:,} {reason}" for reason, num in self.dropped.items() if num)
             raise ConfigError(
@@ -307,7 +310,7 @@ class ExportJob:
         if number := self._num_encoded_anew:
             notes = [*notes, f"{number:,} image(s) were encoded again, upright and with three channels."]
         checks = tuple(filter(None, (_CHECKED, checked)))
-        report = ExportReport(rows, files, self.size_bytes, self.dropped, notes, checks)
+        report = ExportReport(rows, files, self.size_bytes, self.dropped, [*notes, *self.unmatched], checks)
         self.describe(report, tables or {})
         begins = {"format": self.name, "state": "whole", "source": without_secrets(self.request.run.header.source)}
         counts = {"rows": dict(rows), "dropped": dict(self.dropped)}

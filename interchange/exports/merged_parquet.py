@@ -62,6 +62,7 @@ def _write(job: ExportJob) -> ExportReport:
         files={table: len(files) for table, files in written.items()},
         size_bytes=job.size_bytes,
         dropped=left_out.images,
+        notes=images.unmatched(left_out.images),
         checked=("every file reads back as written: its bytes, and the ids of its rows in order",),
     )
     job.describe(report, tables)
@@ -153,7 +154,7 @@ def _parts(job: ExportJob, table: str, left_out: _LeftOut) -> Iterator[pa.Table]
             said: list[tuple[str, ...]] = []
             for image_id, of_image in groupby(rows, key=lambda row: row.pop("image_id")):
                 said += sentences_of(image_id, [ExpressionRecord(**row, samples=()) for row in of_image], number)
-            part = own.take([place for place, each in enumerate(said) for _ in each])
+            part = own.take(pa.array([place for place, each in enumerate(said) for _ in each], pa.int64()))
             texts = pa.array([text for each in said for text in each], pa.string())
             origins = pc.if_else(pc.equal(part["text"], texts), pa.scalar(None, pa.string()), part["text"])
             at = part.schema.get_field_index("text")

@@ -5,8 +5,8 @@
     DEST/datasets/images/train2014/<img_name>                              the images, upright
 
 Listed in `EXPORTS` for `cli/export`. As in the authors' file, a row holds every candidate, kept or not: the trainer
-filters by `doc` while it draws, and draws any candidate if none passes. The CSV is read back as the trainer reads it,
-except that only plain values are evaluated.
+filters by `doc` while it draws, and draws any candidate if none passes. So `doc` is above tau only for what is kept.
+The CSV is read back as the trainer reads it, except that only plain values are evaluated.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _write_masks(job: ExportJob, image: ExportImage, places: Mapping[Draw, int],
             # A caption is repeated at the place of each of its draws, because the trainer draws evenly from the list.
             # Texts that were not drawn come last.
             rows = [
-                (place, str(each.text), _doc(each, is_alone))
+                (place, str(each.text), _doc(each, is_alone, tau))
                 for each, own in zip(expressions, drawn, strict=True)
                 for place in [places.get(by, last) for by in own] or [last]
             ]
@@ -123,20 +123,21 @@ def _write_masks(job: ExportJob, image: ExportImage, places: Mapping[Draw, int],
             # A mask's only caption is written twice: the trainer takes half of the captions, and half of 1 is 0.
             rows = rows * 2 if len(rows) == 1 else rows
             captions, doc = [text for _, text, _ in rows], [score for *_, score in rows]
-            seen["unfiltered"] += not is_distinctive(expressions, tau)
+            seen["unfiltered"] += not is_distinctive(expressions)
             seen["human"] += any(each.source == SOURCE_HUMAN for each in expressions)
             job.add(Content.of_mask(f"{img_id}/{seg_id}", image.size, counts, captions))
             ids = (mask.number - 1, image.name, img_id, seg_id)
             yield (*ids, len(captions), repr(captions), repr(doc), int(is_alone))
 
 
-def _doc(expression: ExpressionRecord, is_alone: bool) -> float:
+def _doc(expression: ExpressionRecord, is_alone: bool, tau: float) -> float:
     if expression.source != SOURCE_MODEL:
-        return DOC_OF_HUMANS
+        return DOC_OF_HUMANS if expression.kept else 0.0
     # Captions of a lone mask have no distinctiveness. As in the authors' script, their correctness takes its place.
-    score = expression.correctness if is_alone else expression.distinctiveness
     # An expression without a noun has no correctness. It gets 0, so that the trainer draws it last.
-    return float(score or 0.0)
+    score = float((expression.correctness if is_alone else expression.distinctiveness) or 0.0)
+    # The trainer knows tau alone, so what other conditions of the run reject is written as not above it.
+    return score if is_alone or expression.kept else min(score, tau)
 
 
 def _read_back(destination: RunLocation, csv_path: str) -> Iterator[Content]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,7 +16,7 @@ from pseudoris.images.perceptual_hash import perceptual_hash
 from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.run_records import RunHeader
-from pseudoris.schemas.shard import ExpressionRecord, is_blank
+from pseudoris.schemas.shard import SOURCE_MODEL, SOURCE_RECIPE, ExpressionRecord, is_blank
 from pseudoris.schemas.tables import IMAGES, STATUS_QUARANTINED
 from pseudoris.store.exclusions.exclusion_rules import ExclusionMatcher, Exclusions, beyond, planned_rules
 from pseudoris.store.sources.planned_images import PlannedImages
@@ -32,6 +32,7 @@ WITHOUT_PIXELS: Final = "masks without a pixel"
 WITHOUT_PIXELS_OF_ONE: Final = "expressions of several masks, one without a pixel"
 WITHOUT_EXPRESSION: Final = "masks without an expression"
 NOT_DISTINCTIVE: Final = "masks without an expression above tau"
+WRONG_LABEL: Final = "texts of a recipe that do not name their mask"
 WITHOUT_MASK: Final = "images without a mask"
 NONE_ALONE: Final = "expressions that refer to no mask, of images without another"
 _BARE_IMAGES: Final = "images whose masks have no {}"
@@ -108,7 +109,7 @@ class Selection:
         if not expressions and not self._rule.keeps_bare_masks:
             self._dropped[WITHOUT_EXPRESSION] += 1
             return None
-        if self._rule.mask_tau is not None and not is_distinctive(expressions, self._rule.mask_tau):
+        if self._rule.mask_tau is not None and not is_distinctive(expressions):
             self._dropped[NOT_DISTINCTIVE] += 1
             return None
         return replace(mask, expressions=expressions)
@@ -141,6 +142,8 @@ class Selection:
             return WITHOUT_PIXELS_OF_ONE
         if is_blank(text):
             return WITHOUT_TEXT
+        if expression.source == SOURCE_RECIPE and not expression.kept:
+            return WRONG_LABEL
         for each in self._rule.refused:
             if each in text:
                 return f"expressions that hold {each!r}"
@@ -150,9 +153,9 @@ class Selection:
         return None
 
 
-def is_distinctive(expressions: Sequence[ExpressionRecord], tau: float) -> bool:
-    """Return whether one of a mask's expressions is above tau; one without a distinctiveness counts as above."""
-    return any(each.distinctiveness is None or each.distinctiveness > tau for each in expressions)
+def is_distinctive(expressions: Sequence[ExpressionRecord]) -> bool:
+    """Return whether one of a mask's expressions is kept; a caption without a distinctiveness counts as kept."""
+    return any(each.kept or (each.distinctiveness is None and each.source == SOURCE_MODEL) for each in expressions)
 
 
 def with_source_bytes(
@@ -187,6 +190,10 @@ class ExcludedImages:
     def __bool__(self) -> bool:
         """Return whether there is a rule that the run does not have."""
         return bool(self._rules)
+
+    def unmatched(self, counts: Mapping[str, int]) -> list[str]:
+        """Return a sentence for each rule that no image matched; `counts` are those by the phrases of `of_shard`."""
+        return [f"{rule.title} excludes no image." for rule in self._rules if not counts.get(rule.dropped_phrase)]
 
     def of_shard(self, shard: CommittedShard) -> dict[str, str]:
         """Return the phrase of the reason for each image that is left out, by image id.

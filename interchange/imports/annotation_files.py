@@ -49,6 +49,8 @@ PACKAGES: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "pycocotools")
 # An import reads only these sections of the configuration, because it runs no model.
 _SECTIONS: Final = ("images", "shards")
 INSTANCES_NAME: Final = "instances.json"
+# The phrases of an image, by their targets and text.
+_Phrases = dict[tuple[tuple[int, ...], str], HumanPhrase]
 # The pair is a sentence that is not yet checked, and the split of its reference.
 _Said = tuple[Any, str]
 _PICKLE: Final = ".p"
@@ -135,7 +137,7 @@ def read_gref(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequence
     """
     tables = read_coco_tables(instances, INSTANCES_NAME)
     by_id = {entry.annotation_id: entry for entry in tables.annotations}
-    left_out, said = Counter[str](), defaultdict[str, dict[HumanPhrase, None]](dict)
+    left_out, said = Counter[str](), defaultdict[str, _Phrases](dict)
     named: set[int] = set()
     for where, ref in _chosen(read_json(refs, refs_name), refs_name, splits):
         ids = ref.get("ann_id")
@@ -146,13 +148,14 @@ def read_gref(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequence
         path = _path_of(ref, tables, where)
         targets = tuple(sorted({by_id[each].index for each in own}))
         for text in clean_texts(_sentences(ref, where), left_out, where=where):
-            phrase = HumanPhrase(targets, text, ref["split"])
-            left_out["repeated expressions of the same objects"] += phrase in said[path]
-            said[path][phrase] = None
+            left_out["repeated expressions of the same objects"] += (targets, text) in said[path]
+            # A text in two splits counts in the first of them.
+            said[path].setdefault((targets, text), HumanPhrase(targets, text, ref["split"]))
     left_out["objects without a reference in these splits"] = len(by_id) - len(named)
     paths = {*said, *(by_id[each].path for each in named)}
     digests = {refs_name: sha256_hex(refs), INSTANCES_NAME: sha256_hex(instances)}
-    return Annotation(tables.images(named, said, sorted(paths)), digests, +left_out)
+    phrases = {path: tuple(each.values()) for path, each in said.items()}
+    return Annotation(tables.images(named, phrases, sorted(paths)), digests, +left_out)
 
 
 def _chosen(refs: Any, name: str, splits: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -329,7 +332,7 @@ def read_phrasecut(files: Mapping[str, bytes]) -> Annotation:
     """
     left_out = Counter[str]()
     masks: defaultdict[str, dict[str, HumanMask]] = defaultdict(dict)
-    phrases: defaultdict[str, dict[HumanPhrase, None]] = defaultdict(dict)
+    phrases: defaultdict[str, _Phrases] = defaultdict(dict)
     for name, data in files.items():
         match = _SPLIT.fullmatch(name)
         tasks = read_json(data, name)
@@ -351,9 +354,11 @@ def read_phrasecut(files: Mapping[str, bytes]) -> Annotation:
                 continue
             for text in clean_texts([task.get("phrase")], left_out, where=where):
                 phrase = HumanPhrase(tuple(sorted(targets)), text, match[1] if match else None)
-                left_out["repeated phrases of the same instances"] += phrase in phrases[path]
-                phrases[path][phrase] = None
-    images = tuple(HumanImage(path, None, tuple(masks[path].values()), tuple(said)) for path, said in phrases.items())
+                left_out["repeated phrases of the same instances"] += (phrase.targets, text) in phrases[path]
+                phrases[path].setdefault((phrase.targets, text), phrase)
+    images = tuple(
+        HumanImage(path, None, tuple(masks[path].values()), tuple(said.values())) for path, said in phrases.items()
+    )
     return Annotation(images, {name: sha256_hex(data) for name, data in files.items()}, +left_out)
 
 

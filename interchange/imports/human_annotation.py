@@ -191,15 +191,16 @@ def annotate_image(
         for mask, counts, summary in found
         if summary.area_px
     )
-    kept, said = {mask.index for mask in masks}, []
+    kept, said = {mask.index for mask in masks}, dict[tuple[tuple[str, ...], str], ExpressionRecord]()
     for phrase in human.phrases:
         targets = tuple(mask_id(image.image_id, index) for index in phrase.targets if index in kept)
         # An expression whose masks all lack pixels is dropped. Otherwise it would become a no-target expression.
         if targets or not phrase.targets:
             kind = ("none", "attribute", "group")[min(len(targets), 2)]
             of_human = partial(ExpressionRecord, samples=(), kept=True, source=SOURCE_HUMAN)
-            said.append(of_human(targets, phrase.text, kind=kind, split=phrase.split))
-    return replace(image, masks=masks, expressions=tuple(said))
+            # Of two objects one may have no pixel, and what is said of both is then said of the other one too.
+            said.setdefault((targets, phrase.text), of_human(targets, phrase.text, kind=kind, split=phrase.split))
+    return replace(image, masks=masks, expressions=tuple(said.values()))
 
 
 def _shape(mask: HumanMask, size: _Size, turn: int) -> tuple[str, RleSummary]:

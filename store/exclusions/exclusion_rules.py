@@ -184,7 +184,8 @@ def coco_id(name: str) -> int | None:
 
 def name_value(entry: str) -> str:
     """Return a listed name, path or COCO id as a rule's value: a COCO id as digits without leading zeros."""
-    path = entry.replace("\\", "/").strip("/")
+    # `find .` prints each path with `./` before it.
+    path = re.sub(r"^(\.?/+)+", "", entry.replace("\\", "/")).strip("/")
     number = int(path) if path.isascii() and path.isdecimal() else coco_id(path.rpartition("/")[2])
     return path if number is None else str(number)
 

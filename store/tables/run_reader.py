@@ -245,6 +245,9 @@ class _Contents(NamedTuple):
 
 def _proven(name: str) -> Any:
     def read(dataset: _PartsDataset, *arguments: Any, **options: Any) -> Any:
+        if name in ("count_rows", "scanner", "take", "to_table"):
+            # A column or filter that the table does not have is told here, before the parts are read to find damage.
+            ds.FileSystemDataset.scanner(dataset, **options)
         with dataset._told():
             return getattr(ds.FileSystemDataset, name)(dataset, *arguments, **options)
 
@@ -263,6 +266,7 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
         fragments = [form.make_fragment(location.uri(part_path(table, part)), files) for part in parts]
         super().__init__(fragments, SCHEMAS[table], form, files)
         self._made_of, self._unproven = (location, table, parts), dict(enumerate(fragments))
+        self._fragments = fragments
 
     def __reduce__(self) -> Any:
         # A filtered dataset cannot be pickled, because its filter would be lost, so Arrow's method raises the error.
@@ -292,13 +296,14 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
     )
 
     def to_batches(self, **options: Any) -> Iterator[pa.RecordBatch]:
+        super().scanner(**options)
         with self._told():
             yield from super().to_batches(**options)
 
     def head(self, num_rows: int, **options: Any) -> pa.Table:
         # Parts are read one by one, because a few rows need few footers. Arrow's `head` would read further parts ahead.
         found = [super().scanner(**options).projected_schema.empty_table()]
-        for number, fragment in enumerate(super().get_fragments()):
+        for number, fragment in enumerate(self._fragments):
             with self._told(number + 1):
                 found.append(fragment.head(num_rows - sum(map(len, found)), **self._scanner_options(options)))
             if sum(map(len, found)) >= num_rows:
@@ -307,7 +312,7 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
 
     def filter(self, expression: pc.Expression) -> _PartsDataset:
         found: _PartsDataset = super().filter(expression)
-        found._made_of, found._unproven = self._made_of, self._unproven
+        found._made_of, found._unproven, found._fragments = self._made_of, self._unproven, self._fragments
         return found
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pseudoris.cli.evaluate import fitted_text
-from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import FittedValues, PairWeightConfig, WeightLine
 from pseudoris.schemas.ids import sha256_hex
@@ -121,7 +121,15 @@ KNOWN_CALIBRATE = scenes(8)
 @pytest.fixture(scope="module")
 def demo_calibrate(tmp_path_factory):
     folder = tmp_path_factory.mktemp("calibrate") / "demo"
-    scene_run(RunLocation.open(str(folder / "run")), KNOWN_CALIBRATE, source=str(folder / "images"), change=scored)
+    config = load_config("tiny", None, ['filtering.keep=["position > 0.9"]'])
+    scene_run(
+        RunLocation.open(str(folder / "run")),
+        KNOWN_CALIBRATE,
+        source=str(folder / "images"),
+        change=scored,
+        config=config,
+        config_sha256=config_hash(config),
+    )
     (folder / "truth.json").write_bytes(truth_bytes(dict(KNOWN_CALIBRATE)))
     return folder
 
@@ -139,6 +147,8 @@ def test_the_settings_are_laid_over_a_preset_and_name_what_was_fitted(demo_calib
     assert config.filtering.fitted_values.confidence.needs_listener
     assert config.filtering.tau == 0.0
     assert config.filtering.keep[0].column == "confidence"
+    # The run's bound on composed expressions stays, because the figures count those that it kept.
+    assert "position > 0.9" in map(str, config.filtering.keep)
     assert ("; accuracy" in found.output) == bool(truth)
     lines = config.filtering.fitted_values.pair_weight
     assert (lines is not None and lines.drawn is not None and lines.composed is None) == bool(truth)

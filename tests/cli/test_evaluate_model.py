@@ -180,6 +180,7 @@ def test_other_files_models_and_splits_are_refused_by_name(truth, tmp_path):
     torch.save({"module": {}, "settings": '{"learner": "lavt", "version": 2}'}, tmp_path / "lavt.pt")
     for model, options, message in (
         (unasked, (), r"none of its 1 predictions is asked for. The truth asks for 'thing' of 0.png"),
+        (unasked, ("--split", "testB"), r"no expression of split 'testB'. It has testA \(3\), val \(3\)"),
         (unasked, ("--split", "val,testB"), r"no expression of split 'testB'. It has testA \(3\), val \(3\)"),
         (tmp_path / "broken.jsonl", (), "line 1 is not JSON"),
         (tmp_path / "table.parquet", (), r"has no column segmentation. Its columns are image, text"),

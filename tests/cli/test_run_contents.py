@@ -57,7 +57,7 @@ def test_a_run_without_a_commit_shows_no_figure(tmp_path):
     shown = printed("stats", str(tmp_path / "run"))
     assert "0 of 12 images committed" in shown
     assert "–" in shown
-    assert "None is kept so far. --all draws from all candidates." in printed("sample", str(tmp_path / "run"))
+    assert "None is kept. --all draws from all candidates." in printed("sample", str(tmp_path / "run"))
 
 
 def test_json_gives_an_object_a_line_and_only_what_is_kept(out):

@@ -271,6 +271,9 @@ def _with_least_none(
     learner: ChooserLearner, held_out: HeldOutExpressions, folder: TrainingFolder, summary: FitSummary
 ) -> FitSummary:
     """Fit on development scenes when no mask is the answer, store it, and return the figures with it."""
+    # A training that is resumed at its end has the levels of its last fit. This one must not be relative to them.
+    learner.module.trusted_levels.zero_()
+    learner.module.min_none.fill_(math.nan)
     trusted, checkpoint = trusted_levels(learner.choose, held_out), folder.load()
     if trusted is None or checkpoint is None:
         return summary

@@ -169,6 +169,8 @@ class HeldOutExpressions:
             asked = [row for row in kept if is_asked(row)]
             if asked:
                 found[place] = image, asked
+        if not found:
+            return
         encoded = self._bytes.of_shard(shard.receipt.shard, joined.images.take(list(found)))
         for at, (image, asked) in enumerate(found.values()):
             names = ("text", "target_mask_ids", "kind", "split")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from experiments.absences import absent_texts
 from pseudoris.interchange.dataset import RisDataset, RisIterableDataset, SampleSpec
 from pseudoris.interchange.dataset.absent_places import placed_absence
-from pseudoris.interchange.dataset.rewording import drawn_forms, forms_of
+from pseudoris.interchange.dataset.rewording import drawn_forms, forms_of, sentences
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.synthworld.attributes import RELATIONS
 from pseudoris.synthworld.grammar import Description, Extreme, NamedObject, Ordinal, parse_reference
@@ -24,6 +24,7 @@ from pseudoris.workers.noun_phrases import noun_phrase
 from recipes.scene_texts import realise, to_text
 from tests.builders.references import nouns, openings, placed, related
 from tests.interchange.dataset.builders import build_run, composed_rows
+from tests.store.builders import make_expression
 
 scenes = st.sampled_from([make_scene(Split.DEVELOPMENT, position) for position in range(20)])
 
@@ -105,6 +106,15 @@ def test_any_text_is_its_own_first_form_and_none_is_empty(words):
     if text:
         assert_sound(text)
     assert forms_of(text)[0] == text
+
+
+def test_no_two_texts_of_a_mask_become_one_sentence():
+    texts = [f"a {kind} of a heart" for kind in ("photo", "picture", "image", "drawing", "close up")]
+    said = [make_expression("mask", text) for text in texts]
+    firsts = [each[0] for each in sentences("image", said, 1)]
+    assert len(set(firsts)) == len(texts)
+    # All its forms are taken, so the last one keeps its opening.
+    assert firsts[-1] == texts[-1]
 
 
 @pytest.mark.parametrize(

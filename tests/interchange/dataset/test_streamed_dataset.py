@@ -64,6 +64,11 @@ def test_an_epoch_with_groups_and_none_resumes_where_it_was_stopped(composed, nu
     assert head + tail == facts(open_loader(composed, **options))
 
 
+def test_without_a_batch_size_samples_come_one_by_one_as_from_torchs_loader(run):
+    own, torchs = (kind(RisIterableDataset(run.location), batch_size=None) for kind in (ResumableLoader, DataLoader))
+    assert [each["mask_id"] for each in own] == [each["mask_id"] for each in torchs]
+
+
 def test_it_resumes_over_bad_images(tmp_path):
     run = build_run(tmp_path, is_embedding=False)
     (run.source / "s1-2.png").unlink()

@@ -136,6 +136,23 @@ def test_a_humans_expression_has_no_score_and_is_always_drawn(tmp_path, place):
     assert any("no score" in note for note in report.notes)
 
 
+def test_what_the_run_rejects_is_not_above_tau_and_a_wrong_label_is_in_no_row(tmp_path, place):
+    composed = {"source": "composer", "correctness": None, "distinctiveness": None, "samples": 0}
+    label = {**composed, "source": "recipe"}
+    masks = [
+        # A condition of the run beside tau, 1.35, rejects the first two.
+        [("bound", 1, scored(9.0, kept=False)), ("said", 0, {**composed, "kept": False}), ("kept", 1, scored(2.0))],
+        [("right", 0, label), ("wrong", 0, {**label, "kept": False})],
+        [("wrong too", 0, {**label, "kept": False})],
+    ]
+    report, dataset = exported(committed(tmp_path / "run", masks), place)
+    assert [row.doc for row in (dataset[0], dataset[1])] == [[1.35, 2.0, 0.0], [2.0, 2.0]]
+    assert [row.captions for row in (dataset[0], dataset[1])] == [["bound", "kept", "said"], ["right"] * 2]
+    assert {dataset[0].captions[choice] for choice in dataset.candidates(0)} == {"kept"}
+    assert report.rows["rows"] == 2
+    assert report.dropped["texts of a recipe that do not name their mask"] == 2
+
+
 def test_the_report_tells_what_the_trainer_must_be_told(built_run, place):
     report, dataset = exported(built_run, place)
     note, encoded = report.notes

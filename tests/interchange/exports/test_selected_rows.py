@@ -143,13 +143,20 @@ def test_excluded_images_are_left_out_and_counted_by_rule(built_run, place, name
     assert report.rows["images" if name == "coco" else "rows"] < len(built_run.truth)
 
 
-def test_merged_tables_hold_no_row_of_excluded_images(built_run, place):
+def test_merged_tables_hold_no_row_of_excluded_images(built_run, place, tmp_path):
     report = find_export("parquet").write(excluding(built_run, place, NAMES + DIGESTS), lambda *_, **__: None)
     gone = {image_id(key) for key, data, _ in PICTURES if "turned" in key or "passwd" in key or data == png("P")}
     assert len(gone) == 3
     for table in SCHEMAS:
         assert not gone & set(pq.read_table(f"{place.root}/{table}")["image_id"].to_pylist())
     assert json.loads(place.read_bytes("_export.json"))["dropped"] == dict(report.dropped) == LEFT_OUT
+    # Also where a shard loses all its expressions, and a rule none of its images.
+    every = exclusion("sha256", "all.csv", [sha256_hex(data) for _, data, _ in PICTURES])
+    request = excluding(built_run, tmp_path, every + exclusion("names", "none.txt", ["elsewhere.png"]))
+    options = replace(request.options, rewording=1)
+    report = find_export("parquet").write(replace(request, options=options), lambda *_, **__: None)
+    assert report.rows["expressions"] == 0
+    assert "none.txt excludes no image." in report.notes
 
 
 def test_copies_are_found_by_look_and_what_cannot_be_compared_is_left_out(tmp_path, place):

@@ -246,10 +246,13 @@ def test_a_group_of_which_no_mask_has_a_pixel_is_no_expression_of_none(grefs, lo
     folder, images = grefs
     objects = [object_row(80, 8, (40, 40, 50, 50)), object_row(81, 8)]
     (folder / "instances.json").write_bytes(document(IMAGES, objects))
-    (folder / "grefs(unc).json").write_text(json.dumps([gref(1, [80], 8, "gone"), gref(2, [81], 8, "there")]))
+    said = [gref(1, [80], 8, "gone"), gref(2, [81], 8, "there"), gref(3, [80, 81], 8, "there")]
+    (folder / "grefs(unc).json").write_text(json.dumps(said))
     import_small(folder, images, location, format="grefcoco")
     rows = read_table(location, "expressions").to_pylist()
+    # Said of two masks, one without a pixel, it is said of the other one, which has it already.
     assert [row["text"] for row in rows] == ["there"]
+    assert verify_run(location).is_clean
 
 
 # PhraseCut's tasks: phrases of several instances, equal instances, splits, and files that are none.
@@ -286,13 +289,13 @@ def phrases(tmp_path):
 
 def test_what_is_no_question_is_left_out_and_counted():
     few = task(3, 7, "line", [LEFT, [[1, 1], [5, 5]]], [LEFT])
-    found = read_phrasecut(
-        {"x.json": tasks_json(task(1, 7, "a"), task(2, 7, "b", [LEFT]), task(2, 7, "b", [LEFT]), few)}
-    )
-    assert found.images[0].phrases == (HumanPhrase((0,), "b"), HumanPhrase((0,), "line"))
+    said = tasks_json(task(1, 7, "a"), task(2, 7, "b", [LEFT]), task(2, 7, "b", [LEFT]), few)
+    # The tasks of miniv are among those of val.
+    found = read_phrasecut({"refer_val.json": said, "refer_miniv.json": tasks_json(task(2, 7, "b", [LEFT]))})
+    assert found.images[0].phrases == (HumanPhrase((0,), "b", "val"), HumanPhrase((0,), "line", "val"))
     assert found.left_out == {
         "phrases without an instance": 1,
-        "repeated phrases of the same instances": 1,
+        "repeated phrases of the same instances": 2,
         "polygons of fewer than three points": 1,
     }
 

@@ -72,6 +72,8 @@ def test_a_listed_name_is_the_files_and_a_listed_path_the_end_of_the_keys():
     assert matcher.matched(path_key("any/folder/a cat.jpg"))[0] == 0
     assert matcher.matched(member_key("cats.tar", "val/a cat.jpg"))[0] == 0
     assert matcher.matched("more/dogs/1.jpg")[0] == 0
+    # As `find .` prints a path.
+    assert ExclusionMatcher(names("./dogs/1.jpg")).matched("dogs/1.jpg")[0] == 0
     for other in ("cats/1.jpg", "1.jpg", "hotdogs/1.jpg", path_key("not a cat.jpg"), "cat.jpg", "a%20cat.jpg/x.png"):
         assert matcher.matched(other)[0] is None
 

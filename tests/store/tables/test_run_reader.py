@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -67,6 +68,18 @@ def test_filters_columns_and_pickles_work_as_of_any_dataset(location):
     kept = dataset.to_table(columns=["text"], filter=pc.field("kept"))
     assert kept.column_names == ["text"]
     assert kept.num_rows == Run(location).counts.kept > 0
+    assert dataset.filter(pc.field("kept")).head(2, columns=["text"]).equals(kept.slice(0, 2).combine_chunks())
+
+
+@pytest.mark.parametrize("wrong", [{"columns": ["hight"]}, {"filter": pc.field("width") > "x"}])
+def test_a_column_or_filter_that_a_table_lacks_is_told_before_a_part_is_read(location, wrong, monkeypatch):
+    scored_run(location)
+    images, read = Run(location).images(), []
+    monkeypatch.setattr(RunLocation, "read_bytes", lambda self, path: read.append(path))
+    for asked in (images.to_table, images.count_rows, images.to_batches):
+        with pytest.raises((pa.ArrowException, TypeError)):
+            list(asked(**wrong))
+    assert not read
 
 
 def test_a_pipe_in_the_place_of_a_part_is_refused_by_name(tmp_path):

@@ -193,6 +193,11 @@ def test_a_student_learns_not_here_and_stores_when_it_says_so(tmp_path, cache, g
     assert torch.equal(student.module.trusted_levels, learner.module.trusted_levels)
     asked = HeldOutExpressions(grefs, has_groups=True)
     assert held_out_figures(student.answer, asked) == pytest.approx(summary.figures)
+    # A restart script that resumes what is done changes nothing.
+    again, resumed = train_student(replace(request, is_resuming=True), open_fabric(request.config.training))
+    assert (resumed.num_steps_now, resumed.figures) == (0, pytest.approx(summary.figures))
+    assert torch.equal(again.module.trusted_levels, learner.module.trusted_levels)
+    assert again.min_none == pytest.approx(learner.min_none)
 
 
 def test_none_is_asked_how_well_the_masks_fit_and_not_only_which_fits_best(none_learner, pixels):
