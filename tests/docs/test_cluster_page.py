@@ -95,6 +95,7 @@ def machine() -> Iterator[Machine]:
         "8080": ports["m"],
         " HEAD:": " 127.0.0.1:",
         "=HEAD:": "=127.0.0.1:",
+        "--preset base": "--preset tiny",
     }
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {
@@ -136,7 +137,9 @@ def test_a_cluster_that_stands_runs_a_command_and_a_job_and_says_when_no_cpu_is_
 
     holder = machine.start(f'{TOKEN}python -c "{HOLDER}"')
     assert "held" in next(line for line in holder.stdout if "held" in line)
-    dry = machine.start(f"{TOKEN}pseudoris annotate {source} {tmp_path}/new --address HEAD:6379 --dry-run {SETTINGS}")
+    dry = machine.start(
+        f"{TOKEN}pseudoris annotate --preset tiny {source} {tmp_path}/new --address HEAD:6379 --dry-run {SETTINGS}"
+    )
     said = next((line for line in dry.stdout if "CPUs free" in line), "")
     assert "has 0 of its 2 CPUs free" in said
     time.sleep(1)
