@@ -19,11 +19,8 @@ from hypothesis import strategies as st
 
 from pseudoris.schemas.config import FilterConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES
-from pseudoris.synthworld.grammar import OPENINGS, POSITIONS, Description
 from pseudoris.workers.filtering.head_nouns import head_noun, noun_phrases, noun_prompt
 from pseudoris.workers.filtering.spacy_nouns import noun_finder
-from recipes.scene_texts import realise
 
 
 class Row(NamedTuple):
@@ -56,28 +53,6 @@ def test_at_first_sight_the_rules_got_95_percent_of_the_held_rows():
     wrong = [row for row in held if row.note]
     assert len(held) >= 200
     assert 1 - len(wrong) / len(held) >= 0.95
-
-
-def one_of(words):
-    return st.one_of(st.none(), st.sampled_from(list(words)))
-
-
-@given(
-    description=st.builds(
-        Description,
-        st.sampled_from(CATEGORIES),
-        colour=one_of(COLOURS),
-        pattern=one_of(PATTERNS),
-        size=one_of(SIZES),
-        part=one_of(PARTS),
-        position=one_of(POSITIONS),
-    ),
-    opening=st.sampled_from(["", *OPENINGS]),
-    is_definite=st.booleans(),
-)
-def test_the_head_of_a_synthetic_caption_is_its_category(description, opening, is_definite):
-    caption = realise(description, opening=opening, is_definite=is_definite)
-    assert head_noun(caption) == description.category
 
 
 def test_spacy_where_it_is_not_installed_is_refused_with_the_command_that_installs_it(monkeypatch):
