@@ -128,8 +128,10 @@ PART = "masks/shard-00000000.g0-00000000.parquet"
 def test_a_denied_bucket_is_told_before_work_starts(bucket_run, proxy):
     for denied in ("PutObject", "PutObject|DeleteObject"):
         proxy.set_faults([Fault("denied", operation=denied)])
+        proxy.reset_counts()
         with pytest.raises(ConfigError, match=r"cannot create s3://.*: access is denied: grant this user"):
             bucket_run.probe()
+        assert proxy.counts["PutObject"] == 1
 
 
 def test_a_store_without_conditional_writes_is_told_at_once(bucket_run, proxy):

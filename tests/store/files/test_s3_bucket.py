@@ -12,7 +12,6 @@ from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.files import s3_requests
 from pseudoris.store.files.s3_storage import S3Storage
-from pseudoris.store.files.storage import ChangedError
 from tests.builders.fault_proxy import Fault
 
 PART = 5 * 2**20
@@ -160,14 +159,6 @@ def test_a_read_of_one_version_goes_on_where_it_broke_off(bucket, proxy):
     assert proxy.bytes_out["GetObject"] < 0.75 * len(LARGE)
 
 
-def test_a_read_of_another_version_is_changed(bucket):
-    bucket.put("key", b"one")
-    etag = bucket.stat("key").etag
-    bucket.put("key", b"two")
-    with pytest.raises(ChangedError, match="key"):
-        bucket.get("key", etag=etag)
-
-
 def test_ranges_are_read_from_both_ends_and_end_with_the_object(bucket):
     bucket.put("key", b"0123456789")
     assert bucket.get("key", start=2, length=3).data == b"234"
@@ -211,13 +202,6 @@ def test_a_failed_upload_is_aborted_and_one_that_cannot_be_is_left_for_gc(bucket
     bucket.abort_upload(upload)
     bucket.abort_upload(upload)
     assert list(bucket.list_uploads(ANY)) == []
-
-
-def test_a_refusal_is_not_asked_again(bucket, proxy):
-    proxy.set_faults([Fault("denied")])
-    with pytest.raises(PermissionError, match="AccessDenied"):
-        bucket.put("key", b"")
-    assert proxy.counts["PutObject"] == 1
 
 
 @pytest.mark.slow

@@ -149,13 +149,16 @@ NO_BUCKET = (
     ids=repr,
 )
 def test_a_bucket_that_is_not_there_no_credentials_and_another_version_are_told_apart(error, kind):
-    assert type(explained(error, "read", "s3://b c/x.png")) is kind
+    found = explained(error, "read", "s3://b c/x.png")
+    assert type(found) is kind
+    assert "s3://b c/x.png" in str(found)
 
 
 def test_credentials_that_are_refused_are_named_with_a_remedy_before_a_run():
     error = explained(answered(403, "InvalidAccessKeyId"), "read", "s3://b/x.png")
     assert isinstance(error, PermissionError)
     assert error.errno == errno.EKEYREJECTED
+    assert "InvalidAccessKeyId (HTTP 403)" in str(error)
 
 
 @pytest.mark.parametrize(("header", "said"), [("x-amz-sdk-a", ", header x-amz-sdk-a"), ("a secret: hunter2", "")])
