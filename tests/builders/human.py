@@ -13,6 +13,7 @@ from pycocotools import mask as coco
 
 from pseudoris.interchange.imports.human_annotation import HumanImage, HumanMask
 from tests.builders.images import png
+from tests.builders.sources import write_files
 
 HEIGHT, WIDTH = 24, 32
 
@@ -72,11 +73,7 @@ def reference(number: int, annotation: int, image: int, *sents: str, split: str 
 
 def write_images(folder: Path, *names: str, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Path:
     """Write a sound image under each name, all different, and return the folder."""
-    for seed, name in enumerate(names):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(*size, seed=seed))
-    return folder
+    return write_files(folder, {name: png(*size, seed=seed) for seed, name in enumerate(names)})
 
 
 def document(images: Sequence[Mapping], annotations: Sequence[Mapping]) -> bytes:

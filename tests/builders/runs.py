@@ -10,6 +10,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.tables import SCHEMAS
 from tests.builders.images import png
+from tests.builders.sources import write_files
 
 STUBS = ("masks.engine=stub", "captions.engine=stub", "filtering.engine=stub", "compute.device=none")
 # A tau of our own: the preset's follows its weights, and the stubs' scores do not.
@@ -24,14 +25,8 @@ def stub_config(*assignments: str) -> RunConfig:
 
 def write_source(folder: Path, num_images: int = 18) -> Path:
     """Write `num_images` sound images and those of `BROKEN` into `folder`, and return it."""
-    for index in range(num_images):
-        path = folder / "abc"[index % 3] / f"image-{index:03d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(height=6 + index % 5, width=9, seed=index))
-    for name, data in BROKEN.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
+    sound = {f"{'abc'[n % 3]}/image-{n:03d}.png": png(6 + n % 5, 9, seed=n) for n in range(num_images)}
+    return write_files(folder, {**sound, **BROKEN})
 
 
 def part_digests(out: Path) -> dict[str, str]:

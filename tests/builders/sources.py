@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import PlanEntry
+from pseudoris.schemas.shard import Shard
 from pseudoris.store.sources.items import SourceItem
 from pseudoris.store.sources.planned_images import PlannedImages
 
@@ -27,6 +29,15 @@ class GivenImages(PlannedImages):
             yield key, self._load(shard, key)
 
 
+def write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """Write `files`, by their path below `folder`, and return it."""
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return folder
+
+
 def tar_bytes(members: Iterable[tuple[str, bytes]]) -> bytes:
     """Return an uncompressed tar of regular members, in order; a name may repeat."""
     buffer = io.BytesIO()
@@ -38,9 +49,9 @@ def tar_bytes(members: Iterable[tuple[str, bytes]]) -> bytes:
     return buffer.getvalue()
 
 
-def parquet_bytes(columns: dict[str, Sequence[Any]], *, rows_per_group: int = 1000) -> bytes:
+def parquet_bytes(columns: dict[str, Sequence[Any]] | pa.Table, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer, row_group_size=rows_per_group)
+    pq.write_table(pa.table(columns) if isinstance(columns, dict) else columns, buffer, **options)
     return buffer.getvalue()
 
 
@@ -60,3 +71,8 @@ def plan_of(items: Iterable[SourceItem], *, shard: int = 0) -> list[PlanEntry]:
         )
         for position, item in enumerate(items)
     ]
+
+
+def reasons(shard: Shard) -> dict[str, str | None]:
+    """Return why each image of a shard is quarantined, by key; None is a sound one."""
+    return {image.key: image.failure.reason if image.failure else None for image in shard.images}

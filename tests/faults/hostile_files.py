@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import struct
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tests.builders.human import document, image_row, object_row, reference
+from tests.builders.sources import parquet_bytes
 
 # Python's hash of an int is its remainder by this: multiples fall into one slot of a dict.
 PRIME: Final = 2**61 - 1
@@ -160,13 +159,13 @@ def tables(column: str, values: Sequence[Any]) -> dict[str, Callable[[], bytes]]
         "a dictionary": pa.array(["a", "a"]).dictionary_encode(),
     }
     found: dict[str, Callable[[], bytes]] = {
-        f"its column is {name}": lambda each=each: written(pa.table({column: each})) for name, each in swaps.items()
+        f"its column is {name}": lambda each=each: parquet_bytes({column: each}) for name, each in swaps.items()
     }
     return found | {
-        "its column twice": lambda: written(pa.table([sound[column], sound[column]], names=[column, column])),
-        "no rows": lambda: written(sound.slice(0, 0)),
-        "no columns": lambda: written(pa.table({})),
-        "another column": lambda: written(sound.rename_columns(["other"])),
+        "its column twice": lambda: parquet_bytes(pa.table([sound[column], sound[column]], names=[column, column])),
+        "no rows": lambda: parquet_bytes(sound.slice(0, 0)),
+        "no columns": lambda: parquet_bytes({}),
+        "another column": lambda: parquet_bytes(sound.rename_columns(["other"])),
         "a million columns": lambda: footer_alone([_element("root", children=10**6), *[_element("c", kind=6)] * 10**6]),
         "100,000 nested groups": lambda: footer_alone(_deep(column, 100_000)),
         "5,000 nested groups": lambda: footer_alone(_deep(column, 5_000)),
@@ -174,37 +173,31 @@ def tables(column: str, values: Sequence[Any]) -> dict[str, Callable[[], bytes]]
         "2^31 children": lambda: footer_alone([_element("root", children=2**31 - 1), _element(column, kind=6)]),
         "2^60 rows, no row group": lambda: footer_alone([_element("r", children=1), _element(column, kind=6)], 2**60),
         "-1 rows": lambda: footer_alone([_element("root", children=1), _element(column, kind=6)], -1),
-        "a footer of 2^31 bytes": lambda: written(sound)[:-8] + struct.pack("<I", 2**31 - 1) + b"PAR1",
+        "a footer of 2^31 bytes": lambda: parquet_bytes(sound)[:-8] + struct.pack("<I", 2**31 - 1) + b"PAR1",
         "its footer says another number of rows": lambda: _other_count(column, values[0]),
         "a billion equal values": lambda: many(column, values[0]),
         "a page of 600 MB": lambda: _bomb(column),
-        "100 cuts": lambda: written(sound)[: len(written(sound)) // 2] + b"PAR1",
-        "a schema of pickled types": lambda: written(
+        "100 cuts": lambda: parquet_bytes(sound)[: len(parquet_bytes(sound)) // 2] + b"PAR1",
+        "a schema of pickled types": lambda: parquet_bytes(
             sound.replace_schema_metadata({"ARROW:schema": "gASV" * 50, "pandas": "{" * 50_000})
         ),
     }
-
-
-def written(table: pa.Table, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, **options)
-    return buffer.getvalue()
 
 
 def many(column: str, value: Any, count: int = 2 * 10**8) -> bytes:
     """Return a table of very many equal values: a few kilobytes, for runs of equal values are one."""
     array = pa.DictionaryArray.from_arrays(pa.array([0] * 10**6, pa.int8()), pa.array([value]))
     table = pa.table({column: pa.chunked_array([array] * (count // 10**6))})
-    return written(table, compression="zstd", row_group_size=count)
+    return parquet_bytes(table, compression="zstd", row_group_size=count)
 
 
 def _bomb(column: str) -> bytes:
     zeros = pa.array([bytes(600 * 2**20)], pa.large_binary())
-    return written(pa.table({column: zeros}), compression="zstd", use_dictionary=False, write_statistics=False)
+    return parquet_bytes({column: zeros}, compression="zstd", use_dictionary=False, write_statistics=False)
 
 
 def _other_count(column: str, value: Any) -> bytes:
-    data = written(pa.table({column: [value] * 12_345}))
+    data = parquet_bytes({column: [value] * 12_345})
     # Zigzag: 24690 is 12,345, and 24689 is -12,345.
     start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     return data[:start] + data[start:].replace(_varint(2 * 12_345), _varint(2 * 12_345 - 1))

@@ -56,7 +56,7 @@ from pseudoris.store.tables.run_reader import Run
 from pseudoris.workers.masks.rle import ious
 from tests.builders.human import box_mask, document, image_row, object_row, reference, rle, runs
 from tests.builders.images import animation, encode, jpeg, oriented, png, png_16_bit, png_with, smooth_pixels
-from tests.builders.sources import parquet_bytes, plan_of, tar_bytes
+from tests.builders.sources import parquet_bytes, plan_of, tar_bytes, write_files
 from tests.fuzz.fuzzer import Target
 from tests.fuzz.mutator import NUMBERS, mutated, of_trees
 from tests.store.builders import commit, make_entries, start_run
@@ -180,10 +180,10 @@ def table_seeds() -> list[bytes]:
     """Return tables of images: bytes, structs and uris, in several row groups."""
     images = [png(4 + n, 5, seed=n) for n in range(4)]
     return [
-        parquet_bytes({"bytes": images, "label": ["a", "b", "c", "d"]}, rows_per_group=2),
+        parquet_bytes({"bytes": images, "label": ["a", "b", "c", "d"]}, row_group_size=2),
         parquet_bytes({"image": [{"bytes": data, "path": None} for data in images]}),
         parquet_bytes({"uri": ["a.png", "../b.png", "file:///etc/passwd", "c\0d", "http://127.0.0.1/x.png", None]}),
-        parquet_bytes({"bytes": images * 40, "url": ["u"] * 160}, rows_per_group=50),
+        parquet_bytes({"bytes": images * 40, "url": ["u"] * 160}, row_group_size=50),
     ]
 
 
@@ -363,9 +363,7 @@ def prepare_run(start: str) -> Callable[[Path], Read]:
     """Return what opens a finished run after its file that begins with `start` was replaced."""
 
     def prepare(folder: Path) -> Read:
-        for name, data in run_files().items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(data)
+        write_files(folder, run_files())
         location, path = RunLocation.open(str(folder)), folder / _one(start)
 
         def read(data: bytes) -> None:

@@ -21,19 +21,14 @@ from pseudoris.images.parquet_pages import (
     read_columns,
 )
 from pseudoris.schemas.errors import ConfigError, ImageError
+from tests.builders.sources import parquet_bytes
 
 MIB = 2**20
 ROWS = [random.Random(0).randbytes(700) for _ in range(9)] + [None] + [b"\0" * 50_000] * 4
 
 
-def table_of(columns, **options) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer, **options)
-    return buffer.getvalue()
-
-
 def written(rows, **options) -> bytes:
-    return table_of({"bytes": rows}, **{"compression": "zstd", "use_dictionary": False, **options})
+    return parquet_bytes({"bytes": rows}, **{"compression": "zstd", "use_dictionary": False, **options})
 
 
 def chunk_of(data: bytes):
@@ -181,10 +176,10 @@ def repeated(value, count):
 
 def test_the_wanted_columns_that_are_there_are_read_in_the_order_of_asking():
     table = pa.table({"b": [1, 2] * 50, "c": ["x"] * 100, "a": [{"k": [1]}] * 100})
-    found = read_columns(table_of(table, row_group_size=30), ("a", "b", "d"), where="t")
+    found = read_columns(parquet_bytes(table, row_group_size=30), ("a", "b", "d"), where="t")
     assert found.to_pydict() == table.select(["a", "b"]).to_pydict()
     # Without a wanted column the schema is told.
-    assert read_columns(table_of({"b": [1]}), ("a",), where="t").schema.names == ["b"]
+    assert read_columns(parquet_bytes({"b": [1]}), ("a",), where="t").schema.names == ["b"]
 
 
 # Written where they are read, not in every process that collects: they take seconds.
@@ -206,7 +201,7 @@ def test_the_wanted_columns_that_are_there_are_read_in_the_order_of_asking():
     ids=["rows", "page", "dictionary", "encoded", "cut"],
 )
 def test_a_file_that_would_fill_the_memory_is_refused_before_it_does(columns, options, message):
-    data = b"PAR1" if columns is None else table_of(columns(), **options)
+    data = b"PAR1" if columns is None else parquet_bytes(columns(), **options)
     before = pa.total_allocated_bytes()
     with pytest.raises(ConfigError, match=message):
         read_columns(data, ("a",), where="t")

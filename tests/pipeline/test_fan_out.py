@@ -30,7 +30,7 @@ def write_mixture(folder, num_tars: int = 11) -> None:
             (folder / f"{number:02d}-image.png").write_bytes(png())
         if number % 4 == 0:
             rows = {"bytes": [png(seed=n) for n in range(number + 1)]}
-            (folder / f"{number:02d}.parquet").write_bytes(parquet_bytes(rows, rows_per_group=2))
+            (folder / f"{number:02d}.parquet").write_bytes(parquet_bytes(rows, row_group_size=2))
     (folder / "03.parquet").write_bytes(parquet_bytes({"url": ["https://a.example/x.jpg"]}))
 
 

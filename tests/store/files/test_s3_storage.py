@@ -177,7 +177,7 @@ def test_a_tar_is_indexed_by_its_headers_alone(bucket, put, proxy):
 
 
 def test_a_table_is_indexed_by_its_footer_alone(bucket, put, proxy):
-    data = parquet_bytes({"bytes": [bytes([n]) * 300_000 for n in range(10)]}, rows_per_group=2)
+    data = parquet_bytes({"bytes": [bytes([n]) * 300_000 for n in range(10)]}, row_group_size=2)
     put({"set/t.parquet": data})
     assert [item.row_group for item in source(bucket).list()] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     assert proxy.counts["GetObject"] == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -25,7 +24,7 @@ from pseudoris.store.sources.items import SourceItem
 from tests.builders.images import png
 from tests.builders.memory import least_peak_bytes
 from tests.builders.runs import stub_config
-from tests.builders.sources import parquet_bytes, tar_bytes
+from tests.builders.sources import parquet_bytes, tar_bytes, write_files
 from tests.store.builders import make_entries, start_run
 
 
@@ -236,12 +235,6 @@ def test_a_listing_out_of_order_is_refused_and_never_planned_twice(location):
     assert read_header(location) == first
 
 
-def write(folder: Path, files: dict[str, bytes]) -> None:
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-
-
 def tar_of(*numbers: int) -> bytes:
     return tar_bytes([(f"{number}.png", png()) for number in numbers])
 
@@ -250,20 +243,19 @@ def tar_of(*numbers: int) -> bytes:
 GROWN = {
     "files": (dict.fromkeys(("a/1.png", "b/x y.png", "é.png", "b.png"), png()), 4),
     "tars": ({"b.tar": tar_of(2, 1), "a-b.tar": tar_of(2, 2, 0)}, 4),
-    "tables": ({"b.parquet": parquet_bytes({"bytes": [png()] * 25}, rows_per_group=4)}, 25),
+    "tables": ({"b.parquet": parquet_bytes({"bytes": [png()] * 25}, row_group_size=4)}, 25),
 }
 
 
 @pytest.mark.parametrize(("grown", "num_new"), GROWN.values(), ids=GROWN)
 def test_a_real_source_that_grew_is_planned_as_if_it_had_been_whole(location, tmp_path, grown, num_new):
-    source = tmp_path / "in"
-    write(source, {f"a/image-{number}.png": png() for number in range(12)})
-    write(source, {"a.tar": tar_of(*range(9, 0, -1))})
-    write(source, {"a.parquet": parquet_bytes({"bytes": [png()] * 21}, rows_per_group=10)})
+    source = write_files(tmp_path / "in", {f"a/image-{number}.png": png() for number in range(12)})
+    write_files(source, {"a.tar": tar_of(*range(9, 0, -1))})
+    write_files(source, {"a.parquet": parquet_bytes({"bytes": [png()] * 21}, row_group_size=10)})
     config = stub_config().source
     before = plan(location, open_source(str(source), config).list())
     assert before.num_images == 12 + 9 + 21
-    write(source, grown)
+    write_files(source, grown)
     header, tally = extend_plan(location, before, open_source(str(source), config).list())
     assert (tally.num_images, tally.num_known, tally.num_changed, tally.num_vanished) == (num_new, 42, 0, 0)
     whole = {each.key for each in open_source(str(source), config).list()}

@@ -26,7 +26,7 @@ from pseudoris.store.tables.shard_tables import shard_tables
 from tests.builders import images as build
 from tests.builders.fault_proxy import Fault
 from tests.builders.hostile_plugin import hostile
-from tests.builders.sources import parquet_bytes, plan_of, tar_bytes
+from tests.builders.sources import parquet_bytes, plan_of, reasons, tar_bytes, write_files
 
 PLUGIN = "tests.builders.hostile_plugin"
 
@@ -55,15 +55,9 @@ def read(prover):
     return plan_and_read
 
 
-def reasons(shard: Shard) -> dict[str, str | None]:
-    return {image.key: image.failure.reason if image.failure else None for image in shard.images}
-
-
 def test_a_jpeg_without_its_end_marker_is_read_and_noted_in_the_table(tmp_path, read):
     whole = build.jpeg()
-    for name, data in {"cut.jpg": whole[:-2], "short.jpg": whole[:-90], "whole.jpg": whole}.items():
-        (tmp_path / name).write_bytes(data)
-    shard = read(tmp_path)
+    shard = read(write_files(tmp_path, {"cut.jpg": whole[:-2], "short.jpg": whole[:-90], "whole.jpg": whole}))
     assert reasons(shard) == {"cut.jpg": None, "short.jpg": "corrupt", "whole.jpg": None}
     rows = {row["key"]: row for row in shard_tables(shard, embed_images=False)["images"].to_pylist()}
     assert {key: row["note"] for key, row in rows.items()} == {
@@ -104,11 +98,7 @@ def hard_inputs() -> dict[str, tuple[bytes, str | tuple[int, int]]]:
 
 def test_every_hard_input_is_proven_or_quarantined_with_its_reason(tmp_path, read):
     inputs = hard_inputs()
-    for name, (data, _) in inputs.items():
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(data)
-    shard = read(tmp_path)
+    shard = read(write_files(tmp_path, {name: data for name, (data, _) in inputs.items()}))
     assert (shard.shard, shard.generation, shard.nodes) == (7, 0, ())
     assert [image.position for image in shard.images] == list(range(len(inputs)))
     assert shard.seconds["read"] > 0
@@ -126,8 +116,7 @@ def test_every_hard_input_is_proven_or_quarantined_with_its_reason(tmp_path, rea
 
 
 def test_a_file_that_vanishes_is_missing_and_the_rest_is_read(tmp_path, read):
-    for name in ("a.png", "b.png", "c.png"):
-        (tmp_path / name).write_bytes(build.png())
+    write_files(tmp_path, dict.fromkeys(("a.png", "b.png", "c.png"), build.png()))
     shard = read(tmp_path, meanwhile=(tmp_path / "b.png").unlink)
     assert reasons(shard) == {"a.png": None, "b.png": "missing", "c.png": None}
     assert shard.images[1].sha256 is None
@@ -208,9 +197,8 @@ def test_rows_of_a_table_are_read_and_refused_one_by_one(tmp_path, read):
 def test_an_image_by_uri_that_is_a_byte_too_large_is_refused_and_never_cut(tmp_path, read):
     data = build.png(7, 7)
     # What is cut off does not show: half a file may decode.
-    for name, content in {"fits.png": data, "large.png": data + b"\0"}.items():
-        (tmp_path / name).write_bytes(content)
-    (tmp_path / "t.parquet").write_bytes(parquet_bytes({"uri": ["fits.png", "large.png"]}))
+    table = parquet_bytes({"uri": ["fits.png", "large.png"]})
+    write_files(tmp_path, {"fits.png": data, "large.png": data + b"\0", "t.parquet": table})
     shard = read(tmp_path / "t.parquet", configuration=config(max_bytes=len(data)))
     assert list(reasons(shard).values()) == [None, "too_many_bytes"]
 
@@ -294,7 +282,7 @@ def test_a_bucket_whose_readers_pay_is_read_if_the_setting_says_so(read_bucket, 
 @pytest.mark.slow
 def test_a_bomb_in_a_table_costs_its_row_group_and_no_other(tmp_path, prover):
     rows = [build.png(1, 5), b"\0" * (65 * 2**20), build.png(2, 5), build.png(3, 5)]
-    (tmp_path / "t.parquet").write_bytes(parquet_bytes({"bytes": rows}, rows_per_group=2))
+    (tmp_path / "t.parquet").write_bytes(parquet_bytes({"bytes": rows}, row_group_size=2))
     source, limits = str(tmp_path / "t.parquet"), config(max_bytes=1_000_000)
     entries = plan_of(open_source(source, SourceConfig()).list())
     spoiled, sound = (read_shard(source, limits, entries[n : n + 2], prover=prover) for n in (0, 2))

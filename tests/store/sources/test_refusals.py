@@ -22,7 +22,7 @@ from pseudoris.store.sources import open_source, planned_images, proven_shard
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.sources.root import SourceRoot
 from tests.builders.fault_proxy import Fault, injecting
-from tests.builders.sources import parquet_bytes, plan_of
+from tests.builders.sources import parquet_bytes, plan_of, reasons, write_files
 
 REFUSED_BY_ALL = r"refused twice, 60 s apart, and no other image of the same store can be read"
 
@@ -57,12 +57,6 @@ def locks(monkeypatch) -> set[str]:
     return names
 
 
-def fill(folder, *names) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(name.encode())
-
-
 def config(**source) -> RunConfig:
     base = load_config("tiny")
     storage = StorageConfig(read_timeout_s=20, patience_s=60)
@@ -77,12 +71,8 @@ def read(source, configuration: RunConfig | None = None, *, count: int = 10) -> 
     return read_shard(str(source), configuration, entries[:count], prover=Believing(), others=entries[count:])
 
 
-def reasons(shard: Shard) -> dict[str, str | None]:
-    return {image.key: image.failure.reason if image.failure else None for image in shard.images}
-
-
 def test_files_that_are_refused_twice_among_others_are_denied_after_one_wait(tmp_path, locks, pauses):
-    fill(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    write_files(tmp_path, dict.fromkeys(("a.png", "b.png", "c.png", "d.png"), b"x"))
     locks |= {"b.png", "d.png"}
     shard = read(tmp_path)
     assert reasons(shard) == {"a.png": None, "b.png": "denied", "c.png": None, "d.png": "denied"}
@@ -91,14 +81,14 @@ def test_files_that_are_refused_twice_among_others_are_denied_after_one_wait(tmp
 
 
 def test_a_file_that_is_given_after_the_minute_is_read(tmp_path, locks, monkeypatch):
-    fill(tmp_path, "a.png", "b.png")
+    write_files(tmp_path, dict.fromkeys(("a.png", "b.png"), b"x"))
     locks.add("b.png")
     monkeypatch.setattr(proven_shard.time, "sleep", lambda _: locks.clear())
     assert reasons(read(tmp_path)) == {"a.png": None, "b.png": None}
 
 
 def test_credentials_that_expire_within_a_shard_quarantine_nothing(tmp_path, locks, monkeypatch):
-    fill(tmp_path, "a.png", "b.png")
+    write_files(tmp_path, dict.fromkeys(("a.png", "b.png"), b"x"))
     locks.add("b.png")
     monkeypatch.setattr(proven_shard.time, "sleep", lambda _: locks.add("*"))
     with pytest.raises(TransientError, match=rf"cannot read .*b\.png: Permission denied.*{REFUSED_BY_ALL}"):
@@ -106,7 +96,7 @@ def test_credentials_that_expire_within_a_shard_quarantine_nothing(tmp_path, loc
 
 
 def test_paths_that_cannot_be_followed_are_unreadable_and_cost_no_wait(tmp_path, pauses):
-    fill(tmp_path, "a.png")
+    write_files(tmp_path, dict.fromkeys(("a.png",), b"x"))
     (tmp_path / "long.png").symlink_to("x" * 300)
     (tmp_path / "self.png").symlink_to("self.png")
     (tmp_path / "t.parquet").write_bytes(parquet_bytes({"uri": ["self.png", "a.png", "long.png"]}))
@@ -132,9 +122,8 @@ def bucket(s3_server, s3_bucket):
 
 
 def table_of(folder, *uris: str) -> Path:
-    fill(folder, "here.png", "there.png")
-    (folder / "t.parquet").write_bytes(parquet_bytes({"uri": list(uris)}))
-    return folder / "t.parquet"
+    table = parquet_bytes({"uri": list(uris)})
+    return write_files(folder, {"here.png": b"x", "there.png": b"x", "t.parquet": table}) / "t.parquet"
 
 
 BAD_BUCKETS = ("s3://nobucket-xyz/x.png", "s3://not a bucket/x.png", "s3://a..b/x.png")
@@ -223,6 +212,6 @@ def test_missing_credentials_cost_the_one_row_that_needs_them_and_stop_a_table_o
 
 
 def test_a_shard_that_is_refused_as_a_whole_is_denied_if_another_shard_is_given(tmp_path, locks):
-    fill(tmp_path, "a.png", "b.png", "c.png")
+    write_files(tmp_path, dict.fromkeys(("a.png", "b.png", "c.png"), b"x"))
     locks |= {"a.png", "b.png"}
     assert reasons(read(tmp_path, count=2)) == {"a.png": "denied", "b.png": "denied"}

@@ -18,7 +18,7 @@ from pseudoris.store.sources.patterns import GlobPattern, expand_braces
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.sources.source import absolute_source
 from tests.builders.images import png
-from tests.builders.sources import parquet_bytes, plan_of, tar_bytes
+from tests.builders.sources import parquet_bytes, plan_of, tar_bytes, write_files
 
 AUTO = SourceConfig()
 
@@ -28,10 +28,7 @@ def keys(source, config=AUTO, **options) -> list[str]:
 
 
 def fill(folder, *names) -> None:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
+    write_files(folder, dict.fromkeys(names, b"x"))
 
 
 def test_a_run_below_source_is_skipped_with_a_notice(tmp_path, caplog):

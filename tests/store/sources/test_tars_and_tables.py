@@ -160,7 +160,7 @@ def rows_of(data, row_group, rows, config=AUTO, max_bytes=2**20):
 
 
 def test_rows_are_listed_by_number_and_bounded_by_their_row_group(tmp_path):
-    data = parquet_bytes({"bytes": [bytes([n]) for n in range(12)]}, rows_per_group=5)
+    data = parquet_bytes({"bytes": [bytes([n]) for n in range(12)]}, row_group_size=5)
     items = listed(tmp_path / "t.parquet", data)
     assert [item.key for item in items] == [f"t.parquet#{n}" for n in range(12)]
     assert [item.row_group for item in items] == [0] * 5 + [1] * 5 + [2] * 2
@@ -231,13 +231,12 @@ def test_a_row_that_is_not_utf8_costs_no_other_row():
 def test_a_dictionary_bomb_costs_one_row_at_a_time():
     size_bytes = 2**24
     column = pa.DictionaryArray.from_arrays(pa.array([0] * 256, pa.int32()), pa.array([b"\0" * size_bytes]))
-    buffer = io.BytesIO()
-    pq.write_table(pa.table({"bytes": column}), buffer, compression="zstd", store_schema=False)
-    assert len(buffer.getvalue()) < 4_000
+    data = parquet_bytes({"bytes": column}, compression="zstd", store_schema=False)
+    assert len(data) < 4_000
     pool = pa.default_memory_pool()
     before = pool.bytes_allocated()
     peak = 0
-    for _, image in read_rows(buffer, 0, rows=range(256), config=AUTO, max_bytes=size_bytes, table="t"):
+    for _, image in read_rows(io.BytesIO(data), 0, rows=range(256), config=AUTO, max_bytes=size_bytes, table="t"):
         assert len(image.data) == size_bytes
         peak = max(peak, pool.bytes_allocated() - before)
     assert peak < 8 * size_bytes
@@ -278,11 +277,8 @@ except ImageError as error:
     ids=["alone", "among small ones", "in a struct", "a path"],
 )
 def test_a_page_that_unpacks_to_a_bomb_is_never_unpacked(column):
-    buffer = io.BytesIO()
-    pq.write_table(pa.table({"image": column}), buffer, compression="zstd", use_dictionary=False)
-    data = buffer.getvalue()
+    data = parquet_bytes({"image": column}, compression="zstd", use_dictionary=False)
     assert len(data) < 40_000
-    del buffer
     small = parquet_bytes({"image": [b"x"]}).hex()
     done = subprocess.run([sys.executable, "-c", READ_AND_TELL, small], input=data, capture_output=True, check=True)
     reason, grown_kib = done.stdout.split()
@@ -328,7 +324,7 @@ def test_an_image_that_is_too_large_costs_no_other_image(kind):
 
 def test_rows_are_listed_with_the_mean_size_of_their_group_and_uris_with_none(tmp_path):
     images = [random.randbytes(100_000), random.randbytes(300_000)]
-    (tmp_path / "t.parquet").write_bytes(parquet_bytes({"bytes": images}, rows_per_group=2))
+    (tmp_path / "t.parquet").write_bytes(parquet_bytes({"bytes": images}, row_group_size=2))
     (tmp_path / "u.parquet").write_bytes(parquet_bytes({"url": ["a.jpg"]}))
     first, second, uri = (item.expected_bytes for item in listed(tmp_path))
     assert 200_000 <= first == second < 210_000
