@@ -2,9 +2,7 @@
 
 from dataclasses import replace
 
-import numpy as np
 from PIL import Image
-from pycocotools import mask as coco
 
 from pseudoris.cli.gallery import write_pages
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
@@ -12,24 +10,24 @@ from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, KeepRule
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.tables.open_run import QuarantinedImage
 from pseudoris.viewer.gallery_sample import Gallery, GalleryImage, GallerySummary
+from tests.builders.human import box_mask, rle
 from tests.builders.images import encode as encode_image
-from tests.store.builders import empty, quarantined, start_run
+from tests.store.builders import commit_made, empty, quarantined, start_run
 
 HEIGHT, WIDTH = 60, 90
 BOXES = ((10, 10, 40, 30), (50, 20, 80, 50), (5, 40, 30, 55))
+# What is said in an image of two masks, as `annotated` takes it.
+TWO = [(0, "a red circle", 1.5, 1), (0, "the dotted circle", 1.2, 1), (1, "a blue circle", 1.3, 0)]
 
 
 def encode(mask):
-    return coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode("ascii")
+    return rle(mask)["counts"]
 
 
 def rectangle(box=BOXES[0], size=(HEIGHT, WIDTH)):
-    mask = np.zeros(size, dtype=bool)
-    mask[box[1] : box[3], box[0] : box[2]] = True
-    return mask
+    return box_mask(box, size)
 
 
 def target_id(index):
@@ -124,14 +122,12 @@ def write_run(folder, *makers, per_shard=4, seconds=None, settings=(), embed_ima
         for at, (key, _) in enumerate(makers)
     ]
     header = start_run(location, entries, *settings, **changes)
-    provenance = Provenance(header_sha256=header.sha256)
     images = [make(entry) for entry, (_, make) in zip(entries, makers, strict=True)]
     for start in range(0, len(entries), per_shard):
         some = tuple(images[start : start + per_shard])
         seconds = {"propose": 1.5, "caption": 2.0} if seconds is None else seconds
         shard = Shard(start // per_shard, 0, some, seconds, ("node-a",))
-        ids = [image.image_id for image in some]
-        commit_shard(location, shard, planned_ids=ids, embed_images=embed_images, provenance=provenance)
+        commit_made(location, header, shard, embed_images=embed_images)
     return location
 
 

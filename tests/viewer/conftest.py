@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.viewer.builders import TWO, annotated, pages_of, quarantined_because
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -25,6 +28,18 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two annotated images, an empty one, and a quarantined one; τ is 1.35."""
+    return pages_of(
+        tmp_path_factory.mktemp("pages é"),
+        ("two.png", lambda entry: annotated(entry, 2, TWO)),
+        ("lone.png", lambda entry: annotated(entry, 1, [(0, "a lone circle in the snow", None, None)])),
+        ("bare.png", lambda entry: annotated(entry, 0)),
+        ("broken.png", quarantined_because("the header is cut short")),
+    )
 
 
 @pytest.fixture

@@ -2,11 +2,9 @@
 
 import pytest
 
-from tests.viewer.builders import annotated, pages_of, quarantined_because
+from tests.viewer.builders import TWO, annotated, pages_of, quarantined_because
 
 pytestmark = pytest.mark.browser
-
-TWO = [(0, "a red circle", 1.5, 1), (0, "the dotted circle", 1.2, 1), (1, "a blue circle", 1.3, 0)]
 
 # A select is no name of its own: what it offers is its value.
 UNNAMED = """
@@ -54,16 +52,6 @@ FAINT = """
   return found;
 }
 """
-
-
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory):
-    return pages_of(
-        tmp_path_factory.mktemp("pages"),
-        ("two.png", lambda entry: annotated(entry, 2, TWO)),
-        ("lone.png", lambda entry: annotated(entry, 1, [(0, "a lone circle", None, None)])),
-        ("broken.png", quarantined_because("the header is cut short")),
-    )
 
 
 @pytest.mark.parametrize("name", ["index.html", "quality.html"])

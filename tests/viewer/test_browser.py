@@ -13,26 +13,12 @@ from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from tests.builders.scored_runs import scored_run
 from tests.builders.web import serving_folder
 from tests.interchange.exports.builders import build_run_of_several
-from tests.viewer.builders import annotated, pages_of, quarantined_because, set_tau
+from tests.viewer.builders import TWO, annotated, pages_of, quarantined_because, set_tau
 
 pytestmark = pytest.mark.browser
 
-TWO = [(0, "a red circle", 1.5, 1), (0, "the dotted circle", 1.2, 1), (1, "a blue circle", 1.3, 0)]
-LONE = [(0, "a lone circle in the snow", None, None)]
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">'`${1}"
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" onload="document.title=\'owned\'"><script>alert(1)</script></svg>'
-
-
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory):
-    """A folder of two annotated images, an empty one, and a quarantined one; τ is 1.35."""
-    return pages_of(
-        tmp_path_factory.mktemp("pages é"),
-        ("two.png", lambda entry: annotated(entry, 2, TWO)),
-        ("lone.png", lambda entry: annotated(entry, 1, LONE)),
-        ("bare.png", lambda entry: annotated(entry, 0)),
-        ("broken.png", quarantined_because("the header is cut short")),
-    )
 
 
 @pytest.fixture
