@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Rated
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, ShardImage
@@ -19,7 +20,9 @@ from pseudoris.synthworld.demo import scene_truth
 from pseudoris.synthworld.grammar import Description
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
+from pseudoris.training.calibration.confidence_fit import JudgedImage
 from pseudoris.workers.masks import rle
+from recipes.scene_shards import scene_image, scene_shard
 from recipes.scene_texts import realise
 from tests.store.builders import commit_images, start_run
 
@@ -35,6 +38,30 @@ def scenes(count: int) -> dict[str, Scene]:
 def plain_object(category: str, colour: str, x: float) -> SceneObject:
     """Return a large plain object of the middle row of a scene."""
     return SceneObject(Attributes(category, colour, "plain", "large"), (x, 96.0), 24.0, 0.0, (0, 0, 0))
+
+
+def with_true_masks(scene: Scene, *said: tuple[int, str, dict], **common: object) -> ShardImage:
+    """Return a scene with its true masks and expressions, (object, text, changes) of what they have in `common`."""
+    image = scene_shard([scene_image(scene)], with_true_masks=True).images[0]
+    ids = [mask.mask_id for mask in image.masks]
+    expressions = (ExpressionRecord((ids[at],), text, **{**common, **changes}) for at, text, changes in said)
+    return replace(image, expressions=tuple(expressions))
+
+
+def judged_scene(seed: int) -> JudgedImage:
+    """Return three masks' candidates, of which the true and unambiguous ones are right, but for noise."""
+    draw = np.random.default_rng(seed)
+    size, each = 36, 12
+    scores = {name: draw.uniform(0.4, 1.0, size) for name in CONFIDENCE_COLUMNS}
+    scores["truth"] = draw.uniform(-2, 0, size)
+    scores["caption_score"] = scores["truth"] * 5
+    scores["uniqueness"] = draw.uniform(0.7, 1.5, size)
+    odds = 4 * (scores["truth"] + 1) + 6 * np.log(scores["uniqueness"])
+    is_right = draw.random(size) < 1 / (1 + np.exp(-odds))
+    scores["distinctiveness"] = draw.uniform(0.7, 1.5, size)
+    groups = [f"{seed}-{n // each}" for n in range(size)]
+    texts = [f"a {n % 3} {n}" for n in range(size)]
+    return JudgedImage(Rated(groups, texts, scores), is_right, np.arange(size) // each, 3, 4)
 
 
 def truth_bytes(known: dict[str, Scene], **broken: None) -> bytes:

@@ -1,6 +1,7 @@
 """Weights that are fitted to judged scenes, and what is composed with them, by the oracle's word."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,12 +11,12 @@ from experiments.composing.many_names import NamedTruth
 from experiments.composing.posterior_fit import fitted_weights
 from experiments.listener.judged_scenes import COMPOSERS, SceneRows, scene_rows
 from experiments.listener.listener_gain import AIMS, COUNTS, RULES, gain_report, measure_labels
-from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Rated
+from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.shard import SOURCE_COMPOSER, CaptionSample, ExpressionRecord
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
 from pseudoris.training.calibration.confidence_fit import NOTHING_KEPT
-from recipes.scene_shards import scene_image, scene_shard
+from tests.builders.scene_runs import judged_scene, with_true_masks
 from tests.builders.scene_runs import plain_object as item
 
 DRAW = CaptionSample("masked", "top_p", None, 0.5, -1.0)
@@ -25,19 +26,12 @@ TRUE = {0: ("circle", "orange"), 1: ("star", "blue"), 2: ("heart", "orange")}
 
 def image(*said, correctness):
     """The scene with its true masks; `said` are (object, text, noun, draws), correctness by whether a noun is true."""
-    plain = scene_shard([scene_image(SCENE)], with_true_masks=True).images[0]
-    masks = tuple(replace(mask, predicted_iou=0.9, stability_score=0.9) for mask in plain.masks)
-    expressions = tuple(
-        ExpressionRecord(
-            (masks[number].mask_id,),
-            text,
-            (DRAW,) * draws,
-            head_noun=noun,
-            correctness=correctness[noun == TRUE[number][0]],
-        )
-        for number, text, noun, draws in said
+    rows = (
+        (at, text, {"samples": (DRAW,) * draws, "head_noun": noun, "correctness": correctness[noun == TRUE[at][0]]})
+        for at, text, noun, draws in said
     )
-    return replace(plain, masks=masks, expressions=expressions)
+    plain = with_true_masks(SCENE, *rows)
+    return replace(plain, masks=tuple(replace(each, predicted_iou=0.9, stability_score=0.9) for each in plain.masks))
 
 
 def test_correctness_weighs_where_it_tells_the_noun_and_nothing_where_it_misleads():
@@ -90,14 +84,12 @@ SAID = (
 @pytest.fixture
 def painted():
     """The scene with its true masks, and "a star" drawn, kept and right, "a circle" drawn, kept and wrong."""
-    image = scene_shard([scene_image(TWO_CIRCLES)], with_true_masks=True).images[0]
-    ids = [mask.mask_id for mask in image.masks]
     drawn = (
-        ExpressionRecord((ids[2],), "a star", (DRAW,), kept=True, head_noun="star"),
-        ExpressionRecord((ids[0],), "a circle", (DRAW,), kept=True, head_noun="circle"),
-        ExpressionRecord((ids[1],), "a red circle", (DRAW,), kept=False, head_noun="circle"),
+        (2, "a star", {"kept": True, "head_noun": "star"}),
+        (0, "a circle", {"kept": True, "head_noun": "circle"}),
+        (1, "a red circle", {"kept": False, "head_noun": "circle"}),
     )
-    return replace(image, expressions=drawn)
+    return with_true_masks(TWO_CIRCLES, *drawn, samples=(DRAW,))
 
 
 @pytest.fixture
@@ -186,16 +178,7 @@ def test_a_text_means_what_its_names_are_true_of(text, meant):
 
 
 HEARD = {"caption_score": -1.0, "listener": 0.5, "truth": -0.3}
-
-
-def annotated(*said):
-    """The scene with its true masks and the given (object, text, changes)."""
-    image = scene_shard([scene_image(TWO_CIRCLES)], with_true_masks=True).images[0]
-    expressions = (
-        ExpressionRecord((image.masks[number].mask_id,), text, **{"samples": (DRAW,), **HEARD, **changes})
-        for number, text, changes in said
-    )
-    return replace(image, expressions=tuple(expressions))
+annotated = partial(with_true_masks, TWO_CIRCLES, samples=(DRAW,), **HEARD)
 
 
 def test_each_candidate_has_its_scores_whether_it_is_right_and_what_it_was_said_of():
@@ -230,16 +213,8 @@ def test_masks_and_visible_objects_are_counted_though_a_mask_is_missing():
 
 
 def drawn(seed: int) -> SceneRows:
-    draw = np.random.default_rng(seed)
-    size = 30
-    scores = {name: draw.uniform(0.4, 1.0, size) for name in CONFIDENCE_COLUMNS}
-    scores["truth"] = draw.uniform(-2, 0, size)
-    scores["caption_score"] = scores["truth"] * 5
-    scores["distinctiveness"] = draw.uniform(0.7, 1.5, size)
-    is_right = draw.random(size) < 1 / (1 + np.exp(-4 * (scores["truth"] + 1)))
-    texts = [f"the {n % 5} thing {n % 7}" for n in range(size)]
-    rated = Rated([str(n // 10) for n in range(size)], texts, scores)
-    return SceneRows(rated, is_right, np.arange(size) // 10, 3, 4, is_right_by_sentences=is_right[::-1].copy())
+    judged = judged_scene(seed)
+    return SceneRows(judged.rated, judged.is_right, judged.targets, 3, 4, is_right_by_sentences=judged.is_right[::-1])
 
 
 @pytest.mark.slow
@@ -254,7 +229,7 @@ def test_labels_are_counted_from_none_to_all_and_no_verdict_moves_the_first_row(
     assert (whole["draws"], whole["test"]["accuracy"]["std"]) == (1, None)
     few = next(row for row in found if row["scenes"] == 5)
     assert few["test"]["accuracy"]["least"] <= few["test"]["accuracy"]["mean"]
-    assert few["candidates_a_scene"] == 30.0
+    assert few["candidates_a_scene"] == 36.0
     wrong = [replace(scene, is_right=~scene.is_right) for scene in scenes[:20]]
     again = measure_labels(wrong, asked, (0.5, 1.0))
     assert again[0] == found[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,29 +14,21 @@ from typer.testing import CliRunner
 from experiments.oracle import HEADLINE, TRUTH_SUFFIX, EvaluationOptions, count_at, count_scene, evaluate, main
 from experiments.scene_clip import DESCRIBED, NAMED, Pointer, point_at, questions
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
+from pseudoris.schemas.shard import CaptionSample
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap
-from recipes.scene_shards import scene_image, scene_shard
+from recipes.scene_shards import scene_image
 from tests.builders.scene_runs import plain_object as item
+from tests.builders.scene_runs import with_true_masks
 
 # A red circle (not held out), a blue circle, and a red star.
 SCENE = Scene(
     0, 4_000_000, (item("circle", "orange", 40.0), item("circle", "blue", 96.0), item("star", "orange", 150.0))
 )
 TRUTH = scene_image(SCENE)
-
-
-def annotated(*said):
-    """The scene with its true masks and the given (object, text, changes)."""
-    row = scene_shard([TRUTH], with_true_masks=True).images[0]
-    draw = CaptionSample("masked", "top_p", None, 0.5, -1.0)
-    expressions = (
-        ExpressionRecord((row.masks[at].mask_id,), text, (draw,), **{"kept": True, "distinctiveness": 2.0, **changes})
-        for at, text, changes in said
-    )
-    return replace(row, expressions=tuple(expressions))
+DRAW = CaptionSample("masked", "top_p", None, 0.5, -1.0)
+annotated = partial(with_true_masks, SCENE, samples=(DRAW,), kept=True, distinctiveness=2.0)
 
 
 def test_true_masks_reach_full_recall():

@@ -18,7 +18,6 @@ from pseudoris.training.calibration.confidence_fit import (
     NO_LABELS,
     NO_LABELS_VOTE,
     AlwaysKept,
-    JudgedImage,
     calibrate,
     calibrated_run,
     choose,
@@ -30,7 +29,7 @@ from pseudoris.training.calibration.confidence_fit import (
     without_labels,
 )
 from pseudoris.training.calibration.run_units import CORRECTNESS_STD, SCORE_MEANS, SCORE_STDS, in_units_of
-from tests.builders.scene_runs import quarantined, said, scene_run, scored, truth_bytes
+from tests.builders.scene_runs import judged_scene, quarantined, said, scene_run, scored, truth_bytes
 from tests.builders.scene_runs import scenes as drawn_scenes
 
 KNOWN = drawn_scenes(8)
@@ -40,24 +39,9 @@ CORRECTNESS = 0.7 + CORRECTNESS_STD * RNG.standard_normal(4_000)
 SCORES = np.array(SCORE_MEANS) + np.array(SCORE_STDS) * RNG.standard_normal((4_000, 2))
 
 
-def scene(seed: int) -> JudgedImage:
-    """Return three masks' candidates, of which the true and unambiguous ones are right, but for noise."""
-    draw = np.random.default_rng(seed)
-    size, each = 36, 12
-    scores = {name: draw.uniform(0.4, 1.0, size) for name in CONFIDENCE_COLUMNS}
-    scores["truth"] = draw.uniform(-2, 0, size)
-    scores["caption_score"] = scores["truth"] * 5
-    scores["uniqueness"] = draw.uniform(0.7, 1.5, size)
-    odds = 4 * (scores["truth"] + 1) + 6 * np.log(scores["uniqueness"])
-    is_right = draw.random(size) < 1 / (1 + np.exp(-odds))
-    groups = [f"{seed}-{n // each}" for n in range(size)]
-    texts = [f"a {n % 3} {n}" for n in range(size)]
-    return JudgedImage(Rated(groups, texts, scores), is_right, np.arange(size) // each, 3, 4)
-
-
 @pytest.fixture(scope="module")
 def scenes():
-    return [scene(seed) for seed in range(40)]
+    return [judged_scene(seed) for seed in range(40)]
 
 
 def test_the_weights_are_those_that_made_the_world(scenes):
@@ -205,13 +189,13 @@ def test_a_calibration_holds_a_line_for_each_kind():
     for seed in range(40):
         at, names = slice(6 * seed, 6 * seed + 6), [(f"{seed}-0", f"composed {n}") for n in range(6)]
         beside = AlwaysKept(is_right[at].astype(bool), np.arange(6), confidence[at], names)
-        scenes.append(replace(scene(seed), beside=beside))
+        scenes.append(replace(judged_scene(seed), beside=beside))
     found = calibrate(scenes, EVERYTHING, coverage=0.5, least_yield=1.0)
     assert found.pair_weight == fit_pair_weight(scenes, found.weights)
     # The weights were fitted to the same verdicts: their line is hardly one.
     assert found.pair_weight.drawn.slope == pytest.approx(1, abs=0.05)
     assert found.pair_weight.composed.slope == pytest.approx(0.7, abs=0.25)
-    silent = [replace(each, beside=scene(0).beside) for each in scenes]
+    silent = [replace(each, beside=judged_scene(0).beside) for each in scenes]
     assert fit_pair_weight(silent, found.weights).composed is None
 
 
