@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE
@@ -17,6 +16,7 @@ from pseudoris.interchange.exclusions.__main__ import main
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.exclusions.exclusion_rules import ExclusionMatcher
 from tests.builders.human import image_row, object_row, reference, write_images, write_refer, write_small_refer
+from tests.builders.sources import parquet_bytes
 
 SHA, PHASH = "ab" * 32, "1234567812345678"
 
@@ -39,7 +39,7 @@ def write_table(folder, name, **columns):
         rows = zip(*columns.values(), strict=True)
         path.write_text("\n".join([",".join(columns), *(",".join(map(str, row)) for row in rows)]) + "\n")
     else:
-        pq.write_table(pa.table(columns), path)
+        path.write_bytes(parquet_bytes(columns))
     return path
 
 
@@ -129,19 +129,27 @@ def test_names_paths_and_ids_are_read_and_comments_are_not(tmp_path):
     assert read(path)[0].values == {"a cat.jpg", "val/b.png", "12", "13"}
 
 
+TWICE = pa.table([[SHA], [SHA]], ["sha256", "sha256"])
+
+
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("name", "data", "message"),
     [
-        (b"", "lists nothing. Write a file name or a COCO id on each line"),
-        (b"# only\n\n", "lists nothing"),
-        (b"a.jpg\n\xff\xfe\n", "line 2 is not UTF-8"),
-        (b"a.jpg\nb.jpg\tc.jpg\n", r"line 2 has the control characters of 'b.jpg\\tc.jpg'"),
-        (b"ab" * 32, "line 1 is the sha256 abab.*column sha256"),
-        (b"a.jpg\n/\n", "line 2 is '/', not a name"),
+        ("list.txt", b"", "lists nothing. Write a file name or a COCO id on each line"),
+        ("list.txt", b"# only\n\n", "lists nothing"),
+        ("list.txt", b"a.jpg\n\xff\xfe\n", "line 2 is not UTF-8"),
+        ("list.txt", b"a.jpg\nb.jpg\tc.jpg\n", r"line 2 has the control characters of 'b.jpg\\tc.jpg'"),
+        ("list.txt", b"ab" * 32, "line 1 is the sha256 abab.*column sha256"),
+        ("list.txt", b"a.jpg\n/\n", "line 2 is '/', not a name"),
+        ("bench.parquet", b"\x00\xff\n" * 3, "bench.parquet cannot be read as"),
+        ("bench.csv", b"", "bench.csv cannot be read as"),
+        ("bench.csv", b"sha256,caf\xe9\nab,a\n", "read as csv: 'utf-8' codec can't decode.*Write the file"),
+        ("bench.parquet", parquet_bytes(TWICE), "has the column sha256 2 times. Keep one of them"),
+        ("bench.csv", b"sha256,sha256\nab,ab\n", "has the column sha256 2 times. Keep one of them"),
     ],
 )
-def test_a_file_that_lists_no_names_is_told_by_its_line(tmp_path, data, message):
-    path = tmp_path / "list.txt"
+def test_a_file_of_no_names_and_one_that_is_no_table_of_hashes_are_told_by_the_fault(tmp_path, name, data, message):
+    path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises(ConfigError, match=message):
         read(path)
@@ -185,29 +193,6 @@ def test_an_image_without_a_perceptual_hash_is_known_by_its_bytes(tmp_path):
 def test_a_table_that_is_none_of_hashes_is_told_by_row_and_value(tmp_path, name, columns, message):
     with pytest.raises(ConfigError, match=message):
         read(write_table(tmp_path, name, **columns))
-
-
-def table_with_a_column_twice() -> bytes:
-    file = pa.BufferOutputStream()
-    pq.write_table(pa.table([[SHA], [SHA]], ["sha256", "sha256"]), file)
-    return file.getvalue().to_pybytes()
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "message"),
-    [
-        ("bench.parquet", b"\x00\xff\n" * 3, "bench.parquet cannot be read as"),
-        ("bench.csv", b"", "bench.csv cannot be read as"),
-        ("bench.csv", b"sha256,caf\xe9\nab,a\n", "read as csv: 'utf-8' codec can't decode.*Write the file"),
-        ("bench.parquet", table_with_a_column_twice(), "has the column sha256 2 times. Keep one of them"),
-        ("bench.csv", b"sha256,sha256\nab,ab\n", "has the column sha256 2 times. Keep one of them"),
-    ],
-)
-def test_a_file_that_is_no_table_is_named(tmp_path, name, data, message):
-    path = tmp_path / name
-    path.write_bytes(data)
-    with pytest.raises(ConfigError, match=message):
-        read(path)
 
 
 def test_a_folder_of_images_is_hashed_and_a_broken_one_is_known_by_its_bytes(tmp_path):
