@@ -154,11 +154,8 @@ def test_too_many_bytes_are_refused():
 @pytest.mark.parametrize("image_format", ["PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_exif_orientation_is_turned_upright(orientation, image_format):
-    pixels = build.smooth_pixels(6, 10)
     options = {"lossless": True} if image_format == "WEBP" else {}
-    exif = Image.Exif()
-    exif[build.EXIF_ORIENTATION] = orientation
-    data = build.encode(pixels, image_format, exif=exif, **options)
+    data = build.oriented(build.smooth_pixels(6, 10), orientation, image_format, **options)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
     decoded = decode_upright(data, LIMITS)
     np.testing.assert_array_equal(decoded, expected)

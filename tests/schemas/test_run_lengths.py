@@ -5,15 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from pycocotools import mask as coco
 
 from pseudoris.schemas.run_lengths import RleSummary, summarise_rle
+from tests.builders.human import rle
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
-
-
-def encode(pixels: np.ndarray) -> str:
-    return coco.encode(np.asfortranarray(pixels.astype(np.uint8)))["counts"].decode("ascii")
 
 
 def plain(pixels: np.ndarray) -> RleSummary:
@@ -28,7 +24,7 @@ def plain(pixels: np.ndarray) -> RleSummary:
 @settings(deadline=None, max_examples=200)
 @given(shapes.flatmap(lambda shape: arrays(bool, shape)))
 def test_area_and_box_are_those_of_the_pixels(pixels):
-    assert summarise_rle(*pixels.shape, encode(pixels)) == plain(pixels)
+    assert summarise_rle(*pixels.shape, rle(pixels)["counts"]) == plain(pixels)
 
 
 @pytest.mark.parametrize(
@@ -37,11 +33,11 @@ def test_area_and_box_are_those_of_the_pixels(pixels):
     ids=["long runs", "a last pixel far away"],
 )
 def test_masks_of_long_runs_are_summarised(pixels):
-    assert summarise_rle(*pixels.shape, encode(pixels)) == plain(pixels)
+    assert summarise_rle(*pixels.shape, rle(pixels)["counts"]) == plain(pixels)
 
 
 def test_a_mask_of_a_hundred_megapixels_is_summarised_from_its_runs():
-    whole = coco.encode(np.ones((10, 10), np.uint8, order="F"))["counts"].decode()
+    whole = rle(np.ones((10, 10)))["counts"]
     assert summarise_rle(10, 10, whole).area_px == 100
     # Source: maskApi.c's rleToString by hand: run 0, then 100,000,000 in five-bit chunks.
     digits, rest = [], 100_000_000

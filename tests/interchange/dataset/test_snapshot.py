@@ -100,9 +100,6 @@ def test_a_run_without_a_commit_is_nothing_to_train_on(growing):
 # What the ranks of a process group agree on, while a run grows.
 
 
-TEXT = SampleSpec(parts=("text",))
-
-
 def in_two_processes(folder, of_rank):
     """Run `of_rank(rank)` in two processes of a gloo group; return what each returned."""
 

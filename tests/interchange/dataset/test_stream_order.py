@@ -83,11 +83,7 @@ def test_every_mask_comes_once_from_no_more_images_than_the_buffer_holds(images,
     entered: list[Image] = []
     left: set[int] = set()
     drawn = []
-    for each in interleaved(
-        (entered.append(image) or image for image in images),
-        StreamOrder(buffer_images=num_images, buffer_bytes=size_bytes),
-        key,
-    ):
+    for each in interleaved((entered.append(image) or image for image in images), order, key):
         drawn.append(each)
         # The newest may be one that is looked at ahead, to see whether it fits.
         held = [image for image in entered if image.number not in left]

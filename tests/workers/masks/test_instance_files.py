@@ -4,31 +4,20 @@ import json
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import torch
 
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.instance_files import read_instance_table
+from tests.builders import human
+from tests.builders.sources import parquet_bytes
 
 SIZE = (20, 30)
 BOX = (4, 5, 14, 12)
 
 
-def box_mask(box=BOX):
-    x0, y0, x1, y1 = box
-    mask = np.zeros(SIZE, dtype=bool)
-    mask[y0:y1, x0:x1] = True
-    return mask
-
-
-def code(box=BOX):
-    return rle.encode(torch.from_numpy(box_mask(box))[None])[0]
-
-
 def segmentation(box=BOX):
-    return {"size": list(SIZE), "counts": code(box)}
+    return human.rle(human.box_mask(box, SIZE))
 
 
 def instances(path, *, min_score=0.5, key="a.jpg", size=SIZE):
@@ -60,7 +49,7 @@ def test_coco_masks_and_boxes_are_read(coco):
         {"segmentation": [], "bbox": bbox},
     )
     assert instances(path).rows == (0, 1, 2, 3)
-    np.testing.assert_array_equal(masks(path), [box_mask()] * 4)
+    np.testing.assert_array_equal(masks(path), [human.box_mask(BOX, SIZE)] * 4)
 
 
 def test_low_scores_and_crowds_are_passed_over(coco):
@@ -152,7 +141,7 @@ def parquet(tmp_path):
             name: pa.array(values, SEGMENTATION) if name == "segmentation" and isinstance(values, list) else values
             for name, values in columns.items()
         }
-        pq.write_table(pa.table(arrays), path)
+        path.write_bytes(parquet_bytes(arrays))
         return str(path)
 
     return write
@@ -172,7 +161,7 @@ def parquet(tmp_path):
     ids=["masks", "boxes", "a box where there is no mask", "a run's own table"],
 )
 def test_a_parquet_table_is_read(parquet, columns, boxes):
-    np.testing.assert_array_equal(masks(parquet(**columns)), [box_mask(box) for box in boxes])
+    np.testing.assert_array_equal(masks(parquet(**columns)), [human.box_mask(box, SIZE) for box in boxes])
 
 
 def test_rows_below_the_score_are_passed_over_and_keep_the_others_numbers(parquet):
