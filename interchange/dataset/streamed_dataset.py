@@ -52,10 +52,9 @@ class StreamedDataset(SharedNumbers, IterableDataset[Any]):
         own_rank, own_size = distributed_rank()
         self.rank = own_rank if rank is None else rank
         self.world_size = own_size if world_size is None else world_size
-        if not 0 <= self.rank < self.world_size:
-            raise ConfigError(
-                f"rank is {self.rank}, world_size {self.world_size}. Give a rank from 0 to world_size - 1."
-            )
+        # With another size than the group's, each process would take its rank there, or 0, and read the same share.
+        if not 0 <= self.rank < self.world_size or (rank is None and self.world_size != own_size):
+            raise ConfigError(f"rank is {rank}, world_size {self.world_size}. Give a rank from 0 to world_size - 1.")
         super().__init__()
         self._loaded: dict[str, Any] | None = None
         # Counts how often a refresh or a loaded state has replaced the data. Copies in workers do not count it.

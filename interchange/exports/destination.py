@@ -111,6 +111,12 @@ def has_earlier(destination: RunLocation, export_format: str, folders: Sequence[
         )
     if found["state"] == "whole" and not is_overwriting:
         raise ConfigError(f"{destination.root} already has an export. Name another place, or give --overwrite.")
+    dataset = found.get("dataset")
+    if dataset is not None and not any(dataset in folder.split("/") for folder in folders):
+        raise ConfigError(
+            f"{destination.root} has an export with --dataset {dataset}, whose files would stay beside this one. Give "
+            "the same --dataset, or name another place."
+        )
     return True
 
 

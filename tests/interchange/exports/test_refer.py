@@ -108,6 +108,8 @@ def test_trap_bars_that_lisa_refuses_are_dropped_and_counted_under_the_names_tha
     found = LavtDataset(Path(place.root), "val", "refcocog", "umd").refer.refs_list
     assert found
     assert all(map(lisa_texts, found))
+    with pytest.raises(ConfigError, match="--dataset refcocog, whose files would stay beside this one"):
+        export("refer", built_run, place, dataset="refcoco", is_overwriting=True)
 
 
 def test_masks_are_polygons_which_fill_to_the_same_pixels_as_encodings_where_asked(run_of_several, exported):
