@@ -116,7 +116,7 @@ class ExportJob:
         self.single_files: dict[str, str] = {}
         self.give_back: Callable[[], None] = lambda: None
         self.lacking: set[str] = set()
-        self.unmatched: list[str] = []
+        self._given, self.unmatched = request.exclusions, list[str]()
         self.patterns: set[str] = set()
         self._mask_numbers, self._text_numbers = count(1), count(1)
         self.name, takes, limit = export_format.name, export_format.takes, request.options.max_tokens
@@ -230,7 +230,7 @@ class ExportJob:
                 yield from self._with_file(image)
                 self.on_progress(number, total)
             self.on_progress(num_done, total)
-        self.unmatched = excluded.unmatched(self.dropped)
+        self.unmatched = excluded.unmatched(self.dropped, self._given)
         if not self.num_images:
             reasons = "; ".join(f"{num:,} {reason}" for reason, num in self.dropped.items() if num)
             raise ConfigError(

@@ -62,7 +62,7 @@ def _write(job: ExportJob) -> ExportReport:
         files={table: len(files) for table, files in written.items()},
         size_bytes=job.size_bytes,
         dropped=left_out.images,
-        notes=images.unmatched(left_out.images),
+        notes=images.unmatched(left_out.images, request.exclusions),
         checked=("every file reads back as written: its bytes, and the ids of its rows in order",),
     )
     job.describe(report, tables)

@@ -49,8 +49,8 @@ class TextRule:
         is_lower_case: Whether capitals become small letters; the tables hold none, an import's texts may.
         refused: Strings that no text may hold.
         is_kept_only: Whether candidates that the filter did not keep are left out; those are not counted as dropped.
-        mask_tau: A mask needs an expression whose distinctiveness is above it, or that has none (a mask alone in its
-            image, a human's expression); None needs no such expression.
+        mask_tau: A mask needs a kept expression, or a caption without a distinctiveness (a mask alone in its image);
+            None needs no such expression.
         keeps_bare_masks: Whether masks stay also without an expression.
         with_samples: Whether expressions come with every draw.
         with_groups: Whether expressions of several masks are taken; `with_none`, of those that refer to no mask.
@@ -191,9 +191,11 @@ class ExcludedImages:
         """Return whether there is a rule that the run does not have."""
         return bool(self._rules)
 
-    def unmatched(self, counts: Mapping[str, int]) -> list[str]:
-        """Return a sentence for each rule that no image matched; `counts` are those by the phrases of `of_shard`."""
-        return [f"{rule.title} excludes no image." for rule in self._rules if not counts.get(rule.dropped_phrase)]
+    def unmatched(self, counts: Mapping[str, int], given: Exclusions) -> list[str]:
+        """Return a sentence for each name of the rules `given` that `counts`, by the phrases of `of_shard`, lack."""
+        found = {rule.title for rule in self._rules if counts.get(rule.dropped_phrase)}
+        names = dict.fromkeys(rule.title for rule in self._rules if rule in given and rule.title not in found)
+        return [f"{name} excludes no image, or none that another list does not exclude." for name in names]
 
     def of_shard(self, shard: CommittedShard) -> dict[str, str]:
         """Return the phrase of the reason for each image that is left out, by image id.

@@ -69,9 +69,9 @@ class GcReport:
 
 
 def _doomed(
-    location: RunLocation, parts: Mapping[str, Iterable[str]], highest: Mapping[int, int], *, has_ended: bool
-) -> tuple[list[str], list[str]]:
-    """Return the paths of the parts that can be deleted: those that lost, and those of superseded generations."""
+    location: RunLocation, parts: Mapping[str, Iterable[str]], highest: Mapping[int, int]
+) -> tuple[list[str], list[str], list[str]]:
+    """Return the paths of parts that lost, of those of superseded generations, and of those of a retry in progress."""
     # Only receipts of suspects are read: shards with several parts in a table, or with a part of an old generation.
     suspects: set[int] = set()
     for names in parts.values():
@@ -80,8 +80,8 @@ def _doomed(
         suspects |= {shard for shard, generation in commits if num_parts[shard] > 1 or generation != highest[shard]}
     commits = [(shard, highest[shard]) for shard in sorted(suspects)]
     latest = {receipt.shard: receipt for receipt in read_receipts(location, commits)}
-    # A shard without a receipt keeps all its parts. So do parts of newer generations, unless all work `has_ended`.
-    lost, superseded = list[str](), list[str]()
+    # A shard without a receipt keeps all its parts.
+    lost, superseded, newer = list[str](), list[str](), list[str]()
     for table, listed in parts.items():
         names = set(listed)
         for name in sorted(names):
@@ -92,10 +92,10 @@ def _doomed(
                 continue
             is_superseded = commit[1] < receipt.generation
             has_lost = commit[1] == receipt.generation and name != receipt.parts[table].name
-            is_left = has_ended and commit[1] > receipt.generation
-            lost += [f"{table}/{name}"] if has_lost or is_left else []
+            lost += [f"{table}/{name}"] if has_lost else []
             superseded += [f"{table}/{name}"] if is_superseded else []
-    return lost, superseded
+            newer += [f"{table}/{name}"] if commit[1] > receipt.generation else []
+    return lost, superseded, newer
 
 
 def run_gc(
@@ -111,19 +111,22 @@ def run_gc(
 
     A dry run writes nothing, so it uses this machine's clock; else `now_s` is by default the storage's time. `sizes`
     are those of the parts, if they were just listed (`part_sizes`). Parts of a retry without a receipt stay, unless
-    the caller holds the lock and its work `has_ended`. ConfigError if the header or a receipt cannot be used.
+    the caller holds the lock, its work `has_ended`, and they are as old: a task of a dead driver may still commit
+    them. ConfigError if the header or a receipt cannot be used.
     """
     # Two guards against a second driver, whatever the caller has read: the header that stands now must be sound, and
     # receipts are listed after the parts.
     read_header(location)
     sizes = part_sizes(location) if sizes is None else sizes
     highest = list_receipts(location)
-    lost, superseded = _doomed(location, sizes, highest, has_ended=has_ended)
-    freed = sum(sizes[path.partition("/")[0]][path.partition("/")[2]] for path in (*lost, *superseded))
+    lost, superseded, newer = _doomed(location, sizes, highest)
+    killed = {f"{table}/{file.name}": file.modified_s for table in sizes if newer for file in location.list(table)}
     unfinished, uploads = list(list_unfinished(location)), abandoned_uploads(location)
-    if now_s is None and (unfinished or uploads):
+    if now_s is None and (unfinished or uploads or newer):
         now_s = time.time() if is_dry else location.clock_s()
     limit_s = (now_s or 0.0) - temporary_age_s
+    lost += [path for path in newer if has_ended and killed.get(path, limit_s) < limit_s]
+    freed = sum(sizes[path.partition("/")[0]][path.partition("/")[2]] for path in (*lost, *superseded))
     leftovers = [path for path, modified_s in unfinished if modified_s < limit_s]
     leftovers += attempts_of(location, highest.items())
     uploads = [upload for upload in uploads if upload.started_s < limit_s]
@@ -250,8 +253,8 @@ def stray_files(
     if unnamed and not is_driven(location):
         for path in unnamed:
             yield (
-                f"{path} is in no receipt. Readers that glob its folder will include it. Run gc, or, where gc leaves "
-                "it, the command of the run; or move it out"
+                f"{path} is in no receipt. Readers that glob its folder will include it. Run gc, or, if gc leaves it, "
+                "the run's command an hour after its last one; or move it out"
             )
 
 

@@ -215,8 +215,9 @@ def check_identity(
         return acceptable
     refused += moved
     held = header.identity.settings_beside(identity)
-    own = f": {' '.join(f'--set {shlex.quote(each)}' for each in held)}" if len(held) <= _NAMED_SETTINGS else ""
-    remedies = [f"Use the settings that the run was started with{own if held else ''}"]
+    is_told = header.origin == "annotate" and 0 < len(held) <= _NAMED_SETTINGS
+    own = f": {' '.join(f'--set {shlex.quote(each)}' for each in held)}" if is_told else ""
+    remedies = [f"Use the settings that the run was started with{own}"]
     version = header.identity.versions.get("pseudoris")
     if version is not None and version != identity.versions.get("pseudoris"):
         remedies.append(f"finish it with pseudoris {version}")

@@ -86,6 +86,8 @@ class RunSession:
     def __init__(self, location: RunLocation, header: RunHeader, lock: RunLock, *, on_event: OnEvent = ignore) -> None:
         """Read what is committed: one listing, one pass over the receipts; ConfigError if one cannot be used.
 
+        A manifest that holds deleted receipts is replaced.
+
         `header` was read under the `lock`, which this process holds. `on_event` gets each commit, and notices for the
         user.
         """
@@ -99,7 +101,7 @@ class RunSession:
             self._add(receipt)
         self._num_shards_before = len(self._latest)
         self._num_images_before = self._totals.images
-        # Holds the shards that this session has committed and that are in no snapshot yet.
+        # Holds the shards whose receipts must be read for the next snapshot, because the last one may lack them.
         self._unwritten: set[int] = set()
         self._manifest_due = next_manifest(self._num_shards_before)
         # A deleted receipt may come again with other rows. A snapshot that holds the old one would hide them.

@@ -156,7 +156,7 @@ def test_merged_tables_hold_no_row_of_excluded_images(built_run, place, tmp_path
     options = replace(request.options, rewording=1)
     report = find_export("parquet").write(replace(request, options=options), lambda *_, **__: None)
     assert report.rows["expressions"] == 0
-    assert "none.txt excludes no image." in report.notes
+    assert [note.split(" excludes no image")[0] for note in report.notes[:-1]] == ["none.txt"]
 
 
 def test_copies_are_found_by_look_and_what_cannot_be_compared_is_left_out(tmp_path, place):

@@ -26,7 +26,7 @@ from pseudoris.store.reports.data_card import write_datacard
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.plan import iter_plan
-from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, plan_run
+from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, may_give_way, plan_run
 from pseudoris.store.sources import SourceItem
 from tests.store.builders import make_identity
 
@@ -186,6 +186,7 @@ def test_the_same_rules_in_another_order_from_moved_files_are_accepted(disk):
 
 def test_a_run_without_results_that_excludes_gives_way_only_to_a_request_that_excludes_too(disk):
     header = planned(disk, NAMES).header
+    assert [may_give_way(disk, header, each) for each in ((), NAMES)] == [False, True]
     with RunLock.held(disk) as lock:
         other = RunRequest("import", "/other", make_identity(), CONFIG, lock=lock)
         with pytest.raises(ConfigError, match="was planned from SOURCE '/photos'"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +18,7 @@ from pseudoris.store.reports.data_card import CARD_NAME, is_generated, write_dat
 from pseudoris.store.runs import session as sessions
 from pseudoris.store.runs.commit import commit_retry, quarantined_ids
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.lock import RunLock, TakenOverError
+from pseudoris.store.runs.lock import Claim, RunLock, TakenOverError, claim_to_bytes
 from pseudoris.store.runs.manifest import is_manifest_complete, iter_manifest, manifest_numbers, write_manifest
 from pseudoris.store.runs.pending_work import Notice, PendingWork, missing_shards, quarantined_shards
 from pseudoris.store.runs.plan import read_shard_plan
@@ -137,11 +139,21 @@ def test_a_run_killed_after_its_last_commit_is_finished_without_work(run):
     assert run.exists("DATACARD.md")
 
 
-def test_what_a_killed_retry_left_goes_with_the_next_session_though_it_has_no_work(run):
+def test_what_a_killed_retry_left_goes_with_a_later_session_though_it_has_no_work(run):
     execute(run, committing(run))
-    run.replace("masks/shard-00000001.g1-00000000.parquet", b"of a retry that was killed")
+    young, old = (f"masks/shard-0000000{shard}.g1-00000000.parquet" for shard in (1, 2))
+    for path in (young, old):
+        run.replace(path, b"of a retry that was killed")
+    # A task of its dead driver may still commit the young one.
+    os.utime(Path(run.root, old), (0, 0))
+    with session_of(run) as session:
+        run.create_once("_lock/claim-00000099.json", claim_to_bytes(Claim("another", 0, "elsewhere", 1)))
+        with pytest.raises(TakenOverError):
+            session.execute(PendingWork(()), never)
+    run.delete("_lock/claim-00000099.json")
+    assert run.exists(old)
     execute(run, never)
-    assert len(parts(run)) == NUM_SHARDS * len(SCHEMAS)
+    assert (run.exists(young), run.exists(old)) == (True, False)
 
 
 def without_images(location, *, num_done=NUM_SHARDS):
