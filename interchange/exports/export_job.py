@@ -125,7 +125,7 @@ class ExportJob:
             with_groups=takes.with_groups or request.options.any_targets,
             with_none=takes.with_none or request.options.any_targets,
             max_tokens=takes.max_tokens if limit is None else limit or None,
-            mask_tau=request.run.header.config.filtering.tau if self.options.distinctive_only else None,
+            is_distinctive_only=self.options.distinctive_only,
         )
         extra, what = export_format.extra, f"`--format {self.name}`"
         if self.rule.max_tokens is not None:

@@ -49,8 +49,8 @@ class TextRule:
         is_lower_case: Whether capitals become small letters; the tables hold none, an import's texts may.
         refused: Strings that no text may hold.
         is_kept_only: Whether candidates that the filter did not keep are left out; those are not counted as dropped.
-        mask_tau: A mask needs a kept expression, or a caption without a distinctiveness (a mask alone in its image);
-            None needs no such expression.
+        is_distinctive_only: Whether a mask needs a kept expression, or a caption without a distinctiveness (a mask
+            alone in its image).
         keeps_bare_masks: Whether masks stay also without an expression.
         with_samples: Whether expressions come with every draw.
         with_groups: Whether expressions of several masks are taken; `with_none`, of those that refer to no mask.
@@ -61,7 +61,7 @@ class TextRule:
     is_lower_case: bool = False
     refused: tuple[str, ...] = ()
     is_kept_only: bool = True
-    mask_tau: float | None = None
+    is_distinctive_only: bool = False
     keeps_bare_masks: bool = False
     with_samples: bool = False
     with_groups: bool = False
@@ -109,7 +109,7 @@ class Selection:
         if not expressions and not self._rule.keeps_bare_masks:
             self._dropped[WITHOUT_EXPRESSION] += 1
             return None
-        if self._rule.mask_tau is not None and not is_distinctive(expressions):
+        if self._rule.is_distinctive_only and not is_distinctive(expressions):
             self._dropped[NOT_DISTINCTIVE] += 1
             return None
         return replace(mask, expressions=expressions)
@@ -117,7 +117,7 @@ class Selection:
     def _reason_without_masks(self) -> str:
         if self._rule.keeps_bare_masks:
             return _BARE_IMAGES.format("pixel")
-        if self._rule.mask_tau is not None:
+        if self._rule.is_distinctive_only:
             return _BARE_IMAGES.format("expression above tau")
         return WITHOUT_KEPT if self._rule.is_kept_only else _BARE_IMAGES.format("expression")
 
