@@ -96,7 +96,6 @@ def image_seeds() -> list[bytes]:
             encode(picture, "TIFF", compression=name)
             for name in ("raw", "tiff_lzw", "tiff_deflate", "jpeg", "packbits")
         ),
-        encode(picture.convert("1"), "TIFF", compression="group4"),
         encode(small[..., 0].astype("uint16") * 200, "TIFF", compression="packbits"),
         *(encode(picture, "BMP"), encode(picture.convert("P"), "BMP"), encode(clear, "WEBP", lossless=True)),
         *(encode(picture, "JPEG2000"), encode(picture, "AVIF"), encode(picture, "MPO")),
