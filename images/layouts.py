@@ -190,7 +190,7 @@ def _tiff(data: bytes, image: Image.Image | None) -> Layout:
     colours = {0: "inverted grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "ycbcr"}
     samples = colours.get(tags.get(262, -1), f"photometric {tags.get(262)}")
     count, extra = tags.get(277, 1), tuple(tags.get(338, ()))
-    alpha = {(): OPAQUE, (1,): PREMULTIPLIED, (2,): STRAIGHT}.get(extra, f"extra samples {extra}")
+    alpha = {(): OPAQUE, (1,): PREMULTIPLIED, (2,): STRAIGHT}.get(extra, f"extra samples {extra[:4]}")
     if extra and not any(extra):
         alpha = _unnamed(len(extra))
     if count - len(extra) != {"rgb": 3, "ycbcr": 3, "cmyk": 4}.get(samples, 1):

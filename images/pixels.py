@@ -55,7 +55,8 @@ _PNG_METADATA: Final = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 # The images table stores this note for a damaged file that could still be read.
 NOTE_NO_END_MARKER: Final = "the JPEG lacks its end marker; all its pixels are there"
 
-_LOST_GREY: Final = 128
+# libjpeg fills lost data with 128, which becomes 64 where Pillow converts CMYK.
+_LOST_GREYS: Final = (64, 128)
 _CUT_SHORT: Final = "the JPEG is cut short: its decoder stopped before the end of the image"
 
 # Pillow's own limit is off: `images.max_pixels`, which may be higher, is checked before any pixel is decoded.
@@ -106,9 +107,9 @@ def decode_proven(data: bytes) -> np.ndarray:
         return _decode(image, data, is_proven=True)[0]
 
 
-def upright_size(data: bytes, plugins: Sequence[str] = ()) -> tuple[int, int]:
+def upright_size(data: bytes) -> tuple[int, int]:
     """Return (height, width) of the upright image from its header; decodes no pixels. Raises like `decode_upright`."""
-    with _open(data, plugins) as image:
+    with _open(data, ()) as image:
         width, height = image.size
         # Pillow applies the orientation to the size of a TIFF, but not to the size of any other format.
         is_turned = image.format != "TIFF" and _header_orientation(image, data) >= 5
@@ -206,8 +207,8 @@ def _decode(image: Image.Image, data: bytes, *, is_proven: bool = False) -> tupl
             pixels, note = _pixels_without_end(data, layout, is_proven=is_proven), NOTE_NO_END_MARKER
         else:
             pixels = _pixels(image, layout)
-            # libjpeg fills lost data with this grey. It may also be real, so a file that ends with it is checked.
-            is_suspect = is_jpeg and not is_proven and (pixels[-1, -1] == _LOST_GREY).all()
+            # The grey of lost data may also be real, so a file that ends with it is checked.
+            is_suspect = is_jpeg and not is_proven and np.isin(pixels[-1, -1], _LOST_GREYS).all()
             if is_suspect and not _all_show(pixels, possible_ends(data)[0], layout):
                 raise ImageError("corrupt", _CUT_SHORT)
     except ImageError:

@@ -206,13 +206,13 @@ class RunQuality:
 
 
 def quality_of_run(
-    run: OpenRun, summary: GallerySummary, *, max_rows: int = MAX_ROWS, on_shard: OnShard = lambda done, total: None
+    run: OpenRun, summary: GallerySummary, *, on_shard: OnShard = lambda done, total: None
 ) -> RunQuality:
     """Return the figures of a run, which may still be going on.
 
-    `summary` is the gallery's, so that both pages agree; at most `max_rows` candidate expressions are read.
+    `summary` is the gallery's, so that both pages agree; at most `MAX_ROWS` candidate expressions are read.
     """
-    chosen = choose_shards(np.array([each.counts.expressions for each in run.receipts], np.int64), max_rows)
+    chosen = choose_shards(np.array([each.counts.expressions for each in run.receipts], np.int64), MAX_ROWS)
     quality = RunQuality(summary, len(run.receipts), len(chosen))
     columns = ("kept", *SCORES)
     tables = [chosen_schema(EXPRESSIONS, columns).empty_table()]

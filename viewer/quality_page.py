@@ -86,7 +86,7 @@ def _counts_chart(whole: Mapping[int, int], part: Mapping[int, int], thing: str,
     """Return one bar for each number; numbers beyond the last bar count in it."""
     if not whole:
         return None
-    last = min(max(whole), _MAX_BARS)
+    last = min(max(whole), max(_MAX_BARS, min(whole)))
     bars, names = [], []
     for value in range(min(whole), last + 1):
         is_rest = value == last and max(whole) > last
@@ -113,7 +113,7 @@ def _score_chart(quality: RunQuality, name: str, tau: float | None) -> Markup | 
     if high - low < 1e-6:
         low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, _NUM_BINS + 1)
-    inside = np.clip(scores, low, high)
+    inside = np.clip(scores.astype(np.float64), low, high)
     whole, part = np.histogram(inside, edges)[0].tolist(), np.histogram(inside[kept], edges)[0].tolist()
     names = [f"{start:.3g} to {end:.3g}" for start, end in pairwise(edges)]
     if scores.min() < low:

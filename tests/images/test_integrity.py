@@ -175,7 +175,7 @@ def test_no_cut_that_changes_a_pixel_is_read(name):
     assert num_read >= 2
 
 
-@pytest.mark.parametrize("name", ["colour", "noise", "flat", "grey", "full colour", "restarts", "restarts of rows"])
+@pytest.mark.parametrize("name", [*list(FILES)[:5], "full colour", "restarts", "restarts of rows"])
 def test_half_a_jpeg_with_an_end_marker_is_not_read(name):
     whole = FILES[name]
     start = (whole.index(b"\xff\xda") + len(whole)) // 2

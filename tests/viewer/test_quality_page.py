@@ -59,6 +59,14 @@ def test_figures_stand_where_they_belong(run):
     assert "τ = 1.35" in text
 
 
+def test_charts_count_expressions_of_many_words_and_of_the_lowest_and_highest_score(tmp_path):
+    said = [(0, f"{'very ' * 45}big {number}", 1.1 + 0.13 * number, 1) for number in range(45)]
+    text = page_of(write_run(tmp_path / "run", ("0.png", lambda entry: annotated(entry, 2, said))))
+    assert "47 words: 45 expressions" in text
+    chart = text[text.index(">Distinctiveness<") : text.index(">Uniqueness<")]
+    assert sum(map(int, re.findall(r": (\d+) expressions?,", chart))) == 45
+
+
 def test_what_strangers_wrote_is_escaped(run):
     text = page_of(run)
 

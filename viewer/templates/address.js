@@ -71,5 +71,6 @@ function openPair(pair) {
   }
   const order = e.targets[0] ?? e.image.entries.length - 1;
   select(e.image, order, { expression: e.id, isOpening: true, isScrolling: true });
-  reveal(e.id);
+  if (lineOf(e.id) !== null) reveal(e.id);
+  else byId("shown").textContent = "The filters of this address hide its expression. Reset them to see it.";
 }

@@ -125,7 +125,7 @@ function detail(e) {
   const why = make("p", "why", make("b", "", isKept[e.id] ? "Kept." : "Not kept."), ` ${sentence}`);
   const figures = [
     ["distinctiveness", fixed(e.distinctiveness, 3)], ["uniqueness", fixed(e.uniqueness, 3)], ["correctness", fixed(e.correctness, 3)],
-    ...["confidence", "rank", "listener", "truth", "grounding_share"].filter((name) => name in e).map((name) => [name, name === "rank" ? e.rank : fixed(e[name], 3)]),
+    ...["confidence", "rank", "listener", "truth", "grounding_share", "grounding_choice", "caption_score"].filter((name) => name in e).map((name) => [name, name === "rank" ? e.rank : fixed(e[name], 3)]),
     ["rival", e.rival === null ? "none" : maskLink(e.image.masks[e.rival])],
     ["head noun", e.head ?? "none found"], ["drawn", e.human ? "by a human" : e.composed ? "composed" : `${e.count} ×`], ["weight", fixed(e.weight)],
   ];
