@@ -2,9 +2,9 @@
 
 Drawn expressions, and each kind of composed ones with enough verdicts, get a bound of their own; the other kinds share
 one. The rules for a bound are tested one after another, from strict to loose. The first one that is not shown to reach
-the target ends the search, and the one before it is chosen. Each test errs with a probability of 5 %, and a wrong
-choice needs the first rule that misses the target to pass its own test: so the chosen rule misses the target with 5 %
-at most, however many rules are tried. The order of rules must not depend on a verdict.
+the target ends the search, and the one before it is chosen. A wrong choice needs the first rule that misses the target
+to pass its own test, which errs with a probability of 5 %, divided by the number of searches: so what all of them keep
+misses the target with 5 % at most, however many rules are tried. The order of rules must not depend on a verdict.
 
 Source: P. H. Westfall, A. Krishen, "Optimally weighted, fixed sequence and gatekeeper multiple testing procedures",
 Journal of Statistical Planning and Inference 99 (2001).
@@ -33,8 +33,7 @@ from pseudoris.schemas.stage_settings import ComposedKind
 BOUND_QUANTILES: Final = np.linspace(0.95, 0.0, 20)
 _DIGITS: Final = 3
 # A two-sided interval of 90 % is a one-sided test at 5 %: the truth is below its lower limit with a chance of 5 %.
-_LEVEL: Final = 0.9
-_LEVEL_ONE_SIDED: Final = (1 + _LEVEL) / 2
+LEVEL: Final = 0.9
 # The sequence starts at a rule that passes with this many wrong verdicts. The strictest rules have too few verdicts to
 # show anything, and the first failure ends the search.
 _START_ERRORS: Final = 2
@@ -59,7 +58,7 @@ def composed_groups(judged: JudgedPairs, target: float) -> list[tuple[ComposedKi
     """Return the kinds of composed expressions that share a bound: those with too few verdicts for their own."""
     is_counted = judged.is_kept & (judged.weights > 0)
     numbers = {kind: int((is_counted & (judged.kind == kind)).sum()) for kind in COMPOSED_KINDS}
-    least = _least_size(target, _START_ERRORS)
+    least = _least_size(target, _START_ERRORS, LEVEL)
     others = tuple(kind for kind, number in numbers.items() if 0 < number < least)
     return [*((kind,) for kind, number in numbers.items() if number >= least), *([others] if others else [])]
 
@@ -130,7 +129,8 @@ class TestedRule:
     Attributes:
         num: Verdicts on pairs that it keeps.
         estimate: Their accuracy; corrected for raters' errors if that is known.
-        low: Lower limit of a one-sided interval of 95 %; the accuracy itself if all of the run was judged.
+        low: Lower limit of a one-sided interval of 95 %, of more if several searches share the 5 %; the accuracy itself
+            if all of the run was judged.
     """
 
     # Without this line pytest would collect the class as a test, because its name begins with `Test`.
@@ -163,42 +163,51 @@ class RuleChoice:
 
 
 def choose_rule(
-    judged: JudgedPairs, keeps: Sequence[Flags], names: Sequence[str], *, target: float, checks: RaterChecks
+    judged: JudgedPairs,
+    keeps: Sequence[Flags],
+    names: Sequence[str],
+    *,
+    target: float,
+    checks: RaterChecks,
+    num_searches: int = 1,
 ) -> RuleChoice:
     """Return the loosest rule that is shown to reach `target`.
 
     `keeps` is what each rule keeps of the R verdicts, (R,) bool, from strict to loose; no verdict had a part in their
-    order. With enough `checks` of the raters accuracies are corrected.
+    order. With enough `checks` of the raters accuracies are corrected. The chance to err is shared by `num_searches`.
     """
+    level = 1 - (1 - LEVEL) / num_searches
 
     def test(place: int) -> TestedRule:
-        return tested_rule(judged, keeps[place], names[place], target=target, checks=checks)
+        return tested_rule(judged, keeps[place], names[place], target=target, checks=checks, level=level)
 
     sizes = [_size(judged, flags) for flags in keeps]
     tested: list[TestedRule] = []
     chosen = more = None
-    for place in range(first_rule(sizes, target), len(keeps)):
+    for place in range(first_rule(sizes, target, level), len(keeps)):
         tested.append(test(place))
         if not tested[-1].passes:
             break
         chosen = place
     if chosen is None:
         total = int((judged.is_drawn & judged.is_judged).sum())
-        more = _more([test(place) for place in range(len(keeps))], sizes, target, total)
+        more = _more([test(place) for place in range(len(keeps))], sizes, target, total, level)
         # At most all unjudged pairs are asked for, because nothing is uncertain when all pairs are judged.
         more = None if more is None else min(more, max(round(judged.weights.sum()) - total, 1))
-    least = math.ceil(math.log(1 - _LEVEL_ONE_SIDED) / math.log(target))
+    least = math.ceil(math.log((1 - level) / 2) / math.log(target))
     # Without a verdict all weights are 0, so their sum is not the number of pairs, and `least` is used.
     most = math.ceil(judged.weights[keeps[-1]].sum()) or least
     return RuleChoice(target, tuple(tested), chosen, more, min(least, most))
 
 
-def tested_rule(judged: JudgedPairs, keeps: Flags, name: str, *, target: float, checks: RaterChecks) -> TestedRule:
+def tested_rule(
+    judged: JudgedPairs, keeps: Flags, name: str, *, target: float, checks: RaterChecks, level: float
+) -> TestedRule:
     """Return what the verdicts say of a rule that keeps these R pairs, (R,) bool."""
     # Undecided pairs count as wrong, so that no rule passes because of them.
     found = judged.share_right(keeps, judged.bounded(0.0))
-    corrected = corrected_share(found, checks, level=_LEVEL)
-    share = share_interval(found, level=_LEVEL) if corrected is None else corrected.share
+    corrected = corrected_share(found, checks, level=level)
+    share = share_interval(found, level=level) if corrected is None else corrected.share
     low = (share.estimate or 0.0) if corrected is None and math.isinf(_size(judged, keeps)) else share.low
     return TestedRule(name, found.num, share.estimate or 0.0, low, low >= target)
 
@@ -211,13 +220,13 @@ def _size(judged: JudgedPairs, keeps: Flags) -> float:
     return math.inf if (weights == 1).all() else float(weights.sum() ** 2 / (weights**2).sum())
 
 
-def first_rule(sizes: Sequence[float], target: float) -> int:
+def first_rule(sizes: Sequence[float], target: float, level: float) -> int:
     """Return the place of the first rule with verdicts enough to pass with `_START_ERRORS` wrong ones, or with fewer.
 
     `sizes` are effective numbers of verdicts of the rules, from strict to loose.
     """
     for errors in range(_START_ERRORS, -1, -1):
-        least = _least_size(target, errors)
+        least = _least_size(target, errors, level)
         found = [place for place, size in enumerate(sizes) if size >= least]
         if found:
             return found[0]
@@ -225,19 +234,19 @@ def first_rule(sizes: Sequence[float], target: float) -> int:
 
 
 @functools.cache
-def _least_size(target: float, errors: int) -> int:
+def _least_size(target: float, errors: int, level: float) -> int:
     size = errors + 1
-    while exact_share(size - errors, size, level=_LEVEL)[0] < target and size < _MAX_VERDICTS:
+    while exact_share(size - errors, size, level=level)[0] < target and size < _MAX_VERDICTS:
         size += 1
     return size
 
 
-def _more(tests: Sequence[TestedRule], sizes: Sequence[float], target: float, total: int) -> int | None:
+def _more(tests: Sequence[TestedRule], sizes: Sequence[float], target: float, total: int, level: float) -> int | None:
     """Return about how many verdicts, beside `total`, it takes until the first rule passes as accurate as it is."""
     # The lower limit approaches the estimate with the square root of the number of verdicts. With more verdicts the
     # sequence starts at a stricter rule.
     for factor in map(float, np.geomspace(1, max(_MAX_VERDICTS / max(total, 1), 1), _NUM_TRIED)):
-        first = tests[first_rule([size * factor for size in sizes], target)]
+        first = tests[first_rule([size * factor for size in sizes], target, level)]
         if first.num and first.estimate - (first.estimate - first.low) / math.sqrt(factor) >= target:
             return max(math.ceil(total * (factor - 1)), 1)
     return None

@@ -12,12 +12,13 @@ import numpy as np
 from rich.table import Table
 
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.draw_files import DRAWN, keeps_no_others, num_unseen
+from pseudoris.audit.draw_files import DRAWN, STORED_SCORES, keeps_no_others, num_unseen
 from pseudoris.audit.figures import AuditFigures, BoundedFigure
 from pseudoris.audit.intervals import LEAST_CHECKED, Interval, RaterChecks, error_interval
 from pseudoris.audit.judged_lines import judged_lines
 from pseudoris.audit.judged_pairs import JudgedPairs, apply_to, join_answers, rater_checks
 from pseudoris.audit.rule_search import (
+    LEVEL,
     RuleChoice,
     SequencedRule,
     choose_rule,
@@ -74,7 +75,7 @@ def cite(audit: AuditFolder, figures: AuditFigures) -> None:
             f"{location.root} may keep up to {figures.num_unseen:,} pairs of strata that {audit.path} has no pair of: "
             f"{'; '.join(figures.undrawn)}. {DRAW_AGAIN}"
         )
-    if figures.accuracy.value.estimate is None:
+    if None in (figures.accuracy.value.estimate, figures.masks.value.estimate):
         raise ConfigError(f"no kept pair of {audit.path} was judged yet: there is nothing to cite")
     accuracy = figures.accuracy
     citation = CitedAudit(
@@ -153,6 +154,9 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
     rule = stated_rule(run.header)
     if rule is None:
         raise ConfigError(f"no score decides what {parent.root} keeps: there is no rule to choose")
+    columns = {each.column for each in rule.conditions} - {*STORED_SCORES, *COMPOSED_KINDS}
+    if columns:
+        raise ConfigError(f"an audit does not hold {min(columns)}: refilter without the condition on it first")
     folder, judged, checks, num_raters = _judged_of(run, audit)
     groups, chosen = composed_groups(judged, accuracy), list[SequencedRule]()
     # Kept pairs without a score stay kept under every rule.
@@ -170,7 +174,8 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
     sequences += [composed_sequence(judged, confidence, rule, kinds) for kinds in groups]
     for sequence in sequences:
         rules = _seen(folder, run.header, sequence)
-        choice = choose_rule(judged, [r.keeps for r in rules], [r.name for r in rules], target=accuracy, checks=checks)
+        keeps, names, num_searches = [r.keeps for r in rules], [r.name for r in rules], len(sequences)
+        choice = choose_rule(judged, keeps, names, target=accuracy, checks=checks, num_searches=num_searches)
         stdout.print(_choice_view(choice))
         if choice.chosen is None:
             refused.append(choice)
@@ -184,7 +189,8 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
     report("chosen", f"{named}: accuracy of at least {accuracy:g}, shown at 95 %", "green")
     for choice in refused:
         report("note", f"Nothing is kept by {choice.tested[0].name}: {_why_not(choice, is_judged=False)}.", "yellow")
-    tested = tested_rule(judged, np.any([each.keeps for each in chosen], axis=0), named, target=accuracy, checks=checks)
+    keeps = np.any([each.keeps for each in chosen], axis=0)
+    tested = tested_rule(judged, keeps, named, target=accuracy, checks=checks, level=LEVEL)
     record = AuditRecord(
         draw=folder.draw.digest,
         run_root=folder.draw.run.root_sha256,

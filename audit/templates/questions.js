@@ -133,6 +133,7 @@ async function ask(question) {
   showProgress();
   if (question === null) return finish();
   show("judge");
+  byId("absent").hidden = true;
   const isMissed = question.pair === undefined;
   const image = question.pair?.image ?? question.image;
   // The outlines of the question before do not belong to this picture.
@@ -266,7 +267,7 @@ function actionOf(event) {
   if (event.key === "Enter" && !isOnButton && marks.isAsked) return giveMissed;
   if (event.key === " " && !isOnButton && marks.isAsked) return () => setMark({ x: cursor.x, y: cursor.y });
   if (event.key.length > 1 || document.documentElement.dataset.keys === "off") return null;
-  const [verdict] = answersTo(current.pair)[Number(event.key) - 1] ?? [];
+  const [verdict] = answersTo(current?.pair)[Number(event.key) - 1] ?? [];
   if (verdict !== undefined) return () => giveVerdict(verdict);
   const letters = {
     u: undo, c: openComment, z: toggleZoom, o: toggleOutlines, "?": () => byId("help").showModal(),
@@ -295,6 +296,7 @@ const RATER = new RegExp(`^(?:${plan.rater})$`);
 function start(name) {
   if (!RATER.test(name)) {
     tell("A name has 1 to 32 of the letters a-z, digits, dots, _ and -. The first is a letter or a digit.");
+    show("start");
     return;
   }
   // A reload goes on as the same rater.

@@ -125,7 +125,8 @@ def _promise(
         sequences.append((kinds, [each.bounds[0].bound for each in found], [each.keeps for each in found]))
     kept = np.zeros(len(population.score), np.bool_)
     for meant, of_rules, keeps in sequences:
-        choice = choose_rule(pairs, keeps, [""] * len(keeps), target=target, checks=checks)
+        names, num_searches = [""] * len(keeps), len(sequences)
+        choice = choose_rule(pairs, keeps, names, target=target, checks=checks, num_searches=num_searches)
         if choice.chosen is not None:
             is_meant = np.isin(population.kinds, meant) & population.is_kept
             kept |= is_meant & (population.score > of_rules[choice.chosen])

@@ -118,12 +118,11 @@ def judged(right, inclusion=0.01):
     )
 
 
-def chosen(right, *sizes, target=0.9, inclusion=0.01):
+def chosen(right, *sizes, target=0.9, inclusion=0.01, **searches):
     places = np.arange(len(right))
     keeps = [places < size for size in sizes]
-    return choose_rule(
-        judged(np.array(right, bool), inclusion), keeps, [f"first {s}" for s in sizes], target=target, checks=NO_CHECKS
-    )
+    verdicts, names = judged(np.array(right, bool), inclusion), [f"first {size}" for size in sizes]
+    return choose_rule(verdicts, keeps, names, target=target, checks=NO_CHECKS, **searches)
 
 
 def test_the_loosest_rule_before_the_first_that_fails_is_chosen():
@@ -134,6 +133,11 @@ def test_the_loosest_rule_before_the_first_that_fails_is_chosen():
         ("first 120", False),
     ]
     assert found.chosen == 1
+
+
+def test_searches_of_one_run_share_the_chance_to_err():
+    found = [chosen([1] * 120 + [0] * 5, 125, num_searches=number) for number in (1, 2, 5)]
+    assert [(each.chosen, each.least) for each in found] == [(0, 29), (0, 36), (None, 44)]
 
 
 def test_a_rule_after_a_failure_is_not_looked_at():

@@ -65,6 +65,7 @@ def lines_of(file):
 
 def test_twenty_verdicts_by_keyboard_survive_a_closed_browser_tab(open_page, audit, address, tmp_path):
     texts = {row["pair_id"]: row["text"] for row in audit.pairs.to_pylist()}
+    assert open_page(f"{address}?rater=A%20M").locator("#start").is_visible()
     page = open_page(f"{address}?rater=ana", accept_downloads=True)
     asked = [give_verdict(page) for _ in range(10)]
     other = page.context.new_page()
@@ -134,6 +135,12 @@ def test_a_static_page_stores_in_the_browser_and_gives_the_file_that_add_reads(o
         for _ in range(3):
             ready(page)
             page.keyboard.press("Enter")
+        page.wait_for_selector("#finished:not([hidden])")
+        for key in ("?", "Escape", "u"):
+            page.keyboard.press(key)
+            page.wait_for_selector("#help[open]" if key == "?" else "#help:not([open])", state="attached")
+        ready(page)
+        page.keyboard.press("Enter")
         page.wait_for_selector("#finished:not([hidden])")
         file = downloaded(page, tmp_path)
     answers = read_answers(file.read_bytes(), file.name, audit.known)

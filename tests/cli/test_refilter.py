@@ -114,6 +114,11 @@ def test_an_accuracy_needs_an_audit_of_the_run_and_chooses_a_rule_that_is_shown_
     assert "## Accuracy, judged by people" in card
     assert audit.draw.digest in card
     assert invoke("verify", tmp_path / "new")
+    unheard = RunLocation.open(str(tmp_path / "unheard"))
+    scored_run(unheard, "filtering.keep=['grounding_share > 0.3']")
+    judged(unheard, tmp_path / "its audit", verdict, num_pairs=9)
+    with pytest.raises(ConfigError, match="an audit does not hold grounding_share: refilter without the condition"):
+        invoke("refilter", unheard.root, tmp_path / "other", *words[:3], tmp_path / "its audit")
     with pytest.raises(ConfigError, match="need each other"):
         invoke("refilter", out, tmp_path / "other", *words[:2])
     with pytest.raises(ConfigError, match="compose others: refilter with these first, then draw and judge an audit"):
