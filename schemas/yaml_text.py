@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any, Final
 
 import yaml
@@ -74,8 +75,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Return the values by key; of equal ones, PyYAML keeps the last in silence."""
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := next((name for name in names if names.count(name) > 1), None):
+        names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := next((name for name, number in names.items() if number > 1), None):
             shown = f"the key {twice[:_SHOWN_LETTERS]} stands twice in the mapping of line {node.start_mark.line + 1}"
             raise YamlRefusedError(f"{shown}: keep one of both")
         return super().construct_mapping(node, deep)

@@ -96,11 +96,12 @@ def test_a_strangers_header_opens_no_file():
         ("secret " * 60_000, "holds no keys such as `confidence:`"),
         ("", "holds no keys"),
         ("{", "is not YAML"),
+        ("models: {}\nmodels: {}", "the key models stands twice in the mapping of line 1: keep one of both"),
         ("{scene-000.png: [], scene-001.png: []}", "x.yaml holds no keys such as `confidence:`"),
         (f"models: {'secret ' * 60_000}", r"values\.models: .*\(got '(secret ){14}s…\)"),
         ("{confidence: {bais: 1}}", r"values\.confidence\.bais: unknown key"),
     ],
-    ids=["text", "nothing", "not YAML", "a truth", "a long value", "another key"],
+    ids=["text", "nothing", "not YAML", "a key twice", "a truth", "a long value", "another key"],
 )
 def test_a_file_of_something_else_is_named_with_the_remedy_and_not_repeated(tmp_path, text, message):
     (tmp_path / "x.yaml").write_text(text)
