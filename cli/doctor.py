@@ -35,7 +35,7 @@ from pseudoris.schemas.uris import writable
 from pseudoris.store.exclusions.exclusion_rules import key_path
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import check_identity, check_origin, read_header
-from pseudoris.store.runs.planned_run import may_give_way
+from pseudoris.store.runs.planned_run import may_give_way, package_versions
 from pseudoris.store.sources import open_source
 
 if TYPE_CHECKING:
@@ -270,9 +270,15 @@ def _output(source: str | None, out: str, config: RunConfig) -> str:
         check_origin(location, header, "annotate")
     gives_way = header is not None and may_give_way(location, header, ())
     if header is not None and not gives_way:
-        # The header's weights and device are kept, because other lines of the report check them.
-        now = header.identity.model_copy(update={"method": config.method()})
-        check_identity(header, now, preset=config.preset)
+        from pseudoris.pipeline.cluster import joins_cluster
+
+        # The header's weights and device are kept, because other lines of the report check them. Nodes of a cluster
+        # have packages of their own.
+        held = header.identity.versions
+        here = {} if joins_cluster(config.placement.address) else package_versions(held)
+        versions = held | {name: now for name, now in here.items() if "absent" not in (now, held[name])}
+        now = header.identity.model_copy(update={"method": config.method(), "versions": versions})
+        check_identity(header, now, preset=config.preset, allow_mixed=config.placement.allow_mixed)
     folder = Path(location.root)
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     location.probe()

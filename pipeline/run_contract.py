@@ -7,13 +7,12 @@ neither Ray nor torch, so that the command line starts quickly.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import astuple, dataclass
 from operator import add
 from pathlib import Path
 
 from pseudoris.schemas.config import PRESETS_KNOW
-from pseudoris.schemas.config_layers import load_config, named_preset, own_layers, preset_names
+from pseudoris.schemas.config_layers import Layer, laid, named_preset, own_layers, preset_layers, preset_names, validate
 from pseudoris.schemas.errors import ConfigError, check_number
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
@@ -58,15 +57,14 @@ def asked_preset(
     Raises:
         ConfigError: None is named: the message says what the models of each know. Or the settings fit no preset.
     """
-    if named := preset or named_preset(own_layers(None if path is None else Path(path), assignments)):
+    own = own_layers(None if path is None else Path(path), assignments)
+    if named := preset or named_preset(own):
         return named
-    for name in preset_names():
-        # The endpoint and the storage limits do not depend on the preset, so the first preset that fits is enough.
-        with suppress(ConfigError):
-            config = load_config(name, path, assignments)
-            break
-    else:
-        config = load_config(None, path, assignments)
+    # The place of a run does not depend on the preset. Other settings are checked with the preset that is found.
+    places = {"source": {"endpoint_url"}, "placement": {"storage", "masks_from"}}
+    parts = {name: part for name, part in laid(own).items() if name in places and isinstance(part, dict)}
+    asked = {name: {key: part[key] for key in part.keys() & places[name]} for name, part in parts.items()}
+    config = validate(laid([*preset_layers("tiny"), Layer("", asked)]))
     endpoint, limits = config.source.endpoint_url, config.placement.storage
     for run, read in ((out, read_header), (masks_from or config.placement.masks_from, require_header)):
         header = None if run is None else read(RunLocation.open(run, endpoint, limits))

@@ -252,8 +252,8 @@ class RunConfig(FrozenModel):
         # Version 0.5 had `domain` and `placement.accept_domain`. They are accepted and ignored.
         if not isinstance(tree, dict):
             return tree
-        left = dict(tree)
-        found = [] if left.pop("domain", None) is None else ["domain"]
+        left = {key: value for key, value in tree.items() if key != "domain"}
+        found = ["domain"] if "domain" in tree else []
         if isinstance(placement := left.get("placement"), dict) and "accept_domain" in placement:
             found.append("placement.accept_domain")
             left["placement"] = {key: value for key, value in placement.items() if key != "accept_domain"}

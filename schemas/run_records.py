@@ -16,6 +16,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, Sha256, UnitInterval
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.untrusted import parse_json
+from pseudoris.schemas.uris import NO_FIELDS, masked
 
 # All JSON records of runs and audits have this version. Pseudoris 0.4 wrote version 2.
 RECORDS_VERSION: Final = 3
@@ -79,17 +80,19 @@ class Identity(FrozenModel):
     def differences(self, other: Identity) -> list[str]:
         """Return one line for each field that differs, `compute.seed: 0 in the run, 1 now`; empty if equal."""
         mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
-        keys = sorted(mine.keys() | theirs.keys())
-        return [
-            f"{key.removeprefix('method.')}: {mine.get(key, 'absent')!r} in the run, {theirs.get(key, 'absent')!r} now"
-            for key in keys
-            if mine.get(key) != theirs.get(key)
-        ]
+        keys = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
+        before, now = ([masked(each.get(key, "absent"), NO_FIELDS, key) for key in keys] for each in (mine, theirs))
+        names = [key.removeprefix("method.") for key in keys]
+        return [f"{key}: {old!r} in the run, {new!r} now" for key, old, new in zip(names, before, now, strict=True)]
 
     def settings_beside(self, other: Identity) -> list[str]:
-        """Return `KEY=VALUE`, as `--set` takes it, of the settings that this run has and `other` has not."""
+        """Return `KEY=VALUE`, as `--set` takes it, of the settings that this run has and `other` has not.
+
+        Empty if one holds a secret. What was read from a file is left out: its `uri` names it.
+        """
         mine, theirs = _flat(self.method), _flat(other.method)
-        return [f"{key}={json.dumps(value)}" for key, value in mine.items() if theirs.get(key, ...) != value]
+        held = {key: value for key, value in mine.items() if theirs.get(key, ...) != value and ".values." not in key}
+        return [f"{key}={json.dumps(value)}" for key, value in held.items()] if masked(held, NO_FIELDS) == held else []
 
     def mixed_differences(self, other: Identity) -> list[str]:
         """Return the lines of `differences` that `--allow-mixed` accepts: device kind and package versions."""

@@ -48,7 +48,7 @@ def _write_folders(job: ExportJob) -> ExportReport:
     """Write images, masks and records as they come, then read masks and records back."""
     dataset, split = job.names(_KNOWN_DATASETS[0])
     destination, anns, masks = job.destination, f"anns/{dataset}/{split}.json", f"masks/{dataset}"
-    job.claim(f"anns/{dataset}", masks, _IMAGES_FOLDER)
+    job.claim(f"anns/{dataset}", masks, _IMAGES_FOLDER, dataset=dataset)
     with job.files() as files, job.records(anns) as records:
         for image, mask, said, segment_id, png in _new_masks(job):
             if mask is image.masks[0]:
@@ -136,7 +136,7 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
     """Write the file on this disk and read it back; then compare the one at the destination byte by byte."""
     dataset, split = job.names(_KNOWN_DATASETS[0])
     destination, path, masks = job.destination, f"lmdb/{dataset}/{split}.lmdb", f"masks/{dataset}"
-    job.claim(f"lmdb/{dataset}", masks)
+    job.claim(f"lmdb/{dataset}", masks, dataset=dataset)
 
     def records(files: ManyFiles) -> Iterator[dict[str, Any]]:
         for image, _, said, segment_id, png in _new_masks(job):

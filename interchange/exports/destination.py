@@ -33,12 +33,13 @@ def claim_destination(
     *,
     numbered: Callable[[int], str] | None = None,
     is_overwriting: bool,
+    dataset: str | None = None,
 ) -> None:
     """Empty the folders of an earlier export of the format, and mark the destination as begun.
 
     The destination must be empty, or hold an export of the same format: one that was killed, or, to overwrite, a whole
     one. `folders` are all that it writes files into, itself excluded (files in folders below them are not looked at);
-    `numbered` gives the path of a numbered folder by its number, from 0.
+    `numbered` gives the path of a numbered folder by its number, from 0; `dataset` is a part of `folders`.
     """
     num_numbered = 0 if numbered is None else _num_folders(destination, numbered)
     last = [numbered(num_numbered - 1)] if numbered is not None and num_numbered else []
@@ -51,7 +52,7 @@ def claim_destination(
         destination.delete_temporary("", *folders)
         for upload in list(destination.list_uploads()):
             destination.abort_upload(upload)
-    mark(destination, {"format": export_format, "state": "begun"})
+    mark(destination, {"format": export_format, "state": "begun", "dataset": dataset})
     # Folders after the last filled one are emptied too, because they may hold unfinished files, which no listing shows.
     for folder in map(numbered, reversed(range(num_numbered + _MAX_GAP))) if numbered is not None and earlier else ():
         _empty(destination, folder)

@@ -142,10 +142,14 @@ class ExportJob:
                 raise ConfigError(f"{option} {name!r} becomes a file name. Use only letters, digits, _, + and -.")
         return dataset, split
 
-    def claim(self, *folders: str, numbered: Callable[[int], str] | None = None) -> None:
+    def claim(self, *folders: str, numbered: Callable[[int], str] | None = None, dataset: str | None = None) -> None:
         """Empty the destination's folders of an earlier export, and mark it as begun; see `claim_destination`."""
-        is_overwriting = self.request.is_overwriting
-        claim_destination(self.destination, self.name, folders, numbered=numbered, is_overwriting=is_overwriting)
+        claim_destination(
+            *(self.destination, self.name, folders),
+            numbered=numbered,
+            is_overwriting=self.request.is_overwriting,
+            dataset=dataset,
+        )
         self.give_back = partial(unmark_empty, self.destination, folders, numbered)
 
     @contextmanager

@@ -65,7 +65,7 @@ def _write(job: ExportJob) -> ExportReport:
         raise ConfigError(f"--split-by {options.split_by!r} becomes a file name. Use only letters, digits, _, + and -.")
     human, destination = read_human(job.options.human), job.destination
     job.request = replace(job.request, exclusions=job.request.exclusions + human.exclusions)
-    job.claim(dataset, IMAGES_FOLDER)
+    job.claim(dataset, IMAGES_FOLDER, dataset=dataset)
     instances_path, refs_path = f"{dataset}/instances.json", f"{dataset}/refs({job.options.split_by}).p"
     refs: _Refs = []
     job.dropped.update(human.dropped)

@@ -14,12 +14,7 @@ from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.keep_rule import KeepRule
 from pseudoris.schemas.run_records import PLAN_FOLDER, RECEIPTS_FOLDER, PlanEntry, Receipt, RunHeader
 from pseudoris.store.checks.content import Problem, examples
-from pseudoris.store.checks.records import (
-    Manifests,
-    card_notices,
-    junk_notices,
-    replaced_receipt_problems,
-)
+from pseudoris.store.checks.records import Manifests, card_notices, junk_notices, replaced_receipt_problems
 from pseudoris.store.checks.shard_parts import verify_shard
 from pseudoris.store.exclusions.stored_exclusions import stored_exclusions
 from pseudoris.store.location import RunLocation

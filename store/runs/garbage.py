@@ -102,12 +102,11 @@ def run_gc(
     location: RunLocation,
     *,
     is_dry: bool = False,
-    temporary_age_s: float = TEMPORARY_AGE_S,
     now_s: float | None = None,
     sizes: Mapping[str, Mapping[str, int]] | None = None,
     has_ended: bool = False,
 ) -> GcReport:
-    """Delete parts that no reader needs, and temporary files and uploads older than `temporary_age_s`; report it.
+    """Delete parts that no reader needs, and temporary files and uploads older than `TEMPORARY_AGE_S`; report it.
 
     A dry run writes nothing, so it uses this machine's clock; else `now_s` is by default the storage's time. `sizes`
     are those of the parts, if they were just listed (`part_sizes`). Parts of a retry without a receipt stay, unless
@@ -124,7 +123,7 @@ def run_gc(
     unfinished, uploads = list(list_unfinished(location)), abandoned_uploads(location)
     if now_s is None and (unfinished or uploads or newer):
         now_s = time.time() if is_dry else location.clock_s()
-    limit_s = (now_s or 0.0) - temporary_age_s
+    limit_s = (now_s or 0.0) - TEMPORARY_AGE_S
     lost += [path for path in newer if has_ended and killed.get(path, limit_s) < limit_s]
     freed = sum(sizes[path.partition("/")[0]][path.partition("/")[2]] for path in (*lost, *superseded))
     leftovers = [path for path, modified_s in unfinished if modified_s < limit_s]

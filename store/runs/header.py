@@ -222,13 +222,15 @@ def check_identity(
     if version is not None and version != identity.versions.get("pseudoris"):
         remedies.append(f"finish it with pseudoris {version}")
     remedies.append("or name another output")
-    if refused == acceptable:
-        remedies.append("or accept other devices and package versions with --allow-mixed")
     if preset not in (None, header.config.preset):
         # Only the preset is named, because the differences that follow from it would take dozens of lines.
         changed = f"preset: {header.config.preset!r} in the run, {preset!r} now, and with it {len(refused)} settings"
         refused = [changed, *moved]
         remedies[0] = f"Use --preset {header.config.preset} and the settings that the run was started with"
+    if refused == acceptable:
+        remedies.append("or accept other devices and package versions with --allow-mixed")
+    elif acceptable and not allow_mixed:
+        remedies[0] += ", and accept other devices and package versions with --allow-mixed"
     lines = "\n".join(f"  {line}" for line in refused[:_SHOWN_DIFFERENCES])
     if len(refused) > _SHOWN_DIFFERENCES:
         lines += f"\n  and {len(refused) - _SHOWN_DIFFERENCES} more"

@@ -302,9 +302,8 @@ def _standing(location: RunLocation, request: RunRequest) -> tuple[RunHeader, tu
         try:
             return header, _check(location, header, request)
         except ConfigError:
-            if lock is None or is_repair or header.origin != request.origin:
-                raise
-            if _loses_rules(header, request.exclusions):
+            is_other = header.origin != request.origin or _loses_rules(header, request.exclusions)
+            if lock is None or is_repair or is_other:
                 raise
             # The heartbeat raises an error if this driver has lost the lock, so no other driver commits meanwhile.
             lock.heartbeat()

@@ -239,7 +239,7 @@ class PlannedImages:
             try:
                 self._root = opened(self._source or self._header.source, config.source, config.placement.storage)
             except ConfigError as error:
-                raise ConfigError(f"{error} If the images were moved, {MOVED}.") from None
+                raise ConfigError(f"{str(error).removesuffix('.')}. If the images were moved, {MOVED}.") from None
         keys_by_position = {entry.position: entry.key for entry in entries}
         for position, outcome in read_entries(self._root, entries, config):
             yield keys_by_position[position], outcome

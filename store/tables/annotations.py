@@ -57,11 +57,7 @@ class AnnotatedImage:
 
 
 def iter_annotations(
-    shards: Iterable[CommittedShard],
-    *,
-    kept_only: bool = False,
-    with_bytes: bool = False,
-    with_samples: bool = False,
+    shards: Iterable[CommittedShard], *, kept_only: bool = False, with_bytes: bool = False, with_samples: bool = False
 ) -> Iterator[AnnotatedImage]:
     """Yield the images that are not quarantined, in plan order; memory is bounded by one shard.
 

@@ -107,7 +107,7 @@ def test_a_run_from_images_to_tables_with_its_failures_retried(tmp_path, ray_ses
     assert pseudoris.verify(out).is_clean
 
 
-def test_the_name_of_a_preset_is_a_configuration(monkeypatch, tmp_path):
+def test_the_name_of_a_preset_is_a_configuration(monkeypatch, tmp_path, caplog):
     seen = []
     monkeypatch.setattr("pseudoris.pipeline.annotation.annotate", lambda *given, **_: seen.append(given))
     with pytest.raises(
@@ -116,7 +116,9 @@ def test_the_name_of_a_preset_is_a_configuration(monkeypatch, tmp_path):
         pseudoris.annotate("in", str(tmp_path / "none"))
     begun = RunLocation.open(str(tmp_path / "begun"))
     start_run(begun, config=pseudoris.load_config("tiny-composed"))
-    pseudoris.annotate("in", begun.root)
+    (tmp_path / "old.yaml").write_text("domain: null\nplacement: {accept_domain: true}\n", encoding="utf-8")
+    pseudoris.annotate("in", begun.root, tmp_path / "old.yaml")
+    assert caplog.text.count("domain and placement.accept_domain: left out") == 1
     pseudoris.annotate("in", "out", "paper")
     path = tmp_path / "mine.yaml"
     path.write_text("filtering: {tau: 3.0}")

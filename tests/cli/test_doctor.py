@@ -73,8 +73,11 @@ def test_the_preset_is_named_or_that_of_the_run_or_tiny_and_the_first_line_says_
 
 def test_an_output_with_a_run_of_other_settings_is_off(tmp_path):
     scored_run(RunLocation.open(str(tmp_path)))
-    same = check_of("output", load_config("tiny", assignments=["filtering.tau=1.0"]), out=str(tmp_path))
+    mixed = ("placement.allow_mixed=true", "placement.address=local")
+    same = check_of("output", load_config("tiny", assignments=["filtering.tau=1.0", *mixed]), out=str(tmp_path))
     assert (same.is_ok, "continues a run of these settings" in same.detail) == (True, True)
+    check = check_of("output", load_config("tiny", assignments=["filtering.tau=1.0", *mixed[1:]]), out=str(tmp_path))
+    assert (check.is_ok, check.detail[-13:]) == (False, "--allow-mixed")
     check = check_of("output", load_config("tiny-composed"), out=str(tmp_path))
     assert not check.is_ok
     # Not every setting that follows from it.

@@ -69,8 +69,7 @@ def test_a_run_begun_with_another_shard_size_and_source_names_all_that_differs(c
     (tmp_path / "other" / "b.png").write_bytes(png())
     measured["weights"] = {"propose": "b" * 64}
     with pytest.raises(
-        ConfigError,
-        match=r"(?s)shards\.max_images: .*started with: --set compute.seed=0 --set shards.*=16, or",
+        ConfigError, match=r"(?s)shards\.max_images: .*started with: --set compute.seed=0 --set shards.*=16, or"
     ) as refused:
         command(str(tmp_path / "other"), out, load_config("tiny", None, ["shards.max_images=3", "compute.seed=9"]))
     text = str(refused.value)

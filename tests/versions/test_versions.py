@@ -66,12 +66,15 @@ def test_it_is_whole_with_what_no_header_may_hold_now_and_shows_none_of_it(kept)
     def plant(tree: dict) -> None:
         tree["source"] = url
         tree["config"]["masks"]["weights"]["uri"] = url
-        tree["config"]["captions"]["options"]["place"] = token
+        for method in (tree["config"], tree["identity"]["method"]):
+            method["captions"]["options"]["place"] = token
 
     forge(kept / "finished", plant)
     for command in ("verify", "status", "stats", "sample", "parts"):
         assert "hunter2" not in says(command, "finished", at=kept)
     assert "https://host/set.tar?…" in says("status", "finished", at=kept)
+    refused = says(*annotation("finished"), "--allow-mixed", "--dry-run", at=kept, code=2)
+    assert ("captions.options.place: '' in the run" in refused, "hunter2" in refused) == (True, False)
     says("export", "finished", "table", "--format", "parquet", at=kept)
     says("audit", "draw", "finished", "audit", "--source", "images", at=kept)
     written = [path.read_bytes() for folder in ("table", "audit") for path in (kept / folder).rglob("*.json")]

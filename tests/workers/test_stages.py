@@ -46,11 +46,7 @@ def test_an_unknown_engine_is_refused_with_the_known_ones(stage):
 
 
 @pytest.mark.parametrize(
-    ("line", "new_name"),
-    [
-        ("import schemas.gone", "pseudoris.schemas"),
-        ("import pipeline.gone", "pseudoris.pipeline"),
-    ],
+    ("line", "new_name"), [("import schemas.gone", "pseudoris.schemas"), ("import pipeline.gone", "pseudoris.pipeline")]
 )
 def test_a_plug_in_that_imports_an_old_name_is_told_the_new_one(line, new_name, tmp_path, monkeypatch):
     (tmp_path / "old_plug_in.py").write_text(f"{line}\nclass Engine: ...\n")

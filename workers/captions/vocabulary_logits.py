@@ -70,8 +70,7 @@ def check_finite(is_finite: NDArray[np.bool_]) -> None:
     """
     if not is_finite:
         raise ImageError(
-            "not_finite",
-            "the captioner's scores are beyond the range of its precision: bfloat16 reaches further",
+            "not_finite", "the captioner's scores are beyond the range of its precision: bfloat16 reaches further"
         )
 
 

@@ -16,6 +16,7 @@ import pytest
 from pycocotools import mask as coco
 
 from pseudoris.interchange.exports import HumanAnnotation, refer
+from pseudoris.interchange.exports.destination import claim_destination
 from pseudoris.interchange.human_refs import WITHOUT_SENTENCE, WITHOUT_TEXT, RecordIds, read_human
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
@@ -108,8 +109,11 @@ def test_trap_bars_that_lisa_refuses_are_dropped_and_counted_under_the_names_tha
     found = LavtDataset(Path(place.root), "val", "refcocog", "umd").refer.refs_list
     assert found
     assert all(map(lisa_texts, found))
-    with pytest.raises(ConfigError, match="--dataset refcocog, whose files would stay beside this one"):
-        export("refer", built_run, place, dataset="refcoco", is_overwriting=True)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="--dataset refcocog, whose files would stay beside this one"):
+            export("refer", built_run, place, dataset="refcoco", is_overwriting=True)
+        # As one that is killed leaves it.
+        claim_destination(place, "refer", ["refcocog", "images"], is_overwriting=True, dataset="refcocog")
 
 
 def test_masks_are_polygons_which_fill_to_the_same_pixels_as_encodings_where_asked(run_of_several, exported):

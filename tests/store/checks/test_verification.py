@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 
 import duckdb
@@ -249,7 +250,7 @@ def test_a_temporary_file_is_named_once_its_writer_is_gone_and_gc_deletes_it(dis
     report = verify_run(disk)
     assert report.is_clean
     assert report.notices[0] == f"{name} is of a killed writer. gc deletes it when it is an hour old"
-    assert name in run_gc(disk, temporary_age_s=-60).deleted
+    assert name in run_gc(disk, now_s=time.time() + 3_660).deleted
     assert verify_run(disk).notices == ()
 
 

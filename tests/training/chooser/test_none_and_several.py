@@ -72,8 +72,7 @@ def test_none_and_the_masks_share_one_probability(none_learner, pixels):
 
 # Without a threshold it is the answer where it is likelier than every mask.
 @pytest.mark.parametrize(
-    ("least", "is_absent"),
-    [(0.3, [True, True]), (0.5, [False, True]), (1.1, [False, False]), (None, [False, True])],
+    ("least", "is_absent"), [(0.3, [True, True]), (0.5, [False, True]), (1.1, [False, False]), (None, [False, True])]
 )
 def test_from_the_threshold_on_no_mask_is_the_answer(least, is_absent):
     masks = torch.stack([square(2, 5), square(12, 5)])

@@ -38,7 +38,7 @@ def test_the_papers_curriculum_has_its_mixes_and_its_fifty_epochs() -> None:
     assert [each.is_selecting for each in rounds] == [False, False, *[True] * 6]
     assert [each.is_last for each in rounds] == [True, True, True, *[False] * 4, True]
     assert [(steps, pairs) for _, _, pairs, steps in describe(rounds, PAIRS)] == [
-        *((10 * 10, 1000), (15 * 22, 2200), (15 * 30, 3000), (10 * 12, 1200)),
+        *((10 * 10, 1000), (15 * 22, 2200), (15 * 30, 3000), (10 * 12, 1200))
     ]
     assert rounds[-1].epochs_before == 48
     assert rounds[-1].name == "04-refinement-5"

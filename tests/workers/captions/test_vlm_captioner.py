@@ -58,10 +58,7 @@ def test_every_mask_has_candidates_of_every_crop_kind_and_rule_and_a_listener_sc
     found = captioned(config, shard_of())
     drawn = [sample for each in found for sample in each.samples]
     assert len(drawn) == 3 * 5 * 3
-    assert {sample.crop for sample in drawn} == {
-        *("masked", "context_1.0", "context_1.1", "context_1.2"),
-        "marked",
-    }
+    assert {sample.crop for sample in drawn} == {*("masked", "context_1.0", "context_1.1", "context_1.2"), "marked"}
     assert {(sample.others, sample.num_others) for sample in drawn} == {("all", 2)}
     assert all(each.listener is not None and 0 <= each.listener <= 1 for each in found)
     assert captioned(config, shard_of()) == found
