@@ -39,6 +39,7 @@ LEVEL: Final = 0.9
 _START_ERRORS: Final = 2
 _MAX_VERDICTS: Final = 10_000
 _NUM_TRIED: Final = 300
+Rules = Sequence[tuple[str, Flags]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +130,7 @@ class TestedRule:
     Attributes:
         num: Verdicts on pairs that it keeps.
         estimate: Their accuracy; corrected for raters' errors if that is known.
-        low: Lower limit of a one-sided interval of 95 %, of more if several searches share the 5 %; the accuracy itself
-            if all of the run was judged.
+        low: Lower limit of the test's one-sided interval; the accuracy itself if all of the run was judged.
     """
 
     # Without this line pytest would collect the class as a test, because its name begins with `Test`.
@@ -163,45 +163,39 @@ class RuleChoice:
 
 
 def choose_rule(
-    judged: JudgedPairs,
-    keeps: Sequence[Flags],
-    names: Sequence[str],
-    *,
-    target: float,
-    checks: RaterChecks,
-    num_searches: int = 1,
+    judged: JudgedPairs, rules: Rules, *, target: float, checks: RaterChecks, num_searches: int = 1
 ) -> RuleChoice:
     """Return the loosest rule that is shown to reach `target`.
 
-    `keeps` is what each rule keeps of the R verdicts, (R,) bool, from strict to loose; no verdict had a part in their
-    order. With enough `checks` of the raters accuracies are corrected. The chance to err is shared by `num_searches`.
+    `rules` are the name of each and what it keeps of the R verdicts, (R,) bool, from strict to loose; no verdict had a
+    part in their order. With enough `checks` accuracies are corrected. `num_searches` share the chance to err.
     """
     level = 1 - (1 - LEVEL) / num_searches
 
     def test(place: int) -> TestedRule:
-        return tested_rule(judged, keeps[place], names[place], target=target, checks=checks, level=level)
+        return tested_rule(judged, *rules[place], target=target, checks=checks, level=level)
 
-    sizes = [_size(judged, flags) for flags in keeps]
+    sizes = [_size(judged, keeps) for _, keeps in rules]
     tested: list[TestedRule] = []
     chosen = more = None
-    for place in range(first_rule(sizes, target, level), len(keeps)):
+    for place in range(first_rule(sizes, target, level), len(rules)):
         tested.append(test(place))
         if not tested[-1].passes:
             break
         chosen = place
     if chosen is None:
         total = int((judged.is_drawn & judged.is_judged).sum())
-        more = _more([test(place) for place in range(len(keeps))], sizes, target, total, level)
+        more = _more([test(place) for place in range(len(rules))], sizes, target, total, level)
         # At most all unjudged pairs are asked for, because nothing is uncertain when all pairs are judged.
         more = None if more is None else min(more, max(round(judged.weights.sum()) - total, 1))
     least = math.ceil(math.log((1 - level) / 2) / math.log(target))
     # Without a verdict all weights are 0, so their sum is not the number of pairs, and `least` is used.
-    most = math.ceil(judged.weights[keeps[-1]].sum()) or least
+    most = math.ceil(judged.weights[rules[-1][1]].sum()) or least
     return RuleChoice(target, tuple(tested), chosen, more, min(least, most))
 
 
 def tested_rule(
-    judged: JudgedPairs, keeps: Flags, name: str, *, target: float, checks: RaterChecks, level: float
+    judged: JudgedPairs, name: str, keeps: Flags, *, target: float, checks: RaterChecks, level: float
 ) -> TestedRule:
     """Return what the verdicts say of a rule that keeps these R pairs, (R,) bool."""
     # Undecided pairs count as wrong, so that no rule passes because of them.

@@ -174,8 +174,8 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
     sequences += [composed_sequence(judged, confidence, rule, kinds) for kinds in groups]
     for sequence in sequences:
         rules = _seen(folder, run.header, sequence)
-        keeps, names, num_searches = [r.keeps for r in rules], [r.name for r in rules], len(sequences)
-        choice = choose_rule(judged, keeps, names, target=accuracy, checks=checks, num_searches=num_searches)
+        found, num_searches = [(each.name, each.keeps) for each in rules], len(sequences)
+        choice = choose_rule(judged, found, target=accuracy, checks=checks, num_searches=num_searches)
         stdout.print(_choice_view(choice))
         if choice.chosen is None:
             refused.append(choice)
@@ -190,7 +190,7 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
     for choice in refused:
         report("note", f"Nothing is kept by {choice.tested[0].name}: {_why_not(choice, is_judged=False)}.", "yellow")
     keeps = np.any([each.keeps for each in chosen], axis=0)
-    tested = tested_rule(judged, keeps, named, target=accuracy, checks=checks, level=LEVEL)
+    tested = tested_rule(judged, named, keeps, target=accuracy, checks=checks, level=LEVEL)
     record = AuditRecord(
         draw=folder.draw.digest,
         run_root=folder.draw.run.root_sha256,

@@ -272,8 +272,7 @@ def _output(source: str | None, out: str, config: RunConfig) -> str:
     if header is not None and not gives_way:
         from pseudoris.pipeline.cluster import joins_cluster
 
-        # The header's weights and device are kept, because other lines of the report check them. Nodes of a cluster
-        # have packages of their own.
+        # Other lines of the report check weights and device. Nodes of a cluster have packages of their own.
         held = header.identity.versions
         here = {} if joins_cluster(config.placement.address) else package_versions(held)
         versions = held | {name: now for name, now in here.items() if "absent" not in (now, held[name])}

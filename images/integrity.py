@@ -120,11 +120,9 @@ def _num_units(frame: bytes, scan: bytes) -> int:
     height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
     shares = {frame[at]: (frame[at + 1] >> 4, frame[at + 1] & 15) for at in range(6, len(frame) - 2, 3)}
     most_x, most_y = (max(share[axis] for share in shares.values()) for axis in (0, 1))
-    x, y = shares[scan[1]] if scan[0] == 1 else (1, 1)
     # In a scan of one component, a unit is one block. Otherwise a unit holds the blocks of all components.
-    if scan[0] == 1:
-        return -(-width * x // (most_x * 8)) * -(-height * y // (most_y * 8))
-    return -(-width // (most_x * 8)) * -(-height // (most_y * 8))
+    x, y = shares[scan[1]] if scan[0] == 1 else (1, 1)
+    return -(-width * x // (most_x * 8)) * -(-height * y // (most_y * 8))
 
 
 PNG_BEGIN: Final = b"\x89PNG\r\n\x1a\n"

@@ -32,11 +32,6 @@ from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, parse_yaml
 _NULLS: Final = ("", "null", "~")
 # A message shows at most this many letters of a value.
 _SHOWN_LETTERS: Final = 100
-# Maps an old key whose values moved to a file to the key that names the file.
-_MOVED: Final = dict.fromkeys(
-    ("filtering.confidence", "filtering.pair_weight", "composing.posterior"), "filtering.fitted.uri"
-)
-
 # A message suggests at most this many similar keys.
 _SHOWN_KEYS: Final = 3
 
@@ -267,25 +262,17 @@ def _explain(item: Mapping[str, Any], model: type[BaseModel], fitted: str) -> st
     in_file = bool(fitted) and item["loc"][:3] == ("filtering", "fitted", "values")
     remedy = f" (in {fitted}: `pseudoris calibrate --to` writes such a file)" if in_file else ""
     if item["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-        near = [] if in_file else _near(key, given, [each.key for each in settings(model)])
+        near = [] if in_file else _near(key, [each.key for each in settings(model)])
         return f"{key}: unknown key" + (f"; did you mean {' or '.join(near[:_SHOWN_KEYS])}?" if near else remedy)
     if item["type"] == "missing":
         return f"{key}: missing{remedy}"
-    if item["loc"][-1:] == ("architecture",) and isinstance(given, Mapping) and given:
-        # In older versions the numbers of an architecture were keys of the configuration.
-        gone = _cut(", ".join(f"{key}.{name}" for name in given))
-        return f"{gone}: unknown key; {key} is a name or the path of a JSON file that holds such numbers"
     shown = "" if isinstance(given, Mapping) else f" (got {_cut(repr(given))})"
     return f"{key or 'config'}: {item['msg'].removeprefix('Value error, ')}{shown}{remedy}"
 
 
-def _near(key: str, given: Any, names: Sequence[str]) -> list[str]:
+def _near(key: str, names: Sequence[str]) -> list[str]:
     """Return the known keys that end as `key` does, else the most similar one, else those with a slip in their last."""
-    section, _, last = key.rpartition(".")
-    if key in _MOVED:
-        # Some settings of the old section `composing.posterior` are now settings of `composing`.
-        leaves = given if key == "composing.posterior" and isinstance(given, Mapping) and given else [""]
-        return list(dict.fromkeys(moved if (moved := f"{section}.{leaf}") in names else _MOVED[key] for leaf in leaves))
+    last = key.rpartition(".")[2]
     near = [name for name in names if f".{name}".endswith(f".{key}")]
     near = near or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     return near or [name for name in names if difflib.get_close_matches(last, [name.rpartition(".")[2]], cutoff=0.8)]

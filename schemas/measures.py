@@ -20,10 +20,8 @@ CACHE_BYTES: Final = "cache_bytes"
 # `STORAGE_RETRIES` counts storage requests that were sent again after an error or without an answer.
 STORAGE_RETRIES: Final = "storage_retries"
 
-
 # Maps (`name`, `of`) of `record` to the values that a block collected, in order. `of` is "" by default.
 Measures = dict[tuple[str, str], list[float]]
-
 
 _counts: dict[str, int] = {}
 _counts_lock = threading.Lock()

@@ -86,10 +86,7 @@ class Identity(FrozenModel):
         return [f"{key}: {old!r} in the run, {new!r} now" for key, old, new in zip(names, before, now, strict=True)]
 
     def settings_beside(self, other: Identity) -> list[str]:
-        """Return `KEY=VALUE`, as `--set` takes it, of the settings that this run has and `other` has not.
-
-        Empty if one holds a secret. What was read from a file is left out: its `uri` names it.
-        """
+        """Return `KEY=VALUE`, as `--set` takes it, of the settings that `other` has not; none if one holds a secret."""
         mine, theirs = _flat(self.method), _flat(other.method)
         held = {key: value for key, value in mine.items() if theirs.get(key, ...) != value and ".values." not in key}
         return [f"{key}={json.dumps(value)}" for key, value in held.items()] if masked(held, NO_FIELDS) == held else []

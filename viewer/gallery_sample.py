@@ -151,7 +151,7 @@ def gallery_from_run(
     """
     counts = np.array([each.counts.num_shown for each in run.receipts], np.int64)
     chosen = {place: set(some) for place, some in choose_images(counts, sample).items()}
-    num_left = len(frozenset(besides))
+    num_asked = num_left = len(frozenset(besides))
     for place, shard in enumerate(run.shards() if num_left else ()):
         shown = shard.shown(("image_id",))["image_id"].to_pylist()
         if found := {position for position, image in enumerate(shown) if image in besides}:
@@ -160,8 +160,7 @@ def gallery_from_run(
         if not num_left:
             break
     if num_left:
-        all_ = len(frozenset(besides))
-        logger.warning("%d of %d images asked for are not in the run, or are quarantined", num_left, all_)
+        logger.warning("%d of %d images asked for are not in the run, or are quarantined", num_left, num_asked)
     return Gallery(
         summary=read_summary(run),
         images=_iter_images(run, {at: sorted(chosen[at]) for at in sorted(chosen)}, planned),
@@ -204,15 +203,9 @@ def _iter_images(run: OpenRun, chosen: Mapping[int, Sequence[int]], planned: Pla
         decided = table.append_column("judged", pa.array(judged(table)))
         decided = decided.append_column("unmet", pa.array(unmet, pa.list_(pa.int16())))
         for row, masks, expressions in replace(joined, expressions=decided).rows():
-            yield GalleryImage(
-                image_id=row["image_id"],
-                key=row["key"],
-                height=row["height"],
-                width=row["width"],
-                data=pictures.load(shard.receipt.shard, row),
-                masks=tuple(masks),
-                expressions=tuple(expressions),
-            )
+            held = {name: row[name] for name in ("image_id", "key", "height", "width")}
+            held["data"] = pictures.load(shard.receipt.shard, row)
+            yield GalleryImage(**held, masks=tuple(masks), expressions=tuple(expressions))
     pictures.finish()
 
 

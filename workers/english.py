@@ -234,7 +234,7 @@ _IRREGULAR_PLURALS: Final[Mapping[str, str]] = {
     **{word: word for word in ("fish", "sheep", "deer", "aircraft", "bison", "series")},
 }
 _PLURALS: Final = IRREGULAR_PLURALS - _IRREGULAR_PLURALS.keys()
-_SINGULARS_IN_S: Final = frozenset({"lens", "gas", "series", "iris"})
+_SINGULARS_IN_S: Final = frozenset({"lens", "gas", "series", "iris", "canvas"})
 
 
 def plural_of(noun: str) -> str:

@@ -128,10 +128,8 @@ class StageKind:
         started = time.perf_counter()
         engine = self.engine(config)
         loaded = engine.of_run(config) if hasattr(engine, "of_run") else engine(self.settings(config), config.compute)
-        is_scored = self.name == STAGE_FILTER
-        stage: Stage = ImageBoundary(
-            loaded, STAGE_FILTER if self.name == NAME_CHECK else self.name, is_scored=is_scored
-        )
+        name = STAGE_FILTER if self.name == NAME_CHECK else self.name
+        stage: Stage = ImageBoundary(loaded, name, is_scored=self.name == STAGE_FILTER)
         if self.name == STAGE_FILTER and config.grounding_check is not None:
             stage = partial(_one_after_another, CHECK.build(config), stage)
         if self.name == STAGE_FILTER and config.composing is not None:

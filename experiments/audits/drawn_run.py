@@ -125,8 +125,8 @@ def _promise(
         sequences.append((kinds, [each.bounds[0].bound for each in found], [each.keeps for each in found]))
     kept = np.zeros(len(population.score), np.bool_)
     for meant, of_rules, keeps in sequences:
-        names, num_searches = [""] * len(keeps), len(sequences)
-        choice = choose_rule(pairs, keeps, names, target=target, checks=checks, num_searches=num_searches)
+        rules, num_searches = [("", each) for each in keeps], len(sequences)
+        choice = choose_rule(pairs, rules, target=target, checks=checks, num_searches=num_searches)
         if choice.chosen is not None:
             is_meant = np.isin(population.kinds, meant) & population.is_kept
             kept |= is_meant & (population.score > of_rules[choice.chosen])

@@ -272,7 +272,7 @@ def _locate(given: str, config: RunConfig) -> tuple[SourceRoot, str]:
     whole = root_at(given, config.source, config.placement.storage)
     kind = whole.kind("")
     if kind is None:
-        raise ConfigError(f"ANNOTATION {given!r} does not exist. Check the path, or the url and the credentials.")
+        raise ConfigError(f"{given!r} does not exist. Check the path, or the url and the credentials.")
     if kind == "folder":
         return whole, ""
     folder, _, name = given.rpartition("/")

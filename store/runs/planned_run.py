@@ -310,7 +310,8 @@ def _standing(location: RunLocation, request: RunRequest) -> tuple[RunHeader, tu
             if has_results(location):
                 raise
             # The header is deleted first: a kill before this line keeps the old run, and a kill after it leaves no run.
-            location.delete(HEADER_NAME)
+            for path in (HEADER_NAME, *(part_path(PLAN_FOLDER, part) for part in plan_files(header))):
+                location.delete(path)
             logger.warning("%s holds a run with other settings and no results: it is planned anew.", location.root)
     elif has_results(location):
         # Without a header, this call raises an error that says what to restore, so the results are never deleted.

@@ -120,9 +120,8 @@ def judged(right, inclusion=0.01):
 
 def chosen(right, *sizes, target=0.9, inclusion=0.01, **searches):
     places = np.arange(len(right))
-    keeps = [places < size for size in sizes]
-    verdicts, names = judged(np.array(right, bool), inclusion), [f"first {size}" for size in sizes]
-    return choose_rule(verdicts, keeps, names, target=target, checks=NO_CHECKS, **searches)
+    rules = [(f"first {size}", places < size) for size in sizes]
+    return choose_rule(judged(np.array(right, bool), inclusion), rules, target=target, checks=NO_CHECKS, **searches)
 
 
 def test_the_loosest_rule_before_the_first_that_fails_is_chosen():

@@ -37,14 +37,6 @@ def test_assignments_win_over_yaml_and_yaml_over_the_preset(tmp_path):
         ("poins_per_side", "masks.points_per_side"),
         # Of a section that may be None.
         ("max_per_form", "composing.max_per_form"),
-        # Keys that left for the file.
-        ("filtering.confidence", "filtering.fitted.uri"),
-        ("composing.posterior", "filtering.fitted.uri"),
-        # Some of their leaves stayed settings, by another name.
-        ("composing.posterior.min_first", "composing.min_first"),
-        ("composing.posterior.noun_share", "filtering.fitted.uri"),
-        ("filtering.confidence.truth", "filtering.fitted.uri"),
-        ("filtering.confidence.weights", "filtering.fitted.uri"),
         # A key that only the composer by shares read.
         ("composing.max_per_mas", "composing.max_per_mask"),
     ],
@@ -257,19 +249,11 @@ def test_the_path_of_a_configuration_may_hold_any_letter_that_a_system_takes():
         load_config("tiny", "a\0b")
 
 
-ARCHITECTURE = r"masks\.architecture"
-
-
 @pytest.mark.parametrize(
     ("preset", "words", "message"),
     [
         ("papr", (), r"unknown preset 'papr'.*did you mean 'paper'"),
         ("tiny", ("compute.threads=0",), r"compute.threads: .*greater than or equal to 1 \(got 0\)"),
-        (
-            "tiny",
-            ("masks.architecture.encoder_width=64",),
-            rf"{ARCHITECTURE}\.encoder_width: unknown key; {ARCHITECTURE} is a name or the path of a JSON file",
-        ),
         ("tiny", ("masks.prior.kind=table",), r"prior.kind=table needs prior.path"),
         ("tiny", ("captions.beam.num_beams=5",), "num_beams 5 is not a multiple of num_groups 3"),
         ("base", ("placement.fused.num_gpus=0",), r"compute.device=cuda, but placement.fused.num_gpus=0"),

@@ -77,7 +77,6 @@ def test_values_are_part_of_the_method_and_are_not_read_again():
         (fitted(confidence={"truth": 1}), "has weights for a listener's scores, but captions.listening"),
         (fitted(confidence={"grounding": 1.0}), "has a weight for a second opinion, but grounding_check is not set"),
         ("captions.listening={crops: [context_3.0]}", "has 'context_3.0', which is not captioned; choose from masked"),
-        ("filtering.pair_weight={drawn: {}}", r"pair_weight: unknown key; did you mean filtering\.fitted\.uri\?"),
     ],
 )
 def test_what_cannot_be_is_refused(word, message):

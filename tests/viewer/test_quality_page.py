@@ -18,9 +18,9 @@ HOSTILE = "</td><script>document.title='owned'</script>"
 SAID = [(0, "a red circle", 1.5, 1), (0, "the dotted circle", 1.2, 1), (1, HOSTILE, 1.4, 0)]
 
 
-def page_of(location, **options):
+def page_of(location):
     run = OpenRun.at(location)
-    text = "".join(iter_quality(quality_of_run(run, read_summary(run), **options)))
+    text = "".join(iter_quality(quality_of_run(run, read_summary(run))))
     return re.sub(r"\s+", " ", text)
 
 
@@ -36,7 +36,6 @@ def run(tmp_path):
 def test_the_page_holds_every_part(run):
     text = page_of(run)
     headings = re.findall(r'<h2 id="[^"]*">([^<]*)</h2>', text)
-
     assert headings == [
         *("Distinctiveness", "Uniqueness", "Correctness", "Masks per image", "Length in words"),
         *("Share kept by decoder and crop", "Throughput by stage", "Vocabulary growth", "Near-duplicates"),
@@ -47,7 +46,6 @@ def test_the_page_holds_every_part(run):
 
 def test_figures_stand_where_they_belong(run):
     text = page_of(run)
-
     assert "1 masks" not in text
     assert "2 masks: 4 images" in text
     assert "0 masks: 1 image<" in text
@@ -69,7 +67,6 @@ def test_charts_count_expressions_of_many_words_and_of_the_lowest_and_highest_sc
 
 def test_what_strangers_wrote_is_escaped(run):
     text = page_of(run)
-
     assert HOSTILE not in text
     assert "&lt;/td&gt;&lt;script&gt;" in text
     assert text.count("<script") == 1
@@ -77,7 +74,6 @@ def test_what_strangers_wrote_is_escaped(run):
 
 def test_a_run_without_anything_still_has_a_page(tmp_path):
     text = page_of(write_run(tmp_path / "run"))
-
     assert "No expression was drawn by a model" in text
     assert "The receipts hold no seconds" in text
     assert 'class="chart"' not in text

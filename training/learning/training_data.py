@@ -32,6 +32,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, UnitInterval
 from pseudoris.schemas.keep_rule import LoneMasks
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
 from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
 # Maps the location of a run to its snapshot, as `Snapshot.state` gives it.
@@ -136,6 +137,8 @@ def open_runs(
         if snapshots is not None and state is None:
             raise ConfigError(f"The training did not read {location.root} before. Resume it with the same runs.")
         snapshot = None if state is None else Snapshot.from_state(location, state)
+        if is_human and require_header(location).origin != "import":
+            raise ConfigError(f"--human {location.root} is no human annotation. Give the OUT of `pseudoris import`.")
         own = served_by(location, spec, snapshot) if is_human else spec
         dataset = RisDataset(location, own, snapshot=snapshot)
         taken[location.root] = dataset.snapshot.state()

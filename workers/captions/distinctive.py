@@ -132,9 +132,6 @@ def kept_tokens(logits: torch.Tensor, ranked: torch.Tensor, num_kept: torch.Tens
     is_above = logits > last
     is_tied = logits == last
     num_tied = (num_kept - is_above.sum(dim=1))[:, None]
-    # If every tied token is kept, the sum below is not needed. On a GPU this check costs more than the sum.
-    if logits.device.type == "cpu" and bool((is_tied.sum(dim=1, keepdim=True) == num_tied).all()):
-        return is_above | is_tied
     return is_above | (is_tied & (is_tied.cumsum(dim=1) <= num_tied))
 
 

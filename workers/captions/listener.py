@@ -2,7 +2,7 @@
 
     caption_score(i, t)  =  log p(t | crop i)
     truth(i, t)          =  caption_score(i, t) / number of tokens of t, EOS included
-    listener(i, t)       =  softmax over masks k at i of  log p(t | crop k) / temperature
+    listener(i, t)       =  softmax over masks k at i of  log p(t | crop k)
 
 A mask alone in its image has listener 1, because there is no other mask to confuse it with. With several crop kinds,
 log p is the mean over the kinds. The softmax is over the whole vocabulary, and EOS may follow any token.

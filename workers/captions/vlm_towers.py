@@ -19,6 +19,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.captions.decoding_rules import Ints, PrefixLevel
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.device import to_device
+from pseudoris.workers.faults.quarantine import may_blame_image
 from pseudoris.workers.pass_sizes import PROMPTS_A_PASS
 
 FULL: Final = "full_attention"
@@ -75,9 +76,9 @@ class VlmTowers:
         try:
             with torch.inference_mode():
                 self._check(model, sample)
-        except torch.OutOfMemoryError:
-            raise
         except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+            if not may_blame_image(error):
+                raise
             raise ConfigError(
                 f"captions: {type(model).__name__} cannot be decoded over a tree of prefixes "
                 f"({type(error).__name__}: {error}): choose another model (docs/guides/vlm.md)"

@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 STAGE_ERROR: Final = "stage_error"
 BAD_OUTPUT: Final = "bad_output"
 # torch raises a plain RuntimeError if memory runs out or a GPU fails. Only these words in its text show which.
-_MEMORY_WORDS: Final = ("CUDA out of memory", "DefaultCPUAllocator", "Cannot allocate memory", "std::bad_alloc")
+_MEMORY_WORDS: Final = ("out of memory", "_ALLOC_FAILED", "allocate memory", "allocate pinned memory", "std::bad_alloc")
 _DEVICE_WORDS: Final = ("CUDA", "cuDNN", "CUBLAS", "cublas")
 # Exceptions of these modules come from `compute.is_compiled`, if the machine lacks a compiler. No image is to blame.
-_COMPILERS: Final = ("torch._dynamo", "torch._inductor", "triton.")
+COMPILERS: Final = ("torch._dynamo", "torch._inductor", "triton.")
 
 
 def may_blame_image(error: Exception) -> bool:
@@ -33,7 +33,7 @@ def may_blame_image(error: Exception) -> bool:
     Errors of files, memory, the accelerator or the compiler never are, nor errors that the project raises on purpose.
     Those end the attempt: the shard runs again elsewhere, or the run stops.
     """
-    if isinstance(error, OSError | PseudorisError) or type(error).__module__.startswith(_COMPILERS):
+    if isinstance(error, OSError | PseudorisError) or type(error).__module__.startswith(COMPILERS):
         return False
     return not is_out_of_memory(error) and not is_broken_device(error)
 
@@ -42,7 +42,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether the host or the accelerator ran out of memory."""
     if isinstance(error, (MemoryError, _torch_error("OutOfMemoryError"))):
         return True
-    return isinstance(error, RuntimeError) and _says(error, _MEMORY_WORDS)
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _MEMORY_WORDS)
 
 
 def is_broken_device(error: BaseException) -> bool:
@@ -50,7 +50,7 @@ def is_broken_device(error: BaseException) -> bool:
     if is_out_of_memory(error):
         return False
     return isinstance(error, _torch_error("AcceleratorError")) or (
-        isinstance(error, RuntimeError) and _says(error, _DEVICE_WORDS)
+        isinstance(error, RuntimeError) and any(word in str(error) for word in _DEVICE_WORDS)
     )
 
 
@@ -58,10 +58,6 @@ def _torch_error(name: str) -> type[BaseException] | tuple[()]:
     """Return torch's exception of that name; if torch is not loaded, (), of which no error is an instance."""
     found: type[BaseException] | tuple[()] = getattr(sys.modules.get("torch"), name, ())
     return found
-
-
-def _says(error: BaseException, words: tuple[str, ...]) -> bool:
-    return any(word in str(error) for word in words)
 
 
 def apply_to_images(shard: Shard, stage: str, work: Callable[[ShardImage], ShardImage]) -> Shard:

@@ -21,7 +21,7 @@ from pseudoris.workers import stages
 from pseudoris.workers.crops.shard_pixels import held_pixels
 from pseudoris.workers.faults.freed_memory import free_memory
 from pseudoris.workers.faults.image_boundary import refuse_one_fault
-from pseudoris.workers.faults.quarantine import BAD_OUTPUT, STAGE_ERROR, is_broken_device, is_out_of_memory
+from pseudoris.workers.faults.quarantine import BAD_OUTPUT, COMPILERS, STAGE_ERROR, is_broken_device, is_out_of_memory
 from pseudoris.workers.faults.subprocess_stages import ChildDiedError, ChildOutOfMemoryError, SubprocessStages
 from pseudoris.workers.stages import Stage, StageKind, stages_named
 
@@ -88,23 +88,21 @@ class FaultTolerantStages:
             return shard
 
     def _run(self, kind: StageKind, stage: Stage, shard: Shard) -> Shard:
-        section = f"{kind.section}."
-        lowered = {name.removeprefix(section): n for name, n in shard.degraded.items() if name.startswith(section)}
-        if lowered:
-            # This shard was computed before with smaller tiles. Only the same tile sizes give its bytes again.
-            return self._retry_raised(kind, shard, self._run_with_less_memory(kind, shard, lowered))
+        lowered, done = _lowered(kind, shard), None
         try:
-            done = stage(shard)
+            # Of a shard that was computed with smaller tiles, only the same tiles give the bytes again.
+            done = None if lowered else stage(shard)
         except Exception as error:
             if is_broken_device(error):
                 raise BrokenDeviceError(f"the accelerator failed in stage {kind.name}: {error}") from error
+            if type(error).__module__.startswith(COMPILERS):
+                raise TransientError(f"stage {kind.name} cannot be compiled here: {error}") from error
             if not is_out_of_memory(error):
                 raise
             logger.warning("stage %s ran out of memory on shard %d: %s", kind.name, shard.shard, error)
-            done = None
         # This runs after the except block, because inside it the error's frames keep memory in use.
         if done is None:
-            done = self._run_with_less_memory(kind, shard, {})
+            done = self._run_with_less_memory(kind, shard, lowered)
         return self._retry_raised(kind, shard, done)
 
     def _run_with_less_memory(self, kind: StageKind, shard: Shard, halved: Mapping[str, int]) -> Shard:
@@ -135,18 +133,25 @@ class FaultTolerantStages:
         if not raised:
             return after
         started = time.perf_counter()
-        # The subprocess loads a second copy of the model, so memory is freed first.
+        # The subprocess loads a second copy of the model, so memory is freed first. Its tiles are those of `after`.
         free_memory()
+        settings = kind.settings(self._config).model_copy(update=_lowered(kind, after))
+        config = self._config.model_copy(update={kind.section: settings})
         again: dict[int, ShardImage] = {}
         for image in before.images:
             if image.position in raised:
                 # Each image gets a new subprocess, because a stage that raised may have damaged its process.
-                with SubprocessStages((kind.name,), self._config) as child:
+                with SubprocessStages((kind.name,), config) as child:
                     again[image.position] = retry_in_subprocess(before, image, child)
                 if len(raised) == len(returned):
                     refuse_one_fault([each.failure for each in again.values()], STAGE_ERROR)
         images = tuple(again.get(image.position, image) for image in after.images)
         return after.with_images(images).with_seconds(kind.name, time.perf_counter() - started)
+
+
+def _lowered(kind: StageKind, shard: Shard) -> dict[str, int]:
+    section = f"{kind.section}."
+    return {name.removeprefix(section): n for name, n in shard.degraded.items() if name.startswith(section)}
 
 
 def quarantine_crashing_images(shard: Shard, child: SubprocessStages) -> Shard:

@@ -146,7 +146,8 @@ def reduced(
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
     small = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
     rows, columns = (np.arange(new) * old // new for new, old in zip((height, width), pixels.shape[:2], strict=True))
-    return small, masks[:, rows[:, None], columns]
+    # A pixel of any mask stays, or a thin one would vanish.
+    return small, np.logical_or.reduceat(np.logical_or.reduceat(masks, rows, axis=1), columns, axis=2)
 
 
 def letter_tokens(tokenizer: Any) -> list[int]:

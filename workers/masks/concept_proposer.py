@@ -108,9 +108,8 @@ class ConceptDetector:
         is_kept = found.bits.any(dim=1)
         if self._config.stability_score_thresh > 0:
             is_kept &= found.stability >= self._config.stability_score_thresh
-        (kept,) = to_host(is_kept)
-        rows = torch.from_numpy(np.flatnonzero(kept))
-        found, numbers = found.take(to_device(rows, found.bits.device)), numbers[rows]
+        rows = is_kept.nonzero()[:, 0]
+        found, numbers = found.take(rows), numbers[rows.cpu()]
         if self._config.min_mask_region_area and len(found.bits):
             found, _ = without_small_regions(found, self._config.min_mask_region_area)
         return encode_proposals(found), numbers.numpy()

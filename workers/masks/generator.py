@@ -261,11 +261,11 @@ class SamProposer:
         return len(images) <= self._generate.images_together
 
     def _propose(self, decode: Decode, images: Sequence[ShardImage]) -> list[ShardImage]:
-        pixels, done = list(map(decode, images)), []
-        for image, of_image, proposals in zip(images, pixels, self._generate.together(pixels), strict=True):
-            kept = self._prior(image, of_image, proposals)
-            done.append(replace(image, masks=mask_records(image.image_id, proposals, kept)))
-        return done
+        pixels = list(map(decode, images))
+        return [
+            replace(image, masks=mask_records(image.image_id, proposals, self._prior(image, of_image, proposals)))
+            for image, of_image, proposals in zip(images, pixels, self._generate.together(pixels), strict=True)
+        ]
 
 
 # A `MaskBatch` upsamples this many bytes of logits at once. Results do not depend on it.

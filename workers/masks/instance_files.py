@@ -79,7 +79,8 @@ def _from_parquet(data: bytes, path: str, min_score: float) -> InstanceTable:
             raise ConfigError(f"prior.path={path}: score is {table['score'].type}, but must be a number") from error
         rows = rows.filter(pc.greater_equal(scores, min_score))
     try:
-        names = table[name_column].cast(pa.string()).take(rows).to_pylist()
+        listed = table[name_column].cast(pa.string())
+        names = listed.take(rows).to_pylist()
     except pa.ArrowException as error:
         raise ConfigError(f"prior.path={path}: {name_column} is {table[name_column].type}, but must be text") from error
     if None in names:
@@ -92,7 +93,8 @@ def _from_parquet(data: bytes, path: str, min_score: float) -> InstanceTable:
             values.get("segmentation"), values.get("box_xyxy_px"), size, where=f"prior.path={path}: row {row}"
         )
 
-    return InstanceTable(zip(rows.to_pylist(), names, strict=True), encode_row, path=path)
+    named = zip(rows.to_pylist(), names, strict=True)
+    return InstanceTable(named, encode_row, path=path, listed=listed.drop_null().to_pylist())
 
 
 def _first_column(table: pa.Table, wanted: tuple[str, ...], path: str) -> str:
@@ -129,7 +131,7 @@ def _from_coco_json(data: bytes, path: str, min_score: float) -> InstanceTable:
         segmentation = _compressed(annotation.get("segmentation"), images[annotation["image_id"]], size, where)
         return encode_instance(segmentation, _to_xyxy(annotation.get("bbox"), where), size, where=where)
 
-    return InstanceTable(names, encode_row, path=path)
+    return InstanceTable(names, encode_row, path=path, listed=[each["file_name"] for each in images.values()])
 
 
 def _names(
@@ -215,9 +217,14 @@ def check_mask_size(claimed: Any, size: tuple[int, int], *, where: str) -> None:
 class InstanceTable:
     """The instances of a table, by image."""
 
-    def __init__(self, names: Iterable[tuple[int, str]], encode_row: EncodeRow, *, path: str) -> None:
-        """Index rows by the id, key or file name of their image; `names` are pairs of a row and it, rows ascending."""
-        self._rows: dict[str, list[int]] = defaultdict(list)
+    def __init__(
+        self, names: Iterable[tuple[int, str]], encode_row: EncodeRow, *, path: str, listed: Iterable[str] = ()
+    ) -> None:
+        """Index rows by the id, key or file name of their image; `names` are pairs of a row and it, rows ascending.
+
+        `listed` names all images of the file, also those without a row here: they have no instance.
+        """
+        self._rows: dict[str, list[int]] = defaultdict(list, {name: [] for name in listed})
         for row, name in names:
             self._rows[name].append(row)
         self._names_by_stem: dict[str, list[str]] = defaultdict(list)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -91,7 +92,7 @@ def load_detector(path: str) -> nn.Module:
 
     try:
         with open_location(path) as file:
-            state = read_state(file, f"prior.path={path}")
+            state = read_state(file if "://" in path else Path(path).expanduser(), f"prior.path={path}")
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"prior.path={path} cannot be read as tensors: {error}") from error
     build = detection.maskrcnn_resnet50_fpn_v2 if _V2_KEY in state else detection.maskrcnn_resnet50_fpn
@@ -105,6 +106,10 @@ def load_detector(path: str) -> nn.Module:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ConfigError(f"prior.path={path} does not fit torchvision's {build.__name__}: {error}") from error
+    if _V2_KEY not in state and not any(name.endswith("num_batches_tracked") for name in state):
+        # torchvision's own v1 was trained with frozen norms without an epsilon.
+        for norm in (each for each in model.modules() if isinstance(each, nn.BatchNorm2d)):
+            norm.eps = 0.0
     return model
 
 

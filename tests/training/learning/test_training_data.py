@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
 from pseudoris.training.learning import ResumableFeed
 from pseudoris.training.learning.training_data import DataConfig, open_runs, weighted_mean
+from tests.builders.seals import forge_header
 from tests.interchange.dataset.builders import build_run
 
 
@@ -106,6 +108,9 @@ def test_excluded_images_are_not_learnt_from_nor_a_humans_and_the_settings_say_s
     table = tmp_path / "seen.csv"
     table.write_text("\n".join(["sha256", *sorted(known)[:3]]) + "\n", encoding="utf-8")
     data = DataConfig(exclude=(str(table),))
+    with pytest.raises(ConfigError, match="is no human annotation"):
+        open_runs([run], human, data, seed=0)
+    forge_header(RunLocation.open(human), lambda tree: tree.update(origin="import"))
     targets, images, _ = open_runs([run], human, data, seed=0)
     assert len(targets) == len(images)
     assert set(images.image_digests()) == set(sorted(known)[3:])

@@ -262,6 +262,7 @@ MEMORY = (
     MemoryError("host"),
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
     RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    torch.AcceleratorError("CUDA error: out of memory"),
 )
 DEVICE = (torch.AcceleratorError("illegal access"), RuntimeError("CUDA error: misaligned address"))
 

@@ -56,6 +56,8 @@ def test_low_scores_and_crowds_are_passed_over(coco):
     bbox = {"bbox": [1, 1, 5, 5]}
     path = coco({**bbox, "score": 0.4}, {**bbox, "iscrowd": 1}, {**bbox, "score": 0.6}, bbox)
     assert instances(path).rows == (2, 3)
+    images = [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "night/a.jpg"}]
+    assert instances(coco(bbox, images=images), key="night/a.jpg").rows == ()
 
 
 @pytest.mark.parametrize(
@@ -165,8 +167,9 @@ def test_a_parquet_table_is_read(parquet, columns, boxes):
 
 
 def test_rows_below_the_score_are_passed_over_and_keep_the_others_numbers(parquet):
-    path = parquet(key=["a.jpg"] * 4, box_xyxy_px=[list(BOX)] * 4, score=[0.49, 0.5, None, 0.9])
+    path = parquet(key=["night/a.jpg", *["a.jpg"] * 3], box_xyxy_px=[list(BOX)] * 4, score=[0.49, 0.5, None, 0.9])
     assert instances(path).rows == (1, 2, 3)
+    assert instances(path, key="night/a.jpg").rows == ()
 
 
 @pytest.mark.parametrize(

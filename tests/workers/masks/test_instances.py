@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
@@ -189,6 +190,9 @@ def test_a_checkpoint_of_torchvisions_mask_rcnn_is_loaded_with_its_classes(tmp_p
     torch.save({"model": model.state_dict(), "epoch": 3}, path)
     loaded = load_detector(str(path)).state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
+    save_file({name: each for name, each in loaded.items() if "num_batches" not in name}, tmp_path / "v1.safetensors")
+    norms = [each for each in load_detector(str(tmp_path / "v1.safetensors")).modules() if hasattr(each, "running_var")]
+    assert {norm.eps for norm in norms} == {0.0}
 
 
 @pytest.mark.parametrize(
