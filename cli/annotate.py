@@ -146,7 +146,7 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
         )
         return FRUITLESS
     if not summary.totals.masks:
-        console.report("note", "no image has a mask. A file of masks.prior names images by their keys", "yellow")
+        console.report("note", "no image has a mask: a file of masks.prior must name images by their keys", "yellow")
     console.stdout.print(console.next_lines(out), soft_wrap=True)
     return 0
 

@@ -55,8 +55,6 @@ _PNG_METADATA: Final = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 # The images table stores this note for a damaged file that could still be read.
 NOTE_NO_END_MARKER: Final = "the JPEG lacks its end marker; all its pixels are there"
 
-# libjpeg fills lost data with 128, which becomes 64 where Pillow converts CMYK.
-_LOST_GREYS: Final = (64, 128)
 _CUT_SHORT: Final = "the JPEG is cut short: its decoder stopped before the end of the image"
 
 # Pillow's own limit is off: `images.max_pixels`, which may be higher, is checked before any pixel is decoded.
@@ -207,8 +205,10 @@ def _decode(image: Image.Image, data: bytes, *, is_proven: bool = False) -> tupl
             pixels, note = _pixels_without_end(data, layout, is_proven=is_proven), NOTE_NO_END_MARKER
         else:
             pixels = _pixels(image, layout)
-            # The grey of lost data may also be real, so a file that ends with it is checked.
-            is_suspect = is_jpeg and not is_proven and np.isin(pixels[-1, -1], _LOST_GREYS).all()
+            # libjpeg fills lost data with 128, which becomes 64 where Pillow converts CMYK. This grey may also be real,
+            # so a file that ends with it is checked.
+            grey = 64 if layout is not None and layout.samples == "cmyk" else 128
+            is_suspect = is_jpeg and not is_proven and (pixels[-1, -1] == grey).all()
             if is_suspect and not _all_show(pixels, possible_ends(data)[0], layout):
                 raise ImageError("corrupt", _CUT_SHORT)
     except ImageError:

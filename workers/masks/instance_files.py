@@ -94,7 +94,7 @@ def _from_parquet(data: bytes, path: str, min_score: float) -> InstanceTable:
         )
 
     named = zip(rows.to_pylist(), names, strict=True)
-    return InstanceTable(named, encode_row, path=path, listed=listed.drop_null().to_pylist())
+    return InstanceTable(named, encode_row, path=path, listed=listed.unique().drop_null().to_pylist())
 
 
 def _first_column(table: pa.Table, wanted: tuple[str, ...], path: str) -> str:

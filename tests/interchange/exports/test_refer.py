@@ -112,7 +112,6 @@ def test_trap_bars_that_lisa_refuses_are_dropped_and_counted_under_the_names_tha
     for _ in range(2):
         with pytest.raises(ConfigError, match="--dataset refcocog, whose files would stay beside this one"):
             export("refer", built_run, place, dataset="refcoco", is_overwriting=True)
-        # As one that is killed leaves it.
         claim_destination(place, "refer", ["refcocog", "images"], is_overwriting=True, dataset="refcocog")
 
 
