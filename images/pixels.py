@@ -105,9 +105,9 @@ def decode_proven(data: bytes) -> np.ndarray:
         return _decode(image, data, is_proven=True)[0]
 
 
-def upright_size(data: bytes) -> tuple[int, int]:
+def upright_size(data: bytes, plugins: Sequence[str] = ()) -> tuple[int, int]:
     """Return (height, width) of the upright image from its header; decodes no pixels. Raises like `decode_upright`."""
-    with _open(data, ()) as image:
+    with _open(data, plugins) as image:
         width, height = image.size
         # Pillow applies the orientation to the size of a TIFF, but not to the size of any other format.
         is_turned = image.format != "TIFF" and _header_orientation(image, data) >= 5

@@ -7,12 +7,13 @@ neither Ray nor torch, so that the command line starts quickly.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from operator import add
 from pathlib import Path
 
 from pseudoris.schemas.config import PRESETS_KNOW
-from pseudoris.schemas.config_layers import Layer, laid, named_preset, own_layers, preset_layers, preset_names, validate
+from pseudoris.schemas.config_layers import laid, named_preset, own_layers, preset_layers, preset_names, validate
 from pseudoris.schemas.errors import ConfigError, check_number
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
@@ -60,11 +61,13 @@ def asked_preset(
     own = own_layers(None if path is None else Path(path), assignments)
     if named := preset or named_preset(own):
         return named
-    # The place of a run does not depend on the preset. Other settings are checked with the preset that is found.
-    places = {"source": {"endpoint_url"}, "placement": {"storage", "masks_from"}}
-    parts = {name: part for name, part in laid(own).items() if name in places and isinstance(part, dict)}
-    asked = {name: {key: part[key] for key in part.keys() & places[name]} for name, part in parts.items()}
-    config = validate(laid([*preset_layers("tiny"), Layer("", asked)]))
+    for name in preset_names():
+        # The endpoint and the storage limits do not depend on the preset, so the first preset that fits is enough.
+        with suppress(ConfigError):
+            config = validate(laid([*preset_layers(name), *own]))
+            break
+    else:
+        config = validate(laid([*preset_layers("tiny"), *own]))
     endpoint, limits = config.source.endpoint_url, config.placement.storage
     for run, read in ((out, read_header), (masks_from or config.placement.masks_from, require_header)):
         header = None if run is None else read(RunLocation.open(run, endpoint, limits))

@@ -10,7 +10,6 @@ its default (`exclude_if`): else older runs could not be resumed. *Placement* (`
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -32,8 +31,6 @@ from pseudoris.schemas.stage_settings import SourceConfig as SourceConfig
 from pseudoris.schemas.stage_settings import WeightsConfig as WeightsConfig
 from pseudoris.schemas.untrusted import EXTENSIONS, HEIF_EXTENSIONS, HEIF_PLUGIN
 from pseudoris.schemas.uris import RECORDED, secrets_in, texts_in
-
-logger = logging.getLogger(__name__)
 
 # Matches characters that neither a path nor JSON can hold: NUL, and surrogates (halves of a UTF-16 pair).
 UNWRITABLE: Final = re.compile("[\\0\ud800-\udfff]")
@@ -248,17 +245,13 @@ class RunConfig(FrozenModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _is_without_gone_settings(cls, tree: Any, info: ValidationInfo) -> Any:
-        # Version 0.5 had `domain` and `placement.accept_domain`. They are accepted and ignored.
+    def _is_without_gone_settings(cls, tree: Any) -> Any:
+        # Version 0.5 had `domain` and `placement.accept_domain`. They are left out; `load_config` tells the user.
         if not isinstance(tree, dict):
             return tree
         left = {key: value for key, value in tree.items() if key != "domain"}
-        found = ["domain"] if "domain" in tree else []
-        if isinstance(placement := left.get("placement"), dict) and "accept_domain" in placement:
-            found.append("placement.accept_domain")
+        if isinstance(placement := left.get("placement"), dict):
             left["placement"] = {key: value for key, value in placement.items() if key != "accept_domain"}
-        if found and info.context != RECORDED:
-            logger.warning("%s: left out. This setting of version 0.5 no longer exists: delete it", " and ".join(found))
         return left
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import inspect
 import json
+import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -28,6 +29,8 @@ from pseudoris.schemas.fitted import for_any_captioner, read_fitted
 from pseudoris.schemas.named_files import read_bank
 from pseudoris.schemas.uris import secret_in, secrets_in
 from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, parse_yaml
+
+logger = logging.getLogger(__name__)
 
 _NULLS: Final = ("", "null", "~")
 # A message shows at most this many letters of a value.
@@ -62,7 +65,9 @@ def load_config(
             assignment names another preset than `preset`, and the two differ in what it leaves open.
     """
     own = own_layers(None if path is None else Path(path), assignments)
-    said = named_preset(own)
+    said, asked = named_preset(own), laid(own)
+    if gone := [name for name in ("domain", "placement.accept_domain") if _holds(asked, name.split("."))]:
+        logger.warning("%s: left out. This setting of version 0.5 no longer exists: delete it", " and ".join(gone))
     config = validate(laid([*preset_layers(preset or said or "tiny"), *own]))
     # A file that sets every key has the same meaning over any preset, so its preset need not match.
     if said not in (None, preset):

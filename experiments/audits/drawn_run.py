@@ -104,7 +104,7 @@ def audited(population: PairPopulation, fresh: PairPopulation, num_audits: int) 
         told = {name: round(float(mean), 4) for name, mean in means.items()}
         rows.append({**shared, "design": "promise", "target": target, **told})
     for name, parts in figures.items():
-        told = {key: round(float(np.nanmean([each[key] for each in parts])), 4) for key in parts[0]}
+        told = {key: round(float(np.nanmean([each.get(key, np.nan) for each in parts])), 4) for key in parts[0]}
         rows.append({**shared, "design": name, **told})
     return rows
 

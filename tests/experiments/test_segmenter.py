@@ -34,6 +34,7 @@ from pseudoris.training.learning.training_data import open_runs
 from pseudoris.workers.crops.crops import CropFormat
 from tests.interchange.dataset.builders import Row, build_run
 from tests.training.checkpoints import weights
+from tests.training.chooser.builders import imported_run
 from tests.training.ppt.builders import CLIP
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -223,11 +224,12 @@ def test_a_training_learns_the_masks_that_it_is_shown(tmp_path, run):
 
 def test_several_runs_and_a_humans_share_are_one_training_set(tmp_path, run):
     second = build_run(tmp_path / "second", prefix="t", num_shards=1).location.root
+    human = imported_run(tmp_path / "human", 4)
     config = small_config(tmp_path, ["data.human_fraction=0.5", "data.human_share=0.4"], steps=6)
-    _, summary = train_segmenter(config, [run, second], tmp_path / "out", open_fabric(config.training), human=second)
+    _, summary = train_segmenter(config, [run, second], tmp_path / "out", open_fabric(config.training), human=human)
     assert summary.figures == {}
     settings = json.loads(load_checkpoint(tmp_path / "out" / "checkpoint.pt")["settings"])
-    assert (settings["runs"], settings["human"]) == ([run, second], second)
+    assert (settings["runs"], settings["human"]) == ([run, second], human)
 
 
 @pytest.mark.long
