@@ -141,10 +141,10 @@ def test_degraded_halves_the_tiles_until_they_fit_and_says_so(tmp_path, monkeypa
     done = FaultTolerantStages(ALL, settings)(shard)
     assert done.degraded == {"masks.points_per_batch": 8}
     assert done.images == undisturbed(shard)
-    # A repair begins with the tiles that fitted then: all of them would not.
+    # A repair begins with the tiles that fitted then, also for an image that raised: all of them would not fit.
     repaired = replace(shard, degraded={"masks.points_per_batch": 8})
-    again = FaultTolerantStages(ALL, faulty_config(tmp_path, mb_per_point=8, allowed_mb=100))(repaired)
-    assert again.images == undisturbed(shard)
+    raising = faulty_config(tmp_path, mb_per_point=8, allowed_mb=100, raises_on="b", raises_times=1)
+    assert FaultTolerantStages(ALL, raising)(repaired).images == undisturbed(shard)
 
 
 def test_a_device_that_fails_is_no_image_s_fault_and_ends_the_process(tmp_path):
