@@ -139,13 +139,12 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
     if summary.totals.is_fruitless:
         console.report(
             "problem",
-            "no image could be annotated. The reasons are above: check SOURCE, files that settings name, and whether "
-            "images need a plug-in (images.decoder_plugins). To begin anew with other settings or another SOURCE, "
-            f"delete {out} first",
+            "no image could be annotated. The reasons are above: check SOURCE, plug-ins (images.decoder_plugins), and "
+            f"files that settings name. To begin anew with other settings or another SOURCE, delete {out} first",
             "red",
         )
         return FRUITLESS
-    if not summary.totals.masks:
+    if not summary.totals.masks and config.masks.prior.kind == "table":
         console.report("note", "no image has a mask: a file of masks.prior must name images by their keys", "yellow")
     console.stdout.print(console.next_lines(out), soft_wrap=True)
     return 0

@@ -76,7 +76,7 @@ def cite(audit: AuditFolder, figures: AuditFigures) -> None:
             f"{'; '.join(figures.undrawn)}. {DRAW_AGAIN}"
         )
     if None in (figures.accuracy.value.estimate, figures.masks.value.estimate):
-        raise ConfigError(f"no kept pair of {audit.path} was judged yet: there is nothing to cite")
+        raise ConfigError(f"no kept pair of one mask of {audit.path} was judged yet: there is nothing to cite")
     accuracy = figures.accuracy
     citation = CitedAudit(
         draw=audit.draw.digest,

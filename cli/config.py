@@ -43,7 +43,7 @@ _SIDE: Final = "A preset, a YAML file for --config, or a run."
 
 @app.command()
 def show(
-    preset: Annotated[str, typer.Argument(metavar="[PRESET]", help="As `--preset` of annotate.")] = "tiny",
+    preset: Annotated[str | None, typer.Argument(metavar="[PRESET]", help="As `--preset` of annotate.")] = None,
     config: options.ConfigFile = None,
     assignments: options.Assignments = None,
 ) -> None:
@@ -51,8 +51,9 @@ def show(
 
     The output is a file that --config takes. A section that is off is a comment.
     """
-    found = [*layers.preset_layers(preset), *layers.own_layers(config, assignments or ())]
-    echo(layers.shown_config(found), nl=False)
+    named = layers.load_config(preset, config, assignments or ()).preset
+    own = layers.own_layers(config, assignments or ())
+    echo(layers.shown_config([*layers.preset_layers(named), *own]), nl=False)
 
 
 @app.command()

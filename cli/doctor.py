@@ -273,9 +273,9 @@ def _output(source: str | None, out: str, config: RunConfig) -> str:
         from pseudoris.pipeline.cluster import joins_cluster
 
         # Other lines of the report check weights and device. Nodes of a cluster have packages of their own.
-        held = header.identity.versions
-        here = {} if joins_cluster(config.placement.address) else package_versions(held)
-        versions = held | {name: now for name, now in here.items() if "absent" not in (now, held[name])}
+        was = header.identity.versions
+        here = {} if joins_cluster(config.placement.address) else package_versions(n for n in was if " " not in was[n])
+        versions = was | {name: now for name, now in here.items() if "absent" not in (now, was[name])}
         now = header.identity.model_copy(update={"method": config.method(), "versions": versions})
         check_identity(header, now, preset=config.preset, allow_mixed=config.placement.allow_mixed)
     folder = Path(location.root)

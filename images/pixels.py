@@ -205,8 +205,7 @@ def _decode(image: Image.Image, data: bytes, *, is_proven: bool = False) -> tupl
             pixels, note = _pixels_without_end(data, layout, is_proven=is_proven), NOTE_NO_END_MARKER
         else:
             pixels = _pixels(image, layout)
-            # libjpeg fills lost data with 128, which becomes 64 where Pillow converts CMYK. This grey may also be real,
-            # so a file that ends with it is checked.
+            # Lost data is 128, 64 where Pillow converts CMYK. It may also be real, so a file that ends so is checked.
             grey = 64 if layout is not None and layout.samples == "cmyk" else 128
             is_suspect = is_jpeg and not is_proven and (pixels[-1, -1] == grey).all()
             if is_suspect and not _all_show(pixels, possible_ends(data)[0], layout):

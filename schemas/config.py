@@ -246,7 +246,7 @@ class RunConfig(FrozenModel):
     @model_validator(mode="before")
     @classmethod
     def _is_without_gone_settings(cls, tree: Any) -> Any:
-        # Version 0.5 had `domain` and `placement.accept_domain`. They are left out; `load_config` tells the user.
+        # Version 0.5 had `domain` and `placement.accept_domain`. They are left out. `load_config` tells it.
         if not isinstance(tree, dict):
             return tree
         left = {key: value for key, value in tree.items() if key != "domain"}

@@ -219,7 +219,7 @@ def read_fitted(uri: str, sha256: object = None) -> dict[str, Any]:
         is_other = isinstance(values, dict) and len(values) > 1 and values.keys().isdisjoint(vars(FittedValues()))
         fault = "holds no keys such as `confidence:`" if is_other or not isinstance(values, dict) else ""
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        fault = f"is not YAML ({getattr(error, 'problem', None) or error})"
+        fault = f"is not YAML ({str(getattr(error, 'problem', None) or error)[:200]})"
     if fault:
         raise ConfigError(f"filtering.fitted: {uri} {fault}: `pseudoris calibrate --to` writes such a file")
     return {"uri": uri, "sha256": digest, "values": values}

@@ -217,20 +217,20 @@ def check_identity(
     held = header.identity.settings_beside(identity)
     is_told = header.origin == "annotate" and 0 < len(held) <= _NAMED_SETTINGS
     own = f": {' '.join(f'--set {shlex.quote(each)}' for each in held)}" if is_told else ""
-    remedies = [f"Use the settings that the run was started with{own}"]
+    is_other_too = refused != acceptable and acceptable and not allow_mixed
+    mixing = ", and accept other devices and package versions with --allow-mixed" if is_other_too else ""
+    remedies = [f"Use the settings that the run was started with{own}{mixing}"]
     version = header.identity.versions.get("pseudoris")
     if version is not None and version != identity.versions.get("pseudoris"):
         remedies.append(f"finish it with pseudoris {version}")
     remedies.append("or name another output")
+    if refused == acceptable:
+        remedies.append("or accept other devices and package versions with --allow-mixed")
     if preset not in (None, header.config.preset):
         # Only the preset is named, because the differences that follow from it would take dozens of lines.
         changed = f"preset: {header.config.preset!r} in the run, {preset!r} now, and with it {len(refused)} settings"
         refused = [changed, *moved]
-        remedies[0] = f"Use --preset {header.config.preset} and the settings that the run was started with"
-    if refused == acceptable:
-        remedies.append("or accept other devices and package versions with --allow-mixed")
-    elif acceptable and not allow_mixed:
-        remedies[0] += ", and accept other devices and package versions with --allow-mixed"
+        remedies[0] = f"Use --preset {header.config.preset} and the settings that the run was started with{mixing}"
     lines = "\n".join(f"  {line}" for line in refused[:_SHOWN_DIFFERENCES])
     if len(refused) > _SHOWN_DIFFERENCES:
         lines += f"\n  and {len(refused) - _SHOWN_DIFFERENCES} more"

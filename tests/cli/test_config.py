@@ -74,6 +74,8 @@ def test_init_replaces_no_file_and_names_the_folder_that_is_missing(tmp_path):
 
 def test_diff_shows_what_differs_in_presets_files_and_runs(tmp_path):
     path = tmp_path / "run.yaml"
+    path.write_text("preset: base\n")
+    assert 'architecture: "vit_b"  # preset base' in command("config", "show", "--config", str(path)).stdout
     path.write_text("filtering: {tau: 2.0}\n")
     assert command("config", "diff", "tiny", str(path), code=1).stdout == "filtering.tau: 1.35 -> 2.0\n"
     command("config", "diff", "tiny", "tiny", code=0)

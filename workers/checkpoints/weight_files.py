@@ -370,7 +370,7 @@ def check_weights(weights: WeightsConfig, preset: str = "") -> tuple[bool, str]:
     except ConfigError as error:
         return False, str(error)
     if found is None and "://" in weights.uri and weights.sha256 is None:
-        return False, f"{weights.uri}: without weights.sha256 only its store knows whether a copy here is current"
+        return False, f"{weights.uri}: give weights.sha256, or only its store knows whether a copy here is current"
     if found is None:
         return False, missing(weights, "there is no such file", preset)
     published = published_file(weights)

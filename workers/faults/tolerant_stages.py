@@ -93,10 +93,10 @@ class FaultTolerantStages:
             # Of a shard that was computed with smaller tiles, only the same tiles give the bytes again.
             done = None if lowered else stage(shard)
         except Exception as error:
+            if type(error).__module__.startswith(COMPILERS) and not is_out_of_memory(error):
+                raise TransientError(f"stage {kind.name} cannot be compiled here: {error}") from error
             if is_broken_device(error):
                 raise BrokenDeviceError(f"the accelerator failed in stage {kind.name}: {error}") from error
-            if type(error).__module__.startswith(COMPILERS):
-                raise TransientError(f"stage {kind.name} cannot be compiled here: {error}") from error
             if not is_out_of_memory(error):
                 raise
             logger.warning("stage %s ran out of memory on shard %d: %s", kind.name, shard.shard, error)

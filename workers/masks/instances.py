@@ -106,8 +106,8 @@ def load_detector(path: str) -> nn.Module:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ConfigError(f"prior.path={path} does not fit torchvision's {build.__name__}: {error}") from error
-    if _V2_KEY not in state and not any(name.endswith("num_batches_tracked") for name in state):
-        # torchvision's own v1 was trained with frozen norms without an epsilon.
+    if len(state[_CLASSES_KEY]) == 91 and not any(name.endswith("num_batches_tracked") for name in state):
+        # torchvision's own v1 of COCO was trained with frozen norms, without an epsilon; its v2 has no frozen norms.
         for norm in (each for each in model.modules() if isinstance(each, nn.BatchNorm2d)):
             norm.eps = 0.0
     return model

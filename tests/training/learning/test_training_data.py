@@ -100,11 +100,10 @@ def test_items_come_as_often_as_their_chances_say_and_the_same_again():
 
 def test_excluded_images_are_not_learnt_from_nor_a_humans_and_the_settings_say_so(tmp_path):
     run, human = (
-        build_run(tmp_path / name, num_shards=1, per_shard=4, prefix=name).location.root for name in ("run", "human")
+        build_run(tmp_path / it, num_shards=1, per_shard=4, prefix=it).location.root for it in ("run", "human")
     )
-    known = {
-        digest for each in (run, human) for digest in open_runs([each], None, DataConfig(), seed=0)[1].image_digests()
-    }
+    opened = [open_runs([each], None, DataConfig(), seed=0)[1] for each in (run, human)]
+    known = {digest for each in opened for digest in each.image_digests()}
     table = tmp_path / "seen.csv"
     table.write_text("\n".join(["sha256", *sorted(known)[:3]]) + "\n", encoding="utf-8")
     data = DataConfig(exclude=(str(table),))

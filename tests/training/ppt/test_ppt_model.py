@@ -92,7 +92,6 @@ def test_a_prediction_a_query_and_the_answer_is_that_of_the_most_confident() -> 
     model, features = _model().eval(), _features()
 
     found = model.predictions(features)
-
     assert found.mask_logits.shape == (2, 5, 64, 64)
     assert found.prompts.points_xy.shape == (2, 5, 4, 2)
     assert ((found.prompts.points_xy >= 0) & (found.prompts.points_xy <= 1)).all()
@@ -152,7 +151,6 @@ def test_the_loss_of_predictions_that_are_no_numbers_is_none_either(head) -> Non
     torch.nn.init.constant_(next(getattr(model.generator, head).parameters()), torch.nan)
 
     terms = model.loss(_features(), _labels())
-
     assert set(terms) == {"loss", "mask", "point", "confidence"}
     assert all(bool(term.isnan()) for term in terms.values())
 
