@@ -33,7 +33,7 @@ from pseudoris.schemas.stage_settings import ComposedKind
 BOUND_QUANTILES: Final = np.linspace(0.95, 0.0, 20)
 _DIGITS: Final = 3
 # A two-sided interval of 90 % is a one-sided test at 5 %: the truth is below its lower limit with a chance of 5 %.
-LEVEL: Final = 0.9
+_LEVEL: Final = 0.9
 # The sequence starts at a rule that passes with this many wrong verdicts. The strictest rules have too few verdicts to
 # show anything, and the first failure ends the search.
 _START_ERRORS: Final = 2
@@ -59,7 +59,7 @@ def composed_groups(judged: JudgedPairs, target: float) -> list[tuple[ComposedKi
     """Return the kinds of composed expressions that share a bound: those with too few verdicts for their own."""
     is_counted = judged.is_kept & (judged.weights > 0)
     numbers = {kind: int((is_counted & (judged.kind == kind)).sum()) for kind in COMPOSED_KINDS}
-    least = _least_size(target, _START_ERRORS, LEVEL)
+    least = _least_size(target, _START_ERRORS, _LEVEL)
     others = tuple(kind for kind, number in numbers.items() if 0 < number < least)
     return [*((kind,) for kind, number in numbers.items() if number >= least), *([others] if others else [])]
 
@@ -162,18 +162,21 @@ class RuleChoice:
     least: int
 
 
-def choose_rule(
-    judged: JudgedPairs, rules: Rules, *, target: float, checks: RaterChecks, num_searches: int = 1
-) -> RuleChoice:
-    """Return the loosest rule that is shown to reach `target`.
+def choose_rules(
+    judged: JudgedPairs, searches: Sequence[Rules], *, target: float, checks: RaterChecks
+) -> list[RuleChoice]:
+    """Return of each search the loosest rule that is shown to reach `target`; searches share the chance to err.
 
-    `rules` are the name of each and what it keeps of the R verdicts, (R,) bool, from strict to loose; no verdict had a
-    part in their order. With enough `checks` accuracies are corrected. `num_searches` share the chance to err.
+    The rules of a search are the name of each and what it keeps of the R verdicts, (R,) bool, from strict to loose; no
+    verdict had a part in their order. With enough `checks` accuracies are corrected.
     """
-    level = 1 - (1 - LEVEL) / num_searches
+    level = 1 - (1 - _LEVEL) / max(len(searches), 1)
+    return [_choice(judged, rules, target, checks, level) for rules in searches]
 
+
+def _choice(judged: JudgedPairs, rules: Rules, target: float, checks: RaterChecks, level: float) -> RuleChoice:
     def test(place: int) -> TestedRule:
-        return tested_rule(judged, *rules[place], target=target, checks=checks, level=level)
+        return judged_rule(judged, *rules[place], target=target, checks=checks, level=level)
 
     sizes = [_size(judged, keeps) for _, keeps in rules]
     tested: list[TestedRule] = []
@@ -194,8 +197,8 @@ def choose_rule(
     return RuleChoice(target, tuple(tested), chosen, more, min(least, most))
 
 
-def tested_rule(
-    judged: JudgedPairs, name: str, keeps: Flags, *, target: float, checks: RaterChecks, level: float
+def judged_rule(
+    judged: JudgedPairs, name: str, keeps: Flags, *, target: float, checks: RaterChecks, level: float = _LEVEL
 ) -> TestedRule:
     """Return what the verdicts say of a rule that keeps these R pairs, (R,) bool."""
     # Undecided pairs count as wrong, so that no rule passes because of them.

@@ -18,14 +18,13 @@ from pseudoris.audit.intervals import LEAST_CHECKED, Interval, RaterChecks, erro
 from pseudoris.audit.judged_lines import judged_lines
 from pseudoris.audit.judged_pairs import JudgedPairs, apply_to, join_answers, rater_checks
 from pseudoris.audit.rule_search import (
-    LEVEL,
     RuleChoice,
     SequencedRule,
-    choose_rule,
+    choose_rules,
     composed_groups,
     composed_sequence,
+    judged_rule,
     rule_sequence,
-    tested_rule,
     with_bounds,
 )
 from pseudoris.cli.console import columns_table, report, stdout
@@ -172,10 +171,9 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
             report("note", f"Nothing drawn is kept: {error}.", "yellow")
     confidence = np.array(folder.pairs["confidence"].to_pylist(), np.float64)
     sequences += [composed_sequence(judged, confidence, rule, kinds) for kinds in groups]
-    for sequence in sequences:
-        rules = _seen(folder, run.header, sequence)
-        found, num_searches = [(each.name, each.keeps) for each in rules], len(sequences)
-        choice = choose_rule(judged, found, target=accuracy, checks=checks, num_searches=num_searches)
+    seen = [_seen(folder, run.header, sequence) for sequence in sequences]
+    searches = [[(each.name, each.keeps) for each in rules] for rules in seen]
+    for rules, choice in zip(seen, choose_rules(judged, searches, target=accuracy, checks=checks), strict=True):
         stdout.print(_choice_view(choice))
         if choice.chosen is None:
             refused.append(choice)
@@ -189,8 +187,7 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
     report("chosen", f"{named}: accuracy of at least {accuracy:g}, shown at 95 %", "green")
     for choice in refused:
         report("note", f"Nothing is kept by {choice.tested[0].name}: {_why_not(choice, is_judged=False)}.", "yellow")
-    keeps = np.any([each.keeps for each in chosen], axis=0)
-    tested = tested_rule(judged, named, keeps, target=accuracy, checks=checks, level=LEVEL)
+    tested = judged_rule(judged, named, np.any([each.keeps for each in chosen], axis=0), target=accuracy, checks=checks)
     record = AuditRecord(
         draw=folder.draw.digest,
         run_root=folder.draw.run.root_sha256,

@@ -28,7 +28,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import for_any_captioner, read_fitted
 from pseudoris.schemas.named_files import read_bank
 from pseudoris.schemas.uris import secret_in, secrets_in
-from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, parse_yaml
+from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, fault_of, parse_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -220,7 +220,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist. Check the path.") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {_problem(error)}") from error
+        raise ConfigError(f"{path} cannot be read as YAML: {fault_of(error)}") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -242,20 +242,13 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
     try:
         value = text.strip() if is_literal else parse_yaml(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {key}: the value {_cut(text)!r} cannot be read as YAML: {_problem(error)}") from None
+        raise ConfigError(f"--set {key}: the value {_cut(text)!r} cannot be read as YAML: {fault_of(error)}") from None
     if len(names) > MAX_LEVELS:
         raise ConfigError(f"--set {key[:_SHOWN_LETTERS]}…: a key has at most {MAX_LEVELS} names")
     tree: Any = value
     for name in reversed(names):
         tree = {name: tree}
     return dict(tree)
-
-
-def _problem(error: Exception) -> str:
-    # Only the problem and its line number are given, because the error's own text quotes lines with possible secrets.
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"{error.problem} in line {error.problem_mark.line + 1}"
-    return " ".join(str(error).split())
 
 
 def _cut(text: str) -> str:

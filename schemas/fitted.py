@@ -26,7 +26,7 @@ from pydantic.dataclasses import dataclass as validated_dataclass
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, Sha256, UnitInterval
 from pseudoris.schemas.named_files import NamedFile, read_named
-from pseudoris.schemas.yaml_text import parse_yaml
+from pseudoris.schemas.yaml_text import fault_of, parse_yaml
 
 
 class ConfidenceConfig(FrozenModel):
@@ -219,7 +219,7 @@ def read_fitted(uri: str, sha256: object = None) -> dict[str, Any]:
         is_other = isinstance(values, dict) and len(values) > 1 and values.keys().isdisjoint(vars(FittedValues()))
         fault = "holds no keys such as `confidence:`" if is_other or not isinstance(values, dict) else ""
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        fault = f"is not YAML ({str(getattr(error, 'problem', None) or error)[:200]})"
+        fault = f"is not YAML ({fault_of(error)})"
     if fault:
         raise ConfigError(f"filtering.fitted: {uri} {fault}: `pseudoris calibrate --to` writes such a file")
     return {"uri": uri, "sha256": digest, "values": values}

@@ -39,6 +39,13 @@ def parse_yaml(text: str) -> Any:
         raise YamlRefusedError(f"{error}; quote a value that is text") from error
 
 
+def fault_of(error: Exception) -> str:
+    """Return the problem and its line alone: an error's own text quotes lines, with possible secrets."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem} in line {error.problem_mark.line + 1}"
+    return " ".join(str(error).split())
+
+
 class _Loader(yaml.SafeLoader):
     """Refuses YAML that is too deep or large, repeated keys, and numbers that JSON cannot hold: runs store JSON."""
 

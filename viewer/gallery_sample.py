@@ -204,8 +204,8 @@ def _iter_images(run: OpenRun, chosen: Mapping[int, Sequence[int]], planned: Pla
         decided = decided.append_column("unmet", pa.array(unmet, pa.list_(pa.int16())))
         for row, masks, expressions in replace(joined, expressions=decided).rows():
             held = {name: row[name] for name in ("image_id", "key", "height", "width")}
-            held["data"] = pictures.load(shard.receipt.shard, row)
-            yield GalleryImage(**held, masks=tuple(masks), expressions=tuple(expressions))
+            data = pictures.load(shard.receipt.shard, row)
+            yield GalleryImage(**held, data=data, masks=tuple(masks), expressions=tuple(expressions))
     pictures.finish()
 
 

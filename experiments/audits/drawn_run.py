@@ -31,7 +31,7 @@ from pseudoris.audit.draw_files import DRAWN, draw_kind
 from pseudoris.audit.intervals import RaterChecks, error_interval
 from pseudoris.audit.judged_lines import fit_line_to_verdicts
 from pseudoris.audit.judged_pairs import JudgedPairs
-from pseudoris.audit.rule_search import BOUND_QUANTILES, choose_rule, composed_groups, composed_sequence
+from pseudoris.audit.rule_search import BOUND_QUANTILES, choose_rules, composed_groups, composed_sequence
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.fitted import Floats, confidences, log_odds, logistic, ranks
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, Flags, Ints, KeepRule
@@ -124,9 +124,9 @@ def _promise(
         found = composed_sequence(pairs, score, KeepRule(0.0), kinds)
         sequences.append((kinds, [each.bounds[0].bound for each in found], [each.keeps for each in found]))
     kept = np.zeros(len(population.score), np.bool_)
-    for meant, of_rules, keeps in sequences:
-        rules, num_searches = [("", each) for each in keeps], len(sequences)
-        choice = choose_rule(pairs, rules, target=target, checks=checks, num_searches=num_searches)
+    searches = [[("", each) for each in keeps] for _, _, keeps in sequences]
+    choices = choose_rules(pairs, searches, target=target, checks=checks)
+    for (meant, of_rules, _), choice in zip(sequences, choices, strict=True):
         if choice.chosen is not None:
             is_meant = np.isin(population.kinds, meant) & population.is_kept
             kept |= is_meant & (population.score > of_rules[choice.chosen])

@@ -26,7 +26,7 @@ from pseudoris.audit.intervals import (
     share_interval,
 )
 from pseudoris.audit.judged_pairs import KINDS, JudgedPairs
-from pseudoris.audit.rule_search import BOUND_QUANTILES, choose_rule
+from pseudoris.audit.rule_search import BOUND_QUANTILES, choose_rules
 from pseudoris.audit.verdicts import RIGHT
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.keep_rule import Flags, Ints
@@ -135,7 +135,7 @@ def _searched_rules(
         judged, score = as_pairs(population, sample, verdicts), population.score[sample.rows]
         bounds = np.unique(np.quantile(score, BOUND_QUANTILES))[::-1]
         keeps = [score > bound for bound in bounds]
-        choice = choose_rule(judged, [("", each) for each in keeps], target=TARGET, checks=checks)
+        (choice,) = choose_rules(judged, [[("", each) for each in keeps]], target=TARGET, checks=checks)
         # Weighted means of what each rule keeps; the estimates that a search without tests compares.
         kept = np.array(keeps) * sample.weights
         right = np.nanmean(verdicts, axis=0)

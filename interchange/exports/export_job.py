@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import pyarrow as pa
 
@@ -144,8 +144,8 @@ class ExportJob:
 
     def claim(self, *folders: str, numbered: Callable[[int], str] | None = None, dataset: str | None = None) -> None:
         """Empty the destination's folders of an earlier export, and mark it as begun; see `claim_destination`."""
-        named: Any = {"numbered": numbered, "is_overwriting": self.request.is_overwriting, "dataset": dataset}
-        claim_destination(self.destination, self.name, folders, **named)
+        claim = partial(claim_destination, self.destination, self.name, folders, numbered=numbered, dataset=dataset)
+        claim(is_overwriting=self.request.is_overwriting)
         self.give_back = partial(unmark_empty, self.destination, folders, numbered)
 
     @contextmanager

@@ -17,7 +17,7 @@ from pseudoris.audit.intervals import (
     share_interval,
 )
 from pseudoris.audit.judged_pairs import KINDS, JudgedPairs
-from pseudoris.audit.rule_search import choose_rule
+from pseudoris.audit.rule_search import choose_rules
 
 
 def estimate(value, size, variance=None, degrees=None):
@@ -118,10 +118,11 @@ def judged(right, inclusion=0.01):
     )
 
 
-def chosen(right, *sizes, target=0.9, inclusion=0.01, **searches):
+def chosen(right, *sizes, target=0.9, inclusion=0.01, num_searches=1):
     places = np.arange(len(right))
     rules = [(f"first {size}", places < size) for size in sizes]
-    return choose_rule(judged(np.array(right, bool), inclusion), rules, target=target, checks=NO_CHECKS, **searches)
+    verdicts = judged(np.array(right, bool), inclusion)
+    return choose_rules(verdicts, [rules] * num_searches, target=target, checks=NO_CHECKS)[0]
 
 
 def test_the_loosest_rule_before_the_first_that_fails_is_chosen():
