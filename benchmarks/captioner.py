@@ -27,7 +27,7 @@ from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner, distinctive
 from pseudoris.workers.captions.captioner import coca_engine
-from pseudoris.workers.captions.decoding_rules import ImageCrops, configured_rules
+from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
 from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.counter_rng import draws
@@ -87,7 +87,7 @@ class AuthorsLoop:
         return captions
 
     def _rows(self, image: ImageCrops, kind: str) -> _Rows:
-        rules = [rule for rule in configured_rules(self._config) if rule.name != "beam"]
+        rules = [rule for rule in self._config.decoding_rules() if rule.name != "beam"]
         pairs = [(mask, rule) for mask in range(len(image.mask_indices)) for rule in rules]
         keys = [(self._seed, image.image_id, image.mask_indices[p], kind, d.label) for p, d in pairs]
         return _Rows(

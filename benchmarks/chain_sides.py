@@ -30,7 +30,7 @@ from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.captions.captioner import coca_text, to_expressions
-from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops, configured_rules
+from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops
 from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import prepare_device
@@ -200,7 +200,7 @@ class AuthorsChain:
 
     def _operations(self, num_masks: int, lengths: Sequence[int]) -> float:
         """Return the operations of one crop kind of one image whose captions are as long as `lengths`, repeated."""
-        num_rows = num_masks * (len(configured_rules(self._captions)) - 1)
+        num_rows = num_masks * (len(self._captions.decoding_rules()) - 1)
         repeated = [lengths[row % len(lengths)] for row in range(num_rows)]
         return sampling_operations(self._model, repeated, self._captions, num_masks=num_masks)
 
@@ -242,7 +242,7 @@ class AuthorsChain:
         return captions
 
     def _samples(self, crops: ImageCrops, kind: int) -> list[GeneratedCaption]:
-        rules = [rule for rule in configured_rules(self._captions) if rule.name != "beam"]
+        rules = [rule for rule in self._captions.decoding_rules() if rule.name != "beam"]
         rows = [(number, rule) for number in range(len(crops.mask_indices)) for rule in rules]
         sampled = self._loop.sample(crops, kind)
         return [

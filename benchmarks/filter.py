@@ -39,7 +39,8 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.keep_rule import KeepRule, keeps
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip
+from pseudoris.workers.checkpoints.clip_tokenizer import ClipTokenizer
+from pseudoris.workers.checkpoints.openclip import load_clip
 from pseudoris.workers.filtering.caption_texts import TextMaker
 from pseudoris.workers.filtering.clip_embedder import crop_format
 from pseudoris.workers.filtering.head_nouns import head_noun, noun_prompt

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from open_clip.coca_model import CoCa
 
 from pseudoris.schemas.config import CaptionsConfig
-from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops, configured_rules
+from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops
 from pseudoris.workers.captions.distinctive import OTHERS_TEMPERATURE
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
 from pseudoris.workers.counter_rng import draws
@@ -155,7 +155,7 @@ class ReferenceEngine:
     def _samples(
         self, image: ImageCrops, kind: str, image_tokens: torch.Tensor, cosines: Floats
     ) -> list[GeneratedCaption]:
-        rules = [rule for rule in configured_rules(self._config) if rule.name != "beam"]
+        rules = [rule for rule in self._config.decoding_rules() if rule.name != "beam"]
         rows = [(mask, rule) for mask in range(len(cosines)) for rule in rules]
         keys = [(self._seed, image.image_id, image.mask_indices[mask], kind, d.label) for mask, d in rows]
         uniform = draws(keys, self._config.max_length)

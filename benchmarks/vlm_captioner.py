@@ -25,7 +25,7 @@ from pseudoris.schemas.config import CaptionsConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions.captioner import TreeCaptioner
-from pseudoris.workers.captions.decoding_rules import ImageCrops, configured_rules
+from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.distinctive import Others
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.vlm_captioner import VlmCaptioner, vlm_engine
@@ -82,7 +82,7 @@ def generated(vlm: Vlm, crops: torch.Tensor, config: CaptionsConfig) -> list[Any
     """Return the tokens that `generate` draws without contrast, (N, L) for each rule."""
     batch = prompts(vlm, crops)
     found = []
-    for rule in configured_rules(config):
+    for rule in config.decoding_rules():
         # The prompt's last token counts as SOT, and the last token is EOS.
         lengths = {"max_new_tokens": config.max_length - 2, "min_new_tokens": config.min_length - 1}
         drawn = {"top_k": rule.top_k or 0, "top_p": rule.top_p or 1.0, "do_sample": True}

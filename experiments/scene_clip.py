@@ -28,7 +28,8 @@ from pseudoris.synthworld.renderer import RenderedScene, render
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
 from pseudoris.training.learning.clip_features import read_images, read_texts, response_map
-from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip
+from pseudoris.workers.checkpoints.clip_tokenizer import ClipTokenizer
+from pseudoris.workers.checkpoints.openclip import load_clip
 from recipes.scene_texts import realise
 
 ARCHITECTURE: Final = "builtin:tiny/scene_clip.json"

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+Box = tuple[int, int, int, int]
+
 _CHUNK_BITS = 5
 _CONTINUES = 0x20
 _SIGN = 0x10

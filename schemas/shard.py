@@ -11,14 +11,15 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 from pydantic import Field, with_config
+
+from pseudoris.schemas.run_lengths import Box as Box
 
 # Plug-in engines make the records below, so `workers.faults.image_boundary` checks their types.
 _checked = with_config(revalidate_instances="always", allow_inf_nan=False)
 Share = Annotated[float, Field(ge=0, le=1)]
-Box = tuple[int, int, int, int]
 
 CROP_MASKED: Final = "masked"
 CROP_MARKED: Final = "marked"
@@ -121,6 +122,21 @@ class MaskRecord:
     predicted_iou: float | None = None
     stability_score: float | None = None
     prior: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingRule:
+    """One way to caption a crop: beam search, or sampling from a top-k or top-p set."""
+
+    name: Literal["beam", "top_k", "top_p"]
+    top_k: int | None = None
+    top_p: float | None = None
+
+    @property
+    def label(self) -> str:
+        """Name with its parameter, part of the key of random draws: `beam`, `top_k=5`, `top_p=0.4`."""
+        parameter = self.top_k if self.top_k is not None else self.top_p
+        return self.name if parameter is None else f"{self.name}={parameter}"
 
 
 @_checked

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_va
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
 from pseudoris.schemas.named_files import TextBankConfig
-from pseudoris.schemas.shard import CROP_MASKED, crop_context
+from pseudoris.schemas.shard import CROP_MASKED, DecodingRule, crop_context
 from pseudoris.schemas.untrusted import EXTENSIONS
 
 Options = TypeVar("Options", bound=FrozenModel)
@@ -310,6 +310,14 @@ class CaptionsConfig(FrozenModel):
         """Return the scale of each crop kind by its name, in the tables' order; the masked crop has the scale None."""
         masked: dict[str, float | None] = {CROP_MASKED: None} if self.has_masked_crop else {}
         return {**masked, **{crop_context(scale): scale for scale in self.context_scales}}
+
+    def decoding_rules(self) -> tuple[DecodingRule, ...]:
+        """Return the rules in the order of the tables: beam, top-k ascending, top-p ascending."""
+        return (
+            *((DecodingRule("beam"),) if self.beam.num_beams else ()),
+            *(DecodingRule("top_k", top_k=k) for k in sorted(self.sampling.top_k)),
+            *(DecodingRule("top_p", top_p=p) for p in sorted(self.sampling.top_p)),
+        )
 
 
 ComposedKind = Literal["attribute", "position", "relation", "group", "none"]

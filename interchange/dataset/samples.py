@@ -148,7 +148,7 @@ class ExpressionFilter:
             return None
         require_extra("run", "`max_clip_tokens`")
         # The import is here, because it reads a vocabulary of a megabyte that most datasets do not need.
-        from pseudoris.workers.checkpoints.openclip import num_clip_tokens
+        from pseudoris.workers.checkpoints.clip_tokenizer import num_clip_tokens
 
         return pa.array([num_clip_tokens(text) <= self.max_clip_tokens for text in texts.to_pylist()], pa.bool_())
 

@@ -32,7 +32,6 @@ from pseudoris.interchange.exports.selected_rows import TextRule, is_distinctive
 from pseudoris.schemas.keep_rule import is_lone
 from pseudoris.schemas.shard import SOURCE_HUMAN, SOURCE_MODEL, ExpressionRecord
 from pseudoris.store.location import RunLocation
-from pseudoris.workers.captions.decoding_rules import configured_rules
 
 CSV_FOLDER: Final = "pseudo_supervision/cutler_sam"
 CSV_NAME: Final = "distinctive_captions_cc3m.csv"
@@ -52,7 +51,7 @@ def _write(job: ExportJob) -> ExportReport:
     config, seen = job.request.run.header.config, Counter[str]()
     # Draws are ordered by crop, then beam, top-k and top-p, as in the authors' script: the option `beam_search` of
     # their loader reads captions by place.
-    draws = itertools.product(config.captions.crop_kinds(), configured_rules(config.captions))
+    draws = itertools.product(config.captions.crop_kinds(), config.captions.decoding_rules())
     places: dict[Draw, int] = {
         (crop, rule.name, rule.top_k, rule.top_p): place for place, (crop, rule) in enumerate(draws)
     }

@@ -81,7 +81,7 @@ class Selection:
         self._dropped = dropped
         if rule.max_tokens is not None:
             # The import is here, because it loads torch, which takes seconds.
-            from pseudoris.workers.checkpoints.openclip import num_clip_tokens
+            from pseudoris.workers.checkpoints.clip_tokenizer import num_clip_tokens
 
             self._num_tokens = num_clip_tokens
 

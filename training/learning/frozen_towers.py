@@ -19,7 +19,8 @@ from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning.clip_features import Clip, image_blocks, read_images, read_texts, vision_tower
 from pseudoris.training.learning.training_config import TowersConfig
-from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip, read_model_config
+from pseudoris.workers.checkpoints.clip_tokenizer import ClipTokenizer
+from pseudoris.workers.checkpoints.openclip import load_clip, read_model_config
 from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.filtering.clip_embedder import crop_format

@@ -25,7 +25,8 @@ from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCro
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.static_engine import StaticEngine
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
-from pseudoris.workers.checkpoints.openclip import byte_pair_encoder, load_coca
+from pseudoris.workers.checkpoints.clip_tokenizer import byte_pair_encoder
+from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.crops.crops import CropFormat, mask_crops
 from pseudoris.workers.crops.shard_pixels import Decode, prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device

@@ -1,6 +1,6 @@
 """Decoding without a model: the rules, an image's crops and captions, prefix levels, beam search.
 
-Called by `captions`, `vlm_check` and `interchange`; must not import torch. Equal prefixes of all rules, masks and crop
+Called by `captions` and `vlm_check`; must not import torch. Equal prefixes of all rules, masks and crop
 kinds are one node of a tree. Unfinished rows have prefixes of one length, so a tree is decoded by level.
 """
 
@@ -9,42 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pseudoris.schemas.config import CaptionsConfig
+from pseudoris.schemas.shard import DecodingRule as DecodingRule
 
 if TYPE_CHECKING:
     import torch
-
-RuleName = Literal["beam", "top_k", "top_p"]
-
-
-@dataclass(frozen=True, slots=True)
-class DecodingRule:
-    """One way to caption a crop: beam search, or sampling from a top-k or top-p set."""
-
-    name: RuleName
-    top_k: int | None = None
-    top_p: float | None = None
-
-    @property
-    def label(self) -> str:
-        """Name with its parameter, part of the key of random draws: `beam`, `top_k=5`, `top_p=0.4`."""
-        parameter = self.top_k if self.top_k is not None else self.top_p
-        return self.name if parameter is None else f"{self.name}={parameter}"
-
-
-def configured_rules(config: CaptionsConfig) -> tuple[DecodingRule, ...]:
-    """Return the rules in the order of the tables: beam, top-k ascending, top-p ascending."""
-    sampling = config.sampling
-    return (
-        *((DecodingRule("beam"),) if config.beam.num_beams else ()),
-        *(DecodingRule("top_k", top_k=k) for k in sorted(sampling.top_k)),
-        *(DecodingRule("top_p", top_p=p) for p in sorted(sampling.top_p)),
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,6 @@ from pseudoris.workers.captions.decoding_rules import (
     Ints,
     SampledCaption,
     Towers,
-    configured_rules,
 )
 from pseudoris.workers.captions.distinctive import Others, SamplerRows, choose_others, join_others
 from pseudoris.workers.captions.prefix_tree_decoder import PrefixTreeDecoding, prefix_budget
@@ -137,7 +136,7 @@ class CachedEngine:
         self._encode, self._config, self._seed = encode, config, seed
         # The towers, the special tokens and the vocabulary are public, because the listener uses them too.
         self.towers, self.special = towers, special
-        self._samplers = [rule for rule in configured_rules(config) if rule.name != "beam"]
+        self._samplers = [rule for rule in config.decoding_rules() if rule.name != "beam"]
         self.vocabulary = Vocabulary(
             projection, special.eos, further_eos=special.further_eos, forbidden=special.forbidden
         )

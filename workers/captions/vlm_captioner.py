@@ -25,7 +25,8 @@ from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions, load_vlm, vlm_folder_digest
 from pseudoris.workers.captions.vlm_towers import Inputs, VlmTowers
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
-from pseudoris.workers.checkpoints.openclip import num_clip_tokens, read_model_config
+from pseudoris.workers.checkpoints.clip_tokenizer import num_clip_tokens
+from pseudoris.workers.checkpoints.openclip import read_model_config
 from pseudoris.workers.crops.crops import CropFormat, make_crops, mask_crops, outlined
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder

@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 from pseudoris.images.child_process import end_child, reserve_stdout, start_child
 from pseudoris.schemas.config import FilterConfig
-from pseudoris.workers.checkpoints.openclip import ClipTokenizer
+from pseudoris.workers.checkpoints.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.faults.subprocess_stages import send
 from pseudoris.workers.filtering.head_nouns import noun_prompt
 from pseudoris.workers.filtering.spacy_nouns import noun_finder

@@ -9,7 +9,7 @@ from experiments.second_voice.expressions import Saying, sayings, second_voice_e
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.oracle import referents
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
-from pseudoris.workers.checkpoints.openclip import num_clip_tokens
+from pseudoris.workers.checkpoints.clip_tokenizer import num_clip_tokens
 from recipes.simulated_expressions import MAX_WORDS, kinds_of
 
 GOLDEN = [

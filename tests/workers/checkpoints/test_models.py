@@ -18,13 +18,8 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import MaskRecord, ShardImage
 from pseudoris.workers.captions import CocaCaptioner
-from pseudoris.workers.checkpoints.openclip import (
-    ClipTokenizer,
-    build_from_config,
-    load_clip,
-    load_coca,
-    read_model_config,
-)
+from pseudoris.workers.checkpoints.clip_tokenizer import ClipTokenizer
+from pseudoris.workers.checkpoints.openclip import build_from_config, load_clip, load_coca, read_model_config
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder

@@ -13,7 +13,8 @@ from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import BATCH_FILL, collecting
-from pseudoris.workers.checkpoints.openclip import ClipTokenizer, build_from_config, read_model_config
+from pseudoris.workers.checkpoints.clip_tokenizer import ClipTokenizer
+from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from pseudoris.workers.filtering import clip_embedder
 from pseudoris.workers.filtering.caption_texts import TextMaker, announce
 from pseudoris.workers.filtering.clip_embedder import AttentionPool, ClipEmbedder, TextTower, embed_in_tiles

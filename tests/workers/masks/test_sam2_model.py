@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from pseudoris.schemas.config import PriorConfig, ReductionConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.checkpoints.clip_tokenizer import byte_pair_encoder
 from pseudoris.workers.checkpoints.hf_models import load_model
-from pseudoris.workers.checkpoints.openclip import byte_pair_encoder
 from pseudoris.workers.masks import ConceptProposer, Sam2Proposer, rle
 from pseudoris.workers.masks.concept_proposer import ConceptDetector
 from pseudoris.workers.masks.generator import MaskGenerator

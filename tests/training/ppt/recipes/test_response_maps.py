@@ -30,7 +30,8 @@ from pseudoris.training.ppt.recipes.grounding import (
     response_points,
 )
 from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig, load_recipe_config
-from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip
+from pseudoris.workers.checkpoints.clip_tokenizer import ClipTokenizer
+from pseudoris.workers.checkpoints.openclip import load_clip
 from tests.interchange.dataset.builders import build_run
 from tests.training.ppt.builders import CLIP
 
