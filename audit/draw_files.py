@@ -23,7 +23,7 @@ from typing import Final, Literal, Self
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, Sha256
 from pseudoris.schemas.ids import mask_index, sha256_hex
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule

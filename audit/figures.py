@@ -30,8 +30,8 @@ from pseudoris.audit.intervals import (
 )
 from pseudoris.audit.judged_pairs import KINDS, AppliedRun, JudgedPairs, join_answers, mask_outcomes, rater_checks
 from pseudoris.audit.verdicts import RaterAnswers
+from pseudoris.primitives.untrusted import without_nan
 from pseudoris.schemas.keep_rule import Flags
-from pseudoris.schemas.untrusted import without_nan
 from pseudoris.store.reports.svg import element, svg_file
 
 # `expected_precision` gives the intervals for these shares of right pairs, and these means of missed objects.

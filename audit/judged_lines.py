@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from pseudoris.audit.draw_files import DRAWN
 from pseudoris.audit.intervals import LEAST_CHECKED
 from pseudoris.audit.judged_pairs import JudgedPairs
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.fitted import Floats, PairWeightConfig, WeightLine, log_odds, logistic
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS
 

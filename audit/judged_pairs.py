@@ -20,7 +20,7 @@ from pseudoris.audit.draw_files import DRAWN, draw_kind, keeps_no_others, pair_i
 from pseudoris.audit.intervals import RaterChecks, RatioEstimate, ratio
 from pseudoris.audit.population import OnShard
 from pseudoris.audit.verdicts import CANNOT_SAY, RIGHT, VERDICTS, RaterAnswers
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.store.tables.judged_expressions import stated_rule

@@ -14,7 +14,7 @@ from typing import Any, Final
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.verdicts import ABSENCE_VERDICTS, MAX_COMMENT, RATER_NAME, VERDICTS, VERDICTS_VERSION
 from pseudoris.images.prover import PictureForm
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.location import RunLocation
 from pseudoris.viewer.outlines import frame_size, outline_of

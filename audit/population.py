@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pseudoris.audit.draw_files import DRAWN, FOLLOW_UP, STORED_SCORES, draw_kind, pair_id
-from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Floats, Rated, features
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, Ints
 from pseudoris.schemas.tables import EXPRESSIONS

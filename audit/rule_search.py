@@ -24,7 +24,7 @@ from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw_files import DRAWN, STORED_SCORES
 from pseudoris.audit.intervals import RaterChecks, corrected_share, exact_share, share_interval
 from pseudoris.audit.judged_pairs import JudgedPairs
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, Flags, KeepCondition, KeepRule, ScoreColumn, meets
 from pseudoris.schemas.stage_settings import ComposedKind

@@ -27,7 +27,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from pseudoris.schemas.errors import ConfigError, refuse_other_version
+from pseudoris.primitives.errors import ConfigError, refuse_other_version
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, Sha256
 
 VERDICTS_FOLDER: Final = "verdicts"

@@ -17,9 +17,9 @@ from open_clip.coca_model import CoCa
 
 from benchmarks.captioner import noise_crops, one_crop_kind, special_tokens
 from benchmarks.measurement import Row, options, peak_rss_bytes, report, reset_peak
+from pseudoris.primitives.measures import CACHE_BYTES, collecting
 from pseudoris.schemas.config import CaptionsConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.measures import CACHE_BYTES, collecting
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
 from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget

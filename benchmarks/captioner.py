@@ -20,17 +20,17 @@ from open_clip.tokenizer import SimpleTokenizer
 from benchmarks.measurement import Row, median_seconds, options, peak_rss_bytes, report
 from benchmarks.operation_counts import sampling_operations
 from pseudoris.images.pixels import decode_proven
+from pseudoris.primitives.counter_rng import draws
+from pseudoris.primitives.uris import BUILTIN_PREFIX
 from pseudoris.schemas.config import CaptionsConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
-from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner, distinctive
 from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
 from pseudoris.workers.checkpoints.openclip import load_coca
-from pseudoris.workers.counter_rng import draws
 from pseudoris.workers.device import prepare_device
 from recipes.scene_shards import scene_image, scene_shard
 

@@ -27,6 +27,7 @@ from benchmarks.mask_sides import Sides, codes
 from benchmarks.operation_counts import sampling_operations
 from benchmarks.plain_captioner import ReferenceEngine, group_beam_search
 from pseudoris.images.pixels import decode_proven
+from pseudoris.primitives import rle
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.captions.captioner import coca_text, to_expressions
@@ -34,7 +35,6 @@ from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCap
 from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import prepare_device
-from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.instances import build_prior
 from pseudoris.workers.masks.proposals import Proposals, mask_records
 from pseudoris.workers.stages import STAGES

@@ -20,10 +20,10 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from benchmarks.measurement import Row, median_seconds, options, peak_rss_bytes, report, wait_for
-from pseudoris.schemas.run_lengths import decode_runs
+from pseudoris.primitives import rle
+from pseudoris.primitives.run_lengths import decode_runs
 from pseudoris.schemas.shard import Box
 from pseudoris.workers.crops.crops import FILL_RGB, CropFormat, grow_box, make_crops
-from pseudoris.workers.masks import rle
 
 SCALES: tuple[float | None, ...] = (None, 1.0, 1.1, 1.2)
 MAX_DIFFERENCE = 1 / 255

@@ -29,6 +29,7 @@ from torch.utils.data import Dataset
 from torchvision.io import ImageReadMode, decode_jpeg, decode_png, read_file
 
 from pseudoris.interchange.dataset.samples import RisSample
+from pseudoris.primitives.counter_rng import draw_texts
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
@@ -39,7 +40,6 @@ from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.header import create_header
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.plan import read_shard_plan, write_plan
-from pseudoris.workers.counter_rng import draw_texts
 
 HEIGHT: Final = 480
 WIDTH: Final = 640

@@ -34,16 +34,16 @@ from benchmarks.crops import Case, in_float32, one_by_one
 from benchmarks.forced_captions import draw, forced
 from benchmarks.measurement import Row, median_seconds, options, peak_rss_bytes, report, write_json
 from pseudoris.images.pixels import decode_proven
+from pseudoris.primitives.clip_tokenizer import ClipTokenizer
+from pseudoris.primitives.head_nouns import head_noun, noun_prompt
 from pseudoris.schemas.config import FilterConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.keep_rule import KeepRule, keeps
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.checkpoints.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.checkpoints.openclip import load_clip
 from pseudoris.workers.filtering.caption_texts import TextMaker
 from pseudoris.workers.filtering.clip_embedder import crop_format
-from pseudoris.workers.filtering.head_nouns import head_noun, noun_prompt
 from pseudoris.workers.filtering.scorer import score_candidates
 from pseudoris.workers.filtering.spacy_nouns import first_child_head, noun_finder
 from pseudoris.workers.stages import STAGES

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 from benchmarks.measurement import peak_rss_bytes, wait_for
 from pseudoris.images.pixels import decode_proven
+from pseudoris.primitives import rle
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.checkpoints.published_weights import random_seed
 from pseudoris.workers.device import compute_dtype, prepare_device
-from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.generator import MaskGenerator
 from pseudoris.workers.masks.sam_model import PromptableSam, load_sam
 from recipes.scene_shards import scene_image

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from open_clip.coca_model import CoCa
 
+from pseudoris.primitives.counter_rng import draws
 from pseudoris.schemas.config import CaptionsConfig
 from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops
 from pseudoris.workers.captions.distinctive import OTHERS_TEMPERATURE
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
-from pseudoris.workers.counter_rng import draws
 
 Hypotheses = list[tuple[float, tuple[int, ...], float]]
 Score = Callable[[Sequence[Sequence[int]]], torch.Tensor]

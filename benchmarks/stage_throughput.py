@@ -20,12 +20,12 @@ import torch
 from PIL import Image
 
 from benchmarks.measurement import Row, median_seconds, options, peak_rss_bytes, report
+from pseudoris.primitives import rle
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Shard, ShardImage
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.faults.image_boundary import ImageBoundary
-from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.proposals import Kept, Proposals, mask_records
 from pseudoris.workers.stages import STAGES
 from recipes.scene_shards import scene_image, scene_shard

@@ -29,7 +29,7 @@ from pseudoris.audit.rule_search import (
 )
 from pseudoris.cli.console import columns_table, report, stdout
 from pseudoris.cli.options import local_folder
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.fitted import PairWeightConfig
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, KeepCondition
 from pseudoris.schemas.run_records import AuditRecord, CitedAudit, JudgedShare, RunHeader

@@ -15,8 +15,8 @@ import typer
 
 from pseudoris.cli import options
 from pseudoris.cli.console import echo
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas import config_layers as layers
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 

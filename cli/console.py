@@ -23,7 +23,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from pseudoris.schemas.untrusted import printable, printable_json, spelled, without_controls
+from pseudoris.primitives.untrusted import printable, printable_json, spelled, without_controls
 
 READER_GONE: Final = 141
 _DEGRADED: Final = "pseudoris-degraded"

@@ -25,13 +25,13 @@ from pseudoris.cli import options
 from pseudoris.cli.console import columns_table, format_bytes, stdout
 from pseudoris.cli.options import argument, option
 from pseudoris.pipeline.run_contract import asked_preset
+from pseudoris.primitives.errors import ConfigError, PseudorisError
+from pseudoris.primitives.machine_limits import SHARED, check_limits
+from pseudoris.primitives.untrusted import printable
+from pseudoris.primitives.uris import writable
 from pseudoris.schemas.card_settings import card_config
 from pseudoris.schemas.config import PriorConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError, PseudorisError
-from pseudoris.schemas.machine_limits import SHARED, check_limits
-from pseudoris.schemas.untrusted import printable
-from pseudoris.schemas.uris import writable
 from pseudoris.store.exclusions.exclusion_rules import key_path
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import check_identity, check_origin, read_header

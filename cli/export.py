@@ -27,8 +27,8 @@ from pseudoris.interchange.exports import (
     export_request,
     find_export,
 )
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.extras import require_extra
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.extras import require_extra
 
 if TYPE_CHECKING:
     from pseudoris.interchange.exports.hub_repository import HubRepository

@@ -43,10 +43,10 @@ from pseudoris.cli.console import PrintableFormatter, degrade_output, report, re
 from pseudoris.cli.options import QUOTE
 from pseudoris.cli.progress import INTERRUPTED
 from pseudoris.pipeline.interrupts import interruptible
-from pseudoris.schemas.errors import ConfigError, PseudorisError
-from pseudoris.schemas.extras import require_extra
-from pseudoris.schemas.machine_limits import told_by_limit
-from pseudoris.schemas.untrusted import mask_logs, without_secrets
+from pseudoris.primitives.errors import ConfigError, PseudorisError
+from pseudoris.primitives.extras import require_extra
+from pseudoris.primitives.machine_limits import told_by_limit
+from pseudoris.primitives.untrusted import mask_logs, without_secrets
 
 EXIT_CODES: Final = "Exit codes: 0 done; 1 problem found; 2 error to fix; 3 incomplete, 130 interrupted: run it again"
 USER_MUST_MEND = 2

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from pseudoris.cli.console import facts_table, report, stdout
 from pseudoris.cli.options import argument, check_file, option
+from pseudoris.primitives.errors import ConfigError, ImageError
+from pseudoris.primitives.untrusted import printable
 from pseudoris.schemas.config import ImagesConfig
-from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import clean_text
-from pseudoris.schemas.untrusted import printable
 
 if TYPE_CHECKING:
     import torch

@@ -18,9 +18,9 @@ from pseudoris.cli import console, options
 from pseudoris.cli.options import option
 from pseudoris.cli.progress import bar
 from pseudoris.cli.summaries import counts_text
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import printable
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
-from pseudoris.schemas.untrusted import printable
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.reports.statistics import DEFAULT_SAMPLE, GROUPS, Distribution, RunStatistics, run_statistics

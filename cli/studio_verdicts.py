@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pseudoris.audit.draw_files import DRAWN
 from pseudoris.audit.verdicts import RATER_NAME, HeaderLine, Verdict, VerdictLine, write_answers
 from pseudoris.interchange.imports.label_studio import TaskAnnotation, read_regions, read_tasks
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.masks.rle import ious, match_masks
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.rle import ious, match_masks
 
 if TYPE_CHECKING:
     from pseudoris.audit.audit_folder import AuditFolder

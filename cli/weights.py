@@ -20,11 +20,11 @@ from pseudoris.cli.annotate import INCOMPLETE
 from pseudoris.cli.console import format_bytes, path_lines, report, stdout
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import Bar, bar
+from pseudoris.primitives.errors import ConfigError, TransientError, gather
+from pseudoris.primitives.untrusted import printable
+from pseudoris.primitives.uris import secret_in
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config, preset_names
-from pseudoris.schemas.errors import ConfigError, TransientError, gather
-from pseudoris.schemas.untrusted import printable
-from pseudoris.schemas.uris import secret_in
 
 app = typer.Typer(no_args_is_help=True, help="List, download and check the weights of a preset.")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pseudoris.interchange.exclusions.exclude_option import TRAIN_SPLIT
 from pseudoris.interchange.untrusted_pickle import read_refs
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ import psutil
 import typer
 
 from benchmarks.process_watch import descendants, total
-from pseudoris.schemas.errors import ConfigError, PseudorisError
+from pseudoris.primitives.errors import ConfigError, PseudorisError
 
 _PERIOD_S: Final = 2.0
 

@@ -34,6 +34,7 @@ from experiments.quality.scene_runs import (
     training_scenes,
     write_scenes,
 )
+from pseudoris.primitives import rle
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import list_receipts
@@ -47,7 +48,6 @@ from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, TrainingFolder
 from pseudoris.training.metrics import figure_sums, pixel_counts
-from pseudoris.workers.masks import rle
 
 # Of scenes that no model and no rule of absences was made on.
 FIRST_DEV, FIRST_TEST = 2300, 120_000

@@ -20,16 +20,16 @@ import numpy as np
 import typer
 
 from experiments.quality.markdown_cells import markdown_table
+from pseudoris.primitives import english as lexicon
+from pseudoris.primitives.head_nouns import progressive, tokenise
+from pseudoris.primitives.noun_phrases import NounPhrase, PhraseReader
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
-from pseudoris.workers import english as lexicon
 from pseudoris.workers.composing.composer import composer_of
 from pseudoris.workers.composing.likelihood import Likelihood, MaskPosition
 from pseudoris.workers.composing.posterior import Posterior, evidence_of
-from pseudoris.workers.filtering.head_nouns import progressive, tokenise
 from pseudoris.workers.filtering.spacy_nouns import NounFinder, noun_finder, phrase_reader
-from pseudoris.workers.noun_phrases import NounPhrase, PhraseReader
 
 _NO_CONTENT = lexicon.DETERMINERS | lexicon.PREPOSITIONS | lexicon.CONJUNCTIONS | lexicon.NUMERALS | lexicon.POSSESSIONS
 _SILENT = _NO_CONTENT | lexicon.PERSONAL_PRONOUNS | lexicon.EMPTY_PRONOUNS | {"'s", "wearing", "wears"}

@@ -1,6 +1,6 @@
 """From encoded bytes to upright pixels: formats, limits, and the child process that proves that an image decodes.
 
-Imports no torch, so that a child starts fast. Stands on `schemas` alone; every room that decodes an image stands on it.
+Imports no torch, so that a child starts fast. Stands on `schemas` and `primitives`; called by every room that decodes.
 """
 
 if not __name__.startswith("pseudoris."):

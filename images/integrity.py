@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from PIL import Image, TiffImagePlugin
 
-from pseudoris.schemas.errors import ImageError
+from pseudoris.primitives.errors import ImageError
 
 END_OF_IMAGE: Final = b"\xff\xd9"
 _END: Final = END_OF_IMAGE[1]

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from PIL import Image, TiffImagePlugin
 
 from pseudoris.images.integrity import FRAME_STARTS, segments
-from pseudoris.schemas.errors import ImageError
+from pseudoris.primitives.errors import ImageError
 
 OPAQUE: Final = "no alpha"
 STRAIGHT: Final = "straight alpha"

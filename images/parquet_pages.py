@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.primitives.errors import ConfigError, ImageError
 
 # A page that unpacks to more than this many times its bytes is a bomb, unless it is small: encoded images hardly
 # shrink, bitmaps of photographs shrink by half.

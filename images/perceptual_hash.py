@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from PIL import Image
 
-from pseudoris.schemas.extras import require_extra
+from pseudoris.primitives.extras import require_extra
 
 if TYPE_CHECKING:
     import numpy as np

@@ -31,9 +31,9 @@ from pseudoris.images.integrity import (
     possible_ends,
 )
 from pseudoris.images.layouts import KEYED, Layout, check_layout
-from pseudoris.schemas.errors import ConfigError, ImageError, too_many_bytes
-from pseudoris.schemas.extras import install
-from pseudoris.schemas.untrusted import HEIF_PLUGIN, IMAGE_FORMATS
+from pseudoris.primitives.errors import ConfigError, ImageError, too_many_bytes
+from pseudoris.primitives.extras import install
+from pseudoris.primitives.untrusted import HEIF_PLUGIN, IMAGE_FORMATS
 
 if TYPE_CHECKING:
     from pseudoris.schemas.config import ImagesConfig

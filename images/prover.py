@@ -25,10 +25,10 @@ from pseudoris.images.child_process import end_child, is_external_signal, start_
 from pseudoris.images.perceptual_hash import HASH_HEX_DIGITS
 from pseudoris.images.pixels import NOTE_NO_END_MARKER
 from pseudoris.images.prover_main import LENGTH, WITH_HASH
+from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
+from pseudoris.primitives.untrusted import parse_json
 from pseudoris.schemas.config import ImagesConfig
-from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.shard import Proof
-from pseudoris.schemas.untrusted import parse_json
 
 logger = logging.getLogger(__name__)
 

@@ -35,8 +35,8 @@ from PIL import Image
 from pseudoris.images.child_process import reserve_stdout
 from pseudoris.images.perceptual_hash import perceptual_hash, require_imagehash
 from pseudoris.images.pixels import decode_with_note, import_plugins
-from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.schemas.untrusted import parse_json
+from pseudoris.primitives.errors import ConfigError, ImageError
+from pseudoris.primitives.untrusted import parse_json
 
 if TYPE_CHECKING:
     from pseudoris.schemas.config import ImagesConfig

@@ -14,14 +14,14 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, Final
 
 from pseudoris.interchange.untrusted_pickle import read_refs
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_lengths import summarise_rle
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.rle import compressed_counts
+from pseudoris.primitives.run_lengths import summarise_rle
+from pseudoris.primitives.untrusted import parse_json, read_regular
+from pseudoris.primitives.uris import place
 from pseudoris.schemas.shard import is_blank
-from pseudoris.schemas.untrusted import parse_json, read_regular
-from pseudoris.schemas.uris import place
 from pseudoris.store.exclusions.exclusion_rules import Exclusions, exclusion, name_value
 from pseudoris.store.files.storage import storage_errors
-from pseudoris.workers.masks.rle import compressed_counts
 
 WITHOUT_TEXT: Final = "human sentences without a text"
 WITHOUT_SENTENCE: Final = "human references without a sentence"

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.untrusted import MAX_BITS, kind_of, read_regular
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import MAX_BITS, kind_of, read_regular
 from pseudoris.store.files.storage import storage_errors
 
 _OPCODES: Final = {each.code: each for each in pickletools.opcodes}

@@ -7,7 +7,7 @@ if not __name__.startswith("pseudoris."):
     # Without this, `import pipeline` in the root of a clone would load a second copy of every module.
     raise ImportError("'pipeline' is not a package of its own: import pseudoris.pipeline", name=__name__)
 
-from pseudoris.schemas.untrusted import mask_logs
+from pseudoris.primitives.untrusted import mask_logs
 
 # Every process of a run imports this room before it works, so all of its logs hide the secrets in urls.
 mask_logs()

@@ -27,9 +27,9 @@ from pseudoris.pipeline.resources import check_object_store, plan_actors, with_r
 from pseudoris.pipeline.run_contract import RetryTally, RunOptions, RunPlan, RunSummary, table_globs
 from pseudoris.pipeline.shard_tasks import Job
 from pseudoris.pipeline.stored_masks import StoredMasks
+from pseudoris.primitives.uris import writable
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import Identity, RunHeader
-from pseudoris.schemas.uris import writable
 from pseudoris.store.exclusions.stored_exclusions import ExcludedItems
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import parse_attempts

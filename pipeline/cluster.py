@@ -23,9 +23,9 @@ from ray.exceptions import AuthenticationError, OutOfMemoryError, RayError
 
 from pseudoris.pipeline.interrupts import handlers_kept, signals_deferred
 from pseudoris.pipeline.memory_monitor import memory_advice, memory_watched
-from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
-from pseudoris.schemas.machine_limits import check_limits
-from pseudoris.schemas.uris import secret_in
+from pseudoris.primitives.errors import ConfigError, PseudorisError, TransientError
+from pseudoris.primitives.machine_limits import check_limits
+from pseudoris.primitives.uris import secret_in
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ import ray
 
 from pseudoris.images.pixels import import_plugins
 from pseudoris.pipeline.cluster import T, joins_cluster, task_result
+from pseudoris.primitives.errors import ConfigError, gather
 from pseudoris.schemas.config import RunConfig, WeightsConfig
-from pseudoris.schemas.errors import ConfigError, gather
 from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import check_identity

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import pyarrow as pa
 from ray.util import metrics as ray_metrics
 
-from pseudoris.schemas import measures
+from pseudoris.primitives import measures
 from pseudoris.schemas.run_records import Receipt
 
 logger = logging.getLogger(__name__)

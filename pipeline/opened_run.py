@@ -14,8 +14,8 @@ from pseudoris.pipeline.cluster import joins_cluster
 from pseudoris.pipeline.identity import identity_before_ray, identity_on_cluster, may_download
 from pseudoris.pipeline.run_contract import RunOptions, check_options
 from pseudoris.pipeline.stored_masks import masks_parent, with_masks_of
+from pseudoris.primitives.errors import ConfigError, gather
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.errors import ConfigError, gather
 from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.exclusions.stored_exclusions import check_exclusions
 from pseudoris.store.location import RunLocation

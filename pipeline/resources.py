@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Final
 
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import PoolConfig, RunConfig, TaskPoolConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import RunHeader
 
 # Resources are counted in units of 1/10,000, as in Ray, because sums of floats are inexact (3 x 0.1 > 0.3).

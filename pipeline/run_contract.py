@@ -12,9 +12,9 @@ from dataclasses import astuple, dataclass
 from operator import add
 from pathlib import Path
 
+from pseudoris.primitives.errors import ConfigError, check_number
 from pseudoris.schemas.config import PRESETS_KNOW
 from pseudoris.schemas.config_layers import laid, named_preset, own_layers, preset_layers, preset_names, validate
-from pseudoris.schemas.errors import ConfigError, check_number
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.exclusions.exclusion_rules import Exclusions

@@ -26,8 +26,8 @@ from pseudoris.pipeline.opened_run import opened
 from pseudoris.pipeline.resources import plan_actors, with_readers
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.pipeline.shard_tasks import Job
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.schemas.tables import SCHEMAS

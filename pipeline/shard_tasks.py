@@ -24,8 +24,8 @@ from pseudoris.images.prover import shared_prover
 from pseudoris.pipeline.identity import check_packages
 from pseudoris.pipeline.meters import stamp_enqueue_time, task_meter
 from pseudoris.pipeline.stored_masks import StoredMasks
+from pseudoris.primitives.errors import ConfigError, ImageError, PseudorisError, TransientError
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, TransientError
 from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader
 from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.shard_blocks import FAULT, block_to_shard, shard_to_block

@@ -22,7 +22,13 @@ from pseudoris.pipeline.cluster import living_nodes
 from pseudoris.pipeline.identity import check_process
 from pseudoris.pipeline.meters import StageMeter, stamp_enqueue_time
 from pseudoris.pipeline.shard_tasks import Job, on_this_node, set_aside, stage_fault, this_node
-from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, PseudorisError, TransientError
+from pseudoris.primitives.errors import (
+    BrokenDeviceError,
+    ConfigError,
+    NoSubprocessError,
+    PseudorisError,
+    TransientError,
+)
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.runs.attempts import begin_attempt, end_attempt

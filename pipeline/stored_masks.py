@@ -15,13 +15,13 @@ from typing import Final, Self
 import pyarrow as pa
 
 from pseudoris.pipeline.run_contract import RunOptions
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import without_secrets
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import validate_as
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import ParentRun, Receipt, RunHeader
 from pseudoris.schemas.shard import Failure, MaskRecord, Shard, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
-from pseudoris.schemas.untrusted import without_secrets
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import is_same_source
 from pseudoris.store.runs.planned_run import Parent

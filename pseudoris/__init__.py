@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from pseudoris.interchange.exports import ExportReport as ExportReport
     from pseudoris.interchange.exports import HumanAnnotation as HumanAnnotation
     from pseudoris.pipeline.run_contract import RunSummary as RunSummary
+    from pseudoris.primitives.errors import ConfigError as ConfigError
+    from pseudoris.primitives.errors import PseudorisError as PseudorisError
+    from pseudoris.primitives.errors import TransientError as TransientError
     from pseudoris.schemas.config import RunConfig as RunConfig
     from pseudoris.schemas.config_layers import load_config as load_config
-    from pseudoris.schemas.errors import ConfigError as ConfigError
-    from pseudoris.schemas.errors import PseudorisError as PseudorisError
-    from pseudoris.schemas.errors import TransientError as TransientError
     from pseudoris.schemas.keep_rule import LoneMasks
     from pseudoris.store.checks.verification import VerifyReport as VerifyReport
     from pseudoris.store.exclusions.exclusion_rules import Exclusions
@@ -124,15 +124,15 @@ def annotate(
             preset is named.
         TransientError: Storage or the cluster failed; the same call continues.
     """
-    from pseudoris.schemas.extras import require_extra
+    from pseudoris.primitives.extras import require_extra
 
     require_extra("run", "pseudoris.annotate")
     from pseudoris.cli.progress import notebook_progress
     from pseudoris.pipeline.annotation import annotate as run_pipeline
     from pseudoris.pipeline.run_contract import RunOptions, asked_preset
+    from pseudoris.primitives.uris import one_or_several, place
     from pseudoris.schemas.config import RunConfig
     from pseudoris.schemas.config_layers import load_config
-    from pseudoris.schemas.uris import one_or_several, place
     from pseudoris.store.runs.pending_work import parse_reasons
 
     source, out = place(source, "source"), place(out, "out")
@@ -162,7 +162,7 @@ def open_run(out: str | Path, *, source: str | Path | None = None) -> Run:
         ConfigError: There is no run at `out`, or another version of the package wrote it.
         TransientError: Storage failed.
     """
-    from pseudoris.schemas.uris import place
+    from pseudoris.primitives.uris import place
     from pseudoris.store.location import RunLocation
     from pseudoris.store.tables.run_reader import Run
 
@@ -186,7 +186,7 @@ def verify(out: str | Path, *, quick: bool = False, sample: int | None = None, r
         ConfigError: There is no run at `out`, or its header cannot be used.
         TransientError: Storage failed.
     """
-    from pseudoris.schemas.uris import place
+    from pseudoris.primitives.uris import place
     from pseudoris.store.checks.verification import verify_run
     from pseudoris.store.location import RunLocation
 
@@ -221,8 +221,8 @@ def refilter(
             changes nothing.
         TransientError: Storage failed; the same call continues.
     """
+    from pseudoris.primitives.uris import one_or_several, place
     from pseudoris.schemas.keep_rule import parse_conditions
-    from pseudoris.schemas.uris import one_or_several, place
     from pseudoris.store.location import RunLocation
     from pseudoris.store.runs.refiltered_run import RuleChange
     from pseudoris.store.runs.refiltered_run import refilter as refilter_run
@@ -273,7 +273,7 @@ def export(
         TransientError: Storage failed, or a part of the run cannot be read.
     """
     from pseudoris.interchange.exports import ExportOptions, export_request, find_export
-    from pseudoris.schemas.uris import place
+    from pseudoris.primitives.uris import place
 
     out, destination = place(out, "out"), place(destination, "destination")
     source = None if source is None else place(source, "source")
@@ -300,7 +300,7 @@ def evaluate(out: str | Path, truth: str | Path | Truth, *, sample: int | None =
             part is missing or damaged.
         TransientError: Storage failed, or a part does not read.
     """
-    from pseudoris.schemas.uris import place
+    from pseudoris.primitives.uris import place
     from pseudoris.store.location import RunLocation
     from pseudoris.store.runs.header import require_header
     from pseudoris.synthworld.scene_truth import SceneTruth
@@ -317,7 +317,7 @@ def _exclusions(
     exclude: str | Path | Sequence[str | Path], max_distance: int | None, only: str | Path | Sequence[str | Path] = ()
 ) -> Exclusions:
     from pseudoris.interchange.exclusions import read_exclusions
-    from pseudoris.schemas.uris import one_or_several, place
+    from pseudoris.primitives.uris import one_or_several, place
 
     left_out, taken = one_or_several(exclude), one_or_several(only)
     paths, wanted = ([place(each, name) for each in given] for name, given in (("exclude", left_out), ("only", taken)))

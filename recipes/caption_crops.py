@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
+from pseudoris.primitives import rle
+from pseudoris.primitives.rle import match_masks
+from pseudoris.primitives.run_lengths import decode_runs
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
-from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.scenes import Scene
 from pseudoris.workers.crops.crops import CropFormat, make_crops
-from pseudoris.workers.masks import SamProposer, rle
-from pseudoris.workers.masks.rle import match_masks
+from pseudoris.workers.masks import SamProposer
 from recipes.caption_styles import Say
 from recipes.scene_shards import RenderedScenes, scene_image, scene_shard
 from recipes.scene_texts import noisy_caption

@@ -16,12 +16,12 @@ import torch
 import typer
 from pycocotools import mask as coco
 
-from pseudoris.schemas.untrusted import parse_json
+from pseudoris.primitives import rle
+from pseudoris.primitives.untrusted import parse_json
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, Attributes, is_held_out
 from pseudoris.synthworld.demo import IMAGE_FOLDER, TRUTH_FILE, write_unless_equal
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, SceneObject, generator, reach_of
-from pseudoris.workers.masks import rle
 from recipes.scene_shards import encode_png
 
 # Above every split of scenes, so that no object-centric image has a scene's index.

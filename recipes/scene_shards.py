@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pseudoris.primitives import rle
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.shard import MaskRecord, Shard, ShardImage
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, Split, make_scene
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
-from pseudoris.workers.masks import rle
 
 logger = logging.getLogger(__name__)
 

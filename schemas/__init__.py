@@ -1,4 +1,4 @@
-"""The ground floor of all rooms: configuration, table schemas, run records, errors. Imports no other room, no torch."""
+"""What all rooms speak in: configuration, table schemas, run records. Imports `primitives` alone, and no torch."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.errors import ConfigError
 
 # By models and GiB of a card: `masks.points_per_batch`, and GiB of `captions.cache_bytes`. `12: (32, 4)`: a card of 12
 # GiB takes 32 points per batch and a cache of 4 GiB. A cache holds a part of an image of ten masks, or 1, 2, 4, 8 or

@@ -15,6 +15,9 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
+from pseudoris.primitives.head_nouns import NounRule
+from pseudoris.primitives.untrusted import EXTENSIONS, HEIF_EXTENSIONS, HEIF_PLUGIN
+from pseudoris.primitives.uris import RECORDED, secrets_in, texts_in
 from pseudoris.schemas.fitted import FittedConfig, FittedValues
 from pseudoris.schemas.frozen import FrozenModel, NonNegative
 from pseudoris.schemas.keep_rule import KeepCondition, LoneMasks
@@ -29,8 +32,6 @@ from pseudoris.schemas.stage_settings import ReductionConfig as ReductionConfig
 from pseudoris.schemas.stage_settings import SamplingConfig as SamplingConfig
 from pseudoris.schemas.stage_settings import SourceConfig as SourceConfig
 from pseudoris.schemas.stage_settings import WeightsConfig as WeightsConfig
-from pseudoris.schemas.untrusted import EXTENSIONS, HEIF_EXTENSIONS, HEIF_PLUGIN
-from pseudoris.schemas.uris import RECORDED, secrets_in, texts_in
 
 # Matches characters that neither a path nor JSON can hold: NUL, and surrogates (halves of a UTF-16 pair).
 UNWRITABLE: Final = re.compile("[\\0\ud800-\udfff]")
@@ -118,9 +119,6 @@ class PlacementConfig(FrozenModel):
     masks_from: str | None = Field(default=None, min_length=1, exclude_if=lambda run: run is None)
     # If true, every part of the run is read, and missing or damaged parts are written again (`--repair`).
     repair: bool = Field(default=False, exclude_if=lambda is_repair: not is_repair)
-
-
-NounRule = Literal["rules", "spacy", "spacy_first_child"]
 
 
 class FilterConfig(FrozenModel):

@@ -23,12 +23,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.uris import secret_in, secrets_in
+from pseudoris.primitives.yaml_text import MAX_LETTERS, MAX_LEVELS, fault_of, parse_yaml
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import for_any_captioner, read_fitted
 from pseudoris.schemas.named_files import read_bank
-from pseudoris.schemas.uris import secret_in, secrets_in
-from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, fault_of, parse_yaml
 
 logger = logging.getLogger(__name__)
 

@@ -23,10 +23,10 @@ import yaml
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as validated_dataclass
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.yaml_text import fault_of, parse_yaml
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, Sha256, UnitInterval
 from pseudoris.schemas.named_files import NamedFile, read_named
-from pseudoris.schemas.yaml_text import fault_of, parse_yaml
 
 
 class ConfidenceConfig(FrozenModel):

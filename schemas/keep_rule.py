@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.fitted import ConfidenceConfig, Floats, PairWeightConfig
 from pseudoris.schemas.stage_settings import ComposedKind
 

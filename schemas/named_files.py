@@ -15,12 +15,12 @@ from typing import Annotated, Any, Final
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated_dataclass
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import open_linked
+from pseudoris.primitives.uris import BUILTIN_PREFIX
+from pseudoris.primitives.yaml_text import MAX_LETTERS
 from pseudoris.schemas.frozen import FrozenModel, Sha256
 from pseudoris.schemas.shard import clean_text
-from pseudoris.schemas.untrusted import open_linked
-from pseudoris.schemas.uris import BUILTIN_PREFIX
-from pseudoris.schemas.yaml_text import MAX_LETTERS
 
 # A text bank has at most this many texts, because the header stores them, and each command parses the header.
 MAX_TEXTS: Final = 5_000

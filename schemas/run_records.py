@@ -11,12 +11,12 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import parse_json
+from pseudoris.primitives.uris import NO_FIELDS, masked
 from pseudoris.schemas.config import DRAWN_PRESETS, RunConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, Sha256, UnitInterval
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.schemas.untrusted import parse_json
-from pseudoris.schemas.uris import NO_FIELDS, masked
 
 # All JSON records of runs and audits have this version. Pseudoris 0.4 wrote version 2.
 RECORDS_VERSION: Final = 3

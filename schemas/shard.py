@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 
 from pydantic import Field, with_config
 
-from pseudoris.schemas.run_lengths import Box as Box
+from pseudoris.primitives.run_lengths import Box as Box
 
 # Plug-in engines make the records below, so `workers.faults.image_boundary` checks their types.
 _checked = with_config(revalidate_instances="always", allow_inf_nan=False)

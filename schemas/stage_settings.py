@@ -7,11 +7,11 @@ from typing import Annotated, Final, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import EXTENSIONS
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
 from pseudoris.schemas.named_files import TextBankConfig
 from pseudoris.schemas.shard import CROP_MASKED, DecodingRule, crop_context
-from pseudoris.schemas.untrusted import EXTENSIONS
 
 Options = TypeVar("Options", bound=FrozenModel)
 # Larger batch sizes and caption lengths are refused, so that a typing error is found before models load.

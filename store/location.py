@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.extras import require_extra
+from pseudoris.primitives.uris import named_path, refuse_secrets
 from pseudoris.schemas.config import StorageConfig
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.extras import require_extra
 from pseudoris.schemas.run_records import HEADER_NAME
-from pseudoris.schemas.uris import named_path, refuse_secrets
 from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.files.storage import ListedFile, NotImplementedByStoreError, Storage, Upload, storage_errors
 
@@ -73,7 +73,7 @@ def storage_at(
 
 
 def local_path(uri: str) -> Path | None:
-    """Return the absolute path of a local `uri` (`pseudoris.schemas.uris.named_path`); None if it names another store.
+    """Return the absolute path of a local `uri` (`primitives.uris.named_path`); None if it names another store.
 
     ConfigError if it is empty, or relative to the working directory that Ray made for a job, and deletes.
     """

@@ -16,8 +16,8 @@ import numpy as np
 import typer
 from PIL import Image
 
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.uris import make_folder
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.uris import make_folder
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
 from pseudoris.synthworld.worlds import DEFAULT_WORLD, WORLDS, world_named

@@ -14,9 +14,9 @@ import numpy as np
 from pycocotools import mask as coco
 from pydantic import TypeAdapter
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import parse_json
 from pseudoris.schemas.ids import image_id
-from pseudoris.schemas.untrusted import parse_json
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES, is_held_out
 from pseudoris.synthworld.demo import TRUTH_FILE
 from pseudoris.synthworld.grammar import parse_reference

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS
 
 DEFAULT_WORLD: Final = "default"

@@ -84,4 +84,4 @@ def calls(path: Path):
 
 def test_no_file_is_opened_by_its_path_alone():
     found = {call for room in ROOMS for path in files(ROOT / room) for call in calls(path)}
-    assert found == set(ALLOWED), "open it with pseudoris.schemas.untrusted or through RunLocation"
+    assert found == set(ALLOWED), "open it with pseudoris.primitives.untrusted or through RunLocation"

@@ -13,7 +13,7 @@ import pytest
 
 from pseudoris.audit.verdicts import VerdictLine
 from pseudoris.interchange.exclusions.exclude_option import read_refer_folder
-from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder
 from pseudoris.training.ppt.curriculum import read_chosen, write_chosen
 from pseudoris.workers.checkpoints.download import fetch

@@ -14,7 +14,7 @@ import pseudoris
 from pseudoris.cli.gallery import write_pages
 from pseudoris.interchange.dataset.image_reader import ImageBytes
 from pseudoris.interchange.exports import EXPORTS
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.tables import IMAGES
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest

@@ -17,7 +17,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from pseudoris.images.prover import PictureForm, Prover
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import mask_index, sha256_hex
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
+from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, Ints, KeepRule, LoneMasks, meets
 from pseudoris.store.reports.run_status import run_status

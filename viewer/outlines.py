@@ -17,8 +17,8 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
-from pseudoris.images.mask_rings import Point, mask_rings
-from pseudoris.schemas.run_lengths import decode_mask
+from pseudoris.primitives.mask_rings import Point, mask_rings
+from pseudoris.primitives.run_lengths import decode_mask
 
 FRAME: Final = 512
 # Masks with more pixels are refused, because decoding takes a byte per pixel. It is ten times an image's default limit.

@@ -19,10 +19,10 @@ from markupsafe import Markup
 
 from pseudoris.images.pixels import loaded_plugins
 from pseudoris.images.prover import PictureForm, Prover
-from pseudoris.schemas.errors import ImageError
+from pseudoris.primitives.errors import ImageError
+from pseudoris.primitives.templates import page_templates
+from pseudoris.primitives.untrusted import visible
 from pseudoris.schemas.stage_settings import ImagesConfig
-from pseudoris.schemas.templates import page_templates
-from pseudoris.schemas.untrusted import visible
 
 GENERATOR: Final = "pseudoris"
 # The templates of this room are the base of every page.

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import ComputeConfig
-from pseudoris.schemas.errors import ConfigError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

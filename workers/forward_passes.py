@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.workers.pass_sizes import LEAST_PACKED_INPUTS
 
 # torch keeps at most this many compiled programs of one function, one for each shape.

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pseudoris.schemas.errors import PseudorisError
-from pseudoris.schemas.untrusted import open_linked
-from pseudoris.schemas.uris import client_error
+from pseudoris.primitives.errors import PseudorisError
+from pseudoris.primitives.untrusted import open_linked
+from pseudoris.primitives.uris import client_error
 
 
 def filesystem_at(location: str) -> tuple[Any, str]:

@@ -30,6 +30,10 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from pseudoris.primitives.errors import ConfigError, gather
+from pseudoris.primitives.measures import LOAD_SECONDS, record
+from pseudoris.primitives.untrusted import file_sha256
+from pseudoris.primitives.uris import BUILTIN_PREFIX
 from pseudoris.schemas.config import (
     CaptionsConfig,
     ComputeConfig,
@@ -39,11 +43,7 @@ from pseudoris.schemas.config import (
     PriorConfig,
     RunConfig,
 )
-from pseudoris.schemas.errors import ConfigError, gather
-from pseudoris.schemas.measures import LOAD_SECONDS, record
 from pseudoris.schemas.shard import Shard
-from pseudoris.schemas.untrusted import file_sha256
-from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.workers.checkpoints.model_configs import read_model_config
 from pseudoris.workers.checkpoints.model_folder import ModelFolder, names_folder
 from pseudoris.workers.checkpoints.sam_architectures import architecture_digest

@@ -27,9 +27,9 @@ import typer
 
 from examples.step_log import StepLog, read_record, run_pseudoris, write_record
 from pseudoris.audit.draw_files import DRAW_NAME
+from pseudoris.primitives.errors import ConfigError, ImageError, PseudorisError
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import Identity
 from pseudoris.store.runs.plan import assign_shards

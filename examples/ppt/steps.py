@@ -13,7 +13,7 @@ from examples.refer_splits import ReferDataset, find_datasets
 from examples.step_log import Step, set_words
 from experiments.ppt.ablation_rows import PAPER, TRAININGS, Training
 from pseudoris.interchange.exclusions.exclude_option import TRAIN_SPLIT
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.training.evaluation.answerers import CLIP_AND_SAM, NOUN, SENTENCE
 from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config

@@ -12,9 +12,9 @@ from typing import Final
 from examples.step_log import replace_bytes
 from pseudoris.interchange.exclusions.exclude_option import TRAIN_SPLIT
 from pseudoris.interchange.untrusted_pickle import read_refs
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import parse_json
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.untrusted import parse_json
 
 SEEN: Final = "seen"
 UNSEEN: Final = "unseen"

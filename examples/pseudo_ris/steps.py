@@ -12,8 +12,8 @@ from examples.pseudo_ris.inputs import SEEN, UNSEEN, write_phrasecut, write_shar
 from examples.refer_splits import find_datasets
 from examples.step_log import Step, set_words
 from experiments.segmenter.segmenter_config import load_segmenter_config
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.chooser.chooser_config import load_chooser_config
 
 _UNFILTERED: Final = "data.is_kept_only=false"

@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 import torch
 
+from pseudoris.primitives import rle
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.shard import MaskRecord, ShardImage
-from pseudoris.workers.masks import rle
 
 # Every third mask gets one of its part.
 _PARTS: Final = 3

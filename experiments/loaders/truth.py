@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pseudoris.interchange.exports.image_files import image_file_of
+from pseudoris.primitives.rle import decode
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.synthworld.demo import write_demo
-from pseudoris.workers.masks.rle import decode
 
 NUM_SCENES: Final = 64
 KINDS: Final = ("one", "several", "none")

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pseudoris.primitives import rle
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.ppt.recipes.grounding import Grounder
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
-from pseudoris.workers.masks import rle
 from recipes.object_centric import read_true_masks
 
 HIT_IOU = 0.5

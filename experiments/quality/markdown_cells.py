@@ -11,7 +11,7 @@ from typing import Any, Final
 import jinja2
 
 from experiments.verdicts import verdict
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap, Sums
 
 TRIPLE: Final = ("accuracy", "yield", "coverage")

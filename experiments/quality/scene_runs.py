@@ -27,6 +27,7 @@ from experiments.quality.parts import Options
 from experiments.second_voice.expressions import second_voice_expressions
 from experiments.touching_scenes import make_scene, render
 from pseudoris.interchange.imports import ImportRequest, import_annotation
+from pseudoris.primitives import rle
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
@@ -42,7 +43,6 @@ from pseudoris.training.evaluation.bootstrap import Estimate
 from pseudoris.training.evaluation.human_truth import open_truth
 from pseudoris.training.evaluation.run_evaluation import evaluate_run
 from pseudoris.training.evaluation.truth import Truth
-from pseudoris.workers.masks import rle
 from recipes.scene_texts import Voice
 from recipes.simulated_expressions import Expression, first_voice_expressions, kinds_of
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pseudoris.primitives import rle
+from pseudoris.primitives.counter_rng import draw_below, key_of
 from pseudoris.training.evaluation.answerers import ClipChoice, Proposals, chosen_masks
 from pseudoris.training.evaluation.held_out import ImageQuestion
-from pseudoris.workers.counter_rng import draw_below, key_of
-from pseudoris.workers.masks import rle
 
 _LEFT, _RIGHT, _UP, _DOWN = (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0)
 _RELATIONS: Final = (

@@ -11,7 +11,7 @@ from experiments.segmenter.segmenter_training import train_segmenter
 from pseudoris.cli.console import stdout
 from pseudoris.cli.options import training_folder
 from pseudoris.cli.train import training_bar, training_view
-from pseudoris.schemas.errors import PseudorisError
+from pseudoris.primitives.errors import PseudorisError
 from pseudoris.training.learning import open_fabric
 
 

@@ -14,9 +14,9 @@ import torch
 import typer
 
 from experiments.segmenter.segmenter_training import load_segmenter
-from pseudoris.schemas.errors import PseudorisError
+from pseudoris.primitives import rle
+from pseudoris.primitives.errors import PseudorisError
 from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions
-from pseudoris.workers.masks import rle
 
 
 def prediction_lines(answerer: Answerer, questions: HeldOutExpressions) -> Iterator[str]:

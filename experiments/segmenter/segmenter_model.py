@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from experiments.segmenter.segmenter_config import ModelConfig
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.training.learning.frozen_towers import TowerImages, TowerTexts, TowerWidths
 from pseudoris.training.learning.token_layers import (
     Perceptron,

@@ -10,7 +10,7 @@ rule gives must refer to nothing in every picture in which the absence does, wha
     relation    the red circle above the star
     anchor      the star above the red circle
 
-A text stays if it is no noun phrase of the templates (`pseudoris.workers.noun_phrases`), or has a place.
+A text stays if it is no noun phrase of the templates (`pseudoris.primitives.noun_phrases`), or has a place.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, get_args
 
-from pseudoris.workers.composing import templates
-from pseudoris.workers.counter_rng import draw_below
-from pseudoris.workers.english import ARTICLES, PICTURES, PLACES
-from pseudoris.workers.filtering.head_nouns import head_noun
-from pseudoris.workers.noun_phrases import NounPhrase, noun_phrase
+from pseudoris.primitives import place_phrases
+from pseudoris.primitives.counter_rng import draw_below
+from pseudoris.primitives.english import ARTICLES, PICTURES, PLACES
+from pseudoris.primitives.head_nouns import head_noun
+from pseudoris.primitives.noun_phrases import NounPhrase, noun_phrase
 
-_SIDES: Final[tuple[templates.Side, ...]] = get_args(templates.Side)
+_SIDES: Final[tuple[place_phrases.Side, ...]] = get_args(place_phrases.Side)
 _FORMS: Final = ("side", "end", "rank", "relation", "anchor")
 # This many choices keep the plain text, as many as add a place: about half of the other expressions have a place.
 _NUM_PLAIN: Final = len(_FORMS)
@@ -50,17 +50,17 @@ def placed_absence(text: str, others: Sequence[str], *, key: int, turn: int) -> 
     side, rank = _SIDES[draw_below(key, first + 1, len(_SIDES))], 1 + draw_below(key, first + 2, 3)
     said: str | None = None
     if _FORMS[form] == "side":
-        said = templates.at_side(side, phrase)
+        said = place_phrases.at_side(side, phrase)
     elif _FORMS[form] == "end":
-        said = templates.extreme(side, phrase)
+        said = place_phrases.extreme(side, phrase)
     elif _FORMS[form] == "rank":
-        said = templates.extreme_of(side, 2, phrase) if rank == 1 else templates.ordinal(side, rank, phrase)
+        said = place_phrases.extreme_of(side, 2, phrase) if rank == 1 else place_phrases.ordinal(side, rank, phrase)
     else:
         numbers = range(first + 3, first + _NUMBERS_A_DRAW) if others else ()
         tried = (_phrase(others[draw_below(key, number, len(others))]) for number in numbers)
         if (other := next(filter(None, tried), None)) is not None:
             pair = (phrase, other) if _FORMS[form] == "relation" else (other, phrase)
-            said = templates.related(side, *pair)
+            said = place_phrases.related(side, *pair)
     return said or text
 
 

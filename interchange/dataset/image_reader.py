@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from pseudoris.images.pixels import decode_upright, import_plugins, is_plain_jpeg, loaded_plugins
 from pseudoris.interchange.dataset.arrays import HAS_TORCH, Tensor, as_tensor
-from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.primitives.errors import ConfigError, ImageError
+from pseudoris.primitives.uris import place
 from pseudoris.schemas.run_records import RunHeader
-from pseudoris.schemas.uris import place
 from pseudoris.store.location import RunLocation
 from pseudoris.store.sources.planned_images import MOVED, Outcome, PlannedImages
 

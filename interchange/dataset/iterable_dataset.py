@@ -31,9 +31,9 @@ from pseudoris.interchange.dataset.stream_order import (
     worker_ends,
 )
 from pseudoris.interchange.dataset.streamed_dataset import Position, StreamedDataset
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.counter_rng import key_of, permutation
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from pseudoris.workers.counter_rng import key_of, permutation
 
 logger = logging.getLogger(__name__)
 

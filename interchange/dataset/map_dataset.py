@@ -20,8 +20,8 @@ from pseudoris.interchange.dataset.samples import SampleSpec, Transform
 from pseudoris.interchange.dataset.shard_reader import FULL_WEIGHT, DatasetRun
 from pseudoris.interchange.dataset.snapshot import Snapshot
 from pseudoris.interchange.dataset.streamed_dataset import STATE_VERSION, refuse_another
-from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.schemas.uris import whole_number
+from pseudoris.primitives.errors import ConfigError, ImageError
+from pseudoris.primitives.uris import whole_number
 from pseudoris.store.location import RunLocation
 
 DEFAULT_MAX_MEMORY_BYTES: Final = 4 * 2**30

@@ -16,8 +16,8 @@ from pseudoris.interchange.dataset.iterable_dataset import RisIterableDataset
 from pseudoris.interchange.dataset.map_dataset import Decoded, JoinedDataset, RisDataset
 from pseudoris.interchange.dataset.stream_order import Stream
 from pseudoris.interchange.dataset.streamed_dataset import Position, StreamedDataset
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.counter_rng import draw_below, key_of, permutation
+from pseudoris.primitives.counter_rng import draw_below, key_of, permutation
+from pseudoris.primitives.errors import ConfigError
 
 _PROBABILITY_STEPS: Final = 2**32
 

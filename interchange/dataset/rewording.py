@@ -23,10 +23,10 @@ from itertools import pairwise
 from typing import Final
 
 from pseudoris.interchange.dataset.absent_places import placed_absence
+from pseudoris.primitives import english as lexicon
+from pseudoris.primitives.counter_rng import draw_below, key_of
+from pseudoris.primitives.head_nouns import finite_stem, head_noun, read_chunk
 from pseudoris.schemas.shard import SOURCE_HUMAN, ExpressionRecord
-from pseudoris.workers import english as lexicon
-from pseudoris.workers.counter_rng import draw_below, key_of
-from pseudoris.workers.filtering.head_nouns import finite_stem, head_noun, read_chunk
 
 
 def _words(text: str) -> frozenset[str]:

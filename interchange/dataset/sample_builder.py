@@ -13,9 +13,9 @@ from pseudoris.interchange.dataset.arrays import Tensor, as_tensor
 from pseudoris.interchange.dataset.rewording import SOURCE_REWORDED, drawn_forms
 from pseudoris.interchange.dataset.samples import RisSample, SampleSpec
 from pseudoris.interchange.dataset.shard_reader import ShardContent
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_lengths import decode_mask
-from pseudoris.workers.counter_rng import draw_texts, draw_texts_by_weight, draw_weighted_texts
+from pseudoris.primitives.counter_rng import draw_texts, draw_texts_by_weight, draw_weighted_texts
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.run_lengths import decode_mask
 
 
 def build_sample(

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 
 from pseudoris.interchange.dataset.arrays import Tensor
 from pseudoris.interchange.exclusions import as_exclusions
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.extras import require_extra
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.extras import require_extra
 from pseudoris.schemas.keep_rule import LONE_MASKS, OPTIONAL_COLUMNS, LoneMasks
 from pseudoris.schemas.shard import SOURCE_MODEL, SOURCE_RECIPE, SOURCES
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
@@ -148,7 +148,7 @@ class ExpressionFilter:
             return None
         require_extra("run", "`max_clip_tokens`")
         # The import is here, because it reads a vocabulary of a megabyte that most datasets do not need.
-        from pseudoris.workers.checkpoints.clip_tokenizer import num_clip_tokens
+        from pseudoris.primitives.clip_tokenizer import num_clip_tokens
 
         return pa.array([num_clip_tokens(text) <= self.max_clip_tokens for text in texts.to_pylist()], pa.bool_())
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from pseudoris.interchange.dataset.samples import SampleSpec
 from pseudoris.interchange.dataset.snapshot import ShardParts
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.counter_rng import draw_below, key_of, permutation
+from pseudoris.primitives.counter_rng import draw_below, key_of, permutation
+from pseudoris.primitives.errors import ConfigError
 
 # The name of an image's no-target expressions ends with this word.
 _NONE: Final = "none"

@@ -27,12 +27,12 @@ from pseudoris.interchange.dataset.shard_index import (
     with_share_of_none,
 )
 from pseudoris.interchange.dataset.snapshot import ShardParts, Snapshot
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.uris import place
 from pseudoris.schemas.keep_rule import is_lone, lone_draws
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
-from pseudoris.schemas.uris import place
 from pseudoris.store.exclusions.exclusion_rules import ExclusionMatcher, beyond, planned_rules
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header

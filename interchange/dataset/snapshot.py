@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.interchange.dataset.process_group import agreed
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import parse_json
+from pseudoris.primitives.uris import place
 from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
-from pseudoris.schemas.untrusted import parse_json
-from pseudoris.schemas.uris import place
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import header_digests
 from pseudoris.store.runs.manifest import manifest_numbers, read_manifest, receipts_table, snapshot_path

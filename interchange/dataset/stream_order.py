@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pseudoris.interchange.dataset.arrays import Tensor
 from pseudoris.interchange.dataset.shard_index import ShardIndex
 from pseudoris.interchange.dataset.shard_reader import DatasetRun, ShardContent
-from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.workers.counter_rng import draw_below, key_of, permutation
+from pseudoris.primitives.counter_rng import draw_below, key_of, permutation
+from pseudoris.primitives.errors import ConfigError, ImageError
 
 logger = logging.getLogger(__name__)
 

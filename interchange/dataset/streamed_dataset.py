@@ -14,8 +14,8 @@ from typing import Any, Final, cast
 from pseudoris.interchange.dataset.arrays import DataLoader, IterableDataset, default_collate, get_worker_info
 from pseudoris.interchange.dataset.process_group import SharedNumbers, distributed_rank
 from pseudoris.interchange.dataset.stream_order import Stream
-from pseudoris.schemas.errors import ConfigError, refuse_other_version
-from pseudoris.schemas.extras import require_extra
+from pseudoris.primitives.errors import ConfigError, refuse_other_version
+from pseudoris.primitives.extras import require_extra
 
 # A position in a stream has JSON values only.
 Position = dict[str, Any]

@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from pseudoris.interchange.exclusions.exclude_option import TABLE_SUFFIXES, hash_images
-from pseudoris.schemas.errors import PseudorisError
+from pseudoris.primitives.errors import PseudorisError
 
 
 def main() -> int:

@@ -21,11 +21,11 @@ from pseudoris.images.parquet_pages import read_columns
 from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE, HASH_BITS, HASH_HEX_DIGITS, require_imagehash
 from pseudoris.images.prover import Prover
 from pseudoris.interchange.untrusted_pickle import read_refs
+from pseudoris.primitives.errors import ConfigError, ImageError, check_number
+from pseudoris.primitives.untrusted import parse_json, read_regular
+from pseudoris.primitives.uris import named_path, one_or_several, place
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError, ImageError, check_number
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.untrusted import parse_json, read_regular
-from pseudoris.schemas.uris import named_path, one_or_several, place
 from pseudoris.store.exclusions.exclusion_rules import (
     SHARED_DATASETS,
     ExclusionRule,

@@ -22,8 +22,8 @@ from pseudoris.interchange.exports.record_lists import LABEL_STUDIO, ODVG, SA2VA
 from pseudoris.interchange.exports.refer import REFER
 from pseudoris.interchange.exports.webdataset import WEBDATASET
 from pseudoris.interchange.human_refs import HumanAnnotation
-from pseudoris.schemas.errors import ConfigError, check_number
-from pseudoris.schemas.uris import writable
+from pseudoris.primitives.errors import ConfigError, check_number
+from pseudoris.primitives.uris import writable
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.open_run import OpenRun

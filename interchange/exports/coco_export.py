@@ -40,7 +40,7 @@ from pseudoris.interchange.exports.record import (
     check_texts,
 )
 from pseudoris.interchange.exports.selected_rows import TextRule
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.location import RunLocation
 
 ANNOTATIONS: Final = "annotations"

@@ -23,8 +23,8 @@ from pseudoris.interchange.exports.export_options import ExportOptions, ExportRe
 from pseudoris.interchange.exports.record import Content, ExportImage
 from pseudoris.interchange.exports.record_lists import IMAGES_FOLDER, write_records
 from pseudoris.interchange.exports.selected_rows import TextRule
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.untrusted import parse_json
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import parse_json
 
 # Texts with these markers are left out, because the trainers replace the markers or read them as special tokens.
 _REFUSED: Final = ("<image>", "<video>", "<audio>", "<bbox>", "<ref-object>", "<start-image>", "<cot-process>", "<|")

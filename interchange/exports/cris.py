@@ -28,7 +28,7 @@ from pseudoris.interchange.exports.output_files import ManyFiles, read_ahead, re
 from pseudoris.interchange.exports.record import Content, ExportExpression, ExportImage, ExportMask, broken
 from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.interchange.untrusted_pickle import load_plain
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.store.location import RunLocation
 
 # The `info` table in utils/dataset.py of CRIS and ETRIS has these names. For another, the user must extend it.

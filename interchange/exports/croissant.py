@@ -14,7 +14,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
-from pseudoris.schemas.untrusted import printable_json
+from pseudoris.primitives.untrusted import printable_json
 from pseudoris.store.tables.judged_expressions import stated_rule
 
 CROISSANT_NAME: Final = "croissant.json"

@@ -15,8 +15,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.untrusted import parse_json, printable_json
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.store.threads import map_in_threads
 

@@ -26,11 +26,11 @@ from pseudoris.interchange.exports.image_files import image_file_of
 from pseudoris.interchange.exports.output_files import JsonArray, ManyFiles, json_arrays, new_file
 from pseudoris.interchange.exports.record import Content, ExportExpression, ExportImage, ExportMask, Fingerprint
 from pseudoris.interchange.exports.selected_rows import UNREADABLE, Selection, TextRule, with_source_bytes
-from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
-from pseudoris.schemas.extras import require_extra
+from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
+from pseudoris.primitives.extras import require_extra
+from pseudoris.primitives.untrusted import file_sha256, printable_json, without_secrets
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import ExpressionRecord
-from pseudoris.schemas.untrusted import file_sha256, printable_json, without_secrets
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.parquet_files import open_writer

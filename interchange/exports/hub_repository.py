@@ -19,8 +19,8 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from pseudoris.interchange.exports.destination import EXPORT_NAME, earlier_record, has_earlier
 from pseudoris.interchange.exports.export_options import ExportRequest
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.untrusted import printable_json
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import printable_json
 from pseudoris.store.files.hub_storage import HubStorage, hub_errors
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.location import local_path

@@ -22,8 +22,8 @@ from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
 from pseudoris.interchange.exports.image_files import CATEGORY, check_image_size, counts_of_png, mask_png
 from pseudoris.interchange.exports.record import Content, broken, check_texts
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.templates import markdown_templates
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.templates import markdown_templates
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.parquet_files import open_parquet
 

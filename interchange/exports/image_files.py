@@ -17,10 +17,10 @@ from PIL import Image
 
 from pseudoris.images.pixels import common_suffix, decode_upright, upright_size
 from pseudoris.interchange.exports.record import ExportMask, broken
+from pseudoris.primitives.errors import ImageError, TransientError
+from pseudoris.primitives.rle import canonical_counts
 from pseudoris.schemas.config import ImagesConfig
-from pseudoris.schemas.errors import ImageError, TransientError
 from pseudoris.store.tables.annotations import AnnotatedImage
-from pseudoris.workers.masks.rle import canonical_counts
 
 # Images that are encoded again get this JPEG quality, which adds less noise than scaling for a network does.
 JPEG_QUALITY: Final = 95

@@ -22,10 +22,10 @@ from pseudoris.interchange.exports.export_options import ExportReport
 from pseudoris.interchange.exports.output_files import read_ahead
 from pseudoris.interchange.exports.record import Content, RisingIds, broken, check_mask, check_texts
 from pseudoris.interchange.exports.selected_rows import TextRule
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.untrusted import parse_json, printable_json
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.polygons import centre_polygons
+from pseudoris.primitives.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
-from pseudoris.workers.masks.polygons import centre_polygons
 
 # A folder has at most this many images, about as many as in SA-1B. File systems slow down far above that.
 IMAGES_A_FOLDER: Final = 10_000

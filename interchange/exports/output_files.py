@@ -19,8 +19,8 @@ from tempfile import TemporaryFile
 from typing import IO, Any, BinaryIO, Final, Self
 
 from pseudoris.interchange.exports.record import broken
-from pseudoris.schemas.errors import TransientError
-from pseudoris.schemas.untrusted import parse_json, printable_json
+from pseudoris.primitives.errors import TransientError
+from pseudoris.primitives.untrusted import parse_json, printable_json
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.location import RunLocation
 from pseudoris.store.threads import map_in_threads

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from pseudoris.schemas.errors import TransientError
-from pseudoris.schemas.run_lengths import decode_mask, decode_runs, summarise_rle
+from pseudoris.primitives.errors import TransientError
+from pseudoris.primitives.polygons import corner_polygon
+from pseudoris.primitives.rle import MaskSizeError, canonical_counts, compressed_counts
+from pseudoris.primitives.run_lengths import decode_mask, decode_runs, summarise_rle
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, is_blank
-from pseudoris.workers.masks.polygons import corner_polygon
-from pseudoris.workers.masks.rle import MaskSizeError, canonical_counts, compressed_counts
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ from pseudoris.interchange.exports.export_options import ExportReport
 from pseudoris.interchange.exports.output_files import read_records
 from pseudoris.interchange.exports.record import Content, ExportImage, broken
 from pseudoris.interchange.exports.selected_rows import TextRule
-from pseudoris.schemas.run_lengths import decode_runs
-from pseudoris.workers.masks.rle import canonical_counts, compressed_counts
+from pseudoris.primitives.rle import canonical_counts, compressed_counts
+from pseudoris.primitives.run_lengths import decode_runs
 
 IMAGES_FOLDER: Final = "images"
 

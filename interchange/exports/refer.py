@@ -36,7 +36,7 @@ from pseudoris.interchange.exports.record import Content, broken
 from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.interchange.human_refs import HumanRefs, RecordIds, counts_of, read_human
 from pseudoris.interchange.untrusted_pickle import load_plain
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.location import RunLocation
 
 # REFER's code exits for any other name. It knows `refclef` too, which is left out: its images are elsewhere.

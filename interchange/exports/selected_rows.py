@@ -14,7 +14,7 @@ from typing import Final
 
 from pseudoris.images.perceptual_hash import perceptual_hash
 from pseudoris.images.pixels import decode_upright
-from pseudoris.schemas.errors import ImageError
+from pseudoris.primitives.errors import ImageError
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_MODEL, SOURCE_RECIPE, ExpressionRecord, is_blank
 from pseudoris.schemas.tables import IMAGES, STATUS_QUARANTINED
@@ -81,7 +81,7 @@ class Selection:
         self._dropped = dropped
         if rule.max_tokens is not None:
             # The import is here, because it loads torch, which takes seconds.
-            from pseudoris.workers.checkpoints.clip_tokenizer import num_clip_tokens
+            from pseudoris.primitives.clip_tokenizer import num_clip_tokens
 
             self._num_tokens = num_clip_tokens
 

@@ -21,9 +21,9 @@ from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
 from pseudoris.interchange.exports.image_files import check_image_size
 from pseudoris.interchange.exports.record import Content, broken, check_mask, check_texts
-from pseudoris.schemas.errors import TransientError
+from pseudoris.primitives.errors import TransientError
+from pseudoris.primitives.untrusted import parse_json, printable_json
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
 
 _INDEX_NAME: Final = "index.json"

@@ -30,12 +30,12 @@ from pseudoris.interchange.imports.human_annotation import (
 )
 from pseudoris.interchange.imports.reason_annotation import read_reason
 from pseudoris.interchange.untrusted_pickle import load_plain
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.uris import refuse_secrets
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Identity
 from pseudoris.schemas.shard import clean_text
-from pseudoris.schemas.uris import refuse_secrets
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.runs.planned_run import package_versions
 from pseudoris.store.sources.root import SourceRoot, root_at

@@ -25,7 +25,7 @@ from pseudoris.interchange.imports.human_annotation import (
     relative_path,
     shown,
 )
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 
 # Longer sides are refused: no such image can be decoded, and pycocotools counts pixels in 32 bits.

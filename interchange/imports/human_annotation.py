@@ -16,14 +16,14 @@ from typing import Any, Final
 
 from pseudoris.images.pixels import exif_orientation, turn_upright
 from pseudoris.interchange import Orientation
+from pseudoris.primitives.errors import ConfigError, ImageError
+from pseudoris.primitives.rle import MaskSizeError, canonical_counts, compressed_counts
+from pseudoris.primitives.run_lengths import RleSummary, decode_mask, summarise_rle
+from pseudoris.primitives.untrusted import kind_of, parse_json
+from pseudoris.primitives.uris import secret_in
 from pseudoris.schemas.config import ImagesConfig
-from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import mask_id
-from pseudoris.schemas.run_lengths import RleSummary, decode_mask, summarise_rle
 from pseudoris.schemas.shard import SOURCE_HUMAN, ExpressionRecord, Failure, MaskRecord, ShardImage, clean_text
-from pseudoris.schemas.untrusted import kind_of, parse_json
-from pseudoris.schemas.uris import secret_in
-from pseudoris.workers.masks.rle import MaskSizeError, canonical_counts, compressed_counts
 
 # A name in a path may have at most this many bytes, because file systems allow no longer names.
 _MAX_NAME_BYTES: Final = 255

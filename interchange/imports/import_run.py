@@ -25,7 +25,7 @@ from pseudoris.interchange.imports.human_annotation import (
     annotate_image,
     relative_path,
 )
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import Shard

@@ -38,8 +38,9 @@ from pseudoris.interchange.imports.human_annotation import (
     shown,
 )
 from pseudoris.interchange.imports.import_run import ImportSummary
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.rle import areas, canonical_counts, compressed_counts, ious, match_masks
 from pseudoris.schemas.config import ImagesConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Receipt, RunHeader, ShardCounts
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage, clean_text
@@ -52,7 +53,6 @@ from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.committed_tables import read_part
 from pseudoris.store.tables.open_run import CommittedShard
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
-from pseudoris.workers.masks.rle import areas, canonical_counts, compressed_counts, ious, match_masks
 
 _BRUSH: Final = ("brush", "brushlabels")
 _POLYGON: Final = ("polygon", "polygonlabels")

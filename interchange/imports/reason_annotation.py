@@ -33,9 +33,9 @@ from pseudoris.interchange.imports.human_annotation import (
     relative_path,
     shown,
 )
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.rle import canonical_counts
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.workers.masks.rle import canonical_counts
 
 # A pixel has this many steps in OpenCV's fixed-point coordinates.
 _STEPS: Final = 2**16

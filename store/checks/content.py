@@ -11,7 +11,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from pseudoris.schemas.run_lengths import mask_faults
+from pseudoris.primitives.run_lengths import mask_faults
 from pseudoris.schemas.run_records import PlanEntry, ShardCounts
 from pseudoris.schemas.tables import (
     EXPRESSIONS,

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import KeepRule
 from pseudoris.schemas.run_records import PlanEntry, Receipt

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, JsonValue
 
-from pseudoris.schemas.errors import ImageError
+from pseudoris.primitives.errors import ImageError
 from pseudoris.schemas.frozen import FrozenModel, Sha256
 from pseudoris.schemas.ids import IMAGE_ID_HEX_DIGITS, image_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord, PlanExtension, RunHeader

@@ -14,7 +14,7 @@ from typing import Final
 import pyarrow as pa
 from pydantic import JsonValue
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import CONTENT_HASH_HEX_DIGITS, image_id, sha256_hex
 from pseudoris.schemas.run_records import PLAN_FOLDER, PartRecord, RunHeader
 from pseudoris.store.exclusions.exclusion_rules import (

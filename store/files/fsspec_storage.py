@@ -16,9 +16,9 @@ from typing import Any, BinaryIO, Final, Self, cast
 
 import fsspec
 
+from pseudoris.primitives.errors import ConfigError, PseudorisError
+from pseudoris.primitives.uris import client_error
 from pseudoris.schemas.config import StorageConfig
-from pseudoris.schemas.errors import ConfigError, PseudorisError
-from pseudoris.schemas.uris import client_error
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.storage import (
     InsecureError,

@@ -27,10 +27,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import told
+from pseudoris.primitives.uris import client_error, secret_in, writable
 from pseudoris.schemas.config import StorageConfig
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.untrusted import told
-from pseudoris.schemas.uris import client_error, secret_in, writable
 from pseudoris.store.files.fsspec_storage import FsspecStorage
 from pseudoris.store.files.storage import StoredFile, refuse_change, storage_errors
 

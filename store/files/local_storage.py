@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Final, TypeVar
 
-from pseudoris.schemas.untrusted import open_regular, refuse_links
+from pseudoris.primitives.untrusted import open_regular, refuse_links
 from pseudoris.store.files.key_order import path_key, sorted_externally
 from pseudoris.store.files.storage import (
     Kind,

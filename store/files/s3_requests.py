@@ -23,10 +23,10 @@ from botocore.parsers import ResponseParserError
 from fsspec.asyn import sync
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
+from pseudoris.primitives.errors import ConfigError, TransientError
+from pseudoris.primitives.measures import STORAGE_RETRIES, count
+from pseudoris.primitives.uris import client_error, secret_in
 from pseudoris.schemas.config import StorageConfig
-from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.measures import STORAGE_RETRIES, count
-from pseudoris.schemas.uris import client_error, secret_in
 from pseudoris.store.files.s3_client import Answer, Course, etag_of, with_client
 from pseudoris.store.files.storage import ArchivedError, ChangedError, NoBucketError, NotImplementedByStoreError
 

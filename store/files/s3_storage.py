@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final, Self, cast
 
 from botocore.exceptions import ClientError
 
+from pseudoris.primitives.errors import ImageError, TransientError
 from pseudoris.schemas.config import StorageConfig
-from pseudoris.schemas.errors import ImageError, TransientError
 from pseudoris.store.files.s3_client import Course, etag_of
 from pseudoris.store.files.s3_listing import walk_bucket
 from pseudoris.store.files.s3_requests import S3Requests, code_of, is_transient, status_of

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Final, Literal, Protocol
 
-from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, RefusedError, TransientError
-from pseudoris.schemas.machine_limits import told_by_limit
-from pseudoris.schemas.untrusted import told, without_secrets
+from pseudoris.primitives.errors import ConfigError, ImageError, PseudorisError, RefusedError, TransientError
+from pseudoris.primitives.machine_limits import told_by_limit
+from pseudoris.primitives.untrusted import told, without_secrets
 
 OTHER_ETAG: Final = "the etag differs from the plan"
 

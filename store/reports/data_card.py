@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
+from pseudoris.primitives.templates import markdown_templates
+from pseudoris.primitives.untrusted import spelled, without_secrets
 from pseudoris.schemas.config import FilterConfig, MasksConfig
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import AuditRecord, CitedAudit, Receipt, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, SCHEMAS
-from pseudoris.schemas.templates import markdown_templates
-from pseudoris.schemas.untrusted import spelled, without_secrets
 from pseudoris.store.exclusions.exclusion_rules import EXCLUDED, exclusions_of, missing_phrase
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import parse_record, require_header, sealed

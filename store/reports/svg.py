@@ -10,7 +10,7 @@ from typing import Final
 
 from markupsafe import Markup, escape
 
-from pseudoris.schemas.untrusted import visible
+from pseudoris.primitives.untrusted import visible
 
 _DIGITS: Final = (1.0, 2.0, 5.0, 10.0)
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import JsonValue
 
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import part_name, sha256_hex
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.shard import Failure, Shard, ShardImage

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from operator import attrgetter, itemgetter
 from typing import Any, Final
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.run_records import PartRecord, PlanEntry, PlanExtension, RunHeader
 from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, stored_exclusions
 from pseudoris.store.files.key_order import file_of

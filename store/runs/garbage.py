@@ -20,7 +20,7 @@ from typing import Final
 
 import numpy as np
 
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import PART_NAME, part_name
 from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt
 from pseudoris.schemas.tables import SCHEMAS

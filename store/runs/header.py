@@ -14,8 +14,10 @@ from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
+from pseudoris.primitives.errors import ConfigError, refuse_other_version
+from pseudoris.primitives.untrusted import parse_json, without_secrets
+from pseudoris.primitives.uris import RECORDED, refuse_secrets, secrets_in, texts_in
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.errors import ConfigError, refuse_other_version
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import (
     HEADER_NAME,
@@ -28,8 +30,6 @@ from pseudoris.schemas.run_records import (
     RunHeader,
     SealedRecord,
 )
-from pseudoris.schemas.untrusted import parse_json, without_secrets
-from pseudoris.schemas.uris import RECORDED, refuse_secrets, secrets_in, texts_in
 from pseudoris.store.exclusions.exclusion_rules import extended_exclusions
 from pseudoris.store.location import RunLocation, resolved
 

@@ -24,11 +24,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.primitives.errors import ConfigError, TransientError
+from pseudoris.primitives.machine_limits import machine_limits
+from pseudoris.primitives.untrusted import parse_json
 from pseudoris.schemas.ids import EIGHT_DIGITS
-from pseudoris.schemas.machine_limits import machine_limits
 from pseudoris.schemas.run_records import HEADER_NAME
-from pseudoris.schemas.untrusted import parse_json
 from pseudoris.store.location import ListedFile, RunLocation
 
 logger = logging.getLogger(__name__)

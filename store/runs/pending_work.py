@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
+from pseudoris.primitives.errors import ConfigError, PseudorisError, TransientError
 from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.schemas.tables import FAILURE_REASONS, FINAL_REASONS

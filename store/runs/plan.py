@@ -20,8 +20,8 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.config import ShardsConfig
-from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import CONTENT_HASH_HEX_DIGITS, EIGHT_DIGITS, image_id, sha256_hex
 from pseudoris.schemas.run_records import PLAN_FOLDER, PartRecord, PlanEntry, RunHeader
 from pseudoris.schemas.tables import PLAN_SCHEMA

@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self
 
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.uris import NO_FIELDS, RECORDED, masked
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import (
     HEADER_NAME,
     PLAN_FOLDER,
@@ -29,7 +30,6 @@ from pseudoris.schemas.run_records import (
     Receipt,
     RunHeader,
 )
-from pseudoris.schemas.uris import NO_FIELDS, RECORDED, masked
 from pseudoris.store.exclusions.exclusion_rules import Exclusions, plan_files
 from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, check_exclusions, exclusion_notices
 from pseudoris.store.location import RunLocation

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import tee
 from typing import Any, Final
 
-from pseudoris.schemas.errors import ConfigError, check_number
+from pseudoris.primitives.errors import ConfigError, check_number
 from pseudoris.schemas.ids import SHARD_NAME, shard_name
 from pseudoris.schemas.run_records import HEADER_NAME, RECEIPTS_FOLDER, PartRecord, Receipt, RunHeader
 from pseudoris.store.location import RunLocation

@@ -17,9 +17,9 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from pseudoris.primitives.errors import ConfigError, check_number
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import lay_over, validate
-from pseudoris.schemas.errors import ConfigError, check_number
 from pseudoris.schemas.fitted import FittedConfig
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, KeepCondition, KeepRule, LoneMasks
 from pseudoris.schemas.run_records import AuditRecord, Receipt, RunHeader, ShardCounts

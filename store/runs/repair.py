@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import PART_NAME, sha256_hex
 from pseudoris.schemas.run_records import HEADER_NAME, PartRecord, Receipt, RunHeader
 from pseudoris.schemas.tables import SCHEMAS

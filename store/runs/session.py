@@ -18,7 +18,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from pseudoris.schemas.errors import TransientError
+from pseudoris.primitives.errors import TransientError
 from pseudoris.schemas.run_records import PLAN_FOLDER, Receipt, RunHeader
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.store.exclusions.exclusion_rules import plan_files

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader, ShardCounts
 from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.tables import SCHEMAS

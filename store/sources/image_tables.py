@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pseudoris.images.parquet_pages import WatchedPages
+from pseudoris.primitives.errors import ConfigError, ImageError, too_many_bytes
 from pseudoris.schemas.config import SourceConfig
-from pseudoris.schemas.errors import ConfigError, ImageError, too_many_bytes
 from pseudoris.store.files.key_order import path_key, row_key
 from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.sources.items import LeftOut, SourceItem

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Final
 
-from pseudoris.schemas.extras import install
-from pseudoris.schemas.untrusted import HEIF_EXTENSIONS, HEIF_PLUGIN
+from pseudoris.primitives.extras import install
+from pseudoris.primitives.untrusted import HEIF_EXTENSIONS, HEIF_PLUGIN
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 
 GLOB: Final = re.compile(r"[*?\[]")
 MAGIC: Final = re.compile(r"[*?\[{]")

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Final
 
+from pseudoris.primitives.errors import ConfigError, ImageError, RefusedError, TransientError, too_many_bytes
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, TransientError, too_many_bytes
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
 from pseudoris.store.files.key_order import file_path

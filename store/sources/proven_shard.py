@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Final, Protocol
 
+from pseudoris.primitives.errors import ImageError, RefusedError, TransientError
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.errors import ImageError, RefusedError, TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import Failure, Proof, Shard, ShardImage

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from itertools import chain, islice, pairwise, repeat
 from typing import Final, Literal
 
+from pseudoris.primitives.errors import ConfigError, ImageError, PseudorisError, RefusedError
+from pseudoris.primitives.untrusted import without_secrets
+from pseudoris.primitives.uris import NO_FIELDS, refuse_secrets, secret_in
 from pseudoris.schemas.config import SourceConfig, StorageConfig
-from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, RefusedError
 from pseudoris.schemas.run_records import HEADER_NAME, is_header
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.schemas.untrusted import without_secrets
-from pseudoris.schemas.uris import NO_FIELDS, refuse_secrets, secret_in
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.storage import Mark, StoredFile
 from pseudoris.store.location import LOCAL_PROTOCOLS, local_path, storage_at

@@ -11,8 +11,8 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO, Final, cast
 
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import SourceConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.files.key_order import member_key, path_key
 from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.sources.items import LeftOut, SourceItem

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.images.parquet_pages import BorrowedFile
-from pseudoris.schemas.errors import refuse_other_version
+from pseudoris.primitives.errors import refuse_other_version
 from pseudoris.schemas.tables import SCHEMAS, TABLES_VERSION
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.repair import lost_part

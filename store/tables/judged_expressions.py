@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import Floats, PairWeightConfig, line_weights
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, SCORE_COLUMNS, Flags, KeepCondition, KeepRule, keeps, meets
 from pseudoris.schemas.run_records import RunHeader

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.keep_rule import Ints
 from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.schemas.shard import Failure

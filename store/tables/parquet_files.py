@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pseudoris.schemas.errors import TransientError
+from pseudoris.primitives.errors import TransientError
 
 # A row group of a table has at most this many rows. Readers skip whole row groups by their statistics.
 ROW_GROUP_SIZE: Final = 65_536

@@ -14,10 +14,10 @@ import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from pseudoris.images.pixels import decode_upright, loaded_plugins
-from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError
-from pseudoris.schemas.run_lengths import decode_mask
+from pseudoris.primitives.errors import ConfigError, ImageError, PseudorisError
+from pseudoris.primitives.run_lengths import decode_mask
+from pseudoris.primitives.templates import html_text, notebook_display
 from pseudoris.schemas.stage_settings import ImagesConfig
-from pseudoris.schemas.templates import html_text, notebook_display
 from pseudoris.store.sources.planned_images import MOVED
 
 if TYPE_CHECKING:

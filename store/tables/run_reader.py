@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyarrow import fs
 
-from pseudoris.schemas.errors import ConfigError, check_number
+from pseudoris.primitives.errors import ConfigError, check_number
+from pseudoris.primitives.templates import html_text
+from pseudoris.primitives.uris import whole_number
 from pseudoris.schemas.run_records import PartRecord, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
-from pseudoris.schemas.templates import html_text
-from pseudoris.schemas.uris import whole_number
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import READERS, RunTotals, Totals, part_path
 from pseudoris.store.runs.repair import part_sizes, read_whole, refuse_lost

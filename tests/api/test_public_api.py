@@ -19,7 +19,7 @@ from PIL import Image
 
 import pseudoris
 from pseudoris.interchange.exports import ExportOptions
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.scene_truth import SceneTruth
 from tests.builders.runs import stub_config, write_source

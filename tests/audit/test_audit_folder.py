@@ -6,7 +6,7 @@ import pytest
 
 from pseudoris.audit.audit_folder import AuditFolder, add_file
 from pseudoris.audit.verdicts import HeaderLine, Known, MissedLine, UndoLine, VerdictLine, read_answers
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from tests.builders.audits import VerdictFile, encode_line
 
 KNOWN = Known("a" * 64, {"p1", "p2"}, {"i1"})

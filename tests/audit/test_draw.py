@@ -10,7 +10,7 @@ import pytest
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw import DrawOptions, draw_audit
 from pseudoris.audit.draw_files import keeps_no_others, num_unseen
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.keep_rule import KeepRule, parse_conditions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.open_run import OpenRun

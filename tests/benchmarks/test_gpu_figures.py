@@ -19,6 +19,7 @@ from benchmarks.paper_cost import PUBLISHED, Work, configured_work, paper_cost
 from benchmarks.pretended_gpu import pretended_gpu
 from benchmarks.synchronisations import measure
 from pseudoris.images.pixels import decode_proven
+from pseudoris.primitives import rle
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.checkpoints.openclip import load_coca
@@ -26,7 +27,7 @@ from pseudoris.workers.crops.crops import CropFormat, mask_crops
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.forward_passes import compile_tower
-from pseudoris.workers.masks import rle, sam_model
+from pseudoris.workers.masks import sam_model
 from pseudoris.workers.masks.generator import SamProposer
 
 # Of an image, of 16 scenes of three masks in bfloat16: what a change must not raise. The prover decodes once more.

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from pseudoris.primitives import rle
 from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Rated
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
@@ -21,7 +22,6 @@ from pseudoris.synthworld.grammar import Description
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
 from pseudoris.training.calibration.confidence_fit import JudgedImage
-from pseudoris.workers.masks import rle
 from recipes.scene_shards import scene_image, scene_shard
 from recipes.scene_texts import realise
 from tests.store.builders import commit_images, start_run

@@ -14,8 +14,8 @@ import ray
 
 from pseudoris.pipeline.identity import measure_identity
 from pseudoris.pipeline.run_contract import RunSummary
+from pseudoris.primitives.errors import TransientError
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header

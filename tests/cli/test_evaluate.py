@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from pseudoris.cli.evaluate import fitted_text
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.head_nouns import head_noun
 from pseudoris.schemas.config_layers import config_hash, load_config
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import FittedValues, PairWeightConfig, WeightLine
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
-from pseudoris.workers.filtering.head_nouns import head_noun
 from tests.builders.command import invoke
 from tests.builders.human import write_small_refer
 from tests.builders.imports import import_small

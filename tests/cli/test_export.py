@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from pseudoris.cli.main import app
 from pseudoris.interchange.exports import EXPORTS, ExportOptions
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from tests.builders.command import invoke
 from tests.interchange.exports.builders import build_run, jpeg

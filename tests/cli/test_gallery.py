@@ -9,7 +9,7 @@ import pytest
 
 from pseudoris.audit.verdicts import VerdictLine
 from pseudoris.cli.gallery import write_pages
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
 from tests.builders.audits import VerdictFile, small_audit

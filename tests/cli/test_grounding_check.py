@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pseudoris.pipeline import annotation, identity
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from tests.builders.command import OPTIONS, invoke, pseudoris_here

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pyarrow.dataset as ds
 import pytest
 
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import ShardsConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard

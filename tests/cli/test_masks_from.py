@@ -12,7 +12,7 @@ import pytest
 
 from pseudoris.pipeline.annotation import annotate, dry_run
 from pseudoris.pipeline.sample_estimate import estimate
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from tests.builders.command import OPTIONS, pseudoris, pseudoris_here

@@ -12,8 +12,8 @@ from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw import DrawOptions, draw_audit
 from pseudoris.audit.draw_files import draw_kind
 from pseudoris.audit.verdicts import VerdictLine
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import for_any_captioner
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header

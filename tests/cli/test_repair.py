@@ -15,7 +15,7 @@ import pytest
 import ray
 
 import pseudoris
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header

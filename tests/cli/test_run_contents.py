@@ -10,7 +10,7 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from tests.builders.command import invoke, start_pseudoris
 from tests.builders.scored_runs import scored_run

@@ -15,8 +15,8 @@ import pytest
 
 from pseudoris.cli.doctor import run_checks
 from pseudoris.cli.main import main
+from pseudoris.primitives.untrusted import mask_logs
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.untrusted import mask_logs
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import card_text
 from pseudoris.store.runs.receipts import RunTotals

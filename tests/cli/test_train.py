@@ -12,7 +12,7 @@ from PIL import Image
 
 from experiments.absences import grefs_run
 from experiments.quality.scene_runs import SceneRun, imported_scenes
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.learning import TrainingFolder

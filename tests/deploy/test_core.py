@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.extras import MODULES, require_extra
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.extras import MODULES, require_extra
 from pseudoris.synthworld.demo import write_demo
 from tests.builders.wheel import ROOT
 

@@ -12,7 +12,7 @@ import pytest
 
 from pseudoris.cli import main as cli_main
 from pseudoris.deploy.job_entry import main
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.location import local_path
 from tests.builders.wheel import ROOMS, ROOT
 

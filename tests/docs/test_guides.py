@@ -19,9 +19,9 @@ from pycocotools import mask as coco
 
 from experiments.quality.parts import RECORDS, read_record, record_path
 from pseudoris.pipeline.annotation import BYTES_PER_DRAW, BYTES_PER_IMAGE, BYTES_PER_MASK, BYTES_PER_SHARD
+from pseudoris.primitives import rle
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.calibration.confidence_fit import Bounds
-from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.instance_files import read_instance_table
 
 ROOT = Path(__file__).parents[2]

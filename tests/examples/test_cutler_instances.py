@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from examples.cutler_instances import CONFIG
-from pseudoris.workers.masks import rle
+from pseudoris.primitives import rle
 from pseudoris.workers.masks.instance_files import read_instance_table
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "cutler_instances.py"

@@ -19,12 +19,12 @@ from examples.photographs.results import write_results
 from examples.step_log import StepLog, read_record, write_record
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.verdicts import HeaderLine, VerdictLine
+from pseudoris.primitives import rle
+from pseudoris.primitives.rle import match_masks
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
 from pseudoris.synthworld.demo import TRUTH_FILE, write_demo
 from pseudoris.synthworld.scene_truth import SceneTruth
-from pseudoris.workers.masks import rle
-from pseudoris.workers.masks.rle import match_masks
 from tests.builders.audits import VerdictFile, encode_line, small_audit
 from tests.builders.sources import parquet_bytes, tar_bytes
 from tests.viewer.builders import picture

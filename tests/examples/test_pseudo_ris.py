@@ -20,8 +20,8 @@ from examples.refer_splits import find_datasets
 from examples.step_log import StepRecord
 from experiments.segmenter.segmenter_config import load_segmenter_config
 from pseudoris.interchange.untrusted_pickle import read_refs
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.chooser.chooser_config import load_chooser_config
 from tests.examples.miniature import SEEN, Miniature, page_rows, small_refer, write_miniature
 

@@ -25,7 +25,7 @@ from experiments.ppt.ablation_table import BEGIN, END, TRIALS, as_json, as_markd
 from experiments.ppt_data import __main__ as command
 from experiments.quality.markdown_cells import put_into
 from experiments.segmenter.segmenter_config import load_segmenter_config
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.training.ppt.curriculum import plan_rounds, write_chosen
 from tests.interchange.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE

@@ -24,7 +24,7 @@ from experiments.segmenter.segmenter_learner import (
 )
 from experiments.segmenter.segmenter_model import KernelDecoder
 from experiments.segmenter.segmenter_training import train_segmenter
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.checkpoint_folder import load_checkpoint

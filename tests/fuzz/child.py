@@ -18,7 +18,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from pseudoris.schemas.errors import PseudorisError
+from pseudoris.primitives.errors import PseudorisError
 
 MAX_GROWTH_BYTES = 512 * 2**20
 

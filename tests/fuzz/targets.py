@@ -39,9 +39,10 @@ from pseudoris.interchange.imports.annotation_files import read_gref, read_refer
 from pseudoris.interchange.imports.coco_annotation import read_coco
 from pseudoris.interchange.imports.human_annotation import Annotation, annotate_image
 from pseudoris.interchange.imports.reason_annotation import read_reason
+from pseudoris.primitives.errors import ConfigError, ImageError, PseudorisError
+from pseudoris.primitives.rle import ious
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.config_layers import config_hash, load_config
-from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.store.checks.verification import verify_run
@@ -53,7 +54,6 @@ from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.planned_images import read_entries
 from pseudoris.store.tables.run_reader import Run
-from pseudoris.workers.masks.rle import ious
 from tests.builders.human import box_mask, document, image_row, object_row, reference, rle, runs
 from tests.builders.images import animation, encode, jpeg, oriented, png, png_16_bit, png_with, smooth_pixels
 from tests.builders.sources import parquet_bytes, plan_of, tar_bytes, write_files

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from pseudoris.schemas.errors import PseudorisError
+from pseudoris.primitives.errors import PseudorisError
 from tests.builders.images import png_of_header_only
 from tests.fuzz.targets import TARGETS, run_files
 

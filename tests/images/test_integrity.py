@@ -21,8 +21,8 @@ from pseudoris.images.pixels import (
     decode_with_note,
     is_plain_jpeg,
 )
+from pseudoris.primitives.errors import ImageError
 from pseudoris.schemas.config import ImagesConfig
-from pseudoris.schemas.errors import ImageError
 from tests.builders.images import encode, jpeg, oriented, png, random_pixels, smooth_pixels, tiff
 
 LIMITS = ImagesConfig()

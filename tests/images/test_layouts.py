@@ -19,8 +19,8 @@ from PIL import Image
 
 from pseudoris.images.layouts import APART, LAYOUTS, OPAQUE, PREMULTIPLIED, STRAIGHT, TOGETHER, Layout, check_layout
 from pseudoris.images.pixels import decode_proven, decode_upright
+from pseudoris.primitives.errors import ImageError
 from pseudoris.schemas.config import ImagesConfig
-from pseudoris.schemas.errors import ImageError
 from tests.builders.images import encode, tiff
 from tests.builders.layouts import HEIGHT, WIDTH, bmp, cells, noise, ramps
 

@@ -20,7 +20,7 @@ from pseudoris.images.parquet_pages import (
     parse_page_header,
     read_columns,
 )
-from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.primitives.errors import ConfigError, ImageError
 from tests.builders.sources import parquet_bytes
 
 MIB = 2**20

@@ -26,11 +26,11 @@ from pseudoris.images.pixels import (
     upright_size,
 )
 from pseudoris.images.prover import Prover
+from pseudoris.primitives.errors import ConfigError, ImageError
+from pseudoris.primitives.untrusted import HEIF_PLUGIN, IMAGE_FORMATS
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.tables import FAILURE_REASONS
-from pseudoris.schemas.untrusted import HEIF_PLUGIN, IMAGE_FORMATS
 from tests.builders import images as build
 from tests.builders.hostile_plugin import hostile
 

@@ -17,8 +17,8 @@ from pseudoris.images.child_process import start_child
 from pseudoris.images.perceptual_hash import perceptual_hash, require_imagehash
 from pseudoris.images.pixels import decode_upright
 from pseudoris.images.prover import Prover, shared_prover
+from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.config import ImagesConfig
-from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.shard import Proof
 from tests.builders import images as build
 from tests.builders.hostile_plugin import hostile

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pseudoris.interchange.untrusted_pickle import load_plain, read_refs
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 
 WHOLE = st.integers(-(2**63) + 1, 2**63 - 1)
 PLAIN = st.recursive(

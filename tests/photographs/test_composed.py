@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow.dataset as ds
 import pytest
 
+from pseudoris.primitives import english as lexicon
+from pseudoris.primitives import rle
 from pseudoris.schemas.ids import image_id, mask_index
-from pseudoris.workers import english as lexicon
-from pseudoris.workers.masks import rle
 from tests.builders.command import pseudoris_here
 from tests.photographs.told import PHOTOS, WORDS, Thing, settings, things, write_inputs
 

@@ -13,7 +13,7 @@ from pseudoris.pipeline import executor
 from pseudoris.pipeline.annotation import annotate, dry_run
 from pseudoris.pipeline.executor import ray_executor
 from pseudoris.pipeline.run_contract import RunOptions
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation

@@ -21,7 +21,7 @@ from ray.exceptions import ActorDiedError, NodeDiedError, RaySystemError
 from pseudoris.pipeline import executor
 from pseudoris.pipeline.cluster import RAY_SETTINGS, connected, joins_cluster, original_error
 from pseudoris.pipeline.memory_monitor import memory_watched
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.primitives.errors import ConfigError, TransientError
 from tests.builders.head import free_ports
 
 
@@ -109,7 +109,7 @@ def test_a_ray_that_starts_after_its_own_limit_is_waited_for(tmp_path):
 _FOLDERS = """
 import os, re, sys
 from pseudoris.pipeline.cluster import connected
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 
 def start(length):
     os.environ["RAY_TMPDIR"] = sys.argv[1].ljust(length, "x")

@@ -12,9 +12,9 @@ import pytest
 
 from pseudoris.pipeline import identity
 from pseudoris.pipeline.identity import PACKAGES, check_process, identity_before_ray, measure_identity
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Identity
 from pseudoris.store.location import RunLocation

@@ -13,8 +13,8 @@ from pseudoris.cli.doctor import run_checks
 from pseudoris.pipeline import annotation, identity, sample_estimate
 from pseudoris.pipeline.identity import identity_before_ray, measure_identity
 from pseudoris.pipeline.run_contract import RunOptions
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.lock import RunLock

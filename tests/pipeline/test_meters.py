@@ -16,7 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pseudoris.pipeline.meters import METRICS, Meter, StageMeter, stamp_enqueue_time, task_meter
-from pseudoris.schemas.measures import CACHE_BYTES, LOAD_SECONDS, STORAGE_RETRIES, count, record, take_counts
+from pseudoris.primitives.measures import CACHE_BYTES, LOAD_SECONDS, STORAGE_RETRIES, count, record, take_counts
 from pseudoris.synthworld.demo import write_demo
 from tests.builders.command import wait_for
 from tests.builders.head import ROOT, running_head

@@ -16,9 +16,9 @@ from pseudoris.pipeline.resources import (
     plan_actors,
     with_readers,
 )
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import RunHeader
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from pseudoris.pipeline.annotation import annotate
 from pseudoris.pipeline.identity import announce_endpoint
+from pseudoris.primitives.errors import PseudorisError
 from pseudoris.schemas.config import WeightsConfig
-from pseudoris.schemas.errors import PseudorisError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from tests.builders.fault_proxy import Fault, injecting

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from pseudoris.pipeline.sample_estimate import RunEstimate, draw_sample, estimate, summarise, unit_seconds
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.exclusions.exclusion_rules import exclusion

@@ -13,7 +13,7 @@ import pytest
 from pseudoris.pipeline import shard_tasks
 from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block, read_block
 from pseudoris.pipeline.stored_masks import StoredMasks
-from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
+from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.shard import Failure, Proof, Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.files.storage import storage_errors

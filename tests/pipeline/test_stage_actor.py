@@ -12,7 +12,7 @@ from pseudoris.pipeline import stage_actor
 from pseudoris.pipeline.executor import window_size
 from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block
 from pseudoris.pipeline.stage_actor import EXIT_UNUSABLE, StageActor
-from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
+from pseudoris.primitives.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
 from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.location import RunLocation

@@ -44,8 +44,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
+from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig, MasksConfig
-from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import mask_id, sha256_hex
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage
 from pseudoris.workers.faults.quarantine import apply_to_images

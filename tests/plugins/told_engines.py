@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from pseudoris.primitives.head_nouns import head_noun
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Shard, ShardImage
 from pseudoris.workers.faults.quarantine import apply_to_images
-from pseudoris.workers.filtering.head_nouns import head_noun
 
 
 class ToldCaptioner:

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from pseudoris.images.pixels import decode_upright
+from pseudoris.primitives import rle
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.synthworld.attributes import CATEGORIES, Attributes, is_held_out
 from pseudoris.synthworld.oracle import referents
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
-from pseudoris.workers.masks import rle
 from recipes.object_centric import object_centric_scene, read_true_masks, write_object_centric
 from recipes.scene_shards import scene_image, scene_shard
 from recipes.simulated_expressions import Expression, first_voice_expressions

@@ -6,9 +6,9 @@ import pytest
 import torch
 import yaml
 
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.card_settings import card_config
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.captions.coca_blocks import CocaBlocks
 from pseudoris.workers.captions.static_towers import GroupShape, group_bytes
 from pseudoris.workers.captions.vocabulary_logits import score_dtype

@@ -6,6 +6,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.uris import RECORDED
 from pseudoris.schemas import config
 from pseudoris.schemas.config_layers import (
     config_hash,
@@ -16,8 +18,6 @@ from pseudoris.schemas.config_layers import (
     settings,
     shown_config,
 )
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.uris import RECORDED
 
 
 def test_assignments_win_over_yaml_and_yaml_over_the_preset(tmp_path):

@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.head_nouns import head_noun
+from pseudoris.primitives.noun_phrases import noun_phrase
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash, load_config
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import (
     CONFIDENCE_COLUMNS,
     ConfidenceConfig,
@@ -28,8 +30,6 @@ from pseudoris.schemas.fitted import (
     logistic,
     ranks,
 )
-from pseudoris.workers.filtering.head_nouns import head_noun
-from pseudoris.workers.noun_phrases import noun_phrase
 from tests.builders.fitted import POSTERIOR, fitted, fitted_file
 
 CONFIDENCE = {"log_uniqueness": 1.0}

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.measures import BATCH_FILL, STORAGE_RETRIES, collecting, count, record, take_counts
 from pseudoris.schemas import ids, tables
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.measures import BATCH_FILL, STORAGE_RETRIES, collecting, count, record, take_counts
 from pseudoris.schemas.run_records import AuditRecord, Identity, PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.shard import (
     CaptionSample,

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import TEMPORARY_AGE_S, remove_run, run_gc

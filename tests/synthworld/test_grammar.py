@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pseudoris.primitives.head_nouns import head_noun
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.grammar import Description, Group, NamedObject, parse_reference
-from pseudoris.workers.filtering.head_nouns import head_noun
 from recipes.scene_texts import noisy_caption, realise, to_text
 from tests.builders.references import openings, placed, related
 

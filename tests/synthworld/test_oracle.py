@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives import rle
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.demo import TRUTH_FILE, write_demo
@@ -15,7 +16,6 @@ from pseudoris.synthworld.oracle import Degree, lies, referents
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scene_truth import SceneImageTruth, SceneTruth
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
-from pseudoris.workers.masks import rle
 from tests.builders.scene_runs import scenes, truth_bytes
 
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pseudoris.cli.main import app
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.demo import TRUTH_FILE, write_demo
 from pseudoris.synthworld.grammar import Description

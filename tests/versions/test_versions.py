@@ -200,7 +200,7 @@ def test_its_half_of_tiny_is_resumed_whose_header_holds_a_query_and_shows_none_o
 
 # All of `pseudoris` that the docs of 0.5.0 name, but for `workers.domain_scorer`, which went with the domain gate.
 PATHS = """
-    pseudoris.deploy.job_entry pseudoris.schemas.errors.refuse_other_version pseudoris.synthworld.demo
+    pseudoris.deploy.job_entry pseudoris.primitives.errors.refuse_other_version pseudoris.synthworld.demo
     pseudoris.training.evaluation.Truth pseudoris.training.exclusions pseudoris.training.learning
     pseudoris.training.learning.clip_features pseudoris.training.metrics pseudoris.training.ppt.pairs
     pseudoris.workers.captions.distinctive pseudoris.workers.checkpoints.sam_architectures

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.pretended_gpu import pretended_gpu
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import ComputeConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.device import prepare_device, to_device, to_host
 from pseudoris.workers.forward_passes import linear

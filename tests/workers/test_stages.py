@@ -11,9 +11,9 @@ from importlib.metadata import EntryPoint
 import pytest
 import torch
 
+from pseudoris.primitives.errors import ConfigError, gather
 from pseudoris.schemas.config import ComputeConfig, PriorConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError, gather
 from pseudoris.workers import stages
 from pseudoris.workers.checkpoints.model_configs import read_model_config
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture

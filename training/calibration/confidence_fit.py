@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.fitted import (
     CONFIDENCE_COLUMNS,
     ConfidenceConfig,

@@ -23,17 +23,18 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives import rle
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import open_regular, parse_json
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import MaskRecord, Shard, ShardImage
-from pseudoris.schemas.untrusted import open_regular, parse_json
 from pseudoris.training.chooser.chooser_config import ChooserConfig
 from pseudoris.training.chooser.mask_refinement import views_of
 from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers, Placement
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.crops.crops import mask_crops
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
-from pseudoris.workers.masks import SamProposer, rle
+from pseudoris.workers.masks import SamProposer
 from pseudoris.workers.stages import clip_digest, sam_digest
 
 # This version must rise when the content of cached files changes. Files of other versions are written again.

@@ -20,7 +20,8 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.head_nouns import noun_prompt
 from pseudoris.store.location import RunLocation
 from pseudoris.training.chooser.candidate_masks import GEOMETRY_WIDTH, PAIR_WIDTH, Candidates, CandidateStore
 from pseudoris.training.chooser.choices import Choice, least_none, trusted_levels
@@ -36,7 +37,6 @@ from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
 from pseudoris.training.learning.trainer import begin_together, load_trained, trained_state
 from pseudoris.training.learning.training_data import open_feed, open_runs, weighted_mean
 from pseudoris.workers.checkpoints.weight_files import weights_digest
-from pseudoris.workers.filtering.head_nouns import noun_prompt
 from pseudoris.workers.filtering.spacy_nouns import noun_finder
 
 # One pass answers at most this many expressions of an image.

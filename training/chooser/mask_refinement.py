@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import roi_align
 
+from pseudoris.primitives import rle
 from pseudoris.training.chooser.chooser_config import RefinementConfig
-from pseudoris.workers.masks import rle
 
 # A view has four channels: RGB and the mask.
 _NUM_CHANNELS = 4

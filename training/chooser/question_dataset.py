@@ -15,12 +15,12 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from pseudoris.interchange.dataset import MapDataset, MixedDataset
+from pseudoris.primitives.counter_rng import draw_below, key_of
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.training.chooser.candidate_masks import CandidateStore
 from pseudoris.training.chooser.chooser_config import ChooserConfig
 from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, mask_share, view_boxes
 from pseudoris.training.learning.training_data import loss_weights
-from pseudoris.workers.counter_rng import draw_below, key_of
 
 _WORD = re.compile(r"[a-z]+")
 

@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 
 from pseudoris.images.parquet_pages import read_columns
 from pseudoris.interchange.imports.human_annotation import is_utf8
+from pseudoris.primitives import rle
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.head_nouns import noun_phrases
+from pseudoris.primitives.rle import compressed_counts
+from pseudoris.primitives.untrusted import parse_json, read_regular
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.shard import MaskRecord, clean_text
-from pseudoris.schemas.untrusted import parse_json, read_regular
 from pseudoris.store.files.key_order import path_key
 from pseudoris.training.chooser.candidate_masks import embedded_masks, propose_masks
 from pseudoris.training.chooser.chooser_training import CHOOSER, load_student
@@ -32,9 +35,7 @@ from pseudoris.training.ppt.ppt_learner import load_ppt
 from pseudoris.training.ppt.recipes.grounding import Grounder
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig, load_recipe_config
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
-from pseudoris.workers.filtering.head_nouns import noun_phrases
-from pseudoris.workers.masks import SamProposer, rle
-from pseudoris.workers.masks.rle import compressed_counts
+from pseudoris.workers.masks import SamProposer
 
 # CLIP sees a mask in two crops: its box enlarged by 1.2, as for uniqueness (paper, section 4), and the mask alone.
 _SCALES: Final = (1.2, None)

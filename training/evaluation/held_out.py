@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from pseudoris.interchange.dataset import SampleSpec
 from pseudoris.interchange.dataset.image_reader import ShardImages
 from pseudoris.interchange.dataset.shard_reader import DatasetRun
-from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.primitives import rle
+from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun, Row
 from pseudoris.training.evaluation.run_images import CommittedImage, images_of, joined_tables
 from pseudoris.training.metrics import PRECISION_AT, figures_of, ious_of, pixel_counts
-from pseudoris.workers.masks import rle
 
 _COLUMNS: Final = ("text", "target_mask_ids", "kind", "kept", "split")
 

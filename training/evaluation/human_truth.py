@@ -16,7 +16,8 @@ from typing import Final, Protocol, Self
 
 import numpy as np
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.head_nouns import head_noun
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.keep_rule import Ints
 from pseudoris.schemas.run_records import RunHeader
@@ -27,7 +28,6 @@ from pseudoris.store.tables.open_run import JoinedTables, OpenRun, places_by_mas
 from pseudoris.store.threads import map_in_threads
 from pseudoris.training.evaluation.run_images import CommittedImage, joined_tables
 from pseudoris.training.evaluation.truth import Truth
-from pseudoris.workers.filtering.head_nouns import head_noun
 
 SYNTHWORLD: Final = "synthworld"
 APPROXIMATION: Final = (

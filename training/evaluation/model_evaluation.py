@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from pseudoris.primitives import rle
+from pseudoris.primitives.untrusted import printable_json, without_nan
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.untrusted import printable_json, without_nan
 from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation.answerers import Predictions
 from pseudoris.training.evaluation.bootstrap import RESAMPLES, UNDEFINED, Estimate, ImageBootstrap, Sums
@@ -25,7 +26,6 @@ from pseudoris.training.evaluation.evaluation_report import HTML_NAME, JSON_NAME
 from pseudoris.training.evaluation.held_out import Answerer, AskedImage, HeldOutExpressions
 from pseudoris.training.learning.mask_overlay import draw_masks
 from pseudoris.training.metrics import NOTHING_ASKED_OIOU, PRECISION_AT, figure_sums, ious_of, pixel_counts
-from pseudoris.workers.masks import rle
 
 FIGURE_TITLES: Final = {"oiou": "oIoU", "miou": "mIoU", **{f"p@{at}": f"P@{at}" for at in PRECISION_AT}}
 NO_TARGET_TITLES: Final = {"giou": "gIoU", "no_target_accuracy": "N-acc.", "target_accuracy": "T-acc."}

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.untrusted import without_nan
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import without_nan
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import spread_evenly
 from pseudoris.store.tables.open_run import OpenRun

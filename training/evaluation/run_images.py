@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_lengths import summarise_rle
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.run_lengths import summarise_rle
 from pseudoris.schemas.tables import STATUS_QUARANTINED
 from pseudoris.store.tables.open_run import CommittedShard, JoinedTables
 from pseudoris.training.evaluation.truth import DECODERS, CandidateTable, ImageTruth, Truth

@@ -13,10 +13,10 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from pseudoris.primitives import rle
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.shard import SOURCE_COMPOSER
-from pseudoris.workers.masks import rle
 
 GOOD_IOU: Final = 0.75
 DECODERS: Final = ("beam", "top_k", "top_p")

@@ -20,11 +20,11 @@ from typing import Any, BinaryIO, Final, Generic, TypeVar
 import torch
 from pydantic import BaseModel
 
+from pseudoris.primitives.errors import ConfigError, refuse_other_version
+from pseudoris.primitives.untrusted import open_regular, parse_json, read_regular
+from pseudoris.primitives.uris import make_folder
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import validate_as
-from pseudoris.schemas.errors import ConfigError, refuse_other_version
-from pseudoris.schemas.untrusted import open_regular, parse_json, read_regular
-from pseudoris.schemas.uris import make_folder
 from pseudoris.workers.checkpoints.tensor_files import load_tensors
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 

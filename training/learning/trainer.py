@@ -19,10 +19,10 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.counter_rng import key_of
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, TrainingFolder
 from pseudoris.training.learning.training_config import TrainingConfig
-from pseudoris.workers.counter_rng import key_of
 
 # The cosine ends at this share of the peak rate.
 _LAST_SHARE = 0.02

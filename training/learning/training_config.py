@@ -14,9 +14,9 @@ from typing import Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, Field, model_validator
 
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import lay_over, validate_as
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, NonNegative
 
 

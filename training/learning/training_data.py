@@ -28,12 +28,12 @@ from pseudoris.interchange.dataset import (
     Snapshot,
 )
 from pseudoris.interchange.dataset.shard_reader import served_by
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.counter_rng import draw_below, key_of, permutation
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, UnitInterval
 from pseudoris.schemas.keep_rule import LoneMasks
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
-from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
 # Maps the location of a run to its snapshot, as `Snapshot.state` gives it.
 Snapshots = dict[str, Any]

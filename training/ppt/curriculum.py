@@ -18,8 +18,8 @@ import torch
 from lightning_fabric import Fabric
 
 from pseudoris.interchange.dataset import Snapshot
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.untrusted import parse_json, read_regular
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import parse_json, read_regular
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.training.evaluation.held_out import of_all_ranks

@@ -26,15 +26,15 @@ from pseudoris.interchange.dataset.image_reader import ImageBytes, ShardImages
 from pseudoris.interchange.dataset.map_dataset import DEFAULT_MAX_MEMORY_BYTES, ConcatIndex
 from pseudoris.interchange.dataset.process_group import SharedNumbers
 from pseudoris.interchange.dataset.snapshot import Snapshot
-from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.schemas.uris import place
+from pseudoris.primitives import rle
+from pseudoris.primitives.counter_rng import key_of
+from pseudoris.primitives.errors import ConfigError, ImageError
+from pseudoris.primitives.uris import place
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun
 from pseudoris.training.evaluation.run_images import CommittedImage, images_of, joined_tables
 from pseudoris.training.ppt.recipes.recipe_texts import names_a_side
-from pseudoris.workers.counter_rng import key_of
 from pseudoris.workers.device import to_device
-from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.sam_model import resized_size
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,8 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.counter_rng import key_of
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation.circularity import begin_validation
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
@@ -41,7 +42,6 @@ from pseudoris.training.ppt.pairs import PairDataset, PromptedPairs, collate
 from pseudoris.training.ppt.ppt_config import SOURCES, PairsDataConfig, PptConfig, Source
 from pseudoris.training.ppt.ppt_learner import LEARNER, FrozenEncoders, PointLearner
 from pseudoris.workers.checkpoints.weight_files import weights_digest
-from pseudoris.workers.counter_rng import key_of
 
 logger = logging.getLogger(__name__)
 

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from open_clip.coca_model import CoCa
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
+from pseudoris.primitives.clip_tokenizer import byte_pair_encoder
+from pseudoris.primitives.measures import BATCH_FILL, record
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
-from pseudoris.schemas.measures import BATCH_FILL, record
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage, clean_text
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
 from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.static_engine import StaticEngine
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
-from pseudoris.workers.checkpoints.clip_tokenizer import byte_pair_encoder
 from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.crops.crops import CropFormat, mask_crops
 from pseudoris.workers.crops.shard_pixels import Decode, prefetched_pixels

@@ -12,7 +12,7 @@ import torch
 from open_clip.coca_model import CoCa
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.workers.forward_passes import Block, SelfAttentionBlock, linear
 
 

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from pseudoris.primitives.counter_rng import draws
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.measures import CACHE_BYTES, record
 from pseudoris.schemas.config import CaptionsConfig
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.measures import CACHE_BYTES, record
 from pseudoris.workers.captions.decoding_rules import (
     Beam,
     DecodingRule,
@@ -30,7 +31,6 @@ from pseudoris.workers.captions.decoding_rules import (
 from pseudoris.workers.captions.distinctive import Others, SamplerRows, choose_others, join_others
 from pseudoris.workers.captions.prefix_tree_decoder import PrefixTreeDecoding, prefix_budget
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary
-from pseudoris.workers.counter_rng import draws
 from pseudoris.workers.device import to_device, to_host
 
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from pseudoris.schemas.measures import CACHE_BYTES, record
+from pseudoris.primitives.measures import CACHE_BYTES, record
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
 from pseudoris.workers.captions.decoding_rules import Beam, Ints, SampledCaption
 from pseudoris.workers.captions.distinctive import Others, SamplerRows

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pseudoris.primitives.clip_tokenizer import num_clip_tokens
+from pseudoris.primitives.run_lengths import decode_mask, decode_runs
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig, RunConfig
-from pseudoris.schemas.run_lengths import decode_mask, decode_runs
 from pseudoris.schemas.shard import CROP_MARKED, ExpressionRecord, Shard, ShardImage
 from pseudoris.workers.captions.captioner import TreeCaptioner
 from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCrops
@@ -25,7 +26,6 @@ from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions, load_vlm, vlm_folder_digest
 from pseudoris.workers.captions.vlm_towers import Inputs, VlmTowers
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
-from pseudoris.workers.checkpoints.clip_tokenizer import num_clip_tokens
 from pseudoris.workers.checkpoints.openclip import read_model_config
 from pseudoris.workers.crops.crops import CropFormat, make_crops, mask_crops, outlined
 from pseudoris.workers.device import compute_dtype, prepare_device

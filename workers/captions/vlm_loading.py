@@ -13,9 +13,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, JsonValue
 
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import CaptionsConfig, WeightsConfig
 from pseudoris.schemas.config_layers import validate_as
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.workers.captions.engine import check_length
 from pseudoris.workers.captions.vlm_towers import FULL, SLIDING, Inputs, layer_kinds, longest_prefix

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.workers.captions.decoding_rules import Ints, PrefixLevel
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.device import to_device

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from pseudoris.schemas.errors import ImageError
+from pseudoris.primitives.errors import ImageError
 from pseudoris.workers.forward_passes import linear, padded
 from pseudoris.workers.pass_sizes import PROJECTED_ROWS
 

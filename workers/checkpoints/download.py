@@ -38,8 +38,8 @@ from huggingface_hub.utils._headers import build_hf_headers
 from tenacity import RetryCallState, Retrying, retry_if_exception, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_exponential_jitter
 
-from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.untrusted import file_sha256, open_linked, open_regular
+from pseudoris.primitives.errors import ConfigError, TransientError
+from pseudoris.primitives.untrusted import file_sha256, open_linked, open_regular
 from pseudoris.workers.checkpoints.published_weights import PublishedFile
 from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, WeightCache
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import psutil
 import torch
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.workers.checkpoints.model_folder import ATTENTION, ModelFolder, check_installed
 
 _NUM_SHOWN: Final = 4

@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.untrusted import parse_json
-from pseudoris.schemas.uris import BUILTIN_PREFIX
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import parse_json
+from pseudoris.primitives.uris import BUILTIN_PREFIX
 
 # A config may have this many bytes, and numbers up to the second limit. open_clip's have 1 kB and up to 901,629.
 _MAX_FILE_BYTES = 2**20

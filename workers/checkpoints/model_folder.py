@@ -23,9 +23,9 @@ from typing import Any, Final
 
 from huggingface_hub import constants, try_to_load_from_cache
 
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.extras import install
-from pseudoris.schemas.untrusted import file_sha256, open_linked, parse_json, read_regular
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.extras import install
+from pseudoris.primitives.untrusted import file_sha256, open_linked, parse_json, read_regular
 from pseudoris.workers.checkpoints.download import HUB_TIMEOUT_S, OnProgress, ask_hub, check_reachable, fetch
 from pseudoris.workers.checkpoints.published_weights import PublishedFile
 from pseudoris.workers.checkpoints.weight_cache import WeightCache, user_cache

@@ -13,8 +13,8 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.pretrained import get_pretrained_cfg
 from torch import nn
 
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import WeightsConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.checkpoints.model_configs import read_model_config as read_model_config
 from pseudoris.workers.checkpoints.published_weights import OPEN_CLIP_PREFIX, split_tag
 from pseudoris.workers.checkpoints.tensor_files import load_module

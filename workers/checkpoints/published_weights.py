@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import WeightsConfig
-from pseudoris.schemas.errors import ConfigError
 
 OPEN_CLIP_PREFIX: Final = "open_clip:"
 RANDOM_PREFIX: Final = "random:"

@@ -14,9 +14,9 @@ from typing import Final, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import open_linked
 from pseudoris.schemas.frozen import FrozenModel
-from pseudoris.schemas.untrusted import open_linked
 
 # At most this many bytes of a file are read. A file with all thirteen numbers has a few hundred bytes.
 _MAX_FILE_BYTES: Final = 2**16

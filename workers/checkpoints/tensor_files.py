@@ -23,9 +23,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import open_linked
 from pseudoris.schemas.config import WeightsConfig
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.untrusted import open_linked
 from pseudoris.workers.checkpoints.published_weights import random_seed
 from pseudoris.workers.checkpoints.weight_files import local_file, verified_digest
 from pseudoris.workers.checkpoints.weight_headers import more_than_tensors

@@ -18,10 +18,10 @@ from typing import Any, BinaryIO, Final
 
 from filelock import FileLock, Timeout
 
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import open_regular, parse_json
+from pseudoris.primitives.uris import named_path
 from pseudoris.schemas.config import WeightsConfig
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.untrusted import open_regular, parse_json
-from pseudoris.schemas.uris import named_path
 from pseudoris.workers.checkpoints.published_weights import (
     OPEN_CLIP_PREFIX,
     PublishedFile,

@@ -18,11 +18,11 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Final
 
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import file_sha256
+from pseudoris.primitives.uris import BUILTIN_PREFIX, named_path
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config, preset_names
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.untrusted import file_sha256
-from pseudoris.schemas.uris import BUILTIN_PREFIX, named_path
 from pseudoris.workers.checkpoints.download import OnProgress, UnreachableError, fetch, located, unreachable_reason
 from pseudoris.workers.checkpoints.model_folder import (
     ModelFolder,

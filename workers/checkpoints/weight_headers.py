@@ -21,8 +21,8 @@ from typing import IO, Any, Final
 
 from safetensors import safe_open
 
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.untrusted import open_linked
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import open_linked
 
 # torch accepts these instructions of a pickle, and these names in it. Source: torch 2.14, _weights_only_unpickler.py.
 _INSTRUCTIONS: Final = re.compile(

@@ -16,19 +16,11 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 
-from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.fitted import PosteriorConfig, WeightLine, line_weights
-from pseudoris.schemas.keep_rule import COMPOSED_KINDS, KeepCondition, meets
-from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
-from pseudoris.schemas.stage_settings import ComposedKind, ComposingConfig
-from pseudoris.workers.composing import templates
-from pseudoris.workers.composing.likelihood import IS_MEMBER, SIDES, Likelihood, likelihood_of
-from pseudoris.workers.composing.posterior import drawn_by_mask
-from pseudoris.workers.counter_rng import key_of, permutation
-from pseudoris.workers.english import PEOPLE, plural_of
-from pseudoris.workers.filtering.head_nouns import head_noun, tokenise
-from pseudoris.workers.filtering.spacy_nouns import phrase_reader
-from pseudoris.workers.noun_phrases import (
+from pseudoris.primitives import place_phrases
+from pseudoris.primitives.counter_rng import key_of, permutation
+from pseudoris.primitives.english import PEOPLE, plural_of
+from pseudoris.primitives.head_nouns import head_noun, tokenise
+from pseudoris.primitives.noun_phrases import (
     NounPhrase,
     PhraseReader,
     content_of,
@@ -38,6 +30,14 @@ from pseudoris.workers.noun_phrases import (
     noun_phrase,
     phrases_by_rules,
 )
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.fitted import PosteriorConfig, WeightLine, line_weights
+from pseudoris.schemas.keep_rule import COMPOSED_KINDS, KeepCondition, meets
+from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
+from pseudoris.schemas.stage_settings import ComposedKind, ComposingConfig
+from pseudoris.workers.composing.likelihood import IS_MEMBER, SIDES, Likelihood, likelihood_of
+from pseudoris.workers.composing.posterior import drawn_by_mask
+from pseudoris.workers.filtering.spacy_nouns import phrase_reader
 
 FormName = Literal["words", "end", "end of so many", "side", "rank", "relation"]
 _FORMS: Final[tuple[FormName, ...]] = get_args(FormName)
@@ -93,7 +93,7 @@ def ranked_groups(view: Likelihood, mask_ids: Sequence[str]) -> Iterator[Express
         rivals = view.rivals(phrase)
         is_member = rivals > IS_MEMBER
         masks = tuple(np.flatnonzero(is_member).tolist())
-        text = templates.group(len(masks), phrase) if len(masks) > 1 else None
+        text = place_phrases.group(len(masks), phrase) if len(masks) > 1 else None
         if text is None:
             continue
         log_right = np.log(rivals[is_member]).sum() + np.log1p(-rivals[~is_member]).sum()
@@ -186,7 +186,7 @@ def _absence(view: Likelihood, phrase: NounPhrase) -> ExpressionRecord | None:
     right = float(np.exp(np.log1p(-view.blurred(phrase)).sum() + view.log_unseen(phrase)))
     if right <= view.config.min_further or not is_sayable(phrase):
         return None
-    text = templates.definite(phrase)
+    text = place_phrases.definite(phrase)
     return ExpressionRecord((), text, (), "none", phrase.noun, confidence=right, source=SOURCE_COMPOSER)
 
 
@@ -194,7 +194,7 @@ def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:
     for phrase in view.phrases[mask]:
         if "attribute" in view.config.kinds:
             log_right = view.log_right(mask, phrase, np.ones(len(view.positions)))
-            yield _Form("words", "attribute", log_right, phrase.noun, partial(templates.definite, phrase))
+            yield _Form("words", "attribute", log_right, phrase.noun, partial(place_phrases.definite, phrase))
         if "position" in view.config.kinds:
             yield from _positions(view, mask, phrase)
         log_true = float(np.log(view.rivals(phrase)[mask]))
@@ -204,7 +204,7 @@ def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:
                 surely, maybe = view.beside[anchor][side]
                 if surely[mask]:
                     log_right = view.log_right(mask, phrase, maybe) + log_named
-                    say = partial(templates.related, side, phrase, named)
+                    say = partial(place_phrases.related, side, phrase, named)
                     yield _Form("relation", "relation", log_right, phrase.noun, say)
 
 
@@ -214,12 +214,12 @@ def _positions(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_For
     sides_of_row = SIDES if len(row) else ()
     for side in sides_of_row:
         log_right = view.log_right(mask, phrase, 1.0 - view.lead[side][mask])
-        yield _Form("end", "position", log_right, phrase.noun, partial(templates.extreme, side, phrase))
+        yield _Form("end", "position", log_right, phrase.noun, partial(place_phrases.extreme, side, phrase))
     for side in SIDES:
         inside = view.inside[side]
         if inside[mask] > IS_MEMBER:
             log_right = view.log_right(mask, phrase, inside) + float(np.log(inside[mask]))
-            yield _Form("side", "position", log_right, phrase.noun, partial(templates.at_side, side, phrase))
+            yield _Form("side", "position", log_right, phrase.noun, partial(place_phrases.at_side, side, phrase))
     for side in sides_of_row:
         ahead, behind = view.lead[side][row, mask], view.lead[side][mask, row]
         rank = 1 + int((ahead > behind).sum())
@@ -228,10 +228,10 @@ def _positions(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_For
             continue
         log_right = view.log_counted(mask, phrase, row, np.maximum(ahead, behind))
         if rank == 1:
-            say = partial(templates.extreme_of, side, 1 + len(row), phrase)
+            say = partial(place_phrases.extreme_of, side, 1 + len(row), phrase)
             yield _Form("end of so many", "position", log_right, phrase.noun, say)
         else:
-            say = partial(templates.ordinal, side, rank, phrase)
+            say = partial(place_phrases.ordinal, side, rank, phrase)
             yield _Form("rank", "position", log_right, phrase.noun, say)
 
 

@@ -23,15 +23,22 @@ from typing import Final
 
 import numpy as np
 
+from pseudoris.primitives.english import plural_of
+from pseudoris.primitives.noun_phrases import (
+    NounPhrase,
+    PhraseReader,
+    is_sayable,
+    noun_phrase,
+    phrases_by_rules,
+    shorter,
+)
+from pseudoris.primitives.place_phrases import Side
+from pseudoris.primitives.run_lengths import decode_runs
 from pseudoris.schemas.fitted import Floats, PosteriorConfig
 from pseudoris.schemas.keep_rule import Flags, Ints
-from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import MaskRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposingConfig
 from pseudoris.workers.composing.posterior import Posterior, by_names, drawn_by_mask, evidence_of, is_object
-from pseudoris.workers.composing.templates import Side
-from pseudoris.workers.english import plural_of
-from pseudoris.workers.noun_phrases import NounPhrase, PhraseReader, is_sayable, noun_phrase, phrases_by_rules, shorter
 
 SIDES: Final[tuple[Side, ...]] = ("left", "right", "top", "bottom")
 # A side of the picture is this share of its width or height.

@@ -28,11 +28,18 @@ from typing import Final
 
 import numpy as np
 
+from pseudoris.primitives import rle
+from pseudoris.primitives.english import PEOPLE, plural_of
+from pseudoris.primitives.noun_phrases import (
+    NounPhrase,
+    PhraseReader,
+    english_among,
+    implies,
+    phrases_by_rules,
+    says_more,
+)
 from pseudoris.schemas.fitted import Counted, Floats, NounRelations, PosteriorConfig
 from pseudoris.schemas.shard import SOURCE_MODEL, ExpressionRecord, MaskRecord, ShardImage
-from pseudoris.workers.english import PEOPLE, plural_of
-from pseudoris.workers.masks import rle
-from pseudoris.workers.noun_phrases import NounPhrase, PhraseReader, english_among, implies, phrases_by_rules, says_more
 
 # These are added to shares, because 0 has no logarithm: `MIN_RIVAL_SHARE` to shares of what replaces a word.
 MIN_SHARE: Final = 1e-4

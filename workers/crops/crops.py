@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from pseudoris.schemas.run_lengths import decode_runs
+from pseudoris.primitives.run_lengths import decode_runs
 from pseudoris.schemas.shard import Box, MaskRecord
 from pseudoris.workers.crops.crop_resampling import CropAccumulator
 from pseudoris.workers.crops.crop_tiles import CropTile, TiledImage, tile_batches

@@ -15,9 +15,9 @@ from typing import Final
 
 from pydantic import BaseModel, ValidationError
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.run_lengths import mask_faults
 from pseudoris.schemas.ids import mask_id
-from pseudoris.schemas.run_lengths import mask_faults
 from pseudoris.schemas.shard import (
     SOURCE_MODEL,
     SOURCES,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from pseudoris.schemas.errors import ImageError, PseudorisError
+from pseudoris.primitives.errors import ImageError, PseudorisError
 from pseudoris.schemas.shard import Failure, Shard, ShardImage
 from pseudoris.workers.faults.freed_memory import free_memory
 

@@ -11,8 +11,8 @@ import subprocess
 from typing import IO, Final, Self, cast
 
 from pseudoris.images.child_process import end_child, start_child
+from pseudoris.primitives.errors import NoSubprocessError
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.errors import NoSubprocessError
 from pseudoris.schemas.shard import Shard
 
 _MAIN: Final = "pseudoris.workers.faults.subprocess_stages_main"

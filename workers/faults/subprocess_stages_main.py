@@ -16,11 +16,11 @@ from typing import BinaryIO
 
 from pseudoris.images.child_process import reserve_stdout
 from pseudoris.images.pixels import import_plugins
+from pseudoris.primitives.errors import BrokenDeviceError, PseudorisError, TransientError
+from pseudoris.primitives.untrusted import mask_logs
+from pseudoris.primitives.uris import RECORDED
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.errors import BrokenDeviceError, PseudorisError, TransientError
 from pseudoris.schemas.shard import Shard
-from pseudoris.schemas.untrusted import mask_logs
-from pseudoris.schemas.uris import RECORDED
 from pseudoris.workers.faults.quarantine import is_broken_device, is_out_of_memory
 from pseudoris.workers.faults.subprocess_stages import ChildOutOfMemoryError, send
 from pseudoris.workers.stages import Stage, StageKind, stages_named

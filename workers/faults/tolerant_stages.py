@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from pseudoris.images.child_process import is_external_signal
+from pseudoris.primitives.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
 from pseudoris.schemas.shard import Failure, Shard, ShardImage
 from pseudoris.workers import stages
 from pseudoris.workers.crops.shard_pixels import held_pixels

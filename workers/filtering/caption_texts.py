@@ -17,10 +17,10 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from pseudoris.images.child_process import end_child, reserve_stdout, start_child
+from pseudoris.primitives.clip_tokenizer import ClipTokenizer
+from pseudoris.primitives.head_nouns import noun_prompt
 from pseudoris.schemas.config import FilterConfig
-from pseudoris.workers.checkpoints.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.faults.subprocess_stages import send
-from pseudoris.workers.filtering.head_nouns import noun_prompt
 from pseudoris.workers.filtering.spacy_nouns import noun_finder
 
 logger = logging.getLogger(__name__)

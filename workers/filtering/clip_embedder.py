@@ -26,10 +26,10 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pseudoris.primitives.clip_tokenizer import ClipTokenizer
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.measures import BATCH_FILL, record
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.measures import BATCH_FILL, record
-from pseudoris.workers.checkpoints.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.checkpoints.openclip import load_clip, read_model_config, tag_settings
 from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host

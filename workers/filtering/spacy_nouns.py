@@ -15,13 +15,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from pseudoris.schemas.config import FilterConfig
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.extras import install
-from pseudoris.schemas.untrusted import file_sha256
-from pseudoris.workers import english as lexicon
-from pseudoris.workers.filtering.head_nouns import head_noun, progressive
-from pseudoris.workers.noun_phrases import (
+from pseudoris.primitives import english as lexicon
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.extras import install
+from pseudoris.primitives.head_nouns import head_noun, progressive
+from pseudoris.primitives.noun_phrases import (
     NounPhrase,
     PhraseReader,
     insert_adjective,
@@ -29,6 +27,8 @@ from pseudoris.workers.noun_phrases import (
     number_of,
     phrases_by_rules,
 )
+from pseudoris.primitives.untrusted import file_sha256
+from pseudoris.schemas.config import FilterConfig
 
 # `filtering.nouns=spacy` loads this pipeline.
 SPACY_MODEL: Final = "en_core_web_sm"

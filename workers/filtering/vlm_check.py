@@ -22,9 +22,10 @@ from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field, JsonValue
 from scipy.ndimage import distance_transform_edt
 
+from pseudoris.primitives import rle
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import ComputeConfig, GroundingCheckConfig
 from pseudoris.schemas.config_layers import validate_as
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.shard import Shard, ShardImage
@@ -40,7 +41,6 @@ from pseudoris.workers.device import compute_dtype, prepare_device, to_host
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.filtering.clip_check import choices
 from pseudoris.workers.filtering.scorer import candidates_of, is_candidate
-from pseudoris.workers.masks import rle
 from pseudoris.workers.stages import STAGE_FILTER
 
 # Masks are named by letters, because a letter is one token in all models that were tried. "10" often is not.

@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from pseudoris.primitives.clip_tokenizer import ClipTokenizer
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.shard import ShardImage
-from pseudoris.workers.checkpoints.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.crops.shard_pixels import Decode
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 from pseudoris.workers.masks.generator import SamProposer, encode_proposals, measured, without_small_regions

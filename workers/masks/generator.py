@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torchvision.ops import nms
 
+from pseudoris.primitives import rle
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
 from pseudoris.schemas.shard import Box, Shard, ShardImage
 from pseudoris.workers.crops.shard_pixels import Decode, prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 from pseudoris.workers.faults.quarantine import apply_to_groups, together_or_fewer
 from pseudoris.workers.forward_passes import compile_tower
-from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.instances import build_prior
 from pseudoris.workers.masks.mask_candidates import (
     MASK_THRESHOLD,

@@ -24,11 +24,11 @@ import pyarrow.compute as pc
 import torch
 
 from pseudoris.images.parquet_pages import read_columns
-from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.schemas.untrusted import parse_json
+from pseudoris.primitives import rle
+from pseudoris.primitives.errors import ConfigError, ImageError
+from pseudoris.primitives.rle import compressed_counts, is_coordinate, unwrapped
+from pseudoris.primitives.untrusted import parse_json
 from pseudoris.workers.locations import open_location
-from pseudoris.workers.masks import rle
-from pseudoris.workers.masks.rle import compressed_counts, is_coordinate, unwrapped
 
 logger = logging.getLogger(__name__)
 

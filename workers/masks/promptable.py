@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import MasksConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import Box
 
 PointGrid = NDArray[np.float64]

@@ -16,10 +16,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pseudoris.primitives import rle
 from pseudoris.schemas.config import ReductionConfig
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.shard import Box, MaskRecord
-from pseudoris.workers.masks import rle
 
 
 @dataclass(frozen=True)

@@ -21,19 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from pseudoris.primitives import rle
+from pseudoris.primitives.errors import ConfigError, ImageError, TransientError, gather
+from pseudoris.primitives.rle import MaskSizeError, compressed_counts
+from pseudoris.primitives.untrusted import parse_json
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
-from pseudoris.schemas.errors import ConfigError, ImageError, TransientError, gather
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.shard import Shard, ShardImage
-from pseudoris.schemas.untrusted import parse_json
 from pseudoris.workers.crops.shard_pixels import prefetched_pixels
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.locations import filesystem_at, open_at
-from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.instances import build_prior
 from pseudoris.workers.masks.proposals import Proposals, mask_records
-from pseudoris.workers.masks.rle import MaskSizeError, compressed_counts
 from pseudoris.workers.stages import STAGE_PROPOSE, prior_digest
 
 _SCORES: Final = ("predicted_iou", "stability_score")

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torchvision.transforms.v2 import functional as transforms
 
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.checkpoints.hf_models import load_model, model_skeleton
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from pseudoris.workers.checkpoints.weight_files import folder_digest

@@ -6,10 +6,10 @@ import pytest
 
 from experiments.second_voice import words
 from experiments.second_voice.expressions import Saying, sayings, second_voice_expressions
+from pseudoris.primitives.clip_tokenizer import num_clip_tokens
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.oracle import referents
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
-from pseudoris.workers.checkpoints.clip_tokenizer import num_clip_tokens
 from recipes.simulated_expressions import MAX_WORDS, kinds_of
 
 GOLDEN = [

@@ -10,7 +10,7 @@ import pytest
 
 from pseudoris.interchange.dataset import ExpressionFilter, RisDataset, RisIterableDataset, SampleSpec, StreamOrder
 from pseudoris.interchange.dataset.samples import PARTS
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord
 from pseudoris.store.exclusions.exclusion_rules import ExclusionRecord, exclusion

@@ -29,8 +29,8 @@ from pseudoris.interchange.dataset import (
     collate_lists,
 )
 from pseudoris.interchange.dataset.image_reader import decode_plain_jpeg
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import ImagesConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import CaptionSample
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.location import RunLocation

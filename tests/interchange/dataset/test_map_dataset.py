@@ -18,7 +18,7 @@ from pseudoris.interchange.dataset import (
     StreamOrder,
     collate_lists,
 )
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from tests.interchange.dataset.builders import build_run
 
 

@@ -21,7 +21,7 @@ from pseudoris.interchange.dataset import (
     collate_lists,
 )
 from pseudoris.interchange.dataset.mixed_dataset import choose_fraction
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from tests.interchange.dataset.builders import build_run
 
 TEXT = SampleSpec(parts=("text",))

@@ -12,15 +12,15 @@ from experiments.absences import absent_texts
 from pseudoris.interchange.dataset import RisDataset, RisIterableDataset, SampleSpec
 from pseudoris.interchange.dataset.absent_places import placed_absence
 from pseudoris.interchange.dataset.rewording import drawn_forms, forms_of, sentences
+from pseudoris.primitives import place_phrases as phrases
+from pseudoris.primitives.noun_phrases import noun_phrase
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.synthworld.attributes import RELATIONS
 from pseudoris.synthworld.grammar import Description, Extreme, NamedObject, Ordinal, parse_reference
 from pseudoris.synthworld.oracle import ROW_MARGIN_PX, along, referents, row_of
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.composing import templates
 from pseudoris.workers.composing.likelihood import SIDES
-from pseudoris.workers.noun_phrases import noun_phrase
 from recipes.scene_texts import realise, to_text
 from tests.builders.references import nouns, openings, placed, related
 from tests.interchange.dataset.builders import build_run, composed_rows
@@ -90,9 +90,13 @@ def test_a_side_means_the_one_object_of_its_third_unless_another_lies_at_the_bor
 def test_forms_of_what_is_composed_mean_what_it_means(noun, anchor, side, number):
     phrase, other = (noun_phrase(realise(each), each.category) for each in (noun, anchor))
     texts = [
-        *(templates.definite(phrase), templates.extreme(side, phrase), templates.extreme_of(side, number, phrase)),
-        *(templates.ordinal(side, number, phrase), templates.related(side, phrase, other)),
-        templates.group(number, phrase),
+        *(
+            phrases.definite(phrase),
+            phrases.extreme(side, phrase),
+            phrases.extreme_of(side, number, phrase),
+        ),
+        *(phrases.ordinal(side, number, phrase), phrases.related(side, phrase, other)),
+        phrases.group(number, phrase),
     ]
     for text in filter(None, texts):
         assert_sound(text)

@@ -18,7 +18,7 @@ from pseudoris.interchange.dataset import (
     SampleSpec,
     StreamOrder,
 )
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from tests.interchange.dataset.builders import build_run, composed_rows, default_rows
 
 BOTH = SampleSpec(groups=True, none=0.25)

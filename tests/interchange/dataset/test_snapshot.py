@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pseudoris.interchange.dataset import RisDataset, RisIterableDataset, SampleSpec, Snapshot, StreamOrder
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.manifest import write_manifest
 from tests.interchange.dataset.builders import build_run

@@ -19,7 +19,7 @@ from pseudoris.interchange.dataset.stream_order import (
     samples_per_rank,
     whole_shards,
 )
-from pseudoris.workers.counter_rng import permutation
+from pseudoris.primitives.counter_rng import permutation
 
 SIZES = st.tuples(st.integers(1, 5), st.integers(1, 4))
 COUNTS = st.lists(st.integers(0, 9), max_size=12)

@@ -12,8 +12,8 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from pseudoris.interchange.exports import ExportOptions, ExportReport, ExportRequest, export_job, find_export
+from pseudoris.primitives.run_lengths import summarise_rle
 from pseudoris.schemas.ids import image_id, sha256_hex
-from pseudoris.schemas.run_lengths import summarise_rle
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, ShardImage
 from pseudoris.store.files.key_order import member_key, path_key, row_key

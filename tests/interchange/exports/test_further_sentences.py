@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pseudoris
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN
 from pseudoris.store.files.key_order import path_key
 from tests.builders.command import invoke

@@ -19,8 +19,8 @@ import yaml
 from huggingface_hub import constants
 
 from pseudoris.interchange.exports.hub_repository import HubRepository
+from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.config import SourceConfig
-from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.sources import open_source
 from tests.builders.command import pseudoris_here

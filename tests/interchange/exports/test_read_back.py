@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from pseudoris.interchange.exports import EXPORTS
-from pseudoris.schemas.errors import TransientError
+from pseudoris.primitives.errors import TransientError
 from pseudoris.store.location import RunLocation
 from tests.builders.images import encode
 from tests.interchange.exports.builders import UPRIGHT, export

@@ -18,7 +18,7 @@ from pycocotools import mask as coco
 from pseudoris.interchange.exports import HumanAnnotation, refer
 from pseudoris.interchange.exports.destination import claim_destination
 from pseudoris.interchange.human_refs import WITHOUT_SENTENCE, WITHOUT_TEXT, RecordIds, read_human
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from tests.builders.human import image_row, object_row, reference, write_images, write_refer
 from tests.interchange.exports.builders import HEIGHT, PICTURES, WIDTH, export

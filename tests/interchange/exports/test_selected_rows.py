@@ -14,7 +14,7 @@ from pseudoris.images.perceptual_hash import perceptual_hash
 from pseudoris.interchange.exports import find_export, selected_rows
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.selected_rows import UNCHECKED, UNREADABLE, TextRule
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord
 from pseudoris.schemas.tables import SCHEMAS

@@ -12,7 +12,7 @@ import pytest
 from pycocotools import mask as coco
 
 from pseudoris.interchange.exports import EXPORTS, selected_rows
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from tests.interchange.exports.builders import UPRIGHT, TrueMask, changed_tables, export, stored
 from tests.interchange.exports.loading import LOADERS, WITH_BARE_MASKS, WITH_CANDIDATES, LoadedMask

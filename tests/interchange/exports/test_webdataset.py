@@ -9,7 +9,7 @@ import webdataset
 from pycocotools import mask as coco
 
 from pseudoris.interchange.exports import find_export
-from pseudoris.schemas.errors import TransientError
+from pseudoris.primitives.errors import TransientError
 from tests.builders.web import serving_folder
 from tests.interchange.exports.builders import UPRIGHT, build_run, export, jpeg, request_for
 from tests.interchange.exports.readers_webdataset import read_index, read_samples

@@ -16,7 +16,7 @@ from pseudoris.interchange.exports import EXPORTS, find_export
 from pseudoris.interchange.exports.destination import EXPORT_NAME, claim_destination, unmark_empty
 from pseudoris.interchange.exports.export_job import ExportJob
 from pseudoris.interchange.exports.output_files import ManyFiles, iter_json_arrays, json_arrays, new_file
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.store.files import s3_storage
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.location import RunLocation

@@ -13,7 +13,7 @@ from pseudoris.interchange.dataset import RisDataset, SampleSpec
 from pseudoris.interchange.imports.annotation_files import read_gref, read_phrasecut, read_refer
 from pseudoris.interchange.imports.human_annotation import HumanPhrase
 from pseudoris.interchange.imports.import_run import WITHOUT_PIXELS
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation.held_out import HeldOutExpressions

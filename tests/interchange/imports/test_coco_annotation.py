@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pseudoris.interchange.imports.coco_annotation import read_coco
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from tests.builders.human import document, image_row, object_row, texts_of
 
 IMAGES = [image_row(1, "a.png"), image_row("two", "sub/b.png")]

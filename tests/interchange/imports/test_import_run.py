@@ -10,7 +10,7 @@ from pycocotools import mask as coco
 
 from pseudoris.interchange.exclusions import read_exclusions
 from pseudoris.interchange.imports.import_run import WITHOUT_PIXELS
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.exclusions.exclusion_rules import exclusions_of

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from pseudoris.interchange.imports import ImportRequest, ImportSummary, correct_run
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.rle import decode
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
@@ -26,7 +27,6 @@ from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.annotations import iter_annotations
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.evaluation.human_truth import HumanTruth
-from pseudoris.workers.masks.rle import decode
 from tests.builders.studio import (
     annotation,
     deleted,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pseudoris.interchange.imports.reason_annotation import filled, read_reason
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives import rle
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.workers.masks import rle
 from tests.builders.human import HEIGHT, WIDTH
 from tests.builders.images import jpeg
 from tests.builders.imports import import_small, read_files

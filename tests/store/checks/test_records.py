@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pseudoris.interchange.dataset.snapshot import Snapshot
-from pseudoris.schemas.errors import ConfigError, PseudorisError
+from pseudoris.primitives.errors import ConfigError, PseudorisError
 from pseudoris.schemas.run_records import HEADER_NAME, RunHeader
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run

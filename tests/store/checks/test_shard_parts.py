@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pyarrow as pa
 import pytest
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import mask_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS

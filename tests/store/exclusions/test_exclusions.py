@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.exclusions.exclusion_rules import (

@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 from fsspec import AbstractFileSystem
 
+from pseudoris.primitives.errors import ConfigError, RefusedError, TransientError
 from pseudoris.schemas.config import SourceConfig, StorageConfig
-from pseudoris.schemas.errors import ConfigError, RefusedError, TransientError
 from pseudoris.store.files.fsspec_storage import FsspecStorage
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.patterns import ALL_FILES

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pseudoris.schemas.errors import ImageError
+from pseudoris.primitives.errors import ImageError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.files.local_storage import TEMPORARY_PREFIX, LocalStorage
 from pseudoris.store.location import RunLocation

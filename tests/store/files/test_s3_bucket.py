@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.config import StorageConfig
-from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.files import s3_requests
 from pseudoris.store.files.s3_storage import S3Storage
 from tests.builders.fault_proxy import Fault

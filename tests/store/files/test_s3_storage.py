@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pseudoris.primitives.errors import ConfigError, ImageError, PseudorisError, TransientError
 from pseudoris.schemas.config import SourceConfig, StorageConfig
-from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, TransientError
 from pseudoris.store.files import key_order, s3_listing
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.s3_storage import S3Storage

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.store.files import key_order
 from pseudoris.store.files.key_order import file_path, path_key, row_key, sorted_externally
 from pseudoris.store.files.storage import StoredFile

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError, NoCredentialsError, ParamValidationError
 
-from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, TransientError
+from pseudoris.primitives.errors import ConfigError, ImageError, RefusedError, TransientError
 from pseudoris.store.files.s3_requests import explained
 from pseudoris.store.files.storage import (
     VERDICTS,

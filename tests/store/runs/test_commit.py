@@ -8,7 +8,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.tables import FAILURES, IMAGES, SCHEMAS

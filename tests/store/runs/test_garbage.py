@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 import pytest
 
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import lock as lock_module
 from pseudoris.store.runs.lock import LOCK_FOLDER, Claim, LockTimes, RunLock, claim_from_bytes, current_holder

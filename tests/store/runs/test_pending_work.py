@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.store.runs.attempts import (
     attempts_of,

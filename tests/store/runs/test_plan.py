@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.config import ShardsConfig
-from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.run_records import HEADER_NAME, Identity, RunHeader
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import begin_attempt
 from pseudoris.store.runs.header import require_header

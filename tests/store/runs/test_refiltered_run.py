@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import PairWeightConfig, WeightLine, line_weights
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
 from pseudoris.schemas.tables import EXPRESSIONS

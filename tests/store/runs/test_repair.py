@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation

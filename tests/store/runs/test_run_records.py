@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.run_records import HEADER_NAME, RECORDS_VERSION
 from pseudoris.store.runs import manifest as manifest_module
 from pseudoris.store.runs.commit import Provenance

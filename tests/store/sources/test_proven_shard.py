@@ -12,9 +12,9 @@ from PIL import Image
 
 from pseudoris.images.pixels import NOTE_NO_END_MARKER
 from pseudoris.images.prover import Prover
+from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.config import ImagesConfig, RunConfig, SourceConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.schemas.tables import FAILURE_REASONS

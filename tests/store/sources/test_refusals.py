@@ -12,9 +12,9 @@ import aiohttp
 import pytest
 from fsspec import AbstractFileSystem
 
+from pseudoris.primitives.errors import TransientError
 from pseudoris.schemas.config import RunConfig, SourceConfig, StorageConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.shard import Proof, Shard
 from pseudoris.store.files.fsspec_storage import FsspecStorage
 from pseudoris.store.files.local_storage import LocalStorage

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from pseudoris.images.prover import Prover
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import storage_at
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.patterns import GlobPattern, expand_braces

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.schemas.config import SourceConfig
-from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.image_tables import ImageColumn, RowImage, find_column, read_rows
 from tests.builders.sources import parquet_bytes, tar_bytes
@@ -249,7 +249,7 @@ BOMB = b"\0" * (80 * 2**20)
 READ_AND_TELL = """
 import io, resource, sys
 from pseudoris.schemas.config import SourceConfig
-from pseudoris.schemas.errors import ImageError
+from pseudoris.primitives.errors import ImageError
 from pseudoris.store.sources.image_tables import read_rows
 
 def read(data):

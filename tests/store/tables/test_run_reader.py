@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 import pseudoris
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.shard import ExpressionRecord
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.location import RunLocation

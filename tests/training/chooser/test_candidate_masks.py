@@ -8,11 +8,11 @@ from dataclasses import fields
 import pytest
 import torch
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives import rle
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.training.chooser.candidate_masks import CandidateStore, mask_geometry, pair_geometry
 from pseudoris.training.chooser.chooser_training import mirrored
-from pseudoris.workers.masks import rle
 from tests.training.chooser.builders import small_config
 
 

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives import rle
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.training.chooser.candidate_masks import CandidateStore
 from pseudoris.training.chooser.chooser_config import RefinementConfig
 from pseudoris.training.chooser.chooser_training import (
@@ -25,7 +26,6 @@ from pseudoris.training.chooser.question_dataset import Question, QuestionDatase
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, held_out_figures
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.training_data import open_runs
-from pseudoris.workers.masks import rle
 from tests.training.checkpoints import KilledError, assert_equal_weights
 from tests.training.chooser.builders import imported_run, small_config
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from experiments.absences import grefs_run
 from experiments.quality.scene_runs import SceneRun
 from pseudoris.interchange.dataset import RisDataset, SampleSpec
+from pseudoris.primitives import rle
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.chooser.candidate_masks import Candidates, CandidateStore
 from pseudoris.training.chooser.choices import Choice, least_none, trusted_levels
@@ -21,7 +22,6 @@ from pseudoris.training.chooser.chooser_training import ChooserLearner, StudentR
 from pseudoris.training.chooser.question_dataset import QuestionDataset, collate_questions
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, held_out_figures
 from pseudoris.training.learning import open_fabric
-from pseudoris.workers.masks import rle
 from tests.training.chooser.builders import small_config
 
 NONE = ["data.none=0.3"]

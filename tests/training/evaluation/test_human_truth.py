@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id, mask_id
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import MaskRecord

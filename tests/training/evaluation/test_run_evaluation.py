@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.shard import MaskRecord
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from pseudoris.primitives.clip_tokenizer import ClipTokenizer
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import WeightsConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning.clip_features import read_images, read_texts, surgery_map, vision_tower
 from pseudoris.training.learning.frozen_towers import FeatureCache
-from pseudoris.workers.checkpoints.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.checkpoints.openclip import build_from_config, load_clip
 
 TEXTS = ["a red circle", "the small blue star on the left"]

@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.training.chooser.chooser_config import load_chooser_config
 from pseudoris.training.chooser.chooser_training import load_student
 from pseudoris.training.learning import Trainer, TrainingConfig, TrainingFolder

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.training.learning import ResumableFeed
 from pseudoris.training.learning.training_data import DataConfig, open_runs, weighted_mean

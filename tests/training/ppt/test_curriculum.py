@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.training.ppt.curriculum import describe, plan_rounds
 from pseudoris.training.ppt.point_generator import PointGenerator
 from pseudoris.training.ppt.ppt_config import CurriculumConfig, load_ppt_config

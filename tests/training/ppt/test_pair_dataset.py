@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.training.ppt.curriculum import SourceRuns, open_sources
 from pseudoris.training.ppt.pairs import (
     LabelFrame,

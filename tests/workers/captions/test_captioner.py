@@ -11,6 +11,7 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from pseudoris.images.pixels import decode_proven
+from pseudoris.primitives import rle
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
@@ -22,7 +23,6 @@ from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCap
 from pseudoris.workers.checkpoints.openclip import load_clip
 from pseudoris.workers.crops.crops import grow_box
 from pseudoris.workers.filtering.clip_embedder import crop_format
-from pseudoris.workers.masks import rle
 from tests.builders.crops import plain_crop
 from tests.builders.images import encode
 from tests.builders.scene_runs import mask_records

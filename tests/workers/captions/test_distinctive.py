@@ -12,9 +12,9 @@ from hypothesis.extra import numpy as hnp
 
 from benchmarks.plain_captioner import group_beam_search
 from benchmarks.pretended_gpu import pretended_gpu
+from pseudoris.primitives.errors import ImageError
 from pseudoris.schemas.config import SamplingConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ImageError
 from pseudoris.workers.captions import distinctive
 from pseudoris.workers.captions.decoding_rules import BeamExtension, BeamSearch
 from pseudoris.workers.captions.distinctive import Sampler, SamplerRows

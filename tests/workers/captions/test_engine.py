@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.plain_captioner import ReferenceEngine
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.measures import BATCH_FILL, CACHE_BYTES, collecting
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.measures import BATCH_FILL, CACHE_BYTES, collecting
 from pseudoris.workers.captions import engine as engine_module
 from pseudoris.workers.captions.cached_towers import cached_attention
 from pseudoris.workers.captions.captioner import coca_engine, encode_crops

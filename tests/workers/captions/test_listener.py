@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from pseudoris.primitives.errors import ImageError
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.stage_settings import ListeningConfig
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.captions import VlmCaptioner
 from pseudoris.workers.captions.vlm_captioner import spoken_part

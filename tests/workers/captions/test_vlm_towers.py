@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.plain_captioner import ReferenceEngine
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.workers.captions.decoding_rules import ImageCrops, extend
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.listener import TeacherForcing, token_rows

@@ -11,7 +11,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.workers.checkpoints.hf_models import (
     check_fits,
     check_vocabulary,

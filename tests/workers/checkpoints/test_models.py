@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from segment_anything import sam_model_registry
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pseudoris.primitives import rle
+from pseudoris.primitives.clip_tokenizer import ClipTokenizer
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import ComputeConfig, WeightsConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import MaskRecord, ShardImage
 from pseudoris.workers.captions import CocaCaptioner
-from pseudoris.workers.checkpoints.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.checkpoints.openclip import build_from_config, load_clip, load_coca, read_model_config
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
-from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.sam_model import build_sam
 
 CONFIG = load_config("tiny")

@@ -12,7 +12,7 @@ import httpx2
 import huggingface_hub.constants
 import pytest
 
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.workers.checkpoints.download import UnreachableError, fetch
 from pseudoris.workers.checkpoints.model_folder import ModelFolder, fetch_folder
 from pseudoris.workers.checkpoints.published_weights import PublishedFile

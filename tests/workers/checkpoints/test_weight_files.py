@@ -12,8 +12,8 @@ from open_clip.pretrained import get_pretrained_cfg
 from safetensors.torch import save_file
 from torch import nn
 
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import WeightsConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.checkpoints.published_weights import TAG_REPOS, published_file, random_seed
 from pseudoris.workers.checkpoints.tensor_files import load_into
 from pseudoris.workers.checkpoints.weight_cache import user_cache

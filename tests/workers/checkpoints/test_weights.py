@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import save, save_file
 from torch import nn
 
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning.checkpoint_folder import load_checkpoint
 from pseudoris.workers.checkpoints.openclip import check_activation, read_model_config
 from pseudoris.workers.checkpoints.tensor_files import FULL_VOCABULARY, expand_vocabulary, load_into, load_tensors

@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from pseudoris.primitives import rle
+from pseudoris.primitives.head_nouns import head_noun
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposingConfig
 from pseudoris.workers.composing.composer import Composer
-from pseudoris.workers.filtering.head_nouns import head_noun
-from pseudoris.workers.masks import rle
 from tests.builders.fitted import POSTERIOR
 
 SIZE = 100

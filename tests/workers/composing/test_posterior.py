@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from pseudoris.primitives import rle
+from pseudoris.primitives.noun_phrases import NounPhrase
 from pseudoris.schemas.fitted import NounRelations
 from pseudoris.schemas.shard import SOURCE_COMPOSER, CaptionSample, ExpressionRecord, MaskRecord
 from pseudoris.schemas.stage_settings import ComposingConfig
@@ -36,8 +38,6 @@ from pseudoris.workers.composing.posterior import (
     object_features,
     substitutes,
 )
-from pseudoris.workers.masks import rle
-from pseudoris.workers.noun_phrases import NounPhrase
 from tests.builders.fitted import POSTERIOR
 from tests.workers.composing.builders import make_image, make_mask
 

@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pseudoris.primitives import place_phrases as phrases
+from pseudoris.primitives.head_nouns import head_noun
+from pseudoris.primitives.noun_phrases import noun_phrase
 from pseudoris.schemas.fitted import WeightLine, line_weights
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.schemas.stage_settings import ComposingConfig
-from pseudoris.workers.composing import templates
 from pseudoris.workers.composing.composer import Composer, ranked_expressions
 from pseudoris.workers.composing.likelihood import likelihood_of
-from pseudoris.workers.filtering.head_nouns import head_noun
-from pseudoris.workers.noun_phrases import noun_phrase
 from tests.builders.fitted import POSTERIOR
 from tests.workers.composing.builders import IMAGE_ID, composed, composer, make_image, texts
 
@@ -157,34 +157,38 @@ def phrase(caption):
 
 def test_templates_speak_of_the_head():
     man, star = phrase("a photo of a man in a red shirt"), phrase("a star")
-    assert templates.extreme("left", man) == "the leftmost man in a red shirt"
-    assert templates.extreme_of("top", 2, man) == "the upper of the two men in red shirts"
-    assert templates.extreme_of("right", 3, star) == "the rightmost of the three stars"
-    assert templates.extreme_of("right", 9, star) is None
-    assert templates.ordinal("left", 2, man) == "the second man in a red shirt from the left"
-    assert templates.ordinal("left", 9, man) is None
-    assert templates.at_side("bottom", man) == "the man in a red shirt at the bottom"
-    assert templates.group(2, man) == "the two men in red shirts"
-    assert templates.group(12, star) == "all stars"
+    assert phrases.extreme("left", man) == "the leftmost man in a red shirt"
+    assert phrases.extreme_of("top", 2, man) == "the upper of the two men in red shirts"
+    assert phrases.extreme_of("right", 3, star) == "the rightmost of the three stars"
+    assert phrases.extreme_of("right", 9, star) is None
+    assert phrases.ordinal("left", 2, man) == "the second man in a red shirt from the left"
+    assert phrases.ordinal("left", 9, man) is None
+    assert phrases.at_side("bottom", man) == "the man in a red shirt at the bottom"
+    assert phrases.group(2, man) == "the two men in red shirts"
+    assert phrases.group(12, star) == "all stars"
 
 
 def test_a_place_is_not_said_of_what_the_object_is_with():
     woman = phrase("a woman with a dog in her arms")
-    assert templates.at_side("left", woman) is None
-    assert templates.related("left", woman, phrase("a cat")) is None
-    assert templates.extreme("left", woman) == "the leftmost woman with a dog in her arms"
+    assert phrases.at_side("left", woman) is None
+    assert phrases.related("left", woman, phrase("a cat")) is None
+    assert phrases.extreme("left", woman) == "the leftmost woman with a dog in her arms"
 
 
 def test_stuff_is_not_counted_and_pairs_are():
     snow, jeans = phrase("fresh snow"), phrase("blue jeans")
-    assert templates.definite(snow) == "the fresh snow"
-    assert templates.at_side("left", snow) == "the fresh snow on the left"
-    nothing = (templates.extreme("left", snow), templates.extreme_of("left", 2, snow), templates.group(2, snow))
+    assert phrases.definite(snow) == "the fresh snow"
+    assert phrases.at_side("left", snow) == "the fresh snow on the left"
+    nothing = (
+        phrases.extreme("left", snow),
+        phrases.extreme_of("left", 2, snow),
+        phrases.group(2, snow),
+    )
     assert nothing == (None, None, None)
-    assert templates.ordinal("left", 2, snow) is None
-    assert templates.definite(jeans) == "the blue jeans"
-    assert templates.extreme("left", jeans) == "the leftmost blue pair of jeans"
-    assert templates.group(2, jeans) == "the two blue pairs of jeans"
+    assert phrases.ordinal("left", 2, snow) is None
+    assert phrases.definite(jeans) == "the blue jeans"
+    assert phrases.extreme("left", jeans) == "the leftmost blue pair of jeans"
+    assert phrases.group(2, jeans) == "the two blue pairs of jeans"
 
 
 @pytest.mark.parametrize(
@@ -198,7 +202,7 @@ def test_stuff_is_not_counted_and_pairs_are():
     ],
 )
 def test_what_several_wear_and_hold_is_theirs(caption, several):
-    assert templates.group(2, phrase(caption)) == f"the two {several}"
+    assert phrases.group(2, phrase(caption)) == f"the two {several}"
 
 
 @pytest.mark.parametrize(
@@ -210,4 +214,4 @@ def test_what_several_wear_and_hold_is_theirs(caption, several):
     ],
 )
 def test_plurals(noun, plural):
-    assert templates.group(2, noun_phrase(noun, noun)) == f"the two {plural}"
+    assert phrases.group(2, noun_phrase(noun, noun)) == f"the two {plural}"

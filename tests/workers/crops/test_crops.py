@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torchvision.transforms import v2
 
 from pseudoris.images.pixels import decode_proven
+from pseudoris.primitives.errors import ImageError
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.scenes import Split, make_scene

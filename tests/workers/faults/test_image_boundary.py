@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
+from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, Shard
 from pseudoris.store.checks.content import TABLE_CHECKS
 from pseudoris.store.checks.expressions import expression_problems

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
+from pseudoris.primitives.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
 from pseudoris.workers.faults.subprocess_stages import ChildDiedError
 from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages, quarantine_crashing_images
 from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from benchmarks.pretended_gpu import pretended_gpu
+from pseudoris.primitives.clip_tokenizer import ClipTokenizer
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.measures import BATCH_FILL, collecting
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.measures import BATCH_FILL, collecting
-from pseudoris.workers.checkpoints.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from pseudoris.workers.filtering import clip_embedder
 from pseudoris.workers.filtering.caption_texts import TextMaker, announce

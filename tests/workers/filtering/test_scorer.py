@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pseudoris.primitives import rle
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.fitted import line_weights, read_fitted
@@ -16,7 +17,6 @@ from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, Ma
 from pseudoris.workers.crops.crops import make_crops
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.filtering.scorer import score_candidates
-from pseudoris.workers.masks import rle
 from tests.builders.crops import runs_of
 from tests.builders.fitted import fitted_file
 from tests.builders.images import encode

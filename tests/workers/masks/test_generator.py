@@ -17,9 +17,9 @@ from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
 from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.images.pixels import decode_proven
+from pseudoris.primitives import rle
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.generator import MaskGenerator, remove_small_regions
 from pseudoris.workers.masks.mask_candidates import MaskCandidates, concatenate
 from pseudoris.workers.masks.promptable import EncodedCrop

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.workers.masks import rle
+from pseudoris.primitives import rle
+from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.workers.masks.instance_files import read_instance_table
 from tests.builders import human
 from tests.builders.sources import parquet_bytes

@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
+from pseudoris.primitives import rle
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import PriorConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import ShardImage
-from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.instance_files import Instances, InstanceTable, encode_box
 from pseudoris.workers.masks.instances import build_prior, load_detector, match_instances
 from pseudoris.workers.masks.proposals import Kept, Proposals

@@ -6,8 +6,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pseudoris.primitives import rle
 from pseudoris.schemas.config import PriorConfig, ReductionConfig
-from pseudoris.workers.masks import SamProposer, rle
+from pseudoris.workers.masks import SamProposer
 from pseudoris.workers.masks.generator import MaskGenerator
 from pseudoris.workers.masks.proposals import Kept, Proposals, mask_records, reduce_proposals
 from pseudoris.workers.masks.sam_model import PromptableSam

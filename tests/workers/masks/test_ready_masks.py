@@ -8,11 +8,12 @@ import fsspec
 import numpy as np
 import pytest
 
+from pseudoris.primitives import rle
+from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.config import MasksConfig, PriorConfig, ReductionConfig, WeightsConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.shard import Shard, ShardImage
-from pseudoris.workers.masks import ReadyProposer, rle
+from pseudoris.workers.masks import ReadyProposer
 from pseudoris.workers.masks.ready_masks import json_name
 from tests.builders.human import box_mask
 from tests.builders.human import rle as coded

@@ -5,11 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pseudoris.primitives import rle
+from pseudoris.primitives.clip_tokenizer import byte_pair_encoder
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import PriorConfig, ReductionConfig, WeightsConfig
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.checkpoints.clip_tokenizer import byte_pair_encoder
 from pseudoris.workers.checkpoints.hf_models import load_model
-from pseudoris.workers.masks import ConceptProposer, Sam2Proposer, rle
+from pseudoris.workers.masks import ConceptProposer, Sam2Proposer
 from pseudoris.workers.masks.concept_proposer import ConceptDetector
 from pseudoris.workers.masks.generator import MaskGenerator
 from pseudoris.workers.masks.sam2_model import PromptableSam2, model_input, open_sam2

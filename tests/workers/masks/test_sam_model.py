@@ -10,7 +10,7 @@ from segment_anything import SamPredictor
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch.utils.flop_counter import FlopCounterMode
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.workers import pass_sizes
 from pseudoris.workers.masks import sam_model
 from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pseudoris.interchange.dataset import RisDataset, SampleSpec, Snapshot
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage

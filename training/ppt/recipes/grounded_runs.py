@@ -22,7 +22,8 @@ import numpy as np
 from pseudoris.images.pixels import decode_upright, import_plugins
 from pseudoris.images.prover import Prover
 from pseudoris.interchange.exports.selected_rows import with_source_bytes
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.head_nouns import head_noun, noun_phrases
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import ExpressionRecord, Failure, Shard, ShardImage
@@ -41,7 +42,6 @@ from pseudoris.training.ppt.recipes.grounding import GroundedMask, Grounder, Pea
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
 from pseudoris.training.ppt.recipes.recipe_runs import ORIGIN, STAGE_RECIPE, Recipe, pseudo_mask_rows, recipe_masks
 from pseudoris.training.ppt.recipes.recipe_texts import middle_text
-from pseudoris.workers.filtering.head_nouns import head_noun, noun_phrases
 
 _OBJECTS: Final = "objects"
 _PAIRS: Final = "pairs"

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
+from pseudoris.primitives.english import DETERMINERS
 from pseudoris.schemas.config import RunConfig
 from pseudoris.training.learning.clip_features import (
     class_response_map,
@@ -26,7 +27,6 @@ from pseudoris.training.learning.clip_features import (
 from pseudoris.training.learning.frozen_towers import FeatureCache, frozen_clip
 from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig
 from pseudoris.workers.device import prepare_device
-from pseudoris.workers.english import DETERMINERS
 from pseudoris.workers.filtering.clip_embedder import crop_format
 from pseudoris.workers.masks.promptable import EncodedCrop, to_input_frame
 from pseudoris.workers.masks.sam_model import encode_sam_crops, load_sam, upsample

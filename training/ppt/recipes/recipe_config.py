@@ -11,9 +11,9 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import lay_over, load_config, validate_as
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, UnitInterval
 
 Share = Annotated[float, Field(gt=0, le=1)]

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pseudoris.primitives import rle
+from pseudoris.primitives.head_nouns import head_noun
 from pseudoris.schemas.run_records import Identity
 from pseudoris.schemas.shard import SOURCE_RECIPE, ExpressionRecord, MaskRecord, clean_text
 from pseudoris.schemas.tables import EXPRESSIONS
@@ -25,8 +27,6 @@ from pseudoris.store.runs.planned_run import package_versions
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
 from pseudoris.workers.checkpoints.weight_files import weights_digest
-from pseudoris.workers.filtering.head_nouns import head_noun
-from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.proposals import Kept, Proposals, mask_records
 from pseudoris.workers.stages import device_kind
 

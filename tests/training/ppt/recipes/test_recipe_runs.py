@@ -5,7 +5,7 @@ from collections import defaultdict
 import pytest
 import torch
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header

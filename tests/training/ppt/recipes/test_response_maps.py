@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
 
+from pseudoris.primitives.clip_tokenizer import ClipTokenizer
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.location import RunLocation
@@ -30,7 +31,6 @@ from pseudoris.training.ppt.recipes.grounding import (
     response_points,
 )
 from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig, load_recipe_config
-from pseudoris.workers.checkpoints.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.checkpoints.openclip import load_clip
 from tests.interchange.dataset.builders import build_run
 from tests.training.ppt.builders import CLIP

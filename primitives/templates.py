@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from pseudoris.schemas.untrusted import printable, visible
+from pseudoris.primitives.untrusted import printable, visible
 
 if TYPE_CHECKING:
     import jinja2

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pseudoris.schemas.run_lengths import RleSummary, summarise_rle
+from pseudoris.primitives.run_lengths import RleSummary, summarise_rle
 from tests.builders.human import rle
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))

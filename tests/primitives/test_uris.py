@@ -4,9 +4,9 @@ from hashlib import sha1
 
 import pytest
 
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.untrusted import told, without_secrets
-from pseudoris.schemas.uris import refuse_secrets, secret_in, secrets_in
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import told, without_secrets
+from pseudoris.primitives.uris import refuse_secrets, secret_in, secrets_in
 
 FIELDS = ("sig", "X-Amz-Signature", "q-ak", "jwt", "auth", "code", "pass", "session", "hdnea", "key", "any-name")
 SECRET = "hunter2"

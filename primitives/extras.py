@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Final
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 
 # Maps an extra to the modules that it installs. A test compares them with pyproject.toml, which has their versions.
 MODULES: Final[dict[str, tuple[str, ...]]] = {

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from pseudoris.schemas.run_lengths import Box, decode_image_runs, encode_runs
+from pseudoris.primitives.run_lengths import Box, decode_image_runs, encode_runs
 
 if TYPE_CHECKING:
     # Only annotations need torch: readers of foreign masks run without it.

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final, Literal
 
-from pseudoris.workers import english as lexicon
-from pseudoris.workers.noun_phrases import NounPhrase
+from pseudoris.primitives import english as lexicon
+from pseudoris.primitives.noun_phrases import NounPhrase
 
 Side = Literal["left", "right", "top", "bottom"]
 

@@ -15,7 +15,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from pseudoris.images.mask_rings import Point, mask_rings
+from pseudoris.primitives.mask_rings import Point, mask_rings
 
 # A hole is the point where its bridge ends, and its points from the bridge's start around to that start.
 _Hole = tuple[Point, list[Point]]

@@ -1,6 +1,6 @@
 """Measurements of `store` and `workers`, for `pipeline/meters`. Without a collector they cost almost nothing.
 
-They are in `schemas` because store and workers may not import each other, and neither knows the collector.
+They are here because store and workers may not import each other, and neither knows the collector.
 """
 
 from __future__ import annotations

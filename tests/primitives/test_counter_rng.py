@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.workers.counter_rng import (
+from pseudoris.primitives.counter_rng import (
     draw_below,
     draw_texts,
     draw_texts_by_weight,

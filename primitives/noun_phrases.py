@@ -13,8 +13,8 @@ from functools import lru_cache
 from itertools import combinations, pairwise
 from typing import Final, Literal
 
-from pseudoris.workers import english as lexicon
-from pseudoris.workers.filtering import head_nouns as rules
+from pseudoris.primitives import english as lexicon
+from pseudoris.primitives import head_nouns as rules
 
 # A noun names one thing, a pair that has a plural name, several things, or stuff that is not counted.
 Number = Literal["one", "pair", "several", "stuff"]

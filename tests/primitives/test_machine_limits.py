@@ -12,8 +12,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from pseudoris.schemas.errors import ConfigError, ImageError, MissingPartsError, gather
-from pseudoris.schemas.machine_limits import check_limits, told_by_limit
+from pseudoris.primitives.errors import ConfigError, ImageError, MissingPartsError, gather
+from pseudoris.primitives.machine_limits import check_limits, told_by_limit
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ _USED_UP = {
 def test_a_limit_is_told_while_nothing_of_it_is_left(use_up):
     code = f"""if True:
     import multiprocessing.popen_fork, os, resource, subprocess, threading
-    from pseudoris.schemas.machine_limits import told_by_limit
+    from pseudoris.primitives.machine_limits import told_by_limit
     files = []
     # Root has as many processes as it likes.
     if os.getuid() == 0:

@@ -1,6 +1,6 @@
 """COCO's compressed run-length encoding (RLE) of masks: one reader, one writer, area, box. Called by most rooms.
 
-`workers/masks/rle.py` writes masks by it; all other callers read masks.
+`primitives/rle.py` writes masks by it; all other callers read masks.
 
 A mask is read column by column. Runs of background and foreground alternate, background first (of length 0 if the first
 pixel is set). From the fourth run on, a run is stored as its difference to the run two before. A number is written in

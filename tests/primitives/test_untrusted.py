@@ -8,10 +8,10 @@ from itertools import pairwise
 import pytest
 import yaml
 
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import parse_json
+from pseudoris.primitives.yaml_text import MAX_LEVELS, MAX_VALUES, parse_yaml
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.untrusted import parse_json
-from pseudoris.schemas.yaml_text import MAX_LEVELS, MAX_VALUES, parse_yaml
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 
 DEEP = "[" * 20_000 + "]" * 20_000

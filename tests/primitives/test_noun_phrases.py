@@ -2,8 +2,8 @@
 
 import pytest
 
-from pseudoris.workers.filtering.head_nouns import head_noun
-from pseudoris.workers.noun_phrases import NounPhrase, content_of, english_among, implies, is_sayable, noun_phrase
+from pseudoris.primitives.head_nouns import head_noun
+from pseudoris.primitives.noun_phrases import NounPhrase, content_of, english_among, implies, is_sayable, noun_phrase
 
 
 def phrase(caption):

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 
 _GIB: Final = 2**30
 _CGROUPS: Final = Path("/sys/fs/cgroup")

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.head_nouns import head_noun, noun_phrases, noun_prompt
 from pseudoris.schemas.config import FilterConfig, WeightsConfig
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.filtering.head_nouns import head_noun, noun_phrases, noun_prompt
 from pseudoris.workers.filtering.spacy_nouns import noun_finder
 
 

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as npst
 from pycocotools import mask as coco
 
 from benchmarks.pretended_gpu import pretended_gpu
-from pseudoris.workers.masks import rle
+from pseudoris.primitives import rle
 from tests.builders import human
 from tests.builders.crops import runs_of
 

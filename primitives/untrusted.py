@@ -23,7 +23,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, Literal, TextIO, overload
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError
 
 # Larger files than this are refused, because files are read whole. The largest known annotations have 1.1 GB (LVIS).
 MAX_BYTES: Final = 4 * 2**30

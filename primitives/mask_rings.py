@@ -1,4 +1,4 @@
-"""Traces the borders of a mask along pixel corners. Called by `viewer/outlines.py` and `workers/masks/polygons.py`.
+"""Traces the borders of a mask along pixel corners. Called by `viewer/outlines.py` and `primitives/polygons.py`.
 
 Filled under the rule `evenodd`, the rings cover exactly the mask's pixels.
 """

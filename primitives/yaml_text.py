@@ -1,4 +1,4 @@
-"""Reads YAML within bounds, because a small file can exhaust memory. Called by other modules of `schemas`."""
+"""Reads YAML within bounds, because a small file can exhaust memory. Called by `schemas`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import yaml
 
-from pseudoris.schemas.untrusted import MAX_BITS
+from pseudoris.primitives.untrusted import MAX_BITS
 
 # A file has at most this many levels; presets have 4. Parser, merge and validation recurse, and fail near 200 levels.
 MAX_LEVELS: Final = 64

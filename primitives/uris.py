@@ -15,8 +15,8 @@ from urllib.parse import unquote
 
 from pydantic import BaseModel
 
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.untrusted import has_userinfo, without_secrets
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import has_userinfo, without_secrets
 
 # Names of files that the package ships begin with this prefix.
 BUILTIN_PREFIX: Final = "builtin:"

@@ -19,9 +19,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Literal
 
-from pseudoris.schemas.config import NounRule
-from pseudoris.workers import english as lexicon
+from pseudoris.primitives import english as lexicon
+
+NounRule = Literal["rules", "spacy", "spacy_first_child"]
 
 _TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|'s?(?=\s|$)|[&]|[,;:.()/!?\"-]")
 PUNCTUATION = frozenset(',;:.()/!?"-')
