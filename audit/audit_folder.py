@@ -17,10 +17,10 @@ import pyarrow as pa
 
 from pseudoris.audit.draw_files import DRAW_NAME, IMAGES_NAME, IMAGES_SCHEMA, PAIRS_NAME, DrawRecord, read_sample
 from pseudoris.audit.verdicts import RATER_NAME, SUFFIX, VERDICTS_FOLDER, Known, RaterAnswers, read_answers
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import MAX_BYTES, open_regular
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import parse_record
 
 _RESTORE: Final = "Restore the file from a copy, or draw again into another folder"

@@ -39,13 +39,13 @@ from pseudoris.audit.draw_files import (
     Stratum,
 )
 from pseudoris.audit.population import OnShard, Row, RunPairs, SampleRows, read_pairs, read_sample_rows
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import without_secrets
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.run_records import PartRecord
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import sealed
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.judged_expressions import stated_rule

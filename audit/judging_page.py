@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.verdicts import ABSENCE_VERDICTS, MAX_COMMENT, RATER_NAME, VERDICTS, VERDICTS_VERSION
+from pseudoris.files.location import RunLocation
 from pseudoris.images.prover import PictureForm
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.store.location import RunLocation
 from pseudoris.viewer.outlines import frame_size, outline_of
 from pseudoris.viewer.pages import MASK_COLOURS, embedded_json, iter_page, page_prover, thumbnail
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.io import ImageReadMode, decode_jpeg, decode_png, read_file
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.dataset.samples import RisSample
 from pseudoris.primitives.counter_rng import draw_texts
 from pseudoris.schemas.config import RunConfig
@@ -35,7 +36,6 @@ from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.run_records import Identity, PlanEntry, RunHeader
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.header import create_header
 from pseudoris.store.runs.manifest import write_manifest

@@ -31,12 +31,12 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from benchmarks.measurement import cpu_seconds, machine, options, peak_rss_bytes, print_table, write_json
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports import EXPORTS, WRITING, ExportOptions, export_request, find_export
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, Shard, ShardImage
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.manifest import write_manifest
 

@@ -22,9 +22,9 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from benchmarks.measurement import Row, options, peak_rss_bytes, report
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.ids import image_id, mask_id
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, KeepRule
-from pseudoris.store.location import RunLocation
 from pseudoris.viewer.gallery_page import write_gallery
 from pseudoris.viewer.gallery_sample import Gallery, GalleryImage, GallerySummary
 from pseudoris.viewer.gallery_sample import Row as TableRow

@@ -34,6 +34,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measurement import Row, options, peak_rss_bytes, report
+from pseudoris.files.location import RunLocation
 from pseudoris.images.prover import shared_prover
 from pseudoris.pipeline.annotation import annotate
 from pseudoris.pipeline.executor import actor_environment
@@ -42,7 +43,6 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.shard import Shard, ShardImage
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.pending_work import Committed, RunEvent

@@ -21,12 +21,12 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
+from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.annotation import annotate
 from pseudoris.pipeline.cluster import connected
 from pseudoris.pipeline.executor import actor_runtime, configure_ray_data
 from pseudoris.pipeline.identity import identity_on_cluster
 from pseudoris.schemas.config import ComputeConfig, PoolConfig, RunConfig
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.pending_work import Committed, Planned, RunEvent
 from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sources import open_source

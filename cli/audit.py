@@ -17,9 +17,9 @@ from pseudoris.cli import options
 from pseudoris.cli.console import columns_table, command, echo_json, facts_table, path_lines, report, stdout
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import bar
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import writable
-from pseudoris.store.location import RunLocation
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.open_run import OpenRun
 

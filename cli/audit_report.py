@@ -29,11 +29,11 @@ from pseudoris.audit.rule_search import (
 )
 from pseudoris.cli.console import columns_table, report, stdout
 from pseudoris.cli.options import local_folder
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.fitted import PairWeightConfig
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, KeepCondition
 from pseudoris.schemas.run_records import AuditRecord, CitedAudit, JudgedShare, RunHeader
-from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import root_of, write_citation, write_datacard
 from pseudoris.store.runs.refiltered_run import RuleChange
 from pseudoris.store.tables.judged_expressions import stated_rule

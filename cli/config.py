@@ -15,9 +15,9 @@ import typer
 
 from pseudoris.cli import options
 from pseudoris.cli.console import echo
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas import config_layers as layers
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 
 app = typer.Typer(help="Show the settings of a preset, compare two, or print their schema.", no_args_is_help=True)

@@ -15,10 +15,10 @@ from rich.table import Table
 from pseudoris.cli import annotate, gallery
 from pseudoris.cli.console import columns_table, command, path_lines, stdout
 from pseudoris.cli.options import option
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.tables import EXPRESSIONS
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.open_run import OpenRun
 

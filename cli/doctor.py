@@ -24,6 +24,7 @@ from rich.text import Text
 from pseudoris.cli import options
 from pseudoris.cli.console import columns_table, format_bytes, stdout
 from pseudoris.cli.options import argument, option
+from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.run_contract import asked_preset
 from pseudoris.primitives.errors import ConfigError, PseudorisError
 from pseudoris.primitives.machine_limits import SHARED, check_limits
@@ -33,7 +34,6 @@ from pseudoris.schemas.card_settings import card_config
 from pseudoris.schemas.config import PriorConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.exclusions.exclusion_rules import key_path
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import check_identity, check_origin, read_header
 from pseudoris.store.runs.planned_run import may_give_way, package_versions
 from pseudoris.store.sources import open_source

@@ -19,13 +19,13 @@ from pseudoris.cli import options
 from pseudoris.cli.console import columns_table, echo, echo_json, facts_table, report, stderr, stdout
 from pseudoris.cli.options import argument, check_apart, check_file, option
 from pseudoris.cli.progress import bar
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.extras import require_extra
 from pseudoris.primitives.uris import writable
 from pseudoris.schemas.fitted import FittedValues
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS
 from pseudoris.schemas.run_records import RunHeader
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.open_run import OpenRun
 

@@ -15,11 +15,11 @@ from pseudoris.cli.console import command, path_lines, stdout
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.cli.summaries import written_view
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange import ImportFormat, Orientation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import ShardsConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.store.location import RunLocation
 
 if TYPE_CHECKING:
     from pseudoris.interchange.imports import ImportRequest

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from pseudoris.files.location import RunLocation
 from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE
 from pseudoris.images.pixels import import_plugins
 from pseudoris.primitives.errors import ConfigError
@@ -18,7 +19,6 @@ from pseudoris.primitives.uris import writable
 from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
-from pseudoris.store.location import RunLocation
 
 # An error gives this remedy if the shell has expanded a pattern, so that the matches took other arguments' places.
 QUOTE: Final = "If the shell opened a pattern, quote it: 'folder/*.jpg'"

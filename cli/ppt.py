@@ -18,7 +18,7 @@ from pseudoris.cli.console import report, stdout
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.cli.summaries import written_view
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 
 if TYPE_CHECKING:
     from pseudoris.store.runs.thread_runs import WrittenRun

@@ -29,9 +29,9 @@ from rich.progress import (
 from rich.text import Text
 
 from pseudoris.cli.console import counted, report, report_stopped, stderr, stdout
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import TransientError
 from pseudoris.primitives.templates import html_text, notebook_display
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.pending_work import Committed, Notice, OnEvent, Planned, Retried, RunEvent, Step
 
 INTERRUPTED: Final = 130

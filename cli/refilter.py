@@ -14,11 +14,11 @@ from pseudoris.cli import options
 from pseudoris.cli.console import facts_table, format_bytes, kept_text, next_lines, report, stdout
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import validate
 from pseudoris.schemas.fitted import FittedConfig
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, SCORE_COLUMNS, LoneMasks, parse_conditions
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.refiltered_run import RefilterSummary, RuleChange
 from pseudoris.store.runs.refiltered_run import refilter as run_refilter

@@ -18,10 +18,10 @@ from pseudoris.cli import console, options
 from pseudoris.cli.options import option
 from pseudoris.cli.progress import bar
 from pseudoris.cli.summaries import counts_text
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import printable
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
-from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.reports.statistics import DEFAULT_SAMPLE, GROUPS, Distribution, RunStatistics, run_statistics
 from pseudoris.store.runs.header import require_header

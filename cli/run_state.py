@@ -22,11 +22,11 @@ from pseudoris.cli import console, options
 from pseudoris.cli.options import option
 from pseudoris.cli.progress import bar
 from pseudoris.cli.summaries import counts_text, reasons_views, totals_rows
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import without_secrets
 from pseudoris.schemas.config import PlacementConfig
 from pseudoris.store.checks.verification import CheckShards, VerifyReport, check_shards, verify_run
-from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import DRIVER_ALIVE, DRIVER_SILENT, RunStatus, StatusReader
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.header import read_header, require_header

@@ -13,9 +13,9 @@ from rich.console import Group, RenderableType
 
 from pseudoris.cli import console
 from pseudoris.cli.progress import actors_text
+from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.run_contract import RunPlan, RunSummary, table_globs
 from pseudoris.schemas.tables import FAILURE_REASONS
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import RunTotals
 
 if TYPE_CHECKING:

@@ -34,9 +34,9 @@ from experiments.quality.scene_runs import (
     training_scenes,
     write_scenes,
 )
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives import rle
 from pseudoris.schemas.ids import image_id
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, PLURALS, SIZES
 from pseudoris.synthworld.scene_truth import SceneImageTruth

@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path, PureWindowsPath
 from typing import Any, Final
 
+from pseudoris.files.storage import storage_errors
 from pseudoris.interchange.untrusted_pickle import read_refs
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.rle import compressed_counts
@@ -21,7 +22,6 @@ from pseudoris.primitives.untrusted import parse_json, read_regular
 from pseudoris.primitives.uris import place
 from pseudoris.schemas.shard import is_blank
 from pseudoris.store.exclusions.exclusion_rules import Exclusions, exclusion, name_value
-from pseudoris.store.files.storage import storage_errors
 
 WITHOUT_TEXT: Final = "human sentences without a text"
 WITHOUT_SENTENCE: Final = "human references without a sentence"

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from pseudoris.files.storage import storage_errors
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import MAX_BITS, kind_of, read_regular
-from pseudoris.store.files.storage import storage_errors
 
 _OPCODES: Final = {each.code: each for each in pickletools.opcodes}
 _KEYS: Final = ("ref_id", "ann_id", "image_id", "category_id", "split", "sentences")

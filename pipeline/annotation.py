@@ -18,6 +18,7 @@ from typing import Final
 from ray.exceptions import RayError
 from ray.util.queue import Queue
 
+from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.cluster import connected, lone_node, node_resources
 from pseudoris.pipeline.fan_out import list_on_cluster
 from pseudoris.pipeline.interrupts import interruptible
@@ -31,7 +32,6 @@ from pseudoris.primitives.uris import writable
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.exclusions.stored_exclusions import ExcludedItems
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import parse_attempts
 from pseudoris.store.runs.extension import ExtensionTally, new_entries
 from pseudoris.store.runs.header import check_identity

@@ -13,12 +13,12 @@ from typing import Final
 
 import ray
 
+from pseudoris.files.location import RunLocation
+from pseudoris.files.storage import StoredFile
 from pseudoris.pipeline.cluster import task_result
 from pseudoris.schemas.config import TaskPoolConfig
 from pseudoris.store.checks.content import Problem
 from pseudoris.store.checks.verification import CheckShards, ShardToCheck, check_shards
-from pseudoris.store.files.storage import StoredFile
-from pseudoris.store.location import RunLocation
 from pseudoris.store.sources import Source, SourceItem
 from pseudoris.store.sources.image_tables import RowGroup, rows_of
 from pseudoris.store.sources.items import LeftOut

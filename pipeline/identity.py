@@ -15,12 +15,12 @@ from typing import Final
 
 import ray
 
+from pseudoris.files.location import RunLocation
 from pseudoris.images.pixels import import_plugins
 from pseudoris.pipeline.cluster import T, joins_cluster, task_result
 from pseudoris.primitives.errors import ConfigError, gather
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.schemas.run_records import Identity, RunHeader
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import check_identity
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.planned_run import package_versions

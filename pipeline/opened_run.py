@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.cluster import joins_cluster
 from pseudoris.pipeline.identity import identity_before_ray, identity_on_cluster, may_download
 from pseudoris.pipeline.run_contract import RunOptions, check_options
@@ -18,7 +19,6 @@ from pseudoris.primitives.errors import ConfigError, gather
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.exclusions.stored_exclusions import check_exclusions
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import refuse_unexpected_files
 from pseudoris.store.runs.header import planned_source, refuse_queries
 from pseudoris.store.runs.pending_work import OnEvent, Step, ignore

@@ -20,6 +20,7 @@ import pyarrow as pa
 import ray
 from ray.util.queue import Queue
 
+from pseudoris.files.location import RunLocation
 from pseudoris.images.prover import shared_prover
 from pseudoris.pipeline.identity import check_packages
 from pseudoris.pipeline.meters import stamp_enqueue_time, task_meter
@@ -30,7 +31,6 @@ from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader
 from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.shard_blocks import FAULT, block_to_shard, shard_to_block
 from pseudoris.store.exclusions.stored_exclusions import content_matcher
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import clear_attempts, read_attempts
 from pseudoris.store.runs.commit import Provenance, as_quarantined, commit_retry, commit_shard, quarantined_ids
 from pseudoris.store.runs.plan import read_shard_plan

@@ -14,6 +14,7 @@ from typing import Final, Self
 
 import pyarrow as pa
 
+from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import without_secrets
@@ -22,7 +23,6 @@ from pseudoris.schemas.config_layers import validate_as
 from pseudoris.schemas.run_records import ParentRun, Receipt, RunHeader
 from pseudoris.schemas.shard import Failure, MaskRecord, Shard, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import is_same_source
 from pseudoris.store.runs.planned_run import Parent
 from pseudoris.store.runs.receipts import part_path, read_receipt

@@ -162,8 +162,8 @@ def open_run(out: str | Path, *, source: str | Path | None = None) -> Run:
         ConfigError: There is no run at `out`, or another version of the package wrote it.
         TransientError: Storage failed.
     """
+    from pseudoris.files.location import RunLocation
     from pseudoris.primitives.uris import place
-    from pseudoris.store.location import RunLocation
     from pseudoris.store.tables.run_reader import Run
 
     moved = None if source is None else place(source, "source")
@@ -186,9 +186,9 @@ def verify(out: str | Path, *, quick: bool = False, sample: int | None = None, r
         ConfigError: There is no run at `out`, or its header cannot be used.
         TransientError: Storage failed.
     """
+    from pseudoris.files.location import RunLocation
     from pseudoris.primitives.uris import place
     from pseudoris.store.checks.verification import verify_run
-    from pseudoris.store.location import RunLocation
 
     return verify_run(RunLocation.open(place(out, "out")), quick=quick, sample=sample, root=root)
 
@@ -221,9 +221,9 @@ def refilter(
             changes nothing.
         TransientError: Storage failed; the same call continues.
     """
+    from pseudoris.files.location import RunLocation
     from pseudoris.primitives.uris import one_or_several, place
     from pseudoris.schemas.keep_rule import parse_conditions
-    from pseudoris.store.location import RunLocation
     from pseudoris.store.runs.refiltered_run import RuleChange
     from pseudoris.store.runs.refiltered_run import refilter as refilter_run
 
@@ -300,8 +300,8 @@ def evaluate(out: str | Path, truth: str | Path | Truth, *, sample: int | None =
             part is missing or damaged.
         TransientError: Storage failed, or a part does not read.
     """
+    from pseudoris.files.location import RunLocation
     from pseudoris.primitives.uris import place
-    from pseudoris.store.location import RunLocation
     from pseudoris.store.runs.header import require_header
     from pseudoris.synthworld.scene_truth import SceneTruth
     from pseudoris.training.evaluation import evaluate_run

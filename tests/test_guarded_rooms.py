@@ -16,7 +16,7 @@ ROOMS = (
         "interchange/exports",
     ),
     *("interchange/imports", "training/learning", "training/ppt"),
-    *("workers/checkpoints", "workers/masks", "workers/locations.py"),
+    *("workers/checkpoints", "workers/masks", "files/filesystems.py"),
 )
 # By their last name, whatever stands before it.
 OPENERS = {
@@ -65,7 +65,7 @@ ALLOWED = {
     ("workers/checkpoints/tensor_files.py", "torch.load"): "the same",
     ("workers/checkpoints/weight_headers.py", "archive.open"): "a member of a file that is open",
     ("workers/checkpoints/weight_headers.py", "safe_open"): "a file that is open as a regular one meanwhile",
-    ("workers/locations.py", "filesystem.open"): "a store that is no disk",
+    ("files/filesystems.py", "filesystem.open"): "a store that is no disk",
 }
 
 

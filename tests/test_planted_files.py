@@ -12,6 +12,7 @@ import signal
 import pytest
 
 from pseudoris.audit.verdicts import VerdictLine
+from pseudoris.files.filesystems import open_location
 from pseudoris.interchange.exclusions.exclude_option import read_refer_folder
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder
@@ -19,7 +20,6 @@ from pseudoris.training.ppt.curriculum import read_chosen, write_chosen
 from pseudoris.workers.checkpoints.download import fetch
 from pseudoris.workers.checkpoints.published_weights import PublishedFile
 from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, WeightCache
-from pseudoris.workers.locations import open_location
 from pseudoris.workers.masks.ready_masks import ReadyMasks, ReadyOptions
 from tests.builders.audits import VerdictFile, small_audit
 from tests.builders.command import pseudoris_here

@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import unquote
 
+from pseudoris.files.location import RunLocation
 from pseudoris.images.prover import PictureForm, Prover
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import mask_index, sha256_hex
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN
 from pseudoris.schemas.tables import FAILURE_REASONS
-from pseudoris.store.location import RunLocation
 from pseudoris.viewer.gallery_sample import Gallery, GalleryImage, Row
 from pseudoris.viewer.outlines import Outline, frame_size, outline_of, spread_labels
 from pseudoris.viewer.pages import GENERATOR, MASK_COLOURS, embedded_json, iter_page, page_prover, thumbnail

@@ -30,6 +30,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from pseudoris.files.filesystems import open_location
 from pseudoris.primitives.errors import ConfigError, gather
 from pseudoris.primitives.measures import LOAD_SECONDS, record
 from pseudoris.primitives.untrusted import file_sha256
@@ -51,7 +52,6 @@ from pseudoris.workers.checkpoints.weight_files import MissingWeightsError, is_u
 from pseudoris.workers.checkpoints.weight_headers import check_weight_header
 from pseudoris.workers.faults.image_boundary import ImageBoundary
 from pseudoris.workers.faults.quarantine import apply_to_images
-from pseudoris.workers.locations import open_location
 from pseudoris.workers.pass_sizes import pass_sizes_digest
 
 Stage = Callable[[Shard], Shard]

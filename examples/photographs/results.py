@@ -19,7 +19,7 @@ from pseudoris.audit.figures import audit_figures, report_chart
 from pseudoris.audit.verdicts import CANNOT_SAY, RIGHT, RaterAnswers
 from pseudoris.cli.audit_report import notes, print_report
 from pseudoris.cli.console import format_bytes, format_seconds
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.viewer.gallery_page import THUMBNAIL

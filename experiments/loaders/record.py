@@ -15,7 +15,7 @@ from typing import Any, Final
 from experiments.loaders import trainers
 from experiments.loaders.snapshots import MissingSnapshotError, root_of
 from experiments.loaders.truth import KINDS, figures_of
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 
 _ROOT: Final = Path(__file__).parents[2]
 RECORD: Final = _ROOT / "experiments/results/loaders.json"

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports.image_files import image_file_of
 from pseudoris.primitives.rle import decode
-from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.synthworld.demo import write_demo

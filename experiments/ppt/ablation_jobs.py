@@ -20,7 +20,7 @@ from experiments.ppt.ablation_rows import TRAININGS, AblationRuns, Sizes, Traini
 from experiments.ppt_data.pseudo_label_figures import HIT_IOU, iou, masks_of, targets_of
 from experiments.segmenter.segmenter_config import SegmenterConfig, load_segmenter_config
 from experiments.segmenter.segmenter_training import train_segmenter
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 from pseudoris.training.evaluation.answerers import ClipAndSam
 from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions, held_out_figures
 from pseudoris.training.learning import TrainingFolder, open_fabric

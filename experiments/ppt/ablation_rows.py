@@ -13,8 +13,8 @@ from typing import Final
 
 from experiments.quality.parts import Options
 from experiments.quality.scene_runs import COMPOSING, SceneRun, pseudo_run, training_scenes, true_run
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.config_layers import config_hash, load_config
-from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.scenes import Split
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
 from pseudoris.training.ppt.curriculum import SourceRuns

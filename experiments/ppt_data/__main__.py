@@ -18,7 +18,7 @@ import typer
 from experiments.ppt_data.contact_sheet import draw_sheet
 from experiments.ppt_data.pseudo_label_figures import object_ious, pair_figures, share_of_hits
 from experiments.quality.scene_runs import SceneRun, imported_scenes
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.ppt.pairs import LabelFrame, PairDataset, PairSpec

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 from pseudoris.training.ppt.pairs import LabelFrame, PairDataset, PairSpec
 
 _SIDE, _TEXT_HEIGHT, _GAP, _TITLE_HEIGHT = 208, 34, 8, 22

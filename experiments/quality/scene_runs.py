@@ -26,11 +26,11 @@ from PIL import Image
 from experiments.quality.parts import Options
 from experiments.second_voice.expressions import second_voice_expressions
 from experiments.touching_scenes import make_scene, render
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.imports import ImportRequest, import_annotation
 from pseudoris.primitives import rle
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.ids import image_id
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import is_manifest_complete
 from pseudoris.store.runs.receipts import list_receipts

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 
 from experiments.segmenter.segmenter_config import SegmenterConfig
 from experiments.segmenter.segmenter_learner import SegmenterLearner, TargetDataset, collate
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning import FitSummary, StepReport, Trainer, TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import TRAININGS_VERSION, Trained

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.dataset.sample_builder import build_sample
 from pseudoris.interchange.dataset.samples import SampleSpec, Transform
 from pseudoris.interchange.dataset.shard_index import Int64Array
@@ -33,7 +34,6 @@ from pseudoris.interchange.dataset.stream_order import (
 from pseudoris.interchange.dataset.streamed_dataset import Position, StreamedDataset
 from pseudoris.primitives.counter_rng import key_of, permutation
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.store.location import RunLocation
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.dataset.arrays import Dataset, Tensor
 from pseudoris.interchange.dataset.process_group import SharedNumbers
 from pseudoris.interchange.dataset.sample_builder import build_sample
@@ -22,7 +23,6 @@ from pseudoris.interchange.dataset.snapshot import Snapshot
 from pseudoris.interchange.dataset.streamed_dataset import STATE_VERSION, refuse_another
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.uris import whole_number
-from pseudoris.store.location import RunLocation
 
 DEFAULT_MAX_MEMORY_BYTES: Final = 4 * 2**30
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.dataset.image_reader import ImageBytes, ShardImages
 from pseudoris.interchange.dataset.samples import SCORES, SampleSpec
 from pseudoris.interchange.dataset.shard_index import (
@@ -28,18 +29,17 @@ from pseudoris.interchange.dataset.shard_index import (
 )
 from pseudoris.interchange.dataset.snapshot import ShardParts, Snapshot
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.threads import map_in_threads
 from pseudoris.primitives.uris import place
 from pseudoris.schemas.keep_rule import is_lone, lone_draws
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.exclusions.exclusion_rules import ExclusionMatcher, beyond, planned_rules
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.committed_tables import read_selected
 from pseudoris.store.tables.judged_expressions import floats_of
 from pseudoris.store.tables.open_run import rows_by_id
-from pseudoris.store.threads import map_in_threads
 
 WEIGHT_COLUMNS: Final = ("source", "kept", "distinctiveness", "correctness", "count", "weight")
 # A weight of 1 becomes this integer, so weights have steps as fine as the rounding of the column `weight`.

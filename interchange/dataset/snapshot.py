@@ -16,13 +16,13 @@ from typing import Any, Final, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.dataset.process_group import agreed
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import parse_json
 from pseudoris.primitives.uris import place
 from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import header_digests
 from pseudoris.store.runs.manifest import manifest_numbers, read_manifest, receipts_table, snapshot_path
 from pseudoris.store.runs.receipts import list_receipts, of_this_run, read_receipts

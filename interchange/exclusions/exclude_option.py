@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 from pydantic import JsonValue
 
+from pseudoris.files.storage import storage_errors
 from pseudoris.images.parquet_pages import read_columns
 from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE, HASH_BITS, HASH_HEX_DIGITS, require_imagehash
 from pseudoris.images.prover import Prover
@@ -36,7 +37,6 @@ from pseudoris.store.exclusions.exclusion_rules import (
     missing_phrase,
     name_value,
 )
-from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.runs.plan import assign_shards
 from pseudoris.store.sources.planned_images import read_entries
 from pseudoris.store.sources.source import open_source

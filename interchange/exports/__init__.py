@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Final
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports.coco_export import COCO, GREFCOCO, SAM3
 from pseudoris.interchange.exports.conversations import FACTORY, QWEN, SWIFT
 from pseudoris.interchange.exports.cris import CRIS, LMDB
@@ -25,7 +26,6 @@ from pseudoris.interchange.human_refs import HumanAnnotation
 from pseudoris.primitives.errors import ConfigError, check_number
 from pseudoris.primitives.uris import writable
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
-from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.open_run import OpenRun
 
 __all__ = [

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
 from pseudoris.interchange.exports.image_files import CATEGORY, CATEGORY_ID
@@ -41,7 +42,6 @@ from pseudoris.interchange.exports.record import (
 )
 from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.store.location import RunLocation
 
 ANNOTATIONS: Final = "annotations"
 IMAGES_FOLDER: Final = "images"

@@ -21,6 +21,7 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any, Final
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
 from pseudoris.interchange.exports.image_files import counts_of_png, mask_png
@@ -29,7 +30,6 @@ from pseudoris.interchange.exports.record import Content, ExportExpression, Expo
 from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.interchange.untrusted_pickle import load_plain
 from pseudoris.primitives.errors import ConfigError, TransientError
-from pseudoris.store.location import RunLocation
 
 # The `info` table in utils/dataset.py of CRIS and ETRIS has these names. For another, the user must extend it.
 _KNOWN_DATASETS: Final = ("refcoco", "refcoco+", "refcocog_u", "refcocog_g")

@@ -15,10 +15,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.threads import map_in_threads
 from pseudoris.primitives.untrusted import parse_json, printable_json
-from pseudoris.store.location import RunLocation
-from pseudoris.store.threads import map_in_threads
 
 EXPORT_NAME: Final = "_export.json"
 # After this many empty folders no folder has a file, because `ManyFiles` writes fewer files at the same time.

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports.selected_rows import ExcludedImages
 from pseudoris.interchange.human_refs import HumanAnnotation
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import RootDigest
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.open_run import OpenRun

@@ -17,13 +17,13 @@ from typing import Final, Self
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
+from pseudoris.files.hub_storage import HubStorage, hub_errors
+from pseudoris.files.location import local_path
+from pseudoris.files.storage import storage_errors
 from pseudoris.interchange.exports.destination import EXPORT_NAME, earlier_record, has_earlier
 from pseudoris.interchange.exports.export_options import ExportRequest
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import printable_json
-from pseudoris.store.files.hub_storage import HubStorage, hub_errors
-from pseudoris.store.files.storage import storage_errors
-from pseudoris.store.location import local_path
 
 # These files of the format `hf` are uploaded. DEST's own record is not, because it holds SOURCE.
 _FILES: Final = ["README.md", "croissant.json", "data/*.parquet"]

@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
 from pseudoris.interchange.exports.output_files import read_ahead
@@ -25,7 +26,6 @@ from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.polygons import centre_polygons
 from pseudoris.primitives.untrusted import parse_json, printable_json
-from pseudoris.store.location import RunLocation
 
 # A folder has at most this many images, about as many as in SA-1B. File systems slow down far above that.
 IMAGES_A_FOLDER: Final = 10_000

@@ -18,12 +18,12 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
 from typing import IO, Any, BinaryIO, Final, Self
 
+from pseudoris.files.location import RunLocation
+from pseudoris.files.storage import storage_errors
 from pseudoris.interchange.exports.record import broken
 from pseudoris.primitives.errors import TransientError
+from pseudoris.primitives.threads import map_in_threads
 from pseudoris.primitives.untrusted import parse_json, printable_json
-from pseudoris.store.files.storage import storage_errors
-from pseudoris.store.location import RunLocation
-from pseudoris.store.threads import map_in_threads
 
 _WRITERS: Final = 8
 # This many threads read, because a small file in a bucket is mostly waiting. Memory may hold twice as many files.

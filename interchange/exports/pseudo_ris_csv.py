@@ -23,6 +23,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
 from pseudoris.interchange.exports.image_files import counts_of_png, mask_png
@@ -31,7 +32,6 @@ from pseudoris.interchange.exports.record import Content, ExportImage, broken, c
 from pseudoris.interchange.exports.selected_rows import TextRule, is_distinctive
 from pseudoris.schemas.keep_rule import is_lone
 from pseudoris.schemas.shard import SOURCE_HUMAN, SOURCE_MODEL, ExpressionRecord
-from pseudoris.store.location import RunLocation
 
 CSV_FOLDER: Final = "pseudo_supervision/cutler_sam"
 CSV_NAME: Final = "distinctive_captions_cc3m.csv"

@@ -19,6 +19,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Final, TypeAlias
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports.coco_export import (
     ANNOTATIONS,
     REFER_SPLITS,
@@ -37,7 +38,6 @@ from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.interchange.human_refs import HumanRefs, RecordIds, counts_of, read_human
 from pseudoris.interchange.untrusted_pickle import load_plain
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.store.location import RunLocation
 
 # REFER's code exits for any other name. It knows `refclef` too, which is left out: its images are elsewhere.
 _DATASETS: Final = ("refcoco", "refcoco+", "refcocog")

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Final, cast
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
 from pseudoris.interchange.exports.image_files import check_image_size
@@ -24,7 +25,6 @@ from pseudoris.interchange.exports.record import Content, broken, check_mask, ch
 from pseudoris.primitives.errors import TransientError
 from pseudoris.primitives.untrusted import parse_json, printable_json
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.store.location import RunLocation
 
 _INDEX_NAME: Final = "index.json"
 _OF_EXPRESSION: Final = ("head_noun", "uniqueness", "correctness", "distinctiveness", "weight")

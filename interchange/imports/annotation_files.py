@@ -31,6 +31,7 @@ from pseudoris.interchange.imports.human_annotation import (
 from pseudoris.interchange.imports.reason_annotation import read_reason
 from pseudoris.interchange.untrusted_pickle import load_plain
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.threads import map_in_threads
 from pseudoris.primitives.uris import refuse_secrets
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.ids import sha256_hex
@@ -39,7 +40,6 @@ from pseudoris.schemas.shard import clean_text
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.runs.planned_run import package_versions
 from pseudoris.store.sources.root import SourceRoot, root_at
-from pseudoris.store.threads import map_in_threads
 
 # In these formats the splits choose entries of one file. In all others they choose files.
 _SPLIT_INSIDE: Final = ("refer", "grefcoco")

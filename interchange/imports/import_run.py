@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from pseudoris.files.key_order import path_key
+from pseudoris.files.location import RunLocation
 from pseudoris.images.pixels import import_plugins
 from pseudoris.images.prover import Prover
 from pseudoris.interchange.imports.annotation_files import ImportRequest, read_annotation
@@ -26,19 +28,17 @@ from pseudoris.interchange.imports.human_annotation import (
     relative_path,
 )
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import Shard
 from pseudoris.store.exclusions.exclusion_rules import planned_rules
 from pseudoris.store.exclusions.stored_exclusions import content_matcher
-from pseudoris.store.files.key_order import path_key
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, plan_run
 from pseudoris.store.runs.thread_runs import OnProgress, WrittenRun, write_run
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.proven_shard import read_shard
-from pseudoris.store.threads import map_in_threads
 
 WITHOUT_PIXELS: Final = "masks without pixels (in this call)"
 

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import AliasPath, BaseModel, FailFast, Field, TypeAdapter, ValidationError
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.brush_strokes import values_of_strokes
 from pseudoris.interchange.imports.annotation_files import PACKAGES, ImportRequest, read_named_file
 from pseudoris.interchange.imports.human_annotation import (
@@ -45,7 +46,6 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Receipt, RunHeader, ShardCounts
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage, clean_text
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, SCHEMAS
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import in_plan_order, without
 from pseudoris.store.runs.planned_run import Parent, RunRequest, package_versions
 from pseudoris.store.runs.thread_runs import OnProgress, derive_run

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import KeepRule
@@ -17,7 +18,6 @@ from pseudoris.schemas.tables import IMAGES, SCHEMAS
 from pseudoris.store.checks import content as checks
 from pseudoris.store.checks.content import Problem
 from pseudoris.store.checks.expressions import expression_problems
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import part_path
 from pseudoris.store.tables.committed_tables import read_part
 from pseudoris.store.tables.judged_expressions import SOME_TAU

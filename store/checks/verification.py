@@ -9,7 +9,9 @@ from itertools import groupby
 import numpy as np
 import numpy.typing as npt
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.keep_rule import KeepRule
 from pseudoris.schemas.run_records import PLAN_FOLDER, RECEIPTS_FOLDER, PlanEntry, Receipt, RunHeader
@@ -17,7 +19,6 @@ from pseudoris.store.checks.content import Problem, examples
 from pseudoris.store.checks.records import Manifests, card_notices, junk_notices, replaced_receipt_problems
 from pseudoris.store.checks.shard_parts import verify_shard
 from pseudoris.store.exclusions.stored_exclusions import stored_exclusions
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import NamedParts, stray_files
 from pseudoris.store.runs.header import EXTENSION_NAME, require_header
 from pseudoris.store.runs.plan import iter_plan_part, shards_of_parts
@@ -32,7 +33,6 @@ from pseudoris.store.runs.receipts import (
 )
 from pseudoris.store.runs.repair import REPAIRED, remedy
 from pseudoris.store.tables.judged_expressions import SOME_TAU, rule_of
-from pseudoris.store.threads import map_in_threads
 
 __all__ = ["OutsideBytes", "Problem", "VerifyReport", "verify_run", "verify_shard"]
 

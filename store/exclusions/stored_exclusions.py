@@ -14,6 +14,8 @@ from typing import Final
 import pyarrow as pa
 from pydantic import JsonValue
 
+from pseudoris.files.key_order import file_of
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import CONTENT_HASH_HEX_DIGITS, image_id, sha256_hex
 from pseudoris.schemas.run_records import PLAN_FOLDER, PartRecord, RunHeader
@@ -28,8 +30,6 @@ from pseudoris.store.exclusions.exclusion_rules import (
     planned_rules,
     with_counts,
 )
-from pseudoris.store.files.key_order import file_of
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.repair import read_whole
 from pseudoris.store.sources.items import SourceItem
 from pseudoris.store.tables.parquet_files import open_parquet, parquet_bytes

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.templates import markdown_templates
 from pseudoris.primitives.untrusted import spelled, without_secrets
 from pseudoris.schemas.config import FilterConfig, MasksConfig
@@ -23,7 +24,6 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import AuditRecord, CitedAudit, Receipt, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, SCHEMAS
 from pseudoris.store.exclusions.exclusion_rules import EXCLUDED, exclusions_of, missing_phrase
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import parse_record, require_header, sealed
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import RootDigest, RunTotals, Totals

@@ -15,12 +15,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pseudoris.files.location import RunLocation
+from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, SCORE_COLUMNS, Ints
 from pseudoris.schemas.tables import EXPRESSIONS
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import RunTotals, Totals, spread_evenly
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun, occurrences
-from pseudoris.store.threads import map_in_threads
 
 _DIGITS: Final = 4
 

@@ -20,8 +20,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.ids import SHARD_NAME, shard_name
-from pseudoris.store.location import RunLocation
 
 ATTEMPTS_FOLDER: Final = "_attempts"
 ATTEMPT_NAME: Final = re.compile(rf"^{SHARD_NAME}~([^~]+)~([^~]+)~([^~]+)~([^~.]+)\.(begun|ended)$")

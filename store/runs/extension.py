@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 from operator import attrgetter, itemgetter
 from typing import Any, Final
 
+from pseudoris.files.key_order import file_of
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.run_records import PartRecord, PlanEntry, PlanExtension, RunHeader
 from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, stored_exclusions
-from pseudoris.store.files.key_order import file_of
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import create_extension
 from pseudoris.store.runs.plan import PlanTally, assign_shards, stream_plan, write_plan
 from pseudoris.store.sources.items import SourceItem

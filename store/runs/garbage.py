@@ -20,12 +20,12 @@ from typing import Final
 
 import numpy as np
 
+from pseudoris.files.location import PROBE_NAME, RunLocation
+from pseudoris.files.storage import Upload, shown_uri, storage_errors
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import PART_NAME, part_name
 from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.files.storage import Upload, shown_uri, storage_errors
-from pseudoris.store.location import PROBE_NAME, RunLocation
 from pseudoris.store.runs.attempts import ATTEMPT_NAME, ATTEMPTS_FOLDER, attempts_of
 from pseudoris.store.runs.header import EXTENSION_NAME, read_header
 from pseudoris.store.runs.lock import LOCK_FOLDER, current_holder

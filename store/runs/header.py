@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
+from pseudoris.files.location import RunLocation, resolved
 from pseudoris.primitives.errors import ConfigError, refuse_other_version
 from pseudoris.primitives.untrusted import parse_json, without_secrets
 from pseudoris.primitives.uris import RECORDED, refuse_secrets, secrets_in, texts_in
@@ -31,7 +32,6 @@ from pseudoris.schemas.run_records import (
     SealedRecord,
 )
 from pseudoris.store.exclusions.exclusion_rules import extended_exclusions
-from pseudoris.store.location import RunLocation, resolved
 
 _Record = TypeVar("_Record", bound=SealedRecord)
 

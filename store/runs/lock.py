@@ -24,12 +24,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from pseudoris.files.location import ListedFile, RunLocation
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.primitives.machine_limits import machine_limits
 from pseudoris.primitives.untrusted import parse_json
 from pseudoris.schemas.ids import EIGHT_DIGITS
 from pseudoris.schemas.run_records import HEADER_NAME
-from pseudoris.store.location import ListedFile, RunLocation
 
 logger = logging.getLogger(__name__)
 

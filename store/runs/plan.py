@@ -20,13 +20,13 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pseudoris.files.key_order import file_of
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.config import ShardsConfig
 from pseudoris.schemas.ids import CONTENT_HASH_HEX_DIGITS, EIGHT_DIGITS, image_id, sha256_hex
 from pseudoris.schemas.run_records import PLAN_FOLDER, PartRecord, PlanEntry, RunHeader
 from pseudoris.schemas.tables import PLAN_SCHEMA
-from pseudoris.store.files.key_order import file_of
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import part_path
 from pseudoris.store.runs.repair import read_whole, refuse_lost
 from pseudoris.store.sources.items import SourceItem

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import NO_FIELDS, RECORDED, masked
 from pseudoris.schemas.config import RunConfig
@@ -32,7 +33,6 @@ from pseudoris.schemas.run_records import (
 )
 from pseudoris.store.exclusions.exclusion_rules import Exclusions, plan_files
 from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, check_exclusions, exclusion_notices
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.extension import extend_plan, extension_notices
 from pseudoris.store.runs.garbage import refuse_unexpected_files, remove_leftovers
 from pseudoris.store.runs.header import (

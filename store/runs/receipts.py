@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from itertools import tee
 from typing import Any, Final
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, check_number
+from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.ids import SHARD_NAME, shard_name
 from pseudoris.schemas.run_records import HEADER_NAME, RECEIPTS_FOLDER, PartRecord, Receipt, RunHeader
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import header_digests, parse_record
-from pseudoris.store.threads import map_in_threads
 
 _NAME: Final = re.compile(rf"{SHARD_NAME}\.json")
 # This many threads read receipts, because a read of a kilobyte from a bucket is nearly all latency.

@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, check_number
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import lay_over, validate
@@ -25,7 +26,6 @@ from pseudoris.schemas.keep_rule import COMPOSED_KINDS, KeepCondition, KeepRule,
 from pseudoris.schemas.run_records import AuditRecord, Receipt, RunHeader, ShardCounts
 from pseudoris.schemas.shard import SOURCE_COMPOSER, Shard, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, IMAGES, MASKS, SCHEMAS
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.planned_run import Parent, RunRequest, package_versions
 from pseudoris.store.runs.receipts import RunTotals, part_path
 from pseudoris.store.runs.thread_runs import DEFAULT_THREADS, OnProgress, derive_run

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.ids import PART_NAME, sha256_hex
 from pseudoris.schemas.run_records import HEADER_NAME, PartRecord, Receipt, RunHeader
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import RESTORE, read_header
 from pseudoris.store.runs.receipts import part_path, read_receipt, receipt_path
-from pseudoris.store.threads import map_in_threads
 
 # Few threads read parts, because each holds a whole part: with embedded images, up to `shards.max_bytes`.
 _THREADS: Final = 4

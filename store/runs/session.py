@@ -18,11 +18,11 @@ from typing import Final
 
 import pyarrow as pa
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import TransientError
 from pseudoris.schemas.run_records import PLAN_FOLDER, Receipt, RunHeader
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.store.exclusions.exclusion_rules import plan_files
-from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, write_datacard
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.header import require_header

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader, ShardCounts
 from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, as_quarantined, commit_parts, commit_shard, make_receipt
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.pending_work import Committed, Notice, PendingWork, RunEvent, missing_shards
@@ -24,7 +25,6 @@ from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.planned_run import Parent, PlannedRun, RunRequest, plan_run
 from pseudoris.store.runs.receipts import RunTotals, read_receipt
 from pseudoris.store.runs.session import Outcome, RunSession
-from pseudoris.store.threads import map_in_threads
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from typing import Any, BinaryIO, Final, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pseudoris.files.key_order import path_key, row_key
+from pseudoris.files.storage import StoredFile
 from pseudoris.images.parquet_pages import WatchedPages
 from pseudoris.primitives.errors import ConfigError, ImageError, too_many_bytes
 from pseudoris.schemas.config import SourceConfig
-from pseudoris.store.files.key_order import path_key, row_key
-from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.sources.items import LeftOut, SourceItem
 from pseudoris.store.sources.root import SourceRoot
 from pseudoris.store.tables.parquet_files import is_damage

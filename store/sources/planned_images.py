@@ -12,18 +12,18 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Final
 
+from pseudoris.files.key_order import file_path
+from pseudoris.files.location import RunLocation
+from pseudoris.files.storage import NoBucketError, StoredFile
 from pseudoris.primitives.errors import ConfigError, ImageError, RefusedError, TransientError, too_many_bytes
+from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
-from pseudoris.store.files.key_order import file_path
-from pseudoris.store.files.storage import NoBucketError, StoredFile
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.sources.image_tables import RowImage, read_rows
 from pseudoris.store.sources.root import SourceRoot, resolve_uri
 from pseudoris.store.sources.source import open_recorded_root, open_root
-from pseudoris.store.threads import map_in_threads
 
 _MISSING: Final = ImageError("missing", "the image was planned but is not there")
 _NO_BUCKET: Final = ImageError("missing", "there is no bucket of this name, in this region, at this endpoint")

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 from urllib.parse import urlsplit
 
+from pseudoris.files.location import local_path, storage_at
+from pseudoris.files.storage import Kind, Storage, StoredFile, listing_errors, shown_uri, transient_faults
 from pseudoris.primitives.errors import ConfigError, ImageError, RefusedError, TransientError
 from pseudoris.primitives.untrusted import without_secrets
 from pseudoris.primitives.uris import secret_in
 from pseudoris.schemas.config import SourceConfig, StorageConfig
-from pseudoris.store.files.storage import Kind, Storage, StoredFile, listing_errors, shown_uri, transient_faults
-from pseudoris.store.location import local_path, storage_at
 
 
 @dataclass(frozen=True, slots=True)

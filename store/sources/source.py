@@ -18,15 +18,15 @@ from dataclasses import dataclass, field
 from itertools import chain, islice, pairwise, repeat
 from typing import Final, Literal
 
+from pseudoris.files.key_order import path_key
+from pseudoris.files.location import LOCAL_PROTOCOLS, local_path, storage_at
+from pseudoris.files.storage import Mark, StoredFile
 from pseudoris.primitives.errors import ConfigError, ImageError, PseudorisError, RefusedError
 from pseudoris.primitives.untrusted import without_secrets
 from pseudoris.primitives.uris import NO_FIELDS, refuse_secrets, secret_in
 from pseudoris.schemas.config import SourceConfig, StorageConfig
 from pseudoris.schemas.run_records import HEADER_NAME, is_header
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.files.key_order import path_key
-from pseudoris.store.files.storage import Mark, StoredFile
-from pseudoris.store.location import LOCAL_PROTOCOLS, local_path, storage_at
 from pseudoris.store.sources.image_tables import RowGroup, count_rows, rows_of
 from pseudoris.store.sources.items import LeftOut, SourceItem
 from pseudoris.store.sources.patterns import ALL_FILES, GLOB, MAGIC, GlobPattern, expand_braces, split_root

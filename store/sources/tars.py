@@ -11,10 +11,10 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO, Final, cast
 
+from pseudoris.files.key_order import member_key, path_key
+from pseudoris.files.storage import StoredFile
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import SourceConfig
-from pseudoris.store.files.key_order import member_key, path_key
-from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.sources.items import LeftOut, SourceItem
 from pseudoris.store.sources.root import SourceRoot
 

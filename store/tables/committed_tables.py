@@ -12,10 +12,10 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pseudoris.files.location import RunLocation
 from pseudoris.images.parquet_pages import BorrowedFile
 from pseudoris.primitives.errors import refuse_other_version
 from pseudoris.schemas.tables import SCHEMAS, TABLES_VERSION
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.repair import lost_part
 from pseudoris.store.tables.parquet_files import DamagedError, damaged, open_parquet
 

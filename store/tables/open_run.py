@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.keep_rule import Ints
 from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.schemas.shard import Failure
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS, STATUS_QUARANTINED
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import LatestReceipts
 from pseudoris.store.tables.committed_tables import RowFilter, chosen_schema, read_selected

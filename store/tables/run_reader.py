@@ -18,12 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyarrow import fs
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, check_number
 from pseudoris.primitives.templates import html_text
+from pseudoris.primitives.threads import map_in_threads
 from pseudoris.primitives.uris import whole_number
 from pseudoris.schemas.run_records import PartRecord, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import READERS, RunTotals, Totals, part_path
 from pseudoris.store.runs.repair import part_sizes, read_whole, refuse_lost
 from pseudoris.store.sources.planned_images import PlannedImages
@@ -31,7 +32,6 @@ from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.committed_tables import RowFilter
 from pseudoris.store.tables.open_run import COLUMNS, COLUMNS_BESIDE, DAMAGED_IMAGES, CommittedShard, OpenRun
 from pseudoris.store.tables.run_image import RunImage
-from pseudoris.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     import pandas

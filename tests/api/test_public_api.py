@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 
 import pseudoris
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports import ExportOptions
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.scene_truth import SceneTruth
 from tests.builders.runs import stub_config, write_source
 from tests.builders.scene_runs import scene_run, scenes, truth_bytes

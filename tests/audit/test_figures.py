@@ -10,7 +10,7 @@ from pseudoris.audit.draw import DrawOptions, draw_audit
 from pseudoris.audit.figures import audit_figures
 from pseudoris.audit.judged_pairs import apply_to
 from pseudoris.audit.verdicts import MissedLine, VerdictLine
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.run_reader import Run

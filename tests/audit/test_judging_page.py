@@ -7,7 +7,7 @@ import pytest
 from pseudoris.audit.audit_folder import AuditFolder, add_file
 from pseudoris.audit.judging_page import write_judging_page
 from pseudoris.audit.verdicts import read_answers
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 from tests.builders.audits import small_audit
 from tests.builders.web import serving_folder
 

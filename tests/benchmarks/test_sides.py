@@ -26,9 +26,9 @@ from benchmarks.chain_sides import AuthorsChain, OurChain
 from benchmarks.dataset_inputs import DataSize, write_all
 from benchmarks.end_to_end import Settings
 from benchmarks.mask_sides import Sides
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.location import RunLocation
 from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.captions.vlm_captioner import VlmCaptioner, vlm_engine
 from pseudoris.workers.captions.vlm_loading import VlmOptions, load_vlm

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.imports import ImportRequest, ImportSummary, import_annotation
 from pseudoris.interchange.imports.annotation_files import read_annotation
 from pseudoris.interchange.imports.human_annotation import Annotation
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.store.location import RunLocation
 
 
 def import_small(

@@ -10,12 +10,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives import rle
 from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Rated
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, ShardImage
-from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.attributes import COLOURS, Attributes
 from pseudoris.synthworld.demo import scene_truth
 from pseudoris.synthworld.grammar import Description

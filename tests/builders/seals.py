@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
-from pseudoris.store.location import RunLocation
 
 
 def sealed_json(tree: dict[str, Any]) -> bytes:

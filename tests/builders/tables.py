@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 from pseudoris.store.tables.open_run import OpenRun
 
 

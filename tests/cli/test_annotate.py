@@ -12,12 +12,12 @@ import pyarrow.dataset as ds
 import pytest
 import ray
 
+from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.identity import measure_identity
 from pseudoris.pipeline.run_contract import RunSummary
 from pseudoris.primitives.errors import TransientError
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.pending_work import Planned, Step
 from pseudoris.store.runs.planned_run import RunRequest, plan_run

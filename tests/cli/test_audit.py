@@ -10,10 +10,10 @@ import pytest
 
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.verdicts import VerdictLine
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.brush_strokes import brush_strokes
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import CARD_NAME, CITATION_NAME, write_datacard
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from tests.builders.audits import VerdictFile, small_audit

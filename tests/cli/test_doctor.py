@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from pseudoris.cli.doctor import run_checks
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.demo import write_demo
 from tests.builders.command import invoke, pseudoris
 from tests.builders.images import png

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.run_records import HEADER_NAME, RECORDS_VERSION
 from pseudoris.schemas.tables import TABLES_VERSION
-from pseudoris.store.location import RunLocation
 from tests.builders.command import pseudoris_here
 from tests.builders.images import png
 from tests.builders.scored_runs import scored_run

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from pseudoris.cli.evaluate import fitted_text
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.head_nouns import head_noun
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.fitted import FittedValues, PairWeightConfig, WeightLine
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
 from tests.builders.command import invoke

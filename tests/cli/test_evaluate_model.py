@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import ExpressionRecord, ShardImage
-from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.renderer import render
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, held_out_figures
 from pseudoris.training.learning import open_fabric

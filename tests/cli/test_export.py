@@ -13,9 +13,9 @@ import pytest
 from typer.main import get_command
 
 from pseudoris.cli.main import app
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports import EXPORTS, ExportOptions
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.store.location import RunLocation
 from tests.builders.command import invoke
 from tests.interchange.exports.builders import build_run, jpeg
 from tests.store.builders import commit, start_run

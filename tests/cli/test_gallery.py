@@ -9,9 +9,9 @@ import pytest
 
 from pseudoris.audit.verdicts import VerdictLine
 from pseudoris.cli.gallery import write_pages
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id
-from pseudoris.store.location import RunLocation
 from tests.builders.audits import VerdictFile, small_audit
 from tests.builders.command import NUM_SCENES, pseudoris_here
 from tests.interchange.exports.builders import build_run, jpeg

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pseudoris.files.location import RunLocation
 from pseudoris.pipeline import annotation, identity
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from tests.builders.command import OPTIONS, invoke, pseudoris_here
 from tests.builders.head import ROOT

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pyarrow.dataset as ds
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import ShardsConfig
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.plan import read_shard_plan

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 from tests.builders.command import wait_for
 from tests.builders.images import png
 from tests.builders.scored_runs import scored_run

@@ -10,10 +10,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.annotation import annotate, dry_run
 from pseudoris.pipeline.sample_estimate import estimate
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from tests.builders.command import OPTIONS, pseudoris, pseudoris_here
 from tests.builders.images import png

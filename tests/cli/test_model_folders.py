@@ -9,7 +9,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from recipes.llava_recipe import FOLDER

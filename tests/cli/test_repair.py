@@ -15,9 +15,9 @@ import pytest
 import ray
 
 import pseudoris
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import LockTimes, RunLock
 from pseudoris.store.runs.receipts import RootDigest, latest_receipts

@@ -10,8 +10,8 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.store.location import RunLocation
 from tests.builders.command import invoke, start_pseudoris
 from tests.builders.scored_runs import scored_run
 from tests.store.builders import commit, start_run

@@ -12,9 +12,9 @@ import time
 import pyarrow.dataset as ds
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance
 from pseudoris.store.runs.garbage import remove_run
 from pseudoris.store.runs.lock import RunLock

@@ -15,9 +15,9 @@ import pytest
 
 from pseudoris.cli.doctor import run_checks
 from pseudoris.cli.main import main
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.untrusted import mask_logs
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import card_text
 from pseudoris.store.runs.receipts import RunTotals
 from tests.builders.command import OPTIONS, pseudoris_here

@@ -22,10 +22,10 @@ from pseudoris.cli.console import SafeConsole, facts_table, path_lines
 from pseudoris.cli.main import main
 from pseudoris.cli.progress import run_progress
 from pseudoris.cli.summaries import summary_view
+from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.run_contract import RunSummary
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.pending_work import Committed, Notice, Planned
 from pseudoris.store.runs.receipts import RunTotals
 from tests.builders.command import pseudoris_here

@@ -12,8 +12,8 @@ from PIL import Image
 
 from experiments.absences import grefs_run
 from experiments.quality.scene_runs import SceneRun, imported_scenes
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.learning import TrainingFolder
 from tests.builders.command import invoke, pseudoris_here

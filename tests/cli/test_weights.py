@@ -12,8 +12,8 @@ from importlib.resources import files
 import pytest
 from huggingface_hub import constants
 
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.config import WeightsConfig
-from pseudoris.store.location import RunLocation
 from pseudoris.workers.checkpoints import download, published_weights
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from tests.builders.command import pseudoris, pseudoris_here

@@ -12,8 +12,8 @@ import pytest
 
 from pseudoris.cli import main as cli_main
 from pseudoris.deploy.job_entry import main
+from pseudoris.files.location import local_path
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.store.location import local_path
 from tests.builders.wheel import ROOMS, ROOT
 
 
@@ -79,7 +79,7 @@ def python(at: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_second_checkout_with_the_environment_of_this_one_loads_its_own_code(tmp_path):
     at = checkout(tmp_path / "second")
-    ended = python(at, "-c", "import pseudoris.store.location as loaded; print(loaded.__file__)")
+    ended = python(at, "-c", "import pseudoris.files.location as loaded; print(loaded.__file__)")
     assert ended.stderr == ""
     assert Path(ended.stdout.strip()).resolve() == at / "store" / "location.py"
 

@@ -112,8 +112,8 @@ def test_a_stopped_job_is_interrupted_gives_the_lock_back_and_resumes(head, whee
 
 def test_driver_and_workers_of_a_job_run_the_wheel_that_it_brings(head, wheel):
     script = (
-        "import json, ray, pseudoris.store.location as ours; ray.init(log_to_driver=False); "
-        "of = ray.remote(lambda: __import__('pseudoris.store.location').__file__); "
+        "import json, ray, pseudoris.files.location as ours; ray.init(log_to_driver=False); "
+        "of = ray.remote(lambda: __import__('pseudoris.files.location').__file__); "
         "print('FOUND', json.dumps([ours.__file__, ray.get(of.remote())]))"
     )
     ended = submit(head, wheel, "--", "python", "-c", script)

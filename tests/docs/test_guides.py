@@ -151,7 +151,7 @@ def test_the_page_tells_the_priors_of_the_presets():
     assert {load_config(preset).masks.prior.kind for preset in ("tiny", "base")} == {"none"}
 
 
-ROOMS = ("schemas", "images", "store", "pipeline", "workers", "cli")
+ROOMS = ("primitives", "schemas", "files", "images", "store", "pipeline", "workers", "cli")
 TROUBLES = guide("troubleshooting")
 HEADINGS = re.findall(r"^### .*?`(.+)`", TROUBLES, re.MULTILINE)
 # What `…` stands for on the page.

@@ -23,7 +23,7 @@ import duckdb
 import pytest
 
 import pseudoris
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from tests.builders.scored_runs import scored_run
 from tests.builders.tables import read_table

@@ -20,11 +20,11 @@ from typing import Any
 import pyarrow.parquet as pq
 from tenacity import Retrying, stop_after_attempt
 
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, SCHEMAS
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import Attempt, parse_attempts
 from pseudoris.store.runs.receipts import list_commits, read_receipts
 from tests.builders.tables import read_table

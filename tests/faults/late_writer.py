@@ -11,9 +11,9 @@ import os
 import signal
 import sys
 
+from pseudoris.files.location import RunLocation
 from pseudoris.images.prover import Prover
 from pseudoris.schemas.run_records import RECEIPTS_FOLDER
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import commit
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.plan import read_shard_plan

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.tables import FAILURES, IMAGES
-from pseudoris.store.location import RunLocation
 from tests.builders.images import png
 from tests.builders.runs import write_source
 from tests.builders.tables import read_table

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 from pseudoris.store.runs.garbage import run_gc
 from tests.faults.conftest import SLOW, SLOWER
 from tests.faults.harness import ROOT, num_receipts, part_digests, prove, receipts, start_driver

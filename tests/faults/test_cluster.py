@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 from tests.builders.head import RAY
 from tests.builders.hosts import can_make_hosts, ray_hosts
 from tests.builders.images import png

@@ -8,7 +8,7 @@ import threading
 import psutil
 import pytest
 
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 from tests.builders.command import pseudoris
 from tests.builders.runs import STUBS
 from tests.faults.conftest import SLOW

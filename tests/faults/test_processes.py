@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 from tests.builders.hostile_plugin import hostile
 from tests.faults.conftest import SLOW, SLOWER
 from tests.faults.harness import local_cluster, num_receipts, prove, receipts, start_driver

@@ -28,9 +28,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from pseudoris.files.local_storage import TEMPORARY_PREFIX
+from pseudoris.files.location import RunLocation
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.files.local_storage import TEMPORARY_PREFIX
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import TEMPORARY_AGE_S
 from pseudoris.training.learning import TrainingFolder
 from tests.builders.images import png

@@ -23,6 +23,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from pseudoris.files.location import RunLocation
 from pseudoris.images.pixels import (
     common_suffix,
     decode_proven,
@@ -46,7 +47,6 @@ from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import cached_receipts, manifest_numbers, read_manifest, write_manifest
 from pseudoris.store.runs.plan import iter_plan, stream_plan

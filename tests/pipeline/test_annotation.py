@@ -8,6 +8,7 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exclusions import read_exclusions
 from pseudoris.pipeline import executor
 from pseudoris.pipeline.annotation import annotate, dry_run
@@ -16,7 +17,6 @@ from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.pending_work import Committed, Notice, Planned, Step
 from pseudoris.store.runs.receipts import list_receipts
 from tests.builders.fitted import POSTERIOR, fitted

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.annotation import annotate, dry_run
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.header import read_header

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.pipeline import fan_out
 from pseudoris.pipeline.fan_out import checking_on_cluster, list_on_cluster
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.config import PoolConfig, SourceConfig, StorageConfig
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.location import RunLocation
 from pseudoris.store.sources import open_source
 from tests.builders.fault_proxy import Fault, injecting
 from tests.builders.images import png

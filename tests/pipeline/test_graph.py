@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.pipeline import executor
 from pseudoris.pipeline.executor import actor_environment, actor_runtime, build_dataset, run_shards
 from pseudoris.pipeline.identity import identity_on_cluster
@@ -16,7 +17,6 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sources import open_source
 from pseudoris.synthworld.demo import write_demo

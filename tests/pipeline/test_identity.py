@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.pipeline import identity
 from pseudoris.pipeline.identity import PACKAGES, check_process, identity_before_ray, measure_identity
 from pseudoris.primitives.errors import ConfigError
@@ -17,7 +18,6 @@ from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Identity
-from pseudoris.store.location import RunLocation
 from pseudoris.workers import pass_sizes
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from pseudoris.workers.checkpoints.weight_files import folder_digest

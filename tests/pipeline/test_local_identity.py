@@ -10,12 +10,12 @@ import fsspec
 import pytest
 
 from pseudoris.cli.doctor import run_checks
+from pseudoris.files.location import RunLocation
 from pseudoris.pipeline import annotation, identity, sample_estimate
 from pseudoris.pipeline.identity import identity_before_ray, measure_identity
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.lock import RunLock
 from tests.builders.command import pseudoris

@@ -10,14 +10,14 @@ from unittest.mock import Mock
 
 import pytest
 
+from pseudoris.files.location import RunLocation
+from pseudoris.files.storage import storage_errors
 from pseudoris.pipeline import shard_tasks
 from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block, read_block
 from pseudoris.pipeline.stored_masks import StoredMasks
 from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.shard import Failure, Proof, Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
-from pseudoris.store.files.storage import storage_errors
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import begin_attempt, parse_attempts
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.manifest import write_manifest

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.pipeline import stage_actor
 from pseudoris.pipeline.executor import window_size
 from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block
@@ -15,7 +16,6 @@ from pseudoris.pipeline.stage_actor import EXIT_UNUSABLE, StageActor
 from pseudoris.primitives.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
 from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import begin_attempt, parse_attempts
 from tests.store.builders import annotated, make_entries, start_run
 

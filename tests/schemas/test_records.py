@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.measures import BATCH_FILL, STORAGE_RETRIES, collecting, count, record, take_counts
 from pseudoris.schemas import ids, tables
@@ -27,7 +28,6 @@ from pseudoris.schemas.shard import (
 )
 from pseudoris.schemas.shard_blocks import block_to_shard, from_array, shard_to_block, to_array
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.location import RunLocation
 from tests.builders.scored_runs import begin
 
 

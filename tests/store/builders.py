@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 from pycocotools import mask as coco
 
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.run_records import Identity, PlanEntry, PlanExtension, Receipt, RunHeader
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import NOWHERE, Provenance, commit_shard
 from pseudoris.store.runs.header import create_extension, create_header
 from pseudoris.store.runs.plan import read_shard_plan, write_plan

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pseudoris.cli.main import app
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.demo import TRUTH_FILE, write_demo
 from pseudoris.synthworld.grammar import Description
 from pseudoris.synthworld.oracle import referents

@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from pseudoris import RisDataset, SampleSpec
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
 from tests.builders.command import pseudoris_here

@@ -5,11 +5,11 @@ from dataclasses import replace
 from PIL import Image
 
 from pseudoris.cli.gallery import write_pages
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, KeepRule
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard
-from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.open_run import QuarantinedImage
 from pseudoris.viewer.gallery_sample import Gallery, GalleryImage, GallerySummary
 from tests.builders.human import box_mask, rle

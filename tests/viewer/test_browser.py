@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from pseudoris.cli.gallery import write_pages
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from tests.builders.scored_runs import scored_run
 from tests.builders.web import serving_folder

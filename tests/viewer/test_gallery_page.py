@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageDraw
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.mask_rings import mask_rings
 from pseudoris.primitives.untrusted import printable, visible
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.store.location import RunLocation
 from pseudoris.viewer import pages
 from pseudoris.viewer.gallery_page import THUMBNAIL, check_destination, image_card, write_gallery
 from pseudoris.viewer.gallery_sample import Gallery, GalleryImage

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.fitted import (
     CONFIDENCE_COLUMNS,
@@ -29,7 +30,6 @@ from pseudoris.schemas.fitted import (
 )
 from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.shard import SOURCE_MODEL
-from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.evaluation.bootstrap import Sums
 from pseudoris.training.evaluation.human_truth import HumanImageTruth

@@ -20,9 +20,9 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.head_nouns import noun_prompt
-from pseudoris.store.location import RunLocation
 from pseudoris.training.chooser.candidate_masks import GEOMETRY_WIDTH, PAIR_WIDTH, Candidates, CandidateStore
 from pseudoris.training.chooser.choices import Choice, least_none, trusted_levels
 from pseudoris.training.chooser.chooser_config import ChooserConfig

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pseudoris.files.key_order import path_key
 from pseudoris.images.parquet_pages import read_columns
 from pseudoris.interchange.imports.human_annotation import is_utf8
 from pseudoris.primitives import rle
@@ -24,7 +25,6 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.shard import MaskRecord, clean_text
-from pseudoris.store.files.key_order import path_key
 from pseudoris.training.chooser.candidate_masks import embedded_masks, propose_masks
 from pseudoris.training.chooser.chooser_training import CHOOSER, load_student
 from pseudoris.training.evaluation.circularity import Origin, digests_of

@@ -14,10 +14,10 @@ from typing import Final, Self
 
 from lightning_fabric import Fabric
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.primitives.untrusted import parse_json, read_regular
 from pseudoris.schemas.config import RunConfig
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder

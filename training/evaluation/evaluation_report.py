@@ -18,9 +18,9 @@ from typing import Any, Final
 import jinja2
 from markupsafe import Markup
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.templates import page_templates
 from pseudoris.primitives.untrusted import printable, printable_json
-from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.svg import element
 from pseudoris.training.evaluation.bootstrap import Estimate
 from pseudoris.training.evaluation.run_evaluation import (

@@ -16,16 +16,16 @@ from typing import Final, Protocol, Self
 
 import numpy as np
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.head_nouns import head_noun
+from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.keep_rule import Ints
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import STATUS_QUARANTINED
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import read_header
 from pseudoris.store.tables.open_run import JoinedTables, OpenRun, places_by_mask
-from pseudoris.store.threads import map_in_threads
 from pseudoris.training.evaluation.run_images import CommittedImage, joined_tables
 from pseudoris.training.evaluation.truth import Truth
 

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives import rle
 from pseudoris.primitives.untrusted import printable_json, without_nan
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation.answerers import Predictions
 from pseudoris.training.evaluation.bootstrap import RESAMPLES, UNDEFINED, Estimate, ImageBootstrap, Sums
 from pseudoris.training.evaluation.evaluation_report import HTML_NAME, JSON_NAME, render_page

@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from pydantic import Field, model_validator
 from torch.utils.data import DataLoader
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.dataset import (
     Draw,
     ExpressionFilter,
@@ -32,7 +33,6 @@ from pseudoris.primitives.counter_rng import draw_below, key_of, permutation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, UnitInterval
 from pseudoris.schemas.keep_rule import LoneMasks
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 
 # Maps the location of a run to its snapshot, as `Snapshot.state` gives it.

@@ -17,10 +17,10 @@ from typing import Any, Final
 import torch
 from lightning_fabric import Fabric
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.dataset import Snapshot
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import parse_json, read_regular
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.training.evaluation.held_out import of_all_ranks
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.dataset.image_reader import ImageBytes, ShardImages
 from pseudoris.interchange.dataset.map_dataset import DEFAULT_MAX_MEMORY_BYTES, ConcatIndex
 from pseudoris.interchange.dataset.process_group import SharedNumbers
@@ -30,7 +31,6 @@ from pseudoris.primitives import rle
 from pseudoris.primitives.counter_rng import key_of
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.uris import place
-from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun
 from pseudoris.training.evaluation.run_images import CommittedImage, images_of, joined_tables
 from pseudoris.training.ppt.recipes.recipe_texts import names_a_side

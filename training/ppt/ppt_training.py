@@ -21,9 +21,9 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.counter_rng import key_of
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation.circularity import begin_validation
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning import FitSummary, ResumableFeed, StepReport, Trainer, TrainingFolder

@@ -18,6 +18,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Final
 
+from pseudoris.files.filesystems import client_errors, filesystem_at, open_location
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import file_sha256
 from pseudoris.primitives.uris import BUILTIN_PREFIX, named_path
@@ -42,7 +43,6 @@ from pseudoris.workers.checkpoints.published_weights import (
 )
 from pseudoris.workers.checkpoints.weight_cache import WeightCache, found_files, user_cache
 from pseudoris.workers.checkpoints.weight_headers import check_weight_header
-from pseudoris.workers.locations import client_errors, filesystem_at, open_location
 
 logger = logging.getLogger(__name__)
 

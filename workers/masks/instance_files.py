@@ -23,12 +23,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from pseudoris.files.filesystems import open_location
 from pseudoris.images.parquet_pages import read_columns
 from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.rle import compressed_counts, is_coordinate, unwrapped
 from pseudoris.primitives.untrusted import parse_json
-from pseudoris.workers.locations import open_location
 
 logger = logging.getLogger(__name__)
 

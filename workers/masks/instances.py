@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pseudoris.files.filesystems import open_location
 from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import MasksConfig, PriorConfig
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.workers.checkpoints.tensor_files import read_state
 from pseudoris.workers.device import to_device, to_host
-from pseudoris.workers.locations import open_location
 from pseudoris.workers.masks.instance_files import Instances, read_instance_table
 from pseudoris.workers.masks.proposals import Kept, Proposals, reduce_proposals
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from pseudoris.files.filesystems import filesystem_at, open_at
 from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ConfigError, ImageError, TransientError, gather
 from pseudoris.primitives.rle import MaskSizeError, compressed_counts
@@ -31,7 +32,6 @@ from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.crops.shard_pixels import prefetched_pixels
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.faults.quarantine import apply_to_images
-from pseudoris.workers.locations import filesystem_at, open_at
 from pseudoris.workers.masks.instances import build_prior
 from pseudoris.workers.masks.proposals import Proposals, mask_records
 from pseudoris.workers.stages import STAGE_PROPOSE, prior_digest

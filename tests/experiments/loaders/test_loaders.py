@@ -11,7 +11,7 @@ from experiments.loaders.__main__ import app
 from experiments.loaders.record import PAGE, RECORD, read_record, read_trainers, table_of
 from experiments.loaders.snapshots import MissingSnapshotError, root_of, stub, take
 from experiments.loaders.truth import Seen, figures_of
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 from tests.interchange.exports.builders import build_run_of_several, true_expressions
 from tests.store.builders import HEIGHT, WIDTH
 

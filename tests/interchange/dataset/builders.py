@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry, Receipt
 from pseudoris.schemas.shard import ExpressionRecord, ShardImage
-from pseudoris.store.location import RunLocation
 from tests.builders.images import png
 from tests.store.builders import (
     HEIGHT,

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.location import RunLocation
 from tests.interchange.dataset.builders import build_run, composed_rows
 
 

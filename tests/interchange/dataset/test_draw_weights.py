@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.dataset import ExpressionFilter, JoinedDataset, MixedDataset, RisDataset, SampleSpec
 from pseudoris.interchange.dataset.shard_reader import FULL_WEIGHT, DatasetRun
 from pseudoris.schemas.shard import CaptionSample
-from pseudoris.store.location import RunLocation
 from tests.interchange.dataset.builders import BuiltRun, build_run
 from tests.interchange.exports.builders import export
 from tests.interchange.exports.readers_pseudo_ris import PseudoDataset

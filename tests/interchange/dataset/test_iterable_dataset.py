@@ -19,6 +19,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from torch.utils.data import DataLoader
 
+from pseudoris.files.location import RunLocation
 from pseudoris.images.pixels import decode_upright
 from pseudoris.interchange.dataset import (
     ExpressionFilter,
@@ -33,7 +34,6 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.shard import CaptionSample
 from pseudoris.schemas.tables import EXPRESSIONS
-from pseudoris.store.location import RunLocation
 from pseudoris.store.sources import planned_images
 from pseudoris.store.tables.annotations import iter_annotations
 from pseudoris.store.tables.open_run import OpenRun

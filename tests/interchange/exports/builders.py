@@ -11,13 +11,13 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
+from pseudoris.files.key_order import member_key, path_key, row_key
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports import ExportOptions, ExportReport, ExportRequest, export_job, find_export
 from pseudoris.primitives.run_lengths import summarise_rle
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, ShardImage
-from pseudoris.store.files.key_order import member_key, path_key, row_key
-from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage
 from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.images import EXIF_ORIENTATION, encode

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports import ExportReport
-from pseudoris.store.location import RunLocation
 from tests.interchange.exports.builders import BuiltRun, build_run, build_run_of_several, export
 
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from torchvision.datasets import CocoCaptions, CocoDetection
 
+from pseudoris.files.key_order import path_key
 from pseudoris.interchange.exports import json_pairs
-from pseudoris.store.files.key_order import path_key
 from tests.interchange.exports.builders import LONG_TEXT, build_run, changed_tables, export, jpeg, stored
 from tests.interchange.exports.readers_coco import detectron_instances, open_coco, read_sa1b
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, TransientError
-from pseudoris.store.location import RunLocation
 from tests.interchange.exports.builders import build_run, export, jpeg, stored
 from tests.interchange.exports.readers_cris import CrisDataset, folder2records
 

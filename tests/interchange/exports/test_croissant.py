@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports import EXPORTS
 from pseudoris.interchange.exports.export_job import ExportJob
 from pseudoris.schemas.config import ComposingConfig
-from pseudoris.store.location import RunLocation
 from tests.interchange.exports.builders import BuiltRun, export, stored
 
 # Source: mlcommons/croissant 401f6ff, docs/croissant_rai.ttl, without the two that mlcroissant 1.1.1 spells in another

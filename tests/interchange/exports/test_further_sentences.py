@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import pseudoris
+from pseudoris.files.key_order import path_key
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN
-from pseudoris.store.files.key_order import path_key
 from tests.builders.command import invoke
 from tests.interchange.exports.builders import build_run, jpeg, stored
 from tests.interchange.exports.loading import LOADERS

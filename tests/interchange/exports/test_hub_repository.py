@@ -18,10 +18,10 @@ import pytest
 import yaml
 from huggingface_hub import constants
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports.hub_repository import HubRepository
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.config import SourceConfig
-from pseudoris.store.location import RunLocation
 from pseudoris.store.sources import open_source
 from tests.builders.command import pseudoris_here
 from tests.builders.hub import TOKEN, serving_hub, use_hub

@@ -13,6 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from scipy.ndimage import gaussian_filter
 
+from pseudoris.files.key_order import member_key, path_key, row_key
 from pseudoris.images.pixels import common_suffix, decode_upright
 from pseudoris.interchange.exports.image_files import image_file_name, image_file_of
 from pseudoris.interchange.exports.record import ExportMask
@@ -21,7 +22,6 @@ from pseudoris.primitives.polygons import centre_polygons, corner_polygon
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.shard import MaskRecord
-from pseudoris.store.files.key_order import member_key, path_key, row_key
 from pseudoris.store.tables.annotations import AnnotatedImage
 from tests.builders import images as build
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports import find_export, merged_parquet
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.location import RunLocation
 from tests.builders.tables import read_table
 from tests.interchange.exports.builders import BuiltRun, build_run, jpeg, request_for
 from tests.store.builders import commit, make_entries, start_run

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports import EXPORTS
 from pseudoris.primitives.errors import TransientError
-from pseudoris.store.location import RunLocation
 from tests.builders.images import encode
 from tests.interchange.exports.builders import UPRIGHT, export
 

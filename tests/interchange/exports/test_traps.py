@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports import EXPORTS, selected_rows
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.store.location import RunLocation
 from tests.interchange.exports.builders import UPRIGHT, TrueMask, changed_tables, export, stored
 from tests.interchange.exports.loading import LOADERS, WITH_BARE_MASKS, WITH_CANDIDATES, LoadedMask
 from tests.interchange.exports.readers_coco import read_instances, read_sa1b

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pseudoris.files import s3_storage
+from pseudoris.files.key_order import path_key
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports import EXPORTS, find_export
 from pseudoris.interchange.exports.destination import EXPORT_NAME, claim_destination, unmark_empty
 from pseudoris.interchange.exports.export_job import ExportJob
 from pseudoris.interchange.exports.output_files import ManyFiles, iter_json_arrays, json_arrays, new_file
 from pseudoris.primitives.errors import ConfigError, TransientError
-from pseudoris.store.files import s3_storage
-from pseudoris.store.files.key_order import path_key
-from pseudoris.store.location import RunLocation
 from tests.builders.memory import TRIES, least_peak_bytes
 from tests.interchange.exports.builders import PICTURES, build_run, export, jpeg, request_for, stored
 

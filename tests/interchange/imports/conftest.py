@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from functools import partial
 
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.dataset import RisDataset, SampleSpec
 from pseudoris.interchange.imports.annotation_files import read_gref, read_phrasecut, read_refer
 from pseudoris.interchange.imports.human_annotation import HumanPhrase
 from pseudoris.interchange.imports.import_run import WITHOUT_PIXELS
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from tests.builders.human import document, image_row, object_row, reference, texts_of, write_images, write_small_refer
 from tests.builders.imports import import_small, read_files

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.imports import ImportRequest, ImportSummary, correct_run
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.rle import decode
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import CARD_NAME
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest

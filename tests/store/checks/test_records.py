@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.dataset.snapshot import Snapshot
 from pseudoris.primitives.errors import ConfigError, PseudorisError
 from pseudoris.schemas.run_records import HEADER_NAME, RunHeader
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import CARD_NAME, write_datacard
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.header import extension_path, read_header, require_header

@@ -9,8 +9,8 @@ import polars as pl
 import pyarrow.dataset as ds
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.store.checks.verification import Problem, verify_run
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.header import require_header, sealed

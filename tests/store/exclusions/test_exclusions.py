@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from pseudoris.files.key_order import member_key, path_key, row_key
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
@@ -20,8 +22,6 @@ from pseudoris.store.exclusions.exclusion_rules import (
     name_value,
 )
 from pseudoris.store.exclusions.stored_exclusions import content_matcher, stored_exclusions
-from pseudoris.store.files.key_order import member_key, path_key, row_key
-from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import write_datacard
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import RunLock

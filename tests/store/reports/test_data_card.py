@@ -10,10 +10,10 @@ import pytest
 import yaml
 from datasets import load_dataset
 
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.run_records import Identity
 from pseudoris.schemas.tables import EXPRESSIONS
-from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, card_text, is_generated, write_datacard
 from pseudoris.store.runs.receipts import RunTotals
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run

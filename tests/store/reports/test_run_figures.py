@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
-from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import (
     DRIVER_ALIVE,
     DRIVER_SILENT,

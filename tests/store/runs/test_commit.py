@@ -8,12 +8,12 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.tables import FAILURES, IMAGES, SCHEMAS
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import NOWHERE, Provenance, commit_retry, commit_shard, quarantined_ids
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.header import require_header

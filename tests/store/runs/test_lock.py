@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, TransientError
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import lock as lock_module
 from pseudoris.store.runs.lock import LOCK_FOLDER, Claim, LockTimes, RunLock, claim_from_bytes, current_holder
 from tests.builders.command import wait_for
@@ -76,7 +76,7 @@ def test_an_owner_who_shows_a_sign_of_life_keeps_the_run(location, clock):
 def test_an_owner_killed_on_this_machine_is_succeeded_at_once(disk, clock):
     code = (
         "import sys, time; from pseudoris.store.runs.lock import RunLock; "
-        "from pseudoris.store.location import RunLocation; "
+        "from pseudoris.files.location import RunLocation; "
         "RunLock.acquire(RunLocation.open(sys.argv[1])); print('mine', flush=True); time.sleep(600)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code, disk.root], stdout=subprocess.PIPE, text=True)

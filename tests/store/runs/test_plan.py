@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.config import ShardsConfig
 from pseudoris.schemas.run_records import HEADER_NAME, Identity, RunHeader
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import plan as plan_module
 from pseudoris.store.runs.extension import ExtensionTally, extend_plan, new_entries
 from pseudoris.store.runs.header import read_header

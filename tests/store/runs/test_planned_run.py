@@ -6,9 +6,9 @@ import re
 
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import begin_attempt
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import Claim, RunLock, claim_to_bytes

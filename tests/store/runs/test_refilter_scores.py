@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.config import ComputeConfig
 from pseudoris.schemas.config_layers import validate
 from pseudoris.schemas.ids import sha256_hex
@@ -15,7 +16,6 @@ from pseudoris.schemas.shard import ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.checks.expressions import expression_problems
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pseudoris.files.local_storage import LocalStorage
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.fitted import PairWeightConfig, WeightLine, line_weights
@@ -19,8 +21,6 @@ from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.checks.expressions import expression_problems
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.files.local_storage import LocalStorage
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import read_header, require_header, sealed
 from pseudoris.store.runs.manifest import is_manifest_complete, iter_manifest
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts, receipt_path

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from huggingface_hub import HfFileSystem, constants
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, ImageError, RefusedError, TransientError
 from pseudoris.schemas.config import SourceConfig, StorageConfig
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import planned_source
 from pseudoris.store.sources.proven_shard import open_root
 from pseudoris.store.sources.source import open_source

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pseudoris.files.local_storage import LocalStorage
 from pseudoris.images.pixels import NOTE_NO_END_MARKER
 from pseudoris.images.prover import Prover
 from pseudoris.primitives.errors import ConfigError, TransientError
@@ -18,7 +19,6 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.schemas.tables import FAILURE_REASONS
-from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.sources.root import SourceRoot

@@ -12,12 +12,12 @@ import aiohttp
 import pytest
 from fsspec import AbstractFileSystem
 
+from pseudoris.files.fsspec_storage import FsspecStorage
+from pseudoris.files.local_storage import LocalStorage
 from pseudoris.primitives.errors import TransientError
 from pseudoris.schemas.config import RunConfig, SourceConfig, StorageConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Proof, Shard
-from pseudoris.store.files.fsspec_storage import FsspecStorage
-from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.sources import open_source, planned_images, proven_shard
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.sources.root import SourceRoot

@@ -11,10 +11,10 @@ import uuid
 import fsspec
 import pytest
 
+from pseudoris.files.local_storage import LocalStorage
 from pseudoris.primitives.errors import ConfigError, ImageError, PseudorisError, TransientError
 from pseudoris.schemas.config import SourceConfig, StorageConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.patterns import ALL_FILES
 from pseudoris.store.sources.planned_images import read_entries

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from pseudoris.files.location import storage_at
 from pseudoris.images.prover import Prover
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.store.location import storage_at
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.patterns import GlobPattern, expand_braces
 from pseudoris.store.sources.proven_shard import read_shard

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Rated, line_weights, log_odds, logistic
 from pseudoris.schemas.shard import SOURCE_COMPOSER
-from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.scene_truth import SceneTruth
 from pseudoris.training.calibration.confidence_fit import (
     EVERYTHING,

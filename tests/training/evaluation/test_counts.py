@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.shard import ShardImage
-from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.attributes import is_held_out
 from pseudoris.synthworld.grammar import parse_reference
 from pseudoris.synthworld.oracle import referents

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id, mask_id
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import MaskRecord
-from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation import HumanTruth, evaluate_run
 from pseudoris.training.evaluation.evaluation_report import figure_text, part_titles
 from pseudoris.training.evaluation.human_truth import APPROXIMATION, WITHOUT_SENTENCE, HumanImageTruth, text_words

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 import torch
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.store.location import RunLocation
 from pseudoris.training.learning import ResumableFeed
 from pseudoris.training.learning.training_data import DataConfig, open_runs, weighted_mean
 from tests.builders.seals import forge_header

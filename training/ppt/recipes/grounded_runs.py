@@ -19,6 +19,8 @@ from typing import Final
 
 import numpy as np
 
+from pseudoris.files.key_order import file_path
+from pseudoris.files.location import RunLocation
 from pseudoris.images.pixels import decode_upright, import_plugins
 from pseudoris.images.prover import Prover
 from pseudoris.interchange.exports.selected_rows import with_source_bytes
@@ -28,8 +30,6 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import ExpressionRecord, Failure, Shard, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES
-from pseudoris.store.files.key_order import file_path
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_run
 from pseudoris.store.runs.thread_runs import OnProgress, WrittenRun, write_run

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives import rle
 from pseudoris.primitives.head_nouns import head_noun
 from pseudoris.schemas.run_records import Identity
 from pseudoris.schemas.shard import SOURCE_RECIPE, ExpressionRecord, MaskRecord, clean_text
 from pseudoris.schemas.tables import EXPRESSIONS
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.planned_run import package_versions
 from pseudoris.store.tables.open_run import OpenRun

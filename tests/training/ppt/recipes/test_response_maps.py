@@ -12,10 +12,10 @@ from hypothesis.extra.numpy import arrays
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.clip_tokenizer import ClipTokenizer
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Split, make_scene

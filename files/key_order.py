@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
-from pseudoris.store.files.storage import storage_errors
+from pseudoris.files.storage import storage_errors
 
 # In a key, `!` and `#` are always separators, because `quote` encodes these characters in names.
 _MEMBER: Final = "!"

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pseudoris.files import key_order
+from pseudoris.files.key_order import file_path, path_key, row_key, sorted_externally
+from pseudoris.files.location import storage_at
+from pseudoris.files.storage import StoredFile
 from pseudoris.primitives.errors import ConfigError, ImageError
-from pseudoris.store.files import key_order
-from pseudoris.store.files.key_order import file_path, path_key, row_key, sorted_externally
-from pseudoris.store.files.storage import StoredFile
-from pseudoris.store.location import storage_at
 from pseudoris.store.sources.patterns import ALL_FILES
-from tests.store.conftest import IMPATIENT
+from tests.builders.locations import IMPATIENT
 
 
 @pytest.fixture(params=["disk", "objects", "s3"])
@@ -189,7 +189,7 @@ def test_a_storage_travels_by_pickle(storage):
 
 def test_a_disk_loads_no_client_of_buckets_or_of_the_web(tmp_path):
     code = (
-        "import sys; from pseudoris.store.location import storage_at; storage_at('.'); "
+        "import sys; from pseudoris.files.location import storage_at; storage_at('.'); "
         "print({'aiohttp', 'botocore'} & set(sys.modules))"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)

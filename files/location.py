@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
+from pseudoris.files.local_storage import LocalStorage
+from pseudoris.files.storage import ListedFile, NotImplementedByStoreError, Storage, Upload, storage_errors
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.extras import require_extra
 from pseudoris.primitives.uris import named_path, refuse_secrets
 from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.run_records import HEADER_NAME
-from pseudoris.store.files.local_storage import LocalStorage
-from pseudoris.store.files.storage import ListedFile, NotImplementedByStoreError, Storage, Upload, storage_errors
 
 __all__ = ["ListedFile", "RunLocation", "Upload"]
 
@@ -60,14 +60,14 @@ def storage_at(
     if protocol in (*S3_PROTOCOLS, "http", "https", "hf"):
         require_extra("remote", uri)
     if protocol in S3_PROTOCOLS:
-        from pseudoris.store.files.s3_storage import S3Storage
+        from pseudoris.files.s3_storage import S3Storage
 
         return S3Storage.at(uri, endpoint_url, limits or StorageConfig(), requester_pays=requester_pays)
     if protocol == "hf":
-        from pseudoris.store.files.hub_storage import HubStorage
+        from pseudoris.files.hub_storage import HubStorage
 
         return HubStorage.at(uri)
-    from pseudoris.store.files.fsspec_storage import FsspecStorage
+    from pseudoris.files.fsspec_storage import FsspecStorage
 
     return FsspecStorage.at(uri, limits or StorageConfig())
 

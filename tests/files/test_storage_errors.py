@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError, NoCredentialsError, ParamValidationError
 
-from pseudoris.primitives.errors import ConfigError, ImageError, RefusedError, TransientError
-from pseudoris.store.files.s3_requests import explained
-from pseudoris.store.files.storage import (
+from pseudoris.files.s3_requests import explained
+from pseudoris.files.storage import (
     VERDICTS,
     ChangedError,
     NoBucketError,
@@ -22,8 +21,9 @@ from pseudoris.store.files.storage import (
     transient_faults,
     verdict_of,
 )
+from pseudoris.primitives.errors import ConfigError, ImageError, RefusedError, TransientError
 
-DOCS = Path(__file__).parents[3] / "docs" / "records" / "reliability.md"
+DOCS = Path(__file__).parents[2] / "docs" / "records" / "reliability.md"
 # The errors by number of the table in the docs, and the verdict of each row.
 ROWS = [
     (name, verdict)

@@ -27,12 +27,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from pseudoris.files.fsspec_storage import FsspecStorage
+from pseudoris.files.storage import StoredFile, refuse_change, storage_errors
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import told
 from pseudoris.primitives.uris import client_error, secret_in, writable
 from pseudoris.schemas.config import StorageConfig
-from pseudoris.store.files.fsspec_storage import FsspecStorage
-from pseudoris.store.files.storage import StoredFile, refuse_change, storage_errors
 
 # Before a read, the client lists the file's folder. This lock lets one thread list it while the others wait.
 _LISTING: Final = threading.Lock()

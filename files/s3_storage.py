@@ -21,12 +21,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final, Self, cast
 
 from botocore.exceptions import ClientError
 
-from pseudoris.primitives.errors import ImageError, TransientError
-from pseudoris.schemas.config import StorageConfig
-from pseudoris.store.files.s3_client import Course, etag_of
-from pseudoris.store.files.s3_listing import walk_bucket
-from pseudoris.store.files.s3_requests import S3Requests, code_of, is_transient, status_of
-from pseudoris.store.files.storage import (
+from pseudoris.files.s3_client import Course, etag_of
+from pseudoris.files.s3_listing import walk_bucket
+from pseudoris.files.s3_requests import S3Requests, code_of, is_transient, status_of
+from pseudoris.files.storage import (
     OTHER_ETAG,
     ChangedError,
     Kind,
@@ -39,6 +37,8 @@ from pseudoris.store.files.storage import (
     listing_errors,
     refuse_change,
 )
+from pseudoris.primitives.errors import ImageError, TransientError
+from pseudoris.schemas.config import StorageConfig
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

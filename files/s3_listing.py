@@ -11,10 +11,10 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
-from pseudoris.store.files.key_order import path_key, sorted_externally
-from pseudoris.store.files.s3_client import etag_of
-from pseudoris.store.files.s3_requests import Page, S3Requests
-from pseudoris.store.files.storage import Mark, MayDescend, StoredFile
+from pseudoris.files.key_order import path_key, sorted_externally
+from pseudoris.files.s3_client import etag_of
+from pseudoris.files.s3_requests import Page, S3Requests
+from pseudoris.files.storage import Mark, MayDescend, StoredFile
 
 MAX_LISTERS: Final = 16
 # At most this many levels of folders are searched for places where parallel listings can start.

@@ -10,9 +10,9 @@ import aiohttp
 import pytest
 from fsspec import AbstractFileSystem
 
+from pseudoris.files.fsspec_storage import FsspecStorage
 from pseudoris.primitives.errors import ConfigError, RefusedError, TransientError
 from pseudoris.schemas.config import SourceConfig, StorageConfig
-from pseudoris.store.files.fsspec_storage import FsspecStorage
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.patterns import ALL_FILES
 from pseudoris.store.sources.root import SourceRoot

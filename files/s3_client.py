@@ -17,9 +17,9 @@ from weakref import WeakSet
 
 import botocore.exceptions as boto
 
+from pseudoris.files.storage import is_unknown_host
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import client_error
-from pseudoris.store.files.storage import is_unknown_host
 
 # Warnings are off, because these libraries log each failed renewal of credentials and also raise the error.
 for _name in ("botocore", "aiobotocore"):

@@ -16,11 +16,8 @@ from typing import Any, BinaryIO, Final, Self, cast
 
 import fsspec
 
-from pseudoris.primitives.errors import ConfigError, PseudorisError
-from pseudoris.primitives.uris import client_error
-from pseudoris.schemas.config import StorageConfig
-from pseudoris.store.files.key_order import path_key
-from pseudoris.store.files.storage import (
+from pseudoris.files.key_order import path_key
+from pseudoris.files.storage import (
     InsecureError,
     Kind,
     ListedFile,
@@ -33,6 +30,9 @@ from pseudoris.store.files.storage import (
     listing_errors,
     storage_errors,
 )
+from pseudoris.primitives.errors import ConfigError, PseudorisError
+from pseudoris.primitives.uris import client_error
+from pseudoris.schemas.config import StorageConfig
 
 # Stores have different names for the modification time. The most common names come first.
 _TIMES: Final = ("LastModified", "mtime", "modified", "updated", "last_modified", "created")

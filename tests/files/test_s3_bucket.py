@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from pseudoris.files import s3_requests
+from pseudoris.files.s3_storage import S3Storage
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.config import StorageConfig
-from pseudoris.store.files import s3_requests
-from pseudoris.store.files.s3_storage import S3Storage
 from tests.builders.fault_proxy import Fault
 
 PART = 5 * 2**20
@@ -86,7 +86,7 @@ def test_a_file_that_meets_a_fault_on_its_way_stands_whole_and_leaves_no_upload(
 
 
 def test_a_file_of_more_than_ten_thousand_parts_goes_in_larger_ones(bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr("pseudoris.store.files.s3_storage.MAX_PARTS", 2)
+    monkeypatch.setattr("pseudoris.files.s3_storage.MAX_PARTS", 2)
     (tmp_path / "file").write_bytes(LARGE)
     bucket.put_file("key", tmp_path / "file")
     assert bucket.get("key").data == LARGE

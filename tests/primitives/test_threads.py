@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pseudoris.store.threads import map_in_threads
+from pseudoris.primitives.threads import map_in_threads
 
 
 def test_no_more_are_taken_than_are_worked_on_or_wait():

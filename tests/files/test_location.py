@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from pseudoris.files.local_storage import LocalStorage
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, TransientError
-from pseudoris.store.files.local_storage import LocalStorage
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import TEMPORARY_AGE_S, remove_run, run_gc
 from pseudoris.store.runs.manifest import cached_receipts, write_manifest
 from tests.builders.fault_proxy import Fault

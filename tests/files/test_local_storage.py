@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from pseudoris.files.local_storage import TEMPORARY_PREFIX, LocalStorage
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ImageError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.store.files.local_storage import TEMPORARY_PREFIX, LocalStorage
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import run_gc
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 # Blocks for ever in the n-th fsync, after saying so: the process is then killed at a known point.
 _CHILD = """
 import os, sys, time
-from pseudoris.store.location import RunLocation
+from pseudoris.files.location import RunLocation
 
 out, stop_at = sys.argv[1], int(sys.argv[2])
 calls, sync = 0, os.fsync

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pseudoris.files import key_order, s3_listing
+from pseudoris.files.key_order import path_key
+from pseudoris.files.location import RunLocation
+from pseudoris.files.s3_storage import S3Storage
+from pseudoris.files.storage import ChangedError, NoBucketError
 from pseudoris.primitives.errors import ConfigError, ImageError, PseudorisError, TransientError
 from pseudoris.schemas.config import SourceConfig, StorageConfig
-from pseudoris.store.files import key_order, s3_listing
-from pseudoris.store.files.key_order import path_key
-from pseudoris.store.files.s3_storage import S3Storage
-from pseudoris.store.files.storage import ChangedError, NoBucketError
-from pseudoris.store.location import RunLocation
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.patterns import ALL_FILES, GlobPattern
 from pseudoris.store.sources.root import SourceRoot

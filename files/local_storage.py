@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Final, TypeVar
 
-from pseudoris.primitives.untrusted import open_regular, refuse_links
-from pseudoris.store.files.key_order import path_key, sorted_externally
-from pseudoris.store.files.storage import (
+from pseudoris.files.key_order import path_key, sorted_externally
+from pseudoris.files.storage import (
     Kind,
     ListedFile,
     Mark,
@@ -31,6 +30,7 @@ from pseudoris.store.files.storage import (
     shown_uri,
     verdict_of,
 )
+from pseudoris.primitives.untrusted import open_regular, refuse_links
 
 logger = logging.getLogger(__name__)
 

@@ -23,12 +23,12 @@ from botocore.parsers import ResponseParserError
 from fsspec.asyn import sync
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
+from pseudoris.files.s3_client import Answer, Course, etag_of, with_client
+from pseudoris.files.storage import ArchivedError, ChangedError, NoBucketError, NotImplementedByStoreError
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.primitives.measures import STORAGE_RETRIES, count
 from pseudoris.primitives.uris import client_error, secret_in
 from pseudoris.schemas.config import StorageConfig
-from pseudoris.store.files.s3_client import Answer, Course, etag_of, with_client
-from pseudoris.store.files.storage import ArchivedError, ChangedError, NoBucketError, NotImplementedByStoreError
 
 # These codes mean that the token has expired. A retry helps if the client can renew the token.
 _EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})

@@ -1,1 +1,0 @@
-"""Disks, buckets and other stores behind one protocol, for `location` and SOURCE. A write is atomic and durable."""
