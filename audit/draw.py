@@ -40,6 +40,7 @@ from pseudoris.audit.draw_files import (
 )
 from pseudoris.audit.population import OnShard, Row, RunPairs, SampleRows, read_pairs, read_sample_rows
 from pseudoris.files.location import RunLocation
+from pseudoris.files.parquet_files import parquet_bytes
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import without_secrets
 from pseudoris.schemas.fitted import Floats
@@ -47,10 +48,9 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.run_records import PartRecord
 from pseudoris.store.runs.header import sealed
-from pseudoris.store.sources.planned_images import PlannedImages
+from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.judged_expressions import stated_rule
 from pseudoris.store.tables.open_run import OpenRun
-from pseudoris.store.tables.parquet_files import parquet_bytes
 
 DEFAULT_PAIRS: Final = 200
 _LEAST_IMAGES: Final = 20

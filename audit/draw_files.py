@@ -23,13 +23,13 @@ from typing import Final, Literal, Self
 import pyarrow as pa
 from pydantic import Field, model_validator
 
+from pseudoris.files.parquet_files import open_parquet
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, Sha256
 from pseudoris.schemas.ids import mask_index, sha256_hex
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
 from pseudoris.schemas.run_records import PartRecord, RunHeader, SealedRecord
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_MODEL
-from pseudoris.store.tables.parquet_files import open_parquet
 
 DRAW_NAME: Final = "draw.json"
 PAIRS_NAME: Final = "pairs.parquet"

@@ -21,7 +21,7 @@ from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Floats, Rated, features
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, Ints
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.runs.receipts import RootDigest
-from pseudoris.store.sources.planned_images import PlannedImages
+from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.judged_expressions import judged, scores_of
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun
 

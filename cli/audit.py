@@ -20,7 +20,7 @@ from pseudoris.cli.progress import bar
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import writable
-from pseudoris.store.sources.planned_images import PlannedImages
+from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.open_run import OpenRun
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from pseudoris.schemas.fitted import PairWeightConfig
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, KeepCondition
 from pseudoris.schemas.run_records import AuditRecord, CitedAudit, JudgedShare, RunHeader
 from pseudoris.store.reports.data_card import root_of, write_citation, write_datacard
-from pseudoris.store.runs.refiltered_run import RuleChange
+from pseudoris.store.sessions.refiltered_run import RuleChange
 from pseudoris.store.tables.judged_expressions import stated_rule
 from pseudoris.store.tables.open_run import OpenRun
 

@@ -33,7 +33,7 @@ from pseudoris.primitives.uris import writable
 from pseudoris.schemas.card_settings import card_config
 from pseudoris.schemas.config import PriorConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.store.exclusions.exclusion_rules import key_path
+from pseudoris.store.exclusion_rules import key_path
 from pseudoris.store.runs.header import check_identity, check_origin, read_header
 from pseudoris.store.runs.planned_run import may_give_way, package_versions
 from pseudoris.store.sources import open_source

@@ -18,7 +18,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import writable
 from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.exclusions.exclusion_rules import Exclusions
+from pseudoris.store.exclusion_rules import Exclusions
 
 # An error gives this remedy if the shell has expanded a pattern, so that the matches took other arguments' places.
 QUOTE: Final = "If the shell opened a pattern, quote it: 'folder/*.jpg'"

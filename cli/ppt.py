@@ -21,7 +21,7 @@ from pseudoris.cli.summaries import written_view
 from pseudoris.files.location import RunLocation
 
 if TYPE_CHECKING:
-    from pseudoris.store.runs.thread_runs import WrittenRun
+    from pseudoris.store.sessions.thread_executor import WrittenRun
 
 app = typer.Typer(no_args_is_help=True, help="Write the training data of PPT (curriculum point prompting), as runs.")
 

@@ -1,6 +1,6 @@
 """`pseudoris refilter`: writes another run from a finished run's scores, without a model. Called by `main`.
 
-`store/runs/refiltered_run` does the work; this module reads what the options change. An absent option changes nothing.
+`store/sessions/refiltered_run` does the work; here the options are read. An absent option changes nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pseudoris.schemas.config_layers import validate
 from pseudoris.schemas.fitted import FittedConfig
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, SCORE_COLUMNS, LoneMasks, parse_conditions
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.refiltered_run import RefilterSummary, RuleChange
-from pseudoris.store.runs.refiltered_run import refilter as run_refilter
-from pseudoris.store.runs.thread_runs import DEFAULT_THREADS
+from pseudoris.store.sessions.refiltered_run import RefilterSummary, RuleChange
+from pseudoris.store.sessions.refiltered_run import refilter as run_refilter
+from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS
 
 NO_CONDITION = "none"
 

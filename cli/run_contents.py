@@ -26,8 +26,8 @@ from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.reports.statistics import DEFAULT_SAMPLE, GROUPS, Distribution, RunStatistics, run_statistics
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.receipts import latest_receipts, part_path
-from pseudoris.store.runs.repair import part_sizes, refuse_lost
 from pseudoris.store.tables.open_run import COLUMNS
+from pseudoris.store.tables.parts import part_sizes, refuse_lost
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _QUANTILE_NAMES = {0.0: "least", 0.5: "median", 1.0: "most"}

@@ -20,7 +20,7 @@ from pseudoris.store.runs.receipts import RunTotals
 
 if TYPE_CHECKING:
     from pseudoris.store.checks.verification import VerifyReport
-    from pseudoris.store.runs.thread_runs import WrittenRun
+    from pseudoris.store.sessions.thread_executor import WrittenRun
 
 
 def counts_text(counts: RunTotals | VerifyReport, words: tuple[str, str] = ("annotated", "empty")) -> str:

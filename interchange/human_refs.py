@@ -21,7 +21,7 @@ from pseudoris.primitives.run_lengths import summarise_rle
 from pseudoris.primitives.untrusted import parse_json, read_regular
 from pseudoris.primitives.uris import place
 from pseudoris.schemas.shard import is_blank
-from pseudoris.store.exclusions.exclusion_rules import Exclusions, exclusion, name_value
+from pseudoris.store.exclusion_rules import Exclusions, exclusion, name_value
 
 WITHOUT_TEXT: Final = "human sentences without a text"
 WITHOUT_SENTENCE: Final = "human references without a sentence"

@@ -31,7 +31,6 @@ from pseudoris.pipeline.stored_masks import StoredMasks
 from pseudoris.primitives.uris import writable
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import Identity, RunHeader
-from pseudoris.store.exclusions.stored_exclusions import ExcludedItems
 from pseudoris.store.runs.attempts import parse_attempts
 from pseudoris.store.runs.extension import ExtensionTally, new_entries
 from pseudoris.store.runs.header import check_identity
@@ -55,7 +54,8 @@ from pseudoris.store.runs.plan import PlanTally, assign_shards, iter_plan
 from pseudoris.store.runs.planned_run import Lister, PlannedRun, RunRequest, may_give_way, plan_run
 from pseudoris.store.runs.receipts import Totals, latest_receipts
 from pseudoris.store.runs.repair import damaged_receipts
-from pseudoris.store.runs.session import Executor, Outcome, RunSession, trim_memory
+from pseudoris.store.runs.stored_exclusions import ExcludedItems
+from pseudoris.store.sessions.session import Executor, Outcome, RunSession, trim_memory
 from pseudoris.store.sources import SourceItem
 from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, with_check
 

@@ -29,7 +29,7 @@ from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block, 
 from pseudoris.pipeline.stage_actor import StageActor
 from pseudoris.schemas.config import ComputeConfig, TaskPoolConfig
 from pseudoris.store.runs.pending_work import PendingWork
-from pseudoris.store.runs.session import Executor, Outcome
+from pseudoris.store.sessions.session import Executor, Outcome
 from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
 
 logger = logging.getLogger(__name__)

@@ -18,11 +18,11 @@ from pseudoris.pipeline.stored_masks import masks_parent, with_masks_of
 from pseudoris.primitives.errors import ConfigError, gather
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import Identity, RunHeader
-from pseudoris.store.exclusions.stored_exclusions import check_exclusions
 from pseudoris.store.runs.garbage import refuse_unexpected_files
 from pseudoris.store.runs.header import planned_source, refuse_queries
 from pseudoris.store.runs.pending_work import OnEvent, Step, ignore
 from pseudoris.store.runs.planned_run import Parent, may_give_way
+from pseudoris.store.runs.stored_exclusions import check_exclusions
 from pseudoris.store.sources import Source, open_source
 from pseudoris.store.tables.judged_expressions import check_scored
 from pseudoris.workers.checkpoints.weight_files import is_unfetched

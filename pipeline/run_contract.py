@@ -18,7 +18,7 @@ from pseudoris.schemas.config import PRESETS_KNOW
 from pseudoris.schemas.config_layers import laid, named_preset, own_layers, preset_layers, preset_names, validate
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
-from pseudoris.store.exclusions.exclusion_rules import Exclusions
+from pseudoris.store.exclusion_rules import Exclusions
 from pseudoris.store.runs.extension import ExtensionTally
 from pseudoris.store.runs.header import check_origin, read_header, require_header
 from pseudoris.store.runs.receipts import RunTotals

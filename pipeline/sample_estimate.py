@@ -32,12 +32,12 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.exclusions.exclusion_rules import Exclusions
-from pseudoris.store.exclusions.stored_exclusions import ExcludedItems
+from pseudoris.store.exclusion_rules import Exclusions
 from pseudoris.store.runs.garbage import remove_run
 from pseudoris.store.runs.pending_work import fault_error
 from pseudoris.store.runs.plan import PlanTally, assign_shards
 from pseudoris.store.runs.planned_run import RunRequest, plan_run
+from pseudoris.store.runs.stored_exclusions import ExcludedItems
 from pseudoris.store.sources import SourceItem
 from pseudoris.store.tables.shard_tables import table_bytes
 from pseudoris.workers.stages import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE, card_bytes

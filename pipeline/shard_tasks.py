@@ -30,12 +30,12 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader
 from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.shard_blocks import FAULT, block_to_shard, shard_to_block
-from pseudoris.store.exclusions.stored_exclusions import content_matcher
 from pseudoris.store.runs.attempts import clear_attempts, read_attempts
 from pseudoris.store.runs.commit import Provenance, as_quarantined, commit_retry, commit_shard, quarantined_ids
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import read_receipt
 from pseudoris.store.runs.repair import damaged_tables
+from pseudoris.store.runs.stored_exclusions import content_matcher
 from pseudoris.store.sources.planned_images import read_or_refused
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.sources.source import open_root

@@ -45,14 +45,14 @@ if TYPE_CHECKING:
     from pseudoris.schemas.config_layers import load_config as load_config
     from pseudoris.schemas.keep_rule import LoneMasks
     from pseudoris.store.checks.verification import VerifyReport as VerifyReport
-    from pseudoris.store.exclusions.exclusion_rules import Exclusions
+    from pseudoris.store.exclusion_rules import Exclusions
     from pseudoris.store.runs.pending_work import Committed as Committed
     from pseudoris.store.runs.pending_work import Notice as Notice
     from pseudoris.store.runs.pending_work import Planned as Planned
     from pseudoris.store.runs.pending_work import Retried as Retried
     from pseudoris.store.runs.pending_work import RunEvent as RunEvent
     from pseudoris.store.runs.pending_work import Step as Step
-    from pseudoris.store.runs.refiltered_run import RefilterSummary as RefilterSummary
+    from pseudoris.store.sessions.refiltered_run import RefilterSummary as RefilterSummary
     from pseudoris.store.tables.run_reader import Run as Run
     from pseudoris.training.evaluation import Evaluation as Evaluation
     from pseudoris.training.evaluation import Truth as Truth
@@ -66,10 +66,10 @@ _HOMES = {
         "pipeline.run_contract": "RunSummary",
         "schemas.config": "RunConfig",
         "schemas.config_layers": "load_config",
-        "schemas.errors": "ConfigError PseudorisError TransientError",
+        "primitives.errors": "ConfigError PseudorisError TransientError",
         "store.checks.verification": "VerifyReport",
         "store.runs.pending_work": "Committed Notice Planned Retried RunEvent Step",
-        "store.runs.refiltered_run": "RefilterSummary",
+        "store.sessions.refiltered_run": "RefilterSummary",
         "store.tables.run_reader": "Run",
         "interchange.dataset": (
             "ExpressionFilter JoinedDataset MixedDataset MixedIterableDataset ResumableLoader "
@@ -224,8 +224,8 @@ def refilter(
     from pseudoris.files.location import RunLocation
     from pseudoris.primitives.uris import one_or_several, place
     from pseudoris.schemas.keep_rule import parse_conditions
-    from pseudoris.store.runs.refiltered_run import RuleChange
-    from pseudoris.store.runs.refiltered_run import refilter as refilter_run
+    from pseudoris.store.sessions.refiltered_run import RuleChange
+    from pseudoris.store.sessions.refiltered_run import refilter as refilter_run
 
     parent, written = RunLocation.open(place(out, "out")), RunLocation.open(place(new, "new"))
     conditions = None if keep is None else parse_conditions(one_or_several(keep))

@@ -18,7 +18,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.tables import IMAGES
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
-from pseudoris.store.sources.planned_images import PlannedImages
+from pseudoris.store.tables.image_bytes import PlannedImages
 from tests.builders.command import pseudoris_here
 from tests.builders.hostile_plugin import hostile
 from tests.builders.tables import read_table

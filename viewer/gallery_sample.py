@@ -22,7 +22,7 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, Ints, KeepRule, LoneMasks, meets
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.receipts import RunTotals
-from pseudoris.store.sources.planned_images import PlannedImages
+from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.judged_expressions import judged, scores_of, stated_rule
 from pseudoris.store.tables.open_run import OpenRun, QuarantinedImage
 

@@ -20,7 +20,8 @@ from pseudoris.interchange.dataset.arrays import HAS_TORCH, Tensor, as_tensor
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.uris import place
 from pseudoris.schemas.run_records import RunHeader
-from pseudoris.store.sources.planned_images import MOVED, Outcome, PlannedImages
+from pseudoris.store.sources.planned_images import Outcome
+from pseudoris.store.tables.image_bytes import MOVED, PlannedImages
 
 if TYPE_CHECKING:
     from pseudoris.schemas.config import ImagesConfig

@@ -35,7 +35,7 @@ from pseudoris.schemas.keep_rule import is_lone, lone_draws
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
-from pseudoris.store.exclusions.exclusion_rules import ExclusionMatcher, beyond, planned_rules
+from pseudoris.store.exclusion_rules import ExclusionMatcher, beyond, planned_rules
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.committed_tables import read_selected
 from pseudoris.store.tables.judged_expressions import floats_of

@@ -27,7 +27,7 @@ from pseudoris.primitives.untrusted import parse_json, read_regular
 from pseudoris.primitives.uris import named_path, one_or_several, place
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.store.exclusions.exclusion_rules import (
+from pseudoris.store.exclusion_rules import (
     SHARED_DATASETS,
     ExclusionRule,
     Exclusions,

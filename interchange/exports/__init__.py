@@ -25,7 +25,7 @@ from pseudoris.interchange.exports.webdataset import WEBDATASET
 from pseudoris.interchange.human_refs import HumanAnnotation
 from pseudoris.primitives.errors import ConfigError, check_number
 from pseudoris.primitives.uris import writable
-from pseudoris.store.exclusions.exclusion_rules import Exclusions
+from pseudoris.store.exclusion_rules import Exclusions
 from pseudoris.store.tables.open_run import OpenRun
 
 __all__ = [

@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 import pyarrow as pa
 
+from pseudoris.files.parquet_files import open_writer
 from pseudoris.interchange.exports.croissant import CROISSANT_NAME, Tables, description
 from pseudoris.interchange.exports.destination import claim_destination, mark, unmark_empty
 from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
@@ -31,9 +32,8 @@ from pseudoris.primitives.extras import require_extra
 from pseudoris.primitives.untrusted import file_sha256, printable_json, without_secrets
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import ExpressionRecord
-from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
-from pseudoris.store.tables.parquet_files import open_writer
+from pseudoris.store.tables.image_bytes import PlannedImages
 
 logger = logging.getLogger(__name__)
 

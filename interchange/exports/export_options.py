@@ -14,9 +14,9 @@ from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports.selected_rows import ExcludedImages
 from pseudoris.interchange.human_refs import HumanAnnotation
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.store.exclusions.exclusion_rules import Exclusions
+from pseudoris.store.exclusion_rules import Exclusions
 from pseudoris.store.runs.receipts import RootDigest
-from pseudoris.store.sources.planned_images import PlannedImages
+from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.open_run import OpenRun
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import yaml
 
 from pseudoris.files.location import RunLocation
+from pseudoris.files.parquet_files import open_parquet
 from pseudoris.interchange.exports.croissant import CROISSANT_NAME
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
@@ -25,7 +26,6 @@ from pseudoris.interchange.exports.image_files import CATEGORY, check_image_size
 from pseudoris.interchange.exports.record import Content, broken, check_texts
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.templates import markdown_templates
-from pseudoris.store.tables.parquet_files import open_parquet
 
 _DATA_FOLDER: Final = "data"
 _CARD_NAME: Final = "README.md"

@@ -19,6 +19,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pseudoris.files.parquet_files import ROW_GROUP_SIZE, open_parquet
 from pseudoris.interchange.exports.destination import EXPORT_NAME
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob, sentences_of
 from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
@@ -26,7 +27,6 @@ from pseudoris.primitives.errors import TransientError
 from pseudoris.primitives.untrusted import without_secrets
 from pseudoris.schemas.shard import ExpressionRecord
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
-from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, open_parquet
 
 _OF: Final = "Text that the row says in other words; all other columns are of that text. Null of the run's own texts."
 _REWORDING_OF: Final = pa.field("rewording_of", pa.string(), metadata={"doc": _OF})

@@ -18,9 +18,9 @@ from pseudoris.primitives.errors import ImageError
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_MODEL, SOURCE_RECIPE, ExpressionRecord, is_blank
 from pseudoris.schemas.tables import IMAGES, STATUS_QUARANTINED
-from pseudoris.store.exclusions.exclusion_rules import ExclusionMatcher, Exclusions, beyond, planned_rules
-from pseudoris.store.sources.planned_images import PlannedImages
+from pseudoris.store.exclusion_rules import ExclusionMatcher, Exclusions, beyond, planned_rules
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
+from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.open_run import CommittedShard
 
 logger = logging.getLogger(__name__)

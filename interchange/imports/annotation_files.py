@@ -37,7 +37,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Identity
 from pseudoris.schemas.shard import clean_text
-from pseudoris.store.exclusions.exclusion_rules import Exclusions
+from pseudoris.store.exclusion_rules import Exclusions
 from pseudoris.store.runs.planned_run import package_versions
 from pseudoris.store.sources.root import SourceRoot, root_at
 

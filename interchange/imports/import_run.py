@@ -32,11 +32,11 @@ from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import Shard
-from pseudoris.store.exclusions.exclusion_rules import planned_rules
-from pseudoris.store.exclusions.stored_exclusions import content_matcher
+from pseudoris.store.exclusion_rules import planned_rules
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, plan_run
-from pseudoris.store.runs.thread_runs import OnProgress, WrittenRun, write_run
+from pseudoris.store.runs.stored_exclusions import content_matcher
+from pseudoris.store.sessions.thread_executor import OnProgress, WrittenRun, write_run
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.proven_shard import read_shard
 

@@ -48,7 +48,7 @@ from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage, clean_t
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, SCHEMAS
 from pseudoris.store.runs.commit import in_plan_order, without
 from pseudoris.store.runs.planned_run import Parent, RunRequest, package_versions
-from pseudoris.store.runs.thread_runs import OnProgress, derive_run
+from pseudoris.store.sessions.thread_executor import OnProgress, derive_run
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.committed_tables import read_part
 from pseudoris.store.tables.open_run import CommittedShard

@@ -11,7 +11,7 @@ from pseudoris.files.storage import shown_uri
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt, RunHeader
 from pseudoris.store.checks.content import Problem
-from pseudoris.store.exclusions.exclusion_rules import plan_files
+from pseudoris.store.exclusion_rules import plan_files
 from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, CITATION_NAME, is_generated
 from pseudoris.store.runs.attempts import ATTEMPT_NAME, ATTEMPTS_FOLDER
 from pseudoris.store.runs.garbage import is_driven, list_unfinished

@@ -10,6 +10,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from pseudoris.files.location import RunLocation
+from pseudoris.files.parquet_files import DamagedError, open_parquet
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import KeepRule
@@ -21,7 +22,6 @@ from pseudoris.store.checks.expressions import expression_problems
 from pseudoris.store.runs.receipts import part_path
 from pseudoris.store.tables.committed_tables import read_part
 from pseudoris.store.tables.judged_expressions import SOME_TAU
-from pseudoris.store.tables.parquet_files import DamagedError, open_parquet
 
 
 def verify_shard(

@@ -18,7 +18,6 @@ from pseudoris.schemas.run_records import PLAN_FOLDER, RECEIPTS_FOLDER, PlanEntr
 from pseudoris.store.checks.content import Problem, examples
 from pseudoris.store.checks.records import Manifests, card_notices, junk_notices, replaced_receipt_problems
 from pseudoris.store.checks.shard_parts import verify_shard
-from pseudoris.store.exclusions.stored_exclusions import stored_exclusions
 from pseudoris.store.runs.garbage import NamedParts, stray_files
 from pseudoris.store.runs.header import EXTENSION_NAME, require_header
 from pseudoris.store.runs.plan import iter_plan_part, shards_of_parts
@@ -31,8 +30,10 @@ from pseudoris.store.runs.receipts import (
     spread_evenly,
     try_read_receipt,
 )
-from pseudoris.store.runs.repair import REPAIRED, remedy
+from pseudoris.store.runs.repair import REPAIRED
+from pseudoris.store.runs.stored_exclusions import stored_exclusions
 from pseudoris.store.tables.judged_expressions import SOME_TAU, rule_of
+from pseudoris.store.tables.parts import remedy
 
 __all__ = ["OutsideBytes", "Problem", "VerifyReport", "verify_run", "verify_shard"]
 

@@ -1,6 +1,6 @@
 """Writes `DATACARD.md` of a run: origin of the data, models, known biases. Also `_audit.json`, the audit that it cites.
 
-Called by `runs/session`, `checks/records` and `cli`. The text is `templates/data_card.md.j2`. The same run must give
+Called by `sessions`, `checks/records` and `cli`. The text is `templates/data_card.md.j2`. The same run must give
 the same bytes, even after faults and retries. An edited card is never overwritten.
 """
 
@@ -23,7 +23,7 @@ from pseudoris.schemas.config import FilterConfig, MasksConfig
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import AuditRecord, CitedAudit, Receipt, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, SCHEMAS
-from pseudoris.store.exclusions.exclusion_rules import EXCLUDED, exclusions_of, missing_phrase
+from pseudoris.store.exclusion_rules import EXCLUDED, exclusions_of, missing_phrase
 from pseudoris.store.runs.header import parse_record, require_header, sealed
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import RootDigest, RunTotals, Totals

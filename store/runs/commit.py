@@ -1,6 +1,6 @@
 """Commits a shard: parts first, then the receipt, created once. Safe to repeat, to kill, and to run twice at once.
 
-Called by `pipeline/shard_tasks`, `thread_runs` and imports. A retry commits generation g+1: generation g with the rows
+Called by `pipeline/shard_tasks`, `sessions` and imports. A retry commits generation g+1: generation g with the rows
 of the retried images replaced. A new receipt vouches for its parts, so stored rows are copied only if their digest
 holds.
 """
@@ -28,8 +28,9 @@ from pseudoris.schemas.tables import FAILURES, SCHEMAS
 from pseudoris.store.runs.header import sealed
 from pseudoris.store.runs.pending_work import is_retried
 from pseudoris.store.runs.receipts import part_path, read_receipt, receipt_path
-from pseudoris.store.runs.repair import read_whole, restore_parts
+from pseudoris.store.runs.repair import restore_parts
 from pseudoris.store.tables.committed_tables import read_part
+from pseudoris.store.tables.parts import read_whole
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
 
 logger = logging.getLogger(__name__)

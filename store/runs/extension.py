@@ -19,9 +19,9 @@ from pseudoris.files.key_order import file_of
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.run_records import PartRecord, PlanEntry, PlanExtension, RunHeader
-from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, stored_exclusions
 from pseudoris.store.runs.header import create_extension
 from pseudoris.store.runs.plan import PlanTally, assign_shards, stream_plan, write_plan
+from pseudoris.store.runs.stored_exclusions import ExcludedItems, stored_exclusions
 from pseudoris.store.sources.items import SourceItem
 
 _MAX_EXAMPLES: Final = 5

@@ -1,6 +1,6 @@
 """`gc`: deletes files of failed or replaced attempts: parts that lost, replaced generations, files of killed writers.
 
-Called by `cli`, `pipeline` and `runs/session`; `checks` asks for stray files. Shards without a receipt keep all files,
+Called by `cli`, `pipeline` and `sessions`; `checks` asks for stray files. Shards without a receipt keep all files,
 so gc is safe at any time, during a run, without a lock. Parts must be listed before receipts: every deleted part is
 then older than the receipt that replaces it. `remove_run` deletes a whole run, such as the temporary one of `estimate`.
 """
@@ -31,7 +31,7 @@ from pseudoris.store.runs.header import EXTENSION_NAME, read_header
 from pseudoris.store.runs.lock import LOCK_FOLDER, current_holder
 from pseudoris.store.runs.manifest import is_manifest_complete
 from pseudoris.store.runs.receipts import list_receipts, read_receipts
-from pseudoris.store.runs.repair import part_sizes
+from pseudoris.store.tables.parts import part_sizes
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from pseudoris.schemas.run_records import (
     RunHeader,
     SealedRecord,
 )
-from pseudoris.store.exclusions.exclusion_rules import extended_exclusions
+from pseudoris.store.exclusion_rules import extended_exclusions
 
 _Record = TypeVar("_Record", bound=SealedRecord)
 

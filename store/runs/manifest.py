@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pseudoris.files.location import RunLocation
+from pseudoris.files.parquet_files import damaged, is_intact, open_parquet, sealed_parquet_bytes
 from pseudoris.primitives.errors import ConfigError, TransientError, refuse_other_version
 from pseudoris.primitives.untrusted import parse_json
 from pseudoris.schemas.run_records import MANIFEST_FOLDER, PartRecord, Receipt, RunHeader, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts, of_this_run, read_receipts
-from pseudoris.store.tables.parquet_files import damaged, is_intact, open_parquet, sealed_parquet_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -22,15 +22,15 @@ import pyarrow.parquet as pq
 
 from pseudoris.files.key_order import file_of
 from pseudoris.files.location import RunLocation
+from pseudoris.files.parquet_files import damaged, open_parquet, parquet_bytes
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.config import ShardsConfig
 from pseudoris.schemas.ids import CONTENT_HASH_HEX_DIGITS, EIGHT_DIGITS, image_id, sha256_hex
 from pseudoris.schemas.run_records import PLAN_FOLDER, PartRecord, PlanEntry, RunHeader
 from pseudoris.schemas.tables import PLAN_SCHEMA
 from pseudoris.store.runs.receipts import part_path
-from pseudoris.store.runs.repair import read_whole, refuse_lost
 from pseudoris.store.sources.items import SourceItem
-from pseudoris.store.tables.parquet_files import damaged, open_parquet, parquet_bytes
+from pseudoris.store.tables.parts import read_whole, refuse_lost
 
 # A part is built in memory. These two bounds keep it near 100 MB, and its footer near 2 MB.
 MAX_SHARDS_PER_PART: Final = 1_000

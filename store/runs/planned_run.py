@@ -31,8 +31,7 @@ from pseudoris.schemas.run_records import (
     Receipt,
     RunHeader,
 )
-from pseudoris.store.exclusions.exclusion_rules import Exclusions, plan_files
-from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, check_exclusions, exclusion_notices
+from pseudoris.store.exclusion_rules import Exclusions, plan_files
 from pseudoris.store.runs.extension import extend_plan, extension_notices
 from pseudoris.store.runs.garbage import refuse_unexpected_files, remove_leftovers
 from pseudoris.store.runs.header import (
@@ -48,8 +47,9 @@ from pseudoris.store.runs.lock import RunLock, current_holder
 from pseudoris.store.runs.manifest import has_results, latest_snapshot, read_snapshot, snapshot_path, snapshot_sha256
 from pseudoris.store.runs.plan import PlanTally, assign_shards, write_plan
 from pseudoris.store.runs.receipts import list_receipts, of_this_run, part_path
-from pseudoris.store.runs.repair import read_whole
+from pseudoris.store.runs.stored_exclusions import ExcludedItems, check_exclusions, exclusion_notices
 from pseudoris.store.sources import SourceItem
+from pseudoris.store.tables.parts import read_whole
 
 logger = logging.getLogger(__name__)
 

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pseudoris.files.key_order import path_key, row_key
+from pseudoris.files.parquet_files import is_damage
 from pseudoris.files.storage import StoredFile
 from pseudoris.images.parquet_pages import WatchedPages
 from pseudoris.primitives.errors import ConfigError, ImageError, too_many_bytes
 from pseudoris.schemas.config import SourceConfig
 from pseudoris.store.sources.items import LeftOut, SourceItem
 from pseudoris.store.sources.root import SourceRoot
-from pseudoris.store.tables.parquet_files import is_damage
 
 # Rows decoded at once. A kilobyte can hold an image of gigabytes that each row repeats, so images are decoded one by
 # one. Uris come by the million, and most are passed over: each takes 3 us alone, 0.5 in eights.

@@ -1,4 +1,4 @@
-"""Reads the encoded bytes of planned images from SOURCE. Called by every room that needs images of a run.
+"""Reads the encoded bytes of planned images from SOURCE. Called by `store`, `pipeline` and `interchange`.
 
 Only the planned version of a file is accepted: another etag, time or size is `changed`. An image's fault is an outcome
 of that image; a storage's fault is raised.
@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, Final
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Final
 
 from pseudoris.files.key_order import file_path
-from pseudoris.files.location import RunLocation
 from pseudoris.files.storage import NoBucketError, StoredFile
 from pseudoris.primitives.errors import ConfigError, ImageError, RefusedError, TransientError, too_many_bytes
 from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.run_records import PlanEntry, RunHeader
-from pseudoris.store.runs.plan import read_shard_plan
+from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.store.sources.image_tables import RowImage, read_rows
 from pseudoris.store.sources.root import SourceRoot, resolve_uri
-from pseudoris.store.sources.source import open_recorded_root, open_root
 
 _MISSING: Final = ImageError("missing", "the image was planned but is not there")
 _NO_BUCKET: Final = ImageError("missing", "there is no bucket of this name, in this region, at this endpoint")
@@ -36,12 +32,6 @@ _MAX_GAP_BYTES: Final = 2**20
 _MAX_SPAN_BYTES: Final = 32 * 2**20
 # A row group's image column is read from a bucket in windows of this many bytes.
 _TABLE_WINDOW_BYTES: Final = 8 * 2**20
-
-# This remedy follows errors about images that are no longer where the run found them.
-MOVED: Final = (
-    "say where they are now: source=… in Python; --source, or --images of `pseudoris evaluate`, in a command; --set "
-    "'data.moved={OLD: NEW}' in a training"
-)
 
 Outcome = bytes | ImageError
 
@@ -203,69 +193,3 @@ def _read_uri(root: SourceRoot, path: str, config: RunConfig) -> Outcome | Refus
     if len(data) <= config.images.max_bytes:
         return data
     return ImageError("too_many_bytes", f"more bytes than images.max_bytes allows ({config.images.max_bytes:,})")
-
-
-class PlannedImages:
-    """Reads images of a run again from its SOURCE. Can be pickled; keeps the root, and the plan of the last shard."""
-
-    def __init__(
-        self, location: RunLocation, header: RunHeader, *, source: str | None = None, is_random_access: bool = False
-    ) -> None:
-        """Wire it; `source` says where the images are now, and random access keeps the plans of all shards."""
-        self._location = location
-        self._header = header
-        self._source = source
-        self._is_random_access = is_random_access
-        self._plans: dict[int, dict[str, PlanEntry]] = {}
-        self._root: SourceRoot | None = None
-
-    def read(self, shard: int, keys: Collection[str]) -> Iterator[tuple[str, Outcome]]:
-        """Yield key and outcome of each image, in the order of the plan; neighbours in a file are read together.
-
-        An image that is missing, changed or too large is an outcome. ConfigError if SOURCE itself no longer exists.
-        """
-        config, plan = self._header.config, self._plans.get(shard)
-        if plan is None:
-            planned = read_shard_plan(self._location, self._header, shard)
-            if self._source is not None:
-                # A copied file has another time and etag, so the sha256 decides whether it is the same image.
-                planned = [replace(entry, etag=None, mtime_ns=None) for entry in planned]
-            plan = {entry.key: entry for entry in planned}
-            # The mapping is replaced and never changed, because threads that read ahead may use it at any time.
-            self._plans = {**self._plans, shard: plan} if self._is_random_access else {shard: plan}
-        entries = sorted((plan[key] for key in keys), key=lambda entry: entry.position)
-        if self._root is None:
-            opened = open_recorded_root if self._source is None else open_root
-            try:
-                self._root = opened(self._source or self._header.source, config.source, config.placement.storage)
-            except ConfigError as error:
-                raise ConfigError(f"{str(error).removesuffix('.')}. If the images were moved, {MOVED}.") from None
-        keys_by_position = {entry.position: entry.key for entry in entries}
-        for position, outcome in read_entries(self._root, entries, config):
-            yield keys_by_position[position], outcome
-
-    def outcomes(self, shard: int, wanted: Sequence[tuple[str, str | None, bytes | None]]) -> Iterator[Outcome]:
-        """Yield what comes of images of a shard, given as key, sha256 and embedded bytes, in their order.
-
-        Images without embedded bytes are read as by `read`. Bytes of another sha256 are `changed`, because the masks
-        would not fit them; None as sha256 compares nothing. One at a time is held if they are in the order of the plan.
-        """
-        absent = {key for key, _, data in wanted if data is None}
-        found, held = self.read(shard, absent) if absent else iter(()), dict[str, Outcome]()
-        for key, sha256, data in wanted:
-            while data is None and key not in held:
-                held.update([next(found)])
-            outcome = held.pop(key) if data is None else data
-            if isinstance(outcome, bytes) and sha256 is not None and sha256_hex(outcome) != sha256:
-                outcome = ImageError("changed", "the bytes have changed since the annotation")
-            yield outcome
-
-    def annotated(self, shard: int, row: Mapping[str, Any]) -> bytes:
-        """Return an image's bytes, as `outcomes`; raises its ImageError.
-
-        `row` is of the table `images`, with `key`, `sha256` and `bytes`.
-        """
-        (outcome,) = self.outcomes(shard, [(row["key"], row["sha256"], row["bytes"])])
-        if isinstance(outcome, ImageError):
-            raise outcome
-        return outcome

@@ -20,7 +20,6 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import Failure, Proof, Shard, ShardImage
-from pseudoris.store.exclusions.exclusion_rules import ExclusionMatcher
 from pseudoris.store.sources.planned_images import Outcome, Reading, read_or_refused
 from pseudoris.store.sources.root import SourceRoot
 from pseudoris.store.sources.source import open_root
@@ -95,6 +94,15 @@ class BytesProver(Protocol):
         """Return size, note and, if the prover is made for it, hash. Raises: ImageError: no decoding."""
 
 
+class ContentRules(Protocol):
+    """Which images a run leaves out by what is in them: the store's `ExclusionMatcher`."""
+
+    has_hashes: bool
+
+    def check(self, sha256: str, phash: str | None = None) -> None:
+        """Raises: ImageError (excluded): a rule knows the image."""
+
+
 def read_shard(
     source: str,
     config: RunConfig,
@@ -103,7 +111,7 @@ def read_shard(
     prover: BytesProver,
     generation: int = 0,
     others: Iterable[PlanEntry] = (),
-    exclusions: ExclusionMatcher | None = None,
+    exclusions: ContentRules | None = None,
 ) -> Shard:
     """Return the shard of `entries` with bytes, digests and upright sizes; broken images are quarantined.
 
@@ -141,7 +149,7 @@ def read_shard(
     return shard.with_seconds(STAGE_READ, time.perf_counter() - started)
 
 
-def _prove(entry: PlanEntry, outcome: Outcome, prover: BytesProver, exclusions: ExclusionMatcher | None) -> ShardImage:
+def _prove(entry: PlanEntry, outcome: Outcome, prover: BytesProver, exclusions: ContentRules | None) -> ShardImage:
     image = functools.partial(ShardImage, position=entry.position, image_id=entry.image_id, key=entry.key)
     if isinstance(outcome, ImageError):
         return _quarantined(image(), outcome)

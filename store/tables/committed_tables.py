@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.files.location import RunLocation
+from pseudoris.files.parquet_files import DamagedError, damaged, open_parquet
 from pseudoris.images.parquet_pages import BorrowedFile
 from pseudoris.primitives.errors import refuse_other_version
 from pseudoris.schemas.tables import SCHEMAS, TABLES_VERSION
-from pseudoris.store.runs.repair import lost_part
-from pseudoris.store.tables.parquet_files import DamagedError, damaged, open_parquet
+from pseudoris.store.tables.parts import lost_part
 
 
 @dataclass(frozen=True, slots=True)

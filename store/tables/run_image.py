@@ -18,7 +18,7 @@ from pseudoris.primitives.errors import ConfigError, ImageError, PseudorisError
 from pseudoris.primitives.run_lengths import decode_mask
 from pseudoris.primitives.templates import html_text, notebook_display
 from pseudoris.schemas.stage_settings import ImagesConfig
-from pseudoris.store.sources.planned_images import MOVED
+from pseudoris.store.tables.image_bytes import MOVED
 
 if TYPE_CHECKING:
     from pseudoris.store.tables.annotations import AnnotatedImage

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pseudoris.files.parquet_files import ROW_GROUP_SIZE, parquet_bytes
 from pseudoris.schemas.shard import ExpressionRecord, Shard
 from pseudoris.schemas.shard_blocks import to_array
 from pseudoris.schemas.tables import (
@@ -23,7 +24,6 @@ from pseudoris.schemas.tables import (
     STATUS_QUARANTINED,
 )
 from pseudoris.store.tables.judged_expressions import num_kept_lone
-from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, parquet_bytes
 
 _EXPRESSION_FIELDS: Final = tuple(field.name for field in fields(ExpressionRecord))
 

@@ -11,7 +11,7 @@ from pseudoris.audit.figures import audit_figures
 from pseudoris.audit.judged_pairs import apply_to
 from pseudoris.audit.verdicts import MissedLine, VerdictLine
 from pseudoris.files.location import RunLocation
-from pseudoris.store.runs.refiltered_run import RuleChange, refilter
+from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.run_reader import Run
 from tests.builders.audits import VerdictFile

@@ -15,7 +15,7 @@ from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Shard, Shar
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.plan import read_shard_plan
-from pseudoris.store.runs.refiltered_run import writer_versions
+from pseudoris.store.sessions.refiltered_run import writer_versions
 from tests.store.builders import commit_made, empty, make_entries, make_mask, quarantined, start_run
 
 TEXTS = ("the red circle", "a circle", "small dotted square", "the left one", "a photo of a star")

@@ -15,7 +15,7 @@ from pseudoris.interchange.brush_strokes import brush_strokes
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.reports.data_card import CARD_NAME, CITATION_NAME, write_datacard
-from pseudoris.store.runs.refiltered_run import RuleChange, refilter
+from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
 from tests.builders.audits import VerdictFile, small_audit
 from tests.builders.command import invoke
 from tests.builders.scored_runs import begin, commit_scored, scored_run

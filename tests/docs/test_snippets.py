@@ -24,7 +24,7 @@ import pytest
 
 import pseudoris
 from pseudoris.files.location import RunLocation
-from pseudoris.store.runs.refiltered_run import RuleChange, refilter
+from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
 from tests.builders.scored_runs import scored_run
 from tests.builders.tables import read_table
 

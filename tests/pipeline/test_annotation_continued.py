@@ -23,7 +23,7 @@ from pseudoris.store.runs.manifest import iter_manifest
 from pseudoris.store.runs.pending_work import Notice, Planned, Retried
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import list_receipts
-from pseudoris.store.sources.planned_images import PlannedImages
+from pseudoris.store.tables.image_bytes import PlannedImages
 from tests.builders.images import png
 from tests.builders.plain_runs import work_off
 from tests.builders.runs import part_digests, stub_config, write_source

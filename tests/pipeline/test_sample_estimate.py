@@ -12,7 +12,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.exclusions.exclusion_rules import exclusion
+from pseudoris.store.exclusion_rules import exclusion
 from pseudoris.store.runs.plan import PlanTally
 from pseudoris.store.sources.items import SourceItem
 from pseudoris.store.tables.shard_tables import table_bytes

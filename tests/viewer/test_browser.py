@@ -9,7 +9,7 @@ import pytest
 
 from pseudoris.cli.gallery import write_pages
 from pseudoris.files.location import RunLocation
-from pseudoris.store.runs.refiltered_run import RuleChange, refilter
+from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
 from tests.builders.scored_runs import scored_run
 from tests.builders.web import serving_folder
 from tests.interchange.exports.builders import build_run_of_several

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id
-from pseudoris.store.runs.refiltered_run import RuleChange, refilter
+from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.viewer import gallery_sample
 from pseudoris.viewer.gallery_sample import choose_images, choose_shards, read_summary

@@ -13,7 +13,7 @@ from pseudoris.interchange.dataset.samples import PARTS
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord
-from pseudoris.store.exclusions.exclusion_rules import ExclusionRecord, exclusion
+from pseudoris.store.exclusion_rules import ExclusionRecord, exclusion
 from tests.builders.seals import forge_header
 from tests.interchange.dataset.builders import build_run
 

@@ -14,7 +14,7 @@ from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE
 from pseudoris.interchange.exclusions import read_exclusions
 from pseudoris.interchange.exclusions.__main__ import main
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.store.exclusions.exclusion_rules import ExclusionMatcher
+from pseudoris.store.exclusion_rules import ExclusionMatcher
 from tests.builders.human import image_row, object_row, reference, write_images, write_refer, write_small_refer
 from tests.builders.sources import parquet_bytes
 

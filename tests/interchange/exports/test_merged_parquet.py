@@ -88,7 +88,7 @@ def test_a_killed_export_leaves_no_half_file_and_the_same_call_finishes_it(run, 
                 raise KeyboardInterrupt
             super().write_table(*arguments, **options)
 
-    monkeypatch.setattr("pseudoris.store.tables.parquet_files.pq.ParquetWriter", Dying)
+    monkeypatch.setattr("pseudoris.files.parquet_files.pq.ParquetWriter", Dying)
     with pytest.raises(KeyboardInterrupt):
         write(run, place, target_bytes=4_000)
     left = contents(place)

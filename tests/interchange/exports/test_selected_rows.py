@@ -18,7 +18,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.exclusions.exclusion_rules import ExclusionRecord, exclusion, name_value
+from pseudoris.store.exclusion_rules import ExclusionRecord, exclusion, name_value
 from tests.builders import images as build
 from tests.interchange.exports.builders import PICTURES, SEVERAL, build_run, changed_tables, jpeg, png, request_for
 

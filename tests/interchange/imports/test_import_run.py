@@ -14,7 +14,7 @@ from pseudoris.interchange.imports.import_run import WITHOUT_PIXELS
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.exclusions.exclusion_rules import exclusions_of
+from pseudoris.store.exclusion_rules import exclusions_of
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import is_manifest_complete
 from pseudoris.store.runs.receipts import list_receipts

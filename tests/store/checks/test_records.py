@@ -24,7 +24,7 @@ from pseudoris.store.runs.header import extension_path, read_header, require_hea
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.receipts import latest_receipts, receipt_path
-from pseudoris.store.runs.session import RunSession
+from pseudoris.store.sessions.session import RunSession
 from pseudoris.store.tables.run_reader import Run
 from tests.builders.seals import edit_sealed, forge_header
 from tests.store.builders import commit, extend_run, make_entries, start_run, whats

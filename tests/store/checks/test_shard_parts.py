@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pyarrow as pa
 import pytest
 
+from pseudoris.files.parquet_files import parquet_bytes
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import mask_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord, ShardCounts
@@ -15,7 +16,6 @@ from pseudoris.store.checks.shard_parts import verify_shard
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import part_path
 from pseudoris.store.tables.open_run import CommittedShard
-from pseudoris.store.tables.parquet_files import parquet_bytes
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
 from tests.store.builders import commit, make_entries, make_shard, start_run, whats
 

@@ -11,7 +11,7 @@ from pseudoris.schemas.keep_rule import KeepRule
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.checks.expressions import expression_problems
-from pseudoris.store.runs.refiltered_run import refiltered
+from pseudoris.store.sessions.refiltered_run import refiltered
 from pseudoris.store.tables.judged_expressions import judged
 from pseudoris.store.tables.shard_tables import shard_tables
 from pseudoris.synthworld.oracle import referents

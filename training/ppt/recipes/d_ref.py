@@ -23,7 +23,7 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
 from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_run
-from pseudoris.store.runs.thread_runs import OnProgress, WrittenRun, write_run
+from pseudoris.store.sessions.thread_executor import OnProgress, WrittenRun, write_run
 from pseudoris.store.sources import SourceItem
 from pseudoris.training.ppt.recipes.recipe_config import ComposeConfig, RecipeConfig
 from pseudoris.training.ppt.recipes.recipe_runs import ORIGIN, STAGE_RECIPE, Recipe, pseudo_mask_rows, recipe_masks

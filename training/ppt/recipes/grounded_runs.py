@@ -32,11 +32,11 @@ from pseudoris.schemas.shard import ExpressionRecord, Failure, Shard, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_run
-from pseudoris.store.runs.thread_runs import OnProgress, WrittenRun, write_run
+from pseudoris.store.sessions.thread_executor import OnProgress, WrittenRun, write_run
 from pseudoris.store.sources import Source, SourceItem, open_source
-from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
+from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun, failures_by_image
 from pseudoris.training.ppt.recipes.grounding import GroundedMask, Grounder, Peaks
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig

@@ -24,7 +24,7 @@ from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.runs.header import read_header, require_header, sealed
 from pseudoris.store.runs.manifest import is_manifest_complete, iter_manifest
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts, receipt_path
-from pseudoris.store.runs.refiltered_run import RuleChange, refilter, refiltered
+from pseudoris.store.sessions.refiltered_run import RuleChange, refilter, refiltered
 from pseudoris.store.tables.shard_tables import shard_tables
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run, scored_shard
 from tests.builders.seals import without_digests

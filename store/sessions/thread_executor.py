@@ -24,7 +24,7 @@ from pseudoris.store.runs.pending_work import Committed, Notice, PendingWork, Ru
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.planned_run import Parent, PlannedRun, RunRequest, plan_run
 from pseudoris.store.runs.receipts import RunTotals, read_receipt
-from pseudoris.store.runs.session import Outcome, RunSession
+from pseudoris.store.sessions.session import Outcome, RunSession
 
 logger = logging.getLogger(__name__)
 

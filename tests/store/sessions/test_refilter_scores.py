@@ -18,7 +18,7 @@ from pseudoris.store.checks.expressions import expression_problems
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.plan import read_shard_plan
-from pseudoris.store.runs.refiltered_run import RuleChange, refilter
+from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.judged_expressions import rule_of
 from pseudoris.workers.filtering import ClipScorer
 from tests.builders.fitted import fitted, fitted_file

@@ -16,10 +16,11 @@ from pydantic import JsonValue
 
 from pseudoris.files.key_order import file_of
 from pseudoris.files.location import RunLocation
+from pseudoris.files.parquet_files import open_parquet, parquet_bytes
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import CONTENT_HASH_HEX_DIGITS, image_id, sha256_hex
 from pseudoris.schemas.run_records import PLAN_FOLDER, PartRecord, RunHeader
-from pseudoris.store.exclusions.exclusion_rules import (
+from pseudoris.store.exclusion_rules import (
     ExclusionMatcher,
     ExclusionRecord,
     ExclusionRule,
@@ -30,9 +31,8 @@ from pseudoris.store.exclusions.exclusion_rules import (
     planned_rules,
     with_counts,
 )
-from pseudoris.store.runs.repair import read_whole
 from pseudoris.store.sources.items import SourceItem
-from pseudoris.store.tables.parquet_files import open_parquet, parquet_bytes
+from pseudoris.store.tables.parts import read_whole
 
 _MATCHING: Final = "A listed name is the whole name of a file, a listed path the end of its path"
 _SCHEMA: Final = pa.schema([("rule", pa.int32()), ("value", pa.string())])

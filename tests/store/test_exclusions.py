@@ -13,7 +13,7 @@ from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.exclusions.exclusion_rules import (
+from pseudoris.store.exclusion_rules import (
     ExclusionMatcher,
     Exclusions,
     beyond,
@@ -21,12 +21,12 @@ from pseudoris.store.exclusions.exclusion_rules import (
     exclusions_of,
     name_value,
 )
-from pseudoris.store.exclusions.stored_exclusions import content_matcher, stored_exclusions
 from pseudoris.store.reports.data_card import write_datacard
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.plan import iter_plan
 from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, may_give_way, plan_run
+from pseudoris.store.runs.stored_exclusions import content_matcher, stored_exclusions
 from pseudoris.store.sources import SourceItem
 from tests.store.builders import make_identity
 

@@ -15,7 +15,6 @@ from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.reports.data_card import CARD_NAME, is_generated, write_datacard
-from pseudoris.store.runs import session as sessions
 from pseudoris.store.runs.commit import commit_retry, quarantined_ids
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import Claim, RunLock, TakenOverError, claim_to_bytes
@@ -24,8 +23,9 @@ from pseudoris.store.runs.pending_work import Notice, PendingWork, missing_shard
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.planned_run import PlannedRun
 from pseudoris.store.runs.receipts import list_receipts, read_receipt, receipt_path
-from pseudoris.store.runs.session import RunSession
-from pseudoris.store.runs.thread_runs import write_run
+from pseudoris.store.sessions import session as sessions
+from pseudoris.store.sessions.session import RunSession
+from pseudoris.store.sessions.thread_executor import write_run
 from tests.store.builders import (
     annotated,
     commit,
