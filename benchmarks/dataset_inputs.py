@@ -29,7 +29,7 @@ from torch.utils.data import Dataset
 from torchvision.io import ImageReadMode, decode_jpeg, decode_png, read_file
 
 from pseudoris.files.location import RunLocation
-from pseudoris.interchange.dataset.samples import RisSample
+from pseudoris.interchange.dataset.sample_spec import RisSample
 from pseudoris.primitives.counter_rng import draw_texts
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash, load_config

@@ -15,8 +15,8 @@ from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw_files import DRAWN, STORED_SCORES, keeps_no_others, num_unseen
 from pseudoris.audit.figures import AuditFigures, BoundedFigure
 from pseudoris.audit.intervals import LEAST_CHECKED, Interval, RaterChecks, error_interval
-from pseudoris.audit.judged_lines import judged_lines
 from pseudoris.audit.judged_pairs import JudgedPairs, apply_to, join_answers, rater_checks
+from pseudoris.audit.pair_weights import fitted_pair_weights
 from pseudoris.audit.rule_search import (
     RuleChoice,
     SequencedRule,
@@ -225,7 +225,7 @@ def lines_of_audit(run: OpenRun, audit: str) -> PairWeightConfig:
     """Return the lines from confidence to the column weight that an audit's verdicts give; prints them."""
     folder, judged, checks, _ = _judged_of(run, audit)
     error = (error_interval(checks).estimate or 0.0) if checks.num_twice >= LEAST_CHECKED else 0.0
-    lines = judged_lines(judged, np.array(folder.pairs["confidence"].to_pylist(), np.float64), error)
+    lines = fitted_pair_weights(judged, np.array(folder.pairs["confidence"].to_pylist(), np.float64), error)
     for name, line in (("drawn", lines.drawn), ("composed", lines.composed)):
         if line is not None:
             report("fitted", f"{name}: bias {line.bias:g}, slope {line.slope:g}", "green")

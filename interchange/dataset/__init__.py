@@ -7,7 +7,14 @@ The names are public (docs/reference/api.md): users depend on them, their argume
 from pseudoris.interchange.dataset.iterable_dataset import RisIterableDataset
 from pseudoris.interchange.dataset.map_dataset import JoinedDataset, MapDataset, RisDataset
 from pseudoris.interchange.dataset.mixed_dataset import MixedDataset, MixedIterableDataset
-from pseudoris.interchange.dataset.samples import PARTS, Draw, ExpressionFilter, RisSample, SampleSpec, collate_lists
+from pseudoris.interchange.dataset.sample_spec import (
+    PARTS,
+    Draw,
+    ExpressionFilter,
+    RisSample,
+    SampleSpec,
+    collate_lists,
+)
 from pseudoris.interchange.dataset.snapshot import Snapshot
 from pseudoris.interchange.dataset.stream_order import StreamOrder
 from pseudoris.interchange.dataset.streamed_dataset import ResumableLoader

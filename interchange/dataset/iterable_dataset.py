@@ -15,7 +15,7 @@ import numpy as np
 
 from pseudoris.files.location import RunLocation
 from pseudoris.interchange.dataset.sample_builder import build_sample
-from pseudoris.interchange.dataset.samples import SampleSpec, Transform
+from pseudoris.interchange.dataset.sample_spec import SampleSpec, Transform
 from pseudoris.interchange.dataset.shard_index import Int64Array
 from pseudoris.interchange.dataset.shard_reader import DatasetRun
 from pseudoris.interchange.dataset.snapshot import Snapshot

@@ -11,7 +11,7 @@ import numpy as np
 
 from pseudoris.interchange.dataset.arrays import Tensor, as_tensor
 from pseudoris.interchange.dataset.rewording import SOURCE_REWORDED, drawn_forms
-from pseudoris.interchange.dataset.samples import RisSample, SampleSpec
+from pseudoris.interchange.dataset.sample_spec import RisSample, SampleSpec
 from pseudoris.interchange.dataset.shard_reader import ShardContent
 from pseudoris.primitives.counter_rng import draw_texts, draw_texts_by_weight, draw_weighted_texts
 from pseudoris.primitives.errors import ConfigError

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pseudoris.interchange.dataset.samples import SampleSpec
+from pseudoris.interchange.dataset.sample_spec import SampleSpec
 from pseudoris.interchange.dataset.snapshot import ShardParts
 from pseudoris.primitives.counter_rng import draw_below, key_of, permutation
 from pseudoris.primitives.errors import ConfigError

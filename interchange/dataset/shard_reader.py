@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pseudoris.files.location import RunLocation
 from pseudoris.interchange.dataset.image_reader import ImageBytes, ShardImages
-from pseudoris.interchange.dataset.samples import SCORES, SampleSpec
+from pseudoris.interchange.dataset.sample_spec import SCORES, SampleSpec
 from pseudoris.interchange.dataset.shard_index import (
     Int64Array,
     ShardIndex,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pseudoris.interchange.dataset import ExpressionFilter, RisDataset, RisIterableDataset, SampleSpec, StreamOrder
-from pseudoris.interchange.dataset.samples import PARTS
+from pseudoris.interchange.dataset.sample_spec import PARTS
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord

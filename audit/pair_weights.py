@@ -25,7 +25,7 @@ _LEAST_CONFIDENCE: Final = 1e-4
 _DIGITS: Final = 3
 
 
-def judged_lines(judged: JudgedPairs, confidence: Floats, error: float) -> PairWeightConfig:
+def fitted_pair_weights(judged: JudgedPairs, confidence: Floats, error: float) -> PairWeightConfig:
     """Return a line for drawn and one for composed expressions, each if enough were judged.
 
     One line serves all kinds of composed expressions, because 200 verdicts are too few for each. `confidence` is (R,)
